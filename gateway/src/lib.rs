@@ -1,0 +1,8 @@
+//! A Selvedge gateway: takes readings from devices over MQTT, replicates them within its site, aggregates
+//! them into windows and sends the results to cloud nodes.
+//!
+//! [`logic`] holds the protocols and the state as sans-IO cores, [`wal`] the durable log, [`actors`] the IO.
+
+pub mod actors;
+pub mod logic;
+pub mod wal;

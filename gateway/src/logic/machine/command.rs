@@ -1,0 +1,256 @@
+//! What a slot holds: commands, and what applying them answers.
+
+use bincode::{Decode, Encode};
+use selvedge_shared::frame::{self, FrameError};
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::StreamName;
+use std::sync::Arc;
+
+/// Format version of [`Proposal`] frames.
+pub const PROPOSAL_VERSION: u8 = 1;
+
+/// Format version of [`Submission`] frames.
+pub const SUBMISSION_VERSION: u8 = 1;
+
+/// The value of one slot. An empty one is what a new leader opens its ballot with.
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
+pub struct Proposal {
+    /// The leader's hybrid logical clock: strictly above every stamp in lower slots.
+    pub stamp: EpochMs,
+    /// Applied in this order.
+    pub commands: Vec<Command>,
+}
+
+impl Proposal {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        frame::encode(PROPOSAL_VERSION, self)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// When the frame is damaged or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        frame::decode("proposal", PROPOSAL_VERSION, bytes)
+    }
+}
+
+/// What the state machine can be told.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Command {
+    /// A batch that a gateway took in: applied if `n` is the next of its origin, and else not at all.
+    Forwarded {
+        /// Who took it in.
+        origin: Origin,
+        /// Its number, from 1, without gaps, per origin and shard.
+        n: u64,
+        /// A [`Submission`] frame.
+        submission: Arc<[u8]>,
+    },
+    /// Time has passed: close idle windows and late parts, expire sessions, cut closed parts into a batch.
+    Tick,
+    /// A node has every batch up to and including `cursor` on disk.
+    Confirmed {
+        /// The cursor.
+        cursor: u64,
+    },
+    /// From here on, forms of this level may be used.
+    Upgrade {
+        /// The level; the first is 1.
+        level: u32,
+    },
+}
+
+/// One start of one gateway's process: the start numbers of a gateway only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub struct Origin {
+    /// The gateway.
+    pub gateway: GatewayId,
+    /// Which start of it.
+    pub start: u64,
+}
+
+/// What one gateway took in for one shard, in the order in which it came.
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
+pub struct Submission {
+    /// The streams that readings name by index.
+    pub streams: Vec<StreamName>,
+    /// In order.
+    pub items: Vec<Item>,
+}
+
+impl Submission {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        frame::encode(SUBMISSION_VERSION, self)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// When the frame is damaged or of another version, or a reading names a stream that is not there.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let s: Self = frame::decode("submission", SUBMISSION_VERSION, bytes)?;
+        let bad = |i: &Item| matches!(i, Item::Publish(p) if p.readings.iter().any(|r| r.stream as usize >= s.streams.len()));
+        if s.items.iter().any(bad) {
+            let why = "a reading names a stream that is not there".to_string();
+            return Err(FrameError::Malformed { what: "submission", why });
+        }
+        Ok(s)
+    }
+}
+
+/// One thing that a device did.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Item {
+    /// It published; all readings of it that lie in this shard.
+    Publish(Publish),
+    /// A client connected (in the shard of its client id).
+    Connect(Connect),
+    /// Its connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
+    Disconnect {
+        /// The client id.
+        client: String,
+        /// The epoch that [`Outcome::Connected`] gave.
+        epoch: u64,
+    },
+    /// It subscribed or unsubscribed in a persistent session (in the shard of its client id).
+    Subscriptions {
+        /// The client id.
+        client: String,
+        /// The epoch that [`Outcome::Connected`] gave.
+        epoch: u64,
+        /// Filters and their greatest QoS, added or replaced.
+        add: Vec<(String, u8)>,
+        /// Filters taken away.
+        remove: Vec<String>,
+    },
+    /// Notes, before the first QoS 2 publish of a persistent session into `shard`, that it goes there (in
+    /// the shard of its client id), so that a later PUBREL finds every shard that holds its packet ids.
+    Touch {
+        /// The client id.
+        client: String,
+        /// The epoch that [`Outcome::Connected`] gave.
+        epoch: u64,
+        /// The shard that will be touched.
+        shard: u16,
+    },
+    /// PUBREL: the packet id of a QoS 2 publish is free again (in every touched shard).
+    Release(Source),
+}
+
+/// A CONNECT, as the shard of its client id sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Connect {
+    /// The client id.
+    pub client: String,
+    /// The gateway process that holds the connection.
+    pub at: Origin,
+    /// Distinguishes connections of that process.
+    pub connection: u64,
+    /// Clean session (3.1.1) or clean start (5): what was stored is discarded first.
+    pub clean: bool,
+    /// How long the session outlives its connection, in seconds; 0: not at all, `u32::MAX`: for ever.
+    pub expiry_s: u32,
+}
+
+/// Who published within a persistent session: what a resend is recognised by.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Source {
+    /// The client id.
+    pub client: String,
+    /// Which session of that client: raised when a session is made anew, so that what is known of the
+    /// packet ids of an older one is forgotten.
+    pub instance: u64,
+    /// Which connection of that session: lower ones are refused once a higher one was seen.
+    pub epoch: u64,
+    /// The packet id.
+    pub packet_id: u16,
+    /// 1 or 2.
+    pub qos: u8,
+    /// The publish says that it may be a resend.
+    pub dup: bool,
+    /// A 64-bit hash of topic and payload.
+    pub hash: u64,
+}
+
+/// The readings of one publish that lie in one shard.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Publish {
+    /// Set within a persistent session at QoS 1 or 2.
+    pub source: Option<Source>,
+    /// In the payload's order.
+    pub readings: Vec<Reading>,
+}
+
+/// One measured value.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Reading {
+    /// Which of the submission's streams.
+    pub stream: u32,
+    /// When, by the device's clock; without one the command's stamp counts.
+    pub time: Option<EpochMs>,
+    /// What. Finite.
+    pub value: f64,
+    /// The device's sequence number for this stream, if it has one.
+    pub seq: Option<u64>,
+    /// Which boot of the device counts that sequence.
+    pub boot: Option<u64>,
+}
+
+/// What became of one [`Item`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Outcome {
+    /// It was applied; of a publish, the slot and stamp are its receipt.
+    Done {
+        /// How many of its readings were counted; the others had been before.
+        counted: u32,
+        /// How many readings had a sequence number whose fate is unknown and were set aside.
+        unknown: u32,
+    },
+    /// A publish that was applied before: nothing was counted again.
+    Duplicate,
+    /// It came from a connection that a later one of the same session has replaced: not applied.
+    Stale,
+    /// A bound of the machine is reached (for example of streams, names it): not applied, and not to be
+    /// acknowledged as kept.
+    Refused(String),
+    /// The answer to [`Item::Connect`].
+    Connected(Connected),
+}
+
+/// A session as its new connection finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Connected {
+    /// Which session of this client.
+    pub instance: u64,
+    /// Which connection of it.
+    pub epoch: u64,
+    /// A stored session goes on.
+    pub present: bool,
+    /// Its subscriptions.
+    pub subscriptions: Vec<(String, u8)>,
+    /// The shards that its QoS 2 publishes have touched.
+    pub touched: Vec<u16>,
+}
+
+/// What became of a forwarded batch.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Verdict {
+    /// Applied now, with one outcome an item.
+    Applied(Vec<Outcome>),
+    /// It had been applied before (its outcomes are no longer known; all of it counts as done).
+    AlreadyApplied,
+    /// Batches are missing before it: send again from `last + 1`.
+    Gap {
+        /// The last that was applied.
+        last: u64,
+    },
+    /// A later start of the same gateway was seen.
+    OldStart,
+    /// The frame does not decode: a defect or a newer release; nothing of it was applied, but its number
+    /// is used up.
+    Malformed,
+}

@@ -1,0 +1,5 @@
+//! (essay to be written)
+
+mod command;
+
+pub use command::*;

@@ -1,0 +1,11 @@
+//! Sans-IO cores: protocol and state, with no clock, no randomness, no network and no disk.
+//!
+//! A core is stepped with the time and an event and gives back effects, whose type says what may leave at
+//! once, what must be persisted, and what may leave only after it was.
+
+pub mod decode;
+pub mod link;
+pub mod machine;
+pub mod paxos;
+pub mod peer;
+pub mod ring;

@@ -1,0 +1,90 @@
+//! Frames: bincode behind one byte of format version, for everything that is stored or sent.
+//!
+//! Decoding is strict: an unknown version, a byte too few, a byte too many or a length that claims more
+//! than the limit is an error that names what was being read.
+
+use bincode::{Decode, Encode};
+
+/// The most bytes that one frame may claim while it is decoded; also the largest frame that is made.
+pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
+
+const FORM: bincode::config::Configuration = bincode::config::standard();
+
+/// What is wrong with a frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// No byte at all.
+    #[error("{0}: the frame is empty")]
+    Empty(&'static str),
+    /// A version that this release does not know.
+    #[error(
+        "{what}: format version {found} is unknown, this release reads {known}; a newer release wrote it"
+    )]
+    Version {
+        /// What was being read.
+        what: &'static str,
+        /// The version found.
+        found: u8,
+        /// The version that is known.
+        known: u8,
+    },
+    /// Bytes that do not decode.
+    #[error("{what}: the frame does not decode: {why}")]
+    Malformed {
+        /// What was being read.
+        what: &'static str,
+        /// What the decoder says.
+        why: String,
+    },
+}
+
+/// A frame of `value` in format `version`. Integers are variable-length, little-endian.
+pub fn encode<T: Encode>(version: u8, value: &T) -> Vec<u8> {
+    let mut out = vec![version];
+    let written = bincode::encode_into_std_write(value, &mut out, FORM);
+    debug_assert!(written.is_ok(), "writing to memory does not fail");
+    out
+}
+
+/// Reads a frame back. `what` names it in errors.
+///
+/// # Errors
+/// [`FrameError`] when it is empty, of another version, malformed, or longer than what it holds.
+pub fn decode<T: Decode<()>>(what: &'static str, known: u8, bytes: &[u8]) -> Result<T, FrameError> {
+    let (&found, body) = bytes.split_first().ok_or(FrameError::Empty(what))?;
+    if found != known {
+        return Err(FrameError::Version { what, found, known });
+    }
+    let malformed = |why: String| FrameError::Malformed { what, why };
+    let (value, used) = bincode::decode_from_slice(body, FORM.with_limit::<MAX_FRAME_BYTES>())
+        .map_err(|e| malformed(e.to_string()))?;
+    if used != body.len() {
+        return Err(malformed(format!("{} bytes too many", body.len() - used)));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_round_trips_and_every_damage_is_an_error() {
+        let bytes = encode(3, &(7u32, "x".to_string()));
+        assert_eq!(decode::<(u32, String)>("test", 3, &bytes).unwrap(), (7, "x".to_string()));
+        assert_eq!(decode::<(u32, String)>("test", 3, &[]), Err(FrameError::Empty("test")));
+        assert!(matches!(decode::<(u32, String)>("test", 4, &bytes), Err(FrameError::Version { .. })));
+        assert!(decode::<(u32, String)>("test", 3, &bytes[..bytes.len() - 1]).is_err());
+        let longer = [bytes, vec![0]].concat();
+        assert!(
+            decode::<(u32, String)>("test", 3, &longer).unwrap_err().to_string().contains("1 bytes too many")
+        );
+    }
+
+    #[test]
+    fn a_length_that_claims_the_world_is_refused_before_it_is_allocated() {
+        let mut bytes = vec![1, 253];
+        bytes.extend(u64::MAX.to_le_bytes());
+        assert!(decode::<Vec<u8>>("test", 1, &bytes).is_err());
+    }
+}

@@ -1,0 +1,14 @@
+//! What two Selvedge programs must agree on, and nothing else: names, times, readings and aggregates,
+//! the frames and seals they exchange, how they read their settings, and the MQTT endpoint that
+//! gateway and node both embed.
+
+pub mod aggregate;
+pub mod config;
+pub mod frame;
+pub mod ids;
+pub mod mqtt;
+pub mod seal;
+pub mod sparkplug;
+pub mod time;
+pub mod topic;
+pub mod uplink;

@@ -1,0 +1,92 @@
+//! Points in time, as every part of Selvedge writes them: milliseconds since 1970-01-01 UTC.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Milliseconds since 1970-01-01T00:00:00Z; negative before it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize, Encode, Decode,
+)]
+#[serde(transparent)]
+pub struct EpochMs(pub i64);
+
+/// The earliest and the latest time that is accepted from outside (years 0001 and 9999): wide enough for
+/// any data, narrow enough that no arithmetic on windows can overflow.
+pub const TIME_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+
+impl EpochMs {
+    /// This machine's clock now.
+    pub fn now() -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Self(since.map_or(0, |d| d.as_millis() as i64))
+    }
+
+    /// A time within [`TIME_RANGE`], or nothing.
+    pub fn in_range(ms: i64) -> Option<Self> {
+        TIME_RANGE.contains(&ms).then_some(Self(ms))
+    }
+
+    /// Reads epoch milliseconds (`1764000000000`) or RFC 3339 (`2026-11-24T08:00:00Z`; an offset is
+    /// needed, fractions are cut to the millisecond).
+    ///
+    /// # Errors
+    /// Says which two forms are understood.
+    pub fn parse(text: &str) -> Result<Self, BadTime> {
+        let bad = || BadTime(text.chars().take(40).collect());
+        if let Ok(ms) = text.parse::<i64>() {
+            return Self::in_range(ms).ok_or_else(bad);
+        }
+        let at: jiff::Timestamp = text.parse().map_err(|_| bad())?;
+        Self::in_range(at.as_millisecond()).ok_or_else(bad)
+    }
+
+    /// The start of the window of `width_ms` (at least 1) that this time lies in; windows are aligned to
+    /// 1970-01-01T00:00:00Z.
+    pub fn window_start(self, width_ms: u32) -> Self {
+        let width = i64::from(width_ms.max(1));
+        Self(self.0.div_euclid(width) * width)
+    }
+
+    /// This time and `ms` more, stopping at the ends of what an `i64` holds.
+    pub fn plus(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+impl fmt::Display for EpochMs {
+    /// RFC 3339 in UTC with milliseconds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(at) => write!(f, "{at:.3}"),
+            Err(_) => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// A text that is no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no time: give epoch milliseconds (1764000000000) or RFC 3339 (2026-11-24T08:00:00Z)")]
+pub struct BadTime(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_time_are_read_and_one_is_written() {
+        let at = EpochMs::parse("2025-11-24T16:00:00.250Z").unwrap();
+        assert_eq!(at, EpochMs::parse("1764000000250").unwrap());
+        assert_eq!(at, EpochMs::parse("2025-11-24T17:00:00.25+01:00").unwrap());
+        assert_eq!(at.to_string(), "2025-11-24T16:00:00.250Z");
+        for bad in ["", "yesterday", "2025-11-24", "99999999999999999", "9223372036854775808"] {
+            assert!(EpochMs::parse(bad).unwrap_err().to_string().contains("RFC 3339"));
+        }
+    }
+
+    #[test]
+    fn windows_are_aligned_to_1970_on_both_sides_of_it() {
+        assert_eq!(EpochMs(12_345).window_start(10_000), EpochMs(10_000));
+        assert_eq!(EpochMs(-1).window_start(10_000), EpochMs(-10_000));
+    }
+}

@@ -1,0 +1,175 @@
+//! What gateways and nodes say to each other over the uplink, inside the seal (see [`crate::seal`]).
+//!
+//! A shard's batches are numbered 1, 2, 3, ... without gaps. The gateway that leads the shard publishes
+//! each to `selvedge/{site}/up/{shard}` until the node has confirmed it; the node answers on
+//! `selvedge/{site}/ack/{shard}` with its cursor: all batches up to it are applied and on disk.
+
+use crate::aggregate::Aggregate;
+use crate::frame::{self, FrameError};
+use crate::ids::{ShardId, SiteId};
+use crate::time::EpochMs;
+use bincode::{Decode, Encode};
+
+/// Format version of [`Batch`] frames.
+pub const BATCH_VERSION: u8 = 1;
+
+/// The most bytes of an encoded [`Batch`].
+pub const MAX_BATCH_BYTES: usize = 64 * 1024;
+
+/// One stream of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+pub struct StreamName {
+    /// The device.
+    pub device: String,
+    /// The stream of that device.
+    pub stream: String,
+}
+
+/// A part of a window: additive, so that late readings are further parts of the same window.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Part {
+    /// Which of the batch's [`Batch::streams`].
+    pub stream: u32,
+    /// The window's width in milliseconds.
+    pub width_ms: u32,
+    /// Where the window starts.
+    pub start: EpochMs,
+    /// The readings that this part counts; no other part counts them.
+    pub aggregate: Aggregate,
+    /// How many of them came after the window had closed.
+    pub late: u64,
+    /// The stream's watermark when this part was closed.
+    pub watermark: EpochMs,
+}
+
+/// The content of one batch, fixed once by a chosen command.
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
+pub struct Batch {
+    /// The streams that the parts name by index.
+    pub streams: Vec<StreamName>,
+    /// The parts; each is known for good by (site, shard, seq, its index here).
+    pub parts: Vec<Part>,
+}
+
+impl Batch {
+    /// As bytes, the same on every replica.
+    pub fn encode(&self) -> Vec<u8> {
+        frame::encode(BATCH_VERSION, self)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// When the frame is damaged, or a part names a stream that is not there, a width of 0 or no reading.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let batch: Self = frame::decode("uplink batch", BATCH_VERSION, bytes)?;
+        let bad =
+            |p: &Part| p.stream as usize >= batch.streams.len() || p.width_ms == 0 || p.aggregate.count == 0;
+        if batch.parts.iter().any(bad) {
+            let why = "a part names a stream that is not there, a width of 0 or no reading".to_string();
+            return Err(FrameError::Malformed { what: "uplink batch", why });
+        }
+        Ok(batch)
+    }
+}
+
+/// From gateway to node.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Up {
+    /// Batch `seq` (which the seal binds) of a shard.
+    Batch {
+        /// The lowest seq that the edge still has; below it lies only what was confirmed.
+        first_kept: u64,
+        /// The highest seq that the edge has cut.
+        last: u64,
+        /// An encoded [`Batch`].
+        body: Vec<u8>,
+    },
+    /// Nothing to send: says where the edge stands, and asks for the cursor.
+    Beacon {
+        /// As in `Batch`.
+        first_kept: u64,
+        /// As in `Batch`.
+        last: u64,
+    },
+}
+
+/// From node to gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Down {
+    /// Every batch of the shard up to and including `cursor` is applied and on disk.
+    Confirm {
+        /// 0 when there is none yet.
+        cursor: u64,
+    },
+}
+
+/// Where a shard's batches go.
+pub fn up_topic(site: &SiteId, shard: ShardId) -> String {
+    format!("selvedge/{site}/up/{}", shard.0)
+}
+
+/// Where a shard's confirmations come from.
+pub fn ack_topic(site: &SiteId, shard: ShardId) -> String {
+    format!("selvedge/{site}/ack/{}", shard.0)
+}
+
+/// The direction (`"up"` or `"ack"`), site and shard of an uplink topic.
+pub fn parse_topic(topic: &str) -> Option<(&str, SiteId, ShardId)> {
+    let mut parts = topic.split('/');
+    let (root, site, way, shard) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let sound = root == "selvedge" && parts.next().is_none() && matches!(way, "up" | "ack");
+    let canonical = |n: &u16| n.to_string() == shard;
+    let shard = shard.parse::<u16>().ok().filter(canonical)?;
+    sound.then_some(())?;
+    Some((way, SiteId::new(site).ok()?, ShardId(shard)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::Sample;
+
+    #[test]
+    fn topics_round_trip_and_foreign_ones_are_refused() {
+        let site = SiteId::new("plant-7").unwrap();
+        assert_eq!(parse_topic(&up_topic(&site, ShardId(9))), Some(("up", site.clone(), ShardId(9))));
+        assert_eq!(parse_topic(&ack_topic(&site, ShardId(0))), Some(("ack", site, ShardId(0))));
+        for bad in [
+            "selvedge/x/up",
+            "selvedge/x/up/1/2",
+            "a/x/up/1",
+            "selvedge/X/up/1",
+            "selvedge/x/up/+1",
+            "selvedge/x/down/1",
+        ] {
+            assert_eq!(parse_topic(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_these_bytes() {
+        let sample = Sample { time: EpochMs(1_000), slot: 7, index: 0, value: 1.5 };
+        let batch = Batch {
+            streams: vec![StreamName { device: "d".into(), stream: "t".into() }],
+            parts: vec![Part {
+                stream: 0,
+                width_ms: 10_000,
+                start: EpochMs(0),
+                aggregate: Aggregate::of(sample),
+                late: 0,
+                watermark: EpochMs(1_000),
+            }],
+        };
+        let bytes = batch.encode();
+        assert_eq!(Batch::decode(&bytes).unwrap(), batch);
+        assert_eq!(
+            &bytes[..14],
+            [1, 1, 1, b'd', 1, b't', 1, 0, 251, 0x10, 0x27, 0, 1, 0],
+            "golden bytes of version 1"
+        );
+        let mut wrong = batch;
+        wrong.parts[0].stream = 1;
+        assert!(Batch::decode(&wrong.encode()).is_err());
+    }
+}
