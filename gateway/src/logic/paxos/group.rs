@@ -452,6 +452,7 @@ impl Group {
         if slot > MAX_COUNT {
             return;
         }
+        self.announced_commit = self.announced_commit.max(slot);
         if slot <= self.acceptor.commit() {
             self.acceptor.trim(slot);
             return;
@@ -463,7 +464,6 @@ impl Group {
             State::Following => {}
         }
         self.acceptor.jump(slot);
-        self.announced_commit = self.announced_commit.max(slot);
         self.owes_ack = true;
     }
 
@@ -479,6 +479,9 @@ impl Group {
             self.state = State::Following;
             self.leader = leader;
             self.owes_ack = false;
+            if let Some(damage) = &mut self.damage {
+                damage.hurry(self.now);
+            }
         }
         if leader.is_some() {
             self.attempts = 0;

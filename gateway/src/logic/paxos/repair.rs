@@ -24,10 +24,15 @@ impl Damage {
         Self { nonce, answered, above: Ballot::ZERO, mark: None, asked_all: false, ask_at_ms: 0 }
     }
 
+    /// There is somebody new to ask.
+    pub fn hurry(&mut self, now: u64) {
+        self.ask_at_ms = self.ask_at_ms.min(now);
+    }
+
     /// When to ask again; none as long as there is nobody to ask.
     pub fn deadline(&self, led: bool, up: Members) -> Option<u64> {
-        let somebody = if self.asked_all { led } else { up.without(self.answered).len() > 0 };
-        (self.mark.is_none() && somebody).then_some(self.ask_at_ms)
+        let somebody = if self.asked_all { up.len() > 1 } else { up.without(self.answered).len() > 0 };
+        ((self.mark.is_none() || !led) && somebody).then_some(self.ask_at_ms)
     }
 }
 
@@ -35,8 +40,9 @@ impl Group {
     /// Asks what is still to be asked.
     pub(super) fn ask_around(&mut self) {
         let (now, wait) = (self.now, self.config.limits.resend_ms);
+        let (led, leader) = (self.is_led(), self.leader);
         let Some(damage) = &mut self.damage else { return };
-        if damage.mark.is_some() || damage.ask_at_ms > now {
+        if damage.ask_at_ms > now {
             return;
         }
         damage.ask_at_ms = now + wait;
@@ -46,7 +52,13 @@ impl Group {
             for rank in self.others().filter(|&r| unasked.contains(r)) {
                 self.send(rank, Message::Recovering { nonce });
             }
-        } else if let Some(leader) = self.leader {
+        } else if !led {
+            // Words of an earlier life may have reached others late: whoever still counts on this one shall look
+            // for a leader, as it can't campaign itself.
+            damage.ask_at_ms = now + self.config.limits.yield_ms;
+            let ballot = self.seen;
+            self.tell_others_up(|| Message::Resigned { ballot });
+        } else if let (Some(leader), None) = (leader, damage.mark) {
             self.send(leader, Message::Rejoin { nonce, above });
         }
     }
