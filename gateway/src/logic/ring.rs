@@ -360,11 +360,11 @@ impl Placing {
             }
             return;
         }
-        for other in 0..self.sets.len() {
+        for (other, leads) in leader.iter().enumerate() {
             let there = self.sets[other].iter().position(|m| *m == outside);
             let here = self.sets[shard].iter().rposition(|m| !self.sets[other].contains(m));
             if let (Some(there), Some(here)) = (there, here)
-                && leader[other] != Some(outside)
+                && *leads != Some(outside)
             {
                 self.sets[other][there] = self.sets[shard][here];
                 self.sets[shard][here] = outside;
