@@ -1,6 +1,6 @@
 //! The payload of Sparkplug B messages (protobuf), as far as it carries single values.
 //!
-//! Hand-written for `prost`, field numbers after the Eclipse Sparkplug 3.0.0 specification, section 6.4.
+//! Hand-written for `prost`, field numbers after the Eclipse Sparkplug 3.0.0 specification, chapter 6.
 //! Fields that are not here (metadata, properties, data sets, templates, extensions, uuid, body) are skipped
 //! when read and never written: a metric whose value is one of those arrives with no value.
 //!
@@ -219,8 +219,8 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_specification() {
         let golden = [
-            0x08, 0x01, 0x12, 0x16, 0x0a, 0x04, b't', b'e', b'm', b'p', 0x10, 0x07, 0x18, 0x80, 0xd0, 0xdb,
-            0xa7, 0xab, 0x33, 0x20, 0x09, 0x65, 0x00, 0x00, 0xac, 0x41, 0x18, 0x03,
+            0x08, 0x01, 0x12, 0x16, 0x0a, 0x04, b't', b'e', b'm', b'p', 0x10, 0x07, 0x18, 0x80, 0xd0, 0xdf,
+            0xb4, 0xab, 0x33, 0x20, 0x09, 0x65, 0x00, 0x00, 0xac, 0x41, 0x18, 0x03,
         ];
         assert_eq!(payload().write(), golden);
         assert_eq!(Payload::read(&golden, 1).unwrap(), payload());

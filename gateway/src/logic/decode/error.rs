@@ -8,6 +8,9 @@ pub const MAX_EXCERPT_BYTES: usize = 80;
 /// The most bytes of an error's description.
 const MAX_WHAT_BYTES: usize = 400;
 
+/// The most bytes that are kept of what a parser says.
+const MAX_PARSER_BYTES: usize = 100;
+
 /// Where in a publish something is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -91,6 +94,11 @@ impl DecodeError {
         self.excerpt = cut(escaped, MAX_EXCERPT_BYTES);
         self
     }
+}
+
+/// What a parser says, which may quote a text of the payload.
+pub(super) fn parser_says(what: &str) -> String {
+    cut(what.into(), MAX_PARSER_BYTES)
 }
 
 /// At most `most` bytes of a text from outside, ended with an ellipsis if it was longer.

@@ -4,7 +4,7 @@
 
 use super::topic_map::{Keys, TimeUnit};
 use super::{
-    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, Target, error::cut, number,
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, Target, error, error::cut, number,
 };
 use selvedge_shared::ids::MAX_NAME_BYTES;
 use selvedge_shared::time::EpochMs;
@@ -229,7 +229,7 @@ pub(super) fn syntax_error(e: &serde_json::Error, payload: &[u8], right: &str) -
     let at = (before + e.column().saturating_sub(1)).min(payload.len());
     let said = e.to_string();
     let what = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
-    DecodeError::new(Place::Byte(at), what, right)
+    DecodeError::new(Place::Byte(at), error::parser_says(what), right)
 }
 
 fn too_many<E: Error>() -> E {

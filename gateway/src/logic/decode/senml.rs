@@ -11,7 +11,8 @@
 
 use super::json::syntax_error;
 use super::{
-    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, Target, check_name, error::cut,
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, Target, check_name, error,
+    error::cut,
 };
 use selvedge_shared::time::EpochMs;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -54,7 +55,7 @@ pub(super) fn decode_cbor<'a>(
         match e {
             Error::Io(_) => wrong(Some(payload.len()), "the payload ends too early".into()),
             Error::Syntax(at) => wrong(Some(at), "it is no CBOR".into()),
-            Error::Semantic(at, what) => wrong(at, what),
+            Error::Semantic(at, what) => wrong(at, error::parser_says(&what)),
             Error::RecursionLimitExceeded => {
                 wrong(None, format!("it is nested more than {MAX_CBOR_DEPTH} deep"))
             }
@@ -77,14 +78,14 @@ fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Foun
     let (mut base_name, mut base_time, mut base_value) = (String::new(), 0.0, 0.0);
     for (n, record) in pack.0.into_iter().enumerate() {
         let wrong = |what: String, right: &str| DecodeError::new(Place::Record(n), what, right);
-        if let Some(version) = record.base_version
+        if let Some(Number(version)) = record.base_version
             && version > VERSION
         {
             return Err(wrong(format!("SenML version {version}"), "version 10 is read"));
         }
         base_name = record.base_name.unwrap_or(base_name);
-        base_time = record.base_time.unwrap_or(base_time);
-        base_value = record.base_value.unwrap_or(base_value);
+        base_time = record.base_time.map_or(base_time, |n| n.0);
+        base_value = record.base_value.map_or(base_value, |n| n.0);
         let value = match record.value {
             Value::Number(value) => base_value + value,
             Value::Bool(value) => f64::from(value),
@@ -98,7 +99,7 @@ fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Foun
         }
         let name = record.name.unwrap_or_default();
         check_senml_name(&base_name, &name).map_err(|what| wrong(what, RIGHT))?;
-        let time = time(base_time + record.time.unwrap_or(0.0), now)
+        let time = time(base_time + record.time.map_or(0.0, |n| n.0), now)
             .map_err(|what| wrong(what, "send seconds since 1970, or relative to now, of years 1 to 9999"))?;
         let (device, key) = names(by_topic.as_ref(), &base_name, name);
         check_name("device", &device, || Place::Record(n))?;
@@ -148,14 +149,15 @@ fn time(seconds: f64, now: EpochMs) -> Result<Option<EpochMs>, String> {
 
 struct Pack(Vec<Record>);
 
+/// One record as it stands, base fields not applied.
 #[derive(Default)]
 struct Record {
-    base_version: Option<f64>,
+    base_version: Option<Number>,
     base_name: Option<String>,
-    base_time: Option<f64>,
-    base_value: Option<f64>,
+    base_time: Option<Number>,
+    base_value: Option<Number>,
     name: Option<String>,
-    time: Option<f64>,
+    time: Option<Number>,
     value: Value,
 }
 
@@ -245,7 +247,7 @@ fn read_record<'de, A: MapAccess<'de>>(mut map: A) -> Result<Record, A::Error> {
                 twice(record.time.replace(map.next_value()?).is_some())?;
                 continue;
             }
-            Label::Number => Value::Number(map.next_value()?),
+            Label::Number => Value::Number(map.next_value::<Number>()?.0),
             Label::Bool => Value::Bool(map.next_value()?),
             Label::Other => {
                 map.next_value::<IgnoredAny>()?;
@@ -259,6 +261,31 @@ fn read_record<'de, A: MapAccess<'de>>(mut map: A) -> Result<Record, A::Error> {
         twice(std::mem::replace(&mut record.value, value) != Value::None)?;
     }
     Ok(record)
+}
+
+/// A number of any kind; CBOR writes whole ones as integers.
+struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Numbers;
+        impl Visitor<'_> for Numbers {
+            type Value = Number;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number")
+            }
+            fn visit_i64<E: Error>(self, v: i64) -> Result<Number, E> {
+                Ok(Number(v as f64))
+            }
+            fn visit_u64<E: Error>(self, v: u64) -> Result<Number, E> {
+                Ok(Number(v as f64))
+            }
+            fn visit_f64<E: Error>(self, v: f64) -> Result<Number, E> {
+                Ok(Number(v))
+            }
+        }
+        deserializer.deserialize_any(Numbers)
+    }
 }
 
 /// A label: a text in JSON, mostly a number in CBOR (RFC 8428, section 6).

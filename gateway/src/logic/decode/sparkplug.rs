@@ -14,7 +14,7 @@
 //! all: an alias that is not known is an error that carries the rebirth command.
 //!
 //! Births live in the memory of the gateway that the edge node is connected to. An edge node that connects to
-//! another gateway must send its births anew anyway (Sparkplug 3.0.0, section 5.4); after a restart of the
+//! another gateway must send its births anew anyway (Sparkplug 3.0.0, chapter 5); after a restart of the
 //! gateway under a connection that stays (a bridge), or if the births were more than
 //! [`MAX_SPARKPLUG_STATE_BYTES`], the error's rebirth command brings them back.
 
@@ -32,7 +32,7 @@ pub const MAX_SPARKPLUG_STATE_BYTES: usize = 4 * 1024 * 1024;
 const BIRTH_BYTES: usize = 256;
 const METRIC_BYTES: usize = 128;
 
-const RIGHT: &str = "send a Sparkplug B payload (Eclipse Sparkplug 3.0.0, section 6.4)";
+const RIGHT: &str = "send a Sparkplug B payload (Eclipse Sparkplug 3.0.0, chapter 6)";
 const RIGHT_BIRTH: &str = "the edge node must send its births again: publish it the rebirth command";
 
 /// What births have defined, by device name.
