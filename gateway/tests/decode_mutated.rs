@@ -46,7 +46,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         alias: Some(n),
         timestamp: Some(5),
         datatype: Some(data_type::INT32),
-        value: Some(if n % 2 == 0 { Value::Int(7) } else { Value::Double(7.5) }),
+        value: Some(if n.is_multiple_of(2) { Value::Int(7) } else { Value::Double(7.5) }),
         ..Metric::default()
     };
     let birth = Payload { timestamp: Some(1), metrics: (0..4).map(metric).collect(), seq: Some(1) }.write();
