@@ -145,6 +145,16 @@ pub enum Halt {
         /// The slot given.
         found: u64,
     },
+    /// A chosen value that this release can't read.
+    #[error("shard {shard}: what was chosen in slot {slot} can't be read: {why}")]
+    Undecodable {
+        /// The shard.
+        shard: ShardId,
+        /// The slot.
+        slot: u64,
+        /// What the decoder says.
+        why: String,
+    },
 }
 
 /// The state of one shard.

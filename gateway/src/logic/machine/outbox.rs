@@ -42,6 +42,13 @@ pub struct BatchRecord {
     pub parts: u32,
 }
 
+impl BatchRecord {
+    /// Whether these bytes are the batch's content.
+    pub fn matches(&self, content: &[u8]) -> bool {
+        content.len() == self.bytes as usize && crc32c::crc32c(content) == self.crc
+    }
+}
+
 /// How full the outbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OutboxStats {
