@@ -4,6 +4,7 @@
 //! once, what must be persisted, and what may leave only after it was.
 
 pub mod decode;
+pub mod detector;
 pub mod link;
 pub mod machine;
 pub mod paxos;
