@@ -5,6 +5,7 @@
 
 pub mod commit;
 pub mod decode;
+pub mod detector;
 pub mod forward;
 pub mod link;
 pub mod machine;
