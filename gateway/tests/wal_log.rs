@@ -20,7 +20,8 @@ fn what_was_committed_on_a_real_disk_is_read_back_in_order() {
         assert!(recovery.damaged_groups.is_empty());
         assert_eq!(log.room(), Room::Plenty);
         for i in 0..200u64 {
-            let batch = [record(1, start * 200 + i + 1, &"a".repeat(300)), record(2, start * 200 + i + 1, "b")];
+            let batch =
+                [record(1, start * 200 + i + 1, &"a".repeat(300)), record(2, start * 200 + i + 1, "b")];
             log.commit(&batch).unwrap();
             wanted.extend(batch);
         }
