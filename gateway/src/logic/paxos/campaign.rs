@@ -206,6 +206,11 @@ impl Group {
         if self.leader == Some(from) && ballot >= self.acceptor.promised() {
             self.follow(None);
         }
+        if let State::Leading(leader) = &mut self.state
+            && let Some(follower) = leader.followers.get_mut(from)
+        {
+            follower.probe_due = true; // it may not know who leads
+        }
     }
 
     /// Leads, if phase 1 is complete.
