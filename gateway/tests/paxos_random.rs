@@ -127,7 +127,7 @@ impl World {
 
     fn start(&mut self, n: usize) {
         let members: Vec<_> = (1..=self.nodes.len() as u16).map(GatewayId).collect();
-        let small = self.seed % 2 == 0;
+        let small = self.seed.is_multiple_of(2);
         let me = members[n];
         let config = GroupConfig { group: ShardId(1), me, members, limits: limits(small) };
         let node = &mut self.nodes[n];
@@ -284,6 +284,8 @@ impl World {
         // What a frame can't carry does not exist.
         let config = bincode::config::standard();
         let bytes = bincode::encode_to_vec(&message, config).unwrap();
+        let (back, _) = bincode::decode_from_slice::<Message, _>(&bytes, config).unwrap();
+        assert_eq!(back, message);
         assert!(bytes.len() < 4096, "seed {}: a message of {} bytes", self.seed, bytes.len());
         let copies = if self.faults && self.random.chance(30) { 2 } else { 1 };
         for _ in 0..copies {
@@ -446,7 +448,7 @@ impl World {
 
     /// The host applies at once, makes snapshots and trims.
     fn host(&mut self, n: usize) {
-        let small = self.seed % 2 == 0;
+        let small = self.seed.is_multiple_of(2);
         let keep = if small { self.random.below(6) } else { self.random.below(60) };
         let node = &mut self.nodes[n];
         let through = node.applied.saturating_sub(keep);
@@ -542,15 +544,15 @@ fn run(count: usize, usual: std::ops::Range<u64>) {
 
 #[test]
 fn three_replicas_agree_and_heal() {
-    run(3, 0..400);
+    run(3, 0..1500);
 }
 
 #[test]
 fn five_replicas_agree_and_heal() {
-    run(5, 0..200);
+    run(5, 0..800);
 }
 
 #[test]
 fn one_replica_keeps_what_it_chose() {
-    run(1, 0..50);
+    run(1, 0..100);
 }

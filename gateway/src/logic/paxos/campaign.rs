@@ -124,6 +124,9 @@ impl Group {
         }
         let first = self.acceptor.log().first();
         if slot < first {
+            if !self.is_led() {
+                self.campaign_at = self.campaign_at.min(self.now);
+            }
             return self.send(from, Message::Behind { ballot, first });
         }
         if ballot > promised {
