@@ -139,7 +139,7 @@ impl Machine {
         m.outbox =
             Outbox::restore(cursor, manifest, waiting, since, &m.names).ok_or(inconsistent("outbox"))?;
         m.recent = r.take::<VecDeque<Closed>>("recent windows")?;
-        if m.recent.iter().any(|c| c.stream as usize >= m.names.streams.len() || c.width_ms == 0) {
+        if !m.recent.iter().all(|c| c.is_sound(m.names.streams.len())) {
             return Err(inconsistent("recent windows"));
         }
         if !r.0.is_empty() {
