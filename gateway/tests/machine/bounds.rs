@@ -69,7 +69,11 @@ fn the_ends_of_time_and_huge_values_are_counted() {
     assert_eq!(restored.snapshot(), s.machine.snapshot());
     s.settle();
     assert_eq!(s.machine.sizes().open_parts, 0);
-    assert_eq!(s.publish(i64::MAX, None, reading(1, 1.0)), COUNTED, "a clock gone mad harms no more than that");
+    assert_eq!(
+        s.publish(i64::MAX, None, reading(1, 1.0)),
+        COUNTED,
+        "a clock gone mad harms no more than that"
+    );
     s.tick(i64::MAX);
 }
 
@@ -155,6 +159,50 @@ fn client_tables_are_bounded_and_the_one_unheard_of_for_longest_goes() {
     assert_eq!(put("a"), Outcome::Duplicate, "used after b");
     assert_eq!(put("b"), COUNTED, "forgotten");
     assert_eq!(s.machine.sizes().clients, 2);
+}
+
+#[test]
+fn sessions_and_subscriptions_are_bounded() {
+    let mut s = Shard::new(Rules {
+        max_sessions: 2,
+        max_subscriptions: 2,
+        session_expiry_cap_s: 10,
+        ..Rules::default()
+    });
+    let connect = |client: &str, clean| {
+        let at = Origin { gateway: GatewayId(1), start: 1 };
+        Item::Connect(Connect { client: client.into(), at, connection: 1, clean, expiry_s: u32::MAX })
+    };
+    let epoch = |outcome| match outcome {
+        Outcome::Connected(c) => c.epoch,
+        other => panic!("{other:?}"),
+    };
+    let a = epoch(s.item(1, connect("a", false)));
+    let b = epoch(s.item(1, connect("b", false)));
+    let full = s.item(1, connect("c", false));
+    assert!(matches!(full, Outcome::Refused(why) if why.contains("max_sessions is 2")));
+    assert_eq!(s.item(2, Item::Disconnect { client: "a".into(), epoch: a }), NOTHING);
+    assert_eq!(s.machine.next_tick_due(), Some(EpochMs(10_002)), "for ever is capped");
+    let c = epoch(s.item(3, connect("c", false)));
+    assert!(c > b && s.machine.sizes().sessions == 2, "the session that nobody used went");
+    let filters = |n: usize| (0..n).map(|i| (format!("f/{i}"), 1)).collect();
+    let add = |client: &str, epoch, n| Item::Subscriptions {
+        client: client.into(),
+        epoch,
+        add: filters(n),
+        remove: vec![],
+    };
+    assert_eq!(s.item(4, add("b", b, 2)), NOTHING);
+    assert_eq!(s.item(4, add("b", b, 2)), NOTHING, "the same ones again");
+    assert!(matches!(s.item(5, add("c", c, 1)), Outcome::Refused(why) if why.contains("max_subscriptions")));
+    epoch(s.item(6, connect("b", true)));
+    assert_eq!(s.item(7, add("c", c, 2)), NOTHING, "a clean connection discards");
+    for client in ["", &"x".repeat(MAX_CLIENT_BYTES + 1)] {
+        assert!(matches!(s.item(8, connect(client, false)), Outcome::Refused(_)));
+    }
+    let long = vec![("f".repeat(MAX_FILTER_BYTES + 1), 1)];
+    let item = Item::Subscriptions { client: "c".into(), epoch: c, add: long, remove: vec![] };
+    assert!(matches!(s.item(9, item), Outcome::Refused(_)));
 }
 
 #[test]
