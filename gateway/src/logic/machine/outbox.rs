@@ -204,18 +204,12 @@ impl Outbox {
         let bytes = manifest.iter().map(|r| u64::from(r.bytes)).sum();
         let mut outbox = Self { cursor, manifest, bytes, ..Self::default() };
         for part in waiting {
-            if part.stream as usize >= names.streams.len() || outbox.push(part, since, names).is_some() {
+            if !part.is_sound(names.streams.len()) || outbox.push(part, since, names).is_some() {
                 return None;
             }
         }
         outbox.since = since;
         Some(outbox)
-    }
-}
-
-impl Closed {
-    pub fn late_count(&self) -> u64 {
-        if self.late { self.aggregate.count } else { 0 }
     }
 }
 

@@ -109,7 +109,7 @@ impl Machine {
                 }
                 if let Some(window) = windows.get_mut(&start) {
                     merge(&mut window.aggregate, &part.aggregate);
-                    window.late += part.late_count();
+                    window.late = window.late.saturating_add(part.late_count());
                     window.parts += 1;
                     window.closed &= !open;
                     continue;
