@@ -14,7 +14,9 @@
 use super::damage::{Damage, Groups};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
-use super::form::{self, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UnitForm};
+use super::form::{
+    self, HEADER_BYTES, Head, Header, HeaderRead, Identity, RECORD_HEAD_BYTES, Role, UnitForm,
+};
 use super::record::{Position, Record};
 use super::segment::{self, Found, Segment, UnitRead};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +65,11 @@ impl SegmentInfo {
 
 /// The newest state record of a group and kind, and the segment that it is in.
 pub type States = BTreeMap<(u16, u8), (u64, Record)>;
+
+/// Bytes that writing every state record again could take.
+pub fn states_bytes(states: &States) -> u64 {
+    states.values().map(|(_, r)| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64).sum()
+}
 
 /// What the log goes on from.
 pub struct Recovered {
@@ -282,11 +289,17 @@ pub fn recover(
         states: BTreeMap::new(),
     };
     // Behind the tail is at most an unused reserve; one with bytes in it held a torn first unit.
-    for unused in segments.split_off((tail + 1).min(segments.len())) {
+    let unused: Vec<Segment> = segments.drain((tail + 1).min(segments.len())..).collect();
+    for unused in &unused {
         let cut = unused.bytes_used_from(HEADER_BYTES).map_err(io("reading", unused.number))?;
         reading.recovery.torn_bytes_cut += u64::from(cut);
         let name = segment::name_of(unused.number);
         disk.remove(&name).map_err(|e| LogError::io("removing", &disk.describe(&name), e))?;
+    }
+    if !unused.is_empty() {
+        // Closed and gone for good before a new one is made: on a full disk it is this room that is used.
+        drop(unused);
+        disk.sync_folder().map_err(|e| LogError::io("syncing", &disk.describe(""), e))?;
     }
 
     // Step 2: below the mark.
@@ -379,8 +392,20 @@ pub fn recover(
     let header = Header { mark_offset: end.offset, ..header };
     // Room for a seal behind what is rewritten, whatever the setting is now.
     let seal = form::unit_bytes(info.groups.len(), 0) as u64;
-    info.bytes = segment_bytes.max(u64::from(end.offset) + seal);
-    let active = make_segment(disk, &identity, header, info.bytes, &content)?;
+    let least = u64::from(end.offset) + seal;
+    info.bytes = segment_bytes.max(least);
+    let active = match make_segment(disk, &identity, header, info.bytes, &content) {
+        Err(e) if e.is_full() => {
+            // Enough to start, and to trim: the old tail's unused room is given back, and the new segment holds little more
+            // than the state records that trimming may have to carry.
+            let used = at + cut;
+            let mut old = SegmentInfo { number, bytes: u64::from(segment.bytes), ..SegmentInfo::default() };
+            cut_void(disk, number, &mut old, used)?;
+            info.bytes = (least + states_bytes(&reading.states)).max(HEADER_BYTES.into());
+            make_segment(disk, &identity, header, info.bytes, &content)?
+        }
+        other => other?,
+    };
     if replaces {
         infos.pop();
     } else if let Some(old) = infos.last_mut() {
