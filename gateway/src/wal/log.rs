@@ -376,8 +376,9 @@ impl Log {
         error
     }
 
-    /// Whether a unit fits at `offset` of the active segment and leaves room for the seal. `held_back`: and, while there is
-    /// no reserve, for the state records that trimming must be able to write.
+    /// Whether a unit fits at `offset` of the active segment and leaves room for the seal. `held_back`: and, while there is no
+    /// reserve, for what must work on a full disk: trimming, which may write state records again, and opening, which
+    /// makes a small segment of what is above the mark out of what is left of this one.
     fn fits(
         &self,
         offset: u32,
@@ -386,10 +387,17 @@ impl Log {
         unit: u64,
         held_back: bool,
     ) -> bool {
-        let states =
-            if held_back && self.reserve.is_none() { recovery::states_bytes(&self.states) } else { 0 };
+        let end = u64::from(offset) + unit;
         let seal = form::unit_bytes(present.union(new).count(), 0) as u64;
-        u64::from(offset) + unit + seal + states <= self.active_info().bytes
+        let held = if held_back && self.reserve.is_none() {
+            let mark =
+                if self.synced.segment == self.end.segment { self.synced.offset } else { HEADER_BYTES };
+            let unmarked = end.saturating_sub(u64::from(mark));
+            recovery::states_bytes(&self.states) + u64::from(HEADER_BYTES) + unmarked + seal
+        } else {
+            0
+        };
+        end + seal + held <= self.active_info().bytes
     }
 
     /// Splits a batch into units.
