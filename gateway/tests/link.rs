@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum Event {
     From(GatewayId, Vec<PeerMessage>),
     Changed(PeersChanged),
+    /// Messages came and were not taken, because the gate is closed.
+    Waiting,
 }
 
 /// Passes on what it gets, in order; takes messages only while its gate has room.
@@ -45,6 +47,9 @@ impl Handler<FromPeer> for Receiver {
     fn handle(&mut self, m: FromPeer, _: &mut Self::Context) -> Self::Result {
         let (events, gate) = (self.0.clone(), self.1.clone());
         Box::pin(async move {
+            if gate.available_permits() == 0 {
+                let _ = events.send(Event::Waiting);
+            }
             let open = gate.acquire().await;
             let _ = events.send(Event::From(m.peer, m.messages));
             drop(open);
@@ -368,7 +373,7 @@ async fn heals(from: &Gateway, from_id: u16, to: &mut Gateway, to_id: u16) {
                     }
                 }
                 Ok(Event::Changed(c)) => assert_eq!(c.restarted, []),
-                Err(_) => {}
+                Ok(Event::Waiting) | Err(_) => {}
             }
         }
     };
@@ -442,16 +447,37 @@ fn a_busy_receiver_presses_back_without_being_taken_for_dead() {
             g1.links.status()[0].counts.dropped_full > 0
         })
         .await;
+        assert!(matches!(g2.event().await, Event::Waiting));
         assert!(g1.events.try_recv().is_err() && g2.events.try_recv().is_err(), "nobody went down");
         drop(closed);
         let mut last = 0;
         while last < n {
-            let Event::From(_, messages) = g2.event().await else { panic!("a change") };
+            let messages = match g2.event().await {
+                Event::From(_, messages) => messages,
+                Event::Waiting => continue,
+                Event::Changed(change) => panic!("{change:?}"),
+            };
             for got in messages.iter().map(number) {
                 assert!(got > last, "{got} came after {last}");
                 last = got;
             }
         }
+    });
+}
+
+#[test]
+fn a_connection_that_is_lost_while_it_is_pressed_back_counts_as_silent() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (mut g1, mut g2, proxy) = through_a_proxy(&dirs).await;
+        let closed = g2.gate.clone().acquire_owned().await.unwrap();
+        g1.links.send(id(2), vec![message(1, 10)]);
+        assert!(matches!(g2.event().await, Event::Waiting));
+        proxy.frozen.send_replace(true);
+        proxy.cut.send_modify(|n| *n += 1);
+        g1.up(&[1]).await;
+        g2.up(&[2]).await;
+        drop(closed);
     });
 }
 
@@ -569,5 +595,9 @@ fn measure_throughput_and_latency() {
         }
         trips.sort_unstable();
         println!("there and back, idle link: median {} us, p99 {} us", trips[2_500], trips[4_950]);
+        let begin = std::time::Instant::now();
+        g1.kill().await;
+        g2.up(&[2]).await;
+        println!("a killed process is down after {} ms", begin.elapsed().as_millis());
     });
 }
