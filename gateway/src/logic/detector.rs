@@ -195,4 +195,238 @@ impl Detector {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use super::*;
+
+    /// Runs a script of lines `time event => what changed` on the detector of g1 with peers g2 and g3, and compares what it says
+    /// with what it should. `run a..b` ticks all the time between, hearing the peers that follow; `tick` ticks once.
+    fn golden(script: &str) {
+        let mut d = Detector::new(0, GatewayId(1), (1..=3).map(GatewayId));
+        let mut got = String::new();
+        for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
+            let event = line.split("=>").next().unwrap().trim();
+            let words: Vec<&str> = event.split_whitespace().collect();
+            let number = |s: &str| s.parse::<u64>().unwrap();
+            let peer = |i: usize| GatewayId(number(words[i]) as u16);
+            let changes = match words[1] {
+                "connected" => vec![d.connected(number(words[0]), peer(2), number(words[4]))],
+                "heard" => {
+                    d.heard(number(words[0]), peer(2));
+                    vec![]
+                }
+                "lost" => {
+                    d.lost(peer(2));
+                    vec![]
+                }
+                "refused" => vec![d.refused(number(words[0]), peer(2))],
+                "tick" => vec![d.tick(number(words[0]))],
+                "run" => {
+                    let (from, to) = words[0].split_once("..").unwrap();
+                    let ticks = (number(from)..=number(to)).step_by(TICK_MS as usize);
+                    ticks
+                        .map(|now| {
+                            (2..words.len()).for_each(|i| d.heard(now, peer(i)));
+                            d.tick(now)
+                        })
+                        .collect()
+                }
+                other => panic!("{other}"),
+            };
+            let said: Vec<String> = changes.into_iter().flatten().map(|c| say(&c)).collect();
+            let answer = if said.is_empty() { "-".to_string() } else { said.join("; ") };
+            got += &format!("{event} => {answer}\n");
+        }
+        let want: String =
+            script.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect();
+        assert_eq!(got, want, "\n--- got ---\n{got}");
+    }
+
+    fn say(c: &Change) -> String {
+        let list = |name: &str, ids: Vec<GatewayId>| {
+            let ids: Vec<String> = ids.iter().map(|i| i.0.to_string()).collect();
+            if ids.is_empty() { String::new() } else { format!(" {name} {}", ids.join(" ")) }
+        };
+        let up = list("up", c.up.iter().copied().collect());
+        (up + &list("restarted", c.restarted.clone()) + &list("cut", c.cut.clone())).trim().to_string()
+    }
+
+    #[test]
+    fn a_silent_peer_goes_down_and_its_connection_with_it() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            0 connected 3 start 1 => up 1 2 3
+            50..400 run 2 3 => -
+            450..850 run 2 => -
+            900..900 run 2 => up 1 2 cut 3
+            950..2000 run 2 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_changes_nothing_if_a_new_one_comes() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            550..600 run => -
+            620 connected 2 start 1 => -
+            650..1000 run 2 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_that_does_not_come_back_is_silence() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            550..950 run => -
+            1000..1000 run => up 1
+            ",
+        );
+    }
+
+    #[test]
+    fn a_dead_process_is_down_at_once() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            511 refused 2 => up 1
+            512 refused 2 => -
+            550..1000 run => -
+            1010 connected 2 start 2 => up 1 2 restarted 2
+            ",
+        );
+    }
+
+    #[test]
+    fn a_refusal_beside_a_living_connection_means_nothing() {
+        golden(
+            "
+            0 refused 2 => -
+            1 connected 2 start 1 => up 1 2
+            2 refused 2 => -
+            50..500 run 2 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn a_restart_faster_than_the_silence_is_still_told_and_only_once() {
+        golden(
+            "
+            0 connected 2 start 4 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            530 connected 2 start 5 => up 1 2 restarted 2
+            540 lost 2 => -
+            560 connected 2 start 5 => -
+            570 connected 2 start 6 => up 1 2 restarted 2
+            ",
+        );
+    }
+
+    /// Suspended for ten seconds: nobody goes down for it, but who stays silent afterwards does.
+    #[test]
+    fn an_own_stall_is_not_the_peers_silence() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            0 connected 3 start 1 => up 1 2 3
+            50..500 run 2 3 => -
+            10500 tick => -
+            10550..10900 run 2 => -
+            10950..10950 run 2 => up 1 2 cut 3
+            ",
+        );
+    }
+
+    /// What was heard while the loop was stalled is heard at its time, not after the stall.
+    #[test]
+    fn a_stall_never_makes_a_peer_heard_in_the_future() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            990 heard 2 => -
+            1000 tick => -
+            1050..1450 run => -
+            1500..1500 run => up 1 cut 2
+            ",
+        );
+    }
+
+    /// Starved so that it is ticked each 300 ms instead of 50: a dead peer is found after ten ticks.
+    #[test]
+    fn a_starved_process_detects_late_but_does_detect() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            300 tick => -
+            600 tick => -
+            900 tick => -
+            1200 tick => -
+            1500 tick => -
+            1800 tick => -
+            2100 tick => -
+            2400 tick => -
+            2700 tick => -
+            3000 tick => up 1 cut 2
+            ",
+        );
+    }
+
+    #[test]
+    fn who_flaps_must_hold_a_connection_before_it_counts() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            10 lost 2 => -
+            11 refused 2 => up 1
+            50..100 run => -
+            100 connected 2 start 1 => up 1 2
+            110 lost 2 => -
+            111 refused 2 => up 1
+            150..200 run => -
+            200 connected 2 start 1 => -
+            250..350 run 2 => -
+            400..400 run 2 => up 1 2
+            410 lost 2 => -
+            411 refused 2 => up 1
+            420 connected 2 start 2 => up 1 restarted 2
+            450..800 run 2 => -
+            850..850 run 2 => up 1 2
+            900..20850 run 2 => -
+            20860 lost 2 => -
+            20861 refused 2 => up 1
+            20862 connected 2 start 2 => -
+            20900..21050 run 2 => -
+            21100..21100 run 2 => up 1 2
+            21150..61100 run 2 => -
+            61110 lost 2 => -
+            61111 refused 2 => up 1
+            61112 connected 2 start 2 => up 1 2
+            ",
+        );
+    }
+
+    #[test]
+    fn strangers_are_ignored() {
+        golden(
+            "
+            0 connected 9 start 1 => -
+            0 heard 9 => -
+            0 lost 9 => -
+            0 refused 9 => -
+            0 connected 1 start 1 => -
+            ",
+        );
+    }
+}

@@ -81,6 +81,8 @@ impl PeerLink {
     fn lose(&mut self, why: &str, ctx: &mut Context<Self>) {
         let peer = self.line.peer;
         self.connection = None;
+        // Its reader may have ended while it waited for the receiver.
+        self.line.pressed_back.store(false, Ordering::Relaxed);
         let wait_ms = self.line.link().lost(self.clock.now());
         self.line.trouble(why);
         self.watch.do_send(watch::Lost { peer });
@@ -134,6 +136,7 @@ impl Handler<Attach> for PeerLink {
         let connection = self.connections;
         let now = self.clock.now();
         self.line.heard(now);
+        self.connection = None;
         self.line.pressed_back.store(false, Ordering::Relaxed);
         self.line.link().connected(now);
         tracing::info!(%peer, start, "link up");

@@ -256,4 +256,4 @@ impl Link {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

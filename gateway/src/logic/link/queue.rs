@@ -21,6 +21,12 @@ impl Queue {
         self.messages.is_empty()
     }
 
+    /// How many bytes wait, as encoded.
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes a message in and says how many older ones had to leave for it.
     pub fn push(&mut self, message: PeerMessage) -> Result<usize, TooLong> {
         let size = encoded_bytes(&message);
