@@ -211,7 +211,7 @@ impl Handler<Done> for LogActor {
             Done::Oldest(oldest, segments) => {
                 self.figures.segments = segments;
                 if let Some(oldest) = oldest.filter(|_| segments > self.max_segments || !self.figures.room) {
-                    for group in oldest.holds.keys() {
+                    for group in oldest.slots.keys() {
                         self.tell(ShardId(*group), LogSaid::SnapshotWanted);
                     }
                 }
