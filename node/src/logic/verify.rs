@@ -6,7 +6,7 @@
 //!
 //! - Invariant: `1 <= first_kept <= seq <= last` of every batch that is let in, and `first_kept <= last + 1` of
 //!   every message.
-//! - Invariant: every number fits a signed 64-bit integer, every time lies in
+//! - Invariant: every number fits a signed 64-bit integer, every time of a reading lies in
 //!   [`selvedge_shared::time::TIME_RANGE`], every window starts at a multiple of its width, and every name
 //!   is at most [`MAX_NAME_BYTES`] long.
 
@@ -113,15 +113,14 @@ fn is_in_range(part: &Part) -> bool {
     let number = |n: u64| i64::try_from(n).is_ok();
     let sample = |s: &Sample| time(s.time) && number(s.slot);
     let a = &part.aggregate;
-    // The watermark of a stream that never had one is the least time there is.
-    let watermark = time(part.watermark) || part.watermark == EpochMs(i64::MIN);
+    // The window of the earliest time begins before it. The watermark is only kept and shown: any will do.
+    let start = time(part.start) || time(part.start.plus(i64::from(part.width_ms)));
     number(a.count)
         && part.late <= a.count
         && sample(&a.first)
         && sample(&a.last)
-        && time(part.start)
+        && start
         && part.start.window_start(part.width_ms) == part.start
-        && watermark
 }
 
 #[cfg(test)]
@@ -215,7 +214,7 @@ mod tests {
             |b| b.parts[0].late = 2,
             |b| b.parts[0].start = EpochMs(i64::MAX),
             |b| b.parts[0].start = EpochMs(10_001),
-            |b| b.parts[0].watermark = EpochMs(i64::MAX),
+            |b| b.parts[0].start = EpochMs(i64::MIN),
             |b| b.parts[0].aggregate.first.slot = u64::MAX,
             |b| b.parts[0].aggregate.last.time = EpochMs(i64::MIN),
             |b| b.streams[0].device = "x".repeat(MAX_NAME_BYTES + 1),
