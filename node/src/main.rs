@@ -4,6 +4,7 @@ use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_node::node::{Node, NodeError};
 use selvedge_node::settings::{Settings, SettingsError};
+use selvedge_node::stats::describe_metrics;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -99,6 +100,7 @@ async fn main() -> ExitCode {
 
 async fn run(settings: &Settings) -> Result<(), NodeError> {
     let metrics = PrometheusBuilder::new().install_recorder().ok();
+    describe_metrics();
     let mut node = Node::start(settings, metrics).await?;
     tracing::info!("queries: http://{}/v1/status", node.http);
     if let Some(broker) = node.broker {

@@ -164,8 +164,8 @@ impl Node {
         })
     }
 
-    /// Stops: hears no more, applies what was heard, confirms it, and closes. Parts that do not stop in
-    /// time are left behind.
+    /// Stops: hears no more, applies what was heard, and closes. A confirmation that does not get out any more
+    /// is given when the edge asks again. Parts that do not stop in time are left behind.
     ///
     /// # Errors
     /// When the database could not be closed well.

@@ -1,7 +1,7 @@
 //! `/v1/aggregates`: the windows of a device's streams, as stored or merged upwards.
 
 use super::{Api, Failure, Given};
-use crate::logic::query::{AggregateQuery, Place, Spans};
+use crate::logic::query::{AggregateQuery, BadParameter, Place, Spans};
 use crate::store::{SeriesInfo, StoredWindow};
 use actix_web::{HttpResponse, web};
 use selvedge_shared::aggregate::Sample;
@@ -62,10 +62,14 @@ pub(super) async fn aggregates(api: web::Data<Api>, given: Given) -> Result<Http
     let stream = query.stream.as_deref();
     let series = api.reader.series(query.site.as_deref(), &query.device, stream, MAX_SERIES_ENTRIES).await?;
     let chosen = query.choose(series)?;
-    let resume = query.after.and_then(|after| chosen.iter().position(|s| s.id == after.series));
+    let resume = query.after.map(|after| chosen.iter().position(|s| s.id == after.series));
+    if resume == Some(None) {
+        let why = "belongs to another query; give it with the same device, stream, every and width";
+        return Err(BadParameter { parameter: "after".into(), why: why.into() }.into());
+    }
     let mut answer = Answer { aggregates: vec![], truncated: false, next: None };
     let mut scanned = 0;
-    for one in chosen.iter().skip(resume.unwrap_or(0)) {
+    for one in chosen.iter().skip(resume.flatten().unwrap_or(0)) {
         let after = query.after.filter(|after| after.series == one.id);
         let from = after.map_or(query.from, |after| query.from.max(after.start));
         if let Some(start) = read(&api, &query, one, from, &mut scanned, &mut answer.aggregates).await? {
