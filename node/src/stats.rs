@@ -14,11 +14,17 @@ pub const LOG_EVERY_MS: u64 = 10_000;
 pub fn describe_metrics() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
     describe_gauge!("selvedge_node_uplink_connected", "1 while the uplink is subscribed at its broker");
-    describe_counter!("selvedge_node_received_bytes_total", "Bytes of the messages that came from the uplink");
+    describe_counter!(
+        "selvedge_node_received_bytes_total",
+        "Bytes of the messages that came from the uplink"
+    );
     describe_counter!("selvedge_node_refused_total", "Messages not let in or not taken, by reason");
     describe_counter!("selvedge_node_messages_total", "Authentic messages, by what became of them");
     describe_counter!("selvedge_node_windows_written_total", "Windows written or merged into");
-    describe_counter!("selvedge_node_batches_given_up_total", "Batches that the edge no longer has and that never came");
+    describe_counter!(
+        "selvedge_node_batches_given_up_total",
+        "Batches that the edge no longer has and that never came"
+    );
     describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
     describe_counter!("selvedge_node_store_errors_total", "Transactions that the database failed on");
     describe_histogram!("selvedge_node_apply_seconds", "Time of a transaction, until it is on disk");

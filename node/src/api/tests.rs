@@ -234,7 +234,15 @@ async fn metrics_are_prometheus_text() {
     let api = web::Data::new(Api { reader, stats, sites: vec![], metrics: Some(recorder.handle()) });
     let app = test::init_service(App::new().app_data(api).configure(routes)).await;
     let answer = test::call_service(&app, test::TestRequest::get().uri("/metrics").to_request()).await;
-    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    assert!(
+        answer
+            .headers()
+            .get("content-type")
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("text/plain; version=0.0.4")
+    );
     let text = String::from_utf8(test::read_body(answer).await.to_vec()).unwrap();
     assert!(text.contains("# TYPE selvedge_node_refused_total counter"), "{text}");
     assert!(text.contains("selvedge_node_refused_total{reason=\"topic\"} 1"), "{text}");
