@@ -5,6 +5,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_node::node::{Node, NodeError};
 use selvedge_node::settings::{Settings, SettingsError};
 use selvedge_node::stats::describe_metrics;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -88,7 +89,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     match run(&settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -99,6 +101,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> Result<(), NodeError> {
+    // Heard from the start: a stop that comes while the node starts is no crash either.
+    let asked_to_stop = asked_to_stop();
     let metrics = PrometheusBuilder::new().install_recorder().ok();
     describe_metrics();
     let mut node = Node::start(settings, metrics).await?;
@@ -107,7 +111,7 @@ async fn run(settings: &Settings) -> Result<(), NodeError> {
         tracing::info!("embedded broker: {broker}");
     }
     let ended = tokio::select! {
-        () = asked_to_stop() => None,
+        () = asked_to_stop => None,
         error = node.ended() => Some(error),
     };
     match ended {
@@ -119,15 +123,17 @@ async fn run(settings: &Settings) -> Result<(), NodeError> {
     }
 }
 
-/// SIGTERM or SIGINT.
-async fn asked_to_stop() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::warn!("signals can't be heard; stop the node by killing it");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// SIGTERM or SIGINT, from the call on, not only from the first poll on.
+fn asked_to_stop() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut int)) = signals else {
+            tracing::warn!("signals can't be heard; stop the node by killing it");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }

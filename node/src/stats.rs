@@ -75,17 +75,22 @@ impl Stats {
     /// unlogged before.
     pub fn refused(&self, reason: &'static str, now: Instant) -> Option<u64> {
         metrics::counter!("selvedge_node_refused_total", "reason" => reason).increment(1);
-        let mut inner = self.inner();
-        *inner.refused.entry(reason).or_default() += 1;
+        *self.inner().refused.entry(reason).or_default() += 1;
+        self.log_due(reason, now)
+    }
+
+    /// Whether `what` is to be logged again, and how often it came unlogged since the last time.
+    pub fn log_due(&self, what: &'static str, now: Instant) -> Option<u64> {
         let every = Duration::from_millis(LOG_EVERY_MS);
-        match inner.logged.get_mut(reason) {
+        let mut inner = self.inner();
+        match inner.logged.get_mut(what) {
             Some((at, silent)) if now.duration_since(*at) < every => {
                 *silent += 1;
                 None
             }
             other => {
                 let silent = other.map_or(0, |(_, silent)| *silent);
-                inner.logged.insert(reason, (now, 0));
+                inner.logged.insert(what, (now, 0));
                 Some(silent)
             }
         }

@@ -98,7 +98,8 @@ impl Subscriber {
             if *stopped.borrow() {
                 return;
             }
-            if let Some(unlogged) = self.stats.refused("disconnected", Instant::now()) {
+            metrics::counter!("selvedge_node_disconnects_total").increment(1);
+            if let Some(unlogged) = self.stats.log_due("disconnected", Instant::now()) {
                 let BrokerAddress { host, port, .. } = &self.broker;
                 tracing::warn!(%why, unlogged, "no connection to the broker {host}:{port}; trying on");
             }
