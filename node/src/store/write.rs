@@ -445,10 +445,9 @@ async fn save(
             .await?;
     }
     let numbers = |span: &&Span| span.last.saturating_sub(span.first).saturating_add(1);
-    let opened = new.iter().filter(|span| span.last > shard.before.cursor()).map(|s| numbers(s)).sum();
+    let opened = new.iter().filter(|span| span.last > shard.before.cursor()).map(numbers).sum();
     Ok(opened)
 }
 
 #[cfg(test)]
-#[path = "write_tests.rs"]
 mod tests;
