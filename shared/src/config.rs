@@ -1,1 +1,689 @@
-//! (being written)
+//! Settings: defaults, then a TOML file, then environment variables, then the command line; the later
+//! one wins, key by key.
+//!
+//! A program's settings are one struct that derives `Serialize` and `Deserialize` and has a `Default`. Its
+//! default value is also the list of keys that exist: a key that is not in it is refused, with the place it came from
+//! and the nearest key that does exist. What the default can't show (elements of lists, tables that are
+//! absent by default) is checked by serde: give those structs `#[serde(deny_unknown_fields)]`.
+//!
+//! The variable of a key is the prefix, `_`, and the key in capitals, with `__` between its parts: with
+//! the prefix `SELVEDGE`, `SELVEDGE_MQTT__PORT` sets `mqtt.port`. A list is written as in TOML
+//! (`SELVEDGE_SITES='[{ name = "plant-7" }]'`), or with commas if it is of plain texts.
+//!
+//! Values of keys that are named like secrets never appear in an error. Left out: enums with fields,
+//! whose tables can't be merged over a default, and reloading while the program runs.
+
+use config::{Config, File, FileFormat, Map, Source, Value, ValueKind};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The longest settings file that is read.
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// The longest piece of a wrong value that an error repeats.
+const MAX_SHOWN_CHARS: usize = 60;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The settings file.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// The command line.
+    CommandLine,
+    /// Nowhere: it was left out, or it is a default.
+    Defaults,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "in {}", path.display()),
+            Self::Variable(name) => write!(f, "from the environment variable {name}"),
+            Self::CommandLine => f.write_str("from the command line"),
+            Self::Defaults => f.write_str("in the settings"),
+        }
+    }
+}
+
+/// What is wrong with the settings, in words for the person who wrote them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read, or is no TOML.
+    #[error("the settings file {}: {why}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A key that does not exist.
+    #[error("there is no setting `{key}` ({origin}){}", suggest(.nearest, .known))]
+    UnknownKey {
+        /// The key, dotted.
+        key: String,
+        /// Where it came from.
+        origin: Origin,
+        /// The key that was probably meant.
+        nearest: Option<String>,
+        /// The keys that exist in its place.
+        known: Vec<String>,
+    },
+    /// A value of the wrong type, or out of its range.
+    #[error("the setting `{key}` ({origin}) is {found}, but must be {expected}")]
+    WrongType {
+        /// The key, dotted.
+        key: String,
+        /// Where it came from.
+        origin: Origin,
+        /// The value, cut short; not shown for secrets.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// A key that has to be given and is not.
+    #[error("the setting `{key}` is missing ({origin})")]
+    Missing {
+        /// The key, dotted.
+        key: String,
+        /// Where the table came from that lacks it.
+        origin: Origin,
+    },
+    /// A value that is of the right type and still wrong.
+    #[error("the setting `{key}` ({origin}): {why}")]
+    Invalid {
+        /// The key, dotted.
+        key: String,
+        /// Where it came from.
+        origin: Origin,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+fn suggest(nearest: &Option<String>, known: &[String]) -> String {
+    match nearest {
+        Some(nearest) => format!("; did you mean `{nearest}`?"),
+        None if known.is_empty() => String::new(),
+        None => format!("; there are: {}", known.join(", ")),
+    }
+}
+
+/// Reads the settings `T`. `prefix` is that of the environment variables, without the `_`; `overrides` are
+/// (dotted key, value) from the command line.
+///
+/// # Errors
+/// The first thing that is wrong, as a [`ConfigError`].
+pub fn load<T>(file: Option<&Path>, prefix: &str, overrides: &[(String, String)]) -> Result<T, ConfigError>
+where
+    T: DeserializeOwned + Serialize + Default,
+{
+    let readable = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((k.into_string().ok()?, v.into_string().ok()?))
+    };
+    load_from(file, prefix, std::env::vars_os().filter_map(readable), overrides)
+}
+
+/// As [`load`], with the environment given.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from<T>(
+    file: Option<&Path>,
+    prefix: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+) -> Result<T, ConfigError>
+where
+    T: DeserializeOwned + Serialize + Default,
+{
+    let shape = serde_json::to_value(T::default()).unwrap_or(Shape::Null);
+    let mut layers = Layers { all: vec![], shape: &shape };
+    if let Some(path) = file {
+        layers.add_file(path)?;
+    }
+    let prefix = format!("{prefix}_");
+    let mut variables: Vec<_> = variables
+        .into_iter()
+        .filter(|(name, value)| name.starts_with(&prefix) && !is_service_link(name, value))
+        .collect();
+    variables.sort();
+    for (name, text) in variables {
+        let key = name.get(prefix.len()..).unwrap_or_default().to_lowercase().replace("__", ".");
+        layers.add_text(&key, &text, Origin::Variable(name))?;
+    }
+    for (key, text) in overrides {
+        layers.add_text(key, text, Origin::CommandLine)?;
+    }
+    let mut builder = Config::builder().add_source(Layer(table_of(&shape)));
+    for (_, _, layer) in &layers.all {
+        builder = builder.add_source(layer.clone());
+    }
+    builder.build().and_then(Config::try_deserialize).map_err(|e| layers.explain(e, String::new()))
+}
+
+type Shape = serde_json::Value;
+
+/// Kubernetes puts the addresses of services into every container's environment; one that is called like
+/// our prefix must not stop us.
+fn is_service_link(name: &str, value: &str) -> bool {
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || ["_TCP", "_UDP"].iter().any(|way| name.contains("_PORT_") && name.contains(way))
+        || (name.ends_with("_PORT") && (value.starts_with("tcp://") || value.starts_with("udp://")))
+}
+
+#[derive(Debug, Clone)]
+struct Layer(Map<String, Value>);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// What was given so far: (key it sets, empty for a whole file; where it is from; the values).
+struct Layers<'a> {
+    all: Vec<(String, Origin, Layer)>,
+    shape: &'a Shape,
+}
+
+impl Layers<'_> {
+    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
+        let size = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
+        if size > MAX_FILE_BYTES {
+            return Err(failed(format!("it has {size} bytes, the most is {MAX_FILE_BYTES}")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+        let values = parse_toml(&text).map_err(failed)?;
+        let origin = Origin::File(path.to_owned());
+        check_table(&values, self.shape, "", &origin)?;
+        self.all.push((String::new(), origin, Layer(values)));
+        Ok(())
+    }
+
+    fn add_text(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), ConfigError> {
+        let shape = shape_at(key, self.shape, &origin)?;
+        let looks_structured = text.starts_with(['[', '{']);
+        let value = match shape {
+            Shape::String(_) => Value::new(None, text),
+            Shape::Array(_) if !looks_structured => {
+                let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+                Value::new(None, parts.map(|p| Value::new(None, p)).collect::<Vec<_>>())
+            }
+            Shape::Bool(_) | Shape::Number(_) => plain(text),
+            _ if looks_structured => parse_toml(&format!("value = {text}"))
+                .ok()
+                .and_then(|mut table| table.remove("value"))
+                .unwrap_or_else(|| Value::new(None, text)),
+            _ => Value::new(None, text),
+        };
+        check(&value, shape, key, &origin)?;
+        // The key as nested tables.
+        let (mut parts, mut value) = (key.rsplit('.'), value);
+        let last = parts.next_back().unwrap_or(key);
+        for part in parts {
+            value = Value::new(None, Map::from([(part.to_string(), value)]));
+        }
+        self.all.push((key.to_string(), origin, Layer(Map::from([(last.to_string(), value)]))));
+        Ok(())
+    }
+
+    /// Where the value of `key`, or the table around it, was last set.
+    fn origin(&self, key: &str) -> Origin {
+        let sets = |(set, _, layer): &&(String, Origin, Layer)| {
+            if !set.is_empty() {
+                return key == set
+                    || (key.starts_with(set.as_str()) && key[set.len()..].starts_with(['.', '[']))
+                    || (set.starts_with(key) && set[key.len()..].starts_with('.'));
+            }
+            let first = key.split(['.', '[']).next().unwrap_or_default();
+            layer.0.contains_key(first)
+        };
+        let found = self.all.iter().rev().find(sets).or(self.all.last().filter(|_| key.is_empty()));
+        found.map_or(Origin::Defaults, |(_, origin, _)| origin.clone())
+    }
+
+    fn explain(&self, error: config::ConfigError, within: String) -> ConfigError {
+        use config::ConfigError as E;
+        match error {
+            E::At { error, key, .. } => self.explain(*error, key.map_or(within, |k| dotted(&k))),
+            E::Type { unexpected, expected, key, .. } => {
+                let key = key.map_or(within, |k| dotted(&k));
+                let found = show(&key, &unexpected.to_string());
+                WrongTypeParts { found, expected }.at(key.clone(), self.origin(&key))
+            }
+            E::NotFound(key) => {
+                let key = dotted(&key);
+                let origin = self.origin(key.rsplit_once('.').map_or("", |(table, _)| table));
+                ConfigError::Missing { key, origin }
+            }
+            other => {
+                let why = other.to_string();
+                let origin = self.origin(&within);
+                match why.strip_prefix("unknown field ") {
+                    Some(rest) => {
+                        let mut quoted = rest.split('`').skip(1).step_by(2).map(str::to_string);
+                        let wrong = quoted.next().unwrap_or_default();
+                        let key = if within.is_empty() { wrong } else { format!("{within}.{wrong}") };
+                        unknown(&key, quoted.collect(), origin)
+                    }
+                    None if is_secret(&within) && !why.starts_with("a site secret") => {
+                        ConfigError::Invalid { key: within, origin, why: "it is not valid".into() }
+                    }
+                    None => ConfigError::Invalid { key: within, origin, why },
+                }
+            }
+        }
+    }
+}
+
+struct WrongTypeParts {
+    found: String,
+    expected: &'static str,
+}
+
+impl WrongTypeParts {
+    fn at(self, key: String, origin: Origin) -> ConfigError {
+        let expected = match self.expected {
+            "an unsigned 8 bit integer" => "a whole number from 0 to 255",
+            "an unsigned 16 bit integer" => "a whole number from 0 to 65535",
+            "an unsigned 32 bit integer" => "a whole number from 0 to 4294967295",
+            "an unsigned 64 bit or less integer" => "a whole number, 0 or more",
+            "an integer" => "a whole number",
+            other => other,
+        };
+        ConfigError::WrongType { key, origin, found: self.found, expected: expected.to_string() }
+    }
+}
+
+/// A bare text as the number or boolean that it reads as.
+fn plain(text: &str) -> Value {
+    let kind = match text.trim() {
+        "true" => ValueKind::Boolean(true),
+        "false" => ValueKind::Boolean(false),
+        t => match (t.parse::<i64>(), t.parse::<u64>(), t.parse::<f64>()) {
+            (Ok(n), _, _) => ValueKind::I64(n),
+            (_, Ok(n), _) => ValueKind::U64(n),
+            (_, _, Ok(n)) => ValueKind::Float(n),
+            _ => ValueKind::String(text.to_string()),
+        },
+    };
+    Value::new(None, kind)
+}
+
+fn parse_toml(text: &str) -> Result<Map<String, Value>, String> {
+    let parsed = Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build();
+    // The parser quotes the line it fails at, which may hold a secret: keep its words only.
+    let words = |e: config::ConfigError| {
+        let said = e.to_string();
+        said.lines().filter(|l| !l.contains('|')).collect::<Vec<_>>().join(": ")
+    };
+    parsed.and_then(|c| c.collect()).map_err(words)
+}
+
+/// The default at a dotted key; null where the defaults say nothing of it.
+fn shape_at<'a>(key: &str, shape: &'a Shape, origin: &Origin) -> Result<&'a Shape, ConfigError> {
+    let mut at = shape;
+    let mut path = String::new();
+    for part in key.split('.') {
+        let Shape::Object(fields) = at else { return Ok(&Shape::Null) };
+        if fields.is_empty() {
+            return Ok(&Shape::Null);
+        }
+        let known = || fields.keys().cloned().collect();
+        at = fields.get(part).ok_or_else(|| unknown(&join(&path, part), known(), origin.clone()))?;
+        path = join(&path, part);
+    }
+    Ok(at)
+}
+
+fn check_table(
+    table: &Map<String, Value>,
+    shape: &Shape,
+    path: &str,
+    origin: &Origin,
+) -> Result<(), ConfigError> {
+    let mut keys: Vec<_> = table.iter().collect();
+    keys.sort_by_key(|(name, _)| name.as_str());
+    for (name, value) in keys {
+        check(value, shape_at(name, shape, origin).map_err(|e| within(e, path))?, &join(path, name), origin)?;
+    }
+    Ok(())
+}
+
+/// Puts the table's path before the key of an error about one of its fields.
+fn within(error: ConfigError, path: &str) -> ConfigError {
+    match error {
+        ConfigError::UnknownKey { key, origin, known, .. } => unknown(&join(path, &key), known, origin),
+        other => other,
+    }
+}
+
+fn check(value: &Value, shape: &Shape, path: &str, origin: &Origin) -> Result<(), ConfigError> {
+    let (sound, expected) = match (shape, &value.kind) {
+        (Shape::Object(_), ValueKind::Table(table)) => return check_table(table, shape, path, origin),
+        (Shape::Object(_), _) => (false, "a table"),
+        (Shape::Array(_), kind) => (matches!(kind, ValueKind::Array(_)), "a list"),
+        (Shape::String(_), kind) => (matches!(kind, ValueKind::String(_)), "a text"),
+        (Shape::Bool(_), kind) => (matches!(kind, ValueKind::Boolean(_)), "true or false"),
+        (Shape::Number(n), kind) if n.is_f64() => {
+            (matches!(kind, ValueKind::I64(_) | ValueKind::U64(_) | ValueKind::Float(_)), "a number")
+        }
+        (Shape::Number(_), kind) => (matches!(kind, ValueKind::I64(_) | ValueKind::U64(_)), "a whole number"),
+        (Shape::Null, _) => (true, ""),
+    };
+    if sound {
+        return Ok(());
+    }
+    let found = match &value.kind {
+        ValueKind::Table(_) => "a table".to_string(),
+        ValueKind::Array(_) => "a list".to_string(),
+        ValueKind::String(text) => show(path, &format!("{text:?}")),
+        _ => show(path, &value.to_string()),
+    };
+    Err(ConfigError::WrongType {
+        key: path.to_string(),
+        origin: origin.clone(),
+        found,
+        expected: expected.to_string(),
+    })
+}
+
+/// The library leaves out the dot after an index: `sites[0]name`.
+fn dotted(key: &str) -> String {
+    let mut out = String::with_capacity(key.len() + 4);
+    for c in key.chars() {
+        if out.ends_with(']') && c != '.' && c != '[' {
+            out.push('.');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn join(path: &str, part: &str) -> String {
+    if path.is_empty() { part.to_string() } else { format!("{path}.{part}") }
+}
+
+fn is_secret(key: &str) -> bool {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    ["secret", "password", "token", "psk"].iter().any(|word| name.contains(word)) && !name.ends_with("_file")
+}
+
+fn show(key: &str, value: &str) -> String {
+    if is_secret(key) {
+        return "(not shown)".to_string();
+    }
+    let mut shown: String = value.chars().take(MAX_SHOWN_CHARS).collect();
+    if shown.len() < value.len() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+fn unknown(key: &str, mut known: Vec<String>, origin: Origin) -> ConfigError {
+    known.sort();
+    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let near = known.iter().map(|k| (edits(name, k), k)).min();
+    let close = near.filter(|(distance, k)| *distance <= (k.chars().count() / 3).max(1));
+    let nearest = close.map(|(_, k)| join(table, k));
+    ConfigError::UnknownKey { key: key.to_string(), origin, nearest, known }
+}
+
+/// How many letters to add, drop, change or swap with their neighbour to get from `a` to `b`, looking at
+/// the first 64 of each.
+fn edits(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().take(64).collect();
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut cost = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            cost[i][j] = match (i, j) {
+                (0, n) | (n, 0) => n,
+                _ => {
+                    let change = cost[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                    let plain = change.min(cost[i - 1][j] + 1).min(cost[i][j - 1] + 1);
+                    let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+                    if swapped { plain.min(cost[i - 2][j - 2] + 1) } else { plain }
+                }
+            };
+        }
+    }
+    cost[a.len()][b.len()]
+}
+
+fn table_of(shape: &Shape) -> Map<String, Value> {
+    match value_of(shape).kind {
+        ValueKind::Table(table) => table,
+        _ => Map::new(),
+    }
+}
+
+fn value_of(shape: &Shape) -> Value {
+    let kind = match shape {
+        Shape::Null => ValueKind::Nil,
+        Shape::Bool(b) => ValueKind::Boolean(*b),
+        Shape::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(n), _) => ValueKind::I64(n),
+            (_, Some(n)) => ValueKind::U64(n),
+            _ => ValueKind::Float(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Shape::String(s) => ValueKind::String(s.clone()),
+        Shape::Array(all) => ValueKind::Array(all.iter().map(value_of).collect()),
+        Shape::Object(fields) => {
+            ValueKind::Table(fields.iter().map(|(k, v)| (k.clone(), value_of(v))).collect())
+        }
+    };
+    Value::new(None, kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Serialize, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Site {
+        name: String,
+        #[serde(default)]
+        shards: u16,
+        #[serde(default)]
+        password: Option<String>,
+    }
+
+    #[derive(Debug, Serialize, Deserialize, PartialEq, Default)]
+    #[serde(deny_unknown_fields)]
+    struct Tls {
+        #[serde(default)]
+        cert: String,
+        #[serde(default)]
+        depth: u8,
+    }
+
+    #[derive(Debug, Serialize, Deserialize, PartialEq)]
+    struct Mqtt {
+        host: String,
+        port: u16,
+        password: String,
+        keep: bool,
+        rate: f64,
+        tls: Option<Tls>,
+    }
+
+    #[derive(Debug, Serialize, Deserialize, PartialEq)]
+    struct Settings {
+        name: String,
+        mqtt: Mqtt,
+        sites: Vec<Site>,
+        peers: Vec<String>,
+        disk_bytes: u64,
+    }
+
+    impl Default for Settings {
+        fn default() -> Self {
+            let mqtt = Mqtt {
+                host: "localhost".into(),
+                port: 1883,
+                password: String::new(),
+                keep: true,
+                rate: 1.5,
+                tls: None,
+            };
+            Self { name: "n".into(), mqtt, sites: vec![], peers: vec![], disk_bytes: u64::MAX }
+        }
+    }
+
+    fn load_text(
+        toml: &str,
+        variables: &[(&str, &str)],
+        overrides: &[(&str, &str)],
+    ) -> Result<Settings, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("site.toml");
+        std::fs::write(&path, toml).unwrap();
+        let owned = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+            all.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+        };
+        load_from(Some(&path), "SELVEDGE", owned(variables), &owned(overrides))
+    }
+
+    fn said(toml: &str, variables: &[(&str, &str)], overrides: &[(&str, &str)]) -> String {
+        load_text(toml, variables, overrides).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn later_sources_win_key_by_key() {
+        let toml = "name = \"file\"\n[mqtt]\nport = 1\nhost = \"file\"\nrate = 2\n[[sites]]\nname = \"a\"\n";
+        let env = [("SELVEDGE_MQTT__PORT", "2"), ("SELVEDGE_MQTT__KEEP", "false"), ("OTHER_NAME", "x")];
+        let got = load_text(toml, &env, &[("mqtt.port", "3")]).unwrap();
+        assert_eq!((got.mqtt.port, got.mqtt.host.as_str(), got.mqtt.keep), (3, "file", false));
+        assert_eq!((got.mqtt.rate, got.name.as_str(), got.disk_bytes), (2.0, "file", u64::MAX));
+        assert_eq!(got.sites, [Site { name: "a".into(), shards: 0, password: None }]);
+        assert_eq!(load_text(toml, &env[..1], &[]).unwrap().mqtt.port, 2);
+        assert_eq!(load_from::<Settings>(None, "SELVEDGE", [], &[]).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn lists_and_absent_tables_can_come_from_the_environment() {
+        let env = [
+            ("SELVEDGE_SITES", r#"[{ name = "a", shards = 8 }, { name = "b" }]"#),
+            ("SELVEDGE_PEERS", "one, two"),
+            ("SELVEDGE_MQTT__TLS__DEPTH", "3"),
+        ];
+        let got = load_text("", &env, &[]).unwrap();
+        assert_eq!((got.sites.len(), got.sites[0].shards), (2, 8));
+        assert_eq!(got.peers, ["one", "two"]);
+        assert_eq!(got.mqtt.tls, Some(Tls { cert: String::new(), depth: 3 }));
+    }
+
+    #[test]
+    fn a_text_stays_as_it_was_written() {
+        let env =
+            [("SELVEDGE_MQTT__PASSWORD", "007"), ("SELVEDGE_NAME", "1e3"), ("SELVEDGE_MQTT__HOST", "[::1]")];
+        let got = load_text("", &env, &[]).unwrap();
+        assert_eq!(
+            (got.mqtt.password.as_str(), got.name.as_str(), got.mqtt.host.as_str()),
+            ("007", "1e3", "[::1]")
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_origin_and_the_nearest_one() {
+        let file = said("[mqtt]\nprot = 1\n", &[], &[]);
+        assert!(file.contains("`mqtt.prot` (in ") && file.contains("site.toml)"), "{file}");
+        assert!(file.ends_with("did you mean `mqtt.port`?"), "{file}");
+        assert_eq!(
+            said("", &[("SELVEDGE_MQQT__PORT", "1")], &[]),
+            "there is no setting `mqqt` (from the environment variable SELVEDGE_MQQT__PORT); did you mean `mqtt`?"
+        );
+        assert_eq!(
+            said("", &[], &[("mqtt.hots", "x")]),
+            "there is no setting `mqtt.hots` (from the command line); did you mean `mqtt.host`?"
+        );
+        assert!(said("colour = 1", &[], &[]).ends_with("; there are: disk_bytes, mqtt, name, peers, sites"));
+    }
+
+    #[test]
+    fn an_unknown_key_in_a_list_or_an_absent_table_is_named_too() {
+        let list = said("[[sites]]\nname = \"a\"\n[[sites]]\nname = \"b\"\nshard = 1\n", &[], &[]);
+        assert!(list.contains("`sites[1].shard` (in "), "{list}");
+        assert!(list.ends_with("did you mean `sites[1].shards`?"), "{list}");
+        let table = said("", &[("SELVEDGE_MQTT__TLS__CRET", "x")], &[]);
+        assert!(
+            table.contains("`mqtt.tls.cret` (from the environment variable SELVEDGE_MQTT__TLS__CRET)"),
+            "{table}"
+        );
+        assert!(table.ends_with("did you mean `mqtt.tls.cert`?"), "{table}");
+    }
+
+    #[test]
+    fn a_wrong_type_names_key_value_and_what_would_be_right() {
+        assert_eq!(
+            said("", &[("SELVEDGE_MQTT__PORT", "many")], &[]),
+            "the setting `mqtt.port` (from the environment variable SELVEDGE_MQTT__PORT) is \"many\", but must be a whole number"
+        );
+        let range = said("[mqtt]\nport = 70000\n", &[], &[]);
+        assert!(range.contains("`mqtt.port` (in ") && range.contains("70000"), "{range}");
+        assert!(range.ends_with("must be a whole number from 0 to 65535"), "{range}");
+        for (toml, right) in [
+            ("name = 5", "a text"),
+            ("sites = 5", "a list"),
+            ("mqtt = 5", "a table"),
+            ("[mqtt]\nkeep = 1", "true or false"),
+            ("[mqtt]\nport = 1.5", "a whole number"),
+            ("[mqtt]\nport = true", "a whole number"),
+            ("disk_bytes = -1", "a whole number, 0 or more"),
+        ] {
+            let text = said(toml, &[], &[]);
+            assert!(text.ends_with(&format!("must be {right}")), "{toml}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_key_and_a_bad_element_are_named() {
+        let missing = said("[[sites]]\nshards = 1\n", &[], &[]);
+        assert!(missing.contains("`sites[0].name` is missing (in "), "{missing}");
+        let bad = said("[[sites]]\nname = \"a\"\nshards = \"x\"\n", &[], &[]);
+        assert!(bad.contains("`sites[0].shards`") && bad.contains("\"x\""), "{bad}");
+    }
+
+    #[test]
+    fn a_secret_is_never_repeated() {
+        let texts = [
+            said("[mqtt]\npassword = 12345678\n", &[], &[]),
+            said("[mqtt]\npassword = hunter12345678\n", &[], &[]),
+            said("[[sites]]\nname = \"a\"\npassword = [\"12345678\"]\n", &[], &[]),
+        ];
+        for text in texts {
+            assert!(!text.contains("12345678"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_no_toml_is_named() {
+        let none = load_from::<Settings>(Some(Path::new("/nowhere/x.toml")), "S", [], &[]).unwrap_err();
+        assert!(none.to_string().starts_with("the settings file /nowhere/x.toml: "), "{none}");
+        let broken = said("name = \"a\"\n[mqtt\n", &[], &[]);
+        assert!(broken.contains("site.toml") && broken.contains("line 2"), "{broken}");
+    }
+
+    #[test]
+    fn addresses_that_kubernetes_injects_are_not_settings() {
+        let env = [
+            ("SELVEDGE_NODE_SERVICE_HOST", "10.0.0.1"),
+            ("SELVEDGE_NODE_SERVICE_PORT_HTTP", "80"),
+            ("SELVEDGE_NODE_PORT", "tcp://10.0.0.1:80"),
+            ("SELVEDGE_NODE_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ];
+        assert_eq!(load_text("", &env, &[]).unwrap(), Settings::default());
+    }
+}
