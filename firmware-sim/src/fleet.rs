@@ -284,7 +284,8 @@ impl Fleet {
         for (index, plan) in plans.into_iter().enumerate() {
             let streams = {
                 let ledger = &mut lock(&board).ledger;
-                plan.streams.iter().map(|stream| ledger.stream(&plan.name, stream)).collect()
+                let name = plan.form.device_name(&plan.name);
+                plan.streams.iter().map(|stream| ledger.stream(&name, stream)).collect()
             };
             let device = Device::new(plan, time.now_ms());
             let client = Client::new(device, index, streams, addresses.clone(), board.clone(), time);

@@ -14,3 +14,4 @@ pub mod reckoning;
 pub mod replay;
 pub mod sensors;
 pub mod session;
+pub mod settings;

@@ -49,6 +49,14 @@ impl Form {
         !matches!(self, Form::Json | Form::JsonText | Form::Plain)
     }
 
+    /// The name that gateways know the device `name` by: Sparkplug's are `group/edge node/device`.
+    pub fn device_name(self, name: &str) -> String {
+        match self {
+            Form::Sparkplug => format!("{SPARKPLUG_GROUP}/{SPARKPLUG_EDGE}/{name}"),
+            _ => name.to_string(),
+        }
+    }
+
     /// The time that its payloads carry for a reading that was taken at `time`, if they carry one.
     pub fn carried(self, time: Option<i64>) -> Option<EpochMs> {
         let time = time?;
