@@ -4,8 +4,8 @@
 //! is told from a resend by its MQTT session alone, so it needs a persistent one.
 //!
 //! Topics: `d/{device}/{stream}` and `d/{device}` are known to a gateway without configuration, and so is
-//! Sparkplug's `spBv1.0/{group}/DDATA/{edge}/{device}`. SenML goes to `senml/{device}`, for which a gateway
-//! needs a topic rule.
+//! Sparkplug's `spBv1.0/{group}/DDATA/{edge}/{device}`. SenML goes to `senml/{device}` in JSON
+//! and to `senml-cbor/{device}` in CBOR, for which a gateway needs a topic rule each.
 
 use prost::Message as _;
 use selvedge_shared::time::EpochMs;
@@ -32,7 +32,7 @@ pub enum Form {
     Object,
     /// RFC 8428, JSON, on `senml/{device}`; times in whole seconds.
     SenmlJson,
-    /// RFC 8428, CBOR, on `senml/{device}`; times in whole seconds.
+    /// RFC 8428, CBOR, on `senml-cbor/{device}`; times in whole seconds.
     SenmlCbor,
     /// Sparkplug B device data.
     Sparkplug,
@@ -97,7 +97,7 @@ pub fn encode(form: Form, content: &Content<'_>) -> (String, Vec<u8>) {
             (format!("d/{device}"), format!("{{{}}}", join(fields)).into_bytes())
         }
         Form::SenmlJson => (format!("senml/{device}"), senml_json(content)),
-        Form::SenmlCbor => (format!("senml/{device}"), senml_cbor(content)),
+        Form::SenmlCbor => (format!("senml-cbor/{device}"), senml_cbor(content)),
         Form::Sparkplug => {
             let topic = format!("spBv1.0/{SPARKPLUG_GROUP}/DDATA/{SPARKPLUG_EDGE}/{device}");
             (topic, sparkplug(content))

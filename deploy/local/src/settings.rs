@@ -1,0 +1,110 @@
+//! The settings files of the site's processes, written into its folder at every start.
+
+use crate::folder::Folder;
+use crate::options::Options;
+use crate::ports::local;
+use selvedge_shared::seal::SiteSecret;
+use std::path::{Path, PathBuf};
+
+/// The name of the local site.
+pub const SITE: &str = "local";
+
+/// The width of its windows in milliseconds.
+pub const WINDOW_MS: u32 = 10_000;
+
+/// The paths of what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// One a gateway.
+    pub gateways: Vec<PathBuf>,
+    /// The node's.
+    pub node: PathBuf,
+}
+
+/// Writes all settings files, and the site's secret if it has none yet.
+///
+/// # Errors
+/// Names the file that can't be written.
+pub fn write(options: &Options, folder: &Folder) -> Result<Files, String> {
+    let secret = folder.at("site-secret");
+    if !secret.exists() {
+        let made = SiteSecret::generate().and_then(|new| new.create_file(&secret));
+        made.map_err(|e| e.to_string())?;
+    }
+    let put = |name: String, text: String| {
+        let path = folder.at(&name);
+        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok::<PathBuf, String>(path)
+    };
+    let node = put("node.toml".to_string(), node_toml(options, folder.path(), &secret))?;
+    let gateways = (0..options.gateways).map(|index| {
+        let text = gateway_toml(options, &folder.kept.peer_ports, folder.path(), &secret, index);
+        put(format!("gateway-{}.toml", index + 1), text)
+    });
+    Ok(Files { gateways: gateways.collect::<Result<_, _>>()?, node })
+}
+
+/// A TOML text.
+fn quoted(path: &Path) -> String {
+    // JSON's quoting is valid for TOML's basic strings.
+    serde_json::Value::from(path.to_string_lossy().as_ref()).to_string()
+}
+
+fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
+    format!(
+        "data_dir = {data}\n\n[http]\nbind = \"{http}\"\n\n[uplink]\nbind = \"{uplink}\"\n\n[[sites]]\nname = \"{SITE}\"\nsecret_file = {secret}\n",
+        data = quoted(&folder.join("node")),
+        http = local(options.node_port),
+        uplink = local(options.uplink_port),
+        secret = quoted(secret),
+    )
+}
+
+fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, index: u16) -> String {
+    let members = peers
+        .iter()
+        .enumerate()
+        .map(|(i, port)| format!("  {{ id = {}, peer = \"{}\", weight = 1 }},\n", i + 1, local(*port)));
+    let id = index + 1;
+    format!(
+        "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\ngateways = [\n{members}]\n\n\
+         [gateway]\nid = {id}\ndata_dir = {data}\n\n\
+         [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\n\n[peer]\nbind = \"{peer}\"\n\n\
+         [uplink]\nhost = \"127.0.0.1\"\nport = {uplink}\n\n\
+         [rules]\nwindows_ms = [{WINDOW_MS}]\nallowed_lateness_ms = 2000\nidle_close_ms = 5000\nlate_flush_ms = 2000\n\n\
+         [[topics]]\ntopic = \"senml/{{device}}\"\ndecoder = \"senml-json\"\n\n\
+         [[topics]]\ntopic = \"senml-cbor/{{device}}\"\ndecoder = \"senml-cbor\"\n",
+        secret = quoted(secret),
+        members = members.collect::<String>(),
+        data = quoted(&folder.join(format!("gateway-{id}"))),
+        mqtt = local(options.mqtt_port + index),
+        http = local(options.http_port + index),
+        peer = local(peers.get(usize::from(index)).copied().unwrap_or(0)),
+        uplink = options.uplink_port,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn every_process_gets_its_own_ports_and_folder() {
+        let options = Options::try_parse_from(["x"]).unwrap();
+        let text = gateway_toml(&options, &[7001, 7002, 7003], Path::new("/x y"), Path::new("/x y/s"), 1);
+        for line in [
+            "id = 2",
+            "data_dir = \"/x y/gateway-2\"",
+            "bind = \"127.0.0.1:1884\"",
+            "bind = \"127.0.0.1:8082\"",
+            "bind = \"127.0.0.1:7002\"",
+            "port = 18830",
+            "  { id = 3, peer = \"127.0.0.1:7003\", weight = 1 },",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        let node = node_toml(&options, Path::new("/x"), Path::new("/x/s"));
+        assert!(node.contains("bind = \"127.0.0.1:8080\"") && node.contains("bind = \"127.0.0.1:18830\""));
+    }
+}
