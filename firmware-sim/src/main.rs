@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use firmware_sim::fleet::{Fleet, Progress};
-use firmware_sim::settings::Settings;
+use firmware_sim::settings::{ENV_PREFIX, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ impl Options {
         flag("speed", self.speed.clone());
         flag("seconds", self.seconds.map(|v| v.to_string()));
         let mut settings: Settings =
-            selvedge_shared::config::load(self.config.as_deref(), "SELVEDGE", &flags)
+            selvedge_shared::config::load(self.config.as_deref(), ENV_PREFIX, &flags)
                 .map_err(|e| e.to_string())?;
         if !self.replay.is_empty() {
             settings.replay.clone_from(&self.replay);

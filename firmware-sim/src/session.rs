@@ -21,6 +21,7 @@
 //! Invariant: a message leaves the queue only by an acknowledgement, a PUBCOMP or a 0x99.
 //! Invariant: two messages in the queue never share a packet id, and a packet id that a persistent session
 //! has sent stays with its message until that is acknowledged, refused or the session is gone.
+//! Invariant: nothing is sent that was offered [`SPAN_ENTRIES`] or more after the oldest in the queue.
 //! Invariant: messages are sent for the first time in the order in which they were offered.
 //!
 //! **Limits.** `queue` messages, `in_flight` of them on the wire (fewer if the gateway says so).
@@ -42,6 +43,10 @@ pub const ACK_PATIENCE_MS: u64 = 20_000;
 pub const KEEPALIVE_S: u16 = 10;
 /// The most messages on the wire that a session may be configured for.
 pub const MAX_IN_FLIGHT_ENTRIES: usize = 10_000;
+
+/// How far the newest message on the wire may be ahead of the oldest unacknowledged one, counted in messages
+/// offered: a gateway tells resends of numbered readings apart only within a bounded span (1,024 numbers).
+pub const SPAN_ENTRIES: u64 = 1_000;
 
 /// MQTT 5 reason "payload format invalid".
 pub const REASON_PAYLOAD_FORMAT: u8 = 0x99;
@@ -179,6 +184,8 @@ pub struct SessionStats {
 #[derive(Debug)]
 struct Entry<T> {
     message: Message<T>,
+    /// Its number among all that were offered.
+    number: u64,
     /// Set once sent, until acknowledged or refused or the session is new.
     packet_id: Option<u16>,
     /// PUBREC came.
@@ -215,6 +222,7 @@ pub struct Session<T> {
     /// Nothing of an earlier run is left under our client id.
     fresh: bool,
     queue: VecDeque<Entry<T>>,
+    offered: u64,
     ids: BTreeSet<u16>,
     next_id: u16,
     on_wire: usize,
@@ -239,6 +247,7 @@ impl<T: Clone> Session<T> {
             link: Link::Waiting { until: 0 },
             connection: 0,
             queue: VecDeque::new(),
+            offered: 0,
             ids: BTreeSet::new(),
             next_id: 0,
             on_wire: 0,
@@ -275,8 +284,10 @@ impl<T: Clone> Session<T> {
         if self.room() == 0 {
             return Err(message);
         }
+        self.offered += 1;
         self.queue.push_back(Entry {
             message,
+            number: self.offered,
             packet_id: None,
             received: false,
             sent_on: 0,
@@ -505,10 +516,14 @@ impl<T: Clone> Session<T> {
         let limit = self.limit(receive_max);
         let mut at = self.unsent_from;
         let mut skipped = false;
+        let end = self.queue.front().map_or(0, |e| e.number.saturating_add(SPAN_ENTRIES));
         while at < self.queue.len() && self.on_wire < limit {
             let id = self.free_id();
             let (persistent, qos) = (self.settings.manner.persistent, self.settings.manner.qos);
             let Some(entry) = self.queue.get_mut(at) else { break };
+            if entry.number >= end {
+                break;
+            }
             let resting = entry.not_before > now;
             if entry.sent_on == self.connection || resting {
                 skipped |= resting;

@@ -1,10 +1,13 @@
-//! What the program `firmware-sim` is told: defaults, file, `SELVEDGE_*` variables, flags.
+//! What the program `firmware-sim` is told: defaults, file, `SELVEDGE_SIM_*` variables, flags.
 
 use crate::fleet::{FleetSettings, MAX_DEVICES_ENTRIES, new_boot};
 use crate::replay;
 use crate::session::MAX_IN_FLIGHT_ENTRIES;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// The prefix of the environment variables: `SELVEDGE_SIM_DEVICES` sets `devices`.
+pub const ENV_PREFIX: &str = "SELVEDGE_SIM";
 
 /// The greatest rate of readings per second and device.
 pub const MAX_RATE: f64 = 10_000.0;
@@ -123,7 +126,7 @@ mod tests {
     fn the_example_file_loads_and_holds_the_defaults() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/firmware-sim.toml");
         let path = std::path::Path::new(file);
-        let settings: Settings = selvedge_shared::config::load_from(Some(path), "SELVEDGE", [], &[]).unwrap();
+        let settings: Settings = selvedge_shared::config::load_from(Some(path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings, Settings::default());
         settings.fleet().unwrap();
     }

@@ -17,7 +17,8 @@ pub async fn node_windows(port: u16, width_ms: u32) -> Result<NodeWindows, Strin
     let mut windows = NodeWindows::default();
     let mut after = String::new();
     for _ in 0..MAX_PAGES_ENTRIES {
-        let path = format!("/v1/ledger?width={width_ms}&after={after}");
+        let from = if after.is_empty() { String::new() } else { format!("&after={after}") };
+        let path = format!("/v1/ledger?width={width_ms}{from}");
         let Some((status, body)) = http::get(port, &path).await else {
             return Err("the node does not answer".to_string());
         };

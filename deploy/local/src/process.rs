@@ -43,7 +43,13 @@ impl Process {
         let failed = |e: std::io::Error| format!("{} can't be started: {e}", self.name);
         let log = File::options().create(true).append(true).open(&self.log).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
-        let child = Command::new(std::env::current_exe().map_err(failed)?)
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        // Its settings are in the file; a variable that is meant for another site must not change them.
+        let own = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("SELVEDGE_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| own(name)) {
+            command.env_remove(name);
+        }
+        let child = command
             .arg(self.program.argument())
             .arg("--config")
             .arg(&self.config)

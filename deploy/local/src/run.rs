@@ -1,4 +1,14 @@
 //! The whole run: start, show, end, reckon.
+//!
+//! Stages: *running* until the time is over, the recordings are at their end or the person asks to stop;
+//! *resending* until every publish is acknowledged; *settling* until every window is closed and the node has
+//! confirmed it. The last two are bounded, and are left out when the person asks to stop: acknowledged
+//! readings may then still be in open windows, so losses are not judged.
+//!
+//! A resumed site has windows of earlier runs, of devices of the same names. They are taken out of the
+//! reckoning as a baseline, which is read once those earlier windows have settled, before the devices start.
+//! Each run's devices count their sequences under a boot id of their own and start their persistent
+//! sessions anew, so that nothing of an earlier run is taken for a resend.
 
 use crate::account::{self, Outcome};
 use crate::folder::Folder;
@@ -25,6 +35,10 @@ const DRAIN_PATIENCE_MS: u64 = 120_000;
 
 /// How long windows may take to close and to be confirmed by the node.
 const SETTLE_PATIENCE_MS: u64 = 120_000;
+
+/// After this long without a further reading at the node, what is missing there is called lost: longer than
+/// any window of the local site waits before it is sent.
+const SETTLED_MS: u64 = 20_000;
 
 /// For this long nothing may change before an unknown number of open windows counts as none.
 const QUIET_MS: u64 = 3_000;
@@ -166,6 +180,7 @@ impl Run<'_> {
         outcome: &mut Outcome,
     ) -> Result<End, String> {
         let until = Instant::now() + Duration::from_millis(SETTLE_PATIENCE_MS);
+        let mut counted = (0, Instant::now());
         loop {
             let left = until.saturating_duration_since(Instant::now()).as_millis() as u64;
             let end = self.stage(site, Some(fleet), "settling", Some(left), false, Until::QUIET).await?;
@@ -174,9 +189,12 @@ impl Run<'_> {
             }
             let node = account::node_windows(self.options.node_port, WINDOW_MS).await?.minus(baseline);
             outcome.reckoning = fleet.with_ledger(|ledger| reckon(ledger, &node));
-            // More than published is final, less may still be on its way.
-            let all_there = outcome.reckoning.lost == 0;
-            if (end == End::Done && all_there) || outcome.reckoning.duplicated > 0 || left == 0 {
+            if counted.0 != outcome.reckoning.counted {
+                counted = (outcome.reckoning.counted, Instant::now());
+            }
+            let settled =
+                outcome.reckoning.lost == 0 || counted.1.elapsed() >= Duration::from_millis(SETTLED_MS);
+            if (end == End::Done && settled) || left == 0 {
                 outcome.complete = end == End::Done;
                 if end == End::TimeIsOver {
                     outcome.remarks.push(format!(

@@ -52,10 +52,12 @@ fn quoted(path: &Path) -> String {
 
 fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
     format!(
-        "data_dir = {data}\n\n[http]\nbind = \"{http}\"\n\n[uplink]\nbind = \"{uplink}\"\n\n[[sites]]\nname = \"{SITE}\"\nsecret_file = {secret}\n",
+        "data_dir = {data}\n\n[http]\nhost = \"127.0.0.1\"\nport = {http}\n\n\
+         [uplink]\nbroker = \"embedded\"\nhost = \"127.0.0.1\"\nport = {uplink}\n\n\
+         [[sites]]\nname = \"{SITE}\"\nsecret_file = {secret}\n",
         data = quoted(&folder.join("node")),
-        http = local(options.node_port),
-        uplink = local(options.uplink_port),
+        http = options.node_port,
+        uplink = options.uplink_port,
         secret = quoted(secret),
     )
 }
@@ -105,6 +107,8 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         let node = node_toml(&options, Path::new("/x"), Path::new("/x/s"));
-        assert!(node.contains("bind = \"127.0.0.1:8080\"") && node.contains("bind = \"127.0.0.1:18830\""));
+        for line in ["port = 8080", "port = 18830", "secret_file = \"/x/s\"", "data_dir = \"/x/node\""] {
+            assert!(node.lines().any(|l| l == line), "{line}\n{node}");
+        }
     }
 }
