@@ -3,7 +3,9 @@
 use crate::logic::machine::{Origin, Verdict};
 use crate::logic::paxos;
 use bincode::{Decode, Encode};
+use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::ids::ShardId;
+use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
 /// One message to a peer. Many share a frame.
@@ -40,13 +42,166 @@ pub enum PeerMessage {
         /// What became of it.
         answer: ForwardAnswer,
     },
+    /// A replica's state for one that fell behind what its leader keeps of the log.
+    Transfer {
+        /// The shard.
+        shard: ShardId,
+        /// The group's configuration.
+        configuration: u32,
+        /// What it says.
+        message: TransferMessage,
+    },
+    /// A question about recent windows, for the shard's leader (or any replica of it if `stale` is enough).
+    Query {
+        /// Given back in the answer.
+        id: u64,
+        /// The shard of the device.
+        shard: ShardId,
+        /// What is asked.
+        query: WindowQuery,
+    },
+    /// The answer to a query.
+    Answer {
+        /// The query's id.
+        id: u64,
+        /// What is answered.
+        answer: QueryAnswer,
+    },
+    /// A later connection has taken a client's session: close this one.
+    Evict {
+        /// The process that held the session when it was taken.
+        start: u64,
+        /// Which connection of it.
+        connection: u64,
+    },
+    /// The filters that programs at the sending gateway subscribe to; replaces what it said before.
+    Interest {
+        /// The distinct filters; more than [`MAX_INTEREST_FILTERS`] are sent as the one filter `#`.
+        filters: Vec<String>,
+    },
+    /// Publishes for subscribers at the receiving gateway.
+    Route {
+        /// In the order in which they were taken in.
+        publishes: Vec<RoutedPublish>,
+    },
 }
+
+/// The most filters that a gateway names one by one to its peers.
+pub const MAX_INTEREST_FILTERS: usize = 1_024;
+
+/// A publish on its way to subscribers at another gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RoutedPublish {
+    /// The topic.
+    pub topic: String,
+    /// The device's original bytes.
+    pub payload: Vec<u8>,
+    /// As it was published: 0, 1 or 2.
+    pub qos: u8,
+}
+
+/// A question about recent windows of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct WindowQuery {
+    /// The device.
+    pub device: String,
+    /// One stream of it, or all.
+    pub stream: Option<String>,
+    /// Windows that start at or after this time.
+    pub from: EpochMs,
+    /// Windows that start before this time.
+    pub to: EpochMs,
+    /// Merge upwards to windows of this width, in milliseconds.
+    pub every_ms: Option<u32>,
+    /// Any replica may answer from what it has applied.
+    pub stale: bool,
+}
+
+/// The answer to a [`WindowQuery`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum QueryAnswer {
+    /// The windows, by stream, width and start.
+    Windows(Vec<QueriedWindow>),
+    /// This replica does not lead; perhaps that gateway does.
+    NotLeader {
+        /// The leader's gateway number as far as known.
+        leader: Option<u16>,
+    },
+    /// The leader could not make sure that it still leads, or too much was asked at once.
+    Unavailable,
+}
+
+/// A window as a gateway knows it now.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct QueriedWindow {
+    /// The stream.
+    pub stream: String,
+    /// Its width in milliseconds.
+    pub width_ms: u32,
+    /// Where it starts.
+    pub start: EpochMs,
+    /// All readings counted so far.
+    pub aggregate: Aggregate,
+    /// The window still takes readings in time.
+    pub open: bool,
+}
+
+/// How a replica that fell too far behind gets the state of another. The receiver pulls, so that it sets
+/// the pace and a lost message only costs a repetition.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum TransferMessage {
+    /// From the leader: a snapshot is there to be fetched.
+    Offer {
+        /// The last slot that it covers.
+        slot: u64,
+        /// Its length.
+        bytes: u64,
+        /// Checksum (crc32c) of all of it.
+        crc: u32,
+    },
+    /// A piece of the offered snapshot is wanted.
+    FetchState {
+        /// Of the snapshot through this slot.
+        slot: u64,
+        /// From this byte on.
+        offset: u64,
+    },
+    /// A piece of the snapshot.
+    State {
+        /// Of the snapshot through this slot.
+        slot: u64,
+        /// From this byte on.
+        offset: u64,
+        /// At most [`TRANSFER_CHUNK_BYTES`].
+        data: Vec<u8>,
+    },
+    /// The content of an uplink batch, which a snapshot only lists, is wanted.
+    FetchBatch {
+        /// The batch.
+        seq: u64,
+    },
+    /// The content of an uplink batch.
+    Batch {
+        /// The batch.
+        seq: u64,
+        /// Nothing if the node has confirmed it in the meantime.
+        body: Option<Arc<[u8]>>,
+    },
+}
+
+/// The largest piece of a snapshot in one message.
+pub const TRANSFER_CHUNK_BYTES: usize = 256 * 1024;
 
 /// What a shard's replica answers to a forwarded batch.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum ForwardAnswer {
     /// It went through the log.
-    Verdict(Verdict),
+    Verdict {
+        /// Where it was chosen.
+        slot: u64,
+        /// What became of it there.
+        verdict: Verdict,
+    },
     /// This replica does not lead; perhaps that one does.
     NotLeader {
         /// The leader's gateway number as far as known here.

@@ -1,1 +1,396 @@
-//! (being written)
+//! The ring: device -> shard -> replica set.
+//!
+//! Two steps, both pure functions of their input, the same on every platform and in every release:
+//!
+//! 1. A device's name is hashed (XXH3, 64 bit, no seed) and the hash space is cut into as many equal
+//!    slices as the site has shards. The number of shards is set when the site is created and never
+//!    changes, so a device never changes its shard.
+//! 2. Shards are placed on gateways by consistent hashing: every gateway has [`POINTS_PER_WEIGHT`] points
+//!    (virtual nodes) a unit of weight on a circle, every shard has one; from its point a shard walks
+//!    clockwise and takes the first distinct gateways that are not full. What "full" means bounds the load:
+//!    a gateway takes at most 1.1 times its weighted share, rounded up, of all replicas. Of the gateways
+//!    that a shard took, the first that does not yet lead 1.1 times its share of shards is put first.
+//!
+//! Both bounds can leave a shard short (everyone who has room is in it already; everyone in it leads enough
+//! already). Then places are exchanged with another shard. Such an exchange always exists, for the
+//! reasons given at [`Placing::fill_up`] and [`Placing::lead`].
+//!
+//! Invariant: a shard's replicas are distinct gateways, as many as [`Ring::replication`] says.
+//! Invariant: no gateway holds more than ceil(1.1 x its share) replicas. The share is by weight, but at
+//! most one replica of each shard; what a heavy gateway can't take for that reason is the others' share.
+//! Invariant: no gateway comes first in more than ceil(1.1 x its weighted share) of the shards.
+//! Invariant: the order in which members are named has no influence.
+//!
+//! The ring only proposes. A shard's replica set is its last chosen configuration; a gateway that joins or
+//! leaves changes the proposal for about its own share of the replicas (measured over all sizes in
+//! `tests/ring.rs`), and each of those shards is moved by a reconfiguration of its own.
+//!
+//! Limits: 1 to [`MAX_SHARDS`] shards, [`MAX_GATEWAYS`] gateways, weights of 1 to [`MAX_WEIGHT`]. With few
+//! replicas a gateway the bounds are coarse (ceil) and a change moves some more than its share. A change of
+//! a line here that places one shard elsewhere moves data on every site: the golden tests forbid it.
+//!
+//! Left out: zones and racks (a site's gateways stand in one), and placement by the devices' real load: a
+//! shard is small, and weights are for boxes of unlike size.
+//!
+//! Sources: D. Karger et al., Consistent Hashing and Random Trees, STOC 1997; V. Mirrokni, M. Thorup,
+//! M. Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016 (arXiv:1608.01350); for the choice of hash
+//! docs/decisions/0004-hash.md.
+
+use selvedge_shared::ids::{GatewayId, ShardId};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The number of shards of a site that says nothing else.
+pub const DEFAULT_SHARDS: u16 = 64;
+
+/// The most shards of a site.
+pub const MAX_SHARDS: u16 = 1024;
+
+/// The number of replicas of a shard that is wanted unless something else is said.
+pub const DEFAULT_REPLICAS: usize = 3;
+
+/// The most replicas of a shard.
+pub const MAX_REPLICAS: usize = 5;
+
+/// The most gateways of a site.
+pub const MAX_GATEWAYS: usize = 64;
+
+/// The greatest weight of a gateway.
+pub const MAX_WEIGHT: u32 = 64;
+
+/// How many points on the circle a gateway of weight 1 has.
+pub const POINTS_PER_WEIGHT: u32 = 128;
+
+/// How far above its share a gateway may be loaded, in tenths of the share: 11/10.
+const LOAD_BOUND_TENTHS: u128 = 11;
+
+/// A gateway that takes shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Which.
+    pub id: GatewayId,
+    /// How much it takes in relation to the others; 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
+}
+
+/// Why there is no ring.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// The number of shards.
+    #[error("{0} shards: a site has 1 to {MAX_SHARDS}, {DEFAULT_SHARDS} unless there is a reason")]
+    Shards(u16),
+    /// The number of replicas.
+    #[error("{0} replicas: an odd number of 1 to {MAX_REPLICAS} is needed, so that one half is a majority")]
+    Replicas(usize),
+    /// No member.
+    #[error("no gateway: a ring needs at least one")]
+    NoGateway,
+    /// Too many members.
+    #[error("{0} gateways: a site has at most {MAX_GATEWAYS}")]
+    TooManyGateways(usize),
+    /// Two members are one gateway.
+    #[error("gateway {0} is named twice: give every gateway a number of its own")]
+    Duplicate(GatewayId),
+    /// A weight out of bounds.
+    #[error("gateway {id} has weight {weight}: weights are 1 to {MAX_WEIGHT}; to take it out, leave it out")]
+    Weight {
+        /// Whose.
+        id: GatewayId,
+        /// What.
+        weight: u32,
+    },
+}
+
+/// Which gateways hold which shard. Made once from a site's settings; looking up allocates nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ring {
+    shards: u16,
+    replication: usize,
+    /// `replication` gateways for each shard, one shard after the other.
+    placed: Vec<GatewayId>,
+}
+
+impl Ring {
+    /// Places `shards` shards on `members`, each on `replicas` of them; with fewer members on the greatest
+    /// odd number of them that there is (of 2 gateways on 1, of 4 on 3).
+    ///
+    /// # Errors
+    /// Says which bound is broken, by whom.
+    pub fn new(shards: u16, members: &[Member], replicas: usize) -> Result<Self, RingError> {
+        if shards == 0 || shards > MAX_SHARDS {
+            return Err(RingError::Shards(shards));
+        }
+        if replicas.is_multiple_of(2) || replicas > MAX_REPLICAS {
+            return Err(RingError::Replicas(replicas));
+        }
+        if members.is_empty() {
+            return Err(RingError::NoGateway);
+        }
+        if members.len() > MAX_GATEWAYS {
+            return Err(RingError::TooManyGateways(members.len()));
+        }
+        if let Some(m) = members.iter().find(|m| m.weight == 0 || m.weight > MAX_WEIGHT) {
+            return Err(RingError::Weight { id: m.id, weight: m.weight });
+        }
+        let mut members = members.to_vec();
+        members.sort_unstable_by_key(|m| m.id);
+        if let Some(pair) = members.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            return Err(RingError::Duplicate(pair[0].id));
+        }
+        let replication = replicas.min(members.len() - usize::from(members.len().is_multiple_of(2)));
+
+        let mut placing = Placing::new(usize::from(shards), &members, replication);
+        placing.walk(&Circle::new(&members));
+        placing.fill_up();
+        placing.lead();
+        let ids = placing.sets.iter().flatten().map(|&m| members[m].id);
+        Ok(Self { shards, replication, placed: ids.collect() })
+    }
+
+    /// The shard that holds everything of this device.
+    pub fn shard_of(&self, device: &str) -> ShardId {
+        shard_of(device, self.shards)
+    }
+
+    /// The gateways that hold a shard, distinct, the preferred leader first. Empty for a shard that the
+    /// site does not have.
+    pub fn replicas(&self, shard: ShardId) -> &[GatewayId] {
+        let at = usize::from(shard.0) * self.replication;
+        self.placed.get(at..at + self.replication).unwrap_or(&[])
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// How many replicas every shard has.
+    pub fn replication(&self) -> usize {
+        self.replication
+    }
+
+    /// The shards that a gateway holds, in order.
+    pub fn shards_of(&self, gateway: GatewayId) -> impl Iterator<Item = ShardId> + '_ {
+        (0..self.shards).map(ShardId).filter(move |s| self.replicas(*s).contains(&gateway))
+    }
+}
+
+/// The shard of a device in a site of `shards` (at least 1) shards: which of so many equal slices of the
+/// 64-bit hash space its name's XXH3 hash lies in.
+pub fn shard_of(device: &str, shards: u16) -> ShardId {
+    let scaled = u128::from(xxh3_64(device.as_bytes())) * u128::from(shards);
+    ShardId((scaled >> 64) as u16) // below `shards`, for the hash is below 2^64
+}
+
+/// The circle of 2^64 positions with all points of all members, in order.
+struct Circle(Vec<(u64, usize)>);
+
+impl Circle {
+    /// A member's points depend on its number and weight alone, so they stay where they are when others
+    /// come and go, and more weight only adds points.
+    fn new(members: &[Member]) -> Self {
+        let mut points = Vec::new();
+        for (m, member) in members.iter().enumerate() {
+            for n in 0..member.weight * POINTS_PER_WEIGHT {
+                points.push((position(b'g', u32::from(member.id.0), n), m));
+            }
+        }
+        points.sort_unstable();
+        Self(points)
+    }
+
+    /// All members, in the order in which a shard meets them clockwise from its own point.
+    fn from(&self, shard: usize, members: usize) -> Vec<usize> {
+        let start = self.0.partition_point(|(at, _)| *at < position(b's', shard as u32, 0));
+        let mut met = Vec::with_capacity(members);
+        let mut seen = [false; MAX_GATEWAYS];
+        for (_, m) in self.0[start..].iter().chain(&self.0[..start]) {
+            if !std::mem::replace(&mut seen[*m], true) {
+                met.push(*m);
+                if met.len() == members {
+                    break;
+                }
+            }
+        }
+        met
+    }
+}
+
+/// Where a thing of one kind stands on the circle.
+fn position(kind: u8, id: u32, n: u32) -> u64 {
+    let mut key = [kind, 0, 0, 0, 0, 0, 0, 0, 0];
+    key[1..5].copy_from_slice(&id.to_le_bytes());
+    key[5..9].copy_from_slice(&n.to_le_bytes());
+    xxh3_64(&key)
+}
+
+/// Shards being placed. Members are named by their index in the order of their ids.
+struct Placing {
+    replication: usize,
+    /// The members of each shard.
+    sets: Vec<Vec<usize>>,
+    /// How many replicas each member has, and may have.
+    load: Vec<usize>,
+    load_cap: Vec<usize>,
+    /// How many shards each member may lead.
+    lead_cap: Vec<usize>,
+}
+
+impl Placing {
+    fn new(shards: usize, members: &[Member], replication: usize) -> Self {
+        let weights: Vec<u32> = members.iter().map(|m| m.weight).collect();
+        Self {
+            replication,
+            sets: vec![Vec::with_capacity(replication); shards],
+            load: vec![0; members.len()],
+            load_cap: caps(shards, replication, &weights),
+            lead_cap: caps(shards, 1, &weights),
+        }
+    }
+
+    /// Each shard in turn takes the first members on its way that have room.
+    fn walk(&mut self, circle: &Circle) {
+        for shard in 0..self.sets.len() {
+            for m in circle.from(shard, self.load.len()) {
+                if self.sets[shard].len() < self.replication && self.load[m] < self.load_cap[m] {
+                    self.sets[shard].push(m);
+                    self.load[m] += 1;
+                }
+            }
+        }
+    }
+
+    /// Completes the shards that found too few members with room.
+    ///
+    /// Some member has room, since the caps sum to at least all replicas. If the short shard has it
+    /// already, then another shard has not (a cap is at most the number of shards); either that one is
+    /// short too and takes it, or it has at least two members more than the short shard has without this
+    /// one, and gives up one of them to the short shard in exchange.
+    fn fill_up(&mut self) {
+        while let Some(short) = self.sets.iter().position(|set| set.len() < self.replication) {
+            let Some(roomy) = (0..self.load.len())
+                .filter(|m| self.load[*m] < self.load_cap[*m])
+                .min_by_key(|m| (self.sets[short].contains(m), *m))
+            else {
+                break;
+            };
+            self.load[roomy] += 1;
+            if !self.sets[short].contains(&roomy) {
+                self.sets[short].push(roomy);
+                continue;
+            }
+            let Some(other) = (0..self.sets.len()).find(|t| !self.sets[*t].contains(&roomy)) else { break };
+            let given = self.sets[other].iter().rposition(|m| !self.sets[short].contains(m));
+            match given {
+                Some(at) if self.sets[other].len() == self.replication => {
+                    let m = std::mem::replace(&mut self.sets[other][at], roomy);
+                    self.sets[short].push(m);
+                }
+                _ => self.sets[other].push(roomy), // short as well
+            }
+        }
+    }
+
+    /// Puts each shard's preferred leader first.
+    ///
+    /// A shard takes the first of its members that leads fewer shards than it may. If there is none, then
+    /// shards pass their lead on to another of their members along a chain that ends at one with room
+    /// (an augmenting path). If there is no chain either, then some member outside has room to lead,
+    /// since these caps sum to at least all shards; it joins the shard, and if it has no room for another
+    /// replica, it does so in exchange for its place in a shard that it does not lead (there is one: it may
+    /// hold at least as many replicas as it may lead, and it leads fewer).
+    fn lead(&mut self) {
+        let mut leader: Vec<Option<usize>> = vec![None; self.sets.len()];
+        let mut leads = vec![0usize; self.load.len()];
+        for shard in 0..self.sets.len() {
+            if let Some(end) = self.pass_leads_on(shard, &mut leader, &leads) {
+                leads[end] += 1;
+                continue;
+            }
+            let Some(outside) = (0..leads.len()).find(|m| leads[*m] < self.lead_cap[*m]) else { break };
+            self.join(shard, outside, &leader);
+            leader[shard] = Some(outside);
+            leads[outside] += 1;
+        }
+        for (set, leader) in self.sets.iter_mut().zip(leader) {
+            if let Some(at) = set.iter().position(|m| Some(*m) == leader) {
+                set[..=at].rotate_right(1);
+            }
+        }
+    }
+
+    /// Finds the shortest chain that gives `shard` a leader, and performs it. Returns who leads one more.
+    fn pass_leads_on(&self, shard: usize, leader: &mut [Option<usize>], leads: &[usize]) -> Option<usize> {
+        // For a member reached: the shard that it would lead.
+        let mut takes: Vec<Option<usize>> = vec![None; leads.len()];
+        let mut reached = Vec::new();
+        for &m in &self.sets[shard] {
+            takes[m] = Some(shard);
+            reached.push(m);
+        }
+        let mut next = 0;
+        while let Some(&m) = reached.get(next) {
+            next += 1;
+            if leads[m] < self.lead_cap[m] {
+                let mut hand = Some(m);
+                while let Some(to) = hand {
+                    let of = takes[to]?;
+                    hand = leader[of].replace(to);
+                }
+                return Some(m);
+            }
+            for led in (0..self.sets.len()).filter(|t| leader[*t] == Some(m)) {
+                for &other in &self.sets[led] {
+                    if takes[other].is_none() {
+                        takes[other] = Some(led);
+                        reached.push(other);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Makes `outside`, which is not in `shard`, one of its members.
+    fn join(&mut self, shard: usize, outside: usize, leader: &[Option<usize>]) {
+        if self.load[outside] < self.load_cap[outside] {
+            if let Some(last) = self.sets[shard].last_mut() {
+                self.load[*last] -= 1;
+                *last = outside;
+                self.load[outside] += 1;
+            }
+            return;
+        }
+        for (other, leads) in leader.iter().enumerate() {
+            let there = self.sets[other].iter().position(|m| *m == outside);
+            let here = self.sets[shard].iter().rposition(|m| !self.sets[other].contains(m));
+            if let (Some(there), Some(here)) = (there, here)
+                && *leads != Some(outside)
+            {
+                self.sets[other][there] = self.sets[shard][here];
+                self.sets[shard][here] = outside;
+                return;
+            }
+        }
+    }
+}
+
+/// How many of `shards` x `each` places each member may take: 1.1 times its weighted share, rounded up. A
+/// share is at most one place in every shard; what exceeds that is shared by the others.
+fn caps(shards: usize, each: usize, weights: &[u32]) -> Vec<usize> {
+    let mut full = vec![false; weights.len()];
+    loop {
+        let taken = full.iter().filter(|f| **f).count();
+        let left = (shards * each.saturating_sub(taken)) as u128;
+        let weight: u128 = weights.iter().zip(&full).filter(|(_, f)| !**f).map(|(w, _)| u128::from(*w)).sum();
+        let over = |m: usize| left * u128::from(weights[m]) > shards as u128 * weight;
+        let more: Vec<usize> = (0..weights.len()).filter(|m| !full[*m] && over(*m)).collect();
+        if more.is_empty() {
+            let cap = |m: usize| {
+                let bound = (LOAD_BOUND_TENTHS * left * u128::from(weights[m])).div_ceil(10 * weight.max(1));
+                if full[m] { shards } else { shards.min(bound as usize) }
+            };
+            return (0..weights.len()).map(cap).collect();
+        }
+        more.into_iter().for_each(|m| full[m] = true);
+    }
+}

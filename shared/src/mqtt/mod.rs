@@ -1,1 +1,91 @@
-//! (being written)
+//! The MQTT endpoint that gateway and node both embed: 3.1, 3.1.1 and 5 on one port.
+//!
+//! - [`connection`]: the protocol of one connection, without IO: bytes in, events up, answers down, bytes out.
+//! - [`listener`]: sockets and one task a connection around it; the program is an [`Application`].
+//! - [`router`]: which connected subscribers a publish goes to.
+//! - [`broker`]: a small application that is a plain live broker.
+//!
+//! What it does not have: retained messages, shared subscriptions, subscription identifiers, enhanced authentication,
+//! QoS 2 towards subscribers (they are granted 1), and the properties of MQTT 5 publishes (content type, response
+//! topic, user properties, expiry), which are read and not passed on. It stores nothing: sessions, and with them what
+//! must survive a connection, are the application's.
+
+mod answers;
+pub mod broker;
+pub mod connection;
+mod event;
+pub mod listener;
+mod outgoing;
+pub mod router;
+mod wire;
+
+pub use broker::Broker;
+pub use connection::Connection;
+pub use event::{
+    Accept, Ack, AckCode, AckNote, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal,
+    Subscription, Version, Will,
+};
+pub use listener::{Application, Handle, Listener, ListenerConfig, NotDelivered};
+pub use rmqtt_codec::types::QoS;
+pub use router::Router;
+
+/// The longest client id, in bytes.
+pub const MAX_CLIENT_ID_BYTES: usize = 256;
+
+/// The most subscriptions of one connection.
+pub const MAX_CONNECTION_FILTER_ENTRIES: usize = 1024;
+
+/// What is read before it is written out that the client does not read: beyond it, nothing more is read of it.
+pub const MAX_OUTPUT_BYTES: usize = 256 * 1024;
+
+/// The most that one read takes from a socket.
+pub const MAX_READ_BYTES: usize = 64 * 1024;
+
+/// What a queued message counts beyond its topic and its payload.
+pub const QUEUED_OVERHEAD_BYTES: usize = 128;
+
+/// The most that [`Limits::delivery_queue_bytes`] can be.
+pub const MAX_DELIVERY_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// The bounds of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest packet that a client may send, without its fixed header. 1 and up.
+    pub max_packet_bytes: u32,
+    /// How many publishes (QoS 1 and 2) and releases the application may have unanswered. 1 and up. MQTT 5 clients
+    /// are told it as Receive Maximum.
+    pub max_inflight_entries: u16,
+    /// What is parsed and kept beyond these, so that pings behind it are still answered; then reading stops.
+    pub parked_bytes: usize,
+    /// The most topic aliases of a client (MQTT 5).
+    pub topic_alias_entries: u16,
+    /// How long to wait for CONNECT, and then for the application's answer to it.
+    pub connect_wait_ms: u64,
+    /// The longest keep alive; 0 is any. Only MQTT 5 clients can be told another one than they chose.
+    pub max_keepalive_s: u16,
+    /// How many QoS 1 deliveries may be unacknowledged by the client, which may ask for less (MQTT 5). 1 and up.
+    pub max_unacked_entries: u16,
+    /// How many deliveries may wait.
+    pub delivery_queue_entries: usize,
+    /// How many bytes of deliveries may wait, [`QUEUED_OVERHEAD_BYTES`] for each counted in.
+    pub delivery_queue_bytes: usize,
+    /// How long a write may make no progress.
+    pub write_stall_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_packet_bytes: 256 * 1024,
+            max_inflight_entries: 1024,
+            parked_bytes: 256 * 1024,
+            topic_alias_entries: 32,
+            connect_wait_ms: 10_000,
+            max_keepalive_s: 0,
+            max_unacked_entries: 128,
+            delivery_queue_entries: 4096,
+            delivery_queue_bytes: 1024 * 1024,
+            write_stall_ms: 15_000,
+        }
+    }
+}

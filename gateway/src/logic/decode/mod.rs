@@ -1,1 +1,184 @@
-//! (being written)
+//! From a publish to readings: the topic map says what a topic means, a decoder reads the payload.
+//!
+//! [`TopicMap`] holds rules; the first whose pattern matches the topic names the device, perhaps the stream,
+//! and the payload's form ([`Form`]). Without a configured rule these hold:
+//!
+//! | Topic | Payload |
+//! |---|---|
+//! | `d/{device}/{stream}` | `21.5`, or `{"value":21.5,"ts":1764000000000,"seq":7,"boot":1}`, or an array of such |
+//! | `d/{device}` | `{"temp":21.5,"door":true,"ts":...}`: one stream a key |
+//! | `spBv1.0/#` | Sparkplug B |
+//!
+//! Invariant: a publish gives all its readings or none. One bad reading makes it [`Decoded::Malformed`], so
+//! that "acknowledged" never means "some of it". What is merely no number where others are (a text among an
+//! object's keys, a string metric) is skipped and counted.
+//! Invariant: a reading's value is finite, its time within `TIME_RANGE`, its names are 1 to `MAX_NAME_BYTES`
+//! bytes without control characters.
+//! Invariant: the same publish decodes to the same readings, but for what is told relative to now (SenML)
+//! and Sparkplug B's aliases, which its births define.
+//!
+//! Decided, since devices differ:
+//! - `true`, `on` and `false`, `off` (any case) are 1 and 0. NaN and infinities are refused.
+//! - Integers beyond 2^53 are rounded to the nearest double as values; as sequence numbers they are exact.
+//! - A JSON key that comes twice makes the payload malformed: there is no telling which one is meant.
+//! - Nested JSON objects are flattened, `{"a":{"b":1}}` is stream `a.b`; arrays within are skipped.
+//!
+//! Limits: [`MAX_READINGS_PER_PAYLOAD`] readings (keys, records, metrics) a payload; JSON objects nested at
+//! most [`json::MAX_OBJECT_DEPTH`] deep; the listener bounds the payload's bytes. What is known of Sparkplug
+//! births is bounded in bytes, the edge nodes heard from longest ago are forgotten first.
+//!
+//! Left out: schemas and units (the stream's name carries the meaning), compressed payloads, and expression
+//! languages in rules (a flow before the gateway can do that).
+//!
+//! Sources: RFC 8428 (SenML), RFC 8949 (CBOR), Eclipse Sparkplug 3.0.0, MQTT 5.0 section 4.7 (topics).
+
+mod error;
+pub mod json;
+mod number;
+mod senml;
+mod sparkplug;
+mod topic_map;
+
+pub use error::{DecodeError, MAX_EXCERPT_BYTES, Place, Rebirth};
+pub use sparkplug::MAX_SPARKPLUG_STATE_BYTES;
+pub use topic_map::{
+    Form, MAX_PLACEHOLDERS, MAX_TEMPLATE_BYTES, MAX_TOPIC_RULES, TimeUnit, TopicMap, TopicMapError, TopicRule,
+};
+
+use selvedge_shared::ids::MAX_NAME_BYTES;
+use selvedge_shared::time::EpochMs;
+use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
+
+/// The most readings that one payload may hold.
+pub const MAX_READINGS_PER_PAYLOAD: usize = 4_096;
+
+/// One reading, as it stands in a publish. Names borrow from topic and payload where they can.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecodedReading<'a> {
+    /// The device.
+    pub device: Cow<'a, str>,
+    /// The stream.
+    pub stream: Cow<'a, str>,
+    /// When it was measured, if the device says so.
+    pub time: Option<EpochMs>,
+    /// What. Finite.
+    pub value: f64,
+    /// The device's sequence number for this stream.
+    pub seq: Option<u64>,
+    /// Which boot of the device counts that sequence.
+    pub boot: Option<u64>,
+}
+
+/// What a publish is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decoded<'a> {
+    /// It holds readings; none at all is fine (a death certificate, an object of texts).
+    Readings {
+        /// In the payload's order.
+        list: Vec<DecodedReading<'a>>,
+        /// How many values were no numbers and were passed over.
+        skipped: u32,
+    },
+    /// Its topic maps to no stream: it is only routed.
+    NotMapped,
+    /// Its topic maps to a stream, but its payload can't be read.
+    Malformed(Box<DecodeError>),
+}
+
+/// Reads publishes. One for a gateway, shared by its connections.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    map: TopicMap,
+    births: Mutex<sparkplug::Births>,
+}
+
+impl Decoder {
+    /// A decoder that follows these rules; without any the default ones.
+    ///
+    /// # Errors
+    /// Names the first bad rule and what is wrong with it.
+    pub fn new(rules: Vec<TopicRule>) -> Result<Self, TopicMapError> {
+        Ok(Self { map: TopicMap::new(rules)?, births: Mutex::default() })
+    }
+
+    /// Reads one publish. `now` is what relative times are relative to.
+    pub fn decode<'a>(&self, now: EpochMs, topic: &'a str, payload: &'a [u8]) -> Decoded<'a> {
+        let Some((rule, captures)) = self.map.find(topic) else { return Decoded::NotMapped };
+        let target = Target { rule, captures };
+        let result = match rule.form {
+            Form::None => return Decoded::NotMapped,
+            Form::Number => target.device().and_then(|device| number::decode(&target, device, payload)),
+            Form::Auto if !json::looks_like_json(payload) => {
+                target.device().and_then(|device| number::decode(&target, device, payload))
+            }
+            Form::Auto | Form::Json => {
+                target.device().and_then(|device| json::decode(&target, device, payload))
+            }
+            Form::Object => target.device().and_then(|device| json::decode_object(&target, device, payload)),
+            Form::SenmlJson => senml::decode_json(&target, now, payload),
+            Form::SenmlCbor => senml::decode_cbor(&target, now, payload),
+            Form::SparkplugB => {
+                let mut births = self.births.lock().unwrap_or_else(PoisonError::into_inner);
+                match births.decode(now, target.captures.rest(), payload) {
+                    Ok(None) => return Decoded::NotMapped,
+                    Ok(Some(found)) => Ok(found),
+                    Err(e) => Err(e),
+                }
+            }
+        };
+        match result {
+            Ok(Found { list, skipped }) => Decoded::Readings { list, skipped },
+            Err(e) => Decoded::Malformed(e.showing(payload)),
+        }
+    }
+}
+
+/// What a decoder finds.
+#[derive(Debug, Default, PartialEq)]
+struct Found<'a> {
+    list: Vec<DecodedReading<'a>>,
+    skipped: u32,
+}
+
+/// A rule and what its placeholders stand for in one topic.
+struct Target<'m, 'a> {
+    rule: &'m topic_map::Rule,
+    captures: topic_map::Captures<'a>,
+}
+
+impl<'a> Target<'_, 'a> {
+    /// The device that the topic names.
+    fn device(&self) -> Result<Cow<'a, str>, Box<DecodeError>> {
+        let device =
+            self.rule.device.as_ref().map_or(Cow::Borrowed(""), |t| t.fill(&self.captures, "".into()));
+        check_name("device", &device, || Place::Topic)?;
+        Ok(device)
+    }
+
+    /// The stream that the topic names, with `key` in its place if the payload names streams.
+    fn stream(&self, key: Cow<'a, str>) -> Result<Cow<'a, str>, Box<DecodeError>> {
+        let place = key.clone();
+        let stream = match &self.rule.stream {
+            Some(template) => template.fill(&self.captures, key),
+            None => key,
+        };
+        let at = || if place.is_empty() { Place::Topic } else { Place::Key(error::cut(place.into(), 80)) };
+        check_name("stream", &stream, at)?;
+        Ok(stream)
+    }
+}
+
+/// Refuses what can't be a device's or a stream's name.
+fn check_name(kind: &str, name: &str, place: impl FnOnce() -> Place) -> Result<(), Box<DecodeError>> {
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    let what = match name.len() {
+        0 => format!("the {kind}'s name is empty"),
+        n if n > MAX_NAME_BYTES => format!("the {kind}'s name has {n} bytes"),
+        _ => format!("the {kind}'s name {:?} holds a control character", error::cut(name.into(), 80)),
+    };
+    let right = format!("names have 1 to {MAX_NAME_BYTES} bytes and no control characters");
+    Err(DecodeError::new(place(), what, right))
+}

@@ -1,5 +1,6 @@
 //! What a slot holds: commands, and what applying them answers.
 
+use super::rules::Rules;
 use bincode::{Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
@@ -61,6 +62,8 @@ pub enum Command {
         /// The level; the first is 1.
         level: u32,
     },
+    /// From here on, these rules are in force. Ignored if they are not valid.
+    Rules(Box<Rules>),
 }
 
 /// One start of one gateway's process: the start numbers of a gateway only grow.

@@ -1,5 +1,578 @@
-//! (essay to be written)
+//! The state machine of one shard: commands, applied in slot order.
+//!
+//! Every replica of a shard applies the same proposals at the same slots and so holds the same state, cuts
+//! the same batches and gives the same answers. Time reaches it only as the stamp of a proposal, ids and
+//! randomness not at all.
+//!
+//! # The way of a batch through it
+//! A gateway's batch ([`Command::Forwarded`]) is applied if its number is the next of its origin; so a gateway may
+//! send it again until it is answered. Each publish in it is first held against the packet ids of its client
+//! ([`clients`](self), persistent sessions), each of its readings against the sequence numbers of its stream; what is new
+//! is counted into windows. Parts of windows close by the watermark while readings are applied, and by time at a
+//! [`Command::Tick`]; they wait in the outbox until they are cut into batches. What a node has confirmed
+//! leaves the manifest.
+//!
+//! # Invariants
+//! - Invariant: slots are applied in order, each once.
+//! - Invariant: the same proposals give the same snapshot bytes, whether or not a replica was restored from a snapshot on
+//!   the way. So nothing iterates over a hash map, and what is kept lazily (deadlines, orders of use)
+//!   is derived from the state and never decides more than the state does.
+//! - Invariant: a reading is counted in exactly one part of each of its stream's widths.
+//! - Invariant: a publish is applied as a whole or refused as a whole: bounds are checked before anything counts.
+//! - Invariant: the content of a batch is fixed by the command that cuts it.
+//!
+//! # Limits
+//! Every table has a bound ([`Rules`]): at the bounds of streams, sessions and unconfirmed batches it
+//! refuses, at those of open parts it closes early, at that of clients it forgets the one unheard of for longest.
+//! Streams are never forgotten. `docs/decisions/0005-dedup-rule.md` says what a reading is recognised by.
+//!
+//! # Left out
+//! Event time as a reading's identity; quantile sketches; sliding windows (a query merges tumbling ones); twins, locks
+//! and transactions.
+//!
+//! Sources: Schneider, "Implementing Fault-Tolerant Services Using the State Machine Approach" (1990); Akidau
+//! et al., "The Dataflow Model" (2015) for watermarks and late panes; MQTT 3.1.1 section 4.3 and 5.0 section 4.4.
 
+mod clients;
 mod command;
+mod dedup;
+mod names;
+mod outbox;
+mod query;
+mod rules;
+mod session;
+mod snapshot;
+mod window;
 
+pub use clients::{MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use command::*;
+pub use dedup::{MAX_BOOTS_ENTRIES, SEQUENCE_WIDTH_ENTRIES};
+pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
+pub use query::{DeviceInfo, MAX_ANSWER_ENTRIES, Query, StreamInfo, WindowView};
+pub use rules::{BadRule, Override, Rules};
+pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
+pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
+pub use window::MAX_OPEN_WINDOWS_ENTRIES;
+
+use clients::{Clients, Known};
+use dedup::Fate;
+use names::Names;
+use outbox::Outbox;
+use rules::Class;
+use selvedge_shared::aggregate::Sample;
+use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId};
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::uplink::StreamName;
+use session::{Not, Sessions};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use window::{Closed, Streams};
+
+/// What applying one proposal gives.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Applied {
+    /// One for each forwarded batch in the proposal, in its order.
+    pub verdicts: Vec<(Origin, u64, Verdict)>,
+    /// Batches that were cut now. To be stored before a snapshot that includes this slot counts; applying the slot
+    /// again gives the same.
+    pub batches: Vec<CutBatch>,
+    /// The cursor, if it has risen: batches up to it may be deleted.
+    pub confirmed: Option<u64>,
+    /// Connections that a later one of the same client has replaced: whoever holds one closes it.
+    pub evicted: Vec<Evicted>,
+    /// What happened, in numbers.
+    pub counters: Counters,
+}
+
+/// A connection that is to be closed by the gateway that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evicted {
+    /// The client id.
+    pub client: String,
+    /// The gateway process that holds the connection.
+    pub at: Origin,
+    /// Which of its connections.
+    pub connection: u64,
+    /// The epoch it was given.
+    pub epoch: u64,
+}
+
+/// How much of what happened. Not part of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Readings that were counted.
+    pub counted: u64,
+    /// Of these, readings for a window that had closed.
+    pub late: u64,
+    /// Of these, readings so far ahead of the stamp that they move no watermark.
+    pub future: u64,
+    /// Readings whose sequence number was seen before.
+    pub repeated: u64,
+    /// Readings whose sequence number is too old to tell.
+    pub unknown: u64,
+    /// Publishes recognised by their packet id.
+    pub duplicates: u64,
+    /// Items from a connection that was replaced.
+    pub stale: u64,
+    /// Items refused at a bound.
+    pub refused: u64,
+    /// Batches that had been applied before.
+    pub already_applied: u64,
+    /// Batches that do not decode.
+    pub malformed: u64,
+    /// Parts that closed.
+    pub closed: u64,
+    /// Of these, parts that a bound closed early.
+    pub forced: u64,
+    /// Clients whose packet ids were forgotten at the bound.
+    pub clients_forgotten: u64,
+    /// Boots whose sequence numbers were forgotten at the bound.
+    pub boots_forgotten: u64,
+    /// Sessions that have ended by time.
+    pub sessions_expired: u64,
+}
+
+/// Why a replica must stop: what it holds is no longer the shard's state, or would not be after this slot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Halt {
+    /// Not the next slot.
+    #[error("shard {shard}: slot {found} was to be applied, but {expected} is next")]
+    Slot {
+        /// The shard.
+        shard: ShardId,
+        /// The next slot.
+        expected: u64,
+        /// The slot given.
+        found: u64,
+    },
+}
+
+/// The state of one shard.
+#[derive(Debug)]
+pub struct Machine {
+    shard: ShardId,
+    /// What this gateway's settings say.
+    wanted: Arc<Rules>,
+
+    slot: u64,
+    stamp: EpochMs,
+    level: u32,
+    rules: Rules,
+    origins: BTreeMap<GatewayId, (u64, u64)>,
+    names: Names,
+    streams: Streams,
+    clients: Clients,
+    sessions: Sessions,
+    outbox: Outbox,
+    recent: VecDeque<Closed>,
+
+    /// Derived from `rules`.
+    classes: Vec<Class>,
+    /// Kept to spare allocations: the numbers of a submission's streams.
+    ids: Vec<u32>,
+}
+
+/// A stream of a submission that was not looked up yet.
+const UNRESOLVED: u32 = u32::MAX;
+
+impl Machine {
+    /// The machine of a new shard. [`Rules::default`] are in force until those given here are chosen:
+    /// see [`Machine::rules_command`].
+    pub fn new(shard: ShardId, rules: Arc<Rules>) -> Self {
+        let in_force = Rules::default();
+        Self {
+            shard,
+            wanted: rules,
+            slot: 0,
+            stamp: EpochMs(0),
+            level: 1,
+            origins: BTreeMap::new(),
+            names: Names::default(),
+            streams: Streams::default(),
+            clients: Clients::default(),
+            sessions: Sessions::default(),
+            outbox: Outbox::default(),
+            recent: VecDeque::new(),
+            classes: in_force.classes(),
+            rules: in_force,
+            ids: Vec::new(),
+        }
+    }
+
+    /// What a leader proposes first, and whenever it takes over: the command that puts its gateway's rules in
+    /// force; nothing if they are, or if they are not valid.
+    pub fn rules_command(&self) -> Option<Command> {
+        let news = *self.wanted != self.rules && self.wanted.validate().is_ok();
+        news.then(|| Command::Rules(Box::new((*self.wanted).clone())))
+    }
+
+    /// Applies what slot `slot` holds.
+    ///
+    /// # Errors
+    /// [`Halt`] when this machine can't go on; it is then to be dropped.
+    pub fn apply(&mut self, slot: u64, proposal: &Proposal) -> Result<Applied, Halt> {
+        let expected = self.slot.saturating_add(1);
+        if slot != expected {
+            return Err(Halt::Slot { shard: self.shard, expected, found: slot });
+        }
+        self.slot = slot;
+        // Never back, whatever a leader's clock says; every replica sees the same.
+        self.stamp = self.stamp.max(proposal.stamp);
+        let mut applied = Applied::default();
+        let mut index = 0;
+        for command in &proposal.commands {
+            match command {
+                Command::Forwarded { origin, n, submission } => {
+                    let verdict = self.forwarded(*origin, *n, submission, &mut index, &mut applied);
+                    applied.verdicts.push((*origin, *n, verdict));
+                }
+                Command::Tick => self.tick(&mut applied),
+                Command::Confirmed { cursor } => {
+                    if self.outbox.confirm(*cursor) {
+                        applied.confirmed = Some(*cursor);
+                    }
+                }
+                Command::Upgrade { level } => self.level = self.level.max(*level),
+                Command::Rules(rules) => self.put_in_force(rules, &mut applied),
+            }
+        }
+        Ok(applied)
+    }
+
+    fn forwarded(
+        &mut self,
+        origin: Origin,
+        n: u64,
+        submission: &[u8],
+        index: &mut u32,
+        applied: &mut Applied,
+    ) -> Verdict {
+        let (start, last) = self.origins.get(&origin.gateway).copied().unwrap_or((0, 0));
+        if origin.start < start {
+            return Verdict::OldStart;
+        }
+        let mut last = last;
+        if origin.start > start {
+            last = 0;
+            self.origins.insert(origin.gateway, (origin.start, 0));
+            self.sessions.superseded(origin.gateway, origin.start, self.stamp);
+        }
+        if n <= last {
+            applied.counters.already_applied += 1;
+            return Verdict::AlreadyApplied;
+        }
+        if n != last + 1 {
+            return Verdict::Gap { last };
+        }
+        self.origins.insert(origin.gateway, (origin.start, n));
+        let Ok(submission) = Submission::decode(submission) else {
+            applied.counters.malformed += 1;
+            return Verdict::Malformed;
+        };
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.clear();
+        ids.resize(submission.streams.len(), UNRESOLVED);
+        let outcomes = submission
+            .items
+            .iter()
+            .map(|item| {
+                let outcome = self.item(item, &submission.streams, &mut ids, index, applied);
+                match &outcome {
+                    Outcome::Duplicate => applied.counters.duplicates += 1,
+                    Outcome::Stale => applied.counters.stale += 1,
+                    Outcome::Refused(_) => applied.counters.refused += 1,
+                    Outcome::Done { .. } | Outcome::Connected(_) => {}
+                }
+                outcome
+            })
+            .collect();
+        self.ids = ids;
+        Verdict::Applied(outcomes)
+    }
+
+    fn item(
+        &mut self,
+        item: &Item,
+        names: &[StreamName],
+        ids: &mut [u32],
+        index: &mut u32,
+        applied: &mut Applied,
+    ) -> Outcome {
+        const DONE: Outcome = Outcome::Done { counted: 0, unknown: 0 };
+        let (now, rules) = (self.stamp, &self.rules);
+        let done = match item {
+            Item::Publish(publish) => return self.publish(publish, names, ids, index, applied),
+            Item::Connect(connect) => match self.sessions.connect(connect, now, rules) {
+                Ok((connected, evicted)) => {
+                    applied.evicted.extend(evicted);
+                    return Outcome::Connected(connected);
+                }
+                Err(not) => Err(not),
+            },
+            Item::Disconnect { client, epoch } => self.sessions.disconnect(client, *epoch, now),
+            Item::Subscriptions { client, epoch, add, remove } => {
+                self.sessions.subscribe(client, *epoch, add, remove, rules)
+            }
+            Item::Touch { client, epoch, shard } => self.sessions.touch(client, *epoch, *shard),
+            Item::Release(source) => self.clients.release(source).then_some(()).ok_or(Not::Current),
+        };
+        match done {
+            Ok(()) => DONE,
+            Err(Not::Current) => Outcome::Stale,
+            Err(Not::Possible(why)) => Outcome::Refused(why),
+        }
+    }
+
+    fn publish(
+        &mut self,
+        publish: &Publish,
+        names: &[StreamName],
+        ids: &mut [u32],
+        index: &mut u32,
+        applied: &mut Applied,
+    ) -> Outcome {
+        let counters = &mut applied.counters;
+        if let Some(source) = &publish.source {
+            if source.client.len() > MAX_CLIENT_BYTES {
+                return Outcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes"));
+            }
+            match self.clients.meet(source, self.rules.max_clients, &mut counters.clients_forgotten) {
+                Known::New => {}
+                Known::Duplicate => return Outcome::Duplicate,
+                Known::Stale => return Outcome::Stale,
+                Known::Full => {
+                    let most = MAX_UNRELEASED_ENTRIES;
+                    return Outcome::Refused(format!("{most} QoS 2 publishes of this client await PUBREL"));
+                }
+            }
+        }
+        if self.outbox.manifest.len() >= self.rules.max_outbox_batches as usize {
+            return Outcome::Refused(format!(
+                "{} batches await confirmation (max_outbox_batches)",
+                self.outbox.manifest.len()
+            ));
+        }
+        if let Err(why) = self.resolve(publish, names, ids) {
+            return Outcome::Refused(why);
+        }
+
+        let (mut counted, mut unknown) = (0, 0);
+        let now = self.stamp;
+        let no_clock = EpochMs(now.0.clamp(*TIME_RANGE.start(), *TIME_RANGE.end()));
+        let ahead = i64::from(self.rules.max_future_ms);
+        for r in &publish.readings {
+            let Some(&id) = ids.get(r.stream as usize) else { continue };
+            if let Some(seq) = r.seq {
+                let boots = &mut self.streams.list[id as usize].boots;
+                match dedup::note(boots, r.boot, seq, &mut counters.boots_forgotten) {
+                    Fate::New => {}
+                    Fate::Repeated => {
+                        counters.repeated += 1;
+                        continue;
+                    }
+                    Fate::Unknown => {
+                        unknown += 1;
+                        continue;
+                    }
+                }
+            }
+            // -0 is written as 0: which of them is the least differs between processors.
+            let (time, value) = (r.time.unwrap_or(no_clock), r.value + 0.0);
+            let sample = Sample { time, slot: self.slot, index: *index, value };
+            *index = index.wrapping_add(1);
+            counted += 1;
+            let most_open = self.rules.max_open_parts;
+            let (late, forced) = self.streams.count(id, sample, now, ahead, most_open, &self.classes);
+            counters.late += u64::from(late);
+            counters.future += u64::from(time > now.plus(ahead));
+            counters.forced += forced;
+            if self.streams.has_closed() {
+                let batches = &mut applied.batches;
+                counters.closed += keep(
+                    &mut self.streams,
+                    &mut self.outbox,
+                    &mut self.recent,
+                    batches,
+                    now,
+                    &self.names,
+                    &self.rules,
+                );
+            }
+        }
+        if let Some(source) = &publish.source {
+            self.clients.note(source);
+        }
+        counters.counted += u64::from(counted);
+        counters.unknown += u64::from(unknown);
+        Outcome::Done { counted, unknown }
+    }
+
+    /// Checks a publish's readings and gives their streams numbers. Says why the publish must be refused.
+    fn resolve(&mut self, publish: &Publish, names: &[StreamName], ids: &mut [u32]) -> Result<(), String> {
+        for r in &publish.readings {
+            if !r.value.is_finite() {
+                return Err("a value is not a finite number".to_string());
+            }
+            if r.time.is_some_and(|t| !TIME_RANGE.contains(&t.0)) {
+                return Err("a time is not within the years 1 to 9999".to_string());
+            }
+            let (Some(name), Some(id)) = (names.get(r.stream as usize), ids.get_mut(r.stream as usize))
+            else {
+                return Err("a reading names a stream that is not there".to_string());
+            };
+            if *id != UNRESOLVED {
+                continue;
+            }
+            *id = match self.names.find(&name.device, &name.stream) {
+                Some(id) => id,
+                None => {
+                    let sound = 1..=MAX_NAME_BYTES;
+                    if !sound.contains(&name.device.len()) || !sound.contains(&name.stream.len()) {
+                        return Err(format!("device and stream must have 1 to {MAX_NAME_BYTES} bytes"));
+                    }
+                    let most = self.rules.max_streams;
+                    if self.names.streams.len() >= most as usize {
+                        return Err(format!("the shard has its most streams (max_streams is {most})"));
+                    }
+                    self.streams.add(self.rules.class_of(&name.device, &name.stream));
+                    self.names.add(&name.device, &name.stream)
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, applied: &mut Applied) {
+        applied.counters.sessions_expired += self.sessions.expire(self.stamp);
+        self.streams.close_due(self.stamp, &self.classes);
+        self.keep_closed(applied);
+        if self.outbox.due(self.rules.cut_after_ms).is_some_and(|at| at <= self.stamp) {
+            applied.batches.extend(self.outbox.cut(&self.names));
+        }
+    }
+
+    /// Takes over rules that are valid; open parts close first, for the widths may be others afterwards.
+    fn put_in_force(&mut self, rules: &Rules, applied: &mut Applied) {
+        if rules.validate().is_err() || *rules == self.rules {
+            return;
+        }
+        self.streams.close_all(&self.classes);
+        self.keep_closed(applied);
+        self.rules = rules.clone();
+        self.classes = rules.classes();
+        for (id, stream) in (0..).zip(&mut self.streams.list) {
+            let (device, name) = self.names.of(id);
+            stream.class = rules.class_of(device, name);
+        }
+    }
+
+    fn keep_closed(&mut self, applied: &mut Applied) {
+        let (now, batches) = (self.stamp, &mut applied.batches);
+        applied.counters.closed += keep(
+            &mut self.streams,
+            &mut self.outbox,
+            &mut self.recent,
+            batches,
+            now,
+            &self.names,
+            &self.rules,
+        );
+    }
+
+    /// The stamp from which on a [`Command::Tick`] has something to do; nothing when it never has as things
+    /// are. Cheap: what readings have moved back since is looked at only when it comes first.
+    pub fn next_tick_due(&mut self) -> Option<EpochMs> {
+        let (streams, cut) = (self.streams.due(&self.classes), self.outbox.due(self.rules.cut_after_ms));
+        [streams, cut, self.sessions.due()].into_iter().flatten().min()
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// The last slot that was applied; 0: none.
+    pub fn slot(&self) -> u64 {
+        self.slot
+    }
+
+    /// The greatest stamp that was applied.
+    pub fn stamp(&self) -> EpochMs {
+        self.stamp
+    }
+
+    /// The level of forms that may be used.
+    pub fn level(&self) -> u32 {
+        self.level
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The start of a gateway's process that is known, and its last batch that was applied.
+    pub fn origin(&self, gateway: GatewayId) -> Option<(u64, u64)> {
+        self.origins.get(&gateway).copied()
+    }
+
+    /// How full the outbox is.
+    pub fn outbox_stats(&self) -> OutboxStats {
+        self.outbox.stats()
+    }
+
+    /// What an unconfirmed batch must look like; nothing for other seqs.
+    pub fn batch_record(&self, seq: u64) -> Option<BatchRecord> {
+        self.outbox.record(seq)
+    }
+
+    /// How much the tables hold.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            devices: self.names.devices.len(),
+            streams: self.names.streams.len(),
+            open_parts: self.streams.open(),
+            sessions: self.sessions.len(),
+            clients: self.clients.len(),
+        }
+    }
+}
+
+/// How much the tables of a machine hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sizes {
+    /// Devices.
+    pub devices: usize,
+    /// Streams.
+    pub streams: usize,
+    /// Open parts of windows.
+    pub open_parts: usize,
+    /// Sessions, connected or not.
+    pub sessions: usize,
+    /// Clients whose packet ids are remembered.
+    pub clients: usize,
+}
+
+/// Puts what has closed into the outbox and among the recent ones; says how many parts that were.
+fn keep(
+    streams: &mut Streams,
+    outbox: &mut Outbox,
+    recent: &mut VecDeque<Closed>,
+    batches: &mut Vec<CutBatch>,
+    now: EpochMs,
+    names: &Names,
+    rules: &Rules,
+) -> u64 {
+    let closed = streams.take_closed();
+    let most = rules.recent_windows as usize;
+    for part in &closed {
+        batches.extend(outbox.push(*part, now, names));
+        recent.push_back(*part);
+        while recent.len() > most {
+            recent.pop_front();
+        }
+    }
+    let count = closed.len() as u64;
+    streams.give_back(closed);
+    count
+}

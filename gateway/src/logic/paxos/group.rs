@@ -1,1 +1,508 @@
-//! (being written)
+//! One replica of one group: joins voter, candidate and leader behind one `step`.
+
+use super::acceptor::Acceptor;
+use super::config::{ConfigError, GroupConfig, Members, Recovered};
+use super::effects::{Effects, Event, ProposeError, Role};
+use super::election::{Candidate, Canvass};
+use super::leader::Leader;
+use super::log::{Log, weight};
+use super::message::{Ballot, Entry, MAX_COUNT, Message, Slot, Value};
+use super::repair::Damage;
+use selvedge_shared::ids::GatewayId;
+
+/// One replica of one Paxos group. The host steps it with any number of events and proposals, then takes the
+/// effects of them all at once with [`Group::take`]; without taking, nothing is said and nothing is written.
+#[derive(Debug)]
+pub struct Group {
+    pub(super) config: GroupConfig,
+    /// One's own place in the list of members; members are known by theirs here.
+    pub(super) me: usize,
+    pub(super) now: u64,
+    pub(super) acceptor: Acceptor,
+    pub(super) state: State,
+    /// Who leads in the promised ballot, as far as known.
+    pub(super) leader: Option<usize>,
+    pub(super) up: Members,
+    pub(super) room: bool,
+    /// The highest ballot heard of.
+    pub(super) seen: Ballot,
+    /// When to try to lead, if nobody does until then.
+    pub(super) campaign_at: u64,
+    /// Attempts to lead that failed since somebody last led.
+    pub(super) attempts: u32,
+    pub(super) canvasses: u64,
+    pub(super) damage: Option<Damage>,
+    /// A follower that owes its leader an Accepted.
+    pub(super) owes_ack: bool,
+    /// The last token given out.
+    token: u64,
+    /// The highest token known to be on disk.
+    pub(super) persisted: u64,
+    announced_commit: Slot,
+    pub(super) effects: Effects,
+}
+
+/// What the replica is busy with.
+#[derive(Debug)]
+pub(super) enum State {
+    Following,
+    Canvassing(Canvass),
+    Preparing(Box<Candidate>),
+    Leading(Box<Leader>),
+}
+
+impl Group {
+    /// A replica that has never run.
+    ///
+    /// # Errors
+    /// Says what is wrong with the configuration.
+    pub fn new(config: GroupConfig) -> Result<Self, ConfigError> {
+        Self::recover(config, Recovered::default())
+    }
+
+    /// A replica as a restart finds it.
+    ///
+    /// # Errors
+    /// Says what is wrong with the configuration or with what was found.
+    pub fn recover(config: GroupConfig, found: Recovered) -> Result<Self, ConfigError> {
+        config.check()?;
+        let group = config.group;
+        let count = config.members.len();
+        let me = config.members.iter().position(|&m| m == config.me).unwrap_or(0);
+        let absurd =
+            |number| if number > MAX_COUNT { Err(ConfigError::Absurd { group, number }) } else { Ok(()) };
+        absurd(found.snapshot_slot)?;
+        let mut log = Log::after(found.snapshot_slot);
+        let (mut promised, mut commit) = (Ballot::ZERO, found.snapshot_slot);
+        if found.damaged.is_some() {
+            // A majority must be left without this one.
+            if count < 3 {
+                return Err(ConfigError::DamagedAlone { group, count });
+            }
+        } else {
+            absurd(found.promised.round)?;
+            promised = found.promised;
+            commit = commit.max(found.commit);
+            for entry in found.entries {
+                absurd(entry.slot)?;
+                absurd(entry.ballot.round)?;
+                promised = promised.max(entry.ballot);
+                if entry.slot <= found.snapshot_slot {
+                    continue;
+                }
+                let (wanted, slot) = (log.last() + 1, entry.slot);
+                if !log.put(entry) {
+                    return Err(ConfigError::Hole { group, wanted, found: slot });
+                }
+            }
+            if commit > log.last() {
+                return Err(ConfigError::CommitBeyondLog { group, commit, last: log.last() });
+            }
+        }
+        let memory_bytes = config.limits.memory_bytes;
+        Ok(Self {
+            me,
+            now: 0,
+            acceptor: Acceptor::recover(promised, commit, log, memory_bytes),
+            state: State::Following,
+            leader: None,
+            up: Members::only(me),
+            room: true,
+            seen: promised,
+            campaign_at: 0,
+            attempts: 0,
+            canvasses: 0,
+            damage: found.damaged.map(|nonce| Damage::new(nonce, me)),
+            owes_ack: false,
+            token: 0,
+            persisted: 0,
+            announced_commit: found.snapshot_slot,
+            effects: Effects::default(),
+            config,
+        })
+    }
+
+    /// Takes in an event. `now` is the host's monotonic clock in milliseconds.
+    pub fn step(&mut self, now: u64, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Message { from, message } => {
+                if let Some(rank) = self.rank(from)
+                    && rank != self.me
+                    && message.is_sound(from)
+                {
+                    self.hear(rank, message);
+                }
+            }
+            Event::Peers { up, restarted } => self.peers(&up, &restarted),
+            Event::Persisted { token } => self.persisted(token),
+            Event::Timer => self.timer(),
+            Event::Read { id } => self.read(id),
+            Event::TrimMemory { through } => self.acceptor.trim(through),
+            Event::SnapshotInstalled { slot } => self.jump(slot),
+            Event::Room(room) => self.room = room,
+            Event::StepDown => {
+                if matches!(self.state, State::Leading(_)) {
+                    self.resign(self.config.limits.yield_ms);
+                }
+            }
+        }
+        self.check_healed();
+    }
+
+    /// Proposes a value. It is chosen when the commit index reaches the slot while the ballot is still the same;
+    /// after a change of leadership its fate is unknown until something is chosen in that slot.
+    ///
+    /// # Errors
+    /// Says why not; then nothing of it is kept.
+    pub fn propose(&mut self, now: u64, value: Value) -> Result<(Ballot, Slot), ProposeError> {
+        self.now = self.now.max(now);
+        let limits = &self.config.limits;
+        let State::Leading(leader) = &mut self.state else {
+            return Err(ProposeError::NotLeader { leader: self.leader() });
+        };
+        if value.len() > limits.value_bytes {
+            return Err(ProposeError::TooLarge { bytes: value.len(), limit: limits.value_bytes });
+        }
+        if !self.room {
+            return Err(ProposeError::NoRoom);
+        }
+        let open = self.acceptor.prefix() - self.acceptor.commit();
+        let open_bytes = self.acceptor.open_bytes().saturating_add(weight(value.len()));
+        let window_full = open >= limits.window_entries || (open > 0 && open_bytes > limits.window_bytes);
+        if window_full || self.acceptor.is_full() || self.acceptor.prefix() >= MAX_COUNT {
+            return Err(ProposeError::WindowFull);
+        }
+        let slot = self.acceptor.lead(value);
+        leader.stalled_since_ms.get_or_insert(self.now);
+        Ok((leader.ballot, slot))
+    }
+
+    /// What the host shall do about all it stepped since it last asked.
+    pub fn take(&mut self) -> Effects {
+        self.pump();
+        if std::mem::take(&mut self.owes_ack)
+            && let (State::Following, Some(leader)) = (&self.state, self.leader)
+        {
+            let (ballot, upto) = (self.acceptor.promised(), self.acceptor.prefix());
+            let (commit, vote) = (self.acceptor.commit(), self.damage.is_none());
+            self.send_after(leader, Message::Accepted { ballot, upto, commit, vote });
+        }
+        let records = self.acceptor.take_records();
+        if !records.is_empty() {
+            self.token += 1;
+            match &mut self.state {
+                State::Leading(leader) => leader.wrote(self.token, self.acceptor.prefix()),
+                State::Preparing(candidate) => {
+                    candidate.token.get_or_insert(self.token);
+                }
+                State::Following | State::Canvassing(_) => {}
+            }
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        effects.records = records;
+        effects.token = self.token;
+        if self.acceptor.commit() > self.announced_commit {
+            self.announced_commit = self.acceptor.commit();
+            effects.commit = Some(self.announced_commit);
+        }
+        effects
+    }
+
+    /// When the group next wants [`Event::Timer`]; none as long as nothing is outstanding.
+    pub fn deadline(&self) -> Option<u64> {
+        if let Some(damage) = &self.damage {
+            return damage.deadline(self.is_led(), self.up);
+        }
+        match &self.state {
+            State::Following => (!self.is_led() && self.sees_quorum()).then_some(self.campaign_at),
+            State::Canvassing(canvass) => Some(canvass.until_ms),
+            State::Preparing(candidate) => Some(candidate.until_ms.min(candidate.resend_at_ms)),
+            State::Leading(leader) => leader.deadline(self.up, &self.config.limits),
+        }
+    }
+
+    /// What this replica is.
+    pub fn role(&self) -> Role {
+        match &self.state {
+            _ if self.damage.is_some() => Role::Damaged,
+            State::Following => Role::Follower,
+            State::Canvassing(_) | State::Preparing(_) => Role::Candidate,
+            State::Leading(_) => Role::Leader,
+        }
+    }
+
+    /// Who leads, as far as known here.
+    pub fn leader(&self) -> Option<GatewayId> {
+        self.leader.and_then(|rank| self.config.members.get(rank).copied())
+    }
+
+    /// The highest ballot promised here; a leader's own.
+    pub fn ballot(&self) -> Ballot {
+        self.acceptor.promised()
+    }
+
+    /// The commit index: all slots up to it are chosen.
+    pub fn commit(&self) -> Slot {
+        self.acceptor.commit()
+    }
+
+    /// The last slot that holds something here, chosen or not.
+    pub fn last_slot(&self) -> Slot {
+        self.acceptor.log().last()
+    }
+
+    /// The first slot still in memory.
+    pub fn first_slot(&self) -> Slot {
+        self.acceptor.log().first()
+    }
+
+    /// What this slot holds, chosen or not, if it is in memory.
+    pub fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.acceptor.log().get(slot)
+    }
+
+    /// Chosen entries from this slot on, as many as weigh no more than `max_bytes`, and at least one if there is
+    /// one; none if the slot is no longer in memory. (The ballot in them is of no meaning.)
+    pub fn committed_entries(&self, from: Slot, max_bytes: usize) -> impl Iterator<Item = &Entry> {
+        self.acceptor.log().chunk(from, self.acceptor.commit(), max_bytes)
+    }
+
+    /// How the group was set up.
+    pub fn config(&self) -> &GroupConfig {
+        &self.config
+    }
+
+    fn rank(&self, gateway: GatewayId) -> Option<usize> {
+        self.config.members.iter().position(|&m| m == gateway)
+    }
+
+    /// How many are a majority.
+    pub(super) fn quorum(&self) -> usize {
+        self.config.members.len() / 2 + 1
+    }
+
+    pub(super) fn sees_quorum(&self) -> bool {
+        self.up.len() >= self.quorum()
+    }
+
+    /// Whether somebody leads that is alive as far as known here.
+    pub(super) fn is_led(&self) -> bool {
+        self.leader.is_some_and(|leader| self.up.contains(leader))
+    }
+
+    pub(super) fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let me = self.me;
+        (0..self.config.members.len()).filter(move |&rank| rank != me)
+    }
+
+    pub(super) fn send(&mut self, to: usize, message: Message) {
+        if let Some(&to) = self.config.members.get(to) {
+            self.effects.send.push((to, message));
+        }
+    }
+
+    pub(super) fn send_after(&mut self, to: usize, message: Message) {
+        if let Some(&to) = self.config.members.get(to) {
+            self.effects.send_after.push((to, message));
+        }
+    }
+
+    fn hear(&mut self, from: usize, message: Message) {
+        match message {
+            Message::Canvass { attempt, commit } => self.on_canvass(from, attempt, commit),
+            Message::Canvassed { attempt, granted, seen } => self.on_canvassed(from, attempt, granted, seen),
+            Message::Prepare { ballot, from: slot } => self.on_prepare(from, ballot, slot),
+            Message::Promise { ballot, from: slot, commit, entries, more } => {
+                self.on_promise(from, ballot, slot, commit, entries, more);
+            }
+            Message::Behind { ballot, .. } => self.on_behind(ballot),
+            Message::Accept { ballot, prev, values, commit } => {
+                self.on_accept(from, ballot, prev, values, commit)
+            }
+            Message::Accepted { ballot, upto, commit, vote } => {
+                self.on_accepted(from, ballot, upto, commit, vote)
+            }
+            Message::Lagging { ballot, prefix } => self.on_lagging(from, ballot, prefix),
+            Message::Refused { promised } => self.on_refused(promised),
+            Message::Confirm { ballot, n } => self.on_confirm(from, ballot, n),
+            Message::Confirmed { ballot, n } => self.on_confirmed(from, ballot, n),
+            Message::Resigned { ballot } => self.on_resigned(from, ballot),
+            Message::Recovering { nonce } => self.on_recovering(from, nonce),
+            Message::Standing { nonce, promised, damaged } => {
+                self.on_standing(from, nonce, promised, damaged)
+            }
+            Message::Rejoin { nonce, above } => self.on_rejoin(from, nonce, above),
+            Message::Mark { nonce, slot } => self.on_mark(nonce, slot),
+        }
+    }
+
+    /// Phase 2 at a follower.
+    fn on_accept(&mut self, from: usize, ballot: Ballot, prev: Slot, values: Vec<Value>, commit: Slot) {
+        self.seen = self.seen.max(ballot);
+        if ballot < self.acceptor.promised() {
+            let promised = self.acceptor.promised();
+            // Its ballot is spent, which the promise in question may not have told it; needs no durability.
+            self.send(from, Message::Refused { promised });
+            return;
+        }
+        if ballot > self.acceptor.promised() && !self.room {
+            return; // to join it must be written
+        }
+        self.effects.leadership_changed |= ballot > self.acceptor.promised();
+        self.follow(Some(from));
+        self.acceptor.promise(ballot);
+        if !self.is_led() {
+            self.be_patient(); // it lives, but the failure detector does not know yet
+        }
+        if self.acceptor.accept(prev, values, commit, self.room) {
+            self.owes_ack = true;
+        } else {
+            let prefix = self.acceptor.prefix();
+            self.send(from, Message::Lagging { ballot, prefix });
+        }
+    }
+
+    fn on_confirm(&mut self, from: usize, ballot: Ballot, n: u64) {
+        let promised = self.acceptor.promised();
+        if promised > ballot {
+            self.send(from, Message::Refused { promised });
+        } else if self.damage.is_none() {
+            // A promise of a higher ballot that is not on disk yet was told to nobody, so it would not matter; it
+            // is heeded all the same.
+            self.send(from, Message::Confirmed { ballot, n });
+        }
+    }
+
+    fn persisted(&mut self, token: u64) {
+        self.persisted = self.persisted.max(token.min(self.token));
+        match &mut self.state {
+            State::Leading(leader) => {
+                leader.persisted(self.persisted);
+                self.count_votes();
+            }
+            State::Preparing(candidate) => {
+                candidate.durable |= candidate.token.is_some_and(|t| t <= self.persisted);
+                self.lead_if_complete();
+            }
+            State::Following | State::Canvassing(_) => {}
+        }
+    }
+
+    fn peers(&mut self, up: &[GatewayId], restarted: &[GatewayId]) {
+        let before = self.up;
+        self.up = Members::only(self.me);
+        let (mut fresh, mut lost_leader) = (Members::default(), false);
+        for rank in self.others() {
+            let Some(id) = self.config.members.get(rank) else { continue };
+            let is_up = up.contains(id);
+            let restarted = before.contains(rank) && restarted.contains(id);
+            if is_up {
+                self.up.insert(rank);
+                if !before.contains(rank) || restarted {
+                    fresh.insert(rank);
+                }
+            }
+            lost_leader |= self.leader == Some(rank) && (!is_up || restarted);
+        }
+        let commit = self.acceptor.commit();
+        let quorum = self.sees_quorum();
+        match &mut self.state {
+            State::Leading(_) if !quorum => self.resign(0),
+            State::Leading(leader) => {
+                for (rank, follower) in leader.followers.iter_mut().enumerate() {
+                    if fresh.contains(rank) {
+                        follower.reset(commit);
+                    }
+                }
+            }
+            State::Canvassing(_) | State::Preparing(_) if !quorum => self.follow(None),
+            State::Canvassing(_) | State::Preparing(_) => {}
+            State::Following if lost_leader => self.follow(None),
+            State::Following => {}
+        }
+        if matches!(self.state, State::Following) && self.leader.is_none() && self.up != before {
+            self.attempts = 0;
+            self.schedule();
+        }
+    }
+
+    fn timer(&mut self) {
+        if self.damage.is_some() {
+            return self.ask_around();
+        }
+        match &self.state {
+            State::Following => {
+                if !self.is_led() && self.sees_quorum() && self.campaign_at <= self.now {
+                    self.canvass();
+                }
+            }
+            State::Canvassing(canvass) => {
+                if canvass.until_ms <= self.now {
+                    self.fail_attempt();
+                }
+            }
+            State::Preparing(_) => self.prepare_timer(),
+            State::Leading(_) => self.leader_timer(),
+        }
+    }
+
+    /// The host's machine has jumped to a snapshot.
+    fn jump(&mut self, slot: Slot) {
+        if slot > MAX_COUNT {
+            return;
+        }
+        self.announced_commit = self.announced_commit.max(slot);
+        if slot <= self.acceptor.commit() {
+            self.acceptor.trim(slot);
+            return;
+        }
+        match self.state {
+            // What is chosen without this one's knowledge was chosen in another's ballot.
+            State::Leading(_) => self.resign(0),
+            State::Canvassing(_) | State::Preparing(_) => self.fail_attempt(),
+            State::Following => {}
+        }
+        self.acceptor.jump(slot);
+        self.owes_ack = true;
+    }
+
+    /// Stops leading or trying to, and counts on this leader from now on.
+    pub(super) fn follow(&mut self, leader: Option<usize>) {
+        if let State::Leading(old) = &mut self.state {
+            self.effects.reads_failed.append(&mut old.reads.asked);
+            self.effects.reads_failed.append(&mut old.reads.waiting);
+        }
+        let was = matches!(self.state, State::Following) && self.leader == leader;
+        if !was {
+            self.effects.leadership_changed = true;
+            self.state = State::Following;
+            self.leader = leader;
+            self.owes_ack = false;
+            if let Some(damage) = &mut self.damage {
+                damage.hurry(self.now);
+            }
+        }
+        if leader.is_some() {
+            self.attempts = 0;
+        } else if !was {
+            self.schedule();
+        }
+    }
+
+    /// When to try to lead if nobody does: the first-ranked that is up at once, the others in turn; after failed
+    /// attempts ever later and ever farther apart, so that duels end.
+    pub(super) fn schedule(&mut self) {
+        let rank = self.up.before(self.me) as u64;
+        let stagger = self.config.limits.stagger_ms;
+        let wait = if self.attempts == 0 {
+            rank * stagger
+        } else {
+            ((rank + 1) * stagger) << self.attempts.min(MAX_ATTEMPT_DOUBLINGS)
+        };
+        self.campaign_at = self.now + wait;
+    }
+}
+
+/// How often the wait between attempts to lead doubles.
+const MAX_ATTEMPT_DOUBLINGS: u32 = 5;

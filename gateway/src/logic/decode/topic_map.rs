@@ -1,0 +1,445 @@
+//! The topic map: rules from topics to devices, streams and payload forms.
+//!
+//! A pattern is a topic with holes: `{name}` stands for one level and keeps it, `+` stands for one level, and
+//! `#` at the end for any number of levels, also none. As in MQTT, a hole at the start does not match
+//! topics that start with `$`. A template builds a name from what was kept: `{line}-{device}`.
+//!
+//! The first rule that matches counts. A match walks the rules once and compares level by level without
+//! allocating; rules are few ([`MAX_TOPIC_RULES`]), and most fail at their first literal.
+
+use super::error::cut;
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// The most rules of a topic map.
+pub const MAX_TOPIC_RULES: usize = 256;
+
+/// The most placeholders of a pattern.
+pub const MAX_PLACEHOLDERS: usize = 8;
+
+/// The most bytes of a pattern, of a template and of a field's name.
+pub const MAX_TEMPLATE_BYTES: usize = 512;
+
+/// The form of a rule's payloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// What [`Form::Number`] or [`Form::Json`] reads, told apart by the first character.
+    #[default]
+    Auto,
+    /// One plain number, `true`, `false`, `on` or `off`.
+    Number,
+    /// A JSON number, an object with a value and perhaps time, sequence and boot, or an array of these.
+    Json,
+    /// A JSON object in which every number is a stream's value.
+    Object,
+    /// SenML in JSON (RFC 8428).
+    SenmlJson,
+    /// SenML in CBOR (RFC 8428).
+    SenmlCbor,
+    /// Sparkplug B; the topic's last levels are `{group}/{type}/{edge node}` and perhaps `/{device}`.
+    SparkplugB,
+    /// No readings: such topics are only routed. Takes topics out of a wider rule that follows.
+    None,
+}
+
+/// How numbers that tell a time are counted, since 1970-01-01 UTC. Texts are RFC 3339 or such a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeUnit {
+    /// Milliseconds.
+    #[default]
+    Ms,
+    /// Seconds, perhaps with a fraction.
+    S,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+    /// Whichever puts the time between 1973 and 5138: numbers below 10^11 are seconds, below 10^14
+    /// milliseconds, below 10^17 microseconds, others nanoseconds.
+    Auto,
+}
+
+/// One `[[topics]]` of the settings.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicRule {
+    /// The pattern, for example `plant/+/{device}/sensors/{stream}`.
+    pub topic: String,
+    /// The payload's form.
+    #[serde(default)]
+    pub decoder: Form,
+    /// The device's name; `{device}` unless said otherwise. SenML without one takes the base name.
+    pub device: Option<String>,
+    /// The stream's name; unless said otherwise `{stream}`, or, where the payload names streams, `{key}` or
+    /// `{stream}.{key}`.
+    pub stream: Option<String>,
+    /// The key of the value (auto, json); `value` unless said otherwise. Nested keys are dotted.
+    pub value: Option<String>,
+    /// The key of the time (auto, json, object); `ts` unless said otherwise.
+    pub time: Option<String>,
+    /// The key of the sequence number (auto, json, object); `seq` unless said otherwise.
+    pub seq: Option<String>,
+    /// The key of the boot number (auto, json, object); `boot` unless said otherwise.
+    pub boot: Option<String>,
+    /// How times are counted (auto, json, object).
+    pub time_unit: Option<TimeUnit>,
+}
+
+/// What is wrong with a topic map.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopicMapError {
+    /// One rule.
+    #[error("[[topics]] number {rule} ({topic:?}): {what}")]
+    Rule {
+        /// Which, from 1.
+        rule: usize,
+        /// Its pattern, cut if long.
+        topic: String,
+        /// What is wrong and what would be right.
+        what: String,
+    },
+    /// Too many of them.
+    #[error(
+        "{0} [[topics]]: at most {MAX_TOPIC_RULES} are taken; use placeholders instead of one rule a device"
+    )]
+    TooMany(usize),
+}
+
+/// Rules, ready to match.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopicMap {
+    rules: Vec<Rule>,
+}
+
+/// A rule, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rule {
+    pattern: Pattern,
+    pub(super) form: Form,
+    pub(super) device: Option<Template>,
+    pub(super) stream: Option<Template>,
+    pub(super) keys: Keys,
+}
+
+/// Which keys of a JSON object mean what.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Keys {
+    pub(super) value: String,
+    pub(super) time: String,
+    pub(super) seq: String,
+    pub(super) boot: String,
+    pub(super) time_unit: TimeUnit,
+}
+
+impl Default for TopicMap {
+    fn default() -> Self {
+        let rule = |topic: &str, decoder| TopicRule { topic: topic.into(), decoder, ..TopicRule::default() };
+        let rules = [
+            rule("d/{device}/{stream}", Form::Auto),
+            rule("d/{device}", Form::Object),
+            rule("spBv1.0/#", Form::SparkplugB),
+        ];
+        Self { rules: rules.into_iter().filter_map(|rule| Rule::new(rule).ok()).collect() }
+    }
+}
+
+impl TopicMap {
+    /// A map of these rules; of none, the default map.
+    ///
+    /// # Errors
+    /// Names the first bad rule and what is wrong with it.
+    pub fn new(rules: Vec<TopicRule>) -> Result<Self, TopicMapError> {
+        if rules.is_empty() {
+            return Ok(Self::default());
+        }
+        if rules.len() > MAX_TOPIC_RULES {
+            return Err(TopicMapError::TooMany(rules.len()));
+        }
+        let mut checked: Vec<Rule> = Vec::with_capacity(rules.len());
+        for (n, rule) in rules.into_iter().enumerate() {
+            let topic = cut(rule.topic.clone(), 80);
+            let wrong = |what| TopicMapError::Rule { rule: n + 1, topic: topic.clone(), what };
+            let rule = Rule::new(rule).map_err(wrong)?;
+            if let Some(earlier) = checked.iter().position(|other| other.pattern.same_topics(&rule.pattern)) {
+                return Err(wrong(format!(
+                    "it can never match, because number {} takes the same topics before it; remove one",
+                    earlier + 1
+                )));
+            }
+            checked.push(rule);
+        }
+        Ok(Self { rules: checked })
+    }
+
+    /// The first rule that matches a topic, and what its placeholders stand for there.
+    pub(super) fn find<'m, 'a>(&'m self, topic: &'a str) -> Option<(&'m Rule, Captures<'a>)> {
+        self.rules.iter().find_map(|rule| Some((rule, rule.pattern.matches(topic)?)))
+    }
+}
+
+impl Rule {
+    fn new(rule: TopicRule) -> Result<Self, String> {
+        let pattern = Pattern::new(&rule.topic)?;
+        let names_streams = matches!(rule.decoder, Form::Object | Form::SenmlJson | Form::SenmlCbor);
+        let fixed = matches!(rule.decoder, Form::SparkplugB | Form::None);
+        let form = format!("{:?}", rule.decoder).to_lowercase();
+        let unused = |key: &str| Err(format!("{key} means nothing to decoder {form}; remove it"));
+        if fixed && (rule.device.is_some() || rule.stream.is_some()) {
+            return unused("a device or stream template");
+        }
+        if rule.value.is_some() && !matches!(rule.decoder, Form::Auto | Form::Json) {
+            return unused("value");
+        }
+        let meta =
+            rule.time.is_some() || rule.seq.is_some() || rule.boot.is_some() || rule.time_unit.is_some();
+        if meta && !matches!(rule.decoder, Form::Auto | Form::Json | Form::Object) {
+            return unused("time, seq, boot or time_unit");
+        }
+        if rule.decoder == Form::SparkplugB && !(pattern.rest && pattern.names.is_empty()) {
+            return Err(
+                "a Sparkplug B topic ends with # and has no placeholders, for example spBv1.0/#".into()
+            );
+        }
+
+        let has = |name: &str| pattern.names.iter().any(|n| n == name);
+        let device = rule.device.or_else(|| has("device").then(|| "{device}".into()));
+        let stream = rule.stream.or_else(|| match (names_streams, has("stream")) {
+            (true, true) => Some("{stream}.{key}".into()),
+            (true, false) => Some("{key}".into()),
+            (false, true) => Some("{stream}".into()),
+            (false, false) => None,
+        });
+        let device = device.map(|t| Template::new("device", &t, &pattern)).transpose()?;
+        let stream = stream.map(|t| Template::new("stream", &t, &pattern)).transpose()?;
+        let senml = matches!(rule.decoder, Form::SenmlJson | Form::SenmlCbor);
+        if device.is_none() && !fixed && !senml {
+            return Err("it names no device: put {device} into the topic, or give device = \"...\"".into());
+        }
+        if stream.is_none() && !fixed {
+            return Err("it names no stream: put {stream} into the topic, or give stream = \"...\"".into());
+        }
+        if device.as_ref().is_some_and(Template::has_key) {
+            return Err("device can't hold {key}, which is a key of the payload".into());
+        }
+        let keyed = stream.as_ref().is_some_and(Template::has_key);
+        if names_streams && !keyed {
+            return Err("stream must hold {key}, or all keys of the payload would be one stream".into());
+        }
+        if keyed && !names_streams {
+            return Err(format!("stream holds {{key}}, but decoder {form} reads no keys as streams"));
+        }
+
+        let key = |name: &str, given: Option<String>, usual: &str| match given {
+            Some(key) if key.is_empty() || key.len() > MAX_TEMPLATE_BYTES => {
+                Err(format!("{name} must be a key of 1 to {MAX_TEMPLATE_BYTES} bytes"))
+            }
+            Some(key) => Ok(key),
+            None => Ok(usual.into()),
+        };
+        let keys = Keys {
+            value: key("value", rule.value, "value")?,
+            time: key("time", rule.time, "ts")?,
+            seq: key("seq", rule.seq, "seq")?,
+            boot: key("boot", rule.boot, "boot")?,
+            time_unit: rule.time_unit.unwrap_or_default(),
+        };
+        let mut all = vec![&keys.time, &keys.seq, &keys.boot];
+        if !names_streams {
+            all.push(&keys.value);
+        }
+        all.sort_unstable();
+        if let Some(pair) = all.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!(
+                "key {:?} can't mean two things: value, time, seq and boot must differ",
+                pair[0]
+            ));
+        }
+        Ok(Self { pattern, form: rule.decoder, device, stream, keys })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Level {
+    Literal(String),
+    Any,
+    Kept,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Pattern {
+    levels: Vec<Level>,
+    rest: bool,
+    /// Of the kept levels, in order.
+    names: Vec<String>,
+}
+
+impl Pattern {
+    fn new(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() > MAX_TEMPLATE_BYTES || text.contains('\0') {
+            return Err(format!("topic must have 1 to {MAX_TEMPLATE_BYTES} bytes and no NUL"));
+        }
+        let mut pattern = Self { levels: Vec::new(), rest: false, names: Vec::new() };
+        for level in text.split('/') {
+            if pattern.rest {
+                return Err("# may only stand at the end of topic".into());
+            }
+            if level == "#" {
+                pattern.rest = true;
+            } else if level == "+" {
+                pattern.levels.push(Level::Any);
+            } else if let Some(name) = level.strip_prefix('{').and_then(|l| l.strip_suffix('}')) {
+                check_placeholder(name)?;
+                if name == "key" {
+                    return Err(
+                        "{key} is kept for keys of the payload; call the placeholder otherwise".into()
+                    );
+                }
+                if pattern.names.iter().any(|n| n == name) {
+                    return Err(format!("{{{name}}} stands in topic twice"));
+                }
+                if pattern.names.len() == MAX_PLACEHOLDERS {
+                    return Err(format!(
+                        "topic has more than {MAX_PLACEHOLDERS} placeholders; use + for some"
+                    ));
+                }
+                pattern.names.push(name.into());
+                pattern.levels.push(Level::Kept);
+            } else if level.contains(['+', '#', '{', '}']) {
+                return Err(format!(
+                    "{level:?} mixes text with +, # or a placeholder; each takes a whole level of topic"
+                ));
+            } else {
+                pattern.levels.push(Level::Literal(level.into()));
+            }
+        }
+        Ok(pattern)
+    }
+
+    fn matches<'a>(&self, topic: &'a str) -> Option<Captures<'a>> {
+        if topic.starts_with('$') && !matches!(self.levels.first(), Some(Level::Literal(_))) {
+            return None;
+        }
+        let mut captures = Captures { kept: [""; MAX_PLACEHOLDERS], rest: "" };
+        let mut kept = captures.kept.iter_mut();
+        // None once all levels are used up; a topic ends in an empty level if it ends in '/'.
+        let mut left = Some(topic);
+        for level in &self.levels {
+            let (here, after) = match left?.split_once('/') {
+                Some((here, after)) => (here, Some(after)),
+                None => (left?, None),
+            };
+            left = after;
+            match level {
+                Level::Literal(text) if text != here => return None,
+                Level::Kept => *kept.next()? = here,
+                Level::Literal(_) | Level::Any => {}
+            }
+        }
+        match left {
+            Some(rest) if self.rest => captures.rest = rest,
+            Some(_) => return None,
+            None => {}
+        }
+        Some(captures)
+    }
+
+    fn same_topics(&self, other: &Self) -> bool {
+        let same = |pair: (&Level, &Level)| match pair {
+            (Level::Literal(a), Level::Literal(b)) => a == b,
+            (Level::Literal(_), _) | (_, Level::Literal(_)) => false,
+            _ => true,
+        };
+        self.rest == other.rest
+            && self.levels.len() == other.levels.len()
+            && self.levels.iter().zip(&other.levels).all(same)
+    }
+}
+
+/// What a pattern kept of a topic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Captures<'a> {
+    kept: [&'a str; MAX_PLACEHOLDERS],
+    rest: &'a str,
+}
+
+impl<'a> Captures<'a> {
+    /// The levels that `#` stands for.
+    pub(super) fn rest(&self) -> &'a str {
+        self.rest
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Piece {
+    Text(String),
+    Kept(usize),
+    Key,
+}
+
+/// Builds a name.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Template(Vec<Piece>);
+
+impl Template {
+    fn new(kind: &str, text: &str, pattern: &Pattern) -> Result<Self, String> {
+        if text.is_empty() || text.len() > MAX_TEMPLATE_BYTES {
+            return Err(format!("{kind} must have 1 to {MAX_TEMPLATE_BYTES} bytes"));
+        }
+        let mut pieces = Vec::new();
+        let mut left = text;
+        while !left.is_empty() {
+            let (plain, hole) =
+                left.split_once('{').map_or((left, None), |(plain, hole)| (plain, Some(hole)));
+            if plain.contains('}') {
+                return Err(format!("{kind} {text:?} has a }} without its {{"));
+            }
+            if !plain.is_empty() {
+                pieces.push(Piece::Text(plain.into()));
+            }
+            let Some(hole) = hole else { break };
+            let (name, after) =
+                hole.split_once('}').ok_or_else(|| format!("{kind} {text:?} has a {{ without its }}"))?;
+            check_placeholder(name)?;
+            pieces.push(match pattern.names.iter().position(|n| n == name) {
+                Some(n) => Piece::Kept(n),
+                None if name == "key" => Piece::Key,
+                None => return Err(format!("{kind} uses {{{name}}}, which does not stand in topic")),
+            });
+            left = after;
+        }
+        Ok(Self(pieces))
+    }
+
+    fn has_key(&self) -> bool {
+        self.0.contains(&Piece::Key)
+    }
+
+    /// The name; borrowed when it is one level or the key as they are.
+    pub(super) fn fill<'a>(&self, captures: &Captures<'a>, key: Cow<'a, str>) -> Cow<'a, str> {
+        match self.0.as_slice() {
+            [Piece::Kept(n)] => Cow::Borrowed(captures.kept.get(*n).copied().unwrap_or_default()),
+            [Piece::Key] => key,
+            pieces => {
+                let piece = |piece: &'_ Piece| -> String {
+                    match piece {
+                        Piece::Text(text) => text.clone(),
+                        Piece::Kept(n) => captures.kept.get(*n).copied().unwrap_or_default().into(),
+                        Piece::Key => key.clone().into_owned(),
+                    }
+                };
+                Cow::Owned(pieces.iter().map(piece).collect())
+            }
+        }
+    }
+}
+
+fn check_placeholder(name: &str) -> Result<(), String> {
+    let sound =
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if sound {
+        return Ok(());
+    }
+    Err(format!("{{{name}}} is no placeholder: its name has lower-case letters, digits and underscores"))
+}

@@ -1,0 +1,347 @@
+//! Idempotent forwarding: what devices did goes, in batches, to the leaders of the shards it concerns.
+//!
+//! The protocol: per shard, items gather in the order in which they came; a batch of them is numbered
+//! n = 1, 2, 3, ... under this process's [`Origin`] and sent to the shard's leader. It is kept until its answer
+//! comes, and sent again, the same bytes under the same number, when the answer is late, when the leader
+//! changed or when a leader says that it lacks earlier ones. The state machine applies each number once and
+//! in order, so an unknown outcome is retried and never told the device as a failure.
+//!
+//! Invariant: batches of a shard are numbered without gaps, and the bytes of a number never change.
+//! Invariant: the outcomes of items leave in the order of the items, per shard.
+//! Limit: at most [`MAX_INFLIGHT_BATCHES`] numbers of a shard are under way; what gathers behind them is
+//! bounded by the windows of the connections it came from and by [`MAX_QUEUED_BYTES`] (see [`Forward::full`]).
+//! Left out: a batch that was applied but whose answer was lost reports its items as done without their
+//! receipts; the machine doesn't keep old outcomes.
+
+use super::machine::{Item, Origin, Outcome, Publish, Submission, Verdict};
+use super::peer::{BusyReason, ForwardAnswer};
+use super::ring::Ring;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::uplink::StreamName;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// How many batches of one shard may be unanswered.
+pub const MAX_INFLIGHT_BATCHES: usize = 4;
+/// A batch takes no further item beyond this estimate of its size.
+pub const MAX_BATCH_BYTES: usize = 128 * 1024;
+/// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down.
+pub const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
+/// An unanswered batch is sent again after this time.
+pub const RESEND_MS: u64 = 500;
+/// A batch that found no leader, or a busy one, is sent again after this time.
+pub const RETRY_MS: u64 = 50;
+
+/// Names an item to the one who submitted it: a connection and its running number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket {
+    /// The connection.
+    pub connection: u64,
+    /// The number.
+    pub token: u64,
+}
+
+/// A reading with its stream's name still in full, as a decoder gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedReading {
+    /// The stream.
+    pub name: StreamName,
+    /// The reading; its stream index is filled in when the batch is made.
+    pub reading: super::machine::Reading,
+}
+
+/// One thing to be forwarded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Forwardable {
+    /// A publish and the readings of it that lie in the shard.
+    Publish(Option<super::machine::Source>, Vec<NamedReading>),
+    /// Anything else.
+    Item(Item),
+}
+
+impl Forwardable {
+    /// An upper estimate of its size in a batch, in bytes.
+    fn estimate_bytes(&self) -> usize {
+        match self {
+            Self::Publish(source, readings) => {
+                let names: usize = readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
+                names + source.as_ref().map_or(0, |s| s.client.len() + 48) + 16
+            }
+            Self::Item(Item::Subscriptions { add, remove, .. }) => {
+                add.iter().map(|(f, _)| f.len()).chain(remove.iter().map(String::len)).sum::<usize>() + 128
+            }
+            Self::Item(_) => 256,
+        }
+    }
+}
+
+/// What the forwarder wants done.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Batches to send (to this gateway's own replica too).
+    pub send: Vec<(GatewayId, Outgoing)>,
+    /// Items whose outcome is known.
+    pub outcomes: Vec<Settled>,
+}
+
+/// A numbered batch on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its number.
+    pub n: u64,
+    /// The [`Submission`] frame.
+    pub submission: Arc<[u8]>,
+}
+
+/// An item whose outcome is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// Which item.
+    pub ticket: Ticket,
+    /// The shard that settled it.
+    pub shard: ShardId,
+    /// The slot it was chosen in; 0 when no longer known.
+    pub slot: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+#[derive(Debug)]
+struct Inflight {
+    n: u64,
+    submission: Arc<[u8]>,
+    tickets: Vec<Ticket>,
+    estimate_bytes: usize,
+    sent_ms: u64,
+    wait_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    last_n: u64,
+    queue: VecDeque<(Ticket, Forwardable)>,
+    inflight: VecDeque<Inflight>,
+    leader: Option<GatewayId>,
+    /// Which replica to try next while no leader is known.
+    probe: usize,
+    busy: Option<BusyReason>,
+}
+
+/// The forwarder of one gateway process.
+#[derive(Debug)]
+pub struct Forward {
+    origin: Origin,
+    ring: Arc<Ring>,
+    lanes: BTreeMap<ShardId, Lane>,
+    dirty: BTreeSet<ShardId>,
+    queued_bytes: usize,
+}
+
+impl Forward {
+    /// A forwarder that numbers its batches under `origin`.
+    pub fn new(origin: Origin, ring: Arc<Ring>) -> Self {
+        Self { origin, ring, lanes: BTreeMap::new(), dirty: BTreeSet::new(), queued_bytes: 0 }
+    }
+
+    /// The origin that this process's batches carry.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Queues an item for a shard. Nothing is sent before [`Forward::flush`].
+    pub fn submit(&mut self, shard: ShardId, ticket: Ticket, item: Forwardable) {
+        self.queued_bytes += item.estimate_bytes();
+        self.lanes.entry(shard).or_default().queue.push_back((ticket, item));
+        self.dirty.insert(shard);
+    }
+
+    /// More is queued than should be: whoever submits must slow down.
+    pub fn full(&self) -> bool {
+        self.queued_bytes > MAX_QUEUED_BYTES
+    }
+
+    /// The estimate of all that is queued and unanswered, in bytes.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Why leaders take nothing more, if some say so.
+    pub fn busy(&self) -> Option<BusyReason> {
+        self.lanes.values().filter_map(|l| l.busy).max_by_key(|b| *b as u8)
+    }
+
+    /// Makes and sends batches of what was submitted.
+    pub fn flush(&mut self, now_ms: u64, out: &mut Effects) {
+        for shard in std::mem::take(&mut self.dirty) {
+            let Some(lane) = self.lanes.get_mut(&shard) else { continue };
+            while lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty() {
+                let batch = lane.cut(now_ms);
+                out.send.push((lane.target(self.ring.replicas(shard)), batch.outgoing(shard)));
+                lane.inflight.push_back(batch);
+            }
+        }
+    }
+
+    /// An answer about batch `n` of a shard came from `from`.
+    pub fn answered(
+        &mut self,
+        now_ms: u64,
+        (from, shard, n): (GatewayId, ShardId, u64),
+        answer: ForwardAnswer,
+        out: &mut Effects,
+    ) {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        match answer {
+            ForwardAnswer::Verdict { slot, verdict } => match verdict {
+                Verdict::Applied(outcomes) => self.settle(shard, (n, slot), Some(outcomes), out),
+                Verdict::AlreadyApplied => self.settle(shard, (n, 0), None, out),
+                Verdict::Malformed => {
+                    let refused = "this gateway's batch does not decode at the shard's leader";
+                    let count = lane.inflight.iter().find(|b| b.n == n).map_or(0, |b| b.tickets.len());
+                    let outcomes = vec![Outcome::Refused(refused.to_string()); count];
+                    self.settle(shard, (n, slot), Some(outcomes), out);
+                }
+                Verdict::Gap { last } => {
+                    lane.leader = Some(from);
+                    lane.resend(now_ms, shard, |b| b.n > last, from, out);
+                }
+                // Only a copy of this process's data folder can be ahead of it; the identity check keeps such a
+                // copy from starting, so waiting (and being seen to wait) is all that is left.
+                Verdict::OldStart => {}
+            },
+            ForwardAnswer::NotLeader { leader } => {
+                if lane.leader == Some(from) || lane.leader.is_none() {
+                    let hint = leader.map(GatewayId).filter(|l| *l != from);
+                    let moved = hint.is_some() && hint != lane.leader;
+                    lane.leader = hint;
+                    if let (true, Some(to)) = (moved, hint) {
+                        lane.resend(now_ms, shard, |_| true, to, out);
+                    } else {
+                        lane.retry_soon(now_ms);
+                    }
+                }
+            }
+            ForwardAnswer::Busy { why } => {
+                lane.leader = Some(from);
+                lane.busy = Some(why);
+                lane.retry_soon(now_ms);
+            }
+        }
+        self.flush(now_ms, out);
+    }
+
+    /// It became known who leads a shard: what is unanswered goes there.
+    pub fn leader_is(&mut self, now_ms: u64, shard: ShardId, leader: GatewayId, out: &mut Effects) {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        if lane.leader.replace(leader) != Some(leader) {
+            lane.resend(now_ms, shard, |_| true, leader, out);
+        }
+    }
+
+    /// A gateway can't be reached: its shards' batches look for another leader.
+    pub fn gateway_down(&mut self, now_ms: u64, gateway: GatewayId) {
+        for lane in self.lanes.values_mut().filter(|l| l.leader == Some(gateway)) {
+            lane.leader = None;
+            lane.retry_soon(now_ms);
+        }
+    }
+
+    /// Sends again what waited too long.
+    pub fn timer(&mut self, now_ms: u64, out: &mut Effects) {
+        let overdue = |b: &Inflight| now_ms.saturating_sub(b.sent_ms) >= b.wait_ms;
+        for (shard, lane) in &mut self.lanes {
+            if lane.inflight.front().is_some_and(overdue) {
+                let silent = lane.inflight.front().is_some_and(|b| b.wait_ms == RESEND_MS);
+                if silent {
+                    lane.leader = None;
+                }
+                lane.probe = lane.probe.wrapping_add(1);
+                let to = lane.target(self.ring.replicas(*shard));
+                lane.resend(now_ms, *shard, |_| true, to, out);
+            }
+        }
+    }
+
+    /// When [`Forward::timer`] has something to do, if ever.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.lanes.values().filter_map(|l| l.inflight.front().map(|b| b.sent_ms + b.wait_ms)).min()
+    }
+
+    fn settle(&mut self, shard: ShardId, (n, slot): (u64, u64), outcomes: Option<Vec<Outcome>>, out: &mut Effects) {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        lane.busy = None;
+        // The machine applies in order, so an answer about n says that everything before it was applied too.
+        while lane.inflight.front().is_some_and(|b| b.n <= n) {
+            let Some(batch) = lane.inflight.pop_front() else { break };
+            self.queued_bytes = self.queued_bytes.saturating_sub(batch.estimate_bytes);
+            let known = outcomes.as_ref().filter(|o| batch.n == n && o.len() == batch.tickets.len());
+            for (i, ticket) in batch.tickets.into_iter().enumerate() {
+                let done = Outcome::Done { counted: 0, unknown: 0 };
+                let outcome = known.and_then(|o| o.get(i).cloned()).unwrap_or(done);
+                let slot = if known.is_some() { slot } else { 0 };
+                out.outcomes.push(Settled { ticket, shard, slot, outcome });
+            }
+        }
+        self.dirty.insert(shard);
+    }
+}
+
+impl Inflight {
+    fn outgoing(&self, shard: ShardId) -> Outgoing {
+        Outgoing { shard, n: self.n, submission: self.submission.clone() }
+    }
+}
+
+impl Lane {
+    fn target(&self, replicas: &[GatewayId]) -> GatewayId {
+        self.leader.unwrap_or_else(|| replicas[self.probe % replicas.len()])
+    }
+
+    fn cut(&mut self, now_ms: u64) -> Inflight {
+        let (mut submission, mut tickets, mut bytes) = (Submission::default(), Vec::new(), 0);
+        let mut known: HashMap<StreamName, u32> = HashMap::new();
+        while let Some((_, item)) = self.queue.front() {
+            let more = item.estimate_bytes();
+            if bytes > 0 && bytes + more > MAX_BATCH_BYTES {
+                break;
+            }
+            bytes += more;
+            let Some((ticket, item)) = self.queue.pop_front() else { break };
+            tickets.push(ticket);
+            submission.items.push(match item {
+                Forwardable::Item(item) => item,
+                Forwardable::Publish(source, readings) => {
+                    let mut index = |name: StreamName| match known.get(&name) {
+                        Some(i) => *i,
+                        None => {
+                            let i = submission.streams.len() as u32;
+                            submission.streams.push(name.clone());
+                            known.insert(name, i);
+                            i
+                        }
+                    };
+                    let readings = readings.into_iter().map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
+                    Item::Publish(Publish { source, readings: readings.collect() })
+                }
+            });
+        }
+        self.last_n += 1;
+        let submission = submission.encode().into();
+        Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes, sent_ms: now_ms, wait_ms: RESEND_MS }
+    }
+
+    fn resend(&mut self, now_ms: u64, shard: ShardId, which: impl Fn(&Inflight) -> bool, to: GatewayId, out: &mut Effects) {
+        for batch in self.inflight.iter_mut().filter(|b| which(b)) {
+            (batch.sent_ms, batch.wait_ms) = (now_ms, RESEND_MS);
+            out.send.push((to, batch.outgoing(shard)));
+        }
+    }
+
+    fn retry_soon(&mut self, now_ms: u64) {
+        for batch in &mut self.inflight {
+            (batch.sent_ms, batch.wait_ms) = (now_ms, RETRY_MS);
+        }
+    }
+}

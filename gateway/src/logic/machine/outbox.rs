@@ -1,0 +1,241 @@
+//! Outbox: closed parts on their way to becoming batches, and which batches are not confirmed yet.
+//!
+//! A batch's content is fixed here, by a chosen command, before anything of it is sent: all replicas cut the
+//! same bytes under the same number. The bytes themselves lie with the host; the machine keeps the manifest.
+//!
+//! Parts wait until they fill a batch or until the oldest has waited for `cut_after_ms`. While
+//! batches stay unconfirmed the wait grows, up to [`MAX_CUT_WAIT_MS`]: a week without the cloud makes thousands of
+//! full batches rather than a batch a second.
+//!
+//! Invariant: an encoded batch has at most [`MAX_BATCH_BYTES`] bytes.
+//! Invariant: seqs are given without gaps, and cursor <= last.
+
+use super::names::Names;
+use super::window::Closed;
+use bincode::{Decode, Encode};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName};
+use std::collections::{HashMap, VecDeque};
+
+/// The longest that closed parts wait to be cut while batches stay unconfirmed.
+pub const MAX_CUT_WAIT_MS: i64 = 60_000;
+/// For each so many unconfirmed batches closed parts wait `cut_after_ms` longer.
+const BACKLOG_STEP_ENTRIES: usize = 16;
+
+/// A batch that was cut now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutBatch {
+    /// Its number.
+    pub seq: u64,
+    /// An encoded [`Batch`].
+    pub bytes: Vec<u8>,
+}
+
+/// What is known of an unconfirmed batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct BatchRecord {
+    /// The length of its encoded form.
+    pub bytes: u32,
+    /// The crc32c of its encoded form.
+    pub crc: u32,
+    /// How many parts it holds.
+    pub parts: u32,
+}
+
+/// How full the outbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OutboxStats {
+    /// All batches up to this seq are confirmed.
+    pub cursor: u64,
+    /// The last seq that was cut.
+    pub last: u64,
+    /// Unconfirmed batches.
+    pub batches: u64,
+    /// The bytes of their encoded forms.
+    pub bytes: u64,
+    /// Closed parts that wait to be cut.
+    pub waiting_parts: u64,
+    /// Since when the oldest of them waits.
+    pub waiting_since: Option<EpochMs>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub cursor: u64,
+    /// From `cursor + 1` on.
+    pub manifest: VecDeque<BatchRecord>,
+    pub waiting: Vec<Closed>,
+    pub since: EpochMs,
+    /// Derived from `manifest`.
+    bytes: u64,
+    /// Derived from `waiting`: the streams in the order of their first part (the map is only looked up), and the
+    /// bytes that streams and parts take.
+    streams: Vec<u32>,
+    places: HashMap<u32, u32>,
+    size: usize,
+}
+
+/// The version, and the counts of streams and of parts.
+const HEAD_BYTES: usize = 1 + 3 + 3;
+
+impl Outbox {
+    pub fn last(&self) -> u64 {
+        self.cursor + self.manifest.len() as u64
+    }
+
+    /// Takes a part that closed at `now`; if it no longer fits, what waits is cut first.
+    pub fn push(&mut self, part: Closed, now: EpochMs, names: &Names) -> Option<CutBatch> {
+        let name_bytes = || {
+            let (device, stream) = names.of(part.stream);
+            [device.len(), stream.len()].iter().map(|n| varint_bytes(*n as u64) + n).sum::<usize>()
+        };
+        let place = self.places.get(&part.stream).copied();
+        let mut size = part_bytes(&part, place.unwrap_or(self.streams.len() as u32));
+        if place.is_none() {
+            size += name_bytes();
+        }
+        let mut cut = None;
+        if HEAD_BYTES + self.size + size > MAX_BATCH_BYTES {
+            cut = self.cut(names);
+            size = part_bytes(&part, 0) + name_bytes();
+        }
+        if self.waiting.is_empty() {
+            self.since = now;
+        }
+        if !self.places.contains_key(&part.stream) {
+            self.places.insert(part.stream, self.streams.len() as u32);
+            self.streams.push(part.stream);
+        }
+        self.size += size;
+        self.waiting.push(part);
+        cut
+    }
+
+    /// When what waits is to be cut.
+    pub fn due(&self, cut_after_ms: u32) -> Option<EpochMs> {
+        let after = i64::from(cut_after_ms);
+        let steps = 1 + (self.manifest.len() / BACKLOG_STEP_ENTRIES) as i64;
+        let wait = after.saturating_mul(steps).min(MAX_CUT_WAIT_MS.max(after));
+        (!self.waiting.is_empty()).then(|| self.since.plus(wait))
+    }
+
+    /// Makes what waits a batch.
+    pub fn cut(&mut self, names: &Names) -> Option<CutBatch> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let name = |id: &u32| {
+            let (device, stream) = names.of(*id);
+            StreamName { device: device.to_string(), stream: stream.to_string() }
+        };
+        let part = |c: &Closed| Part {
+            stream: self.places.get(&c.stream).copied().unwrap_or(u32::MAX),
+            width_ms: c.width_ms,
+            start: c.start,
+            aggregate: c.aggregate,
+            late: c.late_count(),
+            watermark: c.watermark,
+        };
+        let batch = Batch {
+            streams: self.streams.iter().map(name).collect(),
+            parts: self.waiting.iter().map(part).collect(),
+        };
+        let bytes = batch.encode();
+        debug_assert!(bytes.len() <= HEAD_BYTES + self.size && HEAD_BYTES + self.size <= bytes.len() + 4);
+        let record = BatchRecord {
+            bytes: bytes.len() as u32,
+            crc: crc32c::crc32c(&bytes),
+            parts: batch.parts.len() as u32,
+        };
+        self.bytes += u64::from(record.bytes);
+        self.manifest.push_back(record);
+        self.waiting.clear();
+        self.streams.clear();
+        self.places.clear();
+        self.size = 0;
+        Some(CutBatch { seq: self.last(), bytes })
+    }
+
+    /// Everything up to `cursor` is confirmed. False, and nothing done, if that is not news or can't be.
+    pub fn confirm(&mut self, cursor: u64) -> bool {
+        if cursor <= self.cursor || cursor > self.last() {
+            return false;
+        }
+        while self.cursor < cursor {
+            let record = self.manifest.pop_front();
+            self.bytes -= record.map_or(0, |r| u64::from(r.bytes));
+            self.cursor += 1;
+        }
+        true
+    }
+
+    pub fn record(&self, seq: u64) -> Option<BatchRecord> {
+        let at = seq.checked_sub(self.cursor)?.checked_sub(1)?;
+        self.manifest.get(usize::try_from(at).ok()?).copied()
+    }
+
+    pub fn stats(&self) -> OutboxStats {
+        OutboxStats {
+            cursor: self.cursor,
+            last: self.last(),
+            batches: self.manifest.len() as u64,
+            bytes: self.bytes,
+            waiting_parts: self.waiting.len() as u64,
+            waiting_since: (!self.waiting.is_empty()).then_some(self.since),
+        }
+    }
+
+    /// An outbox as it was stored; nothing if that can't be.
+    pub fn restore(
+        cursor: u64,
+        manifest: VecDeque<BatchRecord>,
+        waiting: Vec<Closed>,
+        since: EpochMs,
+        names: &Names,
+    ) -> Option<Self> {
+        cursor.checked_add(manifest.len() as u64)?;
+        let bytes = manifest.iter().map(|r| u64::from(r.bytes)).sum();
+        let mut outbox = Self { cursor, manifest, bytes, ..Self::default() };
+        for part in waiting {
+            if part.stream as usize >= names.streams.len() || outbox.push(part, since, names).is_some() {
+                return None;
+            }
+        }
+        outbox.since = since;
+        Some(outbox)
+    }
+}
+
+impl Closed {
+    pub fn late_count(&self) -> u64 {
+        if self.late { self.aggregate.count } else { 0 }
+    }
+}
+
+/// The encoded size of a part.
+fn part_bytes(c: &Closed, place: u32) -> usize {
+    let signed = |n: EpochMs| varint_bytes(((n.0 << 1) ^ (n.0 >> 63)) as u64);
+    let a = &c.aggregate;
+    let samples = [a.first, a.last]
+        .into_iter()
+        .map(|s| signed(s.time) + varint_bytes(s.slot) + varint_bytes(s.index.into()) + 8);
+    varint_bytes(place.into())
+        + varint_bytes(c.width_ms.into())
+        + signed(c.start)
+        + varint_bytes(a.count)
+        + 4 * 8
+        + samples.sum::<usize>()
+        + varint_bytes(a.fingerprint)
+        + varint_bytes(c.late_count())
+        + signed(c.watermark)
+}
+
+/// The size of an integer in a frame.
+fn varint_bytes(n: u64) -> usize {
+    match n {
+        0..251 => 1,
+        251..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    }
+}

@@ -1,0 +1,182 @@
+//! Queries at the site: recent windows, and which devices there are.
+//!
+//! A shard keeps its last closed parts (`recent_windows`) in its state, so that every replica can answer without the
+//! cloud. A window is answered as the merge of its closed parts that are still there and its open one.
+
+use super::Machine;
+use super::window::{Closed, merge};
+use selvedge_shared::aggregate::Aggregate;
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The most windows, devices or streams of one answer.
+pub const MAX_ANSWER_ENTRIES: usize = 10_000;
+
+/// Which windows are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Query<'a> {
+    /// The device.
+    pub device: &'a str,
+    /// One of its streams, or all of them.
+    pub stream: Option<&'a str>,
+    /// Windows that end after this.
+    pub from: EpochMs,
+    /// Windows that start before this.
+    pub to: EpochMs,
+    /// The width wanted, in milliseconds: windows of the greatest kept width that divides it are merged to
+    /// it. Nothing: the stream's first width as it is kept.
+    pub every_ms: Option<u32>,
+}
+
+/// A window as the site knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WindowView {
+    /// The device.
+    pub device: Arc<str>,
+    /// Its stream.
+    pub stream: Arc<str>,
+    /// The width in milliseconds.
+    pub width_ms: u32,
+    /// Where it starts.
+    pub start: EpochMs,
+    /// Its readings.
+    pub aggregate: Aggregate,
+    /// How many of them came late.
+    pub late: u64,
+    /// How many parts it has here.
+    pub parts: u32,
+    /// None of them is open.
+    pub closed: bool,
+    /// The stream's watermark now.
+    pub watermark: EpochMs,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its name.
+    pub device: Arc<str>,
+    /// How many streams it has in this shard.
+    pub streams: u32,
+    /// The stamp of the last command that brought something new of it.
+    pub seen: EpochMs,
+}
+
+/// A stream of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Its name.
+    pub stream: Arc<str>,
+    /// The widths it is counted in.
+    pub windows_ms: Vec<u32>,
+    /// The stamp of the last command that brought something new.
+    pub seen: EpochMs,
+    /// Its watermark.
+    pub watermark: EpochMs,
+}
+
+impl Machine {
+    /// The windows that [`Query`] describes, by stream and start, at most [`MAX_ANSWER_ENTRIES`].
+    pub fn query(&self, query: &Query<'_>) -> Vec<WindowView> {
+        let Some(device) = self.names.device(query.device) else { return Vec::new() };
+        let ids: Vec<u32> = match query.stream {
+            Some(stream) => self.names.find(query.device, stream).into_iter().collect(),
+            None => self.names.devices[device as usize].streams.clone(),
+        };
+        // One pass over the recent parts for all streams asked for.
+        let mut kept: BTreeMap<u32, Vec<(Closed, bool)>> = ids.iter().map(|id| (*id, Vec::new())).collect();
+        for part in &self.recent {
+            if let Some(parts) = kept.get_mut(&part.stream) {
+                parts.push((*part, false));
+            }
+        }
+        let mut answer = Vec::new();
+        for id in ids {
+            let mut parts = kept.remove(&id).unwrap_or_default();
+            let stream = &self.streams.list[id as usize];
+            let class = &self.classes[usize::from(stream.class)];
+            let open = stream.open.iter().map(|o| (o.close(id, class, stream.watermark), true));
+            parts.extend(open);
+            let Some(width) = width_for(&parts, query.every_ms, class.windows_ms[0]) else { continue };
+            let every = query.every_ms.unwrap_or(width);
+            let mut windows: BTreeMap<EpochMs, WindowView> = BTreeMap::new();
+            for (part, open) in parts.iter().filter(|(p, _)| p.width_ms == width) {
+                let start = part.start.window_start(every);
+                if start >= query.to || start.plus(i64::from(every)) <= query.from {
+                    continue;
+                }
+                if let Some(window) = windows.get_mut(&start) {
+                    merge(&mut window.aggregate, &part.aggregate);
+                    window.late += part.late_count();
+                    window.parts += 1;
+                    window.closed &= !open;
+                    continue;
+                }
+                let (device, name) = self.names.of(id);
+                let window = WindowView {
+                    device: device.clone(),
+                    stream: name.clone(),
+                    width_ms: every,
+                    start,
+                    aggregate: part.aggregate,
+                    late: part.late_count(),
+                    parts: 1,
+                    closed: !open,
+                    watermark: stream.watermark,
+                };
+                windows.insert(start, window);
+            }
+            answer.extend(windows.into_values().take(MAX_ANSWER_ENTRIES - answer.len()));
+        }
+        answer
+    }
+
+    /// The devices after `after` by name, at most `most` and [`MAX_ANSWER_ENTRIES`].
+    pub fn devices(&self, after: Option<&str>, most: usize) -> Vec<DeviceInfo> {
+        let mut first: BTreeMap<&str, u32> = BTreeMap::new();
+        let most = most.min(MAX_ANSWER_ENTRIES);
+        for (id, device) in (0..).zip(&self.names.devices) {
+            if after.is_some_and(|after| *device.name <= *after) {
+                continue;
+            }
+            first.insert(&device.name, id);
+            if first.len() > most {
+                first.pop_last();
+            }
+        }
+        let info = |id: &u32| {
+            let device = &self.names.devices[*id as usize];
+            let seen = device.streams.iter().map(|s| self.streams.list[*s as usize].seen).max();
+            DeviceInfo {
+                device: device.name.clone(),
+                streams: device.streams.len() as u32,
+                seen: seen.unwrap_or_default(),
+            }
+        };
+        first.values().map(info).collect()
+    }
+
+    /// The streams of a device by name, at most [`MAX_ANSWER_ENTRIES`]; none if there is no such device.
+    pub fn streams(&self, device: &str) -> Vec<StreamInfo> {
+        let Some(device) = self.names.device(device) else { return Vec::new() };
+        let info = |id: &u32| {
+            let stream = &self.streams.list[*id as usize];
+            StreamInfo {
+                stream: self.names.of(*id).1.clone(),
+                windows_ms: self.classes[usize::from(stream.class)].windows_ms.clone(),
+                seen: stream.seen,
+                watermark: stream.watermark,
+            }
+        };
+        self.names.devices[device as usize].streams.iter().take(MAX_ANSWER_ENTRIES).map(info).collect()
+    }
+}
+
+/// The width of the parts that make up an answer.
+fn width_for(parts: &[(Closed, bool)], every_ms: Option<u32>, first: u32) -> Option<u32> {
+    match every_ms {
+        None => Some(first),
+        Some(every) => parts.iter().map(|(p, _)| p.width_ms).filter(|w| every % w == 0 && every > 0).max(),
+    }
+}

@@ -1,0 +1,305 @@
+//! Rules: the settings of a site that its state machines work by.
+//!
+//! They are part of the replicated state: a chosen [`super::Command::Rules`] puts them in force, at the
+//! same slot on every replica. Read from each gateway's own file instead, two gateways restarted a minute
+//! apart with a changed file would cut different batches under the same number.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// The least width of a window.
+pub const MIN_WINDOW_MS: u32 = 1_000;
+/// The greatest width of a window: a day.
+pub const MAX_WINDOW_MS: u32 = 86_400_000;
+/// The most widths that one stream is counted in.
+pub const MAX_WIDTHS_ENTRIES: usize = 8;
+/// The most overrides.
+pub const MAX_OVERRIDES_ENTRIES: usize = 256;
+/// The longest pattern.
+pub const MAX_PATTERN_BYTES: usize = 256;
+/// The longest wait that a rule may ask for: a day.
+pub const MAX_WAIT_MS: u32 = 86_400_000;
+
+/// How one shard counts, waits and bounds. The bounds are per shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rules {
+    /// The widths of the windows that each stream is counted in, in milliseconds.
+    pub windows_ms: Vec<u32>,
+    /// How far a stream's watermark stays behind its latest reading.
+    pub allowed_lateness_ms: u32,
+    /// A stream from which nothing new came for this long closes all its windows. Set it above the
+    /// period of slow streams, or each of their readings becomes a part of its own.
+    pub idle_close_ms: u32,
+    /// Readings for a closed window gather this long in a further part of it.
+    pub late_flush_ms: u32,
+    /// Closed parts wait at most this long to be cut into a batch (longer while batches stay unconfirmed).
+    pub cut_after_ms: u32,
+    /// Readings further ahead of the command's stamp than this are counted but move no watermark.
+    pub max_future_ms: u32,
+    /// The longest that a session outlives its connection, whatever its client asks for, in seconds.
+    pub session_expiry_cap_s: u32,
+    /// The most streams; a publish that names one more is refused.
+    pub max_streams: u32,
+    /// The most sessions; a connection that needs one more is refused.
+    pub max_sessions: u32,
+    /// The most subscriptions of all sessions together.
+    pub max_subscriptions: u32,
+    /// The most clients whose packet ids are remembered; the one unheard of for longest is forgotten.
+    pub max_clients: u32,
+    /// The most open parts of all streams together; the streams silent for longest close theirs.
+    pub max_open_parts: u32,
+    /// The most unconfirmed batches; publishes are refused beyond.
+    pub max_outbox_batches: u32,
+    /// How many closed parts are kept to answer queries at the site.
+    pub recent_windows: u32,
+    /// Streams that are treated otherwise; the first that matches counts.
+    pub streams: Vec<Override>,
+}
+
+/// Other rules for the streams that match.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Which devices; `*` stands for any characters, also none.
+    #[serde(default = "any")]
+    pub device: String,
+    /// Which of their streams; `*` as above.
+    #[serde(default = "any")]
+    pub stream: String,
+    /// As in [`Rules::windows_ms`]; unset: as there.
+    pub windows_ms: Option<Vec<u32>>,
+    /// As in [`Rules::allowed_lateness_ms`].
+    pub allowed_lateness_ms: Option<u32>,
+    /// As in [`Rules::idle_close_ms`].
+    pub idle_close_ms: Option<u32>,
+    /// As in [`Rules::late_flush_ms`].
+    pub late_flush_ms: Option<u32>,
+}
+
+fn any() -> String {
+    "*".to_string()
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            windows_ms: vec![60_000],
+            allowed_lateness_ms: 5_000,
+            idle_close_ms: 15_000,
+            late_flush_ms: 5_000,
+            cut_after_ms: 1_000,
+            max_future_ms: 600_000,
+            session_expiry_cap_s: 7 * 86_400,
+            max_streams: 20_000,
+            max_sessions: 10_000,
+            max_subscriptions: 50_000,
+            max_clients: 4_096,
+            max_open_parts: 50_000,
+            max_outbox_batches: 1_000_000,
+            recent_windows: 2_048,
+            streams: Vec::new(),
+        }
+    }
+}
+
+/// A rule that can't be kept; says which and what it may be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("rules: {name} is {found}, it must be {wanted}")]
+pub struct BadRule {
+    name: String,
+    found: String,
+    wanted: String,
+}
+
+impl Rules {
+    /// Checks every rule and how they go together.
+    ///
+    /// # Errors
+    /// The first rule that can't be kept.
+    pub fn validate(&self) -> Result<(), BadRule> {
+        check_windows("windows_ms", &self.windows_ms)?;
+        let waits = [
+            ("allowed_lateness_ms", self.allowed_lateness_ms, 0, MAX_WAIT_MS),
+            ("idle_close_ms", self.idle_close_ms, 100, MAX_WAIT_MS),
+            ("late_flush_ms", self.late_flush_ms, 100, MAX_WAIT_MS),
+            ("cut_after_ms", self.cut_after_ms, 0, 60_000),
+            ("max_future_ms", self.max_future_ms, 0, MAX_WAIT_MS),
+            ("session_expiry_cap_s", self.session_expiry_cap_s, 0, u32::MAX),
+            ("max_streams", self.max_streams, 1, 1_000_000),
+            ("max_sessions", self.max_sessions, 1, 1_000_000),
+            ("max_subscriptions", self.max_subscriptions, 1, 1_000_000),
+            ("max_clients", self.max_clients, 1, 1_000_000),
+            ("max_open_parts", self.max_open_parts, MAX_WIDTHS_ENTRIES as u32, 1_000_000),
+            ("max_outbox_batches", self.max_outbox_batches, 1, 10_000_000),
+            ("recent_windows", self.recent_windows, 0, 1_000_000),
+        ];
+        for (name, found, least, most) in waits {
+            check(name, found, least, most)?;
+        }
+        if self.streams.len() > MAX_OVERRIDES_ENTRIES {
+            let found = format!("{} overrides long", self.streams.len());
+            return Err(bad("streams", found, format!("at most {MAX_OVERRIDES_ENTRIES}")));
+        }
+        for (i, o) in self.streams.iter().enumerate() {
+            for (name, pattern) in [("device", &o.device), ("stream", &o.stream)] {
+                if !(1..=MAX_PATTERN_BYTES).contains(&pattern.len()) {
+                    let wanted = format!("a pattern of 1 to {MAX_PATTERN_BYTES} bytes, \"*\" matches all");
+                    let found = format!("{} bytes long", pattern.len());
+                    return Err(bad(&format!("streams[{i}].{name}"), found, wanted));
+                }
+            }
+            if let Some(windows) = &o.windows_ms {
+                check_windows(&format!("streams[{i}].windows_ms"), windows)?;
+            }
+            let waits = [
+                ("allowed_lateness_ms", o.allowed_lateness_ms, 0),
+                ("idle_close_ms", o.idle_close_ms, 100),
+                ("late_flush_ms", o.late_flush_ms, 100),
+            ];
+            for (name, found, least) in waits {
+                check(&format!("streams[{i}].{name}"), found.unwrap_or(least), least, MAX_WAIT_MS)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules as classes of streams: the default first, then one for each override.
+    pub(super) fn classes(&self) -> Vec<Class> {
+        let default = Class {
+            windows_ms: self.windows_ms.clone(),
+            lateness_ms: i64::from(self.allowed_lateness_ms),
+            idle_close_ms: i64::from(self.idle_close_ms),
+            late_flush_ms: i64::from(self.late_flush_ms),
+        };
+        let of = |o: &Override| Class {
+            windows_ms: o.windows_ms.clone().unwrap_or_else(|| default.windows_ms.clone()),
+            lateness_ms: o.allowed_lateness_ms.map_or(default.lateness_ms, i64::from),
+            idle_close_ms: o.idle_close_ms.map_or(default.idle_close_ms, i64::from),
+            late_flush_ms: o.late_flush_ms.map_or(default.late_flush_ms, i64::from),
+        };
+        let overrides: Vec<Class> = self.streams.iter().map(of).collect();
+        std::iter::once(default).chain(overrides).collect()
+    }
+
+    /// Which of [`Rules::classes`] a stream belongs to.
+    pub(super) fn class_of(&self, device: &str, stream: &str) -> u16 {
+        let fits = |o: &Override| matches(&o.device, device) && matches(&o.stream, stream);
+        self.streams.iter().position(fits).map_or(0, |i| i as u16 + 1)
+    }
+}
+
+/// What applies to one stream.
+#[derive(Debug, Clone)]
+pub(super) struct Class {
+    pub windows_ms: Vec<u32>,
+    pub lateness_ms: i64,
+    pub idle_close_ms: i64,
+    pub late_flush_ms: i64,
+}
+
+fn bad(name: &str, found: String, wanted: String) -> BadRule {
+    BadRule { name: name.to_string(), found, wanted }
+}
+
+fn check(name: &str, found: u32, least: u32, most: u32) -> Result<(), BadRule> {
+    if (least..=most).contains(&found) {
+        return Ok(());
+    }
+    Err(bad(name, found.to_string(), format!("{least} to {most}")))
+}
+
+fn check_windows(name: &str, windows: &[u32]) -> Result<(), BadRule> {
+    let repeated = windows.iter().enumerate().any(|(i, w)| windows[..i].contains(w));
+    if !(1..=MAX_WIDTHS_ENTRIES).contains(&windows.len()) || repeated {
+        let wanted = format!("1 to {MAX_WIDTHS_ENTRIES} different widths");
+        return Err(bad(name, format!("{windows:?}"), wanted));
+    }
+    windows.iter().try_for_each(|w| check(name, *w, MIN_WINDOW_MS, MAX_WINDOW_MS))
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any characters, also none. Takes at most
+/// the product of both lengths in steps.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (p, t) = (pattern.as_bytes(), text.as_bytes());
+    let (mut i, mut j) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while j < t.len() {
+        if i < p.len() && p[i] == b'*' {
+            star = Some((i, j));
+            i += 1;
+        } else if i < p.len() && p[i] == t[j] {
+            i += 1;
+            j += 1;
+        } else if let Some((at, from)) = star {
+            star = Some((at, from + 1));
+            i = at + 1;
+            j = from + 1;
+        } else {
+            return false;
+        }
+    }
+    p[i..].iter().all(|b| *b == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_with_stars_anywhere() {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("*", "abc", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcd", false),
+            ("*b*", "abc", true),
+            ("a*b*c", "a-bb-b-c", true),
+            ("", "a", false),
+            ("abc", "abc", true),
+            ("abc", "ab", false),
+            ("press-*", "press-7", true),
+        ] {
+            assert_eq!(matches(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_first_override_that_matches_counts_and_what_it_leaves_out_is_as_by_default() {
+        let o = |device: &str, lateness| Override {
+            device: device.into(),
+            stream: "*".into(),
+            allowed_lateness_ms: Some(lateness),
+            ..Override::default()
+        };
+        let rules = Rules { streams: vec![o("a*", 1), o("*", 2)], ..Rules::default() };
+        rules.validate().unwrap();
+        let lateness = |device: &str| rules.classes()[rules.class_of(device, "t") as usize].lateness_ms;
+        assert_eq!((lateness("abc"), lateness("b")), (1, 2));
+        assert_eq!(rules.classes()[1].windows_ms, [60_000]);
+        assert_eq!(Rules::default().class_of("abc", "t"), 0);
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_kept_is_named_with_what_it_may_be() {
+        Rules::default().validate().unwrap();
+        let said = |rules: Rules| rules.validate().unwrap_err().to_string();
+        let windows = |w: &[u32]| Rules { windows_ms: w.to_vec(), ..Rules::default() };
+        assert!(said(windows(&[])).contains("1 to 8 different widths"));
+        assert!(said(windows(&[60_000, 60_000])).contains("different"));
+        assert!(said(windows(&[999])).contains("windows_ms is 999, it must be 1000 to 86400000"));
+        assert!(said(Rules { max_streams: 0, ..Rules::default() }).contains("max_streams is 0"));
+        let o = Override { device: "*".into(), stream: String::new(), ..Override::default() };
+        let rules = Rules { streams: vec![o], ..Rules::default() };
+        assert!(said(rules).contains("streams[0].stream"));
+    }
+
+    #[test]
+    fn settings_read_with_defaults_and_refuse_unknown_names() {
+        let text = r#"{"windows_ms":[10000],"streams":[{"device":"p*","idle_close_ms":60000}]}"#;
+        let rules: Rules = serde_json::from_str(text).unwrap();
+        rules.validate().unwrap();
+        assert_eq!((rules.windows_ms[0], rules.streams[0].stream.as_str()), (10_000, "*"));
+        assert!(serde_json::from_str::<Rules>(r#"{"window_ms":[1]}"#).is_err());
+    }
+}

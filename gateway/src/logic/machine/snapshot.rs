@@ -1,0 +1,184 @@
+//! Snapshots: the whole state of a machine as bytes, and back.
+//!
+//! One byte of format version, the parts of the state in a fixed order in the form of
+//! [`selvedge_shared::frame`], and the xxh3 of all that. Two machines are in the same state if and only if their snapshots
+//! are the same bytes, so that replicas can be compared by [`Machine::digest`]. What is derived (orders of deadlines
+//! and of use, sizes) is left out and made again.
+
+use super::clients::Clients;
+use super::names::Names;
+use super::outbox::Outbox;
+use super::rules::{BadRule, Rules};
+use super::session::Sessions;
+use super::window::{Closed, Streams};
+use super::{GatewayId, Machine};
+use bincode::{Decode, Encode};
+use selvedge_shared::ids::ShardId;
+use selvedge_shared::time::EpochMs;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Format version of snapshots.
+pub const SNAPSHOT_VERSION: u8 = 1;
+/// The most bytes that one table of a snapshot may claim while it is decoded.
+const MAX_TABLE_BYTES: usize = 512 * 1024 * 1024;
+
+const FORM: bincode::config::Configuration = bincode::config::standard();
+
+/// Why bytes are no snapshot of this shard.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// Cut short, or changed.
+    #[error("snapshot: {0} bytes whose checksum is wrong; fetch it again from another replica")]
+    Damaged(usize),
+    /// A version that this release does not know.
+    #[error(
+        "snapshot: format version {0} is unknown, this release reads {SNAPSHOT_VERSION}; a newer release wrote it"
+    )]
+    Version(u8),
+    /// Of another shard.
+    #[error("snapshot: it is of shard {found}, not of {wanted}")]
+    Shard {
+        /// Whose it is.
+        found: ShardId,
+        /// Whose it should be.
+        wanted: ShardId,
+    },
+    /// A table that does not decode or contradicts itself.
+    #[error("snapshot: the {0} can't be: {1}")]
+    Table(&'static str, String),
+    /// Rules that can't be kept.
+    #[error("snapshot: {0}")]
+    Rules(#[from] BadRule),
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn put(&mut self, value: impl Encode) {
+        let written = bincode::encode_into_std_write(value, &mut self.0, FORM);
+        debug_assert!(written.is_ok(), "writing to memory does not fail");
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<T: Decode<()>>(&mut self, table: &'static str) -> Result<T, RestoreError> {
+        let (value, used) = bincode::decode_from_slice(self.0, FORM.with_limit::<MAX_TABLE_BYTES>())
+            .map_err(|e| RestoreError::Table(table, e.to_string()))?;
+        self.0 = self.0.get(used..).unwrap_or_default();
+        Ok(value)
+    }
+}
+
+fn inconsistent(table: &'static str) -> RestoreError {
+    RestoreError::Table(table, "its entries contradict each other".to_string())
+}
+
+impl Machine {
+    /// The state as bytes.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let mut w = Writer(vec![SNAPSHOT_VERSION]);
+        w.put((self.shard, self.slot, self.stamp, self.level));
+        w.put(&self.rules);
+        let origins: Vec<(GatewayId, u64, u64)> =
+            self.origins.iter().map(|(g, (s, n))| (*g, *s, *n)).collect();
+        w.put(origins);
+        w.put(self.names.devices.len() as u32);
+        self.names.devices.iter().for_each(|d| w.put(&*d.name));
+        w.put(self.names.streams.len() as u32);
+        for (name, s) in self.names.streams.iter().zip(&self.streams.list) {
+            w.put((name.device, &*name.name, s.seen, s.watermark));
+            w.put((&s.open, &s.boots));
+        }
+        w.put(self.clients.image());
+        w.put(self.sessions.image());
+        let o = &self.outbox;
+        w.put((o.cursor, &o.manifest, &o.waiting, o.since));
+        w.put(&self.recent);
+        let digest = xxh3_64(&w.0);
+        w.0.extend(digest.to_le_bytes());
+        w.0
+    }
+
+    /// The machine that gave `bytes`. Its rules are those of the snapshot; `rules` are what this gateway's settings say
+    /// (see [`Machine::rules_command`]).
+    ///
+    /// # Errors
+    /// When `bytes` are damaged, of another shard or version, or contradict themselves.
+    pub fn restore(shard: ShardId, rules: Arc<Rules>, bytes: &[u8]) -> Result<Self, RestoreError> {
+        let damaged = RestoreError::Damaged(bytes.len());
+        let Some((body, digest)) = bytes.split_last_chunk::<8>() else { return Err(damaged) };
+        if xxh3_64(body) != u64::from_le_bytes(*digest) {
+            return Err(damaged);
+        }
+        let Some((&version, tables)) = body.split_first() else { return Err(damaged) };
+        if version != SNAPSHOT_VERSION {
+            return Err(RestoreError::Version(version));
+        }
+        let mut r = Reader(tables);
+        let mut m = Self::new(shard, rules);
+        let found;
+        (found, m.slot, m.stamp, m.level) = r.take("head")?;
+        if found != shard {
+            return Err(RestoreError::Shard { found, wanted: shard });
+        }
+        m.rules = r.take("rules")?;
+        m.rules.validate()?;
+        m.classes = m.rules.classes();
+        let origins: Vec<(GatewayId, u64, u64)> = r.take("origins")?;
+        m.origins = origins.into_iter().map(|(gateway, start, n)| (gateway, (start, n))).collect();
+        (m.names, m.streams) = m.read_streams(&mut r)?;
+        let (uses, clients) = r.take("clients")?;
+        m.clients = Clients::from_image(uses, clients).ok_or(inconsistent("clients"))?;
+        let (epoch, sessions) = r.take("sessions")?;
+        m.sessions = Sessions::from_image(epoch, sessions).ok_or(inconsistent("sessions"))?;
+        let (cursor, manifest, waiting, since) = r.take("outbox")?;
+        m.outbox =
+            Outbox::restore(cursor, manifest, waiting, since, &m.names).ok_or(inconsistent("outbox"))?;
+        m.recent = r.take::<VecDeque<Closed>>("recent windows")?;
+        if m.recent.iter().any(|c| c.stream as usize >= m.names.streams.len() || c.width_ms == 0) {
+            return Err(inconsistent("recent windows"));
+        }
+        if !r.0.is_empty() {
+            return Err(RestoreError::Table("end", format!("{} bytes too many", r.0.len())));
+        }
+        Ok(m)
+    }
+
+    fn read_streams(&self, r: &mut Reader<'_>) -> Result<(Names, Streams), RestoreError> {
+        let count: u32 = r.take("devices")?;
+        let mut devices = Vec::new();
+        for _ in 0..count {
+            devices.push(r.take::<String>("devices")?);
+        }
+        let (mut names, mut streams) = (Names::default(), Streams::default());
+        let count: u32 = r.take("streams")?;
+        for id in 0..count {
+            let (device, name, seen, watermark): (u32, String, _, EpochMs) = r.take("streams")?;
+            let (open, boots) = r.take("streams")?;
+            // A device's first stream is what made it known: devices come in the order of their numbers.
+            let device = devices.get(device as usize).ok_or(inconsistent("streams"))?;
+            if names.find(device, &name).is_some() || names.add(device, &name) != id {
+                return Err(inconsistent("streams"));
+            }
+            let class = self.rules.class_of(device, &name);
+            if !streams.restore(class, seen, watermark, open, boots, &self.classes) {
+                return Err(inconsistent("streams"));
+            }
+        }
+        let same = |(d, name): (&super::names::Device, &String)| *d.name == **name;
+        if names.devices.len() != devices.len() || !names.devices.iter().zip(&devices).all(same) {
+            return Err(inconsistent("devices"));
+        }
+        Ok((names, streams))
+    }
+
+    /// A 64-bit hash of the state. Takes as long as a snapshot.
+    pub fn digest(&self) -> u64 {
+        let snapshot = self.snapshot();
+        snapshot.last_chunk::<8>().map_or(0, |digest| u64::from_le_bytes(*digest))
+    }
+}

@@ -1,0 +1,313 @@
+//! Windows: the open parts of every stream, and when they close.
+//!
+//! A reading goes into one open part for each of its stream's widths. A part closes
+//! - when the stream's watermark (its latest event time less the allowed lateness) reaches the window's end,
+//! - if it was opened later than that (a late part), some time after it was opened,
+//! - when nothing new came from the stream for its idle time: all its parts,
+//! - at a bound: of one stream's width ([`MAX_OPEN_WINDOWS_ENTRIES`]) the earliest window, of the whole
+//!   shard all parts of the stream that is due first.
+//!
+//! Nothing is remembered of a window whose parts have closed: a later reading opens a further part of it,
+//! and parts add up.
+//!
+//! Invariant: every counted reading is in exactly one part of each of its stream's widths.
+//! Invariant: an open part that is not late ends after its stream's watermark.
+
+use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
+use super::rules::Class;
+use bincode::{Decode, Encode};
+use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use std::collections::BTreeSet;
+
+/// The most open parts of one stream and width.
+pub const MAX_OPEN_WINDOWS_ENTRIES: usize = 64;
+
+/// A part that still takes readings.
+#[derive(Debug, Clone, Copy, PartialEq, Encode, Decode)]
+pub(super) struct Open {
+    /// Which of the class's widths.
+    pub width: u8,
+    /// Opened after its window had closed.
+    pub late: bool,
+    pub start: EpochMs,
+    /// The stamp of the command that opened it.
+    pub opened: EpochMs,
+    pub aggregate: Aggregate,
+}
+
+/// A part that takes no more.
+#[derive(Debug, Clone, Copy, PartialEq, Encode, Decode)]
+pub(super) struct Closed {
+    pub stream: u32,
+    pub width_ms: u32,
+    pub start: EpochMs,
+    pub late: bool,
+    pub watermark: EpochMs,
+    pub aggregate: Aggregate,
+}
+
+/// What is known of one stream besides its name.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// Which class of the rules it belongs to.
+    pub class: u16,
+    /// The stamp of the last command that brought something new.
+    pub seen: EpochMs,
+    /// [`NO_WATERMARK`] at first; only rises.
+    pub watermark: EpochMs,
+    /// Derived: where it stands in [`Streams::due`], at most its deadline; [`NEVER`]: nowhere.
+    due: EpochMs,
+    /// By (width, start).
+    pub open: Vec<Open>,
+    pub boots: Vec<Boot>,
+}
+
+/// Before any event time.
+pub(super) const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
+const NEVER: EpochMs = EpochMs(i64::MAX);
+
+/// All streams of a shard, by number.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    pub list: Vec<Stream>,
+    /// Derived. A reading moves its stream's deadline back without touching this: an entry may come before the
+    /// stream's deadline, never after it, and is moved when it comes first.
+    due: BTreeSet<(EpochMs, u32)>,
+    /// Derived: how many parts are open.
+    open: usize,
+    /// What has closed and was not taken yet.
+    closed: Vec<Closed>,
+}
+
+impl Streams {
+    pub fn add(&mut self, class: u16) {
+        let (seen, due) = (EpochMs(0), NEVER);
+        let stream =
+            Stream { class, seen, watermark: NO_WATERMARK, due, open: Vec::new(), boots: Vec::new() };
+        self.list.push(stream);
+    }
+
+    /// Takes a stream as it was stored; false if it can't be.
+    pub fn restore(
+        &mut self,
+        class: u16,
+        seen: EpochMs,
+        watermark: EpochMs,
+        open: Vec<Open>,
+        boots: Vec<Boot>,
+        classes: &[Class],
+    ) -> bool {
+        let Some(of) = classes.get(usize::from(class)) else { return false };
+        let ordered = open.windows(2).all(|w| (w[0].width, w[0].start) < (w[1].width, w[1].start));
+        let sound = |o: &Open| {
+            let width = of.windows_ms.get(usize::from(o.width));
+            let in_range = TIME_RANGE.contains(&o.start.plus(MAX_WIDTH_MS).0);
+            in_range && o.aggregate.count > 0 && width.is_some_and(|w| o.start.window_start(*w) == o.start)
+        };
+        let boots_sound = boots.len() <= MAX_BOOTS_ENTRIES && boots.iter().all(Boot::is_sound);
+        if !ordered || !boots_sound || !open.iter().all(sound) {
+            return false;
+        }
+        self.open += open.len();
+        self.list.push(Stream { class, seen, watermark, due: NEVER, open, boots });
+        self.register(self.list.len() as u32 - 1, classes);
+        true
+    }
+
+    /// How many parts are open.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    pub fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    /// What has closed, in order; the vector is to be given back with [`Streams::give_back`].
+    pub fn take_closed(&mut self) -> Vec<Closed> {
+        std::mem::take(&mut self.closed)
+    }
+
+    pub fn give_back(&mut self, mut closed: Vec<Closed>) {
+        closed.clear();
+        self.closed = closed;
+    }
+
+    /// Counts a reading of stream `id`. Says whether it came late, and how many parts a bound has closed.
+    pub fn count(
+        &mut self,
+        id: u32,
+        sample: Sample,
+        now: EpochMs,
+        most_ahead_ms: i64,
+        most_open: u32,
+        classes: &[Class],
+    ) -> (bool, u64) {
+        let stream = &mut self.list[id as usize];
+        let class = &classes[usize::from(stream.class)];
+        stream.seen = now;
+        let (mut any_late, mut opened, mut forced) = (false, false, 0);
+        for (width, width_ms) in (0u8..).zip(&class.windows_ms) {
+            let start = sample.time.window_start(*width_ms);
+            let late = start.plus(i64::from(*width_ms)) <= stream.watermark;
+            any_late |= late;
+            match stream.open.binary_search_by_key(&(width, start), |o| (o.width, o.start)) {
+                Ok(at) => merge(&mut stream.open[at].aggregate, &Aggregate::of(sample)),
+                Err(at) => {
+                    let part = Open { width, late, start, opened: now, aggregate: Aggregate::of(sample) };
+                    if stream.open.is_empty() {
+                        stream.open.reserve_exact(class.windows_ms.len());
+                    }
+                    stream.open.insert(at, part);
+                    self.open += 1;
+                    opened = true;
+                    if stream.open.len() > MAX_OPEN_WINDOWS_ENTRIES {
+                        let from = stream.open.partition_point(|o| o.width < width);
+                        let to = stream.open.partition_point(|o| o.width <= width);
+                        if to - from > MAX_OPEN_WINDOWS_ENTRIES {
+                            // The earliest one, but not the one just opened.
+                            let first = stream.open.remove(if from == at { from + 1 } else { from });
+                            self.closed.push(first.close(id, class, stream.watermark));
+                            self.open -= 1;
+                            forced += 1;
+                        }
+                    }
+                }
+            }
+        }
+        let watermark = sample.time.plus(-class.lateness_ms);
+        if watermark > stream.watermark && sample.time <= now.plus(most_ahead_ms) {
+            stream.watermark = watermark;
+            let ended = |o: &Open| {
+                !o.late && o.start.plus(i64::from(class.windows_ms[usize::from(o.width)])) <= watermark
+            };
+            self.open -= stream.close(id, class, ended, &mut self.closed);
+        }
+        if opened {
+            self.register(id, classes);
+            while self.open > most_open as usize {
+                let Some((_, first)) = self.earliest(classes) else { break };
+                forced += self.list[first as usize].open.len() as u64;
+                self.close_all_of(first, classes);
+            }
+        }
+        (any_late, forced)
+    }
+
+    /// Closes what is due at `now`, stream by stream in the order of their numbers.
+    pub fn close_due(&mut self, now: EpochMs, classes: &[Class]) {
+        let mut due = Vec::new();
+        while let Some((at, id)) = self.due.first().copied() {
+            if at > now {
+                break;
+            }
+            self.due.remove(&(at, id));
+            self.list[id as usize].due = NEVER;
+            due.push(id);
+        }
+        due.sort_unstable();
+        for id in due {
+            let stream = &mut self.list[id as usize];
+            let class = &classes[usize::from(stream.class)];
+            if stream.seen.plus(class.idle_close_ms) <= now {
+                self.close_all_of(id, classes);
+                continue;
+            }
+            let ripe = |o: &Open| o.late && o.opened.plus(class.late_flush_ms) <= now;
+            self.open -= stream.close(id, class, ripe, &mut self.closed);
+            self.register(id, classes);
+        }
+    }
+
+    /// Closes everything, as before the widths change.
+    pub fn close_all(&mut self, classes: &[Class]) {
+        (0..self.list.len() as u32).for_each(|id| self.close_all_of(id, classes));
+    }
+
+    fn close_all_of(&mut self, id: u32, classes: &[Class]) {
+        let stream = &mut self.list[id as usize];
+        let class = &classes[usize::from(stream.class)];
+        self.open -= stream.close(id, class, |_| true, &mut self.closed);
+        // A stream that is silent for good costs no more than its name and its sequence numbers.
+        stream.open = Vec::new();
+        self.due.remove(&(stream.due, id));
+        stream.due = NEVER;
+    }
+
+    /// When the first stream has something to close.
+    pub fn due(&mut self, classes: &[Class]) -> Option<EpochMs> {
+        self.earliest(classes).map(|(at, _)| at)
+    }
+
+    /// The stream with the first deadline (of equal ones the lowest number), and that.
+    fn earliest(&mut self, classes: &[Class]) -> Option<(EpochMs, u32)> {
+        loop {
+            let (at, id) = self.due.first().copied()?;
+            if self.list[id as usize].deadline(classes) == at {
+                return Some((at, id));
+            }
+            self.due.remove(&(at, id));
+            self.list[id as usize].due = NEVER;
+            self.register(id, classes);
+        }
+    }
+
+    /// Sees to it that a stream stands in the order of deadlines no later than its own.
+    fn register(&mut self, id: u32, classes: &[Class]) {
+        let stream = &mut self.list[id as usize];
+        let deadline = stream.deadline(classes);
+        if deadline < stream.due {
+            self.due.remove(&(stream.due, id));
+            stream.due = deadline;
+            self.due.insert((deadline, id));
+        }
+    }
+}
+
+impl Stream {
+    fn deadline(&self, classes: &[Class]) -> EpochMs {
+        let class = &classes[usize::from(self.class)];
+        if self.open.is_empty() {
+            return NEVER;
+        }
+        let late = self.open.iter().filter(|o| o.late).map(|o| o.opened.plus(class.late_flush_ms)).min();
+        self.seen.plus(class.idle_close_ms).min(late.unwrap_or(NEVER))
+    }
+
+    /// Closes the parts that `which` names; says how many.
+    fn close(
+        &mut self,
+        id: u32,
+        class: &Class,
+        which: impl Fn(&Open) -> bool,
+        closed: &mut Vec<Closed>,
+    ) -> usize {
+        let (before, watermark) = (self.open.len(), self.watermark);
+        self.open.retain(|o| {
+            let closes = which(o);
+            if closes {
+                closed.push(o.close(id, class, watermark));
+            }
+            !closes
+        });
+        before - self.open.len()
+    }
+}
+
+impl Open {
+    pub fn close(&self, stream: u32, class: &Class, watermark: EpochMs) -> Closed {
+        let width_ms = class.windows_ms[usize::from(self.width)];
+        Closed { stream, width_ms, start: self.start, late: self.late, watermark, aggregate: self.aggregate }
+    }
+}
+
+const MAX_WIDTH_MS: i64 = super::rules::MAX_WINDOW_MS as i64;
+
+/// Merges, and writes a sum that is no number (infinities of both signs) the same on every processor.
+pub(super) fn merge(into: &mut Aggregate, other: &Aggregate) {
+    into.merge(other);
+    if into.sum.is_nan() {
+        into.sum = f64::NAN;
+    }
+}

@@ -1,0 +1,170 @@
+//! What a leader does once it leads: count votes, keep followers going, confirm reads, and notice that it can't.
+
+use super::config::{Limits, Members};
+use super::group::{Group, State};
+use super::leader::Leader;
+use super::message::{Ballot, Message, Slot};
+
+impl Leader {
+    /// When the leader next wants the timer.
+    pub(super) fn deadline(&self, up: Members, limits: &Limits) -> Option<u64> {
+        let followers = self.followers.iter().enumerate().filter(|(rank, _)| up.contains(*rank));
+        let resend = followers.filter_map(|(_, f)| f.deadline()).min();
+        let reads = (!self.reads.asked.is_empty()).then_some(self.reads.resend_at_ms);
+        let stall = self.stalled_since_ms.map(|since| since + limits.stall_ms);
+        resend.into_iter().chain(reads).chain(stall).min()
+    }
+}
+
+impl Group {
+    pub(super) fn on_accepted(&mut self, from: usize, ballot: Ballot, upto: Slot, commit: Slot, vote: bool) {
+        let last = self.acceptor.prefix();
+        let now = self.now;
+        let Some(leader) = self.leading(ballot) else { return };
+        let Some(follower) = leader.followers.get_mut(from) else { return };
+        if upto > last {
+            return; // it can't have what was never said
+        }
+        follower.accepted(upto, commit, vote);
+        leader.heard_ms = now;
+        self.count_votes();
+    }
+
+    pub(super) fn on_lagging(&mut self, from: usize, ballot: Ballot, prefix: Slot) {
+        let last = self.acceptor.prefix();
+        let now = self.now;
+        let Some(leader) = self.leading(ballot) else { return };
+        if let Some(follower) = leader.followers.get_mut(from)
+            && prefix <= last
+        {
+            leader.heard_ms = now;
+            follower.lagging(prefix);
+        }
+    }
+
+    pub(super) fn leading(&mut self, ballot: Ballot) -> Option<&mut Leader> {
+        match &mut self.state {
+            State::Leading(leader) if leader.ballot == ballot => Some(leader),
+            _ => None,
+        }
+    }
+
+    /// Raises the commit index to what a quorum has voted for.
+    pub(super) fn count_votes(&mut self) {
+        let quorum = self.quorum();
+        let State::Leading(leader) = &mut self.state else { return };
+        // Every slot above the commit index was proposed in this very ballot, so votes in it are all that counts.
+        let chosen = leader.chosen(self.me, quorum).min(self.acceptor.prefix());
+        if chosen > self.acceptor.commit() {
+            self.acceptor.commit_to(chosen);
+            let open = self.acceptor.prefix() > chosen;
+            leader.stalled_since_ms = open.then_some(self.now);
+        }
+    }
+
+    /// Says to followers what there is to say, and moves reads on.
+    pub(super) fn pump(&mut self) {
+        let State::Leading(leader) = &mut self.state else { return };
+        let (now, me, up) = (self.now, self.me, self.up);
+        let ballot = leader.ballot;
+        for (rank, follower) in leader.followers.iter_mut().enumerate() {
+            let Some(&id) = self.config.members.get(rank) else { continue };
+            if rank == me || !up.contains(rank) {
+                continue;
+            }
+            let send = |message| self.effects.send.push((id, message));
+            if follower.pump(now, ballot, &self.acceptor, &self.config.limits, send) {
+                self.effects.needs_snapshot.push(id);
+            }
+        }
+        self.pump_reads();
+    }
+
+    pub(super) fn read(&mut self, id: u64) {
+        match &mut self.state {
+            State::Leading(leader) if leader.reads.len() < self.config.limits.waiting_reads => {
+                leader.reads.waiting.push(id);
+            }
+            _ => self.effects.reads_failed.push(id),
+        }
+    }
+
+    /// Begins a round for the reads that wait, if none is under way.
+    fn pump_reads(&mut self) {
+        let quorum = self.quorum();
+        let State::Leading(leader) = &mut self.state else { return };
+        // Only with an entry of its own ballot chosen does the leader know all that was chosen before.
+        let ready = self.acceptor.commit() >= leader.start;
+        if !ready || !leader.reads.asked.is_empty() || leader.reads.waiting.is_empty() {
+            return;
+        }
+        let reads = &mut leader.reads;
+        reads.asked = std::mem::take(&mut reads.waiting);
+        reads.round += 1;
+        reads.slot = self.acceptor.commit();
+        reads.confirmed = Members::only(self.me);
+        reads.resend_at_ms = self.now + self.config.limits.resend_ms;
+        reads.since_ms = self.now;
+        if quorum == 1 {
+            return self.finish_reads();
+        }
+        self.ask_confirmation();
+    }
+
+    fn ask_confirmation(&mut self) {
+        let State::Leading(leader) = &self.state else { return };
+        let (ballot, n, confirmed) = (leader.ballot, leader.reads.round, leader.reads.confirmed);
+        for rank in
+            self.others().filter(|&r| self.up.contains(r) && !confirmed.contains(r)).collect::<Vec<_>>()
+        {
+            self.send(rank, Message::Confirm { ballot, n });
+        }
+    }
+
+    pub(super) fn on_confirmed(&mut self, from: usize, ballot: Ballot, n: u64) {
+        let quorum = self.quorum();
+        let Some(leader) = self.leading(ballot) else { return };
+        if leader.reads.round != n || leader.reads.asked.is_empty() {
+            return;
+        }
+        leader.reads.confirmed.insert(from);
+        if leader.reads.confirmed.len() >= quorum {
+            self.finish_reads();
+        }
+    }
+
+    fn finish_reads(&mut self) {
+        let State::Leading(leader) = &mut self.state else { return };
+        let slot = leader.reads.slot;
+        self.effects.reads.extend(leader.reads.asked.drain(..).map(|id| (id, slot)));
+    }
+
+    pub(super) fn leader_timer(&mut self) {
+        let limits = &self.config.limits;
+        let (now, up, commit) = (self.now, self.up, self.acceptor.commit());
+        let State::Leading(leader) = &mut self.state else { return };
+        if leader.stalled_since_ms.is_some_and(|since| since + limits.stall_ms <= now) {
+            // If its own vote is missing, its disk hangs; if nobody answers, its words go nowhere. Another may do
+            // better. If neither, followers are catching up, and another could not do better.
+            let alone = self.config.members.len() == 1;
+            let mute = leader.heard_ms + limits.stall_ms <= now;
+            if !alone && (leader.own() <= commit || mute) {
+                return self.resign(self.config.limits.yield_ms);
+            }
+            leader.stalled_since_ms = Some(now);
+        }
+        for (rank, follower) in leader.followers.iter_mut().enumerate() {
+            if up.contains(rank) {
+                follower.timer(now, &self.acceptor);
+            }
+        }
+        if !leader.reads.asked.is_empty() && leader.reads.resend_at_ms <= now {
+            leader.reads.resend_at_ms = now + limits.resend_ms;
+            if leader.reads.since_ms + limits.stall_ms <= now {
+                self.effects.reads_failed.append(&mut leader.reads.asked);
+            } else {
+                self.ask_confirmation();
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A replica that lost records, and may have forgotten votes: how it comes to vote again.
+
+use super::config::Members;
+use super::group::{Group, State};
+use super::message::{Ballot, Message, Slot};
+
+/// Where the healing of a damaged replica stands.
+#[derive(Debug)]
+pub(super) struct Damage {
+    nonce: u64,
+    /// Who has answered.
+    answered: Members,
+    /// The highest ballot promised by any of them: no vote lost was in a higher one.
+    above: Ballot,
+    /// The slot that must be known as chosen: the first own one of a leader in a ballot above.
+    mark: Option<Slot>,
+    asked_all: bool,
+    ask_at_ms: u64,
+}
+
+impl Damage {
+    pub fn new(nonce: u64, me: usize) -> Self {
+        let answered = Members::only(me);
+        Self { nonce, answered, above: Ballot::ZERO, mark: None, asked_all: false, ask_at_ms: 0 }
+    }
+
+    /// There is somebody new to ask.
+    pub fn hurry(&mut self, now: u64) {
+        self.ask_at_ms = self.ask_at_ms.min(now);
+    }
+
+    /// When to ask again; none as long as there is nobody to ask.
+    pub fn deadline(&self, led: bool, up: Members) -> Option<u64> {
+        let somebody = if self.asked_all { up.len() > 1 } else { up.without(self.answered).len() > 0 };
+        ((self.mark.is_none() || !led) && somebody).then_some(self.ask_at_ms)
+    }
+}
+
+impl Group {
+    /// Asks what is still to be asked.
+    pub(super) fn ask_around(&mut self) {
+        let (now, wait) = (self.now, self.config.limits.resend_ms);
+        let (led, leader) = (self.is_led(), self.leader);
+        let Some(damage) = &mut self.damage else { return };
+        if damage.ask_at_ms > now {
+            return;
+        }
+        damage.ask_at_ms = now + wait;
+        let (nonce, above, answered) = (damage.nonce, damage.above, damage.answered);
+        let unasked = self.up.without(answered);
+        if !damage.asked_all {
+            for rank in self.others().filter(|&r| unasked.contains(r)) {
+                self.send(rank, Message::Recovering { nonce });
+            }
+        } else if !led {
+            // Words of an earlier life may have reached others late: whoever still counts on this one shall look
+            // for a leader, as it can't campaign itself.
+            damage.ask_at_ms = now + self.config.limits.yield_ms;
+            let ballot = self.seen;
+            self.tell_others_up(|| Message::Resigned { ballot });
+        } else if let (Some(leader), None) = (leader, damage.mark) {
+            self.send(leader, Message::Rejoin { nonce, above });
+        }
+    }
+
+    pub(super) fn on_recovering(&mut self, from: usize, nonce: u64) {
+        let (promised, damaged) = (self.acceptor.promised(), self.damage.is_some());
+        self.send_after(from, Message::Standing { nonce, promised, damaged });
+    }
+
+    pub(super) fn on_standing(&mut self, from: usize, nonce: u64, promised: Ballot, damaged: bool) {
+        self.seen = self.seen.max(promised);
+        let all = self.config.members.len();
+        let now = self.now;
+        let Some(damage) = &mut self.damage else { return };
+        if damage.nonce != nonce || damage.asked_all {
+            return;
+        }
+        damage.answered.insert(from);
+        if !damaged {
+            damage.above = damage.above.max(promised);
+        }
+        if damage.answered.len() == all {
+            damage.asked_all = true;
+            damage.ask_at_ms = now;
+        }
+    }
+
+    /// A damaged follower wants an election in a ballot above all it may have voted in. If this leader's ballot is
+    /// none, it elects itself anew.
+    pub(super) fn on_rejoin(&mut self, from: usize, nonce: u64, above: Ballot) {
+        self.seen = self.seen.max(above);
+        let State::Leading(leader) = &self.state else { return };
+        if leader.ballot > above {
+            let slot = leader.start;
+            self.send(from, Message::Mark { nonce, slot });
+        } else if self.room && self.acceptor.commit() >= leader.start {
+            self.prepare();
+        }
+    }
+
+    pub(super) fn on_mark(&mut self, nonce: u64, slot: Slot) {
+        if let Some(damage) = &mut self.damage
+            && damage.nonce == nonce
+            && damage.asked_all
+        {
+            damage.mark = Some(slot);
+        }
+    }
+
+    /// Votes again once everything its lost votes may have helped to choose is known to it.
+    pub(super) fn check_healed(&mut self) {
+        let commit = self.acceptor.commit();
+        let Some(damage) = &self.damage else { return };
+        if damage.mark.is_some_and(|mark| commit >= mark) && self.room {
+            let above = damage.above;
+            self.damage = None;
+            // Forgotten promises are kept all the same: none was of a higher ballot.
+            if above > self.acceptor.promised() {
+                self.follow(None);
+                self.acceptor.promise(above);
+            }
+            self.effects.healed = true;
+            self.effects.leadership_changed = true;
+            self.owes_ack = self.leader.is_some();
+        }
+    }
+}

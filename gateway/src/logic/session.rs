@@ -1,0 +1,485 @@
+//! One MQTT connection as the gateway sees it: what its packets mean for the site's shards, and when they
+//! are answered.
+//!
+//! The protocol: a publish is decoded, its readings go to the shards of their devices, and it is
+//! acknowledged, and routed to subscribers, when every shard it touches has applied its part. A session that
+//! outlives its connection (3.1.1 without clean session, 5 with an expiry) is a record in the shard of its
+//! client id: CONNECT is answered only when that shard has raised the session's epoch, so that whatever an
+//! older connection still has under way is refused; its publishes carry (client, instance, epoch, packet id),
+//! by which a resend is recognised on whichever gateway it arrives. A QoS 2 publish into a shard that the
+//! session has not touched waits until the session's record names that shard, so that a later PUBREL, on
+//! any gateway, finds every shard that holds the packet id.
+//!
+//! Invariant: a publish of QoS 1 or 2 is acknowledged as kept only after every part of it was applied.
+//! Invariant: publishes reach each shard in the order in which the client sent them.
+//! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted. The will of a
+//! connection is lost with its gateway. Will delay counts as 0.
+
+use super::decode::{Decoded, Decoder};
+use super::forward::{Forwardable, NamedReading, Settled, Ticket};
+use super::machine::{Connect, Item, Origin, Outcome, Reading, Source};
+use super::ring::Ring;
+use rmqtt_codec::types::QoS;
+use selvedge_shared::ids::ShardId;
+use selvedge_shared::mqtt::event::{
+    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, Refusal, Subscription,
+    Version,
+};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::topic::Filter;
+use selvedge_shared::uplink::StreamName;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How many unapplied QoS 0 publishes of one connection are kept; further ones are dropped.
+pub const MAX_QOS0_PENDING: usize = 1_024;
+/// The largest publish, as an estimate of its readings' bytes in the log.
+pub const MAX_PUBLISH_BYTES: usize = 100 * 1024;
+/// A CONNECT that no quorum confirmed in this time is refused.
+pub const CONNECT_WAIT_MS: u64 = 5_000;
+
+/// Tokens at and above this one are the session's own, not the connection's.
+const OWN: u64 = 1 << 63;
+const CONNECT: u64 = OWN;
+const IGNORED: u64 = OWN + 1;
+const TOUCH: u64 = OWN + 2;
+
+/// What the session is part of.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Which device belongs to which shard.
+    pub ring: &'a Ring,
+    /// Topic map and payload decoders.
+    pub decoder: &'a Decoder,
+    /// This process.
+    pub origin: Origin,
+    /// The time now, for relative times in payloads.
+    pub now: EpochMs,
+}
+
+/// What the session wants done.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// For the connection.
+    pub answers: Vec<Answer>,
+    /// For the shards.
+    pub submit: Vec<(ShardId, Ticket, Forwardable)>,
+    /// Applied, to be routed to subscribers.
+    pub route: Vec<Publish>,
+    /// To be subscribed.
+    pub subscribe: Vec<Subscription>,
+    /// To be unsubscribed.
+    pub unsubscribe: Vec<Filter>,
+    /// Payloads that do not decode or may not be kept.
+    pub quarantine: Vec<Quarantined>,
+    /// End the connection.
+    pub close: Option<CloseReason>,
+    /// QoS 0 publishes that were dropped.
+    pub dropped: u64,
+    /// Publishes of QoS 1 and 2 that were acknowledged as kept.
+    pub acked: u64,
+}
+
+/// A publish that could not be counted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quarantined {
+    /// Who sent it.
+    pub client: String,
+    /// Where.
+    pub topic: String,
+    /// What.
+    pub payload: bytes::Bytes,
+    /// Why not.
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// CONNECT has not come, or waits for its shard.
+    Arriving,
+    /// It may publish.
+    Open,
+    /// It is over.
+    Over,
+}
+
+#[derive(Debug)]
+struct Pending {
+    publish: Option<Publish>,
+    /// Parts that are not settled.
+    open: usize,
+    receipt: Option<(ShardId, u64)>,
+    refused: Option<String>,
+}
+
+/// One connection's session.
+#[derive(Debug)]
+pub struct Session {
+    connection: u64,
+    phase: Phase,
+    client: String,
+    v5: bool,
+    clean: bool,
+    expiry_s: u32,
+    assigned: bool,
+    instance: u64,
+    epoch: u64,
+    touched: BTreeSet<u16>,
+    pending: BTreeMap<u64, Pending>,
+    qos0: usize,
+    /// Publishes behind one that waits for a shard to be noted as touched.
+    held: VecDeque<Inbound>,
+    touching: usize,
+}
+
+impl Session {
+    /// The session of a connection that has said nothing yet.
+    pub fn new(connection: u64) -> Self {
+        Self {
+            connection,
+            phase: Phase::Arriving,
+            client: String::new(),
+            v5: false,
+            clean: true,
+            expiry_s: 0,
+            assigned: false,
+            instance: 0,
+            epoch: 0,
+            touched: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            qos0: 0,
+            held: VecDeque::new(),
+            touching: 0,
+        }
+    }
+
+    /// The client id, once it is known.
+    pub fn client(&self) -> &str {
+        &self.client
+    }
+
+    /// Whether CONNECT still waits for its shard.
+    pub fn arriving(&self) -> bool {
+        self.phase == Phase::Arriving
+    }
+
+    /// The connection is over and nothing is awaited of it any more.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over && self.pending.is_empty()
+    }
+
+    /// CONNECT waited too long for its shard.
+    pub fn refuse(&mut self, out: &mut Effects) {
+        if self.arriving() {
+            out.answers.push(Answer::Refuse(Refusal::Unavailable));
+        }
+    }
+
+    /// Takes in what the client did.
+    pub fn inbound(&mut self, site: Site<'_>, event: Inbound, out: &mut Effects) {
+        match event {
+            Inbound::Connect(connect) => self.connect(site, &connect, out),
+            Inbound::Publish(p) if self.touching > 0 && p.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING => {
+                out.dropped += 1;
+            }
+            Inbound::Publish(_) | Inbound::Release { .. } if self.touching > 0 => self.held.push_back(event),
+            Inbound::Publish(publish) => self.publish(site, publish, out),
+            Inbound::Release { token, packet_id } => self.release(site, token, packet_id.get(), out),
+            Inbound::Subscribed(list) => {
+                if self.persistent() {
+                    let add = list.iter().map(|s| (s.filter.as_str().to_string(), s.options())).collect();
+                    self.subscriptions(site, add, Vec::new(), out);
+                }
+                out.subscribe.extend(list);
+            }
+            Inbound::Unsubscribed(filters) => {
+                if self.persistent() {
+                    let remove = filters.iter().map(|f| f.as_str().to_string()).collect();
+                    self.subscriptions(site, Vec::new(), remove, out);
+                }
+                out.unsubscribe.extend(filters);
+            }
+            Inbound::Closed(closed) => self.closed(site, *closed, out),
+        }
+    }
+
+    /// Takes in what became of an item.
+    pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) {
+        if let Outcome::Stale = settled.outcome {
+            self.phase = Phase::Over;
+            self.pending.remove(&settled.ticket.token);
+            out.close = Some(CloseReason::TakenOver);
+            return;
+        }
+        match settled.ticket.token {
+            CONNECT => self.connected(site, settled.outcome, out),
+            TOUCH => {
+                self.touching = self.touching.saturating_sub(1);
+                while self.touching == 0 {
+                    let Some(event) = self.held.pop_front() else { break };
+                    self.inbound(site, event, out);
+                }
+            }
+            IGNORED => {}
+            token => self.part_settled(token, settled, out),
+        }
+    }
+
+    fn persistent(&self) -> bool {
+        self.expiry_s > 0
+    }
+
+    fn connect(&mut self, site: Site<'_>, connect: &MqttConnect, out: &mut Effects) {
+        self.v5 = connect.version == Version::V5;
+        (self.clean, self.expiry_s) = (connect.clean, connect.expiry_s);
+        self.client = connect.client_id.to_string();
+        if self.client.is_empty() {
+            self.assigned = true;
+            self.client = format!("auto-{}-{}-{}", site.origin.gateway.0, site.origin.start, self.connection);
+        }
+        self.submit_connect(site, out);
+        if !self.persistent() {
+            // Nothing is stored of it, so it need not wait: the shard only learns that it is here now.
+            self.open(Vec::new(), false, out);
+        }
+    }
+
+    fn submit_connect(&mut self, site: Site<'_>, out: &mut Effects) {
+        let connect = Connect {
+            client: self.client.clone(),
+            at: site.origin,
+            connection: self.connection,
+            clean: self.clean,
+            expiry_s: self.expiry_s,
+        };
+        self.submit(site, CONNECT, Item::Connect(connect), out);
+    }
+
+    fn connected(&mut self, site: Site<'_>, outcome: Outcome, out: &mut Effects) {
+        match outcome {
+            Outcome::Connected(found) => {
+                (self.instance, self.epoch) = (found.instance, found.epoch);
+                if self.phase == Phase::Over {
+                    return self.submit_disconnect(site, out);
+                }
+                self.touched = found.touched.into_iter().collect();
+                if self.arriving() {
+                    let restore = |(filter, options): (String, u8)| {
+                        Some(Subscription::from_options(Filter::new(&filter).ok()?, options))
+                    };
+                    let subscriptions = found.subscriptions.into_iter().filter_map(restore).collect();
+                    self.open(subscriptions, found.present, out);
+                }
+            }
+            Outcome::Refused(_) if self.arriving() => out.answers.push(Answer::Refuse(Refusal::Busy)),
+            Outcome::Refused(_) => {}
+            // It was applied, but the answer was lost; another epoch does no harm.
+            _ => self.submit_connect(site, out),
+        }
+    }
+
+    fn open(&mut self, subscriptions: Vec<Subscription>, session_present: bool, out: &mut Effects) {
+        self.phase = Phase::Open;
+        out.subscribe.extend(subscriptions.iter().cloned());
+        let assigned_client_id = self.assigned.then(|| self.client.as_str().into());
+        let accept = Accept { session_present, assigned_client_id, expiry_s: None, subscriptions };
+        out.answers.push(Answer::Accept(Box::new(accept)));
+    }
+
+    fn publish(&mut self, site: Site<'_>, publish: Publish, out: &mut Effects) {
+        let token = publish.token;
+        if publish.qos == QoS::AtMostOnce && self.qos0 >= MAX_QOS0_PENDING {
+            out.dropped += 1;
+            return;
+        }
+        let parts = match decode(site, &publish) {
+            Ok(parts) => parts,
+            Err(why) => {
+                if publish.qos != QoS::AtMostOnce {
+                    out.answers.push(Answer::Ack(Ack::refused(token, AckCode::PayloadFormatInvalid, why.as_str())));
+                }
+                self.quarantine(&publish, why, out);
+                return;
+            }
+        };
+        if parts.is_empty() {
+            // Nothing to keep: it is only routed.
+            if publish.qos != QoS::AtMostOnce {
+                out.answers.push(Answer::Ack(Ack::kept(token)));
+            }
+            out.route.push(publish);
+            return;
+        }
+        let packet_id = publish.packet_id.map_or(0, std::num::NonZeroU16::get);
+        let source = (self.persistent() && packet_id != 0).then(|| Source {
+            client: self.client.clone(),
+            instance: self.instance,
+            epoch: self.epoch,
+            packet_id,
+            qos: u8::from(publish.qos),
+            dup: publish.dup,
+            hash: hash(&publish),
+        });
+        if source.is_some() && publish.qos == QoS::ExactlyOnce {
+            let fresh: Vec<u16> = parts.keys().map(|s| s.0).filter(|s| !self.touched.contains(s)).collect();
+            if !fresh.is_empty() {
+                for shard in fresh {
+                    self.touched.insert(shard);
+                    self.touching += 1;
+                    let (client, epoch) = (self.client.clone(), self.epoch);
+                    self.submit(site, TOUCH, Item::Touch { client, epoch, shard }, out);
+                }
+                self.held.push_front(Inbound::Publish(publish));
+                return;
+            }
+        }
+        self.qos0 += usize::from(publish.qos == QoS::AtMostOnce);
+        let open = parts.len();
+        self.pending.insert(token, Pending { publish: Some(publish), open, receipt: None, refused: None });
+        for (shard, readings) in parts {
+            let ticket = Ticket { connection: self.connection, token };
+            out.submit.push((shard, ticket, Forwardable::Publish(source.clone(), readings)));
+        }
+    }
+
+    fn release(&mut self, site: Site<'_>, token: u64, packet_id: u16, out: &mut Effects) {
+        if !self.persistent() || self.touched.is_empty() {
+            out.answers.push(Answer::Ack(Ack::kept(token)));
+            return;
+        }
+        let (open, connection) = (self.touched.len(), self.connection);
+        self.pending.insert(token, Pending { publish: None, open, receipt: None, refused: None });
+        for shard in &self.touched {
+            let source = Source {
+                client: self.client.clone(),
+                instance: self.instance,
+                epoch: self.epoch,
+                packet_id,
+                qos: 2,
+                dup: false,
+                hash: 0,
+            };
+            let item = Forwardable::Item(Item::Release(source));
+            out.submit.push((ShardId(*shard), Ticket { connection, token }, item));
+        }
+    }
+
+    fn part_settled(&mut self, token: u64, settled: Settled, out: &mut Effects) {
+        let Some(pending) = self.pending.get_mut(&token) else { return };
+        pending.open = pending.open.saturating_sub(1);
+        match settled.outcome {
+            Outcome::Refused(why) => pending.refused = Some(why),
+            Outcome::Done { .. } if settled.slot > 0 => pending.receipt = Some((settled.shard, settled.slot)),
+            _ => {}
+        }
+        if pending.open > 0 {
+            return;
+        }
+        let Some(done) = self.pending.remove(&token) else { return };
+        let Some(publish) = done.publish else {
+            out.answers.push(Answer::Ack(Ack::kept(token)));
+            return;
+        };
+        let qos0 = publish.qos == QoS::AtMostOnce;
+        self.qos0 -= usize::from(qos0);
+        if let Some(why) = done.refused {
+            if self.v5 && !qos0 {
+                out.answers.push(Answer::Ack(Ack::refused(token, AckCode::QuotaExceeded, why.as_str())));
+            } else if !qos0 {
+                out.close = Some(CloseReason::Quota); // MQTT 3 has no other way to say that it was not kept
+            }
+            self.quarantine(&publish, why, out);
+            return;
+        }
+        if !qos0 {
+            let ack = Ack::kept(token);
+            let ack = match done.receipt.filter(|_| self.v5) {
+                Some((shard, slot)) => ack.with_receipt(format!("{shard}/{slot}")),
+                None => ack,
+            };
+            out.acked += 1;
+            out.answers.push(Answer::Ack(ack));
+        }
+        out.route.push(publish);
+    }
+
+    fn closed(&mut self, site: Site<'_>, closed: Closed, out: &mut Effects) {
+        let was_open = self.phase == Phase::Open;
+        self.phase = Phase::Over;
+        self.held.clear();
+        // What is under way goes on, and is routed when it is applied; nobody is left to be told.
+        if let Some(will) = closed.will.filter(|_| was_open) {
+            let publish = Publish {
+                token: IGNORED,
+                topic: will.topic,
+                payload: will.payload,
+                qos: QoS::AtMostOnce,
+                dup: false,
+                retain: false,
+                packet_id: None,
+            };
+            match decode(site, &publish) {
+                Ok(parts) => {
+                    let ticket = Ticket { connection: self.connection, token: IGNORED };
+                    let publishes = parts.into_iter().map(|(s, r)| (s, ticket, Forwardable::Publish(None, r)));
+                    out.submit.extend(publishes);
+                }
+                Err(why) => self.quarantine(&publish, why, out),
+            }
+            out.route.push(publish);
+        }
+        if self.epoch > 0 {
+            self.submit_disconnect(site, out);
+        }
+    }
+
+    fn submit_disconnect(&mut self, site: Site<'_>, out: &mut Effects) {
+        let (client, epoch) = (self.client.clone(), self.epoch);
+        self.submit(site, IGNORED, Item::Disconnect { client, epoch }, out);
+    }
+
+    fn subscriptions(&self, site: Site<'_>, add: Vec<(String, u8)>, remove: Vec<String>, out: &mut Effects) {
+        let (client, epoch) = (self.client.clone(), self.epoch);
+        self.submit(site, IGNORED, Item::Subscriptions { client, epoch, add, remove }, out);
+    }
+
+    /// Submits an item to the shard of the client id.
+    fn submit(&self, site: Site<'_>, token: u64, item: Item, out: &mut Effects) {
+        let ticket = Ticket { connection: self.connection, token };
+        out.submit.push((site.ring.shard_of(&self.client), ticket, Forwardable::Item(item)));
+    }
+
+    fn quarantine(&self, publish: &Publish, why: String, out: &mut Effects) {
+        let (client, topic, payload) = (self.client.clone(), publish.topic.to_string(), publish.payload.clone());
+        out.quarantine.push(Quarantined { client, topic, payload, why });
+    }
+}
+
+/// The readings of a publish by shard; none if its topic maps to no stream.
+fn decode(site: Site<'_>, publish: &Publish) -> Result<BTreeMap<ShardId, Vec<NamedReading>>, String> {
+    let list = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
+        Decoded::Readings { list, .. } => list,
+        Decoded::NotMapped => return Ok(BTreeMap::new()),
+        Decoded::Malformed(error) => return Err(error.to_string()),
+    };
+    let (mut parts, mut bytes) = (BTreeMap::<_, Vec<_>>::new(), 0);
+    for r in list {
+        bytes += r.device.len() + r.stream.len() + 48;
+        let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };
+        let shard = site.ring.shard_of(&r.device);
+        let name = StreamName { device: r.device.into_owned(), stream: r.stream.into_owned() };
+        parts.entry(shard).or_default().push(NamedReading { name, reading });
+    }
+    if bytes > MAX_PUBLISH_BYTES {
+        return Err(format!("its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"));
+    }
+    Ok(parts)
+}
+
+/// What a resend is recognised by, besides its packet id.
+fn hash(publish: &Publish) -> u64 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    hasher.update(publish.topic.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(&publish.payload);
+    hasher.digest()
+}

@@ -1,0 +1,216 @@
+//! What a replica does while it leads: takes forwarded batches in the order of their numbers and turns
+//! what gathered into proposals.
+
+use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard, busy, proposal};
+use crate::logic::machine::{Command, Origin, Verdict};
+use crate::logic::paxos::{Ballot, ProposeError, Role, Slot};
+use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::time::EpochMs;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Leadership in one ballot.
+#[derive(Debug)]
+pub(super) struct Lead {
+    ballot: Ballot,
+    /// The ballot's own opening entry.
+    opening: Slot,
+    /// It is applied: the machine knows all that earlier leaders chose.
+    pub(super) opened: bool,
+    /// The next number of each origin that was taken in here, beyond what the machine has applied.
+    next: BTreeMap<GatewayId, (u64, u64)>,
+    /// Batches that are taken in and not applied, and who is to be told.
+    asked: BTreeMap<(Origin, u64), GatewayId>,
+    pending: VecDeque<Command>,
+    pending_bytes: usize,
+    /// The greatest stamp that was proposed.
+    stamp: EpochMs,
+    /// A tick is proposed and not applied.
+    ticking: Option<Slot>,
+    rules_proposed: bool,
+    confirmed: u64,
+}
+
+impl Lead {
+    /// The node's word, to be proposed once.
+    pub(super) fn confirm(&mut self, cursor: u64) {
+        if cursor > self.confirmed {
+            self.confirmed = cursor;
+            self.pending.push_back(Command::Confirmed { cursor });
+        }
+    }
+
+    /// Who waits for the verdict about this batch.
+    pub(super) fn settle(&mut self, origin: Origin, n: u64) -> Option<GatewayId> {
+        self.asked.remove(&(origin, n))
+    }
+
+    pub(super) fn applied(&mut self, slot: Slot) {
+        self.opened |= slot >= self.opening;
+        if self.ticking.is_some_and(|t| t <= slot) {
+            self.ticking = None;
+        }
+    }
+
+    pub(super) fn takes_ticks(&self) -> bool {
+        self.opened && self.ticking.is_none()
+    }
+}
+
+impl Shard {
+    pub(super) fn leadership_changed(&mut self) {
+        let ballot = self.group.ballot();
+        let leads = self.group.role() == Role::Leader;
+        if leads && self.lead.as_ref().is_some_and(|l| l.ballot == ballot) {
+            return;
+        }
+        if let Some(old) = self.lead.take() {
+            let leader = self.group.leader().map(|g| g.0);
+            for ((origin, n), to) in old.asked {
+                let answer = ForwardAnswer::NotLeader { leader };
+                self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
+            }
+        }
+        if leads {
+            self.lead = Some(Lead {
+                ballot,
+                opening: self.group.last_slot(),
+                opened: self.machine.slot() >= self.group.last_slot(),
+                next: BTreeMap::new(),
+                asked: BTreeMap::new(),
+                pending: VecDeque::new(),
+                pending_bytes: 0,
+                stamp: EpochMs(i64::MIN),
+                ticking: None,
+                rules_proposed: false,
+                confirmed: 0,
+            });
+        }
+    }
+
+    pub(super) fn on_forward(&mut self, from: GatewayId, origin: Origin, n: u64, submission: Arc<[u8]>) {
+        let answer = match self.take_in(from, origin, n, submission) {
+            Ok(()) => return,
+            Err(answer) => answer,
+        };
+        self.out.send.push((from, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
+    }
+
+    /// Queues the batch for a proposal, or says what to answer instead.
+    fn take_in(&mut self, from: GatewayId, origin: Origin, n: u64, submission: Arc<[u8]>) -> Result<(), ForwardAnswer> {
+        let verdict = |verdict| ForwardAnswer::Verdict { slot: 0, verdict };
+        let (applied_start, applied_n) = self.machine.origin(origin.gateway).unwrap_or((0, 0));
+        if (origin.start, n) <= (applied_start, applied_n) && origin.start == applied_start {
+            return Err(verdict(Verdict::AlreadyApplied));
+        }
+        let Some(lead) = &mut self.lead else {
+            return Err(ForwardAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });
+        };
+        if !lead.opened {
+            return Err(ForwardAnswer::Busy { why: BusyReason::Window });
+        }
+        let applied_next = if origin.start == applied_start { applied_n + 1 } else { 1 };
+        let (start, next) = match lead.next.get(&origin.gateway) {
+            Some((start, next)) if *start == origin.start => (*start, (*next).max(applied_next)),
+            Some((start, _)) if *start > origin.start => return Err(verdict(Verdict::OldStart)),
+            _ if applied_start > origin.start => return Err(verdict(Verdict::OldStart)),
+            _ => (origin.start, applied_next),
+        };
+        if n < next {
+            lead.asked.insert((origin, n), from); // under way
+            return Ok(());
+        }
+        if n > next {
+            return Err(verdict(Verdict::Gap { last: next - 1 }));
+        }
+        if !self.room {
+            return Err(ForwardAnswer::Busy { why: BusyReason::Disk });
+        }
+        if self.machine.outbox_stats().bytes > self.outbox_budget_bytes {
+            return Err(ForwardAnswer::Busy { why: BusyReason::Outbox });
+        }
+        if lead.pending_bytes + submission.len() > MAX_PENDING_BYTES {
+            return Err(ForwardAnswer::Busy { why: BusyReason::Window });
+        }
+        lead.next.insert(origin.gateway, (start, n + 1));
+        lead.asked.insert((origin, n), from);
+        lead.pending_bytes += submission.len();
+        lead.pending.push_back(Command::Forwarded { origin, n, submission });
+        Ok(())
+    }
+
+    /// Turns what gathered into proposals, as far as the group's window allows.
+    pub(super) fn propose(&mut self, now: Now) {
+        let Some(lead) = &mut self.lead else { return };
+        if !lead.opened {
+            return;
+        }
+        if !lead.rules_proposed {
+            lead.rules_proposed = true;
+            lead.pending.extend(self.machine.rules_command());
+        }
+        let tick_due = lead.ticking.is_none() && self.machine.next_tick_due().is_some_and(|at| at <= now.wall);
+        if tick_due {
+            lead.pending.push_back(Command::Tick);
+        }
+        while !lead.pending.is_empty() {
+            let (mut commands, mut bytes) = (Vec::new(), 0);
+            while let Some(command) = lead.pending.front() {
+                let size = match command {
+                    Command::Forwarded { submission, .. } => submission.len() + 32,
+                    _ => 32,
+                };
+                if bytes > 0 && bytes + size > MAX_PROPOSAL_BYTES {
+                    break;
+                }
+                bytes += size;
+                commands.extend(lead.pending.pop_front());
+            }
+            let stamp = now.wall.max(self.machine.stamp().plus(1)).max(lead.stamp.plus(1));
+            let ticks = commands.contains(&Command::Tick);
+            let value = proposal(stamp, commands);
+            match self.group.propose(now.mono_ms, value.encode().into()) {
+                Ok((_, slot)) => {
+                    lead.stamp = stamp;
+                    let taken: usize = value.commands.iter().map(forwarded_bytes).sum();
+                    lead.pending_bytes = lead.pending_bytes.saturating_sub(taken);
+                    if ticks {
+                        lead.ticking = Some(slot);
+                    }
+                }
+                Err(ProposeError::TooLarge { .. }) => {
+                    // One batch above the group's limit: its origin is told, its number stays unused.
+                    for command in value.commands {
+                        if let Command::Forwarded { origin, n, submission } = command {
+                            lead.pending_bytes = lead.pending_bytes.saturating_sub(submission.len());
+                            lead.next.remove(&origin.gateway);
+                            if let Some(to) = lead.asked.remove(&(origin, n)) {
+                                self.out.send.push((to, busy(self.id, origin, n, BusyReason::Window)));
+                            }
+                        }
+                    }
+                }
+                Err(_) => {
+                    // The window is full or leadership is going: what was taken goes back to its place.
+                    let mut commands = value.commands;
+                    if ticks {
+                        commands.retain(|c| *c != Command::Tick);
+                    }
+                    for command in commands.into_iter().rev() {
+                        lead.pending.push_front(command);
+                    }
+                    lead.pending.retain(|c| *c != Command::Tick);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn forwarded_bytes(command: &Command) -> usize {
+    match command {
+        Command::Forwarded { submission, .. } => submission.len(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,501 @@
+//! One replica of one shard: joins a Paxos group with the machine that applies what the group chooses.
+//!
+//! The protocol: batches that gateways forward gather while a turn lasts and become one proposal; what is
+//! chosen is applied in slot order; each batch's verdict goes back to the gateway that took it in, from
+//! the leader, and from that gateway's own replica if it has one. The leader also proposes the ticks that
+//! the machine asks for and the confirmations that the uplink brings, and answers queries after it made
+//! sure that it still leads. A replica that fell behind what its leader keeps of the log fetches a
+//! snapshot (see [`transfer`]).
+//!
+//! Invariant: applied <= commit; the machine's slot is `applied`.
+//! Invariant: a leader takes a forwarded batch only after it applied its own opening entry, so that what
+//! the machine knows of an origin includes everything earlier leaders may have chosen.
+//! Invariant: stamps of proposals grow strictly along the log.
+//! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
+//! before the query came.
+//! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
+//! to come again; at most [`MAX_QUERIES`] queries wait.
+
+mod lead;
+mod recover;
+mod transfer;
+
+pub use recover::{KIND_ACCEPTED, KIND_COMMITTED, KIND_PROMISED, Replay};
+
+use crate::logic::machine::{Command, CutBatch, Halt, Machine, Origin, Proposal, Rules};
+use crate::logic::paxos::{self, Group, Role, Slot};
+use crate::logic::peer::{
+    BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery,
+};
+use crate::wal;
+use lead::Lead;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::time::EpochMs;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use transfer::{Receiving, Sending};
+
+/// How many bytes of forwarded batches may wait for a proposal at a leader.
+pub const MAX_PENDING_BYTES: usize = 1024 * 1024;
+/// The largest proposal that is made of several batches.
+pub const MAX_PROPOSAL_BYTES: usize = 192 * 1024;
+/// How many queries may wait for a confirmation of leadership or for being applied.
+pub const MAX_QUERIES: usize = 256;
+/// How much of the applied log stays in memory for followers that lag a little.
+pub const TAIL_BYTES: usize = 128 * 1024;
+/// After so many applied bytes a snapshot is made, so that a restart replays less.
+pub const SNAPSHOT_EVERY_BYTES: usize = 2 * 1024 * 1024;
+/// How much is applied between two looks at the group's log.
+const APPLY_CHUNK_BYTES: usize = 1024 * 1024;
+/// The configuration of every group until it can be changed.
+pub const CONFIGURATION: u32 = 1;
+
+/// What the time is, by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// A clock that never goes back and starts anywhere, in milliseconds: for waits.
+    pub mono_ms: u64,
+    /// The wall clock: for stamps.
+    pub wall: EpochMs,
+}
+
+/// What a replica is told.
+#[derive(Debug)]
+pub enum Event {
+    /// The group's protocol.
+    Paxos {
+        /// Who says it, as authenticated by the link.
+        from: GatewayId,
+        /// What.
+        message: paxos::Message,
+    },
+    /// A gateway forwards a batch.
+    Forward {
+        /// Who says it.
+        from: GatewayId,
+        /// Under which origin.
+        origin: Origin,
+        /// Its number.
+        n: u64,
+        /// A submission frame.
+        submission: Arc<[u8]>,
+    },
+    /// A snapshot on its way.
+    Transfer {
+        /// Who says it.
+        from: GatewayId,
+        /// What.
+        message: TransferMessage,
+    },
+    /// The failure detector's verdict changed.
+    Peers {
+        /// Who can be reached.
+        up: Vec<GatewayId>,
+        /// Whose process is another than before.
+        restarted: Vec<GatewayId>,
+    },
+    /// Records up to this token are on disk.
+    Persisted {
+        /// The token.
+        token: u64,
+    },
+    /// The snapshot through this slot is on disk.
+    SnapshotSaved {
+        /// The slot.
+        slot: Slot,
+        /// It was saved; if not, a later one is tried.
+        saved: bool,
+    },
+    /// Make a snapshot soon: the log wants to be trimmed.
+    SnapshotWanted,
+    /// The node has everything up to this cursor.
+    Confirmed {
+        /// The cursor.
+        cursor: u64,
+    },
+    /// A question about recent windows.
+    Query {
+        /// The gateway that is to be answered.
+        from: GatewayId,
+        /// Its name for the question.
+        id: u64,
+        /// The question.
+        query: WindowQuery,
+    },
+    /// Whether the disk has room.
+    Room(bool),
+    /// [`Shard::deadline_ms`] has come.
+    Timer,
+}
+
+/// What a replica wants done, in this order: `send` may leave at once; `records` and then `cut` are stored;
+/// `send_after` leaves when all records up to `token` are on disk. Messages to this gateway itself are for
+/// its own forwarder and queries.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// May leave at once.
+    pub send: Vec<(GatewayId, PeerMessage)>,
+    /// To be written.
+    pub records: Vec<wal::Record>,
+    /// Names these records and all earlier ones.
+    pub token: u64,
+    /// Leaves once everything up to `token` is on disk.
+    pub send_after: Vec<(GatewayId, PeerMessage)>,
+    /// Uplink batches whose content is to be kept.
+    pub cut: Vec<CutBatch>,
+    /// The content of uplink batches up to this one may go.
+    pub confirmed: Option<u64>,
+    /// To be made durable with the content of all unconfirmed batches, then [`Event::SnapshotSaved`].
+    pub snapshot: Option<(Slot, Vec<u8>)>,
+    /// A peer wants the content of an uplink batch: answer with [`TransferMessage::Batch`].
+    pub fetch: Vec<(GatewayId, u64)>,
+    /// How the uplink sees this shard, when that changed.
+    pub uplink: Option<UplinkView>,
+    /// Readings counted now, and those that were not because they had been before.
+    pub counted: u64,
+    /// The damage that the log reported is repaired, once everything up to `token` is on disk.
+    pub healed: bool,
+}
+
+/// What the uplink needs to know of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UplinkView {
+    /// This replica leads and has applied all that earlier leaders chose.
+    pub leading: bool,
+    /// The lowest unconfirmed batch.
+    pub first_kept: u64,
+    /// The last batch that was cut; `first_kept - 1` when all are confirmed.
+    pub last: u64,
+}
+
+/// A replica's state for operators.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Status {
+    /// The shard.
+    pub shard: u16,
+    /// The leader's gateway number as far as known.
+    pub leader: Option<u16>,
+    /// `leader`, `candidate`, `follower` or `damaged`.
+    pub role: &'static str,
+    /// The ballot it is in.
+    pub ballot: String,
+    /// All slots up to this one are chosen.
+    pub commit: u64,
+    /// All slots up to this one are applied here.
+    pub applied: u64,
+    /// Unconfirmed uplink batches.
+    pub outbox_batches: u64,
+    /// Their bytes.
+    pub outbox_bytes: u64,
+    /// Closed windows' parts that are in no batch yet, and windows that are open.
+    pub waiting_parts: u64,
+    /// The last uplink batch that was cut.
+    pub last_batch: u64,
+}
+
+/// How a replica is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The group.
+    pub group: paxos::GroupConfig,
+    /// The site's rules for its machines.
+    pub rules: Arc<Rules>,
+    /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
+    pub outbox_budget_bytes: u64,
+}
+
+/// One replica of one shard.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    me: GatewayId,
+    rules: Arc<Rules>,
+    outbox_budget_bytes: u64,
+    group: Group,
+    machine: Machine,
+    room: bool,
+    lead: Option<Lead>,
+    /// Slots that are applied and still in memory, with their sizes.
+    tail: VecDeque<(Slot, usize)>,
+    tail_bytes: usize,
+    applied_since_snapshot_bytes: usize,
+    saving: Option<Slot>,
+    snapshot_wanted: bool,
+    /// Waiting for the group's word: read id -> question.
+    asked: BTreeMap<u64, (GatewayId, u64, WindowQuery)>,
+    /// Waiting for a slot to be applied.
+    readable: Vec<(Slot, (GatewayId, u64, WindowQuery))>,
+    last_read: u64,
+    sending: BTreeMap<GatewayId, Sending>,
+    receiving: Option<Receiving>,
+    uplink: UplinkView,
+    out: Effects,
+}
+
+impl Shard {
+    /// A replica as its disk has it; [`Shard::take`] right afterwards gives what re-applying brought.
+    ///
+    /// # Errors
+    /// Says why the replica can't run.
+    pub fn recover(settings: Settings, machine: Machine, found: paxos::Recovered) -> Result<Self, paxos::ConfigError> {
+        let (id, me) = (settings.group.group, settings.group.me);
+        Ok(Self {
+            id,
+            me,
+            rules: settings.rules,
+            outbox_budget_bytes: settings.outbox_budget_bytes,
+            group: Group::recover(settings.group, found)?,
+            machine,
+            room: true,
+            lead: None,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            applied_since_snapshot_bytes: 0,
+            saving: None,
+            snapshot_wanted: false,
+            asked: BTreeMap::new(),
+            readable: Vec::new(),
+            last_read: 0,
+            sending: BTreeMap::new(),
+            receiving: None,
+            uplink: UplinkView::default(),
+            out: Effects::default(),
+        })
+    }
+
+    /// Takes in an event.
+    pub fn step(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Paxos { from, message } => self.group.step(now.mono_ms, paxos::Event::Message { from, message }),
+            Event::Forward { from, origin, n, submission } => self.on_forward(from, origin, n, submission),
+            Event::Transfer { from, message } => self.on_transfer(now, from, message),
+            Event::Peers { up, restarted } => {
+                self.sending.retain(|to, _| up.contains(to));
+                self.group.step(now.mono_ms, paxos::Event::Peers { up, restarted });
+            }
+            Event::Persisted { token } => self.group.step(now.mono_ms, paxos::Event::Persisted { token }),
+            Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
+            Event::SnapshotWanted => self.snapshot_wanted = true,
+            Event::Confirmed { cursor } => {
+                if let Some(lead) = &mut self.lead {
+                    lead.confirm(cursor);
+                }
+            }
+            Event::Query { from, id, query } => self.on_query(now, from, id, query),
+            Event::Room(room) => {
+                self.room = room;
+                self.group.step(now.mono_ms, paxos::Event::Room(room));
+            }
+            Event::Timer => {
+                self.group.step(now.mono_ms, paxos::Event::Timer);
+                self.pull(now);
+            }
+        }
+    }
+
+    /// Proposes what gathered, applies what is chosen, and says what is to be done about all events since it
+    /// last did.
+    ///
+    /// # Errors
+    /// The replica can't go on without drifting from the others: the process must end.
+    pub fn take(&mut self, now: Now) -> Result<Effects, Halt> {
+        loop {
+            self.propose(now);
+            let effects = self.group.take();
+            let quiet = effects.is_empty();
+            self.absorb(now, effects);
+            self.apply()?;
+            if quiet {
+                break;
+            }
+        }
+        self.serve_reads();
+        self.snapshot_if_due();
+        self.note_uplink();
+        Ok(std::mem::take(&mut self.out))
+    }
+
+    /// When [`Event::Timer`] is wanted next, on the monotonic clock.
+    pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
+        let tick = match &self.lead {
+            Some(lead) if lead.takes_ticks() => self.machine.next_tick_due(),
+            _ => None,
+        };
+        let until = |at: EpochMs| now.mono_ms + u64::try_from(at.0.saturating_sub(now.wall.0)).unwrap_or(0).max(1);
+        let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
+        [self.group.deadline(), tick.map(until), pull].into_iter().flatten().min()
+    }
+
+    /// For operators.
+    pub fn status(&self) -> Status {
+        let outbox = self.machine.outbox_stats();
+        Status {
+            shard: self.id.0,
+            leader: self.group.leader().map(|g| g.0),
+            role: match self.group.role() {
+                Role::Leader => "leader",
+                Role::Candidate => "candidate",
+                Role::Follower => "follower",
+                Role::Damaged => "damaged",
+            },
+            ballot: self.group.ballot().to_string(),
+            commit: self.group.commit(),
+            applied: self.machine.slot(),
+            outbox_batches: outbox.batches as u64,
+            outbox_bytes: outbox.bytes,
+            waiting_parts: (outbox.waiting_parts + self.machine.sizes().open_parts) as u64,
+            last_batch: outbox.last,
+        }
+    }
+
+    /// The machine, to look at.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The group, to look at.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Whether this replica leads and serves.
+    pub fn serves(&self) -> bool {
+        self.lead.as_ref().is_some_and(|l| l.opened)
+    }
+
+    fn absorb(&mut self, now: Now, effects: paxos::Effects) {
+        let (group, configuration) = (self.id, CONFIGURATION);
+        let wrap = |(to, message)| (to, PeerMessage::Paxos { group, configuration, message });
+        self.out.send.extend(effects.send.into_iter().map(wrap));
+        self.out.records.extend(effects.records.into_iter().map(|r| recover::record(group, r)));
+        self.out.token = self.out.token.max(effects.token);
+        self.out.send_after.extend(effects.send_after.into_iter().map(wrap));
+        self.out.healed |= effects.healed;
+        if effects.leadership_changed {
+            self.leadership_changed();
+        }
+        for (id, slot) in effects.reads {
+            self.readable.extend(self.asked.remove(&id).map(|asked| (slot, asked)));
+        }
+        for id in effects.reads_failed {
+            if let Some((to, id, _)) = self.asked.remove(&id) {
+                self.answer(to, id, QueryAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });
+            }
+        }
+        for to in effects.needs_snapshot {
+            self.offer(now, to);
+        }
+    }
+
+    fn apply(&mut self) -> Result<(), Halt> {
+        while self.machine.slot() < self.group.commit() {
+            let from = self.machine.slot() + 1;
+            let chunk: Vec<_> =
+                self.group.committed_entries(from, APPLY_CHUNK_BYTES).map(|e| (e.slot, e.value.clone())).collect();
+            if chunk.is_empty() {
+                break; // only a snapshot reaches there; the group has asked its leader for one
+            }
+            for (slot, value) in chunk {
+                self.apply_one(slot, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_one(&mut self, slot: Slot, value: &[u8]) -> Result<(), Halt> {
+        let proposal = match value {
+            [] => Proposal { stamp: self.machine.stamp(), commands: Vec::new() },
+            bytes => Proposal::decode(bytes).map_err(|e| Halt::Undecodable { shard: self.id, slot, why: e.to_string() })?,
+        };
+        let applied = self.machine.apply(slot, &proposal)?;
+        for (origin, n, verdict) in applied.verdicts {
+            let asked = self.lead.as_mut().and_then(|lead| lead.settle(origin, n));
+            let to = asked.or((origin.gateway == self.me).then_some(self.me));
+            if let Some(to) = to {
+                let answer = ForwardAnswer::Verdict { slot, verdict };
+                self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
+            }
+        }
+        self.out.counted += applied.counters.counted;
+        self.out.cut.extend(applied.batches);
+        self.out.confirmed = applied.confirmed.or(self.out.confirmed);
+        if let Some(lead) = &mut self.lead {
+            lead.applied(slot);
+            for evicted in applied.evicted {
+                let evict = PeerMessage::Evict { start: evicted.at.start, connection: evicted.connection };
+                self.out.send.push((evicted.at.gateway, evict));
+            }
+        }
+        self.applied_since_snapshot_bytes += value.len() + 32;
+        self.tail.push_back((slot, value.len() + 32));
+        self.tail_bytes += value.len() + 32;
+        let mut through = 0;
+        while self.tail_bytes > TAIL_BYTES {
+            let Some((slot, bytes)) = self.tail.pop_front() else { break };
+            (self.tail_bytes, through) = (self.tail_bytes - bytes, slot);
+        }
+        if through > 0 {
+            self.group.step(0, paxos::Event::TrimMemory { through });
+        }
+        Ok(())
+    }
+
+    fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {
+        if query.stale {
+            let windows = self.windows(&query);
+            return self.answer(from, id, QueryAnswer::Windows(windows));
+        }
+        if self.asked.len() + self.readable.len() >= MAX_QUERIES {
+            return self.answer(from, id, QueryAnswer::Unavailable);
+        }
+        self.last_read += 1;
+        self.asked.insert(self.last_read, (from, id, query));
+        self.group.step(now.mono_ms, paxos::Event::Read { id: self.last_read });
+    }
+
+    fn serve_reads(&mut self) {
+        let applied = self.machine.slot();
+        for (slot, (to, id, query)) in std::mem::take(&mut self.readable) {
+            if slot <= applied {
+                let windows = self.windows(&query);
+                self.answer(to, id, QueryAnswer::Windows(windows));
+            } else {
+                self.readable.push((slot, (to, id, query)));
+            }
+        }
+    }
+
+    fn windows(&self, query: &WindowQuery) -> Vec<crate::logic::peer::QueriedWindow> {
+        self.machine.query(query)
+    }
+
+    fn answer(&mut self, to: GatewayId, id: u64, answer: QueryAnswer) {
+        self.out.send.push((to, PeerMessage::Answer { id, answer }));
+    }
+
+    fn snapshot_if_due(&mut self) {
+        let due = self.snapshot_wanted || self.applied_since_snapshot_bytes >= SNAPSHOT_EVERY_BYTES;
+        let fresh = self.applied_since_snapshot_bytes > 0;
+        if due && fresh && self.saving.is_none() && self.receiving.is_none() {
+            let slot = self.machine.slot();
+            self.out.snapshot = Some((slot, self.machine.snapshot()));
+            (self.saving, self.snapshot_wanted, self.applied_since_snapshot_bytes) = (Some(slot), false, 0);
+        }
+    }
+
+    fn note_uplink(&mut self) {
+        let outbox = self.machine.outbox_stats();
+        let view = UplinkView { leading: self.serves(), first_kept: outbox.first_kept, last: outbox.last };
+        if view != self.uplink {
+            (self.uplink, self.out.uplink) = (view, Some(view));
+        }
+    }
+}
+
+fn busy(shard: ShardId, origin: Origin, n: u64, why: BusyReason) -> PeerMessage {
+    PeerMessage::Forwarded { shard, origin, n, answer: ForwardAnswer::Busy { why } }
+}
+
+fn proposal(stamp: EpochMs, commands: Vec<Command>) -> Proposal {
+    Proposal { stamp, commands }
+}

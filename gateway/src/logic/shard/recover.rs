@@ -1,0 +1,66 @@
+//! How a group's records look in the log, and how they become a replica again.
+
+use super::{CONFIGURATION, Slot};
+use crate::logic::paxos::{Ballot, Entry, Record, Recovered};
+use crate::wal;
+use selvedge_shared::ids::ShardId;
+use std::collections::BTreeMap;
+
+/// A promised ballot. The newest counts.
+pub const KIND_PROMISED: u8 = 1;
+/// An accepted entry.
+pub const KIND_ACCEPTED: u8 = 2;
+/// A commit index, as eight little-endian bytes. The newest counts.
+pub const KIND_COMMITTED: u8 = 3;
+
+/// A group's record as the log takes it. What is the group's state rather than a slot's carries slot 0.
+pub(super) fn record(group: ShardId, record: Record) -> wal::Record {
+    let form = |kind, ballot: Ballot, slot, payload| wal::Record {
+        group: group.0,
+        configuration: CONFIGURATION,
+        kind,
+        ballot: (ballot.round, ballot.gateway),
+        slot,
+        payload,
+    };
+    match record {
+        Record::Promised(ballot) => form(KIND_PROMISED, ballot, 0, [].into()),
+        Record::Accepted(entry) => form(KIND_ACCEPTED, entry.ballot, entry.slot, entry.value),
+        Record::Committed(slot) => form(KIND_COMMITTED, Ballot::ZERO, 0, slot.to_le_bytes().into()),
+    }
+}
+
+/// Gathers one group's records as a restart reads them.
+#[derive(Debug, Default)]
+pub struct Replay {
+    promised: Ballot,
+    commit: Slot,
+    entries: BTreeMap<Slot, Entry>,
+}
+
+impl Replay {
+    /// Takes in the next record of the group.
+    pub fn record(&mut self, record: wal::Record) {
+        let ballot = Ballot { round: record.ballot.0, gateway: record.ballot.1 };
+        match record.kind {
+            KIND_PROMISED => self.promised = self.promised.max(ballot),
+            KIND_ACCEPTED => {
+                let entry = Entry { slot: record.slot, ballot, value: record.payload };
+                self.entries.insert(entry.slot, entry);
+            }
+            KIND_COMMITTED => {
+                if let Ok(bytes) = <[u8; 8]>::try_from(&*record.payload) {
+                    self.commit = self.commit.max(u64::from_le_bytes(bytes));
+                }
+            }
+            _ => {} // of a newer release, which the frame version would have told
+        }
+    }
+
+    /// What the group recovers from, given its newest durable snapshot. `damaged` carries a random number
+    /// when the log may have lost records of this group.
+    pub fn finish(mut self, snapshot_slot: Slot, damaged: Option<u64>) -> Recovered {
+        let entries = self.entries.split_off(&(snapshot_slot + 1)).into_values().collect();
+        Recovered { promised: self.promised, commit: self.commit, snapshot_slot, entries, damaged }
+    }
+}

@@ -1,0 +1,252 @@
+//! The uplink: batches of the shards that this gateway leads, sent until the node has confirmed them.
+//!
+//! The protocol: of each shard that is led here and has unconfirmed batches, the lowest few are loaded,
+//! published and published again until the node's cursor has passed them; the cursor, and nothing else,
+//! makes progress, since an MQTT client may lose what it said it took. The cursor goes to the shard's
+//! leader, which has it chosen; the view of the shard that comes back says what is still unconfirmed. A
+//! new leader, and every leader that has nothing to send, asks for the cursor with a beacon now and then.
+//!
+//! Invariant: only batches are sent whose content a chosen command has fixed.
+//! Limits: [`MAX_INFLIGHT_BATCHES`] batches in all and [`MAX_SHARD_BATCHES`] of one shard are under way.
+
+use super::shard::UplinkView;
+use selvedge_shared::ids::ShardId;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How many batches may be sent and unconfirmed.
+pub const MAX_INFLIGHT_BATCHES: usize = 64;
+/// How many of these may be of one shard.
+pub const MAX_SHARD_BATCHES: u64 = 8;
+/// An unconfirmed batch is sent again after this time.
+pub const RESEND_MS: u64 = 2_000;
+/// A led shard with nothing to send says so this often.
+pub const BEACON_MS: u64 = 30_000;
+
+/// What the uplink wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Load a batch's content and give it to [`Uplink::loaded`].
+    Load(ShardId, u64),
+    /// Publish a batch.
+    Batch {
+        /// The shard.
+        shard: ShardId,
+        /// The batch.
+        seq: u64,
+        /// The lowest seq that is kept.
+        first_kept: u64,
+        /// The highest that was cut.
+        last: u64,
+        /// Its content.
+        body: Vec<u8>,
+    },
+    /// Publish a beacon.
+    Beacon {
+        /// The shard.
+        shard: ShardId,
+        /// The lowest seq that is kept.
+        first_kept: u64,
+        /// The highest that was cut.
+        last: u64,
+    },
+    /// Tell the shard's leader that the node has everything up to here.
+    Confirmed(ShardId, u64),
+}
+
+#[derive(Debug)]
+struct Lane {
+    view: UplinkView,
+    /// Batches that are loading or sent, and when each is due again.
+    due_ms: BTreeMap<u64, u64>,
+    beacon_ms: u64,
+    /// What the node confirmed, until the shard's view shows it.
+    cursor: u64,
+}
+
+/// The uplink of one gateway.
+#[derive(Debug, Default)]
+pub struct Uplink {
+    connected: bool,
+    lanes: BTreeMap<ShardId, Lane>,
+    /// Shards that may have something to send, so that every one gets its turn.
+    turn: VecDeque<ShardId>,
+}
+
+impl Uplink {
+    /// How a shard is seen changed.
+    pub fn view(&mut self, now_ms: u64, shard: ShardId, view: UplinkView, out: &mut Vec<Effect>) {
+        if !view.leading {
+            self.lanes.remove(&shard);
+            self.turn.retain(|s| *s != shard);
+            return;
+        }
+        if !self.lanes.contains_key(&shard) {
+            self.turn.push_back(shard);
+        }
+        let lane = self.lanes.entry(shard).or_insert_with(|| Lane {
+            view,
+            due_ms: BTreeMap::new(),
+            beacon_ms: now_ms,
+            cursor: 0,
+        });
+        lane.view = view;
+        lane.due_ms.retain(|seq, _| *seq >= view.first_kept);
+        self.pump(now_ms, out);
+    }
+
+    /// The connection to the broker came or went.
+    pub fn connected(&mut self, now_ms: u64, connected: bool, out: &mut Vec<Effect>) {
+        self.connected = connected;
+        for lane in self.lanes.values_mut() {
+            lane.due_ms.clear();
+            lane.beacon_ms = now_ms;
+        }
+        self.pump(now_ms, out);
+    }
+
+    /// Whether the broker is connected.
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// A batch's content was loaded (or is no longer there, because the node has it).
+    pub fn loaded(&mut self, now_ms: u64, shard: ShardId, seq: u64, body: Option<Vec<u8>>, out: &mut Vec<Effect>) {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        if !lane.due_ms.contains_key(&seq) {
+            return;
+        }
+        let Some(body) = body else {
+            lane.due_ms.insert(seq, now_ms + RESEND_MS);
+            return;
+        };
+        lane.due_ms.insert(seq, now_ms + RESEND_MS);
+        lane.beacon_ms = now_ms + BEACON_MS;
+        out.push(Effect::Batch { shard, seq, first_kept: lane.view.first_kept, last: lane.view.last, body });
+    }
+
+    /// The node says that it has everything up to `cursor`.
+    pub fn confirmed(&mut self, now_ms: u64, shard: ShardId, cursor: u64, out: &mut Vec<Effect>) {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        let cursor = cursor.min(lane.view.last);
+        if cursor <= lane.cursor || cursor < lane.view.first_kept {
+            return;
+        }
+        lane.cursor = cursor;
+        lane.due_ms.retain(|seq, _| *seq > cursor);
+        out.push(Effect::Confirmed(shard, cursor));
+        self.pump(now_ms, out);
+    }
+
+    /// Sends again what waited too long, and beacons.
+    pub fn timer(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        for (shard, lane) in &mut self.lanes {
+            // A cursor that the shard did not take in (its leader changed, say) is told again.
+            if lane.cursor >= lane.view.first_kept && lane.beacon_ms <= now_ms {
+                out.push(Effect::Confirmed(*shard, lane.cursor));
+            }
+            if self.connected && lane.beacon_ms <= now_ms {
+                lane.beacon_ms = now_ms + BEACON_MS;
+                let (first_kept, last) = (lane.view.first_kept, lane.view.last);
+                out.push(Effect::Beacon { shard: *shard, first_kept, last });
+            }
+            lane.due_ms.retain(|_, due| *due > now_ms);
+        }
+        self.pump(now_ms, out);
+    }
+
+    /// When [`Uplink::timer`] has something to do.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        if !self.connected {
+            return None;
+        }
+        self.lanes.values().flat_map(|l| l.due_ms.values().copied().chain([l.beacon_ms])).min()
+    }
+
+    /// Asks for the content of what may be sent next, a shard's turn at a time.
+    fn pump(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        if !self.connected {
+            return;
+        }
+        let mut inflight: usize = self.lanes.values().map(|l| l.due_ms.len()).sum();
+        let mut idle = 0;
+        while inflight < MAX_INFLIGHT_BATCHES && idle < self.turn.len() {
+            let Some(shard) = self.turn.pop_front() else { return };
+            self.turn.push_back(shard);
+            let Some(lane) = self.lanes.get_mut(&shard) else { continue };
+            let first = lane.view.first_kept.max(lane.cursor + 1);
+            let window = first..=lane.view.last.min(first + MAX_SHARD_BATCHES - 1);
+            match window.into_iter().find(|seq| !lane.due_ms.contains_key(seq)) {
+                Some(seq) => {
+                    lane.due_ms.insert(seq, now_ms + RESEND_MS);
+                    out.push(Effect::Load(shard, seq));
+                    (inflight, idle) = (inflight + 1, 0);
+                }
+                None => idle += 1,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: ShardId = ShardId(3);
+
+    fn view(first_kept: u64, last: u64) -> UplinkView {
+        UplinkView { leading: true, first_kept, last }
+    }
+
+    fn connected(last: u64) -> (Uplink, Vec<Effect>) {
+        let (mut uplink, mut out) = (Uplink::default(), Vec::new());
+        uplink.connected(0, true, &mut out);
+        uplink.view(0, S, view(1, last), &mut out);
+        (uplink, out)
+    }
+
+    #[test]
+    fn a_batch_is_sent_until_the_cursor_has_passed_it() {
+        let (mut uplink, mut out) = connected(1);
+        assert_eq!(out, [Effect::Load(S, 1)]);
+        out.clear();
+        uplink.loaded(0, S, 1, Some(vec![7]), &mut out);
+        assert_eq!(out, [Effect::Batch { shard: S, seq: 1, first_kept: 1, last: 1, body: vec![7] }]);
+        out.clear();
+        uplink.timer(RESEND_MS, &mut out);
+        assert_eq!(out, [Effect::Load(S, 1)], "no confirmation: once more");
+        out.clear();
+        uplink.confirmed(RESEND_MS, S, 9, &mut out);
+        assert_eq!(out, [Effect::Confirmed(S, 1)], "a cursor beyond what was cut is cut to it");
+        out.clear();
+        uplink.confirmed(RESEND_MS, S, 1, &mut out);
+        uplink.timer(2 * RESEND_MS, &mut out);
+        assert_eq!(out, [], "said once, and nothing is sent any more");
+    }
+
+    #[test]
+    fn a_shard_has_a_window_and_leaves_room_for_others() {
+        let (mut uplink, mut out) = connected(1_000);
+        assert_eq!(out.len() as u64, MAX_SHARD_BATCHES);
+        for shard in 10..40 {
+            uplink.view(0, ShardId(shard), view(1, 1_000), &mut out);
+        }
+        assert_eq!(out.len(), MAX_INFLIGHT_BATCHES);
+        out.clear();
+        uplink.confirmed(0, S, 2, &mut out);
+        assert_eq!(out.len(), 3, "two places are free again");
+    }
+
+    #[test]
+    fn a_shard_that_is_led_elsewhere_is_left_alone_and_a_new_leader_asks_first() {
+        let (mut uplink, mut out) = connected(0);
+        assert_eq!(out, []);
+        uplink.timer(0, &mut out);
+        assert_eq!(out, [Effect::Beacon { shard: S, first_kept: 1, last: 0 }]);
+        out.clear();
+        uplink.view(0, S, UplinkView::default(), &mut out);
+        uplink.confirmed(0, S, 1, &mut out);
+        uplink.timer(BEACON_MS, &mut out);
+        assert_eq!(out, []);
+        assert_eq!(uplink.deadline_ms(), None);
+    }
+}

@@ -1,0 +1,196 @@
+//! The little of a file system that the log and the stores need, and the real one behind it.
+//!
+//! A disk is one folder. Rules that the callers keep: a file's bytes are durable after [`DiskFile::sync`], its *name* after
+//! [`Disk::sync_folder`]. [`super::MemoryDisk`] takes both literally, so that a forgotten one shows in a test.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes that are written at a time where a file system can't preallocate.
+const ZEROS_BYTES: usize = 64 * 1024;
+
+/// A folder with files.
+pub trait Disk: Send + Sync {
+    /// A new empty file; one of that name is emptied.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// An existing file, to read and write.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// The names of all files (not of folders), in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// The names of all folders within, in no order.
+    fn folders(&self) -> io::Result<Vec<String>>;
+    /// Gives a file another name; a file of that name is replaced, at once for every reader.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals durable.
+    fn sync_folder(&self) -> io::Result<()>;
+    /// The folder of that name within this one, durably created if it is not there.
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Disk>>;
+    /// Bytes that may still be written by this process.
+    fn free_bytes(&self) -> io::Result<u64>;
+    /// Locks a file (created if need be) against every other process and every other holder in this one, until the
+    /// returned guard is dropped. An error of kind `WouldBlock` says that someone else has it.
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Send>>;
+    /// How a file is named in errors.
+    fn describe(&self, name: &str) -> String;
+}
+
+/// An open file.
+pub trait DiskFile: Send {
+    /// Its length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Reads up to `into.len()` bytes; fewer only at the file's end.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes`. After an error any part of them may have been written.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes everything written durable (`fdatasync`).
+    fn sync(&mut self) -> io::Result<()>;
+    /// Claims room so that the file is `length` bytes of zeros beyond what it holds.
+    fn preallocate(&mut self, length: u64) -> io::Result<()>;
+    /// Cuts it to `length` bytes.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// A folder of the operating system.
+#[derive(Debug, Clone)]
+pub struct RealDisk {
+    folder: PathBuf,
+}
+
+impl RealDisk {
+    /// The folder, durably created if it is not there. Its parent must exist.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn open(folder: impl Into<PathBuf>) -> io::Result<Self> {
+        let folder = folder.into();
+        if !folder.is_dir() {
+            std::fs::create_dir(&folder)?;
+            let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(Self { folder })
+    }
+
+    fn names(&self, folders: bool) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() == folders
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}
+
+impl Disk for RealDisk {
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.folder.join(name))?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(OpenOptions::new().read(true).write(true).open(self.folder.join(name))?)))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.names(false)
+    }
+
+    fn folders(&self) -> io::Result<Vec<String>> {
+        self.names(true)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.folder.join(from), self.folder.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.folder.join(name))
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
+
+    fn folder(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
+        Ok(Arc::new(Self::open(self.folder.join(name))?))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(&self.folder)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Send>> {
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(self.folder.join(name))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(file))
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+}
+
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn preallocate(&mut self, length: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, length) {
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                let mut offset = self.length()?;
+                let zeros = vec![0; ZEROS_BYTES];
+                while offset < length {
+                    let now = zeros.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX));
+                    self.0.write_all_at(&zeros[..now], offset)?;
+                    offset += now as u64;
+                }
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+}

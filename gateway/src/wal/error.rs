@@ -1,0 +1,118 @@
+//! What can go wrong with what is kept on disk.
+
+use std::io;
+
+/// Why the log or a store beside it refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Another process has it open.
+    #[error("{name} is locked: another process uses this data folder; stop it first")]
+    Locked {
+        /// The lock file.
+        name: String,
+    },
+    /// A file written by another gateway, or by another incarnation of this one.
+    #[error(
+        "{name} belongs to another gateway or incarnation (it says {found}, this one is {ours}); a copied or restored folder must not be used, return under a new id instead"
+    )]
+    Foreign {
+        /// The file.
+        name: String,
+        /// The identity in the file, hexadecimal.
+        found: String,
+        /// The identity it was opened with, hexadecimal.
+        ours: String,
+    },
+    /// Written by a newer release.
+    #[error(
+        "{name}: format version {found} is unknown, this release reads {known}; a newer release wrote it"
+    )]
+    Version {
+        /// The file.
+        name: String,
+        /// The version found.
+        found: u32,
+        /// The version that is known.
+        known: u32,
+    },
+    /// More at once than fits. Nothing was written.
+    #[error("{what} of {bytes} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// What was too large.
+        what: &'static str,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The most that is taken, in bytes.
+        limit: u64,
+    },
+    /// The disk is full. Nothing of this call counts as written, everything before it stands.
+    #[error("no room for {what}: the disk is full; free some space")]
+    Full {
+        /// What there was no room for.
+        what: String,
+    },
+    /// An earlier write or fsync failed; what the disk holds since then is unknown.
+    #[error(
+        "the log stopped for good after a failed write or fsync ({why}); restart the gateway so that it reads what the disk really holds"
+    )]
+    Poisoned {
+        /// What failed.
+        why: String,
+    },
+    /// A stored file that is not what was written.
+    #[error("{name} is damaged: {why}; its content must come from a peer")]
+    Damaged {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Something immutable was to be written again with other content.
+    #[error("{name} exists with other content and is never rewritten")]
+    Conflict {
+        /// The file.
+        name: String,
+    },
+    /// A setting outside of what can work.
+    #[error("setting {setting} = {value} is outside of {least} to {most}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What it was.
+        value: u64,
+        /// The least that works.
+        least: u64,
+        /// The most that works.
+        most: u64,
+    },
+    /// The disk said no.
+    #[error("{doing} {name}: {source}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        name: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+impl LogError {
+    pub(crate) fn io(doing: &'static str, name: &str, source: io::Error) -> Self {
+        if is_full(&source) {
+            Self::Full { what: format!("{doing} {name}") }
+        } else {
+            Self::Io { doing, name: name.to_string(), source }
+        }
+    }
+
+    /// Whether it only says that there is no room now.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+}
+
+/// Whether this is the operating system's way to say "no room".
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

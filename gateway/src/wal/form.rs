@@ -1,0 +1,311 @@
+//! The bytes of version 1: segment headers and units. All integers are little-endian.
+//!
+//! A **segment** is a header of one sector ([`HEADER_BYTES`]) and then units, each starting at a multiple of
+//! [`ALIGN_BYTES`]; zeros fill the rest of the file. A sector of its own means that no later write touches the header.
+//!
+//! ```text
+//! segment header                          unit head
+//!  0 magic            8                    0 magic           4
+//!  8 version          4                    4 version         1
+//! 12 crc32c           4                    5 role            1
+//! 16 identity        16                    6 zero            2
+//! 32 number           8                    8 groups          4   how many are listed after the head
+//! 40 continues.segment 8                  12 records         4
+//! 48 continues.offset 4                   16 body bytes      4   with padding
+//! 52 mark.offset      4                   20 body crc32c     4
+//! 56 zero to 512                          24 sequence        8
+//!                                         32 mark.segment    8
+//! record, in a unit's body                40 mark.offset     4
+//!  0 payload bytes    4                   44 head crc32c     4   seeded, see below
+//!  4 group            2                   48 groups, 2 each; then the body, padded so that the unit
+//!  6 configuration    4                      is a multiple of 8 bytes
+//! 10 kind             1
+//! 11 ballot round     8
+//! 19 ballot gateway   2
+//! 21 slot             8
+//! 29 payload
+//! ```
+//!
+//! The head's checksum starts from the log's identity, the segment's number and the unit's offset. So a unit is valid in
+//! one place only: not in another log, not where a misdirected write put it, and not inside a payload that
+//! a device made to look like one (it does not know the identity).
+
+use super::record::{Position, Record};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Bytes of a segment's header: one sector.
+pub const HEADER_BYTES: u32 = 512;
+
+/// What every unit starts at a multiple of.
+pub const ALIGN_BYTES: u32 = 8;
+
+/// Bytes of a unit before its groups.
+pub const UNIT_HEAD_BYTES: usize = 48;
+
+/// Bytes of a record beside its payload.
+pub const RECORD_HEAD_BYTES: usize = 29;
+
+/// The most bytes in a unit's body: one record of the greatest payload, and padding.
+pub const MAX_BODY_BYTES: usize = super::MAX_PAYLOAD_BYTES + RECORD_HEAD_BYTES + ALIGN_BYTES as usize;
+
+/// The most groups that a unit may list.
+const MAX_GROUPS_ENTRIES: u32 = 65_536;
+
+/// The format that is written.
+pub const VERSION: u8 = 1;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"SelvgLog";
+/// What a unit begins with.
+pub const UNIT_MAGIC: [u8; 4] = [0xF5, b'U', b'n', 0x1C];
+
+/// Sixteen bytes that say whose log it is.
+pub type Identity = [u8; 16];
+
+/// What a segment says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Its number.
+    pub number: u64,
+    /// Where the log's content before this segment ends, when recovery cut it there; segment 0 when the segment before
+    /// ends with its seal as usual.
+    pub continues: Position,
+    /// Bytes of this segment that were durable before it got its name.
+    pub mark_offset: u32,
+}
+
+/// What reading a header gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderRead {
+    /// It is whole and ours.
+    Good(Header),
+    /// It is whole and of another log.
+    Foreign(Identity),
+    /// It is whole and of another version.
+    Version(u32),
+    /// It is not whole.
+    Bad,
+}
+
+/// What a unit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It holds records.
+    Batch,
+    /// It ends a segment, and lists all groups in it.
+    Seal,
+    /// It says that the damage below a position is repaired for the groups that it lists.
+    Repaired,
+}
+
+/// A unit's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// What the unit is for.
+    pub role: Role,
+    /// Units are numbered upwards, with gaps where a write failed.
+    pub sequence: u64,
+    /// Everything below was known to be durable when the unit was written.
+    pub mark: Position,
+    /// The groups that are in it.
+    pub groups: BTreeSet<u16>,
+    /// How many records it holds.
+    pub records: u32,
+    /// Bytes of its body.
+    pub body_bytes: u32,
+    /// The body's checksum.
+    pub body_crc: u32,
+}
+
+impl Head {
+    /// Bytes of the whole unit.
+    pub fn unit_bytes(&self) -> u64 {
+        (UNIT_HEAD_BYTES + 2 * self.groups.len()) as u64 + u64::from(self.body_bytes)
+    }
+}
+
+/// Bytes of a unit that lists `groups` groups and has records of `body` bytes.
+pub fn unit_bytes(groups: usize, body: usize) -> usize {
+    (UNIT_HEAD_BYTES + 2 * groups + body).next_multiple_of(ALIGN_BYTES as usize)
+}
+
+fn seed(identity: &Identity, at: Position) -> u32 {
+    let seed = crc32c::crc32c(identity);
+    let seed = crc32c::crc32c_append(seed, &at.segment.to_le_bytes());
+    crc32c::crc32c_append(seed, &at.offset.to_le_bytes())
+}
+
+fn take<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+fn take_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    take(bytes, at).map(u32::from_le_bytes)
+}
+
+fn take_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    take(bytes, at).map(u64::from_le_bytes)
+}
+
+impl Header {
+    /// As bytes.
+    pub fn encode(&self, identity: &Identity) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES as usize);
+        out.extend(SEGMENT_MAGIC);
+        out.extend(u32::from(VERSION).to_le_bytes());
+        out.extend([0; 4]);
+        out.extend(identity);
+        out.extend(self.number.to_le_bytes());
+        out.extend(self.continues.segment.to_le_bytes());
+        out.extend(self.continues.offset.to_le_bytes());
+        out.extend(self.mark_offset.to_le_bytes());
+        out.resize(HEADER_BYTES as usize, 0);
+        let crc = crc32c::crc32c(&out);
+        out[12..16].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// From bytes; `number` is what the file's name says.
+    pub fn read(bytes: &[u8], identity: &Identity, number: u64) -> HeaderRead {
+        Self::try_read(bytes, identity, number).unwrap_or(HeaderRead::Bad)
+    }
+
+    fn try_read(bytes: &[u8], identity: &Identity, number: u64) -> Option<HeaderRead> {
+        let mut sector: [u8; HEADER_BYTES as usize] = take(bytes, 0)?;
+        let crc = take_u32(&sector, 12)?;
+        sector[12..16].fill(0);
+        if sector[..8] != SEGMENT_MAGIC || crc32c::crc32c(&sector) != crc {
+            return None;
+        }
+        let version = take_u32(&sector, 8)?;
+        if version != u32::from(VERSION) {
+            return Some(HeaderRead::Version(version));
+        }
+        let found: Identity = take(&sector, 16)?;
+        if found != *identity {
+            return Some(HeaderRead::Foreign(found));
+        }
+        let header = Self {
+            number: take_u64(&sector, 32)?,
+            continues: Position { segment: take_u64(&sector, 40)?, offset: take_u32(&sector, 48)? },
+            mark_offset: take_u32(&sector, 52)?,
+        };
+        (header.number == number).then_some(HeaderRead::Good(header))
+    }
+}
+
+/// Appends a record to a unit's body. The payload's length was checked against `MAX_PAYLOAD_BYTES`.
+pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
+    out.extend((record.payload.len() as u32).to_le_bytes());
+    out.extend(record.group.to_le_bytes());
+    out.extend(record.configuration.to_le_bytes());
+    out.push(record.kind);
+    out.extend(record.ballot.0.to_le_bytes());
+    out.extend(record.ballot.1.to_le_bytes());
+    out.extend(record.slot.to_le_bytes());
+    out.extend_from_slice(&record.payload);
+}
+
+/// The next record of a body at `at`, and where the one after it starts.
+pub fn decode_record(body: &[u8], at: usize) -> Option<(Record, usize)> {
+    let bytes = take_u32(body, at)? as usize;
+    let start = at.checked_add(RECORD_HEAD_BYTES)?;
+    let end = start.checked_add(bytes)?;
+    let record = Record {
+        group: u16::from_le_bytes(take(body, at + 4)?),
+        configuration: take_u32(body, at + 6)?,
+        kind: *body.get(at + 10)?,
+        ballot: (take_u64(body, at + 11)?, u16::from_le_bytes(take(body, at + 19)?)),
+        slot: take_u64(body, at + 21)?,
+        payload: Arc::from(body.get(start..end)?),
+    };
+    Some((record, end))
+}
+
+/// What goes around a body to make it a unit.
+pub struct UnitForm<'a> {
+    /// Whose log it is.
+    pub identity: &'a Identity,
+    /// Where the unit will start.
+    pub at: Position,
+    /// See [`Head`].
+    pub role: Role,
+    /// See [`Head`].
+    pub sequence: u64,
+    /// See [`Head`].
+    pub mark: Position,
+    /// See [`Head`].
+    pub groups: &'a BTreeSet<u16>,
+    /// See [`Head`].
+    pub records: u32,
+}
+
+impl UnitForm<'_> {
+    /// Appends the unit to `out`. `body` writes the body.
+    pub fn encode(&self, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+        let start = out.len();
+        out.extend(UNIT_MAGIC);
+        out.extend([VERSION, self.role as u8, 0, 0]);
+        out.extend((self.groups.len() as u32).to_le_bytes());
+        out.extend(self.records.to_le_bytes());
+        out.extend([0; 8]);
+        out.extend(self.sequence.to_le_bytes());
+        out.extend(self.mark.segment.to_le_bytes());
+        out.extend(self.mark.offset.to_le_bytes());
+        out.extend([0; 4]);
+        for group in self.groups {
+            out.extend(group.to_le_bytes());
+        }
+        let body_start = out.len();
+        body(out);
+        out.resize(start + (out.len() - start).next_multiple_of(ALIGN_BYTES as usize), 0);
+        let body_crc = crc32c::crc32c(&out[body_start..]);
+        let body_bytes = (out.len() - body_start) as u32;
+        out[start + 16..start + 20].copy_from_slice(&body_bytes.to_le_bytes());
+        out[start + 20..start + 24].copy_from_slice(&body_crc.to_le_bytes());
+        let head_crc = head_crc(self.identity, self.at, &out[start..body_start]);
+        out[start + 44..start + 48].copy_from_slice(&head_crc.to_le_bytes());
+    }
+}
+
+/// The checksum of a head and its groups, without the field that holds it.
+fn head_crc(identity: &Identity, at: Position, head: &[u8]) -> u32 {
+    let (fields, rest) = head.split_at_checked(44).unwrap_or((head, &[]));
+    let crc = crc32c::crc32c_append(seed(identity, at), fields);
+    crc32c::crc32c_append(crc, rest.get(4..).unwrap_or(&[]))
+}
+
+/// How many bytes a head claims with its groups: the first look at a possible unit, before its checksum can be computed.
+pub fn claimed_head_bytes(head: &[u8]) -> Option<usize> {
+    if take::<4>(head, 0)? != UNIT_MAGIC || take_u32(head, 8)? > MAX_GROUPS_ENTRIES {
+        return None;
+    }
+    Some(UNIT_HEAD_BYTES + 2 * take_u32(head, 8)? as usize)
+}
+
+/// A head with its groups, if it is valid in this place.
+pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<Head> {
+    if claimed_head_bytes(head)? != head.len() || head_crc(identity, at, head) != take_u32(head, 44)? {
+        return None;
+    }
+    let role = match take::<2>(head, 4)? {
+        [VERSION, 0] => Role::Batch,
+        [VERSION, 1] => Role::Seal,
+        [VERSION, 2] => Role::Repaired,
+        _ => return None,
+    };
+    let found = Head {
+        role,
+        sequence: take_u64(head, 24)?,
+        mark: Position { segment: take_u64(head, 32)?, offset: take_u32(head, 40)? },
+        groups: head[UNIT_HEAD_BYTES..].chunks_exact(2).map(|g| u16::from_le_bytes([g[0], g[1]])).collect(),
+        records: take_u32(head, 12)?,
+        body_bytes: take_u32(head, 16)?,
+        body_crc: take_u32(head, 20)?,
+    };
+    // A list with doubles was never written; taking it would give the unit another length.
+    let sound = found.groups.len() * 2 + UNIT_HEAD_BYTES == head.len()
+        && found.body_bytes as usize <= MAX_BODY_BYTES
+        && found.mark <= at;
+    sound.then_some(found)
+}

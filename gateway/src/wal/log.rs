@@ -1,0 +1,576 @@
+//! Writing: units into the active segment, one fdatasync a batch, a reserve ahead, trimming behind.
+
+use super::damage::{Damage, Groups};
+use super::disk::{Disk, DiskFile};
+use super::error::LogError;
+use super::form::{self, HEADER_BYTES, Header, Identity, RECORD_HEAD_BYTES, Role, UnitForm};
+use super::record::{Position, Record};
+use super::recovery::{self, Recovery, SegmentInfo, States};
+use super::segment;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// The most bytes of a record's payload; a segment may be too small even for that.
+pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most bytes of a state record's payload: they are kept in memory and written again by trimming.
+pub const MAX_STATE_PAYLOAD_BYTES: usize = 4 * 1024;
+
+/// The smallest segment.
+pub const MIN_SEGMENT_BYTES: u64 = 4 * 1024;
+
+const LOCK_NAME: &str = "LOCK";
+
+/// Bytes of encoding space that are kept from one batch to the next.
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// How a log is kept. May differ from one opening to the next.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whose log it is: a log of another identity is refused. Put site, gateway and incarnation in it.
+    pub identity: Identity,
+    /// Length of a segment, claimed on disk when it is made, in bytes.
+    pub segment_bytes: u64,
+    /// A batch is split into units of at most this many bytes (a longer record has one to itself).
+    pub unit_bytes: usize,
+    /// Bytes that a new reserve must leave free on the disk, so that snapshots and others can still be written.
+    pub keep_free_bytes: u64,
+}
+
+impl Settings {
+    /// The defaults for this identity: segments of 16 MiB, units of 1 MiB, 64 MiB kept free.
+    pub fn new(identity: Identity) -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self { identity, segment_bytes: 16 * MIB, unit_bytes: MIB as usize, keep_free_bytes: 64 * MIB }
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        let within = |setting, value: u64, least, most| {
+            let sound = (least..=most).contains(&value);
+            if sound { Ok(()) } else { Err(LogError::Setting { setting, value, least, most }) }
+        };
+        within("segment_bytes", self.segment_bytes, MIN_SEGMENT_BYTES, segment::MAX_SEGMENT_BYTES)?;
+        within("unit_bytes", self.unit_bytes as u64, 512, MAX_PAYLOAD_BYTES as u64)
+    }
+}
+
+/// Whether the log can go on growing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// A reserve segment is claimed.
+    Plenty,
+    /// No reserve could be claimed: take nothing new in, trim, and ask [`Log::retry_reserve`] now and then. What is under
+    /// way still fits into the active segment, which was begun when this was noticed.
+    Full,
+}
+
+/// What was done so far, since the log was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes handed to the disk: units, seals and headers.
+    pub bytes_written: u64,
+    /// Records written.
+    pub records: u64,
+    /// Units written, seals included.
+    pub units: u64,
+    /// Calls of fdatasync on segments, those of making them included.
+    pub fsyncs: u64,
+    /// Segments now, the reserve included.
+    pub segments: u64,
+    /// Bytes that they claim on disk now.
+    pub disk_bytes: u64,
+}
+
+/// The segment that trimming has to remove next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldestSegment {
+    /// Its number.
+    pub number: u64,
+    /// Bytes that it claims on disk.
+    pub bytes: u64,
+    /// The highest slot of every group that has records with slots in it: those whose `keep_from` is not above hold it back.
+    pub slots: BTreeMap<u16, u64>,
+    /// Whether damage in it holds it back, until [`Log::repaired`].
+    pub damaged: bool,
+}
+
+/// The log of one gateway, for all its groups. See the module's essay.
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    settings: Settings,
+    _lock: Box<dyn Send>,
+    /// In order; the last one is the active one.
+    segments: VecDeque<SegmentInfo>,
+    active: Box<dyn DiskFile>,
+    reserve: Option<(SegmentInfo, Box<dyn DiskFile>)>,
+    states: States,
+    damage: Damage,
+    keep_from: BTreeMap<u16, u64>,
+    /// Where the next unit goes.
+    end: Position,
+    /// Everything below is durable. Invariant: `synced <= end`.
+    synced: Position,
+    next_sequence: u64,
+    buffer: Vec<u8>,
+    poison: Option<String>,
+    stats: Stats,
+}
+
+/// Some consecutive records of a batch that become one unit.
+struct Planned<'a> {
+    records: &'a [Record],
+    groups: BTreeSet<u16>,
+    bytes: u64,
+}
+
+impl Log {
+    /// Opens the log in `disk`, or begins one there, and gives every record in it to `visit`, in order. What the visitor is
+    /// given may be relied on (voted upon) only after this returned, when all of it is durable.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Setting`]; [`LogError::Full`] when there
+    /// is no room for the new segment that opening needs; [`LogError::Io`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<(Self, Recovery), LogError> {
+        settings.check()?;
+        let lock = disk.lock(LOCK_NAME).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => LogError::Locked { name: disk.describe(LOCK_NAME) },
+            _ => LogError::io("locking", &disk.describe(LOCK_NAME), e),
+        })?;
+        let found = recovery::recover(disk.as_ref(), settings.identity, settings.segment_bytes, visit)?;
+        let mut log = Self {
+            disk,
+            settings,
+            _lock: lock,
+            segments: found.segments.into(),
+            active: found.active,
+            reserve: None,
+            states: found.states,
+            damage: found.damage,
+            keep_from: BTreeMap::new(),
+            end: found.end,
+            synced: found.end,
+            next_sequence: found.next_sequence,
+            buffer: Vec::new(),
+            poison: None,
+            stats: Stats { bytes_written: u64::from(found.end.offset), fsyncs: 1, ..Stats::default() },
+        };
+        log.retry_reserve()?;
+        Ok((log, found.recovery))
+    }
+
+    /// Writes a batch and makes it durable: [`Log::append`] and [`Log::sync`].
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn commit(&mut self, records: &[Record]) -> Result<Position, LogError> {
+        self.append(records)?;
+        self.sync()
+    }
+
+    /// Writes a batch behind what is there, as one unit or as several. It is durable after the next [`Log::sync`]; after a
+    /// crash before that, any prefix of it may be there. Gives the end of the log.
+    ///
+    /// # Errors
+    /// [`LogError::TooLarge`] and [`LogError::Full`]: it does not count as written and all else goes on. (Only where a file
+    /// system has no room for preallocated bytes after all can a prefix of it have been written.) Every other error
+    /// poisons the log.
+    pub fn append(&mut self, records: &[Record]) -> Result<Position, LogError> {
+        self.write(records, true)
+    }
+
+    /// Makes all that was appended durable, with one fdatasync (none if there is nothing to do). Gives the end of what is
+    /// durable: the end of the log.
+    ///
+    /// # Errors
+    /// Any error poisons the log: what the disk holds is then unknown, and it is never tried again.
+    pub fn sync(&mut self) -> Result<Position, LogError> {
+        self.check()?;
+        if self.synced < self.end {
+            self.stats.fsyncs += 1;
+            if let Err(e) = self.active.sync() {
+                return Err(self.poisoned("syncing", self.end.segment, e));
+            }
+            self.synced = self.end;
+        }
+        Ok(self.synced)
+    }
+
+    /// Whether there is a reserve.
+    pub fn room(&self) -> Room {
+        if self.reserve.is_some() { Room::Plenty } else { Room::Full }
+    }
+
+    /// Tries to claim a reserve if there is none, and says how it stands.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when it failed for another reason than room; that poisons the log.
+    pub fn retry_reserve(&mut self) -> Result<Room, LogError> {
+        self.check()?;
+        if self.reserve.is_some() {
+            return Ok(Room::Plenty);
+        }
+        let bytes = self.settings.segment_bytes;
+        let free = self
+            .disk
+            .free_bytes()
+            .map_err(|e| LogError::io("looking for room in", &self.disk.describe(""), e))?;
+        if free < bytes.saturating_add(self.settings.keep_free_bytes) {
+            return Ok(Room::Full);
+        }
+        let number = self.end.segment + 1;
+        let header = Header { number, continues: Position::default(), mark_offset: HEADER_BYTES };
+        match recovery::make_segment(self.disk.as_ref(), &self.settings.identity, header, bytes, &[]) {
+            Ok(file) => {
+                self.stats.fsyncs += 1;
+                self.stats.bytes_written += u64::from(HEADER_BYTES);
+                self.reserve = Some((SegmentInfo { number, bytes, ..SegmentInfo::default() }, file));
+                Ok(Room::Plenty)
+            }
+            Err(e) if e.is_full() => Ok(Room::Full),
+            Err(e) => {
+                self.poison = Some(e.to_string());
+                Err(e)
+            }
+        }
+    }
+
+    /// Says that a durable snapshot of the group covers everything below `slot`. Takes effect with [`Log::trim`]; it is not
+    /// remembered over a restart, and never moves back.
+    pub fn keep_from(&mut self, group: u16, slot: u64) {
+        let kept = self.keep_from.entry(group).or_default();
+        *kept = slot.max(*kept);
+    }
+
+    /// The oldest segment, if it is not the one that is being written.
+    pub fn oldest(&self) -> Option<OldestSegment> {
+        let oldest = self.segments.front().filter(|_| self.segments.len() > 1)?;
+        Some(OldestSegment {
+            number: oldest.number,
+            bytes: oldest.bytes,
+            slots: oldest.slots.clone(),
+            damaged: self.damage.lies_in(oldest.number),
+        })
+    }
+
+    /// Removes the segments in front in which every record with a slot is below its group's `keep_from` and no damage waits
+    /// for repair. State records that are nowhere else are written again and synced first. Gives how many were removed.
+    ///
+    /// # Errors
+    /// As for [`Log::append`] and [`Log::sync`]; [`LogError::Io`] when a file can't be removed (tried again next time).
+    pub fn trim(&mut self) -> Result<usize, LogError> {
+        self.check()?;
+        let removable = |s: &SegmentInfo| {
+            let covered =
+                |(group, slot): (&u16, &u64)| self.keep_from.get(group).is_some_and(|keep| slot < keep);
+            s.slots.iter().all(covered) && !self.damage.lies_in(s.number)
+        };
+        let older = self.segments.len().saturating_sub(1);
+        let count = self.segments.iter().take(older).take_while(|s| removable(s)).count();
+        let Some(last) = count.checked_sub(1).and_then(|i| self.segments.get(i)).map(|s| s.number) else {
+            return Ok(0);
+        };
+        let carried: Vec<Record> =
+            self.states.values().filter(|(at, _)| *at <= last).map(|(_, record)| record.clone()).collect();
+        // One at a time, so that however small the segments are, a batch of them is never too large.
+        for record in carried.chunks(1) {
+            self.write(record, false)?;
+        }
+        self.sync()?;
+        for removed in 0..count {
+            let Some(oldest) = self.segments.front() else { return Ok(removed) };
+            let name = segment::name_of(oldest.number);
+            // In order, each for good before the next: a gap would look like damage.
+            self.disk
+                .remove(&name)
+                .and_then(|()| self.disk.sync_folder())
+                .map_err(|e| LogError::io("removing", &self.disk.describe(&name), e))?;
+            self.segments.pop_front();
+        }
+        self.retry_reserve()?;
+        Ok(count)
+    }
+
+    /// The groups that are damaged and not repaired.
+    pub fn damaged_groups(&self) -> Groups {
+        self.damage.groups()
+    }
+
+    /// Says, durably, that all damage up to now is repaired for these groups: what was lost was fetched from peers and is
+    /// in this log (or in a durable snapshot). Opening the log does not report it again, and it can be trimmed.
+    ///
+    /// # Errors
+    /// As for [`Log::append`] and [`Log::sync`].
+    pub fn repaired(&mut self, groups: &Groups) -> Result<(), LogError> {
+        self.check()?;
+        if self.damage.places() == 0 {
+            return Ok(());
+        }
+        // "All but those that were repaired before" comes to the same as all.
+        let listed = groups.known().cloned().unwrap_or_default();
+        let bytes = form::unit_bytes(listed.len(), recovery::REPAIR_BYTES) as u64;
+        if !self.fits(self.end.offset, &self.active_info().groups, &listed, bytes, false) {
+            self.roll()?;
+        }
+        let below = self.end;
+        let body = recovery::encode_repair(below, groups.is_all());
+        let mut buffer = std::mem::take(&mut self.buffer);
+        self.encode(&mut buffer, below.offset, Role::Repaired, &listed, 0, |out| {
+            out.extend_from_slice(&body)
+        });
+        self.write_buffer(buffer, 1)?;
+        if let Some(active) = self.segments.back_mut() {
+            active.groups.extend(&listed);
+        }
+        self.sync()?;
+        let groups = if groups.is_all() { Groups::all() } else { groups.clone() };
+        self.damage.repaired(below, &groups);
+        Ok(())
+    }
+
+    /// The most bytes that one batch may take on disk, units' heads included: what one segment holds.
+    pub fn batch_limit_bytes(&self) -> u64 {
+        self.settings.segment_bytes.saturating_sub(u64::from(HEADER_BYTES))
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> Stats {
+        let all = self.segments.iter().chain(self.reserve.iter().map(|(info, _)| info));
+        let (segments, disk_bytes) = all.fold((0, 0), |(n, bytes), s| (n + 1, bytes + s.bytes));
+        Stats { segments, disk_bytes, ..self.stats }
+    }
+
+    /// Seals and syncs the log. It need not be called: it spares the next opening a rewrite of the last batch, and makes
+    /// a flip in that batch tell from a tear.
+    ///
+    /// # Errors
+    /// As for [`Log::sync`].
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.check()?;
+        self.sync()?;
+        self.seal()?;
+        self.sync().map(|_| ())
+    }
+
+    fn active_info(&self) -> &SegmentInfo {
+        // There is always an active segment; an empty one stands in so that nothing can panic.
+        static NONE: SegmentInfo =
+            SegmentInfo { number: 0, bytes: 0, slots: BTreeMap::new(), groups: BTreeSet::new() };
+        self.segments.back().unwrap_or(&NONE)
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        match &self.poison {
+            Some(why) => Err(LogError::Poisoned { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn poisoned(&mut self, doing: &'static str, number: u64, source: std::io::Error) -> LogError {
+        let name = self.disk.describe(&segment::name_of(number));
+        let error = LogError::Io { doing, name, source };
+        self.poison = Some(error.to_string());
+        error
+    }
+
+    /// Bytes that writing every state record again could take.
+    fn states_bytes(&self) -> u64 {
+        self.states
+            .values()
+            .map(|(_, r)| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64)
+            .sum()
+    }
+
+    /// Whether a unit fits at `offset` of the active segment and leaves room for the seal. `held_back`: and, while there is
+    /// no reserve, for the state records that trimming must be able to write.
+    fn fits(
+        &self,
+        offset: u32,
+        present: &BTreeSet<u16>,
+        new: &BTreeSet<u16>,
+        unit: u64,
+        held_back: bool,
+    ) -> bool {
+        let states = if held_back && self.reserve.is_none() { self.states_bytes() } else { 0 };
+        let seal = form::unit_bytes(present.union(new).count(), 0) as u64;
+        u64::from(offset) + unit + seal + states <= self.active_info().bytes
+    }
+
+    /// Splits a batch into units.
+    fn plan<'a>(&self, records: &'a [Record]) -> Result<Vec<Planned<'a>>, LogError> {
+        let mut units: Vec<Planned<'a>> = Vec::new();
+        let (mut start, mut body, mut groups) = (0, 0, BTreeSet::new());
+        for (i, record) in records.iter().enumerate() {
+            let limit = if record.is_state() { MAX_STATE_PAYLOAD_BYTES } else { MAX_PAYLOAD_BYTES };
+            let payload = record.payload.len();
+            if payload > limit {
+                return Err(LogError::TooLarge {
+                    what: if record.is_state() {
+                        "the payload of a state record"
+                    } else {
+                        "a record's payload"
+                    },
+                    bytes: payload as u64,
+                    limit: limit as u64,
+                });
+            }
+            let encoded = RECORD_HEAD_BYTES + payload;
+            if i > start && form::unit_bytes(groups.len() + 1, body + encoded) > self.settings.unit_bytes {
+                let bytes = form::unit_bytes(groups.len(), body) as u64;
+                let records = records.get(start..i).unwrap_or_default();
+                units.push(Planned { records, groups: std::mem::take(&mut groups), bytes });
+                (start, body) = (i, 0);
+            }
+            body += encoded;
+            groups.insert(record.group);
+        }
+        if start < records.len() {
+            let bytes = form::unit_bytes(groups.len(), body) as u64;
+            units.push(Planned { records: records.get(start..).unwrap_or_default(), groups, bytes });
+        }
+        Ok(units)
+    }
+
+    fn write(&mut self, records: &[Record], held_back: bool) -> Result<Position, LogError> {
+        self.check()?;
+        let units = self.plan(records)?;
+
+        // How many units go into the active segment; the others must fit into the next one, all of them.
+        let (mut offset, mut groups, mut here) = (self.end.offset, self.active_info().groups.clone(), 0);
+        for unit in &units {
+            if !self.fits(offset, &groups, &unit.groups, unit.bytes, held_back) {
+                break;
+            }
+            offset += unit.bytes as u32;
+            groups.extend(&unit.groups);
+            here += 1;
+        }
+        let (here, rest) = units.split_at_checked(here).unwrap_or((&units, &[]));
+        if !rest.is_empty() {
+            let listed: BTreeSet<u16> = rest.iter().flat_map(|u| u.groups.iter().copied()).collect();
+            let bytes: u64 = rest.iter().map(|u| u.bytes).sum();
+            let new_states: u64 = records
+                .iter()
+                .filter(|r| r.is_state())
+                .map(|r| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64)
+                .sum();
+            let held = if held_back { self.states_bytes() + new_states } else { 0 };
+            let limit =
+                self.batch_limit_bytes().saturating_sub(form::unit_bytes(listed.len(), 0) as u64 + held);
+            if bytes > limit {
+                return Err(LogError::TooLarge { what: "a batch", bytes, limit });
+            }
+            if self.reserve.is_none() {
+                return Err(LogError::Full { what: format!("a batch of {bytes} bytes in the log") });
+            }
+        }
+        self.write_units(here)?;
+        if !rest.is_empty() {
+            self.roll()?;
+            self.write_units(rest)?;
+        }
+        Ok(self.end)
+    }
+
+    /// Writes units that fit into the active segment.
+    fn write_units(&mut self, units: &[Planned<'_>]) -> Result<(), LogError> {
+        if units.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for unit in units {
+            let offset = self.end.offset + buffer.len() as u32;
+            self.encode(&mut buffer, offset, Role::Batch, &unit.groups, unit.records.len() as u32, |out| {
+                unit.records.iter().for_each(|record| form::encode_record(record, out));
+            });
+        }
+        self.write_buffer(buffer, units.len() as u64)?;
+        let number = self.end.segment;
+        for record in units.iter().flat_map(|unit| unit.records) {
+            self.stats.records += 1;
+            if record.is_state() {
+                self.states.insert((record.group, record.kind), (number, record.clone()));
+            }
+            if let Some(active) = self.segments.back_mut() {
+                active.note(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        offset: u32,
+        role: Role,
+        groups: &BTreeSet<u16>,
+        records: u32,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let unit = UnitForm {
+            identity: &self.settings.identity,
+            at: Position { segment: self.end.segment, offset },
+            role,
+            sequence: self.next_sequence,
+            mark: self.synced,
+            groups,
+            records,
+        };
+        // Also counted on when the write fails: what it left behind is then told from what comes in its place.
+        self.next_sequence += 1;
+        unit.encode(buffer, body);
+    }
+
+    /// Writes what is encoded at the log's end.
+    fn write_buffer(&mut self, mut buffer: Vec<u8>, units: u64) -> Result<(), LogError> {
+        let bytes = buffer.len();
+        let result = self.active.write_at(u64::from(self.end.offset), &buffer);
+        buffer.clear();
+        buffer.shrink_to(BUFFER_BYTES);
+        self.buffer = buffer;
+        match result {
+            Ok(()) => {
+                self.end.offset += bytes as u32;
+                self.stats.bytes_written += bytes as u64;
+                self.stats.units += units;
+                Ok(())
+            }
+            Err(e) if super::error::is_full(&e) => {
+                Err(LogError::io("writing", &self.disk.describe(&segment::name_of(self.end.segment)), e))
+            }
+            Err(e) => Err(self.poisoned("writing", self.end.segment, e)),
+        }
+    }
+
+    fn seal(&mut self) -> Result<(), LogError> {
+        let groups = self.active_info().groups.clone();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        self.encode(&mut buffer, self.end.offset, Role::Seal, &groups, 0, |_| {});
+        self.write_buffer(buffer, 1)
+    }
+
+    /// Goes on in the reserve. Invariant: a segment is sealed and durable before the next one gets a unit.
+    fn roll(&mut self) -> Result<(), LogError> {
+        let full = || LogError::Full { what: "another segment of the log".to_string() };
+        if self.reserve.is_none() {
+            return Err(full());
+        }
+        self.seal()?;
+        self.sync()?;
+        let (info, file) = self.reserve.take().ok_or_else(full)?;
+        self.end = Position { segment: info.number, offset: HEADER_BYTES };
+        self.active = file;
+        self.segments.push_back(info);
+        self.retry_reserve()?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("end", &self.end).field("synced", &self.synced).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,423 @@
+//! From the files that a crash left to a log that can be written.
+//!
+//! 1. The **tail** is the last segment with a valid unit (or with a header that continues a cut log). Its highest **mark**
+//!    says what was durable. A segment is sealed and synced before the next one gets its first unit, so everything in front
+//!    of the tail is below the mark too.
+//! 2. Everything below the mark is read in order. What is not a valid unit there is **corruption**.
+//! 3. The tail above the mark is read up to the first thing that is not a valid unit. The rest is a **tear**: cut off.
+//! 4. The units of step 3 are written again, in a new segment that is synced before it gets its name. Its header says
+//!    where the old segment's content ends, and carries the mark.
+//!
+//! Invariant: no file that holds evidence of damage is changed, so opening a log twice tells the same.
+//! Invariant: a power cut anywhere in here leaves files that recover to the same records.
+
+use super::damage::{Damage, Groups};
+use super::disk::{Disk, DiskFile};
+use super::error::LogError;
+use super::form::{self, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UnitForm};
+use super::record::{Position, Record};
+use super::segment::{self, Found, Segment, UnitRead};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The name of a segment that is being made.
+pub const MAKING_NAME: &str = "wal-making.tmp";
+
+/// What opening a log found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Groups whose records may be lost or stale: they must not vote before they are repaired from their peers and
+    /// [`super::Log::repaired`] was called.
+    pub damaged_groups: Groups,
+    /// How many damaged places that comes from.
+    pub damaged_places: usize,
+    /// Bytes of a torn tail that were cut off: never acknowledged.
+    pub torn_bytes_cut: u64,
+    /// Records given to the visitor.
+    pub records: u64,
+    /// Units that were above every mark and written again.
+    pub units_rewritten: u64,
+}
+
+/// What is remembered of a segment that is kept.
+#[derive(Debug, Clone, Default)]
+pub struct SegmentInfo {
+    /// Its number.
+    pub number: u64,
+    /// Its file's length in bytes.
+    pub bytes: u64,
+    /// The highest slot of each group that has records with slots in it.
+    pub slots: BTreeMap<u16, u64>,
+    /// All groups in it.
+    pub groups: BTreeSet<u16>,
+}
+
+impl SegmentInfo {
+    pub fn note(&mut self, record: &Record) {
+        self.groups.insert(record.group);
+        if !record.is_state() {
+            let highest = self.slots.entry(record.group).or_default();
+            *highest = record.slot.max(*highest);
+        }
+    }
+}
+
+/// The newest state record of a group and kind, and the segment that it is in.
+pub type States = BTreeMap<(u16, u8), (u64, Record)>;
+
+/// What the log goes on from.
+pub struct Recovered {
+    pub recovery: Recovery,
+    pub damage: Damage,
+    /// In order; the last one is the active segment.
+    pub segments: Vec<SegmentInfo>,
+    pub states: States,
+    pub active: Box<dyn DiskFile>,
+    /// Where the next unit goes; everything before is durable.
+    pub end: Position,
+    pub next_sequence: u64,
+}
+
+/// Collects what the units say.
+struct Reading<'a> {
+    visit: &'a mut dyn FnMut(Record),
+    recovery: Recovery,
+    damage: Damage,
+    repairs: Vec<(Position, Groups)>,
+    states: States,
+}
+
+impl Reading<'_> {
+    /// Takes a unit's content; false if it is not to be understood.
+    fn unit(&mut self, head: &Head, body: &[u8], info: &mut SegmentInfo) -> bool {
+        info.groups.extend(&head.groups);
+        match head.role {
+            Role::Seal => true,
+            Role::Repaired => match decode_repair(head, body) {
+                Some(repair) => {
+                    self.repairs.push(repair);
+                    true
+                }
+                None => false,
+            },
+            Role::Batch => {
+                let mut at = 0;
+                for _ in 0..head.records {
+                    let Some((record, next)) = form::decode_record(body, at) else { return false };
+                    at = next;
+                    info.note(&record);
+                    if record.is_state() {
+                        self.states.insert((record.group, record.kind), (info.number, record.clone()));
+                    }
+                    self.recovery.records += 1;
+                    (self.visit)(record);
+                }
+                true
+            }
+        }
+    }
+
+    /// Reads everything of a segment below `to` as units that were durable. `sealed`: it must end with a seal.
+    fn durable(
+        &mut self,
+        segment: &mut Segment,
+        to: u32,
+        sealed: bool,
+        after: &mut u64,
+        info: &mut SegmentInfo,
+    ) -> std::io::Result<()> {
+        let number = segment.number;
+        let mut unknown: Option<u32> = None;
+        let mut seal: Option<BTreeSet<u16>> = None;
+        let mut visit = |found: Found<'_>| match found {
+            Found::Unit(offset, head, body) => {
+                if head.role == Role::Seal {
+                    seal = Some(head.groups.clone());
+                }
+                if !self.unit(head, body, info) {
+                    self.damage.add(Position { segment: number, offset }, Groups::all());
+                }
+            }
+            Found::Bad(offset, Some(groups)) => {
+                self.damage.add(Position { segment: number, offset }, Groups::these(groups.iter().copied()));
+            }
+            Found::Bad(offset, None) => unknown = Some(offset),
+        };
+        let (end, by_seal) = segment.walk(HEADER_BYTES, to, after, &mut visit)?;
+        if sealed && !by_seal {
+            unknown = Some(end);
+        }
+        if let Some(offset) = unknown {
+            // The seal lists what is in the segment; without one it may have been anything.
+            let groups = seal.map_or_else(Groups::all, Groups::these);
+            self.damage.add(Position { segment: number, offset }, groups);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of the body of a [`Role::Repaired`] unit.
+pub const REPAIR_BYTES: usize = 16;
+
+/// The body of a [`Role::Repaired`] unit.
+pub fn encode_repair(below: Position, all: bool) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(below.segment.to_le_bytes());
+    body.extend(below.offset.to_le_bytes());
+    body.extend(u32::from(all).to_le_bytes());
+    body
+}
+
+fn decode_repair(head: &Head, body: &[u8]) -> Option<(Position, Groups)> {
+    let segment = u64::from_le_bytes(body.get(..8)?.try_into().ok()?);
+    let offset = u32::from_le_bytes(body.get(8..12)?.try_into().ok()?);
+    let all = u32::from_le_bytes(body.get(12..16)?.try_into().ok()?) == 1;
+    let groups = if all { Groups::all() } else { Groups::these(head.groups.iter().copied()) };
+    Some((Position { segment, offset }, groups))
+}
+
+/// Makes a segment: claims its room, writes `content` behind its header, syncs it, and only then names it.
+pub fn make_segment(
+    disk: &dyn Disk,
+    identity: &Identity,
+    header: Header,
+    bytes: u64,
+    content: &[u8],
+) -> Result<Box<dyn DiskFile>, LogError> {
+    let name = segment::name_of(header.number);
+    let failed = |doing| {
+        let shown = disk.describe(&name);
+        move |e| LogError::io(doing, &shown, e)
+    };
+    let made = (|| {
+        let mut file = disk.create(MAKING_NAME).map_err(failed("creating"))?;
+        file.preallocate(bytes).map_err(failed("preallocating"))?;
+        let mut head = header.encode(identity);
+        head.extend_from_slice(content);
+        file.write_at(0, &head).map_err(failed("writing"))?;
+        Ok(file)
+    })();
+    let mut file = match made {
+        Ok(file) => file,
+        Err(why) => {
+            // What was claimed so far would keep others from writing; if even this fails, opening removes it.
+            let _ = disk.remove(MAKING_NAME);
+            return Err(why);
+        }
+    };
+    let unsure = |doing| {
+        let shown = disk.describe(&name);
+        move |e: std::io::Error| LogError::Io { doing, name: shown.clone(), source: e }
+    };
+    file.sync().map_err(unsure("syncing"))?;
+    disk.rename(MAKING_NAME, &name).map_err(unsure("naming"))?;
+    disk.sync_folder().map_err(unsure("syncing the folder of"))?;
+    Ok(file)
+}
+
+/// Opens every segment and refuses those that are not ours to read.
+fn open_segments(disk: &dyn Disk, identity: Identity) -> Result<Vec<Segment>, LogError> {
+    let mut numbers: Vec<u64> = Vec::new();
+    for name in disk.list().map_err(|e| LogError::io("listing", &disk.describe(""), e))? {
+        if name == MAKING_NAME {
+            disk.remove(&name).map_err(|e| LogError::io("removing", &disk.describe(&name), e))?;
+        }
+        numbers.extend(segment::number_of(&name));
+    }
+    numbers.sort_unstable();
+    let mut segments = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let name = segment::name_of(number);
+        let shown = disk.describe(&name);
+        let segment = disk
+            .open(&name)
+            .and_then(|file| Segment::open(file, number, identity))
+            .map_err(|e| LogError::io("opening", &shown, e))?;
+        match segment.header {
+            HeaderRead::Foreign(found) => {
+                return Err(LogError::Foreign { name: shown, found: hex(&found), ours: hex(&identity) });
+            }
+            HeaderRead::Version(found) => {
+                return Err(LogError::Version { name: shown, found, known: u32::from(form::VERSION) });
+            }
+            HeaderRead::Good(_) | HeaderRead::Bad => segments.push(segment),
+        }
+    }
+    Ok(segments)
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Recovers the log in `disk`.
+pub fn recover(
+    disk: &dyn Disk,
+    identity: Identity,
+    segment_bytes: u64,
+    visit: &mut dyn FnMut(Record),
+) -> Result<Recovered, LogError> {
+    let mut segments = open_segments(disk, identity)?;
+    let io = |doing: &'static str, number: u64| {
+        let shown = disk.describe(&segment::name_of(number));
+        move |e| LogError::io(doing, &shown, e)
+    };
+
+    // Step 1: the tail and its mark.
+    let mut tail = 0;
+    let (mut mark, mut highest) = (Position::default(), 0);
+    for i in (0..segments.len()).rev() {
+        let number = segments[i].number;
+        if let Some(evidence) = segments[i].survey().map_err(io("reading", number))? {
+            (mark, highest) = evidence;
+            tail = i;
+            break;
+        }
+    }
+    let mut reading = Reading {
+        visit,
+        recovery: Recovery::default(),
+        damage: Damage::default(),
+        repairs: Vec::new(),
+        states: BTreeMap::new(),
+    };
+    // Behind the tail is at most an unused reserve; one with bytes in it held a torn first unit.
+    for unused in segments.split_off((tail + 1).min(segments.len())) {
+        let cut = unused.bytes_used_from(HEADER_BYTES).map_err(io("reading", unused.number))?;
+        reading.recovery.torn_bytes_cut += u64::from(cut);
+        let name = segment::name_of(unused.number);
+        disk.remove(&name).map_err(|e| LogError::io("removing", &disk.describe(&name), e))?;
+    }
+
+    // Step 2: below the mark.
+    let mut infos: Vec<SegmentInfo> = Vec::new();
+    let mut after = 0;
+    for i in 0..segments.len() {
+        let next = segments.get(i + 1).map(|next| (next.number, next.good_header()));
+        let segment = &mut segments[i];
+        let number = segment.number;
+        let mut info = SegmentInfo { number, bytes: u64::from(segment.bytes), ..SegmentInfo::default() };
+        if segment.good_header().is_none() {
+            reading.damage.add(Position { segment: number, offset: 0 }, Groups::all());
+        }
+        let (to, sealed) = match next {
+            None if mark.segment == number => {
+                (mark.offset.clamp(HEADER_BYTES, segment.bytes.max(HEADER_BYTES)), false)
+            }
+            None => (HEADER_BYTES, false),
+            Some((_, Some(next))) if next.continues.segment == number => (next.continues.offset, false),
+            Some(_) => (segment.bytes, true),
+        };
+        reading.durable(segment, to, sealed, &mut after, &mut info).map_err(io("reading", number))?;
+        if next.is_some_and(|(next, _)| next != number + 1) {
+            // A whole segment is gone. Noted here, where the evidence is.
+            reading.damage.add(Position { segment: number, offset: u32::MAX }, Groups::all());
+        }
+        if let Some((_, Some(next))) = next
+            && next.continues.segment == number
+        {
+            // A crash may have come between the naming of the next segment and this.
+            cut_void(disk, number, &mut info, to)?;
+        }
+        infos.push(info);
+    }
+
+    let Some(segment) = segments.last_mut() else {
+        let header = Header { number: 1, continues: Position::default(), mark_offset: HEADER_BYTES };
+        let active = make_segment(disk, &identity, header, segment_bytes, &[])?;
+        let info = SegmentInfo { number: 1, bytes: segment_bytes, ..SegmentInfo::default() };
+        let end = Position { segment: 1, offset: HEADER_BYTES };
+        return Ok(finish(reading, vec![info], active, end, 1));
+    };
+
+    // Steps 3 and 4: above the mark.
+    let number = segment.number;
+    let start = if mark.segment == number { mark.offset.max(HEADER_BYTES) } else { HEADER_BYTES };
+    // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number.
+    let replaces = start == HEADER_BYTES && !reading.damage.lies_in(number);
+    let header = if replaces {
+        let old = segment.good_header();
+        Header { number, continues: old.map(|h| h.continues).unwrap_or_default(), mark_offset: 0 }
+    } else {
+        Header { number: number + 1, continues: Position { segment: number, offset: start }, mark_offset: 0 }
+    };
+    let mut next_sequence = highest.max(after) + 1;
+    let mut info = SegmentInfo { number: header.number, ..SegmentInfo::default() };
+    let mut content = Vec::new();
+    let mut at = start;
+    loop {
+        let head = match segment.unit_at(at).map_err(io("reading", number))? {
+            UnitRead::Whole(head) if head.sequence > after => head,
+            _ => break,
+        };
+        after = head.sequence;
+        at += head.unit_bytes() as u32;
+        if head.role == Role::Seal {
+            break;
+        }
+        let place = Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 };
+        if !reading.unit(&head, &segment.body, &mut info) {
+            reading.damage.add(place, Groups::all());
+        }
+        let unit = UnitForm {
+            identity: &identity,
+            at: place,
+            role: head.role,
+            sequence: next_sequence,
+            mark: head.mark,
+            groups: &head.groups,
+            records: head.records,
+        };
+        unit.encode(&mut content, |out| out.extend_from_slice(&segment.body));
+        next_sequence += 1;
+        reading.recovery.units_rewritten += 1;
+    }
+    let cut = segment.bytes_used_from(at).map_err(io("reading", number))?;
+    reading.recovery.torn_bytes_cut += u64::from(cut);
+
+    let end = Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 };
+    let header = Header { mark_offset: end.offset, ..header };
+    // Room for a seal behind what is rewritten, whatever the setting is now.
+    let seal = form::unit_bytes(info.groups.len(), 0) as u64;
+    info.bytes = segment_bytes.max(u64::from(end.offset) + seal);
+    let active = make_segment(disk, &identity, header, info.bytes, &content)?;
+    if replaces {
+        infos.pop();
+    } else if let Some(old) = infos.last_mut() {
+        cut_void(disk, number, old, start)?;
+    }
+    infos.push(info);
+    Ok(finish(reading, infos, active, end, next_sequence))
+}
+
+/// What a segment holds above the end that the next one's header gives is void; this gives its room back.
+fn cut_void(disk: &dyn Disk, number: u64, info: &mut SegmentInfo, end: u32) -> Result<(), LogError> {
+    if info.bytes <= u64::from(end) {
+        return Ok(());
+    }
+    let name = segment::name_of(number);
+    let cut = || {
+        let mut file = disk.open(&name)?;
+        file.truncate(u64::from(end))?;
+        file.sync()
+    };
+    cut().map_err(|e| LogError::io("cutting", &disk.describe(&name), e))?;
+    info.bytes = u64::from(end);
+    Ok(())
+}
+
+fn finish(
+    reading: Reading<'_>,
+    segments: Vec<SegmentInfo>,
+    active: Box<dyn DiskFile>,
+    end: Position,
+    next_sequence: u64,
+) -> Recovered {
+    let Reading { mut recovery, mut damage, repairs, states, .. } = reading;
+    for (below, groups) in &repairs {
+        damage.repaired(*below, groups);
+    }
+    recovery.damaged_groups = damage.groups();
+    recovery.damaged_places = damage.places();
+    Recovered { recovery, damage, segments, states, active, end, next_sequence }
+}

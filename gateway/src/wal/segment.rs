@@ -1,0 +1,224 @@
+//! Reading one segment: unit by unit, and on from where it is damaged.
+
+use super::disk::DiskFile;
+use super::form::{
+    self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UNIT_HEAD_BYTES,
+};
+use super::record::Position;
+use std::collections::BTreeSet;
+use std::io;
+
+/// Bytes that are looked through at a time for the next unit.
+const SCAN_BYTES: usize = 64 * 1024;
+
+/// What a read that the disk refuses is retried in, so that one lost sector does not hide its neighbours.
+const SECTOR_BYTES: usize = 512;
+
+/// The longest segment file that is read.
+pub const MAX_SEGMENT_BYTES: u64 = 1024 * 1024 * 1024;
+
+const NAME_START: &str = "wal-";
+const NAME_END: &str = ".log";
+
+/// The file name of a segment.
+pub fn name_of(number: u64) -> String {
+    format!("{NAME_START}{number:016x}{NAME_END}")
+}
+
+/// The number in a segment's file name.
+pub fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(NAME_START)?.strip_suffix(NAME_END)?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    (number > 0 && name_of(number) == name).then_some(number)
+}
+
+/// What stands at an offset.
+pub enum UnitRead {
+    /// A whole unit; its body is in [`Segment::body`].
+    Whole(Head),
+    /// Its head is valid, its body is not.
+    Body(Head),
+    /// No unit.
+    Nothing,
+}
+
+/// A segment that is being read.
+pub struct Segment {
+    /// Its number, from its name.
+    pub number: u64,
+    /// Its length in bytes.
+    pub bytes: u32,
+    /// Its header.
+    pub header: HeaderRead,
+    /// The body of the unit that was read last.
+    pub body: Vec<u8>,
+    file: Box<dyn DiskFile>,
+    identity: Identity,
+}
+
+/// What [`Segment::walk`] meets.
+pub enum Found<'a> {
+    /// A unit and its body.
+    Unit(u32, &'a Head, &'a [u8]),
+    /// Bytes from here that should have been units; the groups that were in them, if they are known.
+    Bad(u32, Option<&'a BTreeSet<u16>>),
+}
+
+impl Segment {
+    /// Opens it and reads its header.
+    pub fn open(file: Box<dyn DiskFile>, number: u64, identity: Identity) -> io::Result<Self> {
+        let bytes = file.length()?.min(MAX_SEGMENT_BYTES) as u32;
+        let mut segment = Self { number, bytes, header: HeaderRead::Bad, body: Vec::new(), file, identity };
+        let mut head = [0; HEADER_BYTES as usize];
+        segment.read(0, &mut head)?;
+        segment.header = Header::read(&head, &identity, number);
+        Ok(segment)
+    }
+
+    /// The header if it is whole.
+    pub fn good_header(&self) -> Option<Header> {
+        match self.header {
+            HeaderRead::Good(header) => Some(header),
+            _ => None,
+        }
+    }
+
+    /// Fills `into`; with zeros where the file ends or the disk can't read.
+    fn read(&self, offset: u32, into: &mut [u8]) -> io::Result<()> {
+        if let Ok(read) = self.file.read_at(u64::from(offset), into) {
+            into.get_mut(read..).unwrap_or_default().fill(0);
+            return Ok(());
+        }
+        let first = SECTOR_BYTES - offset as usize % SECTOR_BYTES;
+        let mut at = 0;
+        while at < into.len() {
+            let end = if at == 0 { first } else { at + SECTOR_BYTES }.min(into.len());
+            let part = &mut into[at..end];
+            let read = self.file.read_at(u64::from(offset) + at as u64, part).unwrap_or(0);
+            part.get_mut(read..).unwrap_or_default().fill(0);
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// What stands at `offset`.
+    pub fn unit_at(&mut self, offset: u32) -> io::Result<UnitRead> {
+        let mut head = vec![0; UNIT_HEAD_BYTES];
+        if u64::from(offset) + UNIT_HEAD_BYTES as u64 > u64::from(self.bytes) {
+            return Ok(UnitRead::Nothing);
+        }
+        self.read(offset, &mut head)?;
+        let Some(claimed) = form::claimed_head_bytes(&head) else { return Ok(UnitRead::Nothing) };
+        let room = (self.bytes - offset) as usize;
+        if claimed > room {
+            return Ok(UnitRead::Nothing);
+        }
+        head.resize(claimed, 0);
+        self.read(offset, &mut head)?;
+        let at = Position { segment: self.number, offset };
+        let Some(head) = form::decode_head(&head, &self.identity, at) else { return Ok(UnitRead::Nothing) };
+        if head.unit_bytes() > room as u64 {
+            return Ok(UnitRead::Nothing);
+        }
+        self.body.resize(head.body_bytes as usize, 0);
+        let mut body = std::mem::take(&mut self.body);
+        self.read(offset + claimed as u32, &mut body)?;
+        self.body = body;
+        if crc32c::crc32c(&self.body) == head.body_crc {
+            Ok(UnitRead::Whole(head))
+        } else {
+            Ok(UnitRead::Body(head))
+        }
+    }
+
+    /// The first offset from `from` below `to` at which a valid head stands.
+    pub fn next_head(&mut self, from: u32, to: u32) -> io::Result<Option<u32>> {
+        let mut buffer = vec![0; SCAN_BYTES];
+        let mut at = from.next_multiple_of(ALIGN_BYTES);
+        while at < to {
+            let part = buffer.len().min((to - at) as usize);
+            self.read(at, &mut buffer[..part])?;
+            for (i, chunk) in buffer[..part].chunks(ALIGN_BYTES as usize).enumerate() {
+                let offset = at + i as u32 * ALIGN_BYTES;
+                if chunk.starts_with(&form::UNIT_MAGIC) && !matches!(self.unit_at(offset)?, UnitRead::Nothing)
+                {
+                    return Ok(Some(offset));
+                }
+            }
+            at += part as u32;
+        }
+        Ok(None)
+    }
+
+    /// Bytes from `from` to the last one that is not zero.
+    pub fn bytes_used_from(&self, from: u32) -> io::Result<u32> {
+        let mut buffer = vec![0; SCAN_BYTES];
+        let (mut at, mut last) = (from, from);
+        while at < self.bytes {
+            let part = buffer.len().min((self.bytes - at) as usize);
+            self.read(at, &mut buffer[..part])?;
+            if let Some(i) = buffer[..part].iter().rposition(|&b| b != 0) {
+                last = at + i as u32 + 1;
+            }
+            at += part as u32;
+        }
+        Ok(last.saturating_sub(from))
+    }
+
+    /// The evidence in this segment of what was durable: the highest mark, and the highest sequence number. `None` if it
+    /// has neither a valid unit nor a header that continues a cut log, as an unused reserve.
+    pub fn survey(&mut self) -> io::Result<Option<(Position, u64)>> {
+        let mut mark = Position::default();
+        let mut found = false;
+        if let Some(header) =
+            self.good_header().filter(|h| h.continues.segment > 0 || h.mark_offset > HEADER_BYTES)
+        {
+            found = true;
+            mark = Position { segment: self.number, offset: header.mark_offset };
+        }
+        let mut highest = 0;
+        let mut at = HEADER_BYTES;
+        while let Some(offset) = self.next_head(at, self.bytes)? {
+            let (UnitRead::Whole(head) | UnitRead::Body(head)) = self.unit_at(offset)? else { break };
+            found = true;
+            mark = mark.max(head.mark);
+            highest = highest.max(head.sequence);
+            at = offset + head.unit_bytes() as u32;
+        }
+        Ok(found.then_some((mark, highest)))
+    }
+
+    /// Goes through all that should be units in `from..to`, or up to a seal. `after` is the last sequence number seen and
+    /// is moved on. Gives the offset behind the last unit, and whether that was a seal.
+    pub fn walk(
+        &mut self,
+        from: u32,
+        to: u32,
+        after: &mut u64,
+        visit: &mut dyn FnMut(Found<'_>),
+    ) -> io::Result<(u32, bool)> {
+        let mut at = from;
+        while at < to {
+            match self.unit_at(at)? {
+                UnitRead::Whole(head) if head.sequence > *after => {
+                    *after = head.sequence;
+                    visit(Found::Unit(at, &head, &self.body));
+                    at += head.unit_bytes() as u32;
+                    if head.role == Role::Seal {
+                        return Ok((at, true));
+                    }
+                }
+                UnitRead::Body(head) if head.sequence > *after => {
+                    *after = head.sequence;
+                    visit(Found::Bad(at, Some(&head.groups)));
+                    at += head.unit_bytes() as u32;
+                }
+                _ => {
+                    visit(Found::Bad(at, None));
+                    at = self.next_head(at + ALIGN_BYTES, to)?.unwrap_or(to);
+                }
+            }
+        }
+        Ok((at, false))
+    }
+}

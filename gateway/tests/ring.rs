@@ -1,0 +1,182 @@
+//! The ring's placement: frozen for good, balanced, and stable when gateways come and go.
+
+use selvedge_gateway::logic::ring::{MAX_GATEWAYS, MAX_WEIGHT, Member, Ring, RingError, shard_of};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::HashSet;
+
+fn members(weights: &[u32]) -> Vec<Member> {
+    let member = |(n, weight): (usize, &u32)| Member { id: GatewayId(n as u16 + 1), weight: *weight };
+    weights.iter().enumerate().map(member).collect()
+}
+
+fn ring(shards: u16, weights: &[u32], replicas: usize) -> Ring {
+    Ring::new(shards, &members(weights), replicas).unwrap()
+}
+
+/// All sets as text, one word a shard: `1.2.3` is led by gateway 1.
+fn shown(ring: &Ring) -> String {
+    let set = |s| ring.replicas(ShardId(s)).iter().map(|g| g.0.to_string()).collect::<Vec<_>>().join(".");
+    (0..ring.shards()).map(set).collect::<Vec<_>>().join(" ")
+}
+
+/// How many replicas `to` places where `from` has none.
+fn moved(from: &Ring, to: &Ring) -> usize {
+    let new = |s| to.replicas(s).iter().filter(|g| !from.replicas(s).contains(g)).count();
+    (0..to.shards()).map(|s| new(ShardId(s))).sum()
+}
+
+/// ceil(1.1 x the share) of `places` (each of `shards` at most once), computed apart from the ring's code:
+/// the level to which weights fill is found by bisection.
+fn bounds(shards: u16, each: usize, weights: &[u32]) -> Vec<usize> {
+    let (shards, places) = (f64::from(shards), f64::from(shards) * each as f64);
+    let (mut low, mut high) = (0.0, places);
+    for _ in 0..200 {
+        let level = (low + high) / 2.0;
+        let held: f64 = weights.iter().map(|w| (level * f64::from(*w)).min(shards)).sum();
+        if held < places { low = level } else { high = level }
+    }
+    weights.iter().map(|w| ((high * f64::from(*w)).min(shards) * 1.1 - 1e-6).ceil() as usize).collect()
+}
+
+fn assert_bounded(ring: &Ring, weights: &[u32], replicas: usize) {
+    let said = format!("{} shards, weights {weights:?}, {replicas} replicas", ring.shards());
+    let mut held = vec![0usize; weights.len()];
+    let mut led = vec![0usize; weights.len()];
+    for shard in 0..ring.shards() {
+        let set = ring.replicas(ShardId(shard));
+        assert_eq!(set.len(), ring.replication(), "{said}");
+        assert_eq!(set.iter().collect::<HashSet<_>>().len(), set.len(), "distinct: {said}");
+        set.iter().for_each(|g| held[g.0 as usize - 1] += 1);
+        led[set[0].0 as usize - 1] += 1;
+    }
+    for (n, bound) in bounds(ring.shards(), ring.replication(), weights).into_iter().enumerate() {
+        assert!(held[n] <= bound, "gateway {} holds {} of at most {bound}: {said}", n + 1, held[n]);
+    }
+    for (n, bound) in bounds(ring.shards(), 1, weights).into_iter().enumerate() {
+        assert!(led[n] <= bound, "gateway {} leads {} of at most {bound}: {said}", n + 1, led[n]);
+    }
+}
+
+#[test]
+fn devices_and_shards_stay_where_they_are_in_every_release() {
+    let shards: Vec<_> = ["", "pump-7", "line-1/press-3", "Müller 4"]
+        .into_iter()
+        .map(|device| (shard_of(device, 64).0, shard_of(device, 1024).0))
+        .collect();
+    assert_eq!(shards, [(11, 180), (42, 680), (50, 801), (8, 136)]);
+    assert_eq!(
+        shown(&ring(16, &[1, 1, 1], 3)),
+        "2.1.3 3.1.2 1.3.2 3.2.1 1.3.2 3.2.1 3.1.2 2.1.3 1.2.3 2.3.1 2.3.1 3.2.1 2.3.1 3.1.2 2.3.1 1.2.3"
+    );
+    assert_eq!(
+        shown(&ring(16, &[1, 1, 1, 1, 1], 3)),
+        "2.1.3 4.3.1 5.1.3 3.2.5 1.3.5 5.4.3 5.3.4 4.2.1 5.4.1 4.5.2 2.3.1 4.3.2 2.4.5 3.4.5 3.5.2 2.1.5"
+    );
+    assert_eq!(
+        shown(&ring(12, &[1, 2, 4, 1], 3)),
+        "3.2.1 3.2.4 3.1.2 2.3.4 3.1.2 3.4.2 3.2.4 4.2.1 3.2.4 4.3.2 2.3.1 2.3.1"
+    );
+    // Whole sites, as one number each.
+    let whole = |shards, weights: &[u32], replicas| {
+        xxhash_rust::xxh3::xxh3_64(shown(&ring(shards, weights, replicas)).as_bytes())
+    };
+    assert_eq!(whole(64, &[1, 1, 1], 3), 6_229_981_603_025_829_940);
+    assert_eq!(whole(64, &[1; 7], 3), 1_324_606_480_981_920_407);
+    assert_eq!(whole(1024, &[1, 2, 3, 4, 5, 6, 7, 8], 5), 1_057_793_176_398_333_445);
+}
+
+#[test]
+fn a_hundred_thousand_devices_spread_evenly_over_the_shards() {
+    for shards in [3u16, 64, 1000, 1024] {
+        let mut held = vec![0u32; usize::from(shards)];
+        (0..100_000).for_each(|n| held[usize::from(shard_of(&format!("sensor-{n:05}"), shards).0)] += 1);
+        let even = 100_000.0 / f64::from(shards);
+        for (shard, n) in held.into_iter().enumerate() {
+            let off = (f64::from(n) - even).abs() / even.sqrt();
+            assert!(off < 5.0, "shard {shard} of {shards} has {n} devices: {off:.1} standard deviations off");
+        }
+    }
+}
+
+#[test]
+fn no_gateway_holds_or_leads_more_than_its_bound() {
+    for n in 1..=32usize {
+        let kinds: [Vec<u32>; 5] = [
+            vec![1; n],
+            (1..=n as u32).collect(),
+            (0..n).map(|i| if i == 0 { MAX_WEIGHT } else { 1 }).collect(),
+            (0..n).map(|i| if i % 3 == 0 { 1 } else { 9 }).collect(),
+            (0..n as u32).map(|i| 1 + i * 37 % 11).collect(),
+        ];
+        for weights in kinds {
+            for (shards, replicas) in [(1, 3), (7, 3), (64, 1), (64, 3), (64, 5), (200, 3)] {
+                assert_bounded(&ring(shards, &weights, replicas), &weights, replicas);
+            }
+        }
+    }
+    assert_bounded(&ring(1024, &[2; MAX_GATEWAYS], 5), &[2; MAX_GATEWAYS], 5);
+}
+
+#[test]
+fn a_gateway_that_joins_or_leaves_moves_about_its_share() {
+    for shards in [64u16, 256, 1024] {
+        for n in [4, 5, 6, 7, 8, 10, 12, 14, 16, 24, 32usize] {
+            let all = members(&vec![1; n]);
+            let whole = Ring::new(shards, &all, 3).unwrap();
+            let (mut most, mut sum) = (0, 0);
+            for gone in 0..n {
+                let mut rest = all.clone();
+                rest.remove(gone);
+                let less = Ring::new(shards, &rest, 3).unwrap();
+                most = most.max(moved(&whole, &less)).max(moved(&less, &whole));
+                sum += moved(&whole, &less);
+            }
+            // Eight replicas more, for with few of them a gateway ceil() is coarse.
+            let share = 3 * usize::from(shards) / n;
+            let said = format!("{shards} shards, {n} gateways: share {share}, most {most}, all {sum}");
+            assert!(most <= share * 3 / 2 + 8, "{said}");
+            assert!(sum / n <= share * 5 / 4 + 8, "{said}");
+        }
+    }
+}
+
+#[test]
+fn more_weight_only_draws_replicas_towards_itself() {
+    let (before, after) = (ring(256, &[4, 4, 4, 4, 4, 4], 3), ring(256, &[5, 4, 4, 4, 4, 4], 3));
+    let held = |ring: &Ring| ring.shards_of(GatewayId(1)).count();
+    assert!(held(&after) > held(&before));
+    assert!(moved(&before, &after) <= 256 * 3 / 12, "{} moved", moved(&before, &after));
+}
+
+#[test]
+fn the_order_of_members_has_no_influence() {
+    let mut named = members(&[3, 1, 4, 1, 5]);
+    let one = Ring::new(64, &named, 3).unwrap();
+    named.reverse();
+    assert_eq!(one, Ring::new(64, &named, 3).unwrap());
+}
+
+#[test]
+fn a_small_site_has_as_many_replicas_as_make_sense() {
+    let replication = |n: usize, wanted| ring(64, &vec![1; n], wanted).replication();
+    assert_eq!([1, 2, 3, 4, 5, 6].map(|n| replication(n, 3)), [1, 1, 3, 3, 3, 3]);
+    assert_eq!([1, 2, 3, 4, 5, 6].map(|n| replication(n, 5)), [1, 1, 3, 3, 5, 5]);
+    assert_eq!(ring(64, &[1; 3], 3).replicas(ShardId(64)), [], "no such shard");
+}
+
+#[test]
+fn what_makes_no_ring_is_said() {
+    let m = |id, weight| Member { id: GatewayId(id), weight };
+    let fails = |shards, members: &[Member], replicas| Ring::new(shards, members, replicas).unwrap_err();
+    assert_eq!(fails(0, &[m(1, 1)], 3), RingError::Shards(0));
+    assert_eq!(fails(1025, &[m(1, 1)], 3), RingError::Shards(1025));
+    assert_eq!(fails(64, &[m(1, 1)], 2), RingError::Replicas(2));
+    assert_eq!(fails(64, &[m(1, 1)], 0), RingError::Replicas(0));
+    assert_eq!(fails(64, &[m(1, 1)], 7), RingError::Replicas(7));
+    assert_eq!(fails(64, &[], 3), RingError::NoGateway);
+    assert_eq!(fails(64, &[m(1, 1), m(2, 1), m(1, 2)], 3), RingError::Duplicate(GatewayId(1)));
+    assert_eq!(fails(64, &[m(1, 1), m(2, 0)], 3), RingError::Weight { id: GatewayId(2), weight: 0 });
+    assert_eq!(fails(64, &[m(1, MAX_WEIGHT + 1)], 3), RingError::Weight { id: GatewayId(1), weight: 65 });
+    let many: Vec<Member> = (0..65).map(|id| m(id, 1)).collect();
+    assert_eq!(fails(64, &many, 3), RingError::TooManyGateways(65));
+}

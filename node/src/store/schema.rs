@@ -1,0 +1,116 @@
+//! The tables, and how they come to be: one list of numbered steps, each applied once in its transaction.
+//!
+//! For users of SQL the view `window_aggregate` is the one to read: a row for each window of each stream.
+
+use super::StoreError;
+use sqlx::{Connection, SqliteConnection};
+
+/// The steps; a step is never changed once it was released, only followed by another.
+const STEPS: &[&str] = &[r"
+CREATE TABLE device (
+    device_id     INTEGER PRIMARY KEY,
+    site          TEXT NOT NULL,
+    name          TEXT NOT NULL,
+    first_seen_ms INTEGER NOT NULL,
+    UNIQUE (site, name)
+) STRICT;
+
+CREATE TABLE series (
+    series_id INTEGER PRIMARY KEY,
+    device_id INTEGER NOT NULL REFERENCES device,
+    stream    TEXT NOT NULL,
+    width_ms  INTEGER NOT NULL,
+    UNIQUE (device_id, stream, width_ms)
+) STRICT;
+
+CREATE TABLE series_window (
+    series_id    INTEGER NOT NULL REFERENCES series,
+    start_ms     INTEGER NOT NULL,
+    count        INTEGER NOT NULL,
+    sum          REAL,
+    sum_sq       REAL,
+    min          REAL,
+    max          REAL,
+    first_ms     INTEGER NOT NULL,
+    first_slot   INTEGER NOT NULL,
+    first_index  INTEGER NOT NULL,
+    first_value  REAL,
+    last_ms      INTEGER NOT NULL,
+    last_slot    INTEGER NOT NULL,
+    last_index   INTEGER NOT NULL,
+    last_value   REAL,
+    fingerprint  INTEGER NOT NULL,
+    late_count   INTEGER NOT NULL,
+    parts        INTEGER NOT NULL,
+    watermark_ms INTEGER NOT NULL,
+    PRIMARY KEY (series_id, start_ms)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIEW window_aggregate AS
+SELECT device.site, device.name AS device, series.stream, series.width_ms,
+       strftime('%Y-%m-%dT%H:%M:%fZ', w.start_ms / 1000.0, 'unixepoch') AS start,
+       w.start_ms, w.count, w.sum / w.count AS mean, w.sum, w.sum_sq, w.min, w.max,
+       w.first_ms, w.first_value, w.last_ms, w.last_value,
+       w.fingerprint, w.late_count, w.parts, w.watermark_ms
+FROM series_window AS w
+JOIN series USING (series_id)
+JOIN device USING (device_id);
+
+CREATE TABLE shard_progress (
+    site            TEXT NOT NULL,
+    shard           INTEGER NOT NULL,
+    cursor          INTEGER NOT NULL,
+    edge_first_kept INTEGER NOT NULL,
+    edge_last       INTEGER NOT NULL,
+    batches_applied INTEGER NOT NULL,
+    changed_ms      INTEGER NOT NULL,
+    conflict_seq    INTEGER,
+    PRIMARY KEY (site, shard)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE applied_batch (
+    site       TEXT NOT NULL,
+    shard      INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,
+    applied_ms INTEGER NOT NULL,
+    parts      INTEGER NOT NULL,
+    body_hash  INTEGER NOT NULL,
+    PRIMARY KEY (site, shard, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE hole (
+    site      TEXT NOT NULL,
+    shard     INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq  INTEGER NOT NULL,
+    found_ms  INTEGER NOT NULL,
+    PRIMARY KEY (site, shard, first_seq)
+) STRICT, WITHOUT ROWID;
+"];
+
+/// Brings the database to this release's tables.
+///
+/// # Errors
+/// When the database can't be written, or a newer release has already moved it on.
+pub async fn migrate(db: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY) STRICT")
+        .execute(&mut *db)
+        .await?;
+    loop {
+        let mut tx = db.begin_with("BEGIN IMMEDIATE").await?;
+        let found: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM schema_version")
+            .fetch_one(&mut *tx)
+            .await?;
+        let done = usize::try_from(found).unwrap_or(usize::MAX);
+        if done > STEPS.len() {
+            return Err(StoreError::Newer { found, known: STEPS.len() });
+        }
+        let Some(step) = STEPS.get(done) else { return Ok(()) };
+        sqlx::raw_sql(*step).execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO schema_version (version) VALUES (?)")
+            .bind(found + 1)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+    }
+}

@@ -1,0 +1,131 @@
+//! A plain live broker: takes everyone (or those with one user name and password), gives each publish to whoever is
+//! connected and subscribes to it, and acknowledges it once it is queued for them.
+//!
+//! It stores nothing. A QoS 1 publish that it has acknowledged is lost if its subscriber's connection ends before
+//! delivery, and a client always finds its session gone. That is enough for the uplink, whose batches are resent until
+//! the node has confirmed them.
+
+use super::event::{Accept, Ack, Answer, CloseReason, Connect, Inbound, Refusal};
+use super::listener::{Application, Handle};
+use super::router::Router;
+use bytestring::ByteString;
+use rmqtt_codec::types::QoS;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a client must show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl Credentials {
+    /// Takes the same time wherever the difference is.
+    fn matches(&self, connect: &Connect) -> bool {
+        let same = |want: &str, got: Option<&[u8]>| {
+            let got = got.unwrap_or_default();
+            let differ = want.bytes().zip(got).fold(0, |sum, (a, b)| sum | (a ^ b));
+            std::hint::black_box(differ) == 0 && want.len() == got.len()
+        };
+        same(&self.username, connect.username.as_ref().map(|u| u.as_bytes().as_ref()))
+            & same(&self.password, connect.password.as_deref())
+    }
+}
+
+/// The broker.
+#[derive(Debug, Default)]
+pub struct Broker {
+    credentials: Option<Credentials>,
+    router: Router,
+    clients: Mutex<Clients>,
+}
+
+/// Who is connected: as many as the listener lets in.
+#[derive(Debug, Default)]
+struct Clients {
+    by_name: HashMap<ByteString, Arc<Handle>>,
+    names: HashMap<u64, ByteString>,
+}
+
+impl Broker {
+    /// A broker; with `credentials`, for those who show them.
+    pub fn new(credentials: Option<Credentials>) -> Self {
+        Self { credentials, ..Self::default() }
+    }
+
+    /// Its subscriptions, for publishing from within this process: see [`Router::route`].
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    fn connect(&self, handle: &Arc<Handle>, connect: &Connect) {
+        if self.credentials.as_ref().is_some_and(|c| !c.matches(connect)) {
+            return handle.answer(Answer::Refuse(Refusal::BadCredentials));
+        }
+        let assigned = connect.client_id.is_empty().then(|| format!("auto-{}", handle.id()).into());
+        let name: &ByteString = assigned.as_ref().unwrap_or(&connect.client_id);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = clients.by_name.insert(name.clone(), handle.clone());
+        clients.names.insert(handle.id(), name.clone());
+        drop(clients);
+        if let Some(before) = before {
+            // It gets nothing more from here on, though its task may take a while to end.
+            self.router.disconnect(before.id());
+            before.close(CloseReason::TakenOver);
+        }
+        let accept = Accept { assigned_client_id: assigned, ..Accept::default() };
+        handle.answer(Answer::Accept(Box::new(accept)));
+    }
+
+    fn closed(&self, handle: &Arc<Handle>) {
+        self.router.disconnect(handle.id());
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = clients.names.remove(&handle.id())
+            && clients.by_name.get(&name).is_some_and(|h| h.id() == handle.id())
+        {
+            clients.by_name.remove(&name);
+        }
+    }
+}
+
+impl Application for Broker {
+    fn inbound(&self, handle: &Arc<Handle>, events: &mut Vec<Inbound>) {
+        let mut acks = Vec::new();
+        for event in events.drain(..) {
+            match event {
+                Inbound::Connect(connect) => self.connect(handle, &connect),
+                Inbound::Publish(p) => {
+                    self.router.route(Some(handle.id()), &p.topic, &p.payload, p.qos);
+                    if p.qos != QoS::AtMostOnce {
+                        acks.push(Answer::Ack(Ack::kept(p.token)));
+                    }
+                }
+                Inbound::Release { token, .. } => acks.push(Answer::Ack(Ack::kept(token))),
+                Inbound::Subscribed(subscriptions) => {
+                    if self.router.subscribe(handle, &subscriptions).is_err() {
+                        handle.close(CloseReason::Quota);
+                    }
+                }
+                Inbound::Unsubscribed(filters) => self.router.unsubscribe(handle.id(), &filters),
+                Inbound::Closed(closed) => {
+                    self.closed(handle);
+                    if let Some(will) = closed.will {
+                        self.router.route(Some(handle.id()), &will.topic, &will.payload, will.qos);
+                    }
+                }
+            }
+        }
+        handle.answers(acks);
+    }
+}

@@ -1,0 +1,556 @@
+//! One connection's protocol, without IO: bytes in, events up, answers down, bytes out.
+//!
+//! ```text
+//!            input()+received()            Vec<Inbound>
+//!   socket ---------------------> parse ----------------> application
+//!          <--------------------- owed  <----------------
+//!               output()         in order     answer()
+//! ```
+//!
+//! A connection is fresh until CONNECT came, waiting until the application has answered it, open, and closed. While
+//! it waits, bytes are kept as they are, up to a bound: clients may publish right after CONNECT.
+//!
+//! Publishes are handed up while fewer than `max_inflight_entries` are unanswered. Beyond that they are parsed and
+//! parked, so that a PINGREQ or SUBSCRIBE behind them is answered at once even while no majority answers us; when
+//! `parked_bytes` are parked, we stop parsing and say so ([`Connection::wants_input`]), and TCP presses the
+//! client back. A client that exceeds its Receive Maximum is treated just so: some clients ignore it.
+//!
+//! QoS 0 takes no answer and no place in that window: an application that can't follow drops it.
+//!
+//! Invariant: PUBACK, PUBREC and PUBCOMP leave in the order in which their PUBLISH and PUBREL came.
+//! Invariant: a publish of a packet id that is still unanswered, sent again with DUP, is handed up once and answered
+//! once. (Without DUP it is another publish, and both are handed up and answered: nothing is lost by a client that
+//! reuses an id too soon.) At QoS 2 an id is remembered until its PUBREL, with or without DUP.
+//! Invariant: nothing is sent before CONNACK, and nothing is handed up after [`Inbound::Closed`].
+//! Invariant: no keep-alive timeout while it is we who do not read.
+//!
+//! QoS 2 packet ids are remembered within this connection only. What must hold across connections is the
+//! application's: it knows the session, and a PUBREL for an id that is unknown here is handed up for it.
+//!
+//! Kinder than the standard: RETAIN on a publish is ignored though retained messages were announced as unavailable;
+//! bad, shared or identified filters fail one by one in SUBACK. Stricter: see [`crate::topic`]. Known limit of the
+//! codec: an MQTT 5 client without client id and without clean start is refused.
+//!
+//! Sources: OASIS MQTT 3.1.1 and MQTT 5.0; the 3.1 protocol specification.
+
+use super::answers::{Answers, Kind};
+use super::event::{
+    Accept, AckCode, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal, Subscription,
+    Will,
+};
+use super::outgoing::Window;
+use super::wire::{Granted, Outbound, Packet, Wire};
+use super::{
+    Limits, MAX_CLIENT_ID_BYTES, MAX_CONNECTION_FILTER_ENTRIES, MAX_OUTPUT_BYTES, MAX_READ_BYTES,
+    QUEUED_OVERHEAD_BYTES,
+};
+use crate::topic::{self, BadTopic, Filter};
+use bytes::BytesMut;
+use bytestring::ByteString;
+use rmqtt_codec::types::{self, QoS};
+use std::collections::{HashSet, VecDeque};
+use std::num::NonZeroU16;
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No CONNECT yet.
+    Fresh,
+    /// CONNECT is with the application.
+    Waiting,
+    Open,
+    Closed,
+}
+
+/// A publish or release that the window has no room for.
+enum Parked {
+    Publish(Publish),
+    Release(NonZeroU16),
+}
+
+impl Parked {
+    fn cost_bytes(&self) -> usize {
+        match self {
+            Self::Publish(p) => p.topic.len() + p.payload.len() + QUEUED_OVERHEAD_BYTES,
+            Self::Release(_) => QUEUED_OVERHEAD_BYTES,
+        }
+    }
+}
+
+/// The core of one connection. Times are milliseconds of any clock that never goes back.
+pub struct Connection {
+    limits: Limits,
+    phase: Phase,
+    wire: Wire,
+    input: BytesMut,
+    output: BytesMut,
+    /// The last token that was given.
+    token: u64,
+    owed: Answers,
+    parked: VecDeque<Parked>,
+    parked_bytes: usize,
+    /// QoS 2 publishes that were taken and not released.
+    unreleased: HashSet<NonZeroU16>,
+    /// By alias - 1.
+    aliases: Vec<Option<ByteString>>,
+    filters: HashSet<Filter>,
+    will: Option<Will>,
+    window: Window,
+    /// Set when it differs from what the client asked for.
+    server_keepalive_s: Option<u16>,
+    assigned: bool,
+    keepalive_ms: u64,
+    heard_ms: u64,
+    since_ms: u64,
+    paused: bool,
+}
+
+impl Connection {
+    /// A fresh connection.
+    pub fn new(limits: Limits, now_ms: u64) -> Self {
+        Self {
+            limits,
+            phase: Phase::Fresh,
+            wire: Wire::new(&limits),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            token: 0,
+            owed: Answers::default(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
+            unreleased: HashSet::new(),
+            aliases: Vec::new(),
+            filters: HashSet::new(),
+            will: None,
+            window: Window::new(&limits),
+            server_keepalive_s: None,
+            assigned: false,
+            keepalive_ms: 0,
+            heard_ms: now_ms,
+            since_ms: now_ms,
+            paused: false,
+        }
+    }
+
+    /// Where bytes from the client are appended; then call [`Connection::received`].
+    pub fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// Bytes for the client, to be taken from the front.
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Whether it is over: what is left in [`Connection::output`] is the last.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Whether bytes may be appended; if not, the socket must be left unread.
+    pub fn wants_input(&self) -> bool {
+        match self.phase {
+            Phase::Closed => false,
+            Phase::Fresh => true,
+            Phase::Waiting => self.input.len() < MAX_READ_BYTES,
+            Phase::Open => !self.is_pressed(),
+        }
+    }
+
+    /// Whether parsing rests until the application answers or the client reads.
+    fn is_pressed(&self) -> bool {
+        self.parked_bytes >= self.limits.parked_bytes.max(1) || self.output.len() >= MAX_OUTPUT_BYTES
+    }
+
+    /// Bytes were appended to [`Connection::input`].
+    pub fn received(&mut self, now_ms: u64, events: &mut Vec<Inbound>) {
+        self.heard_ms = now_ms;
+        self.progress(now_ms, events);
+    }
+
+    /// Goes on where it rested. To be called after output was taken.
+    pub fn progress(&mut self, now_ms: u64, events: &mut Vec<Inbound>) {
+        self.unpark(events);
+        while matches!(self.phase, Phase::Fresh | Phase::Open) && !self.is_pressed() && !self.input.is_empty()
+        {
+            match self.wire.decode(&mut self.input, &mut self.output) {
+                Ok(None) => break,
+                Ok(Some(packet)) => self.take(packet, now_ms, events),
+                Err(reason) => self.close(reason, events),
+            }
+        }
+        let pause = !self.wants_input();
+        if self.paused && !pause {
+            self.heard_ms = now_ms;
+        }
+        self.paused = pause;
+    }
+
+    /// The application answers. `answers` is emptied.
+    pub fn answer(&mut self, now_ms: u64, answers: &mut Vec<Answer>, events: &mut Vec<Inbound>) {
+        for answer in answers.drain(..) {
+            match answer {
+                Answer::Ack(ack) => self.owed.note(ack),
+                Answer::Accept(accept) => self.accept(*accept, now_ms, events),
+                Answer::Refuse(refusal) => self.refuse(refusal, events),
+            }
+        }
+        self.settle(events);
+        self.progress(now_ms, events);
+    }
+
+    /// Whether a delivery of this QoS can be taken now.
+    pub fn can_deliver(&self, qos: QoS) -> bool {
+        self.phase == Phase::Open && self.output.len() < MAX_OUTPUT_BYTES && self.window.has_room(qos)
+    }
+
+    /// Sends a delivery; only when [`Connection::can_deliver`]. One that is larger than the client takes is left out,
+    /// as the standard wants it. False: it was left out.
+    pub fn deliver(&mut self, delivery: Delivery) -> bool {
+        if delivery.qos == QoS::AtMostOnce {
+            return self.wire.put_delivery(&mut self.output, &delivery, None);
+        }
+        let packet_id = self.window.packet_id();
+        let sent = self.wire.put_delivery(&mut self.output, &delivery, Some(packet_id));
+        if sent {
+            self.window.sent(packet_id, delivery);
+        }
+        sent
+    }
+
+    /// When [`Connection::tick`] has something to do, if nothing happens before.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Fresh | Phase::Waiting => Some(self.since_ms.saturating_add(self.limits.connect_wait_ms)),
+            Phase::Open if self.keepalive_ms > 0 && !self.paused => {
+                Some(self.heard_ms.saturating_add(self.keepalive_ms))
+            }
+            Phase::Open | Phase::Closed => None,
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now_ms: u64, events: &mut Vec<Inbound>) {
+        if self.deadline_ms().is_none_or(|at| now_ms < at) {
+            return;
+        }
+        match self.phase {
+            Phase::Fresh => self.close(CloseReason::NoConnect, events),
+            Phase::Waiting => self.refuse(Refusal::Unavailable, events),
+            Phase::Open | Phase::Closed => self.close(CloseReason::KeepAlive, events),
+        }
+    }
+
+    /// Ends it, telling the client why where its version can.
+    pub fn close(&mut self, reason: CloseReason, events: &mut Vec<Inbound>) {
+        match (self.phase, reason) {
+            (Phase::Open, _) => self.wire.put_disconnect(&mut self.output, reason),
+            (Phase::Fresh | Phase::Waiting, CloseReason::Refused(refusal)) => {
+                self.wire.put_refusal(&mut self.output, refusal);
+            }
+            (Phase::Waiting, CloseReason::Gone) => {}
+            (Phase::Waiting, _) => self.wire.put_refusal(&mut self.output, Refusal::Unavailable),
+            (Phase::Fresh | Phase::Closed, _) => {}
+        }
+        self.end(reason, None, events);
+    }
+
+    fn end(&mut self, reason: CloseReason, expiry_s: Option<u32>, events: &mut Vec<Inbound>) {
+        use CloseReason::{Disconnected, DisconnectedWithWill, Gone};
+        if self.phase == Phase::Open && matches!(reason, Disconnected | DisconnectedWithWill | Gone) {
+            // What it sent before it went counts, QoS 0 too; `parked_bytes` bounds this.
+            while let Some(parked) = self.parked.pop_front() {
+                self.hand_up(parked, events);
+            }
+        }
+        let before = std::mem::replace(&mut self.phase, Phase::Closed);
+        self.input = BytesMut::new();
+        self.parked.clear();
+        self.parked_bytes = 0;
+        if matches!(before, Phase::Waiting | Phase::Open) {
+            let will = self.will.take().filter(|_| before == Phase::Open && reason != Disconnected);
+            let undelivered = self.window.take();
+            events.push(Inbound::Closed(Box::new(Closed { reason, will, expiry_s, undelivered })));
+        }
+    }
+
+    fn take(&mut self, packet: Packet, now_ms: u64, events: &mut Vec<Inbound>) {
+        if let (Phase::Fresh, false) = (self.phase, matches!(packet, Packet::Connect(..))) {
+            return self.close(CloseReason::Protocol("the first packet is not CONNECT"), events);
+        }
+        let sent = match packet {
+            Packet::Connect(connect, outbound) => {
+                self.connect(*connect, &outbound, now_ms, events);
+                true
+            }
+            Packet::Publish(publish) => {
+                self.publish(*publish, events);
+                true
+            }
+            Packet::Release(packet_id) => {
+                self.release(packet_id, events);
+                true
+            }
+            Packet::Acked(packet_id) => {
+                self.window.acked(packet_id);
+                true
+            }
+            Packet::Subscribe { packet_id, filters, identified } => {
+                self.subscribe(packet_id, &filters, identified, events)
+            }
+            Packet::Unsubscribe { packet_id, filters } => self.unsubscribe(packet_id, &filters, events),
+            Packet::Ping => self.wire.put_pong(&mut self.output),
+            Packet::Disconnect { with_will, expiry_s } => {
+                let reason = match with_will {
+                    true => CloseReason::DisconnectedWithWill,
+                    false => CloseReason::Disconnected,
+                };
+                self.end(reason, expiry_s, events);
+                true
+            }
+            Packet::Misplaced(what) => {
+                self.close(CloseReason::Protocol(what), events);
+                true
+            }
+        };
+        if !sent {
+            self.close(CloseReason::Protocol("its maximum packet size leaves no room for an answer"), events);
+        }
+    }
+
+    fn connect(&mut self, mut connect: Connect, out: &Outbound, now_ms: u64, events: &mut Vec<Inbound>) {
+        if self.phase != Phase::Fresh {
+            return self.close(CloseReason::Protocol("a second CONNECT"), events);
+        }
+        self.wire.packet_bytes = out.packet_bytes;
+        self.window.max_entries = self.window.max_entries.min(usize::from(out.window_entries));
+        if out.auth {
+            return self.refuse(Refusal::AuthMethod, events);
+        }
+        if connect.client_id.len() > MAX_CLIENT_ID_BYTES || connect.client_id.contains('\0') {
+            return self.refuse(Refusal::ClientId, events);
+        }
+        if connect.will.as_ref().is_some_and(|w| topic::check_name(&w.topic).is_err()) {
+            return self.close(CloseReason::TopicName, events);
+        }
+        let cap_s = self.limits.max_keepalive_s;
+        if cap_s > 0 && self.wire.is_v5() && !(1..=cap_s).contains(&connect.keepalive_s) {
+            connect.keepalive_s = cap_s;
+            self.server_keepalive_s = Some(cap_s);
+        }
+        self.keepalive_ms = u64::from(connect.keepalive_s) * 1500;
+        self.will = connect.will.clone();
+        self.assigned = !connect.client_id.is_empty();
+        self.phase = Phase::Waiting;
+        self.since_ms = now_ms;
+        events.push(Inbound::Connect(Box::new(connect)));
+    }
+
+    fn accept(&mut self, accept: Accept, now_ms: u64, events: &mut Vec<Inbound>) {
+        if self.phase != Phase::Waiting {
+            return;
+        }
+        if !self.assigned && accept.assigned_client_id.is_none() && self.wire.is_v5() {
+            return self.refuse(Refusal::ClientId, events);
+        }
+        if !self.wire.put_accept(&mut self.output, &self.limits, &accept, self.server_keepalive_s) {
+            return self.end(CloseReason::PacketTooLarge, None, events);
+        }
+        self.filters = accept.subscriptions.into_iter().map(|s| s.filter).collect();
+        self.phase = Phase::Open;
+        self.heard_ms = now_ms;
+    }
+
+    fn refuse(&mut self, refusal: Refusal, events: &mut Vec<Inbound>) {
+        if matches!(self.phase, Phase::Fresh | Phase::Waiting) {
+            self.close(CloseReason::Refused(refusal), events);
+        }
+    }
+
+    fn publish(&mut self, publish: types::Publish, events: &mut Vec<Inbound>) {
+        let alias = publish.properties.as_ref().and_then(|p| p.topic_alias);
+        let topic = match self.resolve(publish.topic, alias) {
+            Ok(topic) => topic,
+            Err(reason) => return self.close(reason, events),
+        };
+        let (qos, dup, packet_id) = (publish.qos, publish.dup, publish.packet_id);
+        let publish =
+            Publish { token: 0, topic, payload: publish.payload, qos, dup, retain: false, packet_id };
+        match (qos, packet_id) {
+            (QoS::AtLeastOnce, Some(id)) if dup && self.is_pending(id) => return,
+            (QoS::ExactlyOnce, Some(id)) if !self.unreleased.insert(id) => return self.again(id, events),
+            _ => {}
+        }
+        self.park(Parked::Publish(publish), events);
+    }
+
+    /// The topic name, from the alias if there is none; notes the alias if there are both.
+    fn resolve(&mut self, topic: ByteString, alias: Option<NonZeroU16>) -> Result<ByteString, CloseReason> {
+        let at = match alias {
+            Some(alias) if alias.get() > self.limits.topic_alias_entries => {
+                return Err(CloseReason::TopicAlias);
+            }
+            Some(alias) => usize::from(alias.get()) - 1,
+            None => return topic::check_name(&topic).map(|()| topic).map_err(|_| CloseReason::TopicName),
+        };
+        if topic.is_empty() {
+            return self.aliases.get(at).cloned().flatten().ok_or(CloseReason::TopicAlias);
+        }
+        topic::check_name(&topic).map_err(|_| CloseReason::TopicName)?;
+        if self.aliases.len() <= at {
+            self.aliases.resize(at + 1, None);
+        }
+        // A copy, so that the alias does not keep a read buffer alive.
+        let own = ByteString::from(topic.to_string());
+        if let Some(slot) = self.aliases.get_mut(at) {
+            *slot = Some(own.clone());
+        }
+        Ok(own)
+    }
+
+    /// Whether a QoS 1 publish with this id is unanswered. Only asked for DUP, so a walk is cheap enough.
+    fn is_pending(&self, id: NonZeroU16) -> bool {
+        let parked = |p: &Parked| matches!(p, Parked::Publish(p) if p.qos == QoS::AtLeastOnce && p.packet_id == Some(id));
+        self.owed.owes(id, Kind::Ack) || self.parked.iter().any(parked)
+    }
+
+    /// A QoS 2 publish came again: PUBREC once more, unless it is owed anyway.
+    fn again(&mut self, id: NonZeroU16, events: &mut Vec<Inbound>) {
+        let parked = |p: &Parked| matches!(p, Parked::Publish(p) if p.qos == QoS::ExactlyOnce && p.packet_id == Some(id));
+        if self.owed.owes(id, Kind::Received) || self.parked.iter().any(parked) {
+            return;
+        }
+        self.token += 1;
+        self.owed.owe(self.token, id, Kind::Received, true);
+        self.settle(events);
+    }
+
+    fn release(&mut self, id: NonZeroU16, events: &mut Vec<Inbound>) {
+        let parked = |p: &Parked| matches!(p, Parked::Release(other) if *other == id);
+        if !self.owed.owes(id, Kind::Complete) && !self.parked.iter().any(parked) {
+            self.park(Parked::Release(id), events);
+        }
+    }
+
+    /// Hands it up, or parks it when the window is full or others wait before it.
+    fn park(&mut self, parked: Parked, events: &mut Vec<Inbound>) {
+        if self.parked.is_empty() && self.has_room() {
+            return self.hand_up(parked, events);
+        }
+        self.parked_bytes += parked.cost_bytes();
+        self.parked.push_back(parked);
+    }
+
+    fn unpark(&mut self, events: &mut Vec<Inbound>) {
+        while self.has_room()
+            && let Some(parked) = self.parked.pop_front()
+        {
+            self.parked_bytes = self.parked_bytes.saturating_sub(parked.cost_bytes());
+            self.hand_up(parked, events);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.owed.len() < usize::from(self.limits.max_inflight_entries.max(1))
+    }
+
+    fn hand_up(&mut self, parked: Parked, events: &mut Vec<Inbound>) {
+        self.token += 1;
+        let token = self.token;
+        match parked {
+            Parked::Publish(publish) => {
+                if let Some(id) = publish.packet_id {
+                    let kind = if publish.qos == QoS::ExactlyOnce { Kind::Received } else { Kind::Ack };
+                    self.owed.owe(token, id, kind, false);
+                }
+                events.push(Inbound::Publish(Publish { token, ..publish }));
+            }
+            Parked::Release(packet_id) => {
+                self.owed.owe(token, packet_id, Kind::Complete, false);
+                events.push(Inbound::Release { token, packet_id });
+            }
+        }
+    }
+
+    /// Sends what may leave.
+    fn settle(&mut self, events: &mut Vec<Inbound>) {
+        while let Some(owed) = self.owed.pop_done() {
+            if self.phase != Phase::Open {
+                continue;
+            }
+            let id = owed.packet_id;
+            let sent = match owed.kind {
+                Kind::Ack => self.wire.put_ack(&mut self.output, id, false, owed.code, owed.note),
+                Kind::Received => {
+                    // A failure ends the exchange: there will be no PUBREL. MQTT 3 can't be told of one.
+                    if owed.code != AckCode::Kept && self.wire.is_v5() {
+                        self.unreleased.remove(&id);
+                    }
+                    self.wire.put_ack(&mut self.output, id, true, owed.code, owed.note)
+                }
+                Kind::Complete => {
+                    self.unreleased.remove(&id);
+                    self.wire.put_complete(&mut self.output, id)
+                }
+            };
+            if !sent {
+                let what = "its maximum packet size leaves no room for an acknowledgement";
+                self.close(CloseReason::Protocol(what), events);
+            }
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        packet_id: NonZeroU16,
+        filters: &[(ByteString, QoS, bool)],
+        identified: bool,
+        events: &mut Vec<Inbound>,
+    ) -> bool {
+        let mut taken = Vec::new();
+        let mut granted = Vec::with_capacity(filters.len());
+        for (text, qos, no_local) in filters {
+            let grant = match Filter::new(text) {
+                Err(BadTopic::Shared) => Granted::Shared,
+                Err(_) => Granted::BadFilter,
+                Ok(_) if identified => Granted::Identified,
+                Ok(filter)
+                    if self.filters.len() >= MAX_CONNECTION_FILTER_ENTRIES
+                        && !self.filters.contains(&filter) =>
+                {
+                    Granted::Quota
+                }
+                Ok(filter) => {
+                    let qos = qos.less_value(QoS::AtLeastOnce);
+                    self.filters.insert(filter.clone());
+                    taken.push(Subscription { filter, qos, no_local: *no_local });
+                    Granted::Qos(qos)
+                }
+            };
+            granted.push(grant);
+        }
+        if !taken.is_empty() {
+            events.push(Inbound::Subscribed(taken));
+        }
+        self.wire.put_subscribed(&mut self.output, packet_id, &granted)
+    }
+
+    fn unsubscribe(
+        &mut self,
+        packet_id: NonZeroU16,
+        filters: &[ByteString],
+        events: &mut Vec<Inbound>,
+    ) -> bool {
+        let mut gone = Vec::new();
+        let mut held = Vec::with_capacity(filters.len());
+        for text in filters {
+            let found = self.filters.take(&**text);
+            held.push(found.is_some());
+            gone.extend(found);
+        }
+        if !gone.is_empty() {
+            events.push(Inbound::Unsubscribed(gone));
+        }
+        self.wire.put_unsubscribed(&mut self.output, packet_id, &held)
+    }
+}

@@ -1,0 +1,337 @@
+//! What a connection tells the application, and what the application answers.
+
+use crate::topic::Filter;
+use bytes::Bytes;
+use bytestring::ByteString;
+use rmqtt_codec::types::QoS;
+use std::fmt;
+use std::num::NonZeroU16;
+
+/// Which MQTT a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 3.1.
+    V31,
+    /// 3.1.1.
+    V311,
+    /// 5.
+    V5,
+}
+
+/// From the connection up to the application.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Inbound {
+    /// A client wants in; answered by [`Answer::Accept`] or [`Answer::Refuse`]. Always the first event, and only once.
+    Connect(Box<Connect>),
+    /// It published. QoS 1 and 2 are answered by [`Answer::Ack`] with the token; QoS 0 takes no answer.
+    Publish(Publish),
+    /// PUBREL: it will not send the QoS 2 publish with this packet id again. Answered by [`Answer::Ack`] with the
+    /// token, once that may be forgotten. The packet id may be of a publish of an earlier connection.
+    Release {
+        /// Names it in the answer.
+        token: u64,
+        /// Of the QoS 2 publish.
+        packet_id: NonZeroU16,
+    },
+    /// It subscribed, and SUBACK has granted these. A filter that it held already is replaced.
+    Subscribed(Vec<Subscription>),
+    /// It gave these up; only filters that it held.
+    Unsubscribed(Vec<Filter>),
+    /// The connection is over. The last event; comes after each [`Inbound::Connect`], accepted or not.
+    Closed(Box<Closed>),
+}
+
+/// A CONNECT.
+#[derive(Clone, PartialEq)]
+pub struct Connect {
+    /// At most [`super::MAX_CLIENT_ID_BYTES`]; may be empty, and then [`Accept::assigned_client_id`] must be given.
+    pub client_id: ByteString,
+    /// Which MQTT.
+    pub version: Version,
+    /// Clean session (3.1.1) or clean start (5): what is stored of its session is discarded first.
+    pub clean: bool,
+    /// How long its session outlives the connection, in seconds: 0 is not at all, `u32::MAX` for ever.
+    pub expiry_s: u32,
+    /// The keep alive that counts, in seconds; 0 is none.
+    pub keepalive_s: u16,
+    /// What to publish for it if it goes without DISCONNECT; given back in [`Closed`].
+    pub will: Option<Will>,
+    /// Its user name.
+    pub username: Option<ByteString>,
+    /// Its password.
+    pub password: Option<Bytes>,
+}
+
+impl fmt::Debug for Connect {
+    /// Without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect")
+            .field("client_id", &self.client_id)
+            .field("version", &self.version)
+            .field("clean", &self.clean)
+            .field("expiry_s", &self.expiry_s)
+            .field("keepalive_s", &self.keepalive_s)
+            .field("will", &self.will)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "(hidden)"))
+            .finish()
+    }
+}
+
+/// What a client leaves to be published after it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Will {
+    /// A well-formed topic name.
+    pub topic: ByteString,
+    /// The payload.
+    pub payload: Bytes,
+    /// 0, 1 or 2.
+    pub qos: QoS,
+    /// MQTT 5: how long to wait before publishing it, in seconds. May be taken as 0.
+    pub delay_s: u32,
+}
+
+/// A PUBLISH. Topic and payload are slices of the read buffer: what is kept for long should be copied, or it keeps
+/// up to [`super::MAX_READ_BYTES`] alive with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publish {
+    /// Its running number in this connection, from 1 and shared with releases; names it in the answer.
+    pub token: u64,
+    /// A well-formed topic name; topic aliases are already resolved.
+    pub topic: ByteString,
+    /// The payload.
+    pub payload: Bytes,
+    /// 0, 1 or 2.
+    pub qos: QoS,
+    /// The client says that it may have sent it before.
+    pub dup: bool,
+    /// Always false: retained messages are not kept, and a publish that asks for it is taken as a plain one.
+    pub retain: bool,
+    /// None at QoS 0.
+    pub packet_id: Option<NonZeroU16>,
+}
+
+/// What a client listens to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Which topics.
+    pub filter: Filter,
+    /// The greatest QoS: 0 or 1.
+    pub qos: QoS,
+    /// MQTT 5: not to be given its own publishes.
+    pub no_local: bool,
+}
+
+impl Subscription {
+    /// QoS in bits 0 and 1, no-local in bit 2: for those who store subscriptions.
+    pub fn options(&self) -> u8 {
+        u8::from(self.qos) | u8::from(self.no_local) << 2
+    }
+
+    /// From stored parts; unknown bits are ignored, QoS above 1 counts as 1.
+    pub fn from_options(filter: Filter, options: u8) -> Self {
+        let qos = if options & 3 == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+        Self { filter, qos, no_local: options & 4 != 0 }
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Closed {
+    /// Why.
+    pub reason: CloseReason,
+    /// To be published now: the client had been accepted, left a will and did not take it back.
+    pub will: Option<Will>,
+    /// MQTT 5: DISCONNECT changed how long the session outlives the connection, in seconds.
+    pub expiry_s: Option<u32>,
+    /// QoS 1 deliveries that the client has not acknowledged, oldest first: some were sent, some were not.
+    pub undelivered: Vec<Delivery>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client said DISCONNECT.
+    Disconnected,
+    /// The client said DISCONNECT and wants its will published (or gave a failure as the reason).
+    DisconnectedWithWill,
+    /// The client's end went away without a word.
+    Gone,
+    /// Nothing was heard of the client for one and a half of its keep alive.
+    KeepAlive,
+    /// No CONNECT came in time.
+    NoConnect,
+    /// The application refused it, or did not answer in time.
+    Refused(Refusal),
+    /// Bytes that are no MQTT; what about them.
+    Malformed(&'static str),
+    /// MQTT that is not allowed here; what about it.
+    Protocol(&'static str),
+    /// A PUBLISH to something that is no topic name.
+    TopicName,
+    /// A topic alias that is 0, too high or unknown.
+    TopicAlias,
+    /// A packet larger than the limit.
+    PacketTooLarge,
+    /// It does not read: its QoS 1 deliveries reached their bound, or a write made no progress in time.
+    SlowConsumer,
+    /// The same client id connected anew.
+    TakenOver,
+    /// This process ends.
+    ShuttingDown,
+    /// This process has too much to do.
+    Busy,
+    /// It used up what it may (subscriptions, for example).
+    Quota,
+    /// It may not do that.
+    NotAuthorized,
+    /// An operator wants it so.
+    Administrative,
+}
+
+impl CloseReason {
+    /// The reason code of MQTT 5's DISCONNECT; none where there is no one to tell.
+    pub(crate) fn code(self) -> Option<rmqtt_codec::v5::DisconnectReasonCode> {
+        use rmqtt_codec::v5::DisconnectReasonCode as Code;
+        Some(match self {
+            Self::Disconnected
+            | Self::DisconnectedWithWill
+            | Self::Gone
+            | Self::NoConnect
+            | Self::Refused(_) => {
+                return None;
+            }
+            Self::KeepAlive => Code::KeepAliveTimeout,
+            Self::Malformed(_) => Code::MalformedPacket,
+            Self::Protocol(_) => Code::ProtocolError,
+            Self::TopicName => Code::TopicNameInvalid,
+            Self::TopicAlias => Code::TopicAliasInvalid,
+            Self::PacketTooLarge => Code::PacketTooLarge,
+            Self::SlowConsumer | Self::Quota => Code::QuotaExceeded,
+            Self::TakenOver => Code::SessionTakenOver,
+            Self::ShuttingDown => Code::ServerShuttingDown,
+            Self::Busy => Code::ServerBusy,
+            Self::NotAuthorized => Code::NotAuthorized,
+            Self::Administrative => Code::AdministrativeAction,
+        })
+    }
+}
+
+/// Why a CONNECT is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not now: for example no majority of the site's gateways answers.
+    Unavailable,
+    /// Too much to do.
+    Busy,
+    /// The client id can't be used.
+    ClientId,
+    /// Unknown user name or wrong password.
+    BadCredentials,
+    /// Known, but not allowed.
+    NotAuthorized,
+    /// MQTT 5's enhanced authentication was asked for.
+    AuthMethod,
+}
+
+/// From the application down to the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To [`Inbound::Connect`]: come in.
+    Accept(Box<Accept>),
+    /// To [`Inbound::Connect`]: no. The connection closes.
+    Refuse(Refusal),
+    /// To [`Inbound::Publish`] and [`Inbound::Release`]. In any order: the connection answers the client in the order
+    /// in which the client sent. A token that is unknown, or answered already, is ignored.
+    Ack(Ack),
+}
+
+/// How a client comes in.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Accept {
+    /// A stored session goes on.
+    pub session_present: bool,
+    /// The client id, if the client gave none. At most [`super::MAX_CLIENT_ID_BYTES`].
+    pub assigned_client_id: Option<ByteString>,
+    /// MQTT 5: how long the session outlives the connection, in seconds, if it is not what the client asked for.
+    pub expiry_s: Option<u32>,
+    /// What the stored session subscribes to. No [`Inbound::Subscribed`] comes for these.
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// What became of a publish or a release.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ack {
+    /// Whose answer.
+    pub token: u64,
+    /// What became of it.
+    pub code: AckCode,
+    /// More for an MQTT 5 client; left out where it does not fit, or the client does not want it.
+    pub note: Option<Box<AckNote>>,
+}
+
+impl Ack {
+    /// Kept.
+    pub fn kept(token: u64) -> Self {
+        Self { token, code: AckCode::Kept, note: None }
+    }
+
+    /// Not kept, for this reason. (MQTT 3 has no way to say so: such a client gets a plain acknowledgement.)
+    pub fn refused(token: u64, code: AckCode, why: impl Into<ByteString>) -> Self {
+        let note = AckNote { reason_string: Some(why.into()), properties: Vec::new() };
+        Self { token, code, note: Some(Box::new(note)) }
+    }
+
+    /// With a user property `receipt`.
+    pub fn with_receipt(mut self, receipt: impl Into<ByteString>) -> Self {
+        let note = self.note.get_or_insert_default();
+        note.properties.push((ByteString::from_static("receipt"), receipt.into()));
+        self
+    }
+}
+
+/// More about an acknowledgement.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AckNote {
+    /// For people.
+    pub reason_string: Option<ByteString>,
+    /// For programs.
+    pub properties: Vec<(ByteString, ByteString)>,
+}
+
+/// The reason code of an acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AckCode {
+    /// 0x00.
+    Kept,
+    /// 0x80.
+    Unspecified,
+    /// 0x83: will do no better the next time.
+    ImplementationSpecific,
+    /// 0x87.
+    NotAuthorized,
+    /// 0x90.
+    TopicNameInvalid,
+    /// 0x97: some bound is reached.
+    QuotaExceeded,
+    /// 0x99: the payload does not decode.
+    PayloadFormatInvalid,
+}
+
+/// A message on its way to a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// A well-formed topic name.
+    pub topic: ByteString,
+    /// The payload.
+    pub payload: Bytes,
+    /// 0 or 1; 2 counts as 1.
+    pub qos: QoS,
+}
+
+impl Delivery {
+    /// What it counts against bounds in bytes.
+    pub fn cost_bytes(&self) -> usize {
+        self.topic.len() + self.payload.len() + super::QUEUED_OVERHEAD_BYTES
+    }
+}

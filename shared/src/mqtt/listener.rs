@@ -1,0 +1,493 @@
+//! Sockets around [`super::connection`]: one listener, one task a connection.
+//!
+//! A task reads much at once, hands the application all events of one read in one call, takes all answers that have
+//! gathered from one place, and writes everything that is due in one write. There is no await, no message and no lock
+//! for a single publish.
+//!
+//! A connection that is idle holds no read buffer; one that is busy reads into buffers that double up to
+//! [`MAX_READ_BYTES`].
+//!
+//! Invariant: a task never waits for the application, and an application that calls a [`Handle`] never waits for a
+//! task.
+//! Invariant: every wait for a client is bounded: for CONNECT, between packets (keep alive), for a write.
+//!
+//! A client of MQTT 3 that asks for no keep alive and goes silent stays until a write to it fails.
+
+use super::connection::Connection;
+use super::event::{Answer, CloseReason, Delivery, Inbound};
+use super::outgoing::Queue;
+use super::{Limits, MAX_READ_BYTES};
+use bytes::Buf;
+use rmqtt_codec::types::QoS;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// How long to rest after accepting failed (no file handles are left, for example).
+const ACCEPT_REST_MS: u64 = 100;
+
+/// The smallest read buffer.
+const MIN_READ_BYTES: usize = 4 * 1024;
+
+/// How much may wait in the system for a connection to be accepted.
+const BACKLOG_ENTRIES: u32 = 1024;
+
+/// What a program does with MQTT.
+pub trait Application: Send + Sync + 'static {
+    /// What one client sent: all events of one read, in order. The application takes what it wants out of `events`;
+    /// what it leaves is dropped.
+    ///
+    /// Called from the connection's task, so it must not block: no IO, no lock that is held for long. Answers go
+    /// through `connection`, from here or from anywhere later.
+    fn inbound(&self, connection: &Arc<Handle>, events: &mut Vec<Inbound>);
+}
+
+/// Where and how to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// The address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// The most connections at a time; a further one is closed as soon as it is accepted.
+    pub max_connections: usize,
+    /// The bounds of each connection.
+    pub limits: Limits,
+}
+
+/// Why a delivery was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotDelivered {
+    /// The queue's bound is reached. At QoS 0 the delivery is dropped and counted; at QoS 1 the connection closes.
+    #[error("the subscriber does not follow: its delivery queue is full")]
+    Full,
+    /// The connection is over.
+    #[error("the subscriber's connection is closed")]
+    Closed,
+}
+
+/// What waits for a connection's task.
+#[derive(Debug)]
+struct Mail {
+    answers: Vec<Answer>,
+    deliveries: Queue,
+    close: Option<CloseReason>,
+    closed: bool,
+}
+
+/// An application's end of one connection.
+#[derive(Debug)]
+pub struct Handle {
+    id: u64,
+    peer: SocketAddr,
+    mail: Mutex<Mail>,
+    arrived: Notify,
+    dropped: AtomicU64,
+}
+
+impl Handle {
+    fn new(id: u64, peer: SocketAddr, limits: &Limits) -> Self {
+        let mail = Mail { answers: Vec::new(), deliveries: Queue::new(limits), close: None, closed: false };
+        Self { id, peer, mail: Mutex::new(mail), arrived: Notify::new(), dropped: AtomicU64::new(0) }
+    }
+
+    /// A handle without a connection, for tests of applications: what it is told stays in it, for
+    /// [`Handle::take_answers`] and [`Handle::take_deliveries`].
+    pub fn detached(id: u64, limits: &Limits) -> Arc<Self> {
+        Arc::new(Self::new(id, SocketAddr::from(([127, 0, 0, 1], 0)), limits))
+    }
+
+    /// Takes the answers that no task has taken yet.
+    pub fn take_answers(&self) -> Vec<Answer> {
+        std::mem::take(&mut self.mail().answers)
+    }
+
+    /// Takes the deliveries that no task has taken yet.
+    pub fn take_deliveries(&self) -> Vec<Delivery> {
+        let mut mail = self.mail();
+        std::iter::from_fn(|| mail.deliveries.pop()).collect()
+    }
+
+    /// Why the application has asked to close it.
+    pub fn close_asked(&self) -> Option<CloseReason> {
+        self.mail().close
+    }
+
+    /// Its number: unique in this listener, from 1.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The client's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// How many QoS 0 deliveries were dropped because it did not follow.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        // Nothing in it is left half done by a panic: each section is a push or a take.
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers once.
+    pub fn answer(&self, answer: Answer) {
+        self.answers([answer]);
+    }
+
+    /// Answers many at once. Each event is answered once, so what waits here is bounded by what was handed up.
+    pub fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
+        let mut mail = self.mail();
+        if mail.closed {
+            return;
+        }
+        let first = mail.answers.is_empty();
+        mail.answers.extend(answers);
+        let wake = first && !mail.answers.is_empty();
+        drop(mail);
+        if wake {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Queues a message for the client.
+    ///
+    /// # Errors
+    /// When the queue is full or the connection is over; see [`NotDelivered`].
+    pub fn deliver(&self, delivery: Delivery) -> Result<(), NotDelivered> {
+        let qos = delivery.qos;
+        let mut mail = self.mail();
+        if mail.closed || mail.close.is_some() {
+            return Err(NotDelivered::Closed);
+        }
+        let taken = mail.deliveries.push(delivery);
+        if !taken {
+            if qos == QoS::AtMostOnce {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                return Err(NotDelivered::Full);
+            }
+            mail.close = Some(CloseReason::SlowConsumer);
+        }
+        drop(mail);
+        self.arrived.notify_one();
+        if taken { Ok(()) } else { Err(NotDelivered::Full) }
+    }
+
+    /// Ends the connection, after the answers given so far. The first reason counts. [`Inbound::Closed`] follows.
+    pub fn close(&self, reason: CloseReason) {
+        self.mail().close.get_or_insert(reason);
+        self.arrived.notify_one();
+    }
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    config: ListenerConfig,
+}
+
+impl Listener {
+    /// Binds the address. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system refuses the address.
+    pub async fn bind(config: ListenerConfig) -> io::Result<Self> {
+        let socket = match config.address {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(config.address)?;
+        Ok(Self { socket: socket.listen(BACKLOG_ENTRIES)?, config })
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until `shutdown` is true (or its sender is gone). Then it tells the clients, and returns when the last
+    /// connection has ended, which takes at most `write_stall_ms`.
+    pub async fn run(self, app: Arc<dyn Application>, mut shutdown: watch::Receiver<bool>) {
+        let start = Instant::now();
+        let mut tasks = JoinSet::new();
+        let mut next_id = 0;
+        let open = Arc::new(AtomicUsize::new(0));
+        loop {
+            let accepted = tokio::select! {
+                _ = shutdown.wait_for(|&stop| stop) => break,
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept an MQTT connection; resting {ACCEPT_REST_MS} ms");
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_REST_MS)).await;
+                    continue;
+                }
+            };
+            if open.load(Ordering::Relaxed) >= self.config.max_connections {
+                tracing::warn!(%peer, limit = self.config.max_connections, "MQTT connection refused: too many are open");
+                continue;
+            }
+            // Without it small answers wait for the client's acknowledgements; a socket that refuses it works too.
+            let _ = stream.set_nodelay(true);
+            next_id += 1;
+            let handle = Arc::new(Handle::new(next_id, peer, &self.config.limits));
+            let now_ms = since(start);
+            let task = Task {
+                app: app.clone(),
+                handle,
+                stream,
+                core: Connection::new(self.config.limits, now_ms),
+                events: Vec::new(),
+                answers: Vec::new(),
+                read_bytes: MIN_READ_BYTES,
+                wrote_ms: now_ms,
+                write_stall_ms: self.config.limits.write_stall_ms,
+                start,
+            };
+            let shutdown = shutdown.clone();
+            let counted = Counted::new(&open);
+            tasks.spawn(async move {
+                task.run(shutdown).await;
+                drop(counted);
+            });
+        }
+        drop(self.socket);
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Counts a connection as open for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One connection's task.
+struct Task {
+    app: Arc<dyn Application>,
+    handle: Arc<Handle>,
+    stream: TcpStream,
+    core: Connection,
+    events: Vec<Inbound>,
+    answers: Vec<Answer>,
+    read_bytes: usize,
+    /// When output was last empty, or a write last made progress.
+    wrote_ms: u64,
+    write_stall_ms: u64,
+    start: Instant,
+}
+
+impl Task {
+    async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+        let sleep = tokio::time::sleep_until(self.start);
+        tokio::pin!(sleep);
+        let mut armed_ms = 0;
+        loop {
+            // What the application says at once is part of the same write.
+            self.hand_up();
+            self.take_mail();
+            if self.core.is_closed() || !self.write() {
+                break;
+            }
+            let now_ms = self.now_ms();
+            self.core.progress(now_ms, &mut self.events);
+            if !self.events.is_empty() || self.core.is_closed() {
+                continue;
+            }
+            let writing = !self.core.output().is_empty();
+            let reading = self.core.wants_input();
+            let stall_ms = writing.then(|| self.wrote_ms.saturating_add(self.write_stall_ms));
+            let due_ms = self.core.deadline_ms().into_iter().chain(stall_ms).min();
+            // The timer is moved only when it would be too late, or has run out: most deadlines move on unseen.
+            if let Some(due_ms) = due_ms
+                && (due_ms < armed_ms || armed_ms <= now_ms)
+            {
+                armed_ms = due_ms.max(now_ms + 1);
+                sleep.as_mut().reset(self.start + Duration::from_millis(armed_ms.min(MAX_TIMER_MS)));
+            }
+            tokio::select! {
+                ready = ready(&self.stream, reading, writing) => match ready {
+                    Ok(true) => self.read(),
+                    Ok(false) => {}
+                    Err(_) => self.core.close(CloseReason::Gone, &mut self.events),
+                },
+                () = self.handle.arrived.notified() => {}
+                () = &mut sleep, if due_ms.is_some() => {
+                    let now_ms = self.now_ms();
+                    armed_ms = 0;
+                    self.core.tick(now_ms, &mut self.events);
+                    if !self.core.output().is_empty() && now_ms >= self.wrote_ms.saturating_add(self.write_stall_ms) {
+                        self.core.close(CloseReason::SlowConsumer, &mut self.events);
+                    }
+                }
+                _ = shutdown.wait_for(|&stop| stop) => self.core.close(CloseReason::ShuttingDown, &mut self.events),
+            }
+        }
+        self.finish().await;
+    }
+
+    fn now_ms(&self) -> u64 {
+        since(self.start)
+    }
+
+    /// Reads what there is, once.
+    fn read(&mut self) {
+        let input = self.core.input();
+        input.reserve(self.read_bytes);
+        match self.stream.try_read_buf(input) {
+            Ok(0) => self.core.close(CloseReason::Gone, &mut self.events),
+            Ok(read) => {
+                self.read_bytes = match read >= self.read_bytes {
+                    true => (self.read_bytes * 2).min(MAX_READ_BYTES),
+                    false => (self.read_bytes / 2).max(MIN_READ_BYTES),
+                };
+                let now_ms = self.now_ms();
+                self.core.received(now_ms, &mut self.events);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let input = self.core.input();
+                if input.is_empty() {
+                    // Idle: hold no buffer.
+                    *input = bytes::BytesMut::new();
+                }
+            }
+            Err(_) => self.core.close(CloseReason::Gone, &mut self.events),
+        }
+    }
+
+    /// Hands the events up; with the last, what was never sent.
+    fn hand_up(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
+        if let Some(Inbound::Closed(closed)) = self.events.last_mut() {
+            let mut mail = self.handle.mail();
+            mail.closed = true;
+            mail.answers = Vec::new();
+            while let Some(delivery) = mail.deliveries.pop() {
+                if delivery.qos != QoS::AtMostOnce {
+                    closed.undelivered.push(delivery);
+                }
+            }
+        }
+        self.app.inbound(&self.handle, &mut self.events);
+        self.events.clear();
+    }
+
+    /// Takes answers and deliveries, and perhaps the wish to close.
+    fn take_mail(&mut self) {
+        let mut mail = self.handle.mail();
+        std::mem::swap(&mut mail.answers, &mut self.answers);
+        let close = mail.close;
+        if !self.answers.is_empty() {
+            drop(mail);
+            let now_ms = since(self.start);
+            self.core.answer(now_ms, &mut self.answers, &mut self.events);
+            mail = self.handle.mail();
+        }
+        while let Some(qos) = mail.deliveries.front().map(|d| d.qos)
+            && self.core.can_deliver(qos)
+            && let Some(delivery) = mail.deliveries.pop()
+        {
+            self.core.deliver(delivery);
+        }
+        drop(mail);
+        if let Some(reason) = close {
+            self.core.close(reason, &mut self.events);
+        }
+    }
+
+    /// Writes what the socket takes. False: the connection is broken, and closed.
+    fn write(&mut self) -> bool {
+        if self.core.output().is_empty() {
+            self.wrote_ms = self.now_ms();
+            return true;
+        }
+        while !self.core.output().is_empty() {
+            match self.stream.try_write(self.core.output()) {
+                Ok(0) => break,
+                Ok(written) => {
+                    self.core.output().advance(written);
+                    self.wrote_ms = self.now_ms();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => break,
+            }
+        }
+        if self.core.output().is_empty() {
+            // Give large buffers back.
+            if self.core.output().capacity() > MAX_READ_BYTES {
+                *self.core.output() = bytes::BytesMut::new();
+            }
+            return true;
+        }
+        self.core.output().clear();
+        self.core.close(CloseReason::Gone, &mut self.events);
+        self.core.output().clear();
+        false
+    }
+
+    /// Hands the last events up and writes the last bytes, within `write_stall_ms`.
+    async fn finish(mut self) {
+        self.hand_up();
+        self.handle.mail().closed = true;
+        let last = async {
+            while !self.core.output().is_empty() {
+                self.stream.writable().await?;
+                match self.stream.try_write(self.core.output()) {
+                    Ok(0) => break,
+                    Ok(written) => self.core.output().advance(written),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(self.write_stall_ms), last).await;
+    }
+}
+
+/// Beyond this a timer is as good as none; it keeps arithmetic on instants in range.
+const MAX_TIMER_MS: u64 = 10 * 365 * 86_400_000;
+
+/// Waits until the socket can be read (true) or written (false), as far as that is wanted.
+async fn ready(stream: &TcpStream, reading: bool, writing: bool) -> io::Result<bool> {
+    let interest = match (reading, writing) {
+        (true, true) => Interest::READABLE | Interest::WRITABLE,
+        (true, false) => Interest::READABLE,
+        (false, true) => Interest::WRITABLE,
+        (false, false) => return std::future::pending().await,
+    };
+    let ready = stream.ready(interest).await?;
+    Ok(reading && (ready.is_readable() || ready.is_read_closed()))
+}

@@ -1,0 +1,288 @@
+//! Which connected subscribers a publish goes to.
+//!
+//! Filters without a wildcard are found by their whole text; the others lie in a tree of levels. A connection gets a
+//! publish at most once, at the greatest QoS that its matching filters were granted, and never above the publish's.
+//!
+//! Live only: a subscriber that is not connected gets nothing. QoS 1 lasts from [`Router::route`] until the
+//! connection ends; QoS 0 may be dropped when the subscriber does not follow, and is counted.
+
+use super::MAX_CONNECTION_FILTER_ENTRIES;
+use super::event::{Delivery, Subscription};
+use super::listener::{Handle, NotDelivered};
+use crate::topic::Filter;
+use bytes::Bytes;
+use bytestring::ByteString;
+use rmqtt_codec::types::QoS;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The most subscriptions of a router.
+pub const MAX_ROUTER_FILTER_ENTRIES: usize = 1_000_000;
+
+/// The bound on subscriptions is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "too many subscriptions: at most {MAX_CONNECTION_FILTER_ENTRIES} a connection and {MAX_ROUTER_FILTER_ENTRIES} in all"
+)]
+pub struct TooManyFilters;
+
+/// One subscriber of one filter.
+#[derive(Debug, Clone, Copy)]
+struct Want {
+    qos: QoS,
+    no_local: bool,
+}
+
+/// Who subscribes to one filter, by connection.
+type Wants = BTreeMap<u64, Want>;
+
+#[derive(Debug, Default)]
+struct Node {
+    below: HashMap<Box<str>, Node>,
+    one: Option<Box<Node>>,
+    all: Wants,
+    here: Wants,
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        self.below.is_empty() && self.one.is_none() && self.all.is_empty() && self.here.is_empty()
+    }
+
+    /// Filters have a bounded number of levels, and so has this recursion.
+    fn wants_mut<'a>(&mut self, mut levels: impl Iterator<Item = &'a str>) -> &mut Wants {
+        match levels.next() {
+            None => &mut self.here,
+            Some("#") => &mut self.all,
+            Some("+") => self.one.get_or_insert_default().wants_mut_dyn(&mut levels),
+            Some(level) => self.below.entry(level.into()).or_default().wants_mut_dyn(&mut levels),
+        }
+    }
+
+    fn wants_mut_dyn<'a>(&mut self, levels: &mut dyn Iterator<Item = &'a str>) -> &mut Wants {
+        self.wants_mut(levels)
+    }
+
+    fn remove<'a>(&mut self, levels: &mut dyn Iterator<Item = &'a str>, id: u64) {
+        match levels.next() {
+            None => drop(self.here.remove(&id)),
+            Some("#") => drop(self.all.remove(&id)),
+            Some("+") => {
+                if let Some(one) = &mut self.one {
+                    one.remove(levels, id);
+                    if one.is_empty() {
+                        self.one = None;
+                    }
+                }
+            }
+            Some(level) => {
+                if let Some(below) = self.below.get_mut(level) {
+                    below.remove(levels, id);
+                    if below.is_empty() {
+                        self.below.remove(level);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `found` for each filter that matches the levels from here on. `first`: wildcards here are the filter's
+    /// first level, which does not match `$` topics.
+    fn find<'a>(&self, levels: &[&'a str], first: bool, found: &mut dyn FnMut(&Wants)) {
+        let wild = !(first && levels.first().is_some_and(|l| l.starts_with('$')));
+        if wild {
+            found(&self.all);
+        }
+        let Some((level, rest)) = levels.split_first() else {
+            return found(&self.here);
+        };
+        if let Some(one) = self.one.as_ref().filter(|_| wild) {
+            one.find(rest, false, found);
+        }
+        if let Some(below) = self.below.get(*level) {
+            below.find(rest, false, found);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    exact: HashMap<Filter, Wants>,
+    wild: Node,
+    /// How many subscribe to each filter.
+    filters: BTreeMap<Filter, usize>,
+    version: u64,
+    total: usize,
+    connections: HashMap<u64, (Arc<Handle>, Vec<Filter>)>,
+}
+
+impl Table {
+    fn add(&mut self, handle: &Arc<Handle>, subscription: &Subscription) -> Result<(), TooManyFilters> {
+        let Subscription { filter, qos, no_local } = subscription;
+        let id = handle.id();
+        let full = self.total >= MAX_ROUTER_FILTER_ENTRIES;
+        let (_, held) = self.connections.entry(id).or_insert_with(|| (handle.clone(), Vec::new()));
+        if !held.contains(filter) {
+            if full || held.len() >= MAX_CONNECTION_FILTER_ENTRIES {
+                return Err(TooManyFilters);
+            }
+            held.push(filter.clone());
+            self.total += 1;
+            let count = self.filters.entry(filter.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.version += 1;
+            }
+        }
+        let wants = match filter.has_wildcard() {
+            true => self.wild.wants_mut(filter.as_str().split('/')),
+            false => self.exact.entry(filter.clone()).or_default(),
+        };
+        wants.insert(id, Want { qos: *qos, no_local: *no_local });
+        Ok(())
+    }
+
+    /// Takes a filter of a connection out of everything but the connection's own list.
+    fn forget(&mut self, id: u64, filter: &Filter) {
+        if filter.has_wildcard() {
+            self.wild.remove(&mut filter.as_str().split('/'), id);
+        } else if let Some(wants) = self.exact.get_mut(filter) {
+            wants.remove(&id);
+            if wants.is_empty() {
+                self.exact.remove(filter);
+            }
+        }
+        self.total = self.total.saturating_sub(1);
+        if let Some(count) = self.filters.get_mut(filter) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.filters.remove(filter);
+                self.version += 1;
+            }
+        }
+    }
+}
+
+/// What [`Router::route`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Routed {
+    /// Queued for so many connections.
+    pub delivered: usize,
+    /// Not queued, for the subscriber's queue was full or its connection over.
+    pub failed: usize,
+}
+
+/// Subscriptions of connected clients. For use from many threads.
+#[derive(Debug, Default)]
+pub struct Router {
+    table: RwLock<Table>,
+    dropped: AtomicU64,
+}
+
+impl Router {
+    /// One without subscriptions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    // A panic while it is written would have to come from the allocator; what is there then is still a table.
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds subscriptions of a connection, or replaces those with the same filter.
+    ///
+    /// # Errors
+    /// When a bound is reached: those before it were added. SUBACK has said yes by then, so close the connection.
+    pub fn subscribe(
+        &self,
+        handle: &Arc<Handle>,
+        subscriptions: &[Subscription],
+    ) -> Result<(), TooManyFilters> {
+        let mut table = self.write();
+        subscriptions.iter().try_for_each(|s| table.add(handle, s))
+    }
+
+    /// Takes subscriptions of a connection away.
+    pub fn unsubscribe(&self, id: u64, filters: &[Filter]) {
+        let mut table = self.write();
+        for filter in filters {
+            let Some((_, held)) = table.connections.get_mut(&id) else { return };
+            if let Some(at) = held.iter().position(|f| f == filter) {
+                held.swap_remove(at);
+                table.forget(id, filter);
+            }
+        }
+    }
+
+    /// Takes everything of a connection away: when it has closed.
+    pub fn disconnect(&self, id: u64) {
+        let mut table = self.write();
+        if let Some((_, held)) = table.connections.remove(&id) {
+            for filter in &held {
+                table.forget(id, filter);
+            }
+        }
+    }
+
+    /// Gives a publish to all who want it. `from` is the connection that it came from, if it came from one here. The
+    /// topic must be well-formed.
+    pub fn route(&self, from: Option<u64>, topic: &ByteString, payload: &Bytes, qos: QoS) -> Routed {
+        let mut found: Vec<(u64, QoS)> = Vec::new();
+        let mut handles: Vec<(Arc<Handle>, QoS)> = Vec::new();
+        {
+            let table = self.read();
+            let mut add = |wants: &Wants| {
+                let wanted = wants.iter().filter(|(id, want)| !(want.no_local && from == Some(**id)));
+                found.extend(wanted.map(|(&id, want)| (id, want.qos)));
+            };
+            if let Some(wants) = table.exact.get(&**topic) {
+                add(wants);
+            }
+            if !table.wild.is_empty() {
+                let levels: Vec<&str> = topic.split('/').collect();
+                table.wild.find(&levels, true, &mut add);
+            }
+            // The greatest QoS first, so that it is the one that stays.
+            found.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+            found.dedup_by_key(|(id, _)| *id);
+            let handle = |(id, qos): &(u64, QoS)| table.connections.get(id).map(|(h, _)| (h.clone(), *qos));
+            handles.extend(found.iter().filter_map(handle));
+        }
+        let mut routed = Routed::default();
+        for (handle, granted) in handles {
+            let qos = qos.less_value(granted).less_value(QoS::AtLeastOnce);
+            match handle.deliver(Delivery { topic: topic.clone(), payload: payload.clone(), qos }) {
+                Ok(()) => routed.delivered += 1,
+                Err(why) => {
+                    routed.failed += 1;
+                    if why == NotDelivered::Full && qos == QoS::AtMostOnce {
+                        self.dropped.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        routed
+    }
+
+    /// The filters that someone subscribes to, without repetition, and a number that changes when they do.
+    pub fn filters(&self) -> (u64, Vec<Filter>) {
+        let table = self.read();
+        (table.version, table.filters.keys().cloned().collect())
+    }
+
+    /// The number of [`Router::filters`], alone.
+    pub fn version(&self) -> u64 {
+        self.read().version
+    }
+
+    /// How many QoS 0 deliveries were dropped, since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
