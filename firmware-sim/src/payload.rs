@@ -7,7 +7,7 @@
 //! Sparkplug's `spBv1.0/{group}/DDATA/{edge}/{device}`. SenML goes to `senml/{device}` in JSON
 //! and to `senml-cbor/{device}` in CBOR, for which a gateway needs a topic rule each.
 
-use prost::Message as _;
+use selvedge_shared::sparkplug::{Metric, NAMESPACE, Payload, Value, data_type};
 use selvedge_shared::time::EpochMs;
 
 /// Sparkplug group of all simulated devices.
@@ -15,9 +15,6 @@ pub const SPARKPLUG_GROUP: &str = "sim";
 
 /// Sparkplug edge node of all simulated devices.
 pub const SPARKPLUG_EDGE: &str = "edge";
-
-/// Sparkplug's number for a double.
-const SPARKPLUG_DOUBLE: u32 = 10;
 
 /// A form of payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,7 +96,7 @@ pub fn encode(form: Form, content: &Content<'_>) -> (String, Vec<u8>) {
         Form::SenmlJson => (format!("senml/{device}"), senml_json(content)),
         Form::SenmlCbor => (format!("senml-cbor/{device}"), senml_cbor(content)),
         Form::Sparkplug => {
-            let topic = format!("spBv1.0/{SPARKPLUG_GROUP}/DDATA/{SPARKPLUG_EDGE}/{device}");
+            let topic = format!("{NAMESPACE}/{SPARKPLUG_GROUP}/DDATA/{SPARKPLUG_EDGE}/{device}");
             (topic, sparkplug(content))
         }
     }
@@ -129,56 +126,33 @@ fn senml_json(content: &Content<'_>) -> Vec<u8> {
 
 /// Labels of RFC 8428, table 4: base time -3, name 0, value 2.
 fn senml_cbor(content: &Content<'_>) -> Vec<u8> {
-    use ciborium::Value;
-    let label = |n: i64| Value::Integer(n.into());
+    use ciborium::Value as Cbor;
+    let label = |n: i64| Cbor::Integer(n.into());
     let records = content.values.iter().enumerate().map(|(i, (stream, value))| {
         let mut record = Vec::new();
         if let Some(time) = content.time.filter(|_| i == 0) {
-            record.push((label(-3), Value::Integer(time.0.div_euclid(1_000).into())));
+            record.push((label(-3), Cbor::Integer(time.0.div_euclid(1_000).into())));
         }
-        record.push((label(0), Value::Text((*stream).to_string())));
-        record.push((label(2), Value::Float(*value)));
-        Value::Map(record)
+        record.push((label(0), Cbor::Text((*stream).to_string())));
+        record.push((label(2), Cbor::Float(*value)));
+        Cbor::Map(record)
     });
     let mut out = Vec::new();
-    let written = ciborium::into_writer(&Value::Array(records.collect()), &mut out);
+    let written = ciborium::into_writer(&Cbor::Array(records.collect()), &mut out);
     debug_assert!(written.is_ok(), "writing to memory does not fail");
     out
 }
 
-/// The part of Sparkplug B's `Payload` that a device's data needs.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SparkplugPayload {
-    #[prost(uint64, optional, tag = "1")]
-    timestamp: Option<u64>,
-    #[prost(message, repeated, tag = "2")]
-    metrics: Vec<SparkplugMetric>,
-    #[prost(uint64, optional, tag = "3")]
-    seq: Option<u64>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SparkplugMetric {
-    #[prost(string, optional, tag = "1")]
-    name: Option<String>,
-    #[prost(uint64, optional, tag = "3")]
-    timestamp: Option<u64>,
-    #[prost(uint32, optional, tag = "4")]
-    datatype: Option<u32>,
-    #[prost(double, optional, tag = "13")]
-    double_value: Option<f64>,
-}
-
 fn sparkplug(content: &Content<'_>) -> Vec<u8> {
     let timestamp = content.time.and_then(|t| u64::try_from(t.0).ok());
-    let metrics = content.values.iter().map(|(stream, value)| SparkplugMetric {
+    let metrics = content.values.iter().map(|(stream, value)| Metric {
         name: Some((*stream).to_string()),
         timestamp,
-        datatype: Some(SPARKPLUG_DOUBLE),
-        double_value: Some(*value),
+        datatype: Some(data_type::DOUBLE),
+        value: Some(Value::Double(*value)),
+        ..Metric::default()
     });
-    let payload = SparkplugPayload { timestamp, metrics: metrics.collect(), seq: Some(content.seq & 0xff) };
-    payload.encode_to_vec()
+    Payload { timestamp, metrics: metrics.collect(), seq: Some(content.seq & 0xff) }.write()
 }
 
 #[cfg(test)]
@@ -227,8 +201,8 @@ mod tests {
         let values = [("flow", 0.1 + 0.2), ("pressure", 1.5)];
         let (topic, bytes) = encode(Form::Sparkplug, &content(&values));
         assert_eq!(topic, "spBv1.0/sim/DDATA/edge/pump-01");
-        let back = SparkplugPayload::decode(bytes.as_slice()).unwrap();
-        assert_eq!(back.metrics[0].double_value, Some(0.1 + 0.2));
+        let back = Payload::read(&bytes, 10).unwrap();
+        assert_eq!(back.metrics[0].value, Some(Value::Double(0.1 + 0.2)));
         assert_eq!(back.timestamp, Some(1_764_000_000_250));
         let (_, bytes) = encode(Form::SenmlCbor, &content(&values));
         let ciborium::Value::Array(records) = ciborium::from_reader(bytes.as_slice()).unwrap() else {

@@ -1,10 +1,11 @@
 //! The end: the node's windows fetched over HTTP, and the reckoning in words and in JSON.
 
 use crate::http;
+use crate::settings::SITE;
 use firmware_sim::ledger::Tally;
 use firmware_sim::reckoning::{NodeWindows, Reckoning};
 use selvedge_shared::time::EpochMs;
-use serde_json::Value;
+use serde::Deserialize;
 
 /// The most pages that are fetched for one reckoning.
 const MAX_PAGES_ENTRIES: usize = 10_000;
@@ -18,16 +19,14 @@ pub async fn node_windows(port: u16, width_ms: u32) -> Result<NodeWindows, Strin
     let mut after = String::new();
     for _ in 0..MAX_PAGES_ENTRIES {
         let from = if after.is_empty() { String::new() } else { format!("&after={after}") };
-        let path = format!("/v1/ledger?width={width_ms}{from}");
+        let path = format!("/v1/ledger?site={SITE}&width={width_ms}ms{from}");
         let Some((status, body)) = http::get(port, &path).await else {
             return Err("the node does not answer".to_string());
         };
         if status != 200 {
             return Err(format!("the node answers {status} to {path}"));
         }
-        let page: Value =
-            serde_json::from_slice(&body).map_err(|e| format!("the node's ledger is no JSON: {e}"))?;
-        match add_page(&page, &mut windows)? {
+        match add_page(&body, &mut windows)? {
             Some(next) if next != after => after = next,
             _ => return Ok(windows),
         }
@@ -35,34 +34,34 @@ pub async fn node_windows(port: u16, width_ms: u32) -> Result<NodeWindows, Strin
     Err("the node's ledger does not end".to_string())
 }
 
-/// Takes in one page; gives the name of the next, if there is one.
-fn add_page(page: &Value, windows: &mut NodeWindows) -> Result<Option<String>, String> {
-    let rows = page.get("rows").and_then(Value::as_array).ok_or("the node's ledger has no \"rows\"")?;
-    for row in rows {
-        let text = |name: &str| row.get(name).and_then(Value::as_str);
-        let count = row.get("count").and_then(Value::as_u64);
-        let parsed = (|| {
-            let start = row.get("start")?;
-            let start = start.as_i64().map(EpochMs).or_else(|| EpochMs::parse(start.as_str()?).ok())?;
-            let tally = Tally { count: count?, fingerprint: fingerprint(row.get("fingerprint")?)? };
-            Some((text("device")?, text("stream")?, start, tally))
-        })();
-        let (device, stream, start, tally) =
-            parsed.ok_or_else(|| format!("a row of the node's ledger is odd: {row}"))?;
-        windows.add(device, stream, start, tally);
-    }
-    let next = page.get("next").filter(|_| !rows.is_empty());
-    Ok(next.and_then(|n| n.as_str().map(str::to_string).or_else(|| n.as_u64().map(|n| n.to_string()))))
+/// A page of the node's ledger.
+#[derive(Debug, Deserialize)]
+struct Page {
+    series: Vec<Series>,
+    next: Option<String>,
 }
 
-/// A 64-bit number as JSON number (of either sign) or as text (JSON readers tend to lose its last bits).
-fn fingerprint(value: &Value) -> Option<u64> {
-    let signed = || value.as_i64().map(i64::cast_unsigned);
-    let text = || {
-        let text = value.as_str()?;
-        text.parse().ok().or_else(|| text.parse().ok().map(i64::cast_unsigned))
-    };
-    value.as_u64().or_else(signed).or_else(text)
+#[derive(Debug, Deserialize)]
+struct Series {
+    device: String,
+    stream: String,
+    /// Start in epoch milliseconds, count, fingerprint in hexadecimal.
+    windows: Vec<(i64, u64, String)>,
+}
+
+/// Takes in one page; gives the place of the next, if there is one.
+fn add_page(body: &[u8], windows: &mut NodeWindows) -> Result<Option<String>, String> {
+    let page: Page =
+        serde_json::from_slice(body).map_err(|e| format!("the node's ledger can't be read: {e}"))?;
+    for series in &page.series {
+        for (start, count, print) in &series.windows {
+            let fingerprint = u64::from_str_radix(print, 16)
+                .map_err(|_| format!("the node's ledger has a fingerprint {print:?}"))?;
+            let tally = Tally { count: *count, fingerprint };
+            windows.add(&series.device, &series.stream, EpochMs(*start), tally);
+        }
+    }
+    Ok(page.next)
 }
 
 /// All that the end says.
@@ -135,22 +134,27 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn pages_are_read_and_odd_ones_named() {
         let mut windows = NodeWindows::default();
-        let row = |fingerprint: Value| json!({"device": "d", "stream": "s", "width_ms": 10_000, "start": 0, "count": 2, "fingerprint": fingerprint});
-        let page = json!({"rows": [row(json!(5)), row(json!("18446744073709551615"))], "next": "abc"});
-        assert_eq!(add_page(&page, &mut windows).unwrap(), Some("abc".to_string()));
+        let page = |print: &str, next: Value| {
+            let series = json!([{
+                "site": "local", "device": "d", "stream": "s", "width_ms": 10_000,
+                "windows": [[-10_000, 2, print], [0, 1, "0000000000000005"]],
+            }]);
+            json!({ "series": series, "next": next }).to_string()
+        };
+        let next = add_page(page("ffffffffffffffff", json!("7.-10000")).as_bytes(), &mut windows);
+        assert_eq!(next.unwrap(), Some("7.-10000".to_string()));
         let mut expected = NodeWindows::default();
-        expected.add("d", "s", EpochMs(0), Tally { count: 4, fingerprint: 4 });
+        expected.add("d", "s", EpochMs(-10_000), Tally { count: 2, fingerprint: u64::MAX });
+        expected.add("d", "s", EpochMs(0), Tally { count: 1, fingerprint: 5 });
         assert_eq!(windows, expected);
-        assert_eq!(fingerprint(&json!(-1)), Some(u64::MAX));
-        assert_eq!(fingerprint(&json!("-1")), Some(u64::MAX));
-        assert_eq!(add_page(&json!({"rows": []}), &mut windows).unwrap(), None);
-        for odd in [json!({}), json!({"rows": [{}]}), json!({"rows": [row(json!(1.5))]})] {
-            assert!(add_page(&odd, &mut windows).is_err());
+        assert_eq!(add_page(br#"{"series": [], "next": null}"#, &mut windows).unwrap(), None);
+        for odd in ["", "{}", r#"{"series": [{}]}"#, &page("xyz", Value::Null)] {
+            assert!(add_page(odd.as_bytes(), &mut windows).is_err(), "{odd}");
         }
     }
 

@@ -309,11 +309,11 @@ enum Until {
     Stopped,
     /// The devices have nothing left to do.
     DevicesDone,
-    /// All gateways are up, nothing waits in an outbox and no window is open. Where a gateway does not tell
+    /// All gateways are up, nothing waits in an outbox, the node misses no batch and no window is open. Where a gateway does not tell
     /// its open windows, nothing may have changed for a while instead.
     Quiet {
         /// The node's windows, and since when they are as many.
-        last: Option<(Option<u64>, Instant)>,
+        last: Option<(u64, Instant)>,
     },
 }
 
@@ -328,7 +328,7 @@ impl Until {
                 let empty = |g: &Gateway| {
                     g.up && g.ready && g.outbox_batches == 0 && g.open_windows.unwrap_or(0) == 0
                 };
-                if !whole || !view.node.up || !view.gateways.iter().all(empty) {
+                if !whole || !view.node.up || view.node.missing > 0 || !view.gateways.iter().all(empty) {
                     *last = None;
                     return false;
                 }

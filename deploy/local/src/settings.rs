@@ -12,6 +12,16 @@ pub const SITE: &str = "local";
 /// The width of its windows in milliseconds.
 pub const WINDOW_MS: u32 = 10_000;
 
+/// Topics and the forms of their payloads. Naming any rule replaces a gateway's own ones, so those are
+/// here too.
+const TOPICS: [(&str, &str); 5] = [
+    ("d/{device}/{stream}", "auto"),
+    ("d/{device}", "object"),
+    ("spBv1.0/#", "sparkplug-b"),
+    ("senml/{device}", "senml-json"),
+    ("senml-cbor/{device}", "senml-cbor"),
+];
+
 /// The paths of what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
@@ -67,6 +77,8 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, 
         .iter()
         .enumerate()
         .map(|(i, port)| format!("  {{ id = {}, peer = \"{}\", weight = 1 }},\n", i + 1, local(*port)));
+    let topics = TOPICS
+        .map(|(topic, decoder)| format!("[[topics]]\ntopic = \"{topic}\"\ndecoder = \"{decoder}\"\n\n"));
     let id = index + 1;
     format!(
         "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\ngateways = [\n{members}]\n\n\
@@ -74,8 +86,7 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, 
          [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\n\n[peer]\nbind = \"{peer}\"\n\n\
          [uplink]\nhost = \"127.0.0.1\"\nport = {uplink}\n\n\
          [rules]\nwindows_ms = [{WINDOW_MS}]\nallowed_lateness_ms = 2000\nidle_close_ms = 5000\nlate_flush_ms = 2000\n\n\
-         [[topics]]\ntopic = \"senml/{{device}}\"\ndecoder = \"senml-json\"\n\n\
-         [[topics]]\ntopic = \"senml-cbor/{{device}}\"\ndecoder = \"senml-cbor\"\n",
+         {topics}",
         secret = quoted(secret),
         members = members.collect::<String>(),
         data = quoted(&folder.join(format!("gateway-{id}"))),
@@ -83,6 +94,7 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, 
         http = local(options.http_port + index),
         peer = local(peers.get(usize::from(index)).copied().unwrap_or(0)),
         uplink = options.uplink_port,
+        topics = topics.concat(),
     )
 }
 
@@ -90,6 +102,48 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, 
 mod tests {
     use super::*;
     use clap::Parser;
+    use firmware_sim::fleet::KINDS;
+    use firmware_sim::payload::{Content, encode};
+    use selvedge_gateway::logic::decode::{Decoded, Decoder, Form, TopicRule};
+    use selvedge_shared::time::EpochMs;
+
+    #[test]
+    fn a_gateway_reads_every_kind_of_payload_as_the_ledger_has_it() {
+        let rule = |(topic, decoder): &(&str, &str)| TopicRule {
+            topic: (*topic).to_string(),
+            decoder: match *decoder {
+                "object" => Form::Object,
+                "sparkplug-b" => Form::SparkplugB,
+                "senml-json" => Form::SenmlJson,
+                "senml-cbor" => Form::SenmlCbor,
+                _ => Form::Auto,
+            },
+            ..TopicRule::default()
+        };
+        let decoder = Decoder::new(TOPICS.iter().map(rule).collect()).unwrap();
+        // Digits that only an exact reader gets right.
+        let values = [90.14558029999999, 92.27798059999999, 0.1, -3.0];
+        for kind in KINDS {
+            for time in [Some(1_764_000_000_250), None] {
+                let time = kind.form.carried(time);
+                let all: Vec<(&str, f64)> =
+                    kind.streams.iter().zip(values).map(|((stream, _), v)| (*stream, v)).collect();
+                let some = if kind.form.holds_all_streams() { all.len() } else { 1 };
+                let content = Content { device: "x-01", values: &all[..some], time, seq: 7, boot: 99 };
+                let (topic, payload) = encode(kind.form, &content);
+                let decoded = decoder.decode(EpochMs(1_764_000_000_900), &topic, &payload);
+                let Decoded::Readings { list, skipped: 0 } = decoded else { panic!("{topic}: {decoded:?}") };
+                assert_eq!(list.len(), some);
+                for (reading, (stream, value)) in list.iter().zip(&all) {
+                    assert_eq!(reading.device, kind.form.device_name("x-01"), "{topic}");
+                    assert_eq!((reading.stream.as_ref(), reading.time), (*stream, time), "{topic}");
+                    assert_eq!(reading.value.to_bits(), value.to_bits(), "{topic}: {}", reading.value);
+                    let numbered = kind.form.has_seq().then_some((7, 99));
+                    assert_eq!(reading.seq.zip(reading.boot), numbered, "{topic}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_process_gets_its_own_ports_and_folder() {

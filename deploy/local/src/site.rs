@@ -107,6 +107,7 @@ impl Site {
             asked.spawn(async move { (i, http::glance_json(port, "/v1/status").await) });
         }
         let node = http::glance_json(self.node_port, "/v1/status").await;
+        let metrics = http::glance(self.node_port, "/metrics").await.map_or(Vec::new(), |(_, body)| body);
         let mut gateways = vec![Gateway::default(); self.http_ports.len()];
         while let Some(answer) = asked.join_next().await {
             let Ok((i, value)) = answer else { continue };
@@ -117,7 +118,7 @@ impl Site {
         for (i, gateway) in gateways.iter().enumerate() {
             self.leaders.observe(i, &gateway.leads);
         }
-        (gateways, status::node(node.as_ref()))
+        (gateways, status::node(node.as_ref(), &String::from_utf8_lossy(&metrics)))
     }
 
     /// Kills a gateway if it is time to, and notes when one that was killed is ready again.

@@ -30,10 +30,10 @@ pub struct Gateway {
 pub struct Node {
     /// It answers.
     pub up: bool,
-    /// Windows that it has, if it says so.
-    pub windows: Option<u64>,
-    /// Batches that it refused, if it says so.
-    pub refused: Option<u64>,
+    /// Parts of windows that it has put on disk since it started, and so confirmed.
+    pub windows: u64,
+    /// Batches that it knows of and has not got.
+    pub missing: u64,
 }
 
 /// The first of some places that holds a number.
@@ -65,13 +65,14 @@ pub fn gateway(value: Option<&Value>) -> Gateway {
     }
 }
 
-/// The node's `/v1/status`.
-pub fn node(value: Option<&Value>) -> Node {
+/// The node's `/v1/status` and `/metrics`.
+pub fn node(value: Option<&Value>, metrics: &str) -> Node {
     let Some(value) = value else { return Node::default() };
+    let written = |line: &str| line.strip_prefix("selvedge_node_windows_written_total ")?.trim().parse().ok();
     Node {
         up: true,
-        windows: number(value, &["/windows", "/totals/windows", "/store/windows"]),
-        refused: number(value, &["/refused", "/totals/refused"]),
+        windows: metrics.lines().find_map(written).unwrap_or(0),
+        missing: number(value, &["/batches_missing"]).unwrap_or(0),
     }
 }
 
@@ -122,9 +123,13 @@ mod tests {
         for odd in [json!({}), json!([1]), json!({"shards": 5, "totals": []}), json!({"shards": [5, {}]})] {
             assert_eq!(gateway(Some(&odd)).leading, 0);
             assert!(gateway(Some(&odd)).up);
-            assert_eq!(node(Some(&odd)).windows, None);
+            assert_eq!(node(Some(&odd), "").missing, 0);
         }
         assert!(!gateway(None).up);
+        let metrics =
+            "# TYPE selvedge_node_windows_written_total counter\nselvedge_node_windows_written_total 42\n";
+        let read = node(Some(&json!({"batches_missing": 3})), metrics);
+        assert_eq!((read.windows, read.missing), (42, 3));
     }
 
     #[test]

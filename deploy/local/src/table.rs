@@ -34,10 +34,6 @@ impl View {
         (sum(|g| g.outbox_batches), sum(|g| g.outbox_bytes))
     }
 
-    fn confirmed(&self) -> String {
-        self.node.windows.map_or("?".to_string(), |w| w.to_string())
-    }
-
     /// As one line.
     pub fn line(&self) -> String {
         let leads: Vec<String> =
@@ -52,7 +48,7 @@ impl View {
             self.seconds,
             self.stage,
             self.acked_per_second,
-            self.confirmed(),
+            self.node.windows,
             leads.join("/"),
             bytes_text(bytes),
             self.leader_changes,
@@ -63,10 +59,7 @@ impl View {
     pub fn rows(&self, columns: usize) -> Vec<String> {
         let mut rows = vec![format!(
             "{} for {} s: {} readings acknowledged/s, {} windows confirmed",
-            self.stage,
-            self.seconds,
-            self.acked_per_second,
-            self.confirmed()
+            self.stage, self.seconds, self.acked_per_second, self.node.windows
         )];
         if let Some(d) = self.devices {
             rows.push(format!(
@@ -165,7 +158,7 @@ mod tests {
                 Gateway { up: true, ready: true, leading: 22, outbox_batches: 3, ..Gateway::default() },
                 Gateway::default(),
             ],
-            node: Node { up: true, windows: Some(77), refused: None },
+            node: Node { up: true, windows: 77, missing: 0 },
             leader_changes: 4,
             kills: 1,
         }
