@@ -4,5 +4,6 @@
 //! [`logic`] holds the protocols and the state as sans-IO cores, [`wal`] the durable log, [`actors`] the IO.
 
 pub mod actors;
+pub mod identity;
 pub mod logic;
 pub mod wal;

@@ -55,6 +55,8 @@ struct World {
     cut: Vec<Vec<bool>>,
     faults: bool,
     loss: u64,
+    /// How many times more often than usual something breaks.
+    storm: u64,
     damage: bool,
     /// What was ever committed anywhere.
     chosen: Vec<Value>,
@@ -84,6 +86,7 @@ impl World {
             random.next();
         }
         let loss = [0, 20, 100, 250][random.below(4) as usize];
+        let storm = [1, 1, 4, 10][random.below(4) as usize];
         let damage = random.chance(300);
         let node = |_| Node {
             group: None,
@@ -112,6 +115,7 @@ impl World {
             cut: vec![vec![false; count]; count],
             faults: true,
             loss,
+            storm,
             damage,
             chosen: Vec::new(),
             led: BTreeMap::new(),
@@ -123,7 +127,7 @@ impl World {
 
     fn start(&mut self, n: usize) {
         let members: Vec<_> = (1..=self.nodes.len() as u16).map(GatewayId).collect();
-        let small = self.seed % 2 == 0;
+        let small = self.seed.is_multiple_of(2);
         let me = members[n];
         let config = GroupConfig { group: ShardId(1), me, members, limits: limits(small) };
         let node = &mut self.nodes[n];
@@ -280,6 +284,8 @@ impl World {
         // What a frame can't carry does not exist.
         let config = bincode::config::standard();
         let bytes = bincode::encode_to_vec(&message, config).unwrap();
+        let (back, _) = bincode::decode_from_slice::<Message, _>(&bytes, config).unwrap();
+        assert_eq!(back, message);
         assert!(bytes.len() < 4096, "seed {}: a message of {} bytes", self.seed, bytes.len());
         let copies = if self.faults && self.random.chance(30) { 2 } else { 1 };
         for _ in 0..copies {
@@ -336,20 +342,20 @@ impl World {
         self.now += 1 + self.random.below(8);
         let count = self.nodes.len();
         if self.faults {
-            if self.random.chance(8) {
+            if self.random.chance(8 * self.storm.min(4)) {
                 let n = self.random.below(count as u64) as usize;
                 if self.nodes[n].group.is_some() {
                     self.crash(n);
                 }
             }
-            if self.random.chance(8) {
+            if self.random.chance(8 * self.storm) {
                 let (a, b) =
                     (self.random.below(count as u64) as usize, self.random.below(count as u64) as usize);
                 let cut = self.random.chance(500);
                 self.cut[a][b] = cut;
                 self.cut[b][a] = cut;
             }
-            if self.random.chance(3) {
+            if self.random.chance(3 * self.storm) {
                 // Everything works for a moment, so that runs get somewhere.
                 self.cut.iter_mut().flatten().for_each(|c| *c = false);
             }
@@ -435,14 +441,14 @@ impl World {
             self.nodes[n].reads.insert(id, least);
             self.step(n, Event::Read { id });
         }
-        if self.random.chance(1) {
+        if self.random.chance(self.storm * 2) {
             self.step(n, Event::StepDown);
         }
     }
 
     /// The host applies at once, makes snapshots and trims.
     fn host(&mut self, n: usize) {
-        let small = self.seed % 2 == 0;
+        let small = self.seed.is_multiple_of(2);
         let keep = if small { self.random.below(6) } else { self.random.below(60) };
         let node = &mut self.nodes[n];
         let through = node.applied.saturating_sub(keep);
@@ -526,7 +532,8 @@ fn run(count: usize, usual: std::ops::Range<u64>) {
     let (mut chosen, mut reads, mut heals, mut ballots) = (0, 0, 0, 0);
     for seed in seeds(usual) {
         let mut world = World::new(seed, count);
-        world.run(400);
+        let ticks = 200 + world.random.below(800);
+        world.run(ticks);
         chosen += world.chosen.len();
         reads += world.reads_served;
         heals += world.heals;
@@ -537,15 +544,15 @@ fn run(count: usize, usual: std::ops::Range<u64>) {
 
 #[test]
 fn three_replicas_agree_and_heal() {
-    run(3, 0..400);
+    run(3, 0..1500);
 }
 
 #[test]
 fn five_replicas_agree_and_heal() {
-    run(5, 0..200);
+    run(5, 0..800);
 }
 
 #[test]
 fn one_replica_keeps_what_it_chose() {
-    run(1, 0..50);
+    run(1, 0..100);
 }

@@ -3,9 +3,15 @@
 //! A core is stepped with the time and an event and gives back effects, whose type says what may leave at
 //! once, what must be persisted, and what may leave only after it was.
 
+pub mod commit;
 pub mod decode;
+pub mod detector;
+pub mod forward;
 pub mod link;
 pub mod machine;
 pub mod paxos;
 pub mod peer;
 pub mod ring;
+pub mod session;
+pub mod shard;
+pub mod uplink;

@@ -1,9 +1,8 @@
 //! What gateways of one site say to each other: the content of a link's frames.
 
-use crate::logic::machine::{Origin, Verdict};
+use crate::logic::machine::{Origin, Query, Verdict, WindowView};
 use crate::logic::paxos;
 use bincode::{Decode, Encode};
-use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
@@ -117,11 +116,19 @@ pub struct WindowQuery {
     pub stale: bool,
 }
 
+impl WindowQuery {
+    /// As the machine takes it.
+    pub fn as_query(&self) -> Query<'_> {
+        let (device, stream) = (self.device.as_str(), self.stream.as_deref());
+        Query { device, stream, from: self.from, to: self.to, every_ms: self.every_ms }
+    }
+}
+
 /// The answer to a [`WindowQuery`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum QueryAnswer {
     /// The windows, by stream, width and start.
-    Windows(Vec<QueriedWindow>),
+    Windows(Vec<WindowView>),
     /// This replica does not lead; perhaps that gateway does.
     NotLeader {
         /// The leader's gateway number as far as known.
@@ -129,21 +136,6 @@ pub enum QueryAnswer {
     },
     /// The leader could not make sure that it still leads, or too much was asked at once.
     Unavailable,
-}
-
-/// A window as a gateway knows it now.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct QueriedWindow {
-    /// The stream.
-    pub stream: String,
-    /// Its width in milliseconds.
-    pub width_ms: u32,
-    /// Where it starts.
-    pub start: EpochMs,
-    /// All readings counted so far.
-    pub aggregate: Aggregate,
-    /// The window still takes readings in time.
-    pub open: bool,
 }
 
 /// How a replica that fell too far behind gets the state of another. The receiver pulls, so that it sets

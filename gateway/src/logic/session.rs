@@ -19,10 +19,9 @@ use super::decode::{Decoded, Decoder};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
 use super::machine::{Connect, Item, Origin, Outcome, Reading, Source};
 use super::ring::Ring;
-use rmqtt_codec::types::QoS;
 use selvedge_shared::ids::ShardId;
-use selvedge_shared::mqtt::event::{
-    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, Refusal, Subscription,
+use selvedge_shared::mqtt::{
+    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, QoS, Refusal, Subscription,
     Version,
 };
 use selvedge_shared::time::EpochMs;

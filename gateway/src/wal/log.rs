@@ -376,16 +376,9 @@ impl Log {
         error
     }
 
-    /// Bytes that writing every state record again could take.
-    fn states_bytes(&self) -> u64 {
-        self.states
-            .values()
-            .map(|(_, r)| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64)
-            .sum()
-    }
-
-    /// Whether a unit fits at `offset` of the active segment and leaves room for the seal. `held_back`: and, while there is
-    /// no reserve, for the state records that trimming must be able to write.
+    /// Whether a unit fits at `offset` of the active segment and leaves room for the seal. `held_back`: and, while there is no
+    /// reserve, for what must work on a full disk: trimming, which may write state records again, and opening, which
+    /// makes a small segment of what is above the mark out of what is left of this one.
     fn fits(
         &self,
         offset: u32,
@@ -394,9 +387,17 @@ impl Log {
         unit: u64,
         held_back: bool,
     ) -> bool {
-        let states = if held_back && self.reserve.is_none() { self.states_bytes() } else { 0 };
+        let end = u64::from(offset) + unit;
         let seal = form::unit_bytes(present.union(new).count(), 0) as u64;
-        u64::from(offset) + unit + seal + states <= self.active_info().bytes
+        let held = if held_back && self.reserve.is_none() {
+            let mark =
+                if self.synced.segment == self.end.segment { self.synced.offset } else { HEADER_BYTES };
+            let unmarked = end.saturating_sub(u64::from(mark));
+            recovery::states_bytes(&self.states) + u64::from(HEADER_BYTES) + unmarked + seal
+        } else {
+            0
+        };
+        end + seal + held <= self.active_info().bytes
     }
 
     /// Splits a batch into units.
@@ -457,7 +458,7 @@ impl Log {
                 .filter(|r| r.is_state())
                 .map(|r| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64)
                 .sum();
-            let held = if held_back { self.states_bytes() + new_states } else { 0 };
+            let held = if held_back { recovery::states_bytes(&self.states) + new_states } else { 0 };
             let limit =
                 self.batch_limit_bytes().saturating_sub(form::unit_bytes(listed.len(), 0) as u64 + held);
             if bytes > limit {

@@ -33,7 +33,7 @@ pub struct Faults {
     pub sync_fails_after: Option<u64>,
     /// After so many more writes, one fails with this kind, having written half.
     pub write_fails_after: Option<(u64, io::ErrorKind)>,
-    /// These ranges of these files can't be read.
+    /// These ranges of these files can't be read, as long as they are the same files.
     pub unreadable: Vec<(String, Range<u64>)>,
 }
 
@@ -333,6 +333,7 @@ impl Disk for MemoryDisk {
         let file = state.next_file;
         state.next_file += 1;
         state.files.insert(file, Content::default());
+        state.faults.unreadable.retain(|(name, _)| *name != path);
         let change = NameChange::Put(path, file);
         change.apply(&mut state.names);
         state.pending.push(change);
@@ -361,7 +362,9 @@ impl Disk for MemoryDisk {
         if !state.names.contains_key(&self.path(from)) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let change = NameChange::Rename(self.path(from), self.path(to));
+        let to = self.path(to);
+        state.faults.unreadable.retain(|(name, _)| *name != to);
+        let change = NameChange::Rename(self.path(from), to);
         change.apply(&mut state.names);
         state.pending.push(change);
         state.sweep();

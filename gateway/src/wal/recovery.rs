@@ -6,7 +6,7 @@
 //! 2. Everything below the mark is read in order. What is not a valid unit there is **corruption**.
 //! 3. The tail above the mark is read up to the first thing that is not a valid unit. The rest is a **tear**: cut off.
 //! 4. The units of step 3 are written again, in a new segment that is synced before it gets its name. Its header says
-//!    where the old segment's content ends, and carries the mark.
+//!    where the old segment's content ends, and carries the mark. (With no units and no tear the tail is gone on with.)
 //!
 //! Invariant: no file that holds evidence of damage is changed, so opening a log twice tells the same.
 //! Invariant: a power cut anywhere in here leaves files that recover to the same records.
@@ -14,13 +14,18 @@
 use super::damage::{Damage, Groups};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
-use super::form::{self, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UnitForm};
+use super::form::{
+    self, HEADER_BYTES, Head, Header, HeaderRead, Identity, RECORD_HEAD_BYTES, Role, UnitForm,
+};
 use super::record::{Position, Record};
 use super::segment::{self, Found, Segment, UnitRead};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of a segment that is being made.
 pub const MAKING_NAME: &str = "wal-making.tmp";
+
+/// The least room behind the end of a segment that is gone on with.
+const MIN_LEFT_BYTES: u64 = 128;
 
 /// What opening a log found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +68,11 @@ impl SegmentInfo {
 
 /// The newest state record of a group and kind, and the segment that it is in.
 pub type States = BTreeMap<(u16, u8), (u64, Record)>;
+
+/// Bytes that writing every state record again could take.
+pub fn states_bytes(states: &States) -> u64 {
+    states.values().map(|(_, r)| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64).sum()
+}
 
 /// What the log goes on from.
 pub struct Recovered {
@@ -282,11 +292,17 @@ pub fn recover(
         states: BTreeMap::new(),
     };
     // Behind the tail is at most an unused reserve; one with bytes in it held a torn first unit.
-    for unused in segments.split_off((tail + 1).min(segments.len())) {
+    let unused: Vec<Segment> = segments.drain((tail + 1).min(segments.len())..).collect();
+    for unused in &unused {
         let cut = unused.bytes_used_from(HEADER_BYTES).map_err(io("reading", unused.number))?;
         reading.recovery.torn_bytes_cut += u64::from(cut);
         let name = segment::name_of(unused.number);
         disk.remove(&name).map_err(|e| LogError::io("removing", &disk.describe(&name), e))?;
+    }
+    if !unused.is_empty() {
+        // Closed and gone for good before a new one is made: on a full disk it is this room that is used.
+        drop(unused);
+        disk.sync_folder().map_err(|e| LogError::io("syncing", &disk.describe(""), e))?;
     }
 
     // Step 2: below the mark.
@@ -333,6 +349,17 @@ pub fn recover(
     // Steps 3 and 4: above the mark.
     let number = segment.number;
     let start = if mark.segment == number { mark.offset.max(HEADER_BYTES) } else { HEADER_BYTES };
+    let reusable = segment.good_header().is_some()
+        && matches!(segment.unit_at(start).map_err(io("reading", number))?, UnitRead::Nothing)
+        && segment.bytes_used_from(start).map_err(io("reading", number))? == 0
+        && u64::from(segment.bytes) >= u64::from(start) + MIN_LEFT_BYTES;
+    if reusable {
+        // All of it was durable: nothing to write again, nothing to cut. Restarts without work leave no trace.
+        let name = segment::name_of(number);
+        let active = disk.open(&name).map_err(|e| LogError::io("opening", &disk.describe(&name), e))?;
+        let end = Position { segment: number, offset: start };
+        return Ok(finish(reading, infos, active, end, highest.max(after) + 1));
+    }
     // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number.
     let replaces = start == HEADER_BYTES && !reading.damage.lies_in(number);
     let header = if replaces {
@@ -379,8 +406,22 @@ pub fn recover(
     let header = Header { mark_offset: end.offset, ..header };
     // Room for a seal behind what is rewritten, whatever the setting is now.
     let seal = form::unit_bytes(info.groups.len(), 0) as u64;
-    info.bytes = segment_bytes.max(u64::from(end.offset) + seal);
-    let active = make_segment(disk, &identity, header, info.bytes, &content)?;
+    let least = u64::from(end.offset) + seal;
+    info.bytes = segment_bytes.max(least);
+    let mut made = make_segment(disk, &identity, header, info.bytes, &content);
+    if made.as_ref().is_err_and(LogError::is_full) {
+        // Enough to start, and to trim: the old tail gives its unused room back (the log kept some there), and the new segment
+        // holds little more than the state records that trimming may have to carry.
+        let mut old = SegmentInfo { number, bytes: u64::from(segment.bytes), ..SegmentInfo::default() };
+        cut_void(disk, number, &mut old, at + cut)?;
+        for bytes in [least + states_bytes(&reading.states), least] {
+            if made.as_ref().is_err_and(LogError::is_full) {
+                info.bytes = bytes;
+                made = make_segment(disk, &identity, header, bytes, &content);
+            }
+        }
+    }
+    let active = made?;
     if replaces {
         infos.pop();
     } else if let Some(old) = infos.last_mut() {

@@ -98,7 +98,8 @@ pub struct Connection {
     window: Window,
     /// Set when it differs from what the client asked for.
     server_keepalive_s: Option<u16>,
-    assigned: bool,
+    /// The client gave a client id.
+    named: bool,
     keepalive_ms: u64,
     heard_ms: u64,
     since_ms: u64,
@@ -124,7 +125,7 @@ impl Connection {
             will: None,
             window: Window::new(&limits),
             server_keepalive_s: None,
-            assigned: false,
+            named: false,
             keepalive_ms: 0,
             heard_ms: now_ms,
             since_ms: now_ms,
@@ -340,7 +341,7 @@ impl Connection {
         }
         self.keepalive_ms = u64::from(connect.keepalive_s) * 1500;
         self.will = connect.will.clone();
-        self.assigned = !connect.client_id.is_empty();
+        self.named = !connect.client_id.is_empty();
         self.phase = Phase::Waiting;
         self.since_ms = now_ms;
         events.push(Inbound::Connect(Box::new(connect)));
@@ -350,7 +351,7 @@ impl Connection {
         if self.phase != Phase::Waiting {
             return;
         }
-        if !self.assigned && accept.assigned_client_id.is_none() && self.wire.is_v5() {
+        if !self.named && accept.assigned_client_id.is_none() && self.wire.is_v5() {
             return self.refuse(Refusal::ClientId, events);
         }
         if !self.wire.put_accept(&mut self.output, &self.limits, &accept, self.server_keepalive_s) {

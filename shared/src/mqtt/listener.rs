@@ -7,8 +7,8 @@
 //! A connection that is idle holds no read buffer; one that is busy reads into buffers that double up to
 //! [`MAX_READ_BYTES`].
 //!
-//! Invariant: a task never waits for the application, and an application that calls a [`Handle`] never waits for a
-//! task.
+//! Invariant: a task never waits for the application, and an application that calls a [`Handle`] waits at most while
+//! its task copies [`super::MAX_OUTPUT_BYTES`] in memory.
 //! Invariant: every wait for a client is bounded: for CONNECT, between packets (keep alive), for a write.
 //!
 //! A client of MQTT 3 that asks for no keep alive and goes silent stays until a write to it fails.
@@ -16,7 +16,7 @@
 use super::connection::Connection;
 use super::event::{Answer, CloseReason, Delivery, Inbound};
 use super::outgoing::Queue;
-use super::{Limits, MAX_READ_BYTES};
+use super::{Limits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
 use bytes::Buf;
 use rmqtt_codec::types::QoS;
 use std::io;
@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -32,6 +32,9 @@ use tokio::time::Instant;
 
 /// How long to rest after accepting failed (no file handles are left, for example).
 const ACCEPT_REST_MS: u64 = 100;
+
+/// How long a closed connection waits for the client to close its end.
+const LINGER_MS: u64 = 1000;
 
 /// The smallest read buffer.
 const MIN_READ_BYTES: usize = 4 * 1024;
@@ -128,7 +131,7 @@ impl Handle {
         self.peer
     }
 
-    /// How many QoS 0 deliveries were dropped because it did not follow.
+    /// How many deliveries were dropped: QoS 0 because it did not follow, any because it takes no packet so large.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -219,7 +222,7 @@ impl Listener {
     }
 
     /// Serves until `shutdown` is true (or its sender is gone). Then it tells the clients, and returns when the last
-    /// connection has ended, which takes at most `write_stall_ms`.
+    /// connection has ended, which takes at most `write_stall_ms` and a second.
     pub async fn run(self, app: Arc<dyn Application>, mut shutdown: watch::Receiver<bool>) {
         let start = Instant::now();
         let mut tasks = JoinSet::new();
@@ -256,7 +259,7 @@ impl Listener {
                 events: Vec::new(),
                 answers: Vec::new(),
                 read_bytes: MIN_READ_BYTES,
-                wrote_ms: now_ms,
+                blocked_ms: None,
                 write_stall_ms: self.config.limits.write_stall_ms,
                 start,
             };
@@ -301,8 +304,8 @@ struct Task {
     events: Vec<Inbound>,
     answers: Vec<Answer>,
     read_bytes: usize,
-    /// When output was last empty, or a write last made progress.
-    wrote_ms: u64,
+    /// Since when the socket takes nothing of what is to be written.
+    blocked_ms: Option<u64>,
     write_stall_ms: u64,
     start: Instant,
 }
@@ -315,18 +318,19 @@ impl Task {
         loop {
             // What the application says at once is part of the same write.
             self.hand_up();
-            self.take_mail();
+            let more = self.take_mail();
             if self.core.is_closed() || !self.write() {
                 break;
             }
             let now_ms = self.now_ms();
             self.core.progress(now_ms, &mut self.events);
-            if !self.events.is_empty() || self.core.is_closed() {
+            let again = more && self.core.output().len() < MAX_OUTPUT_BYTES;
+            if again || !self.events.is_empty() || self.core.is_closed() {
                 continue;
             }
             let writing = !self.core.output().is_empty();
             let reading = self.core.wants_input();
-            let stall_ms = writing.then(|| self.wrote_ms.saturating_add(self.write_stall_ms));
+            let stall_ms = self.stall_ms();
             let due_ms = self.core.deadline_ms().into_iter().chain(stall_ms).min();
             // The timer is moved only when it would be too late, or has run out: most deadlines move on unseen.
             if let Some(due_ms) = due_ms
@@ -346,7 +350,7 @@ impl Task {
                     let now_ms = self.now_ms();
                     armed_ms = 0;
                     self.core.tick(now_ms, &mut self.events);
-                    if !self.core.output().is_empty() && now_ms >= self.wrote_ms.saturating_add(self.write_stall_ms) {
+                    if self.stall_ms().is_some_and(|at| now_ms >= at) {
                         self.core.close(CloseReason::SlowConsumer, &mut self.events);
                     }
                 }
@@ -358,6 +362,11 @@ impl Task {
 
     fn now_ms(&self) -> u64 {
         since(self.start)
+    }
+
+    /// When a write that makes no progress has lasted too long.
+    fn stall_ms(&self) -> Option<u64> {
+        Some(self.blocked_ms?.saturating_add(self.write_stall_ms))
     }
 
     /// Reads what there is, once.
@@ -404,8 +413,8 @@ impl Task {
         self.events.clear();
     }
 
-    /// Takes answers and deliveries, and perhaps the wish to close.
-    fn take_mail(&mut self) {
+    /// Takes answers and deliveries, and perhaps the wish to close. True: it left deliveries until more is written.
+    fn take_mail(&mut self) -> bool {
         let mut mail = self.handle.mail();
         std::mem::swap(&mut mail.answers, &mut self.answers);
         let close = mail.close;
@@ -419,18 +428,21 @@ impl Task {
             && self.core.can_deliver(qos)
             && let Some(delivery) = mail.deliveries.pop()
         {
-            self.core.deliver(delivery);
+            if !self.core.deliver(delivery) {
+                self.handle.dropped.fetch_add(1, Ordering::Relaxed);
+            }
         }
+        let more = mail.deliveries.front().is_some() && self.core.output().len() >= MAX_OUTPUT_BYTES;
         drop(mail);
         if let Some(reason) = close {
             self.core.close(reason, &mut self.events);
         }
+        more
     }
 
     /// Writes what the socket takes. False: the connection is broken, and closed.
     fn write(&mut self) -> bool {
         if self.core.output().is_empty() {
-            self.wrote_ms = self.now_ms();
             return true;
         }
         while !self.core.output().is_empty() {
@@ -438,9 +450,13 @@ impl Task {
                 Ok(0) => break,
                 Ok(written) => {
                     self.core.output().advance(written);
-                    self.wrote_ms = self.now_ms();
+                    self.blocked_ms = None;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let now_ms = self.now_ms();
+                    self.blocked_ms.get_or_insert(now_ms);
+                    return true;
+                }
                 Err(_) => break,
             }
         }
@@ -471,9 +487,17 @@ impl Task {
                     Err(error) => return Err(error),
                 }
             }
-            tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await
+            self.stream.shutdown().await
         };
-        let _ = tokio::time::timeout(Duration::from_millis(self.write_stall_ms), last).await;
+        let written = tokio::time::timeout(Duration::from_millis(self.write_stall_ms), last).await;
+        // Closing with bytes unread would reset the connection, and take our last words from the client.
+        let discard = async {
+            let mut bytes = [0; 1024];
+            while self.stream.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
+        };
+        if matches!(written, Ok(Ok(()))) {
+            let _ = tokio::time::timeout(Duration::from_millis(LINGER_MS), discard).await;
+        }
     }
 }
 

@@ -17,6 +17,8 @@ mod event;
 pub mod listener;
 mod outgoing;
 pub mod router;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use broker::Broker;

@@ -51,20 +51,16 @@ impl Node {
     }
 
     /// Filters have a bounded number of levels, and so has this recursion.
-    fn wants_mut<'a>(&mut self, mut levels: impl Iterator<Item = &'a str>) -> &mut Wants {
+    fn wants_mut(&mut self, levels: &mut dyn Iterator<Item = &str>) -> &mut Wants {
         match levels.next() {
             None => &mut self.here,
             Some("#") => &mut self.all,
-            Some("+") => self.one.get_or_insert_default().wants_mut_dyn(&mut levels),
-            Some(level) => self.below.entry(level.into()).or_default().wants_mut_dyn(&mut levels),
+            Some("+") => self.one.get_or_insert_default().wants_mut(levels),
+            Some(level) => self.below.entry(level.into()).or_default().wants_mut(levels),
         }
     }
 
-    fn wants_mut_dyn<'a>(&mut self, levels: &mut dyn Iterator<Item = &'a str>) -> &mut Wants {
-        self.wants_mut(levels)
-    }
-
-    fn remove<'a>(&mut self, levels: &mut dyn Iterator<Item = &'a str>, id: u64) {
+    fn remove(&mut self, levels: &mut dyn Iterator<Item = &str>, id: u64) {
         match levels.next() {
             None => drop(self.here.remove(&id)),
             Some("#") => drop(self.all.remove(&id)),
@@ -89,7 +85,7 @@ impl Node {
 
     /// Calls `found` for each filter that matches the levels from here on. `first`: wildcards here are the filter's
     /// first level, which does not match `$` topics.
-    fn find<'a>(&self, levels: &[&'a str], first: bool, found: &mut dyn FnMut(&Wants)) {
+    fn find(&self, levels: &[&str], first: bool, found: &mut dyn FnMut(&Wants)) {
         let wild = !(first && levels.first().is_some_and(|l| l.starts_with('$')));
         if wild {
             found(&self.all);
@@ -136,7 +132,7 @@ impl Table {
             }
         }
         let wants = match filter.has_wildcard() {
-            true => self.wild.wants_mut(filter.as_str().split('/')),
+            true => self.wild.wants_mut(&mut filter.as_str().split('/')),
             false => self.exact.entry(filter.clone()).or_default(),
         };
         wants.insert(id, Want { qos: *qos, no_local: *no_local });

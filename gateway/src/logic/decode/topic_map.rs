@@ -8,7 +8,7 @@
 //! allocating; rules are few ([`MAX_TOPIC_RULES`]), and most fail at their first literal.
 
 use super::error::cut;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// The most rules of a topic map.
@@ -21,7 +21,7 @@ pub const MAX_PLACEHOLDERS: usize = 8;
 pub const MAX_TEMPLATE_BYTES: usize = 512;
 
 /// The form of a rule's payloads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// What [`Form::Number`] or [`Form::Json`] reads, told apart by the first character.
@@ -44,7 +44,7 @@ pub enum Form {
 }
 
 /// How numbers that tell a time are counted, since 1970-01-01 UTC. Texts are RFC 3339 or such a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeUnit {
     /// Milliseconds.
@@ -62,7 +62,7 @@ pub enum TimeUnit {
 }
 
 /// One `[[topics]]` of the settings.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopicRule {
     /// The pattern, for example `plant/+/{device}/sensors/{stream}`.
@@ -133,15 +133,21 @@ pub(super) struct Keys {
     pub(super) time_unit: TimeUnit,
 }
 
-impl Default for TopicMap {
-    fn default() -> Self {
-        let rule = |topic: &str, decoder| TopicRule { topic: topic.into(), decoder, ..TopicRule::default() };
-        let rules = [
+impl TopicRule {
+    /// The rules that count without any configuration.
+    pub fn defaults() -> Vec<Self> {
+        let rule = |topic: &str, decoder| Self { topic: topic.into(), decoder, ..Self::default() };
+        vec![
             rule("d/{device}/{stream}", Form::Auto),
             rule("d/{device}", Form::Object),
             rule("spBv1.0/#", Form::SparkplugB),
-        ];
-        Self { rules: rules.into_iter().filter_map(|rule| Rule::new(rule).ok()).collect() }
+        ]
+    }
+}
+
+impl Default for TopicMap {
+    fn default() -> Self {
+        Self { rules: TopicRule::defaults().into_iter().filter_map(|rule| Rule::new(rule).ok()).collect() }
     }
 }
 

@@ -7,7 +7,7 @@
 //! # The way of a batch through it
 //! A gateway's batch ([`Command::Forwarded`]) is applied if its number is the next of its origin; so a gateway may
 //! send it again until it is answered. Each publish in it is first held against the packet ids of its client
-//! ([`clients`](self), persistent sessions), each of its readings against the sequence numbers of its stream; what is new
+//! (in persistent sessions), each of its readings against the sequence numbers of its stream; what is new
 //! is counted into windows. Parts of windows close by the watermark while readings are applied, and by time at a
 //! [`Command::Tick`]; they wait in the outbox until they are cut into batches. What a node has confirmed
 //! leaves the manifest.
@@ -144,6 +144,16 @@ pub enum Halt {
         expected: u64,
         /// The slot given.
         found: u64,
+    },
+    /// A chosen value that this release can't read.
+    #[error("shard {shard}: what was chosen in slot {slot} can't be read: {why}")]
+    Undecodable {
+        /// The shard.
+        shard: ShardId,
+        /// The slot.
+        slot: u64,
+        /// What the decoder says.
+        why: String,
     },
 }
 

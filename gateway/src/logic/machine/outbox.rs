@@ -42,6 +42,13 @@ pub struct BatchRecord {
     pub parts: u32,
 }
 
+impl BatchRecord {
+    /// Whether these bytes are the batch's content.
+    pub fn matches(&self, content: &[u8]) -> bool {
+        content.len() == self.bytes as usize && crc32c::crc32c(content) == self.crc
+    }
+}
+
 /// How full the outbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OutboxStats {
@@ -197,18 +204,12 @@ impl Outbox {
         let bytes = manifest.iter().map(|r| u64::from(r.bytes)).sum();
         let mut outbox = Self { cursor, manifest, bytes, ..Self::default() };
         for part in waiting {
-            if part.stream as usize >= names.streams.len() || outbox.push(part, since, names).is_some() {
+            if !part.is_sound(names.streams.len()) || outbox.push(part, since, names).is_some() {
                 return None;
             }
         }
         outbox.since = since;
         Some(outbox)
-    }
-}
-
-impl Closed {
-    pub fn late_count(&self) -> u64 {
-        if self.late { self.aggregate.count } else { 0 }
     }
 }
 

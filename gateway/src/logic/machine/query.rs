@@ -5,6 +5,7 @@
 
 use super::Machine;
 use super::window::{Closed, merge};
+use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ pub struct Query<'a> {
 }
 
 /// A window as the site knows it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct WindowView {
     /// The device.
     pub device: Arc<str>,
@@ -108,7 +109,7 @@ impl Machine {
                 }
                 if let Some(window) = windows.get_mut(&start) {
                     merge(&mut window.aggregate, &part.aggregate);
-                    window.late += part.late_count();
+                    window.late = window.late.saturating_add(part.late_count());
                     window.parts += 1;
                     window.closed &= !open;
                     continue;

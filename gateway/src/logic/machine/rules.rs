@@ -58,14 +58,12 @@ pub struct Rules {
 }
 
 /// Other rules for the streams that match.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Encode, Decode)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(default, deny_unknown_fields)]
 pub struct Override {
     /// Which devices; `*` stands for any characters, also none.
-    #[serde(default = "any")]
     pub device: String,
     /// Which of their streams; `*` as above.
-    #[serde(default = "any")]
     pub stream: String,
     /// As in [`Rules::windows_ms`]; unset: as there.
     pub windows_ms: Option<Vec<u32>>,
@@ -77,8 +75,18 @@ pub struct Override {
     pub late_flush_ms: Option<u32>,
 }
 
-fn any() -> String {
-    "*".to_string()
+impl Default for Override {
+    /// Matches every stream and changes nothing.
+    fn default() -> Self {
+        Self {
+            device: "*".to_string(),
+            stream: "*".to_string(),
+            windows_ms: None,
+            allowed_lateness_ms: None,
+            idle_close_ms: None,
+            late_flush_ms: None,
+        }
+    }
 }
 
 impl Default for Rules {
@@ -268,7 +276,6 @@ mod tests {
     fn the_first_override_that_matches_counts_and_what_it_leaves_out_is_as_by_default() {
         let o = |device: &str, lateness| Override {
             device: device.into(),
-            stream: "*".into(),
             allowed_lateness_ms: Some(lateness),
             ..Override::default()
         };
@@ -289,7 +296,7 @@ mod tests {
         assert!(said(windows(&[60_000, 60_000])).contains("different"));
         assert!(said(windows(&[999])).contains("windows_ms is 999, it must be 1000 to 86400000"));
         assert!(said(Rules { max_streams: 0, ..Rules::default() }).contains("max_streams is 0"));
-        let o = Override { device: "*".into(), stream: String::new(), ..Override::default() };
+        let o = Override { stream: String::new(), ..Override::default() };
         let rules = Rules { streams: vec![o], ..Rules::default() };
         assert!(said(rules).contains("streams[0].stream"));
     }

@@ -149,7 +149,9 @@ impl Sessions {
         }
         self.subscriptions -= session.subscriptions.len();
         session.subscriptions.extend(add.iter().cloned());
-        session.subscriptions.retain(|filter, _| !remove.contains(filter));
+        for filter in remove {
+            session.subscriptions.remove(filter);
+        }
         self.subscriptions += session.subscriptions.len();
         Ok(())
     }

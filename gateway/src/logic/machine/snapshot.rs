@@ -24,6 +24,9 @@ pub const SNAPSHOT_VERSION: u8 = 1;
 /// The most bytes that one table of a snapshot may claim while it is decoded.
 const MAX_TABLE_BYTES: usize = 512 * 1024 * 1024;
 
+/// Far above any count that a shard reaches, far below where counting on would overflow.
+const MAX_COUNT: u64 = 1 << 62;
+
 const FORM: bincode::config::Configuration = bincode::config::standard();
 
 /// Why bytes are no snapshot of this shard.
@@ -125,21 +128,27 @@ impl Machine {
         if found != shard {
             return Err(RestoreError::Shard { found, wanted: shard });
         }
+        if m.slot > MAX_COUNT {
+            return Err(inconsistent("head"));
+        }
         m.rules = r.take("rules")?;
         m.rules.validate()?;
         m.classes = m.rules.classes();
         let origins: Vec<(GatewayId, u64, u64)> = r.take("origins")?;
         m.origins = origins.into_iter().map(|(gateway, start, n)| (gateway, (start, n))).collect();
         (m.names, m.streams) = m.read_streams(&mut r)?;
-        let (uses, clients) = r.take("clients")?;
+        let (uses, clients): (u64, _) = r.take("clients")?;
         m.clients = Clients::from_image(uses, clients).ok_or(inconsistent("clients"))?;
-        let (epoch, sessions) = r.take("sessions")?;
+        let (epoch, sessions): (u64, _) = r.take("sessions")?;
         m.sessions = Sessions::from_image(epoch, sessions).ok_or(inconsistent("sessions"))?;
-        let (cursor, manifest, waiting, since) = r.take("outbox")?;
+        let (cursor, manifest, waiting, since): (u64, _, _, _) = r.take("outbox")?;
+        if uses.max(epoch).max(cursor) > MAX_COUNT {
+            return Err(inconsistent("counts"));
+        }
         m.outbox =
             Outbox::restore(cursor, manifest, waiting, since, &m.names).ok_or(inconsistent("outbox"))?;
         m.recent = r.take::<VecDeque<Closed>>("recent windows")?;
-        if m.recent.iter().any(|c| c.stream as usize >= m.names.streams.len() || c.width_ms == 0) {
+        if !m.recent.iter().all(|c| c.is_sound(m.names.streams.len())) {
             return Err(inconsistent("recent windows"));
         }
         if !r.0.is_empty() {

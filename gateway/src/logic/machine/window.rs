@@ -14,7 +14,7 @@
 //! Invariant: an open part that is not late ends after its stream's watermark.
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
-use super::rules::Class;
+use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
@@ -102,8 +102,8 @@ impl Streams {
         let ordered = open.windows(2).all(|w| (w[0].width, w[0].start) < (w[1].width, w[1].start));
         let sound = |o: &Open| {
             let width = of.windows_ms.get(usize::from(o.width));
-            let in_range = TIME_RANGE.contains(&o.start.plus(MAX_WIDTH_MS).0);
-            in_range && o.aggregate.count > 0 && width.is_some_and(|w| o.start.window_start(*w) == o.start)
+            let aligned = |w: &u32| is_start(o.start) && o.start.window_start(*w) == o.start;
+            o.aggregate.count > 0 && width.is_some_and(aligned)
         };
         let boots_sound = boots.len() <= MAX_BOOTS_ENTRIES && boots.iter().all(Boot::is_sound);
         if !ordered || !boots_sound || !open.iter().all(sound) {
@@ -295,6 +295,19 @@ impl Stream {
     }
 }
 
+impl Closed {
+    /// How many of its readings came after the window had closed.
+    pub fn late_count(&self) -> u64 {
+        if self.late { self.aggregate.count } else { 0 }
+    }
+
+    /// Whether this can have come about in a shard of so many streams (for one that was read back).
+    pub fn is_sound(&self, streams: usize) -> bool {
+        let some = self.width_ms > 0 && self.aggregate.count > 0;
+        some && (self.stream as usize) < streams && is_start(self.start)
+    }
+}
+
 impl Open {
     pub fn close(&self, stream: u32, class: &Class, watermark: EpochMs) -> Closed {
         let width_ms = class.windows_ms[usize::from(self.width)];
@@ -302,7 +315,11 @@ impl Open {
     }
 }
 
-const MAX_WIDTH_MS: i64 = super::rules::MAX_WINDOW_MS as i64;
+/// Whether a window that holds a time in range can start here.
+fn is_start(start: EpochMs) -> bool {
+    let least = EpochMs(*TIME_RANGE.start()).plus(-i64::from(MAX_WINDOW_MS));
+    start > least && start.0 <= *TIME_RANGE.end()
+}
 
 /// Merges, and writes a sum that is no number (infinities of both signs) the same on every processor.
 pub(super) fn merge(into: &mut Aggregate, other: &Aggregate) {

@@ -124,6 +124,9 @@ impl Group {
         }
         let first = self.acceptor.log().first();
         if slot < first {
+            if !self.is_led() {
+                self.campaign_at = self.campaign_at.min(self.now);
+            }
             return self.send(from, Message::Behind { ballot, first });
         }
         if ballot > promised {
@@ -205,6 +208,11 @@ impl Group {
         self.seen = self.seen.max(ballot);
         if self.leader == Some(from) && ballot >= self.acceptor.promised() {
             self.follow(None);
+        }
+        if let State::Leading(leader) = &mut self.state
+            && let Some(follower) = leader.followers.get_mut(from)
+        {
+            follower.probe_due = true; // it may not know who leads
         }
     }
 

@@ -22,7 +22,7 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_COMMITTED, KIND_PROMISED, Replay};
 
-use crate::logic::machine::{Command, CutBatch, Halt, Machine, Origin, Proposal, Rules};
+use crate::logic::machine::{Command, CutBatch, Halt, Machine, Origin, Proposal, Rules, WindowView};
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{
     BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery,
@@ -341,9 +341,9 @@ impl Shard {
             ballot: self.group.ballot().to_string(),
             commit: self.group.commit(),
             applied: self.machine.slot(),
-            outbox_batches: outbox.batches as u64,
+            outbox_batches: outbox.batches,
             outbox_bytes: outbox.bytes,
-            waiting_parts: (outbox.waiting_parts + self.machine.sizes().open_parts) as u64,
+            waiting_parts: outbox.waiting_parts + self.machine.sizes().open_parts as u64,
             last_batch: outbox.last,
         }
     }
@@ -465,8 +465,8 @@ impl Shard {
         }
     }
 
-    fn windows(&self, query: &WindowQuery) -> Vec<crate::logic::peer::QueriedWindow> {
-        self.machine.query(query)
+    fn windows(&self, query: &WindowQuery) -> Vec<WindowView> {
+        self.machine.query(&query.as_query())
     }
 
     fn answer(&mut self, to: GatewayId, id: u64, answer: QueryAnswer) {
@@ -485,7 +485,7 @@ impl Shard {
 
     fn note_uplink(&mut self) {
         let outbox = self.machine.outbox_stats();
-        let view = UplinkView { leading: self.serves(), first_kept: outbox.first_kept, last: outbox.last };
+        let view = UplinkView { leading: self.serves(), first_kept: outbox.cursor + 1, last: outbox.last };
         if view != self.uplink {
             (self.uplink, self.out.uplink) = (view, Some(view));
         }

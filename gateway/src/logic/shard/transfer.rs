@@ -113,7 +113,7 @@ impl Shard {
                 let Some(machine) = &r.machine else { return };
                 match body {
                     Some(bytes) if machine.batch_record(seq).is_some_and(|want| want.matches(&bytes)) => {
-                        self.out.cut.push(CutBatch { seq, bytes });
+                        self.out.cut.push(CutBatch { seq, bytes: bytes.to_vec() });
                     }
                     Some(_) => return self.give_up("a batch is not what the snapshot lists"),
                     // Confirmed in the meantime: the log will say so once this replica follows it again.
@@ -137,7 +137,7 @@ impl Shard {
             }
             match Machine::restore(id, rules, &r.state) {
                 Ok(machine) if machine.slot() == r.slot => {
-                    r.batch = machine.outbox_stats().first_kept.max(1);
+                    r.batch = machine.outbox_stats().cursor + 1;
                     r.machine = Some(Box::new(machine));
                 }
                 _ => return self.give_up("it does not decode"),

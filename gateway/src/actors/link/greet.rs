@@ -1,0 +1,111 @@
+//! Getting to know each other: from a TCP connection to one that frames may flow on.
+
+use super::noise::{self, FrameReader, FrameWriter, LinkError, LinkKey};
+use crate::identity::Identity;
+use crate::logic::link::{Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, Refusal, check};
+use selvedge_shared::ids::GatewayId;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// What both ends of a greeting need to know of this gateway.
+pub(super) struct Greeter {
+    pub me: Hello,
+    pub key: LinkKey,
+    pub members: BTreeSet<GatewayId>,
+    pub identity: Arc<Mutex<Identity>>,
+}
+
+/// An authenticated connection to an admitted peer.
+pub(super) struct Established {
+    pub peer: GatewayId,
+    pub start: u64,
+    pub reader: FrameReader,
+    pub writer: FrameWriter,
+}
+
+impl Greeter {
+    /// Greets as the one who dialled `peer`.
+    pub async fn dial(&self, socket: TcpStream, peer: GatewayId) -> Result<Established, LinkError> {
+        within(async {
+            socket.set_nodelay(true)?;
+            let (mut reader, mut writer) = noise::initiate(socket, &self.key).await?;
+            writer.send(&Greeting::Hello(self.me.clone()).encode()).await?;
+            let them = match hear(&mut reader).await? {
+                Greeting::Welcome(them) => them,
+                Greeting::Refused { reason } => return Err(LinkError::RefusedByPeer(reason)),
+                Greeting::Hello(_) | Greeting::Ready => return Err(out_of_turn()),
+            };
+            self.consent(&them, Some(peer), &mut writer).await?;
+            writer.send(&Greeting::Ready.encode()).await?;
+            Ok(Established { peer: them.gateway, start: them.start, reader, writer })
+        })
+        .await
+    }
+
+    /// Greets as the one who was dialled. `met` is told who it is as soon as that is known, though it may yet be refused.
+    pub async fn accept(
+        &self,
+        socket: TcpStream,
+        met: impl FnOnce(GatewayId),
+    ) -> Result<Established, LinkError> {
+        within(async {
+            socket.set_nodelay(true)?;
+            let (mut reader, mut writer) = noise::respond(socket, &self.key).await?;
+            let Greeting::Hello(them) = hear(&mut reader).await? else { return Err(out_of_turn()) };
+            met(them.gateway);
+            self.consent(&them, None, &mut writer).await?;
+            writer.send(&Greeting::Welcome(self.me.clone()).encode()).await?;
+            match hear(&mut reader).await? {
+                Greeting::Ready => Ok(Established { peer: them.gateway, start: them.start, reader, writer }),
+                Greeting::Refused { reason } => Err(LinkError::RefusedByPeer(reason)),
+                Greeting::Hello(_) | Greeting::Welcome(_) => Err(out_of_turn()),
+            }
+        })
+        .await
+    }
+
+    /// Checks and admits the other end, or tells it why not.
+    async fn consent(
+        &self,
+        them: &Hello,
+        expected: Option<GatewayId>,
+        writer: &mut FrameWriter,
+    ) -> Result<(), LinkError> {
+        let checked = match check(&self.me, them, expected, |g| self.members.contains(&g)) {
+            Ok(()) => self.admit(them.clone()).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(Refusal(reason)) = checked {
+            // What counts is our own refusal, also if it can't be told.
+            let _ = writer.send(&Greeting::refused(&reason).encode()).await;
+            return Err(LinkError::Refused(reason));
+        }
+        Ok(())
+    }
+
+    /// Off this thread, because it waits for the disk when a peer, or a start of it, is new.
+    async fn admit(&self, them: Hello) -> Result<(), Refusal> {
+        let identity = self.identity.clone();
+        let admitted = tokio::task::spawn_blocking(move || {
+            identity.lock().unwrap_or_else(PoisonError::into_inner).admit(&them)
+        });
+        admitted.await.unwrap_or_else(|_| Err(Refusal("this gateway is stopping".to_string())))
+    }
+}
+
+async fn hear(reader: &mut FrameReader) -> Result<Greeting, LinkError> {
+    let body = reader.next(MAX_GREETING_BYTES, || {}).await?;
+    Greeting::decode(body).map_err(|e| LinkError::Broken(e.to_string()))
+}
+
+fn out_of_turn() -> LinkError {
+    LinkError::Broken("a greeting out of turn".to_string())
+}
+
+async fn within<T>(greeting: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
+    let limit = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    timeout(limit, greeting).await.unwrap_or(Err(LinkError::Timeout(HANDSHAKE_TIMEOUT_MS)))
+}

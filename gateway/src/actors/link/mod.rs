@@ -1,0 +1,270 @@
+//! Peer links on sockets and actors. The protocol is [`crate::logic::link`]'s; here is how it runs.
+//!
+//! ```text
+//!  PeerLinks::send ─> Link (queue) ─> writer task ─┐                 ┌─> FromPeer      (inbound)
+//!                                                 TCP ─> reader task ┤
+//!  PeerListener ─> greeting task ─> Attach ─> PeerLink ─> PeerWatch ─┴─> PeersChanged  (status)
+//! ```
+//!
+//! Each peer has one [`PeerLink`] actor, which dials (if this is the lower id), holds the one connection
+//! and lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure
+//! detector. All of them run in the arbiter that [`start`] is given.
+//!
+//! **Back pressure.** A reader hands over one frame's messages, and reads on when the receiver's handler has returned. A
+//! receiver that is busy, or whose mailbox is full, so leaves the rest in the sockets, and the peer's queue
+//! drops its oldest. The detector takes a peer that we don't read for heard.
+//!
+//! **Order.** What a new connection brings is delivered after the [`PeersChanged`] that it caused has been handled,
+//! so nobody sees a message of a restarted peer before its restart.
+//!
+//! Limit: [`MAX_UNAUTHENTICATED_CONNECTIONS`] strangers that say nothing keep others waiting for up to
+//! [`HANDSHAKE_TIMEOUT_MS`](crate::logic::link::HANDSHAKE_TIMEOUT_MS) each; links that are up are not touched by it.
+
+mod greet;
+mod listener;
+mod noise;
+mod peer;
+mod watch;
+
+pub use listener::{MAX_UNAUTHENTICATED_CONNECTIONS, PeerListener};
+pub use noise::{LinkError, LinkKey};
+pub use peer::{PeerLink, SendToPeer};
+pub use watch::PeerWatch;
+
+use crate::identity::Identity;
+use crate::logic::link::{Link, LinkCounts, State};
+use crate::logic::peer::PeerMessage;
+use actix::{Actor, Addr, ArbiterHandle, Message, Recipient};
+use greet::Greeter;
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::time::EpochMs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// The same complaint is logged again after this long, in milliseconds.
+const COMPLAIN_AGAIN_MS: u64 = 30_000;
+
+/// How many different complaints are told apart.
+const COMPLAINTS_ENTRIES: usize = 16;
+
+/// What came from a peer, in the order in which it was sent. Never empty.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromPeer {
+    /// Who sent it.
+    pub peer: GatewayId,
+    /// What.
+    pub messages: Vec<PeerMessage>,
+}
+
+/// Which gateways live has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct PeersChanged {
+    /// All that are up, this one among them.
+    pub up: BTreeSet<GatewayId>,
+    /// Those whose process is another than the one last met: what was asked of the old one is not answered any more.
+    pub restarted: Vec<GatewayId>,
+}
+
+/// What the links of a gateway need.
+pub struct LinkSettings {
+    /// Who this gateway is; shared, because admitting a peer writes to it.
+    pub identity: Arc<Mutex<Identity>>,
+    /// Derived from the site secret.
+    pub key: LinkKey,
+    /// Where peers connect to; bound by the caller, so that a taken port is an error at start.
+    pub listener: TcpListener,
+    /// All other gateways of the site, with their `host:port`.
+    pub peers: BTreeMap<GatewayId, String>,
+    /// Takes what comes. Its handler must have taken it into something bounded when it returns.
+    pub inbound: Recipient<FromPeer>,
+    /// Takes who lives. Nothing is sent before the first change; until then, this gateway alone is up.
+    pub status: Recipient<PeersChanged>,
+}
+
+/// Starts the links of a gateway in an arbiter. They end with it.
+///
+/// # Errors
+/// When the listening socket can't be used.
+pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<PeerLinks> {
+    let LinkSettings { identity, key, listener, mut peers, inbound, status } = settings;
+    listener.set_nonblocking(true)?;
+    let hello = identity.lock().unwrap_or_else(PoisonError::into_inner).hello();
+    let me = hello.gateway;
+    peers.remove(&me);
+    let members: BTreeSet<GatewayId> = peers.keys().copied().collect();
+    let greeter = Arc::new(Greeter { me: hello, key, members, identity });
+    let clock = Clock(Instant::now());
+    let lines: BTreeMap<_, _> = peers.keys().map(|p| (*p, Arc::new(Line::new(me, *p)))).collect();
+
+    let watched = lines.clone();
+    let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, clock, watched, status));
+    let mut actors = BTreeMap::new();
+    for (peer, address) in peers {
+        let Some(line) = lines.get(&peer).cloned() else { continue };
+        let (greeter, watch, inbound) = (greeter.clone(), watch.clone(), inbound.clone());
+        let link = PeerLink::start_in_arbiter(arbiter, move |_| {
+            PeerLink::new(address, line, clock, greeter, watch, inbound)
+        });
+        actors.insert(peer, link);
+    }
+    let (links, listed) = (actors.clone(), lines.clone());
+    PeerListener::start_in_arbiter(arbiter, move |_| {
+        PeerListener::new(listener, clock, greeter, links, listed)
+    });
+    Ok(PeerLinks { lines: Arc::new(lines), actors: Arc::new(actors) })
+}
+
+/// The links of a gateway, for those who send on them.
+#[derive(Clone)]
+pub struct PeerLinks {
+    lines: Arc<BTreeMap<GatewayId, Arc<Line>>>,
+    actors: Arc<BTreeMap<GatewayId, Addr<PeerLink>>>,
+}
+
+impl PeerLinks {
+    /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted (see
+    /// [`crate::logic::link`]). To this gateway itself, or to no peer, nothing is sent.
+    pub fn send(&self, to: GatewayId, messages: Vec<PeerMessage>) {
+        if let Some(line) = self.lines.get(&to) {
+            line.send(messages);
+        }
+    }
+
+    /// The actor of one peer's link, which takes [`SendToPeer`].
+    pub fn link(&self, peer: GatewayId) -> Option<&Addr<PeerLink>> {
+        self.actors.get(&peer)
+    }
+
+    /// How each link is, for the operator.
+    pub fn status(&self) -> Vec<LinkStatus> {
+        self.lines.values().map(|line| line.status()).collect()
+    }
+}
+
+/// How one link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// To whom.
+    pub peer: GatewayId,
+    /// Where it is in its life.
+    pub state: State,
+    /// Why it is not up, or was last not.
+    pub trouble: Option<String>,
+    /// How far the peer's clock is ahead of ours, in milliseconds, one way's delay included. Nothing before the first frame.
+    pub clock_ahead_ms: Option<i64>,
+    /// What it counted.
+    pub counts: LinkCounts,
+}
+
+/// Milliseconds since the links were started, on the monotonic clock.
+#[derive(Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    fn now(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One link as its actor, its tasks, the watch and the senders share it.
+struct Line {
+    peer: GatewayId,
+    link: Mutex<Link>,
+    /// Wakes the writer.
+    wake: Notify,
+    heard_ms: AtomicU64,
+    /// We have read what the receiver has not taken yet.
+    pressed_back: AtomicBool,
+    clock_ahead_ms: AtomicI64,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Line {
+    fn new(me: GatewayId, peer: GatewayId) -> Self {
+        Self {
+            peer,
+            link: Mutex::new(Link::new(me, peer)),
+            wake: Notify::new(),
+            heard_ms: AtomicU64::new(0),
+            pressed_back: AtomicBool::new(false),
+            clock_ahead_ms: AtomicI64::new(i64::MIN),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// The core; never held across an await.
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, messages: Vec<PeerMessage>) {
+        let wake = self.link().send(messages);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    fn heard(&self, now: u64) {
+        self.heard_ms.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn clock(&self, theirs: EpochMs) {
+        let ahead = theirs.0.saturating_sub(EpochMs::now().0).max(i64::MIN + 1);
+        self.clock_ahead_ms.store(ahead, Ordering::Relaxed);
+    }
+
+    fn trouble(&self, why: &str) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
+    }
+
+    fn status(&self) -> LinkStatus {
+        let ahead = self.clock_ahead_ms.load(Ordering::Relaxed);
+        let link = self.link();
+        LinkStatus {
+            peer: self.peer,
+            state: link.state(),
+            trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            clock_ahead_ms: (ahead != i64::MIN).then_some(ahead),
+            counts: link.counts(),
+        }
+    }
+}
+
+/// A task that ends with its owner.
+struct Task(JoinHandle<()>);
+
+impl Task {
+    fn spawn(work: impl Future<Output = ()> + 'static) -> Self {
+        Self(actix::spawn(work))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Keeps what goes wrong each second from filling the log each second.
+#[derive(Default)]
+struct Complaints(Vec<(String, u64)>);
+
+impl Complaints {
+    /// Whether this is worth a line in the log now.
+    fn worth(&mut self, now: u64, what: &str) -> bool {
+        self.0.retain(|(_, at)| now.saturating_sub(*at) < COMPLAIN_AGAIN_MS);
+        if self.0.len() >= COMPLAINTS_ENTRIES || self.0.iter().any(|(said, _)| said == what) {
+            return false;
+        }
+        self.0.push((what.to_string(), now));
+        true
+    }
+}

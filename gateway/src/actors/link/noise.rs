@@ -1,0 +1,248 @@
+//! Frames over an encrypted connection: Noise messages on a socket.
+
+use crate::logic::link::{PREAMBLE, WIRE_VERSION};
+use bytes::{Buf, BytesMut};
+use snow::params::NoiseParams;
+use snow::{HandshakeState, StatelessTransportState};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
+
+/// Both handshake messages of the pattern: an ephemeral key and the tag of an empty payload, in bytes.
+const HANDSHAKE_MESSAGE_BYTES: usize = 32 + TAG_BYTES;
+
+/// What a Noise message is longer than its content, in bytes.
+const TAG_BYTES: usize = 16;
+
+/// The longest content of a Noise message, in bytes.
+const CHUNK_BYTES: usize = 65_535 - TAG_BYTES;
+
+/// The length before a frame, in bytes.
+const LENGTH_BYTES: usize = 4;
+
+/// Asked of the socket at once, in bytes.
+const READ_BYTES: usize = 128 * 1024;
+
+/// A buffer that grew beyond this for a large frame is given back, in bytes.
+const KEEP_BYTES: usize = 512 * 1024;
+
+/// The key that all gateways of a site share for their links: derived from the site secret.
+#[derive(Clone)]
+pub struct LinkKey([u8; 32]);
+
+impl LinkKey {
+    /// From 32 secret bytes.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+}
+
+impl fmt::Debug for LinkKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LinkKey(secret)")
+    }
+}
+
+/// Why a connection ended or did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The network.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It took too long.
+    #[error("no answer within {0} ms")]
+    Timeout(u64),
+    /// The other end hung up before it had proved to know the site secret: so it does when we don't know its.
+    #[error("the other end hung up during the handshake; check that both gateways have the same site secret")]
+    HungUp,
+    /// The other end does not know the site secret, or is no gateway.
+    #[error("the other end does not know this site's secret, or is no gateway")]
+    Stranger,
+    /// A gateway of another release.
+    #[error("the other end speaks link version {0}, this release {WIRE_VERSION}; upgrade the older one")]
+    WireVersion(u8),
+    /// We refuse it.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It refuses us.
+    #[error("refused by the other end: {0}")]
+    RefusedByPeer(String),
+    /// What came was not made by a gateway with this key, was damaged, or breaks a bound.
+    #[error("the connection is broken: {0}")]
+    Broken(String),
+}
+
+/// The reading half of an encrypted connection.
+pub struct FrameReader {
+    socket: OwnedReadHalf,
+    noise: Arc<StatelessTransportState>,
+    nonce: u64,
+    raw: BytesMut,
+    frame: Vec<u8>,
+}
+
+/// The writing half of an encrypted connection.
+pub struct FrameWriter {
+    socket: OwnedWriteHalf,
+    noise: Arc<StatelessTransportState>,
+    nonce: u64,
+    first: Vec<u8>,
+    out: Vec<u8>,
+}
+
+fn builder(key: &LinkKey) -> Result<snow::Builder<'_>, LinkError> {
+    let params: NoiseParams = PATTERN.parse().map_err(broken)?;
+    snow::Builder::new(params).psk(0, &key.0).and_then(|b| b.prologue(&PREAMBLE)).map_err(broken)
+}
+
+fn broken(e: impl fmt::Display) -> LinkError {
+    LinkError::Broken(e.to_string())
+}
+
+/// Encrypts a connection that this end has dialled. The caller bounds the time.
+pub async fn initiate(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameReader, FrameWriter), LinkError> {
+    let mut noise = builder(key)?.build_initiator().map_err(broken)?;
+    let mut hello = [0; PREAMBLE.len() + HANDSHAKE_MESSAGE_BYTES];
+    let (preamble, message) = hello.split_at_mut(PREAMBLE.len());
+    preamble.copy_from_slice(&PREAMBLE);
+    noise.write_message(&[], message).map_err(broken)?;
+    socket.write_all(&hello).await?;
+    let mut answer = [0; HANDSHAKE_MESSAGE_BYTES];
+    socket.read_exact(&mut answer).await.map_err(hung_up)?;
+    noise.read_message(&answer, &mut []).map_err(|_| LinkError::Stranger)?;
+    halves(socket, noise)
+}
+
+/// Encrypts a connection that was accepted. The caller bounds the time. Reads 52 bytes and no more before the other end has
+/// proved to know the key.
+pub async fn respond(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameReader, FrameWriter), LinkError> {
+    let mut preamble = [0; PREAMBLE.len()];
+    socket.read_exact(&mut preamble).await.map_err(hung_up)?;
+    match preamble {
+        PREAMBLE => {}
+        [b'S', b'V', b'L', version] => return Err(LinkError::WireVersion(version)),
+        _ => return Err(LinkError::Stranger),
+    }
+    let mut message = [0; HANDSHAKE_MESSAGE_BYTES];
+    socket.read_exact(&mut message).await.map_err(hung_up)?;
+    let mut noise = builder(key)?.build_responder().map_err(broken)?;
+    noise.read_message(&message, &mut []).map_err(|_| LinkError::Stranger)?;
+    let mut answer = [0; HANDSHAKE_MESSAGE_BYTES];
+    noise.write_message(&[], &mut answer).map_err(broken)?;
+    socket.write_all(&answer).await?;
+    halves(socket, noise)
+}
+
+fn hung_up(e: io::Error) -> LinkError {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => LinkError::HungUp,
+        _ => LinkError::Io(e),
+    }
+}
+
+fn halves(socket: TcpStream, noise: HandshakeState) -> Result<(FrameReader, FrameWriter), LinkError> {
+    let noise = Arc::new(noise.into_stateless_transport_mode().map_err(broken)?);
+    let (read, write) = socket.into_split();
+    let reader =
+        FrameReader { socket: read, noise: noise.clone(), nonce: 0, raw: BytesMut::new(), frame: Vec::new() };
+    let writer = FrameWriter { socket: write, noise, nonce: 0, first: Vec::new(), out: Vec::new() };
+    Ok((reader, writer))
+}
+
+impl FrameReader {
+    /// The next frame's body, of at most `max` bytes. `heard` is called for each authentic piece that arrives.
+    /// Memory grows with what has arrived, never with what a length claims.
+    ///
+    /// # Errors
+    /// When the connection ends or what comes is not authentic, too long or out of form; it can't be read on then.
+    pub async fn next(&mut self, max: usize, mut heard: impl FnMut()) -> Result<&[u8], LinkError> {
+        self.frame.clear();
+        if self.frame.capacity() > KEEP_BYTES {
+            self.frame = Vec::new();
+        }
+        loop {
+            self.next_piece(max).await?;
+            heard();
+            let Some((length, body)) = self.frame.split_first_chunk::<LENGTH_BYTES>() else {
+                return Err(broken("a frame without a length"));
+            };
+            let length = u32::from_le_bytes(*length) as usize;
+            if length > max {
+                return Err(broken(format_args!("a frame of {length} bytes, where {max} are allowed")));
+            }
+            if body.len() > length {
+                return Err(broken("a frame that is longer than it says"));
+            }
+            if body.len() == length {
+                break;
+            }
+        }
+        Ok(self.frame.get(LENGTH_BYTES..).unwrap_or_default())
+    }
+
+    /// Appends the content of one Noise message to `frame`.
+    async fn next_piece(&mut self, max: usize) -> Result<(), LinkError> {
+        let length = loop {
+            if let Some((length, rest)) = self.raw.split_first_chunk::<2>() {
+                let length = usize::from(u16::from_be_bytes(*length));
+                if length <= TAG_BYTES || length > max + LENGTH_BYTES + TAG_BYTES {
+                    return Err(broken(format_args!("a piece of {length} bytes")));
+                }
+                if rest.len() >= length {
+                    break length;
+                }
+            }
+            self.raw.reserve(READ_BYTES);
+            if self.socket.read_buf(&mut self.raw).await? == 0 {
+                return Err(broken("closed by the other end"));
+            }
+        };
+        self.raw.advance(2);
+        let at = self.frame.len();
+        self.frame.resize(at + length, 0);
+        let (sealed, room) = (self.raw.get(..length), self.frame.get_mut(at..));
+        let (Some(sealed), Some(room)) = (sealed, room) else { return Err(broken("a piece is cut off")) };
+        let opened = self.noise.read_message(self.nonce, sealed, room).map_err(broken)?;
+        self.frame.truncate(at + opened);
+        self.raw.advance(length);
+        // Noise refuses the last nonce, so this never wraps into a used one.
+        self.nonce = self.nonce.saturating_add(1);
+        Ok(())
+    }
+}
+
+impl FrameWriter {
+    /// Sends a frame with this body, in one write.
+    ///
+    /// # Errors
+    /// When the connection is gone; it can't be written on then. Dropping the future half-way ends the connection's use as well.
+    pub async fn send(&mut self, body: &[u8]) -> Result<(), LinkError> {
+        let length = u32::try_from(body.len()).map_err(broken)?;
+        let (head, rest) = body.split_at(body.len().min(CHUNK_BYTES - LENGTH_BYTES));
+        self.first.clear();
+        self.first.extend(length.to_le_bytes());
+        self.first.extend(head);
+        self.out.clear();
+        for chunk in [self.first.as_slice()].into_iter().chain(rest.chunks(CHUNK_BYTES)) {
+            let at = self.out.len();
+            self.out.resize(at + 2 + chunk.len() + TAG_BYTES, 0);
+            let Some((prefix, sealed)) = self.out.get_mut(at..).and_then(|o| o.split_first_chunk_mut::<2>())
+            else {
+                return Err(broken("no room for a piece"));
+            };
+            let sealed_bytes = self.noise.write_message(self.nonce, chunk, sealed).map_err(broken)?;
+            *prefix = u16::try_from(sealed_bytes).map_err(broken)?.to_be_bytes();
+            self.nonce = self.nonce.saturating_add(1);
+        }
+        self.socket.write_all(&self.out).await?;
+        if self.out.capacity() > KEEP_BYTES {
+            self.out = Vec::new();
+        }
+        Ok(())
+    }
+}

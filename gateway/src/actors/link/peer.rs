@@ -1,0 +1,278 @@
+//! The actor of one link: dials, holds the connection, and replaces it.
+
+use super::greet::{Established, Greeter};
+use super::noise::{FrameReader, FrameWriter, LinkError};
+use super::watch::{self, PeerWatch};
+use super::{Clock, Complaints, FromPeer, Line, Task};
+use crate::logic::detector::DETECT_MS;
+use crate::logic::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
+use crate::logic::peer::PeerMessage;
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
+use selvedge_shared::time::EpochMs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// Messages for the peer of a [`PeerLink`], in order. Never answered; what the link can't hold is dropped and counted.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SendToPeer(pub Vec<PeerMessage>);
+
+/// A new connection, which replaces the one there is.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Attach(pub Established);
+
+/// The connection is to be closed: the detector has given the peer up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Cut;
+
+/// A connection ended by itself.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Lost {
+    connection: u64,
+    why: String,
+}
+
+/// The link to one peer.
+pub struct PeerLink {
+    address: String,
+    line: Arc<Line>,
+    clock: Clock,
+    greeter: Arc<Greeter>,
+    watch: Addr<PeerWatch>,
+    inbound: Recipient<FromPeer>,
+    /// Reader and writer of the one connection.
+    connection: Option<(Task, Task)>,
+    /// Numbers the connections, so that the end of a replaced one is no end of its successor.
+    connections: u64,
+    /// Dials, or asks whether the peer's process is gone.
+    seeking: Option<Task>,
+}
+
+impl PeerLink {
+    pub(super) fn new(
+        address: String,
+        line: Arc<Line>,
+        clock: Clock,
+        greeter: Arc<Greeter>,
+        watch: Addr<PeerWatch>,
+        inbound: Recipient<FromPeer>,
+    ) -> Self {
+        Self {
+            address,
+            line,
+            clock,
+            greeter,
+            watch,
+            inbound,
+            connection: None,
+            connections: 0,
+            seeking: None,
+        }
+    }
+
+    /// Ends the connection, if there is one, and looks for a new one.
+    fn lose(&mut self, why: &str, ctx: &mut Context<Self>) {
+        let peer = self.line.peer;
+        self.connection = None;
+        // Its reader may have ended while it waited for the receiver.
+        self.line.pressed_back.store(false, Ordering::Relaxed);
+        let wait_ms = self.line.link().lost(self.clock.now());
+        self.line.trouble(why);
+        self.watch.do_send(watch::Lost { peer });
+        tracing::warn!(%peer, "link lost: {why}");
+        self.seek(wait_ms, ctx);
+    }
+
+    fn seek(&mut self, wait_ms: u64, ctx: &mut Context<Self>) {
+        let seeker = Seeker {
+            address: self.address.clone(),
+            line: self.line.clone(),
+            clock: self.clock,
+            greeter: self.greeter.clone(),
+            watch: self.watch.clone(),
+            link: ctx.address(),
+        };
+        self.seeking = Some(if self.line.link().dials() {
+            Task::spawn(seeker.dial(wait_ms))
+        } else {
+            Task::spawn(seeker.probe())
+        });
+    }
+}
+
+impl Actor for PeerLink {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if self.line.link().dials() {
+            self.seek(0, ctx);
+        }
+    }
+}
+
+impl Handler<SendToPeer> for PeerLink {
+    type Result = ();
+    fn handle(&mut self, SendToPeer(messages): SendToPeer, _: &mut Self::Context) {
+        self.line.send(messages);
+    }
+}
+
+impl Handler<Attach> for PeerLink {
+    type Result = ();
+    fn handle(
+        &mut self,
+        Attach(Established { peer, start, reader, writer }): Attach,
+        ctx: &mut Self::Context,
+    ) {
+        self.seeking = None;
+        self.connections += 1;
+        let connection = self.connections;
+        let now = self.clock.now();
+        self.line.heard(now);
+        self.connection = None;
+        self.line.pressed_back.store(false, Ordering::Relaxed);
+        self.line.link().connected(now);
+        tracing::info!(%peer, start, "link up");
+        let (line, clock, link) = (self.line.clone(), self.clock, ctx.address());
+        let write = async move {
+            let Err(e) = write(line, clock, writer).await;
+            link.do_send(Lost { connection, why: e.to_string() });
+        };
+        let (line, link, inbound) = (self.line.clone(), ctx.address(), self.inbound.clone());
+        let announced = self.watch.send(watch::Connected { peer, start, link: ctx.address() });
+        let read = async move {
+            let _ = announced.await; // fails only when the arbiter is ending
+            let Err(e) = read(line, clock, reader, inbound).await;
+            link.do_send(Lost { connection, why: e.to_string() });
+        };
+        self.connection = Some((Task::spawn(read), Task::spawn(write)));
+    }
+}
+
+impl Handler<Cut> for PeerLink {
+    type Result = ();
+    fn handle(&mut self, _: Cut, ctx: &mut Self::Context) {
+        if self.connection.is_some() {
+            self.lose("the peer was silent for too long", ctx);
+        }
+    }
+}
+
+impl Handler<Lost> for PeerLink {
+    type Result = ();
+    fn handle(&mut self, Lost { connection, why }: Lost, ctx: &mut Self::Context) {
+        if self.connection.is_some() && connection == self.connections {
+            self.lose(&why, ctx);
+        }
+    }
+}
+
+/// Writes frames whenever there are any, and heartbeats when there are none.
+async fn write(
+    line: Arc<Line>,
+    clock: Clock,
+    mut writer: FrameWriter,
+) -> Result<std::convert::Infallible, LinkError> {
+    loop {
+        let now = clock.now();
+        let (frame, heartbeat_at) = {
+            let mut link = line.link();
+            (link.next_frame(now, EpochMs::now()), link.heartbeat_at())
+        };
+        match frame {
+            Some(frame) => writer.send(&frame).await?,
+            None => {
+                let pause = Duration::from_millis(heartbeat_at.saturating_sub(now).max(1));
+                // Either way there is something to look for; a wake while nobody waits is kept.
+                let _ = timeout(pause, line.wake.notified()).await;
+            }
+        }
+    }
+}
+
+/// Reads frames and hands over what they hold, one frame at a time.
+async fn read(
+    line: Arc<Line>,
+    clock: Clock,
+    mut reader: FrameReader,
+    inbound: Recipient<FromPeer>,
+) -> Result<std::convert::Infallible, LinkError> {
+    loop {
+        let body = reader.next(MAX_PEER_FRAME_BYTES, || line.heard(clock.now())).await?;
+        let frame = PeerFrame::decode(body).map_err(|e| LinkError::Broken(e.to_string()))?;
+        line.clock(frame.clock);
+        if frame.messages.is_empty() {
+            continue;
+        }
+        line.pressed_back.store(true, Ordering::Relaxed);
+        let taken = inbound.send(FromPeer { peer: line.peer, messages: frame.messages }).await;
+        line.heard(clock.now());
+        line.pressed_back.store(false, Ordering::Relaxed);
+        taken.map_err(|_| LinkError::Broken("this gateway is stopping".to_string()))?;
+    }
+}
+
+/// Looks for a new connection.
+struct Seeker {
+    address: String,
+    line: Arc<Line>,
+    clock: Clock,
+    greeter: Arc<Greeter>,
+    watch: Addr<PeerWatch>,
+    link: Addr<PeerLink>,
+}
+
+impl Seeker {
+    /// Dials until the peer has admitted us.
+    async fn dial(self, first_wait_ms: u64) {
+        let peer = self.line.peer;
+        let mut complaints = Complaints::default();
+        let mut wait_ms = first_wait_ms;
+        loop {
+            sleep(Duration::from_millis(wait_ms)).await;
+            self.line.link().handshaking();
+            let greeted = match self.connect().await {
+                Ok(socket) => self.greeter.dial(socket, peer).await,
+                Err(e) => Err(e),
+            };
+            match greeted {
+                Ok(established) => return self.link.do_send(Attach(established)),
+                Err(e) => {
+                    let why = format!("{}: {e}", self.address);
+                    if complaints.worth(self.clock.now(), &why) {
+                        tracing::warn!(%peer, "no link: {why}");
+                    }
+                    self.line.trouble(&why);
+                }
+            }
+            wait_ms = self.line.link().failed();
+        }
+    }
+
+    /// After a connection was lost that the peer had dialled: is its process gone? Asked for as long as the answer can be news.
+    async fn probe(self) {
+        for _ in 0..DETECT_MS / REDIAL_MIN_MS {
+            let _ = self.connect().await; // which tells the watch of a refusal
+            sleep(Duration::from_millis(REDIAL_MIN_MS)).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, LinkError> {
+        let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+        let connected = timeout(limit, TcpStream::connect(&self.address)).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        connected.map_err(|e| {
+            if e.kind() == io::ErrorKind::ConnectionRefused {
+                self.watch.do_send(watch::Refused { peer: self.line.peer });
+            }
+            LinkError::Io(e)
+        })
+    }
+}

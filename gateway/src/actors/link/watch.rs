@@ -1,0 +1,168 @@
+//! The actor of the failure detector: hears of all links, tells who lives.
+
+use super::peer::{Cut, PeerLink};
+use super::{Clock, Line, PeersChanged, Task};
+use crate::logic::detector::{Change, Detector, TICK_MS};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
+use selvedge_shared::ids::GatewayId;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// A connection to a peer is there. Answered when the change that it made, if any, has been handled.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Connected {
+    pub peer: GatewayId,
+    pub start: u64,
+    pub link: Addr<PeerLink>,
+}
+
+/// The connection to a peer ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Lost {
+    pub peer: GatewayId,
+}
+
+/// The peer's machine refuses connections.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Refused {
+    pub peer: GatewayId,
+}
+
+/// Tells who lives.
+pub struct PeerWatch {
+    clock: Clock,
+    detector: Detector,
+    lines: BTreeMap<GatewayId, Arc<Line>>,
+    links: BTreeMap<GatewayId, Addr<PeerLink>>,
+    news: Rc<News>,
+    status: Option<Recipient<PeersChanged>>,
+    telling: Option<Task>,
+}
+
+/// The changes that the receiver has not been told yet, as one: nothing waits behind a slow receiver but the latest.
+#[derive(Default)]
+struct News {
+    latest: RefCell<(Option<PeersChanged>, Vec<oneshot::Sender<()>>)>,
+    wake: Notify,
+}
+
+impl News {
+    fn add(&self, change: Change) {
+        let mut latest = self.latest.borrow_mut();
+        let mut restarted = latest.0.take().map(|c| c.restarted).unwrap_or_default();
+        restarted.extend(change.restarted.into_iter().filter(|p| !restarted.contains(p)).collect::<Vec<_>>());
+        latest.0 = Some(PeersChanged { up: change.up, restarted });
+        self.wake.notify_one();
+    }
+
+    /// Ends when all that was added up to now has been handled.
+    fn told(&self) -> oneshot::Receiver<()> {
+        let (done, told) = oneshot::channel();
+        self.latest.borrow_mut().1.push(done);
+        self.wake.notify_one();
+        told
+    }
+
+    async fn tell(self: Rc<Self>, status: Recipient<PeersChanged>) {
+        loop {
+            let (change, waiting) = std::mem::take(&mut *self.latest.borrow_mut());
+            if change.is_none() && waiting.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            if let Some(change) = change
+                && status.send(change).await.is_err()
+            {
+                return; // this gateway is stopping
+            }
+            for done in waiting {
+                let _ = done.send(()); // the connection may be gone
+            }
+        }
+    }
+}
+
+impl PeerWatch {
+    pub(super) fn new(
+        me: GatewayId,
+        clock: Clock,
+        lines: BTreeMap<GatewayId, Arc<Line>>,
+        status: Recipient<PeersChanged>,
+    ) -> Self {
+        let detector = Detector::new(clock.now(), me, lines.keys().copied());
+        let news = Rc::default();
+        Self { clock, detector, lines, links: BTreeMap::new(), news, status: Some(status), telling: None }
+    }
+
+    fn apply(&mut self, change: Option<Change>) {
+        let Some(change) = change else { return };
+        for link in change.cut.iter().filter_map(|p| self.links.get(p)) {
+            link.do_send(Cut);
+        }
+        tracing::info!(up = ?change.up, restarted = ?change.restarted, "peers changed");
+        self.news.add(change);
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        for (peer, line) in &self.lines {
+            let pressed_back = line.pressed_back.load(Ordering::Relaxed);
+            let at = if pressed_back { now } else { line.heard_ms.load(Ordering::Relaxed) };
+            self.detector.heard(at, *peer);
+        }
+        let change = self.detector.tick(now);
+        let stalled_ms = self.detector.stalled_ms();
+        if stalled_ms > 0 {
+            metrics::counter!("selvedge_stalled_ms_total").increment(stalled_ms);
+            tracing::warn!(stalled_ms, "this process did not run for a while");
+        }
+        self.apply(change);
+    }
+}
+
+impl Actor for PeerWatch {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some(status) = self.status.take() {
+            self.telling = Some(Task::spawn(self.news.clone().tell(status)));
+        }
+        ctx.run_interval(Duration::from_millis(TICK_MS), |watch, _| watch.tick());
+    }
+}
+
+impl Handler<Connected> for PeerWatch {
+    type Result = ResponseFuture<()>;
+    fn handle(&mut self, Connected { peer, start, link }: Connected, _: &mut Self::Context) -> Self::Result {
+        self.links.insert(peer, link);
+        let change = self.detector.connected(self.clock.now(), peer, start);
+        self.apply(change);
+        let told = self.news.told();
+        Box::pin(async move {
+            let _ = told.await; // fails only when the arbiter is ending
+        })
+    }
+}
+
+impl Handler<Lost> for PeerWatch {
+    type Result = ();
+    fn handle(&mut self, Lost { peer }: Lost, _: &mut Self::Context) {
+        self.detector.lost(peer);
+    }
+}
+
+impl Handler<Refused> for PeerWatch {
+    type Result = ();
+    fn handle(&mut self, Refused { peer }: Refused, _: &mut Self::Context) {
+        let change = self.detector.refused(self.clock.now(), peer);
+        self.apply(change);
+    }
+}

@@ -1,0 +1,447 @@
+//! Who this gateway is: what `init` writes into its data directory, and what it remembers of its peers.
+//!
+//! Four small files, the first three in JSON that an operator can read:
+//! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. Written once, last of all,
+//!   so that its presence means that `init` was completed.
+//! - `start.json`: how often the process was started; raised and on disk before the process says anything.
+//! - `peers.json`: the incarnation and the last start of each peer that was met; on disk before a
+//!   peer is answered (see [`crate::logic::link::admit`]).
+//! - `lock`: locked while a process uses the directory.
+//!
+//! A file is replaced as a whole: written beside, fsynced, renamed, the directory fsynced. A failed write
+//! leaves the old file, so it may be tried again.
+//!
+//! Invariant: no two runs of a process on one data directory have the same start.
+
+use crate::logic::link::{Hello, Incarnation, Known, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Refusal, admit};
+use ring::rand::{SecureRandom, SystemRandom};
+use selvedge_shared::ids::{GatewayId, SiteId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Format version of the three files.
+pub const IDENTITY_VERSION: u32 = 1;
+
+/// The largest of these files that is read, in bytes.
+pub const MAX_IDENTITY_FILE_BYTES: u64 = 1024 * 1024;
+
+const IDENTITY: &str = "identity.json";
+const START: &str = "start.json";
+const PEERS: &str = "peers.json";
+const LOCK: &str = "lock";
+
+/// What the settings say that this gateway is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The site.
+    pub site: SiteId,
+    /// The gateway's number.
+    pub gateway: GatewayId,
+    /// A hash of the membership and of the settings that a site must agree on.
+    pub membership: [u8; 32],
+}
+
+/// A data directory in use by this process.
+#[derive(Debug)]
+pub struct Identity {
+    dir: PathBuf,
+    expected: Expected,
+    incarnation: Incarnation,
+    start: u64,
+    run: u64,
+    peers: BTreeMap<GatewayId, Known>,
+    _lock: File,
+}
+
+/// What is wrong with a data directory.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// `init` on a directory that has an identity.
+    #[error(
+        "{0} belongs to a gateway already; to start afresh, choose an empty data directory and a new gateway id"
+    )]
+    Exists(PathBuf),
+    /// `open` on a directory that has none.
+    #[error("{0} holds no gateway; run `init` first, or correct the data directory in the settings")]
+    Absent(PathBuf),
+    /// The settings name something else than the directory.
+    #[error("{dir} was made for {what} {found}, but the settings say {wanted}; {help}")]
+    Differs {
+        /// The directory.
+        dir: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What the directory says.
+        found: String,
+        /// What the settings say.
+        wanted: String,
+        /// What to do.
+        help: &'static str,
+    },
+    /// Another process has it.
+    #[error("{0} is in use by another process; stop that one first")]
+    InUse(PathBuf),
+    /// A file can't be made sense of.
+    #[error(
+        "{file}: {why}; restore nothing from a copy: give this gateway an empty data directory and a new id"
+    )]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk.
+    #[error("{file}: {why}; check that the disk has room and that this user may write there")]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers")]
+    NoRandomness,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    format: u32,
+    site: String,
+    gateway: u16,
+    incarnation: String,
+    membership: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StartFile {
+    format: u32,
+    start: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PeersFile {
+    format: u32,
+    peers: BTreeMap<u16, PeerEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PeerEntry {
+    incarnation: String,
+    start: u64,
+    run: u64,
+}
+
+impl Identity {
+    /// Whether a directory has an identity.
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(IDENTITY).exists()
+    }
+
+    /// Makes a directory this gateway's, with a new incarnation. It is not in use afterwards: see [`Identity::open`].
+    ///
+    /// # Errors
+    /// When it is a gateway's already, in use, or can't be written.
+    pub fn init(dir: &Path, expected: &Expected) -> Result<(), IdentityError> {
+        fs::create_dir_all(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
+        let _lock = lock(dir)?;
+        if Self::exists(dir) {
+            return Err(IdentityError::Exists(dir.into()));
+        }
+        write(dir, PEERS, &PeersFile { format: IDENTITY_VERSION, peers: BTreeMap::new() })?;
+        write(dir, START, &StartFile { format: IDENTITY_VERSION, start: 0 })?;
+        let identity = IdentityFile {
+            format: IDENTITY_VERSION,
+            site: expected.site.to_string(),
+            gateway: expected.gateway.0,
+            incarnation: Incarnation(u128::from_le_bytes(random()?)).to_string(),
+            membership: hex(&expected.membership),
+        };
+        write(dir, IDENTITY, &identity)?;
+        // The directory's own entry, in case it was made just now.
+        match dir.canonicalize().ok().and_then(|d| d.parent().map(Path::to_path_buf)) {
+            Some(parent) => sync_dir(&parent),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a directory into use: checks that it is what the settings say, and counts this start of the process.
+    ///
+    /// # Errors
+    /// When it is another gateway's, damaged, in use, or can't be written.
+    pub fn open(dir: &Path, expected: &Expected) -> Result<Self, IdentityError> {
+        if !Self::exists(dir) {
+            return Err(IdentityError::Absent(dir.into()));
+        }
+        let lock = lock(dir)?;
+        let found: IdentityFile = read(dir, IDENTITY, |f: &IdentityFile| f.format)?;
+        let same = |what, found: &str, wanted: &str, help| {
+            let (dir, found, wanted) = (dir.to_path_buf(), found.to_string(), wanted.to_string());
+            if found == wanted {
+                Ok(())
+            } else {
+                Err(IdentityError::Differs { dir, what, found, wanted, help })
+            }
+        };
+        let other = "correct the settings, or choose the data directory of that gateway";
+        same("site", &found.site, expected.site.as_str(), other)?;
+        same("gateway", &format!("g{}", found.gateway), &expected.gateway.to_string(), other)?;
+        same(
+            "a membership and site settings with hash",
+            &found.membership,
+            &hex(&expected.membership),
+            "put back the gateways, shards and site settings that the site was created with",
+        )?;
+        let incarnation = incarnation(dir, IDENTITY, &found.incarnation)?;
+        let peers: PeersFile = read(dir, PEERS, |f: &PeersFile| f.format)?;
+        let known = |(id, p): (u16, PeerEntry)| {
+            let incarnation = self::incarnation(dir, PEERS, &p.incarnation)?;
+            Ok((GatewayId(id), Known { incarnation, start: p.start, run: p.run }))
+        };
+        let peers = peers.peers.into_iter().map(known).collect::<Result<_, IdentityError>>()?;
+        let before: StartFile = read(dir, START, |f: &StartFile| f.format)?;
+        let start = before.start.checked_add(1).ok_or_else(|| IdentityError::Damaged {
+            file: dir.join(START),
+            why: "the start counter is at its end".to_string(),
+        })?;
+        write(dir, START, &StartFile { format: IDENTITY_VERSION, start })?;
+        let run = u64::from_le_bytes(random()?);
+        let (dir, expected) = (dir.to_path_buf(), expected.clone());
+        Ok(Self { dir, expected, incarnation, start, run, peers, _lock: lock })
+    }
+
+    /// The site.
+    pub fn site(&self) -> &SiteId {
+        &self.expected.site
+    }
+
+    /// This gateway.
+    pub fn gateway(&self) -> GatewayId {
+        self.expected.gateway
+    }
+
+    /// This data directory.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Which start of the process this is, from 1: the `start` of its [`crate::logic::machine::Origin`].
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// What this gateway says of itself to its peers.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            oldest: PROTOCOL_OLDEST,
+            newest: PROTOCOL_NEWEST,
+            site: self.expected.site.to_string(),
+            membership: self.expected.membership,
+            gateway: self.expected.gateway,
+            incarnation: self.incarnation,
+            start: self.start,
+            run: self.run,
+        }
+    }
+
+    /// Admits a peer by what is known of it; what is new is on disk when this returns. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the peer is not the one that is known, or what is new can't be written.
+    pub fn admit(&mut self, them: &Hello) -> Result<(), Refusal> {
+        let Some(met) = admit(self.peers.get(&them.gateway), them)? else { return Ok(()) };
+        let mut peers = self.peers.clone();
+        peers.insert(them.gateway, met);
+        let entry = |(id, k): (&GatewayId, &Known)| {
+            (id.0, PeerEntry { incarnation: k.incarnation.to_string(), start: k.start, run: k.run })
+        };
+        let file = PeersFile { format: IDENTITY_VERSION, peers: peers.iter().map(entry).collect() };
+        write(&self.dir, PEERS, &file).map_err(|e| {
+            tracing::error!("what is known of the peers can't be written: {e}");
+            Refusal(format!("{} can't write its data directory at the moment", self.expected.gateway))
+        })?;
+        self.peers = peers;
+        Ok(())
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, IdentityError> {
+    let file = dir.join(LOCK);
+    let io = |why| IdentityError::Io { file: file.clone(), why };
+    let handle = OpenOptions::new().create(true).truncate(false).write(true).open(&file).map_err(io)?;
+    match handle.try_lock() {
+        Ok(()) => Ok(handle),
+        Err(TryLockError::WouldBlock) => Err(IdentityError::InUse(dir.into())),
+        Err(TryLockError::Error(why)) => Err(io(why)),
+    }
+}
+
+fn read<T: DeserializeOwned>(dir: &Path, name: &str, format: impl Fn(&T) -> u32) -> Result<T, IdentityError> {
+    let file = dir.join(name);
+    let damaged = |why: String| IdentityError::Damaged { file: file.clone(), why };
+    let mut text = String::new();
+    match File::open(&file).and_then(|f| f.take(MAX_IDENTITY_FILE_BYTES + 1).read_to_string(&mut text)) {
+        Ok(n) if n as u64 <= MAX_IDENTITY_FILE_BYTES => {}
+        Ok(_) => return Err(damaged(format!("is longer than {MAX_IDENTITY_FILE_BYTES} bytes"))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(damaged("is missing".to_string())),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(damaged("is not text".to_string())),
+        Err(why) => return Err(IdentityError::Io { file, why }),
+    }
+    let value: T = serde_json::from_str(&text).map_err(|e| damaged(format!("does not read: {e}")))?;
+    match format(&value) {
+        IDENTITY_VERSION => Ok(value),
+        other => Err(IdentityError::Differs {
+            dir: dir.into(),
+            what: "format version",
+            found: other.to_string(),
+            wanted: IDENTITY_VERSION.to_string(),
+            help: "run the release that wrote it, or a newer one",
+        }),
+    }
+}
+
+fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), IdentityError> {
+    let (file, beside) = (dir.join(name), dir.join(format!("{name}.new")));
+    let io = |why| IdentityError::Io { file: file.clone(), why };
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
+    text.push(b'\n');
+    let mut out = File::create(&beside).map_err(io)?;
+    out.write_all(&text).and_then(|()| out.sync_all()).map_err(io)?;
+    fs::rename(&beside, &file).map_err(io)?;
+    sync_dir(dir)
+}
+
+fn sync_dir(dir: &Path) -> Result<(), IdentityError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|why| IdentityError::Io { file: dir.into(), why })
+}
+
+fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| IdentityError::NoRandomness)?;
+    Ok(bytes)
+}
+
+fn incarnation(dir: &Path, name: &str, text: &str) -> Result<Incarnation, IdentityError> {
+    let bad = || IdentityError::Damaged {
+        file: dir.join(name),
+        why: "an incarnation is not 32 hexadecimal digits".to_string(),
+    };
+    let sound = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if !sound {
+        return Err(bad());
+    }
+    u128::from_str_radix(text, 16).map(Incarnation).map_err(|_| bad())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(site: &str, gateway: u16, hash: u8) -> Expected {
+        let site = SiteId::new(site).unwrap();
+        Expected { site, gateway: GatewayId(gateway), membership: [hash; 32] }
+    }
+
+    #[test]
+    fn a_directory_keeps_its_identity_and_counts_its_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("data");
+        let me = expected("plant-7", 2, 9);
+        assert!(matches!(Identity::open(&dir, &me), Err(IdentityError::Absent(_))));
+        Identity::init(&dir, &me).unwrap();
+        assert!(matches!(Identity::init(&dir, &me), Err(IdentityError::Exists(_))));
+        let first = Identity::open(&dir, &me).unwrap();
+        assert!(matches!(Identity::open(&dir, &me), Err(IdentityError::InUse(_))));
+        let (start, incarnation, run) = (first.start(), first.incarnation(), first.hello().run);
+        drop(first);
+        let second = Identity::open(&dir, &me).unwrap();
+        assert_eq!((start, second.start()), (1, 2));
+        assert_eq!(incarnation, second.incarnation());
+        assert_ne!(run, second.hello().run);
+    }
+
+    #[test]
+    fn other_settings_on_existing_data_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        Identity::init(dir.path(), &expected("plant-7", 2, 9)).unwrap();
+        for (other, says) in [
+            (
+                expected("plant-8", 2, 9),
+                "was made for site plant-7, but the settings say plant-8; correct the settings",
+            ),
+            (
+                expected("plant-7", 3, 9),
+                "was made for gateway g2, but the settings say g3; correct the settings",
+            ),
+            (expected("plant-7", 2, 8), "but the settings say 0808"),
+        ] {
+            let said = Identity::open(dir.path(), &other).unwrap_err().to_string();
+            assert!(said.contains(says), "{said}");
+        }
+        assert_eq!(
+            Identity::open(dir.path(), &expected("plant-7", 2, 9)).unwrap().start(),
+            1,
+            "a refused opening is no start"
+        );
+    }
+
+    #[test]
+    fn what_is_known_of_a_peer_outlives_the_process() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (me, other) = (expected("plant-7", 1, 9), expected("plant-7", 2, 9));
+        Identity::init(a.path(), &me).unwrap();
+        Identity::init(b.path(), &other).unwrap();
+        let peer = Identity::open(b.path(), &other).unwrap().hello();
+        Identity::open(a.path(), &me).unwrap().admit(&peer).unwrap();
+
+        fs::remove_dir_all(b.path()).unwrap();
+        Identity::init(b.path(), &other).unwrap();
+        let emptied = Identity::open(b.path(), &other).unwrap().hello();
+        let mut again = Identity::open(a.path(), &me).unwrap();
+        let said = again.admit(&emptied).unwrap_err().to_string();
+        assert!(said.contains("g2 has another data directory than before"), "{said}");
+        again.admit(&peer).unwrap();
+    }
+
+    #[test]
+    fn damaged_files_are_named_and_never_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = expected("plant-7", 2, 9);
+        for (file, text) in [
+            (IDENTITY, "{"),
+            (
+                IDENTITY,
+                "{\"format\":1,\"site\":\"plant-7\",\"gateway\":2,\"incarnation\":\"+1\",\"membership\":\"\"}",
+            ),
+            (START, "{\"format\":1,\"start\":18446744073709551615}"),
+            (START, "\u{0}"),
+            (PEERS, "{\"format\":1,\"peers\":{\"2\":{\"incarnation\":\"é\",\"start\":1,\"run\":1}}}"),
+            (PEERS, "[]"),
+        ] {
+            fs::remove_dir_all(dir.path()).unwrap();
+            Identity::init(dir.path(), &me).unwrap();
+            fs::write(dir.path().join(file), text).unwrap();
+            let said = Identity::open(dir.path(), &me).unwrap_err().to_string();
+            assert!(said.contains(file) || said.contains("hash"), "{said}");
+        }
+        fs::remove_file(dir.path().join(PEERS)).unwrap();
+        assert!(Identity::open(dir.path(), &me).unwrap_err().to_string().contains("is missing"));
+    }
+
+    #[test]
+    fn a_newer_format_is_said_to_be_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = expected("plant-7", 2, 9);
+        Identity::init(dir.path(), &me).unwrap();
+        fs::write(dir.path().join(START), "{\"format\":2,\"start\":1}").unwrap();
+        let said = Identity::open(dir.path(), &me).unwrap_err().to_string();
+        assert!(said.contains("format version 2") && said.contains("newer"), "{said}");
+    }
+}

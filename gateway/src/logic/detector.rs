@@ -1,0 +1,432 @@
+//! Which peers live: one failure detector for all groups of a gateway.
+//!
+//! A peer is **up** while there is an authenticated connection to it, or was one so short ago that it may
+//! come back, and it is heard. It goes down
+//! - after [`DETECT_MS`] of silence (heartbeats come each 100 ms), or
+//! - at once when its connection was lost *and* a new one to its address is refused: its machine answers, its process is gone.
+//!   That is what a crash or `kill -9` looks like, and why failover then does not wait for the silence.
+//!
+//! A connection that is merely lost changes nothing for [`DETECT_MS`].
+//!
+//! **Our own stall is not their silence.** A process that was suspended or starved finds all its
+//! peers silent. Only time in which it ran counts: when two ticks are further apart than
+//! [`STALL_MS`], the excess is added to when each peer was last heard. A process that always runs
+//! late detects late, but never declares everybody down at once.
+//!
+//! **A peer whose messages we don't read is not silent**: the caller reports it as heard while back pressure keeps its
+//! connection unread.
+//!
+//! **Flapping** is damped mildly: the second time a peer goes down within [`FLAP_FORGET_MS`], it must
+//! hold its next connection for [`HOLD_STEP_MS`] before it counts as up, the third time twice as long, up to [`HOLD_MAX_MS`].
+//! The first failure in a while costs nothing.
+//!
+//! A peer's **restart** is told by its start number and reported as soon as it is met, even if it was never seen down.
+//!
+//! Invariant: `up` contains this gateway.
+//! Invariant: a peer is reported as restarted once for each start after the first that was met.
+//!
+//! Left out: adaptive timeouts (phi accrual): a site is one local network, and a wrong "down" costs an election, not data.
+//! The detector is a hint; safety never depends on it.
+
+use selvedge_shared::ids::GatewayId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A peer that is silent for this long is down, in milliseconds.
+pub const DETECT_MS: u64 = 500;
+
+/// How often the detector is ticked, in milliseconds.
+pub const TICK_MS: u64 = 50;
+
+/// Two ticks further apart than this mean that this process did not run, in milliseconds.
+pub const STALL_MS: u64 = 150;
+
+/// A peer that stayed up this long has one failure less on its record, in milliseconds.
+pub const FLAP_FORGET_MS: u64 = 10_000;
+
+/// What each further failure adds to the wait before a peer counts as up again, in milliseconds.
+pub const HOLD_STEP_MS: u64 = 200;
+
+/// The longest such wait, in milliseconds.
+pub const HOLD_MAX_MS: u64 = 1_000;
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Change {
+    /// All gateways that are up now, this one among them.
+    pub up: BTreeSet<GatewayId>,
+    /// Those whose process is another than the one last met.
+    pub restarted: Vec<GatewayId>,
+    /// Those whose connection should be closed, because they are down: both ends shall agree on it.
+    pub cut: Vec<GatewayId>,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    /// The start last met.
+    start: Option<u64>,
+    connected: bool,
+    up: bool,
+    heard_ms: u64,
+    connected_ms: u64,
+    /// Recent failures.
+    failures: u64,
+    /// When the last failure was, or one was last forgiven.
+    record_ms: u64,
+}
+
+impl Peer {
+    fn hold_ms(&self) -> u64 {
+        (self.failures.saturating_sub(1) * HOLD_STEP_MS).min(HOLD_MAX_MS)
+    }
+}
+
+/// The failure detector of one gateway. All times are milliseconds of one monotonic clock.
+#[derive(Debug)]
+pub struct Detector {
+    me: GatewayId,
+    peers: BTreeMap<GatewayId, Peer>,
+    tick_ms: u64,
+    /// How long the last tick found this process had stalled.
+    stalled_ms: u64,
+}
+
+impl Detector {
+    /// A detector that takes all `peers` for down.
+    pub fn new(now: u64, me: GatewayId, peers: impl IntoIterator<Item = GatewayId>) -> Self {
+        let peers = peers.into_iter().filter(|p| *p != me).map(|p| (p, Peer::default())).collect();
+        Self { me, peers, tick_ms: now, stalled_ms: 0 }
+    }
+
+    /// All gateways that are up, this one among them.
+    pub fn up(&self) -> BTreeSet<GatewayId> {
+        let peers = self.peers.iter().filter(|(_, p)| p.up).map(|(id, _)| *id);
+        peers.chain([self.me]).collect()
+    }
+
+    /// How long this process had not run when it was last ticked, in milliseconds; 0 if it had.
+    pub fn stalled_ms(&self) -> u64 {
+        self.stalled_ms
+    }
+
+    /// There is an authenticated connection to this start of a peer's process, the first or a new one.
+    pub fn connected(&mut self, now: u64, peer: GatewayId, start: u64) -> Option<Change> {
+        let p = self.peers.get_mut(&peer)?;
+        let restarted = p.start.is_some_and(|known| known != start);
+        p.start = Some(start);
+        p.heard_ms = p.heard_ms.max(now);
+        if !p.connected {
+            p.connected = true;
+            p.connected_ms = now;
+        }
+        let rose = !p.up && p.hold_ms() == 0;
+        p.up |= rose;
+        self.change(rose, if restarted { vec![peer] } else { vec![] }, vec![])
+    }
+
+    /// Something authenticated came from a peer at that time, or it waits to be read.
+    pub fn heard(&mut self, at: u64, peer: GatewayId) {
+        if let Some(p) = self.peers.get_mut(&peer) {
+            p.heard_ms = p.heard_ms.max(at);
+        }
+    }
+
+    /// The connection to a peer ended.
+    pub fn lost(&mut self, peer: GatewayId) {
+        if let Some(p) = self.peers.get_mut(&peer) {
+            p.connected = false;
+        }
+    }
+
+    /// The machine at a peer's address refuses connections: no process listens there.
+    pub fn refused(&mut self, now: u64, peer: GatewayId) -> Option<Change> {
+        let p = self.peers.get_mut(&peer)?;
+        if p.connected || !p.up {
+            return None;
+        }
+        Self::fail(p, now);
+        self.change(true, vec![], vec![])
+    }
+
+    /// Time has passed; to be called each [`TICK_MS`], after what was heard was reported.
+    pub fn tick(&mut self, now: u64) -> Option<Change> {
+        let gap = now.saturating_sub(self.tick_ms);
+        self.tick_ms = self.tick_ms.max(now);
+        self.stalled_ms = if gap > STALL_MS { gap - TICK_MS } else { 0 };
+        let (mut changed, mut cut) = (false, vec![]);
+        for (id, p) in &mut self.peers {
+            p.heard_ms = p.heard_ms.saturating_add(self.stalled_ms).min(now.max(p.heard_ms));
+            if p.connected || p.up {
+                if now.saturating_sub(p.heard_ms) >= DETECT_MS {
+                    if p.connected {
+                        cut.push(*id);
+                    }
+                    p.connected = false;
+                    if p.up {
+                        Self::fail(p, now);
+                        changed = true;
+                    }
+                } else if p.connected && !p.up && now.saturating_sub(p.connected_ms) >= p.hold_ms() {
+                    p.up = true;
+                    changed = true;
+                }
+            }
+            if p.up && p.failures > 0 && now.saturating_sub(p.record_ms) >= FLAP_FORGET_MS {
+                p.failures -= 1;
+                p.record_ms = now;
+            }
+        }
+        self.change(changed, vec![], cut)
+    }
+
+    fn fail(p: &mut Peer, now: u64) {
+        // A long quiet time clears the record also of a peer that was down in it.
+        if now.saturating_sub(p.record_ms) >= FLAP_FORGET_MS {
+            p.failures = p.failures.saturating_sub(1);
+        }
+        p.up = false;
+        p.failures = (p.failures + 1).min(HOLD_MAX_MS / HOLD_STEP_MS + 1);
+        p.record_ms = now;
+    }
+
+    fn change(&self, changed: bool, restarted: Vec<GatewayId>, cut: Vec<GatewayId>) -> Option<Change> {
+        let any = changed || !restarted.is_empty() || !cut.is_empty();
+        any.then(|| Change { up: self.up(), restarted, cut })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a script of lines `time event => what changed` on the detector of g1 with peers g2 and g3, and compares what it says
+    /// with what it should. `run a..b` ticks all the time between, hearing the peers that follow; `tick` ticks once.
+    fn golden(script: &str) {
+        let mut d = Detector::new(0, GatewayId(1), (1..=3).map(GatewayId));
+        let mut got = String::new();
+        for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
+            let event = line.split("=>").next().unwrap().trim();
+            let words: Vec<&str> = event.split_whitespace().collect();
+            let number = |s: &str| s.parse::<u64>().unwrap();
+            let peer = |i: usize| GatewayId(number(words[i]) as u16);
+            let changes = match words[1] {
+                "connected" => vec![d.connected(number(words[0]), peer(2), number(words[4]))],
+                "heard" => {
+                    d.heard(number(words[0]), peer(2));
+                    vec![]
+                }
+                "lost" => {
+                    d.lost(peer(2));
+                    vec![]
+                }
+                "refused" => vec![d.refused(number(words[0]), peer(2))],
+                "tick" => vec![d.tick(number(words[0]))],
+                "run" => {
+                    let (from, to) = words[0].split_once("..").unwrap();
+                    let ticks = (number(from)..=number(to)).step_by(TICK_MS as usize);
+                    ticks
+                        .map(|now| {
+                            (2..words.len()).for_each(|i| d.heard(now, peer(i)));
+                            d.tick(now)
+                        })
+                        .collect()
+                }
+                other => panic!("{other}"),
+            };
+            let said: Vec<String> = changes.into_iter().flatten().map(|c| say(&c)).collect();
+            let answer = if said.is_empty() { "-".to_string() } else { said.join("; ") };
+            got += &format!("{event} => {answer}\n");
+        }
+        let want: String =
+            script.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect();
+        assert_eq!(got, want, "\n--- got ---\n{got}");
+    }
+
+    fn say(c: &Change) -> String {
+        let list = |name: &str, ids: Vec<GatewayId>| {
+            let ids: Vec<String> = ids.iter().map(|i| i.0.to_string()).collect();
+            if ids.is_empty() { String::new() } else { format!(" {name} {}", ids.join(" ")) }
+        };
+        let up = list("up", c.up.iter().copied().collect());
+        (up + &list("restarted", c.restarted.clone()) + &list("cut", c.cut.clone())).trim().to_string()
+    }
+
+    #[test]
+    fn a_silent_peer_goes_down_and_its_connection_with_it() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            0 connected 3 start 1 => up 1 2 3
+            50..400 run 2 3 => -
+            450..850 run 2 => -
+            900..900 run 2 => up 1 2 cut 3
+            950..2000 run 2 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_changes_nothing_if_a_new_one_comes() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            550..600 run => -
+            620 connected 2 start 1 => -
+            650..1000 run 2 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_that_does_not_come_back_is_silence() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            550..950 run => -
+            1000..1000 run => up 1
+            ",
+        );
+    }
+
+    #[test]
+    fn a_dead_process_is_down_at_once() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            511 refused 2 => up 1
+            512 refused 2 => -
+            550..1000 run => -
+            1010 connected 2 start 2 => up 1 2 restarted 2
+            ",
+        );
+    }
+
+    #[test]
+    fn a_refusal_beside_a_living_connection_means_nothing() {
+        golden(
+            "
+            0 refused 2 => -
+            1 connected 2 start 1 => up 1 2
+            2 refused 2 => -
+            50..500 run 2 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn a_restart_faster_than_the_silence_is_still_told_and_only_once() {
+        golden(
+            "
+            0 connected 2 start 4 => up 1 2
+            50..500 run 2 => -
+            510 lost 2 => -
+            530 connected 2 start 5 => up 1 2 restarted 2
+            540 lost 2 => -
+            560 connected 2 start 5 => -
+            570 connected 2 start 6 => up 1 2 restarted 2
+            ",
+        );
+    }
+
+    /// Suspended for ten seconds: nobody goes down for it, but who stays silent afterwards does.
+    #[test]
+    fn an_own_stall_is_not_the_peers_silence() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            0 connected 3 start 1 => up 1 2 3
+            50..500 run 2 3 => -
+            10500 tick => -
+            10550..10900 run 2 => -
+            10950..10950 run 2 => up 1 2 cut 3
+            ",
+        );
+    }
+
+    /// What was heard while the loop was stalled is heard at its time, not after the stall.
+    #[test]
+    fn a_stall_never_makes_a_peer_heard_in_the_future() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            50..500 run 2 => -
+            990 heard 2 => -
+            1000 tick => -
+            1050..1450 run => -
+            1500..1500 run => up 1 cut 2
+            ",
+        );
+    }
+
+    /// Starved so that it is ticked each 300 ms instead of 50: a dead peer is found after ten ticks.
+    #[test]
+    fn a_starved_process_detects_late_but_does_detect() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            300 tick => -
+            600 tick => -
+            900 tick => -
+            1200 tick => -
+            1500 tick => -
+            1800 tick => -
+            2100 tick => -
+            2400 tick => -
+            2700 tick => -
+            3000 tick => up 1 cut 2
+            ",
+        );
+    }
+
+    #[test]
+    fn who_flaps_must_hold_a_connection_before_it_counts() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            10 lost 2 => -
+            11 refused 2 => up 1
+            50..100 run => -
+            100 connected 2 start 1 => up 1 2
+            110 lost 2 => -
+            111 refused 2 => up 1
+            150..200 run => -
+            200 connected 2 start 1 => -
+            250..350 run 2 => -
+            400..400 run 2 => up 1 2
+            410 lost 2 => -
+            411 refused 2 => up 1
+            420 connected 2 start 2 => up 1 restarted 2
+            450..800 run 2 => -
+            850..850 run 2 => up 1 2
+            900..20850 run 2 => -
+            20860 lost 2 => -
+            20861 refused 2 => up 1
+            20862 connected 2 start 2 => -
+            20900..21050 run 2 => -
+            21100..21100 run 2 => up 1 2
+            21150..61100 run 2 => -
+            61110 lost 2 => -
+            61111 refused 2 => up 1
+            61112 connected 2 start 2 => up 1 2
+            ",
+        );
+    }
+
+    #[test]
+    fn strangers_are_ignored() {
+        golden(
+            "
+            0 connected 9 start 1 => -
+            0 heard 9 => -
+            0 lost 9 => -
+            0 refused 9 => -
+            0 connected 1 start 1 => -
+            ",
+        );
+    }
+}

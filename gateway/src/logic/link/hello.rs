@@ -1,0 +1,214 @@
+//! How two gateways get to know each other: what they say of themselves, and whom they refuse.
+//!
+//! A replica that forgot its votes may vote twice and break what was chosen. So a gateway trusts the
+//! incarnation of a peer that it meets first, writes it down, and refuses any other from then on: an emptied
+//! disk makes a new incarnation. A disk restored from a copy keeps its incarnation, but not the
+//! count of its process's starts: the peers refuse a start below the last they saw, and the same start
+//! with another `run`, the number that each process draws afresh (two processes on two copies of one data
+//! directory).
+//!
+//! Limit: a copy restored before any peer was ever met, or restored and started more often than
+//! the lost original since the copy was made, is not recognised.
+
+use bincode::{Decode, Encode};
+use selvedge_shared::frame::{self, FrameError};
+use selvedge_shared::ids::{GatewayId, MAX_SITE_NAME_BYTES};
+use std::fmt;
+
+/// The newest protocol between gateways that this release speaks.
+pub const PROTOCOL_NEWEST: u16 = 1;
+
+/// The oldest protocol between gateways that this release still speaks.
+pub const PROTOCOL_OLDEST: u16 = 1;
+
+/// Format version of [`Greeting`] frames. It does not change: all releases must be able to refuse each other in words.
+pub const GREETING_VERSION: u8 = 1;
+
+/// The longest greeting, in bytes.
+pub const MAX_GREETING_BYTES: usize = 1024;
+
+/// The longest reason that is sent or logged, in bytes.
+pub const MAX_REASON_BYTES: usize = 400;
+
+/// What a gateway's data directory is: drawn at `init`, kept for good, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct Incarnation(pub u128);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// What a gateway says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Hello {
+    /// The oldest protocol it speaks.
+    pub oldest: u16,
+    /// The newest protocol it speaks.
+    pub newest: u16,
+    /// Its site's name.
+    pub site: String,
+    /// A hash of the membership and of the settings that a site must agree on.
+    pub membership: [u8; 32],
+    /// Its number.
+    pub gateway: GatewayId,
+    /// Its data directory.
+    pub incarnation: Incarnation,
+    /// Which start of its process this is.
+    pub start: u64,
+    /// Drawn by the process when it started.
+    pub run: u64,
+}
+
+/// What is said before the first [`PeerFrame`](super::PeerFrame).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Greeting {
+    /// The dialler's.
+    Hello(Hello),
+    /// The acceptor has admitted the dialler.
+    Welcome(Hello),
+    /// The dialler has admitted the acceptor: the link is up.
+    Ready,
+    /// The connection ends here.
+    Refused {
+        /// For the operator.
+        reason: String,
+    },
+}
+
+impl Greeting {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        frame::encode(GREETING_VERSION, self)
+    }
+
+    /// From bytes. A reason is cut to [`MAX_REASON_BYTES`] and cleared of control characters, so that it can be logged.
+    ///
+    /// # Errors
+    /// When the frame is damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        Ok(match frame::decode("greeting", GREETING_VERSION, bytes)? {
+            Self::Refused { reason } => Self::refused(&reason),
+            other => other,
+        })
+    }
+
+    /// A refusal, with its reason in bounds.
+    pub fn refused(reason: &str) -> Self {
+        let clean = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let mut reason = String::new();
+        for c in clean {
+            if reason.len() + c.len_utf8() > MAX_REASON_BYTES {
+                break;
+            }
+            reason.push(c);
+        }
+        Self::Refused { reason }
+    }
+}
+
+/// What is remembered of a peer, on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Its data directory.
+    pub incarnation: Incarnation,
+    /// The last start of its process that was met.
+    pub start: u64,
+    /// What that process drew.
+    pub run: u64,
+}
+
+/// Why a peer is refused, in words for both operators. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// Whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right
+/// ends. `expected` is whom a dialler meant to reach; an acceptor passes nothing and takes lower ids that `is_member` knows.
+///
+/// # Errors
+/// Says what differs and what to do.
+pub fn check(
+    me: &Hello,
+    them: &Hello,
+    expected: Option<GatewayId>,
+    is_member: impl Fn(GatewayId) -> bool,
+) -> Result<(), Refusal> {
+    let (mine, theirs) = (me.gateway, them.gateway);
+    let refuse = |why: String| Err(Refusal(why));
+    if them.newest < me.oldest || them.oldest > me.newest {
+        return refuse(format!(
+            "{mine} speaks protocols {} to {}, {theirs} {} to {}; upgrade the older gateway one release at a time",
+            me.oldest, me.newest, them.oldest, them.newest
+        ));
+    }
+    if them.site != me.site {
+        let named: String = them.site.chars().filter(|c| !c.is_control()).take(MAX_SITE_NAME_BYTES).collect();
+        return refuse(format!(
+            "{mine} belongs to site {:?}, {theirs} to site {named:?}; correct the peer addresses",
+            me.site
+        ));
+    }
+    if theirs == mine {
+        return refuse(format!(
+            "both ends call themselves {mine}; give each gateway its own id, or correct the peer addresses"
+        ));
+    }
+    if let Some(expected) = expected.filter(|e| *e != theirs) {
+        return refuse(format!(
+            "{mine} expected {expected} at this address and found {theirs}; correct the peer addresses"
+        ));
+    }
+    if them.membership != me.membership {
+        return refuse(format!(
+            "{mine} and {theirs} disagree on the site's membership or settings (hash {} here, {} there); \
+             give all gateways the same site settings",
+            short(&me.membership),
+            short(&them.membership)
+        ));
+    }
+    if !is_member(theirs) {
+        return refuse(format!("{mine} knows no gateway {theirs} in its site"));
+    }
+    if expected.is_none() && theirs > mine {
+        return refuse(format!("{theirs} dialled {mine}, but the lower id dials; upgrade {theirs}"));
+    }
+    Ok(())
+}
+
+/// Whether the peer is the one that is remembered (the essay above says why). `Ok(Some)` is what must be on disk before it is
+/// answered; `Ok(None)`: it already is.
+///
+/// # Errors
+/// Says what is wrong with it and what to do.
+pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, Refusal> {
+    let peer = them.gateway;
+    let met = Known { incarnation: them.incarnation, start: them.start, run: them.run };
+    let Some(known) = known else { return Ok(Some(met)) };
+    let repair = "its votes may be forgotten, so it must not come back under this id: \
+                  give it its original disk, or an empty one and a new gateway id";
+    if known.incarnation != met.incarnation {
+        return Err(Refusal(format!(
+            "{peer} has another data directory than before (incarnation {} is known, {} came); {repair}",
+            known.incarnation, met.incarnation
+        )));
+    }
+    if met.start < known.start {
+        return Err(Refusal(format!(
+            "{peer} has an older data directory than before (start {} is known, {} came), as if restored from a copy; {repair}",
+            known.start, met.start
+        )));
+    }
+    if met.start == known.start && met.run != known.run {
+        return Err(Refusal(format!(
+            "{peer} started for the {}. time, but so had another process: its data directory was copied; {repair}",
+            met.start
+        )));
+    }
+    Ok((met != *known).then_some(met))
+}
+
+fn short(hash: &[u8; 32]) -> String {
+    hash.iter().take(4).map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,259 @@
+//! Peer links: one connection for each pair of gateways, and what is said on it.
+//!
+//! Two gateways of a site share one TCP connection; **the lower id dials the higher**. On it:
+//!
+//! 1. Four bytes, `SVL` and [`WIRE_VERSION`], then the two messages of
+//!    `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` with empty payloads. The pre-shared key is derived from the site
+//!    secret, so both ends prove that they know it; the ephemeral keys make every connection's keys new.
+//!    The four bytes are the Noise prologue, so that nobody can change them on the way.
+//! 2. From here on, everything is a frame: four bytes of length (little-endian) and a body, cut into
+//!    Noise messages of at most 65,535 bytes, each behind two bytes of length (big-endian). The frame's
+//!    length lies inside the encryption; a Noise message's length is only a hint where its tag is.
+//! 3. The dialler says [`Greeting::Hello`]. The other checks it and says [`Greeting::Welcome`]; the dialler checks that
+//!    and says [`Greeting::Ready`]. Either may say [`Greeting::Refused`] with a reason instead, which both
+//!    ends log. Each has the other's incarnation on disk before its own consent leaves (see [`admit`]).
+//! 4. [`PeerFrame`]s both ways, until the connection ends.
+//!
+//! NNpsk0's first message can be replayed, so an acceptor counts a dialler as authenticated only after
+//! its Hello, which is encrypted under keys that the acceptor's fresh ephemeral key went into.
+//!
+//! [`Link`] is the core of one link: a bounded queue, which becomes frames whenever the connection
+//! can take one. All that is queued at that moment shares a frame (up to [`FRAME_TARGET_BYTES`]), so a message
+//! on an idle link leaves at once and alone, and on a busy one the batch grows with the load, without a
+//! timer. A frame without messages is a heartbeat; it is made only when nothing else left for
+//! [`HEARTBEAT_MS`].
+//!
+//! **A link may lose messages, never invent, repeat or reorder them.** While it is down it keeps nothing; when its queue
+//! is full, the oldest leave it, counted. That is safe for everything it carries: Paxos assumes
+//! a lossy network, and a forwarded batch is kept by its origin until it is answered.
+//!
+//! Invariant: at most [`QUEUE_BYTES`] (as encoded) and [`QUEUE_MESSAGES`] wait in one link.
+//! Invariant: no frame is longer than [`MAX_PEER_FRAME_BYTES`]; a longer one read ends the connection.
+//! Invariant: no message of a peer is delivered before its incarnation was admitted and is on disk.
+//!
+//! Left out: rekeying (a Noise key is good for 2^64 - 1 messages, of which a link that sends a million each
+//! second uses up one in 580,000 years; a connection that gets there ends), compression, and a second
+//! connection for bulk.
+//!
+//! Sources: The Noise Protocol Framework, revision 34, sections 5, 7.5, 9, 11.2 and 14.
+
+mod hello;
+mod queue;
+
+pub use hello::*;
+use queue::Queue;
+
+use crate::logic::peer::PeerMessage;
+use bincode::{Decode, Encode};
+use selvedge_shared::frame::{self, FrameError};
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::time::EpochMs;
+
+/// Version of the four bytes, the Noise pattern and the framing.
+pub const WIRE_VERSION: u8 = 1;
+
+/// What a dialler says first; also the Noise prologue.
+pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
+
+/// Format version of [`PeerFrame`].
+pub const PEER_FRAME_VERSION: u8 = 1;
+
+/// The longest frame, in bytes.
+pub const MAX_PEER_FRAME_BYTES: usize = 4 * 1024 * 1024;
+
+/// The longest message, in bytes as encoded: what fits into a frame of its own.
+pub const MAX_MESSAGE_BYTES: usize = MAX_PEER_FRAME_BYTES - 64;
+
+/// A frame takes no further message once it has this many bytes: large enough to make the cost of a frame
+/// vanish, small enough that the receiver works on one while the next is under way.
+pub const FRAME_TARGET_BYTES: usize = 256 * 1024;
+
+/// The most bytes, as encoded, that wait in one link.
+pub const QUEUE_BYTES: usize = MAX_PEER_FRAME_BYTES;
+
+/// The most messages that wait in one link.
+pub const QUEUE_MESSAGES: usize = 16 * 1024;
+
+/// After this long without a frame a heartbeat is sent, in milliseconds.
+pub const HEARTBEAT_MS: u64 = 100;
+
+/// From the first byte to [`Greeting::Ready`], in milliseconds: room for an fsync on slow flash.
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 2_000;
+
+/// How long a dialler waits for a TCP connection, in milliseconds.
+pub const CONNECT_TIMEOUT_MS: u64 = 1_000;
+
+/// The first wait between two attempts to dial, in milliseconds; doubled at each further one.
+pub const REDIAL_MIN_MS: u64 = 50;
+
+/// The longest wait between two attempts to dial, in milliseconds.
+pub const REDIAL_MAX_MS: u64 = 1_000;
+
+/// What one write carries.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct PeerFrame {
+    /// The sender's clock when it made the frame, so that gateways know how far their clocks are apart.
+    pub clock: EpochMs,
+    /// In the order in which they were sent; none makes a heartbeat.
+    pub messages: Vec<PeerMessage>,
+}
+
+impl PeerFrame {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        frame::encode(PEER_FRAME_VERSION, self)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// When the frame is damaged or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        frame::decode("peer frame", PEER_FRAME_VERSION, bytes)
+    }
+}
+
+/// Where a link is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// There is no connection; the dialler tries again after a wait.
+    Down,
+    /// The dialler is connecting or one of both greets.
+    Handshaking,
+    /// Frames flow.
+    Up,
+}
+
+/// What a link counted since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkCounts {
+    /// Messages that went into a frame.
+    pub sent: u64,
+    /// Messages dropped because the link was not up, including those that waited when it went down.
+    pub dropped_down: u64,
+    /// Messages dropped, oldest first, because the queue was full.
+    pub dropped_full: u64,
+    /// Messages dropped because they are longer than [`MAX_MESSAGE_BYTES`]: a defect of their sender.
+    pub dropped_long: u64,
+}
+
+/// The core of one link, without its connection.
+#[derive(Debug)]
+pub struct Link {
+    peer: GatewayId,
+    dials: bool,
+    state: State,
+    queue: Queue,
+    last_frame_ms: u64,
+    redial_ms: u64,
+    connected_ms: u64,
+    counts: LinkCounts,
+}
+
+impl Link {
+    /// The link from `me` to `peer`, down.
+    pub fn new(me: GatewayId, peer: GatewayId) -> Self {
+        Self {
+            peer,
+            dials: me < peer,
+            state: State::Down,
+            queue: Queue::default(),
+            last_frame_ms: 0,
+            redial_ms: REDIAL_MIN_MS,
+            connected_ms: 0,
+            counts: LinkCounts::default(),
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> GatewayId {
+        self.peer
+    }
+
+    /// Whether this end is the one that dials (the lower id does).
+    pub fn dials(&self) -> bool {
+        self.dials
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What it counted.
+    pub fn counts(&self) -> LinkCounts {
+        self.counts
+    }
+
+    /// An attempt to connect begins. (A link that is up stays so until the new connection replaces the old.)
+    pub fn handshaking(&mut self) {
+        if self.state == State::Down {
+            self.state = State::Handshaking;
+        }
+    }
+
+    /// The attempt failed. How long to wait before the next, in milliseconds: doubled each time.
+    pub fn failed(&mut self) -> u64 {
+        if self.state == State::Handshaking {
+            self.state = State::Down;
+        }
+        let wait = self.redial_ms;
+        self.redial_ms = (wait * 2).min(REDIAL_MAX_MS);
+        wait
+    }
+
+    /// An authenticated connection is there, the first or one that replaces another. What waits is kept;
+    /// what the old connection had taken may be lost.
+    pub fn connected(&mut self, now: u64) {
+        self.state = State::Up;
+        self.connected_ms = now;
+        self.last_frame_ms = now;
+    }
+
+    /// The connection is gone, and with it what waited. How long to wait before dialling, in milliseconds: not
+    /// at all, unless the connection was short-lived, as those are that the peer ends for a reason.
+    pub fn lost(&mut self, now: u64) -> u64 {
+        self.state = State::Down;
+        self.counts.dropped_down += self.queue.clear() as u64;
+        if now.saturating_sub(self.connected_ms) < REDIAL_MAX_MS {
+            return self.failed();
+        }
+        self.redial_ms = REDIAL_MIN_MS;
+        0
+    }
+
+    /// Queues messages, in order. Returns whether there is now something to write.
+    pub fn send(&mut self, messages: Vec<PeerMessage>) -> bool {
+        if self.state != State::Up {
+            self.counts.dropped_down += messages.len() as u64;
+            return false;
+        }
+        for message in messages {
+            match self.queue.push(message) {
+                Ok(dropped) => self.counts.dropped_full += dropped as u64,
+                Err(queue::TooLong) => self.counts.dropped_long += 1,
+            }
+        }
+        !self.queue.is_empty()
+    }
+
+    /// The next frame, if one is due now: all that waits (up to [`FRAME_TARGET_BYTES`]), or a heartbeat.
+    /// To be called whenever the connection can take a frame. `wall` is this gateway's clock.
+    pub fn next_frame(&mut self, now: u64, wall: EpochMs) -> Option<Vec<u8>> {
+        if self.state != State::Up || (self.queue.is_empty() && now < self.heartbeat_at()) {
+            return None;
+        }
+        let messages = self.queue.take(FRAME_TARGET_BYTES);
+        self.counts.sent += messages.len() as u64;
+        self.last_frame_ms = now;
+        Some(PeerFrame { clock: wall, messages }.encode())
+    }
+
+    /// When a heartbeat falls due if nothing is sent until then, in the milliseconds of `now`.
+    pub fn heartbeat_at(&self) -> u64 {
+        self.last_frame_ms.saturating_add(HEARTBEAT_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests;

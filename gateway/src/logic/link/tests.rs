@@ -1,0 +1,266 @@
+use super::*;
+use crate::logic::machine::Origin;
+use selvedge_shared::ids::ShardId;
+
+const WALL: EpochMs = EpochMs(1_764_000_000_000);
+
+fn message(n: u64, bytes: usize) -> PeerMessage {
+    let origin = Origin { gateway: GatewayId(1), start: 1 };
+    PeerMessage::Forward { shard: ShardId(0), origin, n, submission: vec![0; bytes].into() }
+}
+
+fn numbers(frame: Option<Vec<u8>>) -> Vec<u64> {
+    let frame = PeerFrame::decode(&frame.expect("a frame is due")).unwrap();
+    let number = |m: &PeerMessage| match m {
+        PeerMessage::Forward { n, .. } => *n,
+        other => panic!("{other:?}"),
+    };
+    frame.messages.iter().map(number).collect()
+}
+
+fn up() -> Link {
+    let mut link = Link::new(GatewayId(1), GatewayId(2));
+    link.handshaking();
+    link.connected(1000);
+    link
+}
+
+#[test]
+fn the_lower_id_dials_and_waits_longer_after_each_failure() {
+    let mut link = Link::new(GatewayId(1), GatewayId(2));
+    assert!(link.dials() && !Link::new(GatewayId(2), GatewayId(1)).dials());
+    assert_eq!(link.state(), State::Down);
+    let waits = [(); 7].map(|()| {
+        link.handshaking();
+        assert_eq!(link.state(), State::Handshaking);
+        let wait = link.failed();
+        assert_eq!(link.state(), State::Down);
+        wait
+    });
+    assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
+    link.handshaking();
+    link.connected(10_000);
+    assert_eq!(link.state(), State::Up);
+    assert_eq!(link.lost(10_100), 1000, "a connection that ends as soon as it is there was no success");
+    link.connected(20_000);
+    assert_eq!(link.lost(21_000), 0, "a sound one is dialled again at once");
+    assert_eq!(link.failed(), 50);
+}
+
+#[test]
+fn a_new_attempt_does_not_take_a_link_down() {
+    let mut link = up();
+    link.handshaking();
+    assert_eq!(link.state(), State::Up);
+    link.failed();
+    assert_eq!(link.state(), State::Up);
+}
+
+#[test]
+fn what_is_queued_shares_a_frame_and_nothing_is_sent_twice() {
+    let mut link = up();
+    assert!(link.send(vec![message(1, 10), message(2, 10)]));
+    assert!(link.send(vec![message(3, 10)]));
+    assert_eq!(numbers(link.next_frame(1000, WALL)), [1, 2, 3]);
+    assert_eq!(link.next_frame(1000, WALL), None);
+    assert!(!link.send(vec![]));
+    assert_eq!(link.counts(), LinkCounts { sent: 3, ..Default::default() });
+}
+
+#[test]
+fn a_heartbeat_leaves_only_after_silence() {
+    let mut link = up();
+    assert_eq!(link.next_frame(1099, WALL), None);
+    let heartbeat = link.next_frame(1100, WALL).unwrap();
+    assert_eq!(PeerFrame::decode(&heartbeat).unwrap(), PeerFrame { clock: WALL, messages: vec![] });
+    link.send(vec![message(1, 10)]);
+    assert_eq!(numbers(link.next_frame(1150, WALL)), [1]);
+    assert_eq!(link.heartbeat_at(), 1250);
+    assert_eq!(link.next_frame(1249, WALL), None);
+    assert!(link.next_frame(1250, WALL).is_some());
+}
+
+#[test]
+fn a_frame_is_cut_at_its_target_but_takes_any_one_message() {
+    let mut link = up();
+    link.send((1..=3).map(|n| message(n, FRAME_TARGET_BYTES / 2)).collect());
+    link.send(vec![message(4, MAX_MESSAGE_BYTES - 100), message(5, 1)]);
+    // The three and the long one are more than the queue holds: the oldest left.
+    assert_eq!(link.counts().dropped_full, 3);
+    let long = link.next_frame(1000, WALL).unwrap();
+    assert!(long.len() <= MAX_PEER_FRAME_BYTES);
+    assert_eq!(numbers(Some(long)), [4]);
+    assert_eq!(numbers(link.next_frame(1000, WALL)), [5]);
+    link.send((1..=3).map(|n| message(n, FRAME_TARGET_BYTES / 2 - 100)).collect());
+    assert_eq!(numbers(link.next_frame(1000, WALL)), [1, 2]);
+    assert_eq!(numbers(link.next_frame(1000, WALL)), [3]);
+}
+
+#[test]
+fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
+    let mut link = up();
+    let overhead = {
+        let mut queue = Queue::default();
+        let size = |n: usize| {
+            let mut link = up();
+            link.send(vec![message(1, n)]);
+            link.next_frame(1000, WALL).unwrap().len()
+        };
+        assert_eq!(queue.push(message(1, 100_000)), Ok(0));
+        // A frame is its version, the clock (9 bytes), the number of messages, and they.
+        assert_eq!(size(100_000), 1 + 9 + 1 + queue.bytes());
+        queue.bytes() - 100_000
+    };
+    link.send(vec![message(1, 10), message(2, MAX_MESSAGE_BYTES - overhead + 1), message(3, 10)]);
+    assert_eq!(link.counts().dropped_long, 1);
+    assert_eq!(numbers(link.next_frame(1000, WALL)), [1, 3]);
+    link.send(vec![message(4, MAX_MESSAGE_BYTES - overhead)]);
+    let frame = link.next_frame(1000, WALL).unwrap();
+    assert!(frame.len() <= MAX_PEER_FRAME_BYTES);
+    assert_eq!(numbers(Some(frame)), [4]);
+}
+
+#[test]
+fn a_full_queue_drops_its_oldest_and_counts_them() {
+    let mut link = up();
+    link.send((0..QUEUE_MESSAGES as u64 + 5).map(|n| message(n, 0)).collect());
+    assert_eq!(link.counts().dropped_full, 5);
+    assert_eq!(numbers(link.next_frame(1000, WALL))[0], 5);
+
+    let mut link = up();
+    link.send((0..100).map(|n| message(n, 100_000)).collect());
+    let mut left = vec![];
+    while let Some(frame) = link.next_frame(1000, WALL) {
+        left.extend(numbers(Some(frame)));
+    }
+    assert_eq!(left, (100 - left.len() as u64..100).collect::<Vec<_>>(), "the newest, in order");
+    assert_eq!(left.len(), QUEUE_BYTES / 100_020);
+    assert_eq!(link.counts().dropped_full + left.len() as u64, 100);
+}
+
+#[test]
+fn a_link_that_is_down_keeps_nothing() {
+    let mut link = Link::new(GatewayId(1), GatewayId(2));
+    assert!(!link.send(vec![message(1, 1)]));
+    link.connected(1000);
+    link.send(vec![message(2, 1), message(3, 1)]);
+    link.lost(1001);
+    assert_eq!(link.next_frame(5000, WALL), None);
+    link.connected(1002);
+    assert_eq!(link.next_frame(1002, WALL), None);
+    assert_eq!(link.counts().dropped_down, 3);
+}
+
+#[test]
+fn a_replacing_connection_takes_over_what_waits() {
+    let mut link = up();
+    link.send(vec![message(1, 1)]);
+    link.connected(1001);
+    assert_eq!(numbers(link.next_frame(1001, WALL)), [1]);
+}
+
+/// Gateways of two releases talk to each other: these bytes never change.
+#[test]
+fn golden_bytes() {
+    let frame = PeerFrame { clock: EpochMs(1), messages: vec![message(7, 2)] };
+    assert_eq!(frame.encode(), [1, 2, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
+    assert_eq!(PeerFrame { clock: EpochMs(0), messages: vec![] }.encode(), [1, 0, 0]);
+    let refused = Greeting::refused("no\nway").encode();
+    assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
+    let hello = Greeting::Hello(hello(2)).encode();
+    assert_eq!(hello[..12], [1, 0, 1, 1, 7, b'p', b'l', b'a', b'n', b't', b'-', b'7']);
+    assert_eq!(hello[12..44], [5; 32]);
+    assert_eq!(hello[44..], [2, 9, 3, 77]);
+    assert_eq!(PREAMBLE, *b"SVL\x01");
+}
+
+fn hello(gateway: u16) -> Hello {
+    Hello {
+        oldest: 1,
+        newest: 1,
+        site: "plant-7".to_string(),
+        membership: [5; 32],
+        gateway: GatewayId(gateway),
+        incarnation: Incarnation(9),
+        start: 3,
+        run: 77,
+    }
+}
+
+#[test]
+fn a_greeting_is_bounded_whatever_it_says() {
+    let long = Greeting::refused(&"é\u{7}".repeat(10_000));
+    let Greeting::Refused { reason } = &long else { panic!() };
+    assert!(reason.len() <= MAX_REASON_BYTES && !reason.contains('\u{7}'));
+    assert!(long.encode().len() <= MAX_GREETING_BYTES);
+    let raw = frame::encode(GREETING_VERSION, &Greeting::Refused { reason: "a\u{1b}[2J".repeat(200) });
+    let Greeting::Refused { reason } = Greeting::decode(&raw).unwrap() else { panic!() };
+    assert!(reason.len() <= MAX_REASON_BYTES && !reason.contains('\u{1b}'));
+    let mut largest = hello(u16::MAX);
+    (largest.oldest, largest.newest, largest.start, largest.run) = (u16::MAX, u16::MAX, u64::MAX, u64::MAX);
+    largest.site = "x".repeat(MAX_SITE_NAME);
+    largest.incarnation = Incarnation(u128::MAX);
+    assert!(Greeting::Welcome(largest).encode().len() <= MAX_GREETING_BYTES);
+}
+
+const MAX_SITE_NAME: usize = selvedge_shared::ids::MAX_SITE_NAME_BYTES;
+
+#[test]
+fn who_does_not_belong_is_refused_in_words() {
+    let me = hello(2);
+    let member = |g: GatewayId| g.0 <= 3;
+    let checked = |them: &Hello, expected| check(&me, them, expected, member).map_err(|r| r.to_string());
+    assert_eq!(checked(&hello(1), None), Ok(()));
+    assert_eq!(checked(&hello(3), Some(GatewayId(3))), Ok(()));
+    for (change, expected, says) in [
+        (
+            (|h: &mut Hello| (h.oldest, h.newest) = (2, 3)) as fn(&mut Hello),
+            None,
+            "g2 speaks protocols 1 to 1, g1 2 to 3; upgrade",
+        ),
+        (
+            |h| h.site = "pl\u{1b}ant".to_string(),
+            None,
+            "g2 belongs to site \"plant-7\", g1 to site \"plant\"",
+        ),
+        (
+            |h| h.membership[0] = 1,
+            None,
+            "disagree on the site's membership or settings (hash 05050505 here, 01050505 there)",
+        ),
+        (|h| h.gateway = GatewayId(2), None, "both ends call themselves g2"),
+        (|h| h.gateway = GatewayId(3), None, "the lower id dials"),
+        (|_| (), Some(GatewayId(3)), "g2 expected g3 at this address and found g1"),
+        (|h| h.gateway = GatewayId(9), None, "g2 knows no gateway g9"),
+    ] {
+        let mut them = hello(1);
+        change(&mut them);
+        let said = checked(&them, expected).unwrap_err();
+        assert!(said.contains(says), "{said}");
+        assert!(said.len() <= MAX_REASON_BYTES);
+    }
+    let mut newer = hello(1);
+    newer.newest = 7;
+    assert_eq!(checked(&newer, None), Ok(()), "a newer release that still speaks our protocol");
+}
+
+#[test]
+fn a_peer_is_trusted_once_and_then_only_as_itself() {
+    let met = hello(1);
+    let known = admit(None, &met).unwrap().expect("to be written down");
+    assert_eq!(admit(Some(&known), &met), Ok(None), "a new connection of the same process");
+    let mut restarted = hello(1);
+    (restarted.start, restarted.run) = (4, 78);
+    assert_eq!(admit(Some(&known), &restarted).unwrap().map(|k| k.start), Some(4));
+    for (incarnation, start, run, says) in [
+        (8, 9, 79, "another data directory"),
+        (9, 2, 79, "an older data directory"),
+        (9, 3, 79, "its data directory was copied"),
+    ] {
+        let mut them = hello(1);
+        (them.incarnation, them.start, them.run) = (Incarnation(incarnation), start, run);
+        let said = admit(Some(&known), &them).unwrap_err().to_string();
+        assert!(said.contains(says) && said.contains("a new gateway id"), "{said}");
+        assert!(said.len() <= MAX_REASON_BYTES);
+    }
+}

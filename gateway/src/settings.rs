@@ -1,0 +1,300 @@
+//! A gateway's settings: those of its site, which all its gateways must agree on, and its own.
+
+use crate::logic::decode::{Decoder, TopicMapError, TopicRule};
+use crate::logic::machine::{BadRule, Rules};
+use crate::logic::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
+use selvedge_shared::config::{self, ConfigError};
+use selvedge_shared::frame;
+use selvedge_shared::ids::{BadSiteName, GatewayId, SiteId};
+use selvedge_shared::seal::{SecretError, SiteSecret};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The prefix of the environment variables that set something.
+pub const ENVIRONMENT_PREFIX: &str = "SELVEDGE";
+
+/// All settings of a gateway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What all gateways of the site agree on for good.
+    pub site: Site,
+    /// What is this gateway's own.
+    pub gateway: Own,
+    /// Where devices publish.
+    pub mqtt: Mqtt,
+    /// Where operators and programs ask.
+    pub http: Bind,
+    /// Where the other gateways connect to.
+    pub peer: Bind,
+    /// Where results go.
+    pub uplink: UplinkTo,
+    /// How readings are counted. May be changed: the site's leaders make a changed form known.
+    pub rules: Rules,
+    /// Which topics carry which streams; searched before the default ones.
+    pub topics: Vec<TopicRule>,
+    /// The default topics count too, behind `topics`.
+    pub default_topics: bool,
+    /// How the log is kept.
+    pub log: LogSettings,
+}
+
+/// What all gateways of the site agree on for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Site {
+    /// The site's name.
+    pub name: String,
+    /// A file with the site's secret: 64 hexadecimal digits.
+    pub secret_file: PathBuf,
+    /// Its gateways.
+    pub gateways: Vec<SiteGateway>,
+    /// How many shards its streams are spread over.
+    pub shards: u16,
+    /// How many gateways keep each shard.
+    pub replicas: usize,
+}
+
+/// One gateway of the site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteGateway {
+    /// Its number.
+    pub id: u16,
+    /// Where it listens for the others: host and port.
+    pub peer: String,
+    /// How much it takes in relation to the others.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What is this gateway's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Own {
+    /// Its number in the site.
+    pub id: u16,
+    /// Its data: log, snapshots, batches and identity.
+    pub data_dir: PathBuf,
+}
+
+/// Where devices publish.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mqtt {
+    /// Address and port.
+    pub bind: SocketAddr,
+    /// The most connections at a time.
+    pub max_connections: usize,
+    /// The largest packet of a client, in bytes.
+    pub max_packet_bytes: u32,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    /// Address and port.
+    pub bind: SocketAddr,
+}
+
+/// The broker that carries results to the nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UplinkTo {
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The user name, if it wants one.
+    pub username: String,
+    /// A file with the password, if it wants one.
+    pub password_file: PathBuf,
+    /// Per shard: a leader slows devices down while more bytes of results than this are unconfirmed.
+    pub outbox_budget_mib: u64,
+}
+
+/// How the log is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// Length of a log segment, claimed when it is made.
+    pub segment_mib: u64,
+    /// No new segment is claimed if less than this would stay free on the disk.
+    pub keep_free_mib: u64,
+    /// Beyond so many segments, snapshots are made early so that the oldest can go.
+    pub max_segments: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            site: Site::default(),
+            gateway: Own::default(),
+            mqtt: Mqtt::default(),
+            http: Bind { bind: local(8081) },
+            peer: Bind { bind: local(7081) },
+            uplink: UplinkTo::default(),
+            rules: Rules::default(),
+            topics: Vec::new(),
+            default_topics: true,
+            log: LogSettings::default(),
+        }
+    }
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            name: "site".into(),
+            secret_file: "site-secret".into(),
+            gateways: vec![SiteGateway { id: 1, peer: "127.0.0.1:7081".into(), weight: 1 }],
+            shards: DEFAULT_SHARDS,
+            replicas: DEFAULT_REPLICAS,
+        }
+    }
+}
+
+impl Default for Own {
+    fn default() -> Self {
+        Self { id: 1, data_dir: "data".into() }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        let bind = SocketAddr::from(([0, 0, 0, 0], 1883));
+        Self { bind, max_connections: 10_000, max_packet_bytes: 256 * 1024 }
+    }
+}
+
+impl Default for UplinkTo {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 18830,
+            username: String::new(),
+            password_file: PathBuf::new(),
+            outbox_budget_mib: 64,
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { segment_mib: 16, keep_free_mib: 64, max_segments: 16 }
+    }
+}
+
+/// What is wrong with a gateway's settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A key or its value.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The site's name.
+    #[error("site.name: {0}")]
+    Name(#[from] BadSiteName),
+    /// The site's secret.
+    #[error("site.secret_file: {0}")]
+    Secret(#[from] SecretError),
+    /// The site's shape.
+    #[error("site: {0}")]
+    Ring(#[from] RingError),
+    /// The gateway is not one of the site's.
+    #[error("gateway.id is {0}, but site.gateways names {1:?}: set it to one of these")]
+    NotOfTheSite(u16, Vec<u16>),
+    /// The rules.
+    #[error("rules: {0}")]
+    Rules(#[from] BadRule),
+    /// The topics.
+    #[error(transparent)]
+    Topics(#[from] TopicMapError),
+    /// A number that makes no sense.
+    #[error("{key} is {value}: set it to {right}")]
+    Number {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// What would be right.
+        right: &'static str,
+    },
+}
+
+/// Settings that were checked, with what follows from them.
+pub struct Checked {
+    /// As they were read.
+    pub settings: Settings,
+    /// The site.
+    pub site: SiteId,
+    /// This gateway.
+    pub me: GatewayId,
+    /// Where the site's gateways listen for each other.
+    pub peers: BTreeMap<GatewayId, String>,
+    /// Who keeps which shard.
+    pub ring: Ring,
+    /// Topic map and payload decoders.
+    pub decoder: Decoder,
+    /// The site's secret.
+    pub secret: SiteSecret,
+    /// Equal on all gateways of the site: a hash of its name, members, shards and replicas.
+    pub membership: [u8; 32],
+}
+
+impl Settings {
+    /// Reads the settings: defaults, then the file, then the environment, then `overrides`.
+    ///
+    /// # Errors
+    /// Names the key that is wrong, and what would be right.
+    pub fn load(file: Option<&Path>, overrides: &[(String, String)]) -> Result<Self, SettingsError> {
+        Ok(config::load(file, ENVIRONMENT_PREFIX, overrides)?)
+    }
+
+    /// Checks how the settings fit together, and reads the secret.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(self) -> Result<Checked, SettingsError> {
+        let site = SiteId::new(self.site.name.clone())?;
+        let members: Vec<_> =
+            self.site.gateways.iter().map(|g| Member { id: GatewayId(g.id), weight: g.weight }).collect();
+        let ring = Ring::new(self.site.shards, &members, self.site.replicas)?;
+        let me = GatewayId(self.gateway.id);
+        if !members.iter().any(|m| m.id == me) {
+            return Err(SettingsError::NotOfTheSite(me.0, members.iter().map(|m| m.id.0).collect()));
+        }
+        self.rules.validate()?;
+        let mut topics = self.topics.clone();
+        if self.default_topics {
+            let named = |rule: &TopicRule| self.topics.iter().any(|t| t.topic == rule.topic);
+            topics.extend(TopicRule::defaults().into_iter().filter(|rule| !named(rule)));
+        }
+        let decoder = Decoder::new(topics)?;
+        let within = |key, value: u64, range: std::ops::RangeInclusive<u64>, right| {
+            if range.contains(&value) { Ok(()) } else { Err(SettingsError::Number { key, value, right }) }
+        };
+        within("log.segment_mib", self.log.segment_mib, 1..=1024, "1 to 1024")?;
+        within("log.max_segments", self.log.max_segments, 3..=4096, "3 to 4096")?;
+        within("log.keep_free_mib", self.log.keep_free_mib, 0..=1 << 20, "at most 1048576")?;
+        within("uplink.outbox_budget_mib", self.uplink.outbox_budget_mib, 1..=1 << 20, "1 to 1048576")?;
+        within("mqtt.max_connections", self.mqtt.max_connections as u64, 1..=1_000_000, "1 to 1000000")?;
+        within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;
+        let secret = SiteSecret::from_file(&self.site.secret_file)?;
+        let mut facts: Vec<_> = self.site.gateways.iter().map(|g| (g.id, g.weight)).collect();
+        facts.sort_unstable();
+        let facts = frame::encode(1, &(site.clone(), self.site.shards, self.site.replicas as u64, facts));
+        let digest = ring::digest::digest(&ring::digest::SHA256, &facts);
+        let mut membership = [0; 32];
+        membership.copy_from_slice(digest.as_ref());
+        let peers = self.site.gateways.iter().map(|g| (GatewayId(g.id), g.peer.clone())).collect();
+        Ok(Checked { site, me, peers, ring, decoder, secret, membership, settings: self })
+    }
+}

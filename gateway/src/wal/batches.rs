@@ -1,0 +1,193 @@
+//! The outbox's batches: immutable checksummed files, a folder for each group and a file for each batch.
+//!
+//! A batch's content follows from the log, so putting it costs no fsync: after a crash it is put again from the log, unless a
+//! snapshot says that it is there. Hence the one rule: [`BatchStore::sync`] before a snapshot that names a batch is saved.
+
+use super::disk::Disk;
+use super::error::LogError;
+use super::form::Identity;
+use super::stored::{self, HEAD_BYTES, Label};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"SelvgBat";
+
+/// The most bytes of a batch.
+pub const MAX_BATCH_BYTES: u64 = 1024 * 1024;
+
+/// Batches in a folder of their own.
+pub struct BatchStore {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    groups: BTreeMap<u16, Folder>,
+    poison: Option<String>,
+}
+
+struct Folder {
+    disk: Arc<dyn Disk>,
+    /// Every file up to this one is durable.
+    synced_through: u64,
+}
+
+impl BatchStore {
+    /// The store in `disk`.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the folder can't be read.
+    pub fn open(disk: Arc<dyn Disk>, identity: Identity) -> Result<Self, LogError> {
+        let failed = |e| LogError::io("opening", &disk.describe(""), e);
+        let mut groups = BTreeMap::new();
+        for name in disk.folders().map_err(failed)? {
+            if let Some(group) = stored::group_of(&name) {
+                groups.insert(group, Folder { disk: disk.folder(&name).map_err(failed)?, synced_through: 0 });
+            }
+        }
+        Ok(Self { disk, identity, groups, poison: None })
+    }
+
+    /// Writes a batch. One that is there with the same content stays as it is; a damaged one is replaced.
+    ///
+    /// # Errors
+    /// [`LogError::TooLarge`]; [`LogError::Full`] (nothing is left behind); [`LogError::Conflict`] when it is there whole with
+    /// other content, which is a bug; [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
+    pub fn put(&mut self, group: u16, seq: u64, bytes: &[u8]) -> Result<(), LogError> {
+        self.check()?;
+        let size = bytes.len() as u64;
+        if size > MAX_BATCH_BYTES {
+            return Err(LogError::TooLarge { what: "a batch", bytes: size, limit: MAX_BATCH_BYTES });
+        }
+        match self.get(group, seq) {
+            Ok(Some(found)) if found == bytes => return Ok(()),
+            Ok(Some(_)) => return Err(LogError::Conflict { name: self.shown(group, seq) }),
+            Ok(None) | Err(LogError::Damaged { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        if !self.groups.contains_key(&group) {
+            let name = format!("{group:04x}");
+            let disk =
+                self.disk.folder(&name).map_err(|e| LogError::io("making", &self.disk.describe(&name), e))?;
+            self.groups.insert(group, Folder { disk, synced_through: 0 });
+        }
+        let shown = self.shown(group, seq);
+        let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
+        folder.synced_through = folder.synced_through.min(seq.saturating_sub(1));
+        let name = name_of(seq);
+        let label = Label { magic: MAGIC, identity: &self.identity, group, number: seq };
+        let written = folder.disk.create(&name).and_then(|mut file| label.write(file.as_mut(), bytes));
+        written.map_err(|e| {
+            // What stays if this fails too is found damaged and replaced.
+            let _ = folder.disk.remove(&name);
+            LogError::io("writing", &shown, e)
+        })
+    }
+
+    /// Makes a group's batches up to and including `up_to` durable.
+    ///
+    /// # Errors
+    /// [`LogError::Io`]; every later call is then [`LogError::Poisoned`].
+    pub fn sync(&mut self, group: u16, up_to: u64) -> Result<(), LogError> {
+        self.check()?;
+        let listed = self.list(group)?;
+        let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
+        let mut result = Ok(());
+        let mut new = listed
+            .iter()
+            .map(|(seq, _)| *seq)
+            .filter(|s| (folder.synced_through + 1..=up_to).contains(s))
+            .peekable();
+        if new.peek().is_some() {
+            result = new
+                .try_for_each(|seq| folder.disk.open(&name_of(seq))?.sync())
+                .and_then(|()| folder.disk.sync_folder());
+        }
+        match result {
+            Ok(()) => {
+                folder.synced_through = up_to.max(folder.synced_through);
+                Ok(())
+            }
+            Err(source) => {
+                let error = LogError::Io { doing: "syncing", name: folder.disk.describe(""), source };
+                self.poison = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// After a restart: a durable snapshot says that the batches up to this one were synced. Without it they are synced
+    /// again, which does no harm.
+    pub fn assume_synced(&mut self, group: u16, up_to: u64) {
+        if let Some(folder) = self.groups.get_mut(&group) {
+            folder.synced_through = up_to.max(folder.synced_through);
+        }
+    }
+
+    /// A batch's content; none if there is no such batch.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
+    pub fn get(&self, group: u16, seq: u64) -> Result<Option<Vec<u8>>, LogError> {
+        let Some(folder) = self.groups.get(&group) else { return Ok(None) };
+        let label = Label { magic: MAGIC, identity: &self.identity, group, number: seq };
+        match label.read(folder.disk.as_ref(), &name_of(seq), MAX_BATCH_BYTES) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A group's batches, in order: number and bytes of content.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when its folder can't be read.
+    pub fn list(&self, group: u16) -> Result<Vec<(u64, u64)>, LogError> {
+        let Some(folder) = self.groups.get(&group) else { return Ok(Vec::new()) };
+        let failed = |e| LogError::io("listing", &folder.disk.describe(""), e);
+        let mut found = Vec::new();
+        for name in folder.disk.list().map_err(failed)? {
+            if let Some(seq) = name.strip_prefix("batch-").and_then(stored::number_of) {
+                let bytes = folder.disk.open(&name).and_then(|file| file.length()).map_err(failed)?;
+                found.push((seq, bytes.saturating_sub(HEAD_BYTES as u64)));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Removes a group's batches up to and including `seq`. Some may be back after a crash; that does no harm.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when one can't be removed.
+    pub fn remove_through(&mut self, group: u16, seq: u64) -> Result<(), LogError> {
+        let listed = self.list(group)?;
+        let Some(folder) = self.groups.get(&group) else { return Ok(()) };
+        for (old, _) in listed.into_iter().filter(|(old, _)| *old <= seq) {
+            let name = name_of(old);
+            folder
+                .disk
+                .remove(&name)
+                .map_err(|e| LogError::io("removing", &folder.disk.describe(&name), e))?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        match &self.poison {
+            Some(why) => Err(LogError::Poisoned { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn shown(&self, group: u16, seq: u64) -> String {
+        self.disk.describe(&format!("{group:04x}/{}", name_of(seq)))
+    }
+}
+
+fn name_of(seq: u64) -> String {
+    format!("batch-{seq:016x}")
+}
+
+impl std::fmt::Debug for BatchStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BatchStore").field("groups", &self.groups.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,146 @@
+//! The newest snapshot of each group: one checksummed file, replaced whole.
+//!
+//! Invariant: once [`SnapshotStore::save`] returned, the snapshot is durable under its name; only then are older ones removed,
+//! and only then may the log be trimmed below it. So if the newest is damaged an older one would not help:
+//! the log no longer reaches back to it. It is an error, and the group's state must come from a peer.
+
+use super::disk::Disk;
+use super::error::LogError;
+use super::form::Identity;
+use super::stored::{self, HEAD_BYTES, Label};
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"SelvgSnp";
+const MAKING_NAME: &str = "snapshot-making.tmp";
+
+/// The most bytes of a snapshot unless told otherwise.
+pub const DEFAULT_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Snapshots in a folder of their own.
+pub struct SnapshotStore {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    most_bytes: u64,
+    poison: Option<String>,
+}
+
+impl SnapshotStore {
+    /// The store in `disk`. `most_bytes` bounds what is saved and what is read.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the folder can't be read.
+    pub fn open(disk: Arc<dyn Disk>, identity: Identity, most_bytes: u64) -> Result<Self, LogError> {
+        let store = Self { disk, identity, most_bytes, poison: None };
+        if store.names()?.iter().any(|name| name == MAKING_NAME) {
+            store.remove(MAKING_NAME)?;
+        }
+        Ok(store)
+    }
+
+    /// Keeps a group's snapshot up to and including `slot`, durably, in place of any of a lower slot. One of a slot below what
+    /// is kept already changes nothing.
+    ///
+    /// # Errors
+    /// [`LogError::TooLarge`], [`LogError::Full`] (what was there stays, nothing is left behind), [`LogError::Io`]; after a
+    /// failed fsync every later call is [`LogError::Poisoned`].
+    pub fn save(&mut self, group: u16, slot: u64, bytes: &[u8]) -> Result<(), LogError> {
+        if let Some(why) = &self.poison {
+            return Err(LogError::Poisoned { why: why.clone() });
+        }
+        let size = bytes.len() as u64;
+        if size > self.most_bytes {
+            return Err(LogError::TooLarge { what: "a snapshot", bytes: size, limit: self.most_bytes });
+        }
+        let kept = self.slots(group)?;
+        if kept.last().is_some_and(|newest| *newest > slot) {
+            return Ok(());
+        }
+        let name = name_of(group, slot);
+        let shown = self.disk.describe(&name);
+        let written = (|| {
+            let mut file = self.disk.create(MAKING_NAME)?;
+            file.preallocate(HEAD_BYTES as u64 + size)?;
+            self.label(group, slot).write(file.as_mut(), bytes)?;
+            Ok(file)
+        })();
+        let mut file = match written {
+            Ok(file) => file,
+            Err(e) => {
+                // Opening the store removes it if this fails too.
+                let _ = self.disk.remove(MAKING_NAME);
+                return Err(LogError::io("saving", &shown, e));
+            }
+        };
+        let named = file
+            .sync()
+            .and_then(|()| self.disk.rename(MAKING_NAME, &name))
+            .and_then(|()| self.disk.sync_folder());
+        if let Err(source) = named {
+            let error = LogError::Io { doing: "syncing", name: shown, source };
+            self.poison = Some(error.to_string());
+            return Err(error);
+        }
+        for old in kept.into_iter().filter(|old| *old < slot) {
+            self.remove(&name_of(group, old))?;
+        }
+        Ok(())
+    }
+
+    /// The newest snapshot of a group and its slot; none if there is none.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
+    pub fn load_newest(&self, group: u16) -> Result<Option<(u64, Vec<u8>)>, LogError> {
+        let Some(slot) = self.slots(group)?.pop() else { return Ok(None) };
+        let bytes =
+            self.label(group, slot).read(self.disk.as_ref(), &name_of(group, slot), self.most_bytes)?;
+        Ok(Some((slot, bytes)))
+    }
+
+    /// The slot of the newest snapshot of a group, without reading it.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the folder can't be read.
+    pub fn newest(&self, group: u16) -> Result<Option<u64>, LogError> {
+        Ok(self.slots(group)?.pop())
+    }
+
+    fn label(&self, group: u16, slot: u64) -> Label<'_> {
+        Label { magic: MAGIC, identity: &self.identity, group, number: slot }
+    }
+
+    fn names(&self) -> Result<Vec<String>, LogError> {
+        self.disk.list().map_err(|e| LogError::io("listing", &self.disk.describe(""), e))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), LogError> {
+        self.disk.remove(name).map_err(|e| LogError::io("removing", &self.disk.describe(name), e))
+    }
+
+    /// The slots of a group's snapshots, in order.
+    fn slots(&self, group: u16) -> Result<Vec<u64>, LogError> {
+        let mut slots: Vec<u64> = self
+            .names()?
+            .iter()
+            .filter_map(|name| parse(name))
+            .filter_map(|(of, slot)| (of == group).then_some(slot))
+            .collect();
+        slots.sort_unstable();
+        Ok(slots)
+    }
+}
+
+fn name_of(group: u16, slot: u64) -> String {
+    format!("snapshot-{group:04x}-{slot:016x}")
+}
+
+fn parse(name: &str) -> Option<(u16, u64)> {
+    let (group, slot) = name.strip_prefix("snapshot-")?.split_once('-')?;
+    Some((stored::group_of(group)?, stored::number_of(slot)?))
+}
+
+impl std::fmt::Debug for SnapshotStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotStore").field("most_bytes", &self.most_bytes).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,603 @@
+//! Links on loopback: whole gateways' worth of link actors, each in an arbiter of its own, whose end is the end of its process.
+
+use actix::{Actor, Arbiter, Context, Handler, System};
+use selvedge_gateway::actors::link::{
+    self, FromPeer, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks, PeersChanged,
+};
+use selvedge_gateway::identity::{Expected, Identity};
+use selvedge_gateway::logic::detector::DETECT_MS;
+use selvedge_gateway::logic::link::State;
+use selvedge_gateway::logic::machine::Origin;
+use selvedge_gateway::logic::peer::PeerMessage;
+use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+/// No wait of these tests may last longer; all of them end at an event.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+enum Event {
+    From(GatewayId, Vec<PeerMessage>),
+    Changed(PeersChanged),
+    /// Messages came and were not taken, because the gate is closed.
+    Waiting,
+}
+
+/// Passes on what it gets, in order; takes messages only while its gate has room.
+struct Receiver(UnboundedSender<Event>, Arc<Semaphore>);
+
+impl Actor for Receiver {
+    type Context = Context<Self>;
+}
+
+impl Handler<FromPeer> for Receiver {
+    type Result = actix::ResponseFuture<()>;
+    fn handle(&mut self, m: FromPeer, _: &mut Self::Context) -> Self::Result {
+        let (events, gate) = (self.0.clone(), self.1.clone());
+        Box::pin(async move {
+            if gate.available_permits() == 0 {
+                let _ = events.send(Event::Waiting);
+            }
+            let open = gate.acquire().await;
+            let _ = events.send(Event::From(m.peer, m.messages));
+            drop(open);
+        })
+    }
+}
+
+impl Handler<PeersChanged> for Receiver {
+    type Result = ();
+    fn handle(&mut self, m: PeersChanged, _: &mut Self::Context) {
+        let _ = self.0.send(Event::Changed(m));
+    }
+}
+
+struct Gateway {
+    arbiter: Option<Arbiter>,
+    links: PeerLinks,
+    events: UnboundedReceiver<Event>,
+    gate: Arc<Semaphore>,
+}
+
+struct Options {
+    key: u8,
+    membership: u8,
+    site: &'static str,
+}
+
+const USUAL: Options = Options { key: 1, membership: 1, site: "plant-7" };
+
+/// A port that is free now and can be bound again and again.
+fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    (listener, at)
+}
+
+fn id(n: u16) -> GatewayId {
+    GatewayId(n)
+}
+
+fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)], o: &Options) -> Gateway {
+    let site = SiteId::new(o.site).unwrap();
+    let expected = Expected { site, gateway: id(me), membership: [o.membership; 32] };
+    if !Identity::exists(dir) {
+        Identity::init(dir, &expected).unwrap();
+    }
+    let identity = Arc::new(Mutex::new(Identity::open(dir, &expected).unwrap()));
+    let arbiter = Arbiter::new();
+    let (tx, events) = unbounded_channel();
+    let gate = Arc::new(Semaphore::new(1));
+    let open = gate.clone();
+    let receiver = Receiver::start_in_arbiter(&arbiter.handle(), move |_| Receiver(tx, open));
+    let settings = LinkSettings {
+        identity,
+        key: LinkKey::new([o.key; 32]),
+        listener,
+        peers: peers.iter().map(|(p, at)| (id(*p), at.to_string())).collect::<BTreeMap<_, _>>(),
+        inbound: receiver.clone().recipient(),
+        status: receiver.recipient(),
+    };
+    let links = link::start(settings, &arbiter.handle()).unwrap();
+    Gateway { arbiter: Some(arbiter), links, events, gate }
+}
+
+impl Gateway {
+    async fn event(&mut self) -> Event {
+        let event = timeout(PATIENCE, self.events.recv()).await;
+        let event = event.unwrap_or_else(|_| panic!("no event came: {:#?}", self.links.status()));
+        event.expect("the gateway ended")
+    }
+
+    /// Waits for a change that leaves exactly these up, and says who had restarted until then.
+    async fn up(&mut self, up: &[u16]) -> Vec<GatewayId> {
+        let up = up.iter().map(|p| id(*p)).collect();
+        let mut restarted = vec![];
+        loop {
+            if let Event::Changed(change) = self.event().await {
+                restarted.extend(change.restarted);
+                if change.up == up {
+                    return restarted;
+                }
+            }
+        }
+    }
+
+    /// The next `n` forwards' numbers that come from a peer.
+    async fn numbers(&mut self, from: u16, n: usize) -> Vec<u64> {
+        let mut got = vec![];
+        while got.len() < n {
+            if let Event::From(peer, messages) = self.event().await {
+                assert_eq!(peer, id(from));
+                got.extend(messages.iter().map(number));
+            }
+        }
+        got
+    }
+
+    fn trouble(&self, with: u16) -> String {
+        let status = self.links.status().into_iter().find(|s| s.peer == id(with)).unwrap();
+        assert_ne!(status.state, State::Up);
+        status.trouble.unwrap_or_default()
+    }
+
+    /// Ends it as a kill would: without a word, its sockets closed by the system.
+    async fn kill(mut self) {
+        let arbiter = self.arbiter.take().unwrap();
+        arbiter.stop();
+        tokio::task::spawn_blocking(move || arbiter.join()).await.unwrap().unwrap();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(arbiter) = &self.arbiter {
+            arbiter.stop();
+        }
+    }
+}
+
+fn message(n: u64, bytes: usize) -> PeerMessage {
+    let origin = Origin { gateway: id(1), start: 1 };
+    PeerMessage::Forward { shard: ShardId(3), origin, n, submission: vec![n as u8; bytes].into() }
+}
+
+fn number(m: &PeerMessage) -> u64 {
+    match m {
+        PeerMessage::Forward { n, submission, .. } => {
+            assert!(submission.iter().all(|b| *b == *n as u8), "the content of {n} is damaged");
+            *n
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Asks until the answer is yes: for what no event tells.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let asked = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+fn run(test: impl Future<Output = ()>) {
+    System::new().block_on(test);
+}
+
+#[test]
+fn two_gateways_talk_both_ways_in_order() {
+    run(async {
+        let (d1, d2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let mut g1 = start(d1.path(), 1, l1, &[(2, a2)], &USUAL);
+        let mut g2 = start(d2.path(), 2, l2, &[(1, a1)], &USUAL);
+        assert_eq!(g1.up(&[1, 2]).await, []);
+        assert_eq!(g2.up(&[1, 2]).await, []);
+        // Small ones, and one of several Noise messages.
+        g1.links.send(id(2), (1..=100).map(|n| message(n, 40)).collect());
+        g1.links.send(id(2), vec![message(101, 3_000_000), message(102, 0)]);
+        g2.links.send(id(1), vec![message(7, 65_519), message(8, 65_520)]);
+        assert_eq!(g2.numbers(1, 102).await, (1..=102).collect::<Vec<_>>());
+        assert_eq!(g1.numbers(2, 2).await, [7, 8]);
+    });
+}
+
+#[test]
+fn another_secret_is_refused_and_both_ends_say_why() {
+    run(async {
+        let (d1, d2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let g1 = start(d1.path(), 1, l1, &[(2, a2)], &USUAL);
+        let g2 = start(d2.path(), 2, l2, &[(1, a1)], &Options { key: 2, ..USUAL });
+        eventually("g1 names the secret", || g1.trouble(2).contains("same site secret")).await;
+        assert_eq!(g2.trouble(1), "", "a stranger is not taken for the peer that it claims to be");
+        for secret in ["01010101", "02020202", "1, 1, 1", "2, 2, 2"] {
+            assert!(!g1.trouble(2).contains(secret));
+        }
+    });
+}
+
+#[test]
+fn another_membership_or_site_is_refused_with_its_reason_at_both_ends() {
+    for (other, says) in [
+        (Options { membership: 2, ..USUAL }, "disagree on the site's membership or settings"),
+        (Options { site: "plant-8", ..USUAL }, "correct the peer addresses"),
+    ] {
+        run(async move {
+            let (d1, d2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let ((l1, a1), (l2, a2)) = (listen(), listen());
+            let g1 = start(d1.path(), 1, l1, &[(2, a2)], &USUAL);
+            let g2 = start(d2.path(), 2, l2, &[(1, a1)], &other);
+            eventually("g1 says so", || g1.trouble(2).contains(says)).await;
+            eventually("g2 says so", || g2.trouble(1).contains(says)).await;
+        });
+    }
+}
+
+#[test]
+fn an_emptied_data_directory_is_refused_under_the_old_id_whoever_dials() {
+    for emptied in [1, 2] {
+        run(async move {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let ((l1, a1), (l2, a2)) = (listen(), listen());
+            let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+            let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+            g1.up(&[1, 2]).await;
+            g2.up(&[1, 2]).await;
+            let (stays, goes, at, other) = if emptied == 1 { (g2, g1, a1, a2) } else { (g1, g2, a2, a1) };
+            let other_id = 3 - emptied;
+            goes.kill().await;
+            let fresh = tempfile::tempdir().unwrap();
+            let listener = TcpListener::bind(at).unwrap();
+            let back = start(fresh.path(), emptied, listener, &[(other_id, other)], &USUAL);
+            let says = "another data directory than before";
+            eventually("who stays says so", || stays.trouble(emptied).contains(says)).await;
+            eventually("who is refused says so", || back.trouble(other_id).contains(says)).await;
+        });
+    }
+}
+
+#[test]
+fn a_killed_process_goes_down_and_its_successor_is_seen_as_restarted_whoever_dials() {
+    for killed in [1, 2] {
+        run(async move {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let ((l1, a1), (l2, a2)) = (listen(), listen());
+            let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+            let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+            g1.up(&[1, 2]).await;
+            g2.up(&[1, 2]).await;
+            let other = 3 - killed;
+            let (mut stays, goes, at, its) = if killed == 1 { (g2, g1, a1, a2) } else { (g1, g2, a2, a1) };
+            goes.kill().await;
+            assert_eq!(stays.up(&[other]).await, []);
+            let dir = dirs[usize::from(killed) - 1].path();
+            let mut back = start(dir, killed, TcpListener::bind(at).unwrap(), &[(other, its)], &USUAL);
+            assert_eq!(stays.up(&[1, 2]).await, [id(killed)]);
+            assert_eq!(back.up(&[1, 2]).await, [], "the first meeting of a process is no restart");
+            back.links.send(id(other), vec![message(1, 9)]);
+            assert_eq!(stays.numbers(killed, 1).await, [1]);
+        });
+    }
+}
+
+/// Between the dialler and the one it dials: can break connections and swallow what is said.
+struct Proxy {
+    at: SocketAddr,
+    /// Raised: all connections are closed at both ends.
+    cut: watch::Sender<u32>,
+    /// Raised: they are closed at the dialler's end only.
+    cut_half: watch::Sender<u32>,
+    frozen: watch::Sender<bool>,
+}
+
+fn proxy(to: SocketAddr) -> Proxy {
+    let (listener, at) = listen();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let (cut, cut_half, frozen) = (watch::Sender::new(0), watch::Sender::new(0), watch::Sender::new(false));
+    let (c, h, f) = (cut.clone(), cut_half.clone(), frozen.clone());
+    actix::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let Ok(mut far) = TcpStream::connect(to).await else { continue };
+            let (mut cut, mut half, f) = (c.subscribe(), h.subscribe(), f.clone());
+            actix::spawn(async move {
+                let halved = {
+                    let ((nr, nw), (fr, fw)) = (near.split(), far.split());
+                    tokio::select! {
+                        _ = pump(nr, fw, f.subscribe()) => false,
+                        _ = pump(fr, nw, f.subscribe()) => false,
+                        _ = cut.changed() => false,
+                        _ = half.changed() => true,
+                    }
+                };
+                if halved {
+                    drop(near);
+                    // The other end closes it once it has a better one.
+                    while matches!(far.read(&mut [0; 4096]).await, Ok(1..)) {}
+                }
+            });
+        }
+    });
+    Proxy { at, cut, cut_half, frozen }
+}
+
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut frozen: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 65536];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        if frozen.wait_for(|f| !f).await.is_err() || to.write_all(&buffer[..n]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Two gateways, the lower of which dials through a proxy.
+async fn through_a_proxy(dirs: &[tempfile::TempDir; 2]) -> (Gateway, Gateway, Proxy) {
+    let ((l1, a1), (l2, a2)) = (listen(), listen());
+    let proxy = proxy(a2);
+    let mut g1 = start(dirs[0].path(), 1, l1, &[(2, proxy.at)], &USUAL);
+    let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+    g1.up(&[1, 2]).await;
+    g2.up(&[1, 2]).await;
+    (g1, g2, proxy)
+}
+
+/// Sends until something arrives that was sent from now on: a link may lose what a dying connection had taken.
+async fn heals(from: &Gateway, from_id: u16, to: &mut Gateway, to_id: u16) {
+    static SENT: AtomicU64 = AtomicU64::new(0);
+    let before = SENT.load(Ordering::SeqCst);
+    let heard = async {
+        loop {
+            let n = SENT.fetch_add(1, Ordering::SeqCst) + 1;
+            from.links.send(id(to_id), vec![message(n, 100)]);
+            let soon = timeout(Duration::from_millis(10), to.events.recv()).await;
+            match soon.map(|e| e.expect("the gateway ended")) {
+                Ok(Event::From(peer, messages)) => {
+                    assert_eq!(peer, id(from_id));
+                    if messages.iter().map(number).any(|got| got > before) {
+                        return;
+                    }
+                }
+                Ok(Event::Changed(c)) => assert_eq!(c.restarted, []),
+                Ok(Event::Waiting) | Err(_) => {}
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("the link did not heal");
+}
+
+#[test]
+fn a_killed_connection_is_made_anew() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (mut g1, mut g2, proxy) = through_a_proxy(&dirs).await;
+        for _ in 0..3 {
+            proxy.cut.send_modify(|n| *n += 1);
+            heals(&g1, 1, &mut g2, 2).await;
+            heals(&g2, 2, &mut g1, 1).await;
+        }
+    });
+}
+
+#[test]
+fn a_new_connection_replaces_one_that_only_the_dialler_knows_to_be_dead() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (mut g1, mut g2, proxy) = through_a_proxy(&dirs).await;
+        proxy.cut_half.send_modify(|n| *n += 1);
+        eventually("g1 notices", || g1.links.status()[0].trouble.is_some()).await;
+        heals(&g1, 1, &mut g2, 2).await;
+        heals(&g2, 2, &mut g1, 1).await;
+    });
+}
+
+#[test]
+fn a_silent_connection_is_given_up_by_both_and_comes_back() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (mut g1, mut g2, proxy) = through_a_proxy(&dirs).await;
+        proxy.frozen.send_replace(true);
+        assert_eq!(g1.up(&[1]).await, []);
+        assert_eq!(g2.up(&[2]).await, []);
+        proxy.frozen.send_replace(false);
+        assert_eq!(g1.up(&[1, 2]).await, []);
+        assert_eq!(g2.up(&[1, 2]).await, []);
+        heals(&g1, 1, &mut g2, 2).await;
+    });
+}
+
+/// A receiver that takes nothing for much longer than the detector waits: its peer's queue drops its oldest, and nobody is declared down.
+#[test]
+fn a_busy_receiver_presses_back_without_being_taken_for_dead() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+        let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+        g1.up(&[1, 2]).await;
+        g2.up(&[1, 2]).await;
+        let closed = g2.gate.clone().acquire_owned().await.unwrap();
+        let full = Duration::from_millis(3 * DETECT_MS);
+        let mut n = 0;
+        let _ = timeout(full, async {
+            loop {
+                n += 1;
+                g1.links.send(id(2), vec![message(n, 100_000)]);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        eventually("the queue overflows", || {
+            n += 1;
+            g1.links.send(id(2), vec![message(n, 100_000)]);
+            g1.links.status()[0].counts.dropped_full > 0
+        })
+        .await;
+        assert!(matches!(g2.event().await, Event::Waiting));
+        assert!(g1.events.try_recv().is_err() && g2.events.try_recv().is_err(), "nobody went down");
+        drop(closed);
+        let mut last = 0;
+        while last < n {
+            let messages = match g2.event().await {
+                Event::From(_, messages) => messages,
+                Event::Waiting => continue,
+                Event::Changed(change) => panic!("{change:?}"),
+            };
+            for got in messages.iter().map(number) {
+                assert!(got > last, "{got} came after {last}");
+                last = got;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_is_lost_while_it_is_pressed_back_counts_as_silent() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (mut g1, mut g2, proxy) = through_a_proxy(&dirs).await;
+        let closed = g2.gate.clone().acquire_owned().await.unwrap();
+        g1.links.send(id(2), vec![message(1, 10)]);
+        assert!(matches!(g2.event().await, Event::Waiting));
+        proxy.frozen.send_replace(true);
+        proxy.cut.send_modify(|n| *n += 1);
+        g1.up(&[1]).await;
+        g2.up(&[2]).await;
+        drop(closed);
+    });
+}
+
+#[test]
+fn garbage_is_hung_up_on_and_leaves_room_for_peers() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+        let mut garbage: Vec<Vec<u8>> = vec![
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            b"SVL\x02".to_vec(),
+            [b"SVL\x01".to_vec(), vec![0; 48]].concat(),
+            [b"SVL\x01".to_vec(), vec![0xff; 1_000_000]].concat(),
+        ];
+        // More than may be in their handshake at once.
+        garbage.extend((0..3 * MAX_UNAUTHENTICATED_CONNECTIONS).map(|i| vec![i as u8; 100_000]));
+        for bytes in garbage {
+            let mut socket = TcpStream::connect(a2).await.unwrap();
+            let _ = socket.write_all(&bytes).await; // it may be hung up on half-way
+            let mut answer = vec![];
+            let read = timeout(PATIENCE, socket.read_to_end(&mut answer)).await;
+            assert!(read.is_ok(), "it was not hung up on");
+            assert!(answer.is_empty(), "a stranger gets no answer");
+        }
+        let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+        g1.up(&[1, 2]).await;
+        g2.up(&[1, 2]).await;
+        // Strangers that say nothing don't touch a link that is up, and are hung up on in the end.
+        let mut quiet = vec![];
+        for _ in 0..MAX_UNAUTHENTICATED_CONNECTIONS {
+            quiet.push(TcpStream::connect(a2).await.unwrap());
+        }
+        heals(&g1, 1, &mut g2, 2).await;
+        for mut socket in quiet {
+            let read = timeout(PATIENCE, socket.read(&mut [0])).await.expect("it was not hung up on");
+            assert!(matches!(read, Ok(0) | Err(_)));
+        }
+    });
+}
+
+/// Someone who has the secret but breaks the bounds: a gateway with a defect.
+#[test]
+fn a_frame_beyond_the_bound_ends_the_handshake() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ((_l1, a1), (l2, a2)) = (listen(), listen());
+        let _g2 = start(dir.path(), 2, l2, &[(1, a1)], &USUAL);
+        for frame in [
+            [u32::MAX.to_le_bytes().to_vec(), vec![0; 100]].concat(), // a length that claims the world
+            [1u32.to_le_bytes().to_vec(), vec![0; 100]].concat(),     // more than it claims
+            vec![1],                                                  // no length
+            [4u32.to_le_bytes().to_vec(), vec![1, 2, 3, 4]].concat(), // no greeting
+            vec![0; 60_000],                                          // a piece larger than any greeting
+        ] {
+            let mut socket = TcpStream::connect(a2).await.unwrap();
+            let params = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
+            let builder = snow::Builder::new(params).psk(0, &[1; 32]).unwrap().prologue(b"SVL\x01").unwrap();
+            let mut noise = builder.build_initiator().unwrap();
+            let mut message = [0; 65535];
+            let n = noise.write_message(&[], &mut message).unwrap();
+            socket.write_all(b"SVL\x01").await.unwrap();
+            socket.write_all(&message[..n]).await.unwrap();
+            let mut answer = [0; 48];
+            socket.read_exact(&mut answer).await.unwrap();
+            noise.read_message(&answer, &mut []).unwrap();
+            let mut noise = noise.into_transport_mode().unwrap();
+            let n = noise.write_message(&frame, &mut message).unwrap();
+            socket.write_all(&(n as u16).to_be_bytes()).await.unwrap();
+            socket.write_all(&message[..n]).await.unwrap();
+            let read = timeout(PATIENCE, socket.read(&mut [0])).await.expect("it was not hung up on");
+            assert!(matches!(read, Ok(0) | Err(_)), "no answer to a broken frame");
+        }
+    });
+}
+
+/// Prints what a link carries and how long a message takes; run it with
+/// `cargo test --release -p selvedge-gateway --test link -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn measure_throughput_and_latency() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+        let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+        g1.up(&[1, 2]).await;
+        g2.up(&[1, 2]).await;
+        for (bytes, count) in [(65_536usize, 16_384u64), (4_096, 131_072), (256, 500_000)] {
+            let window = (2_000_000 / bytes as u64).min(10_000); // within the queue, so that nothing is dropped
+            let begin = std::time::Instant::now();
+            let (mut sent, mut got) = (0, 0);
+            while got < count {
+                let some = (window - (sent - got)).min(count - sent);
+                if some > 0 {
+                    g1.links.send(id(2), (0..some).map(|_| message(0, bytes)).collect());
+                    sent += some;
+                }
+                if let Event::From(_, messages) = g2.event().await {
+                    got += messages.len() as u64;
+                }
+            }
+            let s = begin.elapsed().as_secs_f64();
+            let (mb, k) = (count as f64 * bytes as f64 / s / 1e6, count as f64 / s / 1e3);
+            println!("messages of {bytes} bytes: {mb:.0} MB/s, {k:.0} thousand messages/s");
+        }
+        let mut trips = vec![];
+        for n in 0..5_000u64 {
+            let begin = std::time::Instant::now();
+            g1.links.send(id(2), vec![message(n, 200)]);
+            g2.numbers(1, 1).await;
+            g2.links.send(id(1), vec![message(n, 50)]);
+            g1.numbers(2, 1).await;
+            trips.push(begin.elapsed().as_micros());
+        }
+        trips.sort_unstable();
+        println!("there and back, idle link: median {} us, p99 {} us", trips[2_500], trips[4_950]);
+        let begin = std::time::Instant::now();
+        g1.kill().await;
+        g2.up(&[2]).await;
+        println!("a killed process is down after {} ms", begin.elapsed().as_millis());
+    });
+}

@@ -1,0 +1,85 @@
+//! The bytes of version 1: what was written once must be read for ever.
+
+use crate::support::*;
+use selvedge_gateway::logic::machine::*;
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::time::EpochMs;
+
+fn submission() -> Submission {
+    let source =
+        Source { client: "c".into(), instance: 1, epoch: 2, packet_id: 3, qos: 2, dup: true, hash: 4 << 32 };
+    let at = Origin { gateway: GatewayId(1), start: 2 };
+    let sub = ("f/#".to_string(), 1);
+    Submission {
+        streams: vec![name("d", "s")],
+        items: vec![
+            Item::Publish(Publish {
+                source: Some(source.clone()),
+                readings: vec![
+                    Reading { seq: Some(5), boot: Some(6), ..reading(-1, 1.5) },
+                    Reading { time: None, ..reading(0, 2.0) },
+                ],
+            }),
+            Item::Connect(Connect { client: "c".into(), at, connection: 7, clean: true, expiry_s: 300 }),
+            Item::Subscriptions { client: "c".into(), epoch: 1, add: vec![sub], remove: vec!["g".into()] },
+            Item::Touch { client: "c".into(), epoch: 1, shard: 9 },
+            Item::Release(source),
+            Item::Disconnect { client: "c".into(), epoch: 1 },
+        ],
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Compares with a file, which `UPDATE_GOLDEN=1` writes.
+fn golden(file: &str, bytes: &[u8]) {
+    let path = format!("{}/tests/scripts/machine/{file}", env!("CARGO_MANIFEST_DIR"));
+    let lines: Vec<String> = bytes.chunks(48).map(hex).collect();
+    let text = lines.join("\n") + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{file}: a changed form needs a new version");
+}
+
+#[test]
+fn a_submission_has_these_bytes() {
+    golden("submission.v1.hex", &submission().encode());
+    assert_eq!(Submission::decode(&submission().encode()).unwrap(), submission());
+}
+
+#[test]
+fn a_proposal_has_these_bytes() {
+    assert_eq!(hex(&Proposal::default().encode()), "010000");
+    let proposal = Proposal {
+        stamp: EpochMs(1_000),
+        commands: vec![
+            forwarded(Origin { gateway: GatewayId(1), start: 2 }, 3, &Submission::default()),
+            Command::Tick,
+            Command::Confirmed { cursor: 300 },
+            Command::Upgrade { level: 2 },
+            Command::Rules(Box::new(Rules { streams: vec![Override::default()], ..Rules::default() })),
+        ],
+    };
+    golden("proposal.v1.hex", &proposal.encode());
+    assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
+}
+
+#[test]
+fn a_snapshot_has_these_bytes() {
+    let mut s = Shard::new(Rules { windows_ms: vec![1_000, 60_000], ..Rules::default() });
+    s.submit(1_000, &submission());
+    s.publish(1_000, None, numbered(7, Some(6)));
+    s.tick(17_000);
+    s.publish(18_000, None, reading(18_000, 3.0));
+    s.tick(19_000);
+    s.publish(19_000, None, reading(90_000, 4.0));
+    s.publish(19_000, None, reading(18_000, 5.0));
+    s.apply(19_500, vec![Command::Upgrade { level: 2 }]);
+    let sizes = s.machine.sizes();
+    assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
+    assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
+    golden("snapshot.v1.hex", &s.machine.snapshot());
+}

@@ -1,0 +1,9 @@
+//! What users and proofs rely on in the state machine of a shard.
+
+mod bounds;
+mod dedup;
+mod golden;
+mod random;
+mod scripts;
+mod support;
+mod windows;

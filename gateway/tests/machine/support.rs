@@ -1,0 +1,129 @@
+//! Short ways to say what a machine is told.
+
+use selvedge_gateway::logic::machine::*;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{Batch, StreamName};
+use std::sync::Arc;
+
+pub const SHARD: ShardId = ShardId(3);
+
+/// A machine, the batches that it has cut, and what is next of gateway 9, start 1.
+pub struct Shard {
+    pub machine: Machine,
+    pub batches: Vec<CutBatch>,
+    pub history: Vec<Proposal>,
+    n: u64,
+}
+
+impl Shard {
+    /// With rules in force since slot 1.
+    pub fn new(rules: Rules) -> Self {
+        let mut shard = Self::fresh(rules);
+        let first = shard.machine.rules_command();
+        shard.apply(0, first.into_iter().collect());
+        shard
+    }
+
+    pub fn fresh(rules: Rules) -> Self {
+        rules.validate().unwrap();
+        let machine = Machine::new(SHARD, Arc::new(rules));
+        Self { machine, batches: Vec::new(), history: Vec::new(), n: 0 }
+    }
+
+    pub fn apply(&mut self, stamp: i64, commands: Vec<Command>) -> Applied {
+        let proposal = Proposal { stamp: EpochMs(stamp), commands };
+        let applied = self.machine.apply(self.machine.slot() + 1, &proposal).unwrap();
+        self.history.push(proposal);
+        for batch in &applied.batches {
+            assert_eq!(batch.seq, self.batches.len() as u64 + 1, "seqs have no gaps");
+            assert!(batch.bytes.len() <= selvedge_shared::uplink::MAX_BATCH_BYTES);
+            match self.machine.batch_record(batch.seq) {
+                Some(record) => assert_eq!(record.crc, crc32c::crc32c(&batch.bytes)),
+                None => assert!(batch.seq <= self.machine.outbox_stats().cursor, "confirmed at once"),
+            }
+            self.batches.push(batch.clone());
+        }
+        applied
+    }
+
+    pub fn tick(&mut self, stamp: i64) -> Applied {
+        self.apply(stamp, vec![Command::Tick])
+    }
+
+    /// Items as the next batch of gateway 9.
+    pub fn submit(&mut self, stamp: i64, submission: &Submission) -> (Vec<Outcome>, Applied) {
+        self.n += 1;
+        let origin = Origin { gateway: GatewayId(9), start: 1 };
+        let command = forwarded(origin, self.n, submission);
+        let applied = self.apply(stamp, vec![command]);
+        match applied.verdicts.as_slice() {
+            [(o, n, Verdict::Applied(outcomes))] if *o == origin && *n == self.n => {
+                (outcomes.clone(), applied)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One item; its outcome.
+    pub fn item(&mut self, stamp: i64, item: Item) -> Outcome {
+        self.submit(stamp, &Submission { streams: Vec::new(), items: vec![item] }).0.remove(0)
+    }
+
+    /// A publish of one reading of stream `d/s`; its outcome.
+    pub fn publish(&mut self, stamp: i64, source: Option<Source>, reading: Reading) -> Outcome {
+        let items = vec![Item::Publish(Publish { source, readings: vec![reading] })];
+        self.submit(stamp, &Submission { streams: vec![name("d", "s")], items }).0.remove(0)
+    }
+
+    /// Ticks until nothing is due any more.
+    pub fn settle(&mut self) {
+        while let Some(due) = self.machine.next_tick_due() {
+            assert!(self.history.len() < 1_000_000, "ticks never end");
+            self.tick(due.0.max(self.machine.stamp().0 + 1));
+        }
+    }
+
+    /// All parts that were cut, with their stream's name.
+    pub fn parts(&self) -> Vec<(StreamName, selvedge_shared::uplink::Part)> {
+        let decoded = self.batches.iter().map(|b| Batch::decode(&b.bytes).unwrap());
+        decoded
+            .flat_map(|b| b.parts.clone().into_iter().map(move |p| (b.streams[p.stream as usize].clone(), p)))
+            .collect()
+    }
+}
+
+pub fn forwarded(origin: Origin, n: u64, submission: &Submission) -> Command {
+    Command::Forwarded { origin, n, submission: submission.encode().into() }
+}
+
+pub fn name(device: &str, stream: &str) -> StreamName {
+    StreamName { device: device.into(), stream: stream.into() }
+}
+
+pub fn reading(time: i64, value: f64) -> Reading {
+    Reading { stream: 0, time: Some(EpochMs(time)), value, seq: None, boot: None }
+}
+
+pub fn numbered(seq: u64, boot: Option<u64>) -> Reading {
+    Reading { seq: Some(seq), boot, ..reading(1_000, 1.0) }
+}
+
+pub const COUNTED: Outcome = Outcome::Done { counted: 1, unknown: 0 };
+pub const NOTHING: Outcome = Outcome::Done { counted: 0, unknown: 0 };
+pub const UNKNOWN: Outcome = Outcome::Done { counted: 0, unknown: 1 };
+
+/// Applies a history to another machine, which is stored and restored after every slot that `at` names.
+pub fn replay(rules: &Rules, history: &[Proposal], at: impl Fn(u64) -> bool) -> (Machine, Vec<Applied>) {
+    let rules = Arc::new(rules.clone());
+    let mut machine = Machine::new(SHARD, rules.clone());
+    let mut all = Vec::new();
+    for (slot, proposal) in (1..).zip(history) {
+        let decoded = Proposal::decode(&proposal.encode()).unwrap();
+        all.push(machine.apply(slot, &decoded).unwrap());
+        if at(slot) {
+            machine = Machine::restore(SHARD, rules.clone(), &machine.snapshot()).unwrap();
+        }
+    }
+    (machine, all)
+}

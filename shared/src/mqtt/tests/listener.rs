@@ -1,0 +1,355 @@
+//! The listener and the broker over loopback, with a client of another make, and with raw sockets.
+
+use crate::mqtt::broker::Credentials;
+use crate::mqtt::*;
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// A listener that ends with the test.
+struct Served {
+    port: u16,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+async fn serve(app: Arc<dyn Application>, limits: Limits, max_connections: usize) -> Served {
+    let config = ListenerConfig { address: ([127, 0, 0, 1], 0).into(), max_connections, limits };
+    let listener = Listener::bind(config).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (stop, stopped) = watch::channel(false);
+    Served { port, stop, task: tokio::spawn(listener.run(app, stopped)) }
+}
+
+impl Served {
+    async fn raw(&self, connect: &[u8]) -> TcpStream {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        socket.write_all(connect).await.unwrap();
+        socket
+    }
+
+    fn options(&self, name: &str) -> MqttOptions {
+        let mut options = MqttOptions::new(name, "127.0.0.1", self.port);
+        options.set_keep_alive(Duration::from_secs(30));
+        options
+    }
+}
+
+async fn expect(socket: &mut TcpStream, want: &[u8]) {
+    let mut got = vec![0; want.len()];
+    socket.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, want, "{got:02x?}");
+}
+
+/// Polls until an event is what is wanted; what it was.
+async fn until<T>(events: &mut EventLoop, mut want: impl FnMut(&Packet) -> Option<T>) -> T {
+    loop {
+        if let Event::Incoming(packet) = events.poll().await.unwrap()
+            && let Some(found) = want(&packet)
+        {
+            return found;
+        }
+    }
+}
+
+#[tokio::test]
+async fn clients_of_version_3_publish_and_subscribe() {
+    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let (sub, mut sub_events) = AsyncClient::new(served.options("sub"), 10);
+    sub.subscribe("t/#", rumqttc::QoS::AtLeastOnce).await.unwrap();
+    until(&mut sub_events, |p| matches!(p, Packet::SubAck(_)).then_some(())).await;
+    let (publisher, mut pub_events) = AsyncClient::new(served.options("pub"), 100);
+    for (n, qos) in [rumqttc::QoS::AtMostOnce, rumqttc::QoS::AtLeastOnce, rumqttc::QoS::ExactlyOnce]
+        .into_iter()
+        .enumerate()
+    {
+        publisher.publish("t/x", qos, false, vec![n as u8]).await.unwrap();
+    }
+    let (mut acked, mut completed) = (false, false);
+    until(&mut pub_events, |p| {
+        acked |= matches!(p, Packet::PubAck(_));
+        completed |= matches!(p, Packet::PubComp(_));
+        (acked && completed).then_some(())
+    })
+    .await;
+    let mut got = Vec::new();
+    until(&mut sub_events, |p| {
+        if let Packet::Publish(p) = p {
+            got.push((p.payload[0], p.qos as u8));
+        }
+        (got.len() == 3).then_some(())
+    })
+    .await;
+    assert_eq!(got, [(0, 0), (1, 1), (2, 1)]);
+    served.stop.send(true).unwrap();
+    served.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn clients_of_version_5_publish_and_subscribe() {
+    use rumqttc::v5::mqttbytes::QoS;
+    use rumqttc::v5::mqttbytes::v5::Packet;
+    use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+    async fn until(events: &mut EventLoop, mut want: impl FnMut(&Packet) -> bool) {
+        loop {
+            if let Event::Incoming(packet) = events.poll().await.unwrap()
+                && want(&packet)
+            {
+                return;
+            }
+        }
+    }
+    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let options = |name: &str| {
+        let mut options = MqttOptions::new(name, "127.0.0.1", served.port);
+        options.set_keep_alive(Duration::from_secs(30));
+        options
+    };
+    let (sub, mut sub_events) = AsyncClient::new(options("sub"), 10);
+    sub.subscribe("t/+", QoS::ExactlyOnce).await.unwrap();
+    until(&mut sub_events, |p| matches!(p, Packet::SubAck(_))).await;
+    let (publisher, mut pub_events) = AsyncClient::new(options("pub"), 100);
+    for (n, qos) in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().enumerate() {
+        publisher.publish("t/x", qos, false, vec![n as u8]).await.unwrap();
+    }
+    let (mut acked, mut completed) = (false, false);
+    until(&mut pub_events, |p| {
+        acked |= matches!(p, Packet::PubAck(_));
+        completed |= matches!(p, Packet::PubComp(_));
+        acked && completed
+    })
+    .await;
+    let mut got = Vec::new();
+    until(&mut sub_events, |p| {
+        if let Packet::Publish(p) = p {
+            got.push((p.payload[0], p.qos as u8));
+        }
+        got.len() == 3
+    })
+    .await;
+    assert_eq!(got, [(0, 0), (1, 1), (2, 1)]);
+}
+
+const CONNECT: &[u8] = super::rig::V5;
+const CONNACK_BYTES: usize = 22;
+
+async fn connack(socket: &mut TcpStream) {
+    let mut got = [0; CONNACK_BYTES];
+    socket.read_exact(&mut got).await.unwrap();
+    assert_eq!(got[0], 0x20);
+}
+
+#[tokio::test]
+async fn a_client_id_is_taken_over() {
+    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let mut first = served.raw(CONNECT).await;
+    connack(&mut first).await;
+    let mut second = served.raw(CONNECT).await;
+    connack(&mut second).await;
+    expect(&mut first, b"\xe0\x02\x8e\x00").await;
+    assert_eq!(first.read(&mut [0; 8]).await.unwrap(), 0);
+    second.write_all(b"\xc0\x00").await.unwrap();
+    expect(&mut second, b"\xd0\x00").await;
+}
+
+#[tokio::test]
+async fn a_will_is_routed_when_its_client_breaks_off() {
+    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let mut sub = served.raw(super::rig::V311).await;
+    expect(&mut sub, b"\x20\x02\x00\x00").await;
+    sub.write_all(b"\x82\x06\x00\x01\x00\x01w\x00").await.unwrap();
+    expect(&mut sub, b"\x90\x03\x00\x01\x00").await;
+    let mut other = served.raw(b"\x10\x13\x00\x04MQTT\x04\x0e\x00\x0a\x00\x01d\x00\x01w\x00\x01!").await;
+    expect(&mut other, b"\x20\x02\x00\x00").await;
+    drop(other);
+    expect(&mut sub, b"\x30\x04\x00\x01w!").await;
+}
+
+#[tokio::test]
+async fn credentials_are_checked() {
+    let credentials = Credentials { username: "me".into(), password: "s3cr".into() };
+    assert!(!format!("{credentials:?}").contains("s3cr"));
+    let served = serve(Arc::new(Broker::new(Some(credentials))), Limits::default(), 10).await;
+    for (connect, code) in [
+        (&b"\x10\x17\x00\x04MQTT\x04\xc2\x00\x0a\x00\x01c\x00\x02me\x00\x04s3cr"[..], 0),
+        (b"\x10\x17\x00\x04MQTT\x04\xc2\x00\x0a\x00\x01c\x00\x02me\x00\x04s3cx", 4),
+        (b"\x10\x16\x00\x04MQTT\x04\xc2\x00\x0a\x00\x01c\x00\x02me\x00\x03s3c", 4),
+        (b"\x10\x17\x00\x04MQTT\x04\xc2\x00\x0a\x00\x01c\x00\x02mf\x00\x04s3cr", 4),
+        (super::rig::V311, 4),
+    ] {
+        let mut socket = served.raw(connect).await;
+        expect(&mut socket, &[0x20, 2, 0, code]).await;
+    }
+}
+
+#[tokio::test]
+async fn too_many_connections_are_turned_away_and_a_freed_place_is_used() {
+    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 1).await;
+    let mut first = served.raw(CONNECT).await;
+    connack(&mut first).await;
+    let mut second = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    assert!(second.read(&mut [0; 8]).await.unwrap_or(0) == 0);
+    first.write_all(b"\xe0\x00").await.unwrap();
+    assert_eq!(first.read(&mut [0; 8]).await.unwrap(), 0);
+    drop(first);
+    loop {
+        // Until the place is free, any step may fail.
+        let mut third = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+        if third.write_all(CONNECT).await.is_ok() && third.read(&mut [0; 8]).await.is_ok_and(|n| n > 0) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn shutting_down_tells_the_clients_and_ends() {
+    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let mut socket = served.raw(CONNECT).await;
+    connack(&mut socket).await;
+    served.stop.send(true).unwrap();
+    expect(&mut socket, b"\xe0\x02\x8b\x00").await;
+    assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 0);
+    drop(socket);
+    served.task.await.unwrap();
+    assert!(TcpStream::connect(("127.0.0.1", served.port)).await.is_err());
+}
+
+/// Holds acknowledgements back until it is told.
+struct Holding {
+    held: Mutex<Vec<(Arc<Handle>, u64)>>,
+    seen: mpsc::UnboundedSender<Inbound>,
+}
+
+impl Application for Holding {
+    fn inbound(&self, handle: &Arc<Handle>, events: &mut Vec<Inbound>) {
+        for event in events.drain(..) {
+            match &event {
+                Inbound::Connect(_) => handle.answer(Answer::Accept(Box::default())),
+                Inbound::Publish(p) if p.qos != QoS::AtMostOnce => {
+                    self.held.lock().unwrap().push((handle.clone(), p.token));
+                }
+                _ => {}
+            }
+            let _ = self.seen.send(event);
+        }
+    }
+}
+
+#[tokio::test]
+async fn pings_pass_held_acks_and_late_acks_pass_in_order() {
+    let (seen, mut events) = mpsc::unbounded_channel();
+    let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
+    let served = serve(app.clone(), Limits::default(), 10).await;
+    let mut socket = served.raw(super::rig::V311).await;
+    expect(&mut socket, b"\x20\x02\x00\x00").await;
+    let publishes: Vec<u8> = (1..=200).flat_map(|id| super::rig::publish3(0x32, id)).collect();
+    socket.write_all(&[&publishes[..], b"\xc0\x00"].concat()).await.unwrap();
+    expect(&mut socket, b"\xd0\x00").await;
+    let held = std::mem::take(&mut *app.held.lock().unwrap());
+    assert_eq!(held.len(), 200);
+    let handle = held[0].0.clone();
+    assert_eq!(handle.id(), 1);
+    assert_eq!(handle.peer_addr(), socket.local_addr().unwrap());
+    handle.answers(held.iter().rev().map(|(_, token)| Answer::Ack(Ack::kept(*token))));
+    let want: Vec<u8> = (1..=200).flat_map(|id| [0x40, 2, 0, id]).collect();
+    expect(&mut socket, &want).await;
+    drop(socket);
+    loop {
+        if let Some(Inbound::Closed(closed)) = events.recv().await {
+            assert_eq!(closed.reason, CloseReason::Gone);
+            break;
+        }
+    }
+    handle.answer(Answer::Ack(Ack::kept(1)));
+    let late = Delivery { topic: "a".into(), payload: "x".into(), qos: QoS::AtLeastOnce };
+    assert_eq!(handle.deliver(late), Err(NotDelivered::Closed));
+}
+
+#[tokio::test]
+async fn undelivered_messages_come_back_when_the_connection_ends() {
+    let (seen, mut events) = mpsc::unbounded_channel();
+    let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
+    let served = serve(app.clone(), Limits { max_unacked_entries: 1, ..Limits::default() }, 10).await;
+    let mut socket = served.raw(super::rig::V311).await;
+    expect(&mut socket, b"\x20\x02\x00\x00").await;
+    socket.write_all(&super::rig::publish3(0x32, 1)).await.unwrap();
+    let handle = loop {
+        if let Some(Inbound::Publish(_)) = events.recv().await {
+            break app.held.lock().unwrap()[0].0.clone();
+        }
+    };
+    for (payload, qos) in [("1", QoS::AtLeastOnce), ("2", QoS::AtLeastOnce), ("3", QoS::AtMostOnce)] {
+        handle.deliver(Delivery { topic: "a".into(), payload: payload.into(), qos }).unwrap();
+    }
+    expect(&mut socket, b"\x32\x06\x00\x01a\x00\x011").await;
+    handle.close(CloseReason::Administrative);
+    let closed = loop {
+        if let Some(Inbound::Closed(closed)) = events.recv().await {
+            break closed;
+        }
+    };
+    assert_eq!(closed.reason, CloseReason::Administrative);
+    let payloads: Vec<_> = closed.undelivered.iter().map(|d| d.payload.to_vec()).collect();
+    assert_eq!(payloads, [b"1", b"2"]);
+}
+
+#[tokio::test]
+async fn deliveries_beyond_one_write_all_arrive() {
+    let (seen, mut events) = mpsc::unbounded_channel();
+    let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
+    let served = serve(app.clone(), Limits::default(), 10).await;
+    let mut socket = served.raw(super::rig::V311).await;
+    expect(&mut socket, b"\x20\x02\x00\x00").await;
+    socket.write_all(&super::rig::publish3(0x32, 1)).await.unwrap();
+    while !matches!(events.recv().await, Some(Inbound::Publish(_))) {}
+    let handle = app.held.lock().unwrap()[0].0.clone();
+    let payload: bytes::Bytes = vec![7; 60_000].into();
+    for _ in 0..16 {
+        let delivery = Delivery { topic: "a".into(), payload: payload.clone(), qos: QoS::AtMostOnce };
+        handle.deliver(delivery).unwrap();
+    }
+    let mut all = vec![0; 16 * (60_000 + 3 + 4)];
+    socket.read_exact(&mut all).await.unwrap();
+    assert_eq!(handle.dropped(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_closed_in_bounded_time() {
+    let (seen, mut events) = mpsc::unbounded_channel();
+    let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
+    let served = serve(app.clone(), Limits { write_stall_ms: 50, ..Limits::default() }, 10).await;
+    let mut socket = served.raw(super::rig::V311).await;
+    expect(&mut socket, b"\x20\x02\x00\x00").await;
+    socket.write_all(&super::rig::publish3(0x32, 1)).await.unwrap();
+    let closed = loop {
+        match events.recv().await {
+            Some(Inbound::Publish(_)) => {
+                let handle = app.held.lock().unwrap()[0].0.clone();
+                tokio::spawn(async move {
+                    let payload: bytes::Bytes = vec![0; 60_000].into();
+                    let delivery =
+                        || Delivery { topic: "a".into(), payload: payload.clone(), qos: QoS::AtMostOnce };
+                    while handle.deliver(delivery()) != Err(NotDelivered::Closed) {
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+            Some(Inbound::Closed(closed)) => break closed,
+            _ => {}
+        }
+    };
+    assert_eq!(closed.reason, CloseReason::SlowConsumer);
+    drop(socket);
+}
+
+#[tokio::test]
+async fn a_silent_socket_is_closed_when_no_connect_comes() {
+    let limits = Limits { connect_wait_ms: 20, ..Limits::default() };
+    let served = serve(Arc::new(Broker::new(None)), limits, 10).await;
+    let mut socket = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 0);
+}

@@ -1,0 +1,7 @@
+//! The connection byte by byte, and the listener with real clients.
+
+mod connection;
+mod listener;
+mod noise;
+mod rig;
+mod router;
