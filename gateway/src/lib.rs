@@ -6,4 +6,5 @@
 pub mod actors;
 pub mod identity;
 pub mod logic;
+pub mod settings;
 pub mod wal;

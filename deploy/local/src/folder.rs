@@ -58,21 +58,22 @@ impl Folder {
             )
         })?;
         let kept_path = path.join("site.json");
-        let (kept, resumed) = match std::fs::read_to_string(&kept_path) {
+        let choose = || -> Result<Kept, String> {
+            let peer_ports =
+                ports::free(options.gateways, wanted).map_err(|e| format!("no free port: {e}"))?;
+            let kept = Kept { gateways: options.gateways, peer_ports };
+            let text = serde_json::to_string(&kept).unwrap_or_default();
+            write_new(&kept_path, text.as_bytes()).map_err(|e| failed(&kept_path, e))?;
+            Ok(kept)
+        };
+        let (mut kept, resumed) = match std::fs::read_to_string(&kept_path) {
             Ok(text) => {
                 let kept: Kept = serde_json::from_str(&text).map_err(|e| {
                     format!("{}: damaged ({e}); choose another --data-dir", kept_path.display())
                 })?;
                 (kept, true)
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let peer_ports =
-                    ports::free(options.gateways, wanted).map_err(|e| format!("no free port: {e}"))?;
-                let kept = Kept { gateways: options.gateways, peer_ports };
-                let text = serde_json::to_string(&kept).unwrap_or_default();
-                write_new(&kept_path, text.as_bytes()).map_err(|e| failed(&kept_path, e))?;
-                (kept, false)
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (choose()?, false),
             Err(e) => return Err(failed(&kept_path, e)),
         };
         if kept.gateways != options.gateways || kept.peer_ports.len() != usize::from(kept.gateways) {
@@ -82,6 +83,10 @@ impl Folder {
                 kept.gateways,
                 kept.gateways
             ));
+        }
+        // Nobody chose these ports, so nobody minds when they change because others have taken them.
+        if !kept.peer_ports.iter().all(|port| ports::is_free(*port, wanted)) {
+            kept = choose()?;
         }
         Ok(Self { path, resumed, kept, _lock: lock, _temporary: temporary })
     }
@@ -125,8 +130,12 @@ mod tests {
         drop(first);
         let again = Folder::open(&options(dir.path(), 3), &[]).unwrap();
         assert!(again.resumed);
-        assert_eq!(again.kept, kept);
+        assert_eq!(again.kept.gateways, kept.gateways);
         drop(again);
+        let _holder = std::net::TcpListener::bind(ports::local(kept.peer_ports[0]));
+        let moved = Folder::open(&options(dir.path(), 3), &[]).unwrap();
+        assert_ne!(moved.kept.peer_ports[0], kept.peer_ports[0], "someone else has it now");
+        drop(moved);
         let said = Folder::open(&options(dir.path(), 5), &[]).unwrap_err();
         assert!(said.contains("--gateways 3"), "{said}");
     }

@@ -89,6 +89,11 @@ pub fn check(all: &[Wanted]) -> Result<(), PortError> {
     Ok(())
 }
 
+/// Nobody listens on this port, and nobody of us will.
+pub fn is_free(port: u16, wanted: &[Wanted]) -> bool {
+    !wanted.iter().any(|w| w.port == port) && TcpListener::bind(local(port)).is_ok()
+}
+
 /// `count` free ports that are none of `taken`.
 ///
 /// # Errors

@@ -12,15 +12,8 @@ pub const SITE: &str = "local";
 /// The width of its windows in milliseconds.
 pub const WINDOW_MS: u32 = 10_000;
 
-/// Topics and the forms of their payloads. Naming any rule replaces a gateway's own ones, so those are
-/// here too.
-const TOPICS: [(&str, &str); 5] = [
-    ("d/{device}/{stream}", "auto"),
-    ("d/{device}", "object"),
-    ("spBv1.0/#", "sparkplug-b"),
-    ("senml/{device}", "senml-json"),
-    ("senml-cbor/{device}", "senml-cbor"),
-];
+/// What gateways are told beyond the topics that they know by themselves.
+const TOPICS: [(&str, &str); 2] = [("senml/{device}", "senml-json"), ("senml-cbor/{device}", "senml-cbor")];
 
 /// The paths of what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,23 +97,47 @@ mod tests {
     use clap::Parser;
     use firmware_sim::fleet::KINDS;
     use firmware_sim::payload::{Content, encode};
-    use selvedge_gateway::logic::decode::{Decoded, Decoder, Form, TopicRule};
+    use selvedge_gateway::logic::decode::Decoded;
     use selvedge_shared::time::EpochMs;
+
+    /// A site's files, and what the first gateway makes of its own.
+    fn written(dir: &tempfile::TempDir, more: &[&str]) -> (Files, selvedge_gateway::settings::Checked) {
+        let path = dir.path().join("a \"quoted\" folder");
+        let data = path.to_string_lossy().to_string();
+        let options = [&["x", "--data-dir", &data], more].concat();
+        let options = Options::try_parse_from(options).unwrap();
+        let folder = Folder::open(&options, &[]).unwrap();
+        let files = write(&options, &folder).unwrap();
+        let settings = selvedge_gateway::settings::Settings::load(Some(&files.gateways[0]), &[]).unwrap();
+        (files, settings.check().unwrap())
+    }
+
+    #[test]
+    fn the_programs_take_the_files_as_they_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, first) = written(&dir, &["--gateways", "5"]);
+        for (i, file) in files.gateways.iter().enumerate() {
+            let settings = selvedge_gateway::settings::Settings::load(Some(file), &[]).unwrap();
+            assert_eq!(usize::from(settings.mqtt.bind.port()), 1883 + i);
+            assert_eq!(usize::from(settings.http.bind.port()), 8081 + i);
+            let peer = settings.site.gateways.get(i).unwrap().peer.clone();
+            assert_eq!(peer, settings.peer.bind.to_string());
+            let checked = settings.check().unwrap();
+            assert_eq!(usize::from(checked.me.0), i + 1);
+            assert_eq!(checked.membership, first.membership);
+        }
+        let node = selvedge_node::settings::Settings::load(Some(&files.node), &[]).unwrap();
+        node.check().unwrap();
+        let sites = node.sites().unwrap();
+        assert_eq!((&sites[0].name, sites[0].secret.id()), (&first.site, first.secret.id()));
+        let (again, _) = written(&dir, &["--gateways", "5"]);
+        assert_eq!(again, files, "a second start finds its secret");
+    }
 
     #[test]
     fn a_gateway_reads_every_kind_of_payload_as_the_ledger_has_it() {
-        let rule = |(topic, decoder): &(&str, &str)| TopicRule {
-            topic: (*topic).to_string(),
-            decoder: match *decoder {
-                "object" => Form::Object,
-                "sparkplug-b" => Form::SparkplugB,
-                "senml-json" => Form::SenmlJson,
-                "senml-cbor" => Form::SenmlCbor,
-                _ => Form::Auto,
-            },
-            ..TopicRule::default()
-        };
-        let decoder = Decoder::new(TOPICS.iter().map(rule).collect()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let decoder = written(&dir, &[]).1.decoder;
         // Digits that only an exact reader gets right.
         let values = [90.14558029999999, 92.27798059999999, 0.1, -3.0];
         for kind in KINDS {
