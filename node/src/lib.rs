@@ -9,7 +9,10 @@ pub mod api;
 pub mod apply;
 pub mod logic;
 pub mod node;
+mod program;
 pub mod settings;
 pub mod stats;
 pub mod store;
 pub mod uplink;
+
+pub use program::run;
