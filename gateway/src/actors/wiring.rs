@@ -117,7 +117,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let origin = Origin { gateway: me, start: identity.start() };
     tracing::info!(%site, gateway = %me, start = origin.start, "starting");
 
-    let disk = open_disk(dir, &settings, identity.incarnation().0.to_le_bytes())?;
+    let mut disk = open_disk(dir, &settings, identity.incarnation().0.to_le_bytes())?;
     let mut shards = disk.shards(&settings, &ring, me)?;
 
     let front = Arc::new(Front::new(ring.clone(), decoder, origin));
@@ -154,7 +154,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     }
     log.do_send(Serve(actors.clone()));
     uplink.do_send(uplink::Connect(actors.clone()));
-    let arbiter = actix::Arbiter::current();
+    // On a thread of their own: encryption, and the fsync that admitting a peer costs, hold up no shard.
+    let arbiter = actix::Arbiter::new();
     let links = link::start(
         LinkSettings {
             identity: Arc::new(Mutex::new(identity)),
@@ -164,7 +165,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
             inbound: switch.clone().recipient(),
             status: switch.clone().recipient(),
         },
-        &arbiter,
+        &arbiter.handle(),
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
     forwarder.do_send(forwarder::Connect { shards: actors.clone(), switch: switch.clone() });
@@ -266,7 +267,7 @@ fn open_disk(dir: &Path, settings: &crate::settings::Settings, identity: [u8; 16
 impl Disk {
     /// The replicas of this gateway, each with the highest batch that its store holds.
     fn shards(
-        &self,
+        &mut self,
         settings: &crate::settings::Settings,
         ring: &crate::logic::ring::Ring,
         me: selvedge_shared::ids::GatewayId,
@@ -306,6 +307,8 @@ impl Disk {
                 rules: rules.clone(),
                 outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
             };
+            // What a snapshot covers need not stay in the log; the log does not remember this itself.
+            self.log.keep_from(id.0, found.snapshot_slot + 1);
             let stored = self.stores.batches.list(id.0)?.last().map_or(0, |(seq, _)| *seq);
             shards.insert(id, (Shard::recover(shard_settings, machine, found)?, stored));
         }

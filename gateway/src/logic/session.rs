@@ -182,7 +182,7 @@ impl Session {
             }
             Inbound::Publish(_) | Inbound::Release { .. } if self.touching > 0 => self.held.push_back(event),
             Inbound::Publish(publish) => self.publish(site, publish, out),
-            Inbound::Release { token, packet_id } => self.release(site, token, packet_id.get(), out),
+            Inbound::Release { token, packet_id } => self.release(token, packet_id.get(), out),
             Inbound::Subscribed(list) => {
                 if self.persistent() {
                     let add = list.iter().map(|s| (s.filter.as_str().to_string(), s.options())).collect();
@@ -340,7 +340,7 @@ impl Session {
         }
     }
 
-    fn release(&mut self, site: Site<'_>, token: u64, packet_id: u16, out: &mut Effects) {
+    fn release(&mut self, token: u64, packet_id: u16, out: &mut Effects) {
         if !self.persistent() || self.touched.is_empty() {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
