@@ -6,6 +6,7 @@ pub mod http;
 pub mod link;
 pub mod log;
 pub mod shard;
+pub mod supervisor;
 pub mod switch;
 pub mod uplink;
 pub mod wiring;

@@ -7,6 +7,7 @@ use crate::actors::http::{Api, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
 use crate::actors::log::{LogActor, Serve, Stores};
 use crate::actors::shard::{Around, ShardActor};
+use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
 use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
 use crate::identity::{Expected, Identity, IdentityError};
@@ -16,7 +17,7 @@ use crate::logic::paxos::{self, GroupConfig};
 use crate::logic::shard::{Replay, Settings as ShardSettings, Shard};
 use crate::settings::Checked;
 use crate::wal::{BatchStore, Log, LogError, RealDisk, Settings as LogSettings, SnapshotStore};
-use actix::Actor;
+use actix::{Actor, Addr};
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_shared::ids::ShardId;
@@ -170,6 +171,14 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
     forwarder.do_send(forwarder::Connect { shards: actors.clone(), switch: switch.clone() });
     switch.do_send(switch::Connect { shards: actors.clone(), forwarder: forwarder.clone(), links: links.clone() });
+    let mut parts: Vec<Part> = vec![
+        part("the log", log.clone()),
+        part("the switch", switch.clone()),
+        part("the forwarder", forwarder.clone()),
+        part("the uplink", uplink.clone()),
+    ];
+    parts.extend(actors.iter().map(|(id, shard)| part(&format!("shard {id}"), shard.clone())));
+    Supervisor::new(parts).start();
     front.connect(Ways { forwarder, switch: switch.clone() });
 
     // Devices on threads of their own, so that decoding and encoding leave the site's actors their core.
@@ -216,6 +225,10 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     handle.stop(false).await;
     listeners.shutdown_background();
     Ok(())
+}
+
+fn part<A: Actor>(name: &str, address: Addr<A>) -> Part {
+    (name.to_string(), Box::new(move || address.connected()))
 }
 
 async fn wait_for_signal() {
