@@ -53,7 +53,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     if arguments.check_config {
         let site = &checked.settings.site;
-        println!("the settings are sound: gateway {} of {} in site {}", checked.me, site.gateways.len(), site.name);
+        println!(
+            "the settings are sound: gateway {} of {} in site {}",
+            checked.me,
+            site.gateways.len(),
+            site.name
+        );
         return ExitCode::SUCCESS;
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

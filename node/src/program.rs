@@ -1,12 +1,12 @@
 //! `selvedge-node` as a program: its command line, its settings, its log of events.
 
-use clap::Parser;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use crate::node::{Node, NodeError};
 use crate::settings::{Settings, SettingsError};
 use crate::stats::describe_metrics;
-use std::io::IsTerminal;
+use clap::Parser;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};

@@ -111,7 +111,9 @@ mod tests {
 
     #[test]
     fn spans_have_units_and_bounds() {
-        for (text, ms) in [("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("1d", 86_400_000), ("250", 250)] {
+        for (text, ms) in
+            [("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("1d", 86_400_000), ("250", 250)]
+        {
             assert_eq!(parse_duration_ms(text), Ok(ms));
         }
         for bad in ["", "s", "0s", "-1s", "1w", "1.5h", "50d", "99999999999999999999"] {

@@ -66,7 +66,16 @@ pub struct Forwarder {
 impl Forwarder {
     /// An actor around a forwarder's core.
     pub fn new(me: GatewayId, core: Forward, front: Arc<Front>, epoch: Instant) -> Self {
-        Self { me, core, front, shards: BTreeMap::new(), switch: None, epoch, turning: false, busy_since: None }
+        Self {
+            me,
+            core,
+            front,
+            shards: BTreeMap::new(),
+            switch: None,
+            epoch,
+            turning: false,
+            busy_since: None,
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -110,7 +119,8 @@ impl Forwarder {
             (Some(why), Some((since, _))) => Some((since, why)),
             (Some(why), None) => Some((now, why)),
         };
-        let lasting = |(since, _): &(Instant, BusyReason)| now.duration_since(*since) > Duration::from_secs(2);
+        let lasting =
+            |(since, _): &(Instant, BusyReason)| now.duration_since(*since) > Duration::from_secs(2);
         self.front.note_load(self.core.full(), self.busy_since.filter(lasting).map(|(_, why)| why));
     }
 }

@@ -12,7 +12,9 @@ use crate::logic::session::{CONNECT_WAIT_MS, Effects, Quarantined, Session, Site
 use actix::Addr;
 use bytes::Bytes;
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::mqtt::{Answer, Application, CloseReason, Handle, Inbound, Publish, QoS, Refusal, Router};
+use selvedge_shared::mqtt::{
+    Answer, Application, CloseReason, Handle, Inbound, Publish, QoS, Refusal, Router,
+};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
 use serde::Serialize;
@@ -149,8 +151,12 @@ impl Front {
         if self.busy.swap(reason, Ordering::Relaxed) != reason {
             match reason {
                 0 => tracing::info!("readings are taken again"),
-                1 => tracing::error!("a disk of the site is full: devices are slowed down until there is room"),
-                _ => tracing::error!("the outbox budget is reached: devices are slowed down until the node confirms"),
+                1 => {
+                    tracing::error!("a disk of the site is full: devices are slowed down until there is room")
+                }
+                _ => tracing::error!(
+                    "the outbox budget is reached: devices are slowed down until the node confirms"
+                ),
             }
         }
     }
@@ -227,7 +233,8 @@ impl Front {
 
     /// Called with the session locked, so that submissions of one connection keep their order.
     fn perform(&self, client: &Arc<Client>, effects: Effects) {
-        if !effects.subscribe.is_empty() && self.router.subscribe(&client.handle, &effects.subscribe).is_err() {
+        if !effects.subscribe.is_empty() && self.router.subscribe(&client.handle, &effects.subscribe).is_err()
+        {
             client.handle.close(CloseReason::Quota);
         }
         if !effects.unsubscribe.is_empty() {

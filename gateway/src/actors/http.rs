@@ -205,7 +205,8 @@ fn parse(given: &[(String, String)]) -> Result<WindowQuery, Bad> {
             "from" => query.from = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
             "to" => query.to = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
             "every" => {
-                let every = selvedge_shared::time::parse_duration_ms(value).map_err(|e| bad(e.to_string()))?;
+                let every =
+                    selvedge_shared::time::parse_duration_ms(value).map_err(|e| bad(e.to_string()))?;
                 query.every_ms = Some(every);
             }
             "consistency" => match value.as_str() {
@@ -213,7 +214,11 @@ fn parse(given: &[(String, String)]) -> Result<WindowQuery, Bad> {
                 "linearizable" => query.stale = false,
                 _ => return Err(bad("give linearizable or stale".into())),
             },
-            _ => return Err(bad("there is no such parameter: device, stream, from, to, every, consistency".into())),
+            _ => {
+                return Err(bad(
+                    "there is no such parameter: device, stream, from, to, every, consistency".into()
+                ));
+            }
         }
     }
     if query.device.is_empty() {

@@ -201,7 +201,9 @@ impl Handler<Done> for LogActor {
                     self.figures.room = room;
                     match room {
                         true => tracing::info!("the disk has room again: readings are taken"),
-                        false => tracing::error!("the disk is full: no readings are taken until there is room"),
+                        false => {
+                            tracing::error!("the disk is full: no readings are taken until there is room")
+                        }
                     }
                     for shard in self.shards.values() {
                         shard.do_send(LogSaid::Room(room));
@@ -298,7 +300,13 @@ fn keep_store(mut stores: Stores, work: &Receiver<Store>, to: &Addr<LogActor>) {
     }
 }
 
-fn save(stores: &mut Stores, shard: ShardId, slot: u64, bytes: &[u8], batches: &[CutBatch]) -> Result<(), LogError> {
+fn save(
+    stores: &mut Stores,
+    shard: ShardId,
+    slot: u64,
+    bytes: &[u8],
+    batches: &[CutBatch],
+) -> Result<(), LogError> {
     for batch in batches {
         stores.batches.put(shard.0, batch.seq, &batch.bytes)?;
     }

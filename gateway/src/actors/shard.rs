@@ -184,7 +184,8 @@ impl ShardActor {
         }
         if let Some((slot, bytes)) = effects.snapshot {
             let unstored = self.shelf.range(self.stored_through + 1..);
-            let batches: Vec<_> = unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
+            let batches: Vec<_> =
+                unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
             self.stored_through = self.stored_through.max(batches.last().map_or(0, |b| b.seq));
             self.around.log.do_send(Store::Snapshot { shard, slot, bytes, batches });
         }
@@ -231,7 +232,10 @@ impl ShardActor {
 
     fn hand_over(&self, to: GatewayId, seq: u64, body: Option<Arc<[u8]>>) {
         let message = TransferMessage::Batch { seq, body };
-        self.send(vec![(to, PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message })]);
+        self.send(vec![(
+            to,
+            PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message },
+        )]);
     }
 
     fn send(&self, messages: Vec<(GatewayId, PeerMessage)>) {
@@ -359,7 +363,8 @@ impl Handler<LoadBatch> for ShardActor {
 impl Handler<GetStatus> for ShardActor {
     type Result = ShardReport;
     fn handle(&mut self, wanted: GetStatus, _: &mut Self::Context) -> ShardReport {
-        let devices = if wanted.devices { self.core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
+        let devices =
+            if wanted.devices { self.core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
         ShardReport { status: self.core.status(), led: self.led, devices }
     }
 }

@@ -154,7 +154,9 @@ impl Switch {
         let replicas = self.ring.replicas(waiting.shard);
         let live: Vec<_> = replicas.iter().filter(|r| self.up.contains(r)).collect();
         let own = replicas.contains(&self.me) && waiting.query.stale;
-        let Some(to) = (if own { Some(&self.me) } else { live.get(waiting.tries % live.len().max(1)).copied() }) else {
+        let Some(to) =
+            (if own { Some(&self.me) } else { live.get(waiting.tries % live.len().max(1)).copied() })
+        else {
             return;
         };
         (waiting.tries, waiting.asked) = (waiting.tries + 1, Instant::now());
@@ -173,7 +175,8 @@ impl Switch {
             QueryAnswer::NotLeader { leader: Some(leader) } => {
                 if let Some(waiting) = self.queries.get_mut(&id).filter(|w| w.tries < 16) {
                     (waiting.tries, waiting.asked) = (waiting.tries + 1, Instant::now());
-                    let message = PeerMessage::Query { id, shard: waiting.shard, query: waiting.query.clone() };
+                    let message =
+                        PeerMessage::Query { id, shard: waiting.shard, query: waiting.query.clone() };
                     self.send(vec![(GatewayId(leader), message)]);
                 }
             }
@@ -264,7 +267,8 @@ impl Handler<Ask> for Switch {
         }
         self.last_query += 1;
         let now = Instant::now();
-        self.queries.insert(self.last_query, Waiting { shard, query, reply, since: now, asked: now, tries: 0 });
+        self.queries
+            .insert(self.last_query, Waiting { shard, query, reply, since: now, asked: now, tries: 0 });
         self.put(self.last_query);
     }
 }

@@ -257,7 +257,8 @@ impl Handler<FromBroker> for UplinkActor {
                         self.perform(effects);
                     }
                     Err(e) => {
-                        metrics::counter!("selvedge_uplink_refused_total", "reason" => e.reason()).increment(1);
+                        metrics::counter!("selvedge_uplink_refused_total", "reason" => e.reason())
+                            .increment(1);
                         tracing::warn!(%shard, "a confirmation was refused: {e}");
                     }
                 }

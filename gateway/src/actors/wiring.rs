@@ -89,7 +89,8 @@ fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartErro
 /// Why it does not start.
 pub async fn run(checked: Checked) -> Result<(), StartError> {
     let Checked { settings, site, me, peers, ring, decoder, secret, membership } = checked;
-    let metrics = PrometheusBuilder::new().install_recorder().map_err(|e| StartError::Metrics(e.to_string()))?;
+    let metrics =
+        PrometheusBuilder::new().install_recorder().map_err(|e| StartError::Metrics(e.to_string()))?;
     let epoch = Instant::now();
     let ring = Arc::new(ring);
 
@@ -170,7 +171,11 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
     forwarder.do_send(forwarder::Connect { shards: actors.clone(), switch: switch.clone() });
-    switch.do_send(switch::Connect { shards: actors.clone(), forwarder: forwarder.clone(), links: links.clone() });
+    switch.do_send(switch::Connect {
+        shards: actors.clone(),
+        forwarder: forwarder.clone(),
+        links: links.clone(),
+    });
     let mut parts: Vec<Part> = vec![
         part("the log", log.clone()),
         part("the switch", switch.clone()),
@@ -207,7 +212,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         return Err(StartError::Address { address: settings.mqtt.bind, key: "mqtt.bind", error });
     }
 
-    let api = web::Data::new(Api { site, me, ring, front, shards: actors, switch, uplink, log, links, metrics });
+    let api =
+        web::Data::new(Api { site, me, ring, front, shards: actors, switch, uplink, log, links, metrics });
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(1)
         .disable_signals()
@@ -254,7 +260,11 @@ struct Disk {
     damaged: crate::wal::Groups,
 }
 
-fn open_disk(dir: &Path, settings: &crate::settings::Settings, identity: [u8; 16]) -> Result<Disk, StartError> {
+fn open_disk(
+    dir: &Path,
+    settings: &crate::settings::Settings,
+    identity: [u8; 16],
+) -> Result<Disk, StartError> {
     let folder = |name: &str| {
         let path = dir.join(name);
         RealDisk::open(path.clone()).map(Arc::new).map_err(|error| StartError::File { path, error })

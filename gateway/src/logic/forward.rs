@@ -64,7 +64,8 @@ impl Forwardable {
     fn estimate_bytes(&self) -> usize {
         match self {
             Self::Publish(source, readings) => {
-                let names: usize = readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
+                let names: usize =
+                    readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
                 names + source.as_ref().map_or(0, |s| s.client.len() + 48) + 16
             }
             Self::Item(Item::Subscriptions { add, remove, .. }) => {
@@ -269,7 +270,13 @@ impl Forward {
         self.lanes.values().filter_map(|l| l.inflight.front().map(|b| b.sent_ms + b.wait_ms)).min()
     }
 
-    fn settle(&mut self, shard: ShardId, (n, slot): (u64, u64), outcomes: Option<Vec<Outcome>>, out: &mut Effects) {
+    fn settle(
+        &mut self,
+        shard: ShardId,
+        (n, slot): (u64, u64),
+        outcomes: Option<Vec<Outcome>>,
+        out: &mut Effects,
+    ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         lane.busy = None;
         // The machine applies in order, so an answer about n says that everything before it was applied too.
@@ -322,17 +329,33 @@ impl Lane {
                             i
                         }
                     };
-                    let readings = readings.into_iter().map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
+                    let readings = readings
+                        .into_iter()
+                        .map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
                     Item::Publish(Publish { source, readings: readings.collect() })
                 }
             });
         }
         self.last_n += 1;
         let submission = submission.encode().into();
-        Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes, sent_ms: now_ms, wait_ms: RESEND_MS }
+        Inflight {
+            n: self.last_n,
+            submission,
+            tickets,
+            estimate_bytes: bytes,
+            sent_ms: now_ms,
+            wait_ms: RESEND_MS,
+        }
     }
 
-    fn resend(&mut self, now_ms: u64, shard: ShardId, which: impl Fn(&Inflight) -> bool, to: GatewayId, out: &mut Effects) {
+    fn resend(
+        &mut self,
+        now_ms: u64,
+        shard: ShardId,
+        which: impl Fn(&Inflight) -> bool,
+        to: GatewayId,
+        out: &mut Effects,
+    ) {
         for batch in self.inflight.iter_mut().filter(|b| which(b)) {
             (batch.sent_ms, batch.wait_ms) = (now_ms, RESEND_MS);
             out.send.push((to, batch.outgoing(shard)));

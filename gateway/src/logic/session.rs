@@ -21,8 +21,8 @@ use super::machine::{Connect, Item, Origin, Outcome, Reading, Source};
 use super::ring::Ring;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::mqtt::{
-    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, QoS, Refusal, Subscription,
-    Version,
+    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, QoS,
+    Refusal, Subscription, Version,
 };
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
@@ -177,7 +177,9 @@ impl Session {
     pub fn inbound(&mut self, site: Site<'_>, event: Inbound, out: &mut Effects) {
         match event {
             Inbound::Connect(connect) => self.connect(site, &connect, out),
-            Inbound::Publish(p) if self.touching > 0 && p.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING => {
+            Inbound::Publish(p)
+                if self.touching > 0 && p.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING =>
+            {
                 out.dropped += 1;
             }
             Inbound::Publish(_) | Inbound::Release { .. } if self.touching > 0 => self.held.push_back(event),
@@ -294,7 +296,11 @@ impl Session {
             Ok(parts) => parts,
             Err(why) => {
                 if publish.qos != QoS::AtMostOnce {
-                    out.answers.push(Answer::Ack(Ack::refused(token, AckCode::PayloadFormatInvalid, why.as_str())));
+                    out.answers.push(Answer::Ack(Ack::refused(
+                        token,
+                        AckCode::PayloadFormatInvalid,
+                        why.as_str(),
+                    )));
                 }
                 self.quarantine(&publish, why, out);
                 return;
@@ -419,7 +425,8 @@ impl Session {
             match decode(site, &publish) {
                 Ok(parts) => {
                     let ticket = Ticket { connection: self.connection, token: IGNORED };
-                    let publishes = parts.into_iter().map(|(s, r)| (s, ticket, Forwardable::Publish(None, r)));
+                    let publishes =
+                        parts.into_iter().map(|(s, r)| (s, ticket, Forwardable::Publish(None, r)));
                     out.submit.extend(publishes);
                 }
                 Err(why) => self.quarantine(&publish, why, out),
@@ -448,7 +455,8 @@ impl Session {
     }
 
     fn quarantine(&self, publish: &Publish, why: String, out: &mut Effects) {
-        let (client, topic, payload) = (self.client.clone(), publish.topic.to_string(), publish.payload.clone());
+        let (client, topic, payload) =
+            (self.client.clone(), publish.topic.to_string(), publish.payload.clone());
         out.quarantine.push(Quarantined { client, topic, payload, why });
     }
 }
@@ -469,7 +477,9 @@ fn decode(site: Site<'_>, publish: &Publish) -> Result<BTreeMap<ShardId, Vec<Nam
         parts.entry(shard).or_default().push(NamedReading { name, reading });
     }
     if bytes > MAX_PUBLISH_BYTES {
-        return Err(format!("its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"));
+        return Err(format!(
+            "its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"
+        ));
     }
     Ok(parts)
 }
