@@ -92,7 +92,7 @@ impl Devices {
 
     pub fn settle(&mut self, token: u64) {
         self.settled.insert(token, true);
-        self.list.iter_mut().for_each(|d| drop(d.open.remove(&token)));
+        self.list.iter_mut().for_each(|d| _ = d.open.remove(&token));
     }
 
     pub fn deadline(&self) -> Option<u64> {

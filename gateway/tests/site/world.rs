@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 const START: i64 = 1_764_000_000_000;
 const HEAL_MS: u64 = 120_000;
+/// More than so many under way means that they multiply.
+const MAX_PACKETS: usize = 2_000;
 
 pub struct Random(u64);
 
@@ -101,7 +103,7 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, gateways: u16) -> Self {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        (0..4).for_each(|_| drop(random.next()));
+        (0..4).for_each(|_| _ = random.next());
         let members: Vec<_> = (1..=gateways).map(|g| Member { id: GatewayId(g), weight: 1 }).collect();
         let ring = Arc::new(Ring::new(2, &members, 3).expect("a ring"));
         let mut rules = Rules { windows_ms: vec![1_000], allowed_lateness_ms: 500, ..Rules::default() };
@@ -134,24 +136,40 @@ impl World {
         let until = self.now + 1_000 + self.random.below(4_000);
         while self.now < until {
             self.disturb();
-            self.tick(25);
+            self.pass(25);
         }
         self.faults = false;
         self.cut.clear();
+        for id in self.places.keys().copied().collect::<Vec<_>>() {
+            self.room(id, true);
+        }
         let until = self.now + HEAL_MS;
         while !self.is_healed() {
             assert!(self.now < until, "seed {}: did not heal: {}", self.seed, self.state());
-            self.tick(500);
+            self.pass(100);
         }
         // Nothing is left to do: an idle site is quiet.
-        let (until, commits) = (self.now + 5_000, self.commits());
-        while self.now < until {
-            self.tick(500);
-        }
+        let commits = self.commits();
+        self.pass(5_000);
         assert_eq!(self.commits(), commits, "seed {}: an idle site commits", self.seed);
         self.checks.at_the_end(self.seed, &self.places, &self.devices, &self.node);
         self.tally.readings = self.devices.sent.len() as u64;
         self.tally.slots = commits.iter().map(|(_, _, c)| *c).max().unwrap_or(0);
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let until = self.now + ms;
+        while self.now < until {
+            self.tick(until - self.now);
+            assert!(self.net.len() < MAX_PACKETS, "seed {}: a storm of messages: {}", self.seed, self.state());
+        }
+    }
+
+    fn room(&mut self, id: GatewayId, room: bool) {
+        let now = self.clock(id);
+        if let Some(live) = self.places.get_mut(&id).and_then(|p| p.live.as_mut()) {
+            live.every_shard(now, || Event::Room(room));
+        }
     }
 
     fn commits(&self) -> Vec<(GatewayId, ShardId, u64)> {
@@ -202,6 +220,10 @@ impl World {
         let storm = self.storm;
         if self.random.chance(8 * storm) {
             self.crash(a);
+        }
+        if self.random.chance(4 * storm) {
+            let room = self.random.chance(600);
+            self.room(b, room);
         }
         if self.random.chance(20 * storm) {
             let cut = self.random.chance(500);
