@@ -6,6 +6,10 @@
 //! changed or when a leader says that it lacks earlier ones. The state machine applies each number once and
 //! in order, so an unknown outcome is retried and never told the device as a failure.
 //!
+//! An answer of a leader that refuses (busy, or a gap) never has anything sent at once: it only sets when all that is
+//! unanswered is sent again. For each of several batches under way gets such an answer, and if each of these
+//! sent several batches, their number would multiply with every round trip.
+//!
 //! Invariant: batches of a shard are numbered without gaps, and the bytes of a number never change.
 //! Invariant: the outcomes of items leave in the order of the items, per shard.
 //! Limit: at most [`MAX_INFLIGHT_BATCHES`] numbers of a shard are under way; what gathers behind them is
@@ -31,6 +35,8 @@ pub const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
 pub const RESEND_MS: u64 = 500;
 /// A batch that found no leader, or a busy one, is sent again after this time.
 pub const RETRY_MS: u64 = 50;
+/// A batch that found its leader's disk or outbox full is sent again after this time.
+pub const FULL_RETRY_MS: u64 = 1_000;
 
 /// Names an item to the one who submitted it: a connection and its running number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,8 +70,7 @@ impl Forwardable {
     fn estimate_bytes(&self) -> usize {
         match self {
             Self::Publish(source, readings) => {
-                let names: usize =
-                    readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
+                let names: usize = readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
                 names + source.as_ref().map_or(0, |s| s.client.len() + 48) + 16
             }
             Self::Item(Item::Subscriptions { add, remove, .. }) => {
@@ -115,8 +120,6 @@ struct Inflight {
     submission: Arc<[u8]>,
     tickets: Vec<Ticket>,
     estimate_bytes: usize,
-    sent_ms: u64,
-    wait_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +127,13 @@ struct Lane {
     last_n: u64,
     queue: VecDeque<(Ticket, Forwardable)>,
     inflight: VecDeque<Inflight>,
+    /// When all that is unanswered is sent again.
+    due_ms: u64,
+    /// An answer has set that time; otherwise nobody has said anything since it was sent.
+    heard: bool,
     leader: Option<GatewayId>,
+    /// How often in a row a replica named another as the leader.
+    hops: usize,
     /// Which replica to try next while no leader is known.
     probe: usize,
     busy: Option<BusyReason>,
@@ -177,15 +186,20 @@ impl Forward {
     pub fn flush(&mut self, now_ms: u64, out: &mut Effects) {
         for shard in std::mem::take(&mut self.dirty) {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
-            while lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty() {
-                let batch = lane.cut(now_ms);
+            // A busy leader would refuse what comes behind a refused batch, too.
+            while lane.busy.is_none() && lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty() {
+                if lane.inflight.is_empty() {
+                    lane.wait(now_ms, RESEND_MS, false);
+                }
+                let batch = lane.cut();
                 out.send.push((lane.target(self.ring.replicas(shard)), batch.outgoing(shard)));
                 lane.inflight.push_back(batch);
             }
         }
     }
 
-    /// An answer about batch `n` of a shard came from `from`.
+    /// An answer about batch `n` of a shard came from `from`. The caller has made sure that it is about a batch of
+    /// [`Forward::origin`]: numbers of an earlier start of this gateway mean other batches.
     pub fn answered(
         &mut self,
         now_ms: u64,
@@ -193,20 +207,24 @@ impl Forward {
         answer: ForwardAnswer,
         out: &mut Effects,
     ) {
+        let replicas = self.ring.replicas(shard).len();
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        if !lane.inflight.iter().any(|b| b.n == n) {
+            return; // an echo
+        }
         match answer {
             ForwardAnswer::Verdict { slot, verdict } => match verdict {
-                Verdict::Applied(outcomes) => self.settle(shard, (n, slot), Some(outcomes), out),
-                Verdict::AlreadyApplied => self.settle(shard, (n, 0), None, out),
+                Verdict::Applied(outcomes) => self.settle(now_ms, shard, (n, slot), Some(outcomes), out),
+                Verdict::AlreadyApplied => self.settle(now_ms, shard, (n, 0), None, out),
                 Verdict::Malformed => {
                     let refused = "this gateway's batch does not decode at the shard's leader";
                     let count = lane.inflight.iter().find(|b| b.n == n).map_or(0, |b| b.tickets.len());
                     let outcomes = vec![Outcome::Refused(refused.to_string()); count];
-                    self.settle(shard, (n, slot), Some(outcomes), out);
+                    self.settle(now_ms, shard, (n, slot), Some(outcomes), out);
                 }
-                Verdict::Gap { last } => {
+                Verdict::Gap { .. } => {
                     lane.leader = Some(from);
-                    lane.resend(now_ms, shard, |b| b.n > last, from, out);
+                    lane.retry(now_ms, RETRY_MS);
                 }
                 // Only a copy of this process's data folder can be ahead of it; the identity check keeps such a
                 // copy from starting, so waiting (and being seen to wait) is all that is left.
@@ -214,20 +232,19 @@ impl Forward {
             },
             ForwardAnswer::NotLeader { leader } => {
                 if lane.leader == Some(from) || lane.leader.is_none() {
-                    let hint = leader.map(GatewayId).filter(|l| *l != from);
-                    let moved = hint.is_some() && hint != lane.leader;
-                    lane.leader = hint;
-                    if let (true, Some(to)) = (moved, hint) {
-                        lane.resend(now_ms, shard, |_| true, to, out);
-                    } else {
-                        lane.retry_soon(now_ms);
+                    lane.leader = leader.map(GatewayId).filter(|l| *l != from);
+                    lane.hops += 1;
+                    // Two replicas may each think that the other leads.
+                    match lane.leader.filter(|_| lane.hops < replicas) {
+                        Some(to) => lane.resend(now_ms, shard, to, out),
+                        None => lane.retry(now_ms, RETRY_MS),
                     }
                 }
             }
             ForwardAnswer::Busy { why } => {
                 lane.leader = Some(from);
                 lane.busy = Some(why);
-                lane.retry_soon(now_ms);
+                lane.retry(now_ms, if why == BusyReason::Window { RETRY_MS } else { FULL_RETRY_MS });
             }
         }
         self.flush(now_ms, out);
@@ -235,9 +252,9 @@ impl Forward {
 
     /// It became known who leads a shard: what is unanswered goes there.
     pub fn leader_is(&mut self, now_ms: u64, shard: ShardId, leader: GatewayId, out: &mut Effects) {
-        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        let lane = self.lanes.entry(shard).or_default();
         if lane.leader.replace(leader) != Some(leader) {
-            lane.resend(now_ms, shard, |_| true, leader, out);
+            lane.resend(now_ms, shard, leader, out);
         }
     }
 
@@ -245,40 +262,45 @@ impl Forward {
     pub fn gateway_down(&mut self, now_ms: u64, gateway: GatewayId) {
         for lane in self.lanes.values_mut().filter(|l| l.leader == Some(gateway)) {
             lane.leader = None;
-            lane.retry_soon(now_ms);
+            lane.wait(now_ms, RETRY_MS, true);
         }
     }
 
     /// Sends again what waited too long.
     pub fn timer(&mut self, now_ms: u64, out: &mut Effects) {
-        let overdue = |b: &Inflight| now_ms.saturating_sub(b.sent_ms) >= b.wait_ms;
         for (shard, lane) in &mut self.lanes {
-            if lane.inflight.front().is_some_and(overdue) {
-                let silent = lane.inflight.front().is_some_and(|b| b.wait_ms == RESEND_MS);
-                if silent {
-                    lane.leader = None;
-                }
-                lane.probe = lane.probe.wrapping_add(1);
-                let to = lane.target(self.ring.replicas(*shard));
-                lane.resend(now_ms, *shard, |_| true, to, out);
+            if lane.inflight.is_empty() || lane.due_ms > now_ms {
+                continue;
             }
+            if !lane.heard {
+                lane.leader = None;
+            }
+            lane.hops = 0;
+            lane.probe = lane.probe.wrapping_add(1);
+            let to = lane.target(self.ring.replicas(*shard));
+            lane.resend(now_ms, *shard, to, out);
         }
     }
 
     /// When [`Forward::timer`] has something to do, if ever.
     pub fn deadline_ms(&self) -> Option<u64> {
-        self.lanes.values().filter_map(|l| l.inflight.front().map(|b| b.sent_ms + b.wait_ms)).min()
+        self.lanes.values().filter(|l| !l.inflight.is_empty()).map(|l| l.due_ms).min()
     }
 
     fn settle(
         &mut self,
+        now_ms: u64,
         shard: ShardId,
         (n, slot): (u64, u64),
         outcomes: Option<Vec<Outcome>>,
         out: &mut Effects,
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
-        lane.busy = None;
+        (lane.busy, lane.hops) = (None, 0);
+        // What was refused together with this one still waits for its time.
+        if !lane.heard {
+            lane.wait(now_ms, RESEND_MS, false);
+        }
         // The machine applies in order, so an answer about n says that everything before it was applied too.
         while lane.inflight.front().is_some_and(|b| b.n <= n) {
             let Some(batch) = lane.inflight.pop_front() else { break };
@@ -306,7 +328,7 @@ impl Lane {
         self.leader.unwrap_or_else(|| replicas[self.probe % replicas.len()])
     }
 
-    fn cut(&mut self, now_ms: u64) -> Inflight {
+    fn cut(&mut self) -> Inflight {
         let (mut submission, mut tickets, mut bytes) = (Submission::default(), Vec::new(), 0);
         let mut known: HashMap<StreamName, u32> = HashMap::new();
         while let Some((_, item)) = self.queue.front() {
@@ -329,42 +351,30 @@ impl Lane {
                             i
                         }
                     };
-                    let readings = readings
-                        .into_iter()
-                        .map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
+                    let readings = readings.into_iter().map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
                     Item::Publish(Publish { source, readings: readings.collect() })
                 }
             });
         }
         self.last_n += 1;
         let submission = submission.encode().into();
-        Inflight {
-            n: self.last_n,
-            submission,
-            tickets,
-            estimate_bytes: bytes,
-            sent_ms: now_ms,
-            wait_ms: RESEND_MS,
+        Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes }
+    }
+
+    /// Sends all that is unanswered.
+    fn resend(&mut self, now_ms: u64, shard: ShardId, to: GatewayId, out: &mut Effects) {
+        self.wait(now_ms, RESEND_MS, false);
+        out.send.extend(self.inflight.iter().map(|batch| (to, batch.outgoing(shard))));
+    }
+
+    /// Has it sent again after this time, unless an answer has set that before.
+    fn retry(&mut self, now_ms: u64, wait_ms: u64) {
+        if !self.heard {
+            self.wait(now_ms, wait_ms, true);
         }
     }
 
-    fn resend(
-        &mut self,
-        now_ms: u64,
-        shard: ShardId,
-        which: impl Fn(&Inflight) -> bool,
-        to: GatewayId,
-        out: &mut Effects,
-    ) {
-        for batch in self.inflight.iter_mut().filter(|b| which(b)) {
-            (batch.sent_ms, batch.wait_ms) = (now_ms, RESEND_MS);
-            out.send.push((to, batch.outgoing(shard)));
-        }
-    }
-
-    fn retry_soon(&mut self, now_ms: u64) {
-        for batch in &mut self.inflight {
-            (batch.sent_ms, batch.wait_ms) = (now_ms, RETRY_MS);
-        }
+    fn wait(&mut self, now_ms: u64, wait_ms: u64, heard: bool) {
+        (self.due_ms, self.heard) = (now_ms + wait_ms, heard);
     }
 }
