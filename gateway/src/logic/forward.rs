@@ -70,7 +70,8 @@ impl Forwardable {
     fn estimate_bytes(&self) -> usize {
         match self {
             Self::Publish(source, readings) => {
-                let names: usize = readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
+                let names: usize =
+                    readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
                 names + source.as_ref().map_or(0, |s| s.client.len() + 48) + 16
             }
             Self::Item(Item::Subscriptions { add, remove, .. }) => {
@@ -187,7 +188,8 @@ impl Forward {
         for shard in std::mem::take(&mut self.dirty) {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
             // A busy leader would refuse what comes behind a refused batch, too.
-            while lane.busy.is_none() && lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty() {
+            while lane.busy.is_none() && lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty()
+            {
                 if lane.inflight.is_empty() {
                     lane.wait(now_ms, RESEND_MS, false);
                 }
@@ -351,7 +353,9 @@ impl Lane {
                             i
                         }
                     };
-                    let readings = readings.into_iter().map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
+                    let readings = readings
+                        .into_iter()
+                        .map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
                     Item::Publish(Publish { source, readings: readings.collect() })
                 }
             });

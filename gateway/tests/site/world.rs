@@ -8,7 +8,7 @@ use selvedge_gateway::logic::forward::Ticket;
 use selvedge_gateway::logic::machine::{Origin, Outcome, Rules};
 use selvedge_gateway::logic::peer::{PeerMessage, WindowQuery};
 use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_gateway::logic::shard::{Event, Now};
+use selvedge_gateway::logic::shard::{Event, HAND_BACK_MS, Now};
 use selvedge_gateway::logic::uplink;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
@@ -109,9 +109,11 @@ impl World {
         let mut rules = Rules { windows_ms: vec![1_000], allowed_lateness_ms: 500, ..Rules::default() };
         (rules.idle_close_ms, rules.late_flush_ms, rules.cut_after_ms) = (300, 150, 60);
         rules.recent_windows = 100_000;
-        let place = |random: &mut Random| Place { skew_ms: random.below(100) as i64 - 50, ..Place::default() };
+        let place =
+            |random: &mut Random| Place { skew_ms: random.below(100) as i64 - 50, ..Place::default() };
         let places = members.iter().map(|m| (m.id, place(&mut random))).collect();
-        let (loss, storm) = ([0, 20, 100, 250][random.below(4) as usize], [0, 1, 3, 8][random.below(4) as usize]);
+        let (loss, storm) =
+            ([0, 20, 100, 250][random.below(4) as usize], [0, 1, 3, 8][random.below(4) as usize]);
         Self {
             seed,
             random,
@@ -148,7 +150,8 @@ impl World {
             assert!(self.now < until, "seed {}: did not heal: {}", self.seed, self.state());
             self.pass(100);
         }
-        // Nothing is left to do: an idle site is quiet.
+        // Leadership goes back to where the ring wants it; then nothing is left to do: an idle site is quiet.
+        self.pass(HAND_BACK_MS + 1_000);
         let commits = self.commits();
         self.pass(5_000);
         assert_eq!(self.commits(), commits, "seed {}: an idle site commits", self.seed);
@@ -161,7 +164,12 @@ impl World {
         let until = self.now + ms;
         while self.now < until {
             self.tick(until - self.now);
-            assert!(self.net.len() < MAX_PACKETS, "seed {}: a storm of messages: {}", self.seed, self.state());
+            assert!(
+                self.net.len() < MAX_PACKETS,
+                "seed {}: a storm of messages: {}",
+                self.seed,
+                self.state()
+            );
         }
     }
 
@@ -187,7 +195,8 @@ impl World {
             text += &format!("\n{id} asked {:?}, {:?}", live.asked, live.forward);
             for (s, r) in &live.replicas {
                 text += &format!("\n  {:?} first {}", r.core.status(), r.core.group().first_slot());
-                text += &format!("\n  {s} {:?} node {}", r.core.machine().outbox_stats(), self.node.cursor(*s));
+                text +=
+                    &format!("\n  {s} {:?} node {}", r.core.machine().outbox_stats(), self.node.cursor(*s));
             }
         }
         text
@@ -202,7 +211,10 @@ impl World {
                             let o = r.core.machine().outbox_stats();
                             let most = self.commits().iter().filter(|c| c.1 == *shard).map(|c| c.2).max();
                             let open = r.core.machine().sizes().open_parts;
-                            most == Some(r.core.machine().slot()) && o.cursor == o.last && o.waiting_parts == 0 && open == 0
+                            most == Some(r.core.machine().slot())
+                                && o.cursor == o.last
+                                && o.waiting_parts == 0
+                                && open == 0
                         })
                 })
             })
@@ -258,7 +270,11 @@ impl World {
 
     /// Asks a replica about a device.
     fn ask(&mut self, at: GatewayId) {
-        let Some(sent) = self.devices.sent.get(&(self.random.below(self.devices.sent.len().max(1) as u64) + 1)) else { return };
+        let Some(sent) =
+            self.devices.sent.get(&(self.random.below(self.devices.sent.len().max(1) as u64) + 1))
+        else {
+            return;
+        };
         let (device, shard) = (sent.name.device.clone(), self.ring.shard_of(&sent.name.device));
         self.last_id += 1;
         let id = self.last_id;
@@ -328,14 +344,19 @@ impl World {
     fn work(&mut self, id: GatewayId) {
         let now = self.clock(id);
         let mut out = Out::default();
-        let starts: BTreeMap<_, _> =
-            self.places.iter().filter(|(o, p)| **o != id && p.live.is_some() && !self.is_cut(id, **o)).map(|(o, p)| (*o, p.start)).collect();
+        let starts: BTreeMap<_, _> = self
+            .places
+            .iter()
+            .filter(|(o, p)| **o != id && p.live.is_some() && !self.is_cut(id, **o))
+            .map(|(o, p)| (*o, p.start))
+            .collect();
         let (faults, random) = (self.faults, &mut self.random);
         let Some(place) = self.places.get_mut(&id) else { return };
         if place.live.is_none() && place.back_at <= self.now {
             place.start += 1;
             let origin = Origin { gateway: id, start: place.start };
-            let mut live = Live::start(self.seed, origin, &self.ring, &self.rules, &mut place.disks, self.now);
+            let mut live =
+                Live::start(self.seed, origin, &self.ring, &self.rules, &mut place.disks, self.now);
             place.online = true;
             live.uplink.connected(self.now, true, &mut out.uplink);
             place.live = Some(live);
@@ -344,7 +365,9 @@ impl World {
         if live.look_at <= self.now {
             live.look_at = self.now + 30 + random.below(100);
             if live.seen != starts {
-                let restarted = |(o, start): (&GatewayId, &u64)| live.seen.get(o).is_some_and(|s| s != start).then_some(*o);
+                let restarted = |(o, start): (&GatewayId, &u64)| {
+                    live.seen.get(o).is_some_and(|s| s != start).then_some(*o)
+                };
                 let restarted: Vec<_> = starts.iter().filter_map(restarted).collect();
                 let lost: Vec<_> = live.seen.keys().filter(|o| !starts.contains_key(o)).copied().collect();
                 lost.into_iter().for_each(|o| live.forward.gateway_down(self.now, o));
@@ -376,7 +399,10 @@ impl World {
                     continue;
                 }
                 PeerMessage::Transfer { .. } => self.tally.transfers += 1,
-                PeerMessage::Forwarded { answer: selvedge_gateway::logic::peer::ForwardAnswer::Busy { .. }, .. } => self.tally.busy += 1,
+                PeerMessage::Forwarded {
+                    answer: selvedge_gateway::logic::peer::ForwardAnswer::Busy { .. },
+                    ..
+                } => self.tally.busy += 1,
                 _ => {}
             }
             let start = self.places.get(&to).map_or(0, |p| p.start);
@@ -399,7 +425,9 @@ impl World {
                     live.uplink.loaded(now.mono_ms, shard, seq, body, &mut more.uplink);
                     self.perform(from, more);
                 }
-                uplink::Effect::Confirmed(shard, cursor) => live.event(now, shard, Event::Confirmed { cursor }),
+                uplink::Effect::Confirmed(shard, cursor) => {
+                    live.event(now, shard, Event::Confirmed { cursor })
+                }
                 effect => self.post(false, || Packet::Up(effect.clone())),
             }
         }
@@ -437,7 +465,9 @@ impl World {
                         self.tally.batches += 1;
                         (shard, self.node.apply(self.seed, shard, seq, first_kept, body))
                     }
-                    uplink::Effect::Beacon { shard, first_kept, .. } => (shard, self.node.beacon(self.seed, shard, first_kept)),
+                    uplink::Effect::Beacon { shard, first_kept, .. } => {
+                        (shard, self.node.beacon(self.seed, shard, first_kept))
+                    }
                     _ => return,
                 };
                 let ids: Vec<_> = self.places.keys().copied().collect();
@@ -454,4 +484,3 @@ impl World {
         }
     }
 }
-
