@@ -10,7 +10,9 @@
 //! Invariant: applied <= commit; the machine's slot is `applied`.
 //! Invariant: a leader takes a forwarded batch only after it applied its own opening entry, so that what
 //! the machine knows of an origin includes everything earlier leaders may have chosen.
-//! Invariant: stamps of proposals grow strictly along the log.
+//! Invariant: a proposal's stamp is above every stamp that its leader has applied or proposed. (What a leader of a
+//! lower ballot left unchosen may still be chosen after it, with a lower stamp; the machine's time never goes
+//! back, and batches of such an entry are applied or refused by their numbers as always.)
 //! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
 //! before the query came.
 //! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
