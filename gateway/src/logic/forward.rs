@@ -14,8 +14,8 @@
 //! Invariant: the outcomes of items leave in the order of the items, per shard.
 //! Limit: at most [`MAX_INFLIGHT_BATCHES`] numbers of a shard are under way; what gathers behind them is
 //! bounded by the windows of the connections it came from and by [`MAX_QUEUED_BYTES`] (see [`Forward::full`]).
-//! Left out: a batch that was applied but whose answer was lost reports its items as done without their
-//! receipts; the machine doesn't keep old outcomes.
+//! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. Replicas
+//! remember the last outcomes that say anything else, but not those that they skipped by taking a snapshot.
 
 use super::machine::{Item, Origin, Outcome, Publish, Submission, Verdict};
 use super::peer::{BusyReason, ForwardAnswer};
@@ -31,6 +31,8 @@ pub const MAX_INFLIGHT_BATCHES: usize = 4;
 pub const MAX_BATCH_BYTES: usize = 128 * 1024;
 /// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down.
 pub const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
+/// The most that a reading takes in a batch besides the bytes of its names.
+pub const READING_BYTES: usize = 56;
 /// An unanswered batch is sent again after this time.
 pub const RESEND_MS: u64 = 500;
 /// A batch that found no leader, or a busy one, is sent again after this time.
@@ -71,13 +73,14 @@ impl Forwardable {
         match self {
             Self::Publish(source, readings) => {
                 let names: usize =
-                    readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + 48).sum();
-                names + source.as_ref().map_or(0, |s| s.client.len() + 48) + 16
+                    readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + READING_BYTES).sum();
+                names + source.as_ref().map_or(0, |s| s.client.len() + 64) + 16
             }
             Self::Item(Item::Subscriptions { add, remove, .. }) => {
-                add.iter().map(|(f, _)| f.len()).chain(remove.iter().map(String::len)).sum::<usize>() + 128
+                let filters = add.iter().map(|(f, _)| f).chain(remove);
+                filters.map(|f| f.len() + 8).sum::<usize>() + 512
             }
-            Self::Item(_) => 256,
+            Self::Item(_) => 512,
         }
     }
 }
@@ -121,6 +124,8 @@ struct Inflight {
     submission: Arc<[u8]>,
     tickets: Vec<Ticket>,
     estimate_bytes: usize,
+    /// The slot it was applied in and what became of its items, as far as known, once it is answered.
+    answer: Option<(u64, Option<Vec<Outcome>>)>,
 }
 
 #[derive(Debug, Default)]
@@ -303,17 +308,24 @@ impl Forward {
         if !lane.heard {
             lane.wait(now_ms, RESEND_MS, false);
         }
-        // The machine applies in order, so an answer about n says that everything before it was applied too.
-        while lane.inflight.front().is_some_and(|b| b.n <= n) {
-            let Some(batch) = lane.inflight.pop_front() else { break };
+        if let Some(batch) = lane.inflight.iter_mut().find(|b| b.n == n) {
+            batch.answer.get_or_insert((slot, outcomes));
+        }
+        while let Some(batch) = lane.inflight.pop_front_if(|b| b.answer.is_some()) {
             self.queued_bytes = self.queued_bytes.saturating_sub(batch.estimate_bytes);
-            let known = outcomes.as_ref().filter(|o| batch.n == n && o.len() == batch.tickets.len());
+            let (slot, outcomes) = batch.answer.unwrap_or_default();
+            let known = outcomes.filter(|o| o.len() == batch.tickets.len());
             for (i, ticket) in batch.tickets.into_iter().enumerate() {
                 let done = Outcome::Done { counted: 0, unknown: 0 };
-                let outcome = known.and_then(|o| o.get(i).cloned()).unwrap_or(done);
+                let outcome = known.as_ref().and_then(|o| o.get(i).cloned()).unwrap_or(done);
                 let slot = if known.is_some() { slot } else { 0 };
                 out.outcomes.push(Settled { ticket, shard, slot, outcome });
             }
+        }
+        // The machine applies in order, so what comes before an answered batch was applied, and its answer lost. It
+        // is asked for again, for it may say that something was refused.
+        if lane.inflight.iter().any(|b| b.answer.is_some()) {
+            lane.retry(now_ms, RETRY_MS);
         }
         self.dirty.insert(shard);
     }
@@ -362,13 +374,13 @@ impl Lane {
         }
         self.last_n += 1;
         let submission = submission.encode().into();
-        Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes }
+        Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes, answer: None }
     }
 
     /// Sends all that is unanswered.
     fn resend(&mut self, now_ms: u64, shard: ShardId, to: GatewayId, out: &mut Effects) {
         self.wait(now_ms, RESEND_MS, false);
-        out.send.extend(self.inflight.iter().map(|batch| (to, batch.outgoing(shard))));
+        out.send.extend(self.inflight.iter().filter(|b| b.answer.is_none()).map(|b| (to, b.outgoing(shard))));
     }
 
     /// Has it sent again after this time, unless an answer has set that before.

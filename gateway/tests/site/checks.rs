@@ -37,6 +37,13 @@ impl Checks {
                 assert_eq!(**value, *entry.value, "seed {seed}: {shard} slot {slot} at {}", live.me);
             }
             *seen = machine.slot();
+            let mut stamp = machine.stamp();
+            for slot in machine.slot() + 1..=group.last_slot() {
+                let Some(entry) = group.entry(slot).filter(|_| replica.core.serves()) else { continue };
+                let next = Proposal::decode(&entry.value).expect("a proposal").stamp;
+                assert!(next > stamp, "seed {seed}: {shard} slot {slot} is stamped {next} after {stamp}");
+                stamp = next;
+            }
             if digest {
                 let found = machine.digest();
                 let known = *self.digests.entry((shard, machine.slot())).or_insert(found);
@@ -75,12 +82,6 @@ impl Checks {
     ) {
         for place in places.values() {
             self.replicas(seed, place.live.as_ref().expect("it is back"), true);
-        }
-        let mut stamps = BTreeMap::new();
-        for ((shard, slot), value) in self.chosen.iter().filter(|(_, v)| !v.is_empty()) {
-            let stamp = Proposal::decode(value).expect("a proposal").stamp;
-            let before = stamps.insert(*shard, stamp);
-            assert!(before.is_none_or(|b| b < stamp), "seed {seed}: {shard} slot {slot}: the stamp fell");
         }
         // A numbered reading is settled and counted, in the window of its time; a plain one at most once, and
         // once if it was settled.

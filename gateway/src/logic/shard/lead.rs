@@ -1,7 +1,7 @@
 //! What a replica does while it leads: takes forwarded batches in the order of their numbers and turns
 //! what gathered into proposals.
 
-use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard, busy, proposal};
+use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard, proposal};
 use crate::logic::machine::{Command, Origin, Verdict};
 use crate::logic::paxos::{Ballot, Event, ProposeError, Role, Slot};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
@@ -156,7 +156,7 @@ impl Shard {
         let verdict = |verdict| ForwardAnswer::Verdict { slot: 0, verdict };
         let (applied_start, applied_n) = self.machine.origin(origin.gateway).unwrap_or((0, 0));
         if (origin.start, n) <= (applied_start, applied_n) && origin.start == applied_start {
-            return Err(verdict(Verdict::AlreadyApplied));
+            return Err(self.remembered(origin, n).unwrap_or(verdict(Verdict::AlreadyApplied)));
         }
         let Some(lead) = &mut self.lead else {
             return Err(ForwardAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });
@@ -187,6 +187,8 @@ impl Shard {
         if lead.pending_bytes + submission.len() > MAX_PENDING_BYTES {
             return Err(ForwardAnswer::Busy { why: BusyReason::Window });
         }
+        // One that can never be proposed uses up its number as a malformed one does; what comes behind it must go on.
+        let submission = if submission.len() > MAX_PROPOSAL_BYTES { Arc::from([]) } else { submission };
         lead.next.insert(origin.gateway, (start, n + 1));
         lead.asked.insert((origin, n), from);
         lead.pending_bytes += submission.len();
@@ -214,6 +216,7 @@ impl Shard {
             while let Some(command) = lead.pending.front() {
                 let size = match command {
                     Command::Forwarded { submission, .. } => submission.len() + 32,
+                    Command::Rules(_) => MAX_PROPOSAL_BYTES, // goes alone
                     _ => 32,
                 };
                 if bytes > 0 && bytes + size > MAX_PROPOSAL_BYTES {
@@ -235,15 +238,18 @@ impl Shard {
                     }
                 }
                 Err(ProposeError::TooLarge { .. }) => {
-                    // One batch above the group's limit: its origin is told, its number stays unused.
-                    for command in value.commands {
-                        if let Command::Forwarded { origin, n, submission } = command {
-                            lead.pending_bytes = lead.pending_bytes.saturating_sub(submission.len());
-                            lead.next.remove(&origin.gateway);
-                            if let Some(to) = lead.asked.remove(&(origin, n)) {
-                                self.out.send.push((to, busy(self.id, origin, n, BusyReason::Window)));
-                            }
+                    // The group is set up for less than a proposal may take: its batches are refused as above, the
+                    // rest comes again without them, and what is too large by itself goes.
+                    let taken: usize = value.commands.iter().map(forwarded_bytes).sum();
+                    lead.pending_bytes = lead.pending_bytes.saturating_sub(taken);
+                    for mut command in value.commands.into_iter().rev() {
+                        match &mut command {
+                            Command::Forwarded { submission, .. } => *submission = Arc::from([]),
+                            Command::Rules(_) if taken == 0 => continue,
+                            Command::Tick => continue,
+                            _ => {}
                         }
+                        lead.pending.push_front(command);
                     }
                 }
                 Err(_) => {

@@ -10,7 +10,9 @@
 //! Invariant: applied <= commit; the machine's slot is `applied`.
 //! Invariant: a leader takes a forwarded batch only after it applied its own opening entry, so that what
 //! the machine knows of an origin includes everything earlier leaders may have chosen.
-//! Invariant: stamps of proposals grow strictly along the log.
+//! Invariant: a proposal's stamp is above every stamp that its leader has applied or proposed. (What a leader of a
+//! lower ballot left unchosen may still be chosen after it, with a lower stamp; the machine's time never goes
+//! back, and batches of such an entry are applied or refused by their numbers as always.)
 //! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
 //! before the query came.
 //! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
@@ -22,7 +24,10 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_COMMITTED, KIND_PROMISED, Replay};
 
-use crate::logic::machine::{Command, CutBatch, Halt, Machine, Origin, Proposal, Rules, WindowView};
+use crate::logic::forward;
+use crate::logic::machine::{
+    Command, CutBatch, Halt, Machine, Origin, Outcome, Proposal, Rules, Verdict, WindowView,
+};
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
@@ -225,6 +230,8 @@ pub struct Shard {
     /// Waiting for a slot to be applied.
     readable: Vec<(Slot, (GatewayId, u64, WindowQuery))>,
     last_read: u64,
+    /// The last verdicts of each gateway's batches that say more than that all was done.
+    verdicts: BTreeMap<GatewayId, VecDeque<(Origin, u64, Slot, Verdict)>>,
     sending: BTreeMap<GatewayId, Sending>,
     receiving: Option<Receiving>,
     uplink: UplinkView,
@@ -262,6 +269,7 @@ impl Shard {
             asked: BTreeMap::new(),
             readable: Vec::new(),
             last_read: 0,
+            verdicts: BTreeMap::new(),
             sending: BTreeMap::new(),
             receiving: None,
             uplink: UplinkView::default(),
@@ -328,7 +336,7 @@ impl Shard {
     /// When [`Event::Timer`] is wanted next, on the monotonic clock.
     pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
         let tick = match &self.lead {
-            Some(lead) if lead.takes_ticks() => self.machine.next_tick_due(),
+            Some(lead) if lead.takes_ticks() && self.room => self.machine.next_tick_due(),
             _ => None,
         };
         let until =
@@ -429,6 +437,7 @@ impl Shard {
         let applied = self.machine.apply(slot, &proposal)?;
         for (origin, n, verdict) in applied.verdicts {
             let asked = self.lead.as_mut().and_then(|lead| lead.settle(origin, n));
+            let verdict = self.remember(origin, n, slot, verdict);
             let to = asked.or((origin.gateway == self.me).then_some(self.me));
             if let Some(to) = to {
                 let answer = ForwardAnswer::Verdict { slot, verdict };
@@ -457,6 +466,33 @@ impl Shard {
             self.group.step(0, paxos::Event::TrimMemory { through });
         }
         Ok(())
+    }
+
+    /// Keeps a verdict, should its answer be lost, if it says more than that all was done; that, and the answer to one
+    /// that was kept, is given back.
+    fn remember(&mut self, origin: Origin, n: u64, slot: Slot, verdict: Verdict) -> Verdict {
+        let plain = |o: &Outcome| matches!(o, Outcome::Done { .. } | Outcome::Duplicate);
+        match &verdict {
+            Verdict::Applied(outcomes) if outcomes.iter().all(plain) => {}
+            Verdict::Applied(_) | Verdict::Malformed => {
+                let kept = self.verdicts.entry(origin.gateway).or_default();
+                kept.retain(|(o, old, ..)| *o == origin && old + forward::MAX_INFLIGHT_BATCHES as u64 > n);
+                kept.push_back((origin, n, slot, verdict.clone()));
+            }
+            Verdict::AlreadyApplied => {
+                if let Some(ForwardAnswer::Verdict { verdict, .. }) = self.remembered(origin, n) {
+                    return verdict;
+                }
+            }
+            Verdict::Gap { .. } | Verdict::OldStart => {}
+        }
+        verdict
+    }
+
+    fn remembered(&self, origin: Origin, n: u64) -> Option<ForwardAnswer> {
+        let kept = self.verdicts.get(&origin.gateway)?;
+        let (_, _, slot, verdict) = kept.iter().find(|(o, kept, ..)| *o == origin && *kept == n)?;
+        Some(ForwardAnswer::Verdict { slot: *slot, verdict: verdict.clone() })
     }
 
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {
@@ -509,10 +545,6 @@ impl Shard {
             (self.uplink, self.out.uplink) = (view, Some(view));
         }
     }
-}
-
-fn busy(shard: ShardId, origin: Origin, n: u64, why: BusyReason) -> PeerMessage {
-    PeerMessage::Forwarded { shard, origin, n, answer: ForwardAnswer::Busy { why } }
 }
 
 fn proposal(stamp: EpochMs, commands: Vec<Command>) -> Proposal {

@@ -197,6 +197,8 @@ impl Shard {
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
                 self.machine = *machine;
+                // What its cursor covers will not be said again.
+                self.out.confirmed = self.out.confirmed.max(Some(self.machine.outbox_stats().cursor));
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.applied_since_snapshot_bytes = 0;
