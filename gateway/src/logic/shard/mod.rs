@@ -29,7 +29,7 @@ use crate::logic::machine::{
     Command, CutBatch, Halt, Machine, Origin, Outcome, Proposal, Rules, Verdict, WindowView,
 };
 use crate::logic::paxos::{self, Group, Role, Slot};
-use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
+use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
 pub use lead::HAND_BACK_MS;
 use lead::{HandBack, Lead};
