@@ -30,7 +30,7 @@ use crate::logic::machine::{
 };
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{
-    BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery,
+    ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery,
 };
 use crate::wal;
 use lead::Lead;
