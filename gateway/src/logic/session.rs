@@ -17,7 +17,7 @@
 
 use super::decode::{Decoded, Decoder};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
-use super::machine::{Connect, Item, Origin, Outcome, Reading, Source};
+use super::machine::{Connect, Item, MAX_FILTER_BYTES, Origin, Outcome, Reading, Source};
 use super::ring::Ring;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::mqtt::{
@@ -35,6 +35,9 @@ pub const MAX_QOS0_PENDING: usize = 1_024;
 pub const MAX_PUBLISH_BYTES: usize = 100 * 1024;
 /// A CONNECT that no quorum confirmed in this time is refused.
 pub const CONNECT_WAIT_MS: u64 = 5_000;
+
+/// How many filters go to the shard of the client id in one item.
+const FILTERS_ITEM_ENTRIES: usize = 64;
 
 /// Tokens at and above this one are the session's own, not the connection's.
 const OWN: u64 = 1 << 63;
@@ -122,6 +125,8 @@ pub struct Session {
     assigned: bool,
     instance: u64,
     epoch: u64,
+    /// CONNECT is under way to its shard.
+    connecting: bool,
     touched: BTreeSet<u16>,
     pending: BTreeMap<u64, Pending>,
     qos0: usize,
@@ -143,6 +148,7 @@ impl Session {
             assigned: false,
             instance: 0,
             epoch: 0,
+            connecting: false,
             touched: BTreeSet::new(),
             pending: BTreeMap::new(),
             qos0: 0,
@@ -163,19 +169,26 @@ impl Session {
 
     /// The connection is over and nothing is awaited of it any more.
     pub fn is_over(&self) -> bool {
-        self.phase == Phase::Over && self.pending.is_empty()
+        self.phase == Phase::Over && self.pending.is_empty() && !self.connecting
     }
 
     /// CONNECT waited too long for its shard.
     pub fn refuse(&mut self, out: &mut Effects) {
         if self.arriving() {
-            out.answers.push(Answer::Refuse(Refusal::Unavailable));
+            self.turn_away(Refusal::Unavailable, out);
         }
+    }
+
+    fn turn_away(&mut self, why: Refusal, out: &mut Effects) {
+        self.phase = Phase::Over;
+        out.answers.push(Answer::Refuse(why));
     }
 
     /// Takes in what the client did.
     pub fn inbound(&mut self, site: Site<'_>, event: Inbound, out: &mut Effects) {
         match event {
+            Inbound::Closed(closed) => self.closed(site, *closed, out),
+            _ if self.phase == Phase::Over => {} // refused or taken over, which the connection does not know yet
             Inbound::Connect(connect) => self.connect(site, &connect, out),
             Inbound::Publish(p)
                 if self.touching > 0 && p.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING =>
@@ -199,16 +212,17 @@ impl Session {
                 }
                 out.unsubscribe.extend(filters);
             }
-            Inbound::Closed(closed) => self.closed(site, *closed, out),
         }
     }
 
     /// Takes in what became of an item.
     pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) {
         if let Outcome::Stale = settled.outcome {
-            self.phase = Phase::Over;
             self.pending.remove(&settled.ticket.token);
-            out.close = Some(CloseReason::TakenOver);
+            if self.phase != Phase::Over {
+                self.phase = Phase::Over;
+                out.close = Some(CloseReason::TakenOver);
+            }
             return;
         }
         match settled.ticket.token {
@@ -245,6 +259,7 @@ impl Session {
     }
 
     fn submit_connect(&mut self, site: Site<'_>, out: &mut Effects) {
+        self.connecting = true;
         let connect = Connect {
             client: self.client.clone(),
             at: site.origin,
@@ -256,6 +271,7 @@ impl Session {
     }
 
     fn connected(&mut self, site: Site<'_>, outcome: Outcome, out: &mut Effects) {
+        self.connecting = false;
         match outcome {
             Outcome::Connected(found) => {
                 (self.instance, self.epoch) = (found.instance, found.epoch);
@@ -271,9 +287,11 @@ impl Session {
                     self.open(subscriptions, found.present, out);
                 }
             }
-            Outcome::Refused(_) if self.arriving() => out.answers.push(Answer::Refuse(Refusal::Busy)),
+            Outcome::Refused(_) if self.arriving() => self.turn_away(Refusal::Busy, out),
             Outcome::Refused(_) => {}
-            // It was applied, but the answer was lost; another epoch does no harm.
+            // Its client may be connected elsewhere by now, and must not be thrown out there.
+            _ if self.phase == Phase::Over => {}
+            // It was applied, but the answer was lost; the same connection is told the same again.
             _ => self.submit_connect(site, out),
         }
     }
@@ -433,7 +451,7 @@ impl Session {
             }
             out.route.push(publish);
         }
-        if self.epoch > 0 {
+        if was_open && self.epoch > 0 {
             self.submit_disconnect(site, out);
         }
     }
@@ -444,8 +462,17 @@ impl Session {
     }
 
     fn subscriptions(&self, site: Site<'_>, add: Vec<(String, u8)>, remove: Vec<String>, out: &mut Effects) {
-        let (client, epoch) = (self.client.clone(), self.epoch);
-        self.submit(site, IGNORED, Item::Subscriptions { client, epoch, add, remove }, out);
+        // What the shard would refuse holds for this connection only. One item is far smaller than a batch may be.
+        let fits = |filter: &str| filter.len() <= MAX_FILTER_BYTES;
+        let add: Vec<_> = add.into_iter().filter(|(f, _)| fits(f)).collect();
+        let remove: Vec<_> = remove.into_iter().filter(|f| fits(f)).collect();
+        let changes = add.chunks(FILTERS_ITEM_ENTRIES).map(|add| (add.to_vec(), Vec::new()));
+        for (add, remove) in
+            changes.chain(remove.chunks(FILTERS_ITEM_ENTRIES).map(|r| (Vec::new(), r.to_vec())))
+        {
+            let (client, epoch) = (self.client.clone(), self.epoch);
+            self.submit(site, IGNORED, Item::Subscriptions { client, epoch, add, remove }, out);
+        }
     }
 
     /// Submits an item to the shard of the client id.

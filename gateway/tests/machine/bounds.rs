@@ -171,7 +171,13 @@ fn sessions_and_subscriptions_are_bounded() {
     });
     let connect = |client: &str, clean| {
         let at = Origin { gateway: GatewayId(1), start: 1 };
-        Item::Connect(Connect { client: client.into(), at, connection: 1, clean, expiry_s: u32::MAX })
+        Item::Connect(Connect {
+            client: client.into(),
+            at,
+            connection: 1 + u64::from(clean),
+            clean,
+            expiry_s: u32::MAX,
+        })
     };
     let epoch = |outcome| match outcome {
         Outcome::Connected(c) => c.epoch,
@@ -203,6 +209,20 @@ fn sessions_and_subscriptions_are_bounded() {
     let long = vec![("f".repeat(MAX_FILTER_BYTES + 1), 1)];
     let item = Item::Subscriptions { client: "c".into(), epoch: c, add: long, remove: vec![] };
     assert!(matches!(s.item(9, item), Outcome::Refused(_)));
+}
+
+#[test]
+fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
+    let mut s = Shard::new(Rules::default());
+    let at = Origin { gateway: GatewayId(1), start: 1 };
+    let connect = |connection| {
+        Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60 })
+    };
+    let first = s.item(1, connect(1));
+    assert!(matches!(&first, Outcome::Connected(c) if !c.present));
+    assert_eq!(s.item(2, connect(1)), first, "also that no session was present");
+    let Outcome::Connected(second) = s.item(3, connect(2)) else { panic!("not connected") };
+    assert!(second.present && second.epoch == 2);
 }
 
 #[test]

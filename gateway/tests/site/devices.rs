@@ -39,6 +39,7 @@ pub struct Devices {
     list: Vec<Device>,
     /// By the number that also is the token.
     pub sent: BTreeMap<u64, Sent>,
+    /// Whether it was kept; if not, it was refused.
     pub settled: BTreeMap<u64, bool>,
 }
 
@@ -90,8 +91,9 @@ impl Devices {
         due
     }
 
-    pub fn settle(&mut self, token: u64) {
-        self.settled.insert(token, true);
+    pub fn settle(&mut self, seed: u64, token: u64, kept: bool) {
+        let before = *self.settled.entry(token).or_insert(kept);
+        assert_eq!(before, kept, "seed {seed}: reading {token} was both kept and refused");
         self.list.iter_mut().for_each(|d| _ = d.open.remove(&token));
     }
 

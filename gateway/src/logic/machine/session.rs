@@ -36,6 +36,18 @@ pub(super) struct Session {
     touched: BTreeSet<u16>,
 }
 
+impl Session {
+    fn connected(&self, present: bool) -> Connected {
+        Connected {
+            instance: self.instance,
+            epoch: self.epoch,
+            present,
+            subscriptions: self.subscriptions.iter().map(|(f, q)| (f.clone(), *q)).collect(),
+            touched: self.touched.iter().copied().collect(),
+        }
+    }
+}
+
 /// All sessions of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
@@ -77,6 +89,12 @@ impl Sessions {
             return Err(Not::Possible(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
         }
         self.expire(now);
+        // The answer to this very connection was lost: it is told the same again.
+        if let Some(s) = self.all.get(&c.client)
+            && (s.at, s.connection, s.ends) == (c.at, c.connection, None)
+        {
+            return Ok((s.connected(s.instance < s.epoch), None));
+        }
         let mut old = self.remove(&c.client);
         if old.is_none() && self.all.len() >= rules.max_sessions as usize {
             // A server may discard a session: better one that nobody uses than to turn a client away.
@@ -109,13 +127,7 @@ impl Sessions {
         session.connection = c.connection;
         session.expiry_s = c.expiry_s.min(rules.session_expiry_cap_s);
         session.ends = None;
-        let connected = Connected {
-            instance: session.instance,
-            epoch: session.epoch,
-            present,
-            subscriptions: session.subscriptions.iter().map(|(f, q)| (f.clone(), *q)).collect(),
-            touched: session.touched.iter().copied().collect(),
-        };
+        let connected = session.connected(present);
         self.insert(c.client.clone(), session);
         Ok((connected, evicted))
     }

@@ -244,8 +244,8 @@ impl Shard {
                     lead.pending_bytes = lead.pending_bytes.saturating_sub(taken);
                     for mut command in value.commands.into_iter().rev() {
                         match &mut command {
+                            _ if taken == 0 => continue,
                             Command::Forwarded { submission, .. } => *submission = Arc::from([]),
-                            Command::Rules(_) if taken == 0 => continue,
                             Command::Tick => continue,
                             _ => {}
                         }

@@ -437,7 +437,7 @@ impl Shard {
         let applied = self.machine.apply(slot, &proposal)?;
         for (origin, n, verdict) in applied.verdicts {
             let asked = self.lead.as_mut().and_then(|lead| lead.settle(origin, n));
-            let verdict = self.remember(origin, n, slot, verdict);
+            let (slot, verdict) = self.remember(origin, n, slot, verdict);
             let to = asked.or((origin.gateway == self.me).then_some(self.me));
             if let Some(to) = to {
                 let answer = ForwardAnswer::Verdict { slot, verdict };
@@ -470,7 +470,7 @@ impl Shard {
 
     /// Keeps a verdict, should its answer be lost, if it says more than that all was done; that, and the answer to one
     /// that was kept, is given back.
-    fn remember(&mut self, origin: Origin, n: u64, slot: Slot, verdict: Verdict) -> Verdict {
+    fn remember(&mut self, origin: Origin, n: u64, slot: Slot, verdict: Verdict) -> (Slot, Verdict) {
         let plain = |o: &Outcome| matches!(o, Outcome::Done { .. } | Outcome::Duplicate);
         match &verdict {
             Verdict::Applied(outcomes) if outcomes.iter().all(plain) => {}
@@ -480,13 +480,13 @@ impl Shard {
                 kept.push_back((origin, n, slot, verdict.clone()));
             }
             Verdict::AlreadyApplied => {
-                if let Some(ForwardAnswer::Verdict { verdict, .. }) = self.remembered(origin, n) {
-                    return verdict;
+                if let Some(ForwardAnswer::Verdict { slot, verdict }) = self.remembered(origin, n) {
+                    return (slot, verdict);
                 }
             }
             Verdict::Gap { .. } | Verdict::OldStart => {}
         }
-        verdict
+        (slot, verdict)
     }
 
     fn remembered(&self, origin: Origin, n: u64) -> Option<ForwardAnswer> {

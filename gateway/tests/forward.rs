@@ -1,0 +1,211 @@
+//! Idempotent forwarding, said as scripts: what is sent to whom, and which outcomes leave when.
+
+use selvedge_gateway::logic::forward::{
+    Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, MAX_INFLIGHT_BATCHES, NamedReading,
+    RESEND_MS, RETRY_MS, Ticket,
+};
+use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Reading, Submission, Verdict};
+use selvedge_gateway::logic::peer::{BusyReason, ForwardAnswer};
+use selvedge_gateway::logic::ring::{Member, Ring};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::uplink::StreamName;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const S: ShardId = ShardId(0);
+const DONE: Outcome = Outcome::Done { counted: 1, unknown: 0 };
+const GONE: Outcome = Outcome::Done { counted: 0, unknown: 0 };
+
+struct Script {
+    forward: Forward,
+    replicas: Vec<GatewayId>,
+    out: Effects,
+    bytes: BTreeMap<u64, Arc<[u8]>>,
+}
+
+impl Script {
+    fn new() -> Self {
+        let members: Vec<_> = (1..=3).map(|g| Member { id: GatewayId(g), weight: 1 }).collect();
+        let ring = Arc::new(Ring::new(1, &members, 3).unwrap());
+        let replicas = ring.replicas(S).to_vec();
+        let forward = Forward::new(Origin { gateway: GatewayId(9), start: 4 }, ring);
+        Self { forward, replicas, out: Effects::default(), bytes: BTreeMap::new() }
+    }
+
+    /// Each token becomes a batch of its own, as long as the window allows.
+    fn submit(&mut self, now: u64, tokens: impl IntoIterator<Item = u64>) -> String {
+        for token in tokens {
+            let name = StreamName { device: "d".into(), stream: "s".into() };
+            let reading = Reading { stream: 7, time: None, value: token as f64, seq: None, boot: None };
+            let item = Forwardable::Publish(None, vec![NamedReading { name, reading }]);
+            self.forward.submit(S, Ticket { connection: 1, token }, item);
+            self.forward.flush(now, &mut self.out);
+        }
+        self.said()
+    }
+
+    fn answer(&mut self, now: u64, from: usize, n: u64, answer: ForwardAnswer) -> String {
+        let from = self.replicas[from];
+        self.forward.answered(now, (from, S, n), answer, &mut self.out);
+        self.said()
+    }
+
+    fn applied(&mut self, now: u64, n: u64, outcomes: &[Outcome]) -> String {
+        self.answer(
+            now,
+            0,
+            n,
+            ForwardAnswer::Verdict { slot: 10 + n, verdict: Verdict::Applied(outcomes.to_vec()) },
+        )
+    }
+
+    fn timer(&mut self, now: u64) -> String {
+        self.forward.timer(now, &mut self.out);
+        self.said()
+    }
+
+    /// `n>rank` for what is sent, `token=slot` for what is settled. A number's bytes must never change.
+    fn said(&mut self) -> String {
+        let Effects { send, outcomes } = std::mem::take(&mut self.out);
+        let mut said = Vec::new();
+        for (to, batch) in send {
+            let before = self.bytes.entry(batch.n).or_insert(batch.submission.clone());
+            assert_eq!(*before, batch.submission, "the bytes of {} have changed", batch.n);
+            said.push(format!("{}>{}", batch.n, self.replicas.iter().position(|r| *r == to).unwrap()));
+        }
+        for settled in outcomes {
+            let what = match settled.outcome {
+                Outcome::Done { .. } => "",
+                Outcome::Refused(_) => "!",
+                _ => "?",
+            };
+            said.push(format!("{}={}{what}", settled.ticket.token, settled.slot));
+        }
+        said.join(" ")
+    }
+}
+
+fn verdict(verdict: Verdict) -> ForwardAnswer {
+    ForwardAnswer::Verdict { slot: 0, verdict }
+}
+
+#[test]
+fn batches_are_numbered_and_what_gathers_behind_the_window_shares_one() {
+    let mut s = Script::new();
+    assert_eq!(s.submit(0, 1..=6), "1>0 2>0 3>0 4>0");
+    assert_eq!(MAX_INFLIGHT_BATCHES, 4);
+    assert_eq!(s.applied(1, 1, &[DONE]), "5>0 1=11");
+    let last = Submission::decode(&s.bytes[&5]).unwrap();
+    assert_eq!((last.items.len(), last.streams.len()), (2, 1), "a name is there once");
+    assert_eq!(s.applied(1, 5, &[DONE, DONE]), "", "outcomes leave in order");
+    for n in 2..=3 {
+        assert_eq!(s.applied(1, n, &[DONE]), format!("{n}=1{n}"));
+    }
+    assert_eq!(s.applied(1, 4, &[DONE]), "4=14 5=15 6=15");
+    assert_eq!((s.forward.queued_bytes(), s.forward.deadline_ms()), (0, None));
+}
+
+#[test]
+fn silence_has_it_all_sent_again_elsewhere_until_somebody_knows_the_leader() {
+    let mut s = Script::new();
+    s.submit(0, 1..=2);
+    assert_eq!(s.forward.deadline_ms(), Some(RESEND_MS));
+    assert_eq!(s.timer(RESEND_MS - 1), "");
+    assert_eq!(s.timer(RESEND_MS), "1>1 2>1");
+    let hint = ForwardAnswer::NotLeader { leader: Some(s.replicas[2].0) };
+    assert_eq!(s.answer(600, 1, 1, hint.clone()), "1>2 2>2");
+    assert_eq!(s.answer(600, 1, 2, hint), "", "the second of the same");
+    assert_eq!(s.submit(601, [3]), "3>2");
+    s.forward.leader_is(700, S, s.replicas[0], &mut s.out);
+    assert_eq!(s.said(), "1>0 2>0 3>0");
+    s.forward.gateway_down(800, s.replicas[0]);
+    assert_eq!(s.forward.deadline_ms(), Some(800 + RETRY_MS));
+    assert_eq!(s.timer(800 + RETRY_MS), "1>2 2>2 3>2");
+}
+
+#[test]
+fn two_that_name_each_other_are_not_asked_without_end() {
+    let mut s = Script::new();
+    s.submit(0, [1]);
+    let (a, b) = (s.replicas[0].0, s.replicas[1].0);
+    assert_eq!(s.answer(1, 0, 1, ForwardAnswer::NotLeader { leader: Some(b) }), "1>1");
+    assert_eq!(s.answer(2, 1, 1, ForwardAnswer::NotLeader { leader: Some(a) }), "1>0");
+    assert_eq!(s.answer(3, 0, 1, ForwardAnswer::NotLeader { leader: Some(b) }), "");
+    assert_eq!(s.forward.deadline_ms(), Some(3 + RETRY_MS));
+}
+
+#[test]
+fn refusals_of_several_batches_do_not_multiply_them() {
+    let mut s = Script::new();
+    s.submit(0, 1..=3);
+    let busy = ForwardAnswer::Busy { why: BusyReason::Outbox };
+    assert_eq!(s.answer(5, 0, 1, busy.clone()), "");
+    for n in 2..=3 {
+        assert_eq!(s.answer(5, 0, n, verdict(Verdict::Gap { last: 0 })), "");
+    }
+    assert_eq!(s.forward.busy(), Some(BusyReason::Outbox));
+    assert_eq!(s.submit(6, [4]), "", "nothing new to a busy leader");
+    assert_eq!(s.forward.deadline_ms(), Some(5 + FULL_RETRY_MS), "a full outbox does not empty at once");
+    assert_eq!(s.timer(5 + FULL_RETRY_MS), "1>0 2>0 3>0", "to the same leader: it is not silent");
+    assert_eq!(s.answer(2_000, 0, 1, busy), "", "still");
+    assert_eq!(s.applied(2_100, 1, &[DONE]), "4>0 1=11");
+    assert_eq!(s.forward.busy(), None);
+}
+
+#[test]
+fn a_lost_batch_is_sent_again_soon_with_those_behind_it() {
+    let mut s = Script::new();
+    s.submit(0, 1..=3);
+    assert_eq!(s.applied(1, 1, &[DONE]), "1=11");
+    assert_eq!(s.answer(1, 0, 3, verdict(Verdict::Gap { last: 1 })), "");
+    assert_eq!(s.timer(1 + RETRY_MS), "2>0 3>0");
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_again_for_it_may_say_refused() {
+    let mut s = Script::new();
+    s.submit(0, 1..=2);
+    assert_eq!(s.applied(5, 2, &[DONE]), "");
+    assert_eq!(s.timer(5 + RETRY_MS), "1>1", "what is answered is not sent again");
+    assert_eq!(s.applied(60, 1, &[Outcome::Refused("full".into())]), "1=11! 2=12");
+
+    s.submit(100, [3]);
+    assert_eq!(s.answer(700, 0, 3, verdict(Verdict::AlreadyApplied)), "3=0", "no slot is known any more");
+}
+
+#[test]
+fn what_does_not_decode_is_refused_and_echoes_change_nothing() {
+    let mut s = Script::new();
+    s.submit(0, 1..=2);
+    assert_eq!(s.answer(1, 0, 1, verdict(Verdict::Malformed)), "1=0!");
+    assert_eq!(s.answer(2, 0, 1, verdict(Verdict::AlreadyApplied)), "");
+    assert_eq!(s.answer(2, 0, 77, ForwardAnswer::Busy { why: BusyReason::Disk }), "");
+    assert_eq!((s.forward.busy(), s.forward.deadline_ms()), (None, Some(1 + RESEND_MS)));
+    assert_eq!(s.applied(3, 2, &[DONE, GONE]), "2=0", "an answer for another number of items is none");
+}
+
+#[test]
+fn an_estimate_is_never_below_the_bytes_of_a_batch() {
+    let mut s = Script::new();
+    for token in 0..2_000 {
+        let filter = |i: u64| (format!("{}", i % 10), 1);
+        let item = Item::Subscriptions {
+            client: "c".repeat(256),
+            epoch: u64::MAX,
+            add: (0..64).map(filter).collect(),
+            remove: vec![],
+        };
+        s.forward.submit(S, Ticket { connection: 1, token }, Forwardable::Item(item));
+        let (time, seq) = (Some(selvedge_shared::time::EpochMs(i64::MIN)), Some(u64::MAX));
+        let reading = Reading { stream: 0, time, value: 1.0, seq, boot: seq };
+        let name = StreamName { device: format!("{token}"), stream: "s".into() };
+        s.forward.submit(
+            S,
+            Ticket { connection: 2, token },
+            Forwardable::Publish(None, vec![NamedReading { name, reading }]),
+        );
+    }
+    s.forward.flush(0, &mut s.out);
+    assert!(s.out.send.iter().all(|(_, b)| b.submission.len() <= MAX_BATCH_BYTES));
+    assert!(!s.forward.full() && s.forward.queued_bytes() > 0);
+}
