@@ -55,6 +55,7 @@ enum Done {
     Room(bool),
     Oldest(Option<OldestSegment>, u64),
     Snapshot { shard: ShardId, slot: u64, saved: bool },
+    NotStored(ShardId, CutBatch),
     Loaded { shard: ShardId, seq: u64, body: Option<Vec<u8>> },
 }
 
@@ -224,6 +225,7 @@ impl Handler<Done> for LogActor {
                 }
                 self.tell(shard, LogSaid::SnapshotSaved { slot, saved });
             }
+            Done::NotStored(shard, batch) => self.tell(shard, LogSaid::NotStored(batch)),
             Done::Loaded { shard, seq, body } => self.tell(shard, LogSaid::Loaded { seq, body }),
         }
     }
@@ -278,9 +280,9 @@ fn keep_store(mut stores: Stores, work: &Receiver<Store>, to: &Addr<LogActor>) {
                 to.do_send(Done::Snapshot { shard, slot, saved: saved.is_ok() });
             }
             Store::Batch(shard, batch) => {
-                // The log still holds what it was made of, so a failure costs a replay, nothing else.
                 if let Err(e) = stores.batches.put(shard.0, batch.seq, &batch.bytes) {
-                    tracing::warn!(%shard, seq = batch.seq, "can't keep an uplink batch: {e}");
+                    tracing::warn!(%shard, seq = batch.seq, "an uplink batch stays in memory: {e}");
+                    to.do_send(Done::NotStored(shard, batch));
                 }
             }
             Store::Remove(shard, through) => {

@@ -43,6 +43,8 @@ pub enum LogSaid {
         /// It is there.
         saved: bool,
     },
+    /// A batch's content that the store could not take.
+    NotStored(CutBatch),
     /// A batch's content.
     Loaded {
         /// The batch.
@@ -103,8 +105,10 @@ pub struct ShardActor {
     held: BTreeMap<u64, Vec<(GatewayId, PeerMessage)>>,
     shelf: BTreeMap<u64, Arc<[u8]>>,
     shelf_bytes: usize,
-    /// Contents up to this seq may be in the store.
+    /// Contents up to this seq are in the store or on their way to it.
     stored_through: u64,
+    /// There may be contents in the store, to be removed once they are confirmed.
+    uses_store: bool,
     /// Peers that wait for a batch's content.
     fetching: BTreeMap<u64, Vec<GatewayId>>,
     loading: BTreeMap<u64, u32>,
@@ -127,6 +131,7 @@ impl ShardActor {
             shelf: BTreeMap::new(),
             shelf_bytes: 0,
             stored_through,
+            uses_store: stored_through > 0,
             fetching: BTreeMap::new(),
             loading: BTreeMap::new(),
             timer: None,
@@ -178,7 +183,7 @@ impl ShardActor {
         if let Some(through) = effects.confirmed {
             self.shelf = self.shelf.split_off(&(through + 1));
             self.shelf_bytes = self.shelf.values().map(|b| b.len()).sum();
-            if self.stored_through > 0 {
+            if self.uses_store {
                 self.around.log.do_send(Store::Remove(shard, through));
             }
         }
@@ -187,6 +192,7 @@ impl ShardActor {
             let batches: Vec<_> =
                 unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
             self.stored_through = self.stored_through.max(batches.last().map_or(0, |b| b.seq));
+            self.uses_store |= !batches.is_empty();
             self.around.log.do_send(Store::Snapshot { shard, slot, bytes, batches });
         }
         for (to, seq) in effects.fetch {
@@ -223,7 +229,7 @@ impl ShardActor {
             let Some((seq, bytes)) = self.shelf.pop_first() else { break };
             self.shelf_bytes -= bytes.len();
             if seq > self.stored_through {
-                self.stored_through = seq;
+                (self.stored_through, self.uses_store) = (seq, true);
                 let batch = CutBatch { seq, bytes: bytes.to_vec() };
                 self.around.log.do_send(Store::Batch(self.id, batch));
             }
@@ -330,7 +336,18 @@ impl Handler<LogSaid> for ShardActor {
             }
             LogSaid::Room(room) => self.take_in(Event::Room(room), ctx),
             LogSaid::SnapshotWanted => self.take_in(Event::SnapshotWanted, ctx),
-            LogSaid::SnapshotSaved { slot, saved } => self.take_in(Event::SnapshotSaved { slot, saved }, ctx),
+            LogSaid::NotStored(batch) => {
+                // Nothing of it is lost: the log holds what it was made of, and the next snapshot stores it.
+                self.stored_through = self.stored_through.min(batch.seq.saturating_sub(1));
+                self.shelf_bytes += batch.bytes.len();
+                self.shelf.insert(batch.seq, batch.bytes.into());
+            }
+            LogSaid::SnapshotSaved { slot, saved } => {
+                if !saved {
+                    self.stored_through = 0; // which of the contents got there is not known; storing twice does no harm
+                }
+                self.take_in(Event::SnapshotSaved { slot, saved }, ctx);
+            }
             LogSaid::Loaded { seq, body } => {
                 let shared: Option<Arc<[u8]>> = body.as_deref().map(Into::into);
                 for to in self.fetching.remove(&seq).unwrap_or_default() {
