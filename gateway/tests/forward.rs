@@ -1,8 +1,8 @@
 //! Idempotent forwarding, said as scripts: what is sent to whom, and which outcomes leave when.
 
 use selvedge_gateway::logic::forward::{
-    Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, MAX_INFLIGHT_BATCHES, NamedReading, RESEND_MS,
-    RETRY_MS, Ticket,
+    Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, MAX_INFLIGHT_BATCHES, NamedReading,
+    RESEND_MS, RETRY_MS, Ticket,
 };
 use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Reading, Submission, Verdict};
 use selvedge_gateway::logic::peer::{BusyReason, ForwardAnswer};
@@ -51,7 +51,12 @@ impl Script {
     }
 
     fn applied(&mut self, now: u64, n: u64, outcomes: &[Outcome]) -> String {
-        self.answer(now, 0, n, ForwardAnswer::Verdict { slot: 10 + n, verdict: Verdict::Applied(outcomes.to_vec()) })
+        self.answer(
+            now,
+            0,
+            n,
+            ForwardAnswer::Verdict { slot: 10 + n, verdict: Verdict::Applied(outcomes.to_vec()) },
+        )
     }
 
     fn timer(&mut self, now: u64) -> String {
@@ -194,7 +199,11 @@ fn an_estimate_is_never_below_the_bytes_of_a_batch() {
         let (time, seq) = (Some(selvedge_shared::time::EpochMs(i64::MIN)), Some(u64::MAX));
         let reading = Reading { stream: 0, time, value: 1.0, seq, boot: seq };
         let name = StreamName { device: format!("{token}"), stream: "s".into() };
-        s.forward.submit(S, Ticket { connection: 2, token }, Forwardable::Publish(None, vec![NamedReading { name, reading }]));
+        s.forward.submit(
+            S,
+            Ticket { connection: 2, token },
+            Forwardable::Publish(None, vec![NamedReading { name, reading }]),
+        );
     }
     s.forward.flush(0, &mut s.out);
     assert!(s.out.send.iter().all(|(_, b)| b.submission.len() <= MAX_BATCH_BYTES));

@@ -79,8 +79,14 @@ mod tests {
     use super::*;
 
     fn submission(shard: u16, token: u64, bytes: usize) -> Submission {
-        let record =
-            Record { group: shard, configuration: 1, kind: 1, ballot: (1, 1), slot: token, payload: vec![0; bytes].into() };
+        let record = Record {
+            group: shard,
+            configuration: 1,
+            kind: 1,
+            ballot: (1, 1),
+            slot: token,
+            payload: vec![0; bytes].into(),
+        };
         Submission { shard: ShardId(shard), token, records: vec![record] }
     }
 

@@ -72,7 +72,8 @@ impl Forwardable {
     fn estimate_bytes(&self) -> usize {
         match self {
             Self::Publish(source, readings) => {
-                let names: usize = readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + READING_BYTES).sum();
+                let names: usize =
+                    readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + READING_BYTES).sum();
                 names + source.as_ref().map_or(0, |s| s.client.len() + 64) + 16
             }
             Self::Item(Item::Subscriptions { add, remove, .. }) => {
@@ -192,7 +193,8 @@ impl Forward {
         for shard in std::mem::take(&mut self.dirty) {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
             // A busy leader would refuse what comes behind a refused batch, too.
-            while lane.busy.is_none() && lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty() {
+            while lane.busy.is_none() && lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty()
+            {
                 if lane.inflight.is_empty() {
                     lane.wait(now_ms, RESEND_MS, false);
                 }
@@ -363,7 +365,9 @@ impl Lane {
                             i
                         }
                     };
-                    let readings = readings.into_iter().map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
+                    let readings = readings
+                        .into_iter()
+                        .map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
                     Item::Publish(Publish { source, readings: readings.collect() })
                 }
             });

@@ -21,8 +21,8 @@ use super::machine::{Connect, Item, MAX_FILTER_BYTES, Origin, Outcome, Reading, 
 use super::ring::Ring;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::mqtt::{
-    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, QoS, Refusal, Subscription,
-    Version,
+    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, QoS,
+    Refusal, Subscription, Version,
 };
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
@@ -190,7 +190,9 @@ impl Session {
             Inbound::Closed(closed) => self.closed(site, *closed, out),
             _ if self.phase == Phase::Over => {} // refused or taken over, which the connection does not know yet
             Inbound::Connect(connect) => self.connect(site, &connect, out),
-            Inbound::Publish(p) if self.touching > 0 && p.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING => {
+            Inbound::Publish(p)
+                if self.touching > 0 && p.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING =>
+            {
                 out.dropped += 1;
             }
             Inbound::Publish(_) | Inbound::Release { .. } if self.touching > 0 => self.held.push_back(event),
@@ -312,7 +314,11 @@ impl Session {
             Ok(parts) => parts,
             Err(why) => {
                 if publish.qos != QoS::AtMostOnce {
-                    out.answers.push(Answer::Ack(Ack::refused(token, AckCode::PayloadFormatInvalid, why.as_str())));
+                    out.answers.push(Answer::Ack(Ack::refused(
+                        token,
+                        AckCode::PayloadFormatInvalid,
+                        why.as_str(),
+                    )));
                 }
                 self.quarantine(&publish, why, out);
                 return;
@@ -437,7 +443,8 @@ impl Session {
             match decode(site, &publish) {
                 Ok(parts) => {
                     let ticket = Ticket { connection: self.connection, token: IGNORED };
-                    let publishes = parts.into_iter().map(|(s, r)| (s, ticket, Forwardable::Publish(None, r)));
+                    let publishes =
+                        parts.into_iter().map(|(s, r)| (s, ticket, Forwardable::Publish(None, r)));
                     out.submit.extend(publishes);
                 }
                 Err(why) => self.quarantine(&publish, why, out),
@@ -460,7 +467,9 @@ impl Session {
         let add: Vec<_> = add.into_iter().filter(|(f, _)| fits(f)).collect();
         let remove: Vec<_> = remove.into_iter().filter(|f| fits(f)).collect();
         let changes = add.chunks(FILTERS_ITEM_ENTRIES).map(|add| (add.to_vec(), Vec::new()));
-        for (add, remove) in changes.chain(remove.chunks(FILTERS_ITEM_ENTRIES).map(|r| (Vec::new(), r.to_vec()))) {
+        for (add, remove) in
+            changes.chain(remove.chunks(FILTERS_ITEM_ENTRIES).map(|r| (Vec::new(), r.to_vec())))
+        {
             let (client, epoch) = (self.client.clone(), self.epoch);
             self.submit(site, IGNORED, Item::Subscriptions { client, epoch, add, remove }, out);
         }
@@ -473,7 +482,8 @@ impl Session {
     }
 
     fn quarantine(&self, publish: &Publish, why: String, out: &mut Effects) {
-        let (client, topic, payload) = (self.client.clone(), publish.topic.to_string(), publish.payload.clone());
+        let (client, topic, payload) =
+            (self.client.clone(), publish.topic.to_string(), publish.payload.clone());
         out.quarantine.push(Quarantined { client, topic, payload, why });
     }
 }
@@ -494,7 +504,9 @@ fn decode(site: Site<'_>, publish: &Publish) -> Result<BTreeMap<ShardId, Vec<Nam
         parts.entry(shard).or_default().push(NamedReading { name, reading });
     }
     if bytes > MAX_PUBLISH_BYTES {
-        return Err(format!("its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"));
+        return Err(format!(
+            "its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"
+        ));
     }
     Ok(parts)
 }

@@ -110,7 +110,14 @@ impl Uplink {
     }
 
     /// A batch's content was loaded (or is no longer there, because the node has it).
-    pub fn loaded(&mut self, now_ms: u64, shard: ShardId, seq: u64, body: Option<Vec<u8>>, out: &mut Vec<Effect>) {
+    pub fn loaded(
+        &mut self,
+        now_ms: u64,
+        shard: ShardId,
+        seq: u64,
+        body: Option<Vec<u8>>,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         if !lane.due_ms.contains_key(&seq) {
             return;

@@ -171,7 +171,13 @@ fn sessions_and_subscriptions_are_bounded() {
     });
     let connect = |client: &str, clean| {
         let at = Origin { gateway: GatewayId(1), start: 1 };
-        Item::Connect(Connect { client: client.into(), at, connection: 1 + u64::from(clean), clean, expiry_s: u32::MAX })
+        Item::Connect(Connect {
+            client: client.into(),
+            at,
+            connection: 1 + u64::from(clean),
+            clean,
+            expiry_s: u32::MAX,
+        })
     };
     let epoch = |outcome| match outcome {
         Outcome::Connected(c) => c.epoch,
@@ -209,8 +215,9 @@ fn sessions_and_subscriptions_are_bounded() {
 fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
     let mut s = Shard::new(Rules::default());
     let at = Origin { gateway: GatewayId(1), start: 1 };
-    let connect =
-        |connection| Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60 });
+    let connect = |connection| {
+        Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60 })
+    };
     let first = s.item(1, connect(1));
     assert!(matches!(&first, Outcome::Connected(c) if !c.present));
     assert_eq!(s.item(2, connect(1)), first, "also that no session was present");

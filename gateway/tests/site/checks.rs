@@ -47,25 +47,45 @@ impl Checks {
             if digest {
                 let found = machine.digest();
                 let known = *self.digests.entry((shard, machine.slot())).or_insert(found);
-                assert_eq!(known, found, "seed {seed}: {shard} differs at slot {} at {}", machine.slot(), live.me);
+                assert_eq!(
+                    known,
+                    found,
+                    "seed {seed}: {shard} differs at slot {} at {}",
+                    machine.slot(),
+                    live.me
+                );
             }
         }
     }
 
     pub fn asked(&mut self, id: u64, device: &str, devices: &Devices) {
-        let settled = devices.settled.iter().filter(|(_, kept)| **kept).map(|(t, _)| t).filter(|t| devices.sent[t].name.device == device).count();
+        let settled = devices
+            .settled
+            .iter()
+            .filter(|(_, kept)| **kept)
+            .map(|(t, _)| t)
+            .filter(|t| devices.sent[t].name.device == device)
+            .count();
         self.questions.insert(id, settled);
     }
 
     /// An answer knows everything that was acknowledged before it was asked for.
     pub fn answered(&mut self, seed: u64, id: u64, answer: &QueryAnswer) -> bool {
-        let (QueryAnswer::Windows(windows), Some(least)) = (answer, self.questions.remove(&id)) else { return false };
+        let (QueryAnswer::Windows(windows), Some(least)) = (answer, self.questions.remove(&id)) else {
+            return false;
+        };
         let found: u64 = windows.iter().map(|w| w.aggregate.count).sum();
         assert!(found >= least as u64, "seed {seed}: an answer with {found} of {least} readings");
         true
     }
 
-    pub fn at_the_end(&mut self, seed: u64, places: &BTreeMap<GatewayId, Place>, devices: &Devices, node: &Node) {
+    pub fn at_the_end(
+        &mut self,
+        seed: u64,
+        places: &BTreeMap<GatewayId, Place>,
+        devices: &Devices,
+        node: &Node,
+    ) {
         for place in places.values() {
             self.replicas(seed, place.live.as_ref().expect("it is back"), true);
         }

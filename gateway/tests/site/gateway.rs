@@ -68,7 +68,14 @@ pub struct Out {
 }
 
 impl Live {
-    pub fn start(seed: u64, origin: Origin, ring: &Arc<Ring>, rules: &Arc<Rules>, disks: &mut BTreeMap<ShardId, Disk>, mono_ms: u64) -> Self {
+    pub fn start(
+        seed: u64,
+        origin: Origin,
+        ring: &Arc<Ring>,
+        rules: &Arc<Rules>,
+        disks: &mut BTreeMap<ShardId, Disk>,
+        mono_ms: u64,
+    ) -> Self {
         let me = origin.gateway;
         let mut replicas = BTreeMap::new();
         for shard in ring.shards_of(me) {
@@ -83,9 +90,11 @@ impl Live {
             let members = ring.replicas(shard).to_vec();
             let group = GroupConfig { group: shard, me, members, limits: Limits::default() };
             let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 6_000 };
-            let core = Shard::recover(settings, machine, found).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            let core =
+                Shard::recover(settings, machine, found).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
             let batches = disk.batches.clone();
-            replicas.insert(shard, Replica { core, batches, held: VecDeque::new(), persisted: 0, leader: None });
+            replicas
+                .insert(shard, Replica { core, batches, held: VecDeque::new(), persisted: 0, leader: None });
         }
         Self {
             me,
@@ -148,7 +157,14 @@ impl Live {
     }
 
     /// The disk's work that is due: a write, a snapshot.
-    pub fn disk(&mut self, random: &mut Random, faults: bool, now: Now, disks: &mut BTreeMap<ShardId, Disk>, out: &mut Out) {
+    pub fn disk(
+        &mut self,
+        random: &mut Random,
+        faults: bool,
+        now: Now,
+        disks: &mut BTreeMap<ShardId, Disk>,
+        out: &mut Out,
+    ) {
         if let Some((_, records)) = self.writing.take_if(|(due, _)| *due <= now.mono_ms) {
             for record in records {
                 disks.entry(ShardId(record.group)).or_default().records.push(record);
@@ -177,7 +193,14 @@ impl Live {
     }
 
     /// Takes and performs what the cores want.
-    pub fn turn(&mut self, random: &mut Random, faults: bool, now: Now, disks: &mut BTreeMap<ShardId, Disk>, out: &mut Out) {
+    pub fn turn(
+        &mut self,
+        random: &mut Random,
+        faults: bool,
+        now: Now,
+        disks: &mut BTreeMap<ShardId, Disk>,
+        out: &mut Out,
+    ) {
         let mut leaders = Vec::new();
         for (&shard, replica) in &mut self.replicas {
             let effects = replica.core.take(now).expect("no halt");
@@ -246,6 +269,9 @@ impl Live {
         let shards = self.replicas.values_mut().filter_map(|r| r.core.deadline_ms(now)).min();
         let writing = self.writing.as_ref().map(|(due, _)| *due);
         let saving = self.saving.iter().map(|s| s.due).min();
-        [shards, writing, saving, self.forward.deadline_ms(), self.uplink.deadline_ms()].into_iter().flatten().min()
+        [shards, writing, saving, self.forward.deadline_ms(), self.uplink.deadline_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -46,7 +46,11 @@ impl Node {
     /// What the edge no longer keeps must be here.
     pub fn beacon(&self, seed: u64, shard: ShardId, first_kept: u64) -> u64 {
         let cursor = self.cursor(shard);
-        assert!(first_kept <= cursor + 1, "seed {seed}: {shard} dropped batches from {} to {first_kept}", cursor + 1);
+        assert!(
+            first_kept <= cursor + 1,
+            "seed {seed}: {shard} dropped batches from {} to {first_kept}",
+            cursor + 1
+        );
         cursor
     }
 }

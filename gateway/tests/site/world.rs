@@ -117,9 +117,11 @@ impl World {
         if cramped {
             rules.max_streams = 20;
         }
-        let place = |random: &mut Random| Place { skew_ms: random.below(100) as i64 - 50, ..Place::default() };
+        let place =
+            |random: &mut Random| Place { skew_ms: random.below(100) as i64 - 50, ..Place::default() };
         let places = members.iter().map(|m| (m.id, place(&mut random))).collect();
-        let (loss, storm) = ([0, 20, 100, 250][random.below(4) as usize], [0, 1, 3, 8][random.below(4) as usize]);
+        let (loss, storm) =
+            ([0, 20, 100, 250][random.below(4) as usize], [0, 1, 3, 8][random.below(4) as usize]);
         Self {
             seed,
             random,
@@ -170,7 +172,12 @@ impl World {
         let until = self.now + ms;
         while self.now < until {
             self.tick(until - self.now);
-            assert!(self.net.len() < MAX_PACKETS, "seed {}: a storm of messages: {}", self.seed, self.state());
+            assert!(
+                self.net.len() < MAX_PACKETS,
+                "seed {}: a storm of messages: {}",
+                self.seed,
+                self.state()
+            );
         }
     }
 
@@ -196,7 +203,8 @@ impl World {
             text += &format!("\n{id} asked {:?}, {:?}", live.asked, live.forward);
             for (s, r) in &live.replicas {
                 text += &format!("\n  {:?} first {}", r.core.status(), r.core.group().first_slot());
-                text += &format!("\n  {s} {:?} node {}", r.core.machine().outbox_stats(), self.node.cursor(*s));
+                text +=
+                    &format!("\n  {s} {:?} node {}", r.core.machine().outbox_stats(), self.node.cursor(*s));
             }
         }
         text
@@ -211,7 +219,10 @@ impl World {
                             let o = r.core.machine().outbox_stats();
                             let most = self.commits().iter().filter(|c| c.1 == *shard).map(|c| c.2).max();
                             let open = r.core.machine().sizes().open_parts;
-                            most == Some(r.core.machine().slot()) && o.cursor == o.last && o.waiting_parts == 0 && open == 0
+                            most == Some(r.core.machine().slot())
+                                && o.cursor == o.last
+                                && o.waiting_parts == 0
+                                && open == 0
                         })
                 })
             })
@@ -267,7 +278,11 @@ impl World {
 
     /// Asks a replica about a device.
     fn ask(&mut self, at: GatewayId) {
-        let Some(sent) = self.devices.sent.get(&(self.random.below(self.devices.sent.len().max(1) as u64) + 1)) else { return };
+        let Some(sent) =
+            self.devices.sent.get(&(self.random.below(self.devices.sent.len().max(1) as u64) + 1))
+        else {
+            return;
+        };
         let (device, shard) = (sent.name.device.clone(), self.ring.shard_of(&sent.name.device));
         self.last_id += 1;
         let id = self.last_id;
@@ -337,14 +352,19 @@ impl World {
     fn work(&mut self, id: GatewayId) {
         let now = self.clock(id);
         let mut out = Out::default();
-        let starts: BTreeMap<_, _> =
-            self.places.iter().filter(|(o, p)| **o != id && p.live.is_some() && !self.is_cut(id, **o)).map(|(o, p)| (*o, p.start)).collect();
+        let starts: BTreeMap<_, _> = self
+            .places
+            .iter()
+            .filter(|(o, p)| **o != id && p.live.is_some() && !self.is_cut(id, **o))
+            .map(|(o, p)| (*o, p.start))
+            .collect();
         let (faults, random) = (self.faults, &mut self.random);
         let Some(place) = self.places.get_mut(&id) else { return };
         if place.live.is_none() && place.back_at <= self.now {
             place.start += 1;
             let origin = Origin { gateway: id, start: place.start };
-            let mut live = Live::start(self.seed, origin, &self.ring, &self.rules, &mut place.disks, self.now);
+            let mut live =
+                Live::start(self.seed, origin, &self.ring, &self.rules, &mut place.disks, self.now);
             place.online = true;
             live.uplink.connected(self.now, true, &mut out.uplink);
             place.live = Some(live);
@@ -353,7 +373,9 @@ impl World {
         if live.look_at <= self.now {
             live.look_at = self.now + 30 + random.below(100);
             if live.seen != starts {
-                let restarted = |(o, start): (&GatewayId, &u64)| live.seen.get(o).is_some_and(|s| s != start).then_some(*o);
+                let restarted = |(o, start): (&GatewayId, &u64)| {
+                    live.seen.get(o).is_some_and(|s| s != start).then_some(*o)
+                };
                 let restarted: Vec<_> = starts.iter().filter_map(restarted).collect();
                 let lost: Vec<_> = live.seen.keys().filter(|o| !starts.contains_key(o)).copied().collect();
                 lost.into_iter().for_each(|o| live.forward.gateway_down(self.now, o));
@@ -385,7 +407,10 @@ impl World {
                     continue;
                 }
                 PeerMessage::Transfer { .. } => self.tally.transfers += 1,
-                PeerMessage::Forwarded { answer: selvedge_gateway::logic::peer::ForwardAnswer::Busy { .. }, .. } => self.tally.busy += 1,
+                PeerMessage::Forwarded {
+                    answer: selvedge_gateway::logic::peer::ForwardAnswer::Busy { .. },
+                    ..
+                } => self.tally.busy += 1,
                 _ => {}
             }
             let start = self.places.get(&to).map_or(0, |p| p.start);
@@ -410,7 +435,9 @@ impl World {
                     live.uplink.loaded(now.mono_ms, shard, seq, body, &mut more.uplink);
                     self.perform(from, more);
                 }
-                uplink::Effect::Confirmed(shard, cursor) => live.event(now, shard, Event::Confirmed { cursor }),
+                uplink::Effect::Confirmed(shard, cursor) => {
+                    live.event(now, shard, Event::Confirmed { cursor })
+                }
                 effect => self.post(false, || Packet::Up(effect.clone())),
             }
         }
@@ -448,7 +475,9 @@ impl World {
                         self.tally.batches += 1;
                         (shard, self.node.apply(self.seed, shard, seq, first_kept, body))
                     }
-                    uplink::Effect::Beacon { shard, first_kept, .. } => (shard, self.node.beacon(self.seed, shard, first_kept)),
+                    uplink::Effect::Beacon { shard, first_kept, .. } => {
+                        (shard, self.node.beacon(self.seed, shard, first_kept))
+                    }
                     _ => return,
                 };
                 let ids: Vec<_> = self.places.keys().copied().collect();
@@ -465,4 +494,3 @@ impl World {
         }
     }
 }
-

@@ -98,7 +98,13 @@ impl Shard {
     }
 
     /// Queues the batch for a proposal, or says what to answer instead.
-    fn take_in(&mut self, from: GatewayId, origin: Origin, n: u64, submission: Arc<[u8]>) -> Result<(), ForwardAnswer> {
+    fn take_in(
+        &mut self,
+        from: GatewayId,
+        origin: Origin,
+        n: u64,
+        submission: Arc<[u8]>,
+    ) -> Result<(), ForwardAnswer> {
         let verdict = |verdict| ForwardAnswer::Verdict { slot: 0, verdict };
         let (applied_start, applied_n) = self.machine.origin(origin.gateway).unwrap_or((0, 0));
         if (origin.start, n) <= (applied_start, applied_n) && origin.start == applied_start {
@@ -152,7 +158,8 @@ impl Shard {
             lead.rules_proposed = true;
             lead.pending.extend(self.machine.rules_command());
         }
-        let tick_due = lead.ticking.is_none() && self.machine.next_tick_due().is_some_and(|at| at <= now.wall);
+        let tick_due =
+            lead.ticking.is_none() && self.machine.next_tick_due().is_some_and(|at| at <= now.wall);
         if tick_due {
             lead.pending.push_back(Command::Tick);
         }

@@ -29,9 +29,7 @@ use crate::logic::machine::{
     Command, CutBatch, Halt, Machine, Origin, Outcome, Proposal, Rules, Verdict, WindowView,
 };
 use crate::logic::paxos::{self, Group, Role, Slot};
-use crate::logic::peer::{
-    ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery,
-};
+use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
 use lead::Lead;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -244,7 +242,11 @@ impl Shard {
     ///
     /// # Errors
     /// Says why the replica can't run.
-    pub fn recover(settings: Settings, machine: Machine, found: paxos::Recovered) -> Result<Self, paxos::ConfigError> {
+    pub fn recover(
+        settings: Settings,
+        machine: Machine,
+        found: paxos::Recovered,
+    ) -> Result<Self, paxos::ConfigError> {
         let (id, me) = (settings.group.group, settings.group.me);
         Ok(Self {
             id,
@@ -274,7 +276,9 @@ impl Shard {
     /// Takes in an event.
     pub fn step(&mut self, now: Now, event: Event) {
         match event {
-            Event::Paxos { from, message } => self.group.step(now.mono_ms, paxos::Event::Message { from, message }),
+            Event::Paxos { from, message } => {
+                self.group.step(now.mono_ms, paxos::Event::Message { from, message })
+            }
             Event::Forward { from, origin, n, submission } => self.on_forward(from, origin, n, submission),
             Event::Transfer { from, message } => self.on_transfer(now, from, message),
             Event::Peers { up, restarted } => {
@@ -329,7 +333,8 @@ impl Shard {
             Some(lead) if lead.takes_ticks() && self.room => self.machine.next_tick_due(),
             _ => None,
         };
-        let until = |at: EpochMs| now.mono_ms + u64::try_from(at.0.saturating_sub(now.wall.0)).unwrap_or(0).max(1);
+        let until =
+            |at: EpochMs| now.mono_ms + u64::try_from(at.0.saturating_sub(now.wall.0)).unwrap_or(0).max(1);
         let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
         [self.group.deadline(), tick.map(until), pull].into_iter().flatten().min()
     }
@@ -398,8 +403,11 @@ impl Shard {
     fn apply(&mut self) -> Result<(), Halt> {
         while self.machine.slot() < self.group.commit() {
             let from = self.machine.slot() + 1;
-            let chunk: Vec<_> =
-                self.group.committed_entries(from, APPLY_CHUNK_BYTES).map(|e| (e.slot, e.value.clone())).collect();
+            let chunk: Vec<_> = self
+                .group
+                .committed_entries(from, APPLY_CHUNK_BYTES)
+                .map(|e| (e.slot, e.value.clone()))
+                .collect();
             if chunk.is_empty() {
                 break; // only a snapshot reaches there; the group has asked its leader for one
             }
@@ -413,7 +421,11 @@ impl Shard {
     fn apply_one(&mut self, slot: Slot, value: &[u8]) -> Result<(), Halt> {
         let proposal = match value {
             [] => Proposal { stamp: self.machine.stamp(), commands: Vec::new() },
-            bytes => Proposal::decode(bytes).map_err(|e| Halt::Undecodable { shard: self.id, slot, why: e.to_string() })?,
+            bytes => Proposal::decode(bytes).map_err(|e| Halt::Undecodable {
+                shard: self.id,
+                slot,
+                why: e.to_string(),
+            })?,
         };
         let applied = self.machine.apply(slot, &proposal)?;
         for (origin, n, verdict) in applied.verdicts {

@@ -85,7 +85,16 @@ impl Shard {
                     let (state, machine) = (Vec::new(), None);
                     let asked_ms = now.mono_ms.saturating_sub(PULL_MS);
                     self.receiving = Some(Receiving {
-                        from, slot, bytes, crc, state, machine, batch: 0, installing: false, asked_ms, pulls: 0,
+                        from,
+                        slot,
+                        bytes,
+                        crc,
+                        state,
+                        machine,
+                        batch: 0,
+                        installing: false,
+                        asked_ms,
+                        pulls: 0,
                     });
                     self.pull(now);
                 }
@@ -99,7 +108,9 @@ impl Shard {
                 self.say(from, TransferMessage::State { slot, offset, data });
             }
             TransferMessage::State { slot, offset, data } => {
-                let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && r.slot == slot) else { return };
+                let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && r.slot == slot) else {
+                    return;
+                };
                 let fits = r.machine.is_none() && offset == r.state.len() as u64 && !data.is_empty();
                 if !fits || offset + data.len() as u64 > r.bytes {
                     return;
@@ -109,7 +120,9 @@ impl Shard {
             }
             TransferMessage::FetchBatch { seq } => self.out.fetch.push((from, seq)),
             TransferMessage::Batch { seq, body } => {
-                let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && r.batch == seq) else { return };
+                let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && r.batch == seq) else {
+                    return;
+                };
                 let Some(machine) = &r.machine else { return };
                 match body {
                     Some(bytes) if machine.batch_record(seq).is_some_and(|want| want.matches(&bytes)) => {
