@@ -1,1 +1,17 @@
-//! placeholder
+//! Simulated devices: they measure, publish over MQTT until a gateway acknowledges, and keep a ledger of
+//! what was published and acknowledged, so that a whole site can be held to account.
+//!
+//! [`device`] and [`session`] are the sans-IO cores, [`client`] is their IO, [`fleet`] runs many of them,
+//! [`ledger`] is what they say, and [`reckoning`] compares that with what a node has counted.
+
+pub mod client;
+pub mod device;
+pub mod faults;
+pub mod fleet;
+pub mod ledger;
+pub mod payload;
+pub mod reckoning;
+pub mod replay;
+pub mod sensors;
+pub mod session;
+pub mod settings;

@@ -1,8 +1,8 @@
 //! Who this gateway is: what `init` writes into its data directory, and what it remembers of its peers.
 //!
 //! Four small files, the first three in JSON that an operator can read:
-//! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. Written once, last of all,
-//!   so that its presence means that `init` was completed.
+//! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. Written
+//!   once, last of all, so that its presence means that `init` was completed.
 //! - `start.json`: how often the process was started; raised and on disk before the process says anything.
 //! - `peers.json`: the incarnation and the last start of each peer that was met; on disk before a
 //!   peer is answered (see [`crate::logic::link::admit`]).
@@ -141,7 +141,8 @@ impl Identity {
         dir.join(IDENTITY).exists()
     }
 
-    /// Makes a directory this gateway's, with a new incarnation. It is not in use afterwards: see [`Identity::open`].
+    /// Makes a directory this gateway's, with a new incarnation. It is not in use afterwards: see
+    /// [`Identity::open`].
     ///
     /// # Errors
     /// When it is a gateway's already, in use, or can't be written.
@@ -168,7 +169,8 @@ impl Identity {
         }
     }
 
-    /// Takes a directory into use: checks that it is what the settings say, and counts this start of the process.
+    /// Takes a directory into use: checks that it is what the settings say, and counts this start of the
+    /// process.
     ///
     /// # Errors
     /// When it is another gateway's, damaged, in use, or can't be written.

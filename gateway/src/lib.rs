@@ -6,4 +6,8 @@
 pub mod actors;
 pub mod identity;
 pub mod logic;
+mod program;
+pub mod settings;
 pub mod wal;
+
+pub use program::run;

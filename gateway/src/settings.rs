@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The prefix of the environment variables that set something.
-pub const ENVIRONMENT_PREFIX: &str = "SELVEDGE";
+pub const ENVIRONMENT_PREFIX: &str = "SELVEDGE_GATEWAY";
 
 /// All settings of a gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

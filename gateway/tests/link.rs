@@ -1,4 +1,5 @@
-//! Links on loopback: whole gateways' worth of link actors, each in an arbiter of its own, whose end is the end of its process.
+//! Links on loopback: whole gateways' worth of link actors, each in an arbiter of its own, whose end is the
+//! end of its process.
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use selvedge_gateway::actors::link::{
@@ -356,7 +357,8 @@ async fn through_a_proxy(dirs: &[tempfile::TempDir; 2]) -> (Gateway, Gateway, Pr
     (g1, g2, proxy)
 }
 
-/// Sends until something arrives that was sent from now on: a link may lose what a dying connection had taken.
+/// Sends until something arrives that was sent from now on: a link may lose what a dying connection had
+/// taken.
 async fn heals(from: &Gateway, from_id: u16, to: &mut Gateway, to_id: u16) {
     static SENT: AtomicU64 = AtomicU64::new(0);
     let before = SENT.load(Ordering::SeqCst);
@@ -420,7 +422,8 @@ fn a_silent_connection_is_given_up_by_both_and_comes_back() {
     });
 }
 
-/// A receiver that takes nothing for much longer than the detector waits: its peer's queue drops its oldest, and nobody is declared down.
+/// A receiver that takes nothing for much longer than the detector waits: its peer's queue drops its oldest,
+/// and nobody is declared down.
 #[test]
 fn a_busy_receiver_presses_back_without_being_taken_for_dead() {
     run(async {

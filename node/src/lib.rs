@@ -1,5 +1,18 @@
 //! The cloud node: hears the sites' uplinks, verifies and applies their batches exactly once, and answers
 //! queries by HTTP and SQL.
+//!
+//! The way of a batch: [`uplink`] hears it, [`logic::verify`] opens and checks it, [`apply`] queues it and
+//! gives it with others to the [`store`], which counts it once ([`logic::progress`]) in one transaction; the
+//! cursor that follows from it goes back through [`uplink`]. The [`api`] only reads.
 
+pub mod api;
+pub mod apply;
 pub mod logic;
+pub mod node;
+mod program;
+pub mod settings;
+pub mod stats;
 pub mod store;
+pub mod uplink;
+
+pub use program::run;

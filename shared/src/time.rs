@@ -69,6 +69,31 @@ impl fmt::Display for EpochMs {
 #[error("{0:?} is no time: give epoch milliseconds (1764000000000) or RFC 3339 (2026-11-24T08:00:00Z)")]
 pub struct BadTime(String);
 
+/// Reads a span of time as `10s`, `5m`, `1h`, `1d`, `1500ms`, or milliseconds without a unit; at least 1 ms.
+///
+/// # Errors
+/// Says which forms are understood.
+pub fn parse_duration_ms(text: &str) -> Result<u32, BadDuration> {
+    let bad = || BadDuration(text.chars().take(40).collect());
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms: u64 = match unit {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(bad()),
+    };
+    let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms)).ok_or_else(bad)?;
+    u32::try_from(ms).ok().filter(|ms| *ms > 0).ok_or_else(bad)
+}
+
+/// A text that is no span of time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no span of time: give a number with ms, s, m, h or d, such as 10s or 1h (up to 49d)")]
+pub struct BadDuration(String);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +106,18 @@ mod tests {
         assert_eq!(at.to_string(), "2025-11-24T16:00:00.250Z");
         for bad in ["", "yesterday", "2025-11-24", "99999999999999999", "9223372036854775808"] {
             assert!(EpochMs::parse(bad).unwrap_err().to_string().contains("RFC 3339"));
+        }
+    }
+
+    #[test]
+    fn spans_have_units_and_bounds() {
+        for (text, ms) in
+            [("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("1d", 86_400_000), ("250", 250)]
+        {
+            assert_eq!(parse_duration_ms(text), Ok(ms));
+        }
+        for bad in ["", "s", "0s", "-1s", "1w", "1.5h", "50d", "99999999999999999999"] {
+            assert!(parse_duration_ms(bad).unwrap_err().to_string().contains("10s"), "{bad}");
         }
     }
 

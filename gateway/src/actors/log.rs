@@ -201,7 +201,9 @@ impl Handler<Done> for LogActor {
                     self.figures.room = room;
                     match room {
                         true => tracing::info!("the disk has room again: readings are taken"),
-                        false => tracing::error!("the disk is full: no readings are taken until there is room"),
+                        false => {
+                            tracing::error!("the disk is full: no readings are taken until there is room")
+                        }
                     }
                     for shard in self.shards.values() {
                         shard.do_send(LogSaid::Room(room));
@@ -211,7 +213,7 @@ impl Handler<Done> for LogActor {
             Done::Oldest(oldest, segments) => {
                 self.figures.segments = segments;
                 if let Some(oldest) = oldest.filter(|_| segments > self.max_segments || !self.figures.room) {
-                    for group in oldest.holds.keys() {
+                    for group in oldest.slots.keys() {
                         self.tell(ShardId(*group), LogSaid::SnapshotWanted);
                     }
                 }
@@ -298,7 +300,13 @@ fn keep_store(mut stores: Stores, work: &Receiver<Store>, to: &Addr<LogActor>) {
     }
 }
 
-fn save(stores: &mut Stores, shard: ShardId, slot: u64, bytes: &[u8], batches: &[CutBatch]) -> Result<(), LogError> {
+fn save(
+    stores: &mut Stores,
+    shard: ShardId,
+    slot: u64,
+    bytes: &[u8],
+    batches: &[CutBatch],
+) -> Result<(), LogError> {
     for batch in batches {
         stores.batches.put(shard.0, batch.seq, &batch.bytes)?;
     }
@@ -309,6 +317,5 @@ fn save(stores: &mut Stores, shard: ShardId, slot: u64, bytes: &[u8], batches: &
 /// Ends the process at once: nothing may be promised on what may not be on disk.
 pub fn end_process(why: &str) -> ! {
     tracing::error!("{why}; ending, to be started again");
-    eprintln!("selvedge-gateway: {why}; ending, to be started again");
     std::process::exit(70)
 }

@@ -1,3 +1,12 @@
 //! The IO: one actor per mailbox, each a thin adapter around a core of [`crate::logic`].
 
+pub mod forwarder;
+pub mod front;
+pub mod http;
 pub mod link;
+pub mod log;
+pub mod shard;
+pub mod supervisor;
+pub mod switch;
+pub mod uplink;
+pub mod wiring;

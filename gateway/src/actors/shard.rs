@@ -1,12 +1,12 @@
 //! The actor of one shard's replica: gathers what comes, steps the core once for all of it, and performs
 //! the effects in their order of durability.
 
-use crate::actors::forwarder::{FromShard, Forwarder};
+use crate::actors::forwarder::{Answered, Forwarder, LeaderIs};
 use crate::actors::log::{LogActor, Persist, Store, end_process};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
 use crate::logic::commit::Submission;
-use crate::logic::machine::{CutBatch, DeviceInfo};
+use crate::logic::machine::{CutBatch, DeviceInfo, MAX_ANSWER_ENTRIES};
 use crate::logic::peer::{PeerMessage, TransferMessage};
 use crate::logic::shard::{CONFIGURATION, Event, Now, Shard, Status};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
@@ -184,7 +184,8 @@ impl ShardActor {
         }
         if let Some((slot, bytes)) = effects.snapshot {
             let unstored = self.shelf.range(self.stored_through + 1..);
-            let batches: Vec<_> = unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
+            let batches: Vec<_> =
+                unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
             self.stored_through = self.stored_through.max(batches.last().map_or(0, |b| b.seq));
             self.around.log.do_send(Store::Snapshot { shard, slot, bytes, batches });
         }
@@ -201,6 +202,7 @@ impl ShardActor {
             if view.leading && !self.leading {
                 self.led += 1;
                 metrics::counter!("selvedge_leaderships_total").increment(1);
+                self.around.forwarder.do_send(LeaderIs(shard, self.me));
             }
             self.leading = view.leading;
             self.around.uplink.do_send(ShardView(shard, view));
@@ -230,7 +232,10 @@ impl ShardActor {
 
     fn hand_over(&self, to: GatewayId, seq: u64, body: Option<Arc<[u8]>>) {
         let message = TransferMessage::Batch { seq, body };
-        self.send(vec![(to, PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message })]);
+        self.send(vec![(
+            to,
+            PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message },
+        )]);
     }
 
     fn send(&self, messages: Vec<(GatewayId, PeerMessage)>) {
@@ -247,7 +252,7 @@ impl ShardActor {
             }
         }
         if !answers.is_empty() {
-            self.around.forwarder.do_send(FromShard { from: self.me, answers });
+            self.around.forwarder.do_send(Answered { from: self.me, answers });
         }
         if !rest.is_empty() {
             self.around.switch.do_send(ToPeers(rest));
@@ -358,7 +363,8 @@ impl Handler<LoadBatch> for ShardActor {
 impl Handler<GetStatus> for ShardActor {
     type Result = ShardReport;
     fn handle(&mut self, wanted: GetStatus, _: &mut Self::Context) -> ShardReport {
-        let devices = if wanted.devices { self.core.machine().devices() } else { Vec::new() };
+        let devices =
+            if wanted.devices { self.core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
         ShardReport { status: self.core.status(), led: self.led, devices }
     }
 }

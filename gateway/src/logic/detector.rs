@@ -3,8 +3,9 @@
 //! A peer is **up** while there is an authenticated connection to it, or was one so short ago that it may
 //! come back, and it is heard. It goes down
 //! - after [`DETECT_MS`] of silence (heartbeats come each 100 ms), or
-//! - at once when its connection was lost *and* a new one to its address is refused: its machine answers, its process is gone.
-//!   That is what a crash or `kill -9` looks like, and why failover then does not wait for the silence.
+//! - at once when its connection was lost *and* a new one to its address is refused: its machine answers, its
+//!   process is gone. That is what a crash or `kill -9` looks like, and why failover then does not wait for
+//!   the silence.
 //!
 //! A connection that is merely lost changes nothing for [`DETECT_MS`].
 //!
@@ -13,20 +14,21 @@
 //! [`STALL_MS`], the excess is added to when each peer was last heard. A process that always runs
 //! late detects late, but never declares everybody down at once.
 //!
-//! **A peer whose messages we don't read is not silent**: the caller reports it as heard while back pressure keeps its
-//! connection unread.
+//! **A peer whose messages we don't read is not silent**: the caller reports it as heard while back pressure
+//! keeps its connection unread.
 //!
-//! **Flapping** is damped mildly: the second time a peer goes down within [`FLAP_FORGET_MS`], it must
-//! hold its next connection for [`HOLD_STEP_MS`] before it counts as up, the third time twice as long, up to [`HOLD_MAX_MS`].
-//! The first failure in a while costs nothing.
+//! **Flapping** is damped mildly: the second time a peer goes down within [`FLAP_FORGET_MS`], it must hold
+//! its next connection for [`HOLD_STEP_MS`] before it counts as up, the third time twice as long, up to
+//! [`HOLD_MAX_MS`]. The first failure in a while costs nothing.
 //!
-//! A peer's **restart** is told by its start number and reported as soon as it is met, even if it was never seen down.
+//! A peer's **restart** is told by its start number and reported as soon as it is met, even if it was never
+//! seen down.
 //!
 //! Invariant: `up` contains this gateway.
 //! Invariant: a peer is reported as restarted once for each start after the first that was met.
 //!
-//! Left out: adaptive timeouts (phi accrual): a site is one local network, and a wrong "down" costs an election, not data.
-//! The detector is a hint; safety never depends on it.
+//! Left out: adaptive timeouts (phi accrual): a site is one local network, and a wrong "down" costs an
+//! election, not data. The detector is a hint; safety never depends on it.
 
 use selvedge_shared::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,8 +200,9 @@ impl Detector {
 mod tests {
     use super::*;
 
-    /// Runs a script of lines `time event => what changed` on the detector of g1 with peers g2 and g3, and compares what it says
-    /// with what it should. `run a..b` ticks all the time between, hearing the peers that follow; `tick` ticks once.
+    /// Runs a script of lines `time event => what changed` on the detector of g1 with peers g2 and g3, and
+    /// compares what it says with what it should. `run a..b` ticks all the time between, hearing the peers
+    /// that follow; `tick` ticks once.
     fn golden(script: &str) {
         let mut d = Detector::new(0, GatewayId(1), (1..=3).map(GatewayId));
         let mut got = String::new();

@@ -8,7 +8,7 @@ use selvedge_gateway::logic::forward::Ticket;
 use selvedge_gateway::logic::machine::{Origin, Outcome, Rules};
 use selvedge_gateway::logic::peer::{PeerMessage, WindowQuery};
 use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_gateway::logic::shard::{Event, Now};
+use selvedge_gateway::logic::shard::{Event, HAND_BACK_MS, Now};
 use selvedge_gateway::logic::uplink;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
@@ -159,7 +159,8 @@ impl World {
             assert!(self.now < until, "seed {}: did not heal: {}", self.seed, self.state());
             self.pass(100);
         }
-        // Nothing is left to do: an idle site is quiet.
+        // Leadership goes back to where the ring wants it; then nothing is left to do: an idle site is quiet.
+        self.pass(HAND_BACK_MS + 1_000);
         let commits = self.commits();
         self.pass(5_000);
         assert_eq!(self.commits(), commits, "seed {}: an idle site commits", self.seed);

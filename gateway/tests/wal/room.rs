@@ -125,12 +125,12 @@ fn a_log_without_room_for_a_segment_still_opens_and_can_be_trimmed() {
 #[test]
 fn a_write_that_finds_no_room_leaves_what_was_written_and_the_next_one_works() {
     // What the failed write left, with whole units in it, must not be read behind what comes after.
-    for size in [10, 300, 595] {
+    for size in [10, 300, 400] {
         let disk = MemoryDisk::new(1 << 20);
         let (mut log, ..) = open(&disk).unwrap();
         log.commit(&[record(1, 2, 1, 1, 50)]).unwrap();
         disk.set_faults(Faults { write_fails_after: Some((0, ErrorKind::StorageFull)), ..Faults::default() });
-        let long: Vec<Record> = (2..5).map(|i| record(1, 2, i, 100 + i, 595)).collect();
+        let long: Vec<Record> = (2..7).map(|i| record(1, 2, i, 100 + i, 400)).collect();
         let error = log.append(&long).unwrap_err();
         assert!(error.is_full(), "{error}");
         let short = record(1, 2, 2, 2, size);
@@ -220,6 +220,46 @@ fn trimming_keeps_the_newest_state_and_what_is_not_covered() {
     drop(log);
     let read = open(&disk).unwrap().2;
     assert!(read.contains(&record(1, 3, 0, 50, 4)) && read.contains(&record(2, 1, 0, 99, 4)));
+}
+
+#[test]
+fn a_segment_goes_only_when_all_its_slots_are_below_what_is_kept() {
+    let disk = MemoryDisk::new(1 << 20);
+    let (mut log, ..) = open(&disk).unwrap();
+    for slot in 1..=40 {
+        log.commit(&[record(1, 2, slot, slot, 200)]).unwrap();
+    }
+    let last = log.oldest().unwrap().slots[&1];
+    log.keep_from(1, last);
+    assert_eq!(log.trim().unwrap(), 0);
+    log.keep_from(1, last + 1);
+    log.keep_from(1, 1);
+    assert_eq!(log.trim().unwrap(), 1, "what is kept never moves back");
+}
+
+#[test]
+fn a_power_cut_while_trimming_keeps_the_state_that_was_only_in_the_removed_segment() {
+    for at in 0.. {
+        let disk = MemoryDisk::new(1 << 20);
+        let (mut log, ..) = open(&disk).unwrap();
+        log.commit(&[record(1, 1, 0, 500, 4), record(3, 1, 0, 501, 4)]).unwrap();
+        for slot in 1..=40 {
+            log.commit(&[record(1, 2, slot, slot, 200)]).unwrap();
+        }
+        log.keep_from(1, 41);
+        disk.set_faults(Faults { power_off_after: Some(at), ..Faults::default() });
+        let done = log.trim();
+        for how in [Crash::Lost, Crash::Kept, Crash::Torn(at)] {
+            let (_, recovery, read) = open(&disk.crash(how)).unwrap();
+            assert!(recovery.damaged_groups.is_empty(), "{at} {how:?}");
+            for state in [record(1, 1, 0, 500, 4), record(3, 1, 0, 501, 4)] {
+                assert!(read.contains(&state), "{at} {how:?}");
+            }
+        }
+        if done.is_ok() {
+            return;
+        }
+    }
 }
 
 #[test]

@@ -85,5 +85,5 @@ pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
         .connect_with(options.read_only(true))
         .await
         .map_err(failed)?;
-    Ok((Writer::new(db), Reader::new(pool)))
+    Ok((Writer::new(writing, db), Reader::new(pool)))
 }

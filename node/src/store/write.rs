@@ -6,7 +6,8 @@ use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
-use sqlx::{Connection, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many of a shard's newest batches stay listed in `applied_batch`, beyond those above the cursor: enough to
@@ -82,7 +83,11 @@ pub struct Applied {
 
 /// The one connection that writes.
 pub struct Writer {
-    db: Db,
+    /// How it is opened again.
+    options: SqliteConnectOptions,
+    /// None after a failure: SQLite may have ended the transaction on its own (a full disk does that), and
+    /// what the connection believes of it can't be trusted any more.
+    db: Option<Db>,
     series: HashMap<SeriesKey, i64>,
 }
 
@@ -105,8 +110,8 @@ struct Window {
 }
 
 impl Writer {
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, series: HashMap::new() }
+    pub(super) fn new(options: SqliteConnectOptions, db: Db) -> Self {
+        Self { options, db: Some(db), series: HashMap::new() }
     }
 
     /// Applies messages in one transaction. When this returns, it is on disk; when it fails, nothing of it is.
@@ -114,23 +119,34 @@ impl Writer {
     /// # Errors
     /// When the database fails; the messages may be given again.
     pub async fn apply(&mut self, messages: &[Incoming], now: EpochMs) -> Result<Applied, StoreError> {
-        let mut tx = self.db.begin_with("BEGIN IMMEDIATE").await?;
+        let mut db = match self.db.take() {
+            Some(db) => db,
+            None => self.options.connect().await?,
+        };
+        let applied = self.transact(&mut db, messages, now).await?;
+        self.db = Some(db);
+        Ok(applied)
+    }
+
+    async fn transact(
+        &mut self,
+        db: &mut Db,
+        messages: &[Incoming],
+        now: EpochMs,
+    ) -> Result<Applied, StoreError> {
+        let mut tx = db.begin_with("BEGIN IMMEDIATE").await?;
         let mut found = HashMap::new();
-        let applied = stage(&mut tx, messages, now, &self.series, &mut found).await?;
-        match applied {
-            (applied, true) => {
-                tx.commit().await?;
-                if self.series.len() + found.len() > SERIES_CACHE_ENTRIES {
-                    self.series.clear();
-                }
-                self.series.extend(found);
-                Ok(applied)
+        let (applied, any) = stage(&mut tx, messages, now, &self.series, &mut found).await?;
+        if any {
+            tx.commit().await?;
+            if self.series.len() + found.len() > SERIES_CACHE_ENTRIES {
+                self.series.clear();
             }
-            (applied, false) => {
-                tx.rollback().await?;
-                Ok(applied)
-            }
+            self.series.extend(found);
+        } else {
+            tx.rollback().await?;
         }
+        Ok(applied)
     }
 
     /// Closes the database.
@@ -138,7 +154,10 @@ impl Writer {
     /// # Errors
     /// When the last checkpoint fails; nothing that was applied is lost by it.
     pub async fn close(self) -> Result<(), StoreError> {
-        Ok(self.db.close().await?)
+        match self.db {
+            Some(db) => Ok(db.close().await?),
+            None => Ok(()),
+        }
     }
 }
 
@@ -445,10 +464,9 @@ async fn save(
             .await?;
     }
     let numbers = |span: &&Span| span.last.saturating_sub(span.first).saturating_add(1);
-    let opened = new.iter().filter(|span| span.last > shard.before.cursor()).map(|s| numbers(s)).sum();
+    let opened = new.iter().filter(|span| span.last > shard.before.cursor()).map(numbers).sum();
     Ok(opened)
 }
 
 #[cfg(test)]
-#[path = "write_tests.rs"]
 mod tests;

@@ -45,7 +45,8 @@ impl Greeter {
         .await
     }
 
-    /// Greets as the one who was dialled. `met` is told who it is as soon as that is known, though it may yet be refused.
+    /// Greets as the one who was dialled. `met` is told who it is as soon as that is known, though it may yet
+    /// be refused.
     pub async fn accept(
         &self,
         socket: TcpStream,

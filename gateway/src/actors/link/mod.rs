@@ -10,15 +10,16 @@
 //! and lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure
 //! detector. All of them run in the arbiter that [`start`] is given.
 //!
-//! **Back pressure.** A reader hands over one frame's messages, and reads on when the receiver's handler has returned. A
-//! receiver that is busy, or whose mailbox is full, so leaves the rest in the sockets, and the peer's queue
-//! drops its oldest. The detector takes a peer that we don't read for heard.
+//! **Back pressure.** A reader hands over one frame's messages, and reads on when the receiver's handler has
+//! returned. A receiver that is busy, or whose mailbox is full, so leaves the rest in the sockets, and the
+//! peer's queue drops its oldest. The detector takes a peer that we don't read for heard.
 //!
-//! **Order.** What a new connection brings is delivered after the [`PeersChanged`] that it caused has been handled,
-//! so nobody sees a message of a restarted peer before its restart.
+//! **Order.** What a new connection brings is delivered after the [`PeersChanged`] that it caused has been
+//! handled, so nobody sees a message of a restarted peer before its restart.
 //!
 //! Limit: [`MAX_UNAUTHENTICATED_CONNECTIONS`] strangers that say nothing keep others waiting for up to
-//! [`HANDSHAKE_TIMEOUT_MS`](crate::logic::link::HANDSHAKE_TIMEOUT_MS) each; links that are up are not touched by it.
+//! [`HANDSHAKE_TIMEOUT_MS`](crate::logic::link::HANDSHAKE_TIMEOUT_MS) each; links that are up are not touched
+//! by it.
 
 mod greet;
 mod listener;
@@ -69,7 +70,8 @@ pub struct FromPeer {
 pub struct PeersChanged {
     /// All that are up, this one among them.
     pub up: BTreeSet<GatewayId>,
-    /// Those whose process is another than the one last met: what was asked of the old one is not answered any more.
+    /// Those whose process is another than the one last met: what was asked of the old one is not answered
+    /// any more.
     pub restarted: Vec<GatewayId>,
 }
 
@@ -130,8 +132,8 @@ pub struct PeerLinks {
 }
 
 impl PeerLinks {
-    /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted (see
-    /// [`crate::logic::link`]). To this gateway itself, or to no peer, nothing is sent.
+    /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted
+    /// (see [`crate::logic::link`]). To this gateway itself, or to no peer, nothing is sent.
     pub fn send(&self, to: GatewayId, messages: Vec<PeerMessage>) {
         if let Some(line) = self.lines.get(&to) {
             line.send(messages);
@@ -158,7 +160,8 @@ pub struct LinkStatus {
     pub state: State,
     /// Why it is not up, or was last not.
     pub trouble: Option<String>,
-    /// How far the peer's clock is ahead of ours, in milliseconds, one way's delay included. Nothing before the first frame.
+    /// How far the peer's clock is ahead of ours, in milliseconds, one way's delay included. Nothing before
+    /// the first frame.
     pub clock_ahead_ms: Option<i64>,
     /// What it counted.
     pub counts: LinkCounts,

@@ -118,8 +118,8 @@ pub async fn initiate(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameRead
     halves(socket, noise)
 }
 
-/// Encrypts a connection that was accepted. The caller bounds the time. Reads 52 bytes and no more before the other end has
-/// proved to know the key.
+/// Encrypts a connection that was accepted. The caller bounds the time. Reads 52 bytes and no more before the
+/// other end has proved to know the key.
 pub async fn respond(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameReader, FrameWriter), LinkError> {
     let mut preamble = [0; PREAMBLE.len()];
     socket.read_exact(&mut preamble).await.map_err(hung_up)?;
@@ -155,11 +155,12 @@ fn halves(socket: TcpStream, noise: HandshakeState) -> Result<(FrameReader, Fram
 }
 
 impl FrameReader {
-    /// The next frame's body, of at most `max` bytes. `heard` is called for each authentic piece that arrives.
-    /// Memory grows with what has arrived, never with what a length claims.
+    /// The next frame's body, of at most `max` bytes. `heard` is called for each authentic piece that
+    /// arrives. Memory grows with what has arrived, never with what a length claims.
     ///
     /// # Errors
-    /// When the connection ends or what comes is not authentic, too long or out of form; it can't be read on then.
+    /// When the connection ends or what comes is not authentic, too long or out of form; it can't be read on
+    /// then.
     pub async fn next(&mut self, max: usize, mut heard: impl FnMut()) -> Result<&[u8], LinkError> {
         self.frame.clear();
         if self.frame.capacity() > KEEP_BYTES {
@@ -220,7 +221,8 @@ impl FrameWriter {
     /// Sends a frame with this body, in one write.
     ///
     /// # Errors
-    /// When the connection is gone; it can't be written on then. Dropping the future half-way ends the connection's use as well.
+    /// When the connection is gone; it can't be written on then. Dropping the future half-way ends the
+    /// connection's use as well.
     pub async fn send(&mut self, body: &[u8]) -> Result<(), LinkError> {
         let length = u32::try_from(body.len()).map_err(broken)?;
         let (head, rest) = body.split_at(body.len().min(CHUNK_BYTES - LENGTH_BYTES));

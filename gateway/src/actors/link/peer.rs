@@ -16,7 +16,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// Messages for the peer of a [`PeerLink`], in order. Never answered; what the link can't hold is dropped and counted.
+/// Messages for the peer of a [`PeerLink`], in order. Never answered; what the link can't hold is dropped and
+/// counted.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct SendToPeer(pub Vec<PeerMessage>);
@@ -256,7 +257,8 @@ impl Seeker {
         }
     }
 
-    /// After a connection was lost that the peer had dialled: is its process gone? Asked for as long as the answer can be news.
+    /// After a connection was lost that the peer had dialled: is its process gone? Asked for as long as the
+    /// answer can be news.
     async fn probe(self) {
         for _ in 0..DETECT_MS / REDIAL_MIN_MS {
             let _ = self.connect().await; // which tells the watch of a refusal

@@ -47,7 +47,8 @@ pub struct PeerWatch {
     telling: Option<Task>,
 }
 
-/// The changes that the receiver has not been told yet, as one: nothing waits behind a slow receiver but the latest.
+/// The changes that the receiver has not been told yet, as one: nothing waits behind a slow receiver but the
+/// latest.
 #[derive(Default)]
 struct News {
     latest: RefCell<(Option<PeersChanged>, Vec<oneshot::Sender<()>>)>,

@@ -21,7 +21,8 @@ pub const PROTOCOL_NEWEST: u16 = 1;
 /// The oldest protocol between gateways that this release still speaks.
 pub const PROTOCOL_OLDEST: u16 = 1;
 
-/// Format version of [`Greeting`] frames. It does not change: all releases must be able to refuse each other in words.
+/// Format version of [`Greeting`] frames. It does not change: all releases must be able to refuse each other
+/// in words.
 pub const GREETING_VERSION: u8 = 1;
 
 /// The longest greeting, in bytes.
@@ -83,7 +84,8 @@ impl Greeting {
         frame::encode(GREETING_VERSION, self)
     }
 
-    /// From bytes. A reason is cut to [`MAX_REASON_BYTES`] and cleared of control characters, so that it can be logged.
+    /// From bytes. A reason is cut to [`MAX_REASON_BYTES`] and cleared of control characters, so that it can
+    /// be logged.
     ///
     /// # Errors
     /// When the frame is damaged.
@@ -124,8 +126,9 @@ pub struct Known {
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// Whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right
-/// ends. `expected` is whom a dialler meant to reach; an acceptor passes nothing and takes lower ids that `is_member` knows.
+/// Whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right ends.
+/// `expected` is whom a dialler meant to reach; an acceptor passes nothing and takes lower ids that
+/// `is_member` knows.
 ///
 /// # Errors
 /// Says what differs and what to do.
@@ -177,8 +180,8 @@ pub fn check(
     Ok(())
 }
 
-/// Whether the peer is the one that is remembered (the essay above says why). `Ok(Some)` is what must be on disk before it is
-/// answered; `Ok(None)`: it already is.
+/// Whether the peer is the one that is remembered (the essay above says why). `Ok(Some)` is what must be on
+/// disk before it is answered; `Ok(None)`: it already is.
 ///
 /// # Errors
 /// Says what is wrong with it and what to do.

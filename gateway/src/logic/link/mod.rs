@@ -3,29 +3,29 @@
 //! Two gateways of a site share one TCP connection; **the lower id dials the higher**. On it:
 //!
 //! 1. Four bytes, `SVL` and [`WIRE_VERSION`], then the two messages of
-//!    `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` with empty payloads. The pre-shared key is derived from the site
-//!    secret, so both ends prove that they know it; the ephemeral keys make every connection's keys new.
+//!    `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` with empty payloads. The pre-shared key is derived from the
+//!    site secret, so both ends prove that they know it; the ephemeral keys make every connection's keys new.
 //!    The four bytes are the Noise prologue, so that nobody can change them on the way.
 //! 2. From here on, everything is a frame: four bytes of length (little-endian) and a body, cut into
 //!    Noise messages of at most 65,535 bytes, each behind two bytes of length (big-endian). The frame's
 //!    length lies inside the encryption; a Noise message's length is only a hint where its tag is.
-//! 3. The dialler says [`Greeting::Hello`]. The other checks it and says [`Greeting::Welcome`]; the dialler checks that
-//!    and says [`Greeting::Ready`]. Either may say [`Greeting::Refused`] with a reason instead, which both
-//!    ends log. Each has the other's incarnation on disk before its own consent leaves (see [`admit`]).
+//! 3. The dialler says [`Greeting::Hello`]. The other checks it and says [`Greeting::Welcome`]; the dialler
+//!    checks that and says [`Greeting::Ready`]. Either may say [`Greeting::Refused`] with a reason instead,
+//!    which both ends log. Each has the other's incarnation on disk before its own consent leaves (see
+//!    [`admit`]).
 //! 4. [`PeerFrame`]s both ways, until the connection ends.
 //!
 //! NNpsk0's first message can be replayed, so an acceptor counts a dialler as authenticated only after
 //! its Hello, which is encrypted under keys that the acceptor's fresh ephemeral key went into.
 //!
-//! [`Link`] is the core of one link: a bounded queue, which becomes frames whenever the connection
-//! can take one. All that is queued at that moment shares a frame (up to [`FRAME_TARGET_BYTES`]), so a message
-//! on an idle link leaves at once and alone, and on a busy one the batch grows with the load, without a
-//! timer. A frame without messages is a heartbeat; it is made only when nothing else left for
-//! [`HEARTBEAT_MS`].
+//! [`Link`] is the core of one link: a bounded queue, which becomes frames whenever the connection can take
+//! one. All that is queued at that moment shares a frame (up to [`FRAME_TARGET_BYTES`]), so a message on an
+//! idle link leaves at once and alone, and on a busy one the batch grows with the load, without a timer. A
+//! frame without messages is a heartbeat; it is made only when nothing else left for [`HEARTBEAT_MS`].
 //!
-//! **A link may lose messages, never invent, repeat or reorder them.** While it is down it keeps nothing; when its queue
-//! is full, the oldest leave it, counted. That is safe for everything it carries: Paxos assumes
-//! a lossy network, and a forwarded batch is kept by its origin until it is answered.
+//! **A link may lose messages, never invent, repeat or reorder them.** While it is down it keeps nothing;
+//! when its queue is full, the oldest leave it, counted. That is safe for everything it carries: Paxos
+//! assumes a lossy network, and a forwarded batch is kept by its origin until it is answered.
 //!
 //! Invariant: at most [`QUEUE_BYTES`] (as encoded) and [`QUEUE_MESSAGES`] wait in one link.
 //! Invariant: no frame is longer than [`MAX_PEER_FRAME_BYTES`]; a longer one read ends the connection.
@@ -210,8 +210,8 @@ impl Link {
         self.last_frame_ms = now;
     }
 
-    /// The connection is gone, and with it what waited. How long to wait before dialling, in milliseconds: not
-    /// at all, unless the connection was short-lived, as those are that the peer ends for a reason.
+    /// The connection is gone, and with it what waited. How long to wait before dialling, in milliseconds:
+    /// not at all, unless the connection was short-lived, as those are that the peer ends for a reason.
     pub fn lost(&mut self, now: u64) -> u64 {
         self.state = State::Down;
         self.counts.dropped_down += self.queue.clear() as u64;

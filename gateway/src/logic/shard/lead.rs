@@ -3,7 +3,7 @@
 
 use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard, proposal};
 use crate::logic::machine::{Command, Origin, Verdict};
-use crate::logic::paxos::{Ballot, ProposeError, Role, Slot};
+use crate::logic::paxos::{Ballot, Event, ProposeError, Role, Slot};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::EpochMs;
@@ -58,7 +58,55 @@ impl Lead {
     }
 }
 
+/// How long the preferred leader must have been up before leadership goes back to it.
+pub const HAND_BACK_MS: u64 = 5_000;
+/// Each time that it did not stay there, the wait doubles up to this.
+pub const MAX_HAND_BACK_MS: u64 = 320_000;
+
+/// When leadership goes back to the shard's preferred leader, so that leaders stay spread as the ring says
+/// after gateways were away. It goes only from a leader that has nothing under way.
+#[derive(Debug)]
+pub(super) struct HandBack {
+    to: Option<GatewayId>,
+    due_ms: Option<u64>,
+    wait_ms: u64,
+}
+
+impl HandBack {
+    pub(super) fn new(me: GatewayId, preferred: Option<GatewayId>) -> Self {
+        Self { to: preferred.filter(|p| *p != me), due_ms: None, wait_ms: HAND_BACK_MS }
+    }
+
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        self.due_ms
+    }
+
+    pub(super) fn peers(&mut self, now: Now, up: &[GatewayId], restarted: &[GatewayId]) {
+        let Some(to) = self.to else { return };
+        if restarted.contains(&to) || !up.contains(&to) {
+            (self.due_ms, self.wait_ms) = (None, HAND_BACK_MS);
+        }
+        if up.contains(&to) {
+            self.due_ms.get_or_insert(now.mono_ms + self.wait_ms);
+        }
+    }
+}
+
 impl Shard {
+    /// Gives up leading in favour of the preferred leader, if that has been up for long enough.
+    pub(super) fn hand_back_if_due(&mut self, now: Now) {
+        let due = self.hand_back.due_ms.is_some_and(|due| due <= now.mono_ms);
+        let Some(lead) = self.lead.as_ref().filter(|l| due && l.opened) else { return };
+        let back = &mut self.hand_back;
+        if lead.asked.is_empty() && lead.pending.is_empty() && self.group.last_slot() == self.group.commit() {
+            back.wait_ms = (back.wait_ms * 2).min(MAX_HAND_BACK_MS);
+            back.due_ms = Some(now.mono_ms + back.wait_ms);
+            self.group.step(now.mono_ms, Event::StepDown);
+        } else {
+            back.due_ms = Some(now.mono_ms + 50); // busy: a little later
+        }
+    }
+
     pub(super) fn leadership_changed(&mut self) {
         let ballot = self.group.ballot();
         let leads = self.group.role() == Role::Leader;

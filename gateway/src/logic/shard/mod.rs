@@ -31,7 +31,8 @@ use crate::logic::machine::{
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
-use lead::Lead;
+pub use lead::HAND_BACK_MS;
+use lead::{HandBack, Lead};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, VecDeque};
@@ -234,6 +235,7 @@ pub struct Shard {
     sending: BTreeMap<GatewayId, Sending>,
     receiving: Option<Receiving>,
     uplink: UplinkView,
+    hand_back: HandBack,
     out: Effects,
 }
 
@@ -248,9 +250,11 @@ impl Shard {
         found: paxos::Recovered,
     ) -> Result<Self, paxos::ConfigError> {
         let (id, me) = (settings.group.group, settings.group.me);
+        let hand_back = HandBack::new(me, settings.group.members.first().copied());
         Ok(Self {
             id,
             me,
+            hand_back,
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
             group: Group::recover(settings.group, found)?,
@@ -282,6 +286,7 @@ impl Shard {
             Event::Forward { from, origin, n, submission } => self.on_forward(from, origin, n, submission),
             Event::Transfer { from, message } => self.on_transfer(now, from, message),
             Event::Peers { up, restarted } => {
+                self.hand_back.peers(now, &up, &restarted);
                 self.sending.retain(|to, _| up.contains(to));
                 self.group.step(now.mono_ms, paxos::Event::Peers { up, restarted });
             }
@@ -299,6 +304,7 @@ impl Shard {
                 self.group.step(now.mono_ms, paxos::Event::Room(room));
             }
             Event::Timer => {
+                self.hand_back_if_due(now);
                 self.group.step(now.mono_ms, paxos::Event::Timer);
                 self.pull(now);
             }
@@ -336,7 +342,8 @@ impl Shard {
         let until =
             |at: EpochMs| now.mono_ms + u64::try_from(at.0.saturating_sub(now.wall.0)).unwrap_or(0).max(1);
         let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
-        [self.group.deadline(), tick.map(until), pull].into_iter().flatten().min()
+        let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
+        [self.group.deadline(), tick.map(until), pull, hand_back].into_iter().flatten().min()
     }
 
     /// For operators.

@@ -31,7 +31,7 @@ pub(super) fn record(group: ShardId, record: Record) -> wal::Record {
 }
 
 /// Gathers one group's records as a restart reads them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Replay {
     promised: Ballot,
     commit: Slot,

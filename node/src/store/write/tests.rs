@@ -100,7 +100,7 @@ async fn a_transaction_that_does_not_commit_leaves_nothing() {
     let (mut writer, reader) = open(folder.path()).await.unwrap();
     apply(&mut writer, &[numbered(1)]).await;
     {
-        let mut tx = writer.db.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let mut tx = writer.db.as_mut().unwrap().begin_with("BEGIN IMMEDIATE").await.unwrap();
         let known = HashMap::new();
         let two = [numbered(2), numbered(3)];
         let (applied, changed) = stage(&mut tx, &two, EpochMs(0), &known, &mut HashMap::new()).await.unwrap();
@@ -223,7 +223,7 @@ async fn only_the_newest_batches_stay_listed() {
     let many: Vec<_> = (1..=KEPT_BATCHES_ENTRIES + 10).map(|seq| message(seq, 1, batch(vec![]))).collect();
     apply(&mut writer, &many).await;
     let listed: (i64, i64) = sqlx::query_as("SELECT count(*), min(seq) FROM applied_batch")
-        .fetch_one(&mut writer.db)
+        .fetch_one(writer.db.as_mut().unwrap())
         .await
         .unwrap();
     assert_eq!(listed, (KEPT_BATCHES_ENTRIES as i64, 11));
@@ -238,7 +238,7 @@ async fn the_view_reads_as_one_expects() {
     let row: (String, String, String, i64, String, i64, f64) = sqlx::query_as(
         "SELECT site, device, stream, width_ms, start, count, mean FROM window_aggregate ORDER BY start_ms LIMIT 1",
     )
-    .fetch_one(&mut writer.db)
+    .fetch_one(writer.db.as_mut().unwrap())
     .await
     .unwrap();
     let expected = ("plant-7", "press-1", "temp", 10_000, "1970-01-01T00:00:10.000Z", 2, 3.0);
@@ -276,7 +276,7 @@ async fn the_ledger_gives_every_window_once_page_by_page() {
         "EXPLAIN QUERY PLAN SELECT s.series_id, w.start_ms FROM series AS s CROSS JOIN series_window AS w ON w.series_id = s.series_id \
          WHERE s.series_id >= 1 AND (w.series_id, w.start_ms) > (1, 2) ORDER BY s.series_id, w.start_ms LIMIT 5",
     )
-    .fetch_all(&mut writer.db)
+    .fetch_all(writer.db.as_mut().unwrap())
     .await
     .unwrap();
     assert!(
@@ -289,7 +289,23 @@ async fn the_ledger_gives_every_window_once_page_by_page() {
 async fn a_database_of_a_newer_release_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, _reader) = open(folder.path()).await.unwrap();
-    sqlx::query("INSERT INTO schema_version VALUES (99)").execute(&mut writer.db).await.unwrap();
+    sqlx::query("INSERT INTO schema_version VALUES (99)").execute(writer.db.as_mut().unwrap()).await.unwrap();
     let refused = open(folder.path()).await.err().unwrap();
     assert!(refused.to_string().contains("99"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_a_wait_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, reader) = open(folder.path()).await.unwrap();
+    apply(&mut writer, &[numbered(1)]).await;
+    // SQLite rolls a transaction back on its own when it finds no room.
+    let pages = "PRAGMA max_page_count = 1";
+    sqlx::query(pages).execute(writer.db.as_mut().unwrap()).await.unwrap();
+    let many: Vec<_> = (2..200).map(numbered).collect();
+    let error = writer.apply(&many, EpochMs(0)).await.unwrap_err();
+    assert!(error.to_string().contains("full"), "{error}");
+    // The next connection has room.
+    assert_eq!(cursor(&apply(&mut writer, &many).await), Some(199));
+    assert_eq!(total(&reader).await.0, 199);
 }

@@ -1,0 +1,67 @@
+//! The little HTTP that looking at our own processes needs: a GET to loopback, bounded in time and size.
+
+use crate::ports::local;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The largest answer that is read.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How long an answer may take.
+const PATIENCE_MS: u64 = 10_000;
+
+/// How long an answer to a quick look may take.
+const GLANCE_MS: u64 = 1_000;
+
+/// The status and the body.
+pub type Answer = (u16, Vec<u8>);
+
+/// Gets a path from a port of this machine.
+pub async fn get(port: u16, path: &str) -> Option<Answer> {
+    let asked = ask(port, path);
+    tokio::time::timeout(Duration::from_millis(PATIENCE_MS), asked).await.ok()?
+}
+
+/// Gets a path that answers at once or not at all.
+pub async fn glance(port: u16, path: &str) -> Option<Answer> {
+    let asked = ask(port, path);
+    tokio::time::timeout(Duration::from_millis(GLANCE_MS), asked).await.ok()?
+}
+
+/// The JSON of a path; nothing unless it answers 200.
+pub async fn glance_json(port: u16, path: &str) -> Option<serde_json::Value> {
+    let (status, body) = glance(port, path).await?;
+    if status == 200 { serde_json::from_slice(&body).ok() } else { None }
+}
+
+async fn ask(port: u16, path: &str) -> Option<Answer> {
+    let mut stream = TcpStream::connect(local(port)).await.ok()?;
+    // HTTP/1.0, so that the end of the answer is the end of the stream.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await.ok()?;
+    parse(&answer)
+}
+
+fn parse(answer: &[u8]) -> Option<Answer> {
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(answer.get(..end)?).ok()?;
+    let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    Some((status, answer.get(end + 4..)?.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_or_refused() {
+        let (status, body) = parse(b"HTTP/1.0 503 Busy\r\nA: b\r\n\r\n{}").unwrap();
+        assert_eq!((status, body.as_slice()), (503, &b"{}"[..]));
+        for bad in [&b""[..], b"HTTP/1.0 200 OK\r\n", b"HTTP/1.0\r\n\r\n", b"HTTP/1.0 many\r\n\r\n"] {
+            assert_eq!(parse(bad), None);
+        }
+    }
+}

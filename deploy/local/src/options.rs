@@ -1,0 +1,169 @@
+//! What `cargo run --release` can be told.
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The most gateways of a local site.
+pub const MAX_GATEWAYS_ENTRIES: u16 = 16;
+
+/// The shortest time between two kills.
+const MIN_KILL_EVERY_MS: u128 = 100;
+
+/// The most devices that are simulated.
+const MAX_DEVICES_ENTRIES: usize = firmware_sim::fleet::MAX_DEVICES_ENTRIES;
+
+/// Starts a whole Selvedge site on this machine: gateways, a cloud node and simulated devices.
+#[derive(Debug, Clone, PartialEq, Parser)]
+#[command(name = "selvedge-local", version)]
+pub struct Options {
+    /// Stop after this time (30s, 5m, 1h); devices then send until all is acknowledged.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    pub run_for: Option<Duration>,
+    /// Simulated devices; 0: none, the site just runs.
+    #[arg(long, value_name = "N", default_value_t = 36, value_parser = parse_devices)]
+    pub devices: usize,
+    /// Readings per second and device.
+    #[arg(long, value_name = "R", default_value_t = 5.0, value_parser = parse_rate)]
+    pub rate: f64,
+    /// Gateways, each a process with a data folder of its own.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=MAX_GATEWAYS_ENTRIES as i64))]
+    pub gateways: u16,
+    /// Replay this file (columns timestamp,value) as one device, instead of simulated sensors; repeatable.
+    #[arg(long, value_name = "FILE.csv")]
+    pub replay: Vec<PathBuf>,
+    /// Of a replay: so many times real time, or max.
+    #[arg(long, value_name = "N|max", default_value = "1", value_parser = parse_speed)]
+    pub speed: Speed,
+    /// Keep all data here, and go on with what is there; else it is temporary.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// MQTT port of the first gateway; the others take the following ones.
+    #[arg(long, value_name = "P", default_value_t = 1883, value_parser = clap::value_parser!(u16).range(1..))]
+    pub mqtt_port: u16,
+    /// HTTP port of the first gateway; the others take the following ones.
+    #[arg(long, value_name = "P", default_value_t = 8081, value_parser = clap::value_parser!(u16).range(1..))]
+    pub http_port: u16,
+    /// HTTP port of the node.
+    #[arg(long, value_name = "P", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub node_port: u16,
+    /// MQTT port of the node, where gateways send their windows.
+    #[arg(long, value_name = "P", default_value_t = 18830, value_parser = clap::value_parser!(u16).range(1..))]
+    pub uplink_port: u16,
+    /// Kill a random gateway with SIGKILL this often (5s), and start it again.
+    #[arg(long, value_name = "TIME", value_parser = parse_kill_every)]
+    pub kill_every: Option<Duration>,
+    /// Print the reckoning as one JSON object on the last line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How fast a recording is replayed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Speed {
+    /// So many times as fast as it was recorded.
+    Times(f64),
+    /// As fast as acknowledgements allow.
+    Max,
+}
+
+impl Speed {
+    /// The factor, if there is one.
+    pub fn factor(self) -> Option<f64> {
+        match self {
+            Speed::Times(factor) => Some(factor),
+            Speed::Max => None,
+        }
+    }
+}
+
+fn parse_speed(text: &str) -> Result<Speed, String> {
+    Ok(firmware_sim::settings::parse_speed(text)?.map_or(Speed::Max, Speed::Times))
+}
+
+fn parse_devices(text: &str) -> Result<usize, String> {
+    let devices = text.parse::<usize>().ok().filter(|n| *n <= MAX_DEVICES_ENTRIES);
+    devices.ok_or_else(|| format!("give a whole number, at most {MAX_DEVICES_ENTRIES}"))
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let most = firmware_sim::settings::MAX_RATE;
+    let rate = text.parse::<f64>().ok().filter(|r| *r > 0.0 && *r <= most);
+    rate.ok_or_else(|| format!("give readings per second, more than 0 and at most {most}"))
+}
+
+fn parse_kill_every(text: &str) -> Result<Duration, String> {
+    let every = parse_time(text)?;
+    if every.as_millis() < MIN_KILL_EVERY_MS {
+        return Err(format!("give {MIN_KILL_EVERY_MS}ms or more"));
+    }
+    Ok(every)
+}
+
+/// `30s`, `5m`, `1h`, `500ms`, or plain seconds; more than nothing, at most a year.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => Some(0.001),
+        "s" | "" => Some(1.0),
+        "m" => Some(60.0),
+        "h" => Some(3_600.0),
+        _ => None,
+    };
+    let seconds = scale.and_then(|scale| Some(number.parse::<f64>().ok()? * scale));
+    let sound = seconds.filter(|s| *s >= 0.001 && *s <= 365.0 * 86_400.0);
+    sound.map(Duration::from_secs_f64).ok_or_else(|| "give a time such as 30s, 5m or 1h".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Options, String> {
+        Options::try_parse_from([&["selvedge-local"], args].concat()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let options = parse(&[]).unwrap();
+        assert_eq!((options.gateways, options.mqtt_port, options.http_port), (3, 1883, 8081));
+        assert_eq!((options.node_port, options.uplink_port), (8080, 18830));
+        assert_eq!((options.run_for, options.kill_every, options.json), (None, None, false));
+        assert_eq!(options.speed, Speed::Times(1.0));
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let text = "--for 30s --devices 0 --rate 2.5 --gateways 5 --replay a.csv --replay b.csv --speed max \
+                    --data-dir x --mqtt-port 2000 --http-port 3000 --node-port 4000 --uplink-port 5000 \
+                    --kill-every 1500ms --json";
+        let options = parse(&text.split_whitespace().collect::<Vec<_>>()).unwrap();
+        assert_eq!(options.run_for, Some(Duration::from_secs(30)));
+        assert_eq!(options.kill_every, Some(Duration::from_millis(1_500)));
+        assert_eq!((options.devices, options.rate, options.gateways), (0, 2.5, 5));
+        assert_eq!(options.replay.len(), 2);
+        assert_eq!(options.speed, Speed::Max);
+        assert!(options.json);
+    }
+
+    #[test]
+    fn wrong_values_say_what_would_be_right() {
+        for (args, says) in [
+            (["--for", "soon"], "30s"),
+            (["--for", "0s"], "30s"),
+            (["--for", "nan"], "30s"),
+            (["--kill-every", "1ms"], "100ms"),
+            (["--rate", "0"], "more than 0"),
+            (["--rate", "NaN"], "more than 0"),
+            (["--devices", "many"], "whole number"),
+            (["--devices", "99999999"], "at most"),
+            (["--gateways", "0"], "1..=16"),
+            (["--speed", "fast"], "max"),
+            (["--mqtt-port", "0"], "--mqtt-port"),
+        ] {
+            let said = parse(&args).unwrap_err();
+            assert!(said.contains(says), "{args:?}: {said}");
+        }
+    }
+}

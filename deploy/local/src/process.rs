@@ -1,0 +1,105 @@
+//! The site's processes: started, watched, killed on purpose, and none left behind.
+
+use crate::programs::Program;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// How long a process may take to end after SIGTERM until it is killed.
+pub const STOP_PATIENCE_MS: u64 = 10_000;
+
+/// How much of a log is shown when its process failed.
+const LOG_TAIL_LINES: usize = 8;
+
+/// One process of the site.
+#[derive(Debug)]
+pub struct Process {
+    /// What it is called in words.
+    pub name: String,
+    program: Program,
+    config: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Starts a program with its settings file; what it prints is added to the log file.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(program: Program, name: String, config: PathBuf, log: PathBuf) -> Result<Self, String> {
+        let mut process = Self { name, program, config, log, child: None };
+        process.spawn()?;
+        Ok(process)
+    }
+
+    /// Starts it (again).
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn spawn(&mut self) -> Result<(), String> {
+        let failed = |e: std::io::Error| format!("{} can't be started: {e}", self.name);
+        let log = File::options().create(true).append(true).open(&self.log).map_err(failed)?;
+        let errors = log.try_clone().map_err(failed)?;
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        // Its settings are in the file; a variable that is meant for another site must not change them.
+        let own = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("SELVEDGE_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| own(name)) {
+            command.env_remove(name);
+        }
+        let child = command
+            .arg(self.program.argument())
+            .arg("--config")
+            .arg(&self.config)
+            // It ends when this closes, so also when we are killed.
+            .stdin(Stdio::piped())
+            .stdout(log)
+            .stderr(errors)
+            // Ctrl-C in a terminal is for us alone; we tell the others.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Its exit status if it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().ok().flatten()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill().await;
+        }
+    }
+
+    /// SIGTERM, and SIGKILL after a while.
+    pub async fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        // The pipe to it is closed as well, by waiting for it.
+        if tokio::time::timeout(Duration::from_millis(STOP_PATIENCE_MS), child.wait()).await.is_err() {
+            let _ = child.kill().await;
+        }
+    }
+
+    /// What it said last.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read(log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(LOG_TAIL_LINES);
+    lines.get(from..).unwrap_or_default().iter().map(|l| format!("  {l}\n")).collect()
+}

@@ -1,0 +1,185 @@
+//! The settings files of the site's processes, written into its folder at every start.
+
+use crate::folder::Folder;
+use crate::options::Options;
+use crate::ports::local;
+use selvedge_shared::seal::SiteSecret;
+use std::path::{Path, PathBuf};
+
+/// The name of the local site.
+pub const SITE: &str = "local";
+
+/// The width of its windows in milliseconds.
+pub const WINDOW_MS: u32 = 10_000;
+
+/// What gateways are told beyond the topics that they know by themselves.
+const TOPICS: [(&str, &str); 2] = [("senml/{device}", "senml-json"), ("senml-cbor/{device}", "senml-cbor")];
+
+/// The paths of what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// One a gateway.
+    pub gateways: Vec<PathBuf>,
+    /// The node's.
+    pub node: PathBuf,
+}
+
+/// Writes all settings files, and the site's secret if it has none yet.
+///
+/// # Errors
+/// Names the file that can't be written.
+pub fn write(options: &Options, folder: &Folder) -> Result<Files, String> {
+    let secret = folder.at("site-secret");
+    if !secret.exists() {
+        let made = SiteSecret::generate().and_then(|new| new.create_file(&secret));
+        made.map_err(|e| e.to_string())?;
+    }
+    let put = |name: String, text: String| {
+        let path = folder.at(&name);
+        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok::<PathBuf, String>(path)
+    };
+    let node = put("node.toml".to_string(), node_toml(options, folder.path(), &secret))?;
+    let gateways = (0..options.gateways).map(|index| {
+        let text = gateway_toml(options, &folder.kept.peer_ports, folder.path(), &secret, index);
+        put(format!("gateway-{}.toml", index + 1), text)
+    });
+    Ok(Files { gateways: gateways.collect::<Result<_, _>>()?, node })
+}
+
+/// A TOML text.
+fn quoted(path: &Path) -> String {
+    // JSON's quoting is valid for TOML's basic strings.
+    serde_json::Value::from(path.to_string_lossy().as_ref()).to_string()
+}
+
+fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
+    format!(
+        "data_dir = {data}\n\n[http]\nhost = \"127.0.0.1\"\nport = {http}\n\n\
+         [uplink]\nbroker = \"embedded\"\nhost = \"127.0.0.1\"\nport = {uplink}\n\n\
+         [[sites]]\nname = \"{SITE}\"\nsecret_file = {secret}\n",
+        data = quoted(&folder.join("node")),
+        http = options.node_port,
+        uplink = options.uplink_port,
+        secret = quoted(secret),
+    )
+}
+
+fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, index: u16) -> String {
+    let members = peers
+        .iter()
+        .enumerate()
+        .map(|(i, port)| format!("  {{ id = {}, peer = \"{}\", weight = 1 }},\n", i + 1, local(*port)));
+    let topics = TOPICS
+        .map(|(topic, decoder)| format!("[[topics]]\ntopic = \"{topic}\"\ndecoder = \"{decoder}\"\n\n"));
+    let id = index + 1;
+    format!(
+        "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\ngateways = [\n{members}]\n\n\
+         [gateway]\nid = {id}\ndata_dir = {data}\n\n\
+         [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\n\n[peer]\nbind = \"{peer}\"\n\n\
+         [uplink]\nhost = \"127.0.0.1\"\nport = {uplink}\n\n\
+         [rules]\nwindows_ms = [{WINDOW_MS}]\nallowed_lateness_ms = 2000\nidle_close_ms = 5000\nlate_flush_ms = 2000\n\n\
+         {topics}",
+        secret = quoted(secret),
+        members = members.collect::<String>(),
+        data = quoted(&folder.join(format!("gateway-{id}"))),
+        mqtt = local(options.mqtt_port + index),
+        http = local(options.http_port + index),
+        peer = local(peers.get(usize::from(index)).copied().unwrap_or(0)),
+        uplink = options.uplink_port,
+        topics = topics.concat(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use firmware_sim::fleet::KINDS;
+    use firmware_sim::payload::{Content, encode};
+    use selvedge_gateway::logic::decode::Decoded;
+    use selvedge_shared::time::EpochMs;
+
+    /// A site's files, and what the first gateway makes of its own.
+    fn written(dir: &tempfile::TempDir, more: &[&str]) -> (Files, selvedge_gateway::settings::Checked) {
+        let path = dir.path().join("a \"quoted\" folder");
+        let data = path.to_string_lossy().to_string();
+        let options = [&["x", "--data-dir", &data], more].concat();
+        let options = Options::try_parse_from(options).unwrap();
+        let folder = Folder::open(&options, &[]).unwrap();
+        let files = write(&options, &folder).unwrap();
+        let settings = selvedge_gateway::settings::Settings::load(Some(&files.gateways[0]), &[]).unwrap();
+        (files, settings.check().unwrap())
+    }
+
+    #[test]
+    fn the_programs_take_the_files_as_they_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, first) = written(&dir, &["--gateways", "5"]);
+        for (i, file) in files.gateways.iter().enumerate() {
+            let settings = selvedge_gateway::settings::Settings::load(Some(file), &[]).unwrap();
+            assert_eq!(usize::from(settings.mqtt.bind.port()), 1883 + i);
+            assert_eq!(usize::from(settings.http.bind.port()), 8081 + i);
+            let peer = settings.site.gateways.get(i).unwrap().peer.clone();
+            assert_eq!(peer, settings.peer.bind.to_string());
+            let checked = settings.check().unwrap();
+            assert_eq!(usize::from(checked.me.0), i + 1);
+            assert_eq!(checked.membership, first.membership);
+        }
+        let node = selvedge_node::settings::Settings::load(Some(&files.node), &[]).unwrap();
+        node.check().unwrap();
+        let sites = node.sites().unwrap();
+        assert_eq!((&sites[0].name, sites[0].secret.id()), (&first.site, first.secret.id()));
+        let (again, _) = written(&dir, &["--gateways", "5"]);
+        assert_eq!(again, files, "a second start finds its secret");
+    }
+
+    #[test]
+    fn a_gateway_reads_every_kind_of_payload_as_the_ledger_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let decoder = written(&dir, &[]).1.decoder;
+        // Digits that only an exact reader gets right.
+        let values = [90.14558029999999, 92.27798059999999, 0.1, -3.0];
+        for kind in KINDS {
+            for time in [Some(1_764_000_000_250), None] {
+                let time = kind.form.carried(time);
+                let all: Vec<(&str, f64)> =
+                    kind.streams.iter().zip(values).map(|((stream, _), v)| (*stream, v)).collect();
+                let some = if kind.form.holds_all_streams() { all.len() } else { 1 };
+                let content = Content { device: "x-01", values: &all[..some], time, seq: 7, boot: 99 };
+                let (topic, payload) = encode(kind.form, &content);
+                let decoded = decoder.decode(EpochMs(1_764_000_000_900), &topic, &payload);
+                let Decoded::Readings { list, skipped: 0 } = decoded else { panic!("{topic}: {decoded:?}") };
+                assert_eq!(list.len(), some);
+                for (reading, (stream, value)) in list.iter().zip(&all) {
+                    assert_eq!(reading.device, kind.form.device_name("x-01"), "{topic}");
+                    assert_eq!((reading.stream.as_ref(), reading.time), (*stream, time), "{topic}");
+                    assert_eq!(reading.value.to_bits(), value.to_bits(), "{topic}: {}", reading.value);
+                    let numbered = kind.form.has_seq().then_some((7, 99));
+                    assert_eq!(reading.seq.zip(reading.boot), numbered, "{topic}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_process_gets_its_own_ports_and_folder() {
+        let options = Options::try_parse_from(["x"]).unwrap();
+        let text = gateway_toml(&options, &[7001, 7002, 7003], Path::new("/x y"), Path::new("/x y/s"), 1);
+        for line in [
+            "id = 2",
+            "data_dir = \"/x y/gateway-2\"",
+            "bind = \"127.0.0.1:1884\"",
+            "bind = \"127.0.0.1:8082\"",
+            "bind = \"127.0.0.1:7002\"",
+            "port = 18830",
+            "  { id = 3, peer = \"127.0.0.1:7003\", weight = 1 },",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        let node = node_toml(&options, Path::new("/x"), Path::new("/x/s"));
+        for line in ["port = 8080", "port = 18830", "secret_file = \"/x/s\"", "data_dir = \"/x/node\""] {
+            assert!(node.lines().any(|l| l == line), "{line}\n{node}");
+        }
+    }
+}

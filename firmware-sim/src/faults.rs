@@ -1,0 +1,78 @@
+//! What is wrong with a device on purpose: its clock, and its link.
+
+use fastrand::Rng;
+
+/// How a device's clock tells time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Clock {
+    /// Right.
+    True,
+    /// There is none: readings carry no time.
+    None,
+    /// Runs fast (positive) or slow, by so many parts in a million.
+    Drift {
+        /// Parts in a million.
+        ppm: i32,
+    },
+    /// Was never set: it counts from 1970-01-01T00:00:00Z at the device's start.
+    Epoch1970,
+}
+
+impl Clock {
+    /// The time the device believes it is, in epoch milliseconds, when it really is `now_ms` and it was
+    /// started at `start_ms`.
+    pub fn read(self, start_ms: u64, now_ms: u64) -> Option<i64> {
+        let up = now_ms.saturating_sub(start_ms) as i64;
+        let start = start_ms as i64;
+        match self {
+            Clock::True => Some(start.saturating_add(up)),
+            Clock::None => None,
+            Clock::Drift { ppm } => {
+                let wrong = i128::from(up) * i128::from(ppm) / 1_000_000;
+                Some(start.saturating_add(up).saturating_add(wrong as i64))
+            }
+            Clock::Epoch1970 => Some(up),
+        }
+    }
+}
+
+/// How often a device's link breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkFault {
+    /// Never.
+    None,
+    /// After a random time, on average this long.
+    Flaky {
+        /// Milliseconds.
+        mean_ms: u64,
+        /// The dead connection is left open for a while, as when a cable is pulled, on both sides.
+        abandon: bool,
+    },
+}
+
+impl LinkFault {
+    /// When the link breaks next, if ever.
+    pub fn next(self, now_ms: u64, rng: &mut Rng) -> Option<u64> {
+        match self {
+            LinkFault::None => None,
+            LinkFault::Flaky { mean_ms, .. } => {
+                Some(now_ms.saturating_add(rng.u64(mean_ms / 2..=mean_ms.saturating_mul(3) / 2)).max(1))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_go_wrong_in_their_own_way() {
+        let (start, now) = (1_764_000_000_000, 1_764_000_100_000);
+        assert_eq!(Clock::True.read(start, now), Some(1_764_000_100_000));
+        assert_eq!(Clock::None.read(start, now), None);
+        assert_eq!(Clock::Drift { ppm: 500 }.read(start, now), Some(1_764_000_100_050));
+        assert_eq!(Clock::Drift { ppm: -500 }.read(start, now), Some(1_764_000_099_950));
+        assert_eq!(Clock::Epoch1970.read(start, now), Some(100_000));
+    }
+}

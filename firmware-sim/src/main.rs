@@ -1,0 +1,135 @@
+//! The program `firmware-sim`: simulated devices against any MQTT endpoint.
+
+use clap::Parser;
+use firmware_sim::fleet::{Fleet, Progress};
+use firmware_sim::settings::{ENV_PREFIX, Settings};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Simulated devices that publish over MQTT until every reading is acknowledged.
+#[derive(Debug, Parser)]
+#[command(name = "firmware-sim", version)]
+struct Options {
+    /// Settings file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings and end.
+    #[arg(long)]
+    check_config: bool,
+    /// A gateway's MQTT address, host:port; may be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
+    gateway: Vec<String>,
+    /// How many simulated devices.
+    #[arg(long, value_name = "N")]
+    devices: Option<usize>,
+    /// Readings per second and device.
+    #[arg(long, value_name = "R")]
+    rate: Option<f64>,
+    /// Everything random follows from it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Replay this CSV file (timestamp,value) instead; may be repeated.
+    #[arg(long, value_name = "FILE.csv")]
+    replay: Vec<PathBuf>,
+    /// Of a replay: times real time, or max.
+    #[arg(long, value_name = "N|max")]
+    speed: Option<String>,
+    /// Measure for so many seconds.
+    #[arg(long, value_name = "S")]
+    seconds: Option<u64>,
+}
+
+impl Options {
+    fn settings(&self) -> Result<Settings, String> {
+        let mut flags = Vec::new();
+        let mut flag = |key: &str, value: Option<String>| {
+            flags.extend(value.map(|value| (key.to_string(), value)));
+        };
+        flag("gateways", (!self.gateway.is_empty()).then(|| self.gateway.join(",")));
+        flag("devices", self.devices.map(|v| v.to_string()));
+        flag("rate", self.rate.map(|v| v.to_string()));
+        flag("seed", self.seed.map(|v| v.to_string()));
+        flag("speed", self.speed.clone());
+        flag("seconds", self.seconds.map(|v| v.to_string()));
+        let mut settings: Settings =
+            selvedge_shared::config::load(self.config.as_deref(), ENV_PREFIX, &flags)
+                .map_err(|e| e.to_string())?;
+        if !self.replay.is_empty() {
+            settings.replay.clone_from(&self.replay);
+        }
+        Ok(settings)
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let prepared = options.settings().and_then(|settings| Ok((settings.fleet()?, settings)));
+    let (fleet, settings) = match prepared {
+        Ok(prepared) => prepared,
+        Err(why) => {
+            eprintln!("firmware-sim: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.check_config {
+        println!("the settings are right");
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(why) => {
+            eprintln!("firmware-sim: no runtime: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (progress, started) = runtime.block_on(async {
+        let started = Instant::now();
+        (run(&settings, Fleet::start(&fleet)).await, started)
+    });
+    let summary = serde_json::json!({
+        "devices": progress.devices,
+        "published": progress.published,
+        "acked": progress.acked,
+        "quarantined": progress.quarantined,
+        "unacknowledged": progress.published.saturating_sub(progress.acked),
+        "resends": progress.resends,
+        "connects": progress.connects,
+        "skipped": progress.skipped,
+        "seconds": (started.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0,
+    });
+    println!("{summary}");
+    if progress.pending == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(settings: &Settings, mut fleet: Fleet) -> Progress {
+    let limit = match settings.seconds {
+        0 => Duration::MAX,
+        seconds => Duration::from_secs(seconds),
+    };
+    wait(&fleet, limit).await;
+    fleet.drain();
+    wait(&fleet, Duration::from_secs(settings.drain_seconds)).await;
+    fleet.stop().await;
+    fleet.progress()
+}
+
+/// Waits until all devices are done, the time is over or Ctrl-C is pressed.
+async fn wait(fleet: &Fleet, limit: Duration) {
+    let done = async {
+        while !fleet.is_done() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let over = async {
+        match limit {
+            Duration::MAX => std::future::pending().await,
+            limit => tokio::time::sleep(limit).await,
+        }
+    };
+    tokio::select! {
+        () = done => {}
+        () = over => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

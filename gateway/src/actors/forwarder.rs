@@ -1,0 +1,206 @@
+//! The forwarder's actor: carries what devices did to the leaders of their shards, and what became of it
+//! back to the connections.
+
+use crate::actors::front::Front;
+use crate::actors::shard::{ShardActor, ShardEvents};
+use crate::actors::switch::{Switch, ToPeers};
+use crate::logic::forward::{Effects, Forward, Forwardable, Settled, Ticket};
+use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
+use crate::logic::shard::Event;
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often late answers are looked for.
+const LOOK_MS: u64 = 20;
+
+/// Items of one connection, in order.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Submit(pub Vec<(ShardId, Ticket, Forwardable)>);
+
+/// Answers about forwarded batches.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Answered {
+    /// Who answers.
+    pub from: GatewayId,
+    /// Shard, number, answer.
+    pub answers: Vec<(ShardId, u64, ForwardAnswer)>,
+}
+
+/// A leader is known.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeaderIs(pub ShardId, pub GatewayId);
+
+/// A gateway can't be reached.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GatewayDown(pub GatewayId);
+
+/// Whom it carries to.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Connect {
+    /// The shards that have a replica here.
+    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
+    /// The way to the others.
+    pub switch: Addr<Switch>,
+}
+
+/// The forwarder's actor.
+pub struct Forwarder {
+    me: GatewayId,
+    core: Forward,
+    front: Arc<Front>,
+    shards: BTreeMap<ShardId, Addr<ShardActor>>,
+    switch: Option<Addr<Switch>>,
+    epoch: Instant,
+    turning: bool,
+    busy_since: Option<(Instant, BusyReason)>,
+}
+
+impl Forwarder {
+    /// An actor around a forwarder's core.
+    pub fn new(me: GatewayId, core: Forward, front: Arc<Front>, epoch: Instant) -> Self {
+        Self {
+            me,
+            core,
+            front,
+            shards: BTreeMap::new(),
+            switch: None,
+            epoch,
+            turning: false,
+            busy_since: None,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn perform(&mut self, effects: Effects) {
+        let origin = self.core.origin();
+        let mut away = Vec::new();
+        let mut here: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
+        for (to, batch) in effects.send {
+            let (shard, n, submission) = (batch.shard, batch.n, batch.submission);
+            if to == self.me {
+                here.entry(shard).or_default().push(Event::Forward { from: self.me, origin, n, submission });
+            } else {
+                away.push((to, PeerMessage::Forward { shard, origin, n, submission }));
+            }
+        }
+        for (shard, events) in here {
+            if let Some(actor) = self.shards.get(&shard) {
+                actor.do_send(ShardEvents(events));
+            }
+        }
+        if let Some(switch) = self.switch.as_ref().filter(|_| !away.is_empty()) {
+            switch.do_send(ToPeers(away));
+        }
+        let mut by_connection: BTreeMap<u64, Vec<Settled>> = BTreeMap::new();
+        for settled in effects.outcomes {
+            by_connection.entry(settled.ticket.connection).or_default().push(settled);
+        }
+        for (connection, settled) in by_connection {
+            self.front.settled(connection, settled);
+        }
+    }
+
+    /// Tells the front whether leaders have refused for so long that newcomers are to be told.
+    fn note_busy(&mut self) {
+        let now = Instant::now();
+        self.busy_since = match (self.core.busy(), self.busy_since) {
+            (None | Some(BusyReason::Window), _) => None,
+            (Some(why), Some((since, _))) => Some((since, why)),
+            (Some(why), None) => Some((now, why)),
+        };
+        let lasting =
+            |(since, _): &(Instant, BusyReason)| now.duration_since(*since) > Duration::from_secs(2);
+        self.front.note_load(self.core.full(), self.busy_since.filter(lasting).map(|(_, why)| why));
+    }
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Turn;
+
+impl Actor for Forwarder {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Bounded by the windows of the connections, which have at most so many publishes unanswered.
+        ctx.set_mailbox_capacity(4096);
+        ctx.run_interval(Duration::from_millis(LOOK_MS), |actor, _| {
+            let now_ms = actor.now_ms();
+            if actor.core.deadline_ms().is_some_and(|due| due <= now_ms) {
+                let mut effects = Effects::default();
+                actor.core.timer(now_ms, &mut effects);
+                actor.perform(effects);
+            }
+            actor.note_busy();
+            actor.front.expire();
+        });
+    }
+}
+
+impl Handler<Submit> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, Submit(items): Submit, ctx: &mut Self::Context) {
+        for (shard, ticket, item) in items {
+            self.core.submit(shard, ticket, item);
+        }
+        if !std::mem::replace(&mut self.turning, true) {
+            ctx.notify(Turn);
+        }
+    }
+}
+
+impl Handler<Turn> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, _: Turn, _: &mut Self::Context) {
+        self.turning = false;
+        let mut effects = Effects::default();
+        self.core.flush(self.now_ms(), &mut effects);
+        self.perform(effects);
+    }
+}
+
+impl Handler<Answered> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, Answered { from, answers }: Answered, _: &mut Self::Context) {
+        let (now_ms, mut effects) = (self.now_ms(), Effects::default());
+        for (shard, n, answer) in answers {
+            self.core.answered(now_ms, (from, shard, n), answer, &mut effects);
+        }
+        self.perform(effects);
+    }
+}
+
+impl Handler<LeaderIs> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, LeaderIs(shard, leader): LeaderIs, _: &mut Self::Context) {
+        let mut effects = Effects::default();
+        self.core.leader_is(self.now_ms(), shard, leader, &mut effects);
+        self.perform(effects);
+    }
+}
+
+impl Handler<GatewayDown> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, GatewayDown(gateway): GatewayDown, _: &mut Self::Context) {
+        self.core.gateway_down(self.now_ms(), gateway);
+    }
+}
+
+impl Handler<Connect> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, connect: Connect, _: &mut Self::Context) {
+        self.shards = connect.shards;
+        self.switch = Some(connect.switch);
+    }
+}

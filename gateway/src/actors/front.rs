@@ -1,0 +1,347 @@
+//! The front: what MQTT connections and the site's actors share. Called from the connections' tasks and
+//! from the forwarder's actor; every lock is held for one batch of one connection.
+
+use crate::actors::forwarder::{Forwarder, Submit};
+use crate::actors::switch::{Switch, ToPeers};
+use crate::logic::decode::Decoder;
+use crate::logic::forward::Settled;
+use crate::logic::machine::Origin;
+use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
+use crate::logic::ring::Ring;
+use crate::logic::session::{CONNECT_WAIT_MS, Effects, Quarantined, Session, Site};
+use actix::Addr;
+use bytes::Bytes;
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::mqtt::{
+    Answer, Application, CloseReason, Handle, Inbound, Publish, QoS, Refusal, Router,
+};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::topic::Filter;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// How many quarantined publishes can be read; older ones make way.
+pub const MAX_QUARANTINE_ENTRIES: usize = 256;
+/// How much of a quarantined payload is kept.
+pub const MAX_QUARANTINE_PAYLOAD_BYTES: usize = 1_024;
+
+/// A quarantined publish as operators read it.
+#[derive(Debug, Clone, Serialize)]
+pub struct QuarantineEntry {
+    /// When it came.
+    pub at: String,
+    /// Who sent it.
+    pub client: String,
+    /// Where.
+    pub topic: String,
+    /// Why it was not counted.
+    pub why: String,
+    /// Its first bytes, as text where they are.
+    pub payload: String,
+    /// Its length in bytes.
+    pub bytes: usize,
+}
+
+struct Client {
+    handle: Arc<Handle>,
+    session: Mutex<Session>,
+}
+
+/// Where submissions and messages to peers go, once the actors run.
+pub struct Ways {
+    /// The forwarder.
+    pub forwarder: Addr<Forwarder>,
+    /// The switch.
+    pub switch: Addr<Switch>,
+}
+
+/// What connections and actors share.
+pub struct Front {
+    ring: Arc<Ring>,
+    decoder: Decoder,
+    origin: Origin,
+    ways: OnceLock<Ways>,
+    clients: RwLock<HashMap<u64, Arc<Client>>>,
+    arriving: Mutex<VecDeque<(Instant, u64)>>,
+    router: Router,
+    interest: RwLock<BTreeMap<GatewayId, Vec<Filter>>>,
+    quarantine: Mutex<VecDeque<QuarantineEntry>>,
+    overloaded: AtomicBool,
+    busy: AtomicU8,
+    acked: AtomicU64,
+    quarantined: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every section leaves its data whole: a panic in one connection must not stop the others.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Front {
+    /// A front without connections.
+    pub fn new(ring: Arc<Ring>, decoder: Decoder, origin: Origin) -> Self {
+        Self {
+            ring,
+            decoder,
+            origin,
+            ways: OnceLock::new(),
+            clients: RwLock::default(),
+            arriving: Mutex::default(),
+            router: Router::new(),
+            interest: RwLock::default(),
+            quarantine: Mutex::default(),
+            overloaded: AtomicBool::new(false),
+            busy: AtomicU8::new(0),
+            acked: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+        }
+    }
+
+    /// Connects it to the actors; called once, before the first connection.
+    pub fn connect(&self, ways: Ways) {
+        let _ = self.ways.set(ways);
+    }
+
+    /// What became of items of one connection.
+    pub fn settled(&self, connection: u64, list: Vec<Settled>) {
+        let Some(client) = self.client(connection) else { return };
+        let mut effects = Effects::default();
+        let mut session = lock(&client.session);
+        for settled in list {
+            session.settled(self.site(), settled, &mut effects);
+        }
+        self.perform(&client, effects);
+        let over = session.is_over();
+        drop(session);
+        if over {
+            self.forget(connection);
+        }
+    }
+
+    /// Refuses clients whose shard did not answer in time.
+    pub fn expire(&self) {
+        let wait = Duration::from_millis(CONNECT_WAIT_MS);
+        loop {
+            let mut arriving = lock(&self.arriving);
+            match arriving.front() {
+                Some((since, _)) if since.elapsed() >= wait => {}
+                _ => return,
+            }
+            let Some((_, id)) = arriving.pop_front() else { return };
+            drop(arriving);
+            if let Some(client) = self.client(id) {
+                let mut effects = Effects::default();
+                lock(&client.session).refuse(&mut effects);
+                self.perform(&client, effects);
+            }
+        }
+    }
+
+    /// The site's load: `full` closes who publishes more; a lasting reason turns newcomers away.
+    pub fn note_load(&self, full: bool, busy: Option<BusyReason>) {
+        self.overloaded.store(full, Ordering::Relaxed);
+        let reason = match busy {
+            None | Some(BusyReason::Window) => 0,
+            Some(BusyReason::Disk) => 1,
+            Some(BusyReason::Outbox) => 2,
+        };
+        if self.busy.swap(reason, Ordering::Relaxed) != reason {
+            match reason {
+                0 => tracing::info!("readings are taken again"),
+                1 => {
+                    tracing::error!("a disk of the site is full: devices are slowed down until there is room")
+                }
+                _ => tracing::error!(
+                    "the outbox budget is reached: devices are slowed down until the node confirms"
+                ),
+            }
+        }
+    }
+
+    /// Why newcomers are turned away, if they are.
+    pub fn trouble(&self) -> Option<&'static str> {
+        match self.busy.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some("a disk of the site is full"),
+            _ => Some("the outbox budget is reached"),
+        }
+    }
+
+    /// Closes a connection whose session was taken over elsewhere.
+    pub fn evict(&self, start: u64, connection: u64) {
+        if start == self.origin.start
+            && let Some(client) = self.client(connection)
+        {
+            client.handle.close(CloseReason::TakenOver);
+        }
+    }
+
+    /// The filters that are subscribed to here, and a number that changes with them.
+    pub fn filters(&self) -> (u64, Vec<String>) {
+        let (version, filters) = self.router.filters();
+        let all = || filters.iter().map(|f| f.as_str().to_string()).collect();
+        (version, if filters.len() > MAX_INTEREST_FILTERS { vec!["#".into()] } else { all() })
+    }
+
+    /// What a peer's programs subscribe to.
+    pub fn set_interest(&self, peer: GatewayId, filters: &[String]) {
+        let filters = filters.iter().take(MAX_INTEREST_FILTERS).filter_map(|f| Filter::new(f).ok()).collect();
+        self.interest.write().unwrap_or_else(PoisonError::into_inner).insert(peer, filters);
+    }
+
+    /// Publishes that another gateway took in, for subscribers here.
+    pub fn route_in(&self, publishes: Vec<RoutedPublish>) {
+        for p in publishes {
+            let qos = match p.qos {
+                0 => QoS::AtMostOnce,
+                _ => QoS::AtLeastOnce,
+            };
+            self.router.route(None, &p.topic.into(), &Bytes::from(p.payload), qos);
+        }
+    }
+
+    /// The quarantine, newest first, and how many were ever put there.
+    pub fn quarantine(&self) -> (u64, Vec<QuarantineEntry>) {
+        let entries = lock(&self.quarantine).iter().rev().cloned().collect();
+        (self.quarantined.load(Ordering::Relaxed), entries)
+    }
+
+    /// How many publishes of QoS 1 and 2 were acknowledged as kept.
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.clients.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn site(&self) -> Site<'_> {
+        Site { ring: &self.ring, decoder: &self.decoder, origin: self.origin, now: EpochMs::now() }
+    }
+
+    fn client(&self, id: u64) -> Option<Arc<Client>> {
+        self.clients.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn forget(&self, id: u64) {
+        self.clients.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Called with the session locked, so that submissions of one connection keep their order.
+    fn perform(&self, client: &Arc<Client>, effects: Effects) {
+        if !effects.subscribe.is_empty() && self.router.subscribe(&client.handle, &effects.subscribe).is_err()
+        {
+            client.handle.close(CloseReason::Quota);
+        }
+        if !effects.unsubscribe.is_empty() {
+            self.router.unsubscribe(client.handle.id(), &effects.unsubscribe);
+        }
+        if !effects.submit.is_empty()
+            && let Some(ways) = self.ways.get()
+        {
+            ways.forwarder.do_send(Submit(effects.submit));
+        }
+        if effects.acked > 0 {
+            self.acked.fetch_add(effects.acked, Ordering::Relaxed);
+            metrics::counter!("selvedge_publishes_acked_total").increment(effects.acked);
+        }
+        if effects.dropped > 0 {
+            metrics::counter!("selvedge_qos0_dropped_total").increment(effects.dropped);
+        }
+        client.handle.answers(effects.answers);
+        if let Some(reason) = effects.close {
+            client.handle.close(reason);
+        }
+        for quarantined in effects.quarantine {
+            self.set_aside(quarantined);
+        }
+        if !effects.route.is_empty() {
+            self.route(client.handle.id(), effects.route);
+        }
+    }
+
+    fn route(&self, from: u64, publishes: Vec<Publish>) {
+        let mut away = Vec::new();
+        let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
+        for p in publishes {
+            self.router.route(Some(from), &p.topic, &p.payload, p.qos);
+            for (peer, filters) in interest.iter() {
+                if filters.iter().any(|f| f.matches(&p.topic)) {
+                    let (topic, payload, qos) = (p.topic.to_string(), p.payload.to_vec(), u8::from(p.qos));
+                    let publishes = vec![RoutedPublish { topic, payload, qos }];
+                    away.push((*peer, PeerMessage::Route { publishes }));
+                }
+            }
+        }
+        if let Some(ways) = self.ways.get().filter(|_| !away.is_empty()) {
+            ways.switch.do_send(ToPeers(away));
+        }
+    }
+
+    fn set_aside(&self, q: Quarantined) {
+        self.quarantined.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("selvedge_publishes_quarantined_total").increment(1);
+        let shown = &q.payload[..q.payload.len().min(MAX_QUARANTINE_PAYLOAD_BYTES)];
+        let entry = QuarantineEntry {
+            at: EpochMs::now().to_string(),
+            client: q.client,
+            topic: q.topic,
+            why: q.why,
+            payload: String::from_utf8_lossy(shown).into_owned(),
+            bytes: q.payload.len(),
+        };
+        let mut quarantine = lock(&self.quarantine);
+        if quarantine.len() >= MAX_QUARANTINE_ENTRIES {
+            quarantine.pop_front();
+        }
+        quarantine.push_back(entry);
+    }
+
+    fn admit(&self, handle: &Arc<Handle>) -> Arc<Client> {
+        let id = handle.id();
+        let client = Arc::new(Client { handle: handle.clone(), session: Mutex::new(Session::new(id)) });
+        self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client.clone());
+        lock(&self.arriving).push_back((Instant::now(), id));
+        client
+    }
+}
+
+impl Application for Front {
+    fn inbound(&self, handle: &Arc<Handle>, events: &mut Vec<Inbound>) {
+        let client = match self.client(handle.id()) {
+            Some(client) => client,
+            None if matches!(events.first(), Some(Inbound::Connect(_))) => {
+                if self.trouble().is_some() {
+                    handle.answer(Answer::Refuse(Refusal::Busy));
+                    return;
+                }
+                self.admit(handle)
+            }
+            None => return, // it was refused
+        };
+        let (mut effects, mut gone) = (Effects::default(), false);
+        let overloaded = self.overloaded.load(Ordering::Relaxed);
+        let mut session = lock(&client.session);
+        for event in events.drain(..) {
+            gone |= matches!(event, Inbound::Closed(_));
+            if overloaded && matches!(event, Inbound::Publish(_)) {
+                effects.close = Some(CloseReason::Busy); // it was not acknowledged: the device sends it again
+                continue;
+            }
+            session.inbound(self.site(), event, &mut effects);
+        }
+        if gone {
+            self.router.disconnect(handle.id());
+        }
+        self.perform(&client, effects);
+        let over = session.is_over();
+        drop(session);
+        if over {
+            self.forget(handle.id());
+        }
+    }
+}

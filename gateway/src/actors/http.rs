@@ -1,0 +1,258 @@
+//! The HTTP API: how the gateway is, recent windows, the quarantine, metrics.
+
+use crate::actors::front::Front;
+use crate::actors::link::PeerLinks;
+use crate::actors::log::{GetLogFigures, LogActor};
+use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
+use crate::actors::switch::{Ask, GetPeers, QUERY_WAIT_MS, Switch};
+use crate::actors::uplink::{IsConnected, UplinkActor};
+use crate::logic::machine::WindowView;
+use crate::logic::peer::WindowQuery;
+use crate::logic::ring::Ring;
+use actix::Addr;
+use actix_web::{HttpRequest, HttpResponse, web};
+use metrics_exporter_prometheus::PrometheusHandle;
+use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use selvedge_shared::time::EpochMs;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/quarantine, /metrics, /healthz, /readyz";
+
+/// What the handlers work with.
+pub struct Api {
+    /// The site.
+    pub site: SiteId,
+    /// This gateway.
+    pub me: GatewayId,
+    /// Who keeps which shard.
+    pub ring: Arc<Ring>,
+    /// The connections.
+    pub front: Arc<Front>,
+    /// The shards that have a replica here.
+    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
+    /// The way to other replicas.
+    pub switch: Addr<Switch>,
+    /// The uplink.
+    pub uplink: Addr<UplinkActor>,
+    /// The log.
+    pub log: Addr<LogActor>,
+    /// The links.
+    pub links: PeerLinks,
+    /// The metrics.
+    pub metrics: PrometheusHandle,
+}
+
+/// Puts all paths into an application.
+pub fn routes(app: &mut web::ServiceConfig) {
+    app.route("/v1/status", web::get().to(status))
+        .route("/v1/aggregates", web::get().to(aggregates))
+        .route("/v1/devices", web::get().to(devices))
+        .route("/v1/quarantine", web::get().to(quarantine))
+        .route("/metrics", web::get().to(|api: web::Data<Api>| async move { api.metrics.render() }))
+        .route("/healthz", web::get().to(|| async { "ok\n" }))
+        .route("/readyz", web::get().to(readyz))
+        .default_service(web::to(unknown));
+}
+
+async fn unknown(request: HttpRequest) -> HttpResponse {
+    let path: String = request.path().chars().take(80).collect();
+    let error = format!("there is no {} {path}; there are (GET): {PATHS}", request.method());
+    HttpResponse::NotFound().json(json!({ "error": error }))
+}
+
+impl Api {
+    async fn reports(&self, devices: bool) -> Vec<ShardReport> {
+        let mut reports = Vec::with_capacity(self.shards.len());
+        for shard in self.shards.values() {
+            reports.extend(shard.send(GetStatus { devices }).await);
+        }
+        reports
+    }
+
+    /// Why the gateway can't do its work now, if it can't.
+    fn trouble(&self, reports: &[ShardReport], up: &BTreeSet<GatewayId>) -> Option<String> {
+        if let Some(why) = self.front.trouble() {
+            return Some(why.to_string());
+        }
+        let reachable = |s: &ShardId| {
+            let replicas = self.ring.replicas(*s);
+            replicas.iter().filter(|r| up.contains(r)).count() > replicas.len() / 2
+        };
+        let lost = (0..self.ring.shards()).map(ShardId).filter(|s| !reachable(s)).count();
+        if lost > 0 {
+            return Some(format!("{lost} shards have no majority of their replicas within reach"));
+        }
+        let leaderless = reports.iter().filter(|r| r.status.leader.is_none()).count();
+        (leaderless > 0).then(|| format!("{leaderless} shards have no leader yet"))
+    }
+}
+
+async fn readyz(api: web::Data<Api>) -> HttpResponse {
+    let reports = api.reports(false).await;
+    let up = api.switch.send(GetPeers).await.unwrap_or_default();
+    match api.trouble(&reports, &up) {
+        None => HttpResponse::Ok().body("ready\n"),
+        Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
+    }
+}
+
+async fn status(api: web::Data<Api>) -> HttpResponse {
+    let reports = api.reports(false).await;
+    let up = api.switch.send(GetPeers).await.unwrap_or_default();
+    let log = api.log.send(GetLogFigures).await.unwrap_or_default();
+    let trouble = api.trouble(&reports, &up);
+    // A shard's outbox is the same on all its replicas: only its leader counts it, so that a site's sum is right.
+    let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
+    let sum = |f: fn(&ShardReport) -> u64| leading.iter().map(|r| f(r)).sum::<u64>();
+    let totals = json!({
+        "leading": leading.len(),
+        "outbox_batches": sum(|r| r.status.outbox_batches),
+        "outbox_bytes": sum(|r| r.status.outbox_bytes),
+        "waiting_parts": sum(|r| r.status.waiting_parts),
+        "leader_changes": reports.iter().map(|r| r.led).sum::<u64>(),
+        "readings_acked": api.front.acked(),
+        "connections": api.front.connections(),
+        "quarantined": api.front.quarantine().0,
+    });
+    let peers: Vec<_> = api
+        .links
+        .status()
+        .into_iter()
+        .map(|l| json!({ "gateway": l.peer.0, "up": up.contains(&l.peer), "trouble": l.trouble }))
+        .collect();
+    let shards: Vec<_> = reports.iter().map(|r| &r.status).collect();
+    HttpResponse::Ok().json(json!({
+        "site": api.site, "gateway": api.me.0, "ready": trouble.is_none(), "trouble": trouble,
+        "uplink_connected": api.uplink.send(IsConnected).await.unwrap_or(false),
+        "log": log, "totals": totals, "peers": peers, "shards": shards,
+    }))
+}
+
+async fn quarantine(api: web::Data<Api>) -> HttpResponse {
+    let (total, entries) = api.front.quarantine();
+    HttpResponse::Ok().json(json!({ "total": total, "kept": entries.len(), "entries": entries }))
+}
+
+async fn devices(api: web::Data<Api>) -> HttpResponse {
+    let reports = api.reports(true).await;
+    let list: Vec<_> = reports
+        .iter()
+        .flat_map(|r| &r.devices)
+        .map(|d| json!({ "device": &*d.device, "streams": d.streams, "seen": d.seen.to_string() }))
+        .collect();
+    HttpResponse::Ok().json(json!({ "devices": list, "of_shards": api.shards.len() }))
+}
+
+type Given = web::Query<Vec<(String, String)>>;
+
+async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
+    let query = match parse(&given.0) {
+        Ok(query) => query,
+        Err((parameter, why)) => {
+            let error = json!({ "error": format!("{parameter}: {why}"), "parameter": parameter });
+            return HttpResponse::BadRequest().json(error);
+        }
+    };
+    let (reply, answer) = oneshot::channel();
+    let consistency = if query.stale { "stale" } else { "linearizable" };
+    api.switch.do_send(Ask { shard: api.ring.shard_of(&query.device), query, reply });
+    let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
+    match tokio::time::timeout(wait, answer).await {
+        Ok(Ok(windows)) => {
+            let list: Vec<_> = windows.iter().map(window).collect();
+            HttpResponse::Ok().json(json!({ "aggregates": list, "consistency": consistency }))
+        }
+        _ => {
+            let error = "no replica could answer: no majority of the device's replicas is within reach, or too much is asked at once; try again, or ask with consistency=stale";
+            HttpResponse::ServiceUnavailable().json(json!({ "error": error }))
+        }
+    }
+}
+
+fn window(w: &WindowView) -> Value {
+    let a = &w.aggregate;
+    json!({
+        "device": &*w.device, "stream": &*w.stream, "start": w.start.to_string(), "start_ms": w.start.0,
+        "width_ms": w.width_ms, "count": a.count, "sum": a.sum, "mean": a.mean(), "min": a.min, "max": a.max,
+        "first": { "time": a.first.time.to_string(), "value": a.first.value },
+        "last": { "time": a.last.time.to_string(), "value": a.last.value },
+        "late": w.late, "parts": w.parts, "closed": w.closed, "watermark": w.watermark.to_string(),
+        "fingerprint": format!("{:016x}", a.fingerprint),
+    })
+}
+
+type Bad = (String, String);
+
+fn parse(given: &[(String, String)]) -> Result<WindowQuery, Bad> {
+    let now = EpochMs::now();
+    let mut query = WindowQuery {
+        device: String::new(),
+        stream: None,
+        from: now.plus(-3_600_000),
+        to: now.plus(3_600_000),
+        every_ms: None,
+        stale: false,
+    };
+    for (key, value) in given {
+        let bad = |why: String| (key.clone(), why);
+        match key.as_str() {
+            "device" => query.device.clone_from(value),
+            "stream" => query.stream = Some(value.clone()),
+            "from" => query.from = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
+            "to" => query.to = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
+            "every" => {
+                let every =
+                    selvedge_shared::time::parse_duration_ms(value).map_err(|e| bad(e.to_string()))?;
+                query.every_ms = Some(every);
+            }
+            "consistency" => match value.as_str() {
+                "stale" => query.stale = true,
+                "linearizable" => query.stale = false,
+                _ => return Err(bad("give linearizable or stale".into())),
+            },
+            _ => {
+                return Err(bad(
+                    "there is no such parameter: device, stream, from, to, every, consistency".into()
+                ));
+            }
+        }
+    }
+    if query.device.is_empty() {
+        return Err(("device".into(), "name the device, for example device=press-4".into()));
+    }
+    if query.from >= query.to {
+        return Err(("from".into(), "it must be before to".into()));
+    }
+    Ok(query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(text: &[(&str, &str)]) -> Vec<(String, String)> {
+        text.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    #[test]
+    fn a_wrong_parameter_is_named_with_what_would_be_right() {
+        for (given, named, right) in [
+            (pairs(&[]), "device", "press-4"),
+            (pairs(&[("device", "d"), ("from", "yesterday")]), "from", "RFC 3339"),
+            (pairs(&[("device", "d"), ("every", "soon")]), "every", "10s"),
+            (pairs(&[("device", "d"), ("consistency", "maybe")]), "consistency", "stale"),
+            (pairs(&[("devise", "d")]), "devise", "device"),
+            (pairs(&[("device", "d"), ("from", "2"), ("to", "1")]), "from", "before"),
+        ] {
+            let (parameter, why) = parse(&given).unwrap_err();
+            assert_eq!(parameter, named);
+            assert!(why.contains(right), "{why}");
+        }
+        let good = parse(&pairs(&[("device", "d"), ("every", "1m"), ("consistency", "stale")])).unwrap();
+        assert_eq!((good.every_ms, good.stale), (Some(60_000), true));
+    }
+}

@@ -1,0 +1,83 @@
+//! `selvedge-gateway` as a program: its command line, its settings, its log of events.
+
+use crate::actors::wiring;
+use crate::settings::{Settings, SettingsError};
+use clap::Parser;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Takes readings from devices over MQTT, keeps them on a majority of its site's gateways and sends their
+/// aggregates to cloud nodes.
+///
+/// Settings come from the file, from SELVEDGE_GATEWAY_* environment variables (SELVEDGE_GATEWAY_MQTT__BIND sets mqtt.bind)
+/// and from here; the later one wins. RUST_LOG sets what is logged (info unless set).
+#[derive(Debug, Parser)]
+#[command(name = "selvedge-gateway", version)]
+struct Arguments {
+    /// The settings file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Checks the settings, says what is wrong with them and ends.
+    #[arg(long)]
+    check_config: bool,
+    /// Where the gateway's data lies (`gateway.data_dir`).
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// Any other setting, such as `--set mqtt.bind=0.0.0.0:1883`.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("it has no `=`; write it as key=value, such as gateway.id=2")?;
+    Ok((pair.0.trim().to_string(), pair.1.to_string()))
+}
+
+/// Runs the program with this command line (its name first) until it is told to stop.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _ = e.print(); // nobody reads it if that fails
+            return if e.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let mut overrides = arguments.set;
+    overrides.extend(arguments.data_dir.map(|dir| ("gateway.data_dir".to_string(), dir)));
+    let checked = Settings::load(arguments.config.as_deref(), &overrides).and_then(Settings::check);
+    let checked = match checked {
+        Ok(checked) => checked,
+        Err(e) => return say(&e),
+    };
+    if arguments.check_config {
+        let site = &checked.settings.site;
+        println!(
+            "the settings are sound: gateway {} of {} in site {}",
+            checked.me,
+            site.gateways.len(),
+            site.name
+        );
+        return ExitCode::SUCCESS;
+    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A log that can't be written (its disk is full) must not end the program.
+    tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match actix::System::new().block_on(wiring::run(checked)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("selvedge-gateway: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(e: &SettingsError) -> ExitCode {
+    eprintln!("selvedge-gateway: {e}");
+    ExitCode::from(2)
+}

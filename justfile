@@ -1,0 +1,22 @@
+# Recipes for people. `.ci/run` is what CI runs; `just verify` is the same without installing anything.
+
+# List the recipes.
+default:
+    @just --list
+
+# Check form, lints and tests; changes no source file and installs nothing.
+verify:
+    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}" ./.ci/run --no-install
+
+# Put right what tools can put right.
+fix:
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged -- -D warnings
+    cargo fmt --all
+
+# Start a whole site on this machine; options as in the README: `just run --for 30s`.
+run *options:
+    cargo run --release -- {{options}}
+
+# Check licences, advisories and sources of all dependencies (needs cargo-deny).
+deny:
+    cargo deny --all-features check

@@ -1,0 +1,100 @@
+//! The task that writes: drains its bounded queue, applies what it found in one transaction, and gives the
+//! cursors on to be confirmed once that is on disk.
+
+use crate::stats::Stats;
+use crate::store::{Incoming, Outcome, StoreError, Writer};
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+
+/// How many messages may wait to be applied; each holds at most
+/// [`selvedge_shared::uplink::MAX_BATCH_BYTES`] encoded.
+pub const QUEUE_ENTRIES: usize = 128;
+
+/// How many messages go into one transaction at most.
+pub const TRANSACTION_ENTRIES: usize = 64;
+
+/// How long to rest after the database failed.
+pub const FAILURE_REST_MS: u64 = 1_000;
+
+/// Cursors that are to be confirmed: the latest of each shard.
+#[derive(Debug, Default)]
+pub struct Confirmations {
+    waiting: Mutex<BTreeMap<(SiteId, ShardId), u64>>,
+    arrived: Notify,
+}
+
+impl Confirmations {
+    /// A shard's cursor is on disk.
+    pub fn put(&self, cursors: impl IntoIterator<Item = ((SiteId, ShardId), u64)>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for (shard, cursor) in cursors {
+            let latest = waiting.entry(shard).or_default();
+            *latest = cursor.max(*latest);
+        }
+        self.arrived.notify_one();
+    }
+
+    /// Waits until there are some, and takes them all.
+    pub async fn take(&self) -> BTreeMap<(SiteId, ShardId), u64> {
+        loop {
+            let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.arrived.notified().await;
+        }
+    }
+}
+
+/// Applies until the queue is closed and empty, then closes the database. Messages that the database fails on are
+/// dropped unconfirmed; the edge sends them again.
+///
+/// # Errors
+/// When the database can't be closed well; nothing that was confirmed is lost by it.
+pub async fn run(
+    mut writer: Writer,
+    mut queue: mpsc::Receiver<Incoming>,
+    confirmations: Arc<Confirmations>,
+    stats: Arc<Stats>,
+) -> Result<(), StoreError> {
+    let mut messages = Vec::with_capacity(TRANSACTION_ENTRIES);
+    while queue.recv_many(&mut messages, TRANSACTION_ENTRIES).await > 0 {
+        let start = Instant::now();
+        match writer.apply(&messages, EpochMs::now()).await {
+            Ok(applied) => {
+                stats.applied(&applied, start.elapsed());
+                for (message, outcome) in messages.iter().zip(&applied.outcomes) {
+                    told_once(message, *outcome, &stats);
+                }
+                confirmations.put(applied.cursors);
+            }
+            Err(error) => {
+                metrics::counter!("selvedge_node_store_errors_total").increment(1);
+                tracing::error!(%error, messages = messages.len(), "can't apply; nothing of it is confirmed");
+                tokio::time::sleep(Duration::from_millis(FAILURE_REST_MS)).await;
+            }
+        }
+        messages.clear();
+    }
+    writer.close().await
+}
+
+fn told_once(message: &Incoming, outcome: Outcome, stats: &Stats) {
+    let (reason, what) = match outcome {
+        Outcome::Conflict => (
+            "conflict",
+            "a batch number came with another content: was the site set up anew with an old secret? \
+             Nothing of this shard is confirmed until shard_progress.conflict_seq is cleared",
+        ),
+        Outcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
+        Outcome::Applied | Outcome::Duplicate | Outcome::Beacon => return,
+    };
+    if let Some(unlogged) = stats.refused(reason, Instant::now()) {
+        let (site, shard) = (&message.site, message.shard);
+        tracing::warn!(%site, %shard, unlogged, "{what}");
+    }
+}

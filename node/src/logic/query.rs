@@ -1,0 +1,401 @@
+//! What a query asks, read from its parameters, and how stored windows answer it.
+//!
+//! A stream may be stored at several widths. Without `every` the narrowest is given as it is; with `every`, the widest
+//! that divides it is merged upwards, into spans that are aligned to 1970-01-01T00:00:00Z as windows are. `width`
+//! picks another one. What counts is where a window starts: in `from` (included) to `to` (excluded); so a span
+//! that `from` or `to` cuts holds only the windows on the asked side.
+//!
+//! Limits: a span is made of at most [`MAX_MERGED_WINDOWS`] windows, an answer holds at most
+//! [`MAX_LIMIT_ENTRIES`] of them and says where to go on.
+
+use crate::store::{SeriesInfo, StoredWindow};
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use std::collections::BTreeMap;
+
+/// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
+pub const MAX_LIMIT_ENTRIES: u32 = 10_000;
+
+/// The rows of one answer when nothing is said.
+pub const DEFAULT_LIMIT_ENTRIES: u32 = 1_000;
+
+/// The most windows that are merged into one span.
+pub const MAX_MERGED_WINDOWS: i64 = 100_000;
+
+const DAY_MS: i64 = 86_400_000;
+const MAX_SHOWN_CHARS: usize = 40;
+
+/// A parameter that is wrong, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("parameter `{parameter}`: {why}")]
+pub struct BadParameter {
+    /// Which one.
+    pub parameter: String,
+    /// What is wrong, and what would be right.
+    pub why: String,
+}
+
+fn bad(parameter: &str, why: impl Into<String>) -> BadParameter {
+    BadParameter { parameter: parameter.to_string(), why: why.into() }
+}
+
+fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(MAX_SHOWN_CHARS).collect::<String>())
+}
+
+/// The parameters of a request, each at most once and none unknown.
+pub struct Parameters(BTreeMap<String, String>);
+
+impl Parameters {
+    /// Takes them, if they are all in `known`.
+    ///
+    /// # Errors
+    /// Names the one that is unknown or doubled.
+    pub fn new(given: Vec<(String, String)>, known: &[&str]) -> Result<Self, BadParameter> {
+        let mut all = BTreeMap::new();
+        for (name, value) in given {
+            if !known.contains(&name.as_str()) {
+                let name: String = name.chars().take(MAX_SHOWN_CHARS).collect();
+                return Err(bad(&name, format!("is not known; there are: {}", known.join(", "))));
+            }
+            if all.insert(name.clone(), value).is_some() {
+                return Err(bad(&name, "is given twice"));
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// A text that is not empty.
+    ///
+    /// # Errors
+    /// When it is empty.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, BadParameter> {
+        match self.0.get(name).map(String::as_str) {
+            Some("") => Err(bad(name, "is empty")),
+            other => Ok(other),
+        }
+    }
+
+    /// A time, or `default`.
+    ///
+    /// # Errors
+    /// When it is no time.
+    pub fn time(&self, name: &str, default: EpochMs) -> Result<EpochMs, BadParameter> {
+        // A `+` of an offset that was not percent-encoded comes as a space.
+        let parse = |text: &String| EpochMs::parse(&text.replace(' ', "+"));
+        self.0.get(name).map_or(Ok(default), |text| parse(text).map_err(|e| bad(name, e.to_string())))
+    }
+
+    /// A duration in milliseconds.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn duration(&self, name: &str) -> Result<Option<i64>, BadParameter> {
+        self.0.get(name).map(|text| parse_duration(name, text)).transpose()
+    }
+
+    /// A number of rows, 1 to `most`, or `default`.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn limit(&self, default: u32, most: u32) -> Result<u32, BadParameter> {
+        let why =
+            |text: &String| bad("limit", format!("{} is no whole number from 1 to {most}", shown(text)));
+        self.0.get("limit").map_or(Ok(default), |text| {
+            text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(|| why(text))
+        })
+    }
+
+    /// A place to go on from, as an answer's `next` gave it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn place(&self, name: &str) -> Result<Option<Place>, BadParameter> {
+        let why = || bad(name, "is not what an earlier answer gave as `next`");
+        let parse = |text: &String| {
+            let (series, start) = text.split_once('.')?;
+            let start = start.parse().ok().map(EpochMs)?;
+            Some(Place { series: series.parse().ok()?, start })
+        };
+        self.0.get(name).map(|text| parse(text).ok_or_else(why)).transpose()
+    }
+}
+
+/// `10s`, `1m`, `500ms` or plain milliseconds.
+fn parse_duration(name: &str, text: &str) -> Result<i64, BadParameter> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit_ms = match unit {
+        "" | "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(DAY_MS),
+        _ => None,
+    };
+    let ms = number.parse::<i64>().ok().zip(unit_ms).and_then(|(n, unit)| n.checked_mul(unit));
+    ms.filter(|ms| (1..=366 * DAY_MS).contains(ms)).ok_or_else(|| {
+        let right =
+            "give milliseconds or a number with ms, s, m, h or d, up to 366d, such as 10s, 1m, 1h, 1d";
+        bad(name, format!("{} is no duration; {right}", shown(text)))
+    })
+}
+
+/// A duration as a person writes it.
+pub fn duration_text(ms: i64) -> String {
+    let units = [(DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let fits = units.iter().find(|(unit, _)| ms % unit == 0 && ms != 0);
+    fits.map_or(format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
+}
+
+/// Where an answer ended: a series and the start of its next window or span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The series' row number.
+    pub series: i64,
+    /// Where to go on in it.
+    pub start: EpochMs,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.series, self.start.0)
+    }
+}
+
+/// A query for aggregates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AggregateQuery {
+    /// Only of this site.
+    pub site: Option<String>,
+    /// The device.
+    pub device: String,
+    /// Only this stream.
+    pub stream: Option<String>,
+    /// The earliest start of a window.
+    pub from: EpochMs,
+    /// The first start that is too late.
+    pub to: EpochMs,
+    /// The width of the spans asked for.
+    pub every_ms: Option<i64>,
+    /// The stored width asked for.
+    pub width_ms: Option<i64>,
+    /// The most rows.
+    pub limit: u32,
+    /// Where to go on.
+    pub after: Option<Place>,
+}
+
+impl AggregateQuery {
+    /// Reads the parameters of `/v1/aggregates`.
+    ///
+    /// # Errors
+    /// Names the parameter that is wrong.
+    pub fn read(given: Vec<(String, String)>) -> Result<Self, BadParameter> {
+        let known = ["device", "stream", "from", "to", "every", "width", "site", "limit", "after"];
+        let p = Parameters::new(given, &known)?;
+        let owned = |text: Option<&str>| text.map(str::to_string);
+        let device = p.text("device")?.ok_or_else(|| bad("device", "is missing; /v1/devices lists them"))?;
+        let from = p.time("from", EpochMs(*TIME_RANGE.start()))?;
+        let to = p.time("to", EpochMs(*TIME_RANGE.end()).plus(1))?;
+        if to <= from {
+            return Err(bad("to", format!("{to} is not after `from`, which is {from}")));
+        }
+        let (every_ms, width_ms) = (p.duration("every")?, p.duration("width")?);
+        if let (Some(every), Some(width)) = (every_ms, width_ms)
+            && every % width != 0
+        {
+            return Err(bad("every", format!("is no multiple of the width {}", duration_text(width))));
+        }
+        Ok(Self {
+            site: owned(p.text("site")?),
+            device: device.to_string(),
+            stream: owned(p.text("stream")?),
+            from,
+            to,
+            every_ms,
+            width_ms,
+            limit: p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?,
+            after: p.place("after")?,
+        })
+    }
+
+    /// Which series answers for each stream, in the order of `series` (by site, stream and width).
+    ///
+    /// # Errors
+    /// When a stream is not stored at a width that fits.
+    pub fn choose(&self, series: Vec<SeriesInfo>) -> Result<Vec<SeriesInfo>, BadParameter> {
+        let mut chosen: Vec<SeriesInfo> = vec![];
+        let mut rest = series.as_slice();
+        while let Some(first) = rest.first() {
+            let same = |s: &SeriesInfo| s.site == first.site && s.stream == first.stream;
+            let (widths, others) = rest.split_at(rest.iter().take_while(|s| same(s)).count().max(1));
+            rest = others;
+            let pick = match (self.width_ms, self.every_ms) {
+                (Some(width), _) => widths.iter().find(|s| s.width_ms == width),
+                (None, Some(every)) => {
+                    widths.iter().rev().find(|s| s.width_ms > 0 && every % s.width_ms == 0)
+                }
+                (None, None) => widths.first(),
+            };
+            let stored = || {
+                let all: Vec<_> = widths.iter().map(|s| duration_text(s.width_ms)).collect();
+                format!(
+                    "stream {} of site {} is stored at {}",
+                    shown(&first.stream),
+                    first.site,
+                    all.join(", ")
+                )
+            };
+            let pick = match pick {
+                Some(pick) => pick,
+                None if self.width_ms.is_some() => {
+                    return Err(bad("width", format!("does not fit: {}", stored())));
+                }
+                None => return Err(bad("every", format!("is no multiple of a stored width: {}", stored()))),
+            };
+            if self.every_ms.is_some_and(|every| every / pick.width_ms.max(1) > MAX_MERGED_WINDOWS) {
+                let why =
+                    format!("would merge more than {MAX_MERGED_WINDOWS} windows into one: {}", stored());
+                return Err(bad("every", why));
+            }
+            chosen.push(pick.clone());
+        }
+        Ok(chosen)
+    }
+
+    /// Where the span of a window at `start` begins.
+    pub fn span_start(&self, start: EpochMs) -> EpochMs {
+        self.every_ms.map_or(start, |every| EpochMs(start.0.div_euclid(every) * every))
+    }
+}
+
+/// Merges windows, given by start, into spans.
+#[derive(Debug, Default)]
+pub struct Spans {
+    open: Option<StoredWindow>,
+}
+
+impl Spans {
+    /// Takes a window in, whose span begins at `start`; gives back the span before, if this begins another.
+    pub fn push(&mut self, start: EpochMs, window: &StoredWindow) -> Option<StoredWindow> {
+        match &mut self.open {
+            Some(span) if span.start == start => {
+                span.aggregate.merge(&window.aggregate);
+                span.late = span.late.saturating_add(window.late);
+                span.parts = span.parts.saturating_add(window.parts);
+                span.watermark = span.watermark.max(window.watermark);
+                None
+            }
+            open => open.replace(StoredWindow { start, ..*window }),
+        }
+    }
+
+    /// Where the span begins that is not given back yet.
+    pub fn open_start(&self) -> Option<EpochMs> {
+        self.open.as_ref().map(|span| span.start)
+    }
+
+    /// The last span.
+    pub fn finish(self) -> Option<StoredWindow> {
+        self.open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selvedge_shared::aggregate::{Aggregate, Sample};
+
+    fn read(text: &str) -> Result<AggregateQuery, BadParameter> {
+        let pair = |p: &str| p.split_once('=').map(|(k, v)| (k.to_string(), v.to_string())).unwrap();
+        AggregateQuery::read(text.split('&').filter(|p| !p.is_empty()).map(pair).collect())
+    }
+
+    fn series(id: i64, stream: &str, width_ms: i64) -> SeriesInfo {
+        SeriesInfo { id, site: "a".into(), device: "d".into(), stream: stream.into(), width_ms }
+    }
+
+    fn chosen(query: &str, all: &[SeriesInfo]) -> Result<Vec<i64>, BadParameter> {
+        Ok(read(query)?.choose(all.to_vec())?.iter().map(|s| s.id).collect())
+    }
+
+    #[test]
+    fn parameters_are_read_in_all_their_forms() {
+        let q =
+            read("device=d&from=2025-11-24T16:00:00Z&to=1764000000250&every=1m&limit=5&after=7.-3").unwrap();
+        assert_eq!((q.from, q.to), (EpochMs(1_764_000_000_000), EpochMs(1_764_000_000_250)));
+        assert_eq!((q.every_ms, q.limit), (Some(60_000), 5));
+        assert_eq!(q.after, Some(Place { series: 7, start: EpochMs(-3) }));
+        let offset = read("device=d&from=2025-11-24T17:00:00 01:00").unwrap();
+        assert_eq!(offset.from, EpochMs(1_764_000_000_000), "an offset's plus may come as a space");
+        for (text, ms) in [("10s", 10_000), ("1h", 3_600_000), ("2d", 2 * DAY_MS), ("250ms", 250), ("7", 7)] {
+            assert_eq!(read(&format!("device=d&every={text}")).unwrap().every_ms, Some(ms));
+        }
+        assert_eq!(
+            [10_000, 90_000, 3_600_000, DAY_MS, 250].map(duration_text),
+            ["10s", "90s", "1h", "1d", "250ms"]
+        );
+    }
+
+    #[test]
+    fn a_bad_parameter_is_named_with_what_would_be_right() {
+        for (text, parameter, right) in [
+            ("", "device", "/v1/devices"),
+            ("device=", "device", "empty"),
+            ("device=d&form=1", "form", "from"),
+            ("device=d&device=e", "device", "twice"),
+            ("device=d&from=yesterday", "from", "RFC 3339"),
+            ("device=d&from=5&to=5", "to", "after `from`"),
+            ("device=d&every=1 minute", "every", "10s"),
+            ("device=d&every=0", "every", "10s"),
+            ("device=d&every=99999999999999999d", "every", "366d"),
+            ("device=d&width=x", "width", "10s"),
+            ("device=d&every=15s&width=10s", "every", "multiple"),
+            ("device=d&limit=0", "limit", "1 to 10000"),
+            ("device=d&limit=10001", "limit", "1 to 10000"),
+            ("device=d&after=x", "after", "`next`"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert_eq!(error.parameter, parameter, "{text}");
+            assert!(error.why.contains(right), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_widest_stored_width_that_divides_every_is_chosen() {
+        let all =
+            [series(1, "s", 1_000), series(2, "s", 10_000), series(3, "s", 60_000), series(4, "t", 10_000)];
+        assert_eq!(chosen("device=d", &all), Ok(vec![1, 4]));
+        assert_eq!(chosen("device=d&every=1h", &all), Ok(vec![3, 4]));
+        assert_eq!(chosen("device=d&every=30s", &all), Ok(vec![2, 4]));
+        assert_eq!(chosen("device=d&width=10s", &all), Ok(vec![2, 4]));
+        let error = chosen("device=d&every=15s", &all).unwrap_err();
+        assert_eq!(error.parameter, "every");
+        assert!(error.why.contains("\"t\" of site a is stored at 10s"), "{error}");
+        assert_eq!(chosen("device=d&width=1m", &all).unwrap_err().parameter, "width");
+        assert_eq!(chosen("device=d&every=366d&width=1s", &all[..1]).unwrap_err().parameter, "every");
+    }
+
+    #[test]
+    fn windows_merge_into_spans() {
+        let query = read("device=d&every=1m").unwrap();
+        let window = |start: i64, value: f64| StoredWindow {
+            start: EpochMs(start),
+            aggregate: Aggregate::of(Sample { time: EpochMs(start), slot: 1, index: 0, value }),
+            late: 1,
+            parts: 2,
+            watermark: EpochMs(start),
+        };
+        let mut spans = Spans::default();
+        let mut got = vec![];
+        for w in [window(-10_000, 5.0), window(0, 1.0), window(50_000, 3.0), window(120_000, 9.0)] {
+            got.extend(spans.push(query.span_start(w.start), &w));
+        }
+        assert_eq!(spans.open_start(), Some(EpochMs(120_000)));
+        got.extend(spans.finish());
+        let told: Vec<_> =
+            got.iter().map(|s| (s.start.0, s.aggregate.count, s.aggregate.sum, s.late, s.parts)).collect();
+        assert_eq!(told, [(-60_000, 1, 5.0, 1, 2), (0, 2, 4.0, 2, 4), (120_000, 1, 9.0, 1, 2)]);
+        assert_eq!(got[1].watermark, EpochMs(50_000));
+    }
+}

@@ -1,0 +1,239 @@
+//! The node as a whole: starts its parts in the order in which they need each other, and stops them in the reverse.
+
+use crate::api::{self, Api};
+use crate::apply::{self, Confirmations, QUEUE_ENTRIES};
+use crate::logic::verify::Verifier;
+use crate::settings::{Broker, Settings, SettingsError};
+use crate::stats::Stats;
+use crate::store::{self, StoreError};
+use crate::uplink::{BrokerAddress, Confirmer, Subscriber};
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpServer, web};
+use metrics_exporter_prometheus::PrometheusHandle;
+use selvedge_shared::mqtt::broker::Credentials;
+use selvedge_shared::mqtt::{self, Limits, Listener, ListenerConfig};
+use selvedge_shared::seal::SealError;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// How many gateways may be connected to the embedded broker.
+pub const MAX_CONNECTIONS_ENTRIES: usize = 1024;
+
+/// How long a part may take to stop.
+pub const STOP_MS: u64 = 10_000;
+
+const HTTP_WORKERS: usize = 2;
+const UPKEEP_MS: u64 = 5_000;
+
+/// Why the node does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address that can't be listened on.
+    #[error("can't listen on {address} (settings `{section}.host` and `{section}.port`): {why}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The section of the settings that names it.
+        section: &'static str,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// No randomness.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A part ended that should not.
+    #[error("the {0} ended unexpectedly; see the log")]
+    Ended(&'static str),
+}
+
+/// A running node.
+pub struct Node {
+    /// Where the query API listens.
+    pub http: SocketAddr,
+    /// Where the embedded broker listens, if there is one.
+    pub broker: Option<SocketAddr>,
+    stop_uplink: watch::Sender<bool>,
+    stop_rest: watch::Sender<bool>,
+    subscriber: JoinHandle<()>,
+    confirmer: JoinHandle<()>,
+    writer: JoinHandle<Result<(), StoreError>>,
+    listener: Option<JoinHandle<()>>,
+    server: JoinHandle<std::io::Result<()>>,
+    server_handle: ServerHandle,
+    upkeep: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts a node. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// When a setting is wrong, the database can't be opened or an address is taken.
+    pub async fn start(settings: &Settings, metrics: Option<PrometheusHandle>) -> Result<Self, NodeError> {
+        settings.check()?;
+        let (sites, stats) = (settings.sites()?, Arc::new(Stats::default()));
+        let names: Vec<_> = sites.iter().map(|site| site.name.clone()).collect();
+
+        // Both addresses first: a node that can't be reached should not touch the database.
+        let address = SocketAddr::new(settings.http.host, settings.http.port);
+        let failed = |why| NodeError::Listen { address, section: "http", why };
+        let socket = std::net::TcpListener::bind(address).map_err(failed)?;
+        let http = socket.local_addr().map_err(failed)?;
+        let listener = match settings.broker()? {
+            Broker::External => None,
+            Broker::Embedded(address) => {
+                let failed = |why| NodeError::Listen { address, section: "uplink", why };
+                let limits = Limits::default();
+                let config = ListenerConfig { address, max_connections: MAX_CONNECTIONS_ENTRIES, limits };
+                let listener = Listener::bind(config).await.map_err(failed)?;
+                Some((listener.local_addr().map_err(failed)?, listener))
+            }
+        };
+        let (writer, reader) = store::open(&settings.data_dir).await?;
+
+        let broker = listener.as_ref().map(|(address, _)| *address);
+        let address = broker_address(settings, broker);
+        let confirmations = Arc::new(Confirmations::default());
+        let confirmer = Confirmer::new(address.clone(), &sites, confirmations.clone())?;
+        let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES);
+        let secrets = sites.iter().flat_map(|site| {
+            let all = std::iter::once(&site.secret).chain(&site.also_accepted);
+            all.map(|secret| (&site.name, secret))
+        });
+        let mut known = names.clone();
+        known.dedup();
+        let subscriber = Subscriber {
+            broker: address,
+            sites: known,
+            verifier: Verifier::new(secrets),
+            queue,
+            stats: stats.clone(),
+        };
+
+        let api =
+            web::Data::new(Api { reader, stats: stats.clone(), sites: names, metrics: metrics.clone() });
+        let app = move || App::new().app_data(api.clone()).configure(api::routes);
+        let server =
+            HttpServer::new(app).workers(HTTP_WORKERS).disable_signals().shutdown_timeout(STOP_MS / 1000);
+        let server = server.listen(socket).map_err(failed)?.run();
+
+        let (stop_uplink, uplink_stopped) = watch::channel(false);
+        let (stop_rest, rest_stopped) = watch::channel(false);
+        Ok(Self {
+            http,
+            broker,
+            listener: listener.map(|(_, listener)| {
+                let credentials =
+                    credentials(settings).map(|(username, password)| Credentials { username, password });
+                let broker = Arc::new(mqtt::Broker::new(credentials));
+                tokio::spawn(listener.run(broker, rest_stopped.clone()))
+            }),
+            subscriber: tokio::spawn(subscriber.run(uplink_stopped)),
+            confirmer: tokio::spawn(confirmer.run(rest_stopped)),
+            writer: tokio::spawn(apply::run(writer, waiting, confirmations, stats)),
+            server_handle: server.handle(),
+            server: tokio::spawn(server),
+            upkeep: metrics.map(|handle| tokio::spawn(upkeep(handle))),
+            stop_uplink,
+            stop_rest,
+        })
+    }
+
+    /// Waits until a part ends that should not: never, if all is well.
+    pub async fn ended(&mut self) -> NodeError {
+        let listener = async {
+            match &mut self.listener {
+                Some(listener) => listener.await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        NodeError::Ended(tokio::select! {
+            _ = &mut self.subscriber => "uplink",
+            _ = &mut self.confirmer => "sender of confirmations",
+            _ = &mut self.writer => "writer of the database",
+            _ = listener => "embedded broker",
+            _ = &mut self.server => "query API",
+        })
+    }
+
+    /// Stops: hears no more, applies what was heard, and closes. A confirmation that does not get out any more
+    /// is given when the edge asks again. Parts that do not stop in time are left behind.
+    ///
+    /// # Errors
+    /// When the database could not be closed well.
+    pub async fn stop(self) -> Result<(), NodeError> {
+        let limit = Duration::from_millis(STOP_MS);
+        let _ = self.stop_uplink.send(true);
+        let late = |part: &str| tracing::warn!("the {part} did not stop in time");
+        if tokio::time::timeout(limit, self.subscriber).await.is_err() {
+            late("uplink");
+        }
+        // The subscriber held the queue's only sender: the writer ends once it has applied the rest.
+        let closed = match tokio::time::timeout(limit, self.writer).await {
+            Ok(Ok(closed)) => closed.map_err(NodeError::from),
+            Ok(Err(_)) => Err(NodeError::Ended("writer of the database")),
+            Err(_) => {
+                late("writer of the database");
+                Ok(())
+            }
+        };
+        let _ = self.stop_rest.send(true);
+        self.server_handle.stop(true).await;
+        for (part, task) in
+            [("sender of confirmations", Some(self.confirmer)), ("embedded broker", self.listener)]
+        {
+            if let Some(task) = task
+                && tokio::time::timeout(limit, task).await.is_err()
+            {
+                late(part);
+            }
+        }
+        if let Some(upkeep) = self.upkeep {
+            upkeep.abort();
+        }
+        closed
+    }
+}
+
+fn credentials(settings: &Settings) -> Option<(String, String)> {
+    let uplink = &settings.uplink;
+    (!uplink.username.is_empty()).then(|| (uplink.username.clone(), uplink.password.clone()))
+}
+
+/// The broker as our own clients reach it.
+fn broker_address(settings: &Settings, embedded: Option<SocketAddr>) -> BrokerAddress {
+    let (host, port) = match embedded {
+        None => (settings.uplink.host.clone(), settings.uplink.port),
+        Some(address) => {
+            let ip = match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+                ip => ip,
+            };
+            (ip.to_string(), address.port())
+        }
+    };
+    BrokerAddress {
+        host,
+        port,
+        credentials: credentials(settings),
+        client_id: settings.uplink.client_id.clone(),
+    }
+}
+
+/// The recorder of metrics wants its histograms drained now and then.
+async fn upkeep(handle: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(UPKEEP_MS));
+    loop {
+        ticks.tick().await;
+        handle.run_upkeep();
+    }
+}

@@ -1,0 +1,154 @@
+//! `selvedge-node` as a program: its command line, its settings, its log of events.
+
+use crate::node::{Node, NodeError};
+use crate::settings::{Settings, SettingsError};
+use crate::stats::describe_metrics;
+use clap::Parser;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Applies what the sites' gateways send, exactly once, and answers queries.
+///
+/// Settings come from the file, from SELVEDGE_NODE_* environment variables (SELVEDGE_NODE_HTTP__PORT sets
+/// http.port) and from here; the later one wins.
+#[derive(Parser)]
+#[command(name = "selvedge-node", version)]
+struct Arguments {
+    /// The settings file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Checks the settings, says what is wrong with them and ends.
+    #[arg(long)]
+    check_config: bool,
+    /// Where the database lies (`data_dir`).
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// The address of the query API (`http.host`).
+    #[arg(long, value_name = "ADDRESS")]
+    http_host: Option<String>,
+    /// The port of the query API (`http.port`).
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<String>,
+    /// The address of the broker (`uplink.host`).
+    #[arg(long, value_name = "HOST")]
+    uplink_host: Option<String>,
+    /// The port of the broker (`uplink.port`).
+    #[arg(long, value_name = "PORT")]
+    uplink_port: Option<String>,
+    /// Any other setting, such as `--set uplink.broker=external`.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("it has no `=`; write it as key=value, such as http.port=8080")?;
+    Ok((pair.0.trim().to_string(), pair.1.to_string()))
+}
+
+impl Arguments {
+    fn settings(&self) -> Result<Settings, SettingsError> {
+        let named = [
+            ("data_dir", &self.data_dir),
+            ("http.host", &self.http_host),
+            ("http.port", &self.http_port),
+            ("uplink.host", &self.uplink_host),
+            ("uplink.port", &self.uplink_port),
+        ];
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?)));
+        let overrides: Vec<_> = self.set.iter().cloned().chain(named).collect();
+        let settings = Settings::load(self.config.as_deref(), &overrides)?;
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+/// Runs the program with this command line (its name first) until it is told to stop.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print(); // nobody reads it if that fails
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let settings = match arguments.settings() {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("selvedge-node: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.check_config {
+        println!("the settings are sound: {} sites", settings.sites.len());
+        return ExitCode::SUCCESS;
+    }
+    let filter = match tracing_subscriber::EnvFilter::try_new(&settings.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!(
+                "selvedge-node: the setting `log`: {:?} is no log filter ({error}); try `info`",
+                settings.log
+            );
+            return ExitCode::from(2);
+        }
+    };
+    let colours = std::io::stderr().is_terminal();
+    // A log that can't be written (its disk is full) must not end the program.
+    tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| tracing::error!("can't start: {error}"));
+    let Ok(runtime) = runtime else { return ExitCode::FAILURE };
+    match runtime.block_on(serve(&settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: &Settings) -> Result<(), NodeError> {
+    // Heard from the start: a stop that comes while the node starts is no crash either.
+    let asked_to_stop = asked_to_stop();
+    let metrics = PrometheusBuilder::new().install_recorder().ok();
+    describe_metrics();
+    let mut node = Node::start(settings, metrics).await?;
+    tracing::info!("queries: http://{}/v1/status", node.http);
+    if let Some(broker) = node.broker {
+        tracing::info!("embedded broker: {broker}");
+    }
+    let ended = tokio::select! {
+        () = asked_to_stop => None,
+        error = node.ended() => Some(error),
+    };
+    match ended {
+        Some(error) => Err(error),
+        None => {
+            tracing::info!("stopping");
+            node.stop().await
+        }
+    }
+}
+
+/// SIGTERM or SIGINT, from the call on, not only from the first poll on.
+fn asked_to_stop() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut int)) = signals else {
+            tracing::warn!("signals can't be heard; stop the node by killing it");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The node's settings: a TOML file, `SELVEDGE_NODE_*` variables and the command line (see
+//! [`selvedge_shared::config`]).
+
+use selvedge_shared::config::{self, ConfigError};
+use selvedge_shared::ids::SiteId;
+use selvedge_shared::seal::{SecretError, SiteSecret};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The prefix of the node's environment variables: `SELVEDGE_NODE_HTTP__PORT` sets `http.port`.
+pub const ENV_PREFIX: &str = "SELVEDGE_NODE";
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where the database lies.
+    pub data_dir: PathBuf,
+    /// What is logged: a `tracing` filter such as `info` or `selvedge_node=debug,info`.
+    pub log: String,
+    /// The query API.
+    pub http: HttpSettings,
+    /// Where batches come from.
+    pub uplink: UplinkSettings,
+    /// The sites that this node serves.
+    pub sites: Vec<SiteSettings>,
+}
+
+/// The query API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSettings {
+    /// The address that it listens on.
+    pub host: IpAddr,
+    /// The port that it listens on; 0 takes a free one.
+    pub port: u16,
+}
+
+/// Where batches come from.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkSettings {
+    /// `embedded`: the node is the broker, and gateways connect to it. `external`: there is one elsewhere.
+    pub broker: String,
+    /// Embedded: the address to listen on. External: the broker's name or address.
+    pub host: String,
+    /// Embedded: the port to listen on, 0 takes a free one. External: the broker's port.
+    pub port: u16,
+    /// The user name for the broker; empty for none. Embedded: what gateways must show.
+    pub username: String,
+    /// The password that goes with it.
+    pub password: String,
+    /// The client id at an external broker; empty makes one up, which is right unless the broker lists allowed ones.
+    pub client_id: String,
+}
+
+impl std::fmt::Debug for UplinkSettings {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UplinkSettings")
+            .field("broker", &self.broker)
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("username", &self.username)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One site. Exactly one of `secret` and `secret_file` is needed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteSettings {
+    /// Its name.
+    pub name: SiteId,
+    /// Its secret; a file is better.
+    #[serde(default)]
+    pub secret: Option<SiteSecret>,
+    /// The file that holds its secret.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+    /// Files with further secrets that frames of this site may be sealed with, while its secret changes.
+    #[serde(default)]
+    pub accept_secret_files: Vec<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("selvedge-node-data"),
+            log: "info".to_string(),
+            http: HttpSettings { host: IpAddr::from([127, 0, 0, 1]), port: 8080 },
+            uplink: UplinkSettings {
+                broker: "embedded".to_string(),
+                host: "0.0.0.0".to_string(),
+                port: 1884,
+                username: String::new(),
+                password: String::new(),
+                client_id: String::new(),
+            },
+            sites: vec![],
+        }
+    }
+}
+
+/// Why the node can't be run with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The settings don't load.
+    #[error(transparent)]
+    Load(#[from] ConfigError),
+    /// They load, and one of them makes no sense.
+    #[error("the setting `{key}`: {why}")]
+    Wrong {
+        /// Which one.
+        key: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
+    /// A site's secret can't be had.
+    #[error("the secret of site {site} (setting `sites`): {why}")]
+    Secret {
+        /// Which site.
+        site: SiteId,
+        /// What is wrong with it.
+        why: SecretError,
+    },
+}
+
+/// A site with its secrets.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Its name.
+    pub name: SiteId,
+    /// What confirmations are sealed with.
+    pub secret: SiteSecret,
+    /// What else its frames may be sealed with.
+    pub also_accepted: Vec<SiteSecret>,
+}
+
+/// Which broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broker {
+    /// This node's own, listening here.
+    Embedded(SocketAddr),
+    /// One elsewhere.
+    External,
+}
+
+impl Settings {
+    /// Loads the settings; `overrides` are (dotted key, value).
+    ///
+    /// # Errors
+    /// When a source can't be read, or says something that does not exist or is of the wrong type.
+    pub fn load(file: Option<&Path>, overrides: &[(String, String)]) -> Result<Self, SettingsError> {
+        Ok(config::load(file, ENV_PREFIX, overrides)?)
+    }
+
+    /// Reads the secrets and checks what the types can't.
+    ///
+    /// # Errors
+    /// Names the first setting that is wrong.
+    pub fn sites(&self) -> Result<Vec<Site>, SettingsError> {
+        let wrong = |key: &str, why: &str| SettingsError::Wrong { key: key.into(), why: why.into() };
+        if self.sites.is_empty() {
+            let example =
+                "[[sites]] with `name = \"plant-7\"` and `secret_file = \"/etc/selvedge/plant-7.secret\"`";
+            return Err(wrong("sites", &format!("there is none; add {example}")));
+        }
+        let mut sites: Vec<Site> = vec![];
+        for (i, site) in self.sites.iter().enumerate() {
+            if sites.iter().any(|s| s.name == site.name) {
+                return Err(wrong(&format!("sites[{i}].name"), &format!("{} is there twice", site.name)));
+            }
+            let failed = |why| SettingsError::Secret { site: site.name.clone(), why };
+            let secret = match (&site.secret, &site.secret_file) {
+                (Some(secret), None) => secret.clone(),
+                (None, Some(file)) => SiteSecret::from_file(file).map_err(failed)?,
+                _ => {
+                    let why = format!("site {} needs either `secret_file` or `secret`", site.name);
+                    return Err(wrong(&format!("sites[{i}]"), &why));
+                }
+            };
+            let also = site.accept_secret_files.iter().map(|file| SiteSecret::from_file(file));
+            let also_accepted = also.collect::<Result<_, _>>().map_err(failed)?;
+            sites.push(Site { name: site.name.clone(), secret, also_accepted });
+        }
+        Ok(sites)
+    }
+
+    /// Which broker to use.
+    ///
+    /// # Errors
+    /// When `uplink.broker` is neither, or `uplink.host` does not go with it.
+    pub fn broker(&self) -> Result<Broker, SettingsError> {
+        let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
+        let host = self.uplink.host.as_str();
+        match self.uplink.broker.as_str() {
+            "embedded" => {
+                let parsed: Result<IpAddr, _> = host.parse();
+                let why =
+                    || format!("{host:?} is no address to listen on; give one such as 0.0.0.0 or 127.0.0.1");
+                Ok(Broker::Embedded(
+                    (parsed.map_err(|_| wrong("uplink.host", why()))?, self.uplink.port).into(),
+                ))
+            }
+            "external" if host.is_empty() || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) => {
+                Err(wrong("uplink.host", format!("{host:?} is no broker; give its name or address")))
+            }
+            "external" => Ok(Broker::External),
+            other => Err(wrong("uplink.broker", format!("{other:?} is neither `embedded` nor `external`"))),
+        }
+    }
+
+    /// Checks everything that can be checked without starting: what `--check-config` does.
+    ///
+    /// # Errors
+    /// Names the first setting that is wrong.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.broker()?;
+        self.sites()?;
+        if self.uplink.username.is_empty() && !self.uplink.password.is_empty() {
+            let why = "there is a password without it; set both or none".to_string();
+            return Err(SettingsError::Wrong { key: "uplink.username".into(), why });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(pairs: &[(&str, &str)]) -> Settings {
+        let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
+    }
+
+    fn said(pairs: &[(&str, &str)]) -> String {
+        load(pairs).check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_example_file_loads() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/node.toml");
+        let settings: Settings = config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
+        assert_eq!(settings.sites[0].name.as_str(), "plant-7");
+        assert_eq!(settings.broker().unwrap(), Broker::Embedded(([0, 0, 0, 0], 1884).into()));
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        let secret = SiteSecret::generate().unwrap().reveal_hex();
+        let site = format!("[{{ name = \"a\", secret = \"{secret}\" }}]");
+        let twice =
+            format!("[{{ name = \"a\", secret = \"{secret}\" }}, {{ name = \"a\", secret = \"{secret}\" }}]");
+        assert!(load(&[("sites", &site)]).check().is_ok());
+        assert!(said(&[]).contains("`sites`: there is none"));
+        assert!(said(&[("sites", "[{ name = \"a\" }]")]).contains("`secret_file` or `secret`"));
+        assert!(said(&[("sites", &twice)]).contains("`sites[1].name`: a is there twice"));
+        assert!(said(&[("sites", &site), ("uplink.broker", "own")]).contains("`external`"));
+        assert!(said(&[("sites", &site), ("uplink.host", "plant")]).contains("`uplink.host`"));
+        assert!(said(&[("sites", &site), ("uplink.broker", "external")]).contains("`uplink.host`"));
+        assert!(said(&[("sites", &site), ("uplink.password", "x")]).contains("`uplink.username`"));
+        let file = said(&[("sites", "[{ name = \"a\", secret_file = \"/nowhere/x\" }]")]);
+        assert!(file.contains("site a") && file.contains("/nowhere/x"), "{file}");
+    }
+
+    #[test]
+    fn no_secret_shows() {
+        let secret = SiteSecret::generate().unwrap().reveal_hex();
+        let site = format!("[{{ name = \"a\", secret = \"{secret}\" }}]");
+        let settings = load(&[("sites", &site), ("uplink.password", "hunter2")]);
+        let shown = format!("{settings:?} {:?}", settings.sites());
+        assert!(!shown.contains(&secret) && !shown.contains("hunter2"), "{shown}");
+    }
+}

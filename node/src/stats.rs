@@ -1,0 +1,148 @@
+//! What the running node knows of itself beyond the database: for the status page, readiness and metrics.
+
+use crate::store::{Applied, Incoming, Outcome};
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// At most one log line for each reason in this time.
+pub const LOG_EVERY_MS: u64 = 10_000;
+
+/// Tells the recorder of metrics what they mean. Once, after it was installed.
+pub fn describe_metrics() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_gauge!("selvedge_node_uplink_connected", "1 while the uplink is subscribed at its broker");
+    describe_counter!(
+        "selvedge_node_received_bytes_total",
+        "Bytes of the messages that came from the uplink"
+    );
+    describe_counter!("selvedge_node_refused_total", "Messages not let in or not taken, by reason");
+    describe_counter!("selvedge_node_messages_total", "Authentic messages, by what became of them");
+    describe_counter!("selvedge_node_windows_written_total", "Windows written or merged into");
+    describe_counter!(
+        "selvedge_node_batches_given_up_total",
+        "Batches that the edge no longer has and that never came"
+    );
+    describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
+    describe_counter!("selvedge_node_store_errors_total", "Transactions that the database failed on");
+    describe_histogram!("selvedge_node_apply_seconds", "Time of a transaction, until it is on disk");
+}
+
+/// When a shard was last heard, and where it stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// When an authentic message last came.
+    pub at: EpochMs,
+    /// The lowest seq that the edge then had.
+    pub first_kept: u64,
+    /// The highest seq that the edge had then cut.
+    pub last: u64,
+}
+
+/// Shared by all parts of the node.
+#[derive(Debug, Default)]
+pub struct Stats {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    subscribed: bool,
+    heard: BTreeMap<(SiteId, ShardId), Heard>,
+    refused: BTreeMap<&'static str, u64>,
+    logged: BTreeMap<&'static str, (Instant, u64)>,
+}
+
+impl Stats {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The uplink is subscribed, or not any more.
+    pub fn set_subscribed(&self, subscribed: bool) {
+        self.inner().subscribed = subscribed;
+        metrics::gauge!("selvedge_node_uplink_connected").set(f64::from(u8::from(subscribed)));
+    }
+
+    /// Whether the uplink is subscribed.
+    pub fn is_subscribed(&self) -> bool {
+        self.inner().subscribed
+    }
+
+    /// A message was not let in or not taken; says whether this is to be logged, and how often it came
+    /// unlogged before.
+    pub fn refused(&self, reason: &'static str, now: Instant) -> Option<u64> {
+        metrics::counter!("selvedge_node_refused_total", "reason" => reason).increment(1);
+        *self.inner().refused.entry(reason).or_default() += 1;
+        self.log_due(reason, now)
+    }
+
+    /// Whether `what` is to be logged again, and how often it came unlogged since the last time.
+    pub fn log_due(&self, what: &'static str, now: Instant) -> Option<u64> {
+        let every = Duration::from_millis(LOG_EVERY_MS);
+        let mut inner = self.inner();
+        match inner.logged.get_mut(what) {
+            Some((at, silent)) if now.duration_since(*at) < every => {
+                *silent += 1;
+                None
+            }
+            other => {
+                let silent = other.map_or(0, |(_, silent)| *silent);
+                inner.logged.insert(what, (now, 0));
+                Some(silent)
+            }
+        }
+    }
+
+    /// How often each reason came.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.inner().refused.clone()
+    }
+
+    /// An authentic message came. There are at most as many entries as shards that hold a secret.
+    pub fn heard(&self, message: &Incoming, at: EpochMs) {
+        let heard = Heard { at, first_kept: message.first_kept, last: message.last };
+        self.inner().heard.insert((message.site.clone(), message.shard), heard);
+    }
+
+    /// When each shard was last heard.
+    pub fn last_heard(&self) -> BTreeMap<(SiteId, ShardId), Heard> {
+        self.inner().heard.clone()
+    }
+
+    /// A transaction was committed.
+    pub fn applied(&self, applied: &Applied, took: Duration) {
+        for outcome in &applied.outcomes {
+            let outcome = match outcome {
+                Outcome::Applied => "applied",
+                Outcome::Duplicate => "duplicate",
+                Outcome::Beacon => "beacon",
+                Outcome::TooFarAhead => "too_far_ahead",
+                Outcome::Conflict => "conflict",
+            };
+            metrics::counter!("selvedge_node_messages_total", "outcome" => outcome).increment(1);
+        }
+        metrics::counter!("selvedge_node_windows_written_total").increment(applied.windows as u64);
+        metrics::counter!("selvedge_node_batches_given_up_total").increment(applied.given_up);
+        metrics::histogram!("selvedge_node_apply_seconds").record(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_logged_once_in_a_while_and_counted_always() {
+        let (stats, start) = (Stats::default(), Instant::now());
+        let later = start + Duration::from_millis(LOG_EVERY_MS);
+        assert_eq!(stats.refused("a", start), Some(0));
+        assert_eq!(stats.refused("a", start), None);
+        assert_eq!(stats.refused("b", start), Some(0));
+        assert_eq!(stats.refused("a", start), None);
+        assert_eq!(stats.refused("a", later), Some(2));
+        assert_eq!(stats.refusals(), BTreeMap::from([("a", 4), ("b", 1)]));
+    }
+}

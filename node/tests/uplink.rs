@@ -1,0 +1,185 @@
+//! A whole node with its embedded broker, spoken to as a gateway speaks to it.
+
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
+use selvedge_node::node::Node;
+use selvedge_node::settings::{Settings, SiteSettings};
+use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, up_topic};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const SHARD: ShardId = ShardId(3);
+/// How long anything may take before the test gives up; nothing waits for it otherwise.
+const PATIENCE_MS: u64 = 30_000;
+/// How often an edge asks again.
+const RESEND_MS: u64 = 200;
+
+fn site() -> SiteId {
+    SiteId::new("plant-7").unwrap()
+}
+
+fn settings(folder: &Path, secret: &SiteSecret) -> Settings {
+    let mut settings = Settings { data_dir: folder.to_owned(), ..Settings::default() };
+    settings.http.port = 0;
+    settings.uplink.host = "127.0.0.1".into();
+    settings.uplink.port = 0;
+    settings.uplink.username = "gateway".into();
+    settings.uplink.password = "hunter2".into();
+    settings.sites = vec![SiteSettings {
+        name: site(),
+        secret: Some(secret.clone()),
+        secret_file: None,
+        accept_secret_files: vec![],
+    }];
+    settings
+}
+
+struct Gateway {
+    client: AsyncClient,
+    events: EventLoop,
+    sealer: Sealer<Up>,
+    opener: Opener<Down>,
+}
+
+impl Gateway {
+    fn new(broker: SocketAddr, secret: &SiteSecret) -> Self {
+        let mut options = MqttOptions::new("gateway-1", broker.ip().to_string(), broker.port());
+        options.set_credentials("gateway", "hunter2").set_max_packet_size(256 * 1024, 256 * 1024);
+        let (client, events) = AsyncClient::new(options, 64);
+        client.try_subscribe(ack_topic(&site(), SHARD), QoS::AtLeastOnce).unwrap();
+        let mut opener = Opener::new();
+        opener.add(&site(), secret);
+        Self { client, events, sealer: Sealer::new(secret, &site()).unwrap(), opener }
+    }
+
+    fn send(&self, shard: ShardId, bytes: Vec<u8>) {
+        self.client.try_publish(up_topic(&site(), shard), QoS::AtLeastOnce, false, bytes).unwrap();
+    }
+
+    fn batch(&mut self, seq: u64) -> Vec<u8> {
+        let body = batch(seq).encode();
+        self.sealer.seal(SHARD, seq, &Up::Batch { first_kept: 1, last: 4, body }).unwrap()
+    }
+
+    /// Asks with beacons until the node has confirmed `wanted`.
+    async fn until_confirmed(&mut self, wanted: u64) {
+        let asking = async {
+            let mut ask = tokio::time::interval(Duration::from_millis(RESEND_MS));
+            loop {
+                let event = tokio::select! {
+                    event = self.events.poll() => event.unwrap(),
+                    _ = ask.tick() => {
+                        let beacon = Up::Beacon { first_kept: 1, last: 4 };
+                        let bytes = self.sealer.seal(SHARD, 0, &beacon).unwrap();
+                        self.client.try_publish(up_topic(&site(), SHARD), QoS::AtLeastOnce, false, bytes).unwrap();
+                        continue;
+                    }
+                };
+                let Event::Incoming(Packet::Publish(publish)) = event else { continue };
+                let (seq, Down::Confirm { cursor }) =
+                    self.opener.open(&site(), SHARD, &publish.payload).unwrap();
+                assert_eq!(seq, cursor);
+                assert!(cursor <= wanted, "{cursor} is more than was sent");
+                if cursor == wanted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_millis(PATIENCE_MS), asking).await.unwrap();
+    }
+}
+
+/// One reading of value `seq`.
+fn batch(seq: u64) -> Batch {
+    let sample = Sample { time: EpochMs(seq as i64), slot: seq, index: 0, value: seq as f64 };
+    let part = Part {
+        stream: 0,
+        width_ms: 10_000,
+        start: EpochMs(0),
+        aggregate: Aggregate::of(sample),
+        late: 0,
+        watermark: EpochMs(10_000),
+    };
+    Batch { streams: vec![StreamName { device: "press-1".into(), stream: "temp".into() }], parts: vec![part] }
+}
+
+async fn get(http: SocketAddr, path: &str) -> Value {
+    let mut socket = tokio::net::TcpStream::connect(http).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
+}
+
+async fn counted(node: &Node) -> (Value, Value) {
+    let body = get(node.http, "/v1/aggregates?device=press-1&stream=temp").await;
+    (body["aggregates"][0]["count"].clone(), body["aggregates"][0]["sum"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_are_counted_once_confirmed_and_kept_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = SiteSecret::generate().unwrap();
+    let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
+    let mut gateway = Gateway::new(node.broker.unwrap(), &secret);
+    gateway.until_confirmed(0).await;
+
+    let frames: Vec<_> = [1, 2, 3].map(|seq| gateway.batch(seq)).into();
+    let mut tampered = frames[0].clone();
+    *tampered.last_mut().unwrap() ^= 1;
+    gateway.send(SHARD, tampered);
+    gateway.send(ShardId(4), frames[0].clone());
+    let foreign = SiteSecret::generate().unwrap();
+    let forged =
+        Sealer::new(&foreign, &site()).unwrap().seal(SHARD, 1, &Up::Beacon { first_kept: 1, last: 4 });
+    gateway.send(SHARD, forged.unwrap());
+    for at in [2, 1, 1, 0, 2] {
+        gateway.send(SHARD, frames[at].clone());
+    }
+    gateway.until_confirmed(3).await;
+    assert_eq!(counted(&node).await, (3.into(), 6.0.into()));
+    let status = get(node.http, "/v1/status").await;
+    assert_eq!(status["refused"], serde_json::json!({ "not_authentic": 2, "unknown_secret": 1 }));
+    assert_eq!(status["sites"][0]["shards"][0]["cursor"], 3);
+    assert_eq!(get(node.http, "/readyz").await["status"], "ready");
+    drop(gateway);
+    node.stop().await.unwrap();
+
+    // Recorded frames, played again to a node that has lost all its memory but its disk.
+    let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
+    let mut gateway = Gateway::new(node.broker.unwrap(), &secret);
+    gateway.until_confirmed(3).await;
+    for frame in frames {
+        gateway.send(SHARD, frame);
+    }
+    // One shard's messages stay in order, so the replayed ones are through when this one is.
+    let next = gateway.batch(4);
+    gateway.send(SHARD, next);
+    gateway.until_confirmed(4).await;
+    assert_eq!(counted(&node).await, (4.into(), 10.0.into()));
+    drop(gateway);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_named_with_its_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let good = settings(folder.path(), &SiteSecret::generate().unwrap());
+    let (mut http, mut uplink) = (good.clone(), good);
+    http.http.port = address.port();
+    uplink.uplink.port = address.port();
+    for (settings, key) in [(http, "`http.port`"), (uplink, "`uplink.port`")] {
+        let said = Node::start(&settings, None).await.err().unwrap().to_string();
+        assert!(said.contains(&address.to_string()) && said.contains(key), "{said}");
+    }
+}
