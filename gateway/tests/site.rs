@@ -35,12 +35,12 @@ fn run(gateways: u16, usual: std::ops::Range<u64>) {
 
 #[test]
 fn a_site_of_three_counts_everything_once_and_heals() {
-    run(3, 0..100);
+    run(3, 0..60);
 }
 
 #[test]
 fn a_site_of_four_counts_everything_once_and_heals() {
-    run(4, 0..100);
+    run(4, 0..40);
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! A shard of one replica, turn by turn.
+
+use selvedge_gateway::logic::machine::{
+    Item, Machine, Origin, Outcome, Publish, Reading, Rules, Submission, Verdict,
+};
+use selvedge_gateway::logic::paxos::{GroupConfig, Limits, Recovered};
+use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage};
+use selvedge_gateway::logic::shard::{Effects, Event, MAX_PROPOSAL_BYTES, Now, Settings, Shard};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::StreamName;
+use std::sync::Arc;
+
+const ME: GatewayId = GatewayId(1);
+const ORIGIN: Origin = Origin { gateway: ME, start: 1 };
+
+struct Host {
+    shard: Shard,
+    mono_ms: u64,
+    answers: Vec<(u64, ForwardAnswer)>,
+    cut: Vec<u64>,
+    confirmed: Option<u64>,
+}
+
+impl Host {
+    fn new(rules: Rules) -> Self {
+        let rules = Arc::new(rules);
+        let group = GroupConfig { group: ShardId(0), me: ME, members: vec![ME], limits: Limits::default() };
+        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20 };
+        let shard = Shard::recover(settings, Machine::new(ShardId(0), rules), Recovered::default()).unwrap();
+        let mut host = Self { shard, mono_ms: 0, answers: Vec::new(), cut: Vec::new(), confirmed: None };
+        host.settle();
+        host.wait(1_000);
+        assert!(host.shard.serves());
+        host
+    }
+
+    fn now(&self) -> Now {
+        Now { mono_ms: self.mono_ms, wall: EpochMs(1_764_000_000_000 + self.mono_ms as i64) }
+    }
+
+    fn step(&mut self, event: Event) {
+        self.shard.step(self.now(), event);
+    }
+
+    /// Turns until nothing is to be written any more; every write is on disk at once.
+    fn settle(&mut self) {
+        loop {
+            let Effects { send, records, token, cut, confirmed, .. } = self.shard.take(self.now()).unwrap();
+            for (_, message) in send {
+                if let PeerMessage::Forwarded { n, answer, .. } = message {
+                    self.answers.push((n, answer));
+                }
+            }
+            self.cut.extend(cut.into_iter().map(|c| c.seq));
+            self.confirmed = confirmed.or(self.confirmed);
+            if records.is_empty() {
+                return;
+            }
+            self.step(Event::Persisted { token });
+        }
+    }
+
+    fn wait(&mut self, ms: u64) {
+        let until = self.mono_ms + ms;
+        while let Some(at) = self.shard.deadline_ms(self.now()).filter(|at| *at <= until) {
+            self.mono_ms = at.max(self.mono_ms + 1);
+            self.step(Event::Timer);
+            self.settle();
+        }
+        self.mono_ms = until;
+    }
+
+    fn forward(&mut self, n: u64, submission: Vec<u8>) -> Vec<(u64, ForwardAnswer)> {
+        self.step(Event::Forward { from: ME, origin: ORIGIN, n, submission: submission.into() });
+        self.settle();
+        std::mem::take(&mut self.answers)
+    }
+}
+
+fn readings(streams: &[&str]) -> Vec<u8> {
+    let item = |(stream, _)| {
+        let reading = Reading { stream, time: None, value: 1.0, seq: None, boot: None };
+        Item::Publish(Publish { source: None, readings: vec![reading] })
+    };
+    let name = |s: &&str| StreamName { device: "d".into(), stream: s.to_string() };
+    Submission { streams: streams.iter().map(name).collect(), items: (0..).zip(streams).map(item).collect() }
+        .encode()
+}
+
+#[test]
+fn a_batch_whose_answer_was_lost_is_told_the_same_again_if_it_said_more_than_done() {
+    let mut host = Host::new(Rules { max_streams: 1, ..Rules::default() });
+    let first = host.forward(1, readings(&["a", "b"]));
+    let [(1, ForwardAnswer::Verdict { verdict: Verdict::Applied(outcomes), .. })] = &first[..] else {
+        panic!("{first:?}")
+    };
+    assert!(matches!(outcomes[..], [Outcome::Done { .. }, Outcome::Refused(_)]));
+    assert_eq!(host.forward(1, readings(&["a", "b"])), first);
+    host.forward(2, readings(&["a"]));
+    let again = host.forward(2, readings(&["a"]));
+    assert_eq!(again, [(2, ForwardAnswer::Verdict { slot: 0, verdict: Verdict::AlreadyApplied })]);
+}
+
+#[test]
+fn a_submission_too_large_to_propose_is_refused_and_those_behind_it_go_on() {
+    let mut host = Host::new(Rules::default());
+    let answers = host.forward(1, vec![1; MAX_PROPOSAL_BYTES + 1]);
+    assert!(matches!(answers[..], [(1, ForwardAnswer::Verdict { verdict: Verdict::Malformed, .. })]));
+    let answers = host.forward(2, readings(&["a"]));
+    assert!(matches!(answers[..], [(2, ForwardAnswer::Verdict { verdict: Verdict::Applied(_), .. })]));
+}
+
+#[test]
+fn a_stream_that_falls_silent_is_closed_cut_and_confirmed_and_then_nothing_is_due() {
+    let mut host = Host::new(Rules::default());
+    host.forward(1, readings(&["a"]));
+    host.wait(60_000);
+    assert_eq!(host.cut, [1]);
+    host.step(Event::Confirmed { cursor: 1 });
+    host.settle();
+    assert_eq!((host.confirmed, host.shard.deadline_ms(host.now())), (Some(1), None));
+}
+
+#[test]
+fn without_room_a_tick_that_is_due_does_not_spin() {
+    let mut host = Host::new(Rules::default());
+    host.forward(1, readings(&["a"]));
+    host.step(Event::Room(false));
+    host.settle();
+    host.mono_ms += 60_000;
+    assert_eq!(host.shard.deadline_ms(host.now()), None);
+    host.step(Event::Room(true));
+    host.settle();
+    host.wait(10_000);
+    assert_eq!(host.cut, [1]);
+}
