@@ -5,6 +5,7 @@ use crate::actors::front::Front;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::logic::forward::{Effects, Forward, Forwardable, Settled, Ticket};
+use crate::logic::machine::Origin;
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use crate::logic::shard::Event;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
@@ -27,8 +28,8 @@ pub struct Submit(pub Vec<(ShardId, Ticket, Forwardable)>);
 pub struct Answered {
     /// Who answers.
     pub from: GatewayId,
-    /// Shard, number, answer.
-    pub answers: Vec<(ShardId, u64, ForwardAnswer)>,
+    /// Under which origin it was forwarded, shard, number, answer.
+    pub answers: Vec<(Origin, ShardId, u64, ForwardAnswer)>,
 }
 
 /// A leader is known.
@@ -174,7 +175,9 @@ impl Handler<Answered> for Forwarder {
     type Result = ();
     fn handle(&mut self, Answered { from, answers }: Answered, _: &mut Self::Context) {
         let (now_ms, mut effects) = (self.now_ms(), Effects::default());
-        for (shard, n, answer) in answers {
+        // A replica that applies old slots again answers batches of an earlier start, which had the same numbers.
+        let own = self.core.origin();
+        for (_, shard, n, answer) in answers.into_iter().filter(|(origin, ..)| *origin == own) {
             self.core.answered(now_ms, (from, shard, n), answer, &mut effects);
         }
         self.perform(effects);

@@ -253,7 +253,9 @@ impl ShardActor {
         let mut rest = others;
         for (to, message) in own {
             match message {
-                PeerMessage::Forwarded { shard, n, answer, .. } => answers.push((shard, n, answer)),
+                PeerMessage::Forwarded { shard, origin, n, answer } => {
+                    answers.push((origin, shard, n, answer))
+                }
                 message => rest.push((to, message)),
             }
         }

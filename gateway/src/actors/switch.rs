@@ -115,7 +115,9 @@ impl Switch {
                 PeerMessage::Query { id, shard, query } => {
                     events.entry(shard).or_default().push(Event::Query { from, id, query });
                 }
-                PeerMessage::Forwarded { shard, n, answer, .. } => answers.push((shard, n, answer)),
+                PeerMessage::Forwarded { shard, origin, n, answer } => {
+                    answers.push((origin, shard, n, answer))
+                }
                 PeerMessage::Answer { id, answer } => self.answered(id, answer),
                 PeerMessage::Evict { start, connection } => self.front.evict(start, connection),
                 PeerMessage::Interest { filters } => self.front.set_interest(from, &filters),
