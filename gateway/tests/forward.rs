@@ -46,7 +46,8 @@ impl Script {
 
     fn answer(&mut self, now: u64, from: usize, n: u64, answer: ForwardAnswer) -> String {
         let from = self.replicas[from];
-        self.forward.answered(now, (from, S, n), answer, &mut self.out);
+        let origin = self.forward.origin();
+        self.forward.answered(now, (from, origin, S, n), answer, &mut self.out);
         self.said()
     }
 
@@ -182,6 +183,18 @@ fn what_does_not_decode_is_refused_and_echoes_change_nothing() {
     assert_eq!(s.answer(2, 0, 77, ForwardAnswer::Busy { why: BusyReason::Disk }), "");
     assert_eq!((s.forward.busy(), s.forward.deadline_ms()), (None, Some(1 + RESEND_MS)));
     assert_eq!(s.applied(3, 2, &[DONE, GONE]), "2=0", "an answer for another number of items is none");
+}
+
+#[test]
+fn answers_meant_for_an_earlier_start_acknowledge_nothing() {
+    let mut s = Script::new();
+    assert_eq!(s.submit(0, 1..=1), "1>0");
+    let earlier = Origin { start: s.forward.origin().start - 1, ..s.forward.origin() };
+    for old in [Verdict::Applied(vec![DONE]), Verdict::AlreadyApplied] {
+        s.forward.answered(1, (s.replicas[0], earlier, S, 1), verdict(old), &mut s.out);
+        assert_eq!(s.said(), "");
+    }
+    assert_eq!(s.applied(1, 1, &[DONE]), "1=11");
 }
 
 #[test]

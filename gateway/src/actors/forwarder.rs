@@ -175,10 +175,8 @@ impl Handler<Answered> for Forwarder {
     type Result = ();
     fn handle(&mut self, Answered { from, answers }: Answered, _: &mut Self::Context) {
         let (now_ms, mut effects) = (self.now_ms(), Effects::default());
-        // A replica that applies old slots again answers batches of an earlier start, which had the same numbers.
-        let own = self.core.origin();
-        for (_, shard, n, answer) in answers.into_iter().filter(|(origin, ..)| *origin == own) {
-            self.core.answered(now_ms, (from, shard, n), answer, &mut effects);
+        for (origin, shard, n, answer) in answers {
+            self.core.answered(now_ms, (from, origin, shard, n), answer, &mut effects);
         }
         self.perform(effects);
     }

@@ -205,15 +205,18 @@ impl Forward {
         }
     }
 
-    /// An answer about batch `n` of a shard came from `from`. The caller has made sure that it is about a batch of
-    /// [`Forward::origin`]: numbers of an earlier start of this gateway mean other batches.
+    /// An answer about batch `n` of `origin` in a shard came from `from`. Answers meant for an earlier start of this
+    /// gateway, whose numbers meant other batches, are passed over: a replica that applies old slots again gives such.
     pub fn answered(
         &mut self,
         now_ms: u64,
-        (from, shard, n): (GatewayId, ShardId, u64),
+        (from, origin, shard, n): (GatewayId, Origin, ShardId, u64),
         answer: ForwardAnswer,
         out: &mut Effects,
     ) {
+        if origin != self.origin {
+            return;
+        }
         let replicas = self.ring.replicas(shard).len();
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         if !lane.inflight.iter().any(|b| b.n == n) {

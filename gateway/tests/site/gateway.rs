@@ -136,9 +136,9 @@ impl Live {
             PeerMessage::Forward { shard, origin, n, submission } => {
                 self.event(now, shard, Event::Forward { from, origin, n, submission });
             }
-            PeerMessage::Forwarded { shard, origin, n, answer } if origin == self.forward.origin() => {
+            PeerMessage::Forwarded { shard, origin, n, answer } => {
                 let mut effects = forward::Effects::default();
-                self.forward.answered(now.mono_ms, (from, shard, n), answer, &mut effects);
+                self.forward.answered(now.mono_ms, (from, origin, shard, n), answer, &mut effects);
                 self.forwarded(effects, out);
             }
             _ => {}
