@@ -2,7 +2,7 @@
 //! from the forwarder's actor; every lock is held for one batch of one connection.
 
 use crate::actors::forwarder::{Forwarder, Submit};
-use crate::actors::switch::{Switch, ToPeers};
+use crate::actors::switch::{InterestChanged, Switch, ToPeers};
 use crate::logic::decode::Decoder;
 use crate::logic::forward::Settled;
 use crate::logic::machine::Origin;
@@ -239,6 +239,11 @@ impl Front {
         }
         if !effects.unsubscribe.is_empty() {
             self.router.unsubscribe(client.handle.id(), &effects.unsubscribe);
+        }
+        if let Some(ways) =
+            self.ways.get().filter(|_| !effects.subscribe.is_empty() || !effects.unsubscribe.is_empty())
+        {
+            ways.switch.do_send(InterestChanged);
         }
         if !effects.submit.is_empty()
             && let Some(ways) = self.ways.get()

@@ -52,7 +52,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/aggregates", web::get().to(aggregates))
         .route("/v1/devices", web::get().to(devices))
         .route("/v1/quarantine", web::get().to(quarantine))
-        .route("/metrics", web::get().to(|api: web::Data<Api>| async move { api.metrics.render() }))
+        .route("/metrics", web::get().to(metrics_page))
         .route("/healthz", web::get().to(|| async { "ok\n" }))
         .route("/readyz", web::get().to(readyz))
         .default_service(web::to(unknown));
@@ -130,6 +130,24 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
         "uplink_connected": api.uplink.send(IsConnected).await.unwrap_or(false),
         "log": log, "totals": totals, "peers": peers, "shards": shards,
     }))
+}
+
+async fn metrics_page(api: web::Data<Api>) -> String {
+    let reports = api.reports(false).await;
+    let up = api.switch.send(GetPeers).await.unwrap_or_default();
+    let log = api.log.send(GetLogFigures).await.unwrap_or_default();
+    let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
+    let gauge = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
+    gauge("selvedge_shards", reports.len() as f64);
+    gauge("selvedge_shards_leading", leading.len() as f64);
+    gauge("selvedge_shards_damaged", reports.iter().filter(|r| r.status.role == "damaged").count() as f64);
+    gauge("selvedge_outbox_batches", leading.iter().map(|r| r.status.outbox_batches as f64).sum());
+    gauge("selvedge_outbox_bytes", leading.iter().map(|r| r.status.outbox_bytes as f64).sum());
+    gauge("selvedge_connections", api.front.connections() as f64);
+    gauge("selvedge_gateways_up", up.len() as f64);
+    gauge("selvedge_log_room", f64::from(u8::from(log.room)));
+    gauge("selvedge_log_segments", log.segments as f64);
+    api.metrics.render()
 }
 
 async fn quarantine(api: web::Data<Api>) -> HttpResponse {

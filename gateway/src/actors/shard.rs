@@ -6,7 +6,7 @@ use crate::actors::log::{LogActor, Persist, Store, end_process};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
 use crate::logic::commit::Submission;
-use crate::logic::machine::{CutBatch, DeviceInfo, MAX_ANSWER_ENTRIES};
+use crate::logic::machine::{Counters, CutBatch, DeviceInfo, MAX_ANSWER_ENTRIES};
 use crate::logic::peer::{PeerMessage, TransferMessage};
 use crate::logic::shard::{CONFIGURATION, Event, Now, Shard, Status};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
@@ -213,8 +213,9 @@ impl ShardActor {
             self.leading = view.leading;
             self.around.uplink.do_send(ShardView(shard, view));
         }
-        if effects.counted > 0 {
-            metrics::counter!("selvedge_readings_applied_total").increment(effects.counted);
+        for (what, count) in effects.counters.iter().flat_map(Counters::named).filter(|(_, count)| *count > 0)
+        {
+            metrics::counter!("selvedge_applied_total", "what" => what).increment(count);
         }
         self.arm(now, ctx);
     }

@@ -54,6 +54,11 @@ pub struct Ask {
     pub reply: oneshot::Sender<Vec<WindowView>>,
 }
 
+/// Subscriptions have changed here: the peers are told at once, for what they take in from now on is wanted.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct InterestChanged;
+
 /// Asks who lives.
 #[derive(Debug, Message)]
 #[rtype(result = "BTreeSet<GatewayId>")]
@@ -186,7 +191,7 @@ impl Switch {
         }
     }
 
-    fn look(&mut self) {
+    fn tell_interest(&mut self) {
         let (version, filters) = self.front.filters();
         if version != self.told {
             self.told = version;
@@ -194,6 +199,10 @@ impl Switch {
             let interest = |peer| (peer, PeerMessage::Interest { filters: filters.clone() });
             self.send(peers.into_iter().map(interest).collect());
         }
+    }
+
+    fn look(&mut self) {
+        self.tell_interest();
         let given_up = |w: &Waiting| w.since.elapsed() > Duration::from_millis(QUERY_WAIT_MS);
         self.queries.retain(|_, w| !given_up(w));
         let late = |w: &Waiting| w.asked.elapsed() > Duration::from_millis(QUERY_RETRY_MS);
@@ -258,6 +267,13 @@ impl Handler<ToPeers> for Switch {
     type Result = ();
     fn handle(&mut self, ToPeers(messages): ToPeers, _: &mut Self::Context) {
         self.send(messages);
+    }
+}
+
+impl Handler<InterestChanged> for Switch {
+    type Result = ();
+    fn handle(&mut self, _: InterestChanged, _: &mut Self::Context) {
+        self.tell_interest();
     }
 }
 

@@ -132,6 +132,29 @@ pub struct Counters {
     pub sessions_expired: u64,
 }
 
+impl Counters {
+    /// Each by its name, for those who add them up.
+    pub fn named(&self) -> [(&'static str, u64); 15] {
+        [
+            ("counted", self.counted),
+            ("late", self.late),
+            ("future", self.future),
+            ("repeated", self.repeated),
+            ("unknown", self.unknown),
+            ("duplicates", self.duplicates),
+            ("stale", self.stale),
+            ("refused", self.refused),
+            ("already_applied", self.already_applied),
+            ("malformed", self.malformed),
+            ("closed", self.closed),
+            ("forced", self.forced),
+            ("clients_forgotten", self.clients_forgotten),
+            ("boots_forgotten", self.boots_forgotten),
+            ("sessions_expired", self.sessions_expired),
+        ]
+    }
+}
+
 /// Why a replica must stop: what it holds is no longer the shard's state, or would not be after this slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Halt {

@@ -26,7 +26,7 @@ pub use recover::{KIND_ACCEPTED, KIND_COMMITTED, KIND_PROMISED, Replay};
 
 use crate::logic::forward;
 use crate::logic::machine::{
-    Command, CutBatch, Halt, Machine, Origin, Outcome, Proposal, Rules, Verdict, WindowView,
+    Command, Counters, CutBatch, Halt, Machine, Origin, Outcome, Proposal, Rules, Verdict, WindowView,
 };
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
@@ -155,8 +155,8 @@ pub struct Effects {
     pub fetch: Vec<(GatewayId, u64)>,
     /// How the uplink sees this shard, when that changed.
     pub uplink: Option<UplinkView>,
-    /// Readings counted now, and those that were not because they had been before.
-    pub counted: u64,
+    /// What applying has counted, by slot; re-applied slots count again after a restart.
+    pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
     pub healed: bool,
 }
@@ -444,7 +444,7 @@ impl Shard {
                 self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
             }
         }
-        self.out.counted += applied.counters.counted;
+        self.out.counters.push(applied.counters);
         self.out.cut.extend(applied.batches);
         self.out.confirmed = applied.confirmed.or(self.out.confirmed);
         if let Some(lead) = &mut self.lead {
