@@ -3,6 +3,7 @@
 use crate::actors::wiring;
 use crate::settings::{Settings, SettingsError};
 use clap::Parser;
+use selvedge_shared::config::key_value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,11 +29,6 @@ struct Arguments {
     /// Any other setting, such as `--set mqtt.bind=0.0.0.0:1883`.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').ok_or("it has no `=`; write it as key=value, such as gateway.id=2")?;
-    Ok((pair.0.trim().to_string(), pair.1.to_string()))
 }
 
 /// Runs the program with this command line (its name first) until it is told to stop.

@@ -5,6 +5,7 @@ use crate::settings::{Settings, SettingsError};
 use crate::stats::describe_metrics;
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use selvedge_shared::config::key_value;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -42,11 +43,6 @@ struct Arguments {
     /// Any other setting, such as `--set uplink.broker=external`.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').ok_or("it has no `=`; write it as key=value, such as http.port=8080")?;
-    Ok((pair.0.trim().to_string(), pair.1.to_string()))
 }
 
 impl Arguments {

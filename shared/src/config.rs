@@ -111,6 +111,15 @@ fn suggest(nearest: &Option<String>, known: &[String]) -> String {
     }
 }
 
+/// One override as a command line gives it: a dotted key, `=`, a value.
+///
+/// # Errors
+/// Says how it is written.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("it has no `=`; write it as key=value, such as http.port=8080")?;
+    Ok((pair.0.trim().to_string(), pair.1.to_string()))
+}
+
 /// Reads the settings `T`. `prefix` is that of the environment variables, without the `_`; `overrides` are
 /// (dotted key, value) from the command line.
 ///

@@ -69,29 +69,35 @@ impl fmt::Display for EpochMs {
 #[error("{0:?} is no time: give epoch milliseconds (1764000000000) or RFC 3339 (2026-11-24T08:00:00Z)")]
 pub struct BadTime(String);
 
-/// Reads a span of time as `10s`, `5m`, `1h`, `1d`, `1500ms`, or milliseconds without a unit; at least 1 ms.
+/// The longest span of time that is accepted from outside: 366 days.
+pub const MAX_DURATION_MS: i64 = 366 * 86_400_000;
+
+/// Reads a span of time as `10s`, `5m`, `1h`, `1d`, `1500ms`, or milliseconds without a unit: 1 to
+/// [`MAX_DURATION_MS`] milliseconds.
 ///
 /// # Errors
 /// Says which forms are understood.
-pub fn parse_duration_ms(text: &str) -> Result<u32, BadDuration> {
-    let bad = || BadDuration(text.chars().take(40).collect());
+pub fn parse_duration_ms(text: &str) -> Result<i64, BadDuration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    let unit_ms: u64 = match unit {
-        "" | "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(bad()),
+    let unit_ms = match unit {
+        "" | "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
     };
-    let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit_ms)).ok_or_else(bad)?;
-    u32::try_from(ms).ok().filter(|ms| *ms > 0).ok_or_else(bad)
+    let ms = number.parse::<i64>().ok().zip(unit_ms).and_then(|(n, unit)| n.checked_mul(unit));
+    let sound = ms.filter(|ms| (1..=MAX_DURATION_MS).contains(ms));
+    sound.ok_or_else(|| BadDuration(text.chars().take(40).collect()))
 }
 
 /// A text that is no span of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no span of time: give a number with ms, s, m, h or d, such as 10s or 1h (up to 49d)")]
+#[error(
+    "{0:?} is no duration; give milliseconds or a number with ms, s, m, h or d, up to 366d, such as 10s, 1m, 1h, 1d"
+)]
 pub struct BadDuration(String);
 
 #[cfg(test)]
@@ -116,7 +122,7 @@ mod tests {
         {
             assert_eq!(parse_duration_ms(text), Ok(ms));
         }
-        for bad in ["", "s", "0s", "-1s", "1w", "1.5h", "50d", "99999999999999999999"] {
+        for bad in ["", "s", "0s", "-1s", "1w", "1.5h", "367d", "99999999999999999999"] {
             assert!(parse_duration_ms(bad).unwrap_err().to_string().contains("10s"), "{bad}");
         }
     }

@@ -13,7 +13,7 @@ use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -223,9 +223,8 @@ fn parse(given: &[(String, String)]) -> Result<WindowQuery, Bad> {
             "from" => query.from = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
             "to" => query.to = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
             "every" => {
-                let every =
-                    selvedge_shared::time::parse_duration_ms(value).map_err(|e| bad(e.to_string()))?;
-                query.every_ms = Some(every);
+                let every = parse_duration_ms(value).map_err(|e| bad(e.to_string()))?;
+                query.every_ms = Some(u32::try_from(every).map_err(|_| bad("give at most 49d".into()))?);
             }
             "consistency" => match value.as_str() {
                 "stale" => query.stale = true,

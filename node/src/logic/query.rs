@@ -9,7 +9,7 @@
 //! [`MAX_LIMIT_ENTRIES`] of them and says where to go on.
 
 use crate::store::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use std::collections::BTreeMap;
 
 /// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
@@ -90,7 +90,8 @@ impl Parameters {
     /// # Errors
     /// When it is none.
     pub fn duration(&self, name: &str) -> Result<Option<i64>, BadParameter> {
-        self.0.get(name).map(|text| parse_duration(name, text)).transpose()
+        let read = |text: &String| parse_duration_ms(text).map_err(|e| bad(name, e.to_string()));
+        self.0.get(name).map(read).transpose()
     }
 
     /// A number of rows, 1 to `most`, or `default`.
@@ -118,26 +119,6 @@ impl Parameters {
         };
         self.0.get(name).map(|text| parse(text).ok_or_else(why)).transpose()
     }
-}
-
-/// `10s`, `1m`, `500ms` or plain milliseconds.
-fn parse_duration(name: &str, text: &str) -> Result<i64, BadParameter> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit_ms = match unit {
-        "" | "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        "d" => Some(DAY_MS),
-        _ => None,
-    };
-    let ms = number.parse::<i64>().ok().zip(unit_ms).and_then(|(n, unit)| n.checked_mul(unit));
-    ms.filter(|ms| (1..=366 * DAY_MS).contains(ms)).ok_or_else(|| {
-        let right =
-            "give milliseconds or a number with ms, s, m, h or d, up to 366d, such as 10s, 1m, 1h, 1d";
-        bad(name, format!("{} is no duration; {right}", shown(text)))
-    })
 }
 
 /// A duration as a person writes it.
