@@ -9,7 +9,7 @@
 //! [`MAX_LIMIT_ENTRIES`] of them and says where to go on.
 
 use crate::store::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::{EpochMs, parse_duration_ms};
+use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use std::collections::BTreeMap;
 
 /// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
