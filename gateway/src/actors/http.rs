@@ -6,12 +6,13 @@ use crate::actors::log::{GetLogFigures, LogActor};
 use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
 use crate::actors::switch::{Ask, GetPeers, QUERY_WAIT_MS, Switch};
 use crate::actors::uplink::{IsConnected, UplinkActor};
-use crate::logic::machine::WindowView;
+use crate::logic::machine::{MAX_ANSWER_ENTRIES, WindowView};
 use crate::logic::peer::WindowQuery;
 use crate::logic::ring::Ring;
 use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
+use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use serde_json::{Value, json};
@@ -181,8 +182,10 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
     match tokio::time::timeout(wait, answer).await {
         Ok(Ok(windows)) => {
-            let list: Vec<_> = windows.iter().map(window).collect();
-            HttpResponse::Ok().json(json!({ "aggregates": list, "consistency": consistency }))
+            let list: Vec<_> = windows.iter().map(|w| window(&api.site, w)).collect();
+            let truncated = list.len() >= MAX_ANSWER_ENTRIES;
+            HttpResponse::Ok()
+                .json(json!({ "aggregates": list, "truncated": truncated, "consistency": consistency }))
         }
         _ => {
             let error = "no replica could answer: no majority of the device's replicas is within reach, or too much is asked at once; try again, or ask with consistency=stale";
@@ -191,15 +194,19 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     }
 }
 
-fn window(w: &WindowView) -> Value {
+/// A window in the node's shape, and whether it still takes readings in time.
+fn window(site: &SiteId, w: &WindowView) -> Value {
     let a = &w.aggregate;
+    let variance = (a.sum_sq / a.count as f64 - a.mean() * a.mean()).max(0.0);
+    let sample = |s: &Sample| json!({ "time": s.time.to_string(), "time_ms": s.time.0, "value": s.value });
     json!({
-        "device": &*w.device, "stream": &*w.stream, "start": w.start.to_string(), "start_ms": w.start.0,
-        "width_ms": w.width_ms, "count": a.count, "sum": a.sum, "mean": a.mean(), "min": a.min, "max": a.max,
-        "first": { "time": a.first.time.to_string(), "value": a.first.value },
-        "last": { "time": a.last.time.to_string(), "value": a.last.value },
-        "late": w.late, "parts": w.parts, "closed": w.closed, "watermark": w.watermark.to_string(),
-        "fingerprint": format!("{:016x}", a.fingerprint),
+        "site": site, "device": &*w.device, "stream": &*w.stream,
+        "start": w.start.to_string(), "start_ms": w.start.0, "width_ms": w.width_ms,
+        "count": a.count, "sum": a.sum, "mean": a.mean(), "min": a.min, "max": a.max, "stddev": variance.sqrt(),
+        "first": sample(&a.first), "last": sample(&a.last),
+        "late": w.late, "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
+        "watermark": w.watermark.to_string(), "watermark_ms": w.watermark.0,
+        "complete": w.start.plus(i64::from(w.width_ms)) <= w.watermark, "closed": w.closed,
     })
 }
 
