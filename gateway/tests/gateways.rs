@@ -135,6 +135,7 @@ fn a_subscriber_gets_what_is_published_at_another_gateway() {
         // What is not subscribed to does not come: the next that comes is what was published after it.
         device.publish("line/8/other", "no", 1, 9, false);
         device.publish("line/8/state", "end", 1, 10, false);
+        assert_eq!(device.acks(2), [9, 10]);
         assert_eq!(hmi.message("line/8/").payload, "end");
     }
     let quarantined = site.json(0, "/v1/quarantine").to_string();

@@ -106,12 +106,6 @@ impl Client {
         self.send(0x30 | u8::from(dup) << 3 | qos << 1, &self.publish_body(topic, payload, qos, packet_id));
     }
 
-    /// The same, if the gateway may have gone.
-    pub fn try_publish(&mut self, topic: &str, payload: &str, qos: u8, packet_id: u16) -> bool {
-        let body = self.publish_body(topic, payload, qos, packet_id);
-        self.stream.write_all(&[&[0x30 | qos << 1, body.len() as u8], &body[..]].concat()).is_ok()
-    }
-
     fn publish_body(&self, topic: &str, payload: &str, qos: u8, packet_id: u16) -> Vec<u8> {
         let mut body = text(topic);
         if qos > 0 {
