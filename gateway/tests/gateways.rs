@@ -6,89 +6,279 @@ mod gateways {
     pub mod site;
 }
 
-use gateways::client::{Client, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC};
-use gateways::site::Site;
+use gateways::client::{Client, DISCONNECT, Hello, Message, PINGRESP, PUBACK, PUBCOMP, PUBREC};
+use gateways::site::{Plan, Site, until};
+use std::net::TcpListener;
+use std::time::Duration;
+
+/// Publishes to a topic at one gateway until it comes out at another.
+fn until_routed(from: &mut Client, to: &mut Client, topic: &str) {
+    until("a subscription is known at another gateway", || {
+        from.publish(topic, "probe", 0, 0, false);
+        to.message_within(topic, Duration::from_millis(100)).is_some()
+    });
+}
 
 #[test]
-fn a_persistent_session_goes_on_at_another_gateway_and_resends_count_once() {
-    let site = Site::start();
-    let mut a = Client::connect(site.mqtt(0), "press-1", false, None).unwrap();
-    assert!(!a.session_present);
-    a.subscribe("live/#");
-    a.publish("d/press-1/force", "5", 1, 7, false);
-    assert_eq!(a.packet(PUBACK), [0, 7]);
-    drop(a);
-    // QoS 1: the same packet id and bytes, marked as a resend, elsewhere.
-    let mut b = Client::connect(site.mqtt(1), "press-1", false, None).unwrap();
-    assert!(b.session_present);
-    b.publish("d/press-1/force", "5", 1, 7, true);
-    assert_eq!(b.packet(PUBACK), [0, 7]);
-    assert_eq!(site.count(2, "press-1"), 1);
-    // Its subscription came along.
-    let mut other = Client::connect(site.mqtt(2), "other", true, None).unwrap();
-    site.until("the subscription is known at the third gateway", || {
-        other.publish("live/x", "hello", 1, 1, false);
-        other.packet(PUBACK);
-        b.try_packet(PUBLISH).is_some_and(|body| body.ends_with(b"hello"))
+fn a_persistent_session_goes_on_at_another_gateway_with_its_subscriptions() {
+    let site = Site::shared();
+    let mut first = Client::connect(site.mqtt(0), Hello::persistent("roams")).unwrap();
+    assert!(!first.session_present);
+    first.subscribe("roams/#");
+    // Its own reading goes the same way as its subscription, behind it.
+    first.publish("d/roams/x", "1", 1, 1, false);
+    assert_eq!(first.packet(PUBACK), [0, 1]);
+    drop(first);
+    let mut second = Client::connect(site.mqtt(1), Hello::persistent("roams")).unwrap();
+    assert!(second.session_present);
+    let mut other = Client::connect(site.mqtt(2), Hello::clean("roams-other")).unwrap();
+    until_routed(&mut other, &mut second, "roams/probe");
+    other.publish("roams/live", "hello", 1, 1, false);
+    assert_eq!(other.packet(PUBACK), [0, 1]);
+    assert_eq!(second.message("roams/live").payload, "hello");
+    second.disconnect();
+    // Taking leave does not end the session; a clean connection does.
+    let third = Client::connect(site.mqtt(2), Hello::persistent("roams")).unwrap();
+    assert!(third.session_present);
+    third.disconnect();
+    Client::connect(site.mqtt(0), Hello::clean("roams")).unwrap().disconnect();
+    until("the clean connection is known to the session's shard", || {
+        !Client::connect(site.mqtt(1), Hello::persistent("roams")).unwrap().session_present
     });
-    // QoS 2: abandoned between PUBREC and PUBREL.
-    b.publish("d/press-1/force", "6", 2, 9, false);
-    assert_eq!(b.packet(PUBREC), [0, 9]);
+}
+
+#[test]
+fn a_qos_1_resend_at_another_gateway_counts_once() {
+    let site = Site::shared();
+    for (device, hello) in
+        [("resend-3", Hello::persistent("resend-3")), ("resend-5", Hello::persistent("resend-5").v5())]
+    {
+        let topic = format!("d/{device}/force");
+        let mut a = Client::connect(site.mqtt(0), hello).unwrap();
+        a.publish(&topic, "5", 1, 7, false);
+        assert_eq!(a.packet(PUBACK)[..2], [0, 7]);
+        drop(a);
+        let mut b = Client::connect(site.mqtt(1), hello).unwrap();
+        b.publish(&topic, "5", 1, 7, true);
+        assert_eq!(b.packet(PUBACK)[..2], [0, 7]);
+        assert_eq!(site.count(2, device), 1);
+        // Not marked as a resend, it is another reading.
+        b.publish(&topic, "5", 1, 7, false);
+        assert_eq!(b.packet(PUBACK)[..2], [0, 7]);
+        assert_eq!(site.count(2, device), 2);
+    }
+}
+
+#[test]
+fn a_qos_2_publish_counts_once_until_it_is_released_wherever_it_is_resent() {
+    let site = Site::shared();
+    let (hello, topic) = (Hello::persistent("exact"), "d/exact-device/force");
+    let mut a = Client::connect(site.mqtt(0), hello).unwrap();
+    a.publish(topic, "6", 2, 5, false);
+    assert_eq!(a.packet(PUBREC), [0, 5]);
+    drop(a);
+    let mut b = Client::connect(site.mqtt(1), hello).unwrap();
+    b.publish(topic, "6", 2, 5, true);
+    assert_eq!(b.packet(PUBREC), [0, 5]);
+    assert_eq!(site.count(2, "exact-device"), 1);
     drop(b);
-    let mut c = Client::connect(site.mqtt(2), "press-1", false, None).unwrap();
-    c.publish("d/press-1/force", "6", 2, 9, true);
-    assert_eq!(c.packet(PUBREC), [0, 9]);
-    assert_eq!(site.count(0, "press-1"), 2);
-    c.release(9);
-    assert_eq!(c.packet(PUBCOMP), [0, 9]);
+    // PUBREL may be what comes first, too, and may be resent.
+    let mut c = Client::connect(site.mqtt(2), hello).unwrap();
+    for _ in 0..2 {
+        c.release(5);
+        assert_eq!(c.packet(PUBCOMP), [0, 5]);
+    }
     // The packet id is free again: the same bytes are another reading.
-    c.publish("d/press-1/force", "6", 2, 9, false);
-    assert_eq!(c.packet(PUBREC), [0, 9]);
-    assert_eq!(site.count(1, "press-1"), 3);
-    // Whoever connects last has the session.
-    let d = Client::connect(site.mqtt(0), "press-1", false, None).unwrap();
-    assert!(d.session_present);
-    assert!(c.is_closed());
+    c.publish(topic, "6", 2, 5, false);
+    assert_eq!(c.packet(PUBREC), [0, 5]);
+    assert_eq!(site.count(1, "exact-device"), 2);
+}
+
+#[test]
+fn who_connects_last_at_any_gateway_has_the_session() {
+    let site = Site::shared();
+    for (id, persistent) in [("taken-kept", true), ("taken-clean", false)] {
+        let hello = if persistent { Hello::persistent(id) } else { Hello::clean(id) };
+        let mut old = Client::connect(site.mqtt(0), hello).unwrap();
+        old.publish("d/taken/x", "1", 1, 1, false);
+        old.packet(PUBACK);
+        let mut v5 = Client::connect(site.mqtt(1), hello.v5()).unwrap();
+        assert_eq!(v5.session_present, persistent);
+        assert!(old.is_closed());
+        let mut newest = Client::connect(site.mqtt(2), hello).unwrap();
+        assert_eq!(v5.packet(DISCONNECT).first(), Some(&0x8e), "session taken over");
+        assert!(v5.is_closed());
+        newest.publish("d/taken/x", "1", 1, 2, false);
+        assert_eq!(newest.packet(PUBACK), [0, 2]);
+    }
+}
+
+#[test]
+fn a_subscriber_gets_what_is_published_at_another_gateway() {
+    let site = Site::shared();
+    let mut device = Client::connect(site.mqtt(0), Hello::clean("line-device")).unwrap();
+    for (id, hello) in [("hmi-3", Hello::clean("hmi-3")), ("hmi-5", Hello::clean("hmi-5").v5())] {
+        let mut hmi = Client::connect(site.mqtt(2), hello).unwrap();
+        hmi.subscribe("line/+/state/#");
+        hmi.subscribe("d/line-device/+");
+        until_routed(&mut device, &mut hmi, &format!("line/7/state/{id}"));
+        // No topic rule names the first one: it is no stream, but it is routed.
+        for (qos, topic) in
+            [(1, "line/8/state/a/b"), (0, "line/9/state"), (1, "d/line-device/x"), (0, "d/line-device/y")]
+        {
+            device.publish(topic, "3.5", qos, 9, false);
+            if qos == 1 {
+                assert_eq!(device.packet(PUBACK), [0, 9]);
+            }
+            assert_eq!(hmi.message(topic), Message { topic: topic.into(), payload: "3.5".into(), qos });
+        }
+        // What is not subscribed to does not come: the next that comes is what was published after it.
+        device.publish("line/8/other", "no", 1, 9, false);
+        device.publish("line/8/state", "end", 1, 10, false);
+        assert_eq!(device.acks(2), [9, 10]);
+        assert_eq!(hmi.message("line/8/").payload, "end");
+    }
+    let quarantined = site.json(0, "/v1/quarantine").to_string();
+    assert!(!quarantined.contains("line/8"), "{quarantined}");
 }
 
 #[test]
 fn a_will_is_published_when_its_client_vanishes_and_not_when_it_takes_leave() {
-    let site = Site::start();
-    let mut hmi = Client::connect(site.mqtt(1), "hmi", true, None).unwrap();
+    let site = Site::shared();
+    let mut hmi = Client::connect(site.mqtt(1), Hello::clean("will-hmi")).unwrap();
     hmi.subscribe("will/+");
-    let leaves = Client::connect(site.mqtt(1), "leaves", true, Some(("will/leaves", "gone"))).unwrap();
-    leaves.disconnect();
-    drop(Client::connect(site.mqtt(1), "vanishes", true, Some(("will/vanishes", "gone"))).unwrap());
-    let body = hmi.packet(PUBLISH);
-    assert!(
-        String::from_utf8_lossy(&body).contains("will/vanishes"),
-        "the first that comes is not of who took leave"
-    );
+    let mut other = Client::connect(site.mqtt(0), Hello::clean("will-other")).unwrap();
+    until_routed(&mut other, &mut hmi, "will/probe");
+    let with_will = |id| Hello::clean(id).will(id, "gone");
+    Client::connect(site.mqtt(0), with_will("will/leaves")).unwrap().disconnect();
+    Client::connect(site.mqtt(0), with_will("will/leaves").v5()).unwrap().disconnect();
+    drop(Client::connect(site.mqtt(0), with_will("will/vanishes")).unwrap());
+    assert_eq!(hmi.message("will/vanishes").payload, "gone");
+    drop(Client::connect(site.mqtt(1), with_will("will/vanishes").v5()).unwrap());
+    assert_eq!(hmi.message("will/vanishes").payload, "gone");
+    let silent = Client::connect(site.mqtt(0), with_will("will/silent").keep_alive_s(1)).unwrap();
+    assert_eq!(hmi.message("will/silent").payload, "gone");
+    drop(silent);
+    assert_eq!(hmi.message_within("will/leaves", Duration::ZERO), None);
 }
 
 #[test]
-fn what_was_acknowledged_survives_kill_9_and_without_a_majority_nothing_is_acknowledged() {
+fn a_payload_that_does_not_decode_is_told_and_set_aside_and_its_neighbours_count() {
+    let site = Site::shared();
+    let mut v5 = Client::connect(site.mqtt(1), Hello::clean("odd-5").v5()).unwrap();
+    let mut old = Client::connect(site.mqtt(1), Hello::clean("odd-3")).unwrap();
+    for (client, device) in [(&mut v5, "odd-5"), (&mut old, "odd-3")] {
+        for (n, payload) in [(1, "1"), (2, "{\"value\": oops"), (3, "2")] {
+            client.publish(&format!("d/{device}/x"), payload, 1, n, false);
+        }
+        let acks = [(); 3].map(|()| client.packet(PUBACK));
+        assert_eq!(acks.each_ref().map(|ack| ack[1]), [1, 2, 3], "in order");
+        let reasons = acks.each_ref().map(|ack| ack.get(2).copied().unwrap_or(0));
+        assert_eq!(reasons, if device == "odd-5" { [0, 0x99, 0] } else { [0; 3] });
+        assert_eq!(site.count(0, device), 2);
+        let quarantine = site.json(1, "/v1/quarantine");
+        let entries: Vec<_> =
+            quarantine["entries"].as_array().unwrap().iter().filter(|e| e["client"] == device).collect();
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0]["topic"], format!("d/{device}/x"));
+        assert_eq!(entries[0]["payload"], "{\"value\": oops");
+        assert_ne!(entries[0]["why"], "");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9_and_publishing_goes_on() {
     let mut site = Site::start();
-    let mut device = Client::connect(site.mqtt(0), "d9", true, None).unwrap();
-    for n in 1..=50 {
-        device.publish("d/d9/x", "1", 1, n, false);
+    let devices: Vec<String> = (0..24).map(|n| format!("kill-{n}")).collect();
+    let mut stays = Client::connect(site.mqtt(0), Hello::clean("stays")).unwrap();
+    let mut moves = Client::connect(site.mqtt(1), Hello::persistent("moves")).unwrap();
+    until("the gateway to be killed leads shards", || {
+        site.json(1, "/v1/status")["totals"]["leading"].as_u64() > Some(0)
+    });
+    let topic = |n: u16| format!("d/{}/x", devices[usize::from(n) % devices.len()]);
+    for n in 1..=120 {
+        stays.publish(&topic(n), "1", 1, n, false);
+        moves.publish(&topic(n), "1", 1, n, false);
     }
-    for n in 1..=50_u16 {
-        assert_eq!(device.packet(PUBACK), n.to_be_bytes(), "in order");
-    }
+    assert_eq!(stays.acks(40), (1..=40).collect::<Vec<_>>(), "in order");
+    let mut acked = moves.acks(40);
     site.kill(1);
-    assert_eq!(site.count(0, "d9"), 50);
-    assert_eq!(site.count(2, "d9"), 50);
-    device.publish("d/d9/x", "1", 1, 51, false);
-    assert_eq!(device.packet(PUBACK), [0, 51], "two of three are a majority");
+    // At a survivor nothing is to be sent again, whoever led; and there is no gap.
+    assert_eq!(stays.acks(80), (41..=120).collect::<Vec<_>>());
+    for n in 121..=144 {
+        stays.publish(&topic(n), "1", 1, n, false);
+    }
+    assert_eq!(stays.acks(24), (121..=144).collect::<Vec<_>>());
+    // The other one sends again, elsewhere, what its gateway did not acknowledge before it was killed.
+    acked.extend(moves.acks(80));
+    assert_eq!(acked, (1..=acked.len() as u16).collect::<Vec<_>>());
+    let mut moved = Client::connect(site.mqtt(2), Hello::persistent("moves")).unwrap();
+    assert!(moved.session_present);
+    let again = acked.len() as u16 + 1..=120;
+    for n in again.clone() {
+        moved.publish(&topic(n), "1", 1, n, true);
+    }
+    assert_eq!(moved.acks(again.len()), again.collect::<Vec<_>>());
+    let total = |site: &Site, i: usize| devices.iter().map(|d| site.count(i, d)).sum::<u64>();
+    assert_eq!((total(&site, 0), total(&site, 2)), (264, 264));
+    site.restart(1);
+    assert_eq!(total(&site, 1), 264);
+}
+
+#[test]
+fn without_a_majority_nothing_is_acknowledged_and_with_one_it_goes_on() {
+    let mut site = Site::start();
+    let mut device = Client::connect(site.mqtt(0), Hello::clean("alone")).unwrap();
+    device.publish("d/alone/x", "1", 1, 1, false);
+    assert_eq!(device.packet(PUBACK), [0, 1]);
+    site.kill(1);
     site.kill(2);
-    site.until("the first gateway sees that it is alone", || !site.is_ready(0));
-    device.publish("d/d9/x", "1", 1, 52, false);
+    until("the first gateway sees that it is alone", || !site.is_ready(0));
+    device.publish("d/alone/x", "1", 1, 2, false);
     device.ping();
     assert!(device.packet(PINGRESP).is_empty(), "a ping is answered while the publish before it waits");
-    assert_eq!(Client::connect(site.mqtt(0), "late", false, None).err(), Some(3), "server unavailable");
+    std::thread::scope(|scope| {
+        let refused = |hello| Client::connect(site.mqtt(0), hello).err();
+        let v5 = scope.spawn(move || refused(Hello::persistent("late-5").v5()));
+        assert_eq!(refused(Hello::persistent("late-3")), Some(3), "server unavailable");
+        assert_eq!(v5.join().unwrap(), Some(0x88), "server unavailable");
+    });
+    assert_eq!(device.packet_within(PUBACK, Duration::ZERO), None, "one of three is no majority");
     site.restart(1);
-    assert_eq!(device.packet(PUBACK), [0, 52], "kept as soon as there is a majority again");
+    assert_eq!(device.packet(PUBACK), [0, 2], "kept as soon as there is a majority again");
     site.restart(2);
-    assert_eq!(site.count(2, "d9"), 52);
+    assert_eq!(site.count(2, "alone"), 2);
+}
+
+#[test]
+fn data_of_another_membership_is_refused() {
+    let plan = Plan::new(1);
+    let run = |set: &[&str]| plan.refused(0, set);
+    let first = plan.started(0);
+    until("a gateway alone is ready", || plan.is_ready(0));
+    let (status, said) = run(&[]);
+    assert!(!status.success());
+    assert!(said.contains("peer.bind"), "its ports are in use: {said}");
+    drop(first);
+    for (set, named) in [("site.shards=16", "membership"), ("site.name=elsewhere", "site")] {
+        let (status, said) = run(&[set]);
+        assert!(!status.success());
+        assert!(said.contains("was made for") && said.contains(named), "{said}");
+        assert!(said.lines().count() == 1, "{said}");
+    }
+    let _again = plan.started(0);
+    until("with its own settings it goes on", || plan.is_ready(0));
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_setting() {
+    let plan = Plan::new(1);
+    for (port, key) in [(plan.peer[0], "peer.bind"), (plan.mqtt[0], "mqtt.bind"), (plan.http[0], "http.bind")]
+    {
+        let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (status, said) = plan.refused(0, &[]);
+        assert!(!status.success());
+        assert!(said.contains(key) && said.contains(&port.to_string()), "{said}");
+        drop(taken);
+    }
 }

@@ -1,57 +1,130 @@
-//! A client of MQTT 3.1.1 that does just what a test says, packet ids and DUP included.
+//! A client of MQTT 3.1.1 or 5 that does just what a test says, packet ids and DUP included.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const PUBLISH: u8 = 3;
 pub const PUBACK: u8 = 4;
 pub const PUBREC: u8 = 5;
 pub const PUBCOMP: u8 = 7;
 pub const PINGRESP: u8 = 13;
+pub const DISCONNECT: u8 = 14;
 const CONNACK: u8 = 2;
 const SUBACK: u8 = 9;
 
 /// How long an expected packet may take.
 const WAIT: Duration = Duration::from_secs(20);
+/// How long one read waits; the whole wait is bounded by who asks.
+const READ_MS: u64 = 50;
+
+/// How a client says hello.
+#[derive(Clone, Copy)]
+pub struct Hello<'a> {
+    id: &'a str,
+    v5: bool,
+    clean: bool,
+    will: Option<(&'a str, &'a str)>,
+    keep_alive_s: u8,
+}
+
+impl<'a> Hello<'a> {
+    /// 3.1.1, with a session that ends with the connection.
+    pub fn clean(id: &'a str) -> Self {
+        Self { id, v5: false, clean: true, will: None, keep_alive_s: 60 }
+    }
+
+    /// 3.1.1, with a session that outlives the connection.
+    pub fn persistent(id: &'a str) -> Self {
+        Self { clean: false, ..Self::clean(id) }
+    }
+
+    /// The same in version 5; a session that outlives the connection does so for an hour.
+    pub fn v5(self) -> Self {
+        Self { v5: true, ..self }
+    }
+
+    pub fn will(self, topic: &'a str, payload: &'a str) -> Self {
+        Self { will: Some((topic, payload)), ..self }
+    }
+
+    pub fn keep_alive_s(self, keep_alive_s: u8) -> Self {
+        Self { keep_alive_s, ..self }
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let flags = u8::from(self.clean) << 1 | u8::from(self.will.is_some()) << 2;
+        let mut body =
+            [text("MQTT"), vec![if self.v5 { 5 } else { 4 }, flags, 0, self.keep_alive_s]].concat();
+        match (self.v5, self.clean) {
+            (false, _) => {}
+            (true, true) => body.push(0),
+            (true, false) => body.extend([5, 0x11, 0, 0, 0x0e, 0x10]), // session expiry
+        }
+        body.extend(text(self.id));
+        if let Some((topic, payload)) = self.will {
+            body.extend(self.v5.then_some(0)); // no will properties
+            body.extend([text(topic), text(payload)].concat());
+        }
+        body
+    }
+}
+
+/// A publish that came to a subscriber.
+#[derive(Debug, PartialEq)]
+pub struct Message {
+    pub topic: String,
+    pub payload: String,
+    pub qos: u8,
+}
 
 pub struct Client {
     stream: TcpStream,
+    v5: bool,
     buffer: Vec<u8>,
-    /// Packets that came while another kind was awaited.
-    aside: Vec<(u8, Vec<u8>)>,
+    /// Packets (first byte, body) that came while another one was awaited.
+    aside: VecDeque<(u8, Vec<u8>)>,
+    ended: bool,
     pub session_present: bool,
 }
 
 impl Client {
     /// Connects, or says with which code it was refused.
-    pub fn connect(port: u16, id: &str, clean: bool, will: Option<(&str, &str)>) -> Result<Self, u8> {
+    pub fn connect(port: u16, hello: Hello<'_>) -> Result<Self, u8> {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(WAIT)).unwrap();
-        let mut client = Self { stream, buffer: Vec::new(), aside: Vec::new(), session_present: false };
-        let flags = u8::from(clean) << 1 | u8::from(will.is_some()) << 2;
-        let mut body = [text("MQTT"), vec![4, flags, 0, 60], text(id)].concat();
-        if let Some((topic, payload)) = will {
-            body.extend([text(topic), text(payload)].concat());
-        }
-        client.send(0x10, &body);
+        stream.set_read_timeout(Some(Duration::from_millis(READ_MS))).unwrap();
+        let (buffer, aside) = (Vec::new(), VecDeque::new());
+        let mut client = Self { stream, v5: hello.v5, buffer, aside, ended: false, session_present: false };
+        client.send(0x10, &hello.body());
         let answer = client.packet(CONNACK);
         client.session_present = answer[0] == 1;
         if answer[1] == 0 { Ok(client) } else { Err(answer[1]) }
     }
 
     pub fn publish(&mut self, topic: &str, payload: &str, qos: u8, packet_id: u16, dup: bool) {
-        let body = [text(topic), packet_id.to_be_bytes().to_vec(), payload.as_bytes().to_vec()].concat();
-        self.send(0x30 | u8::from(dup) << 3 | qos << 1, &body);
+        self.send(0x30 | u8::from(dup) << 3 | qos << 1, &self.publish_body(topic, payload, qos, packet_id));
+    }
+
+    fn publish_body(&self, topic: &str, payload: &str, qos: u8, packet_id: u16) -> Vec<u8> {
+        let mut body = text(topic);
+        if qos > 0 {
+            body.extend(packet_id.to_be_bytes());
+        }
+        body.extend(self.v5.then_some(0)); // no properties
+        body.extend(payload.as_bytes());
+        body
     }
 
     pub fn release(&mut self, packet_id: u16) {
         self.send(0x62, &packet_id.to_be_bytes());
     }
 
+    /// Subscribes with QoS 1.
     pub fn subscribe(&mut self, filter: &str) {
-        self.send(0x82, &[vec![0, 1], text(filter), vec![1]].concat());
-        assert_eq!(self.packet(SUBACK), [0, 1, 1]);
+        let properties = if self.v5 { vec![0] } else { Vec::new() };
+        self.send(0x82, &[vec![0, 1], properties, text(filter), vec![1]].concat());
+        assert_eq!(self.packet(SUBACK).last(), Some(&1));
     }
 
     pub fn ping(&mut self) {
@@ -65,44 +138,58 @@ impl Client {
 
     /// The next packet of this kind, without its fixed header.
     pub fn packet(&mut self, kind: u8) -> Vec<u8> {
-        self.wait_for(kind).unwrap_or_else(|| panic!("no packet of kind {kind} came"))
+        self.packet_within(kind, WAIT).unwrap_or_else(|| panic!("no packet of kind {kind} came"))
     }
 
-    /// The same, if one comes soon.
-    pub fn try_packet(&mut self, kind: u8) -> Option<Vec<u8>> {
-        self.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let found = self.wait_for(kind);
-        self.stream.set_read_timeout(Some(WAIT)).unwrap();
-        found
+    /// The same, if one comes in that time.
+    pub fn packet_within(&mut self, kind: u8, wait: Duration) -> Option<Vec<u8>> {
+        self.find(wait, |first, _| first >> 4 == kind).map(|(_, body)| body)
+    }
+
+    /// The packet ids of the next `count` PUBACKs, fewer if the gateway goes.
+    pub fn acks(&mut self, count: usize) -> Vec<u16> {
+        let acks = std::iter::from_fn(|| self.packet_within(PUBACK, WAIT));
+        acks.take(count).map(|body| u16::from_be_bytes([body[0], body[1]])).collect()
+    }
+
+    /// The next publish whose topic begins so.
+    pub fn message(&mut self, topic: &str) -> Message {
+        self.message_within(topic, WAIT).unwrap_or_else(|| panic!("nothing came on {topic}"))
+    }
+
+    /// The same, if one comes in that time.
+    pub fn message_within(&mut self, topic: &str, wait: Duration) -> Option<Message> {
+        let v5 = self.v5;
+        let found = self.find(wait, |first, body| {
+            first >> 4 == PUBLISH && message(v5, first, body).topic.starts_with(topic)
+        });
+        found.map(|(first, body)| message(v5, first, &body))
     }
 
     /// Whether the gateway closes the connection.
     pub fn is_closed(&mut self) -> bool {
-        let mut rest = [0; 1024];
-        loop {
-            match self.stream.read(&mut rest) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(e) => return e.kind() == ErrorKind::ConnectionReset,
-            }
-        }
+        self.find(WAIT, |_, _| false);
+        self.ended
     }
 
-    fn wait_for(&mut self, kind: u8) -> Option<Vec<u8>> {
-        if let Some(at) = self.aside.iter().position(|(k, _)| *k == kind) {
-            return Some(self.aside.remove(at).1);
-        }
+    fn find(&mut self, wait: Duration, wanted: impl Fn(u8, &[u8]) -> bool) -> Option<(u8, Vec<u8>)> {
+        let start = Instant::now();
         loop {
-            while let Some((found, body)) = self.cut() {
-                if found == kind {
-                    return Some(body);
-                }
-                self.aside.push((found, body));
+            while let Some(packet) = self.cut() {
+                self.aside.push_back(packet);
+            }
+            if let Some(at) = self.aside.iter().position(|(first, body)| wanted(*first, body)) {
+                return self.aside.remove(at);
+            }
+            if self.ended || start.elapsed() > wait {
+                return None;
             }
             let mut more = [0; 4096];
             match self.stream.read(&mut more) {
-                Ok(0) | Err(_) => return None,
+                Ok(0) => self.ended = true,
                 Ok(n) => self.buffer.extend(&more[..n]),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => self.ended = true,
             }
         }
     }
@@ -118,7 +205,7 @@ impl Client {
             return None;
         }
         let packet: Vec<u8> = self.buffer.drain(..head + length).skip(head).collect();
-        Some((first >> 4, packet))
+        Some((first, packet))
     }
 
     fn send(&mut self, first: u8, body: &[u8]) {
@@ -129,4 +216,13 @@ impl Client {
 
 fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
+}
+
+fn message(v5: bool, first: u8, body: &[u8]) -> Message {
+    let qos = first >> 1 & 3;
+    let (topic, rest) = body[2..].split_at(usize::from(u16::from_be_bytes([body[0], body[1]])));
+    let rest = &rest[if qos > 0 { 2 } else { 0 }..];
+    let rest = if v5 { &rest[1 + usize::from(rest[0])..] } else { rest };
+    let string = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    Message { topic: string(topic), payload: string(rest), qos }
 }

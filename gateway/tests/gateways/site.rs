@@ -1,19 +1,24 @@
-//! Three gateway processes on free ports, killed when the test ends. No node: offline is normal.
+//! Three gateway processes on free ports, killed when the last test that uses them ends. No node: offline
+//! is normal.
 
 use selvedge_shared::seal::SiteSecret;
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// How long a condition may take to come true.
 const WAIT: Duration = Duration::from_secs(30);
 
-pub struct Site {
+/// The settings of a site's gateways, in a folder of their own.
+pub struct Plan {
     dir: tempfile::TempDir,
-    gateways: Vec<Option<Child>>,
-    mqtt: Vec<u16>,
-    http: Vec<u16>,
+    pub peer: Vec<u16>,
+    pub mqtt: Vec<u16>,
+    pub http: Vec<u16>,
 }
 
 /// Ports that are free now, all different.
@@ -22,94 +27,76 @@ fn free_ports(count: usize) -> Vec<u16> {
     listeners.iter().map(|l| l.local_addr().unwrap().port()).collect()
 }
 
-impl Site {
-    pub fn start() -> Self {
+impl Plan {
+    /// Writes the settings of `count` gateways.
+    pub fn new(count: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ports = free_ports(10);
-        let secret = dir.path().join("secret");
-        SiteSecret::generate().unwrap().create_file(&secret).unwrap();
-        let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, ports[i]);
-        for i in 0..3 {
+        SiteSecret::generate().unwrap().create_file(&dir.path().join("secret")).unwrap();
+        let ports = free_ports(3 * count + 1);
+        let part = |n: usize| ports[n * count..(n + 1) * count].to_vec();
+        let plan = Self { dir, peer: part(0), mqtt: part(1), http: part(2) };
+        let nobody = ports[3 * count];
+        for i in 0..count {
             let settings = format!(
-                "[site]\nname = \"test\"\nsecret_file = {secret:?}\nshards = 8\ngateways = [{}, {}, {}]\n\
+                "[site]\nname = \"test\"\nsecret_file = {:?}\nshards = 8\ngateways = {}\n\
                  [gateway]\nid = {}\ndata_dir = {:?}\n[peer]\nbind = \"127.0.0.1:{}\"\n\
                  [mqtt]\nbind = \"127.0.0.1:{}\"\n[http]\nbind = \"127.0.0.1:{}\"\n\
-                 [uplink]\nport = {}\n[log]\nsegment_mib = 1\nkeep_free_mib = 0\n",
-                member(0),
-                member(1),
-                member(2),
+                 [uplink]\nport = {nobody}\n[log]\nsegment_mib = 1\nkeep_free_mib = 0\n",
+                plan.dir.path().join("secret"),
+                plan.members(count),
                 i + 1,
-                dir.path().join(format!("data-{i}")),
-                ports[i],
-                ports[3 + i],
-                ports[6 + i],
-                ports[9],
+                plan.dir.path().join(format!("data-{i}")),
+                plan.peer[i],
+                plan.mqtt[i],
+                plan.http[i],
             );
-            std::fs::write(dir.path().join(format!("{i}.toml")), settings).unwrap();
+            std::fs::write(plan.file(i), settings).unwrap();
         }
-        let (mqtt, http) = (ports[3..6].to_vec(), ports[6..9].to_vec());
-        let mut site = Self { dir, gateways: vec![None, None, None], mqtt, http };
-        for i in 0..3 {
-            site.spawn(i);
+        plan
+    }
+
+    /// The first `count` gateways, as `site.gateways` names them.
+    fn members(&self, count: usize) -> String {
+        let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, self.peer[i]);
+        format!("[{}]", (0..count).map(member).collect::<Vec<_>>().join(", "))
+    }
+
+    /// Gateway `i`'s settings file.
+    fn file(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("{i}.toml"))
+    }
+
+    /// Gateway `i`'s process, not started yet.
+    fn command(&self, i: usize) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-gateway"));
+        command.arg("--config").arg(self.file(i)).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    /// Starts gateway `i`.
+    pub fn started(&self, i: usize) -> Running {
+        Running(self.command(i).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Starts gateway `i`, which must refuse, and gives what it says.
+    pub fn refused(&self, i: usize, set: &[&str]) -> (ExitStatus, String) {
+        let mut command = self.command(i);
+        for pair in set {
+            command.arg("--set").arg(pair);
         }
-        site.until("all gateways are ready", || (0..3).all(|i| site.is_ready(i)));
-        site
-    }
-
-    fn spawn(&mut self, i: usize) {
-        let child = Command::new(env!("CARGO_BIN_EXE_selvedge-gateway"))
-            .arg("--config")
-            .arg(self.dir.path().join(format!("{i}.toml")))
-            .stderr(Stdio::null())
-            .spawn();
-        self.gateways[i] = Some(child.unwrap());
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self, i: usize) {
-        if let Some(mut child) = self.gateways[i].take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    pub fn restart(&mut self, i: usize) {
-        self.spawn(i);
-        self.until("a restarted gateway is ready", || self.is_ready(i));
-    }
-
-    pub fn mqtt(&self, i: usize) -> u16 {
-        self.mqtt[i]
+        let mut gateway = Running(command.env("RUST_LOG", "error").stderr(Stdio::piped()).spawn().unwrap());
+        let mut status = None;
+        until("the gateway ends by itself", || {
+            status = gateway.0.try_wait().unwrap();
+            status.is_some()
+        });
+        let mut said = String::new();
+        gateway.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (status.unwrap(), said)
     }
 
     pub fn is_ready(&self, i: usize) -> bool {
         self.get(i, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
-    }
-
-    /// How many readings of a device are counted, by a linearizable query at gateway `i`.
-    pub fn count(&self, i: usize, device: &str) -> u64 {
-        let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z");
-        let mut count = None;
-        self.until("a query is answered", || {
-            let answer = self.get(i, &path).unwrap_or_default();
-            let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-            let windows: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-            let windows = windows["aggregates"]
-                .as_array()
-                .map(|list| list.iter().filter_map(|w| w["count"].as_u64()).sum());
-            count = windows;
-            count.is_some()
-        });
-        count.unwrap()
-    }
-
-    /// Waits for a condition.
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let start = Instant::now();
-        while !holds() {
-            assert!(start.elapsed() < WAIT, "not within {WAIT:?}: {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 
     fn get(&self, i: usize, path: &str) -> Option<String> {
@@ -120,12 +107,98 @@ impl Site {
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
     }
+
+    /// What gateway `i` answers, as JSON; null if it does not.
+    pub fn json(&self, i: usize, path: &str) -> Value {
+        let answer = self.get(i, path).unwrap_or_default();
+        serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap_or_default()).unwrap_or_default()
+    }
 }
 
-impl Drop for Site {
+/// A process that does not outlive its test.
+pub struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
+
+/// A site that runs.
+pub struct Site {
+    gateways: Vec<Option<Running>>,
+    plan: Plan,
+}
+
+/// The site of the tests that kill nothing.
+static SHARED: Mutex<Weak<Site>> = Mutex::new(Weak::new());
+
+impl Site {
+    /// A site for this test alone.
+    pub fn start() -> Self {
+        let mut site = Self { plan: Plan::new(3), gateways: vec![None, None, None] };
         for i in 0..3 {
-            self.kill(i);
+            site.spawn(i);
         }
+        until("all gateways are ready", || (0..3).all(|i| site.is_ready(i)));
+        site
+    }
+
+    /// A site that tests share while one of them runs: each uses client ids and topics of its own.
+    pub fn shared() -> Arc<Self> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let site = Arc::new(Self::start());
+            *shared = Arc::downgrade(&site);
+            site
+        })
+    }
+
+    fn spawn(&mut self, i: usize) {
+        self.gateways[i] = Some(self.plan.started(i));
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, i: usize) {
+        self.gateways[i] = None;
+    }
+
+    pub fn restart(&mut self, i: usize) {
+        self.spawn(i);
+        until("a restarted gateway is ready", || self.is_ready(i));
+    }
+
+    pub fn mqtt(&self, i: usize) -> u16 {
+        self.plan.mqtt[i]
+    }
+
+    pub fn is_ready(&self, i: usize) -> bool {
+        self.plan.is_ready(i)
+    }
+
+    pub fn json(&self, i: usize, path: &str) -> Value {
+        self.plan.json(i, path)
+    }
+
+    /// How many readings of a device are counted, by a linearizable query at gateway `i`.
+    pub fn count(&self, i: usize, device: &str) -> u64 {
+        let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z");
+        let mut count = None;
+        until("a query is answered", || {
+            let windows = self.json(i, &path)["aggregates"].take();
+            count = windows.as_array().map(|list| list.iter().filter_map(|w| w["count"].as_u64()).sum());
+            count.is_some()
+        });
+        count.unwrap()
+    }
+}
+
+/// Waits for a condition.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < WAIT, "not within {WAIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

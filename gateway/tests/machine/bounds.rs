@@ -226,6 +226,23 @@ fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
 }
 
 #[test]
+fn a_session_without_expiry_is_not_resumed_though_its_end_is_not_known_yet() {
+    let mut s = Shard::new(Rules::default());
+    let at = Origin { gateway: GatewayId(1), start: 1 };
+    let mut connect = |connection, clean, expiry_s| {
+        let client = "a".into();
+        match s.item(1, Item::Connect(Connect { client, at, connection, clean, expiry_s })) {
+            Outcome::Connected(c) => (c.present, c.instance == c.epoch),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(connect(1, true, 0), (false, true));
+    assert_eq!(connect(2, false, 60), (false, true), "what the first one left is not stored");
+    assert_eq!(connect(3, false, 0), (true, false));
+    assert_eq!(connect(4, false, 60), (false, true), "version 5 may resume a session for the last time");
+}
+
+#[test]
 fn a_slot_out_of_order_halts() {
     let mut machine = Machine::new(SHARD, Arc::new(Rules::default()));
     let halt = machine.apply(2, &Proposal::default()).unwrap_err();

@@ -110,7 +110,8 @@ impl Sessions {
             connection: s.connection,
             epoch: s.epoch,
         });
-        let kept = old.take_if(|_| !c.clean);
+        // One without an expiry ends with its connection, which may be over without the shard knowing yet.
+        let kept = old.take_if(|s| !c.clean && s.expiry_s > 0);
         let present = kept.is_some();
         let mut session = kept.unwrap_or_else(|| Session {
             instance: self.epoch,
