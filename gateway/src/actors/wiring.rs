@@ -14,7 +14,7 @@ use crate::identity::{Expected, Identity, IdentityError};
 use crate::logic::forward::Forward;
 use crate::logic::machine::{Machine, Origin};
 use crate::logic::paxos::{self, GroupConfig};
-use crate::logic::shard::{Replay, Settings as ShardSettings, Shard};
+use crate::logic::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
 use crate::settings::Checked;
 use crate::wal::{BatchStore, Log, LogError, RealDisk, Settings as LogSettings, SnapshotStore};
 use actix::{Actor, Addr};
@@ -36,8 +36,6 @@ const LISTENER_THREADS: usize = 2;
 const MAX_INFLIGHT_ENTRIES: u16 = 256;
 /// The most bytes that a shard's entries take in memory.
 const GROUP_MEMORY_BYTES: usize = 2 * 1024 * 1024;
-/// The largest snapshot of a shard.
-const MAX_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// How long connections have to end when the process is asked to.
 const STOP_MS: u64 = 2_000;
 

@@ -37,6 +37,7 @@ use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+pub use transfer::MAX_SNAPSHOT_BYTES;
 use transfer::{Receiving, Sending};
 
 /// How many bytes of forwarded batches may wait for a proposal at a leader.
