@@ -5,6 +5,7 @@ use super::form::{
     self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UNIT_HEAD_BYTES,
 };
 use super::record::Position;
+use selvedge_shared::canary::{self, Canary};
 use std::collections::BTreeSet;
 use std::io;
 
@@ -124,7 +125,8 @@ impl Segment {
         let mut body = std::mem::take(&mut self.body);
         self.read(offset + claimed as u32, &mut body)?;
         self.body = body;
-        if crc32c::crc32c(&self.body) == head.body_crc {
+        let whole = crc32c::crc32c(&self.body) == head.body_crc;
+        if whole || canary::makes(Canary::TornTailTaken) {
             Ok(UnitRead::Whole(head))
         } else {
             Ok(UnitRead::Body(head))

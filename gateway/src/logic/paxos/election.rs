@@ -3,6 +3,7 @@
 use super::config::Members;
 use super::log::weight;
 use super::message::{Ballot, Slot, Value};
+use selvedge_shared::canary::{self, Canary};
 use std::collections::BTreeMap;
 
 /// Asking whether an attempt would succeed. Binds nobody and writes nothing.
@@ -65,7 +66,7 @@ impl Candidate {
         Self {
             ballot,
             token: None,
-            durable: false,
+            durable: canary::makes(Canary::PrepareBeforeDurable),
             promisers: vec![Promiser::default(); members],
             best: BTreeMap::new(),
             best_bytes: 0,

@@ -8,6 +8,7 @@ use super::leader::Leader;
 use super::log::{Log, weight};
 use super::message::{Ballot, Entry, MAX_COUNT, Message, Slot, Value};
 use super::repair::Damage;
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
 
 /// One replica of one Paxos group. The host steps it with any number of events and proposals, then takes the
@@ -186,7 +187,12 @@ impl Group {
         {
             let (ballot, upto) = (self.acceptor.promised(), self.acceptor.prefix());
             let (commit, vote) = (self.acceptor.commit(), self.damage.is_none());
-            self.send_after(leader, Message::Accepted { ballot, upto, commit, vote });
+            let accepted = Message::Accepted { ballot, upto, commit, vote };
+            if canary::makes(Canary::AcceptedBeforeFsync) {
+                self.send(leader, accepted);
+            } else {
+                self.send_after(leader, accepted);
+            }
         }
         let records = self.acceptor.take_records();
         if !records.is_empty() {

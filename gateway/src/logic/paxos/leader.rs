@@ -4,6 +4,7 @@ use super::acceptor::Acceptor;
 use super::config::{Limits, MAX_RESEND_DOUBLINGS, Members};
 use super::log::weight;
 use super::message::{Ballot, Message, Slot};
+use selvedge_shared::canary::{self, Canary};
 use std::collections::VecDeque;
 
 /// Messages to one follower that are not yet answered.
@@ -111,6 +112,9 @@ impl Leader {
 
     /// Records up to `last` were given out with this token.
     pub fn wrote(&mut self, token: u64, last: Slot) {
+        if canary::makes(Canary::OwnVoteEarly) {
+            self.own = last;
+        }
         if self.writing.back().is_none_or(|(_, slot)| *slot < last) {
             self.writing.push_back((token, last));
         }
@@ -234,6 +238,9 @@ impl Progress {
         let (log, commit) = (acceptor.log(), acceptor.commit());
         let mut snapshot = false;
         while self.next <= log.last() {
+            if canary::makes(Canary::TrimmedIsSkipped) {
+                self.next = self.next.max(log.first());
+            }
             if self.next < log.first() {
                 snapshot = !std::mem::replace(&mut self.needs_snapshot, true);
                 break;
@@ -247,7 +254,8 @@ impl Progress {
             let entries = log.chunk(self.next, log.last(), limits.chunk_bytes);
             let values: Vec<_> = entries.map(|e| e.value.clone()).collect();
             let bytes = values.iter().map(|v| weight(v.len())).sum();
-            let prev = self.next - 1;
+            let skipped = canary::makes(Canary::TrimmedIsSkipped);
+            let prev = if skipped { self.matched.min(self.next - 1) } else { self.next - 1 };
             self.next += values.len() as Slot;
             self.in_flight.push_back((self.next - 1, bytes));
             self.in_flight_bytes += bytes;

@@ -156,7 +156,8 @@ impl Shard {
         let verdict = |verdict| ForwardAnswer::Verdict { slot: 0, verdict };
         let (applied_start, applied_n) = self.machine.origin(origin.gateway).unwrap_or((0, 0));
         if (origin.start, n) <= (applied_start, applied_n) && origin.start == applied_start {
-            return Err(self.remembered(origin, n).unwrap_or(verdict(Verdict::AlreadyApplied)));
+            let (slot, verdict) = self.answer_again(origin, n);
+            return Err(ForwardAnswer::Verdict { slot, verdict });
         }
         let Some(lead) = &mut self.lead else {
             return Err(ForwardAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });

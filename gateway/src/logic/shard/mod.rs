@@ -22,11 +22,10 @@ mod lead;
 mod recover;
 mod transfer;
 
-pub use recover::{KIND_ACCEPTED, KIND_COMMITTED, KIND_PROMISED, Replay};
+pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_PROMISED, Replay};
 
-use crate::logic::forward;
 use crate::logic::machine::{
-    Command, Counters, CutBatch, Halt, Machine, Origin, Outcome, Proposal, Rules, Verdict, WindowView,
+    Command, Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict, WindowView,
 };
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
@@ -231,8 +230,6 @@ pub struct Shard {
     /// Waiting for a slot to be applied.
     readable: Vec<(Slot, (GatewayId, u64, WindowQuery))>,
     last_read: u64,
-    /// The last verdicts of each gateway's batches that say more than that all was done.
-    verdicts: BTreeMap<GatewayId, VecDeque<(Origin, u64, Slot, Verdict)>>,
     sending: BTreeMap<GatewayId, Sending>,
     receiving: Option<Receiving>,
     uplink: UplinkView,
@@ -252,6 +249,10 @@ impl Shard {
     ) -> Result<Self, paxos::ConfigError> {
         let (id, me) = (settings.group.group, settings.group.me);
         let hand_back = HandBack::new(me, settings.group.members.first().copied());
+        let mut out = Effects::default();
+        if found.damaged.is_some() {
+            out.records.push(recover::begun_anew(id, found.snapshot_slot));
+        }
         Ok(Self {
             id,
             me,
@@ -270,11 +271,10 @@ impl Shard {
             asked: BTreeMap::new(),
             readable: Vec::new(),
             last_read: 0,
-            verdicts: BTreeMap::new(),
             sending: BTreeMap::new(),
             receiving: None,
             uplink: UplinkView::default(),
-            out: Effects::default(),
+            out,
         })
     }
 
@@ -438,7 +438,10 @@ impl Shard {
         let applied = self.machine.apply(slot, &proposal)?;
         for (origin, n, verdict) in applied.verdicts {
             let asked = self.lead.as_mut().and_then(|lead| lead.settle(origin, n));
-            let (slot, verdict) = self.remember(origin, n, slot, verdict);
+            let (slot, verdict) = match verdict {
+                Verdict::AlreadyApplied => self.answer_again(origin, n),
+                verdict => (slot, verdict),
+            };
             let to = asked.or((origin.gateway == self.me).then_some(self.me));
             if let Some(to) = to {
                 let answer = ForwardAnswer::Verdict { slot, verdict };
@@ -469,31 +472,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Keeps a verdict, should its answer be lost, if it says more than that all was done; that, and the answer to one
-    /// that was kept, is given back.
-    fn remember(&mut self, origin: Origin, n: u64, slot: Slot, verdict: Verdict) -> (Slot, Verdict) {
-        let plain = |o: &Outcome| matches!(o, Outcome::Done { .. } | Outcome::Duplicate);
-        match &verdict {
-            Verdict::Applied(outcomes) if outcomes.iter().all(plain) => {}
-            Verdict::Applied(_) | Verdict::Malformed => {
-                let kept = self.verdicts.entry(origin.gateway).or_default();
-                kept.retain(|(o, old, ..)| *o == origin && old + forward::MAX_INFLIGHT_BATCHES as u64 > n);
-                kept.push_back((origin, n, slot, verdict.clone()));
-            }
-            Verdict::AlreadyApplied => {
-                if let Some(ForwardAnswer::Verdict { slot, verdict }) = self.remembered(origin, n) {
-                    return (slot, verdict);
-                }
-            }
-            Verdict::Gap { .. } | Verdict::OldStart => {}
-        }
-        (slot, verdict)
-    }
-
-    fn remembered(&self, origin: Origin, n: u64) -> Option<ForwardAnswer> {
-        let kept = self.verdicts.get(&origin.gateway)?;
-        let (_, _, slot, verdict) = kept.iter().find(|(o, kept, ..)| *o == origin && *kept == n)?;
-        Some(ForwardAnswer::Verdict { slot: *slot, verdict: verdict.clone() })
+    /// The answer to a batch that the machine has applied before.
+    fn answer_again(&self, origin: Origin, n: u64) -> (Slot, Verdict) {
+        let kept = self.machine.verdict(origin, n);
+        kept.map_or((0, Verdict::AlreadyApplied), |(slot, verdict)| (slot, verdict.clone()))
     }
 
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {
