@@ -9,7 +9,7 @@ use crate::actors::shard::{LogSaid, ShardActor};
 use crate::logic::commit::Submission;
 use crate::logic::replica::{Said, StoreWork};
 use crate::storage::{Desk, Done, Errand, LogFigures, LogKeeper, LogWork, Stores};
-use crate::wal::Log;
+use crate::wal::Room;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeMap;
@@ -54,16 +54,16 @@ pub struct LogActor {
     shards: BTreeMap<ShardId, Addr<ShardActor>>,
     log: Sender<LogWork>,
     store: Sender<StoreWork>,
-    starting: Option<(Receiver<LogWork>, Log, Receiver<StoreWork>, Stores)>,
+    starting: Option<(Receiver<LogWork>, LogKeeper, Receiver<StoreWork>, Stores)>,
 }
 
 impl LogActor {
     /// An actor for these files. When the log has more than `max_segments`, shards that hold the oldest one
     /// are asked for a snapshot.
-    pub fn new(log: Log, stores: Stores, max_segments: u64) -> Self {
+    pub fn new(log: LogKeeper, stores: Stores, max_segments: u64) -> Self {
         let ((to_log, log_work), (to_store, store_work)) = (channel(), channel());
         Self {
-            desk: Desk::new(max_segments),
+            desk: Desk::new(max_segments, log.log().room() == Room::Plenty),
             shards: BTreeMap::new(),
             log: to_log,
             store: to_store,
@@ -106,7 +106,7 @@ impl Actor for LogActor {
             let log_thread = std::thread::Builder::new().name("log".into());
             let store_thread = std::thread::Builder::new().name("store".into());
             let spawned = log_thread
-                .spawn(move || keep_log(LogKeeper::new(log), &log_work, &to))
+                .spawn(move || keep_log(log, &log_work, &to))
                 .and_then(|_| store_thread.spawn(move || keep_store(stores, &store_work, &me)));
             if let Err(e) = spawned {
                 end_process(&format!("can't start the log's thread: {e}"));

@@ -16,7 +16,7 @@ use crate::logic::machine::Origin;
 use crate::logic::paxos;
 use crate::logic::replica::SHELF_BYTES;
 use crate::settings::Checked;
-use crate::storage::{self, Folders, OpenError, Opened, ReplicaSettings};
+use crate::storage::{self, Folders, LogKeeper, OpenError, Opened, ReplicaSettings};
 use crate::wal::{LogError, RealDisk, Settings as LogSettings};
 use actix::{Actor, Addr};
 use actix_web::{App, HttpServer, web};
@@ -127,7 +127,12 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let mut replicas = disk.replicas(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
 
     let front = Arc::new(Front::new(ring.clone(), decoder, origin));
-    let log = LogActor::new(disk.log, disk.stores, settings.log.max_segments).start();
+    let log = LogActor::new(
+        LogKeeper::new(disk.log, replicas.keys().copied()),
+        disk.stores,
+        settings.log.max_segments,
+    )
+    .start();
     let forward = Forward::new(origin, ring.clone());
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
     let switch = Switch::new(me, ring.clone(), front.clone()).start();

@@ -21,6 +21,7 @@ use super::paxos::Slot;
 use super::peer::{PeerMessage, TransferMessage};
 use super::shard::{CONFIGURATION, Event, Now, Shard, UplinkView};
 use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -155,6 +156,11 @@ impl Replica {
             leading: false,
             out: Effects::default(),
         }
+    }
+
+    /// Whether the disk has room when the process starts; later [`Said::Room`] tells.
+    pub fn starts_with(&mut self, room: bool) {
+        self.core.step(Now { mono_ms: 0, wall: EpochMs(0) }, Event::Room(room));
     }
 
     /// The shard's core, to look at.

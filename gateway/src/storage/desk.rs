@@ -35,9 +35,10 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// When the log has more than `max_segments`, shards that hold the oldest one are asked for a snapshot.
-    pub fn new(max_segments: u64) -> Self {
-        let figures = LogFigures { room: true, segments: 0 };
+    /// When the log has more than `max_segments`, shards that hold the oldest one are asked for a snapshot. `room`: whether
+    /// the disk has room at the start, as the shards know it.
+    pub fn new(max_segments: u64, room: bool) -> Self {
+        let figures = LogFigures { room, segments: 0 };
         Self { commit: GroupCommit::default(), max_segments, figures }
     }
 

@@ -4,6 +4,7 @@ use crate::logic::machine::CutBatch;
 use crate::logic::replica::StoreWork;
 use crate::wal::{BatchStore, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore};
 use selvedge_shared::ids::ShardId;
+use std::collections::BTreeSet;
 
 /// Something for the log.
 #[derive(Debug)]
@@ -55,15 +56,50 @@ pub enum Done {
 }
 
 /// Owns the log.
+///
+/// A write that a full disk has no room for is kept and tried again whenever there may be room: nothing of it was promised
+/// yet, and nothing else is written before it.
 #[derive(Debug)]
 pub struct LogKeeper {
     log: Log,
+    /// The groups that have a replica here.
+    groups: BTreeSet<u16>,
+    stuck: Option<Vec<Record>>,
 }
 
 impl LogKeeper {
-    /// A keeper of this log.
-    pub fn new(log: Log) -> Self {
-        Self { log }
+    /// A keeper of this log, for the groups of these shards.
+    pub fn new(log: Log, shards: impl IntoIterator<Item = ShardId>) -> Self {
+        Self { log, groups: shards.into_iter().map(|s| s.0).collect(), stuck: None }
+    }
+
+    /// Where damage may have been of any group, it is repaired when all groups that are here are: there are no others.
+    fn close_repairs(&mut self) -> Result<(), LogError> {
+        let damaged = self.log.damaged_groups();
+        if damaged.is_all() && !self.groups.iter().any(|g| damaged.contains(*g)) {
+            self.log.repaired(&Groups::all())?;
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self) -> Result<(), LogError> {
+        match self.log.trim() {
+            Err(e) if e.is_full() => tracing::warn!("no room to trim the log: {e}"),
+            result => _ = result?,
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, records: Vec<Record>, done: &mut Vec<Done>) -> Result<(), LogError> {
+        match append(&mut self.log, &records).and_then(|()| self.log.sync()) {
+            Ok(_) => done.push(Done::Written),
+            Err(e) if e.is_full() || (e.is_too_large() && self.log.room() == Room::Full) => {
+                tracing::warn!("no room in the log, trying again: {e}");
+                self.stuck = Some(records);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
     }
 
     /// Does it.
@@ -73,30 +109,46 @@ impl LogKeeper {
     pub fn perform(&mut self, work: LogWork) -> Result<Vec<Done>, LogError> {
         let mut done = Vec::new();
         match work {
-            LogWork::Write(records) => {
-                self.log.commit(&records)?;
-                done.push(Done::Written);
-            }
+            LogWork::Write(records) => self.write(records, &mut done)?,
             LogWork::Look => {
+                self.close_repairs()?;
+                self.trim()?;
                 self.log.retry_reserve()?;
                 done.push(Done::Oldest(self.log.oldest(), self.log.stats().segments));
             }
             LogWork::Keep { shard, from } => {
                 self.log.keep_from(shard.0, from);
-                match self.log.trim() {
-                    Err(e) if e.is_full() => tracing::warn!("no room to trim the log: {e}"),
-                    result => _ = result?,
-                }
+                self.trim()?;
             }
-            LogWork::Healed(shard) => self.log.repaired(&Groups::these([shard.0]))?,
+            LogWork::Healed(shard) => {
+                self.log.repaired(&Groups::these([shard.0]))?;
+                self.close_repairs()?;
+            }
         }
-        done.push(Done::Room(self.log.room() == Room::Plenty));
+        if self.log.room() == Room::Plenty
+            && let Some(records) = self.stuck.take()
+        {
+            self.write(records, &mut done)?;
+        }
+        done.push(Done::Room(self.log.room() == Room::Plenty && self.stuck.is_none()));
         Ok(done)
     }
 
     /// The log, to look at.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+}
+
+/// Writes records, in several batches if they are more than a segment takes at once.
+fn append(log: &mut Log, records: &[Record]) -> Result<(), LogError> {
+    match log.append(records) {
+        Err(e) if e.is_too_large() && records.len() > 1 => {
+            let (front, back) = records.split_at(records.len() / 2);
+            append(log, front)?;
+            append(log, back)
+        }
+        result => result.map(|_| ()),
     }
 }
 

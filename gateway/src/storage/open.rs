@@ -7,7 +7,7 @@ use crate::logic::replica::Replica;
 use crate::logic::ring::Ring;
 use crate::logic::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
 use crate::wal::{
-    BatchStore, Disk, Groups, Log, LogError, Record, Recovery, Settings as LogSettings, SnapshotStore,
+    BatchStore, Disk, Groups, Log, LogError, Record, Recovery, Room, Settings as LogSettings, SnapshotStore,
 };
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -123,7 +123,9 @@ impl Opened {
             };
             let has_stored = !self.stores.batches.list(id.0)?.is_empty();
             let shard = Shard::recover(shard_settings, machine, found)?;
-            replicas.insert(id, Replica::new(id, shard, has_stored, settings.shelf_bytes));
+            let mut replica = Replica::new(id, shard, has_stored, settings.shelf_bytes);
+            replica.starts_with(self.log.room() == Room::Plenty);
+            replicas.insert(id, replica);
         }
         Ok(replicas)
     }

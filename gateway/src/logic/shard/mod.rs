@@ -13,11 +13,13 @@
 //! Invariant: a proposal's stamp is above every stamp that its leader has applied or proposed. (What a leader of a
 //! lower ballot left unchosen may still be chosen after it, with a lower stamp; the machine's time never goes
 //! back, and batches of such an entry are applied or refused by their numbers as always.)
+//! Time passes for the machine whatever a leader's wall clock says: see [`clock`].
 //! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
 //! before the query came.
 //! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
 //! to come again; at most [`MAX_QUERIES`] queries wait.
 
+mod clock;
 mod lead;
 mod recover;
 mod transfer;
@@ -30,6 +32,7 @@ use crate::logic::machine::{
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
+use clock::HybridClock;
 pub use lead::HAND_BACK_MS;
 use lead::{HandBack, Lead};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -234,6 +237,7 @@ pub struct Shard {
     receiving: Option<Receiving>,
     uplink: UplinkView,
     hand_back: HandBack,
+    clock: HybridClock,
     out: Effects,
 }
 
@@ -257,6 +261,7 @@ impl Shard {
             id,
             me,
             hand_back,
+            clock: HybridClock::new(machine.stamp()),
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
             group: Group::recover(settings.group, found)?,
@@ -323,7 +328,7 @@ impl Shard {
             let effects = self.group.take();
             let quiet = effects.is_empty();
             self.absorb(now, effects);
-            self.apply()?;
+            self.apply(now)?;
             if quiet {
                 break;
             }
@@ -340,11 +345,10 @@ impl Shard {
             Some(lead) if lead.takes_ticks() && self.room => self.machine.next_tick_due(),
             _ => None,
         };
-        let until =
-            |at: EpochMs| now.mono_ms + u64::try_from(at.0.saturating_sub(now.wall.0)).unwrap_or(0).max(1);
+        let tick = tick.map(|at| self.clock.when(now, at));
         let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
-        [self.group.deadline(), tick.map(until), pull, hand_back].into_iter().flatten().min()
+        [self.group.deadline(), tick, pull, hand_back].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -408,7 +412,7 @@ impl Shard {
         }
     }
 
-    fn apply(&mut self) -> Result<(), Halt> {
+    fn apply(&mut self, now: Now) -> Result<(), Halt> {
         while self.machine.slot() < self.group.commit() {
             let from = self.machine.slot() + 1;
             let chunk: Vec<_> = self
@@ -422,6 +426,7 @@ impl Shard {
             for (slot, value) in chunk {
                 self.apply_one(slot, &value)?;
             }
+            self.clock.meet(now, self.machine.stamp());
         }
         Ok(())
     }
