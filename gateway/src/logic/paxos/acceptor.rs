@@ -6,7 +6,7 @@ use selvedge_shared::canary::{self, Canary};
 
 /// The replica as a voter. Everything here changes together with the records that say so; what was said about
 /// it to others leaves only after those are on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Acceptor {
     promised: Ballot,
     commit: Slot,

@@ -6,12 +6,13 @@ use super::log::weight;
 use super::message::{Ballot, Message, Slot};
 use selvedge_shared::canary::{self, Canary};
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 /// Messages to one follower that are not yet answered.
 const MAX_IN_FLIGHT_MESSAGES: usize = 64;
 
 /// A replica that leads in `ballot`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Leader {
     /// The ballot; durable here.
     pub ballot: Ballot,
@@ -32,7 +33,7 @@ pub(super) struct Leader {
 }
 
 /// What a leader knows of a follower.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     /// It voted for all slots up to this one.
     pub voted: Slot,
@@ -62,7 +63,7 @@ pub(super) struct Progress {
 }
 
 /// Linearizable reads of a leader: each waits for a round of confirmation that began after it came.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Reads {
     /// Not in a round yet.
     pub waiting: Vec<u64>,
@@ -145,6 +146,20 @@ impl Leader {
             .collect();
         votes.sort_unstable_by(|a, b| b.cmp(a));
         votes.get(quorum - 1).copied().unwrap_or(0)
+    }
+
+    /// See [`Group::digest`](super::Group::digest); `token` is the group's last, `commit` its commit index.
+    pub fn digest(&self, token: u64, commit: Slot, state: &mut impl Hasher) {
+        // Votes for what is chosen already change nothing.
+        (self.ballot, self.start, self.own.max(commit), self.writing.len()).hash(state);
+        for (t, slot) in &self.writing {
+            (token - t, slot).hash(state);
+        }
+        for follower in &self.followers {
+            follower.voted.max(commit).hash(state);
+        }
+        let reads = &self.reads;
+        (&reads.waiting, &reads.asked, reads.round, reads.slot, reads.confirmed).hash(state);
     }
 }
 
