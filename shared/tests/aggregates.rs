@@ -12,7 +12,12 @@ use selvedge_shared::time::EpochMs;
 /// Readings of few different times, so that slots break ties.
 fn samples(value: impl Strategy<Value = f64>) -> impl Strategy<Value = Vec<Sample>> {
     prop::collection::vec((0i64..20, value), 1..60).prop_map(|list| {
-        let sample = |(n, (time, value))| Sample { time: EpochMs(time), slot: n / 7, index: n as u32 % 7, value };
+        let sample = |(n, (time, value)): (u64, (i64, f64))| Sample {
+            time: EpochMs(time),
+            slot: n / 7,
+            index: n as u32 % 7,
+            value,
+        };
         (0..).zip(list).map(sample).collect()
     })
 }
