@@ -61,8 +61,8 @@ pub struct Segment {
 pub enum Found<'a> {
     /// A unit and its body.
     Unit(u32, &'a Head, &'a [u8]),
-    /// Bytes from here that should have been units; the groups that were in them, if they are known.
-    Bad(u32, Option<&'a BTreeSet<u16>>),
+    /// Bytes from here to there that should have been units; the groups that were in them, if they are known.
+    Bad(u32, u32, Option<&'a BTreeSet<u16>>),
 }
 
 impl Segment {
@@ -212,12 +212,14 @@ impl Segment {
                 }
                 UnitRead::Body(head) if head.sequence > *after => {
                     *after = head.sequence;
-                    visit(Found::Bad(at, Some(&head.groups)));
-                    at += head.unit_bytes() as u32;
+                    let end = at + head.unit_bytes() as u32;
+                    visit(Found::Bad(at, end, Some(&head.groups)));
+                    at = end;
                 }
                 _ => {
-                    visit(Found::Bad(at, None));
-                    at = self.next_head(at + ALIGN_BYTES, to)?.unwrap_or(to);
+                    let end = self.next_head(at + ALIGN_BYTES, to)?.unwrap_or(to);
+                    visit(Found::Bad(at, end, None));
+                    at = end;
                 }
             }
         }
