@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 const WAIT: Duration = Duration::from_secs(30);
 
 /// The settings of a site's gateways, in a folder of their own.
+#[derive(Clone)]
 pub struct Plan {
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     pub peer: Vec<u16>,
     pub mqtt: Vec<u16>,
     pub http: Vec<u16>,
@@ -30,7 +31,16 @@ fn free_ports(count: usize) -> Vec<u16> {
 impl Plan {
     /// Writes the settings of `count` gateways.
     pub fn new(count: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::settings(count, None)
+    }
+
+    /// The same, where gateway `from` reaches gateway `to` at another port than it listens on.
+    pub fn wired(count: usize, at: impl Fn(usize, usize) -> u16) -> Self {
+        Self::settings(count, Some(&at))
+    }
+
+    fn settings(count: usize, at: Option<&dyn Fn(usize, usize) -> u16>) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
         SiteSecret::generate().unwrap().create_file(&dir.path().join("secret")).unwrap();
         let ports = free_ports(3 * count + 1);
         let part = |n: usize| ports[n * count..(n + 1) * count].to_vec();
@@ -43,7 +53,7 @@ impl Plan {
                  [mqtt]\nbind = \"127.0.0.1:{}\"\n[http]\nbind = \"127.0.0.1:{}\"\n\
                  [uplink]\nport = {nobody}\n[log]\nsegment_mib = 1\nkeep_free_mib = 0\n",
                 plan.dir.path().join("secret"),
-                plan.members(count),
+                plan.members(count, |to| at.filter(|_| to != i).map_or(plan.peer[to], |at| at(i, to))),
                 i + 1,
                 plan.dir.path().join(format!("data-{i}")),
                 plan.peer[i],
@@ -56,8 +66,8 @@ impl Plan {
     }
 
     /// The first `count` gateways, as `site.gateways` names them.
-    fn members(&self, count: usize) -> String {
-        let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, self.peer[i]);
+    fn members(&self, count: usize, port: impl Fn(usize) -> u16) -> String {
+        let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, port(i));
         format!("[{}]", (0..count).map(member).collect::<Vec<_>>().join(", "))
     }
 
@@ -117,6 +127,23 @@ impl Plan {
 
 /// A process that does not outlive its test.
 pub struct Running(Child);
+
+impl Running {
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
