@@ -14,8 +14,8 @@ mod histories {
 #[path = "gateways/site.rs"]
 mod site;
 
-use histories::checker::{MAX_ELEMENTS, Op, check};
-use histories::clients::{Publisher, read};
+use histories::checker::{Op, check};
+use histories::clients::{MAX_ELEMENTS, Publisher, read};
 use histories::wires::Wires;
 use site::{Plan, Running, until};
 use std::collections::BTreeSet;

@@ -5,7 +5,7 @@ use selvedge_shared::seal::SiteSecret;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -76,8 +76,13 @@ impl Plan {
         self.dir.path().join(format!("{i}.toml"))
     }
 
+    /// The folder of it all.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Gateway `i`'s process, not started yet.
-    fn command(&self, i: usize) -> Command {
+    pub fn command(&self, i: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-gateway"));
         command.arg("--config").arg(self.file(i)).stdin(Stdio::null()).stdout(Stdio::null());
         command
@@ -129,6 +134,21 @@ impl Plan {
 pub struct Running(Child);
 
 impl Running {
+    /// Starts it.
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    /// SIGKILL for the one process that it has started; then it must end by itself.
+    pub fn kill_child(&mut self) {
+        let pid = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let child = children.split_whitespace().next().and_then(|c| c.parse().ok());
+        let child = child.and_then(rustix::process::Pid::from_raw).expect("it has a child");
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+        until("it ends with its child", || self.0.try_wait().unwrap().is_some());
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, signal).unwrap();

@@ -25,10 +25,8 @@
 //!
 //! Objects are checked one by one: a history is linearizable if it is so for each object (Herlihy and Wing 1990).
 
+use super::clients::MAX_ELEMENTS;
 use std::time::Instant;
-
-/// The most elements of a set: sums of different powers of two below 2^53 are exact.
-pub const MAX_ELEMENTS: u32 = 50;
 
 /// One operation, with when it was invoked and answered.
 #[derive(Debug, Clone, Copy, PartialEq)]

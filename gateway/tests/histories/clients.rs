@@ -1,10 +1,12 @@
 //! Clients that give up: a publisher that knows what was acknowledged, and a reader of a device's windows.
 
-use super::checker::MAX_ELEMENTS;
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+/// The most elements of a set: sums of different powers of two below 2^53 are exact.
+pub const MAX_ELEMENTS: u32 = 50;
 
 /// How long a publisher waits for an acknowledgement before it tries another gateway.
 const ACK_PATIENCE: Duration = Duration::from_secs(1);

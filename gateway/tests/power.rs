@@ -1,0 +1,212 @@
+//! Power cuts on the files of a real gateway.
+//!
+//! A gateway (a site of one: what it acknowledges rests on its disk alone) runs under `strace`, which writes down all
+//! that it does to its files, while clients publish; it is killed, recovers and runs on. Afterwards the power is cut
+//! in thought at many moments of that: the folder is built as it could be found on disk, with what was not synced
+//! lost, kept or torn, and a real gateway is started on it. Every reading that was acknowledged before that
+//! moment must be counted, none that was sent after it may be, and the gateway must take further ones.
+//!
+//! Nothing in the gateway takes part in this: a forgotten sync shows, of a file or a folder, wherever it is.
+//! `SELVEDGE_POWER_CUTS=2000` makes it longer.
+
+#[path = "histories/clients.rs"]
+mod clients;
+mod power {
+    pub mod disk;
+    pub mod trace;
+}
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[path = "gateways/site.rs"]
+mod site;
+
+use clients::{Publisher, read};
+use power::disk::{Crash, Disk};
+use power::trace::{Act, CALLS, Event, Reader};
+use site::{Plan, Running, until};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Moments at which the power is cut, unless the environment says otherwise; at each in three ways.
+const CUTS: usize = 20;
+/// Devices whose readings are told apart, and how many each sends in one life of the gateway.
+const SETS: u32 = 4;
+const ELEMENTS: u32 = 12;
+/// Publishes that fill the log, so that it gets new segments, snapshots and trimming.
+const BULK: u32 = 120;
+
+/// A reading, with when it was sent and acknowledged, in seconds since 1970.
+struct Sent {
+    set: u32,
+    element: u32,
+    sent: f64,
+    acked: f64,
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+fn device(set: u32) -> String {
+    format!("set-{set}")
+}
+
+fn publish(port: u16, publisher: &mut Publisher, topic: &str, payload: &str) {
+    until("a publish is acknowledged", || publisher.publish(port, topic, payload).is_ok());
+}
+
+fn add(port: u16, publisher: &mut Publisher, set: u32, element: u32) {
+    let value = 1u64 << element;
+    let payload = format!("{{\"value\":{value},\"ts\":1764000000000,\"seq\":{element},\"boot\":1}}");
+    publish(port, publisher, &format!("d/{}/x", device(set)), &payload);
+}
+
+/// Publishes while the gateway lives for the `life`th time.
+fn work(plan: &Plan, life: u32) -> Vec<Sent> {
+    let all = Mutex::new(Vec::new());
+    let port = plan.mqtt[0];
+    std::thread::scope(|scope| {
+        for set in 0..SETS {
+            let all = &all;
+            scope.spawn(move || {
+                let mut publisher = Publisher::new(format!("set-{set}"));
+                for element in life * ELEMENTS..(life + 1) * ELEMENTS {
+                    let sent = now();
+                    add(port, &mut publisher, set, element);
+                    all.lock().unwrap().push(Sent { set, element, sent, acked: now() });
+                }
+            });
+        }
+        for bulk in 0..2 {
+            scope.spawn(move || {
+                let mut publisher = Publisher::new(format!("bulk-{bulk}"));
+                // The names of streams are in the log in full.
+                let keys: Vec<_> =
+                    (0..160).map(|n| format!("\"{}{n:03}\":1", "stream-".repeat(10))).collect();
+                let payload = format!("{{{}}}", keys.join(","));
+                for _ in 0..BULK {
+                    publish(port, &mut publisher, &format!("d/bulk-{bulk}"), &payload);
+                }
+            });
+        }
+    });
+    all.into_inner().unwrap()
+}
+
+/// Runs the gateway under strace through two lives; gives what it did to its files and what was sent.
+fn record(plan: &Plan) -> (Vec<Event>, Vec<Sent>) {
+    let (mut reader, mut sent) = (Reader::default(), Vec::new());
+    for life in 0..2 {
+        let trace = plan.path().join(format!("trace-{life}"));
+        let gateway = plan.command(0);
+        let mut strace = Command::new("strace");
+        strace.args([
+            "-f",
+            "--seccomp-bpf",
+            "-y",
+            "-ttt",
+            "-xx",
+            "-s",
+            "16777216",
+            "-e",
+            "signal=none",
+            "-e",
+        ]);
+        strace.arg(format!("trace={CALLS}")).arg("-o").arg(&trace);
+        strace.arg(gateway.get_program()).args(gateway.get_args()).args(["--set", "log.max_segments=3"]);
+        let mut traced =
+            Running::spawn(strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+        until("the gateway is ready", || plan.is_ready(0));
+        sent.extend(work(plan, life));
+        traced.kill_child();
+        reader.read(&std::fs::read_to_string(&trace).unwrap());
+    }
+    (reader.events, sent)
+}
+
+/// Starts a gateway on an image and holds what it counts against what was sent before the power was cut.
+fn check(plan: &Plan, image: &Path, cut: f64, sent: &[Sent], case: &str) {
+    let mut command = plan.command(0);
+    command.arg("--set").arg(format!("gateway.data_dir={}", image.display()));
+    let gateway = Running::spawn(command.stderr(Stdio::null()));
+    until(case, || plan.is_ready(0));
+    for set in 0..SETS {
+        let mut counted = None;
+        until("a query is answered", || {
+            counted = read(plan.http[0], &device(set)).ok();
+            counted.is_some()
+        });
+        let counted = counted.unwrap_or(0);
+        for of in sent.iter().filter(|of| of.set == set) {
+            let there = counted >> of.element & 1 == 1;
+            assert!(there || of.acked >= cut, "{case}: set {set} lost {} that was acknowledged", of.element);
+            assert!(!there || of.sent < cut, "{case}: set {set} counts {} that was sent later", of.element);
+        }
+        // One more, that nobody sent before.
+        add(plan.mqtt[0], &mut Publisher::new("after".into()), set, 2 * ELEMENTS);
+        until("it is counted", || {
+            read(plan.http[0], &device(set)).is_ok_and(|s| s == counted | 1 << (2 * ELEMENTS))
+        });
+    }
+    drop(gateway);
+}
+
+/// Moments between two acts: half of them in the busy stream of commits, half where something rarer happens.
+fn moments(events: &[Event], count: usize, chance: &mut fastrand::Rng) -> Vec<usize> {
+    let name = |e: &Event| !matches!(e.act, Act::Write(..) | Act::SyncBegins(..) | Act::SyncEnds(..));
+    let near = |i: &usize| events[i.saturating_sub(4)..(i + 2).min(events.len())].iter().any(name);
+    let (rare, usual): (Vec<usize>, Vec<usize>) = (0..events.len()).partition(near);
+    let mut chosen = chance.choose_multiple(rare, count / 2);
+    chosen.extend(chance.choose_multiple(usual, count - count / 2));
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+#[test]
+#[ignore = "needs strace (on Debian: apt-get install strace), and leave to trace its own children"]
+fn whatever_a_power_cut_leaves_of_a_real_gateways_files_holds_all_that_was_acknowledged() {
+    let plan = Plan::new(1);
+    let (events, sent) = record(&plan);
+    let data = plan.path().join("data-0");
+    let mut disk = Disk::new(plan.path().to_str().unwrap());
+    let within = |e: &Event| {
+        let data = Disk::new(data.to_str().unwrap());
+        // The folder that it is in counts too: it has the data folder's name.
+        data.concerns(&e.act)
+            || matches!(&e.act, Act::SyncBegins(_, p) | Act::SyncEnds(_, p) if Path::new(p) == plan.path())
+    };
+    let events: Vec<Event> = events.into_iter().filter(within).collect();
+    let met = |what: &str| events.iter().filter(|e| format!("{:?}", e.act).contains(what)).count();
+    println!(
+        "{} acts on files: {} writes, {} syncs, {} snapshots, {} segments removed; {} readings",
+        events.len(),
+        met("Write("),
+        met("SyncEnds("),
+        met("/snapshots/"),
+        events.iter().filter(|e| matches!(&e.act, Act::Remove(p) if p.contains("/log/"))).count(),
+        sent.len()
+    );
+    assert!(met("SyncEnds(") > 100 && met("/snapshots/") > 0, "enough was recorded");
+    let cuts = std::env::var("SELVEDGE_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(CUTS);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let moments = moments(&events, cuts, &mut chance);
+    let mut next = 0;
+    for (i, event) in events.iter().enumerate() {
+        if moments.get(next) == Some(&i) {
+            next += 1;
+            for how in [Crash::Lost, Crash::Torn(chance.u64(..)), Crash::Torn(chance.u64(..))] {
+                let image = tempfile::tempdir().unwrap();
+                disk.image(how, image.path());
+                let case =
+                    format!("seed {seed}, before act {i} ({:.60}), {how:?}", format!("{:?}", event.act));
+                check(&plan, &image.path().join("data-0"), event.time, &sent, &case);
+            }
+        }
+        disk.act(&event.act);
+    }
+    println!("{} power cuts, {} gateways started on what they left", moments.len(), 3 * moments.len());
+}
