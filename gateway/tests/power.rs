@@ -188,7 +188,7 @@ fn whatever_a_power_cut_leaves_of_a_real_gateways_files_holds_all_that_was_ackno
         events.iter().filter(|e| matches!(&e.act, Act::Remove(p) if p.contains("/log/"))).count(),
         sent.len()
     );
-    assert!(met("SyncEnds(") > 100 && met("/snapshots/") > 0, "enough was recorded");
+    assert!(met("SyncEnds(") > 20 && met("/snapshots/") > 0, "enough was recorded");
     let cuts = std::env::var("SELVEDGE_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(CUTS);
     let seed = fastrand::u64(..);
     println!("seed {seed}");
