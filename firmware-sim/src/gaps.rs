@@ -4,8 +4,8 @@
 //! waiting in which no acknowledgement came to it; the site's gap is a stretch in which some device waits and
 //! none got one. Who has nothing to wait for has no gap, so a slow device does not look like a slow site.
 //!
-//! A fault (a killed gateway, say) is given the longest gap that overlaps the time from it to the next fault, and
-//! of that gap only what lies after the fault. Devices that used the gateway in question when it happened are
+//! A fault (a killed gateway, say) is given the longest gap among those that it fell into, each from the fault to
+//! the gap's end, and those that began later, each until the next fault at most. Devices that used the gateway in question when it happened are
 //! told apart from the others: they have to find another one, the others need only wait for other leaders.
 //!
 //! Invariant: each gap counts as a whole for its device and for the site, whatever faults it overlaps.
@@ -100,8 +100,10 @@ impl Gaps {
             if next_ms <= from {
                 return;
             }
-            if fault.at_ms < to {
-                give(fault, to - from.max(fault.at_ms));
+            if (from..to).contains(&fault.at_ms) {
+                give(fault, to - fault.at_ms);
+            } else if fault.at_ms < from {
+                give(fault, to.min(next_ms) - from);
             }
             next_ms = fault.at_ms;
         }
@@ -288,6 +290,21 @@ mod tests {
         };
         assert_eq!(at(0), ("kill", 1, 150, 150, 196));
         assert_eq!(at(1), ("pause", 1, 10, 0, 20));
+    }
+
+    #[test]
+    fn what_the_next_fault_makes_is_not_the_last_ones() {
+        let mut gaps = busy(100);
+        gaps.fault(104, "kill", 0);
+        gaps.note(110, A, true, true, Some(0));
+        gaps.note(120, A, true, true, Some(0));
+        gaps.note(120, B, true, true, Some(1));
+        gaps.fault(125, "pause", 0);
+        gaps.note(900, A, true, true, Some(0));
+        gaps.note(900, B, true, true, Some(1));
+        let kinds = gaps.report(900).kinds;
+        assert_eq!((kinds[0].own.worst_ms, kinds[0].elsewhere.worst_ms), (10, 16));
+        assert_eq!((kinds[1].own.worst_ms, kinds[1].elsewhere.worst_ms), (775, 775));
     }
 
     #[test]
