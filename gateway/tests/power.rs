@@ -36,6 +36,10 @@ const ELEMENTS: u32 = 12;
 /// Publishes that fill the log, so that it gets new segments, snapshots and trimming.
 const BULK: u32 = 120;
 
+/// Little is much: the log asks for snapshots soon, and streams that rest close their windows, which become batches.
+const RULES: [&str; 6] =
+    ["--set", "log.max_segments=3", "--set", "rules.idle_close_ms=300", "--set", "rules.cut_after_ms=100"];
+
 /// A reading, with when it was sent and acknowledged, in seconds since 1970.
 struct Sent {
     set: u32,
@@ -85,8 +89,8 @@ fn work(plan: &Plan, life: u32) -> Vec<Sent> {
                 let keys: Vec<_> =
                     (0..160).map(|n| format!("\"{}{n:03}\":1", "stream-".repeat(10))).collect();
                 let payload = format!("{{{}}}", keys.join(","));
-                for _ in 0..BULK {
-                    publish(port, &mut publisher, &format!("d/bulk-{bulk}"), &payload);
+                for n in 0..BULK {
+                    publish(port, &mut publisher, &format!("d/bulk-{life}-{bulk}-{}", n / 10), &payload);
                 }
             });
         }
@@ -114,7 +118,7 @@ fn record(plan: &Plan) -> (Vec<Event>, Vec<Sent>) {
             "-e",
         ]);
         strace.arg(format!("trace={CALLS}")).arg("-o").arg(&trace);
-        strace.arg(gateway.get_program()).args(gateway.get_args()).args(["--set", "log.max_segments=3"]);
+        strace.arg(gateway.get_program()).args(gateway.get_args()).args(RULES);
         let mut traced =
             Running::spawn(strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
         until("the gateway is ready", || plan.is_ready(0));
@@ -128,7 +132,7 @@ fn record(plan: &Plan) -> (Vec<Event>, Vec<Sent>) {
 /// Starts a gateway on an image and holds what it counts against what was sent before the power was cut.
 fn check(plan: &Plan, image: &Path, cut: f64, sent: &[Sent], case: &str) {
     let mut command = plan.command(0);
-    command.arg("--set").arg(format!("gateway.data_dir={}", image.display()));
+    command.args(RULES).arg("--set").arg(format!("gateway.data_dir={}", image.display()));
     let gateway = Running::spawn(command.stderr(Stdio::null()));
     until(case, || plan.is_ready(0));
     for set in 0..SETS {
@@ -180,15 +184,16 @@ fn whatever_a_power_cut_leaves_of_a_real_gateways_files_holds_all_that_was_ackno
     let events: Vec<Event> = events.into_iter().filter(within).collect();
     let met = |what: &str| events.iter().filter(|e| format!("{:?}", e.act).contains(what)).count();
     println!(
-        "{} acts on files: {} writes, {} syncs, {} snapshots, {} segments removed; {} readings",
+        "{} acts on files: {} writes, {} syncs, {} files of snapshots, {} of batches, {} segments removed; {} readings",
         events.len(),
         met("Write("),
         met("SyncEnds("),
-        met("/snapshots/"),
+        events.iter().filter(|e| matches!(&e.act, Act::Rename(_, p) if p.contains("/snapshots/"))).count(),
+        events.iter().filter(|e| matches!(&e.act, Act::Create(p) if p.contains("/batches/"))).count(),
         events.iter().filter(|e| matches!(&e.act, Act::Remove(p) if p.contains("/log/"))).count(),
         sent.len()
     );
-    assert!(met("SyncEnds(") > 20 && met("/snapshots/") > 0, "enough was recorded");
+    assert!(met("SyncEnds(") > 20 && met("/snapshots/") > 0 && met("/batches/") > 0, "enough was recorded");
     let cuts = std::env::var("SELVEDGE_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(CUTS);
     let seed = fastrand::u64(..);
     println!("seed {seed}");
