@@ -22,14 +22,21 @@ mod site;
 use clients::{Publisher, read};
 use power::disk::{Crash, Disk};
 use power::trace::{Act, CALLS, Event, Reader};
+use selvedge_gateway::logic::machine::Machine;
+use selvedge_gateway::logic::shard::MAX_SNAPSHOT_BYTES;
+use selvedge_gateway::wal::{BatchStore, RealDisk, SnapshotStore};
+use selvedge_shared::ids::ShardId;
+use serde_json::Value;
 use site::{Plan, Running, until};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Moments at which the power is cut, unless the environment says otherwise; at each in three ways.
 const CUTS: usize = 20;
+/// The shards of the site.
+const SHARDS: u16 = 8;
 /// Devices whose readings are told apart, and how many each sends in one life of the gateway.
 const SETS: u32 = 4;
 const ELEMENTS: u32 = 12;
@@ -129,6 +136,37 @@ fn record(plan: &Plan) -> (Vec<Event>, Vec<Sent>) {
     (reader.events, sent)
 }
 
+/// Each batch that the newest snapshot of a shard lists must be there as it was cut: nobody else may have it.
+/// Gives how many were.
+fn check_batches(data: &Path, case: &str) -> u64 {
+    let (snapshots, batches) = (data.join("snapshots"), data.join("batches"));
+    if !snapshots.is_dir() || !batches.is_dir() {
+        return 0; // they are made in this order, before anything is taken in
+    }
+    let identity: Value =
+        serde_json::from_slice(&std::fs::read(data.join("identity.json")).unwrap()).unwrap();
+    let incarnation = identity["incarnation"].as_str().and_then(|text| u128::from_str_radix(text, 16).ok());
+    let identity = incarnation.unwrap().to_le_bytes();
+    let disk = |path| Arc::new(RealDisk::open(path).unwrap());
+    let snapshots = SnapshotStore::open(disk(snapshots), identity, MAX_SNAPSHOT_BYTES).unwrap();
+    let batches = BatchStore::open(disk(batches), identity).unwrap();
+    let mut found = 0;
+    for shard in 0..SHARDS {
+        let newest = snapshots.load_newest(shard).unwrap_or_else(|e| panic!("{case}: {e}"));
+        let Some((_, bytes)) = newest else { continue };
+        let machine = Machine::restore(ShardId(shard), Arc::default(), &bytes).unwrap();
+        let outbox = machine.outbox_stats();
+        for seq in outbox.cursor + 1..=outbox.last {
+            let content = batches.get(shard, seq).unwrap_or_else(|e| panic!("{case}: {e}"));
+            let record = machine.batch_record(seq).unwrap();
+            let sound = content.is_some_and(|content| record.matches(&content));
+            assert!(sound, "{case}: batch {seq} of shard {shard} is in a snapshot and not on disk");
+            found += 1;
+        }
+    }
+    found
+}
+
 /// Starts a gateway on an image and holds what it counts against what was sent before the power was cut.
 fn check(plan: &Plan, image: &Path, cut: f64, sent: &[Sent], case: &str) {
     let mut command = plan.command(0);
@@ -199,7 +237,7 @@ fn whatever_a_power_cut_leaves_of_a_real_gateways_files_holds_all_that_was_ackno
     println!("seed {seed}");
     let mut chance = fastrand::Rng::with_seed(seed);
     let moments = moments(&events, cuts, &mut chance);
-    let mut next = 0;
+    let (mut next, mut batches) = (0, 0);
     for (i, event) in events.iter().enumerate() {
         if moments.get(next) == Some(&i) {
             next += 1;
@@ -208,10 +246,12 @@ fn whatever_a_power_cut_leaves_of_a_real_gateways_files_holds_all_that_was_ackno
                 disk.image(how, image.path());
                 let case =
                     format!("seed {seed}, before act {i} ({:.60}), {how:?}", format!("{:?}", event.act));
+                batches += check_batches(&image.path().join("data-0"), &case);
                 check(&plan, &image.path().join("data-0"), event.time, &sent, &case);
             }
         }
         disk.act(&event.act);
     }
-    println!("{} power cuts, {} gateways started on what they left", moments.len(), 3 * moments.len());
+    let (cuts, images) = (moments.len(), 3 * moments.len());
+    println!("{cuts} power cuts, {images} gateways started on what they left, {batches} batches read there");
 }
