@@ -137,9 +137,7 @@ impl Site {
             }
         }
         self.leading = gateways.iter().map(|g| g.leading).collect();
-        for (i, gateway) in gateways.iter().enumerate() {
-            self.leaders.observe(i, &gateway.leads);
-        }
+        self.leaders.observe(gateways.iter().map(|g| g.leads.as_slice()));
         (gateways, status::node(node.as_ref(), &String::from_utf8_lossy(&metrics)))
     }
 
