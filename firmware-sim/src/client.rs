@@ -1,6 +1,7 @@
 //! The IO of one device: a TCP connection, the codec, a timer. All decisions are the core's.
 
 use crate::device::{Device, Taken};
+use crate::faults::LinkFault;
 use crate::fleet::{Board, Phase};
 use crate::session::{Effect, Event, KEEPALIVE_S, Manner, Out};
 use bytes::BytesMut;
@@ -387,6 +388,12 @@ impl Client {
 
     fn report(&mut self, notes: Vec<(Note, Vec<Taken>)>) {
         let mut board = self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A device that breaks its own link says nothing about the site.
+        if self.device.plan().link == LinkFault::None {
+            let acked = notes.iter().any(|(note, _)| !matches!(note, Note::Published));
+            let (waits, gateway) = (self.device.waits(), self.device.gateway());
+            board.gaps.note(self.time.now_ms(), self.index, acked, waits, gateway);
+        }
         for (note, taken) in notes {
             for reading in taken {
                 let Some(stream) = self.streams.get(reading.stream).copied() else { continue };

@@ -166,6 +166,16 @@ impl Device {
         self.session.pending()
     }
 
+    /// Something that it has is not acknowledged yet.
+    pub fn waits(&self) -> bool {
+        self.session.waits()
+    }
+
+    /// The gateway that it uses or tries.
+    pub fn gateway(&self) -> Option<usize> {
+        self.session.gateway()
+    }
+
     /// When it next wants an [`Event::Tick`].
     pub fn wake_at(&self) -> Option<u64> {
         let measure = self.next_due().filter(|_| self.measuring);

@@ -3,6 +3,7 @@
 use crate::client::{Client, Timebase};
 use crate::device::{Device, DeviceStats, Plan, Source};
 use crate::faults::{Clock, LinkFault};
+use crate::gaps::{GapReport, Gaps};
 use crate::ledger::Ledger;
 use crate::payload::Form;
 use crate::replay::{REPLAY_STREAM, Recording};
@@ -238,6 +239,8 @@ pub struct Board {
     pub ledger: Ledger,
     /// One a device.
     pub devices: Vec<DeviceView>,
+    /// How long devices with sound links went without an acknowledgement.
+    pub gaps: Gaps,
 }
 
 /// The fleet's state in a few numbers.
@@ -266,6 +269,7 @@ pub struct Progress {
 /// Running devices.
 pub struct Fleet {
     board: Arc<Mutex<Board>>,
+    time: Timebase,
     phase: watch::Sender<Phase>,
     tasks: JoinSet<()>,
 }
@@ -276,7 +280,8 @@ impl Fleet {
         let plans = settings.plans();
         let devices = vec![DeviceView::default(); plans.len()];
         let ledger = Ledger::new(settings.window_ms);
-        let board = Arc::new(Mutex::new(Board { ledger, devices }));
+        let gaps = Gaps::new(devices.len());
+        let board = Arc::new(Mutex::new(Board { ledger, devices, gaps }));
         let addresses: Arc<[String]> = settings.gateways.clone().into();
         let (phase, watching) = watch::channel(Phase::Run);
         let time = Timebase::start();
@@ -291,7 +296,7 @@ impl Fleet {
             let client = Client::new(device, index, streams, addresses.clone(), board.clone(), time);
             tasks.spawn(client.run(watching.clone()));
         }
-        Self { board, phase, tasks }
+        Self { board, time, phase, tasks }
     }
 
     /// Where things stand.
@@ -324,6 +329,16 @@ impl Fleet {
     /// Looks at the ledger; devices wait meanwhile.
     pub fn with_ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
         look(&lock(&self.board).ledger)
+    }
+
+    /// A fault happens to a gateway (its place in the settings) now.
+    pub fn fault(&self, kind: &'static str, gateway: usize) {
+        lock(&self.board).gaps.fault(self.time.now_ms(), kind, gateway);
+    }
+
+    /// How long devices went without an acknowledgement, up to now.
+    pub fn gaps(&self) -> GapReport {
+        lock(&self.board).gaps.report(self.time.now_ms())
     }
 
     /// Devices measure no more and send until all is acknowledged.

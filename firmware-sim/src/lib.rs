@@ -2,12 +2,14 @@
 //! what was published and acknowledged, so that a whole site can be held to account.
 //!
 //! [`device`] and [`session`] are the sans-IO cores, [`client`] is their IO, [`fleet`] runs many of them,
-//! [`ledger`] is what they say, and [`reckoning`] compares that with what a node has counted.
+//! [`ledger`] is what they say, [`reckoning`] compares that with what a node has counted, and [`gaps`] is how
+//! long they went without an acknowledgement.
 
 pub mod client;
 pub mod device;
 pub mod faults;
 pub mod fleet;
+pub mod gaps;
 pub mod ledger;
 pub mod payload;
 pub mod reckoning;

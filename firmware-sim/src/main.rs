@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use firmware_sim::fleet::{Fleet, Progress};
+use firmware_sim::gaps::GapReport;
 use firmware_sim::settings::{ENV_PREFIX, Settings};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -83,9 +84,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (progress, started) = runtime.block_on(async {
+    let (progress, gaps, started) = runtime.block_on(async {
         let started = Instant::now();
-        (run(&settings, Fleet::start(&fleet)).await, started)
+        let (progress, gaps) = run(&settings, Fleet::start(&fleet)).await;
+        (progress, gaps, started)
     });
     let summary = serde_json::json!({
         "devices": progress.devices,
@@ -96,13 +98,15 @@ fn main() -> ExitCode {
         "resends": progress.resends,
         "connects": progress.connects,
         "skipped": progress.skipped,
+        "longest_gap_ms": gaps.site_ms,
+        "longest_device_gap_ms": gaps.device_ms,
         "seconds": (started.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0,
     });
     println!("{summary}");
     if progress.pending == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(settings: &Settings, mut fleet: Fleet) -> Progress {
+async fn run(settings: &Settings, mut fleet: Fleet) -> (Progress, GapReport) {
     let limit = match settings.seconds {
         0 => Duration::MAX,
         seconds => Duration::from_secs(seconds),
@@ -110,8 +114,9 @@ async fn run(settings: &Settings, mut fleet: Fleet) -> Progress {
     wait(&fleet, limit).await;
     fleet.drain();
     wait(&fleet, Duration::from_secs(settings.drain_seconds)).await;
+    let gaps = fleet.gaps();
     fleet.stop().await;
-    fleet.progress()
+    (fleet.progress(), gaps)
 }
 
 /// Waits until all devices are done, the time is over or Ctrl-C is pressed.

@@ -266,6 +266,19 @@ impl<T: Clone> Session<T> {
         self.queue.len()
     }
 
+    /// Something is not acknowledged yet. (What is only to be released, at QoS 2, is.)
+    pub fn waits(&self) -> bool {
+        self.queue.iter().any(|e| !e.received)
+    }
+
+    /// The gateway that it uses or tries.
+    pub fn gateway(&self) -> Option<usize> {
+        match self.link {
+            Link::Up { .. } | Link::Connecting { .. } => self.order.get(self.turn).copied(),
+            Link::Waiting { .. } | Link::Stopped => None,
+        }
+    }
+
     /// Connected and accepted.
     pub fn is_up(&self) -> bool {
         matches!(self.link, Link::Up { .. })

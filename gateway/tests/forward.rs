@@ -125,6 +125,33 @@ fn silence_has_it_all_sent_again_elsewhere_until_somebody_knows_the_leader() {
 }
 
 #[test]
+fn a_gateway_that_is_gone_is_not_asked_again_whoever_names_it() {
+    let mut s = Script::new();
+    s.submit(0, [1]);
+    let gone = s.replicas[0];
+    s.forward.gateway_down(10, gone);
+    assert_eq!(s.forward.deadline_ms(), Some(10 + RETRY_MS), "nobody was known to lead, but it was asked");
+    assert_eq!(s.timer(60), "1>1");
+    let hint = ForwardAnswer::NotLeader { leader: Some(gone.0) };
+    assert_eq!(s.answer(61, 1, 1, hint.clone()), "", "its death is news to this one");
+    assert_eq!(s.timer(61 + RETRY_MS), "1>2");
+    assert_eq!(s.answer(112, 2, 1, ForwardAnswer::NotLeader { leader: None }), "");
+    assert_eq!(s.timer(112 + RETRY_MS), "1>1", "not its turn while it is gone");
+    s.forward.gateway_up(gone);
+    assert_eq!(s.answer(163, 1, 1, hint), "1>0", "it is back");
+}
+
+#[test]
+fn with_nobody_in_reach_it_still_tries() {
+    let mut s = Script::new();
+    s.submit(0, [1]);
+    for gone in s.replicas.clone() {
+        s.forward.gateway_down(10, gone);
+    }
+    assert_eq!(s.timer(60), "1>1");
+}
+
+#[test]
 fn two_that_name_each_other_are_not_asked_without_end() {
     let mut s = Script::new();
     s.submit(0, [1]);

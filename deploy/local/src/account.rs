@@ -2,10 +2,12 @@
 
 use crate::http;
 use crate::settings::SITE;
+use firmware_sim::gaps::GapReport;
 use firmware_sim::ledger::Tally;
 use firmware_sim::reckoning::{NodeWindows, Reckoning};
 use selvedge_shared::time::EpochMs;
 use serde::Deserialize;
+use std::net::SocketAddrV4;
 
 /// The most pages that are fetched for one reckoning.
 const MAX_PAGES_ENTRIES: usize = 10_000;
@@ -14,13 +16,13 @@ const MAX_PAGES_ENTRIES: usize = 10_000;
 ///
 /// # Errors
 /// In words: the node does not answer, or not as expected.
-pub async fn node_windows(port: u16, width_ms: u32) -> Result<NodeWindows, String> {
+pub async fn node_windows(node: SocketAddrV4, width_ms: u32) -> Result<NodeWindows, String> {
     let mut windows = NodeWindows::default();
     let mut after = String::new();
     for _ in 0..MAX_PAGES_ENTRIES {
         let from = if after.is_empty() { String::new() } else { format!("&after={after}") };
         let path = format!("/v1/ledger?site={SITE}&width={width_ms}ms{from}");
-        let Some((status, body)) = http::get(port, &path).await else {
+        let Some((status, body)) = http::get(node, &path).await else {
             return Err("the node does not answer".to_string());
         };
         if status != 200 {
@@ -71,6 +73,8 @@ pub struct Outcome {
     pub reckoning: Reckoning,
     /// Changes of leadership after the first election.
     pub leader_changes: u64,
+    /// How long devices went without an acknowledgement.
+    pub gaps: GapReport,
     /// From the start of the devices to the end.
     pub seconds: f64,
     /// Why losses can't be told (the windows are still open), or why it was cut short.
@@ -94,6 +98,7 @@ impl Outcome {
             self.leader_changes,
             self.seconds
         );
+        text.push_str(&self.gaps.text());
         for finding in &r.findings {
             let place = finding.start.map_or("all windows".to_string(), |start| start.to_string());
             text.push_str(&format!(
@@ -126,6 +131,7 @@ impl Outcome {
             "leader_changes": self.leader_changes,
             "seconds": (self.seconds * 1_000.0).round() / 1_000.0,
             "complete": self.complete,
+            "gaps": self.gaps.json(),
         })
         .to_string()
     }

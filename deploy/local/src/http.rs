@@ -1,6 +1,6 @@
-//! The little HTTP that looking at our own processes needs: a GET to loopback, bounded in time and size.
+//! The little HTTP that looking at our own processes needs: a GET, bounded in time and size.
 
-use crate::ports::local;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,28 +17,28 @@ const GLANCE_MS: u64 = 1_000;
 /// The status and the body.
 pub type Answer = (u16, Vec<u8>);
 
-/// Gets a path from a port of this machine.
-pub async fn get(port: u16, path: &str) -> Option<Answer> {
-    let asked = ask(port, path);
+/// Gets a path.
+pub async fn get(address: SocketAddrV4, path: &str) -> Option<Answer> {
+    let asked = ask(address, path);
     tokio::time::timeout(Duration::from_millis(PATIENCE_MS), asked).await.ok()?
 }
 
 /// Gets a path that answers at once or not at all.
-pub async fn glance(port: u16, path: &str) -> Option<Answer> {
-    let asked = ask(port, path);
+pub async fn glance(address: SocketAddrV4, path: &str) -> Option<Answer> {
+    let asked = ask(address, path);
     tokio::time::timeout(Duration::from_millis(GLANCE_MS), asked).await.ok()?
 }
 
 /// The JSON of a path; nothing unless it answers 200.
-pub async fn glance_json(port: u16, path: &str) -> Option<serde_json::Value> {
-    let (status, body) = glance(port, path).await?;
+pub async fn glance_json(address: SocketAddrV4, path: &str) -> Option<serde_json::Value> {
+    let (status, body) = glance(address, path).await?;
     if status == 200 { serde_json::from_slice(&body).ok() } else { None }
 }
 
-async fn ask(port: u16, path: &str) -> Option<Answer> {
-    let mut stream = TcpStream::connect(local(port)).await.ok()?;
+async fn ask(address: SocketAddrV4, path: &str) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
     // HTTP/1.0, so that the end of the answer is the end of the stream.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await.ok()?;

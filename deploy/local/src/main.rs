@@ -1,8 +1,10 @@
 //! `cargo run --release`: a whole site on this machine.
 
 mod account;
+mod faults;
 mod folder;
 mod http;
+mod net;
 mod options;
 mod ports;
 mod process;
@@ -23,10 +25,10 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let program = arguments.get(1).and_then(|first| programs::Program::from_argument(first));
     if let Some(program) = program {
-        let own = arguments.into_iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, a)| a);
+        let own = arguments.iter().cloned().enumerate().filter(|(i, _)| *i != 1).map(|(_, a)| a);
         return program.run(own.collect());
     }
-    let options = options::Options::parse();
+    let options = options::Options::parse_from(&arguments);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(why) => {
@@ -34,10 +36,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(whole(&options))
+    runtime.block_on(whole(&options, &arguments))
 }
 
-async fn whole(options: &options::Options) -> ExitCode {
+async fn whole(options: &options::Options, arguments: &[OsString]) -> ExitCode {
     let (asked, interrupt) = watch::channel(0u32);
     let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     for kind in signals {
@@ -55,6 +57,14 @@ async fn whole(options: &options::Options) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+    }
+    if options.net.is_some() {
+        net::end_with_parent();
+    } else if options.cut_every.is_some() {
+        return net::within(options.gateways, arguments, interrupt).await.unwrap_or_else(|why| {
+            eprintln!("selvedge-local: {why}");
+            ExitCode::FAILURE
+        });
     }
     match run::run(options, interrupt).await {
         Err(why) => {

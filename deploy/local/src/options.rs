@@ -1,14 +1,16 @@
 //! What `cargo run --release` can be told.
 
+use crate::net;
 use clap::Parser;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// The most gateways of a local site.
 pub const MAX_GATEWAYS_ENTRIES: u16 = 16;
 
-/// The shortest time between two kills.
-const MIN_KILL_EVERY_MS: u128 = 100;
+/// The shortest time between two faults.
+const MIN_FAULT_EVERY_MS: u128 = 100;
 
 /// The most devices that are simulated.
 const MAX_DEVICES_ENTRIES: usize = firmware_sim::fleet::MAX_DEVICES_ENTRIES;
@@ -50,9 +52,28 @@ pub struct Options {
     /// MQTT port of the node, where gateways send their windows.
     #[arg(long, value_name = "P", default_value_t = 18830, value_parser = clap::value_parser!(u16).range(1..))]
     pub uplink_port: u16,
-    /// Kill a random gateway with SIGKILL this often (5s), and start it again.
-    #[arg(long, value_name = "TIME", value_parser = parse_kill_every)]
+    /// Kill a random gateway that leads, with SIGKILL, this often (5s), and start it again.
+    #[arg(long, value_name = "TIME", value_parser = parse_every)]
     pub kill_every: Option<Duration>,
+    /// A killed gateway stays down for this time; otherwise it is started again at once.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub down_for: Option<Duration>,
+    /// Stop a random gateway that leads, with SIGSTOP, this often (5s), and let it go on as if nothing had been.
+    #[arg(long, value_name = "TIME", value_parser = parse_every)]
+    pub pause_every: Option<Duration>,
+    /// A stopped gateway stays so for this time.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_time)]
+    pub pause_for: Duration,
+    /// Cut the network of a random gateway that leads this often (5s): from one other gateway, from all, in one
+    /// direction, or altogether. Needs root and the program ip: each gateway gets a network namespace of its own.
+    #[arg(long, value_name = "TIME", value_parser = parse_every)]
+    pub cut_every: Option<Duration>,
+    /// A cut lasts for this time.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time)]
+    pub cut_for: Duration,
+    /// The namespaces that this process was started within.
+    #[arg(long, hide = true)]
+    pub net: Option<String>,
     /// Print the reckoning as one JSON object on the last line.
     #[arg(long)]
     pub json: bool,
@@ -65,6 +86,33 @@ pub enum Speed {
     Times(f64),
     /// As fast as acknowledgements allow.
     Max,
+}
+
+impl Options {
+    /// Where gateway `index` is.
+    pub fn gateway_host(&self, index: u16) -> Ipv4Addr {
+        if self.net.is_some() { net::gateway(index) } else { Ipv4Addr::LOCALHOST }
+    }
+
+    /// Where the node is.
+    pub fn node_host(&self) -> Ipv4Addr {
+        if self.net.is_some() { net::NODE } else { Ipv4Addr::LOCALHOST }
+    }
+
+    /// Where gateway `index` takes devices.
+    pub fn mqtt(&self, index: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(self.gateway_host(index), self.mqtt_port + index)
+    }
+
+    /// Where gateway `index` answers HTTP.
+    pub fn http(&self, index: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(self.gateway_host(index), self.http_port + index)
+    }
+
+    /// Where the node answers HTTP.
+    pub fn node_http(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.node_host(), self.node_port)
+    }
 }
 
 impl Speed {
@@ -92,10 +140,10 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("give readings per second, more than 0 and at most {most}"))
 }
 
-fn parse_kill_every(text: &str) -> Result<Duration, String> {
+fn parse_every(text: &str) -> Result<Duration, String> {
     let every = parse_time(text)?;
-    if every.as_millis() < MIN_KILL_EVERY_MS {
-        return Err(format!("give {MIN_KILL_EVERY_MS}ms or more"));
+    if every.as_millis() < MIN_FAULT_EVERY_MS {
+        return Err(format!("give {MIN_FAULT_EVERY_MS}ms or more"));
     }
     Ok(every)
 }
@@ -137,10 +185,14 @@ mod tests {
     fn every_option_is_read() {
         let text = "--for 30s --devices 0 --rate 2.5 --gateways 5 --replay a.csv --replay b.csv --speed max \
                     --data-dir x --mqtt-port 2000 --http-port 3000 --node-port 4000 --uplink-port 5000 \
-                    --kill-every 1500ms --json";
+                    --kill-every 1500ms --down-for 1s --pause-every 7s --pause-for 3s --cut-every 9s --cut-for 4s --json";
         let options = parse(&text.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.run_for, Some(Duration::from_secs(30)));
         assert_eq!(options.kill_every, Some(Duration::from_millis(1_500)));
+        let seconds = Duration::from_secs;
+        assert_eq!((options.down_for, options.pause_every), (Some(seconds(1)), Some(seconds(7))));
+        assert_eq!((options.pause_for, options.cut_for), (seconds(3), seconds(4)));
+        assert_eq!(options.cut_every, Some(seconds(9)));
         assert_eq!((options.devices, options.rate, options.gateways), (0, 2.5, 5));
         assert_eq!(options.replay.len(), 2);
         assert_eq!(options.speed, Speed::Max);
@@ -154,6 +206,8 @@ mod tests {
             (["--for", "0s"], "30s"),
             (["--for", "nan"], "30s"),
             (["--kill-every", "1ms"], "100ms"),
+            (["--pause-every", "1ms"], "100ms"),
+            (["--cut-for", "0s"], "30s"),
             (["--rate", "0"], "more than 0"),
             (["--rate", "NaN"], "more than 0"),
             (["--devices", "many"], "whole number"),

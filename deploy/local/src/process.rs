@@ -1,6 +1,7 @@
 //! The site's processes: started, watched, killed on purpose, and none left behind.
 
 use crate::programs::Program;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -21,6 +22,8 @@ pub struct Process {
     program: Program,
     config: PathBuf,
     log: PathBuf,
+    /// The network namespace that it runs in, if not ours.
+    namespace: Option<String>,
     child: Option<Child>,
 }
 
@@ -29,8 +32,14 @@ impl Process {
     ///
     /// # Errors
     /// When it can't be started.
-    pub fn start(program: Program, name: String, config: PathBuf, log: PathBuf) -> Result<Self, String> {
-        let mut process = Self { name, program, config, log, child: None };
+    pub fn start(
+        program: Program,
+        name: String,
+        config: PathBuf,
+        log: PathBuf,
+        namespace: Option<String>,
+    ) -> Result<Self, String> {
+        let mut process = Self { name, program, config, log, namespace, child: None };
         process.spawn()?;
         Ok(process)
     }
@@ -43,7 +52,16 @@ impl Process {
         let failed = |e: std::io::Error| format!("{} can't be started: {e}", self.name);
         let log = File::options().create(true).append(true).open(&self.log).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        let own = std::env::current_exe().map_err(failed)?;
+        // `ip netns exec` becomes the program, so the process is the gateway's own.
+        let mut command = match &self.namespace {
+            None => Command::new(own),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(own);
+                command
+            }
+        };
         // Its settings are in the file; a variable that is meant for another site must not change them.
         let own = |name: &std::ffi::OsString| name.to_string_lossy().starts_with("SELVEDGE_");
         for (name, _) in std::env::vars_os().filter(|(name, _)| own(name)) {
@@ -78,13 +96,19 @@ impl Process {
         }
     }
 
+    /// Sends it a signal; one that is gone needs none.
+    pub fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().and_then(Child::id);
+        if let Some(pid) = id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// SIGTERM, and SIGKILL after a while.
     pub async fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        self.signal(Signal::CONT); // one that is stopped would not hear the other
         let Some(mut child) = self.child.take() else { return };
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
         // The pipe to it is closed as well, by waiting for it.
         if tokio::time::timeout(Duration::from_millis(STOP_PATIENCE_MS), child.wait()).await.is_err() {
             let _ = child.kill().await;

@@ -21,6 +21,7 @@ use crate::table::{Screen, View};
 use firmware_sim::fleet::{Fleet, FleetSettings, new_boot};
 use firmware_sim::reckoning::{NodeWindows, reckon};
 use firmware_sim::replay;
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -62,7 +63,7 @@ pub async fn run(options: &Options, interrupt: watch::Receiver<u32>) -> Result<O
     ports::check(&wanted).map_err(|e| e.to_string())?;
     let folder = Folder::open(options, &wanted)?;
     let fleet = FleetSettings {
-        gateways: (0..options.gateways).map(|i| ports::local(options.mqtt_port + i).to_string()).collect(),
+        gateways: (0..options.gateways).map(|i| options.mqtt(i).to_string()).collect(),
         devices: options.devices,
         rate: options.rate,
         seed: 1,
@@ -116,7 +117,7 @@ impl Run<'_> {
         if folder.resumed {
             // What an earlier run left must be at the node before this one is counted.
             self.stage(site, None, "resuming", Some(SETTLE_PATIENCE_MS), false, Until::QUIET).await?;
-            baseline = account::node_windows(self.options.node_port, WINDOW_MS).await?;
+            baseline = account::node_windows(self.options.node_http(), WINDOW_MS).await?;
         }
         self.started = Instant::now();
         if settings.recordings.is_empty() && settings.devices == 0 {
@@ -156,7 +157,7 @@ impl Run<'_> {
             end = self.settle(site, fleet, baseline, &mut outcome).await?;
         }
         if end == End::Interrupted {
-            let node = account::node_windows(self.options.node_port, WINDOW_MS).await;
+            let node = account::node_windows(self.options.node_http(), WINDOW_MS).await;
             let node = node.unwrap_or_default().minus(baseline);
             outcome.reckoning = fleet.with_ledger(|ledger| reckon(ledger, &node));
             let waiting = outcome.reckoning.acked.saturating_sub(outcome.reckoning.counted);
@@ -168,6 +169,7 @@ impl Run<'_> {
         }
         outcome.seconds = self.started.elapsed().as_secs_f64();
         outcome.leader_changes = site.leader_changes();
+        outcome.gaps = fleet.gaps();
         Ok(outcome)
     }
 
@@ -187,7 +189,7 @@ impl Run<'_> {
             if end == End::Interrupted {
                 return Ok(end);
             }
-            let node = account::node_windows(self.options.node_port, WINDOW_MS).await?.minus(baseline);
+            let node = account::node_windows(self.options.node_http(), WINDOW_MS).await?.minus(baseline);
             outcome.reckoning = fleet.with_ledger(|ledger| reckon(ledger, &node));
             if counted.0 != outcome.reckoning.counted {
                 counted = (outcome.reckoning.counted, Instant::now());
@@ -207,20 +209,20 @@ impl Run<'_> {
         }
     }
 
-    /// Looks, kills (if it may) and shows until `done`, the time is over or the person asks to stop.
+    /// Looks, does harm (if it may) and shows until `done`, the time is over or the person asks to stop.
     async fn stage(
         &mut self,
         site: &mut Site,
         fleet: Option<&Fleet>,
         name: &str,
         limit_ms: Option<u64>,
-        kill: bool,
+        harass: bool,
         mut until: Until,
     ) -> Result<End, String> {
         let began = Instant::now();
         loop {
             site.check()?;
-            site.harass(kill).await?;
+            site.harass(fleet, harass).await?;
             let (gateways, node) = site.look().await;
             let view = self.view(name, site, fleet, gateways, node);
             if until.is_reached(fleet, site.is_whole(), &view) {
@@ -257,7 +259,7 @@ impl Run<'_> {
             gateways,
             node,
             leader_changes: site.leader_changes(),
-            kills: site.kills(),
+            faults: site.faults(),
         }
     }
 
@@ -284,10 +286,10 @@ impl Run<'_> {
         let o = self.options;
         let mut text = format!("Selvedge site \"{}\" is ready.\n", crate::settings::SITE);
         for i in 0..o.gateways {
-            let (mqtt, http) = (ports::local(o.mqtt_port + i), ports::local(o.http_port + i));
+            let (mqtt, http) = (o.mqtt(i), o.http(i));
             text.push_str(&format!("  gateway {}  mqtt://{mqtt}   http://{http}/v1/status\n", i + 1));
         }
-        let (http, uplink) = (ports::local(o.node_port), ports::local(o.uplink_port));
+        let (http, uplink) = (o.node_http(), SocketAddrV4::new(o.node_host(), o.uplink_port));
         text.push_str(&format!("  node       mqtt://{uplink}  http://{http}/v1/status\n"));
         let devices = match (settings.recordings.len(), settings.devices) {
             (0, 0) => "none".to_string(),

@@ -2,8 +2,8 @@
 
 use crate::folder::Folder;
 use crate::options::Options;
-use crate::ports::local;
 use selvedge_shared::seal::SiteSecret;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 /// The name of the local site.
@@ -55,10 +55,11 @@ fn quoted(path: &Path) -> String {
 
 fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
     format!(
-        "data_dir = {data}\n\n[http]\nhost = \"127.0.0.1\"\nport = {http}\n\n\
-         [uplink]\nbroker = \"embedded\"\nhost = \"127.0.0.1\"\nport = {uplink}\n\n\
+        "data_dir = {data}\n\n[http]\nhost = \"{host}\"\nport = {http}\n\n\
+         [uplink]\nbroker = \"embedded\"\nhost = \"{host}\"\nport = {uplink}\n\n\
          [[sites]]\nname = \"{SITE}\"\nsecret_file = {secret}\n",
         data = quoted(&folder.join("node")),
+        host = options.node_host(),
         http = options.node_port,
         uplink = options.uplink_port,
         secret = quoted(secret),
@@ -66,10 +67,12 @@ fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
 }
 
 fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, index: u16) -> String {
-    let members = peers
-        .iter()
-        .enumerate()
-        .map(|(i, port)| format!("  {{ id = {}, peer = \"{}\", weight = 1 }},\n", i + 1, local(*port)));
+    let peer = |i: u16| {
+        let port = peers.get(usize::from(i)).copied().unwrap_or(0);
+        SocketAddrV4::new(options.gateway_host(i), port)
+    };
+    let members = (0..options.gateways)
+        .map(|i| format!("  {{ id = {}, peer = \"{}\", weight = 1 }},\n", i + 1, peer(i)));
     let topics = TOPICS
         .map(|(topic, decoder)| format!("[[topics]]\ntopic = \"{topic}\"\ndecoder = \"{decoder}\"\n\n"));
     let id = index + 1;
@@ -77,15 +80,16 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, 
         "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\ngateways = [\n{members}]\n\n\
          [gateway]\nid = {id}\ndata_dir = {data}\n\n\
          [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\n\n[peer]\nbind = \"{peer}\"\n\n\
-         [uplink]\nhost = \"127.0.0.1\"\nport = {uplink}\n\n\
+         [uplink]\nhost = \"{node}\"\nport = {uplink}\n\n\
          [rules]\nwindows_ms = [{WINDOW_MS}]\nallowed_lateness_ms = 2000\nidle_close_ms = 5000\nlate_flush_ms = 2000\n\n\
          {topics}",
         secret = quoted(secret),
         members = members.collect::<String>(),
         data = quoted(&folder.join(format!("gateway-{id}"))),
-        mqtt = local(options.mqtt_port + index),
-        http = local(options.http_port + index),
-        peer = local(peers.get(usize::from(index)).copied().unwrap_or(0)),
+        mqtt = options.mqtt(index),
+        http = options.http(index),
+        peer = peer(index),
+        node = options.node_host(),
         uplink = options.uplink_port,
         topics = topics.concat(),
     )

@@ -1,12 +1,18 @@
-//! The site's processes as a whole: start in order, look at all, kill one now and then, stop all.
+//! The site's processes as a whole: start in order, look at all, do one of them harm now and
+//! then, stop all.
 
+use crate::faults::{Done, Kind, Schedule};
 use crate::folder::Folder;
 use crate::http;
+use crate::net::{self, Cut};
 use crate::options::Options;
 use crate::process::Process;
 use crate::programs::Program;
 use crate::settings;
 use crate::status::{self, Gateway, Leaders, Node};
+use firmware_sim::fleet::Fleet;
+use rustix::process::Signal;
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -21,14 +27,26 @@ const READY_POLL_MS: u64 = 50;
 pub struct Site {
     gateways: Vec<Process>,
     node: Process,
-    http_ports: Vec<u16>,
-    node_port: u16,
+    http: Vec<SocketAddrV4>,
+    node_http: SocketAddrV4,
+    /// The network namespaces, if they have any of their own.
+    net: Option<String>,
     leaders: Leaders,
-    /// The gateway that was killed and is not ready again.
-    down: Option<usize>,
-    next_kill: Option<Instant>,
-    kill_every: Option<Duration>,
-    kills: u64,
+    /// How many shards each gateway led when it was last looked at.
+    leading: Vec<u64>,
+    schedule: Schedule,
+    /// The fault that the site has not got over yet.
+    trouble: Option<Trouble>,
+}
+
+/// A fault that was done to a gateway.
+#[derive(Debug, Clone, Copy)]
+struct Trouble {
+    gateway: usize,
+    kind: Kind,
+    cut: Option<Cut>,
+    heal_at: Instant,
+    healed: bool,
 }
 
 impl Site {
@@ -39,22 +57,23 @@ impl Site {
     pub async fn start(options: &Options, folder: &Folder) -> Result<Self, String> {
         let files = settings::write(options, folder)?;
         let log = |name: &str| folder.at(&format!("{name}.log"));
-        let node = Process::start(Program::Node, "the node".to_string(), files.node, log("node"))?;
+        let node = Process::start(Program::Node, "the node".to_string(), files.node, log("node"), None)?;
         let mut gateways = Vec::new();
         for (i, config) in files.gateways.into_iter().enumerate() {
             let (name, log) = (format!("gateway {}", i + 1), log(&format!("gateway-{}", i + 1)));
-            gateways.push(Process::start(Program::Gateway, name, config, log)?);
+            let namespace = options.net.as_ref().map(|net| net::namespace(net, i));
+            gateways.push(Process::start(Program::Gateway, name, config, log, namespace)?);
         }
         Ok(Self {
             gateways,
             node,
-            http_ports: (0..options.gateways).map(|i| options.http_port + i).collect(),
-            node_port: options.node_port,
+            http: (0..options.gateways).map(|i| options.http(i)).collect(),
+            node_http: options.node_http(),
+            net: options.net.clone(),
             leaders: Leaders::default(),
-            down: None,
-            next_kill: None,
-            kill_every: options.kill_every,
-            kills: 0,
+            leading: Vec::new(),
+            schedule: Schedule::new(options, Instant::now()),
+            trouble: None,
         })
     }
 
@@ -64,11 +83,11 @@ impl Site {
     /// Names the process that ended, or that is not ready in time.
     pub async fn ready(&mut self) -> Result<(), String> {
         let until = Instant::now() + Duration::from_millis(READY_PATIENCE_MS);
-        let mut waiting: Vec<(String, u16)> = vec![("the node".to_string(), self.node_port)];
-        waiting.extend(self.gateways.iter().map(|g| g.name.clone()).zip(self.http_ports.iter().copied()));
-        while let Some((name, port)) = waiting.last() {
+        let mut waiting = vec![("the node".to_string(), self.node_http)];
+        waiting.extend(self.gateways.iter().map(|g| g.name.clone()).zip(self.http.iter().copied()));
+        while let Some((name, address)) = waiting.last() {
             self.check()?;
-            if is_ready(*port).await {
+            if is_ready(*address).await {
                 waiting.pop();
                 continue;
             }
@@ -103,60 +122,115 @@ impl Site {
     /// What everyone says now.
     pub async fn look(&mut self) -> (Vec<Gateway>, Node) {
         let mut asked = JoinSet::new();
-        for (i, port) in self.http_ports.iter().copied().enumerate() {
-            asked.spawn(async move { (i, http::glance_json(port, "/v1/status").await) });
+        // One that can't answer is not waited for.
+        let silent = self.trouble.filter(|t| !t.healed).map(|t| t.gateway);
+        for (i, address) in self.http.iter().copied().enumerate().filter(|(i, _)| Some(*i) != silent) {
+            asked.spawn(async move { (i, http::glance_json(address, "/v1/status").await) });
         }
-        let node = http::glance_json(self.node_port, "/v1/status").await;
-        let metrics = http::glance(self.node_port, "/metrics").await.map_or(Vec::new(), |(_, body)| body);
-        let mut gateways = vec![Gateway::default(); self.http_ports.len()];
+        let node = http::glance_json(self.node_http, "/v1/status").await;
+        let metrics = http::glance(self.node_http, "/metrics").await.map_or(Vec::new(), |(_, body)| body);
+        let mut gateways = vec![Gateway::default(); self.http.len()];
         while let Some(answer) = asked.join_next().await {
             let Ok((i, value)) = answer else { continue };
             if let Some(gateway) = gateways.get_mut(i) {
                 *gateway = status::gateway(value.as_ref());
             }
         }
-        for (i, gateway) in gateways.iter().enumerate() {
-            self.leaders.observe(i, &gateway.leads);
-        }
+        self.leading = gateways.iter().map(|g| g.leading).collect();
+        self.leaders.observe(gateways.iter().map(|g| g.leads.as_slice()));
         (gateways, status::node(node.as_ref(), &String::from_utf8_lossy(&metrics)))
     }
 
-    /// Kills a gateway if it is time to, and notes when one that was killed is ready again.
+    /// Does to a gateway what is due, heals what has lasted long enough, and notes when all are ready again. When it
+    /// may do no more harm, what there is is healed at once.
     ///
     /// # Errors
-    /// When a killed gateway does not come back.
-    pub async fn harass(&mut self, kill: bool) -> Result<(), String> {
-        if let Some(index) = self.down {
-            let port = self.http_ports.get(index).copied().unwrap_or(0);
-            if is_ready(port).await {
-                self.down = None;
-                self.next_kill = self.kill_every.map(|every| Instant::now() + every);
+    /// When a gateway can't be started again, or the network not be cut or mended.
+    pub async fn harass(&mut self, fleet: Option<&Fleet>, may: bool) -> Result<(), String> {
+        let now = Instant::now();
+        match self.trouble {
+            Some(trouble) if !trouble.healed => {
+                if !may || trouble.heal_at <= now {
+                    self.heal(trouble)?;
+                    self.trouble = Some(Trouble { healed: true, ..trouble });
+                }
             }
-            return Ok(());
-        }
-        let Some(every) = self.kill_every.filter(|_| kill) else { return Ok(()) };
-        let due = *self.next_kill.get_or_insert_with(|| Instant::now() + every);
-        if Instant::now() < due {
-            return Ok(());
-        }
-        let index = fastrand::usize(0..self.gateways.len().max(1));
-        if let Some(gateway) = self.gateways.get_mut(index) {
-            gateway.kill().await;
-            gateway.spawn()?;
-            self.kills += 1;
-            self.down = Some(index);
+            Some(trouble) => {
+                let mut ready = true;
+                for address in &self.http {
+                    ready &= is_ready(*address).await;
+                }
+                if ready {
+                    self.trouble = None;
+                    self.schedule.rest(trouble.kind, Instant::now());
+                }
+            }
+            None => {
+                if let Some(kind) = may.then(|| self.schedule.next(now)).flatten() {
+                    self.strike(kind, fleet).await?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// No killed gateway is still on its way back.
-    pub fn is_whole(&self) -> bool {
-        self.down.is_none()
+    async fn strike(&mut self, kind: Kind, fleet: Option<&Fleet>) -> Result<(), String> {
+        let leading: Vec<usize> =
+            (0..self.gateways.len()).filter(|i| self.leading.get(*i) > Some(&0)).collect();
+        let index =
+            fastrand::choice(leading).unwrap_or_else(|| fastrand::usize(0..self.gateways.len().max(1)));
+        let cut = (kind == Kind::Cut).then(|| Cut::random(index, self.gateways.len()));
+        let heal_at = Instant::now() + self.schedule.lasts(kind);
+        let mut trouble = Trouble { gateway: index, kind, cut, heal_at, healed: false };
+        if let Some(fleet) = fleet {
+            let name = match kind {
+                Kind::Kill => "kill",
+                Kind::Pause => "pause",
+                Kind::Cut => cut.map_or("cut", Cut::kind),
+            };
+            fleet.fault(name, index);
+        }
+        let Some(gateway) = self.gateways.get_mut(index) else { return Ok(()) };
+        match kind {
+            Kind::Kill => gateway.kill().await,
+            Kind::Pause => gateway.signal(Signal::STOP),
+            Kind::Cut => {
+                if let (Some(cut), Some(net)) = (cut, &self.net) {
+                    cut.apply(net, self.gateways.len())?;
+                }
+            }
+        }
+        if heal_at <= Instant::now() {
+            self.heal(trouble)?;
+            trouble.healed = true;
+        }
+        self.trouble = Some(trouble);
+        Ok(())
     }
 
-    /// Gateways killed so far.
-    pub fn kills(&self) -> u64 {
-        self.kills
+    fn heal(&mut self, trouble: Trouble) -> Result<(), String> {
+        let Some(gateway) = self.gateways.get_mut(trouble.gateway) else { return Ok(()) };
+        match trouble.kind {
+            Kind::Kill => gateway.spawn(),
+            Kind::Pause => {
+                gateway.signal(Signal::CONT);
+                Ok(())
+            }
+            Kind::Cut => match (trouble.cut, &self.net) {
+                (Some(cut), Some(net)) => cut.mend(net, self.gateways.len()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// No fault is still to be healed, and no gateway still on its way back.
+    pub fn is_whole(&self) -> bool {
+        self.trouble.is_none()
+    }
+
+    /// What was done to gateways so far.
+    pub fn faults(&self) -> Done {
+        self.schedule.done()
     }
 
     /// Changes of leadership seen so far.
@@ -175,6 +249,6 @@ impl Site {
     }
 }
 
-async fn is_ready(port: u16) -> bool {
-    http::glance(port, "/readyz").await.is_some_and(|(status, _)| status == 200)
+async fn is_ready(address: SocketAddrV4) -> bool {
+    http::glance(address, "/readyz").await.is_some_and(|(status, _)| status == 200)
 }

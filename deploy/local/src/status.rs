@@ -84,11 +84,17 @@ pub struct Leaders {
 }
 
 impl Leaders {
-    /// Takes in what gateway `index` says it leads.
-    pub fn observe(&mut self, index: usize, leads: &[u64]) {
-        for shard in leads {
-            if let Some(before) = self.known.insert(*shard, index)
-                && before != index
+    /// Takes in what each gateway says it leads. Where two say so, one of them has not noticed yet that it does not.
+    pub fn observe<'a>(&mut self, all: impl IntoIterator<Item = &'a [u64]>) {
+        let mut said: BTreeMap<u64, Option<usize>> = BTreeMap::new();
+        for (index, leads) in all.into_iter().enumerate() {
+            for shard in leads {
+                said.entry(*shard).and_modify(|leader| *leader = None).or_insert(Some(index));
+            }
+        }
+        for (shard, leader) in said {
+            if let Some(leader) = leader
+                && self.known.insert(shard, leader).is_some_and(|before| before != leader)
             {
                 self.changes += 1;
             }
@@ -135,12 +141,18 @@ mod tests {
     #[test]
     fn only_a_new_leader_is_a_change() {
         let mut leaders = Leaders::default();
-        leaders.observe(0, &[1, 2]);
-        leaders.observe(1, &[3]);
-        leaders.observe(0, &[1, 2]);
-        assert_eq!(leaders.changes(), 0);
-        leaders.observe(1, &[1, 3]);
-        leaders.observe(0, &[1]);
-        assert_eq!(leaders.changes(), 2);
+        let mut changes = |first: &[u64], second: &[u64]| {
+            leaders.observe([first, second]);
+            leaders.changes()
+        };
+        assert_eq!(changes(&[1, 2], &[3]), 0);
+        assert_eq!(changes(&[1, 2], &[]), 0);
+        assert_eq!(
+            changes(&[1, 2], &[1, 3]),
+            0,
+            "the first wakes as a leader of the past, or the second does"
+        );
+        assert_eq!(changes(&[2], &[1, 3]), 1);
+        assert_eq!(changes(&[2, 1], &[3]), 2);
     }
 }

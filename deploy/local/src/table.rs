@@ -1,5 +1,6 @@
 //! The live table: redrawn in place on a terminal, one plain line at a time into a pipe.
 
+use crate::faults::Done;
 use crate::status::{Gateway, Node};
 use firmware_sim::fleet::Progress;
 use std::io::Write;
@@ -24,8 +25,8 @@ pub struct View {
     pub node: Node,
     /// Changes of leadership so far.
     pub leader_changes: u64,
-    /// Gateways killed so far.
-    pub kills: u64,
+    /// What was done to gateways so far.
+    pub faults: Done,
 }
 
 impl View {
@@ -42,9 +43,8 @@ impl View {
         let devices = self.devices.map_or(String::new(), |d| {
             format!("  published {}  acked {}  waiting {}", d.published, d.acked, d.pending)
         });
-        let kills = if self.kills > 0 { format!("  kills {}", self.kills) } else { String::new() };
         format!(
-            "{:>5}s {:<9} {:>7} acked/s{devices}  windows {}  leads {}  outbox {batches} ({})  leader changes {}{kills}",
+            "{:>5}s {:<9} {:>7} acked/s{devices}  windows {}  leads {}  outbox {batches} ({})  leader changes {}{}",
             self.seconds,
             self.stage,
             self.acked_per_second,
@@ -52,6 +52,7 @@ impl View {
             leads.join("/"),
             bytes_text(bytes),
             self.leader_changes,
+            self.faults.text(),
         )
     }
 
@@ -78,7 +79,7 @@ impl View {
             rows.push(format!("{:>7}  {state:<6} {:>6}   {outbox}", i + 1, g.leading));
         }
         let node = if self.node.up { "up" } else { "down" };
-        rows.push(format!("node {node}   leader changes {}   kills {}", self.leader_changes, self.kills));
+        rows.push(format!("node {node}   leader changes {} {}", self.leader_changes, self.faults.text()));
         rows.into_iter().map(|row| row.chars().take(columns).collect()).collect()
     }
 }
@@ -160,7 +161,7 @@ mod tests {
             ],
             node: Node { up: true, windows: 77, missing: 0 },
             leader_changes: 4,
-            kills: 1,
+            faults: Done { kills: 1, ..Done::default() },
         }
     }
 

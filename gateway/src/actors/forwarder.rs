@@ -42,6 +42,11 @@ pub struct LeaderIs(pub ShardId, pub GatewayId);
 #[rtype(result = "()")]
 pub struct GatewayDown(pub GatewayId);
 
+/// A gateway can be reached again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GatewayUp(pub GatewayId);
+
 /// Whom it carries to.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -195,6 +200,13 @@ impl Handler<GatewayDown> for Forwarder {
     type Result = ();
     fn handle(&mut self, GatewayDown(gateway): GatewayDown, _: &mut Self::Context) {
         self.core.gateway_down(self.now_ms(), gateway);
+    }
+}
+
+impl Handler<GatewayUp> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, GatewayUp(gateway): GatewayUp, _: &mut Self::Context) {
+        self.core.gateway_up(gateway);
     }
 }
 

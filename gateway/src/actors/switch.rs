@@ -1,7 +1,7 @@
 //! The switch: takes what comes from peers to whom it concerns, and what goes to peers to their links;
 //! tells everyone who lives; and finds the replica that can answer a query.
 
-use crate::actors::forwarder::{Answered, Forwarder, GatewayDown};
+use crate::actors::forwarder::{Answered, Forwarder, GatewayDown, GatewayUp};
 use crate::actors::front::Front;
 use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
 use crate::actors::shard::{ShardActor, ShardEvents};
@@ -256,6 +256,9 @@ impl Handler<PeersChanged> for Switch {
             }
             for gone in self.up.difference(&up).chain(&restarted) {
                 to.forwarder.do_send(GatewayDown(*gone));
+            }
+            for back in up.difference(&self.up).chain(restarted.iter().filter(|r| up.contains(r))) {
+                to.forwarder.do_send(GatewayUp(*back));
             }
         }
         self.up = up;

@@ -138,6 +138,8 @@ struct Lane {
     /// An answer has set that time; otherwise nobody has said anything since it was sent.
     heard: bool,
     leader: Option<GatewayId>,
+    /// Who was sent what is unanswered.
+    asked: Option<GatewayId>,
     /// How often in a row a replica named another as the leader.
     hops: usize,
     /// Which replica to try next while no leader is known.
@@ -153,12 +155,15 @@ pub struct Forward {
     lanes: BTreeMap<ShardId, Lane>,
     dirty: BTreeSet<ShardId>,
     queued_bytes: usize,
+    /// Gateways that can't be reached. They are not asked while another replica can be.
+    down: BTreeSet<GatewayId>,
 }
 
 impl Forward {
     /// A forwarder that numbers its batches under `origin`.
     pub fn new(origin: Origin, ring: Arc<Ring>) -> Self {
-        Self { origin, ring, lanes: BTreeMap::new(), dirty: BTreeSet::new(), queued_bytes: 0 }
+        let (lanes, dirty, down) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { origin, ring, lanes, dirty, queued_bytes: 0, down }
     }
 
     /// The origin that this process's batches carry.
@@ -199,7 +204,9 @@ impl Forward {
                     lane.wait(now_ms, RESEND_MS, false);
                 }
                 let batch = lane.cut();
-                out.send.push((lane.target(self.ring.replicas(shard)), batch.outgoing(shard)));
+                let to = lane.target(self.ring.replicas(shard), &self.down);
+                lane.asked = Some(to);
+                out.send.push((to, batch.outgoing(shard)));
                 lane.inflight.push_back(batch);
             }
         }
@@ -242,7 +249,8 @@ impl Forward {
             },
             ForwardAnswer::NotLeader { leader } => {
                 if lane.leader == Some(from) || lane.leader.is_none() {
-                    lane.leader = leader.map(GatewayId).filter(|l| *l != from);
+                    // Who has not noticed yet that its leader is gone still names it.
+                    lane.leader = leader.map(GatewayId).filter(|l| *l != from && !self.down.contains(l));
                     lane.hops += 1;
                     // Two replicas may each think that the other leads.
                     match lane.leader.filter(|_| lane.hops < replicas) {
@@ -268,12 +276,20 @@ impl Forward {
         }
     }
 
-    /// A gateway can't be reached: its shards' batches look for another leader.
+    /// A gateway can't be reached: batches that it was asked to take look for another leader.
     pub fn gateway_down(&mut self, now_ms: u64, gateway: GatewayId) {
-        for lane in self.lanes.values_mut().filter(|l| l.leader == Some(gateway)) {
-            lane.leader = None;
-            lane.wait(now_ms, RETRY_MS, true);
+        self.down.insert(gateway);
+        for lane in self.lanes.values_mut() {
+            if lane.leader == Some(gateway) || (lane.leader.is_none() && lane.asked == Some(gateway)) {
+                lane.leader = None;
+                lane.wait(now_ms, RETRY_MS, true);
+            }
         }
+    }
+
+    /// A gateway can be reached again.
+    pub fn gateway_up(&mut self, gateway: GatewayId) {
+        self.down.remove(&gateway);
     }
 
     /// Sends again what waited too long.
@@ -287,7 +303,7 @@ impl Forward {
             }
             lane.hops = 0;
             lane.probe = lane.probe.wrapping_add(1);
-            let to = lane.target(self.ring.replicas(*shard));
+            let to = lane.target(self.ring.replicas(*shard), &self.down);
             lane.resend(now_ms, *shard, to, out);
         }
     }
@@ -341,8 +357,10 @@ impl Inflight {
 }
 
 impl Lane {
-    fn target(&self, replicas: &[GatewayId]) -> GatewayId {
-        self.leader.unwrap_or_else(|| replicas[self.probe % replicas.len()])
+    fn target(&self, replicas: &[GatewayId], down: &BTreeSet<GatewayId>) -> GatewayId {
+        let turn = |i: usize| replicas[(self.probe + i) % replicas.len()];
+        let reachable = || (0..replicas.len()).map(turn).find(|r| !down.contains(r));
+        self.leader.or_else(reachable).unwrap_or_else(|| turn(0))
     }
 
     fn cut(&mut self) -> Inflight {
@@ -383,6 +401,7 @@ impl Lane {
     /// Sends all that is unanswered.
     fn resend(&mut self, now_ms: u64, shard: ShardId, to: GatewayId, out: &mut Effects) {
         self.wait(now_ms, RESEND_MS, false);
+        self.asked = Some(to);
         out.send.extend(self.inflight.iter().filter(|b| b.answer.is_none()).map(|b| (to, b.outgoing(shard))));
     }
 

@@ -5,7 +5,7 @@ use selvedge_shared::seal::SiteSecret;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 const WAIT: Duration = Duration::from_secs(30);
 
 /// The settings of a site's gateways, in a folder of their own.
+#[derive(Clone)]
 pub struct Plan {
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     pub peer: Vec<u16>,
     pub mqtt: Vec<u16>,
     pub http: Vec<u16>,
@@ -30,7 +31,16 @@ fn free_ports(count: usize) -> Vec<u16> {
 impl Plan {
     /// Writes the settings of `count` gateways.
     pub fn new(count: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::settings(count, None)
+    }
+
+    /// The same, where gateway `from` reaches gateway `to` at another port than it listens on.
+    pub fn wired(count: usize, at: impl Fn(usize, usize) -> u16) -> Self {
+        Self::settings(count, Some(&at))
+    }
+
+    fn settings(count: usize, at: Option<&dyn Fn(usize, usize) -> u16>) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
         SiteSecret::generate().unwrap().create_file(&dir.path().join("secret")).unwrap();
         let ports = free_ports(3 * count + 1);
         let part = |n: usize| ports[n * count..(n + 1) * count].to_vec();
@@ -43,7 +53,7 @@ impl Plan {
                  [mqtt]\nbind = \"127.0.0.1:{}\"\n[http]\nbind = \"127.0.0.1:{}\"\n\
                  [uplink]\nport = {nobody}\n[log]\nsegment_mib = 1\nkeep_free_mib = 0\n",
                 plan.dir.path().join("secret"),
-                plan.members(count),
+                plan.members(count, |to| at.filter(|_| to != i).map_or(plan.peer[to], |at| at(i, to))),
                 i + 1,
                 plan.dir.path().join(format!("data-{i}")),
                 plan.peer[i],
@@ -56,8 +66,8 @@ impl Plan {
     }
 
     /// The first `count` gateways, as `site.gateways` names them.
-    fn members(&self, count: usize) -> String {
-        let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, self.peer[i]);
+    fn members(&self, count: usize, port: impl Fn(usize) -> u16) -> String {
+        let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, port(i));
         format!("[{}]", (0..count).map(member).collect::<Vec<_>>().join(", "))
     }
 
@@ -66,8 +76,13 @@ impl Plan {
         self.dir.path().join(format!("{i}.toml"))
     }
 
+    /// The folder of it all.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Gateway `i`'s process, not started yet.
-    fn command(&self, i: usize) -> Command {
+    pub fn command(&self, i: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-gateway"));
         command.arg("--config").arg(self.file(i)).stdin(Stdio::null()).stdout(Stdio::null());
         command
@@ -117,6 +132,38 @@ impl Plan {
 
 /// A process that does not outlive its test.
 pub struct Running(Child);
+
+impl Running {
+    /// Starts it.
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    /// SIGKILL for the one process that it has started; then it must end by itself.
+    pub fn kill_child(&mut self) {
+        let pid = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let child = children.split_whitespace().next().and_then(|c| c.parse().ok());
+        let child = child.and_then(rustix::process::Pid::from_raw).expect("it has a child");
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+        until("it ends with its child", || self.0.try_wait().unwrap().is_some());
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -1,0 +1,285 @@
+//! Histories of concurrent publishes and linearizable queries on three real gateways, while gateways are killed, stopped
+//! and cut off from each other, held against the definition of linearizability.
+//!
+//! Several sets at a time, each a device's stream: two publishers add elements (QoS 1, numbered, sent again at another
+//! gateway until acknowledged), three readers, one at each gateway, query it all the time. What is recorded is recorded
+//! in this process, by one clock. `SELVEDGE_HISTORY_SECONDS=600` makes it longer.
+
+mod histories {
+    pub mod checker;
+    pub mod clients;
+    pub mod wires;
+}
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[path = "gateways/site.rs"]
+mod site;
+
+use histories::checker::{Op, check};
+use histories::clients::{MAX_ELEMENTS, Publisher, read};
+use histories::wires::Wires;
+use site::{Plan, Running, until};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const GATEWAYS: usize = 3;
+/// Sets that are worked on at the same time.
+const LANES: usize = 4;
+const WRITERS: usize = 2;
+/// How long it goes on, in seconds, unless the environment says otherwise.
+const SECONDS: u64 = 20;
+/// How long a gateway is stopped or cut off: others give it up after half a second.
+const FAULT: Duration = Duration::from_millis(1_500);
+/// How long a killed gateway is away.
+const AWAY: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Kill,
+    Pause,
+    /// It and one other don't hear each other.
+    Pair,
+    /// Nobody hears it.
+    Mute,
+    /// It hears nobody.
+    Deaf,
+    /// Both; clients can reach it all the time.
+    Island,
+}
+
+const FAULTS: [Fault; 6] = [Fault::Pause, Fault::Island, Fault::Kill, Fault::Mute, Fault::Pair, Fault::Deaf];
+
+/// Three gateways behind wires.
+struct Site {
+    plan: Plan,
+    wires: std::sync::Arc<Wires>,
+    running: Vec<Option<Running>>,
+}
+
+impl Site {
+    fn start() -> Self {
+        let (wires, listeners) = Wires::new(GATEWAYS);
+        let ports: Vec<Vec<u16>> = listeners
+            .iter()
+            .map(|row| row.iter().map(|l| l.local_addr().unwrap().port()).collect())
+            .collect();
+        let plan = Plan::wired(GATEWAYS, |from, to| ports[from][to]);
+        for (from, row) in listeners.into_iter().enumerate() {
+            for (to, listener) in row.into_iter().enumerate() {
+                wires.serve(listener, from, to, plan.peer[to]);
+            }
+        }
+        let running = (0..GATEWAYS).map(|i| Some(plan.started(i))).collect();
+        let site = Self { plan, wires, running };
+        site.wait_whole();
+        site
+    }
+
+    fn wait_whole(&self) {
+        until("all gateways are ready", || (0..GATEWAYS).all(|i| self.plan.is_ready(i)));
+    }
+
+    /// A gateway that leads, by chance.
+    fn leading(&self) -> usize {
+        let leads = |i: &usize| self.plan.json(*i, "/v1/status")["totals"]["leading"].as_u64() > Some(0);
+        fastrand::choice((0..GATEWAYS).filter(leads).collect::<Vec<_>>()).unwrap_or(0)
+    }
+
+    fn suffer(&mut self, fault: Fault) {
+        let me = self.leading();
+        let others = || (0..GATEWAYS).filter(|i| *i != me);
+        match fault {
+            Fault::Kill => {
+                self.running[me] = None;
+                std::thread::sleep(AWAY);
+                self.running[me] = Some(self.plan.started(me));
+            }
+            Fault::Pause => {
+                let gateway = self.running[me].as_ref().unwrap();
+                gateway.pause();
+                std::thread::sleep(FAULT);
+                gateway.resume();
+            }
+            Fault::Pair | Fault::Mute | Fault::Deaf | Fault::Island => {
+                let cut = if fault == Fault::Pair {
+                    others().take(1).collect()
+                } else {
+                    others().collect::<Vec<_>>()
+                };
+                for other in cut {
+                    if fault != Fault::Deaf {
+                        self.wires.cut(me, other);
+                    }
+                    if fault != Fault::Mute {
+                        self.wires.cut(other, me);
+                    }
+                }
+                std::thread::sleep(FAULT);
+                self.wires.mend();
+            }
+        }
+        self.wait_whole();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.wires.end();
+    }
+}
+
+/// One set and what was done to it.
+struct Object {
+    device: String,
+    next: AtomicU32,
+    history: Mutex<Vec<Op>>,
+}
+
+fn think(most_ms: u64) {
+    std::thread::sleep(Duration::from_millis(fastrand::u64(1..=most_ms)));
+}
+
+impl Object {
+    fn new(n: u32) -> Self {
+        Self { device: format!("set-{n}"), next: AtomicU32::new(0), history: Mutex::new(Vec::new()) }
+    }
+
+    fn note(&self, op: Op) {
+        self.history.lock().unwrap().push(op);
+    }
+
+    /// Adds elements until there are no more, or all is over.
+    fn write(&self, plan: &Plan, writer: usize, over: &AtomicBool) {
+        let mut publisher = Publisher::new(format!("{}-{writer}", self.device));
+        let mut gateway = fastrand::usize(0..GATEWAYS);
+        let topic = format!("d/{}/x", self.device);
+        while !over.load(Ordering::Relaxed) {
+            let element = self.next.fetch_add(1, Ordering::Relaxed);
+            if element >= MAX_ELEMENTS {
+                return;
+            }
+            let value = 1u64 << element;
+            let payload = format!("{{\"value\":{value},\"ts\":1764000000000,\"seq\":{element},\"boot\":1}}");
+            let invoked = Instant::now();
+            let mut answered = None;
+            // Once all is over it is given a few more chances; then its outcome stays unknown.
+            let mut left = 5;
+            while answered.is_none() && left > 0 {
+                match publisher.publish(plan.mqtt[gateway], &topic, &payload) {
+                    Ok(()) => answered = Some(Instant::now()),
+                    Err(_) => gateway = (gateway + 1) % GATEWAYS,
+                }
+                left -= u32::from(over.load(Ordering::Relaxed));
+            }
+            self.note(Op::Add { element, invoked, answered });
+            think(80);
+        }
+    }
+
+    fn read(&self, plan: &Plan, gateway: usize) {
+        let invoked = Instant::now();
+        if let Ok(elements) = read(plan.http[gateway], &self.device) {
+            self.note(Op::Read { elements, invoked, answered: Instant::now() });
+        }
+    }
+
+    /// Two writers and a reader at each gateway, until all elements are in or all is over.
+    fn work(&self, plan: &Plan, over: &AtomicBool) {
+        let writing = AtomicU32::new(WRITERS as u32);
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let writing = &writing;
+                scope.spawn(move || {
+                    self.write(plan, writer, over);
+                    writing.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            for gateway in 0..GATEWAYS {
+                let writing = &writing;
+                scope.spawn(move || {
+                    while writing.load(Ordering::Relaxed) > 0 {
+                        self.read(plan, gateway);
+                        think(40);
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// What one run was like.
+struct Run {
+    objects: Vec<Object>,
+    faults: Vec<Fault>,
+}
+
+fn run(seconds: u64) -> Run {
+    let mut site = Site::start();
+    let plan = std::sync::Arc::new(site.plan.clone());
+    let (over, names) = (AtomicBool::new(false), AtomicU32::new(0));
+    let (objects, mut faults) = (Mutex::new(Vec::new()), Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let object = Object::new(names.fetch_add(1, Ordering::Relaxed));
+                    object.work(&plan, &over);
+                    objects.lock().unwrap().push(object);
+                }
+            });
+        }
+        // Whatever happens here, the others must be told to end.
+        let suffered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let end = Instant::now() + Duration::from_secs(seconds);
+            while Instant::now() < end || faults.len() < FAULTS.len() {
+                let fault = FAULTS[faults.len() % FAULTS.len()];
+                site.suffer(fault);
+                faults.push(fault);
+                think(500);
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        if let Err(panic) = suffered {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    // At the end everybody must give the same, with all that was acknowledged.
+    let objects = objects.into_inner().unwrap();
+    for object in &objects {
+        for gateway in 0..GATEWAYS {
+            until("a gateway of a whole site answers", || {
+                let before = object.history.lock().unwrap().len();
+                object.read(&plan, gateway);
+                object.history.lock().unwrap().len() > before
+            });
+        }
+    }
+    Run { objects, faults }
+}
+
+#[test]
+fn real_gateways_are_linearizable_while_they_are_killed_stopped_and_cut_off() {
+    let seconds =
+        std::env::var("SELVEDGE_HISTORY_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS);
+    let run = run(seconds);
+    let (mut adds, mut unknown, mut reads) = (0, 0, 0);
+    for object in &run.objects {
+        let history = object.history.lock().unwrap();
+        for op in history.iter() {
+            match op {
+                Op::Add { answered: Some(_), .. } => adds += 1,
+                Op::Add { answered: None, .. } => unknown += 1,
+                Op::Read { .. } => reads += 1,
+            }
+        }
+        check(&history).unwrap_or_else(|why| panic!("{} is not linearizable: {why}", object.device));
+    }
+    let sets = run.objects.len();
+    println!(
+        "{sets} sets: {adds} adds acknowledged, {unknown} of unknown outcome, {reads} reads, {} faults",
+        run.faults.len()
+    );
+    assert!(adds > 100 && reads > 100, "enough was done to mean something: {adds} adds, {reads} reads");
+    assert_eq!(run.faults.iter().collect::<BTreeSet<_>>().len(), FAULTS.len(), "each kind of fault was met");
+}

@@ -1,0 +1,300 @@
+//! Power cuts on the files of a real gateway.
+//!
+//! A gateway (a site of one: what it acknowledges rests on its disk alone) runs under `strace`, which writes down all
+//! that it does to its files, while clients publish; it is killed, recovers and runs on. Afterwards the power is cut
+//! in thought at many moments of that: the folder is built as it could be found on disk, with what was not synced
+//! lost, kept or torn, and a real gateway is started on it. Every reading that was acknowledged before that
+//! moment must be counted, none that was sent after it may be, and the gateway must take further ones.
+//!
+//! The same with a site of three that goes dark as a whole, each gateway at about the same time: there what is
+//! acknowledged rests on votes, and a vote that left before it was on disk shows.
+//!
+//! Nothing in the gateway takes part in this: a forgotten sync shows, of a file or a folder, wherever it is.
+//! `SELVEDGE_POWER_CUTS=2000` makes it longer.
+
+#[path = "histories/clients.rs"]
+mod clients;
+mod power {
+    pub mod disk;
+    pub mod trace;
+}
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[path = "gateways/site.rs"]
+mod site;
+
+use clients::{Publisher, read};
+use power::disk::{Crash, Disk};
+use power::trace::{Act, CALLS, Event, Reader};
+use selvedge_gateway::logic::machine::Machine;
+use selvedge_gateway::logic::shard::MAX_SNAPSHOT_BYTES;
+use selvedge_gateway::wal::{BatchStore, RealDisk, SnapshotStore};
+use selvedge_shared::ids::ShardId;
+use serde_json::Value;
+use site::{Plan, Running, until};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Moments at which the power is cut, unless the environment says otherwise; at each in three ways.
+const CUTS: usize = 20;
+/// The shards of the site.
+const SHARDS: u16 = 8;
+/// Devices whose readings are told apart, and how many each sends in one life of the gateway.
+const SETS: u32 = 4;
+const ELEMENTS: u32 = 12;
+/// Publishes that fill the log, so that it gets new segments, snapshots and trimming.
+const BULK: u32 = 120;
+
+/// Little is much: the log asks for snapshots soon, and streams that rest close their windows, which become batches.
+const RULES: [&str; 6] =
+    ["--set", "log.max_segments=3", "--set", "rules.idle_close_ms=300", "--set", "rules.cut_after_ms=100"];
+
+/// A reading, with when it was sent and acknowledged, in seconds since 1970.
+struct Sent {
+    set: u32,
+    element: u32,
+    sent: f64,
+    acked: f64,
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+fn device(set: u32) -> String {
+    format!("set-{set}")
+}
+
+fn publish(port: u16, publisher: &mut Publisher, topic: &str, payload: &str) {
+    until("a publish is acknowledged", || publisher.publish(port, topic, payload).is_ok());
+}
+
+fn add(port: u16, publisher: &mut Publisher, set: u32, element: u32) {
+    let value = 1u64 << element;
+    let payload = format!("{{\"value\":{value},\"ts\":1764000000000,\"seq\":{element},\"boot\":1}}");
+    publish(port, publisher, &format!("d/{}/x", device(set)), &payload);
+}
+
+/// Publishes at all gateways while they live for the `life`th time.
+fn work(plan: &Plan, life: u32) -> Vec<Sent> {
+    let all = Mutex::new(Vec::new());
+    let port = |n: u32| plan.mqtt[n as usize % plan.mqtt.len()];
+    std::thread::scope(|scope| {
+        for set in 0..SETS {
+            let all = &all;
+            scope.spawn(move || {
+                let mut publisher = Publisher::new(format!("set-{set}"));
+                for element in life * ELEMENTS..(life + 1) * ELEMENTS {
+                    let sent = now();
+                    add(port(set), &mut publisher, set, element);
+                    all.lock().unwrap().push(Sent { set, element, sent, acked: now() });
+                }
+            });
+        }
+        for bulk in 0..2 {
+            scope.spawn(move || {
+                let mut publisher = Publisher::new(format!("bulk-{bulk}"));
+                // The names of streams are in the log in full.
+                let keys: Vec<_> =
+                    (0..160).map(|n| format!("\"{}{n:03}\":1", "stream-".repeat(10))).collect();
+                let payload = format!("{{{}}}", keys.join(","));
+                for n in 0..BULK {
+                    let topic = format!("d/bulk-{life}-{bulk}-{}", n / 10);
+                    publish(port(bulk), &mut publisher, &topic, &payload);
+                }
+            });
+        }
+    });
+    all.into_inner().unwrap()
+}
+
+/// Runs all gateways under strace through two lives; gives what each did to its data folder, and what was sent.
+fn record(plan: &Plan) -> (Vec<Vec<Event>>, Vec<Sent>) {
+    let count = plan.mqtt.len();
+    let mut readers: Vec<Reader> = (0..count).map(|_| Reader::default()).collect();
+    let mut sent = Vec::new();
+    for life in 0..2 {
+        let trace = |i: usize| plan.path().join(format!("trace-{i}-{life}"));
+        let start = |i: usize| {
+            let gateway = plan.command(i);
+            let mut strace = Command::new("strace");
+            strace.args(["-f", "--seccomp-bpf", "-y", "-ttt", "-xx", "-s", "16777216", "-e", "signal=none"]);
+            strace.arg("-e").arg(format!("trace={CALLS}")).arg("-o").arg(trace(i));
+            strace.arg(gateway.get_program()).args(gateway.get_args()).args(RULES);
+            Running::spawn(strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+        };
+        let mut traced: Vec<Running> = (0..count).map(start).collect();
+        until("all gateways are ready", || (0..count).all(|i| plan.is_ready(i)));
+        sent.extend(work(plan, life));
+        traced.iter_mut().for_each(Running::kill_child);
+        for (i, reader) in readers.iter_mut().enumerate() {
+            reader.read(&std::fs::read_to_string(trace(i)).unwrap());
+        }
+    }
+    let root = plan.path().to_str().unwrap();
+    let own = |(i, reader): (usize, Reader)| {
+        let data = Disk::new(&format!("{root}/data-{i}"));
+        // A sync of the folder that it is in makes its name durable.
+        let within = |e: &Event| {
+            data.concerns(&e.act)
+                || matches!(&e.act, Act::SyncBegins(_, p) | Act::SyncEnds(_, p) if p == root)
+        };
+        reader.events.into_iter().filter(within).collect()
+    };
+    (readers.into_iter().enumerate().map(own).collect(), sent)
+}
+
+/// Each batch that the newest snapshot of a shard lists must be there as it was cut: nobody else may have it.
+/// Gives how many were.
+fn check_batches(data: &Path, case: &str) -> u64 {
+    let (snapshots, batches) = (data.join("snapshots"), data.join("batches"));
+    if !snapshots.is_dir() || !batches.is_dir() {
+        return 0; // they are made in this order, before anything is taken in
+    }
+    let identity: Value =
+        serde_json::from_slice(&std::fs::read(data.join("identity.json")).unwrap()).unwrap();
+    let incarnation = identity["incarnation"].as_str().and_then(|text| u128::from_str_radix(text, 16).ok());
+    let identity = incarnation.unwrap().to_le_bytes();
+    let disk = |path| Arc::new(RealDisk::open(path).unwrap());
+    let snapshots = SnapshotStore::open(disk(snapshots), identity, MAX_SNAPSHOT_BYTES).unwrap();
+    let batches = BatchStore::open(disk(batches), identity).unwrap();
+    let mut found = 0;
+    for shard in 0..SHARDS {
+        let newest = snapshots.load_newest(shard).unwrap_or_else(|e| panic!("{case}: {e}"));
+        let Some((_, bytes)) = newest else { continue };
+        let machine = Machine::restore(ShardId(shard), Arc::default(), &bytes).unwrap();
+        let outbox = machine.outbox_stats();
+        for seq in outbox.cursor + 1..=outbox.last {
+            let content = batches.get(shard, seq).unwrap_or_else(|e| panic!("{case}: {e}"));
+            let record = machine.batch_record(seq).unwrap();
+            let sound = content.is_some_and(|content| record.matches(&content));
+            assert!(sound, "{case}: batch {seq} of shard {shard} is in a snapshot and not on disk");
+            found += 1;
+        }
+    }
+    found
+}
+
+/// Starts the gateways on their images and holds what they count against what was acknowledged before the power was
+/// cut. An `end` is the moment after which nothing that was sent can be there.
+fn check(plan: &Plan, images: &[PathBuf], cut: f64, end: Option<f64>, sent: &[Sent], case: &str) {
+    let start = |(i, image): (usize, &PathBuf)| {
+        let mut command = plan.command(i);
+        command.args(RULES).arg("--set").arg(format!("gateway.data_dir={}", image.display()));
+        Running::spawn(command.stderr(Stdio::null()))
+    };
+    let _gateways: Vec<Running> = images.iter().enumerate().map(start).collect();
+    until(case, || (0..images.len()).all(|i| plan.is_ready(i)));
+    for set in 0..SETS {
+        let (http, mqtt) = (plan.http[set as usize % images.len()], plan.mqtt[set as usize % images.len()]);
+        let mut counted = None;
+        until("a query is answered", || {
+            counted = read(http, &device(set)).ok();
+            counted.is_some()
+        });
+        let counted = counted.unwrap_or(0);
+        for of in sent.iter().filter(|of| of.set == set) {
+            let there = counted >> of.element & 1 == 1;
+            assert!(there || of.acked >= cut, "{case}: set {set} lost {} that was acknowledged", of.element);
+            let late = end.is_some_and(|end| of.sent >= end);
+            assert!(!(there && late), "{case}: set {set} counts {} that was sent later", of.element);
+        }
+        // One more, that nobody sent before.
+        add(mqtt, &mut Publisher::new(format!("after-{set}")), set, 2 * ELEMENTS);
+        let all = counted | 1 << (2 * ELEMENTS);
+        until("it is counted", || read(http, &device(set)).is_ok_and(|elements| elements == all));
+    }
+}
+
+/// Moments between two acts: half of them in the busy stream of commits, half where something rarer happens.
+fn moments(events: &[Event], count: usize, chance: &mut fastrand::Rng) -> Vec<usize> {
+    let name = |e: &Event| !matches!(e.act, Act::Write(..) | Act::SyncBegins(..) | Act::SyncEnds(..));
+    let near = |i: &usize| events[i.saturating_sub(4)..(i + 2).min(events.len())].iter().any(name);
+    let (rare, usual): (Vec<usize>, Vec<usize>) = (0..events.len()).partition(near);
+    let mut chosen = chance.choose_multiple(rare, count / 2);
+    chosen.extend(chance.choose_multiple(usual, count - count / 2));
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+/// How often the power is cut, and the chance by which.
+fn cuts(most: usize) -> (usize, u64) {
+    let cuts = std::env::var("SELVEDGE_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(most);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    (cuts, seed)
+}
+
+#[test]
+#[ignore = "needs strace (on Debian: apt-get install strace), and leave to trace its own children"]
+fn whatever_a_power_cut_leaves_of_a_real_gateways_files_holds_all_that_was_acknowledged() {
+    let plan = Plan::new(1);
+    let (mut events, sent) = record(&plan);
+    let events = events.remove(0);
+    let met = |what: &str| events.iter().filter(|e| format!("{:?}", e.act).contains(what)).count();
+    println!(
+        "{} acts on files: {} writes, {} syncs, {} files of snapshots, {} of batches, {} segments removed; {} readings",
+        events.len(),
+        met("Write("),
+        met("SyncEnds("),
+        events.iter().filter(|e| matches!(&e.act, Act::Rename(_, p) if p.contains("/snapshots/"))).count(),
+        events.iter().filter(|e| matches!(&e.act, Act::Create(p) if p.contains("/batches/"))).count(),
+        events.iter().filter(|e| matches!(&e.act, Act::Remove(p) if p.contains("/log/"))).count(),
+        sent.len()
+    );
+    assert!(met("SyncEnds(") > 20 && met("/snapshots/") > 0 && met("/batches/") > 0, "enough was recorded");
+    let (cuts, seed) = cuts(CUTS);
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let moments = moments(&events, cuts, &mut chance);
+    let mut disk = Disk::new(plan.path().to_str().unwrap());
+    let (mut next, mut batches) = (0, 0);
+    for (i, event) in events.iter().enumerate() {
+        if moments.get(next) == Some(&i) {
+            next += 1;
+            for how in [Crash::Lost, Crash::Torn(chance.u64(..)), Crash::Torn(chance.u64(..))] {
+                let image = tempfile::tempdir().unwrap();
+                disk.image(how, image.path());
+                let case =
+                    format!("seed {seed}, before act {i} ({:.60}), {how:?}", format!("{:?}", event.act));
+                let data = image.path().join("data-0");
+                batches += check_batches(&data, &case);
+                check(&plan, &[data], event.time, Some(event.time), &sent, &case);
+            }
+        }
+        disk.act(&event.act);
+    }
+    let (cuts, images) = (moments.len(), 3 * moments.len());
+    println!("{cuts} power cuts, {images} gateways started on what they left, {batches} batches read there");
+}
+
+#[test]
+#[ignore = "needs strace (on Debian: apt-get install strace), and leave to trace its own children"]
+fn a_whole_site_without_power_keeps_all_that_was_acknowledged() {
+    let plan = Plan::new(3);
+    let (events, sent) = record(&plan);
+    let (cuts, seed) = cuts(CUTS);
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let mut done = 0;
+    for moment in moments(&events[0], cuts, &mut chance) {
+        // The others go dark at about the same time, each before one of its own acts.
+        let cut = events[0][moment].time;
+        let images = tempfile::tempdir().unwrap();
+        let mut data = Vec::new();
+        let how = [Crash::Lost, Crash::Torn(chance.u64(..))][usize::from(chance.bool())];
+        for (i, events) in events.iter().enumerate() {
+            let more = if i == 0 { 0 } else { chance.usize(0..20) };
+            let mut disk = Disk::new(plan.path().to_str().unwrap());
+            let before = events.iter().take_while(|e| e.time < cut).count() + more;
+            events.iter().take(before).for_each(|e| disk.act(&e.act));
+            let to = images.path().join(i.to_string());
+            disk.image(how, &to);
+            data.push(to.join(format!("data-{i}")));
+        }
+        let case = format!("seed {seed}, before act {moment} of gateway 1, {how:?}");
+        check(&plan, &data, cut, None, &sent, &case);
+        done += 1;
+    }
+    println!("{done} times a site of three gateways started on what a power cut left");
+}

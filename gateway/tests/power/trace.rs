@@ -1,0 +1,204 @@
+//! What a process did to its files, as `strace` wrote it down: `-f -y -ttt -xx`, one line a system call, or two
+//! when another thread's came in between.
+
+use std::collections::HashMap;
+
+/// The calls that are recorded; with a question mark those that not every machine has.
+pub const CALLS: &str = "openat,?open,?creat,write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range,\
+    fallocate,ftruncate,?rename,renameat,renameat2,?unlink,unlinkat,?mkdir,mkdirat,?link,linkat,?symlink,symlinkat";
+
+/// Something that changed a file or a folder, or made it durable. Names are paths.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Act {
+    Create(String),
+    Write(String, u64, Vec<u8>),
+    /// Its length is this now.
+    Length(String, u64),
+    /// Its length is at least this now.
+    Grow(String, u64),
+    Rename(String, String),
+    Remove(String),
+    Folder(String),
+    /// All that was written when the call of this number began will be durable.
+    SyncBegins(usize, String),
+    SyncEnds(usize, String),
+}
+
+/// An act, and the time (seconds since 1970) before which it had not happened.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub time: f64,
+    pub act: Act,
+}
+
+/// Reads traces one after the other.
+#[derive(Default)]
+pub struct Reader {
+    pub events: Vec<Event>,
+    syncs: usize,
+}
+
+impl Reader {
+    /// Takes in one process's trace.
+    ///
+    /// # Panics
+    /// At a line that it does not understand: better than to overlook a write.
+    pub fn read(&mut self, trace: &str) {
+        // Where write(2) goes on, by descriptor, and calls that have begun, by thread.
+        let mut offsets: HashMap<u64, u64> = HashMap::new();
+        let mut begun: HashMap<&str, (String, Option<usize>)> = HashMap::new();
+        for line in trace.lines() {
+            let Some((thread, rest)) = line.split_once(' ') else { continue };
+            let Some((time, call)) = rest.trim_start().split_once(' ') else { continue };
+            let time: f64 = time.parse().unwrap_or_else(|_| panic!("no time in {line:.100}"));
+            if call.starts_with("+++") || call.starts_with("---") {
+                continue;
+            }
+            if let Some(call) = call.strip_suffix(" <unfinished ...>") {
+                let sync = self.begin(time, call);
+                begun.insert(thread, (call.to_string(), sync));
+                continue;
+            }
+            let (call, sync) = match call.strip_prefix("<... ").and_then(|c| c.split_once(" resumed>")) {
+                Some((_, rest)) => {
+                    let (call, sync) = begun.remove(thread).unwrap_or_default();
+                    (call + rest, sync)
+                }
+                None => (call.to_string(), self.begin(time, call)),
+            };
+            let Some((call, result)) = call.rsplit_once(" = ") else { continue }; // killed within
+            if !result.starts_with("-1") && !result.starts_with('?') {
+                self.end(time, call.trim_end(), result, sync, &mut offsets);
+            }
+        }
+    }
+
+    /// A call begins: syncs are noted, for they cover what was written by now.
+    fn begin(&mut self, time: f64, call: &str) -> Option<usize> {
+        if !call.starts_with("fsync(") && !call.starts_with("fdatasync(") {
+            return None;
+        }
+        self.syncs += 1;
+        let path = described(call.split_once('(').map_or("", |(_, args)| args)).1;
+        self.events.push(Event { time, act: Act::SyncBegins(self.syncs, path) });
+        Some(self.syncs)
+    }
+
+    fn end(
+        &mut self,
+        time: f64,
+        call: &str,
+        result: &str,
+        sync: Option<usize>,
+        offsets: &mut HashMap<u64, u64>,
+    ) {
+        let Some((name, args)) = call.strip_suffix(')').and_then(|c| c.split_once('(')) else {
+            panic!("not understood: {call:.200}")
+        };
+        let args: Vec<&str> = args.split(", ").collect();
+        let number = |i: usize| args[i].parse::<u64>().unwrap_or_else(|_| panic!("no number: {call:.200}"));
+        let act = match name {
+            "openat" | "open" | "creat" => {
+                let at = usize::from(name == "openat");
+                let flags = args.get(at + 1).copied().unwrap_or("O_CREAT|O_TRUNC");
+                offsets.insert(described(result).0, 0);
+                let path = text(args[at]);
+                if flags.contains("O_TRUNC") && !flags.contains("O_CREAT") {
+                    Act::Length(path, 0)
+                } else if flags.contains("O_CREAT") {
+                    // A file that is there is not made anew, only emptied.
+                    self.events.push(Event { time, act: Act::Create(path.clone()) });
+                    if !flags.contains("O_TRUNC") {
+                        return;
+                    }
+                    Act::Length(path, 0)
+                } else {
+                    return;
+                }
+            }
+            "write" => {
+                let (fd, path) = described(args[0]);
+                let bytes = bytes(args[1]);
+                let at = offsets.entry(fd).or_default();
+                *at += bytes.len() as u64;
+                Act::Write(path, *at - bytes.len() as u64, bytes)
+            }
+            "pwrite64" => Act::Write(described(args[0]).1, number(3), bytes(args[1])),
+            "fsync" | "fdatasync" => Act::SyncEnds(sync.unwrap_or(0), described(args[0]).1),
+            "fallocate" => Act::Grow(described(args[0]).1, number(2) + number(3)),
+            "ftruncate" => Act::Length(described(args[0]).1, number(1)),
+            "rename" => Act::Rename(text(args[0]), text(args[1])),
+            "renameat" | "renameat2" => Act::Rename(text(args[1]), text(args[3])),
+            "unlink" => Act::Remove(text(args[0])),
+            "unlinkat" => Act::Remove(text(args[1])),
+            "mkdir" => Act::Folder(text(args[0])),
+            "mkdirat" => Act::Folder(text(args[1])),
+            // To sockets and the like; were it to a file, its path would be missed below.
+            "writev" if !described(args[0]).1.starts_with('/') => return,
+            _ => panic!("nothing is known of this call: {call:.200}"),
+        };
+        self.events.push(Event { time, act });
+    }
+}
+
+/// The number and the path of `13<\x2f...>`.
+fn described(fd: &str) -> (u64, String) {
+    let (number, path) = fd.split_once('<').unwrap_or((fd, ""));
+    let path = path.split('>').next().unwrap_or_default();
+    (number.trim().parse().unwrap_or(u64::MAX), String::from_utf8_lossy(&unescape(path)).into_owned())
+}
+
+fn text(quoted: &str) -> String {
+    String::from_utf8_lossy(&bytes(quoted)).into_owned()
+}
+
+fn bytes(quoted: &str) -> Vec<u8> {
+    let inner = quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"'));
+    unescape(inner.unwrap_or_else(|| panic!("cut short: {quoted:.100}")))
+}
+
+/// The bytes of `\x2f\x74`; of anything else, itself.
+fn unescape(text: &str) -> Vec<u8> {
+    let Some(hex) = text.strip_prefix("\\x") else { return text.as_bytes().to_vec() };
+    hex.split("\\x")
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap_or_else(|_| panic!("{text:.100}")))
+        .collect()
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_two_threads_are_told_apart() {
+        let mut reader = Reader::default();
+        reader.read(
+            "7 1.5 openat(AT_FDCWD<\\x2f>, \"\\x2f\\x61\", O_RDWR|O_CREAT|O_TRUNC, 0666) = 3<\\x2f\\x61>\n\
+             7 1.6 write(3<\\x2f\\x61>, \"\\x01\\x02\", 2) = 2\n\
+             7 1.7 fdatasync(3<\\x2f\\x61> <unfinished ...>\n\
+             8 1.8 pwrite64(3<\\x2f\\x61>, \"\\x09\", 1, 512) = 1\n\
+             7 1.9 <... fdatasync resumed>) = 0\n\
+             8 2.0 fsync(4<socket:[5]>) = -1 EINVAL (Invalid argument)\n\
+             8 2.1 rename(\"\\x2f\\x61\", \"\\x2f\\x62\") = 0\n\
+             8 2.2 write(3<\\x2f\\x62>, \"\\x03\", 1) = 1\n\
+             7 2.3 fsync(3<\\x2f\\x62> <unfinished ...>\n\
+             7 2.4 +++ killed by SIGKILL +++\n",
+        );
+        let acts: Vec<Act> = reader.events.into_iter().map(|e| e.act).collect();
+        let (a, b) = ("/a".to_string(), "/b".to_string());
+        assert_eq!(
+            acts,
+            [
+                Act::Create(a.clone()),
+                Act::Length(a.clone(), 0),
+                Act::Write(a.clone(), 0, vec![1, 2]),
+                Act::SyncBegins(1, a.clone()),
+                Act::Write(a.clone(), 512, vec![9]),
+                Act::SyncEnds(1, a.clone()),
+                Act::SyncBegins(2, "socket:[5]".to_string()),
+                Act::Rename(a, b.clone()),
+                Act::Write(b.clone(), 2, vec![3]),
+                Act::SyncBegins(3, b),
+            ]
+        );
+    }
+}
