@@ -28,6 +28,8 @@ pub enum Kind {
     Exact,
     /// QoS 1 in a persistent session; resends are marked as such.
     Resent,
+    /// Nothing: QoS 1, no session, no number. What its connection takes along it does not send again.
+    Plain,
     /// As `Exact`, with readings of several devices in one publish, so that it touches several shards.
     Many,
 }
@@ -40,6 +42,8 @@ pub struct Reading {
     pub window: Option<i64>,
     /// Its publish was acknowledged; if it was refused instead, false.
     pub kept: Option<bool>,
+    /// It is sent once only, in a stream of its own, and may be lost with its connection.
+    pub once: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -124,8 +128,8 @@ impl Devices {
     pub fn new(random: &mut Random, count: usize, cramped: bool) -> Self {
         let kinds: &[Kind] = match cramped {
             // What is refused in one shard and counted in another is counted again when it is sent again.
-            true => &[Kind::Numbered, Kind::Exact, Kind::Resent],
-            false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Many],
+            true => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain],
+            false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many],
         };
         let device = |i: usize| Device {
             name: format!("device-{i}"),
@@ -151,11 +155,12 @@ impl Devices {
         let late = if random.chance(100) { random.below(5_000) as i64 } else { 0 };
         let time = true_time(now).plus(-late).0;
         let id = self.readings.len() as u64 + 1;
-        let mut readings = Vec::new();
+        let (mut readings, device_kind) = (Vec::new(), device.kind);
         let mut read = |id: u64, device: &str, stream: String, time: Option<i64>| {
             let window = time.map(|t| t.div_euclid(WIDEST_MS));
             let name = StreamName { device: device.to_string(), stream };
-            self.readings.insert(id, Reading { name, window, kept: None });
+            let once = device_kind == Kind::Plain;
+            self.readings.insert(id, Reading { name, window, kept: None, once });
             readings.push(id);
         };
         let (topic, payload) = match device.kind {
@@ -165,6 +170,11 @@ impl Devices {
                 read(id, &name, "n".into(), Some(time));
                 let payload = format!(r#"{{"value":{id},"ts":{time},"seq":{seq},"boot":{boot}}}"#);
                 (format!("d/{name}/n"), payload)
+            }
+            Kind::Plain => {
+                let stream = format!("once-{id}");
+                read(id, &name, stream.clone(), None);
+                (format!("d/{name}/{stream}"), id.to_string())
             }
             Kind::Exact | Kind::Resent => {
                 // Names of their own now and then, so that shards meet their bound of streams.
@@ -193,13 +203,13 @@ impl Devices {
     }
 
     /// A device starts anew: what it had measured it still has.
-    pub fn reboot(&mut self, pick: u64) {
+    pub fn reboot(&mut self, now: u64, pick: u64) {
         let count = self.list.len() as u64;
         let device = &mut self.list[(pick % count) as usize];
         if device.kind == Kind::Numbered && device.boot < 3 {
             (device.boot, device.seq) = (device.boot + 1, 0);
         }
-        device.connection = None;
+        device.leave(now);
     }
 
     /// What device `d` puts on its connection now; the first packet of a new one is a CONNECT.
@@ -290,7 +300,7 @@ impl Devices {
 impl Device {
     fn qos(&self) -> QoS {
         match self.kind {
-            Kind::Numbered | Kind::Resent => QoS::AtLeastOnce,
+            Kind::Numbered | Kind::Resent | Kind::Plain => QoS::AtLeastOnce,
             Kind::Exact | Kind::Many => QoS::ExactlyOnce,
         }
     }
@@ -305,11 +315,15 @@ impl Device {
 
     fn leave(&mut self, now: u64) {
         self.connection = None;
+        if self.kind == Kind::Plain {
+            self.flights.clear();
+            self.order.clear();
+        }
         self.connect_at = now + RECONNECT_MS;
     }
 
     fn connect(&self) -> Connect {
-        let clean = self.kind == Kind::Numbered;
+        let clean = matches!(self.kind, Kind::Numbered | Kind::Plain);
         Connect {
             client_id: self.name.clone().into(),
             version: Version::V5,

@@ -35,6 +35,8 @@ pub enum Rot {
 pub enum Fault {
     /// The power of a gateway fails, between two operations of its disk or within a write.
     PowerCut { at: GatewayId, how: Crash, down_ms: u64 },
+    /// The disk writes ever more slowly, and then the power fails.
+    DyingDisk { at: GatewayId, write_ms: u64, cut_after_ms: u64, how: Crash, down_ms: u64 },
     /// The process is killed; what it gave to the system is kept.
     Kill { at: GatewayId, down_ms: u64 },
     /// The process stands still, and goes on later as if nothing had been.
@@ -103,7 +105,7 @@ impl Plan {
         let cramped = r.chance(150);
         let mut faults = Vec::new();
         // Some runs are stormy, and most look at a few kinds of faults together.
-        let kinds: Vec<u64> = (0..4 + r.below(8)).map(|_| r.below(22)).collect();
+        let kinds: Vec<u64> = (0..4 + r.below(8)).map(|_| r.below(24)).collect();
         let count = r.pick(&[6, 12, 24, 40]);
         for _ in 0..count {
             let kind = r.pick(&kinds);
@@ -118,15 +120,17 @@ impl Plan {
         let any = |r: &mut Random| GatewayId(r.below(u64::from(gateways)) as u16 + 1);
         let at = any(r);
         let for_ms = r.pick(&[200, 700, 1_500, 4_000]);
+        let how = match r.below(4) {
+            0 => Crash::Lost,
+            1 => Crash::Kept,
+            _ => Crash::Torn(r.next()),
+        };
         match kind {
-            0..3 => {
-                let how = match r.below(4) {
-                    0 => Crash::Lost,
-                    1 => Crash::Kept,
-                    _ => Crash::Torn(r.next()),
-                };
-                Fault::PowerCut { at, how, down_ms: 20 + r.below(1_500) }
+            22 | 23 => {
+                let (write_ms, cut_after_ms) = (200 + r.below(2_000), 100 + r.below(1_500));
+                Fault::DyingDisk { at, write_ms, cut_after_ms, how, down_ms: 20 + r.below(300) }
             }
+            0..3 => Fault::PowerCut { at, how, down_ms: 20 + r.below(1_500) },
             3 | 4 => Fault::Kill { at, down_ms: 20 + r.below(700) },
             5 => Fault::Freeze { at, for_ms },
             6 => Fault::SyncFails { at },

@@ -108,6 +108,7 @@ enum End {
     Cut { from: GatewayId, to: GatewayId },
     Full(GatewayId),
     Slow(GatewayId),
+    Power { at: GatewayId, how: Crash, down_ms: u64 },
     NoUplink(GatewayId),
     CloudAway,
     Meddling,
@@ -345,6 +346,10 @@ impl World {
         let (mut ends, mut cuts) = (Vec::new(), Vec::new());
         match fault {
             Fault::PowerCut { at, how, down_ms } => self.power_cut(at, how, down_ms),
+            Fault::DyingDisk { at, write_ms, cut_after_ms, how, down_ms } => {
+                self.place(at).slow_ms = write_ms;
+                ends.push((cut_after_ms, End::Power { at, how, down_ms }));
+            }
             Fault::Kill { at, down_ms } => self.kill(at, down_ms),
             Fault::Freeze { at, for_ms } => self.place(at).frozen_until = now + for_ms,
             Fault::SyncFails { at } => self.place(at).disk.next_sync_fails(),
@@ -399,7 +404,7 @@ impl World {
                     }
                 }
             }
-            Fault::Reboot { device } => self.devices.reboot(device),
+            Fault::Reboot { device } => self.devices.reboot(now, device),
             Fault::Snapshots { at } => {
                 let clock = self.place(at).now(now);
                 if let Some(live) = &mut self.place(at).live {
@@ -419,6 +424,10 @@ impl World {
         match end {
             End::Cut { from, to } => self.net.cut(from, to, false),
             End::Full(at) => self.place(at).disk.full(false),
+            End::Power { at, how, down_ms } => {
+                self.place(at).slow_ms = 0;
+                self.power_cut(at, how, down_ms);
+            }
             End::Slow(at) => self.place(at).slow_ms = 0,
             End::NoUplink(at) => {
                 let place = self.place(at);

@@ -5,6 +5,7 @@ use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard, proposal};
 use crate::logic::machine::{Command, Origin, Verdict};
 use crate::logic::paxos::{Ballot, Event, ProposeError, Role, Slot};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, VecDeque};
@@ -155,7 +156,8 @@ impl Shard {
     ) -> Result<(), ForwardAnswer> {
         let verdict = |verdict| ForwardAnswer::Verdict { slot: 0, verdict };
         let (applied_start, applied_n) = self.machine.origin(origin.gateway).unwrap_or((0, 0));
-        if (origin.start, n) <= (applied_start, applied_n) && origin.start == applied_start {
+        let again = canary::makes(Canary::ForwardedTwice);
+        if (origin.start, n) <= (applied_start, applied_n) && origin.start == applied_start && !again {
             let (slot, verdict) = self.answer_again(origin, n);
             return Err(ForwardAnswer::Verdict { slot, verdict });
         }
@@ -172,6 +174,11 @@ impl Shard {
             _ if applied_start > origin.start => return Err(verdict(Verdict::OldStart)),
             _ => (origin.start, applied_next),
         };
+        if again && n < next && !lead.asked.contains_key(&(origin, n)) {
+            lead.asked.insert((origin, n), from);
+            lead.pending.push_back(Command::Forwarded { origin, n, submission });
+            return Ok(());
+        }
         if n < next {
             lead.asked.insert((origin, n), from); // under way
             return Ok(());

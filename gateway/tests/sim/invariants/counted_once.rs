@@ -1,4 +1,5 @@
 //! A reading is in its window exactly once, through resends, failovers and uplink retries; one that was refused is in none.
+//! One that its device sends once only is counted once if it was acknowledged, and at most once if not.
 
 use crate::devices::{Devices, WIDEST_MS};
 use selvedge_shared::aggregate::{Aggregate, fingerprint};
@@ -22,15 +23,31 @@ pub fn check(devices: &Devices, windows: &BTreeMap<(StreamName, i64), Aggregate>
     let whole = |name: &StreamName| untimed.get(name).copied().unwrap_or(false);
     let (mut wanted, mut found) = (Counted::new(), Counted::new());
     for (id, reading) in &devices.readings {
+        if reading.once {
+            continue;
+        }
         let kept = reading.kept.unwrap_or_else(|| panic!("reading {id} is not settled"));
         if kept {
             let window = reading.window.filter(|_| !whole(&reading.name));
             add(&mut wanted, &reading.name, window, 1, fingerprint(*id as f64));
         }
     }
+    let mut once: BTreeMap<&StreamName, u64> = BTreeMap::new();
     for ((name, start), a) in windows {
+        if name.stream.starts_with("once-") {
+            *once.entry(name).or_default() += a.count;
+            continue;
+        }
         let window = (!whole(name)).then(|| start.div_euclid(WIDEST_MS));
         add(&mut found, name, window, a.count, a.fingerprint);
+    }
+    for (id, reading) in devices.readings.iter().filter(|(_, r)| r.once) {
+        let count = once.get(&reading.name).copied().unwrap_or(0);
+        let fits = match reading.kept {
+            Some(kept) => count == u64::from(kept),
+            None => count <= 1,
+        };
+        assert!(fits, "reading {id} is sent once, acknowledged: {:?}, counted {count} times", reading.kept);
     }
     for (key, want) in &wanted {
         let got = found.get(key).copied().unwrap_or_default();
