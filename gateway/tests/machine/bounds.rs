@@ -290,3 +290,26 @@ fn no_damaged_snapshot_restores() {
         });
     }
 }
+
+#[test]
+fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever() {
+    let mut s = Shard::new(Rules { max_streams: 1, ..Rules::default() });
+    let origin = Origin { gateway: GatewayId(9), start: 1 };
+    let publish = |stream: &str| Submission {
+        streams: vec![name("d", stream)],
+        items: vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })],
+    };
+    s.submit(1_000, &publish("a"));
+    let (outcomes, _) = s.submit(1_000, &publish("b"));
+    assert!(matches!(outcomes[0], Outcome::Refused(_)));
+    let slot = s.machine.slot();
+    let mut restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
+    let again = Proposal { stamp: EpochMs(1_001), commands: vec![forwarded(origin, 2, &publish("b"))] };
+    let applied = restored.apply(slot + 1, &again).unwrap();
+    assert_eq!(applied.verdicts, [(origin, 2, Verdict::AlreadyApplied)]);
+    assert_eq!(restored.verdict(origin, 2), Some((slot, &Verdict::Applied(outcomes))));
+    assert_eq!(restored.verdict(origin, 1), None, "that all was done need not be remembered");
+    // A gateway asks for its last batches at most.
+    (0..4).for_each(|_| _ = s.submit(1_000, &publish("a")));
+    assert_eq!(s.machine.verdict(origin, 2), None);
+}

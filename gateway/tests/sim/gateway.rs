@@ -57,6 +57,8 @@ pub struct Place {
     pub cut_off: u32,
     /// The slowest that a write is, beside the weather.
     pub slow_ms: u64,
+    /// The last start found damage: perhaps it is repaired by now, but the disk need not say so yet.
+    pub damaged: bool,
     /// Files that rot before the next start.
     pub rots: Vec<(super::plan::Rot, u64, bool)>,
 }
@@ -119,6 +121,7 @@ impl Place {
             frozen_until: 0,
             cut_off: 0,
             slow_ms: 0,
+            damaged: false,
             rots: Vec::new(),
         }
     }

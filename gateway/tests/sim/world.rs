@@ -32,6 +32,8 @@ const FRESH_MS: u64 = 10_000;
 /// A run has some thousand steps; one in which somebody goes round in circles has far more.
 const MAX_STEPS: u64 = 300_000;
 const SECRET: &str = "8f3a61c2d94e07b5a1fc2e6083d7495b6e1092cfa84d73e05b9c1f26d8a4e730";
+/// How long leadership may take to go back where it belongs: the wait for it doubles.
+const QUIET_MS: u64 = 60_000;
 const DAY_MS: u64 = 86_400_000;
 
 /// What came of runs, to see that they were worth it.
@@ -263,10 +265,15 @@ impl World {
         }
         self.settle();
         // Leadership goes back to where the ring wants it; then nothing is left to do: an idle site is quiet.
-        self.pass(HAND_BACK_MS + 1_000);
-        let commits = self.commits();
-        self.pass(5_000);
-        assert_eq!(self.commits(), commits, "an idle site commits");
+        let until = self.now + QUIET_MS;
+        loop {
+            let commits = self.commits();
+            self.pass(HAND_BACK_MS + 1_000);
+            if self.commits() == commits {
+                break;
+            }
+            assert!(self.now < until, "an idle site commits: {}", self.show());
+        }
         for (id, place) in &self.places {
             let live = place.live.as_ref().expect("it is up");
             for (shard, replica) in &live.replicas {
@@ -462,11 +469,11 @@ impl World {
     /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it from.
     fn may_rot(&self, at: GatewayId) -> bool {
         self.places.len() >= 3
-            && self.places.iter().filter(|(id, _)| **id != at).all(|(_, place)| {
-                let healthy =
-                    |live: &Live| live.replicas.values().all(|r| r.core().group().role() != Role::Damaged);
-                place.rots.is_empty() && place.live.as_ref().is_some_and(healthy)
-            })
+            && self
+                .places
+                .iter()
+                .filter(|(id, _)| **id != at)
+                .all(|(_, place)| place.rots.is_empty() && place.live.is_some() && !place.damaged)
     }
 
     fn place(&mut self, id: GatewayId) -> &mut Place {
@@ -653,6 +660,7 @@ impl World {
                 let live = place.live.as_ref().expect("it started");
                 let damaged =
                     live.replicas.values().filter(|r| r.core().group().role() == Role::Damaged).count();
+                place.damaged = damaged > 0;
                 self.tally.damaged += damaged as u64;
                 self.trace(|| format!("{id} starts, {damaged} replicas damaged"));
             }

@@ -23,18 +23,23 @@ impl HybridClock {
         Self { stamp, met_ms: None }
     }
 
-    /// The time now. Not below any earlier answer as long as wall and monotonic clock don't go back.
+    /// The time now.
     pub(super) fn now(&mut self, now: Now) -> EpochMs {
-        let met_ms = *self.met_ms.get_or_insert(now.mono_ms);
-        let passed = i64::try_from(now.mono_ms.saturating_sub(met_ms) / 2).unwrap_or(i64::MAX);
-        now.wall.max(self.stamp.plus(passed))
+        now.wall.max(self.by_stamp(now))
     }
 
     /// A stamp was applied.
     pub(super) fn meet(&mut self, now: Now, stamp: EpochMs) {
-        if stamp > self.now(now) {
+        if stamp > self.by_stamp(now) {
             (self.stamp, self.met_ms) = (stamp, Some(now.mono_ms));
         }
+    }
+
+    /// The time by the greatest stamp and what has passed since it was met.
+    fn by_stamp(&mut self, now: Now) -> EpochMs {
+        let met_ms = *self.met_ms.get_or_insert(now.mono_ms);
+        let passed = i64::try_from(now.mono_ms.saturating_sub(met_ms) / 2).unwrap_or(i64::MAX);
+        self.stamp.plus(passed)
     }
 
     /// When it will be `at`, on the monotonic clock; later than now.
@@ -71,6 +76,13 @@ mod tests {
         assert_eq!(clock.when(at(2_000, 3_000), EpochMs(6_500)), 3_000);
         assert_eq!(clock.now(at(8_000, 9_000)), EpochMs(9_000), "caught up");
         assert_eq!(clock.now(at(9_000, 10_000)), EpochMs(10_000));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_while_it_leads_does_not_stop_the_time() {
+        let mut clock = HybridClock::new(EpochMs(0));
+        clock.meet(at(0, 9_000), EpochMs(9_000)); // its own stamp
+        assert_eq!(clock.now(at(100, 0)), EpochMs(9_050));
     }
 
     #[test]
