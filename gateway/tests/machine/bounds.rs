@@ -33,6 +33,22 @@ fn the_open_parts_of_a_shard_are_bounded() {
 }
 
 #[test]
+fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams() {
+    for stamp in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
+        let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
+        for i in 0..20 {
+            let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
+            s.submit(stamp, &Submission { streams: vec![name(&format!("d{i}"), "s")], items });
+            assert!(s.machine.sizes().open_parts <= 8, "{} open at {stamp}", s.machine.sizes().open_parts);
+        }
+        assert_eq!(s.machine.stamp(), EpochMs(1 << 62), "no stamp goes beyond");
+        assert!(s.machine.next_tick_due().is_some_and(|due| due.0 < i64::MAX), "what is open has its time");
+        let again = Machine::restore(SHARD, Arc::new(Rules::default()), &s.machine.snapshot()).unwrap();
+        assert_eq!(again.digest(), s.machine.digest());
+    }
+}
+
+#[test]
 fn what_can_not_be_counted_is_refused_as_a_whole() {
     let mut s = Shard::new(Rules::default());
     let why = |outcome| match outcome {

@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::rules::{BadRule, Rules};
 use super::session::Sessions;
 use super::window::{Closed, Streams};
-use super::{GatewayId, Machine};
+use super::{GatewayId, MAX_STAMP, Machine};
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
@@ -128,7 +128,7 @@ impl Machine {
         if found != shard {
             return Err(RestoreError::Shard { found, wanted: shard });
         }
-        if m.slot > MAX_COUNT {
+        if m.slot > MAX_COUNT || m.stamp > MAX_STAMP {
             return Err(inconsistent("head"));
         }
         m.rules = r.take("rules")?;
