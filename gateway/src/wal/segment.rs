@@ -243,7 +243,9 @@ mod tests {
             UnitForm { identity, at, role, sequence, mark, groups, records: 0 }.encode(&mut out, |_| {});
             form::decode_head(&out, &IDENTITY, at).is_some()
         };
-        for (number, known) in [(5, true), (form::MAX_COUNT - 1, true), (form::MAX_COUNT, false), (u64::MAX, false)] {
+        for (number, known) in
+            [(5, true), (form::MAX_COUNT - 1, true), (form::MAX_COUNT, false), (u64::MAX, false)]
+        {
             assert_eq!(is_unit(number), known, "{number}");
             assert_eq!(number_of(&name_of(number)).is_some(), known, "{number}");
         }
