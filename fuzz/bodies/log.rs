@@ -43,6 +43,8 @@ struct Site {
     damaged: Groups,
     next: u64,
     rotten: bool,
+    /// The sectors that have rotted: none rots back.
+    sectors: BTreeSet<(String, usize)>,
 }
 
 impl Site {
@@ -58,6 +60,7 @@ impl Site {
             damaged: Groups::default(),
             next: 0,
             rotten: false,
+            sectors: BTreeSet::new(),
         };
         site.open();
         site
@@ -201,6 +204,9 @@ impl Site {
         let names = segments(&self.disk);
         let name = names[source.below(names.len())].clone();
         let (at, how, bits) = (source.below(4096), source.below(3), [source.byte(), source.byte()]);
+        if !self.sectors.insert((name.clone(), at / 512)) {
+            return;
+        }
         self.disk.meddle(&name, |bytes| {
             let Some(byte) = bytes.get_mut(at) else { return };
             match how {
