@@ -133,10 +133,10 @@ impl Segment {
 
     /// The first offset from `from` below `to` at which a valid head stands.
     pub fn next_head(&mut self, from: u32, to: u32) -> io::Result<Option<u32>> {
-        let mut buffer = vec![0; SCAN_BYTES];
         // What `to` comes from may be a number that was never written.
         let to = to.min(self.bytes);
         let mut at = from.checked_next_multiple_of(ALIGN_BYTES).unwrap_or(to);
+        let mut buffer = vec![0; SCAN_BYTES.min(to.saturating_sub(at) as usize)];
         while at < to {
             let part = buffer.len().min((to - at) as usize);
             self.read(at, &mut buffer[..part])?;
@@ -154,7 +154,7 @@ impl Segment {
 
     /// Bytes from `from` to the last one that is not zero.
     pub fn bytes_used_from(&self, from: u32) -> io::Result<u32> {
-        let mut buffer = vec![0; SCAN_BYTES];
+        let mut buffer = vec![0; SCAN_BYTES.min(self.bytes.saturating_sub(from) as usize)];
         let (mut at, mut last) = (from, from);
         while at < self.bytes {
             let part = buffer.len().min((self.bytes - at) as usize);

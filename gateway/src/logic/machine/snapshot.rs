@@ -77,9 +77,9 @@ impl Reader<'_> {
     fn take<T: Decode<()>>(&mut self, table: &'static str) -> Result<T, RestoreError> {
         const MIB: usize = 1024 * 1024;
         let decode = match self.0.len().saturating_mul(MAX_GROWTH).div_ceil(MIB) {
-            ..=1 => limited::<T, MIB>,
-            ..=16 => limited::<T, { 16 * MIB }>,
-            ..=128 => limited::<T, { 128 * MIB }>,
+            0..=1 => limited::<T, MIB>,
+            2..=16 => limited::<T, { 16 * MIB }>,
+            17..=128 => limited::<T, { 128 * MIB }>,
             _ => limited::<T, { 512 * MIB }>,
         };
         let (value, used) = decode(self.0).map_err(|e| RestoreError::Table(table, e.to_string()))?;
