@@ -43,6 +43,8 @@ struct Site {
     damaged: Groups,
     next: u64,
     rotten: bool,
+    /// The sectors that have rotted: none rots back.
+    sectors: BTreeSet<(String, usize)>,
 }
 
 impl Site {
@@ -58,6 +60,7 @@ impl Site {
             damaged: Groups::default(),
             next: 0,
             rotten: false,
+            sectors: BTreeSet::new(),
         };
         site.open();
         site
@@ -201,6 +204,9 @@ impl Site {
         let names = segments(&self.disk);
         let name = names[source.below(names.len())].clone();
         let (at, how, bits) = (source.below(4096), source.below(3), [source.byte(), source.byte()]);
+        if !self.sectors.insert((name.clone(), at / 512)) {
+            return;
+        }
         self.disk.meddle(&name, |bytes| {
             let Some(byte) = bytes.get_mut(at) else { return };
             match how {
@@ -278,14 +284,14 @@ impl Site {
 
 fn segments(disk: &MemoryDisk) -> Vec<String> {
     let mut names = disk.list().expect("a listing");
-    names.retain(|n| n.starts_with("wal-"));
+    names.retain(|n| n.starts_with("wal-") && n.len() == 24);
     names
 }
 
 /// Changes made by somebody who knows the format and the identity.
 fn forge(disk: &MemoryDisk, source: &mut Source) {
     let names = segments(disk);
-    let name = names[source.below(names.len())].clone();
+    let Some(name) = names.get(source.below(names.len())).cloned() else { return };
     match source.below(6) {
         0 => {
             let (at, bytes) = (source.below(4096), source.bytes(200));
@@ -317,7 +323,7 @@ fn forge(disk: &MemoryDisk, source: &mut Source) {
         3 => {
             let (which, at) = (source.below(8), source.pick(&[5, 8, 12, 16, 20, 24, 32, 40]));
             let number = source.number(2048);
-            let segment = u64::from_str_radix(&name[4..20], 16).unwrap_or(0);
+            let segment = name.get(4..20).and_then(|n| u64::from_str_radix(n, 16).ok()).unwrap_or(0);
             disk.meddle(&name, |all| forge_unit(all, segment, which, at, number));
         }
         4 => {

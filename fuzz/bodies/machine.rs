@@ -113,7 +113,7 @@ fn settle(machine: &mut Machine, next_seq: &mut u64) {
         ticks += 1;
         assert!(ticks < 10_000, "ticks never end");
         let stamp = due.max(machine.stamp().plus(1));
-        if stamp.0 == i64::MAX {
+        if stamp.0 > 1 << 62 {
             return; // the end of time: nothing comes after it
         }
         let tick = Proposal { stamp, commands: vec![Command::Tick] };
@@ -177,7 +177,7 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
             let known = machine.origin(gateway).unwrap_or((1, 0));
             let wild = source.byte() < 24;
             let start = if wild { source.number(known.0) } else { known.0 };
-            let n = if wild { source.number(known.1) } else { known.1 + 1 };
+            let n = if wild { source.number(known.1) } else { known.1.wrapping_add(1) };
             let submission =
                 if source.byte() < 16 { source.bytes(200).to_vec() } else { submission(source).encode() };
             Command::Forwarded { origin: Origin { gateway, start }, n, submission: submission.into() }

@@ -79,9 +79,11 @@ fn hides_secret<T: DeserializeOwned + Serialize + Default>(source: &mut Source, 
     let value = match source.below(3) {
         0 => format!("[\"{MARKER}\", {}]", source.number(1)),
         1 => format!("{{ a = \"{MARKER}\" }}"),
-        _ => format!("[{}\"{MARKER}", source.text(20)),
+        _ => format!("{}\"{MARKER}{}", source.text(9), source.text(9)),
     };
-    if let Err(e) = config::load_from::<T>(None, "X", [], &[(key.to_string(), value)]) {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    writeln!(file, "{key} = {value}").expect("written");
+    if let Err(e) = config::load_from::<T>(Some(file.path()), "X", [], &[]) {
         assert!(!e.to_string().contains(MARKER), "{e}");
     }
 }

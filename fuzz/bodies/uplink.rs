@@ -180,7 +180,7 @@ fn progress(source: &mut Source) {
         }
         let before = progress.cursor();
         match source.below(4) {
-            0 => progress.skip_below(source.number(before + 4)),
+            0 => progress.skip_below(source.number(before.saturating_add(4))),
             1 => {
                 let again = Progress::restore(
                     progress.cursor(),
@@ -190,7 +190,7 @@ fn progress(source: &mut Source) {
                 assert_eq!(again, progress);
             }
             _ => {
-                let seq = source.number(before + 2);
+                let seq = source.number(before.saturating_add(2));
                 if progress.apply(seq) == Verdict::New {
                     assert!(applied.insert(seq), "{seq} counts twice");
                 } else if progress.holes().len() < MAX_HOLES_ENTRIES {

@@ -93,7 +93,7 @@ impl BatchStore {
         let mut new = listed
             .iter()
             .map(|(seq, _)| *seq)
-            .filter(|s| (folder.synced_through + 1..=up_to).contains(s))
+            .filter(|s| *s > folder.synced_through && *s <= up_to)
             .peekable();
         if new.peek().is_some() {
             result = new

@@ -55,6 +55,10 @@ const MAX_GROUPS_ENTRIES: u32 = 65_536;
 /// The format that is written.
 pub const VERSION: u8 = 1;
 
+/// Above every sequence number and every segment's number that is ever written, and far below where counting on would
+/// overflow.
+pub const MAX_COUNT: u64 = 1 << 62;
+
 const SEGMENT_MAGIC: [u8; 8] = *b"SelvgLog";
 /// What a unit begins with.
 pub const UNIT_MAGIC: [u8; 4] = [0xF5, b'U', b'n', 0x1C];
@@ -307,6 +311,7 @@ pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<Hea
     // A list with doubles was never written; taking it would give the unit another length.
     let sound = found.groups.len() * 2 + UNIT_HEAD_BYTES == head.len()
         && found.body_bytes as usize <= MAX_BODY_BYTES
+        && found.sequence < MAX_COUNT
         && found.mark <= at;
     sound.then_some(found)
 }

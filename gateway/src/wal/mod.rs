@@ -20,7 +20,8 @@
 //! group is reported as damaged; short of that one exception: a flip in the batch written last, which no mark covers yet, can't
 //! be told from a tear. ([`Log::close`] covers it.)
 //! Invariant: nothing is given to a visitor that was not appended, and nothing from behind a tear.
-//! Invariant: damage stays reported until [`Log::repaired`], and no trimming removes the evidence before.
+//! Invariant: damage stays reported until [`Log::repaired`], and no trimming removes the evidence before. A repair counts for the
+//! places that were known when it was made: what rots later is reported anew.
 //! Invariant: after a failed fsync, or a write that failed for another reason than room, the log does nothing more.
 //!
 //! **Limits.** It can't see that a whole segment is missing at either end of the sequence, or that the folder is an older copy:

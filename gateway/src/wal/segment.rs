@@ -30,7 +30,7 @@ pub fn name_of(number: u64) -> String {
 pub fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(NAME_START)?.strip_suffix(NAME_END)?;
     let number = u64::from_str_radix(digits, 16).ok()?;
-    (number > 0 && name_of(number) == name).then_some(number)
+    (number > 0 && number < form::MAX_COUNT && name_of(number) == name).then_some(number)
 }
 
 /// What stands at an offset.
@@ -135,8 +135,10 @@ impl Segment {
 
     /// The first offset from `from` below `to` at which a valid head stands.
     pub fn next_head(&mut self, from: u32, to: u32) -> io::Result<Option<u32>> {
-        let mut buffer = vec![0; SCAN_BYTES];
-        let mut at = from.next_multiple_of(ALIGN_BYTES);
+        // What `to` comes from may be a number that was never written.
+        let to = to.min(self.bytes);
+        let mut at = from.checked_next_multiple_of(ALIGN_BYTES).unwrap_or(to);
+        let mut buffer = vec![0; SCAN_BYTES.min(to.saturating_sub(at) as usize)];
         while at < to {
             let part = buffer.len().min((to - at) as usize);
             self.read(at, &mut buffer[..part])?;
@@ -154,7 +156,7 @@ impl Segment {
 
     /// Bytes from `from` to the last one that is not zero.
     pub fn bytes_used_from(&self, from: u32) -> io::Result<u32> {
-        let mut buffer = vec![0; SCAN_BYTES];
+        let mut buffer = vec![0; SCAN_BYTES.min(self.bytes.saturating_sub(from) as usize)];
         let (mut at, mut last) = (from, from);
         while at < self.bytes {
             let part = buffer.len().min((self.bytes - at) as usize);
@@ -217,12 +219,77 @@ impl Segment {
                     at = end;
                 }
                 _ => {
-                    let end = self.next_head(at + ALIGN_BYTES, to)?.unwrap_or(to);
+                    let end = self.next_head(at.saturating_add(ALIGN_BYTES), to)?.unwrap_or(to);
                     visit(Found::Bad(at, end, None));
                     at = end;
                 }
             }
         }
         Ok((at, false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::form::UnitForm;
+    use super::*;
+
+    const IDENTITY: Identity = [7; 16];
+
+    #[test]
+    fn numbers_that_no_log_reaches_are_not_believed() {
+        let at = Position { segment: 1, offset: HEADER_BYTES };
+        let is_unit = |sequence| {
+            let (groups, mark, mut out) = (BTreeSet::new(), Position::default(), Vec::new());
+            let (identity, role, groups) = (&IDENTITY, Role::Seal, &groups);
+            UnitForm { identity, at, role, sequence, mark, groups, records: 0 }.encode(&mut out, |_| {});
+            form::decode_head(&out, &IDENTITY, at).is_some()
+        };
+        for (number, known) in
+            [(5, true), (form::MAX_COUNT - 1, true), (form::MAX_COUNT, false), (u64::MAX, false)]
+        {
+            assert_eq!(is_unit(number), known, "{number}");
+            assert_eq!(number_of(&name_of(number)).is_some(), known, "{number}");
+        }
+    }
+
+    /// A file that must not be read behind its end.
+    struct Zeros(u64);
+
+    impl DiskFile for Zeros {
+        fn length(&self) -> io::Result<u64> {
+            Ok(self.0)
+        }
+        fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+            assert!(offset < self.0, "read at {offset}");
+            into.fill(0);
+            Ok(into.len().min((self.0 - offset) as usize))
+        }
+        fn write_at(&mut self, _: u64, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn preallocate(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn truncate(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn looking_for_a_unit_ends_where_the_file_ends_whatever_a_header_says() {
+        let mut segment = Segment::open(Box::new(Zeros(4096)), 1, IDENTITY).unwrap();
+        assert_eq!(segment.next_head(HEADER_BYTES, u32::MAX).unwrap(), None);
+        let mut found = Vec::new();
+        let mut visit = |f: Found<'_>| {
+            if let Found::Bad(from, to, None) = f {
+                found.push((from, to));
+            }
+        };
+        assert_eq!(segment.walk(HEADER_BYTES, u32::MAX, &mut 0, &mut visit).unwrap(), (u32::MAX, false));
+        assert_eq!(found, [(HEADER_BYTES, u32::MAX)], "and what is missing is damage");
     }
 }

@@ -33,6 +33,36 @@ fn the_open_parts_of_a_shard_are_bounded() {
 }
 
 #[test]
+fn a_snapshot_that_claims_the_world_is_refused_before_room_is_made_for_it() {
+    let form = bincode::config::standard();
+    let whole = Machine::new(SHARD, Arc::new(Rules::default())).snapshot();
+    let mut rules = bincode::encode_to_vec(Rules::default(), form).unwrap();
+    assert_eq!(rules.pop(), Some(0), "no overrides");
+    let head = bincode::encode_to_vec((SHARD, 0u64, EpochMs(0), 1u32), form).unwrap();
+    let overrides = bincode::encode_to_vec(1_000_000u64, form).unwrap();
+    let mut bytes = [&whole[..1], &head, &rules, &overrides].concat();
+    bytes.extend(xxhash_rust::xxh3::xxh3_64(&bytes).to_le_bytes());
+    let refused = Machine::restore(SHARD, Arc::new(Rules::default()), &bytes).unwrap_err();
+    assert!(refused.to_string().contains("LimitExceeded"), "{refused}");
+}
+
+#[test]
+fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams() {
+    for stamp in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
+        let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
+        for i in 0..20 {
+            let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
+            s.submit(stamp, &Submission { streams: vec![name(&format!("d{i}"), "s")], items });
+            assert!(s.machine.sizes().open_parts <= 8, "{} open at {stamp}", s.machine.sizes().open_parts);
+        }
+        assert_eq!(s.machine.stamp(), EpochMs(1 << 62), "no stamp goes beyond");
+        assert!(s.machine.next_tick_due().is_some_and(|due| due.0 < i64::MAX), "what is open has its time");
+        let again = Machine::restore(SHARD, Arc::new(Rules::default()), &s.machine.snapshot()).unwrap();
+        assert_eq!(again.digest(), s.machine.digest());
+    }
+}
+
+#[test]
 fn what_can_not_be_counted_is_refused_as_a_whole() {
     let mut s = Shard::new(Rules::default());
     let why = |outcome| match outcome {

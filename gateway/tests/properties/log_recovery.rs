@@ -16,6 +16,9 @@ fn history() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    // Each of these is a history of some sixty steps with as many openings.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn what_was_synced_comes_back_or_its_group_is_reported(mut steps in history()) {
         steps.insert(0, 2);

@@ -163,3 +163,16 @@ fn batches_are_immutable_and_removed_from_the_front() {
     store.remove_through(1, 9).unwrap();
     store.sync(1, 9).unwrap();
 }
+
+#[test]
+fn batches_up_to_the_greatest_number_can_be_synced_and_synced_again() {
+    let disk = MemoryDisk::new(1 << 20);
+    let mut store = batches(&disk);
+    for seq in [1, u64::MAX] {
+        store.put(1, seq, b"x").unwrap();
+    }
+    store.sync(1, u64::MAX).unwrap();
+    store.sync(1, u64::MAX).unwrap();
+    store.remove_through(1, u64::MAX).unwrap();
+    assert_eq!(store.list(1).unwrap(), []);
+}

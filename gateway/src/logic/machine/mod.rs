@@ -209,6 +209,9 @@ pub struct Machine {
     ids: Vec<u32>,
 }
 
+/// The greatest stamp that is applied: above every year that is ever met, with room behind it for every wait.
+const MAX_STAMP: EpochMs = EpochMs(1 << 62);
+
 /// A stream of a submission that was not looked up yet.
 const UNRESOLVED: u32 = u32::MAX;
 
@@ -254,8 +257,9 @@ impl Machine {
             return Err(Halt::Slot { shard: self.shard, expected, found: slot });
         }
         self.slot = slot;
-        // Never back, whatever a leader's clock says; every replica sees the same.
-        self.stamp = self.stamp.max(proposal.stamp);
+        // Never back, and never so far ahead that nothing could come due after it, whatever a leader's clock says; every
+        // replica sees the same.
+        self.stamp = self.stamp.max(proposal.stamp).min(MAX_STAMP);
         let mut applied = Applied::default();
         let mut index = 0;
         for command in &proposal.commands {

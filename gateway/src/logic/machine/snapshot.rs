@@ -12,7 +12,8 @@ use super::rules::{BadRule, Rules};
 use super::session::Sessions;
 use super::verdicts::Verdicts;
 use super::window::{Closed, Streams};
-use super::{GatewayId, Machine};
+use super::{GatewayId, MAX_STAMP, Machine};
+use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
@@ -23,8 +24,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of snapshots. Version 1 had no verdicts, and is read.
 pub const SNAPSHOT_VERSION: u8 = 2;
-/// The most bytes that one table of a snapshot may claim while it is decoded.
-const MAX_TABLE_BYTES: usize = 512 * 1024 * 1024;
+/// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
+/// than that of what is left is refused before room is made for it.
+const MAX_GROWTH: usize = 32;
 
 /// Far above any count that a shard reaches, far below where counting on would overflow.
 const MAX_COUNT: u64 = 1 << 62;
@@ -69,10 +71,20 @@ impl Writer {
 
 struct Reader<'a>(&'a [u8]);
 
+fn limited<T: Decode<()>, const BYTES: usize>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    bincode::decode_from_slice(bytes, FORM.with_limit::<BYTES>())
+}
+
 impl Reader<'_> {
     fn take<T: Decode<()>>(&mut self, table: &'static str) -> Result<T, RestoreError> {
-        let (value, used) = bincode::decode_from_slice(self.0, FORM.with_limit::<MAX_TABLE_BYTES>())
-            .map_err(|e| RestoreError::Table(table, e.to_string()))?;
+        const MIB: usize = 1024 * 1024;
+        let decode = match self.0.len().saturating_mul(MAX_GROWTH).div_ceil(MIB) {
+            0..=1 => limited::<T, MIB>,
+            2..=16 => limited::<T, { 16 * MIB }>,
+            17..=128 => limited::<T, { 128 * MIB }>,
+            _ => limited::<T, { 512 * MIB }>,
+        };
+        let (value, used) = decode(self.0).map_err(|e| RestoreError::Table(table, e.to_string()))?;
         self.0 = self.0.get(used..).unwrap_or_default();
         Ok(value)
     }
@@ -134,7 +146,7 @@ impl Machine {
         if found != shard {
             return Err(RestoreError::Shard { found, wanted: shard });
         }
-        if m.slot > MAX_COUNT {
+        if m.slot > MAX_COUNT || m.stamp > MAX_STAMP {
             return Err(inconsistent("head"));
         }
         m.rules = r.take("rules")?;
