@@ -18,7 +18,6 @@ mod power {
     pub mod disk;
     pub mod trace;
 }
-#[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "gateways/site.rs"]
 mod site;
 
