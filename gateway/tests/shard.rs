@@ -3,8 +3,8 @@
 use selvedge_gateway::logic::machine::{
     Item, Machine, Origin, Outcome, Publish, Reading, Rules, Submission, Verdict,
 };
-use selvedge_gateway::logic::paxos::{GroupConfig, Limits, Recovered};
-use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage};
+use selvedge_gateway::logic::paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
+use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage};
 use selvedge_gateway::logic::shard::{Effects, Event, MAX_PROPOSAL_BYTES, Now, Settings, Shard};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -134,4 +134,22 @@ fn without_room_a_tick_that_is_due_does_not_spin() {
     host.settle();
     host.wait(10_000);
     assert_eq!(host.cut, [1]);
+}
+
+#[test]
+fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
+    let fetches = |slot| {
+        let rules = Arc::new(Rules::default());
+        let members = vec![ME, GatewayId(2), GatewayId(3)];
+        let group = GroupConfig { group: ShardId(0), me: ME, members, limits: Limits::default() };
+        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20 };
+        let machine = Machine::new(ShardId(0), rules);
+        let mut shard = Shard::recover(settings, machine, Recovered::default()).unwrap();
+        let now = Now { mono_ms: 0, wall: EpochMs(0) };
+        let message = TransferMessage::Offer { slot, bytes: 100, crc: 0 };
+        shard.step(now, Event::Transfer { from: GatewayId(2), message });
+        !shard.take(now).unwrap().send.is_empty()
+    };
+    assert!(fetches(MAX_COUNT));
+    assert!(!fetches(MAX_COUNT + 1), "its machine would jump ahead of its group for good");
 }

@@ -3,6 +3,7 @@
 //! gateway and node both embed.
 
 pub mod aggregate;
+pub mod canary;
 pub mod config;
 pub mod frame;
 pub mod ids;

@@ -2,14 +2,15 @@
 //!
 //! Two threads do the disk's work, so that a snapshot does not hold up a commit: one owns the log, the
 //! other the snapshots and the contents of uplink batches. The actor carries between them and the shards,
-//! around [`GroupCommit`]. A thread that meets an error which it may not retry ends the process: what was
+//! around [`Desk`]. A thread that meets an error which it may not retry ends the process: what was
 //! not acknowledged was not promised, and what was is on disk.
 
 use crate::actors::shard::{LogSaid, ShardActor};
-use crate::logic::commit::{GroupCommit, Submission};
-use crate::logic::machine::CutBatch;
-use crate::wal::{BatchStore, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use crate::logic::commit::Submission;
+use crate::logic::replica::{Said, StoreWork};
+use crate::storage::{Desk, Done, Errand, LogFigures, LogKeeper, LogWork, Stores};
+use crate::wal::Room;
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -26,45 +27,16 @@ pub struct Persist(pub Submission);
 /// Something for the store of snapshots and batches.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub enum Store {
-    /// Make a snapshot durable, with the contents of the batches it lists.
-    Snapshot {
-        /// The shard.
-        shard: ShardId,
-        /// The last slot it covers.
-        slot: u64,
-        /// Its bytes.
-        bytes: Vec<u8>,
-        /// Contents that are not in the store yet.
-        batches: Vec<CutBatch>,
-    },
-    /// Keep a batch's content out of memory.
-    Batch(ShardId, CutBatch),
-    /// Forget the contents of batches up to a seq.
-    Remove(ShardId, u64),
-    /// Read a batch's content.
-    Load(ShardId, u64),
-    /// The shard's damage is repaired.
-    Healed(ShardId),
-}
+pub struct Store(pub StoreWork);
+
+/// The shard's damage is repaired, with all that was persisted before.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Healed(pub ShardId);
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-enum Done {
-    Written,
-    Room(bool),
-    Oldest(Option<OldestSegment>, u64),
-    Snapshot { shard: ShardId, slot: u64, saved: bool },
-    NotStored(ShardId, CutBatch),
-    Loaded { shard: ShardId, seq: u64, body: Option<Vec<u8>> },
-}
-
-enum LogWork {
-    Write(Vec<Record>),
-    Look,
-    Keep { shard: ShardId, from: u64 },
-    Healed(ShardId),
-}
+struct WorkDone(Done);
 
 /// Whom the log's threads serve.
 #[derive(Debug, Message)]
@@ -76,59 +48,50 @@ pub struct Serve(pub BTreeMap<ShardId, Addr<ShardActor>>);
 #[rtype(result = "LogFigures")]
 pub struct GetLogFigures;
 
-/// Figures of the log.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize, actix::MessageResponse)]
-pub struct LogFigures {
-    /// The disk has room for new readings.
-    pub room: bool,
-    /// Log segments on disk.
-    pub segments: u64,
-}
-
 /// The log's actor.
 pub struct LogActor {
-    commit: GroupCommit,
+    desk: Desk,
     shards: BTreeMap<ShardId, Addr<ShardActor>>,
     log: Sender<LogWork>,
-    store: Sender<Store>,
-    starting: Option<(Receiver<LogWork>, Log, Receiver<Store>, Stores)>,
-    max_segments: u64,
-    figures: LogFigures,
-}
-
-/// Where snapshots and batches are kept.
-pub struct Stores {
-    /// Snapshots.
-    pub snapshots: SnapshotStore,
-    /// Contents of uplink batches.
-    pub batches: BatchStore,
+    store: Sender<StoreWork>,
+    starting: Option<(Receiver<LogWork>, LogKeeper, Receiver<StoreWork>, Stores)>,
 }
 
 impl LogActor {
     /// An actor for these files. When the log has more than `max_segments`, shards that hold the oldest one
     /// are asked for a snapshot.
-    pub fn new(log: Log, stores: Stores, max_segments: u64) -> Self {
+    pub fn new(log: LogKeeper, stores: Stores, max_segments: u64) -> Self {
         let ((to_log, log_work), (to_store, store_work)) = (channel(), channel());
         Self {
-            commit: GroupCommit::default(),
+            desk: Desk::new(max_segments, log.log().room() == Room::Plenty),
             shards: BTreeMap::new(),
             log: to_log,
             store: to_store,
             starting: Some((log_work, log, store_work, stores)),
-            max_segments,
-            figures: LogFigures { room: true, segments: 0 },
         }
     }
 
-    fn write(&mut self) {
-        if let Some(records) = self.commit.next_write() {
-            let _ = self.log.send(LogWork::Write(records)); // a thread that is gone has ended the process
-        }
-    }
-
-    fn tell(&self, shard: ShardId, said: LogSaid) {
-        if let Some(to) = self.shards.get(&shard) {
-            to.do_send(said);
+    fn run(&mut self, errands: impl IntoIterator<Item = Errand>) {
+        for errand in errands {
+            match errand {
+                Errand::Log(work) => _ = self.log.send(work), // a thread that is gone has ended the process
+                Errand::Shard(shard, said) => {
+                    if let Some(to) = self.shards.get(&shard) {
+                        to.do_send(LogSaid(said));
+                    }
+                }
+                Errand::Room(room) => {
+                    match room {
+                        true => tracing::info!("the disk has room again: readings are taken"),
+                        false => {
+                            tracing::error!("the disk is full: no readings are taken until there is room")
+                        }
+                    }
+                    for shard in self.shards.values() {
+                        shard.do_send(LogSaid(Said::Room(room)));
+                    }
+                }
+            }
         }
     }
 }
@@ -165,155 +128,56 @@ impl Handler<Serve> for LogActor {
 impl Handler<Persist> for LogActor {
     type Result = ();
     fn handle(&mut self, Persist(submission): Persist, _: &mut Self::Context) {
-        self.commit.submit(submission);
-        self.write();
+        let errand = self.desk.persist(submission);
+        self.run(errand);
     }
 }
 
 impl Handler<Store> for LogActor {
     type Result = ();
-    fn handle(&mut self, work: Store, _: &mut Self::Context) {
-        let _ = match work {
-            Store::Healed(shard) => self.log.send(LogWork::Healed(shard)).map_err(|_| ()),
-            work => self.store.send(work).map_err(|_| ()),
-        };
+    fn handle(&mut self, Store(work): Store, _: &mut Self::Context) {
+        let _ = self.store.send(work);
+    }
+}
+
+impl Handler<Healed> for LogActor {
+    type Result = ();
+    fn handle(&mut self, Healed(shard): Healed, _: &mut Self::Context) {
+        self.run([Errand::Log(LogWork::Healed(shard))]);
     }
 }
 
 impl Handler<GetLogFigures> for LogActor {
-    type Result = LogFigures;
-    fn handle(&mut self, _: GetLogFigures, _: &mut Self::Context) -> LogFigures {
-        self.figures
+    type Result = MessageResult<GetLogFigures>;
+    fn handle(&mut self, _: GetLogFigures, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.desk.figures())
     }
 }
 
-impl Handler<Done> for LogActor {
+impl Handler<WorkDone> for LogActor {
     type Result = ();
-    fn handle(&mut self, done: Done, _: &mut Self::Context) {
-        match done {
-            Done::Written => {
-                for (shard, token) in self.commit.written() {
-                    self.tell(shard, LogSaid::Persisted(token));
-                }
-                self.write();
-            }
-            Done::Room(room) => {
-                if self.figures.room != room {
-                    self.figures.room = room;
-                    match room {
-                        true => tracing::info!("the disk has room again: readings are taken"),
-                        false => {
-                            tracing::error!("the disk is full: no readings are taken until there is room")
-                        }
-                    }
-                    for shard in self.shards.values() {
-                        shard.do_send(LogSaid::Room(room));
-                    }
-                }
-            }
-            Done::Oldest(oldest, segments) => {
-                self.figures.segments = segments;
-                if let Some(oldest) = oldest.filter(|_| segments > self.max_segments || !self.figures.room) {
-                    for group in oldest.slots.keys() {
-                        self.tell(ShardId(*group), LogSaid::SnapshotWanted);
-                    }
-                }
-            }
-            Done::Snapshot { shard, slot, saved } => {
-                if saved {
-                    let _ = self.log.send(LogWork::Keep { shard, from: slot + 1 });
-                }
-                self.tell(shard, LogSaid::SnapshotSaved { slot, saved });
-            }
-            Done::NotStored(shard, batch) => self.tell(shard, LogSaid::NotStored(batch)),
-            Done::Loaded { shard, seq, body } => self.tell(shard, LogSaid::Loaded { seq, body }),
-        }
+    fn handle(&mut self, WorkDone(done): WorkDone, _: &mut Self::Context) {
+        let errands = self.desk.done(done);
+        self.run(errands);
     }
 }
 
-fn keep_log(mut log: Log, work: &Receiver<LogWork>, to: &Addr<LogActor>) {
-    let must = |what: &str, result: Result<(), LogError>| {
-        if let Err(e) = result {
-            end_process(&format!("{what}: {e}"));
-        }
-    };
-    let mut room = Room::Plenty;
+fn keep_log(mut log: LogKeeper, work: &Receiver<LogWork>, to: &Addr<LogActor>) {
     while let Ok(next) = work.recv() {
-        match next {
-            LogWork::Write(records) => {
-                must("writing the log", log.commit(&records).map(|_| ()));
-                to.do_send(Done::Written);
-            }
-            LogWork::Look => match log.retry_reserve() {
-                Ok(now) => {
-                    to.do_send(Done::Oldest(log.oldest(), log.stats().segments));
-                    room = now;
-                }
-                Err(e) => must("claiming log space", Err(e)),
-            },
-            LogWork::Keep { shard, from } => {
-                log.keep_from(shard.0, from);
-                match log.trim() {
-                    Err(e) if e.is_full() => tracing::warn!("no room to trim the log: {e}"),
-                    result => must("trimming the log", result.map(|_| ())),
-                }
-            }
-            LogWork::Healed(shard) => must("marking a repair", log.repaired(&Groups::these([shard.0]))),
+        match log.perform(next) {
+            Ok(done) => done.into_iter().for_each(|done| to.do_send(WorkDone(done))),
+            Err(e) => end_process(&format!("keeping the log: {e}")),
         }
-        if log.room() != room {
-            room = log.room();
-        }
-        to.do_send(Done::Room(room == Room::Plenty));
     }
 }
 
-fn keep_store(mut stores: Stores, work: &Receiver<Store>, to: &Addr<LogActor>) {
+fn keep_store(mut stores: Stores, work: &Receiver<StoreWork>, to: &Addr<LogActor>) {
     while let Ok(next) = work.recv() {
-        match next {
-            Store::Snapshot { shard, slot, bytes, batches } => {
-                let saved = save(&mut stores, shard, slot, &bytes, &batches);
-                match &saved {
-                    Err(e) if !e.is_full() => end_process(&format!("saving a snapshot: {e}")),
-                    Err(e) => tracing::warn!(%shard, "no room for a snapshot, trying again later: {e}"),
-                    Ok(()) => {}
-                }
-                to.do_send(Done::Snapshot { shard, slot, saved: saved.is_ok() });
-            }
-            Store::Batch(shard, batch) => {
-                if let Err(e) = stores.batches.put(shard.0, batch.seq, &batch.bytes) {
-                    tracing::warn!(%shard, seq = batch.seq, "an uplink batch stays in memory: {e}");
-                    to.do_send(Done::NotStored(shard, batch));
-                }
-            }
-            Store::Remove(shard, through) => {
-                if let Err(e) = stores.batches.remove_through(shard.0, through) {
-                    tracing::warn!(%shard, "can't remove confirmed uplink batches: {e}");
-                }
-            }
-            Store::Load(shard, seq) => {
-                let body = stores.batches.get(shard.0, seq).unwrap_or_else(|e| {
-                    tracing::error!(%shard, seq, "can't read an uplink batch: {e}");
-                    None
-                });
-                to.do_send(Done::Loaded { shard, seq, body });
-            }
-            Store::Healed(_) => {} // goes to the log
+        match stores.perform(next) {
+            Ok(done) => done.into_iter().for_each(|done| to.do_send(WorkDone(done))),
+            Err(e) => end_process(&format!("saving a snapshot: {e}")),
         }
     }
-}
-
-fn save(
-    stores: &mut Stores,
-    shard: ShardId,
-    slot: u64,
-    bytes: &[u8],
-    batches: &[CutBatch],
-) -> Result<(), LogError> {
-    for batch in batches {
-        stores.batches.put(shard.0, batch.seq, &batch.bytes)?;
-    }
-    stores.batches.sync(shard.0, u64::MAX)?;
-    stores.snapshots.save(shard.0, slot, bytes)
 }
 
 /// Ends the process at once: nothing may be promised on what may not be on disk.

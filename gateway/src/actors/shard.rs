@@ -2,22 +2,18 @@
 //! the effects in their order of durability.
 
 use crate::actors::forwarder::{Answered, Forwarder, LeaderIs};
-use crate::actors::log::{LogActor, Persist, Store, end_process};
+use crate::actors::log::{Healed, LogActor, Persist, Store, end_process};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
-use crate::logic::commit::Submission;
-use crate::logic::machine::{Counters, CutBatch, DeviceInfo, MAX_ANSWER_ENTRIES};
-use crate::logic::peer::{PeerMessage, TransferMessage};
-use crate::logic::shard::{CONFIGURATION, Event, Now, Shard, Status};
+use crate::logic::machine::{Counters, DeviceInfo, MAX_ANSWER_ENTRIES};
+use crate::logic::peer::PeerMessage;
+use crate::logic::replica::{Replica, Said};
+use crate::logic::shard::{Event, Now, Status};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Contents of unconfirmed batches that stay in memory; older ones go to the store.
-const SHELF_BYTES: usize = 256 * 1024;
 /// Events that are stepped in one turn.
 const MAX_TURN_EVENTS: usize = 4_096;
 
@@ -29,30 +25,7 @@ pub struct ShardEvents(pub Vec<Event>);
 /// What the log says to a shard.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub enum LogSaid {
-    /// Records up to this token are on disk.
-    Persisted(u64),
-    /// Whether the disk has room.
-    Room(bool),
-    /// The log wants to be trimmed.
-    SnapshotWanted,
-    /// A snapshot is on disk, or could not be put there.
-    SnapshotSaved {
-        /// Its last slot.
-        slot: u64,
-        /// It is there.
-        saved: bool,
-    },
-    /// A batch's content that the store could not take.
-    NotStored(CutBatch),
-    /// A batch's content.
-    Loaded {
-        /// The batch.
-        seq: u64,
-        /// Nothing if it is not there.
-        body: Option<Vec<u8>>,
-    },
-}
+pub struct LogSaid(pub Said);
 
 /// Asks for the content of a batch, for the uplink.
 #[derive(Debug, Message)]
@@ -97,47 +70,18 @@ pub struct Around {
 pub struct ShardActor {
     id: ShardId,
     me: GatewayId,
-    core: Shard,
+    replica: Replica,
     around: Around,
     inbox: Vec<Event>,
     turning: bool,
-    /// Messages that wait for a token.
-    held: BTreeMap<u64, Vec<(GatewayId, PeerMessage)>>,
-    shelf: BTreeMap<u64, Arc<[u8]>>,
-    shelf_bytes: usize,
-    /// Contents up to this seq are in the store or on their way to it.
-    stored_through: u64,
-    /// There may be contents in the store, to be removed once they are confirmed.
-    uses_store: bool,
-    /// Peers that wait for a batch's content.
-    fetching: BTreeMap<u64, Vec<GatewayId>>,
-    loading: BTreeMap<u64, u32>,
     timer: Option<(u64, SpawnHandle)>,
     led: u64,
-    leading: bool,
 }
 
 impl ShardActor {
-    /// An actor around a recovered replica. `stored_through`: the highest batch in the store.
-    pub fn new(id: ShardId, me: GatewayId, core: Shard, stored_through: u64, around: Around) -> Self {
-        Self {
-            id,
-            me,
-            core,
-            around,
-            inbox: Vec::new(),
-            turning: false,
-            held: BTreeMap::new(),
-            shelf: BTreeMap::new(),
-            shelf_bytes: 0,
-            stored_through,
-            uses_store: stored_through > 0,
-            fetching: BTreeMap::new(),
-            loading: BTreeMap::new(),
-            timer: None,
-            led: 0,
-            leading: false,
-        }
+    /// An actor around a recovered replica.
+    pub fn new(id: ShardId, me: GatewayId, replica: Replica, around: Around) -> Self {
+        Self { id, me, replica, around, inbox: Vec::new(), turning: false, timer: None, led: 0 }
     }
 
     fn now(&self) -> Now {
@@ -149,8 +93,13 @@ impl ShardActor {
         self.inbox.push(event);
         if self.inbox.len() >= MAX_TURN_EVENTS {
             self.turn(ctx);
-        } else if !self.turning {
-            self.turning = true;
+        } else {
+            self.turn_soon(ctx);
+        }
+    }
+
+    fn turn_soon(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.turning, true) {
             ctx.notify(Turn);
         }
     }
@@ -158,91 +107,37 @@ impl ShardActor {
     fn turn(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
         for event in std::mem::take(&mut self.inbox) {
-            self.core.step(now, event);
+            self.replica.step(now, event);
         }
-        let mut effects = match self.core.take(now) {
+        let effects = match self.replica.take(now) {
             Ok(effects) => effects,
             Err(halt) => end_process(&halt.to_string()),
         };
-        self.send(std::mem::take(&mut effects.send));
-        let (shard, token) = (self.id, effects.token);
-        if !effects.records.is_empty() {
-            let submission = Submission { shard, token, records: effects.records };
-            self.around.log.do_send(Persist(submission));
-            self.held.entry(token).or_default().extend(effects.send_after);
-        } else if let Some(mut last) = self.held.last_entry() {
-            last.get_mut().extend(effects.send_after);
-        } else {
-            self.send(effects.send_after);
+        self.send(effects.send);
+        let (shard, around) = (self.id, &self.around);
+        if let Some(submission) = effects.persist {
+            around.log.do_send(Persist(submission));
         }
         if effects.healed {
-            // The log writes in order, so this comes after everything before it.
-            self.around.log.do_send(Store::Healed(shard));
+            around.log.do_send(Healed(shard));
         }
-        self.shelve(effects.cut);
-        if let Some(through) = effects.confirmed {
-            self.shelf = self.shelf.split_off(&(through + 1));
-            self.shelf_bytes = self.shelf.values().map(|b| b.len()).sum();
-            if self.uses_store {
-                self.around.log.do_send(Store::Remove(shard, through));
-            }
+        effects.store.into_iter().for_each(|work| around.log.do_send(Store(work)));
+        for (seq, body) in effects.loaded {
+            around.uplink.do_send(Loaded { shard, seq, body: body.map(|b| b.to_vec()) });
         }
-        if let Some((slot, bytes)) = effects.snapshot {
-            let unstored = self.shelf.range(self.stored_through + 1..);
-            let batches: Vec<_> =
-                unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
-            self.stored_through = self.stored_through.max(batches.last().map_or(0, |b| b.seq));
-            self.uses_store |= !batches.is_empty();
-            self.around.log.do_send(Store::Snapshot { shard, slot, bytes, batches });
-        }
-        for (to, seq) in effects.fetch {
-            match self.shelf.get(&seq) {
-                Some(body) => self.hand_over(to, seq, Some(body.clone())),
-                None => {
-                    self.fetching.entry(seq).or_default().push(to);
-                    self.around.log.do_send(Store::Load(shard, seq));
-                }
-            }
+        if effects.began_to_lead {
+            self.led += 1;
+            metrics::counter!("selvedge_leaderships_total").increment(1);
+            around.forwarder.do_send(LeaderIs(shard, self.me));
         }
         if let Some(view) = effects.uplink {
-            if view.leading && !self.leading {
-                self.led += 1;
-                metrics::counter!("selvedge_leaderships_total").increment(1);
-                self.around.forwarder.do_send(LeaderIs(shard, self.me));
-            }
-            self.leading = view.leading;
-            self.around.uplink.do_send(ShardView(shard, view));
+            around.uplink.do_send(ShardView(shard, view));
         }
         for (what, count) in effects.counters.iter().flat_map(Counters::named).filter(|(_, count)| *count > 0)
         {
             metrics::counter!("selvedge_applied_total", "what" => what).increment(count);
         }
         self.arm(now, ctx);
-    }
-
-    /// Keeps the contents of batches, the newest in memory.
-    fn shelve(&mut self, cut: Vec<CutBatch>) {
-        for batch in cut {
-            self.shelf_bytes += batch.bytes.len();
-            self.shelf.insert(batch.seq, batch.bytes.into());
-        }
-        while self.shelf_bytes > SHELF_BYTES && self.shelf.len() > 1 {
-            let Some((seq, bytes)) = self.shelf.pop_first() else { break };
-            self.shelf_bytes -= bytes.len();
-            if seq > self.stored_through {
-                (self.stored_through, self.uses_store) = (seq, true);
-                let batch = CutBatch { seq, bytes: bytes.to_vec() };
-                self.around.log.do_send(Store::Batch(self.id, batch));
-            }
-        }
-    }
-
-    fn hand_over(&self, to: GatewayId, seq: u64, body: Option<Arc<[u8]>>) {
-        let message = TransferMessage::Batch { seq, body };
-        self.send(vec![(
-            to,
-            PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message },
-        )]);
     }
 
     fn send(&self, messages: Vec<(GatewayId, PeerMessage)>) {
@@ -269,7 +164,7 @@ impl ShardActor {
     }
 
     fn arm(&mut self, now: Now, ctx: &mut Context<Self>) {
-        let due = self.core.deadline_ms(now);
+        let due = self.replica.deadline_ms(now);
         match (due, &self.timer) {
             (Some(due), Some((armed, _))) if *armed <= due && *armed > now.mono_ms => {}
             (Some(due), _) => {
@@ -329,62 +224,30 @@ impl Handler<ShardEvents> for ShardActor {
 
 impl Handler<LogSaid> for ShardActor {
     type Result = ();
-    fn handle(&mut self, said: LogSaid, ctx: &mut Self::Context) {
-        match said {
-            LogSaid::Persisted(token) => {
-                let later = self.held.split_off(&(token + 1));
-                let free = std::mem::replace(&mut self.held, later);
-                self.send(free.into_values().flatten().collect());
-                self.take_in(Event::Persisted { token }, ctx);
-            }
-            LogSaid::Room(room) => self.take_in(Event::Room(room), ctx),
-            LogSaid::SnapshotWanted => self.take_in(Event::SnapshotWanted, ctx),
-            LogSaid::NotStored(batch) => {
-                // Nothing of it is lost: the log holds what it was made of, and the next snapshot stores it.
-                self.stored_through = self.stored_through.min(batch.seq.saturating_sub(1));
-                self.shelf_bytes += batch.bytes.len();
-                self.shelf.insert(batch.seq, batch.bytes.into());
-            }
-            LogSaid::SnapshotSaved { slot, saved } => {
-                if !saved {
-                    self.stored_through = 0; // which of the contents got there is not known; storing twice does no harm
-                }
-                self.take_in(Event::SnapshotSaved { slot, saved }, ctx);
-            }
-            LogSaid::Loaded { seq, body } => {
-                let shared: Option<Arc<[u8]>> = body.as_deref().map(Into::into);
-                for to in self.fetching.remove(&seq).unwrap_or_default() {
-                    self.hand_over(to, seq, shared.clone());
-                }
-                if self.loading.remove(&seq).is_some() {
-                    self.around.uplink.do_send(Loaded { shard: self.id, seq, body });
-                }
-            }
+    fn handle(&mut self, LogSaid(said): LogSaid, ctx: &mut Self::Context) {
+        let now = self.now();
+        for event in std::mem::take(&mut self.inbox) {
+            self.replica.step(now, event); // in the order in which they came
         }
+        self.replica.said(now, said);
+        self.turn_soon(ctx);
     }
 }
 
 impl Handler<LoadBatch> for ShardActor {
     type Result = ();
-    fn handle(&mut self, LoadBatch(seq): LoadBatch, _: &mut Self::Context) {
-        match self.shelf.get(&seq) {
-            Some(body) => {
-                let loaded = Loaded { shard: self.id, seq, body: Some(body.to_vec()) };
-                self.around.uplink.do_send(loaded);
-            }
-            None => {
-                *self.loading.entry(seq).or_default() += 1;
-                self.around.log.do_send(Store::Load(self.id, seq));
-            }
-        }
+    fn handle(&mut self, LoadBatch(seq): LoadBatch, ctx: &mut Self::Context) {
+        self.replica.load(seq);
+        self.turn_soon(ctx);
     }
 }
 
 impl Handler<GetStatus> for ShardActor {
     type Result = ShardReport;
     fn handle(&mut self, wanted: GetStatus, _: &mut Self::Context) -> ShardReport {
+        let core = self.replica.core();
         let devices =
-            if wanted.devices { self.core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
-        ShardReport { status: self.core.status(), led: self.led, devices }
+            if wanted.devices { core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
+        ShardReport { status: core.status(), led: self.led, devices }
     }
 }

@@ -5,22 +5,22 @@ use crate::actors::forwarder::{self, Forwarder};
 use crate::actors::front::{Front, Ways};
 use crate::actors::http::{Api, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
-use crate::actors::log::{LogActor, Serve, Stores};
+use crate::actors::log::{LogActor, Serve};
 use crate::actors::shard::{Around, ShardActor};
 use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
 use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
 use crate::identity::{Expected, Identity, IdentityError};
 use crate::logic::forward::Forward;
-use crate::logic::machine::{Machine, Origin};
-use crate::logic::paxos::{self, GroupConfig};
-use crate::logic::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
+use crate::logic::machine::Origin;
+use crate::logic::paxos;
+use crate::logic::replica::SHELF_BYTES;
 use crate::settings::Checked;
-use crate::wal::{BatchStore, Log, LogError, RealDisk, Settings as LogSettings, SnapshotStore};
+use crate::storage::{self, Folders, LogKeeper, OpenError, Opened, ReplicaSettings};
+use crate::wal::{LogError, RealDisk, Settings as LogSettings};
 use actix::{Actor, Addr};
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use selvedge_shared::ids::ShardId;
 use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_shared::seal::{SealError, link_psk};
 use std::collections::BTreeMap;
@@ -66,9 +66,9 @@ pub enum StartError {
     /// The log or a snapshot.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A shard.
+    /// What is on disk.
     #[error(transparent)]
-    Group(#[from] paxos::ConfigError),
+    Open(#[from] OpenError),
     /// Keys.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -118,10 +118,21 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     tracing::info!(%site, gateway = %me, start = origin.start, "starting");
 
     let mut disk = open_disk(dir, &settings, identity.incarnation().0.to_le_bytes())?;
-    let mut shards = disk.shards(&settings, &ring, me)?;
+    let replica_settings = ReplicaSettings {
+        rules: Arc::new(settings.rules.clone()),
+        limits: paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() },
+        outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
+        shelf_bytes: SHELF_BYTES,
+    };
+    let mut replicas = disk.replicas(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
 
     let front = Arc::new(Front::new(ring.clone(), decoder, origin));
-    let log = LogActor::new(disk.log, disk.stores, settings.log.max_segments).start();
+    let log = LogActor::new(
+        LogKeeper::new(disk.log, replicas.keys().copied()),
+        disk.stores,
+        settings.log.max_segments,
+    )
+    .start();
     let forward = Forward::new(origin, ring.clone());
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
     let switch = Switch::new(me, ring.clone(), front.clone()).start();
@@ -148,8 +159,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let mut actors = BTreeMap::new();
     // The log's actor must know a shard before its first record is on disk; mailboxes keep their order.
-    while let Some((id, (shard, stored))) = shards.pop_first() {
-        let actor = ShardActor::new(id, me, shard, stored, around.clone());
+    while let Some((id, replica)) = replicas.pop_first() {
+        let actor = ShardActor::new(id, me, replica, around.clone());
         actors.insert(id, actor.start());
     }
     log.do_send(Serve(actors.clone()));
@@ -250,19 +261,11 @@ async fn wait_for_signal() {
     }
 }
 
-/// What is on disk, opened.
-struct Disk {
-    log: Log,
-    stores: Stores,
-    replays: BTreeMap<u16, Replay>,
-    damaged: crate::wal::Groups,
-}
-
 fn open_disk(
     dir: &Path,
     settings: &crate::settings::Settings,
     identity: [u8; 16],
-) -> Result<Disk, StartError> {
+) -> Result<Opened, StartError> {
     let folder = |name: &str| {
         let path = dir.join(name);
         RealDisk::open(path.clone()).map(Arc::new).map_err(|error| StartError::File { path, error })
@@ -271,68 +274,14 @@ fn open_disk(
     let mut log_settings = LogSettings::new(identity);
     log_settings.segment_bytes = settings.log.segment_mib * MIB;
     log_settings.keep_free_bytes = settings.log.keep_free_mib * MIB;
-    let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
-    let mut visit = |record: crate::wal::Record| replays.entry(record.group).or_default().record(record);
-    let (log, recovery) = Log::open(folder("log")?, log_settings, &mut visit)?;
+    let (log, snapshots, batches) = (folder("log")?, folder("snapshots")?, folder("batches")?);
+    let opened = storage::open(Folders { log, snapshots, batches }, log_settings)?;
+    let recovery = &opened.recovery;
     tracing::info!(
         records = recovery.records,
         torn_bytes_cut = recovery.torn_bytes_cut,
         damaged_places = recovery.damaged_places,
         "the log is read"
     );
-    let snapshots = SnapshotStore::open(folder("snapshots")?, identity, MAX_SNAPSHOT_BYTES)?;
-    let batches = BatchStore::open(folder("batches")?, identity)?;
-    Ok(Disk { log, stores: Stores { snapshots, batches }, replays, damaged: recovery.damaged_groups })
-}
-
-impl Disk {
-    /// The replicas of this gateway, each with the highest batch that its store holds.
-    fn shards(
-        &mut self,
-        settings: &crate::settings::Settings,
-        ring: &crate::logic::ring::Ring,
-        me: selvedge_shared::ids::GatewayId,
-    ) -> Result<BTreeMap<ShardId, (Shard, u64)>, StartError> {
-        let rules = Arc::new(settings.rules.clone());
-        let mut shards = BTreeMap::new();
-        for id in ring.shards_of(me) {
-            let mut damaged = self.damaged.contains(id.0);
-            let snapshot = match self.stores.snapshots.load_newest(id.0) {
-                Ok(found) => found,
-                Err(e @ LogError::Damaged { .. }) => {
-                    tracing::error!(shard = %id, "its snapshot is damaged, it is fetched from a peer: {e}");
-                    damaged = true;
-                    None
-                }
-                Err(e) => return Err(e.into()),
-            };
-            let fresh = || Machine::new(id, rules.clone());
-            let machine = match &snapshot {
-                None => fresh(),
-                Some((_, bytes)) => Machine::restore(id, rules.clone(), bytes).unwrap_or_else(|e| {
-                    tracing::error!(shard = %id, "its snapshot can't be read, it is fetched from a peer: {e}");
-                    damaged = true;
-                    fresh()
-                }),
-            };
-            if damaged {
-                tracing::error!(shard = %id, "its log is damaged: it does not vote until it is repaired from its peers");
-            }
-            let nonce = damaged.then(|| fastrand::u64(..));
-            let replay = self.replays.get(&id.0).cloned().unwrap_or_default();
-            let found = replay.finish(machine.slot(), nonce);
-            let limits = paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() };
-            let members = ring.replicas(id).to_vec();
-            let shard_settings = ShardSettings {
-                group: GroupConfig { group: id, me, members, limits },
-                rules: rules.clone(),
-                outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
-            };
-            // What a snapshot covers need not stay in the log; the log does not remember this itself.
-            self.log.keep_from(id.0, found.snapshot_slot + 1);
-            let stored = self.stores.batches.list(id.0)?.last().map_or(0, |(seq, _)| *seq);
-            shards.insert(id, (Shard::recover(shard_settings, machine, found)?, stored));
-        }
-        Ok(shards)
-    }
+    Ok(opened)
 }

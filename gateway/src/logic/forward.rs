@@ -14,8 +14,8 @@
 //! Invariant: the outcomes of items leave in the order of the items, per shard.
 //! Limit: at most [`MAX_INFLIGHT_BATCHES`] numbers of a shard are under way; what gathers behind them is
 //! bounded by the windows of the connections it came from and by [`MAX_QUEUED_BYTES`] (see [`Forward::full`]).
-//! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. Replicas
-//! remember the last outcomes that say anything else, but not those that they skipped by taking a snapshot.
+//! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. The state
+//! machine remembers the last outcomes that say anything else.
 
 use super::machine::{Item, Origin, Outcome, Publish, Submission, Verdict};
 use super::peer::{BusyReason, ForwardAnswer};

@@ -11,6 +11,7 @@ pub mod link;
 pub mod machine;
 pub mod paxos;
 pub mod peer;
+pub mod replica;
 pub mod ring;
 pub mod session;
 pub mod shard;

@@ -10,6 +10,7 @@
 //! Limits: [`MAX_INFLIGHT_BATCHES`] batches in all and [`MAX_SHARD_BATCHES`] of one shard are under way.
 
 use super::shard::UplinkView;
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -129,6 +130,9 @@ impl Uplink {
         lane.due_ms.insert(seq, now_ms + RESEND_MS);
         lane.beacon_ms = now_ms + BEACON_MS;
         out.push(Effect::Batch { shard, seq, first_kept: lane.view.first_kept, last: lane.view.last, body });
+        if canary::makes(Canary::SentIsConfirmed) {
+            out.push(Effect::Confirmed(shard, seq));
+        }
     }
 
     /// The node says that it has everything up to `cursor`.

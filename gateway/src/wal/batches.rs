@@ -102,7 +102,8 @@ impl BatchStore {
         }
         match result {
             Ok(()) => {
-                folder.synced_through = up_to.max(folder.synced_through);
+                let last = listed.last().map_or(0, |(seq, _)| *seq);
+                folder.synced_through = up_to.min(last).max(folder.synced_through);
                 Ok(())
             }
             Err(source) => {

@@ -1,10 +1,40 @@
 //! Which groups a damaged place concerns, and which of those are repaired.
+//!
+//! Invariant: a repair counts for the places that were known when it was made, and for no other: what rots later, also in
+//! front of it or next to them, is damage anew.
 
-use super::record::Position;
 use std::collections::BTreeSet;
 
 /// Damaged places that are told apart; more are taken together as one that concerns every group.
 const MAX_SPANS_ENTRIES: usize = 1024;
+
+/// Where the places begin that stand for what has no bytes of its own, beyond the longest segment: how many segments are
+/// missing behind one, and how many places were taken together. More of them are no part of fewer.
+const GAP_END: u32 = u32::MAX;
+const MANY_START: u32 = 1 << 31;
+
+/// A damaged place: bytes of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The segment's number.
+    pub segment: u64,
+    /// The first byte.
+    pub from: u32,
+    /// The byte behind the last.
+    pub to: u32,
+}
+
+impl Span {
+    /// So many segments that are missing behind this one.
+    pub fn gap(segment: u64, missing: u64) -> Self {
+        let most = GAP_END - MANY_START - MAX_SPANS_ENTRIES as u32;
+        Self { segment, from: GAP_END - missing.min(most.into()) as u32, to: GAP_END }
+    }
+
+    fn within(&self, other: &Self) -> bool {
+        self.segment == other.segment && other.from <= self.from && self.to <= other.to
+    }
+}
 
 /// A set of groups, or of all groups but some.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,26 +100,38 @@ impl Groups {
 /// The damaged places of a log that are not repaired yet.
 #[derive(Debug, Clone, Default)]
 pub struct Damage {
-    spans: Vec<(Position, Groups)>,
+    spans: Vec<(Span, Groups)>,
 }
 
 impl Damage {
     /// Adds one.
-    pub fn add(&mut self, at: Position, groups: Groups) {
+    pub fn add(&mut self, at: Span, groups: Groups) {
         let full = self.spans.len() >= MAX_SPANS_ENTRIES;
         match self.spans.last_mut() {
-            Some(last) if full => {
-                // Kept at the later place, so that no repair made before counts for it.
-                *last = (last.0.max(at), Groups::all());
+            Some((last, of)) if full => {
+                let together = if last.from == MANY_START { last.to - MANY_START } else { 1 };
+                let segment = last.segment.max(at.segment);
+                *last = Span { segment, from: MANY_START, to: MANY_START + together.min(MANY_START - 2) + 1 };
+                *of = Groups::all();
             }
             _ => self.spans.push((at, groups)),
         }
     }
 
-    /// Damage below `below` is repaired for these groups.
-    pub fn repaired(&mut self, below: Position, groups: &Groups) {
+    /// The places that concern some of these groups.
+    pub fn places_of(&self, groups: &Groups) -> Vec<Span> {
+        let concerned = |of: &Groups| {
+            let mut rest = of.clone();
+            rest.take_away(groups);
+            rest != *of
+        };
+        self.spans.iter().filter(|(_, of)| concerned(of)).map(|(at, _)| *at).collect()
+    }
+
+    /// The damage in these places is repaired for these groups.
+    pub fn repaired(&mut self, places: &[Span], groups: &Groups) {
         for (at, of) in &mut self.spans {
-            if *at < below {
+            if places.iter().any(|place| at.within(place)) {
                 of.take_away(groups);
             }
         }
@@ -141,11 +183,48 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_counts_only_for_what_lies_before_it() {
+    fn a_repair_counts_only_for_the_places_that_were_known() {
+        let at = |segment, from, to| Span { segment, from, to };
         let mut damage = Damage::default();
-        damage.add(Position { segment: 1, offset: 600 }, Groups::all());
-        damage.add(Position { segment: 3, offset: 600 }, Groups::these([7]));
-        damage.repaired(Position { segment: 2, offset: 512 }, &Groups::all());
+        damage.add(at(1, 600, 700), Groups::all());
+        damage.add(at(3, 600, 700), Groups::these([7]));
+        damage.add(Span::gap(4, 2), Groups::all());
+        let places = damage.places_of(&Groups::these([8]));
+        assert_eq!(places, [at(1, 600, 700), Span::gap(4, 2)]);
+        damage.repaired(&places, &Groups::all());
         assert_eq!(damage.groups(), Groups::these([7]));
+        for (later, known) in [
+            (at(1, 600, 700), true),
+            (at(1, 640, 700), true),
+            (at(1, 600, 708), false),
+            (at(1, 520, 600), false),
+            (at(2, 600, 700), false),
+            (Span::gap(4, 1), true),
+            (Span::gap(4, 3), false),
+            (Span::gap(1, 1), false),
+        ] {
+            let mut damage = Damage::default();
+            damage.add(later, Groups::all());
+            damage.repaired(&places, &Groups::all());
+            assert_eq!(damage.groups().is_empty(), known, "{later:?}");
+        }
+    }
+
+    #[test]
+    fn places_beyond_the_bound_are_repaired_together_and_one_more_is_not() {
+        let damage = |places: u32| {
+            let mut damage = Damage::default();
+            (0..places).for_each(|n| damage.add(Span { segment: 1, from: n, to: n + 1 }, Groups::these([2])));
+            damage
+        };
+        let many = MAX_SPANS_ENTRIES as u32 + 9;
+        let known = damage(many).places_of(&Groups::all());
+        assert_eq!(known.len(), MAX_SPANS_ENTRIES);
+        for (later, repaired) in [(many, true), (many + 1, false)] {
+            let mut damage = damage(later);
+            assert!(damage.groups().is_all());
+            damage.repaired(&known, &Groups::all());
+            assert_eq!(damage.groups().is_empty(), repaired);
+        }
     }
 }

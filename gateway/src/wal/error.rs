@@ -110,6 +110,11 @@ impl LogError {
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
     }
+
+    /// Whether it is more than can be written at once, as the log stands.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::TooLarge { .. })
+    }
 }
 
 /// Whether this is the operating system's way to say "no room".

@@ -94,7 +94,8 @@ pub enum Role {
     Batch,
     /// It ends a segment, and lists all groups in it.
     Seal,
-    /// It says that the damage below a position is repaired for the groups that it lists.
+    /// It says that the damage in the places that its body names is repaired for the groups that it lists (see
+    /// `recovery.rs`).
     Repaired,
 }
 

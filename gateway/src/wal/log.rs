@@ -306,28 +306,30 @@ impl Log {
     /// As for [`Log::append`] and [`Log::sync`].
     pub fn repaired(&mut self, groups: &Groups) -> Result<(), LogError> {
         self.check()?;
-        if self.damage.places() == 0 {
+        // "All but those that were repaired before" comes to the same as all.
+        let groups = if groups.is_all() { Groups::all() } else { groups.clone() };
+        let listed = groups.known().cloned().unwrap_or_default();
+        let places = self.damage.places_of(&groups);
+        if places.is_empty() {
             return Ok(());
         }
-        // "All but those that were repaired before" comes to the same as all.
-        let listed = groups.known().cloned().unwrap_or_default();
-        let bytes = form::unit_bytes(listed.len(), recovery::REPAIR_BYTES) as u64;
-        if !self.fits(self.end.offset, &self.active_info().groups, &listed, bytes, false) {
-            self.roll()?;
-        }
-        let below = self.end;
-        let body = recovery::encode_repair(below, groups.is_all());
-        let mut buffer = std::mem::take(&mut self.buffer);
-        self.encode(&mut buffer, below.offset, Role::Repaired, &listed, 0, |out| {
-            out.extend_from_slice(&body)
-        });
-        self.write_buffer(buffer, 1)?;
-        if let Some(active) = self.segments.back_mut() {
-            active.groups.extend(&listed);
+        for some in places.chunks(recovery::REPAIR_PLACES_ENTRIES) {
+            let bytes = form::unit_bytes(listed.len(), recovery::repair_bytes(some.len())) as u64;
+            if !self.fits(self.end.offset, &self.active_info().groups, &listed, bytes, false) {
+                self.roll()?;
+            }
+            let body = recovery::encode_repair(some, groups.is_all());
+            let mut buffer = std::mem::take(&mut self.buffer);
+            self.encode(&mut buffer, self.end.offset, Role::Repaired, &listed, 0, |out| {
+                out.extend_from_slice(&body)
+            });
+            self.write_buffer(buffer, 1)?;
+            if let Some(active) = self.segments.back_mut() {
+                active.groups.extend(&listed);
+            }
         }
         self.sync()?;
-        let groups = if groups.is_all() { Groups::all() } else { groups.clone() };
-        self.damage.repaired(below, &groups);
+        self.damage.repaired(&places, &groups);
         Ok(())
     }
 

@@ -267,6 +267,24 @@ impl MemoryDisk {
         copy
     }
 
+    /// The disk as the next process finds it when the one that used it was killed: the system still has all that was
+    /// written, and has made no more of it durable than before. This one stays as it is, without power.
+    pub fn killed(&self) -> Self {
+        let mut state = self.state();
+        let after = Self::new(state.capacity_bytes);
+        {
+            let mut new = after.state();
+            new.files = state.files.clone();
+            new.next_file = state.next_file;
+            new.names = state.names.clone();
+            new.durable_names = state.durable_names.clone();
+            new.pending = state.pending.clone();
+            new.folders = state.folders.clone();
+        }
+        state.faults.power_off_after = Some(0);
+        Self { shared: after.shared, folder: self.folder.clone() }
+    }
+
     /// Sets the faults to come.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;

@@ -11,11 +11,11 @@
 //! Invariant: no file that holds evidence of damage is changed, so opening a log twice tells the same.
 //! Invariant: a power cut anywhere in here leaves files that recover to the same records.
 
-use super::damage::{Damage, Groups};
+use super::damage::{Damage, Groups, Span};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::form::{
-    self, HEADER_BYTES, Head, Header, HeaderRead, Identity, RECORD_HEAD_BYTES, Role, UnitForm,
+    self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, RECORD_HEAD_BYTES, Role, UnitForm,
 };
 use super::record::{Position, Record};
 use super::segment::{self, Found, Segment, UnitRead};
@@ -92,7 +92,7 @@ struct Reading<'a> {
     visit: &'a mut dyn FnMut(Record),
     recovery: Recovery,
     damage: Damage,
-    repairs: Vec<(Position, Groups)>,
+    repairs: Vec<(Vec<Span>, Groups)>,
     states: States,
 }
 
@@ -136,7 +136,8 @@ impl Reading<'_> {
         info: &mut SegmentInfo,
     ) -> std::io::Result<()> {
         let number = segment.number;
-        let mut unknown: Option<u32> = None;
+        let place = |from, to| Span { segment: number, from, to };
+        let mut unknown: Vec<Span> = Vec::new();
         let mut seal: Option<BTreeSet<u16>> = None;
         let mut visit = |found: Found<'_>| match found {
             Found::Unit(offset, head, body) => {
@@ -144,45 +145,61 @@ impl Reading<'_> {
                     seal = Some(head.groups.clone());
                 }
                 if !self.unit(head, body, info) {
-                    self.damage.add(Position { segment: number, offset }, Groups::all());
+                    self.damage.add(place(offset, offset + head.unit_bytes() as u32), Groups::all());
                 }
             }
-            Found::Bad(offset, Some(groups)) => {
-                self.damage.add(Position { segment: number, offset }, Groups::these(groups.iter().copied()));
+            Found::Bad(from, to, Some(groups)) => {
+                self.damage.add(place(from, to), Groups::these(groups.iter().copied()));
             }
-            Found::Bad(offset, None) => unknown = Some(offset),
+            Found::Bad(from, to, None) => unknown.push(place(from, to)),
         };
         let (end, by_seal) = segment.walk(HEADER_BYTES, to, after, &mut visit)?;
         if sealed && !by_seal {
-            unknown = Some(end);
+            unknown.push(place(end, end + 1));
         }
-        if let Some(offset) = unknown {
-            // The seal lists what is in the segment; without one it may have been anything.
-            let groups = seal.map_or_else(Groups::all, Groups::these);
-            self.damage.add(Position { segment: number, offset }, groups);
-        }
+        // The seal lists what is in the segment; without one it may have been anything.
+        let groups = seal.map_or_else(Groups::all, Groups::these);
+        unknown.into_iter().for_each(|place| self.damage.add(place, groups.clone()));
         Ok(())
     }
 }
 
-/// Bytes of the body of a [`Role::Repaired`] unit.
-pub const REPAIR_BYTES: usize = 16;
+/// How many places one [`Role::Repaired`] unit names; more take several.
+pub const REPAIR_PLACES_ENTRIES: usize = 64;
+
+/// Bytes of the body of a [`Role::Repaired`] unit that names so many places.
+pub fn repair_bytes(places: usize) -> usize {
+    8 + 16 * places
+}
 
 /// The body of a [`Role::Repaired`] unit.
-pub fn encode_repair(below: Position, all: bool) -> Vec<u8> {
+pub fn encode_repair(places: &[Span], all: bool) -> Vec<u8> {
     let mut body = Vec::new();
-    body.extend(below.segment.to_le_bytes());
-    body.extend(below.offset.to_le_bytes());
     body.extend(u32::from(all).to_le_bytes());
+    body.extend((places.len() as u32).to_le_bytes());
+    for place in places {
+        body.extend(place.segment.to_le_bytes());
+        body.extend(place.from.to_le_bytes());
+        body.extend(place.to.to_le_bytes());
+    }
     body
 }
 
-fn decode_repair(head: &Head, body: &[u8]) -> Option<(Position, Groups)> {
-    let segment = u64::from_le_bytes(body.get(..8)?.try_into().ok()?);
-    let offset = u32::from_le_bytes(body.get(8..12)?.try_into().ok()?);
-    let all = u32::from_le_bytes(body.get(12..16)?.try_into().ok()?) == 1;
+fn decode_repair(head: &Head, body: &[u8]) -> Option<(Vec<Span>, Groups)> {
+    let (fields, places) = body.split_at_checked(8)?;
+    let all = u32::from_le_bytes(fields[..4].try_into().ok()?) == 1;
+    let count = u32::from_le_bytes(fields[4..].try_into().ok()?) as usize;
     let groups = if all { Groups::all() } else { Groups::these(head.groups.iter().copied()) };
-    Some((Position { segment, offset }, groups))
+    let place = |bytes: &[u8]| {
+        let (segment, ends) = bytes.split_first_chunk::<8>()?;
+        let (from, to) = ends.split_first_chunk::<4>()?;
+        let to = u32::from_le_bytes(to.try_into().ok()?);
+        Some(Span { segment: u64::from_le_bytes(*segment), from: u32::from_le_bytes(*from), to })
+    };
+    // Padding is shorter than a place.
+    let whole = places.len() / 16 == count && places.len() % 16 < ALIGN_BYTES as usize;
+    let places = places.chunks_exact(16).map(place).collect::<Option<Vec<_>>>()?;
+    whole.then_some((places, groups))
 }
 
 /// Makes a segment: claims its room, writes `content` behind its header, syncs it, and only then names it.
@@ -314,7 +331,7 @@ pub fn recover(
         let number = segment.number;
         let mut info = SegmentInfo { number, bytes: u64::from(segment.bytes), ..SegmentInfo::default() };
         if segment.good_header().is_none() {
-            reading.damage.add(Position { segment: number, offset: 0 }, Groups::all());
+            reading.damage.add(Span { segment: number, from: 0, to: HEADER_BYTES }, Groups::all());
         }
         let (to, sealed) = match next {
             None if mark.segment == number => {
@@ -325,9 +342,9 @@ pub fn recover(
             Some(_) => (segment.bytes, true),
         };
         reading.durable(segment, to, sealed, &mut after, &mut info).map_err(io("reading", number))?;
-        if next.is_some_and(|(next, _)| next != number + 1) {
+        if let Some((next, _)) = next.filter(|(next, _)| *next != number + 1) {
             // A whole segment is gone. Noted here, where the evidence is.
-            reading.damage.add(Position { segment: number, offset: u32::MAX }, Groups::all());
+            reading.damage.add(Span::gap(number, next - number - 1), Groups::all());
         }
         if let Some((_, Some(next))) = next
             && next.continues.segment == number
@@ -384,6 +401,8 @@ pub fn recover(
         }
         let place = Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 };
         if !reading.unit(&head, &segment.body, &mut info) {
+            let to = place.offset + head.unit_bytes() as u32;
+            let place = Span { segment: place.segment, from: place.offset, to };
             reading.damage.add(place, Groups::all());
         }
         let unit = UnitForm {
@@ -455,8 +474,8 @@ fn finish(
     next_sequence: u64,
 ) -> Recovered {
     let Reading { mut recovery, mut damage, repairs, states, .. } = reading;
-    for (below, groups) in &repairs {
-        damage.repaired(*below, groups);
+    for (places, groups) in &repairs {
+        damage.repaired(places, groups);
     }
     recovery.damaged_groups = damage.groups();
     recovery.damaged_places = damage.places();

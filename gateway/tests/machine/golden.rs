@@ -81,5 +81,14 @@ fn a_snapshot_has_these_bytes() {
     let sizes = s.machine.sizes();
     assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
     assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
-    golden("snapshot.v1.hex", &s.machine.snapshot());
+    golden("snapshot.v2.hex", &s.machine.snapshot());
+
+    let v1 = unhex(include_str!("../scripts/machine/snapshot.v1.hex"));
+    let restored = Machine::restore(s.machine.shard(), Default::default(), &v1).unwrap();
+    assert_eq!(restored.snapshot(), s.machine.snapshot(), "version 1 is read");
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
 }

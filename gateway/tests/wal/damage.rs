@@ -179,3 +179,35 @@ fn a_payload_that_looks_like_a_unit_is_not_taken_for_one() {
     assert_eq!(read, [record(6, 2, 1, 2, 40)]);
     assert!(recovery.damaged_groups.contains(5));
 }
+
+#[test]
+fn what_rots_after_a_repair_is_reported_also_in_front_of_it() {
+    let first = "wal-0000000000000001.log";
+    for groups in [Groups::these([2, 9]), Groups::all()] {
+        let (disk, all, last) = written();
+        disk.meddle(first, |b| b[512 + 48 + 4 + 60] ^= 1);
+        let (mut log, ..) = open(&disk).unwrap();
+        // What was lost is learned again, and so is the same group's next promise; then it votes again.
+        let learned = [record(2, 2, 1, 900, 120), record(9, 1, 0, 901, 9)];
+        log.commit(&learned).unwrap();
+        log.repaired(&groups).unwrap();
+        log.commit(&[record(2, 2, 99, 902, 10)]).unwrap();
+        drop(log);
+        assert!(open(&disk).unwrap().1.damaged_groups.is_empty());
+
+        // Byte by byte, whatever stood in the log when the repair was made: a record that is gone is missed.
+        let whole = open(&disk).unwrap().2;
+        let known = [&all[..], &learned].concat();
+        for (name, bytes) in segments(&disk) {
+            for at in (0..bytes).step_by(5) {
+                let rotten = disk.image();
+                rotten.meddle(&name, |b| b[at] ^= 1 << (at % 8));
+                let (_, recovery, read) = open(&rotten).unwrap();
+                for lost in known.iter().filter(|r| whole.contains(r) && !read.contains(r)) {
+                    let reported = recovery.damaged_groups.contains(lost.group);
+                    assert!(reported, "{name} byte {at}: {lost:?} dropped in silence, {last} in the last unit");
+                }
+            }
+        }
+    }
+}

@@ -42,6 +42,7 @@ mod query;
 mod rules;
 mod session;
 mod snapshot;
+mod verdicts;
 mod window;
 
 pub use clients::{MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
@@ -60,12 +61,14 @@ use names::Names;
 use outbox::Outbox;
 use rules::Class;
 use selvedge_shared::aggregate::Sample;
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::StreamName;
 use session::{Not, Sessions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use verdicts::Verdicts;
 use window::{Closed, Streams};
 
 /// What applying one proposal gives.
@@ -192,6 +195,7 @@ pub struct Machine {
     level: u32,
     rules: Rules,
     origins: BTreeMap<GatewayId, (u64, u64)>,
+    verdicts: Verdicts,
     names: Names,
     streams: Streams,
     clients: Clients,
@@ -220,6 +224,7 @@ impl Machine {
             stamp: EpochMs(0),
             level: 1,
             origins: BTreeMap::new(),
+            verdicts: Verdicts::default(),
             names: Names::default(),
             streams: Streams::default(),
             clients: Clients::default(),
@@ -257,6 +262,7 @@ impl Machine {
             match command {
                 Command::Forwarded { origin, n, submission } => {
                     let verdict = self.forwarded(*origin, *n, submission, &mut index, &mut applied);
+                    self.verdicts.note(*origin, *n, slot, &verdict);
                     applied.verdicts.push((*origin, *n, verdict));
                 }
                 Command::Tick => self.tick(&mut applied),
@@ -288,16 +294,17 @@ impl Machine {
         if origin.start > start {
             last = 0;
             self.origins.insert(origin.gateway, (origin.start, 0));
+            self.verdicts.restarted(origin.gateway);
             self.sessions.superseded(origin.gateway, origin.start, self.stamp);
         }
-        if n <= last {
+        if n <= last && !canary::makes(Canary::ForwardedTwice) {
             applied.counters.already_applied += 1;
             return Verdict::AlreadyApplied;
         }
-        if n != last + 1 {
+        if n > last + 1 {
             return Verdict::Gap { last };
         }
-        self.origins.insert(origin.gateway, (origin.start, n));
+        self.origins.insert(origin.gateway, (origin.start, last.max(n)));
         let Ok(submission) = Submission::decode(submission) else {
             applied.counters.malformed += 1;
             return Verdict::Malformed;
@@ -547,6 +554,12 @@ impl Machine {
     /// The start of a gateway's process that is known, and its last batch that was applied.
     pub fn origin(&self, gateway: GatewayId) -> Option<(u64, u64)> {
         self.origins.get(&gateway).copied()
+    }
+
+    /// What became of a batch that was applied, and in which slot, if that says more than that all was done.
+    pub fn verdict(&self, origin: Origin, n: u64) -> Option<(u64, &Verdict)> {
+        let known = self.origins.get(&origin.gateway).is_some_and(|(start, _)| *start == origin.start);
+        self.verdicts.get(origin.gateway, n).filter(|_| known)
     }
 
     /// How full the outbox is.

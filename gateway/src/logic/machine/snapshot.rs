@@ -10,17 +10,19 @@ use super::names::Names;
 use super::outbox::Outbox;
 use super::rules::{BadRule, Rules};
 use super::session::Sessions;
+use super::verdicts::Verdicts;
 use super::window::{Closed, Streams};
 use super::{GatewayId, Machine};
 use bincode::{Decode, Encode};
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Format version of snapshots.
-pub const SNAPSHOT_VERSION: u8 = 1;
+/// Format version of snapshots. Version 1 had no verdicts, and is read.
+pub const SNAPSHOT_VERSION: u8 = 2;
 /// The most bytes that one table of a snapshot may claim while it is decoded.
 const MAX_TABLE_BYTES: usize = 512 * 1024 * 1024;
 
@@ -94,13 +96,18 @@ impl Machine {
         w.put(self.names.streams.len() as u32);
         for (name, s) in self.names.streams.iter().zip(&self.streams.list) {
             w.put((name.device, &*name.name, s.seen, s.watermark));
-            w.put((&s.open, &s.boots));
+            match canary::makes(Canary::DedupNotInSnapshot) {
+                true => w.put((&s.open, [0u8; 0].as_slice())),
+                false => w.put((&s.open, &s.boots)),
+            }
         }
         w.put(self.clients.image());
         w.put(self.sessions.image());
         let o = &self.outbox;
         w.put((o.cursor, &o.manifest, &o.waiting, o.since));
         w.put(&self.recent);
+        let verdicts = self.verdicts.image();
+        w.put(if canary::makes(Canary::RefusalForgotten) { Vec::new() } else { verdicts });
         let digest = xxh3_64(&w.0);
         w.0.extend(digest.to_le_bytes());
         w.0
@@ -118,7 +125,7 @@ impl Machine {
             return Err(damaged);
         }
         let Some((&version, tables)) = body.split_first() else { return Err(damaged) };
-        if version != SNAPSHOT_VERSION {
+        if !(1..=SNAPSHOT_VERSION).contains(&version) {
             return Err(RestoreError::Version(version));
         }
         let mut r = Reader(tables);
@@ -150,6 +157,9 @@ impl Machine {
         m.recent = r.take::<VecDeque<Closed>>("recent windows")?;
         if !m.recent.iter().all(|c| c.is_sound(m.names.streams.len())) {
             return Err(inconsistent("recent windows"));
+        }
+        if version >= 2 {
+            m.verdicts = Verdicts::from_image(r.take("verdicts")?);
         }
         if !r.0.is_empty() {
             return Err(RestoreError::Table("end", format!("{} bytes too many", r.0.len())));

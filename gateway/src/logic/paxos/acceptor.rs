@@ -2,10 +2,11 @@
 
 use super::log::{Log, weight};
 use super::message::{Ballot, Entry, Record, Slot, Value};
+use selvedge_shared::canary::{self, Canary};
 
 /// The replica as a voter. Everything here changes together with the records that say so; what was said about
 /// it to others leaves only after those are on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Acceptor {
     promised: Ballot,
     commit: Slot,
@@ -72,7 +73,9 @@ impl Acceptor {
             self.promised = ballot;
             // Entries above were accepted in other ballots. They are kept (they may be chosen, and this replica
             // may be the only one left that can tell), but in this ballot they count for nothing.
-            self.prefix = self.commit;
+            if !canary::makes(Canary::StaleEntryCounts) {
+                self.prefix = self.commit;
+            }
             self.records.push(Record::Promised(ballot));
         }
         self.check();
@@ -84,7 +87,8 @@ impl Acceptor {
         if prev > self.prefix {
             return false;
         }
-        for (slot, value) in (prev + 1..).zip(values) {
+        let after = if canary::makes(Canary::ResentIsAppended) { self.prefix } else { prev };
+        for (slot, value) in (after + 1..).zip(values) {
             if slot <= self.prefix {
                 continue; // known already, and the same: one ballot has one value for a slot
             }
@@ -94,7 +98,8 @@ impl Acceptor {
             self.write(slot, self.promised, value);
             self.prefix = slot;
         }
-        self.commit_to(leader_commit.min(self.prefix));
+        let known = if canary::makes(Canary::CommitPastPrefix) { self.log.last() } else { self.prefix };
+        self.commit_to(leader_commit.min(known));
         true
     }
 

@@ -4,6 +4,7 @@ use super::election::{Candidate, Canvass, Chunk};
 use super::group::{Group, State};
 use super::leader::Leader;
 use super::message::{Ballot, MAX_COUNT, Message, Slot, Value};
+use selvedge_shared::canary::{self, Canary};
 
 impl Group {
     /// Asks around whether an attempt to lead would succeed.
@@ -70,7 +71,11 @@ impl Group {
         if top >= MAX_COUNT || !self.room || self.damage.is_some() {
             return self.fail_attempt();
         }
-        let ballot = Ballot { round: top + 1, gateway: self.config.me.0 };
+        let mut ballot = Ballot { round: top + 1, gateway: self.config.me.0 };
+        let old = self.acceptor.promised();
+        if canary::makes(Canary::BallotUsedAgain) && old.leader() == self.config.me && old >= self.seen {
+            ballot = old;
+        }
         self.follow(None);
         self.seen = ballot;
         // Invariant: a replica that restarted leads in no ballot that it used before. It is promised, and that on
@@ -94,7 +99,11 @@ impl Group {
             .filter_map(|rank| Some((rank, candidate.next_for(rank, commit)?)))
             .collect();
         for (rank, from) in asks {
-            self.send_after(rank, Message::Prepare { ballot, from });
+            if canary::makes(Canary::PrepareBeforeDurable) {
+                self.send(rank, Message::Prepare { ballot, from });
+            } else {
+                self.send_after(rank, Message::Prepare { ballot, from });
+            }
         }
     }
 

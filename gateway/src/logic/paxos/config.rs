@@ -220,7 +220,7 @@ impl GroupConfig {
 }
 
 /// Some members of a group, by rank (their place in its list).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub(super) struct Members(u8);
 
 impl Members {

@@ -52,7 +52,7 @@ pub enum Event {
 /// What a group wants done, in this order of durability: `send` may leave at once; `records` are appended to
 /// the log in their order; `send_after` leaves only when all records up to `token` are on disk, also those
 /// of earlier effects. Messages may be lost, doubled and reordered.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[must_use]
 pub struct Effects {
     /// May leave at once.

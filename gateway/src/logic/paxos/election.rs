@@ -3,10 +3,12 @@
 use super::config::Members;
 use super::log::weight;
 use super::message::{Ballot, Slot, Value};
+use selvedge_shared::canary::{self, Canary};
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 /// Asking whether an attempt would succeed. Binds nobody and writes nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Canvass {
     /// Which attempt.
     pub attempt: u64,
@@ -17,7 +19,7 @@ pub(super) struct Canvass {
 }
 
 /// Phase 1 in a ballot of one's own.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Candidate {
     /// The ballot.
     pub ballot: Ballot,
@@ -39,7 +41,7 @@ pub(super) struct Candidate {
 }
 
 /// How far a member's answer to phase 1 has come.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Hash)]
 struct Promiser {
     /// The slot to ask from; 0 before the first answer.
     next: Slot,
@@ -65,7 +67,7 @@ impl Candidate {
         Self {
             ballot,
             token: None,
-            durable: false,
+            durable: canary::makes(Canary::PrepareBeforeDurable),
             promisers: vec![Promiser::default(); members],
             best: BTreeMap::new(),
             best_bytes: 0,
@@ -156,5 +158,12 @@ impl Candidate {
     /// What was accepted for this slot in the highest ballot.
     pub fn best(&mut self, slot: Slot) -> Option<(Ballot, Value)> {
         self.best.remove(&slot)
+    }
+
+    /// See [`Group::digest`](super::Group::digest); `token` is the group's last.
+    pub fn digest(&self, token: u64, state: &mut impl Hasher) {
+        // Once the ballot is on disk, it no longer matters which write took it there.
+        let age = self.token.filter(|_| !self.durable).map(|t| token - t);
+        (self.ballot, self.durable, age, &self.promisers, &self.best, self.greatest).hash(state);
     }
 }

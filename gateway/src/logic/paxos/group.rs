@@ -8,11 +8,12 @@ use super::leader::Leader;
 use super::log::{Log, weight};
 use super::message::{Ballot, Entry, MAX_COUNT, Message, Slot, Value};
 use super::repair::Damage;
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
 
 /// One replica of one Paxos group. The host steps it with any number of events and proposals, then takes the
 /// effects of them all at once with [`Group::take`]; without taking, nothing is said and nothing is written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Group {
     pub(super) config: GroupConfig,
     /// One's own place in the list of members; members are known by theirs here.
@@ -35,15 +36,15 @@ pub struct Group {
     /// A follower that owes its leader an Accepted.
     pub(super) owes_ack: bool,
     /// The last token given out.
-    token: u64,
+    pub(super) token: u64,
     /// The highest token known to be on disk.
     pub(super) persisted: u64,
-    announced_commit: Slot,
+    pub(super) announced_commit: Slot,
     pub(super) effects: Effects,
 }
 
 /// What the replica is busy with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum State {
     Following,
     Canvassing(Canvass),
@@ -186,7 +187,12 @@ impl Group {
         {
             let (ballot, upto) = (self.acceptor.promised(), self.acceptor.prefix());
             let (commit, vote) = (self.acceptor.commit(), self.damage.is_none());
-            self.send_after(leader, Message::Accepted { ballot, upto, commit, vote });
+            let accepted = Message::Accepted { ballot, upto, commit, vote };
+            if canary::makes(Canary::AcceptedBeforeFsync) {
+                self.send(leader, accepted);
+            } else {
+                self.send_after(leader, accepted);
+            }
         }
         let records = self.acceptor.take_records();
         if !records.is_empty() {
@@ -245,6 +251,11 @@ impl Group {
     /// The commit index: all slots up to it are chosen.
     pub fn commit(&self) -> Slot {
         self.acceptor.commit()
+    }
+
+    /// The accepted prefix: all slots up to it are known to be chosen, or accepted in [`Group::ballot`].
+    pub fn prefix(&self) -> Slot {
+        self.acceptor.prefix()
     }
 
     /// The last slot that holds something here, chosen or not.

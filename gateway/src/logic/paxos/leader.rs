@@ -4,13 +4,15 @@ use super::acceptor::Acceptor;
 use super::config::{Limits, MAX_RESEND_DOUBLINGS, Members};
 use super::log::weight;
 use super::message::{Ballot, Message, Slot};
+use selvedge_shared::canary::{self, Canary};
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 /// Messages to one follower that are not yet answered.
 const MAX_IN_FLIGHT_MESSAGES: usize = 64;
 
 /// A replica that leads in `ballot`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Leader {
     /// The ballot; durable here.
     pub ballot: Ballot,
@@ -31,7 +33,7 @@ pub(super) struct Leader {
 }
 
 /// What a leader knows of a follower.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     /// It voted for all slots up to this one.
     pub voted: Slot,
@@ -61,7 +63,7 @@ pub(super) struct Progress {
 }
 
 /// Linearizable reads of a leader: each waits for a round of confirmation that began after it came.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Reads {
     /// Not in a round yet.
     pub waiting: Vec<u64>,
@@ -111,6 +113,9 @@ impl Leader {
 
     /// Records up to `last` were given out with this token.
     pub fn wrote(&mut self, token: u64, last: Slot) {
+        if canary::makes(Canary::OwnVoteEarly) {
+            self.own = last;
+        }
         if self.writing.back().is_none_or(|(_, slot)| *slot < last) {
             self.writing.push_back((token, last));
         }
@@ -141,6 +146,20 @@ impl Leader {
             .collect();
         votes.sort_unstable_by(|a, b| b.cmp(a));
         votes.get(quorum - 1).copied().unwrap_or(0)
+    }
+
+    /// See [`Group::digest`](super::Group::digest); `token` is the group's last, `commit` its commit index.
+    pub fn digest(&self, token: u64, commit: Slot, state: &mut impl Hasher) {
+        // Votes for what is chosen already change nothing.
+        (self.ballot, self.start, self.own.max(commit), self.writing.len()).hash(state);
+        for (t, slot) in &self.writing {
+            (token - t, slot).hash(state);
+        }
+        for follower in &self.followers {
+            follower.voted.max(commit).hash(state);
+        }
+        let reads = &self.reads;
+        (&reads.waiting, &reads.asked, reads.round, reads.slot, reads.confirmed).hash(state);
     }
 }
 
@@ -234,6 +253,9 @@ impl Progress {
         let (log, commit) = (acceptor.log(), acceptor.commit());
         let mut snapshot = false;
         while self.next <= log.last() {
+            if canary::makes(Canary::TrimmedIsSkipped) {
+                self.next = self.next.max(log.first());
+            }
             if self.next < log.first() {
                 snapshot = !std::mem::replace(&mut self.needs_snapshot, true);
                 break;
@@ -247,7 +269,8 @@ impl Progress {
             let entries = log.chunk(self.next, log.last(), limits.chunk_bytes);
             let values: Vec<_> = entries.map(|e| e.value.clone()).collect();
             let bytes = values.iter().map(|v| weight(v.len())).sum();
-            let prev = self.next - 1;
+            let skipped = canary::makes(Canary::TrimmedIsSkipped);
+            let prev = if skipped { self.matched.min(self.next - 1) } else { self.next - 1 };
             self.next += values.len() as Slot;
             self.in_flight.push_back((self.next - 1, bytes));
             self.in_flight_bytes += bytes;

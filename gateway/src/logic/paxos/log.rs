@@ -12,7 +12,7 @@ pub(super) fn weight(value_bytes: usize) -> usize {
 }
 
 /// Consecutive slots `first ..= last`; everything before `first` is chosen and kept by the host.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Log {
     first: Slot,
     entries: VecDeque<Entry>,

@@ -41,7 +41,7 @@ impl fmt::Display for Ballot {
 }
 
 /// What one slot holds at one replica: the value it last accepted and in which ballot.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Entry {
     /// Where.
     pub slot: Slot,
@@ -52,7 +52,7 @@ pub struct Entry {
 }
 
 /// What a replica must have on disk before it says certain things.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Record {
     /// No ballot below this one is answered any more (also written by a candidate for its own ballot).
     Promised(Ballot),
@@ -63,7 +63,7 @@ pub enum Record {
 }
 
 /// What replicas of one group say to each other.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Message {
     /// "Would you let me lead?" Asked before a ballot is used up; binds nobody.
     Canvass {

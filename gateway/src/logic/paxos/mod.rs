@@ -125,6 +125,7 @@
 mod acceptor;
 mod campaign;
 mod config;
+mod digest;
 mod effects;
 mod election;
 mod group;

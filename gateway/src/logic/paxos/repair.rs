@@ -3,9 +3,10 @@
 use super::config::Members;
 use super::group::{Group, State};
 use super::message::{Ballot, Message, Slot};
+use std::hash::{Hash, Hasher};
 
 /// Where the healing of a damaged replica stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Damage {
     nonce: u64,
     /// Who has answered.
@@ -33,6 +34,11 @@ impl Damage {
     pub fn deadline(&self, led: bool, up: Members) -> Option<u64> {
         let somebody = if self.asked_all { up.len() > 1 } else { up.without(self.answered).len() > 0 };
         ((self.mark.is_none() || !led) && somebody).then_some(self.ask_at_ms)
+    }
+
+    /// See [`Group::digest`](super::Group::digest).
+    pub fn digest(&self, state: &mut impl Hasher) {
+        (self.nonce, self.answered, self.above, self.mark, self.asked_all).hash(state);
     }
 }
 

@@ -156,7 +156,8 @@ impl Shard {
         let verdict = |verdict| ForwardAnswer::Verdict { slot: 0, verdict };
         let (applied_start, applied_n) = self.machine.origin(origin.gateway).unwrap_or((0, 0));
         if (origin.start, n) <= (applied_start, applied_n) && origin.start == applied_start {
-            return Err(self.remembered(origin, n).unwrap_or(verdict(Verdict::AlreadyApplied)));
+            let (slot, verdict) = self.answer_again(origin, n);
+            return Err(ForwardAnswer::Verdict { slot, verdict });
         }
         let Some(lead) = &mut self.lead else {
             return Err(ForwardAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });
@@ -198,6 +199,7 @@ impl Shard {
 
     /// Turns what gathered into proposals, as far as the group's window allows.
     pub(super) fn propose(&mut self, now: Now) {
+        let time = self.clock.now(now);
         let Some(lead) = &mut self.lead else { return };
         if !lead.opened {
             return;
@@ -206,8 +208,7 @@ impl Shard {
             lead.rules_proposed = true;
             lead.pending.extend(self.machine.rules_command());
         }
-        let tick_due =
-            lead.ticking.is_none() && self.machine.next_tick_due().is_some_and(|at| at <= now.wall);
+        let tick_due = lead.ticking.is_none() && self.machine.next_tick_due().is_some_and(|at| at <= time);
         if tick_due {
             lead.pending.push_back(Command::Tick);
         }
@@ -225,7 +226,7 @@ impl Shard {
                 bytes += size;
                 commands.extend(lead.pending.pop_front());
             }
-            let stamp = now.wall.max(self.machine.stamp().plus(1)).max(lead.stamp.plus(1));
+            let stamp = time.max(self.machine.stamp().plus(1)).max(lead.stamp.plus(1));
             let ticks = commands.contains(&Command::Tick);
             let value = proposal(stamp, commands);
             match self.group.propose(now.mono_ms, value.encode().into()) {

@@ -13,24 +13,26 @@
 //! Invariant: a proposal's stamp is above every stamp that its leader has applied or proposed. (What a leader of a
 //! lower ballot left unchosen may still be chosen after it, with a lower stamp; the machine's time never goes
 //! back, and batches of such an entry are applied or refused by their numbers as always.)
+//! Time passes for the machine whatever a leader's wall clock says: see [`clock`].
 //! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
 //! before the query came.
 //! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
 //! to come again; at most [`MAX_QUERIES`] queries wait.
 
+mod clock;
 mod lead;
 mod recover;
 mod transfer;
 
-pub use recover::{KIND_ACCEPTED, KIND_COMMITTED, KIND_PROMISED, Replay};
+pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_PROMISED, Replay};
 
-use crate::logic::forward;
 use crate::logic::machine::{
-    Command, Counters, CutBatch, Halt, Machine, Origin, Outcome, Proposal, Rules, Verdict, WindowView,
+    Command, Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict, WindowView,
 };
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
+use clock::HybridClock;
 pub use lead::HAND_BACK_MS;
 use lead::{HandBack, Lead};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -231,12 +233,11 @@ pub struct Shard {
     /// Waiting for a slot to be applied.
     readable: Vec<(Slot, (GatewayId, u64, WindowQuery))>,
     last_read: u64,
-    /// The last verdicts of each gateway's batches that say more than that all was done.
-    verdicts: BTreeMap<GatewayId, VecDeque<(Origin, u64, Slot, Verdict)>>,
     sending: BTreeMap<GatewayId, Sending>,
     receiving: Option<Receiving>,
     uplink: UplinkView,
     hand_back: HandBack,
+    clock: HybridClock,
     out: Effects,
 }
 
@@ -252,10 +253,15 @@ impl Shard {
     ) -> Result<Self, paxos::ConfigError> {
         let (id, me) = (settings.group.group, settings.group.me);
         let hand_back = HandBack::new(me, settings.group.members.first().copied());
+        let mut out = Effects::default();
+        if found.damaged.is_some() {
+            out.records.push(recover::begun_anew(id, found.snapshot_slot));
+        }
         Ok(Self {
             id,
             me,
             hand_back,
+            clock: HybridClock::new(machine.stamp()),
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
             group: Group::recover(settings.group, found)?,
@@ -270,11 +276,10 @@ impl Shard {
             asked: BTreeMap::new(),
             readable: Vec::new(),
             last_read: 0,
-            verdicts: BTreeMap::new(),
             sending: BTreeMap::new(),
             receiving: None,
             uplink: UplinkView::default(),
-            out: Effects::default(),
+            out,
         })
     }
 
@@ -323,7 +328,7 @@ impl Shard {
             let effects = self.group.take();
             let quiet = effects.is_empty();
             self.absorb(now, effects);
-            self.apply()?;
+            self.apply(now)?;
             if quiet {
                 break;
             }
@@ -340,11 +345,10 @@ impl Shard {
             Some(lead) if lead.takes_ticks() && self.room => self.machine.next_tick_due(),
             _ => None,
         };
-        let until =
-            |at: EpochMs| now.mono_ms + u64::try_from(at.0.saturating_sub(now.wall.0)).unwrap_or(0).max(1);
+        let tick = tick.map(|at| self.clock.when(now, at));
         let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
-        [self.group.deadline(), tick.map(until), pull, hand_back].into_iter().flatten().min()
+        [self.group.deadline(), tick, pull, hand_back].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -408,7 +412,7 @@ impl Shard {
         }
     }
 
-    fn apply(&mut self) -> Result<(), Halt> {
+    fn apply(&mut self, now: Now) -> Result<(), Halt> {
         while self.machine.slot() < self.group.commit() {
             let from = self.machine.slot() + 1;
             let chunk: Vec<_> = self
@@ -422,6 +426,7 @@ impl Shard {
             for (slot, value) in chunk {
                 self.apply_one(slot, &value)?;
             }
+            self.clock.meet(now, self.machine.stamp());
         }
         Ok(())
     }
@@ -438,7 +443,10 @@ impl Shard {
         let applied = self.machine.apply(slot, &proposal)?;
         for (origin, n, verdict) in applied.verdicts {
             let asked = self.lead.as_mut().and_then(|lead| lead.settle(origin, n));
-            let (slot, verdict) = self.remember(origin, n, slot, verdict);
+            let (slot, verdict) = match verdict {
+                Verdict::AlreadyApplied => self.answer_again(origin, n),
+                verdict => (slot, verdict),
+            };
             let to = asked.or((origin.gateway == self.me).then_some(self.me));
             if let Some(to) = to {
                 let answer = ForwardAnswer::Verdict { slot, verdict };
@@ -469,31 +477,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Keeps a verdict, should its answer be lost, if it says more than that all was done; that, and the answer to one
-    /// that was kept, is given back.
-    fn remember(&mut self, origin: Origin, n: u64, slot: Slot, verdict: Verdict) -> (Slot, Verdict) {
-        let plain = |o: &Outcome| matches!(o, Outcome::Done { .. } | Outcome::Duplicate);
-        match &verdict {
-            Verdict::Applied(outcomes) if outcomes.iter().all(plain) => {}
-            Verdict::Applied(_) | Verdict::Malformed => {
-                let kept = self.verdicts.entry(origin.gateway).or_default();
-                kept.retain(|(o, old, ..)| *o == origin && old + forward::MAX_INFLIGHT_BATCHES as u64 > n);
-                kept.push_back((origin, n, slot, verdict.clone()));
-            }
-            Verdict::AlreadyApplied => {
-                if let Some(ForwardAnswer::Verdict { slot, verdict }) = self.remembered(origin, n) {
-                    return (slot, verdict);
-                }
-            }
-            Verdict::Gap { .. } | Verdict::OldStart => {}
-        }
-        (slot, verdict)
-    }
-
-    fn remembered(&self, origin: Origin, n: u64) -> Option<ForwardAnswer> {
-        let kept = self.verdicts.get(&origin.gateway)?;
-        let (_, _, slot, verdict) = kept.iter().find(|(o, kept, ..)| *o == origin && *kept == n)?;
-        Some(ForwardAnswer::Verdict { slot: *slot, verdict: verdict.clone() })
+    /// The answer to a batch that the machine has applied before.
+    fn answer_again(&self, origin: Origin, n: u64) -> (Slot, Verdict) {
+        let kept = self.machine.verdict(origin, n);
+        kept.map_or((0, Verdict::AlreadyApplied), |(slot, verdict)| (slot, verdict.clone()))
     }
 
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {

@@ -13,6 +13,23 @@ pub const KIND_ACCEPTED: u8 = 2;
 /// A commit index, as eight little-endian bytes. The newest counts.
 pub const KIND_COMMITTED: u8 = 3;
 
+/// All entries of the group before this record are void: the replica had lost records, and began anew. Its slot is the
+/// first that the replica then lacked, so that the log keeps it as long as anything that it voids.
+pub const KIND_BEGUN_ANEW: u8 = 4;
+
+/// Written first by a replica that lost records. What it still holds may be entries whose replacements are lost, or that
+/// lie behind a hole; it learns everything again, and a later start must not mix the two.
+pub(super) fn begun_anew(group: ShardId, snapshot_slot: Slot) -> wal::Record {
+    wal::Record {
+        group: group.0,
+        configuration: CONFIGURATION,
+        kind: KIND_BEGUN_ANEW,
+        ballot: (0, 0),
+        slot: snapshot_slot + 1,
+        payload: [].into(),
+    }
+}
+
 /// A group's record as the log takes it. What is the group's state rather than a slot's carries slot 0.
 pub(super) fn record(group: ShardId, record: Record) -> wal::Record {
     let form = |kind, ballot: Ballot, slot, payload| wal::Record {
@@ -53,6 +70,7 @@ impl Replay {
                     self.commit = self.commit.max(u64::from_le_bytes(bytes));
                 }
             }
+            KIND_BEGUN_ANEW => self.entries.clear(),
             _ => {} // of a newer release, which the frame version would have told
         }
     }

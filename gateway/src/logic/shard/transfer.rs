@@ -80,7 +80,9 @@ impl Shard {
         }
         match message {
             TransferMessage::Offer { slot, bytes, crc } => {
-                let wanted = slot > self.group.commit() && bytes <= MAX_SNAPSHOT_BYTES;
+                // Beyond the last slot that a group believes in, the machine would jump and its group would not.
+                let sound = slot <= paxos::MAX_COUNT && bytes <= MAX_SNAPSHOT_BYTES;
+                let wanted = sound && slot > self.group.commit();
                 if wanted && self.receiving.is_none() && self.saving.is_none() {
                     let (state, machine) = (Vec::new(), None);
                     let asked_ms = now.mono_ms.saturating_sub(PULL_MS);
@@ -197,6 +199,7 @@ impl Shard {
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
                 self.machine = *machine;
+                self.clock.meet(now, self.machine.stamp());
                 // What its cursor covers will not be said again.
                 self.out.confirmed = self.out.confirmed.max(Some(self.machine.outbox_stats().cursor));
                 self.tail.clear();

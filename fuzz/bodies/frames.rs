@@ -1,0 +1,85 @@
+//! What comes over a link before anything is done with it: greetings and frames, from bytes and back.
+
+use crate::source::Source;
+use selvedge_gateway::logic::link::{
+    Greeting, Hello, Incarnation, Known, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame, admit, check,
+};
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::time::EpochMs;
+
+/// The longest that an operator is told, whatever a peer says of itself.
+const MAX_SAID_BYTES: usize = 1024;
+
+pub fn run(data: &[u8]) {
+    let mut source = Source::new(data);
+    match source.below(3) {
+        0 => greeting(source.rest()),
+        1 => hello(&mut source),
+        _ => frame(source.rest()),
+    }
+}
+
+fn greeting(bytes: &[u8]) {
+    let Ok(said) = Greeting::decode(bytes) else { return };
+    if let Greeting::Refused { reason } = &said {
+        assert!(reason.len() <= MAX_REASON_BYTES && !reason.chars().any(char::is_control));
+    }
+    assert_eq!(Greeting::decode(&said.encode()).as_ref(), Ok(&said));
+}
+
+fn hello(source: &mut Source) {
+    let me = Hello {
+        oldest: 1,
+        newest: 1,
+        site: "plant-7".into(),
+        membership: [7; 32],
+        gateway: GatewayId(2),
+        incarnation: Incarnation(9),
+        start: 5,
+        run: 6,
+    };
+    let them = Hello {
+        oldest: source.below(3) as u16,
+        newest: source.below(3) as u16,
+        site: if source.flag() { me.site.clone() } else { source.text(300) },
+        membership: if source.flag() { me.membership } else { [source.byte(); 32] },
+        gateway: GatewayId(source.below(5) as u16),
+        incarnation: Incarnation(source.below(3) as u128),
+        start: source.number(5),
+        run: source.number(6),
+    };
+    assert_eq!(Greeting::decode(&Greeting::Hello(them.clone()).encode()), Ok(Greeting::Hello(them.clone())));
+    let expected = source.flag().then(|| GatewayId(source.below(5) as u16));
+    match check(&me, &them, expected, |g| (1..=3).contains(&g.0)) {
+        Err(why) => assert!(why.0.len() <= MAX_SAID_BYTES),
+        Ok(()) => {
+            assert!(them.site == me.site && them.membership == me.membership && them.gateway != me.gateway);
+            assert!((1..=3).contains(&them.gateway.0));
+        }
+    }
+    let known = Known { incarnation: Incarnation(source.below(3) as u128), start: source.number(5), run: 6 };
+    match admit(Some(&known), &them) {
+        Err(why) => assert!(why.0.len() <= MAX_SAID_BYTES),
+        Ok(_) => assert!(them.incarnation == known.incarnation && them.start >= known.start),
+    }
+}
+
+fn frame(bytes: &[u8]) {
+    let Ok(frame) = PeerFrame::decode(bytes) else { return };
+    // Compared as bytes, for a value that is no number is not equal to itself.
+    let again = PeerFrame::decode(&frame.encode()).expect("what was decoded encodes").encode();
+    assert_eq!(again, frame.encode());
+    // On to another peer: nothing that was taken in is too much for a link, and what it gives decodes.
+    let mut link = Link::new(GatewayId(1), GatewayId(2));
+    link.handshaking();
+    link.connected(0);
+    let count = frame.messages.len();
+    link.send(frame.messages);
+    let mut passed = 0;
+    while let Some(bytes) = link.next_frame(0, EpochMs(0)) {
+        assert!(bytes.len() <= MAX_PEER_FRAME_BYTES);
+        passed += PeerFrame::decode(&bytes).expect("a link's frame decodes").messages.len();
+    }
+    let counts = link.counts();
+    assert_eq!(passed as u64 + counts.dropped_full + counts.dropped_long, count as u64);
+}

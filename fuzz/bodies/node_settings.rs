@@ -1,0 +1,19 @@
+//! A node's settings. No file that they name is read here.
+
+use crate::settings::load;
+use crate::source::Source;
+use selvedge_node::settings::{ENV_PREFIX, Settings};
+
+pub fn run(source: &mut Source) {
+    let Some(mut settings) = load::<Settings>(source, ENV_PREFIX, Some("uplink.password")) else { return };
+    for site in &mut settings.sites {
+        site.secret_file = None;
+        site.accept_secret_files.clear();
+    }
+    if let Err(e) = settings.check() {
+        assert!(e.to_string().len() < 16 * 1024);
+    }
+    let shown = format!("{settings:?}");
+    let password = &settings.uplink.password;
+    assert!(password.len() < 20 || !shown.contains(password.as_str()) || settings.uplink.username.contains(password.as_str()));
+}

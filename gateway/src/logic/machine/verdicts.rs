@@ -1,0 +1,61 @@
+//! What became of the last batches of each gateway, as far as it says more than that all was done.
+//!
+//! A gateway whose answer was lost asks again under the same number. That something was refused must not be forgotten
+//! until then, or it would be acknowledged as kept; so it is part of the state and of every snapshot.
+//!
+//! Limit: of each gateway, what concerns its last [`MAX_INFLIGHT_BATCHES`] numbers: no earlier one is unanswered.
+
+use super::{Origin, Outcome, Verdict};
+use crate::logic::forward::MAX_INFLIGHT_BATCHES;
+use bincode::{Decode, Encode};
+use selvedge_shared::ids::GatewayId;
+use std::collections::BTreeMap;
+
+/// A verdict and where it was given.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Kept {
+    n: u64,
+    slot: u64,
+    verdict: Verdict,
+}
+
+/// The verdicts of the current start of each gateway.
+#[derive(Debug, Default)]
+pub struct Verdicts(BTreeMap<GatewayId, Vec<Kept>>);
+
+impl Verdicts {
+    /// A later start of the gateway was met: nobody waits for the answers of the one before.
+    pub fn restarted(&mut self, gateway: GatewayId) {
+        self.0.remove(&gateway);
+    }
+
+    /// Batch `n` of the origin was applied.
+    pub fn note(&mut self, origin: Origin, n: u64, slot: u64, verdict: &Verdict) {
+        if let Some(kept) = self.0.get_mut(&origin.gateway) {
+            kept.retain(|k| k.n + MAX_INFLIGHT_BATCHES as u64 > n);
+        }
+        let plain = |o: &Outcome| matches!(o, Outcome::Done { .. } | Outcome::Duplicate);
+        let told = match verdict {
+            Verdict::Applied(outcomes) => !outcomes.iter().all(plain),
+            Verdict::Malformed => true,
+            Verdict::AlreadyApplied | Verdict::Gap { .. } | Verdict::OldStart => false,
+        };
+        if told {
+            self.0.entry(origin.gateway).or_default().push(Kept { n, slot, verdict: verdict.clone() });
+        }
+    }
+
+    /// What became of batch `n` of the gateway's current start, and in which slot.
+    pub fn get(&self, gateway: GatewayId, n: u64) -> Option<(u64, &Verdict)> {
+        let kept = self.0.get(&gateway)?.iter().find(|k| k.n == n)?;
+        Some((kept.slot, &kept.verdict))
+    }
+
+    pub fn image(&self) -> Vec<(GatewayId, &Vec<Kept>)> {
+        self.0.iter().filter(|(_, kept)| !kept.is_empty()).map(|(g, kept)| (*g, kept)).collect()
+    }
+
+    pub fn from_image(image: Vec<(GatewayId, Vec<Kept>)>) -> Self {
+        Self(image.into_iter().collect())
+    }
+}

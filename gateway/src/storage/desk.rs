@@ -1,0 +1,93 @@
+//! Carries between the shards, the log and the store.
+
+use super::keeper::{Done, LogWork};
+use crate::logic::commit::{GroupCommit, Submission};
+use crate::logic::replica::Said;
+use selvedge_shared::canary::{self, Canary};
+use selvedge_shared::ids::ShardId;
+
+/// Where something is to be carried.
+#[derive(Debug)]
+pub enum Errand {
+    /// To the log, behind all that was carried there before.
+    Log(LogWork),
+    /// To a shard.
+    Shard(ShardId, Said),
+    /// To every shard.
+    Room(bool),
+}
+
+/// Figures of the log for operators.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct LogFigures {
+    /// The disk has room for new readings.
+    pub room: bool,
+    /// Log segments on disk.
+    pub segments: u64,
+}
+
+/// The core of the log's actor.
+#[derive(Debug)]
+pub struct Desk {
+    commit: GroupCommit,
+    max_segments: u64,
+    figures: LogFigures,
+}
+
+impl Desk {
+    /// When the log has more than `max_segments`, shards that hold the oldest one are asked for a snapshot. `room`: whether
+    /// the disk has room at the start, as the shards know it.
+    pub fn new(max_segments: u64, room: bool) -> Self {
+        let figures = LogFigures { room, segments: 0 };
+        Self { commit: GroupCommit::default(), max_segments, figures }
+    }
+
+    /// Figures for operators.
+    pub fn figures(&self) -> LogFigures {
+        self.figures
+    }
+
+    /// A shard wants records on disk.
+    pub fn persist(&mut self, submission: Submission) -> Option<Errand> {
+        self.commit.submit(submission);
+        self.next_write()
+    }
+
+    /// The log or the store has done something.
+    pub fn done(&mut self, done: Done) -> Vec<Errand> {
+        let mut errands = Vec::new();
+        match done {
+            Done::Written => {
+                let persisted = |(shard, token)| Errand::Shard(shard, Said::Persisted(token));
+                errands.extend(self.commit.written().into_iter().map(persisted));
+                errands.extend(self.next_write());
+            }
+            Done::Room(room) if self.figures.room != room => {
+                self.figures.room = room;
+                errands.push(Errand::Room(room));
+            }
+            Done::Room(_) => {}
+            Done::Oldest(oldest, segments) => {
+                self.figures.segments = segments;
+                let short = segments > self.max_segments || !self.figures.room;
+                let groups = oldest.filter(|_| short).into_iter().flat_map(|o| o.slots.into_keys());
+                errands.extend(groups.map(|g| Errand::Shard(ShardId(g), Said::SnapshotWanted)));
+            }
+            Done::Snapshot { shard, slot, saved } => {
+                if saved || canary::makes(Canary::TrimmedWithoutSnapshot) {
+                    errands.push(Errand::Log(LogWork::Keep { shard, from: slot + 1 }));
+                }
+                errands.push(Errand::Shard(shard, Said::SnapshotSaved { slot, saved }));
+            }
+            Done::NotStored(shard, batch) => errands.push(Errand::Shard(shard, Said::NotStored(batch))),
+            Done::Loaded { shard, seq, body } => {
+                errands.push(Errand::Shard(shard, Said::Loaded { seq, body }));
+            }
+        }
+        errands
+    }
+
+    fn next_write(&mut self) -> Option<Errand> {
+        self.commit.next_write().map(|records| Errand::Log(LogWork::Write(records)))
+    }
+}

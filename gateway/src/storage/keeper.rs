@@ -1,0 +1,216 @@
+//! What is done to the log and to the store, one piece of work at a time.
+
+use crate::logic::machine::CutBatch;
+use crate::logic::replica::StoreWork;
+use crate::wal::{BatchStore, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore};
+use selvedge_shared::ids::ShardId;
+use std::collections::BTreeSet;
+
+/// Something for the log.
+#[derive(Debug)]
+pub enum LogWork {
+    /// Make these records durable.
+    Write(Vec<Record>),
+    /// See whether there is room, and how long the log is.
+    Look,
+    /// A durable snapshot covers what the shard has below a slot.
+    Keep {
+        /// The shard.
+        shard: ShardId,
+        /// The slot.
+        from: u64,
+    },
+    /// The shard's damage is repaired.
+    Healed(ShardId),
+}
+
+/// What was done.
+#[derive(Debug)]
+pub enum Done {
+    /// The records are on disk.
+    Written,
+    /// Whether the disk has room.
+    Room(bool),
+    /// The log's oldest segment, if it is not the only one, and how many there are.
+    Oldest(Option<OldestSegment>, u64),
+    /// A snapshot is on disk, or there was no room for it.
+    Snapshot {
+        /// The shard.
+        shard: ShardId,
+        /// Its last slot.
+        slot: u64,
+        /// It is there.
+        saved: bool,
+    },
+    /// A content that the store could not take.
+    NotStored(ShardId, CutBatch),
+    /// A content from the store.
+    Loaded {
+        /// The shard.
+        shard: ShardId,
+        /// The batch.
+        seq: u64,
+        /// Nothing if it is not there, or damaged.
+        body: Option<Vec<u8>>,
+    },
+}
+
+/// Owns the log.
+///
+/// A write that a full disk has no room for is kept and tried again whenever there may be room: nothing of it was promised
+/// yet, and nothing else is written before it.
+#[derive(Debug)]
+pub struct LogKeeper {
+    log: Log,
+    /// The groups that have a replica here.
+    groups: BTreeSet<u16>,
+    stuck: Option<Vec<Record>>,
+}
+
+impl LogKeeper {
+    /// A keeper of this log, for the groups of these shards.
+    pub fn new(log: Log, shards: impl IntoIterator<Item = ShardId>) -> Self {
+        Self { log, groups: shards.into_iter().map(|s| s.0).collect(), stuck: None }
+    }
+
+    /// Where damage may have been of any group, it is repaired when all groups that are here are: there are no others.
+    fn close_repairs(&mut self) -> Result<(), LogError> {
+        let damaged = self.log.damaged_groups();
+        if damaged.is_all() && !self.groups.iter().any(|g| damaged.contains(*g)) {
+            self.log.repaired(&Groups::all())?;
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self) -> Result<(), LogError> {
+        match self.log.trim() {
+            Err(e) if e.is_full() => tracing::warn!("no room to trim the log: {e}"),
+            result => _ = result?,
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, records: Vec<Record>, done: &mut Vec<Done>) -> Result<(), LogError> {
+        match append(&mut self.log, &records).and_then(|()| self.log.sync()) {
+            Ok(_) => done.push(Done::Written),
+            Err(e) if e.is_full() || (e.is_too_large() && self.log.room() == Room::Full) => {
+                tracing::warn!("no room in the log, trying again: {e}");
+                self.stuck = Some(records);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// The process must end: what is on disk is not known.
+    pub fn perform(&mut self, work: LogWork) -> Result<Vec<Done>, LogError> {
+        let mut done = Vec::new();
+        match work {
+            LogWork::Write(records) => self.write(records, &mut done)?,
+            LogWork::Look => {
+                self.close_repairs()?;
+                self.trim()?;
+                self.log.retry_reserve()?;
+                done.push(Done::Oldest(self.log.oldest(), self.log.stats().segments));
+            }
+            LogWork::Keep { shard, from } => {
+                self.log.keep_from(shard.0, from);
+                self.trim()?;
+            }
+            LogWork::Healed(shard) => {
+                self.log.repaired(&Groups::these([shard.0]))?;
+                self.close_repairs()?;
+            }
+        }
+        if self.log.room() == Room::Plenty
+            && let Some(records) = self.stuck.take()
+        {
+            self.write(records, &mut done)?;
+        }
+        done.push(Done::Room(self.log.room() == Room::Plenty && self.stuck.is_none()));
+        Ok(done)
+    }
+
+    /// The log, to look at.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+}
+
+/// Writes records, in several batches if they are more than a segment takes at once.
+fn append(log: &mut Log, records: &[Record]) -> Result<(), LogError> {
+    match log.append(records) {
+        Err(e) if e.is_too_large() && records.len() > 1 => {
+            let (front, back) = records.split_at(records.len() / 2);
+            append(log, front)?;
+            append(log, back)
+        }
+        result => result.map(|_| ()),
+    }
+}
+
+/// Where snapshots and the contents of batches are kept.
+#[derive(Debug)]
+pub struct Stores {
+    /// Snapshots.
+    pub snapshots: SnapshotStore,
+    /// Contents of uplink batches.
+    pub batches: BatchStore,
+}
+
+impl Stores {
+    /// Does it.
+    ///
+    /// # Errors
+    /// The process must end: what is on disk is not known.
+    pub fn perform(&mut self, work: StoreWork) -> Result<Option<Done>, LogError> {
+        Ok(match work {
+            StoreWork::Snapshot { shard, slot, bytes, batches } => {
+                let saved = self.save(shard, slot, &bytes, &batches);
+                match &saved {
+                    Err(e) if !e.is_full() => return saved.map(|()| None),
+                    Err(e) => tracing::warn!(%shard, "no room for a snapshot, trying again later: {e}"),
+                    Ok(()) => {}
+                }
+                Some(Done::Snapshot { shard, slot, saved: saved.is_ok() })
+            }
+            StoreWork::Batch(shard, batch) => match self.batches.put(shard.0, batch.seq, &batch.bytes) {
+                Ok(()) => None,
+                Err(e) => {
+                    tracing::warn!(%shard, seq = batch.seq, "an uplink batch stays in memory: {e}");
+                    Some(Done::NotStored(shard, batch))
+                }
+            },
+            StoreWork::Remove(shard, through) => {
+                if let Err(e) = self.batches.remove_through(shard.0, through) {
+                    tracing::warn!(%shard, "can't remove confirmed uplink batches: {e}");
+                }
+                None
+            }
+            StoreWork::Load(shard, seq) => {
+                let body = self.batches.get(shard.0, seq).unwrap_or_else(|e| {
+                    tracing::error!(%shard, seq, "can't read an uplink batch, asking another gateway for it: {e}");
+                    None
+                });
+                Some(Done::Loaded { shard, seq, body })
+            }
+        })
+    }
+
+    fn save(
+        &mut self,
+        shard: ShardId,
+        slot: u64,
+        bytes: &[u8],
+        batches: &[CutBatch],
+    ) -> Result<(), LogError> {
+        for batch in batches {
+            self.batches.put(shard.0, batch.seq, &batch.bytes)?;
+        }
+        self.batches.sync(shard.0, u64::MAX)?;
+        self.snapshots.save(shard.0, slot, bytes)
+    }
+}

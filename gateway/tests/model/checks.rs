@@ -1,0 +1,126 @@
+//! What must hold in every state and of everything said.
+
+use super::world::{REPLICAS, Replica, Vote, World};
+use selvedge_gateway::logic::paxos::{Ballot, Message, Role, Slot, Value};
+
+pub const AGREEMENT: &str = "at most one value is chosen for a slot";
+pub const VALIDITY: &str = "only what was proposed, or the empty value, is chosen";
+pub const CHOSEN: &str = "a commit index covers only what a majority had on disk in one ballot";
+pub const LEADERS: &str = "a leader holds all that was chosen in lower ballots";
+pub const ONE_VALUE: &str = "one ballot has one value for a slot";
+pub const BALLOTS: &str = "no two processes use one ballot";
+pub const PREFIX: &str = "commit index <= accepted prefix <= last slot";
+pub const ACCEPTED: &str = "accepted is said only of what is chosen or on disk in that ballot";
+pub const TELLS: &str = "a leader tells what it holds, and commits no higher than it knows";
+pub const READS: &str = "a read is served at a slot that covers all that was known when it was asked for";
+pub const APPLIES: &str = "what is newly committed is in memory";
+pub const RECOVERS: &str = "a restart finds a sound log";
+pub const TOKENS: &str = "a token stands for one write";
+
+/// Everything that a majority had on disk in one ballot, at the same time or not.
+pub fn chosen(world: &World) -> Vec<(Slot, Ballot, &Value)> {
+    let mut chosen = Vec::new();
+    let [a, b, c] = std::array::from_fn::<_, REPLICAS, _>(|i| &world.replicas[i].disk.votes);
+    let in_a = a.iter().filter(|v| b.contains(v) || c.contains(v));
+    let elsewhere = b.iter().filter(|v| c.contains(v) && !a.contains(v));
+    chosen.extend(in_a.chain(elsewhere).map(|(slot, ballot, value)| (*slot, *ballot, value)));
+    chosen
+}
+
+/// What is wrong after something happened at a replica.
+pub fn all(world: &World, i: usize) -> Vec<&'static str> {
+    let mut wrong = Vec::new();
+    let mut must = |holds: bool, what| {
+        if !holds {
+            wrong.push(what);
+        }
+    };
+    let chosen = chosen(world);
+    for (at, (slot, _, value)) in chosen.iter().enumerate() {
+        must(chosen[..at].iter().all(|(s, _, v)| s != slot || v == value), AGREEMENT);
+        must(value.len() <= 1 && value.iter().all(|&n| (1..=world.proposed).contains(&n)), VALIDITY);
+    }
+    let replica = &world.replicas[i];
+    let group = &replica.group;
+    must(group.commit() <= group.prefix() && group.prefix() <= group.last_slot(), PREFIX);
+    for (slot, value) in (1..).zip(&replica.applied) {
+        must(chosen.iter().any(|(s, _, v)| *s == slot && *v == value), CHOSEN);
+    }
+    for leader in world.replicas.iter().filter(|r| r.group.role() == Role::Leader) {
+        for (slot, ballot, value) in &chosen {
+            must(*ballot >= leader.group.ballot() || leader.holds(*slot) == Some(value), LEADERS);
+        }
+    }
+    let votes = |i: usize| world.replicas[i].disk.votes.iter();
+    for (slot, ballot, value) in votes(i) {
+        let same = |(s, b, v): &(Slot, Ballot, Value)| s != slot || b != ballot || v == value;
+        must((0..REPLICAS).all(|o| votes(o).all(same)), ONE_VALUE);
+        if let Some(reign) = world.net.reigns.iter().find(|r| r.ballot == *ballot) {
+            let told = slot.checked_sub(reign.first).and_then(|at| reign.values.get(at as usize));
+            must(told.is_none_or(|v| v == value), ONE_VALUE);
+        }
+    }
+    wrong
+}
+
+/// What is wrong about a replica's saying this.
+pub fn said(world: &World, i: usize, message: &Message) -> Option<&'static str> {
+    match message {
+        Message::Accepted { ballot, upto, vote: true, .. } => {
+            let chosen = chosen(world);
+            let own = &world.replicas[i].disk.votes;
+            let covered = (1..=*upto).all(|slot| {
+                own.iter().any(|(s, b, _)| *s == slot && b == ballot)
+                    || chosen.iter().any(|(s, ..)| *s == slot)
+            });
+            (!covered).then_some(ACCEPTED)
+        }
+        Message::Accept { ballot, prev, values, commit } => {
+            let told = world.net.reigns.iter().find(|r| r.ballot == *ballot).is_some_and(|reign| {
+                let values_told = (prev + 1..).zip(values).all(|(slot, value)| {
+                    let at = slot.checked_sub(reign.first);
+                    at.and_then(|at| reign.values.get(at as usize)) == Some(value)
+                });
+                values_told && *prev <= reign.last() && *commit <= reign.commit
+            });
+            (!told).then_some(TELLS)
+        }
+        _ => None,
+    }
+}
+
+/// The ballot that the sender of this uses as its own.
+pub fn claims(message: &Message) -> Option<Ballot> {
+    match message {
+        Message::Prepare { ballot, .. }
+        | Message::Accept { ballot, .. }
+        | Message::Confirm { ballot, .. } => Some(*ballot),
+        _ => None,
+    }
+}
+
+/// A value, not only the empty one, is chosen.
+pub fn value_chosen(world: &World) -> bool {
+    chosen(world).iter().any(|(_, _, value)| !value.is_empty())
+}
+
+/// A value is chosen in one ballot and then in another.
+pub fn value_carried_on(world: &World) -> bool {
+    let chosen = chosen(world);
+    let values = || chosen.iter().filter(|(_, _, value)| !value.is_empty());
+    values().any(|(slot, a, _)| values().any(|(s, b, _)| s == slot && a != b))
+}
+
+/// A replica that crashed or was damaged took part in choosing a value.
+pub fn reborn_votes(world: &World) -> bool {
+    let reborn = |r: &Replica| r.life > 0 && r.group.role() != Role::Damaged;
+    let voted = |r: &Replica, vote: &Vote| r.disk.votes.contains(vote);
+    world.replicas.iter().filter(|r| reborn(r)).any(|r| {
+        let votes = r
+            .disk
+            .votes
+            .iter()
+            .filter(|(slot, _, value)| !value.is_empty() && r.applied.len() as Slot >= *slot);
+        votes.into_iter().any(|vote| world.replicas.iter().any(|o| o.life == 0 && voted(o, vote)))
+    })
+}

@@ -1,0 +1,277 @@
+//! What gateways write and say to each other is read back as it was; a piece of it, or it with something behind, is not.
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
+use selvedge_gateway::logic::machine::{
+    Command, Connect, Connected, Item, Origin, Outcome, Proposal, Publish, Reading, Rules, Source, Submission, Verdict,
+    WindowView,
+};
+use selvedge_gateway::logic::paxos::{Ballot, Message};
+use selvedge_gateway::logic::peer::{
+    BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage, WindowQuery,
+};
+use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::StreamName;
+use std::sync::Arc;
+
+fn bytes() -> impl Strategy<Value = Arc<[u8]>> {
+    vec(any::<u8>(), 0..40).prop_map(Arc::from)
+}
+
+fn text() -> impl Strategy<Value = String> {
+    ".{0,12}"
+}
+
+fn time() -> impl Strategy<Value = EpochMs> {
+    any::<i64>().prop_map(EpochMs)
+}
+
+fn ballot() -> impl Strategy<Value = Ballot> {
+    any::<(u64, u16)>().prop_map(|(round, gateway)| Ballot { round, gateway })
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    any::<(u16, u64)>().prop_map(|(gateway, start)| Origin { gateway: GatewayId(gateway), start })
+}
+
+fn paxos() -> impl Strategy<Value = Message> {
+    let n = any::<(u64, u64, bool)>;
+    prop_oneof![
+        n().prop_map(|(attempt, commit, _)| Message::Canvass { attempt, commit }),
+        (n(), ballot()).prop_map(|((attempt, _, granted), seen)| Message::Canvassed { attempt, granted, seen }),
+        (n(), ballot()).prop_map(|((from, ..), ballot)| Message::Prepare { ballot, from }),
+        (n(), ballot(), vec((ballot(), bytes()), 0..4)).prop_map(|((from, commit, more), ballot, entries)| {
+            Message::Promise { ballot, from, commit, entries, more }
+        }),
+        (n(), ballot()).prop_map(|((first, ..), ballot)| Message::Behind { ballot, first }),
+        (n(), ballot(), vec(bytes(), 0..4))
+            .prop_map(|((prev, commit, _), ballot, values)| Message::Accept { ballot, prev, values, commit }),
+        (n(), ballot()).prop_map(|((upto, commit, vote), ballot)| Message::Accepted { ballot, upto, commit, vote }),
+        (n(), ballot()).prop_map(|((prefix, ..), ballot)| Message::Lagging { ballot, prefix }),
+        ballot().prop_map(|promised| Message::Refused { promised }),
+        (n(), ballot()).prop_map(|((n, ..), ballot)| Message::Confirm { ballot, n }),
+        (n(), ballot()).prop_map(|((n, ..), ballot)| Message::Confirmed { ballot, n }),
+        ballot().prop_map(|ballot| Message::Resigned { ballot }),
+        n().prop_map(|(nonce, ..)| Message::Recovering { nonce }),
+        (n(), ballot()).prop_map(|((nonce, _, damaged), promised)| Message::Standing { nonce, promised, damaged }),
+        (n(), ballot()).prop_map(|((nonce, ..), above)| Message::Rejoin { nonce, above }),
+        n().prop_map(|(nonce, slot, _)| Message::Mark { nonce, slot }),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    let connected = (any::<(u64, u64, bool)>(), vec((text(), any::<u8>()), 0..3), vec(any::<u16>(), 0..3)).prop_map(
+        |((instance, epoch, present), subscriptions, touched)| Connected {
+            instance,
+            epoch,
+            present,
+            subscriptions,
+            touched,
+        },
+    );
+    prop_oneof![
+        any::<(u32, u32)>().prop_map(|(counted, unknown)| Outcome::Done { counted, unknown }),
+        Just(Outcome::Duplicate),
+        Just(Outcome::Stale),
+        text().prop_map(Outcome::Refused),
+        connected.prop_map(Outcome::Connected),
+    ]
+}
+
+fn answer() -> impl Strategy<Value = ForwardAnswer> {
+    let verdict = prop_oneof![
+        vec(outcome(), 0..4).prop_map(Verdict::Applied),
+        Just(Verdict::AlreadyApplied),
+        any::<u64>().prop_map(|last| Verdict::Gap { last }),
+        Just(Verdict::OldStart),
+        Just(Verdict::Malformed),
+    ];
+    let why = prop::sample::select(vec![BusyReason::Window, BusyReason::Disk, BusyReason::Outbox]);
+    prop_oneof![
+        (any::<u64>(), verdict).prop_map(|(slot, verdict)| ForwardAnswer::Verdict { slot, verdict }),
+        any::<Option<u16>>().prop_map(|leader| ForwardAnswer::NotLeader { leader }),
+        why.prop_map(|why| ForwardAnswer::Busy { why }),
+    ]
+}
+
+fn transfer() -> impl Strategy<Value = TransferMessage> {
+    prop_oneof![
+        any::<(u64, u64, u32)>().prop_map(|(slot, bytes, crc)| TransferMessage::Offer { slot, bytes, crc }),
+        any::<(u64, u64)>().prop_map(|(slot, offset)| TransferMessage::FetchState { slot, offset }),
+        (any::<(u64, u64)>(), vec(any::<u8>(), 0..40))
+            .prop_map(|((slot, offset), data)| TransferMessage::State { slot, offset, data }),
+        any::<u64>().prop_map(|seq| TransferMessage::FetchBatch { seq }),
+        (any::<u64>(), of(bytes())).prop_map(|(seq, body)| TransferMessage::Batch { seq, body }),
+    ]
+}
+
+fn view() -> impl Strategy<Value = WindowView> {
+    let sample = || {
+        (time(), any::<u64>(), any::<u32>(), -1e9..1e9).prop_map(|(time, slot, index, value)| Sample {
+            time,
+            slot,
+            index,
+            value,
+        })
+    };
+    let aggregate = (sample(), sample()).prop_map(|(first, last)| Aggregate { last, ..Aggregate::of(first) });
+    (text(), text(), any::<(u32, u64, u32, bool)>(), time(), time(), aggregate).prop_map(
+        |(device, stream, (width_ms, late, parts, closed), start, watermark, aggregate)| {
+            let (device, stream) = (Arc::from(device), Arc::from(stream));
+            WindowView { device, stream, width_ms, start, aggregate, late, parts, closed, watermark }
+        },
+    )
+}
+
+fn message() -> impl Strategy<Value = PeerMessage> {
+    let shard = || any::<u16>().prop_map(ShardId);
+    let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool)>()).prop_map(
+        |(device, stream, from, to, (every_ms, stale))| WindowQuery { device, stream, from, to, every_ms, stale },
+    );
+    let answered = prop_oneof![
+        vec(view(), 0..3).prop_map(QueryAnswer::Windows),
+        any::<Option<u16>>().prop_map(|leader| QueryAnswer::NotLeader { leader }),
+        Just(QueryAnswer::Unavailable),
+    ];
+    let routed = (text(), vec(any::<u8>(), 0..40), any::<u8>())
+        .prop_map(|(topic, payload, qos)| RoutedPublish { topic, payload, qos });
+    prop_oneof![
+        (shard(), any::<u32>(), paxos())
+            .prop_map(|(group, configuration, message)| PeerMessage::Paxos { group, configuration, message }),
+        (shard(), origin(), any::<u64>(), bytes())
+            .prop_map(|(shard, origin, n, submission)| PeerMessage::Forward { shard, origin, n, submission }),
+        (shard(), origin(), any::<u64>(), answer())
+            .prop_map(|(shard, origin, n, answer)| PeerMessage::Forwarded { shard, origin, n, answer }),
+        (shard(), any::<u32>(), transfer())
+            .prop_map(|(shard, configuration, message)| PeerMessage::Transfer { shard, configuration, message }),
+        (any::<u64>(), shard(), query).prop_map(|(id, shard, query)| PeerMessage::Query { id, shard, query }),
+        (any::<u64>(), answered).prop_map(|(id, answer)| PeerMessage::Answer { id, answer }),
+        any::<(u64, u64)>().prop_map(|(start, connection)| PeerMessage::Evict { start, connection }),
+        vec(text(), 0..4).prop_map(|filters| PeerMessage::Interest { filters }),
+        vec(routed, 0..3).prop_map(|publishes| PeerMessage::Route { publishes }),
+    ]
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    (text(), any::<(u64, u64, u16, u8, bool, u64)>()).prop_map(
+        |(client, (instance, epoch, packet_id, qos, dup, hash))| Source {
+            client,
+            instance,
+            epoch,
+            packet_id,
+            qos,
+            dup,
+            hash,
+        },
+    )
+}
+
+fn item(streams: u32) -> impl Strategy<Value = Item> {
+    let reading = (0..streams, of(time()), -1e9..1e9, any::<(Option<u64>, Option<u64>)>())
+        .prop_map(|(stream, time, value, (seq, boot))| Reading { stream, time, value, seq, boot });
+    let connect = (text(), origin(), any::<(u64, bool, u32)>()).prop_map(
+        |(client, at, (connection, clean, expiry_s))| Connect { client, at, connection, clean, expiry_s },
+    );
+    prop_oneof![
+        (of(source()), vec(reading, 0..4)).prop_map(|(source, readings)| Item::Publish(Publish { source, readings })),
+        connect.prop_map(Item::Connect),
+        (text(), any::<u64>()).prop_map(|(client, epoch)| Item::Disconnect { client, epoch }),
+        (text(), any::<u64>(), vec((text(), any::<u8>()), 0..3), vec(text(), 0..3))
+            .prop_map(|(client, epoch, add, remove)| Item::Subscriptions { client, epoch, add, remove }),
+        (text(), any::<(u64, u16)>()).prop_map(|(client, (epoch, shard))| Item::Touch { client, epoch, shard }),
+        source().prop_map(Item::Release),
+    ]
+}
+
+fn submission() -> impl Strategy<Value = Submission> {
+    let name = (text(), text()).prop_map(|(device, stream)| StreamName { device, stream });
+    vec(name, 1..4).prop_flat_map(|streams| {
+        vec(item(streams.len() as u32), 0..4)
+            .prop_map(move |items| Submission { streams: streams.clone(), items })
+    })
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let rules = (any::<[u32; 4]>(), vec(any::<u32>(), 0..4)).prop_map(|([a, b, c, d], windows_ms)| Rules {
+        windows_ms,
+        idle_close_ms: a,
+        max_streams: b,
+        recent_windows: c,
+        cut_after_ms: d,
+        ..Rules::default()
+    });
+    prop_oneof![
+        (origin(), any::<u64>(), submission()).prop_map(|(origin, n, submission)| Command::Forwarded {
+            origin,
+            n,
+            submission: submission.encode().into()
+        }),
+        Just(Command::Tick),
+        any::<u64>().prop_map(|cursor| Command::Confirmed { cursor }),
+        any::<u32>().prop_map(|level| Command::Upgrade { level }),
+        rules.prop_map(|rules| Command::Rules(Box::new(rules))),
+    ]
+}
+
+/// No piece of it, and not it with something behind, is taken for one.
+fn strict<T, E>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<(), TestCaseError> {
+    for cut in (0..bytes.len()).step_by(bytes.len() / 16 + 1).chain([bytes.len() - 1]) {
+        prop_assert!(decode(&bytes[..cut]).is_err(), "a piece of {cut} bytes");
+    }
+    prop_assert!(decode(&[bytes, &[0]].concat()).is_err(), "a byte too many");
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn a_frame_of_messages(clock in time(), messages in vec(message(), 0..6)) {
+        let frame = PeerFrame { clock, messages };
+        let bytes = frame.encode();
+        prop_assert_eq!(PeerFrame::decode(&bytes), Ok(frame));
+        strict(&bytes, PeerFrame::decode)?;
+    }
+
+    #[test]
+    fn a_greeting(site in text(), membership in any::<[u8; 32]>(), n in any::<(u16, u16, u16, u128, u64, u64)>(), way in 0..2) {
+        let (oldest, newest, gateway, incarnation, start, run) = n;
+        let (gateway, incarnation) = (GatewayId(gateway), Incarnation(incarnation));
+        let hello = Hello { oldest, newest, site, membership, gateway, incarnation, start, run };
+        let greeting = if way == 0 { Greeting::Hello(hello) } else { Greeting::Welcome(hello) };
+        let bytes = greeting.encode();
+        prop_assert_eq!(Greeting::decode(&bytes), Ok(greeting));
+        strict(&bytes, Greeting::decode)?;
+    }
+
+    #[test]
+    fn a_proposal(stamp in time(), commands in vec(command(), 0..4)) {
+        let proposal = Proposal { stamp, commands };
+        let bytes = proposal.encode();
+        prop_assert_eq!(Proposal::decode(&bytes), Ok(proposal));
+        strict(&bytes, Proposal::decode)?;
+    }
+
+    #[test]
+    fn a_submission(submission in submission()) {
+        let bytes = submission.encode();
+        prop_assert_eq!(Submission::decode(&bytes), Ok(submission));
+        strict(&bytes, Submission::decode)?;
+    }
+
+    #[test]
+    fn all_that_a_link_takes_arrives_in_order_in_frames_that_decode(messages in vec(message(), 0..40)) {
+        let mut link = Link::new(GatewayId(1), GatewayId(2));
+        link.handshaking();
+        link.connected(0);
+        link.send(messages.clone());
+        let mut arrived = Vec::new();
+        while let Some(bytes) = link.next_frame(0, EpochMs(0)) {
+            prop_assert!(bytes.len() <= MAX_PEER_FRAME_BYTES);
+            arrived.extend(PeerFrame::decode(&bytes).unwrap().messages);
+        }
+        prop_assert_eq!(arrived, messages);
+    }
+}

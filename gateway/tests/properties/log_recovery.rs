@@ -1,0 +1,36 @@
+//! Any row of appends, syncs, trims, repairs, clean and sudden ends, with what was not synced lost, kept or torn, and with
+//! one place rotten between two starts: all that was synced comes back, in order and only that, or its group is
+//! reported as damaged, also at every later start; and the log goes on. The same of a forged log, but for what it says.
+
+use proptest::prelude::*;
+
+#[path = "../../../fuzz/bodies/log.rs"]
+mod log;
+
+/// A row of steps as the fuzzed body reads them, with every kind of step about as often.
+fn history() -> impl Strategy<Value = Vec<u8>> {
+    let step = (0u8..12, prop::collection::vec(prop_oneof![any::<u8>(), 0u8..6], 0..24));
+    prop::collection::vec(step, 1..60).prop_map(|steps| {
+        steps.into_iter().flat_map(|(step, choices)| std::iter::once(step).chain(choices)).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_was_synced_comes_back_or_its_group_is_reported(mut steps in history()) {
+        steps.insert(0, 2);
+        log::run(&steps);
+    }
+
+    #[test]
+    fn a_forged_log_neither_panics_nor_keeps_the_log_from_going_on(mut steps in history()) {
+        steps.insert(0, 1);
+        log::run(&steps);
+    }
+
+    #[test]
+    fn snapshots_and_batches_are_whole_or_an_error(mut steps in history()) {
+        steps.insert(0, 0);
+        log::run(&steps);
+    }
+}

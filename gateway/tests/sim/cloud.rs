@@ -1,0 +1,133 @@
+//! The cloud: a broker that nobody trusts, and a node that applies each batch once, by its shard and number.
+
+use super::gateway::Common;
+use super::random::Random;
+use selvedge_shared::aggregate::Aggregate;
+use selvedge_shared::ids::ShardId;
+use selvedge_shared::seal::{Opener, Sealer};
+use selvedge_shared::uplink::{Batch, Down, StreamName, Up};
+use std::collections::BTreeMap;
+
+/// Frames that a meddling broker has kept to repeat them.
+const MAX_KEPT_ENTRIES: usize = 64;
+
+pub struct Cloud {
+    opener: Opener<Up>,
+    sealer: Sealer<Down>,
+    batches: BTreeMap<(ShardId, u64), Vec<u8>>,
+    cursors: BTreeMap<ShardId, u64>,
+    /// By stream and start.
+    pub windows: BTreeMap<(StreamName, i64), Aggregate>,
+    pub away: u32,
+    pub meddling: u32,
+    /// What it kept of each direction.
+    kept: [Vec<(ShardId, Vec<u8>)>; 2],
+    pub refused: u64,
+    pub applied: u64,
+}
+
+impl Cloud {
+    pub fn new(common: &Common) -> Self {
+        let mut opener = Opener::new();
+        opener.add(&common.site, &common.secret);
+        Self {
+            opener,
+            sealer: Sealer::new(&common.secret, &common.site).expect("a salt"),
+            batches: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            windows: BTreeMap::new(),
+            away: 0,
+            meddling: 0,
+            kept: Default::default(),
+            refused: 0,
+            applied: 0,
+        }
+    }
+
+    pub fn cursor(&self, shard: ShardId) -> u64 {
+        self.cursors.get(&shard).copied().unwrap_or(0)
+    }
+
+    /// What whoever runs the broker makes of a frame on its way, 0 up or 1 down; true: it must be refused.
+    pub fn meddle(
+        &mut self,
+        random: &mut Random,
+        way: usize,
+        shard: ShardId,
+        frame: Vec<u8>,
+    ) -> (ShardId, Vec<u8>, bool) {
+        if self.meddling == 0 || frame.is_empty() {
+            return (shard, frame, false);
+        }
+        if self.kept[way].len() < MAX_KEPT_ENTRIES {
+            self.kept[way].push((shard, frame.clone()));
+        }
+        match random.below(7) {
+            0 => {
+                let mut altered = frame;
+                let place = random.below(altered.len() as u64) as usize;
+                altered[place] ^= 1 << random.below(8);
+                (shard, altered, true)
+            }
+            1 => (ShardId(shard.0 ^ 1), frame, true),
+            // An old one as it was, which does no harm; or one of the other direction.
+            2 => {
+                let (shard, frame) =
+                    self.kept[way][random.below(self.kept[way].len() as u64) as usize].clone();
+                (shard, frame, false)
+            }
+            3 => match self.kept[1 - way].last() {
+                Some((_, reflected)) => (shard, reflected.clone(), true),
+                None => (shard, frame, false),
+            },
+            _ => (shard, frame, false),
+        }
+    }
+
+    /// A frame comes in; gives the sealed confirmation.
+    pub fn hear(&mut self, common: &Common, shard: ShardId, frame: &[u8], forged: bool) -> Option<Vec<u8>> {
+        let (seq, message) = match self.opener.open(&common.site, shard, frame) {
+            Ok(opened) => opened,
+            Err(_) => {
+                assert!(forged, "an honest frame of {shard} was refused");
+                self.refused += 1;
+                return None;
+            }
+        };
+        assert!(!forged, "a forged frame of {shard} was let in");
+        match message {
+            Up::Batch { first_kept, body, .. } => {
+                super::invariants::uplink::kept(shard, first_kept, self.cursor(shard));
+                self.apply(shard, seq, body);
+            }
+            Up::Beacon { first_kept, .. } => {
+                super::invariants::uplink::kept(shard, first_kept, self.cursor(shard));
+            }
+        }
+        let cursor = self.cursor(shard);
+        Some(self.sealer.seal(shard, cursor, &Down::Confirm { cursor }).expect("it fits"))
+    }
+
+    fn apply(&mut self, shard: ShardId, seq: u64, body: Vec<u8>) {
+        if let Some(had) = self.batches.get(&(shard, seq)) {
+            assert!(*had == body, "{shard} batch {seq} has changed");
+            return;
+        }
+        self.applied += 1;
+        let batch = Batch::decode(&body).unwrap_or_else(|e| panic!("{shard} batch {seq}: {e}"));
+        for part in batch.parts {
+            let name = batch.streams[part.stream as usize].clone();
+            let a = part.aggregate;
+            for time in [a.first.time, a.last.time] {
+                assert_eq!(time.window_start(part.width_ms), part.start, "in the wrong window");
+            }
+            let window = self.windows.entry((name, part.start.0));
+            window.and_modify(|w| w.merge(&a)).or_insert(a);
+        }
+        self.batches.insert((shard, seq), body);
+        let cursor = self.cursors.entry(shard).or_default();
+        while self.batches.contains_key(&(shard, *cursor + 1)) {
+            *cursor += 1;
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Devices: MQTT clients that keep what is not acknowledged, reconnect to whichever gateway, and send it again.
+//!
+//! What is between a device and a gateway is one connection at a time that matters to the device, in which packets keep
+//! their order. A connection that the device has left lives on at its gateway for a while: what it had under way may
+//! still arrive there.
+
+use super::clock::true_time;
+use super::random::Random;
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::mqtt::{AckCode, Answer, Connect, Inbound, Publish, QoS, Version};
+use selvedge_shared::uplink::StreamName;
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU16;
+
+/// A device that hears nothing for so long tries another gateway.
+const PATIENCE_MS: u64 = 2_500;
+const RECONNECT_MS: u64 = 200;
+const INFLIGHT: usize = 4;
+/// Windows of the widest rules that are in force in a run.
+pub const WIDEST_MS: i64 = 60_000;
+
+/// How a device makes sure that it is counted once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A number in each payload; QoS 1; no session.
+    Numbered,
+    /// QoS 2 in a persistent session.
+    Exact,
+    /// QoS 1 in a persistent session; resends are marked as such.
+    Resent,
+    /// As `Exact`, with readings of several devices in one publish, so that it touches several shards.
+    Many,
+}
+
+/// A reading of its own: its number is its value.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    pub name: StreamName,
+    /// The start of the widest window that it belongs to, if its device says when it was measured.
+    pub window: Option<i64>,
+    /// Its publish was acknowledged; if it was refused instead, false.
+    pub kept: Option<bool>,
+}
+
+#[derive(Debug, Clone)]
+struct Flight {
+    topic: String,
+    payload: String,
+    readings: Vec<u64>,
+    sent_before: bool,
+    /// PUBREC came: from now on PUBREL is what is sent.
+    received: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    pub gateway: GatewayId,
+    pub start: u64,
+    pub id: u64,
+    accepted: bool,
+    /// When something last came.
+    heard: u64,
+    /// When the packet sent last arrives.
+    pub last_arrival: u64,
+}
+
+pub struct Device {
+    name: String,
+    kind: Kind,
+    boot: u64,
+    seq: u64,
+    last_packet: u16,
+    todo: VecDeque<Flight>,
+    flights: BTreeMap<u16, Flight>,
+    order: VecDeque<u16>,
+    pub connection: Option<Connection>,
+    connect_at: u64,
+}
+
+/// What a device puts on its connection.
+#[derive(Debug, Clone)]
+pub enum Packet {
+    Connect(Box<Connect>),
+    Publish { packet_id: u16, topic: String, payload: String, qos: QoS, dup: bool },
+    Release(u16),
+}
+
+impl Packet {
+    /// As the listener tells it, as number `token` of its connection.
+    pub fn inbound(self, token: u64) -> Inbound {
+        match self {
+            Self::Connect(connect) => Inbound::Connect(connect),
+            Self::Publish { packet_id, topic, payload, qos, dup } => Inbound::Publish(Publish {
+                token,
+                topic: topic.into(),
+                payload: payload.into(),
+                qos,
+                dup,
+                retain: false,
+                packet_id: NonZeroU16::new(packet_id),
+            }),
+            Self::Release(packet_id) => {
+                Inbound::Release { token, packet_id: NonZeroU16::new(packet_id).expect("not 0") }
+            }
+        }
+    }
+
+    /// The packet id that its answer is for, or 0; the listener keeps it with the token.
+    pub fn id(&self) -> u16 {
+        match self {
+            Self::Connect(_) => 0,
+            Self::Publish { packet_id, .. } | Self::Release(packet_id) => *packet_id,
+        }
+    }
+}
+
+pub struct Devices {
+    pub list: Vec<Device>,
+    pub readings: BTreeMap<u64, Reading>,
+    last_connection: u64,
+}
+
+impl Devices {
+    pub fn new(random: &mut Random, count: usize, cramped: bool) -> Self {
+        let kinds: &[Kind] = match cramped {
+            // What is refused in one shard and counted in another is counted again when it is sent again.
+            true => &[Kind::Numbered, Kind::Exact, Kind::Resent],
+            false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Many],
+        };
+        let device = |i: usize| Device {
+            name: format!("device-{i}"),
+            kind: kinds[i % kinds.len()],
+            boot: 1,
+            seq: 0,
+            last_packet: 0,
+            todo: VecDeque::new(),
+            flights: BTreeMap::new(),
+            order: VecDeque::new(),
+            connection: None,
+            connect_at: 0,
+        };
+        let _ = random;
+        Self { list: (0..count).map(device).collect(), readings: BTreeMap::new(), last_connection: 0 }
+    }
+
+    /// Someone measures something.
+    pub fn measure(&mut self, random: &mut Random, now: u64, cramped: bool) {
+        let d = random.below(self.list.len() as u64) as usize;
+        let device = &mut self.list[d];
+        let name = device.name.clone();
+        let late = if random.chance(100) { random.below(5_000) as i64 } else { 0 };
+        let time = true_time(now).plus(-late).0;
+        let id = self.readings.len() as u64 + 1;
+        let mut readings = Vec::new();
+        let mut read = |id: u64, device: &str, stream: String, time: Option<i64>| {
+            let window = time.map(|t| t.div_euclid(WIDEST_MS));
+            let name = StreamName { device: device.to_string(), stream };
+            self.readings.insert(id, Reading { name, window, kept: None });
+            readings.push(id);
+        };
+        let (topic, payload) = match device.kind {
+            Kind::Numbered => {
+                let (seq, boot) = (device.seq, device.boot);
+                device.seq += 1;
+                read(id, &name, "n".into(), Some(time));
+                let payload = format!(r#"{{"value":{id},"ts":{time},"seq":{seq},"boot":{boot}}}"#);
+                (format!("d/{name}/n"), payload)
+            }
+            Kind::Exact | Kind::Resent => {
+                // Names of their own now and then, so that shards meet their bound of streams.
+                let stream = if cramped && random.chance(300) { format!("p{id}") } else { "p".to_string() };
+                let timed = random.chance(500);
+                read(id, &name, stream.clone(), timed.then_some(time));
+                let payload = if timed { format!(r#"{{"value":{id},"ts":{time}}}"#) } else { id.to_string() };
+                (format!("d/{name}/{stream}"), payload)
+            }
+            Kind::Many => {
+                let records: Vec<String> = (0..2 + random.below(3))
+                    .map(|i| {
+                        let (id, part) = (id + i, format!("part-{d}-{}", random.below(6)));
+                        read(id, &part, "m".into(), Some(time));
+                        format!(
+                            r#"{{"bn":"{part}/","n":"m","v":{id},"bt":{}.{:03}}}"#,
+                            time / 1000,
+                            time % 1000
+                        )
+                    })
+                    .collect();
+                ("many".to_string(), format!("[{}]", records.join(",")))
+            }
+        };
+        device.todo.push_back(Flight { topic, payload, readings, sent_before: false, received: false });
+    }
+
+    /// A device starts anew: what it had measured it still has.
+    pub fn reboot(&mut self, pick: u64) {
+        let count = self.list.len() as u64;
+        let device = &mut self.list[(pick % count) as usize];
+        if device.kind == Kind::Numbered && device.boot < 3 {
+            (device.boot, device.seq) = (device.boot + 1, 0);
+        }
+        device.connection = None;
+    }
+
+    /// What device `d` puts on its connection now; the first packet of a new one is a CONNECT.
+    pub fn work(&mut self, d: usize, now: u64, to: impl FnOnce() -> (GatewayId, u64)) -> Vec<Packet> {
+        let device = &mut self.list[d];
+        if device.connection.is_some_and(|c| c.heard + PATIENCE_MS <= now && device.waits()) {
+            device.leave(now);
+        }
+        let mut packets = Vec::new();
+        match &device.connection {
+            None if device.connect_at <= now && device.wants() => {
+                let (gateway, start) = to();
+                self.last_connection += 1;
+                let id = self.last_connection;
+                let (heard, last_arrival) = (now, now);
+                device.connection =
+                    Some(Connection { gateway, start, id, accepted: false, heard, last_arrival });
+                packets.push(Packet::Connect(Box::new(device.connect())));
+            }
+            Some(connection) if connection.accepted => device.publish(now, &mut packets),
+            _ => {}
+        }
+        packets
+    }
+
+    pub fn deadline(&self, d: usize) -> u64 {
+        let device = &self.list[d];
+        match &device.connection {
+            None if device.wants() => device.connect_at,
+            Some(c) if device.waits() => c.heard + PATIENCE_MS,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Which device a connection is of, if it is the one that the device uses.
+    pub fn of(&self, connection: u64) -> Option<usize> {
+        self.list.iter().position(|d| d.connection.is_some_and(|c| c.id == connection))
+    }
+
+    /// The gateway says something on a device's connection.
+    pub fn answered(&mut self, d: usize, now: u64, answer: Answer, packet_id: u16) -> Vec<Packet> {
+        let device = &mut self.list[d];
+        let Some(connection) = &mut device.connection else { return Vec::new() };
+        connection.heard = now;
+        let mut packets = Vec::new();
+        match answer {
+            Answer::Accept(accept) => {
+                connection.accepted = true;
+                device.resume(accept.session_present, &mut packets);
+                device.publish(now, &mut packets);
+            }
+            Answer::Refuse(_) => device.leave(now),
+            Answer::Ack(ack) => {
+                let kept = ack.code == AckCode::Kept;
+                let qos2 = device.qos() == QoS::ExactlyOnce;
+                if let Some(flight) = device.flights.get_mut(&packet_id) {
+                    if !flight.received {
+                        for id in &flight.readings {
+                            let reading = self.readings.get_mut(id).expect("it was measured");
+                            let before = *reading.kept.get_or_insert(kept);
+                            assert_eq!(before, kept, "reading {id} was both kept and refused");
+                        }
+                    }
+                    if qos2 && kept && !flight.received {
+                        flight.received = true;
+                        packets.push(Packet::Release(packet_id));
+                    } else {
+                        device.flights.remove(&packet_id);
+                        device.order.retain(|p| *p != packet_id);
+                    }
+                }
+                device.publish(now, &mut packets);
+            }
+        }
+        packets
+    }
+
+    /// Its connection is gone.
+    pub fn lost(&mut self, d: usize, now: u64) {
+        self.list[d].leave(now);
+    }
+
+    pub fn done(&self) -> bool {
+        self.list.iter().all(|d| !d.wants())
+    }
+}
+
+impl Device {
+    fn qos(&self) -> QoS {
+        match self.kind {
+            Kind::Numbered | Kind::Resent => QoS::AtLeastOnce,
+            Kind::Exact | Kind::Many => QoS::ExactlyOnce,
+        }
+    }
+
+    fn wants(&self) -> bool {
+        !self.flights.is_empty() || !self.todo.is_empty()
+    }
+
+    fn waits(&self) -> bool {
+        self.connection.is_some_and(|c| !c.accepted) || !self.flights.is_empty()
+    }
+
+    fn leave(&mut self, now: u64) {
+        self.connection = None;
+        self.connect_at = now + RECONNECT_MS;
+    }
+
+    fn connect(&self) -> Connect {
+        let clean = self.kind == Kind::Numbered;
+        Connect {
+            client_id: self.name.clone().into(),
+            version: Version::V5,
+            clean,
+            expiry_s: if clean { 0 } else { u32::MAX },
+            keepalive_s: 0,
+            will: None,
+            username: None,
+            password: None,
+        }
+    }
+
+    /// Sends again what was under way (MQTT 5, section 4.4).
+    fn resume(&mut self, session_present: bool, packets: &mut Vec<Packet>) {
+        for packet_id in &self.order {
+            let Some(flight) = self.flights.get_mut(packet_id) else { continue };
+            assert!(
+                session_present || self.kind == Kind::Numbered || !flight.received,
+                "the session of {} was forgotten",
+                self.name
+            );
+            let numbered = self.kind == Kind::Numbered;
+            packets.push(match flight.received {
+                true => Packet::Release(*packet_id),
+                false => Packet::Publish {
+                    packet_id: *packet_id,
+                    topic: flight.topic.clone(),
+                    payload: flight.payload.clone(),
+                    qos: if numbered || self.kind == Kind::Resent {
+                        QoS::AtLeastOnce
+                    } else {
+                        QoS::ExactlyOnce
+                    },
+                    dup: flight.sent_before,
+                },
+            });
+        }
+    }
+
+    fn publish(&mut self, _now: u64, packets: &mut Vec<Packet>) {
+        while self.flights.len() < INFLIGHT {
+            let Some(mut flight) = self.todo.pop_front() else { return };
+            // As most clients do: the next free packet id.
+            self.last_packet = (self.last_packet % 16) + 1;
+            while self.flights.contains_key(&self.last_packet) {
+                self.last_packet = (self.last_packet % 16) + 1;
+            }
+            let packet_id = self.last_packet;
+            flight.sent_before = true;
+            packets.push(Packet::Publish {
+                packet_id,
+                topic: flight.topic.clone(),
+                payload: flight.payload.clone(),
+                qos: self.qos(),
+                dup: false,
+            });
+            self.flights.insert(packet_id, flight);
+            self.order.push_back(packet_id);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A gateway's disk: the log's and the stores' own code over a disk in memory that forgets what was not synced.
+
+use super::plan::Rot;
+use super::random::Random;
+use selvedge_gateway::storage::Folders;
+use selvedge_gateway::wal::{Crash, Disk, Faults, MemoryDisk, Settings};
+use selvedge_shared::ids::GatewayId;
+
+const CAPACITY_BYTES: u64 = 64 << 20;
+pub const SEGMENT_BYTES: u64 = 8 << 10;
+const KEEP_FREE_BYTES: u64 = 32 << 10;
+
+pub struct SimDisk {
+    memory: MemoryDisk,
+}
+
+impl SimDisk {
+    pub fn new() -> Self {
+        Self { memory: MemoryDisk::new(CAPACITY_BYTES) }
+    }
+
+    pub fn folders(&self) -> Folders {
+        let folder = |name| self.memory.folder(name).expect("a folder");
+        Folders { log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") }
+    }
+
+    pub fn settings(gateway: GatewayId) -> Settings {
+        let mut settings = Settings::new([gateway.0 as u8; 16]);
+        (settings.segment_bytes, settings.keep_free_bytes) = (SEGMENT_BYTES, KEEP_FREE_BYTES);
+        settings.unit_bytes = 2_048;
+        settings
+    }
+
+    /// The power fails after so many more operations.
+    pub fn power_off_after(&self, operations: u64) {
+        self.memory.set_faults(Faults { power_off_after: Some(operations), ..Faults::default() });
+    }
+
+    pub fn next_sync_fails(&self) {
+        self.memory.set_faults(Faults { sync_fails_after: Some(0), ..Faults::default() });
+    }
+
+    /// What the next start finds.
+    pub fn crash(&mut self, how: Crash) {
+        self.memory = self.memory.crash(how);
+        self.memory.set_capacity(CAPACITY_BYTES);
+    }
+
+    /// What a process leaves that is killed: the system has it all, and nothing more than before is durable.
+    pub fn kill(&mut self) {
+        self.memory = self.memory.killed();
+    }
+
+    pub fn full(&self, full: bool) {
+        let used = CAPACITY_BYTES - self.memory.free_bytes().unwrap_or(0).min(CAPACITY_BYTES);
+        self.memory.set_capacity(if full { used + 1_024 } else { CAPACITY_BYTES });
+    }
+
+    /// Flips bits or loses a sector of a file that was durable long ago; says which, if there is one.
+    ///
+    /// Of the log never the segment that was written last: a flip in its last batch can't be told from a tear, which is a
+    /// limit that the log's essay names.
+    pub fn rot(&self, what: Rot, pick: u64, sector: bool) -> Option<String> {
+        let mut random = Random::new(pick);
+        let names = |folder: &str| {
+            let found = self.memory.folder(folder).and_then(|f| f.list()).unwrap_or_default();
+            let mut names: Vec<_> = found.into_iter().map(|n| format!("{folder}/{n}")).collect();
+            names.sort();
+            names
+        };
+        let files = match what {
+            Rot::Log => {
+                let mut names: Vec<_> = names("log").into_iter().filter(|n| n.contains("wal-")).collect();
+                // The reserve, which is empty, and the one that is written.
+                let is_used = |n: &String| {
+                    self.memory.bytes(n).is_some_and(|b| b.iter().skip(512).any(|byte| *byte != 0))
+                };
+                while names.pop().is_some_and(|last| !is_used(&last)) {}
+                names
+            }
+            Rot::Snapshot => names("snapshots"),
+            Rot::Batch => {
+                let folders = self.memory.folder("batches").and_then(|f| f.folders()).unwrap_or_default();
+                folders.iter().flat_map(|f| names(&format!("batches/{f}"))).collect()
+            }
+        };
+        if files.is_empty() {
+            return None;
+        }
+        let name = files[random.below(files.len() as u64) as usize].clone();
+        let mut place = 0;
+        self.memory.meddle(&name, |bytes| {
+            if bytes.is_empty() {
+                return;
+            }
+            place = random.below(bytes.len() as u64) as usize;
+            if sector {
+                place -= place % 512;
+                let end = bytes.len().min(place + 512);
+                bytes[place..end].fill(0);
+            } else {
+                bytes[place] ^= 1 << random.below(8);
+            }
+        });
+        Some(format!("{name} at {place}"))
+    }
+}

@@ -1,0 +1,532 @@
+//! One gateway: its disk, its clock, and while it runs its process. The process is made of the cores and the storage that
+//! ship; what stands here does what the actors do: it carries.
+
+use super::clock::Clock;
+use super::disk::SimDisk;
+use super::random::Random;
+use selvedge_gateway::logic::decode::Decoder;
+use selvedge_gateway::logic::forward::{self, Forward};
+use selvedge_gateway::logic::machine::{Origin, Rules};
+use selvedge_gateway::logic::paxos::Limits;
+use selvedge_gateway::logic::peer::{BusyReason, PeerMessage, QueryAnswer};
+use selvedge_gateway::logic::replica::{Replica, Said, StoreWork};
+use selvedge_gateway::logic::ring::Ring;
+use selvedge_gateway::logic::session::{self, CONNECT_WAIT_MS, Session, Site};
+use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
+use selvedge_gateway::logic::uplink::{self, Uplink};
+use selvedge_gateway::storage::{self, Desk, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores};
+use selvedge_gateway::wal::Room;
+use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal};
+use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
+use selvedge_shared::uplink::{Down, Up};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// The outbox of a shard may take so much before its leader takes nothing more, in bytes.
+pub const OUTBOX_BUDGET_BYTES: u64 = 12_000;
+/// A log longer than this asks for snapshots.
+pub const MAX_SEGMENTS: u64 = 4;
+const SHELF_BYTES: usize = 1_500;
+/// How often the log's length and the disk's room are looked at.
+const LOOK_MS: u64 = 1_000;
+
+/// What all gateways of a site have in common.
+pub struct Common {
+    pub ring: Arc<Ring>,
+    pub rules: Arc<Rules>,
+    pub decoder: Decoder,
+    pub site: SiteId,
+    pub secret: SiteSecret,
+}
+
+/// A gateway's box: it outlives its processes.
+pub struct Place {
+    pub disk: SimDisk,
+    pub clock: Clock,
+    pub live: Option<Live>,
+    pub start: u64,
+    /// When it is started again, while it is down.
+    pub back_at: u64,
+    /// A process that stands still until then.
+    pub frozen_until: u64,
+    /// Reasons for which it has no uplink.
+    pub cut_off: u32,
+    /// The slowest that a write is, beside the weather.
+    pub slow_ms: u64,
+    /// Files that rot before the next start.
+    pub rots: Vec<(super::plan::Rot, u64, bool)>,
+}
+
+/// A gateway's process.
+pub struct Live {
+    pub me: GatewayId,
+    pub origin: Origin,
+    pub replicas: BTreeMap<ShardId, Replica>,
+    pub forward: Forward,
+    pub uplink: Uplink,
+    pub log: LogKeeper,
+    sealer: Sealer<Up>,
+    opener: Opener<Down>,
+    desk: Desk,
+    stores: Stores,
+    log_work: VecDeque<LogWork>,
+    log_due: Option<u64>,
+    store_work: VecDeque<StoreWork>,
+    store_due: Option<u64>,
+    look_at: u64,
+    /// Whom it reached when it last looked, and which start of each.
+    pub seen: BTreeMap<GatewayId, u64>,
+    /// When it notices that it reaches others than it thinks.
+    pub look_around_at: Option<u64>,
+    sessions: BTreeMap<u64, (Session, u64)>,
+    busy_since: Option<u64>,
+    /// A replica was told something after its turn.
+    again: bool,
+}
+
+/// What a process wants done outside of it.
+#[derive(Default)]
+pub struct Out {
+    pub send: Vec<(GatewayId, PeerMessage)>,
+    /// To devices, by connection.
+    pub answers: Vec<(u64, Answer)>,
+    pub closed: Vec<u64>,
+    /// Items that shards settled: shard and slot.
+    pub settled: Vec<(ShardId, u64)>,
+    /// Sealed frames for the broker.
+    pub up: Vec<(ShardId, Vec<u8>)>,
+    /// Answers to queries that were asked here.
+    pub queries: Vec<(u64, QueryAnswer)>,
+}
+
+/// The process must end.
+#[derive(Debug)]
+pub struct Ended(pub String);
+
+impl Place {
+    pub fn new() -> Self {
+        Self {
+            disk: SimDisk::new(),
+            clock: Clock::default(),
+            live: None,
+            start: 0,
+            back_at: 0,
+            frozen_until: 0,
+            cut_off: 0,
+            slow_ms: 0,
+            rots: Vec::new(),
+        }
+    }
+
+    pub fn now(&self, mono_ms: u64) -> Now {
+        Now { mono_ms, wall: self.clock.read(mono_ms) }
+    }
+
+    /// Starts a process on what the disk holds.
+    pub fn start(&mut self, me: GatewayId, common: &Common, mono_ms: u64) -> Result<(), OpenError> {
+        let mut opened = storage::open(self.disk.folders(), SimDisk::settings(me))?;
+        let damaged = opened.recovery.damaged_groups.clone();
+        let settings = ReplicaSettings {
+            rules: common.rules.clone(),
+            limits: Limits { memory_bytes: 2 << 20, ..Limits::default() },
+            outbox_budget_bytes: OUTBOX_BUDGET_BYTES,
+            shelf_bytes: SHELF_BYTES,
+        };
+        self.start += 1;
+        let (start, mut draws) = (self.start, 0);
+        let mut nonce = || {
+            draws += 1;
+            start << 20 | u64::from(me.0) << 10 | draws
+        };
+        let replicas = opened.replicas(me, &common.ring, &settings, &mut nonce)?;
+        super::invariants::corruption::started(me, &damaged, &replicas);
+        let origin = Origin { gateway: me, start: self.start };
+        let mut opener = Opener::new();
+        opener.add(&common.site, &common.secret);
+        self.live = Some(Live {
+            me,
+            origin,
+            forward: Forward::new(origin, common.ring.clone()),
+            uplink: Uplink::default(),
+            desk: Desk::new(MAX_SEGMENTS, opened.log.room() == Room::Plenty),
+            log: LogKeeper::new(opened.log, replicas.keys().copied()),
+            replicas,
+            sealer: Sealer::new(&common.secret, &common.site).expect("a salt"),
+            opener,
+            stores: opened.stores,
+            log_work: VecDeque::new(),
+            log_due: None,
+            store_work: VecDeque::new(),
+            store_due: None,
+            look_at: mono_ms,
+            seen: BTreeMap::new(),
+            look_around_at: None,
+            sessions: BTreeMap::new(),
+            busy_since: None,
+            again: false,
+        });
+        Ok(())
+    }
+
+    /// The power fails while the disk is at work: perhaps a part of what it was at is done.
+    pub fn cut_power(&mut self, how: selvedge_gateway::wal::Crash, random: &mut Random) {
+        if let Some(mut live) = self.live.take() {
+            self.disk.power_off_after(random.below(6));
+            if let Some(work) = live.log_work.pop_front() {
+                let _ = live.log.perform(work); // its outcome is lost with the process
+            }
+            if let Some(work) = live.store_work.pop_front() {
+                let _ = live.stores.perform(work);
+            }
+        }
+        self.disk.crash(how);
+    }
+
+    /// The process is killed; what it gave to the system is kept.
+    pub fn kill(&mut self) {
+        self.live = None;
+        self.disk.kill();
+    }
+}
+
+impl Live {
+    pub fn event(&mut self, now: Now, shard: ShardId, event: Event) {
+        if let Some(replica) = self.replicas.get_mut(&shard) {
+            replica.step(now, event);
+        }
+    }
+
+    pub fn snapshots(&mut self, now: Now) {
+        self.replicas.values_mut().for_each(|r| r.said(now, Said::SnapshotWanted));
+    }
+
+    /// Whom it reaches has changed.
+    pub fn look_around(&mut self, now: Now, reached: BTreeMap<GatewayId, u64>) {
+        if self.seen == reached {
+            return;
+        }
+        let other =
+            |(o, start): (&GatewayId, &u64)| self.seen.get(o).is_some_and(|s| s != start).then_some(*o);
+        let restarted: Vec<_> = reached.iter().filter_map(other).collect();
+        let lost: Vec<_> = self.seen.keys().filter(|o| !reached.contains_key(o)).copied().collect();
+        for gone in lost.into_iter().chain(restarted.iter().copied()) {
+            self.forward.gateway_down(now.mono_ms, gone);
+        }
+        let up: Vec<_> = reached.keys().copied().collect();
+        for replica in self.replicas.values_mut() {
+            replica.step(now, Event::Peers { up: up.clone(), restarted: restarted.clone() });
+        }
+        self.seen = reached;
+    }
+
+    /// A peer, or this gateway itself, says something.
+    pub fn hear(&mut self, common: &Common, now: Now, from: GatewayId, message: PeerMessage, out: &mut Out) {
+        match message {
+            PeerMessage::Paxos { group, configuration: CONFIGURATION, message } => {
+                self.event(now, group, Event::Paxos { from, message });
+            }
+            PeerMessage::Transfer { shard, configuration: CONFIGURATION, message } => {
+                self.event(now, shard, Event::Transfer { from, message });
+            }
+            PeerMessage::Forward { shard, origin, n, submission } => {
+                self.event(now, shard, Event::Forward { from, origin, n, submission });
+            }
+            PeerMessage::Forwarded { shard, origin, n, answer } => {
+                let mut effects = forward::Effects::default();
+                self.forward.answered(now.mono_ms, (from, origin, shard, n), answer, &mut effects);
+                self.forwarded(common, now, effects, out);
+            }
+            PeerMessage::Answer { id, answer } => out.queries.push((id, answer)),
+            PeerMessage::Evict { start, connection } if start == self.origin.start => {
+                if self.sessions.contains_key(&connection) {
+                    out.closed.push(connection);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn forwarded(&mut self, common: &Common, now: Now, effects: forward::Effects, out: &mut Out) {
+        let origin = self.origin;
+        for (to, forward::Outgoing { shard, n, submission }) in effects.send {
+            out.send.push((to, PeerMessage::Forward { shard, origin, n, submission }));
+        }
+        for settled in effects.outcomes {
+            let connection = settled.ticket.connection;
+            let kept = matches!(
+                settled.outcome,
+                selvedge_gateway::logic::machine::Outcome::Done { .. }
+                    | selvedge_gateway::logic::machine::Outcome::Duplicate
+            );
+            if kept {
+                out.settled.push((settled.shard, settled.slot));
+            }
+            let Some((session, _)) = self.sessions.get_mut(&connection) else { continue };
+            let mut effects = session::Effects::default();
+            session.settled(site(common, origin, now), settled, &mut effects);
+            self.session_effects(connection, effects, out);
+        }
+    }
+
+    /// A device's connection says something; `None`: it is over.
+    pub fn inbound(
+        &mut self,
+        common: &Common,
+        now: Now,
+        connection: u64,
+        event: Option<Inbound>,
+        out: &mut Out,
+    ) {
+        if matches!(event, Some(Inbound::Connect(_))) {
+            if self.busy_since.is_some_and(|since| since + 2_000 < now.mono_ms) {
+                return out.answers.push((connection, Answer::Refuse(Refusal::Busy)));
+            }
+            self.sessions.insert(connection, (Session::new(connection), now.mono_ms));
+        }
+        let origin = self.origin;
+        let Some((session, _)) = self.sessions.get_mut(&connection) else { return };
+        let mut effects = session::Effects::default();
+        let event = event.unwrap_or_else(|| {
+            let (reason, undelivered) = (CloseReason::Gone, Vec::new());
+            Inbound::Closed(Box::new(Closed { reason, will: None, expiry_s: None, undelivered }))
+        });
+        session.inbound(site(common, origin, now), event, &mut effects);
+        self.session_effects(connection, effects, out);
+    }
+
+    fn session_effects(&mut self, connection: u64, effects: session::Effects, out: &mut Out) {
+        for (shard, ticket, item) in effects.submit {
+            self.forward.submit(shard, ticket, item);
+        }
+        out.answers.extend(effects.answers.into_iter().map(|a| (connection, a)));
+        assert!(effects.quarantine.iter().all(|q| q.why.contains("max_streams")), "{:?}", effects.quarantine);
+        if effects.close.is_some() {
+            out.closed.push(connection);
+        }
+        if self.sessions.get(&connection).is_some_and(|(s, _)| s.is_over()) {
+            self.sessions.remove(&connection);
+        }
+    }
+
+    /// A sealed confirmation from the broker; true if it was let in.
+    pub fn confirmed(
+        &mut self,
+        common: &Common,
+        now: Now,
+        shard: ShardId,
+        frame: &[u8],
+        out: &mut Out,
+    ) -> bool {
+        let Ok((_, Down::Confirm { cursor })) = self.opener.open(&common.site, shard, frame) else {
+            return false;
+        };
+        let mut effects = Vec::new();
+        self.uplink.confirmed(now.mono_ms, shard, cursor, &mut effects);
+        self.uplinked(now, effects, out);
+        true
+    }
+
+    pub fn connect_uplink(&mut self, now: Now, connected: bool, out: &mut Out) {
+        if self.uplink.is_connected() != connected {
+            let mut effects = Vec::new();
+            self.uplink.connected(now.mono_ms, connected, &mut effects);
+            self.uplinked(now, effects, out);
+        }
+    }
+
+    fn uplinked(&mut self, now: Now, effects: Vec<uplink::Effect>, out: &mut Out) {
+        for effect in effects {
+            let (shard, seq, message) = match effect {
+                uplink::Effect::Load(shard, seq) => {
+                    if let Some(replica) = self.replicas.get_mut(&shard) {
+                        replica.load(seq);
+                        self.again = true;
+                    }
+                    continue;
+                }
+                uplink::Effect::Confirmed(shard, cursor) => {
+                    self.event(now, shard, Event::Confirmed { cursor });
+                    self.again = true;
+                    continue;
+                }
+                uplink::Effect::Batch { shard, seq, first_kept, last, body } => {
+                    (shard, seq, Up::Batch { first_kept, last, body })
+                }
+                uplink::Effect::Beacon { shard, first_kept, last } => {
+                    (shard, last, Up::Beacon { first_kept, last })
+                }
+            };
+            out.up.push((shard, self.sealer.seal(shard, seq, &message).expect("it fits")));
+        }
+    }
+
+    /// Does what the disk was at, if that is due.
+    pub fn disk(&mut self, now: Now, writes_ms: u64, random: &mut Random) -> Result<(), Ended> {
+        let mut done = Vec::new();
+        if self.look_at <= now.mono_ms {
+            self.look_at = u64::MAX;
+            self.log_work.push_back(LogWork::Look);
+        }
+        if self.log_due.is_some_and(|due| due <= now.mono_ms) {
+            self.log_due = None;
+            if let Some(work) = self.log_work.pop_front() {
+                if !matches!(work, LogWork::Look) {
+                    self.look_at = self.look_at.min(now.mono_ms + LOOK_MS);
+                }
+                done.extend(self.log.perform(work).map_err(|e| Ended(e.to_string()))?);
+            }
+        }
+        if self.store_due.is_some_and(|due| due <= now.mono_ms) {
+            self.store_due = None;
+            if let Some(work) = self.store_work.pop_front() {
+                done.extend(self.stores.perform(work).map_err(|e| Ended(e.to_string()))?);
+            }
+        }
+        for done in done {
+            let errands = self.desk.done(done);
+            self.run(now, errands);
+        }
+        if !self.desk.figures().room || self.desk.figures().segments > MAX_SEGMENTS {
+            // As long as nothing is written and there is room, looking again would find the same.
+            self.look_at = self.look_at.min(now.mono_ms + LOOK_MS);
+        }
+        if self.log_due.is_none() && !self.log_work.is_empty() {
+            self.log_due = Some(now.mono_ms + random.below(writes_ms));
+        }
+        if self.store_due.is_none() && !self.store_work.is_empty() {
+            self.store_due = Some(now.mono_ms + random.below(2 * writes_ms));
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, now: Now, errands: impl IntoIterator<Item = Errand>) {
+        for errand in errands {
+            match errand {
+                Errand::Log(work) => self.log_work.push_back(work),
+                Errand::Shard(shard, said) => {
+                    if let Some(replica) = self.replicas.get_mut(&shard) {
+                        replica.said(now, said);
+                    }
+                }
+                Errand::Room(room) => {
+                    self.replicas.values_mut().for_each(|r| r.said(now, Said::Room(room)));
+                }
+            }
+        }
+    }
+
+    /// Fires the timers that are due.
+    pub fn timers(&mut self, common: &Common, now: Now, out: &mut Out) {
+        for replica in self.replicas.values_mut() {
+            if replica.deadline_ms(now).is_some_and(|at| at <= now.mono_ms) {
+                replica.step(now, Event::Timer);
+            }
+        }
+        if self.forward.deadline_ms().is_some_and(|at| at <= now.mono_ms) {
+            let mut effects = forward::Effects::default();
+            self.forward.timer(now.mono_ms, &mut effects);
+            self.forwarded(common, now, effects, out);
+        }
+        if self.uplink.deadline_ms().is_some_and(|at| at <= now.mono_ms) {
+            let mut effects = Vec::new();
+            self.uplink.timer(now.mono_ms, &mut effects);
+            self.uplinked(now, effects, out);
+        }
+        let late: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|(_, (s, since))| s.arriving() && since + CONNECT_WAIT_MS <= now.mono_ms)
+            .map(|(id, _)| *id)
+            .collect();
+        for connection in late {
+            let mut effects = session::Effects::default();
+            if let Some((session, _)) = self.sessions.get_mut(&connection) {
+                session.refuse(&mut effects);
+            }
+            self.session_effects(connection, effects, out);
+        }
+        self.busy_since = match self.forward.busy() {
+            None | Some(BusyReason::Window) => None,
+            Some(_) => self.busy_since.or(Some(now.mono_ms)),
+        };
+    }
+
+    /// Takes and performs what the cores want.
+    pub fn turn(&mut self, common: &Common, now: Now, out: &mut Out) -> Result<(), Ended> {
+        let mut effects = forward::Effects::default();
+        self.forward.flush(now.mono_ms, &mut effects);
+        self.forwarded(common, now, effects, out);
+        loop {
+            self.again = false;
+            let ids: Vec<ShardId> = self.replicas.keys().copied().collect();
+            for shard in ids {
+                self.turn_of(common, now, shard, out)?;
+            }
+            if !self.again {
+                return Ok(());
+            }
+        }
+    }
+
+    fn turn_of(&mut self, common: &Common, now: Now, shard: ShardId, out: &mut Out) -> Result<(), Ended> {
+        let Some(replica) = self.replicas.get_mut(&shard) else { return Ok(()) };
+        let effects = replica.take(now).map_err(|halt| Ended(halt.to_string()))?;
+        out.send.extend(effects.send);
+        if let Some(submission) = effects.persist {
+            let errand = self.desk.persist(submission);
+            self.run(now, errand);
+        }
+        if effects.healed {
+            self.run(now, [Errand::Log(LogWork::Healed(shard))]);
+        }
+        self.store_work.extend(effects.store);
+        if effects.began_to_lead {
+            let mut effects = forward::Effects::default();
+            self.forward.leader_is(now.mono_ms, shard, self.me, &mut effects);
+            self.forwarded(common, now, effects, out);
+        }
+        let mut up = Vec::new();
+        for (seq, body) in effects.loaded {
+            self.uplink.loaded(now.mono_ms, shard, seq, body.map(|b| b.to_vec()), &mut up);
+        }
+        if let Some(view) = effects.uplink {
+            self.uplink.view(now.mono_ms, shard, view, &mut up);
+        }
+        self.uplinked(now, up, out);
+        Ok(())
+    }
+
+    /// When it wants to run next.
+    pub fn deadline(&mut self, now: Now) -> u64 {
+        let shards = self.replicas.values_mut().filter_map(|r| r.deadline_ms(now)).min();
+        let arriving =
+            self.sessions.values().filter(|(s, _)| s.arriving()).map(|(_, at)| at + CONNECT_WAIT_MS);
+        [
+            shards,
+            self.log_due,
+            self.store_due,
+            Some(self.look_at),
+            self.look_around_at,
+            self.forward.deadline_ms(),
+            self.uplink.deadline_ms(),
+            arriving.min(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(u64::MAX)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.log_work.is_empty() && self.store_work.is_empty() && self.forward.deadline_ms().is_none()
+    }
+
+    pub fn segments(&self) -> u64 {
+        self.log.log().stats().segments
+    }
+}
+
+fn site(common: &Common, origin: Origin, now: Now) -> Site<'_> {
+    Site { ring: &common.ring, decoder: &common.decoder, origin, now: now.wall }
+}

@@ -1,0 +1,21 @@
+//! Ballots are never used again: each has one leader, and that one process start of it.
+
+use selvedge_gateway::logic::paxos::{Ballot, Role};
+use selvedge_gateway::logic::shard::Shard;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+pub struct Ballots(BTreeMap<(ShardId, Ballot), (GatewayId, u64)>);
+
+impl Ballots {
+    pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &Shard) {
+        let group = replica.group();
+        if group.role() != Role::Leader {
+            return;
+        }
+        let ballot = group.ballot();
+        let who = *self.0.entry((shard, ballot)).or_insert((at, start));
+        assert!(who == (at, start), "{shard}: {ballot} is used by {who:?} and by start {start} of {at}");
+    }
+}

@@ -1,0 +1,29 @@
+//! A corrupt minority never outvotes a sound majority: a replica whose records may be lost says nothing that counts until
+//! it is repaired.
+
+use selvedge_gateway::logic::paxos::{Message, Role};
+use selvedge_gateway::logic::peer::PeerMessage;
+use selvedge_gateway::logic::replica::Replica;
+use selvedge_gateway::wal::Groups;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::BTreeMap;
+
+/// A process started and its log reports this damage.
+pub fn started(at: GatewayId, damaged: &Groups, replicas: &BTreeMap<ShardId, Replica>) {
+    for (shard, replica) in replicas {
+        let role = replica.core().group().role();
+        assert!(
+            role == Role::Damaged || !damaged.contains(shard.0),
+            "{shard} at {at} lost records and votes"
+        );
+    }
+}
+
+/// A gateway sends this.
+pub fn said(replicas: &BTreeMap<ShardId, Replica>, message: &PeerMessage) {
+    let PeerMessage::Paxos { group, message, .. } = message else { return };
+    let votes = matches!(message, Message::Promise { .. } | Message::Accept { .. } | Message::Prepare { .. })
+        || matches!(message, Message::Accepted { vote: true, .. });
+    let damaged = replicas.get(group).is_some_and(|r| r.core().group().role() == Role::Damaged);
+    assert!(!(votes && damaged), "{group}: a damaged replica says {message:?}");
+}

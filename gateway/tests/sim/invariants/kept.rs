@@ -1,0 +1,36 @@
+//! What was acknowledged is in every later leader: whoever begins to serve has applied every slot that anything
+//! acknowledged so far was chosen in.
+
+use selvedge_gateway::logic::paxos::Ballot;
+use selvedge_gateway::logic::shard::Shard;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+pub struct Kept {
+    /// The highest slot that an acknowledgement rests on.
+    acknowledged: BTreeMap<ShardId, u64>,
+    serving: BTreeMap<(GatewayId, ShardId), Ballot>,
+}
+
+impl Kept {
+    pub fn acknowledged(&mut self, shard: ShardId, slot: u64) {
+        let highest = self.acknowledged.entry(shard).or_default();
+        *highest = slot.max(*highest);
+    }
+
+    pub fn check(&mut self, at: GatewayId, shard: ShardId, replica: &Shard) {
+        if !replica.serves() {
+            return;
+        }
+        let ballot = replica.group().ballot();
+        if self.serving.insert((at, shard), ballot) == Some(ballot) {
+            return;
+        }
+        let (applied, kept) = (replica.machine().slot(), self.acknowledged.get(&shard).copied().unwrap_or(0));
+        assert!(
+            applied >= kept,
+            "{shard}: {at} leads in {ballot} with {applied} slots, {kept} is acknowledged"
+        );
+    }
+}

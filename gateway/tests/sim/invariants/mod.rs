@@ -1,0 +1,13 @@
+//! What must hold, one file each. A violation panics with what was found.
+
+pub mod agreement;
+pub mod ballots;
+pub mod bounds;
+pub mod corruption;
+pub mod counted_once;
+pub mod kept;
+pub mod progress;
+pub mod reads;
+pub mod seals;
+pub mod state;
+pub mod uplink;

@@ -1,0 +1,48 @@
+//! Reads are linearizable: an answer holds everything that was acknowledged, or that another answer showed, before
+//! it was asked for, and nothing that was not yet sent when it came.
+//!
+//! Readings of a device are only ever added, so histories of its count have no other way to go wrong.
+
+use selvedge_gateway::logic::peer::QueryAnswer;
+use std::collections::BTreeMap;
+
+/// A question under way.
+struct Question {
+    device: String,
+    /// What an answer must hold at least.
+    least: u64,
+}
+
+#[derive(Default)]
+pub struct Reads {
+    open: BTreeMap<u64, Question>,
+    /// The greatest count that was ever answered.
+    shown: BTreeMap<String, u64>,
+}
+
+impl Reads {
+    /// Asked when so many of the device's readings were acknowledged.
+    pub fn asked(&mut self, id: u64, device: &str, acknowledged: u64) {
+        let least = acknowledged.max(self.shown.get(device).copied().unwrap_or(0));
+        self.open.insert(id, Question { device: device.to_string(), least });
+    }
+
+    /// Which device a question is about.
+    pub fn about(&self, id: u64) -> Option<String> {
+        self.open.get(&id).map(|q| q.device.clone())
+    }
+
+    /// Answered when so many of the device's readings had been measured. True if it was an answer.
+    pub fn answered(&mut self, id: u64, answer: &QueryAnswer, measured: u64) -> bool {
+        let (QueryAnswer::Windows(windows), Some(question)) = (answer, self.open.remove(&id)) else {
+            return false;
+        };
+        let found: u64 = windows.iter().map(|w| w.aggregate.count).sum();
+        let Question { device, least } = question;
+        assert!(found >= least, "an answer about {device} has {found} readings, {least} were known");
+        assert!(found <= measured, "an answer about {device} has {found} readings of {measured}");
+        let shown = self.shown.entry(device).or_default();
+        *shown = found.max(*shown);
+        true
+    }
+}

@@ -1,0 +1,85 @@
+//! Deterministic simulation of whole sites: the cores, the log and the stores that ship, in a world whose network, disks,
+//! clocks, devices and cloud misbehave as one seed says.
+//!
+//! Every run has a storm, in which the faults of its [`plan::Plan`] come, and then calm, in which everything must heal: all
+//! readings settled and counted once at the node, all replicas in one state, and then fresh readings taken
+//! at once. What must hold is in `invariants/`, one file each; the checks run after every turn of every gateway.
+//!
+//! What is real: MQTT sessions from the packet on (`logic/session`), decoders, forwarding, shards, Paxos, machine, group
+//! commit, log, snapshots, batch store, recovery, uplink and its seal. What is modelled: sockets and the listener's
+//! connection, the links between gateways and their failure detector (here: who reaches whom is seen late), actors and
+//! threads (here: one turn after another), the broker and the node.
+//!
+//! ```text
+//! cargo test -p selvedge-gateway --test sim                  the usual seeds, and the canaries
+//! SELVEDGE_SEED=17 cargo test -p selvedge-gateway --test sim -- --nocapture replay      one run with its trace
+//! SELVEDGE_SIM_FOR=10m cargo test --release -p selvedge-gateway --test sim -- --ignored --nocapture budget
+//! ```
+//!
+//! `SELVEDGE_GATEWAYS=5` sets the size for a replay or a budget; a budget takes all of 1, 3, 5 and 9 otherwise. A failure is
+//! shrunk to the faults that it needs, and printed with the command that replays it.
+
+mod canaries;
+mod clock;
+mod cloud;
+mod devices;
+mod disk;
+mod gateway;
+mod invariants;
+mod net;
+mod plan;
+mod random;
+mod search;
+mod world;
+
+use search::{Budget, search};
+
+fn usual(gateways: u16, seeds: std::ops::Range<u64>) {
+    search(&[gateways], seeds, Budget::Unbounded).expect_none();
+}
+
+#[test]
+fn a_site_of_one_heals() {
+    usual(1, 0..20);
+}
+
+#[test]
+fn a_site_of_three_heals() {
+    usual(3, 0..40);
+}
+
+#[test]
+fn a_site_of_five_heals() {
+    usual(5, 0..12);
+}
+
+#[test]
+fn a_site_of_nine_heals() {
+    usual(9, 0..6);
+}
+
+/// Runs what `SELVEDGE_SEED` (and `SELVEDGE_GATEWAYS`) name, with a trace.
+#[test]
+fn replay() {
+    if let Some(seed) = search::number("SELVEDGE_SEED") {
+        search::replay(seed, search::number("SELVEDGE_GATEWAYS").unwrap_or(3) as u16);
+    }
+}
+
+/// Names every failing seed of the next `SELVEDGE_SEEDS` (a number) from `SELVEDGE_SEED` on.
+#[test]
+#[ignore = "for those who work on the simulation"]
+fn survey() {
+    let sizes = search::number("SELVEDGE_GATEWAYS").map_or(vec![1, 3, 5, 9], |n| vec![n as u16]);
+    let from = search::number("SELVEDGE_SEED").unwrap_or(0);
+    search::survey(&sizes, from..from + search::number("SELVEDGE_SEEDS").unwrap_or(100));
+}
+
+/// Runs seeds for as long as `SELVEDGE_SIM_FOR` says (`30s`, `10m`), from `SELVEDGE_SEED` on.
+#[test]
+#[ignore = "takes as long as SELVEDGE_SIM_FOR says, 1 minute unless told otherwise"]
+fn budget() {
+    let sizes = search::number("SELVEDGE_GATEWAYS").map_or(vec![1, 3, 5, 9], |n| vec![n as u16]);
+    let from = search::number("SELVEDGE_SEED").unwrap_or(1_000_000);
+    search(&sizes, from..u64::MAX, Budget::from_environment()).expect_none();
+}

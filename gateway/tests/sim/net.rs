@@ -1,0 +1,76 @@
+//! The network: who reaches whom, and what is under way.
+
+use super::plan::Weather;
+use super::random::Random;
+use selvedge_shared::ids::GatewayId;
+use std::collections::BTreeMap;
+
+/// More than so many under way means that they multiply.
+pub const MAX_PACKETS: usize = 6_000;
+
+/// What is under way, by when it arrives.
+pub struct Net<P> {
+    pub weather: Weather,
+    under_way: BTreeMap<(u64, u64), P>,
+    last_id: u64,
+    /// How many faults cut this way at the moment.
+    cuts: BTreeMap<(GatewayId, GatewayId), u32>,
+}
+
+impl<P: Clone> Net<P> {
+    pub fn new(weather: Weather) -> Self {
+        Self { weather, under_way: BTreeMap::new(), last_id: 0, cuts: BTreeMap::new() }
+    }
+
+    /// Nothing gets from one to the other any more (or one reason less against it).
+    pub fn cut(&mut self, from: GatewayId, to: GatewayId, cut: bool) {
+        let cuts = self.cuts.entry((from, to)).or_default();
+        *cuts = if cut { *cuts + 1 } else { cuts.saturating_sub(1) };
+    }
+
+    pub fn passes(&self, from: GatewayId, to: GatewayId) -> bool {
+        self.cuts.get(&(from, to)).is_none_or(|cuts| *cuts == 0)
+    }
+
+    /// Both ways: what a connection needs.
+    pub fn connects(&self, a: GatewayId, b: GatewayId) -> bool {
+        self.passes(a, b) && self.passes(b, a)
+    }
+
+    pub fn calm(&mut self) {
+        self.weather = Weather { disk_ms: 2, ..Weather::default() };
+        self.cuts.clear();
+    }
+
+    /// Sends something that may be lost, doubled and reordered.
+    pub fn send(&mut self, random: &mut Random, now: u64, packet: P) {
+        let w = self.weather;
+        let copies = 1 + u64::from(random.chance(w.doubled));
+        for _ in 0..copies {
+            if random.chance(w.loss) {
+                continue;
+            }
+            let wait = 1 + random.below(8) + if random.chance(w.late) { random.below(900) } else { 0 };
+            self.put(now + wait, packet.clone());
+        }
+    }
+
+    /// Has it arrive then.
+    pub fn put(&mut self, at: u64, packet: P) {
+        self.last_id += 1;
+        self.under_way.insert((at, self.last_id), packet);
+    }
+
+    pub fn next_at(&self) -> Option<u64> {
+        self.under_way.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    pub fn arrived(&mut self, now: u64) -> Option<P> {
+        let first = self.under_way.first_entry().filter(|e| e.key().0 <= now)?;
+        Some(first.remove())
+    }
+
+    pub fn len(&self) -> usize {
+        self.under_way.len()
+    }
+}

@@ -1,0 +1,181 @@
+//! What goes wrong in a run, and when: drawn from the seed before the run begins, so that a failure can be
+//! shrunk by leaving faults out.
+
+use super::random::Random;
+use selvedge_gateway::wal::Crash;
+use selvedge_shared::ids::GatewayId;
+use std::fmt;
+
+/// How long the faults last, in milliseconds.
+const STORM_MS: u64 = 8_000;
+
+/// What is always a little wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Weather {
+    /// Messages that are lost, of a thousand.
+    pub loss: u64,
+    /// Messages that come twice, of a thousand.
+    pub doubled: u64,
+    /// Messages that come much later than those behind them, of a thousand.
+    pub late: u64,
+    /// The longest that a write takes, in milliseconds.
+    pub disk_ms: u64,
+}
+
+/// Which file loses bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rot {
+    Log,
+    Snapshot,
+    Batch,
+}
+
+/// One thing that goes wrong. Those that last end by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The power of a gateway fails, between two operations of its disk or within a write.
+    PowerCut { at: GatewayId, how: Crash, down_ms: u64 },
+    /// The process is killed; what it gave to the system is kept.
+    Kill { at: GatewayId, down_ms: u64 },
+    /// The process stands still, and goes on later as if nothing had been.
+    Freeze { at: GatewayId, for_ms: u64 },
+    /// The next fsync fails: the process ends.
+    SyncFails { at: GatewayId },
+    /// The disk takes nothing more.
+    Full { at: GatewayId, for_ms: u64 },
+    /// All disks of the site do.
+    AllFull { for_ms: u64 },
+    /// Writes take long.
+    SlowDisk { at: GatewayId, write_ms: u64, for_ms: u64 },
+    /// A restart finds bits flipped or a sector lost in a file.
+    Rotten { at: GatewayId, what: Rot, pick: u64, sector: bool },
+    /// Nothing gets from one gateway to the other; the other way it may.
+    Cut { from: GatewayId, to: GatewayId, both: bool, for_ms: u64 },
+    /// A gateway reaches no other; its devices it does.
+    Isolate { at: GatewayId, for_ms: u64 },
+    /// The link between two gateways comes and goes.
+    Flap { a: GatewayId, b: GatewayId, times: u64, each_ms: u64 },
+    /// A wall clock jumps.
+    ClockJump { at: GatewayId, by_ms: i64 },
+    /// A wall clock runs fast or slow, by so many thousandths.
+    ClockDrift { at: GatewayId, per_mille: i64 },
+    /// A wall clock is in 1970, as on a box without a battery, and stays there until the run is healed.
+    Clock1970 { at: GatewayId },
+    /// A gateway has no uplink.
+    NoUplink { at: GatewayId, for_ms: u64 },
+    /// The cloud is away.
+    CloudAway { for_ms: u64 },
+    /// The cloud is away for days, in which little happens.
+    CloudAwayForDays { days: u64 },
+    /// Whoever runs the broker alters, moves and repeats what passes.
+    Meddling { for_ms: u64 },
+    /// Devices reconnect, to whichever gateway; their old connections live on for a while.
+    DevicesMove { share: u64 },
+    /// A device starts anew and counts from 0 again.
+    Reboot { device: u64 },
+    /// All replicas of a gateway are asked for a snapshot.
+    Snapshots { at: GatewayId },
+}
+
+/// A run, drawn from its seed.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub seed: u64,
+    pub gateways: u16,
+    pub weather: Weather,
+    /// How long the faults last, in milliseconds.
+    pub storm_ms: u64,
+    /// Shards soon have their most streams, and refuse more.
+    pub cramped: bool,
+    /// What goes wrong, and when.
+    pub faults: Vec<(u64, Fault)>,
+}
+
+impl Plan {
+    pub fn new(seed: u64, gateways: u16) -> Self {
+        let mut r = Random::new(seed ^ (u64::from(gateways) << 56));
+        let weather = Weather {
+            loss: r.pick(&[0, 5, 30, 100]),
+            doubled: r.pick(&[0, 20, 60]),
+            late: r.pick(&[0, 30, 80]),
+            disk_ms: r.pick(&[3, 20, 60]),
+        };
+        let cramped = r.chance(150);
+        let mut faults = Vec::new();
+        // Some runs are stormy, and most look at a few kinds of faults together.
+        let kinds: Vec<u64> = (0..4 + r.below(8)).map(|_| r.below(22)).collect();
+        let count = r.pick(&[6, 12, 24, 40]);
+        for _ in 0..count {
+            let kind = r.pick(&kinds);
+            let at = r.below(STORM_MS);
+            faults.push((at, Self::fault(&mut r, gateways, kind)));
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        Self { seed, gateways, weather, storm_ms: STORM_MS, cramped, faults }
+    }
+
+    fn fault(r: &mut Random, gateways: u16, kind: u64) -> Fault {
+        let any = |r: &mut Random| GatewayId(r.below(u64::from(gateways)) as u16 + 1);
+        let at = any(r);
+        let for_ms = r.pick(&[200, 700, 1_500, 4_000]);
+        match kind {
+            0..3 => {
+                let how = match r.below(4) {
+                    0 => Crash::Lost,
+                    1 => Crash::Kept,
+                    _ => Crash::Torn(r.next()),
+                };
+                Fault::PowerCut { at, how, down_ms: 20 + r.below(1_500) }
+            }
+            3 | 4 => Fault::Kill { at, down_ms: 20 + r.below(700) },
+            5 => Fault::Freeze { at, for_ms },
+            6 => Fault::SyncFails { at },
+            7 => Fault::Full { at, for_ms },
+            8 => Fault::AllFull { for_ms },
+            9 => Fault::SlowDisk { at, write_ms: 100 + r.below(3_000), for_ms },
+            10 | 11 => {
+                let what = r.pick(&[Rot::Log, Rot::Log, Rot::Snapshot, Rot::Batch]);
+                Fault::Rotten { at, what, pick: r.next(), sector: r.chance(400) }
+            }
+            12 | 13 => Fault::Cut { from: at, to: any(r), both: r.chance(500), for_ms },
+            14 => Fault::Isolate { at, for_ms },
+            15 => Fault::Flap { a: at, b: any(r), times: 2 + r.below(6), each_ms: 50 + r.below(400) },
+            16 => match r.below(4) {
+                0 => Fault::Clock1970 { at },
+                1 => Fault::ClockDrift { at, per_mille: r.below(400) as i64 - 200 },
+                _ => Fault::ClockJump { at, by_ms: r.below(40_000_000) as i64 - 20_000_000 },
+            },
+            17 => Fault::NoUplink { at, for_ms },
+            18 => match r.below(8) {
+                0 => Fault::CloudAwayForDays { days: 1 + r.below(3) },
+                _ => Fault::CloudAway { for_ms },
+            },
+            19 => Fault::Meddling { for_ms },
+            20 => match r.below(3) {
+                0 => Fault::Reboot { device: r.next() },
+                _ => Fault::DevicesMove { share: 100 + r.below(900) },
+            },
+            _ => Fault::Snapshots { at },
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "seed {} of {} gateways; {:?}{}",
+            self.seed,
+            self.gateways,
+            self.weather,
+            match self.cramped {
+                true => "; streams refused at a bound",
+                false => "",
+            }
+        )?;
+        for (at, fault) in &self.faults {
+            writeln!(f, "  {at:>6} ms  {fault:?}")?;
+        }
+        Ok(())
+    }
+}

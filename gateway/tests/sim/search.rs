@@ -1,0 +1,172 @@
+//! Runs seeds, and shrinks a failure to the faults that it needs.
+
+use super::plan::{Plan, Weather};
+use super::world::{Tally, World};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+/// How long shrinking may take, in seconds.
+const MAX_SHRINK_S: u64 = 60;
+
+pub enum Budget {
+    Unbounded,
+    For(Duration),
+}
+
+impl Budget {
+    pub fn from_environment() -> Self {
+        let text = std::env::var("SELVEDGE_SIM_FOR").unwrap_or_else(|_| "60s".to_string());
+        let (number, unit) = text.split_at(text.len().saturating_sub(1));
+        let number: u64 = number.parse().expect("SELVEDGE_SIM_FOR is a number and s, m or h");
+        Self::For(Duration::from_secs(match unit {
+            "s" => number,
+            "m" => number * 60,
+            "h" => number * 3_600,
+            _ => panic!("SELVEDGE_SIM_FOR is a number and s, m or h"),
+        }))
+    }
+}
+
+pub fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
+/// A run that went wrong, and the fewest faults with which it still does.
+#[derive(Debug)]
+pub struct Failure {
+    pub plan: Plan,
+    pub why: String,
+}
+
+pub struct Found(Option<Failure>);
+
+impl Found {
+    pub fn expect_none(self) {
+        if let Some(Failure { plan, why }) = self.0 {
+            panic!(
+                "{why}\n\nwith {plan}\nreplay: SELVEDGE_SEED={} SELVEDGE_GATEWAYS={} cargo test -p \
+                 selvedge-gateway --test sim -- --nocapture replay",
+                plan.seed, plan.gateways
+            );
+        }
+    }
+}
+
+thread_local! {
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+    static QUIET: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Runs it; says what went wrong, if something did.
+pub fn attempt(plan: &Plan, tracing: bool) -> Result<Tally, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if QUIET.with_borrow(|quiet| *quiet) {
+                CAUGHT.set(Some(info.to_string()));
+            } else {
+                usual(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(plan, tracing);
+        world.run();
+        world.tally
+    }));
+    QUIET.set(false);
+    result.map_err(|_| CAUGHT.take().unwrap_or_else(|| "a panic".to_string()))
+}
+
+/// Leaves faults out as long as the run still fails.
+fn shrink(mut plan: Plan, mut why: String) -> Failure {
+    let begun = Instant::now();
+    let try_with = |smaller: &Plan, why: &mut String| {
+        if begun.elapsed().as_secs() >= MAX_SHRINK_S {
+            return false;
+        }
+        match attempt(smaller, false) {
+            Err(found) => {
+                *why = found;
+                true
+            }
+            Ok(_) => false,
+        }
+    };
+    let calm = Plan { weather: Weather { disk_ms: 3, ..Weather::default() }, ..plan.clone() };
+    if try_with(&calm, &mut why) {
+        plan = calm;
+    }
+    let mut part = plan.faults.len().div_ceil(2);
+    while part > 0 {
+        let mut at = 0;
+        while at < plan.faults.len() {
+            let mut smaller = plan.clone();
+            smaller.faults.drain(at..(at + part).min(plan.faults.len()));
+            if try_with(&smaller, &mut why) {
+                plan = smaller;
+            } else {
+                at += part;
+            }
+        }
+        part /= 2;
+    }
+    Failure { plan, why }
+}
+
+/// Runs seeds of these sizes until one fails or the budget is spent.
+pub fn search(sizes: &[u16], seeds: std::ops::Range<u64>, budget: Budget) -> Found {
+    let begun = Instant::now();
+    let (mut runs, mut sum) = (0, Tally::default());
+    for seed in seeds {
+        if matches!(budget, Budget::For(time) if begun.elapsed() >= time) {
+            break;
+        }
+        let plan = Plan::new(seed, sizes[(seed % sizes.len() as u64) as usize]);
+        runs += 1;
+        match attempt(&plan, false) {
+            Ok(tally) => sum.add(&tally),
+            Err(why) => {
+                println!("seed {seed} of {} gateways fails, shrinking", plan.gateways);
+                return Found(Some(shrink(plan, why)));
+            }
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{sizes:?} gateways: {runs} seeds, {:.1} a second; {sum:?}", runs as f64 / seconds);
+    Found(None)
+}
+
+/// Runs seeds `from..to` and names every one that fails, with the first line of why.
+pub fn survey(sizes: &[u16], seeds: std::ops::Range<u64>) {
+    let (begun, mut sum, mut failed) = (Instant::now(), Tally::default(), 0);
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        let plan = Plan::new(seed, sizes[(seed % sizes.len() as u64) as usize]);
+        match attempt(&plan, false) {
+            Ok(tally) => sum.add(&tally),
+            Err(why) => {
+                failed += 1;
+                let why: String = why.chars().take(200).collect();
+                println!("seed {seed} of {} gateways: {}", plan.gateways, why.replace('\n', " "));
+            }
+        }
+    }
+    let rate = count as f64 / begun.elapsed().as_secs_f64();
+    println!("{sizes:?} gateways: {failed} of {count} seeds failed, {rate:.1} a second; {sum:?}");
+}
+
+/// Runs one seed with its trace.
+pub fn replay(seed: u64, gateways: u16) {
+    let plan = Plan::new(seed, gateways);
+    println!("{plan}");
+    match attempt(&plan, true) {
+        Ok(tally) => println!("all holds: {tally:?}"),
+        Err(why) => panic!("{why}"),
+    }
+}

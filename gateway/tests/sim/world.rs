@@ -1,0 +1,808 @@
+//! The world: time, and who runs when; faults as they come; then calm, in which everything must heal.
+
+use super::cloud::Cloud;
+use super::devices::{self, Devices};
+use super::gateway::{Common, Ended, Live, Out, Place};
+use super::invariants::{
+    self, agreement::Agreement, ballots::Ballots, kept::Kept, progress::Progress, reads::Reads, seals::Seals,
+    state::State,
+};
+use super::net::{MAX_PACKETS, Net};
+use super::plan::{Fault, Plan};
+use super::random::Random;
+use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
+use selvedge_gateway::logic::machine::Rules;
+use selvedge_gateway::logic::paxos::Role;
+use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
+use selvedge_gateway::logic::ring::{Member, Ring};
+use selvedge_gateway::logic::shard::{Event, HAND_BACK_MS, Now};
+use selvedge_gateway::storage::OpenError;
+use selvedge_gateway::wal::Crash;
+use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use selvedge_shared::mqtt::Answer;
+use selvedge_shared::seal::SiteSecret;
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How long the calm may take to settle everything.
+const HEAL_MS: u64 = 180_000;
+/// How long a fresh reading may take to be acknowledged on a healed site.
+const FRESH_MS: u64 = 10_000;
+/// A run has some thousand steps; one in which somebody goes round in circles has far more.
+const MAX_STEPS: u64 = 300_000;
+const SECRET: &str = "8f3a61c2d94e07b5a1fc2e6083d7495b6e1092cfa84d73e05b9c1f26d8a4e730";
+const DAY_MS: u64 = 86_400_000;
+
+/// What came of runs, to see that they were worth it.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Tally {
+    pub readings: u64,
+    pub restarts: u64,
+    pub elections: u64,
+    pub transfers: u64,
+    pub damaged: u64,
+    pub batches: u64,
+    pub queries: u64,
+    pub forged: u64,
+    pub steps: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, o: &Self) {
+        self.readings += o.readings;
+        self.restarts += o.restarts;
+        self.elections += o.elections;
+        self.transfers += o.transfers;
+        self.damaged += o.damaged;
+        self.batches += o.batches;
+        self.queries += o.queries;
+        self.forged += o.forged;
+        self.steps += o.steps;
+    }
+}
+
+#[derive(Clone)]
+enum Packet {
+    Peer {
+        from: GatewayId,
+        to: GatewayId,
+        start: u64,
+        message: PeerMessage,
+    },
+    /// From a device; nothing: its connection is over.
+    In {
+        gateway: GatewayId,
+        start: u64,
+        connection: u64,
+        packet: Option<devices::Packet>,
+    },
+    /// To a device; nothing: its connection is over.
+    Back {
+        connection: u64,
+        answer: Option<(Answer, u16)>,
+    },
+    Up {
+        shard: ShardId,
+        frame: Vec<u8>,
+        forged: bool,
+    },
+    Down {
+        to: GatewayId,
+        shard: ShardId,
+        frame: Vec<u8>,
+        forged: bool,
+    },
+}
+
+/// The end of a fault that lasts.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Cut { from: GatewayId, to: GatewayId },
+    Full(GatewayId),
+    Slow(GatewayId),
+    NoUplink(GatewayId),
+    CloudAway,
+    Meddling,
+    FlapOn { a: GatewayId, b: GatewayId, times: u64, each_ms: u64 },
+}
+
+pub struct World {
+    plan: Plan,
+    random: Random,
+    now: u64,
+    common: Common,
+    places: BTreeMap<GatewayId, Place>,
+    net: Net<Packet>,
+    devices: Devices,
+    cloud: Cloud,
+    /// The token of the next packet of each connection, and which packet id each token stands for.
+    tokens: BTreeMap<u64, (u64, BTreeMap<u64, u16>)>,
+    ends: Vec<(u64, End)>,
+    faults: bool,
+    agreement: Agreement,
+    ballots: Ballots,
+    kept: Kept,
+    progress: Progress,
+    reads: Reads,
+    seals: Seals,
+    state: State,
+    last_query: u64,
+    leaders: BTreeMap<ShardId, GatewayId>,
+    tracing: bool,
+    pub tally: Tally,
+}
+
+impl World {
+    pub fn new(plan: &Plan, tracing: bool) -> Self {
+        let mut random = Random::new(plan.seed);
+        let gateways: Vec<_> = (1..=plan.gateways).map(GatewayId).collect();
+        let members: Vec<_> = gateways.iter().map(|id| Member { id: *id, weight: 1 }).collect();
+        let shards = if plan.gateways > 3 { 6 } else { 3 };
+        let rule = |topic: &str, decoder| TopicRule { topic: topic.into(), decoder, ..TopicRule::default() };
+        let rules = vec![rule("d/{device}/{stream}", Form::Auto), rule("many", Form::SenmlJson)];
+        let wide = [1_000, 2_000, 5_000][random.below(3) as usize];
+        let common = Common {
+            ring: Arc::new(Ring::new(shards, &members, 3.min(members.len())).expect("a ring")),
+            rules: Arc::new(Rules {
+                windows_ms: vec![wide],
+                allowed_lateness_ms: 1_000,
+                idle_close_ms: 2_000,
+                late_flush_ms: 500,
+                cut_after_ms: 300,
+                recent_windows: 10_000,
+                max_streams: if plan.cramped { 12 } else { 20_000 },
+                ..Rules::default()
+            }),
+            decoder: Decoder::new(rules).expect("rules"),
+            site: SiteId::new("sim").expect("a name"),
+            secret: SiteSecret::from_hex(SECRET).expect("a secret"),
+        };
+        let count = 4 + random.below(8) as usize;
+        let devices = Devices::new(&mut random, count, plan.cramped);
+        let cloud = Cloud::new(&common);
+        Self {
+            plan: plan.clone(),
+            random,
+            now: 0,
+            common,
+            places: gateways.into_iter().map(|id| (id, Place::new())).collect(),
+            net: Net::new(plan.weather),
+            devices,
+            cloud,
+            tokens: BTreeMap::new(),
+            ends: Vec::new(),
+            faults: true,
+            agreement: Agreement::default(),
+            ballots: Ballots::default(),
+            kept: Kept::default(),
+            progress: Progress::default(),
+            reads: Reads::default(),
+            seals: Seals::default(),
+            state: State::default(),
+            last_query: 0,
+            leaders: BTreeMap::new(),
+            tracing,
+            tally: Tally::default(),
+        }
+    }
+
+    fn trace(&self, text: impl FnOnce() -> String) {
+        if self.tracing {
+            println!("{:>8} ms  {}", self.now, text());
+        }
+    }
+
+    /// Faults, then calm; panics if something that must hold does not.
+    pub fn run(&mut self) {
+        self.pass(1_500); // everyone starts
+        let begin = self.now;
+        let mut faults = self.plan.faults.clone().into_iter().peekable();
+        while self.now < begin + self.plan.storm_ms {
+            while let Some((_, fault)) = faults.next_if(|(at, _)| begin + at <= self.now) {
+                self.trace(|| format!("fault: {fault:?}"));
+                self.apply(fault);
+            }
+            for _ in 0..self.random.below(4) {
+                self.devices.measure(&mut self.random, self.now, self.plan.cramped);
+            }
+            if self.random.chance(100) {
+                self.ask();
+            }
+            let next = faults.peek().map_or(u64::MAX, |(at, _)| (begin + at).saturating_sub(self.now));
+            let step = 20 + self.random.below(160);
+            self.pass(step.min(next.max(1)));
+        }
+        self.heal();
+        self.tally.readings = self.devices.readings.len() as u64;
+        self.tally.batches = self.cloud.applied;
+        self.tally.forged = self.cloud.refused;
+    }
+
+    /// The faults stop: everything must settle, go quiet, and then go on.
+    fn heal(&mut self) {
+        self.trace(|| "calm".to_string());
+        self.faults = false;
+        self.net.calm();
+        self.ends.clear();
+        (self.cloud.away, self.cloud.meddling) = (0, 0);
+        for place in self.places.values_mut() {
+            place.disk.full(false);
+            (place.slow_ms, place.cut_off, place.frozen_until) = (0, 0, 0);
+            place.back_at = place.back_at.min(self.now + 500);
+            place.clock.drift(self.now, 0);
+        }
+        self.settle();
+        // A healed site goes on: fresh readings are acknowledged soon, and counted.
+        for _ in 0..10 {
+            self.devices.measure(&mut self.random, self.now, false);
+        }
+        let until = self.now + FRESH_MS;
+        while !self.devices.done() {
+            assert!(self.now < until, "fresh readings are not acknowledged: {}", self.show());
+            self.pass(50);
+        }
+        self.settle();
+        // Leadership goes back to where the ring wants it; then nothing is left to do: an idle site is quiet.
+        self.pass(HAND_BACK_MS + 1_000);
+        let commits = self.commits();
+        self.pass(5_000);
+        assert_eq!(self.commits(), commits, "an idle site commits");
+        for (id, place) in &self.places {
+            let live = place.live.as_ref().expect("it is up");
+            for (shard, replica) in &live.replicas {
+                self.state.check(*id, *shard, replica.core());
+            }
+            let most = super::gateway::MAX_SEGMENTS + live.replicas.len() as u64 + 4;
+            assert!(live.segments() <= most, "{id} keeps {} log segments: {}", live.segments(), self.show());
+        }
+        invariants::counted_once::check(&self.devices, &self.cloud.windows);
+    }
+
+    fn settle(&mut self) {
+        let until = self.now + HEAL_MS;
+        while !self.is_settled() {
+            assert!(self.now < until, "it does not heal: {}", self.show());
+            self.pass(100);
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        if !self.devices.done() {
+            return false;
+        }
+        let commits = self.commits();
+        self.places.values().all(|p| {
+            let Some(live) = &p.live else { return false };
+            live.is_idle()
+                && live.replicas.iter().all(|(shard, replica)| {
+                    let machine = replica.core().machine();
+                    let outbox = machine.outbox_stats();
+                    let most = commits.iter().filter(|c| c.1 == *shard).map(|c| c.2).max();
+                    most == Some(machine.slot())
+                        && outbox.cursor == outbox.last
+                        && outbox.waiting_parts == 0
+                        && machine.sizes().open_parts == 0
+                        && replica.core().group().role() != Role::Damaged
+                })
+        })
+    }
+
+    fn commits(&self) -> Vec<(GatewayId, ShardId, u64)> {
+        let of = |(g, p): (&GatewayId, &Place)| {
+            let live = p.live.iter().flat_map(|l| l.replicas.iter());
+            live.map(|(s, r)| (*g, *s, r.core().group().commit())).collect::<Vec<_>>()
+        };
+        self.places.iter().flat_map(of).collect()
+    }
+
+    fn show(&self) -> String {
+        let settled = self.devices.readings.values().filter(|r| r.kept.is_some()).count();
+        let mut text = format!("{settled} of {} readings settled", self.devices.readings.len());
+        for (id, place) in &self.places {
+            let Some(live) = &place.live else {
+                text += &format!("\n{id} is down until {}", place.back_at);
+                continue;
+            };
+            text += &format!("\n{id} reaches {:?}, {:?}", live.seen.keys(), live.forward);
+            text += &format!("\n  {} segments, the oldest {:?}", live.segments(), live.log.log().oldest());
+            for (s, r) in &live.replicas {
+                let core = r.core();
+                text += &format!("\n  {:?} first {}", core.status(), core.group().first_slot());
+                text += &format!(
+                    "\n  {:?}, {} open, stamp {}; the node has {}",
+                    core.machine().outbox_stats(),
+                    core.machine().sizes().open_parts,
+                    core.machine().stamp(),
+                    self.cloud.cursor(*s)
+                );
+            }
+        }
+        text
+    }
+
+    fn apply(&mut self, fault: Fault) {
+        let now = self.now;
+        let (mut ends, mut cuts) = (Vec::new(), Vec::new());
+        match fault {
+            Fault::PowerCut { at, how, down_ms } => self.power_cut(at, how, down_ms),
+            Fault::Kill { at, down_ms } => self.kill(at, down_ms),
+            Fault::Freeze { at, for_ms } => self.place(at).frozen_until = now + for_ms,
+            Fault::SyncFails { at } => self.place(at).disk.next_sync_fails(),
+            Fault::Full { at, for_ms } => {
+                self.place(at).disk.full(true);
+                ends.push((for_ms, End::Full(at)));
+            }
+            Fault::AllFull { for_ms } => {
+                for (at, place) in &self.places {
+                    place.disk.full(true);
+                    ends.push((for_ms, End::Full(*at)));
+                }
+            }
+            Fault::SlowDisk { at, write_ms, for_ms } => {
+                self.place(at).slow_ms = write_ms;
+                ends.push((for_ms, End::Slow(at)));
+            }
+            Fault::Rotten { at, what, pick, sector } => {
+                if self.may_rot(at) {
+                    self.place(at).rots.push((what, pick, sector));
+                    self.power_cut(at, Crash::Torn(pick), 50);
+                }
+            }
+            Fault::Cut { from, to, both, for_ms } => {
+                cuts.push((from, to, for_ms));
+                cuts.extend(both.then_some((to, from, for_ms)));
+            }
+            Fault::Isolate { at, for_ms } => {
+                cuts.extend(self.places.keys().flat_map(|o| [(at, *o, for_ms), (*o, at, for_ms)]));
+            }
+            Fault::Flap { a, b, times, each_ms } => ends.push((0, End::FlapOn { a, b, times, each_ms })),
+            Fault::ClockJump { at, by_ms } => self.place(at).clock.jump(by_ms),
+            Fault::ClockDrift { at, per_mille } => self.place(at).clock.drift(now, per_mille),
+            Fault::Clock1970 { at } => self.place(at).clock.go_to_1970(now),
+            Fault::NoUplink { at, for_ms } => {
+                self.place(at).cut_off += 1;
+                ends.push((for_ms, End::NoUplink(at)));
+            }
+            Fault::CloudAway { for_ms } => {
+                self.cloud.away += 1;
+                ends.push((for_ms, End::CloudAway));
+            }
+            Fault::CloudAwayForDays { days } => self.days_without_cloud(days),
+            Fault::Meddling { for_ms } => {
+                self.cloud.meddling += 1;
+                ends.push((for_ms, End::Meddling));
+            }
+            Fault::DevicesMove { share } => {
+                for d in 0..self.devices.list.len() {
+                    if self.random.chance(share) {
+                        self.devices.lost(d, now);
+                    }
+                }
+            }
+            Fault::Reboot { device } => self.devices.reboot(device),
+            Fault::Snapshots { at } => {
+                let clock = self.place(at).now(now);
+                if let Some(live) = &mut self.place(at).live {
+                    live.snapshots(clock);
+                }
+            }
+        }
+        for (from, to, for_ms) in cuts.into_iter().filter(|(from, to, _)| from != to) {
+            self.net.cut(from, to, true);
+            ends.push((for_ms, End::Cut { from, to }));
+        }
+        self.ends.extend(ends.into_iter().map(|(after, end)| (now + after, end)));
+    }
+
+    fn end(&mut self, end: End) {
+        match end {
+            End::Cut { from, to } => self.net.cut(from, to, false),
+            End::Full(at) => self.place(at).disk.full(false),
+            End::Slow(at) => self.place(at).slow_ms = 0,
+            End::NoUplink(at) => {
+                let place = self.place(at);
+                place.cut_off = place.cut_off.saturating_sub(1);
+            }
+            End::CloudAway => self.cloud.away = self.cloud.away.saturating_sub(1),
+            End::Meddling => self.cloud.meddling = self.cloud.meddling.saturating_sub(1),
+            End::FlapOn { a, b, times, each_ms } => {
+                if times > 0 && a != b {
+                    for (from, to) in [(a, b), (b, a)] {
+                        self.net.cut(from, to, true);
+                        self.ends.push((self.now + each_ms, End::Cut { from, to }));
+                    }
+                    let again = End::FlapOn { a, b, times: times - 1, each_ms };
+                    self.ends.push((self.now + 2 * each_ms, again));
+                }
+            }
+        }
+    }
+
+    /// Little happens, for days; the broker can't be reached.
+    fn days_without_cloud(&mut self, days: u64) {
+        self.places.values_mut().for_each(|p| p.cut_off += 1);
+        let parts = 12;
+        for _ in 0..parts {
+            self.devices.measure(&mut self.random, self.now, self.plan.cramped);
+            self.pass(days * DAY_MS / parts);
+        }
+        self.places.values_mut().for_each(|p| p.cut_off = p.cut_off.saturating_sub(1));
+    }
+
+    /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it from.
+    fn may_rot(&self, at: GatewayId) -> bool {
+        self.places.len() >= 3
+            && self.places.iter().filter(|(id, _)| **id != at).all(|(_, place)| {
+                let healthy =
+                    |live: &Live| live.replicas.values().all(|r| r.core().group().role() != Role::Damaged);
+                place.rots.is_empty() && place.live.as_ref().is_some_and(healthy)
+            })
+    }
+
+    fn place(&mut self, id: GatewayId) -> &mut Place {
+        self.places.get_mut(&id).expect("a gateway of the site")
+    }
+
+    fn pick(&mut self) -> GatewayId {
+        GatewayId(self.random.below(self.places.len() as u64) as u16 + 1)
+    }
+
+    fn power_cut(&mut self, at: GatewayId, how: Crash, down_ms: u64) {
+        let back_at = self.now + down_ms;
+        self.trace(|| format!("{at} loses power, back after {down_ms} ms"));
+        let place = self.places.get_mut(&at).expect("a gateway of the site");
+        place.cut_power(how, &mut self.random);
+        self.down(at, back_at);
+    }
+
+    fn kill(&mut self, at: GatewayId, down_ms: u64) {
+        let back_at = self.now + down_ms;
+        self.place(at).kill();
+        self.down(at, back_at);
+    }
+
+    fn down(&mut self, at: GatewayId, back_at: u64) {
+        self.tally.restarts += 1;
+        let place = self.place(at);
+        (place.back_at, place.frozen_until) = (back_at, 0);
+        for (what, pick, sector) in std::mem::take(&mut place.rots) {
+            let rotten = self.places[&at].disk.rot(what, pick, sector);
+            self.trace(|| format!("{at} finds {what:?} rotten: {rotten:?}"));
+        }
+        // Whoever was connected notices.
+        let gone: Vec<usize> = (0..self.devices.list.len())
+            .filter(|d| self.devices.list[*d].connection.is_some_and(|c| c.gateway == at))
+            .collect();
+        for d in gone {
+            if self.random.chance(700) {
+                self.devices.lost(d, self.now); // others find out by their patience
+            }
+        }
+    }
+
+    /// Asks a gateway about a device.
+    fn ask(&mut self) {
+        let count = self.devices.readings.len() as u64;
+        let Some(name) = self.devices.readings.get(&(self.random.below(count) + 1)).map(|r| r.name.clone())
+        else {
+            return;
+        };
+        let (at, device) = (self.pick(), name.device);
+        self.last_query += 1;
+        let id = self.last_query;
+        let of = |r: &&devices::Reading| r.name.device == device && r.kept == Some(true);
+        let acknowledged = self.devices.readings.values().filter(of).count() as u64;
+        self.reads.asked(id, &device, acknowledged);
+        let (from, to) = (EpochMs(*TIME_RANGE.start()), EpochMs(*TIME_RANGE.end()));
+        let shard = self.common.ring.shard_of(&device);
+        let query = WindowQuery { device, stream: None, from, to, every_ms: None, stale: false };
+        let now = self.now;
+        let place = self.place(at);
+        let clock = place.now(now);
+        if let Some(live) = place.live.as_mut().filter(|_| place.frozen_until <= now) {
+            live.event(clock, shard, Event::Query { from: at, id, query });
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let until = self.now + ms;
+        while self.now < until {
+            self.tick(until);
+            assert!(self.net.len() < MAX_PACKETS, "a storm of messages: {}", self.show());
+        }
+    }
+
+    /// Goes to the next time at which something happens, at most so far, and has it happen.
+    fn tick(&mut self, until: u64) {
+        self.tally.steps += 1;
+        assert!(self.tally.steps < MAX_STEPS, "it is busy with nothing: {}", self.show());
+        let mut next = until.min(self.net.next_at().unwrap_or(u64::MAX));
+        next = next.min(self.ends.iter().map(|(at, _)| *at).min().unwrap_or(u64::MAX));
+        for d in 0..self.devices.list.len() {
+            next = next.min(self.devices.deadline(d));
+        }
+        for place in self.places.values_mut() {
+            let clock = place.now(self.now);
+            next = next.min(match &mut place.live {
+                Some(_) if place.frozen_until > self.now => place.frozen_until,
+                Some(live) => live.deadline(clock),
+                None => place.back_at,
+            });
+        }
+        self.now = next.max(self.now + 1);
+        while let Some(i) = self.ends.iter().position(|(at, _)| *at <= self.now) {
+            let (_, end) = self.ends.swap_remove(i);
+            self.end(end);
+        }
+        while let Some(packet) = self.net.arrived(self.now) {
+            self.arrive(packet);
+        }
+        for d in 0..self.devices.list.len() {
+            let gateways = self.places.len() as u64;
+            let (random, places) = (&mut self.random, &self.places);
+            let to = || {
+                let id = GatewayId(random.below(gateways) as u16 + 1);
+                (id, places[&id].start)
+            };
+            let packets = self.devices.work(d, self.now, to);
+            self.device_sends(d, packets);
+        }
+        let ids: Vec<_> = self.places.keys().copied().collect();
+        for id in ids {
+            self.work(id);
+        }
+    }
+
+    fn work(&mut self, id: GatewayId) {
+        let now = self.now;
+        if self.places[&id].live.is_none() {
+            if self.places[&id].back_at > now {
+                return;
+            }
+            self.begin(id);
+        }
+        let reached: BTreeMap<_, _> = self
+            .places
+            .iter()
+            .filter(|(o, p)| {
+                **o != id && p.live.is_some() && p.frozen_until <= now && self.net.connects(id, **o)
+            })
+            .map(|(o, p)| (*o, p.start))
+            .collect();
+        let (random, weather) = (&mut self.random, self.net.weather);
+        let Some(place) = self.places.get_mut(&id) else { return };
+        if place.frozen_until > now {
+            return;
+        }
+        let clock = place.now(now);
+        let (slow_ms, cut_off) = (place.slow_ms, place.cut_off);
+        let Some(live) = &mut place.live else { return };
+        let mut out = Out::default();
+        if live.seen != reached {
+            let notices_at = *live.look_around_at.get_or_insert_with(|| now + 40 + random.below(160));
+            if notices_at <= now {
+                live.look_around_at = None;
+                live.look_around(clock, reached);
+            }
+        } else {
+            live.look_around_at = None;
+        }
+        live.connect_uplink(clock, cut_off == 0, &mut out);
+        let ended = live
+            .disk(clock, weather.disk_ms + slow_ms, random)
+            .map(|()| live.timers(&self.common, clock, &mut out))
+            .and_then(|()| live.turn(&self.common, clock, &mut out));
+        match ended {
+            Ok(()) => {
+                self.look(id);
+                self.perform(id, out);
+            }
+            Err(Ended(why)) => {
+                assert!(self.faults || why.contains("input/output"), "{id} ends: {why}");
+                assert!(!why.contains("can't be read: "), "{id} ends: {why}");
+                self.trace(|| format!("{id} ends: {why}"));
+                let down_ms = 100 + self.random.below(400);
+                self.kill(id, down_ms);
+            }
+        }
+    }
+
+    fn begin(&mut self, id: GatewayId) {
+        let now = self.now;
+        let place = self.places.get_mut(&id).expect("a gateway of the site");
+        match place.start(id, &self.common, now) {
+            Ok(()) => {
+                let live = place.live.as_ref().expect("it started");
+                let damaged =
+                    live.replicas.values().filter(|r| r.core().group().role() == Role::Damaged).count();
+                self.tally.damaged += damaged as u64;
+                self.trace(|| format!("{id} starts, {damaged} replicas damaged"));
+            }
+            Err(OpenError::Log(e))
+                if self.faults && (e.is_full() || e.to_string().contains("input/output")) =>
+            {
+                place.back_at = now + 500;
+                place.disk.kill();
+                self.trace(|| format!("{id} can't start: {e}"));
+            }
+            Err(e) => panic!("{id} can't start: {e}"),
+        }
+    }
+
+    /// What must hold of a gateway's replicas after each turn.
+    fn look(&mut self, id: GatewayId) {
+        let digest = self.random.chance(20);
+        let Some(live) = self.places[&id].live.as_ref() else { return };
+        invariants::bounds::check(live);
+        let start = live.origin.start;
+        for (shard, replica) in &live.replicas {
+            let core = replica.core();
+            self.progress.check(id, start, *shard, core);
+            self.agreement.check(id, start, *shard, core);
+            self.ballots.check(id, start, *shard, core);
+            self.kept.check(id, *shard, core);
+            if digest {
+                self.state.check(id, *shard, core);
+            }
+            if core.serves() && self.leaders.insert(*shard, id) != Some(id) {
+                self.tally.elections += 1;
+                if self.tracing {
+                    println!("{:>8} ms  {id} leads {shard} in {}", self.now, core.group().ballot());
+                }
+            }
+        }
+    }
+
+    fn device_sends(&mut self, d: usize, packets: Vec<devices::Packet>) {
+        let Some(connection) = &mut self.devices.list[d].connection else { return };
+        for packet in packets {
+            connection.last_arrival = connection.last_arrival.max(self.now) + 1 + self.random.below(5);
+            let (gateway, start, connection_id) = (connection.gateway, connection.start, connection.id);
+            let packet = Packet::In { gateway, start, connection: connection_id, packet: Some(packet) };
+            self.net.put(connection.last_arrival, packet);
+            if self.random.chance(20) && self.faults {
+                // It goes away after this; its gateway notices much later.
+                let (at, packet) = (
+                    connection.last_arrival + self.random.below(6_000),
+                    Packet::In { gateway, start, connection: connection_id, packet: None },
+                );
+                self.net.put(at, packet);
+            }
+        }
+    }
+
+    fn perform(&mut self, from: GatewayId, out: Out) {
+        for (shard, slot) in out.settled {
+            self.kept.acknowledged(shard, slot);
+        }
+        for (to, message) in out.send {
+            if let Some(live) = &self.places[&from].live {
+                invariants::corruption::said(&live.replicas, &message);
+            }
+            if let PeerMessage::Transfer { message: TransferMessage::Offer { .. }, .. } = message {
+                self.tally.transfers += 1;
+            }
+            let start = self.places.get(&to).map_or(0, |p| p.start);
+            let packet = Packet::Peer { from, to, start, message };
+            match to == from {
+                true => self.net.put(self.now, packet),
+                false => self.net.send(&mut self.random, self.now, packet),
+            }
+        }
+        for (connection, answer) in out.answers {
+            let packet_id = match &answer {
+                Answer::Ack(ack) => self.tokens.get_mut(&connection).and_then(|(_, t)| t.remove(&ack.token)),
+                _ => None,
+            };
+            let answer = Some((answer, packet_id.unwrap_or(0)));
+            self.net.put(self.now + 1 + self.random.below(6), Packet::Back { connection, answer });
+        }
+        for connection in out.closed {
+            self.net.put(self.now + 1, Packet::Back { connection, answer: None });
+            let start = self.places[&from].start;
+            let packet = Packet::In { gateway: from, start, connection, packet: None };
+            self.net.put(self.now + 1, packet);
+        }
+        for (shard, frame) in out.up {
+            self.seals.check(&frame);
+            let (shard, frame, forged) = self.cloud.meddle(&mut self.random, 0, shard, frame);
+            self.net.send(&mut self.random, self.now, Packet::Up { shard, frame, forged });
+        }
+        for (id, answer) in out.queries {
+            let Some(device) = self.reads.about(id) else { continue };
+            let measured = self.devices.readings.values().filter(|r| r.name.device == device).count() as u64;
+            self.tally.queries += u64::from(self.reads.answered(id, &answer, measured));
+        }
+    }
+
+    fn arrive(&mut self, packet: Packet) {
+        match packet {
+            Packet::Peer { from, to, start, message } => {
+                let passes = self.net.passes(from, to);
+                self.at(
+                    to,
+                    Some(start).filter(|_| passes),
+                    Packet::Peer { from, to, start, message: message.clone() },
+                    |live, common, now, out| {
+                        live.hear(common, now, from, message, out);
+                    },
+                );
+            }
+            Packet::In { gateway, start, connection, packet } => {
+                let again = Packet::In { gateway, start, connection, packet: packet.clone() };
+                if self.places[&gateway].frozen_until <= self.now && self.places[&gateway].start == start {
+                    let event = packet.map(|packet| {
+                        let (next, tokens) = self.tokens.entry(connection).or_default();
+                        *next += 1;
+                        tokens.insert(*next, packet.id());
+                        packet.inbound(*next)
+                    });
+                    self.at(gateway, Some(start), again, |live, common, now, out| {
+                        live.inbound(common, now, connection, event, out);
+                    });
+                } else if self.places[&gateway].start == start {
+                    self.net.put(self.places[&gateway].frozen_until, again);
+                } else if let Some(d) = self.devices.of(connection) {
+                    self.devices.lost(d, self.now); // nobody is there
+                }
+            }
+            Packet::Back { connection, answer } => {
+                let Some(d) = self.devices.of(connection) else { return };
+                match answer {
+                    Some((answer, packet_id)) => {
+                        let packets = self.devices.answered(d, self.now, answer, packet_id);
+                        self.device_sends(d, packets);
+                    }
+                    None => self.devices.lost(d, self.now),
+                }
+            }
+            Packet::Up { shard, frame, forged } => {
+                if self.cloud.away > 0 {
+                    return;
+                }
+                let Some(confirmation) = self.cloud.hear(&self.common, shard, &frame, forged) else { return };
+                self.seals.check(&confirmation);
+                let ids: Vec<_> = self.places.keys().copied().collect();
+                for to in ids {
+                    let (shard, frame, forged) =
+                        self.cloud.meddle(&mut self.random, 1, shard, confirmation.clone());
+                    self.net.send(&mut self.random, self.now, Packet::Down { to, shard, frame, forged });
+                }
+            }
+            Packet::Down { to, shard, frame, forged } => {
+                if self.places[&to].cut_off > 0 {
+                    return;
+                }
+                let again = Packet::Down { to, shard, frame: frame.clone(), forged };
+                let start = self.places[&to].start;
+                self.at(to, Some(start), again, |live, common, now, out| {
+                    let admitted = live.confirmed(common, now, shard, &frame, out);
+                    assert!(admitted || forged, "an honest confirmation of {shard} was refused");
+                });
+            }
+        }
+    }
+
+    /// Has something happen at a gateway's process, if that start of it is there; later, if it stands still.
+    fn at(
+        &mut self,
+        id: GatewayId,
+        start: Option<u64>,
+        again: Packet,
+        what: impl FnOnce(&mut Live, &Common, Now, &mut Out),
+    ) {
+        let now = self.now;
+        let Some(place) = self.places.get_mut(&id).filter(|p| Some(p.start) == start) else { return };
+        if place.frozen_until > now {
+            let until = place.frozen_until;
+            return self.net.put(until, again);
+        }
+        let clock = place.now(now);
+        let mut out = Out::default();
+        if let Some(live) = &mut place.live {
+            what(live, &self.common, clock, &mut out);
+        }
+        self.perform(id, out);
+    }
+}

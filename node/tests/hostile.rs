@@ -1,0 +1,24 @@
+//! Hostile bytes that the fuzzer has found worth keeping, replayed: see `fuzz/README.md`.
+
+#[path = "../../fuzz/bodies/node_settings.rs"]
+mod node_settings;
+#[path = "../../fuzz/bodies/replay.rs"]
+mod replay;
+#[path = "../../fuzz/bodies/settings.rs"]
+mod settings;
+#[path = "../../fuzz/bodies/source.rs"]
+mod source;
+#[path = "../../fuzz/bodies/uplink.rs"]
+mod uplink;
+
+use replay::replay;
+
+#[test]
+fn uplinks_that_were_forged_or_say_anything() {
+    replay("uplink", uplink::run);
+}
+
+#[test]
+fn settings_of_whatever_text() {
+    replay("settings", |data| node_settings::run(&mut source::Source::new(data)));
+}

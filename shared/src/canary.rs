@@ -1,0 +1,99 @@
+//! Known mistakes, to be made on purpose by tests: a simulator that does not find them proves nothing.
+//!
+//! Without the feature `canaries`, which only dev-dependencies name, [`makes`] is constantly false and what it guards is
+//! not in the program. With it a mistake is made on those threads that asked for it.
+
+/// A mistake that a program like this one might contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Canary {
+    /// Accepted leaves before the entry is on disk.
+    AcceptedBeforeFsync,
+    /// Prepare leaves before its ballot is on disk, and the candidate does not wait for it either.
+    PrepareBeforeDurable,
+    /// A leader counts its own vote when it has given it to the disk.
+    OwnVoteEarly,
+    /// A follower goes on behind entries of an older ballot as if they were of the new one.
+    StaleEntryCounts,
+    /// A restarted leader goes on in its old ballot.
+    BallotUsedAgain,
+    /// What is sent again to a follower is appended to what it has, not put in its place.
+    ResentIsAppended,
+    /// A follower takes the leader's commit index for all that it holds, accepted in this ballot or not.
+    CommitPastPrefix,
+    /// A follower that lags behind the log in memory is sent what comes after the gap.
+    TrimmedIsSkipped,
+    /// A read is served by who believes to lead, without asking.
+    StaleRead,
+    /// A replica that lost records votes at once.
+    DamagedVotes,
+    /// A torn unit at the log's end is taken for whole.
+    TornTailTaken,
+    /// The log is trimmed below a snapshot that could not be saved.
+    TrimmedWithoutSnapshot,
+    /// A batch that is forwarded again is applied again.
+    ForwardedTwice,
+    /// A publish is acknowledged when the first of its shards has it.
+    AcknowledgedInPart,
+    /// Sequence numbers that were seen are not in the snapshot.
+    DedupNotInSnapshot,
+    /// Refused batches are not in the snapshot, and pass for done.
+    RefusalForgotten,
+    /// The outbox is trimmed when a batch was sent, not when it was confirmed.
+    SentIsConfirmed,
+    /// A restarted gateway seals with the key and the nonces of its earlier start.
+    NonceUsedAgain,
+}
+
+impl Canary {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::AcceptedBeforeFsync,
+        Self::PrepareBeforeDurable,
+        Self::OwnVoteEarly,
+        Self::StaleEntryCounts,
+        Self::BallotUsedAgain,
+        Self::ResentIsAppended,
+        Self::CommitPastPrefix,
+        Self::TrimmedIsSkipped,
+        Self::StaleRead,
+        Self::DamagedVotes,
+        Self::TornTailTaken,
+        Self::TrimmedWithoutSnapshot,
+        Self::ForwardedTwice,
+        Self::AcknowledgedInPart,
+        Self::DedupNotInSnapshot,
+        Self::RefusalForgotten,
+        Self::SentIsConfirmed,
+        Self::NonceUsedAgain,
+    ];
+}
+
+#[cfg(feature = "canaries")]
+mod switch {
+    use super::Canary;
+    use std::cell::Cell;
+
+    thread_local! {
+        static MADE: Cell<Option<Canary>> = const { Cell::new(None) };
+    }
+
+    /// From now on this thread makes this mistake, or none.
+    pub fn make(canary: Option<Canary>) {
+        MADE.set(canary);
+    }
+
+    /// Whether the mistake is to be made.
+    pub fn makes(canary: Canary) -> bool {
+        MADE.get() == Some(canary)
+    }
+}
+
+#[cfg(feature = "canaries")]
+pub use switch::{make, makes};
+
+/// Whether the mistake is to be made: never.
+#[cfg(not(feature = "canaries"))]
+#[inline(always)]
+pub const fn makes(_: Canary) -> bool {
+    false
+}

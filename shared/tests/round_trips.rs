@@ -1,0 +1,172 @@
+//! What is written is read back as it was, and nothing else is: no piece of it, nothing behind it, no flipped bit of what
+//! is sealed.
+
+use proptest::prelude::*;
+use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::seal::{Opener, SEAL_OVERHEAD_BYTES, Sealer, SiteSecret};
+use selvedge_shared::sparkplug::{Metric, Payload, Value};
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::topic::{Filter, check_name};
+use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, parse_topic, up_topic};
+
+fn time() -> impl Strategy<Value = EpochMs> {
+    prop_oneof![any::<i64>(), -1000i64..1000, 1_764_000_000_000i64..1_764_100_000_000].prop_map(EpochMs)
+}
+
+fn sample() -> impl Strategy<Value = Sample> {
+    (time(), any::<u64>(), any::<u32>(), -1e300..1e300)
+        .prop_map(|(time, slot, index, value)| Sample { time, slot, index, value })
+}
+
+fn part(streams: u32) -> impl Strategy<Value = Part> {
+    let aggregate = (sample(), sample(), 1u64.., any::<u64>()).prop_map(|(first, last, count, fingerprint)| {
+        Aggregate { count, last, fingerprint, ..Aggregate::of(first) }
+    });
+    (0..streams, 1u32.., time(), aggregate, any::<u64>(), time()).prop_map(
+        |(stream, width_ms, start, aggregate, late, watermark)| {
+            Part { stream, width_ms, start, aggregate, late, watermark }
+        },
+    )
+}
+
+fn batch() -> impl Strategy<Value = Batch> {
+    let name = (".{0,20}", ".{0,20}").prop_map(|(device, stream)| StreamName { device, stream });
+    prop::collection::vec(name, 1..5).prop_flat_map(|streams| {
+        let parts = prop::collection::vec(part(streams.len() as u32), 0..8);
+        parts.prop_map(move |parts| Batch { streams: streams.clone(), parts })
+    })
+}
+
+fn up() -> impl Strategy<Value = Up> {
+    let body = prop::collection::vec(any::<u8>(), 0..300);
+    prop_oneof![
+        (any::<u64>(), any::<u64>(), body).prop_map(|(first_kept, last, body)| Up::Batch { first_kept, last, body }),
+        any::<(u64, u64)>().prop_map(|(first_kept, last)| Up::Beacon { first_kept, last }),
+    ]
+}
+
+fn site() -> impl Strategy<Value = SiteId> {
+    "[a-z0-9-]{1,32}".prop_map(|name| SiteId::new(name).unwrap())
+}
+
+fn metric() -> impl Strategy<Value = Metric> {
+    let value = prop_oneof![
+        any::<u32>().prop_map(Value::Int),
+        any::<u64>().prop_map(Value::Long),
+        (-1e30f32..1e30).prop_map(Value::Float),
+        (-1e300..1e300).prop_map(Value::Double),
+        any::<bool>().prop_map(Value::Boolean),
+        ".{0,20}".prop_map(Value::Text),
+        prop::collection::vec(any::<u8>(), 0..20).prop_map(Value::Bytes),
+    ];
+    let (name, number) = (prop::option::of(".{0,20}"), || prop::option::of(any::<u64>()));
+    (name, number(), number(), any::<Option<u32>>(), any::<[Option<bool>; 3]>(), prop::option::of(value)).prop_map(
+        |(name, alias, timestamp, datatype, [is_historical, is_transient, is_null], value)| Metric {
+            name,
+            alias,
+            timestamp,
+            datatype,
+            is_historical,
+            is_transient,
+            is_null,
+            value,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_batch(batch in batch(), more in 1usize..9) {
+        let bytes = batch.encode();
+        prop_assert_eq!(Batch::decode(&bytes), Ok(batch));
+        for cut in (0..bytes.len()).step_by(7).chain([bytes.len() - 1]) {
+            prop_assert!(Batch::decode(&bytes[..cut]).is_err(), "a piece of {cut} bytes");
+        }
+        prop_assert!(Batch::decode(&[bytes, vec![0; more]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_sealed_message(site in site(), shard in any::<u16>(), seq in any::<u64>(), up in up(), flip in any::<(prop::sample::Index, u8)>()) {
+        let secret = SiteSecret::generate().unwrap();
+        let mut sealer = Sealer::new(&secret, &site).unwrap();
+        let mut opener = Opener::new();
+        opener.add(&site, &secret);
+        let mut sealed = sealer.seal(ShardId(shard), seq, &up).unwrap();
+        prop_assert!(sealed.len() > SEAL_OVERHEAD_BYTES);
+        prop_assert_eq!(opener.open(&site, ShardId(shard), &sealed), Ok((seq, up)));
+        prop_assert!(opener.open(&site, ShardId(shard.wrapping_add(1)), &sealed).is_err(), "moved");
+        prop_assert!(Opener::<Down>::new().open(&site, ShardId(shard), &sealed).is_err(), "reflected");
+        let at = flip.0.index(sealed.len());
+        sealed[at] ^= 1 << (flip.1 % 8);
+        prop_assert!(opener.open(&site, ShardId(shard), &sealed).is_err(), "a flipped bit of byte {at}");
+    }
+
+    #[test]
+    fn a_confirmation(site in site(), shard in any::<u16>(), cursor in any::<u64>()) {
+        let secret = SiteSecret::generate().unwrap();
+        let sealed = Sealer::new(&secret, &site).unwrap().seal(ShardId(shard), cursor, &Down::Confirm { cursor });
+        let mut opener = Opener::new();
+        opener.add(&site, &secret);
+        prop_assert_eq!(opener.open(&site, ShardId(shard), &sealed.unwrap()), Ok((cursor, Down::Confirm { cursor })));
+    }
+
+    #[test]
+    fn a_topic_of_the_uplink(site in site(), shard in any::<u16>()) {
+        let shard = ShardId(shard);
+        for (topic, way) in [(up_topic(&site, shard), "up"), (ack_topic(&site, shard), "ack")] {
+            prop_assert!(check_name(&topic).is_ok());
+            prop_assert_eq!(parse_topic(&topic), Some((way, site.clone(), shard)));
+        }
+    }
+
+    #[test]
+    fn a_secret_as_digits(_ in 0..1) {
+        let secret = SiteSecret::generate().unwrap();
+        prop_assert!(SiteSecret::from_hex(&secret.reveal_hex()).unwrap() == secret);
+        prop_assert!(SiteSecret::from_hex(&secret.reveal_hex().to_uppercase()).unwrap() == secret);
+    }
+
+    #[test]
+    fn a_sparkplug_payload(
+        timestamp in any::<Option<u64>>(),
+        seq in any::<Option<u64>>(),
+        metrics in prop::collection::vec(metric(), 0..6),
+    ) {
+        let payload = Payload { timestamp, seq, metrics };
+        let bytes = payload.write();
+        prop_assert_eq!(Payload::read(&bytes, payload.metrics.len()), Ok(payload.clone()));
+        if let Some(fewer) = payload.metrics.len().checked_sub(1) {
+            prop_assert!(Payload::read(&bytes, fewer).is_err());
+        }
+    }
+
+    #[test]
+    fn a_time_as_text(ms in TIME_RANGE) {
+        let at = EpochMs(ms);
+        prop_assert_eq!(EpochMs::parse(&at.to_string()), Ok(at));
+        prop_assert_eq!(EpochMs::parse(&ms.to_string()), Ok(at));
+    }
+
+    #[test]
+    fn a_window_holds_its_times(ms in TIME_RANGE, width_ms in 1u32..=86_400_000) {
+        let start = EpochMs(ms).window_start(width_ms);
+        prop_assert!(start.0 <= ms && ms < start.0 + i64::from(width_ms));
+        prop_assert_eq!(start.window_start(width_ms), start);
+    }
+
+    #[test]
+    fn a_filter_made_of_a_name_matches_it(levels in prop::collection::vec("[a-z]{0,3}", 1..6), holes in any::<u8>(), cut in 0usize..6) {
+        let name = levels.join("/");
+        prop_assume!(!name.is_empty());
+        let hole = |(i, level): (usize, &String)| if holes >> i & 1 == 1 { "+".into() } else { level.clone() };
+        let mut filter: Vec<String> = levels.iter().enumerate().map(hole).collect();
+        if cut < filter.len() {
+            filter.truncate(cut);
+            filter.push("#".into());
+        }
+        let filter = filter.join("/");
+        prop_assume!(!filter.is_empty());
+        prop_assert!(Filter::new(&filter).unwrap().matches(&name), "{filter} {name}");
+    }
+}
