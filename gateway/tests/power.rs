@@ -33,7 +33,7 @@ use site::{Plan, Running, until};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Moments at which the power is cut, unless the environment says otherwise; at each in three ways.
 const CUTS: usize = 20;
@@ -42,6 +42,8 @@ const SHARDS: u16 = 8;
 /// Devices whose readings are told apart, and how many each sends in one life of the gateway.
 const SETS: u32 = 4;
 const ELEMENTS: u32 = 12;
+/// Between two of them, so that they go on while other things happen.
+const PACE: Duration = Duration::from_millis(80);
 /// Publishes that fill the log, so that it gets new segments, snapshots and trimming.
 const BULK: u32 = 120;
 
@@ -75,6 +77,14 @@ fn add(port: u16, publisher: &mut Publisher, set: u32, element: u32) {
     publish(port, publisher, &format!("d/{}/x", device(set)), &payload);
 }
 
+/// The first gateway has written a snapshot, and a batch beside it.
+fn has_all(plan: &Plan) -> bool {
+    let holds = |name: &str| {
+        std::fs::read_dir(plan.path().join("data-0").join(name)).is_ok_and(|mut files| files.next().is_some())
+    };
+    holds("snapshots") && holds("batches")
+}
+
 /// Publishes at all gateways while they live for the `life`th time.
 fn work(plan: &Plan, life: u32) -> Vec<Sent> {
     let all = Mutex::new(Vec::new());
@@ -88,6 +98,7 @@ fn work(plan: &Plan, life: u32) -> Vec<Sent> {
                     let sent = now();
                     add(port(set), &mut publisher, set, element);
                     all.lock().unwrap().push(Sent { set, element, sent, acked: now() });
+                    std::thread::sleep(PACE);
                 }
             });
         }
@@ -98,7 +109,9 @@ fn work(plan: &Plan, life: u32) -> Vec<Sent> {
                 let keys: Vec<_> =
                     (0..160).map(|n| format!("\"{}{n:03}\":1", "stream-".repeat(10))).collect();
                 let payload = format!("{{{}}}", keys.join(","));
-                for n in 0..BULK {
+                // Until there is some of everything: the log looks each second whether it is to be trimmed.
+                for n in (0..).take_while(|n| *n < BULK || !has_all(plan)) {
+                    assert!(n < 100 * BULK, "no snapshots and batches, whatever is published");
                     let topic = format!("d/bulk-{life}-{bulk}-{}", n / 10);
                     publish(port(bulk), &mut publisher, &topic, &payload);
                 }

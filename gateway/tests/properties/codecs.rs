@@ -5,8 +5,8 @@ use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
-    Command, Connect, Connected, Item, Origin, Outcome, Proposal, Publish, Reading, Rules, Source, Submission, Verdict,
-    WindowView,
+    Command, Connect, Connected, Item, Origin, Outcome, Proposal, Publish, Reading, Rules, Source,
+    Submission, Verdict, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{
@@ -42,37 +42,55 @@ fn paxos() -> impl Strategy<Value = Message> {
     let n = any::<(u64, u64, bool)>;
     prop_oneof![
         n().prop_map(|(attempt, commit, _)| Message::Canvass { attempt, commit }),
-        (n(), ballot()).prop_map(|((attempt, _, granted), seen)| Message::Canvassed { attempt, granted, seen }),
-        (n(), ballot()).prop_map(|((from, ..), ballot)| Message::Prepare { ballot, from }),
-        (n(), ballot(), vec((ballot(), bytes()), 0..4)).prop_map(|((from, commit, more), ballot, entries)| {
-            Message::Promise { ballot, from, commit, entries, more }
+        (n(), ballot()).prop_map(|((attempt, _, granted), seen)| Message::Canvassed {
+            attempt,
+            granted,
+            seen
         }),
+        (n(), ballot()).prop_map(|((from, ..), ballot)| Message::Prepare { ballot, from }),
+        (n(), ballot(), vec((ballot(), bytes()), 0..4)).prop_map(
+            |((from, commit, more), ballot, entries)| {
+                Message::Promise { ballot, from, commit, entries, more }
+            }
+        ),
         (n(), ballot()).prop_map(|((first, ..), ballot)| Message::Behind { ballot, first }),
-        (n(), ballot(), vec(bytes(), 0..4))
-            .prop_map(|((prev, commit, _), ballot, values)| Message::Accept { ballot, prev, values, commit }),
-        (n(), ballot()).prop_map(|((upto, commit, vote), ballot)| Message::Accepted { ballot, upto, commit, vote }),
+        (n(), ballot(), vec(bytes(), 0..4)).prop_map(|((prev, commit, _), ballot, values)| Message::Accept {
+            ballot,
+            prev,
+            values,
+            commit
+        }),
+        (n(), ballot()).prop_map(|((upto, commit, vote), ballot)| Message::Accepted {
+            ballot,
+            upto,
+            commit,
+            vote
+        }),
         (n(), ballot()).prop_map(|((prefix, ..), ballot)| Message::Lagging { ballot, prefix }),
         ballot().prop_map(|promised| Message::Refused { promised }),
         (n(), ballot()).prop_map(|((n, ..), ballot)| Message::Confirm { ballot, n }),
         (n(), ballot()).prop_map(|((n, ..), ballot)| Message::Confirmed { ballot, n }),
         ballot().prop_map(|ballot| Message::Resigned { ballot }),
         n().prop_map(|(nonce, ..)| Message::Recovering { nonce }),
-        (n(), ballot()).prop_map(|((nonce, _, damaged), promised)| Message::Standing { nonce, promised, damaged }),
+        (n(), ballot()).prop_map(|((nonce, _, damaged), promised)| Message::Standing {
+            nonce,
+            promised,
+            damaged
+        }),
         (n(), ballot()).prop_map(|((nonce, ..), above)| Message::Rejoin { nonce, above }),
         n().prop_map(|(nonce, slot, _)| Message::Mark { nonce, slot }),
     ]
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
-    let connected = (any::<(u64, u64, bool)>(), vec((text(), any::<u8>()), 0..3), vec(any::<u16>(), 0..3)).prop_map(
-        |((instance, epoch, present), subscriptions, touched)| Connected {
+    let connected = (any::<(u64, u64, bool)>(), vec((text(), any::<u8>()), 0..3), vec(any::<u16>(), 0..3))
+        .prop_map(|((instance, epoch, present), subscriptions, touched)| Connected {
             instance,
             epoch,
             present,
             subscriptions,
             touched,
-        },
-    );
+        });
     prop_oneof![
         any::<(u32, u32)>().prop_map(|(counted, unknown)| Outcome::Done { counted, unknown }),
         Just(Outcome::Duplicate),
@@ -130,7 +148,14 @@ fn view() -> impl Strategy<Value = WindowView> {
 fn message() -> impl Strategy<Value = PeerMessage> {
     let shard = || any::<u16>().prop_map(ShardId);
     let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool)>()).prop_map(
-        |(device, stream, from, to, (every_ms, stale))| WindowQuery { device, stream, from, to, every_ms, stale },
+        |(device, stream, from, to, (every_ms, stale))| WindowQuery {
+            device,
+            stream,
+            from,
+            to,
+            every_ms,
+            stale,
+        },
     );
     let answered = prop_oneof![
         vec(view(), 0..3).prop_map(QueryAnswer::Windows),
@@ -140,14 +165,18 @@ fn message() -> impl Strategy<Value = PeerMessage> {
     let routed = (text(), vec(any::<u8>(), 0..40), any::<u8>())
         .prop_map(|(topic, payload, qos)| RoutedPublish { topic, payload, qos });
     prop_oneof![
-        (shard(), any::<u32>(), paxos())
-            .prop_map(|(group, configuration, message)| PeerMessage::Paxos { group, configuration, message }),
+        (shard(), any::<u32>(), paxos()).prop_map(|(group, configuration, message)| PeerMessage::Paxos {
+            group,
+            configuration,
+            message
+        }),
         (shard(), origin(), any::<u64>(), bytes())
             .prop_map(|(shard, origin, n, submission)| PeerMessage::Forward { shard, origin, n, submission }),
         (shard(), origin(), any::<u64>(), answer())
             .prop_map(|(shard, origin, n, answer)| PeerMessage::Forwarded { shard, origin, n, answer }),
-        (shard(), any::<u32>(), transfer())
-            .prop_map(|(shard, configuration, message)| PeerMessage::Transfer { shard, configuration, message }),
+        (shard(), any::<u32>(), transfer()).prop_map(|(shard, configuration, message)| {
+            PeerMessage::Transfer { shard, configuration, message }
+        }),
         (any::<u64>(), shard(), query).prop_map(|(id, shard, query)| PeerMessage::Query { id, shard, query }),
         (any::<u64>(), answered).prop_map(|(id, answer)| PeerMessage::Answer { id, answer }),
         any::<(u64, u64)>().prop_map(|(start, connection)| PeerMessage::Evict { start, connection }),
@@ -177,12 +206,17 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
         |(client, at, (connection, clean, expiry_s))| Connect { client, at, connection, clean, expiry_s },
     );
     prop_oneof![
-        (of(source()), vec(reading, 0..4)).prop_map(|(source, readings)| Item::Publish(Publish { source, readings })),
+        (of(source()), vec(reading, 0..4))
+            .prop_map(|(source, readings)| Item::Publish(Publish { source, readings })),
         connect.prop_map(Item::Connect),
         (text(), any::<u64>()).prop_map(|(client, epoch)| Item::Disconnect { client, epoch }),
         (text(), any::<u64>(), vec((text(), any::<u8>()), 0..3), vec(text(), 0..3))
             .prop_map(|(client, epoch, add, remove)| Item::Subscriptions { client, epoch, add, remove }),
-        (text(), any::<(u64, u16)>()).prop_map(|(client, (epoch, shard))| Item::Touch { client, epoch, shard }),
+        (text(), any::<(u64, u16)>()).prop_map(|(client, (epoch, shard))| Item::Touch {
+            client,
+            epoch,
+            shard
+        }),
         source().prop_map(Item::Release),
     ]
 }

@@ -7,7 +7,10 @@ use selvedge_shared::ids::{GatewayId, ShardId};
 use std::collections::BTreeSet;
 
 /// Gateways of any ids, up to a weight.
-fn members(weights: std::ops::RangeInclusive<u32>, count: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<Member>> {
+fn members(
+    weights: std::ops::RangeInclusive<u32>,
+    count: std::ops::RangeInclusive<usize>,
+) -> impl Strategy<Value = Vec<Member>> {
     prop::collection::btree_map(any::<u16>(), weights, count)
         .prop_map(|all| all.into_iter().map(|(id, weight)| Member { id: GatewayId(id), weight }).collect())
 }

@@ -205,7 +205,10 @@ fn what_rots_after_a_repair_is_reported_also_in_front_of_it() {
                 let (_, recovery, read) = open(&rotten).unwrap();
                 for lost in known.iter().filter(|r| whole.contains(r) && !read.contains(r)) {
                     let reported = recovery.damaged_groups.contains(lost.group);
-                    assert!(reported, "{name} byte {at}: {lost:?} dropped in silence, {last} in the last unit");
+                    assert!(
+                        reported,
+                        "{name} byte {at}: {lost:?} dropped in silence, {last} in the last unit"
+                    );
                 }
             }
         }
