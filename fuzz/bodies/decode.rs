@@ -117,7 +117,8 @@ fn publish(decoder: &Decoder, topic: &str, payload: &[u8]) {
             assert!(list.len() <= MAX_READINGS_PER_PAYLOAD);
             for r in list {
                 for name in [&r.device, &r.stream] {
-                    let sound = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
+                    let sound =
+                        (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
                     assert!(sound, "{name:?}");
                 }
                 assert!(r.value.is_finite() && r.time.is_none_or(|t| TIME_RANGE.contains(&t.0)));

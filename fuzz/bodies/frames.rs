@@ -2,7 +2,8 @@
 
 use crate::source::Source;
 use selvedge_gateway::logic::link::{
-    Greeting, Hello, Incarnation, Known, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame, admit, check,
+    Greeting, Hello, Incarnation, Known, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame, admit,
+    check,
 };
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::EpochMs;

@@ -441,7 +441,10 @@ fn check_stores(
         }
         for (seq, _) in batches.list(group).expect("a listing") {
             if let Ok(Some(found)) = batches.get(group, seq) {
-                assert!(put.get(&(group, seq)).is_some_and(|all| all.contains(&found)), "a batch is invented");
+                assert!(
+                    put.get(&(group, seq)).is_some_and(|all| all.contains(&found)),
+                    "a batch is invented"
+                );
             }
         }
     }

@@ -3,8 +3,8 @@
 
 use crate::source::Source;
 use selvedge_gateway::logic::machine::{
-    Applied, Command, Connect, Item, Machine, Origin, Outcome, Proposal, Publish, Query, Reading, Rules, Source as By,
-    Submission, Verdict,
+    Applied, Command, Connect, Item, Machine, Origin, Outcome, Proposal, Publish, Query, Reading, Rules,
+    Source as By, Submission, Verdict,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -156,7 +156,9 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
         0 | 1 => Command::Tick,
         2 => {
             let stats = machine.outbox_stats();
-            Command::Confirmed { cursor: if source.flag() { stats.last } else { source.number(stats.cursor) } }
+            Command::Confirmed {
+                cursor: if source.flag() { stats.last } else { source.number(stats.cursor) },
+            }
         }
         3 => Command::Upgrade { level: source.number(1) as u32 },
         4 => {
@@ -176,7 +178,8 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
             let wild = source.byte() < 24;
             let start = if wild { source.number(known.0) } else { known.0 };
             let n = if wild { source.number(known.1) } else { known.1 + 1 };
-            let submission = if source.byte() < 16 { source.bytes(200).to_vec() } else { submission(source).encode() };
+            let submission =
+                if source.byte() < 16 { source.bytes(200).to_vec() } else { submission(source).encode() };
             Command::Forwarded { origin: Origin { gateway, start }, n, submission: submission.into() }
         }
     }

@@ -115,7 +115,8 @@ pub fn run(data: &[u8]) {
                 side.answer(now_ms, Answer::Accept(Box::new(accept)));
             }
             12 => {
-                let refusal = source.pick(&[Refusal::Unavailable, Refusal::BadCredentials, Refusal::ClientId]);
+                let refusal =
+                    source.pick(&[Refusal::Unavailable, Refusal::BadCredentials, Refusal::ClientId]);
                 side.answer(now_ms, Answer::Refuse(refusal));
             }
             13 => {
@@ -228,7 +229,10 @@ impl Side {
             assert!(self.open.len() <= usize::from(self.limits.max_inflight_entries), "window");
         }
         let waiting = self.core.output().len();
-        assert!(waiting <= MAX_OUTPUT_BYTES + 4 * self.limits.max_packet_bytes as usize, "{waiting} bytes wait");
+        assert!(
+            waiting <= MAX_OUTPUT_BYTES + 4 * self.limits.max_packet_bytes as usize,
+            "{waiting} bytes wait"
+        );
     }
 
     /// Reads what the client is sent, packet by packet.

@@ -15,5 +15,9 @@ pub fn run(source: &mut Source) {
     }
     let shown = format!("{settings:?}");
     let password = &settings.uplink.password;
-    assert!(password.len() < 20 || !shown.contains(password.as_str()) || settings.uplink.username.contains(password.as_str()));
+    assert!(
+        password.len() < 20
+            || !shown.contains(password.as_str())
+            || settings.uplink.username.contains(password.as_str())
+    );
 }

@@ -35,7 +35,8 @@ struct Host {
 
 fn settings() -> Settings {
     let members = [2, 1, 3].map(GatewayId).to_vec();
-    let limits = Limits { memory_bytes: 1 << 20, window_bytes: 256 << 10, value_bytes: 64 << 10, ..Limits::default() };
+    let limits =
+        Limits { memory_bytes: 1 << 20, window_bytes: 256 << 10, value_bytes: 64 << 10, ..Limits::default() };
     let group = GroupConfig { group: SHARD, me: ME, members, limits };
     let rules = Rules { recent_windows: 8, ..Rules::default() };
     Settings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20 }
@@ -259,7 +260,8 @@ impl Host {
         self.records.into_iter().for_each(|record| replay.record(record));
         let found = replay.finish(snapshot_slot, None);
         let again = Shard::recover(settings(), machine, found);
-        let mut again = again.unwrap_or_else(|e| panic!("what a replica wrote down must do to start it: {e}"));
+        let mut again =
+            again.unwrap_or_else(|e| panic!("what a replica wrote down must do to start it: {e}"));
         let (before, after) = (self.shard.group(), again.group());
         // A commit index needs no fsync: less of it may be remembered.
         assert!(after.commit() <= before.commit().max(snapshot_slot));
@@ -277,7 +279,9 @@ impl Host {
 fn event(from: GatewayId, message: PeerMessage) -> Option<Event> {
     match message {
         PeerMessage::Paxos { message, .. } => Some(Event::Paxos { from, message }),
-        PeerMessage::Forward { origin, n, submission, .. } => Some(Event::Forward { from, origin, n, submission }),
+        PeerMessage::Forward { origin, n, submission, .. } => {
+            Some(Event::Forward { from, origin, n, submission })
+        }
         PeerMessage::Transfer { message, .. } => Some(Event::Transfer { from, message }),
         PeerMessage::Query { id, query, .. } => Some(Event::Query { from, id, query }),
         _ => None,

@@ -56,7 +56,13 @@ fn order() -> impl Strategy<Value = Vec<(Index, Index)>> {
 
 /// Finite, and so that neither squares nor sums leave the range of doubles.
 fn value() -> impl Strategy<Value = f64> {
-    prop_oneof![-1e3..1e3, -1e100..1e100, prop::num::f64::NORMAL.prop_map(|x| x % 1e60), Just(0.0), Just(-0.0)]
+    prop_oneof![
+        -1e3..1e3,
+        -1e100..1e100,
+        prop::num::f64::NORMAL.prop_map(|x| x % 1e60),
+        Just(0.0),
+        Just(-0.0)
+    ]
 }
 
 proptest! {

@@ -15,17 +15,30 @@ fn time() -> impl Strategy<Value = EpochMs> {
 }
 
 fn sample() -> impl Strategy<Value = Sample> {
-    (time(), any::<u64>(), any::<u32>(), -1e300..1e300)
-        .prop_map(|(time, slot, index, value)| Sample { time, slot, index, value })
+    (time(), any::<u64>(), any::<u32>(), -1e300..1e300).prop_map(|(time, slot, index, value)| Sample {
+        time,
+        slot,
+        index,
+        value,
+    })
 }
 
 fn part(streams: u32) -> impl Strategy<Value = Part> {
-    let aggregate = (sample(), sample(), 1u64.., any::<u64>()).prop_map(|(first, last, count, fingerprint)| {
-        Aggregate { count, last, fingerprint, ..Aggregate::of(first) }
-    });
+    let aggregate =
+        (sample(), sample(), 1u64.., any::<u64>()).prop_map(|(first, last, count, fingerprint)| Aggregate {
+            count,
+            last,
+            fingerprint,
+            ..Aggregate::of(first)
+        });
     (0..streams, 1u32.., time(), aggregate, any::<u64>(), time()).prop_map(
-        |(stream, width_ms, start, aggregate, late, watermark)| {
-            Part { stream, width_ms, start, aggregate, late, watermark }
+        |(stream, width_ms, start, aggregate, late, watermark)| Part {
+            stream,
+            width_ms,
+            start,
+            aggregate,
+            late,
+            watermark,
         },
     )
 }
@@ -41,7 +54,11 @@ fn batch() -> impl Strategy<Value = Batch> {
 fn up() -> impl Strategy<Value = Up> {
     let body = prop::collection::vec(any::<u8>(), 0..300);
     prop_oneof![
-        (any::<u64>(), any::<u64>(), body).prop_map(|(first_kept, last, body)| Up::Batch { first_kept, last, body }),
+        (any::<u64>(), any::<u64>(), body).prop_map(|(first_kept, last, body)| Up::Batch {
+            first_kept,
+            last,
+            body
+        }),
         any::<(u64, u64)>().prop_map(|(first_kept, last)| Up::Beacon { first_kept, last }),
     ]
 }
@@ -61,18 +78,10 @@ fn metric() -> impl Strategy<Value = Metric> {
         prop::collection::vec(any::<u8>(), 0..20).prop_map(Value::Bytes),
     ];
     let (name, number) = (prop::option::of(".{0,20}"), || prop::option::of(any::<u64>()));
-    (name, number(), number(), any::<Option<u32>>(), any::<[Option<bool>; 3]>(), prop::option::of(value)).prop_map(
-        |(name, alias, timestamp, datatype, [is_historical, is_transient, is_null], value)| Metric {
-            name,
-            alias,
-            timestamp,
-            datatype,
-            is_historical,
-            is_transient,
-            is_null,
-            value,
-        },
-    )
+    (name, number(), number(), any::<Option<u32>>(), any::<[Option<bool>; 3]>(), prop::option::of(value))
+        .prop_map(|(name, alias, timestamp, datatype, [is_historical, is_transient, is_null], value)| {
+            Metric { name, alias, timestamp, datatype, is_historical, is_transient, is_null, value }
+        })
 }
 
 proptest! {
