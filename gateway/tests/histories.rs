@@ -10,7 +10,6 @@ mod histories {
     pub mod clients;
     pub mod wires;
 }
-#[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "gateways/site.rs"]
 mod site;
 

@@ -1,6 +1,8 @@
 //! Three gateway processes on free ports, killed when the last test that uses them ends. No node: offline
 //! is normal.
 
+#![allow(dead_code, reason = "several tests share this, and each uses a part of it")]
+
 use selvedge_shared::seal::SiteSecret;
 use serde_json::Value;
 use std::io::{Read, Write};
