@@ -71,7 +71,7 @@
 //! # What is not covered
 //!
 //! Progress: nothing here must come about (random runs and the simulation assert that groups heal). Full disks and full memory
-//! (`Room`, `WindowFull`). More than the budgets: three ballots, two values, a crash or a damage, not all at once. Five replicas. What the
+//! (`Room`, `WindowFull`). A damage while others campaign of themselves. More than the budgets: three ballots, two values, a crash or a damage, not all at once. Five replicas. What the
 //! core does when several events come before effects are taken is covered in the worlds with `batches`, for two events.
 //! The host: its order of durability is a model here; the actors' is the simulation's subject.
 //!

@@ -36,8 +36,6 @@ pub enum Canary {
     AcknowledgedInPart,
     /// Sequence numbers that were seen are not in the snapshot.
     DedupNotInSnapshot,
-    /// Refused batches are not in the snapshot, and pass for done.
-    RefusalForgotten,
     /// The outbox is trimmed when a batch was sent, not when it was confirmed.
     SentIsConfirmed,
     /// A restarted gateway seals with the key and the nonces of its earlier start.
@@ -46,7 +44,7 @@ pub enum Canary {
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -62,7 +60,6 @@ impl Canary {
         Self::ForwardedTwice,
         Self::AcknowledgedInPart,
         Self::DedupNotInSnapshot,
-        Self::RefusalForgotten,
         Self::SentIsConfirmed,
         Self::NonceUsedAgain,
     ];

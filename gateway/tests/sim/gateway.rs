@@ -35,6 +35,7 @@ const LOOK_MS: u64 = 1_000;
 pub struct Common {
     pub ring: Arc<Ring>,
     pub rules: Arc<Rules>,
+    pub limits: Limits,
     pub decoder: Decoder,
     pub site: SiteId,
     pub secret: SiteSecret,
@@ -46,6 +47,8 @@ pub struct Place {
     pub clock: Clock,
     pub live: Option<Live>,
     pub start: u64,
+    /// When it wants to run next.
+    pub due: u64,
     /// When it is started again, while it is down.
     pub back_at: u64,
     /// A process that stands still until then.
@@ -111,6 +114,7 @@ impl Place {
             clock: Clock::default(),
             live: None,
             start: 0,
+            due: 0,
             back_at: 0,
             frozen_until: 0,
             cut_off: 0,
@@ -129,7 +133,7 @@ impl Place {
         let damaged = opened.recovery.damaged_groups.clone();
         let settings = ReplicaSettings {
             rules: common.rules.clone(),
-            limits: Limits { memory_bytes: 2 << 20, ..Limits::default() },
+            limits: common.limits.clone(),
             outbox_budget_bytes: OUTBOX_BUDGET_BYTES,
             shelf_bytes: SHELF_BYTES,
         };
@@ -212,6 +216,9 @@ impl Live {
         let lost: Vec<_> = self.seen.keys().filter(|o| !reached.contains_key(o)).copied().collect();
         for gone in lost.into_iter().chain(restarted.iter().copied()) {
             self.forward.gateway_down(now.mono_ms, gone);
+        }
+        for back in reached.keys() {
+            self.forward.gateway_up(*back);
         }
         let up: Vec<_> = reached.keys().copied().collect();
         for replica in self.replicas.values_mut() {

@@ -12,7 +12,7 @@ use super::plan::{Fault, Plan};
 use super::random::Random;
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
 use selvedge_gateway::logic::machine::Rules;
-use selvedge_gateway::logic::paxos::Role;
+use selvedge_gateway::logic::paxos::{Limits, Role};
 use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::shard::{Event, HAND_BACK_MS, Now};
@@ -81,6 +81,13 @@ enum Packet {
     Back {
         connection: u64,
         answer: Option<(Answer, u16)>,
+    },
+    /// From someone who wants to know.
+    Ask {
+        to: GatewayId,
+        shard: ShardId,
+        id: u64,
+        query: WindowQuery,
     },
     Up {
         shard: ShardId,
@@ -154,6 +161,16 @@ impl World {
                 max_streams: if plan.cramped { 12 } else { 20_000 },
                 ..Rules::default()
             }),
+            limits: match random.chance(500) {
+                // Whoever lags a little lags by many messages.
+                true => Limits {
+                    chunk_bytes: 500,
+                    in_flight_bytes: 2_000,
+                    memory_bytes: 2 << 20,
+                    ..Limits::default()
+                },
+                false => Limits { memory_bytes: 2 << 20, ..Limits::default() },
+            },
             decoder: Decoder::new(rules).expect("rules"),
             site: SiteId::new("sim").expect("a name"),
             secret: SiteSecret::from_hex(SECRET).expect("a secret"),
@@ -206,7 +223,7 @@ impl World {
             for _ in 0..self.random.below(4) {
                 self.devices.measure(&mut self.random, self.now, self.plan.cramped);
             }
-            if self.random.chance(100) {
+            for _ in 0..self.random.below(3) {
                 self.ask();
             }
             let next = faults.peek().map_or(u64::MAX, |(at, _)| (begin + at).saturating_sub(self.now));
@@ -223,6 +240,7 @@ impl World {
     fn heal(&mut self) {
         self.trace(|| "calm".to_string());
         self.faults = false;
+        self.wake_all();
         self.net.calm();
         self.ends.clear();
         (self.cloud.away, self.cloud.meddling) = (0, 0);
@@ -322,6 +340,7 @@ impl World {
     }
 
     fn apply(&mut self, fault: Fault) {
+        self.wake_all();
         let now = self.now;
         let (mut ends, mut cuts) = (Vec::new(), Vec::new());
         match fault {
@@ -396,6 +415,7 @@ impl World {
     }
 
     fn end(&mut self, end: End) {
+        self.wake_all();
         match end {
             End::Cut { from, to } => self.net.cut(from, to, false),
             End::Full(at) => self.place(at).disk.full(false),
@@ -463,6 +483,7 @@ impl World {
     }
 
     fn down(&mut self, at: GatewayId, back_at: u64) {
+        self.wake_all();
         self.tally.restarts += 1;
         let place = self.place(at);
         (place.back_at, place.frozen_until) = (back_at, 0);
@@ -497,12 +518,8 @@ impl World {
         let (from, to) = (EpochMs(*TIME_RANGE.start()), EpochMs(*TIME_RANGE.end()));
         let shard = self.common.ring.shard_of(&device);
         let query = WindowQuery { device, stream: None, from, to, every_ms: None, stale: false };
-        let now = self.now;
-        let place = self.place(at);
-        let clock = place.now(now);
-        if let Some(live) = place.live.as_mut().filter(|_| place.frozen_until <= now) {
-            live.event(clock, shard, Event::Query { from: at, id, query });
-        }
+        let packet = Packet::Ask { to: at, shard, id, query };
+        self.net.put(self.now + 1 + self.random.below(5), packet);
     }
 
     fn pass(&mut self, ms: u64) {
@@ -522,15 +539,12 @@ impl World {
         for d in 0..self.devices.list.len() {
             next = next.min(self.devices.deadline(d));
         }
-        for place in self.places.values_mut() {
-            let clock = place.now(self.now);
-            next = next.min(match &mut place.live {
-                Some(_) if place.frozen_until > self.now => place.frozen_until,
-                Some(live) => live.deadline(clock),
-                None => place.back_at,
-            });
-        }
+        next = next.min(self.places.values().map(|place| place.due).min().unwrap_or(u64::MAX));
+        let before = self.now;
         self.now = next.max(self.now + 1);
+        if self.places.values().any(|p| (before + 1..=self.now).contains(&p.frozen_until)) {
+            self.wake_all();
+        }
         while let Some(i) = self.ends.iter().position(|(at, _)| *at <= self.now) {
             let (_, end) = self.ends.swap_remove(i);
             self.end(end);
@@ -548,10 +562,23 @@ impl World {
             let packets = self.devices.work(d, self.now, to);
             self.device_sends(d, packets);
         }
-        let ids: Vec<_> = self.places.keys().copied().collect();
-        for id in ids {
+        let due = |(id, place): (&GatewayId, &Place)| (place.due <= self.now).then_some(*id);
+        let due: Vec<_> = self.places.iter().filter_map(due).collect();
+        for id in due {
             self.work(id);
+            let place = self.places.get_mut(&id).expect("a gateway of the site");
+            let clock = place.now(self.now);
+            place.due = match &mut place.live {
+                Some(_) if place.frozen_until > self.now => place.frozen_until,
+                Some(live) => live.deadline(clock),
+                None => place.back_at,
+            };
         }
+    }
+
+    /// Something changed that any gateway may notice.
+    fn wake_all(&mut self) {
+        self.places.values_mut().for_each(|p| p.due = 0);
     }
 
     fn work(&mut self, id: GatewayId) {
@@ -609,6 +636,7 @@ impl World {
     }
 
     fn begin(&mut self, id: GatewayId) {
+        self.wake_all();
         let now = self.now;
         let place = self.places.get_mut(&id).expect("a gateway of the site");
         match place.start(id, &self.common, now) {
@@ -620,7 +648,7 @@ impl World {
                 self.trace(|| format!("{id} starts, {damaged} replicas damaged"));
             }
             Err(OpenError::Log(e))
-                if self.faults && (e.is_full() || e.to_string().contains("input/output")) =>
+                if e.to_string().contains("input/output") || (self.faults && e.is_full()) =>
             {
                 place.back_at = now + 500;
                 place.disk.kill();
@@ -757,6 +785,13 @@ impl World {
                     None => self.devices.lost(d, self.now),
                 }
             }
+            Packet::Ask { to, shard, id, query } => {
+                let again = Packet::Ask { to, shard, id, query: query.clone() };
+                let start = self.places[&to].start;
+                self.at(to, Some(start), again, |live, _, now, _| {
+                    live.event(now, shard, Event::Query { from: to, id, query });
+                });
+            }
             Packet::Up { shard, frame, forged } => {
                 if self.cloud.away > 0 {
                     return;
@@ -802,6 +837,7 @@ impl World {
         let mut out = Out::default();
         if let Some(live) = &mut place.live {
             what(live, &self.common, clock, &mut out);
+            place.due = 0;
         }
         self.perform(id, out);
     }
