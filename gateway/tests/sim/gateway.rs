@@ -248,10 +248,10 @@ impl Live {
                 self.forwarded(common, now, effects, out);
             }
             PeerMessage::Answer { id, answer } => out.queries.push((id, answer)),
-            PeerMessage::Evict { start, connection } if start == self.origin.start => {
-                if self.sessions.contains_key(&connection) {
-                    out.closed.push(connection);
-                }
+            PeerMessage::Evict { start, connection }
+                if start == self.origin.start && self.sessions.contains_key(&connection) =>
+            {
+                out.closed.push(connection);
             }
             _ => {}
         }
