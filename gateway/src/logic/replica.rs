@@ -10,6 +10,8 @@
 //! Invariant: what is to leave after a token leaves only when the log has said so, in the order of the tokens.
 //! Invariant: after a restart only those contents count as stored that a durable snapshot lists. Others that are found
 //! may be torn; they were cut after the snapshot, so applying the log again cuts them again.
+//! Invariant: a content leaves the shelf only when the store has it or was given it by itself; a snapshot that is being saved does
+//! not count, for it may fail.
 //! Invariant: a repair is told to the log only when everything that it rests on is on disk.
 //! Limits: at most [`MAX_LOADING_ENTRIES`] contents are being loaded or fetched at a time; further questions go unanswered
 //! and are asked again. The shelf holds one batch more than its bound; while the disk is full it holds what the store could
@@ -23,6 +25,7 @@ use super::shard::{CONFIGURATION, Event, Now, Shard, UplinkView};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Contents of unconfirmed batches that stay in memory, in bytes, unless told otherwise.
@@ -70,6 +73,9 @@ pub enum StoreWork {
         bytes: Vec<u8>,
         /// Contents that are not in the store yet.
         batches: Vec<CutBatch>,
+        /// The store must have the contents of these batches before the snapshot counts; nothing for a snapshot that was
+        /// fetched, which lists what was confirmed while it was on its way.
+        lists: Option<RangeInclusive<u64>>,
     },
     /// Keep a batch's content out of memory.
     Batch(ShardId, CutBatch),
@@ -118,8 +124,10 @@ pub struct Replica {
     shelf: BTreeMap<u64, Arc<[u8]>>,
     shelf_bytes: usize,
     most_shelf_bytes: usize,
-    /// Contents up to this seq are in the store or on their way to it.
+    /// Contents up to this seq are in the store, or were given to it by themselves, and it says so if it can't take one.
     stored_through: u64,
+    /// A snapshot that is being saved takes along contents up to this seq.
+    saving_through: u64,
     /// There may be contents in the store, to be removed once they are confirmed.
     uses_store: bool,
     waiting: BTreeMap<u64, Waiting>,
@@ -148,6 +156,7 @@ impl Replica {
             shelf_bytes: 0,
             most_shelf_bytes,
             stored_through,
+            saving_through: 0,
             uses_store: has_stored,
             waiting: BTreeMap::new(),
             lost: BTreeSet::new(),
@@ -197,8 +206,9 @@ impl Replica {
                 self.not_stored(batch.seq, batch.bytes.into());
             }
             Said::SnapshotSaved { slot, saved } => {
-                if !saved {
-                    self.stored_through = 0; // which of the contents got there is not known; storing twice does no harm
+                match saved {
+                    true => self.stored_through = self.stored_through.max(self.saving_through),
+                    false => self.stored_through = 0, // what got there is not known; storing twice does no harm
                 }
                 self.core.step(now, Event::SnapshotSaved { slot, saved });
             }
@@ -258,9 +268,11 @@ impl Replica {
             let unstored = self.shelf.range(self.stored_through + 1..);
             let batches: Vec<_> =
                 unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
-            self.stored_through = self.stored_through.max(batches.last().map_or(0, |b| b.seq));
+            self.saving_through = batches.last().map_or(0, |b| b.seq);
             self.uses_store |= !batches.is_empty();
-            self.out.store.push(StoreWork::Snapshot { shard, slot, bytes, batches });
+            let outbox = self.core.machine().outbox_stats();
+            let lists = (slot == self.core.machine().slot()).then_some(outbox.cursor + 1..=outbox.last);
+            self.out.store.push(StoreWork::Snapshot { shard, slot, bytes, batches, lists });
         }
         for (to, seq) in effects.fetch {
             match self.shelf.get(&seq) {

@@ -5,6 +5,7 @@ use crate::logic::replica::StoreWork;
 use crate::wal::{BatchStore, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore};
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 /// Something for the log.
 #[derive(Debug)]
@@ -168,8 +169,8 @@ impl Stores {
     /// The process must end: what is on disk is not known.
     pub fn perform(&mut self, work: StoreWork) -> Result<Option<Done>, LogError> {
         Ok(match work {
-            StoreWork::Snapshot { shard, slot, bytes, batches } => {
-                let saved = self.save(shard, slot, &bytes, &batches);
+            StoreWork::Snapshot { shard, slot, bytes, batches, lists } => {
+                let saved = self.save(shard, slot, &bytes, &batches, lists);
                 match &saved {
                     Err(e) if !e.is_full() => return saved.map(|()| None),
                     Err(e) => tracing::warn!(%shard, "no room for a snapshot, trying again later: {e}"),
@@ -206,9 +207,17 @@ impl Stores {
         slot: u64,
         bytes: &[u8],
         batches: &[CutBatch],
+        lists: Option<RangeInclusive<u64>>,
     ) -> Result<(), LogError> {
         for batch in batches {
             self.batches.put(shard.0, batch.seq, &batch.bytes)?;
+        }
+        if let Some(lists) = lists {
+            // One that was given before may have found no room.
+            let here: BTreeSet<u64> = self.batches.list(shard.0)?.into_iter().map(|(seq, _)| seq).collect();
+            if let Some(seq) = lists.into_iter().find(|seq| !here.contains(seq)) {
+                return Err(LogError::Full { what: format!("batch {seq} of {shard} beside its snapshot") });
+            }
         }
         self.batches.sync(shard.0, u64::MAX)?;
         self.snapshots.save(shard.0, slot, bytes)
