@@ -1,0 +1,174 @@
+//! What stands between shards and files: full disks, repairs, trimming, contents of batches. Whole sites under faults are
+//! in `sim/`; here are the cases that were found there, or while that was written, one by one.
+
+use selvedge_gateway::logic::commit::Submission;
+use selvedge_gateway::logic::machine::{CutBatch, Rules};
+use selvedge_gateway::logic::paxos::Limits;
+use selvedge_gateway::logic::replica::StoreWork;
+use selvedge_gateway::logic::ring::{Member, Ring};
+use selvedge_gateway::logic::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, Now, Replay};
+use selvedge_gateway::storage::{self, Done, Folders, LogKeeper, LogWork, Opened, ReplicaSettings};
+use selvedge_gateway::wal::{Disk, MemoryDisk, Record, Settings};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::time::EpochMs;
+use std::sync::Arc;
+
+const ME: GatewayId = GatewayId(1);
+const SEGMENT_BYTES: u64 = 8 * 1024;
+const ROOM_BYTES: u64 = 1 << 20;
+
+fn open(disk: &MemoryDisk) -> Opened {
+    let folder = |name| disk.folder(name).unwrap();
+    let folders = Folders { log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") };
+    let mut settings = Settings::new([1; 16]);
+    (settings.segment_bytes, settings.keep_free_bytes, settings.unit_bytes) = (SEGMENT_BYTES, 0, 1_024);
+    storage::open(folders, settings).unwrap()
+}
+
+fn entry(group: u16, slot: u64, bytes: usize) -> Record {
+    let payload = vec![slot as u8; bytes].into();
+    Record { group, configuration: 1, kind: KIND_ACCEPTED, ballot: (1, 1), slot, payload }
+}
+
+fn write(keeper: &mut LogKeeper, records: Vec<Record>) -> bool {
+    let done = keeper.perform(LogWork::Write(records)).unwrap();
+    done.iter().any(|d| matches!(d, Done::Written))
+}
+
+fn slots_read(disk: &MemoryDisk) -> Vec<u64> {
+    let mut settings = Settings::new([1; 16]);
+    settings.segment_bytes = SEGMENT_BYTES;
+    let mut slots = Vec::new();
+    let log = disk.folder("log").unwrap();
+    selvedge_gateway::wal::Log::open(log, settings, &mut |r| slots.push(r.slot)).unwrap();
+    slots
+}
+
+#[test]
+fn what_a_full_disk_can_not_take_is_written_when_there_is_room_and_ends_nothing() {
+    let disk = MemoryDisk::new(3 * SEGMENT_BYTES);
+    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
+    let mut slot = 0;
+    let mut stuck = false;
+    while !stuck {
+        slot += 1;
+        stuck = !write(&mut keeper, vec![entry(1, slot, 900)]);
+        assert!(slot < 100, "it is never full");
+    }
+    let looked = keeper.perform(LogWork::Look).unwrap();
+    assert!(looked.iter().any(|d| matches!(d, Done::Room(false))), "{looked:?}");
+    disk.set_capacity(ROOM_BYTES);
+    let looked = keeper.perform(LogWork::Look).unwrap();
+    assert!(looked.iter().any(|d| matches!(d, Done::Written)), "{looked:?}");
+    assert!(looked.iter().any(|d| matches!(d, Done::Room(true))), "{looked:?}");
+    drop(keeper);
+    assert_eq!(slots_read(&disk), (1..=slot).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_write_of_more_than_a_segment_is_written_in_pieces() {
+    let disk = MemoryDisk::new(ROOM_BYTES);
+    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
+    let records: Vec<_> = (1..=20).map(|slot| entry(1, slot, 900)).collect();
+    assert!(write(&mut keeper, records), "two segments and a half");
+    drop(keeper);
+    assert_eq!(slots_read(&disk), (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn damage_of_unknown_groups_is_over_when_all_groups_that_are_here_are_repaired_and_the_log_is_trimmed_then() {
+    let disk = MemoryDisk::new(ROOM_BYTES);
+    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1), ShardId(2)]);
+    for slot in 1..=30 {
+        assert!(write(&mut keeper, vec![entry(1, slot, 700), entry(2, slot, 100)]));
+    }
+    drop(keeper);
+    // The head of a unit and the seal at the end of its segment: nobody can tell whose records those were.
+    disk.meddle("log/wal-0000000000000001.log", |bytes| bytes[600..SEGMENT_BYTES as usize].fill(0));
+    let opened = open(&disk);
+    assert!(opened.recovery.damaged_groups.is_all());
+    let mut keeper = LogKeeper::new(opened.log, [ShardId(1), ShardId(2)]);
+    for shard in [1, 2] {
+        assert!(!keeper.log().damaged_groups().is_empty());
+        keeper.perform(LogWork::Healed(ShardId(shard))).unwrap();
+    }
+    assert!(keeper.log().damaged_groups().is_empty(), "there are no other groups here");
+    for shard in [1, 2] {
+        keeper.perform(LogWork::Keep { shard: ShardId(shard), from: 31 }).unwrap();
+    }
+    assert!(keeper.log().oldest().is_none(), "{:?}", keeper.log().oldest());
+}
+
+#[test]
+fn a_log_whose_oldest_segment_holds_no_slots_is_trimmed_too() {
+    let disk = MemoryDisk::new(ROOM_BYTES);
+    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
+    for round in 1..=200 {
+        let promise = Record {
+            group: 1,
+            configuration: 1,
+            kind: 1,
+            ballot: (round, 1),
+            slot: 0,
+            payload: vec![0; 100].into(),
+        };
+        assert!(write(&mut keeper, vec![promise]));
+    }
+    assert!(keeper.log().stats().segments > 3);
+    keeper.perform(LogWork::Look).unwrap();
+    assert!(keeper.log().oldest().is_none(), "no snapshot comes that would ask for it");
+}
+
+#[test]
+fn what_was_recorded_before_a_replica_began_anew_is_void() {
+    let mut replay = Replay::default();
+    [3, 4, 5].into_iter().for_each(|slot| replay.record(entry(1, slot, 1)));
+    let begun =
+        Record { kind: KIND_BEGUN_ANEW, ballot: (0, 0), slot: 1, payload: [].into(), ..entry(1, 1, 0) };
+    replay.record(begun);
+    [1, 2].into_iter().for_each(|slot| replay.record(entry(1, slot, 1)));
+    let slots: Vec<u64> = replay.finish(0, None).entries.iter().map(|e| e.slot).collect();
+    assert_eq!(slots, [1, 2], "3 to 5 may lie behind a hole");
+}
+
+const NOW: Now = Now { mono_ms: 1, wall: EpochMs(1_764_000_000_000) };
+
+#[test]
+fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
+    let disk = MemoryDisk::new(ROOM_BYTES);
+    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(0)]);
+    (1..=30).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 700)])));
+    drop(keeper);
+    disk.meddle("log/wal-0000000000000001.log", |bytes| bytes[900] ^= 1);
+    let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
+    let ring = Ring::new(1, &members, 3).unwrap();
+    let settings = ReplicaSettings {
+        rules: Arc::new(Rules::default()),
+        limits: Limits::default(),
+        outbox_budget_bytes: 1 << 20,
+        shelf_bytes: 1 << 10,
+    };
+    let mut opened = open(&disk);
+    let mut replicas = opened.replicas(ME, &ring, &settings, &mut || 7).unwrap();
+    let replica = replicas.get_mut(&ShardId(0)).unwrap();
+    assert_eq!(replica.core().status().role, "damaged");
+    let effects = replica.take(NOW).unwrap();
+    let Some(Submission { records, .. }) = effects.persist else { panic!("nothing is to be written") };
+    assert_eq!((records[0].kind, records[0].slot), (KIND_BEGUN_ANEW, 1));
+    assert!(!effects.healed);
+}
+
+#[test]
+fn a_snapshot_does_not_count_while_the_store_lacks_what_it_lists() {
+    let disk = MemoryDisk::new(ROOM_BYTES);
+    let mut stores = open(&disk).stores;
+    let snapshot = |batches: Vec<CutBatch>| {
+        let (shard, slot, bytes) = (ShardId(0), 9, vec![1; 10]);
+        StoreWork::Snapshot { shard, slot, bytes, batches, lists: Some(1..=2) }
+    };
+    let batch = |seq| CutBatch { seq, bytes: vec![seq as u8; 10] };
+    let saved = |done| matches!(done, Some(Done::Snapshot { saved: true, .. }));
+    assert!(!saved(stores.perform(snapshot(vec![batch(2)])).unwrap()));
+    assert!(stores.snapshots.load_newest(0).unwrap().is_none());
+    assert!(saved(stores.perform(snapshot(vec![batch(1), batch(2)])).unwrap()));
+}
