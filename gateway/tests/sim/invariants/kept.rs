@@ -1,7 +1,8 @@
 //! What was acknowledged is in every later leader: whoever begins to serve has applied every slot that anything
-//! acknowledged so far was chosen in.
+//! acknowledged so far was chosen in. (A leader of the past, that slept and does not know yet, begins nothing: it can neither
+//! acknowledge nor answer.)
 
-use selvedge_gateway::logic::paxos::Ballot;
+use selvedge_gateway::logic::paxos::{Ballot, Role};
 use selvedge_gateway::logic::shard::Shard;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use std::collections::BTreeMap;
 pub struct Kept {
     /// The highest slot that an acknowledgement rests on.
     acknowledged: BTreeMap<ShardId, u64>,
+    /// The highest ballot that anyone led in.
+    led: BTreeMap<ShardId, Ballot>,
     serving: BTreeMap<(GatewayId, ShardId), Ballot>,
 }
 
@@ -20,10 +23,15 @@ impl Kept {
     }
 
     pub fn check(&mut self, at: GatewayId, shard: ShardId, replica: &Shard) {
-        if !replica.serves() {
+        if replica.group().role() != Role::Leader {
             return;
         }
         let ballot = replica.group().ballot();
+        let led = self.led.entry(shard).or_default();
+        *led = ballot.max(*led);
+        if !replica.serves() || ballot < *led {
+            return;
+        }
         if self.serving.insert((at, shard), ballot) == Some(ballot) {
             return;
         }
