@@ -153,3 +153,20 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
     assert!(fetches(MAX_COUNT));
     assert!(!fetches(MAX_COUNT + 1), "its machine would jump ahead of its group for good");
 }
+
+#[test]
+fn a_snapshot_that_found_no_room_is_made_again_when_the_log_asks_though_nothing_is_new() {
+    let mut host = Host::new(Rules::default());
+    let mut wanted = || {
+        host.step(Event::SnapshotWanted);
+        host.shard.take(host.now()).unwrap().snapshot.map(|(slot, _)| slot)
+    };
+    let slot = wanted().expect("something was applied");
+    assert_eq!(wanted(), None, "one at a time");
+    for saved in [false, true] {
+        host.step(Event::SnapshotSaved { slot, saved });
+        host.step(Event::SnapshotWanted);
+        let again = host.shard.take(host.now()).unwrap().snapshot.map(|(slot, _)| slot);
+        assert_eq!(again, (!saved).then_some(slot));
+    }
+}

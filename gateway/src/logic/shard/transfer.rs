@@ -207,7 +207,8 @@ impl Shard {
                 self.applied_since_snapshot_bytes = 0;
                 self.group.step(now.mono_ms, paxos::Event::SnapshotInstalled { slot });
             }
-            _ if !saved => self.snapshot_wanted = true,
+            // Tried again when the log asks, which it does as long as there is no room, or after further work.
+            _ if !saved => self.applied_since_snapshot_bytes = self.applied_since_snapshot_bytes.max(1),
             _ => {}
         }
     }
