@@ -8,6 +8,10 @@ default:
 verify:
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}" ./.ci/run --no-install
 
+# Simulate sites under faults for a while: `just sim 10m`. Prints seeds a second; shrinks a failure.
+sim for="1m":
+    SELVEDGE_SIM_FOR={{for}} cargo test --release -p selvedge-gateway --test sim -- --ignored --nocapture budget
+
 # Put right what tools can put right.
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged -- -D warnings
