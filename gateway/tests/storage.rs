@@ -6,7 +6,7 @@ use selvedge_gateway::logic::machine::{CutBatch, Rules};
 use selvedge_gateway::logic::paxos::Limits;
 use selvedge_gateway::logic::replica::StoreWork;
 use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_gateway::logic::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, Now, Replay};
+use selvedge_gateway::logic::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED, Now, Replay};
 use selvedge_gateway::storage::{self, Done, Folders, LogKeeper, LogWork, Opened, ReplicaSettings};
 use selvedge_gateway::wal::{Disk, MemoryDisk, Record, Settings};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -127,6 +127,9 @@ fn what_was_recorded_before_a_replica_began_anew_is_void() {
         Record { kind: KIND_BEGUN_ANEW, ballot: (0, 0), slot: 1, payload: [].into(), ..entry(1, 1, 0) };
     replay.record(begun);
     [1, 2].into_iter().for_each(|slot| replay.record(entry(1, slot, 1)));
+    assert!(replay.is_damaged(), "also when a snapshot that was lost has been fetched since");
+    replay.record(Record { kind: KIND_HEALED, slot: 2, payload: [].into(), ..entry(1, 2, 0) });
+    assert!(!replay.is_damaged());
     let slots: Vec<u64> = replay.finish(0, None).entries.iter().map(|e| e.slot).collect();
     assert_eq!(slots, [1, 2], "3 to 5 may lie behind a hole");
 }

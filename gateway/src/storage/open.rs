@@ -88,7 +88,8 @@ impl Opened {
         let damaged_groups: Groups = self.recovery.damaged_groups.clone();
         let mut replicas = BTreeMap::new();
         for id in ring.shards_of(me) {
-            let mut damaged = damaged_groups.contains(id.0);
+            let replay = self.replays.remove(&id.0).unwrap_or_default();
+            let mut damaged = damaged_groups.contains(id.0) || replay.is_damaged();
             let snapshot = match self.stores.snapshots.load_newest(id.0) {
                 Ok(found) => found,
                 Err(e @ LogError::Damaged { .. }) => {
@@ -111,7 +112,6 @@ impl Opened {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until it is repaired from its peers");
             }
             damaged &= !canary::makes(Canary::DamagedVotes);
-            let replay = self.replays.remove(&id.0).unwrap_or_default();
             let found = replay.finish(machine.slot(), damaged.then(&mut *nonce));
             // What a snapshot covers need not stay in the log; the log does not remember this itself.
             self.log.keep_from(id.0, found.snapshot_slot + 1);

@@ -24,7 +24,7 @@ mod lead;
 mod recover;
 mod transfer;
 
-pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_PROMISED, Replay};
+pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
 use crate::logic::machine::{
     Command, Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict, WindowView,
@@ -395,7 +395,10 @@ impl Shard {
         self.out.records.extend(effects.records.into_iter().map(|r| recover::record(group, r)));
         self.out.token = self.out.token.max(effects.token);
         self.out.send_after.extend(effects.send_after.into_iter().map(wrap));
-        self.out.healed |= effects.healed;
+        if effects.healed {
+            self.out.healed = true;
+            self.out.records.push(recover::healed(group, self.group.commit()));
+        }
         if effects.leadership_changed {
             self.leadership_changed();
         }

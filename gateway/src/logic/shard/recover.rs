@@ -17,6 +17,15 @@ pub const KIND_COMMITTED: u8 = 3;
 /// first that the replica then lacked, so that the log keeps it as long as anything that it voids.
 pub const KIND_BEGUN_ANEW: u8 = 4;
 
+/// The replica that began anew votes again. Until this record is there, a start finds it damaged, whatever else looks
+/// whole by then: a snapshot that was lost may have been fetched, and the votes that were voided are not known yet.
+pub const KIND_HEALED: u8 = 5;
+
+/// Written by a replica that lost records when it is repaired.
+pub(super) fn healed(group: ShardId, commit: Slot) -> wal::Record {
+    wal::Record { kind: KIND_HEALED, slot: commit.max(1), ..begun_anew(group, 0) }
+}
+
 /// Written first by a replica that lost records. What it still holds may be entries whose replacements are lost, or that
 /// lie behind a hole; it learns everything again, and a later start must not mix the two.
 pub(super) fn begun_anew(group: ShardId, snapshot_slot: Slot) -> wal::Record {
@@ -53,6 +62,7 @@ pub struct Replay {
     promised: Ballot,
     commit: Slot,
     entries: BTreeMap<Slot, Entry>,
+    begun_anew: bool,
 }
 
 impl Replay {
@@ -70,9 +80,18 @@ impl Replay {
                     self.commit = self.commit.max(u64::from_le_bytes(bytes));
                 }
             }
-            KIND_BEGUN_ANEW => self.entries.clear(),
+            KIND_BEGUN_ANEW => {
+                self.entries.clear();
+                self.begun_anew = true;
+            }
+            KIND_HEALED => self.begun_anew = false,
             _ => {} // of a newer release, which the frame version would have told
         }
+    }
+
+    /// Whether the replica lost records, and was not repaired yet when it stopped.
+    pub fn is_damaged(&self) -> bool {
+        self.begun_anew
     }
 
     /// What the group recovers from, given its newest durable snapshot. `damaged` carries a random number
