@@ -59,6 +59,8 @@ pub struct Place {
     pub slow_ms: u64,
     /// The last start found damage: perhaps it is repaired by now, but the disk need not say so yet.
     pub damaged: bool,
+    /// It lost the content of a batch: there may be no sign of it for long.
+    pub lost_batch: bool,
     /// Files that rot before the next start.
     pub rots: Vec<(super::plan::Rot, u64, bool)>,
 }
@@ -122,6 +124,7 @@ impl Place {
             cut_off: 0,
             slow_ms: 0,
             damaged: false,
+            lost_batch: false,
             rots: Vec::new(),
         }
     }

@@ -469,11 +469,9 @@ impl World {
     /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it from.
     fn may_rot(&self, at: GatewayId) -> bool {
         self.places.len() >= 3
-            && self
-                .places
-                .iter()
-                .filter(|(id, _)| **id != at)
-                .all(|(_, place)| place.rots.is_empty() && place.live.is_some() && !place.damaged)
+            && self.places.iter().filter(|(id, _)| **id != at).all(|(_, place)| {
+                place.rots.is_empty() && place.live.is_some() && !place.damaged && !place.lost_batch
+            })
     }
 
     fn place(&mut self, id: GatewayId) -> &mut Place {
@@ -506,6 +504,7 @@ impl World {
         for (what, pick, sector) in std::mem::take(&mut place.rots) {
             let rotten = self.places[&at].disk.rot(what, pick, sector);
             self.trace(|| format!("{at} finds {what:?} rotten: {rotten:?}"));
+            self.place(at).lost_batch |= what == super::plan::Rot::Batch && rotten.is_some();
         }
         // Whoever was connected notices.
         let gone: Vec<usize> = (0..self.devices.list.len())
