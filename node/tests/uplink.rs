@@ -1,6 +1,6 @@
 //! A whole node with its embedded broker, spoken to as a gateway speaks to it.
 
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
 use selvedge_node::node::Node;
 use selvedge_node::settings::{Settings, SiteSettings};
 use selvedge_shared::aggregate::{Aggregate, Sample};
@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 const SHARD: ShardId = ShardId(3);
 /// How long anything may take before the test gives up; nothing waits for it otherwise.
@@ -42,7 +44,8 @@ fn settings(folder: &Path, secret: &SiteSecret) -> Settings {
 
 struct Gateway {
     client: AsyncClient,
-    events: EventLoop,
+    heard: mpsc::Receiver<Publish>,
+    polling: JoinHandle<()>,
     sealer: Sealer<Up>,
     opener: Opener<Down>,
 }
@@ -55,7 +58,9 @@ impl Gateway {
         client.try_subscribe(ack_topic(&site(), SHARD), QoS::AtLeastOnce).unwrap();
         let mut opener = Opener::new();
         opener.add(&site(), secret);
-        Self { client, events, sealer: Sealer::new(secret, &site()).unwrap(), opener }
+        let (hear, heard) = mpsc::channel(64);
+        let polling = tokio::spawn(poll(events, hear));
+        Self { client, heard, polling, sealer: Sealer::new(secret, &site()).unwrap(), opener }
     }
 
     fn send(&self, shard: ShardId, bytes: Vec<u8>) {
@@ -72,8 +77,8 @@ impl Gateway {
         let asking = async {
             let mut ask = tokio::time::interval(Duration::from_millis(RESEND_MS));
             loop {
-                let event = tokio::select! {
-                    event = self.events.poll() => event.unwrap(),
+                let publish = tokio::select! {
+                    publish = self.heard.recv() => publish.expect("the connection holds"),
                     _ = ask.tick() => {
                         let beacon = Up::Beacon { first_kept: 1, last: 4 };
                         let bytes = self.sealer.seal(SHARD, 0, &beacon).unwrap();
@@ -81,7 +86,6 @@ impl Gateway {
                         continue;
                     }
                 };
-                let Event::Incoming(Packet::Publish(publish)) = event else { continue };
                 let (seq, Down::Confirm { cursor }) =
                     self.opener.open(&site(), SHARD, &publish.payload).unwrap();
                 assert_eq!(seq, cursor);
@@ -92,6 +96,24 @@ impl Gateway {
             }
         };
         tokio::time::timeout(Duration::from_millis(PATIENCE_MS), asking).await.unwrap();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.polling.abort();
+    }
+}
+
+/// Polls in a task of its own: a poll that is dropped half way leaves its connection behind, and the next one would
+/// find its client id taken, or be the one that is closed.
+async fn poll(mut events: EventLoop, hear: mpsc::Sender<Publish>) {
+    loop {
+        if let Event::Incoming(Packet::Publish(publish)) = events.poll().await.unwrap()
+            && hear.send(publish).await.is_err()
+        {
+            return;
+        }
     }
 }
 
