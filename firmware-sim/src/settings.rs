@@ -124,9 +124,10 @@ mod tests {
 
     #[test]
     fn the_example_file_loads_and_holds_the_defaults() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/firmware-sim.toml");
-        let path = std::path::Path::new(file);
-        let settings: Settings = selvedge_shared::config::load_from(Some(path), ENV_PREFIX, [], &[]).unwrap();
+        let crate_folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
+        let path = crate_folder.join("../deploy/firmware-sim.toml");
+        let settings: Settings =
+            selvedge_shared::config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings, Settings::default());
         settings.fleet().unwrap();
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/gateway.toml")
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../deploy/gateway.toml")
 }
 
 fn with(dir: &Path, overrides: &[(&str, &str)]) -> Result<(), SettingsError> {

@@ -243,7 +243,8 @@ mod tests {
 
     #[test]
     fn the_example_file_loads() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/node.toml");
+        let path = std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap())
+            .join("../deploy/node.toml");
         let settings: Settings = config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings.sites[0].name.as_str(), "plant-7");
         assert_eq!(settings.broker().unwrap(), Broker::Embedded(([0, 0, 0, 0], 1884).into()));
