@@ -3,8 +3,9 @@
 //!
 //! [`device`] and [`session`] are the sans-IO cores, [`client`] is their IO, [`fleet`] runs many of them,
 //! [`ledger`] is what they say, [`reckoning`] compares that with what a node has counted, and [`gaps`] is how
-//! long they went without an acknowledgement.
+//! long they went without an acknowledgement. [`bench`](mod@bench) is another kind of device: one that measures.
 
+pub mod bench;
 pub mod client;
 pub mod device;
 pub mod faults;

@@ -1,17 +1,21 @@
 //! The program `firmware-sim`: simulated devices against any MQTT endpoint.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use firmware_sim::bench::{self, plan::Plan, plot::Picture};
 use firmware_sim::fleet::{Fleet, Progress};
 use firmware_sim::gaps::GapReport;
 use firmware_sim::settings::{ENV_PREFIX, Settings};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Simulated devices that publish over MQTT until every reading is acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "firmware-sim", version)]
+#[command(name = "firmware-sim", version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Settings file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -41,6 +45,35 @@ struct Options {
     seconds: Option<u64>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    Bench {
+        #[command(flatten)]
+        plan: Plan,
+        /// Append the report to this file, as one line of JSON.
+        #[arg(long, value_name = "FILE.jsonl")]
+        json: Option<PathBuf>,
+    },
+    Plot(Picture),
+}
+
+impl Command {
+    fn run(self) -> Result<(), String> {
+        match self {
+            Command::Bench { plan, json } => {
+                let report = bench::run(&plan)?;
+                print!("{report}");
+                let Some(path) = json else { return Ok(()) };
+                let mut line = serde_json::to_vec(&report).map_err(|e| e.to_string())?;
+                line.push(b'\n');
+                let file = std::fs::File::options().append(true).create(true).open(&path);
+                file.and_then(|mut f| f.write_all(&line)).map_err(|e| format!("{}: {e}", path.display()))
+            }
+            Command::Plot(picture) => picture.make(),
+        }
+    }
+}
+
 impl Options {
     fn settings(&self) -> Result<Settings, String> {
         let mut flags = Vec::new();
@@ -65,6 +98,15 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(command) = options.command {
+        return match command.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("firmware-sim: {why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let prepared = options.settings().and_then(|settings| Ok((settings.fleet()?, settings)));
     let (fleet, settings) = match prepared {
         Ok(prepared) => prepared,

@@ -1,0 +1,168 @@
+//! What a measurement found: one JSON object, or a plain table.
+
+use super::Tally;
+use super::plan::Plan;
+use super::watch::Usage;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What was done.
+    pub plan: Plan,
+    /// How long was measured, in seconds.
+    pub seconds: f64,
+    /// Publishes sent in the whole run.
+    pub published: u64,
+    /// Of these, acknowledged.
+    pub acked: u64,
+    /// Acknowledged in the measurement, per second.
+    pub acked_per_s: f64,
+    /// Sent and not acknowledged, even after the drain.
+    pub unacknowledged: u64,
+    /// Due, but not sent, since the broker was too far behind.
+    pub skipped: u64,
+    /// From sending (open loop: from when it was due) to the acknowledgement.
+    pub latency_us: Latency,
+    /// The broker's processes together.
+    pub broker: Cost,
+    /// The generator.
+    pub generator: Cost,
+    /// Each of the broker's processes.
+    pub processes: Vec<Usage>,
+}
+
+/// Percentiles in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p999: u64,
+    /// Longest.
+    pub max: u64,
+}
+
+/// What processes used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Processor time per acknowledged reading, in microseconds.
+    pub cpu_us_per_reading: f64,
+    /// Share of one core that was used.
+    pub cores: f64,
+    /// Of the largest process, the most that was resident, in bytes.
+    pub largest_resident_bytes: u64,
+    /// Of the process that wrote most, bytes written per acknowledged reading.
+    pub most_written_bytes_per_reading: f64,
+}
+
+impl Latency {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Self {
+            mean: histogram.mean(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max(),
+        }
+    }
+}
+
+impl Cost {
+    fn of(usage: &[Usage], seconds: f64, readings: u64) -> Self {
+        let cpu_us = usage.iter().map(|u| u.cpu_us).sum::<u64>() as f64;
+        let most = |of: fn(&Usage) -> u64| usage.iter().map(of).max().unwrap_or(0);
+        let each = |amount: f64| if readings > 0 { amount / readings as f64 } else { 0.0 };
+        Self {
+            cpu_us_per_reading: each(cpu_us),
+            cores: cpu_us / 1e6 / seconds,
+            largest_resident_bytes: most(|u| u.resident_bytes),
+            most_written_bytes_per_reading: each(most(|u| u.written_bytes) as f64),
+        }
+    }
+}
+
+impl Report {
+    /// Puts it together; the last of `usage` is the generator.
+    pub(super) fn new(plan: &Plan, seconds: f64, tally: &Tally, mut usage: Vec<Usage>) -> Self {
+        let own: Vec<Usage> = usage.pop().into_iter().collect();
+        Self {
+            plan: plan.clone(),
+            seconds,
+            published: tally.published,
+            acked: tally.acked,
+            acked_per_s: tally.measured as f64 / seconds,
+            unacknowledged: tally.published.saturating_sub(tally.acked),
+            skipped: tally.skipped,
+            latency_us: Latency::of(&tally.latency_us),
+            broker: Cost::of(&usage, seconds, tally.measured),
+            generator: Cost::of(&own, seconds, tally.measured),
+            processes: usage,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: f64 = 1024.0 * 1024.0;
+        let plan = &self.plan;
+        let how = match (plan.idle, plan.rate > 0.0) {
+            (true, _) => "idle".to_string(),
+            (false, true) => format!("{} readings/s due", plan.rate),
+            (false, false) => format!("{} in flight each", plan.in_flight),
+        };
+        writeln!(
+            f,
+            "{}: {} connections, {} devices, {how}, {:.1} s",
+            plan.label,
+            plan.connections,
+            plan.devices(),
+            self.seconds
+        )?;
+        if !plan.idle {
+            let l = &self.latency_us;
+            writeln!(
+                f,
+                "  acknowledged     {:.0}/s, {} in all, {} not, {} skipped",
+                self.acked_per_s, self.acked, self.unacknowledged, self.skipped
+            )?;
+            writeln!(
+                f,
+                "  latency (us)     p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+                l.p50, l.p90, l.p99, l.p999, l.max
+            )?;
+        }
+        for (who, cost) in [("broker", &self.broker), ("generator", &self.generator)] {
+            if who == "broker" && self.processes.is_empty() {
+                continue;
+            }
+            writeln!(
+                f,
+                "  {who:<10} cpu   {:.3} us/reading, {:.3} cores",
+                cost.cpu_us_per_reading, cost.cores
+            )?;
+        }
+        for p in &self.processes {
+            writeln!(
+                f,
+                "  {:<16} {:.1} MiB resident, {:.3} cores, {:.1} MiB written, {:.1} bytes/reading",
+                format!("{} {}", p.name, p.pid),
+                p.resident_bytes as f64 / MIB,
+                p.cpu_us as f64 / 1e6 / self.seconds,
+                p.written_bytes as f64 / MIB,
+                p.written_bytes as f64 / (self.acked_per_s * self.seconds).max(1.0),
+            )?;
+        }
+        Ok(())
+    }
+}
