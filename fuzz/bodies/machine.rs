@@ -218,6 +218,7 @@ fn item(source: &mut Source) -> Item {
         }
         3 => Item::Touch { client, epoch, shard: source.below(4) as u16 },
         4 => Item::Release(by(source, client)),
+        5 => Item::Reading(reading(source)),
         n => {
             let by = (n > 9).then(|| by(source, client));
             let readings = (0..source.below(5)).map(|_| reading(source)).collect();

@@ -37,7 +37,7 @@ impl Script {
         for token in tokens {
             let name = StreamName { device: "d".into(), stream: "s".into() };
             let reading = Reading { stream: 7, time: None, value: token as f64, seq: None, boot: None };
-            let item = Forwardable::Publish(None, vec![NamedReading { name, reading }]);
+            let item = Forwardable::Publish(None, vec![NamedReading { name: name.into(), reading }]);
             self.forward.submit(S, Ticket { connection: 1, token }, item);
             self.forward.flush(now, &mut self.out);
         }
@@ -242,7 +242,7 @@ fn an_estimate_is_never_below_the_bytes_of_a_batch() {
         s.forward.submit(
             S,
             Ticket { connection: 2, token },
-            Forwardable::Publish(None, vec![NamedReading { name, reading }]),
+            Forwardable::Publish(None, vec![NamedReading { name: name.into(), reading }]),
         );
     }
     s.forward.flush(0, &mut s.out);

@@ -4,7 +4,7 @@
 use crate::actors::front::Front;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::actors::switch::{Switch, ToPeers};
-use crate::logic::forward::{Effects, Forward, Forwardable, Settled, Ticket};
+use crate::logic::forward::{Effects, Forward, Forwardable, Ticket};
 use crate::logic::machine::Origin;
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use crate::logic::shard::Event;
@@ -108,12 +108,12 @@ impl Forwarder {
         if let Some(switch) = self.switch.as_ref().filter(|_| !away.is_empty()) {
             switch.do_send(ToPeers(away));
         }
-        let mut by_connection: BTreeMap<u64, Vec<Settled>> = BTreeMap::new();
-        for settled in effects.outcomes {
-            by_connection.entry(settled.ticket.connection).or_default().push(settled);
-        }
-        for (connection, settled) in by_connection {
-            self.front.settled(connection, settled);
+        let mut outcomes = effects.outcomes;
+        outcomes.sort_by_key(|settled| settled.ticket.connection); // stable: each connection's stay in order
+        let mut outcomes = outcomes.into_iter().peekable();
+        while let Some(connection) = outcomes.peek().map(|first| first.ticket.connection) {
+            let of_it = std::iter::from_fn(|| outcomes.next_if(|s| s.ticket.connection == connection));
+            self.front.settled(connection, of_it);
         }
     }
 

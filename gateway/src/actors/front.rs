@@ -106,12 +106,12 @@ impl Front {
     }
 
     /// What became of items of one connection.
-    pub fn settled(&self, connection: u64, list: Vec<Settled>) {
-        let Some(client) = self.client(connection) else { return };
-        let mut effects = Effects::default();
+    pub fn settled(&self, connection: u64, list: impl Iterator<Item = Settled>) {
+        let Some(client) = self.client(connection) else { return list.for_each(drop) };
+        let (mut effects, site) = (Effects::default(), self.site());
         let mut session = lock(&client.session);
         for settled in list {
-            session.settled(self.site(), settled, &mut effects);
+            session.settled(site, settled, &mut effects);
         }
         self.perform(&client, effects);
         let over = session.is_over();
@@ -272,6 +272,9 @@ impl Front {
     fn route(&self, from: u64, publishes: Vec<Publish>) {
         let mut away = Vec::new();
         let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
+        if self.router.is_empty() && interest.values().all(Vec::is_empty) {
+            return;
+        }
         for p in publishes {
             self.router.route(Some(from), &p.topic, &p.payload, p.qos);
             for (peer, filters) in interest.iter() {
@@ -330,6 +333,7 @@ impl Application for Front {
         };
         let (mut effects, mut gone) = (Effects::default(), false);
         let overloaded = self.overloaded.load(Ordering::Relaxed);
+        let site = self.site();
         let mut session = lock(&client.session);
         for event in events.drain(..) {
             gone |= matches!(event, Inbound::Closed(_));
@@ -337,7 +341,7 @@ impl Application for Front {
                 effects.close = Some(CloseReason::Busy); // it was not acknowledged: the device sends it again
                 continue;
             }
-            session.inbound(self.site(), event, &mut effects);
+            session.inbound(site, event, &mut effects);
         }
         if gone {
             self.router.disconnect(handle.id());

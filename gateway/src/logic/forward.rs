@@ -53,9 +53,15 @@ pub struct Ticket {
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedReading {
     /// The stream.
-    pub name: StreamName,
+    pub name: Arc<StreamName>,
     /// The reading; its stream index is filled in when the batch is made.
     pub reading: super::machine::Reading,
+}
+
+impl NamedReading {
+    fn estimate_bytes(&self) -> usize {
+        self.name.device.len() + self.name.stream.len() + READING_BYTES
+    }
 }
 
 /// One thing to be forwarded.
@@ -63,6 +69,8 @@ pub struct NamedReading {
 pub enum Forwardable {
     /// A publish and the readings of it that lie in the shard.
     Publish(Option<super::machine::Source>, Vec<NamedReading>),
+    /// A publish of one reading outside a persistent session: what most are, without a list to allocate.
+    Reading(NamedReading),
     /// Anything else.
     Item(Item),
 }
@@ -72,10 +80,10 @@ impl Forwardable {
     fn estimate_bytes(&self) -> usize {
         match self {
             Self::Publish(source, readings) => {
-                let names: usize =
-                    readings.iter().map(|r| r.name.device.len() + r.name.stream.len() + READING_BYTES).sum();
+                let names: usize = readings.iter().map(NamedReading::estimate_bytes).sum();
                 names + source.as_ref().map_or(0, |s| s.client.len() + 64) + 16
             }
+            Self::Reading(reading) => reading.estimate_bytes() + 16,
             Self::Item(Item::Subscriptions { add, remove, .. }) => {
                 let filters = add.iter().map(|(f, _)| f).chain(remove);
                 filters.map(|f| f.len() + 8).sum::<usize>() + 512
@@ -334,12 +342,12 @@ impl Forward {
             self.queued_bytes = self.queued_bytes.saturating_sub(batch.estimate_bytes);
             let (slot, outcomes) = batch.answer.unwrap_or_default();
             let known = outcomes.filter(|o| o.len() == batch.tickets.len());
-            for (i, ticket) in batch.tickets.into_iter().enumerate() {
-                let done = Outcome::Done { counted: 0, unknown: 0 };
-                let outcome = known.as_ref().and_then(|o| o.get(i).cloned()).unwrap_or(done);
-                let slot = if known.is_some() { slot } else { 0 };
-                out.outcomes.push(Settled { ticket, shard, slot, outcome });
-            }
+            let slot = if known.is_some() { slot } else { 0 };
+            let mut known = known.into_iter().flatten();
+            out.outcomes.extend(batch.tickets.into_iter().map(|ticket| {
+                let outcome = known.next().unwrap_or(Outcome::Done { counted: 0, unknown: 0 });
+                Settled { ticket, shard, slot, outcome }
+            }));
         }
         // The machine applies in order, so what comes before an answered batch was applied, and its answer lost. It
         // is asked for again, for it may say that something was refused.
@@ -347,6 +355,31 @@ impl Forward {
             lane.retry(now_ms, RETRY_MS);
         }
         self.dirty.insert(shard);
+    }
+}
+
+/// The streams of a batch, each once.
+#[derive(Debug, Default)]
+struct StreamList {
+    names: Vec<StreamName>,
+    known: HashMap<Arc<StreamName>, u32>,
+    /// Readings of one stream often follow each other.
+    last: Option<(Arc<StreamName>, u32)>,
+}
+
+impl StreamList {
+    fn index(&mut self, name: Arc<StreamName>) -> u32 {
+        if let Some((last, index)) = &self.last
+            && Arc::ptr_eq(last, &name)
+        {
+            return *index;
+        }
+        let index = *self.known.entry(name.clone()).or_insert_with(|| {
+            self.names.push((*name).clone());
+            self.names.len() as u32 - 1
+        });
+        self.last = Some((name, index));
+        index
     }
 }
 
@@ -365,7 +398,7 @@ impl Lane {
 
     fn cut(&mut self) -> Inflight {
         let (mut submission, mut tickets, mut bytes) = (Submission::default(), Vec::new(), 0);
-        let mut known: HashMap<StreamName, u32> = HashMap::new();
+        let mut streams = StreamList::default();
         while let Some((_, item)) = self.queue.front() {
             let more = item.estimate_bytes();
             if bytes > 0 && bytes + more > MAX_BATCH_BYTES {
@@ -374,25 +407,17 @@ impl Lane {
             bytes += more;
             let Some((ticket, item)) = self.queue.pop_front() else { break };
             tickets.push(ticket);
+            let mut place =
+                |r: NamedReading| super::machine::Reading { stream: streams.index(r.name), ..r.reading };
             submission.items.push(match item {
                 Forwardable::Item(item) => item,
+                Forwardable::Reading(reading) => Item::Reading(place(reading)),
                 Forwardable::Publish(source, readings) => {
-                    let mut index = |name: StreamName| match known.get(&name) {
-                        Some(i) => *i,
-                        None => {
-                            let i = submission.streams.len() as u32;
-                            submission.streams.push(name.clone());
-                            known.insert(name, i);
-                            i
-                        }
-                    };
-                    let readings = readings
-                        .into_iter()
-                        .map(|r| super::machine::Reading { stream: index(r.name), ..r.reading });
-                    Item::Publish(Publish { source, readings: readings.collect() })
+                    Item::Publish(Publish { source, readings: readings.into_iter().map(place).collect() })
                 }
             });
         }
+        submission.streams = streams.names;
         self.last_n += 1;
         let submission = submission.encode().into();
         Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes, answer: None }

@@ -28,7 +28,9 @@ use selvedge_shared::mqtt::{
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
 use selvedge_shared::uplink::StreamName;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// How many unapplied QoS 0 publishes of one connection are kept; further ones are dropped.
 pub const MAX_QOS0_PENDING: usize = 1_024;
@@ -36,6 +38,9 @@ pub const MAX_QOS0_PENDING: usize = 1_024;
 pub const MAX_PUBLISH_BYTES: usize = 100 * 1024;
 /// A CONNECT that no quorum confirmed in this time is refused.
 pub const CONNECT_WAIT_MS: u64 = 5_000;
+
+/// How many streams' names a connection keeps at hand.
+const RECENT_NAMES_ENTRIES: usize = 8;
 
 /// How many filters go to the shard of the client id in one item.
 const FILTERS_ITEM_ENTRIES: usize = 64;
@@ -129,7 +134,9 @@ pub struct Session {
     /// CONNECT is under way to its shard.
     connecting: bool,
     touched: BTreeSet<u16>,
-    pending: BTreeMap<u64, Pending>,
+    pending: PendingList,
+    /// Names of streams that were published lately, and where they belong.
+    names: RecentNames,
     qos0: usize,
     /// Publishes behind one that waits for a shard to be noted as touched.
     held: VecDeque<Inbound>,
@@ -151,7 +158,8 @@ impl Session {
             epoch: 0,
             connecting: false,
             touched: BTreeSet::new(),
-            pending: BTreeMap::new(),
+            pending: PendingList::default(),
+            names: RecentNames::default(),
             qos0: 0,
             held: VecDeque::new(),
             touching: 0,
@@ -219,7 +227,7 @@ impl Session {
     /// Takes in what became of an item.
     pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) {
         if let Outcome::Stale = settled.outcome {
-            self.pending.remove(&settled.ticket.token);
+            self.pending.remove(settled.ticket.token);
             if self.phase != Phase::Over {
                 self.phase = Phase::Over;
                 out.close = Some(CloseReason::TakenOver);
@@ -311,7 +319,7 @@ impl Session {
             out.dropped += 1;
             return;
         }
-        let parts = match decode(site, &publish) {
+        let parts = match self.names.decode(site, &publish) {
             Ok(parts) => parts,
             Err(why) => {
                 if publish.qos != QoS::AtMostOnce {
@@ -344,7 +352,8 @@ impl Session {
             hash: hash(&publish),
         });
         if source.is_some() && publish.qos == QoS::ExactlyOnce {
-            let fresh: Vec<u16> = parts.keys().map(|s| s.0).filter(|s| !self.touched.contains(s)).collect();
+            let fresh: Vec<u16> =
+                parts.iter().map(|(s, _)| s.0).filter(|s| !self.touched.contains(s)).collect();
             if !fresh.is_empty() {
                 for shard in fresh {
                     self.touched.insert(shard);
@@ -358,11 +367,9 @@ impl Session {
         }
         self.qos0 += usize::from(publish.qos == QoS::AtMostOnce);
         let open = parts.len();
-        self.pending.insert(token, Pending { publish: Some(publish), open, receipt: None, refused: None });
-        for (shard, readings) in parts {
-            let ticket = Ticket { connection: self.connection, token };
-            out.submit.push((shard, ticket, Forwardable::Publish(source.clone(), readings)));
-        }
+        self.pending.push(token, Pending { publish: Some(publish), open, receipt: None, refused: None });
+        let ticket = Ticket { connection: self.connection, token };
+        out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(source.clone()))));
     }
 
     fn release(&mut self, token: u64, packet_id: u16, out: &mut Effects) {
@@ -371,7 +378,7 @@ impl Session {
             return;
         }
         let (open, connection) = (self.touched.len(), self.connection);
-        self.pending.insert(token, Pending { publish: None, open, receipt: None, refused: None });
+        self.pending.push(token, Pending { publish: None, open, receipt: None, refused: None });
         for shard in &self.touched {
             let source = Source {
                 client: self.client.clone(),
@@ -388,7 +395,7 @@ impl Session {
     }
 
     fn part_settled(&mut self, token: u64, settled: Settled, out: &mut Effects) {
-        let Some(pending) = self.pending.get_mut(&token) else { return };
+        let Some(pending) = self.pending.get_mut(token) else { return };
         pending.open = pending.open.saturating_sub(1);
         match settled.outcome {
             Outcome::Refused(why) => pending.refused = Some(why),
@@ -398,7 +405,7 @@ impl Session {
         if pending.open > 0 && !canary::makes(Canary::AcknowledgedInPart) {
             return;
         }
-        let Some(done) = self.pending.remove(&token) else { return };
+        let Some(done) = self.pending.remove(token) else { return };
         let Some(publish) = done.publish else {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
@@ -441,12 +448,10 @@ impl Session {
                 retain: false,
                 packet_id: None,
             };
-            match decode(site, &publish) {
+            match self.names.decode(site, &publish) {
                 Ok(parts) => {
                     let ticket = Ticket { connection: self.connection, token: IGNORED };
-                    let publishes =
-                        parts.into_iter().map(|(s, r)| (s, ticket, Forwardable::Publish(None, r)));
-                    out.submit.extend(publishes);
+                    out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(None))));
                 }
                 Err(why) => self.quarantine(&publish, why, out),
             }
@@ -489,27 +494,112 @@ impl Session {
     }
 }
 
-/// The readings of a publish by shard; none if its topic maps to no stream.
-fn decode(site: Site<'_>, publish: &Publish) -> Result<BTreeMap<ShardId, Vec<NamedReading>>, String> {
-    let list = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
-        Decoded::Readings { list, .. } => list,
-        Decoded::NotMapped => return Ok(BTreeMap::new()),
-        Decoded::Malformed(error) => return Err(error.to_string()),
-    };
-    let (mut parts, mut bytes) = (BTreeMap::<_, Vec<_>>::new(), 0);
-    for r in list {
-        bytes += r.device.len() + r.stream.len() + 48;
-        let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };
-        let shard = site.ring.shard_of(&r.device);
-        let name = StreamName { device: r.device.into_owned(), stream: r.stream.into_owned() };
-        parts.entry(shard).or_default().push(NamedReading { name, reading });
+/// What is awaited of the shards, by token. Tokens ascend, and most are settled in their order.
+#[derive(Debug, Default)]
+struct PendingList(VecDeque<(u64, Option<Pending>)>);
+
+impl PendingList {
+    /// `token` is greater than all before.
+    fn push(&mut self, token: u64, pending: Pending) {
+        debug_assert!(self.0.back().is_none_or(|(last, _)| *last < token));
+        self.0.push_back((token, Some(pending)));
     }
-    if bytes > MAX_PUBLISH_BYTES {
-        return Err(format!(
-            "its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"
-        ));
+
+    fn entry(&mut self, token: u64) -> Option<&mut Option<Pending>> {
+        let at = self.0.binary_search_by_key(&token, |(token, _)| *token).ok()?;
+        self.0.get_mut(at).map(|(_, pending)| pending)
     }
-    Ok(parts)
+
+    fn get_mut(&mut self, token: u64) -> Option<&mut Pending> {
+        self.entry(token)?.as_mut()
+    }
+
+    fn remove(&mut self, token: u64) -> Option<Pending> {
+        let pending = self.entry(token)?.take();
+        while self.0.pop_front_if(|(_, pending)| pending.is_none()).is_some() {}
+        pending
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The readings of a publish that lie in one shard.
+enum Part {
+    One(NamedReading),
+    More(Vec<NamedReading>),
+}
+
+impl Part {
+    fn of(self, source: Option<Source>) -> Forwardable {
+        match (self, source) {
+            (Part::One(reading), None) => Forwardable::Reading(reading),
+            (Part::One(reading), source) => Forwardable::Publish(source, vec![reading]),
+            (Part::More(readings), source) => Forwardable::Publish(source, readings),
+        }
+    }
+}
+
+/// Streams that a connection published lately: their names are shared by all that waits for them.
+#[derive(Debug, Default)]
+struct RecentNames {
+    names: Vec<(Arc<StreamName>, ShardId)>,
+    next: usize,
+}
+
+impl RecentNames {
+    fn find(
+        &mut self,
+        ring: &Ring,
+        device: Cow<'_, str>,
+        stream: Cow<'_, str>,
+    ) -> (Arc<StreamName>, ShardId) {
+        let same = |(name, _): &&(Arc<StreamName>, ShardId)| name.device == device && name.stream == stream;
+        if let Some(found) = self.names.iter().find(same) {
+            return found.clone();
+        }
+        let shard = ring.shard_of(&device);
+        let name = Arc::new(StreamName { device: device.into_owned(), stream: stream.into_owned() });
+        let found = (name, shard);
+        match self.names.get_mut(self.next) {
+            Some(old) => *old = found.clone(),
+            None => self.names.push(found.clone()),
+        }
+        self.next = (self.next + 1) % RECENT_NAMES_ENTRIES;
+        found
+    }
+
+    /// The readings of a publish by shard; none if its topic maps to no stream.
+    fn decode(&mut self, site: Site<'_>, publish: &Publish) -> Result<Vec<(ShardId, Part)>, String> {
+        let list = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
+            Decoded::Readings { list, .. } => list,
+            Decoded::NotMapped => return Ok(Vec::new()),
+            Decoded::Malformed(error) => return Err(error.to_string()),
+        };
+        let (mut parts, mut bytes) = (Vec::<(ShardId, Part)>::new(), 0);
+        for r in list {
+            bytes += r.device.len() + r.stream.len() + 48;
+            let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };
+            let (name, shard) = self.find(site.ring, r.device, r.stream);
+            let reading = NamedReading { name, reading };
+            match parts.iter_mut().find(|(of, _)| *of == shard) {
+                None => parts.push((shard, Part::One(reading))),
+                Some((_, Part::More(readings))) => readings.push(reading),
+                Some((_, part)) => {
+                    if let Part::One(first) = std::mem::replace(part, Part::More(Vec::new())) {
+                        *part = Part::More(vec![first, reading]);
+                    }
+                }
+            }
+        }
+        if bytes > MAX_PUBLISH_BYTES {
+            return Err(format!(
+                "its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"
+            ));
+        }
+        Ok(parts)
+    }
 }
 
 /// What a resend is recognised by, besides its packet id.

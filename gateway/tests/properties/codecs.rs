@@ -96,7 +96,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::Duplicate),
         Just(Outcome::Stale),
         text().prop_map(Outcome::Refused),
-        connected.prop_map(Outcome::Connected),
+        connected.prop_map(|c| Outcome::Connected(Box::new(c))),
     ]
 }
 
@@ -200,13 +200,15 @@ fn source() -> impl Strategy<Value = Source> {
 }
 
 fn item(streams: u32) -> impl Strategy<Value = Item> {
-    let reading = (0..streams, of(time()), -1e9..1e9, any::<(Option<u64>, Option<u64>)>())
-        .prop_map(|(stream, time, value, (seq, boot))| Reading { stream, time, value, seq, boot });
+    let reading = || {
+        (0..streams, of(time()), -1e9..1e9, any::<(Option<u64>, Option<u64>)>())
+            .prop_map(|(stream, time, value, (seq, boot))| Reading { stream, time, value, seq, boot })
+    };
     let connect = (text(), origin(), any::<(u64, bool, u32)>()).prop_map(
         |(client, at, (connection, clean, expiry_s))| Connect { client, at, connection, clean, expiry_s },
     );
     prop_oneof![
-        (of(source()), vec(reading, 0..4))
+        (of(source()), vec(reading(), 0..4))
             .prop_map(|(source, readings)| Item::Publish(Publish { source, readings })),
         connect.prop_map(Item::Connect),
         (text(), any::<u64>()).prop_map(|(client, epoch)| Item::Disconnect { client, epoch }),
@@ -218,6 +220,7 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
             shard
         }),
         source().prop_map(Item::Release),
+        reading().prop_map(Item::Reading),
     ]
 }
 

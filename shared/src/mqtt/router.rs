@@ -226,6 +226,11 @@ impl Router {
         }
     }
 
+    /// Whether nobody subscribes to anything, so that routing can be spared.
+    pub fn is_empty(&self) -> bool {
+        self.read().total == 0
+    }
+
     /// Gives a publish to all who want it. `from` is the connection that it came from, if it came from one here. The
     /// topic must be well-formed.
     pub fn route(&self, from: Option<u64>, topic: &ByteString, payload: &Bytes, qos: QoS) -> Routed {

@@ -96,8 +96,8 @@ impl Submission {
     /// When the frame is damaged or of another version, or a reading names a stream that is not there.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let s: Self = frame::decode("submission", SUBMISSION_VERSION, bytes)?;
-        let bad = |i: &Item| matches!(i, Item::Publish(p) if p.readings.iter().any(|r| r.stream as usize >= s.streams.len()));
-        if s.items.iter().any(bad) {
+        let bad = |r: &Reading| r.stream as usize >= s.streams.len();
+        if s.items.iter().flat_map(Item::readings).any(bad) {
             let why = "a reading names a stream that is not there".to_string();
             return Err(FrameError::Malformed { what: "submission", why });
         }
@@ -142,6 +142,19 @@ pub enum Item {
     },
     /// PUBREL: the packet id of a QoS 2 publish is free again (in every touched shard).
     Release(Source),
+    /// A publish of one reading outside a persistent session: what most items are, without a list to allocate.
+    Reading(Reading),
+}
+
+impl Item {
+    /// The readings that it carries.
+    pub fn readings(&self) -> &[Reading] {
+        match self {
+            Self::Publish(publish) => &publish.readings,
+            Self::Reading(reading) => std::slice::from_ref(reading),
+            _ => &[],
+        }
+    }
 }
 
 /// A CONNECT, as the shard of its client id sees it.
@@ -221,7 +234,7 @@ pub enum Outcome {
     /// acknowledged as kept.
     Refused(String),
     /// The answer to [`Item::Connect`].
-    Connected(Connected),
+    Connected(Box<Connected>),
 }
 
 /// A session as its new connection finds it.

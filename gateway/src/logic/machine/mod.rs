@@ -345,11 +345,16 @@ impl Machine {
         const DONE: Outcome = Outcome::Done { counted: 0, unknown: 0 };
         let (now, rules) = (self.stamp, &self.rules);
         let done = match item {
-            Item::Publish(publish) => return self.publish(publish, names, ids, index, applied),
+            Item::Publish(Publish { source, readings }) => {
+                return self.publish(source.as_ref(), readings, names, ids, index, applied);
+            }
+            Item::Reading(reading) => {
+                return self.publish(None, std::slice::from_ref(reading), names, ids, index, applied);
+            }
             Item::Connect(connect) => match self.sessions.connect(connect, now, rules) {
                 Ok((connected, evicted)) => {
                     applied.evicted.extend(evicted);
-                    return Outcome::Connected(connected);
+                    return Outcome::Connected(Box::new(connected));
                 }
                 Err(not) => Err(not),
             },
@@ -369,14 +374,15 @@ impl Machine {
 
     fn publish(
         &mut self,
-        publish: &Publish,
+        source: Option<&Source>,
+        readings: &[Reading],
         names: &[StreamName],
         ids: &mut [u32],
         index: &mut u32,
         applied: &mut Applied,
     ) -> Outcome {
         let counters = &mut applied.counters;
-        if let Some(source) = &publish.source {
+        if let Some(source) = source {
             if source.client.len() > MAX_CLIENT_BYTES {
                 return Outcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes"));
             }
@@ -396,7 +402,7 @@ impl Machine {
                 self.outbox.manifest.len()
             ));
         }
-        if let Err(why) = self.resolve(publish, names, ids) {
+        if let Err(why) = self.resolve(readings, names, ids) {
             return Outcome::Refused(why);
         }
 
@@ -404,7 +410,7 @@ impl Machine {
         let now = self.stamp;
         let no_clock = EpochMs(now.0.clamp(*TIME_RANGE.start(), *TIME_RANGE.end()));
         let ahead = i64::from(self.rules.max_future_ms);
-        for r in &publish.readings {
+        for r in readings {
             let Some(&id) = ids.get(r.stream as usize) else { continue };
             if let Some(seq) = r.seq {
                 let boots = &mut self.streams.list[id as usize].boots;
@@ -443,7 +449,7 @@ impl Machine {
                 );
             }
         }
-        if let Some(source) = &publish.source {
+        if let Some(source) = source {
             self.clients.note(source);
         }
         counters.counted += u64::from(counted);
@@ -452,8 +458,8 @@ impl Machine {
     }
 
     /// Checks a publish's readings and gives their streams numbers. Says why the publish must be refused.
-    fn resolve(&mut self, publish: &Publish, names: &[StreamName], ids: &mut [u32]) -> Result<(), String> {
-        for r in &publish.readings {
+    fn resolve(&mut self, readings: &[Reading], names: &[StreamName], ids: &mut [u32]) -> Result<(), String> {
+        for r in readings {
             if !r.value.is_finite() {
                 return Err("a value is not a finite number".to_string());
             }
