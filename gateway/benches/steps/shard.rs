@@ -103,8 +103,9 @@ impl Step for Site {
         if let Some(cursor) = self.cut.take() {
             self.step(0, Event::Confirmed { cursor });
         }
+        let before = self.load.now();
         let Command::Forwarded { n, submission, .. } = self.load.forwarded() else { unreachable!() };
-        self.mono_ms += 1;
+        self.mono_ms += (self.load.now().0 - before.0) as u64;
         (n, submission)
     }
 
