@@ -82,6 +82,8 @@ pub struct Own {
     pub id: u16,
     /// Its data: log, snapshots, batches and identity.
     pub data_dir: PathBuf,
+    /// For how many cores it divides its work among threads; 0: as many as there are.
+    pub threads: u16,
 }
 
 /// Where devices publish.
@@ -130,6 +132,9 @@ pub struct LogSettings {
     pub keep_free_mib: u64,
     /// Beyond so many segments, snapshots are made early so that the oldest can go.
     pub max_segments: u64,
+    /// How long what is to be written gathers before it is: spares flash where readings come slowly, and makes every
+    /// acknowledgement later by as much.
+    pub commit_delay_ms: u64,
 }
 
 impl Default for Settings {
@@ -164,7 +169,7 @@ impl Default for Site {
 
 impl Default for Own {
     fn default() -> Self {
-        Self { id: 1, data_dir: "data".into() }
+        Self { id: 1, data_dir: "data".into(), threads: 0 }
     }
 }
 
@@ -189,7 +194,7 @@ impl Default for UplinkTo {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { segment_mib: 16, keep_free_mib: 64, max_segments: 16 }
+        Self { segment_mib: 16, keep_free_mib: 64, max_segments: 16, commit_delay_ms: 0 }
     }
 }
 
@@ -284,6 +289,7 @@ impl Settings {
         within("log.segment_mib", self.log.segment_mib, 1..=1024, "1 to 1024")?;
         within("log.max_segments", self.log.max_segments, 3..=4096, "3 to 4096")?;
         within("log.keep_free_mib", self.log.keep_free_mib, 0..=1 << 20, "at most 1048576")?;
+        within("log.commit_delay_ms", self.log.commit_delay_ms, 0..=1_000, "at most 1000")?;
         within("uplink.outbox_budget_mib", self.uplink.outbox_budget_mib, 1..=1 << 20, "1 to 1048576")?;
         within("mqtt.max_connections", self.mqtt.max_connections as u64, 1..=1_000_000, "1 to 1000000")?;
         within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;

@@ -1,4 +1,5 @@
-//! The closed loop: every connection keeps its window full.
+//! The closed loop: every connection keeps its window full, and sends again when a quarter of it is free. One that
+//! sent for each acknowledgement would make a broker that answers one by one work on one packet at a time.
 
 use super::lane::Lane;
 use super::packet::{self, Heard};
@@ -78,7 +79,7 @@ async fn keep_full(
     let (mut input, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
     loop {
         let stage = shared.stage();
-        if stage < Stage::Drain && !free.is_empty() {
+        if stage < Stage::Drain && free.len() >= window.div_ceil(4) {
             let now_us = shared.now_us();
             let time_ms = shared.wall_ms(now_us);
             tally.borrow_mut().published += free.len() as u64;

@@ -10,6 +10,7 @@
 //! reading was due, also when it had to wait for its turn (no coordinated omission: Tene, "How NOT to Measure Latency").
 
 pub mod closed;
+pub mod disk;
 pub mod lane;
 pub mod open;
 pub mod packet;
@@ -145,6 +146,7 @@ pub fn run(plan: &Plan) -> Result<Report, String> {
     if plan.subscriber {
         lane::leave_subscription(plan)?;
     }
+    let disk_us = plan.disk.as_deref().map(disk::measure).transpose()?;
     let lanes = lane::connect_all(plan)?;
     let shared = Arc::new(Shared::new());
     let threads = match (plan.idle, plan.rate > 0.0) {
@@ -189,5 +191,5 @@ pub fn run(plan: &Plan) -> Result<Report, String> {
         return Err(why);
     }
     drop(lanes);
-    Ok(Report::new(plan, seconds, &tally, usage))
+    Ok(Report::new(plan, seconds, &tally, disk_us, usage))
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// The most connections.
 pub const MAX_CONNECTIONS_ENTRIES: usize = 60_000;
@@ -54,6 +55,9 @@ pub struct Plan {
     /// First subscribe a session that stays, as a broker that only stores for subscribers needs.
     #[arg(long)]
     pub subscriber: bool,
+    /// First measure how long a write of 256 bytes and its fdatasync take in this folder.
+    #[arg(long, value_name = "DIR")]
+    pub disk: Option<PathBuf>,
     /// User name, if the broker wants one.
     #[arg(long, default_value = "")]
     pub username: String,
@@ -80,6 +84,7 @@ impl Default for Plan {
             warmup: 3,
             threads: 1,
             subscriber: false,
+            disk: None,
             username: String::new(),
             password: String::new(),
             watch: Vec::new(),

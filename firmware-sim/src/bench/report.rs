@@ -26,6 +26,8 @@ pub struct Report {
     pub skipped: u64,
     /// From sending (open loop: from when it was due) to the acknowledgement.
     pub latency_us: Latency,
+    /// A write of 256 bytes and its fdatasync, if that was to be measured.
+    pub disk_us: Option<Latency>,
     /// The broker's processes together.
     pub broker: Cost,
     /// The generator.
@@ -65,7 +67,7 @@ pub struct Cost {
 }
 
 impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    pub(super) fn of(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile);
         Self {
             mean: histogram.mean(),
@@ -94,7 +96,13 @@ impl Cost {
 
 impl Report {
     /// Puts it together; the last of `usage` is the generator.
-    pub(super) fn new(plan: &Plan, seconds: f64, tally: &Tally, mut usage: Vec<Usage>) -> Self {
+    pub(super) fn new(
+        plan: &Plan,
+        seconds: f64,
+        tally: &Tally,
+        disk_us: Option<Latency>,
+        mut usage: Vec<Usage>,
+    ) -> Self {
         let own: Vec<Usage> = usage.pop().into_iter().collect();
         Self {
             plan: plan.clone(),
@@ -105,6 +113,7 @@ impl Report {
             unacknowledged: tally.published.saturating_sub(tally.acked),
             skipped: tally.skipped,
             latency_us: Latency::of(&tally.latency_us),
+            disk_us,
             broker: Cost::of(&usage, seconds, tally.measured),
             generator: Cost::of(&own, seconds, tally.measured),
             processes: usage,
@@ -141,6 +150,9 @@ impl fmt::Display for Report {
                 "  latency (us)     p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
                 l.p50, l.p90, l.p99, l.p999, l.max
             )?;
+        }
+        if let Some(d) = &self.disk_us {
+            writeln!(f, "  fdatasync (us)   p50 {}  p90 {}  p99 {}", d.p50, d.p90, d.p99)?;
         }
         for (who, cost) in [("broker", &self.broker), ("generator", &self.generator)] {
             if who == "broker" && self.processes.is_empty() {

@@ -105,7 +105,7 @@ impl Visit {
         session.inbound(site, Inbound::Connect(Box::new(connect)), &mut effects);
         let (shard, ticket, _) = effects.submit.pop().unwrap();
         let found = Connected { instance: 1, epoch: 1, ..Connected::default() };
-        let settled = Settled { ticket, shard, slot: 1, outcome: Outcome::Connected(found) };
+        let settled = Settled { ticket, shard, slot: 1, outcome: Outcome::Connected(Box::new(found)) };
         session.settled(site, settled, &mut effects);
         let publish = |id: u16| Publish {
             token: 0,

@@ -1,10 +1,11 @@
 //! What devices send: 1,000 of them, each with its sequence numbers.
 
 use selvedge_gateway::logic::forward::{Forwardable, NamedReading, Ticket};
-use selvedge_gateway::logic::machine::{Command, Item, Origin, Proposal, Publish, Reading, Submission};
+use selvedge_gateway::logic::machine::{Command, Item, Origin, Proposal, Reading, Submission};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::StreamName;
+use std::sync::Arc;
 
 pub const DEVICES: usize = 1_000;
 pub const BATCH: usize = 200;
@@ -39,7 +40,7 @@ pub fn payload(seq: u64) -> String {
 /// Gives batch after batch.
 pub struct Load {
     mix: Mix,
-    names: Vec<StreamName>,
+    names: Vec<Arc<StreamName>>,
     seqs: Vec<u64>,
     next: usize,
     now: i64,
@@ -49,7 +50,7 @@ pub struct Load {
 impl Load {
     pub fn new(mix: Mix) -> Self {
         let name = |i| StreamName { device: device(i), stream: "temp".into() };
-        let names = (0..DEVICES).map(name).collect();
+        let names = (0..DEVICES).map(name).map(Arc::new).collect();
         Self { mix, names, seqs: vec![1_000_000; DEVICES], next: 0, now: START_MS, n: 0 }
     }
 
@@ -86,8 +87,8 @@ impl Load {
     pub fn items(&mut self) -> Vec<(Ticket, Forwardable)> {
         let batch = self.batch();
         let item = |(token, (device, reading)): (u64, (usize, Reading))| {
-            let readings = vec![NamedReading { name: self.names[device].clone(), reading }];
-            (Ticket { connection: device as u64, token }, Forwardable::Publish(None, readings))
+            let reading = NamedReading { name: self.names[device].clone(), reading };
+            (Ticket { connection: device as u64, token }, Forwardable::Reading(reading))
         };
         (1..).zip(batch).map(item).collect()
     }
@@ -98,11 +99,11 @@ impl Load {
         let mut last = None;
         for (device, mut reading) in self.batch() {
             if last != Some(device) {
-                submission.streams.push(self.names[device].clone());
+                submission.streams.push((*self.names[device]).clone());
                 last = Some(device);
             }
             reading.stream = submission.streams.len() as u32 - 1;
-            submission.items.push(Item::Publish(Publish { source: None, readings: vec![reading] }));
+            submission.items.push(Item::Reading(reading));
         }
         submission
     }

@@ -66,6 +66,8 @@ pub struct Forwarder {
     switch: Option<Addr<Switch>>,
     epoch: Instant,
     turning: bool,
+    /// It will look at what is late.
+    looking: bool,
     busy_since: Option<(Instant, BusyReason)>,
 }
 
@@ -80,6 +82,7 @@ impl Forwarder {
             switch: None,
             epoch,
             turning: false,
+            looking: false,
             busy_since: None,
         }
     }
@@ -117,6 +120,27 @@ impl Forwarder {
         }
     }
 
+    /// Looks at what is late, and again as long as something may become so: an idle gateway sleeps.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        ctx.run_later(Duration::from_millis(LOOK_MS), |actor, ctx| {
+            actor.looking = false;
+            let now_ms = actor.now_ms();
+            if actor.core.deadline_ms().is_some_and(|due| due <= now_ms) {
+                let mut effects = Effects::default();
+                actor.core.timer(now_ms, &mut effects);
+                actor.perform(effects);
+            }
+            actor.note_busy();
+            actor.front.expire();
+            if actor.core.deadline_ms().is_some() || actor.core.full() || actor.front.has_arriving() {
+                actor.look(ctx);
+            }
+        });
+    }
+
     /// Tells the front whether leaders have refused for so long that newcomers are to be told.
     fn note_busy(&mut self) {
         let now = Instant::now();
@@ -141,16 +165,6 @@ impl Actor for Forwarder {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Bounded by the windows of the connections, which have at most so many publishes unanswered.
         ctx.set_mailbox_capacity(4096);
-        ctx.run_interval(Duration::from_millis(LOOK_MS), |actor, _| {
-            let now_ms = actor.now_ms();
-            if actor.core.deadline_ms().is_some_and(|due| due <= now_ms) {
-                let mut effects = Effects::default();
-                actor.core.timer(now_ms, &mut effects);
-                actor.perform(effects);
-            }
-            actor.note_busy();
-            actor.front.expire();
-        });
     }
 }
 
@@ -160,6 +174,7 @@ impl Handler<Submit> for Forwarder {
         for (shard, ticket, item) in items {
             self.core.submit(shard, ticket, item);
         }
+        self.look(ctx);
         if !std::mem::replace(&mut self.turning, true) {
             ctx.notify(Turn);
         }

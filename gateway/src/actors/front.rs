@@ -121,6 +121,11 @@ impl Front {
         }
     }
 
+    /// Whether clients have come of whom [`Front::expire`] is to be asked.
+    pub fn has_arriving(&self) -> bool {
+        !lock(&self.arriving).is_empty()
+    }
+
     /// Refuses clients whose shard did not answer in time.
     pub fn expire(&self) {
         let wait = Duration::from_millis(CONNECT_WAIT_MS);

@@ -14,7 +14,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult}
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a full disk is looked at again, and the log's length is.
 const LOOK_MS: u64 = 1_000;
@@ -54,21 +54,43 @@ pub struct LogActor {
     shards: BTreeMap<ShardId, Addr<ShardActor>>,
     log: Sender<LogWork>,
     store: Sender<StoreWork>,
+    epoch: Instant,
+    /// Its timer is set.
+    armed: bool,
     starting: Option<(Receiver<LogWork>, LogKeeper, Receiver<StoreWork>, Stores)>,
 }
 
 impl LogActor {
     /// An actor for these files. When the log has more than `max_segments`, shards that hold the oldest one
-    /// are asked for a snapshot.
-    pub fn new(log: LogKeeper, stores: Stores, max_segments: u64) -> Self {
+    /// are asked for a snapshot. What is to be written gathers for `delay_ms`.
+    pub fn new(log: LogKeeper, stores: Stores, max_segments: u64, delay_ms: u64) -> Self {
         let ((to_log, log_work), (to_store, store_work)) = (channel(), channel());
         Self {
-            desk: Desk::new(max_segments, log.log().room() == Room::Plenty),
+            desk: Desk::new(max_segments, log.log().room() == Room::Plenty, delay_ms),
             shards: BTreeMap::new(),
             log: to_log,
             store: to_store,
+            epoch: Instant::now(),
+            armed: false,
             starting: Some((log_work, log, store_work, stores)),
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Sees to it that what gathers is written in time.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let Some(due_ms) = self.desk.due_ms().filter(|_| !self.armed) else { return };
+        self.armed = true;
+        let wait = Duration::from_millis(due_ms.saturating_sub(self.now_ms()));
+        ctx.run_later(wait, |actor, ctx| {
+            actor.armed = false;
+            let errand = actor.desk.timer(actor.now_ms());
+            actor.run(errand);
+            actor.arm(ctx);
+        });
     }
 
     fn run(&mut self, errands: impl IntoIterator<Item = Errand>) {
@@ -127,9 +149,10 @@ impl Handler<Serve> for LogActor {
 
 impl Handler<Persist> for LogActor {
     type Result = ();
-    fn handle(&mut self, Persist(submission): Persist, _: &mut Self::Context) {
-        let errand = self.desk.persist(submission);
+    fn handle(&mut self, Persist(submission): Persist, ctx: &mut Self::Context) {
+        let errand = self.desk.persist(self.now_ms(), submission);
         self.run(errand);
+        self.arm(ctx);
     }
 }
 
@@ -156,9 +179,10 @@ impl Handler<GetLogFigures> for LogActor {
 
 impl Handler<WorkDone> for LogActor {
     type Result = ();
-    fn handle(&mut self, WorkDone(done): WorkDone, _: &mut Self::Context) {
-        let errands = self.desk.done(done);
+    fn handle(&mut self, WorkDone(done): WorkDone, ctx: &mut Self::Context) {
+        let errands = self.desk.done(self.now_ms(), done);
         self.run(errands);
+        self.arm(ctx);
     }
 }
 

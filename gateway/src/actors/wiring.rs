@@ -28,10 +28,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-/// Threads that serve MQTT connections.
-const LISTENER_THREADS: usize = 2;
+/// The most threads that serve MQTT connections.
+const MAX_LISTENER_THREADS: usize = 4;
 /// How many publishes of a connection may be unanswered.
 const MAX_INFLIGHT_ENTRIES: u16 = 256;
 /// The most bytes that a shard's entries take in memory.
@@ -75,6 +76,27 @@ pub enum StartError {
     /// The metrics.
     #[error("can't record metrics: {0}")]
     Metrics(String),
+}
+
+/// Which work has threads of its own, besides the disk's, which always has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Threads {
+    /// Encryption of links, and the fsync that admitting a peer costs, hold up no shard.
+    links: bool,
+    /// Decoding and encoding for devices; 0: on the shards' thread.
+    listeners: usize,
+}
+
+impl Threads {
+    /// For so many cores; 0: as many as this process may use. Where there are few, a thread more is a wake-up more for
+    /// every reading, and all share one (`docs/benchmarks.md` has the figures).
+    fn of(cores: u16) -> Self {
+        let found = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        match if cores == 0 { found() } else { usize::from(cores) } {
+            0..=2 => Self { links: false, listeners: 0 },
+            cores => Self { links: true, listeners: (cores - 2).min(MAX_LISTENER_THREADS) },
+        }
+    }
 }
 
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
@@ -131,6 +153,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         LogKeeper::new(disk.log, replicas.keys().copied()),
         disk.stores,
         settings.log.max_segments,
+        settings.log.commit_delay_ms,
     )
     .start();
     let forward = Forward::new(origin, ring.clone());
@@ -165,8 +188,11 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     }
     log.do_send(Serve(actors.clone()));
     uplink.do_send(uplink::Connect(actors.clone()));
-    // On a thread of their own: encryption, and the fsync that admitting a peer costs, hold up no shard.
-    let arbiter = actix::Arbiter::new();
+    let threads = Threads::of(settings.gateway.threads);
+    let links_arbiter = match threads.links {
+        true => actix::Arbiter::new().handle(),
+        false => actix::Arbiter::current(),
+    };
     let links = link::start(
         LinkSettings {
             identity: Arc::new(Mutex::new(identity)),
@@ -176,7 +202,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
             inbound: switch.clone().recipient(),
             status: switch.clone().recipient(),
         },
-        &arbiter.handle(),
+        &links_arbiter,
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
     forwarder.do_send(forwarder::Connect { shards: actors.clone(), switch: switch.clone() });
@@ -195,17 +221,25 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     Supervisor::new(parts).start();
     front.connect(Ways { forwarder, switch: switch.clone() });
 
-    // Devices on threads of their own, so that decoding and encoding leave the site's actors their core.
-    let listeners = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(LISTENER_THREADS)
-        .thread_name("mqtt")
-        .enable_all()
-        .build()
-        .map_err(|error| StartError::Address { address: settings.mqtt.bind, key: "mqtt.bind", error })?;
+    let listeners = match threads.listeners {
+        0 => None,
+        count => Some(
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(count)
+                .thread_name("mqtt")
+                .enable_all()
+                .build()
+                .map_err(|error| StartError::Address {
+                    address: settings.mqtt.bind,
+                    key: "mqtt.bind",
+                    error,
+                })?,
+        ),
+    };
     let (stop, stopping) = watch::channel(false);
     let (bound, binding) = tokio::sync::oneshot::channel();
     let app = front.clone();
-    let serving = listeners.spawn(async move {
+    let serving = async move {
         match Listener::bind(mqtt_config).await {
             Ok(listener) => {
                 let _ = bound.send(Ok(())); // who asked waits for it
@@ -215,9 +249,13 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
                 let _ = bound.send(Err(error));
             }
         }
-    });
+    };
+    let serving = match &listeners {
+        Some(listeners) => listeners.spawn(serving),
+        None => tokio::spawn(serving),
+    };
     if let Ok(Err(error)) = binding.await {
-        listeners.shutdown_background();
+        listeners.into_iter().for_each(Runtime::shutdown_background);
         return Err(StartError::Address { address: settings.mqtt.bind, key: "mqtt.bind", error });
     }
 
@@ -238,7 +276,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let _ = stop.send(true); // the listener may have ended already
     let _ = tokio::time::timeout(Duration::from_millis(STOP_MS), serving).await;
     handle.stop(false).await;
-    listeners.shutdown_background();
+    listeners.into_iter().for_each(Runtime::shutdown_background);
     Ok(())
 }
 

@@ -5,6 +5,10 @@
 //! highest token, and what gathered in the meantime is the next write. So the batch grows with the load
 //! and with the slowness of the disk, and an idle gateway waits for nobody.
 //!
+//! Every write costs flash at least a page, however little it holds. Where readings come slowly and flash matters more
+//! than a quick acknowledgement, a delay lets more gather: a write then begins only when its first submission has
+//! waited for so long, or when [`MAX_HELD_BYTES`] wait.
+//!
 //! Invariant: records of one shard reach the log in the order of their tokens.
 //! Invariant: a token is reported only after the write that holds it, and every earlier one, is on disk.
 //! Limit: one write holds at most [`MAX_WRITE_BYTES`] of payload beyond its first submission; the rest waits
@@ -17,6 +21,9 @@ use std::collections::VecDeque;
 /// The most payload that one write gathers beyond its first submission.
 pub const MAX_WRITE_BYTES: usize = 4 * 1024 * 1024;
 
+/// With a delay: so much payload is written without waiting for more.
+pub const MAX_HELD_BYTES: usize = 64 * 1024;
+
 /// What one shard wants on disk.
 #[derive(Debug)]
 pub struct Submission {
@@ -28,34 +35,60 @@ pub struct Submission {
     pub records: Vec<Record>,
 }
 
+impl Submission {
+    fn bytes(&self) -> usize {
+        self.records.iter().map(|r| r.payload.len()).sum()
+    }
+}
+
 /// Gathers what shards submit while the log writes.
 #[derive(Debug, Default)]
 pub struct GroupCommit {
+    delay_ms: u64,
     waiting: VecDeque<Submission>,
+    waiting_bytes: usize,
+    /// Since when the first of them waits.
+    since_ms: u64,
     writing: Option<Vec<(ShardId, u64)>>,
 }
 
 impl GroupCommit {
+    /// One that lets what comes gather for `delay_ms`; 0: writes as soon as the log is idle.
+    pub fn new(delay_ms: u64) -> Self {
+        Self { delay_ms, ..Self::default() }
+    }
+
     /// A shard wants records on disk.
-    pub fn submit(&mut self, submission: Submission) {
+    pub fn submit(&mut self, now_ms: u64, submission: Submission) {
+        if self.waiting.is_empty() {
+            self.since_ms = now_ms;
+        }
+        self.waiting_bytes += submission.bytes();
         self.waiting.push_back(submission);
+    }
+
+    /// When [`GroupCommit::next_write`] has something to give, unless more comes; nothing while the log writes.
+    pub fn due_ms(&self) -> Option<u64> {
+        let held = self.waiting_bytes < MAX_HELD_BYTES;
+        let due_ms = if held { self.since_ms.saturating_add(self.delay_ms) } else { 0 };
+        (self.writing.is_none() && !self.waiting.is_empty()).then_some(due_ms)
     }
 
     /// The next write, if the log is idle and something waits. The caller makes it durable and then calls
     /// [`GroupCommit::written`]; if that fails, the process must end.
-    pub fn next_write(&mut self) -> Option<Vec<Record>> {
-        if self.writing.is_some() || self.waiting.is_empty() {
-            return None;
-        }
+    pub fn next_write(&mut self, now_ms: u64) -> Option<Vec<Record>> {
+        self.due_ms().filter(|due_ms| *due_ms <= now_ms)?;
         let (mut bytes, mut records, mut tokens) = (0, Vec::new(), Vec::new());
         while let Some(submission) = self.waiting.pop_front() {
-            bytes += submission.records.iter().map(|r| r.payload.len()).sum::<usize>();
+            bytes += submission.bytes();
             tokens.push((submission.shard, submission.token));
             records.extend(submission.records);
             if bytes >= MAX_WRITE_BYTES {
                 break;
             }
         }
+        self.waiting_bytes -= bytes;
+        self.since_ms = now_ms; // of those that stay
         self.writing = Some(tokens);
         Some(records)
     }
@@ -93,14 +126,14 @@ mod tests {
     #[test]
     fn what_comes_during_a_write_shares_the_next_one() {
         let mut commit = GroupCommit::default();
-        commit.submit(submission(1, 1, 10));
-        assert_eq!(commit.next_write().unwrap().len(), 1, "an idle log writes at once");
+        commit.submit(0, submission(1, 1, 10));
+        assert_eq!(commit.next_write(0).unwrap().len(), 1, "an idle log writes at once");
         for (shard, token) in [(1, 2), (2, 1), (1, 3)] {
-            commit.submit(submission(shard, token, 10));
-            assert!(commit.next_write().is_none(), "one write at a time");
+            commit.submit(0, submission(shard, token, 10));
+            assert!(commit.next_write(0).is_none(), "one write at a time");
         }
         assert_eq!(commit.written(), [(ShardId(1), 1)]);
-        let slots: Vec<_> = commit.next_write().unwrap().iter().map(|r| (r.group, r.slot)).collect();
+        let slots: Vec<_> = commit.next_write(0).unwrap().iter().map(|r| (r.group, r.slot)).collect();
         assert_eq!(slots, [(1, 2), (2, 1), (1, 3)]);
         assert_eq!(commit.written(), [(ShardId(1), 3), (ShardId(2), 1)], "the highest token of each shard");
         assert_eq!(commit.pending(), 0);
@@ -110,10 +143,26 @@ mod tests {
     fn a_write_is_bounded_and_the_rest_waits() {
         let mut commit = GroupCommit::default();
         for token in 1..=3 {
-            commit.submit(submission(1, token, MAX_WRITE_BYTES / 2 + 1));
+            commit.submit(0, submission(1, token, MAX_WRITE_BYTES / 2 + 1));
         }
-        assert_eq!(commit.next_write().unwrap().len(), 2);
+        assert_eq!(commit.next_write(0).unwrap().len(), 2);
         assert_eq!(commit.written(), [(ShardId(1), 2)]);
-        assert_eq!(commit.next_write().unwrap().len(), 1);
+        assert_eq!(commit.next_write(0).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn with_a_delay_what_comes_within_it_is_one_write_and_much_is_written_at_once() {
+        let mut commit = GroupCommit::new(200);
+        commit.submit(1_000, submission(1, 1, 10));
+        commit.submit(1_150, submission(2, 1, 10));
+        assert!(commit.next_write(1_199).is_none());
+        assert_eq!(commit.due_ms(), Some(1_200));
+        assert_eq!(commit.next_write(1_200).unwrap().len(), 2);
+        commit.submit(1_210, submission(1, 2, 10));
+        assert_eq!(commit.due_ms(), None, "the log writes");
+        commit.written();
+        assert_eq!(commit.due_ms(), Some(1_410));
+        commit.submit(1_220, submission(2, 2, MAX_HELD_BYTES));
+        assert_eq!(commit.next_write(1_220).unwrap().len(), 2);
     }
 }

@@ -36,10 +36,10 @@ pub struct Desk {
 
 impl Desk {
     /// When the log has more than `max_segments`, shards that hold the oldest one are asked for a snapshot. `room`: whether
-    /// the disk has room at the start, as the shards know it.
-    pub fn new(max_segments: u64, room: bool) -> Self {
+    /// the disk has room at the start, as the shards know it. `delay_ms`: how long what is to be written may gather.
+    pub fn new(max_segments: u64, room: bool, delay_ms: u64) -> Self {
         let figures = LogFigures { room, segments: 0 };
-        Self { commit: GroupCommit::default(), max_segments, figures }
+        Self { commit: GroupCommit::new(delay_ms), max_segments, figures }
     }
 
     /// Figures for operators.
@@ -48,19 +48,29 @@ impl Desk {
     }
 
     /// A shard wants records on disk.
-    pub fn persist(&mut self, submission: Submission) -> Option<Errand> {
-        self.commit.submit(submission);
-        self.next_write()
+    pub fn persist(&mut self, now_ms: u64, submission: Submission) -> Option<Errand> {
+        self.commit.submit(now_ms, submission);
+        self.timer(now_ms)
+    }
+
+    /// When [`Desk::timer`] has something to do, if ever.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.commit.due_ms()
+    }
+
+    /// What has gathered for long enough is to be written.
+    pub fn timer(&mut self, now_ms: u64) -> Option<Errand> {
+        self.commit.next_write(now_ms).map(|records| Errand::Log(LogWork::Write(records)))
     }
 
     /// The log or the store has done something.
-    pub fn done(&mut self, done: Done) -> Vec<Errand> {
+    pub fn done(&mut self, now_ms: u64, done: Done) -> Vec<Errand> {
         let mut errands = Vec::new();
         match done {
             Done::Written => {
                 let persisted = |(shard, token)| Errand::Shard(shard, Said::Persisted(token));
                 errands.extend(self.commit.written().into_iter().map(persisted));
-                errands.extend(self.next_write());
+                errands.extend(self.timer(now_ms));
             }
             Done::Room(room) if self.figures.room != room => {
                 self.figures.room = room;
@@ -85,9 +95,5 @@ impl Desk {
             }
         }
         errands
-    }
-
-    fn next_write(&mut self) -> Option<Errand> {
-        self.commit.next_write().map(|records| Errand::Log(LogWork::Write(records)))
     }
 }

@@ -159,7 +159,7 @@ impl Place {
             origin,
             forward: Forward::new(origin, common.ring.clone()),
             uplink: Uplink::default(),
-            desk: Desk::new(MAX_SEGMENTS, opened.log.room() == Room::Plenty),
+            desk: Desk::new(MAX_SEGMENTS, opened.log.room() == Room::Plenty, 0),
             log: LogKeeper::new(opened.log, replicas.keys().copied()),
             replicas,
             sealer: Sealer::new(&common.secret, &common.site).expect("a salt"),
@@ -397,7 +397,7 @@ impl Live {
             }
         }
         for done in done {
-            let errands = self.desk.done(done);
+            let errands = self.desk.done(now.mono_ms, done);
             self.run(now, errands);
         }
         if !self.desk.figures().room || self.desk.figures().segments > MAX_SEGMENTS {
@@ -487,7 +487,7 @@ impl Live {
         let effects = replica.take(now).map_err(|halt| Ended(halt.to_string()))?;
         out.send.extend(effects.send);
         if let Some(submission) = effects.persist {
-            let errand = self.desk.persist(submission);
+            let errand = self.desk.persist(now.mono_ms, submission);
             self.run(now, errand);
         }
         if effects.healed {

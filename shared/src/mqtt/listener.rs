@@ -339,6 +339,10 @@ impl Task {
                 armed_ms = due_ms.max(now_ms + 1);
                 sleep.as_mut().reset(self.start + Duration::from_millis(armed_ms.min(MAX_TIMER_MS)));
             }
+            if self.core.input().is_empty() {
+                // Who waits holds no buffer; and what was read is mostly in use, so that another is needed anyway.
+                *self.core.input() = bytes::BytesMut::new();
+            }
             tokio::select! {
                 ready = ready(&self.stream, reading, writing) => match ready {
                     Ok(true) => self.read(),
@@ -383,13 +387,7 @@ impl Task {
                 let now_ms = self.now_ms();
                 self.core.received(now_ms, &mut self.events);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let input = self.core.input();
-                if input.is_empty() {
-                    // Idle: hold no buffer.
-                    *input = bytes::BytesMut::new();
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.core.close(CloseReason::Gone, &mut self.events),
         }
     }
