@@ -77,14 +77,18 @@ async fn main() -> Result<()> {
     writer.close().await?;
     let opened_s = opening.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(folder.join("selvedge.db"))?.len();
-    println!("database             {:>10.1} MB, opened (and migrated) in {opened_s:.2} s", bytes as f64 / 1e6);
+    println!(
+        "database             {:>10.1} MB, opened (and migrated) in {opened_s:.2} s",
+        bytes as f64 / 1e6
+    );
 
     let node = Node::start(&settings(folder)?, None).await?;
-    let steps = options.windows.div_ceil(options.devices);
-    let end = START_MS + steps as i64 * WIDTH_MS;
     let mut asked = vec![];
-    println!("{:<34} {:>8} {:>10} {:>10} {:>10} {:>10}", "query", "rows", "kB", "median ms", "p99 ms", "max ms");
-    for (name, path) in queries(end) {
+    println!(
+        "{:<34} {:>8} {:>10} {:>10} {:>10} {:>10}",
+        "query", "rows", "kB", "median ms", "p99 ms", "max ms"
+    );
+    for (name, path) in queries() {
         let measured = ask(node.http, &path, &options).await.map_err(|e| format!("{name}: {e}"))?;
         let Measured { rows, bytes, median_ms, p99_ms, max_ms } = measured;
         let kb = bytes as f64 / 1e3;
@@ -102,17 +106,25 @@ async fn main() -> Result<()> {
 }
 
 /// Each by name; `{device}` stands for another device in each request.
-fn queries(end: i64) -> Vec<(&'static str, String)> {
+fn queries() -> Vec<(&'static str, String)> {
     let day = format!("from={START_MS}&to={}", START_MS + DAY_MS);
     let hour = format!("from={START_MS}&to={}", START_MS + 3_600_000);
-    let all = format!("from={START_MS}&to={end}");
+    // From and to somewhere within a window.
+    let odd = |length: i64| format!("from={}&to={}", START_MS + 1_234_567, START_MS + 1_234_567 + length);
     let device = "/v1/aggregates?device={device}";
     vec![
         ("device, hour, as stored", format!("{device}&{hour}")),
         ("device, day, as stored", format!("{device}&{day}&limit=10000")),
         ("device, day, every=1m", format!("{device}&{day}&every=1m&limit=10000")),
         ("device, day, every=1h", format!("{device}&{day}&every=1h")),
-        ("device, all, every=1h", format!("{device}&{all}&every=1h")),
+        ("device, all, every=1h", format!("{device}&every=1h")),
+        ("device, odd day, every=1h", format!("{device}&{}&every=1h", odd(DAY_MS))),
+        ("device, odd hour, every=1h", format!("{device}&{}&every=1h", odd(3_600_000))),
+        ("each device, day, every=1h", format!("/v1/aggregates?{day}&every=1h&limit=10000")),
+        ("each device, day, every=1d", format!("/v1/aggregates?{day}&every=1d&limit=10000")),
+        ("fleet, day, every=1h", format!("/v1/aggregates?stream=temperature&{day}&every=1h&group=all")),
+        ("fleet, all, every=1h", "/v1/aggregates?every=1h&group=all".to_string()),
+        ("fleet, all, every=1d", "/v1/aggregates?every=1d&group=all".to_string()),
     ]
 }
 
@@ -154,7 +166,8 @@ async fn fill(folder: &Path, options: &Options) -> Result<serde_json::Value> {
             windows += batch.parts.len() as u64;
             batches += 1;
             let content = Some(Content { seq, batch, body_hash: seq });
-            let one = Incoming { site: site()?, shard: ShardId(shard as u16), first_kept: 1, last: seq, content };
+            let one =
+                Incoming { site: site()?, shard: ShardId(shard as u16), first_kept: 1, last: seq, content };
             queue.send(one).await.map_err(|_| "the writer ended")?;
         }
         if windows >= (tenths.len() as u64 + 1) * options.windows / 10 {
@@ -166,7 +179,10 @@ async fn fill(folder: &Path, options: &Options) -> Result<serde_json::Value> {
     writer.await??;
     let seconds = start.elapsed().as_secs_f64();
     let rate = |n: u64| n as f64 / seconds;
-    println!("applied              {batches:>10} batches of {:.1} windows in {seconds:.1} s", windows as f64 / batches as f64);
+    println!(
+        "applied              {batches:>10} batches of {:.1} windows in {seconds:.1} s",
+        windows as f64 / batches as f64
+    );
     println!("                     {:>10.0} batches/s", rate(batches));
     println!("                     {:>10.0} windows/s; by tenths {tenths:?}", rate(windows));
     Ok(json!({ "batches": batches, "windows": windows, "seconds": seconds, "batches_per_s": rate(batches),
@@ -177,7 +193,8 @@ async fn fill(folder: &Path, options: &Options) -> Result<serde_json::Value> {
 fn batch(shard: u64, steps: std::ops::Range<u64>, devices: u64) -> Batch {
     let devices: Vec<u64> = (shard..devices).step_by(SHARDS as usize).collect();
     let name = |n: &u64| StreamName { device: device(*n), stream: "temperature".into() };
-    let parts = steps.flat_map(|step| devices.iter().enumerate().map(move |(at, n)| part(at as u32, *n, step)));
+    let parts =
+        steps.flat_map(|step| devices.iter().enumerate().map(move |(at, n)| part(at as u32, *n, step)));
     Batch { streams: devices.iter().map(name).collect(), parts: parts.collect() }
 }
 
@@ -190,7 +207,14 @@ fn part(stream: u32, device: u64, step: u64) -> Part {
     };
     let mut aggregate = Aggregate::of(sample(0));
     (1..READINGS_PER_WINDOW).for_each(|index| aggregate.merge(&Aggregate::of(sample(index))));
-    Part { stream, width_ms: WIDTH_MS as u32, start, aggregate, late: 0, watermark: start.plus(WIDTH_MS + 2_000) }
+    Part {
+        stream,
+        width_ms: WIDTH_MS as u32,
+        start,
+        aggregate,
+        late: 0,
+        watermark: start.plus(WIDTH_MS + 2_000),
+    }
 }
 
 struct Measured {
