@@ -174,6 +174,12 @@ pub async fn migrate(db: &mut SqliteConnection) -> Result<(), StoreError> {
             return Err(StoreError::Newer { found, known: STEPS.len() });
         }
         let Some(step) = STEPS.get(done) else { return Ok(()) };
+        if found > 0 {
+            tracing::info!(
+                from = found,
+                "bringing the database to a newer schema; the more windows, the longer"
+            );
+        }
         let step = sqlx::AssertSqlSafe(step.replace("{MERGE}", MERGE));
         sqlx::raw_sql(step).execute(&mut *tx).await?;
         sqlx::query("INSERT INTO schema_version (version) VALUES (?)")
