@@ -1,21 +1,24 @@
-//! `/v1/aggregates`: the windows of a device's streams, as stored or merged upwards.
+//! `/v1/aggregates`: the windows of devices' streams, as stored or merged upwards, or merged over devices.
 
-use super::{Api, Failure, Given};
-use crate::logic::query::{AggregateQuery, BadParameter, Place, Spans};
+use super::{Api, Failure, Given, merged};
+use crate::logic::query::{AggregateQuery, BadParameter, Group, Place, Spans};
 use crate::store::{SeriesInfo, StoredWindow};
 use actix_web::{HttpResponse, web};
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::time::EpochMs;
 use serde::Serialize;
 
-/// How many series of one device a query looks at.
-const MAX_SERIES_ENTRIES: u32 = 10_000;
+/// How many series, over all their widths, a query is about at most.
+const MAX_SERIES_ENTRIES: u32 = 100_000;
 
 /// How many windows are read at a time.
-const READ_ENTRIES: u32 = 5_000;
+pub(super) const READ_ENTRIES: u32 = 5_000;
 
 /// How many windows one answer reads at most before it ends with a `next`.
-const SCAN_ENTRIES: usize = 300_000;
+pub(super) const SCAN_ENTRIES: usize = 300_000;
+
+/// For how many windows a series counts in which nothing is found.
+const SEEK_ENTRIES: usize = 20;
 
 #[derive(Serialize)]
 struct Answer {
@@ -26,11 +29,23 @@ struct Answer {
     next: Option<String>,
 }
 
+/// Whose readings a row holds.
 #[derive(Serialize)]
-struct Row {
-    site: String,
-    device: String,
-    stream: String,
+pub(super) struct Owner {
+    /// Nothing if sites are merged.
+    pub site: Option<String>,
+    /// Nothing if devices are merged.
+    pub device: Option<String>,
+    pub stream: String,
+    /// Of how many devices, if they are merged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<usize>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Row {
+    #[serde(flatten)]
+    owner: Owner,
     start: String,
     start_ms: i64,
     width_ms: i64,
@@ -59,26 +74,55 @@ struct Point {
 
 pub(super) async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     let query = AggregateQuery::read(given.into_inner())?;
-    let stream = query.stream.as_deref();
-    let series = api.reader.series(query.site.as_deref(), &query.device, stream, MAX_SERIES_ENTRIES).await?;
+    let (site, device, stream) = (query.site.as_deref(), query.device.as_deref(), query.stream.as_deref());
+    let series = api.reader.series(site, device, stream, MAX_SERIES_ENTRIES + 1).await?;
+    if series.len() > MAX_SERIES_ENTRIES as usize {
+        let why = format!(
+            "there are more than {MAX_SERIES_ENTRIES} streams; say which, or which `site` or `device`"
+        );
+        return Err(BadParameter { parameter: "stream".into(), why }.into());
+    }
     let chosen = query.choose(series)?;
+    let (aggregates, next) = match query.group {
+        Group::Device => apart(&api, &query, &chosen).await?,
+        Group::Site | Group::All => merged::merged(&api, &query, &chosen).await?,
+    };
+    Ok(HttpResponse::Ok().json(Answer {
+        aggregates,
+        truncated: next.is_some(),
+        next: next.map(|place| place.to_string()),
+    }))
+}
+
+/// That `after` does not go with the rest.
+pub(super) fn of_another_query() -> Failure {
+    let why = "belongs to another query; give it with the same device, stream, every, group and width";
+    BadParameter { parameter: "after".into(), why: why.into() }.into()
+}
+
+/// Each series for itself; says where to go on if the answer is full before the end.
+async fn apart(
+    api: &Api,
+    query: &AggregateQuery,
+    chosen: &[SeriesInfo],
+) -> Result<(Vec<Row>, Option<Place>), Failure> {
     let resume = query.after.map(|after| chosen.iter().position(|s| s.id == after.series));
     if resume == Some(None) {
-        let why = "belongs to another query; give it with the same device, stream, every and width";
-        return Err(BadParameter { parameter: "after".into(), why: why.into() }.into());
+        return Err(of_another_query());
     }
-    let mut answer = Answer { aggregates: vec![], truncated: false, next: None };
-    let mut scanned = 0;
+    let (mut rows, mut scanned) = (vec![], 0);
     for one in chosen.iter().skip(resume.flatten().unwrap_or(0)) {
+        if scanned >= SCAN_ENTRIES {
+            return Ok((rows, Some(Place { series: one.id, start: query.from })));
+        }
         let after = query.after.filter(|after| after.series == one.id);
         let from = after.map_or(query.from, |after| query.from.max(after.start));
-        if let Some(start) = read(&api, &query, one, from, &mut scanned, &mut answer.aggregates).await? {
-            answer.truncated = true;
-            answer.next = Some(Place { series: one.id, start }.to_string());
-            break;
+        if let Some(start) = read(api, query, one, from, &mut scanned, &mut rows).await? {
+            return Ok((rows, Some(Place { series: one.id, start })));
         }
+        scanned += SEEK_ENTRIES;
     }
-    Ok(HttpResponse::Ok().json(answer))
+    Ok((rows, None))
 }
 
 /// Adds the spans of one series; says where to go on if the answer is full before its end.
@@ -86,48 +130,57 @@ async fn read(
     api: &Api,
     query: &AggregateQuery,
     series: &SeriesInfo,
-    mut from: EpochMs,
+    from: EpochMs,
     scanned: &mut usize,
     out: &mut Vec<Row>,
 ) -> Result<Option<EpochMs>, Failure> {
     let mut spans = Spans::default();
-    let full = |out: &Vec<Row>| out.len() >= query.limit as usize;
+    let limit = query.limit as usize;
     let width = query.every_ms.unwrap_or(series.width_ms);
-    loop {
-        let windows = api.reader.windows(series.id, from, query.to, READ_ENTRIES).await?;
-        for window in &windows {
-            if full(out) {
-                return Ok(Some(window.start));
+    let row = |span: &StoredWindow| {
+        let (site, device) = (Some(series.site.clone()), Some(series.device.clone()));
+        row(Owner { site, device, stream: series.stream.clone(), devices: None }, width, span)
+    };
+    for segment in query.segments(series.width_ms, from) {
+        let mut from = Some(segment.from);
+        while let Some(start) = from {
+            // As stored, each window is a row; one more says whether there is more.
+            let left = (limit - out.len()) as u32 + 1;
+            let entries = if query.every_ms.is_some() { READ_ENTRIES } else { READ_ENTRIES.min(left) };
+            let page = match segment.span_ms {
+                Some(span) => api.reader.rollups(series.id, span, start, segment.to, entries).await?,
+                None => api.reader.windows(series.id, start, segment.to, entries).await?,
+            };
+            for window in &page.rows {
+                if out.len() >= limit {
+                    return Ok(Some(window.start));
+                }
+                out.extend(spans.push(query.span_start(window.start), window).map(|s| row(&s)));
+                if out.len() >= limit {
+                    return Ok(spans.open_start());
+                }
             }
-            out.extend(spans.push(query.span_start(window.start), window).map(|s| row(series, width, &s)));
-            if full(out) {
-                return Ok(spans.open_start());
+            *scanned += page.rows.len();
+            from = page.next;
+            if from.is_some()
+                && *scanned >= SCAN_ENTRIES
+                && let Some(start) = spans.open_start().filter(|_| !out.is_empty())
+            {
+                return Ok(Some(start));
             }
-        }
-        *scanned += windows.len();
-        match windows.last() {
-            Some(last) if windows.len() == READ_ENTRIES as usize => from = last.start.plus(1),
-            _ => break,
-        }
-        if *scanned >= SCAN_ENTRIES
-            && let Some(start) = spans.open_start().filter(|_| !out.is_empty())
-        {
-            return Ok(Some(start));
         }
     }
-    out.extend(spans.finish().map(|s| row(series, width, &s)));
+    out.extend(spans.finish().map(|s| row(&s)));
     Ok(None)
 }
 
-fn row(series: &SeriesInfo, width_ms: i64, window: &StoredWindow) -> Row {
+pub(super) fn row(owner: Owner, width_ms: i64, window: &StoredWindow) -> Row {
     let a = &window.aggregate;
     let finite = |value: f64| value.is_finite().then_some(value);
     let point = |s: &Sample| Point { time: s.time.to_string(), time_ms: s.time.0, value: finite(s.value) };
     let variance = (a.sum_sq / a.count as f64 - a.mean() * a.mean()).max(0.0);
     Row {
-        site: series.site.clone(),
-        device: series.device.clone(),
-        stream: series.stream.clone(),
+        owner,
         start: window.start.to_string(),
         start_ms: window.start.0,
         width_ms,

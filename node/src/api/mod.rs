@@ -3,6 +3,7 @@
 
 mod aggregates;
 mod ledger;
+mod merged;
 mod status;
 
 use crate::logic::query::BadParameter;

@@ -1,11 +1,13 @@
 use super::*;
-use crate::store::{Content, Incoming, Writer, open};
+use crate::logic::query::{Spans, merge};
+use crate::store::{Content, Incoming, SeriesInfo, StoredWindow, Writer, open};
 use actix_web::{App, test};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 const START: i64 = 1_764_000_000_000;
 
@@ -133,7 +135,12 @@ async fn a_bad_parameter_is_answered_with_what_would_be_right() {
     let mut w = World::new().await;
     w.store("d", "s", 10_000, 1).await;
     for (path, parameter, right) in [
-        ("/v1/aggregates", "device", "/v1/devices"),
+        ("/v1/aggregates?device=", "device", "empty"),
+        ("/v1/aggregates?group=all", "every", "multiple of 1h"),
+        ("/v1/aggregates?group=all&every=30m", "every", "multiple of 1h"),
+        ("/v1/aggregates?group=stream&every=1h", "group", "device, site, all"),
+        ("/v1/aggregates?group=all&every=1h&from=2025-11-24T16:00:20Z", "from", "2025-11-24T16:00:00.000Z"),
+        ("/v1/aggregates?group=all&every=1h&after=99.0", "after", "another query"),
         ("/v1/aggregates?device=d&every=15s", "every", "stored at 10s"),
         ("/v1/aggregates?device=d&from=now", "from", "RFC 3339"),
         ("/v1/aggregates?device=d&after=99.0", "after", "another query"),
@@ -246,4 +253,237 @@ async fn metrics_are_prometheus_text() {
     let text = String::from_utf8(test::read_body(answer).await.to_vec()).unwrap();
     assert!(text.contains("# TYPE selvedge_node_refused_total counter"), "{text}");
     assert!(text.contains("selvedge_node_refused_total{reason=\"topic\"} 1"), "{text}");
+}
+
+#[actix_web::test]
+async fn without_a_device_all_answer_and_groups_merge_them() {
+    let mut w = World::new().await;
+    for (device, stream) in [("a", "temp"), ("b", "temp"), ("b", "door")] {
+        w.store(device, stream, 10_000, 400).await;
+    }
+    let all = w.ok("/v1/aggregates?every=1h").await;
+    assert_eq!(column(&all, "device"), ["a", "a", "b", "b", "b", "b"]);
+    let of_site = w.ok("/v1/aggregates?every=1h&group=site&stream=temp").await;
+    assert_eq!(column(&of_site, "count"), [720, 80]);
+    assert_eq!(column(&of_site, "sum"), [129_240.0, 30_360.0]);
+    assert_eq!(
+        (column(&of_site, "site"), column(&of_site, "device")),
+        (vec![json!("plant-7"); 2], vec![Value::Null; 2])
+    );
+    assert_eq!(
+        (column(&of_site, "devices"), column(&of_site, "complete")),
+        (vec![json!(2); 2], vec![json!(true), json!(false)])
+    );
+    let of_all = w.ok("/v1/aggregates?every=1h&group=all").await;
+    assert_eq!(column(&of_all, "site"), vec![Value::Null; 4]);
+    assert_eq!(column(&of_all, "stream"), ["temp", "door", "temp", "door"]);
+    // A device that is behind holds up the row.
+    w.store("c", "temp", 10_000, 350).await;
+    let behind = w.ok("/v1/aggregates?every=1h&group=site&stream=temp&limit=1").await;
+    assert_eq!(
+        (&behind["aggregates"][0]["devices"], &behind["aggregates"][0]["complete"]),
+        (&json!(3), &json!(false))
+    );
+    w.store("c", "slow", 7_000, 1).await;
+    let (status, body) = w.get("/v1/aggregates?every=1h&group=all").await;
+    assert_eq!((status, &body["parameter"]), (400, &json!("group")));
+    assert!(body["error"].as_str().unwrap().contains("\"slow\" of device \"c\""), "{body}");
+}
+
+#[actix_web::test]
+async fn pages_of_groups_give_every_row_once() {
+    let mut w = World::new().await;
+    for device in ["a", "b"] {
+        for stream in ["s", "t", "u"] {
+            w.store(device, stream, 600_000, 30).await;
+        }
+    }
+    let all = w.ok("/v1/aggregates?every=2h&group=all").await;
+    assert_eq!((column(&all, "count").len(), &all["truncated"]), (9, &json!(false)));
+    for limit in 1..10 {
+        let (mut path, mut rows) = (format!("/v1/aggregates?every=2h&group=all&limit={limit}"), vec![]);
+        loop {
+            let body = w.ok(&path).await;
+            rows.extend(body["aggregates"].as_array().unwrap().clone());
+            let Some(next) = body["next"].as_str() else { break };
+            path = format!("/v1/aggregates?every=2h&group=all&limit={limit}&after={next}");
+        }
+        assert_eq!(&rows, all["aggregates"].as_array().unwrap(), "limit {limit}");
+    }
+}
+
+/// Numbers that are the same in every run.
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+impl World {
+    /// Applies batches of parts of a few streams around 1970, many of them late ones of windows that are there; some batches
+    /// come twice, in one transaction or in two. Values are whole numbers, so that sums are the same in any order.
+    async fn store_at_random(&mut self, random: &mut Seeded, batches: u64) {
+        let mut sent: Vec<Incoming> = vec![];
+        for _ in 0..batches {
+            let mut batch = Batch::default();
+            for device in ["a", "b", "c"] {
+                batch
+                    .streams
+                    .extend(["s", "t"].map(|s| StreamName { device: device.into(), stream: s.into() }));
+            }
+            for _ in 0..random.below(40) {
+                let width_ms = [600_000, 900_000, 3_600_000, 7_200_000, 7_000][random.below(5) as usize];
+                let start =
+                    (random.below(120) as i64 - 60) * 1_800_000 / i64::from(width_ms) * i64::from(width_ms);
+                let sample = |random: &mut Seeded| Sample {
+                    time: EpochMs(start + random.below(100) as i64),
+                    slot: random.below(1_000),
+                    index: random.below(10) as u32,
+                    value: random.below(2_000) as f64 - 1_000.0,
+                };
+                let mut aggregate = Aggregate::of(sample(random));
+                (0..random.below(4)).for_each(|_| aggregate.merge(&Aggregate::of(sample(random))));
+                let (stream, late) = (random.below(6) as u32, random.below(2));
+                let watermark = EpochMs(start + random.below(10_000_000) as i64);
+                batch.parts.push(Part {
+                    stream,
+                    width_ms,
+                    start: EpochMs(start),
+                    aggregate,
+                    late,
+                    watermark,
+                });
+            }
+            self.seq += 1;
+            let content = Some(Content { seq: self.seq, batch, body_hash: self.seq });
+            let site = self.api.sites[0].clone();
+            sent.push(Incoming { site, shard: ShardId(0), first_kept: 1, last: self.seq, content });
+            let again = sent[random.below(sent.len() as u64) as usize].clone();
+            let newest = sent[sent.len() - 1].clone();
+            self.writer.apply(&[again, newest], EpochMs(START)).await.unwrap();
+        }
+    }
+
+    /// What the stored windows of a width add up to, by key, span and series.
+    async fn merged_by_hand(
+        &self,
+        width_ms: i64,
+        every: i64,
+        from: i64,
+        to: i64,
+    ) -> Vec<(SeriesInfo, StoredWindow)> {
+        let mut all = vec![];
+        for series in self.api.reader.series(None, None, None, 100).await.unwrap() {
+            let page = self.api.reader.windows(series.id, EpochMs(from), EpochMs(to), 10_000).await.unwrap();
+            let mut spans = Spans::default();
+            let mut add = |span| all.extend(Option::map(span, |span| (series.clone(), span)));
+            for window in page.rows.iter().filter(|_| series.width_ms == width_ms) {
+                add(spans.push(EpochMs(window.start.0.div_euclid(every) * every), window));
+            }
+            add(spans.finish());
+        }
+        all
+    }
+}
+
+/// What is compared of a row.
+fn told(row: &Value) -> Value {
+    json!([
+        row["device"],
+        row["stream"],
+        row["start_ms"],
+        row["count"],
+        row["sum"],
+        row["min"],
+        row["max"],
+        row["first"]["time_ms"],
+        row["first"]["value"],
+        row["last"]["time_ms"],
+        row["last"]["value"],
+        row["fingerprint"],
+        row["late"],
+        row["parts"],
+        row["watermark_ms"],
+    ])
+}
+
+fn told_by_hand(device: Option<&str>, stream: &str, w: &StoredWindow) -> Value {
+    let a = &w.aggregate;
+    json!([
+        device,
+        stream,
+        w.start.0,
+        a.count,
+        a.sum,
+        a.min,
+        a.max,
+        a.first.time.0,
+        a.first.value,
+        a.last.time.0,
+        a.last.value,
+        format!("{:016x}", a.fingerprint),
+        w.late,
+        w.parts,
+        w.watermark.0,
+    ])
+}
+
+#[actix_web::test]
+async fn roll_ups_answer_as_windows_would() {
+    const HOUR: i64 = 3_600_000;
+    let mut w = World::new().await;
+    let mut random = Seeded(1);
+    for round in 0..6 {
+        w.store_at_random(&mut random, 20).await;
+        for (width, every) in [
+            (600_000, 1),
+            (600_000, 2),
+            (900_000, 24),
+            (600_000, 72),
+            (HOUR, 24),
+            (7_200_000, 24),
+            (7_200_000, 6),
+            (7_000, 7),
+        ] {
+            let every = every * HOUR;
+            let from = random.below(120) as i64 * HOUR - 60 * HOUR + random.below(2) as i64 * 1_234;
+            let to = from + 1 + random.below(60) as i64 * HOUR;
+            let path = format!("/v1/aggregates?width={width}&every={every}&from={from}&to={to}&limit=10000");
+            let expected = w.merged_by_hand(width, every, from, to).await;
+            let mut expected: Vec<_> =
+                expected.iter().map(|(s, w)| told_by_hand(Some(&s.device), &s.stream, w)).collect();
+            let body = w.ok(&path).await;
+            let mut got: Vec<_> = body["aggregates"].as_array().unwrap().iter().map(told).collect();
+            let order = |v: &Value| v.to_string();
+            got.sort_by_key(order);
+            expected.sort_by_key(order);
+            assert_eq!(got, expected, "round {round} {path}");
+        }
+        for (width, every) in [(600_000, 1), (900_000, 6), (600_000, 24), (HOUR, 1), (HOUR, 48)] {
+            let every = every * HOUR;
+            let from = (random.below(100) as i64 - 50) * HOUR;
+            let to = from + (1 + random.below(60) as i64) * HOUR;
+            let mut groups: BTreeMap<(i64, String), StoredWindow> = BTreeMap::new();
+            for (series, span) in w.merged_by_hand(width, every, from, to).await {
+                let key = (span.start.0, series.stream.clone());
+                groups
+                    .entry(key)
+                    .and_modify(|all| {
+                        let watermark = all.watermark.min(span.watermark);
+                        merge(all, &span);
+                        all.watermark = watermark;
+                    })
+                    .or_insert(span);
+            }
+            let expected: Vec<_> = groups.iter().map(|((_, s), w)| told_by_hand(None, s, w)).collect();
+            let path = format!("/v1/aggregates?group=all&width={width}&every={every}&from={from}&to={to}");
+            let body = w.ok(&path).await;
+            let mut got: Vec<_> = body["aggregates"].as_array().unwrap().iter().map(told).collect();
+            got.sort_by_key(|v| (v[2].as_i64(), v[1].to_string()));
+            assert_eq!(got, expected, "round {round} {path}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
-//! Sans-IO cores of the node: what is let in, what was applied, what a query asks. No clock, no network, no disk.
+//! Sans-IO cores of the node: what is let in, what was applied, what is rolled up, what a query
+//! asks. No clock, no network, no disk.
 
 pub mod progress;
 pub mod query;
+pub mod rollup;
 pub mod verify;

@@ -3,11 +3,16 @@
 //! A stream may be stored at several widths. Without `every` the narrowest is given as it is; with `every`, the widest
 //! that divides it is merged upwards, into spans that are aligned to 1970-01-01T00:00:00Z as windows are. `width`
 //! picks another one. What counts is where a window starts: in `from` (included) to `to` (excluded); so a span
-//! that `from` or `to` cuts holds only the windows on the asked side.
+//! that `from` or `to` cuts holds only the windows on the asked side. Where whole hours or days are asked for, roll-ups
+//! answer in the windows' stead, with the same result.
 //!
-//! Limits: a span is made of at most [`MAX_MERGED_WINDOWS`] windows, an answer holds at most
-//! [`MAX_LIMIT_ENTRIES`] of them and says where to go on.
+//! Without `device` all devices answer. With `group` they are merged, for each stream apart; that is done from roll-ups
+//! alone, so it takes whole hours.
+//!
+//! Limits: a span is made of at most [`MAX_MERGED_ENTRIES`] windows or roll-ups, an answer holds at most
+//! [`MAX_LIMIT_ENTRIES`] spans and says where to go on.
 
+use super::rollup::{self, Segment};
 use crate::store::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use std::collections::BTreeMap;
@@ -18,8 +23,8 @@ pub const MAX_LIMIT_ENTRIES: u32 = 10_000;
 /// The rows of one answer when nothing is said.
 pub const DEFAULT_LIMIT_ENTRIES: u32 = 1_000;
 
-/// The most windows that are merged into one span.
-pub const MAX_MERGED_WINDOWS: i64 = 100_000;
+/// The most windows or roll-ups that are merged into one span; a little more where `from` or `to` cuts it.
+pub const MAX_MERGED_ENTRIES: i64 = 100_000;
 
 const DAY_MS: i64 = 86_400_000;
 const MAX_SHOWN_CHARS: usize = 40;
@@ -143,13 +148,24 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// What is merged into one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// One stream of one device.
+    Device,
+    /// A stream of all devices of a site.
+    Site,
+    /// A stream of all devices.
+    All,
+}
+
 /// A query for aggregates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AggregateQuery {
     /// Only of this site.
     pub site: Option<String>,
-    /// The device.
-    pub device: String,
+    /// Only this device.
+    pub device: Option<String>,
     /// Only this stream.
     pub stream: Option<String>,
     /// The earliest start of a window.
@@ -160,6 +176,8 @@ pub struct AggregateQuery {
     pub every_ms: Option<i64>,
     /// The stored width asked for.
     pub width_ms: Option<i64>,
+    /// What makes a row.
+    pub group: Group,
     /// The most rows.
     pub limit: u32,
     /// Where to go on.
@@ -172,10 +190,17 @@ impl AggregateQuery {
     /// # Errors
     /// Names the parameter that is wrong.
     pub fn read(given: Vec<(String, String)>) -> Result<Self, BadParameter> {
-        let known = ["device", "stream", "from", "to", "every", "width", "site", "limit", "after"];
+        let known = ["device", "stream", "from", "to", "every", "group", "width", "site", "limit", "after"];
         let p = Parameters::new(given, &known)?;
         let owned = |text: Option<&str>| text.map(str::to_string);
-        let device = p.text("device")?.ok_or_else(|| bad("device", "is missing; /v1/devices lists them"))?;
+        let group = match p.text("group")? {
+            None | Some("device") => Group::Device,
+            Some("site") => Group::Site,
+            Some("all") => Group::All,
+            Some(other) => {
+                return Err(bad("group", format!("{} is none of: device, site, all", shown(other))));
+            }
+        };
         let from = p.time("from", EpochMs(*TIME_RANGE.start()))?;
         let to = p.time("to", EpochMs(*TIME_RANGE.end()).plus(1))?;
         if to <= from {
@@ -187,20 +212,24 @@ impl AggregateQuery {
         {
             return Err(bad("every", format!("is no multiple of the width {}", duration_text(width))));
         }
+        if group != Group::Device {
+            whole_hours(every_ms, [("from", from), ("to", to)])?;
+        }
         Ok(Self {
             site: owned(p.text("site")?),
-            device: device.to_string(),
+            device: owned(p.text("device")?),
             stream: owned(p.text("stream")?),
             from,
             to,
             every_ms,
             width_ms,
+            group,
             limit: p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?,
             after: p.place("after")?,
         })
     }
 
-    /// Which series answers for each stream, in the order of `series` (by site, stream and width).
+    /// Which series answers for each stream, in the order of `series` (by site, device, stream and width).
     ///
     /// # Errors
     /// When a stream is not stored at a width that fits.
@@ -208,21 +237,27 @@ impl AggregateQuery {
         let mut chosen: Vec<SeriesInfo> = vec![];
         let mut rest = series.as_slice();
         while let Some(first) = rest.first() {
-            let same = |s: &SeriesInfo| s.site == first.site && s.stream == first.stream;
+            let same = |s: &SeriesInfo| {
+                (&s.site, &s.device, &s.stream) == (&first.site, &first.device, &first.stream)
+            };
             let (widths, others) = rest.split_at(rest.iter().take_while(|s| same(s)).count().max(1));
             rest = others;
-            let pick = match (self.width_ms, self.every_ms) {
-                (Some(width), _) => widths.iter().find(|s| s.width_ms == width),
-                (None, Some(every)) => {
-                    widths.iter().rev().find(|s| s.width_ms > 0 && every % s.width_ms == 0)
-                }
+            // Roll-ups to hours are there only of widths that divide the hour.
+            let divided =
+                self.every_ms.map(|every| if self.group == Group::Device { every } else { rollup::HOUR_MS });
+            let fits =
+                |s: &&SeriesInfo| divided.is_none_or(|divided| s.width_ms > 0 && divided % s.width_ms == 0);
+            let pick = match (self.width_ms, divided) {
+                (Some(width), _) => widths.iter().find(|s| s.width_ms == width).filter(fits),
+                (None, Some(_)) => widths.iter().rev().find(fits),
                 (None, None) => widths.first(),
             };
             let stored = || {
                 let all: Vec<_> = widths.iter().map(|s| duration_text(s.width_ms)).collect();
                 format!(
-                    "stream {} of site {} is stored at {}",
+                    "stream {} of device {} of site {} is stored at {}",
                     shown(&first.stream),
+                    shown(&first.device),
                     first.site,
                     all.join(", ")
                 )
@@ -232,22 +267,83 @@ impl AggregateQuery {
                 None if self.width_ms.is_some() => {
                     return Err(bad("width", format!("does not fit: {}", stored())));
                 }
-                None => return Err(bad("every", format!("is no multiple of a stored width: {}", stored()))),
+                None if self.group == Group::Device => {
+                    return Err(bad("every", format!("is no multiple of a stored width: {}", stored())));
+                }
+                None => {
+                    return Err(bad("group", format!("needs a width that divides the hour: {}", stored())));
+                }
             };
-            if self.every_ms.is_some_and(|every| every / pick.width_ms.max(1) > MAX_MERGED_WINDOWS) {
+            if self.merged_entries(pick) > MAX_MERGED_ENTRIES {
                 let why =
-                    format!("would merge more than {MAX_MERGED_WINDOWS} windows into one: {}", stored());
+                    format!("would merge more than {MAX_MERGED_ENTRIES} windows into one: {}", stored());
                 return Err(bad("every", why));
             }
             chosen.push(pick.clone());
         }
+        let all =
+            chosen.first().map_or(0, |one| self.merged_entries(one).saturating_mul(chosen.len() as i64));
+        if self.group != Group::Device && all > MAX_MERGED_ENTRIES {
+            let why = format!(
+                "would merge {} streams, which are more than {MAX_MERGED_ENTRIES} roll-ups, into one; \
+                 a shorter span, `site` or `stream` would make it less",
+                chosen.len()
+            );
+            return Err(bad("every", why));
+        }
         Ok(chosen)
+    }
+
+    /// How many windows or roll-ups of a series one span is made of.
+    fn merged_entries(&self, series: &SeriesInfo) -> i64 {
+        let Some(every) = self.every_ms else { return 1 };
+        let widest = rollup::useful(every, series.width_ms).pop().unwrap_or(series.width_ms);
+        every / widest.max(1)
+    }
+
+    /// What to read of a series at a stored width: windows, and the roll-ups that stand for them.
+    pub fn segments(&self, width_ms: i64, from: EpochMs) -> Vec<Segment> {
+        let spans = self.every_ms.map(|every| rollup::useful(every, width_ms));
+        rollup::cover(&spans.unwrap_or_default(), from, self.to)
+    }
+
+    /// What to read when series are merged: roll-ups alone, with their span.
+    pub fn rollups(&self, from: EpochMs) -> Vec<(i64, Segment)> {
+        let every = self.every_ms.unwrap_or(rollup::HOUR_MS);
+        let spans: Vec<_> = rollup::ROLLUPS_MS.into_iter().filter(|span| every % span == 0).collect();
+        let all = rollup::cover(&spans, from, self.to).into_iter();
+        // Both ends are at full hours, so that nothing is left to windows.
+        all.filter_map(|segment| Some((segment.span_ms?, segment))).collect()
     }
 
     /// Where the span of a window at `start` begins.
     pub fn span_start(&self, start: EpochMs) -> EpochMs {
-        self.every_ms.map_or(start, |every| EpochMs(start.0.div_euclid(every) * every))
+        self.every_ms.map_or(start, |every| rollup::floor(start, every))
     }
+}
+
+/// Merging over devices takes whole hours.
+fn whole_hours(every_ms: Option<i64>, limits: [(&str, EpochMs); 2]) -> Result<(), BadParameter> {
+    let hour = rollup::HOUR_MS;
+    match every_ms {
+        Some(every) if every % hour == 0 => {}
+        _ => return Err(bad("every", "has to be a multiple of 1h with `group`")),
+    }
+    for (name, time) in limits {
+        let before = rollup::floor(time, hour);
+        if before != time {
+            return Err(bad(name, format!("has to be at a full hour with `group`, such as {before}")));
+        }
+    }
+    Ok(())
+}
+
+/// Takes in another window of the same span.
+pub fn merge(span: &mut StoredWindow, window: &StoredWindow) {
+    span.aggregate.merge(&window.aggregate);
+    span.late = span.late.saturating_add(window.late);
+    span.parts = span.parts.saturating_add(window.parts);
+    span.watermark = span.watermark.max(window.watermark);
 }
 
 /// Merges windows, given by start, into spans.
@@ -261,10 +357,7 @@ impl Spans {
     pub fn push(&mut self, start: EpochMs, window: &StoredWindow) -> Option<StoredWindow> {
         match &mut self.open {
             Some(span) if span.start == start => {
-                span.aggregate.merge(&window.aggregate);
-                span.late = span.late.saturating_add(window.late);
-                span.parts = span.parts.saturating_add(window.parts);
-                span.watermark = span.watermark.max(window.watermark);
+                merge(span, window);
                 None
             }
             open => open.replace(StoredWindow { start, ..*window }),
@@ -321,7 +414,7 @@ mod tests {
     #[test]
     fn a_bad_parameter_is_named_with_what_would_be_right() {
         for (text, parameter, right) in [
-            ("", "device", "/v1/devices"),
+            ("group=stream", "group", "device, site, all"),
             ("device=", "device", "empty"),
             ("device=d&form=1", "form", "from"),
             ("device=d&device=e", "device", "twice"),
@@ -352,9 +445,9 @@ mod tests {
         assert_eq!(chosen("device=d&width=10s", &all), Ok(vec![2, 4]));
         let error = chosen("device=d&every=15s", &all).unwrap_err();
         assert_eq!(error.parameter, "every");
-        assert!(error.why.contains("\"t\" of site a is stored at 10s"), "{error}");
+        assert!(error.why.contains("\"t\" of device \"d\" of site a is stored at 10s"), "{error}");
         assert_eq!(chosen("device=d&width=1m", &all).unwrap_err().parameter, "width");
-        assert_eq!(chosen("device=d&every=366d&width=1s", &all[..1]).unwrap_err().parameter, "every");
+        assert_eq!(chosen("device=d&every=100001s&width=1s", &all[..1]).unwrap_err().parameter, "every");
     }
 
     #[test]

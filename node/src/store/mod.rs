@@ -1,6 +1,7 @@
 //! The database: SQLite in one file, written by one [`Writer`], read by any number of [`Reader`]s.
 //!
-//! - Invariant: a batch's windows and the record that it was applied are in the same transaction.
+//! - Invariant: a batch's windows, what they add to roll-ups and the record that it was applied are in the same
+//!   transaction.
 //! - Invariant: what decides whether a batch is new is read from the database inside that transaction, so
 //!   that neither a crash nor a second process can count it twice.
 //! - Invariant: a cursor leaves the store only after the transaction it rests on is on disk
@@ -10,7 +11,7 @@ mod read;
 mod schema;
 mod write;
 
-pub use read::{LedgerPage, Reader, SeriesInfo, ShardStatus, StoredWindow, WindowKey};
+pub use read::{LedgerPage, Reader, RowPage, SeriesInfo, ShardStatus, StoredWindow, WindowKey};
 pub use write::{Applied, Content, Incoming, Outcome, Writer};
 
 use sqlx::ConnectOptions;
@@ -21,8 +22,23 @@ use std::time::Duration;
 /// How long a statement waits for another process's lock on the database.
 pub const BUSY_TIMEOUT_MS: u64 = 10_000;
 
+/// How much of the database the writer keeps in memory. What all devices of a fleet write at a time should find room:
+/// each series' newest windows are on a page of their own.
+pub const WRITE_CACHE_KIB: u32 = 64 * 1024;
+
+/// How far the write-ahead log grows before it is copied into the database. A page that many transactions write
+/// is copied once then; most of what a checkpoint costs is places on the disk, not bytes.
+pub const CHECKPOINT_PAGES: u32 = 16 * 1024;
+
+/// How large the write-ahead log stays once it is copied: its size at [`CHECKPOINT_PAGES`], so that it is not made anew each
+/// time.
+pub const LOG_KEPT_BYTES: u64 = 72 * 1024 * 1024;
+
 /// How many connections answer queries.
 pub const READ_CONNECTIONS_ENTRIES: u32 = 4;
+
+/// How many rows the database may be ahead of who reads them: a small lead makes the two wait for each other.
+pub const READ_BUFFER_ENTRIES: usize = 1_000;
 
 /// How long a query waits for one of them.
 pub const READ_WAIT_MS: u64 = 5_000;
@@ -76,13 +92,15 @@ pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .pragma("journal_size_limit", "67108864");
+        .pragma("cache_size", format!("-{WRITE_CACHE_KIB}"))
+        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
+        .pragma("journal_size_limit", LOG_KEPT_BYTES.to_string());
     let mut db = writing.connect().await.map_err(failed)?;
     schema::migrate(&mut db).await?;
     let pool = SqlitePoolOptions::new()
         .max_connections(READ_CONNECTIONS_ENTRIES)
         .acquire_timeout(Duration::from_millis(READ_WAIT_MS))
-        .connect_with(options.read_only(true))
+        .connect_with(options.read_only(true).row_buffer_size(READ_BUFFER_ENTRIES))
         .await
         .map_err(failed)?;
     Ok((Writer::new(writing, db), Reader::new(pool)))

@@ -6,6 +6,10 @@ use selvedge_shared::time::EpochMs;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqlitePool};
 
+/// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
+const ROW: &str = "w.start_ms, count, sum, sum_sq, min, max, first_ms, first_slot, first_index, first_value, \
+     last_ms, last_slot, last_index, last_value, fingerprint, late_count, parts, watermark_ms";
+
 /// Reads the database, from any number of tasks.
 #[derive(Clone)]
 pub struct Reader {
@@ -49,6 +53,15 @@ pub struct StoredWindow {
     pub parts: u64,
     /// The latest watermark that a part came with.
     pub watermark: EpochMs,
+}
+
+/// Rows of one series, and where to go on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RowPage {
+    /// In order of their start.
+    pub rows: Vec<StoredWindow>,
+    /// From where more may follow.
+    pub next: Option<EpochMs>,
 }
 
 /// A page of the ledger: for each window its place, its count and its fingerprint.
@@ -104,22 +117,23 @@ impl Reader {
         Ok(())
     }
 
-    /// The series of a device (of one of its streams, of one site, if said), at most `limit`, by site, stream and width.
+    /// The series (of one site, device or stream, if said), at most `limit`, by site, device, stream and width.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn series(
         &self,
         site: Option<&str>,
-        device: &str,
+        device: Option<&str>,
         stream: Option<&str>,
         limit: u32,
     ) -> Result<Vec<SeriesInfo>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT series_id, site, name, stream, width_ms FROM series JOIN device USING (device_id) \
-             WHERE name = ?1 AND (?2 IS NULL OR site = ?2) AND (?3 IS NULL OR stream = ?3) \
-             ORDER BY site, stream, width_ms LIMIT ?4",
-        )
+        // Said apart, since an index serves no condition that may be left open.
+        let device_is = if device.is_some() { "name = ?1" } else { "?1 IS NULL" };
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{SERIES} WHERE {device_is} AND (?2 IS NULL OR site = ?2) AND (?3 IS NULL OR stream = ?3) \
+             ORDER BY site, name, stream, width_ms LIMIT ?4"
+        )))
         .bind(device)
         .bind(site)
         .bind(stream)
@@ -165,19 +179,92 @@ impl Reader {
         from: EpochMs,
         to: EpochMs,
         limit: u32,
-    ) -> Result<Vec<StoredWindow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT start_ms, count, sum, sum_sq, min, max, first_ms, first_slot, first_index, first_value, \
-             last_ms, last_slot, last_index, last_value, fingerprint, late_count, parts, watermark_ms \
-             FROM series_window WHERE series_id = ? AND start_ms >= ? AND start_ms < ? ORDER BY start_ms LIMIT ?",
-        )
+    ) -> Result<RowPage, StoreError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {ROW} FROM series_window AS w \
+             WHERE series_id = ? AND start_ms >= ? AND start_ms < ? ORDER BY start_ms LIMIT ?"
+        )))
         .bind(series)
         .bind(from.0)
         .bind(to.0)
         .bind(limit)
+        .try_map(|row| window_at(&row, 0))
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(window_of).collect()
+        let next = rows.last().filter(|_| rows.len() == limit as usize).map(|last| last.start.plus(1));
+        Ok(RowPage { rows, next })
+    }
+
+    /// The roll-ups to `span_ms` of a series that start in `from..to`, by start. Looks at no more than `limit` spans,
+    /// including those in which only other series have something.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rollups(
+        &self,
+        series: i64,
+        span_ms: i64,
+        from: EpochMs,
+        to: EpochMs,
+        limit: u32,
+    ) -> Result<RowPage, StoreError> {
+        // From one start to the next that is there, whatever lies between them.
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "WITH RECURSIVE place (start_ms) AS ( \
+             SELECT min(start_ms) FROM series_rollup WHERE span_ms = ?1 AND start_ms >= ?3 UNION ALL \
+             SELECT (SELECT min(r.start_ms) FROM series_rollup AS r WHERE r.span_ms = ?1 AND r.start_ms > place.start_ms) \
+             FROM place WHERE place.start_ms < ?4 LIMIT ?5) \
+             SELECT place.start_ms, {ROW} FROM place \
+             LEFT JOIN series_rollup AS w ON w.span_ms = ?1 AND w.start_ms = place.start_ms AND w.series_id = ?2 \
+             WHERE place.start_ms < ?4 ORDER BY place.start_ms",
+        )))
+        .bind(span_ms)
+        .bind(series)
+        .bind(from.0)
+        .bind(to.0)
+        .bind(limit)
+        .try_map(|row| {
+            let found = row.try_get::<Option<i64>, _>(1)?.is_some();
+            Ok((EpochMs(row.try_get(0)?), if found { Some(window_at(&row, 1)?) } else { None }))
+        })
+        .fetch_all(&self.pool)
+        .await?;
+        let next = rows.last().filter(|_| rows.len() == limit as usize).map(|(start, _)| start.plus(1));
+        Ok(RowPage { rows: rows.into_iter().filter_map(|(_, row)| row).collect(), next })
+    }
+
+    /// The roll-ups to `span_ms` of all series (of one site, of one stream, if said) that start before `to`, after the
+    /// place `after` in order of start and series, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rollups_of_all(
+        &self,
+        span_ms: i64,
+        after: WindowKey,
+        to: EpochMs,
+        site: Option<&str>,
+        stream: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(i64, StoredWindow)>, StoreError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT series_id, {ROW} FROM series_rollup AS w \
+             WHERE span_ms = ?1 AND (start_ms, series_id) > (?2, ?3) AND start_ms < ?4 \
+             AND (?5 IS NULL OR series_id IN (SELECT series_id FROM series WHERE stream = ?5)) \
+             AND (?6 IS NULL OR series_id IN (SELECT series_id FROM series JOIN device USING (device_id) WHERE site = ?6)) \
+             ORDER BY start_ms, series_id LIMIT ?7"
+        )))
+        .bind(span_ms)
+        .bind(after.start.0)
+        .bind(after.series)
+        .bind(to.0)
+        .bind(stream)
+        .bind(site)
+        .bind(limit)
+        .try_map(|row| Ok((row.try_get(0)?, window_at(&row, 1)?)))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
     }
 
     /// The windows of all series (of one site, of one width, if said) after `after`, at most `limit`.
@@ -270,9 +357,12 @@ fn series_of(row: &SqliteRow) -> Result<SeriesInfo, StoreError> {
     })
 }
 
-fn window_of(row: &SqliteRow) -> Result<StoredWindow, StoreError> {
-    let whole = |at: usize| row.try_get::<i64, _>(at);
-    let real = |at: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<f64>, _>(at)?.unwrap_or(f64::NAN));
+/// The columns [`ROW`] from `base` on. Their types are not asked for, value by value: strict tables hold no others.
+fn window_at(row: &SqliteRow, base: usize) -> Result<StoredWindow, sqlx::Error> {
+    let whole = |at: usize| row.try_get_unchecked::<i64, _>(base + at);
+    let real = |at: usize| {
+        Ok::<_, sqlx::Error>(row.try_get_unchecked::<Option<f64>, _>(base + at)?.unwrap_or(f64::NAN))
+    };
     let sample = |at: usize| {
         Ok::<_, sqlx::Error>(Sample {
             time: EpochMs(whole(at)?),

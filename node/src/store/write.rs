@@ -2,10 +2,12 @@
 
 use super::StoreError;
 use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Progress, Span, Verdict};
+use crate::logic::rollup;
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
+use sqlx::query_builder::Separated;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +24,11 @@ const ROWS_PER_STATEMENT: usize = 64;
 
 type Db = SqliteConnection;
 type ShardKey = (SiteId, ShardId);
+/// By series and start, as in the table.
+type Windows = BTreeMap<(i64, EpochMs), Window>;
+/// By span, start and series, as in the table.
+type Rollups = BTreeMap<(i64, EpochMs, i64), Window>;
+type Values<'a> = Separated<'a, Sqlite, &'static str>;
 /// Site, stream name and width.
 type SeriesKey = (SiteId, StreamName, u32);
 
@@ -170,7 +177,7 @@ async fn stage(
     found: &mut HashMap<SeriesKey, i64>,
 ) -> Result<(Applied, bool), StoreError> {
     let mut shards: BTreeMap<ShardKey, Shard> = BTreeMap::new();
-    let mut windows: BTreeMap<(i64, EpochMs), Window> = BTreeMap::new();
+    let (mut windows, mut rollups) = (Windows::new(), Rollups::new());
     let mut out = Applied::default();
     for message in messages {
         let key = (message.site.clone(), message.shard);
@@ -196,7 +203,11 @@ async fn stage(
                         let Some(name) = content.batch.streams.get(part.stream as usize) else { continue };
                         let series =
                             series_id(db, &message.site, name, part.width_ms, now, known, found).await?;
-                        gather(&mut windows, series, part);
+                        gather(&mut windows, (series, part.start), part);
+                        for span_ms in rollup::spans_of(part.width_ms.into()) {
+                            let start = rollup::floor(part.start, span_ms);
+                            gather(&mut rollups, (span_ms, start, series), part);
+                        }
                     }
                     Outcome::Applied
                 }
@@ -210,9 +221,19 @@ async fn stage(
     }
     let rows: Vec<_> = windows.into_iter().collect();
     for chunk in rows.chunks(ROWS_PER_STATEMENT) {
-        upsert(db, chunk).await?;
+        let key = |row: &mut Values<'_>, (series, start): (i64, EpochMs)| {
+            row.push_bind(series).push_bind(start.0);
+        };
+        upsert(db, "series_window (series_id, start_ms, ", key, chunk).await?;
     }
     out.windows = rows.len();
+    let rows: Vec<_> = rollups.into_iter().collect();
+    for chunk in rows.chunks(ROWS_PER_STATEMENT) {
+        let key = |row: &mut Values<'_>, (span, start, series): (i64, EpochMs, i64)| {
+            row.push_bind(span).push_bind(start.0).push_bind(series);
+        };
+        upsert(db, "series_rollup (span_ms, start_ms, series_id, ", key, chunk).await?;
+    }
     let mut changed = false;
     for (key, shard) in shards {
         if shard.now != shard.before || !shard.applied.is_empty() || shard.new_conflict {
@@ -226,10 +247,10 @@ async fn stage(
     Ok((out, changed))
 }
 
-fn gather(windows: &mut BTreeMap<(i64, EpochMs), Window>, series: i64, part: &Part) {
+fn gather<K: Ord>(windows: &mut BTreeMap<K, Window>, key: K, part: &Part) {
     let (late, watermark) = (part.late, part.watermark);
     windows
-        .entry((series, part.start))
+        .entry(key)
         .and_modify(|window| {
             window.aggregate.merge(&part.aggregate);
             window.late = window.late.saturating_add(late);
@@ -343,8 +364,8 @@ async fn series_id(
 
 /// What [`Aggregate::merge`] does, in SQL. Sums that are not a number are NULL and stay so. Counts stop at
 /// the largest integer; fingerprints wrap around, step by step, because SQLite's `+` would turn real.
-const MERGE: &str = r"
-ON CONFLICT (series_id, start_ms) DO UPDATE SET
+pub(super) const MERGE: &str = r"
+ON CONFLICT DO UPDATE SET
     count = iif(count > 9223372036854775807 - excluded.count, 9223372036854775807, count + excluded.count),
     sum = sum + excluded.sum,
     sum_sq = sum_sq + excluded.sum_sq,
@@ -371,15 +392,22 @@ ON CONFLICT (series_id, start_ms) DO UPDATE SET
     parts = parts + excluded.parts,
     watermark_ms = max(watermark_ms, excluded.watermark_ms)";
 
-async fn upsert(db: &mut Db, rows: &[((i64, EpochMs), Window)]) -> Result<(), StoreError> {
-    let mut insert: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "INSERT INTO series_window (series_id, start_ms, count, sum, sum_sq, min, max, \
-         first_ms, first_slot, first_index, first_value, last_ms, last_slot, last_index, last_value, \
-         fingerprint, late_count, parts, watermark_ms) ",
+/// Writes rows into `table`, which is its name and the columns of its key, or merges them into what is there.
+async fn upsert<K: Copy>(
+    db: &mut Db,
+    table: &str,
+    push_key: impl Fn(&mut Values<'_>, K),
+    rows: &[(K, Window)],
+) -> Result<(), StoreError> {
+    let mut insert: QueryBuilder<Sqlite> = QueryBuilder::new("INSERT INTO ");
+    insert.push(table).push(
+        "count, sum, sum_sq, min, max, first_ms, first_slot, first_index, first_value, \
+         last_ms, last_slot, last_index, last_value, fingerprint, late_count, parts, watermark_ms) ",
     );
-    insert.push_values(rows, |mut row, ((series, start), window)| {
+    insert.push_values(rows, |mut row, (key, window)| {
         let Aggregate { count, sum, sum_sq, min, max, first, last, fingerprint } = window.aggregate;
-        row.push_bind(*series).push_bind(start.0).push_bind(whole(count));
+        push_key(&mut row, *key);
+        row.push_bind(whole(count));
         row.push_bind(sum).push_bind(sum_sq).push_bind(min).push_bind(max);
         for sample in [first, last] {
             row.push_bind(sample.time.0).push_bind(whole(sample.slot));

@@ -42,9 +42,9 @@ fn beacon(first_kept: u64, last: u64) -> Incoming {
 }
 
 async fn window(reader: &Reader, stream: &str, start: i64) -> crate::store::StoredWindow {
-    let series = reader.series(None, "press-1", Some(stream), 9).await.unwrap();
+    let series = reader.series(None, Some("press-1"), Some(stream), 9).await.unwrap();
     assert_eq!(series.len(), 1);
-    reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap()[0]
+    reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap().rows[0]
 }
 
 async fn total(reader: &Reader) -> (u64, f64) {
@@ -212,7 +212,7 @@ async fn shards_and_sites_are_counted_apart() {
     shard.shard = ShardId(4);
     let applied = apply(&mut writer, &[numbered(1), elsewhere, shard]).await;
     assert_eq!(applied.outcomes, [Outcome::Applied; 3]);
-    assert_eq!(reader.series(None, "press-1", Some("temp"), 9).await.unwrap().len(), 2);
+    assert_eq!(reader.series(None, Some("press-1"), Some("temp"), 9).await.unwrap().len(), 2);
     assert_eq!(reader.shards().await.unwrap().len(), 3);
 }
 
@@ -308,4 +308,42 @@ async fn a_full_disk_costs_a_wait_and_nothing_else() {
     // The next connection has room.
     assert_eq!(cursor(&apply(&mut writer, &many).await), Some(199));
     assert_eq!(total(&reader).await.0, 199);
+}
+
+#[tokio::test]
+async fn a_database_without_roll_ups_is_given_them() {
+    type Row = (i64, i64, i64, i64, f64, f64, f64, i64, i64, i64, i64, i64);
+    let roll_ups = async |writer: &mut Writer| -> Vec<Row> {
+        sqlx::query_as(
+            "SELECT span_ms, start_ms, series_id, count, sum, min, max, first_slot, last_ms, fingerprint, parts, watermark_ms \
+             FROM series_rollup ORDER BY span_ms, start_ms, series_id",
+        )
+        .fetch_all(writer.db.as_mut().unwrap())
+        .await
+        .unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, reader) = open(folder.path()).await.unwrap();
+    for seq in 1..=40i64 {
+        let parts = (0..30).map(|n| {
+            let mut part =
+                part((n % 2) as u32, (seq * 7 + n * 13 - 300) * 600_000, &[(seq * n) as f64, -3.0]);
+            part.width_ms = [600_000, 1_200_000, 7_200_000, 7_000, 3_600_000][(n % 5) as usize];
+            part
+        });
+        apply(&mut writer, &[message(seq as u64, 1, batch(parts.collect()))]).await;
+    }
+    let kept = roll_ups(&mut writer).await;
+    assert!(kept.iter().any(|row| row.10 > 1) && kept.iter().any(|row| row.1 < 0), "{kept:?}");
+    let back = "DROP VIEW rollup_aggregate; DROP TABLE series_rollup; DROP INDEX device_name; \
+                DELETE FROM schema_version WHERE version = 2";
+    sqlx::raw_sql(back).execute(writer.db.as_mut().unwrap()).await.unwrap();
+    let (mut writer, _reader) = crash(writer, reader, folder.path()).await;
+    assert_eq!(roll_ups(&mut writer).await, kept);
+    let named: (String, String, i64) =
+        sqlx::query_as("SELECT device, start, span_ms FROM rollup_aggregate WHERE span_ms = 86400000 AND start_ms = 0 LIMIT 1")
+            .fetch_one(writer.db.as_mut().unwrap())
+            .await
+            .unwrap();
+    assert_eq!(named, ("press-1".into(), "1970-01-01T00:00:00.000Z".into(), 86_400_000));
 }
