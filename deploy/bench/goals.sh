@@ -12,8 +12,8 @@ source "$here/peers.sh"
 seconds=${SECONDS_EACH:-8}
 one_system() { # label
     measure "$1" --connections 50 --in-flight 100 --seconds "$seconds"
-    measure "$1 one in flight" --connections 1 --in-flight 1 --seconds "$seconds" --warmup 1
-    measure "$1 5000/s" --connections 500 --rate 5000 --seconds "$seconds"
+    measure "$1, one in flight" --connections 1 --devices 64 --in-flight 1 --seconds "$seconds" --warmup 1 --disk "$work"
+    measure "$1, 5000/s" --connections 500 --rate 5000 --seconds "$seconds"
 }
 
 for round in $(seq "$rounds"); do
@@ -23,3 +23,5 @@ for round in $(seq "$rounds"); do
     start_nats "nats-default-$round" 2m; one_system "NATS R3, sync 2 min"; stop
     start_mosquitto "mosquitto-$round"; one_system mosquitto; stop
 done
+
+"$generator" summary "$reports"

@@ -1,7 +1,7 @@
 //! The program `firmware-sim`: simulated devices against any MQTT endpoint.
 
 use clap::{Parser, Subcommand};
-use firmware_sim::bench::{self, plan::Plan, plot::Picture};
+use firmware_sim::bench::{self, plan::Plan, plot::Picture, summary::Summary};
 use firmware_sim::fleet::{Fleet, Progress};
 use firmware_sim::gaps::GapReport;
 use firmware_sim::settings::{ENV_PREFIX, Settings};
@@ -55,6 +55,7 @@ enum Command {
         json: Option<PathBuf>,
     },
     Plot(Picture),
+    Summary(Summary),
 }
 
 impl Command {
@@ -70,6 +71,7 @@ impl Command {
                 file.and_then(|mut f| f.write_all(&line)).map_err(|e| format!("{}: {e}", path.display()))
             }
             Command::Plot(picture) => picture.make(),
+            Command::Summary(summary) => summary.table().map(|table| print!("{table}")),
         }
     }
 }

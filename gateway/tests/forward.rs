@@ -2,7 +2,7 @@
 
 use selvedge_gateway::logic::forward::{
     Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, MAX_INFLIGHT_BATCHES, NamedReading,
-    RESEND_MS, RETRY_MS, Ticket,
+    PIPELINE_BYTES, READING_BYTES, RESEND_MS, RETRY_MS, Ticket,
 };
 use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Reading, Submission, Verdict};
 use selvedge_gateway::logic::peer::{BusyReason, ForwardAnswer};
@@ -34,10 +34,15 @@ impl Script {
 
     /// Each token becomes a batch of its own, as long as the window allows.
     fn submit(&mut self, now: u64, tokens: impl IntoIterator<Item = u64>) -> String {
+        self.submit_each(now, tokens, PIPELINE_BYTES / READING_BYTES + 1)
+    }
+
+    fn submit_each(&mut self, now: u64, tokens: impl IntoIterator<Item = u64>, readings: usize) -> String {
         for token in tokens {
             let name = StreamName { device: "d".into(), stream: "s".into() };
             let reading = Reading { stream: 7, time: None, value: token as f64, seq: None, boot: None };
-            let item = Forwardable::Publish(None, vec![NamedReading { name: name.into(), reading }]);
+            let reading = NamedReading { name: name.into(), reading };
+            let item = Forwardable::Publish(None, vec![reading; readings]);
             self.forward.submit(S, Ticket { connection: 1, token }, item);
             self.forward.flush(now, &mut self.out);
         }
@@ -104,6 +109,17 @@ fn batches_are_numbered_and_what_gathers_behind_the_window_shares_one() {
     }
     assert_eq!(s.applied(1, 4, &[DONE]), "4=14 5=15 6=15");
     assert_eq!((s.forward.queued_bytes(), s.forward.deadline_ms()), (0, None));
+}
+
+#[test]
+fn little_waits_for_the_batch_under_way_and_much_does_not() {
+    let mut s = Script::new();
+    assert_eq!(s.submit_each(0, [1, 2, 3], 1), "1>0");
+    assert_eq!(s.applied(1, 1, &[DONE]), "2>0 1=11");
+    assert_eq!(Submission::decode(&s.bytes[&2]).unwrap().items.len(), 2);
+    assert_eq!(s.submit_each(2, [4], 1), "");
+    assert_eq!(s.submit(2, [5]), "3>0", "now it is worth its cost");
+    assert_eq!(Submission::decode(&s.bytes[&3]).unwrap().items.len(), 2);
 }
 
 #[test]

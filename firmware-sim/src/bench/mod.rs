@@ -17,6 +17,7 @@ pub mod packet;
 pub mod plan;
 pub mod plot;
 pub mod report;
+pub mod summary;
 pub mod watch;
 
 use hdrhistogram::Histogram;

@@ -53,6 +53,26 @@ pub struct Picture {
     pub out: PathBuf,
 }
 
+/// The reports of some files.
+///
+/// # Errors
+/// Names the file and line that can't be read.
+pub fn read_reports(files: &[PathBuf]) -> Result<Vec<Value>, String> {
+    let mut reports = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let report = serde_json::from_str(line)
+                .map_err(|e| format!("{}, line {}: {e}", file.display(), number + 1))?;
+            reports.push(report);
+            if reports.len() > MAX_REPORTS_ENTRIES {
+                return Err(format!("more than {MAX_REPORTS_ENTRIES} reports; give fewer files"));
+            }
+        }
+    }
+    Ok(reports)
+}
+
 /// A line's name and its points, from left to right.
 type Lines = BTreeMap<String, Vec<(f64, f64)>>;
 
@@ -62,18 +82,7 @@ impl Picture {
     /// # Errors
     /// Names the file and line, or the path that a report does not have.
     pub fn make(&self) -> Result<(), String> {
-        let mut reports = Vec::new();
-        for file in &self.files {
-            let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-            for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                let report = serde_json::from_str(line)
-                    .map_err(|e| format!("{}, line {}: {e}", file.display(), number + 1))?;
-                reports.push(report);
-                if reports.len() > MAX_REPORTS_ENTRIES {
-                    return Err(format!("more than {MAX_REPORTS_ENTRIES} reports; give fewer files"));
-                }
-            }
-        }
+        let reports = read_reports(&self.files)?;
         let svg = self.draw(&self.lines(&reports)?)?;
         std::fs::write(&self.out, svg).map_err(|e| format!("{}: {e}", self.out.display()))
     }

@@ -121,6 +121,14 @@ impl Report {
     }
 }
 
+#[cfg(test)]
+impl Report {
+    pub(super) fn empty() -> Self {
+        let tally = Tally::new().unwrap();
+        Self::new(&Plan::default(), 1.0, &tally, None, Vec::new())
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: f64 = 1024.0 * 1024.0;

@@ -6,6 +6,10 @@
 //! changed or when a leader says that it lacks earlier ones. The state machine applies each number once and
 //! in order, so an unknown outcome is retried and never told the device as a failure.
 //!
+//! A batch costs each replica much the same, however little it holds. So while one is under way, what comes gathers
+//! until it is answered or makes a batch that is worth its cost (Nagle, RFC 896): an idle lane waits for nobody, and a
+//! busy one has fewer and larger batches.
+//!
 //! An answer of a leader that refuses (busy, or a gap) never has anything sent at once: it only sets when all that is
 //! unanswered is sent again. For each of several batches under way gets such an answer, and if each of these
 //! sent several batches, their number would multiply with every round trip.
@@ -27,6 +31,8 @@ use std::sync::Arc;
 
 /// How many batches of one shard may be unanswered.
 pub const MAX_INFLIGHT_BATCHES: usize = 4;
+/// While batches are under way, another one leaves only when so much is queued by the same estimate.
+pub const PIPELINE_BYTES: usize = 8 * 1024;
 /// A batch takes no further item beyond this estimate of its size.
 pub const MAX_BATCH_BYTES: usize = 128 * 1024;
 /// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down.
@@ -140,6 +146,8 @@ struct Inflight {
 struct Lane {
     last_n: u64,
     queue: VecDeque<(Ticket, Forwardable)>,
+    /// The estimate of what is queued.
+    queue_bytes: usize,
     inflight: VecDeque<Inflight>,
     /// When all that is unanswered is sent again.
     due_ms: u64,
@@ -181,8 +189,11 @@ impl Forward {
 
     /// Queues an item for a shard. Nothing is sent before [`Forward::flush`].
     pub fn submit(&mut self, shard: ShardId, ticket: Ticket, item: Forwardable) {
-        self.queued_bytes += item.estimate_bytes();
-        self.lanes.entry(shard).or_default().queue.push_back((ticket, item));
+        let bytes = item.estimate_bytes();
+        self.queued_bytes += bytes;
+        let lane = self.lanes.entry(shard).or_default();
+        lane.queue_bytes += bytes;
+        lane.queue.push_back((ticket, item));
         self.dirty.insert(shard);
     }
 
@@ -206,8 +217,7 @@ impl Forward {
         for shard in std::mem::take(&mut self.dirty) {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
             // A busy leader would refuse what comes behind a refused batch, too.
-            while lane.busy.is_none() && lane.inflight.len() < MAX_INFLIGHT_BATCHES && !lane.queue.is_empty()
-            {
+            while lane.busy.is_none() && lane.wants_to_send() {
                 if lane.inflight.is_empty() {
                     lane.wait(now_ms, RESEND_MS, false);
                 }
@@ -396,6 +406,13 @@ impl Lane {
         self.leader.or_else(reachable).unwrap_or_else(|| turn(0))
     }
 
+    fn wants_to_send(&self) -> bool {
+        match self.inflight.len() {
+            0 => !self.queue.is_empty(),
+            under_way => under_way < MAX_INFLIGHT_BATCHES && self.queue_bytes >= PIPELINE_BYTES,
+        }
+    }
+
     fn cut(&mut self) -> Inflight {
         let (mut submission, mut tickets, mut bytes) = (Submission::default(), Vec::new(), 0);
         let mut streams = StreamList::default();
@@ -417,6 +434,7 @@ impl Lane {
                 }
             });
         }
+        self.queue_bytes -= bytes;
         submission.streams = streams.names;
         self.last_n += 1;
         let submission = submission.encode().into();

@@ -182,6 +182,9 @@ async fn write(
     mut writer: FrameWriter,
 ) -> Result<std::convert::Infallible, LinkError> {
     loop {
+        // Whatever is ready to run has its turn first, so that what it says shares the frame: on a busy thread frames
+        // get fewer, on an idle one nothing waits.
+        tokio::task::yield_now().await;
         let now = clock.now();
         let (frame, heartbeat_at) = {
             let mut link = line.link();
