@@ -29,14 +29,14 @@ stop
 
 for n in 16 32 64 128 256; do
     echo "== $n shards"
-    start_selvedge "shards-$n" SELVEDGE_GATEWAY_SITE__SHARDS="$n"
+    start_selvedge "shards-$n" site.shards="$n"
     measure "shards $n" --connections 100 --in-flight 50 --devices 1000 --seconds "$seconds"
     stop
 done
 
 for delay in 0 250; do
     echo "== flash by rate, log.commit_delay_ms = $delay"
-    start_selvedge "flash-$delay" SELVEDGE_GATEWAY_LOG__COMMIT_DELAY_MS="$delay"
+    start_selvedge "flash-$delay" log.commit_delay_ms="$delay"
     for rate in 10 100 1000 10000; do
         measure "commit_delay_ms $delay" --connections 100 --rate "$rate" --in-flight 1000 --seconds $((seconds * 2))
     done

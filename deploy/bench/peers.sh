@@ -12,10 +12,11 @@ await() {
 port_is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 is_ready() { curl -sf "http://127.0.0.1:$1/readyz"; }
 
-start_selvedge() { # name, settings for gateways...
-    local dir="$work/$1"; shift
+start_selvedge() { # name, settings for gateways (key=value)...
+    local dir="$work/$1" set=(); shift
+    for setting in "$@"; do set+=(--set "$setting"); done
     # --devices 0: the site just runs.
-    env "$@" "$selvedge" --devices 0 --data-dir "$dir" --mqtt-port 21883 --http-port 28081 --node-port 28080 \
+    "$selvedge" "${set[@]}" --devices 0 --data-dir "$dir" --mqtt-port 21883 --http-port 28081 --node-port 28080 \
         --uplink-port 28830 >"$dir.log" 2>&1 &
     parent=$!
     for port in 28081 28082 28083; do await is_ready "$port"; done

@@ -28,7 +28,7 @@ impl Script {
         let members: Vec<_> = (1..=3).map(|g| Member { id: GatewayId(g), weight: 1 }).collect();
         let ring = Arc::new(Ring::new(1, &members, 3).unwrap());
         let replicas = ring.replicas(S).to_vec();
-        let forward = Forward::new(Origin { gateway: GatewayId(9), start: 4 }, ring);
+        let forward = Forward::new(Origin { gateway: GatewayId(9), start: 4 }, ring, PIPELINE_BYTES);
         Self { forward, replicas, out: Effects::default(), bytes: BTreeMap::new() }
     }
 

@@ -71,6 +71,9 @@ pub struct Options {
     /// A cut lasts for this time.
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time)]
     pub cut_for: Duration,
+    /// A setting of all gateways, as `selvedge-gateway --set` takes it; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
     /// The namespaces that this process was started within.
     #[arg(long, hide = true)]
     pub net: Option<String>,

@@ -24,6 +24,8 @@ pub struct Process {
     log: PathBuf,
     /// The network namespace that it runs in, if not ours.
     namespace: Option<String>,
+    /// Settings besides those in its file.
+    settings: Vec<String>,
     child: Option<Child>,
 }
 
@@ -38,8 +40,10 @@ impl Process {
         config: PathBuf,
         log: PathBuf,
         namespace: Option<String>,
+        settings: &[String],
     ) -> Result<Self, String> {
-        let mut process = Self { name, program, config, log, namespace, child: None };
+        let settings = settings.to_vec();
+        let mut process = Self { name, program, config, log, namespace, settings, child: None };
         process.spawn()?;
         Ok(process)
     }
@@ -71,6 +75,7 @@ impl Process {
             .arg(self.program.argument())
             .arg("--config")
             .arg(&self.config)
+            .args(self.settings.iter().flat_map(|setting| ["--set", setting]))
             // It ends when this closes, so also when we are killed.
             .stdin(Stdio::piped())
             .stdout(log)

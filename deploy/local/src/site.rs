@@ -57,12 +57,12 @@ impl Site {
     pub async fn start(options: &Options, folder: &Folder) -> Result<Self, String> {
         let files = settings::write(options, folder)?;
         let log = |name: &str| folder.at(&format!("{name}.log"));
-        let node = Process::start(Program::Node, "the node".to_string(), files.node, log("node"), None)?;
+        let node = Process::start(Program::Node, "the node".to_string(), files.node, log("node"), None, &[])?;
         let mut gateways = Vec::new();
         for (i, config) in files.gateways.into_iter().enumerate() {
             let (name, log) = (format!("gateway {}", i + 1), log(&format!("gateway-{}", i + 1)));
             let namespace = options.net.as_ref().map(|net| net::namespace(net, i));
-            gateways.push(Process::start(Program::Gateway, name, config, log, namespace)?);
+            gateways.push(Process::start(Program::Gateway, name, config, log, namespace, &options.settings)?);
         }
         Ok(Self {
             gateways,

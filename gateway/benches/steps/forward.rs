@@ -3,7 +3,7 @@
 use super::intake::ring;
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
-use selvedge_gateway::logic::forward::{Effects, Forward, Forwardable, Ticket};
+use selvedge_gateway::logic::forward::{Effects, Forward, Forwardable, PIPELINE_BYTES, Ticket};
 use selvedge_gateway::logic::machine::{Outcome, Verdict};
 use selvedge_gateway::logic::peer::ForwardAnswer;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -30,7 +30,7 @@ impl Way {
     fn new(mix: Mix) -> Self {
         let ring = Arc::new(ring());
         let leader = ring.replicas(SHARD)[0];
-        Self { forward: Forward::new(ORIGIN, ring), leader, load: Load::new(mix), n: 0 }
+        Self { forward: Forward::new(ORIGIN, ring, PIPELINE_BYTES), leader, load: Load::new(mix), n: 0 }
     }
 
     fn send(&mut self, items: Vec<(Ticket, Forwardable)>) -> Effects {

@@ -11,7 +11,7 @@ use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
 use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
 use crate::identity::{Expected, Identity, IdentityError};
-use crate::logic::forward::Forward;
+use crate::logic::forward::{Forward, PIPELINE_BYTES};
 use crate::logic::machine::Origin;
 use crate::logic::paxos;
 use crate::logic::replica::SHELF_BYTES;
@@ -156,7 +156,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         settings.log.commit_delay_ms,
     )
     .start();
-    let forward = Forward::new(origin, ring.clone());
+    let forward = Forward::new(origin, ring.clone(), PIPELINE_BYTES);
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
     let switch = Switch::new(me, ring.clone(), front.clone()).start();
     let psk = LinkKey::new(link_psk(&secret, &site));

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 /// How many batches of one shard may be unanswered.
 pub const MAX_INFLIGHT_BATCHES: usize = 4;
-/// While batches are under way, another one leaves only when so much is queued by the same estimate.
+/// While batches are under way, another one leaves only when so much is queued, as an estimate.
 pub const PIPELINE_BYTES: usize = 8 * 1024;
 /// A batch takes no further item beyond this estimate of its size.
 pub const MAX_BATCH_BYTES: usize = 128 * 1024;
@@ -171,15 +171,17 @@ pub struct Forward {
     lanes: BTreeMap<ShardId, Lane>,
     dirty: BTreeSet<ShardId>,
     queued_bytes: usize,
+    pipeline_bytes: usize,
     /// Gateways that can't be reached. They are not asked while another replica can be.
     down: BTreeSet<GatewayId>,
 }
 
 impl Forward {
-    /// A forwarder that numbers its batches under `origin`.
-    pub fn new(origin: Origin, ring: Arc<Ring>) -> Self {
+    /// A forwarder that numbers its batches under `origin`. While batches are under way, another one leaves only when
+    /// `pipeline_bytes` are queued: [`PIPELINE_BYTES`], unless more under way at a time is wanted.
+    pub fn new(origin: Origin, ring: Arc<Ring>, pipeline_bytes: usize) -> Self {
         let (lanes, dirty, down) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { origin, ring, lanes, dirty, queued_bytes: 0, down }
+        Self { origin, ring, lanes, dirty, queued_bytes: 0, pipeline_bytes, down }
     }
 
     /// The origin that this process's batches carry.
@@ -217,7 +219,7 @@ impl Forward {
         for shard in std::mem::take(&mut self.dirty) {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
             // A busy leader would refuse what comes behind a refused batch, too.
-            while lane.busy.is_none() && lane.wants_to_send() {
+            while lane.busy.is_none() && lane.wants_to_send(self.pipeline_bytes) {
                 if lane.inflight.is_empty() {
                     lane.wait(now_ms, RESEND_MS, false);
                 }
@@ -406,11 +408,9 @@ impl Lane {
         self.leader.or_else(reachable).unwrap_or_else(|| turn(0))
     }
 
-    fn wants_to_send(&self) -> bool {
-        match self.inflight.len() {
-            0 => !self.queue.is_empty(),
-            under_way => under_way < MAX_INFLIGHT_BATCHES && self.queue_bytes >= PIPELINE_BYTES,
-        }
+    fn wants_to_send(&self, pipeline_bytes: usize) -> bool {
+        let worth_it = self.inflight.is_empty() || self.queue_bytes >= pipeline_bytes;
+        worth_it && self.inflight.len() < MAX_INFLIGHT_BATCHES && !self.queue.is_empty()
     }
 
     fn cut(&mut self) -> Inflight {
