@@ -154,7 +154,7 @@ impl Place {
         let origin = Origin { gateway: me, start: self.start };
         // Every other process keeps many small batches under way, for that is where they can go wrong.
         let pipeline_bytes =
-            if (u64::from(me.0) + self.start) % 2 == 0 { 0 } else { forward::PIPELINE_BYTES };
+            if (u64::from(me.0) + self.start).is_multiple_of(2) { 0 } else { forward::PIPELINE_BYTES };
         let mut opener = Opener::new();
         opener.add(&common.site, &common.secret);
         self.live = Some(Live {
