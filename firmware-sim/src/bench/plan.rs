@@ -49,7 +49,7 @@ pub struct Plan {
     /// Before that, run without measuring for so long.
     #[arg(long, value_name = "S", default_value_t = 3)]
     pub warmup: u64,
-    /// Threads of the generator.
+    /// Threads of the generator in a closed loop.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
     /// First subscribe a session that stays, as a broker that only stores for subscribers needs.

@@ -174,7 +174,6 @@ impl Handler<Submit> for Forwarder {
         for (shard, ticket, item) in items {
             self.core.submit(shard, ticket, item);
         }
-        self.look(ctx);
         if !std::mem::replace(&mut self.turning, true) {
             ctx.notify(Turn);
         }
@@ -183,11 +182,12 @@ impl Handler<Submit> for Forwarder {
 
 impl Handler<Turn> for Forwarder {
     type Result = ();
-    fn handle(&mut self, _: Turn, _: &mut Self::Context) {
+    fn handle(&mut self, _: Turn, ctx: &mut Self::Context) {
         self.turning = false;
         let mut effects = Effects::default();
         self.core.flush(self.now_ms(), &mut effects);
         self.perform(effects);
+        self.look(ctx);
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How often changed subscriptions are told to peers, and queries are looked after.
-const LOOK_MS: u64 = 100;
+const LOOK_MS: u64 = 250;
 /// A query that nobody answered in this time is given up.
 pub const QUERY_WAIT_MS: u64 = 3_000;
 /// A query that was not answered is put to another replica after this time.

@@ -21,7 +21,7 @@ const MAX_PACKET_BYTES: usize = 256 * 1024;
 /// Publishes that the MQTT client may hold; what it does not take is sent again later.
 const CLIENT_QUEUE_ENTRIES: usize = 256;
 /// How often late batches are looked for.
-const LOOK_MS: u64 = 100;
+const LOOK_MS: u64 = 250;
 /// How long to rest after the broker could not be reached.
 const RECONNECT_MS: u64 = 500;
 
