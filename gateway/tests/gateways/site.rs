@@ -87,6 +87,8 @@ impl Plan {
     pub fn command(&self, i: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-gateway"));
         command.arg("--config").arg(self.file(i)).stdin(Stdio::null()).stdout(Stdio::null());
+        // Both ways of dividing work among threads, whatever this machine has.
+        command.arg("--set").arg(format!("gateway.threads={}", 1 + 3 * (i % 2)));
         command
     }
 
