@@ -125,7 +125,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    pub fn new(random: &mut Random, count: usize, cramped: bool) -> Self {
+    pub fn new(count: usize, cramped: bool) -> Self {
         let kinds: &[Kind] = match cramped {
             // What is refused in one shard and counted in another is counted again when it is sent again.
             true => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain],
@@ -143,7 +143,6 @@ impl Devices {
             connection: None,
             connect_at: 0,
         };
-        let _ = random;
         Self { list: (0..count).map(device).collect(), readings: BTreeMap::new(), last_connection: 0 }
     }
 
@@ -229,7 +228,7 @@ impl Devices {
                     Some(Connection { gateway, start, id, accepted: false, heard, last_arrival });
                 packets.push(Packet::Connect(Box::new(device.connect())));
             }
-            Some(connection) if connection.accepted => device.publish(now, &mut packets),
+            Some(connection) if connection.accepted => device.publish(&mut packets),
             _ => {}
         }
         packets
@@ -259,7 +258,7 @@ impl Devices {
             Answer::Accept(accept) => {
                 connection.accepted = true;
                 device.resume(accept.session_present, &mut packets);
-                device.publish(now, &mut packets);
+                device.publish(&mut packets);
             }
             Answer::Refuse(_) => device.leave(now),
             Answer::Ack(ack) => {
@@ -281,7 +280,7 @@ impl Devices {
                         device.order.retain(|p| *p != packet_id);
                     }
                 }
-                device.publish(now, &mut packets);
+                device.publish(&mut packets);
             }
         }
         packets
@@ -338,6 +337,7 @@ impl Device {
 
     /// Sends again what was under way (MQTT 5, section 4.4).
     fn resume(&mut self, session_present: bool, packets: &mut Vec<Packet>) {
+        let qos = self.qos();
         for packet_id in &self.order {
             let Some(flight) = self.flights.get_mut(packet_id) else { continue };
             assert!(
@@ -345,25 +345,20 @@ impl Device {
                 "the session of {} was forgotten",
                 self.name
             );
-            let numbered = self.kind == Kind::Numbered;
             packets.push(match flight.received {
                 true => Packet::Release(*packet_id),
                 false => Packet::Publish {
                     packet_id: *packet_id,
                     topic: flight.topic.clone(),
                     payload: flight.payload.clone(),
-                    qos: if numbered || self.kind == Kind::Resent {
-                        QoS::AtLeastOnce
-                    } else {
-                        QoS::ExactlyOnce
-                    },
+                    qos,
                     dup: flight.sent_before,
                 },
             });
         }
     }
 
-    fn publish(&mut self, _now: u64, packets: &mut Vec<Packet>) {
+    fn publish(&mut self, packets: &mut Vec<Packet>) {
         while self.flights.len() < INFLIGHT {
             let Some(mut flight) = self.todo.pop_front() else { return };
             // As most clients do: the next free packet id.

@@ -179,7 +179,7 @@ impl World {
             secret: SiteSecret::from_hex(SECRET).expect("a secret"),
         };
         let count = 4 + random.below(8) as usize;
-        let devices = Devices::new(&mut random, count, plan.cramped);
+        let devices = Devices::new(count, plan.cramped);
         let cloud = Cloud::new(&common);
         Self {
             plan: plan.clone(),

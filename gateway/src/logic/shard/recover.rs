@@ -23,20 +23,19 @@ pub const KIND_HEALED: u8 = 5;
 
 /// Written by a replica that lost records when it is repaired.
 pub(super) fn healed(group: ShardId, commit: Slot) -> wal::Record {
-    wal::Record { kind: KIND_HEALED, slot: commit.max(1), ..begun_anew(group, 0) }
+    mark(group, KIND_HEALED, commit.max(1))
 }
 
 /// Written first by a replica that lost records. What it still holds may be entries whose replacements are lost, or that
 /// lie behind a hole; it learns everything again, and a later start must not mix the two.
 pub(super) fn begun_anew(group: ShardId, snapshot_slot: Slot) -> wal::Record {
-    wal::Record {
-        group: group.0,
-        configuration: CONFIGURATION,
-        kind: KIND_BEGUN_ANEW,
-        ballot: (0, 0),
-        slot: snapshot_slot + 1,
-        payload: [].into(),
-    }
+    mark(group, KIND_BEGUN_ANEW, snapshot_slot + 1)
+}
+
+/// A record that only says that something was so. Its slot is one that no snapshot trims too soon.
+fn mark(group: ShardId, kind: u8, slot: Slot) -> wal::Record {
+    let (group, configuration, ballot) = (group.0, CONFIGURATION, (0, 0));
+    wal::Record { group, configuration, kind, ballot, slot, payload: [].into() }
 }
 
 /// A group's record as the log takes it. What is the group's state rather than a slot's carries slot 0.
