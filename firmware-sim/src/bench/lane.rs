@@ -2,7 +2,7 @@
 
 use super::packet::{self, BOOT_RANGE, Heard, Template};
 use super::plan::Plan;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -12,35 +12,83 @@ const CONNECT_MS: u64 = 10_000;
 /// The topics of all simulated devices.
 const FILTER: &str = "d/#";
 
+/// What is read from a socket at a time: many acknowledgements, of 4 bytes each.
+const READ_BYTES: usize = 4 * 1024;
+
 /// An accepted connection and the devices that publish through it.
 #[derive(Debug)]
 pub struct Lane {
     /// The socket; it does not block.
     pub stream: TcpStream,
+    /// The devices.
+    pub devices: Devices,
+}
+
+/// Devices that publish in turn.
+#[derive(Debug)]
+pub struct Devices {
     templates: Vec<Template>,
     next: usize,
 }
 
-impl Lane {
+impl Devices {
     /// Appends the next reading of the next device.
     pub fn write(&mut self, packet_id: u16, time_ms: u64, out: &mut Vec<u8>) {
         if let Some(template) = self.templates.get_mut(self.next) {
             template.write(packet_id, time_ms, out);
-            self.next += 1;
-        } else if !self.templates.is_empty() {
-            self.next = 0;
-            self.write(packet_id, time_ms, out);
+        }
+        self.next = (self.next + 1) % self.templates.len().max(1);
+    }
+}
+
+/// What a broker says on one connection.
+#[derive(Debug)]
+pub struct Inbox {
+    input: Vec<u8>,
+    buffer: [u8; READ_BYTES],
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self { input: Vec::new(), buffer: [0; READ_BYTES] }
+    }
+}
+
+impl Inbox {
+    /// Reads once. False: there was nothing.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn fill(&mut self, stream: &tokio::net::TcpStream) -> Result<bool, String> {
+        match stream.try_read(&mut self.buffer) {
+            Ok(0) => Err(broke(&"the broker closed it")),
+            Ok(n) => {
+                self.input.extend_from_slice(&self.buffer[..n]);
+                Ok(true)
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(broke(&e)),
         }
     }
 
-    /// The same connection and devices; only one of the two may write.
+    /// The packet ids that were acknowledged.
     ///
     /// # Errors
-    /// When the system has no more descriptors.
-    pub fn try_clone(&self) -> Result<Self, String> {
-        let stream = self.stream.try_clone().map_err(|e| format!("no copy of a socket: {e}"))?;
-        Ok(Self { stream, templates: self.templates.clone(), next: self.next })
+    /// When the broker says what a publisher does not expect.
+    pub fn acked(&mut self, mut acked: impl FnMut(u16)) -> Result<(), String> {
+        let taken = packet::read(&self.input, |heard| {
+            if let Heard::Acked(id) = heard {
+                acked(id);
+            }
+        })?;
+        self.input.drain(..taken);
+        Ok(())
     }
+}
+
+/// In words, that a connection has ended.
+pub fn broke(why: &dyn std::fmt::Display) -> String {
+    format!("a connection broke: {why}")
 }
 
 fn open(target: &str, hello: &[&[u8]]) -> Result<TcpStream, String> {
@@ -87,7 +135,7 @@ pub fn connect_all(plan: &Plan) -> Result<Vec<Lane>, String> {
         stream.set_nonblocking(true).map_err(|e| format!("{target}: {e}"))?;
         let devices = (index..plan.devices()).step_by(plan.connections);
         let templates = devices.map(|device| Template::new(device, boot)).collect();
-        lanes.push(Lane { stream, templates, next: 0 });
+        lanes.push(Lane { stream, devices: Devices { templates, next: 0 } });
     }
     Ok(lanes)
 }

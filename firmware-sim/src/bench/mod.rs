@@ -18,6 +18,7 @@ pub mod plan;
 pub mod plot;
 pub mod report;
 pub mod summary;
+mod thread;
 pub mod watch;
 
 use hdrhistogram::Histogram;
@@ -36,6 +37,9 @@ const MAX_LATENCY_US: u64 = 600_000_000;
 
 /// Decimal digits of a latency that are kept.
 const LATENCY_DIGITS: u8 = 3;
+
+/// How often processes are looked at while a stage lasts.
+const WATCH_MS: u64 = 200;
 
 /// How often the end of a run is looked for.
 const LOOK_MS: u64 = 20;
@@ -92,8 +96,9 @@ impl Shared {
 
     /// Sleeps until `end`; at once back when something failed.
     fn wait(&self, end: Instant, watch: &mut Watch) -> Result<(), String> {
-        while Instant::now() < end {
-            watch.until(end.min(Instant::now() + Duration::from_millis(10 * LOOK_MS)));
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            std::thread::sleep(left.min(Duration::from_millis(WATCH_MS)));
+            watch.look();
             if let Some(why) = self.failure() {
                 return Err(why);
             }
@@ -150,14 +155,14 @@ pub fn run(plan: &Plan) -> Result<Report, String> {
     let disk_us = plan.disk.as_deref().map(disk::measure).transpose()?;
     let lanes = lane::connect_all(plan)?;
     let shared = Arc::new(Shared::new());
+    let mut idle = Vec::new();
     let threads = match (plan.idle, plan.rate > 0.0) {
-        (true, _) => Vec::new(),
-        (false, true) => {
-            open::start(plan, lanes.iter().map(lane::Lane::try_clone).collect::<Result<_, _>>()?, &shared)
+        (true, _) => {
+            idle = lanes;
+            Vec::new()
         }
-        (false, false) => {
-            closed::start(plan, lanes.iter().map(lane::Lane::try_clone).collect::<Result<_, _>>()?, &shared)
-        }
+        (false, true) => open::start(plan, lanes, &shared),
+        (false, false) => closed::start(plan, lanes, &shared),
     };
     let pids: Vec<u32> = plan.watch.iter().copied().chain([std::process::id()]).collect();
     let measured = (|| {
@@ -191,6 +196,6 @@ pub fn run(plan: &Plan) -> Result<Report, String> {
     if let Some(why) = shared.failure() {
         return Err(why);
     }
-    drop(lanes);
+    drop(idle); // connected until here
     Ok(Report::new(plan, seconds, &tally, disk_us, usage))
 }

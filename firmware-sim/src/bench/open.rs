@@ -1,10 +1,9 @@
 //! The open loop: readings leave at fixed times, on one thread that does nothing else; acknowledgements are
 //! read on another.
 
-use super::lane::Lane;
-use super::packet::{self, Heard};
+use super::lane::{Devices, Inbox, Lane, broke};
 use super::plan::Plan;
-use super::{LOOK_MS, Shared, Stage, Tally};
+use super::{LOOK_MS, Shared, Stage, Tally, thread};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
@@ -14,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 
 /// Readings of one connection that are due and not sent, beyond which the generator gives up on the rate.
 const MAX_BACKLOG_ENTRIES: usize = 100_000;
@@ -33,13 +31,13 @@ pub(super) fn start(
 ) -> Vec<JoinHandle<Result<Tally, String>>> {
     let slots = || (0..plan.in_flight).map(|_| AtomicU64::new(0)).collect::<Slots>();
     let (mut sending, mut reading) = (Vec::new(), Vec::new());
-    for lane in lanes {
+    for Lane { stream, devices } in lanes {
         let slots = slots();
-        match lane.stream.try_clone() {
-            Ok(stream) => reading.push((stream, slots.clone())),
+        match stream.try_clone() {
+            Ok(copy) => reading.push((copy, slots.clone())),
             Err(e) => shared.fail(format!("no copy of a socket: {e}")),
         }
-        sending.push(Sender { lane, slots, at: 0, backlog: VecDeque::new(), out: Vec::new() });
+        sending.push(Sender { stream, devices, slots, at: 0, backlog: VecDeque::new(), out: Vec::new() });
     }
     let (interval_us, pacing, heard) = (1e6 / plan.rate, shared.clone(), shared.clone());
     vec![
@@ -49,7 +47,8 @@ pub(super) fn start(
 }
 
 struct Sender {
-    lane: Lane,
+    stream: std::net::TcpStream,
+    devices: Devices,
     slots: Slots,
     at: usize,
     backlog: VecDeque<u64>,
@@ -66,13 +65,13 @@ impl Sender {
                 break;
             }
             slot.store((*due_us).max(1), Ordering::Release);
-            self.lane.write(self.at as u16 + 1, shared.wall_ms(*due_us), &mut self.out);
+            self.devices.write(self.at as u16 + 1, shared.wall_ms(*due_us), &mut self.out);
             self.backlog.pop_front();
             self.at = (self.at + 1) % self.slots.len();
             count += 1;
         }
         while !self.out.is_empty() {
-            match self.lane.stream.write(&self.out) {
+            match self.stream.write(&self.out) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(n) => _ = self.out.drain(..n),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -111,7 +110,7 @@ fn pace(mut senders: Vec<Sender>, interval_us: f64, shared: &Shared) -> Result<T
             match senders[index].send(shared) {
                 Ok(count) => tally.published += count,
                 Err(e) => {
-                    shared.fail(format!("a connection broke: {e}"));
+                    shared.fail(broke(&e));
                     return Ok(tally);
                 }
             }
@@ -129,64 +128,31 @@ fn pace(mut senders: Vec<Sender>, interval_us: f64, shared: &Shared) -> Result<T
 }
 
 fn hear(streams: Vec<(std::net::TcpStream, Slots)>, shared: &Arc<Shared>) -> Result<Tally, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| format!("no runtime: {e}"))?;
-    let tally = Rc::new(RefCell::new(Tally::new()?));
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
-        let mut tasks = JoinSet::new();
-        let all = streams.iter().map(|(_, slots)| slots.clone()).collect::<Vec<_>>();
-        for (stream, slots) in streams {
-            let (shared, tally) = (shared.clone(), tally.clone());
-            tasks.spawn_local(async move {
-                if let Err(why) = hear_one(stream, &slots, &shared, &tally).await
-                    && shared.stage() != Stage::Over
-                {
-                    shared.fail(why);
-                }
-            });
-        }
-        let waits =
-            || all.iter().flat_map(|slots| slots.iter()).any(|slot| slot.load(Ordering::Relaxed) != 0);
-        loop {
-            tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
-            let stage = shared.stage();
-            if stage == Stage::Over || (stage == Stage::Drain && !waits()) {
-                return;
-            }
-        }
-    });
-    drop(local); // the tasks hold the tally
-    Rc::into_inner(tally).map(RefCell::into_inner).ok_or_else(|| "a connection did not end".into())
+    let all: Vec<Slots> = streams.iter().map(|(_, slots)| slots.clone()).collect();
+    let waits = || all.iter().flat_map(|slots| slots.iter()).any(|slot| slot.load(Ordering::Relaxed) != 0);
+    thread::run(streams, shared, hear_one, |stage| stage == Stage::Drain && !waits())
 }
 
 async fn hear_one(
-    stream: std::net::TcpStream,
-    slots: &Slots,
-    shared: &Shared,
-    tally: &RefCell<Tally>,
+    (stream, slots): (std::net::TcpStream, Slots),
+    shared: Arc<Shared>,
+    tally: Rc<RefCell<Tally>>,
 ) -> Result<(), String> {
-    let failed = |e: &dyn std::fmt::Display| format!("a connection broke: {e}");
-    let stream = TcpStream::from_std(stream).map_err(|e| failed(&e))?;
-    let (mut input, mut buffer) = (Vec::new(), [0; 1024]);
+    let stream = TcpStream::from_std(stream).map_err(|e| broke(&e))?;
+    let mut inbox = Inbox::default();
     loop {
-        stream.readable().await.map_err(|e| failed(&e))?;
-        match stream.try_read(&mut buffer) {
-            Ok(0) => return Err(failed(&"the broker closed it")),
-            Ok(n) => input.extend_from_slice(&buffer[..n]),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
-            Err(e) => return Err(failed(&e)),
+        stream.readable().await.map_err(|e| broke(&e))?;
+        if !inbox.fill(&stream)? {
+            continue;
         }
         let (now_us, stage) = (shared.now_us(), shared.stage());
         let mut tally = tally.borrow_mut();
-        let taken = packet::read(&input, |heard| {
-            let Heard::Acked(id) = heard else { return };
+        inbox.acked(|id| {
             let Some(slot) = usize::from(id).checked_sub(1).and_then(|at| slots.get(at)) else { return };
             let due_us = slot.swap(0, Ordering::AcqRel);
             if due_us > 0 {
                 tally.acked(now_us.saturating_sub(due_us), stage);
             }
         })?;
-        input.drain(..taken);
     }
 }

@@ -25,7 +25,7 @@ fn put_digits(at: &mut [u8], mut number: u64) {
 }
 
 /// One device's PUBLISH of QoS 1, complete but for the packet id and the digits of its payload.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Template {
     bytes: Vec<u8>,
     packet_id: usize,

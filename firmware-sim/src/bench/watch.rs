@@ -1,10 +1,6 @@
 //! What a broker's processes use, as Linux accounts it in `/proc/PID`.
 
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
-
-/// How often resident memory is looked at.
-const LOOK_MS: u64 = 200;
 
 /// What one process used while it was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -67,18 +63,11 @@ impl Watch {
         Ok(Self { start, most_resident })
     }
 
-    /// Looks until `end`.
-    pub fn until(&mut self, end: Instant) {
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(LOOK_MS)));
-            for (usage, most) in self.start.iter().zip(&mut self.most_resident) {
-                if let Ok(now) = look(usage.pid) {
-                    *most = now.resident_bytes.max(*most);
-                }
+    /// Looks how much memory is resident now.
+    pub fn look(&mut self) {
+        for (usage, most) in self.start.iter().zip(&mut self.most_resident) {
+            if let Ok(now) = look(usage.pid) {
+                *most = now.resident_bytes.max(*most);
             }
         }
     }
