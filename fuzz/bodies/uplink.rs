@@ -7,6 +7,7 @@ use selvedge_node::logic::verify::Verifier;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId, SiteId};
 use selvedge_shared::seal::{MAX_SEALED_BYTES, Opener, Sealer, SiteSecret};
+use selvedge_shared::sketch::Sketch;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, parse_topic, up_topic};
 use std::collections::BTreeSet;
@@ -117,7 +118,7 @@ fn authentic(source: &mut Source) {
         }
         assert_eq!(part.start.window_start(part.width_ms), part.start);
         // What the node does with it: add parts up, and windows to greater ones.
-        let mut sum = *a;
+        let mut sum = a.clone();
         content.batch.parts.iter().for_each(|other| sum.merge(&other.aggregate));
         for every in [part.width_ms, 3_600_000, 86_400_000] {
             let _ = part.start.window_start(every).plus(i64::from(every));
@@ -151,6 +152,7 @@ fn batch(source: &mut Source) -> Batch {
                 max: source.float(),
                 last: sample(source),
                 fingerprint: source.u64(),
+                sketch: source.flag().then(|| Box::new(Sketch::of(source.float()))),
                 ..aggregate
             };
         }

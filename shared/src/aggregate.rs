@@ -3,6 +3,7 @@
 //! [`Aggregate::merge`] is commutative and associative (sums up to rounding), so a window may be counted
 //! in parts, on several machines and in any order, and a wider window is the merge of narrower ones.
 
+use crate::sketch::Sketch;
 use crate::time::EpochMs;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ impl Sample {
 }
 
 /// What is known of one or more readings of a stream. There is none of no readings.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Encode, Decode)]
 pub struct Aggregate {
     /// How many readings.
     pub count: u64,
@@ -46,10 +47,12 @@ pub struct Aggregate {
     /// The sum, modulo 2^64, of [`fingerprint`] over the values: equal for the same readings in any
     /// order, so that a lost reading can't hide behind a duplicated one of another value.
     pub fingerprint: u64,
+    /// How the values are spread, for quantiles; nothing unless it was kept for every one of the readings.
+    pub sketch: Option<Box<Sketch>>,
 }
 
 impl Aggregate {
-    /// The aggregate of one reading.
+    /// The aggregate of one reading, without a sketch.
     pub fn of(sample: Sample) -> Self {
         let value = sample.value;
         Self {
@@ -61,7 +64,23 @@ impl Aggregate {
             first: sample,
             last: sample,
             fingerprint: fingerprint(value),
+            sketch: None,
         }
+    }
+
+    /// The aggregate of one reading, with a sketch.
+    pub fn sketched(sample: Sample) -> Self {
+        Self { sketch: Some(Box::new(Sketch::of(sample.value))), ..Self::of(sample) }
+    }
+
+    /// Takes in one more reading; the sketch, if there is one, too.
+    pub fn add(&mut self, sample: Sample) {
+        let sketch = self.sketch.take().map(|mut sketch| {
+            sketch.add(sample.value);
+            sketch
+        });
+        self.merge(&Self::of(sample));
+        self.sketch = sketch;
     }
 
     /// Takes in another aggregate of the same stream.
@@ -78,11 +97,31 @@ impl Aggregate {
             self.last = other.last;
         }
         self.fingerprint = self.fingerprint.wrapping_add(other.fingerprint);
+        match (&mut self.sketch, &other.sketch) {
+            (Some(sketch), Some(other)) => sketch.merge(other),
+            _ => self.sketch = None,
+        }
     }
 
     /// The arithmetic mean.
     pub fn mean(&self) -> f64 {
         self.sum / self.count as f64
+    }
+
+    /// The standard deviation of all readings (not that of a sample of them).
+    pub fn stddev(&self) -> f64 {
+        (self.sum_sq / self.count as f64 - self.mean() * self.mean()).max(0.0).sqrt()
+    }
+
+    /// The value below which about the share `q` (0 to 1) of the readings lies, if a sketch was kept
+    /// ([`Sketch::quantile`]).
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        self.sketch.as_ref()?.quantile(q, self.min, self.max)
+    }
+
+    /// Whether it can have come about: it counts something, and its sketch counts as much.
+    pub fn is_sound(&self) -> bool {
+        self.count > 0 && self.sketch.as_ref().is_none_or(|sketch| sketch.count() == self.count)
     }
 }
 
@@ -118,6 +157,23 @@ mod tests {
         assert_eq!(all, merged([2, 0, 3, 1]));
         assert_eq!((all.count, all.sum, all.sum_sq, all.min, all.max), (4, 7.0, 85.0, -4.0, 8.0));
         assert_eq!((all.first.slot, all.last.slot), (2, 3), "ties of time are broken by the slot");
+    }
+
+    #[test]
+    fn a_sketch_is_there_only_if_it_holds_every_reading() {
+        let mut all = Aggregate::sketched(sample(1, 1, 1.0));
+        all.add(sample(2, 2, 5.0));
+        all.merge(&Aggregate::sketched(sample(3, 3, 9.0)));
+        assert!(all.is_sound());
+        assert_eq!((all.quantile(0.0), all.quantile(1.0)), (Some(1.0078125), Some(9.0)));
+        assert!((all.quantile(0.5).unwrap() - 5.0).abs() <= 5.0 / 128.0);
+        assert!((all.stddev() - (32.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        all.merge(&Aggregate::of(sample(4, 4, 2.0)));
+        assert_eq!((all.count, all.quantile(0.5)), (4, None));
+        all.add(sample(5, 5, 2.0));
+        assert_eq!((all.count, &all.sketch), (5, &None));
+        all.sketch = Some(Box::new(Sketch::of(1.0)));
+        assert!(!all.is_sound());
     }
 
     #[test]

@@ -46,6 +46,16 @@ pub fn encode<T: Encode>(version: u8, value: &T) -> Vec<u8> {
     out
 }
 
+/// The size of an unsigned integer within a frame.
+pub fn varint_bytes(n: u64) -> usize {
+    match n {
+        0..251 => 1,
+        251..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    }
+}
+
 /// Reads a frame back. `what` names it in errors.
 ///
 /// # Errors

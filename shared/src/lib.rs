@@ -9,6 +9,7 @@ pub mod frame;
 pub mod ids;
 pub mod mqtt;
 pub mod seal;
+pub mod sketch;
 pub mod sparkplug;
 pub mod time;
 pub mod topic;

@@ -11,7 +11,7 @@ use crate::time::EpochMs;
 use bincode::{Decode, Encode};
 
 /// Format version of [`Batch`] frames.
-pub const BATCH_VERSION: u8 = 1;
+pub const BATCH_VERSION: u8 = 2;
 
 /// The most bytes of an encoded [`Batch`].
 pub const MAX_BATCH_BYTES: usize = 64 * 1024;
@@ -60,13 +60,15 @@ impl Batch {
     /// From bytes.
     ///
     /// # Errors
-    /// When the frame is damaged, or a part names a stream that is not there, a width of 0 or no reading.
+    /// When the frame is damaged, or a part names a stream that is not there, a width of 0, no reading or a sketch of others.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let batch: Self = frame::decode("uplink batch", BATCH_VERSION, bytes)?;
         let bad =
-            |p: &Part| p.stream as usize >= batch.streams.len() || p.width_ms == 0 || p.aggregate.count == 0;
+            |p: &Part| p.stream as usize >= batch.streams.len() || p.width_ms == 0 || !p.aggregate.is_sound();
         if batch.parts.iter().any(bad) {
-            let why = "a part names a stream that is not there, a width of 0 or no reading".to_string();
+            let why =
+                "a part names a stream that is not there, a width of 0, no reading or a sketch of others"
+                    .to_string();
             return Err(FrameError::Malformed { what: "uplink batch", why });
         }
         Ok(batch)
@@ -165,8 +167,8 @@ mod tests {
         assert_eq!(Batch::decode(&bytes).unwrap(), batch);
         assert_eq!(
             &bytes[..14],
-            [1, 1, 1, b'd', 1, b't', 1, 0, 251, 0x10, 0x27, 0, 1, 0],
-            "golden bytes of version 1"
+            [2, 1, 1, b'd', 1, b't', 1, 0, 251, 0x10, 0x27, 0, 1, 0],
+            "golden bytes of version 2"
         );
         let mut wrong = batch;
         wrong.parts[0].stream = 1;

@@ -7,6 +7,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use selvedge_shared::aggregate::{Aggregate, Sample, fingerprint};
+use selvedge_shared::sketch::Sketch;
 use selvedge_shared::time::EpochMs;
 
 /// Readings of few different times, so that slots break ties.
@@ -24,7 +25,7 @@ fn samples(value: impl Strategy<Value = f64>) -> impl Strategy<Value = Vec<Sampl
 
 /// Merges two of the parts at a time, until one is left.
 fn merge_all(samples: &[Sample], order: &[(Index, Index)]) -> Aggregate {
-    let mut parts: Vec<Aggregate> = samples.iter().copied().map(Aggregate::of).collect();
+    let mut parts: Vec<Aggregate> = samples.iter().copied().map(Aggregate::sketched).collect();
     let mut order = order.iter().cycle();
     while parts.len() > 1 {
         let (a, b) = order.next().unwrap();
@@ -38,6 +39,8 @@ fn merge_all(samples: &[Sample], order: &[(Index, Index)]) -> Aggregate {
 /// By the plainest reckoning, reading by reading.
 fn naive(samples: &[Sample]) -> Aggregate {
     let by = |s: &&Sample| (s.time, s.slot, s.index);
+    let mut sketch = Sketch::default();
+    samples.iter().for_each(|s| sketch.add(s.value));
     Aggregate {
         count: samples.len() as u64,
         sum: samples.iter().map(|s| s.value).sum(),
@@ -47,6 +50,7 @@ fn naive(samples: &[Sample]) -> Aggregate {
         first: *samples.iter().min_by_key(by).unwrap(),
         last: *samples.iter().max_by_key(by).unwrap(),
         fingerprint: samples.iter().map(|s| fingerprint(s.value)).fold(0, u64::wrapping_add),
+        sketch: Some(Box::new(sketch)),
     }
 }
 
@@ -86,10 +90,10 @@ proptest! {
 
     #[test]
     fn merging_is_commutative_and_but_for_sums_associative(list in samples(value()).prop_filter("3", |l| l.len() >= 3)) {
-        let [a, b, c] = [0, 1, 2].map(|i| Aggregate::of(list[i]));
-        let merged = |x: Aggregate, y: &Aggregate| { let mut sum = x; sum.merge(y); sum };
-        prop_assert_eq!(merged(a, &b), merged(b, &a));
-        let (left, right) = (merged(merged(a, &b), &c), merged(a, &merged(b, &c)));
+        let [a, b, c] = [0, 1, 2].map(|i| Aggregate::sketched(list[i]));
+        let merged = |x: &Aggregate, y: &Aggregate| { let mut sum = x.clone(); sum.merge(y); sum };
+        prop_assert_eq!(merged(&a, &b), merged(&b, &a));
+        let (left, right) = (merged(&merged(&a, &b), &c), merged(&a, &merged(&b, &c)));
         prop_assert_eq!(Aggregate { sum: right.sum, sum_sq: right.sum_sq, ..left }, right);
     }
 

@@ -197,13 +197,13 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
 /// A window in the node's shape, and whether it still takes readings in time.
 fn window(site: &SiteId, w: &WindowView) -> Value {
     let a = &w.aggregate;
-    let variance = (a.sum_sq / a.count as f64 - a.mean() * a.mean()).max(0.0);
     let sample = |s: &Sample| json!({ "time": s.time.to_string(), "time_ms": s.time.0, "value": s.value });
     json!({
         "site": site, "device": &*w.device, "stream": &*w.stream,
         "start": w.start.to_string(), "start_ms": w.start.0, "width_ms": w.width_ms,
-        "count": a.count, "sum": a.sum, "mean": a.mean(), "min": a.min, "max": a.max, "stddev": variance.sqrt(),
+        "count": a.count, "sum": a.sum, "mean": a.mean(), "min": a.min, "max": a.max, "stddev": a.stddev(),
         "first": sample(&a.first), "last": sample(&a.last),
+        "p50": a.quantile(0.5), "p90": a.quantile(0.9), "p99": a.quantile(0.99),
         "late": w.late, "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
         "watermark": w.watermark.to_string(), "watermark_ms": w.watermark.0,
         "complete": w.start.plus(i64::from(w.width_ms)) <= w.watermark, "closed": w.closed,

@@ -178,7 +178,6 @@ pub(super) fn row(owner: Owner, width_ms: i64, window: &StoredWindow) -> Row {
     let a = &window.aggregate;
     let finite = |value: f64| value.is_finite().then_some(value);
     let point = |s: &Sample| Point { time: s.time.to_string(), time_ms: s.time.0, value: finite(s.value) };
-    let variance = (a.sum_sq / a.count as f64 - a.mean() * a.mean()).max(0.0);
     Row {
         owner,
         start: window.start.to_string(),
@@ -189,7 +188,7 @@ pub(super) fn row(owner: Owner, width_ms: i64, window: &StoredWindow) -> Row {
         mean: finite(a.mean()),
         min: finite(a.min),
         max: finite(a.max),
-        stddev: finite(variance.sqrt()).filter(|_| a.sum_sq.is_finite() && a.sum.is_finite()),
+        stddev: finite(a.stddev()).filter(|_| a.sum_sq.is_finite() && a.sum.is_finite()),
         first: point(&a.first),
         last: point(&a.last),
         late: window.late,

@@ -51,7 +51,7 @@ pub(super) async fn merged(
                 }
                 open = Some(start);
                 if answer.series.contains_key(id) {
-                    let new = || StoredWindow { start, ..*window };
+                    let new = || StoredWindow { start, ..window.clone() };
                     spans.entry(*id).and_modify(|span| merge(span, window)).or_insert_with(new);
                 }
             }

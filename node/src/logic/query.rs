@@ -360,7 +360,7 @@ impl Spans {
                 merge(span, window);
                 None
             }
-            open => open.replace(StoredWindow { start, ..*window }),
+            open => open.replace(StoredWindow { start, ..window.clone() }),
         }
     }
 

@@ -41,7 +41,7 @@ pub struct WindowKey {
 }
 
 /// One window as it is stored.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StoredWindow {
     /// Where it starts.
     pub start: EpochMs,
@@ -382,6 +382,7 @@ fn window_at(row: &SqliteRow, base: usize) -> Result<StoredWindow, sqlx::Error> 
             first: sample(6)?,
             last: sample(10)?,
             fingerprint: whole(14)? as u64,
+            sketch: None,
         },
         late: whole(15)? as u64,
         parts: whole(16)? as u64,

@@ -257,7 +257,7 @@ fn gather<K: Ord>(windows: &mut BTreeMap<K, Window>, key: K, part: &Part) {
             window.parts = window.parts.saturating_add(1);
             window.watermark = window.watermark.max(watermark);
         })
-        .or_insert_with(|| Window { aggregate: part.aggregate, late, parts: 1, watermark });
+        .or_insert_with(|| Window { aggregate: part.aggregate.clone(), late, parts: 1, watermark });
 }
 
 async fn load(db: &mut Db, (site, shard): &ShardKey) -> Result<Shard, StoreError> {
@@ -405,7 +405,7 @@ async fn upsert<K: Copy>(
          last_ms, last_slot, last_index, last_value, fingerprint, late_count, parts, watermark_ms) ",
     );
     insert.push_values(rows, |mut row, (key, window)| {
-        let Aggregate { count, sum, sum_sq, min, max, first, last, fingerprint } = window.aggregate;
+        let Aggregate { count, sum, sum_sq, min, max, first, last, fingerprint, .. } = window.aggregate;
         push_key(&mut row, *key);
         row.push_bind(whole(count));
         row.push_bind(sum).push_bind(sum_sq).push_bind(min).push_bind(max);

@@ -9,7 +9,7 @@ use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
 
 /// Format version of [`Proposal`] frames.
-pub const PROPOSAL_VERSION: u8 = 1;
+pub const PROPOSAL_VERSION: u8 = 2;
 
 /// Format version of [`Submission`] frames.
 pub const SUBMISSION_VERSION: u8 = 1;

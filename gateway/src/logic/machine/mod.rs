@@ -619,16 +619,16 @@ fn keep(
     names: &Names,
     rules: &Rules,
 ) -> u64 {
-    let closed = streams.take_closed();
+    let mut closed = streams.take_closed();
     let most = rules.recent_windows as usize;
-    for part in &closed {
-        batches.extend(outbox.push(*part, now, names));
-        recent.push_back(*part);
+    let count = closed.len() as u64;
+    for part in closed.drain(..) {
+        batches.extend(outbox.push(part.clone(), now, names));
+        recent.push_back(part);
         while recent.len() > most {
             recent.pop_front();
         }
     }
-    let count = closed.len() as u64;
     streams.give_back(closed);
     count
 }

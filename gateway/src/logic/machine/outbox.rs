@@ -13,6 +13,7 @@
 use super::names::Names;
 use super::window::Closed;
 use bincode::{Decode, Encode};
+use selvedge_shared::frame::varint_bytes;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName};
 use std::collections::{HashMap, VecDeque};
@@ -139,7 +140,7 @@ impl Outbox {
             stream: self.places.get(&c.stream).copied().unwrap_or(u32::MAX),
             width_ms: c.width_ms,
             start: c.start,
-            aggregate: c.aggregate,
+            aggregate: c.aggregate.clone(),
             late: c.late_count(),
             watermark: c.watermark,
         };
@@ -227,16 +228,8 @@ fn part_bytes(c: &Closed, place: u32) -> usize {
         + 4 * 8
         + samples.sum::<usize>()
         + varint_bytes(a.fingerprint)
+        + 1
+        + a.sketch.as_ref().map_or(0, |sketch| sketch.encoded_bytes())
         + varint_bytes(c.late_count())
         + signed(c.watermark)
-}
-
-/// The size of an integer in a frame.
-fn varint_bytes(n: u64) -> usize {
-    match n {
-        0..251 => 1,
-        251..=0xffff => 3,
-        0x1_0000..=0xffff_ffff => 5,
-        _ => 9,
-    }
 }

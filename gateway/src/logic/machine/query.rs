@@ -89,7 +89,7 @@ impl Machine {
         let mut kept: BTreeMap<u32, Vec<(Closed, bool)>> = ids.iter().map(|id| (*id, Vec::new())).collect();
         for part in &self.recent {
             if let Some(parts) = kept.get_mut(&part.stream) {
-                parts.push((*part, false));
+                parts.push((part.clone(), false));
             }
         }
         let mut answer = Vec::new();
@@ -97,12 +97,12 @@ impl Machine {
             let mut parts = kept.remove(&id).unwrap_or_default();
             let stream = &self.streams.list[id as usize];
             let class = &self.classes[usize::from(stream.class)];
-            let open = stream.open.iter().map(|o| (o.close(id, class, stream.watermark), true));
+            let open = stream.open.iter().map(|o| (o.clone().close(id, class, stream.watermark), true));
             parts.extend(open);
             let Some(width) = width_for(&parts, query.every_ms, class.windows_ms[0]) else { continue };
             let every = query.every_ms.unwrap_or(width);
             let mut windows: BTreeMap<EpochMs, WindowView> = BTreeMap::new();
-            for (part, open) in parts.iter().filter(|(p, _)| p.width_ms == width) {
+            for (part, open) in parts.into_iter().filter(|(p, _)| p.width_ms == width) {
                 let start = part.start.window_start(every);
                 if start >= query.to || start.plus(i64::from(every)) <= query.from {
                     continue;
@@ -115,13 +115,14 @@ impl Machine {
                     continue;
                 }
                 let (device, name) = self.names.of(id);
+                let late = part.late_count();
                 let window = WindowView {
                     device: device.clone(),
                     stream: name.clone(),
                     width_ms: every,
                     start,
                     aggregate: part.aggregate,
-                    late: part.late_count(),
+                    late,
                     parts: 1,
                     closed: !open,
                     watermark: stream.watermark,

@@ -33,6 +33,9 @@ pub struct Rules {
     pub idle_close_ms: u32,
     /// Readings for a closed window gather this long in a further part of it.
     pub late_flush_ms: u32,
+    /// Windows keep a sketch of their values, from which quantiles are answered: two bytes for each of the values that differ by
+    /// more than 1 %, at most some 400.
+    pub quantiles: bool,
     /// Closed parts wait at most this long to be cut into a batch (longer while batches stay unconfirmed).
     pub cut_after_ms: u32,
     /// Readings further ahead of the command's stamp than this are counted but move no watermark.
@@ -73,6 +76,8 @@ pub struct Override {
     pub idle_close_ms: Option<u32>,
     /// As in [`Rules::late_flush_ms`].
     pub late_flush_ms: Option<u32>,
+    /// As in [`Rules::quantiles`].
+    pub quantiles: Option<bool>,
 }
 
 impl Default for Override {
@@ -85,6 +90,7 @@ impl Default for Override {
             allowed_lateness_ms: None,
             idle_close_ms: None,
             late_flush_ms: None,
+            quantiles: None,
         }
     }
 }
@@ -96,6 +102,7 @@ impl Default for Rules {
             allowed_lateness_ms: 5_000,
             idle_close_ms: 15_000,
             late_flush_ms: 5_000,
+            quantiles: true,
             cut_after_ms: 1_000,
             max_future_ms: 600_000,
             session_expiry_cap_s: 7 * 86_400,
@@ -179,12 +186,14 @@ impl Rules {
             lateness_ms: i64::from(self.allowed_lateness_ms),
             idle_close_ms: i64::from(self.idle_close_ms),
             late_flush_ms: i64::from(self.late_flush_ms),
+            quantiles: self.quantiles,
         };
         let of = |o: &Override| Class {
             windows_ms: o.windows_ms.clone().unwrap_or_else(|| default.windows_ms.clone()),
             lateness_ms: o.allowed_lateness_ms.map_or(default.lateness_ms, i64::from),
             idle_close_ms: o.idle_close_ms.map_or(default.idle_close_ms, i64::from),
             late_flush_ms: o.late_flush_ms.map_or(default.late_flush_ms, i64::from),
+            quantiles: o.quantiles.unwrap_or(default.quantiles),
         };
         let overrides: Vec<Class> = self.streams.iter().map(of).collect();
         std::iter::once(default).chain(overrides).collect()
@@ -204,6 +213,7 @@ pub(super) struct Class {
     pub lateness_ms: i64,
     pub idle_close_ms: i64,
     pub late_flush_ms: i64,
+    pub quantiles: bool,
 }
 
 fn bad(name: &str, found: String, wanted: String) -> BadRule {

@@ -22,8 +22,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Format version of snapshots. Version 1 had no verdicts, and is read.
-pub const SNAPSHOT_VERSION: u8 = 2;
+/// Format version of snapshots. Versions 1 and 2 were of no release.
+pub const SNAPSHOT_VERSION: u8 = 3;
 /// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
 /// than that of what is left is refused before room is made for it.
 const MAX_GROWTH: usize = 32;
@@ -136,7 +136,7 @@ impl Machine {
             return Err(damaged);
         }
         let Some((&version, tables)) = body.split_first() else { return Err(damaged) };
-        if !(1..=SNAPSHOT_VERSION).contains(&version) {
+        if version != SNAPSHOT_VERSION {
             return Err(RestoreError::Version(version));
         }
         let mut r = Reader(tables);
@@ -169,9 +169,7 @@ impl Machine {
         if !m.recent.iter().all(|c| c.is_sound(m.names.streams.len())) {
             return Err(inconsistent("recent windows"));
         }
-        if version >= 2 {
-            m.verdicts = Verdicts::from_image(r.take("verdicts")?);
-        }
+        m.verdicts = Verdicts::from_image(r.take("verdicts")?);
         if !r.0.is_empty() {
             return Err(RestoreError::Table("end", format!("{} bytes too many", r.0.len())));
         }

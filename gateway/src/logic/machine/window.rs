@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 pub const MAX_OPEN_WINDOWS_ENTRIES: usize = 64;
 
 /// A part that still takes readings.
-#[derive(Debug, Clone, Copy, PartialEq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub(super) struct Open {
     /// Which of the class's widths.
     pub width: u8,
@@ -37,7 +37,7 @@ pub(super) struct Open {
 }
 
 /// A part that takes no more.
-#[derive(Debug, Clone, Copy, PartialEq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub(super) struct Closed {
     pub stream: u32,
     pub width_ms: u32,
@@ -103,7 +103,7 @@ impl Streams {
         let sound = |o: &Open| {
             let width = of.windows_ms.get(usize::from(o.width));
             let aligned = |w: &u32| is_start(o.start) && o.start.window_start(*w) == o.start;
-            o.aggregate.count > 0 && width.is_some_and(aligned)
+            o.aggregate.is_sound() && width.is_some_and(aligned)
         };
         let boots_sound = boots.len() <= MAX_BOOTS_ENTRIES && boots.iter().all(Boot::is_sound);
         if !ordered || !boots_sound || !open.iter().all(sound) {
@@ -129,8 +129,7 @@ impl Streams {
         std::mem::take(&mut self.closed)
     }
 
-    pub fn give_back(&mut self, mut closed: Vec<Closed>) {
-        closed.clear();
+    pub fn give_back(&mut self, closed: Vec<Closed>) {
         self.closed = closed;
     }
 
@@ -153,9 +152,15 @@ impl Streams {
             let late = start.plus(i64::from(*width_ms)) <= stream.watermark;
             any_late |= late;
             match stream.open.binary_search_by_key(&(width, start), |o| (o.width, o.start)) {
-                Ok(at) => merge(&mut stream.open[at].aggregate, &Aggregate::of(sample)),
+                Ok(at) => {
+                    let aggregate = &mut stream.open[at].aggregate;
+                    aggregate.add(sample);
+                    settle(aggregate);
+                }
                 Err(at) => {
-                    let part = Open { width, late, start, opened: now, aggregate: Aggregate::of(sample) };
+                    let aggregate =
+                        if class.quantiles { Aggregate::sketched(sample) } else { Aggregate::of(sample) };
+                    let part = Open { width, late, start, opened: now, aggregate };
                     if stream.open.is_empty() {
                         stream.open.reserve_exact(class.windows_ms.len());
                     }
@@ -284,13 +289,7 @@ impl Stream {
         closed: &mut Vec<Closed>,
     ) -> usize {
         let (before, watermark) = (self.open.len(), self.watermark);
-        self.open.retain(|o| {
-            let closes = which(o);
-            if closes {
-                closed.push(o.close(id, class, watermark));
-            }
-            !closes
-        });
+        closed.extend(self.open.extract_if(.., |o| which(o)).map(|o| o.close(id, class, watermark)));
         before - self.open.len()
     }
 }
@@ -303,13 +302,13 @@ impl Closed {
 
     /// Whether this can have come about in a shard of so many streams (for one that was read back).
     pub fn is_sound(&self, streams: usize) -> bool {
-        let some = self.width_ms > 0 && self.aggregate.count > 0;
+        let some = self.width_ms > 0 && self.aggregate.is_sound();
         some && (self.stream as usize) < streams && is_start(self.start)
     }
 }
 
 impl Open {
-    pub fn close(&self, stream: u32, class: &Class, watermark: EpochMs) -> Closed {
+    pub fn close(self, stream: u32, class: &Class, watermark: EpochMs) -> Closed {
         let width_ms = class.windows_ms[usize::from(self.width)];
         Closed { stream, width_ms, start: self.start, late: self.late, watermark, aggregate: self.aggregate }
     }
@@ -321,9 +320,14 @@ fn is_start(start: EpochMs) -> bool {
     start > least && start.0 <= *TIME_RANGE.end()
 }
 
-/// Merges, and writes a sum that is no number (infinities of both signs) the same on every processor.
+/// Merges, with a sum as in [`settle`].
 pub(super) fn merge(into: &mut Aggregate, other: &Aggregate) {
     into.merge(other);
+    settle(into);
+}
+
+/// Writes a sum that is no number (infinities of both signs) the same on every processor.
+fn settle(into: &mut Aggregate) {
     if into.sum.is_nan() {
         into.sum = f64::NAN;
     }

@@ -44,7 +44,7 @@ fn beacon(first_kept: u64, last: u64) -> Incoming {
 async fn window(reader: &Reader, stream: &str, start: i64) -> crate::store::StoredWindow {
     let series = reader.series(None, Some("press-1"), Some(stream), 9).await.unwrap();
     assert_eq!(series.len(), 1);
-    reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap().rows[0]
+    reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap().rows.remove(0)
 }
 
 async fn total(reader: &Reader) -> (u64, f64) {
@@ -136,7 +136,7 @@ async fn merging_in_the_database_is_merging_of_aggregates() {
         (a.last.time, a.last.slot, a.last.index) = (EpochMs(random(3) as i64), random(3), random(9) as u32);
         match &mut expected {
             Some(all) => all.merge(a),
-            none => *none = Some(*a),
+            none => *none = Some(a.clone()),
         }
         apply(&mut writer, &[message(i as u64 + 1, 1, batch(vec![one]))]).await;
         assert_eq!(Some(window(&reader, "temp", 0).await.aggregate), expected, "after part {i}");
