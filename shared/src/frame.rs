@@ -3,7 +3,8 @@
 //! Decoding is strict: an unknown version, a byte too few, a byte too many or a length that claims more
 //! than the limit is an error that names what was being read.
 
-use bincode::{Decode, Encode};
+use bincode::error::DecodeError;
+use bincode::{BorrowDecode, Decode, Encode};
 
 /// The most bytes that one frame may claim while it is decoded; also the largest frame that is made.
 pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
@@ -61,13 +62,35 @@ pub fn varint_bytes(n: u64) -> usize {
 /// # Errors
 /// [`FrameError`] when it is empty, of another version, malformed, or longer than what it holds.
 pub fn decode<T: Decode<()>>(what: &'static str, known: u8, bytes: &[u8]) -> Result<T, FrameError> {
+    read(what, known, bytes, |body| bincode::decode_from_slice(body, FORM.with_limit::<MAX_FRAME_BYTES>()))
+}
+
+/// As [`decode`], for what borrows from the frame's bytes.
+///
+/// # Errors
+/// As [`decode`].
+pub fn view<'a, T: BorrowDecode<'a, ()>>(
+    what: &'static str,
+    known: u8,
+    bytes: &'a [u8],
+) -> Result<T, FrameError> {
+    read(what, known, bytes, |body| {
+        bincode::borrow_decode_from_slice(body, FORM.with_limit::<MAX_FRAME_BYTES>())
+    })
+}
+
+fn read<'a, T>(
+    what: &'static str,
+    known: u8,
+    bytes: &'a [u8],
+    form: impl FnOnce(&'a [u8]) -> Result<(T, usize), DecodeError>,
+) -> Result<T, FrameError> {
     let (&found, body) = bytes.split_first().ok_or(FrameError::Empty(what))?;
     if found != known {
         return Err(FrameError::Version { what, found, known });
     }
     let malformed = |why: String| FrameError::Malformed { what, why };
-    let (value, used) = bincode::decode_from_slice(body, FORM.with_limit::<MAX_FRAME_BYTES>())
-        .map_err(|e| malformed(e.to_string()))?;
+    let (value, used) = form(body).map_err(|e| malformed(e.to_string()))?;
     if used != body.len() {
         return Err(malformed(format!("{} bytes too many", body.len() - used)));
     }

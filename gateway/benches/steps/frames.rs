@@ -24,7 +24,7 @@ pub fn steps(m: &mut impl Measure) {
         let submission = move || Load::new(mix).submission();
         m.step(&format!("submission, {name}: encode"), count, || Encode(submission(), Submission::encode));
         m.step(&format!("submission, {name}: decode"), count, || {
-            Decode(submission().encode(), |bytes| Submission::decode(bytes).unwrap())
+            Decode(submission().encode(), |bytes| Submission::decode(bytes).unwrap().items)
         });
     }
     let proposal = || Load::new(Mix::Spread).proposal();

@@ -373,7 +373,7 @@ impl Forward {
 /// The streams of a batch, each once.
 #[derive(Debug, Default)]
 struct StreamList {
-    names: Vec<StreamName>,
+    names: Vec<Arc<StreamName>>,
     known: HashMap<Arc<StreamName>, u32>,
     /// Readings of one stream often follow each other.
     last: Option<(Arc<StreamName>, u32)>,
@@ -387,7 +387,7 @@ impl StreamList {
             return *index;
         }
         let index = *self.known.entry(name.clone()).or_insert_with(|| {
-            self.names.push((*name).clone());
+            self.names.push(name.clone());
             self.names.len() as u32 - 1
         });
         self.last = Some((name, index));

@@ -251,7 +251,7 @@ impl Listener {
             next_id += 1;
             let handle = Arc::new(Handle::new(next_id, peer, &self.config.limits));
             let now_ms = since(start);
-            let task = Task {
+            let mut task = Box::new(Task {
                 app: app.clone(),
                 handle,
                 stream,
@@ -262,11 +262,13 @@ impl Listener {
                 blocked_ms: None,
                 write_stall_ms: self.config.limits.write_stall_ms,
                 start,
-            };
+            });
             let shutdown = shutdown.clone();
             let counted = Counted::new(&open);
             tasks.spawn(async move {
                 task.run(shutdown).await;
+                // In a place of its own: an idle connection should not hold room for its end.
+                Box::pin(task.finish()).await;
                 drop(counted);
             });
         }
@@ -311,7 +313,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
+    async fn run(&mut self, mut shutdown: watch::Receiver<bool>) {
         let sleep = tokio::time::sleep_until(self.start);
         tokio::pin!(sleep);
         let mut armed_ms = 0;
@@ -361,7 +363,6 @@ impl Task {
                 _ = shutdown.wait_for(|&stop| stop) => self.core.close(CloseReason::ShuttingDown, &mut self.events),
             }
         }
-        self.finish().await;
     }
 
     fn now_ms(&self) -> u64 {
@@ -472,7 +473,7 @@ impl Task {
     }
 
     /// Hands the last events up and writes the last bytes, within `write_stall_ms`.
-    async fn finish(mut self) {
+    async fn finish(&mut self) {
         self.hand_up();
         self.handle.mail().closed = true;
         let last = async {

@@ -15,6 +15,9 @@ use std::fmt;
 /// How deep objects may be nested, the outermost counted.
 pub const MAX_OBJECT_DEPTH: usize = 8;
 
+/// So many keys are sooner compared with each other than sorted.
+const FEW_FIELDS_ENTRIES: usize = 8;
+
 const RIGHT_ONE: &str =
     r#"send a number, or {"value":21.5,"ts":1764000000000,"seq":7}, or an array of these"#;
 const RIGHT_OBJECT: &str = r#"send an object of numbers such as {"temp":21.5,"ts":1764000000000}"#;
@@ -304,12 +307,10 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Doc<'de>, A::Error> {
         let mut fields = Vec::new();
         read_fields(&mut map, None, 1, &mut fields, self.left)?;
-        let mut paths: Vec<&str> = fields.iter().map(|f: &Field<'_>| f.path.as_ref()).collect();
-        paths.sort_unstable();
-        if let Some(pair) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(A::Error::custom(format!("key {:?} comes twice", cut(pair[0].into(), 80))));
+        match doubled(&fields) {
+            Some(path) => Err(A::Error::custom(format!("key {:?} comes twice", cut(path.into(), 80)))),
+            None => Ok(Doc::Object(fields)),
         }
-        Ok(Doc::Object(fields))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Doc<'de>, A::Error> {
@@ -326,6 +327,17 @@ impl<'de> Visitor<'de> for Node<'_> {
         }
         Ok(Doc::Array(docs))
     }
+}
+
+/// A path that comes twice.
+fn doubled<'f>(fields: &'f [Field<'_>]) -> Option<&'f str> {
+    if fields.len() <= FEW_FIELDS_ENTRIES {
+        let again = fields.iter().enumerate().find(|(n, f)| fields[..*n].iter().any(|e| e.path == f.path));
+        return again.map(|(_, f)| f.path.as_ref());
+    }
+    let mut paths: Vec<&str> = fields.iter().map(|f| f.path.as_ref()).collect();
+    paths.sort_unstable();
+    paths.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 fn read_fields<'de, A: MapAccess<'de>>(

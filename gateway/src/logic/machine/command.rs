@@ -1,7 +1,7 @@
 //! What a slot holds: commands, and what applying them answers.
 
 use super::rules::Rules;
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::EpochMs;
@@ -75,27 +75,45 @@ pub struct Origin {
     pub start: u64,
 }
 
-/// What one gateway took in for one shard, in the order in which it came.
-#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
-pub struct Submission {
+/// What one gateway took in for one shard, in the order in which it came. `Name` is a stream's name: who encodes has it
+/// shared, who decodes only looks at it.
+#[derive(Debug, Clone, PartialEq, Encode, BorrowDecode)]
+pub struct Submission<Name = StreamName> {
     /// The streams that readings name by index.
-    pub streams: Vec<StreamName>,
+    pub streams: Vec<Name>,
     /// In order.
     pub items: Vec<Item>,
 }
 
-impl Submission {
+/// A stream's name within the bytes of a [`Submission`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct NameRef<'a> {
+    /// As in [`StreamName`].
+    pub device: &'a str,
+    /// As in [`StreamName`].
+    pub stream: &'a str,
+}
+
+impl<Name> Default for Submission<Name> {
+    fn default() -> Self {
+        Self { streams: Vec::new(), items: Vec::new() }
+    }
+}
+
+impl<Name: Encode> Submission<Name> {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         frame::encode(SUBMISSION_VERSION, self)
     }
+}
 
+impl<'a> Submission<NameRef<'a>> {
     /// From bytes.
     ///
     /// # Errors
     /// When the frame is damaged or of another version, or a reading names a stream that is not there.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        let s: Self = frame::decode("submission", SUBMISSION_VERSION, bytes)?;
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, FrameError> {
+        let s: Self = frame::view("submission", SUBMISSION_VERSION, bytes)?;
         let bad = |r: &Reading| r.stream as usize >= s.streams.len();
         if s.items.iter().flat_map(Item::readings).any(bad) {
             let why = "a reading names a stream that is not there".to_string();

@@ -64,7 +64,6 @@ use selvedge_shared::aggregate::Sample;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use selvedge_shared::uplink::StreamName;
 use session::{Not, Sessions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -337,7 +336,7 @@ impl Machine {
     fn item(
         &mut self,
         item: &Item,
-        names: &[StreamName],
+        names: &[NameRef<'_>],
         ids: &mut [u32],
         index: &mut u32,
         applied: &mut Applied,
@@ -376,7 +375,7 @@ impl Machine {
         &mut self,
         source: Option<&Source>,
         readings: &[Reading],
-        names: &[StreamName],
+        names: &[NameRef<'_>],
         ids: &mut [u32],
         index: &mut u32,
         applied: &mut Applied,
@@ -458,7 +457,12 @@ impl Machine {
     }
 
     /// Checks a publish's readings and gives their streams numbers. Says why the publish must be refused.
-    fn resolve(&mut self, readings: &[Reading], names: &[StreamName], ids: &mut [u32]) -> Result<(), String> {
+    fn resolve(
+        &mut self,
+        readings: &[Reading],
+        names: &[NameRef<'_>],
+        ids: &mut [u32],
+    ) -> Result<(), String> {
         for r in readings {
             if !r.value.is_finite() {
                 return Err("a value is not a finite number".to_string());
@@ -473,7 +477,7 @@ impl Machine {
             if *id != UNRESOLVED {
                 continue;
             }
-            *id = match self.names.find(&name.device, &name.stream) {
+            *id = match self.names.find(name.device, name.stream) {
                 Some(id) => id,
                 None => {
                     let sound = 1..=MAX_NAME_BYTES;
@@ -484,8 +488,8 @@ impl Machine {
                     if self.names.streams.len() >= most as usize {
                         return Err(format!("the shard has its most streams (max_streams is {most})"));
                     }
-                    self.streams.add(self.rules.class_of(&name.device, &name.stream));
-                    self.names.add(&name.device, &name.stream)
+                    self.streams.add(self.rules.class_of(name.device, name.stream));
+                    self.names.add(name.device, name.stream)
                 }
             };
         }
