@@ -9,6 +9,9 @@ use bincode::{BorrowDecode, Decode, Encode};
 /// The most bytes that one frame may claim while it is decoded; also the largest frame that is made.
 pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
 
+/// The room that a frame is begun with; most need no more.
+const USUAL_BYTES: usize = 512;
+
 const FORM: bincode::config::Configuration = bincode::config::standard();
 
 /// What is wrong with a frame.
@@ -41,7 +44,8 @@ pub enum FrameError {
 
 /// A frame of `value` in format `version`. Integers are variable-length, little-endian.
 pub fn encode<T: Encode>(version: u8, value: &T) -> Vec<u8> {
-    let mut out = vec![version];
+    let mut out = Vec::with_capacity(USUAL_BYTES);
+    out.push(version);
     let written = bincode::encode_into_std_write(value, &mut out, FORM);
     debug_assert!(written.is_ok(), "writing to memory does not fail");
     out

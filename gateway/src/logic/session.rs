@@ -31,6 +31,7 @@ use selvedge_shared::uplink::StreamName;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// How many unapplied QoS 0 publishes of one connection are kept; further ones are dropped.
 pub const MAX_QOS0_PENDING: usize = 1_024;
@@ -39,8 +40,8 @@ pub const MAX_PUBLISH_BYTES: usize = 100 * 1024;
 /// A CONNECT that no quorum confirmed in this time is refused.
 pub const CONNECT_WAIT_MS: u64 = 5_000;
 
-/// How many streams' names a connection keeps at hand.
-const RECENT_NAMES_ENTRIES: usize = 8;
+/// How many streams' names a connection keeps at hand at first, and at most once it has shown that it carries more.
+const RECENT_NAMES_ENTRIES: (usize, usize) = (8, 256);
 
 /// How many filters go to the shard of the client id in one item.
 const FILTERS_ITEM_ENTRIES: usize = 64;
@@ -544,11 +545,11 @@ impl Part {
     }
 }
 
-/// Streams that a connection published lately: their names are shared by all that waits for them.
+/// Streams that a connection published lately: their names are shared by all that waits for them. Each has one place, by its
+/// hash; who takes another's makes the table larger, up to the bound.
 #[derive(Debug, Default)]
 struct RecentNames {
-    names: Vec<(Arc<StreamName>, ShardId)>,
-    next: usize,
+    places: Vec<Option<(u64, Arc<StreamName>, ShardId)>>,
 }
 
 impl RecentNames {
@@ -558,19 +559,31 @@ impl RecentNames {
         device: Cow<'_, str>,
         stream: Cow<'_, str>,
     ) -> (Arc<StreamName>, ShardId) {
-        let same = |(name, _): &&(Arc<StreamName>, ShardId)| name.device == device && name.stream == stream;
-        if let Some(found) = self.names.iter().find(same) {
-            return found.clone();
+        let hash = xxh3_64_with_seed(stream.as_bytes(), xxh3_64(device.as_bytes()));
+        let (least, most) = RECENT_NAMES_ENTRIES;
+        if self.places.is_empty() {
+            self.places.resize(least, None);
+        }
+        let mut at = hash as usize % self.places.len();
+        match &self.places[at] {
+            Some((_, name, shard)) if name.device == device && name.stream == stream => {
+                return (name.clone(), *shard);
+            }
+            Some(_) if self.places.len() < most => {
+                let mut larger = vec![None; self.places.len() * 2];
+                for known in self.places.drain(..).flatten() {
+                    let at = known.0 as usize % larger.len();
+                    larger[at] = Some(known);
+                }
+                at = hash as usize % larger.len();
+                self.places = larger;
+            }
+            _ => {}
         }
         let shard = ring.shard_of(&device);
         let name = Arc::new(StreamName { device: device.into_owned(), stream: stream.into_owned() });
-        let found = (name, shard);
-        match self.names.get_mut(self.next) {
-            Some(old) => *old = found.clone(),
-            None => self.names.push(found.clone()),
-        }
-        self.next = (self.next + 1) % RECENT_NAMES_ENTRIES;
-        found
+        self.places[at] = Some((hash, name.clone(), shard));
+        (name, shard)
     }
 
     /// The readings of a publish by shard; none if its topic maps to no stream.
