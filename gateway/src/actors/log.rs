@@ -5,6 +5,7 @@
 //! around [`Desk`]. A thread that meets an error which it may not retry ends the process: what was
 //! not acknowledged was not promised, and what was is on disk.
 
+use crate::actors::pulse;
 use crate::actors::shard::{LogSaid, ShardActor};
 use crate::logic::commit::Submission;
 use crate::logic::replica::{Said, StoreWork};
@@ -134,7 +135,7 @@ impl Actor for LogActor {
                 end_process(&format!("can't start the log's thread: {e}"));
             }
         }
-        ctx.run_interval(Duration::from_millis(LOOK_MS), |actor, _| {
+        pulse::every(ctx, LOOK_MS, |actor| {
             let _ = actor.log.send(LogWork::Look);
         });
     }

@@ -4,8 +4,8 @@
 //! trusted any more, while what is on disk can: so the process ends, and whoever started it starts it again.
 
 use crate::actors::log::end_process;
-use actix::{Actor, AsyncContext, Context};
-use std::time::Duration;
+use crate::actors::pulse;
+use actix::{Actor, Context};
 
 /// How often the parts are looked at.
 const LOOK_MS: u64 = 500;
@@ -29,7 +29,7 @@ impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(Duration::from_millis(LOOK_MS), |actor, _| {
+        pulse::every(ctx, LOOK_MS, |actor| {
             for (name, lives) in &actor.parts {
                 if !lives() {
                     end_process(&format!("{name} has stopped, which is a defect"));

@@ -4,12 +4,13 @@
 use crate::actors::forwarder::{Answered, Forwarder, GatewayDown, GatewayUp};
 use crate::actors::front::Front;
 use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
+use crate::actors::pulse;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::logic::machine::WindowView;
 use crate::logic::peer::{PeerMessage, QueryAnswer, WindowQuery};
 use crate::logic::ring::Ring;
 use crate::logic::shard::{CONFIGURATION, Event};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use actix::{Actor, Addr, Context, Handler, Message};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How often changed subscriptions are told to peers, and queries are looked after.
-const LOOK_MS: u64 = 250;
+const LOOK_MS: u64 = 200;
 /// A query that nobody answered in this time is given up.
 pub const QUERY_WAIT_MS: u64 = 3_000;
 /// A query that was not answered is put to another replica after this time.
@@ -218,7 +219,7 @@ impl Actor for Switch {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
-        ctx.run_interval(Duration::from_millis(LOOK_MS), |actor, _| actor.look());
+        pulse::every(ctx, LOOK_MS, Self::look);
     }
 }
 

@@ -4,6 +4,7 @@
 //! the confirmations, the other publishes. Neither is believed: what the node has not confirmed is sent
 //! again.
 
+use crate::actors::pulse;
 use crate::actors::shard::{LoadBatch, ShardActor, ShardEvents};
 use crate::logic::shard::{Event, UplinkView};
 use crate::logic::uplink::{Effect, Uplink};
@@ -21,7 +22,7 @@ const MAX_PACKET_BYTES: usize = 256 * 1024;
 /// Publishes that the MQTT client may hold; what it does not take is sent again later.
 const CLIENT_QUEUE_ENTRIES: usize = 256;
 /// How often late batches are looked for.
-const LOOK_MS: u64 = 250;
+const LOOK_MS: u64 = 200;
 /// How long to rest after the broker could not be reached.
 const RECONNECT_MS: u64 = 500;
 
@@ -188,7 +189,7 @@ impl Actor for UplinkActor {
         let filter = format!("selvedge/{}/ack/+", self.settings.site);
         actix::spawn(listen(listening, subscriber, filter, ctx.address()));
         actix::spawn(send(sending, ctx.address()));
-        ctx.run_interval(Duration::from_millis(LOOK_MS), |actor, _| {
+        pulse::every(ctx, LOOK_MS, |actor| {
             let now_ms = actor.now_ms();
             if actor.core.deadline_ms().is_some_and(|due| due <= now_ms) {
                 let mut effects = Vec::new();

@@ -3,7 +3,8 @@
 use super::greet::Greeter;
 use super::noise::LinkError;
 use super::peer::{Attach, PeerLink};
-use super::{Clock, Complaints, Line, Task};
+use super::{Complaints, Line, Task};
+use crate::actors::pulse;
 use actix::{Actor, Addr, AsyncContext, Context};
 use selvedge_shared::ids::GatewayId;
 use std::cell::{Cell, RefCell};
@@ -30,7 +31,6 @@ pub struct PeerListener {
 
 /// What all greetings share.
 struct Desk {
-    clock: Clock,
     greeter: Arc<Greeter>,
     links: BTreeMap<GatewayId, Addr<PeerLink>>,
     lines: BTreeMap<GatewayId, Arc<Line>>,
@@ -40,12 +40,11 @@ struct Desk {
 impl PeerListener {
     pub(super) fn new(
         listener: std::net::TcpListener,
-        clock: Clock,
         greeter: Arc<Greeter>,
         links: BTreeMap<GatewayId, Addr<PeerLink>>,
         lines: BTreeMap<GatewayId, Arc<Line>>,
     ) -> Self {
-        let desk = Rc::new(Desk { clock, greeter, links, lines, complaints: RefCell::default() });
+        let desk = Rc::new(Desk { greeter, links, lines, complaints: RefCell::default() });
         Self { listener: Some(listener), desk, accepting: None, myself: None }
     }
 }
@@ -113,7 +112,7 @@ impl Desk {
     }
 
     fn complain(&self, what: &str, say: impl FnOnce()) {
-        if self.complaints.borrow_mut().worth(self.clock.now(), what) {
+        if self.complaints.borrow_mut().worth(pulse::now_ms(), what) {
             say();
         }
     }

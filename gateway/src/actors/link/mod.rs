@@ -44,7 +44,6 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -103,24 +102,21 @@ pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<Peer
     peers.remove(&me);
     let members: BTreeSet<GatewayId> = peers.keys().copied().collect();
     let greeter = Arc::new(Greeter { me: hello, key, members, identity });
-    let clock = Clock(Instant::now());
     let lines: BTreeMap<_, _> = peers.keys().map(|p| (*p, Arc::new(Line::new(me, *p)))).collect();
 
     let watched = lines.clone();
-    let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, clock, watched, status));
+    let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, watched, status));
     let mut actors = BTreeMap::new();
     for (peer, address) in peers {
         let Some(line) = lines.get(&peer).cloned() else { continue };
         let (greeter, watch, inbound) = (greeter.clone(), watch.clone(), inbound.clone());
         let link = PeerLink::start_in_arbiter(arbiter, move |_| {
-            PeerLink::new(address, line, clock, greeter, watch, inbound)
+            PeerLink::new(address, line, greeter, watch, inbound)
         });
         actors.insert(peer, link);
     }
     let (links, listed) = (actors.clone(), lines.clone());
-    PeerListener::start_in_arbiter(arbiter, move |_| {
-        PeerListener::new(listener, clock, greeter, links, listed)
-    });
+    PeerListener::start_in_arbiter(arbiter, move |_| PeerListener::new(listener, greeter, links, listed));
     Ok(PeerLinks { lines: Arc::new(lines), actors: Arc::new(actors) })
 }
 
@@ -165,16 +161,6 @@ pub struct LinkStatus {
     pub clock_ahead_ms: Option<i64>,
     /// What it counted.
     pub counts: LinkCounts,
-}
-
-/// Milliseconds since the links were started, on the monotonic clock.
-#[derive(Clone, Copy)]
-struct Clock(Instant);
-
-impl Clock {
-    fn now(self) -> u64 {
-        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 /// One link as its actor, its tasks, the watch and the senders share it.

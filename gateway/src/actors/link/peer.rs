@@ -3,7 +3,8 @@
 use super::greet::{Established, Greeter};
 use super::noise::{FrameReader, FrameWriter, LinkError};
 use super::watch::{self, PeerWatch};
-use super::{Clock, Complaints, FromPeer, Line, Task};
+use super::{Complaints, FromPeer, Line, Task};
+use crate::actors::pulse;
 use crate::logic::detector::DETECT_MS;
 use crate::logic::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
 use crate::logic::peer::PeerMessage;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 /// Messages for the peer of a [`PeerLink`], in order. Never answered; what the link can't hold is dropped and
 /// counted.
@@ -44,7 +45,6 @@ struct Lost {
 pub struct PeerLink {
     address: String,
     line: Arc<Line>,
-    clock: Clock,
     greeter: Arc<Greeter>,
     watch: Addr<PeerWatch>,
     inbound: Recipient<FromPeer>,
@@ -60,22 +60,11 @@ impl PeerLink {
     pub(super) fn new(
         address: String,
         line: Arc<Line>,
-        clock: Clock,
         greeter: Arc<Greeter>,
         watch: Addr<PeerWatch>,
         inbound: Recipient<FromPeer>,
     ) -> Self {
-        Self {
-            address,
-            line,
-            clock,
-            greeter,
-            watch,
-            inbound,
-            connection: None,
-            connections: 0,
-            seeking: None,
-        }
+        Self { address, line, greeter, watch, inbound, connection: None, connections: 0, seeking: None }
     }
 
     /// Ends the connection, if there is one, and looks for a new one.
@@ -84,7 +73,7 @@ impl PeerLink {
         self.connection = None;
         // Its reader may have ended while it waited for the receiver.
         self.line.pressed_back.store(false, Ordering::Relaxed);
-        let wait_ms = self.line.link().lost(self.clock.now());
+        let wait_ms = self.line.link().lost(pulse::now_ms());
         self.line.trouble(why);
         self.watch.do_send(watch::Lost { peer });
         tracing::warn!(%peer, "link lost: {why}");
@@ -95,7 +84,6 @@ impl PeerLink {
         let seeker = Seeker {
             address: self.address.clone(),
             line: self.line.clone(),
-            clock: self.clock,
             greeter: self.greeter.clone(),
             watch: self.watch.clone(),
             link: ctx.address(),
@@ -135,22 +123,22 @@ impl Handler<Attach> for PeerLink {
         self.seeking = None;
         self.connections += 1;
         let connection = self.connections;
-        let now = self.clock.now();
+        let now = pulse::now_ms();
         self.line.heard(now);
         self.connection = None;
         self.line.pressed_back.store(false, Ordering::Relaxed);
         self.line.link().connected(now);
         tracing::info!(%peer, start, "link up");
-        let (line, clock, link) = (self.line.clone(), self.clock, ctx.address());
+        let (line, link) = (self.line.clone(), ctx.address());
         let write = async move {
-            let Err(e) = write(line, clock, writer).await;
+            let Err(e) = write(line, writer).await;
             link.do_send(Lost { connection, why: e.to_string() });
         };
         let (line, link, inbound) = (self.line.clone(), ctx.address(), self.inbound.clone());
         let announced = self.watch.send(watch::Connected { peer, start, link: ctx.address() });
         let read = async move {
             let _ = announced.await; // fails only when the arbiter is ending
-            let Err(e) = read(line, clock, reader, inbound).await;
+            let Err(e) = read(line, reader, inbound).await;
             link.do_send(Lost { connection, why: e.to_string() });
         };
         self.connection = Some((Task::spawn(read), Task::spawn(write)));
@@ -176,16 +164,12 @@ impl Handler<Lost> for PeerLink {
 }
 
 /// Writes frames whenever there are any, and heartbeats when there are none.
-async fn write(
-    line: Arc<Line>,
-    clock: Clock,
-    mut writer: FrameWriter,
-) -> Result<std::convert::Infallible, LinkError> {
+async fn write(line: Arc<Line>, mut writer: FrameWriter) -> Result<std::convert::Infallible, LinkError> {
     loop {
         // Whatever is ready to run has its turn first, so that what it says shares the frame: on a busy thread frames
         // get fewer, on an idle one nothing waits.
         tokio::task::yield_now().await;
-        let now = clock.now();
+        let now = pulse::now_ms();
         let (frame, heartbeat_at) = {
             let mut link = line.link();
             (link.next_frame(now, EpochMs::now()), link.heartbeat_at())
@@ -193,9 +177,8 @@ async fn write(
         match frame {
             Some(frame) => writer.send(&frame).await?,
             None => {
-                let pause = Duration::from_millis(heartbeat_at.saturating_sub(now).max(1));
                 // Either way there is something to look for; a wake while nobody waits is kept.
-                let _ = timeout(pause, line.wake.notified()).await;
+                let _ = timeout_at(pulse::at(heartbeat_at.max(now + 1)), line.wake.notified()).await;
             }
         }
     }
@@ -204,12 +187,11 @@ async fn write(
 /// Reads frames and hands over what they hold, one frame at a time.
 async fn read(
     line: Arc<Line>,
-    clock: Clock,
     mut reader: FrameReader,
     inbound: Recipient<FromPeer>,
 ) -> Result<std::convert::Infallible, LinkError> {
     loop {
-        let body = reader.next(MAX_PEER_FRAME_BYTES, || line.heard(clock.now())).await?;
+        let body = reader.next(MAX_PEER_FRAME_BYTES, || line.heard(pulse::now_ms())).await?;
         let frame = PeerFrame::decode(body).map_err(|e| LinkError::Broken(e.to_string()))?;
         line.clock(frame.clock);
         if frame.messages.is_empty() {
@@ -217,7 +199,7 @@ async fn read(
         }
         line.pressed_back.store(true, Ordering::Relaxed);
         let taken = inbound.send(FromPeer { peer: line.peer, messages: frame.messages }).await;
-        line.heard(clock.now());
+        line.heard(pulse::now_ms());
         line.pressed_back.store(false, Ordering::Relaxed);
         taken.map_err(|_| LinkError::Broken("this gateway is stopping".to_string()))?;
     }
@@ -227,7 +209,6 @@ async fn read(
 struct Seeker {
     address: String,
     line: Arc<Line>,
-    clock: Clock,
     greeter: Arc<Greeter>,
     watch: Addr<PeerWatch>,
     link: Addr<PeerLink>,
@@ -250,7 +231,7 @@ impl Seeker {
                 Ok(established) => return self.link.do_send(Attach(established)),
                 Err(e) => {
                     let why = format!("{}: {e}", self.address);
-                    if complaints.worth(self.clock.now(), &why) {
+                    if complaints.worth(pulse::now_ms(), &why) {
                         tracing::warn!(%peer, "no link: {why}");
                     }
                     self.line.trouble(&why);

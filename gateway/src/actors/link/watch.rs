@@ -1,16 +1,16 @@
 //! The actor of the failure detector: hears of all links, tells who lives.
 
 use super::peer::{Cut, PeerLink};
-use super::{Clock, Line, PeersChanged, Task};
+use super::{Line, PeersChanged, Task};
+use crate::actors::pulse;
 use crate::logic::detector::{Change, Detector, TICK_MS};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
 use selvedge_shared::ids::GatewayId;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 /// A connection to a peer is there. Answered when the change that it made, if any, has been handled.
@@ -38,7 +38,6 @@ pub(super) struct Refused {
 
 /// Tells who lives.
 pub struct PeerWatch {
-    clock: Clock,
     detector: Detector,
     lines: BTreeMap<GatewayId, Arc<Line>>,
     links: BTreeMap<GatewayId, Addr<PeerLink>>,
@@ -94,13 +93,12 @@ impl News {
 impl PeerWatch {
     pub(super) fn new(
         me: GatewayId,
-        clock: Clock,
         lines: BTreeMap<GatewayId, Arc<Line>>,
         status: Recipient<PeersChanged>,
     ) -> Self {
-        let detector = Detector::new(clock.now(), me, lines.keys().copied());
+        let detector = Detector::new(pulse::now_ms(), me, lines.keys().copied());
         let news = Rc::default();
-        Self { clock, detector, lines, links: BTreeMap::new(), news, status: Some(status), telling: None }
+        Self { detector, lines, links: BTreeMap::new(), news, status: Some(status), telling: None }
     }
 
     fn apply(&mut self, change: Option<Change>) {
@@ -113,7 +111,7 @@ impl PeerWatch {
     }
 
     fn tick(&mut self) {
-        let now = self.clock.now();
+        let now = pulse::now_ms();
         for (peer, line) in &self.lines {
             let pressed_back = line.pressed_back.load(Ordering::Relaxed);
             let at = if pressed_back { now } else { line.heard_ms.load(Ordering::Relaxed) };
@@ -136,7 +134,7 @@ impl Actor for PeerWatch {
         if let Some(status) = self.status.take() {
             self.telling = Some(Task::spawn(self.news.clone().tell(status)));
         }
-        ctx.run_interval(Duration::from_millis(TICK_MS), |watch, _| watch.tick());
+        pulse::every(ctx, TICK_MS, Self::tick);
     }
 }
 
@@ -144,7 +142,7 @@ impl Handler<Connected> for PeerWatch {
     type Result = ResponseFuture<()>;
     fn handle(&mut self, Connected { peer, start, link }: Connected, _: &mut Self::Context) -> Self::Result {
         self.links.insert(peer, link);
-        let change = self.detector.connected(self.clock.now(), peer, start);
+        let change = self.detector.connected(pulse::now_ms(), peer, start);
         self.apply(change);
         let told = self.news.told();
         Box::pin(async move {
@@ -163,7 +161,7 @@ impl Handler<Lost> for PeerWatch {
 impl Handler<Refused> for PeerWatch {
     type Result = ();
     fn handle(&mut self, Refused { peer }: Refused, _: &mut Self::Context) {
-        let change = self.detector.refused(self.clock.now(), peer);
+        let change = self.detector.refused(pulse::now_ms(), peer);
         self.apply(change);
     }
 }

@@ -74,7 +74,7 @@ pub const QUEUE_BYTES: usize = MAX_PEER_FRAME_BYTES;
 /// The most messages that wait in one link.
 pub const QUEUE_MESSAGES: usize = 16 * 1024;
 
-/// After this long without a frame a heartbeat is sent, in milliseconds.
+/// After this long without a frame at the latest a heartbeat is sent, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 100;
 
 /// From the first byte to [`Greeting::Ready`], in milliseconds: room for an fsync on slow flash.
@@ -249,9 +249,10 @@ impl Link {
         Some(PeerFrame { clock: wall, messages }.encode())
     }
 
-    /// When a heartbeat falls due if nothing is sent until then, in the milliseconds of `now`.
+    /// When a heartbeat falls due if nothing is sent until then, in the milliseconds of `now`: at a multiple of
+    /// [`HEARTBEAT_MS`], so that those of all links leave in one go.
     pub fn heartbeat_at(&self) -> u64 {
-        self.last_frame_ms.saturating_add(HEARTBEAT_MS)
+        (self.last_frame_ms / HEARTBEAT_MS + 1).saturating_mul(HEARTBEAT_MS)
     }
 }
 
