@@ -1,6 +1,7 @@
 //! The node's settings: a TOML file, `SELVEDGE_NODE_*` variables and the command line (see
 //! [`selvedge_shared::config`]).
 
+use crate::store::Database;
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::seal::{SecretError, SiteSecret};
@@ -149,6 +150,14 @@ pub enum Broker {
 }
 
 impl Settings {
+    /// The database.
+    ///
+    /// # Errors
+    /// When it is none that there is.
+    pub fn database(&self) -> Result<Database, SettingsError> {
+        Ok(Database::sqlite(&self.data_dir))
+    }
+
     /// Loads the settings; `overrides` are (dotted key, value).
     ///
     /// # Errors
