@@ -113,6 +113,7 @@ impl Node {
         let subscriber = Subscriber {
             broker: address,
             sites: known,
+            share: settings.uplink.share.clone(),
             verifier: Verifier::new(secrets),
             queue,
             stats: stats.clone(),

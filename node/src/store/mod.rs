@@ -13,9 +13,11 @@
 //! - Invariant: after any failure the writer's connection, and all that was remembered with it, is thrown away.
 
 mod pool;
+mod postgres;
 mod sqlite;
 mod stage;
 
+pub use postgres::Postgres;
 pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome};
 
 use selvedge_shared::aggregate::Aggregate;
@@ -39,6 +41,8 @@ pub const SKETCH_VERSION: u8 = 1;
 pub enum Database {
     /// SQLite, in the file `selvedge.db` of this folder.
     Sqlite(PathBuf),
+    /// PostgreSQL, in the database that is named there.
+    Postgres(Box<Postgres>),
 }
 
 impl Database {
@@ -81,6 +85,26 @@ pub enum StoreError {
     /// All connections for queries are taken.
     #[error("no connection to the database got free within {READ_WAIT_MS} ms; ask for less at a time")]
     Busy,
+    /// The server can't be reached, or does not let us in.
+    #[error("the database {server} (setting `database`) can't be used: {why}")]
+    Connect {
+        /// Which server, without the password.
+        server: String,
+        /// What it, or the network, said.
+        why: postgres::Said,
+    },
+    /// TimescaleDB is asked for, and is not there.
+    #[error(
+        "the setting `timescale` is true, but the database has no extension timescaledb; \
+         let its owner run CREATE EXTENSION timescaledb, or set `timescale` to false"
+    )]
+    NoTimescale,
+    /// The server says nothing any more.
+    #[error("the database server does not answer in time")]
+    Silent,
+    /// Somebody else has written what is ours while its shard was locked.
+    #[error("rows were changed by somebody else; is there one device in two shards?")]
+    Changed,
     /// A stored sketch can't be read.
     #[error("a row can't be read: {0}")]
     Sketch(#[from] FrameError),
@@ -90,6 +114,25 @@ pub enum StoreError {
     /// Any other failure of SQLite.
     #[error("the database says: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// Any other failure of PostgreSQL.
+    #[error("the database says: {0}")]
+    Postgres(postgres::Said),
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(why: tokio_postgres::Error) -> Self {
+        Self::Postgres(postgres::Said(why))
+    }
+}
+
+impl StoreError {
+    /// Whether a server that starts, is restarted or has too many guests would say so.
+    fn may_pass(&self) -> bool {
+        use tokio_postgres::error::SqlState;
+        let Self::Connect { why: postgres::Said(why), .. } = self else { return false };
+        let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
+        why.code().is_none_or(|code| passing.contains(code))
+    }
 }
 
 /// Opens the database (and makes it, if it is SQLite and not there), and brings it to this release's tables.
@@ -102,6 +145,10 @@ pub async fn open(database: &Database) -> Result<(Writer, Reader), StoreError> {
             let (writer, reader) = sqlite::open(folder).await?;
             Ok((Writer::Sqlite(writer), Reader::Sqlite(reader)))
         }
+        Database::Postgres(server) => {
+            let (writer, reader) = postgres::open(server).await?;
+            Ok((Writer::Postgres(writer), Reader::Postgres(reader)))
+        }
     }
 }
 
@@ -110,6 +157,9 @@ pub enum Writer {
     /// Into SQLite.
     #[doc(hidden)]
     Sqlite(sqlite::Writer),
+    /// Into PostgreSQL.
+    #[doc(hidden)]
+    Postgres(postgres::Writer),
 }
 
 impl Writer {
@@ -121,6 +171,7 @@ impl Writer {
     pub async fn apply(&mut self, messages: &Arc<[Incoming]>, now: EpochMs) -> Result<Applied, StoreError> {
         match self {
             Self::Sqlite(writer) => writer.apply(messages, now).await,
+            Self::Postgres(writer) => writer.apply(messages, now).await,
         }
     }
 
@@ -131,6 +182,7 @@ impl Writer {
     pub async fn close(self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(writer) => writer.close().await,
+            Self::Postgres(_) => Ok(()),
         }
     }
 }
@@ -141,6 +193,9 @@ pub enum Reader {
     /// From SQLite.
     #[doc(hidden)]
     Sqlite(sqlite::Reader),
+    /// From PostgreSQL.
+    #[doc(hidden)]
+    Postgres(postgres::Reader),
 }
 
 impl Reader {
@@ -151,6 +206,7 @@ impl Reader {
     pub async fn ping(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(reader) => reader.ping().await,
+            Self::Postgres(reader) => reader.ping().await,
         }
     }
 
@@ -167,6 +223,7 @@ impl Reader {
     ) -> Result<Vec<SeriesInfo>, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.series(site, device, stream, limit).await,
+            Self::Postgres(reader) => reader.series(site, device, stream, limit).await,
         }
     }
 
@@ -182,6 +239,7 @@ impl Reader {
     ) -> Result<Vec<SeriesInfo>, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.devices(site, after, limit).await,
+            Self::Postgres(reader) => reader.devices(site, after, limit).await,
         }
     }
 
@@ -198,6 +256,7 @@ impl Reader {
     ) -> Result<RowPage, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.windows(series, from, to, limit).await,
+            Self::Postgres(reader) => reader.windows(series, from, to, limit).await,
         }
     }
 
@@ -216,6 +275,7 @@ impl Reader {
     ) -> Result<RowPage, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.rollups(series, span_ms, from, to, limit).await,
+            Self::Postgres(reader) => reader.rollups(series, span_ms, from, to, limit).await,
         }
     }
 
@@ -235,6 +295,7 @@ impl Reader {
     ) -> Result<Vec<(i64, StoredWindow)>, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.rollups_of_all(span_ms, after, to, site, stream, limit).await,
+            Self::Postgres(reader) => reader.rollups_of_all(span_ms, after, to, site, stream, limit).await,
         }
     }
 
@@ -251,6 +312,7 @@ impl Reader {
     ) -> Result<LedgerPage, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.ledger(site, width_ms, after, limit).await,
+            Self::Postgres(reader) => reader.ledger(site, width_ms, after, limit).await,
         }
     }
 
@@ -261,6 +323,7 @@ impl Reader {
     pub async fn shards(&self) -> Result<Vec<ShardStatus>, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.shards().await,
+            Self::Postgres(reader) => reader.shards().await,
         }
     }
 
@@ -271,6 +334,7 @@ impl Reader {
     pub async fn holes(&self, site: Option<&str>, limit: u32) -> Result<Vec<Hole>, StoreError> {
         match self {
             Self::Sqlite(reader) => reader.holes(site, limit).await,
+            Self::Postgres(reader) => reader.holes(site, limit).await,
         }
     }
 }

@@ -5,6 +5,8 @@ use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::uplink::{Batch, Part, StreamName};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 fn site() -> SiteId {
     SiteId::new("plant-7").unwrap()
@@ -64,20 +66,44 @@ fn cursor(applied: &Applied) -> Option<u64> {
 }
 
 /// A database of a test's own.
-struct Home {
-    database: Database,
-    _folder: tempfile::TempDir,
+enum Home {
+    Sqlite { database: Database, _folder: tempfile::TempDir },
+    Postgres { database: Database, client: Client, name: String, server: String },
 }
 
-/// One of each store.
+/// One of each store. PostgreSQL only if `SELVEDGE_TEST_POSTGRES` names a server to make databases on.
 async fn homes() -> Vec<Home> {
     let folder = tempfile::tempdir().unwrap();
-    vec![Home { database: Database::sqlite(folder.path()), _folder: folder }]
+    let sqlite = Home::Sqlite { database: Database::sqlite(folder.path()), _folder: folder };
+    let Ok(server) = std::env::var("SELVEDGE_TEST_POSTGRES") else {
+        eprintln!("left out: PostgreSQL; `.ci/postgres run cargo test -p selvedge-node` tests it too");
+        return vec![sqlite];
+    };
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let (before, _) = server.rsplit_once('/').unwrap();
+    let address = format!("{before}/{name}");
+    let database = Database::Postgres(Box::new(Postgres::parse(&address).unwrap()));
+    let client = connect(&address).await;
+    vec![sqlite, Home::Postgres { database, client, name, server }]
+}
+
+async fn connect(address: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(address, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 impl Home {
+    fn database(&self) -> &Database {
+        match self {
+            Self::Sqlite { database, .. } | Self::Postgres { database, .. } => database,
+        }
+    }
+
     async fn open(&self) -> (Writer, Reader) {
-        open(&self.database).await.unwrap()
+        open(self.database()).await.unwrap()
     }
 
     /// The process ends without closing anything, and a new one opens the same database.
@@ -86,9 +112,33 @@ impl Home {
         self.open().await
     }
 
+    /// The test is over; the server, if it is one, keeps nothing of it.
+    async fn end(self) {
+        if let Self::Postgres { client, name, server, .. } = self {
+            drop(client);
+            connect(&server)
+                .await
+                .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .await
+                .unwrap();
+        }
+    }
+
     /// The rows of one statement as text, as a person sees them.
     async fn sql(&self, text: &str) -> Vec<Vec<String>> {
-        let Database::Sqlite(folder) = &self.database;
+        let folder = match self {
+            Self::Postgres { client, .. } => {
+                let shown = |text: Option<&str>| text.unwrap_or("NULL").to_string();
+                let row = |message| match message {
+                    SimpleQueryMessage::Row(row) => {
+                        Some((0..row.len()).map(|at| shown(row.get(at))).collect())
+                    }
+                    _ => None,
+                };
+                return client.simple_query(text).await.unwrap().into_iter().filter_map(row).collect();
+            }
+            Self::Sqlite { _folder, .. } => _folder.path(),
+        };
         let db = rusqlite::Connection::open(folder.join("selvedge.db")).unwrap();
         let mut query = db.prepare(text).unwrap();
         let columns = query.column_count();
@@ -105,28 +155,41 @@ impl Home {
 
     /// Makes the database fail when batch 3 is recorded.
     async fn fail_at_batch_3(&self) {
-        let text = "CREATE TRIGGER no BEFORE INSERT ON applied_batch WHEN new.seq = 3 \
-                    BEGIN SELECT raise(ABORT, 'not this one'); END";
+        let text = match self {
+            Self::Sqlite { .. } => {
+                "CREATE TRIGGER no BEFORE INSERT ON applied_batch WHEN new.seq = 3 \
+                 BEGIN SELECT raise(ABORT, 'not this one'); END"
+            }
+            Self::Postgres { .. } => {
+                "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$; \
+                 CREATE TRIGGER no BEFORE INSERT ON applied_batch FOR EACH ROW WHEN (new.seq = 3) EXECUTE FUNCTION no()"
+            }
+        };
         self.sql(text).await;
     }
 
     async fn fail_no_more(&self) {
-        self.sql("DROP TRIGGER no").await;
+        let of = if matches!(self, Self::Sqlite { .. }) { "" } else { " ON applied_batch" };
+        self.sql(&format!("DROP TRIGGER no{of}")).await;
     }
 
     /// How a true value is shown.
     fn yes(&self) -> &'static str {
-        "1"
+        if matches!(self, Self::Sqlite { .. }) { "1" } else { "t" }
     }
 
     async fn times_read_well(&self) {
-        let rows = self
-            .sql("SELECT start, start_ms, first_time, watermark FROM windows WHERE stream = 'force'")
-            .await;
-        assert_eq!(
-            rows,
-            [["1970-01-01T00:00:20.000Z", "20000", "1970-01-01T00:00:20.000Z", "1970-01-01T00:00:20.000Z"]]
-        );
+        let columns = "start, first_time, watermark";
+        let rows = self.sql(&format!("SELECT {columns} FROM windows WHERE stream = 'force'")).await;
+        let sqlite = matches!(self, Self::Sqlite { .. });
+        let time = if sqlite { "1970-01-01T00:00:20.000Z" } else { "1970-01-01 00:00:20+00" };
+        assert_eq!(rows, [[time; 3]]);
+        if !sqlite {
+            let bare = "SELECT c.relname, a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid \
+                        WHERE c.relname IN ('windows', 'hour', 'holes') AND col_description(c.oid, a.attnum) IS NULL \
+                        AND a.attname NOT IN ('site', 'device', 'stream', 'shard', 'first_batch', 'last_batch', 'batches', 'found')";
+            assert_eq!(self.sql(bare).await, [[""; 0]; 0], "columns without a comment");
+        }
     }
 }
 
@@ -156,6 +219,7 @@ async fn each_batch_counts_once_in_any_order_and_across_crashes() {
         }
         let status = reader.shards().await.unwrap();
         assert_eq!((status[0].batches_applied, status[0].missing, status[0].given_up), (5, 0, 0));
+        home.end().await;
     }
 }
 
@@ -177,6 +241,7 @@ async fn a_transaction_that_does_not_commit_leaves_nothing() {
         let applied = apply(&mut writer, &[numbered(2), numbered(3)]).await;
         assert_eq!(applied.outcomes, [Outcome::Applied; 2]);
         assert_eq!(total(&reader).await, (3, 6.0));
+        home.end().await;
     }
 }
 
@@ -208,6 +273,7 @@ async fn merging_in_the_database_is_merging_of_aggregates() {
             apply(&mut writer, &[message(i as u64 + 1, 1, batch(vec![one]))]).await;
             assert_eq!(Some(window(&reader, "temp", 0).await.aggregate), expected, "after part {i}");
         }
+        home.end().await;
     }
 }
 
@@ -231,6 +297,7 @@ async fn counts_stop_at_their_end_and_odd_values_do_not_block_a_shard() {
         );
         assert!(stored.aggregate.sum.is_nan());
         assert_eq!((stored.aggregate.min, stored.aggregate.max), (f64::NEG_INFINITY, f64::INFINITY));
+        home.end().await;
     }
 }
 
@@ -249,6 +316,7 @@ async fn holes_are_recorded_passed_over_and_filled_by_what_comes_late() {
         let status = reader.shards().await.unwrap();
         assert_eq!((status[0].given_up, status[0].cursor, status[0].batches_applied), (4, 7, 3));
         assert_eq!(total(&reader).await, (3, 9.0));
+        home.end().await;
     }
 }
 
@@ -268,6 +336,7 @@ async fn another_content_under_a_used_number_is_not_counted_and_ends_confirmatio
         );
         assert_eq!(reader.shards().await.unwrap()[0].conflict, Some(2));
         assert_eq!(total(&reader).await, (2, 3.0));
+        home.end().await;
     }
 }
 
@@ -278,6 +347,7 @@ async fn a_beacon_is_answered_and_writes_nothing() {
         let applied = apply(&mut writer, &[beacon(1, 0)]).await;
         assert_eq!((applied.outcomes.as_slice(), cursor(&applied)), ([Outcome::Beacon].as_slice(), Some(0)));
         assert_eq!(reader.shards().await.unwrap(), []);
+        home.end().await;
     }
 }
 
@@ -293,6 +363,7 @@ async fn shards_and_sites_are_counted_apart() {
         assert_eq!(applied.outcomes, [Outcome::Applied; 3]);
         assert_eq!(reader.series(None, Some("press-1"), Some("temp"), 9).await.unwrap().len(), 2);
         assert_eq!(reader.shards().await.unwrap().len(), 3);
+        home.end().await;
     }
 }
 
@@ -305,6 +376,7 @@ async fn only_the_newest_batches_stay_listed() {
         apply(&mut writer, &many).await;
         let listed = home.sql("SELECT count(*), min(seq) FROM applied_batch").await;
         assert_eq!(listed, [[KEPT_BATCHES_ENTRIES.to_string(), "11".to_string()]]);
+        home.end().await;
     }
 }
 
@@ -372,6 +444,7 @@ async fn the_views_read_as_one_expects() {
             .await;
         assert_eq!(shards, [expected("3 7 9 2 NULL")]);
         home.times_read_well().await;
+        home.end().await;
     }
 }
 
@@ -399,6 +472,7 @@ async fn the_ledger_gives_every_window_once_page_by_page() {
                 .windows,
             []
         );
+        home.end().await;
     }
 }
 
@@ -407,8 +481,9 @@ async fn a_database_of_a_newer_release_is_refused() {
     for home in homes().await {
         let (_writer, _reader) = home.open().await;
         home.sql("INSERT INTO schema_version VALUES (99)").await;
-        let refused = open(&home.database).await.err().unwrap();
+        let refused = open(home.database()).await.err().unwrap();
         assert!(refused.to_string().contains("99"), "{refused}");
+        home.end().await;
     }
 }
 
@@ -418,7 +493,7 @@ async fn a_full_disk_costs_a_wait_and_nothing_else() {
     let (mut writer, reader) = open(&Database::sqlite(folder.path())).await.unwrap();
     apply(&mut writer, &[numbered(1)]).await;
     // SQLite rolls a transaction back on its own when it finds no room.
-    let Writer::Sqlite(inner) = &mut writer;
+    let Writer::Sqlite(inner) = &mut writer else { unreachable!() };
     inner.db().pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
     let many: Arc<[_]> = (2..200).map(numbered).collect();
     let error = writer.apply(&many, EpochMs(0)).await.unwrap_err();
@@ -432,7 +507,7 @@ async fn a_full_disk_costs_a_wait_and_nothing_else() {
 async fn a_page_of_the_ledger_does_not_sort_everything() {
     let folder = tempfile::tempdir().unwrap();
     let (_writer, _reader) = open(&Database::sqlite(folder.path())).await.unwrap();
-    let home = Home { database: Database::sqlite(folder.path()), _folder: folder };
+    let home = Home::Sqlite { database: Database::sqlite(folder.path()), _folder: folder };
     let plan = home.sql(&format!("EXPLAIN QUERY PLAN {}", sqlite::LEDGER.replace('?', "1+"))).await;
     assert!(!plan.iter().any(|step| step[3].contains("TEMP B-TREE")), "{plan:?}");
 }
@@ -473,5 +548,6 @@ async fn roll_ups_are_what_their_windows_add_up_to() {
             }
         }
         assert!(checked > 100, "{checked}");
+        home.end().await;
     }
 }
