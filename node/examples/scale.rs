@@ -15,7 +15,7 @@ use selvedge_node::apply::{self, Confirmations, QUEUE_ENTRIES};
 use selvedge_node::node::Node;
 use selvedge_node::settings::{Settings, SiteSettings};
 use selvedge_node::stats::Stats;
-use selvedge_node::store::{self, Content, Incoming};
+use selvedge_node::store::{self, Content, Database, Incoming};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::SiteSecret;
@@ -73,7 +73,7 @@ async fn main() -> Result<()> {
         false => Some(fill(folder, &options).await?),
     };
     let opening = Instant::now();
-    let (writer, _) = store::open(folder).await?;
+    let (writer, _) = store::open(&Database::sqlite(folder)).await?;
     writer.close().await?;
     let opened_s = opening.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(folder.join("selvedge.db"))?.len();
@@ -149,7 +149,7 @@ fn device(n: u64) -> String {
 
 /// Applies batches until the windows are there.
 async fn fill(folder: &Path, options: &Options) -> Result<serde_json::Value> {
-    let (writer, _) = store::open(folder).await?;
+    let (writer, _) = store::open(&Database::sqlite(folder)).await?;
     let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES);
     let stats = Arc::new(Stats::default());
     let writer = tokio::spawn(apply::run(writer, waiting, Arc::new(Confirmations::default()), stats));

@@ -17,8 +17,11 @@ pub const QUEUE_ENTRIES: usize = 128;
 /// How many messages go into one transaction at most.
 pub const TRANSACTION_ENTRIES: usize = 64;
 
-/// How long to rest after the database failed.
-pub const FAILURE_REST_MS: u64 = 1_000;
+/// How long to rest after the database failed; each time in a row that it does, twice as long, up to [`LONGEST_REST_MS`].
+pub const FIRST_REST_MS: u64 = 100;
+
+/// The longest rest.
+pub const LONGEST_REST_MS: u64 = 5_000;
 
 /// Cursors that are to be confirmed: the latest of each shard.
 #[derive(Debug, Default)]
@@ -50,8 +53,8 @@ impl Confirmations {
     }
 }
 
-/// Applies until the queue is closed and empty, then closes the database. Messages that the database fails on are
-/// dropped unconfirmed; the edge sends them again.
+/// Applies until the queue is closed and empty, then closes the database. Messages that the database fails on, and those that
+/// come while it rests from that, are dropped unconfirmed; the edge sends them again.
 ///
 /// # Errors
 /// When the database can't be closed well; nothing that was confirmed is lost by it.
@@ -61,11 +64,13 @@ pub async fn run(
     confirmations: Arc<Confirmations>,
     stats: Arc<Stats>,
 ) -> Result<(), StoreError> {
-    let mut messages = Vec::with_capacity(TRANSACTION_ENTRIES);
-    while queue.recv_many(&mut messages, TRANSACTION_ENTRIES).await > 0 {
+    let (mut waiting, mut rest_ms) = (Vec::with_capacity(TRANSACTION_ENTRIES), FIRST_REST_MS);
+    while queue.recv_many(&mut waiting, TRANSACTION_ENTRIES).await > 0 {
+        let messages: Arc<[Incoming]> = std::mem::take(&mut waiting).into();
         let start = Instant::now();
         match writer.apply(&messages, EpochMs::now()).await {
             Ok(applied) => {
+                rest_ms = FIRST_REST_MS;
                 stats.applied(&applied, start.elapsed());
                 for (message, outcome) in messages.iter().zip(&applied.outcomes) {
                     told_once(message, *outcome, &stats);
@@ -75,12 +80,24 @@ pub async fn run(
             Err(error) => {
                 metrics::counter!("selvedge_node_store_errors_total").increment(1);
                 tracing::error!(%error, messages = messages.len(), "can't apply; nothing of it is confirmed");
-                tokio::time::sleep(Duration::from_millis(FAILURE_REST_MS)).await;
+                let dropped = rest(&mut queue, Duration::from_millis(rest_ms)).await;
+                metrics::counter!("selvedge_node_refused_total", "reason" => "database").increment(dropped);
+                rest_ms = (rest_ms * 2).min(LONGEST_REST_MS);
             }
         }
-        messages.clear();
     }
     writer.close().await
+}
+
+/// Drops what comes for so long, so that neither the connection to the broker stands still nor old messages pile up; says how
+/// many these were. Ends early if the queue does.
+async fn rest(queue: &mut mpsc::Receiver<Incoming>, rest: Duration) -> u64 {
+    let end = tokio::time::Instant::now() + rest;
+    let mut dropped = 0;
+    while let Ok(Some(_)) = tokio::time::timeout_at(end, queue.recv()).await {
+        dropped += 1;
+    }
+    dropped
 }
 
 fn told_once(message: &Incoming, outcome: Outcome, stats: &Stats) {

@@ -97,7 +97,7 @@ impl Node {
                 Some((listener.local_addr().map_err(failed)?, listener))
             }
         };
-        let (writer, reader) = store::open(&settings.data_dir).await?;
+        let (writer, reader) = store::open(&settings.database()?).await?;
 
         let broker = listener.as_ref().map(|(address, _)| *address);
         let address = broker_address(settings, broker);
@@ -113,6 +113,7 @@ impl Node {
         let subscriber = Subscriber {
             broker: address,
             sites: known,
+            share: settings.uplink.share.clone(),
             verifier: Verifier::new(secrets),
             queue,
             stats: stats.clone(),

@@ -1,6 +1,7 @@
 //! The node's settings: a TOML file, `SELVEDGE_NODE_*` variables and the command line (see
 //! [`selvedge_shared::config`]).
 
+use crate::store::{Database, Postgres};
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::seal::{SecretError, SiteSecret};
@@ -15,8 +16,12 @@ pub const ENV_PREFIX: &str = "SELVEDGE_NODE";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where the database lies.
+    /// Where the database lies, if it is SQLite.
     pub data_dir: PathBuf,
+    /// `sqlite`, or the address of a PostgreSQL database: `postgres://user:password@host:5432/database`.
+    pub database: DatabaseAddress,
+    /// PostgreSQL: whether windows lie in a hypertable of TimescaleDB.
+    pub timescale: bool,
     /// What is logged: a `tracing` filter such as `info` or `selvedge_node=debug,info`.
     pub log: String,
     /// The query API.
@@ -25,6 +30,17 @@ pub struct Settings {
     pub uplink: UplinkSettings,
     /// The sites that this node serves.
     pub sites: Vec<SiteSettings>,
+}
+
+/// Which database, in words; may hold a password, which is not shown.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseAddress(pub String);
+
+impl std::fmt::Debug for DatabaseAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.split(':').next().unwrap_or_default())
+    }
 }
 
 /// The query API.
@@ -53,6 +69,9 @@ pub struct UplinkSettings {
     pub password: String,
     /// The client id at an external broker; empty makes one up, which is right unless the broker lists allowed ones.
     pub client_id: String,
+    /// External: the name of a group of nodes that share the work, each message going to one of them; they need one database,
+    /// on PostgreSQL. Empty: this node hears everything.
+    pub share: String,
 }
 
 impl std::fmt::Debug for UplinkSettings {
@@ -64,6 +83,7 @@ impl std::fmt::Debug for UplinkSettings {
             .field("port", &self.port)
             .field("username", &self.username)
             .field("client_id", &self.client_id)
+            .field("share", &self.share)
             .finish_non_exhaustive()
     }
 }
@@ -89,6 +109,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("selvedge-node-data"),
+            database: DatabaseAddress("sqlite".to_string()),
+            timescale: false,
             log: "info".to_string(),
             http: HttpSettings { host: IpAddr::from([127, 0, 0, 1]), port: 8080 },
             uplink: UplinkSettings {
@@ -98,6 +120,7 @@ impl Default for Settings {
                 username: String::new(),
                 password: String::new(),
                 client_id: String::new(),
+                share: String::new(),
             },
             sites: vec![],
         }
@@ -149,6 +172,30 @@ pub enum Broker {
 }
 
 impl Settings {
+    /// The database.
+    ///
+    /// # Errors
+    /// When it is none that there is; never repeats the address, which may hold a password.
+    pub fn database(&self) -> Result<Database, SettingsError> {
+        let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
+        let address = self.database.0.as_str();
+        match address {
+            "sqlite" if self.timescale => {
+                Err(wrong("timescale", "is true, but the database is SQLite; set it to false".into()))
+            }
+            "sqlite" => Ok(Database::sqlite(&self.data_dir)),
+            _ if address.starts_with("postgres://") || address.starts_with("postgresql://") => {
+                let mut server = Postgres::parse(address).map_err(|why| wrong("database", why))?;
+                server.timescale = self.timescale;
+                Ok(Database::Postgres(Box::new(server)))
+            }
+            _ => Err(wrong(
+                "database",
+                "is neither `sqlite` nor an address that starts with postgres://".into(),
+            )),
+        }
+    }
+
     /// Loads the settings; `overrides` are (dotted key, value).
     ///
     /// # Errors
@@ -220,6 +267,19 @@ impl Settings {
     pub fn check(&self) -> Result<(), SettingsError> {
         self.broker()?;
         self.sites()?;
+        self.database()?;
+        let wrong = |why: &str| Err(SettingsError::Wrong { key: "uplink.share".into(), why: why.into() });
+        if !self.uplink.share.is_empty() {
+            if self.uplink.share.contains(['/', '+', '#']) {
+                return wrong("is no name of a group; it may not hold / + #");
+            }
+            if self.broker()? != Broker::External {
+                return wrong(
+                    "is set, but the broker is embedded, which one node has for itself; set `uplink.broker` to `external` \
+                     for several nodes at one broker, or leave it empty",
+                );
+            }
+        }
         if self.uplink.username.is_empty() && !self.uplink.password.is_empty() {
             let why = "there is a password without it; set both or none".to_string();
             return Err(SettingsError::Wrong { key: "uplink.username".into(), why });
@@ -264,6 +324,14 @@ mod tests {
         assert!(said(&[("sites", &site), ("uplink.host", "plant")]).contains("`uplink.host`"));
         assert!(said(&[("sites", &site), ("uplink.broker", "external")]).contains("`uplink.host`"));
         assert!(said(&[("sites", &site), ("uplink.password", "x")]).contains("`uplink.username`"));
+        assert!(
+            said(&[("sites", &site), ("uplink.share", "nodes")]).contains("`uplink.broker` to `external`")
+        );
+        let external = [("sites", site.as_str()), ("uplink.broker", "external"), ("uplink.host", "h")];
+        assert!(said(&[&external[..], &[("uplink.share", "a/b")]].concat()).contains("`uplink.share`"));
+        assert!(said(&[("sites", &site), ("database", "mysql://h/x")]).contains("postgres://"));
+        assert!(said(&[("sites", &site), ("database", "postgres://me@h:x/y")]).contains("`database`"));
+        assert!(said(&[("sites", &site), ("timescale", "true")]).contains("`timescale`"));
         let file = said(&[("sites", "[{ name = \"a\", secret_file = \"/nowhere/x\" }]")]);
         assert!(file.contains("site a") && file.contains("/nowhere/x"), "{file}");
     }
@@ -272,8 +340,9 @@ mod tests {
     fn no_secret_shows() {
         let secret = SiteSecret::generate().unwrap().reveal_hex();
         let site = format!("[{{ name = \"a\", secret = \"{secret}\" }}]");
-        let settings = load(&[("sites", &site), ("uplink.password", "hunter2")]);
-        let shown = format!("{settings:?} {:?}", settings.sites());
+        let database = ("database", "postgres://me:hunter2@db/plant");
+        let settings = load(&[("sites", &site), ("uplink.password", "hunter2"), database]);
+        let shown = format!("{settings:?} {:?} {:?}", settings.sites(), settings.database());
         assert!(!shown.contains(&secret) && !shown.contains("hunter2"), "{shown}");
     }
 }

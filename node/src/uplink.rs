@@ -71,6 +71,8 @@ pub struct Subscriber {
     pub broker: BrokerAddress,
     /// The sites to hear.
     pub sites: Vec<SiteId>,
+    /// The group of nodes that shares the work; empty for none.
+    pub share: String,
     /// What opens their messages.
     pub verifier: Verifier,
     /// Where they go.
@@ -112,15 +114,15 @@ impl Subscriber {
         loop {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    let filter =
-                        |site| SubscribeFilter::new(format!("selvedge/{site}/up/+"), QoS::AtLeastOnce);
+                    let filter = |site| SubscribeFilter::new(filter(&self.share, site), QoS::AtLeastOnce);
                     if let Err(error) = client.try_subscribe_many(self.sites.iter().map(filter)) {
                         return error.to_string();
                     }
                 }
                 Ok(Event::Incoming(Packet::SubAck(ack))) => {
                     if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                        return "the broker refuses the subscription to selvedge/{site}/up/+".to_string();
+                        let refused = filter(&self.share, "{site}");
+                        return format!("the broker refuses the subscription to {refused}");
                     }
                     tracing::info!("hearing {} sites", self.sites.len());
                     self.stats.set_subscribed(true);
@@ -154,6 +156,13 @@ impl Subscriber {
             tracing::warn!(unlogged, "the database does not keep up; messages are dropped until it does");
         }
     }
+}
+
+/// What is subscribed to for a site. In a group each message goes to one of its nodes; whichever it is, what was applied is in the
+/// database that they share.
+fn filter(share: &str, site: impl std::fmt::Display) -> String {
+    let group = if share.is_empty() { String::new() } else { format!("$share/{share}/") };
+    format!("{group}selvedge/{site}/up/+")
 }
 
 /// What sends confirmations.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::logic::query::{Spans, merge};
-use crate::store::{Content, Incoming, SeriesInfo, StoredWindow, Writer, open};
+use crate::store::{Content, Database, Incoming, SeriesInfo, StoredWindow, Writer, open};
 use actix_web::{App, test};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::ShardId;
@@ -21,7 +21,7 @@ struct World {
 impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (writer, reader) = open(folder.path()).await.unwrap();
+        let (writer, reader) = open(&Database::sqlite(folder.path())).await.unwrap();
         let site = SiteId::new("plant-7").unwrap();
         let api = Api { reader, stats: Arc::new(Stats::default()), sites: vec![site], metrics: None };
         Self { api: web::Data::new(api), writer, seq: 0, _folder: folder }
@@ -48,7 +48,7 @@ impl World {
         let site = self.api.sites[0].clone();
         let content = Some(Content { seq: self.seq, batch, body_hash: self.seq });
         let one = Incoming { site, shard: ShardId(0), first_kept: 1, last: self.seq, content };
-        self.writer.apply(&[one], EpochMs(START)).await.unwrap();
+        self.writer.apply(&[one].into(), EpochMs(START)).await.unwrap();
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
@@ -231,7 +231,7 @@ async fn a_node_without_its_broker_is_alive_and_not_ready() {
 #[actix_web::test]
 async fn metrics_are_prometheus_text() {
     let folder = tempfile::tempdir().unwrap();
-    let (_writer, reader) = open(folder.path()).await.unwrap();
+    let (_writer, reader) = open(&Database::sqlite(folder.path())).await.unwrap();
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let stats = Arc::new(Stats::default());
     metrics::with_local_recorder(&recorder, || {
@@ -363,7 +363,7 @@ impl World {
             sent.push(Incoming { site, shard: ShardId(0), first_kept: 1, last: self.seq, content });
             let again = sent[random.below(sent.len() as u64) as usize].clone();
             let newest = sent[sent.len() - 1].clone();
-            self.writer.apply(&[again, newest], EpochMs(START)).await.unwrap();
+            self.writer.apply(&[again, newest].into(), EpochMs(START)).await.unwrap();
         }
     }
 

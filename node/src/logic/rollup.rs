@@ -1,18 +1,20 @@
-//! Roll-ups: what windows of a stream that start in the same hour, or day, add up to.
+//! Roll-ups: what windows of a stream that start in the same minute, hour or day add up to.
 //!
-//! They are kept by the transaction that counts the windows, for each width that divides the hour or the day, and hold
-//! nothing that windows don't: whatever is asked of them could be asked of the windows, of which there are more.
-//!
-//! There is none of minutes: windows of 10 s make six of a minute, so it would cost as much as it saves.
+//! They are kept by the transaction that counts the windows, for each width that divides the span, and hold
+//! nothing that windows don't: whatever is asked of them could be asked of the windows, of which there are more. A window that is
+//! as long as the span is there too, so that a roll-up holds all that there is.
 //!
 //! - Invariant: a row of a roll-up is the merge of all stored windows of its series that start within its span.
 
 use selvedge_shared::time::EpochMs;
 
-/// What is kept: hours and days, the narrower first; each divides the next.
-pub const ROLLUPS_MS: [i64; 2] = [HOUR_MS, 86_400_000];
+/// What is kept: minutes, hours and days, the narrower first; each divides the next.
+pub const ROLLUPS_MS: [i64; 3] = [MINUTE_MS, HOUR_MS, 86_400_000];
 
 /// The narrowest.
+pub const MINUTE_MS: i64 = 60_000;
+
+/// The narrowest that devices are merged over.
 pub const HOUR_MS: i64 = 3_600_000;
 
 /// The roll-ups that windows of this width add to.
@@ -64,6 +66,7 @@ pub fn cover(spans: &[i64], from: EpochMs, to: EpochMs) -> Vec<Segment> {
 mod tests {
     use super::*;
 
+    const M: i64 = MINUTE_MS;
     const H: i64 = HOUR_MS;
     const D: i64 = 24 * H;
 
@@ -73,9 +76,10 @@ mod tests {
     }
 
     #[test]
-    fn windows_and_hours_fill_what_days_leave() {
+    fn what_is_narrower_fills_what_days_leave() {
         let all = [
-            (0, 1, H),
+            (0, 1, M),
+            (M, M, H),
             (H, H, D),
             (D, D, 3 * D),
             (H, 3 * D, 3 * D + 2 * H),
@@ -84,7 +88,7 @@ mod tests {
         assert_eq!(covered(&ROLLUPS_MS, 1, 3 * D + 2 * H + 7), all);
         assert_eq!(covered(&ROLLUPS_MS, D, 2 * D), [(D, D, 2 * D)]);
         assert_eq!(covered(&ROLLUPS_MS, -D - H, -D + H), [(H, -D - H, -D + H)]);
-        assert_eq!(covered(&ROLLUPS_MS, 1, H + 1), [(0, 1, H + 1)], "no whole hour");
+        assert_eq!(covered(&[H, D], 1, H + 1), [(0, 1, H + 1)], "no whole hour");
         assert_eq!(covered(&[], 0, D), [(0, 0, D)]);
         assert_eq!(covered(&ROLLUPS_MS, D, D), []);
     }
@@ -92,9 +96,10 @@ mod tests {
     #[test]
     fn only_what_divides_is_rolled_up_and_only_what_saves_is_used() {
         let kept = |width| spans_of(width).collect::<Vec<_>>();
-        assert_eq!((kept(10_000), kept(H), kept(2 * H)), (vec![H, D], vec![H, D], vec![D]));
+        assert_eq!((kept(10_000), kept(90_000)), (vec![M, H, D], vec![H, D]));
+        assert_eq!((kept(H), kept(2 * H)), (vec![H, D], vec![D]));
         assert_eq!((kept(7_000), kept(0), kept(2 * D)), (vec![], vec![], vec![]));
-        assert_eq!((useful(H, 10_000), useful(7 * D, 10_000)), (vec![H], vec![H, D]));
-        assert_eq!((useful(H, H), useful(60_000, 10_000), useful(D, H)), (vec![], vec![], vec![D]));
+        assert_eq!((useful(H, 10_000), useful(7 * D, 10_000)), (vec![M, H], vec![M, H, D]));
+        assert_eq!((useful(H, H), useful(M, 10_000), useful(D, H)), (vec![], vec![M], vec![D]));
     }
 }

@@ -1,47 +1,56 @@
-//! The database: SQLite in one file, written by one [`Writer`], read by any number of [`Reader`]s.
+//! The database behind one face: SQLite in one file by default, PostgreSQL where several nodes share it. One
+//! [`Writer`] a node applies batches, any number of [`Reader`]s answer queries.
+//!
+//! What a transaction does is said once, in [`stage`]: which batches are new, which rows they touch, how these merge.
+//! `sqlite` and `postgres` only lock, read and write for it; their tables and views have the same names.
 //!
 //! - Invariant: a batch's windows, what they add to roll-ups and the record that it was applied are in the same
 //!   transaction.
-//! - Invariant: what decides whether a batch is new is read from the database inside that transaction, so
-//!   that neither a crash nor a second process can count it twice.
-//! - Invariant: a cursor leaves the store only after the transaction it rests on is on disk
-//!   (write-ahead log with `synchronous = FULL`).
+//! - Invariant: what decides whether a batch is new is read from the database inside that transaction, while its shard's
+//!   row is locked, so that neither a crash nor another node can count it twice.
+//! - Invariant: a cursor leaves the store only after the transaction it rests on is on disk (SQLite: write-ahead log with
+//!   `synchronous = FULL`; PostgreSQL: `synchronous_commit = on`).
+//! - Invariant: after any failure the writer's connection, and all that was remembered with it, is thrown away.
 
-mod read;
-mod schema;
-mod write;
+mod pool;
+mod postgres;
+mod sqlite;
+mod stage;
 
-pub use read::{LedgerPage, Reader, RowPage, SeriesInfo, ShardStatus, StoredWindow, WindowKey};
-pub use write::{Applied, Content, Incoming, Outcome, Writer};
+pub use postgres::Postgres;
+pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome};
 
-use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use selvedge_shared::aggregate::Aggregate;
+use selvedge_shared::frame::{self, FrameError};
+use selvedge_shared::sketch::Sketch;
+use selvedge_shared::time::EpochMs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How long a statement waits for another process's lock on the database.
-pub const BUSY_TIMEOUT_MS: u64 = 10_000;
-
-/// How much of the database the writer keeps in memory. What all devices of a fleet write at a time should find room:
-/// each series' newest windows are on a page of their own.
-pub const WRITE_CACHE_KIB: u32 = 64 * 1024;
-
-/// How far the write-ahead log grows before it is copied into the database. A page that many transactions write
-/// is copied once then; most of what a checkpoint costs is places on the disk, not bytes.
-pub const CHECKPOINT_PAGES: u32 = 16 * 1024;
-
-/// How large the write-ahead log stays once it is copied: its size at [`CHECKPOINT_PAGES`], so that it is not made anew each
-/// time.
-pub const LOG_KEPT_BYTES: u64 = 72 * 1024 * 1024;
+use std::sync::Arc;
 
 /// How many connections answer queries.
-pub const READ_CONNECTIONS_ENTRIES: u32 = 4;
-
-/// How many rows the database may be ahead of who reads them: a small lead makes the two wait for each other.
-pub const READ_BUFFER_ENTRIES: usize = 1_000;
+pub const READ_CONNECTIONS_ENTRIES: usize = 4;
 
 /// How long a query waits for one of them.
 pub const READ_WAIT_MS: u64 = 5_000;
+
+/// Format version of stored sketches.
+pub const SKETCH_VERSION: u8 = 1;
+
+/// Which database.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Database {
+    /// SQLite, in the file `selvedge.db` of this folder.
+    Sqlite(PathBuf),
+    /// PostgreSQL, in the database that is named there.
+    Postgres(Box<Postgres>),
+}
+
+impl Database {
+    /// SQLite in this folder.
+    pub fn sqlite(folder: &Path) -> Self {
+        Self::Sqlite(folder.to_owned())
+    }
+}
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -60,48 +69,431 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
         /// What the database said.
-        why: sqlx::Error,
+        why: rusqlite::Error,
     },
     /// A newer release has written it.
-    #[error("the database has schema version {found}, this release knows {known}; run the newer release")]
+    #[error(
+        "the database has schema version {found}, this release knows {known} and does not go back; \
+         run the newer release, or restore a copy from before it"
+    )]
     Newer {
         /// The version found.
         found: i64,
         /// The newest that is known.
         known: usize,
     },
-    /// Any other failure.
+    /// All connections for queries are taken.
+    #[error("no connection to the database got free within {READ_WAIT_MS} ms; ask for less at a time")]
+    Busy,
+    /// The server can't be reached, or does not let us in.
+    #[error("the database {server} (setting `database`) can't be used: {why}")]
+    Connect {
+        /// Which server, without the password.
+        server: String,
+        /// What it, or the network, said.
+        why: postgres::Said,
+    },
+    /// TimescaleDB is asked for, and is not there.
+    #[error(
+        "the setting `timescale` is true, but the database has no extension timescaledb; \
+         let its owner run CREATE EXTENSION timescaledb, or set `timescale` to false"
+    )]
+    NoTimescale,
+    /// The server says nothing any more.
+    #[error("the database server does not answer in time")]
+    Silent,
+    /// Somebody else has written what is ours while its shard was locked.
+    #[error("rows were changed by somebody else; is there one device in two shards?")]
+    Changed,
+    /// A stored sketch can't be read.
+    #[error("a row can't be read: {0}")]
+    Sketch(#[from] FrameError),
+    /// A task of the store ended before its work.
+    #[error("the store was stopped at its work")]
+    Stopped,
+    /// Any other failure of SQLite.
     #[error("the database says: {0}")]
-    Database(#[from] sqlx::Error),
+    Sqlite(#[from] rusqlite::Error),
+    /// Any other failure of PostgreSQL.
+    #[error("the database says: {0}")]
+    Postgres(postgres::Said),
 }
 
-/// Opens (and makes, if need be) the database `selvedge.db` in `folder`.
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(why: tokio_postgres::Error) -> Self {
+        Self::Postgres(postgres::Said(why))
+    }
+}
+
+impl StoreError {
+    /// Whether a server that starts, is restarted or has too many guests would say so.
+    fn may_pass(&self) -> bool {
+        use tokio_postgres::error::SqlState;
+        let Self::Connect { why: postgres::Said(why), .. } = self else { return false };
+        let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
+        why.code().is_none_or(|code| passing.contains(code))
+    }
+}
+
+/// Opens the database (and makes it, if it is SQLite and not there), and brings it to this release's tables.
 ///
 /// # Errors
-/// When the folder or the file can't be made, opened or brought to this release's tables.
-pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
-    std::fs::create_dir_all(folder).map_err(|why| StoreError::Folder { path: folder.to_owned(), why })?;
-    let path = folder.join("selvedge.db");
-    let failed = |why| StoreError::Open { path: path.clone(), why };
-    let options = SqliteConnectOptions::new()
-        .filename(&path)
-        .busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))
-        .foreign_keys(true);
-    let writing = options
-        .clone()
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("cache_size", format!("-{WRITE_CACHE_KIB}"))
-        .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string())
-        .pragma("journal_size_limit", LOG_KEPT_BYTES.to_string());
-    let mut db = writing.connect().await.map_err(failed)?;
-    schema::migrate(&mut db).await?;
-    let pool = SqlitePoolOptions::new()
-        .max_connections(READ_CONNECTIONS_ENTRIES)
-        .acquire_timeout(Duration::from_millis(READ_WAIT_MS))
-        .connect_with(options.read_only(true).row_buffer_size(READ_BUFFER_ENTRIES))
-        .await
-        .map_err(failed)?;
-    Ok((Writer::new(writing, db), Reader::new(pool)))
+/// When it can't be made, opened or brought there, or when a newer release has been at it.
+pub async fn open(database: &Database) -> Result<(Writer, Reader), StoreError> {
+    match database {
+        Database::Sqlite(folder) => {
+            let (writer, reader) = sqlite::open(folder).await?;
+            Ok((Writer::Sqlite(writer), Reader::Sqlite(reader)))
+        }
+        Database::Postgres(server) => {
+            let (writer, reader) = postgres::open(server).await?;
+            Ok((Writer::Postgres(writer), Reader::Postgres(reader)))
+        }
+    }
 }
+
+/// Applies batches. One for each node.
+pub enum Writer {
+    /// Into SQLite.
+    #[doc(hidden)]
+    Sqlite(sqlite::Writer),
+    /// Into PostgreSQL.
+    #[doc(hidden)]
+    Postgres(postgres::Writer),
+}
+
+impl Writer {
+    /// Applies messages in one transaction. When this returns, it is on disk; when it fails, nothing of it is, or at worst it
+    /// is and nobody was told.
+    ///
+    /// # Errors
+    /// When the database fails; the messages may be given again, over a new connection.
+    pub async fn apply(&mut self, messages: &Arc<[Incoming]>, now: EpochMs) -> Result<Applied, StoreError> {
+        match self {
+            Self::Sqlite(writer) => writer.apply(messages, now).await,
+            Self::Postgres(writer) => writer.apply(messages, now).await,
+        }
+    }
+
+    /// Closes the database.
+    ///
+    /// # Errors
+    /// When the last checkpoint fails; nothing that was applied is lost by it.
+    pub async fn close(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(writer) => writer.close().await,
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+}
+
+/// Reads the database, from any number of tasks.
+#[derive(Clone)]
+pub enum Reader {
+    /// From SQLite.
+    #[doc(hidden)]
+    Sqlite(sqlite::Reader),
+    /// From PostgreSQL.
+    #[doc(hidden)]
+    Postgres(postgres::Reader),
+}
+
+impl Reader {
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.ping().await,
+            Self::Postgres(reader) => reader.ping().await,
+        }
+    }
+
+    /// The series (of one site, device or stream, if said), at most `limit`, by site, device, stream and width.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn series(
+        &self,
+        site: Option<&str>,
+        device: Option<&str>,
+        stream: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<SeriesInfo>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.series(site, device, stream, limit).await,
+            Self::Postgres(reader) => reader.series(site, device, stream, limit).await,
+        }
+    }
+
+    /// Series in order of (site, device, stream, width) of the devices after the one given, at most `limit` devices.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn devices(
+        &self,
+        site: Option<&str>,
+        after: Option<(&str, &str)>,
+        limit: u32,
+    ) -> Result<Vec<SeriesInfo>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.devices(site, after, limit).await,
+            Self::Postgres(reader) => reader.devices(site, after, limit).await,
+        }
+    }
+
+    /// The windows of a series that start in `from..to`, by start, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn windows(
+        &self,
+        series: i64,
+        from: EpochMs,
+        to: EpochMs,
+        limit: u32,
+    ) -> Result<RowPage, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.windows(series, from, to, limit).await,
+            Self::Postgres(reader) => reader.windows(series, from, to, limit).await,
+        }
+    }
+
+    /// The roll-ups to `span_ms` of a series that start in `from..to`, by start. Looks at no more than `limit` spans,
+    /// including those in which only other series have something.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rollups(
+        &self,
+        series: i64,
+        span_ms: i64,
+        from: EpochMs,
+        to: EpochMs,
+        limit: u32,
+    ) -> Result<RowPage, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.rollups(series, span_ms, from, to, limit).await,
+            Self::Postgres(reader) => reader.rollups(series, span_ms, from, to, limit).await,
+        }
+    }
+
+    /// The roll-ups to `span_ms` of all series (of one site, of one stream, if said) that start before `to`, after the
+    /// place `after` in order of start and series, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rollups_of_all(
+        &self,
+        span_ms: i64,
+        after: WindowKey,
+        to: EpochMs,
+        site: Option<&str>,
+        stream: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<(i64, StoredWindow)>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.rollups_of_all(span_ms, after, to, site, stream, limit).await,
+            Self::Postgres(reader) => reader.rollups_of_all(span_ms, after, to, site, stream, limit).await,
+        }
+    }
+
+    /// The windows of all series (of one site, of one width, if said) after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn ledger(
+        &self,
+        site: Option<&str>,
+        width_ms: Option<u32>,
+        after: WindowKey,
+        limit: u32,
+    ) -> Result<LedgerPage, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.ledger(site, width_ms, after, limit).await,
+            Self::Postgres(reader) => reader.ledger(site, width_ms, after, limit).await,
+        }
+    }
+
+    /// All shards that have ever been heard of, by site and number.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn shards(&self) -> Result<Vec<ShardStatus>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.shards().await,
+            Self::Postgres(reader) => reader.shards().await,
+        }
+    }
+
+    /// The batches that were given up (of one site, if said), the youngest first, at most `limit` runs of them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn holes(&self, site: Option<&str>, limit: u32) -> Result<Vec<Hole>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.holes(site, limit).await,
+            Self::Postgres(reader) => reader.holes(site, limit).await,
+        }
+    }
+}
+
+/// One stream at one width.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesInfo {
+    /// Its row number.
+    pub id: i64,
+    /// The site of its device.
+    pub site: String,
+    /// Its device.
+    pub device: String,
+    /// The stream.
+    pub stream: String,
+    /// The width of its windows.
+    pub width_ms: i64,
+}
+
+/// A window's place: its series and its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WindowKey {
+    /// The series' row number.
+    pub series: i64,
+    /// Where the window starts.
+    pub start: EpochMs,
+}
+
+/// One window, or one span of a roll-up, as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredWindow {
+    /// Where it starts.
+    pub start: EpochMs,
+    /// What is known of its readings.
+    pub aggregate: Aggregate,
+    /// How many of them were late.
+    pub late: u64,
+    /// How many parts it was merged from; in the tables, its `revision`.
+    pub parts: u64,
+    /// The latest watermark that a part came with.
+    pub watermark: EpochMs,
+}
+
+/// Rows of one series, and where to go on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RowPage {
+    /// In order of their start.
+    pub rows: Vec<StoredWindow>,
+    /// From where more may follow.
+    pub next: Option<EpochMs>,
+}
+
+impl RowPage {
+    /// Of what was found at so many places at most; nothing where only others have something.
+    fn new(found: Vec<(EpochMs, Option<StoredWindow>)>, limit: u32) -> Self {
+        let next = found.last().filter(|_| found.len() == limit as usize).map(|(start, _)| start.plus(1));
+        Self { rows: found.into_iter().filter_map(|(_, row)| row).collect(), next }
+    }
+}
+
+/// A page of the ledger: for each window its place, its count and its fingerprint.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LedgerPage {
+    /// In order of series and start.
+    pub windows: Vec<(WindowKey, u64, u64)>,
+    /// The series that they name.
+    pub series: Vec<SeriesInfo>,
+    /// Whether more may follow.
+    pub more: bool,
+}
+
+impl LedgerPage {
+    /// Of windows and the series between the first's and the last's.
+    fn new(windows: Vec<(WindowKey, u64, u64)>, between: Vec<SeriesInfo>, limit: u32) -> Self {
+        let used: std::collections::BTreeSet<i64> = windows.iter().map(|(key, _, _)| key.series).collect();
+        let series = between.into_iter().filter(|s| used.contains(&s.id)).collect();
+        Self { more: windows.len() == limit as usize, windows, series }
+    }
+}
+
+/// How far a shard has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// The site.
+    pub site: String,
+    /// The shard's number.
+    pub shard: u16,
+    /// All batches up to it are settled.
+    pub cursor: u64,
+    /// Batches applied beyond the cursor.
+    pub beyond: u64,
+    /// Batches between the cursor and the highest that the edge is known to have cut that are not applied.
+    pub missing: u64,
+    /// Batches given up because the edge no longer has them.
+    pub given_up: u64,
+    /// Batches applied since the database was made.
+    pub batches_applied: u64,
+    /// The highest batch that the edge was known to have cut when something changed last.
+    pub edge_last: u64,
+    /// When something changed last.
+    pub changed: EpochMs,
+    /// The number that came with two contents, if one did; then nothing is confirmed any more.
+    pub conflict: Option<u64>,
+}
+
+/// A row of the query for [`ShardStatus`]: site, shard, cursor, edge_last, batches_applied, changed_ms, conflict_seq, beyond,
+/// given up.
+type ShardRow = (String, i64, i64, i64, i64, i64, Option<i64>, i64, i64);
+
+impl From<ShardRow> for ShardStatus {
+    fn from((site, shard, cursor, last, applied, changed, conflict, beyond, given_up): ShardRow) -> Self {
+        let (cursor, last, beyond) = (cursor as u64, last as u64, beyond as u64);
+        Self {
+            site,
+            shard: shard as u16,
+            cursor,
+            beyond,
+            missing: last.saturating_sub(cursor).saturating_sub(beyond),
+            given_up: given_up as u64,
+            batches_applied: applied as u64,
+            edge_last: last,
+            changed: EpochMs(changed),
+            conflict: conflict.map(|seq| seq as u64),
+        }
+    }
+}
+
+/// A run of batches that the edge no longer has and that never came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    /// The site.
+    pub site: String,
+    /// The shard's number.
+    pub shard: u16,
+    /// The first number that is missing.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// When it was found.
+    pub found: EpochMs,
+}
+
+/// As SQL holds it; larger ones are refused before they come here.
+fn whole(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// As it is stored; a value that is no number is NULL in both databases.
+fn number(value: f64) -> Option<f64> {
+    (!value.is_nan()).then_some(value)
+}
+
+fn sketch_bytes(sketch: &Option<Box<Sketch>>) -> Option<Vec<u8>> {
+    sketch.as_ref().map(|sketch| frame::encode(SKETCH_VERSION, sketch.as_ref()))
+}
+
+fn sketch_from(bytes: &[u8]) -> Result<Box<Sketch>, FrameError> {
+    frame::decode("a window's sketch", SKETCH_VERSION, bytes).map(Box::new)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Where the server is, and connections to it.
+
+use super::super::StoreError;
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Config, Host, SslMode};
+use tokio_postgres::{Client, NoTls, Statement};
+
+/// How long a connection may take to be made.
+pub const CONNECT_MS: u64 = 5_000;
+
+/// How long the server waits for locks and works on one statement of a transaction that writes, and how long it leaves a
+/// transaction open of a node that says nothing any more: then its locks are free for others.
+pub const WRITE_MS: u64 = 60_000;
+
+/// How long the server works on a query.
+pub const READ_MS: u64 = 30_000;
+
+/// After how long without a sign of life the network is asked whether the other end is there, on both ends.
+pub const KEEPALIVE_S: u64 = 10;
+
+/// The most prepared statements of a connection that reads; there are fewer.
+const STATEMENTS_ENTRIES: usize = 64;
+
+/// Where a PostgreSQL server is, and how to use it.
+#[derive(Clone, PartialEq)]
+pub struct Postgres {
+    config: Config,
+    /// Whether windows lie in a hypertable of TimescaleDB.
+    pub timescale: bool,
+}
+
+impl Postgres {
+    /// Reads `postgres://user:password@host:5432/database`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, without repeating anything of it.
+    pub fn parse(address: &str) -> Result<Self, String> {
+        let mut config: Config = address.parse().map_err(|_| {
+            "is no address of PostgreSQL; write postgres://user:password@host:5432/database, with special characters of \
+             the password as %40 and the like"
+        })?;
+        if config.get_hosts().is_empty() {
+            return Err("names no host; write postgres://user:password@host:5432/database".to_string());
+        }
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err("asks for TLS (sslmode=require), which this build does not speak; use a tunnel or a private network".to_string());
+        }
+        config
+            .ssl_mode(SslMode::Disable)
+            .application_name("selvedge-node")
+            .connect_timeout(Duration::from_millis(CONNECT_MS))
+            .tcp_user_timeout(Duration::from_secs(3 * KEEPALIVE_S))
+            .keepalives_idle(Duration::from_secs(KEEPALIVE_S))
+            .keepalives_interval(Duration::from_secs(KEEPALIVE_S))
+            .keepalives_retries(2);
+        Ok(Self { config, timescale: false })
+    }
+
+    /// A connection that writes. It finds all that it writes by key; what the server believes of a young table must not lead
+    /// it to read all of it.
+    pub async fn link_to_write(&self) -> Result<Link, StoreError> {
+        // A server that waits for even more at a commit goes on to do so.
+        let settings = format!(
+            "SELECT set_config('synchronous_commit', 'on', false) \
+             WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); \
+             SET statement_timeout = {WRITE_MS}; SET lock_timeout = {WRITE_MS}; \
+             SET idle_in_transaction_session_timeout = {WRITE_MS}; \
+             SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
+        );
+        self.link(&settings).await
+    }
+
+    /// A connection that reads, and can do nothing else.
+    pub async fn link_to_read(&self) -> Result<Link, StoreError> {
+        self.link(&format!("SET statement_timeout = {READ_MS}; SET default_transaction_read_only = on")).await
+    }
+
+    /// A connection that brings tables to a newer form, which may take long.
+    pub async fn link_to_migrate(&self) -> Result<Link, StoreError> {
+        self.link("SET statement_timeout = 0").await
+    }
+
+    async fn link(&self, settings: &str) -> Result<Link, StoreError> {
+        let failed = |why| StoreError::Connect { server: self.to_string(), why: Said(why) };
+        let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
+        // Ends with the client, or with an error that the client's next call repeats.
+        let task = tokio::spawn(async move { drop(connection.await) });
+        let link = Link { client, statements: HashMap::new(), task };
+        let common = format!(
+            "SET jit = off; SET client_encoding = 'UTF8'; SET tcp_keepalives_idle = {KEEPALIVE_S}; \
+             SET tcp_keepalives_interval = {KEEPALIVE_S}; SET tcp_keepalives_count = 2; {settings}"
+        );
+        link.client.batch_execute(&common).await.map_err(failed)?;
+        Ok(link)
+    }
+}
+
+/// Without the password.
+impl fmt::Display for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = match self.config.get_hosts().first() {
+            Some(Host::Tcp(host)) => host.clone(),
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => String::new(),
+        };
+        let user = self.config.get_user().map(|user| format!("{user}@")).unwrap_or_default();
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        write!(f, "postgres://{user}{host}:{port}/{}", self.config.get_dbname().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// One connection.
+pub struct Link {
+    pub client: Client,
+    statements: HashMap<String, Statement>,
+    task: JoinHandle<()>,
+}
+
+impl Link {
+    /// A statement, prepared once.
+    pub async fn statement(&mut self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        if self.statements.len() >= STATEMENTS_ENTRIES {
+            self.statements.clear();
+        }
+        self.statements.insert(sql.to_string(), statement.clone());
+        Ok(statement)
+    }
+}
+
+impl Drop for Link {
+    /// The server notices at once, and ends what it is at.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a driver's error says, with what the server said.
+#[derive(Debug)]
+pub struct Said(pub tokio_postgres::Error);
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the details, which repeat values.
+        if let Some(error) = self.0.as_db_error() {
+            return write!(f, "{} ({})", error.message(), error.code().code());
+        }
+        write!(f, "{}", self.0)?;
+        let mut source = std::error::Error::source(&self.0);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Said {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_shows() {
+        let server = Postgres::parse("postgres://me:hunter2@db.example:5433/plant").unwrap();
+        assert_eq!(server.to_string(), "postgres://me@db.example:5433/plant");
+        assert!(!format!("{server:?}").contains("hunter2"));
+        for wrong in [
+            "postgres://me:hunter2@db:port/x",
+            "postgres://me:hunter2@db/x?hunter2=1",
+            "postgres:///x",
+            "postgres://me:hunter2@db/x?sslmode=require",
+        ] {
+            let said = Postgres::parse(wrong).unwrap_err();
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! PostgreSQL: tables and views of the same names as in SQLite, shared by any number of nodes.
+//!
+//! A node holds one connection that writes and a few that read. Each is made when it is needed and thrown away after any
+//! failure, so that a server that was restarted, moved or restored is found again without further ado.
+
+mod link;
+mod read;
+mod schema;
+mod write;
+
+pub use link::{Postgres, Said};
+pub use read::Reader;
+pub use write::Writer;
+
+use super::{StoreError, StoredWindow, sketch_from};
+use bytes::{BufMut, BytesMut};
+use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::time::EpochMs;
+use std::error::Error;
+use std::sync::Arc;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+/// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
+const ROW: &str = "w.start, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
+     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, \
+     w.watermark_ms, w.sketch";
+
+/// Brings the database to this release's tables.
+pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {
+    let server = Arc::new(server.clone());
+    schema::migrate(&server).await?;
+    Ok((Writer::new(server.clone()), Reader::new(server)))
+}
+
+/// A point in time as `timestamptz`: microseconds since 2000. What it can't hold is infinite.
+#[derive(Debug, Clone, Copy)]
+struct At(EpochMs);
+
+const EPOCH_2000_MS: i64 = 946_684_800_000;
+/// 4713 BC and the year 294276, where `timestamptz` ends.
+const RANGE_US: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
+
+impl ToSql for At {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        let us = self.0.0.saturating_sub(EPOCH_2000_MS).saturating_mul(1_000);
+        let us = match us {
+            _ if us < RANGE_US.start => i64::MIN,
+            _ if us >= RANGE_US.end => i64::MAX,
+            _ => us,
+        };
+        out.put_i64(us);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+impl FromSql<'_> for At {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        let us = i64::from_be_bytes(raw.try_into()?);
+        Ok(Self(EpochMs(us.div_euclid(1_000).saturating_add(EPOCH_2000_MS))))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <Self as ToSql>::accepts(ty)
+    }
+}
+
+/// The columns [`ROW`] from `base` on.
+fn window_at(row: &Row, base: usize) -> Result<StoredWindow, StoreError> {
+    let whole = |at: usize| row.try_get::<_, i64>(base + at);
+    let real = |at: usize| {
+        Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<f64>>(base + at)?.unwrap_or(f64::NAN))
+    };
+    let sample = |at: usize| {
+        let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
+        Ok::<_, tokio_postgres::Error>(Sample { time, slot, index, value: real(at + 3)? })
+    };
+    let sketch = row.try_get::<_, Option<&[u8]>>(base + 18)?.map(sketch_from).transpose()?;
+    Ok(StoredWindow {
+        start: row.try_get::<_, At>(base)?.0,
+        aggregate: Aggregate {
+            count: whole(1)? as u64,
+            sum: real(2)?,
+            sum_sq: real(3)?,
+            min: real(4)?,
+            max: real(5)?,
+            first: sample(6)?,
+            last: sample(10)?,
+            fingerprint: whole(14)? as u64,
+            sketch,
+        },
+        late: whole(15)? as u64,
+        parts: whole(16)? as u64,
+        watermark: EpochMs(whole(17)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_beyond_what_the_database_holds_are_infinite() {
+        let bytes = |ms: i64| {
+            let mut out = BytesMut::new();
+            At(EpochMs(ms)).to_sql(&Type::TIMESTAMPTZ, &mut out).unwrap();
+            i64::from_be_bytes(out[..].try_into().unwrap())
+        };
+        assert_eq!((bytes(i64::MIN), bytes(i64::MAX)), (i64::MIN, i64::MAX));
+        for ms in [0, -1, 1_764_000_000_001, EPOCH_2000_MS, -62_135_596_800_000, 253_402_300_799_999] {
+            let read = At::from_sql(&Type::TIMESTAMPTZ, &bytes(ms).to_be_bytes()).unwrap();
+            assert_eq!(read.0, EpochMs(ms));
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The tables and views, as in SQLite (see there for what they are made of), with comments for every one of them.
+//!
+//! `start` is a `timestamptz` in the tables themselves, so that an index finds what a view is asked for. Texts are ordered by
+//! their bytes, as in SQLite and in Rust.
+
+use super::super::StoreError;
+use super::link::{Link, Postgres};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The steps; a step is never changed once it was released, only followed by another.
+const STEPS: &[&str] = &[r#"
+CREATE TABLE device (
+    device_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    site          text COLLATE "C" NOT NULL,
+    name          text COLLATE "C" NOT NULL,
+    first_seen_ms bigint NOT NULL,
+    UNIQUE (site, name)
+);
+CREATE INDEX device_name ON device (name);
+
+CREATE TABLE series (
+    series_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    device_id bigint NOT NULL REFERENCES device,
+    stream    text COLLATE "C" NOT NULL,
+    width_ms  bigint NOT NULL,
+    UNIQUE (device_id, stream, width_ms)
+);
+
+CREATE TABLE series_window (
+    series_id    bigint NOT NULL,
+    start        timestamptz NOT NULL,
+    {ROW}
+    PRIMARY KEY (series_id, start)
+) WITH (fillfactor = 90);
+
+CREATE TABLE series_rollup (
+    span_ms      bigint NOT NULL,
+    start        timestamptz NOT NULL,
+    series_id    bigint NOT NULL,
+    {ROW}
+    PRIMARY KEY (span_ms, start, series_id)
+) WITH (fillfactor = 70);
+
+CREATE TABLE shard_progress (
+    site            text COLLATE "C" NOT NULL,
+    shard           integer NOT NULL,
+    cursor          bigint NOT NULL,
+    edge_first_kept bigint NOT NULL,
+    edge_last       bigint NOT NULL,
+    batches_applied bigint NOT NULL,
+    changed_ms      bigint NOT NULL,
+    conflict_seq    bigint,
+    PRIMARY KEY (site, shard)
+) WITH (fillfactor = 50);
+
+CREATE TABLE applied_batch (
+    site       text COLLATE "C" NOT NULL,
+    shard      integer NOT NULL,
+    seq        bigint NOT NULL,
+    applied_ms bigint NOT NULL,
+    parts      bigint NOT NULL,
+    body_hash  bigint NOT NULL,
+    PRIMARY KEY (site, shard, seq)
+);
+
+CREATE TABLE hole (
+    site      text COLLATE "C" NOT NULL,
+    shard     integer NOT NULL,
+    first_seq bigint NOT NULL,
+    last_seq  bigint NOT NULL,
+    found_ms  bigint NOT NULL,
+    PRIMARY KEY (site, shard, first_seq)
+);
+
+CREATE VIEW devices AS
+SELECT d.site, d.name AS device,
+       (SELECT count(DISTINCT s.stream) FROM series AS s WHERE s.device_id = d.device_id) AS streams,
+       {TIME d.first_seen_ms} AS first_seen
+FROM device AS d;
+
+CREATE VIEW streams AS
+SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS length,
+       (SELECT min(w.start) FROM series_window AS w WHERE w.series_id = s.series_id) AS first_window,
+       (SELECT max(w.start) FROM series_window AS w WHERE w.series_id = s.series_id) AS last_window
+FROM series AS s JOIN device AS d USING (device_id);
+
+CREATE VIEW windows AS
+SELECT d.site, d.name AS device, s.stream, {FACE s.width_ms}
+FROM series_window AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id);
+
+CREATE VIEW minute AS
+SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS window_length, {FACE w.span_ms}
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 60000;
+
+CREATE VIEW hour AS
+SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS window_length, {FACE w.span_ms}
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 3600000;
+
+CREATE VIEW day AS
+SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS window_length, {FACE w.span_ms}
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 86400000;
+
+CREATE VIEW holes AS
+SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq - first_seq + 1 AS batches,
+       {TIME found_ms} AS found
+FROM hole;
+
+CREATE VIEW shards AS
+SELECT site, shard, cursor AS confirmed_batch, edge_last AS last_batch, batches_applied, {TIME changed_ms} AS changed,
+       conflict_seq AS conflict_batch
+FROM shard_progress;
+
+COMMENT ON TABLE device IS 'Devices; the view devices is for people.';
+COMMENT ON TABLE series IS 'A stream of a device at one length of windows; the view streams is for people.';
+COMMENT ON TABLE series_window IS 'Windows; the view windows is for people. What is no number is NULL.';
+COMMENT ON TABLE series_rollup IS 'Windows added up to minutes, hours and days; the views minute, hour and day are for people.';
+COMMENT ON TABLE shard_progress IS 'Which batches of each shard are applied; the view shards is for people.';
+COMMENT ON COLUMN shard_progress.cursor IS 'All batches up to it are applied, or in a hole.';
+COMMENT ON COLUMN shard_progress.edge_first_kept IS 'The lowest batch that the site still had when something changed last.';
+COMMENT ON COLUMN shard_progress.edge_last IS 'The highest batch that the site had cut when something changed last.';
+COMMENT ON COLUMN shard_progress.conflict_seq IS 'A batch number that came with two contents: nothing of the shard is confirmed until this is NULL again.';
+COMMENT ON TABLE applied_batch IS 'The batches beyond the cursor, and the newest up to it.';
+COMMENT ON TABLE hole IS 'Batches that never came and that the site has no more; the view holes is for people.';
+COMMENT ON TABLE schema_version IS 'The steps that made these tables; a node brings them to its own, and refuses newer ones.';
+
+COMMENT ON VIEW devices IS 'The devices that have ever sent something.';
+COMMENT ON COLUMN devices.streams IS 'How many streams it has.';
+COMMENT ON COLUMN devices.first_seen IS 'When its first batch came.';
+COMMENT ON VIEW streams IS 'The streams of each device, once for each length of windows.';
+COMMENT ON COLUMN streams.length IS 'The length of its windows, in seconds.';
+COMMENT ON COLUMN streams.first_window IS 'The start of the earliest window.';
+COMMENT ON COLUMN streams.last_window IS 'The start of the latest window.';
+COMMENT ON VIEW windows IS 'Each window of each stream.';
+COMMENT ON VIEW minute IS 'Windows of at most a minute that divide it, added up for each stream and length of windows.';
+COMMENT ON VIEW hour IS 'Windows of at most an hour that divide it, added up for each stream and length of windows.';
+COMMENT ON VIEW day IS 'Windows of at most a day (UTC) that divide it, added up for each stream and length of windows.';
+COMMENT ON VIEW holes IS 'Batches that never came and that the site has no more: what they held is missing here for good. Numbers count per shard.';
+COMMENT ON VIEW shards IS 'How far each shard of each site has come.';
+COMMENT ON COLUMN shards.confirmed_batch IS 'All batches up to it are applied, or in holes.';
+COMMENT ON COLUMN shards.last_batch IS 'The highest batch that the site was known to have when something changed last.';
+COMMENT ON COLUMN shards.conflict_batch IS 'Came with two contents: nothing is confirmed until it is cleared in shard_progress.conflict_seq.';
+{COMMENTS windows}{COMMENTS minute}{COMMENTS hour}{COMMENTS day}
+COMMENT ON COLUMN minute.window_length IS 'The length of the windows that were added up, in seconds.';
+COMMENT ON COLUMN hour.window_length IS 'The length of the windows that were added up, in seconds.';
+COMMENT ON COLUMN day.window_length IS 'The length of the windows that were added up, in seconds.';
+"#];
+
+const ROW: &str = "count        bigint NOT NULL,
+    sum          double precision,
+    sum_sq       double precision,
+    min          double precision,
+    max          double precision,
+    first_ms     bigint NOT NULL,
+    first_slot   bigint NOT NULL,
+    first_index  bigint NOT NULL,
+    first        double precision,
+    last_ms      bigint NOT NULL,
+    last_slot    bigint NOT NULL,
+    last_index   bigint NOT NULL,
+    last         double precision,
+    fingerprint  bigint NOT NULL,
+    late_count   bigint NOT NULL,
+    revision     bigint NOT NULL,
+    watermark_ms bigint NOT NULL,
+    sketch       bytea,
+    stddev       double precision,
+    p50          double precision,
+    p90          double precision,
+    p99          double precision,";
+
+/// A watermark may be any number; it is shown as far as there are years.
+const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.min, w.max, w.first, w.last,
+       w.sum / w.count AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
+       {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AS complete,
+       {TIME w.first_ms} AS first_time, {TIME w.last_ms} AS last_time, {WATERMARK} AS watermark, w.fingerprint";
+
+const WATERMARK: &str = "{TIME least(greatest(w.watermark_ms, -62135596800000), 253402300799999)}";
+
+const COMMENTS: &[(&str, &str)] = &[
+    ("start", "When it starts."),
+    ("length", "How long it is, in seconds."),
+    ("count", "How many readings."),
+    ("sum", "The sum of their values."),
+    ("min", "The least value."),
+    ("max", "The greatest value."),
+    ("first", "The value of the earliest reading."),
+    ("last", "The value of the latest reading."),
+    ("mean", "The arithmetic mean."),
+    ("stddev", "The standard deviation of all readings, not that of a sample of them."),
+    ("p50", "About the median; empty unless the site keeps sketches."),
+    ("p90", "About the value that 90 % of the readings do not exceed; empty unless the site keeps sketches."),
+    ("p99", "About the value that 99 % of the readings do not exceed; empty unless the site keeps sketches."),
+    ("revision", "How many parts it was merged from; late readings add some."),
+    ("late_count", "How many readings came after the window had closed."),
+    ("complete", "Whether the stream had passed its end."),
+    ("first_time", "When the earliest reading was measured."),
+    ("last_time", "When the latest reading was measured."),
+    ("watermark", "How far the stream had come."),
+    ("fingerprint", "The same for the same values in any order."),
+];
+
+/// Nodes that start at once bring the tables on one after the other.
+const LOCK: i64 = 0x5e1f_ed6e;
+
+/// How long a starting node waits for its server: one that starts too, or is restarted.
+pub const START_WAIT_MS: u64 = 30_000;
+
+const START_RETRY_MS: u64 = 500;
+
+fn step(text: &str) -> String {
+    let mut text = text.replace("{ROW}", ROW);
+    for span in ["s.width_ms", "w.span_ms"] {
+        text = text.replace(&format!("{{FACE {span}}}"), &FACE.replace("{SPAN}", span));
+    }
+    for view in ["windows", "minute", "hour", "day"] {
+        let comment =
+            |(column, what): &(&str, &str)| format!("COMMENT ON COLUMN {view}.{column} IS '{what}';\n");
+        let comments: String = COMMENTS.iter().map(comment).collect();
+        text = text.replace(&format!("{{COMMENTS {view}}}"), &comments);
+    }
+    let mut text = text.replace("{WATERMARK}", WATERMARK);
+    while let Some((before, rest)) = text.split_once("{TIME ") {
+        let Some((ms, after)) = rest.split_once('}') else { break };
+        text = format!("{before}(timestamptz 'epoch' + {ms} * interval '1 millisecond'){after}");
+    }
+    text
+}
+
+/// Brings the database to this release's tables.
+///
+/// # Errors
+/// When the server can't be reached for [`START_WAIT_MS`], the tables can't be written, or a newer release has already moved
+/// them on.
+pub async fn migrate(server: &Postgres) -> Result<(), StoreError> {
+    let mut link = reach(server).await?;
+    // Ends with the connection.
+    link.client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+    let exists: bool =
+        link.client.query_one("SELECT to_regclass('schema_version') IS NOT NULL", &[]).await?.get(0);
+    if !exists {
+        let table = "CREATE TABLE schema_version (version bigint PRIMARY KEY, done timestamptz NOT NULL DEFAULT now())";
+        link.client.batch_execute(table).await?;
+    }
+    loop {
+        let found = version(&link).await?;
+        let done = usize::try_from(found).unwrap_or(usize::MAX);
+        let Some(text) = STEPS.get(done) else { break };
+        if found > 0 {
+            tracing::info!(
+                from = found,
+                "bringing the database to a newer schema; the more windows, the longer"
+            );
+        }
+        let tx = link.client.transaction().await?;
+        tx.batch_execute(&step(text)).await?;
+        tx.execute("INSERT INTO schema_version (version) VALUES ($1)", &[&(found + 1)]).await?;
+        tx.commit().await?;
+    }
+    if server.timescale {
+        hypertable(&link).await?;
+    }
+    warn_of_settings(&link).await
+}
+
+/// The version of the tables.
+///
+/// # Errors
+/// When they are newer than this release, or can't be read.
+pub async fn version(link: &Link) -> Result<i64, StoreError> {
+    let row = link.client.query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[]).await?;
+    let found: i64 = row.try_get(0)?;
+    if usize::try_from(found).unwrap_or(usize::MAX) > STEPS.len() {
+        return Err(StoreError::Newer { found, known: STEPS.len() });
+    }
+    Ok(found)
+}
+
+/// A connection, once the server answers.
+async fn reach(server: &Postgres) -> Result<Link, StoreError> {
+    let end = Instant::now() + Duration::from_millis(START_WAIT_MS);
+    loop {
+        match server.link_to_migrate().await {
+            Err(error) if error.may_pass() && Instant::now() < end => {
+                tracing::warn!(%error, "waiting for the database");
+                tokio::time::sleep(Duration::from_millis(START_RETRY_MS)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Puts windows into a hypertable, if they are not in one.
+async fn hypertable(link: &Link) -> Result<(), StoreError> {
+    let there = link.client.query_opt("SELECT FROM pg_extension WHERE extname = 'timescaledb'", &[]).await?;
+    if there.is_none() {
+        return Err(StoreError::NoTimescale);
+    }
+    let make = "SELECT create_hypertable('series_window', 'start', chunk_time_interval => interval '7 days', \
+                migrate_data => true, if_not_exists => true)";
+    Ok(link.client.batch_execute(make).await?)
+}
+
+/// What makes a server forget what it has confirmed is nothing that a node could make good.
+async fn warn_of_settings(link: &Link) -> Result<(), StoreError> {
+    let sql = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'";
+    for row in link.client.query(sql, &[]).await? {
+        let name: String = row.try_get(0)?;
+        tracing::warn!(
+            "the database server runs with {name} = off: after a power cut it may have lost batches that were confirmed"
+        );
+    }
+    Ok(())
+}

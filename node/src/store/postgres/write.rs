@@ -1,0 +1,500 @@
+//! Writing: many batches in one transaction, each counted once, whichever node it came to.
+//!
+//! The rows of a shard's windows are read and written while its row of `shard_progress` is locked. Should that ever not hold
+//! (one device in the batches of two shards), the transaction fails rather than lose something: a row that is new is inserted and
+//! nothing else, a row that was read is updated only if it is still at the revision that was read.
+
+use super::super::stage::{
+    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard,
+};
+use super::super::{StoreError, StoredWindow, number, sketch_bytes, whole};
+use super::link::{Link, Postgres, WRITE_MS};
+use super::{At, ROW, schema, window_at};
+use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement, Transaction};
+
+/// How long a transaction may take in all.
+pub const TRANSACTION_MS: u64 = 2 * WRITE_MS;
+
+/// The one connection of this node that writes.
+pub struct Writer {
+    server: Arc<Postgres>,
+    /// None until it is needed, and after a failure.
+    session: Option<Session>,
+}
+
+struct Session {
+    link: Link,
+    statements: Statements,
+    series: SeriesIds,
+}
+
+impl Writer {
+    pub(super) fn new(server: Arc<Postgres>) -> Self {
+        Self { server, session: None }
+    }
+
+    pub async fn apply(&mut self, messages: &Arc<[Incoming]>, now: EpochMs) -> Result<Applied, StoreError> {
+        let (session, server) = (self.session.take(), &self.server);
+        let work = async {
+            let mut session = match session {
+                Some(session) => session,
+                None => Session::new(server).await?,
+            };
+            let applied = session.transact(messages, now).await?;
+            Ok::<_, StoreError>((session, applied))
+        };
+        let limit = Duration::from_millis(TRANSACTION_MS);
+        let (session, applied) =
+            tokio::time::timeout(limit, work).await.map_err(|_| StoreError::Silent)??;
+        self.session = Some(session);
+        Ok(applied)
+    }
+}
+
+impl Session {
+    async fn new(server: &Postgres) -> Result<Self, StoreError> {
+        let mut link = server.link_to_write().await?;
+        // While there was no connection, a newer release may have been at it.
+        schema::version(&link).await?;
+        let statements = Statements::prepare(&mut link).await?;
+        Ok(Self { link, statements, series: SeriesIds::default() })
+    }
+
+    async fn transact(&mut self, messages: &[Incoming], now: EpochMs) -> Result<Applied, StoreError> {
+        let Self { link, statements, series } = self;
+        series.bound();
+        let tx = Tx { tx: link.client.transaction().await?, statements, now };
+        let stage = Stage::new(messages, tx.lock(messages).await?);
+        let changed = stage.changes();
+        let unknown: Vec<_> = stage.unknown_series(series).into_iter().collect();
+        if !unknown.is_empty() {
+            for (key, id) in tx.series_ids(unknown).await? {
+                series.insert(key, id);
+            }
+        }
+        let (windows, rollups) = stage.rows(series);
+        let written = windows.len();
+        let windows =
+            windows.into_iter().map(|((series, start), row)| (Place { series, start, span_ms: None }, row));
+        let rollup = |((span, start, series), row)| (Place { series, start, span_ms: Some(span) }, row);
+        let (windows, rollups) = (windows.collect(), rollups.into_iter().map(rollup).collect());
+        tokio::try_join!(tx.put(&statements.windows, windows), tx.put(&statements.rollups, rollups))?;
+        let (applied, changes) = stage.finish(written);
+        if changed {
+            tx.save(&changes).await?;
+            tx.tx.commit().await?;
+        } else {
+            tx.tx.rollback().await?;
+        }
+        Ok(applied)
+    }
+}
+
+struct Statements {
+    claim: Statement,
+    lock: Statement,
+    beyond: Statement,
+    holes: Statement,
+    hashes: Statement,
+    device: Statement,
+    series: Statement,
+    series_ids: Statement,
+    windows: Table,
+    rollups: Table,
+    progress: Statement,
+    applied: Statement,
+    forget: Statement,
+    filled: Statement,
+    opened: Statement,
+}
+
+/// The columns of a row beside its key, and the types of arrays of them.
+const COLUMNS: [(&str, &str); 22] = [
+    ("count", "bigint"),
+    ("sum", "float8"),
+    ("sum_sq", "float8"),
+    ("min", "float8"),
+    ("max", "float8"),
+    ("first_ms", "bigint"),
+    ("first_slot", "bigint"),
+    ("first_index", "bigint"),
+    ("first", "float8"),
+    ("last_ms", "bigint"),
+    ("last_slot", "bigint"),
+    ("last_index", "bigint"),
+    ("last", "float8"),
+    ("fingerprint", "bigint"),
+    ("late_count", "bigint"),
+    ("revision", "bigint"),
+    ("watermark_ms", "bigint"),
+    ("sketch", "bytea"),
+    ("stddev", "float8"),
+    ("p50", "float8"),
+    ("p90", "float8"),
+    ("p99", "float8"),
+];
+
+type Columns = [(&'static str, &'static str)];
+const WINDOW_KEY: &Columns = &[("series_id", "bigint"), ("start", "timestamptz")];
+const ROLLUP_KEY: &Columns = &[("series_id", "bigint"), ("start", "timestamptz"), ("span_ms", "bigint")];
+
+/// Where a row lies; a span of a roll-up, or none of a window.
+struct Place {
+    series: i64,
+    start: EpochMs,
+    span_ms: Option<i64>,
+}
+
+/// What is done with the rows of a table.
+struct Table {
+    select: Statement,
+    insert: Statement,
+    update: Statement,
+}
+
+fn names(columns: &Columns) -> String {
+    columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// Parameters `$1`, `$2`, ..., one array for each column.
+fn arrays(columns: &Columns) -> String {
+    let array = |(n, (_, ty)): (usize, &(&str, &str))| format!("${}::{ty}[]", n + 1);
+    columns.iter().enumerate().map(array).collect::<Vec<_>>().join(", ")
+}
+
+impl Table {
+    async fn prepare(client: &Client, table: &str, key: &Columns) -> Result<Self, tokio_postgres::Error> {
+        let same =
+            key.iter().map(|(name, _)| format!("w.{name} = k.{name}")).collect::<Vec<_>>().join(" AND ");
+        let select = format!(
+            "SELECT k.n, {ROW} FROM unnest({}) WITH ORDINALITY AS k ({}, n) JOIN {table} AS w ON {same}",
+            arrays(key),
+            names(key)
+        );
+        let all = [key, &COLUMNS].concat();
+        let insert = format!(
+            "INSERT INTO {table} ({all}) SELECT {all} FROM unnest({}) AS k ({all})",
+            arrays(&all),
+            all = names(&all)
+        );
+        let with_was = [all.as_slice(), &[("was", "bigint")]].concat();
+        let set = COLUMNS.iter().map(|(name, _)| format!("{name} = k.{name}")).collect::<Vec<_>>().join(", ");
+        let update = format!(
+            "UPDATE {table} AS w SET {set} FROM unnest({}) AS k ({}) WHERE {same} AND w.revision = k.was",
+            arrays(&with_was),
+            names(&with_was)
+        );
+        Ok(Self {
+            select: client.prepare(&select).await?,
+            insert: client.prepare(&insert).await?,
+            update: client.prepare(&update).await?,
+        })
+    }
+}
+
+const SHARDS: &str = "unnest($1::text[], $2::int[]) AS k (site, shard)";
+
+impl Statements {
+    async fn prepare(link: &mut Link) -> Result<Self, tokio_postgres::Error> {
+        let client = &link.client;
+        let claim = "INSERT INTO shard_progress (site, shard, cursor, edge_first_kept, edge_last, batches_applied, changed_ms) \
+             SELECT site, shard, 0, 0, 0, 0, $3 FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS k (site, shard, n) \
+             ORDER BY n ON CONFLICT DO NOTHING";
+        let lock = format!(
+            "SELECT p.site, p.shard, p.cursor, p.edge_first_kept, p.edge_last, p.conflict_seq \
+             FROM shard_progress AS p JOIN {SHARDS} ON p.site = k.site AND p.shard = k.shard \
+             ORDER BY p.site, p.shard FOR UPDATE OF p"
+        );
+        let beyond = format!(
+            "SELECT p.site, p.shard, b.seq FROM {SHARDS} JOIN shard_progress AS p ON p.site = k.site AND p.shard = k.shard \
+             JOIN applied_batch AS b ON b.site = p.site AND b.shard = p.shard AND b.seq > p.cursor"
+        );
+        let holes = format!(
+            "SELECT k.site, k.shard, h.first_seq, h.last_seq FROM {SHARDS} CROSS JOIN LATERAL \
+             (SELECT first_seq, last_seq FROM hole WHERE hole.site = k.site AND hole.shard = k.shard \
+              ORDER BY first_seq DESC LIMIT {MAX_HOLES_ENTRIES}) AS h"
+        );
+        let hashes = "SELECT b.site, b.shard, b.seq, b.body_hash FROM unnest($1::text[], $2::int[], $3::bigint[]) AS k (site, shard, seq) \
+             JOIN applied_batch AS b ON b.site = k.site AND b.shard = k.shard AND b.seq = k.seq";
+        let device = "INSERT INTO device (site, name, first_seen_ms) SELECT DISTINCT k.site, k.name, $3::bigint \
+             FROM unnest($1::text[], $2::text[]) AS k (site, name) ON CONFLICT DO NOTHING";
+        let named = "unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS k (site, name, stream, width_ms, n) \
+             JOIN device AS d ON d.site = k.site AND d.name = k.name";
+        let series = format!(
+            "INSERT INTO series (device_id, stream, width_ms) SELECT d.device_id, k.stream, k.width_ms FROM {named} \
+             ON CONFLICT DO NOTHING"
+        );
+        let series_ids = format!(
+            "SELECT s.series_id FROM {named} JOIN series AS s \
+             ON s.device_id = d.device_id AND s.stream = k.stream AND s.width_ms = k.width_ms ORDER BY k.n"
+        );
+        let progress = "UPDATE shard_progress AS p SET cursor = k.cursor, edge_first_kept = k.first_kept, edge_last = k.last, \
+             batches_applied = p.batches_applied + k.applied, conflict_seq = k.conflict, changed_ms = $8 \
+             FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]) \
+             AS k (site, shard, cursor, first_kept, last, applied, conflict) WHERE p.site = k.site AND p.shard = k.shard";
+        let applied = "INSERT INTO applied_batch (site, shard, seq, parts, body_hash, applied_ms) \
+             SELECT k.site, k.shard, k.seq, k.parts, k.hash, $6::bigint \
+             FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[]) AS k (site, shard, seq, parts, hash)";
+        let forget = "DELETE FROM applied_batch AS b USING unnest($1::text[], $2::int[], $3::bigint[]) AS k (site, shard, seq) \
+             WHERE b.site = k.site AND b.shard = k.shard AND b.seq <= k.seq";
+        let filled = "DELETE FROM hole AS h USING unnest($1::text[], $2::int[], $3::bigint[]) AS k (site, shard, first) \
+             WHERE h.site = k.site AND h.shard = k.shard AND h.first_seq = k.first";
+        let opened = "INSERT INTO hole (site, shard, first_seq, last_seq, found_ms) SELECT k.site, k.shard, k.first, k.last, $5::bigint \
+             FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS k (site, shard, first, last)";
+        Ok(Self {
+            claim: client.prepare(claim).await?,
+            lock: client.prepare(&lock).await?,
+            beyond: client.prepare(&beyond).await?,
+            holes: client.prepare(&holes).await?,
+            hashes: client.prepare(hashes).await?,
+            device: client.prepare(device).await?,
+            series: client.prepare(&series).await?,
+            series_ids: client.prepare(&series_ids).await?,
+            windows: Table::prepare(client, "series_window", WINDOW_KEY).await?,
+            rollups: Table::prepare(client, "series_rollup", ROLLUP_KEY).await?,
+            progress: client.prepare(progress).await?,
+            applied: client.prepare(applied).await?,
+            forget: client.prepare(forget).await?,
+            filled: client.prepare(filled).await?,
+            opened: client.prepare(opened).await?,
+        })
+    }
+}
+
+/// A transaction under way. What does not wait for each other is sent at once.
+struct Tx<'a> {
+    tx: Transaction<'a>,
+    statements: &'a Statements,
+    now: EpochMs,
+}
+
+impl Tx<'_> {
+    /// Locks the shards that are heard, always in the same order, and reads them.
+    async fn lock(&self, messages: &[Incoming]) -> Result<BTreeMap<ShardKey, StoredShard>, StoreError> {
+        let s = self.statements;
+        let heard = stage::heard(messages);
+        // A shard that only asks needs no row.
+        let writes = |key: &ShardKey| {
+            let of_it = messages.iter().filter(|m| (&m.site, m.shard) == (&key.0, key.1));
+            of_it.into_iter().any(|m| m.content.is_some() || m.first_kept > 1)
+        };
+        let (sites, shards) = columns(heard.keys().filter(|key| writes(key)));
+        self.tx.execute(&s.claim, &[&sites, &shards, &self.now.0]).await?;
+        let (sites, shards) = columns(heard.keys());
+        let locked = self.tx.query(&s.lock, &[&sites, &shards]).await?;
+        let asked: Vec<_> =
+            heard.iter().flat_map(|(key, seqs)| seqs.iter().map(move |seq| (key, seq))).collect();
+        let (of_sites, of_shards) = columns(asked.iter().map(|(key, _)| *key));
+        let seqs: Vec<i64> = asked.iter().map(|(_, seq)| whole(**seq)).collect();
+        let shards: [&(dyn ToSql + Sync); 2] = [&sites, &shards];
+        let batches: [&(dyn ToSql + Sync); 3] = [&of_sites, &of_shards, &seqs];
+        let (beyond, holes, hashes) = tokio::try_join!(
+            self.tx.query(&s.beyond, &shards),
+            self.tx.query(&s.holes, &shards),
+            self.tx.query(&s.hashes, &batches),
+        )?;
+        let mut all: BTreeMap<ShardKey, StoredShard> =
+            heard.into_keys().map(|key| (key, StoredShard::default())).collect();
+        let number = |row: &Row, at: usize| Ok::<_, StoreError>(row.try_get::<_, i64>(at)? as u64);
+        for row in &locked {
+            let Some(shard) = all.get_mut(&key_of(row)?) else { continue };
+            (shard.cursor, shard.first_kept, shard.last) =
+                (number(row, 2)?, number(row, 3)?, number(row, 4)?);
+            shard.conflict = row.try_get::<_, Option<i64>>(5)?.map(|seq| seq as u64);
+        }
+        for row in &beyond {
+            let Some(shard) = all.get_mut(&key_of(row)?) else { continue };
+            shard.beyond.push(number(row, 2)?);
+        }
+        for row in &holes {
+            let Some(shard) = all.get_mut(&key_of(row)?) else { continue };
+            shard.holes.push(Span { first: number(row, 2)?, last: number(row, 3)? });
+        }
+        for row in &hashes {
+            let Some(shard) = all.get_mut(&key_of(row)?) else { continue };
+            shard.hashes.insert(number(row, 2)?, number(row, 3)?);
+        }
+        Ok(all)
+    }
+
+    async fn series_ids(&self, keys: Vec<SeriesKey>) -> Result<Vec<(SeriesKey, i64)>, StoreError> {
+        let s = self.statements;
+        let sites: Vec<&str> = keys.iter().map(|(site, _, _)| site.as_str()).collect();
+        let devices: Vec<&str> = keys.iter().map(|(_, name, _)| name.device.as_str()).collect();
+        let streams: Vec<&str> = keys.iter().map(|(_, name, _)| name.stream.as_str()).collect();
+        let widths: Vec<i64> = keys.iter().map(|(_, _, width)| i64::from(*width)).collect();
+        self.tx.execute(&s.device, &[&sites, &devices, &self.now.0]).await?;
+        self.tx.execute(&s.series, &[&sites, &devices, &streams, &widths]).await?;
+        let ids = self.tx.query(&s.series_ids, &[&sites, &devices, &streams, &widths]).await?;
+        if ids.len() != keys.len() {
+            return Err(StoreError::Changed);
+        }
+        let ids = ids.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()?;
+        Ok(keys.into_iter().zip(ids).collect())
+    }
+
+    /// Merges what is stored into rows, and writes them back.
+    async fn put(&self, table: &Table, mut rows: Vec<(Place, StoredWindow)>) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let stored = self.tx.query(&table.select, &refer(&keys(rows.iter().map(|(place, _)| place)))).await?;
+        let mut was = vec![None; rows.len()];
+        for row in &stored {
+            let at = row.try_get::<_, i64>(0)? as usize - 1;
+            let before = window_at(row, 1)?;
+            was[at] = Some(whole(before.parts));
+            stage::merge(&mut rows[at].1, before);
+        }
+        let (mut old, mut new, mut revisions) = (vec![], vec![], vec![]);
+        for ((place, row), was) in rows.iter().zip(was) {
+            match was {
+                Some(revision) => {
+                    old.push((place, row));
+                    revisions.push(revision);
+                }
+                None => new.push((place, row)),
+            }
+        }
+        let inserted = async {
+            let none = new.is_empty();
+            if none { Ok(0) } else { self.tx.execute(&table.insert, &refer(&arrays_of(&new))).await }
+        };
+        let updated = async {
+            if old.is_empty() {
+                return Ok(0);
+            }
+            let mut parameters = arrays_of(&old);
+            parameters.push(Box::new(revisions));
+            self.tx.execute(&table.update, &refer(&parameters)).await
+        };
+        let (_, updated) = tokio::try_join!(inserted, updated)?;
+        if updated == old.len() as u64 { Ok(()) } else { Err(StoreError::Changed) }
+    }
+
+    /// Records how the shards' progress changes.
+    async fn save(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let s = self.statements;
+        let of =
+            |get: fn(&Change) -> u64| changes.iter().map(|change| whole(get(change))).collect::<Vec<i64>>();
+        let (sites, shards) = columns(changes.iter().map(|change| &change.key));
+        let (cursors, kept, lasts) = (of(|c| c.cursor), of(|c| c.first_kept), of(|c| c.last));
+        let (counts, forget) = (of(|c| c.applied.len() as u64), of(|c| c.forget));
+        let conflicts: Vec<Option<i64>> = changes.iter().map(|change| change.conflict.map(whole)).collect();
+        let progress: [&(dyn ToSql + Sync); 8] =
+            [&sites, &shards, &cursors, &kept, &lasts, &counts, &conflicts, &self.now.0];
+
+        let applied: Vec<_> =
+            changes.iter().flat_map(|c| c.applied.iter().map(move |one| (&c.key, one))).collect();
+        let (of_sites, of_shards) = columns(applied.iter().map(|(key, _)| *key));
+        let seqs: Vec<i64> = applied.iter().map(|(_, one)| whole(one.seq)).collect();
+        let parts: Vec<i64> = applied.iter().map(|(_, one)| one.parts as i64).collect();
+        let hashes: Vec<i64> = applied.iter().map(|(_, one)| one.hash as i64).collect();
+        let batches: [&(dyn ToSql + Sync); 6] = [&of_sites, &of_shards, &seqs, &parts, &hashes, &self.now.0];
+
+        let forget: [&(dyn ToSql + Sync); 3] = [&sites, &shards, &forget];
+        let (updated, _, _) = tokio::try_join!(
+            self.tx.execute(&s.progress, &progress),
+            self.tx.execute(&s.applied, &batches),
+            self.tx.execute(&s.forget, &forget),
+        )?;
+        if updated != changes.len() as u64 {
+            return Err(StoreError::Changed);
+        }
+        let filled: Vec<_> =
+            changes.iter().flat_map(|c| c.filled.iter().map(move |first| (&c.key, first))).collect();
+        if !filled.is_empty() {
+            let (sites, shards) = columns(filled.iter().map(|(key, _)| *key));
+            let firsts: Vec<i64> = filled.iter().map(|(_, first)| whole(**first)).collect();
+            self.tx.execute(&s.filled, &[&sites, &shards, &firsts]).await?;
+        }
+        let opened: Vec<_> =
+            changes.iter().flat_map(|c| c.opened.iter().map(move |hole| (&c.key, hole))).collect();
+        if !opened.is_empty() {
+            let (sites, shards) = columns(opened.iter().map(|(key, _)| *key));
+            let firsts: Vec<i64> = opened.iter().map(|(_, hole)| whole(hole.first)).collect();
+            let lasts: Vec<i64> = opened.iter().map(|(_, hole)| whole(hole.last)).collect();
+            self.tx.execute(&s.opened, &[&sites, &shards, &firsts, &lasts, &self.now.0]).await?;
+        }
+        Ok(())
+    }
+}
+
+type Parameters = Vec<Box<dyn ToSql + Sync + Send>>;
+
+fn refer(parameters: &Parameters) -> Vec<&(dyn ToSql + Sync)> {
+    parameters.iter().map(|one| one.as_ref() as &(dyn ToSql + Sync)).collect()
+}
+
+/// Arrays of the columns of a key.
+fn keys<'a>(places: impl Iterator<Item = &'a Place>) -> Parameters {
+    let (mut series, mut starts, mut spans) = (vec![], vec![], vec![]);
+    for place in places {
+        series.push(place.series);
+        starts.push(At(place.start));
+        spans.extend(place.span_ms);
+    }
+    let mut all: Parameters = vec![Box::new(series), Box::new(starts)];
+    if !spans.is_empty() {
+        all.push(Box::new(spans));
+    }
+    all
+}
+
+/// Arrays of all columns of rows: their keys and [`COLUMNS`].
+fn arrays_of(rows: &[(&Place, &StoredWindow)]) -> Parameters {
+    let wholes = |get: &dyn Fn(&StoredWindow) -> i64| {
+        Box::new(rows.iter().map(|(_, row)| get(row)).collect::<Vec<i64>>()) as Box<dyn ToSql + Sync + Send>
+    };
+    let reals = |get: &dyn Fn(&StoredWindow) -> Option<f64>| {
+        let all: Vec<Option<f64>> = rows.iter().map(|(_, row)| get(row)).collect();
+        Box::new(all) as Box<dyn ToSql + Sync + Send>
+    };
+    let sketches: Vec<Option<Vec<u8>>> =
+        rows.iter().map(|(_, row)| sketch_bytes(&row.aggregate.sketch)).collect();
+    let mut all = keys(rows.iter().map(|(place, _)| *place));
+    all.extend([
+        wholes(&|row| whole(row.aggregate.count)),
+        reals(&|row| number(row.aggregate.sum)),
+        reals(&|row| number(row.aggregate.sum_sq)),
+        reals(&|row| number(row.aggregate.min)),
+        reals(&|row| number(row.aggregate.max)),
+        wholes(&|row| row.aggregate.first.time.0),
+        wholes(&|row| whole(row.aggregate.first.slot)),
+        wholes(&|row| row.aggregate.first.index.into()),
+        reals(&|row| number(row.aggregate.first.value)),
+        wholes(&|row| row.aggregate.last.time.0),
+        wholes(&|row| whole(row.aggregate.last.slot)),
+        wholes(&|row| row.aggregate.last.index.into()),
+        reals(&|row| number(row.aggregate.last.value)),
+        wholes(&|row| row.aggregate.fingerprint as i64),
+        wholes(&|row| whole(row.late)),
+        wholes(&|row| whole(row.parts)),
+        wholes(&|row| row.watermark.0),
+        Box::new(sketches),
+        reals(&|row| number(row.aggregate.stddev())),
+        reals(&|row| row.aggregate.quantile(0.5).and_then(number)),
+        reals(&|row| row.aggregate.quantile(0.9).and_then(number)),
+        reals(&|row| row.aggregate.quantile(0.99).and_then(number)),
+    ]);
+    all
+}
+
+/// Arrays of shards' names.
+fn columns<'a>(keys: impl Iterator<Item = &'a ShardKey>) -> (Vec<String>, Vec<i32>) {
+    keys.map(|(site, shard)| (site.to_string(), i32::from(shard.0))).unzip()
+}
+
+/// The shard that a row names first.
+fn key_of(row: &Row) -> Result<ShardKey, StoreError> {
+    let (site, shard): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
+    let site = SiteId::new(&site).map_err(|_| StoreError::Changed)?;
+    Ok((site, ShardId(shard as u16)))
+}

@@ -1,0 +1,126 @@
+//! SQLite: one file, written by one connection, read by a few; each call works on a thread that may block.
+
+mod read;
+mod schema;
+mod write;
+
+#[cfg(test)]
+pub use read::LEDGER;
+pub use read::Reader;
+pub use write::Writer;
+
+use super::{StoreError, StoredWindow, sketch_from};
+use rusqlite::types::{FromSqlError, ValueRef};
+use rusqlite::{Connection, OpenFlags, Row};
+use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::time::EpochMs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a statement waits for another process's lock on the database.
+pub const BUSY_TIMEOUT_MS: u64 = 10_000;
+
+/// How much of the database the writer keeps in memory. What all devices of a fleet write at a time should find room:
+/// each series' newest windows are on a page of their own.
+pub const WRITE_CACHE_KIB: i64 = 64 * 1024;
+
+/// How far the write-ahead log grows before it is copied into the database. A page that many transactions write
+/// is copied once then; most of what a checkpoint costs is places on the disk, not bytes.
+pub const CHECKPOINT_PAGES: i64 = 16 * 1024;
+
+/// How large the write-ahead log stays once it is copied: its size at [`CHECKPOINT_PAGES`], so that it is not made anew each
+/// time.
+pub const LOG_KEPT_BYTES: i64 = 72 * 1024 * 1024;
+
+/// How many prepared statements a connection keeps; there are fewer.
+const STATEMENTS_ENTRIES: usize = 64;
+
+/// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
+const ROW: &str = "w.start_ms, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
+     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, \
+     w.watermark_ms, w.sketch";
+
+/// Opens (and makes, if need be) the database `selvedge.db` in `folder`.
+pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
+    let folder = folder.to_owned();
+    blocking(move || {
+        std::fs::create_dir_all(&folder).map_err(|why| StoreError::Folder { path: folder.clone(), why })?;
+        let path = folder.join("selvedge.db");
+        let failed = |why| StoreError::Open { path: path.clone(), why };
+        let mut db = open_to_write(&path).map_err(failed)?;
+        schema::migrate(&mut db)?;
+        drop(open_to_read(&path).map_err(failed)?);
+        Ok((Writer::new(path.clone(), db), Reader::new(path)))
+    })
+    .await
+}
+
+fn open_to_write(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let db = Connection::open(path)?;
+    prepare(&db)?;
+    // Returns the mode as a row.
+    db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "cache_size", -WRITE_CACHE_KIB)?;
+    db.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
+    db.pragma_update_and_check(None, "journal_size_limit", LOG_KEPT_BYTES, |_| Ok(()))?;
+    Ok(db)
+}
+
+fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    prepare(&db)?;
+    Ok(db)
+}
+
+fn prepare(db: &Connection) -> Result<(), rusqlite::Error> {
+    db.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS_ENTRIES);
+    Ok(())
+}
+
+/// Runs on a thread that may block. If the caller gives up waiting, it runs to its end all the same.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopped)?
+}
+
+/// The columns [`ROW`] from `base` on.
+fn window_at(row: &Row<'_>, base: usize) -> Result<StoredWindow, rusqlite::Error> {
+    let whole = |at: usize| row.get::<_, i64>(base + at);
+    let real =
+        |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<f64>>(base + at)?.unwrap_or(f64::NAN));
+    let sample = |at: usize| {
+        let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
+        Ok::<_, rusqlite::Error>(Sample { time, slot, index, value: real(at + 3)? })
+    };
+    let sketch = match row.get_ref(base + 18)? {
+        ValueRef::Blob(bytes) => {
+            let wrong = |why| rusqlite::Error::from(FromSqlError::Other(Box::new(why)));
+            Some(sketch_from(bytes).map_err(wrong)?)
+        }
+        _ => None,
+    };
+    Ok(StoredWindow {
+        start: EpochMs(whole(0)?),
+        aggregate: Aggregate {
+            count: whole(1)? as u64,
+            sum: real(2)?,
+            sum_sq: real(3)?,
+            min: real(4)?,
+            max: real(5)?,
+            first: sample(6)?,
+            last: sample(10)?,
+            fingerprint: whole(14)? as u64,
+            sketch,
+        },
+        late: whole(15)? as u64,
+        parts: whole(16)? as u64,
+        watermark: EpochMs(whole(17)?),
+    })
+}
+
+/// Where the database lies.
+type File = PathBuf;

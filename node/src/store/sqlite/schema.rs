@@ -1,0 +1,217 @@
+//! The tables, and how they come to be: one list of numbered steps, each applied once in its transaction.
+//!
+//! For people there are views with plain names: `devices`, `streams`, `windows`, `minute`, `hour`, `day`, `holes`, `shards`.
+//! The tables below them are compact: row numbers for names, milliseconds since 1970 for times.
+//!
+//! Roll-ups lie in order of time, unlike windows: what all devices of a fleet send now goes into the same few pages, and
+//! an hour of the fleet is read in one piece. For one device an hour is a search in the tree.
+//!
+//! Windows and roll-ups refer to series by numbers that only this program makes; a foreign key would look each up again.
+
+use super::super::StoreError;
+use rusqlite::{Connection, TransactionBehavior};
+
+/// The steps; a step is never changed once it was released, only followed by another.
+const STEPS: &[&str] = &[r"
+CREATE TABLE device (
+    device_id     INTEGER PRIMARY KEY,
+    site          TEXT NOT NULL,
+    name          TEXT NOT NULL,
+    first_seen_ms INTEGER NOT NULL,
+    UNIQUE (site, name)
+) STRICT;
+CREATE INDEX device_name ON device (name);
+
+CREATE TABLE series (
+    -- A stream of a device at one length of windows.
+    series_id INTEGER PRIMARY KEY,
+    device_id INTEGER NOT NULL REFERENCES device,
+    stream    TEXT NOT NULL,
+    width_ms  INTEGER NOT NULL,
+    UNIQUE (device_id, stream, width_ms)
+) STRICT;
+
+CREATE TABLE series_window (
+    -- Windows; the view `windows` is for people. What is no number is NULL.
+    series_id    INTEGER NOT NULL,
+    start_ms     INTEGER NOT NULL,
+    {ROW}
+    PRIMARY KEY (series_id, start_ms)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE series_rollup (
+    -- Windows added up to minutes, hours and days; the views `minute`, `hour` and `day` are for people.
+    span_ms      INTEGER NOT NULL,
+    start_ms     INTEGER NOT NULL,
+    series_id    INTEGER NOT NULL,
+    {ROW}
+    PRIMARY KEY (span_ms, start_ms, series_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE shard_progress (
+    site            TEXT NOT NULL,
+    shard           INTEGER NOT NULL,
+    cursor          INTEGER NOT NULL, -- all batches up to it are applied, or in a hole
+    edge_first_kept INTEGER NOT NULL, -- the lowest batch that the edge still has
+    edge_last       INTEGER NOT NULL, -- the highest that it has cut
+    batches_applied INTEGER NOT NULL,
+    changed_ms      INTEGER NOT NULL,
+    conflict_seq    INTEGER,          -- a batch number that came with two contents: nothing is confirmed until this is NULL
+    PRIMARY KEY (site, shard)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE applied_batch (
+    -- The batches beyond the cursor, and the newest up to it.
+    site       TEXT NOT NULL,
+    shard      INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,
+    applied_ms INTEGER NOT NULL,
+    parts      INTEGER NOT NULL,
+    body_hash  INTEGER NOT NULL,
+    PRIMARY KEY (site, shard, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE hole (
+    site      TEXT NOT NULL,
+    shard     INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq  INTEGER NOT NULL,
+    found_ms  INTEGER NOT NULL,
+    PRIMARY KEY (site, shard, first_seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIEW devices AS
+-- The devices that have ever sent something.
+SELECT d.site,
+       d.name AS device,
+       (SELECT count(DISTINCT s.stream) FROM series AS s WHERE s.device_id = d.device_id) AS streams,
+       strftime('%Y-%m-%dT%H:%M:%fZ', d.first_seen_ms / 1000.0, 'unixepoch') AS first_seen -- when its first batch came
+FROM device AS d;
+
+CREATE VIEW streams AS
+-- The streams of each device, once for each length of windows.
+SELECT d.site, d.name AS device, s.stream,
+       s.width_ms / 1000.0 AS length, -- of its windows, in seconds
+       strftime('%Y-%m-%dT%H:%M:%fZ', (SELECT min(w.start_ms) FROM series_window AS w WHERE w.series_id = s.series_id) / 1000.0,
+                'unixepoch') AS first_window, -- the start of the earliest window
+       strftime('%Y-%m-%dT%H:%M:%fZ', (SELECT max(w.start_ms) FROM series_window AS w WHERE w.series_id = s.series_id) / 1000.0,
+                'unixepoch') AS last_window -- the start of the latest
+FROM series AS s JOIN device AS d USING (device_id);
+
+CREATE VIEW windows AS
+-- Each window of each stream. A span of time is found fast by start_ms, and by device or stream.
+SELECT d.site, d.name AS device, s.stream,
+       {FACE s.width_ms}
+FROM series_window AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id);
+
+CREATE VIEW minute AS
+-- Windows of at most a minute that divide it, added up for each stream and length of windows.
+SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000.0 AS window_length,
+       {FACE w.span_ms}
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 60000;
+
+CREATE VIEW hour AS
+-- Windows of at most an hour that divide it, added up for each stream and length of windows.
+SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000.0 AS window_length,
+       {FACE w.span_ms}
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 3600000;
+
+CREATE VIEW day AS
+-- Windows of at most a day (UTC) that divide it, added up for each stream and length of windows.
+SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000.0 AS window_length,
+       {FACE w.span_ms}
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 86400000;
+
+CREATE VIEW holes AS
+-- Batches that never came and that the edge has no more: what they held is missing here for good. Numbers count per shard.
+SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq - first_seq + 1 AS batches,
+       strftime('%Y-%m-%dT%H:%M:%fZ', found_ms / 1000.0, 'unixepoch') AS found
+FROM hole;
+
+CREATE VIEW shards AS
+-- How far each shard of each site has come.
+SELECT site, shard,
+       cursor AS confirmed_batch, -- all batches up to it are applied, or in `holes`
+       edge_last AS last_batch,   -- the highest that the site was known to have when something changed last
+       batches_applied,
+       strftime('%Y-%m-%dT%H:%M:%fZ', changed_ms / 1000.0, 'unixepoch') AS changed,
+       conflict_seq AS conflict_batch -- came with two contents: nothing is confirmed until it is cleared in shard_progress
+FROM shard_progress;
+"];
+
+/// The columns of a window or roll-up beside its key. Those from `stddev` on follow from the others and are there to be read.
+const ROW: &str = "count        INTEGER NOT NULL,
+    sum          REAL,
+    sum_sq       REAL,             -- sum of squares
+    min          REAL,
+    max          REAL,
+    first_ms     INTEGER NOT NULL, -- the earliest reading: its time, slot and index in its shard's log, value
+    first_slot   INTEGER NOT NULL,
+    first_index  INTEGER NOT NULL,
+    first        REAL,
+    last_ms      INTEGER NOT NULL, -- the latest
+    last_slot    INTEGER NOT NULL,
+    last_index   INTEGER NOT NULL,
+    last         REAL,
+    fingerprint  INTEGER NOT NULL, -- of all values, in any order
+    late_count   INTEGER NOT NULL,
+    revision     INTEGER NOT NULL, -- how many parts it was merged from
+    watermark_ms INTEGER NOT NULL,
+    sketch       BLOB,             -- how values are spread
+    stddev       REAL,
+    p50          REAL,
+    p90          REAL,
+    p99          REAL,";
+
+/// The same as people read it; `{SPAN}` is its length in milliseconds.
+const FACE: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', w.start_ms / 1000.0, 'unixepoch') AS start,
+       w.start_ms,                      -- the same in milliseconds since 1970
+       {SPAN} / 1000.0 AS length,       -- in seconds
+       w.count,                         -- how many readings
+       w.sum, w.min, w.max,
+       w.first, w.last,                 -- the value of the earliest and of the latest reading
+       w.sum / w.count AS mean,
+       w.stddev,                        -- of all readings, not of a sample
+       w.p50, w.p90, w.p99,             -- NULL unless the site keeps sketches
+       w.revision,                      -- how often it was changed; late readings make it more than 1
+       w.late_count,                    -- how many readings came after the window had closed
+       w.watermark_ms >= w.start_ms + {SPAN} AS complete, -- 1 when the stream had passed its end
+       strftime('%Y-%m-%dT%H:%M:%fZ', w.first_ms / 1000.0, 'unixepoch') AS first_time,
+       strftime('%Y-%m-%dT%H:%M:%fZ', w.last_ms / 1000.0, 'unixepoch') AS last_time,
+       strftime('%Y-%m-%dT%H:%M:%fZ', w.watermark_ms / 1000.0, 'unixepoch') AS watermark,
+       w.fingerprint                    -- the same for the same values in any order";
+
+fn step(text: &str) -> String {
+    let mut text = text.replace("{ROW}", ROW);
+    for span in ["s.width_ms", "w.span_ms"] {
+        text = text.replace(&format!("{{FACE {span}}}"), &FACE.replace("{SPAN}", span));
+    }
+    text
+}
+
+/// Brings the database to this release's tables.
+///
+/// # Errors
+/// When the database can't be written, or a newer release has already moved it on.
+pub fn migrate(db: &mut Connection) -> Result<(), StoreError> {
+    db.execute_batch("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY) STRICT")?;
+    loop {
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found: i64 =
+            tx.query_row("SELECT coalesce(max(version), 0) FROM schema_version", [], |row| row.get(0))?;
+        let done = usize::try_from(found).unwrap_or(usize::MAX);
+        if done > STEPS.len() {
+            return Err(StoreError::Newer { found, known: STEPS.len() });
+        }
+        let Some(text) = STEPS.get(done) else { return Ok(()) };
+        if found > 0 {
+            tracing::info!(
+                from = found,
+                "bringing the database to a newer schema; the more windows, the longer"
+            );
+        }
+        tx.execute_batch(&step(text))?;
+        tx.execute("INSERT INTO schema_version (version) VALUES (?)", [found + 1])?;
+        tx.commit()?;
+    }
+}

@@ -1,0 +1,267 @@
+//! Writing: many batches in one transaction, each counted once.
+
+use super::super::stage::{
+    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard,
+};
+use super::super::{StoreError, StoredWindow, number, sketch_bytes, whole};
+use super::{File, ROW, blocking, open_to_write, window_at};
+use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
+use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
+use selvedge_shared::time::EpochMs;
+use std::sync::Arc;
+
+/// The one connection that writes.
+pub struct Writer {
+    file: File,
+    /// None after a failure: SQLite may have ended the transaction on its own (a full disk does that), and what is remembered of
+    /// it can't be trusted any more.
+    session: Option<Session>,
+}
+
+struct Session {
+    db: Connection,
+    series: SeriesIds,
+}
+
+impl Writer {
+    pub(super) fn new(file: File, db: Connection) -> Self {
+        Self { file, session: Some(Session { db, series: SeriesIds::default() }) }
+    }
+
+    pub async fn apply(&mut self, messages: &Arc<[Incoming]>, now: EpochMs) -> Result<Applied, StoreError> {
+        let (session, file, messages) = (self.session.take(), self.file.clone(), messages.clone());
+        let work = move || {
+            let mut session = match session {
+                Some(session) => session,
+                None => Session { db: open_to_write(&file)?, series: SeriesIds::default() },
+            };
+            let applied = session.transact(&messages, now)?;
+            Ok((session, applied))
+        };
+        let (session, applied) = blocking(work).await?;
+        self.session = Some(session);
+        Ok(applied)
+    }
+
+    pub async fn close(self) -> Result<(), StoreError> {
+        match self.session {
+            Some(session) => blocking(|| session.db.close().map_err(|(_, why)| why.into())).await,
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn db(&self) -> &Connection {
+        &self.session.as_ref().unwrap().db
+    }
+}
+
+impl Session {
+    fn transact(&mut self, messages: &[Incoming], now: EpochMs) -> Result<Applied, StoreError> {
+        self.series.bound();
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (applied, changed) = stage(&tx, messages, now, &mut self.series)?;
+        if changed {
+            tx.commit()?;
+        }
+        Ok(applied)
+    }
+}
+
+/// Everything of a transaction but its end; says whether there is anything to commit.
+fn stage(
+    tx: &Transaction<'_>,
+    messages: &[Incoming],
+    now: EpochMs,
+    series: &mut SeriesIds,
+) -> Result<(Applied, bool), StoreError> {
+    let mut shards = std::collections::BTreeMap::new();
+    for (key, seqs) in stage::heard(messages) {
+        let shard = load(tx, &key, &seqs)?;
+        shards.insert(key, shard);
+    }
+    let stage = Stage::new(messages, shards);
+    let changed = stage.changes();
+    for key in stage.unknown_series(series) {
+        let id = series_id(tx, &key, now)?;
+        series.insert(key, id);
+    }
+    let (windows, rollups) = stage.rows(series);
+    let written = windows.len();
+    let mut stored = tx.prepare_cached(&format!(
+        "SELECT {ROW} FROM series_window AS w WHERE series_id = ? AND start_ms = ?"
+    ))?;
+    let mut write =
+        tx.prepare_cached(&format!("INSERT OR REPLACE INTO series_window (series_id, start_ms, {WRITTEN}"))?;
+    for ((series, start), mut row) in windows {
+        let key = params![series, start.0];
+        if let Some(before) = stored.query_row(key, |row| window_at(row, 0)).optional()? {
+            stage::merge(&mut row, before);
+        }
+        put(&mut write, key, &row)?;
+    }
+    let mut stored = tx.prepare_cached(&format!(
+        "SELECT {ROW} FROM series_rollup AS w WHERE span_ms = ? AND start_ms = ? AND series_id = ?"
+    ))?;
+    let mut write = tx.prepare_cached(
+        &format!("INSERT OR REPLACE INTO series_rollup (span_ms, start_ms, series_id, {WRITTEN}")
+            .replace("(?, ?", "(?, ?, ?"),
+    )?;
+    for ((span_ms, start, series), mut row) in rollups {
+        let key = params![span_ms, start.0, series];
+        if let Some(before) = stored.query_row(key, |row| window_at(row, 0)).optional()? {
+            stage::merge(&mut row, before);
+        }
+        put(&mut write, key, &row)?;
+    }
+    let (applied, changes) = stage.finish(written);
+    for change in &changes {
+        save(tx, change, now)?;
+    }
+    Ok((applied, changed))
+}
+
+/// The columns that [`put`] writes after those of a key of two.
+const WRITTEN: &str = "count, sum, sum_sq, min, max, first_ms, first_slot, first_index, first, last_ms, last_slot, \
+     last_index, last, fingerprint, late_count, revision, watermark_ms, sketch, stddev, p50, p90, p99) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+fn put(
+    write: &mut rusqlite::CachedStatement<'_>,
+    key: &[&dyn ToSql],
+    row: &StoredWindow,
+) -> Result<(), rusqlite::Error> {
+    let a = &row.aggregate;
+    let mut at = 0;
+    let mut bind = |value: &dyn ToSql| {
+        at += 1;
+        write.raw_bind_parameter(at, value)
+    };
+    for part in key {
+        bind(part)?;
+    }
+    bind(&whole(a.count))?;
+    for value in [a.sum, a.sum_sq, a.min, a.max] {
+        bind(&number(value))?;
+    }
+    for sample in [a.first, a.last] {
+        bind(&sample.time.0)?;
+        bind(&whole(sample.slot))?;
+        bind(&i64::from(sample.index))?;
+        bind(&number(sample.value))?;
+    }
+    bind(&(a.fingerprint as i64))?;
+    bind(&whole(row.late))?;
+    bind(&whole(row.parts))?;
+    bind(&row.watermark.0)?;
+    bind(&sketch_bytes(&a.sketch))?;
+    bind(&number(a.stddev()))?;
+    for q in [0.5, 0.9, 0.99] {
+        bind(&a.quantile(q).and_then(number))?;
+    }
+    write.raw_execute()?;
+    Ok(())
+}
+
+fn load(tx: &Transaction<'_>, (site, shard): &ShardKey, seqs: &[u64]) -> Result<StoredShard, StoreError> {
+    let (site, shard) = (site.as_str(), shard.0);
+    let found = tx
+        .prepare_cached(
+            "SELECT cursor, edge_first_kept, edge_last, conflict_seq FROM shard_progress WHERE site = ? AND shard = ?",
+        )?
+        .query_row(params![site, shard], |row| {
+            let seq = |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)? as u64);
+            let conflict = row.get::<_, Option<i64>>(3)?.map(|seq| seq as u64);
+            let (cursor, first_kept, last) = (seq(0)?, seq(1)?, seq(2)?);
+            Ok(StoredShard { cursor, first_kept, last, conflict, ..StoredShard::default() })
+        })
+        .optional()?;
+    // Without a row there are no batches of it either.
+    let Some(mut shard_stored) = found else { return Ok(StoredShard::default()) };
+    let mut beyond = tx.prepare_cached(
+        "SELECT seq FROM applied_batch WHERE site = ? AND shard = ? AND seq > ? ORDER BY seq LIMIT ?",
+    )?;
+    let limit = MAX_BEYOND_ENTRIES as i64 + 1;
+    let beyond = beyond.query_map(params![site, shard, whole(shard_stored.cursor), limit], |row| {
+        Ok(row.get::<_, i64>(0)? as u64)
+    })?;
+    shard_stored.beyond = beyond.collect::<Result<_, _>>()?;
+    let mut holes = tx.prepare_cached(
+        "SELECT first_seq, last_seq FROM hole WHERE site = ? AND shard = ? ORDER BY first_seq DESC LIMIT ?",
+    )?;
+    let holes = holes.query_map(params![site, shard, MAX_HOLES_ENTRIES as i64], |row| {
+        Ok(Span { first: row.get::<_, i64>(0)? as u64, last: row.get::<_, i64>(1)? as u64 })
+    })?;
+    shard_stored.holes = holes.collect::<Result<_, _>>()?;
+    let mut hash =
+        tx.prepare_cached("SELECT body_hash FROM applied_batch WHERE site = ? AND shard = ? AND seq = ?")?;
+    for seq in seqs {
+        let found: Option<i64> =
+            hash.query_row(params![site, shard, whole(*seq)], |row| row.get(0)).optional()?;
+        shard_stored.hashes.extend(found.map(|hash| (*seq, hash as u64)));
+    }
+    Ok(shard_stored)
+}
+
+fn series_id(
+    tx: &Transaction<'_>,
+    (site, name, width_ms): &SeriesKey,
+    now: EpochMs,
+) -> Result<i64, StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO device (site, name, first_seen_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![site.as_str(), name.device, now.0])?;
+    let device: i64 = tx
+        .prepare_cached("SELECT device_id FROM device WHERE site = ? AND name = ?")?
+        .query_row(params![site.as_str(), name.device], |row| row.get(0))?;
+    tx.prepare_cached(
+        "INSERT INTO series (device_id, stream, width_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![device, name.stream, width_ms])?;
+    let id = tx
+        .prepare_cached("SELECT series_id FROM series WHERE device_id = ? AND stream = ? AND width_ms = ?")?
+        .query_row(params![device, name.stream, width_ms], |row| row.get(0))?;
+    Ok(id)
+}
+
+/// Records a shard's progress.
+fn save(tx: &Transaction<'_>, change: &Change, now: EpochMs) -> Result<(), StoreError> {
+    let (site, shard) = (change.key.0.as_str(), change.key.1.0);
+    tx.prepare_cached(
+        "INSERT INTO shard_progress (site, shard, cursor, edge_first_kept, edge_last, batches_applied, changed_ms, \
+         conflict_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET cursor = excluded.cursor, \
+         edge_first_kept = excluded.edge_first_kept, edge_last = excluded.edge_last, \
+         batches_applied = batches_applied + excluded.batches_applied, changed_ms = excluded.changed_ms, \
+         conflict_seq = excluded.conflict_seq",
+    )?
+    .execute(params![
+        site,
+        shard,
+        whole(change.cursor),
+        whole(change.first_kept),
+        whole(change.last),
+        change.applied.len() as i64,
+        now.0,
+        change.conflict.map(whole),
+    ])?;
+    let mut applied = tx.prepare_cached(
+        "INSERT INTO applied_batch (site, shard, seq, applied_ms, parts, body_hash) VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    for one in &change.applied {
+        applied.execute(params![site, shard, whole(one.seq), now.0, one.parts as i64, one.hash as i64])?;
+    }
+    tx.prepare_cached("DELETE FROM applied_batch WHERE site = ? AND shard = ? AND seq <= ?")?
+        .execute(params![site, shard, whole(change.forget)])?;
+    let mut filled = tx.prepare_cached("DELETE FROM hole WHERE site = ? AND shard = ? AND first_seq = ?")?;
+    for first in &change.filled {
+        filled.execute(params![site, shard, whole(*first)])?;
+    }
+    let mut opened = tx.prepare_cached(
+        "INSERT INTO hole (site, shard, first_seq, last_seq, found_ms) VALUES (?, ?, ?, ?, ?)",
+    )?;
+    for hole in &change.opened {
+        opened.execute(params![site, shard, whole(hole.first), whole(hole.last), now.0])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! What a transaction does, whatever the database: which messages count, which rows they touch, what these become.
+//!
+//! The order: the shards' rows are locked and read ([`StoredShard`]); [`Stage::new`] judges the messages; [`Stage::rows`]
+//! gathers what the new batches add to each window and roll-up, which is merged with what is stored of it ([`merge`])
+//! and written back whole; [`Stage::finish`] says how the shards' progress changes. So the rules of merging are those of
+//! [`Aggregate::merge`] alone.
+//!
+//! [`Aggregate::merge`]: selvedge_shared::aggregate::Aggregate::merge
+
+use super::StoredWindow;
+use crate::logic::progress::{Progress, Span, Verdict};
+use crate::logic::{query, rollup};
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{Batch, Part, StreamName};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// How many of a shard's newest batches stay listed in `applied_batch`, beyond those above the cursor: enough to
+/// tell a batch that is sent again from another one that bears its number.
+pub const KEPT_BATCHES_ENTRIES: u64 = 4096;
+
+/// How many series a writer remembers the row numbers of.
+pub const SERIES_CACHE_ENTRIES: usize = 100_000;
+
+pub(super) type ShardKey = (SiteId, ShardId);
+
+/// By series and start, as in the table.
+pub(super) type Windows = BTreeMap<(i64, EpochMs), StoredWindow>;
+/// By span, start and series, as in the table.
+pub(super) type Rollups = BTreeMap<(i64, EpochMs, i64), StoredWindow>;
+
+/// One authentic, checked message of the uplink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Incoming {
+    /// The site it came from.
+    pub site: SiteId,
+    /// The shard it is of.
+    pub shard: ShardId,
+    /// The lowest seq that the edge still has.
+    pub first_kept: u64,
+    /// The highest seq that the edge has cut.
+    pub last: u64,
+    /// The batch; nothing for a beacon.
+    pub content: Option<Content>,
+}
+
+/// A batch and its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Content {
+    /// Its number in its shard.
+    pub seq: u64,
+    /// What it holds.
+    pub batch: Batch,
+    /// A hash of its encoded bytes: equal for the same content.
+    pub body_hash: u64,
+}
+
+/// What became of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Its windows are counted.
+    Applied,
+    /// They were counted before.
+    Duplicate,
+    /// It had none.
+    Beacon,
+    /// Too far beyond a gap; it has to be sent again.
+    TooFarAhead,
+    /// Its number was used before for another content: not counted. The shard is not confirmed any more
+    /// until someone has looked at it and cleared `shard_progress.conflict_seq`.
+    Conflict,
+}
+
+/// What became of the messages of one transaction.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Applied {
+    /// One for each message, in their order.
+    pub outcomes: Vec<Outcome>,
+    /// The cursors, on disk, of all shards that were heard, except those with a conflict
+    /// (which an edge that was set up anew under an old name and secret would cause).
+    pub cursors: BTreeMap<ShardKey, u64>,
+    /// How many windows were written.
+    pub windows: usize,
+    /// How many batch numbers were given up as holes.
+    pub given_up: u64,
+}
+
+/// A shard as the database has it; the default for one that it has not heard of.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct StoredShard {
+    pub cursor: u64,
+    pub first_kept: u64,
+    pub last: u64,
+    pub conflict: Option<u64>,
+    /// Batches applied beyond the cursor.
+    pub beyond: Vec<u64>,
+    /// The youngest holes.
+    pub holes: Vec<Span>,
+    /// The hashes of batches applied before, of those whose numbers have come again.
+    pub hashes: HashMap<u64, u64>,
+}
+
+struct Shard {
+    stored: StoredShard,
+    before: Progress,
+    now: Progress,
+    first_kept: u64,
+    last: u64,
+    applied: Vec<AppliedBatch>,
+    conflict: Option<u64>,
+}
+
+/// A batch that was applied in this transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AppliedBatch {
+    pub seq: u64,
+    pub parts: usize,
+    pub hash: u64,
+}
+
+/// How a shard's progress changes.
+pub(super) struct Change {
+    pub key: ShardKey,
+    pub cursor: u64,
+    pub first_kept: u64,
+    pub last: u64,
+    pub conflict: Option<u64>,
+    pub applied: Vec<AppliedBatch>,
+    /// Batches up to it need not be listed any more.
+    pub forget: u64,
+    /// Holes that are no more, or not the same, by their first number.
+    pub filled: Vec<u64>,
+    /// Holes that are new, or not the same.
+    pub opened: Vec<Span>,
+}
+
+/// For each shard that is heard, the numbers of the batches that came, in the order in which they are locked.
+pub(super) fn heard(messages: &[Incoming]) -> BTreeMap<ShardKey, Vec<u64>> {
+    let mut all: BTreeMap<ShardKey, Vec<u64>> = BTreeMap::new();
+    for message in messages {
+        let seqs = all.entry((message.site.clone(), message.shard)).or_default();
+        seqs.extend(message.content.as_ref().map(|content| content.seq));
+    }
+    all
+}
+
+/// A transaction's messages, judged.
+pub(super) struct Stage<'a> {
+    shards: BTreeMap<ShardKey, Shard>,
+    outcomes: Vec<Outcome>,
+    /// Batches that count, with their sites.
+    new: Vec<(&'a SiteId, &'a Batch)>,
+}
+
+impl<'a> Stage<'a> {
+    /// Judges messages; `stored` holds each of their shards.
+    pub fn new(messages: &'a [Incoming], stored: BTreeMap<ShardKey, StoredShard>) -> Self {
+        let shard = |(key, stored): (ShardKey, StoredShard)| {
+            let before =
+                Progress::restore(stored.cursor, stored.beyond.iter().copied(), stored.holes.iter().copied());
+            let (first_kept, last, conflict) = (stored.first_kept, stored.last, stored.conflict);
+            let now = before.clone();
+            (key, Shard { stored, before, now, first_kept, last, applied: vec![], conflict })
+        };
+        let mut stage =
+            Self { shards: stored.into_iter().map(shard).collect(), outcomes: vec![], new: vec![] };
+        for message in messages {
+            let Some(shard) = stage.shards.get_mut(&(message.site.clone(), message.shard)) else { continue };
+            let outcome = message.content.as_ref().map_or(Outcome::Beacon, |content| shard.judge(content));
+            if let (Outcome::Applied, Some(content)) = (outcome, &message.content) {
+                stage.new.push((&message.site, &content.batch));
+            }
+            shard.last = shard.last.max(message.last);
+            if message.first_kept > shard.first_kept {
+                shard.first_kept = message.first_kept;
+                shard.now.skip_below(message.first_kept);
+            }
+            stage.outcomes.push(outcome);
+        }
+        stage
+    }
+
+    /// Whether there is anything to write.
+    pub fn changes(&self) -> bool {
+        self.shards.values().any(Shard::changes)
+    }
+
+    /// The series of the new batches that are not known yet.
+    pub fn unknown_series(&self, known: &SeriesIds) -> BTreeSet<SeriesKey> {
+        let mut unknown = BTreeSet::new();
+        for (site, batch) in &self.new {
+            for (stream, width_ms) in series_of(batch) {
+                let Some(name) = batch.streams.get(stream as usize) else { continue };
+                let key = ((*site).clone(), name.clone(), width_ms);
+                if !known.0.contains_key(&key) {
+                    unknown.insert(key);
+                }
+            }
+        }
+        unknown
+    }
+
+    /// What the new batches add to windows and roll-ups. Series that `known` lacks are left out.
+    pub fn rows(&self, known: &SeriesIds) -> (Windows, Rollups) {
+        let (mut windows, mut rollups) = (Windows::new(), Rollups::new());
+        for (site, batch) in &self.new {
+            let id = |(stream, width_ms): (u32, u32)| {
+                let name = batch.streams.get(stream as usize)?;
+                let id = known.0.get(&((*site).clone(), name.clone(), width_ms))?;
+                Some(((stream, width_ms), *id))
+            };
+            let ids: HashMap<(u32, u32), i64> = series_of(batch).into_iter().filter_map(id).collect();
+            for part in &batch.parts {
+                let Some(&series) = ids.get(&(part.stream, part.width_ms)) else { continue };
+                gather(&mut windows, (series, part.start), part.start, part);
+                for span_ms in rollup::spans_of(part.width_ms.into()) {
+                    let start = rollup::floor(part.start, span_ms);
+                    gather(&mut rollups, (span_ms, start, series), start, part);
+                }
+            }
+        }
+        (windows, rollups)
+    }
+
+    /// What became of the messages, once so many windows are written, and how the shards' progress changes.
+    pub fn finish(self, windows: usize) -> (Applied, Vec<Change>) {
+        let mut out = Applied { outcomes: self.outcomes, windows, ..Applied::default() };
+        let mut changes = vec![];
+        for (key, shard) in self.shards {
+            if shard.conflict.is_none() {
+                out.cursors.insert(key.clone(), shard.now.cursor());
+            }
+            if shard.changes() {
+                let change = shard.change(key);
+                let new = |span: &&Span| span.last > shard.before.cursor();
+                let numbers = |span: &Span| span.last.saturating_sub(span.first).saturating_add(1);
+                let given_up: u64 = change.opened.iter().filter(new).map(numbers).sum();
+                out.given_up = out.given_up.saturating_add(given_up);
+                changes.push(change);
+            }
+        }
+        (out, changes)
+    }
+}
+
+impl Shard {
+    fn judge(&mut self, content: &Content) -> Outcome {
+        match self.now.apply(content.seq) {
+            Verdict::TooFarAhead => Outcome::TooFarAhead,
+            Verdict::Duplicate if self.is_other(content) => {
+                self.conflict.get_or_insert(content.seq);
+                Outcome::Conflict
+            }
+            Verdict::Duplicate => Outcome::Duplicate,
+            Verdict::New => {
+                let (parts, hash) = (content.batch.parts.len(), content.body_hash);
+                self.applied.push(AppliedBatch { seq: content.seq, parts, hash });
+                Outcome::Applied
+            }
+        }
+    }
+
+    /// Whether the number of `content` was applied with another content, as far as that is still known.
+    fn is_other(&self, content: &Content) -> bool {
+        let now = self.applied.iter().find(|one| one.seq == content.seq).map(|one| one.hash);
+        now.or(self.stored.hashes.get(&content.seq).copied()).is_some_and(|hash| hash != content.body_hash)
+    }
+
+    fn changes(&self) -> bool {
+        self.now != self.before || !self.applied.is_empty() || self.conflict != self.stored.conflict
+    }
+
+    fn change(&self, key: ShardKey) -> Change {
+        let cursor = self.now.cursor();
+        Change {
+            key,
+            cursor,
+            first_kept: self.first_kept,
+            last: self.last,
+            conflict: self.conflict,
+            applied: self.applied.clone(),
+            forget: cursor.saturating_sub(KEPT_BATCHES_ENTRIES),
+            filled: self.before.holes().difference(self.now.holes()).map(|hole| hole.first).collect(),
+            opened: self.now.holes().difference(self.before.holes()).copied().collect(),
+        }
+    }
+}
+
+/// The streams and widths of a batch.
+fn series_of(batch: &Batch) -> BTreeSet<(u32, u32)> {
+    batch.parts.iter().map(|part| (part.stream, part.width_ms)).collect()
+}
+
+fn gather<K: Ord>(rows: &mut BTreeMap<K, StoredWindow>, key: K, start: EpochMs, part: &Part) {
+    let Part { aggregate, late, watermark, .. } = part;
+    rows.entry(key)
+        .and_modify(|row| {
+            row.aggregate.merge(aggregate);
+            row.late = row.late.saturating_add(*late);
+            row.parts = row.parts.saturating_add(1);
+            row.watermark = row.watermark.max(*watermark);
+        })
+        .or_insert_with(|| StoredWindow {
+            start,
+            aggregate: aggregate.clone(),
+            late: *late,
+            parts: 1,
+            watermark: *watermark,
+        });
+}
+
+/// Puts what is stored before what was gathered.
+pub(super) fn merge(gathered: &mut StoredWindow, mut stored: StoredWindow) {
+    query::merge(&mut stored, gathered);
+    *gathered = stored;
+}
+
+/// Site, stream name and width.
+pub(super) type SeriesKey = (SiteId, StreamName, u32);
+
+/// Row numbers of series, remembered as long as a connection.
+#[derive(Debug, Default)]
+pub(super) struct SeriesIds(HashMap<SeriesKey, i64>);
+
+impl SeriesIds {
+    /// Before a transaction: forgets all if they are too many.
+    pub fn bound(&mut self) {
+        if self.0.len() > SERIES_CACHE_ENTRIES {
+            self.0.clear();
+        }
+    }
+
+    /// Remembers one; wrong if the transaction that made it does not commit, so the connection has to go then.
+    pub fn insert(&mut self, key: SeriesKey, id: i64) {
+        self.0.insert(key, id);
+    }
+}

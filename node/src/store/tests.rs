@@ -1,0 +1,553 @@
+//! The same over each store: see [`homes`].
+
+use super::*;
+use selvedge_shared::aggregate::Sample;
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::uplink::{Batch, Part, StreamName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+fn site() -> SiteId {
+    SiteId::new("plant-7").unwrap()
+}
+
+fn part(stream: u32, start: i64, values: &[f64]) -> Part {
+    let sample = |(i, v): (usize, &f64)| Sample {
+        time: EpochMs(start + i as i64),
+        slot: 1,
+        index: i as u32,
+        value: *v,
+    };
+    let mut all = values.iter().enumerate().map(sample).map(Aggregate::of);
+    let mut aggregate = all.next().unwrap();
+    all.for_each(|one| aggregate.merge(&one));
+    Part { stream, width_ms: 10_000, start: EpochMs(start), aggregate, late: 0, watermark: EpochMs(start) }
+}
+
+fn batch(parts: Vec<Part>) -> Batch {
+    let name = |s: &str| StreamName { device: "press-1".into(), stream: s.into() };
+    Batch { streams: vec![name("temp"), name("force")], parts }
+}
+
+fn message(seq: u64, first_kept: u64, batch: Batch) -> Incoming {
+    let body_hash = xxhash_rust::xxh3::xxh3_64(&batch.encode());
+    let content = Some(Content { seq, batch, body_hash });
+    Incoming { site: site(), shard: ShardId(3), first_kept, last: seq, content }
+}
+
+/// Batch `seq` holds one reading of value `seq` in the one window, and one in a window of its own.
+fn numbered(seq: u64) -> Incoming {
+    let own = part(1, seq as i64 * 10_000, &[1.0]);
+    message(seq, 1, batch(vec![part(0, 0, &[seq as f64]), own]))
+}
+
+fn beacon(first_kept: u64, last: u64) -> Incoming {
+    Incoming { site: site(), shard: ShardId(3), first_kept, last, content: None }
+}
+
+async fn window(reader: &Reader, stream: &str, start: i64) -> crate::store::StoredWindow {
+    let series = reader.series(None, Some("press-1"), Some(stream), 9).await.unwrap();
+    assert_eq!(series.len(), 1);
+    reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap().rows.remove(0)
+}
+
+async fn total(reader: &Reader) -> (u64, f64) {
+    let all = window(reader, "temp", 0).await.aggregate;
+    (all.count, all.sum)
+}
+
+async fn apply(writer: &mut Writer, messages: &[Incoming]) -> Applied {
+    writer.apply(&messages.to_vec().into(), EpochMs(1_764_000_000_000)).await.unwrap()
+}
+
+fn cursor(applied: &Applied) -> Option<u64> {
+    applied.cursors.get(&(site(), ShardId(3))).copied()
+}
+
+/// A database of a test's own.
+enum Home {
+    Sqlite { database: Database, _folder: tempfile::TempDir },
+    Postgres { database: Database, client: Client, name: String, server: String },
+}
+
+/// One of each store. PostgreSQL only if `SELVEDGE_TEST_POSTGRES` names a server to make databases on.
+async fn homes() -> Vec<Home> {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = Home::Sqlite { database: Database::sqlite(folder.path()), _folder: folder };
+    let Ok(server) = std::env::var("SELVEDGE_TEST_POSTGRES") else {
+        eprintln!("left out: PostgreSQL; `.ci/postgres run cargo test -p selvedge-node` tests it too");
+        return vec![sqlite];
+    };
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("test_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+    let (before, _) = server.rsplit_once('/').unwrap();
+    let address = format!("{before}/{name}");
+    let database = Database::Postgres(Box::new(Postgres::parse(&address).unwrap()));
+    let client = connect(&address).await;
+    vec![sqlite, Home::Postgres { database, client, name, server }]
+}
+
+async fn connect(address: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(address, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+impl Home {
+    fn database(&self) -> &Database {
+        match self {
+            Self::Sqlite { database, .. } | Self::Postgres { database, .. } => database,
+        }
+    }
+
+    async fn open(&self) -> (Writer, Reader) {
+        open(self.database()).await.unwrap()
+    }
+
+    /// The process ends without closing anything, and a new one opens the same database.
+    async fn crash(&self, writer: Writer, reader: Reader) -> (Writer, Reader) {
+        drop((writer, reader));
+        self.open().await
+    }
+
+    /// The test is over; the server, if it is one, keeps nothing of it.
+    async fn end(self) {
+        if let Self::Postgres { client, name, server, .. } = self {
+            drop(client);
+            connect(&server)
+                .await
+                .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .await
+                .unwrap();
+        }
+    }
+
+    /// The rows of one statement as text, as a person sees them.
+    async fn sql(&self, text: &str) -> Vec<Vec<String>> {
+        let folder = match self {
+            Self::Postgres { client, .. } => {
+                let shown = |text: Option<&str>| text.unwrap_or("NULL").to_string();
+                let row = |message| match message {
+                    SimpleQueryMessage::Row(row) => {
+                        Some((0..row.len()).map(|at| shown(row.get(at))).collect())
+                    }
+                    _ => None,
+                };
+                return client.simple_query(text).await.unwrap().into_iter().filter_map(row).collect();
+            }
+            Self::Sqlite { _folder, .. } => _folder.path(),
+        };
+        let db = rusqlite::Connection::open(folder.join("selvedge.db")).unwrap();
+        let mut query = db.prepare(text).unwrap();
+        let columns = query.column_count();
+        let shown = |value: rusqlite::types::Value| match value {
+            rusqlite::types::Value::Null => "NULL".to_string(),
+            rusqlite::types::Value::Integer(n) => n.to_string(),
+            rusqlite::types::Value::Real(n) => n.to_string(),
+            rusqlite::types::Value::Text(text) => text,
+            rusqlite::types::Value::Blob(bytes) => format!("{bytes:?}"),
+        };
+        let row = |row: &rusqlite::Row<'_>| (0..columns).map(|at| row.get(at).map(shown)).collect();
+        query.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    /// Makes the database fail when batch 3 is recorded.
+    async fn fail_at_batch_3(&self) {
+        let text = match self {
+            Self::Sqlite { .. } => {
+                "CREATE TRIGGER no BEFORE INSERT ON applied_batch WHEN new.seq = 3 \
+                 BEGIN SELECT raise(ABORT, 'not this one'); END"
+            }
+            Self::Postgres { .. } => {
+                "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$; \
+                 CREATE TRIGGER no BEFORE INSERT ON applied_batch FOR EACH ROW WHEN (new.seq = 3) EXECUTE FUNCTION no()"
+            }
+        };
+        self.sql(text).await;
+    }
+
+    async fn fail_no_more(&self) {
+        let of = if matches!(self, Self::Sqlite { .. }) { "" } else { " ON applied_batch" };
+        self.sql(&format!("DROP TRIGGER no{of}")).await;
+    }
+
+    /// How a true value is shown.
+    fn yes(&self) -> &'static str {
+        if matches!(self, Self::Sqlite { .. }) { "1" } else { "t" }
+    }
+
+    async fn times_read_well(&self) {
+        let columns = "start, first_time, watermark";
+        let rows = self.sql(&format!("SELECT {columns} FROM windows WHERE stream = 'force'")).await;
+        let sqlite = matches!(self, Self::Sqlite { .. });
+        let time = if sqlite { "1970-01-01T00:00:20.000Z" } else { "1970-01-01 00:00:20+00" };
+        assert_eq!(rows, [[time; 3]]);
+        if !sqlite {
+            let bare = "SELECT c.relname, a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid \
+                        WHERE c.relname IN ('windows', 'hour', 'holes') AND col_description(c.oid, a.attnum) IS NULL \
+                        AND a.attname NOT IN ('site', 'device', 'stream', 'shard', 'first_batch', 'last_batch', 'batches', 'found')";
+            assert_eq!(self.sql(bare).await, [[""; 0]; 0], "columns without a comment");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_batch_counts_once_in_any_order_and_across_crashes() {
+    for home in homes().await {
+        let (mut writer, mut reader) = home.open().await;
+        use Outcome::{Applied as New, Duplicate};
+        let steps: [(&[u64], &[Outcome], u64); 5] = [
+            (&[3, 1, 1], &[New, New, Duplicate], 1),
+            (&[3, 1], &[Duplicate, Duplicate], 1),
+            (&[5, 2], &[New, New], 3),
+            (&[1, 2, 3, 4, 5], &[Duplicate, Duplicate, Duplicate, New, Duplicate], 5),
+            (&[5, 4, 3], &[Duplicate; 3], 5),
+        ];
+        for (seqs, outcomes, expected) in steps {
+            let messages: Vec<_> = seqs.iter().map(|seq| numbered(*seq)).collect();
+            let applied = apply(&mut writer, &messages).await;
+            assert_eq!((applied.outcomes.as_slice(), cursor(&applied)), (outcomes, Some(expected)));
+            (writer, reader) = home.crash(writer, reader).await;
+        }
+        assert_eq!(total(&reader).await, (5, 15.0));
+        let merged = window(&reader, "temp", 0).await;
+        assert_eq!((merged.parts, merged.late), (5, 0));
+        for seq in 1..=5 {
+            assert_eq!(window(&reader, "force", seq * 10_000).await.aggregate.count, 1);
+        }
+        let status = reader.shards().await.unwrap();
+        assert_eq!((status[0].batches_applied, status[0].missing, status[0].given_up), (5, 0, 0));
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_does_not_commit_leaves_nothing() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        apply(&mut writer, &[numbered(1)]).await;
+        home.fail_at_batch_3().await;
+        let error = writer.apply(&vec![numbered(2), numbered(3)].into(), EpochMs(0)).await.unwrap_err();
+        assert!(error.to_string().contains("not this one"), "{error}");
+        assert_eq!(total(&reader).await, (1, 1.0));
+        // The same writer goes on, over a new connection.
+        assert_eq!(cursor(&apply(&mut writer, &[beacon(1, 3)]).await), Some(1));
+        home.fail_no_more().await;
+        let (mut writer, reader) = home.crash(writer, reader).await;
+        assert_eq!(total(&reader).await, (1, 1.0));
+        assert_eq!(reader.shards().await.unwrap()[0].cursor, 1);
+        let applied = apply(&mut writer, &[numbered(2), numbered(3)]).await;
+        assert_eq!(applied.outcomes, [Outcome::Applied; 2]);
+        assert_eq!(total(&reader).await, (3, 6.0));
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn merging_in_the_database_is_merging_of_aggregates() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let prints =
+            [i64::MAX, i64::MAX, 1, i64::MIN, i64::MIN, -1, 0, -1, i64::MIN, i64::MAX, 7, i64::MIN + 1];
+        let mut expected: Option<Aggregate> = None;
+        let mut state = 1u64;
+        for (i, print) in prints.iter().enumerate() {
+            let mut random = |n: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % n
+            };
+            let values: Vec<f64> = (0..4).map(|_| random(100) as f64 - 50.0).collect();
+            let mut one = part(0, 0, &values);
+            let a = &mut one.aggregate;
+            a.fingerprint = *print as u64;
+            (a.first.time, a.first.slot, a.first.index) =
+                (EpochMs(random(3) as i64), random(3), random(9) as u32);
+            (a.last.time, a.last.slot, a.last.index) =
+                (EpochMs(random(3) as i64), random(3), random(9) as u32);
+            match &mut expected {
+                Some(all) => all.merge(a),
+                none => *none = Some(a.clone()),
+            }
+            apply(&mut writer, &[message(i as u64 + 1, 1, batch(vec![one]))]).await;
+            assert_eq!(Some(window(&reader, "temp", 0).await.aggregate), expected, "after part {i}");
+        }
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn counts_stop_at_their_end_and_odd_values_do_not_block_a_shard() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let mut huge = part(0, 0, &[f64::INFINITY]);
+        huge.aggregate.count = i64::MAX as u64;
+        huge.late = i64::MAX as u64;
+        let odd = part(0, 0, &[f64::NAN, f64::NEG_INFINITY, f64::MAX]);
+        let messages =
+            [huge.clone(), odd, huge].into_iter().zip(1..).map(|(p, seq)| message(seq, 1, batch(vec![p])));
+        for one in messages {
+            assert_eq!(apply(&mut writer, &[one]).await.outcomes, [Outcome::Applied]);
+        }
+        let stored = window(&reader, "temp", 0).await;
+        assert_eq!(
+            (stored.aggregate.count, stored.late, stored.parts),
+            (i64::MAX as u64, i64::MAX as u64, 3)
+        );
+        assert!(stored.aggregate.sum.is_nan());
+        assert_eq!((stored.aggregate.min, stored.aggregate.max), (f64::NEG_INFINITY, f64::INFINITY));
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn holes_are_recorded_passed_over_and_filled_by_what_comes_late() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        apply(&mut writer, &[numbered(1), numbered(5)]).await;
+        let applied = apply(&mut writer, &[beacon(8, 9)]).await;
+        assert_eq!((cursor(&applied), applied.given_up), (Some(7), 5));
+        let (mut writer, reader) = home.crash(writer, reader).await;
+        let late = apply(&mut writer, &[numbered(3), numbered(3), numbered(1)]).await;
+        assert_eq!(late.outcomes, [Outcome::Applied, Outcome::Duplicate, Outcome::Duplicate]);
+        assert_eq!((cursor(&late), late.given_up), (Some(7), 0));
+        let (_writer, reader) = home.crash(writer, reader).await;
+        let status = reader.shards().await.unwrap();
+        assert_eq!((status[0].given_up, status[0].cursor, status[0].batches_applied), (4, 7, 3));
+        assert_eq!(total(&reader).await, (3, 9.0));
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn another_content_under_a_used_number_is_not_counted_and_ends_confirmations() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        apply(&mut writer, &[numbered(1), numbered(2)]).await;
+        let other = message(2, 1, batch(vec![part(0, 0, &[77.0])]));
+        let applied = apply(&mut writer, &[other]).await;
+        assert_eq!((applied.outcomes.as_slice(), cursor(&applied)), ([Outcome::Conflict].as_slice(), None));
+        let (mut writer, reader) = home.crash(writer, reader).await;
+        assert_eq!(
+            cursor(&apply(&mut writer, &[beacon(1, 2)]).await),
+            None,
+            "a beacon gets no answer either"
+        );
+        assert_eq!(reader.shards().await.unwrap()[0].conflict, Some(2));
+        assert_eq!(total(&reader).await, (2, 3.0));
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_beacon_is_answered_and_writes_nothing() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let applied = apply(&mut writer, &[beacon(1, 0)]).await;
+        assert_eq!((applied.outcomes.as_slice(), cursor(&applied)), ([Outcome::Beacon].as_slice(), Some(0)));
+        assert_eq!(reader.shards().await.unwrap(), []);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn shards_and_sites_are_counted_apart() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let mut elsewhere = numbered(1);
+        elsewhere.site = SiteId::new("other").unwrap();
+        let mut shard = numbered(1);
+        shard.shard = ShardId(4);
+        let applied = apply(&mut writer, &[numbered(1), elsewhere, shard]).await;
+        assert_eq!(applied.outcomes, [Outcome::Applied; 3]);
+        assert_eq!(reader.series(None, Some("press-1"), Some("temp"), 9).await.unwrap().len(), 2);
+        assert_eq!(reader.shards().await.unwrap().len(), 3);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn only_the_newest_batches_stay_listed() {
+    for home in homes().await {
+        let (mut writer, _reader) = home.open().await;
+        let many: Vec<_> =
+            (1..=KEPT_BATCHES_ENTRIES + 10).map(|seq| message(seq, 1, batch(vec![]))).collect();
+        apply(&mut writer, &many).await;
+        let listed = home.sql("SELECT count(*), min(seq) FROM applied_batch").await;
+        assert_eq!(listed, [[KEPT_BATCHES_ENTRIES.to_string(), "11".to_string()]]);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn the_views_read_as_one_expects() {
+    for home in homes().await {
+        let (mut writer, _reader) = home.open().await;
+        let sketched = |n: i64| {
+            let mut part = part(0, n * 10_000, &[2.0, 4.0]);
+            let samples = [part.aggregate.first, part.aggregate.last];
+            part.aggregate = Aggregate::sketched(samples[0]);
+            part.aggregate.add(samples[1]);
+            part.watermark = EpochMs((n + 1) * 10_000 - i64::from(n == 150));
+            part
+        };
+        let first = message(1, 1, batch((1..=150).map(sketched).collect()));
+        assert_eq!(apply(&mut writer, &[first]).await.windows, 150);
+        let mut late = part(0, 10_000, &[9.0]);
+        (late.late, late.aggregate.first.slot, late.aggregate.last.slot) = (1, 9, 9);
+        apply(&mut writer, &[message(2, 1, batch(vec![late, part(1, 20_000, &[1.0])]))]).await;
+        apply(&mut writer, &[beacon(8, 9)]).await;
+
+        let columns = "site, device, stream, length, count, sum, min, max, first, last, mean, stddev, p50, p99, revision, \
+                       late_count, complete";
+        let rows = home
+            .sql(&format!("SELECT {columns} FROM windows WHERE stream = 'temp' ORDER BY start LIMIT 2"))
+            .await;
+        let expected = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
+        assert_eq!(rows[0][..11], expected("plant-7 press-1 temp 10 3 15 2 9 2 4 5"));
+        assert_eq!(
+            rows[0][12..],
+            expected(&format!("NULL NULL 2 1 {}", home.yes())),
+            "a part without a sketch takes it away"
+        );
+        assert_eq!(
+            rows[1],
+            expected(&format!(
+                "plant-7 press-1 temp 10 2 6 2 4 2 4 3 1 2.015625 2.015625 1 0 {}",
+                home.yes()
+            ))
+        );
+        for (view, spans, count, length) in
+            [("minute", 26, 12, 60), ("hour", 1, 301, 3_600), ("day", 1, 301, 86_400)]
+        {
+            let sum = format!(
+                "SELECT count(*), max(count), max(length), sum(late_count), sum(revision), max(window_length) FROM {view} WHERE stream = 'temp'"
+            );
+            let expected = [spans, count, length, 1, 151, 10].map(|n: i64| n.to_string());
+            assert_eq!(home.sql(&sum).await, [expected], "{view}");
+        }
+        let open = home.sql("SELECT count FROM windows WHERE NOT complete AND stream = 'temp'").await;
+        assert_eq!(open, [["2"]]);
+        assert_eq!(
+            home.sql("SELECT device, stream, length FROM streams ORDER BY 2").await,
+            [expected("press-1 force 10"), expected("press-1 temp 10"),]
+        );
+        assert_eq!(
+            home.sql("SELECT site, device, streams FROM devices").await,
+            [expected("plant-7 press-1 2")]
+        );
+        let holes = home.sql("SELECT site, shard, first_batch, last_batch, batches FROM holes").await;
+        assert_eq!(holes, [expected("plant-7 3 3 7 5")]);
+        let shards = home
+            .sql("SELECT shard, confirmed_batch, last_batch, batches_applied, conflict_batch FROM shards")
+            .await;
+        assert_eq!(shards, [expected("3 7 9 2 NULL")]);
+        home.times_read_well().await;
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_gives_every_window_once_page_by_page() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        apply(&mut writer, &(1..=20).map(numbered).collect::<Vec<_>>()).await;
+        let mut after = crate::store::WindowKey { series: 0, start: EpochMs(i64::MIN) };
+        let mut seen = vec![];
+        loop {
+            let page = reader.ledger(Some("plant-7"), Some(10_000), after, 6).await.unwrap();
+            assert!(page.windows.iter().all(|w| page.series.iter().any(|s| s.id == w.0.series)));
+            seen.extend(page.windows.iter().map(|w| w.0));
+            let Some(last) = page.windows.last().filter(|_| page.more) else { break };
+            after = last.0;
+        }
+        let distinct: BTreeSet<_> = seen.iter().copied().collect();
+        assert_eq!((seen.len(), distinct.len()), (21, 21));
+        assert_eq!(
+            reader
+                .ledger(Some("none"), None, crate::store::WindowKey { series: 0, start: EpochMs(0) }, 6)
+                .await
+                .unwrap()
+                .windows,
+            []
+        );
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_release_is_refused() {
+    for home in homes().await {
+        let (_writer, _reader) = home.open().await;
+        home.sql("INSERT INTO schema_version VALUES (99)").await;
+        let refused = open(home.database()).await.err().unwrap();
+        assert!(refused.to_string().contains("99"), "{refused}");
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_a_wait_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, reader) = open(&Database::sqlite(folder.path())).await.unwrap();
+    apply(&mut writer, &[numbered(1)]).await;
+    // SQLite rolls a transaction back on its own when it finds no room.
+    let Writer::Sqlite(inner) = &mut writer else { unreachable!() };
+    inner.db().pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
+    let many: Arc<[_]> = (2..200).map(numbered).collect();
+    let error = writer.apply(&many, EpochMs(0)).await.unwrap_err();
+    assert!(error.to_string().contains("full"), "{error}");
+    // The next connection has room.
+    assert_eq!(cursor(&apply(&mut writer, &many).await), Some(199));
+    assert_eq!(total(&reader).await.0, 199);
+}
+
+#[tokio::test]
+async fn a_page_of_the_ledger_does_not_sort_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_writer, _reader) = open(&Database::sqlite(folder.path())).await.unwrap();
+    let home = Home::Sqlite { database: Database::sqlite(folder.path()), _folder: folder };
+    let plan = home.sql(&format!("EXPLAIN QUERY PLAN {}", sqlite::LEDGER.replace('?', "1+"))).await;
+    assert!(!plan.iter().any(|step| step[3].contains("TEMP B-TREE")), "{plan:?}");
+}
+
+#[tokio::test]
+async fn roll_ups_are_what_their_windows_add_up_to() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        for seq in 1..=40i64 {
+            let parts = (0..30).map(|n| {
+                let width_ms = [10_000, 1_200_000, 7_200_000, 7_000, 3_600_000, 60_000][(n % 6) as usize];
+                let start = (seq * 7 + n * 13 - 300) * 600_000;
+                let mut part = part(
+                    (n % 2) as u32,
+                    start - start.rem_euclid(i64::from(width_ms)),
+                    &[(seq * n) as f64, -3.0],
+                );
+                part.width_ms = width_ms;
+                part
+            });
+            apply(&mut writer, &[message(seq as u64, 1, batch(parts.collect()))]).await;
+        }
+        let all = (EpochMs(i64::MIN / 4), EpochMs(i64::MAX / 4));
+        let mut checked = 0;
+        for series in reader.series(None, None, None, 100).await.unwrap() {
+            let windows = reader.windows(series.id, all.0, all.1, 10_000).await.unwrap().rows;
+            for span_ms in crate::logic::rollup::spans_of(series.width_ms) {
+                let mut expected: BTreeMap<EpochMs, StoredWindow> = BTreeMap::new();
+                for window in &windows {
+                    let start = crate::logic::rollup::floor(window.start, span_ms);
+                    let new = || StoredWindow { start, ..window.clone() };
+                    let merge = |row: &mut StoredWindow| crate::logic::query::merge(row, window);
+                    expected.entry(start).and_modify(merge).or_insert_with(new);
+                }
+                let page = reader.rollups(series.id, span_ms, all.0, all.1, 10_000).await.unwrap();
+                assert_eq!(page.rows, expected.into_values().collect::<Vec<_>>(), "{series:?} {span_ms}");
+                checked += page.rows.len();
+            }
+        }
+        assert!(checked > 100, "{checked}");
+        home.end().await;
+    }
+}
