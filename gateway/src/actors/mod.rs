@@ -5,6 +5,7 @@ pub mod front;
 pub mod http;
 pub mod link;
 pub mod log;
+pub mod report;
 pub mod shard;
 pub mod supervisor;
 pub mod switch;
