@@ -172,9 +172,10 @@ impl Asks {
         page.bytes = page.bytes.min(if shards > 1 { SHARE_BYTES } else { MAX_ANSWER_BYTES });
         let merged = Merged { rows: Vec::new(), next: None, limit, bytes };
         self.last += 1;
-        self.open.insert(self.last, Open { wanted, waiting, asked: 0, shards, missing: vec![], merged });
+        let question = self.last;
+        self.open.insert(question, Open { wanted, waiting, asked: 0, shards, missing: vec![], merged });
         self.pump(now_ms, out);
-        Some(self.last)
+        Some(question)
     }
 
     /// What a replica answers to the ask of this number.
@@ -394,13 +395,14 @@ mod tests {
     #[test]
     fn the_leader_is_found_by_asking_and_asked_first_the_next_time() {
         let (mut asks, mut out) = (asks(1), Vec::new());
-        asks.ask(0, wanted("d", false), &mut out);
+        let question = asks.ask(0, wanted("d", false), &mut out).unwrap();
         let (first, id, _) = sent(&mut out)[0];
         assert_eq!(first, asks.ring.replicas(ShardId(0))[0]);
         let leader = asks.ring.replicas(ShardId(0))[2];
         asks.answered(1, id, QueryAnswer::NotLeader { leader: Some(leader.0) }, &mut out);
         assert_eq!(sent(&mut out), [(leader, id, ShardId(0))]);
         asks.answered(2, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+        assert!(matches!(out[..], [Effect::Told(of, _)] if of == question));
         let all = told(&mut out);
         assert_eq!((all.windows.len(), all.shards, all.missing.len(), all.next), (1, 1, 0, None));
         asks.ask(3, wanted("d", false), &mut out);
