@@ -3,8 +3,8 @@
 
 use crate::source::Source;
 use selvedge_gateway::logic::machine::{
-    Applied, Command, Connect, Item, Machine, Origin, Outcome, Proposal, Publish, Query, Reading, Rules,
-    Source as By, Submission, Verdict,
+    Applied, Command, Connect, Item, Machine, Origin, Outcome, Page, Proposal, Publish, Query, Reading,
+    Rules, Source as By, Submission, Verdict,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -129,15 +129,30 @@ fn ask(source: &mut Source, machine: &Machine) {
         return;
     }
     let query = Query {
-        device: "a",
+        device: source.pick(&["a", "*", "*a*"]),
         stream: None,
         from: EpochMs(source.time(NOW)),
         to: EpochMs(source.time(NOW)),
         every_ms: source.flag().then(|| source.number(60_000) as u32),
     };
-    for window in machine.query(&query) {
+    let (windows, _) = machine.query(&query, &Page::default());
+    for window in &windows {
         assert!(window.aggregate.count > 0 && window.start < query.to);
     }
+    assert!(windows.windows(2).all(|two| two[0].place() < two[1].place()));
+    // Page by page it is the same.
+    let (mut after, mut pages) = (None, Vec::new());
+    loop {
+        let page = Page { after, limit: 1 + source.below(3) as u32, ..Page::default() };
+        let (more, next) = machine.query(&query, &page);
+        pages.extend(more);
+        assert!(pages.len() <= windows.len());
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages.len(), windows.len());
     let _ = machine.devices(Some("a"), source.below(9));
     let _ = machine.streams("a");
 }

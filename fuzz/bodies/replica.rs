@@ -4,7 +4,7 @@
 use crate::source::Source;
 use selvedge_gateway::logic::link::PeerFrame;
 use selvedge_gateway::logic::machine::{
-    Command, Halt, Item, Machine, Origin, Proposal, Publish, Reading, Rules, Submission,
+    Command, Halt, Item, Machine, Origin, Page, Proposal, Publish, Reading, Rules, Submission,
 };
 use selvedge_gateway::logic::paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
 use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
@@ -105,6 +105,7 @@ impl Host {
                     to: EpochMs(source.time(NOW)),
                     every_ms: source.flag().then(|| source.number(60_000) as u32),
                     stale: source.flag(),
+                    page: Page::default(),
                 };
                 Event::Query { from, id: source.u64(), query }
             }

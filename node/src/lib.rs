@@ -3,7 +3,8 @@
 //!
 //! The way of a batch: [`uplink`] hears it, [`logic::verify`] opens and checks it, [`apply`] queues it and
 //! gives it with others to the [`store`], which counts it once ([`logic::progress`]) in one transaction; the
-//! cursor that follows from it goes back through [`uplink`]. The [`api`] only reads.
+//! cursor that follows from it goes back through [`uplink`]. The [`api`] only reads. What the sites report of themselves, and what
+//! they are asked, goes through [`sites`].
 
 pub mod api;
 pub mod apply;
@@ -11,6 +12,7 @@ pub mod logic;
 pub mod node;
 mod program;
 pub mod settings;
+pub mod sites;
 pub mod stats;
 pub mod store;
 pub mod uplink;

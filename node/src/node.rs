@@ -4,6 +4,7 @@ use crate::api::{self, Api};
 use crate::apply::{self, Confirmations, QUEUE_ENTRIES};
 use crate::logic::verify::Verifier;
 use crate::settings::{Broker, Settings, SettingsError};
+use crate::sites::{Edge, Link};
 use crate::stats::Stats;
 use crate::store::{self, StoreError};
 use crate::uplink::{BrokerAddress, Confirmer, Subscriber};
@@ -65,6 +66,7 @@ pub struct Node {
     stop_rest: watch::Sender<bool>,
     subscriber: JoinHandle<()>,
     confirmer: JoinHandle<()>,
+    edge: JoinHandle<()>,
     writer: JoinHandle<Result<(), StoreError>>,
     listener: Option<JoinHandle<()>>,
     server: JoinHandle<std::io::Result<()>>,
@@ -103,6 +105,8 @@ impl Node {
         let address = broker_address(settings, broker);
         let confirmations = Arc::new(Confirmations::default());
         let confirmer = Confirmer::new(address.clone(), &sites, confirmations.clone())?;
+        let edge = Arc::new(Edge::new(names.iter().cloned())?);
+        let link = Link::new(edge.clone(), address.clone(), &sites, stats.clone())?;
         let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES);
         let secrets = sites.iter().flat_map(|site| {
             let all = std::iter::once(&site.secret).chain(&site.also_accepted);
@@ -119,8 +123,13 @@ impl Node {
             stats: stats.clone(),
         };
 
-        let api =
-            web::Data::new(Api { reader, stats: stats.clone(), sites: names, metrics: metrics.clone() });
+        let api = web::Data::new(Api {
+            reader,
+            stats: stats.clone(),
+            sites: names,
+            edge,
+            metrics: metrics.clone(),
+        });
         let app = move || App::new().app_data(api.clone()).configure(api::routes);
         let server =
             HttpServer::new(app).workers(HTTP_WORKERS).disable_signals().shutdown_timeout(STOP_MS / 1000);
@@ -137,6 +146,7 @@ impl Node {
                 let broker = Arc::new(mqtt::Broker::new(credentials));
                 tokio::spawn(listener.run(broker, rest_stopped.clone()))
             }),
+            edge: tokio::spawn(link.run(rest_stopped.clone())),
             subscriber: tokio::spawn(subscriber.run(uplink_stopped)),
             confirmer: tokio::spawn(confirmer.run(rest_stopped)),
             writer: tokio::spawn(apply::run(writer, waiting, confirmations, stats)),
@@ -159,6 +169,7 @@ impl Node {
         NodeError::Ended(tokio::select! {
             _ = &mut self.subscriber => "uplink",
             _ = &mut self.confirmer => "sender of confirmations",
+            _ = &mut self.edge => "link to the sites",
             _ = &mut self.writer => "writer of the database",
             _ = listener => "embedded broker",
             _ = &mut self.server => "query API",
@@ -188,9 +199,11 @@ impl Node {
         };
         let _ = self.stop_rest.send(true);
         self.server_handle.stop(true).await;
-        for (part, task) in
-            [("sender of confirmations", Some(self.confirmer)), ("embedded broker", self.listener)]
-        {
+        for (part, task) in [
+            ("sender of confirmations", Some(self.confirmer)),
+            ("link to the sites", Some(self.edge)),
+            ("embedded broker", self.listener),
+        ] {
             if let Some(task) = task
                 && tokio::time::timeout(limit, task).await.is_err()
             {

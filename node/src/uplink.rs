@@ -48,7 +48,8 @@ pub struct BrokerAddress {
 }
 
 impl BrokerAddress {
-    fn options(&self, role: &str) -> MqttOptions {
+    /// A client of this role.
+    pub(crate) fn options(&self, role: &str) -> MqttOptions {
         let made_up = || {
             let random = std::hash::RandomState::new().build_hasher().finish();
             format!("selvedge-node-{random:016x}")

@@ -61,6 +61,15 @@ pub fn varint_bytes(n: u64) -> usize {
     }
 }
 
+/// The size of a value within a frame.
+pub fn encoded_bytes<T: Encode>(value: &T) -> usize {
+    let mut size = bincode::enc::write::SizeWriter::default();
+    match bincode::encode_into_writer(value, &mut size, FORM) {
+        Ok(()) => size.bytes_written,
+        Err(_) => usize::MAX, // counting does not fail
+    }
+}
+
 /// Reads a frame back. `what` names it in errors.
 ///
 /// # Errors

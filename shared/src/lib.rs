@@ -3,11 +3,14 @@
 //! gateway and node both embed.
 
 pub mod aggregate;
+pub mod balance;
 pub mod canary;
 pub mod config;
 pub mod frame;
 pub mod ids;
 pub mod mqtt;
+pub mod question;
+pub mod report;
 pub mod seal;
 pub mod sketch;
 pub mod sparkplug;

@@ -15,8 +15,11 @@
 //! - Invariant: one site's secret opens nothing of another site; the opener looks a secret up by
 //!   (site, secret id), never by id alone.
 //!
+//! Reports, questions and answers ([`crate::report`], [`crate::question`]) are sealed in the same way: a gateway's number stands
+//! for the shard, and what else they are bound to for the seq.
+//!
 //! A frame that is replayed as it was does open. Both sides are made for that: batches are applied once
-//! by their seq, cursors and `first_kept` only grow. Therefore a site that is created anew, and starts to count at 1
+//! by their seq, cursors and `first_kept` only grow, old reports count for nothing, a question is answered once. Therefore a site that is created anew, and starts to count at 1
 //! again, needs a new secret; else its broker could answer with confirmations of the old site.
 //!
 //! Secrets change without a pause: the opener knows the old and the new one, frames name theirs by a
@@ -46,7 +49,7 @@ pub const SEAL_VERSION: u8 = 1;
 /// How much longer a sealed frame is than the message in it.
 pub const SEAL_OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 
-/// The longest sealed frame: the largest batch, what [`Up`] puts around it, and the seal.
+/// The longest sealed frame of the uplink: the largest batch, what [`Up`] puts around it, and the seal.
 pub const MAX_SEALED_BYTES: usize = MAX_BATCH_BYTES + 64 + SEAL_OVERHEAD_BYTES;
 
 /// How many derived keys an [`Opener`] remembers for each site: one for each peer's process start that it
@@ -65,12 +68,34 @@ pub fn link_psk(secret: &SiteSecret, site: &SiteId) -> [u8; 32] {
     secret.derive(&[], &[LINK_LABEL, site.as_str().as_bytes()])
 }
 
-/// What can be sealed: [`Up`] and [`Down`], each under keys of its own direction.
+/// What can be sealed, each kind under keys of its own direction: [`Up`] 1, [`Down`] 2, reports 3, questions 4, answers 5.
 pub trait Message: Encode + Decode<()> {
     /// The direction's byte in the frame.
     const DIRECTION: u8;
     /// The message's name in errors.
     const WHAT: &'static str;
+    /// The version of the message's own form.
+    const VERSION: u8 = 1;
+    /// The longest sealed frame of such messages.
+    const MAX_BYTES: usize = MAX_SEALED_BYTES;
+
+    /// What decodes and can't be meant is refused like what does not decode.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+/// Random bytes of the operating system.
+///
+/// # Errors
+/// [`SealError::NoRandomness`].
+pub fn random<const N: usize>() -> Result<[u8; N], SealError> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| SealError::NoRandomness)?;
+    Ok(bytes)
 }
 
 impl Message for Up {
@@ -101,8 +126,8 @@ pub enum SealError {
     /// Altered, moved, renumbered or forged.
     #[error("not authentic: altered, moved from elsewhere, or sealed for another site")]
     NotAuthentic,
-    /// The message is longer than [`MAX_SEALED_BYTES`] allows.
-    #[error("the message has {0} bytes sealed, the most is {MAX_SEALED_BYTES}")]
+    /// The message is longer than [`Message::MAX_BYTES`] allows.
+    #[error("the message has {0} bytes sealed, which are too many")]
     TooLarge(usize),
     /// The sealer has used its last nonce.
     #[error("this sealer has used up its nonces; make a new one")]
@@ -144,10 +169,10 @@ impl<M: Message> Sealer<M> {
     /// # Errors
     /// [`SealError::NoRandomness`].
     pub fn new(secret: &SiteSecret, site: &SiteId) -> Result<Self, SealError> {
-        let mut salt = [0; SALT_BYTES];
-        if !canary::makes(Canary::NonceUsedAgain) {
-            SystemRandom::new().fill(&mut salt).map_err(|_| SealError::NoRandomness)?;
-        }
+        let salt = match canary::makes(Canary::NonceUsedAgain) {
+            true => [0; SALT_BYTES],
+            false => random()?,
+        };
         Ok(Self::with_salt(secret, site, salt))
     }
 
@@ -161,9 +186,9 @@ impl<M: Message> Sealer<M> {
     /// # Errors
     /// [`SealError::TooLarge`] or [`SealError::Exhausted`].
     pub fn seal(&mut self, shard: ShardId, seq: u64, message: &M) -> Result<Vec<u8>, SealError> {
-        let plain = frame::encode(SEAL_VERSION, message);
+        let plain = frame::encode(M::VERSION, message);
         let length = plain.len() + SEAL_OVERHEAD_BYTES;
-        if length > MAX_SEALED_BYTES {
+        if length > M::MAX_BYTES {
             return Err(SealError::TooLarge(length));
         }
         let counter = self.next;
@@ -216,7 +241,7 @@ impl<M: Message> Opener<M> {
     /// # Errors
     /// Every [`SealError`] that is about a frame; it says which check failed first.
     pub fn open(&mut self, site: &SiteId, shard: ShardId, bytes: &[u8]) -> Result<(u64, M), SealError> {
-        if bytes.len() > MAX_SEALED_BYTES {
+        if bytes.len() > M::MAX_BYTES {
             return Err(SealError::TooLarge(bytes.len()));
         }
         let (header_bytes, sealed) = bytes
@@ -243,8 +268,10 @@ impl<M: Message> Opener<M> {
             keys.keys.push(entry);
         }
         let plain = plain.map_err(|_| SealError::NotAuthentic)?;
-        let message = frame::decode(M::WHAT, SEAL_VERSION, &plain);
-        Ok((header.seq, message.map_err(|e| SealError::Malformed(e.to_string()))?))
+        let message: M =
+            frame::decode(M::WHAT, M::VERSION, &plain).map_err(|e| SealError::Malformed(e.to_string()))?;
+        message.check().map_err(|why| SealError::Malformed(format!("{}: {why}", M::WHAT)))?;
+        Ok((header.seq, message))
     }
 }
 

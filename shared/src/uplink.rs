@@ -118,13 +118,16 @@ pub fn ack_topic(site: &SiteId, shard: ShardId) -> String {
 
 /// The direction (`"up"` or `"ack"`), site and shard of an uplink topic.
 pub fn parse_topic(topic: &str) -> Option<(&str, SiteId, ShardId)> {
-    let mut parts = topic.split('/');
-    let (root, site, way, shard) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let sound = root == "selvedge" && parts.next().is_none() && matches!(way, "up" | "ack");
-    let canonical = |n: &u16| n.to_string() == shard;
-    let shard = shard.parse::<u16>().ok().filter(canonical)?;
-    sound.then_some(())?;
+    let (way @ ("up" | "ack"), site, shard) = split_topic(topic)? else { return None };
+    let shard = shard.parse::<u16>().ok().filter(|n| n.to_string() == shard)?;
     Some((way, SiteId::new(site).ok()?, ShardId(shard)))
+}
+
+/// Way, site and last level of `selvedge/{site}/{way}/{last}`.
+pub(crate) fn split_topic(topic: &str) -> Option<(&str, &str, &str)> {
+    let mut parts = topic.split('/');
+    let (root, site, way, last) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    (root == "selvedge" && parts.next().is_none()).then_some((way, site, last))
 }
 
 #[cfg(test)]

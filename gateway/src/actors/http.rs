@@ -1,25 +1,28 @@
 //! The HTTP API: how the gateway is, recent windows, the quarantine, metrics.
 
-use crate::actors::front::Front;
 use crate::actors::link::PeerLinks;
 use crate::actors::log::{GetLogFigures, LogActor};
-use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
-use crate::actors::switch::{Ask, GetPeers, QUERY_WAIT_MS, Switch};
+use crate::actors::report::Overview;
+use crate::actors::shard::ShardReport;
+use crate::actors::switch::Ask;
 use crate::actors::uplink::{IsConnected, UplinkActor};
-use crate::logic::machine::{MAX_ANSWER_ENTRIES, WindowView};
+use crate::logic::asks::Wanted;
+use crate::logic::machine::{MAX_ANSWER_ENTRIES, Page, WindowView};
 use crate::logic::peer::WindowQuery;
-use crate::logic::ring::Ring;
 use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_shared::aggregate::Sample;
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use selvedge_shared::balance::Policy;
+use selvedge_shared::ids::{GatewayId, SiteId};
+use selvedge_shared::question::Place;
 use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// A question that was not answered in this time is given up.
+const QUERY_WAIT_MS: u64 = 3_000;
 
 const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/quarantine, /metrics, /healthz, /readyz";
 
@@ -29,14 +32,8 @@ pub struct Api {
     pub site: SiteId,
     /// This gateway.
     pub me: GatewayId,
-    /// Who keeps which shard.
-    pub ring: Arc<Ring>,
-    /// The connections.
-    pub front: Arc<Front>,
-    /// The shards that have a replica here.
-    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
-    /// The way to other replicas.
-    pub switch: Addr<Switch>,
+    /// All else of the gateway.
+    pub overview: Overview,
     /// The uplink.
     pub uplink: Addr<UplinkActor>,
     /// The log.
@@ -45,6 +42,8 @@ pub struct Api {
     pub links: PeerLinks,
     /// The metrics.
     pub metrics: PrometheusHandle,
+    /// What the switch's times count from.
+    pub epoch: Instant,
 }
 
 /// Puts all paths into an application.
@@ -65,47 +64,20 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
     HttpResponse::NotFound().json(json!({ "error": error }))
 }
 
-impl Api {
-    async fn reports(&self, devices: bool) -> Vec<ShardReport> {
-        let mut reports = Vec::with_capacity(self.shards.len());
-        for shard in self.shards.values() {
-            reports.extend(shard.send(GetStatus { devices }).await);
-        }
-        reports
-    }
-
-    /// Why the gateway can't do its work now, if it can't.
-    fn trouble(&self, reports: &[ShardReport], up: &BTreeSet<GatewayId>) -> Option<String> {
-        if let Some(why) = self.front.trouble() {
-            return Some(why.to_string());
-        }
-        let reachable = |s: &ShardId| {
-            let replicas = self.ring.replicas(*s);
-            replicas.iter().filter(|r| up.contains(r)).count() > replicas.len() / 2
-        };
-        let lost = (0..self.ring.shards()).map(ShardId).filter(|s| !reachable(s)).count();
-        if lost > 0 {
-            return Some(format!("{lost} shards have no majority of their replicas within reach"));
-        }
-        let leaderless = reports.iter().filter(|r| r.status.leader.is_none()).count();
-        (leaderless > 0).then(|| format!("{leaderless} shards have no leader yet"))
-    }
-}
-
 async fn readyz(api: web::Data<Api>) -> HttpResponse {
-    let reports = api.reports(false).await;
-    let up = api.switch.send(GetPeers).await.unwrap_or_default();
-    match api.trouble(&reports, &up) {
+    let reports = api.overview.reports(false).await;
+    let up = api.overview.up().await;
+    match api.overview.trouble(&reports, &up) {
         None => HttpResponse::Ok().body("ready\n"),
         Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
     }
 }
 
 async fn status(api: web::Data<Api>) -> HttpResponse {
-    let reports = api.reports(false).await;
-    let up = api.switch.send(GetPeers).await.unwrap_or_default();
+    let reports = api.overview.reports(false).await;
+    let up = api.overview.up().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
-    let trouble = api.trouble(&reports, &up);
+    let trouble = api.overview.trouble(&reports, &up);
     // A shard's outbox is the same on all its replicas: only its leader counts it, so that a site's sum is right.
     let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
     let sum = |f: fn(&ShardReport) -> u64| leading.iter().map(|r| f(r)).sum::<u64>();
@@ -115,9 +87,9 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
         "outbox_bytes": sum(|r| r.status.outbox_bytes),
         "waiting_parts": sum(|r| r.status.waiting_parts),
         "leader_changes": reports.iter().map(|r| r.led).sum::<u64>(),
-        "readings_acked": api.front.acked(),
-        "connections": api.front.connections(),
-        "quarantined": api.front.quarantine().0,
+        "readings_acked": api.overview.front.acked(),
+        "connections": api.overview.front.connections(),
+        "quarantined": api.overview.front.quarantine().0,
     });
     let peers: Vec<_> = api
         .links
@@ -134,8 +106,8 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
 }
 
 async fn metrics_page(api: web::Data<Api>) -> String {
-    let reports = api.reports(false).await;
-    let up = api.switch.send(GetPeers).await.unwrap_or_default();
+    let reports = api.overview.reports(false).await;
+    let up = api.overview.up().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
     let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
     let gauge = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
@@ -144,7 +116,7 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_shards_damaged", reports.iter().filter(|r| r.status.role == "damaged").count() as f64);
     gauge("selvedge_outbox_batches", leading.iter().map(|r| r.status.outbox_batches as f64).sum());
     gauge("selvedge_outbox_bytes", leading.iter().map(|r| r.status.outbox_bytes as f64).sum());
-    gauge("selvedge_connections", api.front.connections() as f64);
+    gauge("selvedge_connections", api.overview.front.connections() as f64);
     gauge("selvedge_gateways_up", up.len() as f64);
     gauge("selvedge_log_room", f64::from(u8::from(log.room)));
     gauge("selvedge_log_segments", log.segments as f64);
@@ -152,25 +124,25 @@ async fn metrics_page(api: web::Data<Api>) -> String {
 }
 
 async fn quarantine(api: web::Data<Api>) -> HttpResponse {
-    let (total, entries) = api.front.quarantine();
+    let (total, entries) = api.overview.front.quarantine();
     HttpResponse::Ok().json(json!({ "total": total, "kept": entries.len(), "entries": entries }))
 }
 
 async fn devices(api: web::Data<Api>) -> HttpResponse {
-    let reports = api.reports(true).await;
+    let reports = api.overview.reports(true).await;
     let list: Vec<_> = reports
         .iter()
         .flat_map(|r| &r.devices)
         .map(|d| json!({ "device": &*d.device, "streams": d.streams, "seen": d.seen.to_string() }))
         .collect();
-    HttpResponse::Ok().json(json!({ "devices": list, "of_shards": api.shards.len() }))
+    HttpResponse::Ok().json(json!({ "devices": list, "of_shards": api.overview.shards.len() }))
 }
 
 type Given = web::Query<Vec<(String, String)>>;
 
 async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
-    let query = match parse(&given.0) {
-        Ok(query) => query,
+    let (query, policy) = match parse(&given.0) {
+        Ok(asked) => asked,
         Err((parameter, why)) => {
             let error = json!({ "error": format!("{parameter}: {why}"), "parameter": parameter });
             return HttpResponse::BadRequest().json(error);
@@ -178,14 +150,16 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     };
     let (reply, answer) = oneshot::channel();
     let consistency = if query.stale { "stale" } else { "linearizable" };
-    api.switch.do_send(Ask { shard: api.ring.shard_of(&query.device), query, reply });
+    let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
+    api.overview.switch.do_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
     match tokio::time::timeout(wait, answer).await {
-        Ok(Ok(windows)) => {
-            let list: Vec<_> = windows.iter().map(|w| window(&api.site, w)).collect();
-            let truncated = list.len() >= MAX_ANSWER_ENTRIES;
-            HttpResponse::Ok()
-                .json(json!({ "aggregates": list, "truncated": truncated, "consistency": consistency }))
+        Ok(Ok(told)) if !told.is_nothing() => {
+            let list: Vec<_> = told.windows.iter().map(|w| window(&api.site, w)).collect();
+            HttpResponse::Ok().json(json!({
+                "aggregates": list, "truncated": told.next.is_some(), "next": told.next.map(|p| p.to_string()),
+                "partial": !told.missing.is_empty(), "missing_shards": told.missing, "consistency": consistency,
+            }))
         }
         _ => {
             let error = "no replica could answer: no majority of the device's replicas is within reach, or too much is asked at once; try again, or ask with consistency=stale";
@@ -212,8 +186,10 @@ fn window(site: &SiteId, w: &WindowView) -> Value {
 
 type Bad = (String, String);
 
-fn parse(given: &[(String, String)]) -> Result<WindowQuery, Bad> {
-    let now = EpochMs::now();
+const PARAMETERS: &str = "device, stream, from, to, every, consistency, policy, limit, after";
+
+fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
+    let (now, mut policy) = (EpochMs::now(), Policy::default());
     let mut query = WindowQuery {
         device: String::new(),
         stream: None,
@@ -221,6 +197,7 @@ fn parse(given: &[(String, String)]) -> Result<WindowQuery, Bad> {
         to: now.plus(3_600_000),
         every_ms: None,
         stale: false,
+        page: Page::default(),
     };
     for (key, value) in given {
         let bad = |why: String| (key.clone(), why);
@@ -238,20 +215,34 @@ fn parse(given: &[(String, String)]) -> Result<WindowQuery, Bad> {
                 "linearizable" => query.stale = false,
                 _ => return Err(bad("give linearizable or stale".into())),
             },
+            "policy" => {
+                let why = || bad(format!("give one of {}", Policy::NAMES));
+                policy = Policy::parse(value).ok_or_else(why)?;
+            }
+            "limit" => {
+                let limit = value.parse().ok().filter(|n| (1..=MAX_ANSWER_ENTRIES as u32).contains(n));
+                let why = || bad(format!("give a whole number from 1 to {MAX_ANSWER_ENTRIES}"));
+                query.page.limit = limit.ok_or_else(why)?;
+            }
+            "after" => {
+                let why = || bad("give what an earlier answer gave as next".into());
+                query.page.after = Some(Place::parse(value).ok_or_else(why)?);
+            }
             _ => {
-                return Err(bad(
-                    "there is no such parameter: device, stream, from, to, every, consistency".into()
-                ));
+                return Err(bad(format!("there is no such parameter: {PARAMETERS}")));
             }
         }
     }
     if query.device.is_empty() {
-        return Err(("device".into(), "name the device, for example device=press-4".into()));
+        return Err((
+            "device".into(),
+            "name the device, for example device=press-4, or several with device=press-*".into(),
+        ));
     }
     if query.from >= query.to {
         return Err(("from".into(), "it must be before to".into()));
     }
-    Ok(query)
+    Ok((query, policy))
 }
 
 #[cfg(test)]
@@ -269,6 +260,9 @@ mod tests {
             (pairs(&[("device", "d"), ("from", "yesterday")]), "from", "RFC 3339"),
             (pairs(&[("device", "d"), ("every", "soon")]), "every", "10s"),
             (pairs(&[("device", "d"), ("consistency", "maybe")]), "consistency", "stale"),
+            (pairs(&[("device", "d"), ("policy", "best")]), "policy", "p2c"),
+            (pairs(&[("device", "d"), ("limit", "0")]), "limit", "10000"),
+            (pairs(&[("device", "d"), ("after", "x")]), "after", "next"),
             (pairs(&[("devise", "d")]), "devise", "device"),
             (pairs(&[("device", "d"), ("from", "2"), ("to", "1")]), "from", "before"),
         ] {
@@ -276,7 +270,8 @@ mod tests {
             assert_eq!(parameter, named);
             assert!(why.contains(right), "{why}");
         }
-        let good = parse(&pairs(&[("device", "d"), ("every", "1m"), ("consistency", "stale")])).unwrap();
-        assert_eq!((good.every_ms, good.stale), (Some(60_000), true));
+        let given = [("device", "d"), ("every", "1m"), ("consistency", "stale"), ("policy", "random")];
+        let (good, policy) = parse(&pairs(&given)).unwrap();
+        assert_eq!((good.every_ms, good.stale, policy), (Some(60_000), true, Policy::Random));
     }
 }

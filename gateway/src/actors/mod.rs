@@ -6,6 +6,7 @@ pub mod http;
 pub mod link;
 pub mod log;
 mod pulse;
+pub mod report;
 pub mod shard;
 pub mod supervisor;
 pub mod switch;

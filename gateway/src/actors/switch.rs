@@ -1,13 +1,13 @@
 //! The switch: takes what comes from peers to whom it concerns, and what goes to peers to their links;
-//! tells everyone who lives; and finds the replica that can answer a query.
+//! tells everyone who lives; and puts questions to the site's replicas.
 
 use crate::actors::forwarder::{Answered, Forwarder, GatewayDown, GatewayUp};
 use crate::actors::front::Front;
 use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
 use crate::actors::pulse;
 use crate::actors::shard::{ShardActor, ShardEvents};
-use crate::logic::machine::WindowView;
-use crate::logic::peer::{PeerMessage, QueryAnswer, WindowQuery};
+use crate::logic::asks::{self, Asks, Told, Wanted};
+use crate::logic::peer::PeerMessage;
 use crate::logic::ring::Ring;
 use crate::logic::shard::{CONFIGURATION, Event};
 use actix::{Actor, Addr, Context, Handler, Message};
@@ -17,14 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// How often changed subscriptions are told to peers, and queries are looked after.
+/// How often changed subscriptions are told to peers, and questions are looked after.
 const LOOK_MS: u64 = 200;
-/// A query that nobody answered in this time is given up.
-pub const QUERY_WAIT_MS: u64 = 3_000;
-/// A query that was not answered is put to another replica after this time.
-const QUERY_RETRY_MS: u64 = 500;
-/// How many queries may wait.
-pub const MAX_QUERIES: usize = 256;
 
 /// Messages to gateways: peers, or this one.
 #[derive(Debug, Message)]
@@ -43,16 +37,14 @@ pub struct Connect {
     pub links: PeerLinks,
 }
 
-/// Asks the site about recent windows; the answer comes through `reply`, nothing if there is none.
+/// Asks the site about recent windows; what it says comes through `reply`, which closes if too much is asked.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Ask {
-    /// The shard of the device.
-    pub shard: ShardId,
-    /// The question.
-    pub query: WindowQuery,
+    /// The question; its deadline counts from the epoch that the switch was made with.
+    pub wanted: Wanted,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Vec<WindowView>>,
+    pub reply: oneshot::Sender<Told>,
 }
 
 /// Subscriptions have changed here: the peers are told at once, for what they take in from now on is wanted.
@@ -65,40 +57,36 @@ pub struct InterestChanged;
 #[rtype(result = "BTreeSet<GatewayId>")]
 pub struct GetPeers;
 
-struct Waiting {
-    shard: ShardId,
-    query: WindowQuery,
-    reply: oneshot::Sender<Vec<WindowView>>,
-    since: Instant,
-    asked: Instant,
-    tries: usize,
-}
-
 /// The switch.
 pub struct Switch {
     me: GatewayId,
-    ring: Arc<Ring>,
     front: Arc<Front>,
     to: Option<Connect>,
     up: BTreeSet<GatewayId>,
     told: u64,
-    last_query: u64,
-    queries: BTreeMap<u64, Waiting>,
+    epoch: Instant,
+    asks: Asks,
+    /// Who asked each question.
+    replies: BTreeMap<u64, oneshot::Sender<Told>>,
 }
 
 impl Switch {
-    /// A switch that knows nobody yet.
-    pub fn new(me: GatewayId, ring: Arc<Ring>, front: Arc<Front>) -> Self {
+    /// A switch that knows nobody yet. Monotonic times count from `epoch`.
+    pub fn new(me: GatewayId, ring: Arc<Ring>, front: Arc<Front>, epoch: Instant) -> Self {
         Self {
             me,
-            ring,
             front,
             to: None,
             up: BTreeSet::from([me]),
             told: 0,
-            last_query: 0,
-            queries: BTreeMap::new(),
+            epoch,
+            asks: Asks::new(me, ring, fastrand::u64(..)),
+            replies: BTreeMap::new(),
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn take_in(&mut self, from: GatewayId, messages: Vec<PeerMessage>) {
@@ -124,7 +112,11 @@ impl Switch {
                 PeerMessage::Forwarded { shard, origin, n, answer } => {
                     answers.push((origin, shard, n, answer))
                 }
-                PeerMessage::Answer { id, answer } => self.answered(id, answer),
+                PeerMessage::Answer { id, answer } => {
+                    let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+                    self.asks.answered(now_ms, id, answer, &mut effects);
+                    self.perform(effects);
+                }
                 PeerMessage::Evict { start, connection } => self.front.evict(start, connection),
                 PeerMessage::Interest { filters } => self.front.set_interest(from, &filters),
                 PeerMessage::Route { publishes } => self.front.route_in(publishes),
@@ -156,39 +148,20 @@ impl Switch {
         }
     }
 
-    /// Puts a query to the replica that it is the turn of.
-    fn put(&mut self, id: u64) {
-        let Some(waiting) = self.queries.get_mut(&id) else { return };
-        let replicas = self.ring.replicas(waiting.shard);
-        let live: Vec<_> = replicas.iter().filter(|r| self.up.contains(r)).collect();
-        let own = replicas.contains(&self.me) && waiting.query.stale;
-        let Some(to) =
-            (if own { Some(&self.me) } else { live.get(waiting.tries % live.len().max(1)).copied() })
-        else {
-            return;
-        };
-        (waiting.tries, waiting.asked) = (waiting.tries + 1, Instant::now());
-        let message = PeerMessage::Query { id, shard: waiting.shard, query: waiting.query.clone() };
-        let to = *to;
-        self.send(vec![(to, message)]);
-    }
-
-    fn answered(&mut self, id: u64, answer: QueryAnswer) {
-        match answer {
-            QueryAnswer::Windows(windows) => {
-                if let Some(waiting) = self.queries.remove(&id) {
-                    let _ = waiting.reply.send(windows); // who asked may have gone
+    fn perform(&mut self, effects: Vec<asks::Effect>) {
+        let mut messages = Vec::new();
+        for effect in effects {
+            match effect {
+                asks::Effect::Send(to, message) => messages.push((to, message)),
+                asks::Effect::Told(question, told) => {
+                    if let Some(reply) = self.replies.remove(&question) {
+                        let _ = reply.send(told); // who asked may have gone
+                    }
                 }
             }
-            QueryAnswer::NotLeader { leader: Some(leader) } => {
-                if let Some(waiting) = self.queries.get_mut(&id).filter(|w| w.tries < 16) {
-                    (waiting.tries, waiting.asked) = (waiting.tries + 1, Instant::now());
-                    let message =
-                        PeerMessage::Query { id, shard: waiting.shard, query: waiting.query.clone() };
-                    self.send(vec![(GatewayId(leader), message)]);
-                }
-            }
-            QueryAnswer::NotLeader { leader: None } | QueryAnswer::Unavailable => {} // tried again by the clock
+        }
+        if !messages.is_empty() {
+            self.send(messages);
         }
     }
 
@@ -204,12 +177,10 @@ impl Switch {
 
     fn look(&mut self) {
         self.tell_interest();
-        let given_up = |w: &Waiting| w.since.elapsed() > Duration::from_millis(QUERY_WAIT_MS);
-        self.queries.retain(|_, w| !given_up(w));
-        let late = |w: &Waiting| w.asked.elapsed() > Duration::from_millis(QUERY_RETRY_MS);
-        let again: Vec<_> = self.queries.iter().filter(|(_, w)| late(w)).map(|(id, _)| *id).collect();
-        for id in again {
-            self.put(id);
+        if self.asks.open() > 0 {
+            let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+            self.asks.timer(now_ms, &mut effects);
+            self.perform(effects);
         }
     }
 }
@@ -262,8 +233,11 @@ impl Handler<PeersChanged> for Switch {
                 to.forwarder.do_send(GatewayUp(*back));
             }
         }
+        let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+        self.asks.peers(now_ms, &up, &mut effects);
         self.up = up;
         self.told = u64::MAX; // a peer that comes back is told the subscriptions again
+        self.perform(effects);
     }
 }
 
@@ -283,15 +257,12 @@ impl Handler<InterestChanged> for Switch {
 
 impl Handler<Ask> for Switch {
     type Result = ();
-    fn handle(&mut self, Ask { shard, query, reply }: Ask, _: &mut Self::Context) {
-        if self.queries.len() >= MAX_QUERIES {
-            return; // the asker sees its channel close
+    fn handle(&mut self, Ask { wanted, reply }: Ask, _: &mut Self::Context) {
+        let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+        if let Some(question) = self.asks.ask(now_ms, wanted, &mut effects) {
+            self.replies.insert(question, reply);
         }
-        self.last_query += 1;
-        let now = Instant::now();
-        self.queries
-            .insert(self.last_query, Waiting { shard, query, reply, since: now, asked: now, tries: 0 });
-        self.put(self.last_query);
+        self.perform(effects);
     }
 }
 

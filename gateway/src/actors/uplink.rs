@@ -1,4 +1,5 @@
-//! The uplink's actor: seals what the core wants sent, and opens what the node says.
+//! The uplink's actor: seals what the core wants sent, and opens what the node says. What nodes ask of the site, and
+//! reports to them, go the same way.
 //!
 //! Two MQTT clients, as one of `rumqttc` that both receives and sends can block itself: one subscribes to
 //! the confirmations, the other publishes. Neither is believed: what the node has not confirmed is sent
@@ -6,16 +7,25 @@
 
 use crate::actors::pulse;
 use crate::actors::shard::{LoadBatch, ShardActor, ShardEvents};
+use crate::actors::switch::{Ask, Switch};
+use crate::logic::asks::Told;
+use crate::logic::question::{Desk, Verdict};
 use crate::logic::shard::{Event, UplinkView};
 use crate::logic::uplink::{Effect, Uplink};
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
-use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS};
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::seal::{Opener, SealError, Sealer, SiteSecret};
+use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
+use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use selvedge_shared::question::{
+    Answer, NodeId, Question, QuestionId, answer_topic, ask_topic, parse_ask_topic,
+};
+use selvedge_shared::report::{Report, place, report_topic};
+use selvedge_shared::seal::{Message as Sealable, Opener, SealError, Sealer, SiteSecret};
 use selvedge_shared::uplink::{Down, Up, parse_topic, up_topic};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::{Notify, oneshot};
 
 /// The largest packet to and from the broker: a sealed batch and its topic.
 const MAX_PACKET_BYTES: usize = 256 * 1024;
@@ -43,10 +53,31 @@ pub struct Loaded {
     pub body: Option<Vec<u8>>,
 }
 
-/// The shards that have a replica here.
+/// Whom the uplink works for.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Connect(pub BTreeMap<ShardId, Addr<ShardActor>>);
+pub struct Connect {
+    /// The shards that have a replica here.
+    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
+    /// What puts questions to the site.
+    pub switch: Addr<Switch>,
+}
+
+/// A report to be sent.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SendReport(pub Report);
+
+/// Asks how many questions of nodes are under way, and how long one took lately in milliseconds; nothing while the
+/// broker is not connected.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<(u32, u32)>")]
+pub struct GetLoad;
+
+/// What the site says to a question; nothing if it could not be asked.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct SiteSaid(QuestionId, Option<Told>);
 
 /// Asks whether the broker is connected.
 #[derive(Debug, Message)]
@@ -65,6 +96,10 @@ enum FromBroker {
 pub struct UplinkSettings {
     /// The site.
     pub site: SiteId,
+    /// This gateway.
+    pub me: GatewayId,
+    /// Which start of its process.
+    pub start: u64,
     /// Its secret.
     pub secret: SiteSecret,
     /// Distinguishes this process at the broker.
@@ -73,8 +108,10 @@ pub struct UplinkSettings {
     pub to: UplinkTo,
     /// The password, if there is one.
     pub password: Option<String>,
-    /// What monotonic times count from.
+    /// What monotonic times, and the uptime that nodes know, count from.
     pub epoch: Instant,
+    /// Woken when something has changed that nodes should soon be told.
+    pub changed: Arc<Notify>,
 }
 
 /// The uplink's actor.
@@ -83,8 +120,15 @@ pub struct UplinkActor {
     core: Uplink,
     sealer: Sealer<Up>,
     opener: Opener<Down>,
+    reports: Sealer<Report>,
+    answers: Sealer<Answer>,
+    questions: Opener<Question>,
+    desk: Desk,
     shards: BTreeMap<ShardId, Addr<ShardActor>>,
+    switch: Option<Addr<Switch>>,
+    leading: BTreeMap<ShardId, bool>,
     publisher: Option<AsyncClient>,
+    myself: Option<Addr<UplinkActor>>,
     subscribed: bool,
     publishing: bool,
 }
@@ -96,15 +140,23 @@ impl UplinkActor {
     /// When the system gives no randomness.
     pub fn new(settings: UplinkSettings) -> Result<Self, SealError> {
         let sealer = Sealer::new(&settings.secret, &settings.site)?;
-        let mut opener = Opener::new();
+        let (mut opener, mut questions) = (Opener::new(), Opener::new());
         opener.add(&settings.site, &settings.secret);
+        questions.add(&settings.site, &settings.secret);
         Ok(Self {
-            settings,
             core: Uplink::default(),
             sealer,
             opener,
+            reports: Sealer::new(&settings.secret, &settings.site)?,
+            answers: Sealer::new(&settings.secret, &settings.site)?,
+            questions,
+            desk: Desk::new(settings.me, settings.start),
+            settings,
             shards: BTreeMap::new(),
+            switch: None,
+            leading: BTreeMap::new(),
             publisher: None,
+            myself: None,
             subscribed: false,
             publishing: false,
         })
@@ -152,11 +204,15 @@ impl UplinkActor {
     }
 
     fn publish(&mut self, shard: ShardId, seq: u64, message: &Up) {
-        let sealed = match self.sealer.seal(shard, seq, message) {
+        let sealed = self.sealer.seal(shard, seq, message);
+        self.put::<Up>(up_topic(&self.settings.site, shard), sealed);
+    }
+
+    fn put<M: Sealable>(&self, topic: String, sealed: Result<Vec<u8>, SealError>) {
+        let sealed = match sealed {
             Ok(sealed) => sealed,
-            Err(e) => return tracing::error!(%shard, seq, "can't seal for the uplink: {e}"),
+            Err(e) => return tracing::error!(topic, "can't seal the {} for the uplink: {e}", M::WHAT),
         };
-        let topic = up_topic(&self.settings.site, shard);
         if let Some(client) = &self.publisher
             && client.try_publish(topic, QoS::AtLeastOnce, false, sealed).is_err()
         {
@@ -164,11 +220,47 @@ impl UplinkActor {
         }
     }
 
+    /// A frame for this gateway that may be a node's question.
+    fn asked(&mut self, bytes: &[u8]) {
+        let (site, me) = (&self.settings.site, self.settings.me);
+        let question = match self.questions.open(site, place(me), bytes) {
+            Ok((node, question)) if node == question.node.0 => question,
+            Ok(_) => return refuse("node", "it is bound to another node than it names"),
+            Err(e) => return refuse(e.reason(), &e.to_string()),
+        };
+        match (self.desk.take(self.now_ms(), &question), &self.switch) {
+            (Verdict::Taken(wanted), Some(switch)) => {
+                let (reply, told) = oneshot::channel();
+                switch.do_send(Ask { wanted, reply });
+                if let Some(myself) = self.myself.clone() {
+                    actix::spawn(async move { myself.do_send(SiteSaid(question.id, told.await.ok())) });
+                }
+            }
+            (Verdict::Taken(_) | Verdict::Busy, _) => {
+                metrics::counter!("selvedge_questions_total", "outcome" => "busy").increment(1);
+                let busy = self.desk.busy(question.id);
+                self.answer(question.node, &busy);
+            }
+            (Verdict::Dropped(why), _) => {
+                metrics::counter!("selvedge_questions_total", "outcome" => why).increment(1);
+                tracing::debug!(why, "a question is dropped");
+            }
+        }
+    }
+
+    fn answer(&mut self, node: NodeId, answer: &Answer) {
+        let sealed = self.answers.seal(ShardId(0), node.0, answer);
+        self.put::<Answer>(answer_topic(&self.settings.site, node), sealed);
+    }
+
     fn note_connection(&mut self) {
         let connected = self.subscribed && self.publishing;
         if connected != self.core.is_connected() {
             match connected {
-                true => tracing::info!("the uplink's broker is connected"),
+                true => {
+                    tracing::info!("the uplink's broker is connected");
+                    self.settings.changed.notify_one();
+                }
                 false => tracing::warn!("the uplink's broker is gone: results are kept until it is back"),
             }
             let mut effects = Vec::new();
@@ -176,6 +268,11 @@ impl UplinkActor {
             self.perform(effects);
         }
     }
+}
+
+fn refuse(reason: &'static str, why: &str) {
+    metrics::counter!("selvedge_uplink_refused_total", "reason" => reason).increment(1);
+    tracing::debug!("a question was refused: {why}");
 }
 
 impl Actor for UplinkActor {
@@ -186,8 +283,10 @@ impl Actor for UplinkActor {
         let (subscriber, listening) = AsyncClient::new(self.options("down"), CLIENT_QUEUE_ENTRIES);
         let (publisher, sending) = AsyncClient::new(self.options("up"), CLIENT_QUEUE_ENTRIES);
         self.publisher = Some(publisher);
-        let filter = format!("selvedge/{}/ack/+", self.settings.site);
-        actix::spawn(listen(listening, subscriber, filter, ctx.address()));
+        self.myself = Some(ctx.address());
+        let site = &self.settings.site;
+        let filters = [format!("selvedge/{site}/ack/+"), ask_topic(site, self.settings.me)];
+        actix::spawn(listen(listening, subscriber, filters, ctx.address()));
         actix::spawn(send(sending, ctx.address()));
         pulse::every(ctx, LOOK_MS, |actor| {
             let now_ms = actor.now_ms();
@@ -200,12 +299,13 @@ impl Actor for UplinkActor {
     }
 }
 
-async fn listen(mut events: EventLoop, client: AsyncClient, filter: String, to: Addr<UplinkActor>) {
+async fn listen(mut events: EventLoop, client: AsyncClient, filters: [String; 2], to: Addr<UplinkActor>) {
     loop {
         match events.poll().await {
             Ok(MqttEvent::Incoming(Packet::ConnAck(_))) => {
                 // Not awaited: the queue is empty right after connecting, and awaiting here could block the loop.
-                if client.try_subscribe(filter.clone(), QoS::AtLeastOnce).is_err() {
+                let filters = filters.iter().map(|f| SubscribeFilter::new(f.clone(), QoS::AtLeastOnce));
+                if client.try_subscribe_many(filters).is_err() {
                     tracing::warn!("can't subscribe to confirmations; trying again on the next connection");
                 }
             }
@@ -250,6 +350,9 @@ impl Handler<FromBroker> for UplinkActor {
                 self.note_connection();
             }
             FromBroker::Said { topic, payload } => {
+                if parse_ask_topic(&topic, self.settings.me).as_ref() == Some(&self.settings.site) {
+                    return self.asked(&payload);
+                }
                 let Some(("ack", site, shard)) = parse_topic(&topic) else { return };
                 match self.opener.open(&site, shard, &payload) {
                     Ok((_, Down::Confirm { cursor })) => {
@@ -271,6 +374,9 @@ impl Handler<FromBroker> for UplinkActor {
 impl Handler<ShardView> for UplinkActor {
     type Result = ();
     fn handle(&mut self, ShardView(shard, view): ShardView, _: &mut Self::Context) {
+        if self.leading.insert(shard, view.leading) != Some(view.leading) {
+            self.settings.changed.notify_one();
+        }
         let mut effects = Vec::new();
         self.core.view(self.now_ms(), shard, view, &mut effects);
         self.perform(effects);
@@ -288,8 +394,35 @@ impl Handler<Loaded> for UplinkActor {
 
 impl Handler<Connect> for UplinkActor {
     type Result = ();
-    fn handle(&mut self, Connect(shards): Connect, _: &mut Self::Context) {
+    fn handle(&mut self, Connect { shards, switch }: Connect, _: &mut Self::Context) {
         self.shards = shards;
+        self.switch = Some(switch);
+    }
+}
+
+impl Handler<SendReport> for UplinkActor {
+    type Result = ();
+    fn handle(&mut self, SendReport(report): SendReport, _: &mut Self::Context) {
+        let sealed = self.reports.seal(place(report.gateway), report.n, &report);
+        self.put::<Report>(report_topic(&self.settings.site, report.gateway), sealed);
+    }
+}
+
+impl Handler<GetLoad> for UplinkActor {
+    type Result = Option<(u32, u32)>;
+    fn handle(&mut self, _: GetLoad, _: &mut Self::Context) -> Option<(u32, u32)> {
+        self.core.is_connected().then(|| self.desk.load(self.now_ms()))
+    }
+}
+
+impl Handler<SiteSaid> for UplinkActor {
+    type Result = ();
+    fn handle(&mut self, SiteSaid(id, told): SiteSaid, _: &mut Self::Context) {
+        let outcome = if told.is_some() { "answered" } else { "busy" };
+        if let Some((node, answer)) = self.desk.told(self.now_ms(), id, told) {
+            metrics::counter!("selvedge_questions_total", "outcome" => outcome).increment(1);
+            self.answer(node, &answer);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::actors::front::{Front, Ways};
 use crate::actors::http::{Api, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
 use crate::actors::log::{LogActor, Serve};
+use crate::actors::report::{Overview, Reporter};
 use crate::actors::shard::{Around, ShardActor};
 use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
@@ -15,12 +16,14 @@ use crate::logic::forward::{Forward, PIPELINE_BYTES};
 use crate::logic::machine::Origin;
 use crate::logic::paxos;
 use crate::logic::replica::SHELF_BYTES;
+use crate::logic::ring::Member;
 use crate::settings::Checked;
 use crate::storage::{self, Folders, LogKeeper, OpenError, Opened, ReplicaSettings};
 use crate::wal::{LogError, RealDisk, Settings as LogSettings};
 use actix::{Actor, Addr};
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use selvedge_shared::ids::GatewayId;
 use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_shared::seal::{SealError, link_psk};
 use std::collections::BTreeMap;
@@ -29,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The most threads that serve MQTT connections.
 const MAX_LISTENER_THREADS: usize = 4;
@@ -158,7 +161,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     .start();
     let forward = Forward::new(origin, ring.clone(), PIPELINE_BYTES);
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
-    let switch = Switch::new(me, ring.clone(), front.clone()).start();
+    let switch = Switch::new(me, ring.clone(), front.clone(), epoch).start();
     let psk = LinkKey::new(link_psk(&secret, &site));
     let password = match settings.uplink.password_file.as_os_str().is_empty() {
         true => None,
@@ -170,7 +173,18 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let client_id = format!("selvedge-{site}-{}-{}", me.0, origin.start);
     let to = settings.uplink.clone();
-    let uplink = UplinkSettings { site: site.clone(), secret, client_id, to, password, epoch };
+    let (start, changed) = (origin.start, Arc::new(Notify::new()));
+    let uplink = UplinkSettings {
+        site: site.clone(),
+        me,
+        start,
+        secret,
+        client_id,
+        to,
+        password,
+        epoch,
+        changed: changed.clone(),
+    };
     let uplink = UplinkActor::new(uplink)?.start();
 
     let around = Around {
@@ -187,7 +201,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         actors.insert(id, actor.start());
     }
     log.do_send(Serve(actors.clone()));
-    uplink.do_send(uplink::Connect(actors.clone()));
+    uplink.do_send(uplink::Connect { shards: actors.clone(), switch: switch.clone() });
     let threads = Threads::of(settings.gateway.threads);
     let links_arbiter = match threads.links {
         true => actix::Arbiter::new().handle(),
@@ -259,8 +273,12 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         return Err(StartError::Address { address: settings.mqtt.bind, key: "mqtt.bind", error });
     }
 
-    let api =
-        web::Data::new(Api { site, me, ring, front, shards: actors, switch, uplink, log, links, metrics });
+    let members =
+        settings.site.gateways.iter().map(|g| Member { id: GatewayId(g.id), weight: g.weight }).collect();
+    let overview = Overview { ring, front, shards: actors, switch };
+    let (of, to) = (overview.clone(), uplink.clone());
+    actix::spawn(Reporter { me, start, members, overview: of, uplink: to, changed, epoch }.run());
+    let api = web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch });
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(1)
         .disable_signals()

@@ -3,6 +3,7 @@
 //! A core is stepped with the time and an event and gives back effects, whose type says what may leave at
 //! once, what must be persisted, and what may leave only after it was.
 
+pub mod asks;
 pub mod commit;
 pub mod decode;
 pub mod detector;
@@ -11,6 +12,7 @@ pub mod link;
 pub mod machine;
 pub mod paxos;
 pub mod peer;
+pub mod question;
 pub mod replica;
 pub mod ring;
 pub mod session;

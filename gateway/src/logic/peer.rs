@@ -1,9 +1,10 @@
 //! What gateways of one site say to each other: the content of a link's frames.
 
-use crate::logic::machine::{Origin, Query, Verdict, WindowView};
+use crate::logic::machine::{Origin, Page, Query, Verdict, WindowView};
 use crate::logic::paxos;
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::ShardId;
+use selvedge_shared::question::Place;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
@@ -99,14 +100,14 @@ pub struct RoutedPublish {
     pub qos: u8,
 }
 
-/// A question about recent windows of a device.
+/// A question about recent windows.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct WindowQuery {
-    /// The device.
+    /// The device, or devices: `*` stands for any characters.
     pub device: String,
-    /// One stream of it, or all.
+    /// The stream, or streams likewise, or all.
     pub stream: Option<String>,
-    /// Windows that start at or after this time.
+    /// Windows that end after this time.
     pub from: EpochMs,
     /// Windows that start before this time.
     pub to: EpochMs,
@@ -114,6 +115,8 @@ pub struct WindowQuery {
     pub every_ms: Option<u32>,
     /// Any replica may answer from what it has applied.
     pub stale: bool,
+    /// How much of it is wanted.
+    pub page: Page,
 }
 
 impl WindowQuery {
@@ -127,8 +130,8 @@ impl WindowQuery {
 /// The answer to a [`WindowQuery`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum QueryAnswer {
-    /// The windows, by stream, width and start.
-    Windows(Vec<WindowView>),
+    /// The windows, by device, stream and start, and where to go on if these are not all.
+    Windows(Vec<WindowView>, Option<Place>),
     /// This replica does not lead; perhaps that gateway does.
     NotLeader {
         /// The leader's gateway number as far as known.

@@ -311,13 +311,9 @@ fn no_damaged_snapshot_restores() {
         let commands = vec![forwarded(origin, 1, &submission), Command::Tick];
         let slot = machine.slot().saturating_add(1);
         let _ = machine.apply(slot, &Proposal { stamp, commands });
-        machine.query(&Query {
-            device: "d",
-            stream: None,
-            from: EpochMs(0),
-            to: EpochMs(i64::MAX),
-            every_ms: None,
-        });
+        let (from, to) = (EpochMs(0), EpochMs(i64::MAX));
+        let all = Query { device: "*", stream: None, from, to, every_ms: None };
+        machine.query(&all, &Page::default());
     }
 }
 

@@ -64,13 +64,9 @@ fn the_stamp_never_goes_back() {
     s.apply(0, Vec::new());
     s.publish(4_000, None, Reading { time: None, ..reading(0, 1.0) });
     assert_eq!(s.machine.stamp(), EpochMs(5_000));
-    let view = s.machine.query(&Query {
-        device: "d",
-        stream: None,
-        from: EpochMs(0),
-        to: EpochMs(10_000),
-        every_ms: None,
-    });
+    let (from, to) = (EpochMs(0), EpochMs(10_000));
+    let (view, _) =
+        s.machine.query(&Query { device: "d", stream: None, from, to, every_ms: None }, &Page::default());
     assert_eq!(view[0].aggregate.first.time, EpochMs(5_000));
 }
 
@@ -143,7 +139,7 @@ fn a_query_merges_closed_and_open_parts_and_wider_windows() {
     let query = |stream, from, to, every_ms| {
         let q = Query { device: "d", stream, from: EpochMs(from), to: EpochMs(to), every_ms };
         let shown = |w: WindowView| (w.start.0, w.aggregate.count, w.late, w.parts, w.closed);
-        s.machine.query(&q).into_iter().map(shown).collect::<Vec<_>>()
+        s.machine.query(&q, &Page::default()).0.into_iter().map(shown).collect::<Vec<_>>()
     };
     let all = query(Some("s"), 0, 60_000, None);
     assert_eq!(all[0], (0, 11, 1, 2, false), "the late reading is in a part that is open");

@@ -5,7 +5,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
-    Command, Connect, Connected, Item, NameRef, Origin, Outcome, Proposal, Publish, Reading, Rules, Source,
+    Command, Connect, Connected, Item, NameRef, Origin, Outcome, Page, Proposal, Publish, Reading, Rules, Source,
     Submission, Verdict, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
@@ -14,6 +14,7 @@ use selvedge_gateway::logic::peer::{
 };
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::question::Place;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
@@ -150,18 +151,23 @@ fn view() -> impl Strategy<Value = WindowView> {
 
 fn message() -> impl Strategy<Value = PeerMessage> {
     let shard = || any::<u16>().prop_map(ShardId);
-    let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool)>()).prop_map(
-        |(device, stream, from, to, (every_ms, stale))| WindowQuery {
+    let place =
+        || (text(), text(), time()).prop_map(|(device, stream, start)| Place { device, stream, start });
+    let page =
+        (of(place()), any::<(u32, u32)>()).prop_map(|(after, (limit, bytes))| Page { after, limit, bytes });
+    let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool)>(), page).prop_map(
+        |(device, stream, from, to, (every_ms, stale), page)| WindowQuery {
             device,
             stream,
             from,
             to,
             every_ms,
             stale,
+            page,
         },
     );
     let answered = prop_oneof![
-        vec(view(), 0..3).prop_map(QueryAnswer::Windows),
+        (vec(view(), 0..3), of(place())).prop_map(|(windows, next)| QueryAnswer::Windows(windows, next)),
         any::<Option<u16>>().prop_map(|leader| QueryAnswer::NotLeader { leader }),
         Just(QueryAnswer::Unavailable),
     ];

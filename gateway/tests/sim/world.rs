@@ -11,7 +11,7 @@ use super::net::{MAX_PACKETS, Net};
 use super::plan::{Fault, Plan};
 use super::random::Random;
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
-use selvedge_gateway::logic::machine::Rules;
+use selvedge_gateway::logic::machine::{Page, Rules};
 use selvedge_gateway::logic::paxos::{Limits, Role};
 use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::ring::{Member, Ring};
@@ -532,7 +532,8 @@ impl World {
         self.reads.asked(id, &device, acknowledged);
         let (from, to) = (EpochMs(*TIME_RANGE.start()), EpochMs(*TIME_RANGE.end()));
         let shard = self.common.ring.shard_of(&device);
-        let query = WindowQuery { device, stream: None, from, to, every_ms: None, stale: false };
+        let page = Page::default();
+        let query = WindowQuery { device, stream: None, from, to, every_ms: None, stale: false, page };
         let packet = Packet::Ask { to: at, shard, id, query };
         self.net.put(self.now + 1 + self.random.below(5), packet);
     }

@@ -23,7 +23,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let (writer, reader) = open(&Database::sqlite(folder.path())).await.unwrap();
         let site = SiteId::new("plant-7").unwrap();
-        let api = Api { reader, stats: Arc::new(Stats::default()), sites: vec![site], metrics: None };
+        let edge = Arc::new(Edge::new([site.clone()]).unwrap());
+        let api = Api { reader, stats: Arc::new(Stats::default()), sites: vec![site], edge, metrics: None };
         Self { api: web::Data::new(api), writer, seq: 0, _folder: folder }
     }
 
@@ -238,7 +239,8 @@ async fn metrics_are_prometheus_text() {
         crate::stats::describe_metrics();
         stats.refused("topic", std::time::Instant::now());
     });
-    let api = web::Data::new(Api { reader, stats, sites: vec![], metrics: Some(recorder.handle()) });
+    let edge = Arc::new(Edge::new([]).unwrap());
+    let api = web::Data::new(Api { reader, stats, sites: vec![], edge, metrics: Some(recorder.handle()) });
     let app = test::init_service(App::new().app_data(api).configure(routes)).await;
     let answer = test::call_service(&app, test::TestRequest::get().uri("/metrics").to_request()).await;
     assert!(

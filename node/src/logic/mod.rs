@@ -3,5 +3,7 @@
 
 pub mod progress;
 pub mod query;
+pub mod questions;
 pub mod rollup;
+pub mod sites;
 pub mod verify;

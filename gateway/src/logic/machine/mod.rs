@@ -49,7 +49,7 @@ pub use clients::{MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use command::*;
 pub use dedup::{MAX_BOOTS_ENTRIES, SEQUENCE_WIDTH_ENTRIES};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
-pub use query::{DeviceInfo, MAX_ANSWER_ENTRIES, Query, StreamInfo, WindowView};
+pub use query::{DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView};
 pub use rules::{BadRule, Override, Rules};
 pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};

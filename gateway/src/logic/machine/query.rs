@@ -4,9 +4,12 @@
 //! cloud. A window is answered as the merge of its closed parts that are still there and its open one.
 
 use super::Machine;
+use super::rules::matches;
 use super::window::{Closed, merge};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
+use selvedge_shared::frame::encoded_bytes;
+use selvedge_shared::question::Place;
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +17,15 @@ use std::sync::Arc;
 /// The most windows, devices or streams of one answer.
 pub const MAX_ANSWER_ENTRIES: usize = 10_000;
 
+/// The most bytes of the windows of one answer, as encoded: a link's frame holds it with room to spare.
+pub const MAX_ANSWER_BYTES: u32 = 1024 * 1024;
+
 /// Which windows are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// The device.
+    /// The device, or devices: `*` stands for any characters.
     pub device: &'a str,
-    /// One of its streams, or all of them.
+    /// The stream, or streams likewise; nothing: all of them.
     pub stream: Option<&'a str>,
     /// Windows that end after this.
     pub from: EpochMs,
@@ -77,61 +83,127 @@ pub struct StreamInfo {
     pub watermark: EpochMs,
 }
 
+/// How much of an answer is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Page {
+    /// From this row on.
+    pub after: Option<Place>,
+    /// The most rows; [`MAX_ANSWER_ENTRIES`] at most.
+    pub limit: u32,
+    /// The most bytes, as encoded.
+    pub bytes: u32,
+}
+
+impl Default for Page {
+    /// All that may be had.
+    fn default() -> Self {
+        Self { after: None, limit: MAX_ANSWER_ENTRIES as u32, bytes: MAX_ANSWER_BYTES }
+    }
+}
+
+impl WindowView {
+    /// What rows are ordered by.
+    pub fn order(&self) -> (&str, &str, EpochMs) {
+        (&self.device, &self.stream, self.start)
+    }
+
+    /// Where it stands in the order of all.
+    pub fn place(&self) -> Place {
+        Place { device: self.device.to_string(), stream: self.stream.to_string(), start: self.start }
+    }
+}
+
 impl Machine {
-    /// The windows that [`Query`] describes, by stream and start, at most [`MAX_ANSWER_ENTRIES`].
-    pub fn query(&self, query: &Query<'_>) -> Vec<WindowView> {
-        let Some(device) = self.names.device(query.device) else { return Vec::new() };
-        let ids: Vec<u32> = match query.stream {
-            Some(stream) => self.names.find(query.device, stream).into_iter().collect(),
-            None => self.names.devices[device as usize].streams.clone(),
-        };
+    /// The windows that [`Query`] describes, by device, stream and start, and where to go on if these are not all.
+    pub fn query(&self, query: &Query<'_>, page: &Page) -> (Vec<WindowView>, Option<Place>) {
+        let ids = self.wanted(query, page.after.as_ref());
         // One pass over the recent parts for all streams asked for.
-        let mut kept: BTreeMap<u32, Vec<(Closed, bool)>> = ids.iter().map(|id| (*id, Vec::new())).collect();
+        let mut kept: BTreeMap<u32, Vec<&Closed>> = ids.iter().map(|id| (*id, Vec::new())).collect();
         for part in &self.recent {
             if let Some(parts) = kept.get_mut(&part.stream) {
-                parts.push((part.clone(), false));
+                parts.push(part);
             }
         }
-        let mut answer = Vec::new();
+        let (mut answer, mut bytes) = (Vec::new(), 0);
+        let most = (page.limit as usize).min(MAX_ANSWER_ENTRIES);
         for id in ids {
-            let mut parts = kept.remove(&id).unwrap_or_default();
-            let stream = &self.streams.list[id as usize];
-            let class = &self.classes[usize::from(stream.class)];
-            let open = stream.open.iter().map(|o| (o.clone().close(id, class, stream.watermark), true));
-            parts.extend(open);
-            let Some(width) = width_for(&parts, query.every_ms, class.windows_ms[0]) else { continue };
-            let every = query.every_ms.unwrap_or(width);
-            let mut windows: BTreeMap<EpochMs, WindowView> = BTreeMap::new();
-            for (part, open) in parts.into_iter().filter(|(p, _)| p.width_ms == width) {
-                let start = part.start.window_start(every);
-                if start >= query.to || start.plus(i64::from(every)) <= query.from {
+            let closed = kept.remove(&id).unwrap_or_default();
+            for window in self.windows_of(id, query, closed) {
+                if page.after.as_ref().is_some_and(|after| window.order() < after.order()) {
                     continue;
                 }
-                if let Some(window) = windows.get_mut(&start) {
-                    merge(&mut window.aggregate, &part.aggregate);
-                    window.late = window.late.saturating_add(part.late_count());
-                    window.parts += 1;
-                    window.closed &= !open;
-                    continue;
+                bytes += encoded_bytes(&window);
+                let full = answer.len() >= most || bytes > page.bytes.min(MAX_ANSWER_BYTES) as usize;
+                if full && !answer.is_empty() {
+                    return (answer, Some(window.place()));
                 }
-                let (device, name) = self.names.of(id);
-                let late = part.late_count();
-                let window = WindowView {
-                    device: device.clone(),
-                    stream: name.clone(),
-                    width_ms: every,
-                    start,
-                    aggregate: part.aggregate,
-                    late,
-                    parts: 1,
-                    closed: !open,
-                    watermark: stream.watermark,
-                };
-                windows.insert(start, window);
+                answer.push(window);
             }
-            answer.extend(windows.into_values().take(MAX_ANSWER_ENTRIES - answer.len()));
         }
-        answer
+        (answer, None)
+    }
+
+    /// The streams that are asked for, by the names of their devices and their own, from the place on.
+    fn wanted(&self, query: &Query<'_>, after: Option<&Place>) -> Vec<u32> {
+        let names = &self.names;
+        let mut devices: Vec<u32> = if query.device.contains('*') {
+            let fits = |id: &u32| matches(query.device, &names.devices[*id as usize].name);
+            (0..names.devices.len() as u32).filter(fits).collect()
+        } else {
+            names.device(query.device).into_iter().collect()
+        };
+        let name = |id: &u32| &*names.devices[*id as usize].name;
+        devices.retain(|id| after.is_none_or(|after| name(id) >= after.device.as_str()));
+        devices.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        let streams = devices.iter().flat_map(|device| names.devices[*device as usize].streams.iter());
+        let fits = |id: &&u32| query.stream.is_none_or(|pattern| matches(pattern, names.of(**id).1));
+        streams.filter(fits).copied().collect()
+    }
+
+    /// The windows of one stream, by start.
+    fn windows_of(
+        &self,
+        id: u32,
+        query: &Query<'_>,
+        closed: Vec<&Closed>,
+    ) -> impl Iterator<Item = WindowView> {
+        let stream = &self.streams.list[id as usize];
+        let class = &self.classes[usize::from(stream.class)];
+        let open = stream.open.iter().map(|o| (o.clone().close(id, class, stream.watermark), true));
+        let parts: Vec<_> = closed.into_iter().map(|part| (part.clone(), false)).chain(open).collect();
+        let mut windows: BTreeMap<EpochMs, WindowView> = BTreeMap::new();
+        let Some(width) = width_for(&parts, query.every_ms, class.windows_ms[0]) else {
+            return windows.into_values();
+        };
+        let every = query.every_ms.unwrap_or(width);
+        for (part, open) in parts.into_iter().filter(|(p, _)| p.width_ms == width) {
+            let start = part.start.window_start(every);
+            if start >= query.to || start.plus(i64::from(every)) <= query.from {
+                continue;
+            }
+            if let Some(window) = windows.get_mut(&start) {
+                merge(&mut window.aggregate, &part.aggregate);
+                window.late = window.late.saturating_add(part.late_count());
+                window.parts += 1;
+                window.closed &= !open;
+                continue;
+            }
+            let (device, name) = self.names.of(id);
+            let late = part.late_count();
+            let window = WindowView {
+                device: device.clone(),
+                stream: name.clone(),
+                width_ms: every,
+                start,
+                aggregate: part.aggregate,
+                late,
+                parts: 1,
+                closed: !open,
+                watermark: stream.watermark,
+            };
+            windows.insert(start, window);
+        }
+        windows.into_values()
     }
 
     /// The devices after `after` by name, at most `most` and [`MAX_ANSWER_ENTRIES`].

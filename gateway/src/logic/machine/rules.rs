@@ -238,7 +238,7 @@ fn check_windows(name: &str, windows: &[u32]) -> Result<(), BadRule> {
 
 /// Whether `text` matches `pattern`, in which `*` stands for any characters, also none. Takes at most
 /// the product of both lengths in steps.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (p, t) = (pattern.as_bytes(), text.as_bytes());
     let (mut i, mut j) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

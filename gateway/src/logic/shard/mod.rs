@@ -26,9 +26,7 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
-use crate::logic::machine::{
-    Command, Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict, WindowView,
-};
+use crate::logic::machine::{Command, Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict};
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
@@ -198,6 +196,8 @@ pub struct Status {
     pub waiting_parts: u64,
     /// The last uplink batch that was cut.
     pub last_batch: u64,
+    /// Since when the oldest closed part waits to be cut, in milliseconds since 1970.
+    pub waiting_since_ms: Option<i64>,
 }
 
 /// How a replica is set up.
@@ -370,6 +370,7 @@ impl Shard {
             outbox_bytes: outbox.bytes,
             waiting_parts: outbox.waiting_parts + self.machine.sizes().open_parts as u64,
             last_batch: outbox.last,
+            waiting_since_ms: outbox.waiting_since.map(|since| since.0),
         }
     }
 
@@ -489,7 +490,7 @@ impl Shard {
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {
         if query.stale {
             let windows = self.windows(&query);
-            return self.answer(from, id, QueryAnswer::Windows(windows));
+            return self.answer(from, id, windows);
         }
         if self.asked.len() + self.readable.len() >= MAX_QUERIES {
             return self.answer(from, id, QueryAnswer::Unavailable);
@@ -504,15 +505,16 @@ impl Shard {
         for (slot, (to, id, query)) in std::mem::take(&mut self.readable) {
             if slot <= applied {
                 let windows = self.windows(&query);
-                self.answer(to, id, QueryAnswer::Windows(windows));
+                self.answer(to, id, windows);
             } else {
                 self.readable.push((slot, (to, id, query)));
             }
         }
     }
 
-    fn windows(&self, query: &WindowQuery) -> Vec<WindowView> {
-        self.machine.query(&query.as_query())
+    fn windows(&self, query: &WindowQuery) -> QueryAnswer {
+        let (windows, next) = self.machine.query(&query.as_query(), &query.page);
+        QueryAnswer::Windows(windows, next)
     }
 
     fn answer(&mut self, to: GatewayId, id: u64, answer: QueryAnswer) {

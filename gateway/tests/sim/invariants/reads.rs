@@ -34,7 +34,7 @@ impl Reads {
 
     /// Answered when so many of the device's readings had been measured. True if it was an answer.
     pub fn answered(&mut self, id: u64, answer: &QueryAnswer, measured: u64) -> bool {
-        let (QueryAnswer::Windows(windows), Some(question)) = (answer, self.open.remove(&id)) else {
+        let (QueryAnswer::Windows(windows, None), Some(question)) = (answer, self.open.remove(&id)) else {
             return false;
         };
         let found: u64 = windows.iter().map(|w| w.aggregate.count).sum();

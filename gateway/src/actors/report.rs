@@ -1,0 +1,136 @@
+//! How the gateway is as a whole: for operators, and as reports to the nodes.
+
+use crate::actors::front::Front;
+use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
+use crate::actors::switch::{GetPeers, Switch};
+use crate::actors::uplink::{GetLoad, SendReport, UplinkActor};
+use crate::logic::ring::{Member, Ring};
+use actix::Addr;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::report::{self, Led, REPORT_MS, Report};
+use selvedge_shared::time::EpochMs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How long changes gather before they are reported ahead of time; also the least between two reports.
+const GATHER_MS: u64 = 1_000;
+
+/// What is looked at.
+#[derive(Clone)]
+pub struct Overview {
+    /// Who keeps which shard.
+    pub ring: Arc<Ring>,
+    /// The connections.
+    pub front: Arc<Front>,
+    /// The shards that have a replica here.
+    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
+    /// Who lives.
+    pub switch: Addr<Switch>,
+}
+
+impl Overview {
+    /// How each shard is.
+    pub async fn reports(&self, devices: bool) -> Vec<ShardReport> {
+        let mut reports = Vec::with_capacity(self.shards.len());
+        for shard in self.shards.values() {
+            reports.extend(shard.send(GetStatus { devices }).await);
+        }
+        reports
+    }
+
+    /// Who lives.
+    pub async fn up(&self) -> BTreeSet<GatewayId> {
+        self.switch.send(GetPeers).await.unwrap_or_default()
+    }
+
+    /// Why the gateway can't do its work now, if it can't.
+    pub fn trouble(&self, reports: &[ShardReport], up: &BTreeSet<GatewayId>) -> Option<String> {
+        if let Some(why) = self.front.trouble() {
+            return Some(why.to_string());
+        }
+        let reachable = |s: &ShardId| {
+            let replicas = self.ring.replicas(*s);
+            replicas.iter().filter(|r| up.contains(r)).count() > replicas.len() / 2
+        };
+        let lost = (0..self.ring.shards()).map(ShardId).filter(|s| !reachable(s)).count();
+        if lost > 0 {
+            return Some(format!("{lost} shards have no majority of their replicas within reach"));
+        }
+        let leaderless = reports.iter().filter(|r| r.status.leader.is_none()).count();
+        (leaderless > 0).then(|| format!("{leaderless} shards have no leader yet"))
+    }
+}
+
+/// What makes reports.
+pub struct Reporter {
+    /// This gateway.
+    pub me: GatewayId,
+    /// Which start of its process.
+    pub start: u64,
+    /// The site's gateways.
+    pub members: Vec<Member>,
+    /// What is looked at.
+    pub overview: Overview,
+    /// Where reports go.
+    pub uplink: Addr<UplinkActor>,
+    /// Woken when something has changed that should not wait.
+    pub changed: Arc<Notify>,
+    /// What uptime counts from.
+    pub epoch: Instant,
+}
+
+impl Reporter {
+    /// Reports as long as the gateway runs, while the broker is connected.
+    pub async fn run(self) {
+        let mut n = 0;
+        loop {
+            let regular = Duration::from_millis(REPORT_MS - GATHER_MS);
+            let _ = tokio::time::timeout(regular, self.changed.notified()).await; // either will do
+            tokio::time::sleep(Duration::from_millis(GATHER_MS)).await;
+            // The load is asked for where reports go out: no answer, no connection.
+            if let Some(load) = self.uplink.send(GetLoad).await.ok().flatten() {
+                n += 1;
+                let report = self.make(n, load).await;
+                self.uplink.do_send(SendReport(report));
+            }
+        }
+    }
+
+    async fn make(&self, n: u64, (questions, question_ms): (u32, u32)) -> Report {
+        let ring = &self.overview.ring;
+        let (reports, up) = (self.overview.reports(false).await, self.overview.up().await);
+        let now = EpochMs::now();
+        let led = |r: &ShardReport| Led {
+            shard: ShardId(r.status.shard),
+            cursor: r.status.last_batch.saturating_sub(r.status.outbox_batches),
+            last: r.status.last_batch,
+            outbox_bytes: r.status.outbox_bytes,
+            waiting_parts: r.status.waiting_parts,
+            waiting_ms: r
+                .status
+                .waiting_since_ms
+                .map_or(0, |since| now.0.saturating_sub(since).max(0) as u64),
+        };
+        let place = |g: &GatewayId| self.members.iter().position(|m| m.id == *g).unwrap_or_default() as u8;
+        let member = |m: &Member| report::Member { gateway: m.id, weight: m.weight };
+        Report {
+            gateway: self.me,
+            start: self.start,
+            n,
+            uptime_ms: u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX),
+            at: now,
+            release: env!("CARGO_PKG_VERSION").to_string(),
+            trouble: self.overview.trouble(&reports, &up).map(|why| report::shown(&why)),
+            members: self.members.iter().map(member).collect(),
+            shards: ring.shards(),
+            placed: (0..ring.shards()).map(ShardId).flat_map(|s| ring.replicas(s)).map(place).collect(),
+            led: reports.iter().filter(|r| r.status.role == "leader").map(led).collect(),
+            connections: self.overview.front.connections() as u64,
+            acked: self.overview.front.acked(),
+            questions,
+            question_ms,
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! Questions put to the site through the ring: which replica is asked about which shard, until all have answered or time is up.
+//!
+//! A device is one shard's; a pattern of devices concerns all. Each shard is asked in a message of its own (those to one peer
+//! share a frame), some at a time, and what comes is merged in the order of all rows. A stale question may be answered
+//! by any live replica, which the question's policy chooses; any other by the shard's leader alone, which is found by
+//! asking. Who does not answer in time is asked no more; another is.
+//!
+//! Invariant: what is told holds every row of the shards that answered, in order, up to where it says to go on.
+//! Limits: [`MAX_QUESTIONS`] questions are open, [`MAX_SHARD_ASKS`] shards of one and [`MAX_UNDER_WAY_BYTES`] of answers in all are waited
+//! for, and one question keeps [`MAX_ANSWER_BYTES`].
+
+use crate::logic::machine::{MAX_ANSWER_BYTES, WindowView};
+use crate::logic::peer::{PeerMessage, QueryAnswer, WindowQuery};
+use crate::logic::ring::Ring;
+use selvedge_shared::balance::{Balancer, Policy};
+use selvedge_shared::frame::encoded_bytes;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::question::Place;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// How many questions may be open.
+pub const MAX_QUESTIONS: usize = 256;
+/// How many shards are asked at a time for one question.
+pub const MAX_SHARD_ASKS: usize = 16;
+/// The most bytes that all answers under way may have.
+pub const MAX_UNDER_WAY_BYTES: usize = 8 * 1024 * 1024;
+/// The most bytes of one shard's answer to a question that concerns many.
+pub const SHARE_BYTES: u32 = 64 * 1024;
+/// A shard that did not answer is asked at another replica after this time.
+pub const RETRY_MS: u64 = 500;
+/// How often a shard's question follows what replicas say of their leader.
+const MAX_TRIES: u32 = 16;
+
+/// What is to be found out.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The windows.
+    pub query: WindowQuery,
+    /// How replicas are chosen for a stale question.
+    pub policy: Policy,
+    /// What has not come by then is missing.
+    pub deadline_ms: u64,
+}
+
+/// What was found out.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Told {
+    /// By device, stream and start.
+    pub windows: Vec<WindowView>,
+    /// Where to go on, if these are not all.
+    pub next: Option<Place>,
+    /// How many shards were asked.
+    pub shards: u16,
+    /// Those that did not answer.
+    pub missing: Vec<ShardId>,
+}
+
+impl Told {
+    /// No shard answered.
+    pub fn is_nothing(&self) -> bool {
+        self.missing.len() >= usize::from(self.shards)
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// A message for a gateway, perhaps this one.
+    Send(GatewayId, PeerMessage),
+    /// The question of this number is over.
+    Told(u64, Told),
+}
+
+#[derive(Debug)]
+struct Open {
+    wanted: Wanted,
+    /// Shards that are not asked yet.
+    waiting: VecDeque<ShardId>,
+    asked: usize,
+    shards: u16,
+    missing: Vec<ShardId>,
+    merged: Merged,
+}
+
+/// What shards have answered so far, in order.
+#[derive(Debug)]
+struct Merged {
+    /// With their sizes, as encoded.
+    rows: Vec<(usize, WindowView)>,
+    next: Option<Place>,
+    limit: usize,
+    bytes: usize,
+}
+
+impl Merged {
+    /// Takes in a shard's answer: rows from the first place on that some shard did not get to are told another time.
+    fn merge(&mut self, windows: Vec<WindowView>, next: Option<Place>) {
+        self.rows.extend(windows.into_iter().map(|w| (encoded_bytes(&w), w)));
+        self.rows.sort_by(|(_, a), (_, b)| a.order().cmp(&b.order()));
+        if next.is_some() && (self.next.is_none() || next < self.next) {
+            self.next = next;
+        }
+        let mut bytes = 0;
+        let fits = |(i, (size, w)): &(usize, &(usize, WindowView))| {
+            bytes += size;
+            let before = self.next.as_ref().is_none_or(|next| w.order() < next.order());
+            before && (*i == 0 || (*i < self.limit && bytes <= self.bytes))
+        };
+        let most = self.rows.iter().enumerate().take_while(fits).count();
+        if let Some((_, first)) = self.rows.get(most) {
+            let next = first.place();
+            self.next = Some(self.next.take().map_or(next.clone(), |known| known.min(next)));
+            self.rows.truncate(most);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Ask {
+    question: u64,
+    shard: ShardId,
+    to: Option<GatewayId>,
+    at_ms: u64,
+    tries: u32,
+    tried: BTreeSet<GatewayId>,
+}
+
+/// All questions of one gateway.
+#[derive(Debug)]
+pub struct Asks {
+    ring: Arc<Ring>,
+    random: u64,
+    up: BTreeSet<GatewayId>,
+    balancer: Balancer,
+    /// Who answered for a shard as its leader; at most as many as there are shards.
+    leaders: BTreeMap<ShardId, GatewayId>,
+    last: u64,
+    open: BTreeMap<u64, Open>,
+    asks: BTreeMap<u64, Ask>,
+    under_way_bytes: usize,
+}
+
+impl Asks {
+    /// Without questions. `seed` is a random number.
+    pub fn new(me: GatewayId, ring: Arc<Ring>, seed: u64) -> Self {
+        Self {
+            ring,
+            random: seed,
+            up: BTreeSet::from([me]),
+            balancer: Balancer::default(),
+            leaders: BTreeMap::new(),
+            last: 0,
+            open: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            under_way_bytes: 0,
+        }
+    }
+
+    /// A question; gives its number, or nothing if too many are open.
+    pub fn ask(&mut self, now_ms: u64, wanted: Wanted, out: &mut Vec<Effect>) -> Option<u64> {
+        if self.open.len() >= MAX_QUESTIONS {
+            return None;
+        }
+        let waiting: VecDeque<ShardId> = match wanted.query.device.contains('*') {
+            true => (0..self.ring.shards()).map(ShardId).collect(),
+            false => VecDeque::from([self.ring.shard_of(&wanted.query.device)]),
+        };
+        let (mut wanted, shards) = (wanted, waiting.len() as u16);
+        let page = &mut wanted.query.page;
+        let (limit, bytes) = (page.limit as usize, page.bytes.min(MAX_ANSWER_BYTES) as usize);
+        page.bytes = page.bytes.min(if shards > 1 { SHARE_BYTES } else { MAX_ANSWER_BYTES });
+        let merged = Merged { rows: Vec::new(), next: None, limit, bytes };
+        self.last += 1;
+        let question = self.last;
+        self.open.insert(question, Open { wanted, waiting, asked: 0, shards, missing: vec![], merged });
+        self.pump(now_ms, out);
+        Some(question)
+    }
+
+    /// What a replica answers to the ask of this number.
+    pub fn answered(&mut self, now_ms: u64, id: u64, answer: QueryAnswer, out: &mut Vec<Effect>) {
+        let Some(ask) = self.asks.get_mut(&id) else { return };
+        match answer {
+            QueryAnswer::Windows(windows, next) => {
+                let question = ask.question;
+                self.over(now_ms, id, true);
+                if let Some(open) = self.open.get_mut(&question) {
+                    open.merged.merge(windows, next);
+                }
+                self.pump(now_ms, out);
+                self.finish(question, out);
+            }
+            QueryAnswer::NotLeader { leader: Some(leader) } if ask.tries < MAX_TRIES => {
+                let leader = GatewayId(leader);
+                if ask.to != Some(leader) {
+                    self.put_to(now_ms, id, Some(leader), out);
+                }
+            }
+            // An election is under way, or the leader can't be sure: again by the clock.
+            QueryAnswer::NotLeader { .. } | QueryAnswer::Unavailable => {}
+        }
+    }
+
+    /// Who lives.
+    pub fn peers(&mut self, now_ms: u64, up: &BTreeSet<GatewayId>, out: &mut Vec<Effect>) {
+        self.up.clone_from(up);
+        self.leaders.retain(|_, leader| up.contains(leader));
+        let gone = |ask: &Ask| ask.to.is_none_or(|to| !up.contains(&to));
+        let again: Vec<_> = self.asks.iter().filter(|(_, ask)| gone(ask)).map(|(id, _)| *id).collect();
+        for id in again {
+            self.put(now_ms, id, out);
+        }
+    }
+
+    /// Gives up what is late, and asks others.
+    pub fn timer(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        let late: Vec<_> =
+            self.open.iter().filter(|(_, o)| o.wanted.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
+        for question in late {
+            self.give_up(now_ms, question, out);
+        }
+        let slow = |ask: &Ask| ask.at_ms + RETRY_MS <= now_ms;
+        let again: Vec<_> = self.asks.iter().filter(|(_, ask)| slow(ask)).map(|(id, _)| *id).collect();
+        for id in again {
+            self.put(now_ms, id, out);
+        }
+        self.pump(now_ms, out);
+    }
+
+    /// How many questions are open.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Asks about further shards, as far as bounds allow.
+    fn pump(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        let mut first = Vec::new();
+        for (question, open) in &mut self.open {
+            let bytes = open.wanted.query.page.bytes as usize;
+            while open.asked < MAX_SHARD_ASKS && self.under_way_bytes + bytes <= MAX_UNDER_WAY_BYTES {
+                let Some(shard) = open.waiting.pop_front() else { break };
+                open.asked += 1;
+                self.under_way_bytes += bytes;
+                self.last += 1;
+                let (question, tried) = (*question, BTreeSet::new());
+                let ask = Ask { question, shard, to: None, at_ms: now_ms, tries: 0, tried };
+                self.asks.insert(self.last, ask);
+                first.push(self.last);
+            }
+        }
+        for id in first {
+            self.put(now_ms, id, out);
+        }
+    }
+
+    /// Asks the replica whose turn it is.
+    fn put(&mut self, now_ms: u64, id: u64, out: &mut Vec<Effect>) {
+        let Some(ask) = self.asks.get(&id) else { return };
+        let Some(open) = self.open.get(&ask.question) else { return };
+        let live: Vec<GatewayId> =
+            self.ring.replicas(ask.shard).iter().copied().filter(|r| self.up.contains(r)).collect();
+        let to = if open.wanted.query.stale {
+            let fresh: Vec<_> = live.iter().copied().filter(|r| !ask.tried.contains(r)).collect();
+            let from = if fresh.is_empty() { &live } else { &fresh };
+            // splitmix64: enough for a choice.
+            self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            self.balancer.choose(open.wanted.policy, from, mixed ^ (mixed >> 31), now_ms)
+        } else {
+            let known = self.leaders.get(&ask.shard).copied().filter(|_| ask.tries == 0);
+            known.or_else(|| live.get(ask.tries as usize % live.len().max(1)).copied())
+        };
+        self.put_to(now_ms, id, to, out);
+    }
+
+    fn put_to(&mut self, now_ms: u64, id: u64, to: Option<GatewayId>, out: &mut Vec<Effect>) {
+        let Some(ask) = self.asks.get_mut(&id) else { return };
+        if let Some(before) = ask.to.take() {
+            self.balancer.ended(before, now_ms, now_ms.saturating_sub(ask.at_ms));
+        }
+        (ask.to, ask.at_ms, ask.tries) = (to, now_ms, ask.tries.saturating_add(1));
+        let (Some(to), Some(open)) = (to, self.open.get(&ask.question)) else { return };
+        ask.tried.insert(to);
+        self.balancer.began(to);
+        let message = PeerMessage::Query { id, shard: ask.shard, query: open.wanted.query.clone() };
+        out.push(Effect::Send(to, message));
+    }
+
+    /// An ask is over.
+    fn over(&mut self, now_ms: u64, id: u64, answered: bool) -> Option<ShardId> {
+        let ask = self.asks.remove(&id)?;
+        if let Some(to) = ask.to {
+            self.balancer.ended(to, now_ms, now_ms.saturating_sub(ask.at_ms));
+        }
+        if let Some(open) = self.open.get_mut(&ask.question) {
+            open.asked -= 1;
+            self.under_way_bytes -= open.wanted.query.page.bytes as usize;
+            match ask.to {
+                Some(to) if answered && !open.wanted.query.stale => {
+                    self.leaders.insert(ask.shard, to);
+                }
+                _ if !answered => _ = self.leaders.remove(&ask.shard),
+                _ => {}
+            }
+        }
+        Some(ask.shard)
+    }
+
+    fn give_up(&mut self, now_ms: u64, question: u64, out: &mut Vec<Effect>) {
+        let of = |(_, ask): &(&u64, &Ask)| ask.question == question;
+        let asked: Vec<_> = self.asks.iter().filter(of).map(|(id, _)| *id).collect();
+        let mut missing: Vec<_> = asked.into_iter().filter_map(|id| self.over(now_ms, id, false)).collect();
+        if let Some(open) = self.open.get_mut(&question) {
+            missing.extend(std::mem::take(&mut open.waiting));
+            missing.sort_unstable();
+            open.missing = missing;
+        }
+        self.finish(question, out);
+    }
+
+    fn finish(&mut self, question: u64, out: &mut Vec<Effect>) {
+        if self.open.get(&question).is_some_and(|o| o.asked == 0 && o.waiting.is_empty())
+            && let Some(open) = self.open.remove(&question)
+        {
+            let Open { shards, missing, merged, .. } = open;
+            let windows = merged.rows.into_iter().map(|(_, window)| window).collect();
+            out.push(Effect::Told(question, Told { windows, next: merged.next, shards, missing }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::machine::Page;
+    use crate::logic::ring::Member;
+    use selvedge_shared::aggregate::{Aggregate, Sample};
+    use selvedge_shared::time::EpochMs;
+
+    const G: [GatewayId; 3] = [GatewayId(1), GatewayId(2), GatewayId(3)];
+
+    fn asks(shards: u16) -> Asks {
+        let ring = Ring::new(shards, &G.map(|id| Member { id, weight: 1 }), 3).unwrap();
+        let mut asks = Asks::new(G[0], Arc::new(ring), 7);
+        asks.peers(0, &G.into(), &mut Vec::new());
+        asks
+    }
+
+    fn wanted(device: &str, stale: bool) -> Wanted {
+        let query = WindowQuery {
+            device: device.into(),
+            stream: None,
+            from: EpochMs(0),
+            to: EpochMs(1_000_000),
+            every_ms: None,
+            stale,
+            page: Page::default(),
+        };
+        Wanted { query, policy: Policy::PowerOfTwo, deadline_ms: 3_000 }
+    }
+
+    fn window(device: &str, start: i64) -> WindowView {
+        let sample = Sample { time: EpochMs(start), slot: 1, index: 0, value: 1.0 };
+        WindowView {
+            device: device.into(),
+            stream: "s".into(),
+            width_ms: 1_000,
+            start: EpochMs(start),
+            aggregate: Aggregate::of(sample),
+            late: 0,
+            parts: 1,
+            closed: true,
+            watermark: EpochMs(0),
+        }
+    }
+
+    /// Whom is asked what about which shard.
+    fn sent(out: &mut Vec<Effect>) -> Vec<(GatewayId, u64, ShardId)> {
+        let of = |effect| match effect {
+            Effect::Send(to, PeerMessage::Query { id, shard, .. }) => (to, id, shard),
+            other => panic!("{other:?}"),
+        };
+        out.drain(..).map(of).collect()
+    }
+
+    fn told(out: &mut Vec<Effect>) -> Told {
+        match out.pop() {
+            Some(Effect::Told(_, told)) => told,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_leader_is_found_by_asking_and_asked_first_the_next_time() {
+        let (mut asks, mut out) = (asks(1), Vec::new());
+        let question = asks.ask(0, wanted("d", false), &mut out).unwrap();
+        let (first, id, _) = sent(&mut out)[0];
+        assert_eq!(first, asks.ring.replicas(ShardId(0))[0]);
+        let leader = asks.ring.replicas(ShardId(0))[2];
+        asks.answered(1, id, QueryAnswer::NotLeader { leader: Some(leader.0) }, &mut out);
+        assert_eq!(sent(&mut out), [(leader, id, ShardId(0))]);
+        asks.answered(2, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+        assert!(matches!(out[..], [Effect::Told(of, _)] if of == question));
+        let all = told(&mut out);
+        assert_eq!((all.windows.len(), all.shards, all.missing.len(), all.next), (1, 1, 0, None));
+        asks.ask(3, wanted("d", false), &mut out);
+        assert_eq!(sent(&mut out)[0].0, leader);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_no_more_and_the_rest_is_missing() {
+        for stale in [true, false] {
+            let (mut asks, mut out) = (asks(1), Vec::new());
+            asks.ask(0, wanted("d", stale), &mut out);
+            let mut tried = sent(&mut out);
+            asks.timer(RETRY_MS - 1, &mut out);
+            assert!(out.is_empty());
+            for at in [RETRY_MS, 2 * RETRY_MS] {
+                asks.timer(at, &mut out);
+                tried.extend(sent(&mut out));
+            }
+            let all: BTreeSet<_> = tried.iter().map(|(to, ..)| *to).collect();
+            assert_eq!(all, G.into(), "each once");
+            asks.timer(3_000, &mut out);
+            let none = told(&mut out);
+            assert!(none.is_nothing() && none.missing == [ShardId(0)]);
+            assert_eq!((asks.open(), asks.asks.len(), asks.under_way_bytes), (0, 0, 0));
+            asks.answered(3_001, tried[0].1, QueryAnswer::Windows(vec![], None), &mut out);
+            assert_eq!(out, [], "too late");
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_is_gone_is_replaced_at_once() {
+        let (mut asks, mut out) = (asks(1), Vec::new());
+        asks.ask(0, wanted("d", true), &mut out);
+        let (to, id, shard) = sent(&mut out)[0];
+        let rest: BTreeSet<_> = G.into_iter().filter(|g| *g != to).collect();
+        asks.peers(1, &rest, &mut out);
+        let (next, again, _) = sent(&mut out)[0];
+        assert!(rest.contains(&next) && again == id && shard == ShardId(0));
+    }
+
+    #[test]
+    fn a_pattern_is_asked_of_every_shard_some_at_a_time_and_merged_in_order() {
+        let (mut asks, mut out) = (asks(40), Vec::new());
+        asks.ask(0, wanted("d*", true), &mut out);
+        let (mut waves, mut shards) = (0, Vec::new());
+        while !matches!(out.last(), Some(Effect::Told(..))) {
+            let wave = sent(&mut out);
+            assert!(wave.len() <= MAX_SHARD_ASKS);
+            waves += 1;
+            for (_, id, shard) in wave {
+                let device = format!("d{:02}", 39 - shard.0);
+                let rows = vec![window(&device, 0), window(&device, 1_000)];
+                asks.answered(1, id, QueryAnswer::Windows(rows, None), &mut out);
+                shards.push(shard);
+            }
+        }
+        let all = told(&mut out);
+        assert!(waves > 2 && shards.len() == 40);
+        assert_eq!((all.windows.len(), all.shards, all.next), (80, 40, None));
+        assert!(all.windows.windows(2).all(|two| two[0].place() < two[1].place()));
+    }
+
+    #[test]
+    fn what_one_shard_could_not_say_bounds_what_is_told_of_all() {
+        let (mut asks, mut out) = (asks(2), Vec::new());
+        asks.ask(0, wanted("*", true), &mut out);
+        let ids = sent(&mut out);
+        let cut = window("b", 1_000).place();
+        asks.answered(1, ids[0].1, QueryAnswer::Windows(vec![window("b", 0)], Some(cut.clone())), &mut out);
+        asks.answered(
+            1,
+            ids[1].1,
+            QueryAnswer::Windows(vec![window("a", 0), window("c", 0)], None),
+            &mut out,
+        );
+        let all = told(&mut out);
+        assert_eq!(all.windows.iter().map(|w| &*w.device).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(all.next, Some(cut));
+        // And so does the limit.
+        let mut few = wanted("*", true);
+        few.query.page.limit = 1;
+        asks.ask(2, few, &mut out);
+        for (_, id, shard) in sent(&mut out) {
+            let device = if shard.0 == 0 { "y" } else { "x" };
+            asks.answered(2, id, QueryAnswer::Windows(vec![window(device, 0)], None), &mut out);
+        }
+        let one = told(&mut out);
+        assert_eq!((one.windows.len(), one.next), (1, Some(window("y", 0).place())));
+    }
+
+    #[test]
+    fn shards_that_answered_are_told_and_the_others_named() {
+        let (mut asks, mut out) = (asks(40), Vec::new());
+        asks.ask(0, wanted("*", true), &mut out);
+        let (_, id, shard) = sent(&mut out)[3];
+        asks.answered(1, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+        sent(&mut out);
+        asks.timer(3_000, &mut out);
+        let some = told(&mut out);
+        assert_eq!((some.windows.len(), some.shards, some.missing.len()), (1, 40, 39));
+        assert!(!some.is_nothing() && !some.missing.contains(&shard));
+    }
+
+    #[test]
+    fn bounds_hold() {
+        let (mut asks, mut out) = (asks(64), Vec::new());
+        for _ in 0..MAX_QUESTIONS {
+            assert!(asks.ask(0, wanted("*", true), &mut out).is_some());
+        }
+        assert_eq!(asks.ask(0, wanted("*", true), &mut out), None);
+        assert!(asks.under_way_bytes <= MAX_UNDER_WAY_BYTES);
+        assert_eq!(out.len(), MAX_UNDER_WAY_BYTES / SHARE_BYTES as usize);
+        asks.timer(3_000, &mut out);
+        assert_eq!((asks.open(), asks.asks.len(), asks.under_way_bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn stale_questions_are_spread_over_the_replicas() {
+        let (mut asks, mut out) = (asks(1), Vec::new());
+        let mut asked: BTreeMap<GatewayId, usize> = BTreeMap::new();
+        for now in 0..300 {
+            asks.ask(now, wanted("d", true), &mut out);
+            let (to, id, _) = sent(&mut out)[0];
+            *asked.entry(to).or_default() += 1;
+            asks.answered(now, id, QueryAnswer::Windows(vec![], None), &mut out);
+            out.clear();
+        }
+        assert!(G.iter().all(|g| asked.get(g).is_some_and(|n| (60..140).contains(n))), "{asked:?}");
+    }
+}

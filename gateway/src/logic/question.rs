@@ -1,0 +1,280 @@
+//! Which of a node's questions a gateway takes on, and the answers to them.
+//!
+//! A question says by the clock of this very process when it was asked and how long it waits ([`selvedge_shared::question`]). One
+//! that is for another start, dead already, from the future or was seen before is dropped without a word: only who replays
+//! frames sends such. One that is too much is answered as busy, so that the node can ask another gateway at once.
+//!
+//! Invariant: each question is taken on once: its id is remembered for as long as it would be taken for alive.
+//! Limits: [`MAX_QUESTIONS`] are under way, [`QUESTIONS_PER_S`] come in a second, and so many ids as can come in that time are
+//! remembered.
+
+use crate::logic::asks::{Told, Wanted};
+use crate::logic::machine::{Page, WindowView};
+use crate::logic::peer::WindowQuery;
+use selvedge_shared::balance::Recent;
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::question::{
+    ANSWER_HEAD_BYTES, About, Answer, MAX_ANSWER_BYTES, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId,
+    Row, Windows,
+};
+use selvedge_shared::uplink::StreamName;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many questions of nodes may be under way.
+pub const MAX_QUESTIONS: usize = 32;
+/// How many are taken on in a second; as many at once after a pause.
+pub const QUESTIONS_PER_S: u64 = 50;
+/// How far a node may be ahead of this process's clock.
+pub const MAX_AHEAD_MS: u64 = 2_000;
+/// How many ids are remembered.
+pub const MAX_SEEN_ENTRIES: usize = 4_096;
+
+/// What becomes of a question.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// To be asked of the site.
+    Taken(Wanted),
+    /// To be answered as busy.
+    Busy,
+    /// To be dropped, and counted under this word.
+    Dropped(&'static str),
+}
+
+/// What the gateway has taken on.
+#[derive(Debug)]
+pub struct Desk {
+    me: GatewayId,
+    start: u64,
+    seen: BTreeSet<QuestionId>,
+    /// When each may be forgotten.
+    until: BTreeSet<(u64, QuestionId)>,
+    /// Since when each is under way, and who asked.
+    under_way: BTreeMap<QuestionId, (u64, NodeId)>,
+    /// In thousandths of a question.
+    allowance: u64,
+    filled_ms: u64,
+    recent: Recent,
+}
+
+impl Desk {
+    /// For this start of the gateway's process.
+    pub fn new(me: GatewayId, start: u64) -> Self {
+        Self {
+            me,
+            start,
+            seen: BTreeSet::new(),
+            until: BTreeSet::new(),
+            under_way: BTreeMap::new(),
+            allowance: QUESTIONS_PER_S * 1_000,
+            filled_ms: 0,
+            recent: Recent::default(),
+        }
+    }
+
+    /// A question has come. `now_ms` is how long the process has run.
+    pub fn take(&mut self, now_ms: u64, question: &Question) -> Verdict {
+        while self.until.first().is_some_and(|(until, _)| *until <= now_ms) {
+            if let Some((_, id)) = self.until.pop_first() {
+                self.seen.remove(&id);
+            }
+        }
+        let deadline_ms = question.uptime_ms.saturating_add(u64::from(question.wait_ms));
+        if question.start != self.start {
+            return Verdict::Dropped("another_start");
+        }
+        if question.uptime_ms > now_ms + MAX_AHEAD_MS || question.wait_ms > MAX_WAIT_MS {
+            return Verdict::Dropped("from_the_future");
+        }
+        if deadline_ms <= now_ms {
+            return Verdict::Dropped("too_late");
+        }
+        if self.seen.contains(&question.id) {
+            return Verdict::Dropped("seen");
+        }
+        if self.seen.len() >= MAX_SEEN_ENTRIES {
+            return Verdict::Busy;
+        }
+        self.seen.insert(question.id);
+        self.until.insert((deadline_ms, question.id));
+        let since_ms = now_ms.saturating_sub(std::mem::replace(&mut self.filled_ms, now_ms));
+        let most = QUESTIONS_PER_S * 1_000;
+        self.allowance = since_ms.saturating_mul(QUESTIONS_PER_S).saturating_add(self.allowance).min(most);
+        if self.allowance < 1_000 || self.under_way.len() >= MAX_QUESTIONS {
+            return Verdict::Busy;
+        }
+        self.allowance -= 1_000;
+        self.under_way.insert(question.id, (now_ms, question.node));
+        let About::Aggregates(a) = &question.about;
+        let page = Page {
+            after: a.after.clone(),
+            limit: a.limit,
+            bytes: (MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES) as u32,
+        };
+        let query = WindowQuery {
+            device: a.device.clone(),
+            stream: a.stream.clone(),
+            from: a.from,
+            to: a.to,
+            every_ms: a.every_ms,
+            stale: a.stale,
+            page,
+        };
+        Verdict::Taken(Wanted { query, policy: question.policy, deadline_ms })
+    }
+
+    /// What the site says to a question that was taken on; nothing: it could not be asked. Gives the answer, and to whom.
+    pub fn told(&mut self, now_ms: u64, id: QuestionId, told: Option<Told>) -> Option<(NodeId, Answer)> {
+        let (since_ms, node) = self.under_way.remove(&id)?;
+        self.recent.note(now_ms, now_ms.saturating_sub(since_ms));
+        let outcome = told.map_or(Outcome::Busy, |told| Outcome::Windows(windows(told)));
+        Some((node, Answer { id, gateway: self.me, outcome }))
+    }
+
+    /// That too much is asked.
+    pub fn busy(&self, id: QuestionId) -> Answer {
+        Answer { id, gateway: self.me, outcome: Outcome::Busy }
+    }
+
+    /// How many are under way, and how long one took lately.
+    pub fn load(&self, now_ms: u64) -> (u32, u32) {
+        (self.under_way.len() as u32, self.recent.mean_ms(now_ms) as u32)
+    }
+}
+
+fn windows(told: Told) -> Windows {
+    let Told { windows, next, shards, missing } = told;
+    let row = |w: WindowView| {
+        let name = StreamName { device: w.device.to_string(), stream: w.stream.to_string() };
+        let row = Row {
+            stream: 0, // where it will stand is known when it is put there
+            width_ms: w.width_ms,
+            start: w.start,
+            aggregate: w.aggregate,
+            late: w.late,
+            parts: w.parts,
+            closed: w.closed,
+            watermark: w.watermark,
+        };
+        (name, row)
+    };
+    let filled = Windows::fill(windows.into_iter().map(row), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
+    Windows { next: filled.next.or(next), shards, missing, ..filled }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selvedge_shared::aggregate::{Aggregate, Sample};
+    use selvedge_shared::balance::Policy;
+    use selvedge_shared::ids::ShardId;
+    use selvedge_shared::question::Aggregates;
+    use selvedge_shared::seal::Message;
+    use selvedge_shared::time::EpochMs;
+
+    fn question(id: u128, uptime_ms: u64) -> Question {
+        let about = Aggregates {
+            device: "d".into(),
+            stream: None,
+            from: EpochMs(0),
+            to: EpochMs(9),
+            every_ms: None,
+            limit: 10,
+            after: None,
+            stale: false,
+        };
+        Question {
+            id: QuestionId(id),
+            node: NodeId(5),
+            start: 3,
+            uptime_ms,
+            wait_ms: 1_000,
+            policy: Policy::Random,
+            about: About::Aggregates(about),
+        }
+    }
+
+    fn dropped(desk: &mut Desk, now_ms: u64, question: &Question) -> &'static str {
+        match desk.take(now_ms, question) {
+            Verdict::Dropped(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_question_is_taken_once_while_it_is_alive() {
+        let mut desk = Desk::new(GatewayId(1), 3);
+        let asked = question(1, 10_000);
+        let Verdict::Taken(wanted) = desk.take(10_100, &asked) else { panic!("refused") };
+        assert_eq!((wanted.deadline_ms, wanted.query.page.limit), (11_000, 10));
+        assert_eq!(dropped(&mut desk, 10_101, &asked), "seen");
+        assert_eq!(dropped(&mut desk, 10_999, &asked), "seen");
+        assert_eq!(dropped(&mut desk, 11_000, &asked), "too_late");
+        assert_eq!(dropped(&mut desk, 90_000, &asked), "too_late");
+        assert_eq!(dropped(&mut desk, 7_999, &question(2, 10_000)), "from_the_future");
+        let other = Question { start: 2, ..question(2, 90_000) };
+        assert_eq!(dropped(&mut desk, 90_000, &other), "another_start");
+        assert!(matches!(desk.take(90_000, &question(3, 90_000)), Verdict::Taken(_)));
+        assert_eq!((desk.seen.len(), desk.until.len()), (1, 1), "what is dead is forgotten");
+    }
+
+    #[test]
+    fn too_much_is_busy_and_told_once() {
+        let mut desk = Desk::new(GatewayId(1), 3);
+        for id in 0..MAX_QUESTIONS as u128 {
+            assert!(matches!(desk.take(0, &question(id, 0)), Verdict::Taken(_)));
+        }
+        assert!(matches!(desk.take(0, &question(99, 0)), Verdict::Busy));
+        assert_eq!(desk.busy(QuestionId(99)).outcome, Outcome::Busy);
+        assert_eq!(desk.load(0).0, MAX_QUESTIONS as u32);
+        for id in 0..MAX_QUESTIONS as u128 {
+            assert!(desk.told(40, QuestionId(id), None).is_some());
+        }
+        assert_eq!(desk.told(40, QuestionId(0), None), None);
+        assert_eq!(desk.load(40), (0, 40));
+    }
+
+    #[test]
+    fn so_many_come_in_a_second() {
+        let mut desk = Desk::new(GatewayId(1), 3);
+        let (mut taken, mut id) = (0, 0);
+        for now in 0..10_000 {
+            for _ in 0..5 {
+                id += 1;
+                if matches!(desk.take(now, &question(id, now)), Verdict::Taken(_)) {
+                    taken += 1;
+                    desk.told(now, QuestionId(id), None);
+                }
+            }
+            assert!(desk.seen.len() <= MAX_SEEN_ENTRIES && desk.seen.len() == desk.until.len());
+        }
+        assert!((540..=550).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn an_answer_holds_what_fits_and_names_what_is_missing() {
+        let mut desk = Desk::new(GatewayId(1), 3);
+        desk.take(0, &question(1, 0));
+        let window = |start: i64| {
+            let sample = Sample { time: EpochMs(start), slot: 1, index: 0, value: 1.0 };
+            WindowView {
+                device: "d".into(),
+                stream: "s".into(),
+                width_ms: 1_000,
+                start: EpochMs(start),
+                aggregate: Aggregate::of(sample),
+                late: 0,
+                parts: 1,
+                closed: true,
+                watermark: EpochMs(0),
+            }
+        };
+        let windows = (0..9_000).map(|i| window(i * 1_000)).collect();
+        let told = Told { windows, next: None, shards: 4, missing: vec![ShardId(2)] };
+        let (node, answer) = desk.told(5, QuestionId(1), Some(told)).unwrap();
+        assert_eq!((node, answer.check()), (NodeId(5), Ok(())));
+        let Outcome::Windows(w) = answer.outcome else { panic!("no windows") };
+        assert!(w.rows.len() > 1_000 && w.rows.len() < 9_000);
+        assert_eq!(w.next.map(|p| p.start.0), Some(w.rows.len() as i64 * 1_000));
+        assert_eq!((w.shards, w.missing), (4, vec![ShardId(2)]));
+    }
+}

@@ -1,0 +1,256 @@
+//! `/v1/sites`: the sites as their gateways report them, and what is asked of the edge itself.
+
+use super::aggregates::{Owner, Row, row};
+use super::{Api, Failure, Given};
+use crate::logic::query::{BadParameter, DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters};
+use crate::logic::questions::Ask;
+use crate::logic::sites::{Heard, Shard, Sites};
+use crate::store::StoredWindow;
+use actix_web::{HttpResponse, web};
+use selvedge_shared::balance::Policy;
+use selvedge_shared::ids::{GatewayId, SiteId};
+use selvedge_shared::question::{Aggregates, MAX_WAIT_MS, Place};
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// How long the edge is waited for if nothing is said.
+const WAIT_MS: i64 = 5_000;
+/// The shortest wait that makes sense.
+const LEAST_WAIT_MS: i64 = 500;
+
+pub(super) async fn sites(api: web::Data<Api>) -> HttpResponse {
+    let list: Vec<_> = api.edge.look(|now_ms, sites| {
+        sites.names().map(|site| overview(now_ms, sites, site, &sites.shards(now_ms, site))).collect()
+    });
+    HttpResponse::Ok().json(json!({ "now": EpochMs::now().to_string(), "sites": list }))
+}
+
+pub(super) async fn site(api: web::Data<Api>, name: web::Path<String>) -> Result<HttpResponse, Failure> {
+    let site = known(&api, &name)?;
+    let mut whole = api.edge.look(|now_ms, sites| {
+        let shards = sites.shards(now_ms, &site);
+        let mut whole = overview(now_ms, sites, &site, &shards);
+        whole["shards"] = shards.iter().map(shard).collect();
+        whole
+    });
+    whole["now"] = EpochMs::now().to_string().into();
+    Ok(HttpResponse::Ok().json(whole))
+}
+
+fn known(api: &Api, name: &str) -> Result<SiteId, Failure> {
+    let found = api.sites.iter().find(|site| site.as_str() == name);
+    found.cloned().ok_or_else(|| Failure::NoSite(name.chars().take(40).collect()))
+}
+
+/// A site without its shards.
+fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[Shard]) -> Value {
+    let nobody = BTreeMap::new();
+    let heard = sites.gateways(site).unwrap_or(&nobody);
+    // Those that the site has and that never reported are shown too.
+    let members = sites.newest(site).map(|newest| newest.report.members.clone()).unwrap_or_default();
+    let weights: BTreeMap<GatewayId, u32> = members.iter().map(|m| (m.gateway, m.weight)).collect();
+    let mut all: Vec<GatewayId> = weights.keys().chain(heard.keys()).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    let leads = |g: &GatewayId| shards.iter().filter(|s| s.led.is_some_and(|(by, _)| by == *g)).count();
+    let gateways: Vec<_> =
+        all.iter().map(|g| gateway(now_ms, *g, weights.get(g), heard.get(g), leads(g))).collect();
+    let of = |f: fn(&selvedge_shared::report::Led) -> u64| -> u64 {
+        shards.iter().filter_map(|s| s.led.as_ref()).map(|(_, led)| f(led)).sum()
+    };
+    json!({
+        "site": site,
+        "gateways": gateways,
+        "live": sites.live(now_ms, site).len(),
+        "shard_count": shards.len(),
+        "shards_led": shards.iter().filter(|s| s.led.is_some()).count(),
+        "outbox_batches": of(|led| led.last - led.cursor),
+        "outbox_bytes": of(|led| led.outbox_bytes),
+        "waiting_parts": of(|led| led.waiting_parts),
+    })
+}
+
+fn gateway(now_ms: u64, id: GatewayId, weight: Option<&u32>, heard: Option<&Heard>, leads: usize) -> Value {
+    let Some(heard) = heard else {
+        return json!({ "gateway": id.0, "weight": weight, "heard": null, "silent": true, "leads": 0 });
+    };
+    let (r, silent) = (&heard.report, heard.is_silent(now_ms));
+    json!({
+        "gateway": id.0, "weight": weight,
+        "heard": heard.at.to_string(), "heard_ms_ago": now_ms.saturating_sub(heard.at_ms), "silent": silent,
+        "ready": !silent && r.trouble.is_none(), "trouble": r.trouble, "leads": leads,
+        "release": r.release, "start": r.start, "uptime_ms": r.uptime_ms,
+        "clock_ahead_ms": r.at.0.saturating_sub(heard.at.0),
+        "connections": r.connections, "publishes_acked": r.acked,
+        "questions": r.questions, "question_ms": r.question_ms,
+    })
+}
+
+/// What drawing the ring, and looking for what is stuck, need of a shard.
+fn shard(shard: &Shard) -> Value {
+    let replicas: Vec<_> = shard.replicas.iter().map(|g| g.0).collect();
+    let Some((leader, led)) = &shard.led else {
+        return json!({ "shard": shard.shard.0, "replicas": replicas, "leader": null });
+    };
+    json!({
+        "shard": shard.shard.0, "replicas": replicas, "leader": leader.0,
+        "cursor": led.cursor, "last": led.last, "outbox_batches": led.last - led.cursor,
+        "outbox_bytes": led.outbox_bytes, "waiting_parts": led.waiting_parts, "waiting_ms": led.waiting_ms,
+    })
+}
+
+#[derive(Serialize)]
+struct Answer {
+    aggregates: Vec<EdgeRow>,
+    truncated: bool,
+    next: Option<String>,
+    source: &'static str,
+    /// The gateway that answered.
+    gateway: u16,
+    consistency: &'static str,
+    partial: bool,
+    missing_shards: Vec<u16>,
+}
+
+#[derive(Serialize)]
+struct EdgeRow {
+    #[serde(flatten)]
+    row: Row,
+    /// Whether it takes readings only as late ones.
+    closed: bool,
+}
+
+pub(super) async fn aggregates(
+    api: web::Data<Api>,
+    name: web::Path<String>,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    let site = known(&api, &name)?;
+    let ask = read(site.clone(), given.into_inner())?;
+    let consistency = if ask.about.stale { "stale" } else { "linearizable" };
+    let answered = api.edge.ask(ask).await?;
+    let windows = answered.windows;
+    let row = |r: selvedge_shared::question::Row| {
+        let name = windows.streams.get(r.stream as usize)?;
+        let owner = Owner {
+            site: Some(site.to_string()),
+            device: Some(name.device.clone()),
+            stream: name.stream.clone(),
+            devices: None,
+        };
+        let window = StoredWindow {
+            start: r.start,
+            aggregate: r.aggregate,
+            late: r.late,
+            parts: u64::from(r.parts),
+            watermark: r.watermark,
+        };
+        Some(EdgeRow { row: row(owner, i64::from(r.width_ms), &window), closed: r.closed })
+    };
+    Ok(HttpResponse::Ok().json(Answer {
+        aggregates: windows.rows.into_iter().filter_map(row).collect(),
+        truncated: windows.next.is_some(),
+        next: windows.next.map(|place| place.to_string()),
+        source: "edge",
+        gateway: answered.gateway.0,
+        consistency,
+        partial: !windows.missing.is_empty(),
+        missing_shards: windows.missing.iter().map(|s| s.0).collect(),
+    }))
+}
+
+fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter> {
+    let bad = |parameter: &str, why: String| BadParameter { parameter: parameter.into(), why };
+    let known =
+        ["device", "stream", "from", "to", "every", "consistency", "policy", "timeout", "limit", "after"];
+    let p = Parameters::new(given, &known)?;
+    let device = p.text("device")?.ok_or_else(|| {
+        bad("device", "is missing; name one, such as press-4, or several, such as press-* or *".into())
+    })?;
+    let fits = |name: &str, text: &str| match text.len() <= selvedge_shared::ids::MAX_NAME_BYTES {
+        true => Ok(text.to_string()),
+        false => Err(bad(name, "is longer than any name".into())),
+    };
+    let from = p.time("from", EpochMs(*TIME_RANGE.start()))?;
+    let to = p.time("to", EpochMs(*TIME_RANGE.end()).plus(1))?;
+    if to <= from {
+        return Err(bad("to", format!("{to} is not after `from`, which is {from}")));
+    }
+    let every = p.duration("every")?.map(|every| {
+        let fits = u32::try_from(every).ok().filter(|every| *every > 0);
+        fits.ok_or_else(|| bad("every", "is none of 1ms to 49d".into()))
+    });
+    let stale = match p.text("consistency")? {
+        None | Some("linearizable") => false,
+        Some("stale") => true,
+        Some(_) => return Err(bad("consistency", "is none of: linearizable, stale".into())),
+    };
+    let policy = p.text("policy")?.map_or(Some(Policy::default()), Policy::parse);
+    let wait_ms = p.duration("timeout")?.unwrap_or(WAIT_MS);
+    if !(LEAST_WAIT_MS..=i64::from(MAX_WAIT_MS)).contains(&wait_ms) {
+        return Err(bad("timeout", format!("is none of {LEAST_WAIT_MS}ms to {}s", MAX_WAIT_MS / 1_000)));
+    }
+    let after = p.text("after")?.map(|text| {
+        Place::parse(text).ok_or_else(|| bad("after", "is not what an earlier answer gave as `next`".into()))
+    });
+    let about = Aggregates {
+        device: fits("device", device)?,
+        stream: p.text("stream")?.map(|stream| fits("stream", stream)).transpose()?,
+        from,
+        to,
+        every_ms: every.transpose()?,
+        limit: p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?,
+        after: after.transpose()?,
+        stale,
+    };
+    let policy = policy.ok_or_else(|| bad("policy", format!("is none of: {}", Policy::NAMES)))?;
+    Ok(Ask { site, about, policy, wait_ms: wait_ms as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(given: &[(&str, &str)]) -> Result<Ask, BadParameter> {
+        let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        read(SiteId::new("plant-7").unwrap(), given)
+    }
+
+    #[test]
+    fn a_question_is_read_and_what_is_wrong_is_named() {
+        let plain = asked(&[("device", "press-*")]).unwrap();
+        assert_eq!((plain.about.stale, plain.policy, plain.wait_ms), (false, Policy::PowerOfTwo, 5_000));
+        let after = Place { device: "d".into(), stream: "s".into(), start: EpochMs(5) };
+        let text = after.to_string();
+        let full = asked(&[
+            ("device", "d"),
+            ("every", "10s"),
+            ("consistency", "stale"),
+            ("policy", "round_robin"),
+            ("timeout", "2s"),
+            ("after", &text),
+            ("limit", "7"),
+        ])
+        .unwrap();
+        assert_eq!((full.about.every_ms, full.about.limit, full.about.after), (Some(10_000), 7, Some(after)));
+        assert_eq!((full.about.stale, full.policy, full.wait_ms), (true, Policy::RoundRobin, 2_000));
+        let long = "x".repeat(300);
+        for (given, named) in [
+            (&[][..], "device"),
+            (&[("device", long.as_str())], "device"),
+            (&[("device", "d"), ("stream", &long)], "stream"),
+            (&[("device", "d"), ("from", "2026-01-01T00:00:00Z"), ("to", "2025-01-01T00:00:00Z")], "to"),
+            (&[("device", "d"), ("every", "60d")], "every"),
+            (&[("device", "d"), ("consistency", "maybe")], "consistency"),
+            (&[("device", "d"), ("policy", "best")], "policy"),
+            (&[("device", "d"), ("timeout", "31s")], "timeout"),
+            (&[("device", "d"), ("timeout", "1ms")], "timeout"),
+            (&[("device", "d"), ("after", "here")], "after"),
+            (&[("device", "d"), ("group", "all")], "group"),
+        ] {
+            assert_eq!(asked(given).err().map(|bad| bad.parameter).as_deref(), Some(named));
+        }
+    }
+}

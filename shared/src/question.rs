@@ -1,0 +1,466 @@
+//! Questions: what a node asks a site, and what a gateway of it answers.
+//!
+//! The protocol: a node publishes a question to `selvedge/{site}/ask/{gateway}`, for a gateway that it has heard a report of. That
+//! gateway answers on `selvedge/{site}/answer/{node}`, where the node has a number that its process drew. Both are sealed,
+//! each in a direction of its own: a question is bound to gateway and node, an answer to the node; and an answer names its
+//! question, whose id the node drew at random.
+//!
+//! **When.** Clocks of sites may be wrong, so a question says when it was asked by the clock of the gateway's own process: which
+//! start of it, and how long it has run, both as the last report had it and with the time since then added. After
+//! `wait_ms` more the question is dead; until then the gateway remembers its id. So a question that is replayed is
+//! refused, also after the gateway's restart.
+//!
+//! Response topic and correlation data stand inside the seal instead of in MQTT 5's properties: the broker in the middle sees
+//! who asks whom, and sizes.
+//!
+//! Limits: a question has at most [`MAX_QUESTION_BYTES`], an answer at most [`MAX_ANSWER_BYTES`]; what does not fit has a
+//! [`Place`] to go on from.
+
+use crate::aggregate::Aggregate;
+use crate::balance::Policy;
+use crate::frame;
+use crate::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
+use crate::seal::{Message, SEAL_OVERHEAD_BYTES};
+use crate::time::{EpochMs, TIME_RANGE};
+use crate::uplink::{StreamName, split_topic};
+use bincode::{Decode, Encode};
+
+/// The longest sealed question: three names and numbers.
+pub const MAX_QUESTION_BYTES: usize = 4 * MAX_NAME_BYTES + 512;
+
+/// The longest sealed answer: with its topic it fits into an MQTT packet of 256 KiB.
+pub const MAX_ANSWER_BYTES: usize = 192 * 1024;
+
+/// What of an answer is not rows and names.
+pub const ANSWER_HEAD_BYTES: usize = SEAL_OVERHEAD_BYTES + 64 + 4 * MAX_SHARDS + PLACE_BYTES;
+
+/// The longest that a question may wait for its answer.
+pub const MAX_WAIT_MS: u32 = 30_000;
+
+/// The most rows of one answer.
+pub const MAX_ROWS: u32 = 10_000;
+
+const PLACE_BYTES: usize = 2 * MAX_NAME_BYTES + 32;
+const MAX_SHARDS: usize = crate::report::MAX_SHARDS;
+
+/// A question's name: drawn at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct QuestionId(pub u128);
+
+/// A node's process: drawn at random when it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct NodeId(pub u64);
+
+/// What a node asks.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Question {
+    /// Its name, which the answer gives back.
+    pub id: QuestionId,
+    /// Who asks.
+    pub node: NodeId,
+    /// The start of the gateway's process that is asked.
+    pub start: u64,
+    /// How long that process had run when it was asked, as far as the node knows.
+    pub uptime_ms: u64,
+    /// How long after that an answer is of use; at most [`MAX_WAIT_MS`].
+    pub wait_ms: u32,
+    /// How replicas are chosen.
+    pub policy: Policy,
+    /// What is asked.
+    pub about: About,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum About {
+    /// Recent windows, also such that are still open.
+    Aggregates(Aggregates),
+}
+
+/// Which windows are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Aggregates {
+    /// The device, or devices: `*` stands for any characters.
+    pub device: String,
+    /// The stream, or streams; nothing: all.
+    pub stream: Option<String>,
+    /// Windows that end after this.
+    pub from: EpochMs,
+    /// Windows that start before this.
+    pub to: EpochMs,
+    /// Merged to this width, in milliseconds.
+    pub every_ms: Option<u32>,
+    /// The most rows: 1 to [`MAX_ROWS`].
+    pub limit: u32,
+    /// From here on.
+    pub after: Option<Place>,
+    /// Any replica may answer from what it has applied.
+    pub stale: bool,
+}
+
+/// A row's place in the order of all: by device, stream and start.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Place {
+    /// The device.
+    pub device: String,
+    /// Its stream.
+    pub stream: String,
+    /// The window's start.
+    pub start: EpochMs,
+}
+
+impl Place {
+    /// From what [`Place::to_string`] gave.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, '.');
+        let start: i64 = parts.next()?.parse().ok()?;
+        let length: usize = parts.next()?.parse().ok()?;
+        let (device, stream) = parts.next()?.split_at_checked(length)?;
+        Some(Self { device: device.into(), stream: stream.into(), start: EpochMs(start) })
+    }
+
+    /// What rows are ordered by.
+    pub fn order(&self) -> (&str, &str, EpochMs) {
+        (&self.device, &self.stream, self.start)
+    }
+
+    fn is_sound(&self) -> bool {
+        self.device.len() <= MAX_NAME_BYTES && self.stream.len() <= MAX_NAME_BYTES
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}{}", self.start.0, self.device.len(), self.device, self.stream)
+    }
+}
+
+/// What a gateway answers.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Answer {
+    /// The question.
+    pub id: QuestionId,
+    /// Who answers.
+    pub gateway: GatewayId,
+    /// What.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a question.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Outcome {
+    /// Windows were asked for.
+    Windows(Windows),
+    /// Too much is asked at once: later, or another gateway.
+    Busy,
+}
+
+/// Windows of a site.
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
+pub struct Windows {
+    /// The streams that the rows name by index.
+    pub streams: Vec<StreamName>,
+    /// By device, stream and start.
+    pub rows: Vec<Row>,
+    /// Where to go on, if not all fits.
+    pub next: Option<Place>,
+    /// How many shards were asked.
+    pub shards: u16,
+    /// Those of them that did not answer in time.
+    pub missing: Vec<ShardId>,
+}
+
+/// A window as the site knows it.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Row {
+    /// Which of [`Windows::streams`].
+    pub stream: u32,
+    /// The width in milliseconds.
+    pub width_ms: u32,
+    /// Where it starts.
+    pub start: EpochMs,
+    /// Its readings.
+    pub aggregate: Aggregate,
+    /// How many of them came late.
+    pub late: u64,
+    /// Of how many parts it is the merge.
+    pub parts: u32,
+    /// None of these is open.
+    pub closed: bool,
+    /// The stream's watermark.
+    pub watermark: EpochMs,
+}
+
+impl Message for Question {
+    const DIRECTION: u8 = 4;
+    const WHAT: &'static str = "question";
+    const MAX_BYTES: usize = MAX_QUESTION_BYTES;
+
+    fn check(&self) -> Result<(), &'static str> {
+        if !(1..=MAX_WAIT_MS).contains(&self.wait_ms) {
+            return Err("a wait of nothing or too much");
+        }
+        let About::Aggregates(a) = &self.about;
+        let named = |name: &str| (1..=MAX_NAME_BYTES).contains(&name.len());
+        if !named(&a.device) || !a.stream.as_deref().is_none_or(named) {
+            return Err("a name that is empty or too long");
+        }
+        if a.from >= a.to || a.every_ms == Some(0) || !(1..=MAX_ROWS).contains(&a.limit) {
+            return Err("times, width or limit that ask for nothing or too much");
+        }
+        if !a.after.as_ref().is_none_or(Place::is_sound) {
+            return Err("a place that can't be");
+        }
+        Ok(())
+    }
+}
+
+impl Message for Answer {
+    const DIRECTION: u8 = 5;
+    const WHAT: &'static str = "answer";
+    const MAX_BYTES: usize = MAX_ANSWER_BYTES;
+
+    fn check(&self) -> Result<(), &'static str> {
+        let Outcome::Windows(w) = &self.outcome else { return Ok(()) };
+        let named = |s: &StreamName| s.device.len() <= MAX_NAME_BYTES && s.stream.len() <= MAX_NAME_BYTES;
+        if !w.streams.iter().all(named) || !w.next.as_ref().is_none_or(Place::is_sound) {
+            return Err("a name that is too long");
+        }
+        let in_time = |at: EpochMs| TIME_RANGE.contains(&at.0);
+        let sound = |r: &Row| {
+            (r.stream as usize) < w.streams.len()
+                && r.width_ms > 0
+                && r.aggregate.is_sound()
+                && in_time(r.aggregate.first.time)
+                && in_time(r.aggregate.last.time)
+                && (in_time(r.start) || in_time(r.start.plus(i64::from(r.width_ms))))
+        };
+        if w.rows.len() > MAX_ROWS as usize || !w.rows.iter().all(sound) {
+            return Err("a row that can't be");
+        }
+        if w.missing.len() > usize::from(w.shards) || usize::from(w.shards) > MAX_SHARDS {
+            return Err("more shards than there are");
+        }
+        Ok(())
+    }
+}
+
+impl Windows {
+    /// Puts rows, which come in order with the names of their streams, into an answer, as many as fit.
+    pub fn fill(rows: impl IntoIterator<Item = (StreamName, Row)>, most_bytes: usize) -> Self {
+        let (mut windows, mut bytes) = (Self::default(), 0);
+        for (name, mut row) in rows {
+            let known = windows.streams.last() == Some(&name);
+            row.stream = (windows.streams.len() - usize::from(known)) as u32;
+            bytes += frame::encoded_bytes(&row) + if known { 0 } else { frame::encoded_bytes(&name) };
+            if bytes > most_bytes || windows.rows.len() >= MAX_ROWS as usize {
+                let StreamName { device, stream } = name;
+                windows.next = Some(Place { device, stream, start: row.start });
+                return windows;
+            }
+            if !known {
+                windows.streams.push(name);
+            }
+            windows.rows.push(row);
+        }
+        windows
+    }
+
+    /// Whether no shard answered.
+    pub fn is_nothing(&self) -> bool {
+        self.missing.len() >= usize::from(self.shards)
+    }
+}
+
+/// Where a gateway is asked.
+pub fn ask_topic(site: &SiteId, gateway: GatewayId) -> String {
+    format!("selvedge/{site}/ask/{}", gateway.0)
+}
+
+/// Where a node is answered.
+pub fn answer_topic(site: &SiteId, node: NodeId) -> String {
+    format!("selvedge/{site}/answer/{:016x}", node.0)
+}
+
+/// The site of a question's topic, if it is for this gateway.
+pub fn parse_ask_topic(topic: &str, me: GatewayId) -> Option<SiteId> {
+    let ("ask", site, _) = split_topic(topic)? else { return None };
+    let site = SiteId::new(site).ok()?;
+    (ask_topic(&site, me) == topic).then_some(site)
+}
+
+/// The site of an answer's topic, if it is for this node.
+pub fn parse_answer_topic(topic: &str, me: NodeId) -> Option<SiteId> {
+    let ("answer", site, _) = split_topic(topic)? else { return None };
+    let site = SiteId::new(site).ok()?;
+    (answer_topic(&site, me) == topic).then_some(site)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::Sample;
+    use crate::report::place;
+    use crate::seal::{Opener, SealError, Sealer, SiteSecret};
+
+    fn question() -> Question {
+        Question {
+            id: QuestionId(7),
+            node: NodeId(9),
+            start: 3,
+            uptime_ms: 1_000,
+            wait_ms: 500,
+            policy: Policy::PowerOfTwo,
+            about: About::Aggregates(Aggregates {
+                device: "d*".into(),
+                stream: Some("t".into()),
+                from: EpochMs(0),
+                to: EpochMs(10),
+                every_ms: None,
+                limit: 5,
+                after: Some(Place { device: "d".into(), stream: "s".into(), start: EpochMs(1) }),
+                stale: true,
+            }),
+        }
+    }
+
+    fn row(start: i64) -> (StreamName, Row) {
+        let sample = Sample { time: EpochMs(start), slot: 1, index: 0, value: 1.5 };
+        let row = Row {
+            stream: 0,
+            width_ms: 1_000,
+            start: EpochMs(start),
+            aggregate: Aggregate::of(sample),
+            late: 0,
+            parts: 1,
+            closed: false,
+            watermark: EpochMs(4),
+        };
+        (StreamName { device: "d".into(), stream: if start < 3_000 { "a" } else { "b" }.into() }, row)
+    }
+
+    fn answer() -> Answer {
+        let windows = Windows { shards: 2, missing: vec![ShardId(1)], ..Windows::fill([row(0)], 1_000) };
+        Answer { id: QuestionId(7), gateway: GatewayId(2), outcome: Outcome::Windows(windows) }
+    }
+
+    #[test]
+    fn questions_and_answers_have_these_bytes() {
+        let asked = [1, 7, 9, 3, 251, 0xe8, 3, 251, 0xf4, 1, 3, 0, 2, b'd', b'*', 1, 1, b't'];
+        let rest = [0, 20, 0, 5, 1, 1, b'd', 1, b's', 2, 1];
+        assert_eq!(frame::encode(Question::VERSION, &question()), [&asked[..], &rest].concat());
+        let bytes = frame::encode(Answer::VERSION, &answer());
+        assert_eq!(bytes[..15], [1, 7, 2, 0, 1, 1, b'd', 1, b'a', 1, 0, 251, 0xe8, 3, 0]);
+        assert_eq!(bytes[bytes.len() - 8..], [0, 1, 0, 8, 0, 2, 1, 1]);
+        let busy = Answer { outcome: Outcome::Busy, ..answer() };
+        assert_eq!(frame::encode(Answer::VERSION, &busy), [1, 7, 2, 1]);
+        assert_eq!(frame::decode::<Answer>("answer", 1, &bytes).unwrap(), answer());
+        assert_eq!((question().check(), answer().check(), busy.check()), (Ok(()), Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn a_question_opens_at_its_gateway_and_an_answer_at_its_node() {
+        let (site, secret) = (SiteId::new("plant-7").unwrap(), SiteSecret::generate().unwrap());
+        let (mut ask, mut tell) = (Opener::<Question>::new(), Opener::<Answer>::new());
+        ask.add(&site, &secret);
+        tell.add(&site, &secret);
+        let to = place(GatewayId(2));
+        let asked = Sealer::new(&secret, &site).unwrap().seal(to, 9, &question()).unwrap();
+        assert_eq!(ask.open(&site, to, &asked), Ok((9, question())));
+        assert_eq!(ask.open(&site, place(GatewayId(1)), &asked), Err(SealError::NotAuthentic));
+        assert_eq!(tell.open(&site, to, &asked), Err(SealError::Direction));
+        let told = Sealer::new(&secret, &site).unwrap().seal(ShardId(0), 9, &answer()).unwrap();
+        assert_eq!(tell.open(&site, ShardId(0), &told), Ok((9, answer())));
+        let topic = answer_topic(&site, NodeId(9));
+        assert_eq!(topic, "selvedge/plant-7/answer/0000000000000009");
+        assert_eq!(parse_answer_topic(&topic, NodeId(9)), Some(site.clone()));
+        assert_eq!(parse_answer_topic(&topic, NodeId(8)), None);
+        assert_eq!(parse_ask_topic("selvedge/plant-7/ask/2", GatewayId(2)), Some(site));
+        assert_eq!(parse_ask_topic("selvedge/plant-7/ask/02", GatewayId(2)), None);
+    }
+
+    #[test]
+    fn what_asks_for_nothing_or_too_much_is_refused() {
+        type Spoil = fn(&mut Question, &mut Aggregates);
+        let spoils: [Spoil; 9] = [
+            |q, _| q.wait_ms = 0,
+            |q, _| q.wait_ms = MAX_WAIT_MS + 1,
+            |_, a| a.device = String::new(),
+            |_, a| a.stream = Some("x".repeat(MAX_NAME_BYTES + 1)),
+            |_, a| a.to = a.from,
+            |_, a| a.every_ms = Some(0),
+            |_, a| a.limit = 0,
+            |_, a| a.limit = MAX_ROWS + 1,
+            |_, a| a.after.as_mut().unwrap().stream = "x".repeat(MAX_NAME_BYTES + 1),
+        ];
+        for (i, spoil) in spoils.iter().enumerate() {
+            let mut bad = question();
+            let About::Aggregates(mut about) = bad.about.clone();
+            spoil(&mut bad, &mut about);
+            bad.about = About::Aggregates(about);
+            assert!(bad.check().is_err(), "{i}");
+        }
+    }
+
+    #[test]
+    fn the_largest_question_can_be_sealed() {
+        let (site, secret) = (SiteId::new("x".repeat(32)).unwrap(), SiteSecret::generate().unwrap());
+        let long = "x".repeat(MAX_NAME_BYTES);
+        let after = Some(Place { device: long.clone(), stream: long.clone(), start: EpochMs(i64::MIN) });
+        let about = Aggregates {
+            device: long.clone(),
+            stream: Some(long),
+            from: EpochMs(i64::MIN),
+            to: EpochMs(i64::MAX),
+            every_ms: Some(u32::MAX),
+            limit: MAX_ROWS,
+            after,
+            stale: true,
+        };
+        let largest = Question {
+            id: QuestionId(u128::MAX),
+            node: NodeId(u64::MAX),
+            start: u64::MAX,
+            uptime_ms: u64::MAX,
+            wait_ms: MAX_WAIT_MS,
+            policy: Policy::PowerOfTwo,
+            about: About::Aggregates(about),
+        };
+        assert_eq!(largest.check(), Ok(()));
+        assert!(Sealer::new(&secret, &site).unwrap().seal(ShardId(0), 0, &largest).is_ok());
+    }
+
+    #[test]
+    fn an_answer_takes_what_fits_and_says_where_to_go_on() {
+        let (site, secret) = (SiteId::new("x".repeat(32)).unwrap(), SiteSecret::generate().unwrap());
+        let rows = || (0..20_000).map(|i| row(i * 1_000));
+        let few = Windows::fill(rows(), 600);
+        assert_eq!((few.streams.len(), few.rows[0].stream), (2, 0));
+        assert!(few.rows.iter().skip(3).all(|r| r.stream == 1));
+        let next = few.next.clone().unwrap();
+        assert_eq!((next.stream.as_str(), next.start.0), ("b", few.rows.len() as i64 * 1_000));
+        assert_eq!(Place::parse(&next.to_string()), Some(next));
+        let most = Windows::fill(rows(), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
+        let long = "x".repeat(MAX_NAME_BYTES);
+        let windows = Windows {
+            next: Some(Place { device: long.clone(), stream: long, start: EpochMs(i64::MIN) }),
+            shards: MAX_SHARDS as u16,
+            missing: vec![ShardId(u16::MAX); MAX_SHARDS],
+            ..most
+        };
+        assert!(windows.is_nothing());
+        let outcome = Outcome::Windows(windows);
+        let full = Answer { id: QuestionId(u128::MAX), gateway: GatewayId(u16::MAX), outcome };
+        assert_eq!(full.check(), Ok(()));
+        assert!(Sealer::new(&secret, &site).unwrap().seal(ShardId(0), 0, &full).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_told_from_what_is_none() {
+        let odd = Place { device: "a.é/5".into(), stream: "7.b".into(), start: EpochMs(-5) };
+        assert_eq!(Place::parse(&odd.to_string()), Some(odd));
+        for bad in ["", "1", "1.2", "1.3.ab", "x.1.ab", "1.1.é", "1.-1.ab"] {
+            assert_eq!(Place::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Reports: what each gateway says of itself to the nodes every few seconds, so that they can show its site and ask it something.
+//!
+//! A gateway publishes to `selvedge/{site}/report/{gateway}`, sealed in a direction of its own and bound to its number. Nothing is
+//! retained or confirmed: the next one replaces it. What is older, by (start, n), than what was heard counts for nothing, so
+//! a replayed report does no more than a late one would.
+//!
+//! A report also says how long the gateway's process has run: by that clock a node says when it asks ([`crate::question`]).
+//!
+//! Limit: after its own restart a node knows of no report. One who can replay can then show it a gateway as it was, until that
+//! gateway's next report comes. The stamp `at` tells: it lags as far behind as the report is old.
+
+use crate::ids::{GatewayId, ShardId, SiteId};
+use crate::seal::Message;
+use crate::time::EpochMs;
+use crate::uplink::split_topic;
+use bincode::{Decode, Encode};
+
+/// How often a gateway reports.
+pub const REPORT_MS: u64 = 5_000;
+
+/// A gateway that was not heard for this long is silent: three reports are missing.
+pub const SILENT_MS: u64 = 3 * REPORT_MS + 1_000;
+
+/// The most gateways of a site that a report names.
+pub const MAX_MEMBERS: usize = 64;
+
+/// The most shards of a site.
+pub const MAX_SHARDS: usize = 1_024;
+
+/// The most replicas of a shard.
+pub const MAX_REPLICAS: usize = 8;
+
+/// The longest release name and the longest trouble.
+pub const MAX_TEXT_BYTES: usize = 400;
+
+/// A gateway of the site, as its settings name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Member {
+    /// Which.
+    pub gateway: GatewayId,
+    /// How much it takes in relation to the others.
+    pub weight: u32,
+}
+
+/// A shard that the reporting gateway leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Led {
+    /// Which.
+    pub shard: ShardId,
+    /// Batches up to this one are confirmed.
+    pub cursor: u64,
+    /// The last batch that was cut.
+    pub last: u64,
+    /// The bytes of unconfirmed batches.
+    pub outbox_bytes: u64,
+    /// Parts of windows that are open or wait to be cut.
+    pub waiting_parts: u64,
+    /// How long the oldest closed part has waited to be cut.
+    pub waiting_ms: u64,
+}
+
+/// What a gateway says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Report {
+    /// Who.
+    pub gateway: GatewayId,
+    /// Which start of its process.
+    pub start: u64,
+    /// Which report of this start.
+    pub n: u64,
+    /// How long the process has run.
+    pub uptime_ms: u64,
+    /// Its wall clock.
+    pub at: EpochMs,
+    /// Its release.
+    pub release: String,
+    /// Why it can't do its work, if it can't.
+    pub trouble: Option<String>,
+    /// The site's gateways.
+    pub members: Vec<Member>,
+    /// The number of shards.
+    pub shards: u16,
+    /// Who keeps which shard: for one shard after the other the same number of places in `members`, the preferred leader's
+    /// first.
+    pub placed: Vec<u8>,
+    /// The shards that it leads.
+    pub led: Vec<Led>,
+    /// MQTT connections.
+    pub connections: u64,
+    /// Publishes of QoS 1 and 2 that it has acknowledged since its start.
+    pub acked: u64,
+    /// Questions under way.
+    pub questions: u32,
+    /// How long a question took lately.
+    pub question_ms: u32,
+}
+
+impl Message for Report {
+    const DIRECTION: u8 = 3;
+    const WHAT: &'static str = "report";
+
+    fn check(&self) -> Result<(), &'static str> {
+        let (shards, placed) = (usize::from(self.shards), self.placed.len());
+        let text = |text: &str| text.len() <= MAX_TEXT_BYTES && !text.chars().any(char::is_control);
+        if self.members.len() > MAX_MEMBERS || !(1..=MAX_SHARDS).contains(&shards) {
+            return Err("too many members or shards");
+        }
+        if !placed.is_multiple_of(shards) || !(1..=MAX_REPLICAS).contains(&(placed / shards)) {
+            return Err("not the same number of replicas for every shard");
+        }
+        if self.placed.iter().any(|m| usize::from(*m) >= self.members.len()) {
+            return Err("a replica at no member");
+        }
+        let sound = |led: &Led| led.shard.0 < self.shards && led.cursor <= led.last;
+        if self.led.len() > shards || !self.led.iter().all(sound) {
+            return Err("a led shard that is none");
+        }
+        if !text(&self.release) || !self.trouble.as_deref().is_none_or(text) {
+            return Err("a text that is too long or holds control characters");
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// Whether this one replaces the other.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        (self.start, self.n) > (other.start, other.n)
+    }
+
+    /// The gateways that keep a shard, the preferred leader first.
+    pub fn replicas(&self, shard: ShardId) -> impl Iterator<Item = GatewayId> {
+        let each = self.placed.len() / usize::from(self.shards.max(1));
+        let places = self.placed.chunks(each.max(1)).nth(usize::from(shard.0)).unwrap_or_default();
+        places.iter().filter_map(|m| self.members.get(usize::from(*m)).map(|m| m.gateway))
+    }
+}
+
+/// A text as a report may hold it: cut, and without control characters.
+pub fn shown(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if out.len() + c.len_utf8() > MAX_TEXT_BYTES {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// What a gateway's frames are bound to in a shard's stead.
+pub fn place(gateway: GatewayId) -> ShardId {
+    ShardId(gateway.0)
+}
+
+/// Where a gateway's reports go.
+pub fn report_topic(site: &SiteId, gateway: GatewayId) -> String {
+    format!("selvedge/{site}/report/{}", gateway.0)
+}
+
+/// Site and gateway of a report's topic.
+pub fn parse_report_topic(topic: &str) -> Option<(SiteId, GatewayId)> {
+    let ("report", site, gateway) = split_topic(topic)? else { return None };
+    let number = gateway.parse::<u16>().ok().filter(|n| n.to_string() == gateway)?;
+    Some((SiteId::new(site).ok()?, GatewayId(number)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::frame;
+    use crate::seal::{Opener, SealError, Sealer, SiteSecret};
+
+    pub fn report() -> Report {
+        let member = |n| Member { gateway: GatewayId(n), weight: 1 };
+        let led =
+            Led { shard: ShardId(1), cursor: 3, last: 5, outbox_bytes: 9, waiting_parts: 2, waiting_ms: 7 };
+        Report {
+            gateway: GatewayId(2),
+            start: 4,
+            n: 6,
+            uptime_ms: 1_000,
+            at: EpochMs(2_000),
+            release: "0.1.0".into(),
+            trouble: Some("no".into()),
+            members: vec![member(1), member(2), member(3)],
+            shards: 2,
+            placed: vec![0, 1, 2, 1, 2, 0],
+            led: vec![led],
+            connections: 8,
+            acked: 10,
+            questions: 1,
+            question_ms: 2,
+        }
+    }
+
+    #[test]
+    fn a_report_has_these_bytes() {
+        let bytes = frame::encode(Report::VERSION, &report());
+        let golden = [
+            &[1, 2, 4, 6, 251, 0xe8, 3, 251, 0xa0, 0x0f, 5][..],
+            b"0.1.0",
+            &[
+                1, 2, b'n', b'o', 3, 1, 1, 2, 1, 3, 1, 2, 6, 0, 1, 2, 1, 2, 0, 1, 1, 3, 5, 9, 2, 7, 8, 10, 1,
+                2,
+            ],
+        ];
+        assert_eq!(bytes, golden.concat());
+        assert_eq!(frame::decode::<Report>("report", 1, &bytes).unwrap(), report());
+    }
+
+    #[test]
+    fn a_report_opens_as_its_gateways_own_and_says_who_keeps_a_shard() {
+        let (site, secret) = (SiteId::new("plant-7").unwrap(), SiteSecret::generate().unwrap());
+        let sealed = Sealer::new(&secret, &site).unwrap().seal(place(GatewayId(2)), 6, &report()).unwrap();
+        let mut opener = Opener::<Report>::new();
+        opener.add(&site, &secret);
+        assert_eq!(opener.open(&site, place(GatewayId(2)), &sealed), Ok((6, report())));
+        assert_eq!(opener.open(&site, place(GatewayId(3)), &sealed), Err(SealError::NotAuthentic));
+        assert_eq!(report().replicas(ShardId(1)).collect::<Vec<_>>(), [2, 3, 1].map(GatewayId));
+        assert_eq!(report().replicas(ShardId(2)).count(), 0);
+        let topic = report_topic(&site, GatewayId(2));
+        assert_eq!(parse_report_topic(&topic), Some((site, GatewayId(2))));
+        for bad in ["selvedge/plant-7/report/02", "selvedge/plant-7/up/2", "selvedge/plant-7/report/2/3"] {
+            assert_eq!(parse_report_topic(bad), None);
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        type Spoil = fn(&mut Report);
+        let spoils: [Spoil; 9] = [
+            |r| r.shards = 0,
+            |r| r.shards = 4,
+            |r| r.placed = vec![],
+            |r| r.placed[0] = 3,
+            |r| r.members = vec![r.members[0]; 65],
+            |r| r.led[0].shard = ShardId(2),
+            |r| r.led[0].cursor = 6,
+            |r| r.release = "x".repeat(401),
+            |r| r.trouble = Some("a\nb".into()),
+        ];
+        assert_eq!(report().check(), Ok(()));
+        for (i, spoil) in spoils.iter().enumerate() {
+            let mut bad = report();
+            spoil(&mut bad);
+            assert!(bad.check().is_err(), "{i}");
+        }
+        assert!(shown(&"é\n".repeat(400)).len() <= MAX_TEXT_BYTES);
+    }
+
+    #[test]
+    fn a_report_of_a_later_start_is_newer() {
+        let (old, mut new) = (report(), report());
+        assert!(!new.is_newer_than(&old));
+        new.n += 1;
+        assert!(new.is_newer_than(&old));
+        (new.start, new.n) = (5, 1);
+        assert!(new.is_newer_than(&old) && !old.is_newer_than(&new));
+    }
+}
