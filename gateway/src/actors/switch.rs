@@ -14,7 +14,7 @@ use actix::{Actor, Addr, Context, Handler, Message};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// How often changed subscriptions are told to peers, and questions are looked after.
