@@ -93,6 +93,12 @@ pub enum StoreError {
         /// What it, or the network, said.
         why: postgres::Said,
     },
+    /// What a server's certificate is checked by can't be had.
+    #[error("certificates to check the database server by: {why}")]
+    Certificates {
+        /// What is wrong with them.
+        why: String,
+    },
     /// TimescaleDB is asked for, and is not there.
     #[error(
         "the setting `timescale` is true, but the database has no extension timescaledb; \
@@ -131,7 +137,10 @@ impl StoreError {
         use tokio_postgres::error::SqlState;
         let Self::Connect { why: postgres::Said(why), .. } = self else { return false };
         let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
-        why.code().is_none_or(|code| passing.contains(code))
+        // A certificate that is wrong stays so.
+        let io = std::error::Error::source(why).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        let of_tls = io.and_then(std::io::Error::get_ref).is_some_and(|cause| cause.is::<rustls::Error>());
+        !of_tls && why.code().is_none_or(|code| passing.contains(code))
     }
 }
 

@@ -136,6 +136,10 @@ COMMENT ON VIEW minute IS 'Windows of at most a minute that divide it, added up 
 COMMENT ON VIEW hour IS 'Windows of at most an hour that divide it, added up for each stream and length of windows.';
 COMMENT ON VIEW day IS 'Windows of at most a day (UTC) that divide it, added up for each stream and length of windows.';
 COMMENT ON VIEW holes IS 'Batches that never came and that the site has no more: what they held is missing here for good. Numbers count per shard.';
+COMMENT ON COLUMN holes.first_batch IS 'The number of the first batch that is missing.';
+COMMENT ON COLUMN holes.last_batch IS 'The number of the last.';
+COMMENT ON COLUMN holes.batches IS 'How many these are.';
+COMMENT ON COLUMN holes.found IS 'When that was found.';
 COMMENT ON VIEW shards IS 'How far each shard of each site has come.';
 COMMENT ON COLUMN shards.confirmed_batch IS 'All batches up to it are applied, or in holes.';
 COMMENT ON COLUMN shards.last_batch IS 'The highest batch that the site was known to have when something changed last.';
@@ -169,15 +173,18 @@ const ROW: &str = "count        bigint NOT NULL,
     p90          double precision,
     p99          double precision,";
 
-/// A watermark may be any number; it is shown as far as there are years.
+/// A watermark may be any number; it is shown as far as there are years. A mean too small to be told from 0 would be an error.
 const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.min, w.max, w.first, w.last,
-       w.sum / w.count AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
+       CASE WHEN abs(w.sum) < 1e-280 THEN 0 ELSE w.sum / w.count END AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
        {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AS complete,
        {TIME w.first_ms} AS first_time, {TIME w.last_ms} AS last_time, {WATERMARK} AS watermark, w.fingerprint";
 
 const WATERMARK: &str = "{TIME least(greatest(w.watermark_ms, -62135596800000), 253402300799999)}";
 
 const COMMENTS: &[(&str, &str)] = &[
+    ("site", "The site of the device."),
+    ("device", "The device."),
+    ("stream", "The stream of the device."),
     ("start", "When it starts."),
     ("length", "How long it is, in seconds."),
     ("count", "How many readings."),
@@ -206,7 +213,7 @@ const LOCK: i64 = 0x5e1f_ed6e;
 /// How long a starting node waits for its server: one that starts too, or is restarted.
 pub const START_WAIT_MS: u64 = 30_000;
 
-const START_RETRY_MS: u64 = 500;
+const START_RETRY_MS: u64 = 1_000;
 
 fn step(text: &str) -> String {
     let mut text = text.replace("{ROW}", ROW);
