@@ -98,6 +98,8 @@ impl Merged {
     fn merge(&mut self, windows: Vec<WindowView>, next: Option<Place>) {
         self.rows.extend(windows.into_iter().map(|w| (encoded_bytes(&w), w)));
         self.rows.sort_by(|(_, a), (_, b)| a.order().cmp(&b.order()));
+        // A device is one shard's alone, so there are none; if there were, a page could end before itself.
+        self.rows.dedup_by(|(_, a), (_, b)| a.order() == b.order());
         if next.is_some() && (self.next.is_none() || next < self.next) {
             self.next = next;
         }
