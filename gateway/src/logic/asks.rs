@@ -496,6 +496,19 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_two_shards_claim_is_told_once() {
+        let (mut asks, mut out) = (asks(2), Vec::new());
+        let mut few = wanted("*", true);
+        few.query.page.limit = 1;
+        asks.ask(0, few, &mut out);
+        for (_, id, _) in sent(&mut out) {
+            asks.answered(1, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+        }
+        let one = told(&mut out);
+        assert_eq!((one.windows.len(), one.next), (1, None));
+    }
+
+    #[test]
     fn shards_that_answered_are_told_and_the_others_named() {
         let (mut asks, mut out) = (asks(40), Vec::new());
         asks.ask(0, wanted("*", true), &mut out);
