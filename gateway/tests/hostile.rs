@@ -10,6 +10,8 @@ mod gateway_settings;
 mod log;
 #[path = "../../fuzz/bodies/machine.rs"]
 mod machine;
+#[path = "../../fuzz/bodies/questions.rs"]
+mod questions;
 #[path = "../../fuzz/bodies/replay.rs"]
 mod replay;
 #[path = "../../fuzz/bodies/replica.rs"]
@@ -44,6 +46,11 @@ fn logs_that_rotted_or_were_forged() {
 #[test]
 fn commands_and_snapshots_of_any_kind() {
     replay("machine", machine::run);
+}
+
+#[test]
+fn nodes_that_ask_anything() {
+    replay("questions", questions::run);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::logic::sites::Sites;
 use crate::settings::Site;
 use crate::stats::Stats;
 use crate::uplink::{BrokerAddress, RECONNECT_MS};
-use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter};
+use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::question::{Answer, NodeId, Question, answer_topic, ask_topic, parse_answer_topic};
 use selvedge_shared::report::{Report, parse_report_topic, place};
@@ -233,7 +233,9 @@ impl Ear {
         loop {
             let (client, events) = AsyncClient::new(broker.options("-reports"), REQUEST_ENTRIES);
             let why = self.hear(&client, events).await;
-            tracing::debug!(%why, "no connection for reports");
+            if let Some(unlogged) = self.stats.log_due("no_reports", Instant::now()) {
+                tracing::warn!(%why, unlogged, "no reports of sites come; trying on");
+            }
             tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
         }
     }
@@ -250,6 +252,13 @@ impl Ear {
                     });
                     if let Err(error) = client.try_subscribe_many(filters) {
                         return error.to_string();
+                    }
+                }
+                Ok(Event::Incoming(Packet::SubAck(ack))) => {
+                    if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                        return "the broker refuses the subscription to selvedge/{site}/report/+ or \
+                                selvedge/{site}/answer/..."
+                            .to_string();
                     }
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => self.take(&publish.topic, &publish.payload),

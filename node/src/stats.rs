@@ -26,6 +26,8 @@ pub fn describe_metrics() {
         "Batches that the edge no longer has and that never came"
     );
     describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
+    describe_counter!("selvedge_node_questions_total", "Questions to sites, by what became of them");
+    describe_counter!("selvedge_node_answers_total", "Answers of gateways: taken, or unasked (a second one)");
     describe_counter!("selvedge_node_store_errors_total", "Transactions that the database failed on");
     describe_histogram!("selvedge_node_apply_seconds", "Time of a transaction, until it is on disk");
 }

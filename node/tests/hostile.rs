@@ -4,6 +4,8 @@
 mod node_settings;
 #[path = "../../fuzz/bodies/replay.rs"]
 mod replay;
+#[path = "../../fuzz/bodies/reports.rs"]
+mod reports;
 #[path = "../../fuzz/bodies/settings.rs"]
 mod settings;
 #[path = "../../fuzz/bodies/source.rs"]
@@ -16,6 +18,11 @@ use replay::replay;
 #[test]
 fn uplinks_that_were_forged_or_say_anything() {
     replay("uplink", uplink::run);
+}
+
+#[test]
+fn gateways_that_report_and_answer_anything() {
+    replay("reports", reports::run);
 }
 
 #[test]

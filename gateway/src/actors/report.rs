@@ -1,6 +1,7 @@
 //! How the gateway is as a whole: for operators, and as reports to the nodes.
 
 use crate::actors::front::Front;
+use crate::actors::pulse;
 use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
 use crate::actors::switch::{GetPeers, Switch};
 use crate::actors::uplink::{GetLoad, SendReport, UplinkActor};
@@ -11,7 +12,7 @@ use selvedge_shared::report::{self, Led, REPORT_MS, Report};
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// How long changes gather before they are reported ahead of time; also the least between two reports.
@@ -63,6 +64,11 @@ impl Overview {
     }
 }
 
+/// The next multiple of a period, when others wake too.
+async fn next(period_ms: u64) {
+    tokio::time::sleep_until(pulse::at((pulse::now_ms() / period_ms + 1) * period_ms)).await;
+}
+
 /// What makes reports.
 pub struct Reporter {
     /// This gateway.
@@ -86,9 +92,10 @@ impl Reporter {
     pub async fn run(self) {
         let mut n = 0;
         loop {
-            let regular = Duration::from_millis(REPORT_MS - GATHER_MS);
-            let _ = tokio::time::timeout(regular, self.changed.notified()).await; // either will do
-            tokio::time::sleep(Duration::from_millis(GATHER_MS)).await;
+            tokio::select! {
+                () = next(REPORT_MS) => {}
+                () = self.changed.notified() => next(GATHER_MS).await,
+            }
             // The load is asked for where reports go out: no answer, no connection.
             if let Some(load) = self.uplink.send(GetLoad).await.ok().flatten() {
                 n += 1;

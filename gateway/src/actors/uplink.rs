@@ -228,20 +228,19 @@ impl UplinkActor {
             Ok(_) => return refuse("node", "it is bound to another node than it names"),
             Err(e) => return refuse(e.reason(), &e.to_string()),
         };
-        match (self.desk.take(self.now_ms(), &question), &self.switch) {
-            (Verdict::Taken(wanted), Some(switch)) => {
+        let (Some(switch), Some(myself)) = (self.switch.clone(), self.myself.clone()) else { return };
+        match self.desk.take(self.now_ms(), &question) {
+            Verdict::Taken(wanted) => {
                 let (reply, told) = oneshot::channel();
                 switch.do_send(Ask { wanted, reply });
-                if let Some(myself) = self.myself.clone() {
-                    actix::spawn(async move { myself.do_send(SiteSaid(question.id, told.await.ok())) });
-                }
+                actix::spawn(async move { myself.do_send(SiteSaid(question.id, told.await.ok())) });
             }
-            (Verdict::Taken(_) | Verdict::Busy, _) => {
+            Verdict::Busy => {
                 metrics::counter!("selvedge_questions_total", "outcome" => "busy").increment(1);
                 let busy = self.desk.busy(question.id);
                 self.answer(question.node, &busy);
             }
-            (Verdict::Dropped(why), _) => {
+            Verdict::Dropped(why) => {
                 metrics::counter!("selvedge_questions_total", "outcome" => why).increment(1);
                 tracing::debug!(why, "a question is dropped");
             }

@@ -98,6 +98,8 @@ impl Merged {
     fn merge(&mut self, windows: Vec<WindowView>, next: Option<Place>) {
         self.rows.extend(windows.into_iter().map(|w| (encoded_bytes(&w), w)));
         self.rows.sort_by(|(_, a), (_, b)| a.order().cmp(&b.order()));
+        // A device is one shard's alone, so there are none; if there were, a page could end before itself.
+        self.rows.dedup_by(|(_, a), (_, b)| a.order() == b.order());
         if next.is_some() && (self.next.is_none() || next < self.next) {
             self.next = next;
         }
@@ -491,6 +493,19 @@ mod tests {
         }
         let one = told(&mut out);
         assert_eq!((one.windows.len(), one.next), (1, Some(window("y", 0).place())));
+    }
+
+    #[test]
+    fn a_row_that_two_shards_claim_is_told_once() {
+        let (mut asks, mut out) = (asks(2), Vec::new());
+        let mut few = wanted("*", true);
+        few.query.page.limit = 1;
+        asks.ask(0, few, &mut out);
+        for (_, id, _) in sent(&mut out) {
+            asks.answered(1, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+        }
+        let one = told(&mut out);
+        assert_eq!((one.windows.len(), one.next), (1, None));
     }
 
     #[test]

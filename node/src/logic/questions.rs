@@ -181,6 +181,7 @@ impl Questions {
         }
         match answer.outcome {
             Outcome::Windows(windows) => {
+                let nobody_else = open.put.is_empty() && open.retry_ms.is_none();
                 let whole = windows.missing.is_empty();
                 let better =
                     open.best.as_ref().is_none_or(|b| windows.missing.len() < b.windows.missing.len());
@@ -188,7 +189,7 @@ impl Questions {
                     open.best = Some(Answered { gateway, windows });
                 }
                 // A part is waited with: another gateway may know more.
-                if whole {
+                if whole || nobody_else {
                     self.finish(now_ms, number, Unanswered::TimedOut, out);
                 }
             }
