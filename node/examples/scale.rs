@@ -8,14 +8,19 @@
 //! The batches go through the task that applies them in a node, up to 64 in a transaction, each on disk before the next.
 //! A batch holds what one shard's devices close at a time; `--steps-per-batch 30` makes them as full as those that
 //! an edge has kept while it was offline. With `--data-dir` the database is kept, and asked again without being
-//! filled.
+//! filled; so is one on PostgreSQL, which `--database` names:
+//!
+//! ```text
+//! .ci/postgres start /tmp/pg
+//! cargo run --release -p selvedge-node --example scale -- --windows 10000000 --database postgres://...
+//! ```
 
 use clap::Parser;
 use selvedge_node::apply::{self, Confirmations, QUEUE_ENTRIES};
 use selvedge_node::node::Node;
 use selvedge_node::settings::{Settings, SiteSettings};
 use selvedge_node::stats::Stats;
-use selvedge_node::store::{self, Content, Database, Incoming};
+use selvedge_node::store::{self, Content, Incoming, Writer};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::SiteSecret;
@@ -52,12 +57,18 @@ struct Options {
     /// How many windows of each device are in a batch
     #[arg(long, default_value_t = 1)]
     steps_per_batch: u64,
+    /// Keep a sketch of each window's values
+    #[arg(long)]
+    sketches: bool,
     /// How often each query is asked
     #[arg(long, default_value_t = 100)]
     requests: usize,
     /// Keep the database there; one that is there already is not filled again
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// The address of a PostgreSQL database to use instead of SQLite
+    #[arg(long, value_name = "postgres://...")]
+    database: Option<String>,
     /// One JSON object on the last line
     #[arg(long)]
     json: bool,
@@ -68,21 +79,25 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let temporary = tempfile::tempdir()?;
     let folder = options.data_dir.as_deref().unwrap_or(temporary.path());
-    let filled = match folder.join("selvedge.db").exists() {
-        true => None,
-        false => Some(fill(folder, &options).await?),
-    };
+    let settings = settings(folder, options.database.as_deref())?;
+    let database = settings.database()?;
     let opening = Instant::now();
-    let (writer, _) = store::open(&Database::sqlite(folder)).await?;
-    writer.close().await?;
+    let (writer, reader) = store::open(&database).await?;
     let opened_s = opening.elapsed().as_secs_f64();
-    let bytes = std::fs::metadata(folder.join("selvedge.db"))?.len();
-    println!(
-        "database             {:>10.1} MB, opened (and migrated) in {opened_s:.2} s",
-        bytes as f64 / 1e6
-    );
+    let filled = match reader.series(None, None, None, 1).await?.is_empty() {
+        true => Some(fill(writer, &options).await?),
+        false => {
+            writer.close().await?;
+            None
+        }
+    };
+    let bytes = match &options.database {
+        Some(address) => postgres_bytes(address).await?,
+        None => std::fs::metadata(folder.join("selvedge.db"))?.len(),
+    };
+    println!("database             {:>10.1} MB, opened in {opened_s:.2} s", bytes as f64 / 1e6);
 
-    let node = Node::start(&settings(folder)?, None).await?;
+    let node = Node::start(&settings, None).await?;
     let mut asked = vec![];
     println!(
         "{:<34} {:>8} {:>10} {:>10} {:>10} {:>10}",
@@ -128,8 +143,20 @@ fn queries() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn settings(folder: &Path) -> Result<Settings> {
+async fn postgres_bytes(address: &str) -> Result<u64> {
+    let (client, connection) = tokio_postgres::connect(address, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    // Without it the planner knows a table that was just filled only when autovacuum gets to it.
+    client.batch_execute("ANALYZE").await?;
+    let bytes: i64 = client.query_one("SELECT pg_database_size(current_database())", &[]).await?.get(0);
+    Ok(bytes as u64)
+}
+
+fn settings(folder: &Path, database: Option<&str>) -> Result<Settings> {
     let mut settings = Settings { data_dir: folder.to_owned(), ..Settings::default() };
+    if let Some(address) = database {
+        settings.database.0 = address.to_string();
+    }
     settings.http.port = 0;
     settings.uplink.host = "127.0.0.1".into();
     settings.uplink.port = 0;
@@ -148,8 +175,7 @@ fn device(n: u64) -> String {
 }
 
 /// Applies batches until the windows are there.
-async fn fill(folder: &Path, options: &Options) -> Result<serde_json::Value> {
-    let (writer, _) = store::open(&Database::sqlite(folder)).await?;
+async fn fill(writer: Writer, options: &Options) -> Result<serde_json::Value> {
     let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES);
     let stats = Arc::new(Stats::default());
     let writer = tokio::spawn(apply::run(writer, waiting, Arc::new(Confirmations::default()), stats));
@@ -159,7 +185,7 @@ async fn fill(folder: &Path, options: &Options) -> Result<serde_json::Value> {
     for (seq, first) in (1..).zip((0..steps).step_by(options.steps_per_batch.max(1) as usize)) {
         let last = (first + options.steps_per_batch.max(1)).min(steps);
         for shard in 0..SHARDS.min(options.devices) {
-            let batch = batch(shard, first..last, options.devices);
+            let batch = batch(shard, first..last, options);
             if seq == 1 && batch.encode().len() > MAX_BATCH_BYTES {
                 return Err("a batch would be larger than an edge cuts it; fewer steps".into());
             }
@@ -190,23 +216,24 @@ async fn fill(folder: &Path, options: &Options) -> Result<serde_json::Value> {
 }
 
 /// What the devices of a shard have closed.
-fn batch(shard: u64, steps: std::ops::Range<u64>, devices: u64) -> Batch {
-    let devices: Vec<u64> = (shard..devices).step_by(SHARDS as usize).collect();
+fn batch(shard: u64, steps: std::ops::Range<u64>, options: &Options) -> Batch {
+    let devices: Vec<u64> = (shard..options.devices).step_by(SHARDS as usize).collect();
     let name = |n: &u64| StreamName { device: device(*n), stream: "temperature".into() };
-    let parts =
-        steps.flat_map(|step| devices.iter().enumerate().map(move |(at, n)| part(at as u32, *n, step)));
+    let parts = steps.flat_map(|step| {
+        devices.iter().enumerate().map(move |(at, n)| part(at as u32, *n, step, options.sketches))
+    });
     Batch { streams: devices.iter().map(name).collect(), parts: parts.collect() }
 }
 
-fn part(stream: u32, device: u64, step: u64) -> Part {
+fn part(stream: u32, device: u64, step: u64, sketches: bool) -> Part {
     let start = EpochMs(START_MS + step as i64 * WIDTH_MS);
     let sample = |index: u32| {
         let value = (device as f64 / 97.0 + step as f64 / 31.0 + f64::from(index)).sin() * 20.0 + 20.0;
         let time = start.plus(i64::from(index) * WIDTH_MS / i64::from(READINGS_PER_WINDOW));
         Sample { time, slot: step * 10 + u64::from(index), index, value }
     };
-    let mut aggregate = Aggregate::of(sample(0));
-    (1..READINGS_PER_WINDOW).for_each(|index| aggregate.merge(&Aggregate::of(sample(index))));
+    let mut aggregate = if sketches { Aggregate::sketched(sample(0)) } else { Aggregate::of(sample(0)) };
+    (1..READINGS_PER_WINDOW).for_each(|index| aggregate.add(sample(index)));
     Part {
         stream,
         width_ms: WIDTH_MS as u32,

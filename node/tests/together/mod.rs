@@ -288,7 +288,7 @@ impl Source {
     }
 
     pub fn windows(&self) -> Windows {
-        self.windows_but(1..=0)
+        self.windows_but(0..=0)
     }
 
     /// Without these batches.
@@ -297,7 +297,7 @@ impl Source {
     }
 
     pub fn rollups(&self, span_ms: i64) -> Windows {
-        self.added_up(1..=0, |start| EpochMs(start.0.div_euclid(span_ms) * span_ms))
+        self.added_up(0..=0, |start| EpochMs(start.0.div_euclid(span_ms) * span_ms))
     }
 
     fn added_up(&self, left_out: RangeInclusive<u64>, place: impl Fn(EpochMs) -> EpochMs) -> Windows {

@@ -18,6 +18,9 @@ pub const WRITE_MS: u64 = 60_000;
 /// How long the server works on a query.
 pub const READ_MS: u64 = 30_000;
 
+/// How long a node that starts waits for another one that brings the tables to a newer form.
+pub const MIGRATE_WAIT_MS: u64 = 3_600_000;
+
 /// After how long without a sign of life the network is asked whether the other end is there, on both ends.
 pub const KEEPALIVE_S: u64 = 10;
 
@@ -80,7 +83,7 @@ impl Postgres {
 
     /// A connection that brings tables to a newer form, which may take long.
     pub async fn link_to_migrate(&self) -> Result<Link, StoreError> {
-        self.link("SET statement_timeout = 0").await
+        self.link(&format!("SET statement_timeout = 0; SET lock_timeout = {MIGRATE_WAIT_MS}")).await
     }
 
     async fn link(&self, settings: &str) -> Result<Link, StoreError> {

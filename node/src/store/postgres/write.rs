@@ -26,7 +26,7 @@ pub const TRANSACTION_MS: u64 = 2 * WRITE_MS;
 pub struct Writer {
     server: Arc<Postgres>,
     /// None until it is needed, and after a failure.
-    session: Option<Session>,
+    session: Option<Box<Session>>,
 }
 
 struct Session {
@@ -45,7 +45,7 @@ impl Writer {
         let work = async {
             let mut session = match session {
                 Some(session) => session,
-                None => Session::new(server).await?,
+                None => Box::new(Session::new(server).await?),
             };
             let applied = session.transact(messages, now).await?;
             Ok::<_, StoreError>((session, applied))
