@@ -84,7 +84,10 @@ async fn main() -> Result<()> {
     let opening = Instant::now();
     let (writer, reader) = store::open(&database).await?;
     let opened_s = opening.elapsed().as_secs_f64();
-    let filled = match reader.series(None, None, None, 1).await?.is_empty() {
+    let empty = reader.series(None, None, None, 1).await?.is_empty();
+    // The last one that leaves an SQLite file puts its log into it.
+    drop(reader);
+    let filled = match empty {
         true => Some(fill(writer, &options).await?),
         false => {
             writer.close().await?;

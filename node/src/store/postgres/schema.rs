@@ -136,6 +136,10 @@ COMMENT ON VIEW minute IS 'Windows of at most a minute that divide it, added up 
 COMMENT ON VIEW hour IS 'Windows of at most an hour that divide it, added up for each stream and length of windows.';
 COMMENT ON VIEW day IS 'Windows of at most a day (UTC) that divide it, added up for each stream and length of windows.';
 COMMENT ON VIEW holes IS 'Batches that never came and that the site has no more: what they held is missing here for good. Numbers count per shard.';
+COMMENT ON COLUMN holes.first_batch IS 'The number of the first batch that is missing.';
+COMMENT ON COLUMN holes.last_batch IS 'The number of the last.';
+COMMENT ON COLUMN holes.batches IS 'How many these are.';
+COMMENT ON COLUMN holes.found IS 'When that was found.';
 COMMENT ON VIEW shards IS 'How far each shard of each site has come.';
 COMMENT ON COLUMN shards.confirmed_batch IS 'All batches up to it are applied, or in holes.';
 COMMENT ON COLUMN shards.last_batch IS 'The highest batch that the site was known to have when something changed last.';
@@ -178,6 +182,9 @@ const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.
 const WATERMARK: &str = "{TIME least(greatest(w.watermark_ms, -62135596800000), 253402300799999)}";
 
 const COMMENTS: &[(&str, &str)] = &[
+    ("site", "The site of the device."),
+    ("device", "The device."),
+    ("stream", "The stream of the device."),
     ("start", "When it starts."),
     ("length", "How long it is, in seconds."),
     ("count", "How many readings."),

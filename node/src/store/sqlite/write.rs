@@ -9,6 +9,7 @@ use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The one connection that writes.
 pub struct Writer {
@@ -45,7 +46,7 @@ impl Writer {
 
     pub async fn close(self) -> Result<(), StoreError> {
         match self.session {
-            Some(session) => blocking(|| session.db.close().map_err(|(_, why)| why.into())).await,
+            Some(session) => blocking(|| session.close()).await,
             None => Ok(()),
         }
     }
@@ -57,6 +58,13 @@ impl Writer {
 }
 
 impl Session {
+    /// Leaves all in one file, unless somebody reads just now.
+    fn close(self) -> Result<(), StoreError> {
+        self.db.busy_timeout(Duration::ZERO)?;
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.db.close().map_err(|(_, why)| why.into())
+    }
+
     fn transact(&mut self, messages: &[Incoming], now: EpochMs) -> Result<Applied, StoreError> {
         self.series.bound();
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
