@@ -20,6 +20,9 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// `sqlite`, or the address of a PostgreSQL database: `postgres://user:password@host:5432/database`.
     pub database: DatabaseAddress,
+    /// PostgreSQL with `?sslmode=require`: a file (PEM) with the certificates that the server's must come from; empty for those that
+    /// the system trusts.
+    pub database_ca_file: PathBuf,
     /// PostgreSQL: whether windows lie in a hypertable of TimescaleDB.
     pub timescale: bool,
     /// What is logged: a `tracing` filter such as `info` or `selvedge_node=debug,info`.
@@ -110,6 +113,7 @@ impl Default for Settings {
         Self {
             data_dir: PathBuf::from("selvedge-node-data"),
             database: DatabaseAddress("sqlite".to_string()),
+            database_ca_file: PathBuf::new(),
             timescale: false,
             log: "info".to_string(),
             http: HttpSettings { host: IpAddr::from([127, 0, 0, 1]), port: 8080 },
@@ -187,6 +191,8 @@ impl Settings {
             _ if address.starts_with("postgres://") || address.starts_with("postgresql://") => {
                 let mut server = Postgres::parse(address).map_err(|why| wrong("database", why))?;
                 server.timescale = self.timescale;
+                let file = &self.database_ca_file;
+                server.ca_file = (!file.as_os_str().is_empty()).then(|| file.clone());
                 Ok(Database::Postgres(Box::new(server)))
             }
             _ => Err(wrong(

@@ -93,6 +93,12 @@ pub enum StoreError {
         /// What it, or the network, said.
         why: postgres::Said,
     },
+    /// What a server's certificate is checked by can't be had.
+    #[error("certificates to check the database server by: {why}")]
+    Certificates {
+        /// What is wrong with them.
+        why: String,
+    },
     /// TimescaleDB is asked for, and is not there.
     #[error(
         "the setting `timescale` is true, but the database has no extension timescaledb; \

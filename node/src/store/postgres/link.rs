@@ -1,12 +1,18 @@
-//! Where the server is, and connections to it.
+//! Where the server is, and connections to it: in the clear, or by TLS with a certificate that is checked.
 
 use super::super::StoreError;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Config, Host, SslMode};
 use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a connection may take to be made.
 pub const CONNECT_MS: u64 = 5_000;
@@ -31,12 +37,14 @@ const STATEMENTS_ENTRIES: usize = 64;
 #[derive(Clone, PartialEq)]
 pub struct Postgres {
     config: Config,
+    /// Whose certificates a server's must come from, if it is spoken to by TLS; nothing for those that the system trusts.
+    pub ca_file: Option<PathBuf>,
     /// Whether windows lie in a hypertable of TimescaleDB.
     pub timescale: bool,
 }
 
 impl Postgres {
-    /// Reads `postgres://user:password@host:5432/database`.
+    /// Reads `postgres://user:password@host:5432/database`; with `?sslmode=require`, the server must speak TLS and prove its name.
     ///
     /// # Errors
     /// Says what is wrong with it, without repeating anything of it.
@@ -59,7 +67,7 @@ impl Postgres {
             .keepalives_idle(Duration::from_secs(KEEPALIVE_S))
             .keepalives_interval(Duration::from_secs(KEEPALIVE_S))
             .keepalives_retries(2);
-        Ok(Self { config, timescale: false })
+        Ok(Self { config, ca_file: None, timescale: false })
     }
 
     /// A connection that writes. It finds all that it writes by key; what the server believes of a young table must not lead
@@ -88,9 +96,15 @@ impl Postgres {
 
     async fn link(&self, settings: &str) -> Result<Link, StoreError> {
         let failed = |why| StoreError::Connect { server: self.to_string(), why: Said(why) };
-        let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
         // Ends with the client, or with an error that the client's next call repeats.
-        let task = tokio::spawn(async move { drop(connection.await) });
+        let (client, task) = if self.config.get_ssl_mode() == SslMode::Disable {
+            let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
+            (client, tokio::spawn(async move { drop(connection.await) }))
+        } else {
+            let tls = MakeRustlsConnect::new(tls(self.ca_file.as_deref())?);
+            let (client, connection) = self.config.connect(tls).await.map_err(failed)?;
+            (client, tokio::spawn(async move { drop(connection.await) }))
+        };
         let link = Link { client, statements: HashMap::new(), task };
         let common = format!(
             "SET jit = off; SET client_encoding = 'UTF8'; SET tcp_keepalives_idle = {KEEPALIVE_S}; \
@@ -99,6 +113,33 @@ impl Postgres {
         link.client.batch_execute(&common).await.map_err(failed)?;
         Ok(link)
     }
+}
+
+/// What TLS trusts. Read for each connection, so that a file that is renewed is heeded.
+fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, StoreError> {
+    let failed = |why: String| StoreError::Certificates { why };
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        Some(file) => {
+            let shown = file.display();
+            let certificates =
+                CertificateDer::pem_file_iter(file).map_err(|e| failed(format!("{shown}: {e}")))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|e| failed(format!("{shown}: {e}")))?;
+                roots.add(certificate).map_err(|e| failed(format!("{shown}: {e}")))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(failed("there is none; name a file with the setting `database_ca_file`".to_string()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let versions = versions.map_err(|e| failed(e.to_string()))?;
+    Ok(versions.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Without the password.
@@ -185,7 +226,7 @@ mod tests {
             "postgres://me:hunter2@db:port/x",
             "postgres://me:hunter2@db/x?hunter2=1",
             "postgres:///x",
-            "postgres://me:hunter2@db/x?sslmode=require",
+            "postgres://me:hunter2@db/x?sslmode=perhaps",
         ] {
             let said = Postgres::parse(wrong).unwrap_err();
             assert!(!said.contains("hunter2"), "{said}");
