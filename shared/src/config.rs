@@ -424,7 +424,8 @@ fn join(path: &str, part: &str) -> String {
 
 fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key);
-    ["secret", "password", "token", "psk", "database"].iter().any(|word| name.contains(word)) && !name.ends_with("_file")
+    ["secret", "password", "token", "psk", "database"].iter().any(|word| name.contains(word))
+        && !name.ends_with("_file")
 }
 
 fn show(key: &str, value: &str) -> String {

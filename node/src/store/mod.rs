@@ -137,7 +137,10 @@ impl StoreError {
         use tokio_postgres::error::SqlState;
         let Self::Connect { why: postgres::Said(why), .. } = self else { return false };
         let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
-        why.code().is_none_or(|code| passing.contains(code))
+        // A certificate that is wrong stays so.
+        let io = std::error::Error::source(why).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        let of_tls = io.and_then(std::io::Error::get_ref).is_some_and(|cause| cause.is::<rustls::Error>());
+        !of_tls && why.code().is_none_or(|code| passing.contains(code))
     }
 }
 

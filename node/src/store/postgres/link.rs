@@ -56,11 +56,11 @@ impl Postgres {
         if config.get_hosts().is_empty() {
             return Err("names no host; write postgres://user:password@host:5432/database".to_string());
         }
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err("asks for TLS (sslmode=require), which this build does not speak; use a tunnel or a private network".to_string());
+        // TLS that is used if it happens to be there protects from nothing.
+        if config.get_ssl_mode() == SslMode::Prefer {
+            config.ssl_mode(SslMode::Disable);
         }
         config
-            .ssl_mode(SslMode::Disable)
             .application_name("selvedge-node")
             .connect_timeout(Duration::from_millis(CONNECT_MS))
             .tcp_user_timeout(Duration::from_secs(3 * KEEPALIVE_S))

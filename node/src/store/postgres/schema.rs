@@ -213,7 +213,7 @@ const LOCK: i64 = 0x5e1f_ed6e;
 /// How long a starting node waits for its server: one that starts too, or is restarted.
 pub const START_WAIT_MS: u64 = 30_000;
 
-const START_RETRY_MS: u64 = 500;
+const START_RETRY_MS: u64 = 1_000;
 
 fn step(text: &str) -> String {
     let mut text = text.replace("{ROW}", ROW);
