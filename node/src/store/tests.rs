@@ -302,6 +302,21 @@ async fn counts_stop_at_their_end_and_odd_values_do_not_block_a_shard() {
 }
 
 #[tokio::test]
+async fn odd_names_and_least_values_can_be_stored_and_read() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let odd = "a\0b'\"%_\u{1f9f5}";
+        let mut one = message(1, 1, batch(vec![part(0, 0, &[5e-324]), part(1, 0, &[f64::MAX, f64::MAX])]));
+        one.content.as_mut().unwrap().batch.streams[0].device = odd.into();
+        assert_eq!(apply(&mut writer, &[one]).await.outcomes, [Outcome::Applied]);
+        assert_eq!(reader.series(None, Some(odd), None, 9).await.unwrap().len(), 1);
+        assert_eq!(reader.series(Some("\0"), None, None, 9).await.unwrap(), []);
+        assert_eq!(home.sql("SELECT mean FROM windows ORDER BY sum").await.len(), 2);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
 async fn holes_are_recorded_passed_over_and_filled_by_what_comes_late() {
     for home in homes().await {
         let (mut writer, reader) = home.open().await;

@@ -16,6 +16,7 @@ use super::{StoreError, StoredWindow, sketch_from};
 use bytes::{BufMut, BytesMut};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::EpochMs;
+use std::borrow::Cow;
 use std::error::Error;
 use std::sync::Arc;
 use tokio_postgres::Row;
@@ -31,6 +32,11 @@ pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {
     let server = Arc::new(server.clone());
     schema::migrate(&server).await?;
     Ok((Writer::new(server.clone()), Reader::new(server)))
+}
+
+/// A text as the server holds it, which knows no NUL.
+fn held(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }
 
 /// A point in time as `timestamptz`: microseconds since 2000. What it can't hold is infinite.

@@ -3,7 +3,7 @@
 use super::super::pool::Pool;
 use super::super::{Hole, LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
 use super::link::{Link, Postgres, READ_MS};
-use super::{At, ROW, window_at};
+use super::{At, ROW, held, window_at};
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +67,7 @@ impl Reader {
         stream: Option<&str>,
         limit: u32,
     ) -> Result<Vec<SeriesInfo>, StoreError> {
+        let (site, device, stream) = (site.map(held), device.map(held), stream.map(held));
         // Said apart, since an index serves no condition that may be left open.
         let device_is = if device.is_some() { "name = $1" } else { "$1::text IS NULL" };
         let sql = format!(
@@ -83,6 +84,7 @@ impl Reader {
         limit: u32,
     ) -> Result<Vec<SeriesInfo>, StoreError> {
         let (after_site, after_device) = after.unwrap_or_default();
+        let (site, after_site, after_device) = (site.map(held), held(after_site), held(after_device));
         let sql = "SELECT series_id, site, name, stream, width_ms FROM \
              (SELECT * FROM device WHERE (site, name) > ($1, $2) AND ($3::text IS NULL OR site = $3) \
               ORDER BY site, name LIMIT $4) AS some \
@@ -152,6 +154,7 @@ impl Reader {
              AND ($6::text IS NULL OR series_id IN (SELECT series_id FROM series JOIN device USING (device_id) WHERE site = $6)) \
              ORDER BY start, series_id LIMIT $7"
         );
+        let (site, stream) = (site.map(held), stream.map(held));
         let parameters: Parameters<'_> =
             &[&span_ms, &At(after.start), &after.series, &At(to), &stream, &site, &i64::from(limit)];
         self.rows(&sql, parameters, |row| Ok((row.try_get(0)?, window_at(row, 1)?))).await
@@ -172,7 +175,7 @@ impl Reader {
             let key = WindowKey { series: row.try_get(0)?, start: row.try_get::<_, At>(1)?.0 };
             Ok((key, row.try_get::<_, i64>(2)? as u64, row.try_get::<_, i64>(3)? as u64))
         };
-        let width_ms = width_ms.map(i64::from);
+        let (site, width_ms) = (site.map(held), width_ms.map(i64::from));
         let parameters: Parameters<'_> =
             &[&after.series, &At(after.start), &width_ms, &site, &i64::from(limit)];
         let windows = self.rows(sql, parameters, read).await?;
@@ -211,7 +214,7 @@ impl Reader {
                 found: EpochMs(row.try_get(4)?),
             })
         };
-        self.rows(sql, &[&site, &i64::from(limit)], read).await
+        self.rows(sql, &[&site.map(held), &i64::from(limit)], read).await
     }
 }
 

@@ -173,9 +173,9 @@ const ROW: &str = "count        bigint NOT NULL,
     p90          double precision,
     p99          double precision,";
 
-/// A watermark may be any number; it is shown as far as there are years.
+/// A watermark may be any number; it is shown as far as there are years. A mean too small to be told from 0 would be an error.
 const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.min, w.max, w.first, w.last,
-       w.sum / w.count AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
+       CASE WHEN abs(w.sum) < 1e-280 THEN 0 ELSE w.sum / w.count END AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
        {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AS complete,
        {TIME w.first_ms} AS first_time, {TIME w.last_ms} AS last_time, {WATERMARK} AS watermark, w.fingerprint";
 

@@ -9,10 +9,11 @@ use super::super::stage::{
 };
 use super::super::{StoreError, StoredWindow, number, sketch_bytes, whole};
 use super::link::{Link, Postgres, WRITE_MS};
-use super::{At, ROW, schema, window_at};
+use super::{At, ROW, held, schema, window_at};
 use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -327,8 +328,8 @@ impl Tx<'_> {
     async fn series_ids(&self, keys: Vec<SeriesKey>) -> Result<Vec<(SeriesKey, i64)>, StoreError> {
         let s = self.statements;
         let sites: Vec<&str> = keys.iter().map(|(site, _, _)| site.as_str()).collect();
-        let devices: Vec<&str> = keys.iter().map(|(_, name, _)| name.device.as_str()).collect();
-        let streams: Vec<&str> = keys.iter().map(|(_, name, _)| name.stream.as_str()).collect();
+        let devices: Vec<Cow<'_, str>> = keys.iter().map(|(_, name, _)| held(&name.device)).collect();
+        let streams: Vec<Cow<'_, str>> = keys.iter().map(|(_, name, _)| held(&name.stream)).collect();
         let widths: Vec<i64> = keys.iter().map(|(_, _, width)| i64::from(*width)).collect();
         self.tx.execute(&s.device, &[&sites, &devices, &self.now.0]).await?;
         self.tx.execute(&s.series, &[&sites, &devices, &streams, &widths]).await?;
