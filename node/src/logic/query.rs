@@ -12,10 +12,10 @@
 //! Limits: a span is made of at most [`MAX_MERGED_ENTRIES`] windows or roll-ups, an answer holds at most
 //! [`MAX_LIMIT_ENTRIES`] spans and says where to go on.
 
+pub use super::params::{BadParameter, Parameters, Place, bad, duration_text, shown};
 use super::rollup::{self, Segment};
 use crate::store::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
-use std::collections::BTreeMap;
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
 
 /// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
 pub const MAX_LIMIT_ENTRIES: u32 = 10_000;
@@ -25,128 +25,6 @@ pub const DEFAULT_LIMIT_ENTRIES: u32 = 1_000;
 
 /// The most windows or roll-ups that are merged into one span; a little more where `from` or `to` cuts it.
 pub const MAX_MERGED_ENTRIES: i64 = 100_000;
-
-const DAY_MS: i64 = 86_400_000;
-const MAX_SHOWN_CHARS: usize = 40;
-
-/// A parameter that is wrong, and what would be right.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("parameter `{parameter}`: {why}")]
-pub struct BadParameter {
-    /// Which one.
-    pub parameter: String,
-    /// What is wrong, and what would be right.
-    pub why: String,
-}
-
-fn bad(parameter: &str, why: impl Into<String>) -> BadParameter {
-    BadParameter { parameter: parameter.to_string(), why: why.into() }
-}
-
-fn shown(text: &str) -> String {
-    format!("{:?}", text.chars().take(MAX_SHOWN_CHARS).collect::<String>())
-}
-
-/// The parameters of a request, each at most once and none unknown.
-pub struct Parameters(BTreeMap<String, String>);
-
-impl Parameters {
-    /// Takes them, if they are all in `known`.
-    ///
-    /// # Errors
-    /// Names the one that is unknown or doubled.
-    pub fn new(given: Vec<(String, String)>, known: &[&str]) -> Result<Self, BadParameter> {
-        let mut all = BTreeMap::new();
-        for (name, value) in given {
-            if !known.contains(&name.as_str()) {
-                let name: String = name.chars().take(MAX_SHOWN_CHARS).collect();
-                return Err(bad(&name, format!("is not known; there are: {}", known.join(", "))));
-            }
-            if all.insert(name.clone(), value).is_some() {
-                return Err(bad(&name, "is given twice"));
-            }
-        }
-        Ok(Self(all))
-    }
-
-    /// A text that is not empty.
-    ///
-    /// # Errors
-    /// When it is empty.
-    pub fn text(&self, name: &str) -> Result<Option<&str>, BadParameter> {
-        match self.0.get(name).map(String::as_str) {
-            Some("") => Err(bad(name, "is empty")),
-            other => Ok(other),
-        }
-    }
-
-    /// A time, or `default`.
-    ///
-    /// # Errors
-    /// When it is no time.
-    pub fn time(&self, name: &str, default: EpochMs) -> Result<EpochMs, BadParameter> {
-        // A `+` of an offset that was not percent-encoded comes as a space.
-        let parse = |text: &String| EpochMs::parse(&text.replace(' ', "+"));
-        self.0.get(name).map_or(Ok(default), |text| parse(text).map_err(|e| bad(name, e.to_string())))
-    }
-
-    /// A duration in milliseconds.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn duration(&self, name: &str) -> Result<Option<i64>, BadParameter> {
-        let read = |text: &String| parse_duration_ms(text).map_err(|e| bad(name, e.to_string()));
-        self.0.get(name).map(read).transpose()
-    }
-
-    /// A number of rows, 1 to `most`, or `default`.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn limit(&self, default: u32, most: u32) -> Result<u32, BadParameter> {
-        let why =
-            |text: &String| bad("limit", format!("{} is no whole number from 1 to {most}", shown(text)));
-        self.0.get("limit").map_or(Ok(default), |text| {
-            text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(|| why(text))
-        })
-    }
-
-    /// A place to go on from, as an answer's `next` gave it.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn place(&self, name: &str) -> Result<Option<Place>, BadParameter> {
-        let why = || bad(name, "is not what an earlier answer gave as `next`");
-        let parse = |text: &String| {
-            let (series, start) = text.split_once('.')?;
-            let start = start.parse().ok().map(EpochMs)?;
-            Some(Place { series: series.parse().ok()?, start })
-        };
-        self.0.get(name).map(|text| parse(text).ok_or_else(why)).transpose()
-    }
-}
-
-/// A duration as a person writes it.
-pub fn duration_text(ms: i64) -> String {
-    let units = [(DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let fits = units.iter().find(|(unit, _)| ms % unit == 0 && ms != 0);
-    fits.map_or(format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
-}
-
-/// Where an answer ended: a series and the start of its next window or span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The series' row number.
-    pub series: i64,
-    /// Where to go on in it.
-    pub start: EpochMs,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.series, self.start.0)
-    }
-}
 
 /// What is merged into one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -378,6 +256,8 @@ impl Spans {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DAY_MS: i64 = 86_400_000;
     use selvedge_shared::aggregate::{Aggregate, Sample};
 
     fn read(text: &str) -> Result<AggregateQuery, BadParameter> {
