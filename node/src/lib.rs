@@ -13,6 +13,7 @@ mod program;
 pub mod settings;
 pub mod stats;
 pub mod store;
+mod token;
 pub mod uplink;
 
 pub use program::run;

@@ -1,6 +1,7 @@
 //! Sans-IO cores of the node: what is let in, what was applied, what is rolled up, what a query
 //! asks. No clock, no network, no disk.
 
+pub mod access;
 pub mod params;
 pub mod pattern;
 pub mod progress;
