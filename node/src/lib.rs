@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod live;
 pub mod logic;
 pub mod node;
 mod program;

@@ -2,9 +2,13 @@
 //! asks. No clock, no network, no disk.
 
 pub mod access;
+pub mod fill;
+pub mod gaps;
 pub mod params;
 pub mod pattern;
 pub mod progress;
 pub mod query;
 pub mod rollup;
+pub mod row;
+pub mod table;
 pub mod verify;
