@@ -211,7 +211,11 @@ pub struct NamesPlace(pub Vec<String>);
 
 impl std::fmt::Display for NamesPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.join("\0").bytes().try_for_each(|b| write!(f, "{b:02x}"))
+        for (at, name) in self.0.iter().enumerate() {
+            f.write_str(if at > 0 { "-" } else { "" })?;
+            name.bytes().try_for_each(|b| write!(f, "{b:02x}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -222,14 +226,34 @@ impl Parameters {
     /// When it is none.
     pub fn names_place(&self, name: &str, names: usize) -> Result<Option<NamesPlace>, BadParameter> {
         let why = || bad(name, "is not what an earlier answer gave as `next`");
-        let parse = |text: &str| {
+        let name_of = |text: &str| {
             let digits: Option<Vec<u8>> = text.chars().map(|c| Some(c.to_digit(16)? as u8)).collect();
             let digits = digits.filter(|d| d.len() % 2 == 0)?;
             let bytes = digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |high, low| high << 4 | low));
-            let all = String::from_utf8(bytes.collect()).ok()?;
-            let all: Vec<String> = all.split('\0').map(str::to_string).collect();
+            String::from_utf8(bytes.collect()).ok()
+        };
+        let parse = |text: &str| {
+            let all = text.split('-').map(name_of).collect::<Option<Vec<String>>>()?;
             (all.len() == names).then_some(NamesPlace(all))
         };
         self.text(name)?.map(|text| parse(text).ok_or_else(why)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_in_a_list_of_names_is_written_and_read() {
+        let place = NamesPlace(vec!["plant-7".into(), "a\0-ä".into(), String::new()]);
+        let read = |text: &str, names| {
+            let given = vec![("after".to_string(), text.to_string())];
+            Parameters::new(given, &["after"]).unwrap().names_place("after", names)
+        };
+        assert_eq!(read(&place.to_string(), 3), Ok(Some(place.clone())));
+        for (text, names) in [(place.to_string().as_str(), 2), ("6", 1), ("ff", 1), ("xy", 1), ("7.3", 1)] {
+            assert!(read(text, names).unwrap_err().why.contains("`next`"), "{text}");
+        }
     }
 }

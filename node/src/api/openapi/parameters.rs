@@ -69,7 +69,7 @@ pub(super) fn parameter(name: &str) -> Parameter {
             None,
         ),
         "after" => {
-            ("The `next` of an answer, to go on there; with the same other parameters.".into(), string(r"^([0-9]+\.-?[0-9]+|([0-9a-f]{2})+)$"), None)
+            ("The `next` of an answer, to go on there; with the same other parameters.".into(), string(r"^([0-9]+\.-?[0-9]+|([0-9a-f]{2})*(-([0-9a-f]{2})*)+)$"), None)
         }
         "format" => {
             let all = Form::names();

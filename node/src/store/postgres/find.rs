@@ -2,7 +2,7 @@
 
 use super::super::find::{Columns, Statement, Value};
 use super::super::{StoreError, StoredWindow};
-use super::{At, Reader, window_at};
+use super::{At, Reader, held, window_at};
 use selvedge_shared::time::EpochMs;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -43,7 +43,7 @@ impl Reader {
             .into_iter()
             .map(|value| -> Box<dyn ToSql + Sync + Send> {
                 match value {
-                    Value::Text(text) => Box::new(text),
+                    Value::Text(text) => Box::new(held(&text).into_owned()),
                     Value::Whole(n) => Box::new(n),
                     Value::Start(at) => Box::new(At(at)),
                 }
