@@ -10,6 +10,9 @@ pub fn run(source: &mut Source) {
         site.secret_file = None;
         site.accept_secret_files.clear();
     }
+    for token in &mut settings.http.tokens {
+        token.token_file = None;
+    }
     if let Err(e) = settings.check() {
         assert!(e.to_string().len() < 16 * 1024);
     }

@@ -17,10 +17,11 @@
 
 use clap::Parser;
 use selvedge_node::apply::{self, Confirmations, QUEUE_ENTRIES};
+use selvedge_node::live::Live;
 use selvedge_node::node::Node;
 use selvedge_node::settings::{Settings, SiteSettings};
 use selvedge_node::stats::Stats;
-use selvedge_node::store::{self, Content, Incoming, Writer};
+use selvedge_node::store::{self, Content, Incoming, Reader, Writer};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::SiteSecret;
@@ -86,10 +87,10 @@ async fn main() -> Result<()> {
     let opened_s = opening.elapsed().as_secs_f64();
     let empty = reader.series(None, None, None, 1).await?.is_empty();
     // The last one that leaves an SQLite file puts its log into it.
-    drop(reader);
     let filled = match empty {
-        true => Some(fill(writer, &options).await?),
+        true => Some(fill(writer, reader, &options).await?),
         false => {
+            drop(reader);
             writer.close().await?;
             None
         }
@@ -140,9 +141,9 @@ fn queries() -> Vec<(&'static str, String)> {
         ("device, odd hour, every=1h", format!("{device}&{}&every=1h", odd(3_600_000))),
         ("each device, day, every=1h", format!("/v1/aggregates?{day}&every=1h&limit=10000")),
         ("each device, day, every=1d", format!("/v1/aggregates?{day}&every=1d&limit=10000")),
-        ("fleet, day, every=1h", format!("/v1/aggregates?stream=temperature&{day}&every=1h&group=all")),
-        ("fleet, all, every=1h", "/v1/aggregates?every=1h&group=all".to_string()),
-        ("fleet, all, every=1d", "/v1/aggregates?every=1d&group=all".to_string()),
+        ("fleet, day, every=1h", format!("/v1/aggregates?stream=temperature&{day}&every=1h&group_by=stream")),
+        ("fleet, all, every=1h", "/v1/aggregates?every=1h&group_by=stream".to_string()),
+        ("fleet, all, every=1d", "/v1/aggregates?every=1d&group_by=stream".to_string()),
     ]
 }
 
@@ -178,10 +179,12 @@ fn device(n: u64) -> String {
 }
 
 /// Applies batches until the windows are there.
-async fn fill(writer: Writer, options: &Options) -> Result<serde_json::Value> {
+async fn fill(writer: Writer, reader: Reader, options: &Options) -> Result<serde_json::Value> {
     let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES);
     let stats = Arc::new(Stats::default());
-    let writer = tokio::spawn(apply::run(writer, waiting, Arc::new(Confirmations::default()), stats));
+    // Nobody listens, so that nothing is told, and the reader is given up.
+    let (live, _) = Live::new(reader, EpochMs::now());
+    let writer = tokio::spawn(apply::run(writer, waiting, Arc::new(Confirmations::default()), stats, live));
     let steps = options.windows.div_ceil(options.devices);
     let (mut batches, mut windows, mut tenths) = (0u64, 0u64, vec![]);
     let (start, mut tenth, mut before) = (Instant::now(), Instant::now(), 0);

@@ -1,6 +1,7 @@
 //! The task that writes: drains its bounded queue, applies what it found in one transaction, and gives the
 //! cursors on to be confirmed once that is on disk.
 
+use crate::live::Live;
 use crate::stats::Stats;
 use crate::store::{Incoming, Outcome, StoreError, Writer};
 use selvedge_shared::ids::{ShardId, SiteId};
@@ -63,6 +64,7 @@ pub async fn run(
     mut queue: mpsc::Receiver<Incoming>,
     confirmations: Arc<Confirmations>,
     stats: Arc<Stats>,
+    live: Arc<Live>,
 ) -> Result<(), StoreError> {
     let (mut waiting, mut rest_ms) = (Vec::with_capacity(TRANSACTION_ENTRIES), FIRST_REST_MS);
     while queue.recv_many(&mut waiting, TRANSACTION_ENTRIES).await > 0 {
@@ -75,6 +77,7 @@ pub async fn run(
                 for (message, outcome) in messages.iter().zip(&applied.outcomes) {
                     told_once(message, *outcome, &stats);
                 }
+                live.applied(&messages, &applied.outcomes);
                 confirmations.put(applied.cursors);
             }
             Err(error) => {
@@ -86,6 +89,7 @@ pub async fn run(
             }
         }
     }
+    live.close();
     writer.close().await
 }
 

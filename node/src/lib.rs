@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod live;
 pub mod logic;
 pub mod node;
 mod program;
@@ -15,6 +16,7 @@ pub mod settings;
 pub mod sites;
 pub mod stats;
 pub mod store;
+mod token;
 pub mod uplink;
 
 pub use program::run;

@@ -2,6 +2,7 @@
 
 use crate::api::{self, Api};
 use crate::apply::{self, Confirmations, QUEUE_ENTRIES};
+use crate::live::Live;
 use crate::logic::verify::Verifier;
 use crate::settings::{Broker, Settings, SettingsError};
 use crate::sites::{Edge, Link};
@@ -14,10 +15,11 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_shared::mqtt::broker::Credentials;
 use selvedge_shared::mqtt::{self, Limits, Listener, ListenerConfig};
 use selvedge_shared::seal::SealError;
+use selvedge_shared::time::EpochMs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// How many gateways may be connected to the embedded broker.
@@ -68,6 +70,7 @@ pub struct Node {
     confirmer: JoinHandle<()>,
     edge: JoinHandle<()>,
     writer: JoinHandle<Result<(), StoreError>>,
+    telling: JoinHandle<()>,
     listener: Option<JoinHandle<()>>,
     server: JoinHandle<std::io::Result<()>>,
     server_handle: ServerHandle,
@@ -81,6 +84,7 @@ impl Node {
     /// When a setting is wrong, the database can't be opened or an address is taken.
     pub async fn start(settings: &Settings, metrics: Option<PrometheusHandle>) -> Result<Self, NodeError> {
         settings.check()?;
+        let access = settings.access()?;
         let (sites, stats) = (settings.sites()?, Arc::new(Stats::default()));
         let names: Vec<_> = sites.iter().map(|site| site.name.clone()).collect();
 
@@ -123,12 +127,17 @@ impl Node {
             stats: stats.clone(),
         };
 
+        let (live, telling) = Live::new(reader.clone(), EpochMs::now());
         let api = web::Data::new(Api {
             reader,
             stats: stats.clone(),
             sites: names,
             edge,
             metrics: metrics.clone(),
+            access,
+            live: live.clone(),
+            sql: settings.http.sql.clone(),
+            sql_places: Semaphore::new(api::MAX_RUNNING_ENTRIES),
         });
         let app = move || App::new().app_data(api.clone()).configure(api::routes);
         let server =
@@ -149,7 +158,8 @@ impl Node {
             edge: tokio::spawn(link.run(rest_stopped.clone())),
             subscriber: tokio::spawn(subscriber.run(uplink_stopped)),
             confirmer: tokio::spawn(confirmer.run(rest_stopped)),
-            writer: tokio::spawn(apply::run(writer, waiting, confirmations, stats)),
+            writer: tokio::spawn(apply::run(writer, waiting, confirmations, stats, live)),
+            telling: tokio::spawn(telling),
             server_handle: server.handle(),
             server: tokio::spawn(server),
             upkeep: metrics.map(|handle| tokio::spawn(upkeep(handle))),
@@ -203,6 +213,7 @@ impl Node {
             ("sender of confirmations", Some(self.confirmer)),
             ("link to the sites", Some(self.edge)),
             ("embedded broker", self.listener),
+            ("teller of live windows", Some(self.telling)),
         ] {
             if let Some(task) = task
                 && tokio::time::timeout(limit, task).await.is_err()

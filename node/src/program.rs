@@ -3,7 +3,8 @@
 use crate::node::{Node, NodeError};
 use crate::settings::{Settings, SettingsError};
 use crate::stats::describe_metrics;
-use clap::Parser;
+use crate::token::TokenArguments;
+use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_shared::config::key_value;
 use std::ffi::OsString;
@@ -17,8 +18,15 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Settings come from the file, from SELVEDGE_NODE_* environment variables (SELVEDGE_NODE_HTTP__PORT sets
 /// http.port) and from here; the later one wins.
 #[derive(Parser)]
-#[command(name = "selvedge-node", version)]
+#[command(
+    name = "selvedge-node",
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The settings file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -43,6 +51,30 @@ struct Arguments {
     /// Any other setting, such as `--set uplink.broker=external`.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Token(TokenArguments),
+}
+
+impl Command {
+    fn run(&self) -> ExitCode {
+        let Self::Token(arguments) = self;
+        match arguments.make() {
+            Ok((token, lines)) => {
+                println!(
+                    "The token, shown this once; it goes into `Authorization: Bearer ...`:\n\n{token}\n"
+                );
+                println!("For the node's settings:\n\n{lines}");
+                ExitCode::SUCCESS
+            }
+            Err(why) => {
+                eprintln!("selvedge-node: {why}");
+                ExitCode::FAILURE
+            }
+        }
+    }
 }
 
 impl Arguments {
@@ -71,6 +103,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    if let Some(command) = &arguments.command {
+        return command.run();
+    }
     let settings = match arguments.settings() {
         Ok(settings) => settings,
         Err(error) => {

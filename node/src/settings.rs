@@ -1,6 +1,10 @@
 //! The node's settings: a TOML file, `SELVEDGE_NODE_*` variables and the command line (see
 //! [`selvedge_shared::config`]).
 
+mod http;
+
+pub use http::{SqlSettings, TokenSettings};
+
 use crate::store::{Database, Postgres};
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::ids::SiteId;
@@ -54,6 +58,19 @@ pub struct HttpSettings {
     pub host: IpAddr,
     /// The port that it listens on; 0 takes a free one.
     pub port: u16,
+    /// Whether all that reach a `host` that is not loopback may ask without a token.
+    pub open: bool,
+    /// Who may ask; without any, all who reach the port.
+    pub tokens: Vec<TokenSettings>,
+    /// SQL over HTTP.
+    pub sql: SqlSettings,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        let host = IpAddr::from([127, 0, 0, 1]);
+        Self { host, port: 8080, open: false, tokens: vec![], sql: SqlSettings::default() }
+    }
 }
 
 /// Where batches come from.
@@ -116,7 +133,7 @@ impl Default for Settings {
             database_ca_file: PathBuf::new(),
             timescale: false,
             log: "info".to_string(),
-            http: HttpSettings { host: IpAddr::from([127, 0, 0, 1]), port: 8080 },
+            http: HttpSettings::default(),
             uplink: UplinkSettings {
                 broker: "embedded".to_string(),
                 host: "0.0.0.0".to_string(),
@@ -273,6 +290,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), SettingsError> {
         self.broker()?;
         self.sites()?;
+        self.access()?;
         self.database()?;
         let wrong = |why: &str| Err(SettingsError::Wrong { key: "uplink.share".into(), why: why.into() });
         if !self.uplink.share.is_empty() {

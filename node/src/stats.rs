@@ -25,6 +25,7 @@ pub fn describe_metrics() {
         "selvedge_node_batches_given_up_total",
         "Batches that the edge no longer has and that never came"
     );
+    describe_counter!("selvedge_node_http_denied_total", "Requests without a token that is good for them");
     describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
     describe_counter!("selvedge_node_questions_total", "Questions to sites, by what became of them");
     describe_counter!("selvedge_node_answers_total", "Answers of gateways: taken, or unasked (a second one)");

@@ -58,3 +58,29 @@ fn it_ends_well_when_asked_to() {
     assert!(up && asked, "{rest:?}");
     assert_eq!(code, Some(0), "{rest:?}");
 }
+
+#[test]
+fn a_token_is_made_with_the_settings_that_let_it_in() {
+    let folder = tempfile::tempdir().unwrap();
+    configure(folder.path());
+    let done =
+        program(folder.path()).args(["token", "--name", "grafana", "--scope", "read,live"]).output().unwrap();
+    let said = String::from_utf8(done.stdout).unwrap();
+    let (token, lines) = said.split_once("For the node's settings:").unwrap();
+    assert!(done.status.success() && token.contains("\nselvedge_"), "{said}");
+    let file = folder.path().join("node.toml");
+    let with = std::fs::read_to_string(&file).unwrap() + lines;
+    std::fs::write(&file, with).unwrap();
+    let check = |more: &[&str]| {
+        let mut command = program(folder.path());
+        command.args(["--config", "node.toml", "--check-config", "--http-host", "0.0.0.0"]).args(more);
+        command.output().unwrap()
+    };
+    assert!(check(&[]).status.success());
+    let refused = check(&["--set", "http.tokens=[]"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("`http.host`") && said.contains("selvedge-node token"), "{said}");
+    let wrong = program(folder.path()).args(["token", "--scope", "write"]).output().unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(wrong.status.code() == Some(2) && said.contains("read, sql, live, edge, metrics"), "{said}");
+}

@@ -55,12 +55,14 @@ fn quoted(path: &Path) -> String {
 
 fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
     format!(
-        "data_dir = {data}\n\n[http]\nhost = \"{host}\"\nport = {http}\n\n\
+        "data_dir = {data}\n\n[http]\nhost = \"{host}\"\nport = {http}\nopen = {open}\n\n\
          [uplink]\nbroker = \"embedded\"\nhost = \"{host}\"\nport = {uplink}\n\n\
          [[sites]]\nname = \"{SITE}\"\nsecret_file = {secret}\n",
         data = quoted(&folder.join("node")),
         host = options.node_host(),
         http = options.node_port,
+        // Only network namespaces of this machine reach an address that is not loopback.
+        open = !options.node_host().is_loopback(),
         uplink = options.uplink_port,
         secret = quoted(secret),
     )

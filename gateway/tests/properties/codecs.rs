@@ -5,8 +5,8 @@ use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
-    Command, Connect, Connected, Item, NameRef, Origin, Outcome, Page, Proposal, Publish, Reading, Rules, Source,
-    Submission, Verdict, WindowView,
+    Command, Connect, Connected, Item, NameRef, Origin, Outcome, Page, Proposal, Publish, Reading, Rules,
+    Source, Submission, Verdict, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{

@@ -1,102 +1,80 @@
-//! `/v1/aggregates`: the windows of devices' streams, as stored or merged upwards, or merged over devices.
+//! `/v1/aggregates`: the windows of devices' streams, as stored or merged upwards, or merged over streams.
 
-use super::{Api, Failure, Given, merged};
-use crate::logic::query::{AggregateQuery, BadParameter, Group, Place, Spans};
+use super::answer::{self, MAX_ANSWER_BYTES};
+use super::problem::Failure;
+use super::routes::Asker;
+use super::{Api, Given, merged};
+use crate::logic::access::Caller;
+use crate::logic::query::{
+    AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, GroupBy, Parameters, Place, Spans, bad,
+};
+use crate::logic::row::{Content, Owner, Row, RowTable};
+use crate::store::find::Seek;
 use crate::store::{SeriesInfo, StoredWindow};
-use actix_web::{HttpResponse, web};
-use selvedge_shared::aggregate::Sample;
+use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_shared::time::EpochMs;
-use serde::Serialize;
+use std::sync::Arc;
 
 /// How many series, over all their widths, a query is about at most.
-const MAX_SERIES_ENTRIES: u32 = 100_000;
+pub const MAX_SERIES_ENTRIES: u32 = 100_000;
 
 /// How many windows are read at a time.
 pub(super) const READ_ENTRIES: u32 = 5_000;
 
 /// How many windows one answer reads at most before it ends with a `next`.
-pub(super) const SCAN_ENTRIES: usize = 300_000;
+pub const SCAN_ENTRIES: usize = 300_000;
 
 /// For how many windows a series counts in which nothing is found.
 const SEEK_ENTRIES: usize = 20;
 
-#[derive(Serialize)]
-struct Answer {
-    aggregates: Vec<Row>,
-    /// Whether there is more.
-    truncated: bool,
-    /// What to give as `after` to get it.
-    next: Option<String>,
+pub(super) async fn aggregates(
+    api: web::Data<Api>,
+    Asker(caller): Asker,
+    request: HttpRequest,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &AGGREGATE_PARAMETERS)?;
+    let form = answer::form(&request, &p)?;
+    let query = AggregateQuery::read(&p)?;
+    let (table, next) = select(&api, &caller, &query).await?;
+    Ok(answer::rows(&request, form, "aggregates", &table, next.map(|place| place.to_string()), None))
 }
 
-/// Whose readings a row holds.
-#[derive(Serialize)]
-pub(super) struct Owner {
-    /// Nothing if sites are merged.
-    pub site: Option<String>,
-    /// Nothing if devices are merged.
-    pub device: Option<String>,
-    pub stream: String,
-    /// Of how many devices, if they are merged.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub devices: Option<usize>,
+/// Answers a query: rows, and where to go on.
+pub async fn select(
+    api: &Api,
+    caller: &Caller,
+    query: &AggregateQuery,
+) -> Result<(RowTable, Option<Place>), Failure> {
+    let seek = Seek { sites: caller.sites.clone(), wanted: query.wanted.clone() };
+    let chosen = query.choose(series(api, &seek).await?)?;
+    let merges = query.group != GroupBy::ALL;
+    let mut table = RowTable::new(query.functions.as_deref(), merges, query.fill.is_some());
+    let next = if merges {
+        let (rows, next) = merged::merged(api, query, &chosen, &table).await?;
+        table.rows = rows;
+        next
+    } else {
+        apart(api, query, &chosen, &mut table).await?
+    };
+    Ok((table, next))
 }
 
-#[derive(Serialize)]
-pub(super) struct Row {
-    #[serde(flatten)]
-    owner: Owner,
-    start: String,
-    start_ms: i64,
-    width_ms: i64,
-    count: u64,
-    sum: Option<f64>,
-    mean: Option<f64>,
-    min: Option<f64>,
-    max: Option<f64>,
-    stddev: Option<f64>,
-    first: Point,
-    last: Point,
-    late: u64,
-    parts: u64,
-    fingerprint: String,
-    watermark: String,
-    watermark_ms: i64,
-    complete: bool,
-}
-
-#[derive(Serialize)]
-struct Point {
-    time: String,
-    time_ms: i64,
-    value: Option<f64>,
-}
-
-pub(super) async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
-    let query = AggregateQuery::read(given.into_inner())?;
-    let (site, device, stream) = (query.site.as_deref(), query.device.as_deref(), query.stream.as_deref());
-    let series = api.reader.series(site, device, stream, MAX_SERIES_ENTRIES + 1).await?;
+/// The series that are wanted, of which there are not too many.
+pub(super) async fn series(api: &Api, seek: &Seek) -> Result<Vec<SeriesInfo>, Failure> {
+    let series = api.reader.find(seek, MAX_SERIES_ENTRIES + 1).await?;
     if series.len() > MAX_SERIES_ENTRIES as usize {
         let why = format!(
             "there are more than {MAX_SERIES_ENTRIES} streams; say which, or which `site` or `device`"
         );
-        return Err(BadParameter { parameter: "stream".into(), why }.into());
+        return Err(bad("stream", why).into());
     }
-    let chosen = query.choose(series)?;
-    let (aggregates, next) = match query.group {
-        Group::Device => apart(&api, &query, &chosen).await?,
-        Group::Site | Group::All => merged::merged(&api, &query, &chosen).await?,
-    };
-    Ok(HttpResponse::Ok().json(Answer {
-        aggregates,
-        truncated: next.is_some(),
-        next: next.map(|place| place.to_string()),
-    }))
+    Ok(series)
 }
 
 /// That `after` does not go with the rest.
 pub(super) fn of_another_query() -> Failure {
-    let why = "belongs to another query; give it with the same device, stream, every, group and width";
+    let why = "belongs to another query; give it with all the parameters that it came from";
     BadParameter { parameter: "after".into(), why: why.into() }.into()
 }
 
@@ -105,41 +83,77 @@ async fn apart(
     api: &Api,
     query: &AggregateQuery,
     chosen: &[SeriesInfo],
-) -> Result<(Vec<Row>, Option<Place>), Failure> {
+    table: &mut RowTable,
+) -> Result<Option<Place>, Failure> {
     let resume = query.after.map(|after| chosen.iter().position(|s| s.id == after.series));
     if resume == Some(None) {
         return Err(of_another_query());
     }
-    let (mut rows, mut scanned) = (vec![], 0);
+    let (mut scanned, mut bytes, limit) = (0, 0, query.limit as usize);
     for one in chosen.iter().skip(resume.flatten().unwrap_or(0)) {
+        let here = Place { series: one.id, start: query.from };
         if scanned >= SCAN_ENTRIES {
-            return Ok((rows, Some(Place { series: one.id, start: query.from })));
+            return Ok(Some(here));
         }
-        let after = query.after.filter(|after| after.series == one.id);
-        let from = after.map_or(query.from, |after| query.from.max(after.start));
-        if let Some(start) = read(api, query, one, from, &mut scanned, &mut rows).await? {
-            return Ok((rows, Some(Place { series: one.id, start })));
+        let before = table.rows.len();
+        let owner = Arc::new(query.group.owner(one));
+        let row_bytes = table.row_bytes(&owner);
+        let room = (limit - before).min((MAX_ANSWER_BYTES - bytes) / row_bytes);
+        if room == 0 && before > 0 {
+            return Ok(Some(here));
         }
+        if let Some(fill) = query.fill {
+            // A stream is told in one piece, so that what fills its gaps does not depend on where a page ends.
+            let spans = query.spans();
+            if spans > room as i64 && before > 0 {
+                return Ok(Some(here));
+            }
+            let mut rows = vec![];
+            let mut its_own = 0;
+            if read(api, query, one, &owner, query.from, limit, &mut its_own, &mut rows).await?.is_some() {
+                let why = format!(
+                    "and `from` to `to` would read more than {SCAN_ENTRIES} windows of one stream; ask for a shorter time"
+                );
+                return Err(bad("every", why).into());
+            }
+            scanned += its_own;
+            let (first, every) = (query.span_start(query.from), query.every_ms.unwrap_or(one.width_ms));
+            table.rows.extend(fill.rows(rows, first, query.to, every));
+        } else {
+            let after = query.after.filter(|after| after.series == one.id);
+            let from = after.map_or(query.from, |after| query.from.max(after.start));
+            let full = before + room.max(1);
+            let next = read(api, query, one, &owner, from, full, &mut scanned, &mut table.rows).await?;
+            if let Some(start) = next {
+                return Ok(Some(Place { series: one.id, start }));
+            }
+        }
+        bytes = MAX_ANSWER_BYTES.min(bytes + (table.rows.len() - before) * row_bytes);
         scanned += SEEK_ENTRIES;
     }
-    Ok((rows, None))
+    Ok(None)
 }
 
-/// Adds the spans of one series; says where to go on if the answer is full before its end.
+/// Adds the spans of one series until there are `limit` rows; says where to go on if that is before its end.
+#[expect(clippy::too_many_arguments, reason = "the state of one loop over series")]
 async fn read(
     api: &Api,
     query: &AggregateQuery,
     series: &SeriesInfo,
+    owner: &Arc<Owner>,
     from: EpochMs,
+    limit: usize,
     scanned: &mut usize,
     out: &mut Vec<Row>,
 ) -> Result<Option<EpochMs>, Failure> {
     let mut spans = Spans::default();
-    let limit = query.limit as usize;
-    let width = query.every_ms.unwrap_or(series.width_ms);
-    let row = |span: &StoredWindow| {
-        let (site, device) = (Some(series.site.clone()), Some(series.device.clone()));
-        row(Owner { site, device, stream: series.stream.clone(), devices: None }, width, span)
+    let width_ms = query.every_ms.unwrap_or(series.width_ms);
+    let row = |window: StoredWindow| Row {
+        owner: owner.clone(),
+        start: window.start,
+        width_ms,
+        streams: 1,
+        content: Content::Counted(Arc::new(window)),
     };
     for segment in query.segments(series.width_ms, from) {
         let mut from = Some(segment.from);
@@ -155,7 +169,7 @@ async fn read(
                 if out.len() >= limit {
                     return Ok(Some(window.start));
                 }
-                out.extend(spans.push(query.span_start(window.start), window).map(|s| row(&s)));
+                out.extend(spans.push(query.span_start(window.start), window).map(row));
                 if out.len() >= limit {
                     return Ok(spans.open_start());
                 }
@@ -170,32 +184,6 @@ async fn read(
             }
         }
     }
-    out.extend(spans.finish().map(|s| row(&s)));
+    out.extend(spans.finish().map(row));
     Ok(None)
-}
-
-pub(super) fn row(owner: Owner, width_ms: i64, window: &StoredWindow) -> Row {
-    let a = &window.aggregate;
-    let finite = |value: f64| value.is_finite().then_some(value);
-    let point = |s: &Sample| Point { time: s.time.to_string(), time_ms: s.time.0, value: finite(s.value) };
-    Row {
-        owner,
-        start: window.start.to_string(),
-        start_ms: window.start.0,
-        width_ms,
-        count: a.count,
-        sum: finite(a.sum),
-        mean: finite(a.mean()),
-        min: finite(a.min),
-        max: finite(a.max),
-        stddev: finite(a.stddev()).filter(|_| a.sum_sq.is_finite() && a.sum.is_finite()),
-        first: point(&a.first),
-        last: point(&a.last),
-        late: window.late,
-        parts: window.parts,
-        fingerprint: format!("{:016x}", a.fingerprint),
-        watermark: window.watermark.to_string(),
-        watermark_ms: window.watermark.0,
-        complete: window.watermark >= window.start.plus(width_ms),
-    }
 }

@@ -1,8 +1,10 @@
 //! `/v1/ledger`: count and fingerprint of every window, compact and page by page, to reckon up against what
 //! the devices say they sent.
 
-use super::{Api, Failure, Given};
-use crate::logic::query::{Parameters, Place};
+use super::problem::Failure;
+use super::routes::Asker;
+use super::{Api, Given};
+use crate::logic::query::{Parameters, Place, bad};
 use crate::store::WindowKey;
 use actix_web::{HttpResponse, web};
 use selvedge_shared::time::EpochMs;
@@ -11,33 +13,52 @@ use serde::Serialize;
 /// The most windows of one page, and the number when nothing is said.
 pub const MAX_PAGE_ENTRIES: u32 = 10_000;
 
-#[derive(Serialize)]
-struct Answer {
+/// A page of the ledger.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Ledger {
     /// Each series of the page once.
     series: Vec<Series>,
     /// What to give as `after` for the next page; nothing on the last.
     next: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = LedgerSeries)]
 struct Series {
     site: String,
     device: String,
     stream: String,
     width_ms: i64,
     /// Start in epoch milliseconds, count, fingerprint in hexadecimal.
+    #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     windows: Vec<(i64, u64, String)>,
 }
 
-pub(super) async fn ledger(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
-    let p = Parameters::new(given.into_inner(), &["site", "width", "after", "limit"])?;
+/// Its parameters.
+pub const PARAMETERS: [&str; 4] = ["site", "width", "after", "limit"];
+
+pub(super) async fn ledger(
+    api: web::Data<Api>,
+    Asker(caller): Asker,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let limit = p.limit(MAX_PAGE_ENTRIES, MAX_PAGE_ENTRIES)?;
     // A width that fits no stored one (they are 32-bit) finds nothing.
     let width = p.duration("width")?.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
     let start = Place { series: 0, start: EpochMs(i64::MIN) };
     let after = p.place("after")?.unwrap_or(start);
     let after = WindowKey { series: after.series, start: after.start };
-    let page = api.reader.ledger(p.text("site")?, width, after, limit).await?;
+    let site = match (p.text("site")?, caller.sites.as_deref()) {
+        (Some(site), _) if !caller.sees(site) => return Err(Failure::Site(site.to_string())),
+        (None, Some([only])) => Some(only.as_str()),
+        (None, Some(several)) => {
+            let why = format!("is needed with this token, which shows {}", several.join(", "));
+            return Err(bad("site", why).into());
+        }
+        (site, _) => site,
+    };
+    let page = api.reader.ledger(site, width, after, limit).await?;
     let last = page.windows.last().filter(|_| page.more);
     let next = last.map(|(key, _, _)| Place { series: key.series, start: key.start }.to_string());
     let series = page.series.into_iter().map(|s| {
@@ -47,5 +68,5 @@ pub(super) async fn ledger(api: web::Data<Api>, given: Given) -> Result<HttpResp
             of_it.map(|(key, count, print)| (key.start.0, *count, format!("{print:016x}"))).collect();
         Series { site: s.site, device: s.device, stream: s.stream, width_ms: s.width_ms, windows }
     });
-    Ok(HttpResponse::Ok().json(Answer { series: series.collect(), next }))
+    Ok(HttpResponse::Ok().json(Ledger { series: series.collect(), next }))
 }

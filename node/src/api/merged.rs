@@ -1,117 +1,164 @@
-//! `/v1/aggregates?group=...`: a stream of many devices merged, span by span, from roll-ups.
+//! `/v1/aggregates?group_by=...`: streams merged with each other, span by span, from roll-ups where there are some and from
+//! windows where not.
 //!
-//! Roll-ups are read in order of time, so that only one span is in memory: one row of each series that has something
+//! They are read in order of time, so that only one span is in memory: one row of each series that has something
 //! in it. A row is complete when each of these has passed the end of the span.
 
-use super::aggregates::{Owner, READ_ENTRIES, Row, SCAN_ENTRIES, of_another_query, row};
-use super::{Api, Failure};
-use crate::logic::query::{AggregateQuery, Group, Place, merge};
-use crate::store::{SeriesInfo, StoredWindow, WindowKey};
+use super::aggregates::{READ_ENTRIES, SCAN_ENTRIES, of_another_query};
+use super::answer::MAX_ANSWER_BYTES;
+use super::problem::Failure;
+use super::{Api, in_order::InOrder};
+use crate::logic::fill::Fill;
+use crate::logic::query::{AggregateQuery, Place, bad, merge};
+use crate::logic::row::{Content, Owner, Row, RowTable};
+use crate::store::{SeriesInfo, StoredWindow};
 use std::collections::{BTreeMap, HashMap};
-
-/// What is merged: a stream, and its site unless all sites are. Known to `next` by its lowest series.
-type Groups<'a> = HashMap<(Option<&'a str>, &'a str), i64>;
+use std::sync::Arc;
 
 /// The rows in order of time; says where to go on if the answer is full before the end.
 pub(super) async fn merged(
     api: &Api,
     query: &AggregateQuery,
     chosen: &[SeriesInfo],
+    table: &RowTable,
 ) -> Result<(Vec<Row>, Option<Place>), Failure> {
-    let mut groups = Groups::new();
+    // Known to `next` by its lowest series.
+    let mut lowest: HashMap<Owner, i64> = HashMap::new();
     for one in chosen {
-        let id = groups.entry(key(query, one)).or_insert(one.id);
+        let id = lowest.entry(query.group.owner(one)).or_insert(one.id);
         *id = one.id.min(*id);
     }
-    if query.after.is_some_and(|after| !groups.values().any(|id| *id == after.series)) {
+    if query.after.is_some_and(|after| query.fill.is_some() || !lowest.values().any(|id| *id == after.series))
+    {
         return Err(of_another_query());
     }
-    let mut answer = Answer { query, series: HashMap::new(), rows: vec![] };
-    for one in chosen {
-        let group = groups.get(&key(query, one)).copied().unwrap_or(one.id);
-        answer.series.insert(one.id, (group, one));
+    let (groups, spans, limit) = (lowest.len() as i64, query.spans(), i64::from(query.limit));
+    if query.fill.is_some() && groups.saturating_mul(spans) > limit {
+        let why = format!(
+            "{limit} is less than {spans} spans of {groups} groups: what is merged and filled is told in one answer"
+        );
+        return Err(bad("limit", why).into());
     }
-    let (site, stream) = (query.site.as_deref(), query.stream.as_deref());
-    let from = query.after.map_or(query.from, |after| query.from.max(query.span_start(after.start)));
-    let (mut open, mut spans, mut scanned) = (None, BTreeMap::new(), 0);
-    for (span_ms, segment) in query.rollups(from) {
-        let mut after = Some(WindowKey { series: 0, start: segment.from });
-        while let Some(place) = after {
-            let page =
-                api.reader.rollups_of_all(span_ms, place, segment.to, site, stream, READ_ENTRIES).await?;
-            for (id, window) in &page {
-                let start = query.span_start(window.start);
-                if open.is_some_and(|open| open != start) {
-                    let next = answer.span(std::mem::take(&mut spans));
-                    if next.is_some() || answer.is_full() || scanned >= SCAN_ENTRIES {
-                        let first = || answer.first_group().map(|series| Place { series, start });
-                        let next = next.or_else(first);
-                        return Ok((answer.rows, next));
-                    }
-                }
-                open = Some(start);
-                if answer.series.contains_key(id) {
-                    let new = || StoredWindow { start, ..window.clone() };
-                    spans.entry(*id).and_modify(|span| merge(span, window)).or_insert_with(new);
-                }
-            }
-            scanned += page.len();
-            let last = page.last().filter(|_| page.len() == READ_ENTRIES as usize);
-            after = last.map(|(series, window)| WindowKey { series: *series, start: window.start });
+    let groups = lowest.into_iter().map(|(owner, id)| {
+        let row_bytes = table.row_bytes(&owner);
+        (id, Group { owner: Arc::new(owner), row_bytes })
+    });
+    let groups: BTreeMap<i64, Group> = groups.collect();
+    let by_owner: HashMap<&Owner, i64> = groups.iter().map(|(id, group)| (&*group.owner, *id)).collect();
+    let series = chosen.iter().filter_map(|one| Some((one.id, *by_owner.get(&query.group.owner(one))?)));
+    let mut answer = Answer { query, series: series.collect(), groups: &groups, rows: vec![], bytes: 0 };
+    let next = read(api, query, chosen, &mut answer).await?;
+    let rows = answer.rows;
+    match (query.fill, next) {
+        (None, next) => Ok((rows.into_iter().map(|(_, row)| row).collect(), next)),
+        (Some(fill), None) => Ok((filled(query, fill, rows), None)),
+        (Some(_), Some(_)) => {
+            let why = format!(
+                "and `from` to `to` would read more than {SCAN_ENTRIES} windows or roll-ups; ask for a shorter time"
+            );
+            Err(bad("every", why).into())
         }
     }
-    let next = answer.span(spans);
-    Ok((answer.rows, next))
 }
 
-fn key<'a>(query: &AggregateQuery, series: &'a SeriesInfo) -> (Option<&'a str>, &'a str) {
-    ((query.group == Group::Site).then_some(series.site.as_str()), series.stream.as_str())
+async fn read(
+    api: &Api,
+    query: &AggregateQuery,
+    chosen: &[SeriesInfo],
+    answer: &mut Answer<'_>,
+) -> Result<Option<Place>, Failure> {
+    let from = query.after.map_or(query.from, |after| query.from.max(query.span_start(after.start)));
+    let segments = query.merged_segments(chosen, from)?;
+    let mut source = InOrder::new(api, query, chosen, segments);
+    let (mut open, mut spans, mut scanned) = (None, BTreeMap::new(), 0);
+    while let Some(page) = source.page(READ_ENTRIES).await? {
+        for (id, window) in &page {
+            let start = query.span_start(window.start);
+            if open.is_some_and(|open| open != start) {
+                let next = answer.span(std::mem::take(&mut spans));
+                if next.is_some() || answer.is_full() || scanned >= SCAN_ENTRIES {
+                    let first = || answer.groups.keys().next().map(|id| Place { series: *id, start });
+                    return Ok(next.or_else(first));
+                }
+            }
+            open = Some(start);
+            if answer.series.contains_key(id) {
+                let new = || StoredWindow { start, ..window.clone() };
+                spans.entry(*id).and_modify(|span| merge(span, window)).or_insert_with(new);
+            }
+        }
+        scanned += page.len();
+    }
+    Ok(answer.span(spans))
+}
+
+struct Group {
+    owner: Arc<Owner>,
+    row_bytes: usize,
 }
 
 struct Answer<'a> {
     query: &'a AggregateQuery,
+    /// Each series' group.
+    series: HashMap<i64, i64>,
+    /// By their lowest series.
+    groups: &'a BTreeMap<i64, Group>,
     /// Each with its group.
-    series: HashMap<i64, (i64, &'a SeriesInfo)>,
-    rows: Vec<Row>,
+    rows: Vec<(i64, Row)>,
+    bytes: usize,
 }
 
 impl Answer<'_> {
     fn is_full(&self) -> bool {
-        self.rows.len() >= self.query.limit as usize
-    }
-
-    /// Where a span starts to be told.
-    fn first_group(&self) -> Option<i64> {
-        self.series.values().map(|(group, _)| *group).min()
+        self.rows.len() >= self.query.limit as usize || self.bytes >= MAX_ANSWER_BYTES
     }
 
     /// Adds the rows of one span, by their groups; says where to go on if they are too many.
     fn span(&mut self, spans: BTreeMap<i64, StoredWindow>) -> Option<Place> {
-        let mut groups: BTreeMap<i64, (usize, StoredWindow)> = BTreeMap::new();
+        let mut groups: BTreeMap<i64, (u64, StoredWindow)> = BTreeMap::new();
         for (id, window) in spans {
-            let Some((group, _)) = self.series.get(&id) else { continue };
-            let merge_in = |(devices, span): &mut (usize, StoredWindow)| {
+            let Some(group) = self.series.get(&id) else { continue };
+            let merge_in = |(streams, span): &mut (u64, StoredWindow)| {
                 let behind = span.watermark.min(window.watermark);
                 merge(span, &window);
                 span.watermark = behind;
-                *devices += 1;
+                *streams += 1;
             };
             groups.entry(*group).and_modify(merge_in).or_insert((1, window));
         }
-        for (group, (devices, span)) in groups {
+        for (id, (streams, span)) in groups {
             let told_before =
-                |after: Place| span.start == self.query.span_start(after.start) && group < after.series;
+                |after: Place| span.start == self.query.span_start(after.start) && id < after.series;
             if self.query.after.is_some_and(told_before) {
                 continue;
             }
             if self.is_full() {
-                return Some(Place { series: group, start: span.start });
+                return Some(Place { series: id, start: span.start });
             }
-            let Some((_, one)) = self.series.get(&group) else { continue };
-            let site = (self.query.group == Group::Site).then(|| one.site.clone());
-            let owner = Owner { site, device: None, stream: one.stream.clone(), devices: Some(devices) };
-            self.rows.push(row(owner, self.query.every_ms.unwrap_or_default(), &span));
+            let Some(group) = self.groups.get(&id) else { continue };
+            self.bytes += group.row_bytes;
+            let row = Row {
+                owner: group.owner.clone(),
+                start: span.start,
+                width_ms: self.query.every_ms.unwrap_or_default(),
+                streams,
+                content: Content::Counted(Arc::new(span)),
+            };
+            self.rows.push((id, row));
         }
         None
     }
+}
+
+/// All rows of all groups that have one, in the same order.
+fn filled(query: &AggregateQuery, fill: Fill, rows: Vec<(i64, Row)>) -> Vec<Row> {
+    let (first, every) = (query.span_start(query.from), query.every_ms.unwrap_or_default());
+    let mut groups: BTreeMap<i64, Vec<Row>> = BTreeMap::new();
+    for (group, row) in rows {
+        groups.entry(group).or_default().push(row);
+    }
+    let mut all: Vec<Row> =
+        groups.into_values().flat_map(|rows| fill.rows(rows, first, query.to, every)).collect();
+    all.sort_by_key(|row| row.start);
+    all
 }

@@ -1,23 +1,39 @@
-//! The HTTP face: queries, the ledger, status, metrics and health. JSON throughout; what is asked wrongly
-//! is answered with what would be right.
+//! The HTTP face: queries in pages, live windows, SQL, status, metrics and health, described by `/openapi.json` and shown by
+//! `/docs`. What is asked wrongly is answered with what would be right, as `application/problem+json`.
+//!
+//! - Invariant: every path is put in by [`routes::Routes`], which lets in only who shows a token of the right scope.
 
 mod aggregates;
+mod answer;
+mod devices;
+mod docs;
+mod gaps;
+mod in_order;
+mod latest;
 mod ledger;
+mod live;
 mod merged;
+mod openapi;
+mod problem;
+mod routes;
 mod sites;
+mod sql;
 mod status;
 
-use crate::logic::query::BadParameter;
-use crate::logic::questions::Unanswered;
+use crate::live::Live;
+use crate::logic::access::{Access, Scope};
+use crate::settings::SqlSettings;
 use crate::sites::Edge;
 use crate::stats::Stats;
-use crate::store::{Reader, StoreError};
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use crate::store::Reader;
+use actix_web::web;
 use metrics_exporter_prometheus::PrometheusHandle;
+use routes::{Guard, Route, Routes};
 use selvedge_shared::ids::SiteId;
-use serde_json::json;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+pub use sql::MAX_RUNNING_ENTRIES;
 
 /// What the handlers work with.
 pub struct Api {
@@ -31,74 +47,47 @@ pub struct Api {
     pub edge: Arc<Edge>,
     /// The metrics, if they are recorded.
     pub metrics: Option<PrometheusHandle>,
+    /// Who may ask.
+    pub access: Access,
+    /// Windows as they are applied.
+    pub live: Arc<Live>,
+    /// Whether and how SQL is answered.
+    pub sql: SqlSettings,
+    /// The places for statements that run.
+    pub sql_places: Semaphore,
 }
 
 /// The pairs of the query string.
 type Given = web::Query<Vec<(String, String)>>;
 
-const PATHS: &str = "/v1/aggregates, /v1/devices, /v1/ledger, /v1/sites, /v1/sites/{site}, /v1/sites/{site}/aggregates, \
-     /v1/status, /metrics, /healthz, /readyz";
-
 /// Puts all paths into an application.
 pub fn routes(app: &mut web::ServiceConfig) {
-    app.route("/v1/aggregates", web::get().to(aggregates::aggregates))
-        .route("/v1/devices", web::get().to(status::devices))
-        .route("/v1/ledger", web::get().to(ledger::ledger))
-        .route("/v1/sites", web::get().to(sites::sites))
-        .route("/v1/sites/{site}", web::get().to(sites::site))
-        .route("/v1/sites/{site}/aggregates", web::get().to(sites::aggregates))
-        .route("/v1/status", web::get().to(status::status))
-        .route("/metrics", web::get().to(status::metrics))
-        .route("/healthz", web::get().to(status::healthz))
-        .route("/readyz", web::get().to(status::readyz))
-        .app_data(web::QueryConfig::default().error_handler(|error, _| {
-            Failure::Bad(BadParameter { parameter: "query string".into(), why: error.to_string() }).into()
-        }))
-        .default_service(web::to(unknown));
+    put(app);
 }
 
-async fn unknown(request: HttpRequest) -> HttpResponse {
-    let path: String = request.path().chars().take(80).collect();
-    let error = format!("there is no {} {path}; there are (GET): {PATHS}", request.method());
-    HttpResponse::NotFound().json(json!({ "error": error }))
-}
-
-/// Why a request gets no answer.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}")]
-    Bad(#[from] BadParameter),
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("there is no site {0:?} here; see /v1/sites")]
-    NoSite(String),
-    #[error("{0}")]
-    Unanswered(#[from] Unanswered),
-}
-
-impl ResponseError for Failure {
-    fn status_code(&self) -> StatusCode {
-        match self {
-            Self::Bad(_) => StatusCode::BAD_REQUEST,
-            Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NoSite(_) => StatusCode::NOT_FOUND,
-            Self::Unanswered(Unanswered::TimedOut | Unanswered::NoShard) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let body = match self {
-            Self::Bad(bad) => json!({ "error": self.to_string(), "parameter": bad.parameter }),
-            Self::Store(error) => {
-                tracing::error!(%error, "a query failed");
-                json!({ "error": "the database does not answer; try again" })
-            }
-            Self::NoSite(_) => json!({ "error": self.to_string() }),
-            Self::Unanswered(why) => json!({ "error": self.to_string(), "reason": why.reason() }),
-        };
-        HttpResponse::build(self.status_code()).json(body)
-    }
+/// As [`routes`]; says which.
+fn put(app: &mut web::ServiceConfig) -> Vec<Route> {
+    let read = Guard::Scope(Scope::Read);
+    let mut all = Routes::new(app);
+    all.get("/v1/aggregates", read, aggregates::aggregates);
+    all.get("/v1/latest", read, latest::latest);
+    all.get("/v1/devices", read, devices::devices);
+    all.get("/v1/gaps", read, gaps::gaps);
+    all.get("/v1/ledger", read, ledger::ledger);
+    all.get("/v1/live", Guard::Scope(Scope::Live), live::live);
+    all.post("/v1/sql", Guard::Scope(Scope::Sql), sql::sql);
+    all.get("/v1/sites", read, sites::sites);
+    all.get("/v1/sites/{site}", read, sites::site);
+    all.get("/v1/sites/{site}/aggregates", Guard::Scope(Scope::Edge), sites::aggregates);
+    all.get("/v1/status", read, status::status);
+    all.get("/metrics", Guard::Scope(Scope::Metrics), status::metrics);
+    all.get("/healthz", Guard::Open, status::healthz);
+    all.get("/readyz", Guard::Open, status::readyz);
+    all.get("/openapi.json", Guard::Open, openapi::document);
+    all.get("/docs", Guard::Open, docs::page);
+    all.get("/docs/page.js", Guard::Open, docs::script);
+    all.get("/docs/page.css", Guard::Open, docs::style);
+    all.end()
 }
 
 #[cfg(test)]

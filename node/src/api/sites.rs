@@ -1,34 +1,47 @@
 //! `/v1/sites`: the sites as their gateways report them, and what is asked of the edge itself.
 
-use super::aggregates::{Owner, Row, row};
-use super::{Api, Failure, Given};
+use super::problem::Failure;
+use super::routes::Asker;
+use super::{Api, Given};
+use crate::logic::access::Caller;
 use crate::logic::query::{BadParameter, DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters};
 use crate::logic::questions::Ask;
+use crate::logic::row::{Content, Owner, Row, RowTable};
 use crate::logic::sites::{Heard, Shard, Sites};
+use crate::logic::table::JsonRows;
 use crate::store::StoredWindow;
 use actix_web::{HttpResponse, web};
 use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
 use selvedge_shared::question::{Aggregates, MAX_WAIT_MS, Place};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The parameters of a question to the edge.
+pub const PARAMETERS: [&str; 10] =
+    ["device", "stream", "from", "to", "every", "consistency", "policy", "timeout", "limit", "after"];
 
 /// How long the edge is waited for if nothing is said.
 const WAIT_MS: i64 = 5_000;
 /// The shortest wait that makes sense.
 const LEAST_WAIT_MS: i64 = 500;
 
-pub(super) async fn sites(api: web::Data<Api>) -> HttpResponse {
+pub(super) async fn sites(api: web::Data<Api>, Asker(caller): Asker) -> HttpResponse {
     let list: Vec<_> = api.edge.look(|now_ms, sites| {
-        sites.names().map(|site| overview(now_ms, sites, site, &sites.shards(now_ms, site))).collect()
+        let seen = sites.names().filter(|site| caller.sees(site.as_str()));
+        seen.map(|site| overview(now_ms, sites, site, &sites.shards(now_ms, site))).collect()
     });
     HttpResponse::Ok().json(json!({ "now": EpochMs::now().to_string(), "sites": list }))
 }
 
-pub(super) async fn site(api: web::Data<Api>, name: web::Path<String>) -> Result<HttpResponse, Failure> {
-    let site = known(&api, &name)?;
+pub(super) async fn site(
+    api: web::Data<Api>,
+    Asker(caller): Asker,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Failure> {
+    let site = known(&api, &caller, &name)?;
     let mut whole = api.edge.look(|now_ms, sites| {
         let shards = sites.shards(now_ms, &site);
         let mut whole = overview(now_ms, sites, &site, &shards);
@@ -39,7 +52,10 @@ pub(super) async fn site(api: web::Data<Api>, name: web::Path<String>) -> Result
     Ok(HttpResponse::Ok().json(whole))
 }
 
-fn known(api: &Api, name: &str) -> Result<SiteId, Failure> {
+fn known(api: &Api, caller: &Caller, name: &str) -> Result<SiteId, Failure> {
+    if !caller.sees(name) {
+        return Err(Failure::Site(name.chars().take(40).collect()));
+    }
     let found = api.sites.iter().find(|site| site.as_str() == name);
     found.cloned().ok_or_else(|| Failure::NoSite(name.chars().take(40).collect()))
 }
@@ -101,44 +117,25 @@ fn shard(shard: &Shard) -> Value {
     })
 }
 
-#[derive(Serialize)]
-struct Answer {
-    aggregates: Vec<EdgeRow>,
-    truncated: bool,
-    next: Option<String>,
-    source: &'static str,
-    /// The gateway that answered.
-    gateway: u16,
-    consistency: &'static str,
-    partial: bool,
-    missing_shards: Vec<u16>,
-}
-
-#[derive(Serialize)]
-struct EdgeRow {
-    #[serde(flatten)]
-    row: Row,
-    /// Whether it takes readings only as late ones.
-    closed: bool,
-}
-
 pub(super) async fn aggregates(
     api: web::Data<Api>,
+    Asker(caller): Asker,
     name: web::Path<String>,
     given: Given,
 ) -> Result<HttpResponse, Failure> {
-    let site = known(&api, &name)?;
+    let site = known(&api, &caller, &name)?;
     let ask = read(site.clone(), given.into_inner())?;
     let consistency = if ask.about.stale { "stale" } else { "linearizable" };
     let answered = api.edge.ask(ask).await?;
     let windows = answered.windows;
-    let row = |r: selvedge_shared::question::Row| {
-        let name = windows.streams.get(r.stream as usize)?;
+    let mut table = RowTable::new(None, false, false);
+    let mut closed = vec![];
+    for r in windows.rows {
+        let Some(name) = windows.streams.get(r.stream as usize) else { continue };
         let owner = Owner {
             site: Some(site.to_string()),
             device: Some(name.device.clone()),
-            stream: name.stream.clone(),
-            devices: None,
+            stream: Some(name.stream.clone()),
         };
         let window = StoredWindow {
             start: r.start,
@@ -147,25 +144,34 @@ pub(super) async fn aggregates(
             parts: u64::from(r.parts),
             watermark: r.watermark,
         };
-        Some(EdgeRow { row: row(owner, i64::from(r.width_ms), &window), closed: r.closed })
-    };
-    Ok(HttpResponse::Ok().json(Answer {
-        aggregates: windows.rows.into_iter().filter_map(row).collect(),
-        truncated: windows.next.is_some(),
-        next: windows.next.map(|place| place.to_string()),
-        source: "edge",
-        gateway: answered.gateway.0,
-        consistency,
-        partial: !windows.missing.is_empty(),
-        missing_shards: windows.missing.iter().map(|s| s.0).collect(),
-    }))
+        closed.push(r.closed);
+        table.rows.push(Row {
+            owner: Arc::new(owner),
+            start: r.start,
+            width_ms: i64::from(r.width_ms),
+            streams: 1,
+            content: Content::Counted(Arc::new(window)),
+        });
+    }
+    let mut rows = serde_json::to_value(JsonRows(&table)).unwrap_or_default();
+    for (row, closed) in rows.as_array_mut().into_iter().flatten().zip(closed) {
+        row["closed"] = closed.into();
+    }
+    Ok(HttpResponse::Ok().json(json!({
+        "aggregates": rows,
+        "truncated": windows.next.is_some(),
+        "next": windows.next.map(|place| place.to_string()),
+        "source": "edge",
+        "gateway": answered.gateway.0,
+        "consistency": consistency,
+        "partial": !windows.missing.is_empty(),
+        "missing_shards": windows.missing.iter().map(|s| s.0).collect::<Vec<_>>(),
+    })))
 }
 
 fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter> {
     let bad = |parameter: &str, why: String| BadParameter { parameter: parameter.into(), why };
-    let known =
-        ["device", "stream", "from", "to", "every", "consistency", "policy", "timeout", "limit", "after"];
-    let p = Parameters::new(given, &known)?;
+    let p = Parameters::new(given, &PARAMETERS)?;
     let device = p.text("device")?.ok_or_else(|| {
         bad("device", "is missing; name one, such as press-4, or several, such as press-* or *".into())
     })?;

@@ -1,15 +1,43 @@
-//! `/v1/status`, `/v1/devices`, `/metrics`, `/healthz` and `/readyz`.
+//! `/v1/status`, `/metrics`, `/healthz` and `/readyz`.
 
-use super::{Api, Failure, Given};
-use crate::logic::query::{BadParameter, DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters};
+use super::problem::Failure;
+use super::routes::Asker;
+use super::{Api, Given};
+use crate::logic::query::Parameters;
 use actix_web::{HttpResponse, web};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use serde::Serialize;
-use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-#[derive(Serialize, Default)]
+/// How the node does.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Status {
+    version: &'static str,
+    now: String,
+    /// Whether the uplink is subscribed at its broker.
+    uplink_connected: bool,
+    batches_applied: u64,
+    batches_missing: u64,
+    batches_given_up: u64,
+    /// Messages not let in or not taken since the node started, by reason.
+    refused: BTreeMap<&'static str, u64>,
+    sites: Vec<Site>,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+struct Site {
+    site: String,
+    shards: Vec<Shard>,
+}
+
+/// Whether the node runs, or can work.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Health {
+    status: &'static str,
+}
+
+#[derive(Serialize, Default, utoipa::ToSchema)]
 struct Shard {
     shard: u16,
     /// All batches up to here are applied, or given up.
@@ -29,7 +57,12 @@ struct Shard {
     conflict_seq: Option<u64>,
 }
 
-pub(super) async fn status(api: web::Data<Api>) -> Result<HttpResponse, Failure> {
+pub(super) async fn status(
+    api: web::Data<Api>,
+    Asker(caller): Asker,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    Parameters::new(given.into_inner(), &[])?;
     let mut sites: BTreeMap<String, BTreeMap<u16, Shard>> =
         api.sites.iter().map(|site| (site.to_string(), BTreeMap::new())).collect();
     for s in api.reader.shards().await? {
@@ -54,60 +87,24 @@ pub(super) async fn status(api: web::Data<Api>) -> Result<HttpResponse, Failure>
         shard.edge_last = shard.edge_last.max(heard.last);
         shard.missing = shard.edge_last.saturating_sub(shard.cursor).saturating_sub(shard.beyond);
     }
+    sites.retain(|site, _| caller.sees(site));
     let total = |of: fn(&Shard) -> u64| sites.values().flat_map(BTreeMap::values).map(of).sum::<u64>();
     let (applied, missing, given_up) =
         (total(|s| s.batches_applied), total(|s| s.missing), total(|s| s.given_up));
-    let sites: Vec<_> = sites
-        .iter()
-        .map(|(site, shards)| json!({ "site": site, "shards": shards.values().collect::<Vec<_>>() }))
-        .collect();
-    Ok(HttpResponse::Ok().json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "now": EpochMs::now().to_string(),
-        "uplink_connected": api.stats.is_subscribed(),
-        "batches_applied": applied,
-        "batches_missing": missing,
-        "batches_given_up": given_up,
-        "refused": api.stats.refusals(),
-        "sites": sites,
-    })))
-}
-
-#[derive(Serialize)]
-struct Device {
-    site: String,
-    device: String,
-    streams: Vec<Stream>,
-}
-
-#[derive(Serialize)]
-struct Stream {
-    stream: String,
-    widths_ms: Vec<i64>,
-}
-
-pub(super) async fn devices(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
-    let p = Parameters::new(given.into_inner(), &["site", "limit", "after"])?;
-    let limit = p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?;
-    let wrong = || BadParameter {
-        parameter: "after".into(),
-        why: "is not what an earlier answer gave as `next`".into(),
+    let one = |(site, shards): (String, BTreeMap<u16, Shard>)| Site {
+        site,
+        shards: shards.into_values().collect(),
     };
-    let after = p.text("after")?.map(|text| text.split_once('/').ok_or_else(wrong)).transpose()?;
-    let mut devices: Vec<Device> = vec![];
-    for s in api.reader.devices(p.text("site")?, after, limit).await? {
-        if devices.last().is_none_or(|d| d.site != s.site || d.device != s.device) {
-            devices.push(Device { site: s.site, device: s.device, streams: vec![] });
-        }
-        let Some(device) = devices.last_mut() else { continue };
-        match device.streams.last_mut().filter(|known| known.stream == s.stream) {
-            Some(stream) => stream.widths_ms.push(s.width_ms),
-            None => device.streams.push(Stream { stream: s.stream, widths_ms: vec![s.width_ms] }),
-        }
-    }
-    let truncated = devices.len() == limit as usize;
-    let next = devices.last().filter(|_| truncated).map(|d| format!("{}/{}", d.site, d.device));
-    Ok(HttpResponse::Ok().json(json!({ "devices": devices, "truncated": truncated, "next": next })))
+    Ok(HttpResponse::Ok().json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        now: EpochMs::now().to_string(),
+        uplink_connected: api.stats.is_subscribed(),
+        batches_applied: applied,
+        batches_missing: missing,
+        batches_given_up: given_up,
+        refused: api.stats.refusals(),
+        sites: sites.into_iter().map(one).collect(),
+    }))
 }
 
 pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
@@ -116,20 +113,20 @@ pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
 }
 
 pub(super) async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "ok" }))
+    HttpResponse::Ok().json(Health { status: "ok" })
 }
 
-pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
-    let mut not_ready = BTreeSet::new();
+pub(super) async fn readyz(api: web::Data<Api>) -> Result<HttpResponse, Failure> {
+    let mut not_ready = vec![];
     if api.reader.ping().await.is_err() {
-        not_ready.insert("the database does not answer");
+        not_ready.push("the database does not answer");
     }
     if !api.stats.is_subscribed() {
-        not_ready.insert("the uplink is not connected to its broker");
+        not_ready.push("the uplink is not connected to its broker");
     }
     if not_ready.is_empty() {
-        HttpResponse::Ok().json(json!({ "status": "ready" }))
+        Ok(HttpResponse::Ok().json(Health { status: "ready" }))
     } else {
-        HttpResponse::ServiceUnavailable().json(json!({ "status": "not ready", "why": not_ready }))
+        Err(Failure::NotReady(not_ready))
     }
 }

@@ -1,9 +1,16 @@
 //! Sans-IO cores of the node: what is let in, what was applied, what is rolled up, what a query
 //! asks. No clock, no network, no disk.
 
+pub mod access;
+pub mod fill;
+pub mod gaps;
+pub mod params;
+pub mod pattern;
 pub mod progress;
 pub mod query;
 pub mod questions;
 pub mod rollup;
+pub mod row;
 pub mod sites;
+pub mod table;
 pub mod verify;

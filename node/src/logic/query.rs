@@ -3,19 +3,21 @@
 //! A stream may be stored at several widths. Without `every` the narrowest is given as it is; with `every`, the widest
 //! that divides it is merged upwards, into spans that are aligned to 1970-01-01T00:00:00Z as windows are. `width`
 //! picks another one. What counts is where a window starts: in `from` (included) to `to` (excluded); so a span
-//! that `from` or `to` cuts holds only the windows on the asked side. Where whole hours or days are asked for, roll-ups
+//! that `from` or `to` cuts holds only the windows on the asked side. Where whole minutes, hours or days are asked for, roll-ups
 //! answer in the windows' stead, with the same result.
 //!
-//! Without `device` all devices answer. With `group` they are merged, for each stream apart; that is done from roll-ups
-//! alone, so it takes whole hours.
+//! With `group_by` streams are merged, from roll-ups as far as all of them have some, and else from windows.
 //!
-//! Limits: a span is made of at most [`MAX_MERGED_ENTRIES`] windows or roll-ups, an answer holds at most
-//! [`MAX_LIMIT_ENTRIES`] spans and says where to go on.
+//! Limits: a row is made of at most [`MAX_MERGED_ENTRIES`] windows or roll-ups, the windows of at most
+//! [`MAX_MERGED_STREAMS_ENTRIES`] streams are merged; an answer holds at most [`MAX_LIMIT_ENTRIES`] rows and says where to go on.
 
+use super::fill::Fill;
+pub use super::params::{BadParameter, NamesPlace, Parameters, Place, Wanted, bad, duration_text, shown};
 use super::rollup::{self, Segment};
+use super::row::{Function, Owner};
 use crate::store::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
-use std::collections::BTreeMap;
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeSet;
 
 /// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
 pub const MAX_LIMIT_ENTRIES: u32 = 10_000;
@@ -26,148 +28,50 @@ pub const DEFAULT_LIMIT_ENTRIES: u32 = 1_000;
 /// The most windows or roll-ups that are merged into one span; a little more where `from` or `to` cuts it.
 pub const MAX_MERGED_ENTRIES: i64 = 100_000;
 
-const DAY_MS: i64 = 86_400_000;
-const MAX_SHOWN_CHARS: usize = 40;
+/// The most streams whose windows are merged with each other; roll-ups have no such limit.
+pub const MAX_MERGED_STREAMS_ENTRIES: usize = 5_000;
 
-/// A parameter that is wrong, and what would be right.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("parameter `{parameter}`: {why}")]
-pub struct BadParameter {
-    /// Which one.
-    pub parameter: String,
-    /// What is wrong, and what would be right.
-    pub why: String,
+/// What tells rows apart: what is not named is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupBy {
+    /// By site.
+    pub site: bool,
+    /// By device.
+    pub device: bool,
+    /// By stream.
+    pub stream: bool,
 }
 
-fn bad(parameter: &str, why: impl Into<String>) -> BadParameter {
-    BadParameter { parameter: parameter.to_string(), why: why.into() }
-}
+impl GroupBy {
+    /// Nothing is merged.
+    pub const ALL: Self = Self { site: true, device: true, stream: true };
 
-fn shown(text: &str) -> String {
-    format!("{:?}", text.chars().take(MAX_SHOWN_CHARS).collect::<String>())
-}
-
-/// The parameters of a request, each at most once and none unknown.
-pub struct Parameters(BTreeMap<String, String>);
-
-impl Parameters {
-    /// Takes them, if they are all in `known`.
-    ///
-    /// # Errors
-    /// Names the one that is unknown or doubled.
-    pub fn new(given: Vec<(String, String)>, known: &[&str]) -> Result<Self, BadParameter> {
-        let mut all = BTreeMap::new();
-        for (name, value) in given {
-            if !known.contains(&name.as_str()) {
-                let name: String = name.chars().take(MAX_SHOWN_CHARS).collect();
-                return Err(bad(&name, format!("is not known; there are: {}", known.join(", "))));
-            }
-            if all.insert(name.clone(), value).is_some() {
-                return Err(bad(&name, "is given twice"));
-            }
-        }
-        Ok(Self(all))
-    }
-
-    /// A text that is not empty.
-    ///
-    /// # Errors
-    /// When it is empty.
-    pub fn text(&self, name: &str) -> Result<Option<&str>, BadParameter> {
-        match self.0.get(name).map(String::as_str) {
-            Some("") => Err(bad(name, "is empty")),
-            other => Ok(other),
+    /// Whose row a series of this query is in.
+    pub fn owner(self, series: &SeriesInfo) -> Owner {
+        Owner {
+            site: self.site.then(|| series.site.clone()),
+            device: self.device.then(|| series.device.clone()),
+            stream: self.stream.then(|| series.stream.clone()),
         }
     }
 
-    /// A time, or `default`.
-    ///
-    /// # Errors
-    /// When it is no time.
-    pub fn time(&self, name: &str, default: EpochMs) -> Result<EpochMs, BadParameter> {
-        // A `+` of an offset that was not percent-encoded comes as a space.
-        let parse = |text: &String| EpochMs::parse(&text.replace(' ', "+"));
-        self.0.get(name).map_or(Ok(default), |text| parse(text).map_err(|e| bad(name, e.to_string())))
+    fn read(p: &Parameters) -> Result<Self, BadParameter> {
+        const KNOWN: &str = "site, device, stream; or none, alone";
+        if p.text("group_by")? == Some("none") {
+            return Ok(Self { site: false, device: false, stream: false });
+        }
+        let known = |name: &str| ["site", "device", "stream"].into_iter().find(|known| *known == name);
+        let Some(names) = p.list("group_by", known, KNOWN)? else { return Ok(Self::ALL) };
+        let has = |name| names.contains(&name);
+        Ok(Self { site: has("site"), device: has("device"), stream: has("stream") })
     }
-
-    /// A duration in milliseconds.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn duration(&self, name: &str) -> Result<Option<i64>, BadParameter> {
-        let read = |text: &String| parse_duration_ms(text).map_err(|e| bad(name, e.to_string()));
-        self.0.get(name).map(read).transpose()
-    }
-
-    /// A number of rows, 1 to `most`, or `default`.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn limit(&self, default: u32, most: u32) -> Result<u32, BadParameter> {
-        let why =
-            |text: &String| bad("limit", format!("{} is no whole number from 1 to {most}", shown(text)));
-        self.0.get("limit").map_or(Ok(default), |text| {
-            text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(|| why(text))
-        })
-    }
-
-    /// A place to go on from, as an answer's `next` gave it.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn place(&self, name: &str) -> Result<Option<Place>, BadParameter> {
-        let why = || bad(name, "is not what an earlier answer gave as `next`");
-        let parse = |text: &String| {
-            let (series, start) = text.split_once('.')?;
-            let start = start.parse().ok().map(EpochMs)?;
-            Some(Place { series: series.parse().ok()?, start })
-        };
-        self.0.get(name).map(|text| parse(text).ok_or_else(why)).transpose()
-    }
-}
-
-/// A duration as a person writes it.
-pub fn duration_text(ms: i64) -> String {
-    let units = [(DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let fits = units.iter().find(|(unit, _)| ms % unit == 0 && ms != 0);
-    fits.map_or(format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
-}
-
-/// Where an answer ended: a series and the start of its next window or span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The series' row number.
-    pub series: i64,
-    /// Where to go on in it.
-    pub start: EpochMs,
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.series, self.start.0)
-    }
-}
-
-/// What is merged into one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
-    /// One stream of one device.
-    Device,
-    /// A stream of all devices of a site.
-    Site,
-    /// A stream of all devices.
-    All,
 }
 
 /// A query for aggregates.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AggregateQuery {
-    /// Only of this site.
-    pub site: Option<String>,
-    /// Only this device.
-    pub device: Option<String>,
-    /// Only this stream.
-    pub stream: Option<String>,
+    /// Of which streams.
+    pub wanted: Wanted,
     /// The earliest start of a window.
     pub from: EpochMs,
     /// The first start that is too late.
@@ -176,57 +80,81 @@ pub struct AggregateQuery {
     pub every_ms: Option<i64>,
     /// The stored width asked for.
     pub width_ms: Option<i64>,
+    /// What is told of each span; all if nothing is said.
+    pub functions: Option<Vec<Function>>,
     /// What makes a row.
-    pub group: Group,
+    pub group: GroupBy,
+    /// What stands for readings where there are none.
+    pub fill: Option<Fill>,
     /// The most rows.
     pub limit: u32,
     /// Where to go on.
     pub after: Option<Place>,
 }
 
+/// The parameters of `/v1/aggregates`.
+pub const AGGREGATE_PARAMETERS: [&str; 13] = [
+    "site", "device", "stream", "from", "to", "every", "width", "fn", "group_by", "fill", "limit", "after",
+    "format",
+];
+
 impl AggregateQuery {
-    /// Reads the parameters of `/v1/aggregates`.
+    /// Reads the parameters of `/v1/aggregates`, which are all known.
     ///
     /// # Errors
     /// Names the parameter that is wrong.
-    pub fn read(given: Vec<(String, String)>) -> Result<Self, BadParameter> {
-        let known = ["device", "stream", "from", "to", "every", "group", "width", "site", "limit", "after"];
-        let p = Parameters::new(given, &known)?;
-        let owned = |text: Option<&str>| text.map(str::to_string);
-        let group = match p.text("group")? {
-            None | Some("device") => Group::Device,
-            Some("site") => Group::Site,
-            Some("all") => Group::All,
-            Some(other) => {
-                return Err(bad("group", format!("{} is none of: device, site, all", shown(other))));
-            }
-        };
-        let from = p.time("from", EpochMs(*TIME_RANGE.start()))?;
-        let to = p.time("to", EpochMs(*TIME_RANGE.end()).plus(1))?;
-        if to <= from {
-            return Err(bad("to", format!("{to} is not after `from`, which is {from}")));
-        }
+    pub fn read(p: &Parameters) -> Result<Self, BadParameter> {
+        let (from, to) = p.from_to()?;
         let (every_ms, width_ms) = (p.duration("every")?, p.duration("width")?);
         if let (Some(every), Some(width)) = (every_ms, width_ms)
             && every % width != 0
         {
             return Err(bad("every", format!("is no multiple of the width {}", duration_text(width))));
         }
-        if group != Group::Device {
-            whole_hours(every_ms, [("from", from), ("to", to)])?;
+        let group = GroupBy::read(p)?;
+        if group != GroupBy::ALL && every_ms.is_none() {
+            return Err(bad("every", "is needed to merge streams by `group_by`, such as every=1h"));
         }
-        Ok(Self {
-            site: owned(p.text("site")?),
-            device: owned(p.text("device")?),
-            stream: owned(p.text("stream")?),
+        let limit = p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?;
+        let fill = p.text("fill")?.map(Fill::parse).transpose()?.flatten();
+        let query = Self {
+            wanted: p.wanted()?,
             from,
             to,
             every_ms,
             width_ms,
+            functions: p.list("fn", Function::named, &Function::names())?,
             group,
-            limit: p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?,
+            fill,
+            limit,
             after: p.place("after")?,
-        })
+        };
+        if query.fill.is_some() {
+            for name in ["every", "from", "to"] {
+                if !p.has(name) {
+                    return Err(bad(
+                        name,
+                        "is needed with `fill`, which fills the spans between `from` and `to`",
+                    ));
+                }
+            }
+            let spans = query.spans();
+            if spans > i64::from(limit) {
+                let why = format!(
+                    "makes {spans} spans of each stream, more than the {limit} rows of `limit` (at most {MAX_LIMIT_ENTRIES}): with \
+                     `fill` each stream is told in one piece"
+                );
+                return Err(bad("every", why));
+            }
+        }
+        Ok(query)
+    }
+
+    /// How many spans lie between `from` and `to`.
+    pub fn spans(&self) -> i64 {
+        let every = self.every_ms.unwrap_or(1);
+        let length = self.to.0.saturating_sub(self.span_start(self.from).0);
+        length / every + i64::from(length % every != 0)
     }
 
     /// Which series answers for each stream, in the order of `series` (by site, device, stream and width).
@@ -242,56 +170,41 @@ impl AggregateQuery {
             };
             let (widths, others) = rest.split_at(rest.iter().take_while(|s| same(s)).count().max(1));
             rest = others;
-            // Roll-ups to hours are there only of widths that divide the hour.
-            let divided =
-                self.every_ms.map(|every| if self.group == Group::Device { every } else { rollup::HOUR_MS });
-            let fits =
-                |s: &&SeriesInfo| divided.is_none_or(|divided| s.width_ms > 0 && divided % s.width_ms == 0);
-            let pick = match (self.width_ms, divided) {
-                (Some(width), _) => widths.iter().find(|s| s.width_ms == width).filter(fits),
-                (None, Some(_)) => widths.iter().rev().find(fits),
-                (None, None) => widths.first(),
-            };
-            let stored = || {
-                let all: Vec<_> = widths.iter().map(|s| duration_text(s.width_ms)).collect();
-                format!(
-                    "stream {} of device {} of site {} is stored at {}",
-                    shown(&first.stream),
-                    shown(&first.device),
-                    first.site,
-                    all.join(", ")
-                )
-            };
-            let pick = match pick {
-                Some(pick) => pick,
-                None if self.width_ms.is_some() => {
-                    return Err(bad("width", format!("does not fit: {}", stored())));
-                }
-                None if self.group == Group::Device => {
-                    return Err(bad("every", format!("is no multiple of a stored width: {}", stored())));
-                }
-                None => {
-                    return Err(bad("group", format!("needs a width that divides the hour: {}", stored())));
-                }
-            };
-            if self.merged_entries(pick) > MAX_MERGED_ENTRIES {
-                let why =
-                    format!("would merge more than {MAX_MERGED_ENTRIES} windows into one: {}", stored());
+            let one = self.choose_width(widths)?;
+            if self.group == GroupBy::ALL && self.merged_entries(one) > MAX_MERGED_ENTRIES {
+                let why = format!(
+                    "would merge more than {MAX_MERGED_ENTRIES} windows into one: {}",
+                    stored(widths)
+                );
                 return Err(bad("every", why));
             }
-            chosen.push(pick.clone());
-        }
-        let all =
-            chosen.first().map_or(0, |one| self.merged_entries(one).saturating_mul(chosen.len() as i64));
-        if self.group != Group::Device && all > MAX_MERGED_ENTRIES {
-            let why = format!(
-                "would merge {} streams, which are more than {MAX_MERGED_ENTRIES} roll-ups, into one; \
-                 a shorter span, `site` or `stream` would make it less",
-                chosen.len()
-            );
-            return Err(bad("every", why));
+            chosen.push(one.clone());
         }
         Ok(chosen)
+    }
+
+    /// Which of one stream's series answers, of which there is at least one.
+    fn choose_width<'a>(&self, widths: &'a [SeriesInfo]) -> Result<&'a SeriesInfo, BadParameter> {
+        let divides = |divided: i64, s: &&SeriesInfo| s.width_ms > 0 && divided % s.width_ms == 0;
+        let pick = match (self.width_ms, self.every_ms) {
+            (Some(width), every) => widths
+                .iter()
+                .find(|s| s.width_ms == width)
+                .filter(|s| every.is_none_or(|every| divides(every, s))),
+            (None, None) => widths.first(),
+            (None, Some(every)) => {
+                // What is merged with others is best at a width that all roll-ups are kept of.
+                let hour = rollup::HOUR_MS;
+                let rolled = (self.group != GroupBy::ALL && every % hour == 0)
+                    .then(|| widths.iter().rev().find(|s| divides(hour, s)))
+                    .flatten();
+                rolled.or_else(|| widths.iter().rev().find(|s| divides(every, s)))
+            }
+        };
+        pick.ok_or_else(|| match self.width_ms {
+            Some(_) => bad("width", format!("does not fit: {}", stored(widths))),
+            None => bad("every", format!("is no multiple of a stored width: {}", stored(widths))),
+        })
     }
 
     /// How many windows or roll-ups of a series one span is made of.
@@ -307,13 +220,50 @@ impl AggregateQuery {
         rollup::cover(&spans.unwrap_or_default(), from, self.to)
     }
 
-    /// What to read when series are merged: roll-ups alone, with their span.
-    pub fn rollups(&self, from: EpochMs) -> Vec<(i64, Segment)> {
+    /// What to read when these series are merged, from `from` on: roll-ups that all of them have, and windows where there
+    /// are none.
+    ///
+    /// # Errors
+    /// When that would be too many for one span.
+    pub fn merged_segments(
+        &self,
+        chosen: &[SeriesInfo],
+        from: EpochMs,
+    ) -> Result<Vec<Segment>, BadParameter> {
         let every = self.every_ms.unwrap_or(rollup::HOUR_MS);
-        let spans: Vec<_> = rollup::ROLLUPS_MS.into_iter().filter(|span| every % span == 0).collect();
-        let all = rollup::cover(&spans, from, self.to).into_iter();
-        // Both ends are at full hours, so that nothing is left to windows.
-        all.filter_map(|segment| Some((segment.span_ms?, segment))).collect()
+        let widths: BTreeSet<i64> = chosen.iter().map(|s| s.width_ms).collect();
+        let kept = |span: &i64| {
+            every % span == 0 && widths.iter().all(|width| rollup::spans_of(*width).any(|s| s == *span))
+        };
+        let spans: Vec<i64> = rollup::ROLLUPS_MS.into_iter().filter(kept).collect();
+        let segments = rollup::cover(&spans, from, self.to);
+        let narrowest = widths.first().copied().unwrap_or(every).max(1);
+        // The most that a span is made of at either kind of segment; a span that several touch is less than the sum.
+        let of_a_span = |segment: &Segment| {
+            let length = every.min(segment.to.0.saturating_sub(segment.from.0));
+            length / segment.span_ms.unwrap_or(narrowest) + i64::from(segment.span_ms.is_none())
+        };
+        let most = segments.iter().map(of_a_span).max().unwrap_or(1).max(1);
+        let streams = chosen.len() as i64;
+        let windows = segments.iter().any(|segment| segment.span_ms.is_none());
+        let roll_ups = "; whole minutes, hours and days that the stored widths divide, `from` and `to` at their ends, are read \
+                        from roll-ups, which are fewer";
+        if most.saturating_mul(streams) > MAX_MERGED_ENTRIES {
+            let why = format!(
+                "would read some {} windows or roll-ups of {streams} streams for one row, more than {MAX_MERGED_ENTRIES}; ask for \
+                 fewer streams or a shorter `every`{}",
+                most.saturating_mul(streams),
+                if windows { roll_ups } else { "" }
+            );
+            return Err(bad("every", why));
+        }
+        if windows && chosen.len() > MAX_MERGED_STREAMS_ENTRIES {
+            let why = format!(
+                "would merge the windows of {streams} streams, more than {MAX_MERGED_STREAMS_ENTRIES}; ask for fewer{roll_ups}"
+            );
+            return Err(bad("every", why));
+        }
+        Ok(segments)
     }
 
     /// Where the span of a window at `start` begins.
@@ -322,20 +272,12 @@ impl AggregateQuery {
     }
 }
 
-/// Merging over devices takes whole hours.
-fn whole_hours(every_ms: Option<i64>, limits: [(&str, EpochMs); 2]) -> Result<(), BadParameter> {
-    let hour = rollup::HOUR_MS;
-    match every_ms {
-        Some(every) if every % hour == 0 => {}
-        _ => return Err(bad("every", "has to be a multiple of 1h with `group`")),
-    }
-    for (name, time) in limits {
-        let before = rollup::floor(time, hour);
-        if before != time {
-            return Err(bad(name, format!("has to be at a full hour with `group`, such as {before}")));
-        }
-    }
-    Ok(())
+/// At what widths a stream is stored, in words.
+fn stored(widths: &[SeriesInfo]) -> String {
+    let all: Vec<_> = widths.iter().map(|s| duration_text(s.width_ms)).collect();
+    let Some(first) = widths.first() else { return String::new() };
+    let (stream, device) = (shown(&first.stream), shown(&first.device));
+    format!("stream {stream} of device {device} of site {} is stored at {}", first.site, all.join(", "))
 }
 
 /// Takes in another window of the same span.
@@ -376,100 +318,4 @@ impl Spans {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use selvedge_shared::aggregate::{Aggregate, Sample};
-
-    fn read(text: &str) -> Result<AggregateQuery, BadParameter> {
-        let pair = |p: &str| p.split_once('=').map(|(k, v)| (k.to_string(), v.to_string())).unwrap();
-        AggregateQuery::read(text.split('&').filter(|p| !p.is_empty()).map(pair).collect())
-    }
-
-    fn series(id: i64, stream: &str, width_ms: i64) -> SeriesInfo {
-        SeriesInfo { id, site: "a".into(), device: "d".into(), stream: stream.into(), width_ms }
-    }
-
-    fn chosen(query: &str, all: &[SeriesInfo]) -> Result<Vec<i64>, BadParameter> {
-        Ok(read(query)?.choose(all.to_vec())?.iter().map(|s| s.id).collect())
-    }
-
-    #[test]
-    fn parameters_are_read_in_all_their_forms() {
-        let q =
-            read("device=d&from=2025-11-24T16:00:00Z&to=1764000000250&every=1m&limit=5&after=7.-3").unwrap();
-        assert_eq!((q.from, q.to), (EpochMs(1_764_000_000_000), EpochMs(1_764_000_000_250)));
-        assert_eq!((q.every_ms, q.limit), (Some(60_000), 5));
-        assert_eq!(q.after, Some(Place { series: 7, start: EpochMs(-3) }));
-        let offset = read("device=d&from=2025-11-24T17:00:00 01:00").unwrap();
-        assert_eq!(offset.from, EpochMs(1_764_000_000_000), "an offset's plus may come as a space");
-        for (text, ms) in [("10s", 10_000), ("1h", 3_600_000), ("2d", 2 * DAY_MS), ("250ms", 250), ("7", 7)] {
-            assert_eq!(read(&format!("device=d&every={text}")).unwrap().every_ms, Some(ms));
-        }
-        assert_eq!(
-            [10_000, 90_000, 3_600_000, DAY_MS, 250].map(duration_text),
-            ["10s", "90s", "1h", "1d", "250ms"]
-        );
-    }
-
-    #[test]
-    fn a_bad_parameter_is_named_with_what_would_be_right() {
-        for (text, parameter, right) in [
-            ("group=stream", "group", "device, site, all"),
-            ("device=", "device", "empty"),
-            ("device=d&form=1", "form", "from"),
-            ("device=d&device=e", "device", "twice"),
-            ("device=d&from=yesterday", "from", "RFC 3339"),
-            ("device=d&from=5&to=5", "to", "after `from`"),
-            ("device=d&every=1 minute", "every", "10s"),
-            ("device=d&every=0", "every", "10s"),
-            ("device=d&every=99999999999999999d", "every", "366d"),
-            ("device=d&width=x", "width", "10s"),
-            ("device=d&every=15s&width=10s", "every", "multiple"),
-            ("device=d&limit=0", "limit", "1 to 10000"),
-            ("device=d&limit=10001", "limit", "1 to 10000"),
-            ("device=d&after=x", "after", "`next`"),
-        ] {
-            let error = read(text).unwrap_err();
-            assert_eq!(error.parameter, parameter, "{text}");
-            assert!(error.why.contains(right), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_widest_stored_width_that_divides_every_is_chosen() {
-        let all =
-            [series(1, "s", 1_000), series(2, "s", 10_000), series(3, "s", 60_000), series(4, "t", 10_000)];
-        assert_eq!(chosen("device=d", &all), Ok(vec![1, 4]));
-        assert_eq!(chosen("device=d&every=1h", &all), Ok(vec![3, 4]));
-        assert_eq!(chosen("device=d&every=30s", &all), Ok(vec![2, 4]));
-        assert_eq!(chosen("device=d&width=10s", &all), Ok(vec![2, 4]));
-        let error = chosen("device=d&every=15s", &all).unwrap_err();
-        assert_eq!(error.parameter, "every");
-        assert!(error.why.contains("\"t\" of device \"d\" of site a is stored at 10s"), "{error}");
-        assert_eq!(chosen("device=d&width=1m", &all).unwrap_err().parameter, "width");
-        assert_eq!(chosen("device=d&every=100001s&width=1s", &all[..1]).unwrap_err().parameter, "every");
-    }
-
-    #[test]
-    fn windows_merge_into_spans() {
-        let query = read("device=d&every=1m").unwrap();
-        let window = |start: i64, value: f64| StoredWindow {
-            start: EpochMs(start),
-            aggregate: Aggregate::of(Sample { time: EpochMs(start), slot: 1, index: 0, value }),
-            late: 1,
-            parts: 2,
-            watermark: EpochMs(start),
-        };
-        let mut spans = Spans::default();
-        let mut got = vec![];
-        for w in [window(-10_000, 5.0), window(0, 1.0), window(50_000, 3.0), window(120_000, 9.0)] {
-            got.extend(spans.push(query.span_start(w.start), &w));
-        }
-        assert_eq!(spans.open_start(), Some(EpochMs(120_000)));
-        got.extend(spans.finish());
-        let told: Vec<_> =
-            got.iter().map(|s| (s.start.0, s.aggregate.count, s.aggregate.sum, s.late, s.parts)).collect();
-        assert_eq!(told, [(-60_000, 1, 5.0, 1, 2), (0, 2, 4.0, 2, 4), (120_000, 1, 9.0, 1, 2)]);
-        assert_eq!(got[1].watermark, EpochMs(50_000));
-    }
-}
+mod tests;

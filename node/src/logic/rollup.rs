@@ -14,7 +14,7 @@ pub const ROLLUPS_MS: [i64; 3] = [MINUTE_MS, HOUR_MS, 86_400_000];
 /// The narrowest.
 pub const MINUTE_MS: i64 = 60_000;
 
-/// The narrowest that devices are merged over.
+/// The one that most widths divide and that streams are merged over best.
 pub const HOUR_MS: i64 = 3_600_000;
 
 /// The roll-ups that windows of this width add to.

@@ -12,8 +12,10 @@
 //!   `synchronous = FULL`; PostgreSQL: `synchronous_commit = on`).
 //! - Invariant: after any failure the writer's connection, and all that was remembered with it, is thrown away.
 
+pub mod find;
 mod pool;
 mod postgres;
+pub mod sql;
 mod sqlite;
 mod stage;
 

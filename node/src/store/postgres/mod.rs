@@ -3,9 +3,11 @@
 //! A node holds one connection that writes and a few that read. Each is made when it is needed and thrown away after any
 //! failure, so that a server that was restarted, moved or restored is found again without further ado.
 
+mod find;
 mod link;
 mod read;
 mod schema;
+mod sql;
 mod write;
 
 pub use link::{Postgres, Said};
@@ -23,7 +25,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
-const ROW: &str = "w.start, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
+pub const ROW: &str = "w.start, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
      w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, \
      w.watermark_ms, w.sketch";
 

@@ -13,14 +13,14 @@ use tokio_postgres::types::ToSql;
 /// The connections that read.
 #[derive(Clone)]
 pub struct Reader {
-    server: Arc<Postgres>,
+    pub(super) server: Arc<Postgres>,
     pool: Arc<Pool<Link>>,
 }
 
 const SERIES: &str =
     "SELECT series_id, site, name, stream, width_ms FROM series JOIN device USING (device_id)";
 
-type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Reader {
     pub(super) fn new(server: Arc<Postgres>) -> Self {
@@ -29,7 +29,7 @@ impl Reader {
 
     /// All rows of a query. A connection that fails is not used again; one that lay idle may have been cut off meanwhile, so
     /// that a new one gets a second try.
-    async fn rows<T>(
+    pub(super) async fn rows<T>(
         &self,
         sql: &str,
         parameters: Parameters<'_>,
@@ -182,7 +182,7 @@ impl Reader {
         let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
             return Ok(LedgerPage::default());
         };
-        let sql = format!("{SERIES} WHERE series_id BETWEEN $1 AND $2");
+        let sql = format!("{SERIES} WHERE series_id BETWEEN $1 AND $2 ORDER BY series_id");
         let between = self.rows(&sql, &[&first.0.series, &last.0.series], series_of).await?;
         Ok(LedgerPage::new(windows, between, limit))
     }

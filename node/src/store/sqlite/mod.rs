@@ -1,7 +1,9 @@
 //! SQLite: one file, written by one connection, read by a few; each call works on a thread that may block.
 
+mod find;
 mod read;
 mod schema;
+mod sql;
 mod write;
 
 #[cfg(test)]
@@ -36,7 +38,7 @@ pub const LOG_KEPT_BYTES: i64 = 72 * 1024 * 1024;
 const STATEMENTS_ENTRIES: usize = 64;
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
-const ROW: &str = "w.start_ms, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
+pub const ROW: &str = "w.start_ms, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
      w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, \
      w.watermark_ms, w.sketch";
 

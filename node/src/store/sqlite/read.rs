@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// The connections that read.
 #[derive(Clone)]
 pub struct Reader {
-    file: File,
+    pub(super) file: File,
     pool: Arc<Pool<Connection>>,
 }
 
@@ -23,7 +23,7 @@ impl Reader {
     }
 
     /// Asks over one of the connections. One that fails is not used again.
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -194,7 +194,7 @@ impl Reader {
         let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
             return Ok(LedgerPage::default());
         };
-        let sql = format!("{SERIES} WHERE series_id BETWEEN ? AND ?");
+        let sql = format!("{SERIES} WHERE series_id BETWEEN ? AND ? ORDER BY series_id");
         let between = vec![Box::new(first.0.series) as _, Box::new(last.0.series) as _];
         let between = self.rows(sql, between, series_of).await?;
         Ok(LedgerPage::new(windows, between, limit))

@@ -1,0 +1,77 @@
+//! How rows are answered: the form that was asked for, where to go on, and the bounds of an answer.
+
+use super::problem::Failure;
+use crate::logic::params::Parameters;
+use crate::logic::table::{self, Form, JsonRows, Table};
+use actix_web::http::header::{self, Header};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+/// About how many bytes an answer has at most; it ends with a `next` before it has more, after a row at least.
+pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// The longest request whose answer repeats it in a `Link` header.
+const MAX_LINK_BYTES: usize = 4096;
+
+/// The form of the answer: by `format`, or else by `Accept`.
+pub fn form(request: &HttpRequest, p: &Parameters) -> Result<Form, Failure> {
+    let accepted = header::Accept::parse(request).map(|accept| accept.ranked()).unwrap_or_default();
+    let accepted: Vec<String> = accepted.iter().map(|media| media.essence_str().to_string()).collect();
+    Form::choose(p.text("format")?, &accepted)?.ok_or_else(|| {
+        let why = format!("`Accept` names no form that there is; there are: {}", Form::media_types());
+        Failure::Accept(why)
+    })
+}
+
+/// Answers with rows. In JSON they are called `name`, with `more` beside them.
+pub fn rows<T: Table>(
+    request: &HttpRequest,
+    form: Form,
+    name: &'static str,
+    table: &T,
+    next: Option<String>,
+    more: Option<(&'static str, serde_json::Value)>,
+) -> HttpResponse {
+    let link = next.as_ref().and_then(|next| link(request, next));
+    let body = match form {
+        Form::Json => serde_json::to_vec(&Body { name, table, next, more }).ok(),
+        Form::Csv => table::csv(table).ok(),
+        Form::Lines => table::lines(table).ok(),
+    };
+    let mut answer = HttpResponse::Ok();
+    if let Some(link) = link {
+        answer.insert_header((header::LINK, link));
+    }
+    answer.insert_header((header::VARY, "Accept"));
+    answer.content_type(form.content_type()).body(body.unwrap_or_default())
+}
+
+struct Body<'a, T> {
+    name: &'static str,
+    table: &'a T,
+    next: Option<String>,
+    more: Option<(&'static str, serde_json::Value)>,
+}
+
+impl<T: Table> Serialize for Body<'_, T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut body = to.serialize_map(None)?;
+        body.serialize_entry(self.name, &JsonRows(self.table))?;
+        if let Some((name, value)) = &self.more {
+            body.serialize_entry(name, value)?;
+        }
+        body.serialize_entry("truncated", &self.next.is_some())?;
+        body.serialize_entry("next", &self.next)?;
+        body.end()
+    }
+}
+
+/// The same request for the next page, as RFC 8288 has it.
+fn link(request: &HttpRequest, next: &str) -> Option<String> {
+    let query = request.query_string();
+    let rest = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("after="));
+    let rest: String = rest.map(|pair| format!("{pair}&")).collect();
+    let sound = rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'<' | b'>' | b'"'));
+    (sound && rest.len() <= MAX_LINK_BYTES).then(|| format!("<?{rest}after={next}>; rel=\"next\""))
+}

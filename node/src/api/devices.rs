@@ -1,0 +1,116 @@
+//! `/v1/devices`: what there is, and from when to when.
+
+use super::problem::Failure;
+use super::routes::Asker;
+use super::{Api, Given};
+use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
+use crate::store::find::{Seek, SeriesTimes};
+use actix_web::{HttpResponse, web};
+use selvedge_shared::time::EpochMs;
+use serde::{Serialize, Serializer};
+
+/// The parameters of `/v1/devices`.
+pub const DEVICE_PARAMETERS: [&str; 6] = ["site", "device", "stream", "q", "limit", "after"];
+
+/// A page of devices.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Devices {
+    devices: Vec<Device>,
+    /// Whether there is more.
+    truncated: bool,
+    /// What to give as `after` to get it.
+    next: Option<String>,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+struct Device {
+    site: String,
+    device: String,
+    /// When the node first heard of it, by the node's clock.
+    #[serde(serialize_with = "text")]
+    #[schema(value_type = String, format = DateTime)]
+    first_seen: EpochMs,
+    /// The time of its earliest reading.
+    #[serde(serialize_with = "text_if_any")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    first: Option<EpochMs>,
+    /// The time of its latest reading.
+    #[serde(serialize_with = "text_if_any")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last: Option<EpochMs>,
+    streams: Vec<Stream>,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+struct Stream {
+    stream: String,
+    /// At which widths its windows are stored.
+    widths_ms: Vec<i64>,
+    /// The time of its earliest reading.
+    #[serde(serialize_with = "text_if_any")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    first: Option<EpochMs>,
+    /// The time of its latest reading.
+    #[serde(serialize_with = "text_if_any")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last: Option<EpochMs>,
+}
+
+fn text<S: Serializer>(at: &EpochMs, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(at)
+}
+
+fn text_if_any<S: Serializer>(at: &Option<EpochMs>, to: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => to.collect_str(at),
+        None => to.serialize_none(),
+    }
+}
+
+/// The earlier of two times of which there may be none.
+fn earlier(a: Option<EpochMs>, b: Option<EpochMs>) -> Option<EpochMs> {
+    a.zip(b).map(|(a, b)| a.min(b)).or(a).or(b)
+}
+
+pub(super) async fn devices(
+    api: web::Data<Api>,
+    Asker(caller): Asker,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &DEVICE_PARAMETERS)?;
+    let limit = p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?;
+    let after = p.names_place("after", 2)?.map(|place| place.0).unwrap_or_default();
+    let [site, device] = [0, 1].map(|at| after.get(at).map_or("", String::as_str));
+    let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
+    let devices = listed(api.reader.find_devices(&seek, (site, device), limit).await?);
+    let truncated = devices.len() == limit as usize;
+    let last = devices.last().filter(|_| truncated);
+    let next = last.map(|d| NamesPlace(vec![d.site.clone(), d.device.clone()]).to_string());
+    Ok(HttpResponse::Ok().json(Devices { devices, truncated, next }))
+}
+
+/// Series by site, device, stream and width, as devices.
+fn listed(rows: Vec<SeriesTimes>) -> Vec<Device> {
+    let mut devices: Vec<Device> = vec![];
+    for SeriesTimes { series: s, device_seen: first_seen, first, last } in rows {
+        if devices.last().is_none_or(|d| d.site != s.site || d.device != s.device) {
+            let (site, device) = (s.site, s.device);
+            devices.push(Device { site, device, first_seen, first: None, last: None, streams: vec![] });
+        }
+        let Some(device) = devices.last_mut() else { continue };
+        device.first = earlier(device.first, first);
+        device.last = device.last.max(last);
+        match device.streams.last_mut().filter(|known| known.stream == s.stream) {
+            Some(stream) => {
+                stream.widths_ms.push(s.width_ms);
+                stream.first = earlier(stream.first, first);
+                stream.last = stream.last.max(last);
+            }
+            None => {
+                let widths_ms = vec![s.width_ms];
+                device.streams.push(Stream { stream: s.stream, widths_ms, first, last });
+            }
+        }
+    }
+    devices
+}

@@ -1,0 +1,203 @@
+//! `/v1/gaps`: where streams have no windows between their first and their last, and the holes of shards that may be
+//! the reason.
+
+use super::aggregates::{self, of_another_query};
+use super::problem::Failure;
+use super::routes::Asker;
+use super::{Api, Given, answer};
+use crate::logic::gaps::{Gap, Gaps};
+use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters, Place, bad, duration_text};
+use crate::logic::table::{Cell, Field, Form, Kind, Table};
+use crate::store::SeriesInfo;
+use crate::store::find::Seek;
+use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_shared::time::EpochMs;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// Its parameters.
+pub const PARAMETERS: [&str; 11] =
+    ["site", "device", "stream", "q", "from", "to", "width", "min", "limit", "after", "format"];
+
+/// How many starts of windows are read at a time.
+const READ_ENTRIES: u32 = 20_000;
+
+/// How many windows one answer looks at before it ends with a `next`.
+pub const SCAN_ENTRIES: usize = 1_000_000;
+
+/// For how many windows the look at another stream counts.
+const SEEK_ENTRIES: usize = 20;
+
+/// The most holes of one answer: the ones found last.
+pub const MAX_HOLES_ENTRIES: u32 = 1_000;
+
+pub(super) async fn gaps(
+    api: web::Data<Api>,
+    Asker(caller): Asker,
+    request: HttpRequest,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
+    let form = answer::form(&request, &p)?;
+    let (from, to) = p.from_to()?;
+    let ask = Ask {
+        from,
+        to,
+        width_ms: p.duration("width")?,
+        min_ms: p.duration("min")?.unwrap_or(0),
+        limit: p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)? as usize,
+        after: p.place("after")?,
+    };
+    let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
+    let series = ask.choose(aggregates::series(&api, &seek).await?)?;
+    let sites: BTreeSet<String> = series.iter().map(|s| s.site.clone()).collect();
+    let mut table = GapTable::new();
+    let next = find(&api, &ask, &series, &mut table).await?;
+    // Which shard a device is in, the node does not know; so all of its site are told. What was lost is older than its hole.
+    let holes = if form == Form::Json {
+        let sites: Vec<String> = sites.into_iter().collect();
+        api.reader.find_holes(&sites, from, MAX_HOLES_ENTRIES).await?
+    } else {
+        vec![]
+    };
+    let holes = holes.iter().map(|hole| {
+        json!({ "site": hole.site, "shard": hole.shard, "first_seq": hole.first, "last_seq": hole.last,
+            "batches": hole.last.saturating_sub(hole.first).saturating_add(1),
+            "found": hole.found.to_string(), "found_ms": hole.found.0 })
+    });
+    let holes = Some(("holes", holes.collect()));
+    Ok(answer::rows(&request, form, "gaps", &table, next.map(|place| place.to_string()), holes))
+}
+
+struct Ask {
+    from: EpochMs,
+    to: EpochMs,
+    width_ms: Option<i64>,
+    min_ms: i64,
+    limit: usize,
+    after: Option<Place>,
+}
+
+impl Ask {
+    /// Of each stream the narrowest series, or the one of the width that is asked for; of those in the order of names.
+    fn choose(&self, series: Vec<SeriesInfo>) -> Result<Vec<SeriesInfo>, Failure> {
+        let mut chosen: Vec<SeriesInfo> = vec![];
+        let any = !series.is_empty();
+        for one in series {
+            let known = chosen
+                .last()
+                .is_some_and(|s| (&s.site, &s.device, &s.stream) == (&one.site, &one.device, &one.stream));
+            if self.width_ms.is_none_or(|width| width == one.width_ms) && !known {
+                chosen.push(one);
+            }
+        }
+        if let Some(width) = self.width_ms.filter(|_| any && chosen.is_empty()) {
+            let why = format!("{} is no width at which one of these streams is stored", duration_text(width));
+            return Err(bad("width", why).into());
+        }
+        Ok(chosen)
+    }
+}
+
+/// Adds the gaps of one series after the other; says where to go on if the answer is full before the end.
+async fn find(
+    api: &Api,
+    ask: &Ask,
+    series: &[SeriesInfo],
+    table: &mut GapTable,
+) -> Result<Option<Place>, Failure> {
+    let resume = ask.after.map(|after| series.iter().position(|s| s.id == after.series));
+    if resume == Some(None) {
+        return Err(of_another_query());
+    }
+    let mut scanned = 0;
+    for one in series.iter().skip(resume.flatten().unwrap_or(0)) {
+        let after = ask.after.filter(|after| after.series == one.id);
+        let from = after.map_or(ask.from, |after| ask.from.max(after.start));
+        if table.rows.len() >= ask.limit || scanned >= SCAN_ENTRIES {
+            return Ok(Some(Place { series: one.id, start: from }));
+        }
+        let (before, later) = api.reader.around(one.id, from, ask.to).await?;
+        let mut gaps = Gaps::new(one.width_ms, from, before);
+        let mut next = Some(from);
+        while let Some(start) = next {
+            let starts = api.reader.starts(one.id, start, ask.to, READ_ENTRIES).await?;
+            for start in &starts {
+                if table.rows.len() >= ask.limit {
+                    return Ok(Some(Place { series: one.id, start: gaps.reached() }));
+                }
+                table.push(one, gaps.push(*start), ask.min_ms);
+            }
+            scanned += starts.len();
+            next = starts.last().filter(|_| starts.len() == READ_ENTRIES as usize).map(|s| s.plus(1));
+            if next.is_some() && scanned >= SCAN_ENTRIES {
+                return Ok(Some(Place { series: one.id, start: gaps.reached() }));
+            }
+        }
+        if later.is_some() {
+            if table.rows.len() >= ask.limit {
+                return Ok(Some(Place { series: one.id, start: gaps.reached() }));
+            }
+            table.push(one, gaps.finish(ask.to), ask.min_ms);
+        }
+        scanned += SEEK_ENTRIES;
+    }
+    Ok(None)
+}
+
+struct GapTable {
+    fields: Vec<Field>,
+    rows: Vec<(SeriesInfo, Gap)>,
+}
+
+/// The columns.
+pub fn fields() -> Vec<Field> {
+    let fields = [
+        ("site", Kind::Text, "Whose."),
+        ("device", Kind::Text, "Whose."),
+        ("stream", Kind::Text, "Whose."),
+        ("width_ms", Kind::Whole, "Of the windows that are missing."),
+        ("from", Kind::Time, "The end of the window before it, or `from`."),
+        ("from_ms", Kind::Whole, "The same in milliseconds since 1970."),
+        ("to", Kind::Time, "The start of the window after it, or `to`."),
+        ("to_ms", Kind::Whole, "The same in milliseconds since 1970."),
+        ("windows", Kind::Whole, "How many windows have room in it."),
+    ];
+    fields.map(|(name, kind, meaning)| Field::new(name, kind).meaning(meaning)).into()
+}
+
+impl GapTable {
+    fn new() -> Self {
+        Self { fields: fields(), rows: vec![] }
+    }
+
+    fn push(&mut self, series: &SeriesInfo, gap: Option<Gap>, min_ms: i64) {
+        let gap = gap.filter(|gap| gap.length_ms() >= min_ms);
+        self.rows.extend(gap.map(|gap| (series.clone(), gap)));
+    }
+}
+
+impl Table for GapTable {
+    fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn cell(&self, row: usize, field: usize) -> Cell<'_> {
+        let Some((series, gap)) = self.rows.get(row) else { return Cell::Null };
+        match field {
+            0 => Cell::Text(&series.site),
+            1 => Cell::Text(&series.device),
+            2 => Cell::Text(&series.stream),
+            3 => Cell::Whole(series.width_ms),
+            4 => Cell::Time(gap.from),
+            5 => Cell::Whole(gap.from.0),
+            6 => Cell::Time(gap.to),
+            7 => Cell::Whole(gap.to.0),
+            _ => Cell::Whole(gap.windows(series.width_ms)),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What each parameter means, whichever path has it.
+
+use super::schema::{plain, string};
+use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
+use crate::logic::row::{FUNCTIONS, Function};
+use crate::logic::table::Form;
+use selvedge_shared::balance::Policy;
+use serde_json::{Value, json};
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+
+/// What every parameter means, with an example.
+pub(super) fn parameter(name: &str) -> Parameter {
+    let duration = || string(r"^0*[1-9][0-9]{0,10}(ms|s|m|h|d)?$");
+    let names = || plain(Type::String).min_length(Some(1));
+    let times = || {
+        string(
+            r"^(-?[0-9]{1,14}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2}))$",
+        )
+    };
+    let functions = FUNCTIONS.map(|f| f.name).join("|");
+    let (description, schema, example): (String, ObjectBuilder, Option<Value>) = match name {
+        "site" => ("One site, or a pattern with `*` (`\\*` for the character).".into(), names(), None),
+        "device" => {
+            ("One device, or a pattern: `press-*`. A name, or what stands before the first `*`, is looked up in an index.".into(), names(), Some(json!("press-*")))
+        }
+        "stream" => ("One stream, or a pattern.".into(), names(), Some(json!("temperature"))),
+        "q" => ("Devices whose name holds this, in upper or lower case.".into(), names(), None),
+        "from" => (
+            "The earliest start of a window: RFC 3339 with an offset, or epoch milliseconds.".into(),
+            times(),
+            Some(json!("2025-11-24T00:00:00Z")),
+        ),
+        "to" => ("The first start that is too late; the same forms.".into(), times(), Some(json!("2025-11-25T00:00:00Z"))),
+        "every" => (
+            "Merge windows into spans of this length; a multiple of a stored width.".into(),
+            duration(),
+            Some(json!("1h")),
+        ),
+        "width" => ("Only windows stored at this width.".into(), duration(), Some(json!("10s"))),
+        "min" => ("Only gaps of at least this length.".into(), duration(), Some(json!("5m"))),
+        "fn" => (
+            format!(
+                "What is told of each row, a comma list of: {}. Otherwise all. `first` and `last` have time and value, `watermark` both \
+                 forms of its time; quantiles are null where no sketch was kept.",
+                Function::names()
+            ),
+            string(&format!("^({functions})(,({functions}))*$")),
+            Some(json!("count,mean,p99")),
+        ),
+        "group_by" => (
+            "What tells rows apart, a comma list of site, device, stream, or `none`; what is not named is merged. Needs `every`. `streams` \
+             says how many were merged in a row; a row is complete when each of them is."
+                .into(),
+            string("^(none|(site|device|stream)(,(site|device|stream)){0,2})$"),
+            Some(json!("site,stream")),
+        ),
+        "fill" => (
+            "What stands for readings in spans that have none, between `from` and `to`, for streams that have some there: `none` (no \
+             row), `null`, `previous`, `linear`, or a number. Needs `every`, `from` and `to`; a stream's spans have to fit into `limit`. \
+             `count` is 0 there, `filled` is true."
+                .into(),
+            string(r"^(none|null|previous|linear|-?[0-9]+(\.[0-9]+)?)$"),
+            Some(json!("linear")),
+        ),
+        "limit" => (
+            format!("The most rows, {DEFAULT_LIMIT_ENTRIES} if nothing is said (`/v1/ledger`: {MAX_LIMIT_ENTRIES})."),
+            ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_LIMIT_ENTRIES)),
+            None,
+        ),
+        "after" => {
+            ("The `next` of an answer, to go on there; with the same other parameters.".into(), string(r"^([0-9]+\.-?[0-9]+|([0-9a-f]{2})*(-([0-9a-f]{2})*)+)$"), None)
+        }
+        "consistency" => (
+            "`linearizable`: every reading acknowledged before the question is in the answer. `stale`: any replica answers, also without \
+             a majority."
+                .into(),
+            plain(Type::String).enum_values(Some(["linearizable", "stale"])),
+            None,
+        ),
+        "policy" => (
+            format!("How gateways, and replicas for `stale`, are chosen: {}. The better of two at random if nothing is said.", Policy::NAMES),
+            plain(Type::String).enum_values(Some(Policy::NAMES.split(", ").collect::<Vec<_>>())),
+            None,
+        ),
+        "timeout" => ("How long to wait for the edge; 5 s if nothing is said.".into(), duration(), Some(json!("2s"))),
+        "format" => {
+            let all = Form::names();
+            let all: Vec<&str> = all.split(", ").collect();
+            (
+                "The form of the answer; otherwise `Accept` decides, and JSON if it says nothing.".into(),
+                plain(Type::String).enum_values(Some(all)),
+                None,
+            )
+        }
+        _ => (String::new(), names(), None),
+    };
+    let schema = schema.examples(example.clone()).build();
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Query)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema))
+        .example(example)
+        .build()
+}
+
+/// The site in a path.
+pub(super) fn site_of_path() -> Parameter {
+    ParameterBuilder::new()
+        .name("site")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("The site, as `/v1/sites` lists it."))
+        .schema(Some(plain(Type::String).min_length(Some(1)).build()))
+        .build()
+}

@@ -1,0 +1,336 @@
+//! All paths, in the order in which they are shown.
+
+use super::super::routes::Guard;
+use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, sites, sql};
+use super::parameters::{parameter, site_of_path};
+use super::schema::{content, holes, object, rows_of, text};
+use crate::live::MAX_LISTENERS_ENTRIES;
+use crate::logic::access::Scope;
+use crate::logic::query::{AGGREGATE_PARAMETERS, MAX_MERGED_ENTRIES, MAX_MERGED_STREAMS_ENTRIES};
+use serde_json::{Value, json};
+use utoipa::openapi::path::{HttpMethod, Parameter};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{Content, Ref, RefOr, Required};
+
+/// One path, as it is described.
+pub(super) struct Described {
+    pub path: &'static str,
+    pub method: HttpMethod,
+    pub guard: Guard,
+    pub tag: &'static str,
+    pub summary: &'static str,
+    pub description: String,
+    pub parameters: Vec<Parameter>,
+    pub body: Option<RequestBody>,
+    /// Media type and content of the answer.
+    pub answers: Vec<(&'static str, Content)>,
+    /// The statuses that it may have beyond those that every path may have.
+    pub problems: &'static [u16],
+}
+
+const READ: Guard = Guard::Scope(Scope::Read);
+
+/// All paths, in the order in which they are shown.
+pub(super) fn paths() -> Vec<Described> {
+    let rows = |name: &str, table: Schema, example: Value| {
+        vec![
+            ("application/json", content(rows_of(name, table, &[]), Some(example))),
+            ("text/csv", content(text("RFC 4180, with a line of names; `_` stands for `.`"), None)),
+            ("application/x-ndjson", content(text("One row a line, as JSON"), None)),
+        ]
+    };
+    let row = || Ref::from_schema_name("Row");
+    let read = |path, tag, summary, description: String, parameters: &[&str], answers, problems| Described {
+        path,
+        method: HttpMethod::Get,
+        guard: READ,
+        tag,
+        summary,
+        description,
+        parameters: parameters.iter().map(|name| parameter(name)).collect(),
+        body: None,
+        answers,
+        problems,
+    };
+    let of_rows = |name: &str, example| {
+        let array = ArrayBuilder::new().items(row()).build();
+        rows(name, array.into(), example)
+    };
+    let open = |path, summary, description: &str, answers| Described {
+        path,
+        method: HttpMethod::Get,
+        guard: Guard::Open,
+        tag: "about",
+        summary,
+        description: description.to_string(),
+        parameters: vec![],
+        body: None,
+        answers,
+        problems: &[],
+    };
+    let gap_fields = gaps::fields();
+    let gap_row = object(&gap_fields, gap_fields.len());
+    let gap_rows: Schema = ArrayBuilder::new().items(RefOr::T(gap_row)).build().into();
+    vec![
+        read(
+            "/v1/aggregates",
+            "windows",
+            "Windows, as stored or merged",
+            format!(
+                "Without `every` the windows of each matching stream as they are stored, at their narrowest width; with it merged \
+                 into spans aligned to 1970-01-01T00:00:00Z. `group_by` merges streams. Rows come by stream and start; merged ones by \
+                 start.\n\nAn answer ends with `next` (also as header `Link`) when it has `limit` rows, about {} MiB, or has read {} \
+                 windows. One row is made of at most {MAX_MERGED_ENTRIES} windows or roll-ups; the windows of at most \
+                 {MAX_MERGED_STREAMS_ENTRIES} streams are merged with each other, roll-ups (whole minutes, hours and days that the stored widths divide) of up to {}.",
+                answer::MAX_ANSWER_BYTES / 1024 / 1024,
+                aggregates::SCAN_ENTRIES,
+                aggregates::MAX_SERIES_ENTRIES,
+            ),
+            &AGGREGATE_PARAMETERS,
+            of_rows("aggregates", example_rows("aggregates")),
+            &[406],
+        ),
+        read(
+            "/v1/latest",
+            "windows",
+            "The newest window of each stream",
+            "One row a stream, at its narrowest width: its newest window, whose `last` is the newest value with its time. By site, \
+             device and stream."
+                .to_string(),
+            &latest::PARAMETERS,
+            of_rows("latest", example_rows("latest")),
+            &[406],
+        ),
+        Described {
+            path: "/v1/live",
+            method: HttpMethod::Get,
+            guard: Guard::Scope(Scope::Live),
+            tag: "windows",
+            summary: "Windows as they are applied",
+            description: format!(
+                "Server-sent events. `window` holds a row as `/v1/aggregates` gives it, as the window is stored after the batch; a late \
+                 reading brings its window again. `lagged` says that some were left out, and how many (null: unknown): ask \
+                 `/v1/aggregates` for them. A client that comes back with `Last-Event-ID` hears so what it has missed. Comments keep the \
+                 connection. At most {MAX_LISTENERS_ENTRIES} may listen. Of several nodes at one database each tells what it applied itself."
+            ),
+            parameters: live::PARAMETERS.iter().map(|name| parameter(name)).collect(),
+            body: None,
+            answers: vec![("text/event-stream", content(text("Events `window` and `lagged`"), None))],
+            problems: &[],
+        },
+        read(
+            "/v1/devices",
+            "streams",
+            "Devices with their streams",
+            "By site and name.".to_string(),
+            &devices::DEVICE_PARAMETERS,
+            vec![("application/json", content(Ref::from_schema_name("Devices"), Some(example_devices())))],
+            &[],
+        ),
+        read(
+            "/v1/gaps",
+            "streams",
+            "Where windows are missing",
+            format!(
+                "Stretches between the first and the last window of a stream, within `from` and `to`, in which no window is stored, with \
+                 the number of windows that have room there; at the stream's narrowest width, or at `width`. A device that was silent \
+                 leaves gaps as well as one whose readings were lost.\n\n`holes` are runs of batches of the same sites that the edge no \
+                 longer had and that never came, found at or after `from`, the last {} of them: what was in them nobody knows. An answer \
+                 looks at {} windows at most before it ends with `next`.",
+                gaps::MAX_HOLES_ENTRIES,
+                gaps::SCAN_ENTRIES,
+            ),
+            &gaps::PARAMETERS,
+            vec![
+                ("application/json", content(rows_of("gaps", gap_rows, &[("holes", holes())]), Some(example_gaps()))),
+                ("text/csv", content(text("The gaps; RFC 4180, with a line of names"), None)),
+                ("application/x-ndjson", content(text("The gaps, one a line, as JSON"), None)),
+            ],
+            &[406],
+        ),
+        read(
+            "/v1/ledger",
+            "streams",
+            "Count and fingerprint of every window",
+            "Compact, to reckon up against what was sent: equal fingerprints mean equal values, in any order.".to_string(),
+            &ledger::PARAMETERS,
+            vec![("application/json", content(Ref::from_schema_name("Ledger"), None))],
+            &[],
+        ),
+        Described {
+            path: "/v1/sql",
+            method: HttpMethod::Post,
+            guard: Guard::Scope(Scope::Sql),
+            tag: "sql",
+            summary: "One statement that reads",
+            description: format!(
+                "In the database's own SQL, on its views `devices`, `streams`, `windows`, `minute`, `hour`, `day`, `holes` and `shards`. Off \
+                 unless `http.sql.enabled = true`. The connection can't write; a statement is stopped after `http.sql.timeout_ms`, an answer \
+                 cut off after `http.sql.limit_rows` rows or `http.sql.limit_bytes` (`truncated`; with CSV the header \
+                 `Selvedge-Truncated`). At most {} run at a time.",
+                sql::MAX_RUNNING_ENTRIES
+            ),
+            parameters: sql::PARAMETERS.iter().map(|name| parameter(name)).collect(),
+            body: Some(question()),
+            answers: vec![
+                ("application/json", content(Ref::from_schema_name("SqlAnswer"), Some(example_sql()))),
+                ("text/csv", content(text("RFC 4180, with a line of names"), None)),
+                ("application/x-ndjson", content(text("A row a line, as a JSON array"), None)),
+            ],
+            problems: &[406, 413, 415, 422],
+        },
+        read(
+            "/v1/sites",
+            "sites",
+            "The sites as their gateways report them",
+            "Each with its gateways: when they were heard, whether they are ready, how much they have to do; and how much waits to be sent."
+                .to_string(),
+            &[],
+            vec![("application/json", content(ObjectBuilder::new().build(), None))],
+            &[],
+        ),
+        Described {
+            parameters: vec![site_of_path()],
+            ..read(
+                "/v1/sites/{site}",
+                "sites",
+                "One site with its shards",
+                "As in `/v1/sites`, and for each shard its replicas, its leader and its outbox.".to_string(),
+                &[],
+                vec![("application/json", content(ObjectBuilder::new().build(), None))],
+                &[404],
+            )
+        },
+        Described {
+            guard: Guard::Scope(Scope::Edge),
+            parameters: std::iter::once(site_of_path()).chain(sites::PARAMETERS.map(parameter)).collect(),
+            ..read(
+                "/v1/sites/{site}/aggregates",
+                "sites",
+                "Windows as the site itself knows them",
+                "Asked of the site's gateways, sealed, over MQTT: also what they have not sent yet, and windows that still take readings \
+                 (`closed` is false). `partial` and `missing_shards` name the shards that did not answer in time. `device` is needed and \
+                 may be a pattern."
+                    .to_string(),
+                &[],
+                vec![("application/json", content(rows_of("aggregates", edge_rows(), &edge_more()), None))],
+                &[404, 504],
+            )
+        },
+        read(
+            "/v1/status",
+            "node",
+            "How far each shard of each site has come",
+            "Batches applied, missing, and given up.".to_string(),
+            &[],
+            vec![("application/json", content(Ref::from_schema_name("Status"), None))],
+            &[],
+        ),
+        Described {
+            guard: Guard::Scope(Scope::Metrics),
+            ..read(
+                "/metrics",
+                "node",
+                "Metrics for Prometheus",
+                "Its text format, version 0.0.4.".to_string(),
+                &[],
+                vec![("text/plain", content(text("Metrics"), None))],
+                &[],
+            )
+        },
+        open(
+            "/healthz",
+            "Whether the node runs",
+            "Answers 200 as long as it does.",
+            vec![("application/json", content(Ref::from_schema_name("Health"), Some(json!({ "status": "ok" }))))],
+        ),
+        Described {
+            problems: &[503],
+            ..open(
+                "/readyz",
+                "Whether the node can work",
+                "200 if the database answers and the uplink is connected; otherwise 503, which says in `why` what is missing.",
+                vec![("application/json", content(Ref::from_schema_name("Health"), Some(json!({ "status": "ready" }))))],
+            )
+        },
+        open(
+            "/openapi.json",
+            "This description",
+            "OpenAPI 3.1.",
+            vec![("application/json", content(ObjectBuilder::new().build(), None))],
+        ),
+        open(
+            "/docs",
+            "This description for people",
+            "A page that needs nothing from elsewhere.",
+            vec![("text/html", content(text("A page"), None))],
+        ),
+        open(
+            "/docs/page.js",
+            "The page's script",
+            "Part of `/docs`.",
+            vec![("text/javascript", content(text("A script"), None))],
+        ),
+        open(
+            "/docs/page.css",
+            "The page's style",
+            "Part of `/docs`.",
+            vec![("text/css", content(text("A style sheet"), None))],
+        ),
+    ]
+}
+
+/// As other rows; `closed` is among them.
+fn edge_rows() -> Schema {
+    ArrayBuilder::new().items(Ref::from_schema_name("Row")).build().into()
+}
+
+fn edge_more() -> [(&'static str, Schema); 5] {
+    let text = |about: &str| text(about);
+    let shards = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::Integer).build()).build();
+    [
+        ("source", text("`edge`")),
+        ("gateway", ObjectBuilder::new().schema_type(Type::Integer).build().into()),
+        ("consistency", text("As asked for.")),
+        ("partial", ObjectBuilder::new().schema_type(Type::Boolean).build().into()),
+        ("missing_shards", shards.into()),
+    ]
+}
+
+fn example_rows(name: &str) -> Value {
+    json!({ name: [{ "site": "plant-7", "device": "press-7", "stream": "temperature", "start": "2025-11-24T16:00:00.000Z",
+        "start_ms": 1_764_000_000_000_i64, "width_ms": 3_600_000, "count": 3_600, "mean": 21.5, "p99": 24.25 }],
+        "truncated": false, "next": null })
+}
+
+fn example_devices() -> Value {
+    let (first, last) = ("2025-11-24T16:00:00.250Z", "2025-11-24T17:00:00.125Z");
+    json!({ "devices": [{ "site": "plant-7", "device": "press-7", "first_seen": "2025-11-24T16:00:12.000Z", "first": first,
+        "last": last, "streams": [{ "stream": "temperature", "widths_ms": [10_000, 60_000], "first": first, "last": last }] }],
+        "truncated": false, "next": null })
+}
+
+fn question() -> RequestBody {
+    let sql =
+        "SELECT device, start, mean FROM hour WHERE stream = 'temperature' ORDER BY start_ms DESC LIMIT 5";
+    let json = content(Ref::from_schema_name("SqlQuestion"), Some(json!({ "sql": sql, "limit": 5 })));
+    RequestBodyBuilder::new()
+        .description(Some("The statement, in JSON with a limit of rows, or alone as text."))
+        .required(Some(Required::True))
+        .content("application/json", json)
+        .content("text/plain", content(text("The statement"), Some(json!(sql))))
+        .build()
+}
+
+fn example_sql() -> Value {
+    json!({ "columns": [{ "name": "device", "type": "text" }, { "name": "start", "type": "text" }, { "name": "mean", "type": "real" }],
+        "rows": [["press-7", "2025-11-24T16:00:00.000Z", 21.5]], "truncated": false, "elapsed_ms": 1 })
+}
+
+fn example_gaps() -> Value {
+    json!({ "gaps": [{ "site": "plant-7", "device": "press-7", "stream": "temperature", "width_ms": 10_000,
+        "from": "2025-11-24T16:10:00.000Z", "from_ms": 1_764_000_600_000_i64, "to": "2025-11-24T16:12:00.000Z",
+        "to_ms": 1_764_000_720_000_i64, "windows": 12 }],
+        "holes": [], "truncated": false, "next": null })
+}

@@ -1,0 +1,91 @@
+//! Forms of what is asked and answered.
+
+use crate::logic::table::{Field, Kind};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use utoipa::openapi::schema::{
+    ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
+use utoipa::openapi::{Content, RefOr};
+
+pub(super) fn plain(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(kind)
+}
+
+pub(super) fn string(pattern: &str) -> ObjectBuilder {
+    plain(Type::String).pattern(Some(pattern))
+}
+
+pub(super) fn text(description: &str) -> Schema {
+    plain(Type::String).description(Some(description)).build().into()
+}
+
+pub(super) fn content(schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Content {
+    let mut content = Content::new(Some(schema));
+    content.example = example;
+    content
+}
+
+/// `{ name: rows, ..., truncated, next }`.
+pub(super) fn rows_of(name: &str, rows: Schema, more: &[(&str, Schema)]) -> Schema {
+    let mut body = ObjectBuilder::new().property(name, rows).required(name);
+    for (name, schema) in more {
+        body = body.property(*name, schema.clone()).required(*name);
+    }
+    let next = or_null(Type::String).description(Some("What to give as `after` to get it."));
+    let more = plain(Type::Boolean).description(Some("Whether there is more."));
+    let body = body.property("truncated", more).property("next", next);
+    body.required("truncated").required("next").build().into()
+}
+
+pub(super) fn or_null(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
+}
+
+/// Columns as an object; the first `always` of them are there whatever is asked for.
+pub(super) fn object(fields: &[Field], always: usize) -> Schema {
+    let kind = |kind: Kind| match kind {
+        Kind::Text => or_null(Type::String),
+        Kind::Whole => or_null(Type::Integer).format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64))),
+        Kind::Real => or_null(Type::Number).format(Some(SchemaFormat::KnownFormat(KnownFormat::Double))),
+        Kind::Flag => or_null(Type::Boolean),
+        Kind::Time => or_null(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))),
+    };
+    let one = |field: &Field| {
+        kind(field.kind).description(Some(field.meaning).filter(|meaning| !meaning.is_empty()))
+    };
+    let mut all = ObjectBuilder::new();
+    let mut inner: BTreeMap<&str, ObjectBuilder> = BTreeMap::new();
+    for (at, field) in fields.iter().enumerate() {
+        match field.name.split_once('.') {
+            Some((outer, name)) => {
+                let object = inner.remove(outer).unwrap_or_default();
+                inner.insert(outer, object.property(name, one(field)));
+            }
+            None => {
+                all = all.property(field.name.as_ref(), one(field));
+                if at < always {
+                    all = all.required(field.name.as_ref());
+                }
+            }
+        }
+    }
+    for (name, object) in inner {
+        all = all.property(name, object);
+    }
+    all.build().into()
+}
+
+pub(super) fn holes() -> Schema {
+    let fields = [
+        ("site", Kind::Text),
+        ("shard", Kind::Whole),
+        ("first_seq", Kind::Whole),
+        ("last_seq", Kind::Whole),
+        ("batches", Kind::Whole),
+        ("found", Kind::Time),
+        ("found_ms", Kind::Whole),
+    ];
+    let fields = fields.map(|(name, kind)| Field::new(name, kind));
+    ArrayBuilder::new().items(RefOr::T(object(&fields, fields.len()))).build().into()
+}

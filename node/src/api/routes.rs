@@ -1,0 +1,150 @@
+//! Which path is answered by whom, and for whom: each path is put in by [`Routes`], which guards it.
+
+use super::problem::{Failure, shown};
+use super::{Api, problem};
+use crate::logic::access::{Caller, Denied, Scope};
+use crate::logic::query::BadParameter;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::{Method, header};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{
+    Error, FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Responder, ResponseError, web,
+};
+use std::future::{Ready, ready};
+
+/// What a path needs of who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Nothing: it tells nothing of what devices say.
+    Open,
+    /// A token of this scope.
+    Scope(Scope),
+}
+
+/// A path that was put in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// GET or POST.
+    pub method: Method,
+    /// The path, with its variables in braces.
+    pub path: &'static str,
+    /// Who may ask.
+    pub guard: Guard,
+}
+
+/// Puts paths into an application, and keeps a list of them.
+pub struct Routes<'a> {
+    app: &'a mut web::ServiceConfig,
+    /// What was put in.
+    pub all: Vec<Route>,
+}
+
+const GET: &str = "GET, HEAD";
+const POST: &str = "POST";
+
+impl<'a> Routes<'a> {
+    /// Into this application.
+    pub fn new(app: &'a mut web::ServiceConfig) -> Self {
+        Self { app, all: vec![] }
+    }
+
+    /// Answers GET and HEAD of a path.
+    pub fn get<F, Args>(&mut self, path: &'static str, guard: Guard, handler: F)
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        let of_path = web::resource(path)
+            .route(web::get().to(handler.clone()))
+            .route(web::head().to(handler))
+            .default_service(web::to(|request| wrong_method(request, GET)))
+            .wrap(from_fn(move |request, next| admit(guard, request, next)));
+        self.app.service(of_path);
+        self.all.push(Route { method: Method::GET, path, guard });
+    }
+
+    /// Answers POST of a path.
+    pub fn post<F, Args>(&mut self, path: &'static str, guard: Guard, handler: F)
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        let of_path = web::resource(path)
+            .route(web::post().to(handler))
+            .default_service(web::to(|request| wrong_method(request, POST)))
+            .wrap(from_fn(move |request, next| admit(guard, request, next)));
+        self.app.service(of_path);
+        self.all.push(Route { method: Method::POST, path, guard });
+    }
+
+    /// Says of every other path that it is not there, and of a query string that can't be read what is wrong.
+    pub fn end(self) -> Vec<Route> {
+        let query = web::QueryConfig::default().error_handler(|error, _| {
+            let parameter = "query string".into();
+            Failure::Bad(BadParameter { parameter, why: error.to_string() }).into()
+        });
+        self.app.app_data(query).default_service(web::to(unknown));
+        self.all
+    }
+}
+
+/// Lets a request through to its handler, together with who asks; adds what every answer carries.
+async fn admit(
+    guard: Guard,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let caller = match guard {
+        Guard::Open => Ok(Caller::default()),
+        Guard::Scope(scope) => {
+            let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str());
+            match (request.app_data::<web::Data<Api>>(), shown) {
+                (None, _) => Err(Denied::NoToken),
+                (Some(api), Some(Err(_))) if !api.access.is_open() => Err(Denied::Unknown),
+                (Some(api), shown) => api.access.admit(shown.and_then(Result::ok), scope),
+            }
+        }
+    };
+    let mut answer = match caller {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.call(request).await?.map_into_left_body()
+        }
+        Err(denied) => {
+            metrics::counter!("selvedge_node_http_denied_total").increment(1);
+            request.into_response(Failure::Denied(denied).error_response()).map_into_right_body()
+        }
+    };
+    let headers = answer.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    }
+    Ok(answer)
+}
+
+/// Who asks, as the guard has found.
+pub struct Asker(pub Caller);
+
+impl FromRequest for Asker {
+    type Error = Failure;
+    type Future = Ready<Result<Self, Failure>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        // Without a guard nobody was let in.
+        let caller = request.extensions().get::<Caller>().cloned();
+        ready(caller.map(Self).ok_or(Failure::Denied(Denied::NoToken)))
+    }
+}
+
+async fn wrong_method(request: HttpRequest, allowed: &'static str) -> HttpResponse {
+    let (path, method) = (shown(request.path()), shown(request.method().as_str()));
+    Failure::Method { path, method, allowed }.error_response()
+}
+
+async fn unknown(request: HttpRequest) -> HttpResponse {
+    problem::Failure::Path(shown(request.path())).error_response()
+}

@@ -1,0 +1,194 @@
+//! `POST /v1/sql`: one statement that reads, on the node's database.
+
+use super::Api;
+use super::answer;
+use super::problem::Failure;
+use crate::logic::params::Parameters;
+use crate::logic::table::{self, Cell, Field, Form, Kind, Table};
+use crate::store::sql::{MAX_STATEMENT_BYTES, SqlAnswer, SqlError, SqlLimits, SqlValue};
+use actix_web::http::header;
+use actix_web::web::Payload;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// Its parameters.
+pub const PARAMETERS: [&str; 1] = ["format"];
+
+/// How many statements may run at a time.
+pub const MAX_RUNNING_ENTRIES: usize = 4;
+
+/// The longest body: a statement, with room for how JSON writes it.
+pub const MAX_BODY_BYTES: usize = 2 * MAX_STATEMENT_BYTES;
+
+/// What is asked.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Question {
+    /// One statement that only reads.
+    #[schema(
+        min_length = 1,
+        example = "SELECT device, start, mean FROM hour WHERE stream = 'temperature' ORDER BY start_ms DESC LIMIT 5"
+    )]
+    sql: String,
+    /// The most rows; the setting `http.sql.limit_rows` if it is less or nothing is said.
+    #[serde(default)]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
+    limit: Option<u32>,
+}
+
+/// What is answered in JSON.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Told {
+    columns: Vec<Column>,
+    /// Each with a value for each column.
+    #[schema(value_type = Vec<Vec<serde_json::Value>>)]
+    rows: Vec<Vec<serde_json::Value>>,
+    /// Whether there were more rows than the limits let through.
+    truncated: bool,
+    /// How long it took.
+    elapsed_ms: u64,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = SqlColumn)]
+struct Column {
+    name: String,
+    /// As the database calls it.
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+pub(super) async fn sql(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    given: super::Given,
+    body: Payload,
+) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
+    let form = answer::form(&request, &p)?;
+    let settings = &api.sql;
+    if !settings.enabled {
+        return Err(Failure::SqlOff);
+    }
+    let Question { sql, limit } = question(&request, body).await?;
+    if limit == Some(0) {
+        return Err(Failure::BadBody("`limit` is at least 1".to_string()));
+    }
+    let limits = SqlLimits {
+        time: Duration::from_millis(settings.timeout_ms),
+        rows: limit.unwrap_or(u32::MAX).min(settings.limit_rows),
+        bytes: settings.limit_bytes,
+    };
+    let _place = api
+        .sql_places
+        .try_acquire()
+        .map_err(|_| Failure::Busy(format!("{MAX_RUNNING_ENTRIES} statements run already")))?;
+    let start = Instant::now();
+    let done = api.reader.sql(sql, limits).await.map_err(|error| match error {
+        SqlError::Statement(why) => Failure::Sql(why),
+        SqlError::Time => Failure::TooExpensive(format!(
+            "the statement took more than {} ms (setting `http.sql.timeout_ms`)",
+            settings.timeout_ms
+        )),
+        SqlError::Store(error) => Failure::Store(error),
+    })?;
+    Ok(told(form, done, start.elapsed()))
+}
+
+async fn question(request: &HttpRequest, body: Payload) -> Result<Question, Failure> {
+    let bytes = body.to_bytes_limited(MAX_BODY_BYTES).await;
+    let bytes = bytes.map_err(|_| Failure::TooLarge(MAX_BODY_BYTES))?;
+    let bytes = bytes.map_err(|why| Failure::BadBody(format!("the body did not come through: {why}")))?;
+    match request.content_type().to_ascii_lowercase().as_str() {
+        "application/json" => serde_json::from_slice(&bytes).map_err(|why| {
+            Failure::BadBody(format!("the body is not {{\"sql\": \"...\", \"limit\": n}}: {why}"))
+        }),
+        "text/plain" | "application/sql" => match String::from_utf8(bytes.to_vec()) {
+            Ok(sql) => Ok(Question { sql, limit: None }),
+            Err(_) => Err(Failure::BadBody("the body is not UTF-8".to_string())),
+        },
+        _ => Err(Failure::MediaType("application/json, or text/plain with the statement alone")),
+    }
+}
+
+fn told(form: Form, done: SqlAnswer, took: Duration) -> HttpResponse {
+    let mut answer = HttpResponse::Ok();
+    answer.content_type(form.content_type()).insert_header((header::VARY, "Accept"));
+    if done.truncated {
+        // What CSV has no place for.
+        answer.insert_header(("Selvedge-Truncated", "true"));
+    }
+    let body = match form {
+        Form::Csv => {
+            let answer = Answer::new(done);
+            let names = answer.fields.iter().map(|field| field.name.to_string());
+            table::csv_named(&answer, names).ok()
+        }
+        Form::Lines => {
+            let rows =
+                done.rows.into_iter().map(|row| row.into_iter().map(json).collect::<serde_json::Value>());
+            Some(rows.map(|row| format!("{row}\n")).collect::<String>().into_bytes())
+        }
+        Form::Json => {
+            let columns = done.columns.into_iter().map(|(name, kind)| Column { name, kind }).collect();
+            let rows = done.rows.into_iter().map(|row| row.into_iter().map(json).collect()).collect();
+            let elapsed_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            serde_json::to_vec(&Told { columns, rows, truncated: done.truncated, elapsed_ms }).ok()
+        }
+    };
+    answer.body(body.unwrap_or_default())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn json(value: SqlValue) -> serde_json::Value {
+    match value {
+        SqlValue::Null => serde_json::Value::Null,
+        SqlValue::Flag(yes) => yes.into(),
+        SqlValue::Whole(n) => n.into(),
+        SqlValue::Real(n) => n.into(),
+        SqlValue::Text(text) => text.into(),
+        SqlValue::Bytes(bytes) => hex(&bytes).into(),
+    }
+}
+
+/// As a table, whose bytes are text.
+struct Answer {
+    fields: Vec<Field>,
+    rows: Vec<Vec<SqlValue>>,
+}
+
+impl Answer {
+    fn new(done: SqlAnswer) -> Self {
+        let fields = done.columns.into_iter().map(|(name, _)| Field::new(name, Kind::Text)).collect();
+        let plain = |value| match value {
+            SqlValue::Bytes(bytes) => SqlValue::Text(hex(&bytes)),
+            other => other,
+        };
+        let rows = done.rows.into_iter().map(|row| row.into_iter().map(plain).collect()).collect();
+        Self { fields, rows }
+    }
+}
+
+impl Table for Answer {
+    fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn cell(&self, row: usize, field: usize) -> Cell<'_> {
+        match self.rows.get(row).and_then(|row| row.get(field)) {
+            Some(SqlValue::Text(text)) => Cell::Text(text),
+            Some(SqlValue::Whole(n)) => Cell::Whole(*n),
+            Some(SqlValue::Real(n)) => Cell::Real(*n),
+            Some(SqlValue::Flag(yes)) => Cell::Flag(*yes),
+            _ => Cell::Null,
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `/v1/aggregates`, by example.
+
+use super::*;
+
+#[actix_web::test]
+async fn a_window_is_answered_with_all_that_is_known_of_it() {
+    let mut w = World::new().await;
+    w.store("press-1", "temp", 10_000, 3).await;
+    let body = w.ok("/v1/aggregates?device=press-1&stream=temp&from=2025-11-24T16:00:20Z").await;
+    let print = format!("{:016x}", selvedge_shared::aggregate::fingerprint(2.0));
+    let point = json!({ "time": "2025-11-24T16:00:20.001Z", "time_ms": START + 20_001, "value": 2.0 });
+    let row = json!({
+        "site": "plant-7", "device": "press-1", "stream": "temp",
+        "start": "2025-11-24T16:00:20.000Z", "start_ms": START + 20_000, "width_ms": 10_000,
+        "count": 1, "sum": 2.0, "mean": 2.0, "min": 2.0, "max": 2.0, "stddev": 0.0,
+        "p50": 2.0, "p90": 2.0, "p99": 2.0,
+        "first": point, "last": point, "late": 0, "parts": 1, "fingerprint": print,
+        "watermark": "2025-11-24T16:00:30.000Z", "watermark_ms": START + 30_000, "complete": true,
+    });
+    assert_eq!(body, json!({ "aggregates": [row], "truncated": false, "next": null }));
+}
+
+#[actix_web::test]
+async fn every_merges_upwards_and_width_picks() {
+    let mut w = World::new().await;
+    w.store("d", "s", 10_000, 12).await;
+    w.store("d", "s", 60_000, 2).await;
+    let merged = w.ok("/v1/aggregates?device=d&every=1m&width=10s").await;
+    assert_eq!(column(&merged, "count"), [6, 6]);
+    assert_eq!(column(&merged, "sum"), [15.0, 51.0]);
+    assert_eq!(column(&merged, "stddev")[0].as_f64().map(|d| (d * d * 6.0).round()), Some(18.0), "17.5");
+    assert_eq!(
+        column(&w.ok("/v1/aggregates?device=d&every=1m").await, "count"),
+        [1, 1],
+        "the widest that fits"
+    );
+    assert_eq!(column(&w.ok("/v1/aggregates?device=d").await, "count").len(), 12, "the narrowest");
+    assert_eq!(column(&w.ok("/v1/aggregates?device=d&width=1m").await, "count").len(), 2);
+    let to = START + 30_000;
+    assert_eq!(column(&w.ok(&format!("/v1/aggregates?device=d&to={to}")).await, "count").len(), 3);
+    assert_eq!(w.ok("/v1/aggregates?device=none").await["aggregates"], json!([]));
+}
+
+#[actix_web::test]
+async fn pages_give_every_row_once() {
+    for mut w in World::each().await {
+        for stream in ["a", "b", "c"] {
+            w.store("d", stream, 10_000, 12).await;
+        }
+        for (query, rows) in [("", 36), ("&every=30s", 12), ("&every=1h", 3)] {
+            for limit in [1, 2, 4, 12, 13] {
+                let (mut path, mut all) = (format!("/v1/aggregates?device=d{query}&limit={limit}"), vec![]);
+                loop {
+                    let body = w.ok(&path).await;
+                    let starts = column(&body, "start_ms");
+                    assert!(starts.len() <= limit);
+                    all.extend(
+                        column(&body, "stream").into_iter().zip(starts).map(|(s, t)| format!("{s} {t}")),
+                    );
+                    let Some(next) = body["next"].as_str() else { break };
+                    path = format!("/v1/aggregates?device=d{query}&limit={limit}&after={next}");
+                }
+                let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+                assert_eq!((all.len(), distinct.len()), (rows, rows), "{query} limit {limit}");
+            }
+        }
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
+async fn without_a_device_all_answer_and_groups_merge_them() {
+    let mut w = World::new().await;
+    for (device, stream) in [("a", "temp"), ("b", "temp"), ("b", "door")] {
+        w.store(device, stream, 10_000, 400).await;
+    }
+    let all = w.ok("/v1/aggregates?every=1h").await;
+    assert_eq!(column(&all, "device"), ["a", "a", "b", "b", "b", "b"]);
+    let of_site = w.ok("/v1/aggregates?every=1h&group_by=site,stream&stream=temp").await;
+    assert_eq!(column(&of_site, "count"), [720, 80]);
+    assert_eq!(column(&of_site, "sum"), [129_240.0, 30_360.0]);
+    assert_eq!(
+        (column(&of_site, "site"), column(&of_site, "device")),
+        (vec![json!("plant-7"); 2], vec![Value::Null; 2])
+    );
+    assert_eq!(
+        (column(&of_site, "streams"), column(&of_site, "complete")),
+        (vec![json!(2); 2], vec![json!(true), json!(false)])
+    );
+    let of_all = w.ok("/v1/aggregates?every=1h&group_by=stream").await;
+    assert_eq!(column(&of_all, "site"), vec![Value::Null; 4]);
+    assert_eq!(column(&of_all, "stream"), ["temp", "door", "temp", "door"]);
+    // A device that is behind holds up the row.
+    w.store("c", "temp", 10_000, 350).await;
+    let behind = w.ok("/v1/aggregates?every=1h&group_by=site,stream&stream=temp&limit=1").await;
+    assert_eq!(
+        (&behind["aggregates"][0]["streams"], &behind["aggregates"][0]["complete"]),
+        (&json!(3), &json!(false))
+    );
+    w.store("c", "slow", 7_000, 1).await;
+    let (status, body) = w.get("/v1/aggregates?every=1h&group_by=stream").await;
+    assert_eq!((status, &body["parameter"]), (400, &json!("every")));
+    assert!(body["detail"].as_str().unwrap().contains("\"slow\" of device \"c\""), "{body}");
+}
+
+#[actix_web::test]
+async fn pages_of_groups_give_every_row_once() {
+    let mut w = World::new().await;
+    for device in ["a", "b"] {
+        for stream in ["s", "t", "u"] {
+            w.store(device, stream, 600_000, 30).await;
+        }
+    }
+    let all = w.ok("/v1/aggregates?every=2h&group_by=stream").await;
+    assert_eq!((column(&all, "count").len(), &all["truncated"]), (9, &json!(false)));
+    for limit in 1..10 {
+        let (mut path, mut rows) = (format!("/v1/aggregates?every=2h&group_by=stream&limit={limit}"), vec![]);
+        loop {
+            let body = w.ok(&path).await;
+            rows.extend(body["aggregates"].as_array().unwrap().clone());
+            let Some(next) = body["next"].as_str() else { break };
+            path = format!("/v1/aggregates?every=2h&group_by=stream&limit={limit}&after={next}");
+        }
+        assert_eq!(&rows, all["aggregates"].as_array().unwrap(), "limit {limit}");
+    }
+}
+
+#[actix_web::test]
+async fn patterns_pick_streams() {
+    for mut w in World::each().await {
+        for device in ["press-1", "press-2", "pres", "saw-1"] {
+            w.store(device, "temp", 10_000, 1).await;
+        }
+        w.store("press-1", "door", 10_000, 1).await;
+        for (query, devices) in [
+            ("device=press-*&stream=temp", vec!["press-1", "press-2"]),
+            ("device=press-1", vec!["press-1", "press-1"]),
+            ("device=*-1&stream=t*", vec!["press-1", "saw-1"]),
+            ("device=PRESS-*", vec![]),
+            ("site=plant-*&stream=door", vec!["press-1"]),
+            ("site=plant-8", vec![]),
+            ("device=*%5C*", vec![]),
+        ] {
+            assert_eq!(column(&w.ok(&format!("/v1/aggregates?{query}")).await, "device"), devices, "{query}");
+        }
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
+async fn fn_picks_what_is_told() {
+    let mut w = World::new().await;
+    w.store("d", "s", 10_000, 1).await;
+    let body = w.ok("/v1/aggregates?fn=mean,last,complete").await;
+    let last = json!({ "time": "2025-11-24T16:00:00.001Z", "time_ms": START + 1, "value": 0.0 });
+    let row = json!({ "site": "plant-7", "device": "d", "stream": "s", "start": "2025-11-24T16:00:00.000Z",
+        "start_ms": START, "width_ms": 10_000, "mean": 0.0, "last": last, "complete": true });
+    assert_eq!(body["aggregates"], json!([row]));
+    let (status, body) = w.get("/v1/aggregates?fn=mean,mean").await;
+    assert_eq!((status, &body["parameter"]), (400, &json!("fn")));
+}
+
+#[actix_web::test]
+async fn gaps_are_filled_page_by_page() {
+    for mut w in World::each().await {
+        w.store_at("a", "s", 10_000, [1, 4]).await;
+        w.store_at("b", "s", 10_000, [0]).await;
+        w.store_at("c", "s", 10_000, [90]).await;
+        let (from, to) = (START, START + 60_000);
+        let query = format!("/v1/aggregates?every=10s&from={from}&to={to}&fn=count,mean");
+        let told = |body: &Value| -> Vec<String> {
+            let rows = body["aggregates"].as_array().unwrap().iter();
+            rows.map(|row| {
+                let number = (row["start_ms"].as_i64().unwrap() - START) / 10_000;
+                format!(
+                    "{}{number} {} {} {}",
+                    row["device"].as_str().unwrap_or("-"),
+                    row["count"],
+                    row["mean"],
+                    row["filled"]
+                )
+            })
+            .collect()
+        };
+        let all = told(&w.ok(&format!("{query}&fill=linear")).await);
+        let a = [
+            "a0 0 null true",
+            "a1 1 1.0 false",
+            "a2 0 2.0 true",
+            "a3 0 3.0 true",
+            "a4 1 4.0 false",
+            "a5 0 null true",
+        ];
+        let b = [
+            "b0 1 0.0 false",
+            "b1 0 null true",
+            "b2 0 null true",
+            "b3 0 null true",
+            "b4 0 null true",
+            "b5 0 null true",
+        ];
+        assert_eq!(all, [a, b].concat(), "c has nothing there and is left out");
+        for limit in [6, 7, 12] {
+            let (mut pages, mut after) = (vec![], String::new());
+            loop {
+                let body = w.ok(&format!("{query}&fill=linear&limit={limit}{after}")).await;
+                pages.extend(told(&body));
+                let Some(next) = body["next"].as_str() else { break };
+                after = format!("&after={next}");
+            }
+            assert_eq!(pages, all, "limit {limit}");
+        }
+        let merged = told(&w.ok(&format!("{query}&fill=previous&group_by=stream")).await);
+        let expected = [
+            "-0 1 0.0 false",
+            "-1 1 1.0 false",
+            "-2 0 1.0 true",
+            "-3 0 1.0 true",
+            "-4 1 4.0 false",
+            "-5 0 4.0 true",
+        ];
+        assert_eq!(merged, expected);
+        assert_eq!(told(&w.ok(&format!("{query}&fill=-1&device=b")).await)[5], "b5 0 -1.0 true");
+        assert_eq!(told(&w.ok(&format!("{query}&fill=none&device=b")).await), ["b0 1 0.0 null"]);
+        for (more, parameter) in
+            [("&fill=linear&limit=5", "every"), ("&fill=null&group_by=device&limit=6", "limit")]
+        {
+            let (status, body) = w.get(&format!("{query}{more}")).await;
+            assert_eq!((status, &body["parameter"]), (400, &json!(parameter)), "{body}");
+        }
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
+async fn merging_too_many_windows_names_the_bound() {
+    let mut w = World::new().await;
+    for device in 0..30 {
+        w.store(&format!("d{device}"), "s", 70, 1).await;
+    }
+    let (status, body) = w.get("/v1/aggregates?every=7m&group_by=stream").await;
+    let detail = body["detail"].as_str().unwrap();
+    assert_eq!((status, &body["parameter"]), (400, &json!("every")));
+    assert!(detail.contains("more than 100000") && detail.contains("whole minutes, hours"), "{detail}");
+    assert_eq!(column(&w.ok("/v1/aggregates?every=7s&group_by=stream").await, "streams"), [30]);
+}
+
+#[actix_web::test]
+async fn the_same_rows_in_other_forms() {
+    let mut w = World::new().await;
+    w.store("a,\"b\"", "s", 10_000, 3).await;
+    let path = "/v1/aggregates?fn=count,last&limit=2";
+    let (headers, text) = w.text(&format!("{path}&format=csv")).await;
+    let lines = [
+        "site,device,stream,start,start_ms,width_ms,count,last_time,last_time_ms,last_value",
+        "plant-7,\"a,\"\"b\"\"\",s,2025-11-24T16:00:00.000Z,1764000000000,10000,1,2025-11-24T16:00:00.001Z,1764000000001,0.0",
+        "plant-7,\"a,\"\"b\"\"\",s,2025-11-24T16:00:10.000Z,1764000010000,10000,1,2025-11-24T16:00:10.001Z,1764000010001,1.0",
+    ];
+    assert_eq!(text, lines.map(|line| format!("{line}\r\n")).concat());
+    assert!(header(&headers, "content-type").starts_with("text/csv"));
+    let link = header(&headers, "link");
+    let next = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap();
+    let (headers, text) = w.text(&format!("/v1/aggregates{next}")).await;
+    assert_eq!((text.lines().count(), header(&headers, "link")), (2, ""));
+    let accepting = |accept: &str| test::TestRequest::get().uri(path).insert_header(("accept", accept));
+    let (_, headers, body) = w.ask(accepting("application/x-ndjson")).await;
+    assert_eq!(header(&headers, "content-type"), "application/x-ndjson");
+    let body = String::from_utf8(body).unwrap();
+    assert_eq!(
+        body.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["count"].clone())
+            .collect::<Vec<_>>(),
+        [1, 1]
+    );
+    let (status, _, body) = w.ask(accepting("image/png")).await;
+    assert_eq!(status, 406);
+    assert!(String::from_utf8(body).unwrap().contains("text/csv"));
+}

@@ -1,0 +1,210 @@
+//! Windows as they are applied: from the writer, after its commit, to whoever listens.
+//!
+//! The writer names the windows that a transaction has touched; a task reads them as they are stored now, and tells all
+//! listeners. Neither waits for the other: what is too much is left out, and listeners are told that they missed
+//! something. A node tells what it has applied itself, not what other nodes of the same database have.
+
+use crate::logic::params::Wanted;
+use crate::logic::pattern::Pattern;
+use crate::logic::row::{Content, Owner, Row};
+use crate::store::find::Seek;
+use crate::store::{Incoming, Outcome, Reader, StoreError};
+use selvedge_shared::time::EpochMs;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+
+/// How many may listen at a time.
+pub const MAX_LISTENERS_ENTRIES: usize = 64;
+
+/// How far a listener may be behind before it misses something.
+pub const BEHIND_ENTRIES: usize = 2_048;
+
+/// How many transactions may wait to be told.
+const WAITING_ENTRIES: usize = 64;
+
+/// How many windows of one transaction are told; a site that sends what it kept for a week would be no news.
+pub const MAX_TOLD_ENTRIES: usize = 2_000;
+
+/// How many row numbers of series are remembered.
+const SERIES_CACHE_ENTRIES: usize = 20_000;
+
+/// A window that was touched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Touched {
+    series: Series,
+    start: EpochMs,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Series {
+    site: String,
+    device: String,
+    stream: String,
+    width_ms: i64,
+}
+
+/// What listeners hear.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A window as it is stored now, with its number in this run of the node.
+    Window(u64, Arc<Row>),
+    /// So many windows were left out.
+    Missed(u64),
+}
+
+/// A listener's end.
+pub struct Listener {
+    /// The news.
+    pub news: broadcast::Receiver<News>,
+    /// The number of the last window that was told before.
+    pub last: u64,
+    /// Its place among the listeners.
+    pub place: OwnedSemaphorePermit,
+}
+
+/// Shared by the writer, the task that tells, and the API.
+pub struct Live {
+    touched: Mutex<Option<mpsc::Sender<Vec<Touched>>>>,
+    told: Mutex<Option<broadcast::Sender<News>>>,
+    places: Arc<Semaphore>,
+    missed: AtomicU64,
+    last: AtomicU64,
+    /// When this run of the node began: makes the numbers of two runs differ.
+    pub run: EpochMs,
+}
+
+impl Live {
+    /// With the task that tells; it ends once [`Live::close`] was called.
+    pub fn new(reader: Reader, run: EpochMs) -> (Arc<Self>, impl Future<Output = ()>) {
+        let (touch, touched) = mpsc::channel(WAITING_ENTRIES);
+        let live = Arc::new(Self {
+            touched: Mutex::new(Some(touch)),
+            told: Mutex::new(Some(broadcast::Sender::new(BEHIND_ENTRIES))),
+            places: Arc::new(Semaphore::new(MAX_LISTENERS_ENTRIES)),
+            missed: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            run,
+        });
+        (live.clone(), tell(live, reader, touched))
+    }
+
+    /// Listens from now on; nothing if too many do, or if the node stops.
+    pub fn listen(&self) -> Option<Listener> {
+        let place = self.places.clone().try_acquire_owned().ok()?;
+        let news = self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.subscribe();
+        Some(Listener { news, last: self.last.load(Ordering::Relaxed), place })
+    }
+
+    /// These messages were applied, with these outcomes.
+    pub fn applied(&self, messages: &[Incoming], outcomes: &[Outcome]) {
+        if self.places.available_permits() == MAX_LISTENERS_ENTRIES {
+            return;
+        }
+        let (mut all, mut missed) = (BTreeSet::new(), 0);
+        for (message, outcome) in messages.iter().zip(outcomes) {
+            let Some(content) = message.content.as_ref().filter(|_| *outcome == Outcome::Applied) else {
+                continue;
+            };
+            for part in &content.batch.parts {
+                let Some(name) = content.batch.streams.get(part.stream as usize) else { continue };
+                if all.len() >= MAX_TOLD_ENTRIES {
+                    missed += 1;
+                    continue;
+                }
+                let series = Series {
+                    site: message.site.to_string(),
+                    device: name.device.clone(),
+                    stream: name.stream.clone(),
+                    width_ms: part.width_ms.into(),
+                };
+                all.insert(Touched { series, start: part.start });
+            }
+        }
+        let waiting = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(touched) = waiting.as_ref()
+            && let Err(mpsc::error::TrySendError::Full(left_out)) =
+                touched.try_send(all.into_iter().collect())
+        {
+            missed += left_out.len() as u64;
+        }
+        self.missed.fetch_add(missed, Ordering::Relaxed);
+    }
+
+    /// Nothing more comes: all listeners hear the end.
+    pub fn close(&self) {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn tell(&self, news: News) {
+        if let Some(told) = self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            let _ = told.send(news); // nobody may listen
+        }
+    }
+}
+
+async fn tell(live: Arc<Live>, reader: Reader, mut touched: mpsc::Receiver<Vec<Touched>>) {
+    let mut known: HashMap<Series, i64> = HashMap::new();
+    while let Some(all) = touched.recv().await {
+        for one in all {
+            match read(&reader, &one, &mut known).await {
+                Ok(Some(row)) => {
+                    let number = live.last.fetch_add(1, Ordering::Relaxed) + 1;
+                    live.tell(News::Window(number, Arc::new(row)));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "can't read a window that listeners are to hear of");
+                    live.missed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        let missed = live.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 {
+            live.tell(News::Missed(missed));
+        }
+    }
+}
+
+async fn read(
+    reader: &Reader,
+    touched: &Touched,
+    known: &mut HashMap<Series, i64>,
+) -> Result<Option<Row>, StoreError> {
+    let series = &touched.series;
+    let id = match known.get(series) {
+        Some(id) => *id,
+        None => {
+            let wanted = Wanted {
+                site: Some(Pattern::exactly(&series.site)),
+                device: Some(Pattern::exactly(&series.device)),
+                stream: Some(Pattern::exactly(&series.stream)),
+                search: None,
+            };
+            let all = reader.find(&Seek { sites: None, wanted }, u32::from(u16::MAX)).await?;
+            let Some(found) = all.into_iter().find(|s| s.width_ms == series.width_ms) else {
+                return Ok(None);
+            };
+            if known.len() >= SERIES_CACHE_ENTRIES {
+                known.clear();
+            }
+            known.insert(series.clone(), found.id);
+            found.id
+        }
+    };
+    let page = reader.windows(id, touched.start, touched.start.plus(1), 1).await?;
+    let owner = Owner {
+        site: Some(series.site.clone()),
+        device: Some(series.device.clone()),
+        stream: Some(series.stream.clone()),
+    };
+    Ok(page.rows.into_iter().next().map(|window| Row {
+        owner: Arc::new(owner),
+        start: window.start,
+        width_ms: series.width_ms,
+        streams: 1,
+        content: Content::Counted(Arc::new(window)),
+    }))
+}

@@ -1,0 +1,288 @@
+//! Rows of windows: whose they are, what is told of them (`fn=`), and in which columns.
+
+use super::table::{Cell, Field, Kind, Table};
+use crate::store::StoredWindow;
+use selvedge_shared::time::EpochMs;
+use std::sync::Arc;
+
+/// Whose readings a row holds; what is merged is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Owner {
+    /// The site.
+    pub site: Option<String>,
+    /// The device.
+    pub device: Option<String>,
+    /// The stream.
+    pub stream: Option<String>,
+}
+
+/// One span of one stream, or of several that are merged.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Whose.
+    pub owner: Arc<Owner>,
+    /// Where the span starts.
+    pub start: EpochMs,
+    /// How long it is.
+    pub width_ms: i64,
+    /// Of how many streams something was counted in it.
+    pub streams: u64,
+    /// What.
+    pub content: Content,
+}
+
+/// What is in a span.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Readings.
+    Counted(Arc<StoredWindow>),
+    /// None; and what stands for them.
+    Filled(Filling),
+}
+
+/// What stands for readings where there are none.
+#[derive(Debug, Clone)]
+pub enum Filling {
+    /// Nothing.
+    Null,
+    /// A number.
+    Value(f64),
+    /// What was before.
+    Same(Arc<StoredWindow>),
+    /// What lies between two windows, at this share of the way.
+    Between(Arc<StoredWindow>, Arc<StoredWindow>, f64),
+}
+
+/// What is told of a row, as `fn=` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
+    pub name: &'static str,
+    /// The columns that tell it.
+    columns: &'static [Column],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Site,
+    Device,
+    Stream,
+    Streams,
+    Start,
+    StartMs,
+    WidthMs,
+    Filled,
+    Count,
+    Sum,
+    Mean,
+    Min,
+    Max,
+    Stddev,
+    /// Percent.
+    Quantile(u8),
+    FirstTime,
+    FirstMs,
+    FirstValue,
+    LastTime,
+    LastMs,
+    LastValue,
+    Late,
+    Parts,
+    Fingerprint,
+    Watermark,
+    WatermarkMs,
+    Complete,
+}
+
+use Column as C;
+
+const KEYS: [Column; 6] = [C::Site, C::Device, C::Stream, C::Start, C::StartMs, C::WidthMs];
+
+/// All there are, in the order in which they are told when nothing is said.
+pub const FUNCTIONS: [Function; 16] = [
+    Function { name: "count", columns: &[C::Count] },
+    Function { name: "sum", columns: &[C::Sum] },
+    Function { name: "mean", columns: &[C::Mean] },
+    Function { name: "min", columns: &[C::Min] },
+    Function { name: "max", columns: &[C::Max] },
+    Function { name: "stddev", columns: &[C::Stddev] },
+    Function { name: "p50", columns: &[C::Quantile(50)] },
+    Function { name: "p90", columns: &[C::Quantile(90)] },
+    Function { name: "p99", columns: &[C::Quantile(99)] },
+    Function { name: "first", columns: &[C::FirstTime, C::FirstMs, C::FirstValue] },
+    Function { name: "last", columns: &[C::LastTime, C::LastMs, C::LastValue] },
+    Function { name: "late", columns: &[C::Late] },
+    Function { name: "parts", columns: &[C::Parts] },
+    Function { name: "fingerprint", columns: &[C::Fingerprint] },
+    Function { name: "watermark", columns: &[C::Watermark, C::WatermarkMs] },
+    Function { name: "complete", columns: &[C::Complete] },
+];
+
+impl Function {
+    /// By its name.
+    pub fn named(name: &str) -> Option<Self> {
+        FUNCTIONS.into_iter().find(|function| function.name == name)
+    }
+
+    /// All names.
+    pub fn names() -> String {
+        FUNCTIONS.map(|function| function.name).join(", ")
+    }
+}
+
+impl Column {
+    fn field(self) -> Field {
+        let (name, kind, meaning) = match self {
+            C::Site => ("site", Kind::Text, "Whose; null where `group_by` merges."),
+            C::Device => ("device", Kind::Text, "Whose; null where `group_by` merges."),
+            C::Stream => ("stream", Kind::Text, "Whose; null where `group_by` merges."),
+            C::Streams => {
+                ("streams", Kind::Whole, "Of how many streams something is in it; only with `group_by`.")
+            }
+            C::Start => ("start", Kind::Time, "Where the span starts."),
+            C::StartMs => ("start_ms", Kind::Whole, "The same in milliseconds since 1970."),
+            C::WidthMs => ("width_ms", Kind::Whole, "How long it is."),
+            C::Filled => ("filled", Kind::Flag, "Whether it is filled in; only with `fill`."),
+            C::Count => ("count", Kind::Whole, "How many readings."),
+            C::Sum => ("sum", Kind::Real, "Sum of the values."),
+            C::Mean => ("mean", Kind::Real, "Arithmetic mean."),
+            C::Min => ("min", Kind::Real, "The least value."),
+            C::Max => ("max", Kind::Real, "The greatest value."),
+            C::Stddev => ("stddev", Kind::Real, "Standard deviation of all readings, not of a sample."),
+            C::Quantile(50) => {
+                ("p50", Kind::Real, "50 percent of the values lie below; null where no sketch was kept.")
+            }
+            C::Quantile(90) => {
+                ("p90", Kind::Real, "90 percent of the values lie below; null where no sketch was kept.")
+            }
+            C::Quantile(_) => {
+                ("p99", Kind::Real, "99 percent of the values lie below; null where no sketch was kept.")
+            }
+            C::FirstTime => ("first.time", Kind::Time, "When the earliest reading was measured."),
+            C::FirstMs => ("first.time_ms", Kind::Whole, "The same in milliseconds since 1970."),
+            C::FirstValue => ("first.value", Kind::Real, "The value of the earliest reading."),
+            C::LastTime => ("last.time", Kind::Time, "When the latest reading was measured."),
+            C::LastMs => ("last.time_ms", Kind::Whole, "The same in milliseconds since 1970."),
+            C::LastValue => ("last.value", Kind::Real, "The value of the latest reading."),
+            C::Late => ("late", Kind::Whole, "How many readings came after the window had closed."),
+            C::Parts => ("parts", Kind::Whole, "From how many parts it was merged."),
+            C::Fingerprint => ("fingerprint", Kind::Text, "The same for the same values, in any order."),
+            C::Watermark => ("watermark", Kind::Time, "How far the stream had come."),
+            C::WatermarkMs => ("watermark_ms", Kind::Whole, "The same in milliseconds since 1970."),
+            C::Complete => ("complete", Kind::Flag, "Whether the stream had passed the end of the span."),
+        };
+        Field::new(name, kind).meaning(meaning)
+    }
+
+    /// What a window says of its values here, if it is something that can be filled in.
+    fn value(self, window: &StoredWindow) -> Option<f64> {
+        let a = &window.aggregate;
+        let value = match self {
+            C::Sum => a.sum,
+            C::Mean => a.mean(),
+            C::Min => a.min,
+            C::Max => a.max,
+            C::Stddev if a.sum_sq.is_finite() && a.sum.is_finite() => a.stddev(),
+            C::Quantile(percent) => a.quantile(f64::from(percent) / 100.0)?,
+            C::FirstValue => a.first.value,
+            C::LastValue => a.last.value,
+            _ => return None,
+        };
+        Some(value).filter(|value| value.is_finite())
+    }
+
+    fn of_window(self, window: &StoredWindow, width_ms: i64) -> Cell<'static> {
+        let a = &window.aggregate;
+        match self {
+            C::Count => Cell::count(a.count),
+            C::FirstTime => Cell::Time(a.first.time),
+            C::FirstMs => Cell::Whole(a.first.time.0),
+            C::LastTime => Cell::Time(a.last.time),
+            C::LastMs => Cell::Whole(a.last.time.0),
+            C::Late => Cell::count(window.late),
+            C::Parts => Cell::count(window.parts),
+            C::Fingerprint => Cell::Hex(a.fingerprint),
+            C::Watermark => Cell::Time(window.watermark),
+            C::WatermarkMs => Cell::Whole(window.watermark.0),
+            C::Complete => Cell::Flag(window.watermark >= window.start.plus(width_ms)),
+            value => value.value(window).map_or(Cell::Null, Cell::Real),
+        }
+    }
+
+    fn of_filling(self, filling: &Filling) -> Cell<'static> {
+        let value = match (self, filling) {
+            (C::Count | C::Late | C::Parts, _) => return Cell::Whole(0),
+            (_, Filling::Null) => None,
+            (_, Filling::Same(before)) => self.value(before),
+            (_, Filling::Between(before, after, share)) => {
+                self.value(before).zip(self.value(after)).map(|(a, b)| a + (b - a) * share)
+            }
+            (C::Sum | C::Mean | C::Min | C::Max | C::Stddev | C::Quantile(_), Filling::Value(value)) => {
+                Some(*value)
+            }
+            (C::FirstValue | C::LastValue, Filling::Value(value)) => Some(*value),
+            _ => None,
+        };
+        value.map_or(Cell::Null, Cell::Real)
+    }
+}
+
+/// Rows with what is told of them.
+#[derive(Debug, Clone)]
+pub struct RowTable {
+    fields: Vec<Field>,
+    columns: Vec<Column>,
+    /// The rows.
+    pub rows: Vec<Row>,
+}
+
+impl RowTable {
+    /// None yet. All functions are told if none is named; `merged` says how many streams are in a row, `filled` which rows
+    /// are filled in.
+    pub fn new(functions: Option<&[Function]>, merged: bool, filled: bool) -> Self {
+        let functions = functions.unwrap_or(&FUNCTIONS);
+        let mut columns = KEYS.to_vec();
+        columns.extend(merged.then_some(C::Streams));
+        columns.extend(functions.iter().flat_map(|function| function.columns));
+        columns.extend(filled.then_some(C::Filled));
+        Self { fields: columns.iter().map(|column| column.field()).collect(), columns, rows: vec![] }
+    }
+
+    /// About how many bytes a row of these names takes in an answer.
+    pub fn row_bytes(&self, owner: &Owner) -> usize {
+        const PER_COLUMN_BYTES: usize = 32;
+        let names = [&owner.site, &owner.device, &owner.stream];
+        let names: usize = names.iter().map(|name| name.as_ref().map_or(0, String::len)).sum();
+        names + PER_COLUMN_BYTES * self.columns.len()
+    }
+}
+
+impl Table for RowTable {
+    fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn cell(&self, row: usize, field: usize) -> Cell<'_> {
+        let (Some(row), Some(column)) = (self.rows.get(row), self.columns.get(field)) else {
+            return Cell::Null;
+        };
+        match column {
+            C::Site => row.owner.site.as_deref().map_or(Cell::Null, Cell::Text),
+            C::Device => row.owner.device.as_deref().map_or(Cell::Null, Cell::Text),
+            C::Stream => row.owner.stream.as_deref().map_or(Cell::Null, Cell::Text),
+            C::Streams => Cell::count(row.streams),
+            C::Start => Cell::Time(row.start),
+            C::StartMs => Cell::Whole(row.start.0),
+            C::WidthMs => Cell::Whole(row.width_ms),
+            C::Filled => Cell::Flag(matches!(row.content, Content::Filled(_))),
+            told => match &row.content {
+                Content::Counted(window) => told.of_window(window, row.width_ms),
+                Content::Filled(filling) => told.of_filling(filling),
+            },
+        }
+    }
+}

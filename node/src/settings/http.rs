@@ -1,0 +1,211 @@
+//! The settings of the query API: where it listens, who may ask, and SQL.
+
+use super::{HttpSettings, Settings, SettingsError};
+use crate::logic::access::{Access, DIGEST_BYTES, Scope, Token, TokenDigest};
+use selvedge_shared::ids::SiteId;
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The longest file of a token that is read.
+const MAX_TOKEN_FILE_BYTES: u64 = 4096;
+
+/// One who may ask. Exactly one of `token_sha256` and `token_file` is needed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenSettings {
+    /// Who holds it.
+    pub name: String,
+    /// The SHA-256 of the token, in hexadecimal, as `selvedge-node token` prints it.
+    #[serde(default)]
+    pub token_sha256: Option<String>,
+    /// The file that holds the token itself.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// What it is good for.
+    pub scopes: Vec<Scope>,
+    /// The only sites that it shows; empty for all.
+    #[serde(default)]
+    pub sites: Vec<SiteId>,
+}
+
+/// SQL over HTTP.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlSettings {
+    /// Whether it is answered at all.
+    pub enabled: bool,
+    /// How long a statement may run.
+    pub timeout_ms: u64,
+    /// The most rows of an answer.
+    pub limit_rows: u32,
+    /// The most bytes of an answer's values.
+    pub limit_bytes: u64,
+}
+
+impl Default for SqlSettings {
+    fn default() -> Self {
+        Self { enabled: false, timeout_ms: 10_000, limit_rows: 10_000, limit_bytes: 16 * 1024 * 1024 }
+    }
+}
+
+fn wrong(key: impl Into<String>, why: impl Into<String>) -> SettingsError {
+    SettingsError::Wrong { key: key.into(), why: why.into() }
+}
+
+impl Settings {
+    /// Reads the tokens, and checks who may ask what.
+    ///
+    /// # Errors
+    /// Names the first setting that is wrong, or leaves the data open to the network.
+    pub fn access(&self) -> Result<Access, SettingsError> {
+        let HttpSettings { host, open, tokens, sql, .. } = &self.http;
+        if tokens.is_empty() && !host.is_loopback() && !open {
+            let why = format!(
+                "there is no token, and {host} can be reached by others: add [[http.tokens]] (`selvedge-node token` \
+                 prints one), listen on 127.0.0.1, or set http.open = true"
+            );
+            return Err(wrong("http.host", why));
+        }
+        if !tokens.is_empty() && *open {
+            return Err(wrong("http.open", "there are tokens, so it is not open; remove one or the other"));
+        }
+        for (key, value) in [
+            ("timeout_ms", sql.timeout_ms),
+            ("limit_rows", sql.limit_rows.into()),
+            ("limit_bytes", sql.limit_bytes),
+        ] {
+            if value == 0 {
+                return Err(wrong(format!("http.sql.{key}"), "has to be at least 1"));
+            }
+        }
+        let mut all: Vec<Token> = vec![];
+        for (i, settings) in tokens.iter().enumerate() {
+            let token = token(settings, &format!("http.tokens[{i}]"))?;
+            if all.iter().any(|other| other.name == token.name || other.digest == token.digest) {
+                let why = format!("{:?} or its token is there twice", token.name);
+                return Err(wrong(format!("http.tokens[{i}].name"), why));
+            }
+            all.push(token);
+        }
+        Ok(Access::new(all))
+    }
+}
+
+fn token(settings: &TokenSettings, key: &str) -> Result<Token, SettingsError> {
+    let digest = match (&settings.token_sha256, &settings.token_file) {
+        (Some(hex), None) => TokenDigest::from_hex(hex).ok_or_else(|| {
+            let why = format!("is not {} hexadecimal digits; see `selvedge-node token`", 2 * DIGEST_BYTES);
+            wrong(format!("{key}.token_sha256"), why)
+        })?,
+        (None, Some(file)) => {
+            let failed = |why: String| wrong(format!("{key}.token_file"), why);
+            TokenDigest::of(&read(file).map_err(|why| failed(format!("{}: {why}", file.display())))?)
+        }
+        _ => {
+            let why = format!("{:?} needs either `token_sha256` or `token_file`", settings.name);
+            return Err(wrong(key, why));
+        }
+    };
+    if settings.scopes.is_empty() {
+        let all = Scope::ALL.map(|scope| scope.to_string()).join(", ");
+        return Err(wrong(format!("{key}.scopes"), format!("there is none; there are: {all}")));
+    }
+    if !settings.sites.is_empty() && settings.scopes.contains(&Scope::Sql) {
+        let why = "SQL shows all sites, so a token with `sites` can't have the scope `sql`";
+        return Err(wrong(format!("{key}.scopes"), why));
+    }
+    let sites = settings.sites.iter().map(|site| site.to_string());
+    Ok(Token {
+        name: settings.name.clone(),
+        digest,
+        scopes: settings.scopes.clone(),
+        sites: (!settings.sites.is_empty()).then(|| sites.collect()),
+    })
+}
+
+/// The token in a file that only its owner (and, if it is root's, its group) may read.
+fn read(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let meta = file.metadata().map_err(|e| e.to_string())?;
+        let private = meta.mode() & 0o077 == 0 || (meta.uid() == 0 && meta.mode() & 0o037 == 0);
+        if !private {
+            return Err(format!("can be read by others; run `chmod 600 {}`", path.display()));
+        }
+    }
+    let mut text = String::new();
+    file.take(MAX_TOKEN_FILE_BYTES).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    match text.trim() {
+        "" => Err("is empty".to_string()),
+        token => Ok(token.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::ENV_PREFIX;
+    use selvedge_shared::config;
+
+    fn load(pairs: &[(&str, &str)]) -> Settings {
+        let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
+    }
+
+    fn said(pairs: &[(&str, &str)]) -> String {
+        load(pairs).access().err().unwrap().to_string()
+    }
+
+    #[test]
+    fn the_network_is_shut_out_unless_there_is_a_token_or_it_is_wanted() {
+        let hash = TokenDigest::of("x").to_string();
+        let tokens = format!("[{{ name = \"a\", token_sha256 = \"{hash}\", scopes = [\"read\"] }}]");
+        assert!(load(&[]).access().unwrap().is_open());
+        assert!(load(&[("http.host", "::1")]).access().unwrap().is_open());
+        let refused = said(&[("http.host", "0.0.0.0")]);
+        assert!(refused.contains("`http.host`") && refused.contains("http.open"), "{refused}");
+        assert!(load(&[("http.host", "0.0.0.0"), ("http.open", "true")]).access().unwrap().is_open());
+        assert!(!load(&[("http.host", "0.0.0.0"), ("http.tokens", &tokens)]).access().unwrap().is_open());
+        assert!(said(&[("http.open", "true"), ("http.tokens", &tokens)]).contains("`http.open`"));
+    }
+
+    #[test]
+    fn tokens_that_make_no_sense_are_named() {
+        let hash = TokenDigest::of("x").to_string();
+        let one = |rest: &str| said(&[("http.tokens", &format!("[{{ name = \"a\", {rest} }}]"))]);
+        let digest = format!("token_sha256 = \"{hash}\"");
+        for (rest, right) in [
+            ("scopes = [\"read\"]".to_string(), "`token_sha256` or `token_file`"),
+            (format!("{digest}, scopes = []"), "read, sql, live, edge, metrics"),
+            ("token_sha256 = \"12\", scopes = [\"read\"]".to_string(), "64 hexadecimal digits"),
+            ("token_file = \"/nowhere/x\", scopes = [\"read\"]".to_string(), "/nowhere/x"),
+            (format!("{digest}, scopes = [\"sql\"], sites = [\"plant-7\"]"), "all sites"),
+        ] {
+            let said = one(&rest);
+            assert!(said.contains(right) && said.contains("http.tokens[0]"), "{said}");
+        }
+        let item = format!("{{ name = \"a\", {digest}, scopes = [\"read\"] }}");
+        assert!(said(&[("http.tokens", &format!("[{item}, {item}]"))]).contains("twice"));
+        assert!(said(&[("http.sql.limit_rows", "0")]).contains("`http.sql.limit_rows`"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_token_file_holds_the_token_and_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, " secret\n").unwrap();
+        let set = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let tokens =
+            format!("[{{ name = \"a\", token_file = \"{}\", scopes = [\"read\"] }}]", path.display());
+        set(0o644);
+        assert!(said(&[("http.tokens", &tokens)]).contains("chmod 600"));
+        set(0o600);
+        let access = load(&[("http.tokens", &tokens)]).access().unwrap();
+        assert!(access.admit(Some("Bearer secret"), Scope::Read).is_ok());
+    }
+}

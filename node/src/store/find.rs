@@ -1,0 +1,438 @@
+//! What the API looks up beyond windows: streams by patterns, their newest windows, their first and last times, where
+//! windows are missing, and the holes of shards. The statements are the same for both kinds of database, up to how
+//! patterns are written.
+
+use super::{Hole, Reader, SeriesInfo, StoreError, StoredWindow, postgres, sqlite};
+use crate::logic::params::Wanted;
+use crate::logic::pattern::Pattern;
+use selvedge_shared::time::EpochMs;
+
+/// How a database writes what differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// SQLite.
+    Sqlite,
+    /// PostgreSQL.
+    Postgres,
+}
+
+impl Dialect {
+    /// The column in which a window's start is.
+    fn start(self) -> &'static str {
+        match self {
+            Self::Sqlite => "start_ms",
+            Self::Postgres => "start",
+        }
+    }
+
+    /// The columns of a window.
+    fn row(self) -> &'static str {
+        match self {
+            Self::Sqlite => sqlite::ROW,
+            Self::Postgres => postgres::ROW,
+        }
+    }
+}
+
+/// What is bound to a place of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Text.
+    Text(String),
+    /// A whole number.
+    Whole(i64),
+    /// Where a window starts.
+    Start(EpochMs),
+}
+
+/// A statement with what is bound to its places.
+#[derive(Debug)]
+pub struct Statement {
+    dialect: Dialect,
+    /// Its text.
+    pub text: String,
+    /// What is bound, in order.
+    pub values: Vec<Value>,
+}
+
+impl Statement {
+    fn new(dialect: Dialect, text: &str) -> Self {
+        Self { dialect, text: text.to_string(), values: vec![] }
+    }
+
+    fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    fn bind(&mut self, value: Value) -> &mut Self {
+        self.values.push(value);
+        let sign = if self.dialect == Dialect::Sqlite { '?' } else { '$' };
+        self.text.push_str(&format!("{sign}{}", self.values.len()));
+        self
+    }
+
+    fn whole(&mut self, value: i64) -> &mut Self {
+        self.bind(Value::Whole(value))
+    }
+
+    fn start(&mut self, value: EpochMs) -> &mut Self {
+        self.bind(Value::Start(value))
+    }
+
+    fn words(&mut self, value: &str) -> &mut Self {
+        self.bind(Value::Text(value.to_string()))
+    }
+
+    /// ` AND column = / >= ... / GLOB ...`: what an index serves comes first.
+    fn matches(&mut self, column: &str, pattern: Option<&Pattern>) -> &mut Self {
+        let Some(pattern) = pattern else { return self };
+        if let Some(name) = pattern.exact() {
+            return self.push(&format!(" AND {column} = ")).words(name);
+        }
+        if !pattern.prefix().is_empty() {
+            self.push(&format!(" AND {column} >= ")).words(pattern.prefix());
+            if let Some(end) = pattern.after_prefix() {
+                self.push(&format!(" AND {column} < ")).words(&end);
+            }
+        }
+        if !pattern.is_prefix() {
+            match self.dialect {
+                Dialect::Sqlite => self.push(&format!(" AND {column} GLOB ")).words(&pattern.glob()),
+                Dialect::Postgres => self.push(&format!(" AND {column} LIKE ")).words(&pattern.like()),
+            };
+        }
+        self
+    }
+
+    /// ` AND ...` for what is asked of devices.
+    fn devices(&mut self, sites: Option<&[String]>, wanted: &Wanted) -> &mut Self {
+        self.matches("d.site", wanted.site.as_ref()).matches("d.name", wanted.device.as_ref());
+        if let Some(text) = &wanted.search {
+            match self.dialect {
+                Dialect::Sqlite => self.push(" AND instr(lower(d.name), lower(").words(text).push(")) > 0"),
+                Dialect::Postgres => {
+                    self.push(" AND strpos(lower(d.name), lower(").words(text).push(")) > 0")
+                }
+            };
+        }
+        self.sites("d.site", sites)
+    }
+
+    fn sites(&mut self, column: &str, sites: Option<&[String]>) -> &mut Self {
+        let Some(sites) = sites else { return self };
+        // A list of none shows none.
+        self.push(&format!(" AND ({column} IN (NULL"));
+        for site in sites {
+            self.push(", ").words(site);
+        }
+        self.push("))")
+    }
+
+    fn limit(&mut self, limit: u32) -> &mut Self {
+        self.push(" LIMIT ").whole(limit.into())
+    }
+}
+
+/// Which devices: those of these sites alone (of all, if nothing is said), as far as they are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Seek {
+    /// The sites that may be shown.
+    pub sites: Option<std::sync::Arc<[String]>>,
+    /// What is asked for.
+    pub wanted: Wanted,
+}
+
+/// A device's stream at one width, and from when to when there is something of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesTimes {
+    /// Which.
+    pub series: SeriesInfo,
+    /// When the node first heard of the device.
+    pub device_seen: EpochMs,
+    /// The time of the first reading in its first window.
+    pub first: Option<EpochMs>,
+    /// The time of the last reading in its newest window.
+    pub last: Option<EpochMs>,
+}
+
+/// A series with its newest window.
+pub type Newest = (SeriesInfo, StoredWindow);
+
+const SERIES: &str = "s.series_id, d.site, d.name, s.stream, s.width_ms";
+
+/// A row of an answer, of either kind of database; columns count from 0.
+pub(super) trait Columns {
+    type Error;
+    fn text(&self, at: usize) -> Result<String, Self::Error>;
+    fn whole(&self, at: usize) -> Result<i64, Self::Error>;
+    fn whole_if_any(&self, at: usize) -> Result<Option<i64>, Self::Error>;
+    /// Where a window starts.
+    fn start_if_any(&self, at: usize) -> Result<Option<EpochMs>, Self::Error>;
+    /// The columns of a window, from there on.
+    fn window(&self, at: usize) -> Result<StoredWindow, Self::Error>;
+}
+
+fn series_info<C: Columns>(row: &C) -> Result<SeriesInfo, C::Error> {
+    Ok(SeriesInfo {
+        id: row.whole(0)?,
+        site: row.text(1)?,
+        device: row.text(2)?,
+        stream: row.text(3)?,
+        width_ms: row.whole(4)?,
+    })
+}
+
+fn series_times<C: Columns>(row: &C) -> Result<SeriesTimes, C::Error> {
+    Ok(SeriesTimes {
+        series: series_info(row)?,
+        device_seen: EpochMs(row.whole(5)?),
+        first: row.whole_if_any(6)?.map(EpochMs),
+        last: row.whole_if_any(7)?.map(EpochMs),
+    })
+}
+
+fn newest_of<C: Columns>(row: &C) -> Result<Newest, C::Error> {
+    Ok((series_info(row)?, row.window(5)?))
+}
+
+fn start<C: Columns>(row: &C) -> Result<Option<EpochMs>, C::Error> {
+    row.start_if_any(0)
+}
+
+fn two_starts<C: Columns>(row: &C) -> Result<(Option<EpochMs>, Option<EpochMs>), C::Error> {
+    Ok((row.start_if_any(0)?, row.start_if_any(1)?))
+}
+
+fn hole<C: Columns>(row: &C) -> Result<Hole, C::Error> {
+    Ok(Hole {
+        site: row.text(0)?,
+        shard: row.whole(1)? as u16,
+        first: row.whole(2)? as u64,
+        last: row.whole(3)? as u64,
+        found: EpochMs(row.whole(4)?),
+    })
+}
+
+/// Asks whichever database it is. What a row becomes is the same for both.
+macro_rules! ask {
+    ($reader:expr, $statement:expr, $read:expr) => {
+        match $reader {
+            Reader::Sqlite(reader) => reader.run($statement(Dialect::Sqlite), |row| $read(row)).await,
+            Reader::Postgres(reader) => reader.run($statement(Dialect::Postgres), |row| $read(row)).await,
+        }
+    };
+}
+
+impl Reader {
+    /// The series that are wanted, at most `limit`, by site, device, stream and width.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find(&self, seek: &Seek, limit: u32) -> Result<Vec<SeriesInfo>, StoreError> {
+        ask!(self, |dialect| series(dialect, seek, limit), series_info)
+    }
+
+    /// All wanted series of the wanted devices after the one named (site and device), at most `limit` devices, in the
+    /// same order.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_devices(
+        &self,
+        seek: &Seek,
+        after: (&str, &str),
+        limit: u32,
+    ) -> Result<Vec<SeriesTimes>, StoreError> {
+        ask!(self, |dialect| devices(dialect, seek, after, limit), series_times)
+    }
+
+    /// The newest window of each wanted stream after the one named (site, device, stream), at its narrowest width, at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn newest(&self, seek: &Seek, after: [&str; 3], limit: u32) -> Result<Vec<Newest>, StoreError> {
+        ask!(self, |dialect| newest(dialect, seek, after, limit), newest_of)
+    }
+
+    /// Where the windows of a series start that start in `from..to`, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn starts(
+        &self,
+        series: i64,
+        from: EpochMs,
+        to: EpochMs,
+        limit: u32,
+    ) -> Result<Vec<EpochMs>, StoreError> {
+        let starts = ask!(self, |dialect| starts(dialect, series, from, to, limit), start)?;
+        Ok(starts.into_iter().flatten().collect())
+    }
+
+    /// Where the last window of a series before `from` starts, and the first at or after `to`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn around(
+        &self,
+        series: i64,
+        from: EpochMs,
+        to: EpochMs,
+    ) -> Result<(Option<EpochMs>, Option<EpochMs>), StoreError> {
+        let rows = ask!(self, |dialect| around(dialect, series, from, to), two_starts)?;
+        Ok(rows.first().copied().unwrap_or_default())
+    }
+
+    /// The holes of these sites that were found at or after `since`, the newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_holes(
+        &self,
+        sites: &[String],
+        since: EpochMs,
+        limit: u32,
+    ) -> Result<Vec<Hole>, StoreError> {
+        ask!(self, |dialect| holes(dialect, sites, since, limit), hole)
+    }
+}
+
+/// Series that are wanted, by site, device, stream and width.
+fn series(dialect: Dialect, seek: &Seek, limit: u32) -> Statement {
+    let text = format!("SELECT {SERIES} FROM series AS s JOIN device AS d USING (device_id) WHERE 1 = 1");
+    let mut all = Statement::new(dialect, &text);
+    all.devices(seek.sites.as_deref(), &seek.wanted).matches("s.stream", seek.wanted.stream.as_ref());
+    all.push(" ORDER BY d.site, d.name, s.stream, s.width_ms").limit(limit);
+    all
+}
+
+/// All series of the wanted devices after the one named, at most `limit` devices, with their times.
+fn devices(dialect: Dialect, seek: &Seek, after: (&str, &str), limit: u32) -> Statement {
+    let start = dialect.start();
+    let text = format!(
+        "SELECT {SERIES}, d.first_seen_ms, \
+         (SELECT w.first_ms FROM series_window AS w WHERE w.series_id = s.series_id ORDER BY w.{start} LIMIT 1), \
+         (SELECT w.last_ms FROM series_window AS w WHERE w.series_id = s.series_id ORDER BY w.{start} DESC LIMIT 1) \
+         FROM (SELECT d.* FROM device AS d WHERE (d.site, d.name) > ("
+    );
+    let mut all = Statement::new(dialect, &text);
+    all.words(after.0).push(", ").words(after.1).push(")");
+    all.devices(seek.sites.as_deref(), &seek.wanted);
+    if let Some(stream) = &seek.wanted.stream {
+        all.push(" AND EXISTS (SELECT 1 FROM series AS s WHERE s.device_id = d.device_id");
+        all.matches("s.stream", Some(stream)).push(")");
+    }
+    all.push(" ORDER BY d.site, d.name").limit(limit);
+    all.push(") AS d JOIN series AS s USING (device_id) WHERE 1 = 1");
+    all.matches("s.stream", seek.wanted.stream.as_ref());
+    all.push(" ORDER BY d.site, d.name, s.stream, s.width_ms");
+    all
+}
+
+/// The newest window of each wanted stream after the one named (site, device, stream), at its narrowest width.
+fn newest(dialect: Dialect, seek: &Seek, after: [&str; 3], limit: u32) -> Statement {
+    let (start, row) = (dialect.start(), dialect.row());
+    let text = format!(
+        "SELECT {SERIES}, {row} FROM series AS s JOIN device AS d USING (device_id) \
+         JOIN series_window AS w ON w.series_id = s.series_id AND w.{start} = \
+         (SELECT max(n.{start}) FROM series_window AS n WHERE n.series_id = s.series_id) \
+         WHERE NOT EXISTS (SELECT 1 FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream \
+         AND n.width_ms < s.width_ms) AND (d.site, d.name, s.stream) > ("
+    );
+    let mut all = Statement::new(dialect, &text);
+    all.words(after[0]).push(", ").words(after[1]).push(", ").words(after[2]).push(")");
+    all.devices(seek.sites.as_deref(), &seek.wanted).matches("s.stream", seek.wanted.stream.as_ref());
+    all.push(" ORDER BY d.site, d.name, s.stream").limit(limit);
+    all
+}
+
+/// Where the windows of a series start, in `from..to`.
+fn starts(dialect: Dialect, series: i64, from: EpochMs, to: EpochMs, limit: u32) -> Statement {
+    let start = dialect.start();
+    let text = format!("SELECT {start} FROM series_window WHERE series_id = ");
+    let mut all = Statement::new(dialect, &text);
+    all.whole(series).push(&format!(" AND {start} >= ")).start(from);
+    all.push(&format!(" AND {start} < ")).start(to).push(&format!(" ORDER BY {start}")).limit(limit);
+    all
+}
+
+/// Where the last window of a series before `from` starts, and the first at or after `to`.
+fn around(dialect: Dialect, series: i64, from: EpochMs, to: EpochMs) -> Statement {
+    let start = dialect.start();
+    let one = |which: &str| format!("(SELECT {which}({start}) FROM series_window WHERE series_id = ");
+    let mut all = Statement::new(dialect, "SELECT ");
+    all.push(&one("max")).whole(series).push(&format!(" AND {start} < ")).start(from).push("), ");
+    all.push(&one("min")).whole(series).push(&format!(" AND {start} >= ")).start(to).push(")");
+    all
+}
+
+/// The holes of these sites that were found at or after `since`, the newest first.
+fn holes(dialect: Dialect, sites: &[String], since: EpochMs, limit: u32) -> Statement {
+    let text =
+        "SELECT site, CAST(shard AS bigint), first_seq, last_seq, found_ms FROM hole WHERE found_ms >= ";
+    let mut all = Statement::new(dialect, text);
+    all.whole(since.0).sites("site", Some(sites));
+    all.push(" ORDER BY found_ms DESC, site, shard, first_seq").limit(limit);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_become_what_an_index_serves() {
+        let condition = |dialect, text: &str| {
+            let mut all = Statement::new(dialect, "");
+            all.matches("name", Some(&Pattern::parse(text).unwrap()));
+            let values: Vec<_> = all
+                .values
+                .iter()
+                .map(|v| match v {
+                    Value::Text(text) => text.clone(),
+                    Value::Whole(n) | Value::Start(EpochMs(n)) => n.to_string(),
+                })
+                .collect();
+            (all.text, values.join(" "))
+        };
+        let is = |text: &str, values: &str| (text.to_string(), values.to_string());
+        use Dialect::{Postgres, Sqlite};
+        assert_eq!(condition(Sqlite, "a"), is(" AND name = ?1", "a"));
+        assert_eq!(condition(Postgres, "a*"), is(" AND name >= $1 AND name < $2", "a b"));
+        assert_eq!(condition(Sqlite, "*a"), is(" AND name GLOB ?1", "*a"));
+        assert_eq!(
+            condition(Postgres, "a*c"),
+            is(" AND name >= $1 AND name < $2 AND name LIKE $3", "a b a%c")
+        );
+        assert_eq!(condition(Sqlite, "*"), is("", ""));
+    }
+
+    #[tokio::test]
+    async fn a_name_and_what_stands_before_a_star_are_searched_in_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let _open = crate::store::open(&crate::store::Database::sqlite(folder.path())).await.unwrap();
+        let db = rusqlite::Connection::open(folder.path().join("selvedge.db")).unwrap();
+        for (device, expected) in [
+            ("press-7", "SEARCH d USING INDEX device_name (name=?)"),
+            ("press-*", "SEARCH d USING INDEX device_name (name>? AND name<?)"),
+            ("press-*-7", "SEARCH d USING INDEX device_name (name>? AND name<?)"),
+        ] {
+            let wanted = Wanted { device: Some(Pattern::parse(device).unwrap()), ..Wanted::default() };
+            let seek = Seek { sites: None, wanted };
+            let all = [
+                series(Dialect::Sqlite, &seek, 9),
+                newest(Dialect::Sqlite, &seek, [""; 3], 9),
+                devices(Dialect::Sqlite, &seek, ("", ""), 9),
+            ];
+            for statement in all {
+                let mut query = db.prepare(&format!("EXPLAIN QUERY PLAN {}", statement.text)).unwrap();
+                let values = rusqlite::params_from_iter(&statement.values);
+                let steps = query.query_map(values, |row| row.get::<_, String>(3)).unwrap();
+                let steps: Vec<String> = steps.map(Result::unwrap).collect();
+                assert!(steps.iter().any(|step| step == expected), "{device}: {steps:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Runs the statements of [`super::super::find`].
+
+use super::super::find::{Columns, Statement, Value};
+use super::super::{StoreError, StoredWindow};
+use super::{At, Reader, held, window_at};
+use selvedge_shared::time::EpochMs;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+impl Columns for Row {
+    type Error = StoreError;
+
+    fn text(&self, at: usize) -> Result<String, StoreError> {
+        Ok(self.try_get(at)?)
+    }
+
+    fn whole(&self, at: usize) -> Result<i64, StoreError> {
+        Ok(self.try_get(at)?)
+    }
+
+    fn whole_if_any(&self, at: usize) -> Result<Option<i64>, StoreError> {
+        Ok(self.try_get(at)?)
+    }
+
+    fn start_if_any(&self, at: usize) -> Result<Option<EpochMs>, StoreError> {
+        Ok(self.try_get::<_, Option<At>>(at)?.map(|at| at.0))
+    }
+
+    fn window(&self, at: usize) -> Result<StoredWindow, StoreError> {
+        window_at(self, at)
+    }
+}
+
+impl Reader {
+    /// All rows of a statement.
+    pub async fn run<T>(
+        &self,
+        statement: Statement,
+        read: fn(&Row) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let values: Vec<Box<dyn ToSql + Sync + Send>> = statement
+            .values
+            .into_iter()
+            .map(|value| -> Box<dyn ToSql + Sync + Send> {
+                match value {
+                    Value::Text(text) => Box::new(held(&text).into_owned()),
+                    Value::Whole(n) => Box::new(n),
+                    Value::Start(at) => Box::new(At(at)),
+                }
+            })
+            .collect();
+        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| &**value as _).collect();
+        self.rows(&statement.text, &values, read).await
+    }
+}

@@ -1,0 +1,90 @@
+//! `selvedge-node token`: a new token for the query API, and the settings that let it in.
+
+use crate::logic::access::{Scope, TokenDigest};
+use clap::Args;
+use ring::rand::{SecureRandom, SystemRandom};
+use selvedge_shared::ids::SiteId;
+
+/// How many random bytes a token has.
+const TOKEN_BYTES: usize = 32;
+
+/// What every token begins with, so that one that has got somewhere is found there.
+const PREFIX: &str = "selvedge_";
+
+/// Makes a token for the query API: prints it, and the lines for the settings that let it in.
+///
+/// The token is shown this once; the settings hold its SHA-256 alone.
+#[derive(Args)]
+pub struct TokenArguments {
+    /// Who is to hold it.
+    #[arg(long, default_value = "reader")]
+    name: String,
+    /// What it is good for: read, sql, live, edge, metrics. Repeatable, or with commas.
+    #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "read")]
+    scope: Vec<Scope>,
+    /// The only sites that it shows. Repeatable, or with commas.
+    #[arg(long, value_name = "SITE", value_delimiter = ',', value_parser = site)]
+    site: Vec<SiteId>,
+}
+
+fn site(text: &str) -> Result<SiteId, String> {
+    SiteId::new(text).map_err(|why| why.to_string())
+}
+
+impl TokenArguments {
+    /// The token, and the lines for the settings.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness, or these scopes and sites don't go together.
+    pub fn make(&self) -> Result<(String, String), String> {
+        if !self.site.is_empty() && self.scope.contains(&Scope::Sql) {
+            return Err("SQL shows all sites, so a token with --site can't have the scope sql".to_string());
+        }
+        let mut bytes = [0u8; TOKEN_BYTES];
+        let random = SystemRandom::new().fill(&mut bytes);
+        random.map_err(|_| "the operating system gave no random bytes".to_string())?;
+        let digits: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let token = format!("{PREFIX}{digits}");
+        let list = |all: Vec<String>| all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", ");
+        let scopes = list(self.scope.iter().map(Scope::to_string).collect());
+        let sites = match self.site.as_slice() {
+            [] => String::new(),
+            sites => format!("sites = [{}]\n", list(sites.iter().map(SiteId::to_string).collect())),
+        };
+        // JSON's quoting is valid for TOML's basic strings.
+        let name = serde_json::Value::from(self.name.as_str());
+        let digest = TokenDigest::of(&token);
+        Ok((
+            token,
+            format!(
+                "[[http.tokens]]\nname = {name}\ntoken_sha256 = \"{digest}\"\nscopes = [{scopes}]\n{sites}"
+            ),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_lets_the_token_in() {
+        let arguments = |scope: &[Scope], site: &[&str]| TokenArguments {
+            name: "a \"b\"".into(),
+            scope: scope.to_vec(),
+            site: site.iter().map(|site| SiteId::new(*site).unwrap()).collect(),
+        };
+        let (token, lines) = arguments(&[Scope::Read, Scope::Live], &["plant-7"]).make().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.toml");
+        std::fs::write(&file, &lines).unwrap();
+        let settings: crate::settings::Settings =
+            selvedge_shared::config::load_from(Some(&file), crate::settings::ENV_PREFIX, [], &[]).unwrap();
+        let access = settings.access().unwrap();
+        let caller = access.admit(Some(&format!("Bearer {token}")), Scope::Live).unwrap();
+        assert!(caller.sees("plant-7") && !caller.sees("plant-8"));
+        assert!(!lines.contains(&token) && token.len() == PREFIX.len() + 2 * TOKEN_BYTES);
+        assert_ne!(arguments(&[Scope::Read], &[]).make().unwrap().0, token);
+        assert!(arguments(&[Scope::Sql], &["plant-7"]).make().is_err());
+    }
+}
