@@ -11,9 +11,6 @@ const HOUR_EVERY_MS = 30_000;
 /** How many streams of a site are shown at once, the least complete first. */
 const MOST_STREAMS = 6;
 
-/** A shard whose oldest closed part waits for longer has a problem. */
-const LONG_WAIT_MS = 60_000;
-
 const link = (site) => h("a", { href: `/sites/${encodeURIComponent(site)}` }, site);
 
 /** Everything that a person should look at, the worst first. */
@@ -35,7 +32,6 @@ export function problems(sites, status, notReady) {
     }
     const given = shards.reduce((sum, shard) => sum + shard.given_up, 0);
     if (given > 0) add(false, `${plural(given, "batch was", "batches were")} given up: the site has them no more`);
-    if ((site.waiting_ms ?? 0) > LONG_WAIT_MS) add(false, `parts wait to be sent for ${duration(site.waiting_ms)}`);
   }
   return all.sort((a, b) => Number(b.bad) - Number(a.bad));
 }
