@@ -3,7 +3,7 @@
 mod browser;
 
 use browser::{Browser, program};
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, QoS};
+use rumqttc::{AsyncClient, EventLoop, MqttOptions, QoS};
 use selvedge_node::logic::access::Scope;
 use selvedge_node::node::Node;
 use selvedge_node::settings::{Settings, SiteSettings, TokenSettings};
@@ -228,7 +228,7 @@ impl Drop for Edge {
 }
 
 async fn poll(mut events: EventLoop) {
-    while let Ok::<Event, _>(_) = events.poll().await {}
+    while events.poll().await.is_ok() {}
 }
 
 /// Reports until the node has heard it: what is published before it listens is lost.
@@ -278,7 +278,8 @@ async fn a_person_sees_sites_devices_and_streams() {
     browser.until("document.querySelector('.problems li').innerText.includes('its disk is full')", true);
     browser.until("document.querySelectorAll('.site .hour').length", 2);
     browser.until("document.querySelector('.site .hour .strip').children.length", 60);
-    browser.until("document.querySelector('.site h4').textContent", "Completeness of the last hour, 2 streams");
+    browser
+        .until("document.querySelector('.site h4').textContent", "Completeness of the last hour, 2 streams");
 
     // The site: a ring, its legend, its table.
     edge.report();
