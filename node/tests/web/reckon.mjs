@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { EventParser, address, exactly } from "../../src/web/files/api.js";
 import { bandPath, chooseEvery, extent, gapsBetween, linePath, nearest, renew, runs, scale, ticks, timeTicks } from "../../src/web/files/chart.js";
 import { bytes, duration, parameter, percent } from "../../src/web/files/format.js";
-import { cells, completeness, together } from "../../src/web/files/hour.js";
+import { cells, completeness, lastHour, together } from "../../src/web/files/hour.js";
 import { arcPath, arcs, colour } from "../../src/web/files/ring.js";
 
 const row = (n, value = n) => ({ start_ms: n * 10, min: value - 1, mean: value, max: value + 1, late: 0 });
@@ -119,4 +119,27 @@ test("a ring has an arc for each shard and closes", () => {
   assert.ok(!arcPath(10, 20, 0, 1).includes("NaN"));
   assert.equal(new Set(Array.from({ length: 32 }, (_, i) => colour(i))).size, 32);
   assert.equal(colour(-1), "c-none");
+});
+
+test("an hour is asked for in minutes, in more if they don't fit, and then only its end", async () => {
+  const asked = [];
+  globalThis.sessionStorage = { getItem: () => null };
+  globalThis.fetch = async (url) => {
+    const query = new URL(url, "http://node").searchParams;
+    asked.push([query.get("every"), (Date.parse(query.get("to")) - Date.parse(query.get("from"))) / 60_000]);
+    if (query.get("stream") === "slow" && query.get("every") === "1m") {
+      return new Response(JSON.stringify({ title: "A parameter is wrong", detail: "no multiple", parameter: "every" }), { status: 400 });
+    }
+    const row = { site: "a", stream: "s", start_ms: Date.parse(query.get("from")), streams: 3 };
+    return new Response(JSON.stringify({ aggregates: [row], next: null }));
+  };
+  const known = await lastHour({ stream: "s" });
+  assert.deepEqual(asked.splice(0), [["1m", 60], ["1h", 1_440]]);
+  assert.deepEqual([...known.before.values()], [3]);
+  const newer = await lastHour({ stream: "s" }, known);
+  assert.deepEqual(asked.splice(0), [["1m", 10]]);
+  assert.equal(newer.rows.length, known.from === newer.from ? 2 : 1);
+  const slow = await lastHour({ stream: "slow" });
+  assert.deepEqual(asked.map(([every]) => every), ["1m", "5m", "1h"]);
+  assert.equal(slow.step, 300_000);
 });
