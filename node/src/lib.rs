@@ -4,7 +4,7 @@
 //! The way of a batch: [`uplink`] hears it, [`logic::verify`] opens and checks it, [`apply`] queues it and
 //! gives it with others to the [`store`], which counts it once ([`logic::progress`]) in one transaction; the
 //! cursor that follows from it goes back through [`uplink`]. The [`api`] only reads. What the sites report of themselves, and what
-//! they are asked, goes through [`sites`].
+//! they are asked, goes through [`sites`]. The pages of [`web`] show a person what the API answers.
 
 pub mod api;
 pub mod apply;
@@ -18,5 +18,6 @@ pub mod stats;
 pub mod store;
 mod token;
 pub mod uplink;
+pub mod web;
 
 pub use program::run;

@@ -15,7 +15,7 @@ mod live;
 mod merged;
 mod openapi;
 mod problem;
-mod routes;
+pub(crate) mod routes;
 mod sites;
 mod sql;
 mod status;
@@ -87,6 +87,7 @@ fn put(app: &mut web::ServiceConfig) -> Vec<Route> {
     all.get("/docs", Guard::Open, docs::page);
     all.get("/docs/page.js", Guard::Open, docs::script);
     all.get("/docs/page.css", Guard::Open, docs::style);
+    crate::web::put(&mut all);
     all.end()
 }
 

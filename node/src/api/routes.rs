@@ -65,6 +65,17 @@ impl<'a> Routes<'a> {
         self.all.push(Route { method: Method::GET, path, guard });
     }
 
+    /// Answers GET and HEAD of a page for people, or of a file that one loads, which is open to all and no part of the API.
+    pub fn page<F, Args>(&mut self, path: &'static str, handler: F)
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.get(path, Guard::Open, handler);
+        self.all.pop();
+    }
+
     /// Answers POST of a path.
     pub fn post<F, Args>(&mut self, path: &'static str, guard: Guard, handler: F)
     where

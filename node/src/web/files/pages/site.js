@@ -1,0 +1,147 @@
+// A site: its ring with leaders and replicas, its gateways, and a table of its shards.
+
+import { get } from "../api.js";
+import { empty, h, head, put, repeat, trail, trouble } from "../dom.js";
+import { bytes, count, duration, localClock, since, utc } from "../format.js";
+import { colour, drawRing, words } from "../ring.js";
+
+const EVERY_MS = 5_000;
+
+/** The columns of the table of shards: name, what is sorted by, what is shown. */
+const COLUMNS = [
+  ["Shard", (s) => s.shard, (s) => String(s.shard)],
+  ["Leader", (s) => s.leader ?? -1, (s, index) => (s.leader === null ? "none" : badge(s.leader, index(s.leader)))],
+  ["Replicas", (s) => s.replicas.length, (s) => s.replicas.join(", ")],
+  ["Confirmed", (s) => s.at.cursor ?? -1, (s) => count(s.at.cursor)],
+  ["Cut", (s) => Math.max(s.at.edge_last ?? -1, s.last ?? -1), (s) => count(Math.max(s.at.edge_last ?? 0, s.last ?? 0))],
+  ["Outbox", (s) => s.outbox_bytes ?? -1, (s) => (s.leader === null ? "–" : s.outbox_batches === 0 ? "0" : `${count(s.outbox_batches)} (${bytes(s.outbox_bytes)})`)],
+  ["Lag", (s) => s.at.missing ?? -1, (s) => (s.at.missing > 0 ? `${count(s.at.missing)} batches` : "0")],
+  ["Open parts", (s) => s.waiting_parts ?? -1, (s) => count(s.waiting_parts)],
+  ["Oldest waits", (s) => s.waiting_ms ?? -1, (s) => (s.waiting_ms > 0 ? duration(s.waiting_ms) : "–")],
+  ["Given up", (s) => s.at.given_up ?? 0, (s) => count(s.at.given_up ?? 0)],
+  ["Heard", (s) => Date.parse(s.at.last_heard ?? 0) || 0, (s, _, now) => (s.at.last_heard ? since(now - Date.parse(s.at.last_heard)) : "–")],
+];
+
+function badge(gateway, index) {
+  return h("span", { class: `badge ${colour(index)}` }, String(gateway));
+}
+
+const isBad = (s) => s.leader === null || (s.at.given_up ?? 0) > 0 || (s.at.conflict_seq ?? null) !== null;
+
+function gatewayItem(g, index, light) {
+  const how = g.heard === null ? ["bad", "✕ never heard"] : g.silent ? ["bad", "✕ silent"] : g.trouble ? ["warn", "! not ready"] : ["good", "✓ ready"];
+  return h("li", { tabindex: "0", pointerenter: () => light(g.gateway), pointerleave: () => light(null), focus: () => light(g.gateway), blur: () => light(null) },
+    badge(g.gateway, index),
+    h("div", null,
+      h("strong", null, `Gateway ${g.gateway}`), " ", h("span", { class: how[0] }, how[1]),
+      h("p", { class: "muted" },
+        g.heard === null ? "The site names it, but it has not reported since the node started." : [
+          `leads ${count(g.leads)} · `, h("span", { title: `${utc(Date.parse(g.heard))} UTC` }, `heard ${since(g.heard_ms_ago)}`),
+          ` · up ${duration(g.uptime_ms)} · ${count(g.connections)} connections · ${count(g.publishes_acked)} publishes acknowledged`,
+          Math.abs(g.clock_ahead_ms) > 2_000 && ` · its clock is ${duration(Math.abs(g.clock_ahead_ms))} ${g.clock_ahead_ms > 0 ? "ahead" : "behind"}`]),
+      g.trouble && h("p", { class: "warn" }, g.trouble)));
+}
+
+export async function show(main, name) {
+  let [sort, down, onlyBad, looked] = [0, false, false, -1];
+  let shards = [];
+  let site = null;
+  let index = () => -1;
+
+  const said = h("p", { class: "said", "aria-live": "polite" });
+  const ring = h("div", { class: "ringbox" });
+  const legend = h("ul", { class: "gateways", "aria-label": "Gateways" });
+  const facts = h("dl", { class: "facts tiles" });
+  const table = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Shards" });
+  const wrong = h("div");
+  const filter = h("input", { type: "checkbox", change: (event) => { onlyBad = event.target.checked; drawTable(); } });
+  const view = h("div", { hidden: true },
+    h("div", { class: "split" },
+      h("section", { class: "panel" }, h("h2", null, "Ring"), ring, said, h("p", { class: "muted" }, "Outside the leader of each shard, within the gateways that keep its other replicas.")),
+      h("section", { class: "panel" }, facts, h("h2", null, "Gateways"), legend)),
+    h("section", { class: "panel" }, h("div", { class: "section" }, h("h2", null, "Shards"), h("label", null, filter, " only those with problems")), table));
+  put(main, trail(["Overview", "/"], [name, null]), head(`Site ${name}`, h("a", { class: "button", href: `/devices?site=${encodeURIComponent(name)}` }, "Its devices")), wrong, view);
+
+  const light = (gateway) => {
+    for (const path of ring.querySelectorAll("path")) path.classList.toggle("dim", gateway !== null && path.dataset.gateway !== String(gateway));
+  };
+
+  const look = (i, follow) => {
+    looked = i;
+    for (const [k, group] of ring.querySelectorAll(".shard").entries()) group.classList.toggle("looked", k === i);
+    const shard = shards[i];
+    said.textContent = shard ? `${words(shard)}${shard.leader === null ? "" : `, ${count(shard.outbox_batches)} batches in its outbox`}.` : "Point at a shard, or walk with the arrow keys.";
+    for (const row of table.querySelectorAll("tbody tr")) {
+      const same = shard && row.dataset.shard === String(shard.shard);
+      row.classList.toggle("looked", Boolean(same));
+      if (same && follow) row.scrollIntoView({ block: "nearest" });
+    }
+  };
+
+  const drawTable = () => {
+    const now = Date.now();
+    const rows = shards.filter((s) => !onlyBad || isBad(s)).toSorted((a, b) => {
+      const by = COLUMNS[sort][1];
+      return (down ? by(b) - by(a) : by(a) - by(b)) || a.shard - b.shard;
+    });
+    const header = COLUMNS.map(([text], i) => h("th", { scope: "col", "aria-sort": i === sort ? (down ? "descending" : "ascending") : null },
+      h("button", { type: "button", "data-column": i, click: () => { [sort, down] = [i, sort === i ? !down : false]; drawTable(); table.querySelector(`[data-column="${i}"]`).focus(); } },
+        text, h("span", { "aria-hidden": "true" }, i === sort ? (down ? " ▼" : " ▲") : ""))));
+    const line = (s) => h("tr", { "data-shard": s.shard, class: isBad(s) ? "bad" : null }, COLUMNS.map(([, , shown], i) => {
+      const content = shown(s, index, now);
+      return i === 0 ? h("th", { scope: "row" }, content) : h("td", null, content);
+    }));
+    put(table, rows.length === 0
+      ? h("p", { class: "muted" }, onlyBad ? "No shard has a problem." : "No shards are known yet.")
+      : h("table", null, h("thead", null, h("tr", null, header)), h("tbody", null, rows.map(line))));
+    look(looked, false);
+  };
+
+  const ask = async () => {
+    try {
+      const [answer, status] = await Promise.all([get(`/v1/sites/${encodeURIComponent(name)}`), get("/v1/status")]);
+      site = answer;
+      put(wrong);
+      if (site.gateways.length === 0) {
+        view.hidden = true;
+        put(wrong, empty("No gateway has reported yet", "A gateway reports every few seconds once it is connected. Check that its settings name this node's broker, this site and the site's secret.", "After a restart the node knows nothing until the first report comes."));
+        return;
+      }
+      view.hidden = false;
+      const at = new Map((status.sites.find((s) => s.site === name)?.shards ?? []).map((s) => [s.shard, s]));
+      shards = site.shards.map((s) => ({ ...s, at: at.get(s.shard) ?? {} }));
+      const places = site.gateways.map((g) => g.gateway);
+      index = (gateway) => places.indexOf(gateway);
+      const fact = (text, said, bad) => h("div", { class: bad ? "fact bad" : "fact" }, h("dt", null, text), h("dd", null, bad ? "⚠ " : "", said));
+      const sum = (of) => shards.reduce((sum, shard) => sum + (of(shard) ?? 0), 0);
+      put(facts,
+        fact("gateways heard", `${site.live} of ${site.gateways.length}`, site.live < site.gateways.length),
+        fact("shards led", `${count(site.shards_led)} of ${count(site.shard_count)}`, site.shards_led < site.shard_count),
+        fact("outbox", site.outbox_batches === 0 ? "empty" : `${count(site.outbox_batches)} batches, ${bytes(site.outbox_bytes)}`),
+        fact("on their way", `${count(sum((s) => s.at.missing))} batches`),
+        fact("given up", `${count(sum((s) => s.at.given_up))} batches`, sum((s) => s.at.given_up) > 0),
+        fact("as of", h("span", { title: `${utc(Date.parse(site.now))} UTC` }, localClock(Date.parse(site.now)))));
+      const focused = document.activeElement?.classList.contains("ring");
+      const drawn = drawRing(shards, index, look);
+      drawn.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+        if (step === undefined) return;
+        event.preventDefault();
+        look((looked + step + shards.length) % shards.length, true);
+      });
+      put(ring, drawn);
+      if (focused) drawn.focus({ preventScroll: true });
+      const lit = legend.contains(document.activeElement) ? [...legend.children].indexOf(document.activeElement) : -1;
+      // Those in trouble come first; a colour belongs to a gateway wherever it stands.
+      const rank = (g) => (g.silent ? 0 : g.trouble ? 1 : 2);
+      put(legend, site.gateways.toSorted((a, b) => rank(a) - rank(b)).map((g) => gatewayItem(g, index(g.gateway), light)));
+      if (lit >= 0) legend.children[lit]?.focus();
+      const column = document.activeElement?.dataset?.column;
+      drawTable();
+      if (column) table.querySelector(`[data-column="${column}"]`)?.focus();
+    } catch (error) {
+      put(wrong, trouble(error));
+    }
+  };
+  await repeat(EVERY_MS, ask);
+}
