@@ -9,6 +9,7 @@
 pub mod api;
 pub mod apply;
 pub mod live;
+pub mod lake;
 pub mod logic;
 pub mod node;
 mod program;
