@@ -111,7 +111,7 @@ found = duckdb.sql(f"SELECT {of_duckdb} FROM {lake} ORDER BY 1, 2, 3, 4").fetcha
 assert found == wanted, [pair for pair in zip(found, wanted) if pair[0] != pair[1]][:3]
 days = duckdb.sql(f"SELECT typeof(day), width, count(*) FROM {lake} WHERE day = DATE '2025-11-25' GROUP BY ALL").fetchall()
 assert days == [("DATE", "10s", 600)], days
-assert str(duckdb.sql(f"SELECT max(watermark) FROM {lake}").fetchone()[0].year) == "9999"
+assert str(duckdb.sql(f"SELECT max(watermark) FROM {lake}").fetchall()[0][0].year) == "9999"
 
 frame = pandas.read_parquet("lake/windows")
 assert len(frame) == len(wanted)

@@ -2,7 +2,9 @@
 
 use super::export::{Choice, Done, Exporter, LEASE_MS};
 use super::parquet::{Cell, Encoder, Kind, ROW_GROUP_ENTRIES, to_parquet};
+use super::schedule::Schedule;
 use super::target::{Target, check_address, day_text};
+use crate::settings::LakeSettings;
 use crate::store::lake::{Claim, DayKey, Exports};
 use crate::store::{self, Content, Database, Incoming, Postgres, Reader, Writer};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
@@ -301,19 +303,29 @@ async fn a_day_is_written_by_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_schedule_waits_until_a_day_is_settled() {
+async fn a_schedule_writes_days_that_are_settled_and_again_when_revised() {
     for mut home in homes().await {
         let today = EpochMs::now().0.div_euclid(DAY_MS) * DAY_MS;
         let old = DAY - 10 * DAY_MS;
         let mut passed = part(0, 10_000, today, 1.0);
         passed.watermark = EpochMs(today + DAY_MS);
         home.apply(vec![passed, part(1, 60_000, today, 1.0), part(1, 60_000, old, 1.0)]).await;
-        let settled = |hours: i64| Choice { settle_ms: Some(hours * 3_600_000), ..all() };
-        let done = home.export(&settled(24)).await;
-        assert_eq!(
-            done,
-            [format!("10s {} new 1", day_text(EpochMs(today))), "60s 2025-11-14 new 1".to_string()]
-        );
+        let settings =
+            LakeSettings { url: home.lake().display().to_string(), every_minutes: 60, settle_hours: 24 };
+        let exports = Exports::new(&home.database);
+        let schedule = Schedule::new(&settings, home.reader.clone(), exports).unwrap().unwrap();
+        schedule.round().await;
+        let file = |width: &str, day| {
+            format!("windows/site=plant-7/width={width}/day={}/part-0.parquet", day_text(EpochMs(day)))
+        };
+        let files = home.files();
+        assert_eq!(files.keys().cloned().collect::<Vec<_>>(), [file("10s", today), file("1m", old)]);
+        home.apply(vec![part(0, 60_000, old, 2.0)]).await;
+        schedule.round().await;
+        let after = home.files();
+        assert_eq!(after.keys().collect::<Vec<_>>(), files.keys().collect::<Vec<_>>());
+        assert!(after[&file("10s", today)] == files[&file("10s", today)]);
+        assert!(after[&file("1m", old)] != files[&file("1m", old)]);
         home.end().await;
     }
 }
