@@ -8,8 +8,8 @@
 
 pub mod api;
 pub mod apply;
-pub mod live;
 pub mod lake;
+pub mod live;
 pub mod logic;
 pub mod node;
 mod program;

@@ -2,9 +2,9 @@
 
 use crate::api::{self, Api};
 use crate::apply::{self, Confirmations, QUEUE_ENTRIES};
-use crate::live::Live;
 use crate::lake::LakeError;
 use crate::lake::schedule::Schedule;
+use crate::live::Live;
 use crate::logic::verify::Verifier;
 use crate::settings::{Broker, Settings, SettingsError};
 use crate::sites::{Edge, Link};

@@ -5,8 +5,8 @@ use crate::lake::target;
 use crate::node::{Node, NodeError};
 use crate::settings::{Settings, SettingsError};
 use crate::stats::describe_metrics;
-use crate::token::TokenArguments;
 use crate::store::Database;
+use crate::token::TokenArguments;
 use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_shared::config::key_value;
@@ -63,22 +63,19 @@ enum Command {
     Export(Export),
 }
 
-impl TokenArguments {
-    fn run(&self) -> ExitCode {
-        match self.make() {
-            Ok((token, lines)) => {
-                println!(
-                    "The token, shown this once; it goes into `Authorization: Bearer ...`:\n\n{token}\n"
-                );
-                println!("For the node's settings:\n\n{lines}");
-                ExitCode::SUCCESS
-            }
-            Err(why) => {
-                eprintln!("selvedge-node: {why}");
-                ExitCode::FAILURE
-            }
+fn make_token(arguments: &TokenArguments) -> ExitCode {
+    match arguments.make() {
+        Ok((token, lines)) => {
+            println!("The token, shown this once; it goes into `Authorization: Bearer ...`:\n\n{token}\n");
+            println!("For the node's settings:\n\n{lines}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("selvedge-node: {why}");
+            ExitCode::FAILURE
         }
     }
+}
 
 impl Arguments {
     fn settings(&self) -> Result<Settings, SettingsError> {
@@ -111,7 +108,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if let Some(Command::Token(token)) = &arguments.command {
-        return token.run();
+        return make_token(token);
     }
     let settings = match arguments.settings() {
         Ok(settings) => settings,
