@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod lake;
 pub mod live;
 pub mod logic;
 pub mod node;

@@ -2,11 +2,14 @@
 
 use crate::api::{self, Api};
 use crate::apply::{self, Confirmations, QUEUE_ENTRIES};
+use crate::lake::LakeError;
+use crate::lake::schedule::Schedule;
 use crate::live::Live;
 use crate::logic::verify::Verifier;
 use crate::settings::{Broker, Settings, SettingsError};
 use crate::sites::{Edge, Link};
 use crate::stats::Stats;
+use crate::store::lake::Exports;
 use crate::store::{self, StoreError};
 use crate::uplink::{BrokerAddress, Confirmer, Subscriber};
 use actix_web::dev::ServerHandle;
@@ -40,6 +43,9 @@ pub enum NodeError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The lake.
+    #[error("{0} (setting `lake.url`)")]
+    Lake(#[from] LakeError),
     /// An address that can't be listened on.
     #[error("can't listen on {address} (settings `{section}.host` and `{section}.port`): {why}")]
     Listen {
@@ -75,6 +81,7 @@ pub struct Node {
     server: JoinHandle<std::io::Result<()>>,
     server_handle: ServerHandle,
     upkeep: Option<JoinHandle<()>>,
+    lake: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -103,7 +110,9 @@ impl Node {
                 Some((listener.local_addr().map_err(failed)?, listener))
             }
         };
-        let (writer, reader) = store::open(&settings.database()?).await?;
+        let database = settings.database()?;
+        let (writer, reader) = store::open(&database).await?;
+        let lake = Schedule::new(&settings.lake, reader.clone(), Exports::new(&database))?;
 
         let broker = listener.as_ref().map(|(address, _)| *address);
         let address = broker_address(settings, broker);
@@ -157,9 +166,10 @@ impl Node {
             }),
             edge: tokio::spawn(link.run(rest_stopped.clone())),
             subscriber: tokio::spawn(subscriber.run(uplink_stopped)),
-            confirmer: tokio::spawn(confirmer.run(rest_stopped)),
             writer: tokio::spawn(apply::run(writer, waiting, confirmations, stats, live)),
             telling: tokio::spawn(telling),
+            confirmer: tokio::spawn(confirmer.run(rest_stopped.clone())),
+            lake: lake.map(|lake| tokio::spawn(lake.run(rest_stopped))),
             server_handle: server.handle(),
             server: tokio::spawn(server),
             upkeep: metrics.map(|handle| tokio::spawn(upkeep(handle))),
@@ -214,6 +224,7 @@ impl Node {
             ("link to the sites", Some(self.edge)),
             ("embedded broker", self.listener),
             ("teller of live windows", Some(self.telling)),
+            ("exporter", self.lake),
         ] {
             if let Some(task) = task
                 && tokio::time::timeout(limit, task).await.is_err()

@@ -1,8 +1,11 @@
 //! `selvedge-node` as a program: its command line, its settings, its log of events.
 
+use crate::lake::command::Export;
+use crate::lake::target;
 use crate::node::{Node, NodeError};
 use crate::settings::{Settings, SettingsError};
 use crate::stats::describe_metrics;
+use crate::store::Database;
 use crate::token::TokenArguments;
 use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -28,13 +31,13 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// The settings file (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Checks the settings, says what is wrong with them and ends.
     #[arg(long)]
     check_config: bool,
     /// Where the database lies (`data_dir`).
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, global = true, value_name = "FOLDER")]
     data_dir: Option<String>,
     /// The address of the query API (`http.host`).
     #[arg(long, value_name = "ADDRESS")]
@@ -49,30 +52,27 @@ struct Arguments {
     #[arg(long, value_name = "PORT")]
     uplink_port: Option<String>,
     /// Any other setting, such as `--set uplink.broker=external`.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
 }
 
+/// What is done instead of running a node.
 #[derive(Subcommand)]
 enum Command {
     Token(TokenArguments),
+    Export(Export),
 }
 
-impl Command {
-    fn run(&self) -> ExitCode {
-        let Self::Token(arguments) = self;
-        match arguments.make() {
-            Ok((token, lines)) => {
-                println!(
-                    "The token, shown this once; it goes into `Authorization: Bearer ...`:\n\n{token}\n"
-                );
-                println!("For the node's settings:\n\n{lines}");
-                ExitCode::SUCCESS
-            }
-            Err(why) => {
-                eprintln!("selvedge-node: {why}");
-                ExitCode::FAILURE
-            }
+fn make_token(arguments: &TokenArguments) -> ExitCode {
+    match arguments.make() {
+        Ok((token, lines)) => {
+            println!("The token, shown this once; it goes into `Authorization: Bearer ...`:\n\n{token}\n");
+            println!("For the node's settings:\n\n{lines}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("selvedge-node: {why}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -89,7 +89,11 @@ impl Arguments {
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?)));
         let overrides: Vec<_> = self.set.iter().cloned().chain(named).collect();
         let settings = Settings::load(self.config.as_deref(), &overrides)?;
-        settings.check()?;
+        match self.command {
+            // Needs no site's secret.
+            Some(Command::Export(_)) => settings.database().map(|_| ())?,
+            _ => settings.check()?,
+        }
         Ok(settings)
     }
 }
@@ -103,8 +107,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    if let Some(command) = &arguments.command {
-        return command.run();
+    if let Some(Command::Token(token)) = &arguments.command {
+        return make_token(token);
     }
     let settings = match arguments.settings() {
         Ok(settings) => settings,
@@ -137,6 +141,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         .init();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| tracing::error!("can't start: {error}"));
     let Ok(runtime) = runtime else { return ExitCode::FAILURE };
+    if let Some(Command::Export(export)) = &arguments.command {
+        return runtime.block_on(run_export(export, &settings));
+    }
     match runtime.block_on(serve(&settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -144,6 +151,29 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Exports what a database holds; one that is not there is not made.
+async fn run_export(export: &Export, settings: &Settings) -> ExitCode {
+    let failed = |why: String| {
+        eprintln!("selvedge-node: {why}");
+        ExitCode::from(2)
+    };
+    let address = match export.to.as_deref().unwrap_or(&settings.lake.url) {
+        "" => return failed("say where to: `--to ADDRESS`, or the setting `lake.url`".to_string()),
+        address => address,
+    };
+    let database = match settings.database() {
+        Ok(Database::Sqlite(folder)) if !folder.join("selvedge.db").exists() => {
+            return failed(format!("there is no database in {} (setting `data_dir`)", folder.display()));
+        }
+        Ok(database) => database,
+        Err(error) => return failed(error.to_string()),
+    };
+    if let Err(error) = target::check_address(address) {
+        return failed(error.to_string());
+    }
+    export.run(&database, address).await
 }
 
 async fn serve(settings: &Settings) -> Result<(), NodeError> {

@@ -5,6 +5,7 @@ mod http;
 
 pub use http::{SqlSettings, TokenSettings};
 
+use crate::lake;
 use crate::store::{Database, Postgres};
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::ids::SiteId;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// Where batches come from.
     pub uplink: UplinkSettings,
+    /// Where windows are exported to.
+    pub lake: LakeSettings,
     /// The sites that this node serves.
     pub sites: Vec<SiteSettings>,
 }
@@ -108,6 +111,19 @@ impl std::fmt::Debug for UplinkSettings {
     }
 }
 
+/// Where windows are exported to, as Parquet files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LakeSettings {
+    /// A folder, `s3://bucket/path`, `gs://bucket/path` or `az://container/path`; empty for none. Credentials come from the
+    /// environment.
+    pub url: String,
+    /// How often to look for days that are settled or were revised.
+    pub every_minutes: u32,
+    /// How long after its end a day is written that some stream has not passed.
+    pub settle_hours: u32,
+}
+
 /// One site. Exactly one of `secret` and `secret_file` is needed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,6 +159,7 @@ impl Default for Settings {
                 client_id: String::new(),
                 share: String::new(),
             },
+            lake: LakeSettings { url: String::new(), every_minutes: 60, settle_hours: 6 },
             sites: vec![],
         }
     }
@@ -303,6 +320,13 @@ impl Settings {
                      for several nodes at one broker, or leave it empty",
                 );
             }
+        }
+        let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
+        if !self.lake.url.is_empty() {
+            lake::target::check_address(&self.lake.url).map_err(|why| wrong("lake.url", why.to_string()))?;
+        }
+        if self.lake.every_minutes == 0 {
+            return Err(wrong("lake.every_minutes", "is 0; 60 looks once an hour".into()));
         }
         if self.uplink.username.is_empty() && !self.uplink.password.is_empty() {
             let why = "there is a password without it; set both or none".to_string();

@@ -30,6 +30,13 @@ pub fn describe_metrics() {
     describe_counter!("selvedge_node_questions_total", "Questions to sites, by what became of them");
     describe_counter!("selvedge_node_answers_total", "Answers of gateways: taken, or unasked (a second one)");
     describe_counter!("selvedge_node_store_errors_total", "Transactions that the database failed on");
+    describe_counter!("selvedge_node_lake_files_total", "Days written to the lake");
+    describe_counter!("selvedge_node_lake_windows_total", "Windows in these");
+    describe_counter!("selvedge_node_lake_failures_total", "Days that could not be written, or looked for");
+    describe_histogram!(
+        "selvedge_node_lake_round_seconds",
+        "Time of a look for days to write, with writing them"
+    );
     describe_histogram!("selvedge_node_apply_seconds", "Time of a transaction, until it is on disk");
 }
 

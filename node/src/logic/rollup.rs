@@ -9,7 +9,7 @@
 use selvedge_shared::time::EpochMs;
 
 /// What is kept: minutes, hours and days, the narrower first; each divides the next.
-pub const ROLLUPS_MS: [i64; 3] = [MINUTE_MS, HOUR_MS, 86_400_000];
+pub const ROLLUPS_MS: [i64; 3] = [MINUTE_MS, HOUR_MS, DAY_MS];
 
 /// The narrowest.
 pub const MINUTE_MS: i64 = 60_000;
@@ -17,9 +17,17 @@ pub const MINUTE_MS: i64 = 60_000;
 /// The one that most widths divide and that streams are merged over best.
 pub const HOUR_MS: i64 = 3_600_000;
 
+/// The widest: a day, in UTC.
+pub const DAY_MS: i64 = 86_400_000;
+
 /// The roll-ups that windows of this width add to.
 pub fn spans_of(width_ms: i64) -> impl Iterator<Item = i64> {
     ROLLUPS_MS.into_iter().filter(move |span| width_ms > 0 && span % width_ms == 0)
+}
+
+/// Whether there are roll-ups to `span_ms` of windows of this width.
+pub fn is_kept(span_ms: i64, width_ms: i64) -> bool {
+    spans_of(width_ms).any(|span| span == span_ms)
 }
 
 /// The last multiple of `span_ms` that is not after `time`.

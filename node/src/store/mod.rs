@@ -13,6 +13,7 @@
 //! - Invariant: after any failure the writer's connection, and all that was remembered with it, is thrown away.
 
 pub mod find;
+pub mod lake;
 mod pool;
 mod postgres;
 pub mod sql;

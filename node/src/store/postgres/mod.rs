@@ -4,12 +4,14 @@
 //! failure, so that a server that was restarted, moved or restored is found again without further ado.
 
 mod find;
+mod lake;
 mod link;
 mod read;
 mod schema;
 mod sql;
 mod write;
 
+pub use lake::Exports;
 pub use link::{Postgres, Said};
 pub use read::Reader;
 pub use write::Writer;

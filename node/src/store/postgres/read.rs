@@ -87,7 +87,7 @@ impl Reader {
         let (site, after_site, after_device) = (site.map(held), held(after_site), held(after_device));
         let sql = "SELECT series_id, site, name, stream, width_ms FROM \
              (SELECT * FROM device WHERE (site, name) > ($1, $2) AND ($3::text IS NULL OR site = $3) \
-              ORDER BY site, name LIMIT $4) AS some \
+              ORDER BY site, name LIMIT $4) AS few \
              JOIN series USING (device_id) ORDER BY site, name, stream, width_ms";
         self.rows(sql, &[&after_site, &after_device, &site, &i64::from(limit)], series_of).await
     }

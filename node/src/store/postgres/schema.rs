@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The steps; a step is never changed once it was released, only followed by another.
-const STEPS: &[&str] = &[r#"
+const STEPS: &[&str] = &[
+    r#"
 CREATE TABLE device (
     device_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     site          text COLLATE "C" NOT NULL,
@@ -148,7 +149,24 @@ COMMENT ON COLUMN shards.conflict_batch IS 'Came with two contents: nothing is c
 COMMENT ON COLUMN minute.window_length IS 'The length of the windows that were added up, in seconds.';
 COMMENT ON COLUMN hour.window_length IS 'The length of the windows that were added up, in seconds.';
 COMMENT ON COLUMN day.window_length IS 'The length of the windows that were added up, in seconds.';
-"#];
+"#,
+    r#"
+CREATE TABLE lake_export (
+    target         text COLLATE "C" NOT NULL,
+    site           text COLLATE "C" NOT NULL,
+    width_ms       bigint NOT NULL,
+    day_ms         bigint NOT NULL,
+    revisions      bigint,
+    windows        bigint,
+    bytes          bigint,
+    exported_ms    bigint,
+    owner          text NOT NULL,
+    lease_until_ms bigint NOT NULL,
+    PRIMARY KEY (target, site, width_ms, day_ms)
+);
+COMMENT ON TABLE lake_export IS 'What was exported, where to, and who is at it.';
+"#,
+];
 
 const ROW: &str = "count        bigint NOT NULL,
     sum          double precision,

@@ -1,11 +1,13 @@
 //! SQLite: one file, written by one connection, read by a few; each call works on a thread that may block.
 
 mod find;
+mod lake;
 mod read;
 mod schema;
 mod sql;
 mod write;
 
+pub use lake::Exports;
 #[cfg(test)]
 pub use read::LEDGER;
 pub use read::Reader;
@@ -47,7 +49,7 @@ pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
     let folder = folder.to_owned();
     blocking(move || {
         std::fs::create_dir_all(&folder).map_err(|why| StoreError::Folder { path: folder.clone(), why })?;
-        let path = folder.join("selvedge.db");
+        let path = file(&folder);
         let failed = |why| StoreError::Open { path: path.clone(), why };
         let mut db = open_to_write(&path).map_err(failed)?;
         schema::migrate(&mut db)?;
@@ -126,3 +128,7 @@ fn window_at(row: &Row<'_>, base: usize) -> Result<StoredWindow, rusqlite::Error
 
 /// Where the database lies.
 type File = PathBuf;
+
+fn file(folder: &Path) -> File {
+    folder.join("selvedge.db")
+}

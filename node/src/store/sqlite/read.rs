@@ -40,7 +40,7 @@ impl Reader {
     }
 
     /// All rows of a query.
-    async fn rows<T: Send + 'static>(
+    pub(super) async fn rows<T: Send + 'static>(
         &self,
         sql: String,
         parameters: Vec<Box<dyn ToSql + Send>>,

@@ -12,7 +12,8 @@ use super::super::StoreError;
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The steps; a step is never changed once it was released, only followed by another.
-const STEPS: &[&str] = &[r"
+const STEPS: &[&str] = &[
+    r"
 CREATE TABLE device (
     device_id     INTEGER PRIMARY KEY,
     site          TEXT NOT NULL,
@@ -137,7 +138,24 @@ SELECT site, shard,
        strftime('%Y-%m-%dT%H:%M:%fZ', changed_ms / 1000.0, 'unixepoch') AS changed,
        conflict_seq AS conflict_batch -- came with two contents: nothing is confirmed until it is cleared in shard_progress
 FROM shard_progress;
-"];
+",
+    r"
+CREATE TABLE lake_export (
+    -- What was exported, where to, and who is at it.
+    target         TEXT NOT NULL,
+    site           TEXT NOT NULL,
+    width_ms       INTEGER NOT NULL,
+    day_ms         INTEGER NOT NULL,
+    revisions      INTEGER,          -- the sum of its windows' revisions before they were read; NULL: never written
+    windows        INTEGER,
+    bytes          INTEGER,
+    exported_ms    INTEGER,
+    owner          TEXT NOT NULL,    -- who writes it, or wrote it last
+    lease_until_ms INTEGER NOT NULL, -- until then nobody else does
+    PRIMARY KEY (target, site, width_ms, day_ms)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// The columns of a window or roll-up beside its key. Those from `stddev` on follow from the others and are there to be read.
 const ROW: &str = "count        INTEGER NOT NULL,

@@ -1,0 +1,161 @@
+//! What exports to a lake need of the database: which days there are, all windows of one, and what was written where.
+
+use super::{Database, Reader, StoreError, StoredWindow, postgres, sqlite};
+use selvedge_shared::time::EpochMs;
+
+/// A day (UTC) of a site's windows of one width: what is written as one file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DayKey {
+    /// The site.
+    pub site: String,
+    /// The width of the windows.
+    pub width_ms: i64,
+    /// Where the day starts.
+    pub day: EpochMs,
+}
+
+/// What is in a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DayState {
+    /// The sum of its windows' revisions: greater with every part that was added to one of them.
+    pub revisions: i64,
+    /// How far the slowest of its streams had come when the day's last part was added; nothing if that is not known.
+    pub passed: Option<EpochMs>,
+}
+
+/// What was written last of a day, as the table `lake_export` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// [`DayState::revisions`] as they were before its windows were read.
+    pub revisions: i64,
+    /// How many windows.
+    pub windows: i64,
+    /// How large the file is.
+    pub bytes: i64,
+    /// When it was written.
+    pub at: EpochMs,
+}
+
+impl Reader {
+    /// The sites and the widths of their windows, in order.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn widths(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.widths().await,
+            Self::Postgres(reader) => reader.widths().await,
+        }
+    }
+
+    /// The days in `from..to` in which a site has windows of a width, in order, at most `limit`. Both are starts of days.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn days(
+        &self,
+        site: &str,
+        width_ms: i64,
+        from: EpochMs,
+        to: EpochMs,
+        limit: u32,
+    ) -> Result<Vec<(EpochMs, DayState)>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.days(site, width_ms, from, to, limit).await,
+            Self::Postgres(reader) => reader.days(site, width_ms, from, to, limit).await,
+        }
+    }
+
+    /// The windows of some series that start in `from..to`, by series and start, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn windows_of(
+        &self,
+        series: &[i64],
+        from: EpochMs,
+        to: EpochMs,
+        limit: u32,
+    ) -> Result<Vec<(i64, StoredWindow)>, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.windows_of(series, from, to, limit).await,
+            Self::Postgres(reader) => reader.windows_of(series, from, to, limit).await,
+        }
+    }
+}
+
+/// The table `lake_export`: what was written to each target, and who is writing. Whoever writes a day holds a lease on it, so
+/// that of several nodes only one does.
+#[derive(Clone)]
+pub struct Exports(Place);
+
+#[derive(Clone)]
+enum Place {
+    Sqlite(sqlite::Exports),
+    Postgres(postgres::Exports),
+}
+
+/// A writer's claim on a day of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Where to: an address without any secret.
+    pub target: String,
+    /// Which day.
+    pub key: DayKey,
+    /// Whose claim it is: a name that no other run has.
+    pub owner: String,
+}
+
+impl Exports {
+    /// Of a database that [`super::open`] has been at.
+    pub fn new(database: &Database) -> Self {
+        Self(match database {
+            Database::Sqlite(folder) => Place::Sqlite(sqlite::Exports::new(folder)),
+            Database::Postgres(server) => Place::Postgres(postgres::Exports::new(server)),
+        })
+    }
+
+    /// What was written to a target of a site's windows of one width.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn written(
+        &self,
+        target: &str,
+        site: &str,
+        width_ms: i64,
+    ) -> Result<Vec<(EpochMs, Written)>, StoreError> {
+        match &self.0 {
+            Place::Sqlite(table) => table.written(target, site, width_ms).await,
+            Place::Postgres(table) => table.written(target, site, width_ms).await,
+        }
+    }
+
+    /// Takes a day, or keeps it, until `until`: nothing if somebody else has it, or else what was written last of it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn claim(
+        &self,
+        claim: &Claim,
+        now: EpochMs,
+        until: EpochMs,
+    ) -> Result<Option<Option<Written>>, StoreError> {
+        match &self.0 {
+            Place::Sqlite(table) => table.claim(claim, now, until).await,
+            Place::Postgres(table) => table.claim(claim, now, until).await,
+        }
+    }
+
+    /// Gives a day back, with what was written if something was; says whether it was still ours. If it was not, nothing is
+    /// recorded.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn finish(&self, claim: &Claim, written: Option<Written>) -> Result<bool, StoreError> {
+        match &self.0 {
+            Place::Sqlite(table) => table.finish(claim, written).await,
+            Place::Postgres(table) => table.finish(claim, written).await,
+        }
+    }
+}
