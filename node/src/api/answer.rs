@@ -1,6 +1,7 @@
 //! How rows are answered: the form that was asked for, where to go on, and the bounds of an answer.
 
 use super::problem::Failure;
+use crate::lake::parquet;
 use crate::logic::params::Parameters;
 use crate::logic::table::{self, Form, JsonRows, Table};
 use actix_web::http::header::{self, Header};
@@ -38,6 +39,7 @@ pub fn rows<T: Table>(
         Form::Json => serde_json::to_vec(&Body { name, table, next, more }).ok(),
         Form::Csv => table::csv(table).ok(),
         Form::Lines => table::lines(table).ok(),
+        Form::Parquet => parquet::of_table(table).ok(),
     };
     let mut answer = HttpResponse::Ok();
     if let Some(link) = link {

@@ -3,7 +3,7 @@
 use super::Api;
 use super::answer;
 use super::problem::Failure;
-use crate::logic::params::Parameters;
+use crate::logic::params::{BadParameter, Parameters};
 use crate::logic::table::{self, Cell, Field, Form, Kind, Table};
 use crate::store::sql::{MAX_STATEMENT_BYTES, SqlAnswer, SqlError, SqlLimits, SqlValue};
 use actix_web::http::header;
@@ -67,6 +67,10 @@ pub(super) async fn sql(
 ) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let form = answer::form(&request, &p)?;
+    if form == Form::Parquet {
+        let why = "parquet is no form of this path, whose columns may hold values of several kinds; take csv";
+        return Err(BadParameter { parameter: "format".into(), why: why.into() }.into());
+    }
     let settings = &api.sql;
     if !settings.enabled {
         return Err(Failure::SqlOff);
@@ -120,6 +124,7 @@ fn told(form: Form, done: SqlAnswer, took: Duration) -> HttpResponse {
         answer.insert_header(("Selvedge-Truncated", "true"));
     }
     let body = match form {
+        Form::Parquet => None, // refused before anything ran
         Form::Csv => {
             let answer = Answer::new(done);
             let names = answer.fields.iter().map(|field| field.name.to_string());

@@ -1,9 +1,10 @@
 //! Which days are written, and how a day is.
 
 use super::LakeError;
-use super::parquet::{Cell, Encoder, Field, Kind};
+use super::parquet::{Encoder, Field};
 use super::target::{Target, Upload};
 use crate::logic::rollup::DAY_MS;
+use crate::logic::table::{Cell, Kind};
 use crate::store::lake::{Claim, DayKey, DayState, Exports, Written};
 use crate::store::{Reader, SeriesInfo, StoredWindow};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
@@ -30,7 +31,7 @@ pub const MAX_FAILED_DAYS: usize = 3;
 
 /// The columns; site, width and day are in the file's name. `fingerprint` has the bits that the database's views show as a
 /// whole number too.
-pub const FIELDS: [Field; 22] = [
+pub const FIELDS: [Field<'static>; 22] = [
     ("device", Kind::Text),
     ("stream", Kind::Text),
     ("start", Kind::Time),

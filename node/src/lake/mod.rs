@@ -23,8 +23,6 @@ pub mod parquet;
 pub mod schedule;
 pub mod target;
 
-pub use parquet::to_parquet;
-
 use crate::store::StoreError;
 use std::path::PathBuf;
 

@@ -4,6 +4,7 @@
 //! what every reader of the last years understands: Snappy, data pages of version 1, and for whole numbers that grow their
 //! differences (`DELTA_BINARY_PACKED`). The same rows give the same bytes.
 
+use crate::logic::table::{Cell, Kind, Table};
 use parquet::basic::{Compression, Encoding, LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;
@@ -11,7 +12,7 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, Type};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::time::TIME_RANGE;
 use std::sync::Arc;
 
 /// How many rows are in a row group: what a reader takes, or leaves out, at a time, and what is in memory here.
@@ -20,40 +21,8 @@ pub const ROW_GROUP_ENTRIES: usize = 122_880;
 /// The largest dictionary of a column in a row group; values beyond it are written plainly.
 const DICTIONARY_BYTES: usize = 1024 * 1024;
 
-/// What a column holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Text.
-    Text,
-    /// Whole numbers of 64 bits.
-    Whole,
-    /// Numbers of double precision; what is no number is written as none.
-    Real,
-    /// True or false.
-    Flag,
-    /// Points in time, milliseconds of UTC; those beyond the years 1 to 9999, which not every reader knows, are moved there.
-    Time,
-}
-
 /// A column: its name and what it holds.
-pub type Field = (&'static str, Kind);
-
-/// One value.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cell<'a> {
-    /// None.
-    Null,
-    /// Text.
-    Text(&'a str),
-    /// A whole number.
-    Whole(i64),
-    /// A number.
-    Real(f64),
-    /// True or false.
-    Flag(bool),
-    /// A point in time.
-    Time(EpochMs),
-}
+pub type Field<'a> = (&'a str, Kind);
 
 /// A file that is being written. What is encoded of it lies in memory until it is taken.
 pub struct Encoder {
@@ -80,7 +49,7 @@ impl Encoder {
     ///
     /// # Errors
     /// When two have the same name.
-    pub fn new(fields: &[Field]) -> Result<Self> {
+    pub fn new(fields: &[Field<'_>]) -> Result<Self> {
         let types = fields.iter().map(|field| Ok(Arc::new(leaf(field)?))).collect::<Result<_>>()?;
         let schema = Type::group_type_builder("schema").with_fields(types).build()?;
         let mut properties = WriterProperties::builder()
@@ -98,7 +67,7 @@ impl Encoder {
             }
         }
         let file = SerializedFileWriter::new(vec![], Arc::new(schema), Arc::new(properties.build()))?;
-        let column = |(_, kind): &Field| {
+        let column = |(_, kind): &Field<'_>| {
             let values = match kind {
                 Kind::Text => Values::Text(vec![]),
                 Kind::Whole | Kind::Time => Values::Whole(vec![]),
@@ -164,14 +133,18 @@ impl Encoder {
     }
 }
 
-/// A whole file of some rows in memory.
+/// A table as a file, with underscores for the dots in its columns' names.
 ///
 /// # Errors
-/// When a cell is not of its column's kind, or a row has more or fewer cells than there are columns.
-pub fn to_parquet<'a>(fields: &[Field], rows: impl IntoIterator<Item = Vec<Cell<'a>>>) -> Result<Vec<u8>> {
-    let (mut encoder, mut bytes) = (Encoder::new(fields)?, vec![]);
-    for row in rows {
-        encoder.push(&row)?;
+/// When a cell is not of its column's kind.
+pub fn of_table(table: &impl Table) -> Result<Vec<u8>> {
+    let names: Vec<String> = table.fields().iter().map(|field| field.name.replace('.', "_")).collect();
+    let fields: Vec<Field<'_>> =
+        names.iter().zip(table.fields()).map(|(name, field)| (name.as_str(), field.kind)).collect();
+    let (mut encoder, mut bytes) = (Encoder::new(&fields)?, vec![]);
+    for row in 0..table.rows() {
+        let cells: Vec<_> = (0..fields.len()).map(|field| table.cell(row, field)).collect();
+        encoder.push(&cells)?;
         if encoder.is_full() {
             bytes.append(&mut encoder.take()?);
         }
@@ -180,7 +153,7 @@ pub fn to_parquet<'a>(fields: &[Field], rows: impl IntoIterator<Item = Vec<Cell<
     Ok(bytes)
 }
 
-fn leaf((name, kind): &Field) -> Result<Type> {
+fn leaf((name, kind): &Field<'_>) -> Result<Type> {
     let time = LogicalType::timestamp(true, TimeUnit::MILLIS);
     let (physical, logical) = match kind {
         Kind::Text => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
@@ -203,6 +176,10 @@ impl Column {
                 // Rows in order have the same text many times.
                 let same = all.last().filter(|last| last.data() == text.as_bytes()).cloned();
                 all.push(same.unwrap_or_else(|| ByteArray::from(text.as_bytes().to_vec())));
+                true
+            }
+            (Values::Text(all), Cell::Hex(bits)) => {
+                all.push(ByteArray::from(format!("{bits:016x}").into_bytes()));
                 true
             }
             (Values::Whole(all), Cell::Whole(n)) => {

@@ -1,9 +1,10 @@
 //! Exports of each store to a folder, read back.
 
 use super::export::{Choice, Done, Exporter, LEASE_MS};
-use super::parquet::{Cell, Encoder, Kind, ROW_GROUP_ENTRIES, to_parquet};
+use super::parquet::{Encoder, ROW_GROUP_ENTRIES, of_table};
 use super::schedule::Schedule;
 use super::target::{Target, check_address, day_text};
+use crate::logic::table::{Cell, Field, Kind, Table};
 use crate::settings::LakeSettings;
 use crate::store::lake::{Claim, DayKey, Exports};
 use crate::store::{self, Content, Database, Incoming, Postgres, Reader, Writer};
@@ -349,12 +350,41 @@ async fn a_series_of_many_windows_is_read_in_pages() {
     }
 }
 
+/// Rows that are their own numbers.
+struct Numbers {
+    fields: [Field; 3],
+    rows: usize,
+}
+
+impl Numbers {
+    fn new(rows: usize) -> Self {
+        let fields = [("name", Kind::Text), ("n", Kind::Whole), ("x", Kind::Real)];
+        Self { fields: fields.map(|(name, kind)| Field::new(name, kind)), rows }
+    }
+}
+
+impl Table for Numbers {
+    fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cell(&self, row: usize, field: usize) -> Cell<'_> {
+        match field {
+            0 => Cell::Text(if row < self.rows / 2 { "a" } else { "b" }),
+            1 => Cell::Whole(row as i64),
+            _ => Cell::Real(f64::NAN),
+        }
+    }
+}
+
 #[test]
 fn a_file_has_row_groups_of_bounded_size() {
     let n = ROW_GROUP_ENTRIES as i64 * 2 + 3;
-    let rows = (0..n)
-        .map(|i| vec![Cell::Text(if i < n / 2 { "a" } else { "b" }), Cell::Whole(i), Cell::Real(f64::NAN)]);
-    let bytes = to_parquet(&[("name", Kind::Text), ("n", Kind::Whole), ("x", Kind::Real)], rows).unwrap();
+    let bytes = of_table(&Numbers::new(n as usize)).unwrap();
     let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
     let sizes: Vec<_> = file.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
     assert_eq!(sizes, [ROW_GROUP_ENTRIES as i64, ROW_GROUP_ENTRIES as i64, 3]);
@@ -370,7 +400,7 @@ fn rows_that_do_not_fit_are_refused() {
     assert!(encoder.push(&[Cell::Text("x")]).is_err());
     assert!(encoder.push(&[]).is_err());
     encoder.push(&[Cell::Time(EpochMs(i64::MAX))]).unwrap();
-    let empty = to_parquet(&[("n", Kind::Whole)], []).unwrap();
+    let empty = of_table(&Numbers::new(0)).unwrap();
     let file = SerializedFileReader::new(bytes::Bytes::from(empty)).unwrap();
     assert_eq!(file.metadata().file_metadata().num_rows(), 0);
 }

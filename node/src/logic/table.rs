@@ -1,4 +1,4 @@
-//! Answers that are rows of columns, and the forms that they are written in: JSON, CSV (RFC 4180) and JSON lines.
+//! Answers that are rows of columns, and the forms that they are written in: JSON, CSV (RFC 4180), JSON lines and Parquet.
 //!
 //! A name with a dot (`first.value`) is a field of an object in JSON, where those of an object stand together, and has an
 //! underscore in CSV. What is not there is null in JSON and empty in CSV. A form that needs types, such as Parquet, finds them
@@ -107,13 +107,16 @@ pub enum Form {
     Csv,
     /// An object a line.
     Lines,
+    /// A Parquet file.
+    Parquet,
 }
 
 /// All forms: the name for `format`, and the media type for `Accept`.
-const FORMS: [(Form, &str, &str); 3] = [
+const FORMS: [(Form, &str, &str); 4] = [
     (Form::Json, "json", "application/json"),
     (Form::Csv, "csv", "text/csv"),
     (Form::Lines, "ndjson", "application/x-ndjson"),
+    (Form::Parquet, "parquet", "application/vnd.apache.parquet"),
 ];
 
 impl Form {
@@ -159,6 +162,7 @@ impl Form {
             Self::Json => "application/json",
             Self::Csv => "text/csv; charset=utf-8; header=present",
             Self::Lines => "application/x-ndjson",
+            Self::Parquet => "application/vnd.apache.parquet",
         }
     }
 }

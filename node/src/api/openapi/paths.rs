@@ -38,6 +38,7 @@ pub(super) fn paths() -> Vec<Described> {
             ("application/json", content(rows_of(name, table, &[]), Some(example))),
             ("text/csv", content(text("RFC 4180, with a line of names; `_` stands for `.`"), None)),
             ("application/x-ndjson", content(text("One row a line, as JSON"), None)),
+            ("application/vnd.apache.parquet", content(text("A Parquet file; `_` stands for `.`"), None)),
         ]
     };
     let row = || Ref::from_schema_name("Row");
@@ -146,6 +147,7 @@ pub(super) fn paths() -> Vec<Described> {
                 ("application/json", content(rows_of("gaps", gap_rows, &[("holes", holes())]), Some(example_gaps()))),
                 ("text/csv", content(text("The gaps; RFC 4180, with a line of names"), None)),
                 ("application/x-ndjson", content(text("The gaps, one a line, as JSON"), None)),
+                ("application/vnd.apache.parquet", content(text("The gaps as a Parquet file"), None)),
             ],
             &[406],
         ),

@@ -1,6 +1,7 @@
 //! `/v1/aggregates`, by example.
 
 use super::*;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 
 #[actix_web::test]
 async fn a_window_is_answered_with_all_that_is_known_of_it() {
@@ -272,6 +273,12 @@ async fn the_same_rows_in_other_forms() {
             .collect::<Vec<_>>(),
         [1, 1]
     );
+    let (_, headers, body) = w.ask(test::TestRequest::get().uri(&format!("{path}&format=parquet"))).await;
+    assert_eq!(header(&headers, "content-type"), "application/vnd.apache.parquet");
+    let file = SerializedFileReader::new(bytes::Bytes::from(body)).unwrap();
+    let rows: Vec<String> = file.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
+    assert_eq!(rows.len(), 2);
+    assert!(rows[0].contains("count: 1") && rows[1].contains("last_value: 1"), "{}", rows[0]);
     let (status, _, body) = w.ask(accepting("image/png")).await;
     assert_eq!(status, 406);
     assert!(String::from_utf8(body).unwrap().contains("text/csv"));
