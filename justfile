@@ -8,6 +8,10 @@ default:
 verify:
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}" ./.ci/run --no-install
 
+# Lint what is in no default build: exports to object stores.
+cloud:
+    cargo clippy --locked -p selvedge-node --all-targets --features cloud -- -D warnings
+
 # Simulate sites under faults for a while: `just sim 10m`. Prints seeds a second; shrinks a failure.
 sim for="1m":
     SELVEDGE_SIM_FOR={{for}} cargo test --release -p selvedge-gateway --test sim -- --ignored --nocapture budget
