@@ -338,17 +338,6 @@ impl Reader {
             Self::Postgres(reader) => reader.shards().await,
         }
     }
-
-    /// The batches that were given up (of one site, if said), the youngest first, at most `limit` runs of them.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn holes(&self, site: Option<&str>, limit: u32) -> Result<Vec<Hole>, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.holes(site, limit).await,
-            Self::Postgres(reader) => reader.holes(site, limit).await,
-        }
-    }
 }
 
 /// One stream at one width.

@@ -1,7 +1,7 @@
 //! Reading: what queries, the status page and the ledger want to know.
 
 use super::super::pool::Pool;
-use super::super::{Hole, LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
+use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
 use super::link::{Link, Postgres, READ_MS};
 use super::{At, ROW, held, window_at};
 use selvedge_shared::time::EpochMs;
@@ -200,21 +200,6 @@ impl Reader {
             Ok((site, first.0, first.1, first.2, second.0, second.1, rest.0, rest.1, rest.2).into())
         };
         self.rows(sql, &[], read).await
-    }
-
-    pub async fn holes(&self, site: Option<&str>, limit: u32) -> Result<Vec<Hole>, StoreError> {
-        let sql = "SELECT site, shard, first_seq, last_seq, found_ms FROM hole WHERE $1::text IS NULL OR site = $1 \
-             ORDER BY found_ms DESC, site, shard, first_seq LIMIT $2";
-        let read = |row: &Row| {
-            Ok(Hole {
-                site: row.try_get(0)?,
-                shard: row.try_get::<_, i32>(1)? as u16,
-                first: row.try_get::<_, i64>(2)? as u64,
-                last: row.try_get::<_, i64>(3)? as u64,
-                found: EpochMs(row.try_get(4)?),
-            })
-        };
-        self.rows(sql, &[&site.map(held), &i64::from(limit)], read).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reading: what queries, the status page and the ledger want to know.
 
 use super::super::pool::Pool;
-use super::super::{Hole, LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
+use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
 use super::{File, ROW, blocking, open_to_read, window_at};
 use rusqlite::{Connection, Row, ToSql, params};
 use selvedge_shared::time::EpochMs;
@@ -207,21 +207,6 @@ impl Reader {
              FROM (SELECT * FROM shard_progress ORDER BY site, shard) AS p";
         let read = |row: &Row<'_>| <(_, _, _, _, _, _, _, _, _)>::try_from(row).map(ShardStatus::from);
         self.rows(sql.to_string(), vec![], read).await
-    }
-
-    pub async fn holes(&self, site: Option<&str>, limit: u32) -> Result<Vec<Hole>, StoreError> {
-        let sql = "SELECT site, shard, first_seq, last_seq, found_ms FROM hole WHERE ?1 IS NULL OR site = ?1 \
-             ORDER BY found_ms DESC, site, shard, first_seq LIMIT ?2";
-        let read = |row: &Row<'_>| {
-            Ok(Hole {
-                site: row.get(0)?,
-                shard: row.get(1)?,
-                first: row.get::<_, i64>(2)? as u64,
-                last: row.get::<_, i64>(3)? as u64,
-                found: EpochMs(row.get(4)?),
-            })
-        };
-        self.rows(sql.to_string(), vec![text(site), Box::new(limit)], read).await
     }
 }
 
