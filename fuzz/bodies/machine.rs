@@ -7,7 +7,7 @@ use selvedge_gateway::logic::machine::{
     Rules, Source as By, Submission, Verdict,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, StreamName};
 use std::sync::Arc;
 
@@ -22,7 +22,12 @@ pub fn run(data: &[u8]) {
         return restored(&mut source, rules);
     }
     let (mut one, mut other) = (Machine::new(SHARD, rules.clone()), Machine::new(SHARD, rules.clone()));
-    let first = Proposal { stamp: EpochMs(NOW), commands: one.rules_command().into_iter().collect() };
+    let first = Proposal {
+        elapsed: ElapsedMs(0),
+        wall: EpochMs(NOW),
+        sure: true,
+        commands: one.rules_command().into_iter().collect(),
+    };
     for machine in [&mut one, &mut other] {
         let _ = machine.apply(1, &first).expect("the next slot");
     }
@@ -113,11 +118,11 @@ fn settle(machine: &mut Machine, next_seq: &mut u64) {
     while let Some(due) = machine.next_tick_due() {
         ticks += 1;
         assert!(ticks < 10_000, "ticks never end");
-        let stamp = due.max(machine.stamp().plus(1));
-        if stamp.0 > 1 << 62 {
+        let elapsed = due.max(machine.elapsed().plus(1));
+        if elapsed.0 > 1 << 62 {
             return; // the end of time: nothing comes after it
         }
-        let tick = Proposal { stamp, commands: vec![Command::Tick] };
+        let tick = Proposal { elapsed, wall: EpochMs(NOW), sure: true, commands: vec![Command::Tick] };
         let applied = machine.apply(machine.slot() + 1, &tick).expect("the next slot");
         check_applied(&applied, next_seq, machine);
     }
@@ -158,13 +163,15 @@ fn ask(source: &mut Source, machine: &Machine) {
 }
 
 fn proposal(source: &mut Source, machine: &Machine) -> Option<Proposal> {
-    let stamp = match source.byte() {
+    let (elapsed, wall) = match source.byte() {
         0..8 => return None,
-        8..16 => EpochMs(source.time(NOW)),
-        n => machine.stamp().plus(i64::from(n) * 100),
+        8..16 => (ElapsedMs(source.u64()), EpochMs(source.time(NOW))),
+        16..32 => (machine.elapsed(), EpochMs(source.time(NOW))),
+        n => (machine.elapsed().plus(u64::from(n) * 100), machine.wall().plus(i64::from(n) * 100)),
     };
+    let sure = source.byte() > 40;
     let commands = (0..source.below(4)).map(|_| command(source, machine)).collect();
-    Some(Proposal { stamp, commands })
+    Some(Proposal { elapsed, wall, sure, commands })
 }
 
 fn command(source: &mut Source, machine: &Machine) -> Command {

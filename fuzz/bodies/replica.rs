@@ -11,7 +11,7 @@ use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard};
 use selvedge_gateway::wal::Record;
 use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub fn run(data: &[u8]) {
     let damaged = source.byte().is_multiple_of(8).then_some(7);
     let found = Recovered { damaged, ..Recovered::default() };
     let shard = Shard::recover(settings(), fresh(), found).expect("an empty disk");
-    let now = Now { mono_ms: 0, wall: EpochMs(NOW) };
+    let now = Now { mono_ms: 0, wall: EpochMs(NOW), sure: true };
     let (records, snapshot, saving) = (Vec::new(), None, None);
     let mut host = Host { shard, now, records, token: 0, snapshot, saving, offered: Vec::new() };
     host.shard.step(now, Event::Peers { up: vec![GatewayId(2), GatewayId(3)], restarted: vec![] });
@@ -120,6 +120,7 @@ impl Host {
                 } else {
                     self.now.wall.plus(wait as i64)
                 };
+                self.now.sure = source.byte() > 20;
                 Event::Timer
             }
         };
@@ -189,9 +190,10 @@ impl Host {
             1 => Value::from(source.bytes(60)),
             2 => Value::from(vec![1; source.below(80_000)]),
             _ => {
-                let stamp = EpochMs(source.time(self.shard.machine().stamp().0));
+                let elapsed = ElapsedMs(source.number(self.shard.machine().elapsed().0));
+                let (wall, sure) = (EpochMs(source.time(NOW)), source.flag());
                 let commands = (0..source.below(4)).map(|_| command(source)).collect();
-                Proposal { stamp, commands }.encode().into()
+                Proposal { elapsed, wall, sure, commands }.encode().into()
             }
         }
     }
@@ -324,18 +326,18 @@ fn command(source: &mut Source) -> Command {
 fn snapshot(source: &mut Source) -> Vec<u8> {
     let mut machine = fresh();
     for slot in 1..=source.below(4) as u64 {
-        let stamp = EpochMs(source.time(NOW));
+        let (elapsed, wall, sure) = (ElapsedMs(source.number(1)), EpochMs(source.time(NOW)), source.flag());
         let commands = (0..source.below(3)).map(|_| command(source)).collect();
-        let _ = machine.apply(slot, &Proposal { stamp, commands });
+        let _ = machine.apply(slot, &Proposal { elapsed, wall, sure, commands });
     }
     let mut bytes = machine.snapshot();
     if source.flag() {
         let form = bincode::config::standard();
-        let head = bincode::decode_from_slice::<(ShardId, u64, EpochMs, u32), _>(&bytes[1..], form);
-        let ((shard, slot, stamp, level), used) = head.expect("it begins so");
+        let head = bincode::decode_from_slice::<(ShardId, u64, u32), _>(&bytes[1..], form);
+        let ((shard, slot, level), used) = head.expect("it begins so");
         let slot = source.number(slot);
         let mut other = vec![bytes[0]];
-        other.extend(bincode::encode_to_vec((shard, slot, stamp, level), form).expect("memory"));
+        other.extend(bincode::encode_to_vec((shard, slot, level), form).expect("memory"));
         other.extend(&bytes[1 + used..bytes.len() - 8]);
         other.extend(xxhash_rust::xxh3::xxh3_64(&other).to_le_bytes());
         bytes = other;

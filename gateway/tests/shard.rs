@@ -36,7 +36,7 @@ impl Host {
     }
 
     fn now(&self) -> Now {
-        Now { mono_ms: self.mono_ms, wall: EpochMs(1_764_000_000_000 + self.mono_ms as i64) }
+        Now { mono_ms: self.mono_ms, wall: EpochMs(1_764_000_000_000 + self.mono_ms as i64), sure: true }
     }
 
     fn step(&mut self, event: Event) {
@@ -145,7 +145,7 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
         let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20 };
         let machine = Machine::new(ShardId(0), rules);
         let mut shard = Shard::recover(settings, machine, Recovered::default()).unwrap();
-        let now = Now { mono_ms: 1_000, wall: EpochMs(0) };
+        let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
         let message = TransferMessage::Offer { slot, bytes: 100, crc: 0 };
         shard.step(now, Event::Transfer { from: GatewayId(2), message });
         !shard.take(now).unwrap().send.is_empty()

@@ -134,7 +134,7 @@ fn what_was_recorded_before_a_replica_began_anew_is_void() {
     assert_eq!(slots, [1, 2], "3 to 5 may lie behind a hole");
 }
 
-const NOW: Now = Now { mono_ms: 1, wall: EpochMs(1_764_000_000_000) };
+const NOW: Now = Now { mono_ms: 1, wall: EpochMs(1_764_000_000_000), sure: true };
 
 #[test]
 fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {

@@ -1,4 +1,5 @@
-//! Points in time, as every part of Selvedge writes them: milliseconds since 1970-01-01 UTC.
+//! Points in time, as every part of Selvedge writes them: milliseconds since 1970-01-01 UTC ([`EpochMs`]), which label, and the
+//! elapsed time of a shard ([`ElapsedMs`]), by which its state waits and expires.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,32 @@ impl fmt::Display for EpochMs {
             Ok(at) => write!(f, "{at:.3}"),
             Err(_) => write!(f, "{}", self.0),
         }
+    }
+}
+
+/// Elapsed time of one shard: how many milliseconds its leaders have counted on their monotonic clocks since its log began. Not an
+/// epoch: two shards have nothing in common by it, and no wall clock can move it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize, Encode, Decode,
+)]
+#[serde(transparent)]
+pub struct ElapsedMs(pub u64);
+
+impl ElapsedMs {
+    /// This time and `ms` more, stopping at the end of what a `u64` holds.
+    pub fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// How many milliseconds have passed since `earlier`; 0 if that is not earlier.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for ElapsedMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.0)
     }
 }
 

@@ -3,7 +3,7 @@
 use selvedge_gateway::logic::forward::{Forwardable, NamedReading, Ticket};
 use selvedge_gateway::logic::machine::{Command, Item, Origin, Proposal, Reading, Submission};
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
 
@@ -117,6 +117,8 @@ impl Load {
     /// As the leader proposes it.
     pub fn proposal(&mut self) -> Proposal {
         let commands = vec![self.forwarded()];
-        Proposal { stamp: self.now(), commands }
+        let wall = self.now();
+        let elapsed = ElapsedMs((wall.0 - START_MS) as u64);
+        Proposal { elapsed, wall, sure: true, commands }
     }
 }

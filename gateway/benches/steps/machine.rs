@@ -39,7 +39,7 @@ impl Step for Apply {
 
     fn prepare(&mut self) -> Proposal {
         let mut proposal = self.load.proposal();
-        if self.machine.next_tick_due().is_some_and(|at| at <= proposal.stamp) {
+        if self.machine.next_tick_due().is_some_and(|at| at <= proposal.elapsed) {
             proposal.commands.push(Command::Tick);
         }
         let outbox = self.machine.outbox_stats();

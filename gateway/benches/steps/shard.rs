@@ -52,7 +52,7 @@ impl Site {
     }
 
     fn now(&self) -> Now {
-        Now { mono_ms: self.mono_ms, wall: self.load.now() }
+        Now { mono_ms: self.mono_ms, wall: self.load.now(), sure: true }
     }
 
     fn step(&mut self, to: usize, event: Event) {

@@ -86,7 +86,7 @@ impl ShardActor {
 
     fn now(&self) -> Now {
         let mono_ms = u64::try_from(self.around.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Now { mono_ms, wall: EpochMs::now() }
+        Now { mono_ms, wall: EpochMs::now(), sure: true }
     }
 
     fn take_in(&mut self, event: Event, ctx: &mut Context<Self>) {

@@ -169,7 +169,7 @@ impl Replica {
 
     /// Whether the disk has room when the process starts; later [`Said::Room`] tells.
     pub fn starts_with(&mut self, room: bool) {
-        self.core.step(Now { mono_ms: 0, wall: EpochMs(0) }, Event::Room(room));
+        self.core.step(Now { mono_ms: 0, wall: EpochMs(0), sure: false }, Event::Room(room));
     }
 
     /// The shard's core, to look at.

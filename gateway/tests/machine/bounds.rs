@@ -3,7 +3,7 @@
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
 use std::sync::Arc;
 
 #[test]
@@ -38,7 +38,8 @@ fn a_snapshot_that_claims_the_world_is_refused_before_room_is_made_for_it() {
     let whole = Machine::new(SHARD, Arc::new(Rules::default())).snapshot();
     let mut rules = bincode::encode_to_vec(Rules::default(), form).unwrap();
     assert_eq!(rules.pop(), Some(0), "no overrides");
-    let head = bincode::encode_to_vec((SHARD, 0u64, EpochMs(0), 1u32), form).unwrap();
+    let clocks = (ElapsedMs(0), EpochMs(0), false, None::<(ElapsedMs, EpochMs)>);
+    let head = bincode::encode_to_vec((SHARD, 0u64, 1u32, clocks), form).unwrap();
     let overrides = bincode::encode_to_vec(1_000_000u64, form).unwrap();
     let mut bytes = [&whole[..1], &head, &rules, &overrides].concat();
     bytes.extend(xxhash_rust::xxh3::xxh3_64(&bytes).to_le_bytes());
@@ -48,15 +49,15 @@ fn a_snapshot_that_claims_the_world_is_refused_before_room_is_made_for_it() {
 
 #[test]
 fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams() {
-    for stamp in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
+    for at in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
         let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
         for i in 0..20 {
             let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
-            s.submit(stamp, &Submission { streams: vec![name(&format!("d{i}"), "s")], items });
-            assert!(s.machine.sizes().open_parts <= 8, "{} open at {stamp}", s.machine.sizes().open_parts);
+            s.submit(at, &Submission { streams: vec![name(&format!("d{i}"), "s")], items });
+            assert!(s.machine.sizes().open_parts <= 8, "{} open at {at}", s.machine.sizes().open_parts);
         }
-        assert_eq!(s.machine.stamp(), EpochMs(1 << 62), "no stamp goes beyond");
-        assert!(s.machine.next_tick_due().is_some_and(|due| due.0 < i64::MAX), "what is open has its time");
+        assert_eq!(s.machine.elapsed(), ElapsedMs(1 << 62), "no time goes beyond");
+        assert!(s.machine.next_tick_due().is_some_and(|due| due.0 < u64::MAX), "what is open has its time");
         let again = Machine::restore(SHARD, Arc::new(Rules::default()), &s.machine.snapshot()).unwrap();
         assert_eq!(again.digest(), s.machine.digest());
     }
@@ -150,7 +151,7 @@ fn a_long_time_offline_makes_few_batches() {
     for _ in 0..7_200 {
         now += 500;
         s.publish(now, None, reading(now, 1.0));
-        if s.machine.next_tick_due().is_some_and(|due| due.0 <= now) {
+        if s.machine.next_tick_due().is_some_and(|due| due.0 as i64 <= now) {
             s.tick(now);
         }
     }
@@ -218,7 +219,7 @@ fn sessions_and_subscriptions_are_bounded() {
     let full = s.item(1, connect("c", false));
     assert!(matches!(full, Outcome::Refused(why) if why.contains("max_sessions is 2")));
     assert_eq!(s.item(2, Item::Disconnect { client: "a".into(), epoch: a }), NOTHING);
-    assert_eq!(s.machine.next_tick_due(), Some(EpochMs(10_002)), "for ever is capped");
+    assert_eq!(s.machine.next_tick_due(), Some(ElapsedMs(10_002)), "for ever is capped");
     let c = epoch(s.item(3, connect("c", false)));
     assert!(c > b && s.machine.sizes().sessions == 2, "the session that nobody used went");
     let filters = |n: usize| (0..n).map(|i| (format!("f/{i}"), 1)).collect();
@@ -307,10 +308,9 @@ fn no_damaged_snapshot_restores() {
         let origin = Origin { gateway: GatewayId(8), start: u64::MAX };
         let items = vec![Item::Publish(Publish { source: None, readings: vec![numbered(5, Some(2))] })];
         let submission = Submission { streams: vec![name("d", "s")], items };
-        let stamp = EpochMs(100_000);
         let commands = vec![forwarded(origin, 1, &submission), Command::Tick];
         let slot = machine.slot().saturating_add(1);
-        let _ = machine.apply(slot, &Proposal { stamp, commands });
+        let _ = machine.apply(slot, &proposal(100_000, commands));
         let (from, to) = (EpochMs(0), EpochMs(i64::MAX));
         let all = Query { device: "*", stream: None, from, to, every_ms: None };
         machine.query(&all, &Page::default());
@@ -330,7 +330,7 @@ fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever(
     assert!(matches!(outcomes[0], Outcome::Refused(_)));
     let slot = s.machine.slot();
     let mut restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
-    let again = Proposal { stamp: EpochMs(1_001), commands: vec![forwarded(origin, 2, &publish("b"))] };
+    let again = proposal(1_001, vec![forwarded(origin, 2, &publish("b"))]);
     let applied = restored.apply(slot + 1, &again).unwrap();
     assert_eq!(applied.verdicts, [(origin, 2, Verdict::AlreadyApplied)]);
     assert_eq!(restored.verdict(origin, 2), Some((slot, &Verdict::Applied(outcomes))));

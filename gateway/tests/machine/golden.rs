@@ -3,7 +3,7 @@
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 
 fn submission() -> Submission {
     let source =
@@ -55,9 +55,11 @@ fn a_submission_has_these_bytes() {
 
 #[test]
 fn a_proposal_has_these_bytes() {
-    assert_eq!(hex(&Proposal::default().encode()), "020000");
+    assert_eq!(hex(&Proposal::default().encode()), "0300000000");
     let proposal = Proposal {
-        stamp: EpochMs(1_000),
+        elapsed: ElapsedMs(1_000),
+        wall: EpochMs(-2),
+        sure: true,
         commands: vec![
             forwarded(Origin { gateway: GatewayId(1), start: 2 }, 3, &Submission::default()),
             Command::Tick,
@@ -66,7 +68,7 @@ fn a_proposal_has_these_bytes() {
             Command::Rules(Box::new(Rules { streams: vec![Override::default()], ..Rules::default() })),
         ],
     };
-    golden("proposal.v2.hex", &proposal.encode());
+    golden("proposal.v3.hex", &proposal.encode());
     assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
 }
 
@@ -84,7 +86,7 @@ fn a_snapshot_has_these_bytes() {
     let sizes = s.machine.sizes();
     assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
     assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
-    golden("snapshot.v3.hex", &s.machine.snapshot());
+    golden("snapshot.v4.hex", &s.machine.snapshot());
     let restored = Machine::restore(s.machine.shard(), Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
 }

@@ -61,7 +61,7 @@ fn run(text: &str) -> String {
 fn tell(s: &mut Shard, told: &str, out: &mut String) {
     if let Some(json) = told.strip_prefix("rules ") {
         let rules = serde_json::from_str(json).unwrap();
-        let stamp = s.machine.stamp().0;
+        let stamp = s.machine.elapsed().0 as i64;
         let applied = s.apply(stamp, vec![Command::Rules(Box::new(rules))]);
         return show(s, &applied, out);
     }

@@ -2,7 +2,7 @@
 
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::{Batch, StreamName};
 use std::sync::Arc;
 
@@ -31,8 +31,12 @@ impl Shard {
         Self { machine, batches: Vec::new(), history: Vec::new(), n: 0 }
     }
 
-    pub fn apply(&mut self, stamp: i64, commands: Vec<Command>) -> Applied {
-        let proposal = Proposal { stamp: EpochMs(stamp), commands };
+    /// At `at` by both clocks, on which all agree.
+    pub fn apply(&mut self, at: i64, commands: Vec<Command>) -> Applied {
+        self.propose(proposal(at, commands))
+    }
+
+    pub fn propose(&mut self, proposal: Proposal) -> Applied {
         let applied = self.machine.apply(self.machine.slot() + 1, &proposal).unwrap();
         self.history.push(proposal);
         for batch in &applied.batches {
@@ -47,16 +51,16 @@ impl Shard {
         applied
     }
 
-    pub fn tick(&mut self, stamp: i64) -> Applied {
-        self.apply(stamp, vec![Command::Tick])
+    pub fn tick(&mut self, at: i64) -> Applied {
+        self.apply(at, vec![Command::Tick])
     }
 
     /// Items as the next batch of gateway 9.
-    pub fn submit(&mut self, stamp: i64, submission: &Submission) -> (Vec<Outcome>, Applied) {
+    pub fn submit(&mut self, at: i64, submission: &Submission) -> (Vec<Outcome>, Applied) {
         self.n += 1;
         let origin = Origin { gateway: GatewayId(9), start: 1 };
         let command = forwarded(origin, self.n, submission);
-        let applied = self.apply(stamp, vec![command]);
+        let applied = self.apply(at, vec![command]);
         match applied.verdicts.as_slice() {
             [(o, n, Verdict::Applied(outcomes))] if *o == origin && *n == self.n => {
                 (outcomes.clone(), applied)
@@ -66,21 +70,22 @@ impl Shard {
     }
 
     /// One item; its outcome.
-    pub fn item(&mut self, stamp: i64, item: Item) -> Outcome {
-        self.submit(stamp, &Submission { streams: Vec::new(), items: vec![item] }).0.remove(0)
+    pub fn item(&mut self, at: i64, item: Item) -> Outcome {
+        self.submit(at, &Submission { streams: Vec::new(), items: vec![item] }).0.remove(0)
     }
 
     /// A publish of one reading of stream `d/s`; its outcome.
-    pub fn publish(&mut self, stamp: i64, source: Option<Source>, reading: Reading) -> Outcome {
+    pub fn publish(&mut self, at: i64, source: Option<Source>, reading: Reading) -> Outcome {
         let items = vec![Item::Publish(Publish { source, readings: vec![reading] })];
-        self.submit(stamp, &Submission { streams: vec![name("d", "s")], items }).0.remove(0)
+        self.submit(at, &Submission { streams: vec![name("d", "s")], items }).0.remove(0)
     }
 
     /// Ticks until nothing is due any more.
     pub fn settle(&mut self) {
         while let Some(due) = self.machine.next_tick_due() {
             assert!(self.history.len() < 1_000_000, "ticks never end");
-            self.tick(due.0.max(self.machine.stamp().0 + 1));
+            let at = due.max(self.machine.elapsed().plus(1));
+            self.tick(at.0 as i64);
         }
     }
 
@@ -91,6 +96,12 @@ impl Shard {
             .flat_map(|b| b.parts.clone().into_iter().map(move |p| (b.streams[p.stream as usize].clone(), p)))
             .collect()
     }
+}
+
+/// At `at` by both clocks, on which all agree.
+pub fn proposal(at: i64, commands: Vec<Command>) -> Proposal {
+    let elapsed = ElapsedMs(u64::try_from(at).unwrap_or(0));
+    Proposal { elapsed, wall: EpochMs(at), sure: true, commands }
 }
 
 pub fn forwarded(origin: Origin, n: u64, submission: &Submission) -> Command {

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 
 fn rules() -> Rules {
     Rules { windows_ms: vec![10_000], allowed_lateness_ms: 1_000, ..Rules::default() }
@@ -50,7 +50,7 @@ fn a_reading_far_ahead_moves_no_watermark_and_closes_by_silence() {
 }
 
 #[test]
-fn a_reading_without_time_counts_at_the_stamp() {
+fn a_reading_without_time_counts_at_the_wall_time() {
     let mut s = Shard::new(rules());
     s.publish(77_000, None, Reading { time: None, ..reading(0, 1.0) });
     s.settle();
@@ -58,16 +58,16 @@ fn a_reading_without_time_counts_at_the_stamp() {
 }
 
 #[test]
-fn the_stamp_never_goes_back() {
+fn elapsed_time_never_goes_back_and_wall_time_may() {
     let mut s = Shard::new(rules());
     s.tick(5_000);
     s.apply(0, Vec::new());
     s.publish(4_000, None, Reading { time: None, ..reading(0, 1.0) });
-    assert_eq!(s.machine.stamp(), EpochMs(5_000));
+    assert_eq!((s.machine.elapsed(), s.machine.wall()), (ElapsedMs(5_000), EpochMs(4_000)));
     let (from, to) = (EpochMs(0), EpochMs(10_000));
     let (view, _) =
         s.machine.query(&Query { device: "d", stream: None, from, to, every_ms: None }, &Page::default());
-    assert_eq!(view[0].aggregate.first.time, EpochMs(5_000));
+    assert_eq!(view[0].aggregate.first.time, EpochMs(4_000));
 }
 
 #[test]
@@ -78,11 +78,11 @@ fn a_tick_before_it_is_due_does_nothing_and_one_when_due_does_something() {
     for _ in 0..300 {
         now += random.i64(1..9_000);
         if let Some(due) = s.machine.next_tick_due() {
-            if due.0 - 1 > s.machine.stamp().0 {
-                let early = s.tick((due.0 - 1).min(now));
+            if due.0 - 1 > s.machine.elapsed().0 {
+                let early = s.tick((due.0 as i64 - 1).min(now));
                 assert_eq!((early.counters.closed, early.batches.len()), (0, 0));
             }
-            if due.0 <= now {
+            if due.0 as i64 <= now {
                 let done = s.tick(now);
                 assert!(done.counters.closed > 0 || !done.batches.is_empty(), "due at {due} in vain");
             }

@@ -15,7 +15,7 @@ use selvedge_gateway::logic::peer::{
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::question::Place;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
 
@@ -293,8 +293,8 @@ proptest! {
     }
 
     #[test]
-    fn a_proposal(stamp in time(), commands in vec(command(), 0..4)) {
-        let proposal = Proposal { stamp, commands };
+    fn a_proposal(elapsed in any::<u64>(), wall in time(), sure in any::<bool>(), commands in vec(command(), 0..4)) {
+        let proposal = Proposal { elapsed: ElapsedMs(elapsed), wall, sure, commands };
         let bytes = proposal.encode();
         prop_assert_eq!(Proposal::decode(&bytes), Ok(proposal));
         strict(&bytes, Proposal::decode)?;

@@ -130,7 +130,7 @@ impl Place {
     }
 
     pub fn now(&self, mono_ms: u64) -> Now {
-        Now { mono_ms, wall: self.clock.read(mono_ms) }
+        Now { mono_ms, wall: self.clock.read(mono_ms), sure: true }
     }
 
     /// Starts a process on what the disk holds.

@@ -336,10 +336,11 @@ impl World {
                 let core = r.core();
                 text += &format!("\n  {:?} first {}", core.status(), core.group().first_slot());
                 text += &format!(
-                    "\n  {:?}, {} open, stamp {}; the node has {}",
+                    "\n  {:?}, {} open, {} elapsed, wall {}; the node has {}",
                     core.machine().outbox_stats(),
                     core.machine().sizes().open_parts,
-                    core.machine().stamp(),
+                    core.machine().elapsed(),
+                    core.machine().wall(),
                     self.cloud.cursor(*s)
                 );
             }

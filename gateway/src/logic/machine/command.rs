@@ -4,12 +4,12 @@ use super::rules::Rules;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
 
 /// Format version of [`Proposal`] frames.
-pub const PROPOSAL_VERSION: u8 = 2;
+pub const PROPOSAL_VERSION: u8 = 3;
 
 /// Format version of [`Submission`] frames.
 pub const SUBMISSION_VERSION: u8 = 1;
@@ -17,8 +17,13 @@ pub const SUBMISSION_VERSION: u8 = 1;
 /// The value of one slot. An empty one is what a new leader opens its ballot with.
 #[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
 pub struct Proposal {
-    /// The leader's hybrid logical clock: strictly above every stamp in lower slots.
-    pub stamp: EpochMs,
+    /// The elapsed time of the shard: never below that of a lower slot, and never ahead of what the leaders have counted on their
+    /// monotonic clocks. All that waits or expires goes by it.
+    pub elapsed: ElapsedMs,
+    /// What a person's clock shows. It labels and nothing else, for it may jump by years, forward or back.
+    pub wall: EpochMs,
+    /// A majority of the gateways agreed on `wall`; if not, it continues by elapsed time from when one last did.
+    pub sure: bool,
     /// Applied in this order.
     pub commands: Vec<Command>,
 }
@@ -224,7 +229,7 @@ pub struct Publish {
 pub struct Reading {
     /// Which of the submission's streams.
     pub stream: u32,
-    /// When, by the device's clock; without one the command's stamp counts.
+    /// When, by the device's clock; without one the wall time of its proposal counts.
     pub time: Option<EpochMs>,
     /// What. Finite.
     pub value: f64,
@@ -237,7 +242,7 @@ pub struct Reading {
 /// What became of one [`Item`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Outcome {
-    /// It was applied; of a publish, the slot and stamp are its receipt.
+    /// It was applied; of a publish, the slot is its receipt.
     Done {
         /// How many of its readings were counted; the others had been before.
         counted: u32,

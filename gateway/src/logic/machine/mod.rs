@@ -1,8 +1,12 @@
 //! The state machine of one shard: commands, applied in slot order.
 //!
 //! Every replica of a shard applies the same proposals at the same slots and so holds the same state, cuts
-//! the same batches and gives the same answers. Time reaches it only as the stamp of a proposal, ids and
-//! randomness not at all.
+//! the same batches and gives the same answers. Time reaches it only with a proposal, ids and randomness not at all.
+//!
+//! # Two clocks
+//! **Elapsed time** decides: sessions expire, streams fall idle, late parts are flushed and batches are cut by it. It is what leaders
+//! have counted on their monotonic clocks, so nothing happens early, whatever wall clocks do. **Wall time** labels: readings
+//! without a time of their own get it, and people are shown it. It may jump by years, forward or back.
 //!
 //! # The way of a batch through it
 //! A gateway's batch ([`Command::Forwarded`]) is applied if its number is the next of its origin; so a gateway may
@@ -63,7 +67,7 @@ use rules::Class;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
 use session::{Not, Sessions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -106,7 +110,7 @@ pub struct Counters {
     pub counted: u64,
     /// Of these, readings for a window that had closed.
     pub late: u64,
-    /// Of these, readings so far ahead of the stamp that they move no watermark.
+    /// Of these, readings so far ahead of the wall time that they move no watermark.
     pub future: u64,
     /// Readings whose sequence number was seen before.
     pub repeated: u64,
@@ -190,7 +194,12 @@ pub struct Machine {
     wanted: Arc<Rules>,
 
     slot: u64,
-    stamp: EpochMs,
+    elapsed: ElapsedMs,
+    wall: EpochMs,
+    /// A majority agreed on `wall`.
+    sure: bool,
+    /// When a majority last agreed, and on what.
+    agreed: Option<(ElapsedMs, EpochMs)>,
     level: u32,
     rules: Rules,
     origins: BTreeMap<GatewayId, (u64, u64)>,
@@ -208,8 +217,8 @@ pub struct Machine {
     ids: Vec<u32>,
 }
 
-/// The greatest stamp that is applied: above every year that is ever met, with room behind it for every wait.
-const MAX_STAMP: EpochMs = EpochMs(1 << 62);
+/// The greatest elapsed time that is applied: far above what is ever counted, with room behind it for every wait.
+const MAX_ELAPSED: ElapsedMs = ElapsedMs(1 << 62);
 
 /// A stream of a submission that was not looked up yet.
 const UNRESOLVED: u32 = u32::MAX;
@@ -223,7 +232,10 @@ impl Machine {
             shard,
             wanted: rules,
             slot: 0,
-            stamp: EpochMs(0),
+            elapsed: ElapsedMs(0),
+            wall: EpochMs(0),
+            sure: false,
+            agreed: None,
             level: 1,
             origins: BTreeMap::new(),
             verdicts: Verdicts::default(),
@@ -256,9 +268,13 @@ impl Machine {
             return Err(Halt::Slot { shard: self.shard, expected, found: slot });
         }
         self.slot = slot;
-        // Never back, and never so far ahead that nothing could come due after it, whatever a leader's clock says; every
-        // replica sees the same.
-        self.stamp = self.stamp.max(proposal.stamp).min(MAX_STAMP);
+        // Never back, and never so far ahead that nothing could come due after it.
+        self.elapsed = self.elapsed.max(proposal.elapsed).min(MAX_ELAPSED);
+        self.wall = EpochMs(proposal.wall.0.clamp(*TIME_RANGE.start(), *TIME_RANGE.end()));
+        self.sure = proposal.sure;
+        if self.sure {
+            self.agreed = Some((self.elapsed, self.wall));
+        }
         let mut applied = Applied::default();
         let mut index = 0;
         for command in &proposal.commands {
@@ -298,7 +314,7 @@ impl Machine {
             last = 0;
             self.origins.insert(origin.gateway, (origin.start, 0));
             self.verdicts.restarted(origin.gateway);
-            self.sessions.superseded(origin.gateway, origin.start, self.stamp);
+            self.sessions.superseded(origin.gateway, origin.start, self.elapsed);
         }
         if n <= last && !canary::makes(Canary::ForwardedTwice) {
             applied.counters.already_applied += 1;
@@ -342,7 +358,7 @@ impl Machine {
         applied: &mut Applied,
     ) -> Outcome {
         const DONE: Outcome = Outcome::Done { counted: 0, unknown: 0 };
-        let (now, rules) = (self.stamp, &self.rules);
+        let (now, rules) = (self.elapsed, &self.rules);
         let done = match item {
             Item::Publish(Publish { source, readings }) => {
                 return self.publish(source.as_ref(), readings, names, ids, index, applied);
@@ -406,8 +422,7 @@ impl Machine {
         }
 
         let (mut counted, mut unknown) = (0, 0);
-        let now = self.stamp;
-        let no_clock = EpochMs(now.0.clamp(*TIME_RANGE.start(), *TIME_RANGE.end()));
+        let now = window::Now { elapsed: self.elapsed, wall: self.wall };
         let ahead = i64::from(self.rules.max_future_ms);
         for r in readings {
             let Some(&id) = ids.get(r.stream as usize) else { continue };
@@ -426,14 +441,14 @@ impl Machine {
                 }
             }
             // -0 is written as 0: which of them is the least differs between processors.
-            let (time, value) = (r.time.unwrap_or(no_clock), r.value + 0.0);
+            let (time, value) = (r.time.unwrap_or(now.wall), r.value + 0.0);
             let sample = Sample { time, slot: self.slot, index: *index, value };
             *index = index.wrapping_add(1);
             counted += 1;
             let most_open = self.rules.max_open_parts;
             let (late, forced) = self.streams.count(id, sample, now, ahead, most_open, &self.classes);
             counters.late += u64::from(late);
-            counters.future += u64::from(time > now.plus(ahead));
+            counters.future += u64::from(time > now.wall.plus(ahead));
             counters.forced += forced;
             if self.streams.has_closed() {
                 let batches = &mut applied.batches;
@@ -442,7 +457,7 @@ impl Machine {
                     &mut self.outbox,
                     &mut self.recent,
                     batches,
-                    now,
+                    now.elapsed,
                     &self.names,
                     &self.rules,
                 );
@@ -497,10 +512,10 @@ impl Machine {
     }
 
     fn tick(&mut self, applied: &mut Applied) {
-        applied.counters.sessions_expired += self.sessions.expire(self.stamp);
-        self.streams.close_due(self.stamp, &self.classes);
+        applied.counters.sessions_expired += self.sessions.expire(self.elapsed);
+        self.streams.close_due(self.elapsed, &self.classes);
         self.keep_closed(applied);
-        if self.outbox.due(self.rules.cut_after_ms).is_some_and(|at| at <= self.stamp) {
+        if self.outbox.due(self.rules.cut_after_ms).is_some_and(|at| at <= self.elapsed) {
             applied.batches.extend(self.outbox.cut(&self.names));
         }
     }
@@ -521,7 +536,7 @@ impl Machine {
     }
 
     fn keep_closed(&mut self, applied: &mut Applied) {
-        let (now, batches) = (self.stamp, &mut applied.batches);
+        let (now, batches) = (self.elapsed, &mut applied.batches);
         applied.counters.closed += keep(
             &mut self.streams,
             &mut self.outbox,
@@ -533,9 +548,9 @@ impl Machine {
         );
     }
 
-    /// The stamp from which on a [`Command::Tick`] has something to do; nothing when it never has as things
+    /// The elapsed time from which on a [`Command::Tick`] has something to do; nothing when it never has as things
     /// are. Cheap: what readings have moved back since is looked at only when it comes first.
-    pub fn next_tick_due(&mut self) -> Option<EpochMs> {
+    pub fn next_tick_due(&mut self) -> Option<ElapsedMs> {
         let (streams, cut) = (self.streams.due(&self.classes), self.outbox.due(self.rules.cut_after_ms));
         [streams, cut, self.sessions.due()].into_iter().flatten().min()
     }
@@ -550,9 +565,30 @@ impl Machine {
         self.slot
     }
 
-    /// The greatest stamp that was applied.
-    pub fn stamp(&self) -> EpochMs {
-        self.stamp
+    /// The elapsed time of the last proposal that was applied.
+    pub fn elapsed(&self) -> ElapsedMs {
+        self.elapsed
+    }
+
+    /// The wall time of the last proposal that was applied.
+    pub fn wall(&self) -> EpochMs {
+        self.wall
+    }
+
+    /// The wall time of an earlier elapsed time, for people.
+    pub fn wall_of(&self, earlier: ElapsedMs) -> EpochMs {
+        self.wall.plus(-i64::try_from(self.elapsed.since(earlier)).unwrap_or(i64::MAX))
+    }
+
+    /// Whether a majority of the gateways agreed on [`Machine::wall`].
+    pub fn is_sure(&self) -> bool {
+        self.sure
+    }
+
+    /// The wall time at `elapsed` as it continues from when a majority last agreed on it; nothing if none ever did.
+    pub fn continued(&self, elapsed: ElapsedMs) -> Option<EpochMs> {
+        let (at, wall) = self.agreed?;
+        Some(wall.plus(i64::try_from(elapsed.since(at)).unwrap_or(i64::MAX)))
     }
 
     /// The level of forms that may be used.
@@ -619,7 +655,7 @@ fn keep(
     outbox: &mut Outbox,
     recent: &mut VecDeque<Closed>,
     batches: &mut Vec<CutBatch>,
-    now: EpochMs,
+    now: ElapsedMs,
     names: &Names,
     rules: &Rules,
 ) -> u64 {

@@ -14,12 +14,12 @@ use super::names::Names;
 use super::window::Closed;
 use bincode::{Decode, Encode};
 use selvedge_shared::frame::varint_bytes;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName};
 use std::collections::{HashMap, VecDeque};
 
 /// The longest that closed parts wait to be cut while batches stay unconfirmed.
-pub const MAX_CUT_WAIT_MS: i64 = 60_000;
+pub const MAX_CUT_WAIT_MS: u64 = 60_000;
 /// For each so many unconfirmed batches closed parts wait `cut_after_ms` longer.
 const BACKLOG_STEP_ENTRIES: usize = 16;
 
@@ -64,7 +64,7 @@ pub struct OutboxStats {
     /// Closed parts that wait to be cut.
     pub waiting_parts: u64,
     /// Since when the oldest of them waits.
-    pub waiting_since: Option<EpochMs>,
+    pub waiting_since: Option<ElapsedMs>,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ pub(super) struct Outbox {
     /// From `cursor + 1` on.
     pub manifest: VecDeque<BatchRecord>,
     pub waiting: Vec<Closed>,
-    pub since: EpochMs,
+    pub since: ElapsedMs,
     /// Derived from `manifest`.
     bytes: u64,
     /// Derived from `waiting`: the streams in the order of their first part (the map is only looked up), and the
@@ -92,7 +92,7 @@ impl Outbox {
     }
 
     /// Takes a part that closed at `now`; if it no longer fits, what waits is cut first.
-    pub fn push(&mut self, part: Closed, now: EpochMs, names: &Names) -> Option<CutBatch> {
+    pub fn push(&mut self, part: Closed, now: ElapsedMs, names: &Names) -> Option<CutBatch> {
         let name_bytes = || {
             let (device, stream) = names.of(part.stream);
             [device.len(), stream.len()].iter().map(|n| varint_bytes(*n as u64) + n).sum::<usize>()
@@ -120,9 +120,9 @@ impl Outbox {
     }
 
     /// When what waits is to be cut.
-    pub fn due(&self, cut_after_ms: u32) -> Option<EpochMs> {
-        let after = i64::from(cut_after_ms);
-        let steps = 1 + (self.manifest.len() / BACKLOG_STEP_ENTRIES) as i64;
+    pub fn due(&self, cut_after_ms: u32) -> Option<ElapsedMs> {
+        let after = u64::from(cut_after_ms);
+        let steps = 1 + (self.manifest.len() / BACKLOG_STEP_ENTRIES) as u64;
         let wait = after.saturating_mul(steps).min(MAX_CUT_WAIT_MS.max(after));
         (!self.waiting.is_empty()).then(|| self.since.plus(wait))
     }
@@ -198,7 +198,7 @@ impl Outbox {
         cursor: u64,
         manifest: VecDeque<BatchRecord>,
         waiting: Vec<Closed>,
-        since: EpochMs,
+        since: ElapsedMs,
         names: &Names,
     ) -> Option<Self> {
         cursor.checked_add(manifest.len() as u64)?;

@@ -66,7 +66,7 @@ pub struct DeviceInfo {
     pub device: Arc<str>,
     /// How many streams it has in this shard.
     pub streams: u32,
-    /// The stamp of the last command that brought something new of it.
+    /// The wall time at which something new of it last came.
     pub seen: EpochMs,
 }
 
@@ -77,7 +77,7 @@ pub struct StreamInfo {
     pub stream: Arc<str>,
     /// The widths it is counted in.
     pub windows_ms: Vec<u32>,
-    /// The stamp of the last command that brought something new.
+    /// The wall time at which something new last came.
     pub seen: EpochMs,
     /// Its watermark.
     pub watermark: EpochMs,

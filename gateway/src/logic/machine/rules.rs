@@ -38,7 +38,7 @@ pub struct Rules {
     pub quantiles: bool,
     /// Closed parts wait at most this long to be cut into a batch (longer while batches stay unconfirmed).
     pub cut_after_ms: u32,
-    /// Readings further ahead of the command's stamp than this are counted but move no watermark.
+    /// Readings further ahead of the wall time than this are counted but move no watermark.
     pub max_future_ms: u32,
     /// The longest that a session outlives its connection, whatever its client asks for, in seconds.
     pub session_expiry_cap_s: u32,
@@ -184,15 +184,15 @@ impl Rules {
         let default = Class {
             windows_ms: self.windows_ms.clone(),
             lateness_ms: i64::from(self.allowed_lateness_ms),
-            idle_close_ms: i64::from(self.idle_close_ms),
-            late_flush_ms: i64::from(self.late_flush_ms),
+            idle_close_ms: u64::from(self.idle_close_ms),
+            late_flush_ms: u64::from(self.late_flush_ms),
             quantiles: self.quantiles,
         };
         let of = |o: &Override| Class {
             windows_ms: o.windows_ms.clone().unwrap_or_else(|| default.windows_ms.clone()),
             lateness_ms: o.allowed_lateness_ms.map_or(default.lateness_ms, i64::from),
-            idle_close_ms: o.idle_close_ms.map_or(default.idle_close_ms, i64::from),
-            late_flush_ms: o.late_flush_ms.map_or(default.late_flush_ms, i64::from),
+            idle_close_ms: o.idle_close_ms.map_or(default.idle_close_ms, u64::from),
+            late_flush_ms: o.late_flush_ms.map_or(default.late_flush_ms, u64::from),
             quantiles: o.quantiles.unwrap_or(default.quantiles),
         };
         let overrides: Vec<Class> = self.streams.iter().map(of).collect();
@@ -211,8 +211,8 @@ impl Rules {
 pub(super) struct Class {
     pub windows_ms: Vec<u32>,
     pub lateness_ms: i64,
-    pub idle_close_ms: i64,
-    pub late_flush_ms: i64,
+    pub idle_close_ms: u64,
+    pub late_flush_ms: u64,
     pub quantiles: bool,
 }
 

@@ -3,7 +3,7 @@
 //! Every CONNECT is a command: it raises the client's epoch (from a count of the whole shard, so that no
 //! session, also none made anew, ever gets an epoch again), and whoever held the client before is told
 //! to close it. A session is discarded by a clean CONNECT, at the end of its connection if it has no
-//! expiry, and when that has passed.
+//! expiry, and when that has passed by the shard's elapsed time.
 //!
 //! Limit: the sessions of a gateway that never starts again count as connected until their clients
 //! connect elsewhere, and hold their place in the shard's bound.
@@ -13,7 +13,7 @@ use super::command::{Connect, Connected, Origin};
 use super::rules::Rules;
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The longest client id.
@@ -29,8 +29,8 @@ pub(super) struct Session {
     at: Origin,
     connection: u64,
     expiry_s: u32,
-    /// When it ends; nothing while it is connected.
-    ends: Option<EpochMs>,
+    /// The elapsed time at which it ends; nothing while it is connected.
+    ends: Option<ElapsedMs>,
     /// By filter.
     subscriptions: BTreeMap<String, u8>,
     touched: BTreeSet<u16>,
@@ -55,7 +55,7 @@ pub(super) struct Sessions {
     /// The greatest epoch given.
     epoch: u64,
     /// Derived: when disconnected sessions end.
-    ends: BTreeSet<(EpochMs, String)>,
+    ends: BTreeSet<(ElapsedMs, String)>,
     /// Derived: how many subscriptions they have.
     subscriptions: usize,
 }
@@ -75,14 +75,14 @@ impl Sessions {
     }
 
     /// When the next disconnected session ends.
-    pub fn due(&self) -> Option<EpochMs> {
+    pub fn due(&self) -> Option<ElapsedMs> {
         self.ends.first().map(|(at, _)| *at)
     }
 
     pub fn connect(
         &mut self,
         c: &Connect,
-        now: EpochMs,
+        now: ElapsedMs,
         rules: &Rules,
     ) -> Result<(Connected, Option<Evicted>), Not> {
         if !(1..=MAX_CLIENT_BYTES).contains(&c.client.len()) {
@@ -133,12 +133,12 @@ impl Sessions {
         Ok((connected, evicted))
     }
 
-    pub fn disconnect(&mut self, client: &str, epoch: u64, now: EpochMs) -> Result<(), Not> {
+    pub fn disconnect(&mut self, client: &str, epoch: u64, now: ElapsedMs) -> Result<(), Not> {
         let current = self.all.get(client).is_some_and(|s| s.epoch == epoch && s.ends.is_none());
         let session = if current { self.remove(client) } else { None };
         let mut session = session.ok_or(Not::Current)?;
         if session.expiry_s > 0 {
-            session.ends = Some(now.plus(i64::from(session.expiry_s) * 1_000));
+            session.ends = Some(now.plus(u64::from(session.expiry_s) * 1_000));
             self.insert(client.to_string(), session);
         }
         Ok(())
@@ -176,7 +176,7 @@ impl Sessions {
     }
 
     /// A gateway's process has started anew: what its earlier ones held is disconnected.
-    pub fn superseded(&mut self, gateway: GatewayId, start: u64, now: EpochMs) {
+    pub fn superseded(&mut self, gateway: GatewayId, start: u64, now: ElapsedMs) {
         let lost = |s: &Session| s.at.gateway == gateway && s.at.start < start && s.ends.is_none();
         let clients: Vec<_> =
             self.all.iter().filter(|(_, s)| lost(s)).map(|(c, s)| (c.clone(), s.epoch)).collect();
@@ -187,7 +187,7 @@ impl Sessions {
     }
 
     /// Discards what has ended; says how many that were.
-    pub fn expire(&mut self, now: EpochMs) -> u64 {
+    pub fn expire(&mut self, now: ElapsedMs) -> u64 {
         let mut expired = 0;
         while let Some((at, client)) = self.ends.first() {
             if *at > now {

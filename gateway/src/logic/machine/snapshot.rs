@@ -12,18 +12,18 @@ use super::rules::{BadRule, Rules};
 use super::session::Sessions;
 use super::verdicts::Verdicts;
 use super::window::{Closed, Streams};
-use super::{GatewayId, MAX_STAMP, Machine};
+use super::{GatewayId, MAX_ELAPSED, Machine};
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Format version of snapshots. Versions 1 and 2 were of no release.
-pub const SNAPSHOT_VERSION: u8 = 3;
+/// Format version of snapshots. Versions below it were of no release.
+pub const SNAPSHOT_VERSION: u8 = 4;
 /// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
 /// than that of what is left is refused before room is made for it.
 const MAX_GROWTH: usize = 32;
@@ -98,7 +98,8 @@ impl Machine {
     /// The state as bytes.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut w = Writer(vec![SNAPSHOT_VERSION]);
-        w.put((self.shard, self.slot, self.stamp, self.level));
+        w.put((self.shard, self.slot, self.level));
+        w.put((self.elapsed, self.wall, self.sure, self.agreed));
         w.put(&self.rules);
         let origins: Vec<(GatewayId, u64, u64)> =
             self.origins.iter().map(|(g, (s, n))| (*g, *s, *n)).collect();
@@ -107,7 +108,7 @@ impl Machine {
         self.names.devices.iter().for_each(|d| w.put(&*d.name));
         w.put(self.names.streams.len() as u32);
         for (name, s) in self.names.streams.iter().zip(&self.streams.list) {
-            w.put((name.device, &*name.name, s.seen, s.watermark));
+            w.put((name.device, &*name.name, s.heard, s.seen, s.watermark));
             match canary::makes(Canary::DedupNotInSnapshot) {
                 true => w.put((&s.open, [0u8; 0].as_slice())),
                 false => w.put((&s.open, &s.boots)),
@@ -142,12 +143,18 @@ impl Machine {
         let mut r = Reader(tables);
         let mut m = Self::new(shard, rules);
         let found;
-        (found, m.slot, m.stamp, m.level) = r.take("head")?;
+        (found, m.slot, m.level) = r.take("head")?;
         if found != shard {
             return Err(RestoreError::Shard { found, wanted: shard });
         }
-        if m.slot > MAX_COUNT || m.stamp > MAX_STAMP {
+        if m.slot > MAX_COUNT {
             return Err(inconsistent("head"));
+        }
+        (m.elapsed, m.wall, m.sure, m.agreed) = r.take("clocks")?;
+        let sound = |wall: EpochMs| TIME_RANGE.contains(&wall.0);
+        let agreed_sound = m.agreed.is_none_or(|(elapsed, wall)| elapsed <= m.elapsed && sound(wall));
+        if m.elapsed > MAX_ELAPSED || !sound(m.wall) || !agreed_sound {
+            return Err(inconsistent("clocks"));
         }
         m.rules = r.take("rules")?;
         m.rules.validate()?;
@@ -185,7 +192,7 @@ impl Machine {
         let (mut names, mut streams) = (Names::default(), Streams::default());
         let count: u32 = r.take("streams")?;
         for id in 0..count {
-            let (device, name, seen, watermark): (u32, String, _, EpochMs) = r.take("streams")?;
+            let (device, name, heard, seen, watermark): (u32, String, _, _, EpochMs) = r.take("streams")?;
             let (open, boots) = r.take("streams")?;
             // A device's first stream is what made it known: devices come in the order of their numbers.
             let device = devices.get(device as usize).ok_or(inconsistent("streams"))?;
@@ -193,7 +200,7 @@ impl Machine {
                 return Err(inconsistent("streams"));
             }
             let class = self.rules.class_of(device, &name);
-            if !streams.restore(class, seen, watermark, open, boots, &self.classes) {
+            if !streams.restore(class, heard, seen, watermark, open, boots, &self.classes) {
                 return Err(inconsistent("streams"));
             }
         }

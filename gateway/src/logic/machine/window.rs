@@ -17,11 +17,18 @@ use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
 use std::collections::BTreeSet;
 
 /// The most open parts of one stream and width.
 pub const MAX_OPEN_WINDOWS_ENTRIES: usize = 64;
+
+/// What the time is by both clocks of a machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub elapsed: ElapsedMs,
+    pub wall: EpochMs,
+}
 
 /// A part that still takes readings.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -31,8 +38,8 @@ pub(super) struct Open {
     /// Opened after its window had closed.
     pub late: bool,
     pub start: EpochMs,
-    /// The stamp of the command that opened it.
-    pub opened: EpochMs,
+    /// The elapsed time at which it was opened.
+    pub opened: ElapsedMs,
     pub aggregate: Aggregate,
 }
 
@@ -52,12 +59,14 @@ pub(super) struct Closed {
 pub(super) struct Stream {
     /// Which class of the rules it belongs to.
     pub class: u16,
-    /// The stamp of the last command that brought something new.
+    /// The elapsed time at which something new last came.
+    pub heard: ElapsedMs,
+    /// The wall time of that, for people.
     pub seen: EpochMs,
     /// [`NO_WATERMARK`] at first; only rises.
     pub watermark: EpochMs,
     /// Derived: where it stands in [`Streams::due`], at most its deadline; [`NEVER`]: nowhere.
-    due: EpochMs,
+    due: ElapsedMs,
     /// By (width, start).
     pub open: Vec<Open>,
     pub boots: Vec<Boot>,
@@ -65,7 +74,7 @@ pub(super) struct Stream {
 
 /// Before any event time.
 pub(super) const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
-const NEVER: EpochMs = EpochMs(i64::MAX);
+const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
 
 /// All streams of a shard, by number.
 #[derive(Debug, Default)]
@@ -73,7 +82,7 @@ pub(super) struct Streams {
     pub list: Vec<Stream>,
     /// Derived. A reading moves its stream's deadline back without touching this: an entry may come before the
     /// stream's deadline, never after it, and is moved when it comes first.
-    due: BTreeSet<(EpochMs, u32)>,
+    due: BTreeSet<(ElapsedMs, u32)>,
     /// Derived: how many parts are open.
     open: usize,
     /// What has closed and was not taken yet.
@@ -82,16 +91,23 @@ pub(super) struct Streams {
 
 impl Streams {
     pub fn add(&mut self, class: u16) {
-        let (seen, due) = (EpochMs(0), NEVER);
-        let stream =
-            Stream { class, seen, watermark: NO_WATERMARK, due, open: Vec::new(), boots: Vec::new() };
-        self.list.push(stream);
+        self.list.push(Stream {
+            class,
+            heard: ElapsedMs(0),
+            seen: EpochMs(0),
+            watermark: NO_WATERMARK,
+            due: NEVER,
+            open: Vec::new(),
+            boots: Vec::new(),
+        });
     }
 
     /// Takes a stream as it was stored; false if it can't be.
+    #[allow(clippy::too_many_arguments)]
     pub fn restore(
         &mut self,
         class: u16,
+        heard: ElapsedMs,
         seen: EpochMs,
         watermark: EpochMs,
         open: Vec<Open>,
@@ -110,7 +126,7 @@ impl Streams {
             return false;
         }
         self.open += open.len();
-        self.list.push(Stream { class, seen, watermark, due: NEVER, open, boots });
+        self.list.push(Stream { class, heard, seen, watermark, due: NEVER, open, boots });
         self.register(self.list.len() as u32 - 1, classes);
         true
     }
@@ -138,14 +154,14 @@ impl Streams {
         &mut self,
         id: u32,
         sample: Sample,
-        now: EpochMs,
+        now: Now,
         most_ahead_ms: i64,
         most_open: u32,
         classes: &[Class],
     ) -> (bool, u64) {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
-        stream.seen = now;
+        (stream.heard, stream.seen) = (now.elapsed, now.wall);
         let (mut any_late, mut opened, mut forced) = (false, false, 0);
         for (width, width_ms) in (0u8..).zip(&class.windows_ms) {
             let start = sample.time.window_start(*width_ms);
@@ -160,7 +176,7 @@ impl Streams {
                 Err(at) => {
                     let aggregate =
                         if class.quantiles { Aggregate::sketched(sample) } else { Aggregate::of(sample) };
-                    let part = Open { width, late, start, opened: now, aggregate };
+                    let part = Open { width, late, start, opened: now.elapsed, aggregate };
                     if stream.open.is_empty() {
                         stream.open.reserve_exact(class.windows_ms.len());
                     }
@@ -182,7 +198,7 @@ impl Streams {
             }
         }
         let watermark = sample.time.plus(-class.lateness_ms);
-        if watermark > stream.watermark && sample.time <= now.plus(most_ahead_ms) {
+        if watermark > stream.watermark && sample.time <= now.wall.plus(most_ahead_ms) {
             stream.watermark = watermark;
             let ended = |o: &Open| {
                 !o.late && o.start.plus(i64::from(class.windows_ms[usize::from(o.width)])) <= watermark
@@ -201,7 +217,7 @@ impl Streams {
     }
 
     /// Closes what is due at `now`, stream by stream in the order of their numbers.
-    pub fn close_due(&mut self, now: EpochMs, classes: &[Class]) {
+    pub fn close_due(&mut self, now: ElapsedMs, classes: &[Class]) {
         let mut due = Vec::new();
         while let Some((at, id)) = self.due.first().copied() {
             if at > now {
@@ -215,7 +231,7 @@ impl Streams {
         for id in due {
             let stream = &mut self.list[id as usize];
             let class = &classes[usize::from(stream.class)];
-            if stream.seen.plus(class.idle_close_ms) <= now {
+            if stream.heard.plus(class.idle_close_ms) <= now {
                 self.close_all_of(id, classes);
                 continue;
             }
@@ -241,12 +257,12 @@ impl Streams {
     }
 
     /// When the first stream has something to close.
-    pub fn due(&mut self, classes: &[Class]) -> Option<EpochMs> {
+    pub fn due(&mut self, classes: &[Class]) -> Option<ElapsedMs> {
         self.earliest(classes).map(|(at, _)| at)
     }
 
     /// The stream with the first deadline (of equal ones the lowest number), and that.
-    fn earliest(&mut self, classes: &[Class]) -> Option<(EpochMs, u32)> {
+    fn earliest(&mut self, classes: &[Class]) -> Option<(ElapsedMs, u32)> {
         loop {
             let (at, id) = self.due.first().copied()?;
             if self.list[id as usize].deadline(classes) == at {
@@ -271,13 +287,13 @@ impl Streams {
 }
 
 impl Stream {
-    fn deadline(&self, classes: &[Class]) -> EpochMs {
+    fn deadline(&self, classes: &[Class]) -> ElapsedMs {
         let class = &classes[usize::from(self.class)];
         if self.open.is_empty() {
             return NEVER;
         }
         let late = self.open.iter().filter(|o| o.late).map(|o| o.opened.plus(class.late_flush_ms)).min();
-        self.seen.plus(class.idle_close_ms).min(late.unwrap_or(NEVER))
+        self.heard.plus(class.idle_close_ms).min(late.unwrap_or(NEVER))
     }
 
     /// Closes the parts that `which` names; says how many.

@@ -1,52 +1,38 @@
-//! The time that a leader stamps proposals with: a hybrid of its wall clock and of the stamps in the log.
+//! Elapsed time, as the leader of a shard counts it.
 //!
-//! Stamps only grow. If one was far ahead (its leader's clock was wrong), time must still pass for windows, late parts and
-//! sessions: from the greatest stamp that was met it goes on by the monotonic clock, at half speed, until the wall clock has
-//! caught up. So what waits for an hour waits two at most, and a lead of an hour is gone after two.
+//! A leader goes on from what the log says and adds what has passed on its own monotonic clock since it began to lead. What
+//! passes between two leaders, or after the last proposal of one, is lost: so what waits may wait longer than it was told to,
+//! and never less, whatever any wall clock says.
 //!
-//! Source: S. Kulkarni et al., "Logical Physical Clocks" (2014); half speed is how `adjtime` slews a clock back.
+//! Invariant: elapsed time never goes back along the log, and never advances faster than the monotonic clock of whoever leads.
+//! (So two proposals of one millisecond carry the same elapsed time: a step for each would invent some at more than a
+//! thousand proposals a second.)
 
-use super::Now;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::ElapsedMs;
 
-/// The hybrid clock of one replica.
+/// The elapsed time of a shard while one replica leads it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HybridClock {
-    stamp: EpochMs,
-    /// When the stamp was met, on the monotonic clock; none until the time is first told.
-    met_ms: Option<u64>,
+pub(super) struct ElapsedClock {
+    /// What the log said when this replica began to lead.
+    from: ElapsedMs,
+    /// When that was, on the monotonic clock.
+    begun_ms: u64,
 }
 
-impl HybridClock {
-    /// Goes on from the greatest stamp that a replica knows when it starts.
-    pub(super) fn new(stamp: EpochMs) -> Self {
-        Self { stamp, met_ms: None }
+impl ElapsedClock {
+    /// Goes on from what the log says, at `mono_ms`.
+    pub(super) fn new(from: ElapsedMs, mono_ms: u64) -> Self {
+        Self { from, begun_ms: mono_ms }
     }
 
-    /// The time now.
-    pub(super) fn now(&mut self, now: Now) -> EpochMs {
-        now.wall.max(self.by_stamp(now))
-    }
-
-    /// A stamp was applied.
-    pub(super) fn meet(&mut self, now: Now, stamp: EpochMs) {
-        if stamp > self.by_stamp(now) {
-            (self.stamp, self.met_ms) = (stamp, Some(now.mono_ms));
-        }
-    }
-
-    /// The time by the greatest stamp and what has passed since it was met.
-    fn by_stamp(&mut self, now: Now) -> EpochMs {
-        let met_ms = *self.met_ms.get_or_insert(now.mono_ms);
-        let passed = i64::try_from(now.mono_ms.saturating_sub(met_ms) / 2).unwrap_or(i64::MAX);
-        self.stamp.plus(passed)
+    /// The elapsed time now.
+    pub(super) fn now(&self, mono_ms: u64) -> ElapsedMs {
+        self.from.plus(mono_ms.saturating_sub(self.begun_ms))
     }
 
     /// When it will be `at`, on the monotonic clock; later than now.
-    pub(super) fn when(&mut self, now: Now, at: EpochMs) -> u64 {
-        let wait = |from: EpochMs| u64::try_from(at.0.saturating_sub(from.0)).unwrap_or(0);
-        let (by_wall, by_stamp) = (wait(now.wall), wait(self.now(now)).saturating_mul(2));
-        now.mono_ms.saturating_add(by_wall.min(by_stamp).max(1))
+    pub(super) fn when(&self, mono_ms: u64, at: ElapsedMs) -> u64 {
+        mono_ms.saturating_add(at.since(self.now(mono_ms)).max(1))
     }
 }
 
@@ -54,41 +40,16 @@ impl HybridClock {
 mod tests {
     use super::*;
 
-    fn at(mono_ms: u64, wall: i64) -> Now {
-        Now { mono_ms, wall: EpochMs(wall) }
-    }
-
     #[test]
-    fn a_right_wall_clock_is_the_time() {
-        let mut clock = HybridClock::new(EpochMs(900));
-        assert_eq!(clock.now(at(5, 1_000)), EpochMs(1_000));
-        clock.meet(at(5, 1_000), EpochMs(1_000));
-        assert_eq!(clock.now(at(65, 1_060)), EpochMs(1_060));
-        assert_eq!(clock.when(at(65, 1_060), EpochMs(1_100)), 105);
-    }
-
-    #[test]
-    fn behind_a_stamp_that_was_far_ahead_time_goes_on_at_half_speed_until_the_wall_clock_is_there() {
-        let mut clock = HybridClock::new(EpochMs(0));
-        clock.meet(at(0, 1_000), EpochMs(5_000));
-        assert_eq!(clock.now(at(0, 1_000)), EpochMs(5_000));
-        assert_eq!(clock.now(at(2_000, 3_000)), EpochMs(6_000));
-        assert_eq!(clock.when(at(2_000, 3_000), EpochMs(6_500)), 3_000);
-        assert_eq!(clock.now(at(8_000, 9_000)), EpochMs(9_000), "caught up");
-        assert_eq!(clock.now(at(9_000, 10_000)), EpochMs(10_000));
-    }
-
-    #[test]
-    fn a_clock_that_goes_back_while_it_leads_does_not_stop_the_time() {
-        let mut clock = HybridClock::new(EpochMs(0));
-        clock.meet(at(0, 9_000), EpochMs(9_000)); // its own stamp
-        assert_eq!(clock.now(at(100, 0)), EpochMs(9_050));
-    }
-
-    #[test]
-    fn a_clock_in_1970_still_lets_time_pass() {
-        let mut clock = HybridClock::new(EpochMs(5_000));
-        assert_eq!(clock.now(at(100, 0)), EpochMs(5_000));
-        assert_eq!(clock.now(at(300, 200)), EpochMs(5_100));
+    fn a_new_leader_goes_on_from_the_log_and_adds_what_passes_while_it_leads() {
+        let clock = ElapsedClock::new(ElapsedMs(5_000), 70);
+        assert_eq!(clock.now(70), ElapsedMs(5_000), "what passed before it led is lost");
+        assert_eq!(clock.now(1_070), ElapsedMs(6_000));
+        assert_eq!(clock.when(1_070, ElapsedMs(6_250)), 1_320);
+        assert_eq!(
+            clock.when(1_070, ElapsedMs(1)),
+            1_071,
+            "what is overdue comes next, not at once for ever"
+        );
     }
 }

@@ -1,13 +1,14 @@
 //! What a replica does while it leads: takes forwarded batches in the order of their numbers and turns
 //! what gathered into proposals.
 
-use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard, proposal};
-use crate::logic::machine::{Command, Origin, Verdict};
+use super::clock::ElapsedClock;
+use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard};
+use crate::logic::machine::{Command, Origin, Proposal, Verdict};
 use crate::logic::paxos::{Ballot, Event, ProposeError, Role, Slot};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::ElapsedMs;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -25,8 +26,8 @@ pub(super) struct Lead {
     asked: BTreeMap<(Origin, u64), GatewayId>,
     pending: VecDeque<Command>,
     pending_bytes: usize,
-    /// The greatest stamp that was proposed.
-    stamp: EpochMs,
+    /// Counts elapsed time from when the opening entry was applied; none before.
+    pub(super) clock: Option<ElapsedClock>,
     /// A tick is proposed and not applied.
     ticking: Option<Slot>,
     rules_proposed: bool,
@@ -59,6 +60,9 @@ impl Lead {
     }
 }
 
+/// While anything waits to expire or to close, a leader notes in the log at least this often how much time has passed, in
+/// milliseconds: so much is lost at most when another leads after it.
+pub const NOTE_ELAPSED_MS: u64 = 600_000;
 /// How long the preferred leader must have been up before leadership goes back to it.
 pub const HAND_BACK_MS: u64 = 5_000;
 /// Each time that it did not stay there, the wait doubles up to this.
@@ -108,6 +112,19 @@ impl Shard {
         }
     }
 
+    /// The elapsed time now; nothing unless this replica leads and serves.
+    pub(super) fn elapsed_now(&mut self, now: Now) -> Option<ElapsedMs> {
+        let lead = self.lead.as_mut().filter(|lead| lead.opened)?;
+        let begin = || ElapsedClock::new(self.machine.elapsed(), now.mono_ms);
+        Some(lead.clock.get_or_insert_with(begin).now(now.mono_ms))
+    }
+
+    /// When the next tick is due.
+    pub(super) fn tick_at(&mut self) -> Option<ElapsedMs> {
+        let due = self.machine.next_tick_due()?;
+        Some(due.min(self.machine.elapsed().plus(NOTE_ELAPSED_MS)))
+    }
+
     pub(super) fn leadership_changed(&mut self) {
         let ballot = self.group.ballot();
         let leads = self.group.role() == Role::Leader;
@@ -130,7 +147,7 @@ impl Shard {
                 asked: BTreeMap::new(),
                 pending: VecDeque::new(),
                 pending_bytes: 0,
-                stamp: EpochMs(i64::MIN),
+                clock: None,
                 ticking: None,
                 rules_proposed: false,
                 confirmed: 0,
@@ -206,17 +223,18 @@ impl Shard {
 
     /// Turns what gathered into proposals, as far as the group's window allows.
     pub(super) fn propose(&mut self, now: Now) {
-        let time = self.clock.now(now);
+        let Some(elapsed) = self.elapsed_now(now) else { return };
+        let (wall, sure) = match now.sure {
+            true => (now.wall, true),
+            false => (self.machine.continued(elapsed).unwrap_or(now.wall), false),
+        };
+        let tick_at = self.tick_at();
         let Some(lead) = &mut self.lead else { return };
-        if !lead.opened {
-            return;
-        }
         if !lead.rules_proposed {
             lead.rules_proposed = true;
             lead.pending.extend(self.machine.rules_command());
         }
-        let tick_due = lead.ticking.is_none() && self.machine.next_tick_due().is_some_and(|at| at <= time);
-        if tick_due {
+        if lead.ticking.is_none() && tick_at.is_some_and(|at| at <= elapsed) {
             lead.pending.push_back(Command::Tick);
         }
         while !lead.pending.is_empty() {
@@ -233,12 +251,10 @@ impl Shard {
                 bytes += size;
                 commands.extend(lead.pending.pop_front());
             }
-            let stamp = time.max(self.machine.stamp().plus(1)).max(lead.stamp.plus(1));
             let ticks = commands.contains(&Command::Tick);
-            let value = proposal(stamp, commands);
+            let value = Proposal { elapsed, wall, sure, commands };
             match self.group.propose(now.mono_ms, value.encode().into()) {
                 Ok((_, slot)) => {
-                    lead.stamp = stamp;
                     let taken: usize = value.commands.iter().map(forwarded_bytes).sum();
                     lead.pending_bytes = lead.pending_bytes.saturating_sub(taken);
                     if ticks {

@@ -10,10 +10,10 @@
 //! Invariant: applied <= commit; the machine's slot is `applied`.
 //! Invariant: a leader takes a forwarded batch only after it applied its own opening entry, so that what
 //! the machine knows of an origin includes everything earlier leaders may have chosen.
-//! Invariant: a proposal's stamp is above every stamp that its leader has applied or proposed. (What a leader of a
-//! lower ballot left unchosen may still be chosen after it, with a lower stamp; the machine's time never goes
-//! back, and batches of such an entry are applied or refused by their numbers as always.)
-//! Time passes for the machine whatever a leader's wall clock says: see [`clock`].
+//! Invariant: elapsed time never goes back along the log, and advances at most as fast as the monotonic clock of whoever leads:
+//! see [`clock`].
+//! Wall time is the gateway's as far as a majority agrees on it ([`crate::logic::agreement`]); where none does, it continues by
+//! elapsed time from when one last did, and the proposal says that it is not sure.
 //! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
 //! before the query came.
 //! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
@@ -26,12 +26,11 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
-use crate::logic::machine::{Command, Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict};
+use crate::logic::machine::{Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict};
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use crate::wal;
-use clock::HybridClock;
-pub use lead::HAND_BACK_MS;
+pub use lead::{HAND_BACK_MS, NOTE_ELAPSED_MS};
 use lead::{HandBack, Lead};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -55,13 +54,15 @@ const APPLY_CHUNK_BYTES: usize = 1024 * 1024;
 /// The configuration of every group until it can be changed.
 pub const CONFIGURATION: u32 = 1;
 
-/// What the time is, by both clocks.
+/// What the time is, by both clocks of this gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// A clock that never goes back and starts anywhere, in milliseconds: for waits.
+    /// A clock that never goes back and starts anywhere, in milliseconds: for waits, and to count elapsed time.
     pub mono_ms: u64,
-    /// The wall clock: for stamps.
+    /// The wall time, for labels.
     pub wall: EpochMs,
+    /// A majority of the gateways agrees on `wall`.
+    pub sure: bool,
 }
 
 /// What a replica is told.
@@ -237,7 +238,6 @@ pub struct Shard {
     receiving: Option<Receiving>,
     uplink: UplinkView,
     hand_back: HandBack,
-    clock: HybridClock,
     out: Effects,
 }
 
@@ -261,7 +261,6 @@ impl Shard {
             id,
             me,
             hand_back,
-            clock: HybridClock::new(machine.stamp()),
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
             group: Group::recover(settings.group, found)?,
@@ -328,7 +327,7 @@ impl Shard {
             let effects = self.group.take();
             let quiet = effects.is_empty();
             self.absorb(now, effects);
-            self.apply(now)?;
+            self.apply()?;
             if quiet {
                 break;
             }
@@ -341,11 +340,10 @@ impl Shard {
 
     /// When [`Event::Timer`] is wanted next, on the monotonic clock.
     pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
-        let tick = match &self.lead {
-            Some(lead) if lead.takes_ticks() && self.room => self.machine.next_tick_due(),
-            _ => None,
-        };
-        let tick = tick.map(|at| self.clock.when(now, at));
+        let ticks = self.room && self.lead.as_ref().is_some_and(|lead| lead.takes_ticks());
+        let at = if ticks && self.elapsed_now(now).is_some() { self.tick_at() } else { None };
+        let clock = self.lead.as_ref().and_then(|lead| lead.clock);
+        let tick = at.zip(clock).map(|(at, clock)| clock.when(now.mono_ms, at));
         let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
         [self.group.deadline(), tick, pull, hand_back].into_iter().flatten().min()
@@ -370,7 +368,7 @@ impl Shard {
             outbox_bytes: outbox.bytes,
             waiting_parts: outbox.waiting_parts + self.machine.sizes().open_parts as u64,
             last_batch: outbox.last,
-            waiting_since_ms: outbox.waiting_since.map(|since| since.0),
+            waiting_since_ms: outbox.waiting_since.map(|since| self.machine.wall_of(since).0),
         }
     }
 
@@ -416,7 +414,7 @@ impl Shard {
         }
     }
 
-    fn apply(&mut self, now: Now) -> Result<(), Halt> {
+    fn apply(&mut self) -> Result<(), Halt> {
         while self.machine.slot() < self.group.commit() {
             let from = self.machine.slot() + 1;
             let chunk: Vec<_> = self
@@ -430,14 +428,18 @@ impl Shard {
             for (slot, value) in chunk {
                 self.apply_one(slot, &value)?;
             }
-            self.clock.meet(now, self.machine.stamp());
         }
         Ok(())
     }
 
     fn apply_one(&mut self, slot: Slot, value: &[u8]) -> Result<(), Halt> {
         let proposal = match value {
-            [] => Proposal { stamp: self.machine.stamp(), commands: Vec::new() },
+            [] => Proposal {
+                elapsed: self.machine.elapsed(),
+                wall: self.machine.wall(),
+                sure: self.machine.is_sure(),
+                commands: Vec::new(),
+            },
             bytes => Proposal::decode(bytes).map_err(|e| Halt::Undecodable {
                 shard: self.id,
                 slot,
@@ -538,8 +540,4 @@ impl Shard {
             (self.uplink, self.out.uplink) = (view, Some(view));
         }
     }
-}
-
-fn proposal(stamp: EpochMs, commands: Vec<Command>) -> Proposal {
-    Proposal { stamp, commands }
 }

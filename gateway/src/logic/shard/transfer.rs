@@ -199,7 +199,6 @@ impl Shard {
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
                 self.machine = *machine;
-                self.clock.meet(now, self.machine.stamp());
                 // What its cursor covers will not be said again.
                 self.out.confirmed = self.out.confirmed.max(Some(self.machine.outbox_stats().cursor));
                 self.tail.clear();
