@@ -12,6 +12,7 @@ use selvedge_shared::frame;
 use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
 use selvedge_shared::question::{About, Place, Question};
 use selvedge_shared::seal::{Message, Sealer, SiteSecret};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
@@ -103,5 +104,7 @@ fn window(source: &mut Source) -> WindowView {
         parts: 1,
         closed: source.flag(),
         watermark: EpochMs(source.time(0)),
+        set_aside: 0,
+        sequences: Sequences::default(),
     }
 }

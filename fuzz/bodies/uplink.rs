@@ -7,6 +7,7 @@ use selvedge_node::logic::verify::Verifier;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId, SiteId};
 use selvedge_shared::seal::{MAX_SEALED_BYTES, Opener, Sealer, SiteSecret};
+use selvedge_shared::sequences::{SequenceSpan, Sequences};
 use selvedge_shared::sketch::Sketch;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, parse_topic, up_topic};
@@ -167,9 +168,21 @@ fn batch(source: &mut Source) -> Batch {
             aggregate,
             late: if source.flag() { 0 } else { source.number(1) },
             watermark: EpochMs(source.time(NOW)),
+            set_aside: if source.flag() { 0 } else { source.number(1) },
+            sequences: sequences(source),
         });
     }
     Batch { streams, parts }
+}
+
+fn sequences(source: &mut Source) -> Sequences {
+    let span = |source: &mut Source| {
+        let (a, b) = (source.u64(), source.u64());
+        let boot = source.flag().then(|| source.number(0));
+        SequenceSpan { boot, first: a.min(b), last: a.max(b), count: source.u64().max(1) }
+    };
+    let list: Vec<_> = (0..source.below(6)).map(|_| span(source)).collect();
+    Sequences::from_list(&list)
 }
 
 /// Numbers in any order, with holes that open and are filled.

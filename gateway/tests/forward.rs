@@ -4,7 +4,7 @@ use selvedge_gateway::logic::forward::{
     Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, MAX_INFLIGHT_BATCHES, NamedReading,
     PIPELINE_BYTES, READING_BYTES, RESEND_MS, RETRY_MS, Ticket,
 };
-use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Reading, Submission, Verdict};
+use selvedge_gateway::logic::machine::{Item, Judged, Origin, Outcome, Reading, Submission, Verdict};
 use selvedge_gateway::logic::peer::{BusyReason, ForwardAnswer};
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const S: ShardId = ShardId(0);
-const DONE: Outcome = Outcome::Done { counted: 1, unknown: 0 };
-const GONE: Outcome = Outcome::Done { counted: 0, unknown: 0 };
+const DONE: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+const GONE: Outcome = Outcome::Done;
 
 struct Script {
     forward: Forward,
@@ -81,7 +81,7 @@ impl Script {
         }
         for settled in outcomes {
             let what = match settled.outcome {
-                Outcome::Done { .. } => "",
+                Outcome::Done | Outcome::Judged(_) => "",
                 Outcome::Refused(_) => "!",
                 _ => "?",
             };

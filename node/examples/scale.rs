@@ -25,6 +25,7 @@ use selvedge_node::store::{self, Content, Incoming, Reader, Writer};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::SiteSecret;
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName};
 use serde_json::json;
@@ -247,6 +248,8 @@ fn part(stream: u32, device: u64, step: u64, sketches: bool) -> Part {
         aggregate,
         late: 0,
         watermark: start.plus(WIDTH_MS + 2_000),
+        set_aside: 0,
+        sequences: Sequences::default(),
     }
 }
 

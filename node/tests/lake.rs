@@ -3,6 +3,7 @@
 use selvedge_node::store::{self, Content, Database, Incoming};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
 use std::path::Path;
@@ -40,6 +41,8 @@ fn fill(folder: &Path) -> usize {
                     aggregate,
                     late: 0,
                     watermark,
+                    set_aside: 0,
+                    sequences: Sequences::default(),
                 }
             };
             let batch = Batch { streams, parts: (0..900).map(part).collect() };

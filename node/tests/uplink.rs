@@ -6,6 +6,7 @@ use selvedge_node::settings::{Settings, SiteSettings};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, up_topic};
 use serde_json::Value;
@@ -127,6 +128,8 @@ fn batch(seq: u64) -> Batch {
         aggregate: Aggregate::of(sample),
         late: 0,
         watermark: EpochMs(10_000),
+        set_aside: 0,
+        sequences: Sequences::default(),
     };
     Batch { streams: vec![StreamName { device: "press-1".into(), stream: "temp".into() }], parts: vec![part] }
 }

@@ -12,6 +12,7 @@ pub mod mqtt;
 pub mod question;
 pub mod report;
 pub mod seal;
+pub mod sequences;
 pub mod sketch;
 pub mod sparkplug;
 pub mod time;

@@ -21,6 +21,7 @@ use crate::balance::Policy;
 use crate::frame;
 use crate::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
 use crate::seal::{Message, SEAL_OVERHEAD_BYTES};
+use crate::sequences::Sequences;
 use crate::time::{EpochMs, TIME_RANGE};
 use crate::uplink::{StreamName, split_topic};
 use bincode::{Decode, Encode};
@@ -189,6 +190,10 @@ pub struct Row {
     pub closed: bool,
     /// The stream's watermark.
     pub watermark: EpochMs,
+    /// How many readings were set aside, as in [`crate::uplink::Part`].
+    pub set_aside: u64,
+    /// The sequence numbers of its readings.
+    pub sequences: Sequences,
 }
 
 impl Message for Question {
@@ -231,6 +236,7 @@ impl Message for Answer {
             (r.stream as usize) < w.streams.len()
                 && r.width_ms > 0
                 && r.aggregate.is_sound()
+                && r.sequences.is_sound()
                 && in_time(r.aggregate.first.time)
                 && in_time(r.aggregate.last.time)
                 && (in_time(r.start) || in_time(r.start.plus(i64::from(r.width_ms))))
@@ -335,6 +341,8 @@ mod tests {
             parts: 1,
             closed: false,
             watermark: EpochMs(4),
+            set_aside: 0,
+            sequences: Sequences::default(),
         };
         (StreamName { device: "d".into(), stream: if start < 3_000 { "a" } else { "b" }.into() }, row)
     }

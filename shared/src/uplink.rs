@@ -7,11 +7,12 @@
 use crate::aggregate::Aggregate;
 use crate::frame::{self, FrameError};
 use crate::ids::{ShardId, SiteId};
+use crate::sequences::Sequences;
 use crate::time::EpochMs;
 use bincode::{Decode, Encode};
 
 /// Format version of [`Batch`] frames.
-pub const BATCH_VERSION: u8 = 2;
+pub const BATCH_VERSION: u8 = 3;
 
 /// The most bytes of an encoded [`Batch`].
 pub const MAX_BATCH_BYTES: usize = 64 * 1024;
@@ -40,6 +41,10 @@ pub struct Part {
     pub late: u64,
     /// The stream's watermark when this part was closed.
     pub watermark: EpochMs,
+    /// How many readings of the stream were set aside since a part of this width closed before: each in one part of each width.
+    pub set_aside: u64,
+    /// The sequence numbers of its readings.
+    pub sequences: Sequences,
 }
 
 /// The content of one batch, fixed once by a chosen command.
@@ -60,14 +65,19 @@ impl Batch {
     /// From bytes.
     ///
     /// # Errors
-    /// When the frame is damaged, or a part names a stream that is not there, a width of 0, no reading or a sketch of others.
+    /// When the frame is damaged, or a part names a stream that is not there, a width of 0, no reading, or a sketch or sequence
+    /// numbers that can't be.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let batch: Self = frame::decode("uplink batch", BATCH_VERSION, bytes)?;
-        let bad =
-            |p: &Part| p.stream as usize >= batch.streams.len() || p.width_ms == 0 || !p.aggregate.is_sound();
+        let bad = |p: &Part| {
+            p.stream as usize >= batch.streams.len()
+                || p.width_ms == 0
+                || !p.aggregate.is_sound()
+                || !p.sequences.is_sound()
+        };
         if batch.parts.iter().any(bad) {
             let why =
-                "a part names a stream that is not there, a width of 0, no reading or a sketch of others"
+                "a part names a stream that is not there, a width of 0, no reading, or a sketch or sequence numbers that can't be"
                     .to_string();
             return Err(FrameError::Malformed { what: "uplink batch", why });
         }
@@ -164,14 +174,16 @@ mod tests {
                 aggregate: Aggregate::of(sample),
                 late: 0,
                 watermark: EpochMs(1_000),
+                set_aside: 0,
+                sequences: Sequences::default(),
             }],
         };
         let bytes = batch.encode();
         assert_eq!(Batch::decode(&bytes).unwrap(), batch);
         assert_eq!(
             &bytes[..14],
-            [2, 1, 1, b'd', 1, b't', 1, 0, 251, 0x10, 0x27, 0, 1, 0],
-            "golden bytes of version 2"
+            [3, 1, 1, b'd', 1, b't', 1, 0, 251, 0x10, 0x27, 0, 1, 0],
+            "golden bytes of version 3"
         );
         let mut wrong = batch;
         wrong.parts[0].stream = 1;

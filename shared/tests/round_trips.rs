@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::{Opener, SEAL_OVERHEAD_BYTES, Sealer, SiteSecret};
+use selvedge_shared::sequences::{SequenceSpan, Sequences};
 use selvedge_shared::sparkplug::{Metric, Payload, Value};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::topic::{Filter, check_name};
@@ -31,14 +32,27 @@ fn part(streams: u32) -> impl Strategy<Value = Part> {
             fingerprint,
             ..Aggregate::of(first)
         });
-    (0..streams, 1u32.., time(), aggregate, any::<u64>(), time()).prop_map(
-        |(stream, width_ms, start, aggregate, late, watermark)| Part {
+    let spans =
+        prop::collection::vec((any::<Option<u64>>(), any::<(u64, u64)>(), 1u64..), 0..6).prop_map(|list| {
+            let span = |(boot, (a, b), count): (_, (u64, u64), _)| SequenceSpan {
+                boot,
+                first: a.min(b),
+                last: a.max(b),
+                count,
+            };
+            Sequences::from_list(&list.into_iter().map(span).collect::<Vec<_>>())
+        });
+    let counts = (any::<u64>(), any::<u64>(), spans);
+    (0..streams, 1u32.., time(), aggregate, time(), counts).prop_map(
+        |(stream, width_ms, start, aggregate, watermark, (late, set_aside, sequences))| Part {
             stream,
             width_ms,
             start,
             aggregate,
             late,
             watermark,
+            set_aside,
+            sequences,
         },
     )
 }

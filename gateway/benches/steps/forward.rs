@@ -4,7 +4,7 @@ use super::intake::ring;
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
 use selvedge_gateway::logic::forward::{Effects, Forward, Forwardable, PIPELINE_BYTES, Ticket};
-use selvedge_gateway::logic::machine::{Outcome, Verdict};
+use selvedge_gateway::logic::machine::{Judged, Outcome, Verdict};
 use selvedge_gateway::logic::peer::ForwardAnswer;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use std::sync::Arc;
@@ -45,7 +45,8 @@ impl Way {
     }
 
     fn answer(&self) -> ForwardAnswer {
-        let outcomes = vec![Outcome::Done { counted: 1, unknown: 0 }; BATCH];
+        let outcomes =
+            vec![Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() }); BATCH];
         ForwardAnswer::Verdict { slot: self.n, verdict: Verdict::Applied(outcomes) }
     }
 

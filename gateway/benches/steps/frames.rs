@@ -9,6 +9,7 @@ use selvedge_gateway::logic::peer::PeerMessage;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName, Up};
 use snow::{Builder, StatelessTransportState};
@@ -144,7 +145,8 @@ fn batch() -> Vec<u8> {
         batch.streams.push(StreamName { device: device(i as usize), stream: "temp".into() });
         let aggregate = Aggregate::of(sample);
         let watermark = start.plus(60_000);
-        batch.parts.push(Part { stream: i as u32, width_ms: 60_000, start, aggregate, late: 0, watermark });
+        let (stream, width_ms, late, set_aside, sequences) = (i as u32, 60_000, 0, 0, Sequences::default());
+        batch.parts.push(Part { stream, width_ms, start, aggregate, late, watermark, set_aside, sequences });
         let longer = batch.encode();
         if longer.len() > MAX_BATCH_BYTES {
             break;

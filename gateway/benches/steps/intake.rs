@@ -4,7 +4,7 @@ use super::load::{DEVICES, ORIGIN, SOCKET_READ, START_MS, device, payload, topic
 use super::{Measure, Step};
 use selvedge_gateway::logic::decode::{Decoded, Decoder};
 use selvedge_gateway::logic::forward::{Settled, Ticket};
-use selvedge_gateway::logic::machine::{Connected, Outcome};
+use selvedge_gateway::logic::machine::{Connected, Judged, Outcome};
 use selvedge_gateway::logic::ring::{DEFAULT_SHARDS, Member, Ring};
 use selvedge_gateway::logic::session::{Effects, Session, Site};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -136,7 +136,7 @@ impl Visit {
             ticket: Ticket { connection: 1, token },
             shard: self.shard,
             slot: 1_000_000,
-            outcome: Outcome::Done { counted: 1, unknown: 0 },
+            outcome: Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() }),
         };
         (self.token + 1 - SOCKET_READ as u64..=self.token).map(settled).collect()
     }

@@ -137,6 +137,9 @@ impl ShardActor {
         {
             metrics::counter!("selvedge_applied_total", "what" => what).increment(count);
         }
+        for (reason, count) in effects.counters.iter().flat_map(Counters::by_reason).filter(|(_, n)| *n > 0) {
+            metrics::counter!("selvedge_set_aside_total", "reason" => reason.name()).increment(count);
+        }
         self.arm(now, ctx);
     }
 

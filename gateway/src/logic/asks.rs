@@ -339,6 +339,7 @@ mod tests {
     use crate::logic::machine::Page;
     use crate::logic::ring::Member;
     use selvedge_shared::aggregate::{Aggregate, Sample};
+    use selvedge_shared::sequences::Sequences;
     use selvedge_shared::time::EpochMs;
 
     const G: [GatewayId; 3] = [GatewayId(1), GatewayId(2), GatewayId(3)];
@@ -375,6 +376,8 @@ mod tests {
             parts: 1,
             closed: true,
             watermark: EpochMs(0),
+            set_aside: 0,
+            sequences: Sequences::default(),
         }
     }
 

@@ -357,7 +357,7 @@ impl Forward {
             let slot = if known.is_some() { slot } else { 0 };
             let mut known = known.into_iter().flatten();
             out.outcomes.extend(batch.tickets.into_iter().map(|ticket| {
-                let outcome = known.next().unwrap_or(Outcome::Done { counted: 0, unknown: 0 });
+                let outcome = known.next().unwrap_or(Outcome::Done);
                 Settled { ticket, shard, slot, outcome }
             }));
         }

@@ -154,6 +154,8 @@ fn windows(told: Told) -> Windows {
             parts: w.parts,
             closed: w.closed,
             watermark: w.watermark,
+            set_aside: w.set_aside,
+            sequences: w.sequences,
         };
         (name, row)
     };
@@ -169,6 +171,7 @@ mod tests {
     use selvedge_shared::ids::ShardId;
     use selvedge_shared::question::Aggregates;
     use selvedge_shared::seal::Message;
+    use selvedge_shared::sequences::Sequences;
     use selvedge_shared::time::EpochMs;
 
     fn question(id: u128, uptime_ms: u64) -> Question {
@@ -266,6 +269,8 @@ mod tests {
                 parts: 1,
                 closed: true,
                 watermark: EpochMs(0),
+                set_aside: 0,
+                sequences: Sequences::default(),
             }
         };
         let windows = (0..9_000).map(|i| window(i * 1_000)).collect();

@@ -17,7 +17,7 @@
 
 use super::decode::{Decoded, Decoder};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
-use super::machine::{Connect, Item, MAX_FILTER_BYTES, Origin, Outcome, Reading, Source};
+use super::machine::{Connect, Item, MAX_FILTER_BYTES, Origin, Outcome, Reading, Reason, Source};
 use super::ring::Ring;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
@@ -117,7 +117,23 @@ struct Pending {
     /// Parts that are not settled.
     open: usize,
     receipt: Option<(ShardId, u64)>,
-    refused: Option<String>,
+    /// At least one of its readings is in the windows.
+    kept: bool,
+    /// The first reason for which something of it is not.
+    not: Option<Not>,
+}
+
+/// Why something of a publish was not counted.
+#[derive(Debug)]
+enum Not {
+    Reading(Reason),
+    Part(String),
+}
+
+impl Pending {
+    fn of(publish: Option<Publish>, open: usize) -> Self {
+        Self { publish, open, receipt: None, kept: false, not: None }
+    }
 }
 
 /// One connection's session.
@@ -368,7 +384,7 @@ impl Session {
         }
         self.qos0 += usize::from(publish.qos == QoS::AtMostOnce);
         let open = parts.len();
-        self.pending.push(token, Pending { publish: Some(publish), open, receipt: None, refused: None });
+        self.pending.push(token, Pending::of(Some(publish), open));
         let ticket = Ticket { connection: self.connection, token };
         out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(source.clone()))));
     }
@@ -379,7 +395,7 @@ impl Session {
             return;
         }
         let (open, connection) = (self.touched.len(), self.connection);
-        self.pending.push(token, Pending { publish: None, open, receipt: None, refused: None });
+        self.pending.push(token, Pending::of(None, open));
         for shard in &self.touched {
             let source = Source {
                 client: self.client.clone(),
@@ -399,9 +415,17 @@ impl Session {
         let Some(pending) = self.pending.get_mut(token) else { return };
         pending.open = pending.open.saturating_sub(1);
         match settled.outcome {
-            Outcome::Refused(why) => pending.refused = Some(why),
-            Outcome::Done { .. } if settled.slot > 0 => pending.receipt = Some((settled.shard, settled.slot)),
-            _ => {}
+            Outcome::Judged(judged) => {
+                pending.kept |= judged.is_kept();
+                if judged.is_kept() && settled.slot > 0 {
+                    pending.receipt = Some((settled.shard, settled.slot));
+                }
+                if let (None, Some(first)) = (&pending.not, judged.set_aside.first()) {
+                    pending.not = Some(Not::Reading(first.reason));
+                }
+            }
+            Outcome::Refused(why) => pending.not = Some(Not::Part(why)),
+            _ => pending.kept = true,
         }
         if pending.open > 0 && !canary::makes(Canary::AcknowledgedInPart) {
             return;
@@ -413,9 +437,14 @@ impl Session {
         };
         let qos0 = publish.qos == QoS::AtMostOnce;
         self.qos0 -= usize::from(qos0);
-        if let Some(why) = done.refused {
+        if let (false, Some(not)) = (done.kept, done.not) {
+            let (code, why) = match not {
+                Not::Reading(reason) if reason.is_bound() => (AckCode::QuotaExceeded, reason.to_string()),
+                Not::Reading(reason) => (AckCode::PayloadFormatInvalid, reason.to_string()),
+                Not::Part(why) => (AckCode::QuotaExceeded, why),
+            };
             if self.v5 && !qos0 {
-                out.answers.push(Answer::Ack(Ack::refused(token, AckCode::QuotaExceeded, why.as_str())));
+                out.answers.push(Answer::Ack(Ack::refused(token, code, why.as_str())));
             } else if !qos0 {
                 out.close = Some(CloseReason::Quota); // MQTT 3 has no other way to say that it was not kept
             }

@@ -218,7 +218,7 @@ fn sessions_and_subscriptions_are_bounded() {
     let b = epoch(s.item(1, connect("b", false)));
     let full = s.item(1, connect("c", false));
     assert!(matches!(full, Outcome::Refused(why) if why.contains("max_sessions is 2")));
-    assert_eq!(s.item(2, Item::Disconnect { client: "a".into(), epoch: a }), NOTHING);
+    assert_eq!(s.item(2, Item::Disconnect { client: "a".into(), epoch: a }), Outcome::Done);
     assert_eq!(s.machine.next_tick_due(), Some(ElapsedMs(10_002)), "for ever is capped");
     let c = epoch(s.item(3, connect("c", false)));
     assert!(c > b && s.machine.sizes().sessions == 2, "the session that nobody used went");
@@ -229,11 +229,11 @@ fn sessions_and_subscriptions_are_bounded() {
         add: filters(n),
         remove: vec![],
     };
-    assert_eq!(s.item(4, add("b", b, 2)), NOTHING);
-    assert_eq!(s.item(4, add("b", b, 2)), NOTHING, "the same ones again");
+    assert_eq!(s.item(4, add("b", b, 2)), Outcome::Done);
+    assert_eq!(s.item(4, add("b", b, 2)), Outcome::Done, "the same ones again");
     assert!(matches!(s.item(5, add("c", c, 1)), Outcome::Refused(why) if why.contains("max_subscriptions")));
     epoch(s.item(6, connect("b", true)));
-    assert_eq!(s.item(7, add("c", c, 2)), NOTHING, "a clean connection discards");
+    assert_eq!(s.item(7, add("c", c, 2)), Outcome::Done, "a clean connection discards");
     for client in ["", &"x".repeat(MAX_CLIENT_BYTES + 1)] {
         assert!(matches!(s.item(8, connect(client, false)), Outcome::Refused(_)));
     }

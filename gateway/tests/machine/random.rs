@@ -113,7 +113,10 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
             let count = readings.len() as u32;
             let items = vec![Item::Publish(Publish { source: None, readings })];
             let outcomes = s.submit(now, &Submission { streams: names, items }).0;
-            assert_eq!(outcomes, [Outcome::Done { counted: count, unknown: 0 }]);
+            assert_eq!(
+                outcomes,
+                [Outcome::Judged(Judged { counted: count, recognised: 0, set_aside: Vec::new() })]
+            );
             if random.u32(0..4) == 0 {
                 s.tick(now);
             }

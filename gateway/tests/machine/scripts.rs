@@ -153,8 +153,17 @@ fn submit(s: &mut Shard, stamp: i64, submission: &Submission, out: &mut String) 
     let (outcomes, applied) = s.submit(stamp, submission);
     for outcome in outcomes {
         match outcome {
-            Outcome::Done { counted, unknown: 0 } => writeln!(out, "done, {counted} counted"),
-            Outcome::Done { counted, unknown } => writeln!(out, "done, {counted} counted, {unknown} unknown"),
+            Outcome::Done => writeln!(out, "done"),
+            Outcome::Judged(Judged { counted, recognised, set_aside }) => {
+                write!(out, "{counted} counted").unwrap();
+                if recognised > 0 {
+                    write!(out, ", {recognised} recognised").unwrap();
+                }
+                for s in set_aside {
+                    write!(out, ", {} set aside: {}", s.reading, s.reason).unwrap();
+                }
+                writeln!(out)
+            }
             Outcome::Refused(why) => writeln!(out, "refused: {why}"),
             Outcome::Connected(c) => {
                 let filters: Vec<_> = c.subscriptions.iter().map(|(f, _)| f.as_str()).collect();
@@ -180,7 +189,7 @@ fn show(s: &mut Shard, applied: &Applied, out: &mut String) {
     let counters = [
         ("late", c.late),
         ("future", c.future),
-        ("repeated", c.repeated),
+        ("recognised", c.recognised),
         ("closed", c.closed),
         ("forced", c.forced),
         ("sessions expired", c.sessions_expired),

@@ -120,9 +120,14 @@ pub fn numbered(seq: u64, boot: Option<u64>) -> Reading {
     Reading { seq: Some(seq), boot, ..reading(1_000, 1.0) }
 }
 
-pub const COUNTED: Outcome = Outcome::Done { counted: 1, unknown: 0 };
-pub const NOTHING: Outcome = Outcome::Done { counted: 0, unknown: 0 };
-pub const UNKNOWN: Outcome = Outcome::Done { counted: 0, unknown: 1 };
+pub const COUNTED: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+pub const RECOGNISED: Outcome = Outcome::Judged(Judged { counted: 0, recognised: 1, set_aside: Vec::new() });
+
+/// A publish of one reading, which was set aside.
+pub fn aside(reason: Reason) -> Outcome {
+    let set_aside = vec![SetAside { reading: 0, reason }];
+    Outcome::Judged(Judged { set_aside, ..Judged::default() })
+}
 
 /// Applies a history to another machine, which is stored and restored after every slot that `at` names.
 pub fn replay(rules: &Rules, history: &[Proposal], at: impl Fn(u64) -> bool) -> (Machine, Vec<Applied>) {

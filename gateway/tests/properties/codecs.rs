@@ -5,8 +5,8 @@ use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
-    Command, Connect, Connected, Item, NameRef, Origin, Outcome, Page, Proposal, Publish, Reading, Rules,
-    Source, Submission, Verdict, WindowView,
+    Command, Connect, Connected, Item, Judged, NameRef, Origin, Outcome, Page, Proposal, Publish, Reading,
+    Reason, Rules, SetAside, Source, Submission, Verdict, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{
@@ -15,6 +15,7 @@ use selvedge_gateway::logic::peer::{
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::question::Place;
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
 use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
@@ -92,8 +93,15 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             subscriptions,
             touched,
         });
+    let reason = prop::sample::select(Reason::ALL.to_vec());
+    let set_aside = (any::<u32>(), reason).prop_map(|(reading, reason)| SetAside { reading, reason });
+    let judged =
+        (any::<(u32, u32)>(), vec(set_aside, 0..3)).prop_map(|((counted, recognised), set_aside)| {
+            Outcome::Judged(Judged { counted, recognised, set_aside })
+        });
     prop_oneof![
-        any::<(u32, u32)>().prop_map(|(counted, unknown)| Outcome::Done { counted, unknown }),
+        Just(Outcome::Done),
+        judged,
         Just(Outcome::Duplicate),
         Just(Outcome::Stale),
         text().prop_map(Outcome::Refused),
@@ -144,7 +152,20 @@ fn view() -> impl Strategy<Value = WindowView> {
     (text(), text(), any::<(u32, u64, u32, bool)>(), time(), time(), aggregate).prop_map(
         |(device, stream, (width_ms, late, parts, closed), start, watermark, aggregate)| {
             let (device, stream) = (Arc::from(device), Arc::from(stream));
-            WindowView { device, stream, width_ms, start, aggregate, late, parts, closed, watermark }
+            let (set_aside, sequences) = (late / 2, Sequences::of(closed.then_some((None, late))));
+            WindowView {
+                device,
+                stream,
+                width_ms,
+                start,
+                aggregate,
+                late,
+                parts,
+                closed,
+                watermark,
+                set_aside,
+                sequences,
+            }
         },
     )
 }

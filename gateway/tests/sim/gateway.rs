@@ -6,7 +6,7 @@ use super::disk::SimDisk;
 use super::random::Random;
 use selvedge_gateway::logic::decode::Decoder;
 use selvedge_gateway::logic::forward::{self, Forward};
-use selvedge_gateway::logic::machine::{Origin, Rules};
+use selvedge_gateway::logic::machine::{Origin, Outcome, Rules};
 use selvedge_gateway::logic::paxos::Limits;
 use selvedge_gateway::logic::peer::{BusyReason, PeerMessage, QueryAnswer};
 use selvedge_gateway::logic::replica::{Replica, Said, StoreWork};
@@ -270,11 +270,11 @@ impl Live {
         }
         for settled in effects.outcomes {
             let connection = settled.ticket.connection;
-            let kept = matches!(
-                settled.outcome,
-                selvedge_gateway::logic::machine::Outcome::Done { .. }
-                    | selvedge_gateway::logic::machine::Outcome::Duplicate
-            );
+            let kept = match &settled.outcome {
+                Outcome::Judged(judged) => judged.is_kept(),
+                Outcome::Done | Outcome::Duplicate => true,
+                Outcome::Stale | Outcome::Refused(_) | Outcome::Connected(_) => false,
+            };
             if kept {
                 out.settled.push((settled.shard, settled.slot));
             }

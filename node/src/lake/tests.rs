@@ -12,6 +12,7 @@ use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::RowAccessor;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
 use std::collections::BTreeMap;
@@ -57,7 +58,9 @@ async fn sql(server: &str, text: &str) {
 
 fn part(stream: u32, width_ms: u32, start: i64, value: f64) -> Part {
     let aggregate = Aggregate::sketched(Sample { time: EpochMs(start + 1), slot: 1, index: 0, value });
-    Part { stream, width_ms, start: EpochMs(start), aggregate, late: 0, watermark: EpochMs(start) }
+    let start = EpochMs(start);
+    let (set_aside, sequences) = (0, Sequences::default());
+    Part { stream, width_ms, start, aggregate, late: 0, watermark: start, set_aside, sequences }
 }
 
 impl Home {

@@ -129,6 +129,7 @@ mod tests {
     use selvedge_shared::aggregate::Aggregate;
     use selvedge_shared::ids::ShardId;
     use selvedge_shared::seal::Sealer;
+    use selvedge_shared::sequences::Sequences;
     use selvedge_shared::uplink::{StreamName, ack_topic, up_topic};
 
     struct World {
@@ -163,6 +164,8 @@ mod tests {
             aggregate: Aggregate::of(sample),
             late: 1,
             watermark: EpochMs(i64::MIN),
+            set_aside: 0,
+            sequences: Sequences::default(),
         };
         Batch { streams: vec![StreamName { device: "d".into(), stream: "s".into() }], parts: vec![part] }
     }

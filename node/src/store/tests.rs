@@ -3,6 +3,7 @@
 use super::*;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,7 +23,9 @@ fn part(stream: u32, start: i64, values: &[f64]) -> Part {
     let mut all = values.iter().enumerate().map(sample).map(Aggregate::of);
     let mut aggregate = all.next().unwrap();
     all.for_each(|one| aggregate.merge(&one));
-    Part { stream, width_ms: 10_000, start: EpochMs(start), aggregate, late: 0, watermark: EpochMs(start) }
+    let start = EpochMs(start);
+    let (set_aside, sequences) = (0, Sequences::default());
+    Part { stream, width_ms: 10_000, start, aggregate, late: 0, watermark: start, set_aside, sequences }
 }
 
 fn batch(parts: Vec<Part>) -> Batch {

@@ -4,6 +4,7 @@ use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, up_topic};
 use serde_json::Value;
@@ -277,7 +278,17 @@ impl Source {
                     aggregate.add(sample(random, index));
                 }
                 let watermark = EpochMs(START_MS + seq as i64 * i64::from(WIDTH_MS));
-                Part { stream, width_ms: WIDTH_MS, start, late: 0, watermark, aggregate }
+                let (set_aside, sequences) = (0, Sequences::default());
+                Part {
+                    stream,
+                    width_ms: WIDTH_MS,
+                    start,
+                    late: 0,
+                    watermark,
+                    aggregate,
+                    set_aside,
+                    sequences,
+                }
             });
             let parts = parts.collect();
             Batch { streams, parts }

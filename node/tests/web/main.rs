@@ -12,6 +12,7 @@ use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::report::{Led, Member, Report, place, report_topic};
 use selvedge_shared::seal::{Sealer, SiteSecret};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName, Up, up_topic};
 use std::collections::BTreeMap;
@@ -210,7 +211,8 @@ impl Edge {
                 value: value + 5.0,
             }));
             let watermark = start.plus(WIDTH_MS);
-            Part { stream: 0, width_ms: WIDTH_MS as u32, start, aggregate, late, watermark }
+            let (width_ms, set_aside, sequences) = (WIDTH_MS as u32, 0, Sequences::default());
+            Part { stream: 0, width_ms, start, aggregate, late, watermark, set_aside, sequences }
         };
         let name = StreamName { device: device.into(), stream: "temp".into() };
         let body = Batch { streams: vec![name], parts: windows.iter().map(part).collect() }.encode();

@@ -1,5 +1,6 @@
 //! What a slot holds: commands, and what applying them answers.
 
+use super::judged::Judged;
 use super::rules::Rules;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
@@ -242,19 +243,15 @@ pub struct Reading {
 /// What became of one [`Item`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Outcome {
-    /// It was applied; of a publish, the slot is its receipt.
-    Done {
-        /// How many of its readings were counted; the others had been before.
-        counted: u32,
-        /// How many readings had a sequence number whose fate is unknown and were set aside.
-        unknown: u32,
-    },
+    /// It was applied.
+    Done,
+    /// A publish, each of whose readings was judged; the slot is its receipt.
+    Judged(Judged),
     /// A publish that was applied before: nothing was counted again.
     Duplicate,
     /// It came from a connection that a later one of the same session has replaced: not applied.
     Stale,
-    /// A bound of the machine is reached (for example of streams, names it): not applied, and not to be
-    /// acknowledged as kept.
+    /// A bound of the machine is reached, which this names: not applied, and not to be acknowledged as kept.
     Refused(String),
     /// The answer to [`Item::Connect`].
     Connected(Box<Connected>),

@@ -22,7 +22,7 @@
 //!   the way. So nothing iterates over a hash map, and what is kept lazily (deadlines, orders of use)
 //!   is derived from the state and never decides more than the state does.
 //! - Invariant: a reading is counted in exactly one part of each of its stream's widths.
-//! - Invariant: a publish is applied as a whole or refused as a whole: bounds are checked before anything counts.
+//! - Invariant: each reading of a publish is judged by itself: counted, recognised or set aside, whatever its neighbours are.
 //! - Invariant: the content of a batch is fixed by the command that cuts it.
 //!
 //! # Limits
@@ -40,6 +40,7 @@
 mod clients;
 mod command;
 mod dedup;
+mod judged;
 mod names;
 mod outbox;
 mod query;
@@ -52,6 +53,7 @@ mod window;
 pub use clients::{MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use command::*;
 pub use dedup::{MAX_BOOTS_ENTRIES, SEQUENCE_WIDTH_ENTRIES};
+pub use judged::{Judged, Reason, SetAside};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
 pub use query::{DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView};
 pub use rules::{BadRule, Override, Rules};
@@ -72,7 +74,7 @@ use session::{Not, Sessions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use verdicts::Verdicts;
-use window::{Closed, Streams};
+use window::{Closed, Measured, Streams};
 
 /// What applying one proposal gives.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -112,10 +114,10 @@ pub struct Counters {
     pub late: u64,
     /// Of these, readings so far ahead of the wall time that they move no watermark.
     pub future: u64,
-    /// Readings whose sequence number was seen before.
-    pub repeated: u64,
-    /// Readings whose sequence number is too old to tell.
-    pub unknown: u64,
+    /// Readings that were recognised by their sequence number as counted before.
+    pub recognised: u64,
+    /// Readings that were set aside, by [`Reason::ALL`].
+    pub set_aside: [u64; Reason::ALL.len()],
     /// Publishes recognised by their packet id.
     pub duplicates: u64,
     /// Items from a connection that was replaced.
@@ -139,14 +141,18 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Each by its name, for those who add them up.
-    pub fn named(&self) -> [(&'static str, u64); 15] {
+    /// How many readings were set aside for each reason.
+    pub fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.set_aside)
+    }
+
+    /// All but the reasons by their names, for those who add them up.
+    pub fn named(&self) -> [(&'static str, u64); 14] {
         [
             ("counted", self.counted),
             ("late", self.late),
             ("future", self.future),
-            ("repeated", self.repeated),
-            ("unknown", self.unknown),
+            ("recognised", self.recognised),
             ("duplicates", self.duplicates),
             ("stale", self.stale),
             ("refused", self.refused),
@@ -340,7 +346,7 @@ impl Machine {
                     Outcome::Duplicate => applied.counters.duplicates += 1,
                     Outcome::Stale => applied.counters.stale += 1,
                     Outcome::Refused(_) => applied.counters.refused += 1,
-                    Outcome::Done { .. } | Outcome::Connected(_) => {}
+                    Outcome::Done | Outcome::Judged(_) | Outcome::Connected(_) => {}
                 }
                 outcome
             })
@@ -357,7 +363,6 @@ impl Machine {
         index: &mut u32,
         applied: &mut Applied,
     ) -> Outcome {
-        const DONE: Outcome = Outcome::Done { counted: 0, unknown: 0 };
         let (now, rules) = (self.elapsed, &self.rules);
         let done = match item {
             Item::Publish(Publish { source, readings }) => {
@@ -381,7 +386,7 @@ impl Machine {
             Item::Release(source) => self.clients.release(source).then_some(()).ok_or(Not::Current),
         };
         match done {
-            Ok(()) => DONE,
+            Ok(()) => Outcome::Done,
             Err(Not::Current) => Outcome::Stale,
             Err(Not::Possible(why)) => Outcome::Refused(why),
         }
@@ -417,25 +422,33 @@ impl Machine {
                 self.outbox.manifest.len()
             ));
         }
-        if let Err(why) = self.resolve(readings, names, ids) {
-            return Outcome::Refused(why);
-        }
-
-        let (mut counted, mut unknown) = (0, 0);
+        let mut judged = Judged::default();
         let now = window::Now { elapsed: self.elapsed, wall: self.wall };
         let ahead = i64::from(self.rules.max_future_ms);
-        for r in readings {
-            let Some(&id) = ids.get(r.stream as usize) else { continue };
+        for (at, r) in (0..).zip(readings) {
+            let mut set_aside = |counters: &mut Counters, reason: Reason| {
+                counters.set_aside[reason as usize] += 1;
+                judged.set_aside.push(SetAside { reading: at, reason });
+            };
+            let id = match self.resolve(r, names, ids) {
+                Ok(id) => id,
+                Err(reason) => {
+                    set_aside(&mut applied.counters, reason);
+                    continue;
+                }
+            };
+            let counters = &mut applied.counters;
             if let Some(seq) = r.seq {
                 let boots = &mut self.streams.list[id as usize].boots;
                 match dedup::note(boots, r.boot, seq, &mut counters.boots_forgotten) {
                     Fate::New => {}
                     Fate::Repeated => {
-                        counters.repeated += 1;
+                        judged.recognised += 1;
                         continue;
                     }
                     Fate::Unknown => {
-                        unknown += 1;
+                        set_aside(counters, Reason::FarBehind);
+                        self.streams.set_aside(id, &self.classes);
                         continue;
                     }
                 }
@@ -444,9 +457,10 @@ impl Machine {
             let (time, value) = (r.time.unwrap_or(now.wall), r.value + 0.0);
             let sample = Sample { time, slot: self.slot, index: *index, value };
             *index = index.wrapping_add(1);
-            counted += 1;
+            judged.counted += 1;
             let most_open = self.rules.max_open_parts;
-            let (late, forced) = self.streams.count(id, sample, now, ahead, most_open, &self.classes);
+            let measured = Measured { sample, number: r.seq.map(|seq| (r.boot, seq)) };
+            let (late, forced) = self.streams.count(id, measured, now, ahead, most_open, &self.classes);
             counters.late += u64::from(late);
             counters.future += u64::from(time > now.wall.plus(ahead));
             counters.forced += forced;
@@ -463,52 +477,42 @@ impl Machine {
                 );
             }
         }
-        if let Some(source) = source {
+        // Nothing of a publish that is set aside as a whole has to be recognised: its packet id stays free.
+        if let Some(source) = source.filter(|_| judged.is_kept()) {
             self.clients.note(source);
         }
-        counters.counted += u64::from(counted);
-        counters.unknown += u64::from(unknown);
-        Outcome::Done { counted, unknown }
+        applied.counters.counted += u64::from(judged.counted);
+        applied.counters.recognised += u64::from(judged.recognised);
+        Outcome::Judged(judged)
     }
 
-    /// Checks a publish's readings and gives their streams numbers. Says why the publish must be refused.
-    fn resolve(
-        &mut self,
-        readings: &[Reading],
-        names: &[NameRef<'_>],
-        ids: &mut [u32],
-    ) -> Result<(), String> {
-        for r in readings {
-            if !r.value.is_finite() {
-                return Err("a value is not a finite number".to_string());
-            }
-            if r.time.is_some_and(|t| !TIME_RANGE.contains(&t.0)) {
-                return Err("a time is not within the years 1 to 9999".to_string());
-            }
-            let (Some(name), Some(id)) = (names.get(r.stream as usize), ids.get_mut(r.stream as usize))
-            else {
-                return Err("a reading names a stream that is not there".to_string());
-            };
-            if *id != UNRESOLVED {
-                continue;
-            }
-            *id = match self.names.find(name.device, name.stream) {
-                Some(id) => id,
-                None => {
-                    let sound = 1..=MAX_NAME_BYTES;
-                    if !sound.contains(&name.device.len()) || !sound.contains(&name.stream.len()) {
-                        return Err(format!("device and stream must have 1 to {MAX_NAME_BYTES} bytes"));
-                    }
-                    let most = self.rules.max_streams;
-                    if self.names.streams.len() >= most as usize {
-                        return Err(format!("the shard has its most streams (max_streams is {most})"));
-                    }
-                    self.streams.add(self.rules.class_of(name.device, name.stream));
-                    self.names.add(name.device, name.stream)
-                }
-            };
+    /// The number of a reading's stream, which is made known if it is new. Says why the reading must be set aside.
+    fn resolve(&mut self, r: &Reading, names: &[NameRef<'_>], ids: &mut [u32]) -> Result<u32, Reason> {
+        let in_range = |t: EpochMs| TIME_RANGE.contains(&t.0);
+        if !r.value.is_finite() || !r.time.is_none_or(in_range) {
+            return Err(Reason::Unsound);
         }
-        Ok(())
+        let (Some(name), Some(id)) = (names.get(r.stream as usize), ids.get_mut(r.stream as usize)) else {
+            return Err(Reason::Unsound);
+        };
+        if *id != UNRESOLVED {
+            return Ok(*id);
+        }
+        *id = match self.names.find(name.device, name.stream) {
+            Some(id) => id,
+            None => {
+                let sound = 1..=MAX_NAME_BYTES;
+                if !sound.contains(&name.device.len()) || !sound.contains(&name.stream.len()) {
+                    return Err(Reason::Unsound);
+                }
+                if self.names.streams.len() >= self.rules.max_streams as usize {
+                    return Err(Reason::StreamsFull);
+                }
+                self.streams.add(self.rules.class_of(name.device, name.stream));
+                self.names.add(name.device, name.stream)
+            }
+        };
+        Ok(*id)
     }
 
     fn tick(&mut self, applied: &mut Applied) {
@@ -532,6 +536,7 @@ impl Machine {
         for (id, stream) in (0..).zip(&mut self.streams.list) {
             let (device, name) = self.names.of(id);
             stream.class = rules.class_of(device, name);
+            stream.widths_changed(self.classes[usize::from(stream.class)].windows_ms.len());
         }
     }
 

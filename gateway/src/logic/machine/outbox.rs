@@ -143,6 +143,8 @@ impl Outbox {
             aggregate: c.aggregate.clone(),
             late: c.late_count(),
             watermark: c.watermark,
+            set_aside: c.set_aside,
+            sequences: c.sequences.clone(),
         };
         let batch = Batch {
             streams: self.streams.iter().map(name).collect(),
@@ -232,4 +234,6 @@ fn part_bytes(c: &Closed, place: u32) -> usize {
         + a.sketch.as_ref().map_or(0, |sketch| sketch.encoded_bytes())
         + varint_bytes(c.late_count())
         + signed(c.watermark)
+        + varint_bytes(c.set_aside)
+        + c.sequences.encoded_bytes()
 }

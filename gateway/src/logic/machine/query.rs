@@ -10,6 +10,7 @@ use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::encoded_bytes;
 use selvedge_shared::question::Place;
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +58,10 @@ pub struct WindowView {
     pub closed: bool,
     /// The stream's watermark now.
     pub watermark: EpochMs,
+    /// How many readings of the stream were set aside while its closed parts were open (see [`selvedge_shared::uplink::Part`]).
+    pub set_aside: u64,
+    /// The sequence numbers of its readings.
+    pub sequences: Sequences,
 }
 
 /// A device.
@@ -169,7 +174,7 @@ impl Machine {
     ) -> impl Iterator<Item = WindowView> {
         let stream = &self.streams.list[id as usize];
         let class = &self.classes[usize::from(stream.class)];
-        let open = stream.open.iter().map(|o| (o.clone().close(id, class, stream.watermark), true));
+        let open = stream.open.iter().map(|o| (o.clone().close(id, class, stream.watermark, 0), true));
         let parts: Vec<_> = closed.into_iter().map(|part| (part.clone(), false)).chain(open).collect();
         let mut windows: BTreeMap<EpochMs, WindowView> = BTreeMap::new();
         let Some(width) = width_for(&parts, query.every_ms, class.windows_ms[0]) else {
@@ -184,6 +189,8 @@ impl Machine {
             if let Some(window) = windows.get_mut(&start) {
                 merge(&mut window.aggregate, &part.aggregate);
                 window.late = window.late.saturating_add(part.late_count());
+                window.set_aside = window.set_aside.saturating_add(part.set_aside);
+                window.sequences.merge(&part.sequences);
                 window.parts += 1;
                 window.closed &= !open;
                 continue;
@@ -200,6 +207,8 @@ impl Machine {
                 parts: 1,
                 closed: !open,
                 watermark: stream.watermark,
+                set_aside: part.set_aside,
+                sequences: part.sequences,
             };
             windows.insert(start, window);
         }

@@ -11,13 +11,13 @@ use super::outbox::Outbox;
 use super::rules::{BadRule, Rules};
 use super::session::Sessions;
 use super::verdicts::Verdicts;
-use super::window::{Closed, Streams};
+use super::window::{Closed, Stored, Streams};
 use super::{GatewayId, MAX_ELAPSED, Machine};
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::time::TIME_RANGE;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
@@ -110,8 +110,8 @@ impl Machine {
         for (name, s) in self.names.streams.iter().zip(&self.streams.list) {
             w.put((name.device, &*name.name, s.heard, s.seen, s.watermark));
             match canary::makes(Canary::DedupNotInSnapshot) {
-                true => w.put((&s.open, [0u8; 0].as_slice())),
-                false => w.put((&s.open, &s.boots)),
+                true => w.put((&s.open, [0u8; 0].as_slice(), &s.set_aside)),
+                false => w.put((&s.open, &s.boots, &s.set_aside)),
             }
         }
         w.put(self.clients.image());
@@ -192,15 +192,14 @@ impl Machine {
         let (mut names, mut streams) = (Names::default(), Streams::default());
         let count: u32 = r.take("streams")?;
         for id in 0..count {
-            let (device, name, heard, seen, watermark): (u32, String, _, _, EpochMs) = r.take("streams")?;
-            let (open, boots) = r.take("streams")?;
+            let (device, name, stored): (u32, String, Stored) = r.take("streams")?;
             // A device's first stream is what made it known: devices come in the order of their numbers.
             let device = devices.get(device as usize).ok_or(inconsistent("streams"))?;
             if names.find(device, &name).is_some() || names.add(device, &name) != id {
                 return Err(inconsistent("streams"));
             }
             let class = self.rules.class_of(device, &name);
-            if !streams.restore(class, heard, seen, watermark, open, boots, &self.classes) {
+            if !streams.restore(class, stored, &self.classes) {
                 return Err(inconsistent("streams"));
             }
         }

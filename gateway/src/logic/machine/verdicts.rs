@@ -34,7 +34,11 @@ impl Verdicts {
         if let Some(kept) = self.0.get_mut(&origin.gateway) {
             kept.retain(|k| k.n + MAX_INFLIGHT_BATCHES as u64 > n);
         }
-        let plain = |o: &Outcome| matches!(o, Outcome::Done { .. } | Outcome::Duplicate);
+        let plain = |o: &Outcome| match o {
+            Outcome::Done | Outcome::Duplicate => true,
+            Outcome::Judged(judged) => judged.set_aside.is_empty(),
+            Outcome::Stale | Outcome::Refused(_) | Outcome::Connected(_) => false,
+        };
         let told = match verdict {
             Verdict::Applied(outcomes) => !outcomes.iter().all(plain),
             Verdict::Malformed => true,

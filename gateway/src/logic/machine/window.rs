@@ -17,6 +17,7 @@ use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
 use std::collections::BTreeSet;
 
@@ -41,6 +42,8 @@ pub(super) struct Open {
     /// The elapsed time at which it was opened.
     pub opened: ElapsedMs,
     pub aggregate: Aggregate,
+    /// The sequence numbers of its readings.
+    pub sequences: Sequences,
 }
 
 /// A part that takes no more.
@@ -52,6 +55,10 @@ pub(super) struct Closed {
     pub late: bool,
     pub watermark: EpochMs,
     pub aggregate: Aggregate,
+    /// How many readings of the stream were set aside since a part of this width closed before.
+    pub set_aside: u64,
+    /// The sequence numbers of its readings.
+    pub sequences: Sequences,
 }
 
 /// What is known of one stream besides its name.
@@ -70,6 +77,26 @@ pub(super) struct Stream {
     /// By (width, start).
     pub open: Vec<Open>,
     pub boots: Vec<Boot>,
+    /// How many readings were set aside that no part has told of yet, by width; empty: none.
+    pub set_aside: Vec<u64>,
+}
+
+/// A stream as a snapshot has it.
+#[derive(Decode)]
+pub(super) struct Stored {
+    pub heard: ElapsedMs,
+    pub seen: EpochMs,
+    pub watermark: EpochMs,
+    pub open: Vec<Open>,
+    pub boots: Vec<Boot>,
+    pub set_aside: Vec<u64>,
+}
+
+/// A reading to be counted.
+pub(super) struct Measured {
+    pub sample: Sample,
+    /// Its boot and its sequence number, if it has one.
+    pub number: Option<(Option<u64>, u64)>,
 }
 
 /// Before any event time.
@@ -99,34 +126,27 @@ impl Streams {
             due: NEVER,
             open: Vec::new(),
             boots: Vec::new(),
+            set_aside: Vec::new(),
         });
     }
 
     /// Takes a stream as it was stored; false if it can't be.
-    #[allow(clippy::too_many_arguments)]
-    pub fn restore(
-        &mut self,
-        class: u16,
-        heard: ElapsedMs,
-        seen: EpochMs,
-        watermark: EpochMs,
-        open: Vec<Open>,
-        boots: Vec<Boot>,
-        classes: &[Class],
-    ) -> bool {
+    pub fn restore(&mut self, class: u16, stored: Stored, classes: &[Class]) -> bool {
+        let Stored { heard, seen, watermark, open, boots, set_aside } = stored;
         let Some(of) = classes.get(usize::from(class)) else { return false };
         let ordered = open.windows(2).all(|w| (w[0].width, w[0].start) < (w[1].width, w[1].start));
         let sound = |o: &Open| {
             let width = of.windows_ms.get(usize::from(o.width));
             let aligned = |w: &u32| is_start(o.start) && o.start.window_start(*w) == o.start;
-            o.aggregate.is_sound() && width.is_some_and(aligned)
+            o.aggregate.is_sound() && o.sequences.is_sound() && width.is_some_and(aligned)
         };
         let boots_sound = boots.len() <= MAX_BOOTS_ENTRIES && boots.iter().all(Boot::is_sound);
-        if !ordered || !boots_sound || !open.iter().all(sound) {
+        let widths = set_aside.is_empty() || set_aside.len() == of.windows_ms.len();
+        if !ordered || !boots_sound || !widths || !open.iter().all(sound) {
             return false;
         }
         self.open += open.len();
-        self.list.push(Stream { class, heard, seen, watermark, due: NEVER, open, boots });
+        self.list.push(Stream { class, heard, seen, watermark, due: NEVER, open, boots, set_aside });
         self.register(self.list.len() as u32 - 1, classes);
         true
     }
@@ -149,11 +169,18 @@ impl Streams {
         self.closed = closed;
     }
 
+    /// A reading of stream `id` was set aside: the next part of each width that closes tells of it.
+    pub fn set_aside(&mut self, id: u32, classes: &[Class]) {
+        let stream = &mut self.list[id as usize];
+        stream.set_aside.resize(classes[usize::from(stream.class)].windows_ms.len(), 0);
+        stream.set_aside.iter_mut().for_each(|n| *n += 1);
+    }
+
     /// Counts a reading of stream `id`. Says whether it came late, and how many parts a bound has closed.
     pub fn count(
         &mut self,
         id: u32,
-        sample: Sample,
+        Measured { sample, number }: Measured,
         now: Now,
         most_ahead_ms: i64,
         most_open: u32,
@@ -169,14 +196,16 @@ impl Streams {
             any_late |= late;
             match stream.open.binary_search_by_key(&(width, start), |o| (o.width, o.start)) {
                 Ok(at) => {
-                    let aggregate = &mut stream.open[at].aggregate;
-                    aggregate.add(sample);
-                    settle(aggregate);
+                    let part = &mut stream.open[at];
+                    part.aggregate.add(sample);
+                    settle(&mut part.aggregate);
+                    part.sequences.add(number);
                 }
                 Err(at) => {
                     let aggregate =
                         if class.quantiles { Aggregate::sketched(sample) } else { Aggregate::of(sample) };
-                    let part = Open { width, late, start, opened: now.elapsed, aggregate };
+                    let sequences = Sequences::of(number);
+                    let part = Open { width, late, start, opened: now.elapsed, aggregate, sequences };
                     if stream.open.is_empty() {
                         stream.open.reserve_exact(class.windows_ms.len());
                     }
@@ -189,7 +218,8 @@ impl Streams {
                         if to - from > MAX_OPEN_WINDOWS_ENTRIES {
                             // The earliest one, but not the one just opened.
                             let first = stream.open.remove(if from == at { from + 1 } else { from });
-                            self.closed.push(first.close(id, class, stream.watermark));
+                            let set_aside = take(&mut stream.set_aside, first.width);
+                            self.closed.push(first.close(id, class, stream.watermark, set_aside));
                             self.open -= 1;
                             forced += 1;
                         }
@@ -287,6 +317,13 @@ impl Streams {
 }
 
 impl Stream {
+    /// Its class has other widths now, so many.
+    pub fn widths_changed(&mut self, widths: usize) {
+        if let Some(most) = self.set_aside.iter().copied().max() {
+            self.set_aside = vec![most; widths];
+        }
+    }
+
     fn deadline(&self, classes: &[Class]) -> ElapsedMs {
         let class = &classes[usize::from(self.class)];
         if self.open.is_empty() {
@@ -305,7 +342,11 @@ impl Stream {
         closed: &mut Vec<Closed>,
     ) -> usize {
         let (before, watermark) = (self.open.len(), self.watermark);
-        closed.extend(self.open.extract_if(.., |o| which(o)).map(|o| o.close(id, class, watermark)));
+        let set_aside = &mut self.set_aside;
+        closed.extend(self.open.extract_if(.., |o| which(o)).map(|o| {
+            let set_aside = take(set_aside, o.width);
+            o.close(id, class, watermark, set_aside)
+        }));
         before - self.open.len()
     }
 }
@@ -318,16 +359,22 @@ impl Closed {
 
     /// Whether this can have come about in a shard of so many streams (for one that was read back).
     pub fn is_sound(&self, streams: usize) -> bool {
-        let some = self.width_ms > 0 && self.aggregate.is_sound();
+        let some = self.width_ms > 0 && self.aggregate.is_sound() && self.sequences.is_sound();
         some && (self.stream as usize) < streams && is_start(self.start)
     }
 }
 
 impl Open {
-    pub fn close(self, stream: u32, class: &Class, watermark: EpochMs) -> Closed {
+    pub fn close(self, stream: u32, class: &Class, watermark: EpochMs, set_aside: u64) -> Closed {
         let width_ms = class.windows_ms[usize::from(self.width)];
-        Closed { stream, width_ms, start: self.start, late: self.late, watermark, aggregate: self.aggregate }
+        let Self { late, start, aggregate, sequences, .. } = self;
+        Closed { stream, width_ms, start, late, watermark, aggregate, set_aside, sequences }
     }
+}
+
+/// Takes what no part of a width has told of yet.
+fn take(set_aside: &mut [u64], width: u8) -> u64 {
+    set_aside.get_mut(usize::from(width)).map_or(0, std::mem::take)
 }
 
 /// Whether a window that holds a time in range can start here.

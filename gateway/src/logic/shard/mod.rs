@@ -157,7 +157,7 @@ pub struct Effects {
     pub fetch: Vec<(GatewayId, u64)>,
     /// How the uplink sees this shard, when that changed.
     pub uplink: Option<UplinkView>,
-    /// What applying has counted, by slot; re-applied slots count again after a restart.
+    /// What applying has counted while this replica led, by slot.
     pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
     pub healed: bool,
@@ -459,7 +459,10 @@ impl Shard {
                 self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
             }
         }
-        self.out.counters.push(applied.counters);
+        // The replicas of a shard apply the same: one of them counts it, so that a site's sum is right.
+        if self.lead.is_some() {
+            self.out.counters.push(applied.counters);
+        }
         self.out.cut.extend(applied.batches);
         self.out.confirmed = applied.confirmed.or(self.out.confirmed);
         if let Some(lead) = &mut self.lead {

@@ -13,6 +13,7 @@ use actix_web::http::header::HeaderMap;
 use actix_web::{App, test};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::ShardId;
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
 use serde_json::{Value, json};
@@ -143,6 +144,8 @@ impl World {
                 aggregate,
                 late: 0,
                 watermark: start.plus(i64::from(width_ms)),
+                set_aside: 0,
+                sequences: Sequences::default(),
             }
         });
         let name = StreamName { device: device.into(), stream: stream.into() };

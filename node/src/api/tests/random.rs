@@ -3,6 +3,7 @@
 use super::*;
 use crate::logic::query::{Spans, merge};
 use crate::store::{SeriesInfo, StoredWindow};
+use selvedge_shared::sequences::Sequences;
 use std::collections::BTreeMap;
 
 /// Numbers that are the same in every run.
@@ -48,6 +49,8 @@ impl World {
                     aggregate,
                     late,
                     watermark,
+                    set_aside: 0,
+                    sequences: Sequences::default(),
                 });
             }
             self.seq += 1;

@@ -1,0 +1,99 @@
+//! What became of each reading of a publish, and the reasons for setting one aside.
+//!
+//! Each reading is judged once, in its shard's log: counted, recognised as counted before, or set aside with a [`Reason`].
+//! A reading that is set aside changes neither windows nor sequence numbers, and never keeps its neighbours in
+//! the same publish from being counted.
+//!
+//! A new reason is a variant of [`Reason`], an entry in [`Reason::ALL`], a name and a sentence; all counters,
+//! answers and pages take it from there.
+
+use bincode::{Decode, Encode};
+use std::fmt;
+
+/// What became of the readings of one publish that lie in one shard. A publish whose readings were all counted costs no
+/// allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Judged {
+    /// How many were counted now.
+    pub counted: u32,
+    /// How many were recognised by their sequence number as counted before.
+    pub recognised: u32,
+    /// The others, in the order of the readings. At most as many as the item has readings.
+    pub set_aside: Vec<SetAside>,
+}
+
+impl Judged {
+    /// Whether at least one reading is in the windows, since now or since earlier.
+    pub fn is_kept(&self) -> bool {
+        self.counted > 0 || self.recognised > 0
+    }
+}
+
+/// A reading that was not counted, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct SetAside {
+    /// Which of the item's readings, from 0.
+    pub reading: u32,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a reading was set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub enum Reason {
+    /// Its sequence number lies so far below the greatest one that nobody can tell whether it was counted.
+    FarBehind,
+    /// Its sequence number leaps further ahead than the rules allow.
+    LeapsAhead,
+    /// It would need one stream more than the shard may have.
+    StreamsFull,
+    /// Its value, its time or its stream's name is none that a decoder gives.
+    Unsound,
+}
+
+impl Reason {
+    /// All reasons, in the order of their declaration.
+    pub const ALL: [Self; 4] = [Self::FarBehind, Self::LeapsAhead, Self::StreamsFull, Self::Unsound];
+
+    /// Its name in counters and answers to programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FarBehind => "far_behind",
+            Self::LeapsAhead => "leaps_ahead",
+            Self::StreamsFull => "streams_full",
+            Self::Unsound => "unsound",
+        }
+    }
+
+    /// Whether a bound of the site is the cause, rather than what the device sent.
+    pub fn is_bound(self) -> bool {
+        matches!(self, Self::StreamsFull)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FarBehind => "its sequence number is too far behind to tell whether it was counted",
+            Self::LeapsAhead => "its sequence number leaps further ahead than max_leap allows",
+            Self::StreamsFull => "the shard has its most streams (max_streams)",
+            Self::Unsound => "its value, time or stream's name can't be",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_is_listed_once_with_a_name_and_a_sentence_of_its_own() {
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
+        let sentences: BTreeSet<_> = Reason::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!((names.len(), sentences.len()), (Reason::ALL.len(), Reason::ALL.len()));
+        for (at, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
+    }
+}
