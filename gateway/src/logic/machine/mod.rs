@@ -52,7 +52,7 @@ mod window;
 
 pub use clients::{MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use command::*;
-pub use dedup::{MAX_BOOTS_ENTRIES, SEQUENCE_WIDTH_ENTRIES};
+pub use dedup::{MAX_BOOTS_ENTRIES, MAX_NUMBER, SEQUENCE_WIDTH_ENTRIES};
 pub use judged::{Judged, Reason, SetAside};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
 pub use query::{DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView};
@@ -62,7 +62,7 @@ pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
 pub use window::MAX_OPEN_WINDOWS_ENTRIES;
 
 use clients::{Clients, Known};
-use dedup::Fate;
+use dedup::{Fate, Numbering};
 use names::Names;
 use outbox::Outbox;
 use rules::Class;
@@ -438,19 +438,27 @@ impl Machine {
                 }
             };
             let counters = &mut applied.counters;
+            let mut number = None;
             if let Some(seq) = r.seq {
-                let boots = &mut self.streams.list[id as usize].boots;
-                match dedup::note(boots, r.boot, seq, &mut counters.boots_forgotten) {
-                    Fate::New => {}
+                let stream = &mut self.streams.list[id as usize];
+                let numbering = Numbering::of(&self.classes[usize::from(stream.class)]);
+                let forgotten = &mut counters.boots_forgotten;
+                let reason = match dedup::note(&mut stream.boots, r.boot, seq, numbering, forgotten) {
+                    Fate::New(n) => {
+                        number = Some((r.boot, n));
+                        None
+                    }
                     Fate::Repeated => {
                         judged.recognised += 1;
                         continue;
                     }
-                    Fate::Unknown => {
-                        set_aside(counters, Reason::FarBehind);
-                        self.streams.set_aside(id, &self.classes);
-                        continue;
-                    }
+                    Fate::FarBehind => Some(Reason::FarBehind),
+                    Fate::LeapsAhead => Some(Reason::LeapsAhead),
+                };
+                if let Some(reason) = reason {
+                    set_aside(counters, reason);
+                    self.streams.set_aside(id, reason, &self.classes);
+                    continue;
                 }
             }
             // -0 is written as 0: which of them is the least differs between processors.
@@ -459,7 +467,7 @@ impl Machine {
             *index = index.wrapping_add(1);
             judged.counted += 1;
             let most_open = self.rules.max_open_parts;
-            let measured = Measured { sample, number: r.seq.map(|seq| (r.boot, seq)) };
+            let measured = Measured { sample, number };
             let (late, forced) = self.streams.count(id, measured, now, ahead, most_open, &self.classes);
             counters.late += u64::from(late);
             counters.future += u64::from(time > now.wall.plus(ahead));

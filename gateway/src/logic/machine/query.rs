@@ -4,6 +4,7 @@
 //! cloud. A window is answered as the merge of its closed parts that are still there and its open one.
 
 use super::Machine;
+use super::judged::Reason;
 use super::rules::matches;
 use super::window::{Closed, merge};
 use bincode::{Decode, Encode};
@@ -86,6 +87,8 @@ pub struct StreamInfo {
     pub seen: EpochMs,
     /// Its watermark.
     pub watermark: EpochMs,
+    /// How many of its readings were set aside, by reason.
+    pub set_aside: Vec<(Reason, u64)>,
 }
 
 /// How much of an answer is wanted.
@@ -250,6 +253,7 @@ impl Machine {
                 windows_ms: self.classes[usize::from(stream.class)].windows_ms.clone(),
                 seen: stream.seen,
                 watermark: stream.watermark,
+                set_aside: stream.reasons().collect(),
             }
         };
         self.names.devices[device as usize].streams.iter().take(MAX_ANSWER_ENTRIES).map(info).collect()

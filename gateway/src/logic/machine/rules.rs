@@ -20,6 +20,11 @@ pub const MAX_PATTERN_BYTES: usize = 256;
 /// The longest wait that a rule may ask for: a day.
 pub const MAX_WAIT_MS: u32 = 86_400_000;
 
+/// The narrowest counter that may wrap.
+pub const MIN_SEQUENCE_BITS: u32 = 8;
+/// The widest one.
+pub const MAX_SEQUENCE_BITS: u32 = 32;
+
 /// How one shard counts, waits and bounds. The bounds are per shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(default, deny_unknown_fields)]
@@ -40,6 +45,8 @@ pub struct Rules {
     pub cut_after_ms: u32,
     /// Readings further ahead of the wall time than this are counted but move no watermark.
     pub max_future_ms: u32,
+    /// A sequence number further above its stream's greatest than this is set aside, unless the next one follows it.
+    pub max_leap: u32,
     /// The longest that a session outlives its connection, whatever its client asks for, in seconds.
     pub session_expiry_cap_s: u32,
     /// The most streams; a publish that names one more is refused.
@@ -78,6 +85,10 @@ pub struct Override {
     pub late_flush_ms: Option<u32>,
     /// As in [`Rules::quantiles`].
     pub quantiles: Option<bool>,
+    /// As in [`Rules::max_leap`].
+    pub max_leap: Option<u32>,
+    /// The width in bits of the counter that gives the sequence numbers, if it wraps: 8 to 32.
+    pub sequence_bits: Option<u8>,
 }
 
 impl Default for Override {
@@ -91,6 +102,8 @@ impl Default for Override {
             idle_close_ms: None,
             late_flush_ms: None,
             quantiles: None,
+            max_leap: None,
+            sequence_bits: None,
         }
     }
 }
@@ -105,6 +118,7 @@ impl Default for Rules {
             quantiles: true,
             cut_after_ms: 1_000,
             max_future_ms: 600_000,
+            max_leap: 1_000_000,
             session_expiry_cap_s: 7 * 86_400,
             max_streams: 20_000,
             max_sessions: 10_000,
@@ -140,6 +154,7 @@ impl Rules {
             ("late_flush_ms", self.late_flush_ms, 100, MAX_WAIT_MS),
             ("cut_after_ms", self.cut_after_ms, 0, 60_000),
             ("max_future_ms", self.max_future_ms, 0, MAX_WAIT_MS),
+            ("max_leap", self.max_leap, 1, u32::MAX),
             ("session_expiry_cap_s", self.session_expiry_cap_s, 0, u32::MAX),
             ("max_streams", self.max_streams, 1, 1_000_000),
             ("max_sessions", self.max_sessions, 1, 1_000_000),
@@ -175,6 +190,9 @@ impl Rules {
             for (name, found, least) in waits {
                 check(&format!("streams[{i}].{name}"), found.unwrap_or(least), least, MAX_WAIT_MS)?;
             }
+            check(&format!("streams[{i}].max_leap"), o.max_leap.unwrap_or(1), 1, u32::MAX)?;
+            let bits = u32::from(o.sequence_bits.unwrap_or(32));
+            check(&format!("streams[{i}].sequence_bits"), bits, MIN_SEQUENCE_BITS, MAX_SEQUENCE_BITS)?;
         }
         Ok(())
     }
@@ -187,6 +205,8 @@ impl Rules {
             idle_close_ms: u64::from(self.idle_close_ms),
             late_flush_ms: u64::from(self.late_flush_ms),
             quantiles: self.quantiles,
+            max_leap: u64::from(self.max_leap),
+            sequence_bits: None,
         };
         let of = |o: &Override| Class {
             windows_ms: o.windows_ms.clone().unwrap_or_else(|| default.windows_ms.clone()),
@@ -194,6 +214,8 @@ impl Rules {
             idle_close_ms: o.idle_close_ms.map_or(default.idle_close_ms, u64::from),
             late_flush_ms: o.late_flush_ms.map_or(default.late_flush_ms, u64::from),
             quantiles: o.quantiles.unwrap_or(default.quantiles),
+            max_leap: o.max_leap.map_or(default.max_leap, u64::from),
+            sequence_bits: o.sequence_bits,
         };
         let overrides: Vec<Class> = self.streams.iter().map(of).collect();
         std::iter::once(default).chain(overrides).collect()
@@ -214,6 +236,8 @@ pub(super) struct Class {
     pub idle_close_ms: u64,
     pub late_flush_ms: u64,
     pub quantiles: bool,
+    pub max_leap: u64,
+    pub sequence_bits: Option<u8>,
 }
 
 fn bad(name: &str, found: String, wanted: String) -> BadRule {

@@ -17,7 +17,7 @@ use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::TIME_RANGE;
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;

@@ -14,12 +14,13 @@
 //! Invariant: an open part that is not late ends after its stream's watermark.
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
+use super::judged::Reason;
 use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The most open parts of one stream and width.
 pub const MAX_OPEN_WINDOWS_ENTRIES: usize = 64;
@@ -77,8 +78,17 @@ pub(super) struct Stream {
     /// By (width, start).
     pub open: Vec<Open>,
     pub boots: Vec<Boot>,
-    /// How many readings were set aside that no part has told of yet, by width; empty: none.
-    pub set_aside: Vec<u64>,
+    /// Nothing, as long as none of its readings was set aside.
+    pub set_aside: Option<Box<Aside>>,
+}
+
+/// How many readings of a stream were set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub(super) struct Aside {
+    /// Ever, by reason.
+    pub reasons: BTreeMap<Reason, u64>,
+    /// That no part has told of yet, by width.
+    waiting: Vec<u64>,
 }
 
 /// A stream as a snapshot has it.
@@ -89,7 +99,7 @@ pub(super) struct Stored {
     pub watermark: EpochMs,
     pub open: Vec<Open>,
     pub boots: Vec<Boot>,
-    pub set_aside: Vec<u64>,
+    pub set_aside: Option<Box<Aside>>,
 }
 
 /// A reading to be counted.
@@ -126,7 +136,7 @@ impl Streams {
             due: NEVER,
             open: Vec::new(),
             boots: Vec::new(),
-            set_aside: Vec::new(),
+            set_aside: None,
         });
     }
 
@@ -141,7 +151,7 @@ impl Streams {
             o.aggregate.is_sound() && o.sequences.is_sound() && width.is_some_and(aligned)
         };
         let boots_sound = boots.len() <= MAX_BOOTS_ENTRIES && boots.iter().all(Boot::is_sound);
-        let widths = set_aside.is_empty() || set_aside.len() == of.windows_ms.len();
+        let widths = set_aside.as_ref().is_none_or(|a| a.waiting.len() == of.windows_ms.len());
         if !ordered || !boots_sound || !widths || !open.iter().all(sound) {
             return false;
         }
@@ -170,10 +180,12 @@ impl Streams {
     }
 
     /// A reading of stream `id` was set aside: the next part of each width that closes tells of it.
-    pub fn set_aside(&mut self, id: u32, classes: &[Class]) {
+    pub fn set_aside(&mut self, id: u32, reason: Reason, classes: &[Class]) {
         let stream = &mut self.list[id as usize];
-        stream.set_aside.resize(classes[usize::from(stream.class)].windows_ms.len(), 0);
-        stream.set_aside.iter_mut().for_each(|n| *n += 1);
+        let aside = stream.set_aside.get_or_insert_default();
+        *aside.reasons.entry(reason).or_default() += 1;
+        aside.waiting.resize(classes[usize::from(stream.class)].windows_ms.len(), 0);
+        aside.waiting.iter_mut().for_each(|n| *n += 1);
     }
 
     /// Counts a reading of stream `id`. Says whether it came late, and how many parts a bound has closed.
@@ -319,9 +331,15 @@ impl Streams {
 impl Stream {
     /// Its class has other widths now, so many.
     pub fn widths_changed(&mut self, widths: usize) {
-        if let Some(most) = self.set_aside.iter().copied().max() {
-            self.set_aside = vec![most; widths];
+        if let Some(aside) = &mut self.set_aside {
+            let most = aside.waiting.iter().copied().max().unwrap_or(0);
+            aside.waiting = vec![most; widths];
         }
+    }
+
+    /// How many of its readings were set aside, by reason.
+    pub fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> {
+        self.set_aside.iter().flat_map(|aside| aside.reasons.iter().map(|(reason, n)| (*reason, *n)))
     }
 
     fn deadline(&self, classes: &[Class]) -> ElapsedMs {
@@ -373,8 +391,9 @@ impl Open {
 }
 
 /// Takes what no part of a width has told of yet.
-fn take(set_aside: &mut [u64], width: u8) -> u64 {
-    set_aside.get_mut(usize::from(width)).map_or(0, std::mem::take)
+fn take(set_aside: &mut Option<Box<Aside>>, width: u8) -> u64 {
+    let waiting = set_aside.as_mut().and_then(|aside| aside.waiting.get_mut(usize::from(width)));
+    waiting.map_or(0, std::mem::take)
 }
 
 /// Whether a window that holds a time in range can start here.
