@@ -3,8 +3,8 @@
 
 use crate::source::Source;
 use selvedge_gateway::logic::machine::{
-    Applied, Command, Connect, Item, Machine, Origin, Outcome, Page, Proposal, Publish, Query, Reading,
-    Rules, Source as By, Submission, Verdict,
+    Applied, Command, Connect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Outcome, Page, Proposal,
+    Publish, Query, Reading, Rules, Source as By, Submission, Verdict,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
@@ -63,6 +63,10 @@ fn small_rules() -> Rules {
     Rules {
         windows_ms: vec![10_000, 60_000],
         max_streams: 6,
+        max_streams_per_device: 4,
+        max_streams_per_client: 3,
+        max_names_bytes: 1_024,
+        retire_idle_after_s: 3_600,
         max_sessions: 3,
         max_subscriptions: 4,
         max_clients: 3,
@@ -106,6 +110,8 @@ fn check_applied(applied: &Applied, next_seq: &mut u64, machine: &Machine) {
 fn check_bounds(machine: &Machine) {
     let (sizes, rules, outbox) = (machine.sizes(), machine.rules(), machine.outbox_stats());
     assert!(sizes.streams <= rules.max_streams.max(6) as usize && sizes.devices <= sizes.streams);
+    assert!(sizes.names_bytes <= rules.max_names_bytes.max(1_024) as usize);
+    assert!(sizes.tombstones <= MAX_TOMBSTONES_ENTRIES);
     assert!(sizes.open_parts <= rules.max_open_parts as usize);
     assert!(sizes.sessions <= rules.max_sessions.max(3) as usize);
     assert!(sizes.clients <= rules.max_clients.max(4096) as usize);
@@ -175,7 +181,7 @@ fn proposal(source: &mut Source, machine: &Machine) -> Option<Proposal> {
 }
 
 fn command(source: &mut Source, machine: &Machine) -> Command {
-    match source.below(12) {
+    match source.below(13) {
         0 | 1 => Command::Tick,
         2 => {
             let stats = machine.outbox_stats();
@@ -219,8 +225,11 @@ fn name(source: &mut Source) -> String {
 fn submission(source: &mut Source) -> Submission {
     let streams = (0..1 + source.below(3)).map(|_| StreamName { device: name(source), stream: name(source) });
     let streams: Vec<_> = streams.collect();
+    let count = streams.len() as u32;
+    let maker = |stream| source.flag().then(|| Maker { stream, client: name(source) });
+    let makers = (0..count).filter_map(maker).collect();
     let items = (0..source.below(4)).map(|_| item(source)).collect();
-    Submission { streams, items }
+    Submission { streams, makers, items }
 }
 
 fn item(source: &mut Source) -> Item {
@@ -242,8 +251,9 @@ fn item(source: &mut Source) -> Item {
         3 => Item::Touch { client, epoch, shard: source.below(4) as u16 },
         4 => Item::Release(by(source, client)),
         5 => Item::Reading(reading(source)),
+        6 => Item::Retire { device: name(source), stream: source.flag().then(|| name(source)) },
         n => {
-            let by = (n > 9).then(|| by(source, client));
+            let by = (n > 10).then(|| by(source, client));
             let readings = (0..source.below(5)).map(|_| reading(source)).collect();
             Item::Publish(Publish { source: by, readings })
         }

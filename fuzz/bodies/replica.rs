@@ -306,7 +306,7 @@ fn submission(source: &mut Source) -> Arc<[u8]> {
         })
         .collect();
     let items = vec![Item::Publish(Publish { source: None, readings })];
-    Submission { streams: vec![name("s"), name("t")], items }.encode().into()
+    Submission { streams: vec![name("s"), name("t")], makers: Vec::new(), items }.encode().into()
 }
 
 fn command(source: &mut Source) -> Command {

@@ -41,7 +41,7 @@ impl Script {
         for token in tokens {
             let name = StreamName { device: "d".into(), stream: "s".into() };
             let reading = Reading { stream: 7, time: None, value: token as f64, seq: None, boot: None };
-            let reading = NamedReading { name: name.into(), reading };
+            let reading = NamedReading { name: name.into(), maker: None, reading };
             let item = Forwardable::Publish(None, vec![reading; readings]);
             self.forward.submit(S, Ticket { connection: 1, token }, item);
             self.forward.flush(now, &mut self.out);
@@ -258,7 +258,7 @@ fn an_estimate_is_never_below_the_bytes_of_a_batch() {
         s.forward.submit(
             S,
             Ticket { connection: 2, token },
-            Forwardable::Publish(None, vec![NamedReading { name: name.into(), reading }]),
+            Forwardable::Publish(None, vec![NamedReading { name: name.into(), maker: None, reading }]),
         );
     }
     s.forward.flush(0, &mut s.out);

@@ -71,6 +71,36 @@ fn a_qos_1_resend_at_another_gateway_counts_once() {
 }
 
 #[test]
+fn a_device_that_is_retired_at_any_gateway_is_gone_and_its_resends_do_not_count() {
+    let site = Site::shared();
+    let mut client = Client::connect(site.mqtt(0), Hello::clean("retiring")).unwrap();
+    let mut publish = |packet_id: u16, seq: u32| {
+        let payload = format!(r#"{{"value":1,"seq":{seq}}}"#);
+        client.publish("d/retiring/x", &payload, 1, packet_id, false);
+        assert_eq!(client.packet(PUBACK)[..2], packet_id.to_be_bytes());
+    };
+    (1..=3).for_each(|n| publish(n, u32::from(n)));
+    until("another gateway's replica knows the device", || {
+        let stream = &site.json(1, "/v1/devices/retiring")["streams"][0];
+        stream["stream"] == "x" && stream["client"] == "retiring"
+    });
+    assert_eq!(site.delete(1, "/v1/devices/retiring")["retired_streams"], 1);
+    assert_eq!(site.delete(2, "/v1/devices/retiring")["retired_streams"], 0);
+    until("all replicas have retired it", || {
+        (0..3).all(|i| site.json(i, "/v1/devices/retiring")["error"].is_string())
+    });
+    // What it sends again was counted, and brings nothing back; what is new makes it known again.
+    publish(4, 2);
+    assert_eq!(site.count(0, "retiring"), 0);
+    publish(5, 4);
+    assert_eq!(site.count(2, "retiring"), 1);
+    assert_eq!(site.delete(0, "/v1/devices/retiring/streams/none")["retired_streams"], 0);
+    assert_eq!(site.delete(0, "/v1/devices/retiring/streams/x")["retired_streams"], 1);
+    let bounds = site.json(0, "/v1/status")["bounds"].take();
+    assert!(bounds.as_array().is_some_and(|list| list.iter().any(|b| b["rule"] == "max_streams")));
+}
+
+#[test]
 fn a_qos_2_publish_counts_once_until_it_is_released_wherever_it_is_resent() {
     let site = Site::shared();
     let (hello, topic) = (Hello::persistent("exact"), "d/exact-device/force");

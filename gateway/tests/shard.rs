@@ -84,8 +84,12 @@ fn readings(streams: &[&str]) -> Vec<u8> {
         Item::Publish(Publish { source: None, readings: vec![reading] })
     };
     let name = |s: &&str| StreamName { device: "d".into(), stream: s.to_string() };
-    Submission { streams: streams.iter().map(name).collect(), items: (0..).zip(streams).map(item).collect() }
-        .encode()
+    Submission {
+        streams: streams.iter().map(name).collect(),
+        makers: Vec::new(),
+        items: (0..).zip(streams).map(item).collect(),
+    }
+    .encode()
 }
 
 #[test]

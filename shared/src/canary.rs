@@ -38,13 +38,15 @@ pub enum Canary {
     DedupNotInSnapshot,
     /// The outbox is trimmed when a batch was sent, not when it was confirmed.
     SentIsConfirmed,
+    /// A retired stream leaves no tombstone.
+    RetiredIsForgotten,
     /// A restarted gateway seals with the key and the nonces of its earlier start.
     NonceUsedAgain,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -62,6 +64,7 @@ impl Canary {
         Self::DedupNotInSnapshot,
         Self::SentIsConfirmed,
         Self::NonceUsedAgain,
+        Self::RetiredIsForgotten,
     ];
 }
 

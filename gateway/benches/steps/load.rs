@@ -87,7 +87,7 @@ impl Load {
     pub fn items(&mut self) -> Vec<(Ticket, Forwardable)> {
         let batch = self.batch();
         let item = |(token, (device, reading)): (u64, (usize, Reading))| {
-            let reading = NamedReading { name: self.names[device].clone(), reading };
+            let reading = NamedReading { name: self.names[device].clone(), maker: None, reading };
             (Ticket { connection: device as u64, token }, Forwardable::Reading(reading))
         };
         (1..).zip(batch).map(item).collect()

@@ -2,16 +2,17 @@
 //! from the forwarder's actor; every lock is held for one batch of one connection.
 
 use crate::actors::forwarder::{Forwarder, Submit};
+use crate::actors::orders::{ORDERS, Orders};
 use crate::actors::switch::{InterestChanged, Switch, ToPeers};
 use crate::logic::decode::Decoder;
-use crate::logic::forward::Settled;
-use crate::logic::machine::Origin;
+use crate::logic::forward::{Forwardable, Settled, Ticket};
+use crate::logic::machine::{Item, Origin, Outcome};
 use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use crate::logic::ring::Ring;
 use crate::logic::session::{CONNECT_WAIT_MS, Effects, Quarantined, Session, Site};
 use actix::Addr;
 use bytes::Bytes;
-use selvedge_shared::ids::GatewayId;
+use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
     Answer, Application, CloseReason, Handle, Inbound, Publish, QoS, Refusal, Router,
 };
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// How many quarantined publishes can be read; older ones make way.
 pub const MAX_QUARANTINE_ENTRIES: usize = 256;
@@ -73,6 +75,7 @@ pub struct Front {
     busy: AtomicU8,
     acked: AtomicU64,
     quarantined: AtomicU64,
+    orders: Orders,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -97,6 +100,7 @@ impl Front {
             busy: AtomicU8::new(0),
             acked: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
+            orders: Orders::default(),
         }
     }
 
@@ -107,6 +111,9 @@ impl Front {
 
     /// What became of items of one connection.
     pub fn settled(&self, connection: u64, list: impl Iterator<Item = Settled>) {
+        if connection == ORDERS {
+            return list.for_each(|settled| self.orders.settled(settled));
+        }
         let Some(client) = self.client(connection) else { return list.for_each(drop) };
         let (mut effects, site) = (Effects::default(), self.site());
         let mut session = lock(&client.session);
@@ -119,6 +126,15 @@ impl Front {
         if over {
             self.forget(connection);
         }
+    }
+
+    /// Gives an operator's order to a shard; its outcome comes when it is chosen. Nothing if too many are under way.
+    pub fn order(&self, shard: ShardId, item: Item) -> Option<oneshot::Receiver<Outcome>> {
+        let ways = self.ways.get()?;
+        let (token, outcome) = self.orders.open()?;
+        let ticket = Ticket { connection: ORDERS, token };
+        ways.forwarder.do_send(Submit(vec![(shard, ticket, Forwardable::Item(item))]));
+        Some(outcome)
     }
 
     /// Whether clients have come of whom [`Front::expire`] is to be asked.

@@ -1,5 +1,8 @@
 //! The HTTP API: how the gateway is, recent windows, the quarantine, metrics.
 
+mod devices;
+
+use crate::actors::fullness;
 use crate::actors::link::PeerLinks;
 use crate::actors::log::{GetLogFigures, LogActor};
 use crate::actors::report::Overview;
@@ -24,7 +27,8 @@ use tokio::sync::oneshot;
 /// A question that was not answered in this time is given up.
 const QUERY_WAIT_MS: u64 = 3_000;
 
-const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/quarantine, /metrics, /healthz, /readyz";
+const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/devices/{device} (DELETE too), \
+                     /v1/devices/{device}/streams/{stream} (DELETE only), /v1/quarantine, /metrics, /healthz, /readyz";
 
 /// What the handlers work with.
 pub struct Api {
@@ -50,7 +54,10 @@ pub struct Api {
 pub fn routes(app: &mut web::ServiceConfig) {
     app.route("/v1/status", web::get().to(status))
         .route("/v1/aggregates", web::get().to(aggregates))
-        .route("/v1/devices", web::get().to(devices))
+        .route("/v1/devices", web::get().to(devices::list))
+        .route("/v1/devices/{device}", web::get().to(devices::one))
+        .route("/v1/devices/{device}", web::delete().to(devices::retire_device))
+        .route("/v1/devices/{device}/streams/{stream}", web::delete().to(devices::retire_stream))
         .route("/v1/quarantine", web::get().to(quarantine))
         .route("/metrics", web::get().to(metrics_page))
         .route("/healthz", web::get().to(|| async { "ok\n" }))
@@ -60,7 +67,8 @@ pub fn routes(app: &mut web::ServiceConfig) {
 
 async fn unknown(request: HttpRequest) -> HttpResponse {
     let path: String = request.path().chars().take(80).collect();
-    let error = format!("there is no {} {path}; there are (GET): {PATHS}", request.method());
+    let error =
+        format!("there is no {} {path}; there are (GET, unless said otherwise): {PATHS}", request.method());
     HttpResponse::NotFound().json(json!({ "error": error }))
 }
 
@@ -68,7 +76,11 @@ async fn readyz(api: web::Data<Api>) -> HttpResponse {
     let reports = api.overview.reports(false).await;
     let up = api.overview.up().await;
     match api.overview.trouble(&reports, &up) {
-        None => HttpResponse::Ok().body("ready\n"),
+        None => {
+            let warnings = fullness::warnings(&reports);
+            let lines = warnings.iter().map(|w| format!("warning: {w}\n"));
+            HttpResponse::Ok().body(std::iter::once("ready\n".to_string()).chain(lines).collect::<String>())
+        }
         Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
     }
 }
@@ -83,6 +95,8 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
     let sum = |f: fn(&ShardReport) -> u64| leading.iter().map(|r| f(r)).sum::<u64>();
     let totals = json!({
         "leading": leading.len(),
+        "devices": leading.iter().map(|r| r.sizes.devices).sum::<usize>(),
+        "streams": leading.iter().map(|r| r.sizes.streams).sum::<usize>(),
         "outbox_batches": sum(|r| r.status.outbox_batches),
         "outbox_bytes": sum(|r| r.status.outbox_bytes),
         "waiting_parts": sum(|r| r.status.waiting_parts),
@@ -98,10 +112,15 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
         .map(|l| json!({ "gateway": l.peer.0, "up": up.contains(&l.peer), "trouble": l.trouble }))
         .collect();
     let shards: Vec<_> = reports.iter().map(|r| &r.status).collect();
+    let bounds: Vec<_> = fullness::fullest(&reports)
+        .into_iter()
+        .map(|(shard, f)| json!({ "rule": f.rule, "fullest_shard": shard, "used": f.used, "most": f.most, "who": f.who }))
+        .collect();
     HttpResponse::Ok().json(json!({
         "site": api.site, "gateway": api.me.0, "ready": trouble.is_none(), "trouble": trouble,
         "uplink_connected": api.uplink.send(IsConnected).await.unwrap_or(false),
-        "log": log, "totals": totals, "peers": peers, "shards": shards,
+        "log": log, "totals": totals, "peers": peers, "shards": shards, "bounds": bounds,
+        "warnings": fullness::warnings(&reports),
     }))
 }
 
@@ -120,22 +139,13 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_gateways_up", up.len() as f64);
     gauge("selvedge_log_room", f64::from(u8::from(log.room)));
     gauge("selvedge_log_segments", log.segments as f64);
+    fullness::set_gauges(&reports);
     api.metrics.render()
 }
 
 async fn quarantine(api: web::Data<Api>) -> HttpResponse {
     let (total, entries) = api.overview.front.quarantine();
     HttpResponse::Ok().json(json!({ "total": total, "kept": entries.len(), "entries": entries }))
-}
-
-async fn devices(api: web::Data<Api>) -> HttpResponse {
-    let reports = api.overview.reports(true).await;
-    let list: Vec<_> = reports
-        .iter()
-        .flat_map(|r| &r.devices)
-        .map(|d| json!({ "device": &*d.device, "streams": d.streams, "seen": d.seen.to_string() }))
-        .collect();
-    HttpResponse::Ok().json(json!({ "devices": list, "of_shards": api.overview.shards.len() }))
 }
 
 type Given = web::Query<Vec<(String, String)>>;

@@ -2,9 +2,11 @@
 
 pub mod forwarder;
 pub mod front;
+pub mod fullness;
 pub mod http;
 pub mod link;
 pub mod log;
+pub mod orders;
 mod pulse;
 pub mod report;
 pub mod shard;

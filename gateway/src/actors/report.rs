@@ -1,6 +1,7 @@
 //! How the gateway is as a whole: for operators, and as reports to the nodes.
 
 use crate::actors::front::Front;
+use crate::actors::fullness;
 use crate::actors::pulse;
 use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
 use crate::actors::switch::{GetPeers, Switch};
@@ -90,24 +91,38 @@ pub struct Reporter {
 impl Reporter {
     /// Reports as long as the gateway runs, while the broker is connected.
     pub async fn run(self) {
-        let mut n = 0;
+        let (mut n, mut warned) = (0, Vec::new());
         loop {
             tokio::select! {
                 () = next(REPORT_MS) => {}
                 () = self.changed.notified() => next(GATHER_MS).await,
             }
+            let reports = self.overview.reports(false).await;
+            Self::warn(&reports, &mut warned);
             // The load is asked for where reports go out: no answer, no connection.
             if let Some(load) = self.uplink.send(GetLoad).await.ok().flatten() {
                 n += 1;
-                let report = self.make(n, load).await;
+                let report = self.make(n, load, reports).await;
                 self.uplink.do_send(SendReport(report));
             }
         }
     }
 
-    async fn make(&self, n: u64, (questions, question_ms): (u32, u32)) -> Report {
+    /// Logs what has come near a bound since it last looked, once a rule.
+    fn warn(reports: &[ShardReport], warned: &mut Vec<&'static str>) {
+        let near = fullness::fullest(reports).into_iter().filter(|(_, f)| f.is_near());
+        let near: Vec<_> = near.map(|(_, f)| f.rule).collect();
+        if near.iter().any(|rule| !warned.contains(rule)) {
+            for warning in fullness::warnings(reports) {
+                tracing::warn!("near a bound: {warning}");
+            }
+        }
+        *warned = near;
+    }
+
+    async fn make(&self, n: u64, (questions, question_ms): (u32, u32), reports: Vec<ShardReport>) -> Report {
         let ring = &self.overview.ring;
-        let (reports, up) = (self.overview.reports(false).await, self.overview.up().await);
+        let up = self.overview.up().await;
         let now = EpochMs::now();
         let led = |r: &ShardReport| Led {
             shard: ShardId(r.status.shard),

@@ -5,7 +5,7 @@ use crate::actors::forwarder::{Answered, Forwarder, LeaderIs};
 use crate::actors::log::{Healed, LogActor, Persist, Store, end_process};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
-use crate::logic::machine::{Counters, DeviceInfo, MAX_ANSWER_ENTRIES};
+use crate::logic::machine::{Counters, DeviceInfo, Fullness, MAX_ANSWER_ENTRIES, Sizes, StreamInfo};
 use crate::logic::peer::PeerMessage;
 use crate::logic::replica::{Replica, Said};
 use crate::logic::shard::{Event, Now, Status};
@@ -49,7 +49,16 @@ pub struct ShardReport {
     pub led: u64,
     /// Its devices, if asked for.
     pub devices: Vec<DeviceInfo>,
+    /// How much its tables hold.
+    pub sizes: Sizes,
+    /// How much of each bound is used.
+    pub fullness: Vec<Fullness>,
 }
+
+/// Asks for a device and its streams; nothing if it is not known.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<(DeviceInfo, Vec<StreamInfo>)>")]
+pub struct GetDevice(pub String);
 
 /// Whom the shard's effects go to.
 #[derive(Clone)]
@@ -251,6 +260,15 @@ impl Handler<GetStatus> for ShardActor {
         let core = self.replica.core();
         let devices =
             if wanted.devices { core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
-        ShardReport { status: core.status(), led: self.led, devices }
+        let (sizes, fullness) = (core.machine().sizes(), core.machine().fullness());
+        ShardReport { status: core.status(), led: self.led, devices, sizes, fullness }
+    }
+}
+
+impl Handler<GetDevice> for ShardActor {
+    type Result = Option<(DeviceInfo, Vec<StreamInfo>)>;
+    fn handle(&mut self, GetDevice(device): GetDevice, _: &mut Self::Context) -> Self::Result {
+        let machine = self.replica.core().machine();
+        machine.device(&device).map(|info| (info, machine.streams(&device)))
     }
 }

@@ -21,7 +21,7 @@
 //! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. The state
 //! machine remembers the last outcomes that say anything else.
 
-use super::machine::{Item, Origin, Outcome, Publish, Submission, Verdict};
+use super::machine::{Item, Maker, Origin, Outcome, Publish, Submission, Verdict};
 use super::peer::{BusyReason, ForwardAnswer};
 use super::ring::Ring;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -39,6 +39,8 @@ pub const MAX_BATCH_BYTES: usize = 128 * 1024;
 pub const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
 /// The most that a reading takes in a batch besides the bytes of its names.
 pub const READING_BYTES: usize = 56;
+/// The most that the client of a new stream takes in a batch besides the bytes of its id.
+const MAKER_BYTES: usize = 8;
 /// An unanswered batch is sent again after this time.
 pub const RESEND_MS: u64 = 500;
 /// A batch that found no leader, or a busy one, is sent again after this time.
@@ -60,13 +62,16 @@ pub struct Ticket {
 pub struct NamedReading {
     /// The stream.
     pub name: Arc<StreamName>,
+    /// The client id of who names it, as long as the stream may not be known to its shard yet.
+    pub maker: Option<Arc<str>>,
     /// The reading; its stream index is filled in when the batch is made.
     pub reading: super::machine::Reading,
 }
 
 impl NamedReading {
     fn estimate_bytes(&self) -> usize {
-        self.name.device.len() + self.name.stream.len() + READING_BYTES
+        let maker = self.maker.as_ref().map_or(0, |client| client.len() + MAKER_BYTES);
+        self.name.device.len() + self.name.stream.len() + maker + READING_BYTES
     }
 }
 
@@ -377,6 +382,8 @@ struct StreamList {
     known: HashMap<Arc<StreamName>, u32>,
     /// Readings of one stream often follow each other.
     last: Option<(Arc<StreamName>, u32)>,
+    /// Who names those that may be new.
+    makers: BTreeMap<u32, Arc<str>>,
 }
 
 impl StreamList {
@@ -424,8 +431,13 @@ impl Lane {
             bytes += more;
             let Some((ticket, item)) = self.queue.pop_front() else { break };
             tickets.push(ticket);
-            let mut place =
-                |r: NamedReading| super::machine::Reading { stream: streams.index(r.name), ..r.reading };
+            let mut place = |r: NamedReading| {
+                let stream = streams.index(r.name);
+                if let Some(client) = r.maker {
+                    streams.makers.entry(stream).or_insert(client);
+                }
+                super::machine::Reading { stream, ..r.reading }
+            };
             submission.items.push(match item {
                 Forwardable::Item(item) => item,
                 Forwardable::Reading(reading) => Item::Reading(place(reading)),
@@ -436,6 +448,8 @@ impl Lane {
         }
         self.queue_bytes -= bytes;
         submission.streams = streams.names;
+        let maker = |(stream, client): (u32, Arc<str>)| Maker { stream, client: client.to_string() };
+        submission.makers = streams.makers.into_iter().map(maker).collect();
         self.last_n += 1;
         let submission = submission.encode().into();
         Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes, answer: None }

@@ -17,7 +17,9 @@
 
 use super::decode::{Decoded, Decoder};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
-use super::machine::{Connect, Item, MAX_FILTER_BYTES, Origin, Outcome, Reading, Reason, Source};
+use super::machine::{
+    Connect, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, Origin, Outcome, Reading, Reason, Source,
+};
 use super::ring::Ring;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
@@ -277,6 +279,8 @@ impl Session {
             self.assigned = true;
             self.client = format!("auto-{}-{}-{}", site.origin.gateway.0, site.origin.start, self.connection);
         }
+        let fits = !self.assigned && self.client.len() <= MAX_CLIENT_BYTES;
+        self.names.maker = if fits { self.client.as_str().into() } else { "".into() };
         self.submit_connect(site, out);
         if !self.persistent() {
             // Nothing is stored of it, so it need not wait: the shard only learns that it is here now.
@@ -417,6 +421,9 @@ impl Session {
         match settled.outcome {
             Outcome::Judged(judged) => {
                 pending.kept |= judged.is_kept();
+                if !judged.set_aside.is_empty() {
+                    self.names.forget();
+                }
                 if judged.is_kept() && settled.slot > 0 {
                     pending.receipt = Some((settled.shard, settled.slot));
                 }
@@ -424,7 +431,10 @@ impl Session {
                     pending.not = Some(Not::Reading(first.reason));
                 }
             }
-            Outcome::Refused(why) => pending.not = Some(Not::Part(why)),
+            Outcome::Refused(why) => {
+                pending.not = Some(Not::Part(why));
+                self.names.forget();
+            }
             _ => pending.kept = true,
         }
         if pending.open > 0 && !canary::makes(Canary::AcknowledgedInPart) {
@@ -579,15 +589,18 @@ impl Part {
 #[derive(Debug, Default)]
 struct RecentNames {
     places: Vec<Option<(u64, Arc<StreamName>, ShardId)>>,
+    /// The client id, which a name that is not at hand is told with; empty for all clients without one of their own.
+    maker: Arc<str>,
 }
 
 impl RecentNames {
+    /// The stream's name, its shard, and its maker if it may be new there.
     fn find(
         &mut self,
         ring: &Ring,
         device: Cow<'_, str>,
         stream: Cow<'_, str>,
-    ) -> (Arc<StreamName>, ShardId) {
+    ) -> (Arc<StreamName>, ShardId, Option<Arc<str>>) {
         let hash = xxh3_64_with_seed(stream.as_bytes(), xxh3_64(device.as_bytes()));
         let (least, most) = RECENT_NAMES_ENTRIES;
         if self.places.is_empty() {
@@ -596,7 +609,7 @@ impl RecentNames {
         let mut at = hash as usize % self.places.len();
         match &self.places[at] {
             Some((_, name, shard)) if name.device == device && name.stream == stream => {
-                return (name.clone(), *shard);
+                return (name.clone(), *shard, None);
             }
             Some(_) if self.places.len() < most => {
                 let mut larger = vec![None; self.places.len() * 2];
@@ -612,7 +625,12 @@ impl RecentNames {
         let shard = ring.shard_of(&device);
         let name = Arc::new(StreamName { device: device.into_owned(), stream: stream.into_owned() });
         self.places[at] = Some((hash, name.clone(), shard));
-        (name, shard)
+        (name, shard, Some(self.maker.clone()))
+    }
+
+    /// Something was not counted: the shard may not know the streams yet, so that they are told with their maker again.
+    fn forget(&mut self) {
+        self.places.fill(None);
     }
 
     /// The readings of a publish by shard; none if its topic maps to no stream.
@@ -626,8 +644,8 @@ impl RecentNames {
         for r in list {
             bytes += r.device.len() + r.stream.len() + 48;
             let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };
-            let (name, shard) = self.find(site.ring, r.device, r.stream);
-            let reading = NamedReading { name, reading };
+            let (name, shard, maker) = self.find(site.ring, r.device, r.stream);
+            let reading = NamedReading { name, maker, reading };
             match parts.iter_mut().find(|(of, _)| *of == shard) {
                 None => parts.push((shard, Part::One(reading))),
                 Some((_, Part::More(readings))) => readings.push(reading),

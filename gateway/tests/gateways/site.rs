@@ -119,9 +119,13 @@ impl Plan {
     }
 
     fn get(&self, i: usize, path: &str) -> Option<String> {
+        self.request(i, "GET", path)
+    }
+
+    fn request(&self, i: usize, method: &str, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http[i])).ok()?;
         stream.set_read_timeout(Some(WAIT)).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
@@ -129,7 +133,12 @@ impl Plan {
 
     /// What gateway `i` answers, as JSON; null if it does not.
     pub fn json(&self, i: usize, path: &str) -> Value {
-        let answer = self.get(i, path).unwrap_or_default();
+        self.answered(i, "GET", path)
+    }
+
+    /// What gateway `i` answers to a request of this method, as JSON; null if it does not.
+    pub fn answered(&self, i: usize, method: &str, path: &str) -> Value {
+        let answer = self.request(i, method, path).unwrap_or_default();
         serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap_or_default()).unwrap_or_default()
     }
 }
@@ -230,6 +239,10 @@ impl Site {
 
     pub fn json(&self, i: usize, path: &str) -> Value {
         self.plan.json(i, path)
+    }
+
+    pub fn delete(&self, i: usize, path: &str) -> Value {
+        self.plan.answered(i, "DELETE", path)
     }
 
     /// How many readings of a device are counted, by a linearizable query at gateway `i`.

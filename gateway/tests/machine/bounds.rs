@@ -24,7 +24,7 @@ fn the_open_parts_of_a_shard_are_bounded() {
     let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
     for i in 0..20 {
         let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
-        s.submit(i, &Submission { streams: vec![name(&format!("d{i}"), "s")], items });
+        s.submit(i, &Submission { streams: vec![name(&format!("d{i}"), "s")], makers: Vec::new(), items });
         assert!(s.machine.sizes().open_parts <= 8);
     }
     s.settle();
@@ -53,7 +53,10 @@ fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams(
         let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
         for i in 0..20 {
             let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
-            s.submit(at, &Submission { streams: vec![name(&format!("d{i}"), "s")], items });
+            s.submit(
+                at,
+                &Submission { streams: vec![name(&format!("d{i}"), "s")], makers: Vec::new(), items },
+            );
             assert!(s.machine.sizes().open_parts <= 8, "{} open at {at}", s.machine.sizes().open_parts);
         }
         assert_eq!(s.machine.elapsed(), ElapsedMs(1 << 62), "no time goes beyond");
@@ -64,26 +67,33 @@ fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams(
 }
 
 #[test]
-fn what_can_not_be_counted_is_refused_as_a_whole() {
+fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
     let mut s = Shard::new(Rules::default());
-    let why = |outcome| match outcome {
-        Outcome::Refused(why) => why,
-        other => panic!("{other:?}"),
+    let unsound = |outcome: Outcome| match outcome {
+        Outcome::Judged(judged) => {
+            judged.set_aside.iter().all(|s| s.reason == Reason::Unsound).then_some(judged)
+        }
+        _ => None,
     };
+    let alone = |outcome| unsound(outcome).is_some_and(|j| !j.is_kept() && j.set_aside.len() == 1);
     for value in [f64::NAN, f64::INFINITY] {
-        assert!(why(s.publish(1, None, reading(1, value))).contains("finite"));
+        assert!(alone(s.publish(1, None, reading(1, value))));
     }
     for time in [i64::MIN, TIME_RANGE.start() - 1, TIME_RANGE.end() + 1, i64::MAX] {
-        assert!(why(s.publish(1, None, reading(time, 1.0))).contains("9999"));
+        assert!(alone(s.publish(1, None, reading(time, 1.0))));
     }
     for bad in [name("", "s"), name("d", ""), name(&"x".repeat(257), "s")] {
         let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1, 1.0)] })];
-        assert!(why(s.submit(1, &Submission { streams: vec![bad], items }).0.remove(0)).contains("256"));
+        let submission = Submission { streams: vec![bad], makers: Vec::new(), items };
+        assert!(alone(s.submit(1, &submission).0.remove(0)));
     }
+    assert_eq!((s.machine.sizes().open_parts, s.machine.sizes().streams), (0, 0));
+    // Its neighbours count.
     let readings = vec![reading(1, 1.0), reading(1, f64::NAN)];
     let items = vec![Item::Publish(Publish { source: None, readings })];
-    why(s.submit(1, &Submission { streams: vec![name("d", "s")], items }).0.remove(0));
-    assert_eq!(s.machine.sizes().open_parts, 0);
+    let submission = Submission { streams: vec![name("d", "s")], makers: Vec::new(), items };
+    let judged = unsound(s.submit(1, &submission).0.remove(0)).unwrap();
+    assert_eq!((judged.counted, judged.set_aside[0].reading), (1, 1));
 }
 
 #[test]
@@ -164,7 +174,8 @@ fn full_batches_are_cut_at_once() {
     let mut s = Shard::new(Rules { windows_ms: vec![1_000], allowed_lateness_ms: 0, ..Rules::default() });
     let readings = (0..3_000).map(|i| reading(i * 1_000, 0.1 * i as f64)).collect();
     let items = vec![Item::Publish(Publish { source: None, readings })];
-    let (_, applied) = s.submit(10_000_000, &Submission { streams: vec![name("d", "s")], items });
+    let (_, applied) =
+        s.submit(10_000_000, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items });
     assert!(applied.batches.len() >= 4);
     for batch in &applied.batches {
         assert!(batch.bytes.len() > 65_000, "{}", batch.bytes.len());
@@ -307,7 +318,7 @@ fn no_damaged_snapshot_restores() {
         let Ok(mut machine) = restore(&body) else { continue };
         let origin = Origin { gateway: GatewayId(8), start: u64::MAX };
         let items = vec![Item::Publish(Publish { source: None, readings: vec![numbered(5, Some(2))] })];
-        let submission = Submission { streams: vec![name("d", "s")], items };
+        let submission = Submission { streams: vec![name("d", "s")], makers: Vec::new(), items };
         let commands = vec![forwarded(origin, 1, &submission), Command::Tick];
         let slot = machine.slot().saturating_add(1);
         let _ = machine.apply(slot, &proposal(100_000, commands));
@@ -323,11 +334,12 @@ fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever(
     let origin = Origin { gateway: GatewayId(9), start: 1 };
     let publish = |stream: &str| Submission {
         streams: vec![name("d", stream)],
+        makers: Vec::new(),
         items: vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })],
     };
     s.submit(1_000, &publish("a"));
     let (outcomes, _) = s.submit(1_000, &publish("b"));
-    assert!(matches!(outcomes[0], Outcome::Refused(_)));
+    assert!(matches!(&outcomes[0], Outcome::Judged(j) if j.set_aside[0].reason == Reason::StreamsFull));
     let slot = s.machine.slot();
     let mut restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
     let again = proposal(1_001, vec![forwarded(origin, 2, &publish("b"))]);

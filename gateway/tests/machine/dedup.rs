@@ -20,7 +20,7 @@ fn a_sequence_number_counts_once_per_device_stream_and_boot() {
     assert_eq!(s.publish(3, None, numbered(7, Some(1))), COUNTED, "another boot");
     assert_eq!(s.publish(4, None, numbered(5, None)), COUNTED, "within the width below the first");
     let items = vec![Item::Publish(Publish { source: None, readings: vec![numbered(7, None)] })];
-    let other = Submission { streams: vec![name("d", "other")], items };
+    let other = Submission { streams: vec![name("d", "other")], makers: Vec::new(), items };
     assert_eq!(s.submit(5, &other).0, [COUNTED], "another stream");
     assert_eq!(s.publish(6, None, numbered(9_000, None)), COUNTED);
     assert_eq!(s.publish(7, None, numbered(6, None)), aside(Reason::FarBehind));
@@ -96,7 +96,7 @@ fn a_refused_publish_leaves_no_packet_id_behind() {
             source: Some(source(qos, 5, 1)),
             readings: vec![reading(1_000, 1.0)],
         })];
-        Submission { streams: vec![name(device, "s")], items }
+        Submission { streams: vec![name(device, "s")], makers: Vec::new(), items }
     };
     assert_eq!(s.submit(1, &publish("a", 1)).0, [COUNTED]);
     for _ in 0..2 {
@@ -110,6 +110,7 @@ fn forwarded_batches_apply_once_in_order_per_start() {
     let mut s = shard();
     let submission = Submission {
         streams: vec![name("d", "s")],
+        makers: Vec::new(),
         items: vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })],
     };
     let mut put = |gateway, start, n| {

@@ -12,6 +12,7 @@ fn submission() -> Submission {
     let sub = ("f/#".to_string(), 1);
     Submission {
         streams: vec![name("d", "s")],
+        makers: vec![Maker { stream: 0, client: "c".into() }],
         items: vec![
             Item::Publish(Publish {
                 source: Some(source.clone()),
@@ -25,6 +26,7 @@ fn submission() -> Submission {
             Item::Touch { client: "c".into(), epoch: 1, shard: 9 },
             Item::Release(source),
             Item::Disconnect { client: "c".into(), epoch: 1 },
+            Item::Retire { device: "d".into(), stream: Some("s".into()) },
         ],
     }
 }
@@ -47,7 +49,7 @@ fn golden(file: &str, bytes: &[u8]) {
 #[test]
 fn a_submission_has_these_bytes() {
     let bytes = submission().encode();
-    golden("submission.v1.hex", &bytes);
+    golden("submission.v2.hex", &bytes);
     let decoded = Submission::decode(&bytes).unwrap();
     assert_eq!(decoded.items, submission().items);
     assert_eq!(decoded.encode(), bytes);

@@ -3,7 +3,9 @@
 mod bounds;
 mod dedup;
 mod golden;
+mod names;
 mod random;
+mod retiring;
 mod scripts;
 mod support;
 mod windows;

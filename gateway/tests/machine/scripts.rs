@@ -115,7 +115,7 @@ fn tell(s: &mut Shard, told: &str, out: &mut String) {
         "release" => Item::Release(source(rest[0], 2, false)),
         other => panic!("{other}"),
     };
-    submit(s, stamp, &Submission { streams: Vec::new(), items: vec![item] }, out);
+    submit(s, stamp, &Submission { streams: Vec::new(), makers: Vec::new(), items: vec![item] }, out);
 }
 
 fn publish(s: &mut Shard, stamp: i64, rest: &[&str], out: &mut String) {
@@ -146,7 +146,7 @@ fn publish(s: &mut Shard, stamp: i64, rest: &[&str], out: &mut String) {
     let by = rest.iter().position(|w| *w == "by").map(|at| &rest[at + 1..]);
     let source = by.map(|by| source(by[0], if by.contains(&"qos2") { 2 } else { 1 }, by.contains(&"dup")));
     let items = vec![Item::Publish(Publish { source, readings })];
-    submit(s, stamp, &Submission { streams, items }, out);
+    submit(s, stamp, &Submission { streams, makers: Vec::new(), items }, out);
 }
 
 fn submit(s: &mut Shard, stamp: i64, submission: &Submission, out: &mut String) {

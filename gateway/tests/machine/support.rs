@@ -71,13 +71,15 @@ impl Shard {
 
     /// One item; its outcome.
     pub fn item(&mut self, at: i64, item: Item) -> Outcome {
-        self.submit(at, &Submission { streams: Vec::new(), items: vec![item] }).0.remove(0)
+        self.submit(at, &Submission { streams: Vec::new(), makers: Vec::new(), items: vec![item] })
+            .0
+            .remove(0)
     }
 
     /// A publish of one reading of stream `d/s`; its outcome.
     pub fn publish(&mut self, at: i64, source: Option<Source>, reading: Reading) -> Outcome {
         let items = vec![Item::Publish(Publish { source, readings: vec![reading] })];
-        self.submit(at, &Submission { streams: vec![name("d", "s")], items }).0.remove(0)
+        self.submit(at, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items }).0.remove(0)
     }
 
     /// Ticks until nothing is due any more.

@@ -5,8 +5,8 @@ use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
-    Command, Connect, Connected, Item, Judged, NameRef, Origin, Outcome, Page, Proposal, Publish, Reading,
-    Reason, Rules, SetAside, Source, Submission, Verdict, WindowView,
+    Command, Connect, Connected, Item, Judged, Maker, NameRef, Origin, Outcome, Page, Proposal, Publish,
+    Reading, Reason, Rules, SetAside, Source, Submission, Verdict, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{
@@ -251,14 +251,23 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
         }),
         source().prop_map(Item::Release),
         reading().prop_map(Item::Reading),
+        (text(), of(text())).prop_map(|(device, stream)| Item::Retire { device, stream }),
     ]
 }
 
 fn submission() -> impl Strategy<Value = Submission> {
     let name = (text(), text()).prop_map(|(device, stream)| StreamName { device, stream });
     vec(name, 1..4).prop_flat_map(|streams| {
-        vec(item(streams.len() as u32), 0..4)
-            .prop_map(move |items| Submission { streams: streams.clone(), items })
+        let items = vec(item(streams.len() as u32), 0..4);
+        let makers = vec(of(text()), streams.len()).prop_map(|clients| {
+            let made = |(stream, client): (u32, Option<String>)| Some(Maker { stream, client: client? });
+            (0..).zip(clients).filter_map(made).collect::<Vec<_>>()
+        });
+        (makers, items).prop_map(move |(makers, items)| Submission {
+            streams: streams.clone(),
+            makers,
+            items,
+        })
     })
 }
 

@@ -5,8 +5,8 @@ use super::clock::Clock;
 use super::disk::SimDisk;
 use super::random::Random;
 use selvedge_gateway::logic::decode::Decoder;
-use selvedge_gateway::logic::forward::{self, Forward};
-use selvedge_gateway::logic::machine::{Origin, Outcome, Rules};
+use selvedge_gateway::logic::forward::{self, Forward, Forwardable, Ticket};
+use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Rules};
 use selvedge_gateway::logic::paxos::Limits;
 use selvedge_gateway::logic::peer::{BusyReason, PeerMessage, QueryAnswer};
 use selvedge_gateway::logic::replica::{Replica, Said, StoreWork};
@@ -90,6 +90,7 @@ pub struct Live {
     busy_since: Option<u64>,
     /// A replica was told something after its turn.
     again: bool,
+    last_order: u64,
 }
 
 /// What a process wants done outside of it.
@@ -178,6 +179,7 @@ impl Place {
             sessions: BTreeMap::new(),
             busy_since: None,
             again: false,
+            last_order: 0,
         });
         Ok(())
     }
@@ -272,7 +274,7 @@ impl Live {
             let connection = settled.ticket.connection;
             let kept = match &settled.outcome {
                 Outcome::Judged(judged) => judged.is_kept(),
-                Outcome::Done | Outcome::Duplicate => true,
+                Outcome::Done | Outcome::Duplicate | Outcome::Retired { .. } => true,
                 Outcome::Stale | Outcome::Refused(_) | Outcome::Connected(_) => false,
             };
             if kept {
@@ -283,6 +285,13 @@ impl Live {
             session.settled(site(common, origin, now), settled, &mut effects);
             self.session_effects(connection, effects, out);
         }
+    }
+
+    /// An operator's order for a shard; nobody waits for its answer.
+    pub fn order(&mut self, shard: ShardId, item: Item) {
+        self.last_order += 1;
+        let ticket = Ticket { connection: u64::MAX, token: self.last_order };
+        self.forward.submit(shard, ticket, Forwardable::Item(item));
     }
 
     /// A device's connection says something; `None`: it is over.

@@ -75,6 +75,8 @@ pub enum Fault {
     DevicesMove { share: u64 },
     /// A device starts anew and counts from 0 again.
     Reboot { device: u64 },
+    /// An operator retires a device's streams, or one of them, at this gateway.
+    Retire { at: GatewayId, pick: u64 },
     /// All replicas of a gateway are asked for a snapshot.
     Snapshots { at: GatewayId },
 }
@@ -105,7 +107,7 @@ impl Plan {
         let cramped = r.chance(150);
         let mut faults = Vec::new();
         // Some runs are stormy, and most look at a few kinds of faults together.
-        let kinds: Vec<u64> = (0..4 + r.below(8)).map(|_| r.below(24)).collect();
+        let kinds: Vec<u64> = (0..4 + r.below(8)).map(|_| r.below(26)).collect();
         let count = r.pick(&[6, 12, 24, 40]);
         for _ in 0..count {
             let kind = r.pick(&kinds);
@@ -130,6 +132,7 @@ impl Plan {
                 let (write_ms, cut_after_ms) = (200 + r.below(2_000), 100 + r.below(1_500));
                 Fault::DyingDisk { at, write_ms, cut_after_ms, how, down_ms: 20 + r.below(300) }
             }
+            24 | 25 => Fault::Retire { at, pick: r.next() },
             0..3 => Fault::PowerCut { at, how, down_ms: 20 + r.below(1_500) },
             3 | 4 => Fault::Kill { at, down_ms: 20 + r.below(700) },
             5 => Fault::Freeze { at, for_ms },

@@ -11,7 +11,7 @@ use super::net::{MAX_PACKETS, Net};
 use super::plan::{Fault, Plan};
 use super::random::Random;
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
-use selvedge_gateway::logic::machine::{Page, Rules};
+use selvedge_gateway::logic::machine::{Item, Page, Rules};
 use selvedge_gateway::logic::paxos::{Limits, Role};
 use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::ring::{Member, Ring};
@@ -22,6 +22,7 @@ use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::mqtt::Answer;
 use selvedge_shared::seal::SiteSecret;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::uplink::StreamName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -413,6 +414,7 @@ impl World {
                 }
             }
             Fault::Reboot { device } => self.devices.reboot(now, device),
+            Fault::Retire { at, pick } => self.retire(at, pick),
             Fault::Snapshots { at } => {
                 let clock = self.place(at).now(now);
                 if let Some(live) = &mut self.place(at).live {
@@ -453,6 +455,21 @@ impl World {
                     self.ends.push((self.now + 2 * each_ms, again));
                 }
             }
+        }
+    }
+
+    /// An operator retires what some reading was of. Its device's readings go on being sent, and sent again.
+    fn retire(&mut self, at: GatewayId, pick: u64) {
+        let count = self.devices.readings.len() as u64;
+        let Some(name) = self.devices.readings.get(&(pick % count.max(1) + 1)).map(|r| r.name.clone()) else {
+            return;
+        };
+        self.reads.retired(&name.device);
+        let shard = self.common.ring.shard_of(&name.device);
+        let StreamName { device, stream } = name;
+        let item = Item::Retire { device, stream: pick.is_multiple_of(2).then_some(stream) };
+        if let Some(live) = &mut self.place(at).live {
+            live.order(shard, item);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::judged::Judged;
 use super::rules::Rules;
+use super::session::MAX_CLIENT_BYTES;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 pub const PROPOSAL_VERSION: u8 = 3;
 
 /// Format version of [`Submission`] frames.
-pub const SUBMISSION_VERSION: u8 = 1;
+pub const SUBMISSION_VERSION: u8 = 2;
 
 /// The value of one slot. An empty one is what a new leader opens its ballot with.
 #[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
@@ -87,8 +88,19 @@ pub struct Origin {
 pub struct Submission<Name = StreamName> {
     /// The streams that readings name by index.
     pub streams: Vec<Name>,
+    /// The clients of streams that may be new, in the order of the streams.
+    pub makers: Vec<Maker>,
     /// In order.
     pub items: Vec<Item>,
+}
+
+/// Who names a stream that may be new, and so would make it known.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Maker {
+    /// Which of the submission's streams.
+    pub stream: u32,
+    /// The client id; empty for all clients without one of their own.
+    pub client: String,
 }
 
 /// A stream's name within the bytes of a [`Submission`].
@@ -102,7 +114,7 @@ pub struct NameRef<'a> {
 
 impl<Name> Default for Submission<Name> {
     fn default() -> Self {
-        Self { streams: Vec::new(), items: Vec::new() }
+        Self { streams: Vec::new(), makers: Vec::new(), items: Vec::new() }
     }
 }
 
@@ -125,7 +137,20 @@ impl<'a> Submission<NameRef<'a>> {
             let why = "a reading names a stream that is not there".to_string();
             return Err(FrameError::Malformed { what: "submission", why });
         }
+        let ordered = s.makers.windows(2).all(|w| w[0].stream < w[1].stream);
+        let there = s.makers.last().is_none_or(|m| (m.stream as usize) < s.streams.len());
+        if !ordered || !there || s.makers.iter().any(|m| m.client.len() > MAX_CLIENT_BYTES) {
+            let why = "the clients of its streams can't be".to_string();
+            return Err(FrameError::Malformed { what: "submission", why });
+        }
         Ok(s)
+    }
+
+    /// A stream that readings name, and the client of one that may be new.
+    pub fn named(&self, stream: u32) -> Option<(NameRef<'a>, Option<&str>)> {
+        let name = *self.streams.get(stream as usize)?;
+        let maker = self.makers.binary_search_by_key(&stream, |m| m.stream).ok();
+        Some((name, maker.map(|at| self.makers[at].client.as_str())))
     }
 }
 
@@ -163,6 +188,13 @@ pub enum Item {
         epoch: u64,
         /// The shard that will be touched.
         shard: u16,
+    },
+    /// An operator retires a stream, or all streams of a device (in the shard of the device).
+    Retire {
+        /// The device.
+        device: String,
+        /// Its stream; nothing: all of them.
+        stream: Option<String>,
     },
     /// PUBREL: the packet id of a QoS 2 publish is free again (in every touched shard).
     Release(Source),
@@ -255,6 +287,11 @@ pub enum Outcome {
     Refused(String),
     /// The answer to [`Item::Connect`].
     Connected(Box<Connected>),
+    /// The answer to [`Item::Retire`].
+    Retired {
+        /// How many streams there were.
+        streams: u32,
+    },
 }
 
 /// A session as its new connection finds it.

@@ -47,13 +47,27 @@ pub enum Reason {
     LeapsAhead,
     /// It would need one stream more than the shard may have.
     StreamsFull,
+    /// Its stream's name would take the shard's names over their bytes.
+    NamesFull,
+    /// Its device has its most streams.
+    DeviceFull,
+    /// Its client has made as many streams known as one client may.
+    NamesOfClientFull,
     /// Its value, its time or its stream's name is none that a decoder gives.
     Unsound,
 }
 
 impl Reason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Self; 4] = [Self::FarBehind, Self::LeapsAhead, Self::StreamsFull, Self::Unsound];
+    pub const ALL: [Self; 7] = [
+        Self::FarBehind,
+        Self::LeapsAhead,
+        Self::StreamsFull,
+        Self::NamesFull,
+        Self::DeviceFull,
+        Self::NamesOfClientFull,
+        Self::Unsound,
+    ];
 
     /// Its name in counters and answers to programs.
     pub fn name(self) -> &'static str {
@@ -61,13 +75,16 @@ impl Reason {
             Self::FarBehind => "far_behind",
             Self::LeapsAhead => "leaps_ahead",
             Self::StreamsFull => "streams_full",
+            Self::NamesFull => "names_full",
+            Self::DeviceFull => "device_full",
+            Self::NamesOfClientFull => "names_of_client_full",
             Self::Unsound => "unsound",
         }
     }
 
     /// Whether a bound of the site is the cause, rather than what the device sent.
     pub fn is_bound(self) -> bool {
-        matches!(self, Self::StreamsFull)
+        matches!(self, Self::StreamsFull | Self::NamesFull | Self::DeviceFull | Self::NamesOfClientFull)
     }
 }
 
@@ -76,7 +93,13 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::FarBehind => "its sequence number is too far behind to tell whether it was counted",
             Self::LeapsAhead => "its sequence number leaps further ahead than max_leap allows",
-            Self::StreamsFull => "the shard has its most streams (max_streams)",
+            Self::StreamsFull => "the shard has its most streams (max_streams): retire some, or raise the rule",
+            Self::NamesFull => "the shard's names take their most bytes (max_names_bytes): retire streams, or raise the rule",
+            Self::DeviceFull => "the device has its most streams (max_streams_per_device): retire some, or raise the rule",
+            Self::NamesOfClientFull => {
+                "the client made its most streams known in the device's shard (max_streams_per_client, or half of \
+                 max_names_bytes): retire some, or raise the rule"
+            }
             Self::Unsound => "its value, time or stream's name can't be",
         })
     }

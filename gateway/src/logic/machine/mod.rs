@@ -28,7 +28,7 @@
 //! # Limits
 //! Every table has a bound ([`Rules`]): at the bounds of streams, sessions and unconfirmed batches it
 //! refuses, at those of open parts it closes early, at that of clients it forgets the one unheard of for longest.
-//! Streams are never forgotten. `docs/decisions/0005-dedup-rule.md` says what a reading is recognised by.
+//! Streams stay until they are retired (`retire`). `docs/decisions/0005-dedup-rule.md` says what a reading is recognised by.
 //!
 //! # Left out
 //! Event time as a reading's identity; quantile sketches; sliding windows (a query merges tumbling ones); twins, locks
@@ -40,29 +40,38 @@
 mod clients;
 mod command;
 mod dedup;
+mod fullness;
+mod idle;
 mod judged;
 mod names;
 mod outbox;
 mod query;
+mod retire;
 mod rules;
 mod session;
+mod slots;
 mod snapshot;
+mod tombstones;
 mod verdicts;
 mod window;
 
 pub use clients::{MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use command::*;
 pub use dedup::{MAX_BOOTS_ENTRIES, MAX_NUMBER, SEQUENCE_WIDTH_ENTRIES};
+pub use fullness::{Fullness, WARN_PERCENT};
 pub use judged::{Judged, Reason, SetAside};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
 pub use query::{DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView};
+pub use retire::MAX_TICK_RETIRED_ENTRIES;
 pub use rules::{BadRule, Override, Rules};
 pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
+pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
 pub use window::MAX_OPEN_WINDOWS_ENTRIES;
 
 use clients::{Clients, Known};
 use dedup::{Fate, Numbering};
+use idle::Idle;
 use names::Names;
 use outbox::Outbox;
 use rules::Class;
@@ -73,6 +82,7 @@ use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
 use session::{Not, Sessions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use tombstones::Tombstones;
 use verdicts::Verdicts;
 use window::{Closed, Measured, Streams};
 
@@ -138,6 +148,12 @@ pub struct Counters {
     pub boots_forgotten: u64,
     /// Sessions that have ended by time.
     pub sessions_expired: u64,
+    /// Streams that were retired.
+    pub retired: u64,
+    /// Of these, streams that were retired because they were silent.
+    pub retired_idle: u64,
+    /// Tombstones that were forgotten at their bound: a resend behind them would count again.
+    pub tombstones_forgotten: u64,
 }
 
 impl Counters {
@@ -147,7 +163,7 @@ impl Counters {
     }
 
     /// All but the reasons by their names, for those who add them up.
-    pub fn named(&self) -> [(&'static str, u64); 14] {
+    pub fn named(&self) -> [(&'static str, u64); 17] {
         [
             ("counted", self.counted),
             ("late", self.late),
@@ -163,6 +179,9 @@ impl Counters {
             ("clients_forgotten", self.clients_forgotten),
             ("boots_forgotten", self.boots_forgotten),
             ("sessions_expired", self.sessions_expired),
+            ("retired", self.retired),
+            ("retired_idle", self.retired_idle),
+            ("tombstones_forgotten", self.tombstones_forgotten),
         ]
     }
 }
@@ -212,6 +231,7 @@ pub struct Machine {
     verdicts: Verdicts,
     names: Names,
     streams: Streams,
+    tombstones: Tombstones,
     clients: Clients,
     sessions: Sessions,
     outbox: Outbox,
@@ -219,12 +239,25 @@ pub struct Machine {
 
     /// Derived from `rules`.
     classes: Vec<Class>,
+    /// Derived from `streams` and `rules`.
+    idle: Idle,
     /// Kept to spare allocations: the numbers of a submission's streams.
     ids: Vec<u32>,
 }
 
 /// The greatest elapsed time that is applied: far above what is ever counted, with room behind it for every wait.
 const MAX_ELAPSED: ElapsedMs = ElapsedMs(1 << 62);
+
+/// Why a reading has no stream to be counted in.
+enum NoStream {
+    /// It was counted in a stream that is retired since.
+    Recognised,
+    /// It must be set aside.
+    Not(Reason),
+}
+
+/// A submission as the machine reads it.
+type Named<'a> = Submission<NameRef<'a>>;
 
 /// A stream of a submission that was not looked up yet.
 const UNRESOLVED: u32 = u32::MAX;
@@ -247,11 +280,13 @@ impl Machine {
             verdicts: Verdicts::default(),
             names: Names::default(),
             streams: Streams::default(),
+            tombstones: Tombstones::default(),
             clients: Clients::default(),
             sessions: Sessions::default(),
             outbox: Outbox::default(),
             recent: VecDeque::new(),
             classes: in_force.classes(),
+            idle: Idle::default(),
             rules: in_force,
             ids: Vec::new(),
         }
@@ -341,12 +376,12 @@ impl Machine {
             .items
             .iter()
             .map(|item| {
-                let outcome = self.item(item, &submission.streams, &mut ids, index, applied);
+                let outcome = self.item(item, &submission, &mut ids, index, applied);
                 match &outcome {
                     Outcome::Duplicate => applied.counters.duplicates += 1,
                     Outcome::Stale => applied.counters.stale += 1,
                     Outcome::Refused(_) => applied.counters.refused += 1,
-                    Outcome::Done | Outcome::Judged(_) | Outcome::Connected(_) => {}
+                    Outcome::Done | Outcome::Judged(_) | Outcome::Connected(_) | Outcome::Retired { .. } => {}
                 }
                 outcome
             })
@@ -358,7 +393,7 @@ impl Machine {
     fn item(
         &mut self,
         item: &Item,
-        names: &[NameRef<'_>],
+        submission: &Named<'_>,
         ids: &mut [u32],
         index: &mut u32,
         applied: &mut Applied,
@@ -366,10 +401,10 @@ impl Machine {
         let (now, rules) = (self.elapsed, &self.rules);
         let done = match item {
             Item::Publish(Publish { source, readings }) => {
-                return self.publish(source.as_ref(), readings, names, ids, index, applied);
+                return self.publish(source.as_ref(), readings, submission, ids, index, applied);
             }
             Item::Reading(reading) => {
-                return self.publish(None, std::slice::from_ref(reading), names, ids, index, applied);
+                return self.publish(None, std::slice::from_ref(reading), submission, ids, index, applied);
             }
             Item::Connect(connect) => match self.sessions.connect(connect, now, rules) {
                 Ok((connected, evicted)) => {
@@ -383,6 +418,11 @@ impl Machine {
                 self.sessions.subscribe(client, *epoch, add, remove, rules)
             }
             Item::Touch { client, epoch, shard } => self.sessions.touch(client, *epoch, *shard),
+            Item::Retire { device, stream } => {
+                // Items behind it may name a stream that is gone.
+                ids.fill(UNRESOLVED);
+                return Outcome::Retired { streams: self.retire(device, stream.as_deref(), applied) };
+            }
             Item::Release(source) => self.clients.release(source).then_some(()).ok_or(Not::Current),
         };
         match done {
@@ -396,7 +436,7 @@ impl Machine {
         &mut self,
         source: Option<&Source>,
         readings: &[Reading],
-        names: &[NameRef<'_>],
+        submission: &Named<'_>,
         ids: &mut [u32],
         index: &mut u32,
         applied: &mut Applied,
@@ -430,9 +470,13 @@ impl Machine {
                 counters.set_aside[reason as usize] += 1;
                 judged.set_aside.push(SetAside { reading: at, reason });
             };
-            let id = match self.resolve(r, names, ids) {
+            let id = match self.resolve(r, submission, ids) {
                 Ok(id) => id,
-                Err(reason) => {
+                Err(NoStream::Recognised) => {
+                    judged.recognised += 1;
+                    continue;
+                }
+                Err(NoStream::Not(reason)) => {
                     set_aside(&mut applied.counters, reason);
                     continue;
                 }
@@ -494,39 +538,62 @@ impl Machine {
         Outcome::Judged(judged)
     }
 
-    /// The number of a reading's stream, which is made known if it is new. Says why the reading must be set aside.
-    fn resolve(&mut self, r: &Reading, names: &[NameRef<'_>], ids: &mut [u32]) -> Result<u32, Reason> {
+    /// The number of a reading's stream, which is made known if it is new. Says why there is none.
+    fn resolve(&mut self, r: &Reading, submission: &Named<'_>, ids: &mut [u32]) -> Result<u32, NoStream> {
+        const UNSOUND: NoStream = NoStream::Not(Reason::Unsound);
         let in_range = |t: EpochMs| TIME_RANGE.contains(&t.0);
         if !r.value.is_finite() || !r.time.is_none_or(in_range) {
-            return Err(Reason::Unsound);
+            return Err(UNSOUND);
         }
-        let (Some(name), Some(id)) = (names.get(r.stream as usize), ids.get_mut(r.stream as usize)) else {
-            return Err(Reason::Unsound);
-        };
+        let id = ids.get_mut(r.stream as usize).ok_or(UNSOUND)?;
         if *id != UNRESOLVED {
             return Ok(*id);
         }
+        let (name, maker) = submission.named(r.stream).ok_or(UNSOUND)?;
         *id = match self.names.find(name.device, name.stream) {
             Some(id) => id,
             None => {
                 let sound = 1..=MAX_NAME_BYTES;
                 if !sound.contains(&name.device.len()) || !sound.contains(&name.stream.len()) {
-                    return Err(Reason::Unsound);
+                    return Err(UNSOUND);
                 }
-                if self.names.streams.len() >= self.rules.max_streams as usize {
-                    return Err(Reason::StreamsFull);
-                }
-                self.streams.add(self.rules.class_of(name.device, name.stream));
-                self.names.add(name.device, name.stream)
+                self.let_in(name, maker, r)?
             }
         };
         Ok(*id)
+    }
+
+    /// Makes a stream known for a reading of it, if there is room; gives its number. What a retired stream counted before brings it
+    /// not back.
+    fn let_in(&mut self, name: NameRef<'_>, maker: Option<&str>, r: &Reading) -> Result<u32, NoStream> {
+        let (device, stream) = (name.device, name.stream);
+        let class = self.rules.class_of(device, stream);
+        let numbering = Numbering::of(&self.classes[usize::from(class)]);
+        if let (Some(seq), Some(boots)) = (r.seq, self.tombstones.boots(device, stream)) {
+            match dedup::note(&mut boots.to_vec(), r.boot, seq, numbering, &mut 0) {
+                Fate::Repeated => return Err(NoStream::Recognised),
+                Fate::FarBehind => return Err(NoStream::Not(Reason::FarBehind)),
+                // A leap counts once the next number follows it, so the stream has to be there to remember it.
+                Fate::New(_) | Fate::LeapsAhead => {}
+            }
+        }
+        if let Err(full) = self.names.admits(device, stream, maker, &self.rules) {
+            self.names.note_refused(device);
+            return Err(NoStream::Not(full));
+        }
+        let id = self.names.add(device, stream, maker);
+        let boots = self.tombstones.remove(device, stream).unwrap_or_default();
+        self.streams.add(id, class, boots);
+        self.idle.add(id, &self.classes[usize::from(class)], self.elapsed);
+        Ok(id)
     }
 
     fn tick(&mut self, applied: &mut Applied) {
         applied.counters.sessions_expired += self.sessions.expire(self.elapsed);
         self.streams.close_due(self.elapsed, &self.classes);
         self.keep_closed(applied);
+        self.tombstones.expire(self.elapsed);
+        self.retire_idle(applied);
         if self.outbox.due(self.rules.cut_after_ms).is_some_and(|at| at <= self.elapsed) {
             applied.batches.extend(self.outbox.cut(&self.names));
         }
@@ -541,11 +608,13 @@ impl Machine {
         self.keep_closed(applied);
         self.rules = rules.clone();
         self.classes = rules.classes();
-        for (id, stream) in (0..).zip(&mut self.streams.list) {
+        for (id, _) in self.names.streams.iter() {
             let (device, name) = self.names.of(id);
+            let stream = &mut self.streams.list[id as usize];
             stream.class = rules.class_of(device, name);
             stream.widths_changed(self.classes[usize::from(stream.class)].windows_ms.len());
         }
+        self.idle = Idle::of(self.names.streams.iter().map(|(id, _)| id), &self.streams, &self.classes);
     }
 
     fn keep_closed(&mut self, applied: &mut Applied) {
@@ -565,7 +634,8 @@ impl Machine {
     /// are. Cheap: what readings have moved back since is looked at only when it comes first.
     pub fn next_tick_due(&mut self) -> Option<ElapsedMs> {
         let (streams, cut) = (self.streams.due(&self.classes), self.outbox.due(self.rules.cut_after_ms));
-        [streams, cut, self.sessions.due()].into_iter().flatten().min()
+        let idle = self.idle.due(&self.streams, &self.classes);
+        [streams, cut, self.sessions.due(), idle, self.tombstones.due()].into_iter().flatten().min()
     }
 
     /// The shard.
@@ -643,6 +713,9 @@ impl Machine {
             open_parts: self.streams.open(),
             sessions: self.sessions.len(),
             clients: self.clients.len(),
+            subscriptions: self.sessions.subscriptions(),
+            names_bytes: self.names.bytes(),
+            tombstones: self.tombstones.len(),
         }
     }
 }
@@ -660,6 +733,12 @@ pub struct Sizes {
     pub sessions: usize,
     /// Clients whose packet ids are remembered.
     pub clients: usize,
+    /// Subscriptions of all sessions.
+    pub subscriptions: usize,
+    /// The bytes of all names.
+    pub names_bytes: usize,
+    /// Retired streams whose sequence numbers are remembered.
+    pub tombstones: usize,
 }
 
 /// Puts what has closed into the outbox and among the recent ones; says how many parts that were.

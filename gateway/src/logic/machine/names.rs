@@ -1,10 +1,20 @@
-//! Names: devices and streams as small numbers, given in the order in which they first appear.
+//! Names: which devices and streams there are, as small numbers, and which client made each stream known.
 //!
-//! Numbers are never given back: a stream that is gone for good keeps its place until the shard's bound
-//! of streams is raised. What is known of its sequence numbers would be lost with it, and a reading
-//! that was on its way would count twice.
+//! A stream is made known by the first reading of it that counts and stays until it is retired; its number is given
+//! again then. Whatever refers to a stream by its number (its parts that wait in the outbox, recent parts) is done with first:
+//! see `retire`.
+//!
+//! Names come from outside, so each shard bounds them: by their number, by their bytes, by device, and by the client that
+//! made them known, so that no client takes the room of the others ([`Names::admits`]). A stream whose client the gateway
+//! did not name counts for none: it was known when the gateway last heard of it.
+//!
+//! Invariant: every device and every maker has a stream.
+//! Invariant: what is counted for a bound follows from the state alone, never from who still holds a name.
 
-use std::collections::{HashMap, HashSet};
+use super::judged::Reason;
+use super::rules::Rules;
+use super::slots::Slots;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One device: its name and its streams, ordered by name.
@@ -12,6 +22,8 @@ use std::sync::Arc;
 pub(super) struct Device {
     pub name: Arc<str>,
     pub streams: Vec<u32>,
+    /// Readings of streams that were not let in, since it is known.
+    pub refused: u64,
 }
 
 /// One stream: whose, and its name.
@@ -19,17 +31,33 @@ pub(super) struct Device {
 pub(super) struct Stream {
     pub device: u32,
     pub name: Arc<str>,
+    /// The client that made it known, or [`NO_MAKER`].
+    maker: u32,
 }
+
+/// A client that made streams known, and how many there are.
+#[derive(Debug)]
+struct Maker {
+    client: Arc<str>,
+    streams: u32,
+    /// Derived: the bytes of the names of these, each with its device's.
+    bytes: usize,
+}
+
+const NO_MAKER: u32 = u32::MAX;
 
 /// The directory. The hash maps are only ever looked up, never walked, so that their order, which
 /// differs between replicas, can't show.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    pub devices: Vec<Device>,
-    pub streams: Vec<Stream>,
+    pub devices: Slots<Device>,
+    pub streams: Slots<Stream>,
+    makers: Slots<Maker>,
     by_name: HashMap<Arc<str>, u32>,
-    /// Stream names: devices of a kind share them.
-    words: HashSet<Arc<str>>,
+    by_client: HashMap<Arc<str>, u32>,
+    /// Stream names, which devices of a kind share, and how many streams have each.
+    words: HashMap<Arc<str>, u32>,
+    bytes: usize,
 }
 
 impl Names {
@@ -39,45 +67,232 @@ impl Names {
 
     /// Where the stream is in its device's list, or where it would be.
     fn place(&self, device: u32, stream: &str) -> Result<usize, usize> {
-        let streams = &self.devices[device as usize].streams;
-        streams.binary_search_by(|id| (*self.streams[*id as usize].name).cmp(stream))
+        let streams = &self.devices[device].streams;
+        streams.binary_search_by(|id| (*self.streams[*id].name).cmp(stream))
     }
 
     pub fn find(&self, device: &str, stream: &str) -> Option<u32> {
         let device = self.device(device)?;
         let place = self.place(device, stream).ok()?;
-        Some(self.devices[device as usize].streams[place])
-    }
-
-    /// Gives a new stream (see [`Names::find`]) the next number.
-    pub fn add(&mut self, device: &str, stream: &str) -> u32 {
-        let device = match self.device(device) {
-            Some(device) => device,
-            None => {
-                let name: Arc<str> = device.into();
-                self.by_name.insert(name.clone(), self.devices.len() as u32);
-                self.devices.push(Device { name, streams: Vec::new() });
-                self.devices.len() as u32 - 1
-            }
-        };
-        let name = match self.words.get(stream) {
-            Some(word) => word.clone(),
-            None => {
-                let word: Arc<str> = stream.into();
-                self.words.insert(word.clone());
-                word
-            }
-        };
-        let id = self.streams.len() as u32;
-        let place = self.place(device, stream).unwrap_or_else(|place| place);
-        self.devices[device as usize].streams.insert(place, id);
-        self.streams.push(Stream { device, name });
-        id
+        Some(self.devices[device].streams[place])
     }
 
     /// The names of a stream that exists: its device's and its own.
     pub fn of(&self, stream: u32) -> (&Arc<str>, &Arc<str>) {
-        let s = &self.streams[stream as usize];
-        (&self.devices[s.device as usize].name, &s.name)
+        let s = &self.streams[stream];
+        (&self.devices[s.device].name, &s.name)
+    }
+
+    /// The client that made a stream known, if that is known.
+    pub fn maker(&self, stream: u32) -> Option<&Arc<str>> {
+        self.makers.get(self.streams[stream].maker).map(|m| &m.client)
+    }
+
+    /// The bytes of all names: of devices, of streams (each name once) and of the clients that made them known.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The client that made the most streams known, and how many.
+    pub fn busiest_maker(&self) -> Option<(&str, u32)> {
+        let most = self.makers.iter().max_by_key(|(id, m)| (m.streams, std::cmp::Reverse(*id)));
+        most.map(|(_, m)| (&*m.client, m.streams))
+    }
+
+    /// The device with the most streams, and how many.
+    pub fn largest_device(&self) -> Option<(&str, usize)> {
+        let most = self.devices.iter().max_by_key(|(id, d)| (d.streams.len(), std::cmp::Reverse(*id)));
+        most.map(|(_, d)| (&*d.name, d.streams.len()))
+    }
+
+    /// Whether a stream that is not known may become so.
+    ///
+    /// # Errors
+    /// The bound that is reached.
+    pub fn admits(
+        &self,
+        device: &str,
+        stream: &str,
+        maker: Option<&str>,
+        rules: &Rules,
+    ) -> Result<(), Reason> {
+        let known = self.device(device);
+        let of_device = known.map_or(0, |id| self.devices[id].streams.len());
+        if of_device >= rules.max_streams_per_device as usize {
+            return Err(Reason::DeviceFull);
+        }
+        let known_maker = maker.and_then(|client| self.by_client.get(client)).map(|id| &self.makers[*id]);
+        if known_maker.is_some_and(|m| m.streams >= rules.max_streams_per_client) {
+            return Err(Reason::NamesOfClientFull);
+        }
+        let of_client = known_maker.map_or(0, |m| m.bytes) + device.len() + stream.len();
+        if maker.is_some() && of_client > rules.max_names_bytes as usize / 2 {
+            return Err(Reason::NamesOfClientFull);
+        }
+        if self.streams.len() >= rules.max_streams as usize {
+            return Err(Reason::StreamsFull);
+        }
+        let mut more = if known.is_none() { device.len() } else { 0 };
+        more += if self.words.contains_key(stream) { 0 } else { stream.len() };
+        more += maker.filter(|client| !self.by_client.contains_key(*client)).map_or(0, str::len);
+        if self.bytes + more > rules.max_names_bytes as usize {
+            return Err(Reason::NamesFull);
+        }
+        Ok(())
+    }
+
+    /// Makes a stream known (see [`Names::find`]); gives its number.
+    pub fn add(&mut self, device: &str, stream: &str, maker: Option<&str>) -> u32 {
+        let device = match self.device(device) {
+            Some(device) => device,
+            None => self.add_device(device),
+        };
+        let maker = maker.map_or(NO_MAKER, |client| match self.by_client.get(client) {
+            Some(maker) => *maker,
+            None => {
+                // A device that is its own client has one name.
+                let known = self.by_name.get_key_value(client).map(|(name, _)| name.clone());
+                let client: Arc<str> = known.unwrap_or_else(|| client.into());
+                self.bytes += client.len();
+                let maker = self.makers.insert(Maker { client: client.clone(), streams: 0, bytes: 0 });
+                self.by_client.insert(client, maker);
+                maker
+            }
+        });
+        let name = self.word(stream);
+        let id = self.streams.insert(Stream { device, name, maker });
+        self.list(id);
+        id
+    }
+
+    fn add_device(&mut self, device: &str) -> u32 {
+        let name: Arc<str> = device.into();
+        self.bytes += name.len();
+        let id = self.devices.insert(Device { name: name.clone(), streams: Vec::new(), refused: 0 });
+        self.by_name.insert(name, id);
+        id
+    }
+
+    /// The stream name as it is shared, for one more stream.
+    fn word(&mut self, stream: &str) -> Arc<str> {
+        let known = self.words.get_key_value(stream).map(|(word, _)| word.clone());
+        let word = known.unwrap_or_else(|| {
+            self.bytes += stream.len();
+            stream.into()
+        });
+        *self.words.entry(word.clone()).or_default() += 1;
+        word
+    }
+
+    /// Puts a new stream into its device's list, and counts it for its maker.
+    fn list(&mut self, id: u32) {
+        let Stream { device, name, maker } = &self.streams[id];
+        let (device, maker) = (*device, *maker);
+        let bytes = self.devices[device].name.len() + name.len();
+        let place = self.place(device, name).unwrap_or_else(|place| place);
+        self.devices[device].streams.insert(place, id);
+        if maker != NO_MAKER {
+            self.makers[maker].streams += 1;
+            self.makers[maker].bytes += bytes;
+        }
+    }
+
+    /// Forgets a stream that exists, its device with the last of its streams.
+    pub fn remove(&mut self, id: u32) {
+        let (device, name) = (self.streams[id].device, self.streams[id].name.clone());
+        if let Ok(place) = self.place(device, &name) {
+            self.devices[device].streams.remove(place);
+        }
+        let maker = self.streams.remove(id).map_or(NO_MAKER, |s| s.maker);
+        let bytes = self.devices[device].name.len() + name.len();
+        if self.devices[device].streams.is_empty()
+            && let Some(device) = self.devices.remove(device)
+        {
+            self.bytes -= device.name.len();
+            self.by_name.remove(&device.name);
+        }
+        if let Some(uses) = self.words.get_mut(&name) {
+            *uses -= 1;
+            if *uses == 0 {
+                self.words.remove(&name);
+                self.bytes -= name.len();
+            }
+        }
+        if maker != NO_MAKER {
+            self.makers[maker].streams -= 1;
+            self.makers[maker].bytes -= bytes;
+            if self.makers[maker].streams == 0
+                && let Some(maker) = self.makers.remove(maker)
+            {
+                self.bytes -= maker.client.len();
+                self.by_client.remove(&maker.client);
+            }
+        }
+    }
+
+    /// A reading of a stream of this device was not let in.
+    pub fn note_refused(&mut self, device: &str) {
+        if let Some(id) = self.device(device) {
+            let refused = &mut self.devices[id].refused;
+            *refused = refused.saturating_add(1);
+        }
+    }
+}
+
+/// A device as it is stored: its number, its name, what was refused.
+pub(super) type DeviceImage = (u32, String, u64);
+/// A maker as it is stored: its number and its client id.
+pub(super) type MakerImage = (u32, String);
+/// A stream as it is stored: its number, its device's, its name, its maker's number.
+pub(super) type StreamImage = (u32, u32, String, u32);
+
+impl Names {
+    pub fn device_images(&self) -> impl Iterator<Item = (u32, &str, u64)> {
+        self.devices.iter().map(|(id, d)| (id, &*d.name, d.refused))
+    }
+
+    pub fn maker_images(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.makers.iter().map(|(id, m)| (id, &*m.client))
+    }
+
+    pub fn stream_images(&self) -> impl Iterator<Item = (u32, u32, &str, u32)> {
+        self.streams.iter().map(|(id, s)| (id, s.device, &*s.name, s.maker))
+    }
+
+    /// Takes a device as it was stored; false if it can't be. No number is above `most`.
+    pub fn restore_device(&mut self, (id, name, refused): DeviceImage, most: u32) -> bool {
+        let name: Arc<str> = name.into();
+        self.bytes += name.len();
+        let device = Device { name: name.clone(), streams: Vec::new(), refused };
+        self.devices.restore(id, device, most) && self.by_name.insert(name, id).is_none()
+    }
+
+    /// Takes a maker as it was stored; false if it can't be. No number is above `most`.
+    pub fn restore_maker(&mut self, (id, client): MakerImage, most: u32) -> bool {
+        let known = self.by_name.get_key_value(client.as_str()).map(|(name, _)| name.clone());
+        let client: Arc<str> = known.unwrap_or_else(|| client.into());
+        self.bytes += client.len();
+        let maker = Maker { client: client.clone(), streams: 0, bytes: 0 };
+        self.makers.restore(id, maker, most) && self.by_client.insert(client, id).is_none()
+    }
+
+    /// Takes a stream as it was stored, behind all devices and makers; false if it can't be. No number is above `most`.
+    pub fn restore_stream(&mut self, (id, device, name, maker): StreamImage, most: u32) -> bool {
+        let made = maker == NO_MAKER || self.makers.get(maker).is_some();
+        if !made || self.devices.get(device).is_none() || self.place(device, &name).is_ok() {
+            return false;
+        }
+        let name = self.word(&name);
+        let sound = self.streams.restore(id, Stream { device, name, maker }, most);
+        if sound {
+            self.list(id);
+        }
+        sound
+    }
+
+    /// Whether every device and every maker has a stream.
+    pub fn is_whole(&self) -> bool {
+        self.devices.iter().all(|(_, d)| !d.streams.is_empty())
+            && self.makers.iter().all(|(_, m)| m.streams > 0)
     }
 }

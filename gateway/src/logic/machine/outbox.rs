@@ -119,6 +119,11 @@ impl Outbox {
         cut
     }
 
+    /// Whether a part of this stream waits.
+    pub fn holds(&self, stream: u32) -> bool {
+        self.places.contains_key(&stream)
+    }
+
     /// When what waits is to be cut.
     pub fn due(&self, cut_after_ms: u32) -> Option<ElapsedMs> {
         let after = u64::from(cut_after_ms);
@@ -207,7 +212,7 @@ impl Outbox {
         let bytes = manifest.iter().map(|r| u64::from(r.bytes)).sum();
         let mut outbox = Self { cursor, manifest, bytes, ..Self::default() };
         for part in waiting {
-            if !part.is_sound(names.streams.len()) || outbox.push(part, since, names).is_some() {
+            if !part.is_sound(names) || outbox.push(part, since, names).is_some() {
                 return None;
             }
         }

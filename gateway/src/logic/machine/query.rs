@@ -74,6 +74,8 @@ pub struct DeviceInfo {
     pub streams: u32,
     /// The wall time at which something new of it last came.
     pub seen: EpochMs,
+    /// Readings of further streams that were not let in.
+    pub refused: u64,
 }
 
 /// A stream of a device.
@@ -89,6 +91,8 @@ pub struct StreamInfo {
     pub watermark: EpochMs,
     /// How many of its readings were set aside, by reason.
     pub set_aside: Vec<(Reason, u64)>,
+    /// The client that made it known, if that is known; empty: clients without an id of their own.
+    pub client: Option<Arc<str>>,
 }
 
 /// How much of an answer is wanted.
@@ -155,15 +159,15 @@ impl Machine {
     fn wanted(&self, query: &Query<'_>, after: Option<&Place>) -> Vec<u32> {
         let names = &self.names;
         let mut devices: Vec<u32> = if query.device.contains('*') {
-            let fits = |id: &u32| matches(query.device, &names.devices[*id as usize].name);
-            (0..names.devices.len() as u32).filter(fits).collect()
+            let fitting = names.devices.iter().filter(|(_, d)| matches(query.device, &d.name));
+            fitting.map(|(id, _)| id).collect()
         } else {
             names.device(query.device).into_iter().collect()
         };
-        let name = |id: &u32| &*names.devices[*id as usize].name;
+        let name = |id: &u32| &*names.devices[*id].name;
         devices.retain(|id| after.is_none_or(|after| name(id) >= after.device.as_str()));
         devices.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-        let streams = devices.iter().flat_map(|device| names.devices[*device as usize].streams.iter());
+        let streams = devices.iter().flat_map(|device| names.devices[*device].streams.iter());
         let fits = |id: &&u32| query.stream.is_none_or(|pattern| matches(pattern, names.of(**id).1));
         streams.filter(fits).copied().collect()
     }
@@ -222,7 +226,7 @@ impl Machine {
     pub fn devices(&self, after: Option<&str>, most: usize) -> Vec<DeviceInfo> {
         let mut first: BTreeMap<&str, u32> = BTreeMap::new();
         let most = most.min(MAX_ANSWER_ENTRIES);
-        for (id, device) in (0..).zip(&self.names.devices) {
+        for (id, device) in self.names.devices.iter() {
             if after.is_some_and(|after| *device.name <= *after) {
                 continue;
             }
@@ -231,16 +235,23 @@ impl Machine {
                 first.pop_last();
             }
         }
-        let info = |id: &u32| {
-            let device = &self.names.devices[*id as usize];
-            let seen = device.streams.iter().map(|s| self.streams.list[*s as usize].seen).max();
-            DeviceInfo {
-                device: device.name.clone(),
-                streams: device.streams.len() as u32,
-                seen: seen.unwrap_or_default(),
-            }
-        };
-        first.values().map(info).collect()
+        first.values().map(|id| self.device_info(*id)).collect()
+    }
+
+    /// A device; nothing if it is not known.
+    pub fn device(&self, device: &str) -> Option<DeviceInfo> {
+        self.names.device(device).map(|id| self.device_info(id))
+    }
+
+    fn device_info(&self, id: u32) -> DeviceInfo {
+        let device = &self.names.devices[id];
+        let seen = device.streams.iter().map(|s| self.streams.list[*s as usize].seen).max();
+        DeviceInfo {
+            device: device.name.clone(),
+            streams: device.streams.len() as u32,
+            seen: seen.unwrap_or_default(),
+            refused: device.refused,
+        }
     }
 
     /// The streams of a device by name, at most [`MAX_ANSWER_ENTRIES`]; none if there is no such device.
@@ -254,9 +265,10 @@ impl Machine {
                 seen: stream.seen,
                 watermark: stream.watermark,
                 set_aside: stream.reasons().collect(),
+                client: self.names.maker(*id).cloned(),
             }
         };
-        self.names.devices[device as usize].streams.iter().take(MAX_ANSWER_ENTRIES).map(info).collect()
+        self.names.devices[device].streams.iter().take(MAX_ANSWER_ENTRIES).map(info).collect()
     }
 }
 

@@ -19,6 +19,11 @@ pub const MAX_OVERRIDES_ENTRIES: usize = 256;
 pub const MAX_PATTERN_BYTES: usize = 256;
 /// The longest wait that a rule may ask for: a day.
 pub const MAX_WAIT_MS: u32 = 86_400_000;
+/// The most streams that a shard may be told to know.
+pub const MAX_STREAMS_ENTRIES: u32 = 1_000_000;
+/// The least and the most of `retire_idle_after_s`: a minute, and ten years.
+const MIN_RETIRE_IDLE_S: u32 = 60;
+const MAX_RETIRE_IDLE_S: u32 = 10 * 366 * 86_400;
 
 /// The narrowest counter that may wrap.
 pub const MIN_SEQUENCE_BITS: u32 = 8;
@@ -49,8 +54,19 @@ pub struct Rules {
     pub max_leap: u32,
     /// The longest that a session outlives its connection, whatever its client asks for, in seconds.
     pub session_expiry_cap_s: u32,
-    /// The most streams; a publish that names one more is refused.
+    /// The most streams; a reading of one more is set aside.
     pub max_streams: u32,
+    /// The most streams of one device; a reading of one more is set aside.
+    pub max_streams_per_device: u32,
+    /// The most streams that one client makes known; a reading of one more is set aside. A client that carries many
+    /// devices, as a bridge does, needs more.
+    pub max_streams_per_client: u32,
+    /// The most bytes of all names together: of devices, of streams (a name that devices share counts once) and of the clients that
+    /// made them known. The names of the streams that one client made known take at most half of it.
+    pub max_names_bytes: u32,
+    /// A stream from which nothing new came for this long is retired, in seconds; 0: never. What was counted of it stays
+    /// counted, and it is known anew when it comes back.
+    pub retire_idle_after_s: u32,
     /// The most sessions; a connection that needs one more is refused.
     pub max_sessions: u32,
     /// The most subscriptions of all sessions together.
@@ -89,6 +105,8 @@ pub struct Override {
     pub max_leap: Option<u32>,
     /// The width in bits of the counter that gives the sequence numbers, if it wraps: 8 to 32.
     pub sequence_bits: Option<u8>,
+    /// As in [`Rules::retire_idle_after_s`].
+    pub retire_idle_after_s: Option<u32>,
 }
 
 impl Default for Override {
@@ -104,6 +122,7 @@ impl Default for Override {
             quantiles: None,
             max_leap: None,
             sequence_bits: None,
+            retire_idle_after_s: None,
         }
     }
 }
@@ -120,7 +139,11 @@ impl Default for Rules {
             max_future_ms: 600_000,
             max_leap: 1_000_000,
             session_expiry_cap_s: 7 * 86_400,
-            max_streams: 20_000,
+            max_streams: 2_000,
+            max_streams_per_device: 1_000,
+            max_streams_per_client: 1_000,
+            max_names_bytes: 128 * 1024,
+            retire_idle_after_s: 0,
             max_sessions: 10_000,
             max_subscriptions: 50_000,
             max_clients: 4_096,
@@ -156,7 +179,10 @@ impl Rules {
             ("max_future_ms", self.max_future_ms, 0, MAX_WAIT_MS),
             ("max_leap", self.max_leap, 1, u32::MAX),
             ("session_expiry_cap_s", self.session_expiry_cap_s, 0, u32::MAX),
-            ("max_streams", self.max_streams, 1, 1_000_000),
+            ("max_streams", self.max_streams, 1, MAX_STREAMS_ENTRIES),
+            ("max_streams_per_device", self.max_streams_per_device, 1, MAX_STREAMS_ENTRIES),
+            ("max_streams_per_client", self.max_streams_per_client, 1, MAX_STREAMS_ENTRIES),
+            ("max_names_bytes", self.max_names_bytes, 1_024, 256 * 1024 * 1024),
             ("max_sessions", self.max_sessions, 1, 1_000_000),
             ("max_subscriptions", self.max_subscriptions, 1, 1_000_000),
             ("max_clients", self.max_clients, 1, 1_000_000),
@@ -167,6 +193,7 @@ impl Rules {
         for (name, found, least, most) in waits {
             check(name, found, least, most)?;
         }
+        check_idle("retire_idle_after_s", self.retire_idle_after_s)?;
         if self.streams.len() > MAX_OVERRIDES_ENTRIES {
             let found = format!("{} overrides long", self.streams.len());
             return Err(bad("streams", found, format!("at most {MAX_OVERRIDES_ENTRIES}")));
@@ -182,6 +209,7 @@ impl Rules {
             if let Some(windows) = &o.windows_ms {
                 check_windows(&format!("streams[{i}].windows_ms"), windows)?;
             }
+            check_idle(&format!("streams[{i}].retire_idle_after_s"), o.retire_idle_after_s.unwrap_or(0))?;
             let waits = [
                 ("allowed_lateness_ms", o.allowed_lateness_ms, 0),
                 ("idle_close_ms", o.idle_close_ms, 100),
@@ -199,6 +227,7 @@ impl Rules {
 
     /// The rules as classes of streams: the default first, then one for each override.
     pub(super) fn classes(&self) -> Vec<Class> {
+        let after = |s: u32| (s > 0).then(|| u64::from(s) * 1_000);
         let default = Class {
             windows_ms: self.windows_ms.clone(),
             lateness_ms: i64::from(self.allowed_lateness_ms),
@@ -207,6 +236,7 @@ impl Rules {
             quantiles: self.quantiles,
             max_leap: u64::from(self.max_leap),
             sequence_bits: None,
+            retire_idle_ms: after(self.retire_idle_after_s),
         };
         let of = |o: &Override| Class {
             windows_ms: o.windows_ms.clone().unwrap_or_else(|| default.windows_ms.clone()),
@@ -216,6 +246,7 @@ impl Rules {
             quantiles: o.quantiles.unwrap_or(default.quantiles),
             max_leap: o.max_leap.map_or(default.max_leap, u64::from),
             sequence_bits: o.sequence_bits,
+            retire_idle_ms: o.retire_idle_after_s.map_or(default.retire_idle_ms, after),
         };
         let overrides: Vec<Class> = self.streams.iter().map(of).collect();
         std::iter::once(default).chain(overrides).collect()
@@ -238,6 +269,8 @@ pub(super) struct Class {
     pub quantiles: bool,
     pub max_leap: u64,
     pub sequence_bits: Option<u8>,
+    /// Nothing: it is never retired by itself.
+    pub retire_idle_ms: Option<u64>,
 }
 
 fn bad(name: &str, found: String, wanted: String) -> BadRule {
@@ -249,6 +282,14 @@ fn check(name: &str, found: u32, least: u32, most: u32) -> Result<(), BadRule> {
         return Ok(());
     }
     Err(bad(name, found.to_string(), format!("{least} to {most}")))
+}
+
+fn check_idle(name: &str, found: u32) -> Result<(), BadRule> {
+    if found == 0 || (MIN_RETIRE_IDLE_S..=MAX_RETIRE_IDLE_S).contains(&found) {
+        return Ok(());
+    }
+    let wanted = format!("{MIN_RETIRE_IDLE_S} to {MAX_RETIRE_IDLE_S}, or 0 for never");
+    Err(bad(name, found.to_string(), wanted))
 }
 
 fn check_windows(name: &str, windows: &[u32]) -> Result<(), BadRule> {

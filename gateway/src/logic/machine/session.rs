@@ -74,6 +74,11 @@ impl Sessions {
         self.all.len()
     }
 
+    /// How many subscriptions they have.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions
+    }
+
     /// When the next disconnected session ends.
     pub fn due(&self) -> Option<ElapsedMs> {
         self.ends.first().map(|(at, _)| *at)

@@ -6,10 +6,12 @@
 //! and of use, sizes) is left out and made again.
 
 use super::clients::Clients;
-use super::names::Names;
+use super::idle::Idle;
+use super::names::{DeviceImage, MakerImage, Names, StreamImage};
 use super::outbox::Outbox;
-use super::rules::{BadRule, Rules};
+use super::rules::{BadRule, MAX_STREAMS_ENTRIES, Rules};
 use super::session::Sessions;
+use super::tombstones::Tombstones;
 use super::verdicts::Verdicts;
 use super::window::{Closed, Stored, Streams};
 use super::{GatewayId, MAX_ELAPSED, Machine};
@@ -104,16 +106,18 @@ impl Machine {
         let origins: Vec<(GatewayId, u64, u64)> =
             self.origins.iter().map(|(g, (s, n))| (*g, *s, *n)).collect();
         w.put(origins);
-        w.put(self.names.devices.len() as u32);
-        self.names.devices.iter().for_each(|d| w.put(&*d.name));
+        w.put(self.names.device_images().collect::<Vec<_>>());
+        w.put(self.names.maker_images().collect::<Vec<_>>());
         w.put(self.names.streams.len() as u32);
-        for (name, s) in self.names.streams.iter().zip(&self.streams.list) {
-            w.put((name.device, &*name.name, s.heard, s.seen, s.watermark));
+        for image in self.names.stream_images() {
+            let s = &self.streams.list[image.0 as usize];
+            w.put((image, s.heard, s.seen, s.watermark));
             match canary::makes(Canary::DedupNotInSnapshot) {
                 true => w.put((&s.open, [0u8; 0].as_slice(), &s.set_aside)),
                 false => w.put((&s.open, &s.boots, &s.set_aside)),
             }
         }
+        w.put(self.tombstones.image());
         w.put(self.clients.image());
         w.put(self.sessions.image());
         let o = &self.outbox;
@@ -162,6 +166,8 @@ impl Machine {
         let origins: Vec<(GatewayId, u64, u64)> = r.take("origins")?;
         m.origins = origins.into_iter().map(|(gateway, start, n)| (gateway, (start, n))).collect();
         (m.names, m.streams) = m.read_streams(&mut r)?;
+        m.tombstones = Tombstones::from_image(r.take("tombstones")?).ok_or(inconsistent("tombstones"))?;
+        m.idle = Idle::of(m.names.streams.iter().map(|(id, _)| id), &m.streams, &m.classes);
         let (uses, clients): (u64, _) = r.take("clients")?;
         m.clients = Clients::from_image(uses, clients).ok_or(inconsistent("clients"))?;
         let (epoch, sessions): (u64, _) = r.take("sessions")?;
@@ -173,7 +179,7 @@ impl Machine {
         m.outbox =
             Outbox::restore(cursor, manifest, waiting, since, &m.names).ok_or(inconsistent("outbox"))?;
         m.recent = r.take::<VecDeque<Closed>>("recent windows")?;
-        if !m.recent.iter().all(|c| c.is_sound(m.names.streams.len())) {
+        if !m.recent.iter().all(|c| c.is_sound(&m.names)) {
             return Err(inconsistent("recent windows"));
         }
         m.verdicts = Verdicts::from_image(r.take("verdicts")?);
@@ -184,27 +190,30 @@ impl Machine {
     }
 
     fn read_streams(&self, r: &mut Reader<'_>) -> Result<(Names, Streams), RestoreError> {
-        let count: u32 = r.take("devices")?;
-        let mut devices = Vec::new();
-        for _ in 0..count {
-            devices.push(r.take::<String>("devices")?);
-        }
         let (mut names, mut streams) = (Names::default(), Streams::default());
+        let most = MAX_STREAMS_ENTRIES;
+        let devices: Vec<DeviceImage> = r.take("devices")?;
+        if !devices.into_iter().all(|device| names.restore_device(device, most)) {
+            return Err(inconsistent("devices"));
+        }
+        let makers: Vec<MakerImage> = r.take("clients of streams")?;
+        if !makers.into_iter().all(|maker| names.restore_maker(maker, most)) {
+            return Err(inconsistent("clients of streams"));
+        }
         let count: u32 = r.take("streams")?;
-        for id in 0..count {
-            let (device, name, stored): (u32, String, Stored) = r.take("streams")?;
-            // A device's first stream is what made it known: devices come in the order of their numbers.
-            let device = devices.get(device as usize).ok_or(inconsistent("streams"))?;
-            if names.find(device, &name).is_some() || names.add(device, &name) != id {
+        for _ in 0..count {
+            let (image, stored): (StreamImage, Stored) = r.take("streams")?;
+            let id = image.0;
+            if !names.restore_stream(image, most) {
                 return Err(inconsistent("streams"));
             }
-            let class = self.rules.class_of(device, &name);
-            if !streams.restore(class, stored, &self.classes) {
+            let (device, name) = names.of(id);
+            let class = self.rules.class_of(device, name);
+            if !streams.restore(id, class, stored, &self.classes) {
                 return Err(inconsistent("streams"));
             }
         }
-        let same = |(d, name): (&super::names::Device, &String)| *d.name == **name;
-        if names.devices.len() != devices.len() || !names.devices.iter().zip(&devices).all(same) {
+        if !names.is_whole() {
             return Err(inconsistent("devices"));
         }
         Ok((names, streams))

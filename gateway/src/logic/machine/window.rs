@@ -15,6 +15,7 @@
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::judged::Reason;
+use super::names::Names;
 use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::{Aggregate, Sample};
@@ -113,7 +114,23 @@ pub(super) struct Measured {
 pub(super) const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
 const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
 
-/// All streams of a shard, by number.
+impl Default for Stream {
+    /// One of which nothing came; it also stands under numbers that are free.
+    fn default() -> Self {
+        Self {
+            class: 0,
+            heard: ElapsedMs(0),
+            seen: EpochMs(0),
+            watermark: NO_WATERMARK,
+            due: NEVER,
+            open: Vec::new(),
+            boots: Vec::new(),
+            set_aside: None,
+        }
+    }
+}
+
+/// All streams of a shard, by number. Which numbers are taken, `names` knows.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     pub list: Vec<Stream>,
@@ -127,21 +144,29 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub fn add(&mut self, class: u16) {
-        self.list.push(Stream {
-            class,
-            heard: ElapsedMs(0),
-            seen: EpochMs(0),
-            watermark: NO_WATERMARK,
-            due: NEVER,
-            open: Vec::new(),
-            boots: Vec::new(),
-            set_aside: None,
-        });
+    /// A stream is known from now on, under a number that is free, with these sequence numbers.
+    pub fn add(&mut self, id: u32, class: u16, boots: Vec<Boot>) {
+        *self.place(id) = Stream { class, boots, ..Stream::default() };
     }
 
-    /// Takes a stream as it was stored; false if it can't be.
-    pub fn restore(&mut self, class: u16, stored: Stored, classes: &[Class]) -> bool {
+    /// A stream is known no more; its parts were closed before. Gives its sequence numbers.
+    pub fn remove(&mut self, id: u32) -> Vec<Boot> {
+        let stream = std::mem::take(&mut self.list[id as usize]);
+        debug_assert!(stream.open.is_empty() && stream.due == NEVER, "its parts were closed before");
+        stream.boots
+    }
+
+    /// The place of a number; those below it are there too.
+    fn place(&mut self, id: u32) -> &mut Stream {
+        let at = id as usize;
+        if self.list.len() <= at {
+            self.list.resize_with(at + 1, Stream::default);
+        }
+        &mut self.list[at]
+    }
+
+    /// Takes a stream as it was stored, under a number that is free; false if it can't be.
+    pub fn restore(&mut self, id: u32, class: u16, stored: Stored, classes: &[Class]) -> bool {
         let Stored { heard, seen, watermark, open, boots, set_aside } = stored;
         let Some(of) = classes.get(usize::from(class)) else { return false };
         let ordered = open.windows(2).all(|w| (w[0].width, w[0].start) < (w[1].width, w[1].start));
@@ -156,8 +181,8 @@ impl Streams {
             return false;
         }
         self.open += open.len();
-        self.list.push(Stream { class, heard, seen, watermark, due: NEVER, open, boots, set_aside });
-        self.register(self.list.len() as u32 - 1, classes);
+        *self.place(id) = Stream { class, heard, seen, watermark, due: NEVER, open, boots, set_aside };
+        self.register(id, classes);
         true
     }
 
@@ -288,7 +313,8 @@ impl Streams {
         (0..self.list.len() as u32).for_each(|id| self.close_all_of(id, classes));
     }
 
-    fn close_all_of(&mut self, id: u32, classes: &[Class]) {
+    /// Closes all parts of a stream.
+    pub fn close_all_of(&mut self, id: u32, classes: &[Class]) {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
         self.open -= stream.close(id, class, |_| true, &mut self.closed);
@@ -375,10 +401,10 @@ impl Closed {
         if self.late { self.aggregate.count } else { 0 }
     }
 
-    /// Whether this can have come about in a shard of so many streams (for one that was read back).
-    pub fn is_sound(&self, streams: usize) -> bool {
+    /// Whether this can have come about in a shard that knows its stream (for one that was read back).
+    pub fn is_sound(&self, names: &Names) -> bool {
         let some = self.width_ms > 0 && self.aggregate.is_sound() && self.sequences.is_sound();
-        some && (self.stream as usize) < streams && is_start(self.start)
+        some && names.streams.get(self.stream).is_some() && is_start(self.start)
     }
 }
 

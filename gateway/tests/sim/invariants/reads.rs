@@ -1,10 +1,11 @@
 //! Reads are linearizable: an answer holds everything that was acknowledged, or that another answer showed, before
 //! it was asked for, and nothing that was not yet sent when it came.
 //!
-//! Readings of a device are only ever added, so histories of its count have no other way to go wrong.
+//! Readings of a device are only ever added, so histories of its count have no other way to go wrong. What was retired is not
+//! shown any more: an answer about such a device may hold less.
 
 use selvedge_gateway::logic::peer::QueryAnswer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A question under way.
 struct Question {
@@ -18,6 +19,7 @@ pub struct Reads {
     open: BTreeMap<u64, Question>,
     /// The greatest count that was ever answered.
     shown: BTreeMap<String, u64>,
+    retired: BTreeSet<String>,
 }
 
 impl Reads {
@@ -25,6 +27,11 @@ impl Reads {
     pub fn asked(&mut self, id: u64, device: &str, acknowledged: u64) {
         let least = acknowledged.max(self.shown.get(device).copied().unwrap_or(0));
         self.open.insert(id, Question { device: device.to_string(), least });
+    }
+
+    /// Streams of this device are retired from now on.
+    pub fn retired(&mut self, device: &str) {
+        self.retired.insert(device.to_string());
     }
 
     /// Which device a question is about.
@@ -39,6 +46,7 @@ impl Reads {
         };
         let found: u64 = windows.iter().map(|w| w.aggregate.count).sum();
         let Question { device, least } = question;
+        let least = if self.retired.contains(&device) { 0 } else { least };
         assert!(found >= least, "an answer about {device} has {found} readings, {least} were known");
         assert!(found <= measured, "an answer about {device} has {found} readings of {measured}");
         let shown = self.shown.entry(device).or_default();

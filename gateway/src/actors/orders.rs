@@ -1,0 +1,45 @@
+//! Orders: items that operators give over HTTP. They go the way of what devices do, through the forwarder to the leader of their
+//! shard, and are answered when they are chosen.
+//!
+//! An order that is not answered in time is still under way and may be carried out; it holds its place in the bound
+//! until then, so that a site without a majority doesn't gather orders.
+
+use crate::logic::forward::Settled;
+use crate::logic::machine::Outcome;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// The connection that orders' tickets name; no MQTT connection has this number.
+pub const ORDERS: u64 = u64::MAX;
+/// How many orders may be unanswered.
+pub const MAX_ORDERS: usize = 256;
+/// How long an operator waits for an answer.
+pub const ORDER_WAIT_MS: u64 = 5_000;
+
+/// The orders of a gateway that are under way.
+#[derive(Debug, Default)]
+pub struct Orders(Mutex<(u64, BTreeMap<u64, oneshot::Sender<Outcome>>)>);
+
+impl Orders {
+    /// A new order: its token, and where its outcome comes; nothing if too many are under way.
+    pub fn open(&self) -> Option<(u64, oneshot::Receiver<Outcome>)> {
+        let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, open) = &mut *orders;
+        if open.len() >= MAX_ORDERS {
+            return None;
+        }
+        *last += 1;
+        let (reply, outcome) = oneshot::channel();
+        open.insert(*last, reply);
+        Some((*last, outcome))
+    }
+
+    /// What became of an order.
+    pub fn settled(&self, settled: Settled) {
+        let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reply) = orders.1.remove(&settled.ticket.token) {
+            let _ = reply.send(settled.outcome); // who asked may have gone
+        }
+    }
+}

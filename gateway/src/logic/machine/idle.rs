@@ -1,0 +1,87 @@
+//! Which streams were silent for so long that their rule retires them (`retire_idle_after_s`).
+//!
+//! Silence is measured in elapsed time. All of this is derived from the state. A reading moves its stream's time back without touching it: an entry may come before the
+//! stream's time, never after it, and is moved when it comes first. Where no rule retires streams it is empty.
+
+use super::rules::Class;
+use super::window::Streams;
+use selvedge_shared::time::ElapsedMs;
+use std::collections::BTreeSet;
+
+const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
+
+/// Streams in the order in which they may be retired.
+#[derive(Debug, Default)]
+pub(super) struct Idle {
+    order: BTreeSet<(ElapsedMs, u32)>,
+    /// Where each stream stands in it; [`NEVER`]: nowhere.
+    at: Vec<ElapsedMs>,
+}
+
+impl Idle {
+    /// All streams of these numbers, as their rules are now.
+    pub fn of(ids: impl Iterator<Item = u32>, streams: &Streams, classes: &[Class]) -> Self {
+        let mut idle = Self::default();
+        ids.for_each(|id| idle.put(id, deadline(id, streams, classes)));
+        idle
+    }
+
+    /// A stream became known at `now`.
+    pub fn add(&mut self, id: u32, class: &Class, now: ElapsedMs) {
+        self.put(id, class.retire_idle_ms.map_or(NEVER, |after| now.plus(after)));
+    }
+
+    pub fn remove(&mut self, id: u32) {
+        self.put(id, NEVER);
+    }
+
+    fn put(&mut self, id: u32, at: ElapsedMs) {
+        let place = id as usize;
+        if at == NEVER && self.at.len() <= place {
+            return;
+        }
+        if self.at.len() <= place {
+            self.at.resize(place + 1, NEVER);
+        }
+        let before = std::mem::replace(&mut self.at[place], at);
+        self.order.remove(&(before, id));
+        if at != NEVER {
+            self.order.insert((at, id));
+        }
+    }
+
+    /// When the first stream is to be retired.
+    pub fn due(&mut self, streams: &Streams, classes: &[Class]) -> Option<ElapsedMs> {
+        loop {
+            let (at, id) = self.order.first().copied()?;
+            let deadline = deadline(id, streams, classes);
+            if deadline == at {
+                return Some(at);
+            }
+            self.put(id, deadline);
+        }
+    }
+
+    /// Takes out the streams that are to be retired at `now`, the longest silent first, at most `most`.
+    pub fn take_due(
+        &mut self,
+        now: ElapsedMs,
+        streams: &Streams,
+        classes: &[Class],
+        most: usize,
+    ) -> Vec<u32> {
+        let mut due = Vec::new();
+        while due.len() < most && self.due(streams, classes).is_some_and(|at| at <= now) {
+            let Some((_, id)) = self.order.first().copied() else { break };
+            self.remove(id);
+            due.push(id);
+        }
+        due
+    }
+}
+
+fn deadline(id: u32, streams: &Streams, classes: &[Class]) -> ElapsedMs {
+    let stream = &streams.list[id as usize];
+    let after = classes[usize::from(stream.class)].retire_idle_ms;
+    after.map_or(NEVER, |after| stream.heard.plus(after))
+}

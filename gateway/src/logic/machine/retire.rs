@@ -1,0 +1,55 @@
+//! Retiring streams: by command of an operator, and by rule those that were silent for long.
+//!
+//! A stream that is retired closes its open parts, which reach the cloud as any other, and gives its room and its number free. Parts
+//! that wait in the outbox name their stream by its number, so what waits is cut into a batch first if it holds a part of one of
+//! them. What stays is a tombstone of its sequence numbers (see `tombstones`). A reading that was not counted before makes the
+//! stream known anew.
+
+use super::{Applied, Machine};
+use std::collections::BTreeSet;
+
+/// How many streams one tick retires at most; the next tick goes on.
+pub const MAX_TICK_RETIRED_ENTRIES: usize = 64;
+
+impl Machine {
+    /// Retires a stream of a device, or all of them; says how many there were.
+    pub(super) fn retire(&mut self, device: &str, stream: Option<&str>, applied: &mut Applied) -> u32 {
+        let ids: Vec<u32> = match (self.names.device(device), stream) {
+            (None, _) => Vec::new(),
+            (Some(_), Some(stream)) => self.names.find(device, stream).into_iter().collect(),
+            (Some(id), None) => self.names.devices[id].streams.clone(),
+        };
+        self.retire_all(&ids, applied);
+        ids.len() as u32
+    }
+
+    /// Retires streams that were silent for as long as their rules say.
+    pub(super) fn retire_idle(&mut self, applied: &mut Applied) {
+        let ids = self.idle.take_due(self.elapsed, &self.streams, &self.classes, MAX_TICK_RETIRED_ENTRIES);
+        applied.counters.retired_idle += ids.len() as u64;
+        self.retire_all(&ids, applied);
+    }
+
+    fn retire_all(&mut self, ids: &[u32], applied: &mut Applied) {
+        if ids.is_empty() {
+            return;
+        }
+        let gone: BTreeSet<u32> = ids.iter().copied().collect();
+        for id in ids {
+            self.streams.close_all_of(*id, &self.classes);
+        }
+        self.keep_closed(applied);
+        if ids.iter().any(|id| self.outbox.holds(*id)) {
+            applied.batches.extend(self.outbox.cut(&self.names));
+        }
+        self.recent.retain(|part| !gone.contains(&part.stream));
+        for id in ids {
+            let (device, name) = self.names.of(*id);
+            let boots = self.streams.remove(*id);
+            applied.counters.tombstones_forgotten += self.tombstones.add(device, name, boots, self.elapsed);
+            self.names.remove(*id);
+            self.idle.remove(*id);
+        }
+        applied.counters.retired += ids.len() as u64;
+    }
+}

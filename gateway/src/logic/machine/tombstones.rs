@@ -1,0 +1,124 @@
+//! Tombstones: what is remembered of streams that were retired, so that a reading which a device sends again is not counted
+//! again.
+//!
+//! Only sequence numbers are worth remembering, so a stream without them leaves no tombstone. A tombstone goes when its stream comes
+//! back (which then goes on from these numbers), after [`TOMBSTONE_MS`], and at the bound of entries the oldest.
+//!
+//! Limit: behind a tombstone that is gone, a resend counts again.
+
+use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
+use bincode::{Decode, Encode};
+use selvedge_shared::canary::{self, Canary};
+use selvedge_shared::time::ElapsedMs;
+use std::collections::{BTreeMap, BTreeSet};
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// How long a tombstone is kept: as long as a device may hold back what it has sent before.
+pub const TOMBSTONE_MS: u64 = 7 * 86_400_000;
+/// The most tombstones of a shard.
+pub const MAX_TOMBSTONES_ENTRIES: usize = 1_024;
+
+/// What is remembered of one stream.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(super) struct Tombstone {
+    /// The elapsed time at which it was retired.
+    at: ElapsedMs,
+    boots: Vec<Boot>,
+}
+
+/// All tombstones of a shard, by a hash of the stream's names.
+#[derive(Debug, Default)]
+pub(super) struct Tombstones {
+    by_hash: BTreeMap<u128, Tombstone>,
+    /// Derived.
+    order: BTreeSet<(ElapsedMs, u128)>,
+}
+
+/// 128 bits tell all streams apart that there will ever be, at a fraction of their names' room.
+fn hash(device: &str, stream: &str) -> u128 {
+    let mut hasher = Xxh3Default::new();
+    hasher.update(&(device.len() as u64).to_le_bytes());
+    hasher.update(device.as_bytes());
+    hasher.update(stream.as_bytes());
+    hasher.digest128()
+}
+
+impl Tombstones {
+    pub fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+
+    /// Notes that a stream was retired; says how many older tombstones had to go.
+    pub fn add(&mut self, device: &str, stream: &str, boots: Vec<Boot>, now: ElapsedMs) -> u64 {
+        if boots.is_empty() || canary::makes(Canary::RetiredIsForgotten) {
+            return 0;
+        }
+        self.insert(hash(device, stream), Tombstone { at: now, boots });
+        let mut forgotten = 0;
+        while self.by_hash.len() > MAX_TOMBSTONES_ENTRIES
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.by_hash.remove(&oldest);
+            forgotten += 1;
+        }
+        forgotten
+    }
+
+    fn insert(&mut self, hash: u128, tombstone: Tombstone) {
+        self.order.insert((tombstone.at, hash));
+        if let Some(old) = self.by_hash.insert(hash, tombstone) {
+            let at = self.by_hash[&hash].at;
+            if old.at != at {
+                self.order.remove(&(old.at, hash));
+            }
+        }
+    }
+
+    /// The sequence numbers that a retired stream had.
+    pub fn boots(&self, device: &str, stream: &str) -> Option<&[Boot]> {
+        if self.by_hash.is_empty() {
+            return None;
+        }
+        self.by_hash.get(&hash(device, stream)).map(|t| t.boots.as_slice())
+    }
+
+    /// The stream has come back with these numbers.
+    pub fn remove(&mut self, device: &str, stream: &str) -> Option<Vec<Boot>> {
+        let hash = hash(device, stream);
+        let tombstone = self.by_hash.remove(&hash)?;
+        self.order.remove(&(tombstone.at, hash));
+        Some(tombstone.boots)
+    }
+
+    /// When the first one goes.
+    pub fn due(&self) -> Option<ElapsedMs> {
+        self.order.first().map(|(at, _)| at.plus(TOMBSTONE_MS))
+    }
+
+    /// Forgets those whose time is over.
+    pub fn expire(&mut self, now: ElapsedMs) {
+        while self.due().is_some_and(|at| at <= now) {
+            if let Some((_, hash)) = self.order.pop_first() {
+                self.by_hash.remove(&hash);
+            }
+        }
+    }
+
+    pub fn image(&self) -> Vec<(u128, &Tombstone)> {
+        self.by_hash.iter().map(|(hash, tombstone)| (*hash, tombstone)).collect()
+    }
+
+    /// From what [`Tombstones::image`] gave; nothing if that can't be.
+    pub fn from_image(image: Vec<(u128, Tombstone)>) -> Option<Self> {
+        let sound = |t: &Tombstone| {
+            (1..=MAX_BOOTS_ENTRIES).contains(&t.boots.len()) && t.boots.iter().all(Boot::is_sound)
+        };
+        let ordered = image.windows(2).all(|w| w[0].0 < w[1].0);
+        if !ordered || image.len() > MAX_TOMBSTONES_ENTRIES || !image.iter().all(|(_, t)| sound(t)) {
+            return None;
+        }
+        let mut tombstones = Self::default();
+        image.into_iter().for_each(|(hash, tombstone)| tombstones.insert(hash, tombstone));
+        Some(tombstones)
+    }
+}
