@@ -5,12 +5,12 @@
 //! something. A node tells what it has applied itself, not what other nodes of the same database have.
 
 use crate::logic::params::Wanted;
-use crate::logic::pattern::Pattern;
-use crate::logic::row::{Content, Owner, Row};
+use crate::logic::row::Row;
 use crate::store::find::Seek;
 use crate::store::{Incoming, Outcome, Reader, StoreError};
+use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::EpochMs;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
@@ -26,9 +26,6 @@ const WAITING_ENTRIES: usize = 64;
 
 /// How many windows of one transaction are told; a site that sends what it kept for a week would be no news.
 pub const MAX_TOLD_ENTRIES: usize = 2_000;
-
-/// How many row numbers of series are remembered.
-const SERIES_CACHE_ENTRIES: usize = 20_000;
 
 /// A window that was touched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,10 +143,9 @@ impl Live {
 }
 
 async fn tell(live: Arc<Live>, reader: Reader, mut touched: mpsc::Receiver<Vec<Touched>>) {
-    let mut known: HashMap<Series, i64> = HashMap::new();
     while let Some(all) = touched.recv().await {
         for one in all {
-            match read(&reader, &one, &mut known).await {
+            match read(&reader, &one).await {
                 Ok(Some(row)) => {
                     let number = live.last.fetch_add(1, Ordering::Relaxed) + 1;
                     live.tell(News::Window(number, Arc::new(row)));
@@ -168,43 +164,19 @@ async fn tell(live: Arc<Live>, reader: Reader, mut touched: mpsc::Receiver<Vec<T
     }
 }
 
-async fn read(
-    reader: &Reader,
-    touched: &Touched,
-    known: &mut HashMap<Series, i64>,
-) -> Result<Option<Row>, StoreError> {
+/// A window as it is stored now; nothing if it is not there.
+async fn read(reader: &Reader, touched: &Touched) -> Result<Option<Row>, StoreError> {
     let series = &touched.series;
-    let id = match known.get(series) {
-        Some(id) => *id,
-        None => {
-            let wanted = Wanted {
-                site: Some(Pattern::exactly(&series.site)),
-                device: Some(Pattern::exactly(&series.device)),
-                stream: Some(Pattern::exactly(&series.stream)),
-                search: None,
-            };
-            let all = reader.find(&Seek { sites: None, wanted }, u32::from(u16::MAX)).await?;
-            let Some(found) = all.into_iter().find(|s| s.width_ms == series.width_ms) else {
-                return Ok(None);
-            };
-            if known.len() >= SERIES_CACHE_ENTRIES {
-                known.clear();
-            }
-            known.insert(series.clone(), found.id);
-            found.id
-        }
+    let wanted = Wanted {
+        site: Some(Pattern::exactly(&series.site)),
+        device: Some(Pattern::exactly(&series.device)),
+        stream: Some(Pattern::exactly(&series.stream)),
+        search: None,
     };
-    let page = reader.windows(id, touched.start, touched.start.plus(1), 1).await?;
-    let owner = Owner {
-        site: Some(series.site.clone()),
-        device: Some(series.device.clone()),
-        stream: Some(series.stream.clone()),
-    };
-    Ok(page.rows.into_iter().next().map(|window| Row {
-        owner: Arc::new(owner),
-        start: window.start,
-        width_ms: series.width_ms,
-        streams: 1,
-        content: Content::Counted(Arc::new(window)),
-    }))
+    // Anew each time, since how far the stream has come changes with each of its windows.
+    let all = reader.find(&Seek { sites: None, wanted }, u32::from(u16::MAX)).await?;
+    let Some(found) = all.into_iter().find(|s| s.width_ms == series.width_ms) else { return Ok(None) };
+    let progress = reader.progress(&found).await?;
+    let page = reader.windows(found.id, touched.start, touched.start.plus(1), 1).await?;
+    Ok(page.rows.into_iter().next().map(|window| Row::of(&found, window, &progress)))
 }

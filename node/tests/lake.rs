@@ -86,14 +86,23 @@ fn an_export_tells_what_it_wrote() {
     assert_eq!(code, Some(0));
     assert!(out.contains("0 files with 0 windows written") && out.contains("6 days unchanged"), "{out}");
 
-    let day =
-        ["--from", "2025-11-25", "--to-day", "2025-11-25", "--site", "plant-8", "--width", "10s", "--again"];
+    let day = [
+        "--from-day",
+        "2025-11-25",
+        "--to-day",
+        "2025-11-25",
+        "--site",
+        "plant-8",
+        "--width",
+        "10s",
+        "--again",
+    ];
     let (_, out, _) = export(folder.path(), &[&here[..], &day].concat());
     assert!(out.contains("1 files with 300 windows written"), "{out}");
     let (code, _, said) = export(folder.path(), &["--data-dir", ".", "--to", "lake"]);
     assert_eq!(code, Some(2));
     assert!(said.contains("is no address of a lake"), "{said}");
-    let (code, _, said) = export(folder.path(), &["--from", "yesterday"]);
+    let (code, _, said) = export(folder.path(), &["--from-day", "yesterday"]);
     assert_eq!(code, Some(2));
     assert!(said.contains("2026-11-24"), "{said}");
 }

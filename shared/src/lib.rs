@@ -9,6 +9,7 @@ pub mod config;
 pub mod frame;
 pub mod ids;
 pub mod mqtt;
+pub mod pattern;
 pub mod question;
 pub mod report;
 pub mod seal;

@@ -20,6 +20,7 @@ use crate::aggregate::Aggregate;
 use crate::balance::Policy;
 use crate::frame;
 use crate::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
+use crate::pattern::{MAX_TEXT_BYTES, Pattern};
 use crate::seal::{Message, SEAL_OVERHEAD_BYTES};
 use crate::sequences::Sequences;
 use crate::time::{EpochMs, TIME_RANGE};
@@ -81,7 +82,7 @@ pub enum About {
 /// Which windows are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Aggregates {
-    /// The device, or devices: `*` stands for any characters.
+    /// The device, or devices: `*` stands for any characters, `\*` for itself.
     pub device: String,
     /// The stream, or streams; nothing: all.
     pub stream: Option<String>,
@@ -206,9 +207,9 @@ impl Message for Question {
             return Err("a wait of nothing or too much");
         }
         let About::Aggregates(a) = &self.about;
-        let named = |name: &str| (1..=MAX_NAME_BYTES).contains(&name.len());
+        let named = |name: &str| (1..=MAX_TEXT_BYTES).contains(&name.len()) && Pattern::parse(name).is_ok();
         if !named(&a.device) || !a.stream.as_deref().is_none_or(named) {
-            return Err("a name that is empty or too long");
+            return Err("a name or pattern that is empty or too long");
         }
         if a.from >= a.to || a.every_ms == Some(0) || !(1..=MAX_ROWS).contains(&a.limit) {
             return Err("times, width or limit that ask for nothing or too much");
@@ -359,7 +360,7 @@ mod tests {
         assert_eq!(frame::encode(Question::VERSION, &question()), [&asked[..], &rest].concat());
         let bytes = frame::encode(Answer::VERSION, &answer());
         assert_eq!(bytes[..15], [1, 7, 2, 0, 1, 1, b'd', 1, b'a', 1, 0, 251, 0xe8, 3, 0]);
-        assert_eq!(bytes[bytes.len() - 8..], [0, 1, 0, 8, 0, 2, 1, 1]);
+        assert_eq!(bytes[bytes.len() - 10..], [0, 1, 0, 8, 0, 0, 0, 2, 1, 1]);
         let busy = Answer { outcome: Outcome::Busy, ..answer() };
         assert_eq!(frame::encode(Answer::VERSION, &busy), [1, 7, 2, 1]);
         assert_eq!(frame::decode::<Answer>("answer", 1, &bytes).unwrap(), answer());
@@ -390,11 +391,12 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_or_too_much_is_refused() {
         type Spoil = fn(&mut Question, &mut Aggregates);
-        let spoils: [Spoil; 9] = [
+        let spoils: [Spoil; 10] = [
             |q, _| q.wait_ms = 0,
             |q, _| q.wait_ms = MAX_WAIT_MS + 1,
             |_, a| a.device = String::new(),
-            |_, a| a.stream = Some("x".repeat(MAX_NAME_BYTES + 1)),
+            |_, a| a.stream = Some("x".repeat(MAX_TEXT_BYTES + 1)),
+            |_, a| a.device = "*****".to_string(),
             |_, a| a.to = a.from,
             |_, a| a.every_ms = Some(0),
             |_, a| a.limit = 0,

@@ -18,6 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
+use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use serde_json::{Value, json};
@@ -160,6 +161,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     };
     let (reply, answer) = oneshot::channel();
     let consistency = if query.stale { "stale" } else { "linearizable" };
+    let (from, to) = (query.from, query.to);
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
     api.overview.switch.do_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
@@ -168,6 +170,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
             let list: Vec<_> = told.windows.iter().map(|w| window(&api.site, w)).collect();
             HttpResponse::Ok().json(json!({
                 "aggregates": list, "truncated": told.next.is_some(), "next": told.next.map(|p| p.to_string()),
+                "from": from.to_string(), "to": to.to_string(),
                 "partial": !told.missing.is_empty(), "missing_shards": told.missing, "consistency": consistency,
             }))
         }
@@ -212,10 +215,10 @@ fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
     for (key, value) in given {
         let bad = |why: String| (key.clone(), why);
         match key.as_str() {
-            "device" => query.device.clone_from(value),
-            "stream" => query.stream = Some(value.clone()),
-            "from" => query.from = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
-            "to" => query.to = EpochMs::parse(value).map_err(|e| bad(e.to_string()))?,
+            "device" => query.device = Pattern::parse(value).map(|_| value.clone()).map_err(bad)?,
+            "stream" => query.stream = Some(Pattern::parse(value).map(|_| value.clone()).map_err(bad)?),
+            "from" => query.from = EpochMs::parse_asked(value).map_err(|e| bad(e.to_string()))?,
+            "to" => query.to = EpochMs::parse_asked(value).map_err(|e| bad(e.to_string()))?,
             "every" => {
                 let every = parse_duration_ms(value).map_err(|e| bad(e.to_string()))?;
                 query.every_ms = Some(u32::try_from(every).map_err(|_| bad("give at most 49d".into()))?);
@@ -246,7 +249,7 @@ fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
     if query.device.is_empty() {
         return Err((
             "device".into(),
-            "name the device, for example device=press-4, or several with device=press-*".into(),
+            "name the device, for example device=press-4, or several with device=press-* (\\* for the character)".into(),
         ));
     }
     if query.from >= query.to {
@@ -268,6 +271,9 @@ mod tests {
         for (given, named, right) in [
             (pairs(&[]), "device", "press-4"),
             (pairs(&[("device", "d"), ("from", "yesterday")]), "from", "RFC 3339"),
+            (pairs(&[("device", "d"), ("from", "2025-11-24T08:00:00")]), "from", "no time zone"),
+            (pairs(&[("device", "d"), ("to", "1764000000")]), "to", "1764000000s"),
+            (pairs(&[("device", "*****")]), "device", "more than 4"),
             (pairs(&[("device", "d"), ("every", "soon")]), "every", "10s"),
             (pairs(&[("device", "d"), ("consistency", "maybe")]), "consistency", "stale"),
             (pairs(&[("device", "d"), ("policy", "best")]), "policy", "p2c"),
@@ -283,5 +289,8 @@ mod tests {
         let given = [("device", "d"), ("every", "1m"), ("consistency", "stale"), ("policy", "random")];
         let (good, policy) = parse(&pairs(&given)).unwrap();
         assert_eq!((good.every_ms, good.stale, policy), (Some(60_000), true, Policy::Random));
+        // A `+` that was not percent-encoded comes as a space.
+        let (zoned, _) = parse(&pairs(&[("device", "d"), ("from", "2025-11-24T17:00:00 01:00")])).unwrap();
+        assert_eq!(zoned.from, EpochMs(1_764_000_000_000));
     }
 }

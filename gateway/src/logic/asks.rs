@@ -15,6 +15,7 @@ use crate::logic::ring::Ring;
 use selvedge_shared::balance::{Balancer, Policy};
 use selvedge_shared::frame::encoded_bytes;
 use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -164,9 +165,9 @@ impl Asks {
         if self.open.len() >= MAX_QUESTIONS {
             return None;
         }
-        let waiting: VecDeque<ShardId> = match wanted.query.device.contains('*') {
-            true => (0..self.ring.shards()).map(ShardId).collect(),
-            false => VecDeque::from([self.ring.shard_of(&wanted.query.device)]),
+        let waiting: VecDeque<ShardId> = match Pattern::read(&wanted.query.device).exact() {
+            None => (0..self.ring.shards()).map(ShardId).collect(),
+            Some(name) => VecDeque::from([self.ring.shard_of(name)]),
         };
         let (mut wanted, shards) = (wanted, waiting.len() as u16);
         let page = &mut wanted.query.page;

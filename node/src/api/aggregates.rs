@@ -8,7 +8,7 @@ use crate::logic::access::Caller;
 use crate::logic::query::{
     AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, GroupBy, Parameters, Place, Spans, bad,
 };
-use crate::logic::row::{Content, Owner, Row, RowTable};
+use crate::logic::row::{Content, More, Owner, Row, RowTable};
 use crate::store::find::Seek;
 use crate::store::{SeriesInfo, StoredWindow};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -49,7 +49,8 @@ pub async fn select(
     let seek = Seek { sites: caller.sites.clone(), wanted: query.wanted.clone() };
     let chosen = query.choose(series(api, &seek).await?)?;
     let merges = query.group != GroupBy::ALL;
-    let mut table = RowTable::new(query.functions.as_deref(), merges, query.fill.is_some());
+    let more = More { spans: query.every_ms.is_some(), merged: merges, filled: query.fill.is_some() };
+    let mut table = RowTable::new(query.functions.as_deref(), more);
     let next = if merges {
         let (rows, next) = merged::merged(api, query, &chosen, &table).await?;
         table.rows = rows;
@@ -117,8 +118,7 @@ async fn apart(
                 return Err(bad("every", why).into());
             }
             scanned += its_own;
-            let (first, every) = (query.span_start(query.from), query.every_ms.unwrap_or(one.width_ms));
-            table.rows.extend(fill.rows(rows, first, query.to, every));
+            table.rows.extend(fill.rows(rows, query));
         } else {
             let after = query.after.filter(|after| after.series == one.id);
             let from = after.map_or(query.from, |after| query.from.max(after.start));
@@ -148,11 +148,15 @@ async fn read(
 ) -> Result<Option<EpochMs>, Failure> {
     let mut spans = Spans::default();
     let width_ms = query.every_ms.unwrap_or(series.width_ms);
+    let progress = api.reader.progress(series).await?;
     let row = |window: StoredWindow| Row {
         owner: owner.clone(),
         start: window.start,
         width_ms,
         streams: 1,
+        passed: progress.passed,
+        complete: progress.is_complete(window.start, window.start.plus(width_ms)),
+        partial: query.is_cut(window.start),
         content: Content::Counted(Arc::new(window)),
     };
     for segment in query.segments(series.width_ms, from) {

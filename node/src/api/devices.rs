@@ -82,7 +82,7 @@ pub(super) async fn devices(
     let after = p.names_place("after", 2)?.map(|place| place.0).unwrap_or_default();
     let [site, device] = [0, 1].map(|at| after.get(at).map_or("", String::as_str));
     let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
-    let devices = listed(api.reader.find_devices(&seek, (site, device), limit).await?);
+    let devices = listed(api.reader.find_devices(&seek, (site, device), EpochMs::now(), limit).await?);
     let truncated = devices.len() == limit as usize;
     let last = devices.last().filter(|_| truncated);
     let next = last.map(|d| NamesPlace(vec![d.site.clone(), d.device.clone()]).to_string());

@@ -96,8 +96,8 @@ impl<'a> InOrder<'a> {
         after: &mut WindowKey,
         limit: u32,
     ) -> Result<Vec<(i64, StoredWindow)>, Failure> {
-        let exact = |pattern: &'a Option<crate::logic::pattern::Pattern>| {
-            pattern.as_ref().and_then(crate::logic::pattern::Pattern::exact)
+        let exact = |pattern: &'a Option<selvedge_shared::pattern::Pattern>| {
+            pattern.as_ref().and_then(selvedge_shared::pattern::Pattern::exact)
         };
         let (site, stream) = (exact(&self.query.wanted.site), exact(&self.query.wanted.stream));
         let page = self.api.reader.rollups_of_all(span_ms, *after, segment.to, site, stream, limit).await?;

@@ -3,11 +3,11 @@
 use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given, answer};
-use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, GroupBy, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
-use crate::logic::row::{Content, Function, Row, RowTable};
+use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
+use crate::logic::row::{Function, More, Row, RowTable};
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
-use std::sync::Arc;
+use selvedge_shared::time::EpochMs;
 
 /// Its parameters.
 pub const PARAMETERS: [&str; 8] = ["site", "device", "stream", "q", "fn", "limit", "after", "format"];
@@ -25,16 +25,13 @@ pub(super) async fn latest(
     let after = p.names_place("after", 3)?.map(|place| place.0).unwrap_or_default();
     let after = [0, 1, 2].map(|at| after.get(at).map_or("", String::as_str));
     let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
-    let newest = api.reader.newest(&seek, after, limit).await?;
+    let newest = api.reader.newest(&seek, after, EpochMs::now(), limit).await?;
     let last = newest.last().filter(|_| newest.len() == limit as usize);
     let next = last.map(|(s, _)| NamesPlace(vec![s.site.clone(), s.device.clone(), s.stream.clone()]));
-    let mut table = RowTable::new(functions.as_deref(), false, false);
-    table.rows.extend(newest.into_iter().map(|(series, window)| Row {
-        owner: Arc::new(GroupBy::ALL.owner(&series)),
-        start: window.start,
-        width_ms: series.width_ms,
-        streams: 1,
-        content: Content::Counted(Arc::new(window)),
-    }));
+    let mut table = RowTable::new(functions.as_deref(), More::default());
+    for (series, window) in newest {
+        let progress = api.reader.progress(&series).await?;
+        table.rows.push(Row::of(&series, window, &progress));
+    }
     Ok(answer::rows(&request, form, "latest", &table, next.map(|next| next.to_string()), None))
 }

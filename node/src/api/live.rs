@@ -7,7 +7,7 @@ use crate::live::{Listener, MAX_LISTENERS_ENTRIES, News};
 use crate::logic::access::Caller;
 use crate::logic::params::Wanted;
 use crate::logic::query::Parameters;
-use crate::logic::row::{Function, Row, RowTable};
+use crate::logic::row::{Function, More, Row, RowTable};
 use crate::logic::table;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header;
@@ -51,7 +51,7 @@ pub(super) async fn live(
         first.push_str(&lagged(missed));
     }
     let (send, receive) = mpsc::channel(SOCKET_ENTRIES);
-    let filter = Filter { caller, wanted, table: RowTable::new(functions.as_deref(), false, false) };
+    let filter = Filter { caller, wanted, table: RowTable::new(functions.as_deref(), More::default()) };
     actix_web::rt::spawn(feed(listener, filter, run, first, send));
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream")
@@ -83,7 +83,7 @@ struct Filter {
 
 impl Filter {
     fn lets(&self, row: &Row) -> bool {
-        let fits = |pattern: &Option<crate::logic::pattern::Pattern>, name: &Option<String>| {
+        let fits = |pattern: &Option<selvedge_shared::pattern::Pattern>, name: &Option<String>| {
             pattern.as_ref().is_none_or(|pattern| name.as_ref().is_some_and(|name| pattern.matches(name)))
         };
         row.owner.site.as_ref().is_some_and(|site| self.caller.sees(site))

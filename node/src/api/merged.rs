@@ -9,9 +9,12 @@ use super::answer::MAX_ANSWER_BYTES;
 use super::problem::Failure;
 use super::{Api, in_order::InOrder};
 use crate::logic::fill::Fill;
+use crate::logic::passed::Progress;
 use crate::logic::query::{AggregateQuery, Place, bad, merge};
 use crate::logic::row::{Content, Owner, Row, RowTable};
 use crate::store::{SeriesInfo, StoredWindow};
+use selvedge_shared::time::EpochMs;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -46,7 +49,12 @@ pub(super) async fn merged(
     let groups: BTreeMap<i64, Group> = groups.collect();
     let by_owner: HashMap<&Owner, i64> = groups.iter().map(|(id, group)| (&*group.owner, *id)).collect();
     let series = chosen.iter().filter_map(|one| Some((one.id, *by_owner.get(&query.group.owner(one))?)));
-    let mut answer = Answer { query, series: series.collect(), groups: &groups, rows: vec![], bytes: 0 };
+    let mut progress = HashMap::new();
+    for one in chosen {
+        progress.insert(one.id, api.reader.progress(one).await?);
+    }
+    let series = series.collect();
+    let mut answer = Answer { query, series, progress, groups: &groups, rows: vec![], bytes: 0 };
     let next = read(api, query, chosen, &mut answer).await?;
     let rows = answer.rows;
     match (query.fill, next) {
@@ -101,11 +109,32 @@ struct Answer<'a> {
     query: &'a AggregateQuery,
     /// Each series' group.
     series: HashMap<i64, i64>,
+    /// How far each series' stream has come.
+    progress: HashMap<i64, Progress>,
     /// By their lowest series.
     groups: &'a BTreeMap<i64, Group>,
     /// Each with its group.
     rows: Vec<(i64, Row)>,
     bytes: usize,
+}
+
+/// A span of several streams.
+struct Merged {
+    streams: u64,
+    /// How far that has come which is furthest behind.
+    passed: EpochMs,
+    /// Whether all of them are.
+    complete: bool,
+    span: StoredWindow,
+}
+
+impl Merged {
+    fn merge(&mut self, other: &Self) {
+        self.streams += other.streams;
+        self.passed = self.passed.min(other.passed);
+        self.complete &= other.complete;
+        merge(&mut self.span, &other.span);
+    }
 }
 
 impl Answer<'_> {
@@ -115,18 +144,20 @@ impl Answer<'_> {
 
     /// Adds the rows of one span, by their groups; says where to go on if they are too many.
     fn span(&mut self, spans: BTreeMap<i64, StoredWindow>) -> Option<Place> {
-        let mut groups: BTreeMap<i64, (u64, StoredWindow)> = BTreeMap::new();
-        for (id, window) in spans {
-            let Some(group) = self.series.get(&id) else { continue };
-            let merge_in = |(streams, span): &mut (u64, StoredWindow)| {
-                let behind = span.watermark.min(window.watermark);
-                merge(span, &window);
-                span.watermark = behind;
-                *streams += 1;
+        let width_ms = self.query.every_ms.unwrap_or_default();
+        let mut groups: BTreeMap<i64, Merged> = BTreeMap::new();
+        for (id, span) in spans {
+            let (Some(group), Some(progress)) = (self.series.get(&id), self.progress.get(&id)) else {
+                continue;
             };
-            groups.entry(*group).and_modify(merge_in).or_insert((1, window));
+            let complete = progress.is_complete(span.start, span.start.plus(width_ms));
+            let one = Merged { streams: 1, passed: progress.passed, complete, span };
+            match groups.entry(*group) {
+                Entry::Vacant(place) => drop(place.insert(one)),
+                Entry::Occupied(mut place) => place.get_mut().merge(&one),
+            }
         }
-        for (id, (streams, span)) in groups {
+        for (id, Merged { streams, passed, complete, span }) in groups {
             let told_before =
                 |after: Place| span.start == self.query.span_start(after.start) && id < after.series;
             if self.query.after.is_some_and(told_before) {
@@ -140,8 +171,11 @@ impl Answer<'_> {
             let row = Row {
                 owner: group.owner.clone(),
                 start: span.start,
-                width_ms: self.query.every_ms.unwrap_or_default(),
+                width_ms,
                 streams,
+                passed,
+                complete,
+                partial: self.query.is_cut(span.start),
                 content: Content::Counted(Arc::new(span)),
             };
             self.rows.push((id, row));
@@ -152,13 +186,11 @@ impl Answer<'_> {
 
 /// All rows of all groups that have one, in the same order.
 fn filled(query: &AggregateQuery, fill: Fill, rows: Vec<(i64, Row)>) -> Vec<Row> {
-    let (first, every) = (query.span_start(query.from), query.every_ms.unwrap_or_default());
     let mut groups: BTreeMap<i64, Vec<Row>> = BTreeMap::new();
     for (group, row) in rows {
         groups.entry(group).or_default().push(row);
     }
-    let mut all: Vec<Row> =
-        groups.into_values().flat_map(|rows| fill.rows(rows, first, query.to, every)).collect();
+    let mut all: Vec<Row> = groups.into_values().flat_map(|rows| fill.rows(rows, query)).collect();
     all.sort_by_key(|row| row.start);
     all
 }

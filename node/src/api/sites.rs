@@ -6,7 +6,7 @@ use super::{Api, Given};
 use crate::logic::access::Caller;
 use crate::logic::query::{BadParameter, DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters};
 use crate::logic::questions::Ask;
-use crate::logic::row::{Content, Owner, Row, RowTable};
+use crate::logic::row::{Content, More, Owner, Row, RowTable};
 use crate::logic::sites::{Heard, Shard, Sites};
 use crate::logic::table::JsonRows;
 use crate::store::StoredWindow;
@@ -128,7 +128,7 @@ pub(super) async fn aggregates(
     let consistency = if ask.about.stale { "stale" } else { "linearizable" };
     let answered = api.edge.ask(ask).await?;
     let windows = answered.windows;
-    let mut table = RowTable::new(None, false, false);
+    let mut table = RowTable::new(None, More::default());
     let mut closed = vec![];
     for r in windows.rows {
         let Some(name) = windows.streams.get(r.stream as usize) else { continue };
@@ -137,19 +137,17 @@ pub(super) async fn aggregates(
             device: Some(name.device.clone()),
             stream: Some(name.stream.clone()),
         };
-        let window = StoredWindow {
-            start: r.start,
-            aggregate: r.aggregate,
-            late: r.late,
-            parts: u64::from(r.parts),
-            watermark: r.watermark,
-        };
+        let window =
+            StoredWindow { start: r.start, aggregate: r.aggregate, late: r.late, parts: u64::from(r.parts) };
         closed.push(r.closed);
         table.rows.push(Row {
             owner: Arc::new(owner),
             start: r.start,
             width_ms: i64::from(r.width_ms),
             streams: 1,
+            passed: r.watermark,
+            complete: r.watermark >= r.start.plus(r.width_ms.into()),
+            partial: false,
             content: Content::Counted(Arc::new(window)),
         });
     }

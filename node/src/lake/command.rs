@@ -24,7 +24,7 @@ pub struct Export {
     pub to: Option<String>,
     /// The first day (UTC). Left out: the first that there is.
     #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
-    pub from: Option<EpochMs>,
+    pub from_day: Option<EpochMs>,
     /// The last day (UTC). Left out: the last that has ended.
     #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
     pub to_day: Option<EpochMs>,
@@ -95,7 +95,7 @@ impl Export {
         let choice = Choice {
             site: self.site.clone(),
             width_ms: self.width,
-            from: self.from.unwrap_or(all.from),
+            from: self.from_day.unwrap_or(all.from),
             to: self.to_day.map_or(today, |last| last.plus(DAY_MS)),
             again: self.again,
             ..all

@@ -3,6 +3,7 @@
 use super::LakeError;
 use super::parquet::{Encoder, Field};
 use super::target::{Target, Upload};
+use crate::logic::passed::Progress;
 use crate::logic::rollup::DAY_MS;
 use crate::logic::table::{Cell, Kind};
 use crate::store::lake::{Claim, DayKey, DayState, Exports, Written};
@@ -57,7 +58,7 @@ pub const FIELDS: [Field<'static>; 22] = [
 ];
 
 /// A window's cells, in the order of [`FIELDS`].
-fn cells<'a>(series: &'a SeriesInfo, window: &StoredWindow) -> [Cell<'a>; FIELDS.len()] {
+fn cells<'a>(series: &'a SeriesInfo, window: &StoredWindow, progress: &Progress) -> [Cell<'a>; FIELDS.len()] {
     let a = &window.aggregate;
     let count = |n: u64| Cell::Whole(i64::try_from(n).unwrap_or(i64::MAX));
     let quantile = |q: f64| a.quantile(q).map_or(Cell::Null, Cell::Real);
@@ -81,9 +82,9 @@ fn cells<'a>(series: &'a SeriesInfo, window: &StoredWindow) -> [Cell<'a>; FIELDS
         quantile(0.99),
         count(window.parts),
         count(window.late),
-        Cell::Flag(window.watermark >= window.start.plus(series.width_ms)),
+        Cell::Flag(progress.is_complete(window.start, window.start.plus(series.width_ms))),
         Cell::Whole(a.fingerprint as i64),
-        Cell::Time(window.watermark),
+        Cell::Time(progress.passed),
     ]
 }
 
@@ -293,19 +294,20 @@ impl Exporter {
                 let of = rows.chunk_by(|a, b| a.0 == b.0).filter_map(|of| Some((of.first()?.0, of)));
                 let of: HashMap<_, _> = of.collect();
                 for one in series {
+                    let progress = self.reader.progress(one).await?;
                     for (_, window) in of.get(&one.id).copied().unwrap_or_default() {
-                        self.push(claim, one, window, file, upload).await?;
+                        self.push(claim, &cells(one, window, &progress), file, upload).await?;
                     }
                 }
                 return Ok(());
             }
         }
         for one in series {
-            let mut from = Some(from);
+            let (mut from, progress) = (Some(from), self.reader.progress(one).await?);
             while let Some(start) = from {
                 let page = self.reader.windows(one.id, start, to, READ_ENTRIES).await?;
                 for window in &page.rows {
-                    self.push(claim, one, window, file, upload).await?;
+                    self.push(claim, &cells(one, window, &progress), file, upload).await?;
                 }
                 from = page.next;
             }
@@ -316,12 +318,11 @@ impl Exporter {
     async fn push(
         &self,
         claim: &Claim,
-        series: &SeriesInfo,
-        window: &StoredWindow,
+        row: &[Cell<'_>],
         file: &mut File,
         upload: &mut Upload,
     ) -> Result<(), LakeError> {
-        file.encoder.push(&cells(series, window))?;
+        file.encoder.push(row)?;
         file.windows += 1;
         if file.encoder.is_full() {
             let mut encoder = std::mem::replace(&mut file.encoder, Encoder::new(&FIELDS)?);

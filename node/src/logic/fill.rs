@@ -1,8 +1,9 @@
 //! Gap filling: rows for the spans in which nothing was counted.
 
 use super::params::{BadParameter, bad, shown};
+use super::query::AggregateQuery;
+use super::rollup;
 use super::row::{Content, Filling, Row};
-use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
 /// What stands for readings where there are none.
@@ -39,8 +40,10 @@ impl Fill {
         }))
     }
 
-    /// The rows of one owner, by start, and one for each other span of `every_ms` from `first` to before `to`.
-    pub fn rows(self, rows: Vec<Row>, first: EpochMs, to: EpochMs, every_ms: i64) -> Vec<Row> {
+    /// The rows of one owner, by start, and one for each other span of a query.
+    pub fn rows(self, rows: Vec<Row>, query: &AggregateQuery) -> Vec<Row> {
+        let (first, to, every_ms) =
+            (query.span_start(query.from), query.to, query.every_ms.unwrap_or(rollup::DAY_MS));
         let Some(owner) = rows.first().map(|row| row.owner.clone()) else { return vec![] };
         let (mut all, mut before, mut start) = (vec![], None, first);
         let mut rows = rows.into_iter().peekable();
@@ -66,8 +69,16 @@ impl Fill {
                         }
                         _ => Filling::Null,
                     };
-                    let content = Content::Filled(filling);
-                    all.push(Row { owner: owner.clone(), start, width_ms: every_ms, streams: 0, content });
+                    all.push(Row {
+                        owner: owner.clone(),
+                        start,
+                        width_ms: every_ms,
+                        streams: 0,
+                        content: Content::Filled(filling),
+                        passed: start,
+                        complete: false,
+                        partial: query.is_cut(start),
+                    });
                 }
             }
             start = start.plus(every_ms);
@@ -79,23 +90,29 @@ impl Fill {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::row::{Function, Owner, RowTable};
+    use crate::logic::query::{AGGREGATE_PARAMETERS, Parameters};
+    use crate::logic::row::{Function, More, Owner, RowTable};
     use crate::logic::table::{Cell, Table};
     use crate::store::StoredWindow;
     use selvedge_shared::aggregate::{Aggregate, Sample};
+    use selvedge_shared::time::EpochMs;
 
     fn row(start: i64, value: f64) -> Row {
         let start = EpochMs(start);
         let aggregate = Aggregate::of(Sample { time: start, slot: 1, index: 0, value });
-        let window = StoredWindow { start, aggregate, late: 0, parts: 1, watermark: start };
+        let window = StoredWindow { start, aggregate, late: 0, parts: 1 };
         let content = Content::Counted(Arc::new(window));
-        Row { owner: Arc::new(Owner::default()), start, width_ms: 10, streams: 1, content }
+        let (owner, passed) = (Arc::new(Owner::default()), start);
+        Row { owner, start, width_ms: 10, streams: 1, content, passed, complete: true, partial: false }
     }
 
     fn filled(fill: Fill, rows: Vec<Row>) -> Vec<(i64, i64, Option<f64>, bool)> {
         let functions = ["count", "mean"].map(|name| Function::named(name).unwrap());
-        let mut table = RowTable::new(Some(&functions), false, true);
-        table.rows = fill.rows(rows, EpochMs(-10), EpochMs(45), 10);
+        let mut table = RowTable::new(Some(&functions), More { filled: true, ..More::default() });
+        let given = [("every", "10"), ("from", "-10"), ("to", "45"), ("fill", "null")];
+        let given = given.map(|(name, value)| (name.to_string(), value.to_string())).into();
+        let p = Parameters::new(given, &AGGREGATE_PARAMETERS).unwrap();
+        table.rows = fill.rows(rows, &AggregateQuery::read(&p).unwrap());
         (0..table.rows())
             .map(|row| {
                 let cell =

@@ -5,7 +5,7 @@ pub mod access;
 pub mod fill;
 pub mod gaps;
 pub mod params;
-pub mod pattern;
+pub mod passed;
 pub mod progress;
 pub mod query;
 pub mod questions;

@@ -1,6 +1,6 @@
 //! The parameters of a request: each at most once, none unknown, and what is wrong with one told in words.
 
-use super::pattern::Pattern;
+use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use std::collections::BTreeMap;
 

@@ -270,6 +270,11 @@ impl AggregateQuery {
     pub fn span_start(&self, start: EpochMs) -> EpochMs {
         self.every_ms.map_or(start, |every| rollup::floor(start, every))
     }
+
+    /// Whether `from` or `to` cuts the span that begins at `start`.
+    pub fn is_cut(&self, start: EpochMs) -> bool {
+        self.every_ms.is_some_and(|every| start < self.from || start.plus(every) > self.to)
+    }
 }
 
 /// At what widths a stream is stored, in words.
@@ -285,7 +290,6 @@ pub fn merge(span: &mut StoredWindow, window: &StoredWindow) {
     span.aggregate.merge(&window.aggregate);
     span.late = span.late.saturating_add(window.late);
     span.parts = span.parts.saturating_add(window.parts);
-    span.watermark = span.watermark.max(window.watermark);
 }
 
 /// Merges windows, given by start, into spans.

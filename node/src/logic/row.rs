@@ -1,7 +1,9 @@
 //! Rows of windows: whose they are, what is told of them (`fn=`), and in which columns.
 
+use super::passed::Progress;
+use super::query::GroupBy;
 use super::table::{Cell, Field, Kind, Table};
-use crate::store::StoredWindow;
+use crate::store::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
@@ -29,6 +31,12 @@ pub struct Row {
     pub streams: u64,
     /// What.
     pub content: Content,
+    /// How far its stream has come; of several the one that is furthest behind.
+    pub passed: EpochMs,
+    /// Whether all that its streams had in it in time is there.
+    pub complete: bool,
+    /// Whether `from` or `to` cuts the span, so that only a piece of it is in the row.
+    pub partial: bool,
 }
 
 /// What is in a span.
@@ -53,6 +61,22 @@ pub enum Filling {
     Between(Arc<StoredWindow>, Arc<StoredWindow>, f64),
 }
 
+impl Row {
+    /// A window as it is stored.
+    pub fn of(series: &SeriesInfo, window: StoredWindow, progress: &Progress) -> Self {
+        Self {
+            owner: Arc::new(GroupBy::ALL.owner(series)),
+            start: window.start,
+            width_ms: series.width_ms,
+            streams: 1,
+            passed: progress.passed,
+            complete: progress.is_complete(window.start, window.start.plus(series.width_ms)),
+            partial: false,
+            content: Content::Counted(Arc::new(window)),
+        }
+    }
+}
+
 /// What is told of a row, as `fn=` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Function {
@@ -71,6 +95,7 @@ enum Column {
     Start,
     StartMs,
     WidthMs,
+    Partial,
     Filled,
     Count,
     Sum,
@@ -142,6 +167,11 @@ impl Column {
             C::Start => ("start", Kind::Time, "Where the span starts."),
             C::StartMs => ("start_ms", Kind::Whole, "The same in milliseconds since 1970."),
             C::WidthMs => ("width_ms", Kind::Whole, "How long it is."),
+            C::Partial => (
+                "partial",
+                Kind::Flag,
+                "Whether `from` or `to` cuts the span, so that only a piece of it is in the row; only with `every`.",
+            ),
             C::Filled => ("filled", Kind::Flag, "Whether it is filled in; only with `fill`."),
             C::Count => ("count", Kind::Whole, "How many readings."),
             C::Sum => ("sum", Kind::Real, "Sum of the values."),
@@ -167,9 +197,17 @@ impl Column {
             C::Late => ("late", Kind::Whole, "How many readings came after the window had closed."),
             C::Parts => ("parts", Kind::Whole, "From how many parts it was merged."),
             C::Fingerprint => ("fingerprint", Kind::Text, "The same for the same values, in any order."),
-            C::Watermark => ("watermark", Kind::Time, "How far the stream had come."),
+            C::Watermark => (
+                "watermark",
+                Kind::Time,
+                "How far the stream has come by now; of several merged ones the last.",
+            ),
             C::WatermarkMs => ("watermark_ms", Kind::Whole, "The same in milliseconds since 1970."),
-            C::Complete => ("complete", Kind::Flag, "Whether the stream had passed the end of the span."),
+            C::Complete => (
+                "complete",
+                Kind::Flag,
+                "Whether the stream has passed the end of the span, and nothing of it is cut off or may have been in lost batches.",
+            ),
         };
         Field::new(name, kind).meaning(meaning)
     }
@@ -191,7 +229,7 @@ impl Column {
         Some(value).filter(|value| value.is_finite())
     }
 
-    fn of_window(self, window: &StoredWindow, width_ms: i64) -> Cell<'static> {
+    fn of_window(self, window: &StoredWindow, row: &Row) -> Cell<'static> {
         let a = &window.aggregate;
         match self {
             C::Count => Cell::count(a.count),
@@ -202,9 +240,9 @@ impl Column {
             C::Late => Cell::count(window.late),
             C::Parts => Cell::count(window.parts),
             C::Fingerprint => Cell::Hex(a.fingerprint),
-            C::Watermark => Cell::Time(window.watermark),
-            C::WatermarkMs => Cell::Whole(window.watermark.0),
-            C::Complete => Cell::Flag(window.watermark >= window.start.plus(width_ms)),
+            C::Watermark => Cell::Time(row.passed),
+            C::WatermarkMs => Cell::Whole(row.passed.0),
+            C::Complete => Cell::Flag(row.complete && !row.partial),
             value => value.value(window).map_or(Cell::Null, Cell::Real),
         }
     }
@@ -227,6 +265,17 @@ impl Column {
     }
 }
 
+/// What is told of rows beside whose they are and the functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct More {
+    /// Which spans are cut, where windows are merged into spans.
+    pub spans: bool,
+    /// Of how many streams something is in a row, where streams are merged.
+    pub merged: bool,
+    /// Which rows are filled in.
+    pub filled: bool,
+}
+
 /// Rows with what is told of them.
 #[derive(Debug, Clone)]
 pub struct RowTable {
@@ -237,14 +286,14 @@ pub struct RowTable {
 }
 
 impl RowTable {
-    /// None yet. All functions are told if none is named; `merged` says how many streams are in a row, `filled` which rows
-    /// are filled in.
-    pub fn new(functions: Option<&[Function]>, merged: bool, filled: bool) -> Self {
+    /// None yet. All functions are told if none is named.
+    pub fn new(functions: Option<&[Function]>, more: More) -> Self {
         let functions = functions.unwrap_or(&FUNCTIONS);
         let mut columns = KEYS.to_vec();
-        columns.extend(merged.then_some(C::Streams));
+        columns.extend(more.spans.then_some(C::Partial));
+        columns.extend(more.merged.then_some(C::Streams));
         columns.extend(functions.iter().flat_map(|function| function.columns));
-        columns.extend(filled.then_some(C::Filled));
+        columns.extend(more.filled.then_some(C::Filled));
         Self { fields: columns.iter().map(|column| column.field()).collect(), columns, rows: vec![] }
     }
 
@@ -278,9 +327,10 @@ impl Table for RowTable {
             C::Start => Cell::Time(row.start),
             C::StartMs => Cell::Whole(row.start.0),
             C::WidthMs => Cell::Whole(row.width_ms),
+            C::Partial => Cell::Flag(row.partial),
             C::Filled => Cell::Flag(matches!(row.content, Content::Filled(_))),
             told => match &row.content {
-                Content::Counted(window) => told.of_window(window, row.width_ms),
+                Content::Counted(window) => told.of_window(window, row),
                 Content::Filled(filling) => told.of_filling(filling),
             },
         }

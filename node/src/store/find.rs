@@ -2,9 +2,9 @@
 //! windows are missing, and the holes of shards. The statements are the same for both kinds of database, up to how
 //! patterns are written.
 
-use super::{Hole, Reader, SeriesInfo, StoreError, StoredWindow, postgres, sqlite};
+use super::{Hole, Progress, Reader, SeriesInfo, StoreError, StoredWindow, postgres, sqlite};
 use crate::logic::params::Wanted;
-use crate::logic::pattern::Pattern;
+use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::EpochMs;
 
 /// How a database writes what differs.
@@ -58,6 +58,11 @@ pub struct Statement {
 impl Statement {
     fn new(dialect: Dialect, text: &str) -> Self {
         Self { dialect, text: text.to_string(), values: vec![] }
+    }
+
+    /// One whose text names its first value, as [`first_value`] writes it.
+    fn with(dialect: Dialect, text: &str, first: Value) -> Self {
+        Self { values: vec![first], ..Self::new(dialect, text) }
     }
 
     fn push(&mut self, text: &str) -> &mut Self {
@@ -134,6 +139,11 @@ impl Statement {
     }
 }
 
+/// The first value of a statement, a whole number, in its text.
+fn first_value(dialect: Dialect) -> &'static str {
+    if dialect == Dialect::Sqlite { "?1" } else { "$1::bigint" }
+}
+
 /// Which devices: those of these sites alone (of all, if nothing is said), as far as they are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Seek {
@@ -159,7 +169,41 @@ pub struct SeriesTimes {
 /// A series with its newest window.
 pub type Newest = (SeriesInfo, StoredWindow);
 
-const SERIES: &str = "s.series_id, d.site, d.name, s.stream, s.width_ms";
+/// The columns of a series, as [`series_info`] reads them.
+pub(super) const SERIES: &str = "s.series_id, d.site, d.name, s.stream, s.width_ms, s.passed_ms, \
+     EXISTS (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id)";
+
+/// How many columns these are.
+const SERIES_COLUMNS: usize = 7;
+
+/// A window that starts later than this beyond what its stream has passed is ahead of its time: a clock was wrong.
+pub const AHEAD_OF_STREAM_MS: i64 = 3_600_000;
+
+/// And so is one that starts later than this beyond the node's clock, whatever its stream has passed.
+pub const AHEAD_OF_CLOCK_MS: i64 = 86_400_000;
+
+/// The most stretches in doubt of a stream that a query looks at: the latest.
+pub const MAX_DOUBTS_ENTRIES: u32 = 1_000;
+
+/// Where the newest window of series `s` starts that is not ahead of its time; the newest of all if all are. `now` is an
+/// expression: the node's clock in milliseconds since 1970.
+pub(super) fn newest_start(dialect: Dialect, now: &str) -> String {
+    let start = dialect.start();
+    let least = if dialect == Dialect::Sqlite { "min" } else { "least" };
+    let newest = |until: &str| {
+        let until = match dialect {
+            _ if until.is_empty() => String::new(),
+            Dialect::Sqlite => format!(" AND n.{start} <= {until}"),
+            Dialect::Postgres => {
+                format!(" AND n.{start} <= timestamptz 'epoch' + ({until}) * interval '1 millisecond'")
+            }
+        };
+        format!("(SELECT max(n.{start}) FROM series_window AS n WHERE n.series_id = s.series_id{until})")
+    };
+    let clock = format!("{now} + {AHEAD_OF_CLOCK_MS}");
+    let stream = format!("{least}(s.passed_ms + {AHEAD_OF_STREAM_MS}, {clock})");
+    format!("coalesce({}, {}, {})", newest(&stream), newest(&clock), newest(""))
+}
 
 /// A row of an answer, of either kind of database; columns count from 0.
 pub(super) trait Columns {
@@ -169,31 +213,38 @@ pub(super) trait Columns {
     fn whole_if_any(&self, at: usize) -> Result<Option<i64>, Self::Error>;
     /// Where a window starts.
     fn start_if_any(&self, at: usize) -> Result<Option<EpochMs>, Self::Error>;
+    fn flag(&self, at: usize) -> Result<bool, Self::Error>;
     /// The columns of a window, from there on.
     fn window(&self, at: usize) -> Result<StoredWindow, Self::Error>;
 }
 
-fn series_info<C: Columns>(row: &C) -> Result<SeriesInfo, C::Error> {
+pub(super) fn series_info<C: Columns>(row: &C) -> Result<SeriesInfo, C::Error> {
     Ok(SeriesInfo {
         id: row.whole(0)?,
         site: row.text(1)?,
         device: row.text(2)?,
         stream: row.text(3)?,
         width_ms: row.whole(4)?,
+        passed: EpochMs(row.whole(5)?),
+        doubtful: row.flag(6)?,
     })
+}
+
+fn two_times<C: Columns>(row: &C) -> Result<(EpochMs, EpochMs), C::Error> {
+    Ok((EpochMs(row.whole(0)?), EpochMs(row.whole(1)?)))
 }
 
 fn series_times<C: Columns>(row: &C) -> Result<SeriesTimes, C::Error> {
     Ok(SeriesTimes {
         series: series_info(row)?,
-        device_seen: EpochMs(row.whole(5)?),
-        first: row.whole_if_any(6)?.map(EpochMs),
-        last: row.whole_if_any(7)?.map(EpochMs),
+        device_seen: EpochMs(row.whole(SERIES_COLUMNS)?),
+        first: row.whole_if_any(SERIES_COLUMNS + 1)?.map(EpochMs),
+        last: row.whole_if_any(SERIES_COLUMNS + 2)?.map(EpochMs),
     })
 }
 
 fn newest_of<C: Columns>(row: &C) -> Result<Newest, C::Error> {
-    Ok((series_info(row)?, row.window(5)?))
+    Ok((series_info(row)?, row.window(SERIES_COLUMNS)?))
 }
 
 fn start<C: Columns>(row: &C) -> Result<Option<EpochMs>, C::Error> {
@@ -233,6 +284,18 @@ impl Reader {
         ask!(self, |dialect| series(dialect, seek, limit), series_info)
     }
 
+    /// How far the stream of a series has come, and what of it is in doubt.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn progress(&self, series: &SeriesInfo) -> Result<Progress, StoreError> {
+        let mut progress = Progress::to(series.passed);
+        if series.doubtful {
+            progress.doubts = ask!(self, |dialect| doubts(dialect, series.id), two_times)?;
+        }
+        Ok(progress)
+    }
+
     /// All wanted series of the wanted devices after the one named (site and device), at most `limit` devices, in the
     /// same order.
     ///
@@ -242,18 +305,25 @@ impl Reader {
         &self,
         seek: &Seek,
         after: (&str, &str),
+        now: EpochMs,
         limit: u32,
     ) -> Result<Vec<SeriesTimes>, StoreError> {
-        ask!(self, |dialect| devices(dialect, seek, after, limit), series_times)
+        ask!(self, |dialect| devices(dialect, seek, after, now, limit), series_times)
     }
 
     /// The newest window of each wanted stream after the one named (site, device, stream), at its narrowest width, at most
-    /// `limit`.
+    /// `limit`. Windows that are ahead of their time ([`AHEAD_OF_STREAM_MS`], [`AHEAD_OF_CLOCK_MS`]) only where there are no others.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn newest(&self, seek: &Seek, after: [&str; 3], limit: u32) -> Result<Vec<Newest>, StoreError> {
-        ask!(self, |dialect| newest(dialect, seek, after, limit), newest_of)
+    pub async fn newest(
+        &self,
+        seek: &Seek,
+        after: [&str; 3],
+        now: EpochMs,
+        limit: u32,
+    ) -> Result<Vec<Newest>, StoreError> {
+        ask!(self, |dialect| newest(dialect, seek, after, now, limit), newest_of)
     }
 
     /// Where the windows of a series start that start in `from..to`, at most `limit`.
@@ -309,15 +379,15 @@ fn series(dialect: Dialect, seek: &Seek, limit: u32) -> Statement {
 }
 
 /// All series of the wanted devices after the one named, at most `limit` devices, with their times.
-fn devices(dialect: Dialect, seek: &Seek, after: (&str, &str), limit: u32) -> Statement {
-    let start = dialect.start();
+fn devices(dialect: Dialect, seek: &Seek, after: (&str, &str), now: EpochMs, limit: u32) -> Statement {
+    let (start, newest) = (dialect.start(), newest_start(dialect, first_value(dialect)));
     let text = format!(
         "SELECT {SERIES}, d.first_seen_ms, \
          (SELECT w.first_ms FROM series_window AS w WHERE w.series_id = s.series_id ORDER BY w.{start} LIMIT 1), \
-         (SELECT w.last_ms FROM series_window AS w WHERE w.series_id = s.series_id ORDER BY w.{start} DESC LIMIT 1) \
+         (SELECT w.last_ms FROM series_window AS w WHERE w.series_id = s.series_id AND w.{start} = {newest}) \
          FROM (SELECT d.* FROM device AS d WHERE (d.site, d.name) > ("
     );
-    let mut all = Statement::new(dialect, &text);
+    let mut all = Statement::with(dialect, &text, Value::Whole(now.0));
     all.words(after.0).push(", ").words(after.1).push(")");
     all.devices(seek.sites.as_deref(), &seek.wanted);
     if let Some(stream) = &seek.wanted.stream {
@@ -332,16 +402,16 @@ fn devices(dialect: Dialect, seek: &Seek, after: (&str, &str), limit: u32) -> St
 }
 
 /// The newest window of each wanted stream after the one named (site, device, stream), at its narrowest width.
-fn newest(dialect: Dialect, seek: &Seek, after: [&str; 3], limit: u32) -> Statement {
+fn newest(dialect: Dialect, seek: &Seek, after: [&str; 3], now: EpochMs, limit: u32) -> Statement {
     let (start, row) = (dialect.start(), dialect.row());
+    let newest = newest_start(dialect, first_value(dialect));
     let text = format!(
         "SELECT {SERIES}, {row} FROM series AS s JOIN device AS d USING (device_id) \
-         JOIN series_window AS w ON w.series_id = s.series_id AND w.{start} = \
-         (SELECT max(n.{start}) FROM series_window AS n WHERE n.series_id = s.series_id) \
+         JOIN series_window AS w ON w.series_id = s.series_id AND w.{start} = {newest} \
          WHERE NOT EXISTS (SELECT 1 FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream \
          AND n.width_ms < s.width_ms) AND (d.site, d.name, s.stream) > ("
     );
-    let mut all = Statement::new(dialect, &text);
+    let mut all = Statement::with(dialect, &text, Value::Whole(now.0));
     all.words(after[0]).push(", ").words(after[1]).push(", ").words(after[2]).push(")");
     all.devices(seek.sites.as_deref(), &seek.wanted).matches("s.stream", seek.wanted.stream.as_ref());
     all.push(" ORDER BY d.site, d.name, s.stream").limit(limit);
@@ -365,6 +435,13 @@ fn around(dialect: Dialect, series: i64, from: EpochMs, to: EpochMs) -> Statemen
     let mut all = Statement::new(dialect, "SELECT ");
     all.push(&one("max")).whole(series).push(&format!(" AND {start} < ")).start(from).push("), ");
     all.push(&one("min")).whole(series).push(&format!(" AND {start} >= ")).start(to).push(")");
+    all
+}
+
+/// The stretches of a series that are in doubt.
+fn doubts(dialect: Dialect, series: i64) -> Statement {
+    let mut all = Statement::new(dialect, "SELECT from_ms, to_ms FROM doubt WHERE series_id = ");
+    all.whole(series).push(" ORDER BY from_ms DESC").limit(MAX_DOUBTS_ENTRIES);
     all
 }
 
@@ -423,8 +500,8 @@ mod tests {
             let seek = Seek { sites: None, wanted };
             let all = [
                 series(Dialect::Sqlite, &seek, 9),
-                newest(Dialect::Sqlite, &seek, [""; 3], 9),
-                devices(Dialect::Sqlite, &seek, ("", ""), 9),
+                newest(Dialect::Sqlite, &seek, [""; 3], EpochMs(0), 9),
+                devices(Dialect::Sqlite, &seek, ("", ""), EpochMs(0), 9),
             ];
             for statement in all {
                 let mut query = db.prepare(&format!("EXPLAIN QUERY PLAN {}", statement.text)).unwrap();

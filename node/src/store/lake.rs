@@ -17,9 +17,10 @@ pub struct DayKey {
 /// What is in a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DayState {
-    /// The sum of its windows' revisions: greater with every part that was added to one of them.
+    /// The sum of its windows' revisions, and how many of its streams have passed its end: greater with every part that was added
+    /// to a window, and when windows become complete by what came after the day.
     pub revisions: i64,
-    /// How far the slowest of its streams had come when the day's last part was added; nothing if that is not known.
+    /// How far the slowest of its streams has come; nothing if that is not known.
     pub passed: Option<EpochMs>,
 }
 

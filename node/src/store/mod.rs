@@ -23,6 +23,7 @@ mod stage;
 pub use postgres::Postgres;
 pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome};
 
+use crate::logic::passed::{NEVER, Progress};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::sketch::Sketch;
@@ -353,6 +354,10 @@ pub struct SeriesInfo {
     pub stream: String,
     /// The width of its windows.
     pub width_ms: i64,
+    /// How far the stream has come.
+    pub passed: EpochMs,
+    /// Whether lost batches may have held some of it: [`Reader::progress`] tells which stretches are in doubt.
+    pub doubtful: bool,
 }
 
 /// A window's place: its series and its start.
@@ -375,8 +380,6 @@ pub struct StoredWindow {
     pub late: u64,
     /// How many parts it was merged from; in the tables, its `revision`.
     pub parts: u64,
-    /// The latest watermark that a part came with.
-    pub watermark: EpochMs,
 }
 
 /// Rows of one series, and where to go on.

@@ -2,12 +2,13 @@
 //!
 //! The order: the shards' rows are locked and read ([`StoredShard`]); [`Stage::new`] judges the messages; [`Stage::rows`]
 //! gathers what the new batches add to each window and roll-up, which is merged with what is stored of it ([`merge`])
-//! and written back whole; [`Stage::finish`] says how the shards' progress changes. So the rules of merging are those of
-//! [`Aggregate::merge`] alone.
+//! and written back whole; [`Stage::streams`] says how far each stream has come in them, which goes to all its series;
+//! [`Stage::finish`] says how the shards' progress changes. So the rules of merging are those of [`Aggregate::merge`] alone.
 //!
 //! [`Aggregate::merge`]: selvedge_shared::aggregate::Aggregate::merge
 
 use super::StoredWindow;
+use crate::logic::passed::{Doubt, Passed, Seen};
 use crate::logic::progress::{Progress, Span, Verdict};
 use crate::logic::{query, rollup};
 use selvedge_shared::ids::{ShardId, SiteId};
@@ -132,6 +133,31 @@ pub(super) struct Change {
     pub filled: Vec<u64>,
     /// Holes that are new, or not the same.
     pub opened: Vec<Span>,
+    /// Whether batches that were applied beyond the cursor are no more beyond it.
+    pub gap_closed: bool,
+}
+
+struct New<'a> {
+    site: &'a SiteId,
+    shard: ShardId,
+    seq: u64,
+    batch: &'a Batch,
+}
+
+/// What the new batches of a transaction say of one stream.
+pub(super) struct StreamSeen<'a> {
+    shard: &'a Shard,
+    /// One of its series.
+    pub series: i64,
+    seen: Vec<Seen>,
+}
+
+impl StreamSeen<'_> {
+    /// How far it has come, given how far it had come; and the stretch that lost batches leave in doubt, if they do.
+    pub fn advance(&self, before: Passed) -> (Passed, Option<Doubt>) {
+        let now = &self.shard.now;
+        before.advance(&self.seen, now.cursor(), now.holes())
+    }
 }
 
 /// For each shard that is heard, the numbers of the batches that came, in the order in which they are locked.
@@ -148,8 +174,8 @@ pub(super) fn heard(messages: &[Incoming]) -> BTreeMap<ShardKey, Vec<u64>> {
 pub(super) struct Stage<'a> {
     shards: BTreeMap<ShardKey, Shard>,
     outcomes: Vec<Outcome>,
-    /// Batches that count, with their sites.
-    new: Vec<(&'a SiteId, &'a Batch)>,
+    /// Batches that count, with their shards and numbers.
+    new: Vec<New<'a>>,
 }
 
 impl<'a> Stage<'a> {
@@ -168,7 +194,8 @@ impl<'a> Stage<'a> {
             let Some(shard) = stage.shards.get_mut(&(message.site.clone(), message.shard)) else { continue };
             let outcome = message.content.as_ref().map_or(Outcome::Beacon, |content| shard.judge(content));
             if let (Outcome::Applied, Some(content)) = (outcome, &message.content) {
-                stage.new.push((&message.site, &content.batch));
+                let (site, shard) = (&message.site, message.shard);
+                stage.new.push(New { site, shard, seq: content.seq, batch: &content.batch });
             }
             shard.last = shard.last.max(message.last);
             if message.first_kept > shard.first_kept {
@@ -185,15 +212,15 @@ impl<'a> Stage<'a> {
         self.shards.values().any(Shard::changes)
     }
 
-    /// The series of the new batches that are not known yet.
-    pub fn unknown_series(&self, known: &SeriesIds) -> BTreeSet<SeriesKey> {
-        let mut unknown = BTreeSet::new();
-        for (site, batch) in &self.new {
-            for (stream, width_ms) in series_of(batch) {
-                let Some(name) = batch.streams.get(stream as usize) else { continue };
-                let key = ((*site).clone(), name.clone(), width_ms);
+    /// The series of the new batches that are not known yet, with their shards.
+    pub fn unknown_series(&self, known: &SeriesIds) -> BTreeMap<SeriesKey, ShardId> {
+        let mut unknown = BTreeMap::new();
+        for new in &self.new {
+            for (stream, width_ms) in series_of(new.batch) {
+                let Some(name) = new.batch.streams.get(stream as usize) else { continue };
+                let key = (new.site.clone(), name.clone(), width_ms);
                 if !known.0.contains_key(&key) {
-                    unknown.insert(key);
+                    unknown.insert(key, new.shard);
                 }
             }
         }
@@ -203,14 +230,9 @@ impl<'a> Stage<'a> {
     /// What the new batches add to windows and roll-ups. Series that `known` lacks are left out.
     pub fn rows(&self, known: &SeriesIds) -> (Windows, Rollups) {
         let (mut windows, mut rollups) = (Windows::new(), Rollups::new());
-        for (site, batch) in &self.new {
-            let id = |(stream, width_ms): (u32, u32)| {
-                let name = batch.streams.get(stream as usize)?;
-                let id = known.0.get(&((*site).clone(), name.clone(), width_ms))?;
-                Some(((stream, width_ms), *id))
-            };
-            let ids: HashMap<(u32, u32), i64> = series_of(batch).into_iter().filter_map(id).collect();
-            for part in &batch.parts {
+        for new in &self.new {
+            let ids = new.ids(known);
+            for part in &new.batch.parts {
                 let Some(&series) = ids.get(&(part.stream, part.width_ms)) else { continue };
                 gather(&mut windows, (series, part.start), part.start, part);
                 for span_ms in rollup::spans_of(part.width_ms.into()) {
@@ -220,6 +242,28 @@ impl<'a> Stage<'a> {
             }
         }
         (windows, rollups)
+    }
+
+    /// What the new batches say of how far each of their streams has come. Streams of which `known` lacks a series are left out.
+    pub fn streams(&self, known: &SeriesIds) -> Vec<StreamSeen<'_>> {
+        let mut all: BTreeMap<(&SiteId, &StreamName), StreamSeen<'_>> = BTreeMap::new();
+        for new in &self.new {
+            let Some(shard) = self.shards.get(&(new.site.clone(), new.shard)) else { continue };
+            let mut newest: BTreeMap<u32, (i64, EpochMs)> = BTreeMap::new();
+            let ids = new.ids(known);
+            for part in &new.batch.parts {
+                let Some(&series) = ids.get(&(part.stream, part.width_ms)) else { continue };
+                let one = newest.entry(part.stream).or_insert((series, part.watermark));
+                one.1 = one.1.max(part.watermark);
+            }
+            for (stream, (series, watermark)) in newest {
+                let Some(name) = new.batch.streams.get(stream as usize) else { continue };
+                let first = || StreamSeen { shard, series, seen: vec![] };
+                let one = all.entry((new.site, name)).or_insert_with(first);
+                one.seen.push(Seen { seq: new.seq, watermark });
+            }
+        }
+        all.into_values().collect()
     }
 
     /// What became of the messages, once so many windows are written, and how the shards' progress changes.
@@ -240,6 +284,18 @@ impl<'a> Stage<'a> {
             }
         }
         (out, changes)
+    }
+}
+
+impl New<'_> {
+    /// The row numbers of its series, by stream and width.
+    fn ids(&self, known: &SeriesIds) -> HashMap<(u32, u32), i64> {
+        let id = |(stream, width_ms): (u32, u32)| {
+            let name = self.batch.streams.get(stream as usize)?;
+            let id = known.0.get(&(self.site.clone(), name.clone(), width_ms))?;
+            Some(((stream, width_ms), *id))
+        };
+        series_of(self.batch).into_iter().filter_map(id).collect()
     }
 }
 
@@ -282,6 +338,7 @@ impl Shard {
             forget: cursor.saturating_sub(KEPT_BATCHES_ENTRIES),
             filled: self.before.holes().difference(self.now.holes()).map(|hole| hole.first).collect(),
             opened: self.now.holes().difference(self.before.holes()).copied().collect(),
+            gap_closed: self.before.beyond() > 0 && cursor > self.before.cursor(),
         }
     }
 }
@@ -292,21 +349,14 @@ fn series_of(batch: &Batch) -> BTreeSet<(u32, u32)> {
 }
 
 fn gather<K: Ord>(rows: &mut BTreeMap<K, StoredWindow>, key: K, start: EpochMs, part: &Part) {
-    let Part { aggregate, late, watermark, .. } = part;
+    let Part { aggregate, late, .. } = part;
     rows.entry(key)
         .and_modify(|row| {
             row.aggregate.merge(aggregate);
             row.late = row.late.saturating_add(*late);
             row.parts = row.parts.saturating_add(1);
-            row.watermark = row.watermark.max(*watermark);
         })
-        .or_insert_with(|| StoredWindow {
-            start,
-            aggregate: aggregate.clone(),
-            late: *late,
-            parts: 1,
-            watermark: *watermark,
-        });
+        .or_insert_with(|| StoredWindow { start, aggregate: aggregate.clone(), late: *late, parts: 1 });
 }
 
 /// Puts what is stored before what was gathered.

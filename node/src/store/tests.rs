@@ -466,6 +466,144 @@ async fn the_views_read_as_one_expects() {
     }
 }
 
+/// The starts, in seconds, of what is complete of a stream in a view.
+async fn complete(home: &Home, view: &str, stream: &str) -> Vec<i64> {
+    let start = if matches!(home, Home::Sqlite { .. }) {
+        "start_ms / 1000"
+    } else {
+        "extract(epoch from start)::bigint"
+    };
+    let sql = format!("SELECT {start} FROM {view} WHERE stream = '{stream}' AND complete ORDER BY 1");
+    home.sql(&sql).await.into_iter().map(|row| row[0].parse().unwrap()).collect()
+}
+
+/// A part of one reading that closed when its stream was silent, as each does of a stream that tells something once a minute.
+fn alone(stream: u32, start: i64) -> Part {
+    let mut part = part(stream, start, &[1.0]);
+    part.watermark = EpochMs(start - 2_000);
+    part
+}
+
+#[tokio::test]
+async fn rows_are_complete_when_their_stream_has_passed_them_by_whichever_window() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let each_minute = (0..61).map(|n| alone(0, n * 60_000)).chain([alone(1, 0)]);
+        apply(&mut writer, &[message(1, 1, batch(each_minute.collect()))]).await;
+        let ends = |every: i64, n: i64| (0..n).map(|i| i * every).collect::<Vec<_>>();
+        assert_eq!(complete(&home, "windows", "temp").await, ends(60, 60));
+        // The last has come to 59 min 58 s.
+        assert_eq!(complete(&home, "minute", "temp").await, ends(60, 59));
+        assert_eq!(complete(&home, "hour", "temp").await, [0; 0]);
+        apply(&mut writer, &[message(2, 1, batch(vec![alone(0, 61 * 60_000)]))]).await;
+        assert_eq!(complete(&home, "minute", "temp").await, ends(60, 60));
+        assert_eq!(complete(&home, "hour", "temp").await, [0]);
+        assert_eq!(complete(&home, "hour", "force").await, [0; 0], "another stream says nothing of this one");
+        apply(&mut writer, &[message(3, 1, batch(vec![alone(0, 86_460_000)]))]).await;
+        assert_eq!(complete(&home, "day", "temp").await, [0]);
+        // Of all widths, also of one that is new.
+        let mut wide = part(0, 0, &[1.0]);
+        (wide.width_ms, wide.watermark) = (3_600_000, EpochMs(5));
+        apply(&mut writer, &[message(4, 1, batch(vec![wide]))]).await;
+        let all = reader.series(None, None, Some("temp"), 9).await.unwrap();
+        assert_eq!(all.iter().map(|s| s.passed.0).collect::<Vec<_>>(), [86_458_000; 2]);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn what_missing_batches_may_hold_is_not_complete() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let at = |seq: u64, first_kept| message(seq, first_kept, batch(vec![alone(0, seq as i64 * 60_000)]));
+        apply(&mut writer, &[at(1, 1), at(2, 1)]).await;
+        assert_eq!(complete(&home, "windows", "temp").await, [60]);
+        // Batch 3 is on its way: it may hold something of the minutes before those of 4 and 5.
+        apply(&mut writer, &[at(4, 1)]).await;
+        let (mut writer, reader) = home.crash(writer, reader).await;
+        apply(&mut writer, &[at(5, 1)]).await;
+        assert_eq!(complete(&home, "windows", "temp").await, [60]);
+        apply(&mut writer, &[message(3, 1, batch(vec![alone(1, 0)]))]).await;
+        assert_eq!(complete(&home, "windows", "temp").await, [60, 120, 240]);
+        // Batches 6 and 7 never come. Batch 8 came before that was known, and tells of the stream; of another one only 9 does.
+        apply(&mut writer, &[at(8, 1)]).await;
+        apply(&mut writer, &[beacon(8, 8)]).await;
+        apply(&mut writer, &[message(9, 8, batch(vec![alone(1, 540_000), alone(0, 540_000)]))]).await;
+        assert_eq!(complete(&home, "windows", "temp").await, [60, 120, 240], "300 and 480 are in doubt");
+        assert_eq!(complete(&home, "hour", "temp").await, [0; 0]);
+        let series = reader.series(None, None, None, 9).await.unwrap();
+        let mut doubts = vec![];
+        for one in &series {
+            doubts.push((one.stream.as_str(), reader.progress(one).await.unwrap().doubts));
+        }
+        let stretch = |from, to| vec![(EpochMs(from), EpochMs(to))];
+        let expected = [("force", stretch(-2_000, 598_000)), ("temp", stretch(298_000, 538_000))];
+        assert_eq!(doubts, expected);
+        apply(&mut writer, &[message(10, 8, batch(vec![alone(0, 3_660_000)]))]).await;
+        assert_eq!(complete(&home, "windows", "temp").await, [60, 120, 240, 540]);
+        assert_eq!(complete(&home, "hour", "temp").await, [0; 0], "for good");
+        // They come after all.
+        apply(&mut writer, &[at(6, 1), at(7, 1)]).await;
+        assert_eq!(complete(&home, "windows", "temp").await, [60, 120, 240, 300, 360, 420, 480, 540]);
+        assert_eq!(complete(&home, "hour", "temp").await, [0]);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn people_read_each_reading_once_however_many_widths_there_are() {
+    for home in homes().await {
+        let (mut writer, _reader) = home.open().await;
+        let windows = |width_ms: i64, from: i64, to: i64| {
+            let step = |start: i64| {
+                // A reading every 10 s.
+                let values = vec![1.0; (width_ms / 10_000) as usize];
+                let mut part = part(0, start, &values);
+                (part.width_ms, part.watermark) = (width_ms as u32, EpochMs(start + width_ms));
+                part
+            };
+            (from..to).step_by(width_ms as usize).map(step).collect::<Vec<_>>()
+        };
+        // Ten minutes at two widths, and ten at the wider one alone, before the rule was changed.
+        let parts = [windows(60_000, -600_000, 600_000), windows(10_000, 0, 600_000)].concat();
+        apply(&mut writer, &[message(1, 1, batch(parts))]).await;
+        for (view, rows) in [("windows", 70), ("minute", 20), ("hour", 2), ("day", 2)] {
+            let sql = format!("SELECT count(*), sum(count) FROM {view}");
+            assert_eq!(home.sql(&sql).await, [[rows.to_string(), "120".to_string()]], "{view}");
+        }
+        assert_eq!(home.sql("SELECT count(*), sum(count) FROM windows_all").await, [["80", "180"]]);
+        assert_eq!(home.sql("SELECT stream, length, lengths FROM streams").await, [["temp", "10", "2"]]);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn one_wild_time_is_not_the_newest() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let now = 1_764_000_000_000;
+        let years = [4_292_000_000_000, 253_402_300_790_000];
+        let mut parts: Vec<_> = years.map(|start| alone(0, start)).into();
+        parts.iter_mut().for_each(|part| part.watermark = EpochMs(now - 2_000));
+        parts.push(alone(0, now));
+        parts.push(alone(0, 0));
+        // All of another stream is ahead of its time.
+        parts.push(alone(1, years[0]));
+        apply(&mut writer, &[message(1, 1, batch(parts))]).await;
+        let seek = find::Seek::default();
+        let newest = reader.newest(&seek, [""; 3], EpochMs(now), 9).await.unwrap();
+        let newest: Vec<_> = newest.iter().map(|(s, w)| (s.stream.as_str(), w.start.0)).collect();
+        assert_eq!(newest, [("force", years[0]), ("temp", now)]);
+        let times = reader.find_devices(&seek, ("", ""), EpochMs(now), 9).await.unwrap();
+        let last: Vec<_> = times.iter().map(|t| t.last.unwrap().0).collect();
+        assert_eq!(last, [years[0], now]);
+        let text = if matches!(home, Home::Sqlite { .. }) { "2025-11-24T16" } else { "2025-11-24 16" };
+        let shown = home.sql("SELECT last_window FROM streams WHERE stream = 'temp'").await;
+        assert!(shown[0][0].starts_with(text), "{shown:?}");
+        home.end().await;
+    }
+}
+
 #[tokio::test]
 async fn the_ledger_gives_every_window_once_page_by_page() {
     for home in homes().await {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EventParser, address, exactly } from "../../src/web/files/api.js";
+import { EventParser, address, exactly, nameOf, segment } from "../../src/web/files/api.js";
 import { bandPath, chooseEvery, extent, gapsBetween, linePath, nearest, renew, runs, scale, ticks, timeTicks } from "../../src/web/files/chart.js";
 import { bytes, duration, parameter, percent } from "../../src/web/files/format.js";
 import { cells, completeness, lastHour, together } from "../../src/web/files/hour.js";
@@ -82,6 +82,11 @@ test("what is asked is encoded, and a star in a name is a star", () => {
   assert.equal(address("/v1/devices", { q: "a&b", after: null, limit: 5 }), "/v1/devices?q=a%26b&limit=5");
   assert.equal(address("/v1/sites"), "/v1/sites");
   assert.equal(exactly("a*\\b"), "a\\*\\\\b");
+  assert.deepEqual(["..", ".", "~", "~..", "a/b%?#", "...", "ä\n"].map(segment), ["~..", "~.", "~~", "~~..", "a%2Fb%25%3F%23", "...", "%C3%A4%0A"]);
+  for (const name of ["..", ".", "~", "~..", "~~x", "a/b%?#", "...", "ä\n", "a*b", "%2e"]) {
+    assert.equal(nameOf(segment(name)), name);
+    assert.equal(nameOf(new URL(`/devices/s/${segment(name)}`, "http://x").pathname.split("/").pop()), name);
+  }
 });
 
 test("numbers as a person reads them", () => {

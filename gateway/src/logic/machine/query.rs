@@ -5,11 +5,11 @@
 
 use super::Machine;
 use super::judged::Reason;
-use super::rules::matches;
 use super::window::{Closed, merge};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::encoded_bytes;
+use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
@@ -25,7 +25,7 @@ pub const MAX_ANSWER_BYTES: u32 = 1024 * 1024;
 /// Which windows are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// The device, or devices: `*` stands for any characters.
+    /// The device, or devices: `*` stands for any characters, `\*` for itself.
     pub device: &'a str,
     /// The stream, or streams likewise; nothing: all of them.
     pub stream: Option<&'a str>,
@@ -158,17 +158,19 @@ impl Machine {
     /// The streams that are asked for, by the names of their devices and their own, from the place on.
     fn wanted(&self, query: &Query<'_>, after: Option<&Place>) -> Vec<u32> {
         let names = &self.names;
-        let mut devices: Vec<u32> = if query.device.contains('*') {
-            let fitting = names.devices.iter().filter(|(_, d)| matches(query.device, &d.name));
-            fitting.map(|(id, _)| id).collect()
-        } else {
-            names.device(query.device).into_iter().collect()
+        let (device, stream) = (Pattern::read(query.device), query.stream.map(Pattern::read));
+        let mut devices: Vec<u32> = match device.exact() {
+            None => {
+                let fitting = names.devices.iter().filter(|(_, d)| device.matches(&d.name));
+                fitting.map(|(id, _)| id).collect()
+            }
+            Some(name) => names.device(name).into_iter().collect(),
         };
         let name = |id: &u32| &*names.devices[*id].name;
         devices.retain(|id| after.is_none_or(|after| name(id) >= after.device.as_str()));
         devices.sort_unstable_by(|a, b| name(a).cmp(name(b)));
         let streams = devices.iter().flat_map(|device| names.devices[*device].streams.iter());
-        let fits = |id: &&u32| query.stream.is_none_or(|pattern| matches(pattern, names.of(**id).1));
+        let fits = |id: &&u32| stream.as_ref().is_none_or(|pattern| pattern.matches(names.of(**id).1));
         streams.filter(fits).copied().collect()
     }
 

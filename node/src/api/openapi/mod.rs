@@ -8,7 +8,7 @@ mod schema;
 use super::problem::{KINDS, MEDIA_TYPE, Problem};
 use super::routes::Guard;
 use super::{Api, devices, ledger, sql, status};
-use crate::logic::row::RowTable;
+use crate::logic::row::{More, RowTable};
 use crate::logic::table::Table;
 use actix_web::http::header::{self, ContentType};
 use actix_web::{HttpResponse, web};
@@ -68,7 +68,7 @@ fn document_of(open: bool) -> OpenApi {
 }
 
 fn components() -> Components {
-    let fields = RowTable::new(None, true, true);
+    let fields = RowTable::new(None, More { spans: true, merged: true, filled: true });
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("A token of the setting `http.tokens`; none is needed while there are none."))

@@ -103,11 +103,25 @@ fn told(row: &Value) -> Value {
         row["late"],
         row["parts"],
         row["watermark_ms"],
+        row["partial"],
+        row["complete"],
     ])
 }
 
-fn told_by_hand(device: Option<&str>, stream: Option<&str>, w: &StoredWindow) -> Value {
-    let a = &w.aggregate;
+/// What was asked for, and what is there of a row.
+struct ByHand<'a> {
+    /// Milliseconds: the length of spans, and the time asked for.
+    asked: (i64, i64, i64),
+    device: Option<&'a str>,
+    stream: Option<&'a str>,
+    /// How far the stream that is furthest behind has come.
+    passed: EpochMs,
+}
+
+fn told_by_hand(of: &ByHand<'_>, w: &StoredWindow) -> Value {
+    let (a, (every, from, to)) = (&w.aggregate, of.asked);
+    let (device, stream) = (of.device, of.stream);
+    let partial = w.start.0 < from || w.start.0 + every > to;
     json!([
         device,
         stream,
@@ -123,7 +137,9 @@ fn told_by_hand(device: Option<&str>, stream: Option<&str>, w: &StoredWindow) ->
         format!("{:016x}", a.fingerprint),
         w.late,
         w.parts,
-        w.watermark.0,
+        of.passed.0,
+        partial,
+        !partial && of.passed.0 >= w.start.0 + every,
     ])
 }
 
@@ -150,8 +166,11 @@ async fn roll_ups_answer_as_windows_would() {
                 let path =
                     format!("/v1/aggregates?width={width}&every={every}&from={from}&to={to}&limit=10000");
                 let expected = w.merged_by_hand(width, every, from, to).await;
-                let mut expected: Vec<_> =
-                    expected.iter().map(|(s, w)| told_by_hand(Some(&s.device), Some(&s.stream), w)).collect();
+                let told_of = |(s, w): &(SeriesInfo, StoredWindow)| {
+                    let (device, stream) = (Some(s.device.as_str()), Some(s.stream.as_str()));
+                    told_by_hand(&ByHand { asked: (every, from, to), device, stream, passed: s.passed }, w)
+                };
+                let mut expected: Vec<_> = expected.iter().map(told_of).collect();
                 let body = w.ok(&path).await;
                 let mut got: Vec<_> = body["aggregates"].as_array().unwrap().iter().map(told).collect();
                 let order = |v: &Value| v.to_string();
@@ -175,22 +194,23 @@ async fn roll_ups_answer_as_windows_would() {
                 let to = from + (1 + random.below(60) as i64) * HOUR - odd / 2;
                 let has = |key: &str| keys.split(',').any(|k| k == key);
                 type Key = (i64, Option<String>, Option<String>);
-                let mut groups: BTreeMap<Key, (StoredWindow, u64)> = BTreeMap::new();
+                let mut groups: BTreeMap<Key, (StoredWindow, EpochMs, u64)> = BTreeMap::new();
                 for (series, span) in w.merged_by_hand(600_000, every, from, to).await {
                     let of = |key, name: &String| has(key).then(|| name.clone());
                     let key = (span.start.0, of("device", &series.device), of("stream", &series.stream));
                     groups
                         .entry(key)
-                        .and_modify(|(all, streams)| {
-                            let watermark = all.watermark.min(span.watermark);
+                        .and_modify(|(all, passed, streams)| {
                             merge(all, &span);
-                            all.watermark = watermark;
+                            *passed = series.passed.min(*passed);
                             *streams += 1;
                         })
-                        .or_insert((span, 1));
+                        .or_insert((span, series.passed, 1));
                 }
-                let expected = groups.iter().map(|((_, device, stream), (w, streams))| {
-                    let told = told_by_hand(device.as_deref(), stream.as_deref(), w);
+                let expected = groups.iter().map(|((_, device, stream), (w, passed, streams))| {
+                    let (device, stream) = (device.as_deref(), stream.as_deref());
+                    let of = ByHand { asked: (every, from, to), device, stream, passed: *passed };
+                    let told = told_by_hand(&of, w);
                     (told, json!(streams), has("site"))
                 });
                 let mut expected: Vec<_> = expected.collect();

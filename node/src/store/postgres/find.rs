@@ -26,6 +26,10 @@ impl Columns for Row {
         Ok(self.try_get::<_, Option<At>>(at)?.map(|at| at.0))
     }
 
+    fn flag(&self, at: usize) -> Result<bool, StoreError> {
+        Ok(self.try_get(at)?)
+    }
+
     fn window(&self, at: usize) -> Result<StoredWindow, StoreError> {
         window_at(self, at)
     }

@@ -28,8 +28,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
 pub const ROW: &str = "w.start, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
-     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, \
-     w.watermark_ms, w.sketch";
+     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.sketch";
 
 /// Brings the database to this release's tables.
 pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {
@@ -91,7 +90,7 @@ fn window_at(row: &Row, base: usize) -> Result<StoredWindow, StoreError> {
         let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
         Ok::<_, tokio_postgres::Error>(Sample { time, slot, index, value: real(at + 3)? })
     };
-    let sketch = row.try_get::<_, Option<&[u8]>>(base + 18)?.map(sketch_from).transpose()?;
+    let sketch = row.try_get::<_, Option<&[u8]>>(base + 17)?.map(sketch_from).transpose()?;
     Ok(StoredWindow {
         start: row.try_get::<_, At>(base)?.0,
         aggregate: Aggregate {
@@ -107,7 +106,6 @@ fn window_at(row: &Row, base: usize) -> Result<StoredWindow, StoreError> {
         },
         late: whole(15)? as u64,
         parts: whole(16)? as u64,
-        watermark: EpochMs(whole(17)?),
     })
 }
 

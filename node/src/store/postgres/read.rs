@@ -1,5 +1,6 @@
 //! Reading: what queries, the status page and the ledger want to know.
 
+use super::super::find::{SERIES, series_info};
 use super::super::pool::Pool;
 use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
 use super::link::{Link, Postgres, READ_MS};
@@ -17,10 +18,9 @@ pub struct Reader {
     pool: Arc<Pool<Link>>,
 }
 
-const SERIES: &str =
-    "SELECT series_id, site, name, stream, width_ms FROM series JOIN device USING (device_id)";
-
 pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+const NAMED: &str = "series AS s JOIN device AS d USING (device_id)";
 
 impl Reader {
     pub(super) fn new(server: Arc<Postgres>) -> Self {
@@ -71,10 +71,10 @@ impl Reader {
         // Said apart, since an index serves no condition that may be left open.
         let device_is = if device.is_some() { "name = $1" } else { "$1::text IS NULL" };
         let sql = format!(
-            "{SERIES} WHERE {device_is} AND ($2::text IS NULL OR site = $2) AND ($3::text IS NULL OR stream = $3) \
+            "SELECT {SERIES} FROM {NAMED} WHERE {device_is} AND ($2::text IS NULL OR site = $2) AND ($3::text IS NULL OR stream = $3) \
              ORDER BY site, name, stream, width_ms LIMIT $4"
         );
-        self.rows(&sql, &[&device, &site, &stream, &i64::from(limit)], series_of).await
+        self.rows(&sql, &[&device, &site, &stream, &i64::from(limit)], series_info).await
     }
 
     pub async fn devices(
@@ -85,11 +85,13 @@ impl Reader {
     ) -> Result<Vec<SeriesInfo>, StoreError> {
         let (after_site, after_device) = after.unwrap_or_default();
         let (site, after_site, after_device) = (site.map(held), held(after_site), held(after_device));
-        let sql = "SELECT series_id, site, name, stream, width_ms FROM \
+        let sql = format!(
+            "SELECT {SERIES} FROM \
              (SELECT * FROM device WHERE (site, name) > ($1, $2) AND ($3::text IS NULL OR site = $3) \
-              ORDER BY site, name LIMIT $4) AS few \
-             JOIN series USING (device_id) ORDER BY site, name, stream, width_ms";
-        self.rows(sql, &[&after_site, &after_device, &site, &i64::from(limit)], series_of).await
+              ORDER BY site, name LIMIT $4) AS d \
+             JOIN series AS s USING (device_id) ORDER BY d.site, d.name, s.stream, s.width_ms"
+        );
+        self.rows(&sql, &[&after_site, &after_device, &site, &i64::from(limit)], series_info).await
     }
 
     pub async fn windows(
@@ -182,8 +184,9 @@ impl Reader {
         let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
             return Ok(LedgerPage::default());
         };
-        let sql = format!("{SERIES} WHERE series_id BETWEEN $1 AND $2 ORDER BY series_id");
-        let between = self.rows(&sql, &[&first.0.series, &last.0.series], series_of).await?;
+        let sql =
+            format!("SELECT {SERIES} FROM {NAMED} WHERE series_id BETWEEN $1 AND $2 ORDER BY series_id");
+        let between = self.rows(&sql, &[&first.0.series, &last.0.series], series_info).await?;
         Ok(LedgerPage::new(windows, between, limit))
     }
 
@@ -211,14 +214,4 @@ async fn ask(link: &mut Link, sql: &str, parameters: Parameters<'_>) -> Result<V
         Ok(link.client.query(&statement, parameters).await?)
     };
     tokio::time::timeout(limit, asking).await.map_err(|_| StoreError::Silent)?
-}
-
-fn series_of(row: &Row) -> Result<SeriesInfo, StoreError> {
-    Ok(SeriesInfo {
-        id: row.try_get(0)?,
-        site: row.try_get(1)?,
-        device: row.try_get(2)?,
-        stream: row.try_get(3)?,
-        width_ms: row.try_get(4)?,
-    })
 }

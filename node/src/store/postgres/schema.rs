@@ -3,7 +3,8 @@
 //! `start` is a `timestamptz` in the tables themselves, so that an index finds what a view is asked for. Texts are ordered by
 //! their bytes, as in SQLite and in Rust.
 
-use super::super::StoreError;
+use super::super::find::{self, Dialect};
+use super::super::{NEVER, StoreError};
 use super::link::{Link, Postgres};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,17 +16,32 @@ CREATE TABLE device (
     device_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     site          text COLLATE "C" NOT NULL,
     name          text COLLATE "C" NOT NULL,
+    shard         integer NOT NULL,
     first_seen_ms bigint NOT NULL,
     UNIQUE (site, name)
 );
 CREATE INDEX device_name ON device (name);
+CREATE INDEX device_shard ON device (site, shard);
 
 CREATE TABLE series (
-    series_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    device_id bigint NOT NULL REFERENCES device,
-    stream    text COLLATE "C" NOT NULL,
-    width_ms  bigint NOT NULL,
+    series_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    device_id  bigint NOT NULL REFERENCES device,
+    stream     text COLLATE "C" NOT NULL,
+    width_ms   bigint NOT NULL,
+    passed_ms  bigint NOT NULL DEFAULT {NEVER},
+    passed_seq bigint NOT NULL DEFAULT 0,
+    ahead_ms   bigint,
+    ahead_seq  bigint,
     UNIQUE (device_id, stream, width_ms)
+) WITH (fillfactor = 70);
+
+CREATE TABLE doubt (
+    series_id bigint NOT NULL,
+    from_ms   bigint NOT NULL,
+    to_ms     bigint NOT NULL,
+    first_seq bigint NOT NULL,
+    last_seq  bigint NOT NULL,
+    PRIMARY KEY (series_id, from_ms, first_seq)
 );
 
 CREATE TABLE series_window (
@@ -82,25 +98,34 @@ FROM device AS d;
 
 CREATE VIEW streams AS
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS length,
+       (SELECT count(*) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream) AS lengths,
        (SELECT min(w.start) FROM series_window AS w WHERE w.series_id = s.series_id) AS first_window,
-       (SELECT max(w.start) FROM series_window AS w WHERE w.series_id = s.series_id) AS last_window
-FROM series AS s JOIN device AS d USING (device_id);
+       {NEWEST} AS last_window, {WATERMARK} AS watermark
+FROM series AS s JOIN device AS d USING (device_id)
+WHERE s.width_ms = (SELECT min(n.width_ms) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream);
 
 CREATE VIEW windows AS
+SELECT d.site, d.name AS device, s.stream, {FACE s.width_ms}
+FROM series_window AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id)
+WHERE (SELECT 1 FROM series AS f JOIN series_window AS n ON n.series_id = f.series_id
+       AND n.start >= w.start AND n.start < w.start + s.width_ms * interval '1 millisecond'
+       WHERE f.device_id = s.device_id AND f.stream = s.stream AND f.width_ms < s.width_ms LIMIT 1) IS NULL;
+
+CREATE VIEW windows_all AS
 SELECT d.site, d.name AS device, s.stream, {FACE s.width_ms}
 FROM series_window AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id);
 
 CREATE VIEW minute AS
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS window_length, {FACE w.span_ms}
-FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 60000;
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 60000 AND {ONCE};
 
 CREATE VIEW hour AS
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS window_length, {FACE w.span_ms}
-FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 3600000;
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 3600000 AND {ONCE};
 
 CREATE VIEW day AS
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS window_length, {FACE w.span_ms}
-FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 86400000;
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 86400000 AND {ONCE};
 
 CREATE VIEW holes AS
 SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq - first_seq + 1 AS batches,
@@ -113,7 +138,13 @@ SELECT site, shard, cursor AS confirmed_batch, edge_last AS last_batch, batches_
 FROM shard_progress;
 
 COMMENT ON TABLE device IS 'Devices; the view devices is for people.';
+COMMENT ON COLUMN device.shard IS 'The shard of the site whose batches bring its windows.';
 COMMENT ON TABLE series IS 'A stream of a device at one length of windows; the view streams is for people.';
+COMMENT ON COLUMN series.passed_ms IS 'The watermark of the stream in the batches up to the cursor of its shard; the same in all its lengths.';
+COMMENT ON COLUMN series.passed_seq IS 'The batch that brought it.';
+COMMENT ON COLUMN series.ahead_ms IS 'The watermark in a batch beyond a gap: counts once the gap has closed.';
+COMMENT ON COLUMN series.ahead_seq IS 'That batch.';
+COMMENT ON TABLE doubt IS 'Stretches of a series, from how far its stream had come before lost batches to how far after them, of which these may have held readings.';
 COMMENT ON TABLE series_window IS 'Windows; the view windows is for people. What is no number is NULL.';
 COMMENT ON TABLE series_rollup IS 'Windows added up to minutes, hours and days; the views minute, hour and day are for people.';
 COMMENT ON TABLE shard_progress IS 'Which batches of each shard are applied; the view shards is for people.';
@@ -128,14 +159,17 @@ COMMENT ON TABLE schema_version IS 'The steps that made these tables; a node bri
 COMMENT ON VIEW devices IS 'The devices that have ever sent something.';
 COMMENT ON COLUMN devices.streams IS 'How many streams it has.';
 COMMENT ON COLUMN devices.first_seen IS 'When its first batch came.';
-COMMENT ON VIEW streams IS 'The streams of each device, once for each length of windows.';
-COMMENT ON COLUMN streams.length IS 'The length of its windows, in seconds.';
+COMMENT ON VIEW streams IS 'The streams of each device, with the shortest of their windows.';
+COMMENT ON COLUMN streams.length IS 'The length of its shortest windows, in seconds.';
+COMMENT ON COLUMN streams.lengths IS 'How many lengths of windows it has.';
 COMMENT ON COLUMN streams.first_window IS 'The start of the earliest window.';
-COMMENT ON COLUMN streams.last_window IS 'The start of the latest window.';
-COMMENT ON VIEW windows IS 'Each window of each stream.';
-COMMENT ON VIEW minute IS 'Windows of at most a minute that divide it, added up for each stream and length of windows.';
-COMMENT ON VIEW hour IS 'Windows of at most an hour that divide it, added up for each stream and length of windows.';
-COMMENT ON VIEW day IS 'Windows of at most a day (UTC) that divide it, added up for each stream and length of windows.';
+COMMENT ON COLUMN streams.last_window IS 'The start of the latest window that is not ahead of its time.';
+COMMENT ON COLUMN streams.watermark IS 'How far the stream has come.';
+COMMENT ON VIEW windows IS 'The windows of each stream, where there are several lengths the shortest: each reading once.';
+COMMENT ON VIEW windows_all IS 'The windows of all lengths: each reading once for each length of the windows of its stream.';
+COMMENT ON VIEW minute IS 'Windows of at most a minute that divide it, added up for each stream: each reading once.';
+COMMENT ON VIEW hour IS 'Windows of at most an hour that divide it, added up for each stream: each reading once.';
+COMMENT ON VIEW day IS 'Windows of at most a day (UTC) that divide it, added up for each stream: each reading once.';
 COMMENT ON VIEW holes IS 'Batches that never came and that the site has no more: what they held is missing here for good. Numbers count per shard.';
 COMMENT ON COLUMN holes.first_batch IS 'The number of the first batch that is missing.';
 COMMENT ON COLUMN holes.last_batch IS 'The number of the last.';
@@ -145,7 +179,7 @@ COMMENT ON VIEW shards IS 'How far each shard of each site has come.';
 COMMENT ON COLUMN shards.confirmed_batch IS 'All batches up to it are applied, or in holes.';
 COMMENT ON COLUMN shards.last_batch IS 'The highest batch that the site was known to have when something changed last.';
 COMMENT ON COLUMN shards.conflict_batch IS 'Came with two contents: nothing is confirmed until it is cleared in shard_progress.conflict_seq.';
-{COMMENTS windows}{COMMENTS minute}{COMMENTS hour}{COMMENTS day}
+{COMMENTS windows}{COMMENTS windows_all}{COMMENTS minute}{COMMENTS hour}{COMMENTS day}
 COMMENT ON COLUMN minute.window_length IS 'The length of the windows that were added up, in seconds.';
 COMMENT ON COLUMN hour.window_length IS 'The length of the windows that were added up, in seconds.';
 COMMENT ON COLUMN day.window_length IS 'The length of the windows that were added up, in seconds.';
@@ -184,20 +218,20 @@ const ROW: &str = "count        bigint NOT NULL,
     fingerprint  bigint NOT NULL,
     late_count   bigint NOT NULL,
     revision     bigint NOT NULL,
-    watermark_ms bigint NOT NULL,
     sketch       bytea,
     stddev       double precision,
     p50          double precision,
     p90          double precision,
     p99          double precision,";
 
-/// A watermark may be any number; it is shown as far as there are years. A mean too small to be told from 0 would be an error.
+/// A mean too small to be told from 0 would be an error.
 const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.min, w.max, w.first, w.last,
        CASE WHEN abs(w.sum) < 1e-280 THEN 0 ELSE w.sum / w.count END AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
-       {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AS complete,
+       {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AND (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id
+       AND {TIME x.from_ms} < w.start + {SPAN} * interval '1 millisecond' AND {TIME x.to_ms} > w.start LIMIT 1) IS NULL AS complete,
        {TIME w.first_ms} AS first_time, {TIME w.last_ms} AS last_time, {WATERMARK} AS watermark, w.fingerprint";
 
-const WATERMARK: &str = "{TIME least(greatest(w.watermark_ms, -62135596800000), 253402300799999)}";
+const WATERMARK: &str = "{TIME s.passed_ms}";
 
 const COMMENTS: &[(&str, &str)] = &[
     ("site", "The site of the device."),
@@ -218,10 +252,10 @@ const COMMENTS: &[(&str, &str)] = &[
     ("p99", "About the value that 99 % of the readings do not exceed; empty unless the site keeps sketches."),
     ("revision", "How many parts it was merged from; late readings add some."),
     ("late_count", "How many readings came after the window had closed."),
-    ("complete", "Whether the stream had passed its end."),
+    ("complete", "Whether the stream has passed its end, and no lost batch may have held some of it."),
     ("first_time", "When the earliest reading was measured."),
     ("last_time", "When the latest reading was measured."),
-    ("watermark", "How far the stream had come."),
+    ("watermark", "How far the stream has come by now."),
     ("fingerprint", "The same for the same values in any order."),
 ];
 
@@ -233,12 +267,24 @@ pub const START_WAIT_MS: u64 = 30_000;
 
 const START_RETRY_MS: u64 = 1_000;
 
+/// Of the roll-ups of several lengths of a stream's windows to the same span the one with the most readings; of equal ones that of
+/// the shortest windows.
+const ONCE: &str = "(SELECT 1 FROM series AS f JOIN series_rollup AS n \
+     ON n.span_ms = w.span_ms AND n.start = w.start AND n.series_id = f.series_id \
+     WHERE f.device_id = s.device_id AND f.stream = s.stream AND f.series_id <> s.series_id \
+     AND (n.count > w.count OR n.count = w.count AND f.width_ms < s.width_ms) LIMIT 1) IS NULL";
+
 fn step(text: &str) -> String {
-    let mut text = text.replace("{ROW}", ROW);
+    let newest = find::newest_start(Dialect::Postgres, "(1000 * extract(epoch from now()))::bigint");
+    let mut text = text
+        .replace("{ROW}", ROW)
+        .replace("{ONCE}", ONCE)
+        .replace("{NEWEST}", &newest)
+        .replace("{NEVER}", &NEVER.0.to_string());
     for span in ["s.width_ms", "w.span_ms"] {
         text = text.replace(&format!("{{FACE {span}}}"), &FACE.replace("{SPAN}", span));
     }
-    for view in ["windows", "minute", "hour", "day"] {
+    for view in ["windows", "windows_all", "minute", "hour", "day"] {
         let comment =
             |(column, what): &(&str, &str)| format!("COMMENT ON COLUMN {view}.{column} IS '{what}';\n");
         let comments: String = COMMENTS.iter().map(comment).collect();

@@ -5,11 +5,12 @@
 //! nothing else, a row that was read is updated only if it is still at the revision that was read.
 
 use super::super::stage::{
-    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard,
+    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
 use super::super::{StoreError, StoredWindow, number, sketch_bytes, whole};
 use super::link::{Link, Postgres, WRITE_MS};
 use super::{At, ROW, held, schema, window_at};
+use crate::logic::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
 use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
@@ -86,7 +87,12 @@ impl Session {
             windows.into_iter().map(|((series, start), row)| (Place { series, start, span_ms: None }, row));
         let rollup = |((span, start, series), row)| (Place { series, start, span_ms: Some(span) }, row);
         let (windows, rollups) = (windows.collect(), rollups.into_iter().map(rollup).collect());
-        tokio::try_join!(tx.put(&statements.windows, windows), tx.put(&statements.rollups, rollups))?;
+        let streams = stage.streams(series);
+        tokio::try_join!(
+            tx.put(&statements.windows, windows),
+            tx.put(&statements.rollups, rollups),
+            tx.pass(&streams)
+        )?;
         let (applied, changes) = stage.finish(written);
         if changed {
             tx.save(&changes).await?;
@@ -109,6 +115,12 @@ struct Statements {
     series_ids: Statement,
     windows: Table,
     rollups: Table,
+    streams: Statement,
+    pass: Statement,
+    doubt: Statement,
+    doubt_ahead: Statement,
+    pass_ahead: Statement,
+    clear: Statement,
     progress: Statement,
     applied: Statement,
     forget: Statement,
@@ -117,7 +129,7 @@ struct Statements {
 }
 
 /// The columns of a row beside its key, and the types of arrays of them.
-const COLUMNS: [(&str, &str); 22] = [
+const COLUMNS: [(&str, &str); 21] = [
     ("count", "bigint"),
     ("sum", "float8"),
     ("sum_sq", "float8"),
@@ -134,7 +146,6 @@ const COLUMNS: [(&str, &str); 22] = [
     ("fingerprint", "bigint"),
     ("late_count", "bigint"),
     ("revision", "bigint"),
-    ("watermark_ms", "bigint"),
     ("sketch", "bytea"),
     ("stddev", "float8"),
     ("p50", "float8"),
@@ -224,8 +235,8 @@ impl Statements {
         );
         let hashes = "SELECT b.site, b.shard, b.seq, b.body_hash FROM unnest($1::text[], $2::int[], $3::bigint[]) AS k (site, shard, seq) \
              JOIN applied_batch AS b ON b.site = k.site AND b.shard = k.shard AND b.seq = k.seq";
-        let device = "INSERT INTO device (site, name, first_seen_ms) SELECT DISTINCT k.site, k.name, $3::bigint \
-             FROM unnest($1::text[], $2::text[]) AS k (site, name) ON CONFLICT DO NOTHING";
+        let device = "INSERT INTO device (site, name, shard, first_seen_ms) SELECT DISTINCT ON (k.site, k.name) k.site, k.name, \
+             k.shard, $4::bigint FROM unnest($1::text[], $2::text[], $3::int[]) AS k (site, name, shard) ON CONFLICT DO NOTHING";
         let named = "unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS k (site, name, stream, width_ms, n) \
              JOIN device AS d ON d.site = k.site AND d.name = k.name";
         let series = format!(
@@ -236,6 +247,34 @@ impl Statements {
             "SELECT s.series_id FROM {named} JOIN series AS s \
              ON s.device_id = d.device_id AND s.stream = k.stream AND s.width_ms = k.width_ms ORDER BY k.n"
         );
+        // The one of all widths that knows most comes first: a width that is new knows nothing.
+        let streams = "SELECT k.n, n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq \
+             FROM unnest($1::bigint[]) WITH ORDINALITY AS k (series_id, n) JOIN series AS s ON s.series_id = k.series_id \
+             JOIN series AS n ON n.device_id = s.device_id AND n.stream = s.stream ORDER BY k.n, n.passed_seq DESC";
+        let pass = "UPDATE series AS s SET passed_ms = k.passed_ms, passed_seq = k.passed_seq, ahead_ms = k.ahead_ms, \
+             ahead_seq = k.ahead_seq FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+             AS k (series_id, passed_ms, passed_seq, ahead_ms, ahead_seq) WHERE s.series_id = k.series_id";
+        let doubt = "INSERT INTO doubt SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+             ON CONFLICT DO NOTHING";
+        // Streams whose newest batch was beyond a gap that has closed: they have come as far as that batch says, and what the hole
+        // may have held of them, if the gap became one, is in doubt.
+        let closed = "unnest($1::text[], $2::int[], $3::bigint[]) AS k (site, shard, cursor) \
+             JOIN device AS d ON d.site = k.site AND d.shard = k.shard \
+             JOIN series AS s ON s.device_id = d.device_id AND s.ahead_seq <= k.cursor";
+        let doubt_ahead = format!(
+            "INSERT INTO doubt SELECT s.series_id, s.passed_ms, greatest(s.passed_ms, s.ahead_ms) + {DOUBT_AFTER_MS}, min(h.first_seq), max(h.last_seq) \
+             FROM {closed} JOIN hole AS h ON h.site = d.site AND h.shard = d.shard AND h.first_seq > s.passed_seq \
+             AND h.last_seq < s.ahead_seq GROUP BY s.series_id ON CONFLICT DO NOTHING"
+        );
+        let pass_ahead = format!(
+            "UPDATE series AS u SET passed_ms = greatest(u.passed_ms, u.ahead_ms), passed_seq = u.ahead_seq, ahead_ms = NULL, \
+             ahead_seq = NULL FROM {closed} WHERE u.series_id = s.series_id"
+        );
+        // What a hole that is filled after all had left in doubt.
+        let clear = "DELETE FROM doubt AS x USING unnest($1::text[], $2::int[]) AS k (site, shard) \
+             JOIN device AS d ON d.site = k.site AND d.shard = k.shard JOIN series AS s ON s.device_id = d.device_id \
+             WHERE x.series_id = s.series_id AND NOT EXISTS (SELECT 1 FROM hole AS h WHERE h.site = k.site AND h.shard = k.shard \
+             AND h.first_seq <= x.last_seq AND h.last_seq >= x.first_seq)";
         let progress = "UPDATE shard_progress AS p SET cursor = k.cursor, edge_first_kept = k.first_kept, edge_last = k.last, \
              batches_applied = p.batches_applied + k.applied, conflict_seq = k.conflict, changed_ms = $8 \
              FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]) \
@@ -260,6 +299,12 @@ impl Statements {
             series_ids: client.prepare(&series_ids).await?,
             windows: Table::prepare(client, "series_window", WINDOW_KEY).await?,
             rollups: Table::prepare(client, "series_rollup", ROLLUP_KEY).await?,
+            streams: client.prepare(streams).await?,
+            pass: client.prepare(pass).await?,
+            doubt: client.prepare(doubt).await?,
+            doubt_ahead: client.prepare(&doubt_ahead).await?,
+            pass_ahead: client.prepare(&pass_ahead).await?,
+            clear: client.prepare(clear).await?,
             progress: client.prepare(progress).await?,
             applied: client.prepare(applied).await?,
             forget: client.prepare(forget).await?,
@@ -325,13 +370,15 @@ impl Tx<'_> {
         Ok(all)
     }
 
-    async fn series_ids(&self, keys: Vec<SeriesKey>) -> Result<Vec<(SeriesKey, i64)>, StoreError> {
+    async fn series_ids(&self, keys: Vec<(SeriesKey, ShardId)>) -> Result<Vec<(SeriesKey, i64)>, StoreError> {
         let s = self.statements;
+        let (keys, shards): (Vec<SeriesKey>, Vec<i32>) =
+            keys.into_iter().map(|(key, shard)| (key, i32::from(shard.0))).unzip();
         let sites: Vec<&str> = keys.iter().map(|(site, _, _)| site.as_str()).collect();
         let devices: Vec<Cow<'_, str>> = keys.iter().map(|(_, name, _)| held(&name.device)).collect();
         let streams: Vec<Cow<'_, str>> = keys.iter().map(|(_, name, _)| held(&name.stream)).collect();
         let widths: Vec<i64> = keys.iter().map(|(_, _, width)| i64::from(*width)).collect();
-        self.tx.execute(&s.device, &[&sites, &devices, &self.now.0]).await?;
+        self.tx.execute(&s.device, &[&sites, &devices, &shards, &self.now.0]).await?;
         self.tx.execute(&s.series, &[&sites, &devices, &streams, &widths]).await?;
         let ids = self.tx.query(&s.series_ids, &[&sites, &devices, &streams, &widths]).await?;
         if ids.len() != keys.len() {
@@ -339,6 +386,42 @@ impl Tx<'_> {
         }
         let ids = ids.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()?;
         Ok(keys.into_iter().zip(ids).collect())
+    }
+
+    /// Records how far streams have come, in all their series.
+    async fn pass(&self, streams: &[StreamSeen<'_>]) -> Result<(), StoreError> {
+        if streams.is_empty() {
+            return Ok(());
+        }
+        let s = self.statements;
+        let ids: Vec<i64> = streams.iter().map(|stream| stream.series).collect();
+        let stored = self.tx.query(&s.streams, &[&ids]).await?;
+        let mut now: BTreeMap<i64, (Passed, Option<Doubt>)> = BTreeMap::new();
+        let (mut series, mut at, mut seqs, mut ahead) = (vec![], vec![], vec![], (vec![], vec![]));
+        let (mut of, mut from, mut to, mut first, mut last) = (vec![], vec![], vec![], vec![], vec![]);
+        for row in &stored {
+            let (n, id): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+            let Some(stream) = usize::try_from(n - 1).ok().and_then(|n| streams.get(n)) else { continue };
+            let before = passed_at(row)?;
+            let (passed, doubt) = *now.entry(n).or_insert_with(|| stream.advance(before));
+            series.push(id);
+            at.push(passed.at.0);
+            seqs.push(whole(passed.seq));
+            ahead.0.push(passed.ahead.map(|seen| seen.watermark.0));
+            ahead.1.push(passed.ahead.map(|seen| whole(seen.seq)));
+            if let Some(doubt) = doubt {
+                of.push(id);
+                from.push(doubt.from.0);
+                to.push(doubt.to.0);
+                first.push(whole(doubt.batches.first));
+                last.push(whole(doubt.batches.last));
+            }
+        }
+        self.tx.execute(&s.pass, &[&series, &at, &seqs, &ahead.0, &ahead.1]).await?;
+        if !of.is_empty() {
+            self.tx.execute(&s.doubt, &[&of, &from, &to, &first, &last]).await?;
+        }
+        Ok(())
     }
 
     /// Merges what is stored into rows, and writes them back.
@@ -424,6 +507,17 @@ impl Tx<'_> {
             let lasts: Vec<i64> = opened.iter().map(|(_, hole)| whole(hole.last)).collect();
             self.tx.execute(&s.opened, &[&sites, &shards, &firsts, &lasts, &self.now.0]).await?;
         }
+        let closed: Vec<_> = changes.iter().filter(|change| change.gap_closed).collect();
+        if !closed.is_empty() {
+            let (sites, shards) = columns(closed.iter().map(|change| &change.key));
+            let cursors: Vec<i64> = closed.iter().map(|change| whole(change.cursor)).collect();
+            self.tx.execute(&s.doubt_ahead, &[&sites, &shards, &cursors]).await?;
+            self.tx.execute(&s.pass_ahead, &[&sites, &shards, &cursors]).await?;
+        }
+        if !filled.is_empty() {
+            let (sites, shards) = columns(filled.iter().map(|(key, _)| *key));
+            self.tx.execute(&s.clear, &[&sites, &shards]).await?;
+        }
         Ok(())
     }
 }
@@ -478,7 +572,6 @@ fn arrays_of(rows: &[(&Place, &StoredWindow)]) -> Parameters {
         wholes(&|row| row.aggregate.fingerprint as i64),
         wholes(&|row| whole(row.late)),
         wholes(&|row| whole(row.parts)),
-        wholes(&|row| row.watermark.0),
         Box::new(sketches),
         reals(&|row| number(row.aggregate.stddev())),
         reals(&|row| row.aggregate.quantile(0.5).and_then(number)),
@@ -491,6 +584,13 @@ fn arrays_of(rows: &[(&Place, &StoredWindow)]) -> Parameters {
 /// Arrays of shards' names.
 fn columns<'a>(keys: impl Iterator<Item = &'a ShardKey>) -> (Vec<String>, Vec<i32>) {
     keys.map(|(site, shard)| (site.to_string(), i32::from(shard.0))).unzip()
+}
+
+/// How far a stream has come, from the third column on.
+fn passed_at(row: &Row) -> Result<Passed, StoreError> {
+    let ahead = row.try_get::<_, Option<i64>>(4)?.zip(row.try_get::<_, Option<i64>>(5)?);
+    let ahead = ahead.map(|(ms, seq)| Seen { seq: seq as u64, watermark: EpochMs(ms) });
+    Ok(Passed { at: EpochMs(row.try_get(2)?), seq: row.try_get::<_, i64>(3)? as u64, ahead })
 }
 
 /// The shard that a row names first.

@@ -26,6 +26,10 @@ impl Columns for Row<'_> {
         Ok(self.get::<_, Option<i64>>(at)?.map(EpochMs))
     }
 
+    fn flag(&self, at: usize) -> Result<bool, Self::Error> {
+        self.get(at)
+    }
+
     fn window(&self, at: usize) -> Result<StoredWindow, Self::Error> {
         window_at(self, at)
     }

@@ -41,8 +41,7 @@ const STATEMENTS_ENTRIES: usize = 64;
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
 pub const ROW: &str = "w.start_ms, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
-     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, \
-     w.watermark_ms, w.sketch";
+     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.sketch";
 
 /// Opens (and makes, if need be) the database `selvedge.db` in `folder`.
 pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
@@ -100,7 +99,7 @@ fn window_at(row: &Row<'_>, base: usize) -> Result<StoredWindow, rusqlite::Error
         let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
         Ok::<_, rusqlite::Error>(Sample { time, slot, index, value: real(at + 3)? })
     };
-    let sketch = match row.get_ref(base + 18)? {
+    let sketch = match row.get_ref(base + 17)? {
         ValueRef::Blob(bytes) => {
             let wrong = |why| rusqlite::Error::from(FromSqlError::Other(Box::new(why)));
             Some(sketch_from(bytes).map_err(wrong)?)
@@ -122,7 +121,6 @@ fn window_at(row: &Row<'_>, base: usize) -> Result<StoredWindow, rusqlite::Error
         },
         late: whole(15)? as u64,
         parts: whole(16)? as u64,
-        watermark: EpochMs(whole(17)?),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Reading: what queries, the status page and the ledger want to know.
 
+use super::super::find::{SERIES, series_info};
 use super::super::pool::Pool;
 use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
 use super::{File, ROW, blocking, open_to_read, window_at};
@@ -14,8 +15,7 @@ pub struct Reader {
     pool: Arc<Pool<Connection>>,
 }
 
-const SERIES: &str =
-    "SELECT series_id, site, name, stream, width_ms FROM series JOIN device USING (device_id)";
+const NAMED: &str = "series AS s JOIN device AS d USING (device_id)";
 
 impl Reader {
     pub(super) fn new(file: File) -> Self {
@@ -68,10 +68,11 @@ impl Reader {
         // Said apart, since an index serves no condition that may be left open.
         let device_is = if device.is_some() { "name = ?1" } else { "?1 IS NULL" };
         let sql = format!(
-            "{SERIES} WHERE {device_is} AND (?2 IS NULL OR site = ?2) AND (?3 IS NULL OR stream = ?3) \
+            "SELECT {SERIES} FROM {NAMED} WHERE {device_is} AND (?2 IS NULL OR site = ?2) AND (?3 IS NULL OR stream = ?3) \
              ORDER BY site, name, stream, width_ms LIMIT ?4"
         );
-        self.rows(sql, vec![text(device), text(site), text(stream), Box::new(limit)], series_of).await
+        self.rows(sql, vec![text(device), text(site), text(stream), Box::new(limit)], |row| series_info(row))
+            .await
     }
 
     pub async fn devices(
@@ -81,13 +82,15 @@ impl Reader {
         limit: u32,
     ) -> Result<Vec<SeriesInfo>, StoreError> {
         let (after_site, after_device) = after.unwrap_or_default();
-        let sql = "SELECT series_id, site, name, stream, width_ms FROM \
+        let sql = format!(
+            "SELECT {SERIES} FROM \
              (SELECT * FROM device WHERE (site, name) > (?1, ?2) AND (?3 IS NULL OR site = ?3) \
-              ORDER BY site, name LIMIT ?4) \
-             JOIN series USING (device_id) ORDER BY site, name, stream, width_ms";
+              ORDER BY site, name LIMIT ?4) AS d \
+             JOIN series AS s USING (device_id) ORDER BY d.site, d.name, s.stream, s.width_ms"
+        );
         let parameters: Vec<Box<dyn ToSql + Send>> =
             vec![text(Some(after_site)), text(Some(after_device)), text(site), Box::new(limit)];
-        self.rows(sql.to_string(), parameters, series_of).await
+        self.rows(sql, parameters, |row| series_info(row)).await
     }
 
     pub async fn windows(
@@ -194,9 +197,9 @@ impl Reader {
         let (Some(first), Some(last)) = (windows.first(), windows.last()) else {
             return Ok(LedgerPage::default());
         };
-        let sql = format!("{SERIES} WHERE series_id BETWEEN ? AND ? ORDER BY series_id");
+        let sql = format!("SELECT {SERIES} FROM {NAMED} WHERE series_id BETWEEN ? AND ? ORDER BY series_id");
         let between = vec![Box::new(first.0.series) as _, Box::new(last.0.series) as _];
-        let between = self.rows(sql, between, series_of).await?;
+        let between = self.rows(sql, between, |row| series_info(row)).await?;
         Ok(LedgerPage::new(windows, between, limit))
     }
 
@@ -220,14 +223,4 @@ pub const LEDGER: &str = "SELECT s.series_id, w.start_ms, w.count, w.fingerprint
 
 fn text(text: Option<&str>) -> Box<dyn ToSql + Send> {
     Box::new(text.map(str::to_string))
-}
-
-fn series_of(row: &Row<'_>) -> Result<SeriesInfo, rusqlite::Error> {
-    Ok(SeriesInfo {
-        id: row.get(0)?,
-        site: row.get(1)?,
-        device: row.get(2)?,
-        stream: row.get(3)?,
-        width_ms: row.get(4)?,
-    })
 }

@@ -8,7 +8,8 @@
 //!
 //! Windows and roll-ups refer to series by numbers that only this program makes; a foreign key would look each up again.
 
-use super::super::StoreError;
+use super::super::find::{self, Dialect};
+use super::super::{NEVER, StoreError};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The steps; a step is never changed once it was released, only followed by another.
@@ -18,19 +19,35 @@ CREATE TABLE device (
     device_id     INTEGER PRIMARY KEY,
     site          TEXT NOT NULL,
     name          TEXT NOT NULL,
+    shard         INTEGER NOT NULL, -- whose batches bring its windows
     first_seen_ms INTEGER NOT NULL,
     UNIQUE (site, name)
 ) STRICT;
 CREATE INDEX device_name ON device (name);
+CREATE INDEX device_shard ON device (site, shard);
 
 CREATE TABLE series (
-    -- A stream of a device at one length of windows.
-    series_id INTEGER PRIMARY KEY,
-    device_id INTEGER NOT NULL REFERENCES device,
-    stream    TEXT NOT NULL,
-    width_ms  INTEGER NOT NULL,
+    -- A stream of a device at one length of windows. How far the stream has come is the same in all its lengths.
+    series_id  INTEGER PRIMARY KEY,
+    device_id  INTEGER NOT NULL REFERENCES device,
+    stream     TEXT NOT NULL,
+    width_ms   INTEGER NOT NULL,
+    passed_ms  INTEGER NOT NULL DEFAULT {NEVER}, -- the stream's watermark in the batches up to the shard's cursor
+    passed_seq INTEGER NOT NULL DEFAULT 0,       -- the batch that brought it
+    ahead_ms   INTEGER,                          -- the watermark in a batch beyond a gap: counts once the gap has closed
+    ahead_seq  INTEGER,
     UNIQUE (device_id, stream, width_ms)
 ) STRICT;
+
+CREATE TABLE doubt (
+    -- Stretches of a series of which batches in `hole` may have held readings.
+    series_id INTEGER NOT NULL,
+    from_ms   INTEGER NOT NULL, -- how far the stream had come before these batches
+    to_ms     INTEGER NOT NULL, -- and after them
+    first_seq INTEGER NOT NULL, -- the first and the last of the batches
+    last_seq  INTEGER NOT NULL,
+    PRIMARY KEY (series_id, from_ms, first_seq)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE series_window (
     -- Windows; the view `windows` is for people. What is no number is NULL.
@@ -90,38 +107,50 @@ SELECT d.site,
 FROM device AS d;
 
 CREATE VIEW streams AS
--- The streams of each device, once for each length of windows.
+-- The streams of each device, with the shortest of their windows.
 SELECT d.site, d.name AS device, s.stream,
-       s.width_ms / 1000.0 AS length, -- of its windows, in seconds
+       s.width_ms / 1000.0 AS length, -- of its shortest windows, in seconds
+       (SELECT count(*) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream) AS lengths, -- how many there are
        strftime('%Y-%m-%dT%H:%M:%fZ', (SELECT min(w.start_ms) FROM series_window AS w WHERE w.series_id = s.series_id) / 1000.0,
                 'unixepoch') AS first_window, -- the start of the earliest window
-       strftime('%Y-%m-%dT%H:%M:%fZ', (SELECT max(w.start_ms) FROM series_window AS w WHERE w.series_id = s.series_id) / 1000.0,
-                'unixepoch') AS last_window -- the start of the latest
-FROM series AS s JOIN device AS d USING (device_id);
+       strftime('%Y-%m-%dT%H:%M:%fZ', {NEWEST} / 1000.0, 'unixepoch') AS last_window, -- the start of the latest that is not ahead of its time
+       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark -- how far the stream has come
+FROM series AS s JOIN device AS d USING (device_id)
+WHERE s.width_ms = (SELECT min(n.width_ms) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream);
 
 CREATE VIEW windows AS
--- Each window of each stream. A span of time is found fast by start_ms, and by device or stream.
+-- The windows of each stream, where there are several lengths the shortest: each reading once. A span of time is found fast by
+-- start_ms, and by device or stream.
+SELECT d.site, d.name AS device, s.stream,
+       {FACE s.width_ms}
+FROM series_window AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id)
+WHERE (SELECT 1 FROM series AS f JOIN series_window AS n ON n.series_id = f.series_id
+       AND n.start_ms >= w.start_ms AND n.start_ms < w.start_ms + s.width_ms
+       WHERE f.device_id = s.device_id AND f.stream = s.stream AND f.width_ms < s.width_ms LIMIT 1) IS NULL;
+
+CREATE VIEW windows_all AS
+-- The windows of all lengths: each reading once for each length of its stream's windows.
 SELECT d.site, d.name AS device, s.stream,
        {FACE s.width_ms}
 FROM series_window AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id);
 
 CREATE VIEW minute AS
--- Windows of at most a minute that divide it, added up for each stream and length of windows.
+-- Windows of at most a minute that divide it, added up for each stream: each reading once.
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000.0 AS window_length,
        {FACE w.span_ms}
-FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 60000;
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 60000 AND {ONCE};
 
 CREATE VIEW hour AS
--- Windows of at most an hour that divide it, added up for each stream and length of windows.
+-- Windows of at most an hour that divide it, added up for each stream: each reading once.
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000.0 AS window_length,
        {FACE w.span_ms}
-FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 3600000;
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 3600000 AND {ONCE};
 
 CREATE VIEW day AS
--- Windows of at most a day (UTC) that divide it, added up for each stream and length of windows.
+-- Windows of at most a day (UTC) that divide it, added up for each stream: each reading once.
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000.0 AS window_length,
        {FACE w.span_ms}
-FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 86400000;
+FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 86400000 AND {ONCE};
 
 CREATE VIEW holes AS
 -- Batches that never came and that the edge has no more: what they held is missing here for good. Numbers count per shard.
@@ -174,7 +203,6 @@ const ROW: &str = "count        INTEGER NOT NULL,
     fingerprint  INTEGER NOT NULL, -- of all values, in any order
     late_count   INTEGER NOT NULL,
     revision     INTEGER NOT NULL, -- how many parts it was merged from
-    watermark_ms INTEGER NOT NULL,
     sketch       BLOB,             -- how values are spread
     stddev       REAL,
     p50          REAL,
@@ -193,14 +221,28 @@ const FACE: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', w.start_ms / 1000.0, 'unixepo
        w.p50, w.p90, w.p99,             -- NULL unless the site keeps sketches
        w.revision,                      -- how often it was changed; late readings make it more than 1
        w.late_count,                    -- how many readings came after the window had closed
-       w.watermark_ms >= w.start_ms + {SPAN} AS complete, -- 1 when the stream had passed its end
+       s.passed_ms >= w.start_ms + {SPAN} AND (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id
+           AND x.from_ms < w.start_ms + {SPAN} AND x.to_ms > w.start_ms LIMIT 1) IS NULL
+           AS complete,                 -- 1 when the stream has passed its end and no lost batch may have held some of it
        strftime('%Y-%m-%dT%H:%M:%fZ', w.first_ms / 1000.0, 'unixepoch') AS first_time,
        strftime('%Y-%m-%dT%H:%M:%fZ', w.last_ms / 1000.0, 'unixepoch') AS last_time,
-       strftime('%Y-%m-%dT%H:%M:%fZ', w.watermark_ms / 1000.0, 'unixepoch') AS watermark,
+       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark, -- how far the stream has come by now
        w.fingerprint                    -- the same for the same values in any order";
 
+/// Of the roll-ups of several lengths of a stream's windows to the same span the one with the most readings; of equal ones that of
+/// the shortest windows.
+const ONCE: &str = "(SELECT 1 FROM series AS f JOIN series_rollup AS n \
+     ON n.span_ms = w.span_ms AND n.start_ms = w.start_ms AND n.series_id = f.series_id \
+     WHERE f.device_id = s.device_id AND f.stream = s.stream AND f.series_id <> s.series_id \
+     AND (n.count > w.count OR n.count = w.count AND f.width_ms < s.width_ms) LIMIT 1) IS NULL";
+
 fn step(text: &str) -> String {
-    let mut text = text.replace("{ROW}", ROW);
+    let newest = find::newest_start(Dialect::Sqlite, "1000 * CAST(strftime('%s', 'now') AS INTEGER)");
+    let mut text = text
+        .replace("{ROW}", ROW)
+        .replace("{ONCE}", ONCE)
+        .replace("{NEWEST}", &newest)
+        .replace("{NEVER}", &NEVER.0.to_string());
     for span in ["s.width_ms", "w.span_ms"] {
         text = text.replace(&format!("{{FACE {span}}}"), &FACE.replace("{SPAN}", span));
     }

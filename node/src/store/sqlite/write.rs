@@ -1,12 +1,14 @@
 //! Writing: many batches in one transaction, each counted once.
 
 use super::super::stage::{
-    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard,
+    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
 use super::super::{StoreError, StoredWindow, number, sketch_bytes, whole};
 use super::{File, ROW, blocking, open_to_write, window_at};
+use crate::logic::passed::{DOUBT_AFTER_MS, Passed, Seen};
 use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
+use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,8 +92,8 @@ fn stage(
     }
     let stage = Stage::new(messages, shards);
     let changed = stage.changes();
-    for key in stage.unknown_series(series) {
-        let id = series_id(tx, &key, now)?;
+    for (key, shard) in stage.unknown_series(series) {
+        let id = series_id(tx, &key, shard, now)?;
         series.insert(key, id);
     }
     let (windows, rollups) = stage.rows(series);
@@ -122,6 +124,9 @@ fn stage(
         }
         put(&mut write, key, &row)?;
     }
+    for stream in stage.streams(series) {
+        pass(tx, &stream)?;
+    }
     let (applied, changes) = stage.finish(written);
     for change in &changes {
         save(tx, change, now)?;
@@ -129,10 +134,61 @@ fn stage(
     Ok((applied, changed))
 }
 
+/// Records how far a stream has come, in all its series.
+fn pass(tx: &Transaction<'_>, stream: &StreamSeen<'_>) -> Result<(), StoreError> {
+    // The one of all widths that knows most: a width that is new knows nothing.
+    let mut stored = tx.prepare_cached(
+        "SELECT n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq FROM series AS s \
+         JOIN series AS n ON n.device_id = s.device_id AND n.stream = s.stream WHERE s.series_id = ? \
+         ORDER BY n.passed_seq DESC",
+    )?;
+    let stored = stored.query_map([stream.series], |row| {
+        let ahead = row.get::<_, Option<i64>>(3)?.zip(row.get::<_, Option<i64>>(4)?);
+        let ahead = ahead.map(|(ms, seq)| Seen { seq: seq as u64, watermark: EpochMs(ms) });
+        let (at, seq) = (EpochMs(row.get(1)?), row.get::<_, i64>(2)? as u64);
+        Ok((row.get::<_, i64>(0)?, Passed { at, seq, ahead }))
+    })?;
+    let stored = stored.collect::<Result<Vec<_>, _>>()?;
+    let Some((_, before)) = stored.first() else { return Ok(()) };
+    let (now, doubt) = stream.advance(*before);
+    let mut update = tx.prepare_cached(
+        "UPDATE series SET passed_ms = ?, passed_seq = ?, ahead_ms = ?, ahead_seq = ? WHERE series_id = ?",
+    )?;
+    for (series, _) in &stored {
+        let ahead = now.ahead.map(|seen| (seen.watermark.0, whole(seen.seq)));
+        update.execute(params![now.at.0, whole(now.seq), ahead.map(|a| a.0), ahead.map(|a| a.1), series])?;
+        if let Some(doubt) = doubt {
+            tx.prepare_cached("INSERT OR IGNORE INTO doubt VALUES (?, ?, ?, ?, ?)")?.execute(params![
+                series,
+                doubt.from.0,
+                doubt.to.0,
+                whole(doubt.batches.first),
+                whole(doubt.batches.last)
+            ])?;
+        }
+    }
+    Ok(())
+}
+
+/// Streams whose newest batch was beyond a gap that has closed: they have come as far as that batch says, and what the hole may have
+/// held of them, if the gap became one, is in doubt.
+const DOUBT_PASSED: &str = "INSERT OR IGNORE INTO doubt SELECT s.series_id, s.passed_ms, max(s.passed_ms, s.ahead_ms) + ?4, \
+     min(h.first_seq), max(h.last_seq) FROM device AS d JOIN series AS s USING (device_id) \
+     JOIN hole AS h ON h.site = d.site AND h.shard = d.shard AND h.first_seq > s.passed_seq AND h.last_seq < s.ahead_seq \
+     WHERE d.site = ?1 AND d.shard = ?2 AND s.ahead_seq <= ?3 GROUP BY s.series_id";
+const PASS: &str = "UPDATE series SET passed_ms = max(passed_ms, ahead_ms), passed_seq = ahead_seq, ahead_ms = NULL, \
+     ahead_seq = NULL WHERE ahead_seq <= ?3 AND device_id IN (SELECT device_id FROM device WHERE site = ?1 AND shard = ?2)";
+
+/// What a hole that is filled after all had left in doubt.
+const CLEAR: &str = "DELETE FROM doubt WHERE series_id IN \
+     (SELECT s.series_id FROM device AS d JOIN series AS s USING (device_id) WHERE d.site = ?1 AND d.shard = ?2) \
+     AND NOT EXISTS (SELECT 1 FROM hole AS h WHERE h.site = ?1 AND h.shard = ?2 \
+     AND h.first_seq <= doubt.last_seq AND h.last_seq >= doubt.first_seq)";
+
 /// The columns that [`put`] writes after those of a key of two.
 const WRITTEN: &str = "count, sum, sum_sq, min, max, first_ms, first_slot, first_index, first, last_ms, last_slot, \
-     last_index, last, fingerprint, late_count, revision, watermark_ms, sketch, stddev, p50, p90, p99) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     last_index, last, fingerprint, late_count, revision, sketch, stddev, p50, p90, p99) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 fn put(
     write: &mut rusqlite::CachedStatement<'_>,
@@ -161,7 +217,6 @@ fn put(
     bind(&(a.fingerprint as i64))?;
     bind(&whole(row.late))?;
     bind(&whole(row.parts))?;
-    bind(&row.watermark.0)?;
     bind(&sketch_bytes(&a.sketch))?;
     bind(&number(a.stddev()))?;
     for q in [0.5, 0.9, 0.99] {
@@ -214,12 +269,13 @@ fn load(tx: &Transaction<'_>, (site, shard): &ShardKey, seqs: &[u64]) -> Result<
 fn series_id(
     tx: &Transaction<'_>,
     (site, name, width_ms): &SeriesKey,
+    shard: ShardId,
     now: EpochMs,
 ) -> Result<i64, StoreError> {
     tx.prepare_cached(
-        "INSERT INTO device (site, name, first_seen_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO device (site, name, shard, first_seen_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
     )?
-    .execute(params![site.as_str(), name.device, now.0])?;
+    .execute(params![site.as_str(), name.device, shard.0, now.0])?;
     let device: i64 = tx
         .prepare_cached("SELECT device_id FROM device WHERE site = ? AND name = ?")?
         .query_row(params![site.as_str(), name.device], |row| row.get(0))?;
@@ -270,6 +326,14 @@ fn save(tx: &Transaction<'_>, change: &Change, now: EpochMs) -> Result<(), Store
     )?;
     for hole in &change.opened {
         opened.execute(params![site, shard, whole(hole.first), whole(hole.last), now.0])?;
+    }
+    if change.gap_closed {
+        let cursor = whole(change.cursor);
+        tx.prepare_cached(DOUBT_PASSED)?.execute(params![site, shard, cursor, DOUBT_AFTER_MS])?;
+        tx.prepare_cached(PASS)?.execute(params![site, shard, cursor])?;
+    }
+    if !change.filled.is_empty() {
+        tx.prepare_cached(CLEAR)?.execute(params![site, shard])?;
     }
     Ok(())
 }

@@ -39,6 +39,12 @@ export function address(path, parameters = {}) {
 /** A name where the API takes a pattern: its stars are no wildcards. */
 export const exactly = (name) => name.replace(/[\\*]/g, (sign) => `\\${sign}`);
 
+/** A name as a piece of a page's path. Browsers take `.` and `..` for steps in the path, also where they are percent-encoded. */
+export const segment = (name) => (/^(~|\.{1,2}$)/.test(name) ? "~" : "") + encodeURIComponent(name);
+
+/** The name that such a piece stands for. */
+export const nameOf = (piece) => decodeURIComponent(piece).replace(/^~/, "");
+
 async function refusal(answer) {
   const text = await answer.text();
   let body = {};

@@ -1,6 +1,6 @@
 // Starts the page that the address names.
 
-import { onTokenNeeded } from "./api.js";
+import { nameOf, onTokenNeeded } from "./api.js";
 import { h, put, trouble } from "./dom.js";
 
 const PAGES = [
@@ -61,7 +61,7 @@ async function start() {
     if (!match) continue;
     document.querySelector(`[data-page=${under}]`)?.setAttribute("aria-current", name === under ? "page" : "true");
     try {
-      const names = match.slice(1).map(decodeURIComponent);
+      const names = match.slice(1).map(nameOf);
       const page = await import(`/web/pages/${name}.js`);
       await page.show(main, ...names);
     } catch (error) {

@@ -1,18 +1,17 @@
 // A device: its streams, each with its last value and its last hour.
 
-import { exactly, get, pages } from "../api.js";
+import { exactly, get, pages, segment } from "../api.js";
 import { empty, h, head, put, repeat, trail, trouble } from "../dom.js";
 import { count, duration, local, percent, since, utc, value } from "../format.js";
 import { HOUR_MS, cells, completeness, group, lastHour, legend, strip } from "../hour.js";
 import { spark } from "../plot.js";
 
 const EVERY_MS = 10_000;
-const enc = encodeURIComponent;
 
 export async function show(main, site, device) {
   const list = h("div", { class: "cards" });
-  put(main, trail(["Devices", "/devices"], [site, `/devices?site=${enc(site)}`], [device, null]),
-    head(device, h("a", { class: "button", href: `/sites/${enc(site)}` }, `Site ${site}`)), h("div", { class: "section" }, h("h2", null, "Streams in the last hour"), legend()), list);
+  put(main, trail(["Devices", "/devices"], [site, `/devices?site=${encodeURIComponent(site)}`], [device, null]),
+    head(device, h("a", { class: "button", href: `/sites/${segment(site)}` }, `Site ${site}`)), h("div", { class: "section" }, h("h2", null, "Streams in the last hour"), legend()), list);
   const which = { site: exactly(site), device: exactly(device) };
 
   let hour = null;
@@ -35,7 +34,7 @@ export async function show(main, site, device) {
         const rows = hour.rows.filter((row) => row.stream === stream.stream);
         const its = cells(rows, hour.from, hour.step, now, hour.before.get(group({ site, device, stream: stream.stream })) ?? 0);
         return h("section", { class: "panel stream" },
-          h("h3", null, h("a", { href: `/streams/${enc(site)}/${enc(device)}/${enc(stream.stream)}` }, stream.stream)),
+          h("h3", null, h("a", { href: `/streams/${segment(site)}/${segment(device)}/${segment(stream.stream)}` }, stream.stream)),
           h("p", { class: "big" }, value(last?.last?.value), " ",
             last && h("span", { class: "muted", title: `${local(last.last.time_ms)} · ${utc(last.last.time_ms)} UTC` }, since(Math.max(now - last.last.time_ms, 0)))),
           rows.length > 0 ? spark(rows, hour.step, hour.from, hour.from + HOUR_MS) : h("p", { class: "muted" }, "silent in the last hour"),

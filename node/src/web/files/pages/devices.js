@@ -1,14 +1,12 @@
 // Devices: search as you type, page by page.
 
-import { get } from "../api.js";
+import { get, segment } from "../api.js";
 import { empty, h, head, put, trouble } from "../dom.js";
 import { local, since, utc } from "../format.js";
 
 const PAGE = 50;
 const TYPING_MS = 180;
 const MOST_STREAMS = 8;
-
-const enc = encodeURIComponent;
 
 function when(text) {
   if (!text) return "–";
@@ -86,10 +84,10 @@ export async function show(main) {
 
 function table(devices) {
   const line = (d) => {
-    const streams = d.streams.slice(0, MOST_STREAMS).map((s, i) => [i > 0 && " ", h("a", { class: "chip", href: `/streams/${enc(d.site)}/${enc(d.device)}/${enc(s.stream)}` }, s.stream)]);
+    const streams = d.streams.slice(0, MOST_STREAMS).map((s, i) => [i > 0 && " ", h("a", { class: "chip", href: `/streams/${segment(d.site)}/${segment(d.device)}/${segment(s.stream)}` }, s.stream)]);
     return h("tr", null,
-      h("th", { scope: "row" }, h("a", { href: `/devices/${enc(d.site)}/${enc(d.device)}` }, d.device)),
-      h("td", { "data-name": "Site" }, h("a", { href: `/sites/${enc(d.site)}` }, d.site)),
+      h("th", { scope: "row" }, h("a", { href: `/devices/${segment(d.site)}/${segment(d.device)}` }, d.device)),
+      h("td", { "data-name": "Site" }, h("a", { href: `/sites/${segment(d.site)}` }, d.site)),
       h("td", { class: "chips", "data-name": "Streams" }, streams, d.streams.length > MOST_STREAMS && ` +${d.streams.length - MOST_STREAMS}`),
       h("td", { "data-name": "Last reading" }, when(d.last)),
       h("td", { "data-name": "First seen" }, when(d.first_seen)));

@@ -1,6 +1,6 @@
 // A stream's chart: windows as they are stored or merged upwards, and what comes in, live.
 
-import { exactly, get, pages } from "../api.js";
+import { exactly, get, pages, segment } from "../api.js";
 import { chooseEvery, floor, renew } from "../chart.js";
 import { empty, h, head, put, trail, trouble } from "../dom.js";
 import { count, duration, local, parameter, plural } from "../format.js";
@@ -15,7 +15,6 @@ const LEAST_SPAN_PX = 2;
 const GATHER_MS = 300;
 const FUNCTIONS = "count,mean,min,max,stddev,late,parts,complete";
 const MOST_GAPS = 500;
-const enc = encodeURIComponent;
 
 export async function show(main, site, device, stream) {
   const which = { site: exactly(site), device: exactly(device), stream: exactly(stream) };
@@ -34,7 +33,7 @@ export async function show(main, site, device, stream) {
       h("span", null, h("i", { class: "key band" }), "least to greatest"), h("span", null, h("i", { class: "key mean" }), "mean"),
       h("span", null, h("i", { class: "key gap" }), "gap"), h("span", null, h("i", { class: "key late" }), "late readings"), h("span", null, h("i", { class: "key open" }), "may still change")),
     h("p", { class: "muted" }, "Drag to zoom, or use + and − with the chart focused; arrow keys read single spans."));
-  put(main, trail(["Devices", "/devices"], [site, `/devices?site=${enc(site)}`], [device, `/devices/${enc(site)}/${enc(device)}`], [stream, null]), head(stream), panel);
+  put(main, trail(["Devices", "/devices"], [site, `/devices?site=${encodeURIComponent(site)}`], [device, `/devices/${segment(site)}/${segment(device)}`], [stream, null]), head(stream), panel);
 
   let known;
   try {

@@ -6,11 +6,16 @@
 //! Limits: a pattern has at most [`MAX_STARS_ENTRIES`] stars and [`MAX_PATTERN_BYTES`] bytes, so that none is costly to match; a
 //! name is as long as names are.
 
+use crate::ids::MAX_NAME_BYTES;
+
 /// How many stars a pattern has at most.
 pub const MAX_STARS_ENTRIES: usize = 4;
 
 /// How long a pattern with stars is at most.
 pub const MAX_PATTERN_BYTES: usize = 256;
+
+/// How long the text of a name or a pattern is at most: a name of which each character is escaped.
+pub const MAX_TEXT_BYTES: usize = 2 * MAX_NAME_BYTES;
 
 /// A name, or a pattern of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,11 +25,23 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Reads it.
+    /// Reads it from outside.
     ///
     /// # Errors
     /// Says which limit is passed.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let pattern = Self::read(text);
+        if pattern.pieces.len() > MAX_STARS_ENTRIES + 1 {
+            return Err(format!("has more than {MAX_STARS_ENTRIES} `*`"));
+        }
+        if pattern.pieces.len() > 1 && text.len() > MAX_PATTERN_BYTES {
+            return Err(format!("is a pattern of more than {MAX_PATTERN_BYTES} bytes"));
+        }
+        Ok(pattern)
+    }
+
+    /// Reads it, however long it is.
+    pub fn read(text: &str) -> Self {
         let (mut pieces, mut piece) = (vec![], String::new());
         let mut chars = text.chars().peekable();
         while let Some(c) = chars.next() {
@@ -41,13 +58,7 @@ impl Pattern {
             }
         }
         pieces.push(piece);
-        if pieces.len() > MAX_STARS_ENTRIES + 1 {
-            return Err(format!("has more than {MAX_STARS_ENTRIES} `*`"));
-        }
-        if pieces.len() > 1 && text.len() > MAX_PATTERN_BYTES {
-            return Err(format!("is a pattern of more than {MAX_PATTERN_BYTES} bytes"));
-        }
-        Ok(Self { pieces })
+        Self { pieces }
     }
 
     /// This one name, whatever is in it.
