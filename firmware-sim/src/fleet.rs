@@ -158,8 +158,7 @@ impl FleetSettings {
                 0 | 1 => Clock::None,
                 2 => Clock::Drift { ppm: 20_000 },
                 3 => Clock::Drift { ppm: -20_000 },
-                // SenML reads small times as relative to now, so a clock in 1970 can't be told in it.
-                4 if !matches!(kind.form, Form::SenmlJson | Form::SenmlCbor) => Clock::Epoch1970,
+                4 => Clock::Epoch1970,
                 _ => Clock::True,
             };
             if rng.u32(0..4) == 0 {

@@ -16,6 +16,9 @@ pub const SPARKPLUG_GROUP: &str = "sim";
 /// Sparkplug edge node of all simulated devices.
 pub const SPARKPLUG_EDGE: &str = "edge";
 
+/// Times below this many seconds are relative to now in SenML (RFC 8428, section 4.5.3).
+const SENML_RELATIVE_BELOW_S: i64 = 1 << 28;
+
 /// A form of payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -54,12 +57,16 @@ impl Form {
         }
     }
 
-    /// The time that its payloads carry for a reading that was taken at `time`, if they carry one.
+    /// The time that its payloads carry for a reading that was taken at `time`, if they carry one. SenML takes times below
+    /// 2^28 s for relative ones: a device whose clock was never set sends none.
     pub fn carried(self, time: Option<i64>) -> Option<EpochMs> {
         let time = time?;
         match self {
             Form::Plain | Form::Object => None,
-            Form::SenmlJson | Form::SenmlCbor => Some(EpochMs(time.div_euclid(1_000) * 1_000)),
+            Form::SenmlJson | Form::SenmlCbor => {
+                let seconds = time.div_euclid(1_000);
+                (seconds >= SENML_RELATIVE_BELOW_S).then_some(EpochMs(seconds * 1_000))
+            }
             Form::Json | Form::JsonText | Form::Sparkplug => Some(EpochMs(time)),
         }
     }
@@ -152,7 +159,8 @@ fn sparkplug(content: &Content<'_>) -> Vec<u8> {
         value: Some(Value::Double(*value)),
         ..Metric::default()
     });
-    Payload { timestamp, metrics: metrics.collect(), seq: Some(content.seq & 0xff) }.write()
+    Payload { timestamp, metrics: metrics.collect(), seq: Some(content.seq & 0xff), ..Payload::default() }
+        .write()
 }
 
 #[cfg(test)]
@@ -194,6 +202,16 @@ mod tests {
             pair("senml/pump-01", r#"[{"bt":1764000000,"n":"flow","v":21.5},{"n":"pressure","v":-3}]"#)
         );
         assert_eq!(senml.time, Some(EpochMs(1_764_000_000_000)));
+    }
+
+    #[test]
+    fn senml_carries_no_time_of_a_clock_that_was_never_set() {
+        for form in [Form::SenmlJson, Form::SenmlCbor] {
+            assert_eq!(form.carried(Some(100_000)), None);
+            assert_eq!(form.carried(Some(268_435_455_999)), None);
+            assert_eq!(form.carried(Some(268_435_456_000)), Some(EpochMs(268_435_456_000)));
+        }
+        assert_eq!(Form::Json.carried(Some(100_000)), Some(EpochMs(100_000)));
     }
 
     #[test]

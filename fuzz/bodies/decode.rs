@@ -3,7 +3,8 @@
 
 use crate::source::Source;
 use selvedge_gateway::logic::decode::{
-    Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, TimeUnit, TopicRule,
+    Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, MAX_SKIPPED_TEXT_BYTES, Rebirth,
+    Skipped, TimeUnit, TopicRule, name_skipped,
 };
 use selvedge_shared::ids::MAX_NAME_BYTES;
 use selvedge_shared::sparkplug::{Metric, Payload, Value};
@@ -113,8 +114,10 @@ pub fn run(data: &[u8]) {
 
 fn publish(decoder: &Decoder, topic: &str, payload: &[u8]) {
     match decoder.decode(NOW, topic, payload) {
-        Decoded::Readings { list, .. } => {
-            assert!(list.len() <= MAX_READINGS_PER_PAYLOAD);
+        Decoded::Readings { list, skipped, rebirth } => {
+            assert!(!list.is_empty() && list.len() + skipped.len() <= MAX_READINGS_PER_PAYLOAD);
+            named(&skipped);
+            sound_rebirth(rebirth.as_deref());
             for r in list {
                 for name in [&r.device, &r.stream] {
                     let sound =
@@ -126,12 +129,26 @@ fn publish(decoder: &Decoder, topic: &str, payload: &[u8]) {
         }
         Decoded::Malformed(e) => {
             assert!(e.excerpt.len() <= MAX_EXCERPT_BYTES && e.to_string().len() < 2_000, "{e}");
-            if let Some(rebirth) = e.rebirth {
-                assert!(check_name(&rebirth.topic).is_ok(), "{}", rebirth.topic);
-                assert!(Payload::read(&rebirth.payload, 1).is_ok());
-            }
+            named(&e.skipped);
+            sound_rebirth(e.rebirth.as_deref());
         }
+        Decoded::NoReading { skipped } => named(&skipped),
         Decoded::NotMapped => {}
+    }
+}
+
+/// What is skipped has names that can be shown.
+fn named(skipped: &[Skipped<'_>]) {
+    assert!(skipped.len() <= MAX_READINGS_PER_PAYLOAD);
+    if !skipped.is_empty() {
+        assert!(name_skipped(skipped).len() <= MAX_SKIPPED_TEXT_BYTES);
+    }
+}
+
+fn sound_rebirth(rebirth: Option<&Rebirth>) {
+    if let Some(rebirth) = rebirth {
+        assert!(check_name(&rebirth.topic).is_ok(), "{}", rebirth.topic);
+        assert!(Payload::read(&rebirth.payload, 1).is_ok());
     }
 }
 
@@ -149,6 +166,7 @@ fn sparkplug(source: &mut Source) -> Payload {
             _ => Some(Value::Bytes(source.bytes(20).to_vec())),
         };
         metrics.push(Metric {
+            is_historical: source.flag().then(|| source.flag()),
             name: source.flag().then(|| if source.flag() { "m".to_string() } else { source.text(40) }),
             alias: source.flag().then(|| source.number(1)),
             timestamp: source.flag().then(|| source.number(NOW.0 as u64)),
@@ -158,5 +176,10 @@ fn sparkplug(source: &mut Source) -> Payload {
             ..Metric::default()
         });
     }
-    Payload { timestamp: source.flag().then(|| source.number(NOW.0 as u64)), metrics, seq: None }
+    let timestamp = source.flag().then(|| source.number(NOW.0 as u64));
+    let seq = source.flag().then(|| source.number(1));
+    let compressed = source.below(8) == 0;
+    let uuid = compressed.then(|| "SPBV1.0_COMPRESSED".to_string());
+    let body = compressed.then(|| source.bytes(60).to_vec());
+    Payload { timestamp, metrics, seq, uuid, body }
 }

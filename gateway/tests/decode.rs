@@ -21,7 +21,8 @@ fn decoder(toml: &str) -> Decoder {
     Decoder::new(rules(toml).unwrap()).unwrap()
 }
 
-/// A publish's readings as text: `device stream value`, then `@time`, `#seq`, `boot` where there are any.
+/// A publish's readings as text: `device stream value`, then `@time`, `#seq`, `boot` where there are any, and `-name:why` for
+/// what is skipped.
 fn show(decoded: Decoded<'_>) -> String {
     let reading = |r: DecodedReading<'_>| {
         let time = r.time.map(|t| format!(" @{}", t.0)).unwrap_or_default();
@@ -30,10 +31,12 @@ fn show(decoded: Decoded<'_>) -> String {
         format!("{} {} {}{time}{seq}{boot}", r.device, r.stream, r.value)
     };
     match decoded {
-        Decoded::Readings { list, skipped } => {
-            let skipped = if skipped > 0 { format!(" ({skipped} skipped)") } else { String::new() };
+        Decoded::Readings { list, skipped, .. } => {
+            assert!(!list.is_empty());
+            let skipped: String = skipped.iter().map(|s| format!(" -{}:{}", s.name, s.why.label())).collect();
             list.into_iter().map(reading).collect::<Vec<_>>().join(", ") + &skipped
         }
+        Decoded::NoReading { .. } => "no reading".into(),
         Decoded::NotMapped => "not mapped".into(),
         Decoded::Malformed(e) => format!("malformed: {e}"),
     }
@@ -70,7 +73,7 @@ fn without_any_setting_the_default_map_holds() {
             (
                 "d/pump-7",
                 r#"{"temp":21.5,"door":true,"name":"x","ts":"2025-11-24T16:00:00Z","seq":7,"boot":2}"#,
-                "pump-7 temp 21.5 @1764000000000 #7 boot2, pump-7 door 1 @1764000000000 #7 boot2 (1 skipped)",
+                "pump-7 temp 21.5 @1764000000000 #7 boot2, pump-7 door 1 @1764000000000 #7 boot2 -name:text",
             ),
             ("d/pump-7", "21.5", "malformed: payload: it is no JSON object..."),
             ("d/pump-7/temp/deep", "21.5", "not mapped"),
@@ -101,12 +104,100 @@ fn plain_numbers_are_finite_and_switches_are_one_and_zero() {
         };
         assert_eq!(list[0].value, value);
     }
-    for payload in ["", "  ", "NaN", "inf", "-Infinity", "1e999", "21,5", "21.5 C", "0x10", "yes"] {
+    for (payload, said) in [
+        ("  ", "it is empty"),
+        ("NaN", "it is not a finite number"),
+        ("inf", "it is not a finite number"),
+        ("-Infinity", "it is not a finite number"),
+        ("1e999", "it is larger than a double can hold"),
+        ("-1e400", "it is larger than a double can hold"),
+        ("21,5", "it has a comma where decimals begin with a point"),
+        ("21.5 C", "something follows the number"),
+        ("1_000", "something follows the number"),
+        ("0x10", "it is written in hexadecimal"),
+        ("-0X1F", "it is written in hexadecimal"),
+        ("yes", "it is a text, not a number"),
+        ("offline", "it is a text, not a number"),
+        ("2\x001\x00", "it holds zero bytes"),
+    ] {
         let shown = show(d.decode(NOW, "d/a/b", payload.as_bytes()));
-        assert!(shown.starts_with("malformed: payload: it is"), "{payload}: {shown}");
+        assert!(shown.starts_with(&format!("malformed: payload: {said}")), "{payload}: {shown}");
         assert!(shown.contains("such as 21.5"), "{shown}");
     }
-    assert!(matches!(d.decode(NOW, "d/a/b", b"\xff\xfe"), Decoded::Malformed(_)));
+    for (payload, said) in
+        [(&b"\xff\xfe2\0"[..], "zero bytes"), (b"\xe4", "not text in UTF-8"), (b"\x1f\x8b\x08", "compressed")]
+    {
+        let shown = show(d.decode(NOW, "d/a/b", payload));
+        assert!(shown.contains(said), "{shown}");
+    }
+}
+
+#[test]
+fn one_rule_says_what_a_number_is_in_every_form() {
+    check(
+        &Decoder::default(),
+        &[
+            ("d/a/b", "47", "a b 47"),
+            ("d/a/b", r#""47""#, "a b 47"),
+            ("d/a/b", r#"{"value":"47"}"#, "a b 47"),
+            ("d/a/b", r#"{"value":" off "}"#, "a b 0"),
+            ("d/a/b", "+5", "a b 5"),
+            ("d/a/b", "007", "a b 7"),
+            ("d/a/b", "1.\n", "a b 1"),
+            ("d/a", r#"{"flow":"47","burner":"off","code":204}"#, "a flow 47, a burner 0, a code 204"),
+            ("d/a", r#"{"flow":"+5","p":".5","x":"1e3"}"#, "a flow 5, a p 0.5, a x 1000"),
+            (
+                "d/a",
+                r#"{"t":1,"name":"pump","n":null,"nan":"NaN","big":"1e400","hex":"0x10","comma":"1,5"}"#,
+                "a t 1 -name:text -n:null -nan:not_finite -big:not_finite -hex:text -comma:text",
+            ),
+            ("d/a", r#"{"Power":[7,0]}"#, "a Power.0 7, a Power.1 0"),
+            ("d/a", r#"{"E":{"Power":["7",null,true]}}"#, "a E.Power.0 7, a E.Power.2 1 -E.Power.1:null"),
+            ("d/a", r#"{"t":1,"e":[],"o":{}}"#, "a t 1 -e:empty_array"),
+            (
+                "d/a",
+                r#"{"timestamp":1764000000000,"values":[{"id":"a","v":1}]}"#,
+                "a timestamp 1764000000000 -values:array",
+            ),
+            ("d/a", r#"{"t":1,"m":[[1,2],[3]],"mixed":[1,{}]}"#, "a t 1, a mixed.0 1 -m:array -mixed:array"),
+            ("d/a/b", "[1,null,{\"value\":\"x\"},[2],{}]", "a b 1 -b:null -b:text -b:array -b:null"),
+            ("d/a", r#"{"":1,"x\u0000":2,"t":3}"#, "a t 3 -:bad_name -x\0:bad_name"),
+            ("d/a", r##"{"a/b":1,"a+":2,"#":3,"a*b":4}"##, "a a/b 1, a a+ 2, a # 3, a a*b 4"),
+            // Emptied retained messages, and a byte order mark.
+            ("d/a/b", "", "no reading"),
+            ("d/a", "", "no reading"),
+            ("d/a/b", "\u{feff}21.5", "a b 21.5"),
+            ("d/a", "\u{feff}{\"t\":1}", "a t 1"),
+        ],
+    );
+}
+
+#[test]
+fn a_payload_without_a_number_is_told_so_by_name() {
+    check(
+        &Decoder::default(),
+        &[
+            ("d/a", "{}", "malformed: payload: it holds no number in `{}`; send an object of numbers..."),
+            ("d/a/b", "[]", "malformed: payload: it holds no number in `[]`; send a number..."),
+            ("d/a/b", "null", "malformed: payload: it is a text, not a number..."),
+            ("d/a/b", "offline", "malformed: payload: it is a text, not a number in `offline`..."),
+            ("d/a/b", r#""offline""#, "malformed: payload: it is a text, not a number..."),
+            (
+                "d/a",
+                r#"{"values":[{"id":"a","v":1}],"state":"idle"}"#,
+                "malformed: payload: it holds no number; skipped: \"values\" (an array of objects or arrays), \
+                 \"state\" (a text that is no number)...",
+            ),
+            ("d/a/b", "[[1]]", "malformed: payload: it holds no number; skipped: \"b\" (an array of..."),
+            ("d/a", r#"{"ts":1764000000000,"seq":7}"#, "malformed: payload: it holds no number..."),
+        ],
+    );
+    let Decoded::Malformed(e) = Decoder::default().decode(NOW, "d/a", br#"{"state":"idle"}"#) else {
+        panic!()
+    };
+    assert_eq!((&*e.skipped[0].device, &*e.skipped[0].name), ("a", "state"));
+    let Decoded::Malformed(e) = Decoder::default().decode(NOW, "d/a/b", b"offline") else { panic!() };
+    assert_eq!((&*e.skipped[0].device, &*e.skipped[0].name), ("a", "b"));
 }
 
 #[test]
@@ -114,47 +205,120 @@ fn json_that_is_wrong_is_told_by_place_and_cure() {
     check(
         &Decoder::default(),
         &[
-            ("d/a/b", r#"{"value":21.5"#, "malformed: payload, byte 12: EOF while parsing an object..."),
-            ("d/a/b", r#"{"value":21.5} x"#, "malformed: payload, byte 15: trailing characters..."),
-            ("d/a/b", "{\n\"value\":?}", "malformed: payload, byte 10: expected value..."),
+            ("d/a/b", r#"{"value":21.5"#, "malformed: payload, byte 12: it ends too early..."),
+            (
+                "d/a/b",
+                r#"{"value":21.5} x"#,
+                "malformed: payload, byte 15: something follows after the end...",
+            ),
+            ("d/a/b", "{\n\"value\":?}", "malformed: payload, byte 10: what stands here is no JSON value..."),
+            ("d/a/b", r#"{"value":NaN}"#, "malformed: payload, byte 9: JSON has no such word or number..."),
+            ("d/a/b", r#"{"value":+5}"#, "malformed: payload, byte 9: JSON has no such word or number..."),
+            (
+                "d/a/b",
+                r#"{'value':5}"#,
+                "malformed: payload, byte 1: a key is not in double quotation marks...",
+            ),
+            (
+                "d/a/b",
+                r#"{value:5}"#,
+                "malformed: payload, byte 1: a key is not in double quotation marks...",
+            ),
+            ("d/a", r#"{"a":'x'}"#, "malformed: payload, byte 5: a text is in single quotation marks..."),
+            ("d/a", r#"{"a":}"#, "malformed: payload, byte 5: a value is missing..."),
+            (
+                "d/a",
+                r#"{"a":1,}"#,
+                "malformed: payload, byte 7: a comma stands before the closing bracket...",
+            ),
+            (
+                "d/a",
+                r#"{"a":1 "b":2}"#,
+                "malformed: payload, byte 7: a comma or the closing bracket is missing...",
+            ),
+            ("d/a", r#"{"a" 1}"#, "malformed: payload, byte 5: a colon is missing after a key..."),
+            ("d/a", r#"{"a":01}"#, "malformed: payload, byte 6: it is no number as JSON writes them..."),
+            (
+                "d/a",
+                r#"{"a":0x1F}"#,
+                "malformed: payload, byte 6: a comma or the closing bracket is missing...",
+            ),
+            ("d/a", "{\"a\":\"x\ny\"}", "malformed: payload, byte 7: a text holds a line break..."),
+            ("d/a", r#"{"a":"\q"}"#, "malformed: payload, byte 7: a backslash stands before..."),
+            ("d/a", r#"{"a":"\ud800"}"#, "malformed: payload, byte 12: half of a pair of \\u escapes..."),
             (
                 "d/a/b",
                 r#"{"val":1}"#,
                 "malformed: payload, key \"value\": the key of the value is missing...",
             ),
-            (
-                "d/a/b",
-                r#"{"value":null}"#,
-                "malformed: payload, key \"value\": the value is no finite number...",
-            ),
+            ("d/a/b", r#"{"value":null}"#, "malformed: payload, key \"value\": the value is no value..."),
             (
                 "d/a/b",
                 r#"{"value":[1]}"#,
-                "malformed: payload, key \"value\": the value is no finite number...",
+                "malformed: payload, key \"value\": the value is an object or an array...",
             ),
-            ("d/a/b", r#"{"value":1e999}"#, "malformed: payload, byte 13: number out of range..."),
+            (
+                "d/a/b",
+                r#"{"value":1e999}"#,
+                "malformed: payload, byte 13: the number is larger than a double can hold...",
+            ),
             (
                 "d/a/b",
                 r#"{"value":1,"value":2}"#,
                 "malformed: payload, byte 20: key \"value\" comes twice...",
             ),
-            ("d/a/b", r#"{"value":1,"seq":-1}"#, "malformed: payload, key \"seq\": it is no count..."),
-            ("d/a/b", r#"{"value":1,"seq":1.5}"#, "malformed: payload, key \"seq\": it is no count..."),
-            ("d/a/b", r#"{"value":1,"boot":true}"#, "malformed: payload, key \"boot\": it is no count..."),
-            ("d/a/b", r#"{"value":1,"ts":"yesterday"}"#, "malformed: payload, key \"ts\": it is no time..."),
-            ("d/a/b", r#"{"value":1,"ts":9e18}"#, "malformed: payload, key \"ts\": it is no time..."),
-            ("d/a/b", "[[1]]", "malformed: payload, byte 1: an array within an array..."),
+            ("d/a/b", r#"{"value":1,"seq":-1}"#, "malformed: payload, key \"seq\": it is no whole number..."),
             (
                 "d/a/b",
-                r#"[1,{"value":"x"}]"#,
-                "malformed: payload, record 1: the value is no finite number (payload, key \"value\")...",
+                r#"{"value":1,"seq":1.5}"#,
+                "malformed: payload, key \"seq\": it is no whole number...",
+            ),
+            (
+                "d/a/b",
+                r#"{"value":1,"boot":true}"#,
+                "malformed: payload, key \"boot\": it is no whole number...",
+            ),
+            (
+                "d/a/b",
+                r#"{"value":1,"ts":"yesterday"}"#,
+                "malformed: payload, key \"ts\": \"yesterday\" is no time...",
+            ),
+            (
+                "d/a/b",
+                r#"{"value":1,"ts":"2025-11-24T16:00:00"}"#,
+                "malformed: payload, key \"ts\": the time \"2025-11-24T16:00:00\" has no zone...",
+            ),
+            (
+                "d/a/b",
+                r#"{"value":1,"ts":"2025-11-24"}"#,
+                "malformed: payload, key \"ts\": \"2025-11-24\" is a date without a time...",
+            ),
+            (
+                "d/a/b",
+                r#"{"value":1,"ts":9e18}"#,
+                "malformed: payload, key \"ts\": 9000000000000000000 is outside the years 1 to 9999 in \
+                 milliseconds...",
+            ),
+            ("d/a/b", r#"{"value":1,"ts":true}"#, "malformed: payload, key \"ts\": it is no time..."),
+            (
+                "d/a/b",
+                r#"[1,{"value":2,"seq":"x"}]"#,
+                "malformed: payload, record 1: it is no whole number of 0 or more (payload, key \"seq\")...",
             ),
             ("d/a", r#"{"a.b":1,"a":{"b":2}}"#, "malformed: payload, byte 20: key \"a.b\" comes twice..."),
-            ("d/a", r#"{"":1}"#, "malformed: topic: the stream's name is empty..."),
-            ("d/a", r#"{"x\u0000":1}"#, "malformed: payload, key \"x\\0\": the stream's name..."),
             ("d/a", "[1]", "malformed: payload: it is no JSON object..."),
         ],
     );
+    let d = Decoder::default();
+    for (payload, said) in [
+        (&b"\xff\xfe{\0"[..], "begins as UTF-16"),
+        (b"{\0\"\0a\0", "begins as UTF-16"),
+        (b"\x1f\x8b\x08\0", "it is compressed"),
+        (b"{\"a\":\"\xff\"}", "a text is not UTF-8"),
+    ] {
+        let shown = show(d.decode(NOW, "d/a", payload));
+        assert!(shown.contains(said), "{shown}");
+    }
 }
 
 #[test]
@@ -171,11 +335,9 @@ fn json_keeps_what_is_exact() {
             (
                 "d/a",
                 r#"{"m":{"x":1,"deep":{"y":2.5}},"list":[1,[2]],"n":null}"#,
-                "a m.x 1, a m.deep.y 2.5 (2 skipped)",
+                "a m.x 1, a m.deep.y 2.5, a list.0 1 -list:array -n:null",
             ),
             ("d/a", r#"{"\u00e4":1}"#, "a ä 1"),
-            ("d/a", "{}", ""),
-            ("d/a/b", "[]", ""),
         ],
     );
 }
@@ -192,18 +354,24 @@ fn a_payload_is_bounded_in_values_depth_and_key_length() {
     assert!(
         matches!(d.decode(NOW, "d/a/b", list(most, "1").as_bytes()), Decoded::Readings { list, .. } if list.len() == most)
     );
-    malformed("d/a/b", list(most + 1, "1"), "more than 4096 values");
-    malformed("d/a/b", list(most + 1, "{}"), "more than 4096 values");
+    malformed("d/a/b", list(most + 1, "1"), "it holds more than 4096 values");
+    malformed("d/a/b", list(most + 1, "{}"), "it holds more than 4096 values");
     let keys: Vec<String> = (0..=most).map(|n| format!("\"k{n}\":1")).collect();
-    malformed("d/a", format!("{{{}}}", keys.join(",")), "more than 4096 values");
-    malformed("d/a", format!("{}1{}", r#"{"a":"#.repeat(9), "}".repeat(9)), "nested more than 8 deep");
-    malformed(
-        "d/a",
-        format!("{}1{}", r#"{"a":"#.repeat(9_000), "}".repeat(9_000)),
-        "nested more than 8 deep",
-    );
-    malformed("d/a", format!(r#"{{"a":{}"#, "[".repeat(90_000)), "EOF while parsing a list");
-    malformed("d/a", format!(r#"{{"{}":1}}"#, "k".repeat(257)), "a key of more than 256 bytes");
+    malformed("d/a", format!("{{{}}}", keys.join(",")), "it holds more than 4096 values");
+    let Decoded::Malformed(e) = d.decode(NOW, "d/a/b", list(most + 1, "1").as_bytes()) else { panic!() };
+    assert!(e.too_large);
+    malformed("d/a", format!(r#"{{"a":{}"#, "[".repeat(90_000)), "it ends too early");
+    // What is too deep or too long by itself does not cost the rest.
+    let shown = |payload: String| show(d.decode(NOW, "d/a", payload.as_bytes()));
+    for depth in [8, 9_000] {
+        let deep = shown(format!(r#"{{"t":1,"a":{}1{}}}"#, r#"{"a":"#.repeat(depth), "}".repeat(depth)));
+        assert_eq!(deep, "a t 1 -a.a.a.a.a.a.a.a:too_deep");
+    }
+    let long = shown(format!(r#"{{"{}":{{"x":1}},"t":1}}"#, "k".repeat(257)));
+    assert!(long.starts_with("a t 1 -kkk") && long.ends_with("…:bad_name"), "{long}");
+    assert_eq!(shown(format!(r#"{{"t":1,"wave":{}}}"#, list(17, "1"))), "a t 1 -wave:long_array");
+    assert!(shown(format!(r#"{{"wave":{}}}"#, list(16, "1"))).ends_with("a wave.15 1"));
+    assert_eq!(shown(format!(r#"{{"t":1,"wave":{}}}"#, list(9_000, "[1]"))), "a t 1 -wave:long_array");
     let topic = format!("d/{}/x", "n".repeat(257));
     assert!(show(d.decode(NOW, &topic, b"1")).contains("name has 257 bytes"));
 }
@@ -255,7 +423,7 @@ fn rules_build_names_from_levels() {
             ("plant/raw", "5", "not mapped"),
             ("plant/p1/any/where", "5", "p1 all 5"),
             ("plant/p1", "5", "p1 all 5"),
-            ("plant/p1", r#"{"value":5}"#, "malformed: payload: it is not a finite number..."),
+            ("plant/p1", r#"{"value":5}"#, "malformed: payload: it is a text, not a number..."),
             ("boiler/top", r#"{"t":1,"u":{"v":2}}"#, "boiler top.t 1, boiler top.u.v 2"),
             ("o/dev/env", r#"{"t":1}"#, "dev env.t 1"),
             ("a/b", "1", "a b 1"),
@@ -291,6 +459,17 @@ fn rules_name_the_keys_and_the_unit_of_time() {
         ("us", "1764000000000999", 1_764_000_000_000),
         ("ns", "1764000000000000000", 1_764_000_000_000),
         ("auto", "1764000000", 1_764_000_000_000),
+        // The first and the last second of the years 1971 to 2100.
+        ("auto", "31536000", 31_536_000_000),
+        ("auto", "31536000000", 31_536_000_000),
+        ("auto", "31536000000000", 31_536_000_000),
+        ("auto", "31536000000000000", 31_536_000_000),
+        ("auto", "4133980799", 4_133_980_799_000),
+        ("auto", "4133980799000", 4_133_980_799_000),
+        ("auto", "4133980799000000", 4_133_980_799_000),
+        ("auto", "4133980799000000000", 4_133_980_799_000),
+        ("auto", "4133980799.5", 4_133_980_799_500),
+        ("ms", "1764000000", 1_764_000_000),
         ("auto", "1764000000000", 1_764_000_000_000),
         ("auto", "1764000000000000", 1_764_000_000_000),
         ("auto", "1764000000000000000", 1_764_000_000_000),
@@ -301,7 +480,10 @@ fn rules_name_the_keys_and_the_unit_of_time() {
     }
     check(
         &rule("s"),
-        &[("x", "5", "x temp 5"), ("x", "on", "malformed: payload, byte 0: expected value...")],
+        &[
+            ("x", "5", "x temp 5"),
+            ("x", "on", "malformed: payload, byte 0: what stands here is no JSON value..."),
+        ],
     );
 }
 
@@ -342,9 +524,11 @@ fn a_bad_rule_is_named_with_its_number_and_its_cure() {
     assert!(
         rules("[[topics]]\ntopic = \"a\"\ndevcie = \"x\"").is_err_and(|e| e.to_string().contains("devcie"))
     );
-    assert!(
-        rules("[[topics]]\ntopic = \"a\"\ndecoder = \"xml\"").is_err_and(|e| e.to_string().contains("xml"))
-    );
+    for (key, right) in [("decoder", "senml-json"), ("time_unit", "auto")] {
+        let toml = format!("[[topics]]\ntopic = \"a\"\n{key} = \"senml\"");
+        let said = rules(&toml).unwrap_err().to_string();
+        assert!(said.contains("\"senml\"") && said.contains(right) && !said.contains("variant"), "{said}");
+    }
     let many = vec![rules("[[topics]]\ntopic = \"{device}/{stream}\"").unwrap()[0].clone(); 257];
     assert!(Decoder::new(many).unwrap_err().to_string().starts_with("257 [[topics]]"));
 }

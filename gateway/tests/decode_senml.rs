@@ -13,12 +13,13 @@ fn decoder(topic: &str, decoder: Form, device: Option<&str>) -> Decoder {
 
 fn show(decoded: Decoded<'_>) -> String {
     match decoded {
-        Decoded::Readings { list, skipped } => {
+        Decoded::Readings { list, skipped, .. } => {
             let time = |t: Option<EpochMs>| t.map(|t| format!(" @{}", t.0)).unwrap_or_default();
             let each = list.iter().map(|r| format!("{} {} {}{}", r.device, r.stream, r.value, time(r.time)));
-            let skipped = if skipped > 0 { format!(" ({skipped} skipped)") } else { String::new() };
+            let skipped: String = skipped.iter().map(|s| format!(" -{}:{}", s.name, s.why.label())).collect();
             each.collect::<Vec<_>>().join(", ") + &skipped
         }
+        Decoded::NoReading { .. } => "no reading".into(),
         Decoded::NotMapped => "not mapped".into(),
         Decoded::Malformed(e) => format!("malformed: {e}"),
     }
@@ -70,7 +71,7 @@ fn rfc_8428_section_5_1_examples() {
             r#"[{"bn":"urn:dev:ow:10e2073a01080063:","n":"temp","u":"Cel","v":23.1},
                 {"n":"label","vs":"Machine Room"},{"n":"open","vb":false},{"n":"nfv","vd":"aGkgCg"}]"#
         ),
-        "urn:dev:ow:10e2073a01080063 temp 23.1, urn:dev:ow:10e2073a01080063 open 0 (2 skipped)"
+        "urn:dev:ow:10e2073a01080063 temp 23.1, urn:dev:ow:10e2073a01080063 open 0 -label:text -nfv:bytes"
     );
 }
 
@@ -109,7 +110,7 @@ fn base_values_add_and_hold_until_the_next() {
         json(
             r#"[{"bn":"a:","bv":100,"n":"x","v":1},{"n":"y","v":2},{"bn":"b/","bv":0,"n":"z","v":3},{"n":"z","s":9}]"#
         ),
-        "a x 101, a y 102, b z 3 (1 skipped)"
+        "a x 101, a y 102, b z 3 -z:sum"
     );
 }
 
@@ -123,26 +124,112 @@ fn a_device_named_by_the_topic_keeps_the_name_as_its_stream() {
     assert_eq!(show(r#"[{"bn":"cell-3:","n":"temp","v":1}]"#), "pump-7 cell-3:temp 1");
 }
 
+/// RFC 8949, section 3.4.
+#[test]
+fn tagged_numbers_of_cbor_are_read() {
+    let d = decoder("senml", Form::SenmlCbor, None);
+    let tag = |tag: u64, content: Cbor| Cbor::Tag(tag, Box::new(content));
+    let pair = |a: i64, b: Cbor| Cbor::Array(vec![a.into(), b]);
+    let big = |bytes: &[u8]| Cbor::Bytes(bytes.to_vec());
+    let record = |label: i64, value: Cbor| {
+        let fields = vec![(0.into(), "a".into()), (2.into(), 1.into())];
+        let mut fields: Vec<_> = fields.into_iter().filter(|(l, _)| *l != Cbor::from(label)).collect();
+        fields.push((label.into(), value));
+        let mut out = Vec::new();
+        ciborium::into_writer(&Cbor::Array(vec![Cbor::Map(fields)]), &mut out).unwrap();
+        show(d.decode(NOW, "senml", &out))
+    };
+    for (value, wanted) in [
+        (tag(4, pair(-2, 27_315.into())), "273.15"),
+        (tag(4, pair(-1, (-5).into())), "-0.5"),
+        (tag(4, pair(3, 7.into())), "7000"),
+        (tag(4, pair(-1, tag(2, big(&[1, 0])))), "25.6"),
+        (tag(5, pair(-1, 3.into())), "1.5"),
+        (tag(5, pair(-1_074, 1.into())), "0.000"),
+        (tag(2, big(&[1, 0, 0, 0, 0, 0, 0, 0, 0])), "18446744073709552000"),
+        (tag(3, big(&[1, 0])), "-257"),
+        (tag(2, big(&[1; 20])), "573137896992511"),
+        (Cbor::Integer(u64::MAX.into()), "18446744073709552000"),
+        (tag(1, 5.into()), "5"),
+        ("47".into(), "47"),
+    ] {
+        let shown = record(2, value.clone());
+        assert!(shown.starts_with(&format!("a value {wanted}")), "{value:?}: {shown}");
+    }
+    for value in [
+        tag(4, pair(400, 1.into())),
+        tag(5, pair(2_000, 1.into())),
+        tag(4, Cbor::Array(vec![1.into()])),
+        tag(4, 1.into()),
+        tag(99, big(&[1])),
+    ] {
+        let shown = record(2, value.clone());
+        assert!(shown.contains("it holds no number; skipped: \"value\" ("), "{value:?}: {shown}");
+        assert!(!shown.contains("enum") && !shown.contains("TAGGED"), "{shown}");
+    }
+    for time in [
+        tag(1, 1_764_000_000.into()),
+        tag(4, pair(-3, 1_764_000_000_000i64.into())),
+        tag(1, 1_764_000_000.0.into()),
+    ] {
+        assert_eq!(record(6, time), "a value 1 @1764000000000");
+    }
+    // Behind a label that means nothing here, whatever stands there is passed over.
+    for odd in [tag(4, pair(-1, 5.into())), tag(99, Cbor::Map(vec![(1.into(), 2.into())])), Cbor::Null] {
+        assert_eq!(record(77, odd), "a value 1");
+    }
+}
+
+#[test]
+fn what_can_not_be_a_number_is_named_and_the_rest_counts() {
+    assert_eq!(
+        json(
+            r#"[{"bn":"a:","n":"x","v":"47"},{"n":"y","v":"off"},{"n":"s","vs":"47"},{"n":"z","v":null},
+                {"n":"b ad","v":1},{"bn":"-:","n":"x","v":2},{"bn":"a:","n":"o","v":{"x":1}},{"n":"t"}]"#
+        ),
+        "a x 47, a y 0 -s:text -z:null -b ad:senml_name -value:senml_name -o:object -t:null"
+    );
+}
+
+#[test]
+fn relative_times_need_a_clock() {
+    let d = decoder("senml", Form::SenmlJson, None);
+    let show = |now: i64, payload: &str| show(d.decode(EpochMs(now), "senml", payload.as_bytes()));
+    let relative = r#"[{"n":"a","t":-5,"v":1}]"#;
+    let refused = show(100_000, relative);
+    assert!(refused.starts_with("malformed: payload, record 0: the time is relative to now"), "{refused}");
+    assert!(refused.contains("clock is not set"), "{refused}");
+    assert_eq!(show(NOW.0, relative), "a value 1 @1763999995000");
+    // Those that are not, and no time at all, do not.
+    assert_eq!(show(100_000, r#"[{"n":"a","t":1764000000,"v":1}]"#), "a value 1 @1764000000000");
+    assert_eq!(show(100_000, r#"[{"n":"a","v":1}]"#), "a value 1");
+}
+
 #[test]
 fn what_is_no_senml_is_refused_with_its_place() {
     for (payload, said) in [
-        ("{}", "byte 0: invalid type: map, expected an array of SenML records"),
-        (r#"[{"n":"a","v":"x"}]"#, "invalid type: string"),
-        (r#"[{"v":1}]"#, "record 0: it has neither bn nor n"),
-        (r#"[{"n":"ok","v":1},{"n":"-bad","v":1}]"#, "record 1: name \"-bad\""),
-        (r#"[{"n":"a b","v":1}]"#, "name \"a b\""),
+        ("{}", "byte 0: an object stands where an array of SenML records belongs"),
+        ("[5]", "a number stands where a SenML record belongs"),
+        (r#"[{"n":5,"v":1}]"#, "a number stands where a text belongs"),
+        (r#"[{"n":"a","t":"noon","v":1}]"#, "a base field or a time is no number"),
+        (r#"[{"n":"a","v":"x"}]"#, "it holds no number; skipped: \"value\" (a text that is no number)"),
+        (r#"[{"n":"a","vs":"47"}]"#, "it holds no number; skipped: \"value\" (a text that is no number)"),
+        (r#"[{"v":1}]"#, "it holds no number; skipped: \"value\" (a name that SenML does not allow)"),
+        (r#"[{"n":"a b","v":1}]"#, "a name that SenML does not allow"),
+        ("[]", "it holds no number in `[]`"),
+        (r#"[{"bn":"a:","bt":1764000000}]"#, "it holds no number"),
         (r#"[{"n":"a","v":1,"x_":1}]"#, "label \"x_\" must be understood"),
         (r#"[{"n":"a","v":1,"v":2}]"#, "comes twice"),
         (r#"[{"n":"a","v":1,"vs":"x"}]"#, "comes twice"),
         (r#"[{"n":"a","bver":11,"v":1}]"#, "SenML version 11"),
         (r#"[{"n":"a","t":1e15,"v":1}]"#, "time 1000000000000000 is out of range"),
-        (r#"[{"n":"a","bv":1e308,"v":1e308}]"#, "not finite"),
+        (r#"[{"n":"a","bv":1e308,"v":1e308}]"#, "not a finite number"),
     ] {
         let shown = json(payload);
         assert!(shown.starts_with("malformed") && shown.contains(said), "{payload}: {shown}");
     }
     let many = format!("[{}]", vec![r#"{"n":"a","v":1}"#; 4_097].join(","));
-    assert!(json(&many).contains("more than 4096 records"));
+    assert!(json(&many).contains("it holds more than 4096 records"));
 }
 
 #[test]
@@ -159,6 +246,7 @@ fn cbor_that_lies_is_refused() {
     assert_eq!(show(&sound), "a value 5");
     assert!(show(&[&sound[..], &[0]].concat()).contains("byte 7: something follows"));
     assert!(show(&sound[..4]).contains("ends too early"));
+    assert!(show(&[0xff]).contains("something else stands where an array"), "{}", show(&[0xff]));
     for value in [Cbor::from(f64::NAN), Cbor::from(f64::INFINITY), Cbor::Null, Cbor::Bytes(vec![1])] {
         assert!(show(&bytes(&record(value))).starts_with("malformed"));
     }

@@ -1,7 +1,7 @@
 //! The payload of Sparkplug B messages (protobuf), as far as it carries single values.
 //!
 //! Hand-written for `prost`, field numbers after the Eclipse Sparkplug 3.0.0 specification, chapter 6.
-//! Fields that are not here (metadata, properties, data sets, templates, extensions, uuid, body) are skipped
+//! Fields that are not here (metadata, properties, data sets, templates, extensions) are skipped
 //! when read and never written: a metric whose value is one of those arrives with no value.
 //!
 //! Limit: [`Payload::read`] refuses more metrics than its caller allows before any is allocated, since two
@@ -43,6 +43,10 @@ pub mod data_type {
     pub const STRING: u32 = 12;
     /// Milliseconds since 1970-01-01 UTC.
     pub const DATE_TIME: u32 = 13;
+    /// A table.
+    pub const DATA_SET: u32 = 16;
+    /// Metrics within a metric.
+    pub const TEMPLATE: u32 = 19;
 }
 
 /// What a birth, data or command message says.
@@ -58,6 +62,12 @@ pub struct Payload {
     /// nothing for good.
     #[prost(uint64, optional, tag = "3")]
     pub seq: Option<u64>,
+    /// What kind of payload it is; a compressed one says so here.
+    #[prost(string, optional, tag = "4")]
+    pub uuid: Option<String>,
+    /// What such a payload carries.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub body: Option<Vec<u8>>,
 }
 
 /// One value of one metric.
@@ -118,11 +128,11 @@ pub enum Value {
 /// Why bytes are no payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SparkplugError {
-    /// They are not protobuf.
-    #[error("not a Sparkplug B payload: {0}")]
-    Malformed(String),
+    /// They are not protobuf, or damaged.
+    #[error("it is no Sparkplug B payload: its protobuf is damaged, cut off, or of another kind")]
+    Malformed,
     /// More than the caller takes.
-    #[error("{found} metrics, at most {most} are taken in one message")]
+    #[error("it holds {found} metrics, at most {most} are taken in one message")]
     TooMany {
         /// How many are there, at least.
         found: usize,
@@ -137,15 +147,11 @@ impl Payload {
     /// # Errors
     /// [`SparkplugError`] when it is damaged or holds more.
     pub fn read(bytes: &[u8], most: usize) -> Result<Self, SparkplugError> {
-        let found = count_metrics(bytes).ok_or_else(|| {
-            SparkplugError::Malformed(
-                "a field's length exceeds the payload, or a field has no known form".into(),
-            )
-        })?;
+        let found = count_metrics(bytes).ok_or(SparkplugError::Malformed)?;
         if found > most {
             return Err(SparkplugError::TooMany { found, most });
         }
-        Self::decode(bytes).map_err(|e| SparkplugError::Malformed(e.to_string()))
+        Self::decode(bytes).map_err(|_| SparkplugError::Malformed)
     }
 
     /// As bytes.
@@ -162,7 +168,7 @@ impl Payload {
             value: Some(Value::Boolean(true)),
             ..Metric::default()
         };
-        Self { timestamp: Some(now_ms), metrics: vec![metric], seq: None }
+        Self { timestamp: Some(now_ms), metrics: vec![metric], ..Self::default() }
     }
 }
 
@@ -213,7 +219,7 @@ mod tests {
             value: Some(Value::Float(21.5)),
             ..Metric::default()
         };
-        Payload { timestamp: Some(1), metrics: vec![metric], seq: Some(3) }
+        Payload { timestamp: Some(1), metrics: vec![metric], seq: Some(3), ..Payload::default() }
     }
 
     #[test]
@@ -228,9 +234,9 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_skipped() {
-        // A uuid (4) at the payload, properties (9) and a data set (17) at the metric.
+        // Field 6 at the payload, properties (9) and a data set (17) at the metric.
         let bytes =
-            [0x12, 0x0a, 0x0a, 0x01, b'x', 0x4a, 0x01, 0xff, 0x8a, 0x01, 0x01, 0xff, 0x22, 0x01, b'u'];
+            [0x12, 0x0a, 0x0a, 0x01, b'x', 0x4a, 0x01, 0xff, 0x8a, 0x01, 0x01, 0xff, 0x32, 0x01, b'u'];
         let read = Payload::read(&bytes, 1).unwrap();
         assert_eq!(read.metrics, [Metric { name: Some("x".into()), ..Metric::default() }]);
     }
@@ -241,7 +247,7 @@ mod tests {
         assert_eq!(Payload::read(&many, 4), Err(SparkplugError::TooMany { found: 5, most: 4 }));
         let whole = payload().write();
         for cut in [1, 3, 9, whole.len() - 1] {
-            assert!(matches!(Payload::read(&whole[..cut], 9), Err(SparkplugError::Malformed(_))), "{cut}");
+            assert!(matches!(Payload::read(&whole[..cut], 9), Err(SparkplugError::Malformed)), "{cut}");
         }
         assert!(Payload::read(&[0xff; 11], 9).is_err());
         assert!(

@@ -156,7 +156,7 @@ proptest! {
         seq in any::<Option<u64>>(),
         metrics in prop::collection::vec(metric(), 0..6),
     ) {
-        let payload = Payload { timestamp, seq, metrics };
+        let payload = Payload { timestamp, seq, metrics, ..Payload::default() };
         let bytes = payload.write();
         prop_assert_eq!(Payload::read(&bytes, payload.metrics.len()), Ok(payload.clone()));
         if let Some(fewer) = payload.metrics.len().checked_sub(1) {

@@ -155,7 +155,10 @@ mod tests {
                 let content = Content { device: "x-01", values: &all[..some], time, seq: 7, boot: 99 };
                 let (topic, payload) = encode(kind.form, &content);
                 let decoded = decoder.decode(EpochMs(1_764_000_000_900), &topic, &payload);
-                let Decoded::Readings { list, skipped: 0 } = decoded else { panic!("{topic}: {decoded:?}") };
+                let Decoded::Readings { list, skipped, rebirth: None } = decoded else {
+                    panic!("{topic}: {decoded:?}")
+                };
+                assert!(skipped.is_empty(), "{topic}: {skipped:?}");
                 assert_eq!(list.len(), some);
                 for (reading, (stream, value)) in list.iter().zip(&all) {
                     assert_eq!(reading.device, kind.form.device_name("x-01"), "{topic}");

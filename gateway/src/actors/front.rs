@@ -4,12 +4,13 @@
 use crate::actors::forwarder::{Forwarder, Submit};
 use crate::actors::orders::{ORDERS, Orders};
 use crate::actors::switch::{InterestChanged, Switch, ToPeers};
-use crate::logic::decode::Decoder;
+use crate::logic::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
 use crate::logic::forward::{Forwardable, Settled, Ticket};
 use crate::logic::machine::{Item, Origin, Outcome};
 use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use crate::logic::ring::Ring;
 use crate::logic::session::{CONNECT_WAIT_MS, Effects, Quarantined, Session, Site};
+use crate::logic::skips::{DeviceSkips, Skips};
 use actix::Addr;
 use bytes::Bytes;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -71,6 +72,7 @@ pub struct Front {
     router: Router,
     interest: RwLock<BTreeMap<GatewayId, Vec<Filter>>>,
     quarantine: Mutex<VecDeque<QuarantineEntry>>,
+    skips: Mutex<Skips>,
     overloaded: AtomicBool,
     busy: AtomicU8,
     acked: AtomicU64,
@@ -96,6 +98,7 @@ impl Front {
             router: Router::new(),
             interest: RwLock::default(),
             quarantine: Mutex::default(),
+            skips: Mutex::default(),
             overloaded: AtomicBool::new(false),
             busy: AtomicU8::new(0),
             acked: AtomicU64::new(0),
@@ -230,6 +233,16 @@ impl Front {
         (self.quarantined.load(Ordering::Relaxed), entries)
     }
 
+    /// The fields of publishes that were no readings, of all devices or of one.
+    pub fn skipped(&self, device: Option<&str>) -> Vec<(String, DeviceSkips)> {
+        lock(&self.skips).list(device)
+    }
+
+    /// What was seen of Sparkplug sessions.
+    pub fn sparkplug(&self) -> SparkplugFigures {
+        self.decoder.sparkplug_figures()
+    }
+
     /// How many publishes of QoS 1 and 2 were acknowledged as kept.
     pub fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
@@ -285,19 +298,34 @@ impl Front {
         for quarantined in effects.quarantine {
             self.set_aside(quarantined);
         }
+        if !effects.skipped.is_empty() {
+            self.note_skipped(&effects.skipped);
+        }
         if !effects.route.is_empty() {
-            self.route(client.handle.id(), effects.route);
+            self.route(Some(client.handle.id()), effects.route);
+        }
+        if !effects.rebirths.is_empty() {
+            // Of the gateway itself, so that the edge node gets it though it wants nothing of its own.
+            self.route(None, effects.rebirths.into_iter().map(|rebirth| command(*rebirth)).collect());
         }
     }
 
-    fn route(&self, from: u64, publishes: Vec<Publish>) {
+    fn note_skipped(&self, skipped: &[Skipped<'_>]) {
+        let (now, mut skips) = (EpochMs::now(), lock(&self.skips));
+        for field in skipped {
+            skips.note(now, field);
+            metrics::counter!("selvedge_fields_skipped_total", "why" => field.why.label()).increment(1);
+        }
+    }
+
+    fn route(&self, from: Option<u64>, publishes: Vec<Publish>) {
         let mut away = Vec::new();
         let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
         if self.router.is_empty() && interest.values().all(Vec::is_empty) {
             return;
         }
         for p in publishes {
-            self.router.route(Some(from), &p.topic, &p.payload, p.qos);
+            self.router.route(from, &p.topic, &p.payload, p.qos);
             for (peer, filters) in interest.iter() {
                 if filters.iter().any(|f| f.matches(&p.topic)) {
                     let (topic, payload, qos) = (p.topic.to_string(), p.payload.to_vec(), u8::from(p.qos));
@@ -336,6 +364,19 @@ impl Front {
         self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client.clone());
         lock(&self.arriving).push_back((Instant::now(), id));
         client
+    }
+}
+
+/// A request for births as Sparkplug wants commands: QoS 0, not retained.
+fn command(Rebirth { topic, payload }: Rebirth) -> Publish {
+    Publish {
+        token: 0,
+        topic: topic.into(),
+        payload: payload.into(),
+        qos: QoS::AtMostOnce,
+        dup: false,
+        retain: false,
+        packet_id: None,
     }
 }
 

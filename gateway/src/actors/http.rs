@@ -12,6 +12,7 @@ use crate::actors::uplink::{IsConnected, UplinkActor};
 use crate::logic::asks::Wanted;
 use crate::logic::machine::{MAX_ANSWER_ENTRIES, Page, WindowView};
 use crate::logic::peer::WindowQuery;
+use crate::logic::skips::Skip;
 use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -29,7 +30,8 @@ use tokio::sync::oneshot;
 const QUERY_WAIT_MS: u64 = 3_000;
 
 const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/devices/{device} (DELETE too), \
-                     /v1/devices/{device}/streams/{stream} (DELETE only), /v1/quarantine, /metrics, /healthz, /readyz";
+                     /v1/devices/{device}/streams/{stream} (DELETE only), /v1/quarantine, /v1/skipped, /metrics, /healthz, \
+                     /readyz";
 
 /// What the handlers work with.
 pub struct Api {
@@ -60,6 +62,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/devices/{device}", web::delete().to(devices::retire_device))
         .route("/v1/devices/{device}/streams/{stream}", web::delete().to(devices::retire_stream))
         .route("/v1/quarantine", web::get().to(quarantine))
+        .route("/v1/skipped", web::get().to(skipped))
         .route("/metrics", web::get().to(metrics_page))
         .route("/healthz", web::get().to(|| async { "ok\n" }))
         .route("/readyz", web::get().to(readyz))
@@ -138,6 +141,10 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_outbox_bytes", leading.iter().map(|r| r.status.outbox_bytes as f64).sum());
     gauge("selvedge_connections", api.overview.front.connections() as f64);
     gauge("selvedge_gateways_up", up.len() as f64);
+    let sparkplug = api.overview.front.sparkplug();
+    metrics::counter!("selvedge_sparkplug_missing_total").absolute(sparkplug.missing);
+    metrics::counter!("selvedge_sparkplug_rebirths_total").absolute(sparkplug.rebirths);
+    metrics::counter!("selvedge_sparkplug_late_deaths_total").absolute(sparkplug.late_deaths);
     gauge("selvedge_log_room", f64::from(u8::from(log.room)));
     gauge("selvedge_log_segments", log.segments as f64);
     fullness::set_gauges(&reports);
@@ -147,6 +154,33 @@ async fn metrics_page(api: web::Data<Api>) -> String {
 async fn quarantine(api: web::Data<Api>) -> HttpResponse {
     let (total, entries) = api.overview.front.quarantine();
     HttpResponse::Ok().json(json!({ "total": total, "kept": entries.len(), "entries": entries }))
+}
+
+/// Fields of publishes taken in here that were no readings; `device` names one device.
+async fn skipped(api: web::Data<Api>, given: Given) -> HttpResponse {
+    if let Some((other, _)) = given.0.iter().find(|(key, _)| key != "device") {
+        let error =
+            json!({ "error": format!("{other}: there is no such parameter: device"), "parameter": other });
+        return HttpResponse::BadRequest().json(error);
+    }
+    let device = given.0.first().map(|(_, device)| device.as_str());
+    let list: Vec<_> = api
+        .overview
+        .front
+        .skipped(device)
+        .iter()
+        .map(|(device, skips)| {
+            let field = |(name, skip): (&String, &Skip)| {
+                json!({
+                    "name": name, "why": skip.why.label(), "count": skip.count,
+                    "last": skip.last.to_string(), "last_ms": skip.last.0,
+                })
+            };
+            let fields: Vec<_> = skips.fields.iter().map(field).collect();
+            json!({ "device": device, "fields": fields, "others": skips.others })
+        })
+        .collect();
+    HttpResponse::Ok().json(json!({ "gateway": api.me.0, "skipped": list }))
 }
 
 type Given = web::Query<Vec<(String, String)>>;

@@ -17,4 +17,5 @@ pub mod replica;
 pub mod ring;
 pub mod session;
 pub mod shard;
+pub mod skips;
 pub mod uplink;

@@ -15,7 +15,7 @@
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted. The will of a
 //! connection is lost with its gateway. Will delay counts as 0.
 
-use super::decode::{Decoded, Decoder};
+use super::decode::{Decoded, Decoder, Rebirth, Skipped, name_skipped};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
 use super::machine::{
     Connect, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, Origin, Outcome, Reading, Reason, Source,
@@ -82,6 +82,10 @@ pub struct Effects {
     pub unsubscribe: Vec<Filter>,
     /// Payloads that do not decode or may not be kept.
     pub quarantine: Vec<Quarantined>,
+    /// Fields of publishes that are no readings.
+    pub skipped: Vec<Skipped<'static>>,
+    /// To be published by the gateway itself, at QoS 0.
+    pub rebirths: Vec<Box<Rebirth>>,
     /// End the connection.
     pub close: Option<CloseReason>,
     /// QoS 0 publishes that were dropped.
@@ -123,6 +127,8 @@ struct Pending {
     kept: bool,
     /// The first reason for which something of it is not.
     not: Option<Not>,
+    /// Names what was skipped of it, for a client that can be told.
+    skipped: Option<Box<str>>,
 }
 
 /// Why something of a publish was not counted.
@@ -134,7 +140,7 @@ enum Not {
 
 impl Pending {
     fn of(publish: Option<Publish>, open: usize) -> Self {
-        Self { publish, open, receipt: None, kept: false, not: None }
+        Self { publish, open, receipt: None, kept: false, not: None, skipped: None }
     }
 }
 
@@ -340,28 +346,32 @@ impl Session {
             out.dropped += 1;
             return;
         }
-        let parts = match self.names.decode(site, &publish) {
-            Ok(parts) => parts,
-            Err(why) => {
+        let (parts, skipped) = match self.names.decode(site, &publish, out) {
+            Meaning::Readings { parts, skipped } => (parts, skipped),
+            Meaning::NoReading { skipped } => {
                 if publish.qos != QoS::AtMostOnce {
-                    out.answers.push(Answer::Ack(Ack::refused(
-                        token,
-                        AckCode::PayloadFormatInvalid,
-                        why.as_str(),
-                    )));
+                    out.answers.push(Answer::Ack(Ack::kept(token)));
                 }
+                out.skipped.extend(skipped);
+                out.route.push(publish);
+                return;
+            }
+            Meaning::Unmapped => {
+                if publish.qos != QoS::AtMostOnce {
+                    out.answers.push(Answer::Ack(Ack::kept(token)));
+                }
+                out.route.push(publish);
+                return;
+            }
+            Meaning::Refused { code, why, skipped } => {
+                if publish.qos != QoS::AtMostOnce {
+                    out.answers.push(Answer::Ack(Ack::refused(token, code, why.as_str())));
+                }
+                out.skipped.extend(skipped);
                 self.quarantine(&publish, why, out);
                 return;
             }
         };
-        if parts.is_empty() {
-            // Nothing to keep: it is only routed.
-            if publish.qos != QoS::AtMostOnce {
-                out.answers.push(Answer::Ack(Ack::kept(token)));
-            }
-            out.route.push(publish);
-            return;
-        }
         let packet_id = publish.packet_id.map_or(0, std::num::NonZeroU16::get);
         let source = (self.persistent() && packet_id != 0).then(|| Source {
             client: self.client.clone(),
@@ -386,9 +396,12 @@ impl Session {
                 return;
             }
         }
-        self.qos0 += usize::from(publish.qos == QoS::AtMostOnce);
+        let qos0 = publish.qos == QoS::AtMostOnce;
+        self.qos0 += usize::from(qos0);
         let open = parts.len();
-        self.pending.push(token, Pending::of(Some(publish), open));
+        let named = (self.v5 && !qos0 && !skipped.is_empty()).then(|| name_skipped(&skipped).into());
+        out.skipped.extend(skipped);
+        self.pending.push(token, Pending { skipped: named, ..Pending::of(Some(publish), open) });
         let ticket = Ticket { connection: self.connection, token };
         out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(source.clone()))));
     }
@@ -467,6 +480,10 @@ impl Session {
                 Some((shard, slot)) => ack.with_receipt(format!("{shard}/{slot}")),
                 None => ack,
             };
+            let ack = match done.skipped {
+                Some(skipped) => ack.saying(&*skipped),
+                None => ack,
+            };
             out.acked += 1;
             out.answers.push(Answer::Ack(ack));
         }
@@ -488,12 +505,18 @@ impl Session {
                 retain: false,
                 packet_id: None,
             };
-            match self.names.decode(site, &publish) {
-                Ok(parts) => {
+            match self.names.decode(site, &publish, out) {
+                Meaning::Readings { parts, skipped } => {
                     let ticket = Ticket { connection: self.connection, token: IGNORED };
                     out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(None))));
+                    out.skipped.extend(skipped);
                 }
-                Err(why) => self.quarantine(&publish, why, out),
+                Meaning::NoReading { skipped } => out.skipped.extend(skipped),
+                Meaning::Unmapped => {}
+                Meaning::Refused { why, skipped, .. } => {
+                    out.skipped.extend(skipped);
+                    self.quarantine(&publish, why, out);
+                }
             }
             out.route.push(publish);
         }
@@ -568,6 +591,28 @@ impl PendingList {
     }
 }
 
+/// What a publish means to the site.
+enum Meaning {
+    /// It holds readings.
+    Readings {
+        /// By shard.
+        parts: Vec<(ShardId, Part)>,
+        /// Its fields that are no readings.
+        skipped: Vec<Skipped<'static>>,
+    },
+    /// It is understood and holds none: there is nothing to keep.
+    NoReading { skipped: Vec<Skipped<'static>> },
+    /// Its topic maps to no stream.
+    Unmapped,
+    /// Nothing of it can be counted.
+    Refused {
+        code: AckCode,
+        /// What is wrong and what would be right.
+        why: String,
+        skipped: Vec<Skipped<'static>>,
+    },
+}
+
 /// The readings of a publish that lie in one shard.
 enum Part {
     One(NamedReading),
@@ -633,12 +678,22 @@ impl RecentNames {
         self.places.fill(None);
     }
 
-    /// The readings of a publish by shard; none if its topic maps to no stream.
-    fn decode(&mut self, site: Site<'_>, publish: &Publish) -> Result<Vec<(ShardId, Part)>, String> {
-        let list = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
-            Decoded::Readings { list, .. } => list,
-            Decoded::NotMapped => return Ok(Vec::new()),
-            Decoded::Malformed(error) => return Err(error.to_string()),
+    /// What a publish means. The request for births that it may cause goes to `out`.
+    fn decode(&mut self, site: Site<'_>, publish: &Publish, out: &mut Effects) -> Meaning {
+        let owned =
+            |skipped: Vec<Skipped<'_>>| skipped.into_iter().map(Skipped::into_owned).collect::<Vec<_>>();
+        let (list, skipped) = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
+            Decoded::Readings { list, skipped, rebirth } => {
+                out.rebirths.extend(rebirth);
+                (list, owned(skipped))
+            }
+            Decoded::NoReading { skipped } => return Meaning::NoReading { skipped: owned(skipped) },
+            Decoded::NotMapped => return Meaning::Unmapped,
+            Decoded::Malformed(mut e) => {
+                out.rebirths.extend(e.rebirth.take());
+                let code = if e.too_large { AckCode::QuotaExceeded } else { AckCode::PayloadFormatInvalid };
+                return Meaning::Refused { code, why: e.to_string(), skipped: e.skipped };
+            }
         };
         let (mut parts, mut bytes) = (Vec::<(ShardId, Part)>::new(), 0);
         for r in list {
@@ -657,11 +712,12 @@ impl RecentNames {
             }
         }
         if bytes > MAX_PUBLISH_BYTES {
-            return Err(format!(
+            let why = format!(
                 "its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"
-            ));
+            );
+            return Meaning::Refused { code: AckCode::QuotaExceeded, why, skipped };
         }
-        Ok(parts)
+        Meaning::Readings { parts, skipped }
     }
 }
 

@@ -282,6 +282,12 @@ impl Ack {
         Self { token, code, note: Some(Box::new(note)) }
     }
 
+    /// With a reason string.
+    pub fn saying(mut self, why: impl Into<ByteString>) -> Self {
+        self.note.get_or_insert_default().reason_string = Some(why.into());
+        self
+    }
+
     /// With a user property `receipt`.
     pub fn with_receipt(mut self, receipt: impl Into<ByteString>) -> Self {
         let note = self.note.get_or_insert_default();

@@ -1,12 +1,14 @@
 //! What is wrong with a payload, said so that whoever builds the device can put it right.
 
+use super::skipped::{Skipped, name_skipped};
+use serde_json::error::Category;
 use std::fmt;
 
 /// The most bytes of a payload that an error shows.
 pub const MAX_EXCERPT_BYTES: usize = 80;
 
 /// The most bytes of an error's description.
-const MAX_WHAT_BYTES: usize = 400;
+const MAX_WHAT_BYTES: usize = 500;
 
 /// The most bytes that are kept of what a parser says.
 const MAX_PARSER_BYTES: usize = 100;
@@ -38,8 +40,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// The message that makes a Sparkplug B edge node say its aliases again. Publish it, at most once a few
-/// seconds an edge node, if this gateway is to act as a host; whoever is connected as the edge node gets it.
+/// The message that makes a Sparkplug B edge node send its births again, for whoever subscribes to its commands. The
+/// decoder limits how often it gives one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebirth {
     /// Where to.
@@ -59,8 +61,12 @@ pub struct DecodeError {
     pub right: String,
     /// The payload there, escaped, at most [`MAX_EXCERPT_BYTES`].
     pub excerpt: String,
+    /// It is well-formed, but exceeds a bound.
+    pub too_large: bool,
+    /// The fields that it holds, if none of them is a number.
+    pub skipped: Vec<Skipped<'static>>,
     /// What to send to an edge node whose aliases are not known here.
-    pub rebirth: Option<Rebirth>,
+    pub rebirth: Option<Box<Rebirth>>,
 }
 
 impl fmt::Display for DecodeError {
@@ -79,7 +85,25 @@ impl DecodeError {
     /// An error without an excerpt; the decoder's entry adds it.
     pub(super) fn new(place: Place, what: impl Into<String>, right: impl Into<String>) -> Box<Self> {
         let what = cut(what.into(), MAX_WHAT_BYTES);
-        Box::new(Self { place, what, right: right.into(), excerpt: String::new(), rebirth: None })
+        let (right, excerpt, skipped) = (right.into(), String::new(), Vec::new());
+        Box::new(Self { place, what, right, excerpt, too_large: false, skipped, rebirth: None })
+    }
+
+    /// A payload that can be read, but holds nothing that can be counted.
+    pub(super) fn no_number(skipped: Vec<Skipped<'_>>, right: &str) -> Box<Self> {
+        let what = match skipped.as_slice() {
+            [] => "it holds no number".to_string(),
+            skipped => format!("it holds no number; {}", name_skipped(skipped)),
+        };
+        let mut e = Self::new(Place::Payload, what, right);
+        e.skipped = skipped.into_iter().map(Skipped::into_owned).collect();
+        e
+    }
+
+    /// The same, as one that exceeds a bound.
+    pub(super) fn too_large(mut self: Box<Self>) -> Box<Self> {
+        self.too_large = true;
+        self
     }
 
     /// Adds what of the payload stands there.
@@ -96,9 +120,88 @@ impl DecodeError {
     }
 }
 
-/// What a parser says, which may quote a text of the payload.
-pub(super) fn parser_says(what: &str) -> String {
-    cut(what.into(), MAX_PARSER_BYTES)
+/// Tells what a JSON parser met, at the byte where it met it.
+pub(super) fn syntax_error(e: &serde_json::Error, payload: &[u8], right: &str) -> Box<DecodeError> {
+    let lines = payload.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1));
+    let before: usize = lines.map(<[u8]>::len).sum();
+    let at = (before + e.column()).saturating_sub(1).min(payload.len());
+    let said = e.to_string();
+    let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(said, _)| said);
+    let what = match e.classify() {
+        Category::Data => plain(said),
+        Category::Eof => "it ends too early: a bracket, a brace or a quotation mark is not closed".into(),
+        Category::Syntax | Category::Io => what_is_no_json(said, payload, at).into(),
+    };
+    let e = DecodeError::new(Place::Byte(at), what, right);
+    if said.starts_with(MORE_THAN) { e.too_large() } else { e }
+}
+
+/// How an error begins that exceeds a bound.
+pub(super) const MORE_THAN: &str = "it holds more than";
+
+/// In words for whoever builds the device, what the parser calls by names of its own.
+fn what_is_no_json(said: &str, payload: &[u8], at: usize) -> &'static str {
+    match said {
+        _ if payload.starts_with(b"\x1f\x8b") => "it is compressed, not JSON",
+        _ if payload.starts_with(b"\xff\xfe") || payload.starts_with(b"\xfe\xff") || payload.contains(&0) => {
+            "it holds zero bytes or begins as UTF-16: it is not JSON in UTF-8"
+        }
+        "trailing characters" => "something follows after the end",
+        "trailing comma" => "a comma stands before the closing bracket",
+        "key must be a string" => "a key is not in double quotation marks",
+        "number out of range" => "the number is larger than a double can hold",
+        "invalid number" => {
+            "it is no number as JSON writes them: decimal, without leading zeros, with digits around the point"
+        }
+        "invalid unicode code point" => "a text is not UTF-8",
+        "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
+            r"half of a pair of \u escapes stands alone"
+        }
+        "invalid escape" => "a backslash stands before a character that needs none",
+        _ if said.starts_with("control character") => {
+            "a text holds a line break or another control character"
+        }
+        _ if said.starts_with("expected `:`") => "a colon is missing after a key",
+        _ if said.starts_with("expected `,` or") => "a comma or the closing bracket is missing",
+        _ if said.starts_with("recursion limit") => "it is nested too deep",
+        "expected value" | "expected ident" => match payload.get(at) {
+            Some(b'\'') => "a text is in single quotation marks, JSON has double ones",
+            Some(b'N' | b'n' | b'I' | b'i' | b'+') => {
+                "JSON has no such word or number: NaN, Infinity and +5 are none"
+            }
+            Some(b',' | b']' | b'}') => "a value is missing",
+            _ => "what stands here is no JSON value",
+        },
+        _ => "it is no JSON",
+    }
+}
+
+/// The words of a deserializer in plain ones: `invalid type: map, expected an array` is `an object, where an array belongs`.
+/// What our own readers say stays as it is.
+pub(super) fn plain(said: &str) -> String {
+    let said = cut(said.into(), MAX_PARSER_BYTES);
+    let Some(rest) = said.strip_prefix("invalid type: ").or_else(|| said.strip_prefix("invalid value: "))
+    else {
+        return said;
+    };
+    let (found, wanted) = rest.split_once(", expected ").unwrap_or((rest, "something else"));
+    let found = match found {
+        "map" => "an object",
+        "sequence" => "an array",
+        "null" | "unit value" | "Option value" => "no value",
+        "byte array" => "bytes",
+        _ if found.starts_with("string") => "a text",
+        _ if found.starts_with("boolean") => "true or false",
+        _ if found.starts_with("integer") || found.starts_with("floating point") => "a number",
+        _ => "something else",
+    };
+    let wanted = match wanted {
+        "array" | "map" => "an array or an object",
+        "str" | "string" | "a string" => "a text",
+        "integer" => "a number",
+        wanted => wanted,
+    };
+    format!("{found} stands where {wanted} belongs")
 }
 
 /// At most `most` bytes of a text from outside, ended with an ellipsis if it was longer.

@@ -1,10 +1,14 @@
 //! JSON payloads: one value with its time and sequence, an array of these, or an object of values.
 //!
-//! All forms read an object into a flat list of dotted keys and scalars, and pick what they want from it.
+//! All forms read an object into a flat list of dotted keys and scalars, and pick what they want from it. The elements
+//! of a short array of single values are fields too, `{"a":[7,0]}` is `a.0` and `a.1`; other arrays are skipped by name,
+//! since places in a long array, or in one of objects, are rarely streams.
 
-use super::topic_map::{Keys, TimeUnit};
+use super::error::{MORE_THAN, cut, syntax_error};
+use super::time::time_of;
+use super::topic_map::Keys;
 use super::{
-    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, Target, error, error::cut, number,
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, Target, number,
 };
 use selvedge_shared::ids::MAX_NAME_BYTES;
 use selvedge_shared::time::EpochMs;
@@ -12,22 +16,23 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use std::borrow::Cow;
 use std::fmt;
 
-/// How deep objects may be nested, the outermost counted.
+/// How deep objects may be nested, the outermost counted; what lies deeper is skipped.
 pub const MAX_OBJECT_DEPTH: usize = 8;
+
+/// The longest array within an object whose elements are fields.
+pub const MAX_ARRAY_ENTRIES: usize = 16;
 
 /// So many keys are sooner compared with each other than sorted.
 const FEW_FIELDS_ENTRIES: usize = 8;
 
-const RIGHT_ONE: &str =
+pub(super) const RIGHT_ONE: &str =
     r#"send a number, or {"value":21.5,"ts":1764000000000,"seq":7}, or an array of these"#;
-const RIGHT_OBJECT: &str = r#"send an object of numbers such as {"temp":21.5,"ts":1764000000000}"#;
-const RIGHT_TIME: &str =
-    "send epoch milliseconds (or the unit that the topic's rule sets) or RFC 3339, of years 1 to 9999";
+pub(super) const RIGHT_OBJECT: &str = r#"send an object of numbers such as {"temp":21.5,"ts":1764000000000}"#;
 const RIGHT_COUNT: &str = "send a whole number of 0 to 18446744073709551615";
 
-/// Whether a payload starts as an object or an array.
+/// Whether a payload starts as an object, an array or a text.
 pub(super) fn looks_like_json(payload: &[u8]) -> bool {
-    matches!(payload.trim_ascii_start().first(), Some(b'{' | b'['))
+    matches!(payload.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'))
 }
 
 /// One value, or an array of values of the same stream.
@@ -38,37 +43,74 @@ pub(super) fn decode<'a>(
 ) -> Result<Found<'a>, Box<DecodeError>> {
     let stream = target.stream(Cow::Borrowed(""))?;
     let keys = &target.rule.keys;
-    let reading = |doc: Doc<'a>, device: Cow<'a, str>, stream: Cow<'a, str>| match doc {
-        Doc::Scalar(scalar) => {
-            let value = value_of(&scalar, || Place::Payload)?;
-            Ok(DecodedReading { device, stream, time: None, value, seq: None, boot: None })
-        }
-        Doc::Object(fields) => {
-            let meta = Meta::of(&fields, keys)?;
-            let missing = || {
-                DecodeError::new(Place::Key(keys.value.clone()), "the key of the value is missing", RIGHT_ONE)
-            };
-            let field = fields.iter().find(|f| f.path == keys.value).ok_or_else(missing)?;
-            let value = value_of(&field.scalar, || Place::Key(keys.value.clone()))?;
-            Ok(DecodedReading { device, stream, time: meta.time, value, seq: meta.seq, boot: meta.boot })
-        }
-        Doc::Array(_) => Err(DecodeError::new(Place::Payload, "an array within an array", RIGHT_ONE)),
-    };
-    let list = match parse(payload, RIGHT_ONE)? {
+    match parse(payload, RIGHT_ONE)? {
         Doc::Array(docs) => {
-            let each = docs.into_iter().enumerate();
-            let each = each.map(|(n, doc)| {
-                reading(doc, device.clone(), stream.clone()).map_err(|mut e| {
+            let mut found = Found { list: Vec::with_capacity(docs.len()), ..Found::default() };
+            for (n, doc) in docs.into_iter().enumerate() {
+                let one = one(keys, &doc).map_err(|mut e| {
                     e.what = format!("{} ({})", e.what, e.place);
                     e.place = Place::Record(n);
                     e
-                })
-            });
-            each.collect::<Result<Vec<_>, _>>()?
+                })?;
+                match one {
+                    Ok((value, Meta { time, seq, boot })) => {
+                        let (device, stream) = (device.clone(), stream.clone());
+                        found.list.push(DecodedReading { device, stream, time, value, seq, boot });
+                    }
+                    Err(NoNumber { why, .. }) => {
+                        found.skipped.push(Skipped { device: device.clone(), name: stream.clone(), why });
+                    }
+                }
+            }
+            Ok(found)
         }
-        doc => vec![reading(doc, device, stream)?],
+        doc => match one(keys, &doc)? {
+            Ok((value, Meta { time, seq, boot })) => {
+                let list = vec![DecodedReading { device, stream, time, value, seq, boot }];
+                Ok(Found { list, ..Found::default() })
+            }
+            Err(NoNumber { place, why, what }) => {
+                let mut e = DecodeError::new(place, what, RIGHT_ONE);
+                e.skipped.push(Skipped { device, name: stream, why }.into_owned());
+                Err(e)
+            }
+        },
+    }
+}
+
+/// Where a value belongs and is none.
+struct NoNumber {
+    place: Place,
+    why: SkipReason,
+    what: String,
+}
+
+/// The value of a document that stands for one reading, with its time and sequence.
+fn one(keys: &Keys, doc: &Doc<'_>) -> Result<Result<(f64, Meta), NoNumber>, Box<DecodeError>> {
+    let (scalar, place, meta) = match doc {
+        Doc::Scalar(scalar) => (scalar, Place::Payload, Meta::default()),
+        Doc::Array(_) => (&Scalar::Skip(SkipReason::Array), Place::Payload, Meta::default()),
+        Doc::Object(fields) => {
+            let (place, meta) = (|| Place::Key(cut(keys.value.clone(), 80)), Meta::of(fields, keys)?);
+            match fields.iter().find(|f| f.path == keys.value) {
+                Some(field) => (&field.scalar, place(), meta),
+                None => {
+                    let below = |f: &Field<'_>| {
+                        f.path.strip_prefix(keys.value.as_str()).is_some_and(|rest| rest.starts_with('.'))
+                    };
+                    let (why, what) = match fields.iter().any(below) {
+                        true => (SkipReason::Object, "the value is an object or an array"),
+                        false => (SkipReason::Null, "the key of the value is missing"),
+                    };
+                    return Ok(Err(NoNumber { place: place(), why, what: what.into() }));
+                }
+            }
+        }
     };
-    Ok(Found { list, skipped: 0 })
+    Ok(match value_of(scalar) {
+        Ok(value) => Ok((value, meta)),
+        Err(why) => Err(NoNumber { place, why, what: scalar.what_is_wrong(why) }),
+    })
 }
 
 /// One reading a key.
@@ -82,23 +124,28 @@ pub(super) fn decode_object<'a>(
     };
     let keys = &target.rule.keys;
     let Meta { time, seq, boot } = Meta::of(&fields, keys)?;
-    let mut found = Found { list: Vec::with_capacity(fields.len()), skipped: 0 };
+    let mut found = Found { list: Vec::with_capacity(fields.len()), ..Found::default() };
     for Field { path, scalar } in fields {
         if path == keys.time || path == keys.seq || path == keys.boot {
             continue;
         }
-        if let Scalar::Text(_) | Scalar::Null | Scalar::Array = scalar {
-            found.skipped += 1;
-            continue;
-        }
-        let value = value_of(&scalar, || Place::Key(path.to_string()))?;
-        let stream = target.stream(path)?;
-        found.list.push(DecodedReading { device: device.clone(), stream, time, value, seq, boot });
+        let value = value_of(&scalar);
+        let name = path.clone();
+        let why = match value.map(|value| (value, target.stream(path))) {
+            Ok((value, Ok(stream))) => {
+                found.list.push(DecodedReading { device: device.clone(), stream, time, value, seq, boot });
+                continue;
+            }
+            Ok((_, Err(_))) => SkipReason::BadName,
+            Err(why) => why,
+        };
+        found.skipped.push(Skipped { device: device.clone(), name, why });
     }
     Ok(found)
 }
 
 /// What an object says of all its values.
+#[derive(Default)]
 struct Meta {
     time: Option<EpochMs>,
     seq: Option<u64>,
@@ -107,37 +154,38 @@ struct Meta {
 
 impl Meta {
     fn of(fields: &[Field<'_>], keys: &Keys) -> Result<Self, Box<DecodeError>> {
-        let mut meta = Self { time: None, seq: None, boot: None };
+        let mut meta = Self::default();
         for Field { path, scalar } in fields {
             if matches!(scalar, Scalar::Null) {
                 continue;
             }
-            let wrong = |what: &str, right| Err(DecodeError::new(Place::Key(path.to_string()), what, right));
+            let place = || Place::Key(path.to_string());
             if *path == keys.time {
-                meta.time = time_of(scalar, keys.time_unit);
-                if meta.time.is_none() {
-                    return wrong("it is no time", RIGHT_TIME);
-                }
+                let time = time_of(scalar, keys.time_unit);
+                meta.time = Some(time.map_err(|(what, right)| DecodeError::new(place(), what, right))?);
             } else if *path == keys.seq || *path == keys.boot {
-                let Some(count) = count_of(scalar) else { return wrong("it is no count", RIGHT_COUNT) };
-                *(if *path == keys.seq { &mut meta.seq } else { &mut meta.boot }) = Some(count);
+                let count = count_of(scalar);
+                let wrong = || DecodeError::new(place(), "it is no whole number of 0 or more", RIGHT_COUNT);
+                *(if *path == keys.seq { &mut meta.seq } else { &mut meta.boot }) =
+                    Some(count.ok_or_else(wrong)?);
             }
         }
         Ok(meta)
     }
 }
 
-fn value_of(scalar: &Scalar<'_>, place: impl FnOnce() -> Place) -> Result<f64, Box<DecodeError>> {
+/// The one rule for what a number is: a finite number, true and false, or a text of one of these.
+fn value_of(scalar: &Scalar<'_>) -> Result<f64, SkipReason> {
     let value = match scalar {
-        Scalar::Int(n) => Some(*n as f64),
-        Scalar::Uint(n) => Some(*n as f64),
-        Scalar::Float(x) => Some(*x),
-        Scalar::Bool(b) => Some(f64::from(*b)),
-        Scalar::Text(text) => number::parse(text.trim_ascii()),
-        Scalar::Null | Scalar::Array => None,
+        Scalar::Int(n) => *n as f64,
+        Scalar::Uint(n) => *n as f64,
+        Scalar::Float(x) => *x,
+        Scalar::Bool(b) => f64::from(*b),
+        Scalar::Text(text) => number::parse(text.trim_ascii())?,
+        Scalar::Null => return Err(SkipReason::Null),
+        Scalar::Skip(why) => return Err(*why),
     };
-    let value = value.filter(|v| v.is_finite());
-    value.ok_or_else(|| DecodeError::new(place(), "the value is no finite number", RIGHT_ONE))
+    if value.is_finite() { Ok(value) } else { Err(SkipReason::NotFinite) }
 }
 
 /// A whole number; also written as 7.0, as some interpreters do, as far as doubles are exact.
@@ -153,56 +201,26 @@ fn count_of(scalar: &Scalar<'_>) -> Option<u64> {
     }
 }
 
-fn time_of(scalar: &Scalar<'_>, unit: TimeUnit) -> Option<EpochMs> {
-    match scalar {
-        Scalar::Int(n) => whole_time(*n, unit),
-        Scalar::Uint(n) => whole_time(i64::try_from(*n).ok()?, unit),
-        Scalar::Float(x) => {
-            let scale = match settled(unit, x.abs()) {
-                TimeUnit::S => 1_000.0,
-                TimeUnit::Us => 1e-3,
-                TimeUnit::Ns => 1e-6,
-                TimeUnit::Ms | TimeUnit::Auto => 1.0,
-            };
-            EpochMs::in_range((x * scale).round() as i64) // a cast saturates, which is out of range
-        }
-        Scalar::Text(text) => match text.parse() {
-            Ok(n) => whole_time(n, unit),
-            Err(_) => EpochMs::parse(text).ok(),
-        },
-        _ => None,
-    }
-}
-
-fn whole_time(n: i64, unit: TimeUnit) -> Option<EpochMs> {
-    EpochMs::in_range(match settled(unit, n.unsigned_abs() as f64) {
-        TimeUnit::S => n.checked_mul(1_000)?,
-        TimeUnit::Us => n.div_euclid(1_000),
-        TimeUnit::Ns => n.div_euclid(1_000_000),
-        TimeUnit::Ms | TimeUnit::Auto => n,
-    })
-}
-
-fn settled(unit: TimeUnit, size: f64) -> TimeUnit {
-    match unit {
-        TimeUnit::Auto if size < 1e11 => TimeUnit::S,
-        TimeUnit::Auto if size < 1e14 => TimeUnit::Ms,
-        TimeUnit::Auto if size < 1e17 => TimeUnit::Us,
-        TimeUnit::Auto => TimeUnit::Ns,
-        unit => unit,
-    }
-}
-
+/// A single value of a document.
 #[derive(Debug)]
-enum Scalar<'a> {
+pub(super) enum Scalar<'a> {
     Int(i64),
     Uint(u64),
     Float(f64),
     Bool(bool),
     Text(Cow<'a, str>),
     Null,
-    /// Its content is passed over.
-    Array,
+    /// No single value; its content is passed over.
+    Skip(SkipReason),
+}
+
+impl Scalar<'_> {
+    fn what_is_wrong(&self, why: SkipReason) -> String {
+        match self {
+            Self::Text(text) => number::what_is_wrong(text.trim_ascii().as_bytes()),
+            _ => format!("the value is {why}"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -225,18 +243,8 @@ fn parse<'a>(payload: &'a [u8], right: &str) -> Result<Doc<'a>, Box<DecodeError>
     doc.and_then(|doc| json.end().map(|()| doc)).map_err(|e| syntax_error(&e, payload, right))
 }
 
-/// Tells a parser's error by the byte where it was met.
-pub(super) fn syntax_error(e: &serde_json::Error, payload: &[u8], right: &str) -> Box<DecodeError> {
-    let lines = payload.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1));
-    let before: usize = lines.map(<[u8]>::len).sum();
-    let at = (before + e.column().saturating_sub(1)).min(payload.len());
-    let said = e.to_string();
-    let what = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
-    DecodeError::new(Place::Byte(at), error::parser_says(what), right)
-}
-
 fn too_many<E: Error>() -> E {
-    E::custom(format!("more than {MAX_READINGS_PER_PAYLOAD} values"))
+    E::custom(format!("{MORE_THAN} {MAX_READINGS_PER_PAYLOAD} values"))
 }
 
 /// Takes one of the values that are left.
@@ -315,7 +323,9 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Doc<'de>, A::Error> {
         if !self.outermost {
-            return Err(A::Error::custom("an array within an array"));
+            take(self.left)?;
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            return Ok(Doc::Scalar(Scalar::Skip(SkipReason::Array)));
         }
         let mut docs = Vec::new();
         while let Some(doc) = seq.next_element_seed(Node { left: &mut *self.left, outermost: false })? {
@@ -347,18 +357,19 @@ fn read_fields<'de, A: MapAccess<'de>>(
     fields: &mut Vec<Field<'de>>,
     left: &mut usize,
 ) -> Result<(), A::Error> {
-    if depth > MAX_OBJECT_DEPTH {
-        return Err(A::Error::custom(format!("objects are nested more than {MAX_OBJECT_DEPTH} deep")));
-    }
     while let Some(key) = map.next_key_seed(Key)? {
         let path = match parent {
             Some(parent) => Cow::Owned(format!("{parent}.{key}")),
             None => key,
         };
         if path.len() > MAX_NAME_BYTES {
-            return Err(A::Error::custom(format!("a key of more than {MAX_NAME_BYTES} bytes")));
+            map.next_value::<IgnoredAny>()?;
+            take(left)?;
+            let path = Cow::Owned(cut(path.into_owned(), MAX_NAME_BYTES));
+            fields.push(Field { path, scalar: Scalar::Skip(SkipReason::BadName) });
+        } else {
+            map.next_value_seed(Inner { path, depth, fields: &mut *fields, left: &mut *left })?;
         }
-        map.next_value_seed(Inner { path, depth, fields: &mut *fields, left: &mut *left })?;
     }
     Ok(())
 }
@@ -418,11 +429,65 @@ impl<'de> Visitor<'de> for Inner<'_, 'de> {
     scalars!((), self, scalar => self.push(scalar));
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        if self.depth == MAX_OBJECT_DEPTH {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            return self.push(Scalar::Skip(SkipReason::TooDeep));
+        }
         read_fields(&mut map, Some(&self.path), self.depth + 1, self.fields, self.left)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let (mut n, mut whole) = (0, None);
+        let (first, left) = (self.fields.len(), *self.left);
+        while let Some(element) = seq.next_element_seed(Element)? {
+            if n == MAX_ARRAY_ENTRIES {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                self.fields.truncate(first);
+                *self.left = left;
+                return self.push(Scalar::Skip(SkipReason::LongArray));
+            }
+            match element {
+                Scalar::Skip(_) => whole = Some(SkipReason::Array),
+                scalar => {
+                    take(self.left)?;
+                    self.fields.push(Field { path: Cow::Owned(format!("{}.{n}", self.path)), scalar });
+                }
+            }
+            n += 1;
+        }
+        match whole.or((n == 0).then_some(SkipReason::EmptyArray)) {
+            Some(why) => self.push(Scalar::Skip(why)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An element of an array within an object.
+struct Element;
+
+impl<'de> DeserializeSeed<'de> for Element {
+    type Value = Scalar<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Scalar<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Element {
+    type Value = Scalar<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    scalars!(Scalar<'de>, self, scalar => Ok(scalar));
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar<'de>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Skip(SkipReason::Array))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar<'de>, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
-        self.push(Scalar::Array)
+        Ok(Scalar::Skip(SkipReason::Array))
     }
 }

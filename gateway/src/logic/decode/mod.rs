@@ -9,38 +9,51 @@
 //! | `d/{device}` | `{"temp":21.5,"door":true,"ts":...}`: one stream a key |
 //! | `spBv1.0/#` | Sparkplug B |
 //!
-//! Invariant: a publish gives all its readings or none. One bad reading makes it [`Decoded::Malformed`], so
-//! that "acknowledged" never means "some of it". What is merely no number where others are (a text among an
-//! object's keys, a string metric) is skipped and counted.
+//! One rule for what a number is, in all forms: a finite number; `true`, `on` and `false`, `off` (any case) as 1 and 0; and a
+//! text of one of these, but where the form itself says that a value is a text (SenML's `vs`, Sparkplug's strings). Fields that
+//! can't be numbers are skipped, each named with its reason ([`Skipped`]). A payload without any number is
+//! [`Decoded::Malformed`], unless it is understood to mean something else ([`Decoded::NoReading`]).
+//!
+//! Invariant: what makes readings doubtful as a whole (no JSON, a key that comes twice, a time or a sequence number that is
+//! none) leaves none of them: then the publish is [`Decoded::Malformed`].
 //! Invariant: a reading's value is finite, its time within `TIME_RANGE`, its names are 1 to `MAX_NAME_BYTES`
 //! bytes without control characters.
 //! Invariant: the same publish decodes to the same readings, but for what is told relative to now (SenML)
 //! and Sparkplug B's aliases, which its births define.
 //!
 //! Decided, since devices differ:
-//! - `true`, `on` and `false`, `off` (any case) are 1 and 0. NaN and infinities are refused.
 //! - Integers beyond 2^53 are rounded to the nearest double as values; as sequence numbers they are exact.
 //! - A JSON key that comes twice makes the payload malformed: there is no telling which one is meant.
-//! - Nested JSON objects are flattened, `{"a":{"b":1}}` is stream `a.b`; arrays within are skipped.
+//! - Nested JSON objects are flattened, `{"a":{"b":1}}` is stream `a.b`, and so are short arrays of values: `{"a":[7,0]}`
+//!   is `a.0` and `a.1`. Long arrays and arrays of objects are skipped.
+//! - Names may hold `/`, `+`, `#` and `*`.
+//! - A byte order mark before a text in UTF-8 is passed over.
 //!
-//! Limits: [`MAX_READINGS_PER_PAYLOAD`] readings (keys, records, metrics) a payload; JSON objects nested at
-//! most [`json::MAX_OBJECT_DEPTH`] deep; the listener bounds the payload's bytes. What is known of Sparkplug
-//! births is bounded in bytes, the edge nodes heard from longest ago are forgotten first.
+//! Limits: [`MAX_READINGS_PER_PAYLOAD`] values (keys, records, metrics) a payload; the listener bounds the payload's bytes,
+//! [`MAX_INFLATED_BYTES`] those of a compressed one. What is known of Sparkplug births is bounded in bytes.
 //!
-//! Left out: schemas and units (the stream's name carries the meaning), compressed payloads, and expression
-//! languages in rules (a flow before the gateway can do that).
+//! Left out: schemas and units (the stream's name carries the meaning), and expression languages in rules (a flow before the
+//! gateway can do that).
 //!
 //! Sources: RFC 8428 (SenML), RFC 8949 (CBOR), Eclipse Sparkplug 3.0.0, MQTT 5.0 section 4.7 (topics).
 
+mod births;
 mod error;
+mod inflate;
 pub mod json;
 mod number;
 mod senml;
+mod skipped;
 mod sparkplug;
+mod time;
 mod topic_map;
 
+pub use births::{
+    MAX_EDGE_NODES_ENTRIES, MAX_REBIRTH_WAIT_MS, MAX_SPARKPLUG_STATE_BYTES, REBIRTH_WAIT_MS, SparkplugFigures,
+};
 pub use error::{DecodeError, MAX_EXCERPT_BYTES, Place, Rebirth};
-pub use sparkplug::MAX_SPARKPLUG_STATE_BYTES;
+pub use inflate::MAX_INFLATED_BYTES;
+pub use skipped::{MAX_SKIPPED_TEXT_BYTES, SkipReason, Skipped, name_skipped};
 pub use topic_map::{
     Form, MAX_PLACEHOLDERS, MAX_TEMPLATE_BYTES, MAX_TOPIC_RULES, TimeUnit, TopicMap, TopicMapError, TopicRule,
 };
@@ -52,6 +65,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// The most readings that one payload may hold.
 pub const MAX_READINGS_PER_PAYLOAD: usize = 4_096;
+
+/// What some programs put before a text.
+const UTF_8_BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// One reading, as it stands in a publish. Names borrow from topic and payload where they can.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,16 +89,25 @@ pub struct DecodedReading<'a> {
 /// What a publish is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded<'a> {
-    /// It holds readings; none at all is fine (a death certificate, an object of texts).
+    /// It holds at least one reading.
     Readings {
         /// In the payload's order.
         list: Vec<DecodedReading<'a>>,
-        /// How many values were no numbers and were passed over.
-        skipped: u32,
+        /// Fields that are no numbers, in the payload's order; at most [`MAX_READINGS_PER_PAYLOAD`].
+        skipped: Vec<Skipped<'a>>,
+        /// What to send to a Sparkplug edge node some of whose aliases are not known here.
+        rebirth: Option<Box<Rebirth>>,
+    },
+    /// It is understood, and is not meant to hold a reading: an emptied retained message, a Sparkplug death, a
+    /// Sparkplug birth without numbers. There is nothing to keep; it is routed.
+    NoReading {
+        /// Fields that are no numbers.
+        skipped: Vec<Skipped<'a>>,
     },
     /// Its topic maps to no stream: it is only routed.
     NotMapped,
-    /// Its topic maps to a stream, but its payload can't be read.
+    /// Its topic maps to a stream, but its payload can't be read or holds no number. Nothing of it counts; subscribers get
+    /// it like any publish.
     Malformed(Box<DecodeError>),
 }
 
@@ -90,7 +115,7 @@ pub enum Decoded<'a> {
 #[derive(Debug, Default)]
 pub struct Decoder {
     map: TopicMap,
-    births: Mutex<sparkplug::Births>,
+    births: Mutex<births::Births>,
 }
 
 impl Decoder {
@@ -102,10 +127,21 @@ impl Decoder {
         Ok(Self { map: TopicMap::new(rules)?, births: Mutex::default() })
     }
 
+    /// What was seen of Sparkplug sessions.
+    pub fn sparkplug_figures(&self) -> SparkplugFigures {
+        self.births.lock().unwrap_or_else(PoisonError::into_inner).figures()
+    }
+
     /// Reads one publish. `now` is what relative times are relative to.
     pub fn decode<'a>(&self, now: EpochMs, topic: &'a str, payload: &'a [u8]) -> Decoded<'a> {
         let Some((rule, captures)) = self.map.find(topic) else { return Decoded::NotMapped };
         let target = Target { rule, captures };
+        let payload =
+            if rule.form.is_text() { payload.strip_prefix(UTF_8_BOM).unwrap_or(payload) } else { payload };
+        if payload.is_empty() && !matches!(rule.form, Form::SparkplugB | Form::None) {
+            // A retained message is emptied so.
+            return Decoded::NoReading { skipped: Vec::new() };
+        }
         let result = match rule.form {
             Form::None => return Decoded::NotMapped,
             Form::Number => target.device().and_then(|device| number::decode(&target, device, payload)),
@@ -120,7 +156,7 @@ impl Decoder {
             Form::SenmlCbor => senml::decode_cbor(&target, now, payload),
             Form::SparkplugB => {
                 let mut births = self.births.lock().unwrap_or_else(PoisonError::into_inner);
-                match births.decode(now, target.captures.rest(), payload) {
+                match sparkplug::decode(&mut births, now, topic, target.captures.rest(), payload) {
                     Ok(None) => return Decoded::NotMapped,
                     Ok(Some(found)) => Ok(found),
                     Err(e) => Err(e),
@@ -128,7 +164,15 @@ impl Decoder {
             }
         };
         match result {
-            Ok(Found { list, skipped }) => Decoded::Readings { list, skipped },
+            Ok(Found { list, skipped, rebirth, .. }) if !list.is_empty() => {
+                Decoded::Readings { list, skipped, rebirth }
+            }
+            Ok(Found { skipped, steers: true, .. }) => Decoded::NoReading { skipped },
+            Ok(Found { skipped, rebirth, .. }) => {
+                let mut e = DecodeError::no_number(skipped, rule.form.right());
+                e.rebirth = rebirth;
+                Decoded::Malformed(e.showing(payload))
+            }
             Err(e) => Decoded::Malformed(e.showing(payload)),
         }
     }
@@ -138,7 +182,10 @@ impl Decoder {
 #[derive(Debug, Default, PartialEq)]
 struct Found<'a> {
     list: Vec<DecodedReading<'a>>,
-    skipped: u32,
+    skipped: Vec<Skipped<'a>>,
+    rebirth: Option<Box<Rebirth>>,
+    /// It says something else too, so that it need not hold a reading.
+    steers: bool,
 }
 
 /// A rule and what its placeholders stand for in one topic.

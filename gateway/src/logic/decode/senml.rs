@@ -5,17 +5,25 @@
 //! is just the device again). Where it does not, the base name is the device (without the `:`, `/`, `.`
 //! or `-` it ends in) and the name the stream; a record whose name is all in one field is stream `value`.
 //!
-//! Times below 2^28 are relative to now; a record without any time has none, so that the gateway's counts.
-//! Texts, data and pure sums are no readings: skipped. Units are not kept. Labels that end in `_` must
-//! be understood, and none is; other unknown labels are passed over (RFC 8428, section 4.4).
+//! Times below 2^28 are relative to now; a record without any time has none, so that the gateway's counts. While the
+//! gateway's own clock is below 2^28 it was never set, and relative times are refused.
+//! Texts (`vs`), data and pure sums are no readings: skipped by name, and so are records whose name SenML does not allow.
+//! Units are not kept. Labels that end in `_` must be understood, and none is; other unknown labels are passed over
+//! (RFC 8428, section 4.4).
+//!
+//! In CBOR a number may also be a bignum, a decimal fraction or a bigfloat (tags 2 to 5; RFC 8428, section 6), and a
+//! time may bear tag 1, which changes nothing: it counts seconds since 1970 as SenML does.
 
-use super::json::syntax_error;
+use super::error::{MORE_THAN, cut, plain, syntax_error};
 use super::{
-    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, Target, check_name, error,
-    error::cut,
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, Target,
+    check_name, number,
 };
+use ciborium::Value as Cbor;
 use selvedge_shared::time::EpochMs;
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -28,7 +36,8 @@ const RELATIVE_BELOW_S: f64 = 268_435_456.0;
 /// How deep CBOR may be nested.
 const MAX_CBOR_DEPTH: usize = 32;
 
-const RIGHT: &str = r#"send a SenML pack such as [{"bn":"pump-7:","n":"temp","v":21.5}] (RFC 8428)"#;
+pub(super) const RIGHT: &str =
+    r#"send a SenML pack such as [{"bn":"pump-7:","n":"temp","v":21.5}] (RFC 8428)"#;
 
 /// A pack in JSON.
 pub(super) fn decode_json<'a>(
@@ -50,12 +59,13 @@ pub(super) fn decode_cbor<'a>(
     let mut left = payload;
     let pack = ciborium::de::from_reader_with_recursion_limit(&mut left, MAX_CBOR_DEPTH).map_err(|e| {
         let wrong = |at: Option<usize>, what: String| {
-            DecodeError::new(at.map_or(Place::Payload, Place::Byte), what, RIGHT)
+            let e = DecodeError::new(at.map_or(Place::Payload, Place::Byte), what, RIGHT);
+            if e.what.starts_with(MORE_THAN) { e.too_large() } else { e }
         };
         match e {
             Error::Io(_) => wrong(Some(payload.len()), "the payload ends too early".into()),
             Error::Syntax(at) => wrong(Some(at), "it is no CBOR".into()),
-            Error::Semantic(at, what) => wrong(at, error::parser_says(&what)),
+            Error::Semantic(at, what) => wrong(at, plain(&what)),
             Error::RecursionLimitExceeded => {
                 wrong(None, format!("it is nested more than {MAX_CBOR_DEPTH} deep"))
             }
@@ -74,37 +84,46 @@ pub(super) fn decode_cbor<'a>(
 /// Applies the base fields (RFC 8428, section 4.6).
 fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Found<'a>, Box<DecodeError>> {
     let by_topic = if target.rule.device.is_some() { Some(target.device()?) } else { None };
-    let mut found = Found { list: Vec::with_capacity(pack.0.len()), skipped: 0 };
+    let mut found = Found { list: Vec::with_capacity(pack.0.len()), ..Found::default() };
     let (mut base_name, mut base_time, mut base_value) = (String::new(), 0.0, 0.0);
     for (n, record) in pack.0.into_iter().enumerate() {
         let wrong = |what: String, right: &str| DecodeError::new(Place::Record(n), what, right);
-        if let Some(Number(version)) = record.base_version
+        if let Some(version) = record.base_version
             && version > VERSION
         {
             return Err(wrong(format!("SenML version {version}"), "version 10 is read"));
         }
         base_name = record.base_name.unwrap_or(base_name);
-        base_time = record.base_time.map_or(base_time, |n| n.0);
-        base_value = record.base_value.map_or(base_value, |n| n.0);
-        let value = match record.value {
-            Value::Number(value) => base_value + value,
-            Value::Bool(value) => f64::from(value),
-            Value::Other | Value::None => {
-                found.skipped += 1;
+        base_time = record.base_time.unwrap_or(base_time);
+        base_value = record.base_value.unwrap_or(base_value);
+        let bare = record.name.is_none() && record.time.is_none();
+        let value = match record.value.map(Item::by_rule) {
+            Some(Item::Number(value)) if (base_value + value).is_finite() => Ok(base_value + value),
+            Some(Item::Number(_)) => Err(SkipReason::NotFinite),
+            Some(Item::Bool(value)) => Ok(f64::from(value)),
+            Some(Item::Text(_)) => Err(SkipReason::Text),
+            Some(Item::Other(why)) => Err(why),
+            None if record.sum => Err(SkipReason::Sum),
+            None if bare => continue, // it only sets base fields
+            None => Err(SkipReason::Null),
+        };
+        let name = record.name.unwrap_or_default();
+        let allowed = senml_allows(&base_name, &name);
+        let time = base_time + record.time.unwrap_or(0.0);
+        let (device, key) = names(by_topic.as_ref(), &base_name, name);
+        let sound = allowed && check_name("device", &device, || Place::Record(n)).is_ok();
+        let stream = if sound { target.stream(Cow::Owned(key.clone())).ok() } else { None };
+        let why = match (value, stream) {
+            (Ok(value), Some(stream)) => {
+                let time = resolve_time(time, now).map_err(|(what, right)| wrong(what, right))?;
+                found.list.push(DecodedReading { device, stream, time, value, seq: None, boot: None });
                 continue;
             }
+            (Ok(_), None) if allowed => SkipReason::BadName,
+            (Ok(_), None) => SkipReason::SenmlName,
+            (Err(why), _) => why,
         };
-        if !value.is_finite() {
-            return Err(wrong("the value is not finite".into(), "send numbers within a double's range"));
-        }
-        let name = record.name.unwrap_or_default();
-        check_senml_name(&base_name, &name).map_err(|what| wrong(what, RIGHT))?;
-        let time = time(base_time + record.time.map_or(0.0, |n| n.0), now)
-            .map_err(|what| wrong(what, "send seconds since 1970, or relative to now, of years 1 to 9999"))?;
-        let (device, key) = names(by_topic.as_ref(), &base_name, name);
-        check_name("device", &device, || Place::Record(n))?;
-        let stream = target.stream(Cow::Owned(key))?;
-        found.list.push(DecodedReading { device, stream, time, value, seq: None, boot: None });
+        found.skipped.push(Skipped { device, name: Cow::Owned(key), why });
     }
     Ok(found)
 }
@@ -121,29 +140,33 @@ fn names<'a>(by_topic: Option<&Cow<'a, str>>, base: &str, name: String) -> (Cow<
     }
 }
 
-/// RFC 8428, section 4.5.1.
-fn check_senml_name(base: &str, name: &str) -> Result<(), String> {
+/// Whether base name and name together are a name (RFC 8428, section 4.5.1).
+fn senml_allows(base: &str, name: &str) -> bool {
     let mut bytes = base.bytes().chain(name.bytes());
-    let Some(first) = bytes.next() else { return Err("it has neither bn nor n".into()) };
-    let rest = |b: u8| b.is_ascii_alphanumeric() || b"-:./_".contains(&b);
-    if first.is_ascii_alphanumeric() && bytes.all(rest) {
-        return Ok(());
-    }
-    let name = cut(format!("{}{}", cut(base.into(), 80), cut(name.into(), 80)), 80);
-    Err(format!("name {name:?} does not start with a letter or digit, or holds more than those and -:./_"))
+    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b"-:./_".contains(&b))
 }
 
+const RIGHT_TIME: &str = "send seconds since 1970, or relative to now, of years 1 to 9999";
+const RIGHT_CLOCK: &str = "send seconds since 1970, or no time";
+
 /// RFC 8428, section 4.5.3. No time at all is no time.
-fn time(seconds: f64, now: EpochMs) -> Result<Option<EpochMs>, String> {
+fn resolve_time(seconds: f64, now: EpochMs) -> Result<Option<EpochMs>, (String, &'static str)> {
     if seconds == 0.0 {
         return Ok(None);
     }
     let ms = (seconds * 1_000.0).round();
-    // The cast saturates, and NaN becomes 0; the range says no to both ends, and a NaN is not `<` anything.
-    let at = if seconds < RELATIVE_BELOW_S { now.plus(ms as i64).0 } else { ms as i64 };
+    // The casts saturate, and what saturates is out of range.
+    let at = if seconds >= RELATIVE_BELOW_S {
+        ms as i64
+    } else if (now.0 as f64) < RELATIVE_BELOW_S * 1_000.0 {
+        return Err(("the time is relative to now, and this gateway's clock is not set".into(), RIGHT_CLOCK));
+    } else {
+        now.plus(ms as i64).0
+    };
     match EpochMs::in_range(at) {
         Some(at) if seconds.is_finite() => Ok(Some(at)),
-        _ => Err(format!("time {seconds} is out of range")),
+        _ => Err((format!("time {seconds} is out of range"), RIGHT_TIME)),
     }
 }
 
@@ -152,23 +175,14 @@ struct Pack(Vec<Record>);
 /// One record as it stands, base fields not applied.
 #[derive(Default)]
 struct Record {
-    base_version: Option<Number>,
+    base_version: Option<f64>,
     base_name: Option<String>,
-    base_time: Option<Number>,
-    base_value: Option<Number>,
+    base_time: Option<f64>,
+    base_value: Option<f64>,
     name: Option<String>,
-    time: Option<Number>,
-    value: Value,
-}
-
-#[derive(Default, PartialEq)]
-enum Value {
-    #[default]
-    None,
-    Number(f64),
-    Bool(bool),
-    /// A text or data.
-    Other,
+    time: Option<f64>,
+    value: Option<Item>,
+    sum: bool,
 }
 
 impl<'de> Deserialize<'de> for Pack {
@@ -184,7 +198,7 @@ impl<'de> Deserialize<'de> for Pack {
                 while let Some(record) = seq.next_element()? {
                     if records.len() == MAX_READINGS_PER_PAYLOAD {
                         return Err(A::Error::custom(format!(
-                            "more than {MAX_READINGS_PER_PAYLOAD} records"
+                            "{MORE_THAN} {MAX_READINGS_PER_PAYLOAD} records"
                         )));
                     }
                     records.push(record);
@@ -215,77 +229,180 @@ impl<'de> Deserialize<'de> for Record {
 fn read_record<'de, A: MapAccess<'de>>(mut map: A) -> Result<Record, A::Error> {
     let mut record = Record::default();
     while let Some(label) = map.next_key::<Label>()? {
-        let twice = |was_there: bool| {
-            if was_there {
-                Err(A::Error::custom("a label, or a value, comes twice in a record"))
-            } else {
-                Ok(())
-            }
+        let number = |map: &mut A| match map.next_value()? {
+            Item::Number(n) => Ok(n),
+            _ => Err(A::Error::custom("a base field or a time is no number")),
         };
-        let value = match label {
-            Label::BaseVersion => {
-                twice(record.base_version.replace(map.next_value()?).is_some())?;
-                continue;
+        let again = match label {
+            Label::BaseVersion => record.base_version.replace(number(&mut map)?).is_some(),
+            Label::BaseName => record.base_name.replace(map.next_value()?).is_some(),
+            Label::BaseTime => record.base_time.replace(number(&mut map)?).is_some(),
+            Label::BaseValue => record.base_value.replace(number(&mut map)?).is_some(),
+            Label::Name => record.name.replace(map.next_value()?).is_some(),
+            Label::Time => record.time.replace(number(&mut map)?).is_some(),
+            Label::Value => record.value.replace(map.next_value()?).is_some(),
+            Label::Text | Label::Data => {
+                map.next_value::<Item>()?;
+                let why = if matches!(label, Label::Text) { SkipReason::Text } else { SkipReason::Bytes };
+                record.value.replace(Item::Other(why)).is_some()
             }
-            Label::BaseName => {
-                twice(record.base_name.replace(map.next_value()?).is_some())?;
-                continue;
-            }
-            Label::BaseTime => {
-                twice(record.base_time.replace(map.next_value()?).is_some())?;
-                continue;
-            }
-            Label::BaseValue => {
-                twice(record.base_value.replace(map.next_value()?).is_some())?;
-                continue;
-            }
-            Label::Name => {
-                twice(record.name.replace(map.next_value()?).is_some())?;
-                continue;
-            }
-            Label::Time => {
-                twice(record.time.replace(map.next_value()?).is_some())?;
-                continue;
-            }
-            Label::Number => Value::Number(map.next_value::<Number>()?.0),
-            Label::Bool => Value::Bool(map.next_value()?),
-            Label::Other => {
-                map.next_value::<IgnoredAny>()?;
-                Value::Other
+            Label::Sum => {
+                map.next_value::<Item>()?;
+                std::mem::replace(&mut record.sum, true)
             }
             Label::Unknown => {
-                map.next_value::<IgnoredAny>()?;
-                continue;
+                map.next_value::<Item>()?;
+                false
             }
         };
-        twice(std::mem::replace(&mut record.value, value) != Value::None)?;
+        if again {
+            return Err(A::Error::custom("a label, or a value, comes twice in a record"));
+        }
     }
     Ok(record)
 }
 
-/// A number of any kind; CBOR writes whole ones as integers.
-struct Number(f64);
+/// Whatever stands at a label.
+enum Item {
+    Number(f64),
+    Bool(bool),
+    Text(String),
+    Other(SkipReason),
+}
 
-impl<'de> Deserialize<'de> for Number {
+impl Item {
+    /// The rule that holds for all payloads: a text may be a number.
+    fn by_rule(self) -> Self {
+        match self {
+            Self::Text(text) => match number::parse(text.trim_ascii()) {
+                Ok(value) => Self::Number(value),
+                Err(why) => Self::Other(why),
+            },
+            item => item,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Numbers;
-        impl Visitor<'_> for Numbers {
-            type Value = Number;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number")
-            }
-            fn visit_i64<E: Error>(self, v: i64) -> Result<Number, E> {
-                Ok(Number(v as f64))
-            }
-            fn visit_u64<E: Error>(self, v: u64) -> Result<Number, E> {
-                Ok(Number(v as f64))
-            }
-            fn visit_f64<E: Error>(self, v: f64) -> Result<Number, E> {
-                Ok(Number(v))
+        deserializer.deserialize_any(Items)
+    }
+}
+
+struct Items;
+
+impl<'de> Visitor<'de> for Items {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: Error>(self, v: bool) -> Result<Item, E> {
+        Ok(Item::Bool(v))
+    }
+    fn visit_i64<E: Error>(self, v: i64) -> Result<Item, E> {
+        Ok(Item::Number(v as f64))
+    }
+    fn visit_u64<E: Error>(self, v: u64) -> Result<Item, E> {
+        Ok(Item::Number(v as f64))
+    }
+    fn visit_i128<E: Error>(self, v: i128) -> Result<Item, E> {
+        Ok(Item::Number(v as f64))
+    }
+    fn visit_u128<E: Error>(self, v: u128) -> Result<Item, E> {
+        Ok(Item::Number(v as f64))
+    }
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Item, E> {
+        Ok(if v.is_finite() { Item::Number(v) } else { Item::Other(SkipReason::NotFinite) })
+    }
+    fn visit_str<E: Error>(self, v: &str) -> Result<Item, E> {
+        Ok(Item::Text(v.into()))
+    }
+    fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<Item, E> {
+        Ok(Item::Other(SkipReason::Bytes))
+    }
+    fn visit_unit<E: Error>(self) -> Result<Item, E> {
+        Ok(Item::Other(SkipReason::Null))
+    }
+    fn visit_none<E: Error>(self) -> Result<Item, E> {
+        Ok(Item::Other(SkipReason::Null))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Item, A::Error> {
+        while seq.next_element::<Item>()?.is_some() {}
+        Ok(Item::Other(SkipReason::Array))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
+        while map.next_entry::<Item, Item>()?.is_some() {}
+        Ok(Item::Other(SkipReason::Object))
+    }
+    /// So the CBOR reader gives a tag and what it is put to.
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Item, A::Error> {
+        data.variant::<IgnoredAny>()?.1.tuple_variant(2, Tagged)
+    }
+}
+
+struct Tagged;
+
+impl<'de> Visitor<'de> for Tagged {
+    type Value = Item;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value with a tag")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Item, A::Error> {
+        let (tag, content) = (seq.next_element::<u64>()?, seq.next_element::<Cbor>()?);
+        let tagged = tag.zip(content).map(|(tag, content)| Cbor::Tag(tag, Box::new(content)));
+        Ok(match tagged.as_ref().and_then(tagged_number) {
+            Some(value) if value.is_finite() => Item::Number(value),
+            Some(_) => Item::Other(SkipReason::NotFinite),
+            None => Item::Other(SkipReason::Structure),
+        })
+    }
+}
+
+/// A number with or without a tag (RFC 8949, section 3.4).
+fn tagged_number(item: &Cbor) -> Option<f64> {
+    match item {
+        Cbor::Integer(n) => Some(i128::from(*n) as f64),
+        Cbor::Float(x) => Some(*x),
+        Cbor::Tag(1, content) => tagged_number(content),
+        Cbor::Tag(2 | 3, _) => big(item).map(|(mantissa, shift)| scaled(mantissa as f64, shift)),
+        Cbor::Tag(tag @ (4 | 5), content) => {
+            let [exponent, mantissa] = content.as_array()?.as_slice() else { return None };
+            let exponent = i32::try_from(i128::from(exponent.as_integer()?)).ok()?;
+            let (mantissa, shift) = big(mantissa)?;
+            match tag {
+                // Written out and read, it is rounded once.
+                4 if shift == 0 => format!("{mantissa}e{exponent}").parse().ok(),
+                4 => Some(scaled(mantissa as f64, shift) * 10f64.powi(exponent)),
+                _ => Some(scaled(mantissa as f64, exponent.saturating_add(shift))),
             }
         }
-        deserializer.deserialize_any(Numbers)
+        _ => None,
     }
+}
+
+/// An integer as its first bytes, and the power of two that they are to be multiplied with.
+fn big(item: &Cbor) -> Option<(i128, i32)> {
+    let (negative, bytes) = match item {
+        Cbor::Integer(n) => return Some(((*n).into(), 0)),
+        Cbor::Tag(tag @ (2 | 3), content) => (*tag == 3, content.as_bytes()?),
+        _ => return None,
+    };
+    let zeros = bytes.iter().take_while(|b| **b == 0).count();
+    let bytes = &bytes[zeros..];
+    let (first, rest) = bytes.split_at(bytes.len().min(15));
+    let n = first.iter().fold(0i128, |n, b| n << 8 | i128::from(*b));
+    let shift = i32::try_from(rest.len()).ok()?.checked_mul(8)?;
+    Some((if negative { -1 - n } else { n }, shift))
+}
+
+/// `x` times two to the power of `exponent`, also where that power alone is no double.
+fn scaled(x: f64, exponent: i32) -> f64 {
+    let half = exponent / 2;
+    x * 2f64.powi(half) * 2f64.powi(exponent - half)
 }
 
 /// A label: a text in JSON, mostly a number in CBOR (RFC 8428, section 6).
@@ -296,9 +413,10 @@ enum Label {
     BaseValue,
     Name,
     Time,
-    Number,
-    Bool,
-    Other,
+    Value,
+    Text,
+    Data,
+    Sum,
     Unknown,
 }
 
@@ -318,9 +436,10 @@ impl<'de> Deserialize<'de> for Label {
                     "bv" => Label::BaseValue,
                     "n" => Label::Name,
                     "t" => Label::Time,
-                    "v" => Label::Number,
-                    "vb" => Label::Bool,
-                    "vs" | "vd" => Label::Other,
+                    "v" | "vb" => Label::Value,
+                    "vs" => Label::Text,
+                    "vd" => Label::Data,
+                    "s" => Label::Sum,
                     must if must.ends_with('_') => {
                         let label = cut(must.into(), 80);
                         return Err(E::custom(format!("label {label:?} must be understood, but is not")));
@@ -336,9 +455,10 @@ impl<'de> Deserialize<'de> for Label {
                     -5 => Label::BaseValue,
                     0 => Label::Name,
                     6 => Label::Time,
-                    2 => Label::Number,
-                    4 => Label::Bool,
-                    3 | 8 => Label::Other,
+                    2 | 4 => Label::Value,
+                    3 => Label::Text,
+                    8 => Label::Data,
+                    5 => Label::Sum,
                     _ => Label::Unknown,
                 })
             }

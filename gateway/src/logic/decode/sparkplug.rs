@@ -4,54 +4,36 @@
 //! node belong to device `group/edge node`, those of a device to `group/edge node/device` (a level holds no
 //! `/`, so names can't clash); the stream is the metric's name.
 //!
-//! NBIRTH, DBIRTH, NDATA and DDATA hold readings. NDEATH and DDEATH hold none and forget what the birth
+//! NBIRTH, DBIRTH, NDATA and DDATA hold readings, also compressed. NDEATH and DDEATH hold none and forget what the birth
 //! defined. NCMD, DCMD and STATE are only routed. `bdSeq` and the `Node Control/` and `Device Control/` metrics
-//! steer the session and are no readings. Values that are null, no finite numbers, times, texts or
-//! structures are skipped. `seq` counts an edge node's messages modulo 256 and starts again at every birth,
-//! so it can't tell a resend from a new reading and is not used for it.
+//! steer the session and are no readings. Values that are null, no finite numbers, times, texts or structures are skipped by
+//! name, and so are values that are marked as transient (not to be stored), or as historical without a time of their own. `seq`
+//! starts again at every birth, so it can't tell a resend from a new reading; it only shows gaps.
 //!
 //! Invariant: a data message by alias is read by the last birth of its edge node or device, or not at
-//! all: an alias that is not known is an error that carries the rebirth command.
+//! all: metrics whose alias or type is not known here are skipped, and the edge node is asked for its births.
 //!
-//! Births live in the memory of the gateway that the edge node is connected to. An edge node that connects to
-//! another gateway must send its births anew anyway (Sparkplug 3.0.0, chapter 5); after a restart of the
-//! gateway under a connection that stays (a bridge), or if the births were more than
-//! [`MAX_SPARKPLUG_STATE_BYTES`], the error's rebirth command brings them back.
+//! Births live in the memory of the gateway that the edge node is connected to (`births.rs`). An edge node that connects to
+//! another gateway must send its births anew anyway (Sparkplug 3.0.0, chapter 5). After a restart of the gateway under a
+//! connection that stays (a bridge), if the births took more than `MAX_SPARKPLUG_STATE_BYTES`, or if `seq` has a gap, the rebirth
+//! command brings them back.
 
-use super::{DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, Rebirth, check_name};
-use selvedge_shared::sparkplug::{Metric, NAMESPACE, Payload, Value, data_type};
+use super::births::{Birth, Births};
+use super::inflate::{InflateError, MAX_INFLATED_BYTES, inflate, is_compressed};
+use super::{
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, check_name,
+};
+use selvedge_shared::sparkplug::{Payload, SparkplugError, Value, data_type};
 use selvedge_shared::time::EpochMs;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 
-/// About how much memory all births together may take; those unused for longest are forgotten first.
-pub const MAX_SPARKPLUG_STATE_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const RIGHT: &str =
+    "send a Sparkplug B payload with metrics that are numbers (Eclipse Sparkplug 3.0.0, chapter 6)";
+const RIGHT_BIRTH: &str = "the edge node must send its births again, and this gateway asks it to";
+const RIGHT_SMALLER: &str = "split it into several messages";
 
-/// What a birth, and each metric of it, is counted as beside its name.
-const BIRTH_BYTES: usize = 256;
-const METRIC_BYTES: usize = 128;
-
-const RIGHT: &str = "send a Sparkplug B payload (Eclipse Sparkplug 3.0.0, chapter 6)";
-const RIGHT_BIRTH: &str = "the edge node must send its births again: publish it the rebirth command";
-
-/// What births have defined, by device name.
-#[derive(Debug, Default)]
-pub(super) struct Births {
-    /// Ordered, so that the devices of an edge node follow it.
-    known: BTreeMap<String, Birth>,
-    bytes: usize,
-    /// Counts messages, to tell what was used last.
-    clock: u64,
-}
-
-#[derive(Debug, Default)]
-struct Birth {
-    used: u64,
-    bytes: usize,
-    aliases: BTreeMap<u64, (Arc<str>, u32)>,
-    types: BTreeMap<Arc<str>, u32>,
-}
+/// The metric that pairs a birth with its death.
+pub(super) const BD_SEQ: &str = "bdSeq";
 
 /// The types of message that matter here.
 #[derive(Clone, Copy, PartialEq)]
@@ -61,116 +43,105 @@ enum Kind {
     Death,
 }
 
-impl Births {
-    /// Reads one message; `rest` is its topic from the group on. Nothing for messages that are only routed.
-    pub(super) fn decode<'a>(
-        &mut self,
-        now: EpochMs,
-        rest: &str,
-        payload: &[u8],
-    ) -> Result<Option<Found<'a>>, Box<DecodeError>> {
-        let mut levels = rest.split('/');
-        let group = levels.next().unwrap_or_default();
-        let Some(kind) = levels.next() else { return Ok(None) };
-        let edge = levels.next().unwrap_or_default();
-        let device = levels.next();
-        let (kind, of_device) = match kind {
-            "NBIRTH" => (Kind::Birth, false),
-            "DBIRTH" => (Kind::Birth, true),
-            "NDATA" => (Kind::Data, false),
-            "DDATA" => (Kind::Data, true),
-            "NDEATH" => (Kind::Death, false),
-            "DDEATH" => (Kind::Death, true),
-            _ => return Ok(None),
-        };
-        let sound =
-            !group.is_empty() && !edge.is_empty() && device.is_some() == of_device && levels.next().is_none();
-        if !sound || device == Some("") {
-            let right = "N... topics end in {group}/{type}/{edge node}, D... topics in {group}/{type}/{edge node}/{device}";
-            return Err(DecodeError::new(Place::Topic, "it is no Sparkplug B topic", right));
-        }
-        let node = format!("{group}/{edge}");
-        let name = device.map_or_else(|| node.clone(), |device| format!("{node}/{device}"));
-        check_name("device", &name, || Place::Topic)?;
-
-        if kind == Kind::Death {
-            self.forget(&name, !of_device);
-            return Ok(Some(Found::default()));
-        }
-        let payload = Payload::read(payload, MAX_READINGS_PER_PAYLOAD)
-            .map_err(|e| DecodeError::new(Place::Payload, e.to_string(), RIGHT))?;
-        if kind == Kind::Birth {
-            let birth = Birth::of(&payload.metrics, name.len())?;
-            self.forget(&name, !of_device);
-            self.learn(name.clone(), birth);
-        }
-        self.clock += 1;
-        let mut birth = self.known.get_mut(&name);
-        if let Some(birth) = &mut birth {
-            birth.used = self.clock;
-        }
-        let found = readings(&name, birth.as_deref(), payload);
-        found.map(Some).map_err(|mut e| {
-            if e.right == RIGHT_BIRTH {
-                let topic = format!("{NAMESPACE}/{group}/NCMD/{edge}");
-                let payload = Payload::rebirth(u64::try_from(now.0).unwrap_or(0)).write();
-                e.rebirth = Some(Rebirth { topic, payload });
-            }
-            e
-        })
+/// Reads one message; `rest` is its topic from the group on. Nothing for messages that are only routed.
+pub(super) fn decode<'a>(
+    births: &mut Births,
+    now: EpochMs,
+    topic: &str,
+    rest: &str,
+    payload: &[u8],
+) -> Result<Option<Found<'a>>, Box<DecodeError>> {
+    let mut levels = rest.split('/');
+    let group = levels.next().unwrap_or_default();
+    let Some(kind) = levels.next().filter(|_| group != "STATE") else { return Ok(None) };
+    let edge = levels.next().unwrap_or_default();
+    let device = levels.next();
+    let (kind, of_device) = match kind {
+        "NBIRTH" => (Kind::Birth, false),
+        "DBIRTH" => (Kind::Birth, true),
+        "NDATA" => (Kind::Data, false),
+        "DDATA" => (Kind::Data, true),
+        "NDEATH" => (Kind::Death, false),
+        "DDEATH" => (Kind::Death, true),
+        _ => return Ok(None),
+    };
+    let sound =
+        !group.is_empty() && !edge.is_empty() && device.is_some() == of_device && levels.next().is_none();
+    if !sound || device == Some("") {
+        let right = "N... topics end in {group}/{type}/{edge node}, D... topics in {group}/{type}/{edge node}/{device}";
+        return Err(DecodeError::new(Place::Topic, "it is no Sparkplug B topic", right));
     }
+    let node = format!("{group}/{edge}");
+    let name = device.map_or_else(|| node.clone(), |device| format!("{node}/{device}"));
+    check_name("device", &name, || Place::Topic)?;
 
-    /// Forgets a birth, and of an edge node those of its devices.
-    fn forget(&mut self, name: &str, with_devices: bool) {
-        let mut gone: Vec<String> = self.known.contains_key(name).then(|| name.into()).into_iter().collect();
-        if with_devices {
-            let prefix = format!("{name}/");
-            let after = self.known.range(prefix.clone()..).map(|(name, _)| name);
-            gone.extend(after.take_while(|name| name.starts_with(&prefix)).cloned());
+    let steers = Found { steers: true, ..Found::default() };
+    if kind == Kind::Death {
+        // A death needs no payload that can be read.
+        let payload = read(payload).ok();
+        if of_device {
+            births.note_seq(&node, payload.and_then(|p| p.seq));
+            births.device_is_dead(&name);
+        } else {
+            births.node_is_dead(&node, payload.as_ref());
         }
-        for name in gone {
-            if let Some(birth) = self.known.remove(&name) {
-                self.bytes -= birth.bytes;
-            }
-        }
+        return Ok(Some(steers));
     }
-
-    fn learn(&mut self, name: String, birth: Birth) {
-        while self.bytes + birth.bytes > MAX_SPARKPLUG_STATE_BYTES {
-            let oldest = self.known.iter().min_by_key(|(_, birth)| birth.used).map(|(name, _)| name.clone());
-            let Some(oldest) = oldest else { break };
-            self.forget(&oldest, false);
-        }
-        self.bytes += birth.bytes;
-        self.known.insert(name, birth);
+    if payload.is_empty() {
+        return Ok(Some(steers)); // an emptied retained message
     }
+    let payload = read(payload)?;
+    match (kind, of_device) {
+        (Kind::Birth, false) => births.node_is_born(&node, &payload)?,
+        (Kind::Birth, true) => {
+            births.note_seq(&node, payload.seq);
+            births.device_is_born(&name, &payload)?;
+        }
+        _ => births.note_seq(&node, payload.seq),
+    }
+    let mut found = readings(&name, births.of(&name), payload)?;
+    found.steers |= kind == Kind::Birth;
+    let unknown = found.skipped.iter().any(|s| is_unknown(s.why));
+    let prefix = topic.strip_suffix(rest).unwrap_or_default();
+    found.rebirth = births.rebirth(now, &node, || format!("{prefix}{group}/NCMD/{edge}"), unknown);
+    if found.list.is_empty() && unknown {
+        let mut e = DecodeError::no_number(found.skipped, RIGHT_BIRTH);
+        e.rebirth = found.rebirth;
+        return Err(e);
+    }
+    Ok(Some(found))
 }
 
-impl Birth {
-    fn of(metrics: &[Metric], name_bytes: usize) -> Result<Self, Box<DecodeError>> {
-        let mut birth = Self { bytes: BIRTH_BYTES + name_bytes, ..Self::default() };
-        for (n, metric) in metrics.iter().enumerate() {
-            let Some(name) = &metric.name else {
-                return Err(DecodeError::new(Place::Record(n), "a birth's metric has no name", RIGHT));
-            };
-            check_name("metric", name, || Place::Record(n))?;
-            let name: Arc<str> = name.as_str().into();
-            let datatype = metric.datatype.unwrap_or(0);
-            birth.bytes += METRIC_BYTES + name.len();
-            if let Some(alias) = metric.alias
-                && birth.aliases.insert(alias, (name.clone(), datatype)).is_some()
-            {
-                let what = format!("alias {alias} stands for two metrics");
-                return Err(DecodeError::new(
-                    Place::Record(n),
-                    what,
-                    "give every metric an alias of its own",
-                ));
+fn is_unknown(why: SkipReason) -> bool {
+    matches!(why, SkipReason::UnknownAlias | SkipReason::UnknownType)
+}
+
+/// A payload, uncompressed.
+fn read(bytes: &[u8]) -> Result<Payload, Box<DecodeError>> {
+    let read = |bytes: &[u8]| {
+        Payload::read(bytes, MAX_READINGS_PER_PAYLOAD).map_err(|e| match e {
+            SparkplugError::Malformed => DecodeError::new(Place::Payload, e.to_string(), RIGHT),
+            SparkplugError::TooMany { .. } => {
+                DecodeError::new(Place::Payload, e.to_string(), RIGHT_SMALLER).too_large()
             }
-            birth.types.insert(name, datatype);
-        }
-        Ok(birth)
+        })
+    };
+    let payload = read(bytes)?;
+    if !is_compressed(&payload) {
+        return Ok(payload);
     }
+    let inflated = inflate(&payload).map_err(|e| match e {
+        InflateError::Unreadable(what) => DecodeError::new(Place::Payload, what, RIGHT),
+        InflateError::TooLarge => {
+            let what = format!("it holds more than {MAX_INFLATED_BYTES} bytes once it is uncompressed");
+            DecodeError::new(Place::Payload, what, RIGHT_SMALLER).too_large()
+        }
+    })?;
+    let payload = read(&inflated)?;
+    if is_compressed(&payload) {
+        return Err(DecodeError::new(Place::Payload, "it is compressed twice", RIGHT));
+    }
+    Ok(payload)
 }
 
 fn readings<'a>(
@@ -178,34 +149,51 @@ fn readings<'a>(
     birth: Option<&Birth>,
     payload: Payload,
 ) -> Result<Found<'a>, Box<DecodeError>> {
-    let mut found = Found { list: Vec::with_capacity(payload.metrics.len()), skipped: 0 };
+    let mut found = Found { list: Vec::with_capacity(payload.metrics.len()), ..Found::default() };
     for (n, metric) in payload.metrics.into_iter().enumerate() {
         let wrong = |what: String, right: &str| Err(DecodeError::new(Place::Record(n), what, right));
+        let mut skip = |name: String, why| {
+            let device = Cow::Owned(device.into());
+            found.skipped.push(Skipped { device, name: Cow::Owned(name), why });
+        };
         let (stream, born_as) = match (metric.name, metric.alias) {
             (Some(name), _) if !name.is_empty() => {
-                let born_as = birth.and_then(|b| b.types.get(name.as_str()).copied());
+                let born_as = birth.and_then(|b| b.datatype(&name));
                 (name, born_as)
             }
-            (_, Some(alias)) => match birth.and_then(|b| b.aliases.get(&alias)) {
-                Some((name, datatype)) => (name.to_string(), Some(*datatype)),
-                None => return wrong(format!("alias {alias} of {device:?} is not known here"), RIGHT_BIRTH),
+            (_, Some(alias)) => match birth.and_then(|b| b.alias(alias)) {
+                Some((name, datatype)) => (name.to_string(), Some(datatype)),
+                None => {
+                    skip(format!("alias {alias}"), SkipReason::UnknownAlias);
+                    continue;
+                }
             },
             _ => return wrong("the metric has neither name nor alias".into(), RIGHT),
         };
-        if stream == "bdSeq" || stream.starts_with("Node Control/") || stream.starts_with("Device Control/") {
+        if stream == BD_SEQ || stream.starts_with("Node Control/") || stream.starts_with("Device Control/") {
+            found.steers = true;
             continue;
         }
-        let Some(value) = metric.value.filter(|_| metric.is_null != Some(true)) else {
-            found.skipped += 1;
-            continue;
+        let datatype = metric.datatype.or(born_as).unwrap_or(0);
+        let value = match &metric.value {
+            _ if metric.is_null == Some(true) => Err(SkipReason::Null),
+            _ if metric.is_transient == Some(true) => Err(SkipReason::Transient),
+            _ if metric.is_historical == Some(true) && metric.timestamp.is_none() => {
+                Err(SkipReason::HistoricalWithoutTime)
+            }
+            None => Err(without_value(datatype)),
+            Some(value) => number(value, datatype),
         };
-        let datatype = metric.datatype.or(born_as).filter(|d| *d != 0);
-        if datatype.is_none() && matches!(value, Value::Int(_) | Value::Long(_)) {
-            return wrong(format!("the data type of {stream:?} is not known here"), RIGHT_BIRTH);
-        }
-        let Some(value) = number(&value, datatype.unwrap_or(0)) else {
-            found.skipped += 1;
-            continue;
+        let value = match value {
+            Ok(value) if check_name("metric", &stream, || Place::Record(n)).is_ok() => value,
+            Ok(_) => {
+                skip(stream, SkipReason::BadName);
+                continue;
+            }
+            Err(why) => {
+                skip(stream, why);
+                continue;
+            }
         };
         let time = match metric.timestamp.or(payload.timestamp) {
             Some(ms) => match i64::try_from(ms).ok().and_then(EpochMs::in_range) {
@@ -216,39 +204,58 @@ fn readings<'a>(
             },
             None => None,
         };
-        check_name("metric", &stream, || Place::Record(n))?;
         let (device, stream) = (Cow::Owned(device.into()), Cow::Owned(stream));
         found.list.push(DecodedReading { device, stream, time, value, seq: None, boot: None });
     }
     Ok(found)
 }
 
+/// Why a metric without a value that is read here, and that is not null, is no reading.
+fn without_value(datatype: u32) -> SkipReason {
+    match datatype {
+        data_type::DATA_SET | data_type::TEMPLATE => SkipReason::Structure,
+        0 => SkipReason::Structure,
+        _ => SkipReason::Null,
+    }
+}
+
 /// A metric's value, if it is a finite number. Edge nodes differ in how far they extend the sign of short
 /// integers, so the bits beyond the type are ignored.
-fn number(value: &Value, datatype: u32) -> Option<f64> {
+fn number(value: &Value, datatype: u32) -> Result<f64, SkipReason> {
     use data_type as t;
+    let other = || match datatype {
+        0 => SkipReason::UnknownType,
+        t::DATE_TIME => SkipReason::Time,
+        _ => SkipReason::Structure,
+    };
     let number = match *value {
         Value::Int(v) => match datatype {
             t::INT8 => f64::from(v as u8 as i8),
             t::INT16 => f64::from(v as u16 as i16),
-            t::INT32 => f64::from(v as i32),
-            t::INT64 => f64::from(v as i32),
-            t::UINT8 | t::UINT16 | t::UINT32 | t::UINT64 => f64::from(v),
+            t::INT32 | t::INT64 => f64::from(v as i32),
+            t::UINT8 => f64::from(v as u8),
+            t::UINT16 => f64::from(v as u16),
+            t::UINT32 | t::UINT64 => f64::from(v),
             t::BOOLEAN => f64::from(v != 0),
-            _ => return None,
+            _ => return Err(other()),
         },
         Value::Long(v) => match datatype {
             t::INT8 => f64::from(v as u8 as i8),
             t::INT16 => f64::from(v as u16 as i16),
             t::INT32 => f64::from(v as u32 as i32),
             t::INT64 => v as i64 as f64,
-            t::UINT8 | t::UINT16 | t::UINT32 | t::UINT64 => v as f64,
-            _ => return None,
+            t::UINT8 => f64::from(v as u8),
+            t::UINT16 => f64::from(v as u16),
+            t::UINT32 => f64::from(v as u32),
+            t::UINT64 => v as f64,
+            t::BOOLEAN => f64::from(v != 0),
+            _ => return Err(other()),
         },
         Value::Float(v) => f64::from(v),
         Value::Double(v) => v,
         Value::Boolean(v) => f64::from(v),
-        Value::Text(_) | Value::Bytes(_) => return None,
+        Value::Text(_) => return Err(SkipReason::Text),
+        Value::Bytes(_) => return Err(SkipReason::Bytes),
     };
-    number.is_finite().then_some(number)
+    if number.is_finite() { Ok(number) } else { Err(SkipReason::NotFinite) }
 }

@@ -8,6 +8,7 @@
 //! allocating; rules are few ([`MAX_TOPIC_RULES`]), and most fail at their first literal.
 
 use super::error::cut;
+use super::{json, number, senml, sparkplug};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -22,7 +23,7 @@ pub const MAX_TEMPLATE_BYTES: usize = 512;
 
 /// The form of a rule's payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Form {
     /// What [`Form::Number`] or [`Form::Json`] reads, told apart by the first character.
     #[default]
@@ -43,9 +44,75 @@ pub enum Form {
     None,
 }
 
+impl TryFrom<String> for Form {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        Ok(match name.as_str() {
+            "auto" => Self::Auto,
+            "number" => Self::Number,
+            "json" => Self::Json,
+            "object" => Self::Object,
+            "senml-json" => Self::SenmlJson,
+            "senml-cbor" => Self::SenmlCbor,
+            "sparkplug-b" => Self::SparkplugB,
+            "none" => Self::None,
+            _ => {
+                let right = "auto, number, json, object, senml-json, senml-cbor, sparkplug-b or none";
+                return Err(format!("{:?} is no decoder: set {right}", cut(name, 80)));
+            }
+        })
+    }
+}
+
+impl TryFrom<String> for TimeUnit {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        Ok(match name.as_str() {
+            "ms" => Self::Ms,
+            "s" => Self::S,
+            "us" => Self::Us,
+            "ns" => Self::Ns,
+            "auto" => Self::Auto,
+            _ => return Err(format!("{:?} is no unit of time: set ms, s, us, ns or auto", cut(name, 80))),
+        })
+    }
+}
+
+impl Form {
+    /// As settings name it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Number => "number",
+            Self::Json => "json",
+            Self::Object => "object",
+            Self::SenmlJson => "senml-json",
+            Self::SenmlCbor => "senml-cbor",
+            Self::SparkplugB => "sparkplug-b",
+            Self::None => "none",
+        }
+    }
+
+    /// Its payloads are texts in UTF-8.
+    pub(super) fn is_text(self) -> bool {
+        !matches!(self, Self::SenmlCbor | Self::SparkplugB | Self::None)
+    }
+
+    /// What a payload should look like.
+    pub(super) fn right(self) -> &'static str {
+        match self {
+            Self::Auto | Self::Json => json::RIGHT_ONE,
+            Self::Number | Self::None => number::RIGHT,
+            Self::Object => json::RIGHT_OBJECT,
+            Self::SenmlJson | Self::SenmlCbor => senml::RIGHT,
+            Self::SparkplugB => sparkplug::RIGHT,
+        }
+    }
+}
+
 /// How numbers that tell a time are counted, since 1970-01-01 UTC. Texts are RFC 3339 or such a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum TimeUnit {
     /// Milliseconds.
     #[default]
@@ -56,8 +123,8 @@ pub enum TimeUnit {
     Us,
     /// Nanoseconds.
     Ns,
-    /// Whichever puts the time between 1973 and 5138: numbers below 10^11 are seconds, below 10^14
-    /// milliseconds, below 10^17 microseconds, others nanoseconds.
+    /// Whichever puts the time between the years 1971 and 2286: numbers below 10^10 are seconds, below 10^13
+    /// milliseconds, below 10^16 microseconds, others nanoseconds.
     Auto,
 }
 
@@ -190,7 +257,7 @@ impl Rule {
         let pattern = Pattern::new(&rule.topic)?;
         let names_streams = matches!(rule.decoder, Form::Object | Form::SenmlJson | Form::SenmlCbor);
         let fixed = matches!(rule.decoder, Form::SparkplugB | Form::None);
-        let form = format!("{:?}", rule.decoder).to_lowercase();
+        let form = rule.decoder.name();
         let unused = |key: &str| Err(format!("{key} means nothing to decoder {form}; remove it"));
         if fixed && (rule.device.is_some() || rule.stream.is_some()) {
             return unused("a device or stream template");

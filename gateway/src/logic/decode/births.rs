@@ -1,0 +1,259 @@
+//! What Sparkplug B births have defined, and when an edge node is asked to send them again.
+//!
+//! A birth names metrics and their types and gives them aliases, which its data goes by. `bdSeq` pairs a birth with the death
+//! that its session left as a will: a death of another `bdSeq` is one of an earlier session that came late, and changes
+//! nothing. `seq` counts the messages of an edge node modulo 256 from one birth to the next; a gap means that messages were
+//! lost on the way here, perhaps a birth among them.
+//!
+//! Invariant: an edge node is asked for its births at most once in [`REBIRTH_WAIT_MS`], and ever more seldom if that does
+//! not help.
+//! Limits: births take at most [`MAX_SPARKPLUG_STATE_BYTES`], and [`MAX_EDGE_NODES_ENTRIES`] edge nodes are known; those heard from
+//! longest ago are forgotten first.
+
+use super::{DecodeError, Place, Rebirth, check_name};
+use selvedge_shared::sparkplug::{Metric, Payload, Value};
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// About how much memory all births together may take; those unused for longest are forgotten first.
+pub const MAX_SPARKPLUG_STATE_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many edge nodes are known at a time.
+pub const MAX_EDGE_NODES_ENTRIES: usize = 2_048;
+
+/// An edge node is not asked for its births again before this time has passed; it doubles with each time that did not help.
+pub const REBIRTH_WAIT_MS: i64 = 60_000;
+
+/// The longest that wait becomes.
+pub const MAX_REBIRTH_WAIT_MS: i64 = 3_600_000;
+
+/// What a birth, and each metric of it, is counted as beside its name.
+const BIRTH_BYTES: usize = 256;
+const METRIC_BYTES: usize = 128;
+
+/// A `seq` that lies further ahead than this is one that comes late or again.
+const MAX_SEQ_GAP: u8 = 127;
+
+/// What is known of the edge nodes.
+#[derive(Debug, Default)]
+pub(super) struct Births {
+    /// By device name, ordered, so that the devices of an edge node follow it.
+    known: BTreeMap<String, Birth>,
+    bytes: usize,
+    nodes: BTreeMap<String, EdgeNode>,
+    /// Counts messages, to tell what was used last.
+    clock: u64,
+    figures: SparkplugFigures,
+}
+
+/// Totals since the process started.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SparkplugFigures {
+    /// Messages that are missing by `seq`.
+    pub missing: u64,
+    /// Requests for births.
+    pub rebirths: u64,
+    /// Deaths of earlier sessions that came after a later birth.
+    pub late_deaths: u64,
+}
+
+/// What one birth defined.
+#[derive(Debug, Default)]
+pub(super) struct Birth {
+    used: u64,
+    bytes: usize,
+    aliases: BTreeMap<u64, (Arc<str>, u32)>,
+    types: BTreeMap<Arc<str>, u32>,
+}
+
+/// An edge node between its birth and its death, or one that was asked for its birth.
+#[derive(Debug, Default)]
+struct EdgeNode {
+    used: u64,
+    bd_seq: Option<u64>,
+    /// Of its last message since its birth.
+    seq: Option<u8>,
+    /// Messages are missing since its birth.
+    has_gap: bool,
+    asked_at: Option<EpochMs>,
+    wait_ms: i64,
+}
+
+impl Births {
+    pub(super) fn figures(&self) -> SparkplugFigures {
+        self.figures
+    }
+
+    /// The birth of an edge node or device, for a message of it.
+    pub(super) fn of(&mut self, name: &str) -> Option<&Birth> {
+        self.clock += 1;
+        let birth = self.known.get_mut(name)?;
+        birth.used = self.clock;
+        Some(birth)
+    }
+
+    /// A birth of an edge node; `payload` holds `bdSeq` among its metrics.
+    pub(super) fn node_is_born(&mut self, node: &str, payload: &Payload) -> Result<(), Box<DecodeError>> {
+        let birth = Birth::of(&payload.metrics, node.len())?;
+        self.forget(node, true);
+        self.learn(node.into(), birth);
+        let (bd_seq, seq) = (bd_seq(payload), payload.seq.map(|seq| seq as u8));
+        let known = self.node(node);
+        (known.bd_seq, known.seq, known.has_gap) = (bd_seq, seq, false);
+        Ok(())
+    }
+
+    /// A birth of a device of an edge node.
+    pub(super) fn device_is_born(&mut self, name: &str, payload: &Payload) -> Result<(), Box<DecodeError>> {
+        let birth = Birth::of(&payload.metrics, name.len())?;
+        self.forget(name, false);
+        self.learn(name.into(), birth);
+        Ok(())
+    }
+
+    /// A death of an edge node. One of an earlier session is told by its `bdSeq`.
+    pub(super) fn node_is_dead(&mut self, node: &str, payload: Option<&Payload>) {
+        let of_session = self.nodes.get(node).and_then(|known| known.bd_seq);
+        let dead = payload.and_then(bd_seq);
+        if of_session.zip(dead).is_some_and(|(of_session, dead)| of_session != dead) {
+            self.figures.late_deaths += 1;
+            return;
+        }
+        self.forget(node, true);
+        if let Some(known) = self.nodes.get_mut(node) {
+            // When it was asked stays known, so that it is not asked again at once.
+            (known.bd_seq, known.seq, known.has_gap) = (None, None, false);
+        }
+    }
+
+    /// A death of a device.
+    pub(super) fn device_is_dead(&mut self, name: &str) {
+        self.forget(name, false);
+    }
+
+    /// Notes the `seq` of a message that is no birth of the edge node itself.
+    pub(super) fn note_seq(&mut self, node: &str, seq: Option<u64>) {
+        let Some((known, seq)) = self.nodes.get_mut(node).zip(seq) else { return };
+        let (Some(last), seq) = (known.seq, seq as u8) else { return };
+        let ahead = seq.wrapping_sub(last);
+        if ahead == 0 || ahead > MAX_SEQ_GAP {
+            return;
+        }
+        known.seq = Some(seq);
+        if ahead > 1 {
+            known.has_gap = true;
+            self.figures.missing += u64::from(ahead - 1);
+        }
+    }
+
+    /// The request for an edge node's births, if they are wanted (`unknown`: one of its metrics can't be read without) and it
+    /// was not asked lately. `topic` is where its commands go.
+    pub(super) fn rebirth(
+        &mut self,
+        now: EpochMs,
+        node: &str,
+        topic: impl FnOnce() -> String,
+        unknown: bool,
+    ) -> Option<Box<Rebirth>> {
+        if !unknown && !self.nodes.get(node).is_some_and(|known| known.has_gap) {
+            return None;
+        }
+        let known = self.node(node);
+        match known.asked_at.map(|at| now.0.abs_diff(at.0)) {
+            Some(since) if since < known.wait_ms as u64 => return None,
+            Some(since) if since < 2 * known.wait_ms as u64 => {
+                known.wait_ms = (2 * known.wait_ms).min(MAX_REBIRTH_WAIT_MS);
+            }
+            _ => known.wait_ms = REBIRTH_WAIT_MS,
+        }
+        known.asked_at = Some(now);
+        self.figures.rebirths += 1;
+        let payload = Payload::rebirth(u64::try_from(now.0).unwrap_or(0)).write();
+        Some(Box::new(Rebirth { topic: topic(), payload }))
+    }
+
+    fn node(&mut self, node: &str) -> &mut EdgeNode {
+        self.clock += 1;
+        if !self.nodes.contains_key(node) && self.nodes.len() >= MAX_EDGE_NODES_ENTRIES {
+            let oldest = self.nodes.iter().min_by_key(|(_, node)| node.used).map(|(name, _)| name.clone());
+            oldest.and_then(|oldest| self.nodes.remove(&oldest));
+        }
+        let known = self.nodes.entry(node.into()).or_default();
+        known.used = self.clock;
+        known
+    }
+
+    /// Forgets a birth, and of an edge node those of its devices.
+    fn forget(&mut self, name: &str, with_devices: bool) {
+        let mut gone: Vec<String> = self.known.contains_key(name).then(|| name.into()).into_iter().collect();
+        if with_devices {
+            let prefix = format!("{name}/");
+            let after = self.known.range(prefix.clone()..).map(|(name, _)| name);
+            gone.extend(after.take_while(|name| name.starts_with(&prefix)).cloned());
+        }
+        for name in gone {
+            if let Some(birth) = self.known.remove(&name) {
+                self.bytes -= birth.bytes;
+            }
+        }
+    }
+
+    fn learn(&mut self, name: String, mut birth: Birth) {
+        while self.bytes + birth.bytes > MAX_SPARKPLUG_STATE_BYTES {
+            let oldest = self.known.iter().min_by_key(|(_, birth)| birth.used).map(|(name, _)| name.clone());
+            let Some(oldest) = oldest else { break };
+            self.forget(&oldest, false);
+        }
+        self.clock += 1;
+        birth.used = self.clock;
+        self.bytes += birth.bytes;
+        self.known.insert(name, birth);
+    }
+}
+
+impl Birth {
+    fn of(metrics: &[Metric], name_bytes: usize) -> Result<Self, Box<DecodeError>> {
+        let mut birth = Self { bytes: BIRTH_BYTES + name_bytes, ..Self::default() };
+        for (n, metric) in metrics.iter().enumerate() {
+            let wrong = |what: String, right: &str| Err(DecodeError::new(Place::Record(n), what, right));
+            let Some(name) = &metric.name else {
+                return wrong("a birth's metric has no name".into(), "name every metric of a birth");
+            };
+            check_name("metric", name, || Place::Record(n))?;
+            let name: Arc<str> = name.as_str().into();
+            let datatype = metric.datatype.unwrap_or(0);
+            birth.bytes += METRIC_BYTES + name.len();
+            if let Some(alias) = metric.alias
+                && birth.aliases.insert(alias, (name.clone(), datatype)).is_some()
+            {
+                return wrong(
+                    format!("alias {alias} stands for two metrics"),
+                    "give every metric an alias of its own",
+                );
+            }
+            birth.types.insert(name, datatype);
+        }
+        Ok(birth)
+    }
+
+    /// Name and type of an alias.
+    pub(super) fn alias(&self, alias: u64) -> Option<(&str, u32)> {
+        self.aliases.get(&alias).map(|(name, datatype)| (&**name, *datatype))
+    }
+
+    /// The type of a metric.
+    pub(super) fn datatype(&self, name: &str) -> Option<u32> {
+        self.types.get(name).copied()
+    }
+}
+
+/// What pairs a birth with its death.
+fn bd_seq(payload: &Payload) -> Option<u64> {
+    let metric = payload.metrics.iter().find(|m| m.name.as_deref() == Some(super::sparkplug::BD_SEQ))?;
+    match metric.value {
+        Some(Value::Long(n)) => Some(n),
+        Some(Value::Int(n)) => Some(n.into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,85 @@
+//! Times in JSON payloads: numbers in the unit that the topic's rule sets, and texts.
+
+use super::error::cut;
+use super::json::Scalar;
+use super::topic_map::TimeUnit;
+use selvedge_shared::time::EpochMs;
+
+const RIGHT: &str =
+    "send epoch milliseconds (or the unit that the topic's rule sets) or RFC 3339, of years 1 to 9999";
+const RIGHT_ZONE: &str = "end it in Z for UTC, or in an offset such as +01:00";
+
+/// The most bytes that are shown of a text.
+const MAX_SHOWN_BYTES: usize = 60;
+
+/// What is wrong, and what would be right.
+type Wrong = (String, &'static str);
+
+/// A time.
+pub(super) fn time_of(scalar: &Scalar<'_>, unit: TimeUnit) -> Result<EpochMs, Wrong> {
+    match scalar {
+        Scalar::Int(n) => whole(i128::from(*n), unit),
+        Scalar::Uint(n) => whole(i128::from(*n), unit),
+        Scalar::Float(x) => {
+            let scale = match settled(unit, x.abs()) {
+                TimeUnit::S => 1_000.0,
+                TimeUnit::Us => 1e-3,
+                TimeUnit::Ns => 1e-6,
+                TimeUnit::Ms | TimeUnit::Auto => 1.0,
+            };
+            // The cast saturates, and what saturates is out of range.
+            EpochMs::in_range((x * scale).round() as i64).ok_or_else(|| out_of_range(*x, unit))
+        }
+        Scalar::Text(text) => match text.parse::<i64>() {
+            Ok(n) => whole(i128::from(n), unit),
+            Err(_) => EpochMs::parse(text).map_err(|_| what_is_wrong(text)),
+        },
+        _ => Err(("it is no time".into(), RIGHT)),
+    }
+}
+
+/// In what way a text is no time.
+fn what_is_wrong(text: &str) -> Wrong {
+    let shown = cut(text.into(), MAX_SHOWN_BYTES);
+    let is_time = |text: String| EpochMs::parse(&text).is_ok();
+    if is_time(format!("{shown}Z")) {
+        (format!("the time {shown:?} has no zone"), RIGHT_ZONE)
+    } else if is_time(format!("{shown}T00:00:00Z")) {
+        (format!("{shown:?} is a date without a time"), RIGHT)
+    } else {
+        (format!("{shown:?} is no time"), RIGHT)
+    }
+}
+
+fn whole(n: i128, unit: TimeUnit) -> Result<EpochMs, Wrong> {
+    let ms = match settled(unit, n.unsigned_abs() as f64) {
+        TimeUnit::S => n * 1_000,
+        TimeUnit::Us => n.div_euclid(1_000),
+        TimeUnit::Ns => n.div_euclid(1_000_000),
+        TimeUnit::Ms | TimeUnit::Auto => n,
+    };
+    i64::try_from(ms).ok().and_then(EpochMs::in_range).ok_or_else(|| out_of_range(n as f64, unit))
+}
+
+fn out_of_range(n: f64, unit: TimeUnit) -> Wrong {
+    let name = match unit {
+        TimeUnit::S => "seconds",
+        TimeUnit::Ms => "milliseconds",
+        TimeUnit::Us => "microseconds",
+        TimeUnit::Ns => "nanoseconds",
+        TimeUnit::Auto => "any unit",
+    };
+    (format!("{n} is outside the years 1 to 9999 in {name}"), RIGHT)
+}
+
+/// The unit that `auto` stands for. The limits lie between what the years 1971 to 2100 are in each unit: seconds from
+/// 3.2e7 to 4.1e9, milliseconds from 3.2e10 to 4.1e12, and so on.
+fn settled(unit: TimeUnit, size: f64) -> TimeUnit {
+    match unit {
+        TimeUnit::Auto if size < 1e10 => TimeUnit::S,
+        TimeUnit::Auto if size < 1e13 => TimeUnit::Ms,
+        TimeUnit::Auto if size < 1e16 => TimeUnit::Us,
+        TimeUnit::Auto => TimeUnit::Ns,
+        unit => unit,
+    }
+}

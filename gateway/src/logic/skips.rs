@@ -1,0 +1,113 @@
+//! Which fields of which device's publishes were skipped, why, and how often: a table for operators, in memory.
+//!
+//! Limits: [`MAX_SKIP_DEVICES_ENTRIES`] devices, the one heard from longest ago makes way;
+//! [`MAX_SKIP_NAMES_ENTRIES`] names a device, what is skipped beyond them is counted together.
+
+use super::decode::{SkipReason, Skipped};
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeMap;
+
+/// How many devices' skipped fields are remembered.
+pub const MAX_SKIP_DEVICES_ENTRIES: usize = 256;
+/// How many skipped fields of one device are remembered by name.
+pub const MAX_SKIP_NAMES_ENTRIES: usize = 32;
+
+/// One field of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skip {
+    /// Why it was skipped the last time.
+    pub why: SkipReason,
+    /// How often.
+    pub count: u64,
+    /// When last.
+    pub last: EpochMs,
+}
+
+/// What was skipped of one device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceSkips {
+    /// By name.
+    pub fields: BTreeMap<String, Skip>,
+    /// How often something else was skipped, for which there was no place by name.
+    pub others: u64,
+    /// Counts all that was noted, to tell which device was heard from last.
+    used: u64,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct Skips {
+    devices: BTreeMap<String, DeviceSkips>,
+    clock: u64,
+}
+
+impl Skips {
+    /// Notes a skipped field.
+    pub fn note(&mut self, now: EpochMs, field: &Skipped<'_>) {
+        self.clock += 1;
+        if !self.devices.contains_key(&*field.device) && self.devices.len() >= MAX_SKIP_DEVICES_ENTRIES {
+            let oldest = self.devices.iter().min_by_key(|(_, d)| d.used).map(|(name, _)| name.clone());
+            oldest.and_then(|oldest| self.devices.remove(&oldest));
+        }
+        let device = match self.devices.get_mut(&*field.device) {
+            Some(device) => device,
+            None => self.devices.entry(field.device.to_string()).or_default(),
+        };
+        device.used = self.clock;
+        let is_full = device.fields.len() >= MAX_SKIP_NAMES_ENTRIES;
+        match device.fields.get_mut(&*field.name) {
+            Some(skip) => *skip = Skip { why: field.why, count: skip.count + 1, last: now },
+            None if !is_full => {
+                let skip = Skip { why: field.why, count: 1, last: now };
+                device.fields.insert(field.name.to_string(), skip);
+            }
+            None => device.others += 1,
+        }
+    }
+
+    /// What was skipped of each device, or of this one, by name.
+    pub fn list(&self, device: Option<&str>) -> Vec<(String, DeviceSkips)> {
+        let wanted = self.devices.iter().filter(|(name, _)| device.is_none_or(|device| device == *name));
+        wanted.map(|(name, skips)| (name.clone(), skips.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(device: &str, name: &str) -> Skipped<'static> {
+        Skipped { device: device.to_string().into(), name: name.to_string().into(), why: SkipReason::Text }
+    }
+
+    #[test]
+    fn fields_are_counted_by_device_and_name() {
+        let mut skips = Skips::default();
+        for ms in 1..=3 {
+            skips.note(EpochMs(ms), &field("pump", "state"));
+        }
+        skips.note(EpochMs(4), &field("press", "mode"));
+        let list = skips.list(Some("pump"));
+        assert_eq!(list.len(), 1);
+        let skip = Skip { why: SkipReason::Text, count: 3, last: EpochMs(3) };
+        assert_eq!(list[0].1.fields.get("state"), Some(&skip));
+        assert_eq!(skips.list(None).len(), 2);
+    }
+
+    #[test]
+    fn neither_names_nor_devices_grow_beyond_their_bounds() {
+        let mut skips = Skips::default();
+        for n in 0..MAX_SKIP_NAMES_ENTRIES + 5 {
+            skips.note(EpochMs(1), &field("pump", &format!("k{n}")));
+        }
+        assert_eq!(skips.list(None)[0].1.fields.len(), MAX_SKIP_NAMES_ENTRIES);
+        assert_eq!(skips.list(None)[0].1.others, 5);
+        for n in 0..MAX_SKIP_DEVICES_ENTRIES {
+            skips.note(EpochMs(2), &field("known", "k"));
+            skips.note(EpochMs(2), &field(&format!("d{n}"), "k"));
+        }
+        assert_eq!(skips.list(None).len(), MAX_SKIP_DEVICES_ENTRIES);
+        assert!(skips.list(Some("pump")).is_empty(), "the one heard from longest ago made way");
+        assert_eq!(skips.list(Some("known")).len(), 1, "one that is heard from stays");
+    }
+}
