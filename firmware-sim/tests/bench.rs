@@ -9,7 +9,12 @@ use std::sync::Arc;
 fn broker(credentials: Option<Credentials>) -> (String, tokio::runtime::Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let address = "127.0.0.1:0".parse().unwrap();
-    let config = ListenerConfig { address, max_connections: 100, limits: Limits::default() };
+    let config = ListenerConfig {
+        address,
+        max_connections: 100,
+        max_connections_per_address: 100,
+        limits: Limits::default(),
+    };
     let listener = runtime.block_on(Listener::bind(config)).unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let (stop, stopping) = tokio::sync::watch::channel(false);

@@ -94,6 +94,8 @@ pub struct Mqtt {
     pub bind: SocketAddr,
     /// The most connections at a time.
     pub max_connections: usize,
+    /// The most of one client address; 0: as many as there may be. Many devices may share an address, behind a router or a bridge.
+    pub max_connections_per_address: usize,
     /// The largest packet of a client, in bytes.
     pub max_packet_bytes: u32,
 }
@@ -176,7 +178,7 @@ impl Default for Own {
 impl Default for Mqtt {
     fn default() -> Self {
         let bind = SocketAddr::from(([0, 0, 0, 0], 1883));
-        Self { bind, max_connections: 10_000, max_packet_bytes: 256 * 1024 }
+        Self { bind, max_connections: 10_000, max_connections_per_address: 0, max_packet_bytes: 256 * 1024 }
     }
 }
 
@@ -292,6 +294,8 @@ impl Settings {
         within("log.commit_delay_ms", self.log.commit_delay_ms, 0..=1_000, "at most 1000")?;
         within("uplink.outbox_budget_mib", self.uplink.outbox_budget_mib, 1..=1 << 20, "1 to 1048576")?;
         within("mqtt.max_connections", self.mqtt.max_connections as u64, 1..=1_000_000, "1 to 1000000")?;
+        let of_address = self.mqtt.max_connections_per_address as u64;
+        within("mqtt.max_connections_per_address", of_address, 0..=1_000_000, "0 to 1000000")?;
         within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;
         let secret = SiteSecret::from_file(&self.site.secret_file)?;
         let mut facts: Vec<_> = self.site.gateways.iter().map(|g| (g.id, g.weight)).collect();

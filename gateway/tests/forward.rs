@@ -265,3 +265,26 @@ fn an_estimate_is_never_below_the_bytes_of_a_batch() {
     assert!(s.out.send.iter().all(|(_, b)| b.submission.len() <= MAX_BATCH_BYTES));
     assert!(!s.forward.full() && s.forward.queued_bytes() > 0);
 }
+
+#[test]
+fn the_client_of_a_name_that_may_be_new_is_in_the_batch_once() {
+    let mut s = Script::new();
+    let reading = |stream: &str, maker: Option<&str>| {
+        let name = StreamName { device: "d".into(), stream: stream.into() };
+        let reading = Reading { stream: 0, time: None, value: 1.0, seq: None, boot: None };
+        NamedReading { name: name.into(), maker: maker.map(Into::into), reading }
+    };
+    let readings = vec![
+        reading("known", None),
+        reading("new", Some("a")),
+        reading("new", Some("b")),
+        reading("new", None),
+    ];
+    s.forward.submit(S, Ticket { connection: 1, token: 1 }, Forwardable::Publish(None, readings));
+    s.forward.flush(0, &mut s.out);
+    assert_eq!(s.said(), "1>0");
+    let batch = Submission::decode(&s.bytes[&1]).unwrap();
+    assert_eq!((batch.streams.len(), batch.makers.len()), (2, 1));
+    assert_eq!(batch.named(1).map(|(name, client)| (name.stream, client)), Some(("new", Some("a"))));
+    assert_eq!(batch.named(0).map(|(name, client)| (name.stream, client)), Some(("known", None)));
+}

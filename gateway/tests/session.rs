@@ -345,3 +345,20 @@ fn many_and_long_filters_are_stored_in_items_of_bounded_size() {
         .collect();
     assert_eq!((sizes.as_slice(), s.out.subscribe.len()), ([64, 64, 64, 8].as_slice(), 201));
 }
+
+#[test]
+fn a_name_is_told_with_its_client_until_the_shard_has_let_it_in() {
+    let mut s = Script::open(Version::V5, 0, &[]);
+    let mut told = |token, outcome| {
+        s.publish(token, QoS::AtLeastOnce, "d/a/x", "1");
+        let Forwardable::Reading(reading) = &s.open[0].2 else { panic!("{:?}", s.open[0].2) };
+        let maker = reading.maker.as_deref().map(str::to_string);
+        s.settle(0, outcome);
+        maker
+    };
+    let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
+    let full = Outcome::Judged(Judged { set_aside, ..Judged::default() });
+    let pump = Some("pump".to_string());
+    assert_eq!([told(1, DONE), told(2, DONE)], [pump.clone(), None]);
+    assert_eq!([told(3, full), told(4, DONE), told(5, DONE)], [None, pump, None]);
+}

@@ -105,7 +105,12 @@ impl Node {
             Broker::Embedded(address) => {
                 let failed = |why| NodeError::Listen { address, section: "uplink", why };
                 let limits = Limits::default();
-                let config = ListenerConfig { address, max_connections: MAX_CONNECTIONS_ENTRIES, limits };
+                let config = ListenerConfig {
+                    address,
+                    max_connections: MAX_CONNECTIONS_ENTRIES,
+                    max_connections_per_address: MAX_CONNECTIONS_ENTRIES,
+                    limits,
+                };
                 let listener = Listener::bind(config).await.map_err(failed)?;
                 Some((listener.local_addr().map_err(failed)?, listener))
             }

@@ -128,6 +128,10 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let mqtt_config = ListenerConfig {
         address: settings.mqtt.bind,
         max_connections: settings.mqtt.max_connections,
+        max_connections_per_address: match settings.mqtt.max_connections_per_address {
+            0 => settings.mqtt.max_connections,
+            most => most,
+        },
         limits: mqtt_limits,
     };
 

@@ -19,9 +19,10 @@ use super::outgoing::Queue;
 use super::{Limits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
 use bytes::Buf;
 use rmqtt_codec::types::QoS;
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -59,6 +60,8 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// The most connections at a time; a further one is closed as soon as it is accepted.
     pub max_connections: usize,
+    /// The most connections of one client address at a time.
+    pub max_connections_per_address: usize,
     /// The bounds of each connection.
     pub limits: Limits,
 }
@@ -227,7 +230,7 @@ impl Listener {
         let start = Instant::now();
         let mut tasks = JoinSet::new();
         let mut next_id = 0;
-        let open = Arc::new(AtomicUsize::new(0));
+        let open = Arc::new(Open::default());
         loop {
             let accepted = tokio::select! {
                 _ = shutdown.wait_for(|&stop| stop) => break,
@@ -242,10 +245,13 @@ impl Listener {
                     continue;
                 }
             };
-            if open.load(Ordering::Relaxed) >= self.config.max_connections {
-                tracing::warn!(%peer, limit = self.config.max_connections, "MQTT connection refused: too many are open");
-                continue;
-            }
+            let counted = match Counted::new(&open, peer.ip(), &self.config) {
+                Ok(counted) => counted,
+                Err((limit, whose)) => {
+                    tracing::warn!(%peer, limit, "MQTT connection refused: too many {whose} are open");
+                    continue;
+                }
+            };
             // Without it small answers wait for the client's acknowledgements; a socket that refuses it works too.
             let _ = stream.set_nodelay(true);
             next_id += 1;
@@ -264,7 +270,6 @@ impl Listener {
                 start,
             });
             let shutdown = shutdown.clone();
-            let counted = Counted::new(&open);
             tasks.spawn(async move {
                 task.run(shutdown).await;
                 // In a place of its own: an idle connection should not hold room for its end.
@@ -277,19 +282,50 @@ impl Listener {
     }
 }
 
+/// How many connections are open, and of which address. At most as many addresses as connections.
+#[derive(Debug, Default)]
+struct Open(Mutex<(usize, HashMap<IpAddr, usize>)>);
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, (usize, HashMap<IpAddr, usize>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Counts a connection as open for as long as it lives.
-struct Counted(Arc<AtomicUsize>);
+struct Counted {
+    open: Arc<Open>,
+    of: IpAddr,
+}
 
 impl Counted {
-    fn new(open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(open.clone())
+    /// Counts one more of an address, or gives the bound that is reached and what it is of.
+    fn new(open: &Arc<Open>, of: IpAddr, config: &ListenerConfig) -> Result<Self, (usize, &'static str)> {
+        let mut counts = open.lock();
+        let (all, by_address) = &mut *counts;
+        if *all >= config.max_connections {
+            return Err((config.max_connections, "connections"));
+        }
+        if by_address.get(&of).copied().unwrap_or(0) >= config.max_connections_per_address {
+            return Err((config.max_connections_per_address, "connections of this address"));
+        }
+        *all += 1;
+        *by_address.entry(of).or_default() += 1;
+        Ok(Self { open: open.clone(), of })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = self.open.lock();
+        let (all, by_address) = &mut *counts;
+        *all -= 1;
+        if let Some(of_it) = by_address.get_mut(&self.of) {
+            *of_it -= 1;
+            if *of_it == 0 {
+                by_address.remove(&self.of);
+            }
+        }
     }
 }
 

@@ -18,7 +18,12 @@ struct Served {
 }
 
 async fn serve(app: Arc<dyn Application>, limits: Limits, max_connections: usize) -> Served {
-    let config = ListenerConfig { address: ([127, 0, 0, 1], 0).into(), max_connections, limits };
+    let max_connections_per_address = max_connections;
+    let address = ([127, 0, 0, 1], 0).into();
+    serve_at(app, ListenerConfig { address, max_connections, max_connections_per_address, limits }).await
+}
+
+async fn serve_at(app: Arc<dyn Application>, config: ListenerConfig) -> Served {
     let listener = Listener::bind(config).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (stop, stopped) = watch::channel(false);
@@ -352,4 +357,32 @@ async fn a_silent_socket_is_closed_when_no_connect_comes() {
     let served = serve(Arc::new(Broker::new(None)), limits, 10).await;
     let mut socket = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn one_address_leaves_connections_for_others() {
+    let address = ([127, 0, 0, 1], 0).into();
+    let limits = Limits::default();
+    let config = ListenerConfig { address, max_connections: 3, max_connections_per_address: 2, limits };
+    let served = serve_at(Arc::new(Broker::new(None)), config).await;
+    let greeted = async |from: [u8; 4], id: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut socket = socket.connect(([127, 0, 0, 1], served.port).into()).await.unwrap();
+        let connect = [&b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x1e\x00\x01"[..], &[id]].concat();
+        let mut answer = [0; 4];
+        let said = socket.write_all(&connect).await.is_ok() && socket.read_exact(&mut answer).await.is_ok();
+        said.then_some(socket)
+    };
+    let (greedy, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
+    let (first, second) = (greeted(greedy, b'a').await, greeted(greedy, b'b').await);
+    assert!(first.is_some() && second.is_some());
+    assert!(greeted(greedy, b'c').await.is_none());
+    let third = greeted(other, b'd').await;
+    assert!(third.is_some());
+    // A freed place may be used again, by whom it was.
+    drop(first);
+    while greeted(greedy, b'e').await.is_none() {
+        tokio::task::yield_now().await;
+    }
 }
