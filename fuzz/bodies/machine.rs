@@ -4,7 +4,7 @@
 use crate::source::Source;
 use selvedge_gateway::logic::machine::{
     Applied, Command, Connect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Outcome, Page, Proposal,
-    Publish, Query, Reading, Rules, Source as By, Submission, Verdict,
+    Publish, Quarantined, Query, Reading, Readmit, Rules, Source as By, Submission, Verdict,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
@@ -70,6 +70,7 @@ fn small_rules() -> Rules {
         max_sessions: 3,
         max_subscriptions: 4,
         max_clients: 3,
+        quarantine_bytes: 1_000,
         max_open_parts: 20,
         max_outbox_batches: 8,
         recent_windows: 10,
@@ -235,7 +236,7 @@ fn submission(source: &mut Source) -> Submission {
 fn item(source: &mut Source) -> Item {
     let client = name(source);
     let epoch = source.number(2);
-    match source.below(12) {
+    match source.below(16) {
         0 => Item::Connect(Connect {
             client,
             at: Origin { gateway: GatewayId(source.below(3) as u16), start: source.number(1) },
@@ -252,11 +253,38 @@ fn item(source: &mut Source) -> Item {
         4 => Item::Release(by(source, client)),
         5 => Item::Reading(reading(source)),
         6 => Item::Retire { device: name(source), stream: source.flag().then(|| name(source)) },
+        7 => Item::Quarantine { epoch: source.number(2), publish: Box::new(quarantined(source, client)) },
+        8 => {
+            let (shard, id, attempt) = (source.below(2) as u16, source.number(1), source.number(0));
+            let readings = (0..source.below(4)).map(|_| reading(source)).collect();
+            Item::Readmit(Readmit { shard, id, attempt, readings })
+        }
+        9 => {
+            let (id, attempt, done) = (source.number(1), source.number(0), source.flag());
+            Item::Readmitted { id, attempt, counted: vec![source.u64()], done }
+        }
+        10 => Item::ResetSequence { device: name(source), stream: source.flag().then(|| name(source)) },
         n => {
-            let by = (n > 10).then(|| by(source, client));
+            let by = (n > 14).then(|| by(source, client));
             let readings = (0..source.below(5)).map(|_| reading(source)).collect();
             Item::Publish(Publish { source: by, readings })
         }
+    }
+}
+
+fn quarantined(source: &mut Source, client: String) -> Quarantined {
+    let payload = source.bytes(300).to_vec();
+    Quarantined {
+        client,
+        topic: source.text(20),
+        payload_bytes: if source.flag() { payload.len() as u64 } else { source.u64() },
+        payload,
+        qos: source.below(4) as u8,
+        packet_id: source.below(5) as u16,
+        dup: source.flag(),
+        at: EpochMs(source.time(0)),
+        why: source.text(30),
+        counted: (0..source.below(3)).map(|_| source.u64()).collect(),
     }
 }
 

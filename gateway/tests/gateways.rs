@@ -207,14 +207,88 @@ fn a_payload_that_does_not_decode_is_told_and_set_aside_and_its_neighbours_count
         let reasons = acks.each_ref().map(|ack| ack.get(2).copied().unwrap_or(0));
         assert_eq!(reasons, if device == "odd-5" { [0, 0x99, 0] } else { [0; 3] });
         assert_eq!(site.count(0, device), 2);
-        let quarantine = site.json(1, "/v1/quarantine");
-        let entries: Vec<_> =
-            quarantine["entries"].as_array().unwrap().iter().filter(|e| e["client"] == device).collect();
-        assert_eq!(entries.len(), 1);
+        // At any gateway.
+        let entries = site.quarantined(usize::from(device == "odd-5"), device, 1);
         assert_eq!(entries[0]["topic"], format!("d/{device}/x"));
         assert_eq!(entries[0]["payload"], "{\"value\": oops");
         assert_ne!(entries[0]["why"], "");
     }
+}
+
+#[test]
+fn a_wild_sequence_number_costs_one_reading_and_an_operator_can_count_what_was_set_aside() {
+    let site = Site::shared();
+    let mut device = Client::connect(site.mqtt(0), Hello::clean("wild").v5()).unwrap();
+    let mut reason = |n: u16, seq: u64| {
+        let payload = format!("{{\"value\":1,\"seq\":{seq}}}");
+        device.publish("d/wild/x", &payload, 1, n, false);
+        device.packet(PUBACK).get(2).copied().unwrap_or(0)
+    };
+    assert_eq!(reason(1, u64::MAX), 0x99);
+    for seq in 1..=5 {
+        assert_eq!(reason(2, seq), 0);
+    }
+    for seq in [5_000, 5_001] {
+        assert_eq!(reason(3, seq), 0);
+    }
+    assert_eq!(reason(4, 0), 0x99, "it started again");
+    assert_eq!(site.count(1, "wild"), 7);
+    let entries = site.quarantined(2, "wild", 2);
+    let path = |i: usize| format!("/v1/quarantine/{}", entries[i]["id"].as_str().unwrap());
+    assert_eq!(site.json(1, &path(1))["payload"], "{\"value\":1,\"seq\":0}");
+    // As things are, it is set aside again.
+    let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(1)));
+    assert_eq!((status, &told["counted"], &told["removed"]), (200, &0.into(), &false.into()), "{told}");
+    assert_eq!(site.order(0, "POST", "/v1/devices/wild/reset-sequence").0, 200);
+    assert_eq!(site.order(0, "POST", "/v1/devices/wild/streams/nope/reset-sequence").0, 404);
+    let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(1)));
+    assert_eq!((status, &told["counted"], &told["removed"]), (200, &1.into(), &true.into()), "{told}");
+    assert_eq!(site.order(2, "POST", &format!("{}/readmit", path(1))).0, 404);
+    assert_eq!(site.count(2, "wild"), 8);
+    assert_eq!(site.order(2, "DELETE", &path(0)).0, 200);
+    site.quarantined(0, "wild", 0);
+}
+
+#[test]
+fn a_topic_without_a_stream_is_told_whether_somebody_listens_and_listed() {
+    let site = Site::shared();
+    let mut device = Client::connect(site.mqtt(0), Hello::clean("no-stream").v5()).unwrap();
+    let mut hmi = Client::connect(site.mqtt(1), Hello::clean("no-stream-hmi")).unwrap();
+    hmi.subscribe("no-stream/+/heard");
+    until_routed(&mut device, &mut hmi, "no-stream/7/heard");
+    let mut reason = |topic: &str| {
+        device.publish(topic, "12", 1, 9, false);
+        device.packet(PUBACK).get(2).copied().unwrap_or(0)
+    };
+    assert_eq!(reason("no-stream/7/heard"), 0);
+    for topic in ["/d/no-stream/t", "d/no-stream/t/", "no-stream/topic", "no-stream/topic"] {
+        assert_eq!(reason(topic), 0x10);
+    }
+    let unmapped = site.json(2, "/v1/unmapped");
+    let count = |topic: &str| {
+        let found = unmapped["topics"].as_array().unwrap().iter().find(|t| t["topic"] == topic);
+        found.and_then(|t| t["count"].as_u64())
+    };
+    assert_eq!((count("no-stream/topic"), count("/d/no-stream/t")), (Some(2), Some(1)), "{unmapped}");
+    assert_eq!(count("no-stream/7/heard"), None);
+}
+
+#[test]
+fn a_text_is_quarantined_and_still_reaches_subscribers() {
+    let site = Site::shared();
+    let mut hmi = Client::connect(site.mqtt(1), Hello::clean("status-hmi")).unwrap();
+    hmi.subscribe("d/status-box/status");
+    let mut device = Client::connect(site.mqtt(0), Hello::persistent("status-box")).unwrap();
+    until_routed(&mut device, &mut hmi, "d/status-box/status");
+    for (n, packet_id) in [(1u8, 11u16), (2, 12)] {
+        device.publish("d/status-box/status", "offline", n, packet_id, false);
+        let answer = if n == 1 { PUBACK } else { PUBREC };
+        assert_eq!(device.packet(answer), [0, packet_id as u8], "3.1.1 stays connected");
+        assert_eq!(hmi.message("d/status-box/status").payload, "offline");
+    }
+    let entries = site.json(2, "/v1/quarantine?client=status-box&limit=1000")["entries"].take();
+    let texts = entries.as_array().unwrap().iter().filter(|e| e["payload"] == "offline").count();
+    assert_eq!(texts, 2, "there when it is acknowledged");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
 use selvedge_gateway::logic::forward::{Forwardable, Settled, Ticket};
 use selvedge_gateway::logic::machine::{
-    Connected, Item, Judged, MAX_FILTER_BYTES, Origin, Outcome, Reason, SetAside, Source,
+    Connected, Item, Judged, MAX_FILTER_BYTES, Origin, Outcome, Quarantined, Reason, SetAside, Source,
 };
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::session::{Effects, MAX_QOS0_PENDING, Session, Site};
@@ -56,7 +56,8 @@ impl Script {
 
     fn inbound(&mut self, event: Inbound) {
         let origin = Origin { gateway: GatewayId(1), start: 2 };
-        let site = Site { ring: &self.ring, decoder: &self.decoder, origin, now: EpochMs(1_764_000_000_000) };
+        let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_000_000));
+        let site = Site { ring, decoder, origin, now, listens: &|topic| topic.starts_with("heard/") };
         self.session.inbound(site, event, &mut self.out);
         self.collect();
     }
@@ -72,7 +73,8 @@ impl Script {
     fn settle(&mut self, i: usize, outcome: Outcome) {
         let (shard, token, _) = self.open.remove(i);
         let origin = Origin { gateway: GatewayId(1), start: 2 };
-        let site = Site { ring: &self.ring, decoder: &self.decoder, origin, now: EpochMs(1_764_000_000_000) };
+        let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_000_000));
+        let site = Site { ring, decoder, origin, now, listens: &|topic| topic.starts_with("heard/") };
         let settled = Settled { ticket: Ticket { connection: 5, token }, shard, slot: 7, outcome };
         self.session.settled(site, settled, &mut self.out);
         self.collect();
@@ -103,7 +105,9 @@ impl Script {
             Answer::Accept(a) => format!("accept {}", a.session_present),
             Answer::Refuse(why) => format!("refuse {why:?}"),
             Answer::Ack(a) if a.code == AckCode::Kept => {
-                let note = a.note.map(|n| format!(" {}", n.properties[0].1)).unwrap_or_default();
+                let receipt =
+                    a.note.and_then(|n| n.properties.first().map(|(_, receipt)| format!(" {receipt}")));
+                let note = receipt.unwrap_or_default();
                 format!("ack {}{note}", a.token)
             }
             Answer::Ack(a) => format!("nack {} {:?}", a.token, a.code),
@@ -111,10 +115,19 @@ impl Script {
         said.collect::<Vec<_>>().join(", ")
     }
 
+    /// What was put into the quarantine and is not settled.
+    fn quarantined(&self) -> Vec<&Quarantined> {
+        let items = self.open.iter().filter_map(|(_, _, f)| match f {
+            Forwardable::Item(Item::Quarantine { publish, .. }) => Some(&**publish),
+            _ => None,
+        });
+        items.collect()
+    }
+
     fn items(&self) -> Vec<&Item> {
         let items = self.open.iter().filter_map(|(_, _, f)| match f {
             Forwardable::Item(item) => Some(item),
-            Forwardable::Publish(..) | Forwardable::Reading(_) => None,
+            Forwardable::Publish(..) | Forwardable::Reading(_) | Forwardable::Readmit(..) => None,
         });
         items.collect()
     }
@@ -173,29 +186,81 @@ fn a_publish_in_several_shards_is_answered_after_all_of_them() {
     s.settle(0, aside.clone());
     s.settle(0, DONE);
     assert!(s.said().starts_with("ack 2"), "one of its readings is kept");
+    assert_eq!(s.quarantined()[0].counted.len(), 1);
+    s.settle(0, Outcome::Done);
     s.publish(3, QoS::AtLeastOnce, "many", &payload);
     s.settle(0, aside);
     s.settle(0, Outcome::Refused("full".into()));
     assert_eq!(s.said(), "nack 3 QuotaExceeded", "nothing of it is");
+    assert!(matches!(s.quarantined()[..], [q] if q.counted.is_empty()));
 }
 
 #[test]
-fn what_was_not_kept_is_never_acknowledged_in_3_1_1_either() {
+fn mqtt_3_is_acknowledged_what_was_not_counted_when_it_is_in_the_quarantine() {
     let mut s = Script::open(Version::V311, 0, &[]);
+    let set_aside = vec![SetAside { reading: 0, reason: Reason::FarBehind }];
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
-    s.settle(0, Outcome::Refused("full".into()));
-    assert_eq!((s.said().as_str(), s.out.close), ("", Some(CloseReason::Quota)));
+    s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+    s.publish(2, QoS::AtLeastOnce, "d/a/t", "{");
+    s.publish(3, QoS::ExactlyOnce, "d/a/t", "off the air");
+    let why: Vec<_> = s.quarantined().iter().map(|q| q.why.clone()).collect();
+    assert!(why[0].starts_with("a/t: its sequence number is too far behind"), "{why:?}");
+    assert_eq!((s.said().as_str(), s.out.route.len(), why.len()), ("", 0, 3));
+    assert!(s.open.iter().all(|(shard, _, _)| *shard == s.ring.shard_of("pump")));
+    s.settle(2, Outcome::Done);
+    s.settle(0, Outcome::Done);
+    assert_eq!((s.said().as_str(), s.out.route.len()), ("ack 3, ack 1", 2));
+    // It can't even be kept there: unanswered, it is sent again.
+    s.settle(0, Outcome::Refused("no".into()));
+    assert_eq!((s.said().as_str(), s.out.close), ("", Some(CloseReason::Busy)));
 }
 
 #[test]
-fn what_does_not_decode_is_refused_and_quarantined_and_what_maps_to_nothing_is_routed() {
+fn a_publish_in_part_counted_is_a_success_that_names_the_rest() {
+    for (version, said) in [(Version::V5, "ack 1 "), (Version::V311, "")] {
+        let mut s = Script::open(version, 0, &[]);
+        let payload = two(&s);
+        s.publish(1, QoS::AtLeastOnce, "many", &payload);
+        let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
+        s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+        s.settle(0, DONE);
+        let note = s.out.answers.first().map(|a| format!("{a:?}")).unwrap_or_default();
+        assert!(s.said().starts_with(said));
+        assert_eq!(note.contains("max_streams"), version == Version::V5, "{note}");
+        assert_eq!(s.quarantined()[0].counted.len(), 1, "the other is not to be counted again");
+        s.settle(0, Outcome::Done);
+        assert_eq!(s.said(), if version == Version::V5 { "" } else { "ack 1" });
+        assert_eq!((s.out.acked, s.out.route.len()), (1, 1));
+        assert_eq!((s.out.fates.counted, s.out.fates.set_aside), (1, 1));
+    }
+}
+
+#[test]
+fn what_is_no_number_is_refused_and_quarantined_and_still_routed() {
     let mut s = Script::open(Version::V5, 0, &[]);
-    s.publish(1, QoS::AtLeastOnce, "d/a/t", "{");
+    s.publish(1, QoS::AtLeastOnce, "d/a/status", "offline");
     assert_eq!(s.said(), "nack 1 PayloadFormatInvalid");
     s.publish(2, QoS::AtMostOnce, "d/a/t", "{");
-    assert_eq!((s.said().as_str(), s.out.quarantine.len(), s.out.route.len()), ("", 2, 0));
-    s.publish(3, QoS::ExactlyOnce, "lamp/7/on", "1");
-    assert_eq!((s.said().as_str(), s.out.route.len(), s.open.len()), ("ack 3", 1, 0));
+    assert_eq!((s.said().as_str(), s.quarantined().len(), s.out.route.len()), ("", 2, 2));
+    assert_eq!((s.out.refused, s.out.close), (1, None));
+}
+
+#[test]
+fn what_maps_to_no_stream_is_routed_and_told_whether_somebody_listens() {
+    for (version, unheard) in [(Version::V5, "nack 2 NoSubscribers"), (Version::V311, "nack 2 NoSubscribers")]
+    {
+        let mut s = Script::open(version, 0, &[]);
+        s.publish(1, QoS::ExactlyOnce, "heard/7/on", "1");
+        assert_eq!((s.said().as_str(), s.out.unmapped.len()), ("ack 1", 0));
+        for (token, topic) in [(2, "/d/x/t"), (3, "d/x/t/"), (4, "some/topic")] {
+            s.publish(token, QoS::AtLeastOnce, topic, "12");
+        }
+        assert!(s.said().starts_with(unheard));
+        let topics: Vec<_> =
+            s.out.unmapped.iter().map(|(topic, bytes)| (topic.to_string(), *bytes)).collect();
+        assert_eq!(topics, [("/d/x/t".into(), 2), ("d/x/t/".into(), 2), ("some/topic".into(), 2)]);
+        assert_eq!((s.open.len(), s.out.acked, s.out.route.len()), (0, 4, 4));
+    }
 }
 
 #[test]

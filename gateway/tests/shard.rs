@@ -5,7 +5,7 @@ use selvedge_gateway::logic::machine::{
 };
 use selvedge_gateway::logic::paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
 use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage};
-use selvedge_gateway::logic::shard::{Effects, Event, MAX_PROPOSAL_BYTES, Now, Settings, Shard};
+use selvedge_gateway::logic::shard::{Effects, Event, MAX_SUBMISSION_BYTES, Now, Settings, Shard};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::StreamName;
@@ -112,7 +112,7 @@ fn a_batch_whose_answer_was_lost_is_told_the_same_again_if_it_said_more_than_don
 #[test]
 fn a_submission_too_large_to_propose_is_refused_and_those_behind_it_go_on() {
     let mut host = Host::new(Rules::default());
-    let answers = host.forward(1, vec![1; MAX_PROPOSAL_BYTES + 1]);
+    let answers = host.forward(1, vec![1; MAX_SUBMISSION_BYTES + 1]);
     assert!(matches!(answers[..], [(1, ForwardAnswer::Verdict { verdict: Verdict::Malformed, .. })]));
     let answers = host.forward(2, readings(&["a"]));
     assert!(matches!(answers[..], [(2, ForwardAnswer::Verdict { verdict: Verdict::Applied(_), .. })]));

@@ -34,6 +34,10 @@ pub enum Canary {
     ForwardedTwice,
     /// A publish is acknowledged when the first of its shards has it.
     AcknowledgedInPart,
+    /// An MQTT 3 client is acknowledged a publish before it is in the quarantine.
+    AcknowledgedUnquarantined,
+    /// A sequence number is believed however far it leaps.
+    LeapBelieved,
     /// Sequence numbers that were seen are not in the snapshot.
     DedupNotInSnapshot,
     /// The outbox is trimmed when a batch was sent, not when it was confirmed.
@@ -46,7 +50,7 @@ pub enum Canary {
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -61,6 +65,8 @@ impl Canary {
         Self::TrimmedWithoutSnapshot,
         Self::ForwardedTwice,
         Self::AcknowledgedInPart,
+        Self::AcknowledgedUnquarantined,
+        Self::LeapBelieved,
         Self::DedupNotInSnapshot,
         Self::SentIsConfirmed,
         Self::NonceUsedAgain,

@@ -272,7 +272,7 @@ impl Run<'_> {
         let mut view = view.clone();
         let acked = match view.devices {
             Some(devices) => devices.acked,
-            None => view.gateways.iter().map(|g| g.readings_acked).sum(),
+            None => view.gateways.iter().map(|g| g.publishes_acked).sum(),
         };
         let new = acked.saturating_sub(self.acked) as f64;
         view.acked_per_second =

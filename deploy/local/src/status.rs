@@ -20,7 +20,7 @@ pub struct Gateway {
     /// Windows that are still open (or closed and not yet in a batch), if it says so.
     pub open_windows: Option<u64>,
     /// Readings that it acknowledged since it started.
-    pub readings_acked: u64,
+    pub publishes_acked: u64,
     /// Shards that it leads by number, for following changes of leadership.
     pub leads: Vec<u64>,
 }
@@ -60,7 +60,7 @@ pub fn gateway(value: Option<&Value>) -> Gateway {
         open_windows: some("open_windows")
             .then(|| sum("open_windows"))
             .or_else(|| number(value, &["/totals/open_windows"])),
-        readings_acked: number(value, &["/totals/readings_acked"]).unwrap_or(0),
+        publishes_acked: number(value, &["/totals/publishes_acked"]).unwrap_or(0),
         leads: led.iter().filter_map(|s| s.get("shard")?.as_u64()).collect(),
     }
 }
@@ -120,11 +120,11 @@ mod tests {
                 {"shard": 0, "leader": 1, "role": "leader", "outbox_batches": 2, "outbox_bytes": 100},
                 {"shard": 1, "leader": 2, "role": "follower", "outbox_batches": 9, "outbox_bytes": 900},
             ],
-            "totals": {"leading": 1, "readings_acked": 12},
+            "totals": {"leading": 1, "publishes_acked": 12},
         });
         let read = gateway(Some(&full));
         assert_eq!((read.leading, read.outbox_batches, read.outbox_bytes), (1, 2, 100));
-        assert_eq!((read.readings_acked, read.leads, read.open_windows), (12, vec![0], None));
+        assert_eq!((read.publishes_acked, read.leads, read.open_windows), (12, vec![0], None));
         assert!(read.ready);
         for odd in [json!({}), json!([1]), json!({"shards": 5, "totals": []}), json!({"shards": [5, {}]})] {
             assert_eq!(gateway(Some(&odd)).leading, 0);

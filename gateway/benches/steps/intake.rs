@@ -100,7 +100,13 @@ impl Visit {
             username: None,
             password: None,
         };
-        let site = Site { ring: &ring, decoder: &decoder, origin: ORIGIN, now: EpochMs(START_MS) };
+        let site = Site {
+            ring: &ring,
+            decoder: &decoder,
+            origin: ORIGIN,
+            now: EpochMs(START_MS),
+            listens: &|_| false,
+        };
         let mut effects = Effects::default();
         session.inbound(site, Inbound::Connect(Box::new(connect)), &mut effects);
         let (shard, ticket, _) = effects.submit.pop().unwrap();
@@ -143,7 +149,13 @@ impl Visit {
 
     fn take_in(&mut self, events: Vec<Inbound>) -> Effects {
         let mut effects = Effects::default();
-        let site = Site { ring: &self.ring, decoder: &self.decoder, origin: ORIGIN, now: EpochMs(START_MS) };
+        let site = Site {
+            ring: &self.ring,
+            decoder: &self.decoder,
+            origin: ORIGIN,
+            now: EpochMs(START_MS),
+            listens: &|_| false,
+        };
         for event in events {
             self.session.inbound(site, event, &mut effects);
         }
@@ -153,7 +165,13 @@ impl Visit {
 
     fn settle(&mut self, outcomes: Vec<Settled>) -> Effects {
         let mut effects = Effects::default();
-        let site = Site { ring: &self.ring, decoder: &self.decoder, origin: ORIGIN, now: EpochMs(START_MS) };
+        let site = Site {
+            ring: &self.ring,
+            decoder: &self.decoder,
+            origin: ORIGIN,
+            now: EpochMs(START_MS),
+            listens: &|_| false,
+        };
         for settled in outcomes {
             self.session.settled(site, settled, &mut effects);
         }

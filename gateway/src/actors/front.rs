@@ -6,11 +6,12 @@ use crate::actors::orders::{ORDERS, Orders};
 use crate::actors::switch::{InterestChanged, Switch, ToPeers};
 use crate::logic::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
 use crate::logic::forward::{Forwardable, Settled, Ticket};
-use crate::logic::machine::{Item, Origin, Outcome};
+use crate::logic::machine::{Origin, Outcome};
 use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use crate::logic::ring::Ring;
-use crate::logic::session::{CONNECT_WAIT_MS, Effects, Quarantined, Session, Site};
+use crate::logic::session::{CONNECT_WAIT_MS, Effects, Fates, Session, Site};
 use crate::logic::skips::{DeviceSkips, Skips};
+use crate::logic::unmapped::{Unmapped, UnmappedTopic};
 use actix::Addr;
 use bytes::Bytes;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -19,34 +20,11 @@ use selvedge_shared::mqtt::{
 };
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-
-/// How many quarantined publishes can be read; older ones make way.
-pub const MAX_QUARANTINE_ENTRIES: usize = 256;
-/// How much of a quarantined payload is kept.
-pub const MAX_QUARANTINE_PAYLOAD_BYTES: usize = 1_024;
-
-/// A quarantined publish as operators read it.
-#[derive(Debug, Clone, Serialize)]
-pub struct QuarantineEntry {
-    /// When it came.
-    pub at: String,
-    /// Who sent it.
-    pub client: String,
-    /// Where.
-    pub topic: String,
-    /// Why it was not counted.
-    pub why: String,
-    /// Its first bytes, as text where they are.
-    pub payload: String,
-    /// Its length in bytes.
-    pub bytes: usize,
-}
 
 struct Client {
     handle: Arc<Handle>,
@@ -71,12 +49,11 @@ pub struct Front {
     arriving: Mutex<VecDeque<(Instant, u64)>>,
     router: Router,
     interest: RwLock<BTreeMap<GatewayId, Vec<Filter>>>,
-    quarantine: Mutex<VecDeque<QuarantineEntry>>,
     skips: Mutex<Skips>,
+    unmapped: Mutex<Unmapped>,
     overloaded: AtomicBool,
     busy: AtomicU8,
     acked: AtomicU64,
-    quarantined: AtomicU64,
     orders: Orders,
 }
 
@@ -97,12 +74,11 @@ impl Front {
             arriving: Mutex::default(),
             router: Router::new(),
             interest: RwLock::default(),
-            quarantine: Mutex::default(),
             skips: Mutex::default(),
+            unmapped: Mutex::default(),
             overloaded: AtomicBool::new(false),
             busy: AtomicU8::new(0),
             acked: AtomicU64::new(0),
-            quarantined: AtomicU64::new(0),
             orders: Orders::default(),
         }
     }
@@ -118,7 +94,8 @@ impl Front {
             return list.for_each(|settled| self.orders.settled(settled));
         }
         let Some(client) = self.client(connection) else { return list.for_each(drop) };
-        let (mut effects, site) = (Effects::default(), self.site());
+        let listens = |topic: &str| self.listens(topic);
+        let (mut effects, site) = (Effects::default(), self.site(&listens));
         let mut session = lock(&client.session);
         for settled in list {
             session.settled(site, settled, &mut effects);
@@ -132,11 +109,11 @@ impl Front {
     }
 
     /// Gives an operator's order to a shard; its outcome comes when it is chosen. Nothing if too many are under way.
-    pub fn order(&self, shard: ShardId, item: Item) -> Option<oneshot::Receiver<Outcome>> {
+    pub fn order(&self, shard: ShardId, item: Forwardable) -> Option<oneshot::Receiver<Outcome>> {
         let ways = self.ways.get()?;
         let (token, outcome) = self.orders.open()?;
         let ticket = Ticket { connection: ORDERS, token };
-        ways.forwarder.do_send(Submit(vec![(shard, ticket, Forwardable::Item(item))]));
+        ways.forwarder.do_send(Submit(vec![(shard, ticket, item)]));
         Some(outcome)
     }
 
@@ -227,10 +204,9 @@ impl Front {
         }
     }
 
-    /// The quarantine, newest first, and how many were ever put there.
-    pub fn quarantine(&self) -> (u64, Vec<QuarantineEntry>) {
-        let entries = lock(&self.quarantine).iter().rev().cloned().collect();
-        (self.quarantined.load(Ordering::Relaxed), entries)
+    /// How many publishes came ever to topics that map to no stream and that nobody subscribes to, and the topics.
+    pub fn unmapped(&self) -> (u64, Vec<UnmappedTopic>) {
+        lock(&self.unmapped).list()
     }
 
     /// The fields of publishes that were no readings, of all devices or of one.
@@ -243,7 +219,17 @@ impl Front {
         self.decoder.sparkplug_figures()
     }
 
-    /// How many publishes of QoS 1 and 2 were acknowledged as kept.
+    /// The decoder, for what was quarantined.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Which shard a device, or a client, belongs to.
+    pub fn shard_of(&self, name: &str) -> ShardId {
+        self.ring.shard_of(name)
+    }
+
+    /// How many publishes of QoS 1 and 2 were answered with success.
     pub fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
     }
@@ -253,8 +239,18 @@ impl Front {
         self.clients.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    fn site(&self) -> Site<'_> {
-        Site { ring: &self.ring, decoder: &self.decoder, origin: self.origin, now: EpochMs::now() }
+    fn site<'a>(&'a self, listens: &'a dyn Fn(&str) -> bool) -> Site<'a> {
+        let Self { ring, decoder, origin, .. } = self;
+        Site { ring, decoder, origin: *origin, now: EpochMs::now(), listens }
+    }
+
+    /// Whether somebody subscribes to a topic, here or at a peer.
+    fn listens(&self, topic: &str) -> bool {
+        if self.router.listens(topic) {
+            return true;
+        }
+        let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
+        interest.values().flatten().any(|filter| filter.matches(topic))
     }
 
     fn client(&self, id: u64) -> Option<Arc<Client>> {
@@ -288,15 +284,28 @@ impl Front {
             self.acked.fetch_add(effects.acked, Ordering::Relaxed);
             metrics::counter!("selvedge_publishes_acked_total").increment(effects.acked);
         }
+        if effects.refused > 0 {
+            metrics::counter!("selvedge_publishes_refused_total").increment(effects.refused);
+        }
+        let Fates { counted, recognised, set_aside } = effects.fates;
+        for (fate, n) in [("counted", counted), ("recognised", recognised), ("set_aside", set_aside)] {
+            if n > 0 {
+                metrics::counter!("selvedge_readings_total", "fate" => fate).increment(n);
+            }
+        }
+        if !effects.unmapped.is_empty() {
+            metrics::counter!("selvedge_publishes_unmapped_total").increment(effects.unmapped.len() as u64);
+            let (mut unmapped, now) = (lock(&self.unmapped), EpochMs::now());
+            for (topic, bytes) in &effects.unmapped {
+                unmapped.note(topic, *bytes, now);
+            }
+        }
         if effects.dropped > 0 {
             metrics::counter!("selvedge_qos0_dropped_total").increment(effects.dropped);
         }
         client.handle.answers(effects.answers);
         if let Some(reason) = effects.close {
             client.handle.close(reason);
-        }
-        for quarantined in effects.quarantine {
-            self.set_aside(quarantined);
         }
         if !effects.skipped.is_empty() {
             self.note_skipped(&effects.skipped);
@@ -339,25 +348,6 @@ impl Front {
         }
     }
 
-    fn set_aside(&self, q: Quarantined) {
-        self.quarantined.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("selvedge_publishes_quarantined_total").increment(1);
-        let shown = &q.payload[..q.payload.len().min(MAX_QUARANTINE_PAYLOAD_BYTES)];
-        let entry = QuarantineEntry {
-            at: EpochMs::now().to_string(),
-            client: q.client,
-            topic: q.topic,
-            why: q.why,
-            payload: String::from_utf8_lossy(shown).into_owned(),
-            bytes: q.payload.len(),
-        };
-        let mut quarantine = lock(&self.quarantine);
-        if quarantine.len() >= MAX_QUARANTINE_ENTRIES {
-            quarantine.pop_front();
-        }
-        quarantine.push_back(entry);
-    }
-
     fn admit(&self, handle: &Arc<Handle>) -> Arc<Client> {
         let id = handle.id();
         let client = Arc::new(Client { handle: handle.clone(), session: Mutex::new(Session::new(id)) });
@@ -395,7 +385,8 @@ impl Application for Front {
         };
         let (mut effects, mut gone) = (Effects::default(), false);
         let overloaded = self.overloaded.load(Ordering::Relaxed);
-        let site = self.site();
+        let listens = |topic: &str| self.listens(topic);
+        let site = self.site(&listens);
         let mut session = lock(&client.session);
         for event in events.drain(..) {
             gone |= matches!(event, Inbound::Closed(_));

@@ -5,6 +5,7 @@ mod devices;
 use crate::actors::fullness;
 use crate::actors::link::PeerLinks;
 use crate::actors::log::{GetLogFigures, LogActor};
+use crate::actors::quarantine;
 use crate::actors::report::Overview;
 use crate::actors::shard::ShardReport;
 use crate::actors::switch::Ask;
@@ -30,8 +31,9 @@ use tokio::sync::oneshot;
 const QUERY_WAIT_MS: u64 = 3_000;
 
 const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/devices/{device} (DELETE too), \
-                     /v1/devices/{device}/streams/{stream} (DELETE only), /v1/quarantine, /v1/skipped, /metrics, /healthz, \
-                     /readyz";
+                     /v1/devices/{device}/streams/{stream} (DELETE only), POST .../reset-sequence behind either, \
+                     /v1/quarantine, /v1/quarantine/{id} (DELETE too), POST /v1/quarantine/{id}/readmit, /v1/unmapped, \
+                     /v1/skipped, /metrics, /healthz, /readyz";
 
 /// What the handlers work with.
 pub struct Api {
@@ -61,8 +63,8 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/devices/{device}", web::get().to(devices::one))
         .route("/v1/devices/{device}", web::delete().to(devices::retire_device))
         .route("/v1/devices/{device}/streams/{stream}", web::delete().to(devices::retire_stream))
-        .route("/v1/quarantine", web::get().to(quarantine))
         .route("/v1/skipped", web::get().to(skipped))
+        .configure(quarantine::routes)
         .route("/metrics", web::get().to(metrics_page))
         .route("/healthz", web::get().to(|| async { "ok\n" }))
         .route("/readyz", web::get().to(readyz))
@@ -105,9 +107,9 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
         "outbox_bytes": sum(|r| r.status.outbox_bytes),
         "waiting_parts": sum(|r| r.status.waiting_parts),
         "leader_changes": reports.iter().map(|r| r.led).sum::<u64>(),
-        "readings_acked": api.overview.front.acked(),
+        "publishes_acked": api.overview.front.acked(),
         "connections": api.overview.front.connections(),
-        "quarantined": api.overview.front.quarantine().0,
+        "quarantined": sum(|r| r.quarantined),
     });
     let peers: Vec<_> = api
         .links
@@ -149,11 +151,6 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_log_segments", log.segments as f64);
     fullness::set_gauges(&reports);
     api.metrics.render()
-}
-
-async fn quarantine(api: web::Data<Api>) -> HttpResponse {
-    let (total, entries) = api.overview.front.quarantine();
-    HttpResponse::Ok().json(json!({ "total": total, "kept": entries.len(), "entries": entries }))
 }
 
 /// Fields of publishes taken in here that were no readings; `device` names one device.

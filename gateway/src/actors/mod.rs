@@ -8,6 +8,7 @@ pub mod link;
 pub mod log;
 pub mod orders;
 mod pulse;
+pub mod quarantine;
 pub mod report;
 pub mod shard;
 pub mod supervisor;

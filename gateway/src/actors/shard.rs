@@ -47,6 +47,8 @@ pub struct ShardReport {
     pub status: Status,
     /// How often this process began to lead it.
     pub led: u64,
+    /// How many publishes were ever put into its quarantine.
+    pub quarantined: u64,
     /// Its devices, if asked for.
     pub devices: Vec<DeviceInfo>,
     /// How much its tables hold.
@@ -260,8 +262,9 @@ impl Handler<GetStatus> for ShardActor {
         let core = self.replica.core();
         let devices =
             if wanted.devices { core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
+        let quarantined = core.machine().quarantine_stats().taken;
         let (sizes, fullness) = (core.machine().sizes(), core.machine().fullness());
-        ShardReport { status: core.status(), led: self.led, devices, sizes, fullness }
+        ShardReport { status: core.status(), led: self.led, quarantined, devices, sizes, fullness }
     }
 }
 

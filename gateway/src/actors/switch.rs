@@ -7,7 +7,7 @@ use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
 use crate::actors::pulse;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::logic::asks::{self, Asks, Told, Wanted};
-use crate::logic::peer::PeerMessage;
+use crate::logic::peer::{PeerMessage, TableAnswer, TableQuestion};
 use crate::logic::ring::Ring;
 use crate::logic::shard::{CONFIGURATION, Event};
 use actix::{Actor, Addr, Context, Handler, Message};
@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
+
+/// How many questions about tables may be open.
+const MAX_TABLE_QUESTIONS: usize = 256;
 
 /// How often changed subscriptions are told to peers, and questions are looked after.
 const LOOK_MS: u64 = 200;
@@ -47,6 +50,18 @@ pub struct Ask {
     pub reply: oneshot::Sender<Told>,
 }
 
+/// Asks gateways about a table; the first answer comes through `reply`, which closes if too much is asked.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AskTable {
+    /// Whom: all replicas of a shard, of which its leader answers, or one gateway.
+    pub to: Vec<GatewayId>,
+    /// The question.
+    pub question: TableQuestion,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<TableAnswer>,
+}
+
 /// Subscriptions have changed here: the peers are told at once, for what they take in from now on is wanted.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -68,6 +83,9 @@ pub struct Switch {
     asks: Asks,
     /// Who asked each question.
     replies: BTreeMap<u64, oneshot::Sender<Told>>,
+    /// Who asked about a table.
+    tables: BTreeMap<u64, oneshot::Sender<TableAnswer>>,
+    last_table: u64,
 }
 
 impl Switch {
@@ -82,6 +100,8 @@ impl Switch {
             epoch,
             asks: Asks::new(me, ring, fastrand::u64(..)),
             replies: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            last_table: fastrand::u64(..u64::MAX / 2),
         }
     }
 
@@ -108,6 +128,20 @@ impl Switch {
                 }
                 PeerMessage::Query { id, shard, query } => {
                     events.entry(shard).or_default().push(Event::Query { from, id, query });
+                }
+                PeerMessage::AskTable { id, question: TableQuestion::Unmapped } => {
+                    let (total, topics) = self.front.unmapped();
+                    let answer = TableAnswer::Unmapped(total, topics);
+                    self.send(vec![(from, PeerMessage::TableAnswer { id, answer })]);
+                }
+                PeerMessage::AskTable { id, question } => {
+                    let TableQuestion::Quarantine { shard, .. } = question else { continue };
+                    events.entry(shard).or_default().push(Event::AskTable { from, id, question });
+                }
+                PeerMessage::TableAnswer { id, answer } => {
+                    if let Some(reply) = self.tables.remove(&id) {
+                        let _ = reply.send(answer); // who asked may have gone
+                    }
                 }
                 PeerMessage::Forwarded { shard, origin, n, answer } => {
                     answers.push((origin, shard, n, answer))
@@ -263,6 +297,21 @@ impl Handler<Ask> for Switch {
             self.replies.insert(question, reply);
         }
         self.perform(effects);
+    }
+}
+
+impl Handler<AskTable> for Switch {
+    type Result = ();
+    fn handle(&mut self, AskTable { to, question, reply }: AskTable, _: &mut Self::Context) {
+        self.tables.retain(|_, reply| !reply.is_closed());
+        if self.tables.len() >= MAX_TABLE_QUESTIONS {
+            return;
+        }
+        self.last_table += 1;
+        let id = self.last_table;
+        self.tables.insert(id, reply);
+        let ask = |to| (to, PeerMessage::AskTable { id, question: question.clone() });
+        self.send(to.into_iter().map(ask).collect());
     }
 }
 

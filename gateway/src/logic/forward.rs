@@ -21,7 +21,7 @@
 //! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. The state
 //! machine remembers the last outcomes that say anything else.
 
-use super::machine::{Item, Maker, Origin, Outcome, Publish, Submission, Verdict};
+use super::machine::{Item, Maker, Origin, Outcome, Publish, Readmit, Submission, Verdict};
 use super::peer::{BusyReason, ForwardAnswer};
 use super::ring::Ring;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -82,6 +82,8 @@ pub enum Forwardable {
     Publish(Option<super::machine::Source>, Vec<NamedReading>),
     /// A publish of one reading outside a persistent session: what most are, without a list to allocate.
     Reading(NamedReading),
+    /// Readings of a quarantined publish, to be judged again; those of `readmit` are empty.
+    Readmit(Readmit, Vec<NamedReading>),
     /// Anything else.
     Item(Item),
 }
@@ -99,6 +101,14 @@ impl Forwardable {
                 let filters = add.iter().map(|(f, _)| f).chain(remove);
                 filters.map(|f| f.len() + 8).sum::<usize>() + 512
             }
+            Self::Readmit(_, readings) => {
+                readings.iter().map(NamedReading::estimate_bytes).sum::<usize>() + 32
+            }
+            Self::Item(Item::Quarantine { publish: q, .. }) => {
+                let texts = q.client.len() + q.topic.len() + q.payload.len() + q.why.len();
+                texts + 9 * q.counted.len() + 512
+            }
+            Self::Item(Item::Readmitted { counted, .. }) => 9 * counted.len() + 512,
             Self::Item(_) => 512,
         }
     }
@@ -441,6 +451,9 @@ impl Lane {
             submission.items.push(match item {
                 Forwardable::Item(item) => item,
                 Forwardable::Reading(reading) => Item::Reading(place(reading)),
+                Forwardable::Readmit(readmit, readings) => {
+                    Item::Readmit(Readmit { readings: readings.into_iter().map(place).collect(), ..readmit })
+                }
                 Forwardable::Publish(source, readings) => {
                     Item::Publish(Publish { source, readings: readings.into_iter().map(place).collect() })
                 }

@@ -1,7 +1,8 @@
 //! What gateways of one site say to each other: the content of a link's frames.
 
-use crate::logic::machine::{Origin, Page, Query, Verdict, WindowView};
+use crate::logic::machine::{Origin, Page, QuarantineEntry, QuarantineStats, Query, Verdict, WindowView};
 use crate::logic::paxos;
+use crate::logic::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::question::Place;
@@ -67,6 +68,20 @@ pub enum PeerMessage {
         /// What is answered.
         answer: QueryAnswer,
     },
+    /// A question about a table of a shard, which its leader answers, or of a gateway.
+    AskTable {
+        /// Given back in the answer.
+        id: u64,
+        /// What is asked.
+        question: TableQuestion,
+    },
+    /// The answer to it.
+    TableAnswer {
+        /// The question's id.
+        id: u64,
+        /// What is answered.
+        answer: TableAnswer,
+    },
     /// A later connection has taken a client's session: close this one.
     Evict {
         /// The process that held the session when it was taken.
@@ -125,6 +140,45 @@ impl WindowQuery {
         let (device, stream) = (self.device.as_str(), self.stream.as_deref());
         Query { device, stream, from: self.from, to: self.to, every_ms: self.every_ms }
     }
+}
+
+/// A question about a table.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum TableQuestion {
+    /// Entries of a shard's quarantine.
+    Quarantine {
+        /// The shard.
+        shard: ShardId,
+        /// Of this client alone.
+        client: Option<String>,
+        /// With greater ids than this.
+        after: u64,
+        /// One entry with its whole payload, rather than several with the first [`EXCERPT_BYTES`] of each.
+        whole: bool,
+    },
+    /// Topics that map to no stream and that nobody subscribes to, as the gateway that is asked met them.
+    Unmapped,
+}
+
+/// How much of a payload is told where entries of a quarantine are listed.
+pub const EXCERPT_BYTES: usize = 1_024;
+/// The most bytes of one shard's entries in one answer.
+pub const QUARANTINE_PAGE_BYTES: usize = 64 * 1024;
+
+/// The answer to a [`TableQuestion`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum TableAnswer {
+    /// Entries of a shard's quarantine.
+    Quarantine {
+        /// With their ids.
+        entries: Vec<(u64, QuarantineEntry)>,
+        /// There are more behind them.
+        more: bool,
+        /// How full it is.
+        stats: QuarantineStats,
+    },
+    /// How many such publishes came since the gateway started, and the topics.
+    Unmapped(u64, Vec<UnmappedTopic>),
 }
 
 /// The answer to a [`WindowQuery`].

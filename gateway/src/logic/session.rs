@@ -2,7 +2,13 @@
 //! are answered.
 //!
 //! The protocol: a publish is decoded, its readings go to the shards of their devices, and it is
-//! acknowledged, and routed to subscribers, when every shard it touches has applied its part. A session that
+//! answered, and routed to subscribers, when every shard it touches has judged its part. The answer says what became of it: success
+//! with a receipt if at least one reading is in the windows, with what was set aside or skipped in the reason string; a failure
+//! with the reason if none is; "no matching subscribers" if its topic maps to no stream and nobody listens. MQTT 3 knows no
+//! failures: there PUBACK waits until a publish of which something was not counted is chosen into the quarantine, in the
+//! shard of the client id. Whatever is answered, the publish is routed: that a payload is no number is no matter of its subscribers.
+//!
+//! A session that
 //! outlives its connection (3.1.1 without clean session, 5 with an expiry) is a record in the shard of its
 //! client id: CONNECT is answered only when that shard has raised the session's epoch, so that whatever an
 //! older connection still has under way is refused; its publishes carry (client, instance, epoch, packet id),
@@ -10,7 +16,9 @@
 //! session has not touched waits until the session's record names that shard, so that a later PUBREL, on
 //! any gateway, finds every shard that holds the packet id.
 //!
-//! Invariant: a publish of QoS 1 or 2 is acknowledged as kept only after every part of it was applied.
+//! Invariant: a publish of QoS 1 or 2 is acknowledged as kept only after what became of each of its readings is chosen.
+//! Invariant: a publish that is answered with a failure has left its packet id in no shard, for a shard notes it only where something of
+//! it counted, and then the answer is a success.
 //! Invariant: publishes reach each shard in the order in which the client sent them.
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted. The will of a
 //! connection is lost with its gateway. Will delay counts as 0.
@@ -18,8 +26,11 @@
 use super::decode::{Decoded, Decoder, Rebirth, Skipped, name_skipped};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
 use super::machine::{
-    Connect, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, Origin, Outcome, Reading, Reason, Source,
+    Connect, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES, Origin, Outcome, Quarantined,
+    Reading, Source,
 };
+pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
+use super::not_counted::{NotCounted, Sent};
 use super::ring::Ring;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
@@ -55,7 +66,7 @@ const IGNORED: u64 = OWN + 1;
 const TOUCH: u64 = OWN + 2;
 
 /// What the session is part of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Site<'a> {
     /// Which device belongs to which shard.
     pub ring: &'a Ring,
@@ -65,6 +76,8 @@ pub struct Site<'a> {
     pub origin: Origin,
     /// The time now, for relative times in payloads.
     pub now: EpochMs,
+    /// Whether somebody at this site subscribes to a topic.
+    pub listens: &'a dyn Fn(&str) -> bool,
 }
 
 /// What the session wants done.
@@ -80,31 +93,33 @@ pub struct Effects {
     pub subscribe: Vec<Subscription>,
     /// To be unsubscribed.
     pub unsubscribe: Vec<Filter>,
-    /// Payloads that do not decode or may not be kept.
-    pub quarantine: Vec<Quarantined>,
     /// Fields of publishes that are no readings.
     pub skipped: Vec<Skipped<'static>>,
     /// To be published by the gateway itself, at QoS 0.
     pub rebirths: Vec<Box<Rebirth>>,
+    /// Topics of publishes that map to no stream and that nobody subscribes to, and the payloads' bytes.
+    pub unmapped: Vec<(String, usize)>,
     /// End the connection.
     pub close: Option<CloseReason>,
     /// QoS 0 publishes that were dropped.
     pub dropped: u64,
-    /// Publishes of QoS 1 and 2 that were acknowledged as kept.
+    /// Publishes of QoS 1 and 2 that were answered with success.
     pub acked: u64,
+    /// Publishes of QoS 1 and 2 that were answered with a failure.
+    pub refused: u64,
+    /// What became of readings that were published here.
+    pub fates: Fates,
 }
 
-/// A publish that could not be counted.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Quarantined {
-    /// Who sent it.
-    pub client: String,
-    /// Where.
-    pub topic: String,
-    /// What.
-    pub payload: bytes::Bytes,
-    /// Why not.
-    pub why: String,
+/// How many readings were judged how, as the shards' answers say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fates {
+    /// Counted.
+    pub counted: u64,
+    /// Recognised as counted before.
+    pub recognised: u64,
+    /// Set aside.
+    pub set_aside: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,22 +140,16 @@ struct Pending {
     receipt: Option<(ShardId, u64)>,
     /// At least one of its readings is in the windows.
     kept: bool,
-    /// The first reason for which something of it is not.
-    not: Option<Not>,
-    /// Names what was skipped of it, for a client that can be told.
-    skipped: Option<Box<str>>,
-}
-
-/// Why something of a publish was not counted.
-#[derive(Debug)]
-enum Not {
-    Reading(Reason),
-    Part(String),
+    sent: Sent,
+    /// Nothing as long as all of it counts.
+    not: Option<Box<NotCounted>>,
+    /// What is awaited is that it is in the quarantine.
+    quarantining: bool,
 }
 
 impl Pending {
-    fn of(publish: Option<Publish>, open: usize) -> Self {
-        Self { publish, open, receipt: None, kept: false, not: None, skipped: None }
+    fn of(publish: Option<Publish>, open: usize, sent: Sent) -> Self {
+        Self { publish, open, receipt: None, kept: false, sent, not: None, quarantining: false }
     }
 }
 
@@ -269,7 +278,7 @@ impl Session {
                 }
             }
             IGNORED => {}
-            token => self.part_settled(token, settled, out),
+            token => self.part_settled(site, token, settled, out),
         }
     }
 
@@ -346,32 +355,16 @@ impl Session {
             out.dropped += 1;
             return;
         }
-        let (parts, skipped) = match self.names.decode(site, &publish, out) {
-            Meaning::Readings { parts, skipped } => (parts, skipped),
-            Meaning::NoReading { skipped } => {
-                if publish.qos != QoS::AtMostOnce {
-                    out.answers.push(Answer::Ack(Ack::kept(token)));
-                }
-                out.skipped.extend(skipped);
-                out.route.push(publish);
-                return;
-            }
-            Meaning::Unmapped => {
-                if publish.qos != QoS::AtMostOnce {
-                    out.answers.push(Answer::Ack(Ack::kept(token)));
-                }
-                out.route.push(publish);
-                return;
-            }
-            Meaning::Refused { code, why, skipped } => {
-                if publish.qos != QoS::AtMostOnce {
-                    out.answers.push(Answer::Ack(Ack::refused(token, code, why.as_str())));
-                }
-                out.skipped.extend(skipped);
-                self.quarantine(&publish, why, out);
-                return;
-            }
+        let (parts, not, skipped) = match self.names.decode(site, &publish, out) {
+            Meaning::Unmapped => return self.unmapped(site, publish, out),
+            Meaning::Parts { parts, not, skipped } => (parts, not, skipped),
         };
+        if parts.is_empty() {
+            out.skipped.extend(skipped);
+            self.qos0 += usize::from(publish.qos == QoS::AtMostOnce);
+            self.pending.push(token, Pending { not, ..Pending::of(Some(publish), 0, Sent::Nothing) });
+            return self.concluded(site, token, out);
+        }
         let packet_id = publish.packet_id.map_or(0, std::num::NonZeroU16::get);
         let source = (self.persistent() && packet_id != 0).then(|| Source {
             client: self.client.clone(),
@@ -399,9 +392,9 @@ impl Session {
         let qos0 = publish.qos == QoS::AtMostOnce;
         self.qos0 += usize::from(qos0);
         let open = parts.len();
-        let named = (self.v5 && !qos0 && !skipped.is_empty()).then(|| name_skipped(&skipped).into());
         out.skipped.extend(skipped);
-        self.pending.push(token, Pending { skipped: named, ..Pending::of(Some(publish), open) });
+        let sent = Sent::of(&parts);
+        self.pending.push(token, Pending { not, ..Pending::of(Some(publish), open, sent) });
         let ticket = Ticket { connection: self.connection, token };
         out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(source.clone()))));
     }
@@ -412,7 +405,7 @@ impl Session {
             return;
         }
         let (open, connection) = (self.touched.len(), self.connection);
-        self.pending.push(token, Pending::of(None, open));
+        self.pending.push(token, Pending::of(None, open, Sent::Nothing));
         for shard in &self.touched {
             let source = Source {
                 client: self.client.clone(),
@@ -428,24 +421,46 @@ impl Session {
         }
     }
 
-    fn part_settled(&mut self, token: u64, settled: Settled, out: &mut Effects) {
+    /// Its topic maps to no stream: it is only routed.
+    fn unmapped(&mut self, site: Site<'_>, publish: Publish, out: &mut Effects) {
+        let listened = (site.listens)(&publish.topic);
+        if publish.qos != QoS::AtMostOnce {
+            out.acked += 1;
+            let code = if listened { AckCode::Kept } else { AckCode::NoSubscribers };
+            out.answers.push(Answer::Ack(Ack { code, ..Ack::kept(publish.token) }));
+        }
+        if !listened {
+            out.unmapped.push((publish.topic.to_string(), publish.payload.len()));
+        }
+        out.route.push(publish);
+    }
+
+    fn part_settled(&mut self, site: Site<'_>, token: u64, settled: Settled, out: &mut Effects) {
         let Some(pending) = self.pending.get_mut(token) else { return };
         pending.open = pending.open.saturating_sub(1);
         match settled.outcome {
             Outcome::Judged(judged) => {
+                out.fates.counted += u64::from(judged.counted);
+                out.fates.recognised += u64::from(judged.recognised);
+                out.fates.set_aside += judged.set_aside.len() as u64;
                 pending.kept |= judged.is_kept();
-                if !judged.set_aside.is_empty() {
-                    self.names.forget();
-                }
                 if judged.is_kept() && settled.slot > 0 {
                     pending.receipt = Some((settled.shard, settled.slot));
                 }
-                if let (None, Some(first)) = (&pending.not, judged.set_aside.first()) {
-                    pending.not = Some(Not::Reading(first.reason));
+                if !judged.set_aside.is_empty() {
+                    let not = pending.not.get_or_insert_default();
+                    not.set_aside(settled.shard, &pending.sent, &judged.set_aside);
+                    self.names.forget();
                 }
             }
+            // It is not even in the quarantine: unanswered, it is sent again.
+            Outcome::Refused(_) if pending.quarantining => {
+                out.close = Some(CloseReason::Busy);
+                self.pending.remove(token);
+                return;
+            }
             Outcome::Refused(why) => {
-                pending.not = Some(Not::Part(why));
+                pending.not.get_or_insert_default().refused(settled.shard, &why);
                 self.names.forget();
             }
             _ => pending.kept = true,
@@ -453,37 +468,48 @@ impl Session {
         if pending.open > 0 && !canary::makes(Canary::AcknowledgedInPart) {
             return;
         }
-        let Some(done) = self.pending.remove(token) else { return };
+        self.concluded(site, token, out);
+    }
+
+    /// All parts of a publish or a release are settled.
+    fn concluded(&mut self, site: Site<'_>, token: u64, out: &mut Effects) {
+        let Some(pending) = self.pending.get_mut(token) else { return };
+        if let (Some(publish), Some(not)) = (&pending.publish, &pending.not)
+            && not.is_lasting()
+            && !pending.quarantining
+        {
+            let item = quarantined((&self.client, self.epoch), site.now, publish, not, &pending.sent);
+            pending.quarantining = true;
+            if self.v5 || publish.qos == QoS::AtMostOnce || canary::makes(Canary::AcknowledgedUnquarantined) {
+                self.submit(site, IGNORED, item, out);
+            } else {
+                pending.open = 1;
+                return self.submit(site, token, item, out);
+            }
+        }
+        if let Some(done) = self.pending.remove(token) {
+            self.answer(token, done, out);
+        }
+    }
+
+    fn answer(&mut self, token: u64, done: Pending, out: &mut Effects) {
         let Some(publish) = done.publish else {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
         };
-        let qos0 = publish.qos == QoS::AtMostOnce;
-        self.qos0 -= usize::from(qos0);
-        if let (false, Some(not)) = (done.kept, done.not) {
-            let (code, why) = match not {
-                Not::Reading(reason) if reason.is_bound() => (AckCode::QuotaExceeded, reason.to_string()),
-                Not::Reading(reason) => (AckCode::PayloadFormatInvalid, reason.to_string()),
-                Not::Part(why) => (AckCode::QuotaExceeded, why),
-            };
-            if self.v5 && !qos0 {
-                out.answers.push(Answer::Ack(Ack::refused(token, code, why.as_str())));
-            } else if !qos0 {
-                out.close = Some(CloseReason::Quota); // MQTT 3 has no other way to say that it was not kept
+        if publish.qos == QoS::AtMostOnce {
+            self.qos0 -= 1;
+        } else if let Some(not) = done.not.as_ref().filter(|not| self.v5 && not.is_lasting() && !done.kept) {
+            out.refused += 1;
+            out.answers.push(Answer::Ack(Ack::refused(token, not.code(), not.why())));
+        } else {
+            let mut ack = Ack::kept(token);
+            if let Some((shard, slot)) = done.receipt.filter(|_| self.v5) {
+                ack = ack.with_receipt(format!("{shard}/{slot}"));
             }
-            self.quarantine(&publish, why, out);
-            return;
-        }
-        if !qos0 {
-            let ack = Ack::kept(token);
-            let ack = match done.receipt.filter(|_| self.v5) {
-                Some((shard, slot)) => ack.with_receipt(format!("{shard}/{slot}")),
-                None => ack,
-            };
-            let ack = match done.skipped {
-                Some(skipped) => ack.saying(&*skipped),
-                None => ack,
-            };
+            if let Some(not) = done.not.filter(|_| self.v5) {
+                ack = ack.saying(not.why());
+            }
             out.acked += 1;
             out.answers.push(Answer::Ack(ack));
         }
@@ -505,17 +531,14 @@ impl Session {
                 retain: false,
                 packet_id: None,
             };
-            match self.names.decode(site, &publish, out) {
-                Meaning::Readings { parts, skipped } => {
-                    let ticket = Ticket { connection: self.connection, token: IGNORED };
-                    out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(None))));
-                    out.skipped.extend(skipped);
-                }
-                Meaning::NoReading { skipped } => out.skipped.extend(skipped),
-                Meaning::Unmapped => {}
-                Meaning::Refused { why, skipped, .. } => {
-                    out.skipped.extend(skipped);
-                    self.quarantine(&publish, why, out);
+            if let Meaning::Parts { parts, not, skipped } = self.names.decode(site, &publish, out) {
+                let ticket = Ticket { connection: self.connection, token: IGNORED };
+                out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(None))));
+                out.skipped.extend(skipped);
+                if let Some(not) = not.filter(|not| not.is_lasting()) {
+                    let item =
+                        quarantined((&self.client, self.epoch), site.now, &publish, &not, &Sent::Nothing);
+                    self.submit(site, IGNORED, item, out);
                 }
             }
             out.route.push(publish);
@@ -549,12 +572,33 @@ impl Session {
         let ticket = Ticket { connection: self.connection, token };
         out.submit.push((site.ring.shard_of(&self.client), ticket, Forwardable::Item(item)));
     }
+}
 
-    fn quarantine(&self, publish: &Publish, why: String, out: &mut Effects) {
-        let (client, topic, payload) =
-            (self.client.clone(), publish.topic.to_string(), publish.payload.clone());
-        out.quarantine.push(Quarantined { client, topic, payload, why });
-    }
+/// A publish for the quarantine, of a session at this epoch.
+fn quarantined(
+    (client, epoch): (&str, u64),
+    at: EpochMs,
+    publish: &Publish,
+    not: &NotCounted,
+    sent: &Sent,
+) -> Item {
+    let publish = Quarantined {
+        client: client.to_string(),
+        topic: publish.topic.to_string(),
+        payload: if publish.payload.len() > MAX_PAYLOAD_BYTES {
+            Vec::new()
+        } else {
+            publish.payload.to_vec()
+        },
+        payload_bytes: publish.payload.len() as u64,
+        qos: u8::from(publish.qos),
+        packet_id: publish.packet_id.map_or(0, std::num::NonZeroU16::get),
+        dup: publish.dup,
+        at,
+        why: not.why(),
+        counted: not.counted(sent),
+    };
+    Item::Quarantine { epoch, publish: Box::new(publish) }
 }
 
 /// What is awaited of the shards, by token. Tokens ascend, and most are settled in their order.
@@ -592,34 +636,34 @@ impl PendingList {
 }
 
 /// What a publish means to the site.
-enum Meaning {
-    /// It holds readings.
-    Readings {
-        /// By shard.
-        parts: Vec<(ShardId, Part)>,
-        /// Its fields that are no readings.
-        skipped: Vec<Skipped<'static>>,
-    },
-    /// It is understood and holds none: there is nothing to keep.
-    NoReading { skipped: Vec<Skipped<'static>> },
+pub(super) enum Meaning {
     /// Its topic maps to no stream.
     Unmapped,
-    /// Nothing of it can be counted.
-    Refused {
-        code: AckCode,
-        /// What is wrong and what would be right.
-        why: String,
+    /// It maps to streams.
+    Parts {
+        /// Its readings by shard; none if it holds none.
+        parts: Vec<(ShardId, Part)>,
+        /// What of it is no reading, as far as its client should hear of it.
+        not: Option<Box<NotCounted>>,
+        /// Its fields that are no readings.
         skipped: Vec<Skipped<'static>>,
     },
 }
 
 /// The readings of a publish that lie in one shard.
-enum Part {
+pub(super) enum Part {
     One(NamedReading),
     More(Vec<NamedReading>),
 }
 
 impl Part {
+    pub fn readings(&self) -> &[NamedReading] {
+        match self {
+            Part::One(reading) => std::slice::from_ref(reading),
+            Part::More(readings) => readings,
+        }
+    }
+
     fn of(self, source: Option<Source>) -> Forwardable {
         match (self, source) {
             (Part::One(reading), None) => Forwardable::Reading(reading),
@@ -682,17 +726,20 @@ impl RecentNames {
     fn decode(&mut self, site: Site<'_>, publish: &Publish, out: &mut Effects) -> Meaning {
         let owned =
             |skipped: Vec<Skipped<'_>>| skipped.into_iter().map(Skipped::into_owned).collect::<Vec<_>>();
+        let none = |not, skipped| Meaning::Parts { parts: Vec::new(), not, skipped };
         let (list, skipped) = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
             Decoded::Readings { list, skipped, rebirth } => {
                 out.rebirths.extend(rebirth);
                 (list, owned(skipped))
             }
-            Decoded::NoReading { skipped } => return Meaning::NoReading { skipped: owned(skipped) },
+            Decoded::NoReading { skipped } => return none(None, owned(skipped)),
             Decoded::NotMapped => return Meaning::Unmapped,
             Decoded::Malformed(mut e) => {
                 out.rebirths.extend(e.rebirth.take());
-                let code = if e.too_large { AckCode::QuotaExceeded } else { AckCode::PayloadFormatInvalid };
-                return Meaning::Refused { code, why: e.to_string(), skipped: e.skipped };
+                let why = e.to_string();
+                let not =
+                    if e.too_large { NotCounted::too_large(&why) } else { NotCounted::unreadable(&why) };
+                return none(Some(not), e.skipped);
             }
         };
         let (mut parts, mut bytes) = (Vec::<(ShardId, Part)>::new(), 0);
@@ -715,9 +762,10 @@ impl RecentNames {
             let why = format!(
                 "its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"
             );
-            return Meaning::Refused { code: AckCode::QuotaExceeded, why, skipped };
+            return none(Some(NotCounted::too_large(&why)), skipped);
         }
-        Meaning::Readings { parts, skipped }
+        let not = (!skipped.is_empty()).then(|| NotCounted::skipped(&name_skipped(&skipped)));
+        Meaning::Parts { parts, not, skipped }
     }
 }
 

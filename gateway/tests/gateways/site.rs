@@ -143,6 +143,13 @@ impl Plan {
     }
 }
 
+/// The status and the JSON of an answer.
+fn status_and_json(answer: &str) -> (u16, Value) {
+    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    (status, serde_json::from_str(body).unwrap_or_default())
+}
+
 /// A process that does not outlive its test.
 pub struct Running(Child);
 
@@ -243,6 +250,22 @@ impl Site {
 
     pub fn delete(&self, i: usize, path: &str) -> Value {
         self.plan.answered(i, "DELETE", path)
+    }
+
+    /// What gateway `i` answers to an order: the status, and JSON.
+    pub fn order(&self, i: usize, method: &str, path: &str) -> (u16, Value) {
+        status_and_json(&self.plan.request(i, method, path).unwrap_or_default())
+    }
+
+    /// The quarantined publishes of a client, as gateway `i` lists them, once there are so many.
+    pub fn quarantined(&self, i: usize, client: &str, count: usize) -> Vec<Value> {
+        let mut entries = Vec::new();
+        until("its publishes are in the quarantine", || {
+            let listed = self.json(i, &format!("/v1/quarantine?client={client}"))["entries"].take();
+            entries = listed.as_array().cloned().unwrap_or_default();
+            entries.len() == count
+        });
+        entries
     }
 
     /// How many readings of a device are counted, by a linearizable query at gateway `i`.

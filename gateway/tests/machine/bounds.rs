@@ -119,17 +119,6 @@ fn the_ends_of_time_and_huge_values_are_counted() {
 }
 
 #[test]
-fn a_full_outbox_refuses_publishes_until_it_is_confirmed() {
-    let mut s = Shard::new(Rules { max_outbox_batches: 1, cut_after_ms: 0, ..Rules::default() });
-    assert_eq!(s.publish(1, None, reading(1_000, 1.0)), COUNTED);
-    s.settle();
-    let full = s.publish(200_000, None, reading(1_000, 1.0));
-    assert!(matches!(full, Outcome::Refused(why) if why.contains("max_outbox_batches")));
-    assert_eq!(s.apply(200_001, vec![Command::Confirmed { cursor: 1 }]).confirmed, Some(1));
-    assert_eq!(s.publish(200_002, None, reading(1_000, 1.0)), COUNTED);
-}
-
-#[test]
 fn confirmations_of_what_was_never_cut_or_long_confirmed_are_ignored() {
     let mut s = Shard::new(Rules { windows_ms: vec![1_000], cut_after_ms: 0, ..Rules::default() });
     for i in 0..3 {

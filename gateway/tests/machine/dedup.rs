@@ -50,11 +50,146 @@ fn a_qos_1_resend_is_known_by_dup_id_and_hash() {
     assert_eq!(put(&mut s, dup(2, 9)), COUNTED, "another id");
     assert_eq!(put(&mut s, source(1, 1, 8 << 32)), COUNTED, "no resend: the id is used again");
     assert_eq!(put(&mut s, dup(1, 9)), COUNTED, "only the latest publish of an id is resent");
-    for id in 1_000..1_000 + MAX_INFLIGHT_ENTRIES as u16 {
-        assert_eq!(put(&mut s, source(1, id, 9 << 32)), COUNTED);
+}
+
+#[test]
+fn all_that_may_be_in_flight_is_known_when_it_is_resent() {
+    let mut s = shard();
+    let of = |id: u16, dup| Source { dup, ..source(1, id, u64::from(id) << 32) };
+    // All ids but one, without an acknowledgement seen; in one submission, for a thousand publishes each.
+    let send = |s: &mut Shard, stamp: i64, ids: std::ops::RangeInclusive<u16>, dup| {
+        let item =
+            |id| Item::Publish(Publish { source: Some(of(id, dup)), readings: vec![reading(1_000, 1.0)] });
+        let items = ids.map(item).collect();
+        s.submit(stamp, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items }).0
+    };
+    for first in (1..=60_001).step_by(1_000) {
+        let outcomes = send(&mut s, 1, first..=first + 999, false);
+        assert!(outcomes.iter().all(|o| *o == COUNTED));
     }
-    assert_eq!(put(&mut s, dup(2, 9)), COUNTED, "long ago");
-    assert_eq!(put(&mut s, dup(1_100, 9)), Outcome::Duplicate);
+    // Days later, and only the ends, for each is looked for among all.
+    let later = 3 * 86_400_000;
+    for ids in [1..=300, 30_000..=30_010, 60_990..=61_000] {
+        assert!(send(&mut s, later, ids, true).iter().all(|o| *o == Outcome::Duplicate));
+    }
+    assert_eq!(send(&mut s, later, 62_000..=62_000, true), [COUNTED], "that one never came");
+    // It goes on: what is older than half a minute is forgotten, but for the last few.
+    assert_eq!(send(&mut s, later, 1..=1, true), [COUNTED]);
+    let kept = 61_000 - KEPT_ENTRIES as u16 + 100;
+    assert_eq!(send(&mut s, later, kept..=kept, true), [Outcome::Duplicate]);
+}
+
+#[test]
+fn a_packet_id_that_is_used_again_shows_that_all_before_it_was_acknowledged() {
+    let mut s = shard();
+    let of = |id: u16, hash: u64, dup| Source { dup, ..source(1, id, hash << 32) };
+    let mut put = |source| s.publish(1, Some(source), reading(1_000, 1.0));
+    for id in 1..=10 {
+        assert_eq!(put(of(id, 1, false)), COUNTED);
+    }
+    assert_eq!(put(of(5, 2, false)), COUNTED);
+    assert_eq!(put(of(6, 1, true)), Outcome::Duplicate);
+    assert_eq!(put(of(5, 2, true)), Outcome::Duplicate);
+    assert_eq!(put(of(4, 1, true)), COUNTED, "before the earlier 5, so it can't be a resend");
+}
+
+#[test]
+fn a_wild_sequence_number_changes_nothing_and_an_operator_can_reset_them() {
+    let mut s = shard();
+    let leap = aside(Reason::LeapsAhead);
+    assert_eq!(s.publish(1, None, numbered(u64::MAX, None)), leap);
+    for n in 1..=5 {
+        assert_eq!(s.publish(2, None, numbered(n, None)), COUNTED);
+    }
+    assert_eq!(s.publish(3, None, numbered(1 << 50, None)), leap);
+    assert_eq!(s.publish(4, None, numbered(6, None)), COUNTED);
+    for n in 5_000..5_003 {
+        assert_eq!(s.publish(5, None, numbered(n, None)), COUNTED);
+    }
+    assert_eq!(s.publish(6, None, numbered(0, None)), aside(Reason::FarBehind), "it started again");
+    let told = &s.machine.streams("d")[0].set_aside;
+    assert_eq!(told, &[(Reason::FarBehind, 1), (Reason::LeapsAhead, 2)]);
+    let reset = |device: &str, stream: Option<&str>| Item::ResetSequence {
+        device: device.into(),
+        stream: stream.map(str::to_string),
+    };
+    assert!(matches!(s.item(7, reset("d", Some("other"))), Outcome::Refused(_)));
+    assert!(matches!(s.item(7, reset("e", None)), Outcome::Refused(_)));
+    assert_eq!(s.item(7, reset("d", Some("s"))), Outcome::Done);
+    assert_eq!(s.publish(8, None, numbered(0, None)), COUNTED);
+    s.settle();
+    let parts = s.parts();
+    let set_aside: u64 = parts.iter().map(|(_, p)| p.set_aside).sum();
+    let mut spans = selvedge_shared::sequences::Sequences::default();
+    parts.iter().for_each(|(_, p)| spans.merge(&p.sequences));
+    assert_eq!((set_aside, spans.missing()), (3, Some(4_993)), "7 to 4999, once each");
+}
+
+#[test]
+fn a_counter_whose_width_is_told_may_wrap() {
+    let width = Override { device: "d".into(), sequence_bits: Some(16), ..Override::default() };
+    let mut s = Shard::new(Rules { streams: vec![width], ..Rules::default() });
+    for n in [65_533, 65_534, 65_535, 0, 1, 2] {
+        assert_eq!(s.publish(1, None, numbered(n, None)), COUNTED);
+    }
+    assert_eq!(s.publish(1, None, numbered(65_535, None)), RECOGNISED);
+    let mut plain = shard();
+    for (n, want) in [(65_534, COUNTED), (65_535, COUNTED), (0, aside(Reason::FarBehind))] {
+        assert_eq!(plain.publish(1, None, numbered(n, None)), want);
+    }
+}
+
+#[test]
+fn known_streams_of_a_publish_count_beside_one_that_may_not_be_made() {
+    let mut s = Shard::new(Rules { max_streams: 2, ..Rules::default() });
+    let names = ["a", "b", "new"].map(|stream| name("d", stream));
+    let of = |stream| Reading { stream, ..reading(1_000, 1.0) };
+    let items = vec![Item::Publish(Publish { source: Some(source(2, 5, 1)), readings: vec![of(0), of(1)] })];
+    s.submit(1, &Submission { streams: names.to_vec(), makers: Vec::new(), items });
+    let readings = vec![of(2), of(0), of(1)];
+    let items = vec![Item::Publish(Publish { source: Some(source(2, 6, 1)), readings })];
+    let (outcomes, _) = s.submit(2, &Submission { streams: names.to_vec(), makers: Vec::new(), items });
+    let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
+    assert_eq!(outcomes, [Outcome::Judged(Judged { counted: 2, recognised: 0, set_aside })]);
+}
+
+#[test]
+fn what_is_counted_anew_counts_once_however_often_it_is_ordered() {
+    let mut s = shard();
+    let publish = Quarantined {
+        client: "c".into(),
+        topic: "d/d/s".into(),
+        payload: b"47".to_vec(),
+        payload_bytes: 2,
+        qos: 1,
+        packet_id: 9,
+        dup: false,
+        at: selvedge_shared::time::EpochMs(1_000),
+        why: "no number".into(),
+        counted: Vec::new(),
+    };
+    assert_eq!(s.item(1, Item::Quarantine { epoch: 0, publish: Box::new(publish) }), Outcome::Done);
+    let (list, more) = s.machine.quarantine(Some("c"), 0, 1_000);
+    assert_eq!((list.len(), list[0].0, list[0].1.attempt, more), (1, 1, 0, false));
+    let readmit = |attempt| Submission {
+        streams: vec![name("d", "s")],
+        makers: Vec::new(),
+        items: vec![Item::Readmit(Readmit {
+            shard: 3,
+            id: 1,
+            attempt,
+            readings: vec![reading(1_000, 47.0)],
+        })],
+    };
+    assert_eq!(s.submit(2, &readmit(0)).0, [COUNTED]);
+    let (again, applied) = s.submit(3, &readmit(0));
+    assert_eq!((again, applied.counters.counted), (vec![COUNTED], 0), "told the same, counted no more");
+    let done = |attempt| Item::Readmitted { id: 1, attempt, counted: Vec::new(), done: true };
+    assert!(matches!(s.item(4, done(1)), Outcome::Refused(_)));
+    assert_eq!(s.item(4, done(0)), Outcome::Done);
+    assert_eq!(s.machine.quarantine_stats().entries, 0);
+    let restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
+    assert_eq!(restored.snapshot(), s.machine.snapshot());
 }
 
 #[test]

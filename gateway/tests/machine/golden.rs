@@ -27,7 +27,26 @@ fn submission() -> Submission {
             Item::Release(source),
             Item::Disconnect { client: "c".into(), epoch: 1 },
             Item::Retire { device: "d".into(), stream: Some("s".into()) },
+            Item::Quarantine { epoch: 0, publish: Box::new(quarantined()) },
+            Item::Readmit(Readmit { shard: 3, id: 1, attempt: 0, readings: vec![reading(1_000, 2.0)] }),
+            Item::Readmitted { id: 2, attempt: 1, counted: vec![5], done: false },
+            Item::ResetSequence { device: "d".into(), stream: Some("s".into()) },
         ],
+    }
+}
+
+fn quarantined() -> Quarantined {
+    Quarantined {
+        client: "c".into(),
+        topic: "d/x/status".into(),
+        payload: b"offline".to_vec(),
+        payload_bytes: 7,
+        qos: 1,
+        packet_id: 3,
+        dup: false,
+        at: EpochMs(1_000),
+        why: "no number".into(),
+        counted: vec![1 << 60],
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
     Command, Connect, Connected, Item, Judged, Maker, NameRef, Origin, Outcome, Page, Proposal, Publish,
-    Reading, Reason, Rules, SetAside, Source, Submission, Verdict, WindowView,
+    Quarantined, Reading, Readmit, Reason, Rules, SetAside, Source, Submission, Verdict, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{
@@ -229,6 +229,25 @@ fn source() -> impl Strategy<Value = Source> {
     )
 }
 
+fn quarantined() -> impl Strategy<Value = Quarantined> {
+    let texts = (text(), text(), text());
+    let numbers = any::<(u64, u8, u16, bool)>();
+    (texts, vec(any::<u8>(), 0..50), numbers, time(), vec(any::<u64>(), 0..3)).prop_map(
+        |((client, topic, why), payload, (payload_bytes, qos, packet_id, dup), at, counted)| Quarantined {
+            client,
+            topic,
+            payload,
+            payload_bytes,
+            qos,
+            packet_id,
+            dup,
+            at,
+            why,
+            counted,
+        },
+    )
+}
+
 fn item(streams: u32) -> impl Strategy<Value = Item> {
     let reading = || {
         (0..streams, of(time()), -1e9..1e9, any::<(Option<u64>, Option<u64>)>())
@@ -252,6 +271,13 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
         source().prop_map(Item::Release),
         reading().prop_map(Item::Reading),
         (text(), of(text())).prop_map(|(device, stream)| Item::Retire { device, stream }),
+        (text(), of(text())).prop_map(|(device, stream)| Item::ResetSequence { device, stream }),
+        (any::<u64>(), quarantined()).prop_map(|(epoch, q)| Item::Quarantine { epoch, publish: Box::new(q) }),
+        (any::<(u16, u64, u64)>(), vec(reading(), 0..3)).prop_map(|((shard, id, attempt), readings)| {
+            Item::Readmit(Readmit { shard, id, attempt, readings })
+        }),
+        (any::<(u64, u64, bool)>(), vec(any::<u64>(), 0..3))
+            .prop_map(|((id, attempt, done), counted)| { Item::Readmitted { id, attempt, counted, done } }),
     ]
 }
 

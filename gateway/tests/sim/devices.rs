@@ -32,6 +32,8 @@ pub enum Kind {
     Plain,
     /// As `Exact`, with readings of several devices in one publish, so that it touches several shards.
     Many,
+    /// As `Resent`, by MQTT 3.1.1, which knows no failures: what is acknowledged is counted, or in the quarantine.
+    Old,
 }
 
 /// A reading of its own: its number is its value.
@@ -44,6 +46,10 @@ pub struct Reading {
     pub kept: Option<bool>,
     /// It is sent once only, in a stream of its own, and may be lost with its connection.
     pub once: bool,
+    /// It has a stream of its own, and is counted there or in the quarantine.
+    pub either: bool,
+    /// Its sequence number is far from all others of its device.
+    pub wild: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +79,8 @@ pub struct Device {
     kind: Kind,
     boot: u64,
     seq: u64,
+    /// How many wild numbers it has sent, and whether the last was one.
+    wild: (u32, bool),
     last_packet: u16,
     todo: VecDeque<Flight>,
     flights: BTreeMap<u16, Flight>,
@@ -121,21 +129,23 @@ impl Packet {
 pub struct Devices {
     pub list: Vec<Device>,
     pub readings: BTreeMap<u64, Reading>,
+    cramped: bool,
     last_connection: u64,
 }
 
 impl Devices {
     pub fn new(count: usize, cramped: bool) -> Self {
         let kinds: &[Kind] = match cramped {
-            // What is refused in one shard and counted in another is counted again when it is sent again.
-            true => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain],
-            false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many],
+            // Of one that is counted in part the answer does not tell programs which part.
+            true => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Old],
+            false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many, Kind::Old],
         };
         let device = |i: usize| Device {
             name: format!("device-{i}"),
             kind: kinds[i % kinds.len()],
             boot: 1,
             seq: 0,
+            wild: (0, false),
             last_packet: 0,
             todo: VecDeque::new(),
             flights: BTreeMap::new(),
@@ -143,7 +153,12 @@ impl Devices {
             connection: None,
             connect_at: 0,
         };
-        Self { list: (0..count).map(device).collect(), readings: BTreeMap::new(), last_connection: 0 }
+        Self {
+            list: (0..count).map(device).collect(),
+            readings: BTreeMap::new(),
+            cramped,
+            last_connection: 0,
+        }
     }
 
     /// Someone measures something.
@@ -155,17 +170,22 @@ impl Devices {
         let time = true_time(now).plus(-late).0;
         let id = self.readings.len() as u64 + 1;
         let (mut readings, device_kind) = (Vec::new(), device.kind);
+        // Each half of the one before: none follows another closely.
+        let numbered = device_kind == Kind::Numbered && device.seq > 2;
+        let wild = numbered && !device.wild.1 && device.wild.0 < 14 && random.chance(60);
+        device.wild = (device.wild.0 + u32::from(wild), wild);
         let mut read = |id: u64, device: &str, stream: String, time: Option<i64>| {
             let window = time.map(|t| t.div_euclid(WIDEST_MS));
             let name = StreamName { device: device.to_string(), stream };
-            let once = device_kind == Kind::Plain;
-            self.readings.insert(id, Reading { name, window, kept: None, once });
+            let (once, either) = (device_kind == Kind::Plain, device_kind == Kind::Old);
+            self.readings.insert(id, Reading { name, window, kept: None, once, either, wild });
             readings.push(id);
         };
         let (topic, payload) = match device.kind {
             Kind::Numbered => {
-                let (seq, boot) = (device.seq, device.boot);
-                device.seq += 1;
+                let seq = if wild { (1 << 60) >> device.wild.0 } else { device.seq };
+                let boot = device.boot;
+                device.seq += u64::from(!wild);
                 read(id, &name, "n".into(), Some(time));
                 let payload = format!(r#"{{"value":{id},"ts":{time},"seq":{seq},"boot":{boot}}}"#);
                 (format!("d/{name}/n"), payload)
@@ -174,6 +194,12 @@ impl Devices {
                 let stream = format!("once-{id}");
                 read(id, &name, stream.clone(), None);
                 (format!("d/{name}/{stream}"), id.to_string())
+            }
+            Kind::Old => {
+                let stream = format!("either-{id}");
+                read(id, &name, stream.clone(), None);
+                let bad = random.chance(300);
+                (format!("d/{name}/{stream}"), if bad { format!("bad {id}") } else { id.to_string() })
             }
             Kind::Exact | Kind::Resent => {
                 // Names of their own now and then, so that shards meet their bound of streams.
@@ -268,6 +294,9 @@ impl Devices {
                     if !flight.received {
                         for id in &flight.readings {
                             let reading = self.readings.get_mut(id).expect("it was measured");
+                            // Only a number that leaps, and a bound, set a numbered reading aside.
+                            let sound = device.kind != Kind::Numbered || self.cramped || reading.wild;
+                            assert!(kept || sound, "reading {id} is refused: {ack:?}");
                             let before = *reading.kept.get_or_insert(kept);
                             assert_eq!(before, kept, "reading {id} was both kept and refused");
                         }
@@ -299,7 +328,7 @@ impl Devices {
 impl Device {
     fn qos(&self) -> QoS {
         match self.kind {
-            Kind::Numbered | Kind::Resent | Kind::Plain => QoS::AtLeastOnce,
+            Kind::Numbered | Kind::Resent | Kind::Plain | Kind::Old => QoS::AtLeastOnce,
             Kind::Exact | Kind::Many => QoS::ExactlyOnce,
         }
     }
@@ -325,7 +354,7 @@ impl Device {
         let clean = matches!(self.kind, Kind::Numbered | Kind::Plain);
         Connect {
             client_id: self.name.clone().into(),
-            version: Version::V5,
+            version: if self.kind == Kind::Old { Version::V311 } else { Version::V5 },
             clean,
             expiry_s: if clean { 0 } else { u32::MAX },
             keepalive_s: 0,

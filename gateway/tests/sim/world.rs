@@ -162,6 +162,7 @@ impl World {
                 late_flush_ms: 500,
                 cut_after_ms: 300,
                 recent_windows: 10_000,
+                quarantine_bytes: 16 * 1024 * 1024,
                 max_streams: if plan.cramped { 12 } else { 20_000 },
                 ..Rules::default()
             }),
@@ -283,7 +284,35 @@ impl World {
             let most = super::gateway::MAX_SEGMENTS + live.replicas.len() as u64 + 4;
             assert!(live.segments() <= most, "{id} keeps {} log segments: {}", live.segments(), self.show());
         }
-        invariants::counted_once::check(&self.devices, &self.cloud.windows);
+        invariants::counted_once::check(&self.devices, &self.cloud.windows, &self.quarantine());
+    }
+
+    /// How often each payload is in the site's quarantine.
+    fn quarantine(&self) -> BTreeMap<String, u64> {
+        let mut latest = BTreeMap::new();
+        for place in self.places.values() {
+            for (shard, replica) in place.live.iter().flat_map(|live| &live.replicas) {
+                let machine = replica.core().machine();
+                let known = latest.entry(*shard).or_insert(machine);
+                if known.slot() < machine.slot() {
+                    *known = machine;
+                }
+            }
+        }
+        let mut payloads = BTreeMap::new();
+        for machine in latest.values() {
+            let (mut after, mut more) = (0, true);
+            while more {
+                let list;
+                (list, more) = machine.quarantine(None, after, usize::MAX);
+                after = list.last().map_or(after, |(id, _)| *id);
+                for (_, entry) in list {
+                    let payload = String::from_utf8_lossy(&entry.publish.payload).into_owned();
+                    *payloads.entry(payload).or_default() += 1;
+                }
+            }
+        }
+        payloads
     }
 
     fn settle(&mut self) {
@@ -545,7 +574,7 @@ impl World {
         let (at, device) = (self.pick(), name.device);
         self.last_query += 1;
         let id = self.last_query;
-        let of = |r: &&devices::Reading| r.name.device == device && r.kept == Some(true);
+        let of = |r: &&devices::Reading| r.name.device == device && r.kept == Some(true) && !r.either;
         let acknowledged = self.devices.readings.values().filter(of).count() as u64;
         self.reads.asked(id, &device, acknowledged);
         let (from, to) = (EpochMs(*TIME_RANGE.start()), EpochMs(*TIME_RANGE.end()));

@@ -35,8 +35,7 @@
 
 use super::answers::{Answers, Kind};
 use super::event::{
-    Accept, AckCode, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal, Subscription,
-    Will,
+    Accept, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal, Subscription, Will,
 };
 use super::outgoing::Window;
 use super::wire::{Granted, Outbound, Packet, Wire};
@@ -324,6 +323,7 @@ impl Connection {
             return self.close(CloseReason::Protocol("a second CONNECT"), events);
         }
         self.wire.packet_bytes = out.packet_bytes;
+        self.wire.problems = out.problems;
         self.window.max_entries = self.window.max_entries.min(usize::from(out.window_entries));
         if out.auth {
             return self.refuse(Refusal::AuthMethod, events);
@@ -484,7 +484,7 @@ impl Connection {
                 Kind::Ack => self.wire.put_ack(&mut self.output, id, false, owed.code, owed.note),
                 Kind::Received => {
                     // A failure ends the exchange: there will be no PUBREL. MQTT 3 can't be told of one.
-                    if owed.code != AckCode::Kept && self.wire.is_v5() {
+                    if owed.code.is_failure() && self.wire.is_v5() {
                         self.unreleased.remove(&id);
                     }
                     self.wire.put_ack(&mut self.output, id, true, owed.code, owed.note)

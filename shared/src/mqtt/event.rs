@@ -310,6 +310,8 @@ pub struct AckNote {
 pub enum AckCode {
     /// 0x00.
     Kept,
+    /// 0x10: a success, but nobody subscribes, and nothing was kept.
+    NoSubscribers,
     /// 0x80.
     Unspecified,
     /// 0x83: will do no better the next time.
@@ -322,6 +324,13 @@ pub enum AckCode {
     QuotaExceeded,
     /// 0x99: the payload does not decode.
     PayloadFormatInvalid,
+}
+
+impl AckCode {
+    /// Whether it is the reason of a failure: at QoS 2, the end of the exchange.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::Kept | Self::NoSubscribers)
+    }
 }
 
 /// A message on its way to a subscriber.

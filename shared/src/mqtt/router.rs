@@ -191,6 +191,21 @@ impl Router {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether somebody subscribes to a topic.
+    pub fn listens(&self, topic: &str) -> bool {
+        let table = self.read();
+        if table.total == 0 {
+            return false;
+        }
+        if table.exact.get(topic).is_some_and(|wants| !wants.is_empty()) {
+            return true;
+        }
+        let levels: Vec<&str> = topic.split('/').collect();
+        let mut any = false;
+        table.wild.find(&levels, true, &mut |wants| any |= !wants.is_empty());
+        any
+    }
+
     /// Adds subscriptions of a connection, or replaces those with the same filter.
     ///
     /// # Errors

@@ -49,6 +49,8 @@ pub(super) struct Outbound {
     pub packet_bytes: u32,
     /// Asks for MQTT 5's enhanced authentication.
     pub auth: bool,
+    /// Request Problem Information.
+    pub problems: bool,
 }
 
 /// What is answered to one filter of SUBSCRIBE.
@@ -68,6 +70,8 @@ pub(super) struct Wire {
     max_packet_bytes: u32,
     /// The client's Maximum Packet Size.
     pub packet_bytes: u32,
+    /// The client takes reasons and user properties (its Request Problem Information).
+    pub problems: bool,
 }
 
 enum Codec {
@@ -100,7 +104,7 @@ const MISPLACED: &str = "a packet that clients do not send, or not now";
 impl Wire {
     pub fn new(limits: &Limits) -> Self {
         let max_packet_bytes = limits.max_packet_bytes.max(1);
-        Self { codec: Codec::Unknown, level: 0, max_packet_bytes, packet_bytes: u32::MAX }
+        Self { codec: Codec::Unknown, level: 0, max_packet_bytes, packet_bytes: u32::MAX, problems: true }
     }
 
     pub fn is_v5(&self) -> bool {
@@ -252,7 +256,7 @@ impl Wire {
         self.put(output, || v3::Packet::PingResponse, || v5::Packet::PingResponse)
     }
 
-    /// PUBACK, or PUBREC if `received`. A note that does not fit is left out.
+    /// PUBACK, or PUBREC if `received`. What does not fit of a note is left out, the reason first.
     pub fn put_ack(
         &mut self,
         output: &mut BytesMut,
@@ -275,6 +279,7 @@ impl Wire {
             };
             if received { v5::Packet::PublishReceived(ack) } else { v5::Packet::PublishAck(ack) }
         };
+        let note = note.filter(|_| self.problems).map(|note| fitting(note, self.packet_bytes));
         let noted = note.is_some();
         self.put(output, old, || new(note)) || (noted && self.put(output, old, || new(None)))
     }
@@ -362,9 +367,21 @@ impl Wire {
     }
 }
 
+/// A note without its reason, if it does not fit into an acknowledgement of so many bytes with it.
+fn fitting(mut note: Box<AckNote>, packet_bytes: u32) -> Box<AckNote> {
+    const HEAD_BYTES: usize = 5 + 2 + 1 + 4;
+    let properties = note.properties.iter().map(|(key, value)| key.len() + value.len() + 5).sum::<usize>();
+    let reason = note.reason_string.as_ref().map_or(0, |reason| reason.len() + 3);
+    if HEAD_BYTES + properties + reason > packet_bytes as usize {
+        note.reason_string = None;
+    }
+    note
+}
+
 fn ack_code(code: AckCode) -> v5::PublishAckReason {
     match code {
         AckCode::Kept => v5::PublishAckReason::Success,
+        AckCode::NoSubscribers => v5::PublishAckReason::NoMatchingSubscribers,
         AckCode::Unspecified => v5::PublishAckReason::UnspecifiedError,
         AckCode::ImplementationSpecific => v5::PublishAckReason::ImplementationSpecificError,
         AckCode::NotAuthorized => v5::PublishAckReason::NotAuthorized,
@@ -398,7 +415,8 @@ fn from_v3(packet: v3::Packet, level: u8) -> Packet {
                 username: c.username.as_ref().map(own),
                 password: c.password,
             };
-            let outbound = Outbound { window_entries: u16::MAX, packet_bytes: u32::MAX, auth: false };
+            let outbound =
+                Outbound { window_entries: u16::MAX, packet_bytes: u32::MAX, auth: false, problems: true };
             Packet::Connect(Box::new(connect), outbound)
         }
         v3::Packet::Publish(p) => Packet::Publish(p),
@@ -441,6 +459,7 @@ fn from_v5(packet: v5::Packet) -> Packet {
                 window_entries: c.receive_max.map_or(u16::MAX, NonZeroU16::get),
                 packet_bytes: c.max_packet_size.map_or(u32::MAX, |n| n.get()),
                 auth: c.auth_method.is_some(),
+                problems: c.request_problem_info,
             };
             Packet::Connect(Box::new(connect), outbound)
         }

@@ -3,6 +3,7 @@
 use super::Api;
 use crate::actors::orders::ORDER_WAIT_MS;
 use crate::actors::shard::GetDevice;
+use crate::logic::forward::Forwardable;
 use crate::logic::machine::{DeviceInfo, Item, Outcome, StreamInfo};
 use actix_web::{HttpResponse, web};
 use selvedge_shared::ids::MAX_NAME_BYTES;
@@ -71,7 +72,7 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
         return HttpResponse::BadRequest().json(json!({ "error": error }));
     }
     let shard = api.overview.ring.shard_of(&device);
-    let item = Item::Retire { device: device.clone(), stream: stream.clone() };
+    let item = Forwardable::Item(Item::Retire { device: device.clone(), stream: stream.clone() });
     let unavailable = |error: &str| HttpResponse::ServiceUnavailable().json(json!({ "error": error }));
     let Some(outcome) = api.overview.front.order(shard, item) else {
         return unavailable("too many orders are under way; try again");

@@ -1,10 +1,21 @@
 //! Packet ids: which publishes of persistent sessions a shard has taken in.
 //!
-//! - QoS 1: the last [`MAX_INFLIGHT_ENTRIES`] (packet id, hash). A publish that says it may be a resend, and has
-//!   the id and the hash of the latest one of that id, is one.
+//! - QoS 1: (packet id, hash) of all that the client may still send again, in the order in which they came. A publish that says
+//!   it may be a resend, and has the id and the hash of the latest one of that id, is one.
 //! - QoS 2: the packet ids that were received and not yet released. One of them again is a resend.
 //! - A higher instance of the client's session forgets both; what comes from a lower instance or a
 //!   lower epoch is stale.
+//!
+//! # What a client may still send again
+//! A client takes acknowledgements in the order in which it published (MQTT 3.1.1 and 5.0, section 4.6), so that what it has not
+//! seen acknowledged is the end of what it sent: of a client of MQTT 3 perhaps 65,535 publishes, for its window is not
+//! told. The beginning is forgotten when the client shows that it has gone on:
+//! - It uses a packet id again: it has the acknowledgement of the earlier publish, and so of all before.
+//! - It publishes [`FORGET_AFTER_S`] later: a client that reads nothing for so long has stopped, for its window is full, or its
+//!   connection is cut. The last [`KEPT_ENTRIES`] stay nevertheless.
+//!
+//! Nothing is forgotten by time alone: whoever is cut off comes back after days and sends again all that is open. So the memory is
+//! eight bytes for each publish that is open or of the last half minute.
 //!
 //! Limit: a QoS 1 publish that never arrived, resent with the id and the bytes of an acknowledged
 //! one, looks like a resend of that. A shard can't know which clients are still connected, so at the
@@ -12,11 +23,18 @@
 
 use super::command::Source;
 use bincode::{Decode, Encode};
-use std::collections::{BTreeMap, HashMap};
+use selvedge_shared::time::ElapsedMs;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// How many QoS 1 publishes of a client are remembered.
-pub const MAX_INFLIGHT_ENTRIES: usize = 256;
+/// How many QoS 1 publishes of a client are remembered: as many as there are packet ids.
+pub const MAX_INFLIGHT_ENTRIES: usize = 65_535;
+/// So many are remembered however long ago they came.
+pub const KEPT_ENTRIES: usize = 256;
+/// Others are forgotten when the client publishes so many seconds later.
+pub const FORGET_AFTER_S: u64 = 30;
+/// How far from both ends the earlier use of a packet id is looked for: further in there is none, but for a client that hops.
+const SEARCH_ENTRIES: usize = 256;
 /// The most QoS 2 publishes of a client that are received and not released.
 pub const MAX_UNRELEASED_ENTRIES: usize = 1_024;
 
@@ -37,9 +55,8 @@ pub(super) struct Client {
     epoch: u64,
     /// When it was last heard of, on the shard's count of uses.
     used: u64,
-    /// Packet id (16 bits) and the upper 48 bits of the hash, the oldest at `next` once it is full.
-    ring: Vec<u64>,
-    next: u16,
+    /// QoS 1, the latest last: packet id (16 bits), second in which it came (16 bits), the upper 32 bits of the hash.
+    open: VecDeque<u64>,
     /// In order.
     unreleased: Vec<u16>,
 }
@@ -68,7 +85,7 @@ impl Clients {
             let used = self.uses;
             self.by_name.insert(
                 name,
-                Client { instance, epoch, used, ring: Vec::new(), next: 0, unreleased: Vec::new() },
+                Client { instance, epoch, used, open: VecDeque::new(), unreleased: Vec::new() },
             );
         }
         let uses = &mut self.uses;
@@ -84,7 +101,7 @@ impl Clients {
                 Err(_) if client.unreleased.len() >= MAX_UNRELEASED_ENTRIES => Known::Full,
                 Err(_) => Known::New,
             }
-        } else if source.dup && client.latest(source.packet_id) == Some(packed(source)) {
+        } else if source.dup && client.has_open(source) {
             Known::Duplicate
         } else {
             Known::New
@@ -92,17 +109,14 @@ impl Clients {
     }
 
     /// Notes a publish that [`Clients::meet`] found new.
-    pub fn note(&mut self, source: &Source) {
+    pub fn note(&mut self, source: &Source, now: ElapsedMs) {
         let Some(client) = self.by_name.get_mut(source.client.as_str()) else { return };
         if source.qos == 2 {
             if let Err(at) = client.unreleased.binary_search(&source.packet_id) {
                 client.unreleased.insert(at, source.packet_id);
             }
-        } else if client.ring.len() < MAX_INFLIGHT_ENTRIES {
-            client.ring.push(packed(source));
-        } else if let Some(oldest) = client.ring.get_mut(usize::from(client.next)) {
-            *oldest = packed(source);
-            client.next = (client.next + 1) % MAX_INFLIGHT_ENTRIES as u16;
+        } else {
+            client.open(source, now);
         }
     }
 
@@ -148,9 +162,7 @@ impl Clients {
         let count = all.len();
         for (name, client) in all {
             let ordered = client.unreleased.windows(2).all(|w| w[0] < w[1]);
-            let ring =
-                client.ring.len() <= MAX_INFLIGHT_ENTRIES && usize::from(client.next) < MAX_INFLIGHT_ENTRIES;
-            if !ordered || !ring || client.used >= uses {
+            if !ordered || client.open.len() > MAX_INFLIGHT_ENTRIES || client.used >= uses {
                 return None;
             }
             let name: Arc<str> = name.into();
@@ -169,22 +181,47 @@ impl Client {
         }
         if source.instance > self.instance {
             self.instance = source.instance;
-            self.ring = Vec::new();
-            self.next = 0;
+            self.open = VecDeque::new();
             self.unreleased = Vec::new();
         }
         self.epoch = source.epoch;
         true
     }
 
-    /// The latest entry of a packet id.
-    fn latest(&self, packet_id: u16) -> Option<u64> {
-        let (newer, older) = self.ring.split_at(usize::from(self.next).min(self.ring.len()));
-        let is_it = |e: &&u64| **e >> 48 == u64::from(packet_id);
-        newer.iter().rev().chain(older.iter().rev()).find(is_it).copied()
+    /// Whether the latest publish of that packet id was this one.
+    fn has_open(&self, source: &Source) -> bool {
+        let latest = self.open.iter().rev().find(|e| of_id(**e, source.packet_id));
+        latest.is_some_and(|e| *e as u32 == (source.hash >> 32) as u32)
+    }
+
+    /// Notes a QoS 1 publish, and forgets what the client can't send again any more.
+    fn open(&mut self, source: &Source, now: ElapsedMs) {
+        let second = seconds(now);
+        let len = self.open.len();
+        let near = (0..len.min(SEARCH_ENTRIES)).flat_map(|i| [len - 1 - i, i]);
+        if let Some(at) = { near }.find(|at| self.open.get(*at).is_some_and(|e| of_id(*e, source.packet_id)))
+        {
+            self.open.drain(..=at);
+        }
+        let old = |e: &u64| u64::from(second.wrapping_sub((*e >> 32) as u16)) > FORGET_AFTER_S;
+        while self.open.len() >= MAX_INFLIGHT_ENTRIES
+            || (self.open.len() >= KEPT_ENTRIES && self.open.front().is_some_and(old))
+        {
+            self.open.pop_front();
+        }
+        if self.open.capacity() > KEPT_ENTRIES && self.open.capacity() / 4 > self.open.len() {
+            self.open.shrink_to(self.open.len() * 2);
+        }
+        let id = u64::from(source.packet_id) << 48;
+        self.open.push_back(id | u64::from(second) << 32 | source.hash >> 32);
     }
 }
 
-fn packed(source: &Source) -> u64 {
-    u64::from(source.packet_id) << 48 | source.hash >> 16
+fn of_id(entry: u64, packet_id: u16) -> bool {
+    entry >> 48 == u64::from(packet_id)
+}
+
+/// The second, as far as it fits: one that seems later than it was is only kept longer.
+fn seconds(now: ElapsedMs) -> u16 {
+    (now.0 / 1_000) as u16
 }

@@ -1,6 +1,7 @@
 //! What a slot holds: commands, and what applying them answers.
 
 use super::judged::Judged;
+use super::quarantine::Quarantined;
 use super::rules::Rules;
 use super::session::MAX_CLIENT_BYTES;
 use bincode::{BorrowDecode, Decode, Encode};
@@ -200,6 +201,35 @@ pub enum Item {
     Release(Source),
     /// A publish of one reading outside a persistent session: what most items are, without a list to allocate.
     Reading(Reading),
+    /// A publish of which something was not counted, to be kept whole (in the shard of its client).
+    Quarantine {
+        /// The epoch of its connection's session; 0 if that is not known. Of a connection that was replaced nothing is kept, for
+        /// its client sends it again.
+        epoch: u64,
+        /// The publish.
+        publish: Box<Quarantined>,
+    },
+    /// Readings of such a publish are to be judged again (in the shards of their devices).
+    Readmit(Readmit),
+    /// They were (in the shard of the client).
+    Readmitted {
+        /// The entry.
+        id: u64,
+        /// Which attempt this was.
+        attempt: u64,
+        /// The hashes of those that were counted or recognised now.
+        counted: Vec<u64>,
+        /// Nothing of it is left to be counted: the entry goes.
+        done: bool,
+    },
+    /// An operator wants the sequence numbers of a device's streams forgotten (in the shard of the device): the next
+    /// number of each is its first.
+    ResetSequence {
+        /// The device.
+        device: String,
+        /// One of its streams, or all.
+        stream: Option<String>,
+    },
 }
 
 impl Item {
@@ -208,6 +238,7 @@ impl Item {
         match self {
             Self::Publish(publish) => &publish.readings,
             Self::Reading(reading) => std::slice::from_ref(reading),
+            Self::Readmit(readmit) => &readmit.readings,
             _ => &[],
         }
     }
@@ -253,6 +284,19 @@ pub struct Source {
 pub struct Publish {
     /// Set within a persistent session at QoS 1 or 2.
     pub source: Option<Source>,
+    /// In the payload's order.
+    pub readings: Vec<Reading>,
+}
+
+/// Readings of a quarantined publish that lie in one shard, to be judged again.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Readmit {
+    /// The shard whose quarantine has the entry.
+    pub shard: u16,
+    /// The entry.
+    pub id: u64,
+    /// Which attempt this is: a repetition of it counts nothing again.
+    pub attempt: u64,
     /// In the payload's order.
     pub readings: Vec<Reading>,
 }

@@ -45,6 +45,7 @@ mod idle;
 mod judged;
 mod names;
 mod outbox;
+mod quarantine;
 mod query;
 mod retire;
 mod rules;
@@ -55,12 +56,15 @@ mod tombstones;
 mod verdicts;
 mod window;
 
-pub use clients::{MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
+pub use clients::{FORGET_AFTER_S, KEPT_ENTRIES, MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use command::*;
 pub use dedup::{MAX_BOOTS_ENTRIES, MAX_NUMBER, SEQUENCE_WIDTH_ENTRIES};
 pub use fullness::{Fullness, WARN_PERCENT};
 pub use judged::{Judged, Reason, SetAside};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
+pub use quarantine::{
+    MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats, Quarantined,
+};
 pub use query::{DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView};
 pub use retire::MAX_TICK_RETIRED_ENTRIES;
 pub use rules::{BadRule, Override, Rules};
@@ -74,6 +78,7 @@ use dedup::{Fate, Numbering};
 use idle::Idle;
 use names::Names;
 use outbox::Outbox;
+use quarantine::Quarantine;
 use rules::Class;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::canary::{self, Canary};
@@ -134,6 +139,10 @@ pub struct Counters {
     pub stale: u64,
     /// Items refused at a bound.
     pub refused: u64,
+    /// Publishes that went into the quarantine.
+    pub quarantined: u64,
+    /// Entries that its bound has pushed out.
+    pub quarantine_evicted: u64,
     /// Batches that had been applied before.
     pub already_applied: u64,
     /// Batches that do not decode.
@@ -163,7 +172,7 @@ impl Counters {
     }
 
     /// All but the reasons by their names, for those who add them up.
-    pub fn named(&self) -> [(&'static str, u64); 17] {
+    pub fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("counted", self.counted),
             ("late", self.late),
@@ -172,6 +181,8 @@ impl Counters {
             ("duplicates", self.duplicates),
             ("stale", self.stale),
             ("refused", self.refused),
+            ("quarantined", self.quarantined),
+            ("quarantine_evicted", self.quarantine_evicted),
             ("already_applied", self.already_applied),
             ("malformed", self.malformed),
             ("closed", self.closed),
@@ -233,6 +244,7 @@ pub struct Machine {
     streams: Streams,
     tombstones: Tombstones,
     clients: Clients,
+    quarantine: Quarantine,
     sessions: Sessions,
     outbox: Outbox,
     recent: VecDeque<Closed>,
@@ -282,6 +294,7 @@ impl Machine {
             streams: Streams::default(),
             tombstones: Tombstones::default(),
             clients: Clients::default(),
+            quarantine: Quarantine::default(),
             sessions: Sessions::default(),
             outbox: Outbox::default(),
             recent: VecDeque::new(),
@@ -406,6 +419,23 @@ impl Machine {
             Item::Reading(reading) => {
                 return self.publish(None, std::slice::from_ref(reading), submission, ids, index, applied);
             }
+            Item::Readmit(readmit) => return self.readmit(readmit, submission, ids, index, applied),
+            Item::Quarantine { epoch, publish } if self.sessions.is_replaced(&publish.client, *epoch) => {
+                Err(Not::Current)
+            }
+            Item::Quarantine { publish, .. } => {
+                let most = u64::from(rules.quarantine_bytes);
+                applied.counters.quarantined += 1;
+                applied.counters.quarantine_evicted += self.quarantine.put((**publish).clone(), most);
+                Ok(())
+            }
+            Item::Readmitted { id, attempt, counted, done } => {
+                let known = self.quarantine.readmit(*id, *attempt, counted, *done);
+                known
+                    .then_some(())
+                    .ok_or(Not::Possible(format!("there is no entry {id} at attempt {attempt}")))
+            }
+            Item::ResetSequence { device, stream } => self.reset_sequence(device, stream.as_deref()),
             Item::Connect(connect) => match self.sessions.connect(connect, now, rules) {
                 Ok((connected, evicted)) => {
                     applied.evicted.extend(evicted);
@@ -456,12 +486,54 @@ impl Machine {
                 }
             }
         }
-        if self.outbox.manifest.len() >= self.rules.max_outbox_batches as usize {
-            return Outcome::Refused(format!(
-                "{} batches await confirmation (max_outbox_batches)",
-                self.outbox.manifest.len()
-            ));
+        let judged = self.judge(readings, submission, ids, index, applied);
+        // Nothing of a publish that is set aside as a whole has to be recognised: its packet id stays free.
+        if let Some(source) = source.filter(|_| judged.is_kept()) {
+            self.clients.note(source, self.elapsed);
         }
+        Outcome::Judged(judged)
+    }
+
+    /// Judges readings of a quarantined publish again.
+    fn readmit(
+        &mut self,
+        readmit: &Readmit,
+        submission: &Named<'_>,
+        ids: &mut [u32],
+        index: &mut u32,
+        applied: &mut Applied,
+    ) -> Outcome {
+        let (of, attempt) = ((readmit.shard, readmit.id), readmit.attempt);
+        if let Some(judged) = self.quarantine.readmitted(of, attempt) {
+            return Outcome::Judged(judged.clone());
+        }
+        let judged = self.judge(&readmit.readings, submission, ids, index, applied);
+        if judged.is_kept() {
+            self.quarantine.note_readmitted(of, attempt, judged.clone());
+        }
+        Outcome::Judged(judged)
+    }
+
+    fn reset_sequence(&mut self, device: &str, stream: Option<&str>) -> Result<(), Not> {
+        let known = self.names.device(device).into_iter();
+        let ids = known.flat_map(|id| self.names.devices[id].streams.iter().copied());
+        let ids: Vec<u32> = ids.filter(|id| stream.is_none_or(|s| &**self.names.of(*id).1 == s)).collect();
+        for id in &ids {
+            self.streams.list[*id as usize].boots = Vec::new();
+        }
+        let none = || Not::Possible("there is no such stream".to_string());
+        (!ids.is_empty()).then_some(()).ok_or_else(none)
+    }
+
+    /// Judges each reading, and counts those that are to be.
+    fn judge(
+        &mut self,
+        readings: &[Reading],
+        submission: &Named<'_>,
+        ids: &mut [u32],
+        index: &mut u32,
+        applied: &mut Applied,
+    ) -> Judged {
         let mut judged = Judged::default();
         let now = window::Now { elapsed: self.elapsed, wall: self.wall };
         let ahead = i64::from(self.rules.max_future_ms);
@@ -529,13 +601,9 @@ impl Machine {
                 );
             }
         }
-        // Nothing of a publish that is set aside as a whole has to be recognised: its packet id stays free.
-        if let Some(source) = source.filter(|_| judged.is_kept()) {
-            self.clients.note(source);
-        }
         applied.counters.counted += u64::from(judged.counted);
         applied.counters.recognised += u64::from(judged.recognised);
-        Outcome::Judged(judged)
+        judged
     }
 
     /// The number of a reading's stream, which is made known if it is new. Says why there is none.
@@ -693,6 +761,22 @@ impl Machine {
     pub fn verdict(&self, origin: Origin, n: u64) -> Option<(u64, &Verdict)> {
         let known = self.origins.get(&origin.gateway).is_some_and(|(start, _)| *start == origin.start);
         self.verdicts.get(origin.gateway, n).filter(|_| known)
+    }
+
+    /// How full the quarantine is.
+    pub fn quarantine_stats(&self) -> QuarantineStats {
+        self.quarantine.stats()
+    }
+
+    /// Entries of the quarantine after this id, with their ids, perhaps of one client alone: as many as take at most so many
+    /// bytes, and at least one; and whether there are more behind them.
+    pub fn quarantine(
+        &self,
+        client: Option<&str>,
+        after: u64,
+        bytes: usize,
+    ) -> (Vec<(u64, &QuarantineEntry)>, bool) {
+        self.quarantine.page(client, after, bytes)
     }
 
     /// How full the outbox is.

@@ -74,9 +74,11 @@ pub struct Rules {
     pub max_subscriptions: u32,
     /// The most clients whose packet ids are remembered; the one unheard of for longest is forgotten.
     pub max_clients: u32,
+    /// The most bytes of all quarantined publishes together, but for the newest.
+    pub quarantine_bytes: u32,
     /// The most open parts of all streams together; the streams silent for longest close theirs.
     pub max_open_parts: u32,
-    /// The most unconfirmed batches; publishes are refused beyond.
+    /// The most unconfirmed batches; leaders take nothing more beyond.
     pub max_outbox_batches: u32,
     /// How many closed parts are kept to answer queries at the site.
     pub recent_windows: u32,
@@ -148,6 +150,7 @@ impl Default for Rules {
             max_sessions: 10_000,
             max_subscriptions: 50_000,
             max_clients: 4_096,
+            quarantine_bytes: 64 * 1024,
             max_open_parts: 50_000,
             max_outbox_batches: 1_000_000,
             recent_windows: 2_048,
@@ -187,6 +190,7 @@ impl Rules {
             ("max_sessions", self.max_sessions, 1, 1_000_000),
             ("max_subscriptions", self.max_subscriptions, 1, 1_000_000),
             ("max_clients", self.max_clients, 1, 1_000_000),
+            ("quarantine_bytes", self.quarantine_bytes, 0, 16 * 1024 * 1024),
             ("max_open_parts", self.max_open_parts, MAX_WIDTHS_ENTRIES as u32, 1_000_000),
             ("max_outbox_batches", self.max_outbox_batches, 1, 10_000_000),
             ("recent_windows", self.recent_windows, 0, 1_000_000),

@@ -79,6 +79,11 @@ impl Sessions {
         self.subscriptions
     }
 
+    /// Whether a later connection than that of this epoch has taken the client's session.
+    pub fn is_replaced(&self, client: &str, epoch: u64) -> bool {
+        epoch > 0 && self.all.get(client).is_some_and(|s| s.epoch > epoch)
+    }
+
     /// When the next disconnected session ends.
     pub fn due(&self) -> Option<ElapsedMs> {
         self.ends.first().map(|(at, _)| *at)

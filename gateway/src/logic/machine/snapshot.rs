@@ -9,6 +9,7 @@ use super::clients::Clients;
 use super::idle::Idle;
 use super::names::{DeviceImage, MakerImage, Names, StreamImage};
 use super::outbox::Outbox;
+use super::quarantine::Quarantine;
 use super::rules::{BadRule, MAX_STREAMS_ENTRIES, Rules};
 use super::session::Sessions;
 use super::tombstones::Tombstones;
@@ -119,6 +120,7 @@ impl Machine {
         }
         w.put(self.tombstones.image());
         w.put(self.clients.image());
+        w.put(self.quarantine.image());
         w.put(self.sessions.image());
         let o = &self.outbox;
         w.put((o.cursor, &o.manifest, &o.waiting, o.since));
@@ -170,6 +172,7 @@ impl Machine {
         m.idle = Idle::of(m.names.streams.iter().map(|(id, _)| id), &m.streams, &m.classes);
         let (uses, clients): (u64, _) = r.take("clients")?;
         m.clients = Clients::from_image(uses, clients).ok_or(inconsistent("clients"))?;
+        m.quarantine = Quarantine::from_image(r.take("quarantine")?).ok_or(inconsistent("quarantine"))?;
         let (epoch, sessions): (u64, _) = r.take("sessions")?;
         m.sessions = Sessions::from_image(epoch, sessions).ok_or(inconsistent("sessions"))?;
         let (cursor, manifest, waiting, since): (u64, _, _, _) = r.take("outbox")?;

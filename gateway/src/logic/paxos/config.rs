@@ -59,7 +59,7 @@ pub const MAX_RESEND_DOUBLINGS: u32 = 3;
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            value_bytes: 256 << 10,
+            value_bytes: 320 << 10,
             window_entries: 1024,
             window_bytes: 1 << 20,
             chunk_bytes: 256 << 10,

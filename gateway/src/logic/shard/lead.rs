@@ -2,7 +2,7 @@
 //! what gathered into proposals.
 
 use super::clock::ElapsedClock;
-use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, Now, Shard};
+use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, Shard};
 use crate::logic::machine::{Command, Origin, Proposal, Verdict};
 use crate::logic::paxos::{Ballot, Event, ProposeError, Role, Slot};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
@@ -206,14 +206,16 @@ impl Shard {
         if !self.room {
             return Err(ForwardAnswer::Busy { why: BusyReason::Disk });
         }
-        if self.machine.outbox_stats().bytes > self.outbox_budget_bytes {
+        let outbox = self.machine.outbox_stats();
+        let most = u64::from(self.machine.rules().max_outbox_batches);
+        if outbox.bytes > self.outbox_budget_bytes || outbox.batches >= most {
             return Err(ForwardAnswer::Busy { why: BusyReason::Outbox });
         }
         if lead.pending_bytes + submission.len() > MAX_PENDING_BYTES {
             return Err(ForwardAnswer::Busy { why: BusyReason::Window });
         }
         // One that can never be proposed uses up its number as a malformed one does; what comes behind it must go on.
-        let submission = if submission.len() > MAX_PROPOSAL_BYTES { Arc::from([]) } else { submission };
+        let submission = if submission.len() > MAX_SUBMISSION_BYTES { Arc::from([]) } else { submission };
         lead.next.insert(origin.gateway, (start, n + 1));
         lead.asked.insert((origin, n), from);
         lead.pending_bytes += submission.len();

@@ -28,7 +28,10 @@ pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, K
 
 use crate::logic::machine::{Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict};
 use crate::logic::paxos::{self, Group, Role, Slot};
-use crate::logic::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
+use crate::logic::peer::{
+    EXCERPT_BYTES, ForwardAnswer, PeerMessage, QUARANTINE_PAGE_BYTES, QueryAnswer, TableAnswer,
+    TableQuestion, TransferMessage, WindowQuery,
+};
 use crate::wal;
 pub use lead::{HAND_BACK_MS, NOTE_ELAPSED_MS};
 use lead::{HandBack, Lead};
@@ -43,6 +46,8 @@ use transfer::{Receiving, Sending};
 pub const MAX_PENDING_BYTES: usize = 1024 * 1024;
 /// The largest proposal that is made of several batches.
 pub const MAX_PROPOSAL_BYTES: usize = 192 * 1024;
+/// The largest forwarded batch: one that carries nothing but the largest payload that a quarantine holds.
+pub const MAX_SUBMISSION_BYTES: usize = 288 * 1024;
 /// How many queries may wait for a confirmation of leadership or for being applied.
 pub const MAX_QUERIES: usize = 256;
 /// How much of the applied log stays in memory for followers that lag a little.
@@ -127,6 +132,15 @@ pub enum Event {
         id: u64,
         /// The question.
         query: WindowQuery,
+    },
+    /// A question about a table.
+    AskTable {
+        /// Who asks.
+        from: GatewayId,
+        /// Its id there.
+        id: u64,
+        /// What is asked.
+        question: TableQuestion,
     },
     /// Whether the disk has room.
     Room(bool),
@@ -304,6 +318,7 @@ impl Shard {
                 }
             }
             Event::Query { from, id, query } => self.on_query(now, from, id, query),
+            Event::AskTable { from, id, question } => self.on_table(from, id, &question),
             Event::Room(room) => {
                 self.room = room;
                 self.group.step(now.mono_ms, paxos::Event::Room(room));
@@ -503,6 +518,26 @@ impl Shard {
         self.last_read += 1;
         self.asked.insert(self.last_read, (from, id, query));
         self.group.step(now.mono_ms, paxos::Event::Read { id: self.last_read });
+    }
+
+    /// Answered by the leader as it has applied it; others leave it to the leader.
+    fn on_table(&mut self, from: GatewayId, id: u64, question: &TableQuestion) {
+        let TableQuestion::Quarantine { client, after, whole, .. } = question else { return };
+        if !self.serves() {
+            return;
+        }
+        let most = if *whole { 0 } else { QUARANTINE_PAGE_BYTES };
+        let mut entries = Vec::new();
+        let (list, more) = self.machine.quarantine(client.as_deref(), *after, most);
+        for (id, entry) in list {
+            let mut entry = entry.clone();
+            if !whole {
+                entry.publish.payload.truncate(EXCERPT_BYTES);
+            }
+            entries.push((id, entry));
+        }
+        let answer = TableAnswer::Quarantine { entries, more, stats: self.machine.quarantine_stats() };
+        self.out.send.push((from, PeerMessage::TableAnswer { id, answer }));
     }
 
     fn serve_reads(&mut self) {

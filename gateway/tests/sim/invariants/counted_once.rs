@@ -13,8 +13,13 @@ fn add(to: &mut Counted, name: &StreamName, window: Option<i64>, count: u64, pri
     *had = (had.0 + count, had.1.wrapping_add(print));
 }
 
-/// Holds what the node counted against what was acknowledged. Everything was settled before.
-pub fn check(devices: &Devices, windows: &BTreeMap<(StreamName, i64), Aggregate>) {
+/// Holds what the node counted, and how often each payload is in the quarantine, against what was acknowledged. Everything was
+/// settled before.
+pub fn check(
+    devices: &Devices,
+    windows: &BTreeMap<(StreamName, i64), Aggregate>,
+    quarantine: &BTreeMap<String, u64>,
+) {
     // Streams with readings that leave the time to the gateway are compared over all their windows.
     let mut untimed: BTreeMap<&StreamName, bool> = BTreeMap::new();
     for reading in devices.readings.values() {
@@ -23,7 +28,7 @@ pub fn check(devices: &Devices, windows: &BTreeMap<(StreamName, i64), Aggregate>
     let whole = |name: &StreamName| untimed.get(name).copied().unwrap_or(false);
     let (mut wanted, mut found) = (Counted::new(), Counted::new());
     for (id, reading) in &devices.readings {
-        if reading.once {
+        if reading.once || reading.either {
             continue;
         }
         let kept = reading.kept.unwrap_or_else(|| panic!("reading {id} is not settled"));
@@ -34,7 +39,7 @@ pub fn check(devices: &Devices, windows: &BTreeMap<(StreamName, i64), Aggregate>
     }
     let mut once: BTreeMap<&StreamName, u64> = BTreeMap::new();
     for ((name, start), a) in windows {
-        if name.stream.starts_with("once-") {
+        if name.stream.starts_with("once-") || name.stream.starts_with("either-") {
             *once.entry(name).or_default() += a.count;
             continue;
         }
@@ -48,6 +53,16 @@ pub fn check(devices: &Devices, windows: &BTreeMap<(StreamName, i64), Aggregate>
             None => count <= 1,
         };
         assert!(fits, "reading {id} is sent once, acknowledged: {:?}, counted {count} times", reading.kept);
+    }
+    for (id, reading) in devices.readings.iter().filter(|(_, r)| r.either) {
+        let counted = once.get(&reading.name).copied().unwrap_or(0);
+        let aside = |payload: String| quarantine.get(&payload).copied().unwrap_or(0);
+        let aside = aside(id.to_string()) + aside(format!("bad {id}"));
+        assert!(
+            reading.kept == Some(true) && counted + aside == 1,
+            "reading {id} is acknowledged ({:?}), counted {counted} times and {aside} times in the quarantine",
+            reading.kept
+        );
     }
     for (key, want) in &wanted {
         let got = found.get(key).copied().unwrap_or_default();

@@ -1,0 +1,197 @@
+//! What of a publish was not counted: for its answer, and for the quarantine.
+
+use super::forward::NamedReading;
+use super::machine::SetAside;
+use super::session::Part;
+use selvedge_shared::ids::ShardId;
+use selvedge_shared::mqtt::AckCode;
+use selvedge_shared::uplink::StreamName;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// The longest reason of an answer, in bytes, but for the count of what is left out.
+pub const MAX_WHY_BYTES: usize = 480;
+
+/// What was submitted of a publish, by shard: to name what was set aside. Without a list for a publish of one reading.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Nothing,
+    One(Arc<StreamName>),
+    Many(Vec<(ShardId, Vec<NamedReading>)>),
+}
+
+impl Sent {
+    pub fn of(parts: &[(ShardId, Part)]) -> Self {
+        match parts {
+            [] => Self::Nothing,
+            [(_, Part::One(reading))] => Self::One(reading.name.clone()),
+            many => Self::Many(many.iter().map(|(shard, part)| (*shard, part.readings().to_vec())).collect()),
+        }
+    }
+
+    /// The readings in a shard.
+    fn part(&self, shard: ShardId) -> &[NamedReading] {
+        match self {
+            Self::Many(parts) => parts.iter().find(|(of, _)| *of == shard).map_or(&[], |(_, list)| list),
+            Self::Nothing | Self::One(_) => &[],
+        }
+    }
+
+    fn name(&self, shard: ShardId, reading: u32) -> Option<&StreamName> {
+        match self {
+            Self::One(name) => Some(name),
+            _ => self.part(shard).get(reading as usize).map(|r| &*r.name),
+        }
+    }
+}
+
+/// What of a publish was not counted, and why.
+#[derive(Debug, Default)]
+pub(super) struct NotCounted {
+    /// For people: bounded by [`MAX_WHY_BYTES`].
+    why: String,
+    /// How many more there were than `why` tells of.
+    more: u32,
+    /// Of these shards all, or the readings with these numbers.
+    aside: Vec<(ShardId, Option<Vec<u32>>)>,
+    /// A bound is the first cause, not what the device sent.
+    bound: bool,
+    /// More than a field that is no number: it belongs into the quarantine.
+    lasting: bool,
+}
+
+impl NotCounted {
+    /// Nothing of the payload is a reading.
+    pub fn unreadable(why: &str) -> Box<Self> {
+        let mut not = Self { lasting: true, ..Self::default() };
+        not.say(format_args!("{why}"));
+        Box::new(not)
+    }
+
+    /// It is larger than may be.
+    pub fn too_large(why: &str) -> Box<Self> {
+        Box::new(Self { bound: true, ..*Self::unreadable(why) })
+    }
+
+    /// It holds readings, and fields that are none: only its client hears of these.
+    pub fn skipped(names: &str) -> Box<Self> {
+        let mut not = Self::default();
+        not.say(format_args!("{names}"));
+        Box::new(not)
+    }
+
+    /// A shard has set these readings aside.
+    pub fn set_aside(&mut self, shard: ShardId, sent: &Sent, list: &[SetAside]) {
+        self.bound |= !self.lasting && list.first().is_some_and(|s| s.reason.is_bound());
+        self.lasting = true;
+        for SetAside { reading, reason } in list {
+            match sent.name(shard, *reading) {
+                Some(name) => self.say(format_args!("{}/{}: {reason}", name.device, name.stream)),
+                None => self.say(format_args!("{reason}")),
+            }
+        }
+        self.aside.push((shard, Some(list.iter().map(|s| s.reading).collect())));
+    }
+
+    /// A shard has refused all its readings, at a bound.
+    pub fn refused(&mut self, shard: ShardId, why: &str) {
+        self.bound |= !self.lasting;
+        self.lasting = true;
+        self.say(format_args!("{why}"));
+        self.aside.push((shard, None));
+    }
+
+    /// Whether it belongs into the quarantine.
+    pub fn is_lasting(&self) -> bool {
+        self.lasting
+    }
+
+    /// For people.
+    pub fn why(&self) -> String {
+        match self.more {
+            0 => self.why.clone(),
+            more => format!("{}; and {more} more", self.why),
+        }
+    }
+
+    /// What a publish is answered of which nothing was counted.
+    pub fn code(&self) -> AckCode {
+        if self.bound { AckCode::QuotaExceeded } else { AckCode::PayloadFormatInvalid }
+    }
+
+    /// The hashes of the readings that were counted.
+    pub fn counted(&self, sent: &Sent) -> Vec<u64> {
+        let Sent::Many(parts) = sent else { return Vec::new() };
+        let mut counted = Vec::new();
+        for (shard, list) in parts {
+            let aside = self.aside.iter().find(|(of, _)| of == shard);
+            let is_aside = |at: u32| {
+                aside.is_some_and(|(_, aside)| aside.as_ref().is_none_or(|list| list.contains(&at)))
+            };
+            let kept = (0..).zip(list).filter(|(at, _)| !is_aside(*at));
+            counted.extend(kept.map(|(_, reading)| reading_hash(reading)));
+        }
+        counted
+    }
+
+    fn say(&mut self, what: fmt::Arguments<'_>) {
+        if self.why.len() >= MAX_WHY_BYTES {
+            self.more = self.more.saturating_add(1);
+            return;
+        }
+        if !self.why.is_empty() {
+            self.why.push_str("; ");
+        }
+        let _ = self.why.write_fmt(what); // writing to a text does not fail
+        self.why.truncate(self.why.floor_char_boundary(MAX_WHY_BYTES));
+    }
+}
+
+/// What a reading of a quarantined publish is known by: all that its device said of it.
+pub fn reading_hash(NamedReading { name, reading, .. }: &NamedReading) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    for text in [&name.device, &name.stream] {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.update(&reading.value.to_bits().to_le_bytes());
+    let numbers = [reading.time.map(|t| t.0 as u64), reading.seq, reading.boot];
+    for number in numbers {
+        hasher.update(&[u8::from(number.is_some())]);
+        hasher.update(&number.unwrap_or(0).to_le_bytes());
+    }
+    hasher.digest()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::machine::{Reading, Reason};
+    use selvedge_shared::time::EpochMs;
+
+    fn reading(stream: &str, value: f64) -> NamedReading {
+        let name = Arc::new(StreamName { device: "d".into(), stream: stream.into() });
+        let reading = Reading { stream: 0, time: Some(EpochMs(5)), value, seq: None, boot: None };
+        NamedReading { name, maker: None, reading }
+    }
+
+    #[test]
+    fn what_was_set_aside_is_named_within_a_bound_and_the_others_are_known_by_their_hashes() {
+        let one = vec![reading("a", 1.0), reading("b", 2.0), reading("c", 3.0)];
+        let two = vec![reading("e", 4.0)];
+        let sent = Sent::Many(vec![(ShardId(1), one.clone()), (ShardId(2), two), (ShardId(3), one.clone())]);
+        let mut not = NotCounted::default();
+        not.set_aside(ShardId(1), &sent, &[SetAside { reading: 1, reason: Reason::StreamsFull }]);
+        not.refused(ShardId(3), "no room");
+        assert!(
+            not.why().starts_with("d/b: the shard has its most streams") && not.why().ends_with("; no room")
+        );
+        assert_eq!((not.code(), not.is_lasting()), (AckCode::QuotaExceeded, true));
+        let kept = [&one[0], &one[2], &reading("e", 4.0)].map(reading_hash);
+        assert_eq!(not.counted(&sent), kept);
+        let many: Vec<_> = (0..500).map(|i| SetAside { reading: i, reason: Reason::FarBehind }).collect();
+        not.set_aside(ShardId(2), &sent, &many);
+        assert!(not.why().len() < MAX_WHY_BYTES + 20 && not.why().ends_with(" more"), "{}", not.why());
+    }
+}

@@ -1,0 +1,96 @@
+//! Topics of publishes that map to no stream and that nobody subscribes to: what devices send to nobody.
+//!
+//! Limits: at most [`MAX_UNMAPPED_ENTRIES`] topics with [`MAX_UNMAPPED_BYTES`] together are known; the one unheard of for longest makes
+//! way, and the count of all goes on.
+
+use bincode::{Decode, Encode};
+use selvedge_shared::time::EpochMs;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// The most topics.
+pub const MAX_UNMAPPED_ENTRIES: usize = 1_024;
+/// The most bytes of all topics.
+pub const MAX_UNMAPPED_BYTES: usize = 64 * 1024;
+
+/// A topic that maps to no stream.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct UnmappedTopic {
+    /// The topic.
+    pub topic: String,
+    /// How many publishes came, as far as it is known.
+    pub count: u64,
+    /// When the last came.
+    pub last: EpochMs,
+    /// How long the last one's payload was, in bytes.
+    pub payload_bytes: u64,
+}
+
+/// The topics.
+#[derive(Debug, Default)]
+pub struct Unmapped {
+    by_topic: HashMap<Arc<str>, (u64, UnmappedTopic)>,
+    /// By last use.
+    order: BTreeMap<u64, Arc<str>>,
+    uses: u64,
+    bytes: usize,
+    total: u64,
+}
+
+impl Unmapped {
+    /// A publish came.
+    pub fn note(&mut self, topic: &str, payload_bytes: usize, now: EpochMs) {
+        self.total = self.total.saturating_add(1);
+        self.uses += 1;
+        let payload_bytes = payload_bytes as u64;
+        if let Some((used, known)) = self.by_topic.get_mut(topic) {
+            known.count = known.count.saturating_add(1);
+            (known.last, known.payload_bytes) = (now, payload_bytes);
+            if let Some(topic) = self.order.remove(used) {
+                self.order.insert(self.uses, topic);
+            }
+            *used = self.uses;
+            return;
+        }
+        if topic.len() > MAX_UNMAPPED_BYTES {
+            return;
+        }
+        while self.by_topic.len() >= MAX_UNMAPPED_ENTRIES || self.bytes + topic.len() > MAX_UNMAPPED_BYTES {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            self.bytes -= oldest.len();
+            self.by_topic.remove(&oldest);
+        }
+        let name: Arc<str> = topic.into();
+        self.bytes += topic.len();
+        self.order.insert(self.uses, name.clone());
+        let known = UnmappedTopic { topic: topic.to_string(), count: 1, last: now, payload_bytes };
+        self.by_topic.insert(name, (self.uses, known));
+    }
+
+    /// How many publishes came ever, and the topics, the latest first.
+    pub fn list(&self) -> (u64, Vec<UnmappedTopic>) {
+        let known = self.order.values().rev().filter_map(|topic| self.by_topic.get(topic));
+        (self.total, known.map(|(_, known)| known.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_are_counted_and_bounded() {
+        let mut u = Unmapped::default();
+        for i in 0..3_000 {
+            u.note("often", 5, EpochMs(i));
+            u.note(&format!("some/{i}"), 1, EpochMs(i));
+        }
+        let (total, list) = u.list();
+        assert_eq!((total, list.len(), u.order.len()), (6_000, MAX_UNMAPPED_ENTRIES, MAX_UNMAPPED_ENTRIES));
+        assert_eq!((list[1].topic.as_str(), list[1].count, list[1].last), ("often", 3_000, EpochMs(2_999)));
+        u.note(&"x".repeat(MAX_UNMAPPED_BYTES), 1, EpochMs(0));
+        assert_eq!((u.list().1.len(), u.bytes), (1, MAX_UNMAPPED_BYTES), "it takes all the room");
+        u.note(&"x".repeat(MAX_UNMAPPED_BYTES + 1), 1, EpochMs(0));
+        assert_eq!((u.list().0, u.list().1.len()), (6_002, 1));
+    }
+}
