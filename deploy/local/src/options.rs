@@ -71,8 +71,9 @@ pub struct Options {
     /// A cut lasts for this time.
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time)]
     pub cut_for: Duration,
-    /// A setting of all gateways, as `selvedge-gateway --set` takes it; repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    /// A setting of all gateways, as `selvedge-gateway --set` takes it, such as log.commit_delay_ms=250; or of the node, if the key
+    /// begins with `node.`, such as node.http.sql.enabled=true. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub settings: Vec<String>,
     /// The namespaces that this process was started within.
     #[arg(long, hide = true)]
@@ -91,7 +92,20 @@ pub enum Speed {
     Max,
 }
 
+/// What a key of `--set` begins with if it is one of the node's.
+const OF_NODE: &str = "node.";
+
 impl Options {
+    /// The settings of all gateways beside those in their files.
+    pub fn gateway_settings(&self) -> Vec<String> {
+        self.settings.iter().filter(|setting| !setting.starts_with(OF_NODE)).cloned().collect()
+    }
+
+    /// The node's settings beside those in its file.
+    pub fn node_settings(&self) -> Vec<String> {
+        self.settings.iter().filter_map(|setting| setting.strip_prefix(OF_NODE)).map(str::to_string).collect()
+    }
+
     /// Where gateway `index` is.
     pub fn gateway_host(&self, index: u16) -> Ipv4Addr {
         if self.net.is_some() { net::gateway(index) } else { Ipv4Addr::LOCALHOST }
@@ -130,6 +144,13 @@ impl Speed {
 
 fn parse_speed(text: &str) -> Result<Speed, String> {
     Ok(firmware_sim::settings::parse_speed(text)?.map_or(Speed::Max, Speed::Times))
+}
+
+fn parse_setting(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.is_empty() && key != OF_NODE => Ok(text.to_string()),
+        _ => Err("give KEY=VALUE, such as log.commit_delay_ms=250 or node.http.sql.enabled=true".to_string()),
+    }
 }
 
 fn parse_devices(text: &str) -> Result<usize, String> {
@@ -203,6 +224,14 @@ mod tests {
     }
 
     #[test]
+    fn settings_go_to_whom_they_concern() {
+        let set = ["--set", "node.http.sql.enabled=true", "--set", "log.commit_delay_ms=250"];
+        let options = parse(&set).unwrap();
+        assert_eq!(options.node_settings(), ["http.sql.enabled=true"]);
+        assert_eq!(options.gateway_settings(), ["log.commit_delay_ms=250"]);
+    }
+
+    #[test]
     fn wrong_values_say_what_would_be_right() {
         for (args, says) in [
             (["--for", "soon"], "30s"),
@@ -218,6 +247,8 @@ mod tests {
             (["--gateways", "0"], "1..=16"),
             (["--speed", "fast"], "max"),
             (["--mqtt-port", "0"], "--mqtt-port"),
+            (["--set", "node.http.sql.enabled"], "KEY=VALUE"),
+            (["--set", "node.=1"], "KEY=VALUE"),
         ] {
             let said = parse(&args).unwrap_err();
             assert!(said.contains(says), "{args:?}: {said}");

@@ -290,7 +290,9 @@ impl Run<'_> {
             text.push_str(&format!("  gateway {}  mqtt://{mqtt}   http://{http}/v1/status\n", i + 1));
         }
         let (http, uplink) = (o.node_http(), SocketAddrV4::new(o.node_host(), o.uplink_port));
-        text.push_str(&format!("  node       mqtt://{uplink}  http://{http}/v1/status\n"));
+        text.push_str(&format!(
+            "  node       mqtt://{uplink}  http://{http}/ in a browser; its API: http://{http}/docs\n"
+        ));
         let devices = match (settings.recordings.len(), settings.devices) {
             (0, 0) => "none".to_string(),
             (0, n) => format!("{n} simulated, {} readings/s each", o.rate),
@@ -299,6 +301,13 @@ impl Run<'_> {
         text.push_str(&format!("  devices    {devices}\n  data       {}", folder.path().display()));
         if o.data_dir.is_none() {
             text.push_str(" (temporary)");
+        }
+        // Told otherwise, the node has another.
+        let elsewhere =
+            |setting: &String| setting.starts_with("database=") || setting.starts_with("data_dir=");
+        if !o.node_settings().iter().any(elsewhere) {
+            let file = folder.path().join("node").join("selvedge.db");
+            text.push_str(&format!("\n  database   {} (SQLite)", file.display()));
         }
         self.screen.say(&text);
     }

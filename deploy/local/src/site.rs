@@ -57,12 +57,14 @@ impl Site {
     pub async fn start(options: &Options, folder: &Folder) -> Result<Self, String> {
         let files = settings::write(options, folder)?;
         let log = |name: &str| folder.at(&format!("{name}.log"));
-        let node = Process::start(Program::Node, "the node".to_string(), files.node, log("node"), None, &[])?;
+        let (name, own) = ("the node".to_string(), options.node_settings());
+        let node = Process::start(Program::Node, name, files.node, log("node"), None, &own)?;
+        let own = options.gateway_settings();
         let mut gateways = Vec::new();
         for (i, config) in files.gateways.into_iter().enumerate() {
             let (name, log) = (format!("gateway {}", i + 1), log(&format!("gateway-{}", i + 1)));
             let namespace = options.net.as_ref().map(|net| net::namespace(net, i));
-            gateways.push(Process::start(Program::Gateway, name, config, log, namespace, &options.settings)?);
+            gateways.push(Process::start(Program::Gateway, name, config, log, namespace, &own)?);
         }
         Ok(Self {
             gateways,
