@@ -322,6 +322,7 @@ impl Settings {
             }
         }
         let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
+        config::check_log_filter(&self.log).map_err(|why| wrong("log", why))?;
         if !self.lake.url.is_empty() {
             lake::target::check_address(&self.lake.url).map_err(|why| wrong("lake.url", why.to_string()))?;
         }

@@ -103,6 +103,44 @@ pub enum ConfigError {
     },
 }
 
+/// What a parser says that speaks to programmers, in words that say what would be right.
+fn in_plain_words(why: String) -> String {
+    let right = match why.as_str() {
+        "invalid socket address syntax" => {
+            "it is no address with a port; write one such as 127.0.0.1:1883 or [::1]:1883"
+        }
+        "invalid IP address syntax" => "it is no IP address; write one such as 127.0.0.1, 0.0.0.0 or ::1",
+        _ => match why
+            .strip_prefix("enum ")
+            .and_then(|rest| rest.split_once(" does not have variant constructor "))
+        {
+            Some((_, found)) => return format!("{found:?} is none of the words that there are for it"),
+            None => return why,
+        },
+    };
+    right.to_string()
+}
+
+/// That a filter of what is logged is made of levels, and of targets with levels: `info`, `selvedge_node=debug,info`. What a program
+/// can't make anything of would else be taken for the name of a target, and nothing be logged.
+///
+/// # Errors
+/// Names the piece that is wrong, and what would be right.
+pub fn check_log_filter(filter: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for piece in filter.split(',').map(str::trim).filter(|piece| !piece.contains('[')) {
+        let level = piece.rsplit('=').next().unwrap_or_default();
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            let shown: String = level.chars().take(MAX_SHOWN_CHARS).collect();
+            return Err(format!(
+                "{shown:?} is no level; write {}, or levels of targets such as selvedge_node=debug,info",
+                LEVELS.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn suggest(nearest: &Option<String>, known: &[String]) -> String {
     match nearest {
         Some(nearest) => format!("; did you mean `{nearest}`?"),
@@ -287,7 +325,7 @@ impl Layers<'_> {
                     None if is_secret(&within) && !why.starts_with("a site secret") => {
                         ConfigError::Invalid { key: within, origin, why: "it is not valid".into() }
                     }
-                    None => ConfigError::Invalid { key: within, origin, why },
+                    None => ConfigError::Invalid { key: within, origin, why: in_plain_words(why) },
                 }
             }
         }
