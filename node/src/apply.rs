@@ -2,8 +2,9 @@
 //! cursors on to be confirmed once that is on disk.
 
 use crate::live::Live;
+use crate::logic::progress::Span;
 use crate::stats::Stats;
-use crate::store::{Incoming, Outcome, StoreError, Writer};
+use crate::store::{Incoming, Outcome, ShardKey, StoreError, Writer};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ pub const FIRST_REST_MS: u64 = 100;
 
 /// The longest rest.
 pub const LONGEST_REST_MS: u64 = 5_000;
+
+/// How many runs of lost batches a line of the log names.
+const SHOWN_LOST_ENTRIES: usize = 5;
 
 /// Cursors that are to be confirmed: the latest of each shard.
 #[derive(Debug, Default)]
@@ -77,6 +81,7 @@ pub async fn run(
                 for (message, outcome) in messages.iter().zip(&applied.outcomes) {
                     told_once(message, *outcome, &stats);
                 }
+                told_lost(&applied.lost);
                 live.applied(&messages, &applied.outcomes);
                 confirmations.put(applied.cursors);
             }
@@ -102,6 +107,29 @@ async fn rest(queue: &mut mpsc::Receiver<Incoming>, rest: Duration) -> u64 {
         dropped += 1;
     }
     dropped
+}
+
+/// Says which batches never came and never will: a person should look.
+fn told_lost(lost: &[(ShardKey, Span)]) {
+    let mut sites: BTreeMap<&SiteId, Vec<&(ShardKey, Span)>> = BTreeMap::new();
+    for one in lost {
+        sites.entry(&one.0.0).or_default().push(one);
+    }
+    for (site, all) in sites {
+        let batches = all.iter().map(|(_, span)| span.last.saturating_sub(span.first).saturating_add(1));
+        let batches = batches.fold(0, u64::saturating_add);
+        let shown = all.iter().take(SHOWN_LOST_ENTRIES);
+        let shown: Vec<_> = shown
+            .map(|((_, shard), span)| format!("shard {shard}: {} to {}", span.first, span.last))
+            .collect();
+        let from_the_first = all.iter().any(|(_, span)| span.first == 1);
+        tracing::warn!(
+            %site, batches, runs = all.len(), which = shown.join(", "),
+            "the site has confirmed batches no more that this database lacks: what they held is missing here for good{}; /v1/gaps and \
+             the view `holes` tell which",
+            if from_the_first { ", unless a copy of the database that had them is restored (is this a new one in its place?)" } else { "" }
+        );
+    }
 }
 
 fn told_once(message: &Incoming, outcome: Outcome, stats: &Stats) {

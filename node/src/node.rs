@@ -152,6 +152,8 @@ impl Node {
             live: live.clone(),
             sql: settings.http.sql.clone(),
             sql_places: Semaphore::new(api::MAX_RUNNING_ENTRIES),
+            whole_places: Arc::new(Semaphore::new(api::MAX_WHOLE_ENTRIES)),
+            whole_limits: api::WholeLimits::default(),
         });
         let app = move || App::new().app_data(api.clone()).configure(api::routes);
         let server =

@@ -112,7 +112,7 @@ const READ: &str = r#"
 import sqlite3, sys
 import duckdb, pandas, pyarrow.dataset
 
-columns = "site, device, stream, start_ms, count, sum, min, max, first, last, mean, stddev, p50, p90, p99, revision, late_count, complete, fingerprint"
+columns = "site, device, stream, start_ms, count, sum, min, max, first, last, mean, stddev, p50, p90, p99, revision, late_count, set_aside, missing, complete, fingerprint"
 database = sqlite3.connect("selvedge.db")
 wanted = database.execute(f"SELECT {columns} FROM windows ORDER BY 1, 2, 3, 4").fetchall()
 assert len(wanted) == int(sys.argv[1]), len(wanted)

@@ -222,7 +222,7 @@ fn window(site: &SiteId, w: &WindowView) -> Value {
         "count": a.count, "sum": a.sum, "mean": a.mean(), "min": a.min, "max": a.max, "stddev": a.stddev(),
         "first": sample(&a.first), "last": sample(&a.last),
         "p50": a.quantile(0.5), "p90": a.quantile(0.9), "p99": a.quantile(0.99),
-        "late": w.late, "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
+        "late": w.late, "set_aside": w.set_aside, "missing": w.sequences.missing(), "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
         "watermark": w.watermark.to_string(), "watermark_ms": w.watermark.0,
         "complete": w.start.plus(i64::from(w.width_ms)) <= w.watermark, "closed": w.closed,
     })

@@ -3,10 +3,13 @@
 use super::answer::{self, MAX_ANSWER_BYTES};
 use super::problem::Failure;
 use super::routes::Asker;
+use super::whole::{self, Pages};
 use super::{Api, Given, merged};
 use crate::logic::access::Caller;
+use crate::logic::grid::Grid;
 use crate::logic::query::{
-    AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, GroupBy, Parameters, Place, Spans, bad,
+    AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, GroupBy, MAX_LIMIT_ENTRIES, Parameters, Place, Spans,
+    bad,
 };
 use crate::logic::row::{Content, More, Owner, Row, RowTable};
 use crate::store::find::Seek;
@@ -35,30 +38,77 @@ pub(super) async fn aggregates(
 ) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &AGGREGATE_PARAMETERS)?;
     let form = answer::form(&request, &p)?;
-    let query = AggregateQuery::read(&p)?;
-    let (table, next) = select(&api, &caller, &query).await?;
-    Ok(answer::rows(&request, form, "aggregates", &table, next.map(|place| place.to_string()), None))
+    let mut query = AggregateQuery::read(&p)?;
+    let page = answer::is_page(form, &p);
+    if !page {
+        query.limit = MAX_LIMIT_ENTRIES;
+    }
+    let plan = Plan::new(&api, &caller, query).await?;
+    if page {
+        let (table, next) = plan.page(&api).await?;
+        return Ok(answer::rows(
+            &request,
+            form,
+            "aggregates",
+            &table,
+            next.map(|place| place.to_string()),
+            None,
+        ));
+    }
+    let pages = AllPages { api: api.clone(), plan: Some(plan) };
+    whole::rows(&api, form, pages).await
 }
 
-/// Answers a query: rows, and where to go on.
-pub async fn select(
-    api: &Api,
-    caller: &Caller,
-    query: &AggregateQuery,
-) -> Result<(RowTable, Option<Place>), Failure> {
-    let seek = Seek { sites: caller.sites.clone(), wanted: query.wanted.clone() };
-    let chosen = query.choose(series(api, &seek).await?)?;
-    let merges = query.group != GroupBy::ALL;
-    let more = More { spans: query.every_ms.is_some(), merged: merges, filled: query.fill.is_some() };
-    let mut table = RowTable::new(query.functions.as_deref(), more);
-    let next = if merges {
-        let (rows, next) = merged::merged(api, query, &chosen, &table).await?;
-        table.rows = rows;
-        next
-    } else {
-        apart(api, query, &chosen, &mut table).await?
-    };
-    Ok((table, next))
+/// A query with the series that answer it.
+struct Plan {
+    query: AggregateQuery,
+    chosen: Vec<SeriesInfo>,
+}
+
+impl Plan {
+    async fn new(api: &Api, caller: &Caller, query: AggregateQuery) -> Result<Self, Failure> {
+        let seek = Seek { sites: caller.sites.clone(), wanted: query.wanted.clone() };
+        let chosen = query.choose(series(api, &seek).await?)?;
+        Ok(Self { query, chosen })
+    }
+
+    /// A page, and where to go on.
+    async fn page(&self, api: &Api) -> Result<(RowTable, Option<Place>), Failure> {
+        let query = &self.query;
+        let (merged, filled) = (query.group != GroupBy::ALL, query.fill.is_some());
+        let zone = query.every.as_ref().is_some_and(Grid::has_zone);
+        let more = More { zone, spans: query.every.is_some(), merged, filled };
+        let mut table = RowTable::new(query.functions.as_deref(), more);
+        let next = if merged {
+            let (rows, next) = merged::merged(api, query, &self.chosen, &table).await?;
+            table.rows = rows;
+            next
+        } else {
+            apart(api, query, &self.chosen, &mut table).await?
+        };
+        Ok((table, next))
+    }
+}
+
+/// All pages of a query.
+struct AllPages {
+    api: web::Data<Api>,
+    /// From where on; nothing after the last page.
+    plan: Option<Plan>,
+}
+
+impl Pages for AllPages {
+    type Page = RowTable;
+
+    async fn next(&mut self) -> Result<Option<RowTable>, Failure> {
+        let Some(mut plan) = self.plan.take() else { return Ok(None) };
+        let (table, next) = plan.page(&self.api).await?;
+        if next.is_some() {
+            plan.query.after = next;
+            self.plan = Some(plan);
+        }
+        Ok(Some(table))
+    }
 }
 
 /// The series that are wanted, of which there are not too many.
@@ -147,24 +197,19 @@ async fn read(
     out: &mut Vec<Row>,
 ) -> Result<Option<EpochMs>, Failure> {
     let mut spans = Spans::default();
-    let width_ms = query.every_ms.unwrap_or(series.width_ms);
     let progress = api.reader.progress(series).await?;
-    let row = |window: StoredWindow| Row {
-        owner: owner.clone(),
-        start: window.start,
-        width_ms,
-        streams: 1,
-        passed: progress.passed,
-        complete: progress.is_complete(window.start, window.start.plus(width_ms)),
-        partial: query.is_cut(window.start),
-        content: Content::Counted(Arc::new(window)),
+    let row = |window: StoredWindow| {
+        let mut row = query.row(owner, window.start, series.width_ms, Content::Counted(Arc::new(window)));
+        let end = row.start.plus(row.width_ms);
+        (row.passed, row.complete) = (progress.passed, progress.is_complete(row.start, end));
+        row
     };
     for segment in query.segments(series.width_ms, from) {
         let mut from = Some(segment.from);
         while let Some(start) = from {
             // As stored, each window is a row; one more says whether there is more.
             let left = (limit - out.len()) as u32 + 1;
-            let entries = if query.every_ms.is_some() { READ_ENTRIES } else { READ_ENTRIES.min(left) };
+            let entries = if query.every.is_some() { READ_ENTRIES } else { READ_ENTRIES.min(left) };
             let page = match segment.span_ms {
                 Some(span) => api.reader.rollups(series.id, span, start, segment.to, entries).await?,
                 None => api.reader.windows(series.id, start, segment.to, entries).await?,

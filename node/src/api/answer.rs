@@ -25,6 +25,11 @@ pub fn form(request: &HttpRequest, p: &Parameters) -> Result<Form, Failure> {
     })
 }
 
+/// Whether an answer is one page, which says where to go on, rather than all rows.
+pub fn is_page(form: Form, p: &Parameters) -> bool {
+    form == Form::Json || p.has("limit") || p.has("after")
+}
+
 /// Answers with rows. In JSON they are called `name`, with `more` beside them.
 pub fn rows<T: Table>(
     request: &HttpRequest,
@@ -34,14 +39,21 @@ pub fn rows<T: Table>(
     next: Option<String>,
     more: Option<(&'static str, serde_json::Value)>,
 ) -> HttpResponse {
+    let next_is_there = next.is_some();
     let link = next.as_ref().and_then(|next| link(request, next));
     let body = match form {
         Form::Json => serde_json::to_vec(&Body { name, table, next, more }).ok(),
-        Form::Csv => table::csv(table).ok(),
+        Form::Csv => {
+            table::csv_head(table.fields()).and_then(|head| Ok([head, table::csv_rows(table)?].concat())).ok()
+        }
         Form::Lines => table::lines(table).ok(),
         Form::Parquet => parquet::of_table(table).ok(),
     };
     let mut answer = HttpResponse::Ok();
+    if next_is_there {
+        // What the other forms have no place for.
+        answer.insert_header(("Selvedge-Truncated", "true"));
+    }
     if let Some(link) = link {
         answer.insert_header((header::LINK, link));
     }

@@ -34,10 +34,18 @@ struct Device {
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     first: Option<EpochMs>,
-    /// The time of its latest reading.
+    /// The time of its latest reading, but for windows that are ahead of their time.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last: Option<EpochMs>,
+    /// How many readings are counted.
+    readings: u64,
+    /// How many of them came after their window had closed.
+    late: u64,
+    /// How many others the site set aside: not counted, kept in its quarantine.
+    set_aside: u64,
+    /// How many sequence numbers are missing between them; null where they have none.
+    missing: Option<u64>,
     streams: Vec<Stream>,
 }
 
@@ -50,10 +58,18 @@ struct Stream {
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     first: Option<EpochMs>,
-    /// The time of its latest reading.
+    /// The time of its latest reading, but for windows that are ahead of their time.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last: Option<EpochMs>,
+    /// How many readings are counted.
+    readings: u64,
+    /// How many of them came after their window had closed.
+    late: u64,
+    /// How many others the site set aside: not counted, kept in its quarantine.
+    set_aside: u64,
+    /// How many sequence numbers are missing between them; null where they have none.
+    missing: Option<u64>,
 }
 
 fn text<S: Serializer>(at: &EpochMs, to: S) -> Result<S::Ok, S::Error> {
@@ -89,13 +105,40 @@ pub(super) async fn devices(
     Ok(HttpResponse::Ok().json(Devices { devices, truncated, next }))
 }
 
-/// Series by site, device, stream and width, as devices.
+/// The greater of two numbers, or their sum, of which there may be none.
+fn both(a: Option<u64>, b: Option<u64>, how: fn(u64, u64) -> u64) -> Option<u64> {
+    a.zip(b).map(|(a, b)| how(a, b)).or(a).or(b)
+}
+
+/// Series by site, device, stream and width, as devices. Each reading is in all widths of its stream.
 fn listed(rows: Vec<SeriesTimes>) -> Vec<Device> {
     let mut devices: Vec<Device> = vec![];
-    for SeriesTimes { series: s, device_seen: first_seen, first, last } in rows {
+    for one in rows {
+        let SeriesTimes {
+            series: s,
+            device_seen: first_seen,
+            first,
+            last,
+            readings,
+            late,
+            set_aside,
+            missing,
+        } = one;
         if devices.last().is_none_or(|d| d.site != s.site || d.device != s.device) {
-            let (site, device) = (s.site, s.device);
-            devices.push(Device { site, device, first_seen, first: None, last: None, streams: vec![] });
+            let (site, device, streams) = (s.site, s.device, vec![]);
+            let (readings, late, set_aside, missing) = (0, 0, 0, None);
+            devices.push(Device {
+                site,
+                device,
+                first_seen,
+                first: None,
+                last: None,
+                readings,
+                late,
+                set_aside,
+                missing,
+                streams,
+            });
         }
         let Some(device) = devices.last_mut() else { continue };
         device.first = earlier(device.first, first);
@@ -105,11 +148,32 @@ fn listed(rows: Vec<SeriesTimes>) -> Vec<Device> {
                 stream.widths_ms.push(s.width_ms);
                 stream.first = earlier(stream.first, first);
                 stream.last = stream.last.max(last);
+                stream.readings = stream.readings.max(readings);
+                stream.late = stream.late.max(late);
+                stream.set_aside = stream.set_aside.max(set_aside);
+                stream.missing = both(stream.missing, missing, u64::max);
             }
             None => {
-                let widths_ms = vec![s.width_ms];
-                device.streams.push(Stream { stream: s.stream, widths_ms, first, last });
+                let (stream, widths_ms) = (s.stream, vec![s.width_ms]);
+                device.streams.push(Stream {
+                    stream,
+                    widths_ms,
+                    first,
+                    last,
+                    readings,
+                    late,
+                    set_aside,
+                    missing,
+                });
             }
+        }
+    }
+    for device in &mut devices {
+        for stream in &device.streams {
+            device.readings = device.readings.saturating_add(stream.readings);
+            device.late = device.late.saturating_add(stream.late);
+            device.set_aside = device.set_aside.saturating_add(stream.set_aside);
+            device.missing = both(device.missing, stream.missing, u64::saturating_add);
         }
     }
     devices

@@ -4,6 +4,7 @@
 use super::aggregates::{self, of_another_query};
 use super::problem::Failure;
 use super::routes::Asker;
+use super::whole::{self, Pages};
 use super::{Api, Given, answer};
 use crate::logic::gaps::{Gap, Gaps};
 use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters, Place, bad, duration_text};
@@ -40,16 +41,22 @@ pub(super) async fn gaps(
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let form = answer::form(&request, &p)?;
     let (from, to) = p.from_to()?;
+    let page = answer::is_page(form, &p);
     let ask = Ask {
         from,
         to,
         width_ms: p.duration("width")?,
         min_ms: p.duration("min")?.unwrap_or(0),
-        limit: p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)? as usize,
+        limit: if page { p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)? } else { MAX_LIMIT_ENTRIES }
+            as usize,
         after: p.place("after")?,
+        now: EpochMs::now(),
     };
     let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
     let series = ask.choose(aggregates::series(&api, &seek).await?)?;
+    if !page {
+        return whole::rows(&api, form, AllPages { api: api.clone(), series, ask: Some(ask) }).await;
+    }
     let sites: BTreeSet<String> = series.iter().map(|s| s.site.clone()).collect();
     let mut table = GapTable::new();
     let next = find(&api, &ask, &series, &mut table).await?;
@@ -76,6 +83,30 @@ struct Ask {
     min_ms: i64,
     limit: usize,
     after: Option<Place>,
+    now: EpochMs,
+}
+
+/// All pages of a question.
+struct AllPages {
+    api: web::Data<Api>,
+    series: Vec<SeriesInfo>,
+    /// From where on; nothing after the last page.
+    ask: Option<Ask>,
+}
+
+impl Pages for AllPages {
+    type Page = GapTable;
+
+    async fn next(&mut self) -> Result<Option<GapTable>, Failure> {
+        let Some(mut ask) = self.ask.take() else { return Ok(None) };
+        let mut table = GapTable::new();
+        let next = find(&self.api, &ask, &self.series, &mut table).await?;
+        if next.is_some() {
+            ask.after = next;
+            self.ask = Some(ask);
+        }
+        Ok(Some(table))
+    }
 }
 
 impl Ask {
@@ -117,11 +148,14 @@ async fn find(
         if table.rows.len() >= ask.limit || scanned >= SCAN_ENTRIES {
             return Ok(Some(Place { series: one.id, start: from }));
         }
-        let (before, later) = api.reader.around(one.id, from, ask.to).await?;
+        // What is ahead of its time is no end of a gap: the stream has not come there.
+        let newest = api.reader.newest_start(one.id, ask.now).await?;
+        let to = newest.map_or(from, |newest| ask.to.min(newest.plus(1)));
+        let before = api.reader.before(one.id, from).await?;
         let mut gaps = Gaps::new(one.width_ms, from, before);
-        let mut next = Some(from);
+        let mut next = Some(from).filter(|from| *from < to);
         while let Some(start) = next {
-            let starts = api.reader.starts(one.id, start, ask.to, READ_ENTRIES).await?;
+            let starts = api.reader.starts(one.id, start, to, READ_ENTRIES).await?;
             for start in &starts {
                 if table.rows.len() >= ask.limit {
                     return Ok(Some(Place { series: one.id, start: gaps.reached() }));
@@ -134,7 +168,7 @@ async fn find(
                 return Ok(Some(Place { series: one.id, start: gaps.reached() }));
             }
         }
-        if later.is_some() {
+        if newest.is_some_and(|newest| newest >= ask.to) {
             if table.rows.len() >= ask.limit {
                 return Ok(Some(Place { series: one.id, start: gaps.reached() }));
             }
@@ -161,7 +195,11 @@ pub fn fields() -> Vec<Field> {
         ("from_ms", Kind::Whole, "The same in milliseconds since 1970."),
         ("to", Kind::Time, "The start of the window after it, or `to`."),
         ("to_ms", Kind::Whole, "The same in milliseconds since 1970."),
-        ("windows", Kind::Whole, "How many windows have room in it."),
+        (
+            "windows",
+            Kind::Whole,
+            "How many windows have room in it; null where a clock leapt: where more than a year lies between two windows.",
+        ),
     ];
     fields.map(|(name, kind, meaning)| Field::new(name, kind).meaning(meaning)).into()
 }
@@ -197,7 +235,7 @@ impl Table for GapTable {
             5 => Cell::Whole(gap.from.0),
             6 => Cell::Time(gap.to),
             7 => Cell::Whole(gap.to.0),
-            _ => Cell::Whole(gap.windows(series.width_ms)),
+            _ => gap.windows(series.width_ms).map_or(Cell::Null, Cell::Whole),
         }
     }
 }

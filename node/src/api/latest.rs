@@ -2,6 +2,7 @@
 
 use super::problem::Failure;
 use super::routes::Asker;
+use super::whole::{self, Pages};
 use super::{Api, Given, answer};
 use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
 use crate::logic::row::{Function, More, Row, RowTable};
@@ -20,18 +21,55 @@ pub(super) async fn latest(
 ) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let form = answer::form(&request, &p)?;
-    let limit = p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?;
     let functions = p.list("fn", Function::named, &Function::names())?;
-    let after = p.names_place("after", 3)?.map(|place| place.0).unwrap_or_default();
-    let after = [0, 1, 2].map(|at| after.get(at).map_or("", String::as_str));
+    let after = p.names_place("after", 3)?;
     let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
-    let newest = api.reader.newest(&seek, after, EpochMs::now(), limit).await?;
-    let last = newest.last().filter(|_| newest.len() == limit as usize);
-    let next = last.map(|(s, _)| NamesPlace(vec![s.site.clone(), s.device.clone(), s.stream.clone()]));
-    let mut table = RowTable::new(functions.as_deref(), More::default());
-    for (series, window) in newest {
-        let progress = api.reader.progress(&series).await?;
-        table.rows.push(Row::of(&series, window, &progress));
+    let page = answer::is_page(form, &p);
+    let limit = if page { p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)? } else { MAX_LIMIT_ENTRIES };
+    let mut newest = Newest { api: api.clone(), seek, functions, limit, after, over: false };
+    if !page {
+        return whole::rows(&api, form, newest).await;
     }
-    Ok(answer::rows(&request, form, "latest", &table, next.map(|next| next.to_string()), None))
+    let table = newest.page().await?;
+    let next = newest.after.filter(|_| !newest.over).map(|next| next.to_string());
+    Ok(answer::rows(&request, form, "latest", &table, next, None))
+}
+
+/// The newest window of each stream, page by page.
+struct Newest {
+    api: web::Data<Api>,
+    seek: Seek,
+    functions: Option<Vec<Function>>,
+    limit: u32,
+    /// The last stream that was told.
+    after: Option<NamesPlace>,
+    /// Whether there is nothing after it.
+    over: bool,
+}
+
+impl Newest {
+    async fn page(&mut self) -> Result<RowTable, Failure> {
+        let names = self.after.take().map(|place| place.0).unwrap_or_default();
+        let after = [0, 1, 2].map(|at| names.get(at).map_or("", String::as_str));
+        let reader = &self.api.reader;
+        let newest = reader.newest(&self.seek, after, EpochMs::now(), self.limit).await?;
+        self.over = newest.len() < self.limit as usize;
+        let last = newest.last();
+        self.after = last.map(|(s, _)| NamesPlace(vec![s.site.clone(), s.device.clone(), s.stream.clone()]));
+        let mut table = RowTable::new(self.functions.as_deref(), More::default());
+        let progress = reader.progress_of(newest.iter().map(|(series, _)| series)).await?;
+        for (series, window) in newest {
+            let rows = progress.get(&series.id).map(|progress| Row::of(&series, window, progress));
+            table.rows.extend(rows);
+        }
+        Ok(table)
+    }
+}
+
+impl Pages for Newest {
+    type Page = RowTable;
+
+    async fn next(&mut self) -> Result<Option<RowTable>, Failure> {
+        if self.over { Ok(None) } else { self.page().await.map(Some) }
+    }
 }

@@ -49,10 +49,7 @@ pub(super) async fn merged(
     let groups: BTreeMap<i64, Group> = groups.collect();
     let by_owner: HashMap<&Owner, i64> = groups.iter().map(|(id, group)| (&*group.owner, *id)).collect();
     let series = chosen.iter().filter_map(|one| Some((one.id, *by_owner.get(&query.group.owner(one))?)));
-    let mut progress = HashMap::new();
-    for one in chosen {
-        progress.insert(one.id, api.reader.progress(one).await?);
-    }
+    let progress = api.reader.progress_of(chosen.iter()).await?;
     let series = series.collect();
     let mut answer = Answer { query, series, progress, groups: &groups, rows: vec![], bytes: 0 };
     let next = read(api, query, chosen, &mut answer).await?;
@@ -144,13 +141,13 @@ impl Answer<'_> {
 
     /// Adds the rows of one span, by their groups; says where to go on if they are too many.
     fn span(&mut self, spans: BTreeMap<i64, StoredWindow>) -> Option<Place> {
-        let width_ms = self.query.every_ms.unwrap_or_default();
         let mut groups: BTreeMap<i64, Merged> = BTreeMap::new();
         for (id, span) in spans {
             let (Some(group), Some(progress)) = (self.series.get(&id), self.progress.get(&id)) else {
                 continue;
             };
-            let complete = progress.is_complete(span.start, span.start.plus(width_ms));
+            let end = self.query.every.as_ref().map_or(span.start, |every| every.end(span.start));
+            let complete = progress.is_complete(span.start, end);
             let one = Merged { streams: 1, passed: progress.passed, complete, span };
             match groups.entry(*group) {
                 Entry::Vacant(place) => drop(place.insert(one)),
@@ -158,6 +155,7 @@ impl Answer<'_> {
             }
         }
         for (id, Merged { streams, passed, complete, span }) in groups {
+            let start = span.start;
             let told_before =
                 |after: Place| span.start == self.query.span_start(after.start) && id < after.series;
             if self.query.after.is_some_and(told_before) {
@@ -168,16 +166,9 @@ impl Answer<'_> {
             }
             let Some(group) = self.groups.get(&id) else { continue };
             self.bytes += group.row_bytes;
-            let row = Row {
-                owner: group.owner.clone(),
-                start: span.start,
-                width_ms,
-                streams,
-                passed,
-                complete,
-                partial: self.query.is_cut(span.start),
-                content: Content::Counted(Arc::new(span)),
-            };
+            let content = Content::Counted(Arc::new(span));
+            let row = self.query.row(&group.owner, start, 0, content);
+            let row = Row { streams, passed, complete, ..row };
             self.rows.push((id, row));
         }
         None

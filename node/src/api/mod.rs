@@ -19,6 +19,7 @@ pub(crate) mod routes;
 mod sites;
 mod sql;
 mod status;
+mod whole;
 
 use crate::live::Live;
 use crate::logic::access::{Access, Scope};
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use sql::MAX_RUNNING_ENTRIES;
+pub use whole::{Limits as WholeLimits, MAX_RUNNING_ENTRIES as MAX_WHOLE_ENTRIES};
 
 /// What the handlers work with.
 pub struct Api {
@@ -55,6 +57,10 @@ pub struct Api {
     pub sql: SqlSettings,
     /// The places for statements that run.
     pub sql_places: Semaphore,
+    /// The places for answers that hold all rows.
+    pub whole_places: Arc<Semaphore>,
+    /// What each of them may take.
+    pub whole_limits: WholeLimits,
 }
 
 /// The pairs of the query string.

@@ -93,9 +93,9 @@ impl<'a> Routes<'a> {
 
     /// Says of every other path that it is not there, and of a query string that can't be read what is wrong.
     pub fn end(self) -> Vec<Route> {
-        let query = web::QueryConfig::default().error_handler(|error, _| {
-            let parameter = "query string".into();
-            Failure::Bad(BadParameter { parameter, why: error.to_string() }).into()
+        let query = web::QueryConfig::default().error_handler(|_, _| {
+            let why = "is no list of name=value, joined by `&`, with special characters as %20 and the like";
+            Failure::Bad(BadParameter { parameter: "query string".into(), why: why.into() }).into()
         });
         self.app.app_data(query).default_service(web::to(unknown));
         self.all

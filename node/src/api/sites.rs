@@ -13,6 +13,7 @@ use crate::store::StoredWindow;
 use actix_web::{HttpResponse, web};
 use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
+use selvedge_shared::pattern::{MAX_TEXT_BYTES, Pattern};
 use selvedge_shared::question::{Aggregates, MAX_WAIT_MS, Place};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use serde_json::{Value, json};
@@ -137,13 +138,20 @@ pub(super) async fn aggregates(
             device: Some(name.device.clone()),
             stream: Some(name.stream.clone()),
         };
-        let window =
-            StoredWindow { start: r.start, aggregate: r.aggregate, late: r.late, parts: u64::from(r.parts) };
+        let window = StoredWindow {
+            start: r.start,
+            aggregate: r.aggregate,
+            late: r.late,
+            parts: u64::from(r.parts),
+            set_aside: r.set_aside,
+            sequences: r.sequences,
+        };
         closed.push(r.closed);
         table.rows.push(Row {
             owner: Arc::new(owner),
             start: r.start,
             width_ms: i64::from(r.width_ms),
+            local: None,
             streams: 1,
             passed: r.watermark,
             complete: r.watermark >= r.start.plus(r.width_ms.into()),
@@ -173,9 +181,12 @@ fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter>
     let device = p.text("device")?.ok_or_else(|| {
         bad("device", "is missing; name one, such as press-4, or several, such as press-* or *".into())
     })?;
-    let fits = |name: &str, text: &str| match text.len() <= selvedge_shared::ids::MAX_NAME_BYTES {
+    let fits = |name: &str, text: &str| match text.len() <= MAX_TEXT_BYTES && Pattern::parse(text).is_ok() {
         true => Ok(text.to_string()),
-        false => Err(bad(name, "is longer than any name".into())),
+        false => Err(bad(
+            name,
+            "is longer than any name, or a pattern that is too costly: at most 4 `*` in 256 bytes".into(),
+        )),
     };
     let from = p.time("from", EpochMs(*TIME_RANGE.start()))?;
     let to = p.time("to", EpochMs(*TIME_RANGE.end()).plus(1))?;
@@ -240,7 +251,7 @@ mod tests {
         .unwrap();
         assert_eq!((full.about.every_ms, full.about.limit, full.about.after), (Some(10_000), 7, Some(after)));
         assert_eq!((full.about.stale, full.policy, full.wait_ms), (true, Policy::RoundRobin, 2_000));
-        let long = "x".repeat(300);
+        let long = "x".repeat(600);
         for (given, named) in [
             (&[][..], "device"),
             (&[("device", long.as_str())], "device"),

@@ -97,16 +97,26 @@ pub(super) async fn sql(
         )),
         SqlError::Store(error) => Failure::Store(error),
     })?;
+    // Who gave a limit knows of it; who did not would take what there is for all.
+    let asked = limit.is_some_and(|limit| done.rows.len() >= limit as usize);
+    if done.truncated && form != Form::Json && !asked {
+        return Err(Failure::TooExpensive(format!(
+            "the answer has more than {} rows or {} bytes (settings `http.sql.limit_rows` and `http.sql.limit_bytes`), and this form has \
+             no place to say that it is cut; give a `limit`, or ask for JSON",
+            settings.limit_rows, settings.limit_bytes
+        )));
+    }
     Ok(told(form, done, start.elapsed()))
 }
 
 async fn question(request: &HttpRequest, body: Payload) -> Result<Question, Failure> {
     let bytes = body.to_bytes_limited(MAX_BODY_BYTES).await;
     let bytes = bytes.map_err(|_| Failure::TooLarge(MAX_BODY_BYTES))?;
-    let bytes = bytes.map_err(|why| Failure::BadBody(format!("the body did not come through: {why}")))?;
+    let bytes = bytes.map_err(|_| Failure::BadBody("the body did not come through whole".to_string()))?;
     match request.content_type().to_ascii_lowercase().as_str() {
-        "application/json" => serde_json::from_slice(&bytes).map_err(|why| {
-            Failure::BadBody(format!("the body is not {{\"sql\": \"...\", \"limit\": n}}: {why}"))
+        "application/json" => serde_json::from_slice(&bytes).map_err(|_| {
+            let why = "the body is not {\"sql\": \"...\"}, with a whole number as \"limit\" beside it if rows are to be limited";
+            Failure::BadBody(why.to_string())
         }),
         "text/plain" | "application/sql" => match String::from_utf8(bytes.to_vec()) {
             Ok(sql) => Ok(Question { sql, limit: None }),
@@ -127,8 +137,8 @@ fn told(form: Form, done: SqlAnswer, took: Duration) -> HttpResponse {
         Form::Parquet => None, // refused before anything ran
         Form::Csv => {
             let answer = Answer::new(done);
-            let names = answer.fields.iter().map(|field| field.name.to_string());
-            table::csv_named(&answer, names).ok()
+            let head = table::csv_line(answer.fields.iter().map(|field| field.name.to_string()));
+            head.and_then(|head| Ok([head, table::csv_rows(&answer)?].concat())).ok()
         }
         Form::Lines => {
             let rows =

@@ -4,6 +4,7 @@ use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
 use crate::logic::query::Parameters;
+use crate::store::ShardStatus;
 use actix_web::{HttpResponse, web};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
@@ -35,6 +36,9 @@ struct Site {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Health {
     status: &'static str,
+    /// What a person should look at although the node can work.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attention: Vec<String>,
 }
 
 #[derive(Serialize, Default, utoipa::ToSchema)]
@@ -113,20 +117,43 @@ pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
 }
 
 pub(super) async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().json(Health { status: "ok" })
+    HttpResponse::Ok().json(Health { status: "ok", attention: vec![] })
 }
 
 pub(super) async fn readyz(api: web::Data<Api>) -> Result<HttpResponse, Failure> {
-    let mut not_ready = vec![];
-    if api.reader.ping().await.is_err() {
-        not_ready.push("the database does not answer");
+    let (mut not_ready, mut attention) = (vec![], vec![]);
+    match api.reader.shards().await {
+        Ok(shards) => attention = wants_attention(&shards),
+        Err(_) => not_ready.push("the database does not answer"),
     }
     if !api.stats.is_subscribed() {
         not_ready.push("the uplink is not connected to its broker");
     }
     if not_ready.is_empty() {
-        Ok(HttpResponse::Ok().json(Health { status: "ready" }))
+        Ok(HttpResponse::Ok().json(Health { status: "ready", attention }))
     } else {
         Err(Failure::NotReady(not_ready))
     }
+}
+
+/// What a person should look at, without the names of sites, since everybody may ask.
+fn wants_attention(shards: &[ShardStatus]) -> Vec<String> {
+    let mut all = vec![];
+    let lost: Vec<_> = shards.iter().map(|shard| shard.given_up).filter(|batches| *batches > 0).collect();
+    if !lost.is_empty() {
+        all.push(format!(
+            "{} batches of {} shards were confirmed by a database, or lost by their site, and are not in this one: what they held is \
+             missing for good; /v1/status and the view `holes` tell which",
+            lost.iter().fold(0, |sum: u64, batches| sum.saturating_add(*batches)),
+            lost.len()
+        ));
+    }
+    let conflicts = shards.iter().filter(|shard| shard.conflict.is_some()).count();
+    if conflicts > 0 {
+        all.push(format!(
+            "of {conflicts} shards a batch number came with two contents: nothing of them is confirmed until \
+             shard_progress.conflict_seq is cleared"
+        ));
+    }
+    all
 }

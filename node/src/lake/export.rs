@@ -32,7 +32,7 @@ pub const MAX_FAILED_DAYS: usize = 3;
 
 /// The columns; site, width and day are in the file's name. `fingerprint` has the bits that the database's views show as a
 /// whole number too.
-pub const FIELDS: [Field<'static>; 22] = [
+pub const FIELDS: [Field<'static>; 24] = [
     ("device", Kind::Text),
     ("stream", Kind::Text),
     ("start", Kind::Time),
@@ -52,6 +52,8 @@ pub const FIELDS: [Field<'static>; 22] = [
     ("p99", Kind::Real),
     ("revision", Kind::Whole),
     ("late_count", Kind::Whole),
+    ("set_aside", Kind::Whole),
+    ("missing", Kind::Whole),
     ("complete", Kind::Flag),
     ("fingerprint", Kind::Whole),
     ("watermark", Kind::Time),
@@ -82,6 +84,8 @@ fn cells<'a>(series: &'a SeriesInfo, window: &StoredWindow, progress: &Progress)
         quantile(0.99),
         count(window.parts),
         count(window.late),
+        count(window.set_aside),
+        window.sequences.missing().map_or(Cell::Null, count),
         Cell::Flag(progress.is_complete(window.start, window.start.plus(series.width_ms))),
         Cell::Whole(a.fingerprint as i64),
         Cell::Time(progress.passed),

@@ -4,7 +4,7 @@
 //! what every reader of the last years understands: Snappy, data pages of version 1, and for whole numbers that grow their
 //! differences (`DELTA_BINARY_PACKED`). The same rows give the same bytes.
 
-use crate::logic::table::{Cell, Kind, Table};
+use crate::logic::table::{self, Cell, Kind, Table};
 use parquet::basic::{Compression, Encoding, LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;
@@ -98,6 +98,22 @@ impl Encoder {
         Ok(())
     }
 
+    /// Adds the rows of a table; gives what is encoded by then.
+    ///
+    /// # Errors
+    /// When a cell is not of its column's kind.
+    pub fn add(&mut self, table: &impl Table) -> Result<Vec<u8>> {
+        let mut bytes = vec![];
+        for row in 0..table.rows() {
+            let cells: Vec<_> = (0..self.columns.len()).map(|field| table.cell(row, field)).collect();
+            self.push(&cells)?;
+            if self.is_full() {
+                bytes.append(&mut self.take()?);
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Whether the open row group is full.
     pub fn is_full(&self) -> bool {
         self.rows >= ROW_GROUP_ENTRIES
@@ -138,19 +154,21 @@ impl Encoder {
 /// # Errors
 /// When a cell is not of its column's kind.
 pub fn of_table(table: &impl Table) -> Result<Vec<u8>> {
-    let names: Vec<String> = table.fields().iter().map(|field| field.name.replace('.', "_")).collect();
-    let fields: Vec<Field<'_>> =
-        names.iter().zip(table.fields()).map(|(name, field)| (name.as_str(), field.kind)).collect();
-    let (mut encoder, mut bytes) = (Encoder::new(&fields)?, vec![]);
-    for row in 0..table.rows() {
-        let cells: Vec<_> = (0..fields.len()).map(|field| table.cell(row, field)).collect();
-        encoder.push(&cells)?;
-        if encoder.is_full() {
-            bytes.append(&mut encoder.take()?);
-        }
-    }
+    let mut encoder = for_table(table.fields())?;
+    let mut bytes = encoder.add(table)?;
     bytes.append(&mut encoder.finish()?);
     Ok(bytes)
+}
+
+/// An empty file for tables of these columns, with underscores for the dots in their names.
+///
+/// # Errors
+/// When two have the same name.
+pub fn for_table(fields: &[table::Field]) -> Result<Encoder> {
+    let names: Vec<String> = fields.iter().map(|field| field.name.replace('.', "_")).collect();
+    let fields: Vec<Field<'_>> =
+        names.iter().zip(fields).map(|(name, field)| (name.as_str(), field.kind)).collect();
+    Encoder::new(&fields)
 }
 
 fn leaf((name, kind): &Field<'_>) -> Result<Type> {

@@ -2,7 +2,6 @@
 
 use super::params::{BadParameter, bad, shown};
 use super::query::AggregateQuery;
-use super::rollup;
 use super::row::{Content, Filling, Row};
 use std::sync::Arc;
 
@@ -42,8 +41,8 @@ impl Fill {
 
     /// The rows of one owner, by start, and one for each other span of a query.
     pub fn rows(self, rows: Vec<Row>, query: &AggregateQuery) -> Vec<Row> {
-        let (first, to, every_ms) =
-            (query.span_start(query.from), query.to, query.every_ms.unwrap_or(rollup::DAY_MS));
+        let Some(every) = &query.every else { return rows };
+        let (first, to) = (every.start(query.from), query.to);
         let Some(owner) = rows.first().map(|row| row.owner.clone()) else { return vec![] };
         let (mut all, mut before, mut start) = (vec![], None, first);
         let mut rows = rows.into_iter().peekable();
@@ -69,19 +68,11 @@ impl Fill {
                         }
                         _ => Filling::Null,
                     };
-                    all.push(Row {
-                        owner: owner.clone(),
-                        start,
-                        width_ms: every_ms,
-                        streams: 0,
-                        content: Content::Filled(filling),
-                        passed: start,
-                        complete: false,
-                        partial: query.is_cut(start),
-                    });
+                    let content = Content::Filled(filling);
+                    all.push(Row { streams: 0, ..query.row(&owner, start, 0, content) });
                 }
             }
-            start = start.plus(every_ms);
+            start = every.end(start);
         }
         all
     }
@@ -95,15 +86,33 @@ mod tests {
     use crate::logic::table::{Cell, Table};
     use crate::store::StoredWindow;
     use selvedge_shared::aggregate::{Aggregate, Sample};
+    use selvedge_shared::sequences::Sequences;
     use selvedge_shared::time::EpochMs;
 
     fn row(start: i64, value: f64) -> Row {
         let start = EpochMs(start);
         let aggregate = Aggregate::of(Sample { time: start, slot: 1, index: 0, value });
-        let window = StoredWindow { start, aggregate, late: 0, parts: 1 };
+        let window = StoredWindow {
+            start,
+            aggregate,
+            late: 0,
+            parts: 1,
+            set_aside: 0,
+            sequences: Sequences::default(),
+        };
         let content = Content::Counted(Arc::new(window));
         let (owner, passed) = (Arc::new(Owner::default()), start);
-        Row { owner, start, width_ms: 10, streams: 1, content, passed, complete: true, partial: false }
+        Row {
+            owner,
+            start,
+            width_ms: 10,
+            local: None,
+            streams: 1,
+            content,
+            passed,
+            complete: true,
+            partial: false,
+        }
     }
 
     fn filled(fill: Fill, rows: Vec<Row>) -> Vec<(i64, i64, Option<f64>, bool)> {

@@ -1,6 +1,9 @@
 //! Gaps: stretches of time in which a stream has no window, between its first one and its last.
+//!
+//! Where two windows are more than a year apart, a clock was wrong for one of them, or the device lay in store: how many windows are
+//! missing between them can't be told.
 
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
 
 /// A stretch without windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,7 +12,12 @@ pub struct Gap {
     pub from: EpochMs,
     /// Where it ends: the start of the window after it, or where was ended to look.
     pub to: EpochMs,
+    /// The end of the window before it, wherever was begun to look.
+    pub began: EpochMs,
 }
+
+/// The longest stretch of which it is told how many windows are missing.
+pub const MAX_GAP_MS: i64 = MAX_DURATION_MS;
 
 impl Gap {
     /// How long it is.
@@ -17,10 +25,11 @@ impl Gap {
         self.to.0.saturating_sub(self.from.0)
     }
 
-    /// How many windows have room in it, begun ones included.
-    pub fn windows(&self, width_ms: i64) -> i64 {
+    /// How many windows have room in it, begun ones included; nothing if it is longer than [`MAX_GAP_MS`].
+    pub fn windows(&self, width_ms: i64) -> Option<i64> {
         let width = width_ms.max(1);
-        self.length_ms() / width + i64::from(self.length_ms() % width != 0)
+        let windows = self.length_ms() / width + i64::from(self.length_ms() % width != 0);
+        (self.to.0.saturating_sub(self.began.0) <= MAX_GAP_MS).then_some(windows)
     }
 }
 
@@ -57,7 +66,8 @@ impl Gaps {
     }
 
     fn until(&self, to: EpochMs) -> Option<Gap> {
-        let gap = Gap { from: self.end?.max(self.from), to };
+        let began = self.end?;
+        let gap = Gap { from: began.max(self.from), to, began };
         (gap.from < gap.to).then_some(gap)
     }
 }
@@ -82,7 +92,9 @@ mod tests {
         assert_eq!(found(0, None, &[0], Some(35)), [(10, 35)]);
         assert_eq!(found(0, Some(-30), &[], Some(35)), [(0, 35)]);
         assert_eq!(found(0, None, &[0], Some(5)), []);
-        let gap = Gap { from: EpochMs(5), to: EpochMs(30) };
-        assert_eq!((gap.length_ms(), gap.windows(10)), (25, 3));
+        let gap = Gap { from: EpochMs(5), to: EpochMs(30), began: EpochMs(0) };
+        assert_eq!((gap.length_ms(), gap.windows(10)), (25, Some(3)));
+        let leap = Gap { began: EpochMs(29 - MAX_GAP_MS), ..gap };
+        assert_eq!((leap.length_ms(), leap.windows(10)), (25, None));
     }
 }

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod fill;
 pub mod gaps;
+pub mod grid;
 pub mod params;
 pub mod passed;
 pub mod progress;
@@ -13,4 +14,5 @@ pub mod rollup;
 pub mod row;
 pub mod sites;
 pub mod table;
+pub mod totals;
 pub mod verify;

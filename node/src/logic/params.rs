@@ -129,9 +129,8 @@ impl Parameters {
     /// # Errors
     /// When it is no time.
     pub fn time(&self, name: &str, default: EpochMs) -> Result<EpochMs, BadParameter> {
-        // A `+` of an offset that was not percent-encoded comes as a space.
-        let parse = |text: &String| EpochMs::parse(&text.replace(' ', "+"));
-        self.0.get(name).map_or(Ok(default), |text| parse(text).map_err(|e| bad(name, e.to_string())))
+        let parse = |text: &String| EpochMs::parse_asked(text).map_err(|e| bad(name, e.to_string()));
+        self.0.get(name).map_or(Ok(default), parse)
     }
 
     /// A duration in milliseconds.

@@ -1,10 +1,10 @@
 //! What a query asks, read from its parameters, and how stored windows answer it.
 //!
 //! A stream may be stored at several widths. Without `every` the narrowest is given as it is; with `every`, the widest
-//! that divides it is merged upwards, into spans that are aligned to 1970-01-01T00:00:00Z as windows are. `width`
+//! that divides it is merged upwards, into the spans of a [`Grid`]. `width`
 //! picks another one. What counts is where a window starts: in `from` (included) to `to` (excluded); so a span
-//! that `from` or `to` cuts holds only the windows on the asked side. Where whole minutes, hours or days are asked for, roll-ups
-//! answer in the windows' stead, with the same result.
+//! that `from` or `to` cuts holds only the windows on the asked side, and is marked. Where whole minutes, hours or days are asked
+//! for, roll-ups answer in the windows' stead, with the same result.
 //!
 //! With `group_by` streams are merged, from roll-ups as far as all of them have some, and else from windows.
 //!
@@ -12,12 +12,15 @@
 //! [`MAX_MERGED_STREAMS_ENTRIES`] streams are merged; an answer holds at most [`MAX_LIMIT_ENTRIES`] rows and says where to go on.
 
 use super::fill::Fill;
+use super::grid::Grid;
 pub use super::params::{BadParameter, NamesPlace, Parameters, Place, Wanted, bad, duration_text, shown};
+use super::passed::NEVER;
 use super::rollup::{self, Segment};
-use super::row::{Function, Owner};
+use super::row::{Content, Function, Owner, Row};
 use crate::store::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
 pub const MAX_LIMIT_ENTRIES: u32 = 10_000;
@@ -76,8 +79,8 @@ pub struct AggregateQuery {
     pub from: EpochMs,
     /// The first start that is too late.
     pub to: EpochMs,
-    /// The width of the spans asked for.
-    pub every_ms: Option<i64>,
+    /// The spans asked for.
+    pub every: Option<Grid>,
     /// The stored width asked for.
     pub width_ms: Option<i64>,
     /// What is told of each span; all if nothing is said.
@@ -93,9 +96,9 @@ pub struct AggregateQuery {
 }
 
 /// The parameters of `/v1/aggregates`.
-pub const AGGREGATE_PARAMETERS: [&str; 13] = [
-    "site", "device", "stream", "from", "to", "every", "width", "fn", "group_by", "fill", "limit", "after",
-    "format",
+pub const AGGREGATE_PARAMETERS: [&str; 14] = [
+    "site", "device", "stream", "from", "to", "every", "tz", "width", "fn", "group_by", "fill", "limit",
+    "after", "format",
 ];
 
 impl AggregateQuery {
@@ -105,14 +108,22 @@ impl AggregateQuery {
     /// Names the parameter that is wrong.
     pub fn read(p: &Parameters) -> Result<Self, BadParameter> {
         let (from, to) = p.from_to()?;
-        let (every_ms, width_ms) = (p.duration("every")?, p.duration("width")?);
-        if let (Some(every), Some(width)) = (every_ms, width_ms)
-            && every % width != 0
+        let (zone, width_ms) = (p.text("tz")?, p.duration("width")?);
+        let since = p.has("from").then_some(from);
+        let every = p.text("every")?.map(|every| Grid::read(every, zone, since, to)).transpose()?;
+        if zone.is_some() && every.is_none() {
+            return Err(bad(
+                "every",
+                "is needed with `tz`, whose days, weeks or months it names: every=1d, 1w or 1mo",
+            ));
+        }
+        if let (Some(every), Some(width)) = (&every, width_ms)
+            && every.divisor_ms() % width != 0
         {
-            return Err(bad("every", format!("is no multiple of the width {}", duration_text(width))));
+            return Err(bad("every", format!("{}: {} asked for", every.misfit(), duration_text(width))));
         }
         let group = GroupBy::read(p)?;
-        if group != GroupBy::ALL && every_ms.is_none() {
+        if group != GroupBy::ALL && every.is_none() {
             return Err(bad("every", "is needed to merge streams by `group_by`, such as every=1h"));
         }
         let limit = p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?;
@@ -121,7 +132,7 @@ impl AggregateQuery {
             wanted: p.wanted()?,
             from,
             to,
-            every_ms,
+            every,
             width_ms,
             functions: p.list("fn", Function::named, &Function::names())?,
             group,
@@ -150,11 +161,10 @@ impl AggregateQuery {
         Ok(query)
     }
 
-    /// How many spans lie between `from` and `to`.
+    /// How many spans lie between `from` and `to`; of the calendar's at most one more than an answer has rows.
     pub fn spans(&self) -> i64 {
-        let every = self.every_ms.unwrap_or(1);
-        let length = self.to.0.saturating_sub(self.span_start(self.from).0);
-        length / every + i64::from(length % every != 0)
+        let most = i64::from(MAX_LIMIT_ENTRIES);
+        self.every.as_ref().unwrap_or(&Grid::Every(1)).count(self.from, self.to, most)
     }
 
     /// Which series answers for each stream, in the order of `series` (by site, device, stream and width).
@@ -186,7 +196,7 @@ impl AggregateQuery {
     /// Which of one stream's series answers, of which there is at least one.
     fn choose_width<'a>(&self, widths: &'a [SeriesInfo]) -> Result<&'a SeriesInfo, BadParameter> {
         let divides = |divided: i64, s: &&SeriesInfo| s.width_ms > 0 && divided % s.width_ms == 0;
-        let pick = match (self.width_ms, self.every_ms) {
+        let pick = match (self.width_ms, self.every.as_ref().map(Grid::divisor_ms)) {
             (Some(width), every) => widths
                 .iter()
                 .find(|s| s.width_ms == width)
@@ -203,20 +213,23 @@ impl AggregateQuery {
         };
         pick.ok_or_else(|| match self.width_ms {
             Some(_) => bad("width", format!("does not fit: {}", stored(widths))),
-            None => bad("every", format!("is no multiple of a stored width: {}", stored(widths))),
+            None => {
+                let misfit = self.every.as_ref().map(Grid::misfit).unwrap_or_default();
+                bad("every", format!("{misfit}: {}", stored(widths)))
+            }
         })
     }
 
     /// How many windows or roll-ups of a series one span is made of.
     fn merged_entries(&self, series: &SeriesInfo) -> i64 {
-        let Some(every) = self.every_ms else { return 1 };
-        let widest = rollup::useful(every, series.width_ms).pop().unwrap_or(series.width_ms);
-        every / widest.max(1)
+        let Some(every) = &self.every else { return 1 };
+        let widest = rollup::useful(every.divisor_ms(), series.width_ms).pop().unwrap_or(series.width_ms);
+        every.longest_ms() / widest.max(1)
     }
 
     /// What to read of a series at a stored width: windows, and the roll-ups that stand for them.
     pub fn segments(&self, width_ms: i64, from: EpochMs) -> Vec<Segment> {
-        let spans = self.every_ms.map(|every| rollup::useful(every, width_ms));
+        let spans = self.every.as_ref().map(|every| rollup::useful(every.divisor_ms(), width_ms));
         rollup::cover(&spans.unwrap_or_default(), from, self.to)
     }
 
@@ -230,10 +243,11 @@ impl AggregateQuery {
         chosen: &[SeriesInfo],
         from: EpochMs,
     ) -> Result<Vec<Segment>, BadParameter> {
-        let every = self.every_ms.unwrap_or(rollup::HOUR_MS);
+        let grid = self.every.clone().unwrap_or(Grid::Every(rollup::HOUR_MS));
+        let (divisor, every) = (grid.divisor_ms(), grid.longest_ms());
         let widths: BTreeSet<i64> = chosen.iter().map(|s| s.width_ms).collect();
         let kept = |span: &i64| {
-            every % span == 0 && widths.iter().all(|width| rollup::spans_of(*width).any(|s| s == *span))
+            divisor % span == 0 && widths.iter().all(|width| rollup::spans_of(*width).any(|s| s == *span))
         };
         let spans: Vec<i64> = rollup::ROLLUPS_MS.into_iter().filter(kept).collect();
         let segments = rollup::cover(&spans, from, self.to);
@@ -268,12 +282,23 @@ impl AggregateQuery {
 
     /// Where the span of a window at `start` begins.
     pub fn span_start(&self, start: EpochMs) -> EpochMs {
-        self.every_ms.map_or(start, |every| rollup::floor(start, every))
+        self.every.as_ref().map_or(start, |every| every.start(start))
     }
 
-    /// Whether `from` or `to` cuts the span that begins at `start`.
-    pub fn is_cut(&self, start: EpochMs) -> bool {
-        self.every_ms.is_some_and(|every| start < self.from || start.plus(every) > self.to)
+    /// A row of the span, or of the window of this width, that begins at `start`. How far its stream has come is not known of it yet.
+    pub fn row(&self, owner: &Arc<Owner>, start: EpochMs, width_ms: i64, content: Content) -> Row {
+        let end = self.every.as_ref().map_or(start.plus(width_ms), |every| every.end(start));
+        Row {
+            owner: owner.clone(),
+            start,
+            width_ms: end.0.saturating_sub(start.0),
+            local: self.every.as_ref().and_then(|every| every.local(start)).map(Arc::from),
+            streams: 1,
+            content,
+            passed: NEVER,
+            complete: false,
+            partial: self.every.is_some() && (start < self.from || end > self.to),
+        }
     }
 }
 
@@ -290,6 +315,8 @@ pub fn merge(span: &mut StoredWindow, window: &StoredWindow) {
     span.aggregate.merge(&window.aggregate);
     span.late = span.late.saturating_add(window.late);
     span.parts = span.parts.saturating_add(window.parts);
+    span.set_aside = span.set_aside.saturating_add(window.set_aside);
+    span.sequences.merge(&window.sequences);
 }
 
 /// Merges windows, given by start, into spans.

@@ -27,6 +27,8 @@ pub struct Row {
     pub start: EpochMs,
     /// How long it is.
     pub width_ms: i64,
+    /// Where it starts on the clock of the zone that was asked for.
+    pub local: Option<Arc<str>>,
     /// Of how many streams something was counted in it.
     pub streams: u64,
     /// What.
@@ -68,6 +70,7 @@ impl Row {
             owner: Arc::new(GroupBy::ALL.owner(series)),
             start: window.start,
             width_ms: series.width_ms,
+            local: None,
             streams: 1,
             passed: progress.passed,
             complete: progress.is_complete(window.start, window.start.plus(series.width_ms)),
@@ -95,6 +98,7 @@ enum Column {
     Start,
     StartMs,
     WidthMs,
+    Local,
     Partial,
     Filled,
     Count,
@@ -112,6 +116,8 @@ enum Column {
     LastMs,
     LastValue,
     Late,
+    SetAside,
+    Missing,
     Parts,
     Fingerprint,
     Watermark,
@@ -124,7 +130,7 @@ use Column as C;
 const KEYS: [Column; 6] = [C::Site, C::Device, C::Stream, C::Start, C::StartMs, C::WidthMs];
 
 /// All there are, in the order in which they are told when nothing is said.
-pub const FUNCTIONS: [Function; 16] = [
+pub const FUNCTIONS: [Function; 18] = [
     Function { name: "count", columns: &[C::Count] },
     Function { name: "sum", columns: &[C::Sum] },
     Function { name: "mean", columns: &[C::Mean] },
@@ -137,6 +143,8 @@ pub const FUNCTIONS: [Function; 16] = [
     Function { name: "first", columns: &[C::FirstTime, C::FirstMs, C::FirstValue] },
     Function { name: "last", columns: &[C::LastTime, C::LastMs, C::LastValue] },
     Function { name: "late", columns: &[C::Late] },
+    Function { name: "set_aside", columns: &[C::SetAside] },
+    Function { name: "missing", columns: &[C::Missing] },
     Function { name: "parts", columns: &[C::Parts] },
     Function { name: "fingerprint", columns: &[C::Fingerprint] },
     Function { name: "watermark", columns: &[C::Watermark, C::WatermarkMs] },
@@ -167,6 +175,9 @@ impl Column {
             C::Start => ("start", Kind::Time, "Where the span starts."),
             C::StartMs => ("start_ms", Kind::Whole, "The same in milliseconds since 1970."),
             C::WidthMs => ("width_ms", Kind::Whole, "How long it is."),
+            C::Local => {
+                ("start_local", Kind::Text, "Where the span starts on the clock of the zone; only with `tz`.")
+            }
             C::Partial => (
                 "partial",
                 Kind::Flag,
@@ -195,6 +206,16 @@ impl Column {
             C::LastMs => ("last.time_ms", Kind::Whole, "The same in milliseconds since 1970."),
             C::LastValue => ("last.value", Kind::Real, "The value of the latest reading."),
             C::Late => ("late", Kind::Whole, "How many readings came after the window had closed."),
+            C::SetAside => (
+                "set_aside",
+                Kind::Whole,
+                "How many readings the site set aside meanwhile: not counted, kept in its quarantine.",
+            ),
+            C::Missing => (
+                "missing",
+                Kind::Whole,
+                "How many sequence numbers are missing between its readings; null where they have none.",
+            ),
             C::Parts => ("parts", Kind::Whole, "From how many parts it was merged."),
             C::Fingerprint => ("fingerprint", Kind::Text, "The same for the same values, in any order."),
             C::Watermark => (
@@ -238,6 +259,8 @@ impl Column {
             C::LastTime => Cell::Time(a.last.time),
             C::LastMs => Cell::Whole(a.last.time.0),
             C::Late => Cell::count(window.late),
+            C::SetAside => Cell::count(window.set_aside),
+            C::Missing => window.sequences.missing().map_or(Cell::Null, Cell::count),
             C::Parts => Cell::count(window.parts),
             C::Fingerprint => Cell::Hex(a.fingerprint),
             C::Watermark => Cell::Time(row.passed),
@@ -249,7 +272,7 @@ impl Column {
 
     fn of_filling(self, filling: &Filling) -> Cell<'static> {
         let value = match (self, filling) {
-            (C::Count | C::Late | C::Parts, _) => return Cell::Whole(0),
+            (C::Count | C::Late | C::SetAside | C::Parts, _) => return Cell::Whole(0),
             (_, Filling::Null) => None,
             (_, Filling::Same(before)) => self.value(before),
             (_, Filling::Between(before, after, share)) => {
@@ -268,6 +291,8 @@ impl Column {
 /// What is told of rows beside whose they are and the functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct More {
+    /// Where spans start on the clock of a zone, where one was named.
+    pub zone: bool,
     /// Which spans are cut, where windows are merged into spans.
     pub spans: bool,
     /// Of how many streams something is in a row, where streams are merged.
@@ -290,6 +315,7 @@ impl RowTable {
     pub fn new(functions: Option<&[Function]>, more: More) -> Self {
         let functions = functions.unwrap_or(&FUNCTIONS);
         let mut columns = KEYS.to_vec();
+        columns.extend(more.zone.then_some(C::Local));
         columns.extend(more.spans.then_some(C::Partial));
         columns.extend(more.merged.then_some(C::Streams));
         columns.extend(functions.iter().flat_map(|function| function.columns));
@@ -327,6 +353,7 @@ impl Table for RowTable {
             C::Start => Cell::Time(row.start),
             C::StartMs => Cell::Whole(row.start.0),
             C::WidthMs => Cell::Whole(row.width_ms),
+            C::Local => row.local.as_deref().map_or(Cell::Null, Cell::Text),
             C::Partial => Cell::Flag(row.partial),
             C::Filled => Cell::Flag(matches!(row.content, Content::Filled(_))),
             told => match &row.content {

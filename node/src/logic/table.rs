@@ -1,5 +1,10 @@
 //! Answers that are rows of columns, and the forms that they are written in: JSON, CSV (RFC 4180), JSON lines and Parquet.
 //!
+//! A text that a spreadsheet would take for a formula is written with an apostrophe before it in CSV: one that begins with `=`, `+`,
+//! `-`, `@`, their full-width forms, a tab or a line break; and so is one that begins with an apostrophe, so that whoever takes one
+//! away from texts that begin with one has all of them as they were. Numbers, times and flags stay as they are, and so do all texts in
+//! the other forms.
+//!
 //! A name with a dot (`first.value`) is a field of an object in JSON, where those of an object stand together, and has an
 //! underscore in CSV. What is not there is null in JSON and empty in CSV. A form that needs types, such as Parquet, finds them
 //! in [`Field::kind`].
@@ -237,26 +242,35 @@ impl<T: Table> Serialize for JsonObject<'_, T> {
     }
 }
 
-/// A table as CSV.
+/// The line of a table's names as CSV.
 ///
 /// # Errors
 /// Never, as memory takes everything.
-pub fn csv(table: &impl Table) -> Result<Vec<u8>, csv::Error> {
-    csv_named(table, table.fields().iter().map(|field| field.name.replace('.', "_")))
+pub fn csv_head(fields: &[Field]) -> Result<Vec<u8>, csv::Error> {
+    csv_line(fields.iter().map(|field| field.name.replace('.', "_")))
 }
 
-/// A table as CSV, with other names for its columns.
+/// A line of names as CSV, as they are.
 ///
 /// # Errors
 /// Never, as memory takes everything.
-pub fn csv_named(table: &impl Table, names: impl Iterator<Item = String>) -> Result<Vec<u8>, csv::Error> {
-    let mut out = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![]);
-    out.write_record(names.map(String::into_bytes))?;
+pub fn csv_line(names: impl Iterator<Item = String>) -> Result<Vec<u8>, csv::Error> {
+    let mut out = csv_writer();
+    out.write_record(names.map(|name| harmless(&name).into_owned().into_bytes()))?;
+    out.into_inner().map_err(|e| e.into_error().into())
+}
+
+/// A table's rows as CSV.
+///
+/// # Errors
+/// Never, as memory takes everything.
+pub fn csv_rows(table: &impl Table) -> Result<Vec<u8>, csv::Error> {
+    let mut out = csv_writer();
     for row in 0..table.rows() {
         for field in 0..table.fields().len() {
             match table.cell(row, field) {
                 Cell::Null => out.write_field("")?,
-                Cell::Text(text) => out.write_field(text)?,
+                Cell::Text(text) => out.write_field(harmless(text).as_bytes())?,
                 Cell::Hex(bits) => out.write_field(format!("{bits:016x}"))?,
                 Cell::Whole(n) => out.write_field(n.to_string())?,
                 // Unlike `{}` this has an exponent where it is shorter, and is read back exactly.
@@ -269,6 +283,19 @@ pub fn csv_named(table: &impl Table, names: impl Iterator<Item = String>) -> Res
         out.write_record(None::<&[u8]>)?;
     }
     out.into_inner().map_err(|e| e.into_error().into())
+}
+
+fn csv_writer() -> csv::Writer<Vec<u8>> {
+    csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![])
+}
+
+/// What a spreadsheet takes for the beginning of a formula, and what stands before a text that begins so.
+const FORMULAS: [char; 12] =
+    ['=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\''];
+
+/// A text that no spreadsheet takes for a formula.
+fn harmless(text: &str) -> Cow<'_, str> {
+    if text.starts_with(FORMULAS) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }
 
 /// A table as JSON, a line for each row.
@@ -327,7 +354,18 @@ mod tests {
         assert_eq!(String::from_utf8(lines(&two()).unwrap()).unwrap(), format!("{one}\n{other}\n"));
         let text = "name,first_time,first_value,n,yes\r\n\"a \"\"b\"\", c\",1970-01-01T00:00:00.000Z,1e300,-3,true\r\n\
                     00000000000000ff,,,-3,\r\n";
-        assert_eq!(String::from_utf8(csv(&two()).unwrap()).unwrap(), text);
+        let csv = [csv_head(two().fields()).unwrap(), csv_rows(&two()).unwrap()].concat();
+        assert_eq!(String::from_utf8(csv).unwrap(), text);
+    }
+
+    #[test]
+    fn no_text_is_a_formula_and_each_can_be_had_back() {
+        for text in ["=1+1", "+a", "-7", "@x", "\t=", "\r=", "\n=", "\u{ff1d}1", "'", "'=1"] {
+            let told = harmless(text);
+            assert_eq!((told.chars().next(), &told[1..]), (Some('\''), text));
+        }
+        assert_eq!((harmless("press-7"), harmless("")), ("press-7".into(), "".into()));
+        assert_eq!(csv_rows(&two()).unwrap().iter().filter(|b| **b == b'\'').count(), 0, "-3 is a number");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::{Hole, Progress, Reader, SeriesInfo, StoreError, StoredWindow, postgr
 use crate::logic::params::Wanted;
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::EpochMs;
+use std::collections::HashMap;
 
 /// How a database writes what differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +145,22 @@ fn first_value(dialect: Dialect) -> &'static str {
     if dialect == Dialect::Sqlite { "?1" } else { "$1::bigint" }
 }
 
+/// A view's text with what a stream's lengths of windows say together in the places of `{MOST column}`, and what a device's streams
+/// add up to in those of `{SUM column}`: each reading is in all lengths of its stream.
+pub(super) fn with_sums(mut text: String) -> String {
+    for column in ["readings", "late_count", "set_aside", "missing"] {
+        let most = format!(
+            "(SELECT max(n.{column}) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream) AS {column}"
+        );
+        let sum = format!(
+            "(SELECT CAST(sum(most) AS bigint) FROM (SELECT max(n.{column}) AS most FROM series AS n \
+             WHERE n.device_id = d.device_id GROUP BY n.stream) AS all_streams) AS {column}"
+        );
+        text = text.replace(&format!("{{MOST {column}}}"), &most).replace(&format!("{{SUM {column}}}"), &sum);
+    }
+    text
+}
+
 /// Which devices: those of these sites alone (of all, if nothing is said), as far as they are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Seek {
@@ -164,6 +181,14 @@ pub struct SeriesTimes {
     pub first: Option<EpochMs>,
     /// The time of the last reading in its newest window.
     pub last: Option<EpochMs>,
+    /// How many readings are in its windows.
+    pub readings: u64,
+    /// How many of them came late.
+    pub late: u64,
+    /// How many others the site set aside.
+    pub set_aside: u64,
+    /// How many sequence numbers are missing between them; nothing if they have none.
+    pub missing: Option<u64>,
 }
 
 /// A series with its newest window.
@@ -184,6 +209,9 @@ pub const AHEAD_OF_CLOCK_MS: i64 = 86_400_000;
 
 /// The most stretches in doubt of a stream that a query looks at: the latest.
 pub const MAX_DOUBTS_ENTRIES: u32 = 1_000;
+
+/// Of how many series the stretches in doubt are read at a time.
+const DOUBTFUL_ENTRIES: usize = 200;
 
 /// Where the newest window of series `s` starts that is not ahead of its time; the newest of all if all are. `now` is an
 /// expression: the node's clock in milliseconds since 1970.
@@ -230,6 +258,10 @@ pub(super) fn series_info<C: Columns>(row: &C) -> Result<SeriesInfo, C::Error> {
     })
 }
 
+fn doubt_of<C: Columns>(row: &C) -> Result<(i64, EpochMs, EpochMs), C::Error> {
+    Ok((row.whole(2)?, EpochMs(row.whole(0)?), EpochMs(row.whole(1)?)))
+}
+
 fn two_times<C: Columns>(row: &C) -> Result<(EpochMs, EpochMs), C::Error> {
     Ok((EpochMs(row.whole(0)?), EpochMs(row.whole(1)?)))
 }
@@ -240,6 +272,10 @@ fn series_times<C: Columns>(row: &C) -> Result<SeriesTimes, C::Error> {
         device_seen: EpochMs(row.whole(SERIES_COLUMNS)?),
         first: row.whole_if_any(SERIES_COLUMNS + 1)?.map(EpochMs),
         last: row.whole_if_any(SERIES_COLUMNS + 2)?.map(EpochMs),
+        readings: row.whole(SERIES_COLUMNS + 3)? as u64,
+        late: row.whole(SERIES_COLUMNS + 4)? as u64,
+        set_aside: row.whole(SERIES_COLUMNS + 5)? as u64,
+        missing: row.whole_if_any(SERIES_COLUMNS + 6)?.map(|missing| missing as u64),
     })
 }
 
@@ -249,10 +285,6 @@ fn newest_of<C: Columns>(row: &C) -> Result<Newest, C::Error> {
 
 fn start<C: Columns>(row: &C) -> Result<Option<EpochMs>, C::Error> {
     row.start_if_any(0)
-}
-
-fn two_starts<C: Columns>(row: &C) -> Result<(Option<EpochMs>, Option<EpochMs>), C::Error> {
-    Ok((row.start_if_any(0)?, row.start_if_any(1)?))
 }
 
 fn hole<C: Columns>(row: &C) -> Result<Hole, C::Error> {
@@ -294,6 +326,33 @@ impl Reader {
             progress.doubts = ask!(self, |dialect| doubts(dialect, series.id), two_times)?;
         }
         Ok(progress)
+    }
+
+    /// The same of many series, by their row numbers.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn progress_of(
+        &self,
+        series: impl Iterator<Item = &SeriesInfo>,
+    ) -> Result<HashMap<i64, Progress>, StoreError> {
+        let mut all: HashMap<i64, Progress> = HashMap::new();
+        let mut doubtful = vec![];
+        for one in series {
+            all.insert(one.id, Progress::to(one.passed));
+            doubtful.extend(one.doubtful.then_some(one.id));
+        }
+        doubtful.sort_unstable();
+        for few in doubtful.chunks(DOUBTFUL_ENTRIES) {
+            let (Some(first), Some(last)) = (few.first(), few.last()) else { continue };
+            // Those between are doubtful too, or have none.
+            for (id, from, to) in ask!(self, |dialect| doubts_between(dialect, *first, *last), doubt_of)? {
+                if let Some(progress) = all.get_mut(&id) {
+                    progress.doubts.push((from, to));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// All wanted series of the wanted devices after the one named (site and device), at most `limit` devices, in the
@@ -341,18 +400,31 @@ impl Reader {
         Ok(starts.into_iter().flatten().collect())
     }
 
-    /// Where the last window of a series before `from` starts, and the first at or after `to`.
+    /// Where the last window of a series before `from` starts.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn around(
-        &self,
-        series: i64,
-        from: EpochMs,
-        to: EpochMs,
-    ) -> Result<(Option<EpochMs>, Option<EpochMs>), StoreError> {
-        let rows = ask!(self, |dialect| around(dialect, series, from, to), two_starts)?;
-        Ok(rows.first().copied().unwrap_or_default())
+    pub async fn before(&self, series: i64, from: EpochMs) -> Result<Option<EpochMs>, StoreError> {
+        let rows = ask!(self, |dialect| before(dialect, series, from), start)?;
+        Ok(rows.first().copied().flatten())
+    }
+
+    /// Where the newest window of a series starts, as [`Reader::newest`] finds it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn newest_start(&self, series: i64, now: EpochMs) -> Result<Option<EpochMs>, StoreError> {
+        let statement = |dialect| {
+            let text = format!(
+                "SELECT {} FROM series AS s WHERE s.series_id = ",
+                newest_start(dialect, first_value(dialect))
+            );
+            let mut all = Statement::with(dialect, &text, Value::Whole(now.0));
+            all.whole(series);
+            all
+        };
+        let rows = ask!(self, statement, start)?;
+        Ok(rows.first().copied().flatten())
     }
 
     /// The holes of these sites that were found at or after `since`, the newest first, at most `limit`.
@@ -384,7 +456,8 @@ fn devices(dialect: Dialect, seek: &Seek, after: (&str, &str), now: EpochMs, lim
     let text = format!(
         "SELECT {SERIES}, d.first_seen_ms, \
          (SELECT w.first_ms FROM series_window AS w WHERE w.series_id = s.series_id ORDER BY w.{start} LIMIT 1), \
-         (SELECT w.last_ms FROM series_window AS w WHERE w.series_id = s.series_id AND w.{start} = {newest}) \
+         (SELECT w.last_ms FROM series_window AS w WHERE w.series_id = s.series_id AND w.{start} = {newest}), \
+         s.readings, s.late_count, s.set_aside, s.missing \
          FROM (SELECT d.* FROM device AS d WHERE (d.site, d.name) > ("
     );
     let mut all = Statement::with(dialect, &text, Value::Whole(now.0));
@@ -428,13 +501,20 @@ fn starts(dialect: Dialect, series: i64, from: EpochMs, to: EpochMs, limit: u32)
     all
 }
 
-/// Where the last window of a series before `from` starts, and the first at or after `to`.
-fn around(dialect: Dialect, series: i64, from: EpochMs, to: EpochMs) -> Statement {
+/// The stretches that are in doubt of the series with these row numbers and those between.
+fn doubts_between(dialect: Dialect, first: i64, last: i64) -> Statement {
+    let mut all = Statement::new(dialect, "SELECT from_ms, to_ms, series_id FROM doubt WHERE series_id >= ");
+    all.whole(first).push(" AND series_id <= ").whole(last).push(" ORDER BY series_id, from_ms DESC");
+    all.limit(DOUBTFUL_ENTRIES as u32 * MAX_DOUBTS_ENTRIES);
+    all
+}
+
+/// Where the last window of a series before `from` starts.
+fn before(dialect: Dialect, series: i64, from: EpochMs) -> Statement {
     let start = dialect.start();
-    let one = |which: &str| format!("(SELECT {which}({start}) FROM series_window WHERE series_id = ");
-    let mut all = Statement::new(dialect, "SELECT ");
-    all.push(&one("max")).whole(series).push(&format!(" AND {start} < ")).start(from).push("), ");
-    all.push(&one("min")).whole(series).push(&format!(" AND {start} >= ")).start(to).push(")");
+    let mut all =
+        Statement::new(dialect, &format!("SELECT max({start}) FROM series_window WHERE series_id = "));
+    all.whole(series).push(&format!(" AND {start} < ")).start(from);
     all
 }
 

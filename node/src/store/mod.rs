@@ -21,11 +21,12 @@ mod sqlite;
 mod stage;
 
 pub use postgres::Postgres;
-pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome};
+pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome, ShardKey};
 
 use crate::logic::passed::{NEVER, Progress};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::{self, FrameError};
+use selvedge_shared::sequences::Sequences;
 use selvedge_shared::sketch::Sketch;
 use selvedge_shared::time::EpochMs;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ pub const READ_WAIT_MS: u64 = 5_000;
 
 /// Format version of stored sketches.
 pub const SKETCH_VERSION: u8 = 1;
+
+/// Format version of stored sequence numbers.
+pub const SEQUENCES_VERSION: u8 = 1;
 
 /// Which database.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,17 +216,6 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// Whether the database answers.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.ping().await,
-            Self::Postgres(reader) => reader.ping().await,
-        }
-    }
-
     /// The series (of one site, device or stream, if said), at most `limit`, by site, device, stream and width.
     ///
     /// # Errors
@@ -380,6 +373,10 @@ pub struct StoredWindow {
     pub late: u64,
     /// How many parts it was merged from; in the tables, its `revision`.
     pub parts: u64,
+    /// How many readings of the stream the site set aside while its parts were open.
+    pub set_aside: u64,
+    /// The sequence numbers of its readings.
+    pub sequences: Sequences,
 }
 
 /// Rows of one series, and where to go on.
@@ -497,6 +494,15 @@ fn sketch_bytes(sketch: &Option<Box<Sketch>>) -> Option<Vec<u8>> {
 
 fn sketch_from(bytes: &[u8]) -> Result<Box<Sketch>, FrameError> {
     frame::decode("a window's sketch", SKETCH_VERSION, bytes).map(Box::new)
+}
+
+fn sequences_bytes(sequences: &Sequences) -> Option<Vec<u8>> {
+    (!sequences.list().is_empty()).then(|| frame::encode(SEQUENCES_VERSION, sequences))
+}
+
+fn sequences_from(bytes: Option<&[u8]>) -> Result<Sequences, FrameError> {
+    let read = |bytes| frame::decode("the sequence numbers of a window", SEQUENCES_VERSION, bytes);
+    bytes.map_or_else(|| Ok(Sequences::default()), read)
 }
 
 #[cfg(test)]

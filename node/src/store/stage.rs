@@ -10,6 +10,7 @@
 use super::StoredWindow;
 use crate::logic::passed::{Doubt, Passed, Seen};
 use crate::logic::progress::{Progress, Span, Verdict};
+use crate::logic::totals::Totals;
 use crate::logic::{query, rollup};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
@@ -23,7 +24,8 @@ pub const KEPT_BATCHES_ENTRIES: u64 = 4096;
 /// How many series a writer remembers the row numbers of.
 pub const SERIES_CACHE_ENTRIES: usize = 100_000;
 
-pub(super) type ShardKey = (SiteId, ShardId);
+/// A site and one of its shards.
+pub type ShardKey = (SiteId, ShardId);
 
 /// By series and start, as in the table.
 pub(super) type Windows = BTreeMap<(i64, EpochMs), StoredWindow>;
@@ -84,6 +86,8 @@ pub struct Applied {
     pub windows: usize,
     /// How many batch numbers were given up as holes.
     pub given_up: u64,
+    /// Which these are.
+    pub lost: Vec<(ShardKey, Span)>,
 }
 
 /// A shard as the database has it; the default for one that it has not heard of.
@@ -149,6 +153,8 @@ pub(super) struct StreamSeen<'a> {
     shard: &'a Shard,
     /// One of its series.
     pub series: i64,
+    /// What the batches add to each of its series.
+    pub totals: BTreeMap<i64, Totals>,
     seen: Vec<Seen>,
 }
 
@@ -244,23 +250,23 @@ impl<'a> Stage<'a> {
         (windows, rollups)
     }
 
-    /// What the new batches say of how far each of their streams has come. Streams of which `known` lacks a series are left out.
+    /// What the new batches say of how far each of their streams has come, and of how much. Streams of which `known` lacks a series are left out.
     pub fn streams(&self, known: &SeriesIds) -> Vec<StreamSeen<'_>> {
         let mut all: BTreeMap<(&SiteId, &StreamName), StreamSeen<'_>> = BTreeMap::new();
         for new in &self.new {
             let Some(shard) = self.shards.get(&(new.site.clone(), new.shard)) else { continue };
-            let mut newest: BTreeMap<u32, (i64, EpochMs)> = BTreeMap::new();
             let ids = new.ids(known);
             for part in &new.batch.parts {
                 let Some(&series) = ids.get(&(part.stream, part.width_ms)) else { continue };
-                let one = newest.entry(part.stream).or_insert((series, part.watermark));
-                one.1 = one.1.max(part.watermark);
-            }
-            for (stream, (series, watermark)) in newest {
-                let Some(name) = new.batch.streams.get(stream as usize) else { continue };
-                let first = || StreamSeen { shard, series, seen: vec![] };
+                let Some(name) = new.batch.streams.get(part.stream as usize) else { continue };
+                let first = || StreamSeen { shard, series, totals: BTreeMap::new(), seen: vec![] };
                 let one = all.entry((new.site, name)).or_insert_with(first);
-                one.seen.push(Seen { seq: new.seq, watermark });
+                one.totals.entry(series).or_default().add(part);
+                let here = Seen { seq: new.seq, watermark: part.watermark };
+                match one.seen.last_mut().filter(|seen| seen.seq == new.seq) {
+                    Some(seen) => seen.watermark = seen.watermark.max(part.watermark),
+                    None => one.seen.push(here),
+                }
             }
         }
         all.into_values().collect()
@@ -278,8 +284,9 @@ impl<'a> Stage<'a> {
                 let change = shard.change(key);
                 let new = |span: &&Span| span.last > shard.before.cursor();
                 let numbers = |span: &Span| span.last.saturating_sub(span.first).saturating_add(1);
-                let given_up: u64 = change.opened.iter().filter(new).map(numbers).sum();
-                out.given_up = out.given_up.saturating_add(given_up);
+                let lost: Vec<Span> = change.opened.iter().filter(new).copied().collect();
+                out.given_up = out.given_up.saturating_add(lost.iter().map(numbers).sum());
+                out.lost.extend(lost.into_iter().map(|span| (change.key.clone(), span)));
                 changes.push(change);
             }
         }
@@ -349,14 +356,23 @@ fn series_of(batch: &Batch) -> BTreeSet<(u32, u32)> {
 }
 
 fn gather<K: Ord>(rows: &mut BTreeMap<K, StoredWindow>, key: K, start: EpochMs, part: &Part) {
-    let Part { aggregate, late, .. } = part;
+    let Part { aggregate, late, set_aside, sequences, .. } = part;
     rows.entry(key)
         .and_modify(|row| {
             row.aggregate.merge(aggregate);
             row.late = row.late.saturating_add(*late);
             row.parts = row.parts.saturating_add(1);
+            row.set_aside = row.set_aside.saturating_add(*set_aside);
+            row.sequences.merge(sequences);
         })
-        .or_insert_with(|| StoredWindow { start, aggregate: aggregate.clone(), late: *late, parts: 1 });
+        .or_insert_with(|| StoredWindow {
+            start,
+            aggregate: aggregate.clone(),
+            late: *late,
+            parts: 1,
+            set_aside: *set_aside,
+            sequences: sequences.clone(),
+        });
 }
 
 /// Puts what is stored before what was gathered.

@@ -68,7 +68,7 @@ fn document_of(open: bool) -> OpenApi {
 }
 
 fn components() -> Components {
-    let fields = RowTable::new(None, More { spans: true, merged: true, filled: true });
+    let fields = RowTable::new(None, More { zone: true, spans: true, merged: true, filled: true });
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("A token of the setting `http.tokens`; none is needed while there are none."))

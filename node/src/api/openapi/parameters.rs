@@ -16,27 +16,37 @@ pub(super) fn parameter(name: &str) -> Parameter {
     let names = || plain(Type::String).min_length(Some(1));
     let times = || {
         string(
-            r"^(-?[0-9]{1,14}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2}))$",
+            r"^(-?[0-9]{1,14}(s|ms)?|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2}))$",
         )
     };
     let functions = FUNCTIONS.map(|f| f.name).join("|");
     let (description, schema, example): (String, ObjectBuilder, Option<Value>) = match name {
         "site" => ("One site, or a pattern with `*` (`\\*` for the character).".into(), names(), None),
         "device" => {
-            ("One device, or a pattern: `press-*`. A name, or what stands before the first `*`, is looked up in an index.".into(), names(), Some(json!("press-*")))
+            ("One device, or a pattern: `press-*` (`\\*` for the character). A name, or what stands before the first `*`, is looked up in an index.".into(), names(), Some(json!("press-*")))
         }
         "stream" => ("One stream, or a pattern.".into(), names(), Some(json!("temperature"))),
         "q" => ("Devices whose name holds this, in upper or lower case.".into(), names(), None),
         "from" => (
-            "The earliest start of a window: RFC 3339 with an offset, or epoch milliseconds.".into(),
+            "The earliest start of a window: RFC 3339 with `Z` or an offset, epoch milliseconds, or seconds as `1764000000s`.".into(),
             times(),
             Some(json!("2025-11-24T00:00:00Z")),
         ),
         "to" => ("The first start that is too late; the same forms.".into(), times(), Some(json!("2025-11-25T00:00:00Z"))),
         "every" => (
-            "Merge windows into spans of this length; a multiple of a stored width.".into(),
-            duration(),
+            "Merge windows into spans of this length; a multiple of a stored width. Spans are aligned to 1970-01-01T00:00:00Z, so that \
+             `7d` begins on a Thursday; `1w` begins on Monday, `1mo` on the first of the month. `partial` is true where `from` or `to` cuts a \
+             span."
+                .into(),
+            string(r"^0*[1-9][0-9]{0,10}(ms|s|m|h|d|w|mo)?$"),
             Some(json!("1h")),
+        ),
+        "tz" => (
+            "A time zone of the IANA database whose days, weeks or months `every` names: days of 23 to 25 hours. A stored width has to divide \
+             the zone's distance from UTC. `start` stays in UTC, with `start_local` beside it."
+                .into(),
+            string(r"^[A-Za-z0-9_+/-]{1,64}$"),
+            Some(json!("Europe/Berlin")),
         ),
         "width" => ("Only windows stored at this width.".into(), duration(), Some(json!("10s"))),
         "min" => ("Only gaps of at least this length.".into(), duration(), Some(json!("5m"))),
@@ -65,7 +75,9 @@ pub(super) fn parameter(name: &str) -> Parameter {
             Some(json!("linear")),
         ),
         "limit" => (
-            format!("The most rows, {DEFAULT_LIMIT_ENTRIES} if nothing is said (`/v1/ledger`: {MAX_LIMIT_ENTRIES})."),
+            format!(
+                "The most rows; in JSON {DEFAULT_LIMIT_ENTRIES} if nothing is said (`/v1/ledger`: {MAX_LIMIT_ENTRIES}), in the other forms all."
+            ),
             ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_LIMIT_ENTRIES)),
             None,
         ),

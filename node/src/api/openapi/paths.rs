@@ -80,8 +80,11 @@ pub(super) fn paths() -> Vec<Described> {
             "Windows, as stored or merged",
             format!(
                 "Without `every` the windows of each matching stream as they are stored, at their narrowest width; with it merged \
-                 into spans aligned to 1970-01-01T00:00:00Z. `group_by` merges streams. Rows come by stream and start; merged ones by \
-                 start.\n\nAn answer ends with `next` (also as header `Link`) when it has `limit` rows, about {} MiB, or has read {} \
+                 into spans. `group_by` merges streams. Rows come by stream and start; merged ones by \
+                 start. A row is complete when its stream has passed its end, and no batch that was lost may have held some of it.\n\nIn CSV, \
+                 JSON lines and Parquet the answer holds all rows, unless `limit` or `after` is given; one that can't be told to its end breaks off \
+                 (the connection is closed before the last chunk). In CSV a text that begins with `=`, `+`, `-`, `@`, `'` or a control character has \
+                 a `'` before it.\n\nIn JSON an answer ends with `next` (also as header `Link`) when it has `limit` rows, about {} MiB, or has read {} \
                  windows. One row is made of at most {MAX_MERGED_ENTRIES} windows or roll-ups; the windows of at most \
                  {MAX_MERGED_STREAMS_ENTRIES} streams are merged with each other, roll-ups (whole minutes, hours and days that the stored widths divide) of up to {}.",
                 answer::MAX_ANSWER_BYTES / 1024 / 1024,
@@ -96,8 +99,8 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/latest",
             "windows",
             "The newest window of each stream",
-            "One row a stream, at its narrowest width: its newest window, whose `last` is the newest value with its time. By site, \
-             device and stream."
+            "One row a stream, at its narrowest width: its newest window, whose `last` is the newest value with its time; not one that is \
+             more than an hour ahead of its stream, or a day ahead of the node's clock. By site, device and stream."
                 .to_string(),
             &latest::PARAMETERS,
             of_rows("latest", example_rows("latest")),
@@ -124,7 +127,9 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/devices",
             "streams",
             "Devices with their streams",
-            "By site and name.".to_string(),
+            "By site and name, with how many readings are counted, came late, were set aside by the site, or are missing by their sequence \
+             numbers."
+                .to_string(),
             &devices::DEVICE_PARAMETERS,
             vec![("application/json", content(Ref::from_schema_name("Devices"), Some(example_devices())))],
             &[],
@@ -135,7 +140,8 @@ pub(super) fn paths() -> Vec<Described> {
             "Where windows are missing",
             format!(
                 "Stretches between the first and the last window of a stream, within `from` and `to`, in which no window is stored, with \
-                 the number of windows that have room there; at the stream's narrowest width, or at `width`. A device that was silent \
+                 the number of windows that have room there (null where more than a year lies between two windows: a clock was wrong); windows ahead of their time \
+                 are no end of a gap; at the stream's narrowest width, or at `width`. A device that was silent \
                  leaves gaps as well as one whose readings were lost.\n\n`holes` are runs of batches of the same sites that the edge no \
                  longer had and that never came, found at or after `from`, the last {} of them: what was in them nobody knows. An answer \
                  looks at {} windows at most before it ends with `next`.",
@@ -167,10 +173,10 @@ pub(super) fn paths() -> Vec<Described> {
             tag: "sql",
             summary: "One statement that reads",
             description: format!(
-                "In the database's own SQL, on its views `devices`, `streams`, `windows`, `minute`, `hour`, `day`, `holes` and `shards`. Off \
+                "In the database's own SQL, on its views `devices`, `streams`, `windows`, `windows_all`, `minute`, `hour`, `day`, `holes` and `shards`. Off \
                  unless `http.sql.enabled = true`. The connection can't write; a statement is stopped after `http.sql.timeout_ms`, an answer \
-                 cut off after `http.sql.limit_rows` rows or `http.sql.limit_bytes` (`truncated`; with CSV the header \
-                 `Selvedge-Truncated`). At most {} run at a time.",
+                 cut off after `http.sql.limit_rows` rows or `http.sql.limit_bytes` (`truncated`; in CSV and JSON lines it is refused, unless `limit` was \
+                 given). At most {} run at a time.",
                 sql::MAX_RUNNING_ENTRIES
             ),
             parameters: sql::PARAMETERS.iter().map(|name| parameter(name)).collect(),
@@ -252,7 +258,8 @@ pub(super) fn paths() -> Vec<Described> {
             ..open(
                 "/readyz",
                 "Whether the node can work",
-                "200 if the database answers and the uplink is connected; otherwise 503, which says in `why` what is missing.",
+                "200 if the database answers and the uplink is connected; otherwise 503, which says in `why` what is missing. `attention` \
+                 names what a person should look at although the node can work, such as batches that are gone for good.",
                 vec![("application/json", content(Ref::from_schema_name("Health"), Some(json!({ "status": "ready" }))))],
             )
         },
@@ -309,7 +316,8 @@ fn example_rows(name: &str) -> Value {
 fn example_devices() -> Value {
     let (first, last) = ("2025-11-24T16:00:00.250Z", "2025-11-24T17:00:00.125Z");
     json!({ "devices": [{ "site": "plant-7", "device": "press-7", "first_seen": "2025-11-24T16:00:12.000Z", "first": first,
-        "last": last, "streams": [{ "stream": "temperature", "widths_ms": [10_000, 60_000], "first": first, "last": last }] }],
+        "last": last, "readings": 3_600, "late": 0, "set_aside": 0, "missing": 0, "streams": [{ "stream": "temperature",
+        "widths_ms": [10_000, 60_000], "first": first, "last": last, "readings": 3_600, "late": 0, "set_aside": 0, "missing": 0 }] }],
         "truncated": false, "next": null })
 }
 

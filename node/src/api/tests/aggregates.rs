@@ -15,7 +15,7 @@ async fn a_window_is_answered_with_all_that_is_known_of_it() {
         "start": "2025-11-24T16:00:20.000Z", "start_ms": START + 20_000, "width_ms": 10_000,
         "count": 1, "sum": 2.0, "mean": 2.0, "min": 2.0, "max": 2.0, "stddev": 0.0,
         "p50": 2.0, "p90": 2.0, "p99": 2.0,
-        "first": point, "last": point, "late": 0, "parts": 1, "fingerprint": print,
+        "first": point, "last": point, "late": 0, "set_aside": 0, "missing": null, "parts": 1, "fingerprint": print,
         "watermark": "2025-11-24T16:00:30.000Z", "watermark_ms": START + 30_000, "complete": true,
     });
     assert_eq!(body, json!({ "aggregates": [row], "truncated": false, "next": null }));
@@ -282,4 +282,161 @@ async fn the_same_rows_in_other_forms() {
     let (status, _, body) = w.ask(accepting("image/png")).await;
     assert_eq!(status, 406);
     assert!(String::from_utf8(body).unwrap().contains("text/csv"));
+}
+
+#[actix_web::test]
+async fn a_span_that_is_cut_is_marked_in_every_form() {
+    let mut w = World::new().await;
+    w.store("d", "s", 10_000, 360).await;
+    let cut = format!("/v1/aggregates?every=20m&from={}&to={}", START + 600_000, START + 3_000_000);
+    let body = w.ok(&cut).await;
+    assert_eq!(column(&body, "partial"), [true, false, true]);
+    assert_eq!(column(&body, "complete"), [false, true, false], "what is cut off is not there");
+    assert_eq!(column(&body, "count"), [60, 120, 60]);
+    let (_, csv) = w.text(&format!("{cut}&fn=count&format=csv")).await;
+    assert!(csv.starts_with("site,device,stream,start,start_ms,width_ms,partial,count\r\n"), "{csv}");
+    assert!(csv.contains(",1200000,true,60\r\n") && csv.contains(",1200000,false,120\r\n"), "{csv}");
+    assert_eq!(column(&w.ok("/v1/aggregates?every=20m").await, "partial"), [false; 3]);
+    assert_eq!(
+        w.ok("/v1/aggregates").await["aggregates"][0]["partial"],
+        Value::Null,
+        "a window is never cut"
+    );
+}
+
+#[actix_web::test]
+async fn days_and_weeks_of_a_time_zone() {
+    for mut w in World::each().await {
+        // Three days around the night in which clocks are put forward in Berlin, an hour a window.
+        let first = EpochMs::parse("2026-03-28T00:00:00Z").unwrap().0;
+        let hours = (0..72).map(|hour| (first - START) / 3_600_000 + hour);
+        assert_eq!((first - START) % 3_600_000, 0);
+        w.store_at("d", "s", 3_600_000, hours).await;
+        let days = w.ok("/v1/aggregates?every=1d&tz=Europe/Berlin").await;
+        assert_eq!(column(&days, "count"), [23, 23, 24, 2]);
+        assert_eq!(column(&days, "width_ms"), [24, 23, 24, 24].map(|hours| hours * 3_600_000));
+        assert_eq!(
+            column(&days, "start_local"),
+            ["28T00:00:00+01:00", "29T00:00:00+01:00", "30T00:00:00+02:00", "31T00:00:00+02:00"]
+                .map(|day| format!("2026-03-{day}"))
+        );
+        assert_eq!(column(&days, "complete"), [true, true, true, false]);
+        let utc = w.ok("/v1/aggregates?every=1d").await;
+        assert_eq!(
+            (column(&utc, "count"), &utc["aggregates"][0]["start_local"]),
+            (vec![json!(24); 3], &Value::Null)
+        );
+        let weeks = w.ok("/v1/aggregates?every=1w&tz=Europe/Berlin&fn=count").await;
+        assert_eq!(column(&weeks, "count"), [46, 26], "from Monday");
+        let merged = w.ok("/v1/aggregates?every=1mo&tz=Europe/Berlin&group_by=site&fn=count,complete").await;
+        assert_eq!(
+            (column(&merged, "count"), column(&merged, "complete")),
+            (vec![json!(72)], vec![json!(false)])
+        );
+        let filled = "/v1/aggregates?every=1d&tz=Europe/Berlin&fill=null&fn=count&from=2026-03-27T23:00:00Z&to=2026-04-02T22:00:00Z";
+        assert_eq!(column(&w.ok(filled).await, "count"), [23, 23, 24, 2, 0, 0]);
+        for (query, parameter, says) in [
+            ("every=1d&tz=Asia/Kolkata", "every", "multiples of 30m"),
+            ("every=1d&tz=Berlin", "tz", "Europe/Berlin"),
+            ("tz=Europe/Berlin", "every", "is needed"),
+            ("every=30m&tz=Asia/Kolkata", "every", "no multiple of a stored width"),
+            ("from=2026-03-28T00:00:00", "from", "no time zone"),
+            ("from=1774656000", "from", "1774656000s"),
+        ] {
+            let (status, body) = w.get(&format!("/v1/aggregates?{query}")).await;
+            assert_eq!((status, &body["parameter"]), (400, &json!(parameter)), "{query}: {body}");
+            assert!(body["detail"].as_str().unwrap().contains(says), "{query}: {body}");
+        }
+        let zoned =
+            w.ok("/v1/aggregates?from=2026-03-28T01:00:00+01:00&to=2026-03-28T02:00:00%2B01:00").await;
+        assert_eq!(column(&zoned, "start_ms"), [first]);
+        // Windows of half an hour fit days of Kolkata.
+        w.store_at("k", "s", 1_800_000, [0, 1]).await;
+        assert_eq!(column(&w.ok("/v1/aggregates?device=k&every=1d&tz=Asia/Kolkata").await, "count"), [2]);
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
+async fn csv_lines_and_parquet_hold_all_rows_or_break_off() {
+    for mut w in World::each().await {
+        for device in ["a", "b"] {
+            w.store(device, "s", 10_000, 1_500).await;
+        }
+        let (headers, csv) = w.text("/v1/aggregates?fn=count&format=csv").await;
+        assert_eq!((csv.lines().count(), header(&headers, "link")), (3_001, ""));
+        let distinct: std::collections::BTreeSet<&str> = csv.lines().collect();
+        assert_eq!(distinct.len(), 3_001);
+        let (_, lines) = w.text("/v1/aggregates?every=30s&fn=count&format=ndjson").await;
+        assert_eq!(lines.lines().count(), 1_000);
+        let (_, _, file) =
+            w.ask(test::TestRequest::get().uri("/v1/aggregates?fn=count&format=parquet")).await;
+        let file = SerializedFileReader::new(bytes::Bytes::from(file)).unwrap();
+        assert_eq!(file.get_row_iter(None).unwrap().count(), 3_000);
+        assert_eq!(w.text("/v1/latest?format=csv").await.1.lines().count(), 3);
+        assert_eq!(w.text("/v1/gaps?format=csv").await.1.lines().count(), 1);
+        let (headers, page) = w.text("/v1/aggregates?fn=count&format=csv&limit=7").await;
+        assert_eq!((page.lines().count(), header(&headers, "selvedge-truncated")), (8, "true"));
+
+        w.change(|api| api.whole_limits.rows_entries = 2_000);
+        let app = test::init_service(App::new().app_data(w.api.clone()).configure(routes)).await;
+        for form in ["csv", "ndjson", "parquet"] {
+            let path = format!("/v1/aggregates?fn=count&format={form}");
+            let answer = test::call_service(&app, test::TestRequest::get().uri(&path).to_request()).await;
+            assert_eq!(answer.status().as_u16(), 200);
+            let whole = actix_web::body::to_bytes(answer.into_body()).await;
+            assert!(whole.is_err(), "{form}: what is cut off does not end");
+        }
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
+async fn what_the_site_set_aside_and_what_is_missing_are_told_and_add_up() {
+    use selvedge_shared::sequences::{SequenceSpan, Sequences};
+    for mut w in World::each().await {
+        let part = |n: i64, first: u64, last: u64| {
+            let start = EpochMs(START + n * 10_000);
+            let span = SequenceSpan { boot: Some(1), first, last, count: 1 };
+            let sample = Sample { time: start, slot: 1, index: 0, value: 1.0 };
+            Part {
+                stream: 0,
+                width_ms: 10_000,
+                start,
+                aggregate: Aggregate::of(sample),
+                late: 0,
+                watermark: start,
+                set_aside: 2,
+                sequences: Sequences::from_list(&[span]),
+            }
+        };
+        // Number 3 is missing within the second window, number 2 between both.
+        let name = StreamName { device: "d".into(), stream: "s".into() };
+        let batch = Batch { streams: vec![name], parts: vec![part(0, 1, 1), part(1, 4, 5), part(1, 3, 3)] };
+        let content = Some(Content { seq: 1, batch, body_hash: 1 });
+        let site = w.api.sites[0].clone();
+        let one = Incoming { site, shard: ShardId(0), first_kept: 1, last: 1, content };
+        w.writer.apply(&[one].into(), EpochMs(START)).await.unwrap();
+        let windows = w.ok("/v1/aggregates?fn=set_aside,missing").await;
+        assert_eq!(
+            (column(&windows, "set_aside"), column(&windows, "missing")),
+            (vec![json!(2), json!(4)], vec![json!(0), json!(1)])
+        );
+        for every in ["1m", "20s", "1h"] {
+            let spans = w.ok(&format!("/v1/aggregates?every={every}&fn=set_aside,missing")).await;
+            assert_eq!(
+                (column(&spans, "set_aside"), column(&spans, "missing")),
+                (vec![json!(6)], vec![json!(2)]),
+                "{every}"
+            );
+        }
+        let device = w.ok("/v1/devices").await["devices"][0].clone();
+        for one in [&device, &device["streams"][0]] {
+            assert_eq!(
+                (&one["readings"], &one["set_aside"], &one["missing"]),
+                (&json!(3), &json!(6), &json!(2))
+            );
+        }
+        w.end().await;
+    }
 }

@@ -11,9 +11,13 @@ async fn devices_are_listed_with_their_streams_page_by_page() {
             w.store(device, stream, width, windows).await;
         }
         let (first, last) = ("2025-11-24T16:00:00.001Z", "2025-11-24T16:00:10.001Z");
-        let times = |stream: &str, widths: &[u32], last: &str| json!({ "stream": stream, "widths_ms": widths, "first": first, "last": last });
+        let times = |stream: &str, widths: &[u32], last: &str, readings: u64| {
+            json!({ "stream": stream, "widths_ms": widths, "first": first, "last": last, "readings": readings, "late": 0,
+                "set_aside": 0, "missing": null })
+        };
         let a = json!({ "site": "plant-7", "device": "a", "first_seen": "2025-11-24T16:00:00.000Z", "first": first, "last": last,
-            "streams": [times("s", &[10_000, 60_000], first), times("t", &[10_000], last)] });
+            "readings": 3, "late": 0, "set_aside": 0, "missing": null,
+            "streams": [times("s", &[10_000, 60_000], first, 1), times("t", &[10_000], last, 2)] });
         let page = w.ok("/v1/devices?limit=1").await;
         assert_eq!((&page["devices"], &page["truncated"]), (&json!([a]), &json!(true)));
         let rest = w.ok(&format!("/v1/devices?after={}", page["next"].as_str().unwrap())).await;
@@ -160,6 +164,72 @@ async fn devices_are_found_by_patterns_and_pieces_of_names() {
         ] {
             assert_eq!(names(w.ok(&format!("/v1/devices?{query}")).await), expected, "{query}");
         }
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
+async fn one_wild_time_neither_stays_the_newest_nor_makes_gaps() {
+    for mut w in World::each().await {
+        let wild = (4_292_000_000_000 - START) / 10_000;
+        let last = (253_402_300_790_000 - START) / 10_000;
+        w.store_at("d", "s", 10_000, [0, 1, 4, wild, last]).await;
+        let latest = w.ok("/v1/latest?fn=last").await;
+        assert_eq!(latest["latest"][0]["start"], "2025-11-24T16:00:40.000Z");
+        let device = w.ok("/v1/devices").await["devices"][0].clone();
+        assert_eq!(device["last"], "2025-11-24T16:00:40.001Z");
+        let gaps = w.ok("/v1/gaps").await["gaps"].clone();
+        assert_eq!((gaps.as_array().unwrap().len(), &gaps[0]["windows"]), (1, &json!(2)));
+        // A clock at 1970 before it was set.
+        w.store_at("d", "s", 10_000, [-START / 10_000]).await;
+        let gaps = w.ok("/v1/gaps").await["gaps"].clone();
+        let told: Vec<_> = gaps.as_array().unwrap().iter().map(|gap| &gap["windows"]).collect();
+        assert_eq!(told, [&Value::Null, &json!(2)]);
+        let gaps = w.ok(&format!("/v1/gaps?from={}", START - 50_000)).await["gaps"].clone();
+        assert_eq!(gaps[0]["windows"], Value::Null, "not five windows: the stream was not there yet");
+        // Every time is a time, whatever its year.
+        let (_, csv) = w.text("/v1/aggregates?fn=count&format=csv").await;
+        let starts: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(3).unwrap()).collect();
+        assert!(starts.iter().all(|start| start.len() == 24 && start.ends_with('Z')), "{starts:?}");
+        assert_eq!(starts.last(), Some(&"9999-12-31T23:59:50.000Z"));
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
+async fn readiness_tells_what_a_person_should_look_at() {
+    let mut w = World::new().await;
+    w.api.stats.set_subscribed(true);
+    assert_eq!(w.ok("/readyz").await, json!({ "status": "ready" }));
+    let site = w.api.sites[0].clone();
+    let beacon = Incoming { site, shard: ShardId(0), first_kept: 8, last: 9, content: None };
+    let applied = w.writer.apply(&[beacon].into(), EpochMs(START)).await.unwrap();
+    assert_eq!(applied.lost.len(), 1);
+    let body = w.ok("/readyz").await;
+    assert_eq!(body["status"], "ready", "it can work all the same");
+    assert!(body["attention"][0].as_str().unwrap().starts_with("7 batches of 1 shards"), "{body}");
+    assert!(!body.to_string().contains("plant-7"), "everybody may ask");
+}
+
+#[actix_web::test]
+async fn odd_names_are_asked_for_alone_and_harm_no_spreadsheet() {
+    for mut w in World::each().await {
+        let names = ["a*b", "axb", "..", "=1+1", "a/b?#%", "-7", "new\nline", "\\"];
+        for name in names {
+            w.store(name, "s", 10_000, 1).await;
+        }
+        for name in names {
+            let escaped = name.replace('\\', "\\\\").replace('*', "\\*");
+            let encoded: String = url::form_urlencoded::byte_serialize(escaped.as_bytes()).collect();
+            let body = w.ok(&format!("/v1/aggregates?device={encoded}&fn=count")).await;
+            assert_eq!(column(&body, "device"), [name]);
+        }
+        let (_, csv) = w.text("/v1/aggregates?fn=count&format=csv").await;
+        for cell in [",'=1+1,", ",'-7,", ",..,", ",a/b?#%,"] {
+            assert!(csv.contains(cell), "{cell}: {csv}");
+        }
+        let (_, lines) = w.text("/v1/aggregates?fn=count&format=ndjson").await;
+        assert!(lines.contains("\"=1+1\"") && !lines.contains('\''), "{lines}");
         w.end().await;
     }
 }

@@ -91,6 +91,8 @@ impl World {
             live,
             sql: SqlSettings::default(),
             sql_places: Semaphore::new(MAX_RUNNING_ENTRIES),
+            whole_places: Arc::new(Semaphore::new(MAX_WHOLE_ENTRIES)),
+            whole_limits: WholeLimits::default(),
         };
         Self { api: web::Data::new(api), writer, seq: 0, folder, postgres }
     }
@@ -115,6 +117,8 @@ impl World {
             live: before.live.clone(),
             sql: before.sql.clone(),
             sql_places: Semaphore::new(MAX_RUNNING_ENTRIES),
+            whole_places: Arc::new(Semaphore::new(MAX_WHOLE_ENTRIES)),
+            whole_limits: WholeLimits::default(),
         };
         change(&mut api);
         self.api = web::Data::new(api);

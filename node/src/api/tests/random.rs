@@ -164,7 +164,7 @@ async fn roll_ups_answer_as_windows_would() {
                 let from = random.below(120) as i64 * HOUR - 60 * HOUR + random.below(2) as i64 * 1_234;
                 let to = from + 1 + random.below(60) as i64 * HOUR;
                 let path =
-                    format!("/v1/aggregates?width={width}&every={every}&from={from}&to={to}&limit=10000");
+                    format!("/v1/aggregates?width={width}&every={every}&from={from}ms&to={to}ms&limit=10000");
                 let expected = w.merged_by_hand(width, every, from, to).await;
                 let told_of = |(s, w): &(SeriesInfo, StoredWindow)| {
                     let (device, stream) = (Some(s.device.as_str()), Some(s.stream.as_str()));
@@ -214,7 +214,8 @@ async fn roll_ups_answer_as_windows_would() {
                     (told, json!(streams), has("site"))
                 });
                 let mut expected: Vec<_> = expected.collect();
-                let query = format!("group_by={keys}&width=10m&every={every}&from={from}&to={to}{device}");
+                let query =
+                    format!("group_by={keys}&width=10m&every={every}&from={from}ms&to={to}ms{device}");
                 let row = |row: &Value| (told(row), row["streams"].clone(), row["site"].is_string());
                 let order = |(told, ..): &(Value, Value, bool)| (told[2].as_i64(), told.to_string());
                 expected.sort_by_key(order);

@@ -22,12 +22,12 @@ fn chosen(query: &str, all: &[SeriesInfo]) -> Result<Vec<i64>, BadParameter> {
 fn parameters_are_read_in_all_their_forms() {
     let q = read("device=d&from=2025-11-24T16:00:00Z&to=1764000000250&every=1m&limit=5&after=7.-3").unwrap();
     assert_eq!((q.from, q.to), (EpochMs(1_764_000_000_000), EpochMs(1_764_000_000_250)));
-    assert_eq!((q.every_ms, q.limit), (Some(60_000), 5));
+    assert_eq!((q.every, q.limit), (Some(Grid::Every(60_000)), 5));
     assert_eq!(q.after, Some(Place { series: 7, start: EpochMs(-3) }));
     let offset = read("device=d&from=2025-11-24T17:00:00 01:00").unwrap();
     assert_eq!(offset.from, EpochMs(1_764_000_000_000), "an offset's plus may come as a space");
     for (text, ms) in [("10s", 10_000), ("1h", 3_600_000), ("2d", 2 * DAY_MS), ("250ms", 250), ("7", 7)] {
-        assert_eq!(read(&format!("device=d&every={text}")).unwrap().every_ms, Some(ms));
+        assert_eq!(read(&format!("device=d&every={text}")).unwrap().every, Some(Grid::Every(ms)));
     }
     assert_eq!(
         [10_000, 90_000, 3_600_000, DAY_MS, 250].map(duration_text),
@@ -87,6 +87,8 @@ fn windows_merge_into_spans() {
         aggregate: Aggregate::of(Sample { time: EpochMs(start), slot: 1, index: 0, value }),
         late: 1,
         parts: 2,
+        set_aside: 0,
+        sequences: Default::default(),
     };
     let mut spans = Spans::default();
     let mut got = vec![];

@@ -16,7 +16,7 @@ pub use link::{Postgres, Said};
 pub use read::Reader;
 pub use write::Writer;
 
-use super::{StoreError, StoredWindow, sketch_from};
+use super::{StoreError, StoredWindow, sequences_from, sketch_from};
 use bytes::{BufMut, BytesMut};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::EpochMs;
@@ -28,7 +28,8 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
 pub const ROW: &str = "w.start, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
-     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.sketch";
+     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, \
+     w.sequences, w.sketch";
 
 /// Brings the database to this release's tables.
 pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {
@@ -90,7 +91,7 @@ fn window_at(row: &Row, base: usize) -> Result<StoredWindow, StoreError> {
         let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
         Ok::<_, tokio_postgres::Error>(Sample { time, slot, index, value: real(at + 3)? })
     };
-    let sketch = row.try_get::<_, Option<&[u8]>>(base + 17)?.map(sketch_from).transpose()?;
+    let sketch = row.try_get::<_, Option<&[u8]>>(base + 19)?.map(sketch_from).transpose()?;
     Ok(StoredWindow {
         start: row.try_get::<_, At>(base)?.0,
         aggregate: Aggregate {
@@ -106,6 +107,8 @@ fn window_at(row: &Row, base: usize) -> Result<StoredWindow, StoreError> {
         },
         late: whole(15)? as u64,
         parts: whole(16)? as u64,
+        set_aside: whole(17)? as u64,
+        sequences: sequences_from(row.try_get::<_, Option<&[u8]>>(base + 18)?)?,
     })
 }
 

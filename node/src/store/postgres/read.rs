@@ -55,11 +55,6 @@ impl Reader {
         rows.iter().map(read).collect()
     }
 
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.rows("SELECT max(version) FROM schema_version", &[], |_| Ok(())).await?;
-        Ok(())
-    }
-
     pub async fn series(
         &self,
         site: Option<&str>,

@@ -32,6 +32,12 @@ CREATE TABLE series (
     passed_seq bigint NOT NULL DEFAULT 0,
     ahead_ms   bigint,
     ahead_seq  bigint,
+    readings   bigint NOT NULL DEFAULT 0,
+    late_count bigint NOT NULL DEFAULT 0,
+    set_aside  bigint NOT NULL DEFAULT 0,
+    missing    bigint,
+    sequences  bytea,
+    missing_before bigint NOT NULL DEFAULT 0,
     UNIQUE (device_id, stream, width_ms)
 ) WITH (fillfactor = 70);
 
@@ -93,14 +99,16 @@ CREATE TABLE hole (
 CREATE VIEW devices AS
 SELECT d.site, d.name AS device,
        (SELECT count(DISTINCT s.stream) FROM series AS s WHERE s.device_id = d.device_id) AS streams,
-       {TIME d.first_seen_ms} AS first_seen
+       {TIME d.first_seen_ms} AS first_seen,
+       {SUM readings}, {SUM late_count}, {SUM set_aside}, {SUM missing}
 FROM device AS d;
 
 CREATE VIEW streams AS
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS length,
        (SELECT count(*) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream) AS lengths,
        (SELECT min(w.start) FROM series_window AS w WHERE w.series_id = s.series_id) AS first_window,
-       {NEWEST} AS last_window, {WATERMARK} AS watermark
+       {NEWEST} AS last_window, {WATERMARK} AS watermark,
+       {MOST readings}, {MOST late_count}, {MOST set_aside}, {MOST missing}
 FROM series AS s JOIN device AS d USING (device_id)
 WHERE s.width_ms = (SELECT min(n.width_ms) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream);
 
@@ -144,6 +152,9 @@ COMMENT ON COLUMN series.passed_ms IS 'The watermark of the stream in the batche
 COMMENT ON COLUMN series.passed_seq IS 'The batch that brought it.';
 COMMENT ON COLUMN series.ahead_ms IS 'The watermark in a batch beyond a gap: counts once the gap has closed.';
 COMMENT ON COLUMN series.ahead_seq IS 'That batch.';
+COMMENT ON COLUMN series.readings IS 'How many, in all windows of this length; the next three likewise.';
+COMMENT ON COLUMN series.sequences IS 'Which numbers they have, in the latest boots.';
+COMMENT ON COLUMN series.missing_before IS 'How many of the missing numbers are of earlier boots.';
 COMMENT ON TABLE doubt IS 'Stretches of a series, from how far its stream had come before lost batches to how far after them, of which these may have held readings.';
 COMMENT ON TABLE series_window IS 'Windows; the view windows is for people. What is no number is NULL.';
 COMMENT ON TABLE series_rollup IS 'Windows added up to minutes, hours and days; the views minute, hour and day are for people.';
@@ -165,6 +176,14 @@ COMMENT ON COLUMN streams.lengths IS 'How many lengths of windows it has.';
 COMMENT ON COLUMN streams.first_window IS 'The start of the earliest window.';
 COMMENT ON COLUMN streams.last_window IS 'The start of the latest window that is not ahead of its time.';
 COMMENT ON COLUMN streams.watermark IS 'How far the stream has come.';
+COMMENT ON COLUMN devices.readings IS 'How many were counted, in all windows.';
+COMMENT ON COLUMN devices.late_count IS 'How many of them came after their window had closed.';
+COMMENT ON COLUMN devices.set_aside IS 'How many others the site set aside: not counted, kept in its quarantine.';
+COMMENT ON COLUMN devices.missing IS 'How many sequence numbers are missing between them; empty where they have none.';
+COMMENT ON COLUMN streams.readings IS 'How many were counted, in all windows.';
+COMMENT ON COLUMN streams.late_count IS 'How many of them came after their window had closed.';
+COMMENT ON COLUMN streams.set_aside IS 'How many others the site set aside: not counted, kept in its quarantine.';
+COMMENT ON COLUMN streams.missing IS 'How many sequence numbers are missing between them; empty where they have none.';
 COMMENT ON VIEW windows IS 'The windows of each stream, where there are several lengths the shortest: each reading once.';
 COMMENT ON VIEW windows_all IS 'The windows of all lengths: each reading once for each length of the windows of its stream.';
 COMMENT ON VIEW minute IS 'Windows of at most a minute that divide it, added up for each stream: each reading once.';
@@ -218,6 +237,9 @@ const ROW: &str = "count        bigint NOT NULL,
     fingerprint  bigint NOT NULL,
     late_count   bigint NOT NULL,
     revision     bigint NOT NULL,
+    set_aside    bigint NOT NULL,
+    missing      bigint,
+    sequences    bytea,
     sketch       bytea,
     stddev       double precision,
     p50          double precision,
@@ -227,6 +249,7 @@ const ROW: &str = "count        bigint NOT NULL,
 /// A mean too small to be told from 0 would be an error.
 const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.min, w.max, w.first, w.last,
        CASE WHEN abs(w.sum) < 1e-280 THEN 0 ELSE w.sum / w.count END AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
+       w.set_aside, w.missing,
        {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AND (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id
        AND {TIME x.from_ms} < w.start + {SPAN} * interval '1 millisecond' AND {TIME x.to_ms} > w.start LIMIT 1) IS NULL AS complete,
        {TIME w.first_ms} AS first_time, {TIME w.last_ms} AS last_time, {WATERMARK} AS watermark, w.fingerprint";
@@ -252,6 +275,8 @@ const COMMENTS: &[(&str, &str)] = &[
     ("p99", "About the value that 99 % of the readings do not exceed; empty unless the site keeps sketches."),
     ("revision", "How many parts it was merged from; late readings add some."),
     ("late_count", "How many readings came after the window had closed."),
+    ("set_aside", "How many readings the site set aside meanwhile: not counted, kept in its quarantine."),
+    ("missing", "How many sequence numbers are missing between its readings; empty where they have none."),
     ("complete", "Whether the stream has passed its end, and no lost batch may have held some of it."),
     ("first_time", "When the earliest reading was measured."),
     ("last_time", "When the latest reading was measured."),
@@ -276,7 +301,7 @@ const ONCE: &str = "(SELECT 1 FROM series AS f JOIN series_rollup AS n \
 
 fn step(text: &str) -> String {
     let newest = find::newest_start(Dialect::Postgres, "(1000 * extract(epoch from now()))::bigint");
-    let mut text = text
+    let mut text = find::with_sums(text.to_string())
         .replace("{ROW}", ROW)
         .replace("{ONCE}", ONCE)
         .replace("{NEWEST}", &newest)

@@ -7,11 +7,12 @@
 use super::super::stage::{
     self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
-use super::super::{StoreError, StoredWindow, number, sketch_bytes, whole};
+use super::super::{StoreError, StoredWindow, number, sequences_bytes, sequences_from, sketch_bytes, whole};
 use super::link::{Link, Postgres, WRITE_MS};
 use super::{At, ROW, held, schema, window_at};
 use crate::logic::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
 use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
+use crate::logic::totals::Totals;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
 use std::borrow::Cow;
@@ -129,7 +130,7 @@ struct Statements {
 }
 
 /// The columns of a row beside its key, and the types of arrays of them.
-const COLUMNS: [(&str, &str); 21] = [
+const COLUMNS: [(&str, &str); 24] = [
     ("count", "bigint"),
     ("sum", "float8"),
     ("sum_sq", "float8"),
@@ -146,6 +147,9 @@ const COLUMNS: [(&str, &str); 21] = [
     ("fingerprint", "bigint"),
     ("late_count", "bigint"),
     ("revision", "bigint"),
+    ("set_aside", "bigint"),
+    ("missing", "bigint"),
+    ("sequences", "bytea"),
     ("sketch", "bytea"),
     ("stddev", "float8"),
     ("p50", "float8"),
@@ -248,12 +252,15 @@ impl Statements {
              ON s.device_id = d.device_id AND s.stream = k.stream AND s.width_ms = k.width_ms ORDER BY k.n"
         );
         // The one of all widths that knows most comes first: a width that is new knows nothing.
-        let streams = "SELECT k.n, n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq \
-             FROM unnest($1::bigint[]) WITH ORDINALITY AS k (series_id, n) JOIN series AS s ON s.series_id = k.series_id \
+        let streams = "SELECT k.n, n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq, n.readings, \
+             n.late_count, n.set_aside, n.sequences, n.missing_before FROM unnest($1::bigint[]) WITH ORDINALITY AS k (series_id, n) JOIN series AS s ON s.series_id = k.series_id \
              JOIN series AS n ON n.device_id = s.device_id AND n.stream = s.stream ORDER BY k.n, n.passed_seq DESC";
         let pass = "UPDATE series AS s SET passed_ms = k.passed_ms, passed_seq = k.passed_seq, ahead_ms = k.ahead_ms, \
-             ahead_seq = k.ahead_seq FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
-             AS k (series_id, passed_ms, passed_seq, ahead_ms, ahead_seq) WHERE s.series_id = k.series_id";
+             ahead_seq = k.ahead_seq, readings = k.readings, late_count = k.late_count, set_aside = k.set_aside, \
+             missing = k.missing, sequences = k.sequences, missing_before = k.missing_before \
+             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], \
+             $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[]) AS k (series_id, passed_ms, passed_seq, ahead_ms, ahead_seq, \
+             readings, late_count, set_aside, missing, sequences, missing_before) WHERE s.series_id = k.series_id";
         let doubt = "INSERT INTO doubt SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
              ON CONFLICT DO NOTHING";
         // Streams whose newest batch was beyond a gap that has closed: they have come as far as that batch says, and what the hole
@@ -388,7 +395,7 @@ impl Tx<'_> {
         Ok(keys.into_iter().zip(ids).collect())
     }
 
-    /// Records how far streams have come, in all their series.
+    /// Records how far streams have come, in all their series, and what these add up to.
     async fn pass(&self, streams: &[StreamSeen<'_>]) -> Result<(), StoreError> {
         if streams.is_empty() {
             return Ok(());
@@ -399,11 +406,17 @@ impl Tx<'_> {
         let mut now: BTreeMap<i64, (Passed, Option<Doubt>)> = BTreeMap::new();
         let (mut series, mut at, mut seqs, mut ahead) = (vec![], vec![], vec![], (vec![], vec![]));
         let (mut of, mut from, mut to, mut first, mut last) = (vec![], vec![], vec![], vec![], vec![]);
+        let mut sums: Vec<Totals> = vec![];
         for row in &stored {
             let (n, id): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             let Some(stream) = usize::try_from(n - 1).ok().and_then(|n| streams.get(n)) else { continue };
             let before = passed_at(row)?;
             let (passed, doubt) = *now.entry(n).or_insert_with(|| stream.advance(before));
+            let mut totals = totals_at(row)?;
+            if let Some(more) = stream.totals.get(&id) {
+                totals.merge(more);
+            }
+            sums.push(totals);
             series.push(id);
             at.push(passed.at.0);
             seqs.push(whole(passed.seq));
@@ -417,7 +430,16 @@ impl Tx<'_> {
                 last.push(whole(doubt.batches.last));
             }
         }
-        self.tx.execute(&s.pass, &[&series, &at, &seqs, &ahead.0, &ahead.1]).await?;
+        let of_all = |get: fn(&Totals) -> u64| sums.iter().map(|one| whole(get(one))).collect::<Vec<i64>>();
+        let (readings, late) = (of_all(|one| one.readings), of_all(|one| one.late));
+        let (set_aside, before) = (of_all(|one| one.set_aside), of_all(|one| one.missing_before));
+        let missing: Vec<Option<i64>> = sums.iter().map(|one| one.missing().map(whole)).collect();
+        let sequences: Vec<_> = sums.iter().map(|one| sequences_bytes(&one.sequences)).collect();
+        let all: [&(dyn ToSql + Sync); 11] = [
+            &series, &at, &seqs, &ahead.0, &ahead.1, &readings, &late, &set_aside, &missing, &sequences,
+            &before,
+        ];
+        self.tx.execute(&s.pass, &all).await?;
         if !of.is_empty() {
             self.tx.execute(&s.doubt, &[&of, &from, &to, &first, &last]).await?;
         }
@@ -554,6 +576,9 @@ fn arrays_of(rows: &[(&Place, &StoredWindow)]) -> Parameters {
     };
     let sketches: Vec<Option<Vec<u8>>> =
         rows.iter().map(|(_, row)| sketch_bytes(&row.aggregate.sketch)).collect();
+    let missing: Vec<Option<i64>> = rows.iter().map(|(_, row)| row.sequences.missing().map(whole)).collect();
+    let sequences: Vec<Option<Vec<u8>>> =
+        rows.iter().map(|(_, row)| sequences_bytes(&row.sequences)).collect();
     let mut all = keys(rows.iter().map(|(place, _)| *place));
     all.extend([
         wholes(&|row| whole(row.aggregate.count)),
@@ -572,6 +597,9 @@ fn arrays_of(rows: &[(&Place, &StoredWindow)]) -> Parameters {
         wholes(&|row| row.aggregate.fingerprint as i64),
         wholes(&|row| whole(row.late)),
         wholes(&|row| whole(row.parts)),
+        wholes(&|row| whole(row.set_aside)),
+        Box::new(missing),
+        Box::new(sequences),
         Box::new(sketches),
         reals(&|row| number(row.aggregate.stddev())),
         reals(&|row| row.aggregate.quantile(0.5).and_then(number)),
@@ -591,6 +619,14 @@ fn passed_at(row: &Row) -> Result<Passed, StoreError> {
     let ahead = row.try_get::<_, Option<i64>>(4)?.zip(row.try_get::<_, Option<i64>>(5)?);
     let ahead = ahead.map(|(ms, seq)| Seen { seq: seq as u64, watermark: EpochMs(ms) });
     Ok(Passed { at: EpochMs(row.try_get(2)?), seq: row.try_get::<_, i64>(3)? as u64, ahead })
+}
+
+/// What a series adds up to, from the seventh column on.
+fn totals_at(row: &Row) -> Result<Totals, StoreError> {
+    let whole = |at: usize| Ok::<_, StoreError>(row.try_get::<_, i64>(at)? as u64);
+    let sequences = sequences_from(row.try_get::<_, Option<&[u8]>>(9)?)?;
+    let (readings, late, set_aside, missing_before) = (whole(6)?, whole(7)?, whole(8)?, whole(10)?);
+    Ok(Totals { readings, late, set_aside, sequences, missing_before })
 }
 
 /// The shard that a row names first.

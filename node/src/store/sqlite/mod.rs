@@ -13,7 +13,7 @@ pub use read::LEDGER;
 pub use read::Reader;
 pub use write::Writer;
 
-use super::{StoreError, StoredWindow, sketch_from};
+use super::{StoreError, StoredWindow, sequences_from, sketch_from};
 use rusqlite::types::{FromSqlError, ValueRef};
 use rusqlite::{Connection, OpenFlags, Row};
 use selvedge_shared::aggregate::{Aggregate, Sample};
@@ -41,7 +41,8 @@ const STATEMENTS_ENTRIES: usize = 64;
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
 pub const ROW: &str = "w.start_ms, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
-     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.sketch";
+     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, \
+     w.sequences, w.sketch";
 
 /// Opens (and makes, if need be) the database `selvedge.db` in `folder`.
 pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
@@ -50,8 +51,12 @@ pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
         std::fs::create_dir_all(&folder).map_err(|why| StoreError::Folder { path: folder.clone(), why })?;
         let path = file(&folder);
         let failed = |why| StoreError::Open { path: path.clone(), why };
+        let new = !path.exists();
         let mut db = open_to_write(&path).map_err(failed)?;
         schema::migrate(&mut db)?;
+        if new {
+            tracing::info!(path = %path.display(), "made a new database; if there was one before, its windows are not in this one");
+        }
         drop(open_to_read(&path).map_err(failed)?);
         Ok((Writer::new(path.clone(), db), Reader::new(path)))
     })
@@ -99,13 +104,15 @@ fn window_at(row: &Row<'_>, base: usize) -> Result<StoredWindow, rusqlite::Error
         let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
         Ok::<_, rusqlite::Error>(Sample { time, slot, index, value: real(at + 3)? })
     };
-    let sketch = match row.get_ref(base + 17)? {
+    let sketch = match row.get_ref(base + 19)? {
         ValueRef::Blob(bytes) => {
             let wrong = |why| rusqlite::Error::from(FromSqlError::Other(Box::new(why)));
             Some(sketch_from(bytes).map_err(wrong)?)
         }
         _ => None,
     };
+    let bytes = row.get_ref(base + 18)?.as_blob_or_null()?;
+    let sequences = sequences_from(bytes).map_err(|why| FromSqlError::Other(Box::new(why)))?;
     Ok(StoredWindow {
         start: EpochMs(whole(0)?),
         aggregate: Aggregate {
@@ -121,6 +128,8 @@ fn window_at(row: &Row<'_>, base: usize) -> Result<StoredWindow, rusqlite::Error
         },
         late: whole(15)? as u64,
         parts: whole(16)? as u64,
+        set_aside: whole(17)? as u64,
+        sequences,
     })
 }
 

@@ -54,10 +54,6 @@ impl Reader {
         .await
     }
 
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        self.ask(|db| db.query_row("SELECT max(version) FROM schema_version", [], |_| Ok(()))).await
-    }
-
     pub async fn series(
         &self,
         site: Option<&str>,

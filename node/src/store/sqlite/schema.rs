@@ -36,6 +36,12 @@ CREATE TABLE series (
     passed_seq INTEGER NOT NULL DEFAULT 0,       -- the batch that brought it
     ahead_ms   INTEGER,                          -- the watermark in a batch beyond a gap: counts once the gap has closed
     ahead_seq  INTEGER,
+    readings   INTEGER NOT NULL DEFAULT 0,       -- in all windows of this length
+    late_count INTEGER NOT NULL DEFAULT 0,       -- how many of them came after their window had closed
+    set_aside  INTEGER NOT NULL DEFAULT 0,       -- how many others the site set aside
+    missing    INTEGER,                          -- sequence numbers between them; NULL where they have none
+    sequences  BLOB,                             -- which numbers they have, in the latest boots
+    missing_before INTEGER NOT NULL DEFAULT 0,   -- how many of `missing` are of earlier ones
     UNIQUE (device_id, stream, width_ms)
 ) STRICT;
 
@@ -103,7 +109,11 @@ CREATE VIEW devices AS
 SELECT d.site,
        d.name AS device,
        (SELECT count(DISTINCT s.stream) FROM series AS s WHERE s.device_id = d.device_id) AS streams,
-       strftime('%Y-%m-%dT%H:%M:%fZ', d.first_seen_ms / 1000.0, 'unixepoch') AS first_seen -- when its first batch came
+       strftime('%Y-%m-%dT%H:%M:%fZ', d.first_seen_ms / 1000.0, 'unixepoch') AS first_seen, -- when its first batch came
+       {SUM readings},   -- counted, in all windows
+       {SUM late_count}, -- how many of them came after their window had closed
+       {SUM set_aside},  -- how many others the site set aside: not counted, kept in its quarantine
+       {SUM missing}     -- how many sequence numbers are missing between them; NULL where they have none
 FROM device AS d;
 
 CREATE VIEW streams AS
@@ -114,7 +124,11 @@ SELECT d.site, d.name AS device, s.stream,
        strftime('%Y-%m-%dT%H:%M:%fZ', (SELECT min(w.start_ms) FROM series_window AS w WHERE w.series_id = s.series_id) / 1000.0,
                 'unixepoch') AS first_window, -- the start of the earliest window
        strftime('%Y-%m-%dT%H:%M:%fZ', {NEWEST} / 1000.0, 'unixepoch') AS last_window, -- the start of the latest that is not ahead of its time
-       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark -- how far the stream has come
+       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark, -- how far the stream has come
+       {MOST readings},   -- counted, in all windows
+       {MOST late_count}, -- how many of them came after their window had closed
+       {MOST set_aside},  -- how many others the site set aside: not counted, kept in its quarantine
+       {MOST missing}     -- how many sequence numbers are missing between them; NULL where they have none
 FROM series AS s JOIN device AS d USING (device_id)
 WHERE s.width_ms = (SELECT min(n.width_ms) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream);
 
@@ -203,6 +217,9 @@ const ROW: &str = "count        INTEGER NOT NULL,
     fingerprint  INTEGER NOT NULL, -- of all values, in any order
     late_count   INTEGER NOT NULL,
     revision     INTEGER NOT NULL, -- how many parts it was merged from
+    set_aside    INTEGER NOT NULL,
+    missing      INTEGER,          -- NULL where readings are not numbered
+    sequences    BLOB,             -- which numbers they have
     sketch       BLOB,             -- how values are spread
     stddev       REAL,
     p50          REAL,
@@ -221,6 +238,8 @@ const FACE: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', w.start_ms / 1000.0, 'unixepo
        w.p50, w.p90, w.p99,             -- NULL unless the site keeps sketches
        w.revision,                      -- how often it was changed; late readings make it more than 1
        w.late_count,                    -- how many readings came after the window had closed
+       w.set_aside,                     -- how many readings the site set aside meanwhile: not counted, kept in its quarantine
+       w.missing,                       -- how many sequence numbers are missing between its readings; NULL where they have none
        s.passed_ms >= w.start_ms + {SPAN} AND (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id
            AND x.from_ms < w.start_ms + {SPAN} AND x.to_ms > w.start_ms LIMIT 1) IS NULL
            AS complete,                 -- 1 when the stream has passed its end and no lost batch may have held some of it
@@ -238,7 +257,7 @@ const ONCE: &str = "(SELECT 1 FROM series AS f JOIN series_rollup AS n \
 
 fn step(text: &str) -> String {
     let newest = find::newest_start(Dialect::Sqlite, "1000 * CAST(strftime('%s', 'now') AS INTEGER)");
-    let mut text = text
+    let mut text = find::with_sums(text.to_string())
         .replace("{ROW}", ROW)
         .replace("{ONCE}", ONCE)
         .replace("{NEWEST}", &newest)

@@ -3,10 +3,12 @@
 use super::super::stage::{
     self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
-use super::super::{StoreError, StoredWindow, number, sketch_bytes, whole};
+use super::super::{StoreError, StoredWindow, number, sequences_bytes, sequences_from, sketch_bytes, whole};
 use super::{File, ROW, blocking, open_to_write, window_at};
 use crate::logic::passed::{DOUBT_AFTER_MS, Passed, Seen};
 use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
+use crate::logic::totals::Totals;
+use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
@@ -134,11 +136,12 @@ fn stage(
     Ok((applied, changed))
 }
 
-/// Records how far a stream has come, in all its series.
+/// Records how far a stream has come, in all its series, and what these add up to.
 fn pass(tx: &Transaction<'_>, stream: &StreamSeen<'_>) -> Result<(), StoreError> {
     // The one of all widths that knows most: a width that is new knows nothing.
     let mut stored = tx.prepare_cached(
-        "SELECT n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq FROM series AS s \
+        "SELECT n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq, n.readings, n.late_count, n.set_aside, \
+         n.sequences, n.missing_before FROM series AS s \
          JOIN series AS n ON n.device_id = s.device_id AND n.stream = s.stream WHERE s.series_id = ? \
          ORDER BY n.passed_seq DESC",
     )?;
@@ -146,17 +149,38 @@ fn pass(tx: &Transaction<'_>, stream: &StreamSeen<'_>) -> Result<(), StoreError>
         let ahead = row.get::<_, Option<i64>>(3)?.zip(row.get::<_, Option<i64>>(4)?);
         let ahead = ahead.map(|(ms, seq)| Seen { seq: seq as u64, watermark: EpochMs(ms) });
         let (at, seq) = (EpochMs(row.get(1)?), row.get::<_, i64>(2)? as u64);
-        Ok((row.get::<_, i64>(0)?, Passed { at, seq, ahead }))
+        let bytes = row.get_ref(8)?.as_blob_or_null()?;
+        let sequences = sequences_from(bytes).map_err(|why| FromSqlError::Other(Box::new(why)))?;
+        let whole = |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)? as u64);
+        let (readings, late, set_aside, missing_before) = (whole(5)?, whole(6)?, whole(7)?, whole(9)?);
+        let totals = Totals { readings, late, set_aside, sequences, missing_before };
+        Ok((row.get::<_, i64>(0)?, Passed { at, seq, ahead }, totals))
     })?;
     let stored = stored.collect::<Result<Vec<_>, _>>()?;
-    let Some((_, before)) = stored.first() else { return Ok(()) };
+    let Some((_, before, _)) = stored.first() else { return Ok(()) };
     let (now, doubt) = stream.advance(*before);
     let mut update = tx.prepare_cached(
-        "UPDATE series SET passed_ms = ?, passed_seq = ?, ahead_ms = ?, ahead_seq = ? WHERE series_id = ?",
+        "UPDATE series SET passed_ms = ?, passed_seq = ?, ahead_ms = ?, ahead_seq = ?, readings = ?, late_count = ?, set_aside = ?, \
+         missing = ?, sequences = ?, missing_before = ? WHERE series_id = ?",
     )?;
-    for (series, _) in &stored {
+    for (series, _, mut totals) in stored {
+        if let Some(more) = stream.totals.get(&series) {
+            totals.merge(more);
+        }
         let ahead = now.ahead.map(|seen| (seen.watermark.0, whole(seen.seq)));
-        update.execute(params![now.at.0, whole(now.seq), ahead.map(|a| a.0), ahead.map(|a| a.1), series])?;
+        update.execute(params![
+            now.at.0,
+            whole(now.seq),
+            ahead.map(|a| a.0),
+            ahead.map(|a| a.1),
+            whole(totals.readings),
+            whole(totals.late),
+            whole(totals.set_aside),
+            totals.missing().map(whole),
+            sequences_bytes(&totals.sequences),
+            whole(totals.missing_before),
+            series
+        ])?;
         if let Some(doubt) = doubt {
             tx.prepare_cached("INSERT OR IGNORE INTO doubt VALUES (?, ?, ?, ?, ?)")?.execute(params![
                 series,
@@ -187,8 +211,8 @@ const CLEAR: &str = "DELETE FROM doubt WHERE series_id IN \
 
 /// The columns that [`put`] writes after those of a key of two.
 const WRITTEN: &str = "count, sum, sum_sq, min, max, first_ms, first_slot, first_index, first, last_ms, last_slot, \
-     last_index, last, fingerprint, late_count, revision, sketch, stddev, p50, p90, p99) \
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+     last_index, last, fingerprint, late_count, revision, set_aside, missing, sequences, sketch, stddev, p50, p90, p99) \
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 fn put(
     write: &mut rusqlite::CachedStatement<'_>,
@@ -217,6 +241,9 @@ fn put(
     bind(&(a.fingerprint as i64))?;
     bind(&whole(row.late))?;
     bind(&whole(row.parts))?;
+    bind(&whole(row.set_aside))?;
+    bind(&row.sequences.missing().map(whole))?;
+    bind(&sequences_bytes(&row.sequences))?;
     bind(&sketch_bytes(&a.sketch))?;
     bind(&number(a.stddev()))?;
     for q in [0.5, 0.9, 0.99] {

@@ -34,7 +34,7 @@ function readOut(row) {
     h("p", { class: "when", title: `${utc(row.start_ms)} UTC` }, local(row.start_ms), h("span", { class: "muted" }, ` + ${duration(row.width_ms)} · ${state}`)),
     h("dl", null,
       pair("mean", value(row.mean)), pair("min", value(row.min)), pair("max", value(row.max)), pair("readings", count(row.count)),
-      pair("deviation", value(row.stddev)), pair("late", count(row.late)), pair("parts", count(row.parts))),
+      pair("deviation", value(row.stddev)), pair("late", count(row.late)), row.set_aside > 0 && pair("set aside", count(row.set_aside)), row.missing > 0 && pair("missing", count(row.missing)), pair("parts", count(row.parts))),
   ];
 }
 

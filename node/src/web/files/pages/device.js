@@ -2,11 +2,17 @@
 
 import { exactly, get, pages, segment } from "../api.js";
 import { empty, h, head, put, repeat, trail, trouble } from "../dom.js";
-import { count, duration, local, percent, since, utc, value } from "../format.js";
+import { count, duration, local, percent, plural, since, utc, value } from "../format.js";
 import { HOUR_MS, cells, completeness, group, lastHour, legend, strip } from "../hour.js";
 import { spark } from "../plot.js";
 
 const EVERY_MS = 10_000;
+
+/** What of a stream the site set aside, and which numbers are missing between its readings, since it began. */
+function lost(stream) {
+  const missing = stream.missing > 0 ? ` · ${plural(stream.missing, "sequence number is", "sequence numbers are")} missing` : "";
+  return (stream.set_aside > 0 ? ` · ${count(stream.set_aside)} set aside` : "") + missing;
+}
 
 export async function show(main, site, device) {
   const list = h("div", { class: "cards" });
@@ -39,7 +45,7 @@ export async function show(main, site, device) {
             last && h("span", { class: "muted", title: `${local(last.last.time_ms)} · ${utc(last.last.time_ms)} UTC` }, since(Math.max(now - last.last.time_ms, 0)))),
           rows.length > 0 ? spark(rows, hour.step, hour.from, hour.from + HOUR_MS) : h("p", { class: "muted" }, "silent in the last hour"),
           h("div", { class: "hour alone" }, strip(its, hour.step, `Stream ${stream.stream}`), h("span", { class: "share" }, percent(completeness(its)))),
-          h("p", { class: "muted" }, `windows of ${stream.widths_ms.map(duration).join(", ")} · ${count(rows.reduce((sum, row) => sum + row.count, 0))} readings in the hour`));
+          h("p", { class: "muted" }, `windows of ${stream.widths_ms.map(duration).join(", ")} · ${count(rows.reduce((sum, row) => sum + row.count, 0))} readings in the hour${lost(stream)}`));
       }));
     } catch (error) {
       put(list, trouble(error));

@@ -13,7 +13,7 @@ const RANGES = [["1 h", 3_600_000], ["6 h", 21_600_000], ["24 h", 86_400_000], [
 const MOST_SPANS = 1_200;
 const LEAST_SPAN_PX = 2;
 const GATHER_MS = 300;
-const FUNCTIONS = "count,mean,min,max,stddev,late,parts,complete";
+const FUNCTIONS = "count,mean,min,max,stddev,late,set_aside,missing,parts,complete";
 const MOST_GAPS = 500;
 
 export async function show(main, site, device, stream) {
@@ -72,8 +72,10 @@ export async function show(main, site, device, stream) {
     plot.show({ rows, gaps, every, from, to });
     const late = rows.reduce((sum, row) => sum + row.late, 0);
     const readings = rows.reduce((sum, row) => sum + row.count, 0);
+    const aside = rows.reduce((sum, row) => sum + row.set_aside, 0);
+    const numbers = rows.reduce((sum, row) => sum + row.missing, 0);
     const missing = gaps.reduce((sum, gap) => sum + gap.windows, 0);
-    told.textContent = `${plural(readings, "reading", "readings")} in ${plural(rows.length, "span", "spans")} of ${duration(every)}, ${count(late)} of them late; ${missing === 0 ? "no window is missing" : `${plural(missing, "window is", "windows are")} missing in ${plural(gaps.length, "gap", "gaps")}`} between ${local(from)} and ${local(to)}.`;
+    told.textContent = `${plural(readings, "reading", "readings")} in ${plural(rows.length, "span", "spans")} of ${duration(every)}, ${count(late)} of them late${aside > 0 ? `, ${count(aside)} more set aside` : ""}${numbers > 0 ? `, ${count(numbers)} missing by their numbers` : ""}; ${missing === 0 ? "no window is missing" : `${plural(missing, "window is", "windows are")} missing in ${plural(gaps.length, "gap", "gaps")}`} between ${local(from)} and ${local(to)}.`;
   };
   const ask = async (from, to) => {
     const time = { from: new Date(from).toISOString(), to: new Date(to).toISOString() };
