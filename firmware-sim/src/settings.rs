@@ -82,8 +82,11 @@ impl Settings {
             return Err("the setting `gateways` is empty; name at least one as \"host:port\"".to_string());
         }
         for address in &self.gateways {
-            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            if port.is_none() {
+            let sound = address.rsplit_once(':').is_some_and(|(host, port)| {
+                let host_sound = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+                host_sound && port.parse::<u16>().is_ok_and(|port| port > 0)
+            });
+            if !sound {
                 return Err(format!(
                     "the setting `gateways` has {address:?}; write \"host:port\", for example \"127.0.0.1:1883\""
                 ));
@@ -101,6 +104,15 @@ impl Settings {
                 self.in_flight
             ));
         }
+        if !(1_000..=86_400_000).contains(&self.window_ms) {
+            let found = self.window_ms;
+            return Err(format!(
+                "the setting `window_ms` is {found}, 1000 to 86400000, as the gateways' rules have"
+            ));
+        }
+        if self.devices == 0 && self.replay.is_empty() {
+            return Err("the setting `devices` is 0 and there is nothing to replay; at least 1".to_string());
+        }
         let speed = parse_speed(&self.speed).map_err(|e| format!("the setting `speed`: {e}"))?;
         let recordings = self.replay.iter().map(|file| replay::load(file).map_err(|e| e.to_string()));
         Ok(FleetSettings {
@@ -111,7 +123,7 @@ impl Settings {
             boot: new_boot(),
             faults: self.faults,
             in_flight_entries: self.in_flight,
-            window_ms: self.window_ms.max(1),
+            window_ms: self.window_ms,
             recordings: recordings.collect::<Result<_, _>>()?,
             speed,
         })
@@ -141,6 +153,11 @@ mod tests {
         };
         assert!(said(|s| s.gateways.clear()).contains("`gateways`"));
         assert!(said(|s| s.gateways = vec!["localhost".into()]).contains("127.0.0.1:1883"));
+        assert!(said(|s| s.gateways = vec![":1883".into()]).contains("`gateways`"));
+        assert!(said(|s| s.gateways = vec!["h:0".into()]).contains("`gateways`"));
+        assert!(said(|s| s.gateways = vec!["mqtt://h:1883".into()]).contains("`gateways`"));
+        assert!(said(|s| s.window_ms = 0).contains("`window_ms`"));
+        assert!(said(|s| s.devices = 0).contains("`devices`"));
         assert!(said(|s| s.rate = 0.0).contains("`rate`"));
         assert!(said(|s| s.rate = f64::NAN).contains("`rate`"));
         assert!(said(|s| s.speed = "fast".into()).contains("`speed`"));

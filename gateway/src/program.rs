@@ -3,8 +3,9 @@
 use crate::actors::wiring;
 use crate::settings::{Settings, SettingsError};
 use clap::Parser;
-use selvedge_shared::config::key_value;
+use selvedge_shared::config::{check_log_filter, key_value, wants_colours};
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -20,7 +21,7 @@ struct Arguments {
     /// The settings file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Checks the settings, says what is wrong with them and ends.
+    /// Check the settings and exit.
     #[arg(long)]
     check_config: bool,
     /// Where the gateway's data lies (`gateway.data_dir`).
@@ -47,6 +48,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(checked) => checked,
         Err(e) => return say(&e),
     };
+    let logged = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let logged = logged.unwrap_or_else(|| "info".to_string());
+    if let Err(why) = check_log_filter(&logged) {
+        eprintln!("selvedge-gateway: the environment variable RUST_LOG: {why}");
+        return ExitCode::from(2);
+    }
     if arguments.check_config {
         let site = &checked.settings.site;
         println!(
@@ -57,11 +64,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = wants_colours(std::io::stderr().is_terminal());
     // A log that can't be written (its disk is full) must not end the program.
     tracing_subscriber::fmt()
         .log_internal_errors(false)
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::new(&logged))
+        .with_ansi(colours)
         .with_writer(std::io::stderr)
         .init();
     match actix::System::new().block_on(wiring::run(checked)) {

@@ -224,6 +224,16 @@ pub enum SettingsError {
     /// The topics.
     #[error(transparent)]
     Topics(#[from] TopicMapError),
+    /// A text that makes no sense.
+    #[error("{key} is {found:?}: {right}")]
+    Text {
+        /// The key.
+        key: String,
+        /// Its value.
+        found: String,
+        /// What would be right.
+        right: &'static str,
+    },
     /// A number that makes no sense.
     #[error("{key} is {value}: set it to {right}")]
     Number {
@@ -265,6 +275,51 @@ impl Settings {
         Ok(config::load(file, ENVIRONMENT_PREFIX, overrides)?)
     }
 
+    /// Checks the texts that name places.
+    fn check_addresses(&self) -> Result<(), SettingsError> {
+        let wrong = |key: &str, found: &str, right| {
+            Err(SettingsError::Text { key: key.to_string(), found: found.to_string(), right })
+        };
+        let is_host =
+            |host: &str| !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+        if self.gateway.data_dir.as_os_str().is_empty() {
+            return wrong("gateway.data_dir", "", "name a folder");
+        }
+        let uplink = &self.uplink;
+        if !is_host(&uplink.host) {
+            return wrong(
+                "uplink.host",
+                &uplink.host,
+                "give the name or address of the broker, without its port",
+            );
+        }
+        if uplink.username.is_empty() && !uplink.password_file.as_os_str().is_empty() {
+            return wrong("uplink.username", "", "a password goes with a name; set both or none");
+        }
+        for (i, gateway) in self.site.gateways.iter().enumerate() {
+            let (key, peer) = (format!("site.gateways[{i}].peer"), gateway.peer.as_str());
+            let port = |p: &str| p.parse::<u16>().is_ok_and(|p| p > 0);
+            if !peer.rsplit_once(':').is_some_and(|(host, p)| is_host(host) && port(p)) {
+                return wrong(&key, peer, "give host and port, such as 10.0.0.11:7081");
+            }
+            if self.site.gateways.iter().take(i).any(|other| other.peer == peer) {
+                return wrong(&key, peer, "another gateway of the site has that address; give each its own");
+            }
+        }
+        let binds =
+            [("mqtt.bind", self.mqtt.bind), ("http.bind", self.http.bind), ("peer.bind", self.peer.bind)];
+        for (i, (key, bind)) in binds.iter().enumerate() {
+            if bind.port() != 0 && binds.iter().take(i).any(|(_, other)| other == bind) {
+                return wrong(
+                    key,
+                    &bind.to_string(),
+                    "something else of this gateway listens there; give each its own port",
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Checks how the settings fit together, and reads the secret.
     ///
     /// # Errors
@@ -288,6 +343,9 @@ impl Settings {
         let within = |key, value: u64, range: std::ops::RangeInclusive<u64>, right| {
             if range.contains(&value) { Ok(()) } else { Err(SettingsError::Number { key, value, right }) }
         };
+        self.check_addresses()?;
+        within("gateway.threads", self.gateway.threads.into(), 0..=256, "at most 256, 0 uses all cores")?;
+        within("uplink.port", self.uplink.port.into(), 1..=65_535, "the broker's port, 1 to 65535")?;
         within("log.segment_mib", self.log.segment_mib, 1..=1024, "1 to 1024")?;
         within("log.max_segments", self.log.max_segments, 3..=4096, "3 to 4096")?;
         within("log.keep_free_mib", self.log.keep_free_mib, 0..=1 << 20, "at most 1048576")?;

@@ -9,7 +9,7 @@ use crate::store::Database;
 use crate::token::TokenArguments;
 use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use selvedge_shared::config::key_value;
+use selvedge_shared::config::{key_value, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ struct Arguments {
     /// The settings file (TOML).
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Checks the settings, says what is wrong with them and ends.
+    /// Check the settings and exit.
     #[arg(long)]
     check_config: bool,
     /// Where the database lies (`data_dir`).
@@ -121,17 +121,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         println!("the settings are sound: {} sites", settings.sites.len());
         return ExitCode::SUCCESS;
     }
-    let filter = match tracing_subscriber::EnvFilter::try_new(&settings.log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!(
-                "selvedge-node: the setting `log`: {:?} is no log filter ({error}); try `info`",
-                settings.log
-            );
-            return ExitCode::from(2);
-        }
-    };
-    let colours = std::io::stderr().is_terminal();
+    let filter = tracing_subscriber::EnvFilter::new(&settings.log);
+    let colours = wants_colours(std::io::stderr().is_terminal());
     // A log that can't be written (its disk is full) must not end the program.
     tracing_subscriber::fmt()
         .log_internal_errors(false)

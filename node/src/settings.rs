@@ -153,7 +153,7 @@ impl Default for Settings {
             uplink: UplinkSettings {
                 broker: "embedded".to_string(),
                 host: "0.0.0.0".to_string(),
-                port: 1884,
+                port: 18830,
                 username: String::new(),
                 password: String::new(),
                 client_id: String::new(),
@@ -305,7 +305,30 @@ impl Settings {
     /// # Errors
     /// Names the first setting that is wrong.
     pub fn check(&self) -> Result<(), SettingsError> {
-        self.broker()?;
+        let wrong = |key: &str, why: String| Err(SettingsError::Wrong { key: key.into(), why });
+        if self.data_dir.as_os_str().is_empty() {
+            return wrong("data_dir", "is empty; name a folder".into());
+        }
+        if self.uplink.host.contains(char::is_whitespace) {
+            return wrong("uplink.host", format!("{:?} has a space in it", self.uplink.host));
+        }
+        if self.broker()? == Broker::External && self.uplink.port == 0 {
+            return wrong("uplink.port", "is 0; give the broker's port".into());
+        }
+        if self.broker()? != Broker::External && self.uplink.port != 0 && self.uplink.port == self.http.port {
+            let why = format!("is {}, as `http.port` is; give each a port of its own", self.http.port);
+            return wrong("uplink.port", why);
+        }
+        let sql = &self.http.sql;
+        for (key, value) in [
+            ("http.sql.timeout_ms", sql.timeout_ms),
+            ("http.sql.limit_rows", sql.limit_rows.into()),
+            ("http.sql.limit_bytes", sql.limit_bytes),
+        ] {
+            if sql.enabled && value == 0 {
+                return wrong(key, "is 0, so that no query could be answered".into());
+            }
+        }
         self.sites()?;
         self.access()?;
         self.database()?;
@@ -356,7 +379,7 @@ mod tests {
             .join("../deploy/node.toml");
         let settings: Settings = config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings.sites[0].name.as_str(), "plant-7");
-        assert_eq!(settings.broker().unwrap(), Broker::Embedded(([0, 0, 0, 0], 1884).into()));
+        assert_eq!(settings.broker().unwrap(), Broker::Embedded(([0, 0, 0, 0], 18830).into()));
     }
 
     #[test]
@@ -366,6 +389,20 @@ mod tests {
         let twice =
             format!("[{{ name = \"a\", secret = \"{secret}\" }}, {{ name = \"a\", secret = \"{secret}\" }}]");
         assert!(load(&[("sites", &site)]).check().is_ok());
+        assert!(load(&[("sites", &site), ("log", "selvedge_node=debug, warn")]).check().is_ok());
+        for (key, value, named) in [
+            ("log", "verbose", "\"verbose\" is no level"),
+            ("log", "", "\"\" is no level"),
+            ("log", "selvedge_node=loud", "\"loud\""),
+            ("data_dir", "", "`data_dir`"),
+            ("uplink.host", "my broker", "`uplink.host`"),
+            ("uplink.port", "8080", "`uplink.port`"),
+        ] {
+            let text = said(&[("sites", &site), (key, value)]);
+            assert!(text.contains(named), "{key} = {value}: {text}");
+        }
+        let external = [("sites", site.as_str()), ("uplink.broker", "external"), ("uplink.host", "h")];
+        assert!(said(&[&external[..], &[("uplink.port", "0")]].concat()).contains("`uplink.port`"));
         assert!(said(&[]).contains("`sites`: there is none"));
         assert!(said(&[("sites", "[{ name = \"a\" }]")]).contains("`secret_file` or `secret`"));
         assert!(said(&[("sites", &twice)]).contains("`sites[1].name`: a is there twice"));

@@ -103,24 +103,6 @@ pub enum ConfigError {
     },
 }
 
-/// What a parser says that speaks to programmers, in words that say what would be right.
-fn in_plain_words(why: String) -> String {
-    let right = match why.as_str() {
-        "invalid socket address syntax" => {
-            "it is no address with a port; write one such as 127.0.0.1:1883 or [::1]:1883"
-        }
-        "invalid IP address syntax" => "it is no IP address; write one such as 127.0.0.1, 0.0.0.0 or ::1",
-        _ => match why
-            .strip_prefix("enum ")
-            .and_then(|rest| rest.split_once(" does not have variant constructor "))
-        {
-            Some((_, found)) => return format!("{found:?} is none of the words that there are for it"),
-            None => return why,
-        },
-    };
-    right.to_string()
-}
-
 /// That a filter of what is logged is made of levels, and of targets with levels: `info`, `selvedge_node=debug,info`. What a program
 /// can't make anything of would else be taken for the name of a target, and nothing be logged.
 ///
@@ -208,10 +190,31 @@ where
     for (_, _, layer) in &layers.all {
         builder = builder.add_source(layer.clone());
     }
-    builder.build().and_then(Config::try_deserialize).map_err(|e| layers.explain(e, String::new()))
+    let built = builder.build().map_err(|e| layers.explain(e, String::new(), None))?;
+    built.clone().try_deserialize().map_err(|e| {
+        // Another reader says which values there are where the first one only says that a value is none of them.
+        let known = built.clone().try_deserialize::<Shape>().ok().map(serde_json::from_value::<T>);
+        let known = known.and_then(Result::err).and_then(|e| one_of(&e.to_string()));
+        layers.explain(e, String::new(), Some((&built, known)))
+    })
+}
+
+/// The values that there are, from serde's words about one that there is not.
+fn one_of(said: &str) -> Option<String> {
+    let (_, known) = said.strip_prefix("unknown variant `")?.split_once("`, expected ")?;
+    let names: Vec<_> = known.split('`').skip(1).step_by(2).collect();
+    Some(match names.as_slice() {
+        [one] => (*one).to_string(),
+        names => format!("one of {}", names.join(", ")),
+    })
 }
 
 type Shape = serde_json::Value;
+
+/// Whether what a program says may be coloured: only on a terminal, and not where `NO_COLOR` is set.
+pub fn wants_colours(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
 
 /// Kubernetes puts the addresses of services into every container's environment; one that is called like
 /// our prefix must not stop us.
@@ -298,10 +301,16 @@ impl Layers<'_> {
         found.map_or(Origin::Defaults, |(_, origin, _)| origin.clone())
     }
 
-    fn explain(&self, error: config::ConfigError, within: String) -> ConfigError {
+    /// `built`: all layers as one, and the values that there are if one was given that there is not.
+    fn explain(
+        &self,
+        error: config::ConfigError,
+        within: String,
+        built: Option<(&Config, Option<String>)>,
+    ) -> ConfigError {
         use config::ConfigError as E;
         match error {
-            E::At { error, key, .. } => self.explain(*error, key.map_or(within, |k| dotted(&k))),
+            E::At { error, key, .. } => self.explain(*error, key.map_or(within, |k| dotted(&k)), built),
             E::Type { unexpected, expected, key, .. } => {
                 let key = key.map_or(within, |k| dotted(&k));
                 let found = show(&key, &unexpected.to_string());
@@ -325,7 +334,27 @@ impl Layers<'_> {
                     None if is_secret(&within) && !why.starts_with("a site secret") => {
                         ConfigError::Invalid { key: within, origin, why: "it is not valid".into() }
                     }
-                    None => ConfigError::Invalid { key: within, origin, why: in_plain_words(why) },
+                    None => {
+                        let (config, known) = built.unzip();
+                        let expected = match why.as_str() {
+                            "invalid socket address syntax" => {
+                                Some("an address and a port, such as 0.0.0.0:1883 or [::1]:1883".to_string())
+                            }
+                            "invalid IP address syntax" => {
+                                Some("an address, such as 127.0.0.1 or 0.0.0.0".to_string())
+                            }
+                            why if why.contains("does not have variant") => known.flatten(),
+                            _ => None,
+                        };
+                        let found = config.and_then(|c| c.get_string(&within).ok());
+                        match expected.zip(found) {
+                            Some((expected, found)) => {
+                                let found = show(&within, &format!("{found:?}"));
+                                ConfigError::WrongType { key: within, origin, found, expected }
+                            }
+                            None => ConfigError::Invalid { key: within, origin, why },
+                        }
+                    }
                 }
             }
         }

@@ -199,18 +199,6 @@ fn addresses_that_kubernetes_injects_are_not_settings() {
 }
 
 #[test]
-fn words_of_parsers_become_what_would_be_right() {
-    for (why, says) in [
-        ("invalid socket address syntax", "127.0.0.1:1883"),
-        ("invalid IP address syntax", "0.0.0.0"),
-        ("enum Form does not have variant constructor senml", "\"senml\" is none of"),
-        ("it is too long", "it is too long"),
-    ] {
-        assert!(in_plain_words(why.to_string()).contains(says), "{why}");
-    }
-}
-
-#[test]
 fn a_filter_of_the_log_is_made_of_levels() {
     for sound in ["info", "WARN", "selvedge_node=debug,info", "off, actix=error", "a[span]"] {
         assert_eq!(check_log_filter(sound), Ok(()));

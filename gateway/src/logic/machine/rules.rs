@@ -305,7 +305,19 @@ fn check_windows(name: &str, windows: &[u32]) -> Result<(), BadRule> {
         let wanted = format!("1 to {MAX_WIDTHS_ENTRIES} different widths");
         return Err(bad(name, format!("{windows:?}"), wanted));
     }
-    windows.iter().try_for_each(|w| check(name, *w, MIN_WINDOW_MS, MAX_WINDOW_MS))
+    for width in windows {
+        check(name, *width, MIN_WINDOW_MS, MAX_WINDOW_MS)?;
+        // A window lies within one minute, hour and day: else their roll-ups could not be added up from windows.
+        let (unit_ms, unit) = match *width {
+            0..=60_000 => (60_000, "minute: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60 s"),
+            60_001..=3_600_000 => (3_600_000, "hour, such as 2, 5, 10, 15, 20, 30 or 60 min"),
+            _ => (MAX_WINDOW_MS, "day, such as 2, 3, 4, 6, 8, 12 or 24 h"),
+        };
+        if unit_ms % width != 0 {
+            return Err(bad(name, width.to_string(), format!("a width that divides a {unit}")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -334,6 +346,16 @@ mod tests {
         let windows = |w: &[u32]| Rules { windows_ms: w.to_vec(), ..Rules::default() };
         assert!(said(windows(&[])).contains("1 to 8 different widths"));
         assert!(said(windows(&[60_000, 60_000])).contains("different"));
+        for width in [7_000, 61_000, 420_000, 7_000_000, 50_000_000] {
+            let why = said(windows(&[1_000, width]));
+            assert!(
+                why.contains(&format!("windows_ms is {width}, it must be a width that divides a")),
+                "{why}"
+            );
+        }
+        for width in [1_500, 12_000, 90_000, 900_000, 3_600_000, 28_800_000, MAX_WINDOW_MS] {
+            windows(&[width]).validate().unwrap();
+        }
         assert!(said(windows(&[999])).contains("windows_ms is 999, it must be 1000 to 86400000"));
         assert!(said(Rules { max_streams: 0, ..Rules::default() }).contains("max_streams is 0"));
         let o = Override { stream: String::new(), ..Override::default() };
