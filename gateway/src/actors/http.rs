@@ -9,7 +9,7 @@ use crate::actors::quarantine;
 use crate::actors::report::Overview;
 use crate::actors::shard::ShardReport;
 use crate::actors::switch::Ask;
-use crate::actors::uplink::{IsConnected, UplinkActor};
+use crate::actors::uplink::{GetState, UplinkActor};
 use crate::logic::asks::Wanted;
 use crate::logic::machine::{MAX_ANSWER_ENTRIES, Page, WindowView};
 use crate::logic::peer::WindowQuery;
@@ -83,8 +83,11 @@ async fn readyz(api: web::Data<Api>) -> HttpResponse {
     let up = api.overview.up().await;
     match api.overview.trouble(&reports, &up) {
         None => {
+            // A site serves without the cloud: that results do not leave is said, and no reason to be not ready.
+            let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
+            let uplink = uplink.map(|why| format!("uplink: {why}\n"));
             let warnings = fullness::warnings(&reports);
-            let lines = warnings.iter().map(|w| format!("warning: {w}\n"));
+            let lines = warnings.iter().map(|w| format!("warning: {w}\n")).chain(uplink);
             HttpResponse::Ok().body(std::iter::once("ready\n".to_string()).chain(lines).collect::<String>())
         }
         Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
@@ -124,7 +127,7 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
         .collect();
     HttpResponse::Ok().json(json!({
         "site": api.site, "gateway": api.me.0, "ready": trouble.is_none(), "trouble": trouble,
-        "uplink_connected": api.uplink.send(IsConnected).await.unwrap_or(false),
+        "uplink": api.uplink.send(GetState).await.ok(),
         "log": log, "totals": totals, "peers": peers, "shards": shards, "bounds": bounds,
         "warnings": fullness::warnings(&reports),
     }))

@@ -33,6 +33,8 @@ const MAX_PACKET_BYTES: usize = 256 * 1024;
 const CLIENT_QUEUE_ENTRIES: usize = 256;
 /// How often late batches are looked for.
 const LOOK_MS: u64 = 200;
+/// While results wait, a node that has confirmed nothing for this long is missing.
+const SILENCE_MS: u64 = 30_000;
 /// How long to rest after the broker could not be reached.
 const RECONNECT_MS: u64 = 500;
 
@@ -79,16 +81,27 @@ pub struct GetLoad;
 #[rtype(result = "()")]
 struct SiteSaid(QuestionId, Option<Told>);
 
-/// Asks whether the broker is connected.
+/// Asks how the uplink is.
 #[derive(Debug, Message)]
-#[rtype(result = "bool")]
-pub struct IsConnected;
+#[rtype(result = "UplinkState")]
+pub struct GetState;
+
+/// How the uplink is. A site takes readings without it, so it does not decide whether a gateway is ready.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, actix::MessageResponse)]
+pub struct UplinkState {
+    /// Host and port of the broker.
+    pub broker: String,
+    /// Both connections to the broker are up.
+    pub connected: bool,
+    /// Why results do not reach a node, if they do not.
+    pub trouble: Option<String>,
+}
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 enum FromBroker {
-    Subscribed(bool),
-    Publishing(bool),
+    Subscribed(Result<(), String>),
+    Publishing(Result<(), String>),
     Said { topic: String, payload: bytes::Bytes },
 }
 
@@ -126,7 +139,13 @@ pub struct UplinkActor {
     desk: Desk,
     shards: BTreeMap<ShardId, Addr<ShardActor>>,
     switch: Option<Addr<Switch>>,
-    leading: BTreeMap<ShardId, bool>,
+    views: BTreeMap<ShardId, UplinkView>,
+    /// Why the broker can't be reached, as the client says it.
+    failure: Option<String>,
+    /// When the broker was connected, or a node last confirmed something.
+    heard_ms: u64,
+    /// What the log was told last.
+    told: Option<UplinkState>,
     publisher: Option<AsyncClient>,
     myself: Option<Addr<UplinkActor>>,
     subscribed: bool,
@@ -154,7 +173,10 @@ impl UplinkActor {
             settings,
             shards: BTreeMap::new(),
             switch: None,
-            leading: BTreeMap::new(),
+            views: BTreeMap::new(),
+            failure: None,
+            heard_ms: 0,
+            told: None,
             publisher: None,
             myself: None,
             subscribed: false,
@@ -255,17 +277,56 @@ impl UplinkActor {
     fn note_connection(&mut self) {
         let connected = self.subscribed && self.publishing;
         if connected != self.core.is_connected() {
-            match connected {
-                true => {
-                    tracing::info!("the uplink's broker is connected");
-                    self.settings.changed.notify_one();
-                }
-                false => tracing::warn!("the uplink's broker is gone: results are kept until it is back"),
+            self.heard_ms = self.now_ms();
+            if connected {
+                self.settings.changed.notify_one();
             }
             let mut effects = Vec::new();
             self.core.connected(self.now_ms(), connected, &mut effects);
             self.perform(effects);
         }
+        self.tell_state();
+    }
+
+    fn state(&self) -> UplinkState {
+        let to = &self.settings.to;
+        let (broker, connected) = (format!("{}:{}", to.host, to.port), self.core.is_connected());
+        let silent_ms = self.now_ms().saturating_sub(self.heard_ms);
+        let waiting: u64 = self
+            .views
+            .values()
+            .filter(|v| v.leading)
+            .map(|v| (v.last + 1).saturating_sub(v.first_kept))
+            .sum();
+        let trouble = match &self.failure {
+            Some(why) if !connected => Some(format!(
+                "the broker at {broker} can't be reached ({why}); results are kept until it can: check uplink.host and uplink.port"
+            )),
+            None if !connected => Some(format!("the broker at {broker} is not connected yet")),
+            _ if waiting > 0 && silent_ms >= SILENCE_MS => Some(format!(
+                "the broker at {broker} is connected, but no node confirms what is sent: is a node there that has this site with the same secret?"
+            )),
+            _ => None,
+        };
+        UplinkState { broker, connected, trouble }
+    }
+
+    /// Logs the state when it has changed.
+    fn tell_state(&mut self) {
+        let state = self.state();
+        let known = |s: &UplinkState| (s.connected, s.trouble.is_some());
+        metrics::gauge!("selvedge_uplink_connected").set(f64::from(u8::from(state.connected)));
+        metrics::gauge!("selvedge_uplink_trouble").set(f64::from(u8::from(state.trouble.is_some())));
+        if self.told.as_ref().map(known) == Some(known(&state))
+            || (!state.connected && self.failure.is_none())
+        {
+            return;
+        }
+        match &state.trouble {
+            None => tracing::info!("the uplink's broker at {} is connected", state.broker),
+            Some(why) => tracing::warn!("uplink: {why}"),
+        }
+        self.told = Some(state);
     }
 }
 
@@ -294,6 +355,7 @@ impl Actor for UplinkActor {
                 actor.core.timer(now_ms, &mut effects);
                 actor.perform(effects);
             }
+            actor.tell_state();
         });
     }
 }
@@ -308,14 +370,13 @@ async fn listen(mut events: EventLoop, client: AsyncClient, filters: [String; 2]
                     tracing::warn!("can't subscribe to confirmations; trying again on the next connection");
                 }
             }
-            Ok(MqttEvent::Incoming(Packet::SubAck(_))) => to.do_send(FromBroker::Subscribed(true)),
+            Ok(MqttEvent::Incoming(Packet::SubAck(_))) => to.do_send(FromBroker::Subscribed(Ok(()))),
             Ok(MqttEvent::Incoming(Packet::Publish(p))) => {
                 to.do_send(FromBroker::Said { topic: p.topic, payload: p.payload });
             }
             Ok(_) => {}
             Err(e) => {
-                tracing::debug!("uplink: {e}");
-                to.do_send(FromBroker::Subscribed(false));
+                to.do_send(FromBroker::Subscribed(Err(e.to_string())));
                 tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
             }
         }
@@ -325,11 +386,10 @@ async fn listen(mut events: EventLoop, client: AsyncClient, filters: [String; 2]
 async fn send(mut events: EventLoop, to: Addr<UplinkActor>) {
     loop {
         match events.poll().await {
-            Ok(MqttEvent::Incoming(Packet::ConnAck(_))) => to.do_send(FromBroker::Publishing(true)),
+            Ok(MqttEvent::Incoming(Packet::ConnAck(_))) => to.do_send(FromBroker::Publishing(Ok(()))),
             Ok(_) => {}
             Err(e) => {
-                tracing::debug!("uplink: {e}");
-                to.do_send(FromBroker::Publishing(false));
+                to.do_send(FromBroker::Publishing(Err(e.to_string())));
                 tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
             }
         }
@@ -340,12 +400,14 @@ impl Handler<FromBroker> for UplinkActor {
     type Result = ();
     fn handle(&mut self, from: FromBroker, _: &mut Self::Context) {
         match from {
-            FromBroker::Subscribed(yes) => {
-                self.subscribed = yes;
+            FromBroker::Subscribed(up) => {
+                self.subscribed = up.is_ok();
+                self.failure = up.err();
                 self.note_connection();
             }
-            FromBroker::Publishing(yes) => {
-                self.publishing = yes;
+            FromBroker::Publishing(up) => {
+                self.publishing = up.is_ok();
+                self.failure = up.err();
                 self.note_connection();
             }
             FromBroker::Said { topic, payload } => {
@@ -355,6 +417,7 @@ impl Handler<FromBroker> for UplinkActor {
                 let Some(("ack", site, shard)) = parse_topic(&topic) else { return };
                 match self.opener.open(&site, shard, &payload) {
                     Ok((_, Down::Confirm { cursor })) => {
+                        self.heard_ms = self.now_ms();
                         let mut effects = Vec::new();
                         self.core.confirmed(self.now_ms(), shard, cursor, &mut effects);
                         self.perform(effects);
@@ -373,7 +436,7 @@ impl Handler<FromBroker> for UplinkActor {
 impl Handler<ShardView> for UplinkActor {
     type Result = ();
     fn handle(&mut self, ShardView(shard, view): ShardView, _: &mut Self::Context) {
-        if self.leading.insert(shard, view.leading) != Some(view.leading) {
+        if self.views.insert(shard, view).map(|before| before.leading) != Some(view.leading) {
             self.settings.changed.notify_one();
         }
         let mut effects = Vec::new();
@@ -425,9 +488,9 @@ impl Handler<SiteSaid> for UplinkActor {
     }
 }
 
-impl Handler<IsConnected> for UplinkActor {
-    type Result = bool;
-    fn handle(&mut self, _: IsConnected, _: &mut Self::Context) -> bool {
-        self.core.is_connected()
+impl Handler<GetState> for UplinkActor {
+    type Result = UplinkState;
+    fn handle(&mut self, _: GetState, _: &mut Self::Context) -> UplinkState {
+        self.state()
     }
 }
