@@ -72,6 +72,7 @@ impl Process {
             command.env_remove(name);
         }
         let child = command
+            .env(crate::programs::PARENT_VARIABLE, "1")
             .arg(self.program.argument())
             .arg("--config")
             .arg(&self.config)

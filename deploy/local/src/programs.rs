@@ -9,6 +9,9 @@ use std::time::Duration;
 /// How long a program may take to end after its parent is gone.
 const ORPHAN_PATIENCE_MS: u64 = 5_000;
 
+/// Set in the environment of programs that the local run starts.
+pub const PARENT_VARIABLE: &str = "SELVEDGE_LOCAL_PARENT";
+
 /// A program within this binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -32,10 +35,13 @@ impl Program {
         [Program::Gateway, Program::Node].into_iter().find(|p| argument == p.argument())
     }
 
-    /// Becomes the program, with `arguments` as its command line (its name first). It is asked to end when
-    /// standard input closes, which it does when the parent has died in whatever way.
+    /// Becomes the program, with `arguments` as its command line (its name first). One that the local run started is asked
+    /// to end when standard input closes, which it does when the parent has died in whatever way; one that a person
+    /// started goes on without standard input.
     pub fn run(self, arguments: Vec<OsString>) -> ExitCode {
-        std::thread::spawn(end_with_parent);
+        if std::env::var_os(PARENT_VARIABLE).is_some() {
+            std::thread::spawn(end_with_parent);
+        }
         match self {
             Program::Gateway => selvedge_gateway::run(arguments),
             Program::Node => selvedge_node::run(arguments),
