@@ -3,8 +3,9 @@
 
 use crate::source::Source;
 use selvedge_gateway::logic::machine::{
-    Applied, Command, Connect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Outcome, Page, Proposal,
-    Publish, Quarantined, Query, Reading, Readmit, Rules, Source as By, Submission, Verdict,
+    Applied, Command, Connect, Disconnect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Outcome,
+    Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Rules, Source as By, Submission, Verdict,
+    Will,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
@@ -190,6 +191,7 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
                 cursor: if source.flag() { stats.last } else { source.number(stats.cursor) },
             }
         }
+        3 if source.flag() => Command::Lost { origin: origin(source) },
         3 => Command::Upgrade { level: source.number(1) as u32 },
         4 => {
             let rules = Rules {
@@ -239,12 +241,23 @@ fn item(source: &mut Source) -> Item {
     match source.below(16) {
         0 => Item::Connect(Connect {
             client,
-            at: Origin { gateway: GatewayId(source.below(3) as u16), start: source.number(1) },
+            at: origin(source),
             connection: source.number(1),
             clean: source.flag(),
             expiry_s: source.number(10) as u32,
+            will: source.flag().then(|| {
+                let (topic, payload) = (source.text(6), source.bytes(30).to_vec());
+                Box::new(Will { topic, payload, qos: source.byte(), delay_s: source.number(10) as u32 })
+            }),
         }),
-        1 => Item::Disconnect { client, epoch },
+        1 if source.flag() => Item::WillDone { client, epoch, at: origin(source) },
+        1 => Item::Disconnect(Disconnect {
+            client,
+            epoch,
+            at: origin(source),
+            with_will: source.flag(),
+            expiry_s: source.flag().then(|| source.number(10) as u32),
+        }),
         2 => {
             let add = (0..source.below(3)).map(|_| (source.text(6), source.byte())).collect();
             Item::Subscriptions { client, epoch, add, remove: vec![source.text(6)] }
@@ -286,6 +299,10 @@ fn quarantined(source: &mut Source, client: String) -> Quarantined {
         why: source.text(30),
         counted: (0..source.below(3)).map(|_| source.u64()).collect(),
     }
+}
+
+fn origin(source: &mut Source) -> Origin {
+    Origin { gateway: GatewayId(source.below(3) as u16), start: source.number(1) }
 }
 
 fn by(source: &mut Source, client: String) -> By {

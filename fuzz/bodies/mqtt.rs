@@ -34,6 +34,8 @@ struct Side {
     /// Packet ids that a PUBREC was sent for.
     received: HashSet<u16>,
     filters: HashSet<Filter>,
+    /// The last token of a SUBSCRIBE or UNSUBSCRIBE.
+    asked: u64,
     output: Vec<u8>,
     greeted: bool,
 }
@@ -60,6 +62,7 @@ pub fn run(data: &[u8]) {
         owed: VecDeque::new(),
         received: HashSet::new(),
         filters: HashSet::new(),
+        asked: 0,
         output: Vec::new(),
         greeted: false,
     };
@@ -94,6 +97,12 @@ pub fn run(data: &[u8]) {
             }
             10 => {
                 let token = source.number(3);
+                if source.flag() {
+                    // Which filters a refusal takes away again is the connection's to know.
+                    let refused = Vec::new();
+                    side.answer(now_ms, Answer::Subscribed { token, refused });
+                    side.answer(now_ms, Answer::Unsubscribed { token: token + 1 });
+                }
                 side.open.retain(|t| *t != token);
                 side.answer(now_ms, Answer::Ack(Ack::kept(token)));
             }
@@ -216,9 +225,15 @@ impl Side {
                     self.open.push(token);
                     self.owed.push_back((PUBCOMP, packet_id.get()));
                 }
-                Inbound::Subscribed(taken) => self.filters.extend(taken.into_iter().map(|s| s.filter)),
-                Inbound::Unsubscribed(gone) => {
-                    assert!(gone.iter().all(|f| self.filters.remove(f)), "it held what it gave up");
+                Inbound::Subscribe { token, subscriptions } => {
+                    assert_eq!(token, self.asked + 1);
+                    self.asked = token;
+                    self.filters.extend(subscriptions.into_iter().map(|s| s.filter));
+                }
+                Inbound::Unsubscribe { token, filters } => {
+                    assert_eq!(token, self.asked + 1);
+                    self.asked = token;
+                    assert!(filters.iter().all(|f| self.filters.remove(f)), "it held what it gave up");
                 }
                 Inbound::Closed(_) => self.closed = true,
             }

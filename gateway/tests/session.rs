@@ -3,10 +3,12 @@
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
 use selvedge_gateway::logic::forward::{Forwardable, Settled, Ticket};
 use selvedge_gateway::logic::machine::{
-    Connected, Item, Judged, MAX_FILTER_BYTES, Origin, Outcome, Quarantined, Reason, SetAside, Source,
+    Connected, Disconnect, DueWill, Item, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES, Origin, Outcome,
+    Quarantined, Reason, SetAside, Source, Will as LeftWill,
 };
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::session::{Effects, MAX_QOS0_PENDING, Session, Site};
+use selvedge_gateway::logic::wills::{WILLS, Wills};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
     AckCode, Answer, CloseReason, Closed, Connect, Inbound, Publish, QoS, Refusal, Subscription, Version,
@@ -40,15 +42,20 @@ impl Script {
     fn open(version: Version, expiry_s: u32, touched: &[u16]) -> Self {
         let mut s = Self::new();
         s.connect(version, expiry_s);
-        let found = Connected { instance: 3, epoch: 8, touched: touched.to_vec(), ..Connected::default() };
+        let touched = touched.to_vec();
+        let found = Connected { instance: 3, epoch: 8, touched, expiry_s, ..Connected::default() };
         s.settle(0, Outcome::Connected(Box::new(found)));
         s.out = Effects::default();
         s
     }
 
     fn connect(&mut self, version: Version, expiry_s: u32) {
-        let (client_id, clean) = ("pump".into(), expiry_s == 0);
-        let (will, username, password) = (None, None, None);
+        self.connect_as("pump", version, expiry_s, None);
+    }
+
+    fn connect_as(&mut self, client: &str, version: Version, expiry_s: u32, will: Option<Will>) {
+        let (client_id, clean) = (client.into(), expiry_s == 0);
+        let (username, password) = (None, None);
         let connect =
             Connect { client_id, version, clean, expiry_s, keepalive_s: 0, will, username, password };
         self.inbound(Inbound::Connect(Box::new(connect)));
@@ -95,7 +102,11 @@ impl Script {
     }
 
     fn close(&mut self, will: Option<Will>) {
-        let closed = Closed { reason: CloseReason::Gone, will, expiry_s: None, undelivered: Vec::new() };
+        self.leave(will, None);
+    }
+
+    fn leave(&mut self, will: Option<Will>, expiry_s: Option<u32>) {
+        let closed = Closed { reason: CloseReason::Gone, will, expiry_s, undelivered: Vec::new() };
         self.inbound(Inbound::Closed(Box::new(closed)));
     }
 
@@ -104,6 +115,8 @@ impl Script {
         let said = self.out.answers.drain(..).map(|answer| match answer {
             Answer::Accept(a) => format!("accept {}", a.session_present),
             Answer::Refuse(why) => format!("refuse {why:?}"),
+            Answer::Subscribed { token, refused } => format!("subscribed {token} without {refused:?}"),
+            Answer::Unsubscribed { token } => format!("unsubscribed {token}"),
             Answer::Ack(a) if a.code == AckCode::Kept => {
                 let receipt =
                     a.note.and_then(|n| n.properties.first().map(|(_, receipt)| format!(" {receipt}")));
@@ -140,14 +153,16 @@ fn two(s: &Script) -> String {
 }
 
 #[test]
-fn a_clean_session_is_open_at_once_and_its_publishes_carry_no_source() {
+fn a_clean_session_waits_for_its_shard_too_and_its_publishes_carry_no_source() {
     let mut s = Script::new();
     s.connect(Version::V311, 0);
+    assert_eq!(s.said(), "", "an earlier connection of its client may have left a will");
+    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
     assert_eq!(s.said(), "accept false");
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
-    assert!(matches!(&s.open[1].2, Forwardable::Reading(_)));
+    assert!(matches!(&s.open[0].2, Forwardable::Reading(_)));
     assert_eq!(s.said(), "");
-    s.settle(1, DONE);
+    s.settle(0, DONE);
     assert_eq!(s.said(), "ack 1", "no receipt in 3.1.1");
     assert_eq!((s.out.route.len(), s.out.acked), (1, 1));
 }
@@ -159,8 +174,17 @@ fn a_persistent_session_waits_for_its_shard_and_gets_back_what_it_had() {
     assert_eq!((s.said().as_str(), s.session.arriving()), ("", true));
     assert_eq!(s.open[0].0, s.ring.shard_of("pump"));
     let subscriptions = vec![("x/#".to_string(), 1)];
-    let found = Connected { instance: 3, epoch: 8, present: true, subscriptions, touched: vec![] };
+    let found = Connected {
+        instance: 3,
+        epoch: 8,
+        present: true,
+        subscriptions,
+        expiry_s: 7,
+        ..Connected::default()
+    };
     s.settle(0, Outcome::Connected(Box::new(found)));
+    let Some(Answer::Accept(accept)) = s.out.answers.first() else { panic!("not accepted") };
+    assert_eq!(accept.expiry_s, Some(7), "it asked for 60");
     assert_eq!(s.said(), "accept true");
     assert_eq!(s.out.subscribe.len(), 1);
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
@@ -312,18 +336,189 @@ fn a_replaced_connection_is_closed_and_nothing_of_it_acknowledged() {
     assert!(s.open.is_empty() && s.session.is_over());
 }
 
+fn will() -> Will {
+    Will { topic: "d/a/alive".into(), payload: "0".into(), qos: QoS::AtLeastOnce, delay_s: 0 }
+}
+
+/// What the shard says is due of `pump`'s connection of this epoch.
+fn due(topic: &str, epoch: u64) -> DueWill {
+    let will = LeftWill { topic: topic.into(), payload: b"0".to_vec(), qos: 1, delay_s: 0 };
+    DueWill { client: "pump".into(), instance: 3, epoch, will }
+}
+
 #[test]
-fn a_will_is_counted_and_routed_and_the_session_disconnected() {
+fn how_a_connection_ended_is_told_its_shard_which_decides_about_the_will() {
     let mut s = Script::open(Version::V5, 60, &[]);
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
-    let will = Will { topic: "d/a/alive".into(), payload: "0".into(), qos: QoS::AtLeastOnce, delay_s: 0 };
-    s.close(Some(will));
-    assert_eq!((s.open.len(), s.out.route.len()), (3, 1));
-    assert!(matches!(s.open[1].2, Forwardable::Reading(_)));
-    assert!(matches!(s.items()[..], [Item::Disconnect { epoch: 8, .. }]));
-    assert!(!s.session.is_over(), "a publish is under way and will be routed");
+    s.leave(Some(will()), Some(9));
+    let [Item::Disconnect(Disconnect { epoch: 8, with_will: true, expiry_s: Some(9), .. })] = s.items()[..]
+    else {
+        panic!("{:?}", s.items())
+    };
     s.settle(0, DONE);
-    assert!(s.session.is_over() && s.out.route.len() == 2);
+    assert!(!s.session.is_over(), "its shard has yet to say what becomes of the will");
+    s.settle(0, Outcome::WillDue(Box::new(due("d/a/alive", 8))));
+    assert!(s.session.is_over() && s.out.wills == [due("d/a/alive", 8)]);
+
+    let mut s = Script::open(Version::V5, 0, &[]);
+    s.leave(None, Some(0));
+    assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, .. })]), "a goodbye");
+    // Of a connection that was not let in there is no will.
+    let mut s = Script::new();
+    s.connect_as("pump", Version::V5, 0, Some(will()));
+    assert!(matches!(s.items()[..], [Item::Connect(c)] if c.will.is_some()));
+    s.close(Some(will()));
+    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
+    assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, epoch: 4, .. })]));
+}
+
+#[test]
+fn the_will_of_an_earlier_connection_comes_before_connack() {
+    for expiry_s in [0, 60] {
+        let mut s = Script::new();
+        s.connect(Version::V311, expiry_s);
+        let will = Some(Box::new(due("d/a/alive", 7)));
+        let found = Connected { instance: 4, epoch: 8, will, expiry_s, ..Connected::default() };
+        s.settle(0, Outcome::Connected(Box::new(found)));
+        assert_eq!((s.said().as_str(), s.session.arriving()), ("", true));
+        assert_eq!(s.out.wills, [due("d/a/alive", 7)]);
+        s.session.will_published(&mut s.out);
+        s.session.will_published(&mut s.out);
+        assert_eq!(s.said(), "accept false", "once");
+        // One that was refused in the meantime stays out, and its shard learns it.
+        let mut s = Script::new();
+        s.connect(Version::V311, expiry_s);
+        let will = Some(Box::new(due("d/a/alive", 7)));
+        let found = Connected { instance: 4, epoch: 8, will, expiry_s, ..Connected::default() };
+        s.settle(0, Outcome::Connected(Box::new(found)));
+        s.session.refuse(&mut s.out);
+        s.session.will_published(&mut s.out);
+        assert_eq!(s.said(), "refuse Unavailable");
+        s.close(None);
+        assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, epoch: 8, .. })]));
+    }
+}
+
+#[test]
+fn who_is_given_a_client_id_is_let_in_at_once() {
+    let mut s = Script::new();
+    s.connect_as("", Version::V5, 0, Some(will()));
+    let Some(Answer::Accept(accept)) = s.out.answers.first() else { panic!("not accepted") };
+    assert!(accept.assigned_client_id.as_ref().is_some_and(|id| id.starts_with("auto-1-2-5")));
+    s.close(Some(will()));
+    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
+    assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: true, epoch: 4, .. })]));
+    let mut s = Script::new();
+    s.connect_as("", Version::V5, 60, None);
+    assert_eq!(s.said(), "", "what is stored of it is chosen first");
+}
+
+#[test]
+fn a_will_that_is_too_large_is_refused() {
+    let mut s = Script::new();
+    let large = Will { payload: vec![0; MAX_WILL_BYTES].into(), ..will() };
+    s.connect_as("pump", Version::V5, 0, Some(large));
+    assert_eq!((s.said().as_str(), s.open.len()), ("refuse Quota", 0));
+    s.close(None);
+    assert!(s.open.is_empty() && s.session.is_over());
+}
+
+/// Publishes wills on a table.
+struct Publishing {
+    script: Script,
+    wills: Wills,
+}
+
+impl Publishing {
+    fn new() -> Self {
+        Self { script: Script::new(), wills: Wills::default() }
+    }
+
+    fn publish(&mut self, due: DueWill, waits: Option<u64>) {
+        let s = &mut self.script;
+        let origin = Origin { gateway: GatewayId(1), start: 2 };
+        let now = EpochMs(1_764_000_000_000);
+        let site = Site { ring: &s.ring, decoder: &s.decoder, origin, now, listens: &|_| false };
+        self.wills.publish(site, due, waits, &mut s.out);
+    }
+
+    /// The first of what was submitted is settled.
+    fn settle(&mut self, outcome: Outcome) -> Option<u64> {
+        let s = &mut self.script;
+        let (shard, ticket, _) = s.out.submit.remove(0);
+        assert_eq!(ticket.connection, WILLS);
+        let origin = Origin { gateway: GatewayId(1), start: 2 };
+        let now = EpochMs(1_764_000_000_000);
+        let site = Site { ring: &s.ring, decoder: &s.decoder, origin, now, listens: &|_| false };
+        self.wills.settled(site, Settled { ticket, shard, slot: 7, outcome }, &mut s.out)
+    }
+
+    /// Settles what was submitted for the quarantine; how much that was.
+    fn set_aside(&mut self) -> usize {
+        let is_it = |item: &Forwardable| matches!(item, Forwardable::Item(Item::Quarantine { epoch: 0, .. }));
+        let count = self.script.out.submit.iter().filter(|(_, _, item)| is_it(item)).count();
+        for _ in 0..count {
+            assert_eq!(self.settle(Outcome::Done), None);
+        }
+        count
+    }
+
+    fn asks_whose_it_is(&self) -> bool {
+        matches!(&self.script.out.submit[..], [(_, _, Forwardable::Item(Item::WillDone { epoch: 7, .. }))])
+    }
+}
+
+#[test]
+fn a_will_is_counted_then_routed_by_the_one_whose_it_is_and_then_its_successor_comes_in() {
+    for (outcome, routed) in [(Outcome::Done, 1), (Outcome::Duplicate, 0)] {
+        let mut p = Publishing::new();
+        p.publish(due("d/a/alive", 7), Some(5));
+        p.publish(due("d/a/alive", 7), Some(6));
+        let [(_, _, Forwardable::Publish(Some(source), readings))] = &p.script.out.submit[..] else {
+            panic!("{:?}", p.script.out.submit)
+        };
+        assert_eq!((source.instance, source.epoch, source.packet_id, source.dup), (3, 7, 0, true));
+        assert_eq!(readings.len(), 1);
+        assert_eq!(p.settle(DONE), None);
+        assert!(p.asks_whose_it_is() && p.script.out.route.is_empty());
+        assert_eq!(p.settle(outcome), Some(6), "the latest connection waits");
+        assert_eq!((p.script.out.route.len(), p.wills.len()), (routed, 0));
+    }
+}
+
+#[test]
+fn the_same_will_of_two_connections_is_two() {
+    let mut p = Publishing::new();
+    p.publish(due("d/a/alive", 7), None);
+    p.publish(due("d/a/alive", 8), None);
+    let hash = |item: &Forwardable| match item {
+        Forwardable::Publish(Some(source), _) => source.hash >> 16,
+        other => panic!("{other:?}"),
+    };
+    let hashes: Vec<_> = p.script.out.submit.iter().map(|(_, _, item)| hash(item)).collect();
+    assert_ne!(hashes[0], hashes[1], "a session that goes on would take the second for the first");
+}
+
+#[test]
+fn a_will_that_is_no_reading_is_routed_and_one_that_can_not_be_kept_is_set_aside() {
+    for (topic, set_aside) in [("lamp/on", 0), ("many", 1)] {
+        let mut p = Publishing::new();
+        p.publish(due(topic, 7), None);
+        assert_eq!(p.set_aside(), set_aside);
+        assert!(p.asks_whose_it_is());
+        assert_eq!(p.settle(Outcome::Done), None);
+        assert_eq!(p.script.out.route.len(), 1);
+    }
+    let set_aside = SetAside { reading: 0, reason: Reason::StreamsFull };
+    let nothing = Outcome::Judged(Judged { set_aside: vec![set_aside], ..Judged::default() });
+    for outcome in [Outcome::Refused("max_outbox_batches".into()), nothing] {
+        let mut p = Publishing::new();
+        p.publish(due("d/a/alive", 7), Some(5));
+        p.settle(outcome);
+        assert_eq!(p.set_aside(), 1);
+        assert_eq!(p.settle(Outcome::Done), Some(5), "a client is not kept out by what can't be kept");
+        assert_eq!(p.script.out.route.len(), 1);
+    }
 }
 
 #[test]
@@ -348,7 +543,8 @@ fn a_connection_that_ends_early_is_disconnected_when_its_shard_has_answered() {
             0,
             Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
         );
-        assert!(matches!(s.items()[..], [Item::Disconnect { epoch: 4, .. }]));
+        assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { epoch: 4, with_will: false, .. })]));
+        s.settle(0, DONE);
         assert!(s.session.is_over());
     }
     let mut s = Script::new();
@@ -371,7 +567,10 @@ fn a_connect_without_an_answer_is_refused_once_and_never_accepted_after_that() {
     s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
     assert_eq!(s.said(), "");
     s.close(None);
-    assert!(matches!(s.items()[..], [Item::Disconnect { epoch: 4, .. }]), "once");
+    assert!(
+        matches!(s.items()[..], [Item::Disconnect(Disconnect { epoch: 4, with_will: false, .. })]),
+        "once"
+    );
 
     let mut s = Script::new();
     s.connect(Version::V5, 60);
@@ -402,13 +601,55 @@ fn many_and_long_filters_are_stored_in_items_of_bounded_size() {
     };
     let mut list: Vec<_> = (0..200).map(|i| subscription(&format!("f/{i}"))).collect();
     list.push(subscription(&"x".repeat(MAX_FILTER_BYTES + 1)));
-    s.inbound(Inbound::Subscribed(list));
+    s.inbound(Inbound::Subscribe { token: 1, subscriptions: list });
     let sizes: Vec<_> = s
         .items()
         .iter()
         .map(|i| if let Item::Subscriptions { add, .. } = i { add.len() } else { 0 })
         .collect();
-    assert_eq!((sizes.as_slice(), s.out.subscribe.len()), ([64, 64, 64, 8].as_slice(), 201));
+    assert_eq!((sizes.as_slice(), s.out.subscribe.len()), ([64, 64, 64, 8].as_slice(), 0));
+    // What comes in the meantime is answered in its own time.
+    s.publish(1, QoS::AtLeastOnce, "lamp/on", "1");
+    assert_eq!(s.said(), "ack 1");
+    s.settle(0, DONE);
+    s.settle(0, Outcome::Subscribed { refused: vec![1, 63] });
+    s.settle(0, Outcome::Refused("full".into()));
+    assert_eq!(s.said(), "", "the last ones are not chosen yet");
+    s.settle(0, DONE);
+    let refused: Vec<_> = [200, 65, 127].into_iter().chain(128..192).collect();
+    assert_eq!(s.said(), format!("subscribed 1 without {refused:?}"));
+    assert_eq!(s.out.subscribe.len(), 201 - refused.len());
+}
+
+#[test]
+fn suback_and_unsuback_wait_for_the_shard_in_a_durable_session_alone() {
+    let subscription =
+        || Subscription { filter: Filter::new("x/#").unwrap(), qos: QoS::AtLeastOnce, no_local: false };
+    for expiry_s in [0, 60] {
+        let mut s = Script::open(Version::V311, expiry_s, &[]);
+        s.inbound(Inbound::Subscribe { token: 1, subscriptions: vec![subscription()] });
+        s.inbound(Inbound::Unsubscribe { token: 2, filters: vec![Filter::new("x/#").unwrap()] });
+        if expiry_s > 0 {
+            assert_eq!((s.said().as_str(), s.out.subscribe.len()), ("", 0));
+            s.settle(0, DONE);
+            assert_eq!((s.said().as_str(), s.out.unsubscribe.len()), ("subscribed 1 without []", 0));
+            s.settle(0, DONE);
+            assert_eq!(s.said(), "unsubscribed 2");
+        } else {
+            assert_eq!(s.said(), "subscribed 1 without [], unsubscribed 2");
+        }
+        assert_eq!((s.out.subscribe.len(), s.out.unsubscribe.len()), (1, 1));
+    }
+    // Neither is said to one that is gone, nor to one that was taken over.
+    let mut s = Script::open(Version::V311, 60, &[]);
+    s.inbound(Inbound::Subscribe { token: 1, subscriptions: vec![subscription()] });
+    s.settle(0, Outcome::Stale);
+    assert_eq!((s.said().as_str(), s.out.close), ("", Some(CloseReason::TakenOver)));
+    let mut s = Script::open(Version::V311, 60, &[]);
+    s.inbound(Inbound::Subscribe { token: 1, subscriptions: vec![subscription()] });
+    s.close(None);
+    s.settle(0, DONE);
+    assert_eq!((s.said().as_str(), s.out.subscribe.len()), ("", 0));
 }
 
 #[test]

@@ -44,13 +44,17 @@ pub enum Canary {
     SentIsConfirmed,
     /// A retired stream leaves no tombstone.
     RetiredIsForgotten,
+    /// SUBACK leaves before the subscriptions are chosen.
+    SubackBeforeChosen,
+    /// A client is let in before the will of its earlier connection is published.
+    WillAfterConnack,
     /// A restarted gateway seals with the key and the nonces of its earlier start.
     NonceUsedAgain,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -69,6 +73,8 @@ impl Canary {
         Self::LeapBelieved,
         Self::DedupNotInSnapshot,
         Self::SentIsConfirmed,
+        Self::SubackBeforeChosen,
+        Self::WillAfterConnack,
         Self::NonceUsedAgain,
         Self::RetiredIsForgotten,
     ];

@@ -5,7 +5,7 @@ use crate::actors::front::Front;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::logic::forward::{Effects, Forward, Forwardable, Ticket};
-use crate::logic::machine::Origin;
+use crate::logic::machine::{DueWill, Origin};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use crate::logic::shard::Event;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
@@ -21,6 +21,11 @@ const LOOK_MS: u64 = 20;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Submit(pub Vec<(ShardId, Ticket, Forwardable)>);
+
+/// Wills that this gateway is to publish: as many as the bounds of the shards that it leads allow.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct PublishWills(pub Vec<DueWill>);
 
 /// Answers about forwarded batches.
 #[derive(Debug, Message)]
@@ -180,6 +185,13 @@ impl Handler<Submit> for Forwarder {
     }
 }
 
+impl Handler<PublishWills> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, PublishWills(wills): PublishWills, _: &mut Self::Context) {
+        self.front.publish_wills(wills);
+    }
+}
+
 impl Handler<Turn> for Forwarder {
     type Result = ();
     fn handle(&mut self, _: Turn, ctx: &mut Self::Context) {
@@ -227,8 +239,11 @@ impl Handler<GatewayUp> for Forwarder {
 
 impl Handler<Connect> for Forwarder {
     type Result = ();
-    fn handle(&mut self, connect: Connect, _: &mut Self::Context) {
+    fn handle(&mut self, connect: Connect, ctx: &mut Self::Context) {
         self.shards = connect.shards;
         self.switch = Some(connect.switch);
+        self.core.begin();
+        self.turning = true;
+        ctx.notify(Turn);
     }
 }

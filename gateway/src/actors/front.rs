@@ -6,12 +6,13 @@ use crate::actors::orders::{ORDERS, Orders};
 use crate::actors::switch::{InterestChanged, Switch, ToPeers};
 use crate::logic::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
 use crate::logic::forward::{Forwardable, Settled, Ticket};
-use crate::logic::machine::{Origin, Outcome};
+use crate::logic::machine::{DueWill, Origin, Outcome};
 use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use crate::logic::ring::Ring;
 use crate::logic::session::{CONNECT_WAIT_MS, Effects, Fates, Session, Site};
 use crate::logic::skips::{DeviceSkips, Skips};
 use crate::logic::unmapped::{Unmapped, UnmappedTopic};
+use crate::logic::wills::{WILLS, Wills};
 use actix::Addr;
 use bytes::Bytes;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -47,6 +48,8 @@ pub struct Front {
     ways: OnceLock<Ways>,
     clients: RwLock<HashMap<u64, Arc<Client>>>,
     arriving: Mutex<VecDeque<(Instant, u64)>>,
+    /// Locked after a session, never before one.
+    wills: Mutex<Wills>,
     router: Router,
     interest: RwLock<BTreeMap<GatewayId, Vec<Filter>>>,
     skips: Mutex<Skips>,
@@ -72,6 +75,7 @@ impl Front {
             ways: OnceLock::new(),
             clients: RwLock::default(),
             arriving: Mutex::default(),
+            wills: Mutex::default(),
             router: Router::new(),
             interest: RwLock::default(),
             skips: Mutex::default(),
@@ -92,6 +96,9 @@ impl Front {
     pub fn settled(&self, connection: u64, list: impl Iterator<Item = Settled>) {
         if connection == ORDERS {
             return list.for_each(|settled| self.orders.settled(settled));
+        }
+        if connection == WILLS {
+            return list.for_each(|settled| self.will_settled(settled));
         }
         let Some(client) = self.client(connection) else { return list.for_each(drop) };
         let listens = |topic: &str| self.listens(topic);
@@ -115,6 +122,25 @@ impl Front {
         let ticket = Ticket { connection: ORDERS, token };
         ways.forwarder.do_send(Submit(vec![(shard, ticket, item)]));
         Some(outcome)
+    }
+
+    fn will_settled(&self, settled: Settled) {
+        let mut effects = Effects::default();
+        let listens = |topic: &str| self.listens(topic);
+        let waits = lock(&self.wills).settled(self.site(&listens), settled, &mut effects);
+        self.spread(WILLS, &mut effects);
+        // Subscribers are given it before the next connection of its client is let in.
+        self.route(None, std::mem::take(&mut effects.route));
+        let Some(client) = waits.and_then(|id| self.client(id)) else { return };
+        let mut session = lock(&client.session);
+        session.will_published(&mut effects);
+        self.perform(&client, effects);
+    }
+
+    /// Publishes wills for clients whose connections are over.
+    pub fn publish_wills(&self, wills: Vec<DueWill>) {
+        let mut effects = Effects { wills, ..Effects::default() };
+        self.spread(WILLS, &mut effects);
     }
 
     /// Whether clients have come of whom [`Front::expire`] is to be asked.
@@ -177,6 +203,22 @@ impl Front {
             && let Some(client) = self.client(connection)
         {
             client.handle.close(CloseReason::TakenOver);
+        }
+    }
+
+    /// This gateway was given up as lost in a shard, where its connections count as ended: it closes those of that shard, whose
+    /// clients connect anew.
+    pub fn evict_all(&self, start: u64, shard: ShardId) {
+        if start != self.origin.start {
+            return;
+        }
+        let clients: Vec<_> =
+            self.clients.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for client in clients {
+            let name = lock(&client.session).client().to_string();
+            if !name.is_empty() && self.ring.shard_of(&name) == shard {
+                client.handle.close(CloseReason::TakenOver);
+            }
         }
     }
 
@@ -262,9 +304,10 @@ impl Front {
     }
 
     /// Called with the session locked, so that submissions of one connection keep their order.
-    fn perform(&self, client: &Arc<Client>, effects: Effects) {
+    fn perform(&self, client: &Arc<Client>, mut effects: Effects) {
         if !effects.subscribe.is_empty() && self.router.subscribe(&client.handle, &effects.subscribe).is_err()
         {
+            effects.answers.retain(|a| !matches!(a, Answer::Subscribed { .. }));
             client.handle.close(CloseReason::Quota);
         }
         if !effects.unsubscribe.is_empty() {
@@ -275,11 +318,7 @@ impl Front {
         {
             ways.switch.do_send(InterestChanged);
         }
-        if !effects.submit.is_empty()
-            && let Some(ways) = self.ways.get()
-        {
-            ways.forwarder.do_send(Submit(effects.submit));
-        }
+        self.spread(client.handle.id(), &mut effects);
         if effects.acked > 0 {
             self.acked.fetch_add(effects.acked, Ordering::Relaxed);
             metrics::counter!("selvedge_publishes_acked_total").increment(effects.acked);
@@ -307,16 +346,28 @@ impl Front {
         if let Some(reason) = effects.close {
             client.handle.close(reason);
         }
+        self.route(Some(client.handle.id()), effects.route);
+    }
+
+    /// What effects want of the shards, and what is set aside.
+    fn spread(&self, from: u64, effects: &mut Effects) {
+        for will in std::mem::take(&mut effects.wills) {
+            let waits = Some(from).filter(|from| *from != WILLS);
+            let listens = |topic: &str| self.listens(topic);
+            lock(&self.wills).publish(self.site(&listens), will, waits, effects);
+        }
+        if !effects.submit.is_empty()
+            && let Some(ways) = self.ways.get()
+        {
+            ways.forwarder.do_send(Submit(std::mem::take(&mut effects.submit)));
+        }
         if !effects.skipped.is_empty() {
             self.note_skipped(&effects.skipped);
+            effects.skipped.clear();
         }
-        if !effects.route.is_empty() {
-            self.route(Some(client.handle.id()), effects.route);
-        }
-        if !effects.rebirths.is_empty() {
-            // Of the gateway itself, so that the edge node gets it though it wants nothing of its own.
-            self.route(None, effects.rebirths.into_iter().map(|rebirth| command(*rebirth)).collect());
-        }
+        // Of the gateway itself, so that the edge node gets it though it wants nothing of its own.
+        let rebirths = std::mem::take(&mut effects.rebirths);
+        self.route(None, rebirths.into_iter().map(|rebirth| command(*rebirth)).collect());
     }
 
     fn note_skipped(&self, skipped: &[Skipped<'_>]) {
@@ -328,6 +379,9 @@ impl Front {
     }
 
     fn route(&self, from: Option<u64>, publishes: Vec<Publish>) {
+        if publishes.is_empty() {
+            return;
+        }
         let mut away = Vec::new();
         let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
         if self.router.is_empty() && interest.values().all(Vec::is_empty) {

@@ -1,7 +1,7 @@
 //! The actor of one shard's replica: gathers what comes, steps the core once for all of it, and performs
 //! the effects in their order of durability.
 
-use crate::actors::forwarder::{Answered, Forwarder, LeaderIs};
+use crate::actors::forwarder::{Answered, Forwarder, LeaderIs, PublishWills};
 use crate::actors::log::{Healed, LogActor, Persist, Store, end_process};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
@@ -143,6 +143,9 @@ impl ShardActor {
         }
         if let Some(view) = effects.uplink {
             around.uplink.do_send(ShardView(shard, view));
+        }
+        if !effects.wills.is_empty() {
+            around.forwarder.do_send(PublishWills(effects.wills));
         }
         for (what, count) in effects.counters.iter().flat_map(Counters::named).filter(|(_, count)| *count > 0)
         {

@@ -152,6 +152,7 @@ impl Switch {
                     self.perform(effects);
                 }
                 PeerMessage::Evict { start, connection } => self.front.evict(start, connection),
+                PeerMessage::EvictAll { start, shard } => self.front.evict_all(start, shard),
                 PeerMessage::Interest { filters } => self.front.set_interest(from, &filters),
                 PeerMessage::Route { publishes } => self.front.route_in(publishes),
             }

@@ -57,6 +57,9 @@ pub struct Ticket {
     pub token: u64,
 }
 
+/// Of items whose outcome nobody waits for.
+const NOBODY: Ticket = Ticket { connection: u64::MAX - 1, token: 0 };
+
 /// A reading with its stream's name still in full, as a decoder gives it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedReading {
@@ -109,6 +112,9 @@ impl Forwardable {
                 texts + 9 * q.counted.len() + 512
             }
             Self::Item(Item::Readmitted { counted, .. }) => 9 * counted.len() + 512,
+            Self::Item(Item::Connect(connect)) => {
+                connect.will.as_ref().map_or(0, |will| will.cost_bytes()) + 512
+            }
             Self::Item(_) => 512,
         }
     }
@@ -212,6 +218,15 @@ impl Forward {
         lane.queue_bytes += bytes;
         lane.queue.push_back((ticket, item));
         self.dirty.insert(shard);
+    }
+
+    /// Tells every shard that this process has begun, if it is not the first of its gateway.
+    pub fn begin(&mut self) {
+        if self.origin.start > 1 {
+            for shard in (0..self.ring.shards()).map(ShardId) {
+                self.submit(shard, NOBODY, Forwardable::Item(Item::Begin));
+            }
+        }
     }
 
     /// More is queued than should be: whoever submits must slow down.

@@ -21,3 +21,4 @@ pub mod shard;
 pub mod skips;
 pub mod unmapped;
 pub mod uplink;
+pub mod wills;

@@ -89,6 +89,13 @@ pub enum PeerMessage {
         /// Which connection of it.
         connection: u64,
     },
+    /// The receiving gateway was given up as lost in this shard: it closes the connections whose clients belong there.
+    EvictAll {
+        /// The process that held them.
+        start: u64,
+        /// The shard of their client ids.
+        shard: ShardId,
+    },
     /// The filters that programs at the sending gateway subscribe to; replaces what it said before.
     Interest {
         /// The distinct filters; more than [`MAX_INTEREST_FILTERS`] are sent as the one filter `#`.

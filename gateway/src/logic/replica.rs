@@ -18,7 +18,7 @@
 //! not take, which the outbox budget bounds.
 
 use super::commit::Submission;
-use super::machine::{Counters, CutBatch, Halt};
+use super::machine::{Counters, CutBatch, DueWill, Halt};
 use super::paxos::Slot;
 use super::peer::{PeerMessage, TransferMessage};
 use super::shard::{CONFIGURATION, Event, Now, Shard, UplinkView};
@@ -102,6 +102,8 @@ pub struct Effects {
     pub began_to_lead: bool,
     /// How the uplink sees this shard, when that changed.
     pub uplink: Option<UplinkView>,
+    /// Wills that this gateway is to publish.
+    pub wills: Vec<DueWill>,
     /// What applying has counted; re-applied slots count again after a restart.
     pub counters: Vec<Counters>,
 }
@@ -290,6 +292,7 @@ impl Replica {
             self.leading = view.leading;
             self.out.uplink = Some(view);
         }
+        self.out.wills = effects.wills;
         self.out.counters = effects.counters;
         Ok(std::mem::take(&mut self.out))
     }

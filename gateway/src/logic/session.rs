@@ -11,23 +11,26 @@
 //! A session that
 //! outlives its connection (3.1.1 without clean session, 5 with an expiry) is a record in the shard of its
 //! client id: CONNECT is answered only when that shard has raised the session's epoch, so that whatever an
-//! older connection still has under way is refused; its publishes carry (client, instance, epoch, packet id),
+//! older connection still has under way is refused, and when the will of that connection, if it is due, is published; its publishes carry (client, instance, epoch, packet id),
 //! by which a resend is recognised on whichever gateway it arrives. A QoS 2 publish into a shard that the
 //! session has not touched waits until the session's record names that shard, so that a later PUBREL, on
 //! any gateway, finds every shard that holds the packet id.
+//!
+//! A session without expiry is a record there, too, for as long as its connection lasts: of its will, and of whom to
+//! close when its client connects elsewhere. Only who was given a client id of ours is let in at once.
+//! SUBACK and UNSUBACK of a durable session leave when its shard has chosen what they answer.
 //!
 //! Invariant: a publish of QoS 1 or 2 is acknowledged as kept only after what became of each of its readings is chosen.
 //! Invariant: a publish that is answered with a failure has left its packet id in no shard, for a shard notes it only where something of
 //! it counted, and then the answer is a success.
 //! Invariant: publishes reach each shard in the order in which the client sent them.
-//! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted. The will of a
-//! connection is lost with its gateway. Will delay counts as 0.
+//! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted.
 
 use super::decode::{Decoded, Decoder, Rebirth, Skipped, name_skipped};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
 use super::machine::{
-    Connect, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES, Origin, Outcome, Quarantined,
-    Reading, Source,
+    Connect, Connected, Disconnect, DueWill, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES,
+    MAX_WILL_BYTES, Origin, Outcome, Quarantined, Reading, Source, Will,
 };
 pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
 use super::not_counted::{NotCounted, Sent};
@@ -42,7 +45,7 @@ use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
 use selvedge_shared::uplink::StreamName;
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -61,9 +64,12 @@ const FILTERS_ITEM_ENTRIES: usize = 64;
 
 /// Tokens at and above this one are the session's own, not the connection's.
 const OWN: u64 = 1 << 63;
+/// From here on to [`OWN`]: tokens of SUBSCRIBE and UNSUBSCRIBE.
+const ASKED: u64 = 1 << 62;
 const CONNECT: u64 = OWN;
-const IGNORED: u64 = OWN + 1;
-const TOUCH: u64 = OWN + 2;
+const TOUCH: u64 = OWN + 1;
+const LEAVE: u64 = OWN + 2;
+const IGNORED: u64 = OWN + 3;
 
 /// What the session is part of.
 #[derive(Clone, Copy)]
@@ -93,6 +99,8 @@ pub struct Effects {
     pub subscribe: Vec<Subscription>,
     /// To be unsubscribed.
     pub unsubscribe: Vec<Filter>,
+    /// Wills to be published; the one that the client waits for is followed by [`Session::will_published`].
+    pub wills: Vec<DueWill>,
     /// Fields of publishes that are no readings.
     pub skipped: Vec<Skipped<'static>>,
     /// To be published by the gateway itself, at QoS 0.
@@ -165,8 +173,17 @@ pub struct Session {
     assigned: bool,
     instance: u64,
     epoch: u64,
+    will: Option<Box<Will>>,
     /// CONNECT is under way to its shard.
     connecting: bool,
+    /// What its shard has found, while a will of an earlier connection is published.
+    found: Option<Box<Connected>>,
+    /// How it left, until its shard can be told.
+    leave: Option<Leave>,
+    /// Its shard is told that it has left.
+    leaving: bool,
+    /// A shard has said that a later connection has the session.
+    taken_over: bool,
     touched: BTreeSet<u16>,
     pending: PendingList,
     /// Names of streams that were published lately, and where they belong.
@@ -175,6 +192,26 @@ pub struct Session {
     /// Publishes behind one that waits for a shard to be noted as touched.
     held: VecDeque<Inbound>,
     touching: usize,
+    /// SUBSCRIBE and UNSUBSCRIBE that wait for the shard of the client id, by token; the connection bounds their bytes.
+    asked: BTreeMap<u64, Asked>,
+}
+
+/// How a connection left its session.
+#[derive(Debug, Clone, Copy, Default)]
+struct Leave {
+    with_will: bool,
+    expiry_s: Option<u32>,
+}
+
+/// A SUBSCRIBE or an UNSUBSCRIBE of a durable session.
+#[derive(Debug, Default)]
+struct Asked {
+    subscriptions: Vec<Subscription>,
+    filters: Vec<Filter>,
+    /// Items that are not settled: the indices of the subscriptions in each.
+    items: VecDeque<Vec<usize>>,
+    /// Indices of the subscriptions that a bound refuses.
+    refused: Vec<usize>,
 }
 
 impl Session {
@@ -190,19 +227,30 @@ impl Session {
             assigned: false,
             instance: 0,
             epoch: 0,
+            will: None,
             connecting: false,
+            found: None,
+            leave: None,
+            leaving: false,
+            taken_over: false,
             touched: BTreeSet::new(),
             pending: PendingList::default(),
             names: RecentNames::default(),
             qos0: 0,
             held: VecDeque::new(),
             touching: 0,
+            asked: BTreeMap::new(),
         }
     }
 
     /// The client id, once it is known.
     pub fn client(&self) -> &str {
         &self.client
+    }
+
+    /// Which connection of its client this is; 0 while that is not known.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Whether CONNECT still waits for its shard.
@@ -212,7 +260,7 @@ impl Session {
 
     /// The connection is over and nothing is awaited of it any more.
     pub fn is_over(&self) -> bool {
-        self.phase == Phase::Over && self.pending.is_empty() && !self.connecting
+        self.phase == Phase::Over && self.pending.is_empty() && !self.connecting && !self.leaving
     }
 
     /// CONNECT waited too long for its shard.
@@ -224,6 +272,7 @@ impl Session {
 
     fn turn_away(&mut self, why: Refusal, out: &mut Effects) {
         self.phase = Phase::Over;
+        self.found = None;
         out.answers.push(Answer::Refuse(why));
     }
 
@@ -241,20 +290,8 @@ impl Session {
             Inbound::Publish(_) | Inbound::Release { .. } if self.touching > 0 => self.held.push_back(event),
             Inbound::Publish(publish) => self.publish(site, publish, out),
             Inbound::Release { token, packet_id } => self.release(token, packet_id.get(), out),
-            Inbound::Subscribed(list) => {
-                if self.persistent() {
-                    let add = list.iter().map(|s| (s.filter.as_str().to_string(), s.options())).collect();
-                    self.subscriptions(site, add, Vec::new(), out);
-                }
-                out.subscribe.extend(list);
-            }
-            Inbound::Unsubscribed(filters) => {
-                if self.persistent() {
-                    let remove = filters.iter().map(|f| f.as_str().to_string()).collect();
-                    self.subscriptions(site, Vec::new(), remove, out);
-                }
-                out.unsubscribe.extend(filters);
-            }
+            Inbound::Subscribe { token, subscriptions } => self.subscribe(site, token, subscriptions, out),
+            Inbound::Unsubscribe { token, filters } => self.unsubscribe(site, token, filters, out),
         }
     }
 
@@ -262,6 +299,8 @@ impl Session {
     pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) {
         if let Outcome::Stale = settled.outcome {
             self.pending.remove(settled.ticket.token);
+            self.leaving &= settled.ticket.token != LEAVE;
+            self.taken_over = true;
             if self.phase != Phase::Over {
                 self.phase = Phase::Over;
                 out.close = Some(CloseReason::TakenOver);
@@ -278,6 +317,13 @@ impl Session {
                 }
             }
             IGNORED => {}
+            LEAVE => {
+                self.leaving = false;
+                if let Outcome::WillDue(will) = settled.outcome {
+                    out.wills.push(*will);
+                }
+            }
+            token if token >= ASKED => self.asked_settled(token - ASKED, settled.outcome, out),
             token => self.part_settled(site, token, settled, out),
         }
     }
@@ -296,10 +342,18 @@ impl Session {
         }
         let fits = !self.assigned && self.client.len() <= MAX_CLIENT_BYTES;
         self.names.maker = if fits { self.client.as_str().into() } else { "".into() };
+        self.will = connect.will.as_ref().map(|w| {
+            let (topic, payload) = (w.topic.to_string(), w.payload.to_vec());
+            Box::new(Will { topic, payload, qos: w.qos.into(), delay_s: w.delay_s })
+        });
+        if self.will.as_ref().is_some_and(|will| will.cost_bytes() > MAX_WILL_BYTES) {
+            return self.turn_away(Refusal::Quota, out);
+        }
         self.submit_connect(site, out);
-        if !self.persistent() {
-            // Nothing is stored of it, so it need not wait: the shard only learns that it is here now.
-            self.open(Vec::new(), false, out);
+        if self.assigned && !self.persistent() {
+            // Nobody else has that id, and nothing is stored of it: its shard only learns that it is here now.
+            let expiry_s = self.expiry_s;
+            self.open(Connected { expiry_s, ..Connected::default() }, out);
         }
     }
 
@@ -311,6 +365,7 @@ impl Session {
             connection: self.connection,
             clean: self.clean,
             expiry_s: self.expiry_s,
+            will: self.will.clone(),
         };
         self.submit(site, CONNECT, Item::Connect(connect), out);
     }
@@ -318,21 +373,27 @@ impl Session {
     fn connected(&mut self, site: Site<'_>, outcome: Outcome, out: &mut Effects) {
         self.connecting = false;
         match outcome {
-            Outcome::Connected(found) => {
+            Outcome::Connected(mut found) => {
+                self.will = None;
                 (self.instance, self.epoch) = (found.instance, found.epoch);
-                if self.phase == Phase::Over {
-                    return self.submit_disconnect(site, out);
+                let will = found.will.take();
+                let waits = will.is_some() && !canary::makes(Canary::WillAfterConnack);
+                out.wills.extend(will.map(|will| *will));
+                if let Some(leave) = self.leave.take() {
+                    return self.submit_disconnect(site, leave, out);
                 }
-                self.touched = found.touched.into_iter().collect();
-                if self.arriving() {
-                    let restore = |(filter, options): (String, u8)| {
-                        Some(Subscription::from_options(Filter::new(&filter).ok()?, options))
-                    };
-                    let subscriptions = found.subscriptions.into_iter().filter_map(restore).collect();
-                    self.open(subscriptions, found.present, out);
+                self.touched = found.touched.iter().copied().collect();
+                match self.phase {
+                    Phase::Arriving if waits => self.found = Some(found),
+                    Phase::Arriving => self.open(*found, out),
+                    Phase::Open | Phase::Over => {}
                 }
             }
             Outcome::Refused(_) if self.arriving() => self.turn_away(Refusal::Busy, out),
+            Outcome::Refused(_) if self.phase == Phase::Open => {
+                self.phase = Phase::Over;
+                out.close = Some(CloseReason::Quota); // its will could not be kept, nor who it is
+            }
             Outcome::Refused(_) => {}
             // Its client may be connected elsewhere by now, and must not be thrown out there.
             _ if self.phase == Phase::Over => {}
@@ -341,11 +402,25 @@ impl Session {
         }
     }
 
-    fn open(&mut self, subscriptions: Vec<Subscription>, session_present: bool, out: &mut Effects) {
+    /// The will of an earlier connection is published: the client may come in.
+    pub fn will_published(&mut self, out: &mut Effects) {
+        if let Some(found) = self.found.take()
+            && self.arriving()
+        {
+            self.open(*found, out);
+        }
+    }
+
+    fn open(&mut self, found: Connected, out: &mut Effects) {
         self.phase = Phase::Open;
+        let restore = |(filter, options): (String, u8)| {
+            Some(Subscription::from_options(Filter::new(&filter).ok()?, options))
+        };
+        let subscriptions: Vec<_> = found.subscriptions.into_iter().filter_map(restore).collect();
         out.subscribe.extend(subscriptions.iter().cloned());
         let assigned_client_id = self.assigned.then(|| self.client.as_str().into());
-        let accept = Accept { session_present, assigned_client_id, expiry_s: None, subscriptions };
+        let expiry_s = Some(found.expiry_s).filter(|granted| *granted != self.expiry_s);
+        let accept = Accept { session_present: found.present, assigned_client_id, expiry_s, subscriptions };
         out.answers.push(Answer::Accept(Box::new(accept)));
     }
 
@@ -519,52 +594,109 @@ impl Session {
     fn closed(&mut self, site: Site<'_>, closed: Closed, out: &mut Effects) {
         let was_open = self.phase == Phase::Open;
         self.phase = Phase::Over;
-        self.held.clear();
+        let lost = |e: &Inbound| matches!(e, Inbound::Publish(p) if p.qos == QoS::AtMostOnce);
+        out.dropped += std::mem::take(&mut self.held).iter().filter(|e| lost(e)).count() as u64;
+        self.asked.clear();
         // What is under way goes on, and is routed when it is applied; nobody is left to be told.
-        if let Some(will) = closed.will.filter(|_| was_open) {
-            let publish = Publish {
-                token: IGNORED,
-                topic: will.topic,
-                payload: will.payload,
-                qos: QoS::AtMostOnce,
-                dup: false,
-                retain: false,
-                packet_id: None,
-            };
-            if let Meaning::Parts { parts, not, skipped } = self.names.decode(site, &publish, out) {
-                let ticket = Ticket { connection: self.connection, token: IGNORED };
-                out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(None))));
-                out.skipped.extend(skipped);
-                if let Some(not) = not.filter(|not| not.is_lasting()) {
-                    let item =
-                        quarantined((&self.client, self.epoch), site.now, &publish, &not, &Sent::Nothing);
-                    self.submit(site, IGNORED, item, out);
-                }
-            }
-            out.route.push(publish);
-        }
-        if was_open && self.epoch > 0 {
-            self.submit_disconnect(site, out);
+        let leave = Leave { with_will: was_open && closed.will.is_some(), expiry_s: closed.expiry_s };
+        if self.connecting {
+            self.leave = Some(leave);
+        } else if self.epoch > 0 && !self.taken_over {
+            self.submit_disconnect(site, leave, out);
         }
     }
 
-    fn submit_disconnect(&mut self, site: Site<'_>, out: &mut Effects) {
+    fn submit_disconnect(&mut self, site: Site<'_>, leave: Leave, out: &mut Effects) {
+        self.leaving = true;
+        let (client, epoch, at) = (self.client.clone(), self.epoch, site.origin);
+        let Leave { with_will, expiry_s } = leave;
+        let disconnect = Disconnect { client, epoch, at, with_will, expiry_s };
+        self.submit(site, LEAVE, Item::Disconnect(disconnect), out);
+    }
+
+    /// A durable session's subscriptions count, and SUBACK leaves, once the shard of the client id has chosen them.
+    fn subscribe(&mut self, site: Site<'_>, token: u64, list: Vec<Subscription>, out: &mut Effects) {
+        if !self.persistent() {
+            out.subscribe.extend(list);
+            out.answers.push(Answer::Subscribed { token, refused: Vec::new() });
+            return;
+        }
+        let fits = |(_, s): &(usize, &Subscription)| s.filter.as_str().len() <= MAX_FILTER_BYTES;
+        let (fit, too_long): (Vec<_>, Vec<_>) = list.iter().enumerate().partition(fits);
+        let mut asked = Asked { refused: too_long.into_iter().map(|(i, _)| i).collect(), ..Asked::default() };
+        // One item is far smaller than a batch may be.
+        for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
+            let add = chunk.iter().map(|(_, s)| (s.filter.as_str().to_string(), s.options())).collect();
+            asked.items.push_back(chunk.iter().map(|(i, _)| *i).collect());
+            self.submit_filters(site, token, add, Vec::new(), out);
+        }
+        asked.subscriptions = list;
+        self.ask(token, asked, out);
+    }
+
+    fn unsubscribe(&mut self, site: Site<'_>, token: u64, filters: Vec<Filter>, out: &mut Effects) {
+        if !self.persistent() {
+            out.unsubscribe.extend(filters);
+            out.answers.push(Answer::Unsubscribed { token });
+            return;
+        }
+        let mut asked = Asked::default();
+        // The shard holds none that is longer.
+        let fit: Vec<_> = filters.iter().filter(|f| f.as_str().len() <= MAX_FILTER_BYTES).collect();
+        for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
+            let remove = chunk.iter().map(|f| f.as_str().to_string()).collect();
+            asked.items.push_back(Vec::new());
+            self.submit_filters(site, token, Vec::new(), remove, out);
+        }
+        asked.filters = filters;
+        self.ask(token, asked, out);
+    }
+
+    fn submit_filters(
+        &self,
+        site: Site<'_>,
+        token: u64,
+        add: Vec<(String, u8)>,
+        remove: Vec<String>,
+        out: &mut Effects,
+    ) {
         let (client, epoch) = (self.client.clone(), self.epoch);
-        self.submit(site, IGNORED, Item::Disconnect { client, epoch }, out);
+        self.submit(site, ASKED + token, Item::Subscriptions { client, epoch, add, remove }, out);
     }
 
-    fn subscriptions(&self, site: Site<'_>, add: Vec<(String, u8)>, remove: Vec<String>, out: &mut Effects) {
-        // What the shard would refuse holds for this connection only. One item is far smaller than a batch may be.
-        let fits = |filter: &str| filter.len() <= MAX_FILTER_BYTES;
-        let add: Vec<_> = add.into_iter().filter(|(f, _)| fits(f)).collect();
-        let remove: Vec<_> = remove.into_iter().filter(|f| fits(f)).collect();
-        let changes = add.chunks(FILTERS_ITEM_ENTRIES).map(|add| (add.to_vec(), Vec::new()));
-        for (add, remove) in
-            changes.chain(remove.chunks(FILTERS_ITEM_ENTRIES).map(|r| (Vec::new(), r.to_vec())))
-        {
-            let (client, epoch) = (self.client.clone(), self.epoch);
-            self.submit(site, IGNORED, Item::Subscriptions { client, epoch, add, remove }, out);
+    fn ask(&mut self, token: u64, asked: Asked, out: &mut Effects) {
+        let nothing_to_wait_for = asked.items.is_empty();
+        self.asked.insert(token, asked);
+        if nothing_to_wait_for || canary::makes(Canary::SubackBeforeChosen) {
+            self.answer_asked(token, out);
         }
+    }
+
+    /// The next item of a SUBSCRIBE or UNSUBSCRIBE is settled: they are in the order in which they were submitted.
+    fn asked_settled(&mut self, token: u64, outcome: Outcome, out: &mut Effects) {
+        let Some(asked) = self.asked.get_mut(&token) else { return };
+        let item = asked.items.pop_front().unwrap_or_default();
+        match outcome {
+            Outcome::Refused(_) => asked.refused.extend(item),
+            Outcome::Subscribed { refused } => {
+                asked.refused.extend(refused.iter().filter_map(|i| item.get(usize::from(*i))));
+            }
+            _ => {}
+        }
+        if asked.items.is_empty() {
+            self.answer_asked(token, out);
+        }
+    }
+
+    fn answer_asked(&mut self, token: u64, out: &mut Effects) {
+        let Some(asked) = self.asked.remove(&token).filter(|_| self.phase == Phase::Open) else { return };
+        out.answers.push(match asked.filters.is_empty() {
+            true => Answer::Subscribed { token, refused: asked.refused.clone() },
+            false => Answer::Unsubscribed { token },
+        });
+        let granted = asked.subscriptions.into_iter().enumerate().filter(|(i, _)| !asked.refused.contains(i));
+        out.subscribe.extend(granted.map(|(_, s)| s));
+        out.unsubscribe.extend(asked.filters);
     }
 
     /// Submits an item to the shard of the client id.
@@ -575,7 +707,7 @@ impl Session {
 }
 
 /// A publish for the quarantine, of a session at this epoch.
-fn quarantined(
+pub(super) fn quarantined(
     (client, epoch): (&str, u64),
     at: EpochMs,
     publish: &Publish,
@@ -664,7 +796,7 @@ impl Part {
         }
     }
 
-    fn of(self, source: Option<Source>) -> Forwardable {
+    pub(super) fn of(self, source: Option<Source>) -> Forwardable {
         match (self, source) {
             (Part::One(reading), None) => Forwardable::Reading(reading),
             (Part::One(reading), source) => Forwardable::Publish(source, vec![reading]),
@@ -676,13 +808,18 @@ impl Part {
 /// Streams that a connection published lately: their names are shared by all that waits for them. Each has one place, by its
 /// hash; who takes another's makes the table larger, up to the bound.
 #[derive(Debug, Default)]
-struct RecentNames {
+pub(super) struct RecentNames {
     places: Vec<Option<(u64, Arc<StreamName>, ShardId)>>,
     /// The client id, which a name that is not at hand is told with; empty for all clients without one of their own.
     maker: Arc<str>,
 }
 
 impl RecentNames {
+    /// Those of a client.
+    pub(super) fn of(client: &str) -> Self {
+        Self { maker: client.into(), ..Self::default() }
+    }
+
     /// The stream's name, its shard, and its maker if it may be new there.
     fn find(
         &mut self,
@@ -723,7 +860,7 @@ impl RecentNames {
     }
 
     /// What a publish means. The request for births that it may cause goes to `out`.
-    fn decode(&mut self, site: Site<'_>, publish: &Publish, out: &mut Effects) -> Meaning {
+    pub(super) fn decode(&mut self, site: Site<'_>, publish: &Publish, out: &mut Effects) -> Meaning {
         let owned =
             |skipped: Vec<Skipped<'_>>| skipped.into_iter().map(Skipped::into_owned).collect::<Vec<_>>();
         let none = |not, skipped| Meaning::Parts { parts: Vec::new(), not, skipped };
@@ -770,7 +907,7 @@ impl RecentNames {
 }
 
 /// What a resend is recognised by, besides its packet id.
-fn hash(publish: &Publish) -> u64 {
+pub(super) fn hash(publish: &Publish) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
     hasher.update(publish.topic.as_bytes());
     hasher.update(&[0]);

@@ -208,6 +208,7 @@ fn sessions_and_subscriptions_are_bounded() {
             connection: 1 + u64::from(clean),
             clean,
             expiry_s: u32::MAX,
+            will: None,
         })
     };
     let epoch = |outcome| match outcome {
@@ -218,7 +219,19 @@ fn sessions_and_subscriptions_are_bounded() {
     let b = epoch(s.item(1, connect("b", false)));
     let full = s.item(1, connect("c", false));
     assert!(matches!(full, Outcome::Refused(why) if why.contains("max_sessions is 2")));
-    assert_eq!(s.item(2, Item::Disconnect { client: "a".into(), epoch: a }), Outcome::Done);
+    assert_eq!(
+        s.item(
+            2,
+            Item::Disconnect(Disconnect {
+                client: "a".into(),
+                epoch: a,
+                at: Origin { gateway: GatewayId(1), start: 1 },
+                with_will: true,
+                expiry_s: None,
+            })
+        ),
+        Outcome::Done
+    );
     assert_eq!(s.machine.next_tick_due(), Some(ElapsedMs(10_002)), "for ever is capped");
     let c = epoch(s.item(3, connect("c", false)));
     assert!(c > b && s.machine.sizes().sessions == 2, "the session that nobody used went");
@@ -231,15 +244,57 @@ fn sessions_and_subscriptions_are_bounded() {
     };
     assert_eq!(s.item(4, add("b", b, 2)), Outcome::Done);
     assert_eq!(s.item(4, add("b", b, 2)), Outcome::Done, "the same ones again");
-    assert!(matches!(s.item(5, add("c", c, 1)), Outcome::Refused(why) if why.contains("max_subscriptions")));
+    assert_eq!(s.item(5, add("c", c, 1)), Outcome::Subscribed { refused: vec![0] });
+    assert_eq!(s.item(5, add("b", b, 4)), Outcome::Subscribed { refused: vec![2, 3] }, "the others are held");
     epoch(s.item(6, connect("b", true)));
     assert_eq!(s.item(7, add("c", c, 2)), Outcome::Done, "a clean connection discards");
     for client in ["", &"x".repeat(MAX_CLIENT_BYTES + 1)] {
         assert!(matches!(s.item(8, connect(client, false)), Outcome::Refused(_)));
     }
-    let long = vec![("f".repeat(MAX_FILTER_BYTES + 1), 1)];
+    let long = vec![("f/0".to_string(), 0), ("f".repeat(MAX_FILTER_BYTES + 1), 1), (String::new(), 1)];
     let item = Item::Subscriptions { client: "c".into(), epoch: c, add: long, remove: vec![] };
-    assert!(matches!(s.item(9, item), Outcome::Refused(_)));
+    assert_eq!(s.item(9, item), Outcome::Subscribed { refused: vec![1, 2] });
+}
+
+#[test]
+fn wills_are_bounded_in_bytes() {
+    let mut s = Shard::new(Rules::default());
+    let connect = |client: &str, connection, bytes: usize| {
+        let at = Origin { gateway: GatewayId(1), start: 1 };
+        let will = Will { topic: "w".into(), payload: vec![0; bytes], qos: 0, delay_s: 0 };
+        let (client, will) = (client.to_string(), Some(Box::new(will)));
+        Item::Connect(Connect { client, at, connection, clean: true, expiry_s: 0, will })
+    };
+    assert!(matches!(s.item(1, connect("a", 1, MAX_WILL_BYTES)), Outcome::Refused(_)));
+    let most = MAX_WILL_BYTES - 65;
+    let fit =
+        (0..).take_while(|i| matches!(s.item(1, connect(&format!("c{i}"), 1, most)), Outcome::Connected(_)));
+    assert_eq!(fit.count(), MAX_WILLS_BYTES / MAX_WILL_BYTES);
+    // Who takes its own place over brings nothing more, though what it left is due until it is published.
+    assert!(matches!(s.item(2, connect("c0", 2, most)), Outcome::Connected(c) if c.will.is_some()));
+    assert!(matches!(s.item(2, connect("c1", 2, most)), Outcome::Refused(_)));
+    let at = Origin { gateway: GatewayId(1), start: 1 };
+    assert_eq!(s.item(3, Item::WillDone { client: "c0".into(), epoch: 1, at }), Outcome::Done);
+    assert!(matches!(s.item(4, connect("c1", 2, most)), Outcome::Connected(_)));
+}
+
+#[test]
+fn a_will_that_two_gateways_publish_counts_once() {
+    let mut s = Shard::new(Rules::default());
+    let will = || Source {
+        client: "pump".into(),
+        instance: 3,
+        epoch: 5,
+        packet_id: 0,
+        qos: 1,
+        dup: true,
+        hash: 9 << 32,
+    };
+    assert_eq!(s.publish(1, Some(will()), reading(1_000, 0.0)), COUNTED);
+    assert_eq!(s.publish(2, Some(will()), reading(1_000, 0.0)), Outcome::Duplicate);
+    let next = Source { epoch: 6, hash: 10 << 32, ..will() };
+    assert_eq!(s.publish(3, Some(next), reading(1_000, 0.0)), COUNTED, "the will of the next connection");
+    assert_eq!(s.publish(4, Some(will()), reading(1_000, 0.0)), Outcome::Stale);
 }
 
 #[test]
@@ -247,7 +302,7 @@ fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
     let mut s = Shard::new(Rules::default());
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let connect = |connection| {
-        Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60 })
+        Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60, will: None })
     };
     let first = s.item(1, connect(1));
     assert!(matches!(&first, Outcome::Connected(c) if !c.present));
@@ -262,7 +317,7 @@ fn a_session_without_expiry_is_not_resumed_though_its_end_is_not_known_yet() {
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let mut connect = |connection, clean, expiry_s| {
         let client = "a".into();
-        match s.item(1, Item::Connect(Connect { client, at, connection, clean, expiry_s })) {
+        match s.item(1, Item::Connect(Connect { client, at, connection, clean, expiry_s, will: None })) {
             Outcome::Connected(c) => (c.present, c.instance == c.epoch),
             other => panic!("{other:?}"),
         }

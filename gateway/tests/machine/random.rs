@@ -66,22 +66,36 @@ fn source(random: &mut fastrand::Rng, qos: u8) -> Source {
 fn session_item(random: &mut fastrand::Rng) -> Item {
     let client = format!("c{}", random.u32(0..8));
     let epoch = random.u64(0..30);
-    match random.u32(0..7) {
+    match random.u32(0..8) {
         6 => {
             let stream = random.bool().then(|| format!("s{}", random.u32(0..4)));
             Item::Retire { device: format!("d{}", random.u32(0..9)), stream }
         }
         0 | 1 => Item::Connect(Connect {
-            client,
+            client: client.clone(),
             at: Origin { gateway: GatewayId(random.u16(1..3)), start: 1 },
             connection: random.u64(..),
             clean: random.bool(),
             expiry_s: random.u32(0..20),
+            will: random.bool().then(|| {
+                let (topic, payload) = (format!("w/{client}"), vec![0; random.usize(0..20)]);
+                Box::new(Will { topic, payload, qos: random.u8(0..3), delay_s: random.u32(0..4) * 5 })
+            }),
         }),
-        2 => Item::Disconnect { client, epoch },
+        2 => Item::Disconnect(Disconnect {
+            client,
+            epoch,
+            at: Origin { gateway: GatewayId(random.u16(1..3)), start: 1 },
+            with_will: random.bool(),
+            expiry_s: random.bool().then(|| random.u32(0..9)),
+        }),
         3 => {
             let add = vec![(format!("f/{}", random.u32(0..5)), 1)];
             Item::Subscriptions { client, epoch, add, remove: vec![format!("f/{}", random.u32(0..5))] }
+        }
+        7 => {
+            let at = Origin { gateway: GatewayId(random.u16(1..3)), start: 1 };
+            Item::WillDone { client, epoch, at }
         }
         4 => Item::Touch { client, epoch, shard: random.u16(0..4) },
         _ => Item::Release(source(random, 2)),

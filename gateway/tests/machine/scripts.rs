@@ -4,8 +4,10 @@
 //! ```text
 //! > rules {"windows_ms":[10000]}
 //! > @STAMP publish D/S=VALUE[@TIME][#SEQ][~BOOT] ... [by CLIENT:INSTANCE:EPOCH:ID:HASH qos1|qos2 [dup]]
-//! > @STAMP connect CLIENT gGATEWAY.START conn=N [clean] [expiry=S]
-//! > @STAMP disconnect CLIENT EPOCH
+//! > @STAMP connect CLIENT gGATEWAY.START conn=N [clean] [expiry=S] [will=DELAY_S]
+//! > @STAMP disconnect CLIENT EPOCH gGATEWAY.START [bye] [expiry=S]
+//! > @STAMP published CLIENT EPOCH gGATEWAY.START  (the will of that connection)
+//! > @STAMP lost gGATEWAY.START
 //! > @STAMP subscribe CLIENT EPOCH +FILTER -FILTER
 //! > @STAMP touch CLIENT EPOCH SHARD
 //! > @STAMP release CLIENT:INSTANCE:EPOCH:ID:HASH
@@ -76,6 +78,7 @@ fn tell(s: &mut Shard, told: &str, out: &mut String) {
     let rest: Vec<&str> = words.collect();
     let number = |i: usize| rest[i].parse::<u64>().unwrap();
     let client = || rest[0].to_string();
+    let value = |key: &str| rest.iter().find_map(|w| w.strip_prefix(key)).map(|v| v.parse::<u64>().unwrap());
     let item = match what {
         "tick" => {
             let applied = s.tick(stamp);
@@ -93,18 +96,35 @@ fn tell(s: &mut Shard, told: &str, out: &mut String) {
             return show(s, &applied, out);
         }
         "publish" => return publish(s, stamp, &rest, out),
+        "lost" => {
+            let applied = s.apply(stamp, vec![Command::Lost { origin: origin(rest[0]) }]);
+            return show(s, &applied, out);
+        }
         "connect" => {
-            let value =
-                |key: &str| rest.iter().find_map(|w| w.strip_prefix(key)).map_or(0, |v| v.parse().unwrap());
+            let value = |key: &str| value(key).unwrap_or(0);
+            let will = |delay_s: u64| Will {
+                topic: "w".into(),
+                payload: b"gone".to_vec(),
+                qos: 1,
+                delay_s: delay_s as u32,
+            };
             Item::Connect(Connect {
                 client: client(),
                 at: origin(rest[1]),
                 connection: value("conn="),
                 clean: rest.contains(&"clean"),
                 expiry_s: value("expiry=") as u32,
+                will: rest.iter().any(|w| w.starts_with("will=")).then(|| Box::new(will(value("will=")))),
             })
         }
-        "disconnect" => Item::Disconnect { client: client(), epoch: number(1) },
+        "disconnect" => Item::Disconnect(Disconnect {
+            client: client(),
+            epoch: number(1),
+            at: origin(rest[2]),
+            with_will: !rest.contains(&"bye"),
+            expiry_s: value("expiry=").map(|s| s as u32),
+        }),
+        "published" => Item::WillDone { client: client(), epoch: number(1), at: origin(rest[2]) },
         "subscribe" => {
             let with =
                 |sign| rest.iter().filter_map(move |w: &&str| w.strip_prefix(sign)).map(str::to_string);
@@ -172,7 +192,12 @@ fn submit(s: &mut Shard, stamp: i64, submission: &Submission, out: &mut String) 
                     out,
                     "connected: instance {i}, epoch {e}, present {p}, filters {filters:?}, touched {t:?}"
                 )
+                .and_then(|()| match c.will {
+                    Some(will) => writeln!(out, "first the will of epoch {}", will.epoch),
+                    None => Ok(()),
+                })
             }
+            Outcome::WillDue(will) => writeln!(out, "its will is due: epoch {}", will.epoch),
             other => writeln!(out, "{other:?}"),
         }
         .unwrap();
@@ -211,6 +236,12 @@ fn show(s: &mut Shard, applied: &Applied, out: &mut String) {
     }
     if let Some(cursor) = applied.confirmed {
         writeln!(out, "confirmed {cursor}").unwrap();
+    }
+    for will in s.machine.orphaned_wills() {
+        writeln!(out, "for the leader to publish: {} epoch {}", will.client, will.epoch).unwrap();
+    }
+    for origin in &applied.returned {
+        writeln!(out, "{}.{} is back", origin.gateway, origin.start).unwrap();
     }
     if let Some(due) = s.machine.next_tick_due() {
         writeln!(out, "tick due at {}", due.0).unwrap();

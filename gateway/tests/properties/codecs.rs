@@ -5,8 +5,9 @@ use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
-    Command, Connect, Connected, Item, Judged, Maker, NameRef, Origin, Outcome, Page, Proposal, Publish,
-    Quarantined, Reading, Readmit, Reason, Rules, SetAside, Source, Submission, Verdict, WindowView,
+    Command, Connect, Connected, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin, Outcome, Page,
+    Proposal, Publish, Quarantined, Reading, Readmit, Reason, Rules, SetAside, Source, Submission, Verdict,
+    Will, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{
@@ -84,14 +85,39 @@ fn paxos() -> impl Strategy<Value = Message> {
     ]
 }
 
+fn will() -> impl Strategy<Value = Will> {
+    (text(), vec(any::<u8>(), 0..9), any::<(u8, u32)>()).prop_map(|(topic, payload, (qos, delay_s))| Will {
+        topic,
+        payload,
+        qos,
+        delay_s,
+    })
+}
+
+fn due_will() -> impl Strategy<Value = DueWill> {
+    (text(), any::<(u64, u64)>(), will()).prop_map(|(client, (instance, epoch), will)| DueWill {
+        client,
+        instance,
+        epoch,
+        will,
+    })
+}
+
 fn outcome() -> impl Strategy<Value = Outcome> {
-    let connected = (any::<(u64, u64, bool)>(), vec((text(), any::<u8>()), 0..3), vec(any::<u16>(), 0..3))
-        .prop_map(|((instance, epoch, present), subscriptions, touched)| Connected {
+    let connected = (
+        any::<(u64, u64, bool, u32)>(),
+        vec((text(), any::<u8>()), 0..3),
+        vec(any::<u16>(), 0..3),
+        of(due_will()),
+    )
+        .prop_map(|((instance, epoch, present, expiry_s), subscriptions, touched, will)| Connected {
             instance,
             epoch,
             present,
             subscriptions,
             touched,
+            expiry_s,
+            will: will.map(Box::new),
         });
     let reason = prop::sample::select(Reason::ALL.to_vec());
     let set_aside = (any::<u32>(), reason).prop_map(|(reading, reason)| SetAside { reading, reason });
@@ -106,6 +132,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::Stale),
         text().prop_map(Outcome::Refused),
         connected.prop_map(|c| Outcome::Connected(Box::new(c))),
+        due_will().prop_map(|w| Outcome::WillDue(Box::new(w))),
+        vec(any::<u16>(), 0..3).prop_map(|refused| Outcome::Subscribed { refused }),
     ]
 }
 
@@ -210,6 +238,7 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         (any::<u64>(), shard(), query).prop_map(|(id, shard, query)| PeerMessage::Query { id, shard, query }),
         (any::<u64>(), answered).prop_map(|(id, answer)| PeerMessage::Answer { id, answer }),
         any::<(u64, u64)>().prop_map(|(start, connection)| PeerMessage::Evict { start, connection }),
+        any::<(u64, u16)>().prop_map(|(start, shard)| PeerMessage::EvictAll { start, shard: ShardId(shard) }),
         vec(text(), 0..4).prop_map(|filters| PeerMessage::Interest { filters }),
         vec(routed, 0..3).prop_map(|publishes| PeerMessage::Route { publishes }),
     ]
@@ -253,14 +282,21 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
         (0..streams, of(time()), -1e9..1e9, any::<(Option<u64>, Option<u64>)>())
             .prop_map(|(stream, time, value, (seq, boot))| Reading { stream, time, value, seq, boot })
     };
-    let connect = (text(), origin(), any::<(u64, bool, u32)>()).prop_map(
-        |(client, at, (connection, clean, expiry_s))| Connect { client, at, connection, clean, expiry_s },
+    let connect = (text(), origin(), any::<(u64, bool, u32)>())
+        .prop_map(|(client, at, (connection, clean, expiry_s))| (client, at, connection, clean, expiry_s));
+    let connect = (connect, of(will())).prop_map(|((client, at, connection, clean, expiry_s), will)| {
+        Connect { client, at, connection, clean, expiry_s, will: will.map(Box::new) }
+    });
+    let disconnect = (text(), origin(), any::<(u64, bool, Option<u32>)>()).prop_map(
+        |(client, at, (epoch, with_will, expiry_s))| Disconnect { client, epoch, at, with_will, expiry_s },
     );
     prop_oneof![
         (of(source()), vec(reading(), 0..4))
             .prop_map(|(source, readings)| Item::Publish(Publish { source, readings })),
+        Just(Item::Begin),
         connect.prop_map(Item::Connect),
-        (text(), any::<u64>()).prop_map(|(client, epoch)| Item::Disconnect { client, epoch }),
+        disconnect.prop_map(Item::Disconnect),
+        (text(), any::<u64>(), origin()).prop_map(|(client, epoch, at)| Item::WillDone { client, epoch, at }),
         (text(), any::<u64>(), vec((text(), any::<u8>()), 0..3), vec(text(), 0..3))
             .prop_map(|(client, epoch, add, remove)| Item::Subscriptions { client, epoch, add, remove }),
         (text(), any::<(u64, u16)>()).prop_map(|(client, (epoch, shard))| Item::Touch {

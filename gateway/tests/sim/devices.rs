@@ -7,9 +7,10 @@
 use super::clock::true_time;
 use super::random::Random;
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::mqtt::{AckCode, Answer, Connect, Inbound, Publish, QoS, Version};
+use selvedge_shared::mqtt::{AckCode, Answer, Connect, Inbound, Publish, QoS, Subscription, Version, Will};
+use selvedge_shared::topic::Filter;
 use selvedge_shared::uplink::StreamName;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 
 /// A device that hears nothing for so long tries another gateway.
@@ -87,6 +88,13 @@ pub struct Device {
     order: VecDeque<u16>,
     pub connection: Option<Connection>,
     connect_at: u64,
+    /// The reading that its connection leaves as its will, and that of the last one that was let in.
+    will: Option<u64>,
+    accepted_will: Option<u64>,
+    /// What it subscribed to on this connection, by token; what was granted in its session.
+    asked: BTreeMap<u64, String>,
+    granted: BTreeSet<String>,
+    filters: u64,
 }
 
 /// What a device puts on its connection.
@@ -95,6 +103,7 @@ pub enum Packet {
     Connect(Box<Connect>),
     Publish { packet_id: u16, topic: String, payload: String, qos: QoS, dup: bool },
     Release(u16),
+    Subscribe { token: u64, filter: String },
 }
 
 impl Packet {
@@ -114,13 +123,18 @@ impl Packet {
             Self::Release(packet_id) => {
                 Inbound::Release { token, packet_id: NonZeroU16::new(packet_id).expect("not 0") }
             }
+            Self::Subscribe { token, filter } => {
+                let filter = Filter::new(&filter).expect("a filter");
+                let subscription = Subscription { filter, qos: QoS::AtLeastOnce, no_local: false };
+                Inbound::Subscribe { token, subscriptions: vec![subscription] }
+            }
         }
     }
 
     /// The packet id that its answer is for, or 0; the listener keeps it with the token.
     pub fn id(&self) -> u16 {
         match self {
-            Self::Connect(_) => 0,
+            Self::Connect(_) | Self::Subscribe { .. } => 0,
             Self::Publish { packet_id, .. } | Self::Release(packet_id) => *packet_id,
         }
     }
@@ -152,6 +166,11 @@ impl Devices {
             order: VecDeque::new(),
             connection: None,
             connect_at: 0,
+            will: None,
+            accepted_will: None,
+            asked: BTreeMap::new(),
+            granted: BTreeSet::new(),
+            filters: 0,
         };
         Self {
             list: (0..count).map(device).collect(),
@@ -238,7 +257,13 @@ impl Devices {
     }
 
     /// What device `d` puts on its connection now; the first packet of a new one is a CONNECT.
-    pub fn work(&mut self, d: usize, now: u64, to: impl FnOnce() -> (GatewayId, u64)) -> Vec<Packet> {
+    pub fn work(
+        &mut self,
+        d: usize,
+        now: u64,
+        cramped: bool,
+        to: impl FnOnce() -> (GatewayId, u64),
+    ) -> Vec<Packet> {
         let device = &mut self.list[d];
         if device.connection.is_some_and(|c| c.heard + PATIENCE_MS <= now && device.waits()) {
             device.leave(now);
@@ -252,7 +277,23 @@ impl Devices {
                 let (heard, last_arrival) = (now, now);
                 device.connection =
                     Some(Connection { gateway, start, id, accepted: false, heard, last_arrival });
-                packets.push(Packet::Connect(Box::new(device.connect())));
+                let id = self.readings.len() as u64 + 1;
+                let will = device.next_will(id, cramped);
+                if let Some((name, _)) = &will {
+                    let reading = Reading {
+                        name: name.clone(),
+                        window: None,
+                        kept: None,
+                        once: true,
+                        either: false,
+                        wild: false,
+                    };
+                    self.readings.insert(id, reading);
+                }
+                device.will = will.as_ref().map(|_| id);
+                let mut connect = device.connect();
+                connect.will = will.map(|(_, will)| will);
+                packets.push(Packet::Connect(Box::new(connect)));
             }
             Some(connection) if connection.accepted => device.publish(&mut packets),
             _ => {}
@@ -283,10 +324,22 @@ impl Devices {
         match answer {
             Answer::Accept(accept) => {
                 connection.accepted = true;
+                // One that was let in before has not said goodbye: its will came before this.
+                let before = device.accepted_will.take().filter(|_| !device.delays_its_will());
+                if let Some(will) = before.and_then(|id| self.readings.get_mut(&id)) {
+                    will.kept = Some(true);
+                }
+                device.accepted_will = device.will;
+                device.resubscribe(accept.session_present, &accept.subscriptions, &mut packets);
                 device.resume(accept.session_present, &mut packets);
                 device.publish(&mut packets);
             }
             Answer::Refuse(_) => device.leave(now),
+            Answer::Subscribed { token, refused } => {
+                assert!(refused.is_empty(), "nothing is at its bound");
+                device.granted.extend(device.asked.remove(&token));
+            }
+            Answer::Unsubscribed { .. } => {}
             Answer::Ack(ack) => {
                 let kept = ack.code == AckCode::Kept;
                 let qos2 = device.qos() == QoS::ExactlyOnce;
@@ -343,6 +396,7 @@ impl Device {
 
     fn leave(&mut self, now: u64) {
         self.connection = None;
+        self.asked.clear();
         if self.kind == Kind::Plain {
             self.flights.clear();
             self.order.clear();
@@ -362,6 +416,40 @@ impl Device {
             username: None,
             password: None,
         }
+    }
+
+    /// Wills that come late if at all: the session goes on before.
+    fn delays_its_will(&self) -> bool {
+        self.kind == Kind::Exact
+    }
+
+    /// What the next connection leaves behind, as reading `id`: in a stream of its own, for which a cramped site has no room.
+    fn next_will(&self, id: u64, cramped: bool) -> Option<(StreamName, Will)> {
+        if cramped || matches!(self.kind, Kind::Plain | Kind::Many) {
+            return None;
+        }
+        let name = StreamName { device: self.name.clone(), stream: format!("once-{id}") };
+        let topic = format!("d/{}/{}", name.device, name.stream).into();
+        let delay_s = if self.delays_its_will() { 2 } else { 0 };
+        Some((name, Will { topic, payload: id.to_string().into(), qos: QoS::AtLeastOnce, delay_s }))
+    }
+
+    /// What SUBACK granted must be there; a further filter is asked for.
+    fn resubscribe(&mut self, present: bool, found: &[Subscription], packets: &mut Vec<Packet>) {
+        if !matches!(self.kind, Kind::Exact | Kind::Resent) {
+            return;
+        }
+        let found: BTreeSet<&str> = found.iter().map(|s| s.filter.as_str()).collect();
+        for filter in &self.granted {
+            assert!(!present || found.contains(&**filter), "{} was granted {filter}, and lost it", self.name);
+        }
+        if !present {
+            self.granted.clear();
+        }
+        self.filters += 1;
+        let (token, filter) = (1, format!("f/{}/{}", self.name, self.filters % 32));
+        self.asked.insert(token, filter.clone());
+        packets.push(Packet::Subscribe { token, filter });
     }
 
     /// Sends again what was under way (MQTT 5, section 4.4).

@@ -3,6 +3,7 @@
 
 use super::clock::Clock;
 use super::disk::SimDisk;
+use super::invariants::wills::Counted;
 use super::random::Random;
 use selvedge_gateway::logic::decode::Decoder;
 use selvedge_gateway::logic::forward::{self, Forward, Forwardable, Ticket};
@@ -14,10 +15,11 @@ use selvedge_gateway::logic::ring::Ring;
 use selvedge_gateway::logic::session::{self, CONNECT_WAIT_MS, Session, Site};
 use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
 use selvedge_gateway::logic::uplink::{self, Uplink};
+use selvedge_gateway::logic::wills::{WILLS, Wills};
 use selvedge_gateway::storage::{self, Desk, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores};
 use selvedge_gateway::wal::Room;
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal};
+use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal, Will};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
 use selvedge_shared::uplink::{Down, Up};
 use std::collections::{BTreeMap, VecDeque};
@@ -86,7 +88,11 @@ pub struct Live {
     pub seen: BTreeMap<GatewayId, u64>,
     /// When it notices that it reaches others than it thinks.
     pub look_around_at: Option<u64>,
-    sessions: BTreeMap<u64, (Session, u64)>,
+    /// With when they came, and with their wills.
+    sessions: BTreeMap<u64, (Session, u64, Option<Will>)>,
+    wills: Wills,
+    /// By token: the client and the epoch that a will under way is of.
+    wills_of: BTreeMap<u64, (String, u64)>,
     busy_since: Option<u64>,
     /// A replica was told something after its turn.
     again: bool,
@@ -102,6 +108,9 @@ pub struct Out {
     pub closed: Vec<u64>,
     /// Items that shards settled: shard and slot.
     pub settled: Vec<(ShardId, u64)>,
+    /// What shards have counted of publishes, and of wills.
+    pub published: Vec<Counted>,
+    pub wills: Vec<Counted>,
     /// Sealed frames for the broker.
     pub up: Vec<(ShardId, Vec<u8>)>,
     /// Answers to queries that were asked here.
@@ -177,10 +186,15 @@ impl Place {
             seen: BTreeMap::new(),
             look_around_at: None,
             sessions: BTreeMap::new(),
+            wills: Wills::default(),
+            wills_of: BTreeMap::new(),
             busy_since: None,
             again: false,
             last_order: 0,
         });
+        if let Some(live) = &mut self.live {
+            live.forward.begin();
+        }
         Ok(())
     }
 
@@ -261,6 +275,12 @@ impl Live {
             {
                 out.closed.push(connection);
             }
+            PeerMessage::EvictAll { start, shard } if start == self.origin.start => {
+                let of = |(id, (s, ..)): (&u64, &(Session, u64, Option<Will>))| {
+                    (!s.client().is_empty() && common.ring.shard_of(s.client()) == shard).then_some(*id)
+                };
+                out.closed.extend(self.sessions.iter().filter_map(of));
+            }
             _ => {}
         }
     }
@@ -275,15 +295,43 @@ impl Live {
             let kept = match &settled.outcome {
                 Outcome::Judged(judged) => judged.is_kept(),
                 Outcome::Done | Outcome::Duplicate | Outcome::Retired { .. } => true,
-                Outcome::Stale | Outcome::Refused(_) | Outcome::Connected(_) => false,
+                Outcome::Stale
+                | Outcome::Refused(_)
+                | Outcome::Connected(_)
+                | Outcome::Subscribed { .. }
+                | Outcome::WillDue(_) => false,
             };
             if kept {
                 out.settled.push((settled.shard, settled.slot));
             }
-            let Some((session, _)) = self.sessions.get_mut(&connection) else { continue };
+            let new =
+                matches!(&settled.outcome, Outcome::Judged(judged) if judged.counted > 0) && settled.slot > 0;
+            let (shard, slot) = (settled.shard, settled.slot);
+            if connection == WILLS {
+                if let Some((client, epoch)) = self.wills_of.get(&settled.ticket.token).filter(|_| new) {
+                    out.wills.push(Counted { client: client.clone(), epoch: *epoch, shard, slot });
+                }
+                let mut effects = session::Effects::default();
+                let waits = self.wills.settled(site(common, origin, now), settled, &mut effects);
+                self.session_effects(common, now, WILLS, effects, out);
+                let Some((id, (session, ..))) =
+                    waits.and_then(|id| self.sessions.get_mut(&id).map(|s| (id, s)))
+                else {
+                    continue;
+                };
+                let mut effects = session::Effects::default();
+                session.will_published(&mut effects);
+                self.session_effects(common, now, id, effects, out);
+                continue;
+            }
+            let Some((session, ..)) = self.sessions.get_mut(&connection) else { continue };
+            if new && session.epoch() > 0 {
+                let (client, epoch) = (session.client().to_string(), session.epoch());
+                out.published.push(Counted { client, epoch, shard, slot });
+            }
             let mut effects = session::Effects::default();
             session.settled(site(common, origin, now), settled, &mut effects);
-            self.session_effects(connection, effects, out);
+            self.session_effects(common, now, connection, effects, out);
         }
     }
 
@@ -303,24 +351,40 @@ impl Live {
         event: Option<Inbound>,
         out: &mut Out,
     ) {
-        if matches!(event, Some(Inbound::Connect(_))) {
+        if let Some(Inbound::Connect(connect)) = &event {
             if self.busy_since.is_some_and(|since| since + 2_000 < now.mono_ms) {
                 return out.answers.push((connection, Answer::Refuse(Refusal::Busy)));
             }
-            self.sessions.insert(connection, (Session::new(connection), now.mono_ms));
+            self.sessions.insert(connection, (Session::new(connection), now.mono_ms, connect.will.clone()));
         }
         let origin = self.origin;
-        let Some((session, _)) = self.sessions.get_mut(&connection) else { return };
+        let Some((session, _, will)) = self.sessions.get_mut(&connection) else { return };
         let mut effects = session::Effects::default();
         let event = event.unwrap_or_else(|| {
-            let (reason, undelivered) = (CloseReason::Gone, Vec::new());
-            Inbound::Closed(Box::new(Closed { reason, will: None, expiry_s: None, undelivered }))
+            let (reason, will, undelivered) = (CloseReason::Gone, will.take(), Vec::new());
+            Inbound::Closed(Box::new(Closed { reason, will, expiry_s: None, undelivered }))
         });
         session.inbound(site(common, origin, now), event, &mut effects);
-        self.session_effects(connection, effects, out);
+        self.session_effects(common, now, connection, effects, out);
     }
 
-    fn session_effects(&mut self, connection: u64, effects: session::Effects, out: &mut Out) {
+    fn session_effects(
+        &mut self,
+        common: &Common,
+        now: Now,
+        connection: u64,
+        mut effects: session::Effects,
+        out: &mut Out,
+    ) {
+        for will in std::mem::take(&mut effects.wills) {
+            let waits = Some(connection).filter(|id| *id != WILLS);
+            self.wills.publish(site(common, self.origin, now), will, waits, &mut effects);
+        }
+        for (_, Ticket { connection, token }, item) in &effects.submit {
+            if let (WILLS, Forwardable::Publish(Some(source), _)) = (*connection, item) {
+                self.wills_of.insert(*token, (source.client.clone(), source.epoch));
+            }
+        }
         for (shard, ticket, item) in effects.submit {
             self.forward.submit(shard, ticket, item);
         }
@@ -328,7 +392,7 @@ impl Live {
         if effects.close.is_some() {
             out.closed.push(connection);
         }
-        if self.sessions.get(&connection).is_some_and(|(s, _)| s.is_over()) {
+        if self.sessions.get(&connection).is_some_and(|(s, ..)| s.is_over()) {
             self.sessions.remove(&connection);
         }
     }
@@ -460,15 +524,15 @@ impl Live {
         let late: Vec<u64> = self
             .sessions
             .iter()
-            .filter(|(_, (s, since))| s.arriving() && since + CONNECT_WAIT_MS <= now.mono_ms)
+            .filter(|(_, (s, since, _))| s.arriving() && since + CONNECT_WAIT_MS <= now.mono_ms)
             .map(|(id, _)| *id)
             .collect();
         for connection in late {
             let mut effects = session::Effects::default();
-            if let Some((session, _)) = self.sessions.get_mut(&connection) {
+            if let Some((session, ..)) = self.sessions.get_mut(&connection) {
                 session.refuse(&mut effects);
             }
-            self.session_effects(connection, effects, out);
+            self.session_effects(common, now, connection, effects, out);
         }
         self.busy_since = match self.forward.busy() {
             None | Some(BusyReason::Window) => None,
@@ -510,6 +574,11 @@ impl Live {
             self.forward.leader_is(now.mono_ms, shard, self.me, &mut effects);
             self.forwarded(common, now, effects, out);
         }
+        if !effects.wills.is_empty() {
+            let wills = effects.wills;
+            let effects = session::Effects { wills, ..session::Effects::default() };
+            self.session_effects(common, now, WILLS, effects, out);
+        }
         let mut up = Vec::new();
         for (seq, body) in effects.loaded {
             self.uplink.loaded(now.mono_ms, shard, seq, body.map(|b| b.to_vec()), &mut up);
@@ -525,7 +594,7 @@ impl Live {
     pub fn deadline(&mut self, now: Now) -> u64 {
         let shards = self.replicas.values_mut().filter_map(|r| r.deadline_ms(now)).min();
         let arriving =
-            self.sessions.values().filter(|(s, _)| s.arriving()).map(|(_, at)| at + CONNECT_WAIT_MS);
+            self.sessions.values().filter(|(s, ..)| s.arriving()).map(|(_, at, _)| at + CONNECT_WAIT_MS);
         [
             shards,
             self.log_due,
@@ -543,7 +612,10 @@ impl Live {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.log_work.is_empty() && self.store_work.is_empty() && self.forward.deadline_ms().is_none()
+        self.log_work.is_empty()
+            && self.store_work.is_empty()
+            && self.forward.deadline_ms().is_none()
+            && self.wills.is_empty()
     }
 
     pub fn segments(&self) -> u64 {

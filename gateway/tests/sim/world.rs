@@ -5,7 +5,7 @@ use super::devices::{self, Devices};
 use super::gateway::{Common, Ended, Live, Out, Place};
 use super::invariants::{
     self, agreement::Agreement, ballots::Ballots, kept::Kept, progress::Progress, reads::Reads, seals::Seals,
-    state::State,
+    state::State, wills::Wills,
 };
 use super::net::{MAX_PACKETS, Net};
 use super::plan::{Fault, Plan};
@@ -48,6 +48,7 @@ pub struct Tally {
     pub batches: u64,
     pub queries: u64,
     pub forged: u64,
+    pub wills: u64,
     pub steps: u64,
 }
 
@@ -61,6 +62,7 @@ impl Tally {
         self.batches += o.batches;
         self.queries += o.queries;
         self.forged += o.forged;
+        self.wills += o.wills;
         self.steps += o.steps;
     }
 }
@@ -138,6 +140,7 @@ pub struct World {
     reads: Reads,
     seals: Seals,
     state: State,
+    wills: Wills,
     last_query: u64,
     leaders: BTreeMap<ShardId, GatewayId>,
     tracing: bool,
@@ -202,6 +205,7 @@ impl World {
             reads: Reads::default(),
             seals: Seals::default(),
             state: State::default(),
+            wills: Wills::default(),
             last_query: 0,
             leaders: BTreeMap::new(),
             tracing,
@@ -239,6 +243,7 @@ impl World {
         self.tally.readings = self.devices.readings.len() as u64;
         self.tally.batches = self.cloud.applied;
         self.tally.forged = self.cloud.refused;
+        self.tally.wills = self.wills.count();
     }
 
     /// The faults stop: everything must settle, go quiet, and then go on.
@@ -339,6 +344,7 @@ impl World {
                         && outbox.cursor == outbox.last
                         && outbox.waiting_parts == 0
                         && machine.sizes().open_parts == 0
+                        && machine.sizes().due_wills == 0
                         && replica.core().group().role() != Role::Damaged
                 })
         })
@@ -622,7 +628,7 @@ impl World {
                 let id = GatewayId(random.below(gateways) as u16 + 1);
                 (id, places[&id].start)
             };
-            let packets = self.devices.work(d, self.now, to);
+            let packets = self.devices.work(d, self.now, self.plan.cramped, to);
             self.device_sends(d, packets);
         }
         let due = |(id, place): (&GatewayId, &Place)| (place.due <= self.now).then_some(*id);
@@ -768,6 +774,8 @@ impl World {
         for (shard, slot) in out.settled {
             self.kept.acknowledged(shard, slot);
         }
+        out.wills.into_iter().for_each(|counted| self.wills.will(counted));
+        out.published.into_iter().for_each(|counted| self.wills.published(counted));
         for (to, message) in out.send {
             if let Some(live) = &self.places[&from].live {
                 invariants::corruption::said(&live.replicas, &message);

@@ -112,12 +112,16 @@ impl Application for Broker {
                     }
                 }
                 Inbound::Release { token, .. } => acks.push(Answer::Ack(Ack::kept(token))),
-                Inbound::Subscribed(subscriptions) => {
-                    if self.router.subscribe(handle, &subscriptions).is_err() {
-                        handle.close(CloseReason::Quota);
+                Inbound::Subscribe { token, subscriptions } => {
+                    match self.router.subscribe(handle, &subscriptions) {
+                        Ok(()) => acks.push(Answer::Subscribed { token, refused: Vec::new() }),
+                        Err(_) => handle.close(CloseReason::Quota),
                     }
                 }
-                Inbound::Unsubscribed(filters) => self.router.unsubscribe(handle.id(), &filters),
+                Inbound::Unsubscribe { token, filters } => {
+                    self.router.unsubscribe(handle.id(), &filters);
+                    acks.push(Answer::Unsubscribed { token });
+                }
                 Inbound::Closed(closed) => {
                     self.closed(handle);
                     if let Some(will) = closed.will {

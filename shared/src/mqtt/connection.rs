@@ -11,9 +11,13 @@
 //! it waits, bytes are kept as they are, up to a bound: clients may publish right after CONNECT.
 //!
 //! Publishes are handed up while fewer than `max_inflight_entries` are unanswered. Beyond that they are parsed and
-//! parked, so that a PINGREQ or SUBSCRIBE behind them is answered at once even while no majority answers us; when
-//! `parked_bytes` are parked, we stop parsing and say so ([`Connection::wants_input`]), and TCP presses the
+//! parked, so that a PINGREQ behind them is answered at once even while no majority answers us. SUBSCRIBE and
+//! UNSUBSCRIBE are handed up at once, and answered when the application has answered. When `parked_bytes` are parked
+//! or wait for that answer, we stop parsing and say so ([`Connection::wants_input`]), and TCP presses the
 //! client back. A client that exceeds its Receive Maximum is treated just so: some clients ignore it.
+//!
+//! When a connection ends, what is parked of QoS 1 and 2 is forgotten: it was not acknowledged, and its client sends it
+//! again. Parked publishes of QoS 0 are handed up if the client left by itself, for it sends them only once.
 //!
 //! QoS 0 takes no answer and no place in that window: an application that can't follow drops it.
 //!
@@ -28,8 +32,7 @@
 //! application's: it knows the session, and a PUBREL for an id that is unknown here is handed up for it.
 //!
 //! Kinder than the standard: RETAIN on a publish is ignored though retained messages were announced as unavailable;
-//! bad, shared or identified filters fail one by one in SUBACK. Stricter: see [`crate::topic`]. Known limit of the
-//! codec: an MQTT 5 client without client id and without clean start is refused.
+//! bad, shared or identified filters fail one by one in SUBACK. Stricter: see [`crate::topic`].
 //!
 //! Sources: OASIS MQTT 3.1.1 and MQTT 5.0; the 3.1 protocol specification.
 
@@ -47,7 +50,7 @@ use crate::topic::{self, BadTopic, Filter};
 use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types::{self, QoS};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::num::NonZeroU16;
 
 /// Where a connection stands.
@@ -76,6 +79,27 @@ impl Parked {
     }
 }
 
+/// A SUBSCRIBE or UNSUBSCRIBE that the application has not answered.
+enum Asked {
+    /// What SUBACK says, filter by filter, and which of these the application decides: where in `granted`, and whether the
+    /// client held the filter before.
+    Subscribe { packet_id: NonZeroU16, granted: Vec<Granted>, taken: Vec<(usize, Filter, bool)> },
+    /// Of each filter, whether the client held it.
+    Unsubscribe { packet_id: NonZeroU16, held: Vec<bool> },
+}
+
+impl Asked {
+    fn cost_bytes(&self) -> usize {
+        QUEUED_OVERHEAD_BYTES
+            + match self {
+                Self::Subscribe { granted, taken, .. } => {
+                    granted.len() + taken.iter().map(|(_, f, _)| f.as_str().len() + 32).sum::<usize>()
+                }
+                Self::Unsubscribe { held, .. } => held.len(),
+            }
+    }
+}
+
 /// The core of one connection. Times are milliseconds of any clock that never goes back.
 pub struct Connection {
     limits: Limits,
@@ -88,6 +112,11 @@ pub struct Connection {
     owed: Answers,
     parked: VecDeque<Parked>,
     parked_bytes: usize,
+    /// By token.
+    asked: BTreeMap<u64, Asked>,
+    asked_bytes: usize,
+    /// The last token of these that was given.
+    asked_token: u64,
     /// QoS 2 publishes that were taken and not released.
     unreleased: HashSet<NonZeroU16>,
     /// By alias - 1.
@@ -99,6 +128,8 @@ pub struct Connection {
     server_keepalive_s: Option<u16>,
     /// The client gave a client id.
     named: bool,
+    /// The session expiry that CONNECT asked for.
+    expiry_s: u32,
     keepalive_ms: u64,
     heard_ms: u64,
     since_ms: u64,
@@ -118,6 +149,9 @@ impl Connection {
             owed: Answers::default(),
             parked: VecDeque::new(),
             parked_bytes: 0,
+            asked: BTreeMap::new(),
+            asked_bytes: 0,
+            asked_token: 0,
             unreleased: HashSet::new(),
             aliases: Vec::new(),
             filters: HashSet::new(),
@@ -125,6 +159,7 @@ impl Connection {
             window: Window::new(&limits),
             server_keepalive_s: None,
             named: false,
+            expiry_s: 0,
             keepalive_ms: 0,
             heard_ms: now_ms,
             since_ms: now_ms,
@@ -159,7 +194,8 @@ impl Connection {
 
     /// Whether parsing rests until the application answers or the client reads.
     fn is_pressed(&self) -> bool {
-        self.parked_bytes >= self.limits.parked_bytes.max(1) || self.output.len() >= MAX_OUTPUT_BYTES
+        self.parked_bytes + self.asked_bytes >= self.limits.parked_bytes.max(1)
+            || self.output.len() >= MAX_OUTPUT_BYTES
     }
 
     /// Bytes were appended to [`Connection::input`].
@@ -193,6 +229,8 @@ impl Connection {
                 Answer::Ack(ack) => self.owed.note(ack),
                 Answer::Accept(accept) => self.accept(*accept, now_ms, events),
                 Answer::Refuse(refusal) => self.refuse(refusal, events),
+                Answer::Subscribed { token, refused } => self.subscribed(token, &refused, events),
+                Answer::Unsubscribed { token } => self.subscribed(token, &[], events),
             }
         }
         self.settle(events);
@@ -257,16 +295,16 @@ impl Connection {
 
     fn end(&mut self, reason: CloseReason, expiry_s: Option<u32>, events: &mut Vec<Inbound>) {
         use CloseReason::{Disconnected, DisconnectedWithWill, Gone};
-        if self.phase == Phase::Open && matches!(reason, Disconnected | DisconnectedWithWill | Gone) {
-            // What it sent before it went counts, QoS 0 too; `parked_bytes` bounds this.
-            while let Some(parked) = self.parked.pop_front() {
-                self.hand_up(parked, events);
-            }
+        let left = self.phase == Phase::Open && matches!(reason, Disconnected | DisconnectedWithWill | Gone);
+        let once = |p: &Parked| matches!(p, Parked::Publish(p) if p.qos == QoS::AtMostOnce);
+        for parked in std::mem::take(&mut self.parked).into_iter().filter(|p| left && once(p)) {
+            self.hand_up(parked, events);
         }
         let before = std::mem::replace(&mut self.phase, Phase::Closed);
         self.input = BytesMut::new();
-        self.parked.clear();
         self.parked_bytes = 0;
+        self.asked.clear();
+        self.asked_bytes = 0;
         if matches!(before, Phase::Waiting | Phase::Open) {
             let will = self.will.take().filter(|_| before == Phase::Open && reason != Disconnected);
             let undelivered = self.window.take();
@@ -300,6 +338,11 @@ impl Connection {
             }
             Packet::Unsubscribe { packet_id, filters } => self.unsubscribe(packet_id, &filters, events),
             Packet::Ping => self.wire.put_pong(&mut self.output),
+            Packet::Disconnect { expiry_s: Some(1..), .. } if self.expiry_s == 0 => {
+                let what = "DISCONNECT gives an expiry to a session that CONNECT gave none";
+                self.close(CloseReason::Protocol(what), events);
+                true
+            }
             Packet::Disconnect { with_will, expiry_s } => {
                 let reason = match with_will {
                     true => CloseReason::DisconnectedWithWill,
@@ -342,6 +385,7 @@ impl Connection {
         self.keepalive_ms = u64::from(connect.keepalive_s) * 1500;
         self.will = connect.will.clone();
         self.named = !connect.client_id.is_empty();
+        self.expiry_s = connect.expiry_s;
         self.phase = Phase::Waiting;
         self.since_ms = now_ms;
         events.push(Inbound::Connect(Box::new(connect)));
@@ -509,6 +553,7 @@ impl Connection {
         events: &mut Vec<Inbound>,
     ) -> bool {
         let mut taken = Vec::new();
+        let mut subscriptions = Vec::new();
         let mut granted = Vec::with_capacity(filters.len());
         for (text, qos, no_local) in filters {
             let grant = match Filter::new(text) {
@@ -523,17 +568,20 @@ impl Connection {
                 }
                 Ok(filter) => {
                     let qos = qos.less_value(QoS::AtLeastOnce);
-                    self.filters.insert(filter.clone());
-                    taken.push(Subscription { filter, qos, no_local: *no_local });
+                    let held = !self.filters.insert(filter.clone());
+                    taken.push((granted.len(), filter.clone(), held));
+                    subscriptions.push(Subscription { filter, qos, no_local: *no_local });
                     Granted::Qos(qos)
                 }
             };
             granted.push(grant);
         }
-        if !taken.is_empty() {
-            events.push(Inbound::Subscribed(taken));
+        if subscriptions.is_empty() {
+            return self.wire.put_subscribed(&mut self.output, packet_id, &granted);
         }
-        self.wire.put_subscribed(&mut self.output, packet_id, &granted)
+        let token = self.ask(Asked::Subscribe { packet_id, granted, taken });
+        events.push(Inbound::Subscribe { token, subscriptions });
+        true
     }
 
     fn unsubscribe(
@@ -549,9 +597,49 @@ impl Connection {
             held.push(found.is_some());
             gone.extend(found);
         }
-        if !gone.is_empty() {
-            events.push(Inbound::Unsubscribed(gone));
+        if gone.is_empty() {
+            return self.wire.put_unsubscribed(&mut self.output, packet_id, &held);
         }
-        self.wire.put_unsubscribed(&mut self.output, packet_id, &held)
+        let token = self.ask(Asked::Unsubscribe { packet_id, held });
+        events.push(Inbound::Unsubscribe { token, filters: gone });
+        true
+    }
+
+    fn ask(&mut self, asked: Asked) -> u64 {
+        self.asked_token += 1;
+        self.asked_bytes += asked.cost_bytes();
+        self.asked.insert(self.asked_token, asked);
+        self.asked_token
+    }
+
+    /// The application has decided on a SUBSCRIBE or UNSUBSCRIBE.
+    fn subscribed(&mut self, token: u64, refused: &[usize], events: &mut Vec<Inbound>) {
+        let Some(asked) = self.asked.remove(&token) else { return };
+        self.asked_bytes = self.asked_bytes.saturating_sub(asked.cost_bytes());
+        let sent = match asked {
+            Asked::Subscribe { packet_id, mut granted, taken } => {
+                for (at, filter, held) in refused.iter().filter_map(|i| taken.get(*i)) {
+                    if let Some(grant) = granted.get_mut(*at) {
+                        *grant = Granted::Quota;
+                    }
+                    if !held && !self.is_asked(filter) {
+                        self.filters.remove(filter);
+                    }
+                }
+                self.wire.put_subscribed(&mut self.output, packet_id, &granted)
+            }
+            Asked::Unsubscribe { packet_id, held } => {
+                self.wire.put_unsubscribed(&mut self.output, packet_id, &held)
+            }
+        };
+        if !sent {
+            self.close(CloseReason::Protocol("its maximum packet size leaves no room for an answer"), events);
+        }
+    }
+
+    /// Whether a SUBSCRIBE that is not answered names the filter.
+    fn is_asked(&self, filter: &Filter) -> bool {
+        let names = |asked: &Asked| matches!(asked, Asked::Subscribe { taken, .. } if taken.iter().any(|(_, f, _)| f == filter));
+        self.asked.values().any(names)
     }
 }

@@ -33,10 +33,21 @@ pub enum Inbound {
         /// Of the QoS 2 publish.
         packet_id: NonZeroU16,
     },
-    /// It subscribed, and SUBACK has granted these. A filter that it held already is replaced.
-    Subscribed(Vec<Subscription>),
-    /// It gave these up; only filters that it held.
-    Unsubscribed(Vec<Filter>),
+    /// It subscribes. Answered by [`Answer::Subscribed`] with the token; SUBACK waits for that. A filter that it holds
+    /// already is replaced.
+    Subscribe {
+        /// Names it in the answer: counted from 1, apart from the tokens of publishes.
+        token: u64,
+        /// At least one.
+        subscriptions: Vec<Subscription>,
+    },
+    /// It gives up filters that it holds. Answered by [`Answer::Unsubscribed`] with the token; UNSUBACK waits for that.
+    Unsubscribe {
+        /// As in [`Inbound::Subscribe`], with which it shares the count.
+        token: u64,
+        /// At least one.
+        filters: Vec<Filter>,
+    },
     /// The connection is over. The last event; comes after each [`Inbound::Connect`], accepted or not.
     Closed(Box<Closed>),
 }
@@ -87,7 +98,7 @@ pub struct Will {
     pub payload: Bytes,
     /// 0, 1 or 2.
     pub qos: QoS,
-    /// MQTT 5: how long to wait before publishing it, in seconds. May be taken as 0.
+    /// MQTT 5: how long to wait before publishing it, in seconds.
     pub delay_s: u32,
 }
 
@@ -230,6 +241,8 @@ pub enum Refusal {
     BadCredentials,
     /// Known, but not allowed.
     NotAuthorized,
+    /// What it asks to be kept (its will) is larger than a bound.
+    Quota,
     /// MQTT 5's enhanced authentication was asked for.
     AuthMethod,
 }
@@ -244,6 +257,18 @@ pub enum Answer {
     /// To [`Inbound::Publish`] and [`Inbound::Release`]. In any order: the connection answers the client in the order
     /// in which the client sent. A token that is unknown, or answered already, is ignored.
     Ack(Ack),
+    /// To [`Inbound::Subscribe`]: SUBACK may leave.
+    Subscribed {
+        /// Whose answer; an unknown one is ignored.
+        token: u64,
+        /// Which of the subscriptions, by their index, a bound refuses.
+        refused: Vec<usize>,
+    },
+    /// To [`Inbound::Unsubscribe`]: UNSUBACK may leave.
+    Unsubscribed {
+        /// Whose answer; an unknown one is ignored.
+        token: u64,
+    },
 }
 
 /// How a client comes in.
@@ -255,7 +280,7 @@ pub struct Accept {
     pub assigned_client_id: Option<ByteString>,
     /// MQTT 5: how long the session outlives the connection, in seconds, if it is not what the client asked for.
     pub expiry_s: Option<u32>,
-    /// What the stored session subscribes to. No [`Inbound::Subscribed`] comes for these.
+    /// What the stored session subscribes to. No [`Inbound::Subscribe`] comes for these.
     pub subscriptions: Vec<Subscription>,
 }
 

@@ -209,7 +209,7 @@ impl Router {
     /// Adds subscriptions of a connection, or replaces those with the same filter.
     ///
     /// # Errors
-    /// When a bound is reached: those before it were added. SUBACK has said yes by then, so close the connection.
+    /// When a bound is reached: those before it were added, so close the connection.
     pub fn subscribe(
         &self,
         handle: &Arc<Handle>,

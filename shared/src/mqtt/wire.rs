@@ -67,6 +67,8 @@ pub(super) enum Granted {
 pub(super) struct Wire {
     codec: Codec,
     level: u8,
+    /// Where the flags of an MQTT 5 CONNECT stand in the input, until it is decoded.
+    flags_at: Option<usize>,
     max_packet_bytes: u32,
     /// The client's Maximum Packet Size.
     pub packet_bytes: u32,
@@ -104,7 +106,14 @@ const MISPLACED: &str = "a packet that clients do not send, or not now";
 impl Wire {
     pub fn new(limits: &Limits) -> Self {
         let max_packet_bytes = limits.max_packet_bytes.max(1);
-        Self { codec: Codec::Unknown, level: 0, max_packet_bytes, packet_bytes: u32::MAX, problems: true }
+        Self {
+            codec: Codec::Unknown,
+            level: 0,
+            flags_at: None,
+            max_packet_bytes,
+            packet_bytes: u32::MAX,
+            problems: true,
+        }
     }
 
     pub fn is_v5(&self) -> bool {
@@ -128,8 +137,10 @@ impl Wire {
         let size = input.iter().skip(1).take(4).position(|b| b & 0x80 == 0).map_or(0, |n| n + 1);
         let name = 1 + size;
         let name_length = input.get(name + 1).copied().unwrap_or(0);
-        let level = name + 2 + usize::from(name_length);
-        let (Some(&level), Some(&flags)) = (input.get(level), input.get(level + 1)) else { return Ok(false) };
+        let level_at = name + 2 + usize::from(name_length);
+        let (Some(&level), Some(&flags)) = (input.get(level_at), input.get(level_at + 1)) else {
+            return Ok(false);
+        };
         if flags & 0x04 == 0 && flags & 0x38 != 0 {
             return Err(CloseReason::Malformed("CONNECT with will flags and no will"));
         }
@@ -137,6 +148,7 @@ impl Wire {
             return Err(CloseReason::Malformed("CONNECT with a password and no user name"));
         }
         self.level = level;
+        self.flags_at = (version == ProtocolVersion::MQTT5).then_some(level_at + 1);
         self.codec = match version {
             ProtocolVersion::MQTT3 => Codec::V3(v3::Codec::new(self.max_packet_bytes)),
             ProtocolVersion::MQTT5 => Codec::V5(Box::new(v5::Codec::new(self.max_packet_bytes, 0))),
@@ -160,7 +172,11 @@ impl Wire {
                 Ok(found.map(|(packet, _)| from_v3(packet, self.level)))
             }
             Codec::V5(codec) => {
+                if let Some(at) = self.flags_at {
+                    start_clean_if_nameless(input, at);
+                }
                 let found = codec.decode(input).map_err(|e| reason(&e))?;
+                self.flags_at = self.flags_at.filter(|_| found.is_none());
                 Ok(found.map(|(packet, _)| from_v5(packet)))
             }
         }
@@ -237,6 +253,7 @@ impl Wire {
             Refusal::ClientId => (Old::IdentifierRejected, New::ClientIdentifierNotValid),
             Refusal::BadCredentials => (Old::BadUserNameOrPassword, New::BadUserNameOrPassword),
             Refusal::NotAuthorized => (Old::NotAuthorized, New::NotAuthorized),
+            Refusal::Quota => (Old::ServiceUnavailable, New::QuotaExceeded),
             Refusal::AuthMethod => (Old::NotAuthorized, New::BadAuthenticationMethod),
         };
         self.put(
@@ -376,6 +393,25 @@ fn fitting(mut note: Box<AckNote>, packet_bytes: u32) -> Box<AckNote> {
         note.reason_string = None;
     }
     note
+}
+
+/// An MQTT 5 CONNECT without a client id may do without clean start, which makes no difference to a session that nobody
+/// had before; but the codec refuses it. Sets the flag where the client id is there and empty.
+fn start_clean_if_nameless(input: &mut BytesMut, flags_at: usize) {
+    let (mut at, mut length) = (flags_at + 3, 0); // behind the keep alive: the length of the properties
+    for shift in [0, 7, 14, 21] {
+        let Some(&byte) = input.get(at) else { return };
+        at += 1;
+        length |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    if input.get(at + length..at + length + 2) == Some(&[0, 0])
+        && let Some(flags) = input.get_mut(flags_at)
+    {
+        *flags |= 0x02;
+    }
 }
 
 fn ack_code(code: AckCode) -> v5::PublishAckReason {

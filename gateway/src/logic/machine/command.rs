@@ -65,6 +65,11 @@ pub enum Command {
         /// The cursor.
         cursor: u64,
     },
+    /// A gateway can't be reached for long: its connections count as ended. If it comes back it closes them.
+    Lost {
+        /// The process that held them.
+        origin: Origin,
+    },
     /// From here on, forms of this level may be used.
     Upgrade {
         /// The level; the first is 1.
@@ -160,14 +165,21 @@ impl<'a> Submission<NameRef<'a>> {
 pub enum Item {
     /// It published; all readings of it that lie in this shard.
     Publish(Publish),
+    /// A gateway's process has begun: by this a shard learns that the connections of its earlier ones are over.
+    Begin,
     /// A client connected (in the shard of its client id).
     Connect(Connect),
     /// Its connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
-    Disconnect {
+    Disconnect(Disconnect),
+    /// A will that was due is published: its readings are chosen (in the shard of its client id). [`Outcome::Done`] to the one
+    /// whose it was to publish, who gives it to subscribers now; [`Outcome::Duplicate`] if it is another's by now, or done.
+    WillDone {
         /// The client id.
         client: String,
-        /// The epoch that [`Outcome::Connected`] gave.
+        /// The epoch of the connection that left it.
         epoch: u64,
+        /// Who published it.
+        at: Origin,
     },
     /// It subscribed or unsubscribed in a persistent session (in the shard of its client id).
     Subscriptions {
@@ -257,6 +269,56 @@ pub struct Connect {
     pub clean: bool,
     /// How long the session outlives its connection, in seconds; 0: not at all, `u32::MAX`: for ever.
     pub expiry_s: u32,
+    /// What is to be published for the client if it goes without a goodbye.
+    pub will: Option<Box<Will>>,
+}
+
+/// The end of a connection, as the shard of its client id sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Disconnect {
+    /// The client id.
+    pub client: String,
+    /// The epoch that [`Outcome::Connected`] gave.
+    pub epoch: u64,
+    /// The gateway process that held the connection: it publishes a will that is due at once.
+    pub at: Origin,
+    /// The client left without a goodbye, or wants its will published.
+    pub with_will: bool,
+    /// How long the session goes on from now, in seconds, if that is not what CONNECT said.
+    pub expiry_s: Option<u32>,
+}
+
+/// What a client leaves to be published after it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Will {
+    /// A well-formed topic name.
+    pub topic: String,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// How long to wait before it is published, in seconds, in case the client comes back.
+    pub delay_s: u32,
+}
+
+impl Will {
+    /// What it counts against bounds in bytes.
+    pub fn cost_bytes(&self) -> usize {
+        self.topic.len() + self.payload.len() + 64
+    }
+}
+
+/// A will that is to be published now.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct DueWill {
+    /// The client id.
+    pub client: String,
+    /// Which session of the client.
+    pub instance: u64,
+    /// Which connection of it: no two wills of a client have the same.
+    pub epoch: u64,
+    /// What is to be published.
+    pub will: Will,
 }
 
 /// Who published within a persistent session: what a resend is recognised by.
@@ -329,6 +391,11 @@ pub enum Outcome {
     Stale,
     /// A bound of the machine is reached, which this names: not applied, and not to be acknowledged as kept.
     Refused(String),
+    /// The answer to [`Item::Subscriptions`] of which a bound refuses a part; the rest was applied.
+    Subscribed {
+        /// Which of the added filters, by their index.
+        refused: Vec<u16>,
+    },
     /// The answer to [`Item::Connect`].
     Connected(Box<Connected>),
     /// The answer to [`Item::Retire`].
@@ -336,6 +403,8 @@ pub enum Outcome {
         /// How many streams there were.
         streams: u32,
     },
+    /// The answer to [`Item::Disconnect`] where a will is due at once: publish it, then [`Item::WillDone`].
+    WillDue(Box<DueWill>),
 }
 
 /// A session as its new connection finds it.
@@ -351,6 +420,10 @@ pub struct Connected {
     pub subscriptions: Vec<(String, u8)>,
     /// The shards that its QoS 2 publishes have touched.
     pub touched: Vec<u16>,
+    /// How long the session outlives this connection, in seconds.
+    pub expiry_s: u32,
+    /// A will of an earlier connection that is due: to be published before the client is let in, then [`Item::WillDone`].
+    pub will: Option<Box<DueWill>>,
 }
 
 /// What became of a forwarded batch.

@@ -54,6 +54,7 @@ mod slots;
 mod snapshot;
 mod tombstones;
 mod verdicts;
+mod wills;
 mod window;
 
 pub use clients::{FORGET_AFTER_S, KEPT_ENTRIES, MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
@@ -71,6 +72,7 @@ pub use rules::{BadRule, Override, Rules};
 pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
 pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
+pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
 pub use window::MAX_OPEN_WINDOWS_ENTRIES;
 
 use clients::{Clients, Known};
@@ -103,6 +105,8 @@ pub struct Applied {
     pub confirmed: Option<u64>,
     /// Connections that a later one of the same client has replaced: whoever holds one closes it.
     pub evicted: Vec<Evicted>,
+    /// Processes that were given up as lost and are heard of again: each closes the connections it has had in this shard.
+    pub returned: Vec<Origin>,
     /// What happened, in numbers.
     pub counters: Counters,
 }
@@ -344,6 +348,7 @@ impl Machine {
                         applied.confirmed = Some(*cursor);
                     }
                 }
+                Command::Lost { origin } => self.sessions.lost(*origin, self.elapsed),
                 Command::Upgrade { level } => self.level = self.level.max(*level),
                 Command::Rules(rules) => self.put_in_force(rules, &mut applied),
             }
@@ -378,6 +383,9 @@ impl Machine {
             return Verdict::Gap { last };
         }
         self.origins.insert(origin.gateway, (origin.start, last.max(n)));
+        if self.sessions.is_back(origin.gateway) {
+            applied.returned.push(origin);
+        }
         let Ok(submission) = Submission::decode(submission) else {
             applied.counters.malformed += 1;
             return Verdict::Malformed;
@@ -394,7 +402,12 @@ impl Machine {
                     Outcome::Duplicate => applied.counters.duplicates += 1,
                     Outcome::Stale => applied.counters.stale += 1,
                     Outcome::Refused(_) => applied.counters.refused += 1,
-                    Outcome::Done | Outcome::Judged(_) | Outcome::Connected(_) | Outcome::Retired { .. } => {}
+                    Outcome::Done
+                    | Outcome::Judged(_)
+                    | Outcome::Connected(_)
+                    | Outcome::Subscribed { .. }
+                    | Outcome::Retired { .. }
+                    | Outcome::WillDue(_) => {}
                 }
                 outcome
             })
@@ -443,9 +456,20 @@ impl Machine {
                 }
                 Err(not) => Err(not),
             },
-            Item::Disconnect { client, epoch } => self.sessions.disconnect(client, *epoch, now),
+            Item::Begin => Ok(()),
+            Item::Disconnect(disconnect) => match self.sessions.disconnect(disconnect, now, rules) {
+                Ok(Some(will)) => return Outcome::WillDue(Box::new(will)),
+                done => done.map(drop),
+            },
+            Item::WillDone { client, epoch, at } => match self.sessions.will_done(client, *epoch, *at) {
+                true => Ok(()),
+                false => return Outcome::Duplicate,
+            },
             Item::Subscriptions { client, epoch, add, remove } => {
-                self.sessions.subscribe(client, *epoch, add, remove, rules)
+                match self.sessions.subscribe(client, *epoch, add, remove, rules) {
+                    Ok(refused) if !refused.is_empty() => return Outcome::Subscribed { refused },
+                    done => done.map(drop),
+                }
             }
             Item::Touch { client, epoch, shard } => self.sessions.touch(client, *epoch, *shard),
             Item::Retire { device, stream } => {
@@ -789,6 +813,16 @@ impl Machine {
         self.outbox.record(seq)
     }
 
+    /// Wills that are due and that the leader's gateway is to publish, by client id. Bounded by [`MAX_WILLS_BYTES`].
+    pub fn orphaned_wills(&self) -> impl Iterator<Item = &DueWill> {
+        self.sessions.orphans()
+    }
+
+    /// The processes that clients of this shard are connected to.
+    pub fn processes(&self) -> impl Iterator<Item = Origin> {
+        self.sessions.processes()
+    }
+
     /// How much the tables hold.
     pub fn sizes(&self) -> Sizes {
         Sizes {
@@ -796,6 +830,7 @@ impl Machine {
             streams: self.names.streams.len(),
             open_parts: self.streams.open(),
             sessions: self.sessions.len(),
+            due_wills: self.sessions.due_wills(),
             clients: self.clients.len(),
             subscriptions: self.sessions.subscriptions(),
             names_bytes: self.names.bytes(),
@@ -815,6 +850,8 @@ pub struct Sizes {
     pub open_parts: usize,
     /// Sessions, connected or not.
     pub sessions: usize,
+    /// Wills that are due and not known to be published.
+    pub due_wills: usize,
     /// Clients whose packet ids are remembered.
     pub clients: usize,
     /// Subscriptions of all sessions.

@@ -5,12 +5,17 @@
 //! to close it. A session is discarded by a clean CONNECT, at the end of its connection if it has no
 //! expiry, and when that has passed by the shard's elapsed time.
 //!
-//! Limit: the sessions of a gateway that never starts again count as connected until their clients
-//! connect elsewhere, and hold their place in the shard's bound.
+//! The will of a connection is part of its session, and falls due here (MQTT 5, 3.1.2.5): when the connection ends without a
+//! goodbye or is taken over, after its delay has passed or its session has ended, whichever comes first; a session that goes on
+//! before its will's delay has passed keeps it back. See [`super::wills`] for what becomes of one that is due.
+//!
+//! The connections of a gateway end with its process: when a later start of it is met, or when the leader could not reach it
+//! for long ([`super::Command::Lost`]). A gateway that was given up and comes back is told to close them.
 
 use super::Evicted;
-use super::command::{Connect, Connected, Origin};
+use super::command::{Connect, Connected, Disconnect, DueWill, Origin, Will};
 use super::rules::Rules;
+use super::wills::{Due, MAX_WILL_BYTES, MAX_WILLS_BYTES, Wills};
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::ElapsedMs;
@@ -29,22 +34,23 @@ pub(super) struct Session {
     at: Origin,
     connection: u64,
     expiry_s: u32,
-    /// The elapsed time at which it ends; nothing while it is connected.
+    /// When it ends; nothing while it is connected.
     ends: Option<ElapsedMs>,
+    will: Option<Box<Will>>,
+    /// When the will falls due; nothing while it is connected.
+    will_at: Option<ElapsedMs>,
     /// By filter.
     subscriptions: BTreeMap<String, u8>,
     touched: BTreeSet<u16>,
 }
 
 impl Session {
-    fn connected(&self, present: bool) -> Connected {
-        Connected {
-            instance: self.instance,
-            epoch: self.epoch,
-            present,
-            subscriptions: self.subscriptions.iter().map(|(f, q)| (f.clone(), *q)).collect(),
-            touched: self.touched.iter().copied().collect(),
-        }
+    fn due_will(&self, client: &str, will: Will) -> DueWill {
+        DueWill { client: client.to_string(), instance: self.instance, epoch: self.epoch, will }
+    }
+
+    fn will_bytes(&self) -> usize {
+        self.will.as_ref().map_or(0, |will| will.cost_bytes())
     }
 }
 
@@ -54,10 +60,19 @@ pub(super) struct Sessions {
     all: BTreeMap<String, Session>,
     /// The greatest epoch given.
     epoch: u64,
+    wills: Wills,
+    /// Gateways that were given up as lost and have not been heard of since.
+    lost: BTreeSet<GatewayId>,
     /// Derived: when disconnected sessions end.
     ends: BTreeSet<(ElapsedMs, String)>,
+    /// Derived: when wills of disconnected sessions fall due.
+    delayed: BTreeSet<(ElapsedMs, String)>,
     /// Derived: how many subscriptions they have.
     subscriptions: usize,
+    /// Derived: what their wills take, without those that are due.
+    will_bytes: usize,
+    /// Derived: how many are connected at each process.
+    connected: BTreeMap<Origin, usize>,
 }
 
 /// Why a command on a session was not carried out.
@@ -84,9 +99,25 @@ impl Sessions {
         epoch > 0 && self.all.get(client).is_some_and(|s| s.epoch > epoch)
     }
 
-    /// When the next disconnected session ends.
+    /// How many wills are due.
+    pub fn due_wills(&self) -> usize {
+        self.wills.len()
+    }
+
+    /// When something ends or falls due.
     pub fn due(&self) -> Option<ElapsedMs> {
-        self.ends.first().map(|(at, _)| *at)
+        let first = |set: &BTreeSet<(ElapsedMs, String)>| set.first().map(|(at, _)| *at);
+        [first(&self.ends), first(&self.delayed), self.wills.due()].into_iter().flatten().min()
+    }
+
+    /// Wills that the leader's gateway is to publish.
+    pub fn orphans(&self) -> impl Iterator<Item = &DueWill> {
+        self.wills.orphans()
+    }
+
+    /// The processes that clients are connected to.
+    pub fn processes(&self) -> impl Iterator<Item = Origin> {
+        self.connected.keys().copied()
     }
 
     pub fn connect(
@@ -103,13 +134,14 @@ impl Sessions {
         if let Some(s) = self.all.get(&c.client)
             && (s.at, s.connection, s.ends) == (c.at, c.connection, None)
         {
-            return Ok((s.connected(s.instance < s.epoch), None));
+            return Ok((self.found(&c.client, s, s.instance < s.epoch), None));
         }
+        self.check_will(c)?;
         let mut old = self.remove(&c.client);
         if old.is_none() && self.all.len() >= rules.max_sessions as usize {
             // A server may discard a session: better one that nobody uses than to turn a client away.
             match self.ends.first().map(|(_, client)| client.clone()) {
-                Some(idle) => drop(self.remove(&idle)),
+                Some(idle) => self.end(&idle, now),
                 None => return Err(Not::Possible(full("max_sessions", rules.max_sessions))),
             }
         }
@@ -121,7 +153,15 @@ impl Sessions {
             epoch: s.epoch,
         });
         // One without an expiry ends with its connection, which may be over without the shard knowing yet.
-        let kept = old.take_if(|s| !c.clean && s.expiry_s > 0);
+        let goes_on = |s: &Session| !c.clean && s.expiry_s > 0;
+        self.wills.hand_to(&c.client, c.at, now);
+        if let Some(s) = &mut old
+            && let Some(will) = s.will.take()
+            && (!goes_on(s) || (s.ends.is_none() && will.delay_s == 0))
+        {
+            self.wills.add(s.due_will(&c.client, *will), Some(c.at), now);
+        }
+        let kept = old.take_if(|s| goes_on(s));
         let present = kept.is_some();
         let mut session = kept.unwrap_or_else(|| Session {
             instance: self.epoch,
@@ -130,6 +170,8 @@ impl Sessions {
             connection: 0,
             expiry_s: 0,
             ends: None,
+            will: None,
+            will_at: None,
             subscriptions: BTreeMap::new(),
             touched: BTreeSet::new(),
         });
@@ -138,22 +180,88 @@ impl Sessions {
         session.connection = c.connection;
         session.expiry_s = c.expiry_s.min(rules.session_expiry_cap_s);
         session.ends = None;
-        let connected = session.connected(present);
+        session.will = c.will.clone();
+        session.will_at = None;
+        let connected = self.found(&c.client, &session, present);
         self.insert(c.client.clone(), session);
         Ok((connected, evicted))
     }
 
-    pub fn disconnect(&mut self, client: &str, epoch: u64, now: ElapsedMs) -> Result<(), Not> {
-        let current = self.all.get(client).is_some_and(|s| s.epoch == epoch && s.ends.is_none());
-        let session = if current { self.remove(client) } else { None };
-        let mut session = session.ok_or(Not::Current)?;
-        if session.expiry_s > 0 {
-            session.ends = Some(now.plus(u64::from(session.expiry_s) * 1_000));
-            self.insert(client.to_string(), session);
+    /// Whether there is room for the will of a new connection.
+    fn check_will(&self, c: &Connect) -> Result<(), Not> {
+        let bytes = c.will.as_ref().map_or(0, |will| will.cost_bytes());
+        if bytes > MAX_WILL_BYTES {
+            return Err(Not::Possible(format!("a will must take at most {MAX_WILL_BYTES} bytes")));
+        }
+        let before = self.all.get(&c.client).map_or(0, Session::will_bytes);
+        if bytes > 0 && self.will_bytes + self.wills.bytes() + bytes > MAX_WILLS_BYTES + before {
+            return Err(Not::Possible(format!(
+                "the shard's wills take their most ({MAX_WILLS_BYTES} bytes)"
+            )));
         }
         Ok(())
     }
 
+    fn found(&self, client: &str, s: &Session, present: bool) -> Connected {
+        Connected {
+            instance: s.instance,
+            epoch: s.epoch,
+            present,
+            subscriptions: s.subscriptions.iter().map(|(f, q)| (f.clone(), *q)).collect(),
+            touched: s.touched.iter().copied().collect(),
+            expiry_s: s.expiry_s,
+            will: self.wills.of(client).cloned().map(Box::new),
+        }
+    }
+
+    /// A connection is over. Gives its will if that is due at once, for the gateway that held the connection.
+    pub fn disconnect(
+        &mut self,
+        d: &Disconnect,
+        now: ElapsedMs,
+        rules: &Rules,
+    ) -> Result<Option<DueWill>, Not> {
+        let session = self.all.get_mut(&d.client).filter(|s| s.epoch == d.epoch && s.ends.is_none());
+        let session = session.ok_or(Not::Current)?;
+        if let Some(expiry_s) = d.expiry_s.filter(|_| session.expiry_s > 0) {
+            session.expiry_s = expiry_s.min(rules.session_expiry_cap_s);
+        }
+        self.over(&d.client, d.with_will, Some(d.at), now);
+        Ok(self.wills.of(&d.client).filter(|will| will.epoch == d.epoch).cloned())
+    }
+
+    /// The connection of a session is over.
+    fn over(&mut self, client: &str, with_will: bool, by: Option<Origin>, now: ElapsedMs) {
+        let Some(mut session) = self.remove(client) else { return };
+        if let Some(will) = session.will.take().filter(|_| with_will) {
+            let delay_s = will.delay_s.min(session.expiry_s);
+            if delay_s == 0 {
+                self.wills.add(session.due_will(client, *will), by, now);
+            } else {
+                session.will_at = Some(now.plus(u64::from(delay_s) * 1_000));
+                session.will = Some(will);
+            }
+        }
+        if session.expiry_s > 0 {
+            session.ends = Some(now.plus(u64::from(session.expiry_s) * 1_000));
+            self.insert(client.to_string(), session);
+        }
+    }
+
+    /// A session is discarded, with which its will falls due.
+    fn end(&mut self, client: &str, now: ElapsedMs) {
+        let Some(mut session) = self.remove(client) else { return };
+        if let Some(will) = session.will.take() {
+            self.wills.add(session.due_will(client, *will), None, now);
+        }
+    }
+
+    /// A will is published. True: by the one whose it was.
+    pub fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> bool {
+        self.wills.done(client, epoch, at)
+    }
+
+    /// Adds and removes filters; gives the indices of those that a bound refuses.
     pub fn subscribe(
         &mut self,
         client: &str,
@@ -161,22 +269,23 @@ impl Sessions {
         add: &[(String, u8)],
         remove: &[String],
         rules: &Rules,
-    ) -> Result<(), Not> {
+    ) -> Result<Vec<u16>, Not> {
         let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Not::Current)?;
-        if add.iter().any(|(filter, _)| !(1..=MAX_FILTER_BYTES).contains(&filter.len())) {
-            return Err(Not::Possible(format!("a filter must have 1 to {MAX_FILTER_BYTES} bytes")));
+        let mut refused = Vec::new();
+        for (i, (filter, options)) in (0..).zip(add) {
+            let new = !session.subscriptions.contains_key(filter);
+            let full = new && self.subscriptions >= rules.max_subscriptions as usize;
+            if full || !(1..=MAX_FILTER_BYTES).contains(&filter.len()) {
+                refused.push(i);
+                continue;
+            }
+            session.subscriptions.insert(filter.clone(), *options);
+            self.subscriptions += usize::from(new);
         }
-        let new = add.iter().filter(|(filter, _)| !session.subscriptions.contains_key(filter)).count();
-        if new > 0 && self.subscriptions + new > rules.max_subscriptions as usize {
-            return Err(Not::Possible(full("max_subscriptions", rules.max_subscriptions)));
-        }
-        self.subscriptions -= session.subscriptions.len();
-        session.subscriptions.extend(add.iter().cloned());
         for filter in remove {
-            session.subscriptions.remove(filter);
+            self.subscriptions -= usize::from(session.subscriptions.remove(filter).is_some());
         }
-        self.subscriptions += session.subscriptions.len();
-        Ok(())
+        Ok(refused)
     }
 
     pub fn touch(&mut self, client: &str, epoch: u64, shard: u16) -> Result<(), Not> {
@@ -187,34 +296,61 @@ impl Sessions {
 
     /// A gateway's process has started anew: what its earlier ones held is disconnected.
     pub fn superseded(&mut self, gateway: GatewayId, start: u64, now: ElapsedMs) {
-        let lost = |s: &Session| s.at.gateway == gateway && s.at.start < start && s.ends.is_none();
-        let clients: Vec<_> =
-            self.all.iter().filter(|(_, s)| lost(s)).map(|(c, s)| (c.clone(), s.epoch)).collect();
-        for (client, epoch) in clients {
-            // Each was found connected at this epoch just now.
-            let _ = self.disconnect(&client, epoch, now);
-        }
+        self.lost.remove(&gateway);
+        self.gone(|at| at.gateway == gateway && at.start < start, now);
     }
 
-    /// Discards what has ended; says how many that were.
+    /// A gateway's process can't be reached for long: what it holds is disconnected.
+    pub fn lost(&mut self, origin: Origin, now: ElapsedMs) {
+        self.lost.insert(origin.gateway);
+        self.gone(|at| at == origin, now);
+    }
+
+    /// Whether the gateway was given up and is heard of again.
+    pub fn is_back(&mut self, gateway: GatewayId) -> bool {
+        self.lost.remove(&gateway)
+    }
+
+    fn gone(&mut self, gone: impl Fn(Origin) -> bool, now: ElapsedMs) {
+        if self.connected.keys().any(|at| gone(*at)) {
+            let held = |(_, s): &(&String, &Session)| s.ends.is_none() && gone(s.at);
+            let clients: Vec<_> = self.all.iter().filter(held).map(|(client, _)| client.clone()).collect();
+            clients.iter().for_each(|client| self.over(client, true, None, now));
+        }
+        self.wills.lost(gone);
+    }
+
+    /// Discards what has ended, and has wills fall due; says how many sessions have ended.
     pub fn expire(&mut self, now: ElapsedMs) -> u64 {
-        let mut expired = 0;
-        while let Some((at, client)) = self.ends.first() {
-            if *at > now {
-                break;
-            }
+        while let Some((_, client)) = self.delayed.first().filter(|(at, _)| *at <= now) {
             let client = client.clone();
-            self.remove(&client);
+            let Some(mut session) = self.remove(&client) else { break };
+            session.will_at = None;
+            if let Some(will) = session.will.take() {
+                self.wills.add(session.due_will(&client, *will), None, now);
+            }
+            self.insert(client, session);
+        }
+        let mut expired = 0;
+        while let Some((_, client)) = self.ends.first().filter(|(at, _)| *at <= now) {
+            let client = client.clone();
+            self.end(&client, now);
             expired += 1;
         }
+        self.wills.expire(now);
         expired
     }
 
     fn insert(&mut self, client: String, session: Session) {
-        if let Some(at) = session.ends {
-            self.ends.insert((at, client.clone()));
+        match session.ends {
+            Some(at) => drop(self.ends.insert((at, client.clone()))),
+            None => *self.connected.entry(session.at).or_default() += 1,
+        }
+        if let Some(at) = session.will_at {
+            self.delayed.insert((at, client.clone()));
         }
         self.subscriptions += session.subscriptions.len();
+        self.will_bytes += session.will_bytes();
         self.all.insert(client, session);
     }
 
@@ -223,21 +359,40 @@ impl Sessions {
         let session = self.all.remove(client)?;
         if let Some(at) = session.ends {
             self.ends.remove(&(at, client.to_string()));
+        } else if let Some(count) = self.connected.get_mut(&session.at) {
+            *count -= 1;
+            if *count == 0 {
+                self.connected.remove(&session.at);
+            }
+        }
+        if let Some(at) = session.will_at {
+            self.delayed.remove(&(at, client.to_string()));
         }
         self.subscriptions -= session.subscriptions.len();
+        self.will_bytes -= session.will_bytes();
         Some(session)
     }
 
-    /// The greatest epoch and the sessions, as they are stored.
-    pub fn image(&self) -> (u64, &BTreeMap<String, Session>) {
-        (self.epoch, &self.all)
+    /// The greatest epoch, the sessions, wills that are due and gateways that are lost, as they are stored.
+    pub fn image(&self) -> (u64, &BTreeMap<String, Session>, Vec<&Due>, &BTreeSet<GatewayId>) {
+        (self.epoch, &self.all, self.wills.image(), &self.lost)
     }
 
     /// From what [`Sessions::image`] gave; nothing if that can't be.
-    pub fn from_image(epoch: u64, all: BTreeMap<String, Session>) -> Option<Self> {
-        let mut sessions = Self { epoch, ..Self::default() };
+    pub fn from_image(
+        epoch: u64,
+        all: BTreeMap<String, Session>,
+        due: Vec<Due>,
+        lost: BTreeSet<GatewayId>,
+    ) -> Option<Self> {
+        let mut sessions = Self { epoch, wills: Wills::from_image(due, epoch)?, lost, ..Self::default() };
         for (client, session) in all {
-            if session.epoch > epoch || session.instance > session.epoch {
+            let wills = match (&session.will, session.will_at, session.ends) {
+                (_, None, None) | (None, None, Some(_)) => true,
+                (Some(_), Some(at), Some(ends)) => at <= ends,
+                _ => false,
+            };
+            if session.epoch > epoch || session.instance > session.epoch || !wills {
                 return None;
             }
             sessions.insert(client, session);

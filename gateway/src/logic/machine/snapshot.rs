@@ -173,8 +173,8 @@ impl Machine {
         let (uses, clients): (u64, _) = r.take("clients")?;
         m.clients = Clients::from_image(uses, clients).ok_or(inconsistent("clients"))?;
         m.quarantine = Quarantine::from_image(r.take("quarantine")?).ok_or(inconsistent("quarantine"))?;
-        let (epoch, sessions): (u64, _) = r.take("sessions")?;
-        m.sessions = Sessions::from_image(epoch, sessions).ok_or(inconsistent("sessions"))?;
+        let (epoch, sessions, wills, lost): (u64, _, _, _) = r.take("sessions")?;
+        m.sessions = Sessions::from_image(epoch, sessions, wills, lost).ok_or(inconsistent("sessions"))?;
         let (cursor, manifest, waiting, since): (u64, _, _, _) = r.take("outbox")?;
         if uses.max(epoch).max(cursor) > MAX_COUNT {
             return Err(inconsistent("counts"));

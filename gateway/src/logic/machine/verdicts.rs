@@ -37,7 +37,12 @@ impl Verdicts {
         let plain = |o: &Outcome| match o {
             Outcome::Done | Outcome::Duplicate => true,
             Outcome::Judged(judged) => judged.set_aside.is_empty(),
-            Outcome::Stale | Outcome::Refused(_) | Outcome::Connected(_) | Outcome::Retired { .. } => false,
+            Outcome::Stale
+            | Outcome::Refused(_)
+            | Outcome::Connected(_)
+            | Outcome::Subscribed { .. }
+            | Outcome::Retired { .. }
+            | Outcome::WillDue(_) => false,
         };
         let told = match verdict {
             Verdict::Applied(outcomes) => !outcomes.iter().all(plain),

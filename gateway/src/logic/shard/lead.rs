@@ -9,7 +9,7 @@ use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::ElapsedMs;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Leadership in one ballot.
@@ -32,6 +32,10 @@ pub(super) struct Lead {
     ticking: Option<Slot>,
     rules_proposed: bool,
     confirmed: u64,
+    /// Wills that were given to this gateway to publish, by client and epoch.
+    wills: BTreeSet<(String, u64)>,
+    /// Processes that are proposed as lost.
+    lost: BTreeSet<Origin>,
 }
 
 impl Lead {
@@ -97,7 +101,76 @@ impl HandBack {
     }
 }
 
+/// A gateway that the leader can't reach for this long is given up: its connections count as ended.
+pub const LOST_AFTER_MS: u64 = 15_000;
+
+/// Since when gateways can't be reached.
+#[derive(Debug)]
+pub(super) struct Absent {
+    me: GatewayId,
+    up: BTreeSet<GatewayId>,
+    since_ms: BTreeMap<GatewayId, u64>,
+}
+
+impl Absent {
+    pub(super) fn new(me: GatewayId) -> Self {
+        Self { me, up: BTreeSet::new(), since_ms: BTreeMap::new() }
+    }
+
+    pub(super) fn peers(&mut self, now: Now, up: &[GatewayId]) {
+        let before = std::mem::replace(&mut self.up, up.iter().copied().collect());
+        for gone in before.difference(&self.up) {
+            self.since_ms.insert(*gone, now.mono_ms);
+        }
+        self.since_ms.retain(|gateway, _| !self.up.contains(gateway));
+    }
+
+    /// When a gateway is to be given up; never while it is reached. One that was never reached counts from now on.
+    fn lost_at_ms(&mut self, now: Now, gateway: GatewayId) -> Option<u64> {
+        if gateway == self.me || self.up.contains(&gateway) {
+            return None;
+        }
+        Some(*self.since_ms.entry(gateway).or_insert(now.mono_ms) + LOST_AFTER_MS)
+    }
+}
+
 impl Shard {
+    /// When the next gateway that holds connections is to be given up, if this replica leads.
+    pub(super) fn lost_due_ms(&mut self, now: Now) -> Option<u64> {
+        let lead = self.lead.as_ref().filter(|lead| lead.opened)?;
+        let at = |origin: &Origin| !lead.lost.contains(origin);
+        let processes = self.machine.processes().filter(at);
+        processes.filter_map(|origin| self.absent.lost_at_ms(now, origin.gateway)).min()
+    }
+
+    /// Proposes that gateways which can't be reached for long are given up.
+    fn give_up_lost(&mut self, now: Now) {
+        let Some(lead) = self.lead.as_mut().filter(|lead| lead.opened) else { return };
+        let absent = &mut self.absent;
+        lead.lost.retain(|origin| !absent.up.contains(&origin.gateway));
+        for origin in self.machine.processes() {
+            let due = absent.lost_at_ms(now, origin.gateway).is_some_and(|at| at <= now.mono_ms);
+            if due && lead.lost.insert(origin) {
+                lead.pending.push_back(Command::Lost { origin });
+            }
+        }
+    }
+
+    /// Gives this gateway the wills that nobody else publishes, each once in a ballot.
+    pub(super) fn publish_wills(&mut self) {
+        let Some(lead) = self.lead.as_mut().filter(|lead| lead.opened) else { return };
+        if !lead.wills.is_empty() {
+            let open: BTreeSet<_> =
+                self.machine.orphaned_wills().map(|w| (w.client.as_str(), w.epoch)).collect();
+            lead.wills.retain(|(client, epoch)| open.contains(&(client.as_str(), *epoch)));
+        }
+        for will in self.machine.orphaned_wills() {
+            if lead.wills.insert((will.client.clone(), will.epoch)) {
+                self.out.wills.push(will.clone());
+            }
+        }
+    }
+
     /// Gives up leading in favour of the preferred leader, if that has been up for long enough.
     pub(super) fn hand_back_if_due(&mut self, now: Now) {
         let due = self.hand_back.due_ms.is_some_and(|due| due <= now.mono_ms);
@@ -151,6 +224,8 @@ impl Shard {
                 ticking: None,
                 rules_proposed: false,
                 confirmed: 0,
+                wills: BTreeSet::new(),
+                lost: BTreeSet::new(),
             });
         }
     }
@@ -225,6 +300,7 @@ impl Shard {
 
     /// Turns what gathered into proposals, as far as the group's window allows.
     pub(super) fn propose(&mut self, now: Now) {
+        self.give_up_lost(now);
         let Some(elapsed) = self.elapsed_now(now) else { return };
         let (wall, sure) = match now.sure {
             true => (now.wall, true),

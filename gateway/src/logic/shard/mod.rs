@@ -26,15 +26,15 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
-use crate::logic::machine::{Counters, CutBatch, Halt, Machine, Origin, Proposal, Rules, Verdict};
+use crate::logic::machine::{Counters, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Rules, Verdict};
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{
     EXCERPT_BYTES, ForwardAnswer, PeerMessage, QUARANTINE_PAGE_BYTES, QueryAnswer, TableAnswer,
     TableQuestion, TransferMessage, WindowQuery,
 };
 use crate::wal;
-pub use lead::{HAND_BACK_MS, NOTE_ELAPSED_MS};
-use lead::{HandBack, Lead};
+use lead::{Absent, HandBack, Lead};
+pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, VecDeque};
@@ -171,6 +171,8 @@ pub struct Effects {
     pub fetch: Vec<(GatewayId, u64)>,
     /// How the uplink sees this shard, when that changed.
     pub uplink: Option<UplinkView>,
+    /// Wills that this gateway is to publish.
+    pub wills: Vec<DueWill>,
     /// What applying has counted while this replica led, by slot.
     pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
@@ -252,6 +254,7 @@ pub struct Shard {
     receiving: Option<Receiving>,
     uplink: UplinkView,
     hand_back: HandBack,
+    absent: Absent,
     out: Effects,
 }
 
@@ -275,6 +278,7 @@ impl Shard {
             id,
             me,
             hand_back,
+            absent: Absent::new(me),
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
             group: Group::recover(settings.group, found)?,
@@ -306,6 +310,7 @@ impl Shard {
             Event::Transfer { from, message } => self.on_transfer(now, from, message),
             Event::Peers { up, restarted } => {
                 self.hand_back.peers(now, &up, &restarted);
+                self.absent.peers(now, &up);
                 self.sending.retain(|to, _| up.contains(to));
                 self.group.step(now.mono_ms, paxos::Event::Peers { up, restarted });
             }
@@ -348,6 +353,7 @@ impl Shard {
             }
         }
         self.serve_reads();
+        self.publish_wills();
         self.snapshot_if_due();
         self.note_uplink();
         Ok(std::mem::take(&mut self.out))
@@ -361,7 +367,8 @@ impl Shard {
         let tick = at.zip(clock).map(|(at, clock)| clock.when(now.mono_ms, at));
         let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
-        [self.group.deadline(), tick, pull, hand_back].into_iter().flatten().min()
+        let lost = self.lost_due_ms(now);
+        [self.group.deadline(), tick, pull, hand_back, lost].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -485,6 +492,9 @@ impl Shard {
             for evicted in applied.evicted {
                 let evict = PeerMessage::Evict { start: evicted.at.start, connection: evicted.connection };
                 self.out.send.push((evicted.at.gateway, evict));
+            }
+            for Origin { gateway, start } in applied.returned {
+                self.out.send.push((gateway, PeerMessage::EvictAll { start, shard: self.id }));
             }
         }
         self.applied_since_snapshot_bytes += value.len() + 32;

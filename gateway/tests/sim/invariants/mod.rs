@@ -11,3 +11,4 @@ pub mod reads;
 pub mod seals;
 pub mod state;
 pub mod uplink;
+pub mod wills;

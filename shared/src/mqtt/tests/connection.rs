@@ -71,11 +71,32 @@ fn an_assigned_client_id_is_told_and_needed() {
     rig.feed(nameless);
     rig.answer(Answer::Accept(Box::default()));
     assert_eq!(rig.closed().reason, CloseReason::Refused(Refusal::ClientId));
+    // Without clean start, too: nobody had that session before.
+    let mut rig = Rig::new(limits());
+    rig.feed(&[&nameless[..9], b"\x00", &nameless[10..11]].concat());
+    rig.feed(&nameless[11..13]);
+    assert!(rig.events.is_empty());
+    rig.feed(&nameless[13..]);
+    assert!(matches!(&rig.events[..], [Inbound::Connect(c)] if c.client_id.is_empty()));
     // 3.1.1 without a name and without clean session: the codec refuses, and we say so.
     let mut rig = Rig::new(limits());
     rig.feed(b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x0a\x00\x00");
     assert_eq!(rig.out(), b"\x20\x02\x00\x02");
     assert!(rig.core.is_closed() && rig.events.is_empty());
+}
+
+#[test]
+fn a_client_id_has_at_most_its_bound() {
+    for (length, taken) in [(MAX_CLIENT_ID_BYTES, true), (MAX_CLIENT_ID_BYTES + 1, false)] {
+        let mut rig = Rig::new(limits());
+        let (size, name) = ((length as u16).to_be_bytes(), "c".repeat(length));
+        let remaining = 13 + length;
+        let head = [0x10, (remaining % 128) as u8 | 0x80, (remaining / 128) as u8];
+        let fixed = b"\x00\x04MQTT\x05\x02\x00\x0a\x00";
+        rig.feed(&[&head[..], fixed, &size, name.as_bytes()].concat());
+        assert_eq!(rig.events.len(), usize::from(taken));
+        assert_eq!(rig.out(), if taken { &b""[..] } else { b"\x20\x03\x00\x85\x00" });
+    }
 }
 
 #[test]
@@ -194,14 +215,16 @@ fn acks_leave_in_the_order_of_arrival() {
 }
 
 #[test]
-fn pings_and_subscribe_are_answered_while_acks_are_held() {
+fn pings_are_answered_while_acks_are_held_and_subscriptions_pass_them() {
     let mut rig = Rig::open(V311);
     let many: Vec<u8> = (1..=6).flat_map(|id| publish3(0x32, id)).collect();
     rig.feed(&[&many[..], b"\xc0\x00", b"\x82\x06\x00\x09\x00\x01b\x02"].concat());
-    assert_eq!(rig.out(), b"\xd0\x00\x90\x03\x00\x09\x01", "QoS 2 is granted as 1");
-    let Some(Inbound::Subscribed(subs)) = rig.events.pop() else { panic!("no subscription") };
+    assert_eq!(rig.out(), b"\xd0\x00", "SUBACK waits for the application");
+    let Some(Inbound::Subscribe { token, subscriptions }) = rig.events.pop() else { panic!("none") };
+    rig.answer(Answer::Subscribed { token, refused: Vec::new() });
+    assert_eq!(rig.out(), b"\x90\x03\x00\x09\x01", "QoS 2 is granted as 1");
     assert_eq!(
-        subs,
+        subscriptions,
         [Subscription { filter: Filter::new("b").unwrap(), qos: QoS::AtLeastOnce, no_local: false }]
     );
     assert_eq!(rig.tokens(), [1, 2, 3, 4], "the window is 4; the others are parked");
@@ -399,17 +422,70 @@ fn retain_is_dropped_and_the_publish_taken() {
 fn bad_filters_fail_one_by_one() {
     let mut rig = Rig::open(V5);
     rig.feed(b"\x82\x1c\x00\x01\x00\x00\x01a\x05\x00\x02a#\x00\x00\x0a$share/g/a\x01\x00\x00\x00");
+    let asked = rig.granted();
     assert_eq!(rig.out(), b"\x90\x07\x00\x01\x00\x01\x8f\x9e\x8f");
-    assert!(matches!(&rig.events[..], [Inbound::Subscribed(s)] if s.len() == 1 && s[0].no_local));
-    rig.events.clear();
+    let one = |s: &[Subscription]| s.len() == 1 && s[0].no_local;
+    assert!(matches!(&asked[..], [Inbound::Subscribe { subscriptions: s, .. }] if one(s)));
     rig.feed(b"\x82\x09\x00\x02\x02\x0b\x05\x00\x01a\x01");
     assert_eq!(rig.out(), b"\x90\x04\x00\x02\x00\xa1");
     rig.feed(b"\xa2\x09\x00\x03\x00\x00\x01a\x00\x01b");
+    assert_eq!(rig.out(), b"", "UNSUBACK waits, too");
+    assert_eq!(rig.granted(), [Inbound::Unsubscribe { token: 2, filters: vec![Filter::new("a").unwrap()] }]);
     assert_eq!(rig.out(), b"\xb0\x05\x00\x03\x00\x00\x11");
-    assert_eq!(rig.events, [Inbound::Unsubscribed(vec![Filter::new("a").unwrap()])]);
+    rig.feed(b"\xa2\x06\x00\x04\x00\x00\x01b");
+    assert_eq!(rig.out(), b"\xb0\x04\x00\x04\x00\x11", "nothing is given up, so nobody is asked");
     let mut rig = Rig::open(V311);
     rig.feed(b"\x82\x0b\x00\x01\x00\x01a\x00\x00\x02a#\x00");
+    rig.granted();
     assert_eq!(rig.out(), b"\x90\x04\x00\x01\x00\x80");
+}
+
+#[test]
+fn a_filter_that_the_application_refuses_fails_alone_and_is_not_held() {
+    for (connect, subscribe, unsubscribe, suback, unsuback) in [
+        (
+            V5,
+            &b"\x82\x0b\x00\x01\x00\x00\x01a\x01\x00\x01b\x01"[..],
+            &b"\xa2\x09\x00\x02\x00\x00\x01a\x00\x01b"[..],
+            &b"\x90\x05\x00\x01\x00\x01\x97"[..],
+            &b"\xb0\x05\x00\x02\x00\x00\x11"[..],
+        ),
+        (
+            V311,
+            b"\x82\x0a\x00\x01\x00\x01a\x01\x00\x01b\x01",
+            b"\xa2\x08\x00\x02\x00\x01a\x00\x01b",
+            b"\x90\x04\x00\x01\x01\x80",
+            b"\xb0\x02\x00\x02",
+        ),
+    ] {
+        let mut rig = Rig::open(connect);
+        rig.feed(subscribe);
+        rig.events.clear();
+        rig.answer(Answer::Subscribed { token: 1, refused: vec![1, 7] });
+        assert_eq!(rig.out(), suback);
+        rig.answer(Answer::Subscribed { token: 1, refused: Vec::new() });
+        rig.feed(unsubscribe);
+        rig.granted();
+        assert_eq!(rig.out(), unsuback);
+    }
+}
+
+#[test]
+fn subscribes_without_an_answer_are_bounded_in_bytes() {
+    let mut rig = Rig::open(V311);
+    let mut asked = 0;
+    while rig.core.wants_input() {
+        rig.feed(b"\x82\x06\x00\x09\x00\x01b\x01\xc0\x00");
+        asked += 1;
+        assert!(asked < 20, "it must press back");
+    }
+    assert_eq!(rig.out(), b"\xd0\x00".repeat(asked - 1), "pings are answered until then");
+    rig.answer(Answer::Subscribed { token: 3, refused: Vec::new() });
+    assert!(rig.core.wants_input());
+    assert_eq!(rig.out(), b"\x90\x03\x00\x09\x01\xd0\x00");
+    rig.core.close(CloseReason::Gone, &mut rig.events);
+    rig.answer(Answer::Subscribed { token: 1, refused: Vec::new() });
+    assert_eq!(rig.out(), b"", "nothing is said after the end");
 }
 
 #[test]
@@ -419,7 +495,9 @@ fn subscriptions_of_a_resumed_session_count_as_held() {
     let a = Subscription::from_options(Filter::new("a").unwrap(), 1);
     rig.answer(Answer::Accept(Box::new(Accept { subscriptions: vec![a], ..Accept::default() })));
     rig.out();
+    rig.events.clear();
     rig.feed(b"\xa2\x06\x00\x03\x00\x00\x01a");
+    rig.granted();
     assert_eq!(rig.out(), b"\xb0\x04\x00\x03\x00\x00");
 }
 
@@ -429,6 +507,7 @@ fn a_connection_holds_a_bounded_number_of_filters() {
     for n in 0..=MAX_CONNECTION_FILTER_ENTRIES {
         let filter = format!("f/{n:06}");
         rig.feed(&[b"\x82\x0e\x00\x01\x00\x00\x08", filter.as_bytes(), b"\x01"].concat());
+        rig.granted();
         let want = if n < MAX_CONNECTION_FILTER_ENTRIES { 1 } else { 0x97 };
         assert_eq!(rig.out(), [0x90, 4, 0, 1, 0, want], "filter {n}");
     }
@@ -483,10 +562,25 @@ fn a_will_is_given_back_unless_the_client_says_goodbye() {
     let closed = rig.closed();
     assert_eq!(closed.will, Some(Will { delay_s: 5, ..will() }));
     assert_eq!(closed.reason, CloseReason::DisconnectedWithWill);
-    let mut rig = Rig::open(connect);
-    rig.feed(b"\xe0\x07\x00\x05\x11\x00\x00\x00\x3c");
-    let closed = rig.closed();
-    assert_eq!((closed.will, closed.expiry_s), (None, Some(60)));
+}
+
+#[test]
+fn disconnect_changes_the_expiry_of_a_session_that_has_one() {
+    let disconnect = |s: u8| [&b"\xe0\x07\x00\x05\x11\x00\x00\x00"[..], &[s]].concat();
+    let durable = b"\x10\x13\x00\x04MQTT\x05\x00\x00\x0a\x05\x11\x00\x00\x00\x3c\x00\x01c";
+    for expiry_s in [0, 5] {
+        let mut rig = Rig::open(durable);
+        rig.feed(&disconnect(expiry_s));
+        let closed = rig.closed();
+        assert_eq!((closed.reason, closed.expiry_s), (CloseReason::Disconnected, Some(expiry_s.into())));
+    }
+    let mut rig = Rig::open(V5);
+    rig.feed(&disconnect(0));
+    assert_eq!(rig.closed().reason, CloseReason::Disconnected);
+    let mut rig = Rig::open(V5);
+    rig.feed(&disconnect(5));
+    assert_eq!(rig.out(), b"\xe0\x02\x82\x00", "from 0 it may not be raised");
+    assert!(matches!(rig.closed().reason, CloseReason::Protocol(_)));
 }
 
 #[test]
@@ -497,12 +591,30 @@ fn a_will_to_no_topic_name_is_refused() {
 }
 
 #[test]
-fn what_was_parked_before_goodbye_is_handed_up() {
+fn what_is_parked_and_sent_again_is_not_handed_up_at_the_end() {
+    let once = b"\x30\x04\x00\x01ax";
+    for goodbye in [true, false] {
+        let mut rig = Rig::open(V311);
+        let many: Vec<u8> = (1..=6).flat_map(|id| publish3(0x32, id)).collect();
+        rig.feed(&[&many[..], &publish3(0x34, 7), b"\x62\x02\x00\x08", once].concat());
+        match goodbye {
+            true => rig.feed(b"\xe0\x00"),
+            false => rig.core.close(CloseReason::Gone, &mut rig.events),
+        }
+        rig.closed();
+        let last = rig.events.last().cloned();
+        assert!(
+            matches!(last, Some(Inbound::Publish(p)) if p.qos == QoS::AtMostOnce),
+            "it is sent only once"
+        );
+        assert_eq!(rig.tokens(), [1, 2, 3, 4, 5], "four were in the window");
+    }
     let mut rig = Rig::open(V311);
     let many: Vec<u8> = (1..=6).flat_map(|id| publish3(0x32, id)).collect();
-    rig.feed(&[&many[..], b"\xe0\x00"].concat());
+    rig.feed(&[&many[..], once].concat());
+    rig.core.close(CloseReason::TakenOver, &mut rig.events);
     rig.closed();
-    assert_eq!(rig.tokens(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(rig.tokens(), [1, 2, 3, 4], "who is thrown out has nothing taken");
 }
 
 #[test]

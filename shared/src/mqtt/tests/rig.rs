@@ -53,6 +53,21 @@ impl Rig {
         self.answer(Answer::Ack(Ack::kept(token)));
     }
 
+    /// Grants what was subscribed to and given up since the last call; gives these.
+    pub fn granted(&mut self) -> Vec<Inbound> {
+        let asked = std::mem::take(&mut self.events);
+        for event in &asked {
+            match event {
+                Inbound::Subscribe { token, .. } => {
+                    self.answer(Answer::Subscribed { token: *token, refused: Vec::new() });
+                }
+                Inbound::Unsubscribe { token, .. } => self.answer(Answer::Unsubscribed { token: *token }),
+                other => panic!("not expected: {other:?}"),
+            }
+        }
+        asked
+    }
+
     pub fn out(&mut self) -> Vec<u8> {
         let all = self.core.output().split().to_vec();
         self.core.progress(self.now_ms, &mut self.events);

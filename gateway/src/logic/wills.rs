@@ -1,0 +1,142 @@
+//! Wills on their way: what connections have left behind, published for them.
+//!
+//! The protocol: the shard of the client id decides when a will is due and who publishes it (`machine/wills.rs`). Its readings go
+//! to the shards of their devices like any publish's; when these have settled them, the client's shard is told that the will is
+//! done. Its answer decides whether this gateway gives the will to subscribers, so that one does that alone. Then the
+//! connection that waited for it is let in.
+//!
+//! Invariant: a client's new connection is let in only after the will of the one before it was settled in every shard that it
+//! touches, and given to subscribers here if it was this gateway's to give.
+//! Invariant: a will counts once, and is given to subscribers at most once, however many gateways publish it.
+//! Limit: what is under way is bounded by the bounds of the shards' wills.
+
+use super::forward::{Forwardable, Settled, Ticket};
+use super::machine::{DueWill, Item, Outcome, Source};
+use super::not_counted::{NotCounted, Sent};
+use super::session::{Effects, Meaning, RecentNames, Site, hash, quarantined};
+use selvedge_shared::mqtt::{Publish, QoS};
+use std::collections::BTreeMap;
+
+/// The connection that tickets of wills carry: the listener counts its own from 1.
+pub const WILLS: u64 = 0;
+
+#[derive(Debug)]
+struct Publishing {
+    client: String,
+    epoch: u64,
+    publish: Publish,
+    /// Parts that are not settled; with none the client's shard is asked whose it is to route.
+    open: usize,
+    sent: Sent,
+    not: Option<Box<NotCounted>>,
+    /// The latest connection that waits for it.
+    waits: Option<u64>,
+}
+
+/// The wills that one gateway process publishes.
+#[derive(Debug, Default)]
+pub struct Wills {
+    last: u64,
+    open: BTreeMap<u64, Publishing>,
+}
+
+impl Wills {
+    /// Publishes a will, for a connection that waits for it or for none. One that is under way is not begun anew.
+    pub fn publish(&mut self, site: Site<'_>, due: DueWill, waits: Option<u64>, out: &mut Effects) {
+        let same = |p: &&mut Publishing| p.client == due.client && p.epoch == due.epoch;
+        if let Some(publishing) = self.open.values_mut().find(same) {
+            publishing.waits = waits.or(publishing.waits);
+            return;
+        }
+        self.last += 1;
+        let qos = match due.will.qos {
+            0 => QoS::AtMostOnce,
+            _ => QoS::AtLeastOnce,
+        };
+        let publish = Publish {
+            token: self.last,
+            topic: due.will.topic.into(),
+            payload: due.will.payload.into(),
+            qos,
+            dup: false,
+            retain: false,
+            packet_id: None,
+        };
+        let source = Source {
+            client: due.client.clone(),
+            instance: due.instance,
+            epoch: due.epoch,
+            packet_id: 0,
+            qos: 1,
+            dup: true,
+            // A session that goes on leaves the same will again and again: each is another.
+            hash: hash(&publish).wrapping_add(due.epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        };
+        let (parts, not) = match RecentNames::of(&due.client).decode(site, &publish, out) {
+            Meaning::Parts { parts, not, skipped } => {
+                out.skipped.extend(skipped);
+                (parts, not)
+            }
+            Meaning::Unmapped => (Vec::new(), None),
+        };
+        let (client, epoch, open, sent) = (due.client, due.epoch, parts.len(), Sent::of(&parts));
+        let ticket = Ticket { connection: WILLS, token: self.last };
+        out.submit
+            .extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(Some(source.clone())))));
+        self.open.insert(self.last, Publishing { client, epoch, publish, open, sent, not, waits });
+        if open == 0 {
+            self.conclude(site, self.last, out);
+        }
+    }
+
+    /// Takes in what became of an item. Gives the connection that waited, if the will is done.
+    pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) -> Option<u64> {
+        let token = settled.ticket.token;
+        let publishing = self.open.get_mut(&token)?;
+        if publishing.open > 0 {
+            match settled.outcome {
+                Outcome::Judged(judged) if !judged.set_aside.is_empty() => {
+                    let not = publishing.not.get_or_insert_default();
+                    not.set_aside(settled.shard, &publishing.sent, &judged.set_aside);
+                }
+                Outcome::Refused(why) => {
+                    publishing.not.get_or_insert_default().refused(settled.shard, &why);
+                }
+                _ => {}
+            }
+            publishing.open -= 1;
+            if publishing.open == 0 {
+                self.conclude(site, token, out);
+            }
+            return None;
+        }
+        let done = self.open.remove(&token)?;
+        if settled.outcome == Outcome::Done {
+            out.route.push(done.publish);
+        }
+        done.waits
+    }
+
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether none is under way.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// All parts are settled: what was not counted goes into the quarantine, and the client's shard says whose the will is.
+    fn conclude(&self, site: Site<'_>, token: u64, out: &mut Effects) {
+        let Some(p) = self.open.get(&token) else { return };
+        let shard = site.ring.shard_of(&p.client);
+        if let Some(not) = p.not.as_ref().filter(|not| not.is_lasting()) {
+            // At no epoch: its client may be back.
+            let item = quarantined((&p.client, 0), site.now, &p.publish, not, &p.sent);
+            out.submit.push((shard, Ticket { connection: WILLS, token: 0 }, Forwardable::Item(item)));
+        }
+        let item = Item::WillDone { client: p.client.clone(), epoch: p.epoch, at: site.origin };
+        out.submit.push((shard, Ticket { connection: WILLS, token }, Forwardable::Item(item)));
+    }
+}
