@@ -75,7 +75,10 @@ fn answer(bytes: &[u8], questions: &mut Questions, sites: &Sites, site: &SiteId)
     if let Outcome::Windows(Windows { streams, rows, .. }) = &answer.outcome {
         for row in rows {
             let _ = &streams[row.stream as usize];
-            let _ = (row.aggregate.mean(), row.aggregate.quantile(0.5), row.start.plus(row.width_ms.into()));
+            let a = &row.aggregate;
+            assert!((a.min..=a.max).contains(&a.mean()) && a.stddev() <= a.max - a.min);
+            assert!(a.quantile(50).is_none_or(|median| (a.min..=a.max).contains(&median)));
+            let _ = (a.sum(), row.start.plus(row.width_ms.into()));
         }
     }
     let about = Aggregates {

@@ -8,7 +8,6 @@ use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId, SiteId};
 use selvedge_shared::seal::{MAX_SEALED_BYTES, Opener, Sealer, SiteSecret};
 use selvedge_shared::sequences::{SequenceSpan, Sequences};
-use selvedge_shared::sketch::Sketch;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, parse_topic, up_topic};
 use std::collections::BTreeSet;
@@ -143,19 +142,13 @@ fn batch(source: &mut Source) -> Batch {
             index: source.number(0) as u32,
             value: source.float(),
         };
-        let mut aggregate = Aggregate::of(sample(source));
+        let first = sample(source);
+        let mut aggregate = if source.flag() { Aggregate::sketched(first) } else { Aggregate::of(first) };
+        (0..source.below(4)).for_each(|_| aggregate.add(sample(source)));
         if source.flag() {
-            aggregate = Aggregate {
-                count: source.number(2),
-                sum: source.float(),
-                sum_sq: source.float(),
-                min: source.float(),
-                max: source.float(),
-                last: sample(source),
-                fingerprint: source.u64(),
-                sketch: source.flag().then(|| Box::new(Sketch::of(source.float()))),
-                ..aggregate
-            };
+            aggregate.count = source.number(2);
+            (aggregate.min, aggregate.max) = (source.float(), source.float());
+            (aggregate.last, aggregate.fingerprint) = (sample(source), source.u64());
         }
         let width_ms = source.number(10_000) as u32;
         let start = EpochMs(source.time(NOW));

@@ -28,10 +28,11 @@ fn fill(folder: &Path) -> usize {
                 .collect();
             let part = |i: i64| {
                 let start = DAY + (i / 10) % 3 * DAY_MS + i / 30 * 10_000;
-                let value = if i == 77 { f64::NAN } else { i as f64 / 8.0 };
+                // One sum is beyond the greatest double.
+                let [value, other] = if i == 77 { [f64::MAX; 2] } else { [i as f64 / 8.0, 1.0] };
                 let sample = Sample { time: EpochMs(start + 5), slot: 1, index: 0, value };
                 let mut aggregate = Aggregate::sketched(sample);
-                aggregate.add(Sample { time: EpochMs(start + 9), slot: 2, index: 0, value: 1.0 });
+                aggregate.add(Sample { time: EpochMs(start + 9), slot: 2, index: 0, value: other });
                 // A clock that is far off.
                 let watermark = EpochMs(if i == 5 { i64::MAX } else { start + 10_000 });
                 Part {

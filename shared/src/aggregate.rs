@@ -1,10 +1,21 @@
 //! Aggregates: what a window keeps of its readings, and how two of them become one.
 //!
-//! [`Aggregate::merge`] is commutative and associative (sums up to rounding), so a window may be counted
-//! in parts, on several machines and in any order, and a wider window is the merge of narrower ones.
+//! [`Aggregate::merge`] is commutative and associative to the last bit, so a window may be counted in parts, on several machines and
+//! in any order, and a wider window is the merge of narrower ones.
+//!
+//! **Figures.** [`Aggregate::sum`], [`Aggregate::mean`], [`Aggregate::stddev`] and [`Aggregate::quantile`] are the only codes that
+//! reckon one; answers, tables and files show what they say. One that can't be reckoned is nothing: null in JSON, NULL in SQL
+//! and Parquet, empty in CSV. That is a sum beyond the greatest double, and quantiles where no sketch was kept of every reading.
+//! Readings are finite numbers, so there is a mean and a deviation of any, and the mean is never below the least
+//! reading or above the greatest.
 
+use crate::exact::ExactSum;
+use crate::frame::{self, FrameError, varint_bytes};
 use crate::sketch::Sketch;
 use crate::time::EpochMs;
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -28,14 +39,10 @@ impl Sample {
 }
 
 /// What is known of one or more readings of a stream. There is none of no readings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Aggregate {
     /// How many readings.
     pub count: u64,
-    /// Sum of the values.
-    pub sum: f64,
-    /// Sum of the squares of the values.
-    pub sum_sq: f64,
     /// The least value.
     pub min: f64,
     /// The greatest value.
@@ -47,47 +54,65 @@ pub struct Aggregate {
     /// The sum, modulo 2^64, of [`fingerprint`] over the values: equal for the same readings in any
     /// order, so that a lost reading can't hide behind a duplicated one of another value.
     pub fingerprint: u64,
-    /// How the values are spread, for quantiles; nothing unless it was kept for every one of the readings.
-    pub sketch: Option<Box<Sketch>>,
+    sum: ExactSum,
+    squares: ExactSum,
+    /// How the values are spread; nothing unless it was kept for every one of the readings.
+    sketch: Option<Box<Sketch>>,
 }
 
+/// Format version of [`Aggregate::spread`].
+pub const SPREAD_VERSION: u8 = 1;
+
 impl Aggregate {
-    /// The aggregate of one reading, without a sketch.
+    /// The aggregate of one reading, whose value is finite, without a sketch.
     pub fn of(sample: Sample) -> Self {
         let value = sample.value;
+        let (mut sum, mut squares) = (ExactSum::default(), ExactSum::default());
+        sum.add(value);
+        squares.add_square(value);
         Self {
             count: 1,
-            sum: value,
-            sum_sq: value * value,
-            min: value,
-            max: value,
+            min: plain(value),
+            max: plain(value),
             first: sample,
             last: sample,
             fingerprint: fingerprint(value),
+            sum,
+            squares,
             sketch: None,
         }
     }
 
-    /// The aggregate of one reading, with a sketch.
+    /// The aggregate of one reading, whose value is finite, with a sketch.
     pub fn sketched(sample: Sample) -> Self {
         Self { sketch: Some(Box::new(Sketch::of(sample.value))), ..Self::of(sample) }
     }
 
-    /// Takes in one more reading; the sketch, if there is one, too.
+    /// Takes in one more reading, whose value is finite; the sketch, if there is one, too.
     pub fn add(&mut self, sample: Sample) {
-        let sketch = self.sketch.take().map(|mut sketch| {
-            sketch.add(sample.value);
-            sketch
-        });
-        self.merge(&Self::of(sample));
-        self.sketch = sketch;
+        let value = sample.value;
+        self.count = self.count.saturating_add(1);
+        self.sum.add(value);
+        self.squares.add_square(value);
+        self.min = self.min.min(plain(value));
+        self.max = self.max.max(plain(value));
+        if sample.order() < self.first.order() {
+            self.first = sample;
+        }
+        if sample.order() > self.last.order() {
+            self.last = sample;
+        }
+        self.fingerprint = self.fingerprint.wrapping_add(fingerprint(value));
+        if let Some(sketch) = &mut self.sketch {
+            sketch.add(value);
+        }
     }
 
     /// Takes in another aggregate of the same stream.
     pub fn merge(&mut self, other: &Self) {
         self.count = self.count.saturating_add(other.count);
-        self.sum += other.sum;
-        self.sum_sq += other.sum_sq;
+        self.sum.merge(&other.sum);
+        self.squares.merge(&other.squares);
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         if other.first.order() < self.first.order() {
@@ -103,26 +128,190 @@ impl Aggregate {
         }
     }
 
-    /// The arithmetic mean.
+    /// Makes it short and quick to ask and to write, once no more readings are expected.
+    pub fn settle(&mut self) {
+        if let Some(sketch) = &mut self.sketch
+            && self.min != self.max
+        {
+            sketch.settle();
+        }
+    }
+
+    /// The sum of the values, rounded once; nothing if it lies beyond the greatest double.
+    pub fn sum(&self) -> Option<f64> {
+        Some(self.sum.value()).filter(|sum| sum.is_finite())
+    }
+
+    /// The arithmetic mean, rounded once.
     pub fn mean(&self) -> f64 {
-        self.sum / self.count as f64
+        self.sum.mean(self.count)
     }
 
-    /// The standard deviation of all readings (not that of a sample of them).
+    /// The standard deviation of all readings (not that of a sample of them); 0 of one.
     pub fn stddev(&self) -> f64 {
-        (self.sum_sq / self.count as f64 - self.mean() * self.mean()).max(0.0).sqrt()
+        self.sum.deviation(&self.squares, self.count).unwrap_or_default()
     }
 
-    /// The value below which about the share `q` (0 to 1) of the readings lies, if a sketch was kept
-    /// ([`Sketch::quantile`]).
-    pub fn quantile(&self, q: f64) -> Option<f64> {
-        self.sketch.as_ref()?.quantile(q, self.min, self.max)
+    /// The quantile of so many percent, by nearest rank, if a sketch was kept ([`Sketch::quantile`]).
+    pub fn quantile(&self, percent: u8) -> Option<f64> {
+        self.sketch.as_ref()?.quantile(percent, self.min, self.max)
     }
 
-    /// Whether it can have come about: it counts something, and its sketch counts as much.
+    /// How the values are spread, if that was kept.
+    pub fn sketch(&self) -> Option<&Sketch> {
+        self.sketch.as_deref()
+    }
+
+    /// Whether it can have come about.
     pub fn is_sound(&self) -> bool {
-        self.count > 0 && self.sketch.as_ref().is_none_or(|sketch| sketch.count() == self.count)
+        let known = [self.min, self.max, self.first.value, self.last.value];
+        let within = |value: f64| (self.min..=self.max).contains(&value);
+        // Of numbers between two others, the deviation is greatest when half of them are either.
+        let deviation = self.sum.deviation(&self.squares, self.count);
+        self.count > 0
+            && known.iter().all(|value| value.is_finite())
+            && within(self.first.value)
+            && within(self.last.value)
+            && self.first.order() <= self.last.order()
+            && within(self.mean())
+            && deviation.is_some_and(|deviation| deviation <= self.max - self.min)
+            && self.sketch.as_ref().is_none_or(|sketch| sketch.count() == self.count)
     }
+
+    /// How many bytes it takes within a frame; quicker than writing it.
+    pub fn encoded_bytes(&self) -> usize {
+        let signed = |n: i64| varint_bytes((n << 1 ^ n >> 63) as u64);
+        let place = |sample: &Sample| varint_bytes(sample.slot) + varint_bytes(sample.index.into()) + 8;
+        let mut bytes = varint_bytes(self.count) + signed(self.first.time.0) + place(&self.first) + 1;
+        if self.count != 1 {
+            bytes += signed(self.last.time.0.wrapping_sub(self.first.time.0)) + place(&self.last) + 3 * 8;
+        }
+        if self.min != self.max {
+            bytes += self.sum.encoded_bytes() + self.squares.encoded_bytes();
+        }
+        bytes + self.sketch.as_ref().map_or(0, |sketch| sketch.encoded_bytes(self.min, self.max))
+    }
+
+    /// What a table keeps of it beside its count, its values and its fingerprint: a frame of the exact sums and the sketch.
+    pub fn spread(&self) -> Vec<u8> {
+        struct Spread<'a>(&'a Aggregate);
+        impl Encode for Spread<'_> {
+            fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+                self.0.encode_spread(to)
+            }
+        }
+        frame::encode(SPREAD_VERSION, &Spread(self))
+    }
+
+    /// An aggregate without sums and sketch, which a table keeps, with those that [`Aggregate::spread`] gave.
+    ///
+    /// # Errors
+    /// When that is damaged, or does not go with the rest.
+    pub fn restore(
+        count: u64,
+        [min, max]: [f64; 2],
+        [first, last]: [Sample; 2],
+        fingerprint: u64,
+        spread: &[u8],
+    ) -> Result<Self, FrameError> {
+        struct Spread(ExactSum, ExactSum, Option<Box<Sketch>>);
+        impl Decode<(u64, f64, f64)> for Spread {
+            fn decode<D: Decoder<Context = (u64, f64, f64)>>(from: &mut D) -> Result<Self, DecodeError> {
+                let (count, min, max) = *from.context();
+                let (sum, squares, sketch) = decode_spread(count, min, max, from)?;
+                Ok(Self(sum, squares, sketch))
+            }
+        }
+        let what = "the spread of a window's values";
+        let Spread(sum, squares, sketch) =
+            frame::decode_within(what, SPREAD_VERSION, spread, (count, min, max))?;
+        Ok(Self { count, min, max, first, last, fingerprint, sum, squares, sketch })
+    }
+
+    /// The exact sums, unless all values are equal; then the sketch.
+    fn encode_spread<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        if self.min != self.max {
+            self.sum.encode(to)?;
+            self.squares.encode(to)?;
+        }
+        self.sketch.is_some().encode(to)?;
+        match &self.sketch {
+            Some(sketch) => sketch.encode_within(self.min, self.max, to),
+            None => Ok(()),
+        }
+    }
+}
+
+type Spread = (ExactSum, ExactSum, Option<Box<Sketch>>);
+
+fn decode_spread<D: Decoder>(count: u64, min: f64, max: f64, from: &mut D) -> Result<Spread, DecodeError> {
+    let (mut sum, mut squares) = (ExactSum::default(), ExactSum::default());
+    if min == max {
+        sum.add_times(min, count);
+        squares.add_square_times(min, count);
+    } else {
+        sum = ExactSum::decode(from)?;
+        squares = ExactSum::decode(from)?;
+    }
+    let sketched = bool::decode(from)?;
+    let sketch = if sketched { Some(Box::new(Sketch::decode_within(count, min, max, from)?)) } else { None };
+    Ok((sum, squares, sketch))
+}
+
+/// As count and earliest reading; if there are more, the latest one, least and greatest value and fingerprint, which else
+/// follow; then what [`Aggregate::encode_spread`] writes.
+impl Encode for Aggregate {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        self.count.encode(to)?;
+        self.first.encode(to)?;
+        if self.count != 1 {
+            self.last.time.0.wrapping_sub(self.first.time.0).encode(to)?;
+            (self.last.slot, self.last.index, self.last.value).encode(to)?;
+            (self.min, self.max, self.fingerprint.to_le_bytes()).encode(to)?;
+        }
+        self.encode_spread(to)
+    }
+}
+
+impl<C> Decode<C> for Aggregate {
+    fn decode<D: Decoder<Context = C>>(from: &mut D) -> Result<Self, DecodeError> {
+        let count = u64::decode(from)?;
+        let first = Sample::decode(from)?;
+        if count == 1 {
+            let value = plain(first.value);
+            let (sum, squares, sketch) = decode_spread(count, value, value, from)?;
+            return Ok(Self { sum, squares, sketch, ..Self::of(first) });
+        }
+        let time = EpochMs(first.time.0.wrapping_add(i64::decode(from)?));
+        let (slot, index, value) = Decode::decode(from)?;
+        let (min, max, fingerprint): (f64, f64, [u8; 8]) = Decode::decode(from)?;
+        let last = Sample { time, slot, index, value };
+        let (sum, squares, sketch) = decode_spread(count, min, max, from)?;
+        Ok(Self {
+            count,
+            min,
+            max,
+            first,
+            last,
+            fingerprint: u64::from_le_bytes(fingerprint),
+            sum,
+            squares,
+            sketch,
+        })
+    }
+}
+
+impl<'de, C> bincode::BorrowDecode<'de, C> for Aggregate {
+    fn borrow_decode<D: bincode::de::BorrowDecoder<'de, Context = C>>(
+        from: &mut D,
+    ) -> Result<Self, DecodeError> {
+        Self::decode(from)
+    }
+}
+
+/// -0 as 0, so that the least and the greatest of both are the same on every processor.
+fn plain(value: f64) -> f64 {
+    value + 0.0
 }
 
 /// A well-spread 64-bit image of a value (the finaliser of MurmurHash3 over its IEEE 754 bits; -0 counts
@@ -155,7 +344,8 @@ mod tests {
         let all = merged([0, 1, 2, 3]);
         assert_eq!(all, merged([3, 2, 1, 0]));
         assert_eq!(all, merged([2, 0, 3, 1]));
-        assert_eq!((all.count, all.sum, all.sum_sq, all.min, all.max), (4, 7.0, 85.0, -4.0, 8.0));
+        assert_eq!((all.count, all.sum(), all.min, all.max), (4, Some(7.0), -4.0, 8.0));
+        assert_eq!(all.stddev(), (291.0f64).sqrt() / 4.0);
         assert_eq!((all.first.slot, all.last.slot), (2, 3), "ties of time are broken by the slot");
     }
 
@@ -165,15 +355,73 @@ mod tests {
         all.add(sample(2, 2, 5.0));
         all.merge(&Aggregate::sketched(sample(3, 3, 9.0)));
         assert!(all.is_sound());
-        assert_eq!((all.quantile(0.0), all.quantile(1.0)), (Some(1.0078125), Some(9.0)));
-        assert!((all.quantile(0.5).unwrap() - 5.0).abs() <= 5.0 / 128.0);
+        assert_eq!([0, 33, 50, 90, 100].map(|p| all.quantile(p).unwrap()), [1.0, 1.0, 5.0, 9.0, 9.0]);
         assert!((all.stddev() - (32.0f64 / 3.0).sqrt()).abs() < 1e-12);
         all.merge(&Aggregate::of(sample(4, 4, 2.0)));
-        assert_eq!((all.count, all.quantile(0.5)), (4, None));
+        assert_eq!((all.count, all.quantile(50)), (4, None));
         all.add(sample(5, 5, 2.0));
         assert_eq!((all.count, &all.sketch), (5, &None));
         all.sketch = Some(Box::new(Sketch::of(1.0)));
         assert!(!all.is_sound());
+    }
+
+    #[test]
+    fn a_figure_is_nothing_only_if_it_can_not_be_reckoned() {
+        let of = |values: &[f64]| {
+            let mut all = Aggregate::sketched(sample(0, 1, values[0]));
+            values[1..].iter().for_each(|value| all.add(sample(0, 1, *value)));
+            assert!(all.is_sound(), "{values:?}");
+            all
+        };
+        let huge = of(&[1e308, 1e308, 1e308, -1e308, 1e308]);
+        assert_eq!((huge.sum(), huge.mean(), huge.quantile(50)), (None, 6e307, Some(1e308)));
+        assert!((huge.stddev() / 8e307 - 1.0).abs() < 1e-15);
+        let equal = of(&[23.4; 60]);
+        assert_eq!((equal.mean(), equal.stddev(), equal.quantile(50)), (23.4, 0.0, Some(23.4)));
+        let far = of(&[1_000_000_004.0, 1_000_000_007.0, 1_000_000_013.0, 1_000_000_016.0]);
+        assert_eq!((far.stddev(), far.quantile(50)), (4.743416490252569, Some(1_000_000_007.0)));
+        let bits = of(&[0.0, 1.0]);
+        assert_eq!([50, 90, 99].map(|p| bits.quantile(p).unwrap()), [0.0, 1.0, 1.0]);
+        let zeros = of(&[-0.0, 0.0]);
+        assert_eq!((zeros.min.to_bits(), zeros.max.to_bits(), zeros.quantile(50)), (0, 0, Some(0.0)));
+    }
+
+    #[test]
+    fn an_aggregate_has_these_bytes_and_wrong_ones_are_refused() {
+        let mut all = Aggregate::sketched(sample(1_000, 7, 1.5));
+        let one = [1, 1, 251, 208, 7, 7, 0, 0, 0, 0, 0, 0, 0, 248, 63, 1];
+        assert_eq!(frame::encode(1, &all), one);
+        all.add(sample(1_500, 8, 2.0));
+        let bytes = frame::encode(1, &all);
+        assert_eq!(bytes[1..3], [2, 251]);
+        assert_eq!(bytes[15..20], [251, 232, 3, 8, 0], "the time since the first");
+        assert_eq!(
+            bytes[bytes.len() - 10..],
+            [2, 1, 7, 2, 3, 25, 1, 0, 2, 192],
+            "3.5, 6.25, two bins of one reading each"
+        );
+        let read = |bytes: &[u8]| frame::decode::<Aggregate>("aggregate", 1, bytes);
+        for whole in [&one[..], &bytes] {
+            assert_eq!(frame::encode(1, &read(whole).unwrap()), whole);
+            assert_eq!(read(whole).unwrap().encoded_bytes() + 1, whole.len());
+            assert!(read(whole).unwrap().is_sound());
+            for end in 1..whole.len() {
+                assert!(read(&whole[..end]).is_err(), "{end}");
+            }
+        }
+        let restored = |count, spread: &[u8]| {
+            Aggregate::restore(count, [all.min, all.max], [all.first, all.last], all.fingerprint, spread)
+        };
+        let spread = all.spread();
+        assert_eq!(restored(2, &spread).unwrap(), all);
+        assert!(restored(2, &spread[1..]).is_err());
+        assert!(!restored(1, &spread).unwrap().is_sound());
+        // The sum of the squares a little less than it can be.
+        let mut wrong = bytes.clone();
+        let at = wrong.len() - 5;
+        assert_eq!(wrong[at], 25);
+        wrong[at] = 23;
+        assert!(!read(&wrong).unwrap().is_sound());
     }
 
     #[test]

@@ -78,6 +78,20 @@ pub fn decode<T: Decode<()>>(what: &'static str, known: u8, bytes: &[u8]) -> Res
     read(what, known, bytes, |body| bincode::decode_from_slice(body, FORM.with_limit::<MAX_FRAME_BYTES>()))
 }
 
+/// As [`decode`], for what is read with the help of something that stands elsewhere.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_within<C, T: Decode<C>>(
+    what: &'static str,
+    known: u8,
+    bytes: &[u8],
+    context: C,
+) -> Result<T, FrameError> {
+    let form = FORM.with_limit::<MAX_FRAME_BYTES>();
+    read(what, known, bytes, |body| bincode::decode_from_slice_with_context(body, form, context))
+}
+
 /// As [`decode`], for what borrows from the frame's bytes.
 ///
 /// # Errors

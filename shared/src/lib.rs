@@ -6,6 +6,7 @@ pub mod aggregate;
 pub mod balance;
 pub mod canary;
 pub mod config;
+pub mod exact;
 pub mod frame;
 pub mod ids;
 pub mod mqtt;

@@ -65,8 +65,8 @@ impl Batch {
     /// From bytes.
     ///
     /// # Errors
-    /// When the frame is damaged, or a part names a stream that is not there, a width of 0, no reading, or a sketch or sequence
-    /// numbers that can't be.
+    /// When the frame is damaged, or a part names a stream that is not there, a width of 0, no reading, or figures or sequence
+    /// numbers that no readings have.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let batch: Self = frame::decode("uplink batch", BATCH_VERSION, bytes)?;
         let bad = |p: &Part| {
@@ -77,7 +77,7 @@ impl Batch {
         };
         if batch.parts.iter().any(bad) {
             let why =
-                "a part names a stream that is not there, a width of 0, no reading, or a sketch or sequence numbers that can't be"
+                "a part names a stream that is not there, a width of 0, no reading, or figures or sequence numbers that no readings have"
                     .to_string();
             return Err(FrameError::Malformed { what: "uplink batch", why });
         }
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(Batch::decode(&bytes).unwrap(), batch);
         assert_eq!(
             &bytes[..14],
-            [3, 1, 1, b'd', 1, b't', 1, 0, 251, 0x10, 0x27, 0, 1, 0],
+            [3, 1, 1, b'd', 1, b't', 1, 0, 251, 0x10, 0x27, 0, 1, 251],
             "golden bytes of version 3"
         );
         let mut wrong = batch;

@@ -25,13 +25,13 @@ fn sample() -> impl Strategy<Value = Sample> {
 }
 
 fn part(streams: u32) -> impl Strategy<Value = Part> {
-    let aggregate =
-        (sample(), sample(), 1u64.., any::<u64>()).prop_map(|(first, last, count, fingerprint)| Aggregate {
-            count,
-            last,
-            fingerprint,
-            ..Aggregate::of(first)
-        });
+    let aggregate = (sample(), prop::collection::vec(sample(), 0..40), any::<bool>()).prop_map(
+        |(first, others, sketched)| {
+            let mut all = if sketched { Aggregate::sketched(first) } else { Aggregate::of(first) };
+            others.into_iter().for_each(|sample| all.add(sample));
+            all
+        },
+    );
     let spans =
         prop::collection::vec((any::<Option<u64>>(), any::<(u64, u64)>(), 1u64..), 0..6).prop_map(|list| {
             let span = |(boot, (a, b), count): (_, (u64, u64), _)| SequenceSpan {

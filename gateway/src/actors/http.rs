@@ -222,9 +222,9 @@ fn window(site: &SiteId, w: &WindowView) -> Value {
     json!({
         "site": site, "device": &*w.device, "stream": &*w.stream,
         "start": w.start.to_string(), "start_ms": w.start.0, "width_ms": w.width_ms,
-        "count": a.count, "sum": a.sum, "mean": a.mean(), "min": a.min, "max": a.max, "stddev": a.stddev(),
+        "count": a.count, "sum": a.sum(), "mean": a.mean(), "min": a.min, "max": a.max, "stddev": a.stddev(),
         "first": sample(&a.first), "last": sample(&a.last),
-        "p50": a.quantile(0.5), "p90": a.quantile(0.9), "p99": a.quantile(0.99),
+        "p50": a.quantile(50), "p90": a.quantile(90), "p99": a.quantile(99),
         "late": w.late, "set_aside": w.set_aside, "missing": w.sequences.missing(), "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
         "watermark": w.watermark.to_string(), "watermark_ms": w.watermark.0,
         "complete": w.start.plus(i64::from(w.width_ms)) <= w.watermark, "closed": w.closed,
@@ -295,9 +295,43 @@ fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_shared::aggregate::Aggregate;
+    use selvedge_shared::sequences::Sequences;
 
     fn pairs(text: &[(&str, &str)]) -> Vec<(String, String)> {
         text.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    #[test]
+    fn a_window_says_what_the_node_says_of_it() {
+        let sample = |slot, value| Sample { time: EpochMs(5), slot, index: 0, value };
+        let told = |values: &[f64]| {
+            let mut aggregate = Aggregate::sketched(sample(0, values[0]));
+            (1..).zip(&values[1..]).for_each(|(slot, value)| aggregate.add(sample(slot, *value)));
+            let view = WindowView {
+                device: "d".into(),
+                stream: "s".into(),
+                width_ms: 10_000,
+                start: EpochMs(0),
+                aggregate,
+                late: 0,
+                parts: 1,
+                closed: true,
+                watermark: EpochMs(10_000),
+                set_aside: 0,
+                sequences: Sequences::default(),
+            };
+            let row = window(&SiteId::new("plant-7").unwrap(), &view);
+            ["sum", "mean", "stddev", "p50", "p90", "p99"].map(|name| row[name].clone())
+        };
+        let numbers = |list: [f64; 6]| list.map(Value::from);
+        let far = told(&[1_000_000_004.0, 1_000_000_007.0, 1_000_000_013.0, 1_000_000_016.0]);
+        let deviation = 4.743416490252569;
+        let [p50, p99] = [1_000_000_007.0, 1_000_000_016.0];
+        assert_eq!(far, numbers([4_000_000_040.0, 1_000_000_010.0, deviation, p50, p99, p99]));
+        assert_eq!(told(&[0.0, 1.0]), numbers([1.0, 0.5, 0.5, 0.0, 1.0, 1.0]));
+        let [sum, rest @ ..] = told(&[1e308, 1e308]);
+        assert_eq!((sum, rest), (Value::Null, [1e308, 0.0, 1e308, 1e308, 1e308].map(Value::from)));
     }
 
     #[test]

@@ -156,7 +156,7 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
             let a = part.aggregate;
             assert!(part.late <= a.count);
             sum.count += a.count;
-            sum.sum += a.sum;
+            sum.sum += a.sum().unwrap();
             sum.fingerprint = sum.fingerprint.wrapping_add(a.fingerprint);
             sum.first = Some(sum.first.map_or(a.first.time.0, |t| t.min(a.first.time.0)));
             sum.last = Some(sum.last.map_or(a.last.time.0, |t| t.max(a.last.time.0)));

@@ -229,7 +229,8 @@ fn show(s: &mut Shard, applied: &Applied, out: &mut String) {
             let (of, a, width) = (&batch.streams[p.stream as usize], &p.aggregate, p.width_ms);
             let (start, wm) = (p.start.0, p.watermark.0);
             let end = start + i64::from(width);
-            write!(out, "  {}/{} {start}..{end}: {} sum {}", of.device, of.stream, a.count, a.sum).unwrap();
+            write!(out, "  {}/{} {start}..{end}: {} sum {}", of.device, of.stream, a.count, a.sum().unwrap())
+                .unwrap();
             write!(out, " min {} max {} first {}@{}", a.min, a.max, a.first.value, a.first.time.0).unwrap();
             writeln!(out, " last {}@{} late {} watermark {wm}", a.last.value, a.last.time.0, p.late).unwrap();
         }

@@ -173,9 +173,10 @@ fn view() -> impl Strategy<Value = WindowView> {
             value,
         })
     };
-    let aggregate = (sample(), sample(), any::<bool>()).prop_map(|(first, last, sketched)| match sketched {
-        true => Aggregate { last, ..Aggregate::sketched(first) },
-        false => Aggregate { last, ..Aggregate::of(first) },
+    let aggregate = (sample(), sample(), any::<bool>()).prop_map(|(one, other, sketched)| {
+        let mut all = if sketched { Aggregate::sketched(one) } else { Aggregate::of(one) };
+        all.add(other);
+        all
     });
     (text(), text(), any::<(u32, u64, u32, bool)>(), time(), time(), aggregate).prop_map(
         |(device, stream, (width_ms, late, parts, closed), start, watermark, aggregate)| {

@@ -63,14 +63,14 @@ pub const FIELDS: [Field<'static>; 24] = [
 fn cells<'a>(series: &'a SeriesInfo, window: &StoredWindow, progress: &Progress) -> [Cell<'a>; FIELDS.len()] {
     let a = &window.aggregate;
     let count = |n: u64| Cell::Whole(i64::try_from(n).unwrap_or(i64::MAX));
-    let quantile = |q: f64| a.quantile(q).map_or(Cell::Null, Cell::Real);
+    let figure = |figure: Option<f64>| figure.map_or(Cell::Null, Cell::Real);
     [
         Cell::Text(&series.device),
         Cell::Text(&series.stream),
         Cell::Time(window.start),
         Cell::Whole(series.width_ms),
         count(a.count),
-        Cell::Real(a.sum),
+        figure(a.sum()),
         Cell::Real(a.mean()),
         Cell::Real(a.min),
         Cell::Real(a.max),
@@ -79,9 +79,9 @@ fn cells<'a>(series: &'a SeriesInfo, window: &StoredWindow, progress: &Progress)
         Cell::Real(a.last.value),
         Cell::Time(a.last.time),
         Cell::Real(a.stddev()),
-        quantile(0.5),
-        quantile(0.9),
-        quantile(0.99),
+        figure(a.quantile(50)),
+        figure(a.quantile(90)),
+        figure(a.quantile(99)),
         count(window.parts),
         count(window.late),
         count(window.set_aside),

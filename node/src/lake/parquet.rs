@@ -208,7 +208,8 @@ impl Column {
                 all.push(at.0.clamp(*TIME_RANGE.start(), *TIME_RANGE.end()));
                 true
             }
-            (Values::Real(_), Cell::Real(n)) if n.is_nan() => false,
+            // As in the other forms.
+            (Values::Real(_), Cell::Real(n)) if !n.is_finite() => false,
             (Values::Real(all), Cell::Real(n)) => {
                 all.push(n);
                 true

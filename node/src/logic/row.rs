@@ -185,20 +185,26 @@ impl Column {
             ),
             C::Filled => ("filled", Kind::Flag, "Whether it is filled in; only with `fill`."),
             C::Count => ("count", Kind::Whole, "How many readings."),
-            C::Sum => ("sum", Kind::Real, "Sum of the values."),
+            C::Sum => ("sum", Kind::Real, "Sum of the values; null if it is beyond the greatest double."),
             C::Mean => ("mean", Kind::Real, "Arithmetic mean."),
             C::Min => ("min", Kind::Real, "The least value."),
             C::Max => ("max", Kind::Real, "The greatest value."),
             C::Stddev => ("stddev", Kind::Real, "Standard deviation of all readings, not of a sample."),
-            C::Quantile(50) => {
-                ("p50", Kind::Real, "50 percent of the values lie below; null where no sketch was kept.")
-            }
-            C::Quantile(90) => {
-                ("p90", Kind::Real, "90 percent of the values lie below; null where no sketch was kept.")
-            }
-            C::Quantile(_) => {
-                ("p99", Kind::Real, "99 percent of the values lie below; null where no sketch was kept.")
-            }
+            C::Quantile(50) => (
+                "p50",
+                Kind::Real,
+                "The reading of rank ceil(0.5 count) from the least on, or close to it; null where no sketch was kept.",
+            ),
+            C::Quantile(90) => (
+                "p90",
+                Kind::Real,
+                "The reading of rank ceil(0.9 count) from the least on, or close to it; null where no sketch was kept.",
+            ),
+            C::Quantile(_) => (
+                "p99",
+                Kind::Real,
+                "The reading of rank ceil(0.99 count) from the least on, or close to it; null where no sketch was kept.",
+            ),
             C::FirstTime => ("first.time", Kind::Time, "When the earliest reading was measured."),
             C::FirstMs => ("first.time_ms", Kind::Whole, "The same in milliseconds since 1970."),
             C::FirstValue => ("first.value", Kind::Real, "The value of the earliest reading."),
@@ -236,18 +242,17 @@ impl Column {
     /// What a window says of its values here, if it is something that can be filled in.
     fn value(self, window: &StoredWindow) -> Option<f64> {
         let a = &window.aggregate;
-        let value = match self {
-            C::Sum => a.sum,
+        Some(match self {
+            C::Sum => a.sum()?,
             C::Mean => a.mean(),
             C::Min => a.min,
             C::Max => a.max,
-            C::Stddev if a.sum_sq.is_finite() && a.sum.is_finite() => a.stddev(),
-            C::Quantile(percent) => a.quantile(f64::from(percent) / 100.0)?,
+            C::Stddev => a.stddev(),
+            C::Quantile(percent) => a.quantile(percent)?,
             C::FirstValue => a.first.value,
             C::LastValue => a.last.value,
             _ => return None,
-        };
-        Some(value).filter(|value| value.is_finite())
+        })
     }
 
     fn of_window(self, window: &StoredWindow, row: &Row) -> Cell<'static> {
@@ -276,7 +281,7 @@ impl Column {
             (_, Filling::Null) => None,
             (_, Filling::Same(before)) => self.value(before),
             (_, Filling::Between(before, after, share)) => {
-                self.value(before).zip(self.value(after)).map(|(a, b)| a + (b - a) * share)
+                self.value(before).zip(self.value(after)).map(|(a, b)| between(a, b, *share))
             }
             (C::Sum | C::Mean | C::Min | C::Max | C::Stddev | C::Quantile(_), Filling::Value(value)) => {
                 Some(*value)
@@ -286,6 +291,11 @@ impl Column {
         };
         value.map_or(Cell::Null, Cell::Real)
     }
+}
+
+/// The number at this share of the way from `a` to `b`, which may lie further apart than the greatest double.
+fn between(a: f64, b: f64, share: f64) -> f64 {
+    if (b - a).is_finite() { a + (b - a) * share } else { a * (1.0 - share) + b * share }
 }
 
 /// What is told of rows beside whose they are and the functions.

@@ -332,7 +332,7 @@ mod tests {
                 (0, 1) => Cell::Time(EpochMs(0)),
                 (0, 2) => Cell::Real(1e300),
                 (1, 0) => Cell::Hex(255),
-                (1, 2) => Cell::Real(f64::NAN),
+                (1, 2) => Cell::Real(f64::INFINITY),
                 (_, 3) => Cell::Whole(-3),
                 (0, 4) => Cell::Flag(true),
                 _ => Cell::Null,

@@ -27,7 +27,6 @@ use crate::logic::passed::{NEVER, Progress};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::sequences::Sequences;
-use selvedge_shared::sketch::Sketch;
 use selvedge_shared::time::EpochMs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,9 +36,6 @@ pub const READ_CONNECTIONS_ENTRIES: usize = 4;
 
 /// How long a query waits for one of them.
 pub const READ_WAIT_MS: u64 = 5_000;
-
-/// Format version of stored sketches.
-pub const SKETCH_VERSION: u8 = 1;
 
 /// Format version of stored sequence numbers.
 pub const SEQUENCES_VERSION: u8 = 1;
@@ -119,9 +115,9 @@ pub enum StoreError {
     /// Somebody else has written what is ours while its shard was locked.
     #[error("rows were changed by somebody else; is there one device in two shards?")]
     Changed,
-    /// A stored sketch can't be read.
+    /// What is stored of how values are spread can't be read.
     #[error("a row can't be read: {0}")]
-    Sketch(#[from] FrameError),
+    Spread(#[from] FrameError),
     /// A task of the store ended before its work.
     #[error("the store was stopped at its work")]
     Stopped,
@@ -481,19 +477,6 @@ pub struct Hole {
 /// As SQL holds it; larger ones are refused before they come here.
 fn whole(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-/// As it is stored; a value that is no number is NULL in both databases.
-fn number(value: f64) -> Option<f64> {
-    (!value.is_nan()).then_some(value)
-}
-
-fn sketch_bytes(sketch: &Option<Box<Sketch>>) -> Option<Vec<u8>> {
-    sketch.as_ref().map(|sketch| frame::encode(SKETCH_VERSION, sketch.as_ref()))
-}
-
-fn sketch_from(bytes: &[u8]) -> Result<Box<Sketch>, FrameError> {
-    frame::decode("a window's sketch", SKETCH_VERSION, bytes).map(Box::new)
 }
 
 fn sequences_bytes(sequences: &Sequences) -> Option<Vec<u8>> {

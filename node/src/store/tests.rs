@@ -57,7 +57,7 @@ async fn window(reader: &Reader, stream: &str, start: i64) -> crate::store::Stor
 
 async fn total(reader: &Reader) -> (u64, f64) {
     let all = window(reader, "temp", 0).await.aggregate;
-    (all.count, all.sum)
+    (all.count, all.sum().unwrap())
 }
 
 async fn apply(writer: &mut Writer, messages: &[Incoming]) -> Applied {
@@ -284,10 +284,10 @@ async fn merging_in_the_database_is_merging_of_aggregates() {
 async fn counts_stop_at_their_end_and_odd_values_do_not_block_a_shard() {
     for home in homes().await {
         let (mut writer, reader) = home.open().await;
-        let mut huge = part(0, 0, &[f64::INFINITY]);
+        let mut huge = part(0, 0, &[f64::MAX]);
         huge.aggregate.count = i64::MAX as u64;
         huge.late = i64::MAX as u64;
-        let odd = part(0, 0, &[f64::NAN, f64::NEG_INFINITY, f64::MAX]);
+        let odd = part(0, 0, &[f64::MIN, 5e-324, f64::MAX]);
         let messages =
             [huge.clone(), odd, huge].into_iter().zip(1..).map(|(p, seq)| message(seq, 1, batch(vec![p])));
         for one in messages {
@@ -298,8 +298,8 @@ async fn counts_stop_at_their_end_and_odd_values_do_not_block_a_shard() {
             (stored.aggregate.count, stored.late, stored.parts),
             (i64::MAX as u64, i64::MAX as u64, 3)
         );
-        assert!(stored.aggregate.sum.is_nan());
-        assert_eq!((stored.aggregate.min, stored.aggregate.max), (f64::NEG_INFINITY, f64::INFINITY));
+        let a = &stored.aggregate;
+        assert_eq!((a.sum(), a.min, a.max), (None, f64::MIN, f64::MAX));
         home.end().await;
     }
 }
@@ -431,10 +431,7 @@ async fn the_views_read_as_one_expects() {
         );
         assert_eq!(
             rows[1],
-            expected(&format!(
-                "plant-7 press-1 temp 10 2 6 2 4 2 4 3 1 2.015625 2.015625 1 0 {}",
-                home.yes()
-            ))
+            expected(&format!("plant-7 press-1 temp 10 2 6 2 4 2 4 3 1 2 4 1 0 {}", home.yes()))
         );
         for (view, spans, count, length) in
             [("minute", 26, 12, 60), ("hour", 1, 301, 3_600), ("day", 1, 301, 86_400)]

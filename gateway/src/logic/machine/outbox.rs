@@ -224,19 +224,10 @@ impl Outbox {
 /// The encoded size of a part.
 fn part_bytes(c: &Closed, place: u32) -> usize {
     let signed = |n: EpochMs| varint_bytes(((n.0 << 1) ^ (n.0 >> 63)) as u64);
-    let a = &c.aggregate;
-    let samples = [a.first, a.last]
-        .into_iter()
-        .map(|s| signed(s.time) + varint_bytes(s.slot) + varint_bytes(s.index.into()) + 8);
     varint_bytes(place.into())
         + varint_bytes(c.width_ms.into())
         + signed(c.start)
-        + varint_bytes(a.count)
-        + 4 * 8
-        + samples.sum::<usize>()
-        + varint_bytes(a.fingerprint)
-        + 1
-        + a.sketch.as_ref().map_or(0, |sketch| sketch.encoded_bytes())
+        + c.aggregate.encoded_bytes()
         + varint_bytes(c.late_count())
         + signed(c.watermark)
         + varint_bytes(c.set_aside)

@@ -5,7 +5,7 @@
 
 use super::Machine;
 use super::judged::Reason;
-use super::window::{Closed, merge};
+use super::window::Closed;
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::encoded_bytes;
@@ -196,7 +196,7 @@ impl Machine {
                 continue;
             }
             if let Some(window) = windows.get_mut(&start) {
-                merge(&mut window.aggregate, &part.aggregate);
+                window.aggregate.merge(&part.aggregate);
                 window.late = window.late.saturating_add(part.late_count());
                 window.set_aside = window.set_aside.saturating_add(part.set_aside);
                 window.sequences.merge(&part.sequences);

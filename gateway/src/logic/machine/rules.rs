@@ -44,8 +44,8 @@ pub struct Rules {
     pub idle_close_ms: u32,
     /// Readings for a closed window gather this long in a further part of it.
     pub late_flush_ms: u32,
-    /// Windows keep a sketch of their values, from which quantiles are answered: two bytes for each of the values that differ by
-    /// more than 1 %, at most some 400.
+    /// Windows keep a sketch of their values, from which quantiles are answered: some 5 bytes for each of a few readings, and no
+    /// more than some 230 of however many.
     pub quantiles: bool,
     /// Closed parts wait at most this long to be cut into a batch (longer while batches stay unconfirmed).
     pub cut_after_ms: u32,

@@ -235,7 +235,6 @@ impl Streams {
                 Ok(at) => {
                     let part = &mut stream.open[at];
                     part.aggregate.add(sample);
-                    settle(&mut part.aggregate);
                     part.sequences.add(number);
                 }
                 Err(at) => {
@@ -409,8 +408,9 @@ impl Closed {
 }
 
 impl Open {
-    pub fn close(self, stream: u32, class: &Class, watermark: EpochMs, set_aside: u64) -> Closed {
+    pub fn close(mut self, stream: u32, class: &Class, watermark: EpochMs, set_aside: u64) -> Closed {
         let width_ms = class.windows_ms[usize::from(self.width)];
+        self.aggregate.settle();
         let Self { late, start, aggregate, sequences, .. } = self;
         Closed { stream, width_ms, start, late, watermark, aggregate, set_aside, sequences }
     }
@@ -426,17 +426,4 @@ fn take(set_aside: &mut Option<Box<Aside>>, width: u8) -> u64 {
 fn is_start(start: EpochMs) -> bool {
     let least = EpochMs(*TIME_RANGE.start()).plus(-i64::from(MAX_WINDOW_MS));
     start > least && start.0 <= *TIME_RANGE.end()
-}
-
-/// Merges, with a sum as in [`settle`].
-pub(super) fn merge(into: &mut Aggregate, other: &Aggregate) {
-    into.merge(other);
-    settle(into);
-}
-
-/// Writes a sum that is no number (infinities of both signs) the same on every processor.
-fn settle(into: &mut Aggregate) {
-    if into.sum.is_nan() {
-        into.sum = f64::NAN;
-    }
 }

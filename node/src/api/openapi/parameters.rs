@@ -53,7 +53,8 @@ pub(super) fn parameter(name: &str) -> Parameter {
         "fn" => (
             format!(
                 "What is told of each row, a comma list of: {}. Otherwise all. `first` and `last` have time and value, `watermark` both \
-                 forms of its time; quantiles are null where no sketch was kept.",
+                 forms of its time. `p50`, `p90` and `p99` are by nearest rank: the reading of rank ceil(0.5 count) and so on, or close to it. \
+                 What can't be reckoned is null (empty in CSV): quantiles where no sketch was kept, a sum beyond the greatest double.",
                 Function::names()
             ),
             string(&format!("^({functions})(,({functions}))*$")),

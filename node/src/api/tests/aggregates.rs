@@ -22,6 +22,52 @@ async fn a_window_is_answered_with_all_that_is_known_of_it() {
 }
 
 #[actix_web::test]
+async fn a_figure_that_can_not_be_reckoned_is_nothing_in_every_form() {
+    for mut w in World::each().await {
+        w.change(|api| api.sql.enabled = true);
+        let sample = |slot, value| Sample { time: EpochMs(START), slot, index: 0, value };
+        let mut aggregate = Aggregate::of(sample(1, 1e308));
+        aggregate.add(sample(2, 1e308));
+        let start = EpochMs(START);
+        let part = Part {
+            stream: 0,
+            width_ms: 10_000,
+            start,
+            aggregate,
+            late: 0,
+            watermark: start.plus(10_000),
+            set_aside: 0,
+            sequences: Sequences::default(),
+        };
+        w.put("d", "s", vec![part]).await;
+        let path = "/v1/aggregates?device=d&fn=sum,mean,stddev,p50";
+        for every in ["", "&every=1h"] {
+            let body = w.ok(&format!("{path}{every}")).await;
+            let row = &body["aggregates"][0];
+            let figures = ["sum", "mean", "stddev", "p50"].map(|name| row[name].clone());
+            assert_eq!(figures, [Value::Null, json!(1e308), json!(0.0), Value::Null]);
+        }
+        let (_, text) = w.text(&format!("{path}&format=csv")).await;
+        assert!(text.ends_with(",10000,,1e308,0.0,\r\n"), "{text}");
+        let (_, text) = w.text(&format!("{path}&format=ndjson")).await;
+        assert!(text.contains(r#""sum":null,"mean":1e+308,"stddev":0.0,"p50":null"#), "{text}");
+        let (_, _, body) = w.ask(test::TestRequest::get().uri(&format!("{path}&format=parquet"))).await;
+        let file = SerializedFileReader::new(bytes::Bytes::from(body)).unwrap();
+        let row = file.get_row_iter(None).unwrap().next().unwrap().unwrap().to_string();
+        assert!(row.contains("sum: null") && row.contains("p50: null"), "{row}");
+        for view in ["windows", "hour"] {
+            let sql = format!("SELECT sum, mean, stddev, p50 FROM {view}");
+            let asked =
+                test::TestRequest::post().uri("/v1/sql").insert_header(("content-type", "text/plain"));
+            let (_, _, body) = w.ask(asked.set_payload(sql)).await;
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["rows"], json!([[null, 1e308, 0.0, null]]), "{view}");
+        }
+        w.end().await;
+    }
+}
+
+#[actix_web::test]
 async fn every_merges_upwards_and_width_picks() {
     let mut w = World::new().await;
     w.store("d", "s", 10_000, 12).await;

@@ -152,8 +152,13 @@ impl World {
                 sequences: Sequences::default(),
             }
         });
+        self.put(device, stream, parts.collect()).await;
+    }
+
+    /// Applies parts of one stream.
+    async fn put(&mut self, device: &str, stream: &str, parts: Vec<Part>) {
         let name = StreamName { device: device.into(), stream: stream.into() };
-        let batch = Batch { streams: vec![name], parts: parts.collect() };
+        let batch = Batch { streams: vec![name], parts };
         self.seq += 1;
         let site = self.api.sites[0].clone();
         let content = Some(Content { seq: self.seq, batch, body_hash: self.seq });

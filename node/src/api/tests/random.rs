@@ -127,7 +127,7 @@ fn told_by_hand(of: &ByHand<'_>, w: &StoredWindow) -> Value {
         stream,
         w.start.0,
         a.count,
-        a.sum,
+        a.sum(),
         a.min,
         a.max,
         a.first.time.0,

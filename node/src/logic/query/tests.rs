@@ -97,8 +97,10 @@ fn windows_merge_into_spans() {
     }
     assert_eq!(spans.open_start(), Some(EpochMs(120_000)));
     got.extend(spans.finish());
-    let told: Vec<_> =
-        got.iter().map(|s| (s.start.0, s.aggregate.count, s.aggregate.sum, s.late, s.parts)).collect();
+    let told: Vec<_> = got
+        .iter()
+        .map(|s| (s.start.0, s.aggregate.count, s.aggregate.sum().unwrap(), s.late, s.parts))
+        .collect();
     assert_eq!(told, [(-60_000, 1, 5.0, 1, 2), (0, 2, 4.0, 2, 4), (120_000, 1, 9.0, 1, 2)]);
 }
 

@@ -16,7 +16,7 @@ pub use link::{Postgres, Said};
 pub use read::Reader;
 pub use write::Writer;
 
-use super::{StoreError, StoredWindow, sequences_from, sketch_from};
+use super::{StoreError, StoredWindow, sequences_from};
 use bytes::{BufMut, BytesMut};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::EpochMs;
@@ -27,9 +27,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
-pub const ROW: &str = "w.start, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
-     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, \
-     w.sequences, w.sketch";
+pub const ROW: &str = "w.start, w.count, w.min, w.max, w.first_ms, w.first_slot, w.first_index, w.first, w.last_ms, \
+     w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, w.sequences, w.spread";
 
 /// Brings the database to this release's tables.
 pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {
@@ -84,31 +83,20 @@ impl FromSql<'_> for At {
 /// The columns [`ROW`] from `base` on.
 fn window_at(row: &Row, base: usize) -> Result<StoredWindow, StoreError> {
     let whole = |at: usize| row.try_get::<_, i64>(base + at);
-    let real = |at: usize| {
-        Ok::<_, tokio_postgres::Error>(row.try_get::<_, Option<f64>>(base + at)?.unwrap_or(f64::NAN))
-    };
+    let real = |at: usize| row.try_get::<_, f64>(base + at);
     let sample = |at: usize| {
         let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
         Ok::<_, tokio_postgres::Error>(Sample { time, slot, index, value: real(at + 3)? })
     };
-    let sketch = row.try_get::<_, Option<&[u8]>>(base + 19)?.map(sketch_from).transpose()?;
+    let (count, ends, samples) = (whole(1)? as u64, [real(2)?, real(3)?], [sample(4)?, sample(8)?]);
+    let spread = row.try_get::<_, &[u8]>(base + 17)?;
     Ok(StoredWindow {
         start: row.try_get::<_, At>(base)?.0,
-        aggregate: Aggregate {
-            count: whole(1)? as u64,
-            sum: real(2)?,
-            sum_sq: real(3)?,
-            min: real(4)?,
-            max: real(5)?,
-            first: sample(6)?,
-            last: sample(10)?,
-            fingerprint: whole(14)? as u64,
-            sketch,
-        },
-        late: whole(15)? as u64,
-        parts: whole(16)? as u64,
-        set_aside: whole(17)? as u64,
-        sequences: sequences_from(row.try_get::<_, Option<&[u8]>>(base + 18)?)?,
+        aggregate: Aggregate::restore(count, ends, samples, whole(12)? as u64, spread)?,
+        late: whole(13)? as u64,
+        parts: whole(14)? as u64,
+        set_aside: whole(15)? as u64,
+        sequences: sequences_from(row.try_get::<_, Option<&[u8]>>(base + 16)?)?,
     })
 }
 

@@ -156,7 +156,7 @@ COMMENT ON COLUMN series.readings IS 'How many, in all windows of this length; t
 COMMENT ON COLUMN series.sequences IS 'Which numbers they have, in the latest boots.';
 COMMENT ON COLUMN series.missing_before IS 'How many of the missing numbers are of earlier boots.';
 COMMENT ON TABLE doubt IS 'Stretches of a series, from how far its stream had come before lost batches to how far after them, of which these may have held readings.';
-COMMENT ON TABLE series_window IS 'Windows; the view windows is for people. What is no number is NULL.';
+COMMENT ON TABLE series_window IS 'Windows; the view windows is for people. A figure that can''t be reckoned is NULL.';
 COMMENT ON TABLE series_rollup IS 'Windows added up to minutes, hours and days; the views minute, hour and day are for people.';
 COMMENT ON TABLE shard_progress IS 'Which batches of each shard are applied; the view shards is for people.';
 COMMENT ON COLUMN shard_progress.cursor IS 'All batches up to it are applied, or in a hole.';
@@ -222,33 +222,32 @@ COMMENT ON TABLE lake_export IS 'What was exported, where to, and who is at it.'
 ];
 
 const ROW: &str = "count        bigint NOT NULL,
-    sum          double precision,
-    sum_sq       double precision,
-    min          double precision,
-    max          double precision,
+    min          double precision NOT NULL,
+    max          double precision NOT NULL,
     first_ms     bigint NOT NULL,
     first_slot   bigint NOT NULL,
     first_index  bigint NOT NULL,
-    first        double precision,
+    first        double precision NOT NULL,
     last_ms      bigint NOT NULL,
     last_slot    bigint NOT NULL,
     last_index   bigint NOT NULL,
-    last         double precision,
+    last         double precision NOT NULL,
     fingerprint  bigint NOT NULL,
     late_count   bigint NOT NULL,
     revision     bigint NOT NULL,
     set_aside    bigint NOT NULL,
     missing      bigint,
     sequences    bytea,
-    sketch       bytea,
-    stddev       double precision,
+    spread       bytea NOT NULL,
+    sum          double precision,
+    mean         double precision NOT NULL,
+    stddev       double precision NOT NULL,
     p50          double precision,
     p90          double precision,
     p99          double precision,";
 
-/// A mean too small to be told from 0 would be an error.
 const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.min, w.max, w.first, w.last,
-       CASE WHEN abs(w.sum) < 1e-280 THEN 0 ELSE w.sum / w.count END AS mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
+       w.mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
        w.set_aside, w.missing,
        {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AND (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id
        AND {TIME x.from_ms} < w.start + {SPAN} * interval '1 millisecond' AND {TIME x.to_ms} > w.start LIMIT 1) IS NULL AS complete,
@@ -263,16 +262,25 @@ const COMMENTS: &[(&str, &str)] = &[
     ("start", "When it starts."),
     ("length", "How long it is, in seconds."),
     ("count", "How many readings."),
-    ("sum", "The sum of their values."),
+    ("sum", "The sum of their values; empty if it is beyond the greatest double."),
     ("min", "The least value."),
     ("max", "The greatest value."),
     ("first", "The value of the earliest reading."),
     ("last", "The value of the latest reading."),
     ("mean", "The arithmetic mean."),
     ("stddev", "The standard deviation of all readings, not that of a sample of them."),
-    ("p50", "About the median; empty unless the site keeps sketches."),
-    ("p90", "About the value that 90 % of the readings do not exceed; empty unless the site keeps sketches."),
-    ("p99", "About the value that 99 % of the readings do not exceed; empty unless the site keeps sketches."),
+    (
+        "p50",
+        "The reading of rank ceil(0.5 count) from the least on, or close to it; empty unless the site keeps sketches.",
+    ),
+    (
+        "p90",
+        "The reading of rank ceil(0.9 count) from the least on, or close to it; empty unless the site keeps sketches.",
+    ),
+    (
+        "p99",
+        "The reading of rank ceil(0.99 count) from the least on, or close to it; empty unless the site keeps sketches.",
+    ),
     ("revision", "How many parts it was merged from; late readings add some."),
     ("late_count", "How many readings came after the window had closed."),
     ("set_aside", "How many readings the site set aside meanwhile: not counted, kept in its quarantine."),

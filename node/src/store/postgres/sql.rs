@@ -79,7 +79,9 @@ async fn run(link: &Link, statement: &str, limits: &SqlLimits) -> Result<SqlAnsw
 /// From the text that the server writes.
 fn value(text: Option<&str>, kind: &Type) -> SqlValue {
     let Some(text) = text else { return SqlValue::Null };
-    let real = || text.parse().ok().filter(|n: &f64| n.is_finite()).map(SqlValue::Real);
+    // What is no finite number is nothing, as in every answer.
+    let real =
+        || text.parse().ok().map(|n: f64| if n.is_finite() { SqlValue::Real(n) } else { SqlValue::Null });
     let known = match *kind {
         Type::BOOL => Some(SqlValue::Flag(text == "t")),
         Type::INT2 | Type::INT4 | Type::INT8 | Type::OID => text.parse().ok().map(SqlValue::Whole),

@@ -7,7 +7,7 @@
 use super::super::stage::{
     self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
-use super::super::{StoreError, StoredWindow, number, sequences_bytes, sequences_from, sketch_bytes, whole};
+use super::super::{StoreError, StoredWindow, sequences_bytes, sequences_from, whole};
 use super::link::{Link, Postgres, WRITE_MS};
 use super::{At, ROW, held, schema, window_at};
 use crate::logic::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
@@ -132,8 +132,6 @@ struct Statements {
 /// The columns of a row beside its key, and the types of arrays of them.
 const COLUMNS: [(&str, &str); 24] = [
     ("count", "bigint"),
-    ("sum", "float8"),
-    ("sum_sq", "float8"),
     ("min", "float8"),
     ("max", "float8"),
     ("first_ms", "bigint"),
@@ -150,7 +148,9 @@ const COLUMNS: [(&str, &str); 24] = [
     ("set_aside", "bigint"),
     ("missing", "bigint"),
     ("sequences", "bytea"),
-    ("sketch", "bytea"),
+    ("spread", "bytea"),
+    ("sum", "float8"),
+    ("mean", "float8"),
     ("stddev", "float8"),
     ("p50", "float8"),
     ("p90", "float8"),
@@ -574,37 +574,36 @@ fn arrays_of(rows: &[(&Place, &StoredWindow)]) -> Parameters {
         let all: Vec<Option<f64>> = rows.iter().map(|(_, row)| get(row)).collect();
         Box::new(all) as Box<dyn ToSql + Sync + Send>
     };
-    let sketches: Vec<Option<Vec<u8>>> =
-        rows.iter().map(|(_, row)| sketch_bytes(&row.aggregate.sketch)).collect();
+    let spreads: Vec<Vec<u8>> = rows.iter().map(|(_, row)| row.aggregate.spread()).collect();
     let missing: Vec<Option<i64>> = rows.iter().map(|(_, row)| row.sequences.missing().map(whole)).collect();
     let sequences: Vec<Option<Vec<u8>>> =
         rows.iter().map(|(_, row)| sequences_bytes(&row.sequences)).collect();
     let mut all = keys(rows.iter().map(|(place, _)| *place));
     all.extend([
         wholes(&|row| whole(row.aggregate.count)),
-        reals(&|row| number(row.aggregate.sum)),
-        reals(&|row| number(row.aggregate.sum_sq)),
-        reals(&|row| number(row.aggregate.min)),
-        reals(&|row| number(row.aggregate.max)),
+        reals(&|row| Some(row.aggregate.min)),
+        reals(&|row| Some(row.aggregate.max)),
         wholes(&|row| row.aggregate.first.time.0),
         wholes(&|row| whole(row.aggregate.first.slot)),
         wholes(&|row| row.aggregate.first.index.into()),
-        reals(&|row| number(row.aggregate.first.value)),
+        reals(&|row| Some(row.aggregate.first.value)),
         wholes(&|row| row.aggregate.last.time.0),
         wholes(&|row| whole(row.aggregate.last.slot)),
         wholes(&|row| row.aggregate.last.index.into()),
-        reals(&|row| number(row.aggregate.last.value)),
+        reals(&|row| Some(row.aggregate.last.value)),
         wholes(&|row| row.aggregate.fingerprint as i64),
         wholes(&|row| whole(row.late)),
         wholes(&|row| whole(row.parts)),
         wholes(&|row| whole(row.set_aside)),
         Box::new(missing),
         Box::new(sequences),
-        Box::new(sketches),
-        reals(&|row| number(row.aggregate.stddev())),
-        reals(&|row| row.aggregate.quantile(0.5).and_then(number)),
-        reals(&|row| row.aggregate.quantile(0.9).and_then(number)),
-        reals(&|row| row.aggregate.quantile(0.99).and_then(number)),
+        Box::new(spreads),
+        reals(&|row| row.aggregate.sum()),
+        reals(&|row| Some(row.aggregate.mean())),
+        reals(&|row| Some(row.aggregate.stddev())),
+        reals(&|row| row.aggregate.quantile(50)),
+        reals(&|row| row.aggregate.quantile(90)),
+        reals(&|row| row.aggregate.quantile(99)),
     ]);
     all
 }

@@ -13,8 +13,8 @@ pub use read::LEDGER;
 pub use read::Reader;
 pub use write::Writer;
 
-use super::{StoreError, StoredWindow, sequences_from, sketch_from};
-use rusqlite::types::{FromSqlError, ValueRef};
+use super::{StoreError, StoredWindow, sequences_from};
+use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OpenFlags, Row};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::EpochMs;
@@ -40,9 +40,8 @@ pub const LOG_KEPT_BYTES: i64 = 72 * 1024 * 1024;
 const STATEMENTS_ENTRIES: usize = 64;
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
-pub const ROW: &str = "w.start_ms, w.count, w.sum, w.sum_sq, w.min, w.max, w.first_ms, w.first_slot, w.first_index, \
-     w.first, w.last_ms, w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, \
-     w.sequences, w.sketch";
+pub const ROW: &str = "w.start_ms, w.count, w.min, w.max, w.first_ms, w.first_slot, w.first_index, w.first, w.last_ms, \
+     w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, w.sequences, w.spread";
 
 /// Opens (and makes, if need be) the database `selvedge.db` in `folder`.
 pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
@@ -98,37 +97,22 @@ async fn blocking<T: Send + 'static>(
 /// The columns [`ROW`] from `base` on.
 fn window_at(row: &Row<'_>, base: usize) -> Result<StoredWindow, rusqlite::Error> {
     let whole = |at: usize| row.get::<_, i64>(base + at);
-    let real =
-        |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<f64>>(base + at)?.unwrap_or(f64::NAN));
+    let real = |at: usize| row.get::<_, f64>(base + at);
     let sample = |at: usize| {
         let (time, slot, index) = (EpochMs(whole(at)?), whole(at + 1)? as u64, whole(at + 2)? as u32);
         Ok::<_, rusqlite::Error>(Sample { time, slot, index, value: real(at + 3)? })
     };
-    let sketch = match row.get_ref(base + 19)? {
-        ValueRef::Blob(bytes) => {
-            let wrong = |why| rusqlite::Error::from(FromSqlError::Other(Box::new(why)));
-            Some(sketch_from(bytes).map_err(wrong)?)
-        }
-        _ => None,
-    };
-    let bytes = row.get_ref(base + 18)?.as_blob_or_null()?;
+    let (count, ends, samples) = (whole(1)? as u64, [real(2)?, real(3)?], [sample(4)?, sample(8)?]);
+    let spread = row.get_ref(base + 17)?.as_blob().map_err(rusqlite::Error::from)?;
+    let wrong = |why| rusqlite::Error::from(FromSqlError::Other(Box::new(why)));
+    let bytes = row.get_ref(base + 16)?.as_blob_or_null()?;
     let sequences = sequences_from(bytes).map_err(|why| FromSqlError::Other(Box::new(why)))?;
     Ok(StoredWindow {
         start: EpochMs(whole(0)?),
-        aggregate: Aggregate {
-            count: whole(1)? as u64,
-            sum: real(2)?,
-            sum_sq: real(3)?,
-            min: real(4)?,
-            max: real(5)?,
-            first: sample(6)?,
-            last: sample(10)?,
-            fingerprint: whole(14)? as u64,
-            sketch,
-        },
-        late: whole(15)? as u64,
-        parts: whole(16)? as u64,
-        set_aside: whole(17)? as u64,
+        aggregate: Aggregate::restore(count, ends, samples, whole(12)? as u64, spread).map_err(wrong)?,
+        late: whole(13)? as u64,
+        parts: whole(14)? as u64,
+        set_aside: whole(15)? as u64,
         sequences,
     })
 }

@@ -56,7 +56,7 @@ CREATE TABLE doubt (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE series_window (
-    -- Windows; the view `windows` is for people. What is no number is NULL.
+    -- Windows; the view `windows` is for people. A figure that can't be reckoned is NULL.
     series_id    INTEGER NOT NULL,
     start_ms     INTEGER NOT NULL,
     {ROW}
@@ -200,28 +200,28 @@ CREATE TABLE lake_export (
 ",
 ];
 
-/// The columns of a window or roll-up beside its key. Those from `stddev` on follow from the others and are there to be read.
+/// The columns of a window or roll-up beside its key. Those from `sum` on follow from the others and are there to be read.
 const ROW: &str = "count        INTEGER NOT NULL,
-    sum          REAL,
-    sum_sq       REAL,             -- sum of squares
-    min          REAL,
-    max          REAL,
+    min          REAL NOT NULL,
+    max          REAL NOT NULL,
     first_ms     INTEGER NOT NULL, -- the earliest reading: its time, slot and index in its shard's log, value
     first_slot   INTEGER NOT NULL,
     first_index  INTEGER NOT NULL,
-    first        REAL,
+    first        REAL NOT NULL,
     last_ms      INTEGER NOT NULL, -- the latest
     last_slot    INTEGER NOT NULL,
     last_index   INTEGER NOT NULL,
-    last         REAL,
+    last         REAL NOT NULL,
     fingerprint  INTEGER NOT NULL, -- of all values, in any order
     late_count   INTEGER NOT NULL,
     revision     INTEGER NOT NULL, -- how many parts it was merged from
     set_aside    INTEGER NOT NULL,
     missing      INTEGER,          -- NULL where readings are not numbered
     sequences    BLOB,             -- which numbers they have
-    sketch       BLOB,             -- how values are spread
-    stddev       REAL,
+    spread       BLOB NOT NULL,    -- their exact sum, that of their squares, and a sketch if one is kept
+    sum          REAL,             -- NULL if it is beyond the greatest double
+    mean         REAL NOT NULL,
+    stddev       REAL NOT NULL,
     p50          REAL,
     p90          REAL,
     p99          REAL,";
@@ -231,11 +231,11 @@ const FACE: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', w.start_ms / 1000.0, 'unixepo
        w.start_ms,                      -- the same in milliseconds since 1970
        {SPAN} / 1000.0 AS length,       -- in seconds
        w.count,                         -- how many readings
-       w.sum, w.min, w.max,
+       w.sum, w.min, w.max,             -- of their values; a sum beyond the greatest double is NULL
        w.first, w.last,                 -- the value of the earliest and of the latest reading
-       w.sum / w.count AS mean,
+       w.mean,
        w.stddev,                        -- of all readings, not of a sample
-       w.p50, w.p90, w.p99,             -- NULL unless the site keeps sketches
+       w.p50, w.p90, w.p99,             -- the readings of ranks ceil(0.5 count) and so on, or close to them; NULL unless the site keeps sketches
        w.revision,                      -- how often it was changed; late readings make it more than 1
        w.late_count,                    -- how many readings came after the window had closed
        w.set_aside,                     -- how many readings the site set aside meanwhile: not counted, kept in its quarantine

@@ -3,7 +3,7 @@
 use super::super::stage::{
     self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
-use super::super::{StoreError, StoredWindow, number, sequences_bytes, sequences_from, sketch_bytes, whole};
+use super::super::{StoreError, StoredWindow, sequences_bytes, sequences_from, whole};
 use super::{File, ROW, blocking, open_to_write, window_at};
 use crate::logic::passed::{DOUBT_AFTER_MS, Passed, Seen};
 use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
@@ -210,8 +210,8 @@ const CLEAR: &str = "DELETE FROM doubt WHERE series_id IN \
      AND h.first_seq <= doubt.last_seq AND h.last_seq >= doubt.first_seq)";
 
 /// The columns that [`put`] writes after those of a key of two.
-const WRITTEN: &str = "count, sum, sum_sq, min, max, first_ms, first_slot, first_index, first, last_ms, last_slot, \
-     last_index, last, fingerprint, late_count, revision, set_aside, missing, sequences, sketch, stddev, p50, p90, p99) \
+const WRITTEN: &str = "count, min, max, first_ms, first_slot, first_index, first, last_ms, last_slot, last_index, \
+     last, fingerprint, late_count, revision, set_aside, missing, sequences, spread, sum, mean, stddev, p50, p90, p99) \
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 fn put(
@@ -229,14 +229,14 @@ fn put(
         bind(part)?;
     }
     bind(&whole(a.count))?;
-    for value in [a.sum, a.sum_sq, a.min, a.max] {
-        bind(&number(value))?;
+    for value in [a.min, a.max] {
+        bind(&value)?;
     }
     for sample in [a.first, a.last] {
         bind(&sample.time.0)?;
         bind(&whole(sample.slot))?;
         bind(&i64::from(sample.index))?;
-        bind(&number(sample.value))?;
+        bind(&sample.value)?;
     }
     bind(&(a.fingerprint as i64))?;
     bind(&whole(row.late))?;
@@ -244,10 +244,13 @@ fn put(
     bind(&whole(row.set_aside))?;
     bind(&row.sequences.missing().map(whole))?;
     bind(&sequences_bytes(&row.sequences))?;
-    bind(&sketch_bytes(&a.sketch))?;
-    bind(&number(a.stddev()))?;
-    for q in [0.5, 0.9, 0.99] {
-        bind(&a.quantile(q).and_then(number))?;
+    bind(&a.spread())?;
+    bind(&a.sum())?;
+    for figure in [a.mean(), a.stddev()] {
+        bind(&figure)?;
+    }
+    for percent in [50, 90, 99] {
+        bind(&a.quantile(percent))?;
     }
     write.raw_execute()?;
     Ok(())
