@@ -39,7 +39,8 @@ fn what_was_counted_of_a_retired_stream_reaches_the_cloud_under_its_own_name() {
     assert_eq!(put(&mut s, 3_000, name("e", "c"), reading(1_000, 2.0)), COUNTED);
     assert_eq!(restored(&s).digest(), s.machine.digest());
     s.settle();
-    let sums: Vec<_> = s.parts().iter().map(|(n, p)| (n.stream.clone(), p.aggregate.sum().unwrap())).collect();
+    let sums: Vec<_> =
+        s.parts().iter().map(|(n, p)| (n.stream.clone(), p.aggregate.sum().unwrap())).collect();
     assert_eq!(sums, [("a".into(), 1.0), ("b".into(), 1.0), ("c".into(), 2.0)]);
     let (from, to) = (EpochMs(0), EpochMs(1_000_000));
     let all = Query { device: "*", stream: None, from, to, every_ms: None };
