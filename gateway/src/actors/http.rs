@@ -228,6 +228,7 @@ fn window(site: &SiteId, w: &WindowView) -> Value {
         "late": w.late, "set_aside": w.set_aside, "missing": w.sequences.missing(), "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
         "watermark": w.watermark.to_string(), "watermark_ms": w.watermark.0,
         "complete": w.start.plus(i64::from(w.width_ms)) <= w.watermark, "closed": w.closed,
+        "set_aside": w.set_aside, "missing": w.sequences.missing(),
     })
 }
 

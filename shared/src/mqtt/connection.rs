@@ -366,7 +366,6 @@ impl Connection {
             return self.close(CloseReason::Protocol("a second CONNECT"), events);
         }
         self.wire.packet_bytes = out.packet_bytes;
-        self.wire.problems = out.problems;
         self.window.max_entries = self.window.max_entries.min(usize::from(out.window_entries));
         if out.auth {
             return self.refuse(Refusal::AuthMethod, events);

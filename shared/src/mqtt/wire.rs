@@ -49,8 +49,6 @@ pub(super) struct Outbound {
     pub packet_bytes: u32,
     /// Asks for MQTT 5's enhanced authentication.
     pub auth: bool,
-    /// Request Problem Information.
-    pub problems: bool,
 }
 
 /// What is answered to one filter of SUBSCRIBE.
@@ -72,8 +70,6 @@ pub(super) struct Wire {
     max_packet_bytes: u32,
     /// The client's Maximum Packet Size.
     pub packet_bytes: u32,
-    /// The client takes reasons and user properties (its Request Problem Information).
-    pub problems: bool,
 }
 
 enum Codec {
@@ -106,14 +102,7 @@ const MISPLACED: &str = "a packet that clients do not send, or not now";
 impl Wire {
     pub fn new(limits: &Limits) -> Self {
         let max_packet_bytes = limits.max_packet_bytes.max(1);
-        Self {
-            codec: Codec::Unknown,
-            level: 0,
-            flags_at: None,
-            max_packet_bytes,
-            packet_bytes: u32::MAX,
-            problems: true,
-        }
+        Self { codec: Codec::Unknown, level: 0, flags_at: None, max_packet_bytes, packet_bytes: u32::MAX }
     }
 
     pub fn is_v5(&self) -> bool {
@@ -296,7 +285,8 @@ impl Wire {
             };
             if received { v5::Packet::PublishReceived(ack) } else { v5::Packet::PublishAck(ack) }
         };
-        let note = note.filter(|_| self.problems).map(|note| fitting(note, self.packet_bytes));
+        // Whether the client wants a note at all (Request Problem Information) the codec knows.
+        let note = note.map(|note| fitting(note, self.packet_bytes));
         let noted = note.is_some();
         self.put(output, old, || new(note)) || (noted && self.put(output, old, || new(None)))
     }
@@ -451,8 +441,7 @@ fn from_v3(packet: v3::Packet, level: u8) -> Packet {
                 username: c.username.as_ref().map(own),
                 password: c.password,
             };
-            let outbound =
-                Outbound { window_entries: u16::MAX, packet_bytes: u32::MAX, auth: false, problems: true };
+            let outbound = Outbound { window_entries: u16::MAX, packet_bytes: u32::MAX, auth: false };
             Packet::Connect(Box::new(connect), outbound)
         }
         v3::Packet::Publish(p) => Packet::Publish(p),
@@ -495,7 +484,6 @@ fn from_v5(packet: v5::Packet) -> Packet {
                 window_entries: c.receive_max.map_or(u16::MAX, NonZeroU16::get),
                 packet_bytes: c.max_packet_size.map_or(u32::MAX, |n| n.get()),
                 auth: c.auth_method.is_some(),
-                problems: c.request_problem_info,
             };
             Packet::Connect(Box::new(connect), outbound)
         }

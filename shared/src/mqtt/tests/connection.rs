@@ -330,6 +330,17 @@ fn a_refused_qos_2_publish_of_version_5_frees_its_id() {
 }
 
 #[test]
+fn that_nobody_subscribes_is_a_success_after_which_a_release_is_due() {
+    let mut rig = Rig::open(V5);
+    let publish = b"\x34\x07\x00\x01a\x00\x05\x00x";
+    rig.feed(publish);
+    rig.answer(Answer::Ack(Ack { token: 1, code: AckCode::NoSubscribers, note: None }));
+    assert_eq!(rig.out(), b"\x50\x04\x00\x05\x10\x00");
+    rig.feed(publish);
+    assert_eq!(rig.tokens(), [1], "the id is not free yet");
+}
+
+#[test]
 fn a_note_is_left_out_where_the_client_does_not_take_it() {
     // Maximum Packet Size 64, then Request Problem Information 0.
     for connect in [
@@ -341,6 +352,11 @@ fn a_note_is_left_out_where_the_client_does_not_take_it() {
         rig.answer(Answer::Ack(Ack::kept(1).with_receipt("r".repeat(64))));
         assert_eq!(rig.out(), b"\x40\x04\x00\x01\x00\x00");
     }
+    // Of a note that is too long the reason goes first.
+    let mut rig = Rig::open(b"\x10\x13\x00\x04MQTT\x05\x02\x00\x0a\x05\x27\x00\x00\x00\x40\x00\x01c");
+    rig.feed(b"\x32\x07\x00\x01a\x00\x01\x00x");
+    rig.answer(Answer::Ack(Ack::kept(1).with_receipt("s3/41").saying("w".repeat(40))));
+    assert_eq!(rig.out(), b"\x40\x15\x00\x01\x00\x11\x26\x00\x07receipt\x00\x05s3/41");
     // One byte: nothing fits, and nothing panics.
     let mut rig = Rig::new(limits());
     rig.feed(b"\x10\x13\x00\x04MQTT\x05\x02\x00\x0a\x05\x27\x00\x00\x00\x01\x00\x01c");

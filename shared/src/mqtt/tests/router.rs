@@ -37,6 +37,21 @@ fn each_connection_gets_a_publish_once_at_its_greatest_qos() {
 }
 
 #[test]
+fn whether_somebody_listens_is_known_without_a_publish() {
+    let router = Router::new();
+    let a = Handle::detached(1, &Limits::default());
+    let listens = |topics: [&str; 4]| topics.map(|topic| router.listens(topic));
+    let topics = ["t/1", "t/2", "u/v/w", "$SYS/x"];
+    assert_eq!(listens(topics), [false; 4]);
+    router.subscribe(&a, &[sub("t/1", QoS::AtMostOnce), sub("u/+/w", QoS::AtMostOnce)]).unwrap();
+    assert_eq!(listens(topics), [true, false, true, false]);
+    router.subscribe(&a, &[sub("#", QoS::AtMostOnce)]).unwrap();
+    assert_eq!(listens(topics), [true, true, true, false]);
+    router.disconnect(1);
+    assert_eq!(listens(topics), [false; 4]);
+}
+
+#[test]
 fn the_tree_finds_what_the_definition_finds() {
     let filters = [
         "a", "a/b", "/", "/a", "a/", "#", "+", "+/+", "a/#", "a/+", "a/+/c", "a/b/#", "+/b/#", "/+", "$s/#",
