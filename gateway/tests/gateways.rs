@@ -333,9 +333,9 @@ fn a_topic_without_a_stream_is_told_whether_somebody_listens_and_listed() {
 fn a_text_is_quarantined_and_still_reaches_subscribers() {
     let site = Site::shared();
     let mut hmi = Client::connect(site.mqtt(1), Hello::clean("status-hmi")).unwrap();
-    hmi.subscribe("d/status-box/status");
+    hmi.subscribe("d/status-box/#");
     let mut device = Client::connect(site.mqtt(0), Hello::persistent("status-box")).unwrap();
-    until_routed(&mut device, &mut hmi, "d/status-box/status");
+    until_routed(&mut device, &mut hmi, "d/status-box/probe");
     for (n, packet_id) in [(1u8, 11u16), (2, 12)] {
         device.publish("d/status-box/status", "offline", n, packet_id, false);
         let answer = if n == 1 { PUBACK } else { PUBREC };

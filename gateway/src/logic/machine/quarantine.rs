@@ -16,6 +16,8 @@
 //!
 //! Invariant: entries together have at most `quarantine_bytes`, but for the newest.
 //! Invariant: ids are never given twice in a shard.
+//! Limit: a resend that counts, for something has changed since its publish came here, leaves the entry behind; without
+//! sequence numbers, counting that anew counts it twice.
 
 use super::judged::Judged;
 use bincode::{Decode, Encode};
