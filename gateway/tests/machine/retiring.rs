@@ -88,6 +88,22 @@ fn a_reading_sent_again_after_its_stream_was_retired_does_not_count_again() {
 }
 
 #[test]
+fn an_operator_can_have_the_numbers_of_a_retired_stream_forgotten() {
+    for named in [true, false] {
+        let mut s = Shard::new(Rules::default());
+        for device in ["d", "e"] {
+            assert_eq!(put(&mut s, 1_000, name(device, "s"), numbered(5, None)), COUNTED);
+            retire(&mut s, 2_000, device, None);
+        }
+        let stream = named.then(|| "s".to_string());
+        assert_eq!(s.item(3_000, Item::ResetSequence { device: "d".into(), stream }), Outcome::Done);
+        assert_eq!(put(&mut s, 4_000, name("d", "s"), numbered(5, None)), COUNTED);
+        put(&mut s, 4_000, name("e", "s"), numbered(5, None));
+        assert_eq!(s.machine.devices(None, 9).len(), 1, "that of the other device is still known");
+    }
+}
+
+#[test]
 fn a_stream_without_numbers_leaves_nothing_and_counts_anew() {
     let mut s = Shard::new(Rules::default());
     assert_eq!(s.publish(1_000, None, reading(1_000, 1.0)), COUNTED);

@@ -545,8 +545,9 @@ impl Machine {
         for id in &ids {
             self.streams.list[*id as usize].boots = Vec::new();
         }
+        let retired = self.tombstones.forget(device, stream);
         let none = || Not::Possible("there is no such stream".to_string());
-        (!ids.is_empty()).then_some(()).ok_or_else(none)
+        (retired || !ids.is_empty()).then_some(()).ok_or_else(none)
     }
 
     /// Judges each reading, and counts those that are to be.

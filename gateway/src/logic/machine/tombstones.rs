@@ -11,7 +11,7 @@ use bincode::{Decode, Encode};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// How long a tombstone is kept: as long as a device may hold back what it has sent before.
 pub const TOMBSTONE_MS: u64 = 7 * 86_400_000;
@@ -34,13 +34,11 @@ pub(super) struct Tombstones {
     order: BTreeSet<(ElapsedMs, u128)>,
 }
 
-/// 128 bits tell all streams apart that there will ever be, at a fraction of their names' room.
+/// The upper half is the device's, so that those of a device follow each other. 128 bits tell all streams apart that there will
+/// ever be, at a fraction of their names' room.
 fn hash(device: &str, stream: &str) -> u128 {
-    let mut hasher = Xxh3Default::new();
-    hasher.update(&(device.len() as u64).to_le_bytes());
-    hasher.update(device.as_bytes());
-    hasher.update(stream.as_bytes());
-    hasher.digest128()
+    let of = xxh3_64(device.as_bytes());
+    u128::from(of) << 64 | u128::from(xxh3_64_with_seed(stream.as_bytes(), of))
 }
 
 impl Tombstones {
@@ -88,6 +86,21 @@ impl Tombstones {
         let tombstone = self.by_hash.remove(&hash)?;
         self.order.remove(&(tombstone.at, hash));
         Some(tombstone.boots)
+    }
+
+    /// Forgets what a retired stream of a device had, or all of them; says whether there was something.
+    pub fn forget(&mut self, device: &str, stream: Option<&str>) -> bool {
+        if let Some(stream) = stream {
+            return self.remove(device, stream).is_some();
+        }
+        let of = u128::from(xxh3_64(device.as_bytes())) << 64;
+        let hashes: Vec<u128> = self.by_hash.range(of..=of | u128::from(u64::MAX)).map(|(h, _)| *h).collect();
+        for hash in &hashes {
+            if let Some(tombstone) = self.by_hash.remove(hash) {
+                self.order.remove(&(tombstone.at, *hash));
+            }
+        }
+        !hashes.is_empty()
     }
 
     /// When the first one goes.
