@@ -1,7 +1,7 @@
 //! The IO of one device: a TCP connection, the codec, a timer. All decisions are the core's.
 
 use crate::device::{Device, Taken};
-use crate::faults::LinkFault;
+use crate::faults::{LinkFault, is_counted};
 use crate::fleet::{Board, Phase};
 use crate::session::{Effect, Event, KEEPALIVE_S, Manner, Out};
 use bytes::BytesMut;
@@ -381,7 +381,7 @@ impl Client {
             }
             Effect::Published(taken) => notes.push((Note::Published, taken)),
             Effect::Acked(taken) => notes.push((Note::Acked, taken)),
-            Effect::Quarantined(taken) => notes.push((Note::Quarantined, taken)),
+            Effect::Quarantined(taken) => notes.push((Note::SetAside, taken)),
         }
         Ok(())
     }
@@ -397,10 +397,13 @@ impl Client {
         for (note, taken) in notes {
             for reading in taken {
                 let Some(stream) = self.streams.get(reading.stream).copied() else { continue };
+                // A site sets aside what is of a time that can't be, and can tell version 3.1.1 of it only by acknowledging.
+                let counted = reading.time.is_none_or(|time| is_counted(time, self.time.now_ms()));
+                let note = if matches!(note, Note::Acked) && !counted { Note::SetAside } else { note };
                 match note {
                     Note::Published => board.ledger.published(stream, reading.time, reading.value),
                     Note::Acked => board.ledger.acked(stream, reading.time, reading.value),
-                    Note::Quarantined => board.ledger.quarantined(stream, reading.time, reading.value),
+                    Note::SetAside => board.ledger.set_aside(stream, reading.time, reading.value),
                 }
             }
         }
@@ -417,5 +420,5 @@ impl Client {
 enum Note {
     Published,
     Acked,
-    Quarantined,
+    SetAside,
 }

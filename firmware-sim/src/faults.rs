@@ -1,6 +1,7 @@
 //! What is wrong with a device on purpose: its clock, and its link.
 
 use fastrand::Rng;
+use selvedge_shared::time::EpochMs;
 
 /// How a device's clock tells time.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,6 +17,21 @@ pub enum Clock {
     },
     /// Was never set: it counts from 1970-01-01T00:00:00Z at the device's start.
     Epoch1970,
+    /// Is ahead by the weeks after which GPS begins to count anew.
+    GpsRollover,
+}
+
+/// 1,024 weeks.
+pub const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;
+
+/// How far from the present a reading's time may be to be counted: what gateways hold by default (`max_past_s`, `max_future_s`).
+const MAX_PAST_MS: i64 = 30 * 31_557_600_000;
+const MAX_FUTURE_MS: i64 = 86_400_000;
+
+/// Whether a site counts a reading of this time. Others it sets aside, acknowledged or not.
+pub fn is_counted(time: EpochMs, now_ms: u64) -> bool {
+    let ahead = time.0.saturating_sub(now_ms as i64);
+    (-MAX_PAST_MS..=MAX_FUTURE_MS).contains(&ahead)
 }
 
 impl Clock {
@@ -32,6 +48,7 @@ impl Clock {
                 Some(start.saturating_add(up).saturating_add(wrong as i64))
             }
             Clock::Epoch1970 => Some(up),
+            Clock::GpsRollover => Some(start.saturating_add(up).saturating_add(GPS_ROLLOVER_MS)),
         }
     }
 }
@@ -66,6 +83,8 @@ impl LinkFault {
 mod tests {
     use super::*;
 
+    const NOW: u64 = 1_764_000_000_000;
+
     #[test]
     fn clocks_go_wrong_in_their_own_way() {
         let (start, now) = (1_764_000_000_000, 1_764_000_100_000);
@@ -74,5 +93,14 @@ mod tests {
         assert_eq!(Clock::Drift { ppm: 500 }.read(start, now), Some(1_764_000_100_050));
         assert_eq!(Clock::Drift { ppm: -500 }.read(start, now), Some(1_764_000_099_950));
         assert_eq!(Clock::Epoch1970.read(start, now), Some(100_000));
+        assert_eq!(Clock::GpsRollover.read(start, now), Some(1_764_000_100_000 + GPS_ROLLOVER_MS));
+    }
+
+    #[test]
+    fn a_time_far_from_the_present_is_not_counted_and_a_recording_is() {
+        let counted = |clock: Clock| is_counted(EpochMs(clock.read(NOW - 1_000, NOW).unwrap()), NOW);
+        assert!(counted(Clock::True) && counted(Clock::Drift { ppm: 20_000 }));
+        assert!(!counted(Clock::Epoch1970) && !counted(Clock::GpsRollover));
+        assert!(is_counted(EpochMs(1_372_636_800_000), NOW), "July 2013");
     }
 }

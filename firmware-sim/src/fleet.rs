@@ -159,6 +159,7 @@ impl FleetSettings {
                 2 => Clock::Drift { ppm: 20_000 },
                 3 => Clock::Drift { ppm: -20_000 },
                 4 => Clock::Epoch1970,
+                5 => Clock::GpsRollover,
                 _ => Clock::True,
             };
             if rng.u32(0..4) == 0 {
@@ -253,8 +254,8 @@ pub struct Progress {
     pub published: u64,
     /// Readings acknowledged.
     pub acked: u64,
-    /// Readings that gateways can't read.
-    pub quarantined: u64,
+    /// Readings that gateways set aside: they can't be read, or are of a time that can't be.
+    pub set_aside: u64,
     /// Publishes that wait for their acknowledgement.
     pub pending: usize,
     /// Publishes sent again.
@@ -306,7 +307,7 @@ impl Fleet {
             devices: board.devices.len(),
             published: totals.published.count,
             acked: totals.acked.count,
-            quarantined: board.ledger.quarantined_count(),
+            set_aside: board.ledger.set_aside_count(),
             ..Progress::default()
         };
         for view in &board.devices {

@@ -77,7 +77,7 @@ pub struct Ledger {
     index: HashMap<(String, String), usize>,
     windows: usize,
     totals: Account,
-    quarantined: u64,
+    set_aside: u64,
 }
 
 impl Ledger {
@@ -89,7 +89,7 @@ impl Ledger {
             index: HashMap::new(),
             windows: 0,
             totals: Account::default(),
-            quarantined: 0,
+            set_aside: 0,
         }
     }
 
@@ -120,11 +120,11 @@ impl Ledger {
         self.change(stream, time, |account| account.acked.add_value(value));
     }
 
-    /// A published reading turned out to be quarantined: it is no part of the reckoning.
-    pub fn quarantined(&mut self, stream: usize, time: Option<EpochMs>, value: f64) {
+    /// A published reading was set aside, since it can't be read or is of a time that can't be: it is in no window.
+    pub fn set_aside(&mut self, stream: usize, time: Option<EpochMs>, value: f64) {
         let mut one = Tally::default();
         one.add_value(value);
-        self.quarantined += 1;
+        self.set_aside += 1;
         self.totals.published.remove(one);
         self.change(stream, time, |account| account.published.remove(one));
     }
@@ -170,9 +170,9 @@ impl Ledger {
         self.totals
     }
 
-    /// Readings that gateways said they can't read.
-    pub fn quarantined_count(&self) -> u64 {
-        self.quarantined
+    /// Readings that were set aside.
+    pub fn set_aside_count(&self) -> u64 {
+        self.set_aside
     }
 }
 
@@ -203,15 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn a_quarantined_reading_leaves_no_trace_in_its_account() {
+    fn a_reading_that_was_set_aside_leaves_no_trace_in_its_account() {
         let mut ledger = Ledger::new(1_000);
         let a = ledger.stream("d", "a");
         ledger.published(a, None, 1.5);
         ledger.published(a, None, 2.5);
-        ledger.quarantined(a, None, 1.5);
+        ledger.set_aside(a, None, 1.5);
         ledger.acked(a, None, 2.5);
         let Accounts::Whole(whole) = &ledger.streams()[a].accounts else { panic!("not whole") };
         assert_eq!(whole.published, whole.acked);
-        assert_eq!(ledger.quarantined_count(), 1);
+        assert_eq!(ledger.set_aside_count(), 1);
     }
 }

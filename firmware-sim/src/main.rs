@@ -137,7 +137,7 @@ fn main() -> ExitCode {
         "devices": progress.devices,
         "published": progress.published,
         "acked": progress.acked,
-        "quarantined": progress.quarantined,
+        "set_aside": progress.set_aside,
         "unacknowledged": progress.published.saturating_sub(progress.acked),
         "resends": progress.resends,
         "connects": progress.connects,

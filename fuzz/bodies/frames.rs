@@ -1,12 +1,12 @@
 //! What comes over a link before anything is done with it: greetings and frames, from bytes and back.
 
 use crate::source::Source;
+use selvedge_gateway::logic::agreement::ClockNote;
 use selvedge_gateway::logic::link::{
     Greeting, Hello, Incarnation, Known, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame, admit,
     check,
 };
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
 
 /// The longest that an operator is told, whatever a peer says of itself.
 const MAX_SAID_BYTES: usize = 1024;
@@ -77,7 +77,7 @@ fn frame(bytes: &[u8]) {
     let count = frame.messages.len();
     link.send(frame.messages);
     let mut passed = 0;
-    while let Some(bytes) = link.next_frame(0, EpochMs(0)) {
+    while let Some(bytes) = link.next_frame(0, ClockNote::default) {
         assert!(bytes.len() <= MAX_PEER_FRAME_BYTES);
         passed += PeerFrame::decode(&bytes).expect("a link's frame decodes").messages.len();
     }

@@ -148,7 +148,7 @@ impl Host {
                 self.saving = Some(snapshot);
             }
             let _ = self.shard.deadline_ms(self.now);
-            let _ = self.shard.status();
+            let _ = self.shard.status(self.now);
             let choice = source.byte();
             if self.saving.is_some() && choice & 3 != 3 {
                 let (slot, bytes) = self.saving.take().expect("there is one");

@@ -2,6 +2,7 @@
 //! end of its process.
 
 use actix::{Actor, Arbiter, Context, Handler, System};
+use selvedge_gateway::actors::clock::SiteClock;
 use selvedge_gateway::actors::link::{
     self, FromPeer, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks, PeersChanged,
 };
@@ -110,6 +111,7 @@ fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)]
         peers: peers.iter().map(|(p, at)| (id(*p), at.to_string())).collect::<BTreeMap<_, _>>(),
         inbound: receiver.clone().recipient(),
         status: receiver.recipient(),
+        clock: Arc::new(SiteClock::new(id(me), peers.iter().map(|(p, _)| id(*p)))),
     };
     let links = link::start(settings, &arbiter.handle()).unwrap();
     Gateway { arbiter: Some(arbiter), links, events, gate }

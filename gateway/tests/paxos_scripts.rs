@@ -13,7 +13,7 @@
 //! | `timer N` | the clock moves on to N's deadline, which fires |
 //! | `wait MS` | the clock moves on |
 //! | `crash N`, `restart N [damaged NONCE]` | what is not on disk is lost |
-//! | `read N ID`, `room N BOOL`, `trim N SLOT`, `snapshot N SLOT`, `stepdown N` | the event |
+//! | `read N ID`, `room N BOOL`, `trim N SLOT`, `snapshot N SLOT`, `stepdown N`, `reluctant N LIST` | the event |
 //! | `status` | where everybody is |
 //!
 //! `silently` before a command leaves out what it does.
@@ -340,6 +340,11 @@ impl World {
                 self.nodes[n - 1].snapshot = slot;
                 self.nodes[n - 1].applied = slot;
                 self.step(n, Event::SnapshotInstalled { slot });
+            }
+            "reluctant" => {
+                let n = Self::node(words.next());
+                let who = words.next().unwrap_or("").split(',').map(|w| GatewayId(w.parse().unwrap()));
+                self.step(n, Event::Reluctant(who.collect()));
             }
             "stepdown" => self.step(Self::node(words.next()), Event::StepDown),
             "status" => {

@@ -1,11 +1,13 @@
 //! A shard of one replica, turn by turn.
 
 use selvedge_gateway::logic::machine::{
-    Item, Judged, Machine, Origin, Outcome, Publish, Reading, Rules, Submission, Verdict,
+    Connect, Disconnect, Item, Judged, Machine, Origin, Outcome, Publish, Reading, Rules, Submission, Verdict,
 };
 use selvedge_gateway::logic::paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
 use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage};
-use selvedge_gateway::logic::shard::{Effects, Event, MAX_SUBMISSION_BYTES, Now, Settings, Shard};
+use selvedge_gateway::logic::shard::{
+    Effects, Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, Settings, Shard,
+};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::StreamName;
@@ -17,6 +19,9 @@ const ORIGIN: Origin = Origin { gateway: ME, start: 1 };
 struct Host {
     shard: Shard,
     mono_ms: u64,
+    /// What the wall clock showed when the monotonic one showed 0, and whether a majority agrees.
+    wall: i64,
+    sure: bool,
     answers: Vec<(u64, ForwardAnswer)>,
     cut: Vec<u64>,
     confirmed: Option<u64>,
@@ -28,7 +33,9 @@ impl Host {
         let group = GroupConfig { group: ShardId(0), me: ME, members: vec![ME], limits: Limits::default() };
         let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20 };
         let shard = Shard::recover(settings, Machine::new(ShardId(0), rules), Recovered::default()).unwrap();
-        let mut host = Self { shard, mono_ms: 0, answers: Vec::new(), cut: Vec::new(), confirmed: None };
+        let (answers, cut) = (Vec::new(), Vec::new());
+        let (wall, sure) = (1_764_000_000_000, true);
+        let mut host = Self { shard, mono_ms: 0, wall, sure, answers, cut, confirmed: None };
         host.settle();
         host.wait(1_000);
         assert!(host.shard.serves());
@@ -36,7 +43,7 @@ impl Host {
     }
 
     fn now(&self) -> Now {
-        Now { mono_ms: self.mono_ms, wall: EpochMs(1_764_000_000_000 + self.mono_ms as i64), sure: true }
+        Now { mono_ms: self.mono_ms, wall: EpochMs(self.wall + self.mono_ms as i64), sure: self.sure }
     }
 
     fn step(&mut self, event: Event) {
@@ -116,6 +123,47 @@ fn a_submission_too_large_to_propose_is_refused_and_those_behind_it_go_on() {
     assert!(matches!(answers[..], [(1, ForwardAnswer::Verdict { verdict: Verdict::Malformed, .. })]));
     let answers = host.forward(2, readings(&["a"]));
     assert!(matches!(answers[..], [(2, ForwardAnswer::Verdict { verdict: Verdict::Applied(_), .. })]));
+}
+
+#[test]
+fn elapsed_time_is_counted_on_the_monotonic_clock_and_a_wall_time_that_is_not_sure_goes_on_by_it() {
+    const YEARS: i64 = 20 * 31_557_600_000;
+    let mut host = Host::new(Rules::default());
+    host.forward(1, readings(&["a"]));
+    let clocks = |host: &Host| {
+        let machine = host.shard.machine();
+        (machine.elapsed().0, machine.wall().0, machine.is_sure())
+    };
+    let (elapsed, wall, _) = clocks(&host);
+    assert!(elapsed <= host.mono_ms);
+    // Its own clock leaps and nobody agrees.
+    host.mono_ms += 5_000;
+    (host.wall, host.sure) = (host.wall + YEARS, false);
+    host.forward(2, readings(&["a"]));
+    assert_eq!(clocks(&host), (elapsed + 5_000, wall + 5_000, false));
+    // The others' have leapt too.
+    host.sure = true;
+    host.forward(3, readings(&["a"]));
+    assert_eq!(clocks(&host), (elapsed + 5_000, wall + 5_000 + YEARS, true));
+    // And back to 1970.
+    host.wall = 0;
+    host.mono_ms += 1;
+    host.forward(4, readings(&["a"]));
+    assert_eq!(clocks(&host), (elapsed + 5_001, host.mono_ms as i64, true));
+    // While nothing is due for long, a leader that something waits for notes how much time has passed.
+    let at = Origin { gateway: ME, start: 1 };
+    let connect =
+        Connect { client: "c".into(), at, connection: 1, clean: false, expiry_s: 86_400, will: None };
+    let item = |item| {
+        Submission::<StreamName> { streams: Vec::new(), makers: Vec::new(), items: vec![item] }.encode()
+    };
+    host.forward(5, item(Item::Connect(connect)));
+    host.wait(60_000);
+    let gone = Disconnect { client: "c".into(), epoch: 1, at, with_will: false, expiry_s: None };
+    host.forward(6, item(Item::Disconnect(gone)));
+    let (before, ..) = clocks(&host);
+    host.wait(5 * NOTE_ELAPSED_MS + 1_000);
+    assert_eq!(clocks(&host).0, before + 5 * NOTE_ELAPSED_MS);
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
     let mut opened = open(&disk);
     let mut replicas = opened.replicas(ME, &ring, &settings, &mut || 7).unwrap();
     let replica = replicas.get_mut(&ShardId(0)).unwrap();
-    assert_eq!(replica.core().status().role, "damaged");
+    assert_eq!(replica.core().status(NOW).role, "damaged");
     let effects = replica.take(NOW).unwrap();
     let Some(Submission { records, .. }) = effects.persist else { panic!("nothing is to be written") };
     assert_eq!((records[0].kind, records[0].slot), (KIND_BEGUN_ANEW, 1));

@@ -50,11 +50,15 @@ pub enum Canary {
     WillAfterConnack,
     /// A restarted gateway seals with the key and the nonces of its earlier start.
     NonceUsedAgain,
+    /// A leader writes what its own wall clock shows, whatever its peers' do.
+    WallUnbounded,
+    /// Sessions end by wall time.
+    ExpiryByWall,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -77,6 +81,8 @@ impl Canary {
         Self::WillAfterConnack,
         Self::NonceUsedAgain,
         Self::RetiredIsForgotten,
+        Self::WallUnbounded,
+        Self::ExpiryByWall,
     ];
 }
 

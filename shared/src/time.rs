@@ -16,6 +16,9 @@ pub struct EpochMs(pub i64);
 /// any data, narrow enough that no arithmetic on windows can overflow.
 pub const TIME_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
+/// Earlier than this it is certainly not: a clock that shows less was never set, or lost count of GPS weeks.
+pub const EARLIEST_NOW: EpochMs = EpochMs(1_735_689_600_000); // 2025-01-01
+
 impl EpochMs {
     /// This machine's clock now.
     pub fn now() -> Self {
@@ -102,6 +105,11 @@ impl EpochMs {
     /// This time and `ms` more, stopping at the ends of what an `i64` holds.
     pub fn plus(self, ms: i64) -> Self {
         Self(self.0.saturating_add(ms))
+    }
+
+    /// How many milliseconds have passed since `earlier`; 0 if that is not earlier.
+    pub fn since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
     }
 }
 

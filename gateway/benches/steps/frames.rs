@@ -2,6 +2,7 @@
 
 use super::load::{BATCH, Load, MIXES, Mix, START_MS, device};
 use super::{Measure, Step};
+use selvedge_gateway::logic::agreement::ClockNote;
 use selvedge_gateway::logic::link::{PREAMBLE, PeerFrame};
 use selvedge_gateway::logic::machine::{Proposal, Submission};
 use selvedge_gateway::logic::paxos::{Ballot, Message};
@@ -38,7 +39,8 @@ pub fn steps(m: &mut impl Measure) {
         let values = vec![proposal().encode().into()];
         let message = Message::Accept { ballot, prev: 1_000_000, values, commit: 1_000_000 };
         let message = PeerMessage::Paxos { group: ShardId(12), configuration: 1, message };
-        PeerFrame { clock: EpochMs(START_MS), messages: vec![message] }
+        let clocks = ClockNote { wall: EpochMs(START_MS), mono_ms: 1_000_000, heard: Some((1_000_000, 3)) };
+        PeerFrame { clocks, messages: vec![message] }
     };
     m.step("peer frame of an accept: encode", count, || Encode(frame(), PeerFrame::encode));
     m.step("peer frame of an accept: decode", count, || {

@@ -1,6 +1,7 @@
 //! The front: what MQTT connections and the site's actors share. Called from the connections' tasks and
 //! from the forwarder's actor; every lock is held for one batch of one connection.
 
+use crate::actors::clock::SiteClock;
 use crate::actors::forwarder::{Forwarder, Submit};
 use crate::actors::orders::{ORDERS, Orders};
 use crate::actors::switch::{InterestChanged, Switch, ToPeers};
@@ -19,7 +20,6 @@ use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
     Answer, Application, CloseReason, Handle, Inbound, Publish, QoS, Refusal, Router,
 };
-use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -45,6 +45,7 @@ pub struct Front {
     ring: Arc<Ring>,
     decoder: Decoder,
     origin: Origin,
+    clock: Arc<SiteClock>,
     ways: OnceLock<Ways>,
     clients: RwLock<HashMap<u64, Arc<Client>>>,
     arriving: Mutex<VecDeque<(Instant, u64)>>,
@@ -67,11 +68,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Front {
     /// A front without connections.
-    pub fn new(ring: Arc<Ring>, decoder: Decoder, origin: Origin) -> Self {
+    pub fn new(ring: Arc<Ring>, decoder: Decoder, origin: Origin, clock: Arc<SiteClock>) -> Self {
         Self {
             ring,
             decoder,
             origin,
+            clock,
             ways: OnceLock::new(),
             clients: RwLock::default(),
             arriving: Mutex::default(),
@@ -283,7 +285,7 @@ impl Front {
 
     fn site<'a>(&'a self, listens: &'a dyn Fn(&str) -> bool) -> Site<'a> {
         let Self { ring, decoder, origin, .. } = self;
-        Site { ring, decoder, origin: *origin, now: EpochMs::now(), listens }
+        Site { ring, decoder, origin: *origin, now: self.clock.now().wall, listens }
     }
 
     /// Whether somebody subscribes to a topic, here or at a peer.
@@ -334,7 +336,7 @@ impl Front {
         }
         if !effects.unmapped.is_empty() {
             metrics::counter!("selvedge_publishes_unmapped_total").increment(effects.unmapped.len() as u64);
-            let (mut unmapped, now) = (lock(&self.unmapped), EpochMs::now());
+            let (mut unmapped, now) = (lock(&self.unmapped), self.clock.now().wall);
             for (topic, bytes) in &effects.unmapped {
                 unmapped.note(topic, *bytes, now);
             }
@@ -371,7 +373,7 @@ impl Front {
     }
 
     fn note_skipped(&self, skipped: &[Skipped<'_>]) {
-        let (now, mut skips) = (EpochMs::now(), lock(&self.skips));
+        let (now, mut skips) = (self.clock.now().wall, lock(&self.skips));
         for field in skipped {
             skips.note(now, field);
             metrics::counter!("selvedge_fields_skipped_total", "why" => field.why.label()).increment(1);

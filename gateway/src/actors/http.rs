@@ -3,6 +3,7 @@
 mod devices;
 mod skipped;
 
+use crate::actors::clock::SiteClock;
 use crate::actors::fullness;
 use crate::actors::link::PeerLinks;
 use crate::actors::log::{GetLogFigures, LogActor};
@@ -24,6 +25,7 @@ use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -53,6 +55,8 @@ pub struct Api {
     pub metrics: PrometheusHandle,
     /// What the switch's times count from.
     pub epoch: Instant,
+    /// What the wall time is.
+    pub clock: Arc<SiteClock>,
 }
 
 /// Puts all paths into an application.
@@ -86,12 +90,26 @@ async fn readyz(api: web::Data<Api>) -> HttpResponse {
             // A site serves without the cloud: that results do not leave is said, and no reason to be not ready.
             let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
             let uplink = uplink.map(|why| format!("uplink: {why}\n"));
-            let warnings = fullness::warnings(&reports);
+            let warnings = warnings(&api, &reports);
             let lines = warnings.iter().map(|w| format!("warning: {w}\n")).chain(uplink);
             HttpResponse::Ok().body(std::iter::once("ready\n".to_string()).chain(lines).collect::<String>())
         }
         Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
     }
+}
+
+/// What an operator should look after, though the gateway does its work.
+fn warnings(api: &Api, reports: &[ShardReport]) -> Vec<String> {
+    let mut warnings = fullness::warnings(reports);
+    if !api.clock.now().sure {
+        warnings.push("no majority of the gateways agrees on the time: set their clocks right".into());
+    }
+    let outside = api.clock.outside();
+    if !outside.is_empty() {
+        let ids: Vec<_> = outside.iter().map(|g| g.0.to_string()).collect();
+        warnings.push(format!("the clocks of gateways {} are off: set them right", ids.join(", ")));
+    }
+    warnings
 }
 
 async fn status(api: web::Data<Api>) -> HttpResponse {
@@ -114,11 +132,19 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
         "connections": api.overview.front.connections(),
         "quarantined": sum(|r| r.quarantined),
     });
+    let (time, ahead_ms) = (api.clock.now(), api.clock.ahead_ms());
+    let clock = json!({
+        "wall": time.wall.to_string(), "sure": time.sure,
+        "outside": api.clock.outside().iter().map(|g| g.0).collect::<Vec<_>>(),
+    });
     let peers: Vec<_> = api
         .links
         .status()
         .into_iter()
-        .map(|l| json!({ "gateway": l.peer.0, "up": up.contains(&l.peer), "trouble": l.trouble }))
+        .map(|l| {
+            let (up, ahead) = (up.contains(&l.peer), ahead_ms.get(&l.peer));
+            json!({ "gateway": l.peer.0, "up": up, "trouble": l.trouble, "clock_ahead_ms": ahead })
+        })
         .collect();
     let shards: Vec<_> = reports.iter().map(|r| &r.status).collect();
     let bounds: Vec<_> = fullness::fullest(&reports)
@@ -128,8 +154,8 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "site": api.site, "gateway": api.me.0, "ready": trouble.is_none(), "trouble": trouble,
         "uplink": api.uplink.send(GetState).await.ok(),
-        "log": log, "totals": totals, "peers": peers, "shards": shards, "bounds": bounds,
-        "warnings": fullness::warnings(&reports),
+        "clock": clock, "log": log, "totals": totals, "peers": peers, "shards": shards, "bounds": bounds,
+        "warnings": warnings(&api, &reports),
     }))
 }
 
@@ -153,6 +179,8 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_log_room", f64::from(u8::from(log.room)));
     gauge("selvedge_log_segments", log.segments as f64);
     fullness::set_gauges(&reports);
+    gauge("selvedge_clock_sure", f64::from(u8::from(api.clock.now().sure)));
+    gauge("selvedge_clocks_outside", api.clock.outside().len() as f64);
     api.metrics.render()
 }
 

@@ -1,5 +1,6 @@
 //! The IO: one actor per mailbox, each a thin adapter around a core of [`crate::logic`].
 
+pub mod clock;
 pub mod forwarder;
 pub mod front;
 pub mod fullness;

@@ -130,10 +130,7 @@ impl Reporter {
             last: r.status.last_batch,
             outbox_bytes: r.status.outbox_bytes,
             waiting_parts: r.status.waiting_parts,
-            waiting_ms: r
-                .status
-                .waiting_since_ms
-                .map_or(0, |since| now.0.saturating_sub(since).max(0) as u64),
+            waiting_ms: r.status.waiting_ms.unwrap_or(0),
         };
         let place = |g: &GatewayId| self.members.iter().position(|m| m.id == *g).unwrap_or_default() as u8;
         let member = |m: &Member| report::Member { gateway: m.id, weight: m.weight };

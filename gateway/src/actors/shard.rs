@@ -1,17 +1,19 @@
 //! The actor of one shard's replica: gathers what comes, steps the core once for all of it, and performs
 //! the effects in their order of durability.
 
+use crate::actors::clock::SiteClock;
 use crate::actors::forwarder::{Answered, Forwarder, LeaderIs, PublishWills};
 use crate::actors::log::{Healed, LogActor, Persist, Store, end_process};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
+use crate::logic::agreement::WallTime;
 use crate::logic::machine::{Counters, DeviceInfo, Fullness, MAX_ANSWER_ENTRIES, Sizes, StreamInfo};
 use crate::logic::peer::PeerMessage;
 use crate::logic::replica::{Replica, Said};
 use crate::logic::shard::{Event, Now, Status};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Events that are stepped in one turn.
@@ -75,6 +77,8 @@ pub struct Around {
     pub uplink: Addr<UplinkActor>,
     /// What monotonic times count from.
     pub epoch: Instant,
+    /// What the wall time is.
+    pub clock: Arc<SiteClock>,
 }
 
 /// One shard's replica.
@@ -97,7 +101,8 @@ impl ShardActor {
 
     fn now(&self) -> Now {
         let mono_ms = u64::try_from(self.around.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Now { mono_ms, wall: EpochMs::now(), sure: true }
+        let WallTime { wall, sure } = self.around.clock.now();
+        Now { mono_ms, wall, sure }
     }
 
     fn take_in(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -267,7 +272,8 @@ impl Handler<GetStatus> for ShardActor {
             if wanted.devices { core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
         let quarantined = core.machine().quarantine_stats().taken;
         let (sizes, fullness) = (core.machine().sizes(), core.machine().fullness());
-        ShardReport { status: core.status(), led: self.led, quarantined, devices, sizes, fullness }
+        let status = core.status(self.now());
+        ShardReport { status, led: self.led, quarantined, devices, sizes, fullness }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The switch: takes what comes from peers to whom it concerns, and what goes to peers to their links;
 //! tells everyone who lives; and puts questions to the site's replicas.
 
+use crate::actors::clock::SiteClock;
 use crate::actors::forwarder::{Answered, Forwarder, GatewayDown, GatewayUp};
 use crate::actors::front::Front;
 use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
@@ -80,6 +81,9 @@ pub struct Switch {
     up: BTreeSet<GatewayId>,
     told: u64,
     epoch: Instant,
+    clock: Arc<SiteClock>,
+    /// Whose clocks are outside, as the shards were told.
+    outside: Vec<GatewayId>,
     asks: Asks,
     /// Who asked each question.
     replies: BTreeMap<u64, oneshot::Sender<Told>>,
@@ -90,7 +94,13 @@ pub struct Switch {
 
 impl Switch {
     /// A switch that knows nobody yet. Monotonic times count from `epoch`.
-    pub fn new(me: GatewayId, ring: Arc<Ring>, front: Arc<Front>, epoch: Instant) -> Self {
+    pub fn new(
+        me: GatewayId,
+        ring: Arc<Ring>,
+        front: Arc<Front>,
+        epoch: Instant,
+        clock: Arc<SiteClock>,
+    ) -> Self {
         Self {
             me,
             front,
@@ -98,6 +108,8 @@ impl Switch {
             up: BTreeSet::from([me]),
             told: 0,
             epoch,
+            clock,
+            outside: Vec::new(),
             asks: Asks::new(me, ring, fastrand::u64(..)),
             replies: BTreeMap::new(),
             tables: BTreeMap::new(),
@@ -210,7 +222,24 @@ impl Switch {
         }
     }
 
+    fn look_at_clocks(&mut self) {
+        let outside = self.clock.look();
+        let Some(to) = self.to.as_ref().filter(|_| outside != self.outside) else { return };
+        match outside.is_empty() {
+            true => tracing::info!("the gateways agree on the time"),
+            false => tracing::warn!(
+                gateways = ?outside,
+                "their wall clocks are off from what a majority agrees on: set them right; they lead only when no other can"
+            ),
+        }
+        for shard in to.shards.values() {
+            shard.do_send(ShardEvents(vec![Event::Clocks { outside: outside.clone() }]));
+        }
+        self.outside = outside;
+    }
+
     fn look(&mut self) {
+        self.look_at_clocks();
         self.tell_interest();
         if self.asks.open() > 0 {
             let (now_ms, mut effects) = (self.now_ms(), Vec::new());

@@ -1,6 +1,7 @@
 //! Puts a gateway together: opens what is on disk, recovers the replicas, starts the actors and the MQTT
 //! listener, and stops them again. The only file that names them all.
 
+use crate::actors::clock::SiteClock;
 use crate::actors::forwarder::{self, Forwarder};
 use crate::actors::front::{Front, Ways};
 use crate::actors::http::{Api, routes};
@@ -155,7 +156,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let mut replicas = disk.replicas(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
 
-    let front = Arc::new(Front::new(ring.clone(), decoder, origin));
+    let clock = Arc::new(SiteClock::new(me, peers.keys().copied()));
+    let front = Arc::new(Front::new(ring.clone(), decoder, origin, clock.clone()));
     let log = LogActor::new(
         LogKeeper::new(disk.log, replicas.keys().copied()),
         disk.stores,
@@ -165,7 +167,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     .start();
     let forward = Forward::new(origin, ring.clone(), PIPELINE_BYTES);
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
-    let switch = Switch::new(me, ring.clone(), front.clone(), epoch).start();
+    let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone()).start();
     let psk = LinkKey::new(link_psk(&secret, &site));
     let password = match settings.uplink.password_file.as_os_str().is_empty() {
         true => None,
@@ -197,6 +199,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         forwarder: forwarder.clone(),
         uplink: uplink.clone(),
         epoch,
+        clock: clock.clone(),
     };
     let mut actors = BTreeMap::new();
     // The log's actor must know a shard before its first record is on disk; mailboxes keep their order.
@@ -219,6 +222,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
             peers,
             inbound: switch.clone().recipient(),
             status: switch.clone().recipient(),
+            clock: clock.clone(),
         },
         &links_arbiter,
     )
@@ -282,7 +286,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let overview = Overview { ring, front, shards: actors, switch };
     let (of, to) = (overview.clone(), uplink.clone());
     actix::spawn(Reporter { me, start, members, overview: of, uplink: to, changed, epoch }.run());
-    let api = web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch });
+    let api = web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch, clock });
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(1)
         .disable_signals()

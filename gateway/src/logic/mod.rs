@@ -3,6 +3,7 @@
 //! A core is stepped with the time and an event and gives back effects, whose type says what may leave at
 //! once, what must be persisted, and what may leave only after it was.
 
+pub mod agreement;
 pub mod asks;
 pub mod commit;
 pub mod decode;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 #[test]
 fn the_open_parts_of_a_stream_are_bounded_and_every_reading_is_still_counted() {
-    let mut s = Shard::new(Rules { windows_ms: vec![1_000], ..Rules::default() });
+    let mut s = Shard::new(Rules { windows_ms: vec![1_000], max_future_s: u32::MAX, ..Rules::default() });
     let most = MAX_OPEN_WINDOWS_ENTRIES as i64;
     for i in 0..most + 50 {
-        // All far ahead of the stamp, so that no watermark closes them; from the latest to the earliest.
+        // All far ahead, so that no watermark closes them; from the latest to the earliest.
         s.publish(1, None, reading(10_000_000_000 - i * 1_000, 1.0));
     }
     assert_eq!(s.machine.sizes().open_parts, MAX_OPEN_WINDOWS_ENTRIES);
@@ -52,11 +52,10 @@ fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams(
     for at in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
         let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
         for i in 0..20 {
-            let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
-            s.submit(
-                at,
-                &Submission { streams: vec![name(&format!("d{i}"), "s")], makers: Vec::new(), items },
-            );
+            let readings = vec![Reading { time: None, ..reading(0, 1.0) }];
+            let items = vec![Item::Publish(Publish { source: None, readings })];
+            let streams = vec![name(&format!("d{i}"), "s")];
+            s.submit(at, &Submission { streams, makers: Vec::new(), items });
             assert!(s.machine.sizes().open_parts <= 8, "{} open at {at}", s.machine.sizes().open_parts);
         }
         assert_eq!(s.machine.elapsed(), ElapsedMs(1 << 62), "no time goes beyond");
@@ -98,7 +97,8 @@ fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
 
 #[test]
 fn the_ends_of_time_and_huge_values_are_counted() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::fresh(Rules::default());
+    s.sure = false; // nobody ever knew the time
     for (time, value) in
         [(*TIME_RANGE.start(), f64::MAX), (*TIME_RANGE.end(), f64::MIN), (0, f64::MAX), (0, f64::MAX)]
     {

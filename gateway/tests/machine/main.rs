@@ -8,4 +8,5 @@ mod random;
 mod retiring;
 mod scripts;
 mod support;
+mod time;
 mod windows;

@@ -35,6 +35,8 @@ fn some_rules(random: &mut fastrand::Rng) -> Rules {
         max_streams_per_device: random.u32(2..6),
         max_streams_per_client: random.u32(1..9),
         retire_idle_after_s: [0, 60, 3_600][random.usize(..3)],
+        max_past_s: u32::MAX,
+        max_future_s: u32::MAX,
         ..Rules::default()
     }
 }
@@ -49,6 +51,14 @@ fn some_time(random: &mut fastrand::Rng, now: i64) -> Option<EpochMs> {
         _ => now / 1_000 * 1_000,
     };
     Some(EpochMs(time))
+}
+
+/// Now and then the wall time leaps by years, or nobody agrees on it.
+fn leap(random: &mut fastrand::Rng, s: &mut Shard) {
+    if random.u32(0..30) == 0 {
+        let years = [0, 0, 20, -20, 1, -1][random.usize(..6)];
+        (s.wall_ahead, s.sure) = (years * 31_557_600_000, random.u32(0..3) > 0);
+    }
 }
 
 fn source(random: &mut fastrand::Rng, qos: u8) -> Source {
@@ -111,6 +121,7 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
         let mut now = NOW;
         for _ in 0..300 {
             now += random.i64(1..3_000);
+            leap(&mut random, &mut s);
             let names: Vec<_> = (0..5).map(|i| name(&format!("d{}", i % 3), &format!("s{i}"))).collect();
             let readings: Vec<Reading> = (0..random.u32(1..8))
                 .map(|_| {
@@ -120,7 +131,7 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
                 })
                 .collect();
             for r in &readings {
-                let time = r.time.unwrap_or(EpochMs(now));
+                let time = r.time.unwrap_or(EpochMs(now + s.wall_ahead));
                 for width in &s.machine.rules().windows_ms {
                     let of = &names[r.stream as usize];
                     let key = (format!("{}/{}", of.device, of.stream), *width, time.window_start(*width).0);
@@ -168,12 +179,14 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
 /// A run that uses everything there is.
 fn history(seed: u64) -> (Rules, Shard) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let rules = some_rules(&mut random);
+    let max_past_s = [u32::MAX, 86_400, 40 * 31_557_600][random.usize(..3)];
+    let rules = Rules { max_past_s, max_future_s: 86_400, ..some_rules(&mut random) };
     let mut s = Shard::new(rules.clone());
     let mut now = NOW;
     let mut next = [(1, 1); 3];
     for _ in 0..250 {
         now += random.i64(0..4_000);
+        leap(&mut random, &mut s);
         let mut commands = Vec::new();
         for _ in 0..random.u32(0..4) {
             let command = match random.u32(0..10) {

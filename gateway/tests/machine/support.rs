@@ -13,7 +13,10 @@ pub struct Shard {
     pub machine: Machine,
     pub batches: Vec<CutBatch>,
     pub history: Vec<Proposal>,
-    n: u64,
+    /// How far the wall time is ahead of the elapsed time, in milliseconds, and whether all agree on it.
+    pub wall_ahead: i64,
+    pub sure: bool,
+    pub n: u64,
 }
 
 impl Shard {
@@ -28,15 +31,12 @@ impl Shard {
     pub fn fresh(rules: Rules) -> Self {
         rules.validate().unwrap();
         let machine = Machine::new(SHARD, Arc::new(rules));
-        Self { machine, batches: Vec::new(), history: Vec::new(), n: 0 }
+        Self { machine, batches: Vec::new(), history: Vec::new(), wall_ahead: 0, sure: true, n: 0 }
     }
 
-    /// At `at` by both clocks, on which all agree.
     pub fn apply(&mut self, at: i64, commands: Vec<Command>) -> Applied {
-        self.propose(proposal(at, commands))
-    }
-
-    pub fn propose(&mut self, proposal: Proposal) -> Applied {
+        let wall = EpochMs(at).plus(self.wall_ahead);
+        let proposal = Proposal { wall, sure: self.sure, ..proposal(at, commands) };
         let applied = self.machine.apply(self.machine.slot() + 1, &proposal).unwrap();
         self.history.push(proposal);
         for batch in &applied.batches {

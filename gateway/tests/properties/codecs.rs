@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
+use selvedge_gateway::logic::agreement::ClockNote;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
     Command, Connect, Connected, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin, Outcome, Page,
@@ -367,8 +368,8 @@ fn strict<T, E>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<
 
 proptest! {
     #[test]
-    fn a_frame_of_messages(clock in time(), messages in vec(message(), 0..6)) {
-        let frame = PeerFrame { clock, messages };
+    fn a_frame_of_messages(wall in time(), mono_ms in any::<u64>(), heard in of(any::<(u64, u64)>()), messages in vec(message(), 0..6)) {
+        let frame = PeerFrame { clocks: ClockNote { wall, mono_ms, heard }, messages };
         let bytes = frame.encode();
         prop_assert_eq!(PeerFrame::decode(&bytes), Ok(frame));
         strict(&bytes, PeerFrame::decode)?;
@@ -410,7 +411,7 @@ proptest! {
         link.connected(0);
         link.send(messages.clone());
         let mut arrived = Vec::new();
-        while let Some(bytes) = link.next_frame(0, EpochMs(0)) {
+        while let Some(bytes) = link.next_frame(0, ClockNote::default) {
             prop_assert!(bytes.len() <= MAX_PEER_FRAME_BYTES);
             arrived.extend(PeerFrame::decode(&bytes).unwrap().messages);
         }

@@ -210,9 +210,17 @@ impl Devices {
                 (format!("d/{name}/n"), payload)
             }
             Kind::Plain => {
+                // Some of a time that can't be, or that can't be while clocks are wrong: what becomes of each is told.
                 let stream = format!("once-{id}");
                 read(id, &name, stream.clone(), None);
-                (format!("d/{name}/{stream}"), id.to_string())
+                let time = match random.below(8) {
+                    0 => Some(time / 1_000),
+                    1 => Some(time + 2 * 86_400_000),
+                    2 | 3 => Some(time),
+                    _ => None,
+                };
+                let payload = time.map_or(id.to_string(), |time| format!(r#"{{"value":{id},"ts":{time}}}"#));
+                (format!("d/{name}/{stream}"), payload)
             }
             Kind::Old => {
                 let stream = format!("either-{id}");

@@ -5,6 +5,7 @@ use super::clock::Clock;
 use super::disk::SimDisk;
 use super::invariants::wills::Counted;
 use super::random::Random;
+use selvedge_gateway::logic::agreement::{Agreement, WallTime};
 use selvedge_gateway::logic::decode::Decoder;
 use selvedge_gateway::logic::forward::{self, Forward, Forwardable, Ticket};
 use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Rules};
@@ -21,6 +22,7 @@ use selvedge_gateway::wal::Room;
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal, Will};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
+use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Down, Up};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -36,6 +38,7 @@ const LOOK_MS: u64 = 1_000;
 /// What all gateways of a site have in common.
 pub struct Common {
     pub ring: Arc<Ring>,
+    pub gateways: Vec<GatewayId>,
     pub rules: Arc<Rules>,
     pub limits: Limits,
     pub decoder: Decoder,
@@ -94,6 +97,10 @@ pub struct Live {
     /// By token: the client and the epoch that a will under way is of.
     wills_of: BTreeMap<u64, (String, u64)>,
     busy_since: Option<u64>,
+    /// What it knows of the others' clocks.
+    pub agreement: Agreement,
+    /// Whose clocks are outside, as its shards were told.
+    outside: Vec<GatewayId>,
     /// A replica was told something after its turn.
     again: bool,
     last_order: u64,
@@ -140,7 +147,10 @@ impl Place {
     }
 
     pub fn now(&self, mono_ms: u64) -> Now {
-        Now { mono_ms, wall: self.clock.read(mono_ms), sure: true }
+        let own = self.clock.read(mono_ms);
+        let told = self.live.as_ref().map(|live| live.agreement.now(mono_ms, own));
+        let WallTime { wall, sure } = told.unwrap_or(WallTime { wall: own, sure: false });
+        Now { mono_ms, wall, sure }
     }
 
     /// Starts a process on what the disk holds.
@@ -189,6 +199,8 @@ impl Place {
             wills: Wills::default(),
             wills_of: BTreeMap::new(),
             busy_since: None,
+            agreement: Agreement::new(me, common.gateways.iter().copied()),
+            outside: Vec::new(),
             again: false,
             last_order: 0,
         });
@@ -230,6 +242,18 @@ impl Live {
         self.replicas.values_mut().for_each(|r| r.said(now, Said::SnapshotWanted));
     }
 
+    /// Frames have brought what the clocks of its peers show; sees who agrees.
+    pub fn look_at_clocks(&mut self, now: Now, own: EpochMs) {
+        self.agreement.look(now.mono_ms, own);
+        let outside = self.agreement.outside();
+        if outside != self.outside {
+            for replica in self.replicas.values_mut() {
+                replica.step(now, Event::Clocks { outside: outside.clone() });
+            }
+            self.outside = outside;
+        }
+    }
+
     /// Whom it reaches has changed.
     pub fn look_around(&mut self, now: Now, reached: BTreeMap<GatewayId, u64>) {
         if self.seen == reached {
@@ -239,6 +263,7 @@ impl Live {
             |(o, start): (&GatewayId, &u64)| self.seen.get(o).is_some_and(|s| s != start).then_some(*o);
         let restarted: Vec<_> = reached.iter().filter_map(other).collect();
         let lost: Vec<_> = self.seen.keys().filter(|o| !reached.contains_key(o)).copied().collect();
+        restarted.iter().for_each(|o| self.agreement.connected(*o));
         for gone in lost.into_iter().chain(restarted.iter().copied()) {
             self.forward.gateway_down(now.mono_ms, gone);
         }
@@ -603,6 +628,7 @@ impl Live {
             self.look_around_at,
             self.forward.deadline_ms(),
             self.uplink.deadline_ms(),
+            self.agreement.changes_at(),
             arriving.min(),
         ]
         .into_iter()

@@ -2,6 +2,8 @@
 //! shrunk by leaving faults out.
 
 use super::random::Random;
+use selvedge_gateway::logic::agreement::APART_MS;
+use selvedge_gateway::logic::machine::{MAX_LEAD_MS, Rules};
 use selvedge_gateway::wal::Crash;
 use selvedge_shared::ids::GatewayId;
 use std::fmt;
@@ -59,6 +61,10 @@ pub enum Fault {
     Flap { a: GatewayId, b: GatewayId, times: u64, each_ms: u64 },
     /// A wall clock jumps.
     ClockJump { at: GatewayId, by_ms: i64 },
+    /// All wall clocks of the site jump, as when their common source of time does.
+    AllClocksJump { by_ms: i64 },
+    /// Somebody sets a wall clock right.
+    ClockSetRight { at: GatewayId },
     /// A wall clock runs fast or slow, by so many thousandths.
     ClockDrift { at: GatewayId, per_mille: i64 },
     /// A wall clock is in 1970, as on a box without a battery, and stays there until the run is healed.
@@ -147,10 +153,12 @@ impl Plan {
             12 | 13 => Fault::Cut { from: at, to: any(r), both: r.chance(500), for_ms },
             14 => Fault::Isolate { at, for_ms },
             15 => Fault::Flap { a: at, b: any(r), times: 2 + r.below(6), each_ms: 50 + r.below(400) },
-            16 => match r.below(4) {
+            16 => match r.below(8) {
                 0 => Fault::Clock1970 { at },
                 1 => Fault::ClockDrift { at, per_mille: r.below(400) as i64 - 200 },
-                _ => Fault::ClockJump { at, by_ms: r.below(40_000_000) as i64 - 20_000_000 },
+                2..5 => Fault::AllClocksJump { by_ms: Self::jump(r) },
+                5 => Fault::ClockSetRight { at },
+                _ => Fault::ClockJump { at, by_ms: Self::jump(r) },
             },
             17 => Fault::NoUplink { at, for_ms },
             18 => match r.below(8) {
@@ -164,6 +172,25 @@ impl Plan {
             },
             _ => Fault::Snapshots { at },
         }
+    }
+}
+
+impl Plan {
+    /// How far a wall clock jumps: by hours, by years, by exactly what some bound is, or by what a counter of GPS weeks loses.
+    fn jump(r: &mut Random) -> i64 {
+        const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;
+        let rules = Rules::default();
+        let by = match r.below(9) {
+            0 => GPS_ROLLOVER_MS,
+            1 => 86_400_000 * (1 + r.below(20_000) as i64),
+            2 => r.pick(&[APART_MS / 2, APART_MS, 2 * APART_MS]),
+            3 => i64::from(rules.session_expiry_cap_s) * 1_000,
+            4 => i64::from(r.pick(&[rules.max_past_s, rules.max_future_s])) * 1_000,
+            5 => MAX_LEAD_MS,
+            _ => r.below(20_000_000) as i64,
+        };
+        let by = by + r.pick(&[0, 0, 1, -1]);
+        if r.chance(500) { by } else { -by }
     }
 }
 

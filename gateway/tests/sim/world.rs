@@ -11,7 +11,7 @@ use super::net::{MAX_PACKETS, Net};
 use super::plan::{Fault, Plan};
 use super::random::Random;
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
-use selvedge_gateway::logic::machine::{Item, Page, Rules};
+use selvedge_gateway::logic::machine::{Item, Override, Page, Rules};
 use selvedge_gateway::logic::paxos::{Limits, Role};
 use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::ring::{Member, Ring};
@@ -167,6 +167,15 @@ impl World {
                 recent_windows: 10_000,
                 quarantine_bytes: 16 * 1024 * 1024,
                 max_streams: if plan.cramped { 12 } else { 20_000 },
+                // Whatever the clocks of the site show, devices' readings count; but for those of which each is told.
+                max_past_s: u32::MAX,
+                max_future_s: u32::MAX,
+                streams: vec![Override {
+                    stream: "once-*".into(),
+                    max_past_s: Some(Rules::default().max_past_s),
+                    max_future_s: Some(Rules::default().max_future_s),
+                    ..Override::default()
+                }],
                 ..Rules::default()
             }),
             limits: match random.chance(500) {
@@ -179,6 +188,7 @@ impl World {
                 },
                 false => Limits { memory_bytes: 2 << 20, ..Limits::default() },
             },
+            gateways: gateways.clone(),
             decoder: Decoder::new(rules).expect("rules"),
             site: SiteId::new("sim").expect("a name"),
             secret: SiteSecret::from_hex(SECRET).expect("a secret"),
@@ -281,6 +291,12 @@ impl World {
             }
             assert!(self.now < until, "an idle site commits: {}", self.show());
         }
+        // A gateway whose clock is off leaves leading to those that agree.
+        let until = self.now + QUIET_MS;
+        while let Some(at) = self.leads_from_outside() {
+            assert!(self.now < until, "{at} leads though its clock is off: {}", self.show());
+            self.pass(1_000);
+        }
         for (id, place) in &self.places {
             let live = place.live.as_ref().expect("it is up");
             for (shard, replica) in &live.replicas {
@@ -318,6 +334,19 @@ impl World {
             }
         }
         payloads
+    }
+
+    /// A gateway that leads a shard, and by what it knows a replica whose clock is better could.
+    fn leads_from_outside(&self) -> Option<GatewayId> {
+        let lives = self.places.iter().filter_map(|(id, p)| Some((*id, p.live.as_ref()?)));
+        let could = |live: &Live, id: GatewayId| {
+            let outside = live.agreement.outside();
+            let leads = live.replicas.values().map(|r| r.core()).filter(|core| core.serves());
+            let mut others =
+                leads.map(|core| core.group().config().members.iter().any(|m| !outside.contains(m)));
+            outside.contains(&id) && others.any(|other| other)
+        };
+        lives.filter(|(id, live)| could(live, *id)).map(|(id, _)| id).next()
     }
 
     fn settle(&mut self) {
@@ -370,7 +399,11 @@ impl World {
             text += &format!("\n  {} segments, the oldest {:?}", live.segments(), live.log.log().oldest());
             for (s, r) in &live.replicas {
                 let core = r.core();
-                text += &format!("\n  {:?} first {}", core.status(), core.group().first_slot());
+                text += &format!(
+                    "\n  {:?} first {}",
+                    core.status(place.now(self.now)),
+                    core.group().first_slot()
+                );
                 text += &format!(
                     "\n  {:?}, {} open, {} elapsed, wall {}; the node has {}",
                     core.machine().outbox_stats(),
@@ -425,7 +458,9 @@ impl World {
                 cuts.extend(self.places.keys().flat_map(|o| [(at, *o, for_ms), (*o, at, for_ms)]));
             }
             Fault::Flap { a, b, times, each_ms } => ends.push((0, End::FlapOn { a, b, times, each_ms })),
-            Fault::ClockJump { at, by_ms } => self.place(at).clock.jump(by_ms),
+            Fault::ClockJump { at, by_ms } => self.place(at).clock.jump(now, by_ms),
+            Fault::AllClocksJump { by_ms } => self.places.values_mut().for_each(|p| p.clock.jump(now, by_ms)),
+            Fault::ClockSetRight { at } => self.place(at).clock.set_right(now),
             Fault::ClockDrift { at, per_mille } => self.place(at).clock.drift(now, per_mille),
             Fault::Clock1970 { at } => self.place(at).clock.go_to_1970(now),
             Fault::NoUplink { at, for_ms } => {
@@ -666,10 +701,16 @@ impl World {
             })
             .map(|(o, p)| (*o, p.start))
             .collect();
+        if self.places[&id].frozen_until > now {
+            return;
+        }
+        self.compare_clocks(id, reached.keys().copied());
         let (random, weather) = (&mut self.random, self.net.weather);
         let Some(place) = self.places.get_mut(&id) else { return };
-        if place.frozen_until > now {
-            return;
+        let own = place.clock.read(now);
+        let looking = place.now(now);
+        if let Some(live) = &mut place.live {
+            live.look_at_clocks(looking, own);
         }
         let clock = place.now(now);
         let (slow_ms, cut_off) = (place.slow_ms, place.cut_off);
@@ -704,6 +745,21 @@ impl World {
         }
     }
 
+    /// Heartbeats have gone both ways between a gateway and those it reaches.
+    fn compare_clocks(&mut self, id: GatewayId, reached: impl Iterator<Item = GatewayId>) {
+        let now = self.now;
+        for other in reached {
+            for (from, to) in [(id, other), (other, id), (id, other)] {
+                let place = &self.places[&from];
+                let Some(live) = &place.live else { continue };
+                let note = live.agreement.note(to, now, place.clock.read(now));
+                if let Some(live) = self.place(to).live.as_mut() {
+                    live.agreement.heard(from, now, note);
+                }
+            }
+        }
+    }
+
     fn begin(&mut self, id: GatewayId) {
         self.wake_all();
         let now = self.now;
@@ -734,8 +790,10 @@ impl World {
         let Some(live) = self.places[&id].live.as_ref() else { return };
         invariants::bounds::check(live);
         let start = live.origin.start;
+        invariants::time::check_wall(id, self.places[&id].now(self.now), &self.places);
         for (shard, replica) in &live.replicas {
             let core = replica.core();
+            invariants::time::check_elapsed(id, *shard, core, self.now);
             self.progress.check(id, start, *shard, core);
             self.agreement.check(id, start, *shard, core);
             self.ballots.check(id, start, *shard, core);

@@ -32,17 +32,17 @@ pub use noise::{LinkError, LinkKey};
 pub use peer::{PeerLink, SendToPeer};
 pub use watch::PeerWatch;
 
+use crate::actors::clock::SiteClock;
 use crate::identity::Identity;
 use crate::logic::link::{Link, LinkCounts, State};
 use crate::logic::peer::PeerMessage;
 use actix::{Actor, Addr, ArbiterHandle, Message, Recipient};
 use greet::Greeter;
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -88,6 +88,8 @@ pub struct LinkSettings {
     pub inbound: Recipient<FromPeer>,
     /// Takes who lives. Nothing is sent before the first change; until then, this gateway alone is up.
     pub status: Recipient<PeersChanged>,
+    /// Is told what the peers' clocks show.
+    pub clock: Arc<SiteClock>,
 }
 
 /// Starts the links of a gateway in an arbiter. They end with it.
@@ -95,14 +97,15 @@ pub struct LinkSettings {
 /// # Errors
 /// When the listening socket can't be used.
 pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<PeerLinks> {
-    let LinkSettings { identity, key, listener, mut peers, inbound, status } = settings;
+    let LinkSettings { identity, key, listener, mut peers, inbound, status, clock } = settings;
     listener.set_nonblocking(true)?;
     let hello = identity.lock().unwrap_or_else(PoisonError::into_inner).hello();
     let me = hello.gateway;
     peers.remove(&me);
     let members: BTreeSet<GatewayId> = peers.keys().copied().collect();
     let greeter = Arc::new(Greeter { me: hello, key, members, identity });
-    let lines: BTreeMap<_, _> = peers.keys().map(|p| (*p, Arc::new(Line::new(me, *p)))).collect();
+    let lines: BTreeMap<_, _> =
+        peers.keys().map(|p| (*p, Arc::new(Line::new(me, *p, clock.clone())))).collect();
 
     let watched = lines.clone();
     let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, watched, status));
@@ -156,9 +159,6 @@ pub struct LinkStatus {
     pub state: State,
     /// Why it is not up, or was last not.
     pub trouble: Option<String>,
-    /// How far the peer's clock is ahead of ours, in milliseconds, one way's delay included. Nothing before
-    /// the first frame.
-    pub clock_ahead_ms: Option<i64>,
     /// What it counted.
     pub counts: LinkCounts,
 }
@@ -172,19 +172,19 @@ struct Line {
     heard_ms: AtomicU64,
     /// We have read what the receiver has not taken yet.
     pressed_back: AtomicBool,
-    clock_ahead_ms: AtomicI64,
+    clock: Arc<SiteClock>,
     trouble: Mutex<Option<String>>,
 }
 
 impl Line {
-    fn new(me: GatewayId, peer: GatewayId) -> Self {
+    fn new(me: GatewayId, peer: GatewayId, clock: Arc<SiteClock>) -> Self {
         Self {
             peer,
             link: Mutex::new(Link::new(me, peer)),
             wake: Notify::new(),
             heard_ms: AtomicU64::new(0),
             pressed_back: AtomicBool::new(false),
-            clock_ahead_ms: AtomicI64::new(i64::MIN),
+            clock,
             trouble: Mutex::new(None),
         }
     }
@@ -205,23 +205,16 @@ impl Line {
         self.heard_ms.fetch_max(now, Ordering::Relaxed);
     }
 
-    fn clock(&self, theirs: EpochMs) {
-        let ahead = theirs.0.saturating_sub(EpochMs::now().0).max(i64::MIN + 1);
-        self.clock_ahead_ms.store(ahead, Ordering::Relaxed);
-    }
-
     fn trouble(&self, why: &str) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
     }
 
     fn status(&self) -> LinkStatus {
-        let ahead = self.clock_ahead_ms.load(Ordering::Relaxed);
         let link = self.link();
         LinkStatus {
             peer: self.peer,
             state: link.state(),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            clock_ahead_ms: (ahead != i64::MIN).then_some(ahead),
             counts: link.counts(),
         }
     }

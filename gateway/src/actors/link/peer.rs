@@ -9,7 +9,6 @@ use crate::logic::detector::DETECT_MS;
 use crate::logic::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
 use crate::logic::peer::PeerMessage;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
-use selvedge_shared::time::EpochMs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -128,6 +127,7 @@ impl Handler<Attach> for PeerLink {
         self.connection = None;
         self.line.pressed_back.store(false, Ordering::Relaxed);
         self.line.link().connected(now);
+        self.line.clock.connected(peer);
         tracing::info!(%peer, start, "link up");
         let (line, link) = (self.line.clone(), ctx.address());
         let write = async move {
@@ -172,7 +172,7 @@ async fn write(line: Arc<Line>, mut writer: FrameWriter) -> Result<std::convert:
         let now = pulse::now_ms();
         let (frame, heartbeat_at) = {
             let mut link = line.link();
-            (link.next_frame(now, EpochMs::now()), link.heartbeat_at())
+            (link.next_frame(now, || line.clock.note(line.peer)), link.heartbeat_at())
         };
         match frame {
             Some(frame) => writer.send(&frame).await?,
@@ -193,7 +193,7 @@ async fn read(
     loop {
         let body = reader.next(MAX_PEER_FRAME_BYTES, || line.heard(pulse::now_ms())).await?;
         let frame = PeerFrame::decode(body).map_err(|e| LinkError::Broken(e.to_string()))?;
-        line.clock(frame.clock);
+        line.clock.heard(line.peer, frame.clocks);
         if frame.messages.is_empty() {
             continue;
         }

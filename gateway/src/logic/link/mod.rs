@@ -43,11 +43,11 @@ mod queue;
 pub use hello::*;
 use queue::Queue;
 
+use crate::logic::agreement::ClockNote;
 use crate::logic::peer::PeerMessage;
 use bincode::{Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
 
 /// Version of the four bytes, the Noise pattern and the framing.
 pub const WIRE_VERSION: u8 = 1;
@@ -56,7 +56,7 @@ pub const WIRE_VERSION: u8 = 1;
 pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
 
 /// Format version of [`PeerFrame`].
-pub const PEER_FRAME_VERSION: u8 = 1;
+pub const PEER_FRAME_VERSION: u8 = 2;
 
 /// The longest frame, in bytes.
 pub const MAX_PEER_FRAME_BYTES: usize = 4 * 1024 * 1024;
@@ -92,8 +92,8 @@ pub const REDIAL_MAX_MS: u64 = 1_000;
 /// What one write carries.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct PeerFrame {
-    /// The sender's clock when it made the frame, so that gateways know how far their clocks are apart.
-    pub clock: EpochMs,
+    /// The sender's clocks when it made the frame, so that gateways know how far their clocks are apart.
+    pub clocks: ClockNote,
     /// In the order in which they were sent; none makes a heartbeat.
     pub messages: Vec<PeerMessage>,
 }
@@ -238,15 +238,15 @@ impl Link {
     }
 
     /// The next frame, if one is due now: all that waits (up to [`FRAME_TARGET_BYTES`]), or a heartbeat.
-    /// To be called whenever the connection can take a frame. `wall` is this gateway's clock.
-    pub fn next_frame(&mut self, now: u64, wall: EpochMs) -> Option<Vec<u8>> {
+    /// To be called whenever the connection can take a frame. `clocks` says what the time is then.
+    pub fn next_frame(&mut self, now: u64, clocks: impl FnOnce() -> ClockNote) -> Option<Vec<u8>> {
         if self.state != State::Up || (self.queue.is_empty() && now < self.heartbeat_at()) {
             return None;
         }
         let messages = self.queue.take(FRAME_TARGET_BYTES);
         self.counts.sent += messages.len() as u64;
         self.last_frame_ms = now;
-        Some(PeerFrame { clock: wall, messages }.encode())
+        Some(PeerFrame { clocks: clocks(), messages }.encode())
     }
 
     /// When a heartbeat falls due if nothing is sent until then, in the milliseconds of `now`: at a multiple of

@@ -1,8 +1,9 @@
 use super::*;
 use crate::logic::machine::Origin;
 use selvedge_shared::ids::ShardId;
+use selvedge_shared::time::EpochMs;
 
-const WALL: EpochMs = EpochMs(1_764_000_000_000);
+const CLOCKS: fn() -> ClockNote = || ClockNote { wall: EpochMs(1_764_000_000_000), mono_ms: 5, heard: None };
 
 fn message(n: u64, bytes: usize) -> PeerMessage {
     let origin = Origin { gateway: GatewayId(1), start: 1 };
@@ -61,8 +62,8 @@ fn what_is_queued_shares_a_frame_and_nothing_is_sent_twice() {
     let mut link = up();
     assert!(link.send(vec![message(1, 10), message(2, 10)]));
     assert!(link.send(vec![message(3, 10)]));
-    assert_eq!(numbers(link.next_frame(1000, WALL)), [1, 2, 3]);
-    assert_eq!(link.next_frame(1000, WALL), None);
+    assert_eq!(numbers(link.next_frame(1000, CLOCKS)), [1, 2, 3]);
+    assert_eq!(link.next_frame(1000, CLOCKS), None);
     assert!(!link.send(vec![]));
     assert_eq!(link.counts(), LinkCounts { sent: 3, ..Default::default() });
 }
@@ -70,14 +71,14 @@ fn what_is_queued_shares_a_frame_and_nothing_is_sent_twice() {
 #[test]
 fn a_heartbeat_leaves_only_after_silence() {
     let mut link = up();
-    assert_eq!(link.next_frame(1099, WALL), None);
-    let heartbeat = link.next_frame(1100, WALL).unwrap();
-    assert_eq!(PeerFrame::decode(&heartbeat).unwrap(), PeerFrame { clock: WALL, messages: vec![] });
+    assert_eq!(link.next_frame(1099, CLOCKS), None);
+    let heartbeat = link.next_frame(1100, CLOCKS).unwrap();
+    assert_eq!(PeerFrame::decode(&heartbeat).unwrap(), PeerFrame { clocks: CLOCKS(), messages: vec![] });
     link.send(vec![message(1, 10)]);
-    assert_eq!(numbers(link.next_frame(1150, WALL)), [1]);
+    assert_eq!(numbers(link.next_frame(1150, CLOCKS)), [1]);
     assert_eq!(link.heartbeat_at(), 1200, "with those of the other links");
-    assert_eq!(link.next_frame(1199, WALL), None);
-    assert!(link.next_frame(1200, WALL).is_some());
+    assert_eq!(link.next_frame(1199, CLOCKS), None);
+    assert!(link.next_frame(1200, CLOCKS).is_some());
 }
 
 #[test]
@@ -87,13 +88,13 @@ fn a_frame_is_cut_at_its_target_but_takes_any_one_message() {
     link.send(vec![message(4, MAX_MESSAGE_BYTES - 100), message(5, 1)]);
     // The three and the long one are more than the queue holds: the oldest left.
     assert_eq!(link.counts().dropped_full, 3);
-    let long = link.next_frame(1000, WALL).unwrap();
+    let long = link.next_frame(1000, CLOCKS).unwrap();
     assert!(long.len() <= MAX_PEER_FRAME_BYTES);
     assert_eq!(numbers(Some(long)), [4]);
-    assert_eq!(numbers(link.next_frame(1000, WALL)), [5]);
+    assert_eq!(numbers(link.next_frame(1000, CLOCKS)), [5]);
     link.send((1..=3).map(|n| message(n, FRAME_TARGET_BYTES / 2 - 100)).collect());
-    assert_eq!(numbers(link.next_frame(1000, WALL)), [1, 2]);
-    assert_eq!(numbers(link.next_frame(1000, WALL)), [3]);
+    assert_eq!(numbers(link.next_frame(1000, CLOCKS)), [1, 2]);
+    assert_eq!(numbers(link.next_frame(1000, CLOCKS)), [3]);
 }
 
 #[test]
@@ -104,18 +105,18 @@ fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
         let size = |n: usize| {
             let mut link = up();
             link.send(vec![message(1, n)]);
-            link.next_frame(1000, WALL).unwrap().len()
+            link.next_frame(1000, CLOCKS).unwrap().len()
         };
         assert_eq!(queue.push(message(1, 100_000)), Ok(0));
-        // A frame is its version, the clock (9 bytes), the number of messages, and they.
-        assert_eq!(size(100_000), 1 + 9 + 1 + queue.bytes());
+        // A frame is its version, the clocks (11 bytes), the number of messages, and they.
+        assert_eq!(size(100_000), 1 + 11 + 1 + queue.bytes());
         queue.bytes() - 100_000
     };
     link.send(vec![message(1, 10), message(2, MAX_MESSAGE_BYTES - overhead + 1), message(3, 10)]);
     assert_eq!(link.counts().dropped_long, 1);
-    assert_eq!(numbers(link.next_frame(1000, WALL)), [1, 3]);
+    assert_eq!(numbers(link.next_frame(1000, CLOCKS)), [1, 3]);
     link.send(vec![message(4, MAX_MESSAGE_BYTES - overhead)]);
-    let frame = link.next_frame(1000, WALL).unwrap();
+    let frame = link.next_frame(1000, CLOCKS).unwrap();
     assert!(frame.len() <= MAX_PEER_FRAME_BYTES);
     assert_eq!(numbers(Some(frame)), [4]);
 }
@@ -125,12 +126,12 @@ fn a_full_queue_drops_its_oldest_and_counts_them() {
     let mut link = up();
     link.send((0..QUEUE_MESSAGES as u64 + 5).map(|n| message(n, 0)).collect());
     assert_eq!(link.counts().dropped_full, 5);
-    assert_eq!(numbers(link.next_frame(1000, WALL))[0], 5);
+    assert_eq!(numbers(link.next_frame(1000, CLOCKS))[0], 5);
 
     let mut link = up();
     link.send((0..100).map(|n| message(n, 100_000)).collect());
     let mut left = vec![];
-    while let Some(frame) = link.next_frame(1000, WALL) {
+    while let Some(frame) = link.next_frame(1000, CLOCKS) {
         left.extend(numbers(Some(frame)));
     }
     assert_eq!(left, (100 - left.len() as u64..100).collect::<Vec<_>>(), "the newest, in order");
@@ -145,9 +146,9 @@ fn a_link_that_is_down_keeps_nothing() {
     link.connected(1000);
     link.send(vec![message(2, 1), message(3, 1)]);
     link.lost(1001);
-    assert_eq!(link.next_frame(5000, WALL), None);
+    assert_eq!(link.next_frame(5000, CLOCKS), None);
     link.connected(1002);
-    assert_eq!(link.next_frame(1002, WALL), None);
+    assert_eq!(link.next_frame(1002, CLOCKS), None);
     assert_eq!(link.counts().dropped_down, 3);
 }
 
@@ -156,15 +157,15 @@ fn a_replacing_connection_takes_over_what_waits() {
     let mut link = up();
     link.send(vec![message(1, 1)]);
     link.connected(1001);
-    assert_eq!(numbers(link.next_frame(1001, WALL)), [1]);
+    assert_eq!(numbers(link.next_frame(1001, CLOCKS)), [1]);
 }
 
 /// Gateways of two releases talk to each other: these bytes never change.
 #[test]
 fn golden_bytes() {
-    let frame = PeerFrame { clock: EpochMs(1), messages: vec![message(7, 2)] };
-    assert_eq!(frame.encode(), [1, 2, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
-    assert_eq!(PeerFrame { clock: EpochMs(0), messages: vec![] }.encode(), [1, 0, 0]);
+    let frame = PeerFrame { clocks: CLOCKS(), messages: vec![message(7, 2)] };
+    assert_eq!(frame.encode(), [2, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
+    assert_eq!(PeerFrame { clocks: ClockNote::default(), messages: vec![] }.encode(), [2, 0, 0, 0, 0]);
     let refused = Greeting::refused("no\nway").encode();
     assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
     let hello = Greeting::Hello(hello(2)).encode();

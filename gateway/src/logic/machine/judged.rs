@@ -45,6 +45,10 @@ pub enum Reason {
     FarBehind,
     /// Its sequence number leaps further ahead than the rules allow.
     LeapsAhead,
+    /// Its time is longer ago than the rules allow.
+    TooOld,
+    /// Its time is further ahead than the rules allow.
+    TooFarAhead,
     /// It would need one stream more than the shard may have.
     StreamsFull,
     /// Its stream's name would take the shard's names over their bytes.
@@ -59,9 +63,11 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::FarBehind,
         Self::LeapsAhead,
+        Self::TooOld,
+        Self::TooFarAhead,
         Self::StreamsFull,
         Self::NamesFull,
         Self::DeviceFull,
@@ -74,6 +80,8 @@ impl Reason {
         match self {
             Self::FarBehind => "far_behind",
             Self::LeapsAhead => "leaps_ahead",
+            Self::TooOld => "too_old",
+            Self::TooFarAhead => "too_far_ahead",
             Self::StreamsFull => "streams_full",
             Self::NamesFull => "names_full",
             Self::DeviceFull => "device_full",
@@ -100,6 +108,8 @@ impl fmt::Display for Reason {
                 "the client made its most streams known in the device's shard (max_streams_per_client, or half of \
                  max_names_bytes): retire some, or raise the rule"
             }
+            Self::TooOld => "its time is longer ago than max_past_s allows: seconds taken for milliseconds lie in January 1970",
+            Self::TooFarAhead => "its time is further ahead than max_future_s allows",
             Self::Unsound => "its value, time or stream's name can't be",
         })
     }

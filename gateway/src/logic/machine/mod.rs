@@ -45,6 +45,7 @@ mod idle;
 mod judged;
 mod names;
 mod outbox;
+mod pace;
 mod quarantine;
 mod query;
 mod retire;
@@ -73,7 +74,7 @@ pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
 pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
 pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
-pub use window::MAX_OPEN_WINDOWS_ENTRIES;
+pub use window::{MAX_LEAD_MS, MAX_OPEN_WINDOWS_ENTRIES};
 
 use clients::{Clients, Known};
 use dedup::{Fate, Numbering};
@@ -131,7 +132,7 @@ pub struct Counters {
     pub counted: u64,
     /// Of these, readings for a window that had closed.
     pub late: u64,
-    /// Of these, readings so far ahead of the wall time that they move no watermark.
+    /// Of these, readings that are ahead of a wall time that is sure by more than [`MAX_LEAD_MS`].
     pub future: u64,
     /// Readings that were recognised by their sequence number as counted before.
     pub recognised: u64,
@@ -348,7 +349,7 @@ impl Machine {
                         applied.confirmed = Some(*cursor);
                     }
                 }
-                Command::Lost { origin } => self.sessions.lost(*origin, self.elapsed),
+                Command::Lost { origin } => self.sessions.lost(*origin, self.session_time()),
                 Command::Upgrade { level } => self.level = self.level.max(*level),
                 Command::Rules(rules) => self.put_in_force(rules, &mut applied),
             }
@@ -373,7 +374,7 @@ impl Machine {
             last = 0;
             self.origins.insert(origin.gateway, (origin.start, 0));
             self.verdicts.restarted(origin.gateway);
-            self.sessions.superseded(origin.gateway, origin.start, self.elapsed);
+            self.sessions.superseded(origin.gateway, origin.start, self.session_time());
         }
         if n <= last && !canary::makes(Canary::ForwardedTwice) {
             applied.counters.already_applied += 1;
@@ -424,7 +425,7 @@ impl Machine {
         index: &mut u32,
         applied: &mut Applied,
     ) -> Outcome {
-        let (now, rules) = (self.elapsed, &self.rules);
+        let (now, rules) = (self.session_time(), &self.rules);
         let done = match item {
             Item::Publish(Publish { source, readings }) => {
                 return self.publish(source.as_ref(), readings, submission, ids, index, applied);
@@ -560,8 +561,7 @@ impl Machine {
         applied: &mut Applied,
     ) -> Judged {
         let mut judged = Judged::default();
-        let now = window::Now { elapsed: self.elapsed, wall: self.wall };
-        let ahead = i64::from(self.rules.max_future_ms);
+        let now = self.now();
         for (at, r) in (0..).zip(readings) {
             let mut set_aside = |counters: &mut Counters, reason: Reason| {
                 counters.set_aside[reason as usize] += 1;
@@ -579,6 +579,16 @@ impl Machine {
                 }
             };
             let counters = &mut applied.counters;
+            let time = r.time.unwrap_or(now.wall);
+            if let Some(reason) = self.wrong_time(id, time) {
+                if self.was_counted(id, r) {
+                    judged.recognised += 1;
+                    continue;
+                }
+                set_aside(counters, reason);
+                self.streams.set_aside(id, reason, &self.classes);
+                continue;
+            }
             let mut number = None;
             if let Some(seq) = r.seq {
                 let stream = &mut self.streams.list[id as usize];
@@ -603,15 +613,15 @@ impl Machine {
                 }
             }
             // -0 is written as 0: which of them is the least differs between processors.
-            let (time, value) = (r.time.unwrap_or(now.wall), r.value + 0.0);
+            let value = r.value + 0.0;
             let sample = Sample { time, slot: self.slot, index: *index, value };
             *index = index.wrapping_add(1);
             judged.counted += 1;
             let most_open = self.rules.max_open_parts;
             let measured = Measured { sample, number };
-            let (late, forced) = self.streams.count(id, measured, now, ahead, most_open, &self.classes);
+            let (late, forced) = self.streams.count(id, measured, now, most_open, &self.classes);
             counters.late += u64::from(late);
-            counters.future += u64::from(time > now.wall.plus(ahead));
+            counters.future += u64::from(now.sure && time > now.wall.plus(MAX_LEAD_MS));
             counters.forced += forced;
             if self.streams.has_closed() {
                 let batches = &mut applied.batches;
@@ -629,6 +639,40 @@ impl Machine {
         applied.counters.counted += u64::from(judged.counted);
         applied.counters.recognised += u64::from(judged.recognised);
         judged
+    }
+
+    /// What sessions expire by.
+    fn session_time(&self) -> ElapsedMs {
+        match canary::makes(Canary::ExpiryByWall) {
+            true => ElapsedMs(u64::try_from(self.wall.0).unwrap_or(0)),
+            false => self.elapsed,
+        }
+    }
+
+    fn now(&self) -> window::Now {
+        window::Now { elapsed: self.elapsed, wall: self.wall, sure: self.sure }
+    }
+
+    /// Why a reading of a stream can't be of that time, if it can't. Where no majority agrees on the wall time, that continues from
+    /// when one last did. So it is not later than it says (a site that was off for a month goes on a month behind), and only what
+    /// is too old by it is too old. Where none ever did, nothing is known.
+    fn wrong_time(&self, id: u32, time: EpochMs) -> Option<Reason> {
+        let class = &self.classes[usize::from(self.streams.list[id as usize].class)];
+        if self.agreed.is_some() && time < self.wall.plus(-class.max_past_ms) {
+            Some(Reason::TooOld)
+        } else if self.sure && time > self.wall.plus(class.max_future_ms) {
+            Some(Reason::TooFarAhead)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a reading is recognised, by its sequence number, as counted before. Notes nothing.
+    fn was_counted(&self, id: u32, r: &Reading) -> bool {
+        let stream = &self.streams.list[id as usize];
+        let numbering = Numbering::of(&self.classes[usize::from(stream.class)]);
+        let seen = |seq| dedup::note(&mut stream.boots.clone(), r.boot, seq, numbering, &mut 0);
+        r.seq.is_some_and(|seq| seen(seq) == Fate::Repeated)
     }
 
     /// The number of a reading's stream, which is made known if it is new. Says why there is none.
@@ -676,14 +720,14 @@ impl Machine {
         }
         let id = self.names.add(device, stream, maker);
         let boots = self.tombstones.remove(device, stream).unwrap_or_default();
-        self.streams.add(id, class, boots);
+        self.streams.add(id, class, boots, self.now());
         self.idle.add(id, &self.classes[usize::from(class)], self.elapsed);
         Ok(id)
     }
 
     fn tick(&mut self, applied: &mut Applied) {
-        applied.counters.sessions_expired += self.sessions.expire(self.elapsed);
-        self.streams.close_due(self.elapsed, &self.classes);
+        applied.counters.sessions_expired += self.sessions.expire(self.session_time());
+        self.streams.close_due(self.now(), &self.classes);
         self.keep_closed(applied);
         self.tombstones.expire(self.elapsed);
         self.retire_idle(applied);
@@ -697,7 +741,7 @@ impl Machine {
         if rules.validate().is_err() || *rules == self.rules {
             return;
         }
-        self.streams.close_all(&self.classes);
+        self.streams.close_all(self.now(), &self.classes);
         self.keep_closed(applied);
         self.rules = rules.clone();
         self.classes = rules.classes();
@@ -749,11 +793,6 @@ impl Machine {
     /// The wall time of the last proposal that was applied.
     pub fn wall(&self) -> EpochMs {
         self.wall
-    }
-
-    /// The wall time of an earlier elapsed time, for people.
-    pub fn wall_of(&self, earlier: ElapsedMs) -> EpochMs {
-        self.wall.plus(-i64::try_from(self.elapsed.since(earlier)).unwrap_or(i64::MAX))
     }
 
     /// Whether a majority of the gateways agreed on [`Machine::wall`].

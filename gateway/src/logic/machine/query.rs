@@ -183,7 +183,8 @@ impl Machine {
     ) -> impl Iterator<Item = WindowView> {
         let stream = &self.streams.list[id as usize];
         let class = &self.classes[usize::from(stream.class)];
-        let open = stream.open.iter().map(|o| (o.clone().close(id, class, stream.watermark, 0), true));
+        let watermark = self.now().told(stream.watermark);
+        let open = stream.open.iter().map(|o| (o.clone().close(id, class, watermark, 0), true));
         let parts: Vec<_> = closed.into_iter().map(|part| (part.clone(), false)).chain(open).collect();
         let mut windows: BTreeMap<EpochMs, WindowView> = BTreeMap::new();
         let Some(width) = width_for(&parts, query.every_ms, class.windows_ms[0]) else {
@@ -215,7 +216,7 @@ impl Machine {
                 late,
                 parts: 1,
                 closed: !open,
-                watermark: stream.watermark,
+                watermark,
                 set_aside: part.set_aside,
                 sequences: part.sequences,
             };
@@ -265,7 +266,7 @@ impl Machine {
                 stream: self.names.of(*id).1.clone(),
                 windows_ms: self.classes[usize::from(stream.class)].windows_ms.clone(),
                 seen: stream.seen,
-                watermark: stream.watermark,
+                watermark: self.now().told(stream.watermark),
                 set_aside: stream.reasons().collect(),
                 client: self.names.maker(*id).cloned(),
             }

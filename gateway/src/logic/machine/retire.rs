@@ -34,9 +34,10 @@ impl Machine {
         if ids.is_empty() {
             return;
         }
+        let now = self.now();
         let gone: BTreeSet<u32> = ids.iter().copied().collect();
         for id in ids {
-            self.streams.close_all_of(*id, &self.classes);
+            self.streams.close_all_of(*id, now, &self.classes);
         }
         self.keep_closed(applied);
         if ids.iter().any(|id| self.outbox.holds(*id)) {

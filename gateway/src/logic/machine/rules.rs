@@ -39,8 +39,8 @@ pub struct Rules {
     pub windows_ms: Vec<u32>,
     /// How far a stream's watermark stays behind its latest reading.
     pub allowed_lateness_ms: u32,
-    /// A stream from which nothing new came for this long closes all its windows. Set it above the
-    /// period of slow streams, or each of their readings becomes a part of its own.
+    /// A stream from which nothing new came for this long closes all its windows; one that publishes more seldom, when it has missed
+    /// about three readings (that is learned).
     pub idle_close_ms: u32,
     /// Readings for a closed window gather this long in a further part of it.
     pub late_flush_ms: u32,
@@ -49,8 +49,12 @@ pub struct Rules {
     pub quantiles: bool,
     /// Closed parts wait at most this long to be cut into a batch (longer while batches stay unconfirmed).
     pub cut_after_ms: u32,
-    /// Readings further ahead of the wall time than this are counted but move no watermark.
-    pub max_future_ms: u32,
+    /// Readings that are older than this are set aside, in seconds. By default 30 years: what a device calls 1970 is no time, and
+    /// recordings and what was buffered for years count, also where clocks lost the 1,024 weeks that GPS counts.
+    pub max_past_s: u32,
+    /// Readings that are further ahead than this are set aside, in seconds. By default a day: so a device that takes its local
+    /// time for UTC counts.
+    pub max_future_s: u32,
     /// A sequence number further above its stream's greatest than this is set aside, unless the next one follows it.
     pub max_leap: u32,
     /// The longest that a session outlives its connection, whatever its client asks for, in seconds.
@@ -104,6 +108,10 @@ pub struct Override {
     pub late_flush_ms: Option<u32>,
     /// As in [`Rules::quantiles`].
     pub quantiles: Option<bool>,
+    /// As in [`Rules::max_past_s`].
+    pub max_past_s: Option<u32>,
+    /// As in [`Rules::max_future_s`].
+    pub max_future_s: Option<u32>,
     /// As in [`Rules::max_leap`].
     pub max_leap: Option<u32>,
     /// The width in bits of the counter that gives the sequence numbers, if it wraps: 8 to 32.
@@ -123,6 +131,8 @@ impl Default for Override {
             idle_close_ms: None,
             late_flush_ms: None,
             quantiles: None,
+            max_past_s: None,
+            max_future_s: None,
             max_leap: None,
             sequence_bits: None,
             retire_idle_after_s: None,
@@ -139,7 +149,8 @@ impl Default for Rules {
             late_flush_ms: 5_000,
             quantiles: true,
             cut_after_ms: 1_000,
-            max_future_ms: 600_000,
+            max_past_s: 30 * 31_557_600,
+            max_future_s: 86_400,
             max_leap: 1_000_000,
             session_expiry_cap_s: 7 * 86_400,
             max_streams: 1_000,
@@ -180,7 +191,8 @@ impl Rules {
             ("idle_close_ms", self.idle_close_ms, 100, MAX_WAIT_MS),
             ("late_flush_ms", self.late_flush_ms, 100, MAX_WAIT_MS),
             ("cut_after_ms", self.cut_after_ms, 0, 60_000),
-            ("max_future_ms", self.max_future_ms, 0, MAX_WAIT_MS),
+            ("max_past_s", self.max_past_s, 1, u32::MAX),
+            ("max_future_s", self.max_future_s, 1, u32::MAX),
             ("max_leap", self.max_leap, 1, u32::MAX),
             ("session_expiry_cap_s", self.session_expiry_cap_s, 0, u32::MAX),
             ("max_streams", self.max_streams, 1, MAX_STREAMS_ENTRIES),
@@ -223,6 +235,9 @@ impl Rules {
             for (name, found, least) in waits {
                 check(&format!("streams[{i}].{name}"), found.unwrap_or(least), least, MAX_WAIT_MS)?;
             }
+            for (name, found) in [("max_past_s", o.max_past_s), ("max_future_s", o.max_future_s)] {
+                check(&format!("streams[{i}].{name}"), found.unwrap_or(1), 1, u32::MAX)?;
+            }
             check(&format!("streams[{i}].max_leap"), o.max_leap.unwrap_or(1), 1, u32::MAX)?;
             let bits = u32::from(o.sequence_bits.unwrap_or(32));
             check(&format!("streams[{i}].sequence_bits"), bits, MIN_SEQUENCE_BITS, MAX_SEQUENCE_BITS)?;
@@ -242,6 +257,8 @@ impl Rules {
             max_leap: u64::from(self.max_leap),
             sequence_bits: None,
             retire_idle_ms: after(self.retire_idle_after_s),
+            max_past_ms: i64::from(self.max_past_s) * 1_000,
+            max_future_ms: i64::from(self.max_future_s) * 1_000,
         };
         let of = |o: &Override| Class {
             windows_ms: o.windows_ms.clone().unwrap_or_else(|| default.windows_ms.clone()),
@@ -249,6 +266,8 @@ impl Rules {
             idle_close_ms: o.idle_close_ms.map_or(default.idle_close_ms, u64::from),
             late_flush_ms: o.late_flush_ms.map_or(default.late_flush_ms, u64::from),
             quantiles: o.quantiles.unwrap_or(default.quantiles),
+            max_past_ms: o.max_past_s.map_or(default.max_past_ms, |s| i64::from(s) * 1_000),
+            max_future_ms: o.max_future_s.map_or(default.max_future_ms, |s| i64::from(s) * 1_000),
             max_leap: o.max_leap.map_or(default.max_leap, u64::from),
             sequence_bits: o.sequence_bits,
             retire_idle_ms: o.retire_idle_after_s.map_or(default.retire_idle_ms, after),
@@ -278,6 +297,8 @@ pub(super) struct Class {
     pub sequence_bits: Option<u8>,
     /// Nothing: it is never retired by itself.
     pub retire_idle_ms: Option<u64>,
+    pub max_past_ms: i64,
+    pub max_future_ms: i64,
 }
 
 fn bad(name: &str, found: String, wanted: String) -> BadRule {

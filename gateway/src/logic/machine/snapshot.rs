@@ -112,7 +112,7 @@ impl Machine {
         w.put(self.names.streams.len() as u32);
         for image in self.names.stream_images() {
             let s = &self.streams.list[image.0 as usize];
-            w.put((image, s.heard, s.seen, s.watermark));
+            w.put((image, s.heard, s.seen, s.watermark, s.course));
             match canary::makes(Canary::DedupNotInSnapshot) {
                 true => w.put((&s.open, [0u8; 0].as_slice(), &s.set_aside)),
                 false => w.put((&s.open, &s.boots, &s.set_aside)),

@@ -2,13 +2,33 @@
 //!
 //! A reading goes into one open part for each of its stream's widths. A part closes
 //! - when the stream's watermark (its latest event time less the allowed lateness) reaches the window's end,
+//! - when the stream's own time has passed the end by the lateness and the stream's lag, and the next reading was not expected
+//!   before it: the watermark is then at the end,
 //! - if it was opened later than that (a late part), some time after it was opened,
-//! - when nothing new came from the stream for its idle time: all its parts,
+//! - when the stream is silent: all its parts, and the watermark stays where it is,
 //! - at a bound: of one stream's width ([`MAX_OPEN_WINDOWS_ENTRIES`]) the earliest window, of the whole
 //!   shard all parts of the stream that is due first.
 //!
 //! Nothing is remembered of a window whose parts have closed: a later reading opens a further part of it,
 //! and parts add up.
+//!
+//! # A stream's own time
+//! A device's clock may be hours off, and a recording is years old, so neither wall time nor elapsed time says how far a stream has
+//! come. Its own time does: the latest event time, and from when that came on, elapsed time. Together with what is learned of its
+//! pace ([`super::pace`]) it closes windows as they should be, of one reading an hour as of ten a second:
+//! - A window of 10 s holds one reading of a sensor that publishes once a minute. Nothing more is expected in it, so it closes
+//!   the lateness after its end, as one part, and is complete: no waiting for the next minute.
+//! - A window of an hour holds sixty of them. A stream is silent when it has missed some three readings, or after
+//!   `idle_close_ms` if that is more, so these are not sixty parts but one.
+//! - A stream of ten a second that stops within a window had more to say, so nobody claims that the window is complete. What it
+//!   has closes when the stream is silent; what the device sends later of what it buffered adds up.
+//! - A device that sends bursts is late by its pause, as it always is. Its windows wait for as long.
+//!
+//! # A watermark that was led astray
+//! Device clocks jump, and so may the wall time that readings without a time of their own get. Where a majority agrees on the wall
+//! time, a reading that is not ahead of it by more than [`MAX_LEAD_MS`] refutes an own time that is: the stream's own time and its
+//! watermark go back to the reading. What lay beyond closes. And no part tells of a watermark that is further ahead than that, so
+//! that nobody takes a window for complete that has not ended by any clock.
 //!
 //! Invariant: every counted reading is in exactly one part of each of its stream's widths.
 //! Invariant: an open part that is not late ends after its stream's watermark.
@@ -16,6 +36,7 @@
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::judged::Reason;
 use super::names::Names;
+use super::pace::Course;
 use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::{Aggregate, Sample};
@@ -26,11 +47,29 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The most open parts of one stream and width.
 pub const MAX_OPEN_WINDOWS_ENTRIES: usize = 64;
 
+/// A stream that is further ahead of a wall time that is sure than this is ahead of the time, in milliseconds. (Clocks of devices
+/// that are set at all are closer.)
+pub const MAX_LEAD_MS: i64 = 600_000;
+
 /// What the time is by both clocks of a machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
     pub elapsed: ElapsedMs,
     pub wall: EpochMs,
+    /// A majority agrees on `wall`.
+    pub sure: bool,
+}
+
+impl Now {
+    /// How far ahead an event time may be at most; nothing where the wall time is not known.
+    fn lead(&self) -> Option<EpochMs> {
+        self.sure.then(|| self.wall.plus(MAX_LEAD_MS))
+    }
+
+    /// A watermark as it may be told of.
+    pub fn told(&self, watermark: EpochMs) -> EpochMs {
+        self.lead().map_or(watermark, |lead| watermark.min(lead))
+    }
 }
 
 /// A part that still takes readings.
@@ -43,6 +82,9 @@ pub(super) struct Open {
     pub start: EpochMs,
     /// The elapsed time at which it was opened.
     pub opened: ElapsedMs,
+    /// The elapsed time at which the stream's own time will have passed the window, as it seems; [`NEVER`]: it has, and the stream
+    /// had more to say.
+    pub passed: ElapsedMs,
     pub aggregate: Aggregate,
     /// The sequence numbers of its readings.
     pub sequences: Sequences,
@@ -72,8 +114,10 @@ pub(super) struct Stream {
     pub heard: ElapsedMs,
     /// The wall time of that, for people.
     pub seen: EpochMs,
-    /// [`NO_WATERMARK`] at first; only rises.
+    /// [`NO_WATERMARK`] at first. It rises, but for [`Stream::go_back`].
     pub watermark: EpochMs,
+    /// Its own time, and how it publishes.
+    pub course: Course,
     /// Derived: where it stands in [`Streams::due`], at most its deadline; [`NEVER`]: nowhere.
     due: ElapsedMs,
     /// By (width, start).
@@ -98,6 +142,7 @@ pub(super) struct Stored {
     pub heard: ElapsedMs,
     pub seen: EpochMs,
     pub watermark: EpochMs,
+    pub course: Course,
     pub open: Vec<Open>,
     pub boots: Vec<Boot>,
     pub set_aside: Option<Box<Aside>>,
@@ -122,6 +167,7 @@ impl Default for Stream {
             heard: ElapsedMs(0),
             seen: EpochMs(0),
             watermark: NO_WATERMARK,
+            course: Course::default(),
             due: NEVER,
             open: Vec::new(),
             boots: Vec::new(),
@@ -145,8 +191,10 @@ pub(super) struct Streams {
 
 impl Streams {
     /// A stream is known from now on, under a number that is free, with these sequence numbers.
-    pub fn add(&mut self, id: u32, class: u16, boots: Vec<Boot>) {
-        *self.place(id) = Stream { class, boots, ..Stream::default() };
+    pub fn add(&mut self, id: u32, class: u16, boots: Vec<Boot>, now: Now) {
+        // Its first reading may be set aside: it is silent from now on, not since time began.
+        let (heard, seen) = (now.elapsed, now.wall);
+        *self.place(id) = Stream { class, heard, seen, boots, ..Stream::default() };
     }
 
     /// A stream is known no more; its parts were closed before. Gives its sequence numbers.
@@ -167,7 +215,7 @@ impl Streams {
 
     /// Takes a stream as it was stored, under a number that is free; false if it can't be.
     pub fn restore(&mut self, id: u32, class: u16, stored: Stored, classes: &[Class]) -> bool {
-        let Stored { heard, seen, watermark, open, boots, set_aside } = stored;
+        let Stored { heard, seen, watermark, course, open, boots, set_aside } = stored;
         let Some(of) = classes.get(usize::from(class)) else { return false };
         let ordered = open.windows(2).all(|w| (w[0].width, w[0].start) < (w[1].width, w[1].start));
         let sound = |o: &Open| {
@@ -177,11 +225,12 @@ impl Streams {
         };
         let boots_sound = boots.len() <= MAX_BOOTS_ENTRIES && boots.iter().all(Boot::is_sound);
         let widths = set_aside.as_ref().is_none_or(|a| a.waiting.len() == of.windows_ms.len());
-        if !ordered || !boots_sound || !widths || !open.iter().all(sound) {
+        if !ordered || !boots_sound || !widths || !open.iter().all(sound) || !course.is_sound() {
             return false;
         }
         self.open += open.len();
-        *self.place(id) = Stream { class, heard, seen, watermark, due: NEVER, open, boots, set_aside };
+        *self.place(id) =
+            Stream { class, heard, seen, watermark, course, due: NEVER, open, boots, set_aside };
         self.register(id, classes);
         true
     }
@@ -219,17 +268,24 @@ impl Streams {
         id: u32,
         Measured { sample, number }: Measured,
         now: Now,
-        most_ahead_ms: i64,
         most_open: u32,
         classes: &[Class],
     ) -> (bool, u64) {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
+        if let Some(lead) = now.lead()
+            && stream.course.is_beyond(lead)
+            && sample.time <= lead
+        {
+            self.open -= stream.go_back(id, class, sample.time, lead, now, &mut self.closed);
+        }
+        stream.course.hear(sample.time, now.elapsed, now.elapsed.since(stream.heard));
         (stream.heard, stream.seen) = (now.elapsed, now.wall);
         let (mut any_late, mut opened, mut forced) = (false, false, 0);
         for (width, width_ms) in (0u8..).zip(&class.windows_ms) {
             let start = sample.time.window_start(*width_ms);
-            let late = start.plus(i64::from(*width_ms)) <= stream.watermark;
+            let end = start.plus(i64::from(*width_ms));
+            let late = end <= stream.watermark;
             any_late |= late;
             match stream.open.binary_search_by_key(&(width, start), |o| (o.width, o.start)) {
                 Ok(at) => {
@@ -241,7 +297,9 @@ impl Streams {
                     let aggregate =
                         if class.quantiles { Aggregate::sketched(sample) } else { Aggregate::of(sample) };
                     let sequences = Sequences::of(number);
-                    let part = Open { width, late, start, opened: now.elapsed, aggregate, sequences };
+                    let wait = stream.course.wait_ms(class) + stream.course.spare_ms();
+                    let passed = now.elapsed.plus(end.plus(wait).since(sample.time));
+                    let part = Open { width, late, start, opened: now.elapsed, passed, aggregate, sequences };
                     if stream.open.is_empty() {
                         stream.open.reserve_exact(class.windows_ms.len());
                     }
@@ -255,7 +313,7 @@ impl Streams {
                             // The earliest one, but not the one just opened.
                             let first = stream.open.remove(if from == at { from + 1 } else { from });
                             let set_aside = take(&mut stream.set_aside, first.width);
-                            self.closed.push(first.close(id, class, stream.watermark, set_aside));
+                            self.closed.push(first.close(id, class, now.told(stream.watermark), set_aside));
                             self.open -= 1;
                             forced += 1;
                         }
@@ -264,29 +322,27 @@ impl Streams {
             }
         }
         let watermark = sample.time.plus(-class.lateness_ms);
-        if watermark > stream.watermark && sample.time <= now.wall.plus(most_ahead_ms) {
+        if watermark > stream.watermark {
             stream.watermark = watermark;
-            let ended = |o: &Open| {
-                !o.late && o.start.plus(i64::from(class.windows_ms[usize::from(o.width)])) <= watermark
-            };
-            self.open -= stream.close(id, class, ended, &mut self.closed);
+            let ended = |o: &Open| !o.late && o.end(class) <= watermark;
+            self.open -= stream.close(id, class, now, ended, &mut self.closed);
         }
         if opened {
             self.register(id, classes);
             while self.open > most_open as usize {
                 let Some((_, first)) = self.earliest(classes) else { break };
                 forced += self.list[first as usize].open.len() as u64;
-                self.close_all_of(first, classes);
+                self.close_all_of(first, now, classes);
             }
         }
         (any_late, forced)
     }
 
-    /// Closes what is due at `now`, stream by stream in the order of their numbers.
-    pub fn close_due(&mut self, now: ElapsedMs, classes: &[Class]) {
+    /// Closes what is due, stream by stream in the order of their numbers.
+    pub fn close_due(&mut self, now: Now, classes: &[Class]) {
         let mut due = Vec::new();
         while let Some((at, id)) = self.due.first().copied() {
-            if at > now {
+            if at > now.elapsed {
                 break;
             }
             self.due.remove(&(at, id));
@@ -297,26 +353,31 @@ impl Streams {
         for id in due {
             let stream = &mut self.list[id as usize];
             let class = &classes[usize::from(stream.class)];
-            if stream.heard.plus(class.idle_close_ms) <= now {
-                self.close_all_of(id, classes);
+            stream.pass(class, now.elapsed);
+            if stream.silent_at(class) <= now.elapsed {
+                self.close_all_of(id, now, classes);
                 continue;
             }
-            let ripe = |o: &Open| o.late && o.opened.plus(class.late_flush_ms) <= now;
-            self.open -= stream.close(id, class, ripe, &mut self.closed);
+            let watermark = stream.watermark;
+            let ripe = |o: &Open| match o.late {
+                true => o.opened.plus(class.late_flush_ms) <= now.elapsed,
+                false => o.end(class) <= watermark,
+            };
+            self.open -= stream.close(id, class, now, ripe, &mut self.closed);
             self.register(id, classes);
         }
     }
 
     /// Closes everything, as before the widths change.
-    pub fn close_all(&mut self, classes: &[Class]) {
-        (0..self.list.len() as u32).for_each(|id| self.close_all_of(id, classes));
+    pub fn close_all(&mut self, now: Now, classes: &[Class]) {
+        (0..self.list.len() as u32).for_each(|id| self.close_all_of(id, now, classes));
     }
 
     /// Closes all parts of a stream.
-    pub fn close_all_of(&mut self, id: u32, classes: &[Class]) {
+    pub fn close_all_of(&mut self, id: u32, now: Now, classes: &[Class]) {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
-        self.open -= stream.close(id, class, |_| true, &mut self.closed);
+        self.open -= stream.close(id, class, now, |_| true, &mut self.closed);
         // A stream that is silent for good costs no more than its name and its sequence numbers.
         stream.open = Vec::new();
         self.due.remove(&(stream.due, id));
@@ -372,8 +433,45 @@ impl Stream {
         if self.open.is_empty() {
             return NEVER;
         }
-        let late = self.open.iter().filter(|o| o.late).map(|o| o.opened.plus(class.late_flush_ms)).min();
-        self.heard.plus(class.idle_close_ms).min(late.unwrap_or(NEVER))
+        let of = |o: &Open| if o.late { o.opened.plus(class.late_flush_ms) } else { o.passed };
+        let first = self.open.iter().map(of).min();
+        self.silent_at(class).min(first.unwrap_or(NEVER))
+    }
+
+    /// When it will be silent, if nothing new comes.
+    fn silent_at(&self, class: &Class) -> ElapsedMs {
+        self.heard.plus(self.course.idle_ms(class.idle_close_ms))
+    }
+
+    /// Sees which windows its own time has passed. If no reading was expected before the end of one, its watermark is there.
+    fn pass(&mut self, class: &Class, now: ElapsedMs) {
+        let (own, wait) = (self.course.time(now), self.course.wait_ms(class));
+        for part in self.open.iter_mut().filter(|o| !o.late && o.passed <= now) {
+            let end = part.end(class);
+            let missing = end.plus(wait).since(own);
+            if missing > 0 {
+                part.passed = now.plus(missing + self.course.spare_ms() as u64);
+            } else if end <= self.course.next() {
+                self.watermark = self.watermark.max(end);
+            } else {
+                part.passed = NEVER;
+            }
+        }
+    }
+
+    /// Its own time was led astray: it goes back to this, and what begins beyond `lead` closes; says how many parts.
+    fn go_back(
+        &mut self,
+        id: u32,
+        class: &Class,
+        to: EpochMs,
+        lead: EpochMs,
+        now: Now,
+        closed: &mut Vec<Closed>,
+    ) -> usize {
+        self.course.go_back(to, now.elapsed);
+        self.watermark = self.watermark.min(to.plus(-class.lateness_ms));
+        self.close(id, class, now, |o| o.start > lead, closed)
     }
 
     /// Closes the parts that `which` names; says how many.
@@ -381,10 +479,11 @@ impl Stream {
         &mut self,
         id: u32,
         class: &Class,
+        now: Now,
         which: impl Fn(&Open) -> bool,
         closed: &mut Vec<Closed>,
     ) -> usize {
-        let (before, watermark) = (self.open.len(), self.watermark);
+        let (before, watermark) = (self.open.len(), now.told(self.watermark));
         let set_aside = &mut self.set_aside;
         closed.extend(self.open.extract_if(.., |o| which(o)).map(|o| {
             let set_aside = take(set_aside, o.width);
@@ -408,6 +507,10 @@ impl Closed {
 }
 
 impl Open {
+    fn end(&self, class: &Class) -> EpochMs {
+        self.start.plus(i64::from(class.windows_ms[usize::from(self.width)]))
+    }
+
     pub fn close(mut self, stream: u32, class: &Class, watermark: EpochMs, set_aside: u64) -> Closed {
         let width_ms = class.windows_ms[usize::from(self.width)];
         self.aggregate.settle();

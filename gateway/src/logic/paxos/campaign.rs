@@ -278,7 +278,7 @@ impl Group {
     /// Leaves it to the one just helped for a while.
     pub(super) fn be_patient(&mut self) {
         let limits = &self.config.limits;
-        let turn = self.up.before(self.me) as u64 * limits.stagger_ms;
+        let turn = self.turn() * limits.stagger_ms;
         self.campaign_at = self.campaign_at.max(self.now + limits.patience_ms + turn);
     }
 

@@ -8,7 +8,7 @@ impl Group {
     /// only decides *when* or in what portions something is said. Two replicas with the same digest differ at most in
     ///
     /// - the configuration, the clock, and every point in time to do something: only the timer reads these;
-    /// - numbers of attempts, which space campaigns and match the answers of canvasses;
+    /// - who is reluctant to lead, and numbers of attempts, which space campaigns and match the answers of canvasses;
     /// - what a leader believes to be under way to a follower and where it goes on (of a follower, only its
     ///   votes count);
     /// - how large tokens are, but not which of them are still open.

@@ -45,6 +45,9 @@ pub enum Event {
     },
     /// Whether the disk has room. Without, nothing is taken that would have to be written, as if it was lost.
     Room(bool),
+    /// Gateways that had better not lead: when nobody leads, they try after all others. Of all messages of this kind the last
+    /// counts.
+    Reluctant(Vec<GatewayId>),
     /// Give up leading (to drain this gateway, say) and leave it to others for a while.
     StepDown,
 }

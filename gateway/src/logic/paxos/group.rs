@@ -24,6 +24,8 @@ pub struct Group {
     /// Who leads in the promised ballot, as far as known.
     pub(super) leader: Option<usize>,
     pub(super) up: Members,
+    /// Those that had better not lead.
+    reluctant: Members,
     pub(super) room: bool,
     /// The highest ballot heard of.
     pub(super) seen: Ballot,
@@ -108,6 +110,7 @@ impl Group {
             state: State::Following,
             leader: None,
             up: Members::only(me),
+            reluctant: Members::default(),
             room: true,
             seen: promised,
             campaign_at: 0,
@@ -142,6 +145,11 @@ impl Group {
             Event::TrimMemory { through } => self.acceptor.trim(through),
             Event::SnapshotInstalled { slot } => self.jump(slot),
             Event::Room(room) => self.room = room,
+            Event::Reluctant(who) => {
+                let mut reluctant = Members::default();
+                who.iter().filter_map(|g| self.rank(*g)).for_each(|rank| reluctant.insert(rank));
+                self.reluctant = reluctant;
+            }
             Event::StepDown => {
                 if matches!(self.state, State::Leading(_)) {
                     self.resign(self.config.limits.yield_ms);
@@ -501,10 +509,20 @@ impl Group {
         }
     }
 
-    /// When to try to lead if nobody does: the first-ranked that is up at once, the others in turn; after failed
+    /// Whose turn to campaign this replica's is among those that are up.
+    pub(super) fn turn(&self) -> u64 {
+        let willing = self.up.without(self.reluctant);
+        let turn = match self.reluctant.contains(self.me) {
+            false => willing.before(self.me),
+            true => willing.len() + self.up.without(willing).before(self.me),
+        };
+        turn as u64
+    }
+
+    /// When to try to lead if nobody does: the first whose turn it is at once, the others later; after failed
     /// attempts ever later and ever farther apart, so that duels end.
     pub(super) fn schedule(&mut self) {
-        let rank = self.up.before(self.me) as u64;
+        let rank = self.turn();
         let stagger = self.config.limits.stagger_ms;
         let wait = if self.attempts == 0 {
             rank * stagger

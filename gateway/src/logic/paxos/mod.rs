@@ -29,7 +29,8 @@
 //! value. (Logs have no holes, so there are no gaps to fill; a gap would get an empty value.) What a promiser no
 //! longer holds in memory can't be learned so: that one promises nothing, and campaigns itself.
 //!
-//! The first-ranked of those alive campaigns at once, the others in turn; failed attempts spread ever farther
+//! The first-ranked of those alive campaigns at once, the others in turn, those last that the host calls reluctant
+//! ([`Event::Reluctant`]: they lead when no other can); failed attempts spread ever farther
 //! apart, so that duels end without chance.
 //!
 //! **Leaders go** when they see no majority; when proposals are open for [`Limits::stall_ms`] without any

@@ -67,23 +67,31 @@ impl Lead {
 /// While anything waits to expire or to close, a leader notes in the log at least this often how much time has passed, in
 /// milliseconds: so much is lost at most when another leads after it.
 pub const NOTE_ELAPSED_MS: u64 = 600_000;
-/// How long the preferred leader must have been up before leadership goes back to it.
+/// How long a better leader must have been up before leadership goes to it.
 pub const HAND_BACK_MS: u64 = 5_000;
 /// Each time that it did not stay there, the wait doubles up to this.
 pub const MAX_HAND_BACK_MS: u64 = 320_000;
 
-/// When leadership goes back to the shard's preferred leader, so that leaders stay spread as the ring says
-/// after gateways were away. It goes only from a leader that has nothing under way.
+/// When leadership goes to a better leader: back to the shard's preferred one, so that leaders stay spread as the ring says
+/// after gateways were away; and from a gateway whose wall clock is outside of what the others agree on to one whose clock is
+/// not. It goes only from a leader that has nothing under way.
 #[derive(Debug)]
 pub(super) struct HandBack {
+    me: GatewayId,
+    /// In the order in which the ring prefers them.
+    members: Vec<GatewayId>,
+    up: Vec<GatewayId>,
+    /// Whose wall clocks are outside.
+    outside: Vec<GatewayId>,
     to: Option<GatewayId>,
     due_ms: Option<u64>,
     wait_ms: u64,
 }
 
 impl HandBack {
-    pub(super) fn new(me: GatewayId, preferred: Option<GatewayId>) -> Self {
-        Self { to: preferred.filter(|p| *p != me), due_ms: None, wait_ms: HAND_BACK_MS }
+    pub(super) fn new(me: GatewayId, members: Vec<GatewayId>) -> Self {
+        let (up, outside) = (Vec::new(), Vec::new());
+        Self { me, members, up, outside, to: None, due_ms: None, wait_ms: HAND_BACK_MS }
     }
 
     pub(super) fn due_ms(&self) -> Option<u64> {
@@ -91,11 +99,30 @@ impl HandBack {
     }
 
     pub(super) fn peers(&mut self, now: Now, up: &[GatewayId], restarted: &[GatewayId]) {
-        let Some(to) = self.to else { return };
-        if restarted.contains(&to) || !up.contains(&to) {
-            (self.due_ms, self.wait_ms) = (None, HAND_BACK_MS);
+        self.up = up.to_vec();
+        self.weigh(now, restarted);
+    }
+
+    pub(super) fn clocks(&mut self, now: Now, outside: &[GatewayId]) {
+        self.outside = outside.to_vec();
+        self.weigh(now, &[]);
+    }
+
+    /// Who had better lead than this replica.
+    fn better(&self) -> Option<GatewayId> {
+        let fit = |g: &GatewayId| *g != self.me && self.up.contains(g) && !self.outside.contains(g);
+        match self.outside.contains(&self.me) {
+            true => self.members.iter().copied().find(fit),
+            false => self.members.first().copied().filter(fit),
         }
-        if up.contains(&to) {
+    }
+
+    fn weigh(&mut self, now: Now, restarted: &[GatewayId]) {
+        let to = self.better();
+        if to != self.to || to.is_some_and(|to| restarted.contains(&to)) {
+            (self.to, self.due_ms, self.wait_ms) = (to, None, HAND_BACK_MS);
+        }
+        if to.is_some() {
             self.due_ms.get_or_insert(now.mono_ms + self.wait_ms);
         }
     }
@@ -171,7 +198,7 @@ impl Shard {
         }
     }
 
-    /// Gives up leading in favour of the preferred leader, if that has been up for long enough.
+    /// Gives up leading in favour of a better leader, if there has been one for long enough.
     pub(super) fn hand_back_if_due(&mut self, now: Now) {
         let due = self.hand_back.due_ms.is_some_and(|due| due <= now.mono_ms);
         let Some(lead) = self.lead.as_ref().filter(|l| due && l.opened) else { return };

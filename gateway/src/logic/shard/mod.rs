@@ -105,6 +105,11 @@ pub enum Event {
         /// Whose process is another than before.
         restarted: Vec<GatewayId>,
     },
+    /// The gateways whose wall clocks are outside of what a majority agrees on changed: others had better lead.
+    Clocks {
+        /// Who.
+        outside: Vec<GatewayId>,
+    },
     /// Records up to this token are on disk.
     Persisted {
         /// The token.
@@ -213,8 +218,8 @@ pub struct Status {
     pub waiting_parts: u64,
     /// The last uplink batch that was cut.
     pub last_batch: u64,
-    /// Since when the oldest closed part waits to be cut, in milliseconds since 1970.
-    pub waiting_since_ms: Option<i64>,
+    /// For how long the oldest closed part has waited to be cut, in milliseconds, as far as this replica knows.
+    pub waiting_ms: Option<u64>,
 }
 
 /// How a replica is set up.
@@ -269,7 +274,7 @@ impl Shard {
         found: paxos::Recovered,
     ) -> Result<Self, paxos::ConfigError> {
         let (id, me) = (settings.group.group, settings.group.me);
-        let hand_back = HandBack::new(me, settings.group.members.first().copied());
+        let hand_back = HandBack::new(me, settings.group.members.clone());
         let mut out = Effects::default();
         if found.damaged.is_some() {
             out.records.push(recover::begun_anew(id, found.snapshot_slot));
@@ -313,6 +318,10 @@ impl Shard {
                 self.absent.peers(now, &up);
                 self.sending.retain(|to, _| up.contains(to));
                 self.group.step(now.mono_ms, paxos::Event::Peers { up, restarted });
+            }
+            Event::Clocks { outside } => {
+                self.hand_back.clocks(now, &outside);
+                self.group.step(now.mono_ms, paxos::Event::Reluctant(outside));
             }
             Event::Persisted { token } => self.group.step(now.mono_ms, paxos::Event::Persisted { token }),
             Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
@@ -372,8 +381,10 @@ impl Shard {
     }
 
     /// For operators.
-    pub fn status(&self) -> Status {
+    pub fn status(&self, now: Now) -> Status {
         let outbox = self.machine.outbox_stats();
+        let clock = self.lead.as_ref().and_then(|lead| lead.clock);
+        let elapsed = clock.map_or(self.machine.elapsed(), |clock| clock.now(now.mono_ms));
         Status {
             shard: self.id.0,
             leader: self.group.leader().map(|g| g.0),
@@ -390,7 +401,7 @@ impl Shard {
             outbox_bytes: outbox.bytes,
             waiting_parts: outbox.waiting_parts + self.machine.sizes().open_parts as u64,
             last_batch: outbox.last,
-            waiting_since_ms: outbox.waiting_since.map(|since| self.machine.wall_of(since).0),
+            waiting_ms: outbox.waiting_since.map(|since| elapsed.since(since)),
         }
     }
 

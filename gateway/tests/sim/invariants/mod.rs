@@ -10,5 +10,6 @@ pub mod progress;
 pub mod reads;
 pub mod seals;
 pub mod state;
+pub mod time;
 pub mod uplink;
 pub mod wills;

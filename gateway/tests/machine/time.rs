@@ -1,0 +1,292 @@
+//! Two clocks: elapsed time decides, wall time labels. And what a stream's own time closes.
+
+use crate::support::*;
+use selvedge_gateway::logic::machine::*;
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
+use selvedge_shared::uplink::{Batch, Part};
+use std::collections::BTreeMap;
+
+const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;
+const WALL: i64 = 1_764_000_000_000;
+const DAY_MS: i64 = 86_400_000;
+
+/// At elapsed time 0 it is `WALL`.
+fn shard(rules: Rules) -> Shard {
+    Shard { wall_ahead: WALL, ..Shard::new(rules) }
+}
+
+fn ten_seconds() -> Rules {
+    Rules { windows_ms: vec![10_000], allowed_lateness_ms: 1_000, ..Rules::default() }
+}
+
+fn untimed(value: f64) -> Reading {
+    Reading { time: None, ..reading(0, value) }
+}
+
+#[test]
+fn no_leap_of_the_wall_time_ends_a_session_or_forgets_what_was_published_in_it() {
+    let mut s = shard(Rules::default());
+    let at = Origin { gateway: GatewayId(1), start: 1 };
+    let client = || "a".to_string();
+    let connect =
+        Connect { client: client(), at, connection: 1, clean: false, expiry_s: 7 * 86_400, will: None };
+    let Outcome::Connected(c) = s.item(1, Item::Connect(connect)) else { panic!("not connected") };
+    let source = |dup| Source {
+        client: client(),
+        instance: c.instance,
+        epoch: c.epoch,
+        packet_id: 1,
+        qos: 1,
+        dup,
+        hash: 5 << 32,
+    };
+    assert_eq!(s.publish(2, Some(source(false)), untimed(1.0)), COUNTED);
+    let gone = Disconnect { client: client(), epoch: c.epoch, at, with_will: false, expiry_s: None };
+    s.item(1_000, Item::Disconnect(gone));
+    for leap in [GPS_ROLLOVER_MS, -GPS_ROLLOVER_MS, 7 * DAY_MS, -WALL, i64::MAX / 4] {
+        s.wall_ahead = WALL + leap;
+        s.tick(2_000);
+        assert_eq!(s.machine.sizes().sessions, 1, "{leap}");
+        assert_eq!(s.publish(2_000, Some(source(true)), untimed(1.0)), Outcome::Duplicate, "{leap}");
+    }
+    // It ends when so much time has passed, not a moment earlier.
+    let ends = 1_000 + 7 * DAY_MS;
+    s.tick(ends - 1);
+    assert_eq!(s.machine.sizes().sessions, 1);
+    s.tick(ends);
+    assert_eq!(s.machine.sizes().sessions, 0);
+}
+
+#[test]
+fn a_time_that_can_not_be_is_set_aside_and_changes_nothing() {
+    let mut s = shard(ten_seconds());
+    let (past, future) = (30 * 31_557_600_000, DAY_MS);
+    assert_eq!(s.publish(0, None, reading(WALL, 1.0)), COUNTED);
+    let state = |s: &mut Shard| {
+        let stream = &s.machine.streams("d")[0];
+        (stream.watermark, stream.seen, s.machine.sizes(), s.machine.next_tick_due())
+    };
+    let before = state(&mut s);
+    let seconds = WALL / 1_000;
+    let (year_2106, year_9999) = (4_294_967_295_000, 253_402_300_799_000);
+    for wrong in [seconds, 0, -1, year_2106, year_9999, WALL - past - 1, WALL + future + 1] {
+        let numbered = Reading { seq: Some(7), ..reading(wrong, 1.0) };
+        let (outcomes, applied) = s.submit(
+            0,
+            &Submission {
+                streams: vec![name("d", "s")],
+                makers: Vec::new(),
+                items: vec![Item::Publish(Publish { source: None, readings: vec![numbered] })],
+            },
+        );
+        let reason = if wrong < WALL { Reason::TooOld } else { Reason::TooFarAhead };
+        assert_eq!(outcomes, [aside(reason)], "{wrong}");
+        assert_eq!(applied.counters.by_reason().filter(|(_, n)| *n > 0).collect::<Vec<_>>(), [(reason, 1)]);
+        assert_eq!(state(&mut s), before);
+    }
+    let numbered = |time| Reading { seq: Some(7), ..reading(time, 1.0) };
+    assert_eq!(s.publish(0, None, numbered(WALL)), COUNTED, "its number is free");
+    assert_eq!(
+        s.publish(0, None, numbered(0)),
+        RECOGNISED,
+        "what was counted is not set aside when it comes again"
+    );
+    for right in [WALL - past, 1_372_636_800_000, WALL + future] {
+        assert_eq!(s.publish(0, None, reading(right, 1.0)), COUNTED, "{right}");
+    }
+    let o = Override { max_past_s: Some(60), max_future_s: Some(1), ..Override::default() };
+    let mut s = shard(Rules { streams: vec![o], ..ten_seconds() });
+    let times = [WALL - 60_001, WALL - 60_000, WALL + 1_000, WALL + 1_001];
+    assert_eq!(
+        times.map(|t| s.publish(0, None, reading(t, 1.0))),
+        [aside(Reason::TooOld), COUNTED, COUNTED, aside(Reason::TooFarAhead)]
+    );
+}
+
+#[test]
+fn what_seems_wrong_to_a_clock_that_was_never_set_is_counted() {
+    // Nobody ever agreed: the clock shows 1970 and the devices know better.
+    let mut s = Shard { wall_ahead: 0, sure: false, ..Shard::fresh(ten_seconds()) };
+    for time in [WALL, 1_000, 4_294_967_295_000] {
+        assert_eq!(s.publish(5_000, None, reading(time, 1.0)), COUNTED);
+    }
+    // A site that was off for a month goes on from when it was agreed: it may be later, not earlier.
+    let mut s = shard(ten_seconds());
+    s.publish(0, None, reading(WALL, 1.0));
+    s.sure = false;
+    assert_eq!(s.publish(1_000, None, reading(WALL + 30 * DAY_MS, 1.0)), COUNTED);
+    assert_eq!(
+        s.publish(1_000, None, reading(WALL / 1_000, 1.0)),
+        aside(Reason::TooOld),
+        "in 1970 it is not"
+    );
+    assert_eq!(s.machine.continued(ElapsedMs(9_000)), Some(EpochMs(WALL + 9_000)));
+}
+
+/// The parts that so many readings made, once all is closed.
+fn all_counted_once(s: &mut Shard, readings: u64) -> Vec<Part> {
+    s.settle();
+    let parts: Vec<Part> = s.parts().into_iter().map(|(_, p)| p).collect();
+    let widths = s.machine.rules().windows_ms.clone();
+    for width in widths {
+        let count: u64 = parts.iter().filter(|p| p.width_ms == width).map(|p| p.aggregate.count).sum();
+        assert_eq!(count, readings, "each is in exactly one part of width {width}");
+    }
+    parts
+}
+
+#[test]
+fn a_wall_time_that_leaps_by_years_and_comes_back_poisons_nothing() {
+    for leap in [GPS_ROLLOVER_MS, -10 * 365 * DAY_MS, DAY_MS, 700_000] {
+        let mut s = shard(Rules { windows_ms: vec![10_000, 60_000], ..ten_seconds() });
+        let mut readings = 0;
+        for second in 0..180 {
+            s.wall_ahead = WALL + if (60..90).contains(&second) { leap } else { 0 };
+            while let Some(due) = s.machine.next_tick_due().filter(|due| due.0 <= second * 1_000) {
+                s.tick(due.0 as i64);
+            }
+            assert_eq!(s.publish(second as i64 * 1_000, None, untimed(1.0)), COUNTED);
+            readings += 1;
+        }
+        let parts = all_counted_once(&mut s, readings);
+        let after = |p: &&Part| p.width_ms == 10_000 && (WALL + 100_000..WALL + 170_000).contains(&p.start.0);
+        let after: Vec<_> = parts.iter().filter(after).collect();
+        assert_eq!(after.len(), 7, "{leap}: one part for each window");
+        for part in after {
+            let end = part.start.plus(10_000);
+            assert!(part.late == 0 && part.watermark >= end && part.watermark < end.plus(20_000), "{part:?}");
+        }
+    }
+}
+
+#[test]
+fn one_reading_of_tomorrow_makes_nobody_late_and_nothing_complete_that_still_fills() {
+    let mut s = shard(ten_seconds());
+    for second in 0..60 {
+        s.publish(second * 1_000, None, reading(WALL + second * 1_000, 1.0));
+        if second == 33 {
+            s.publish(second * 1_000, None, reading(WALL + 23 * 3_600_000, 1.0));
+            let told = s.machine.streams("d")[0].watermark;
+            assert!(told.0 <= WALL + 33_000 + MAX_LEAD_MS, "{told}");
+        }
+    }
+    let parts = all_counted_once(&mut s, 61);
+    assert_eq!(parts.iter().map(|p| p.late).sum::<u64>(), 0);
+    let tomorrow = parts.iter().find(|p| p.start.0 > WALL + DAY_MS / 2).unwrap();
+    assert!(tomorrow.watermark < tomorrow.start, "it is not complete");
+    // A device whose clock is always 14 hours ahead is as good as any, by its own time.
+    let mut s = shard(ten_seconds());
+    for second in 0..60 {
+        s.publish(second * 1_000, None, reading(WALL + 14 * 3_600_000 + second * 1_000, 1.0));
+    }
+    let parts = all_counted_once(&mut s, 60);
+    assert!(parts.len() <= 7 && parts.iter().all(|p| p.late == 0), "{}", parts.len());
+}
+
+/// Publishes readings when they come (elapsed time, event time less `WALL`) and ticks when ticks are due. Gives, of each window,
+/// when its parts closed, and what they were.
+fn play(s: &mut Shard, readings: &[(i64, i64)]) -> BTreeMap<i64, Vec<(i64, Part)>> {
+    let mut closed = BTreeMap::<i64, Vec<(i64, Part)>>::new();
+    let (mut seen, mut i) = (0, 0);
+    loop {
+        let due = s.machine.next_tick_due().map(|due| due.0 as i64);
+        let next = readings.get(i).copied();
+        let now = match (due, next) {
+            (Some(due), Some((at, _))) if due <= at => due,
+            (_, Some((at, time))) => {
+                i += 1;
+                assert_eq!(s.publish(at, None, reading(WALL + time, 1.0)), COUNTED);
+                at
+            }
+            (Some(due), None) => due,
+            (None, None) => break,
+        };
+        if due == Some(now) {
+            s.tick(now);
+        }
+        for part in s.batches[seen..].iter().flat_map(|b| Batch::decode(&b.bytes).unwrap().parts) {
+            closed.entry(part.start.0 - WALL).or_default().push((now, part));
+        }
+        seen = s.batches.len();
+    }
+    closed
+}
+
+/// Once each `interval`, give or take a tenth, starting within a window.
+fn regular(interval: i64, count: i64) -> Vec<(i64, i64)> {
+    let mut random = fastrand::Rng::with_seed(9);
+    let mut jitter = || random.i64(-interval / 10..=interval / 10);
+    (1..=count).map(|i| i * interval + 3_700 + jitter()).map(|at| (at, at)).collect()
+}
+
+#[test]
+fn a_stream_of_any_pace_has_one_part_a_window_soon_after_its_end_and_it_is_complete() {
+    let (second, minute, hour) = (1_000, 60_000, 3_600_000);
+    for (interval, width) in [
+        (100, 10 * second),
+        (second, minute),
+        (20 * second, minute),
+        (minute, 10 * second),
+        (minute, hour),
+        (hour, 10 * second),
+        (hour, minute),
+        (hour, DAY_MS),
+    ] {
+        let count = (12 * width.max(interval) / interval).min(800);
+        let mut s = shard(Rules { windows_ms: vec![width as u32], cut_after_ms: 0, ..Rules::default() });
+        let closed = play(&mut s, &regular(interval, count));
+        // The pace is learned from the first two; the last window is where it stops.
+        let settled = closed.iter().skip(2).take(closed.len().saturating_sub(3));
+        assert!(settled.len() > 3);
+        for (start, parts) in settled {
+            let [(at, part)] = parts.as_slice() else { panic!("{interval}/{width}: {} parts", parts.len()) };
+            let end = start + width;
+            assert_eq!(part.late, 0);
+            assert!(part.watermark.0 >= WALL + end, "{interval}/{width}: not complete");
+            let wait = at - end;
+            assert!(
+                (0..=5_000 + interval / 5 + 1_000).contains(&wait),
+                "{interval}/{width}: closed {wait} ms after its end"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_device_that_sends_in_bursts_is_not_late() {
+    // Once each 30 s what it measured each second since.
+    let bursts =
+        (1..40).flat_map(|burst| (0..30).map(move |i| (burst * 30_000, (burst - 1) * 30_000 + i * 1_000)));
+    let mut s = shard(Rules { windows_ms: vec![10_000], cut_after_ms: 0, ..Rules::default() });
+    let closed = play(&mut s, &bursts.collect::<Vec<_>>());
+    let all = || closed.values().skip(12).take(95);
+    assert!(all().all(|parts| parts.len() == 1), "a part for each window");
+    assert!(all().flatten().all(|(_, part)| part.late == 0 && part.watermark >= part.start.plus(10_000)));
+}
+
+#[test]
+fn a_stream_that_stops_in_the_middle_of_a_window_is_not_called_complete_there() {
+    let mut s = shard(Rules { windows_ms: vec![60_000], cut_after_ms: 0, ..Rules::default() });
+    let fast: Vec<_> = (0..900).map(|i| (i * 100, i * 100)).collect(); // it stops after 90 s
+    let closed = play(&mut s, &fast);
+    let (at, part) = closed.values().flatten().last().unwrap();
+    assert!(part.watermark < part.start.plus(60_000) && *at == 89_900 + 15_000, "{part:?} at {at}");
+    // The last reading of a slow one is the only one of its window.
+    let mut s = shard(Rules { windows_ms: vec![10_000], cut_after_ms: 0, ..Rules::default() });
+    let closed = play(&mut s, &regular(60_000, 20));
+    let (_, part) = closed.values().flatten().last().unwrap();
+    assert!(part.watermark >= part.start.plus(10_000), "{part:?}");
+}
+
+#[test]
+fn a_week_of_buffered_readings_counts_and_adds_up() {
+    let mut s = shard(Rules { windows_ms: vec![60_000], cut_after_ms: 0, ..Rules::default() });
+    let live = (0..300).map(|i| (i * 1_000, i * 1_000));
+    let back = 300_000 + 7 * DAY_MS;
+    // First what it measures now, then the week, the latest first.
+    let buffered = (0..2_000).map(|i| (back + i, back - i * 300_000));
+    let readings: Vec<_> = live.chain([(back - 1, back - 1)]).chain(buffered).collect();
+    play(&mut s, &readings);
+    all_counted_once(&mut s, readings.len() as u64);
+}

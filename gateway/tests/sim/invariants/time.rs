@@ -1,0 +1,29 @@
+//! Elapsed time is never ahead of the time that has passed, whatever wall clocks show; and wall time that is sure is what a
+//! majority of the gateways' clocks showed a moment ago.
+
+use crate::gateway::Place;
+use selvedge_gateway::logic::agreement::{APART_MS, LOOK_MS, SAMPLE_KEPT_MS};
+use selvedge_gateway::logic::shard::{Now, Shard};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::BTreeMap;
+
+/// Of a replica: `now` is how much time has passed since the run began.
+pub fn check_elapsed(at: GatewayId, shard: ShardId, replica: &Shard, now: u64) {
+    let elapsed = replica.machine().elapsed().0;
+    assert!(elapsed <= now, "{shard} at {at}: {elapsed} ms have elapsed by its log, {now} ms have passed");
+}
+
+/// Of what a gateway takes for the wall time.
+pub fn check_wall(at: GatewayId, told: Now, places: &BTreeMap<GatewayId, Place>) {
+    if !told.sure {
+        return;
+    }
+    let now = told.mono_ms;
+    let off = told.wall.0 - super::super::clock::true_time(now).0;
+    let since = now.saturating_sub(SAMPLE_KEPT_MS + LOOK_MS);
+    // A clock that drifts by a fifth is off by so much more after the age of a sample.
+    let most = APART_MS + 2 * (SAMPLE_KEPT_MS + LOOK_MS) as i64 / 5 + 100;
+    let near = |p: &&Place| p.clock.offs(now, since).any(|o| (o - off).abs() <= most);
+    let agree = places.values().filter(near).count();
+    assert!(agree > places.len() / 2, "{at} is sure that it is {}, and {agree} clocks say so", told.wall);
+}
