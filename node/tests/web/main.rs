@@ -102,7 +102,9 @@ async fn pages_and_files_come_with_their_type_policy_and_tag() {
     let mut settings = settings(folder.path(), &secret);
     settings.http.tokens = vec![token()];
     let node = Node::start(&settings, None).await.unwrap();
-    let all = PAGES.iter().map(|path| path.replace(['{', '}'], "")).map(|path| (path, &PAGE));
+    let odd = ["/devices/plant-7/~..", "/devices/plant-7/a%2Fb%3F%23%25", "/streams/plant-7/new%0Aline/%2A"];
+    let all = PAGES.iter().map(|path| path.replace(['{', '}'], "")).chain(odd.map(str::to_string));
+    let all = all.map(|path| (path, &PAGE));
     for (path, file) in all.chain(FILES.iter().map(|file| (file.path.to_string(), file))) {
         let (status, headers, body) = get(node.http, &path, "").await;
         assert_eq!(status, 200, "{path}: pages tell nothing, so they need no token");
@@ -331,6 +333,15 @@ async fn a_person_sees_sites_devices_and_streams() {
     let [a, y, b] = [0, 1, 2].map(|i| place[i].as_f64().unwrap());
     browser.drag((a, y), (b, y));
     browser.until("[...document.querySelectorAll('.chart button')].find(b => b.textContent === 'Back from zoom').hidden", false);
+
+    // A name that browsers take for a step in a path has a page like any other.
+    edge.send("..", &windows[..1]);
+    until_stored(&node, "..").await;
+    browser.open(&url("/devices?q=.."));
+    browser.until("document.querySelectorAll('.stack tbody tr').length", 1);
+    browser.value("document.querySelector('.stack tbody th a').click()");
+    browser.until("document.querySelector('h1').textContent", "..");
+    browser.until("document.querySelector('.stream h3').textContent", "temp");
 
     // Another theme holds for the next page.
     browser.value("document.getElementById('theme').click()");

@@ -249,8 +249,9 @@ const ROW: &str = "count        bigint NOT NULL,
 const FACE: &str = "w.start, {SPAN} / 1000::float8 AS length, w.count, w.sum, w.min, w.max, w.first, w.last,
        w.mean, w.stddev, w.p50, w.p90, w.p99, w.revision, w.late_count,
        w.set_aside, w.missing,
-       {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AND (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id
-       AND {TIME x.from_ms} < w.start + {SPAN} * interval '1 millisecond' AND {TIME x.to_ms} > w.start LIMIT 1) IS NULL AS complete,
+       {WATERMARK} >= w.start + {SPAN} * interval '1 millisecond' AND ((SELECT 1 FROM doubt LIMIT 1) IS NULL
+       OR (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id AND {TIME x.from_ms} < w.start + {SPAN} * interval '1 millisecond'
+           AND {TIME x.to_ms} > w.start LIMIT 1) IS NULL) AS complete,
        {TIME w.first_ms} AS first_time, {TIME w.last_ms} AS last_time, {WATERMARK} AS watermark, w.fingerprint";
 
 const WATERMARK: &str = "{TIME s.passed_ms}";

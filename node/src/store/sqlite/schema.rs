@@ -240,8 +240,8 @@ const FACE: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', w.start_ms / 1000.0, 'unixepo
        w.late_count,                    -- how many readings came after the window had closed
        w.set_aside,                     -- how many readings the site set aside meanwhile: not counted, kept in its quarantine
        w.missing,                       -- how many sequence numbers are missing between its readings; NULL where they have none
-       s.passed_ms >= w.start_ms + {SPAN} AND (SELECT 1 FROM doubt AS x WHERE x.series_id = s.series_id
-           AND x.from_ms < w.start_ms + {SPAN} AND x.to_ms > w.start_ms LIMIT 1) IS NULL
+       s.passed_ms >= w.start_ms + {SPAN} AND ((SELECT 1 FROM doubt LIMIT 1) IS NULL OR (SELECT 1 FROM doubt AS x
+           WHERE x.series_id = s.series_id AND x.from_ms < w.start_ms + {SPAN} AND x.to_ms > w.start_ms LIMIT 1) IS NULL)
            AS complete,                 -- 1 when the stream has passed its end and no lost batch may have held some of it
        strftime('%Y-%m-%dT%H:%M:%fZ', w.first_ms / 1000.0, 'unixepoch') AS first_time,
        strftime('%Y-%m-%dT%H:%M:%fZ', w.last_ms / 1000.0, 'unixepoch') AS last_time,
