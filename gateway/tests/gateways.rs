@@ -6,7 +6,7 @@ mod gateways {
     pub mod site;
 }
 
-use gateways::client::{Client, DISCONNECT, Hello, Message, PINGRESP, PUBACK, PUBCOMP, PUBREC};
+use gateways::client::{Client, DISCONNECT, Hello, Message, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC};
 use gateways::site::{Plan, Site, until};
 use std::net::TcpListener;
 use std::time::Duration;
@@ -442,4 +442,32 @@ fn a_taken_port_is_named_with_its_setting() {
         assert!(said.contains(key) && said.contains(&port.to_string()), "{said}");
         drop(taken);
     }
+}
+
+#[test]
+fn a_sparkplug_edge_node_that_goes_on_by_alias_is_asked_for_its_birth_once() {
+    let site = Site::shared();
+    let mut edge = Client::connect(site.mqtt(0), Hello::clean("edge-9")).unwrap();
+    let mut host = Client::connect(site.mqtt(1), Hello::clean("host-9")).unwrap();
+    edge.subscribe("spBv1.0/plant/NCMD/edge-9");
+    host.subscribe("spBv1.0/plant/NCMD/#");
+    until_routed(&mut edge, &mut host, "spBv1.0/plant/NCMD/probe");
+    let publish = |edge: &mut Client, packet_id: u16, kind: &str, payload: &str| {
+        edge.publish(&format!("spBv1.0/plant/{kind}/edge-9"), payload, 1, packet_id, false);
+        assert_eq!(edge.packet(PUBACK)[..2], packet_id.to_be_bytes());
+    };
+    let data = "\x12\x04\x10\x01\x50\x05"; // alias 1 is 5
+    for packet_id in 1..=3 {
+        publish(&mut edge, packet_id, "NDATA", data);
+    }
+    let names = |packet: &[u8], text: &str| packet.windows(text.len()).any(|part| part == text.as_bytes());
+    let is_rebirth =
+        |packet: &[u8]| names(packet, "spBv1.0/plant/NCMD/edge-9") && names(packet, "Node Control/Rebirth");
+    assert!(is_rebirth(&edge.packet(PUBLISH)), "it is asked");
+    assert!(is_rebirth(&host.packet(PUBLISH)), "so is whoever else listens, at any gateway");
+    let birth = "\x12\x09\x0a\x01t\x10\x01\x20\x03\x50\x05"; // t, alias 1, is 5
+    publish(&mut edge, 4, "NBIRTH", birth);
+    publish(&mut edge, 5, "NDATA", data);
+    assert_eq!(site.count(1, "plant/edge-9"), 2, "what came before the birth was not counted");
+    assert_eq!(edge.packet_within(PUBLISH, Duration::from_millis(300)), None, "asked once");
 }

@@ -167,6 +167,63 @@ fn a_clean_session_waits_for_its_shard_too_and_its_publishes_carry_no_source() {
     assert_eq!((s.out.route.len(), s.out.acked), (1, 1));
 }
 
+/// The reason string of the only answer.
+fn reason(s: &mut Script) -> Option<String> {
+    let [Answer::Ack(ack)] = s.out.answers.as_slice() else { panic!("{:?}", s.out.answers) };
+    let reason = ack.note.as_ref().and_then(|n| n.reason_string.as_ref()).map(|r| r.to_string());
+    s.out.answers.clear();
+    reason
+}
+
+#[test]
+fn what_is_skipped_is_named_where_the_client_can_be_told() {
+    let payload = r#"[{"n":"a","v":1},{"bn":"a:","n":"label","vs":"x"}]"#;
+    for version in [Version::V5, Version::V311] {
+        let mut s = Script::open(version, 0, &[]);
+        s.publish(1, QoS::AtLeastOnce, "many", payload);
+        assert_eq!(s.out.skipped.len(), 1, "noted once");
+        assert_eq!((&*s.out.skipped[0].device, &*s.out.skipped[0].name), ("a", "label"));
+        s.settle(0, DONE);
+        let named = r#"skipped: "label" (a text that is no number)"#.to_string();
+        assert_eq!(reason(&mut s), (version == Version::V5).then_some(named));
+        s.publish(2, QoS::AtLeastOnce, "d/a/t", "1");
+        s.settle(0, DONE);
+        assert_eq!(reason(&mut s), None);
+    }
+    // Of a publish that waits until its shard is noted, no field is counted twice.
+    let mut s = Script::open(Version::V5, 60, &[]);
+    s.publish(1, QoS::ExactlyOnce, "many", payload);
+    assert!(s.out.skipped.is_empty());
+    s.settle(0, Outcome::Done);
+    assert_eq!(s.out.skipped.len(), 1);
+}
+
+#[test]
+fn an_emptied_retained_message_is_neither_counted_nor_quarantined() {
+    let mut s = Script::open(Version::V5, 0, &[]);
+    s.publish(1, QoS::AtLeastOnce, "d/a/t", "");
+    assert_eq!(s.out.answers.len(), 1);
+    assert_eq!(s.said(), "ack 1");
+    assert!(s.open.is_empty(), "nothing is counted or quarantined");
+    assert_eq!(s.out.route.len(), 1);
+    // A payload without a number is told what it lacks.
+    s.publish(2, QoS::AtLeastOnce, "many", r#"[{"n":"a","vs":"x"}]"#);
+    assert!(reason(&mut s).unwrap().contains("it holds no number"));
+    assert_eq!(s.out.skipped.len(), 1);
+}
+
+#[test]
+fn an_edge_node_whose_alias_is_unknown_is_asked_for_its_births() {
+    let mut s = Script::new();
+    s.decoder = Decoder::default();
+    s.connect(Version::V311, 0);
+    let data = "\x12\x04\x10\x01\x50\x05"; // alias 1 is 5
+    s.publish(1, QoS::AtMostOnce, "spBv1.0/g/NDATA/e", data);
+    s.publish(2, QoS::AtMostOnce, "spBv1.0/g/NDATA/e", data);
+    let topics: Vec<&str> = s.out.rebirths.iter().map(|r| r.topic.as_str()).collect();
+    assert_eq!(topics, ["spBv1.0/g/NCMD/e"]);
+}
+
 #[test]
 fn a_persistent_session_waits_for_its_shard_and_gets_back_what_it_had() {
     let mut s = Script::new();

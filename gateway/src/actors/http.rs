@@ -1,6 +1,7 @@
 //! The HTTP API: how the gateway is, recent windows, the quarantine, metrics.
 
 mod devices;
+mod skipped;
 
 use crate::actors::clock::SiteClock;
 use crate::actors::fullness;
@@ -14,7 +15,6 @@ use crate::actors::uplink::{GetState, UplinkActor};
 use crate::logic::asks::Wanted;
 use crate::logic::machine::{MAX_ANSWER_ENTRIES, Page, WindowView};
 use crate::logic::peer::WindowQuery;
-use crate::logic::skips::Skip;
 use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -67,7 +67,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/devices/{device}", web::get().to(devices::one))
         .route("/v1/devices/{device}", web::delete().to(devices::retire_device))
         .route("/v1/devices/{device}/streams/{stream}", web::delete().to(devices::retire_stream))
-        .route("/v1/skipped", web::get().to(skipped))
+        .route("/v1/skipped", web::get().to(skipped::list))
         .configure(quarantine::routes)
         .route("/metrics", web::get().to(metrics_page))
         .route("/healthz", web::get().to(|| async { "ok\n" }))
@@ -182,33 +182,6 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_clock_sure", f64::from(u8::from(api.clock.now().sure)));
     gauge("selvedge_clocks_outside", api.clock.outside().len() as f64);
     api.metrics.render()
-}
-
-/// Fields of publishes taken in here that were no readings; `device` names one device.
-async fn skipped(api: web::Data<Api>, given: Given) -> HttpResponse {
-    if let Some((other, _)) = given.0.iter().find(|(key, _)| key != "device") {
-        let error =
-            json!({ "error": format!("{other}: there is no such parameter: device"), "parameter": other });
-        return HttpResponse::BadRequest().json(error);
-    }
-    let device = given.0.first().map(|(_, device)| device.as_str());
-    let list: Vec<_> = api
-        .overview
-        .front
-        .skipped(device)
-        .iter()
-        .map(|(device, skips)| {
-            let field = |(name, skip): (&String, &Skip)| {
-                json!({
-                    "name": name, "why": skip.why.label(), "count": skip.count,
-                    "last": skip.last.to_string(), "last_ms": skip.last.0,
-                })
-            };
-            let fields: Vec<_> = skips.fields.iter().map(field).collect();
-            json!({ "device": device, "fields": fields, "others": skips.others })
-        })
-        .collect();
-    HttpResponse::Ok().json(json!({ "gateway": api.me.0, "skipped": list }))
 }
 
 type Given = web::Query<Vec<(String, String)>>;

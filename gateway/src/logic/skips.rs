@@ -1,7 +1,8 @@
 //! Which fields of which device's publishes were skipped, why, and how often: a table for operators, in memory.
 //!
 //! Limits: [`MAX_SKIP_DEVICES_ENTRIES`] devices, the one heard from longest ago makes way;
-//! [`MAX_SKIP_NAMES_ENTRIES`] names a device, what is skipped beyond them is counted together.
+//! [`MAX_SKIP_NAMES_ENTRIES`] names a device of [`MAX_SKIP_NAME_BYTES`], what is skipped beyond them is counted together.
+//! That is less than 1 MiB.
 
 use super::decode::{SkipReason, Skipped};
 use selvedge_shared::time::EpochMs;
@@ -10,7 +11,9 @@ use std::collections::BTreeMap;
 /// How many devices' skipped fields are remembered.
 pub const MAX_SKIP_DEVICES_ENTRIES: usize = 256;
 /// How many skipped fields of one device are remembered by name.
-pub const MAX_SKIP_NAMES_ENTRIES: usize = 32;
+pub const MAX_SKIP_NAMES_ENTRIES: usize = 16;
+/// The most bytes of such a name; fields that begin alike are counted as one.
+pub const MAX_SKIP_NAME_BYTES: usize = 128;
 
 /// One field of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,11 +58,12 @@ impl Skips {
         };
         device.used = self.clock;
         let is_full = device.fields.len() >= MAX_SKIP_NAMES_ENTRIES;
-        match device.fields.get_mut(&*field.name) {
+        let name = field.name.get(..field.name.floor_char_boundary(MAX_SKIP_NAME_BYTES)).unwrap_or_default();
+        match device.fields.get_mut(name) {
             Some(skip) => *skip = Skip { why: field.why, count: skip.count + 1, last: now },
             None if !is_full => {
                 let skip = Skip { why: field.why, count: 1, last: now };
-                device.fields.insert(field.name.to_string(), skip);
+                device.fields.insert(name.to_string(), skip);
             }
             None => device.others += 1,
         }
@@ -102,6 +106,11 @@ mod tests {
         }
         assert_eq!(skips.list(None)[0].1.fields.len(), MAX_SKIP_NAMES_ENTRIES);
         assert_eq!(skips.list(None)[0].1.others, 5);
+        for end in ["x", "y"] {
+            skips.note(EpochMs(1), &field("long", &("ä".repeat(200) + end)));
+        }
+        let long = &skips.list(Some("long"))[0].1.fields;
+        assert!(long.len() == 1 && long.keys().all(|name| name.len() <= MAX_SKIP_NAME_BYTES), "{long:?}");
         for n in 0..MAX_SKIP_DEVICES_ENTRIES {
             skips.note(EpochMs(2), &field("known", "k"));
             skips.note(EpochMs(2), &field(&format!("d{n}"), "k"));

@@ -41,7 +41,7 @@ pub(super) fn decode<'a>(
     device: Cow<'a, str>,
     payload: &'a [u8],
 ) -> Result<Found<'a>, Box<DecodeError>> {
-    let stream = target.stream(Cow::Borrowed(""))?;
+    let stream = target.stream()?;
     let keys = &target.rule.keys;
     match parse(payload, RIGHT_ONE)? {
         Doc::Array(docs) => {
@@ -87,30 +87,38 @@ struct NoNumber {
 
 /// The value of a document that stands for one reading, with its time and sequence.
 fn one(keys: &Keys, doc: &Doc<'_>) -> Result<Result<(f64, Meta), NoNumber>, Box<DecodeError>> {
-    let (scalar, place, meta) = match doc {
-        Doc::Scalar(scalar) => (scalar, Place::Payload, Meta::default()),
-        Doc::Array(_) => (&Scalar::Skip(SkipReason::Array), Place::Payload, Meta::default()),
+    let (scalar, meta) = match doc {
+        Doc::Scalar(scalar) => (scalar, Meta::default()),
+        Doc::Array(_) => (&Scalar::Skip(SkipReason::Array), Meta::default()),
         Doc::Object(fields) => {
-            let (place, meta) = (|| Place::Key(cut(keys.value.clone(), 80)), Meta::of(fields, keys)?);
+            let meta = Meta::of(fields, keys)?;
             match fields.iter().find(|f| f.path == keys.value) {
-                Some(field) => (&field.scalar, place(), meta),
-                None => {
-                    let below = |f: &Field<'_>| {
-                        f.path.strip_prefix(keys.value.as_str()).is_some_and(|rest| rest.starts_with('.'))
-                    };
-                    let (why, what) = match fields.iter().any(below) {
-                        true => (SkipReason::Object, "the value is an object or an array"),
-                        false => (SkipReason::Null, "the key of the value is missing"),
-                    };
-                    return Ok(Err(NoNumber { place: place(), why, what: what.into() }));
-                }
+                Some(field) => (&field.scalar, meta),
+                None => return Ok(Err(without_value(keys, fields))),
             }
         }
     };
     Ok(match value_of(scalar) {
         Ok(value) => Ok((value, meta)),
-        Err(why) => Err(NoNumber { place, why, what: scalar.what_is_wrong(why) }),
+        Err(why) => {
+            let place = match doc {
+                Doc::Object(_) => Place::Key(cut(keys.value.clone(), 80)),
+                _ => Place::Payload,
+            };
+            Err(NoNumber { place, why, what: scalar.what_is_wrong(why) })
+        }
     })
+}
+
+/// An object that has nothing at the key of the value, or more than one thing.
+fn without_value(keys: &Keys, fields: &[Field<'_>]) -> NoNumber {
+    let below =
+        |f: &Field<'_>| f.path.strip_prefix(keys.value.as_str()).is_some_and(|rest| rest.starts_with('.'));
+    let (why, what) = match fields.iter().any(below) {
+        true => (SkipReason::Object, "the value is an object or an array"),
+        false => (SkipReason::Null, "the key of the value is missing"),
+    };
+    NoNumber { place: Place::Key(cut(keys.value.clone(), 80)), why, what: what.into() }
 }
 
 /// One reading a key.
@@ -129,17 +137,18 @@ pub(super) fn decode_object<'a>(
         if path == keys.time || path == keys.seq || path == keys.boot {
             continue;
         }
-        let value = value_of(&scalar);
-        let name = path.clone();
-        let why = match value.map(|value| (value, target.stream(path))) {
-            Ok((value, Ok(stream))) => {
-                found.list.push(DecodedReading { device: device.clone(), stream, time, value, seq, boot });
-                continue;
+        let named = match value_of(&scalar) {
+            Ok(value) => {
+                target.named(path).map(|stream| (stream, value)).map_err(|n| (n, SkipReason::BadName))
             }
-            Ok((_, Err(_))) => SkipReason::BadName,
-            Err(why) => why,
+            Err(why) => Err((path, why)),
         };
-        found.skipped.push(Skipped { device: device.clone(), name, why });
+        match named {
+            Ok((stream, value)) => {
+                found.list.push(DecodedReading { device: device.clone(), stream, time, value, seq, boot });
+            }
+            Err((name, why)) => found.skipped.push(Skipped { device: device.clone(), name, why }),
+        }
     }
     Ok(found)
 }

@@ -203,22 +203,34 @@ impl<'a> Target<'_, 'a> {
         Ok(device)
     }
 
-    /// The stream that the topic names, with `key` in its place if the payload names streams.
-    fn stream(&self, key: Cow<'a, str>) -> Result<Cow<'a, str>, Box<DecodeError>> {
-        let place = key.clone();
-        let stream = match &self.rule.stream {
-            Some(template) => template.fill(&self.captures, key),
-            None => key,
-        };
-        let at = || if place.is_empty() { Place::Topic } else { Place::Key(error::cut(place.into(), 80)) };
-        check_name("stream", &stream, at)?;
+    /// The stream that the topic names.
+    fn stream(&self) -> Result<Cow<'a, str>, Box<DecodeError>> {
+        let stream = self.filled(Cow::Borrowed(""));
+        check_name("stream", &stream, || Place::Topic)?;
         Ok(stream)
     }
+
+    /// The stream that `key` of the payload names; or what it would be, if that can't be a name.
+    fn named(&self, key: Cow<'a, str>) -> Result<Cow<'a, str>, Cow<'a, str>> {
+        let stream = self.filled(key);
+        if is_name(&stream) { Ok(stream) } else { Err(stream) }
+    }
+
+    fn filled(&self, key: Cow<'a, str>) -> Cow<'a, str> {
+        match &self.rule.stream {
+            Some(template) => template.fill(&self.captures, key),
+            None => key,
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// Refuses what can't be a device's or a stream's name.
 fn check_name(kind: &str, name: &str, place: impl FnOnce() -> Place) -> Result<(), Box<DecodeError>> {
-    if (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control) {
+    if is_name(name) {
         return Ok(());
     }
     let what = match name.len() {

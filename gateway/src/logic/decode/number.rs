@@ -12,7 +12,7 @@ pub(super) fn decode<'a>(
     payload: &[u8],
 ) -> Result<Found<'a>, Box<DecodeError>> {
     let text = payload.trim_ascii();
-    let stream = target.stream(Cow::Borrowed(""))?;
+    let stream = target.stream()?;
     match std::str::from_utf8(text).map_err(|_| SkipReason::Text).and_then(parse) {
         Ok(value) => {
             let list = vec![DecodedReading { device, stream, time: None, value, seq: None, boot: None }];

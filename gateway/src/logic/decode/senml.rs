@@ -17,7 +17,7 @@
 use super::error::{MORE_THAN, cut, plain, syntax_error};
 use super::{
     DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, Target,
-    check_name, number,
+    is_name, number,
 };
 use ciborium::Value as Cbor;
 use selvedge_shared::time::EpochMs;
@@ -111,19 +111,22 @@ fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Foun
         let allowed = senml_allows(&base_name, &name);
         let time = base_time + record.time.unwrap_or(0.0);
         let (device, key) = names(by_topic.as_ref(), &base_name, name);
-        let sound = allowed && check_name("device", &device, || Place::Record(n)).is_ok();
-        let stream = if sound { target.stream(Cow::Owned(key.clone())).ok() } else { None };
-        let why = match (value, stream) {
-            (Ok(value), Some(stream)) => {
+        let named = match value {
+            Ok(_) if !allowed => Err((Cow::Owned(key), SkipReason::SenmlName)),
+            Ok(_) if !is_name(&device) => Err((Cow::Owned(key), SkipReason::BadName)),
+            Ok(value) => match target.named(Cow::Owned(key)) {
+                Ok(stream) => Ok((stream, value)),
+                Err(name) => Err((name, SkipReason::BadName)),
+            },
+            Err(why) => Err((Cow::Owned(key), why)),
+        };
+        match named {
+            Ok((stream, value)) => {
                 let time = resolve_time(time, now).map_err(|(what, right)| wrong(what, right))?;
                 found.list.push(DecodedReading { device, stream, time, value, seq: None, boot: None });
-                continue;
             }
-            (Ok(_), None) if allowed => SkipReason::BadName,
-            (Ok(_), None) => SkipReason::SenmlName,
-            (Err(why), _) => why,
-        };
-        found.skipped.push(Skipped { device, name: Cow::Owned(key), why });
+            Err((name, why)) => found.skipped.push(Skipped { device, name, why }),
+        }
     }
     Ok(found)
 }

@@ -42,10 +42,10 @@ pub(super) fn time_of(scalar: &Scalar<'_>, unit: TimeUnit) -> Result<EpochMs, Wr
 fn what_is_wrong(text: &str) -> Wrong {
     let shown = cut(text.into(), MAX_SHOWN_BYTES);
     let is_time = |text: String| EpochMs::parse(&text).is_ok();
-    if is_time(format!("{shown}Z")) {
-        (format!("the time {shown:?} has no zone"), RIGHT_ZONE)
-    } else if is_time(format!("{shown}T00:00:00Z")) {
+    if is_time(format!("{shown}T00:00:00Z")) {
         (format!("{shown:?} is a date without a time"), RIGHT)
+    } else if is_time(format!("{shown}Z")) {
+        (format!("the time {shown:?} has no zone"), RIGHT_ZONE)
     } else {
         (format!("{shown:?} is no time"), RIGHT)
     }
