@@ -33,8 +33,8 @@ const MAX_PACKET_BYTES: usize = 256 * 1024;
 const CLIENT_QUEUE_ENTRIES: usize = 256;
 /// How often late batches are looked for.
 const LOOK_MS: u64 = 200;
-/// While results wait, a node that has confirmed nothing for this long is missing.
-const SILENCE_MS: u64 = 30_000;
+/// While results wait, a node that has confirmed nothing for this long is missing: twice the period of beacons, which it answers.
+const SILENCE_MS: u64 = 60_000;
 /// How long to rest after the broker could not be reached.
 const RECONNECT_MS: u64 = 500;
 
