@@ -4,8 +4,8 @@
 use crate::source::Source;
 use selvedge_gateway::logic::machine::{
     Applied, Command, Connect, Disconnect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Outcome,
-    Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Rules, Source as By, Submission, Verdict,
-    Will,
+    Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Rules, Scanned, Source as By, Submission,
+    Verdict, Will,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
     for machine in [&mut one, &mut other] {
         let _ = machine.apply(1, &first).expect("the next slot");
     }
-    let mut next_seq = 1;
+    let mut contents = Vec::new();
     for _ in 0..MAX_SLOTS {
         if source.is_empty() {
             break;
@@ -44,7 +44,7 @@ pub fn run(data: &[u8]) {
         let proposal = Proposal::decode(&proposal.encode()).expect("it was encoded");
         let slot = one.slot() + 1;
         let applied = one.apply(slot, &proposal).expect("the next slot");
-        check_applied(&applied, &mut next_seq, &one);
+        check_applied(&applied, &mut contents, &one);
         check_bounds(&one);
         if source.byte() < 40 {
             // The other replica was restored on the way, and asked what a host asks.
@@ -53,10 +53,10 @@ pub fn run(data: &[u8]) {
             let _ = one.next_tick_due();
         }
         assert_eq!(other.apply(slot, &proposal).as_ref(), Ok(&applied));
-        ask(&mut source, &one);
+        ask(&mut source, &one, &contents);
     }
     assert_eq!(one.snapshot(), other.snapshot(), "replicas differ");
-    settle(&mut one, &mut next_seq);
+    settle(&mut one, &mut contents);
 }
 
 /// Bounds that little work reaches.
@@ -74,7 +74,7 @@ fn small_rules() -> Rules {
         quarantine_bytes: 1_000,
         max_open_parts: 20,
         max_outbox_batches: 8,
-        recent_windows: 10,
+        recent_bytes: 3_000,
         ..Rules::default()
     }
 }
@@ -91,15 +91,15 @@ fn raw(bytes: &[u8]) {
     }
 }
 
-fn check_applied(applied: &Applied, next_seq: &mut u64, machine: &Machine) {
+fn check_applied(applied: &Applied, contents: &mut Vec<Vec<u8>>, machine: &Machine) {
     for batch in &applied.batches {
-        assert_eq!(batch.seq, *next_seq, "seqs have no gaps");
-        *next_seq += 1;
+        contents.push(batch.bytes.clone());
+        assert_eq!(batch.seq, contents.len() as u64, "seqs have no gaps");
         assert!(batch.bytes.len() <= MAX_BATCH_BYTES);
         let decoded = Batch::decode(&batch.bytes).expect("the node reads it");
         assert!(!decoded.parts.is_empty());
         let kept = machine.batch_record(batch.seq);
-        assert!(kept.is_some_and(|r| r.matches(&batch.bytes)) || batch.seq <= machine.outbox_stats().cursor);
+        assert!(kept.is_some_and(|r| r.matches(&batch.bytes)) || batch.seq <= machine.outbox_stats().kept);
     }
     for (_, _, verdict) in &applied.verdicts {
         if let Verdict::Applied(outcomes) = verdict {
@@ -117,11 +117,15 @@ fn check_bounds(machine: &Machine) {
     assert!(sizes.open_parts <= rules.max_open_parts as usize);
     assert!(sizes.sessions <= rules.max_sessions.max(3) as usize);
     assert!(sizes.clients <= rules.max_clients.max(4096) as usize);
-    assert!(outbox.cursor <= outbox.last && outbox.last - outbox.cursor == outbox.batches);
+    assert!(
+        outbox.kept <= outbox.cursor
+            && outbox.cursor <= outbox.last
+            && outbox.last - outbox.cursor == outbox.batches
+    );
 }
 
 /// Ticks until nothing is due: that ends, and leaves no part open.
-fn settle(machine: &mut Machine, next_seq: &mut u64) {
+fn settle(machine: &mut Machine, contents: &mut Vec<Vec<u8>>) {
     let mut ticks = 0;
     while let Some(due) = machine.next_tick_due() {
         ticks += 1;
@@ -132,12 +136,24 @@ fn settle(machine: &mut Machine, next_seq: &mut u64) {
         }
         let tick = Proposal { elapsed, wall: EpochMs(NOW), sure: true, commands: vec![Command::Tick] };
         let applied = machine.apply(machine.slot() + 1, &tick).expect("the next slot");
-        check_applied(&applied, next_seq, machine);
+        check_applied(&applied, contents, machine);
     }
     assert!(machine.sizes().open_parts == 0 && machine.outbox_stats().waiting_parts == 0);
 }
 
-fn ask(source: &mut Source, machine: &Machine) {
+/// What a replica answers that has these contents.
+fn answered(machine: &Machine, contents: &[Vec<u8>], query: &Query<'_>, page: &Page) -> Scanned {
+    let mut scan = machine.scan(query, page);
+    for seq in scan.wanted() {
+        match contents.get(seq as usize - 1) {
+            Some(content) => assert!(scan.look_at(seq, content)),
+            None => scan.give_up(seq),
+        }
+    }
+    scan.finish()
+}
+
+fn ask(source: &mut Source, machine: &Machine, contents: &[Vec<u8>]) {
     if source.byte() < 200 {
         return;
     }
@@ -148,7 +164,7 @@ fn ask(source: &mut Source, machine: &Machine) {
         to: EpochMs(source.time(NOW)),
         every_ms: source.flag().then(|| source.number(60_000) as u32),
     };
-    let (windows, _) = machine.query(&query, &Page::default());
+    let windows = answered(machine, contents, &query, &Page::default()).windows;
     for window in &windows {
         assert!(window.aggregate.count > 0 && window.start < query.to);
     }
@@ -157,7 +173,7 @@ fn ask(source: &mut Source, machine: &Machine) {
     let (mut after, mut pages) = (None, Vec::new());
     loop {
         let page = Page { after, limit: 1 + source.below(3) as u32, ..Page::default() };
-        let (more, next) = machine.query(&query, &page);
+        let Scanned { windows: more, next, .. } = answered(machine, contents, &query, &page);
         pages.extend(more);
         assert!(pages.len() <= windows.len());
         after = next;
@@ -199,7 +215,7 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
                 allowed_lateness_ms: source.number(0) as u32,
                 idle_close_ms: source.number(100) as u32,
                 max_open_parts: source.number(20) as u32,
-                recent_windows: source.number(5) as u32,
+                recent_bytes: source.number(5) as u32,
                 ..small_rules()
             };
             Command::Rules(Box::new(rules))
@@ -364,7 +380,7 @@ fn restored(source: &mut Source, rules: Arc<Rules>) {
         let Some(proposal) = proposal(source, &machine) else { break };
         let _ = machine.apply(machine.slot() + 1, &proposal).expect("the next slot");
         let _ = machine.next_tick_due();
-        ask(source, &machine);
+        ask(source, &machine, &[]);
     }
     let _ = machine.snapshot();
 }

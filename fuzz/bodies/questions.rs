@@ -3,7 +3,7 @@
 
 use crate::source::Source;
 use selvedge_gateway::logic::asks::{Asks, Effect};
-use selvedge_gateway::logic::machine::WindowView;
+use selvedge_gateway::logic::machine::{Scanned, WindowView};
 use selvedge_gateway::logic::peer::{PeerMessage, QueryAnswer};
 use selvedge_gateway::logic::question::{Desk, Verdict};
 use selvedge_gateway::logic::ring::{Member, Ring};
@@ -86,7 +86,8 @@ fn answer(source: &mut Source) -> QueryAnswer {
                 stream: "y".repeat(source.below(MAX_NAME_BYTES)),
                 start: EpochMs(source.time(0)),
             });
-            QueryAnswer::Windows(windows, next)
+            let since = source.flag().then(|| EpochMs(source.time(0)));
+            QueryAnswer::Windows(Scanned { windows, next, since, lacking: source.byte().into() })
         }
     }
 }

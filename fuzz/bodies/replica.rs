@@ -38,7 +38,7 @@ fn settings() -> Settings {
     let limits =
         Limits { memory_bytes: 1 << 20, window_bytes: 256 << 10, value_bytes: 64 << 10, ..Limits::default() };
     let group = GroupConfig { group: SHARD, me: ME, members, limits };
-    let rules = Rules { recent_windows: 8, ..Rules::default() };
+    let rules = Rules { recent_bytes: 2_000, ..Rules::default() };
     Settings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20 }
 }
 

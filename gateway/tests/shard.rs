@@ -24,7 +24,7 @@ struct Host {
     sure: bool,
     answers: Vec<(u64, ForwardAnswer)>,
     cut: Vec<u64>,
-    confirmed: Option<u64>,
+    released: Option<u64>,
 }
 
 impl Host {
@@ -35,7 +35,7 @@ impl Host {
         let shard = Shard::recover(settings, Machine::new(ShardId(0), rules), Recovered::default()).unwrap();
         let (answers, cut) = (Vec::new(), Vec::new());
         let (wall, sure) = (1_764_000_000_000, true);
-        let mut host = Self { shard, mono_ms: 0, wall, sure, answers, cut, confirmed: None };
+        let mut host = Self { shard, mono_ms: 0, wall, sure, answers, cut, released: None };
         host.settle();
         host.wait(1_000);
         assert!(host.shard.serves());
@@ -53,14 +53,14 @@ impl Host {
     /// Turns until nothing is to be written any more; every write is on disk at once.
     fn settle(&mut self) {
         loop {
-            let Effects { send, records, token, cut, confirmed, .. } = self.shard.take(self.now()).unwrap();
+            let Effects { send, records, token, cut, released, .. } = self.shard.take(self.now()).unwrap();
             for (_, message) in send {
                 if let PeerMessage::Forwarded { n, answer, .. } = message {
                     self.answers.push((n, answer));
                 }
             }
             self.cut.extend(cut.into_iter().map(|c| c.seq));
-            self.confirmed = confirmed.or(self.confirmed);
+            self.released = released.or(self.released);
             if records.is_empty() {
                 return;
             }
@@ -168,13 +168,13 @@ fn elapsed_time_is_counted_on_the_monotonic_clock_and_a_wall_time_that_is_not_su
 
 #[test]
 fn a_stream_that_falls_silent_is_closed_cut_and_confirmed_and_then_nothing_is_due() {
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(Rules { recent_bytes: 0, ..Rules::default() });
     host.forward(1, readings(&["a"]));
     host.wait(60_000);
     assert_eq!(host.cut, [1]);
     host.step(Event::Confirmed { cursor: 1 });
     host.settle();
-    assert_eq!((host.confirmed, host.shard.deadline_ms(host.now())), (Some(1), None));
+    assert_eq!((host.released, host.shard.deadline_ms(host.now())), (Some(1), None));
 }
 
 #[test]

@@ -165,13 +165,16 @@ fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
 fn a_snapshot_does_not_count_while_the_store_lacks_what_it_lists() {
     let disk = MemoryDisk::new(ROOM_BYTES);
     let mut stores = open(&disk).stores;
-    let snapshot = |batches: Vec<CutBatch>| {
-        let (shard, slot, bytes) = (ShardId(0), 9, vec![1; 10]);
-        StoreWork::Snapshot { shard, slot, bytes, batches, lists: Some(1..=2) }
+    let snapshot = |slot, except: &[u64]| {
+        let (shard, bytes, except) = (ShardId(0), vec![1; 10], except.iter().copied().collect());
+        StoreWork::Snapshot { shard, slot, bytes, lists: Some(1..=2), except }
     };
-    let batch = |seq| CutBatch { seq, bytes: vec![seq as u8; 10] };
+    let batch = |seq| StoreWork::Batch(ShardId(0), CutBatch { seq, bytes: vec![seq as u8; 10] });
     let saved = |done| matches!(done, Some(Done::Snapshot { saved: true, .. }));
-    assert!(!saved(stores.perform(snapshot(vec![batch(2)])).unwrap()));
+    assert!(stores.perform(batch(2)).unwrap().is_none());
+    assert!(!saved(stores.perform(snapshot(9, &[])).unwrap()));
     assert!(stores.snapshots.load_newest(0).unwrap().is_none());
-    assert!(saved(stores.perform(snapshot(vec![batch(1), batch(2)])).unwrap()));
+    assert!(saved(stores.perform(snapshot(9, &[1])).unwrap()), "known as lost everywhere");
+    assert!(stores.perform(batch(1)).unwrap().is_none());
+    assert!(saved(stores.perform(snapshot(10, &[])).unwrap()));
 }

@@ -48,6 +48,8 @@ pub enum Canary {
     SubackBeforeChosen,
     /// A client is let in before the will of its earlier connection is published.
     WillAfterConnack,
+    /// The content of a batch is deleted when it is confirmed, though it is kept for questions.
+    ConfirmedIsDeleted,
     /// A restarted gateway seals with the key and the nonces of its earlier start.
     NonceUsedAgain,
     /// A leader writes what its own wall clock shows, whatever its peers' do.
@@ -58,7 +60,7 @@ pub enum Canary {
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -83,6 +85,7 @@ impl Canary {
         Self::RetiredIsForgotten,
         Self::WallUnbounded,
         Self::ExpiryByWall,
+        Self::ConfirmedIsDeleted,
     ];
 }
 

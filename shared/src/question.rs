@@ -34,7 +34,7 @@ pub const MAX_QUESTION_BYTES: usize = 4 * MAX_NAME_BYTES + 512;
 pub const MAX_ANSWER_BYTES: usize = 192 * 1024;
 
 /// What of an answer is not rows and names.
-pub const ANSWER_HEAD_BYTES: usize = SEAL_OVERHEAD_BYTES + 64 + 4 * MAX_SHARDS + PLACE_BYTES;
+pub const ANSWER_HEAD_BYTES: usize = SEAL_OVERHEAD_BYTES + 96 + 4 * MAX_SHARDS + PLACE_BYTES;
 
 /// The longest that a question may wait for its answer.
 pub const MAX_WAIT_MS: u32 = 30_000;
@@ -170,6 +170,11 @@ pub struct Windows {
     pub shards: u16,
     /// Those of them that did not answer in time.
     pub missing: Vec<ShardId>,
+    /// What closed before this time some shard did not look at, for it is no longer kept there or too much was asked for;
+    /// nothing: all was looked at.
+    pub since: Option<EpochMs>,
+    /// How many batches that the site should still have could not be read.
+    pub lacking: u32,
 }
 
 /// A window as the site knows it.
@@ -360,7 +365,7 @@ mod tests {
         assert_eq!(frame::encode(Question::VERSION, &question()), [&asked[..], &rest].concat());
         let bytes = frame::encode(Answer::VERSION, &answer());
         assert_eq!(bytes[..15], [1, 7, 2, 0, 1, 1, b'd', 1, b'a', 1, 0, 251, 0xe8, 3, 0]);
-        assert_eq!(bytes[bytes.len() - 10..], [0, 1, 0, 8, 0, 0, 0, 2, 1, 1]);
+        assert_eq!(bytes[bytes.len() - 12..], [0, 1, 0, 8, 0, 0, 0, 2, 1, 1, 0, 0]);
         let busy = Answer { outcome: Outcome::Busy, ..answer() };
         assert_eq!(frame::encode(Answer::VERSION, &busy), [1, 7, 2, 1]);
         assert_eq!(frame::decode::<Answer>("answer", 1, &bytes).unwrap(), answer());

@@ -23,7 +23,7 @@ use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
-use selvedge_shared::time::{EpochMs, parse_duration_ms};
+use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -196,7 +196,8 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     };
     let (reply, answer) = oneshot::channel();
     let consistency = if query.stale { "stale" } else { "linearizable" };
-    let (from, to) = (query.from, query.to);
+    let asked = |at: EpochMs| TIME_RANGE.contains(&at.0).then(|| at.to_string());
+    let (from, to) = (asked(query.from), asked(query.to));
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
     api.overview.switch.do_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
@@ -205,8 +206,9 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
             let list: Vec<_> = told.windows.iter().map(|w| window(&api.site, w)).collect();
             HttpResponse::Ok().json(json!({
                 "aggregates": list, "truncated": told.next.is_some(), "next": told.next.map(|p| p.to_string()),
-                "from": from.to_string(), "to": to.to_string(),
-                "partial": !told.missing.is_empty(), "missing_shards": told.missing, "consistency": consistency,
+                "from": from, "to": to, "covers_since": told.since.map(|since| since.to_string()),
+                "partial": !told.missing.is_empty() || told.lacking > 0, "missing_shards": told.missing,
+                "unreadable_batches": told.lacking, "consistency": consistency,
             }))
         }
         _ => {
@@ -238,12 +240,13 @@ type Bad = (String, String);
 const PARAMETERS: &str = "device, stream, from, to, every, consistency, policy, limit, after";
 
 fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
-    let (now, mut policy) = (EpochMs::now(), Policy::default());
+    let mut policy = Policy::default();
     let mut query = WindowQuery {
         device: String::new(),
         stream: None,
-        from: now.plus(-3_600_000),
-        to: now.plus(3_600_000),
+        // Whatever is still here: a reading of long ago may have come just now.
+        from: EpochMs(i64::MIN),
+        to: EpochMs(i64::MAX),
         every_ms: None,
         stale: false,
         page: Page::default(),

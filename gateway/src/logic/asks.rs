@@ -9,7 +9,7 @@
 //! Limits: [`MAX_QUESTIONS`] questions are open, [`MAX_SHARD_ASKS`] shards of one and [`MAX_UNDER_WAY_BYTES`] of answers in all are waited
 //! for, and one question keeps [`MAX_ANSWER_BYTES`].
 
-use crate::logic::machine::{MAX_ANSWER_BYTES, WindowView};
+use crate::logic::machine::{MAX_ANSWER_BYTES, Scanned, WindowView};
 use crate::logic::peer::{PeerMessage, QueryAnswer, WindowQuery};
 use crate::logic::ring::Ring;
 use selvedge_shared::balance::{Balancer, Policy};
@@ -17,6 +17,7 @@ use selvedge_shared::frame::encoded_bytes;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
+use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -55,6 +56,10 @@ pub struct Told {
     pub shards: u16,
     /// Those that did not answer.
     pub missing: Vec<ShardId>,
+    /// What closed before this time some shard did not look at; nothing: all was looked at.
+    pub since: Option<EpochMs>,
+    /// How many batches that should be here could not be read.
+    pub lacking: u32,
 }
 
 impl Told {
@@ -90,13 +95,17 @@ struct Merged {
     /// With their sizes, as encoded.
     rows: Vec<(usize, WindowView)>,
     next: Option<Place>,
+    since: Option<EpochMs>,
+    lacking: u32,
     limit: usize,
     bytes: usize,
 }
 
 impl Merged {
     /// Takes in a shard's answer: rows from the first place on that some shard did not get to are told another time.
-    fn merge(&mut self, windows: Vec<WindowView>, next: Option<Place>) {
+    fn merge(&mut self, Scanned { windows, next, since, lacking }: Scanned) {
+        self.since = self.since.max(since);
+        self.lacking = self.lacking.saturating_add(lacking);
         self.rows.extend(windows.into_iter().map(|w| (encoded_bytes(&w), w)));
         self.rows.sort_by(|(_, a), (_, b)| a.order().cmp(&b.order()));
         // A device is one shard's alone, so there are none; if there were, a page could end before itself.
@@ -173,7 +182,7 @@ impl Asks {
         let page = &mut wanted.query.page;
         let (limit, bytes) = (page.limit as usize, page.bytes.min(MAX_ANSWER_BYTES) as usize);
         page.bytes = page.bytes.min(if shards > 1 { SHARE_BYTES } else { MAX_ANSWER_BYTES });
-        let merged = Merged { rows: Vec::new(), next: None, limit, bytes };
+        let merged = Merged { rows: Vec::new(), next: None, since: None, lacking: 0, limit, bytes };
         self.last += 1;
         let question = self.last;
         self.open.insert(question, Open { wanted, waiting, asked: 0, shards, missing: vec![], merged });
@@ -185,11 +194,11 @@ impl Asks {
     pub fn answered(&mut self, now_ms: u64, id: u64, answer: QueryAnswer, out: &mut Vec<Effect>) {
         let Some(ask) = self.asks.get_mut(&id) else { return };
         match answer {
-            QueryAnswer::Windows(windows, next) => {
+            QueryAnswer::Windows(scanned) => {
                 let question = ask.question;
                 self.over(now_ms, id, true);
                 if let Some(open) = self.open.get_mut(&question) {
-                    open.merged.merge(windows, next);
+                    open.merged.merge(scanned);
                 }
                 self.pump(now_ms, out);
                 self.finish(question, out);
@@ -328,8 +337,9 @@ impl Asks {
             && let Some(open) = self.open.remove(&question)
         {
             let Open { shards, missing, merged, .. } = open;
-            let windows = merged.rows.into_iter().map(|(_, window)| window).collect();
-            out.push(Effect::Told(question, Told { windows, next: merged.next, shards, missing }));
+            let Merged { rows, next, since, lacking, .. } = merged;
+            let windows = rows.into_iter().map(|(_, window)| window).collect();
+            out.push(Effect::Told(question, Told { windows, next, shards, missing, since, lacking }));
         }
     }
 }
@@ -341,7 +351,6 @@ mod tests {
     use crate::logic::ring::Member;
     use selvedge_shared::aggregate::{Aggregate, Sample};
     use selvedge_shared::sequences::Sequences;
-    use selvedge_shared::time::EpochMs;
 
     const G: [GatewayId; 3] = [GatewayId(1), GatewayId(2), GatewayId(3)];
 
@@ -363,6 +372,10 @@ mod tests {
             page: Page::default(),
         };
         Wanted { query, policy: Policy::PowerOfTwo, deadline_ms: 3_000 }
+    }
+
+    fn answer(windows: Vec<WindowView>, next: Option<Place>) -> QueryAnswer {
+        QueryAnswer::Windows(Scanned { windows, next, ..Scanned::default() })
     }
 
     fn window(device: &str, start: i64) -> WindowView {
@@ -407,7 +420,7 @@ mod tests {
         let leader = asks.ring.replicas(ShardId(0))[2];
         asks.answered(1, id, QueryAnswer::NotLeader { leader: Some(leader.0) }, &mut out);
         assert_eq!(sent(&mut out), [(leader, id, ShardId(0))]);
-        asks.answered(2, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+        asks.answered(2, id, answer(vec![window("d", 0)], None), &mut out);
         assert!(matches!(out[..], [Effect::Told(of, _)] if of == question));
         let all = told(&mut out);
         assert_eq!((all.windows.len(), all.shards, all.missing.len(), all.next), (1, 1, 0, None));
@@ -433,7 +446,7 @@ mod tests {
             let none = told(&mut out);
             assert!(none.is_nothing() && none.missing == [ShardId(0)]);
             assert_eq!((asks.open(), asks.asks.len(), asks.under_way_bytes), (0, 0, 0));
-            asks.answered(3_001, tried[0].1, QueryAnswer::Windows(vec![], None), &mut out);
+            asks.answered(3_001, tried[0].1, answer(vec![], None), &mut out);
             assert_eq!(out, [], "too late");
         }
     }
@@ -461,7 +474,7 @@ mod tests {
             for (_, id, shard) in wave {
                 let device = format!("d{:02}", 39 - shard.0);
                 let rows = vec![window(&device, 0), window(&device, 1_000)];
-                asks.answered(1, id, QueryAnswer::Windows(rows, None), &mut out);
+                asks.answered(1, id, answer(rows, None), &mut out);
                 shards.push(shard);
             }
         }
@@ -477,13 +490,8 @@ mod tests {
         asks.ask(0, wanted("*", true), &mut out);
         let ids = sent(&mut out);
         let cut = window("b", 1_000).place();
-        asks.answered(1, ids[0].1, QueryAnswer::Windows(vec![window("b", 0)], Some(cut.clone())), &mut out);
-        asks.answered(
-            1,
-            ids[1].1,
-            QueryAnswer::Windows(vec![window("a", 0), window("c", 0)], None),
-            &mut out,
-        );
+        asks.answered(1, ids[0].1, answer(vec![window("b", 0)], Some(cut.clone())), &mut out);
+        asks.answered(1, ids[1].1, answer(vec![window("a", 0), window("c", 0)], None), &mut out);
         let all = told(&mut out);
         assert_eq!(all.windows.iter().map(|w| &*w.device).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(all.next, Some(cut));
@@ -493,7 +501,7 @@ mod tests {
         asks.ask(2, few, &mut out);
         for (_, id, shard) in sent(&mut out) {
             let device = if shard.0 == 0 { "y" } else { "x" };
-            asks.answered(2, id, QueryAnswer::Windows(vec![window(device, 0)], None), &mut out);
+            asks.answered(2, id, answer(vec![window(device, 0)], None), &mut out);
         }
         let one = told(&mut out);
         assert_eq!((one.windows.len(), one.next), (1, Some(window("y", 0).place())));
@@ -506,7 +514,7 @@ mod tests {
         few.query.page.limit = 1;
         asks.ask(0, few, &mut out);
         for (_, id, _) in sent(&mut out) {
-            asks.answered(1, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+            asks.answered(1, id, answer(vec![window("d", 0)], None), &mut out);
         }
         let one = told(&mut out);
         assert_eq!((one.windows.len(), one.next), (1, None));
@@ -517,7 +525,7 @@ mod tests {
         let (mut asks, mut out) = (asks(40), Vec::new());
         asks.ask(0, wanted("*", true), &mut out);
         let (_, id, shard) = sent(&mut out)[3];
-        asks.answered(1, id, QueryAnswer::Windows(vec![window("d", 0)], None), &mut out);
+        asks.answered(1, id, answer(vec![window("d", 0)], None), &mut out);
         sent(&mut out);
         asks.timer(3_000, &mut out);
         let some = told(&mut out);
@@ -546,7 +554,7 @@ mod tests {
             asks.ask(now, wanted("d", true), &mut out);
             let (to, id, _) = sent(&mut out)[0];
             *asked.entry(to).or_default() += 1;
-            asks.answered(now, id, QueryAnswer::Windows(vec![], None), &mut out);
+            asks.answered(now, id, answer(vec![], None), &mut out);
             out.clear();
         }
         assert!(G.iter().all(|g| asked.get(g).is_some_and(|n| (60..140).contains(n))), "{asked:?}");

@@ -1,11 +1,10 @@
 //! What gateways of one site say to each other: the content of a link's frames.
 
-use crate::logic::machine::{Origin, Page, QuarantineEntry, QuarantineStats, Query, Verdict, WindowView};
+use crate::logic::machine::{Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, Verdict};
 use crate::logic::paxos;
 use crate::logic::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::ShardId;
-use selvedge_shared::question::Place;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
@@ -191,8 +190,8 @@ pub enum TableAnswer {
 /// The answer to a [`WindowQuery`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum QueryAnswer {
-    /// The windows, by device, stream and start, and where to go on if these are not all.
-    Windows(Vec<WindowView>, Option<Place>),
+    /// What is there.
+    Windows(Scanned),
     /// This replica does not lead; perhaps that gateway does.
     NotLeader {
         /// The leader's gateway number as far as known.
@@ -240,7 +239,7 @@ pub enum TransferMessage {
     Batch {
         /// The batch.
         seq: u64,
-        /// Nothing if the node has confirmed it in the meantime.
+        /// Nothing if it is released, or lost there.
         body: Option<Arc<[u8]>>,
     },
 }

@@ -142,7 +142,7 @@ impl Desk {
 }
 
 fn windows(told: Told) -> Windows {
-    let Told { windows, next, shards, missing } = told;
+    let Told { windows, next, shards, missing, since, lacking } = told;
     let row = |w: WindowView| {
         let name = StreamName { device: w.device.to_string(), stream: w.stream.to_string() };
         let row = Row {
@@ -160,7 +160,7 @@ fn windows(told: Told) -> Windows {
         (name, row)
     };
     let filled = Windows::fill(windows.into_iter().map(row), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
-    Windows { next: filled.next.or(next), shards, missing, ..filled }
+    Windows { next: filled.next.or(next), shards, missing, since, lacking, ..filled }
 }
 
 #[cfg(test)]
@@ -274,7 +274,7 @@ mod tests {
             }
         };
         let windows = (0..9_000).map(|i| window(i * 1_000)).collect();
-        let told = Told { windows, next: None, shards: 4, missing: vec![ShardId(2)] };
+        let told = Told { windows, shards: 4, missing: vec![ShardId(2)], ..Told::default() };
         let (node, answer) = desk.told(5, QuestionId(1), Some(told)).unwrap();
         assert_eq!((node, answer.check()), (NodeId(5), Ok(())));
         let Outcome::Windows(w) = answer.outcome else { panic!("no windows") };

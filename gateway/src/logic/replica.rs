@@ -2,36 +2,45 @@
 //! uplink batches, the newest in memory and the older ones in a store.
 //!
 //! The protocol: what the shard's core wants written goes to the log under a token, and what may leave only
-//! afterwards is held until the log says that the token is on disk. Contents of batches lie on a shelf; beyond
-//! its bound the oldest go to the store. A snapshot takes along what the store has not been
-//! given, so that whatever a durable snapshot lists is durable too. A content that the store can't give back
+//! afterwards is held until the log says that the token is on disk. Contents of batches lie on a shelf; when those that the
+//! store was not given yet are too many, and before a snapshot, it is given them, and the oldest leave the shelf. A content is
+//! deleted when its batch is released, not before. A content that the store can't give back
 //! (its sectors rotted) is fetched from the other replicas, which have the same bytes.
+//!
+//! A question about recent windows ([`Scan`]) goes to the store with the contents that are on the shelf: there the rest is read
+//! and all of it is looked at, away from the threads on which the protocol runs. What the store lacks is fetched from the
+//! other replicas; what they lack too is told as lacking.
 //!
 //! Invariant: what is to leave after a token leaves only when the log has said so, in the order of the tokens.
 //! Invariant: after a restart only those contents count as stored that a durable snapshot lists. Others that are found
 //! may be torn; they were cut after the snapshot, so applying the log again cuts them again.
-//! Invariant: a content leaves the shelf only when the store has it or was given it by itself; a snapshot that is being saved does
-//! not count, for it may fail.
+//! Invariant: a content leaves the shelf only when the store was given it by itself, and comes back if the store could not take it.
+//! Invariant: a snapshot is given to the store behind every content that it lists.
 //! Invariant: a repair is told to the log only when everything that it rests on is on disk.
 //! Limits: at most [`MAX_LOADING_ENTRIES`] contents are being loaded or fetched at a time; further questions go unanswered
-//! and are asked again. The shelf holds one batch more than its bound; while the disk is full it holds what the store could
-//! not take, which the outbox budget bounds.
+//! and are asked again. At most [`MAX_SCANS_ENTRIES`] questions are under way. The shelf holds one batch more than its bound; while the
+//! disk is full it holds what the store could not take, which the outbox budget bounds.
 
 use super::commit::Submission;
-use super::machine::{Counters, CutBatch, DueWill, Halt};
+use super::machine::{Counters, CutBatch, DueWill, Halt, Scan};
 use super::paxos::Slot;
-use super::peer::{PeerMessage, TransferMessage};
-use super::shard::{CONFIGURATION, Event, Now, Shard, UplinkView};
+use super::peer::{PeerMessage, QueryAnswer, TransferMessage};
+use super::shard::{CONFIGURATION, Event, Now, Scanning, Shard, UplinkView};
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Contents of unconfirmed batches that stay in memory, in bytes, unless told otherwise.
-pub const SHELF_BYTES: usize = 256 * 1024;
+/// Contents of batches that stay in memory, in bytes, unless told otherwise.
+pub const SHELF_BYTES: usize = 32 * 1024;
 /// How many contents may be on their way from the store or from peers.
 pub const MAX_LOADING_ENTRIES: usize = 256;
+/// How many questions about recent windows may be under way.
+pub const MAX_SCANS_ENTRIES: usize = 16;
+/// How long a question waits for contents that only other replicas have.
+pub const FETCH_WAIT_MS: u64 = 400;
 
 /// What the replica's host says beside the shard's own events.
 #[derive(Debug)]
@@ -58,6 +67,13 @@ pub enum Said {
         /// Nothing if it is not there, or damaged.
         body: Option<Vec<u8>>,
     },
+    /// A question for which the store has looked at all that it has.
+    Scanned {
+        /// As in [`StoreWork::Scan`].
+        ticket: u64,
+        /// What it still wants is not to be had here.
+        scan: Box<Scan>,
+    },
 }
 
 /// What is wanted of the store of snapshots and batches.
@@ -71,11 +87,11 @@ pub enum StoreWork {
         slot: Slot,
         /// Its bytes.
         bytes: Vec<u8>,
-        /// Contents that are not in the store yet.
-        batches: Vec<CutBatch>,
         /// The store must have the contents of these batches before the snapshot counts; nothing for a snapshot that was
-        /// fetched, which lists what was confirmed while it was on its way.
+        /// fetched, which lists what was released while it was on its way.
         lists: Option<RangeInclusive<u64>>,
+        /// Except for these, which are confirmed and which no replica that was asked has.
+        except: BTreeSet<u64>,
     },
     /// Keep a batch's content out of memory.
     Batch(ShardId, CutBatch),
@@ -83,6 +99,17 @@ pub enum StoreWork {
     Remove(ShardId, u64),
     /// Read a batch's content.
     Load(ShardId, u64),
+    /// Look at what a question wants.
+    Scan {
+        /// The shard.
+        shard: ShardId,
+        /// Given back with it.
+        ticket: u64,
+        /// The question.
+        scan: Box<Scan>,
+        /// Contents that are at hand.
+        shelf: Vec<(u64, Arc<[u8]>)>,
+    },
 }
 
 /// What a turn wants done, to be performed in this order.
@@ -115,6 +142,25 @@ struct Waiting {
     peers: BTreeSet<GatewayId>,
 }
 
+/// A content in memory.
+#[derive(Debug)]
+struct Shelved {
+    body: Arc<[u8]>,
+    /// The store was given it, and says so if it can't take it.
+    stored: bool,
+}
+
+/// A question under way.
+#[derive(Debug)]
+struct UnderWay {
+    to: GatewayId,
+    id: u64,
+    /// Nothing while the store has it.
+    scan: Option<Box<Scan>>,
+    /// Until then it waits for contents from other replicas.
+    until_ms: u64,
+}
+
 /// One shard's replica and what is held for it.
 #[derive(Debug)]
 pub struct Replica {
@@ -123,20 +169,19 @@ pub struct Replica {
     core: Shard,
     /// Messages that wait for a token.
     held: BTreeMap<u64, Vec<(GatewayId, PeerMessage)>>,
-    shelf: BTreeMap<u64, Arc<[u8]>>,
+    shelf: BTreeMap<u64, Shelved>,
     shelf_bytes: usize,
+    unstored_bytes: usize,
     most_shelf_bytes: usize,
-    /// Contents up to this seq are in the store, or were given to it by themselves, and it says so if it can't take one.
-    stored_through: u64,
-    /// A snapshot that is being saved takes along contents up to this seq.
-    saving_through: u64,
-    /// There may be contents in the store, to be removed once they are confirmed.
+    /// There may be contents in the store, to be removed once they are released.
     uses_store: bool,
     waiting: BTreeMap<u64, Waiting>,
-    /// Batches whose contents the store lost.
-    lost: BTreeSet<u64>,
-    /// Which of the other members is asked next for a content that is lost here.
-    ask_next: usize,
+    /// Batches whose contents the store lost, and who was asked for them and has not answered.
+    lost: BTreeMap<u64, BTreeSet<GatewayId>>,
+    /// Batches whose contents the sender of a fetched snapshot did not have.
+    absent: BTreeSet<u64>,
+    scans: BTreeMap<u64, UnderWay>,
+    last_ticket: u64,
     /// A repair that waits for this token.
     healing: Option<u64>,
     leading: bool,
@@ -147,8 +192,11 @@ impl Replica {
     /// A replica around a recovered shard. `has_stored`: the store holds contents of its batches.
     pub fn new(id: ShardId, core: Shard, has_stored: bool, most_shelf_bytes: usize) -> Self {
         let me = core.group().config().me;
-        // What the machine lists now, a durable snapshot lists: nothing was applied yet.
-        let stored_through = core.machine().outbox_stats().last;
+        let mut out = Effects::default();
+        if has_stored {
+            // A crash may have brought back what was deleted.
+            out.store.push(StoreWork::Remove(id, core.machine().outbox_stats().kept));
+        }
         Self {
             id,
             me,
@@ -156,22 +204,28 @@ impl Replica {
             held: BTreeMap::new(),
             shelf: BTreeMap::new(),
             shelf_bytes: 0,
+            unstored_bytes: 0,
             most_shelf_bytes,
-            stored_through,
-            saving_through: 0,
             uses_store: has_stored,
             waiting: BTreeMap::new(),
-            lost: BTreeSet::new(),
-            ask_next: 0,
+            lost: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            scans: BTreeMap::new(),
+            last_ticket: 0,
             healing: None,
             leading: false,
-            out: Effects::default(),
+            out,
         }
     }
 
     /// Whether the disk has room when the process starts; later [`Said::Room`] tells.
     pub fn starts_with(&mut self, room: bool) {
         self.core.step(Now { mono_ms: 0, wall: EpochMs(0), sure: false }, Event::Room(room));
+    }
+
+    /// Whether a batch's content is in memory, or known to be lost here and at those who were asked for it.
+    pub fn needs_no_store(&self, seq: u64) -> bool {
+        self.shelf.contains_key(&seq) || self.absent.contains(&seq)
     }
 
     /// The shard's core, to look at.
@@ -181,12 +235,15 @@ impl Replica {
 
     /// Takes in an event of the shard.
     pub fn step(&mut self, now: Now, event: Event) {
-        if let Event::Transfer { message: TransferMessage::Batch { seq, body: Some(body) }, .. } = &event
-            && self.lost.contains(seq)
-            && self.core.machine().batch_record(*seq).is_some_and(|want| want.matches(body))
-        {
-            self.lost.remove(seq);
-            self.not_stored(*seq, body.clone());
+        match &event {
+            Event::Transfer { from, message: TransferMessage::Batch { seq, body } }
+                if self.lost.contains_key(seq) =>
+            {
+                let (from, seq, body) = (*from, *seq, body.clone());
+                self.found(now, from, seq, body);
+            }
+            Event::Timer => self.finish_scans(now),
+            _ => {}
         }
         self.core.step(now, event);
     }
@@ -204,30 +261,29 @@ impl Replica {
             Said::Room(room) => self.core.step(now, Event::Room(room)),
             Said::SnapshotWanted => self.core.step(now, Event::SnapshotWanted),
             Said::NotStored(batch) => {
-                // Nothing of it is lost: the log holds what it was made of, and the next snapshot stores it.
-                self.not_stored(batch.seq, batch.bytes.into());
+                // Nothing of it is lost: the log holds what it was made of, and the next snapshot has it stored again.
+                self.put(batch.seq, batch.bytes.into());
             }
             Said::SnapshotSaved { slot, saved } => {
-                match saved {
-                    true => self.stored_through = self.stored_through.max(self.saving_through),
-                    false => self.stored_through = 0, // what got there is not known; storing twice does no harm
-                }
                 self.core.step(now, Event::SnapshotSaved { slot, saved });
             }
             Said::Loaded { seq, body } => {
-                let body = body.map(Arc::from).or_else(|| self.shelf.get(&seq).cloned());
-                if body.is_none() && self.core.machine().batch_record(seq).is_some() {
-                    self.ask_peer(seq); // who waits asks again later
+                let body = body.map(Arc::from).or_else(|| self.on_shelf(seq));
+                // Another replica that asks can ask others itself: two that both lack a content would ask each other for ever.
+                let wanted = self.waiting.get(&seq).is_some_and(|waiting| waiting.uplink);
+                if body.is_none() && wanted && self.core.machine().batch_record(seq).is_some() {
+                    self.ask_peers(seq); // the uplink asks again later
                 }
                 self.hand_out(seq, body);
             }
+            Said::Scanned { ticket, scan } => self.scanned(now, ticket, scan),
         }
     }
 
     /// The uplink asks for a batch's content: it comes with [`Effects::loaded`].
     pub fn load(&mut self, seq: u64) {
-        match self.shelf.get(&seq) {
-            Some(body) => self.out.loaded.push((seq, Some(body.clone()))),
+        match self.on_shelf(seq) {
+            Some(body) => self.out.loaded.push((seq, Some(body))),
             None => self.look_up(seq, |waiting| waiting.uplink = true),
         }
     }
@@ -258,30 +314,24 @@ impl Replica {
         for batch in effects.cut {
             self.put(batch.seq, batch.bytes.into());
         }
-        self.shelve();
-        if let Some(through) = effects.confirmed {
-            self.shelf = self.shelf.split_off(&(through + 1));
-            self.shelf_bytes = self.shelf.values().map(|b| b.len()).sum();
-            if self.uses_store {
-                self.out.store.push(StoreWork::Remove(shard, through));
-            }
+        self.absent.extend(effects.skipped);
+        for scanning in effects.scans {
+            self.begin_scan(scanning);
+        }
+        self.shelve(self.most_shelf_bytes);
+        if let Some(through) = effects.released {
+            self.release(through);
         }
         if let Some((slot, bytes)) = effects.snapshot {
-            let unstored = self.shelf.range(self.stored_through + 1..);
-            let batches: Vec<_> =
-                unstored.map(|(seq, b)| CutBatch { seq: *seq, bytes: b.to_vec() }).collect();
-            self.saving_through = batches.last().map_or(0, |b| b.seq);
-            self.uses_store |= !batches.is_empty();
+            self.shelve(0);
             let outbox = self.core.machine().outbox_stats();
-            let lists = (slot == self.core.machine().slot()).then_some(outbox.cursor + 1..=outbox.last);
-            self.out.store.push(StoreWork::Snapshot { shard, slot, bytes, batches, lists });
+            let lists = (slot == self.core.machine().slot()).then_some(outbox.kept + 1..=outbox.last);
+            let except = self.absent.range(..=outbox.cursor).copied().collect();
+            self.out.store.push(StoreWork::Snapshot { shard, slot, bytes, lists, except });
         }
         for (to, seq) in effects.fetch {
-            match self.shelf.get(&seq) {
-                Some(body) => {
-                    let body = Some(body.clone());
-                    self.hand_over(to, seq, body);
-                }
+            match self.on_shelf(seq) {
+                Some(body) => self.hand_over(to, seq, Some(body)),
                 None => self.look_up(seq, |waiting| {
                     waiting.peers.insert(to);
                 }),
@@ -299,27 +349,112 @@ impl Replica {
 
     /// When [`Event::Timer`] is wanted next, on the monotonic clock.
     pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
-        self.core.deadline_ms(now)
+        let fetching = self.scans.values().filter(|s| s.scan.is_some()).map(|s| s.until_ms).min();
+        [self.core.deadline_ms(now), fetching].into_iter().flatten().min()
     }
 
+    fn on_shelf(&self, seq: u64) -> Option<Arc<[u8]>> {
+        self.shelf.get(&seq).map(|shelved| shelved.body.clone())
+    }
+
+    /// A content that the store does not have.
     fn put(&mut self, seq: u64, body: Arc<[u8]>) {
+        self.take_off(seq);
+        self.absent.remove(&seq);
         self.shelf_bytes += body.len();
-        if let Some(old) = self.shelf.insert(seq, body) {
-            self.shelf_bytes -= old.len();
+        self.unstored_bytes += body.len();
+        self.shelf.insert(seq, Shelved { body, stored: false });
+    }
+
+    fn take_off(&mut self, seq: u64) {
+        if let Some(old) = self.shelf.remove(&seq) {
+            self.shelf_bytes -= old.body.len();
+            self.unstored_bytes -= if old.stored { 0 } else { old.body.len() };
         }
     }
 
-    /// Sends the oldest contents to the store while there are more than may be in memory.
-    fn shelve(&mut self) {
-        while self.shelf_bytes > self.most_shelf_bytes && self.shelf.len() > 1 {
-            let Some((seq, bytes)) = self.shelf.pop_first() else { break };
-            self.shelf_bytes -= bytes.len();
-            if seq > self.stored_through {
-                (self.stored_through, self.uses_store) = (seq, true);
-                let batch = CutBatch { seq, bytes: bytes.to_vec() };
+    /// Gives the store what it was not given yet, if that is more than so many bytes; then the oldest contents leave the shelf while
+    /// there are more than may be in memory.
+    fn shelve(&mut self, most_unstored_bytes: usize) {
+        if self.unstored_bytes > most_unstored_bytes {
+            for (seq, shelved) in self.shelf.iter_mut().filter(|(_, shelved)| !shelved.stored) {
+                shelved.stored = true;
+                let batch = CutBatch { seq: *seq, bytes: shelved.body.to_vec() };
                 self.out.store.push(StoreWork::Batch(self.id, batch));
             }
+            (self.unstored_bytes, self.uses_store) = (0, true);
         }
+        while self.shelf_bytes > self.most_shelf_bytes && self.shelf.len() > 1 {
+            let Some((seq, _)) = self.shelf.first_key_value().filter(|(_, first)| first.stored) else {
+                break;
+            };
+            self.take_off(*seq);
+        }
+    }
+
+    /// Nobody needs the contents up to this seq any more.
+    fn release(&mut self, through: u64) {
+        let early = canary::makes(Canary::ConfirmedIsDeleted);
+        let through = if early { self.core.machine().outbox_stats().cursor } else { through };
+        while let Some((seq, _)) = self.shelf.first_key_value().filter(|(seq, _)| **seq <= through) {
+            self.take_off(*seq);
+        }
+        self.lost = self.lost.split_off(&(through + 1));
+        self.absent = self.absent.split_off(&(through + 1));
+        if self.uses_store {
+            self.out.store.push(StoreWork::Remove(self.id, through));
+        }
+    }
+
+    /// A question was let in: the store looks at what it wants.
+    fn begin_scan(&mut self, Scanning { to, id, scan }: Scanning) {
+        if scan.is_complete() {
+            return self.answer(to, id, QueryAnswer::Windows(scan.finish()));
+        }
+        if self.scans.len() >= MAX_SCANS_ENTRIES {
+            return self.answer(to, id, QueryAnswer::Unavailable);
+        }
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        self.scans.insert(ticket, UnderWay { to, id, scan: None, until_ms: 0 });
+        let shelf = scan.wanted().into_iter().filter_map(|seq| Some((seq, self.on_shelf(seq)?))).collect();
+        self.out.store.push(StoreWork::Scan { shard: self.id, ticket, scan: Box::new(scan), shelf });
+    }
+
+    /// The store has looked at what it has; what it lacks, other replicas are asked for.
+    fn scanned(&mut self, now: Now, ticket: u64, mut scan: Box<Scan>) {
+        for seq in scan.wanted() {
+            let kept = self.core.machine().batch_record(seq).is_some();
+            match self.on_shelf(seq) {
+                Some(body) => _ = scan.look_at(seq, &body),
+                None if kept => self.ask_peers(seq),
+                None => {} // released meanwhile
+            }
+        }
+        let hoped_for = |seq: &u64| self.lost.get(seq).is_some_and(|asked| !asked.is_empty());
+        let hopeless: Vec<u64> = scan.wanted().into_iter().filter(|seq| !hoped_for(seq)).collect();
+        hopeless.into_iter().for_each(|seq| scan.give_up(seq));
+        if let Some(under_way) = self.scans.get_mut(&ticket) {
+            (under_way.scan, under_way.until_ms) = (Some(scan), now.mono_ms + FETCH_WAIT_MS);
+        }
+        self.finish_scans(now);
+    }
+
+    /// Answers the questions that want nothing more, or have waited for long enough.
+    fn finish_scans(&mut self, now: Now) {
+        let done = |s: &UnderWay| {
+            s.scan.as_ref().is_some_and(|scan| scan.is_complete() || s.until_ms <= now.mono_ms)
+        };
+        let done: Vec<u64> = self.scans.iter().filter(|(_, s)| done(s)).map(|(ticket, _)| *ticket).collect();
+        for ticket in done {
+            if let Some(UnderWay { to, id, scan: Some(scan), .. }) = self.scans.remove(&ticket) {
+                self.answer(to, id, QueryAnswer::Windows(scan.finish()));
+            }
+        }
+    }
+
+    fn answer(&mut self, to: GatewayId, id: u64, answer: QueryAnswer) {
+        self.out.send.push((to, PeerMessage::Answer { id, answer }));
     }
 
     fn look_up(&mut self, seq: u64, note: impl FnOnce(&mut Waiting)) {
@@ -349,23 +484,42 @@ impl Replica {
         self.out.send.push((to, transfer));
     }
 
-    /// A content that the store does not have.
-    fn not_stored(&mut self, seq: u64, body: Arc<[u8]>) {
-        self.stored_through = self.stored_through.min(seq.saturating_sub(1));
-        self.put(seq, body);
-    }
-
-    /// The store lacks the content of an unconfirmed batch: another replica has it.
-    fn ask_peer(&mut self, seq: u64) {
+    /// The store lacks the content of a batch that is kept: the other replicas are asked for it.
+    fn ask_peers(&mut self, seq: u64) {
+        let others = self.core.group().config().members.iter().copied().filter(|m| *m != self.me);
+        let others: BTreeSet<GatewayId> = others.collect();
         if self.lost.len() >= MAX_LOADING_ENTRIES {
             self.lost.pop_first(); // asked for anew when it is wanted again
         }
-        self.lost.insert(seq);
-        let members = &self.core.group().config().members;
-        let others: Vec<_> = members.iter().copied().filter(|m| *m != self.me).collect();
-        self.ask_next += 1;
-        if let Some(to) = others.get(self.ask_next % others.len().max(1)) {
+        for to in &others {
             self.say(*to, TransferMessage::FetchBatch { seq });
         }
+        self.lost.insert(seq, others);
+    }
+
+    /// Another replica answers about a content that is lost here.
+    fn found(&mut self, now: Now, from: GatewayId, seq: u64, body: Option<Arc<[u8]>>) {
+        let record = self.core.machine().batch_record(seq);
+        match body.filter(|body| record.is_some_and(|record| record.matches(body))) {
+            Some(body) => {
+                self.lost.remove(&seq);
+                for scan in self.scans.values_mut().filter_map(|s| s.scan.as_mut()) {
+                    scan.look_at(seq, &body);
+                }
+                self.put(seq, body);
+            }
+            None => {
+                let Some(asked) = self.lost.get_mut(&seq) else { return };
+                asked.remove(&from);
+                if asked.is_empty() {
+                    self.lost.remove(&seq);
+                    self.scans
+                        .values_mut()
+                        .filter_map(|s| s.scan.as_mut())
+                        .for_each(|scan| scan.give_up(seq));
+                }
+            }
+        }
+        self.finish_scans(now);
     }
 }

@@ -93,6 +93,9 @@ impl Desk {
             Done::Loaded { shard, seq, body } => {
                 errands.push(Errand::Shard(shard, Said::Loaded { seq, body }));
             }
+            Done::Scanned { shard, ticket, scan } => {
+                errands.push(Errand::Shard(shard, Said::Scanned { ticket, scan }));
+            }
         }
         errands
     }

@@ -1,6 +1,6 @@
 //! What is done to the log and to the store, one piece of work at a time.
 
-use crate::logic::machine::CutBatch;
+use crate::logic::machine::{CutBatch, Scan};
 use crate::logic::replica::StoreWork;
 use crate::wal::{BatchStore, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore};
 use selvedge_shared::ids::ShardId;
@@ -53,6 +53,15 @@ pub enum Done {
         seq: u64,
         /// Nothing if it is not there, or damaged.
         body: Option<Vec<u8>>,
+    },
+    /// A question whose contents were looked at, as far as they are there.
+    Scanned {
+        /// The shard.
+        shard: ShardId,
+        /// As it was given.
+        ticket: u64,
+        /// The question.
+        scan: Box<Scan>,
     },
 }
 
@@ -169,8 +178,8 @@ impl Stores {
     /// The process must end: what is on disk is not known.
     pub fn perform(&mut self, work: StoreWork) -> Result<Option<Done>, LogError> {
         Ok(match work {
-            StoreWork::Snapshot { shard, slot, bytes, batches, lists } => {
-                let saved = self.save(shard, slot, &bytes, &batches, lists);
+            StoreWork::Snapshot { shard, slot, bytes, lists, except } => {
+                let saved = self.save(shard, slot, &bytes, lists, &except);
                 match &saved {
                     Err(e) if !e.is_full() => return saved.map(|()| None),
                     Err(e) => tracing::warn!(%shard, "no room for a snapshot, trying again later: {e}"),
@@ -198,6 +207,21 @@ impl Stores {
                 });
                 Some(Done::Loaded { shard, seq, body })
             }
+            StoreWork::Scan { shard, ticket, mut scan, shelf } => {
+                for (seq, content) in shelf {
+                    scan.look_at(seq, &content);
+                }
+                for seq in scan.wanted() {
+                    match self.batches.get(shard.0, seq) {
+                        Ok(Some(content)) => _ = scan.look_at(seq, &content),
+                        Ok(None) => {}
+                        Err(e) => {
+                            tracing::error!(%shard, seq, "can't read a batch, asking other gateways: {e}")
+                        }
+                    }
+                }
+                Some(Done::Scanned { shard, ticket, scan })
+            }
         })
     }
 
@@ -206,16 +230,13 @@ impl Stores {
         shard: ShardId,
         slot: u64,
         bytes: &[u8],
-        batches: &[CutBatch],
         lists: Option<RangeInclusive<u64>>,
+        except: &BTreeSet<u64>,
     ) -> Result<(), LogError> {
-        for batch in batches {
-            self.batches.put(shard.0, batch.seq, &batch.bytes)?;
-        }
         if let Some(lists) = lists {
             // One that was given before may have found no room.
-            let here: BTreeSet<u64> = self.batches.list(shard.0)?.into_iter().map(|(seq, _)| seq).collect();
-            if let Some(seq) = lists.into_iter().find(|seq| !here.contains(seq)) {
+            let lacks = |seq: &u64| !self.batches.has(shard.0, *seq) && !except.contains(seq);
+            if let Some(seq) = lists.into_iter().find(lacks) {
                 return Err(LogError::Full { what: format!("batch {seq} of {shard} beside its snapshot") });
             }
         }

@@ -111,6 +111,8 @@ impl Opened {
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until it is repaired from its peers");
             }
+            // A durable snapshot lists only what was synced.
+            self.stores.batches.assume_synced(id.0, machine.outbox_stats().last);
             damaged &= !canary::makes(Canary::DamagedVotes);
             let found = replay.finish(machine.slot(), damaged.then(&mut *nonce));
             // What a snapshot covers need not stay in the log; the log does not remember this itself.
@@ -121,7 +123,7 @@ impl Opened {
                 rules: rules(),
                 outbox_budget_bytes: settings.outbox_budget_bytes,
             };
-            let has_stored = !self.stores.batches.list(id.0)?.is_empty();
+            let has_stored = self.stores.batches.has_any(id.0);
             let shard = Shard::recover(shard_settings, machine, found)?;
             let mut replica = Replica::new(id, shard, has_stored, settings.shelf_bytes);
             replica.starts_with(self.log.room() == Room::Plenty);

@@ -7,7 +7,7 @@ use super::disk::Disk;
 use super::error::LogError;
 use super::form::Identity;
 use super::stored::{self, HEAD_BYTES, Label};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"SelvgBat";
@@ -25,6 +25,8 @@ pub struct BatchStore {
 
 struct Folder {
     disk: Arc<dyn Disk>,
+    /// The batches that are here: looking into the folder for each that is removed would cost more than all else.
+    seqs: BTreeSet<u64>,
     /// Every file up to this one is durable.
     synced_through: u64,
 }
@@ -39,7 +41,10 @@ impl BatchStore {
         let mut groups = BTreeMap::new();
         for name in disk.folders().map_err(failed)? {
             if let Some(group) = stored::group_of(&name) {
-                groups.insert(group, Folder { disk: disk.folder(&name).map_err(failed)?, synced_through: 0 });
+                let folder = disk.folder(&name).map_err(failed)?;
+                let names = folder.list().map_err(|e| LogError::io("listing", &folder.describe(""), e))?;
+                let seqs = names.iter().filter_map(|name| seq_of(name)).collect();
+                groups.insert(group, Folder { disk: folder, seqs, synced_through: 0 });
             }
         }
         Ok(Self { disk, identity, groups, poison: None })
@@ -66,7 +71,7 @@ impl BatchStore {
             let name = format!("{group:04x}");
             let disk =
                 self.disk.folder(&name).map_err(|e| LogError::io("making", &self.disk.describe(&name), e))?;
-            self.groups.insert(group, Folder { disk, synced_through: 0 });
+            self.groups.insert(group, Folder { disk, seqs: BTreeSet::new(), synced_through: 0 });
         }
         let shown = self.shown(group, seq);
         let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
@@ -75,10 +80,23 @@ impl BatchStore {
         let label = Label { magic: MAGIC, identity: &self.identity, group, number: seq };
         let written = folder.disk.create(&name).and_then(|mut file| label.write(file.as_mut(), bytes));
         written.map_err(|e| {
-            // What stays if this fails too is found damaged and replaced.
+            // What stays if this fails too is found damaged and replaced, or removed after the next start.
             let _ = folder.disk.remove(&name);
+            folder.seqs.remove(&seq);
             LogError::io("writing", &shown, e)
-        })
+        })?;
+        folder.seqs.insert(seq);
+        Ok(())
+    }
+
+    /// Whether a group's batch is here; its content may be damaged.
+    pub fn has(&self, group: u16, seq: u64) -> bool {
+        self.groups.get(&group).is_some_and(|folder| folder.seqs.contains(&seq))
+    }
+
+    /// Whether there are batches of a group.
+    pub fn has_any(&self, group: u16) -> bool {
+        self.groups.get(&group).is_some_and(|folder| !folder.seqs.is_empty())
     }
 
     /// Makes a group's batches up to and including `up_to` durable.
@@ -87,14 +105,10 @@ impl BatchStore {
     /// [`LogError::Io`]; every later call is then [`LogError::Poisoned`].
     pub fn sync(&mut self, group: u16, up_to: u64) -> Result<(), LogError> {
         self.check()?;
-        let listed = self.list(group)?;
         let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
         let mut result = Ok(());
-        let mut new = listed
-            .iter()
-            .map(|(seq, _)| *seq)
-            .filter(|s| *s > folder.synced_through && *s <= up_to)
-            .peekable();
+        let mut new =
+            folder.seqs.iter().copied().filter(|s| *s > folder.synced_through && *s <= up_to).peekable();
         if new.peek().is_some() {
             result = new
                 .try_for_each(|seq| folder.disk.open(&name_of(seq))?.sync())
@@ -102,7 +116,7 @@ impl BatchStore {
         }
         match result {
             Ok(()) => {
-                let last = listed.last().map_or(0, |(seq, _)| *seq);
+                let last = folder.seqs.last().copied().unwrap_or(0);
                 folder.synced_through = up_to.min(last).max(folder.synced_through);
                 Ok(())
             }
@@ -145,7 +159,7 @@ impl BatchStore {
         let failed = |e| LogError::io("listing", &folder.disk.describe(""), e);
         let mut found = Vec::new();
         for name in folder.disk.list().map_err(failed)? {
-            if let Some(seq) = name.strip_prefix("batch-").and_then(stored::number_of) {
+            if let Some(seq) = seq_of(&name) {
                 let bytes = folder.disk.open(&name).and_then(|file| file.length()).map_err(failed)?;
                 found.push((seq, bytes.saturating_sub(HEAD_BYTES as u64)));
             }
@@ -159,14 +173,15 @@ impl BatchStore {
     /// # Errors
     /// [`LogError::Io`] when one can't be removed.
     pub fn remove_through(&mut self, group: u16, seq: u64) -> Result<(), LogError> {
-        let listed = self.list(group)?;
-        let Some(folder) = self.groups.get(&group) else { return Ok(()) };
-        for (old, _) in listed.into_iter().filter(|(old, _)| *old <= seq) {
+        let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
+        while let Some(old) = folder.seqs.first().copied().filter(|old| *old <= seq) {
             let name = name_of(old);
-            folder
-                .disk
-                .remove(&name)
-                .map_err(|e| LogError::io("removing", &folder.disk.describe(&name), e))?;
+            match folder.disk.remove(&name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(LogError::io("removing", &folder.disk.describe(&name), e));
+                }
+                _ => folder.seqs.remove(&old),
+            };
         }
         Ok(())
     }
@@ -181,6 +196,10 @@ impl BatchStore {
     fn shown(&self, group: u16, seq: u64) -> String {
         self.disk.describe(&format!("{group:04x}/{}", name_of(seq)))
     }
+}
+
+fn seq_of(name: &str) -> Option<u64> {
+    name.strip_prefix("batch-").and_then(stored::number_of)
 }
 
 fn name_of(seq: u64) -> String {

@@ -5,6 +5,7 @@ mod dedup;
 mod golden;
 mod names;
 mod random;
+mod recent;
 mod retiring;
 mod scripts;
 mod support;

@@ -28,7 +28,7 @@ fn some_rules(random: &mut fastrand::Rng) -> Rules {
         late_flush_ms: random.u32(100..10_000),
         cut_after_ms: random.u32(0..3_000),
         max_open_parts: random.u32(8..200),
-        recent_windows: random.u32(0..50),
+        recent_bytes: random.u32(0..20_000),
         max_clients: random.u32(1..6),
         max_sessions: random.u32(1..6),
         max_streams: random.u32(5..60),

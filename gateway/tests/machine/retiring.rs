@@ -44,8 +44,7 @@ fn what_was_counted_of_a_retired_stream_reaches_the_cloud_under_its_own_name() {
     assert_eq!(sums, [("a".into(), 1.0), ("b".into(), 1.0), ("c".into(), 2.0)]);
     let (from, to) = (EpochMs(0), EpochMs(1_000_000));
     let all = Query { device: "*", stream: None, from, to, every_ms: None };
-    let shown: Vec<_> =
-        s.machine.query(&all, &Page::default()).0.iter().map(|w| w.stream.to_string()).collect();
+    let shown: Vec<_> = s.ask(&all, &Page::default()).windows.iter().map(|w| w.stream.to_string()).collect();
     assert_eq!(shown, ["b", "c"], "what is retired is not shown, and no other stream has its windows");
 }
 

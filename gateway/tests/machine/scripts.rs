@@ -235,8 +235,8 @@ fn show(s: &mut Shard, applied: &Applied, out: &mut String) {
             writeln!(out, " last {}@{} late {} watermark {wm}", a.last.value, a.last.time.0, p.late).unwrap();
         }
     }
-    if let Some(cursor) = applied.confirmed {
-        writeln!(out, "confirmed {cursor}").unwrap();
+    if let Some(through) = applied.released {
+        writeln!(out, "released {through}").unwrap();
     }
     for will in s.machine.orphaned_wills() {
         writeln!(out, "for the leader to publish: {} epoch {}", will.client, will.epoch).unwrap();

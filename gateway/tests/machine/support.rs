@@ -44,7 +44,7 @@ impl Shard {
             assert!(batch.bytes.len() <= selvedge_shared::uplink::MAX_BATCH_BYTES);
             match self.machine.batch_record(batch.seq) {
                 Some(record) => assert_eq!(record.crc, crc32c::crc32c(&batch.bytes)),
-                None => assert!(batch.seq <= self.machine.outbox_stats().cursor, "confirmed at once"),
+                None => assert!(batch.seq <= self.machine.outbox_stats().kept, "released at once"),
             }
             self.batches.push(batch.clone());
         }
@@ -89,6 +89,17 @@ impl Shard {
             let at = due.max(self.machine.elapsed().plus(1));
             self.tick(at.0 as i64);
         }
+    }
+
+    /// What a replica that has every content answers.
+    pub fn ask(&self, query: &Query<'_>, page: &Page) -> Scanned {
+        let mut scan = self.machine.scan(query, page);
+        for seq in scan.wanted() {
+            assert!(self.machine.batch_record(seq).is_some(), "{seq} is not kept");
+            assert!(scan.look_at(seq, &self.batches[seq as usize - 1].bytes));
+        }
+        assert!(scan.is_complete());
+        scan.finish()
     }
 
     /// All parts that were cut, with their stream's name.

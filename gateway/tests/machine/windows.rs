@@ -53,8 +53,8 @@ fn elapsed_time_never_goes_back_and_wall_time_may() {
     s.publish(4_000, None, Reading { time: None, ..reading(0, 1.0) });
     assert_eq!((s.machine.elapsed(), s.machine.wall()), (ElapsedMs(5_000), EpochMs(4_000)));
     let (from, to) = (EpochMs(0), EpochMs(10_000));
-    let (view, _) =
-        s.machine.query(&Query { device: "d", stream: None, from, to, every_ms: None }, &Page::default());
+    let asked = Query { device: "d", stream: None, from, to, every_ms: None };
+    let view = s.ask(&asked, &Page::default()).windows;
     assert_eq!(view[0].aggregate.first.time, EpochMs(4_000));
 }
 
@@ -129,7 +129,7 @@ fn a_query_merges_closed_and_open_parts_and_wider_windows() {
     let query = |stream, from, to, every_ms| {
         let q = Query { device: "d", stream, from: EpochMs(from), to: EpochMs(to), every_ms };
         let shown = |w: WindowView| (w.start.0, w.aggregate.count, w.late, w.parts, w.closed);
-        s.machine.query(&q, &Page::default()).0.into_iter().map(shown).collect::<Vec<_>>()
+        s.ask(&q, &Page::default()).windows.into_iter().map(shown).collect::<Vec<_>>()
     };
     let all = query(Some("s"), 0, 60_000, None);
     assert_eq!(all[0], (0, 11, 1, 2, false), "the late reading is in a part that is open");

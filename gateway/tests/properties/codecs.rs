@@ -7,8 +7,8 @@ use selvedge_gateway::logic::agreement::ClockNote;
 use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_gateway::logic::machine::{
     Command, Connect, Connected, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin, Outcome, Page,
-    Proposal, Publish, Quarantined, Reading, Readmit, Reason, Rules, SetAside, Source, Submission, Verdict,
-    Will, WindowView,
+    Proposal, Publish, Quarantined, Reading, Readmit, Reason, Rules, Scanned, SetAside, Source, Submission,
+    Verdict, Will, WindowView,
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{
@@ -218,7 +218,11 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         },
     );
     let answered = prop_oneof![
-        (vec(view(), 0..3), of(place())).prop_map(|(windows, next)| QueryAnswer::Windows(windows, next)),
+        (vec(view(), 0..3), of(place()), of(time()), any::<u32>()).prop_map(
+            |(windows, next, since, lacking)| {
+                QueryAnswer::Windows(Scanned { windows, next, since, lacking })
+            }
+        ),
         any::<Option<u16>>().prop_map(|leader| QueryAnswer::NotLeader { leader }),
         Just(QueryAnswer::Unavailable),
     ];
@@ -340,7 +344,7 @@ fn command() -> impl Strategy<Value = Command> {
         windows_ms,
         idle_close_ms: a,
         max_streams: b,
-        recent_windows: c,
+        recent_bytes: c,
         cut_after_ms: d,
         ..Rules::default()
     });

@@ -644,6 +644,16 @@ impl Live {
             && self.wills.is_empty()
     }
 
+    /// Whether the store has the content of a batch.
+    pub fn has_content(&self, shard: ShardId, seq: u64) -> bool {
+        self.stores.batches.has(shard.0, seq)
+    }
+
+    /// The batches whose files are on disk.
+    pub fn contents(&self, shard: ShardId) -> Vec<u64> {
+        self.stores.batches.list(shard.0).expect("a folder").into_iter().map(|(seq, _)| seq).collect()
+    }
+
     pub fn segments(&self) -> u64 {
         self.log.log().stats().segments
     }

@@ -164,8 +164,8 @@ impl World {
                 idle_close_ms: 2_000,
                 late_flush_ms: 500,
                 cut_after_ms: 300,
-                recent_windows: 10_000,
                 quarantine_bytes: 16 * 1024 * 1024,
+                recent_bytes: [1 << 30, 4_000, 0][(plan.seed % 3) as usize],
                 max_streams: if plan.cramped { 12 } else { 20_000 },
                 // Whatever the clocks of the site show, devices' readings count; but for those of which each is told.
                 max_past_s: u32::MAX,
@@ -302,6 +302,7 @@ impl World {
             for (shard, replica) in &live.replicas {
                 self.state.check(*id, *shard, replica.core());
             }
+            invariants::contents::check(live);
             let most = super::gateway::MAX_SEGMENTS + live.replicas.len() as u64 + 4;
             assert!(live.segments() <= most, "{id} keeps {} log segments: {}", live.segments(), self.show());
         }

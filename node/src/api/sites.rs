@@ -170,7 +170,9 @@ pub(super) async fn aggregates(
         "source": "edge",
         "gateway": answered.gateway.0,
         "consistency": consistency,
-        "partial": !windows.missing.is_empty(),
+        "covers_since": windows.since.map(|since| since.to_string()),
+        "unreadable_batches": windows.lacking,
+        "partial": !windows.missing.is_empty() || windows.lacking > 0,
         "missing_shards": windows.missing.iter().map(|s| s.0).collect::<Vec<_>>(),
     })))
 }

@@ -75,7 +75,7 @@ impl Machine {
             bound("max_sessions", sizes.sessions, rules.max_sessions),
             bound("max_subscriptions", sizes.subscriptions, rules.max_subscriptions),
             bound("max_clients", sizes.clients, rules.max_clients),
-            bound("max_outbox_batches", self.outbox.manifest.len(), rules.max_outbox_batches),
+            bound("max_outbox_batches", self.outbox.unconfirmed() as usize, rules.max_outbox_batches),
         ]
     }
 }

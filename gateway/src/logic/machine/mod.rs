@@ -13,8 +13,9 @@
 //! send it again until it is answered. Each publish in it is first held against the packet ids of its client
 //! (in persistent sessions), each of its readings against the sequence numbers of its stream; what is new
 //! is counted into windows. Parts of windows close by the watermark while readings are applied, and by time at a
-//! [`Command::Tick`]; they wait in the outbox until they are cut into batches. What a node has confirmed
-//! leaves the manifest.
+//! [`Command::Tick`]; they wait in the outbox until they are cut into batches. What a node has confirmed is kept for
+//! questions about recent windows, within a bound of bytes. The contents of batches lie with the host: a question becomes a
+//! [`Scan`] that takes along what is in memory and says which contents are to be looked at.
 //!
 //! # Invariants
 //! - Invariant: slots are applied in order, each once.
@@ -50,6 +51,7 @@ mod quarantine;
 mod query;
 mod retire;
 mod rules;
+mod scan;
 mod session;
 mod slots;
 mod snapshot;
@@ -70,6 +72,7 @@ pub use quarantine::{
 pub use query::{DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView};
 pub use retire::MAX_TICK_RETIRED_ENTRIES;
 pub use rules::{BadRule, Override, Rules};
+pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};
 pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
 pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
@@ -88,11 +91,11 @@ use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
 use session::{Not, Sessions};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombstones::Tombstones;
 use verdicts::Verdicts;
-use window::{Closed, Measured, Streams};
+use window::{Measured, Streams};
 
 /// What applying one proposal gives.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -102,8 +105,8 @@ pub struct Applied {
     /// Batches that were cut now. To be stored before a snapshot that includes this slot counts; applying the slot
     /// again gives the same.
     pub batches: Vec<CutBatch>,
-    /// The cursor, if it has risen: batches up to it may be deleted.
-    pub confirmed: Option<u64>,
+    /// The contents of batches up to this one may be deleted.
+    pub released: Option<u64>,
     /// Connections that a later one of the same client has replaced: whoever holds one closes it.
     pub evicted: Vec<Evicted>,
     /// Processes that were given up as lost and are heard of again: each closes the connections it has had in this shard.
@@ -252,7 +255,6 @@ pub struct Machine {
     quarantine: Quarantine,
     sessions: Sessions,
     outbox: Outbox,
-    recent: VecDeque<Closed>,
 
     /// Derived from `rules`.
     classes: Vec<Class>,
@@ -302,7 +304,6 @@ impl Machine {
             quarantine: Quarantine::default(),
             sessions: Sessions::default(),
             outbox: Outbox::default(),
-            recent: VecDeque::new(),
             classes: in_force.classes(),
             idle: Idle::default(),
             rules: in_force,
@@ -344,16 +345,13 @@ impl Machine {
                     applied.verdicts.push((*origin, *n, verdict));
                 }
                 Command::Tick => self.tick(&mut applied),
-                Command::Confirmed { cursor } => {
-                    if self.outbox.confirm(*cursor) {
-                        applied.confirmed = Some(*cursor);
-                    }
-                }
+                Command::Confirmed { cursor } => _ = self.outbox.confirm(*cursor),
                 Command::Lost { origin } => self.sessions.lost(*origin, self.session_time()),
                 Command::Upgrade { level } => self.level = self.level.max(*level),
                 Command::Rules(rules) => self.put_in_force(rules, &mut applied),
             }
         }
+        applied.released = self.outbox.release(self.rules.recent_bytes);
         Ok(applied)
     }
 
@@ -625,15 +623,8 @@ impl Machine {
             counters.forced += forced;
             if self.streams.has_closed() {
                 let batches = &mut applied.batches;
-                counters.closed += keep(
-                    &mut self.streams,
-                    &mut self.outbox,
-                    &mut self.recent,
-                    batches,
-                    now.elapsed,
-                    &self.names,
-                    &self.rules,
-                );
+                counters.closed +=
+                    keep(&mut self.streams, &mut self.outbox, batches, now.elapsed, &self.names);
             }
         }
         applied.counters.counted += u64::from(judged.counted);
@@ -732,7 +723,7 @@ impl Machine {
         self.tombstones.expire(self.elapsed);
         self.retire_idle(applied);
         if self.outbox.due(self.rules.cut_after_ms).is_some_and(|at| at <= self.elapsed) {
-            applied.batches.extend(self.outbox.cut(&self.names));
+            applied.batches.extend(self.outbox.cut(self.elapsed, &self.names));
         }
     }
 
@@ -756,15 +747,7 @@ impl Machine {
 
     fn keep_closed(&mut self, applied: &mut Applied) {
         let (now, batches) = (self.elapsed, &mut applied.batches);
-        applied.counters.closed += keep(
-            &mut self.streams,
-            &mut self.outbox,
-            &mut self.recent,
-            batches,
-            now,
-            &self.names,
-            &self.rules,
-        );
+        applied.counters.closed += keep(&mut self.streams, &mut self.outbox, batches, now, &self.names);
     }
 
     /// The elapsed time from which on a [`Command::Tick`] has something to do; nothing when it never has as things
@@ -848,7 +831,7 @@ impl Machine {
         self.outbox.stats()
     }
 
-    /// What an unconfirmed batch must look like; nothing for other seqs.
+    /// What a batch that is kept must look like; nothing for other seqs.
     pub fn batch_record(&self, seq: u64) -> Option<BatchRecord> {
         self.outbox.record(seq)
     }
@@ -902,26 +885,17 @@ pub struct Sizes {
     pub tombstones: usize,
 }
 
-/// Puts what has closed into the outbox and among the recent ones; says how many parts that were.
+/// Puts what has closed into the outbox; says how many parts that were.
 fn keep(
     streams: &mut Streams,
     outbox: &mut Outbox,
-    recent: &mut VecDeque<Closed>,
     batches: &mut Vec<CutBatch>,
     now: ElapsedMs,
     names: &Names,
-    rules: &Rules,
 ) -> u64 {
     let mut closed = streams.take_closed();
-    let most = rules.recent_windows as usize;
     let count = closed.len() as u64;
-    for part in closed.drain(..) {
-        batches.extend(outbox.push(part.clone(), now, names));
-        recent.push_back(part);
-        while recent.len() > most {
-            recent.pop_front();
-        }
-    }
+    closed.drain(..).for_each(|part| batches.extend(outbox.push(part, now, names)));
     streams.give_back(closed);
     count
 }

@@ -1,7 +1,7 @@
 //! Names: which devices and streams there are, as small numbers, and which client made each stream known.
 //!
 //! A stream is made known by the first reading of it that counts and stays until it is retired; its number is given
-//! again then. Whatever refers to a stream by its number (its parts that wait in the outbox, recent parts) is done with first:
+//! again then. Whatever refers to a stream by its number (its parts that wait in the outbox) is done with first:
 //! see `retire`.
 //!
 //! Names come from outside, so each shard bounds them: by their number, by their bytes, by device, and by the client that

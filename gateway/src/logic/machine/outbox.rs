@@ -1,14 +1,18 @@
-//! Outbox: closed parts on their way to becoming batches, and which batches are not confirmed yet.
+//! Outbox: closed parts on their way to becoming batches, and which batches are kept: those not confirmed yet, and
+//! before them the latest confirmed ones, from which questions about recent windows are answered.
 //!
 //! A batch's content is fixed here, by a chosen command, before anything of it is sent: all replicas cut the
 //! same bytes under the same number. The bytes themselves lie with the host; the machine keeps the manifest.
 //!
 //! Parts wait until they fill a batch or until the oldest has waited for `cut_after_ms`. While
-//! batches stay unconfirmed the wait grows, up to [`MAX_CUT_WAIT_MS`]: a week without the cloud makes thousands of
-//! full batches rather than a batch a second.
+//! batches stay unconfirmed the wait grows with the square of their number, up to [`MAX_CUT_WAIT_MS`]: a week without the cloud
+//! makes a thousand batches rather than a batch a second, and so the manifest, which is in memory and in every snapshot, stays small.
+//!
+//! A confirmed batch is released, oldest first, when all that are kept take more than a rule allows (`recent_bytes`). Released is
+//! released on every replica at the same slot: only then may a content be deleted.
 //!
 //! Invariant: an encoded batch has at most [`MAX_BATCH_BYTES`] bytes.
-//! Invariant: seqs are given without gaps, and cursor <= last.
+//! Invariant: seqs are given without gaps, and kept <= cursor <= last.
 
 use super::names::Names;
 use super::window::Closed;
@@ -19,9 +23,11 @@ use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName};
 use std::collections::{HashMap, VecDeque};
 
 /// The longest that closed parts wait to be cut while batches stay unconfirmed.
-pub const MAX_CUT_WAIT_MS: u64 = 60_000;
-/// For each so many unconfirmed batches closed parts wait `cut_after_ms` longer.
-const BACKLOG_STEP_ENTRIES: usize = 16;
+pub const MAX_CUT_WAIT_MS: u64 = 900_000;
+/// With so many unconfirmed batches closed parts wait for twice `cut_after_ms`, with twice as many five times as long.
+const BACKLOG_STEP_ENTRIES: u64 = 16;
+/// What a batch counts at least towards the bytes that are kept: it bounds their number, and so the manifest.
+const LEAST_KEPT_BYTES: u64 = 1024;
 
 /// A batch that was cut now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +38,7 @@ pub struct CutBatch {
     pub bytes: Vec<u8>,
 }
 
-/// What is known of an unconfirmed batch.
+/// What is known of a batch that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct BatchRecord {
     /// The length of its encoded form.
@@ -41,6 +47,12 @@ pub struct BatchRecord {
     pub crc: u32,
     /// How many parts it holds.
     pub parts: u32,
+    /// Where the earliest of its windows starts.
+    pub from: EpochMs,
+    /// Where the latest of its windows ends.
+    pub to: EpochMs,
+    /// The elapsed time at which it was cut.
+    pub cut: ElapsedMs,
 }
 
 impl BatchRecord {
@@ -48,11 +60,27 @@ impl BatchRecord {
     pub fn matches(&self, content: &[u8]) -> bool {
         content.len() == self.bytes as usize && crc32c::crc32c(content) == self.crc
     }
+
+    /// Whether one of its windows may end after `from` and start before `to`.
+    pub fn overlaps(&self, from: EpochMs, to: EpochMs) -> bool {
+        self.from < to && from < self.to
+    }
+
+    /// What it counts towards the bytes that are kept.
+    fn charge(&self) -> u64 {
+        u64::from(self.bytes).max(LEAST_KEPT_BYTES)
+    }
+
+    fn is_sound(&self) -> bool {
+        self.parts > 0 && self.from < self.to && self.bytes as usize <= MAX_BATCH_BYTES
+    }
 }
 
 /// How full the outbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OutboxStats {
+    /// All batches up to this seq are released: nobody needs their contents.
+    pub kept: u64,
     /// All batches up to this seq are confirmed.
     pub cursor: u64,
     /// The last seq that was cut.
@@ -69,13 +97,18 @@ pub struct OutboxStats {
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
+    /// Batches up to this one are released.
+    pub kept: u64,
+    /// When the last of them was cut; nothing as long as none is released.
+    pub released: Option<ElapsedMs>,
     pub cursor: u64,
-    /// From `cursor + 1` on.
+    /// From `kept + 1` on.
     pub manifest: VecDeque<BatchRecord>,
     pub waiting: Vec<Closed>,
     pub since: ElapsedMs,
-    /// Derived from `manifest`.
+    /// Derived from `manifest`: the bytes of the unconfirmed ones, and what all count towards the bytes that are kept.
     bytes: u64,
+    charged: u64,
     /// Derived from `waiting`: the streams in the order of their first part (the map is only looked up), and the
     /// bytes that streams and parts take.
     streams: Vec<u32>,
@@ -88,7 +121,12 @@ const HEAD_BYTES: usize = 1 + 3 + 3;
 
 impl Outbox {
     pub fn last(&self) -> u64 {
-        self.cursor + self.manifest.len() as u64
+        self.kept + self.manifest.len() as u64
+    }
+
+    /// How many batches are not confirmed.
+    pub fn unconfirmed(&self) -> u64 {
+        self.last() - self.cursor
     }
 
     /// Takes a part that closed at `now`; if it no longer fits, what waits is cut first.
@@ -104,7 +142,7 @@ impl Outbox {
         }
         let mut cut = None;
         if HEAD_BYTES + self.size + size > MAX_BATCH_BYTES {
-            cut = self.cut(names);
+            cut = self.cut(now, names);
             size = part_bytes(&part, 0) + name_bytes();
         }
         if self.waiting.is_empty() {
@@ -127,13 +165,14 @@ impl Outbox {
     /// When what waits is to be cut.
     pub fn due(&self, cut_after_ms: u32) -> Option<ElapsedMs> {
         let after = u64::from(cut_after_ms);
-        let steps = 1 + (self.manifest.len() / BACKLOG_STEP_ENTRIES) as u64;
-        let wait = after.saturating_mul(steps).min(MAX_CUT_WAIT_MS.max(after));
+        let steps = self.unconfirmed() / BACKLOG_STEP_ENTRIES;
+        let times = steps.saturating_mul(steps).saturating_add(1);
+        let wait = after.saturating_mul(times).min(MAX_CUT_WAIT_MS.max(after));
         (!self.waiting.is_empty()).then(|| self.since.plus(wait))
     }
 
-    /// Makes what waits a batch.
-    pub fn cut(&mut self, names: &Names) -> Option<CutBatch> {
+    /// Makes what waits a batch, at `now`.
+    pub fn cut(&mut self, now: ElapsedMs, names: &Names) -> Option<CutBatch> {
         if self.waiting.is_empty() {
             return None;
         }
@@ -157,12 +196,17 @@ impl Outbox {
         };
         let bytes = batch.encode();
         debug_assert!(bytes.len() <= HEAD_BYTES + self.size && HEAD_BYTES + self.size <= bytes.len() + 4);
+        let end = |c: &Closed| c.start.plus(i64::from(c.width_ms));
         let record = BatchRecord {
             bytes: bytes.len() as u32,
             crc: crc32c::crc32c(&bytes),
             parts: batch.parts.len() as u32,
+            from: self.waiting.iter().map(|c| c.start).min().unwrap_or_default(),
+            to: self.waiting.iter().map(end).max().unwrap_or_default(),
+            cut: now,
         };
         self.bytes += u64::from(record.bytes);
+        self.charged += record.charge();
         self.manifest.push_back(record);
         self.waiting.clear();
         self.streams.clear();
@@ -177,23 +221,36 @@ impl Outbox {
             return false;
         }
         while self.cursor < cursor {
-            let record = self.manifest.pop_front();
-            self.bytes -= record.map_or(0, |r| u64::from(r.bytes));
             self.cursor += 1;
+            self.bytes -= self.record(self.cursor).map_or(0, |r| u64::from(r.bytes));
         }
         true
     }
 
+    /// Releases confirmed batches as long as more than `most_bytes` are kept; gives the last of them.
+    pub fn release(&mut self, most_bytes: u32) -> Option<u64> {
+        let before = self.kept;
+        while self.kept < self.cursor && self.charged > u64::from(most_bytes) {
+            let Some(record) = self.manifest.pop_front() else { break };
+            self.kept += 1;
+            self.charged -= record.charge();
+            self.released = self.released.max(Some(record.cut));
+        }
+        (self.kept > before).then_some(self.kept)
+    }
+
+    /// What is known of a batch that is kept.
     pub fn record(&self, seq: u64) -> Option<BatchRecord> {
-        let at = seq.checked_sub(self.cursor)?.checked_sub(1)?;
+        let at = seq.checked_sub(self.kept)?.checked_sub(1)?;
         self.manifest.get(usize::try_from(at).ok()?).copied()
     }
 
     pub fn stats(&self) -> OutboxStats {
         OutboxStats {
+            kept: self.kept,
             cursor: self.cursor,
             last: self.last(),
-            batches: self.manifest.len() as u64,
+            batches: self.unconfirmed(),
             bytes: self.bytes,
             waiting_parts: self.waiting.len() as u64,
             waiting_since: (!self.waiting.is_empty()).then_some(self.since),
@@ -202,15 +259,23 @@ impl Outbox {
 
     /// An outbox as it was stored; nothing if that can't be.
     pub fn restore(
-        cursor: u64,
+        (kept, released, cursor): (u64, Option<ElapsedMs>, u64),
         manifest: VecDeque<BatchRecord>,
         waiting: Vec<Closed>,
         since: ElapsedMs,
         names: &Names,
     ) -> Option<Self> {
-        cursor.checked_add(manifest.len() as u64)?;
-        let bytes = manifest.iter().map(|r| u64::from(r.bytes)).sum();
-        let mut outbox = Self { cursor, manifest, bytes, ..Self::default() };
+        let last = kept.checked_add(manifest.len() as u64)?;
+        if !(kept..=last).contains(&cursor) || (kept == 0) != released.is_none() {
+            return None;
+        }
+        if !manifest.iter().all(BatchRecord::is_sound) {
+            return None;
+        }
+        let confirmed = usize::try_from(cursor - kept).ok()?;
+        let bytes = manifest.iter().skip(confirmed).map(|r| u64::from(r.bytes)).sum();
+        let charged = manifest.iter().map(BatchRecord::charge).sum();
+        let mut outbox = Self { kept, released, cursor, manifest, bytes, charged, ..Self::default() };
         for part in waiting {
             if !part.is_sound(names) || outbox.push(part, since, names).is_some() {
                 return None;

@@ -1,14 +1,13 @@
 //! Queries at the site: recent windows, and which devices there are.
 //!
-//! A shard keeps its last closed parts (`recent_windows`) in its state, so that every replica can answer without the
-//! cloud. A window is answered as the merge of its closed parts that are still there and its open one.
+//! A shard keeps its latest batches (`recent_bytes`) and all unconfirmed ones, so that every replica can answer without the
+//! cloud. A window is answered as the merge of its parts in those, of its closed parts that are in no batch yet and of its open one:
+//! see [`super::scan`].
 
 use super::Machine;
 use super::judged::Reason;
-use super::window::Closed;
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
-use selvedge_shared::frame::encoded_bytes;
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::sequences::Sequences;
@@ -126,37 +125,8 @@ impl WindowView {
 }
 
 impl Machine {
-    /// The windows that [`Query`] describes, by device, stream and start, and where to go on if these are not all.
-    pub fn query(&self, query: &Query<'_>, page: &Page) -> (Vec<WindowView>, Option<Place>) {
-        let ids = self.wanted(query, page.after.as_ref());
-        // One pass over the recent parts for all streams asked for.
-        let mut kept: BTreeMap<u32, Vec<&Closed>> = ids.iter().map(|id| (*id, Vec::new())).collect();
-        for part in &self.recent {
-            if let Some(parts) = kept.get_mut(&part.stream) {
-                parts.push(part);
-            }
-        }
-        let (mut answer, mut bytes) = (Vec::new(), 0);
-        let most = (page.limit as usize).min(MAX_ANSWER_ENTRIES);
-        for id in ids {
-            let closed = kept.remove(&id).unwrap_or_default();
-            for window in self.windows_of(id, query, closed) {
-                if page.after.as_ref().is_some_and(|after| window.order() < after.order()) {
-                    continue;
-                }
-                bytes += encoded_bytes(&window);
-                let full = answer.len() >= most || bytes > page.bytes.min(MAX_ANSWER_BYTES) as usize;
-                if full && !answer.is_empty() {
-                    return (answer, Some(window.place()));
-                }
-                answer.push(window);
-            }
-        }
-        (answer, None)
-    }
-
     /// The streams that are asked for, by the names of their devices and their own, from the place on.
-    fn wanted(&self, query: &Query<'_>, after: Option<&Place>) -> Vec<u32> {
+    pub(super) fn wanted(&self, query: &Query<'_>, after: Option<&Place>) -> Vec<u32> {
         let names = &self.names;
         let (device, stream) = (Pattern::read(query.device), query.stream.map(Pattern::read));
         let mut devices: Vec<u32> = match device.exact() {
@@ -172,57 +142,6 @@ impl Machine {
         let streams = devices.iter().flat_map(|device| names.devices[*device].streams.iter());
         let fits = |id: &&u32| stream.as_ref().is_none_or(|pattern| pattern.matches(names.of(**id).1));
         streams.filter(fits).copied().collect()
-    }
-
-    /// The windows of one stream, by start.
-    fn windows_of(
-        &self,
-        id: u32,
-        query: &Query<'_>,
-        closed: Vec<&Closed>,
-    ) -> impl Iterator<Item = WindowView> {
-        let stream = &self.streams.list[id as usize];
-        let class = &self.classes[usize::from(stream.class)];
-        let watermark = self.now().told(stream.watermark);
-        let open = stream.open.iter().map(|o| (o.clone().close(id, class, watermark, 0), true));
-        let parts: Vec<_> = closed.into_iter().map(|part| (part.clone(), false)).chain(open).collect();
-        let mut windows: BTreeMap<EpochMs, WindowView> = BTreeMap::new();
-        let Some(width) = width_for(&parts, query.every_ms, class.windows_ms[0]) else {
-            return windows.into_values();
-        };
-        let every = query.every_ms.unwrap_or(width);
-        for (part, open) in parts.into_iter().filter(|(p, _)| p.width_ms == width) {
-            let start = part.start.window_start(every);
-            if start >= query.to || start.plus(i64::from(every)) <= query.from {
-                continue;
-            }
-            if let Some(window) = windows.get_mut(&start) {
-                window.aggregate.merge(&part.aggregate);
-                window.late = window.late.saturating_add(part.late_count());
-                window.set_aside = window.set_aside.saturating_add(part.set_aside);
-                window.sequences.merge(&part.sequences);
-                window.parts += 1;
-                window.closed &= !open;
-                continue;
-            }
-            let (device, name) = self.names.of(id);
-            let late = part.late_count();
-            let window = WindowView {
-                device: device.clone(),
-                stream: name.clone(),
-                width_ms: every,
-                start,
-                aggregate: part.aggregate,
-                late,
-                parts: 1,
-                closed: !open,
-                watermark,
-                set_aside: part.set_aside,
-                sequences: part.sequences,
-            };
-            windows.insert(start, window);
-        }
-        windows.into_values()
     }
 
     /// The devices after `after` by name, at most `most` and [`MAX_ANSWER_ENTRIES`].
@@ -272,13 +191,5 @@ impl Machine {
             }
         };
         self.names.devices[device].streams.iter().take(MAX_ANSWER_ENTRIES).map(info).collect()
-    }
-}
-
-/// The width of the parts that make up an answer.
-fn width_for(parts: &[(Closed, bool)], every_ms: Option<u32>, first: u32) -> Option<u32> {
-    match every_ms {
-        None => Some(first),
-        Some(every) => parts.iter().map(|(p, _)| p.width_ms).filter(|w| every % w == 0 && every > 0).max(),
     }
 }

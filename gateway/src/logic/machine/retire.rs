@@ -6,7 +6,6 @@
 //! stream known anew.
 
 use super::{Applied, Machine};
-use std::collections::BTreeSet;
 
 /// How many streams one tick retires at most; the next tick goes on.
 pub const MAX_TICK_RETIRED_ENTRIES: usize = 64;
@@ -35,15 +34,13 @@ impl Machine {
             return;
         }
         let now = self.now();
-        let gone: BTreeSet<u32> = ids.iter().copied().collect();
         for id in ids {
             self.streams.close_all_of(*id, now, &self.classes);
         }
         self.keep_closed(applied);
         if ids.iter().any(|id| self.outbox.holds(*id)) {
-            applied.batches.extend(self.outbox.cut(&self.names));
+            applied.batches.extend(self.outbox.cut(self.elapsed, &self.names));
         }
-        self.recent.retain(|part| !gone.contains(&part.stream));
         for id in ids {
             let (device, name) = self.names.of(*id);
             let boots = self.streams.remove(*id);

@@ -84,8 +84,9 @@ pub struct Rules {
     pub max_open_parts: u32,
     /// The most unconfirmed batches; leaders take nothing more beyond.
     pub max_outbox_batches: u32,
-    /// How many closed parts are kept to answer queries at the site.
-    pub recent_windows: u32,
+    /// Confirmed batches stay on each replica's disk to answer queries at the site, as long as they and the unconfirmed ones take at
+    /// most so many bytes (a small batch counts as 1 KiB).
+    pub recent_bytes: u32,
     /// Streams that are treated otherwise; the first that matches counts.
     pub streams: Vec<Override>,
 }
@@ -162,9 +163,9 @@ impl Default for Rules {
             max_subscriptions: 10_000,
             max_clients: 4_096,
             quarantine_bytes: 64 * 1024,
-            max_open_parts: 50_000,
+            max_open_parts: 8_000,
             max_outbox_batches: 1_000_000,
-            recent_windows: 2_048,
+            recent_bytes: 1024 * 1024,
             streams: Vec::new(),
         }
     }
@@ -205,7 +206,7 @@ impl Rules {
             ("quarantine_bytes", self.quarantine_bytes, 0, 16 * 1024 * 1024),
             ("max_open_parts", self.max_open_parts, MAX_WIDTHS_ENTRIES as u32, 1_000_000),
             ("max_outbox_batches", self.max_outbox_batches, 1, 10_000_000),
-            ("recent_windows", self.recent_windows, 0, 1_000_000),
+            ("recent_bytes", self.recent_bytes, 0, 1 << 30),
         ];
         for (name, found, least, most) in waits {
             check(name, found, least, most)?;

@@ -14,18 +14,17 @@ use super::rules::{BadRule, MAX_STREAMS_ENTRIES, Rules};
 use super::session::Sessions;
 use super::tombstones::Tombstones;
 use super::verdicts::Verdicts;
-use super::window::{Closed, Stored, Streams};
+use super::window::{Stored, Streams};
 use super::{GatewayId, MAX_ELAPSED, Machine};
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Format version of snapshots. Versions below it were of no release.
+/// Format version of snapshots. Lower versions were of no release.
 pub const SNAPSHOT_VERSION: u8 = 4;
 /// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
 /// than that of what is left is refused before room is made for it.
@@ -123,8 +122,7 @@ impl Machine {
         w.put(self.quarantine.image());
         w.put(self.sessions.image());
         let o = &self.outbox;
-        w.put((o.cursor, &o.manifest, &o.waiting, o.since));
-        w.put(&self.recent);
+        w.put(((o.kept, o.released, o.cursor), &o.manifest, &o.waiting, o.since));
         w.put(self.verdicts.image());
         let digest = xxh3_64(&w.0);
         w.0.extend(digest.to_le_bytes());
@@ -175,16 +173,12 @@ impl Machine {
         m.quarantine = Quarantine::from_image(r.take("quarantine")?).ok_or(inconsistent("quarantine"))?;
         let (epoch, sessions, wills, lost): (u64, _, _, _) = r.take("sessions")?;
         m.sessions = Sessions::from_image(epoch, sessions, wills, lost).ok_or(inconsistent("sessions"))?;
-        let (cursor, manifest, waiting, since): (u64, _, _, _) = r.take("outbox")?;
-        if uses.max(epoch).max(cursor) > MAX_COUNT {
+        let (edges, manifest, waiting, since): ((u64, _, u64), _, _, _) = r.take("outbox")?;
+        if uses.max(epoch).max(edges.2) > MAX_COUNT {
             return Err(inconsistent("counts"));
         }
         m.outbox =
-            Outbox::restore(cursor, manifest, waiting, since, &m.names).ok_or(inconsistent("outbox"))?;
-        m.recent = r.take::<VecDeque<Closed>>("recent windows")?;
-        if !m.recent.iter().all(|c| c.is_sound(&m.names)) {
-            return Err(inconsistent("recent windows"));
-        }
+            Outbox::restore(edges, manifest, waiting, since, &m.names).ok_or(inconsistent("outbox"))?;
         m.verdicts = Verdicts::from_image(r.take("verdicts")?);
         if !r.0.is_empty() {
             return Err(RestoreError::Table("end", format!("{} bytes too many", r.0.len())));

@@ -26,7 +26,9 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
-use crate::logic::machine::{Counters, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Rules, Verdict};
+use crate::logic::machine::{
+    Counters, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Rules, Scan, Verdict,
+};
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{
     EXCERPT_BYTES, ForwardAnswer, PeerMessage, QUARANTINE_PAGE_BYTES, QueryAnswer, TableAnswer,
@@ -169,8 +171,12 @@ pub struct Effects {
     /// Uplink batches whose content is to be kept.
     pub cut: Vec<CutBatch>,
     /// The content of uplink batches up to this one may go.
-    pub confirmed: Option<u64>,
-    /// To be made durable with the content of all unconfirmed batches, then [`Event::SnapshotSaved`].
+    pub released: Option<u64>,
+    /// Batches that a fetched snapshot lists, and whose contents its sender did not have.
+    pub skipped: Vec<u64>,
+    /// Questions, to be answered when the contents that they want were looked at.
+    pub scans: Vec<Scanning>,
+    /// To be made durable with the content of all batches that it lists, then [`Event::SnapshotSaved`].
     pub snapshot: Option<(Slot, Vec<u8>)>,
     /// A peer wants the content of an uplink batch: answer with [`TransferMessage::Batch`].
     pub fetch: Vec<(GatewayId, u64)>,
@@ -182,6 +188,17 @@ pub struct Effects {
     pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
     pub healed: bool,
+}
+
+/// A question that was let in, and whom to answer.
+#[derive(Debug)]
+pub struct Scanning {
+    /// The gateway that asks.
+    pub to: GatewayId,
+    /// Its name for the question.
+    pub id: u64,
+    /// What is to be looked at.
+    pub scan: Scan,
 }
 
 /// What the uplink needs to know of a shard.
@@ -497,7 +514,7 @@ impl Shard {
             self.out.counters.push(applied.counters);
         }
         self.out.cut.extend(applied.batches);
-        self.out.confirmed = applied.confirmed.or(self.out.confirmed);
+        self.out.released = applied.released.or(self.out.released);
         if let Some(lead) = &mut self.lead {
             lead.applied(slot);
             for evicted in applied.evicted {
@@ -530,8 +547,7 @@ impl Shard {
 
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {
         if query.stale {
-            let windows = self.windows(&query);
-            return self.answer(from, id, windows);
+            return self.scan(from, id, &query);
         }
         if self.asked.len() + self.readable.len() >= MAX_QUERIES {
             return self.answer(from, id, QueryAnswer::Unavailable);
@@ -565,17 +581,16 @@ impl Shard {
         let applied = self.machine.slot();
         for (slot, (to, id, query)) in std::mem::take(&mut self.readable) {
             if slot <= applied {
-                let windows = self.windows(&query);
-                self.answer(to, id, windows);
+                self.scan(to, id, &query);
             } else {
                 self.readable.push((slot, (to, id, query)));
             }
         }
     }
 
-    fn windows(&self, query: &WindowQuery) -> QueryAnswer {
-        let (windows, next) = self.machine.query(&query.as_query(), &query.page);
-        QueryAnswer::Windows(windows, next)
+    fn scan(&mut self, to: GatewayId, id: u64, query: &WindowQuery) {
+        let scan = self.machine.scan(&query.as_query(), &query.page);
+        self.out.scans.push(Scanning { to, id, scan });
     }
 
     fn answer(&mut self, to: GatewayId, id: u64, answer: QueryAnswer) {

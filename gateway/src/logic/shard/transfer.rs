@@ -131,8 +131,8 @@ impl Shard {
                         self.out.cut.push(CutBatch { seq, bytes: bytes.to_vec() });
                     }
                     Some(_) => return self.give_up("a batch is not what the snapshot lists"),
-                    // Confirmed in the meantime: the log will say so once this replica follows it again.
-                    None => {}
+                    // Released in the meantime: the log will say so once this replica follows it again. Or lost there.
+                    None => self.out.skipped.push(seq),
                 }
                 r.batch += 1;
                 self.progress(now);
@@ -152,7 +152,7 @@ impl Shard {
             }
             match Machine::restore(id, rules, &r.state) {
                 Ok(machine) if machine.slot() == r.slot => {
-                    r.batch = machine.outbox_stats().cursor + 1;
+                    r.batch = machine.outbox_stats().kept + 1;
                     r.machine = Some(Box::new(machine));
                 }
                 _ => return self.give_up("it does not decode"),
@@ -199,8 +199,8 @@ impl Shard {
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
                 self.machine = *machine;
-                // What its cursor covers will not be said again.
-                self.out.confirmed = self.out.confirmed.max(Some(self.machine.outbox_stats().cursor));
+                // What it has released will not be said again.
+                self.out.released = self.out.released.max(Some(self.machine.outbox_stats().kept));
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.applied_since_snapshot_bytes = 0;

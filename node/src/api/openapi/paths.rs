@@ -218,7 +218,8 @@ pub(super) fn paths() -> Vec<Described> {
                 "sites",
                 "Windows as the site itself knows them",
                 "Asked of the site's gateways, sealed, over MQTT: also what they have not sent yet, and windows that still take readings \
-                 (`closed` is false). `partial` and `missing_shards` name the shards that did not answer in time. `device` is needed and \
+                 (`closed` is false). The site keeps its latest windows, and all that it has not sent yet: `covers_since` says from when on. \
+                 `partial` tells that shards did not answer in time (`missing_shards`) or that batches could not be read. `device` is needed and \
                  may be a pattern."
                     .to_string(),
                 &[],
@@ -295,13 +296,20 @@ fn edge_rows() -> Schema {
     ArrayBuilder::new().items(Ref::from_schema_name("Row")).build().into()
 }
 
-fn edge_more() -> [(&'static str, Schema); 5] {
+fn edge_more() -> [(&'static str, Schema); 7] {
     let text = |about: &str| text(about);
     let shards = ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::Integer).build()).build();
     [
         ("source", text("`edge`")),
         ("gateway", ObjectBuilder::new().schema_type(Type::Integer).build().into()),
         ("consistency", text("As asked for.")),
+        (
+            "covers_since",
+            text(
+                "What closed before this time the site no longer keeps, or did not look at; null: all was looked at.",
+            ),
+        ),
+        ("unreadable_batches", ObjectBuilder::new().schema_type(Type::Integer).build().into()),
         ("partial", ObjectBuilder::new().schema_type(Type::Boolean).build().into()),
         ("missing_shards", shards.into()),
     ]

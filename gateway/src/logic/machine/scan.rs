@@ -1,0 +1,310 @@
+//! A question on its way: what the machine had in memory when it was asked, and which contents of batches are still to be looked at.
+//!
+//! The state of a shard at one slot is its open parts, its closed parts that wait to be cut, and the contents of the batches that it
+//! keeps. [`Machine::scan`] takes the first two along at once and names the batches whose windows may be asked for; contents never
+//! change, so it does not matter when they are read, nor by which thread. Parts add up in any order. So the answer is that of
+//! the one slot at which the scan began, whatever is applied meanwhile.
+//!
+//! Only the rows of one page are gathered: when they are too many, the last one in the order of all goes, and the page ends before it.
+//!
+//! Invariant: an answer holds every part, of the state at its slot, of each of its windows, except those of batches that it counts as
+//! lacking and of those that closed before the time that it tells.
+//! Limits: a scan gathers the rows of one page, of at most [`MAX_SCAN_STREAMS`] streams, from contents of at most [`MAX_SCAN_BYTES`]: the
+//! latest ones. Widths that the rules no longer have are not answered.
+
+use super::Machine;
+use super::outbox::BatchRecord;
+use super::query::{MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, WindowView};
+use super::rules::Class;
+use super::window::Closed;
+use bincode::{Decode, Encode};
+use selvedge_shared::aggregate::Aggregate;
+use selvedge_shared::frame::encoded_bytes;
+use selvedge_shared::question::Place;
+use selvedge_shared::sequences::Sequences;
+use selvedge_shared::time::{ElapsedMs, EpochMs};
+use selvedge_shared::uplink::{Batch, Part};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The most bytes of batches that one scan looks at.
+pub const MAX_SCAN_BYTES: u64 = 8 * 1024 * 1024;
+/// The most streams of one page, those without a row included.
+pub const MAX_SCAN_STREAMS: usize = 4_096;
+
+/// A stream that is asked for, as it was when the scan began.
+#[derive(Debug)]
+struct Of {
+    device: Arc<str>,
+    stream: Arc<str>,
+    /// The width of the parts that make up its windows.
+    width_ms: u32,
+    watermark: EpochMs,
+}
+
+/// A window in the making, and how many bytes it will take.
+#[derive(Debug)]
+struct Row {
+    aggregate: Aggregate,
+    late: u64,
+    parts: u32,
+    closed: bool,
+    set_aside: u64,
+    sequences: Sequences,
+    bytes: usize,
+}
+
+/// What a part adds to its window.
+struct Addend<'a> {
+    width_ms: u32,
+    start: EpochMs,
+    aggregate: &'a Aggregate,
+    late: u64,
+    closed: bool,
+    set_aside: u64,
+    sequences: &'a Sequences,
+}
+
+impl<'a> Addend<'a> {
+    fn of(part: &'a Closed, closed: bool) -> Self {
+        let Closed { width_ms, start, aggregate, set_aside, sequences, .. } = part;
+        let (width_ms, start, set_aside, late) = (*width_ms, *start, *set_aside, part.late_count());
+        Self { width_ms, start, aggregate, late, closed, set_aside, sequences }
+    }
+}
+
+/// A question on its way.
+#[derive(Debug)]
+pub struct Scan {
+    from: EpochMs,
+    to: EpochMs,
+    every_ms: Option<u32>,
+    after: Option<Place>,
+    most_rows: usize,
+    most_bytes: usize,
+    /// By device and stream.
+    streams: Vec<Of>,
+    /// By place in `streams` and start.
+    rows: BTreeMap<(usize, EpochMs), Row>,
+    bytes: usize,
+    next: Option<Place>,
+    wanted: BTreeMap<u64, BatchRecord>,
+    since: Option<EpochMs>,
+    lacking: u32,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
+pub struct Scanned {
+    /// The windows, by device, stream and start.
+    pub windows: Vec<WindowView>,
+    /// Where to go on, if these are not all.
+    pub next: Option<Place>,
+    /// What closed before this time was not looked at: it is no longer kept, or too much was asked for at once. Nothing: all was.
+    pub since: Option<EpochMs>,
+    /// How many batches that should be here could not be read.
+    pub lacking: u32,
+}
+
+impl Machine {
+    /// What the wall clock would have shown at an earlier elapsed time, had it gone on as it does now.
+    pub fn wall_of(&self, earlier: ElapsedMs) -> EpochMs {
+        self.wall.plus(-i64::try_from(self.elapsed.since(earlier)).unwrap_or(i64::MAX))
+    }
+
+    /// Begins to answer a question.
+    pub fn scan(&self, query: &Query<'_>, page: &Page) -> Scan {
+        let ids = self.wanted(query, page.after.as_ref());
+        let mut scan = Scan {
+            from: query.from,
+            to: query.to,
+            every_ms: query.every_ms,
+            after: page.after.clone(),
+            most_rows: (page.limit as usize).clamp(1, MAX_ANSWER_ENTRIES),
+            most_bytes: page.bytes.min(MAX_ANSWER_BYTES) as usize,
+            streams: Vec::new(),
+            rows: BTreeMap::new(),
+            bytes: 0,
+            next: None,
+            wanted: BTreeMap::new(),
+            since: None,
+            lacking: 0,
+        };
+        let mut places: BTreeMap<u32, usize> = BTreeMap::new();
+        for id in ids {
+            let stream = &self.streams.list[id as usize];
+            let Some(width_ms) = width_of(&self.classes[usize::from(stream.class)], query.every_ms) else {
+                continue;
+            };
+            let (device, name) = self.names.of(id);
+            if scan.streams.len() >= MAX_SCAN_STREAMS {
+                let (device, stream) = (device.to_string(), name.to_string());
+                scan.end_before(Place { device, stream, start: EpochMs(i64::MIN) });
+                break;
+            }
+            places.insert(id, scan.streams.len());
+            let watermark = self.now().told(stream.watermark);
+            let (device, stream) = (device.clone(), name.clone());
+            scan.streams.push(Of { device, stream, width_ms, watermark });
+        }
+        for (id, place) in &places {
+            let stream = &self.streams.list[*id as usize];
+            let class = &self.classes[usize::from(stream.class)];
+            for open in &stream.open {
+                let part = open.clone().close(*id, class, stream.watermark, 0);
+                scan.add(*place, &Addend::of(&part, false));
+            }
+        }
+        for part in &self.outbox.waiting {
+            if let Some(place) = places.get(&part.stream) {
+                scan.add(*place, &Addend::of(part, true));
+            }
+        }
+        if !scan.streams.is_empty() {
+            let cut = scan.want(self.outbox.kept, self.outbox.manifest.iter());
+            scan.since = self.outbox.released.max(cut).map(|at| self.wall_of(at));
+        }
+        scan
+    }
+}
+
+impl Scan {
+    /// Whether nothing more is to be looked at.
+    pub fn is_complete(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// The batches whose contents are still to be looked at, in order.
+    pub fn wanted(&self) -> Vec<u64> {
+        self.wanted.keys().copied().collect()
+    }
+
+    /// Looks at the content of a batch. False, and nothing done, if it is none that is wanted, or damaged.
+    pub fn look_at(&mut self, seq: u64, content: &[u8]) -> bool {
+        if !self.wanted.get(&seq).is_some_and(|record| record.matches(content)) {
+            return false;
+        }
+        let Ok(batch) = Batch::decode(content) else { return false };
+        self.wanted.remove(&seq);
+        let place = |device: &str, stream: &str| {
+            self.streams.binary_search_by(|of| (&*of.device, &*of.stream).cmp(&(device, stream))).ok()
+        };
+        let places: Vec<_> = batch.streams.iter().map(|of| place(&of.device, &of.stream)).collect();
+        for part in &batch.parts {
+            if let Some(Some(place)) = places.get(part.stream as usize) {
+                let Part { width_ms, start, late, set_aside, .. } = *part;
+                let (aggregate, sequences, closed) = (&part.aggregate, &part.sequences, true);
+                self.add(*place, &Addend { width_ms, start, aggregate, late, closed, set_aside, sequences });
+            }
+        }
+        true
+    }
+
+    /// A batch's content is not to be had.
+    pub fn give_up(&mut self, seq: u64) {
+        self.lacking += u32::from(self.wanted.remove(&seq).is_some());
+    }
+
+    /// The answer; what is still wanted counts as lacking.
+    pub fn finish(mut self) -> Scanned {
+        self.wanted().into_iter().for_each(|seq| self.give_up(seq));
+        let view = |((place, start), row): ((usize, EpochMs), Row)| {
+            let of = &self.streams[place];
+            WindowView {
+                device: of.device.clone(),
+                stream: of.stream.clone(),
+                width_ms: self.every_ms.unwrap_or(of.width_ms),
+                start,
+                aggregate: row.aggregate,
+                late: row.late,
+                parts: row.parts,
+                closed: row.closed,
+                watermark: of.watermark,
+                set_aside: row.set_aside,
+                sequences: row.sequences,
+            }
+        };
+        let windows = self.rows.into_iter().map(view).collect();
+        Scanned { windows, next: self.next, since: self.since, lacking: self.lacking }
+    }
+
+    /// Notes the batches after `kept` whose windows may be asked for: the latest ones, as many as may be looked at. Gives the time at
+    /// which the first was cut that may not.
+    fn want<'a>(
+        &mut self,
+        kept: u64,
+        manifest: impl DoubleEndedIterator<Item = &'a BatchRecord> + ExactSizeIterator,
+    ) -> Option<ElapsedMs> {
+        let every = i64::from(self.every_ms.unwrap_or(0));
+        let (from, to) = (self.from.plus(every.saturating_neg()), self.to.plus(every));
+        let mut left = MAX_SCAN_BYTES;
+        let last = kept + manifest.len() as u64;
+        for (n, record) in (0..).zip(manifest.rev()).filter(|(_, record)| record.overlaps(from, to)) {
+            let Some(rest) = left.checked_sub(record.bytes.into()) else {
+                return Some(record.cut);
+            };
+            left = rest;
+            self.wanted.insert(last - n, *record);
+        }
+        None
+    }
+
+    /// Takes in a part of a window of a stream.
+    fn add(&mut self, place: usize, part: &Addend<'_>) {
+        let Some(of) = self.streams.get(place).filter(|of| of.width_ms == part.width_ms) else { return };
+        let every = self.every_ms.unwrap_or(part.width_ms);
+        let start = part.start.window_start(every);
+        if start >= self.to || start.plus(i64::from(every)) <= self.from {
+            return;
+        }
+        let order = (&*of.device, &*of.stream, start);
+        let before = self.after.as_ref().is_some_and(|after| order < after.order());
+        if before || self.next.as_ref().is_some_and(|next| order >= next.order()) {
+            return;
+        }
+        let names = of.device.len() + of.stream.len();
+        let row = self.rows.entry((place, start)).and_modify(|row| {
+            row.aggregate.merge(part.aggregate);
+            row.late = row.late.saturating_add(part.late);
+            row.parts = row.parts.saturating_add(1);
+            row.closed &= part.closed;
+            row.set_aside = row.set_aside.saturating_add(part.set_aside);
+            row.sequences.merge(part.sequences);
+        });
+        let row = row.or_insert_with(|| Row {
+            aggregate: part.aggregate.clone(),
+            late: part.late,
+            parts: 1,
+            closed: part.closed,
+            set_aside: part.set_aside,
+            sequences: part.sequences.clone(),
+            bytes: 0,
+        });
+        let had = row.bytes;
+        row.bytes = names + encoded_bytes(&row.aggregate) + encoded_bytes(&row.sequences) + ROW_BYTES;
+        self.bytes += row.bytes;
+        self.bytes -= had;
+        while self.rows.len() > 1 && (self.rows.len() > self.most_rows || self.bytes > self.most_bytes) {
+            let Some(((place, start), row)) = self.rows.pop_last() else { break };
+            self.bytes -= row.bytes;
+            let of = &self.streams[place];
+            let (device, stream) = (of.device.to_string(), of.stream.to_string());
+            self.end_before(Place { device, stream, start });
+        }
+    }
+
+    fn end_before(&mut self, next: Place) {
+        self.next = Some(self.next.take().map_or(next.clone(), |known| known.min(next)));
+    }
+}
+
+/// What a row takes at most beside its names, its aggregate and its sequences.
+const ROW_BYTES: usize = 2 * 3 + 5 + 9 + 9 + 5 + 1 + 9 + 9;
+
+/// The width of the parts that make up an answer.
+fn width_of(class: &Class, every_ms: Option<u32>) -> Option<u32> {
+    match every_ms {
+        None => class.windows_ms.first().copied(),
+        Some(every) => class.windows_ms.iter().copied().filter(|w| every > 0 && every % w == 0).max(),
+    }
+}

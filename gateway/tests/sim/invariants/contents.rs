@@ -1,0 +1,18 @@
+//! Contents of batches are deleted exactly when they are released: what a replica keeps it has, in memory or on disk, and
+//! what it has released is gone from its disk.
+
+use crate::gateway::Live;
+
+/// Holds when the store has nothing to do.
+pub fn check(live: &Live) {
+    for (shard, replica) in &live.replicas {
+        let outbox = replica.core().machine().outbox_stats();
+        for seq in live.contents(*shard) {
+            assert!(seq > outbox.kept, "{shard} at {}: batch {seq} is released and on disk", live.me);
+        }
+        for seq in outbox.kept + 1..=outbox.last {
+            let here = live.has_content(*shard, seq) || replica.needs_no_store(seq);
+            assert!(here, "{shard} at {}: batch {seq} is kept and nowhere", live.me);
+        }
+    }
+}
