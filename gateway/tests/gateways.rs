@@ -311,7 +311,7 @@ fn a_topic_without_a_stream_is_told_whether_somebody_listens_and_listed() {
     let mut device = Client::connect(site.mqtt(0), Hello::clean("no-stream").v5()).unwrap();
     let mut hmi = Client::connect(site.mqtt(1), Hello::clean("no-stream-hmi")).unwrap();
     hmi.subscribe("no-stream/+/heard");
-    until_routed(&mut device, &mut hmi, "no-stream/7/heard");
+    until_routed(&mut device, &mut hmi, "no-stream/probe/heard");
     let mut reason = |topic: &str| {
         device.publish(topic, "12", 1, 9, false);
         device.packet(PUBACK).get(2).copied().unwrap_or(0)

@@ -666,7 +666,7 @@ fn many_and_long_filters_are_stored_in_items_of_bounded_size() {
         .collect();
     assert_eq!((sizes.as_slice(), s.out.subscribe.len()), ([64, 64, 64, 8].as_slice(), 0));
     // What comes in the meantime is answered in its own time.
-    s.publish(1, QoS::AtLeastOnce, "lamp/on", "1");
+    s.publish(1, QoS::AtLeastOnce, "heard/lamp", "1");
     assert_eq!(s.said(), "ack 1");
     s.settle(0, DONE);
     s.settle(0, Outcome::Subscribed { refused: vec![1, 63] });
