@@ -162,7 +162,7 @@ fn a_long_time_offline_makes_few_batches() {
 #[test]
 fn full_batches_are_cut_at_once() {
     let mut s = Shard::new(Rules { windows_ms: vec![1_000], allowed_lateness_ms: 0, ..Rules::default() });
-    let readings = (0..3_000).map(|i| reading(i * 1_000, 0.1 * i as f64)).collect();
+    let readings = (0..8_000).map(|i| reading(i * 1_000, 0.1 * i as f64)).collect();
     let items = vec![Item::Publish(Publish { source: None, readings })];
     let (_, applied) =
         s.submit(10_000_000, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items });
