@@ -296,6 +296,12 @@ fn a_will_that_two_gateways_publish_counts_once() {
     let next = Source { epoch: 6, hash: 10 << 32, ..will() };
     assert_eq!(s.publish(3, Some(next), reading(1_000, 0.0)), COUNTED, "the will of the next connection");
     assert_eq!(s.publish(4, Some(will()), reading(1_000, 0.0)), Outcome::Stale);
+    // What its client may still send again is remembered over its wills.
+    let of = |epoch, packet_id, dup| Source { epoch, packet_id, dup, hash: 7 << 32, ..will() };
+    assert_eq!(s.publish(5, Some(of(6, 9, false)), reading(1_000, 0.0)), COUNTED);
+    let third = Source { epoch: 6, hash: 11 << 32, ..will() };
+    assert_eq!(s.publish(6, Some(third), reading(1_000, 0.0)), COUNTED);
+    assert_eq!(s.publish(7, Some(of(7, 9, true)), reading(1_000, 0.0)), Outcome::Duplicate);
 }
 
 #[test]

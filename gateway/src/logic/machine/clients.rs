@@ -10,7 +10,8 @@
 //! A client takes acknowledgements in the order in which it published (MQTT 3.1.1 and 5.0, section 4.6), so that what it has not
 //! seen acknowledged is the end of what it sent: of a client of MQTT 3 perhaps 65,535 publishes, for its window is not
 //! told. The beginning is forgotten when the client shows that it has gone on:
-//! - It uses a packet id again: it has the acknowledgement of the earlier publish, and so of all before.
+//! - It uses a packet id again: it has the acknowledgement of the earlier publish, and so of all before. (Wills have packet id 0,
+//!   which no client uses, and show nothing.)
 //! - It publishes [`FORGET_AFTER_S`] later: a client that reads nothing for so long has stopped, for its window is full, or its
 //!   connection is cut. The last [`KEPT_ENTRIES`] stay nevertheless.
 //!
@@ -26,6 +27,9 @@ use bincode::{Decode, Encode};
 use selvedge_shared::time::ElapsedMs;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+
+/// What a will has for a packet id: another will says nothing of what its client has seen acknowledged.
+const WILL_PACKET_ID: u16 = 0;
 
 /// How many QoS 1 publishes of a client are remembered: as many as there are packet ids.
 pub const MAX_INFLIGHT_ENTRIES: usize = 65_535;
@@ -201,7 +205,10 @@ impl Client {
         let near = (0..len.min(SEARCH_ENTRIES)).flat_map(|i| [len - 1 - i, i]);
         if let Some(at) = { near }.find(|at| self.open.get(*at).is_some_and(|e| of_id(*e, source.packet_id)))
         {
-            self.open.drain(..=at);
+            match source.packet_id {
+                WILL_PACKET_ID => drop(self.open.remove(at)),
+                _ => drop(self.open.drain(..=at)),
+            }
         }
         let old = |e: &u64| u64::from(second.wrapping_sub((*e >> 32) as u16)) > FORGET_AFTER_S;
         while self.open.len() >= MAX_INFLIGHT_ENTRIES
