@@ -248,7 +248,7 @@ fn signed(value: f64, negative: bool) -> f64 {
 /// A finite number without its sign: a whole number, and the exponent of the power of two that it is multiplied by.
 fn split(value: f64) -> (u64, i32) {
     let bits = value.to_bits();
-    let (mantissa, exponent) = (bits & (1 << 52) - 1, (bits >> 52 & 0x7ff) as i32);
+    let (mantissa, exponent) = (bits & ((1 << 52) - 1), ((bits >> 52) & 0x7ff) as i32);
     if exponent == 0 { (mantissa, -1074) } else { (mantissa | 1 << 52, exponent - 1075) }
 }
 
@@ -479,7 +479,7 @@ mod tests {
             let right: i128 = whole.iter().map(|n| i128::from(n >> 11)).sum();
             assert_eq!(sum.value(), right as f64);
             let (count, size) = (doubles.len() as u64, right.unsigned_abs());
-            let right = (size << 64) / u128::from(count) | u128::from((size << 64) % u128::from(count) != 0);
+            let right = ((size << 64) / u128::from(count)) | u128::from((size << 64) % u128::from(count) != 0);
             assert_eq!(sum.mean(count).abs(), right as f64 / 2f64.powi(64));
         }
     }
