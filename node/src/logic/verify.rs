@@ -117,6 +117,7 @@ fn is_in_range(part: &Part) -> bool {
     let start = time(part.start) || time(part.start.plus(i64::from(part.width_ms)));
     number(a.count)
         && part.late <= a.count
+        && number(part.set_aside)
         && sample(&a.first)
         && sample(&a.last)
         && start
@@ -212,14 +213,18 @@ mod tests {
     fn what_the_store_could_not_hold_is_refused() {
         let mut w = world();
         type Spoil = fn(&mut Batch);
-        let spoils: [Spoil; 8] = [
+        let spoils: [Spoil; 9] = [
             |b| b.parts[0].aggregate.count = u64::MAX,
             |b| b.parts[0].late = 2,
             |b| b.parts[0].start = EpochMs(i64::MAX),
             |b| b.parts[0].start = EpochMs(10_001),
             |b| b.parts[0].start = EpochMs(i64::MIN),
             |b| b.parts[0].aggregate.first.slot = u64::MAX,
-            |b| b.parts[0].aggregate.last.time = EpochMs(i64::MIN),
+            |b| {
+                let a = &mut b.parts[0].aggregate;
+                (a.first.time, a.last.time) = (EpochMs(i64::MIN), EpochMs(i64::MIN));
+            },
+            |b| b.parts[0].set_aside = u64::MAX,
             |b| b.streams[0].device = "x".repeat(MAX_NAME_BYTES + 1),
         ];
         for (i, spoil) in spoils.iter().enumerate() {
