@@ -40,7 +40,7 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
             "here",
             "the setting `mqtt.bind` (from the command line) is \"here\", but must be an address and",
         ),
-        ("topics", r#"[{ topic = "x/{device}", decoder = "senml" }]"#, "must be one of auto, number, json"),
+        ("topics", r#"[{ topic = "x/{device}", decoder = "senml" }]"#, "set auto, number, json"),
         ("rules.windows_ms", "[7000]", "divides"),
         ("rules.windows_ms", "[60000, 7000000]", "7000000"),
         ("uplink.host", "", "uplink.host is \"\": give the name"),
