@@ -479,7 +479,8 @@ mod tests {
             let right: i128 = whole.iter().map(|n| i128::from(n >> 11)).sum();
             assert_eq!(sum.value(), right as f64);
             let (count, size) = (doubles.len() as u64, right.unsigned_abs());
-            let right = ((size << 64) / u128::from(count)) | u128::from((size << 64) % u128::from(count) != 0);
+            let right =
+                ((size << 64) / u128::from(count)) | u128::from((size << 64) % u128::from(count) != 0);
             assert_eq!(sum.mean(count).abs(), right as f64 / 2f64.powi(64));
         }
     }
