@@ -47,7 +47,7 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
         ("uplink.host", "my broker", "uplink.host"),
         ("uplink.host", "tcp://h", "uplink.host"),
         ("uplink.port", "0", "1 to 65535"),
-        ("uplink.port", "-1", "0 to 65535"),
+        ("uplink.port", "-1", "(from the command line) is -1, but must be a whole number, 0 or more"),
         ("uplink.port", "99999", "0 to 65535"),
         ("uplink.password_file", "/p", "set both or none"),
         ("gateway.data_dir", "", "name a folder"),

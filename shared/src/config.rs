@@ -313,7 +313,9 @@ impl Layers<'_> {
             E::At { error, key, .. } => self.explain(*error, key.map_or(within, |k| dotted(&k)), built),
             E::Type { unexpected, expected, key, .. } => {
                 let key = key.map_or(within, |k| dotted(&k));
-                let found = show(&key, &unexpected.to_string());
+                // The library puts its own word for the kind of value before it.
+                let said = unexpected.to_string();
+                let found = show(&key, said.split('`').nth(1).unwrap_or(&said));
                 WrongTypeParts { found, expected }.at(key.clone(), self.origin(&key))
             }
             E::NotFound(key) => {
