@@ -6,7 +6,7 @@ use super::search::attempt;
 use selvedge_shared::canary::{self, Canary};
 
 /// How many seeds a mistake may hide in.
-const MAX_SEEDS: u64 = 400;
+const MAX_SEEDS: u64 = 1_000;
 
 fn hunt(canary: Canary) -> Option<(u64, String)> {
     let sizes = [3, 3, 3, 5, 1];
