@@ -65,8 +65,6 @@ pub(super) enum Granted {
 pub(super) struct Wire {
     codec: Codec,
     level: u8,
-    /// Where the flags of an MQTT 5 CONNECT stand in the input, until it is decoded.
-    flags_at: Option<usize>,
     max_packet_bytes: u32,
     /// The client's Maximum Packet Size.
     pub packet_bytes: u32,
@@ -102,7 +100,7 @@ const MISPLACED: &str = "a packet that clients do not send, or not now";
 impl Wire {
     pub fn new(limits: &Limits) -> Self {
         let max_packet_bytes = limits.max_packet_bytes.max(1);
-        Self { codec: Codec::Unknown, level: 0, flags_at: None, max_packet_bytes, packet_bytes: u32::MAX }
+        Self { codec: Codec::Unknown, level: 0, max_packet_bytes, packet_bytes: u32::MAX }
     }
 
     pub fn is_v5(&self) -> bool {
@@ -137,7 +135,16 @@ impl Wire {
             return Err(CloseReason::Malformed("CONNECT with a password and no user name"));
         }
         self.level = level;
-        self.flags_at = (version == ProtocolVersion::MQTT5).then_some(level_at + 1);
+        if version == ProtocolVersion::MQTT5 {
+            let length =
+                input.iter().skip(1).take(size).rev().fold(0, |sum, b| sum << 7 | usize::from(b & 0x7f));
+            if length <= self.max_packet_bytes as usize {
+                if input.len() < 1 + size + length {
+                    return Ok(false); // the codec would take a part of it
+                }
+                start_clean_if_nameless(input, level_at + 1);
+            }
+        }
         self.codec = match version {
             ProtocolVersion::MQTT3 => Codec::V3(v3::Codec::new(self.max_packet_bytes)),
             ProtocolVersion::MQTT5 => Codec::V5(Box::new(v5::Codec::new(self.max_packet_bytes, 0))),
@@ -161,11 +168,7 @@ impl Wire {
                 Ok(found.map(|(packet, _)| from_v3(packet, self.level)))
             }
             Codec::V5(codec) => {
-                if let Some(at) = self.flags_at {
-                    start_clean_if_nameless(input, at);
-                }
                 let found = codec.decode(input).map_err(|e| reason(&e))?;
-                self.flags_at = self.flags_at.filter(|_| found.is_none());
                 Ok(found.map(|(packet, _)| from_v5(packet)))
             }
         }
