@@ -283,9 +283,10 @@ fn middle(key: i64, shift: u8) -> f64 {
 /// The bin that holds a bin when so many bits less count.
 fn wider(key: i64, by: u8) -> i64 {
     // 1 less is what is left of a value's bits. Without branches, since this is asked often: of 0 it makes 0 as well.
+    // Keys of a sketch that was read may be of no value: the sums wrap rather than panic.
     let sign = key >> 63;
-    let left = (key ^ sign) - sign - 1;
-    (((left >> by) + 1) ^ sign) - sign
+    let left = (key ^ sign).wrapping_sub(sign).wrapping_sub(1);
+    ((left >> by).wrapping_add(1) ^ sign).wrapping_sub(sign)
 }
 
 /// The bins that these are in when so many bits less count, in their order.
