@@ -94,7 +94,9 @@ fn answer(source: &mut Source) -> QueryAnswer {
 
 fn window(source: &mut Source) -> WindowView {
     let start = EpochMs(i64::from(source.byte()) * 1_000);
-    let sample = Sample { time: start, slot: source.u64(), index: 0, value: source.float() };
+    // Gateways count finite values only.
+    let value = Some(source.float()).filter(|value| value.is_finite()).unwrap_or_default();
+    let sample = Sample { time: start, slot: source.u64(), index: 0, value };
     WindowView {
         device: "d".repeat(1 + source.below(MAX_NAME_BYTES - 1)).into(),
         stream: "s".repeat(1 + source.below(3)).into(),
