@@ -90,6 +90,7 @@ impl Session {
         let (windows, rollups) = (windows.collect(), rollups.into_iter().map(rollup).collect());
         let streams = stage.streams(series);
         tokio::try_join!(
+            biased;
             tx.put(&statements.windows, windows),
             tx.put(&statements.rollups, rollups),
             tx.pass(&streams)
@@ -321,7 +322,8 @@ impl Statements {
     }
 }
 
-/// A transaction under way. What does not wait for each other is sent at once.
+/// A transaction under way. What does not wait for each other is sent at once; of several errors the first is told (`biased`), since the
+/// others only say that the transaction is over.
 struct Tx<'a> {
     tx: Transaction<'a>,
     statements: &'a Statements,
@@ -349,6 +351,7 @@ impl Tx<'_> {
         let shards: [&(dyn ToSql + Sync); 2] = [&sites, &shards];
         let batches: [&(dyn ToSql + Sync); 3] = [&of_sites, &of_shards, &seqs];
         let (beyond, holes, hashes) = tokio::try_join!(
+            biased;
             self.tx.query(&s.beyond, &shards),
             self.tx.query(&s.holes, &shards),
             self.tx.query(&s.hashes, &batches),
@@ -481,7 +484,7 @@ impl Tx<'_> {
             parameters.push(Box::new(revisions));
             self.tx.execute(&table.update, &refer(&parameters)).await
         };
-        let (_, updated) = tokio::try_join!(inserted, updated)?;
+        let (_, updated) = tokio::try_join!(biased; inserted, updated)?;
         if updated == old.len() as u64 { Ok(()) } else { Err(StoreError::Changed) }
     }
 
@@ -507,6 +510,7 @@ impl Tx<'_> {
 
         let forget: [&(dyn ToSql + Sync); 3] = [&sites, &shards, &forget];
         let (updated, _, _) = tokio::try_join!(
+            biased;
             self.tx.execute(&s.progress, &progress),
             self.tx.execute(&s.applied, &batches),
             self.tx.execute(&s.forget, &forget),
