@@ -156,8 +156,8 @@ fn one_rule_says_what_a_number_is_in_every_form() {
             ("d/a", r#"{"t":1,"e":[],"o":{}}"#, "a t 1 -e:empty_array"),
             (
                 "d/a",
-                r#"{"timestamp":1764000000000,"values":[{"id":"a","v":1}]}"#,
-                "a timestamp 1764000000000 -values:array",
+                r#"{"timestamp":1764000000000,"t":1,"values":[{"id":"a","v":1}]}"#,
+                "a t 1 @1764000000000 -values:array",
             ),
             ("d/a", r#"{"t":1,"m":[[1,2],[3]],"mixed":[1,{}]}"#, "a t 1, a mixed.0 1 -m:array -mixed:array"),
             ("d/a/b", "[1,null,{\"value\":\"x\"},[2],{}]", "a b 1 -b:null -b:text -b:array -b:null"),
@@ -187,6 +187,11 @@ fn a_payload_without_a_number_is_told_so_by_name() {
                 r#"{"values":[{"id":"a","v":1}],"state":"idle"}"#,
                 "malformed: payload: it holds no number; skipped: \"values\" (an array of objects or arrays), \
                  \"state\" (a text that is no number)...",
+            ),
+            (
+                "d/a",
+                r#"{"timestamp":1764000000000,"values":[{"id":"a","v":1}]}"#,
+                "malformed: payload: it holds no number; skipped: \"values\" (an array of objects or arrays)...",
             ),
             ("d/a/b", "[[1]]", "malformed: payload: it holds no number; skipped: \"b\" (an array of..."),
             ("d/a", r#"{"ts":1764000000000,"seq":7}"#, "malformed: payload: it holds no number..."),

@@ -134,7 +134,7 @@ pub(super) fn decode_object<'a>(
     let Meta { time, seq, boot } = Meta::of(&fields, keys)?;
     let mut found = Found { list: Vec::with_capacity(fields.len()), ..Found::default() };
     for Field { path, scalar } in fields {
-        if path == keys.time || path == keys.seq || path == keys.boot {
+        if keys.is_time(&path) || path == keys.seq || path == keys.boot {
             continue;
         }
         let named = match value_of(&scalar) {
@@ -169,9 +169,13 @@ impl Meta {
                 continue;
             }
             let place = || Place::Key(path.to_string());
-            if *path == keys.time {
+            if keys.is_time(path) {
                 let time = time_of(scalar, keys.time_unit);
-                meta.time = Some(time.map_err(|(what, right)| DecodeError::new(place(), what, right))?);
+                let time = time.map_err(|(what, right)| DecodeError::new(place(), what, right))?;
+                // Where both are there, the key that the rule means counts, wherever it stands.
+                if *path == keys.time || meta.time.is_none() {
+                    meta.time = Some(time);
+                }
             } else if *path == keys.seq || *path == keys.boot {
                 let count = count_of(scalar);
                 let wrong = || DecodeError::new(place(), "it is no whole number of 0 or more", RIGHT_COUNT);

@@ -195,9 +195,21 @@ pub(super) struct Rule {
 pub(super) struct Keys {
     pub(super) value: String,
     pub(super) time: String,
+    /// Where the rule names no key of the time, this one is one as well.
+    pub(super) or_time: Option<&'static str>,
     pub(super) seq: String,
     pub(super) boot: String,
     pub(super) time_unit: TimeUnit,
+}
+
+/// What many devices call the time.
+const OTHER_TIME: &str = "timestamp";
+
+impl Keys {
+    /// Whether the key names the time.
+    pub(super) fn is_time(&self, key: &str) -> bool {
+        key == self.time || Some(key) == self.or_time
+    }
 }
 
 impl TopicRule {
@@ -311,8 +323,10 @@ impl Rule {
             Some(key) => Ok(key),
             None => Ok(usual.into()),
         };
+        let taken = [&rule.value, &rule.seq, &rule.boot].iter().any(|key| key.as_deref() == Some(OTHER_TIME));
         let keys = Keys {
             value: key("value", rule.value, "value")?,
+            or_time: (rule.time.is_none() && !taken).then_some(OTHER_TIME),
             time: key("time", rule.time, "ts")?,
             seq: key("seq", rule.seq, "seq")?,
             boot: key("boot", rule.boot, "boot")?,
