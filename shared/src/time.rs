@@ -19,6 +19,9 @@ pub const TIME_RANGE: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_
 /// Earlier than this it is certainly not: a clock that shows less was never set, or lost count of GPS weeks.
 pub const EARLIEST_NOW: EpochMs = EpochMs(1_735_689_600_000); // 2025-01-01
 
+/// Later than this it is not while a release that knows it runs: what a site that does not know the time holds times of devices against.
+pub const LATEST_NOW: EpochMs = EpochMs(3_313_526_400_000); // 2075-01-01
+
 impl EpochMs {
     /// This machine's clock now.
     pub fn now() -> Self {

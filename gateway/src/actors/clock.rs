@@ -7,6 +7,10 @@ use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// How long after its start a gateway is not ready for want of an agreement on the time: some round trips to its peers. After
+/// that it goes on without one.
+const AGREE_WAIT_MS: u64 = 5_000;
+
 /// This gateway's clocks, and what the others' say.
 #[derive(Debug)]
 pub struct SiteClock(Mutex<Agreement>);
@@ -26,6 +30,11 @@ impl SiteClock {
     /// The wall time now.
     pub fn now(&self) -> WallTime {
         self.lock().now(pulse::now_ms(), EpochMs::now())
+    }
+
+    /// The gateway has just started and may yet agree with its peers on the time.
+    pub fn is_agreeing(&self) -> bool {
+        pulse::now_ms() < AGREE_WAIT_MS && !self.now().sure
     }
 
     /// What the next frame to a peer says.

@@ -25,6 +25,7 @@ use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -85,7 +86,7 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
 async fn readyz(api: web::Data<Api>) -> HttpResponse {
     let reports = api.overview.reports(false).await;
     let up = api.overview.up().await;
-    match api.overview.trouble(&reports, &up) {
+    match trouble(&api, &reports, &up) {
         None => {
             // A site serves without the cloud: that results do not leave is said, and no reason to be not ready.
             let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
@@ -96,6 +97,12 @@ async fn readyz(api: web::Data<Api>) -> HttpResponse {
         }
         Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
     }
+}
+
+/// Why the gateway is not ready, if it is not.
+fn trouble(api: &Api, reports: &[ShardReport], up: &BTreeSet<GatewayId>) -> Option<String> {
+    let agreeing = || api.clock.is_agreeing().then(|| "the gateways are agreeing on the time".to_string());
+    api.overview.trouble(reports, up).or_else(agreeing)
 }
 
 /// What an operator should look after, though the gateway does its work.
@@ -116,7 +123,7 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
     let reports = api.overview.reports(false).await;
     let up = api.overview.up().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
-    let trouble = api.overview.trouble(&reports, &up);
+    let trouble = trouble(&api, &reports, &up);
     // A shard's outbox is the same on all its replicas: only its leader counts it, so that a site's sum is right.
     let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
     let sum = |f: fn(&ShardReport) -> u64| leading.iter().map(|r| f(r)).sum::<u64>();

@@ -3,7 +3,7 @@
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
+use selvedge_shared::time::{EARLIEST_NOW, ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
 use std::sync::Arc;
 
 #[test]
@@ -97,16 +97,19 @@ fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
 
 #[test]
 fn the_ends_of_time_and_huge_values_are_counted() {
-    let mut s = Shard::fresh(Rules::default());
-    s.sure = false; // nobody ever knew the time
-    for (time, value) in
-        [(*TIME_RANGE.start(), f64::MAX), (*TIME_RANGE.end(), f64::MIN), (0, f64::MAX), (0, f64::MAX)]
-    {
+    // The widest that the rules allow: nobody ever knew the time, so it is some time between 2025 and 2075.
+    let wide = Rules { max_past_s: u32::MAX, max_future_s: u32::MAX, ..Rules::default() };
+    let (first, last) =
+        (EARLIEST_NOW.0 - i64::from(u32::MAX) * 1_000, LATEST_NOW.0 + i64::from(u32::MAX) * 1_000);
+    let mut s = Shard { sure: false, ..Shard::fresh(wide.clone()) };
+    let rules = s.machine.rules_command().unwrap();
+    s.apply(0, vec![rules]);
+    for (time, value) in [(first, f64::MAX), (last, f64::MIN), (0, f64::MAX), (0, f64::MAX)] {
         assert_eq!(s.publish(*TIME_RANGE.end(), None, reading(time, value)), COUNTED);
     }
     s.publish(*TIME_RANGE.end(), None, reading(0, f64::MIN));
     s.publish(*TIME_RANGE.end() + 1, None, Reading { time: None, ..reading(0, 1.0) });
-    let restored = Machine::restore(SHARD, Arc::new(Rules::default()), &s.machine.snapshot()).unwrap();
+    let restored = Machine::restore(SHARD, Arc::new(wide), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
     s.settle();
     assert_eq!(s.machine.sizes().open_parts, 0);

@@ -106,11 +106,13 @@ fn a_time_that_can_not_be_is_set_aside_and_changes_nothing() {
 
 #[test]
 fn what_seems_wrong_to_a_clock_that_was_never_set_is_counted() {
-    // Nobody ever agreed: the clock shows 1970 and the devices know better.
+    // Nobody ever agreed: the clock shows 1970 and the devices know better. But neither 1970 nor 2106 can it be, whoever says so.
     let mut s = Shard { wall_ahead: 0, sure: false, ..Shard::fresh(ten_seconds()) };
-    for time in [WALL, 1_000, 4_294_967_295_000] {
+    for time in [WALL, WALL + 20 * 366 * DAY_MS] {
         assert_eq!(s.publish(5_000, None, reading(time, 1.0)), COUNTED);
     }
+    assert_eq!(s.publish(5_000, None, reading(1_000, 1.0)), aside(Reason::TooOld));
+    assert_eq!(s.publish(5_000, None, reading(4_294_967_295_000, 1.0)), aside(Reason::TooFarAhead));
     // A site that was off for a month goes on from when it was agreed: it may be later, not earlier.
     let mut s = shard(ten_seconds());
     s.publish(0, None, reading(WALL, 1.0));

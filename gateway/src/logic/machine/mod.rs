@@ -89,7 +89,7 @@ use rules::Class;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId};
-use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
+use selvedge_shared::time::{EARLIEST_NOW, ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
 use session::{Not, Sessions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -646,12 +646,15 @@ impl Machine {
 
     /// Why a reading of a stream can't be of that time, if it can't. Where no majority agrees on the wall time, that continues from
     /// when one last did. So it is not later than it says (a site that was off for a month goes on a month behind), and only what
-    /// is too old by it is too old. Where none ever did, nothing is known.
+    /// is too old by it is too old. Where none ever did, it is [`EARLIEST_NOW`] at least. In either case it is not
+    /// [`LATEST_NOW`] yet.
     fn wrong_time(&self, id: u32, time: EpochMs) -> Option<Reason> {
         let class = &self.classes[usize::from(self.streams.list[id as usize].class)];
-        if self.agreed.is_some() && time < self.wall.plus(-class.max_past_ms) {
+        let earliest = if self.agreed.is_some() { self.wall } else { EARLIEST_NOW };
+        let latest = if self.sure { self.wall } else { LATEST_NOW };
+        if time < earliest.plus(-class.max_past_ms) {
             Some(Reason::TooOld)
-        } else if self.sure && time > self.wall.plus(class.max_future_ms) {
+        } else if time > latest.plus(class.max_future_ms) {
             Some(Reason::TooFarAhead)
         } else {
             None
