@@ -234,6 +234,9 @@ fn what_suback_granted_and_what_was_left_as_a_will_survives_kill_9() {
     site.kill(1);
     let mut again = Client::connect(site.mqtt(2), hello).unwrap();
     assert!(again.session_present);
+    until("a list of the site says whose part it lacks", || {
+        site.json(0, "/v1/unmapped")["missing_gateways"] == serde_json::json!([2])
+    });
     assert_eq!(hmi.message_within("left/granted", Duration::from_millis(500)).unwrap().payload, "gone");
     let mut other = Client::connect(site.mqtt(2), Hello::clean("granting")).unwrap();
     for filter in &filters {
@@ -248,6 +251,15 @@ fn what_suback_granted_and_what_was_left_as_a_will_survives_kill_9() {
     site.restart(1);
     assert_eq!(hmi.message("left/away").payload, "gone", "its gateway has started anew");
     assert_eq!(hmi.message_within("left/", Duration::from_millis(200)), None, "each once");
+}
+
+#[test]
+fn windows_of_a_width_that_is_not_kept_are_refused_rather_than_none() {
+    let site = Site::shared();
+    let (status, told) = site.order(0, "GET", "/v1/aggregates?device=nobody&every=1500ms");
+    assert_eq!((status, &told["parameter"]), (400, &"every".into()), "{told}");
+    assert!(told["error"].as_str().unwrap().contains("no multiple of a width that is kept"), "{told}");
+    assert_eq!(site.order(0, "GET", "/v1/aggregates?device=nobody&every=1d").0, 200);
 }
 
 #[test]

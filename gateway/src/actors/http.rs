@@ -58,6 +58,8 @@ pub struct Api {
     pub epoch: Instant,
     /// What the wall time is.
     pub clock: Arc<SiteClock>,
+    /// The widths in which this gateway's settings have streams counted, in milliseconds.
+    pub widths_ms: BTreeSet<u32>,
 }
 
 /// Puts all paths into an application.
@@ -203,6 +205,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     };
     let (reply, answer) = oneshot::channel();
     let consistency = if query.stale { "stale" } else { "linearizable" };
+    let every_ms = query.every_ms;
     let asked = |at: EpochMs| TIME_RANGE.contains(&at.0).then(|| at.to_string());
     let (from, to) = (asked(query.from), asked(query.to));
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
@@ -210,6 +213,15 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
     match tokio::time::timeout(wait, answer).await {
         Ok(Ok(told)) if !told.is_nothing() => {
+            let fits = |every: u32| api.widths_ms.iter().any(|width| every.is_multiple_of(*width));
+            if let Some(every) = every_ms.filter(|every| told.windows.is_empty() && !fits(*every)) {
+                let widths: Vec<_> = api.widths_ms.iter().map(|width| format!("{width} ms")).collect();
+                let error = format!(
+                    "every: {every} ms is no multiple of a width that is kept ({})",
+                    widths.join(", ")
+                );
+                return HttpResponse::BadRequest().json(json!({ "error": error, "parameter": "every" }));
+            }
             let list: Vec<_> = told.windows.iter().map(|w| window(&api.site, w)).collect();
             HttpResponse::Ok().json(json!({
                 "aggregates": list, "truncated": told.next.is_some(), "next": told.next.map(|p| p.to_string()),
@@ -238,7 +250,6 @@ fn window(site: &SiteId, w: &WindowView) -> Value {
         "late": w.late, "set_aside": w.set_aside, "missing": w.sequences.missing(), "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
         "watermark": w.watermark.to_string(), "watermark_ms": w.watermark.0,
         "complete": w.start.plus(i64::from(w.width_ms)) <= w.watermark, "closed": w.closed,
-        "set_aside": w.set_aside, "missing": w.sequences.missing(),
     })
 }
 

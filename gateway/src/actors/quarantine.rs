@@ -305,6 +305,9 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
 
 async fn unmapped(api: web::Data<Api>) -> HttpResponse {
     let up = api.overview.up().await;
+    let gone = |peer: &GatewayId| !up.contains(peer);
+    let mut missing: Vec<_> =
+        api.links.status().into_iter().map(|l| l.peer).filter(gone).map(|g| g.0).collect();
     let asked: Vec<_> = up
         .into_iter()
         .map(|gateway| {
@@ -314,7 +317,7 @@ async fn unmapped(api: web::Data<Api>) -> HttpResponse {
             )
         })
         .collect();
-    let (mut total, mut missing) = (0u64, Vec::new());
+    let mut total = 0u64;
     let mut topics: BTreeMap<String, (u64, selvedge_shared::time::EpochMs, u64)> = BTreeMap::new();
     for answer in asked {
         let Ok((gateway, answer)) = answer.await else { continue };

@@ -286,7 +286,9 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let overview = Overview { ring, front, shards: actors, switch };
     let (of, to) = (overview.clone(), uplink.clone());
     actix::spawn(Reporter { me, start, members, overview: of, uplink: to, changed, epoch }.run());
-    let api = web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch, clock });
+    let widths_ms = settings.rules.widths_ms();
+    let api =
+        web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch, clock, widths_ms });
     let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
         .workers(1)
         .disable_signals()

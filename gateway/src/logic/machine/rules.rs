@@ -7,6 +7,7 @@
 use bincode::{Decode, Encode};
 use selvedge_shared::pattern::Pattern;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The least width of a window.
 pub const MIN_WINDOW_MS: u32 = 1_000;
@@ -244,6 +245,12 @@ impl Rules {
             check(&format!("streams[{i}].sequence_bits"), bits, MIN_SEQUENCE_BITS, MAX_SEQUENCE_BITS)?;
         }
         Ok(())
+    }
+
+    /// The widths that any stream is counted in, in milliseconds.
+    pub fn widths_ms(&self) -> BTreeSet<u32> {
+        let overridden = self.streams.iter().filter_map(|o| o.windows_ms.as_ref()).flatten();
+        self.windows_ms.iter().chain(overridden).copied().collect()
     }
 
     /// The rules as classes of streams: the default first, then one for each override.
