@@ -53,7 +53,7 @@ pub const MAX_SUBMISSION_BYTES: usize = 288 * 1024;
 /// How many queries may wait for a confirmation of leadership or for being applied.
 pub const MAX_QUERIES: usize = 256;
 /// How much of the applied log stays in memory for followers that lag a little.
-pub const TAIL_BYTES: usize = 128 * 1024;
+pub const TAIL_BYTES: usize = 64 * 1024;
 /// After so many applied bytes a snapshot is made, so that a restart replays less.
 pub const SNAPSHOT_EVERY_BYTES: usize = 2 * 1024 * 1024;
 /// How much is applied between two looks at the group's log.

@@ -143,6 +143,7 @@ impl Shard {
     /// Something came: asks for what is next, or has the whole made durable.
     fn progress(&mut self, now: Now) {
         let (id, rules) = (self.id, self.rules.clone());
+        let here = self.machine.outbox_stats().last;
         let Some(r) = &mut self.receiving else { return };
         r.pulls = 0;
         r.asked_ms = now.mono_ms.saturating_sub(PULL_MS);
@@ -152,7 +153,8 @@ impl Shard {
             }
             match Machine::restore(id, rules, &r.state) {
                 Ok(machine) if machine.slot() == r.slot => {
-                    r.batch = machine.outbox_stats().kept + 1;
+                    // What this replica's own machine lists it has already: a batch's content never changes.
+                    r.batch = machine.outbox_stats().kept.max(here) + 1;
                     r.machine = Some(Box::new(machine));
                 }
                 _ => return self.give_up("it does not decode"),
