@@ -188,13 +188,22 @@ async fn order(front: &Front, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<
     Ok(outcomes)
 }
 
-async fn discard(request: HttpRequest, api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
-    if is_foreign(&request) {
-        return forbidden();
+/// The entry that an order is about, unless a page of another site sent it.
+async fn ordered(
+    request: &HttpRequest,
+    api: &Api,
+    id: &str,
+) -> Result<(Place, QuarantineEntry), HttpResponse> {
+    if is_foreign(request) {
+        return Err(forbidden());
     }
-    let Some(place) = place(&id) else { return not_found() };
-    let entry = match find(&api, place).await {
-        Ok(entry) => entry,
+    let place = place(id).ok_or_else(not_found)?;
+    Ok((place, find(api, place).await?))
+}
+
+async fn discard(request: HttpRequest, api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
+    let (place, entry) = match ordered(&request, &api, &id).await {
+        Ok(found) => found,
         Err(answer) => return answer,
     };
     match finish(&api, place, entry.attempt, Vec::new(), true).await {
@@ -217,12 +226,8 @@ async fn finish(
 
 /// Decodes an entry anew and has counted what was not counted then.
 async fn readmit(request: HttpRequest, api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
-    if is_foreign(&request) {
-        return forbidden();
-    }
-    let Some(place) = place(&id) else { return not_found() };
-    let entry = match find(&api, place).await {
-        Ok(entry) => entry,
+    let (place, entry) = match ordered(&request, &api, &id).await {
+        Ok(found) => found,
         Err(answer) => return answer,
     };
     match readmitted(&api, place, &entry).await {
