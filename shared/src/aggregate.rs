@@ -9,15 +9,16 @@
 //! Readings are finite numbers, so there is a mean and a deviation of any, and the mean is never below the least
 //! reading or above the greatest.
 
-use crate::exact::ExactSum;
 use crate::frame::{self, FrameError, varint_bytes};
 use crate::sketch::Sketch;
+use crate::spread::Spread;
 use crate::time::EpochMs;
 use bincode::de::Decoder;
 use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// One reading's time and value, with its place in its shard's log, which breaks ties of time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Encode, Decode)]
@@ -54,10 +55,8 @@ pub struct Aggregate {
     /// The sum, modulo 2^64, of [`fingerprint`] over the values: equal for the same readings in any
     /// order, so that a lost reading can't hide behind a duplicated one of another value.
     pub fingerprint: u64,
-    sum: ExactSum,
-    squares: ExactSum,
-    /// How the values are spread; nothing unless it was kept for every one of the readings.
-    sketch: Option<Box<Sketch>>,
+    /// How the values are spread.
+    spread: Spread,
 }
 
 /// Format version of [`Aggregate::spread`].
@@ -66,10 +65,16 @@ pub const SPREAD_VERSION: u8 = 1;
 impl Aggregate {
     /// The aggregate of one reading, whose value is finite, without a sketch.
     pub fn of(sample: Sample) -> Self {
+        Self::one(sample, false)
+    }
+
+    /// The aggregate of one reading, whose value is finite, with a sketch.
+    pub fn sketched(sample: Sample) -> Self {
+        Self::one(sample, true)
+    }
+
+    fn one(sample: Sample, sketched: bool) -> Self {
         let value = sample.value;
-        let (mut sum, mut squares) = (ExactSum::default(), ExactSum::default());
-        sum.add(value);
-        squares.add_square(value);
         Self {
             count: 1,
             min: plain(value),
@@ -77,23 +82,15 @@ impl Aggregate {
             first: sample,
             last: sample,
             fingerprint: fingerprint(value),
-            sum,
-            squares,
-            sketch: None,
+            spread: Spread::of(value, sketched),
         }
-    }
-
-    /// The aggregate of one reading, whose value is finite, with a sketch.
-    pub fn sketched(sample: Sample) -> Self {
-        Self { sketch: Some(Box::new(Sketch::of(sample.value))), ..Self::of(sample) }
     }
 
     /// Takes in one more reading, whose value is finite; the sketch, if there is one, too.
     pub fn add(&mut self, sample: Sample) {
         let value = sample.value;
         self.count = self.count.saturating_add(1);
-        self.sum.add(value);
-        self.squares.add_square(value);
+        self.spread.add(value);
         self.min = self.min.min(plain(value));
         self.max = self.max.max(plain(value));
         if sample.order() < self.first.order() {
@@ -103,16 +100,12 @@ impl Aggregate {
             self.last = sample;
         }
         self.fingerprint = self.fingerprint.wrapping_add(fingerprint(value));
-        if let Some(sketch) = &mut self.sketch {
-            sketch.add(value);
-        }
     }
 
     /// Takes in another aggregate of the same stream.
     pub fn merge(&mut self, other: &Self) {
         self.count = self.count.saturating_add(other.count);
-        self.sum.merge(&other.sum);
-        self.squares.merge(&other.squares);
+        self.spread.merge(&other.spread);
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         if other.first.order() < self.first.order() {
@@ -122,44 +115,47 @@ impl Aggregate {
             self.last = other.last;
         }
         self.fingerprint = self.fingerprint.wrapping_add(other.fingerprint);
-        match (&mut self.sketch, &other.sketch) {
-            (Some(sketch), Some(other)) => sketch.merge(other),
-            _ => self.sketch = None,
-        }
     }
 
     /// Makes it short and quick to ask and to write, once no more readings are expected.
     pub fn settle(&mut self) {
-        if let Some(sketch) = &mut self.sketch
-            && self.min != self.max
-        {
-            sketch.settle();
+        if self.min != self.max {
+            self.spread.settle();
         }
     }
 
     /// The sum of the values, rounded once; nothing if it lies beyond the greatest double.
     pub fn sum(&self) -> Option<f64> {
-        Some(self.sum.value()).filter(|sum| sum.is_finite())
+        Some(self.spread.settled().sum.value()).filter(|sum| sum.is_finite())
     }
 
     /// The arithmetic mean, rounded once.
     pub fn mean(&self) -> f64 {
-        self.sum.mean(self.count)
+        self.spread.settled().sum.mean(self.count)
     }
 
     /// The standard deviation of all readings (not that of a sample of them); 0 of one.
     pub fn stddev(&self) -> f64 {
-        self.sum.deviation(&self.squares, self.count).unwrap_or_default()
+        self.deviation().unwrap_or_default()
+    }
+
+    /// Nothing if there are no such readings.
+    fn deviation(&self) -> Option<f64> {
+        let settled = self.spread.settled();
+        settled.sum.deviation(&settled.squares, self.count)
     }
 
     /// The quantile of so many percent, by nearest rank, if a sketch was kept ([`Sketch::quantile`]).
     pub fn quantile(&self, percent: u8) -> Option<f64> {
-        self.sketch.as_ref()?.quantile(percent, self.min, self.max)
+        self.sketch()?.quantile(percent, self.min, self.max)
     }
 
     /// How the values are spread, if that was kept.
-    pub fn sketch(&self) -> Option<&Sketch> {
-        self.sketch.as_deref()
+    pub fn sketch(&self) -> Option<Cow<'_, Sketch>> {
+        self.spread.is_sketched().then(|| match self.spread.settled() {
+            Cow::Borrowed(settled) => Cow::Borrowed(&settled.sketch),
+            Cow::Owned(settled) => Cow::Owned(settled.sketch),
+        })
     }
 
     /// Whether it can have come about.
@@ -167,7 +163,7 @@ impl Aggregate {
         let known = [self.min, self.max, self.first.value, self.last.value];
         let within = |value: f64| (self.min..=self.max).contains(&value);
         // Of numbers between two others, the deviation is greatest when half of them are either.
-        let deviation = self.sum.deviation(&self.squares, self.count);
+        let deviation = self.deviation();
         self.count > 0
             && known.iter().all(|value| value.is_finite())
             && within(self.first.value)
@@ -175,32 +171,29 @@ impl Aggregate {
             && self.first.order() <= self.last.order()
             && within(self.mean())
             && deviation.is_some_and(|deviation| deviation <= self.max - self.min)
-            && self.sketch.as_ref().is_none_or(|sketch| sketch.count() == self.count)
+            && self.sketch().is_none_or(|sketch| sketch.count() == self.count)
     }
 
     /// How many bytes it takes within a frame; quicker than writing it.
     pub fn encoded_bytes(&self) -> usize {
         let signed = |n: i64| varint_bytes((n << 1 ^ n >> 63) as u64);
         let place = |sample: &Sample| varint_bytes(sample.slot) + varint_bytes(sample.index.into()) + 8;
-        let mut bytes = varint_bytes(self.count) + signed(self.first.time.0) + place(&self.first) + 1;
+        let mut bytes = varint_bytes(self.count) + signed(self.first.time.0) + place(&self.first);
         if self.count != 1 {
             bytes += signed(self.last.time.0.wrapping_sub(self.first.time.0)) + place(&self.last) + 3 * 8;
         }
-        if self.min != self.max {
-            bytes += self.sum.encoded_bytes() + self.squares.encoded_bytes();
-        }
-        bytes + self.sketch.as_ref().map_or(0, |sketch| sketch.encoded_bytes(self.min, self.max))
+        bytes + self.spread.encoded_bytes(self.min, self.max)
     }
 
     /// What a table keeps of it beside its count, its values and its fingerprint: a frame of the exact sums and the sketch.
     pub fn spread(&self) -> Vec<u8> {
-        struct Spread<'a>(&'a Aggregate);
-        impl Encode for Spread<'_> {
+        struct Written<'a>(&'a Aggregate);
+        impl Encode for Written<'_> {
             fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-                self.0.encode_spread(to)
+                self.0.spread.encode_within(self.0.min, self.0.max, to)
             }
         }
-        frame::encode(SPREAD_VERSION, &Spread(self))
+        frame::encode(SPREAD_VERSION, &Written(self))
     }
 
     /// An aggregate without sums and sketch, which a table keeps, with those that [`Aggregate::spread`] gave.
@@ -214,52 +207,21 @@ impl Aggregate {
         fingerprint: u64,
         spread: &[u8],
     ) -> Result<Self, FrameError> {
-        struct Spread(ExactSum, ExactSum, Option<Box<Sketch>>);
-        impl Decode<(u64, f64, f64)> for Spread {
+        struct Read(Spread);
+        impl Decode<(u64, f64, f64)> for Read {
             fn decode<D: Decoder<Context = (u64, f64, f64)>>(from: &mut D) -> Result<Self, DecodeError> {
                 let (count, min, max) = *from.context();
-                let (sum, squares, sketch) = decode_spread(count, min, max, from)?;
-                Ok(Self(sum, squares, sketch))
+                Spread::decode_within(count, min, max, from).map(Self)
             }
         }
         let what = "the spread of a window's values";
-        let Spread(sum, squares, sketch) =
-            frame::decode_within(what, SPREAD_VERSION, spread, (count, min, max))?;
-        Ok(Self { count, min, max, first, last, fingerprint, sum, squares, sketch })
+        let Read(spread) = frame::decode_within(what, SPREAD_VERSION, spread, (count, min, max))?;
+        Ok(Self { count, min, max, first, last, fingerprint, spread })
     }
-
-    /// The exact sums, unless all values are equal; then the sketch.
-    fn encode_spread<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-        if self.min != self.max {
-            self.sum.encode(to)?;
-            self.squares.encode(to)?;
-        }
-        self.sketch.is_some().encode(to)?;
-        match &self.sketch {
-            Some(sketch) => sketch.encode_within(self.min, self.max, to),
-            None => Ok(()),
-        }
-    }
-}
-
-type Spread = (ExactSum, ExactSum, Option<Box<Sketch>>);
-
-fn decode_spread<D: Decoder>(count: u64, min: f64, max: f64, from: &mut D) -> Result<Spread, DecodeError> {
-    let (mut sum, mut squares) = (ExactSum::default(), ExactSum::default());
-    if min == max {
-        sum.add_times(min, count);
-        squares.add_square_times(min, count);
-    } else {
-        sum = ExactSum::decode(from)?;
-        squares = ExactSum::decode(from)?;
-    }
-    let sketched = bool::decode(from)?;
-    let sketch = if sketched { Some(Box::new(Sketch::decode_within(count, min, max, from)?)) } else { None };
-    Ok((sum, squares, sketch))
 }
 
 /// As count and earliest reading; if there are more, the latest one, least and greatest value and fingerprint, which else
-/// follow; then what [`Aggregate::encode_spread`] writes.
+/// follow; then how they are spread.
 impl Encode for Aggregate {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         self.count.encode(to)?;
@@ -269,7 +231,7 @@ impl Encode for Aggregate {
             (self.last.slot, self.last.index, self.last.value).encode(to)?;
             (self.min, self.max, self.fingerprint.to_le_bytes()).encode(to)?;
         }
-        self.encode_spread(to)
+        self.spread.encode_within(self.min, self.max, to)
     }
 }
 
@@ -279,25 +241,15 @@ impl<C> Decode<C> for Aggregate {
         let first = Sample::decode(from)?;
         if count == 1 {
             let value = plain(first.value);
-            let (sum, squares, sketch) = decode_spread(count, value, value, from)?;
-            return Ok(Self { sum, squares, sketch, ..Self::of(first) });
+            let spread = Spread::decode_within(count, value, value, from)?;
+            return Ok(Self { spread, ..Self::of(first) });
         }
         let time = EpochMs(first.time.0.wrapping_add(i64::decode(from)?));
         let (slot, index, value) = Decode::decode(from)?;
         let (min, max, fingerprint): (f64, f64, [u8; 8]) = Decode::decode(from)?;
         let last = Sample { time, slot, index, value };
-        let (sum, squares, sketch) = decode_spread(count, min, max, from)?;
-        Ok(Self {
-            count,
-            min,
-            max,
-            first,
-            last,
-            fingerprint: u64::from_le_bytes(fingerprint),
-            sum,
-            squares,
-            sketch,
-        })
+        let spread = Spread::decode_within(count, min, max, from)?;
+        Ok(Self { count, min, max, first, last, fingerprint: u64::from_le_bytes(fingerprint), spread })
     }
 }
 
@@ -360,8 +312,8 @@ mod tests {
         all.merge(&Aggregate::of(sample(4, 4, 2.0)));
         assert_eq!((all.count, all.quantile(50)), (4, None));
         all.add(sample(5, 5, 2.0));
-        assert_eq!((all.count, &all.sketch), (5, &None));
-        all.sketch = Some(Box::new(Sketch::of(1.0)));
+        assert_eq!((all.count, all.sketch()), (5, None));
+        all.spread = Spread::of(1.0, true);
         assert!(!all.is_sound());
     }
 

@@ -17,6 +17,7 @@ pub mod seal;
 pub mod sequences;
 pub mod sketch;
 pub mod sparkplug;
+mod spread;
 pub mod time;
 pub mod topic;
 pub mod uplink;

@@ -28,16 +28,12 @@ use bincode::enc::Encoder;
 use bincode::enc::write::Writer;
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
-use std::borrow::Cow;
 
 /// The most bins of a sketch.
 pub const MAX_BINS_ENTRIES: usize = 128;
 
 /// The most bits that the distances between its bins take.
 pub const MAX_BITS: u32 = 768;
-
-/// How many readings wait to be put into bins together.
-pub const FRESH_ENTRIES: usize = 128;
 
 /// Leaves the sign: all numbers are in three bins.
 const COARSEST_SHIFT: u8 = 63;
@@ -51,60 +47,30 @@ struct Bin {
 }
 
 /// How often readings fell into each bin of values.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sketch {
     /// How many low bits of a value don't count.
     shift: u8,
     /// Those in use, in order of their values.
     bins: Vec<Bin>,
-    /// Readings that are in no bin yet.
-    fresh: Vec<f64>,
 }
 
 impl Sketch {
-    /// The sketch of one reading.
-    pub fn of(value: f64) -> Self {
-        Self { fresh: vec![value], ..Self::default() }
+    /// The sketch of `count` equal readings.
+    pub fn of(value: f64, count: u64) -> Self {
+        Self { shift: 0, bins: vec![Bin { key: key(value, 0), count }] }
     }
 
-    /// Takes in a reading.
-    pub fn add(&mut self, value: f64) {
-        if self.fresh.len() == self.fresh.capacity() {
-            // Most windows hold few readings or many.
-            let len = self.fresh.len();
-            self.fresh.reserve_exact((3 * len).max(4).min(FRESH_ENTRIES - len));
-        }
-        self.fresh.push(value);
-        if self.fresh.len() >= FRESH_ENTRIES {
-            self.settle();
-        }
-    }
-
-    /// Puts all readings into bins, for a sketch that is asked, merged or written soon: each of these is quicker then.
-    pub fn settle(&mut self) {
-        if self.fresh.is_empty() {
-            return;
-        }
-        let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.sort_unstable_by(f64::total_cmp);
-        let fresh = fresh.iter().map(|value| Bin { key: key(*value, self.shift), count: 1 });
-        self.bins = merged(&self.bins, fresh);
+    /// Takes in readings, which are sorted on the way.
+    pub fn add_all(&mut self, values: &mut [f64]) {
+        values.sort_unstable_by(f64::total_cmp);
+        let values = values.iter().map(|value| Bin { key: key(*value, self.shift), count: 1 });
+        self.bins = merged(&self.bins, values);
         self.shrink();
-    }
-
-    fn settled(&self) -> Cow<'_, Self> {
-        if self.fresh.is_empty() {
-            return Cow::Borrowed(self);
-        }
-        let mut settled = self.clone();
-        settled.settle();
-        Cow::Owned(settled)
     }
 
     /// Takes in the readings of another sketch.
     pub fn merge(&mut self, other: &Self) {
-        self.settle();
-        let other = other.settled();
         if self.shift < other.shift {
             self.bins = coarser(&self.bins, other.shift - self.shift).collect();
             self.shift = other.shift;
@@ -115,13 +81,13 @@ impl Sketch {
 
     /// How many readings it holds.
     pub fn count(&self) -> u64 {
-        self.bins.iter().fold(self.fresh.len() as u64, |sum, bin| sum.saturating_add(bin.count))
+        self.bins.iter().fold(0u64, |sum, bin| sum.saturating_add(bin.count))
     }
 
     /// By how much of its value a quantile may differ from the reading of its rank: 0 as long as each bin is one value. Numbers
     /// below 2^-1022 may differ by 2^-1022; bins that span whole octaves promise nothing (infinity).
     pub fn relative_error(&self) -> f64 {
-        match self.settled().shift {
+        match self.shift {
             0 => 0.0,
             shift @ 1..=52 => f64::exp2(f64::from(shift) - 53.0),
             _ => f64::INFINITY,
@@ -131,8 +97,7 @@ impl Sketch {
     /// The quantile of so many percent, by nearest rank; nothing if there are no readings. `min` and `max` are the least and
     /// the greatest reading.
     pub fn quantile(&self, percent: u8, min: f64, max: f64) -> Option<f64> {
-        let sketch = self.settled();
-        let count = sketch.count();
+        let count = self.count();
         let rank = rank(percent, count)?;
         if rank == 1 || rank == count {
             return Some(if rank == 1 { min } else { max });
@@ -142,8 +107,8 @@ impl Sketch {
             below = below.saturating_add(bin.count);
             below >= rank
         };
-        let bin = sketch.bins.iter().find(holds).or(sketch.bins.last())?;
-        let middle = middle(bin.key, sketch.shift);
+        let bin = self.bins.iter().find(holds).or(self.bins.last())?;
+        let middle = middle(bin.key, self.shift);
         Some(if min <= max { middle.clamp(min, max) } else { middle })
     }
 
@@ -163,6 +128,7 @@ impl Sketch {
             self.bins = coarser(&self.bins, enough as u8).collect();
             self.shift += enough as u8;
         }
+        self.bins.shrink_to_fit();
     }
 
     /// About how many bits have to go, if the bins are spread evenly.
@@ -173,23 +139,14 @@ impl Sketch {
         apart - room as i32 + 2 * room.ilog2() as i32 - 1
     }
 
-    /// Writes it, with what is known beside it left out: the least and the greatest reading, and all of it if they are equal.
-    pub(crate) fn encode_within<E: Encoder>(
-        &self,
-        min: f64,
-        max: f64,
-        to: &mut E,
-    ) -> Result<(), EncodeError> {
-        if min == max {
-            return Ok(());
-        }
-        let sketch = self.settled();
-        sketch.shift.encode(to)?;
-        (sketch.bins.len() as u16).encode(to)?;
+    /// Writes it, with what is known beside it left out: the least and the greatest reading, which differ.
+    pub(crate) fn encode_within<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        self.shift.encode(to)?;
+        (self.bins.len() as u16).encode(to)?;
         let mut bits = BitWriter { to, held: 0, used: 0 };
-        for (at, bin) in sketch.bins.iter().enumerate() {
-            if at > 0 && at + 1 < sketch.bins.len() {
-                bits.put(distance(sketch.bins[at - 1].key, bin.key))?;
+        for (at, bin) in self.bins.iter().enumerate() {
+            if at > 0 && at + 1 < self.bins.len() {
+                bits.put(distance(self.bins[at - 1].key, bin.key))?;
             }
             bits.put(bin.count)?;
         }
@@ -197,28 +154,16 @@ impl Sketch {
     }
 
     /// How many bytes [`Sketch::encode_within`] writes.
-    pub(crate) fn encoded_bytes(&self, min: f64, max: f64) -> usize {
-        if min == max {
-            return 0;
-        }
-        let sketch = self.settled();
-        let counts: u32 = sketch.bins.iter().map(|bin| code_bits(bin.count)).sum();
-        let inner = &sketch.bins[..sketch.bins.len() - 1];
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        let counts: u32 = self.bins.iter().map(|bin| code_bits(bin.count)).sum();
+        let inner = &self.bins[..self.bins.len().saturating_sub(1)];
         let distances = bits(inner, 0) - BIN_BITS * inner.len().saturating_sub(1) as u32;
         let bits = counts + distances;
-        1 + varint_bytes(sketch.bins.len() as u64) + bits.div_ceil(8) as usize
+        1 + varint_bytes(self.bins.len() as u64) + bits.div_ceil(8) as usize
     }
 
     /// Reads what [`Sketch::encode_within`] wrote.
-    pub(crate) fn decode_within<D: Decoder>(
-        count: u64,
-        min: f64,
-        max: f64,
-        from: &mut D,
-    ) -> Result<Self, DecodeError> {
-        if min == max {
-            return Ok(Self { bins: vec![Bin { key: key(min, 0), count }], ..Self::default() });
-        }
+    pub(crate) fn decode_within<D: Decoder>(min: f64, max: f64, from: &mut D) -> Result<Self, DecodeError> {
         let wrong = |why| Err(DecodeError::Other(why));
         let shift = u8::decode(from)?;
         if shift > COARSEST_SHIFT {
@@ -247,13 +192,6 @@ impl Sketch {
             return wrong("a sketch that takes too much room");
         }
         Ok(sketch)
-    }
-}
-
-impl PartialEq for Sketch {
-    fn eq(&self, other: &Self) -> bool {
-        let (one, other) = (self.settled(), other.settled());
-        (one.shift, &one.bins) == (other.shift, &other.bins)
     }
 }
 
@@ -442,7 +380,7 @@ mod tests {
 
     fn of(values: &[f64]) -> Sketch {
         let mut all = Sketch::default();
-        values.iter().for_each(|v| all.add(*v));
+        values.to_vec().chunks_mut(128).for_each(|values| all.add_all(values));
         all
     }
 
@@ -549,18 +487,10 @@ mod tests {
             assert_eq!(of(&reversed), all);
             let mut slowly = Sketch::default();
             for value in &values {
-                slowly.add(*value);
-                slowly.settle();
+                slowly.add_all(&mut [*value]);
                 assert!(slowly.bins.len() <= MAX_BINS_ENTRIES && bits(&slowly.bins, 0) <= MAX_BITS);
             }
             assert_eq!(slowly, all);
-            let cloned = values.iter().fold(Sketch::default(), |before, value| {
-                let mut next = before.clone();
-                next.add(*value);
-                assert!(next.fresh.capacity() <= FRESH_ENTRIES);
-                next
-            });
-            assert_eq!(cloned, all);
         }
     }
 
@@ -576,7 +506,7 @@ mod tests {
             (0..20_000).map(|_| f64::from_bits((random() * 2f64.powi(63)) as u64 * 2)).collect();
         let wild: Vec<f64> = wild.into_iter().filter(|value| value.is_finite()).collect();
         let sketch = of(&wild);
-        assert!(sketch.settled().bins.len() <= MAX_BINS_ENTRIES);
+        assert!(sketch.bins.len() <= MAX_BINS_ENTRIES);
         let (min, max) = ends(&wild);
         for percent in 0..=100 {
             let said = sketch.quantile(percent, min, max).unwrap();
