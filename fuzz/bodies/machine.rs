@@ -41,7 +41,7 @@ pub fn run(data: &[u8]) {
             raw(source.bytes(300));
             continue;
         };
-        let proposal = Proposal::decode(&proposal.encode()).expect("it was encoded");
+        let proposal = <Proposal>::decode(&proposal.encode()).expect("it was encoded");
         let slot = one.slot() + 1;
         let applied = one.apply(slot, &proposal).expect("the next slot");
         check_applied(&applied, &mut contents, &one);
@@ -80,8 +80,8 @@ fn small_rules() -> Rules {
 }
 
 fn raw(bytes: &[u8]) {
-    if let Ok(proposal) = Proposal::decode(bytes) {
-        let again = Proposal::decode(&proposal.encode()).expect("it decoded before");
+    if let Ok(proposal) = <Proposal>::decode(bytes) {
+        let again = <Proposal>::decode(&proposal.encode()).expect("it decoded before");
         assert_eq!(again.encode(), proposal.encode());
     }
     if let Ok(submission) = Submission::decode(bytes) {
@@ -134,7 +134,8 @@ fn settle(machine: &mut Machine, contents: &mut Vec<Vec<u8>>) {
         if elapsed.0 > 1 << 62 {
             return; // the end of time: nothing comes after it
         }
-        let tick = Proposal { elapsed, wall: EpochMs(NOW), sure: true, commands: vec![Command::Tick] };
+        let tick: Proposal =
+            Proposal { elapsed, wall: EpochMs(NOW), sure: true, commands: vec![Command::Tick] };
         let applied = machine.apply(machine.slot() + 1, &tick).expect("the next slot");
         check_applied(&applied, contents, machine);
     }

@@ -46,9 +46,14 @@ pub enum FrameError {
 pub fn encode<T: Encode>(version: u8, value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(USUAL_BYTES);
     out.push(version);
-    let written = bincode::encode_into_std_write(value, &mut out, FORM);
-    debug_assert!(written.is_ok(), "writing to memory does not fail");
+    append(&mut out, value);
     out
+}
+
+/// Puts `value`, in the form that it has within a frame, behind one.
+pub fn append<T: Encode>(frame: &mut Vec<u8>, value: &T) {
+    let written = bincode::encode_into_std_write(value, frame, FORM);
+    debug_assert!(written.is_ok(), "writing to memory does not fail");
 }
 
 /// The size of an unsigned integer within a frame.
@@ -106,16 +111,43 @@ pub fn view<'a, T: BorrowDecode<'a, ()>>(
     })
 }
 
+/// As [`view`], for a frame that more follows. Gives how many bytes it takes, too.
+///
+/// # Errors
+/// As [`decode`], but for what follows it.
+pub fn view_first<'a, T: BorrowDecode<'a, ()>>(
+    what: &'static str,
+    known: u8,
+    bytes: &'a [u8],
+) -> Result<(T, usize), FrameError> {
+    let body = body(what, known, bytes)?;
+    view_part(what, body).map(|(value, used)| (value, used + 1))
+}
+
+/// Reads what [`append`] wrote at the beginning of `bytes`. Gives how many of them it takes, too.
+///
+/// # Errors
+/// When it is malformed.
+pub fn view_part<'a, T: BorrowDecode<'a, ()>>(
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<(T, usize), FrameError> {
+    let read = bincode::borrow_decode_from_slice(bytes, FORM.with_limit::<MAX_FRAME_BYTES>());
+    read.map_err(|e| FrameError::Malformed { what, why: e.to_string() })
+}
+
+fn body<'a>(what: &'static str, known: u8, bytes: &'a [u8]) -> Result<&'a [u8], FrameError> {
+    let (&found, body) = bytes.split_first().ok_or(FrameError::Empty(what))?;
+    if found == known { Ok(body) } else { Err(FrameError::Version { what, found, known }) }
+}
+
 fn read<'a, T>(
     what: &'static str,
     known: u8,
     bytes: &'a [u8],
     form: impl FnOnce(&'a [u8]) -> Result<(T, usize), DecodeError>,
 ) -> Result<T, FrameError> {
-    let (&found, body) = bytes.split_first().ok_or(FrameError::Empty(what))?;
-    if found != known {
-        return Err(FrameError::Version { what, found, known });
-    }
+    let body = body(what, known, bytes)?;
     let malformed = |why: String| FrameError::Malformed { what, why };
     let (value, used) = form(body).map_err(|e| malformed(e.to_string()))?;
     if used != body.len() {

@@ -32,7 +32,7 @@ pub fn steps(m: &mut impl Measure) {
     let proposal = || Load::new(Mix::Spread).proposal();
     m.step("proposal: encode", count, || Encode(proposal(), Proposal::encode));
     m.step("proposal: decode", count, || {
-        Decode(proposal().encode(), |bytes| Proposal::decode(bytes).unwrap())
+        Decode(proposal().encode(), |bytes| <Proposal>::decode(bytes).unwrap())
     });
     let frame = move || {
         let ballot = Ballot { round: 3, gateway: 1 };

@@ -341,10 +341,10 @@ fn a_session_without_expiry_is_not_resumed_though_its_end_is_not_known_yet() {
 #[test]
 fn a_slot_out_of_order_halts() {
     let mut machine = Machine::new(SHARD, Arc::new(Rules::default()));
-    let halt = machine.apply(2, &Proposal::default()).unwrap_err();
+    let halt = machine.apply(2, &<Proposal>::default()).unwrap_err();
     assert_eq!(halt, Halt::Slot { shard: SHARD, expected: 1, found: 2 });
-    machine.apply(1, &Proposal::default()).unwrap();
-    assert!(machine.apply(1, &Proposal::default()).is_err());
+    machine.apply(1, &<Proposal>::default()).unwrap();
+    assert!(machine.apply(1, &<Proposal>::default()).is_err());
 }
 
 #[test]

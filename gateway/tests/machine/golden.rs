@@ -83,7 +83,7 @@ fn golden(file: &str, bytes: &[u8]) {
 #[test]
 fn a_submission_has_these_bytes() {
     let bytes = submission().encode();
-    golden("submission.v2.hex", &bytes);
+    golden("submission.v3.hex", &bytes);
     let decoded = Submission::decode(&bytes).unwrap();
     assert_eq!(decoded.items, submission().items);
     assert_eq!(decoded.encode(), bytes);
@@ -91,7 +91,7 @@ fn a_submission_has_these_bytes() {
 
 #[test]
 fn a_proposal_has_these_bytes() {
-    assert_eq!(hex(&Proposal::default().encode()), "0300000000");
+    assert_eq!(hex(&<Proposal>::default().encode()), "0300000000");
     let proposal = Proposal {
         elapsed: ElapsedMs(1_000),
         wall: EpochMs(-2),

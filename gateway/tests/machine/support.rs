@@ -148,7 +148,7 @@ pub fn replay(rules: &Rules, history: &[Proposal], at: impl Fn(u64) -> bool) -> 
     let mut machine = Machine::new(SHARD, rules.clone());
     let mut all = Vec::new();
     for (slot, proposal) in (1..).zip(history) {
-        let decoded = Proposal::decode(&proposal.encode()).unwrap();
+        let decoded = <Proposal>::decode(&proposal.encode()).unwrap();
         all.push(machine.apply(slot, &decoded).unwrap());
         if at(slot) {
             machine = Machine::restore(SHARD, rules.clone(), &machine.snapshot()).unwrap();

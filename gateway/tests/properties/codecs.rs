@@ -395,7 +395,7 @@ proptest! {
         let proposal = Proposal { elapsed: ElapsedMs(elapsed), wall, sure, commands };
         let bytes = proposal.encode();
         prop_assert_eq!(Proposal::decode(&bytes), Ok(proposal));
-        strict(&bytes, Proposal::decode)?;
+        strict(&bytes, |bytes| <Proposal>::decode(bytes))?;
     }
 
     #[test]

@@ -3,23 +3,19 @@
 use super::judged::Judged;
 use super::quarantine::Quarantined;
 use super::rules::Rules;
-use super::session::MAX_CLIENT_BYTES;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::StreamName;
 use std::sync::Arc;
 
 /// Format version of [`Proposal`] frames.
 pub const PROPOSAL_VERSION: u8 = 3;
 
-/// Format version of [`Submission`] frames.
-pub const SUBMISSION_VERSION: u8 = 2;
-
-/// The value of one slot. An empty one is what a new leader opens its ballot with.
-#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
-pub struct Proposal {
+/// The value of one slot. An empty one is what a new leader opens its ballot with. One that is applied borrows its submissions from the
+/// slot's bytes.
+#[derive(Debug, Clone, PartialEq, Default, Encode, BorrowDecode)]
+pub struct Proposal<Bytes = Arc<[u8]>> {
     /// The elapsed time of the shard: never below that of a lower slot, and never ahead of what the leaders have counted on their
     /// monotonic clocks. All that waits or expires goes by it.
     pub elapsed: ElapsedMs,
@@ -28,27 +24,29 @@ pub struct Proposal {
     /// A majority of the gateways agreed on `wall`; if not, it continues by elapsed time from when one last did.
     pub sure: bool,
     /// Applied in this order.
-    pub commands: Vec<Command>,
+    pub commands: Vec<Command<Bytes>>,
 }
 
-impl Proposal {
+impl<Bytes: Encode> Proposal<Bytes> {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         frame::encode(PROPOSAL_VERSION, self)
     }
+}
 
+impl<'a, Bytes: BorrowDecode<'a, ()>> Proposal<Bytes> {
     /// From bytes.
     ///
     /// # Errors
     /// When the frame is damaged or of another version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        frame::decode("proposal", PROPOSAL_VERSION, bytes)
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, FrameError> {
+        frame::view("proposal", PROPOSAL_VERSION, bytes)
     }
 }
 
 /// What the state machine can be told.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Command {
+#[derive(Debug, Clone, PartialEq, Encode, BorrowDecode)]
+pub enum Command<Bytes = Arc<[u8]>> {
     /// A batch that a gateway took in: applied if `n` is the next of its origin, and else not at all.
     Forwarded {
         /// Who took it in.
@@ -56,7 +54,7 @@ pub enum Command {
         /// Its number, from 1, without gaps, per origin and shard.
         n: u64,
         /// A [`Submission`] frame.
-        submission: Arc<[u8]>,
+        submission: Bytes,
     },
     /// Time has passed: close idle windows and late parts, expire sessions, cut closed parts into a batch.
     Tick,
@@ -86,78 +84,6 @@ pub struct Origin {
     pub gateway: GatewayId,
     /// Which start of it.
     pub start: u64,
-}
-
-/// What one gateway took in for one shard, in the order in which it came. `Name` is a stream's name: who encodes has it
-/// shared, who decodes only looks at it.
-#[derive(Debug, Clone, PartialEq, Encode, BorrowDecode)]
-pub struct Submission<Name = StreamName> {
-    /// The streams that readings name by index.
-    pub streams: Vec<Name>,
-    /// The clients of streams that may be new, in the order of the streams.
-    pub makers: Vec<Maker>,
-    /// In order.
-    pub items: Vec<Item>,
-}
-
-/// Who names a stream that may be new, and so would make it known.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Maker {
-    /// Which of the submission's streams.
-    pub stream: u32,
-    /// The client id; empty for all clients without one of their own.
-    pub client: String,
-}
-
-/// A stream's name within the bytes of a [`Submission`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct NameRef<'a> {
-    /// As in [`StreamName`].
-    pub device: &'a str,
-    /// As in [`StreamName`].
-    pub stream: &'a str,
-}
-
-impl<Name> Default for Submission<Name> {
-    fn default() -> Self {
-        Self { streams: Vec::new(), makers: Vec::new(), items: Vec::new() }
-    }
-}
-
-impl<Name: Encode> Submission<Name> {
-    /// As bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        frame::encode(SUBMISSION_VERSION, self)
-    }
-}
-
-impl<'a> Submission<NameRef<'a>> {
-    /// From bytes.
-    ///
-    /// # Errors
-    /// When the frame is damaged or of another version, or a reading names a stream that is not there.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, FrameError> {
-        let s: Self = frame::view("submission", SUBMISSION_VERSION, bytes)?;
-        let bad = |r: &Reading| r.stream as usize >= s.streams.len();
-        if s.items.iter().flat_map(Item::readings).any(bad) {
-            let why = "a reading names a stream that is not there".to_string();
-            return Err(FrameError::Malformed { what: "submission", why });
-        }
-        let ordered = s.makers.windows(2).all(|w| w[0].stream < w[1].stream);
-        let there = s.makers.last().is_none_or(|m| (m.stream as usize) < s.streams.len());
-        if !ordered || !there || s.makers.iter().any(|m| m.client.len() > MAX_CLIENT_BYTES) {
-            let why = "the clients of its streams can't be".to_string();
-            return Err(FrameError::Malformed { what: "submission", why });
-        }
-        Ok(s)
-    }
-
-    /// A stream that readings name, and the client of one that may be new.
-    pub fn named(&self, stream: u32) -> Option<(NameRef<'a>, Option<&str>)> {
-        let name = *self.streams.get(stream as usize)?;
-        let maker = self.makers.binary_search_by_key(&stream, |m| m.stream).ok();
-        Some((name, maker.map(|at| self.makers[at].client.as_str())))
-    }
 }
 
 /// One thing that a device did.

@@ -55,6 +55,7 @@ mod scan;
 mod session;
 mod slots;
 mod snapshot;
+mod submission;
 mod tombstones;
 mod verdicts;
 mod wills;
@@ -75,6 +76,7 @@ pub use rules::{BadRule, Override, Rules};
 pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};
 pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
+pub use submission::{Maker, NameRef, SUBMISSION_VERSION, Submission};
 pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
 pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
 pub use window::{MAX_LEAD_MS, MAX_OPEN_WINDOWS_ENTRIES};
@@ -267,11 +269,11 @@ pub struct Machine {
 /// The greatest elapsed time that is applied: far above what is ever counted, with room behind it for every wait.
 const MAX_ELAPSED: ElapsedMs = ElapsedMs(1 << 62);
 
-/// Why a reading has no stream to be counted in.
-enum NoStream {
-    /// It was counted in a stream that is retired since.
+/// Why a reading is not counted.
+enum NotCounted {
+    /// It was counted before.
     Recognised,
-    /// It must be set aside.
+    /// It is set aside.
     Not(Reason),
 }
 
@@ -322,7 +324,11 @@ impl Machine {
     ///
     /// # Errors
     /// [`Halt`] when this machine can't go on; it is then to be dropped.
-    pub fn apply(&mut self, slot: u64, proposal: &Proposal) -> Result<Applied, Halt> {
+    pub fn apply<Bytes: AsRef<[u8]>>(
+        &mut self,
+        slot: u64,
+        proposal: &Proposal<Bytes>,
+    ) -> Result<Applied, Halt> {
         let expected = self.slot.saturating_add(1);
         if slot != expected {
             return Err(Halt::Slot { shard: self.shard, expected, found: slot });
@@ -340,7 +346,7 @@ impl Machine {
         for command in &proposal.commands {
             match command {
                 Command::Forwarded { origin, n, submission } => {
-                    let verdict = self.forwarded(*origin, *n, submission, &mut index, &mut applied);
+                    let verdict = self.forwarded(*origin, *n, submission.as_ref(), &mut index, &mut applied);
                     self.verdicts.note(*origin, *n, slot, &verdict);
                     applied.verdicts.push((*origin, *n, verdict));
                 }
@@ -559,77 +565,81 @@ impl Machine {
         applied: &mut Applied,
     ) -> Judged {
         let mut judged = Judged::default();
-        let now = self.now();
         for (at, r) in (0..).zip(readings) {
-            let mut set_aside = |counters: &mut Counters, reason: Reason| {
-                counters.set_aside[reason as usize] += 1;
-                judged.set_aside.push(SetAside { reading: at, reason });
-            };
-            let id = match self.resolve(r, submission, ids) {
-                Ok(id) => id,
-                Err(NoStream::Recognised) => {
-                    judged.recognised += 1;
-                    continue;
-                }
-                Err(NoStream::Not(reason)) => {
-                    set_aside(&mut applied.counters, reason);
-                    continue;
-                }
-            };
-            let counters = &mut applied.counters;
-            let time = r.time.unwrap_or(now.wall);
-            if let Some(reason) = self.wrong_time(id, time) {
-                if self.was_counted(id, r) {
-                    judged.recognised += 1;
-                    continue;
-                }
-                set_aside(counters, reason);
-                self.streams.set_aside(id, reason, &self.classes);
-                continue;
-            }
-            let mut number = None;
-            if let Some(seq) = r.seq {
-                let stream = &mut self.streams.list[id as usize];
-                let numbering = Numbering::of(&self.classes[usize::from(stream.class)]);
-                let forgotten = &mut counters.boots_forgotten;
-                let reason = match dedup::note(&mut stream.boots, r.boot, seq, numbering, forgotten) {
-                    Fate::New(n) => {
-                        number = Some((r.boot, n));
-                        None
-                    }
-                    Fate::Repeated => {
-                        judged.recognised += 1;
-                        continue;
-                    }
-                    Fate::FarBehind => Some(Reason::FarBehind),
-                    Fate::LeapsAhead => Some(Reason::LeapsAhead),
-                };
-                if let Some(reason) = reason {
-                    set_aside(counters, reason);
-                    self.streams.set_aside(id, reason, &self.classes);
-                    continue;
-                }
-            }
-            // -0 is written as 0: which of them is the least differs between processors.
-            let value = r.value + 0.0;
-            let sample = Sample { time, slot: self.slot, index: *index, value };
-            *index = index.wrapping_add(1);
-            judged.counted += 1;
-            let most_open = self.rules.max_open_parts;
-            let measured = Measured { sample, number };
-            let (late, forced) = self.streams.count(id, measured, now, most_open, &self.classes);
-            counters.late += u64::from(late);
-            counters.future += u64::from(now.sure && time > now.wall.plus(MAX_LEAD_MS));
-            counters.forced += forced;
-            if self.streams.has_closed() {
-                let batches = &mut applied.batches;
-                counters.closed +=
-                    keep(&mut self.streams, &mut self.outbox, batches, now.elapsed, &self.names);
+            match self.judge_one(r, submission, ids, index, applied) {
+                Ok(()) => judged.counted += 1,
+                Err(NotCounted::Recognised) => judged.recognised += 1,
+                Err(NotCounted::Not(reason)) => judged.set_aside.push(SetAside { reading: at, reason }),
             }
         }
-        applied.counters.counted += u64::from(judged.counted);
-        applied.counters.recognised += u64::from(judged.recognised);
+        let counters = &mut applied.counters;
+        counters.counted += u64::from(judged.counted);
+        counters.recognised += u64::from(judged.recognised);
+        judged.set_aside.iter().for_each(|aside| counters.set_aside[aside.reason as usize] += 1);
         judged
+    }
+
+    /// Counts a reading that is to be counted. What few readings need has functions of its own, which are not inlined here: this is
+    /// done for every reading at every replica.
+    fn judge_one(
+        &mut self,
+        r: &Reading,
+        submission: &Named<'_>,
+        ids: &mut [u32],
+        index: &mut u32,
+        applied: &mut Applied,
+    ) -> Result<(), NotCounted> {
+        let in_range = |t: EpochMs| TIME_RANGE.contains(&t.0);
+        if !r.value.is_finite() || !r.time.is_none_or(in_range) {
+            return Err(NotCounted::Not(Reason::Unsound));
+        }
+        let id = match ids.get(r.stream as usize) {
+            Some(id) if *id != UNRESOLVED => *id,
+            _ => self.resolve(r, submission, ids)?,
+        };
+        let now = self.now();
+        let time = r.time.unwrap_or(now.wall);
+        if let Some(reason) = self.wrong_time(id, time) {
+            return Err(self.not_at_that_time(id, r, reason));
+        }
+        let mut number = None;
+        if let Some(seq) = r.seq {
+            let stream = &mut self.streams.list[id as usize];
+            let numbering = Numbering::of(&self.classes[usize::from(stream.class)]);
+            let forgotten = &mut applied.counters.boots_forgotten;
+            match dedup::note(&mut stream.boots, r.boot, seq, numbering, forgotten) {
+                Fate::New(n) => number = Some((r.boot, n)),
+                Fate::Repeated => return Err(NotCounted::Recognised),
+                Fate::FarBehind => return Err(self.set_aside(id, Reason::FarBehind)),
+                Fate::LeapsAhead => return Err(self.set_aside(id, Reason::LeapsAhead)),
+            }
+        }
+        // -0 is written as 0: which of them is the least differs between processors.
+        let value = r.value + 0.0;
+        let sample = Sample { time, slot: self.slot, index: *index, value };
+        *index = index.wrapping_add(1);
+        let most_open = self.rules.max_open_parts;
+        let (late, forced) =
+            self.streams.count(id, Measured { sample, number }, now, most_open, &self.classes);
+        let counters = &mut applied.counters;
+        counters.late += u64::from(late);
+        counters.future += u64::from(now.sure && time > now.wall.plus(MAX_LEAD_MS));
+        counters.forced += forced;
+        if self.streams.has_closed() {
+            self.keep_closed(applied);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn set_aside(&mut self, id: u32, reason: Reason) -> NotCounted {
+        self.streams.set_aside(id, reason, &self.classes);
+        NotCounted::Not(reason)
+    }
+
+    #[cold]
+    fn not_at_that_time(&mut self, id: u32, r: &Reading, reason: Reason) -> NotCounted {
+        if self.was_counted(id, r) { NotCounted::Recognised } else { self.set_aside(id, reason) }
     }
 
     /// What sessions expire by.
@@ -670,16 +680,10 @@ impl Machine {
     }
 
     /// The number of a reading's stream, which is made known if it is new. Says why there is none.
-    fn resolve(&mut self, r: &Reading, submission: &Named<'_>, ids: &mut [u32]) -> Result<u32, NoStream> {
-        const UNSOUND: NoStream = NoStream::Not(Reason::Unsound);
-        let in_range = |t: EpochMs| TIME_RANGE.contains(&t.0);
-        if !r.value.is_finite() || !r.time.is_none_or(in_range) {
-            return Err(UNSOUND);
-        }
+    #[inline(never)]
+    fn resolve(&mut self, r: &Reading, submission: &Named<'_>, ids: &mut [u32]) -> Result<u32, NotCounted> {
+        const UNSOUND: NotCounted = NotCounted::Not(Reason::Unsound);
         let id = ids.get_mut(r.stream as usize).ok_or(UNSOUND)?;
-        if *id != UNRESOLVED {
-            return Ok(*id);
-        }
         let (name, maker) = submission.named(r.stream).ok_or(UNSOUND)?;
         *id = match self.names.find(name.device, name.stream) {
             Some(id) => id,
@@ -696,21 +700,21 @@ impl Machine {
 
     /// Makes a stream known for a reading of it, if there is room; gives its number. What a retired stream counted before brings it
     /// not back.
-    fn let_in(&mut self, name: NameRef<'_>, maker: Option<&str>, r: &Reading) -> Result<u32, NoStream> {
+    fn let_in(&mut self, name: NameRef<'_>, maker: Option<&str>, r: &Reading) -> Result<u32, NotCounted> {
         let (device, stream) = (name.device, name.stream);
         let class = self.rules.class_of(device, stream);
         let numbering = Numbering::of(&self.classes[usize::from(class)]);
         if let (Some(seq), Some(boots)) = (r.seq, self.tombstones.boots(device, stream)) {
             match dedup::note(&mut boots.to_vec(), r.boot, seq, numbering, &mut 0) {
-                Fate::Repeated => return Err(NoStream::Recognised),
-                Fate::FarBehind => return Err(NoStream::Not(Reason::FarBehind)),
+                Fate::Repeated => return Err(NotCounted::Recognised),
+                Fate::FarBehind => return Err(NotCounted::Not(Reason::FarBehind)),
                 // A leap counts once the next number follows it, so the stream has to be there to remember it.
                 Fate::New(_) | Fate::LeapsAhead => {}
             }
         }
         if let Err(full) = self.names.admits(device, stream, maker, &self.rules) {
             self.names.note_refused(device);
-            return Err(NoStream::Not(full));
+            return Err(NotCounted::Not(full));
         }
         let id = self.names.add(device, stream, maker);
         let boots = self.tombstones.remove(device, stream).unwrap_or_default();
@@ -748,9 +752,15 @@ impl Machine {
         self.idle = Idle::of(self.names.streams.iter().map(|(id, _)| id), &self.streams, &self.classes);
     }
 
+    /// Puts what has closed into the outbox.
+    #[inline(never)]
     fn keep_closed(&mut self, applied: &mut Applied) {
-        let (now, batches) = (self.elapsed, &mut applied.batches);
-        applied.counters.closed += keep(&mut self.streams, &mut self.outbox, batches, now, &self.names);
+        let mut closed = self.streams.take_closed();
+        applied.counters.closed += closed.len() as u64;
+        for part in closed.drain(..) {
+            applied.batches.extend(self.outbox.push(part, self.elapsed, &self.names));
+        }
+        self.streams.give_back(closed);
     }
 
     /// The elapsed time from which on a [`Command::Tick`] has something to do; nothing when it never has as things
@@ -886,19 +896,4 @@ pub struct Sizes {
     pub names_bytes: usize,
     /// Retired streams whose sequence numbers are remembered.
     pub tombstones: usize,
-}
-
-/// Puts what has closed into the outbox; says how many parts that were.
-fn keep(
-    streams: &mut Streams,
-    outbox: &mut Outbox,
-    batches: &mut Vec<CutBatch>,
-    now: ElapsedMs,
-    names: &Names,
-) -> u64 {
-    let mut closed = streams.take_closed();
-    let count = closed.len() as u64;
-    closed.drain(..).for_each(|part| batches.extend(outbox.push(part, now, names)));
-    streams.give_back(closed);
-    count
 }

@@ -282,41 +282,22 @@ impl Streams {
         stream.course.hear(sample.time, now.elapsed, now.elapsed.since(stream.heard));
         (stream.heard, stream.seen) = (now.elapsed, now.wall);
         let (mut any_late, mut opened, mut forced) = (false, false, 0);
-        for (width, width_ms) in (0u8..).zip(&class.windows_ms) {
-            let start = sample.time.window_start(*width_ms);
-            let end = start.plus(i64::from(*width_ms));
-            let late = end <= stream.watermark;
-            any_late |= late;
-            match stream.open.binary_search_by_key(&(width, start), |o| (o.width, o.start)) {
+        for width in 0..class.windows_ms.len() as u8 {
+            match stream.find(width, class, sample.time) {
                 Ok(at) => {
                     let part = &mut stream.open[at];
+                    any_late |= part.end(class) <= stream.watermark;
                     part.aggregate.add(sample);
                     part.sequences.add(number);
                 }
                 Err(at) => {
-                    let aggregate =
-                        if class.quantiles { Aggregate::sketched(sample) } else { Aggregate::of(sample) };
-                    let sequences = Sequences::of(number);
-                    let wait = stream.course.wait_ms(class) + stream.course.spare_ms();
-                    let passed = now.elapsed.plus(end.plus(wait).since(sample.time));
-                    let part = Open { width, late, start, opened: now.elapsed, passed, aggregate, sequences };
-                    if stream.open.is_empty() {
-                        stream.open.reserve_exact(class.windows_ms.len());
-                    }
-                    stream.open.insert(at, part);
-                    self.open += 1;
-                    opened = true;
-                    if stream.open.len() > MAX_OPEN_WINDOWS_ENTRIES {
-                        let from = stream.open.partition_point(|o| o.width < width);
-                        let to = stream.open.partition_point(|o| o.width <= width);
-                        if to - from > MAX_OPEN_WINDOWS_ENTRIES {
-                            // The earliest one, but not the one just opened.
-                            let first = stream.open.remove(if from == at { from + 1 } else { from });
-                            let set_aside = take(&mut stream.set_aside, first.width);
-                            self.closed.push(first.close(id, class, now.told(stream.watermark), set_aside));
-                            self.open -= 1;
-                            forced += 1;
-                        }
+                    any_late |= stream.open_part(at, width, class, Measured { sample, number }, now);
+                    (self.open, opened) = (self.open + 1, true);
+                    if let Some(first) = stream.over_bound(width, at) {
+                        let set_aside = take(&mut stream.set_aside, first.width);
+                        self.closed.push(first.close(id, class, now.told(stream.watermark), set_aside));
+                        self.open -= 1;
+                        forced += 1;
                     }
                 }
             }
@@ -325,17 +306,27 @@ impl Streams {
         if watermark > stream.watermark {
             stream.watermark = watermark;
             let ended = |o: &Open| !o.late && o.end(class) <= watermark;
-            self.open -= stream.close(id, class, now, ended, &mut self.closed);
-        }
-        if opened {
-            self.register(id, classes);
-            while self.open > most_open as usize {
-                let Some((_, first)) = self.earliest(classes) else { break };
-                forced += self.list[first as usize].open.len() as u64;
-                self.close_all_of(first, now, classes);
+            if stream.open.iter().any(ended) {
+                self.open -= stream.close(id, class, now, ended, &mut self.closed);
             }
         }
+        if opened {
+            forced += self.opened(id, most_open, now, classes);
+        }
         (any_late, forced)
+    }
+
+    /// A part of stream `id` was opened. Says how many parts the shard's bound has closed.
+    #[inline(never)]
+    fn opened(&mut self, id: u32, most_open: u32, now: Now, classes: &[Class]) -> u64 {
+        let mut forced = 0;
+        self.register(id, classes);
+        while self.open > most_open as usize {
+            let Some((_, first)) = self.earliest(classes) else { break };
+            forced += self.list[first as usize].open.len() as u64;
+            self.close_all_of(first, now, classes);
+        }
+        forced
     }
 
     /// Closes what is due, stream by stream in the order of their numbers.
@@ -459,7 +450,59 @@ impl Stream {
         }
     }
 
+    /// The open part of a width that a time belongs to; or where it is to be put.
+    fn find(&self, width: u8, class: &Class, time: EpochMs) -> Result<usize, usize> {
+        // Mostly it is the latest one, and a division is spared.
+        let latest = self.open.iter().rposition(|o| o.width <= width);
+        let holds = |o: &Open| o.width == width && (o.start..o.end(class)).contains(&time);
+        match latest.filter(|at| holds(&self.open[*at])) {
+            Some(at) => Ok(at),
+            None => {
+                let start = time.window_start(class.windows_ms[usize::from(width)]);
+                self.open.binary_search_by_key(&(width, start), |o| (o.width, o.start))
+            }
+        }
+    }
+
+    /// Opens a part for a reading, at its place. Says whether its window had closed.
+    #[inline(never)]
+    fn open_part(
+        &mut self,
+        at: usize,
+        width: u8,
+        class: &Class,
+        Measured { sample, number }: Measured,
+        now: Now,
+    ) -> bool {
+        let width_ms = class.windows_ms[usize::from(width)];
+        let start = sample.time.window_start(width_ms);
+        let end = start.plus(i64::from(width_ms));
+        let late = end <= self.watermark;
+        let aggregate = if class.quantiles { Aggregate::sketched(sample) } else { Aggregate::of(sample) };
+        let sequences = Sequences::of(number);
+        let wait = self.course.wait_ms(class) + self.course.spare_ms();
+        let passed = now.elapsed.plus(end.plus(wait).since(sample.time));
+        if self.open.is_empty() {
+            self.open.reserve_exact(class.windows_ms.len());
+        }
+        let part = Open { width, late, start, opened: now.elapsed, passed, aggregate, sequences };
+        self.open.insert(at, part);
+        late
+    }
+
+    /// Takes out the earliest part of a width of which there are too many, but not the one that was just opened.
+    fn over_bound(&mut self, width: u8, just_opened: usize) -> Option<Open> {
+        if self.open.len() <= MAX_OPEN_WINDOWS_ENTRIES {
+            return None;
+        }
+        let from = self.open.partition_point(|o| o.width < width);
+        let to = self.open.partition_point(|o| o.width <= width);
+        let first = if from == just_opened { from + 1 } else { from };
+        (to - from > MAX_OPEN_WINDOWS_ENTRIES).then(|| self.open.remove(first))
+    }
+
     /// Its own time was led astray: it goes back to this, and what begins beyond `lead` closes; says how many parts.
+    #[cold]
     fn go_back(
         &mut self,
         id: u32,
@@ -475,6 +518,7 @@ impl Stream {
     }
 
     /// Closes the parts that `which` names; says how many.
+    #[inline(never)]
     fn close(
         &mut self,
         id: u32,

@@ -483,7 +483,7 @@ impl Shard {
     }
 
     fn apply_one(&mut self, slot: Slot, value: &[u8]) -> Result<(), Halt> {
-        let proposal = match value {
+        let proposal: Proposal<&[u8]> = match value {
             [] => Proposal {
                 elapsed: self.machine.elapsed(),
                 wall: self.machine.wall(),
