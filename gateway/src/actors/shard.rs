@@ -12,7 +12,9 @@ use crate::logic::peer::PeerMessage;
 use crate::logic::replica::{Replica, Said};
 use crate::logic::shard::{Event, Now, Status};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
+use metrics::Counter;
 use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,12 +93,15 @@ pub struct ShardActor {
     turning: bool,
     timer: Option<(u64, SpawnHandle)>,
     led: u64,
+    /// Those of `selvedge_applied_total` that were met, at hand.
+    applied: BTreeMap<&'static str, Counter>,
 }
 
 impl ShardActor {
     /// An actor around a recovered replica.
     pub fn new(id: ShardId, me: GatewayId, replica: Replica, around: Around) -> Self {
-        Self { id, me, replica, around, inbox: Vec::new(), turning: false, timer: None, led: 0 }
+        let (inbox, applied) = (Vec::new(), BTreeMap::new());
+        Self { id, me, replica, around, inbox, turning: false, timer: None, led: 0, applied }
     }
 
     fn now(&self) -> Now {
@@ -154,7 +159,8 @@ impl ShardActor {
         }
         for (what, count) in effects.counters.iter().flat_map(Counters::named).filter(|(_, count)| *count > 0)
         {
-            metrics::counter!("selvedge_applied_total", "what" => what).increment(count);
+            let counter = || metrics::counter!("selvedge_applied_total", "what" => what);
+            self.applied.entry(what).or_insert_with(counter).increment(count);
         }
         for (reason, count) in effects.counters.iter().flat_map(Counters::by_reason).filter(|(_, n)| *n > 0) {
             metrics::counter!("selvedge_set_aside_total", "reason" => reason.name()).increment(count);

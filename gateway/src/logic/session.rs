@@ -543,10 +543,15 @@ impl Session {
         if pending.open > 0 && !canary::makes(Canary::AcknowledgedInPart) {
             return;
         }
-        self.concluded(site, token, out);
+        if pending.not.is_some() {
+            return self.concluded(site, token, out);
+        }
+        if let Some(done) = self.pending.remove(token) {
+            self.answer(token, done, out);
+        }
     }
 
-    /// All parts of a publish or a release are settled.
+    /// All parts of a publish are settled, and not all of it is counted.
     fn concluded(&mut self, site: Site<'_>, token: u64, out: &mut Effects) {
         let Some(pending) = self.pending.get_mut(token) else { return };
         if let (Some(publish), Some(not)) = (&pending.publish, &pending.not)
@@ -861,8 +866,10 @@ impl RecentNames {
 
     /// What a publish means. The request for births that it may cause goes to `out`.
     pub(super) fn decode(&mut self, site: Site<'_>, publish: &Publish, out: &mut Effects) -> Meaning {
-        let owned =
-            |skipped: Vec<Skipped<'_>>| skipped.into_iter().map(Skipped::into_owned).collect::<Vec<_>>();
+        let owned = |skipped: Vec<Skipped<'_>>| match skipped.is_empty() {
+            true => Vec::new(),
+            false => skipped.into_iter().map(Skipped::into_owned).collect(),
+        };
         let none = |not, skipped| Meaning::Parts { parts: Vec::new(), not, skipped };
         let (list, skipped) = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
             Decoded::Readings { list, skipped, rebirth } => {
@@ -879,7 +886,7 @@ impl RecentNames {
                 return none(Some(not), e.skipped);
             }
         };
-        let (mut parts, mut bytes) = (Vec::<(ShardId, Part)>::new(), 0);
+        let (mut parts, mut bytes) = (Vec::<(ShardId, Part)>::with_capacity(1), 0);
         for r in list {
             bytes += r.device.len() + r.stream.len() + 48;
             let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };

@@ -52,7 +52,8 @@ fn what_is_wrong(text: &str) -> Wrong {
 }
 
 fn whole(n: i128, unit: TimeUnit) -> Result<EpochMs, Wrong> {
-    let ms = match settled(unit, n.unsigned_abs() as f64) {
+    let size = u64::try_from(n.unsigned_abs()).unwrap_or(u64::MAX) as f64;
+    let ms = match settled(unit, size) {
         TimeUnit::S => n * 1_000,
         TimeUnit::Us => n.div_euclid(1_000),
         TimeUnit::Ns => n.div_euclid(1_000_000),
