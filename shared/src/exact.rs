@@ -455,7 +455,7 @@ mod tests {
                 0 => value,
                 1 => near,
                 2 => [0.0, -0.0, near][value.to_bits() as usize % 3],
-                3 => f64::from_bits(near.to_bits() & (1 << 63 | (1 << 54) - 1)), // the least doubles
+                3 => f64::from_bits(near.to_bits() & ((1 << 63) | ((1 << 54) - 1))), // the least doubles
                 _ => near.signum() * f64::MAX,
             }
         };
