@@ -26,7 +26,7 @@ pub struct Settings {
     /// Where devices publish.
     pub mqtt: Mqtt,
     /// Where operators and programs ask.
-    pub http: Bind,
+    pub http: Http,
     /// Where the other gateways connect to.
     pub peer: Bind,
     /// Where results go.
@@ -100,6 +100,17 @@ pub struct Mqtt {
     pub max_packet_bytes: u32,
 }
 
+/// Where operators and programs ask.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Address and port.
+    pub bind: SocketAddr,
+    /// Names that it is reached by, besides its addresses and names of local networks.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
 /// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,7 +157,7 @@ impl Default for Settings {
             site: Site::default(),
             gateway: Own::default(),
             mqtt: Mqtt::default(),
-            http: Bind { bind: local(8081) },
+            http: Http { bind: local(8081), hosts: Vec::new() },
             peer: Bind { bind: local(7081) },
             uplink: UplinkTo::default(),
             rules: Rules::default(),

@@ -484,3 +484,24 @@ fn a_sparkplug_edge_node_that_goes_on_by_alias_is_asked_for_its_birth_once() {
     assert_eq!(site.count(1, "plant/edge-9"), 2, "what came before the birth was not counted");
     assert_eq!(edge.packet_within(PUBLISH, Duration::from_millis(300)), None, "asked once");
 }
+
+#[test]
+fn a_web_page_of_somebody_else_gets_no_answer() {
+    let site = Site::shared();
+    let status = |method, headers: &str| {
+        let answer = site.ask(0, method, "/v1/devices/stranger-device", headers).unwrap();
+        let body = answer.split("\r\n\r\n").nth(1).unwrap().to_string();
+        (answer[9..12].to_string(), body)
+    };
+    assert_ne!(status("GET", "Host: 127.0.0.1\r\n").0, "403");
+    assert_ne!(status("GET", "Host: localhost:8081\r\nSec-Fetch-Site: same-origin\r\n").0, "403");
+    let (code, body) = status("GET", "Host: rebound.example\r\n");
+    assert!(code == "403" && body.contains("http.hosts"), "{code} {body}");
+    for headers in [
+        "Host: 127.0.0.1\r\nOrigin: http://evil.example\r\n",
+        "Host: 127.0.0.1\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
+    ] {
+        let (code, body) = status("DELETE", headers);
+        assert!(code == "403" && body.contains("another origin"), "{code} {body}");
+    }
+}

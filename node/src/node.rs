@@ -13,6 +13,7 @@ use crate::store::lake::Exports;
 use crate::store::{self, StoreError};
 use crate::uplink::{BrokerAddress, Confirmer, Subscriber};
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_shared::mqtt::broker::Credentials;
@@ -155,7 +156,12 @@ impl Node {
             whole_places: Arc::new(Semaphore::new(api::MAX_WHOLE_ENTRIES)),
             whole_limits: api::WholeLimits::default(),
         });
-        let app = move || App::new().app_data(api.clone()).configure(api::routes);
+        let browsers = Arc::new(settings.browsers());
+        let app = move || {
+            let browsers = browsers.clone();
+            let admit = from_fn(move |request, next| api::admit(browsers.clone(), request, next));
+            App::new().app_data(api.clone()).wrap(admit).configure(api::routes)
+        };
         let server =
             HttpServer::new(app).workers(HTTP_WORKERS).disable_signals().shutdown_timeout(STOP_MS / 1000);
         let server = server.listen(socket).map_err(failed)?.run();

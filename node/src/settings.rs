@@ -65,6 +65,8 @@ pub struct HttpSettings {
     pub open: bool,
     /// Who may ask; without any, all who reach the port.
     pub tokens: Vec<TokenSettings>,
+    /// Names that it is reached by, besides its addresses and names of local networks. Matters as long as there are no tokens.
+    pub hosts: Vec<String>,
     /// SQL over HTTP.
     pub sql: SqlSettings,
 }
@@ -72,7 +74,7 @@ pub struct HttpSettings {
 impl Default for HttpSettings {
     fn default() -> Self {
         let host = IpAddr::from([127, 0, 0, 1]);
-        Self { host, port: 8080, open: false, tokens: vec![], sql: SqlSettings::default() }
+        Self { host, port: 8080, open: false, tokens: vec![], hosts: vec![], sql: SqlSettings::default() }
     }
 }
 

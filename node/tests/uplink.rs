@@ -135,8 +135,13 @@ fn batch(seq: u64) -> Batch {
 }
 
 async fn get(http: SocketAddr, path: &str) -> Value {
+    ask(http, &format!("GET {path} HTTP/1.1\r\nHost: node\r\n")).await
+}
+
+/// The answer's body to what these lines begin.
+async fn ask(http: SocketAddr, lines: &str) -> Value {
     let mut socket = tokio::net::TcpStream::connect(http).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    let request = format!("{lines}Connection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
@@ -191,6 +196,36 @@ async fn batches_are_counted_once_confirmed_and_kept_over_a_restart() {
     gateway.until_confirmed(4).await;
     assert_eq!(counted(&node).await, (4.into(), 10.0.into()));
     drop(gateway);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_web_page_of_somebody_else_gets_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = SiteSecret::generate().unwrap();
+    let mut settings = settings(folder.path(), &secret);
+    settings.http.sql.enabled = true;
+    settings.http.hosts = vec!["node.example.com".into()];
+    let node = Node::start(&settings, None).await.unwrap();
+    let own = format!("127.0.0.1:{}", node.http.port());
+    let sql = "Content-Type: text/plain\r\nContent-Length: 8\r\n";
+    let refused = [
+        "GET /v1/devices HTTP/1.1\r\nHost: rebound.example\r\n".to_string(),
+        format!("POST /v1/sql HTTP/1.1\r\nHost: {own}\r\nOrigin: http://evil.example\r\n{sql}"),
+        format!("POST /v1/sql HTTP/1.1\r\nHost: {own}\r\nSec-Fetch-Site: same-site\r\n{sql}"),
+    ];
+    for lines in refused {
+        let body = ask(node.http, &lines).await;
+        assert_eq!(
+            (&body["status"], &body["type"]),
+            (&403.into(), &"/docs#problem-stranger".into()),
+            "{lines}"
+        );
+    }
+    for host in [&own, "node.example.com", "localhost"] {
+        let lines = format!("GET /v1/status HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n");
+        assert!(ask(node.http, &lines).await["sites"].is_array(), "{host}");
+    }
     node.stop().await.unwrap();
 }
 

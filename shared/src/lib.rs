@@ -4,6 +4,7 @@
 
 pub mod aggregate;
 pub mod balance;
+pub mod browser;
 pub mod canary;
 pub mod config;
 pub mod exact;

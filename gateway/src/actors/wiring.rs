@@ -4,7 +4,7 @@
 use crate::actors::clock::SiteClock;
 use crate::actors::forwarder::{self, Forwarder};
 use crate::actors::front::{Front, Ways};
-use crate::actors::http::{Api, routes};
+use crate::actors::http::{Api, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
 use crate::actors::log::{LogActor, Serve};
 use crate::actors::report::{Overview, Reporter};
@@ -22,8 +22,10 @@ use crate::settings::Checked;
 use crate::storage::{self, Folders, LogKeeper, OpenError, Opened, ReplicaSettings};
 use crate::wal::{LogError, RealDisk, Settings as LogSettings};
 use actix::{Actor, Addr};
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use selvedge_shared::browser::Browsers;
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_shared::seal::{SealError, link_psk};
@@ -289,7 +291,13 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let widths_ms = settings.rules.widths_ms();
     let api =
         web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch, clock, widths_ms });
-    let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(routes))
+    let browsers = Arc::new(Browsers { hosts: settings.http.hosts.clone(), tokens: false });
+    let app = move || {
+        let browsers = browsers.clone();
+        let admit = from_fn(move |request, next| browser::admit(browsers.clone(), request, next));
+        App::new().app_data(api.clone()).wrap(admit).configure(routes)
+    };
+    let server = HttpServer::new(app)
         .workers(1)
         .disable_signals()
         .listen(http_listener)

@@ -123,9 +123,14 @@ impl Plan {
     }
 
     fn request(&self, i: usize, method: &str, path: &str) -> Option<String> {
+        self.ask(i, method, path, "Host: x\r\n")
+    }
+
+    /// What gateway `i` answers to a request with these header lines.
+    pub fn ask(&self, i: usize, method: &str, path: &str, headers: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http[i])).ok()?;
         stream.set_read_timeout(Some(WAIT)).ok()?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
@@ -242,6 +247,11 @@ impl Site {
 
     pub fn is_ready(&self, i: usize) -> bool {
         self.plan.is_ready(i)
+    }
+
+    /// As [`Plan::ask`].
+    pub fn ask(&self, i: usize, method: &str, path: &str, headers: &str) -> Option<String> {
+        self.plan.ask(i, method, path, headers)
     }
 
     pub fn json(&self, i: usize, path: &str) -> Value {

@@ -5,6 +5,7 @@
 
 mod aggregates;
 mod answer;
+mod browser;
 mod devices;
 mod docs;
 mod gaps;
@@ -34,6 +35,7 @@ use selvedge_shared::ids::SiteId;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+pub use browser::admit;
 pub use sql::MAX_RUNNING_ENTRIES;
 pub use whole::{Limits as WholeLimits, MAX_RUNNING_ENTRIES as MAX_WHOLE_ENTRIES};
 

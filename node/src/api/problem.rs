@@ -52,6 +52,8 @@ kinds! {
         "Send `Authorization: Bearer <token>` with a token of the setting `http.tokens`."
     FORBIDDEN "forbidden" FORBIDDEN "The token is not good for this"
         "The token lacks the scope, or the site, that `detail` names."
+    STRANGER "stranger" FORBIDDEN "A web page of somebody else asks"
+        "`detail` says what of the request is another's: its `Host`, `Origin` or `Sec-Fetch-Site`. Ask from a page of this node, with          a program, or add the name to `http.hosts`."
     SQL_OFF "sql-off" FORBIDDEN "SQL is switched off"
         "Set `http.sql.enabled = true` to switch it on."
     NOT_FOUND "not-found" NOT_FOUND "There is nothing here"
@@ -148,6 +150,9 @@ pub enum Failure {
     /// The body's form.
     #[error("the body has to be {0}")]
     MediaType(&'static str),
+    /// A web page of somebody else asks, in words.
+    #[error("{0}")]
+    Stranger(String),
     /// SQL is not answered.
     #[error("SQL is not answered by this node (setting `http.sql.enabled`)")]
     SqlOff,
@@ -184,6 +189,7 @@ impl Failure {
             Self::Accept(_) => NOT_ACCEPTABLE,
             Self::TooLarge(_) => TOO_LARGE,
             Self::MediaType(_) => MEDIA_TYPE_UNKNOWN,
+            Self::Stranger(_) => STRANGER,
             Self::SqlOff => SQL_OFF,
             Self::Sql(_) => SQL,
             Self::TooExpensive(_) => TOO_EXPENSIVE,

@@ -2,6 +2,7 @@
 
 use super::{HttpSettings, Settings, SettingsError};
 use crate::logic::access::{Access, DIGEST_BYTES, Scope, Token, TokenDigest};
+use selvedge_shared::browser::Browsers;
 use selvedge_shared::ids::SiteId;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -54,6 +55,11 @@ fn wrong(key: impl Into<String>, why: impl Into<String>) -> SettingsError {
 }
 
 impl Settings {
+    /// Which web pages may ask.
+    pub fn browsers(&self) -> Browsers {
+        Browsers { hosts: self.http.hosts.clone(), tokens: !self.http.tokens.is_empty() }
+    }
+
     /// Reads the tokens, and checks who may ask what.
     ///
     /// # Errors

@@ -1,0 +1,27 @@
+//! Refuses what a web page of somebody else asks.
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpResponse};
+use selvedge_shared::browser::{Browsers, Requested};
+use serde_json::json;
+use std::sync::Arc;
+
+/// Answers a request if [`Browsers`] admit it, and with 403 else.
+pub async fn admit<B: MessageBody>(
+    browsers: Arc<Browsers>,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    // What is no text is nobody's name.
+    let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
+    let admitted = browsers.admit(&Requested::new(request.method().is_safe(), header));
+    match admitted {
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Err(why) => {
+            let answer = HttpResponse::Forbidden().json(json!({ "error": why }));
+            Ok(request.into_response(answer).map_into_right_body())
+        }
+    }
+}
