@@ -5,6 +5,7 @@
 //! [`storage`] what is kept on disk as one, [`actors`] the IO.
 
 pub mod actors;
+mod descriptors;
 pub mod identity;
 pub mod logic;
 mod program;

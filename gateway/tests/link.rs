@@ -524,6 +524,28 @@ fn garbage_is_hung_up_on_and_leaves_room_for_peers() {
     });
 }
 
+#[test]
+fn strangers_that_say_nothing_keep_no_peer_out() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+        // As many as would take the patience of this test many times over, if each kept its place until its time is over.
+        let mut quiet = Vec::new();
+        for _ in 0..20 * MAX_UNAUTHENTICATED_CONNECTIONS {
+            quiet.push(TcpStream::connect(a2).await.unwrap());
+        }
+        // The one with the lower id dials: it needs a place among them.
+        let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+        let met = timeout(PATIENCE, async {
+            g1.up(&[1, 2]).await;
+            g2.up(&[1, 2]).await;
+        });
+        assert!(met.await.is_ok(), "strangers keep the peer out");
+        drop(quiet);
+    });
+}
+
 /// Someone who has the secret but breaks the bounds: a gateway with a defect.
 #[test]
 fn a_frame_beyond_the_bound_ends_the_handshake() {

@@ -12,6 +12,7 @@ use crate::actors::shard::{Around, ShardActor};
 use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
 use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
+use crate::descriptors;
 use crate::identity::{Expected, Identity, IdentityError};
 use crate::logic::forward::{Forward, PIPELINE_BYTES};
 use crate::logic::machine::Origin;
@@ -37,6 +38,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 
+/// The most connections of those who ask over HTTP; further ones wait in the system's backlog.
+const MAX_HTTP_CONNECTIONS_ENTRIES: usize = 256;
 /// The most threads that serve MQTT connections.
 const MAX_LISTENER_THREADS: usize = 4;
 /// How many publishes of a connection may be unanswered.
@@ -128,11 +131,19 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         max_inflight_entries: MAX_INFLIGHT_ENTRIES,
         ..Limits::default()
     };
+    let descriptors = descriptors::raise_limit();
+    let max_connections = descriptors::connections(descriptors, settings.mqtt.max_connections);
+    if max_connections < settings.mqtt.max_connections {
+        tracing::warn!(
+            "the system gives this process {descriptors} file descriptors, which leaves room for {max_connections} MQTT connections: \
+             raise the limit (ulimit -Hn, LimitNOFILE=), or lower mqtt.max_connections"
+        );
+    }
     let mqtt_config = ListenerConfig {
         address: settings.mqtt.bind,
-        max_connections: settings.mqtt.max_connections,
+        max_connections,
         max_connections_per_address: match settings.mqtt.max_connections_per_address {
-            0 => settings.mqtt.max_connections,
+            0 => max_connections,
             most => most,
         },
         limits: mqtt_limits,
@@ -299,6 +310,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let server = HttpServer::new(app)
         .workers(1)
+        .max_connections(MAX_HTTP_CONNECTIONS_ENTRIES)
         .disable_signals()
         .listen(http_listener)
         .map_err(|error| StartError::Address { address: settings.http.bind, key: "http.bind", error })?

@@ -9,12 +9,12 @@ use actix::{Actor, Addr, AsyncContext, Context};
 use selvedge_shared::ids::GatewayId;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
-/// How many connections may be in their handshake at once; further ones wait in the system's backlog.
+/// How many connections may be in their handshake at once. A further one takes the place of another: [`Seats`].
 pub const MAX_UNAUTHENTICATED_CONNECTIONS: usize = 16;
 
 /// The pause after an accept that failed (out of file descriptors, say), in milliseconds.
@@ -62,18 +62,49 @@ impl Actor for PeerListener {
     }
 }
 
+/// Connections that are not greeted yet. Where all seats are taken, the address that holds the most gives up its oldest: one that
+/// opens connections and says nothing only displaces its own, and keeps no peer out.
+#[derive(Default)]
+struct Seats {
+    last: u64,
+    taken: Vec<Seat>,
+}
+
+struct Seat {
+    number: u64,
+    of: IpAddr,
+    /// Dropped, it hangs up.
+    _greeting: Task,
+}
+
+impl Seats {
+    fn take(seats: &Rc<RefCell<Self>>, of: IpAddr, greeting: impl Future<Output = ()> + 'static) {
+        let mut all = seats.borrow_mut();
+        if all.taken.len() >= MAX_UNAUTHENTICATED_CONNECTIONS {
+            let held = |of: &IpAddr| all.taken.iter().filter(|seat| seat.of == *of).count();
+            let most = all.taken.iter().map(|seat| held(&seat.of)).max();
+            if let Some(at) = all.taken.iter().position(|seat| Some(held(&seat.of)) == most) {
+                all.taken.remove(at);
+            }
+        }
+        all.last += 1;
+        let (number, seats) = (all.last, seats.clone());
+        // Bounded in time by the greeting.
+        let greeting = Task::spawn(async move {
+            greeting.await;
+            seats.borrow_mut().taken.retain(|seat| seat.number != number);
+        });
+        all.taken.push(Seat { number, of, _greeting: greeting });
+    }
+}
+
 async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
-    let seats = Arc::new(Semaphore::new(MAX_UNAUTHENTICATED_CONNECTIONS));
+    let seats = Rc::new(RefCell::new(Seats::default()));
     loop {
-        let Ok(seat) = seats.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((socket, from)) => {
                 let desk = desk.clone();
-                // Bounded by its seat and, in time, by the greeting.
-                actix::spawn(async move {
-                    desk.greet(socket, from).await;
-                    drop(seat);
-                });
+                Seats::take(&seats, from.ip(), async move { desk.greet(socket, from).await });
             }
             Err(e) => {
                 desk.complain("accept", || tracing::warn!("a peer's connection can't be accepted: {e}"));

@@ -17,9 +17,8 @@
 //! **Order.** What a new connection brings is delivered after the [`PeersChanged`] that it caused has been
 //! handled, so nobody sees a message of a restarted peer before its restart.
 //!
-//! Limit: [`MAX_UNAUTHENTICATED_CONNECTIONS`] strangers that say nothing keep others waiting for up to
-//! [`HANDSHAKE_TIMEOUT_MS`](crate::logic::link::HANDSHAKE_TIMEOUT_MS) each; links that are up are not touched
-//! by it.
+//! Limit: [`MAX_UNAUTHENTICATED_CONNECTIONS`] connections are in their handshake at once. Of more, the address that holds the most gives
+//! up its oldest; links that are up are not touched by it.
 
 mod greet;
 mod listener;
