@@ -38,7 +38,8 @@ fn a_snapshot_that_claims_the_world_is_refused_before_room_is_made_for_it() {
     let whole = Machine::new(SHARD, Arc::new(Rules::default())).snapshot();
     let mut rules = bincode::encode_to_vec(Rules::default(), form).unwrap();
     assert_eq!(rules.pop(), Some(0), "no overrides");
-    let clocks = (ElapsedMs(0), EpochMs(0), false, None::<(ElapsedMs, EpochMs)>);
+    let trust = (None::<(ElapsedMs, EpochMs)>, None::<ElapsedMs>);
+    let clocks = (ElapsedMs(0), EpochMs(0), false, None::<(ElapsedMs, EpochMs)>, trust);
     let head = bincode::encode_to_vec((SHARD, 0u64, 1u32, clocks), form).unwrap();
     let overrides = bincode::encode_to_vec(1_000_000u64, form).unwrap();
     let mut bytes = [&whole[..1], &head, &rules, &overrides].concat();

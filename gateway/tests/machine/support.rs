@@ -22,10 +22,14 @@ pub struct Shard {
 impl Shard {
     /// With rules in force since slot 1.
     pub fn new(rules: Rules) -> Self {
-        let mut shard = Self::fresh(rules);
-        let first = shard.machine.rules_command();
-        shard.apply(0, first.into_iter().collect());
-        shard
+        Self::fresh(rules).ruled()
+    }
+
+    /// Its rules come into force.
+    pub fn ruled(mut self) -> Self {
+        let first = self.machine.rules_command();
+        self.apply(0, first.into_iter().collect());
+        self
     }
 
     pub fn fresh(rules: Rules) -> Self {

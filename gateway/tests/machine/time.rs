@@ -13,7 +13,7 @@ const DAY_MS: i64 = 86_400_000;
 
 /// At elapsed time 0 it is `WALL`.
 fn shard(rules: Rules) -> Shard {
-    Shard { wall_ahead: WALL, ..Shard::new(rules) }
+    Shard { wall_ahead: WALL, ..Shard::fresh(rules) }.ruled()
 }
 
 fn ten_seconds() -> Rules {
@@ -126,9 +126,25 @@ fn what_seems_wrong_to_a_clock_that_was_never_set_is_counted() {
     assert_eq!(s.machine.continued(ElapsedMs(9_000)), Some(EpochMs(WALL + 9_000)));
 }
 
+/// No part in time comes for a window that the stream had passed, by what was told last in the batches before, unless its own batch
+/// takes that back first.
+fn nothing_passed_changes(s: &Shard) {
+    let mut told = EpochMs(i64::MIN);
+    for cut in &s.batches {
+        let batch = Batch::decode(&cut.bytes).unwrap();
+        let mut passed = told;
+        for part in &batch.parts {
+            assert!(part.late > 0 || part.start.plus(part.width_ms.into()) > passed, "{passed}: {part:?}");
+            passed = part.watermark.min(passed);
+            told = part.watermark;
+        }
+    }
+}
+
 /// The parts that so many readings made, once all is closed.
 fn all_counted_once(s: &mut Shard, readings: u64) -> Vec<Part> {
     s.settle();
+    nothing_passed_changes(s);
     let parts: Vec<Part> = s.parts().into_iter().map(|(_, p)| p).collect();
     let widths = s.machine.rules().windows_ms.clone();
     for width in widths {
@@ -184,6 +200,82 @@ fn one_reading_of_tomorrow_makes_nobody_late_and_nothing_complete_that_still_fil
     }
     let parts = all_counted_once(&mut s, 60);
     assert!(parts.len() <= 7 && parts.iter().all(|p| p.late == 0), "{}", parts.len());
+}
+
+/// A device without a clock publishes each second for an hour, while the site's wall time leaps by so much for so long from second
+/// 1234 on. Gives all parts with the second in which they closed.
+fn leap(leap_ms: i64, for_s: i64) -> Vec<(i64, Part)> {
+    let mut s = shard(Rules { windows_ms: vec![10_000, 60_000], cut_after_ms: 0, ..ten_seconds() });
+    let (mut parts, mut seen) = (Vec::new(), 0);
+    for second in 0..3_600 {
+        s.wall_ahead = WALL + if (1_234..1_234 + for_s).contains(&second) { leap_ms } else { 0 };
+        assert_eq!(s.publish(second * 1_000, None, untimed(1.0)), COUNTED);
+        s.tick(second * 1_000);
+        let new = s.batches[seen..].iter().flat_map(|b| Batch::decode(&b.bytes).unwrap().parts);
+        parts.extend(new.map(|part| (second, part)));
+        seen = s.batches.len();
+    }
+    all_counted_once(&mut s, 3_600);
+    parts
+}
+
+#[test]
+fn where_all_clocks_leap_by_years_and_come_back_nothing_was_told_that_had_not_passed() {
+    for years in [20, -20] {
+        for for_s in [7, BELIEVED_AFTER_MS as i64 / 1_000] {
+            let parts = leap(years * 365 * DAY_MS, for_s);
+            let right = |p: &Part| (p.start.0 - WALL).abs() < DAY_MS;
+            for (second, part) in &parts {
+                assert!(part.watermark.0 <= WALL + second * 1_000, "{years}, {for_s}: {part:?}");
+                assert_eq!(part.late, 0);
+            }
+            let after = |(_, p): &&(i64, Part)| right(p) && p.start.0 >= WALL + (1_300 + for_s) * 1_000;
+            for (second, part) in parts.iter().filter(after) {
+                let end = part.start.plus(part.width_ms.into());
+                assert!(part.watermark >= end && end.0 > WALL + (second - 20) * 1_000, "{part:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_told_by_a_time_that_was_wrong_for_long_is_taken_back() {
+    let for_s = 2 * BELIEVED_AFTER_MS as i64 / 1_000;
+    let parts = leap(20 * 365 * DAY_MS, for_s);
+    let wrong = |(_, p): &&(i64, Part)| p.watermark.0 > WALL + DAY_MS;
+    assert!(parts.iter().any(|part| wrong(&part)), "after a while it is believed");
+    let (last, _) = parts.iter().rfind(wrong).unwrap();
+    assert!(*last <= 1_234 + for_s, "{last}: nothing is told by it any more");
+    assert!(
+        parts.iter().all(|(_, part)| part.late <= 60),
+        "what comes next for what was told as passed is late"
+    );
+    let after = parts.iter().filter(|(second, _)| *second > 1_234 + for_s + 120);
+    assert!(after.clone().count() > 40 && after.map(|(_, part)| part.late).sum::<u64>() == 0);
+}
+
+#[test]
+fn while_nobody_knows_the_time_no_device_tells_more_than_may_have_passed() {
+    let timed = |s: &mut Shard, second: i64, ahead: i64| {
+        assert_eq!(s.publish(second * 1_000, None, reading(WALL + second * 1_000 + ahead, 1.0)), COUNTED);
+        s.tick(second * 1_000);
+    };
+    let mut s = shard(Rules { cut_after_ms: 0, ..ten_seconds() });
+    for second in 0..180 {
+        s.sure = second < 60;
+        timed(&mut s, second, if (73..120).contains(&second) { 20 * 365 * DAY_MS } else { 0 });
+    }
+    for part in all_counted_once(&mut s, 180) {
+        assert!(part.watermark.0 < WALL + 3_600_000, "{part:?}");
+    }
+    // Where nobody ever knew it, nothing after 2025 has passed.
+    let mut s = Shard { wall_ahead: 0, sure: false, ..Shard::fresh(ten_seconds()) };
+    (0..60).for_each(|second| timed(&mut s, second, 0));
+    for part in all_counted_once(&mut s, 60) {
+        assert!(part.watermark < part.start, "{part:?}");
+    }
+    let told = s.machine.streams("d")[0].watermark;
+    assert!(told.0 < WALL, "{told}");
 }
 
 /// Publishes readings when they come (elapsed time, event time less `WALL`) and ticks when ticks are due. Gives, of each window,

@@ -1,6 +1,7 @@
 //! The cloud: a broker that nobody trusts, and a node that applies each batch once, by its shard and number.
 
 use super::gateway::Common;
+use super::invariants::complete::Complete;
 use super::random::Random;
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::ids::ShardId;
@@ -16,6 +17,8 @@ pub struct Cloud {
     sealer: Sealer<Down>,
     batches: BTreeMap<(ShardId, u64), Vec<u8>>,
     cursors: BTreeMap<ShardId, u64>,
+    /// Nothing where streams are retired.
+    complete: Option<Complete>,
     /// By stream and start.
     pub windows: BTreeMap<(StreamName, i64), Aggregate>,
     pub away: u32,
@@ -27,7 +30,7 @@ pub struct Cloud {
 }
 
 impl Cloud {
-    pub fn new(common: &Common) -> Self {
+    pub fn new(common: &Common, retires: bool) -> Self {
         let mut opener = Opener::new();
         opener.add(&common.site, &common.secret);
         Self {
@@ -35,6 +38,7 @@ impl Cloud {
             sealer: Sealer::new(&common.secret, &common.site).expect("a salt"),
             batches: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            complete: (!retires).then(Complete::default),
             windows: BTreeMap::new(),
             away: 0,
             meddling: 0,
@@ -128,6 +132,10 @@ impl Cloud {
         let cursor = self.cursors.entry(shard).or_default();
         while self.batches.contains_key(&(shard, *cursor + 1)) {
             *cursor += 1;
+            if let Some(complete) = &mut self.complete {
+                let batch = Batch::decode(&self.batches[&(shard, *cursor)]).expect("it was decoded before");
+                complete.check(shard, *cursor, &batch);
+            }
         }
     }
 }

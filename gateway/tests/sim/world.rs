@@ -195,7 +195,8 @@ impl World {
         };
         let count = 4 + random.below(8) as usize;
         let devices = Devices::new(count, plan.cramped);
-        let cloud = Cloud::new(&common);
+        let retires = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Retire { .. }));
+        let cloud = Cloud::new(&common, retires);
         Self {
             plan: plan.clone(),
             random,

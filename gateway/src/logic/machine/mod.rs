@@ -57,6 +57,7 @@ mod slots;
 mod snapshot;
 mod submission;
 mod tombstones;
+mod trust;
 mod verdicts;
 mod wills;
 mod window;
@@ -78,6 +79,7 @@ pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
 pub use submission::{Maker, NameRef, SUBMISSION_VERSION, Submission};
 pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
+pub use trust::BELIEVED_AFTER_MS;
 pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
 pub use window::{MAX_LEAD_MS, MAX_OPEN_WINDOWS_ENTRIES};
 
@@ -96,6 +98,7 @@ use session::{Not, Sessions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombstones::Tombstones;
+use trust::Trust;
 use verdicts::Verdicts;
 use window::{Measured, Streams};
 
@@ -246,6 +249,7 @@ pub struct Machine {
     sure: bool,
     /// When a majority last agreed, and on what.
     agreed: Option<(ElapsedMs, EpochMs)>,
+    trust: Trust,
     level: u32,
     rules: Rules,
     origins: BTreeMap<GatewayId, (u64, u64)>,
@@ -296,6 +300,7 @@ impl Machine {
             wall: EpochMs(0),
             sure: false,
             agreed: None,
+            trust: Trust::default(),
             level: 1,
             origins: BTreeMap::new(),
             verdicts: Verdicts::default(),
@@ -340,6 +345,7 @@ impl Machine {
         self.sure = proposal.sure;
         if self.sure {
             self.agreed = Some((self.elapsed, self.wall));
+            self.trust.agreed(self.elapsed, self.wall);
         }
         let mut applied = Applied::default();
         let mut index = 0;
@@ -651,18 +657,23 @@ impl Machine {
     }
 
     fn now(&self) -> window::Now {
-        window::Now { elapsed: self.elapsed, wall: self.wall, sure: self.sure }
+        // No later than it may be by the wall time, for it may have leapt back.
+        let believed = self.trust.time(self.elapsed).min(self.earliest());
+        window::Now { elapsed: self.elapsed, wall: self.wall, sure: self.sure, believed }
     }
 
-    /// Why a reading of a stream can't be of that time, if it can't. Where no majority agrees on the wall time, that continues from
-    /// when one last did. So it is not later than it says (a site that was off for a month goes on a month behind), and only what
-    /// is too old by it is too old. Where none ever did, it is [`EARLIEST_NOW`] at least. In either case it is not
-    /// [`LATEST_NOW`] yet.
+    /// The time that it is at least. Where no majority agrees on the wall time, that continues from when one last did, so it may be
+    /// later than it says: a site that was off for a month goes on a month behind. Where none ever did, it is [`EARLIEST_NOW`].
+    fn earliest(&self) -> EpochMs {
+        if self.agreed.is_some() { self.wall } else { EARLIEST_NOW }
+    }
+
+    /// Why a reading of a stream can't be of that time, if it can't. Where no majority agrees on the wall time, only what is too old
+    /// by [`Machine::earliest`] is too old, and it is not [`LATEST_NOW`] yet.
     fn wrong_time(&self, id: u32, time: EpochMs) -> Option<Reason> {
         let class = &self.classes[usize::from(self.streams.list[id as usize].class)];
-        let earliest = if self.agreed.is_some() { self.wall } else { EARLIEST_NOW };
         let latest = if self.sure { self.wall } else { LATEST_NOW };
-        if time < earliest.plus(-class.max_past_ms) {
+        if time < self.earliest().plus(-class.max_past_ms) {
             Some(Reason::TooOld)
         } else if time > latest.plus(class.max_future_ms) {
             Some(Reason::TooFarAhead)

@@ -167,7 +167,9 @@ impl Machine {
 
     fn device_info(&self, id: u32) -> DeviceInfo {
         let device = &self.names.devices[id];
-        let seen = device.streams.iter().map(|s| self.streams.list[*s as usize].seen).max();
+        // The wall time at the latest elapsed time, not the latest wall time: that may have leapt and come back.
+        let streams = device.streams.iter().map(|s| &self.streams.list[*s as usize]);
+        let seen = streams.max_by_key(|s| (s.heard, s.seen)).map(|s| s.seen);
         DeviceInfo {
             device: device.name.clone(),
             streams: device.streams.len() as u32,
@@ -181,11 +183,12 @@ impl Machine {
         let Some(device) = self.names.device(device) else { return Vec::new() };
         let info = |id: &u32| {
             let stream = &self.streams.list[*id as usize];
+            let class = &self.classes[usize::from(stream.class)];
             StreamInfo {
                 stream: self.names.of(*id).1.clone(),
-                windows_ms: self.classes[usize::from(stream.class)].windows_ms.clone(),
+                windows_ms: class.windows_ms.clone(),
                 seen: stream.seen,
-                watermark: self.now().told(stream.watermark),
+                watermark: self.now().told(stream.watermark, class),
                 set_aside: stream.reasons().collect(),
                 client: self.names.maker(*id).cloned(),
             }

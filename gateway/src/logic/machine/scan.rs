@@ -133,9 +133,8 @@ impl Machine {
         let mut places: BTreeMap<u32, usize> = BTreeMap::new();
         for id in ids {
             let stream = &self.streams.list[id as usize];
-            let Some(width_ms) = width_of(&self.classes[usize::from(stream.class)], query.every_ms) else {
-                continue;
-            };
+            let class = &self.classes[usize::from(stream.class)];
+            let Some(width_ms) = width_of(class, query.every_ms) else { continue };
             let (device, name) = self.names.of(id);
             if scan.streams.len() >= MAX_SCAN_STREAMS {
                 let (device, stream) = (device.to_string(), name.to_string());
@@ -143,7 +142,7 @@ impl Machine {
                 break;
             }
             places.insert(id, scan.streams.len());
-            let watermark = self.now().told(stream.watermark);
+            let watermark = self.now().told(stream.watermark, class);
             let (device, stream) = (device.clone(), name.clone());
             scan.streams.push(Of { device, stream, width_ms, watermark });
         }

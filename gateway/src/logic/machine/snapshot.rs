@@ -25,7 +25,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of snapshots. Lower versions were of no release.
-pub const SNAPSHOT_VERSION: u8 = 4;
+pub const SNAPSHOT_VERSION: u8 = 5;
 /// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
 /// than that of what is left is refused before room is made for it.
 const MAX_GROWTH: usize = 32;
@@ -101,7 +101,7 @@ impl Machine {
     pub fn snapshot(&self) -> Vec<u8> {
         let mut w = Writer(vec![SNAPSHOT_VERSION]);
         w.put((self.shard, self.slot, self.level));
-        w.put((self.elapsed, self.wall, self.sure, self.agreed));
+        w.put((self.elapsed, self.wall, self.sure, self.agreed, self.trust));
         w.put(&self.rules);
         let origins: Vec<(GatewayId, u64, u64)> =
             self.origins.iter().map(|(g, (s, n))| (*g, *s, *n)).collect();
@@ -111,7 +111,7 @@ impl Machine {
         w.put(self.names.streams.len() as u32);
         for image in self.names.stream_images() {
             let s = &self.streams.list[image.0 as usize];
-            w.put((image, s.heard, s.seen, s.watermark, s.course));
+            w.put((image, s.heard, s.seen, s.watermark, s.told, s.course));
             match canary::makes(Canary::DedupNotInSnapshot) {
                 true => w.put((&s.open, [0u8; 0].as_slice(), &s.set_aside)),
                 false => w.put((&s.open, &s.boots, &s.set_aside)),
@@ -154,10 +154,10 @@ impl Machine {
         if m.slot > MAX_COUNT {
             return Err(inconsistent("head"));
         }
-        (m.elapsed, m.wall, m.sure, m.agreed) = r.take("clocks")?;
+        (m.elapsed, m.wall, m.sure, m.agreed, m.trust) = r.take("clocks")?;
         let sound = |wall: EpochMs| TIME_RANGE.contains(&wall.0);
         let agreed_sound = m.agreed.is_none_or(|(elapsed, wall)| elapsed <= m.elapsed && sound(wall));
-        if m.elapsed > MAX_ELAPSED || !sound(m.wall) || !agreed_sound {
+        if m.elapsed > MAX_ELAPSED || !sound(m.wall) || !agreed_sound || !m.trust.is_sound(m.elapsed) {
             return Err(inconsistent("clocks"));
         }
         m.rules = r.take("rules")?;

@@ -27,11 +27,17 @@
 //! # A watermark that was led astray
 //! Device clocks jump, and so may the wall time that readings without a time of their own get. Where a majority agrees on the wall
 //! time, a reading that is not ahead of it by more than [`MAX_LEAD_MS`] refutes an own time that is: the stream's own time and its
-//! watermark go back to the reading. What lay beyond closes. And no part tells of a watermark that is further ahead than that, so
-//! that nobody takes a window for complete that has not ended by any clock.
+//! watermark go back to the reading. What lay beyond closes.
+//!
+//! # What is told of it
+//! Each part that closes tells how far its stream has come. Of a stream whose watermark is further ahead than [`MAX_LEAD_MS`] of the
+//! time that is believed ([`super::trust`]) it tells no more than that time less the lateness, so that nobody takes a window for
+//! complete that still fills by any clock. A watermark that went back is told with the next part; until then readings for a window
+//! that was told as passed count as late.
 //!
 //! Invariant: every counted reading is in exactly one part of each of its stream's widths.
 //! Invariant: an open part that is not late ends after its stream's watermark.
+//! Invariant: a part that is not late ends after what was last told of its stream before the parts that closed with it.
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::judged::Reason;
@@ -58,6 +64,8 @@ pub(super) struct Now {
     pub wall: EpochMs,
     /// A majority agrees on `wall`.
     pub sure: bool,
+    /// The time that is believed: see [`super::trust`].
+    pub believed: EpochMs,
 }
 
 impl Now {
@@ -66,9 +74,12 @@ impl Now {
         self.sure.then(|| self.wall.plus(MAX_LEAD_MS))
     }
 
-    /// A watermark as it may be told of.
-    pub fn told(&self, watermark: EpochMs) -> EpochMs {
-        self.lead().map_or(watermark, |lead| watermark.min(lead))
+    /// What may be told of a stream's watermark.
+    pub fn told(&self, watermark: EpochMs, class: &Class) -> EpochMs {
+        match watermark > self.believed.plus(MAX_LEAD_MS) {
+            true => self.believed.plus(-class.lateness_ms),
+            false => watermark,
+        }
     }
 }
 
@@ -116,6 +127,8 @@ pub(super) struct Stream {
     pub seen: EpochMs,
     /// [`NO_WATERMARK`] at first. It rises, but for [`Stream::go_back`].
     pub watermark: EpochMs,
+    /// What the last part that closed told of it.
+    pub told: EpochMs,
     /// Its own time, and how it publishes.
     pub course: Course,
     /// Derived: where it stands in [`Streams::due`], at most its deadline; [`NEVER`]: nowhere.
@@ -142,6 +155,7 @@ pub(super) struct Stored {
     pub heard: ElapsedMs,
     pub seen: EpochMs,
     pub watermark: EpochMs,
+    pub told: EpochMs,
     pub course: Course,
     pub open: Vec<Open>,
     pub boots: Vec<Boot>,
@@ -167,6 +181,7 @@ impl Default for Stream {
             heard: ElapsedMs(0),
             seen: EpochMs(0),
             watermark: NO_WATERMARK,
+            told: NO_WATERMARK,
             course: Course::default(),
             due: NEVER,
             open: Vec::new(),
@@ -215,7 +230,7 @@ impl Streams {
 
     /// Takes a stream as it was stored, under a number that is free; false if it can't be.
     pub fn restore(&mut self, id: u32, class: u16, stored: Stored, classes: &[Class]) -> bool {
-        let Stored { heard, seen, watermark, course, open, boots, set_aside } = stored;
+        let Stored { heard, seen, watermark, told, course, open, boots, set_aside } = stored;
         let Some(of) = classes.get(usize::from(class)) else { return false };
         let ordered = open.windows(2).all(|w| (w[0].width, w[0].start) < (w[1].width, w[1].start));
         let sound = |o: &Open| {
@@ -230,7 +245,7 @@ impl Streams {
         }
         self.open += open.len();
         *self.place(id) =
-            Stream { class, heard, seen, watermark, course, due: NEVER, open, boots, set_aside };
+            Stream { class, heard, seen, watermark, told, course, due: NEVER, open, boots, set_aside };
         self.register(id, classes);
         true
     }
@@ -286,7 +301,7 @@ impl Streams {
             match stream.find(width, class, sample.time) {
                 Ok(at) => {
                     let part = &mut stream.open[at];
-                    any_late |= part.end(class) <= stream.watermark;
+                    any_late |= part.end(class) <= stream.watermark.max(stream.told);
                     part.aggregate.add(sample);
                     part.sequences.add(number);
                 }
@@ -295,7 +310,8 @@ impl Streams {
                     (self.open, opened) = (self.open + 1, true);
                     if let Some(first) = stream.over_bound(width, at) {
                         let set_aside = take(&mut stream.set_aside, first.width);
-                        self.closed.push(first.close(id, class, now.told(stream.watermark), set_aside));
+                        stream.told = now.told(stream.watermark, class);
+                        self.closed.push(first.close(id, class, stream.told, set_aside));
                         self.open -= 1;
                         forced += 1;
                     }
@@ -477,7 +493,7 @@ impl Stream {
         let width_ms = class.windows_ms[usize::from(width)];
         let start = sample.time.window_start(width_ms);
         let end = start.plus(i64::from(width_ms));
-        let late = end <= self.watermark;
+        let late = end <= self.watermark.max(self.told);
         let aggregate = if class.quantiles { Aggregate::sketched(sample) } else { Aggregate::of(sample) };
         let sequences = Sequences::of(number);
         let wait = self.course.wait_ms(class) + self.course.spare_ms();
@@ -527,13 +543,17 @@ impl Stream {
         which: impl Fn(&Open) -> bool,
         closed: &mut Vec<Closed>,
     ) -> usize {
-        let (before, watermark) = (self.open.len(), now.told(self.watermark));
+        let (before, told) = (self.open.len(), now.told(self.watermark, class));
         let set_aside = &mut self.set_aside;
         closed.extend(self.open.extract_if(.., |o| which(o)).map(|o| {
             let set_aside = take(set_aside, o.width);
-            o.close(id, class, watermark, set_aside)
+            o.close(id, class, told, set_aside)
         }));
-        before - self.open.len()
+        let count = before - self.open.len();
+        if count > 0 {
+            self.told = told;
+        }
+        count
     }
 }
 

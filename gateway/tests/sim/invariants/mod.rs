@@ -3,6 +3,7 @@
 pub mod agreement;
 pub mod ballots;
 pub mod bounds;
+pub mod complete;
 pub mod contents;
 pub mod corruption;
 pub mod counted_once;

@@ -1,0 +1,86 @@
+//! Which time is believed where something depends on it that can't be taken back: that a window is complete.
+//!
+//! What a majority of clocks shows may be wrong: when their common source is, all leap together, and come back. Nobody can tell
+//! such a leap from one that sets a wrong time right, or from what passes while the site is off. But a right time stays. So a time
+//! that leaps by more than [`MAX_LEAD_MS`] from what was believed, and what has elapsed since, is believed once it has stayed for
+//! [`BELIEVED_AFTER_MS`]. Until then the time that was believed goes on by elapsed time, as it does while no majority agrees. Before
+//! one ever did, it is [`EARLIEST_NOW`].
+//!
+//! Invariant: what is believed goes on by elapsed time, from a time that a majority agreed on.
+//! Limit: a majority that is wrong in the same way for longer is believed. What was told by that is taken back by what is told
+//! after its clocks have come back.
+
+use super::window::MAX_LEAD_MS;
+use bincode::{Decode, Encode};
+use selvedge_shared::time::{EARLIEST_NOW, ElapsedMs, EpochMs, TIME_RANGE};
+
+/// How long a time must have stayed, in milliseconds, to be believed though it leapt.
+pub const BELIEVED_AFTER_MS: u64 = 900_000;
+
+/// The time that is believed. Nothing at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+pub(super) struct Trust {
+    /// When a majority last agreed on a time that is believed, and on what.
+    from: Option<(ElapsedMs, EpochMs)>,
+    /// Since when the time is another, if it is.
+    other_since: Option<ElapsedMs>,
+}
+
+impl Trust {
+    /// A majority agrees that it is `wall`.
+    pub fn agreed(&mut self, elapsed: ElapsedMs, wall: EpochMs) {
+        let near = match self.from {
+            Some(_) => self.time(elapsed).0.abs_diff(wall.0) <= MAX_LEAD_MS.unsigned_abs(),
+            None => true,
+        };
+        let since = *self.other_since.get_or_insert(elapsed);
+        if near || elapsed.since(since) >= BELIEVED_AFTER_MS {
+            *self = Self { from: Some((elapsed, wall)), other_since: None };
+        }
+    }
+
+    /// The time that is believed.
+    pub fn time(&self, elapsed: ElapsedMs) -> EpochMs {
+        let gone_on = |(at, wall): (ElapsedMs, EpochMs)| {
+            wall.plus(i64::try_from(elapsed.since(at)).unwrap_or(i64::MAX))
+        };
+        self.from.map_or(EARLIEST_NOW, gone_on)
+    }
+
+    /// Whether this can have come about by `elapsed` (for one that was read back).
+    pub fn is_sound(&self, elapsed: ElapsedMs) -> bool {
+        let from = self.from.is_none_or(|(at, wall)| at <= elapsed && TIME_RANGE.contains(&wall.0));
+        from && self.other_since.is_none_or(|since| since <= elapsed && self.from.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: i64 = 1_764_000_000_000;
+    const YEAR: i64 = 365 * 86_400_000;
+
+    #[test]
+    fn a_time_that_leaps_is_believed_once_it_has_stayed() {
+        let mut trust = Trust::default();
+        let mut agreed = |ms: u64, wall: i64| {
+            trust.agreed(ElapsedMs(ms), EpochMs(wall + ms as i64));
+            assert!(trust.is_sound(ElapsedMs(ms)) && !trust.is_sound(ElapsedMs(0)));
+            trust.time(ElapsedMs(ms)).0 - ms as i64
+        };
+        assert_eq!(agreed(1, WALL), WALL, "the first one at once");
+        assert_eq!(agreed(1_000, WALL + MAX_LEAD_MS), WALL + MAX_LEAD_MS, "a little");
+        for (n, leap) in (1..).zip([20 * YEAR, -20 * YEAR, MAX_LEAD_MS + 1]) {
+            let at = n * 2 * BELIEVED_AFTER_MS;
+            assert_eq!(agreed(at, WALL), WALL);
+            assert_eq!(agreed(at + 1, WALL + leap), WALL);
+            assert_eq!(agreed(at + BELIEVED_AFTER_MS, WALL + leap), WALL);
+            assert_eq!(agreed(at + BELIEVED_AFTER_MS, WALL), WALL, "it came back");
+        }
+        let later = 9 * BELIEVED_AFTER_MS;
+        assert_eq!(agreed(later, WALL + YEAR), WALL);
+        assert_eq!(agreed(later + BELIEVED_AFTER_MS, WALL + YEAR), WALL + YEAR, "it stays");
+        assert_eq!(Trust::default().time(ElapsedMs(9_000)), EARLIEST_NOW);
+    }
+}

@@ -1,0 +1,32 @@
+//! What a node takes for complete does not change: no part in time comes for a window that its stream has passed, by what the
+//! batches before told last, unless its own batch takes that back first.
+
+use selvedge_shared::ids::ShardId;
+use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{Batch, StreamName};
+use std::collections::BTreeMap;
+
+/// Of all streams: one that was retired and is known anew has passed nothing, so runs in which streams are retired have none.
+#[derive(Debug, Default)]
+pub struct Complete {
+    told: BTreeMap<StreamName, EpochMs>,
+}
+
+impl Complete {
+    /// The next batch of a shard, by its number.
+    pub fn check(&mut self, shard: ShardId, seq: u64, batch: &Batch) {
+        let mut passed = self.told.clone();
+        for part in &batch.parts {
+            let name = &batch.streams[part.stream as usize];
+            if let Some(passed) = passed.get_mut(name) {
+                let end = part.start.plus(part.width_ms.into());
+                assert!(
+                    part.late > 0 || end > *passed,
+                    "{shard} batch {seq}: {name:?} had passed {passed}: {part:?}"
+                );
+                *passed = part.watermark.min(*passed);
+            }
+            self.told.insert(name.clone(), part.watermark);
+        }
+    }
+}
