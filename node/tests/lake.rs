@@ -34,7 +34,7 @@ fn fill(folder: &Path) -> usize {
                 let mut aggregate = Aggregate::sketched(sample);
                 aggregate.add(Sample { time: EpochMs(start + 9), slot: 2, index: 0, value: other });
                 // A clock that is far off.
-                let watermark = EpochMs(if i == 5 { i64::MAX } else { start + 10_000 });
+                let watermark = EpochMs(if i == 895 { i64::MAX } else { start + 10_000 });
                 Part {
                     stream: (i % 10) as u32,
                     width_ms: 10_000,

@@ -30,7 +30,8 @@ struct Device {
     #[serde(serialize_with = "text")]
     #[schema(value_type = String, format = DateTime)]
     first_seen: EpochMs,
-    /// The time of its earliest reading.
+    /// The time of its earliest reading, but for windows that are behind their time: more than a year before the node first heard of
+    /// the device, and from what followed.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     first: Option<EpochMs>,
@@ -54,7 +55,8 @@ struct Stream {
     stream: String,
     /// At which widths its windows are stored.
     widths_ms: Vec<i64>,
-    /// The time of its earliest reading.
+    /// The time of its earliest reading, but for windows that are behind their time: more than a year before the node first heard of
+    /// the device, and from what followed.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     first: Option<EpochMs>,

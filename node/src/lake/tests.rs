@@ -30,6 +30,8 @@ struct Home {
     writer: Writer,
     reader: Reader,
     seq: u64,
+    /// The watermark of each stream.
+    told: [EpochMs; 4],
     /// PostgreSQL: the server and the name of the database on it.
     server: Option<(String, String)>,
 }
@@ -66,7 +68,7 @@ fn part(stream: u32, width_ms: u32, start: i64, value: f64) -> Part {
 impl Home {
     async fn open(database: Database, folder: tempfile::TempDir, server: Option<(String, String)>) -> Self {
         let (writer, reader) = store::open(&database).await.unwrap();
-        Self { database, folder, writer, reader, seq: 0, server }
+        Self { database, folder, writer, reader, seq: 0, told: [EpochMs(0); 4], server }
     }
 
     async fn end(self) {
@@ -89,8 +91,13 @@ impl Home {
     }
 
     /// Applies windows of the devices b and a, streams 0 to 3: b/temp, b/force, a/temp, a/force.
-    async fn apply(&mut self, parts: Vec<Part>) {
+    async fn apply(&mut self, mut parts: Vec<Part>) {
         self.seq += 1;
+        for part in &mut parts {
+            let told = &mut self.told[part.stream as usize];
+            *told = part.watermark.max(*told);
+            part.watermark = *told;
+        }
         let name = |device: &str, stream: &str| StreamName { device: device.into(), stream: stream.into() };
         let streams = vec![name("b", "temp"), name("b", "force"), name("a", "temp"), name("a", "force")];
         let batch = Batch { streams, parts };
@@ -249,6 +256,31 @@ async fn a_late_reading_rewrites_its_day_alone() {
         let changed: Vec<_> = FILES.into_iter().filter(|file| before[*file] != after[*file]).collect();
         assert_eq!(changed, [FILES[1]]);
         assert_eq!(after.len(), FILES.len());
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_day_that_was_told_as_passed_by_mistake_is_written_again_at_every_turn() {
+    for mut home in homes().await {
+        let day = |part: Part, passed: i64| Part { watermark: EpochMs(passed), ..part };
+        let complete = |home: &Home| -> Vec<bool> {
+            let file = home.files().remove(FILES[0]).unwrap();
+            let file = SerializedFileReader::new(bytes::Bytes::from(file)).unwrap();
+            file.get_row_iter(None).unwrap().map(|row| row.unwrap().get_bool(21).unwrap()).collect()
+        };
+        home.apply(vec![day(part(0, 10_000, DAY, 1.0), DAY + 20 * 365 * DAY_MS)]).await;
+        assert_eq!(home.export(&all()).await, ["10s 2025-11-24 new 1"]);
+        assert_eq!(complete(&home), [true]);
+        // The clocks have come back: the day still fills.
+        home.told = [EpochMs(0); 4];
+        home.apply(vec![day(part(0, 10_000, DAY + 10_000, 1.0), DAY + 15_000)]).await;
+        assert_eq!(home.export(&all()).await, ["10s 2025-11-24 replaced 2"]);
+        assert_eq!(complete(&home), [true, false]);
+        home.apply(vec![day(part(0, 10_000, DAY + DAY_MS, 1.0), DAY + DAY_MS + 1)]).await;
+        let done = home.export(&all()).await;
+        assert_eq!(done, ["10s 2025-11-24 replaced 2", "10s 2025-11-25 new 1"]);
+        assert_eq!(complete(&home), [true; 2]);
         home.end().await;
     }
 }

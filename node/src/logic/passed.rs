@@ -1,15 +1,21 @@
 //! How far a stream has come, and which of its rows are complete by that.
 //!
-//! Every part of a window says how far its stream had come when it closed: its watermark. What counts here is the watermark in
-//! the batches up to the shard's cursor: while a batch is missing, those behind it may be here, but what it holds of their
-//! streams is not. A row is complete when its stream has passed the end of its span, whichever part of whichever window said so.
+//! Every part of a window says how far its stream had come when it closed: its watermark. What counts is the one that was told
+//! last, in the order of the shard's batches and of the parts within them: where a clock was wrong and has come back, a site tells
+//! less than it did before, and what it told before was wrong. (So a site never tells more than what its clocks bear out; and no
+//! part in time comes for a row that what was told last has passed.)
+//!
+//! What counts here are the batches up to the shard's cursor: while a batch is missing, those behind it may be here, but what it
+//! holds of their streams is not. That the newest of them says less counts at once. A row is complete when its stream has passed the end of its
+//! span, whichever part of whichever window said so.
 //!
 //! Batches that never come leave a hole. What they held nobody knows, but they closed no window in time that the stream had passed
 //! before them, or that begins after what it had passed with the first batch behind them. The stretch between is in doubt, and a
 //! row that touches it is never called complete. Of a stream that is first heard of after a hole, all up to there is.
 //!
-//! - Invariant: how far a stream has passed only grows.
-//! - Invariant: a row that is complete stays so, unless batches that the site had confirmed are lost to the database.
+//! - Invariant: a stream has come as far as was told last, or less far as long as batches are missing.
+//! - Invariant: a row that is complete stays so, unless its site tells that its stream went back, or batches that the site had
+//!   confirmed are lost to the database.
 
 use super::progress::Span;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
@@ -31,6 +37,8 @@ pub struct Passed {
     pub seq: u64,
     /// The same of batches beyond a gap, if there is one.
     pub ahead: Option<Seen>,
+    /// How often it went back.
+    pub set_back: u64,
 }
 
 /// What a batch says of a stream.
@@ -38,16 +46,16 @@ pub struct Passed {
 pub struct Seen {
     /// The batch.
     pub seq: u64,
-    /// The greatest watermark of the stream in it.
+    /// The last watermark of the stream in it.
     pub watermark: EpochMs,
 }
 
 /// A stretch of a stream's time of which lost batches may have held readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Doubt {
-    /// How far the stream had come before them.
+    /// How far the stream had come before them, or after them if that is less far.
     pub from: EpochMs,
-    /// How far it had come after them, and [`DOUBT_AFTER_MS`] more.
+    /// The other of the two, and [`DOUBT_AFTER_MS`] more.
     pub to: EpochMs,
     /// The batches, from the first to the last.
     pub batches: Span,
@@ -55,34 +63,33 @@ pub struct Doubt {
 
 impl Default for Passed {
     fn default() -> Self {
-        Self { at: NEVER, seq: 0, ahead: None }
+        Self { at: NEVER, seq: 0, ahead: None, set_back: 0 }
     }
 }
 
 impl Passed {
     /// After these batches, in a shard with this cursor and these holes.
     pub fn advance(self, seen: &[Seen], cursor: u64, holes: &BTreeSet<Span>) -> (Self, Option<Doubt>) {
-        let newest = |all: &mut dyn Iterator<Item = Seen>| {
-            let later =
-                |a: Seen, b: Seen| Seen { seq: a.seq.max(b.seq), watermark: a.watermark.max(b.watermark) };
-            all.reduce(later)
+        let all = || self.ahead.into_iter().chain(seen.iter().copied()).filter(|one| one.seq > self.seq);
+        let settled = all().filter(|one| one.seq <= cursor).max_by_key(|one| one.seq);
+        let ahead = || all().filter(|one| one.seq > cursor);
+        let within = |at: EpochMs| at.clamp(NEVER, EpochMs(*TIME_RANGE.end()).plus(1));
+        let told = settled.map_or(self.at, |one| within(one.watermark));
+        let at = ahead().map(|one| within(one.watermark)).fold(told, EpochMs::min);
+        let now = Self {
+            at,
+            seq: settled.map_or(self.seq, |one| one.seq),
+            ahead: ahead().max_by_key(|one| one.seq),
+            set_back: self.set_back.saturating_add(u64::from(at < self.at)),
         };
-        let all = || self.ahead.into_iter().chain(seen.iter().copied());
-        let settled = newest(&mut all().filter(|one| one.seq <= cursor));
-        let ahead = newest(&mut all().filter(|one| one.seq > cursor));
-        let Some(settled) = settled.filter(|one| one.seq > self.seq) else {
-            return (Self { ahead, ..self }, None);
-        };
-        let end = EpochMs(*TIME_RANGE.end()).plus(1);
-        let at = settled.watermark.clamp(self.at, end.max(self.at));
         // The first batch after the holes may be another than the last one here; what is in doubt is then more than need be.
-        let mut between = holes.iter().filter(|hole| self.seq < hole.first && hole.last < settled.seq);
+        let mut between = holes.iter().filter(|hole| self.seq < hole.first && hole.last < now.seq);
         let doubt = between.next().map(|first| {
             let last = between.next_back().unwrap_or(first).last;
-            let to = at.plus(DOUBT_AFTER_MS);
-            Doubt { from: self.at, to, batches: Span { first: first.first, last } }
+            let (from, to) = (self.at.min(told), self.at.max(told).plus(DOUBT_AFTER_MS));
+            Doubt { from, to, batches: Span { first: first.first, last } }
         });
-        (Self { at, seq: settled.seq, ahead }, doubt)
+        (now, doubt)
     }
 }
 
@@ -125,17 +132,64 @@ mod tests {
         let (one, _) = Passed::default().advance(&[seen(1, 100), seen(4, 400)], 2, &none);
         assert_eq!((one.at, one.seq, one.ahead), (EpochMs(100), 1, Some(seen(4, 400))));
         let (two, _) = one.advance(&[seen(5, 350)], 2, &none);
-        assert_eq!((two.at, two.ahead), (EpochMs(100), Some(seen(5, 400))), "a watermark never goes back");
+        assert_eq!((two.at, two.ahead), (EpochMs(100), Some(seen(5, 350))));
         let (three, doubt) = two.advance(&[seen(3, 300)], 5, &none);
-        assert_eq!((three.at, three.seq, three.ahead, doubt), (EpochMs(400), 5, None, None));
+        assert_eq!((three.at, three.seq, three.ahead, doubt), (EpochMs(350), 5, None, None));
         assert_eq!(three.advance(&[seen(2, 900)], 5, &none).0, three, "a hole that is filled late");
         let (wild, _) = three.advance(&[seen(6, i64::MAX)], 6, &none);
         assert_eq!(wild.at, EpochMs(TIME_RANGE.end() + 1));
     }
 
     #[test]
+    fn what_was_told_last_counts_and_that_a_stream_went_back_counts_at_once() {
+        let none = holes(&[]);
+        let start = Passed { at: EpochMs(9_000_000), seq: 3, ..Passed::default() };
+        let (back, _) = start.advance(&[seen(4, 200)], 4, &none);
+        assert_eq!((back.at, back.set_back), (EpochMs(200), 1));
+        let (on, _) = back.advance(&[seen(5, 300)], 5, &none);
+        assert_eq!((on.at, on.set_back), (EpochMs(300), 1));
+        // Beyond a gap, and in whichever order they come.
+        let (back, _) = start.advance(&[seen(6, 250)], 3, &none);
+        assert_eq!((back.at, back.seq, back.ahead), (EpochMs(250), 3, Some(seen(6, 250))));
+        let (gone, _) = start.advance(&[seen(5, 230), seen(7, 8_000)], 3, &none);
+        assert_eq!((gone.at, gone.ahead), (EpochMs(230), Some(seen(7, 8_000))));
+        let (there, _) = gone.advance(&[seen(4, 9_900_000), seen(6, 240)], 7, &none);
+        assert_eq!((there.at, there.set_back), (EpochMs(8_000), 1));
+        let (_, doubt) = start.advance(&[seen(6, 250)], 6, &holes(&[(4, 5)]));
+        let doubt = doubt.unwrap();
+        assert_eq!((doubt.from, doubt.to), (EpochMs(250), EpochMs(9_000_000 + DOUBT_AFTER_MS)));
+    }
+
+    #[test]
+    fn in_any_order_a_stream_has_come_as_far_as_was_told_last_once_all_is_there() {
+        let mut state = 7_u64;
+        let mut below = |most: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % most
+        };
+        for _ in 0..2_000 {
+            let told: Vec<i64> = (0..9).map(|_| below(1_000) as i64).collect();
+            let mut order: Vec<u64> = (1..=9).collect();
+            (1..9).rev().for_each(|at| order.swap(at, below(at as u64 + 1) as usize));
+            let (mut passed, mut here, mut cursor) = (Passed::default(), BTreeSet::<u64>::new(), 0);
+            while !order.is_empty() {
+                let some = order.split_off(below(order.len() as u64) as usize);
+                here.extend(&some);
+                while here.contains(&(cursor + 1)) {
+                    cursor += 1;
+                }
+                let seen: Vec<Seen> = some.iter().map(|seq| seen(*seq, told[*seq as usize - 1])).collect();
+                (passed, _) = passed.advance(&seen, cursor, &BTreeSet::new());
+                let newest = here.last().map_or(0, |seq| told[*seq as usize - 1]);
+                assert!(passed.at.0 <= newest, "{told:?} {here:?}: {passed:?}");
+            }
+            assert_eq!(passed.at.0, told[8]);
+        }
+    }
+
+    #[test]
     fn lost_batches_leave_what_they_may_have_held_in_doubt() {
-        let start = Passed { at: EpochMs(100), seq: 3, ahead: None };
+        let start = Passed { at: EpochMs(100), seq: 3, ..Passed::default() };
         let lost = holes(&[(1, 2), (5, 6), (8, 8), (20, 21)]);
         let (after, doubt) = start.advance(&[seen(9, 300)], 12, &lost);
         let batches = Span { first: 5, last: 8 };

@@ -5,7 +5,7 @@
 use super::{Hole, Progress, Reader, SeriesInfo, StoreError, StoredWindow, postgres, sqlite};
 use crate::logic::params::Wanted;
 use selvedge_shared::pattern::Pattern;
-use selvedge_shared::time::EpochMs;
+use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
 use std::collections::HashMap;
 
 /// How a database writes what differs.
@@ -177,7 +177,7 @@ pub struct SeriesTimes {
     pub series: SeriesInfo,
     /// When the node first heard of the device.
     pub device_seen: EpochMs,
-    /// The time of the first reading in its first window.
+    /// The time of the first reading in its oldest window that is not behind its time ([`BEFORE_SEEN_MS`]).
     pub first: Option<EpochMs>,
     /// The time of the last reading in its newest window.
     pub last: Option<EpochMs>,
@@ -201,7 +201,8 @@ pub(super) const SERIES: &str = "s.series_id, d.site, d.name, s.stream, s.width_
 /// How many columns these are.
 const SERIES_COLUMNS: usize = 7;
 
-/// A window that starts later than this beyond what its stream has passed is ahead of its time: a clock was wrong.
+/// A window that starts later than this beyond what its stream has passed, and beyond the node's clock, is ahead of its time: a clock
+/// was wrong. (What a stream is told to have passed may lie behind, while its site does not know the time.)
 pub const AHEAD_OF_STREAM_MS: i64 = 3_600_000;
 
 /// And so is one that starts later than this beyond the node's clock, whatever its stream has passed.
@@ -217,7 +218,7 @@ const DOUBTFUL_ENTRIES: usize = 200;
 /// expression: the node's clock in milliseconds since 1970.
 pub(super) fn newest_start(dialect: Dialect, now: &str) -> String {
     let start = dialect.start();
-    let least = if dialect == Dialect::Sqlite { "min" } else { "least" };
+    let (least, most) = if dialect == Dialect::Sqlite { ("min", "max") } else { ("least", "greatest") };
     let newest = |until: &str| {
         let until = match dialect {
             _ if until.is_empty() => String::new(),
@@ -229,8 +230,32 @@ pub(super) fn newest_start(dialect: Dialect, now: &str) -> String {
         format!("(SELECT max(n.{start}) FROM series_window AS n WHERE n.series_id = s.series_id{until})")
     };
     let clock = format!("{now} + {AHEAD_OF_CLOCK_MS}");
-    let stream = format!("{least}(s.passed_ms + {AHEAD_OF_STREAM_MS}, {clock})");
+    let stream = format!("{least}({most}(s.passed_ms, {now}) + {AHEAD_OF_STREAM_MS}, {clock})");
     format!("coalesce({}, {}, {})", newest(&stream), newest(&clock), newest(""))
+}
+
+/// A window that starts earlier than this before the node first heard of its device is behind its time: a clock was wrong, unless
+/// windows join it to what came later, none so far from the next.
+pub const BEFORE_SEEN_MS: i64 = MAX_DURATION_MS;
+
+/// Where the oldest window of series `s` of device `d` starts that is not behind its time; the oldest of all if all are, as in a
+/// recording.
+pub(super) fn oldest_start(dialect: Dialect) -> String {
+    let start = dialect.start();
+    let seen = format!("d.first_seen_ms - {BEFORE_SEEN_MS}");
+    let (seen, far) = match dialect {
+        Dialect::Sqlite => (seen, BEFORE_SEEN_MS.to_string()),
+        Dialect::Postgres => (
+            format!("timestamptz 'epoch' + ({seen}) * interval '1 millisecond'"),
+            format!("{BEFORE_SEEN_MS} * interval '1 millisecond'"),
+        ),
+    };
+    let one = |which: &str, of: &str| {
+        format!("(SELECT {which}(n.{start}) FROM series_window AS n WHERE n.series_id = s.series_id{of})")
+    };
+    let (oldest, all) = (one("min", &format!(" AND n.{start} >= {seen}")), one("min", ""));
+    let before = one("max", &format!(" AND n.{start} < {seen}"));
+    format!("coalesce(CASE WHEN {before} >= {oldest} - {far} THEN {all} ELSE {oldest} END, {all})")
 }
 
 /// A row of an answer, of either kind of database; columns count from 0.
@@ -453,9 +478,10 @@ fn series(dialect: Dialect, seek: &Seek, limit: u32) -> Statement {
 /// All series of the wanted devices after the one named, at most `limit` devices, with their times.
 fn devices(dialect: Dialect, seek: &Seek, after: (&str, &str), now: EpochMs, limit: u32) -> Statement {
     let (start, newest) = (dialect.start(), newest_start(dialect, first_value(dialect)));
+    let oldest = oldest_start(dialect);
     let text = format!(
         "SELECT {SERIES}, d.first_seen_ms, \
-         (SELECT w.first_ms FROM series_window AS w WHERE w.series_id = s.series_id ORDER BY w.{start} LIMIT 1), \
+         (SELECT w.first_ms FROM series_window AS w WHERE w.series_id = s.series_id AND w.{start} = {oldest}), \
          (SELECT w.last_ms FROM series_window AS w WHERE w.series_id = s.series_id AND w.{start} = {newest}), \
          s.readings, s.late_count, s.set_aside, s.missing \
          FROM (SELECT d.* FROM device AS d WHERE (d.site, d.name) > ("

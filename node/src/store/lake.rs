@@ -17,8 +17,8 @@ pub struct DayKey {
 /// What is in a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DayState {
-    /// The sum of its windows' revisions, and how many of its streams have passed its end: greater with every part that was added
-    /// to a window, and when windows become complete by what came after the day.
+    /// The sum of its windows' revisions, how many of its streams have passed its end, and twice how often they went back: greater
+    /// with every part that was added to a window, and when windows become complete by what came after the day, or are not any more.
     pub revisions: i64,
     /// How far the slowest of its streams has come; nothing if that is not known.
     pub passed: Option<EpochMs>,

@@ -264,7 +264,7 @@ impl<'a> Stage<'a> {
                 one.totals.entry(series).or_default().add(part);
                 let here = Seen { seq: new.seq, watermark: part.watermark };
                 match one.seen.last_mut().filter(|seen| seen.seq == new.seq) {
-                    Some(seen) => seen.watermark = seen.watermark.max(part.watermark),
+                    Some(seen) => seen.watermark = part.watermark,
                     None => one.seen.push(here),
                 }
             }

@@ -413,6 +413,7 @@ async fn the_views_read_as_one_expects() {
         let first = message(1, 1, batch((1..=150).map(sketched).collect()));
         assert_eq!(apply(&mut writer, &[first]).await.windows, 150);
         let mut late = part(0, 10_000, &[9.0]);
+        late.watermark = EpochMs(151 * 10_000 - 1);
         (late.late, late.aggregate.first.slot, late.aggregate.last.slot) = (1, 9, 9);
         apply(&mut writer, &[message(2, 1, batch(vec![late, part(1, 20_000, &[1.0])]))]).await;
         apply(&mut writer, &[beacon(8, 9)]).await;
@@ -500,7 +501,7 @@ async fn rows_are_complete_when_their_stream_has_passed_them_by_whichever_window
         assert_eq!(complete(&home, "day", "temp").await, [0]);
         // Of all widths, also of one that is new.
         let mut wide = part(0, 0, &[1.0]);
-        (wide.width_ms, wide.watermark) = (3_600_000, EpochMs(5));
+        (wide.width_ms, wide.watermark) = (3_600_000, EpochMs(86_458_000));
         apply(&mut writer, &[message(4, 1, batch(vec![wide]))]).await;
         let all = reader.series(None, None, Some("temp"), 9).await.unwrap();
         assert_eq!(all.iter().map(|s| s.passed.0).collect::<Vec<_>>(), [86_458_000; 2]);
@@ -597,6 +598,43 @@ async fn one_wild_time_is_not_the_newest() {
         let text = if matches!(home, Home::Sqlite { .. }) { "2025-11-24T16" } else { "2025-11-24 16" };
         let shown = home.sql("SELECT last_window FROM streams WHERE stream = 'temp'").await;
         assert!(shown[0][0].starts_with(text), "{shown:?}");
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn one_wild_time_is_not_the_oldest() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let now = 1_764_000_000_000;
+        let rollover = now - 1_024 * 7 * 86_400_000;
+        // A box that lost its GPS weeks, and one whose clock is in 1970 at each start; a recording that is old as a whole.
+        let wild = [0, 60_000, rollover, rollover + 50_000, now].map(|start| alone(0, start));
+        let recording = [rollover, rollover + 10_000].map(|start| alone(1, start));
+        let parts = [wild.to_vec(), recording.to_vec()].concat();
+        apply(&mut writer, &[message(1, 1, batch(parts))]).await;
+        let times = reader.find_devices(&find::Seek::default(), ("", ""), EpochMs(now), 9).await.unwrap();
+        let first: Vec<_> = times.iter().map(|t| t.first.unwrap().0).collect();
+        assert_eq!(first, [rollover, now]);
+        let text = if matches!(home, Home::Sqlite { .. }) { "2025-11-24T16" } else { "2025-11-24 16" };
+        let shown = home.sql("SELECT first_window FROM streams WHERE stream = 'temp'").await;
+        assert!(shown[0][0].starts_with(text), "{shown:?}");
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_before_the_node_and_joins_what_came_later_is_the_oldest() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let (now, month_ms) = (1_764_000_000_000, 30 * 86_400_000);
+        // Imported, month by month, on two streams; of one nothing for more than a year.
+        let all = (0..40).map(|month| alone(0, now - month * month_ms));
+        let late = [0, 1, 20, 21].map(|month| alone(1, now - month * month_ms));
+        apply(&mut writer, &[message(1, 1, batch(all.chain(late).collect()))]).await;
+        let times = reader.find_devices(&find::Seek::default(), ("", ""), EpochMs(now), 9).await.unwrap();
+        let first: Vec<_> = times.iter().map(|t| (now - t.first.unwrap().0) / month_ms).collect();
+        assert_eq!(first, [1, 39]);
         home.end().await;
     }
 }

@@ -32,14 +32,14 @@ impl Reader {
     ) -> Result<Vec<(EpochMs, DayState)>, StoreError> {
         let sql = match is_kept(DAY_MS, width_ms) {
             true => format!(
-                "SELECT start, (sum(revision) + sum((timestamptz 'epoch' + passed_ms * interval '1 millisecond' >= start + {DAY_MS} * interval '1 millisecond')::int))::bigint, min(passed_ms) \
+                "SELECT start, (sum(revision) + sum((timestamptz 'epoch' + passed_ms * interval '1 millisecond' >= start + {DAY_MS} * interval '1 millisecond')::int + 2 * set_back))::bigint, min(passed_ms) \
                  FROM series_rollup JOIN series USING (series_id) WHERE span_ms = {DAY_MS} AND start >= $3 AND start < $4 AND series_id IN ({SERIES}) \
                  GROUP BY start ORDER BY start LIMIT $5"
             ),
             // There is no roll-up of them.
             false => format!(
                 "SELECT date_trunc('day', start, 'UTC') AS day, \
-                 (sum(revision) + sum((timestamptz 'epoch' + passed_ms * interval '1 millisecond' >= start + {width_ms} * interval '1 millisecond')::int))::bigint, min(passed_ms) \
+                 (sum(revision) + sum((timestamptz 'epoch' + passed_ms * interval '1 millisecond' >= start + {width_ms} * interval '1 millisecond')::int + 2 * set_back))::bigint, min(passed_ms) \
                  FROM series_window JOIN series USING (series_id) WHERE series_id IN ({SERIES}) AND start >= $3 AND start < $4 GROUP BY day ORDER BY day LIMIT $5"
             ),
         };

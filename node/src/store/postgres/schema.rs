@@ -32,6 +32,7 @@ CREATE TABLE series (
     passed_seq bigint NOT NULL DEFAULT 0,
     ahead_ms   bigint,
     ahead_seq  bigint,
+    set_back   bigint NOT NULL DEFAULT 0,
     readings   bigint NOT NULL DEFAULT 0,
     late_count bigint NOT NULL DEFAULT 0,
     set_aside  bigint NOT NULL DEFAULT 0,
@@ -106,8 +107,7 @@ FROM device AS d;
 CREATE VIEW streams AS
 SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000::float8 AS length,
        (SELECT count(*) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream) AS lengths,
-       (SELECT min(w.start) FROM series_window AS w WHERE w.series_id = s.series_id) AS first_window,
-       {NEWEST} AS last_window, {WATERMARK} AS watermark,
+       {OLDEST} AS first_window, {NEWEST} AS last_window, {WATERMARK} AS watermark,
        {MOST readings}, {MOST late_count}, {MOST set_aside}, {MOST missing}
 FROM series AS s JOIN device AS d USING (device_id)
 WHERE s.width_ms = (SELECT min(n.width_ms) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream);
@@ -148,10 +148,11 @@ FROM shard_progress;
 COMMENT ON TABLE device IS 'Devices; the view devices is for people.';
 COMMENT ON COLUMN device.shard IS 'The shard of the site whose batches bring its windows.';
 COMMENT ON TABLE series IS 'A stream of a device at one length of windows; the view streams is for people.';
-COMMENT ON COLUMN series.passed_ms IS 'The watermark of the stream in the batches up to the cursor of its shard; the same in all its lengths.';
+COMMENT ON COLUMN series.passed_ms IS 'The last watermark of the stream in the batches up to the cursor of its shard; the same in all its lengths.';
 COMMENT ON COLUMN series.passed_seq IS 'The batch that brought it.';
 COMMENT ON COLUMN series.ahead_ms IS 'The watermark in a batch beyond a gap: counts once the gap has closed.';
 COMMENT ON COLUMN series.ahead_seq IS 'That batch.';
+COMMENT ON COLUMN series.set_back IS 'How often the watermark went back.';
 COMMENT ON COLUMN series.readings IS 'How many, in all windows of this length; the next three likewise.';
 COMMENT ON COLUMN series.sequences IS 'Which numbers they have, in the latest boots.';
 COMMENT ON COLUMN series.missing_before IS 'How many of the missing numbers are of earlier boots.';
@@ -173,7 +174,7 @@ COMMENT ON COLUMN devices.first_seen IS 'When its first batch came.';
 COMMENT ON VIEW streams IS 'The streams of each device, with the shortest of their windows.';
 COMMENT ON COLUMN streams.length IS 'The length of its shortest windows, in seconds.';
 COMMENT ON COLUMN streams.lengths IS 'How many lengths of windows it has.';
-COMMENT ON COLUMN streams.first_window IS 'The start of the earliest window.';
+COMMENT ON COLUMN streams.first_window IS 'The start of the earliest window that is not behind its time.';
 COMMENT ON COLUMN streams.last_window IS 'The start of the latest window that is not ahead of its time.';
 COMMENT ON COLUMN streams.watermark IS 'How far the stream has come.';
 COMMENT ON COLUMN devices.readings IS 'How many were counted, in all windows.';
@@ -314,6 +315,7 @@ fn step(text: &str) -> String {
         .replace("{ROW}", ROW)
         .replace("{ONCE}", ONCE)
         .replace("{NEWEST}", &newest)
+        .replace("{OLDEST}", &find::oldest_start(Dialect::Postgres))
         .replace("{NEVER}", &NEVER.0.to_string());
     for span in ["s.width_ms", "w.span_ms"] {
         text = text.replace(&format!("{{FACE {span}}}"), &FACE.replace("{SPAN}", span));

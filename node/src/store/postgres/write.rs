@@ -254,14 +254,14 @@ impl Statements {
         );
         // The one of all widths that knows most comes first: a width that is new knows nothing.
         let streams = "SELECT k.n, n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq, n.readings, \
-             n.late_count, n.set_aside, n.sequences, n.missing_before FROM unnest($1::bigint[]) WITH ORDINALITY AS k (series_id, n) JOIN series AS s ON s.series_id = k.series_id \
+             n.late_count, n.set_aside, n.sequences, n.missing_before, n.set_back FROM unnest($1::bigint[]) WITH ORDINALITY AS k (series_id, n) JOIN series AS s ON s.series_id = k.series_id \
              JOIN series AS n ON n.device_id = s.device_id AND n.stream = s.stream ORDER BY k.n, n.passed_seq DESC";
         let pass = "UPDATE series AS s SET passed_ms = k.passed_ms, passed_seq = k.passed_seq, ahead_ms = k.ahead_ms, \
              ahead_seq = k.ahead_seq, readings = k.readings, late_count = k.late_count, set_aside = k.set_aside, \
-             missing = k.missing, sequences = k.sequences, missing_before = k.missing_before \
+             missing = k.missing, sequences = k.sequences, missing_before = k.missing_before, set_back = k.set_back \
              FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], \
-             $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[]) AS k (series_id, passed_ms, passed_seq, ahead_ms, ahead_seq, \
-             readings, late_count, set_aside, missing, sequences, missing_before) WHERE s.series_id = k.series_id";
+             $8::bigint[], $9::bigint[], $10::bytea[], $11::bigint[], $12::bigint[]) AS k (series_id, passed_ms, passed_seq, ahead_ms, ahead_seq, \
+             readings, late_count, set_aside, missing, sequences, missing_before, set_back) WHERE s.series_id = k.series_id";
         let doubt = "INSERT INTO doubt SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
              ON CONFLICT DO NOTHING";
         // Streams whose newest batch was beyond a gap that has closed: they have come as far as that batch says, and what the hole
@@ -270,13 +270,13 @@ impl Statements {
              JOIN device AS d ON d.site = k.site AND d.shard = k.shard \
              JOIN series AS s ON s.device_id = d.device_id AND s.ahead_seq <= k.cursor";
         let doubt_ahead = format!(
-            "INSERT INTO doubt SELECT s.series_id, s.passed_ms, greatest(s.passed_ms, s.ahead_ms) + {DOUBT_AFTER_MS}, min(h.first_seq), max(h.last_seq) \
+            "INSERT INTO doubt SELECT s.series_id, least(s.passed_ms, s.ahead_ms), greatest(s.passed_ms, s.ahead_ms) + {DOUBT_AFTER_MS}, min(h.first_seq), max(h.last_seq) \
              FROM {closed} JOIN hole AS h ON h.site = d.site AND h.shard = d.shard AND h.first_seq > s.passed_seq \
              AND h.last_seq < s.ahead_seq GROUP BY s.series_id ON CONFLICT DO NOTHING"
         );
         let pass_ahead = format!(
-            "UPDATE series AS u SET passed_ms = greatest(u.passed_ms, u.ahead_ms), passed_seq = u.ahead_seq, ahead_ms = NULL, \
-             ahead_seq = NULL FROM {closed} WHERE u.series_id = s.series_id"
+            "UPDATE series AS u SET passed_ms = u.ahead_ms, set_back = u.set_back + (u.ahead_ms < u.passed_ms)::int, \
+             passed_seq = u.ahead_seq, ahead_ms = NULL, ahead_seq = NULL FROM {closed} WHERE u.series_id = s.series_id"
         );
         // What a hole that is filled after all had left in doubt.
         let clear = "DELETE FROM doubt AS x USING unnest($1::text[], $2::int[]) AS k (site, shard) \
@@ -408,6 +408,7 @@ impl Tx<'_> {
         let stored = self.tx.query(&s.streams, &[&ids]).await?;
         let mut now: BTreeMap<i64, (Passed, Option<Doubt>)> = BTreeMap::new();
         let (mut series, mut at, mut seqs, mut ahead) = (vec![], vec![], vec![], (vec![], vec![]));
+        let mut set_back = vec![];
         let (mut of, mut from, mut to, mut first, mut last) = (vec![], vec![], vec![], vec![], vec![]);
         let mut sums: Vec<Totals> = vec![];
         for row in &stored {
@@ -423,6 +424,7 @@ impl Tx<'_> {
             series.push(id);
             at.push(passed.at.0);
             seqs.push(whole(passed.seq));
+            set_back.push(whole(passed.set_back));
             ahead.0.push(passed.ahead.map(|seen| seen.watermark.0));
             ahead.1.push(passed.ahead.map(|seen| whole(seen.seq)));
             if let Some(doubt) = doubt {
@@ -438,9 +440,9 @@ impl Tx<'_> {
         let (set_aside, before) = (of_all(|one| one.set_aside), of_all(|one| one.missing_before));
         let missing: Vec<Option<i64>> = sums.iter().map(|one| one.missing().map(whole)).collect();
         let sequences: Vec<_> = sums.iter().map(|one| sequences_bytes(&one.sequences)).collect();
-        let all: [&(dyn ToSql + Sync); 11] = [
+        let all: [&(dyn ToSql + Sync); 12] = [
             &series, &at, &seqs, &ahead.0, &ahead.1, &readings, &late, &set_aside, &missing, &sequences,
-            &before,
+            &before, &set_back,
         ];
         self.tx.execute(&s.pass, &all).await?;
         if !of.is_empty() {
@@ -617,11 +619,12 @@ fn columns<'a>(keys: impl Iterator<Item = &'a ShardKey>) -> (Vec<String>, Vec<i3
     keys.map(|(site, shard)| (site.to_string(), i32::from(shard.0))).unzip()
 }
 
-/// How far a stream has come, from the third column on.
+/// How far a stream has come, from the third column on, and in the twelfth.
 fn passed_at(row: &Row) -> Result<Passed, StoreError> {
     let ahead = row.try_get::<_, Option<i64>>(4)?.zip(row.try_get::<_, Option<i64>>(5)?);
     let ahead = ahead.map(|(ms, seq)| Seen { seq: seq as u64, watermark: EpochMs(ms) });
-    Ok(Passed { at: EpochMs(row.try_get(2)?), seq: row.try_get::<_, i64>(3)? as u64, ahead })
+    let (seq, set_back) = (row.try_get::<_, i64>(3)? as u64, row.try_get::<_, i64>(11)? as u64);
+    Ok(Passed { at: EpochMs(row.try_get(2)?), seq, ahead, set_back })
 }
 
 /// What a series adds up to, from the seventh column on.

@@ -29,7 +29,7 @@ impl Reader {
     ) -> Result<Vec<(EpochMs, DayState)>, StoreError> {
         let sql = match is_kept(DAY_MS, width_ms) {
             true => format!(
-                "SELECT start_ms, sum(revision) + sum(passed_ms >= start_ms + {DAY_MS}), min(passed_ms) \
+                "SELECT start_ms, sum(revision) + sum((passed_ms >= start_ms + {DAY_MS}) + 2 * set_back), min(passed_ms) \
                  FROM series_rollup JOIN series USING (series_id) \
                  WHERE span_ms = {DAY_MS} AND start_ms >= ?3 AND start_ms < ?4 AND series_id IN ({SERIES}) \
                  GROUP BY start_ms ORDER BY start_ms LIMIT ?5"
@@ -37,7 +37,7 @@ impl Reader {
             // There is no roll-up of them.
             false => format!(
                 "SELECT start_ms - (start_ms % {DAY_MS} + {DAY_MS}) % {DAY_MS} AS day, \
-                 sum(revision) + sum(passed_ms >= start_ms + {width_ms}), min(passed_ms) \
+                 sum(revision) + sum((passed_ms >= start_ms + {width_ms}) + 2 * set_back), min(passed_ms) \
                  FROM series_window JOIN series USING (series_id) \
                  WHERE series_id IN ({SERIES}) AND start_ms >= ?3 AND start_ms < ?4 GROUP BY day ORDER BY day LIMIT ?5"
             ),

@@ -32,10 +32,11 @@ CREATE TABLE series (
     device_id  INTEGER NOT NULL REFERENCES device,
     stream     TEXT NOT NULL,
     width_ms   INTEGER NOT NULL,
-    passed_ms  INTEGER NOT NULL DEFAULT {NEVER}, -- the stream's watermark in the batches up to the shard's cursor
+    passed_ms  INTEGER NOT NULL DEFAULT {NEVER}, -- the stream's last watermark in the batches up to the shard's cursor
     passed_seq INTEGER NOT NULL DEFAULT 0,       -- the batch that brought it
     ahead_ms   INTEGER,                          -- the watermark in a batch beyond a gap: counts once the gap has closed
     ahead_seq  INTEGER,
+    set_back   INTEGER NOT NULL DEFAULT 0,       -- how often the watermark went back
     readings   INTEGER NOT NULL DEFAULT 0,       -- in all windows of this length
     late_count INTEGER NOT NULL DEFAULT 0,       -- how many of them came after their window had closed
     set_aside  INTEGER NOT NULL DEFAULT 0,       -- how many others the site set aside
@@ -48,7 +49,7 @@ CREATE TABLE series (
 CREATE TABLE doubt (
     -- Stretches of a series of which batches in `hole` may have held readings.
     series_id INTEGER NOT NULL,
-    from_ms   INTEGER NOT NULL, -- how far the stream had come before these batches
+    from_ms   INTEGER NOT NULL, -- how far the stream had come before these batches (after them, if that is less)
     to_ms     INTEGER NOT NULL, -- and after them
     first_seq INTEGER NOT NULL, -- the first and the last of the batches
     last_seq  INTEGER NOT NULL,
@@ -121,8 +122,7 @@ CREATE VIEW streams AS
 SELECT d.site, d.name AS device, s.stream,
        s.width_ms / 1000.0 AS length, -- of its shortest windows, in seconds
        (SELECT count(*) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream) AS lengths, -- how many there are
-       strftime('%Y-%m-%dT%H:%M:%fZ', (SELECT min(w.start_ms) FROM series_window AS w WHERE w.series_id = s.series_id) / 1000.0,
-                'unixepoch') AS first_window, -- the start of the earliest window
+       strftime('%Y-%m-%dT%H:%M:%fZ', {OLDEST} / 1000.0, 'unixepoch') AS first_window, -- the start of the earliest that is not behind its time
        strftime('%Y-%m-%dT%H:%M:%fZ', {NEWEST} / 1000.0, 'unixepoch') AS last_window, -- the start of the latest that is not ahead of its time
        strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark, -- how far the stream has come
        {MOST readings},   -- counted, in all windows
@@ -261,6 +261,7 @@ fn step(text: &str) -> String {
         .replace("{ROW}", ROW)
         .replace("{ONCE}", ONCE)
         .replace("{NEWEST}", &newest)
+        .replace("{OLDEST}", &find::oldest_start(Dialect::Sqlite))
         .replace("{NEVER}", &NEVER.0.to_string());
     for span in ["s.width_ms", "w.span_ms"] {
         text = text.replace(&format!("{{FACE {span}}}"), &FACE.replace("{SPAN}", span));

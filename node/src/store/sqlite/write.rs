@@ -141,7 +141,7 @@ fn pass(tx: &Transaction<'_>, stream: &StreamSeen<'_>) -> Result<(), StoreError>
     // The one of all widths that knows most: a width that is new knows nothing.
     let mut stored = tx.prepare_cached(
         "SELECT n.series_id, n.passed_ms, n.passed_seq, n.ahead_ms, n.ahead_seq, n.readings, n.late_count, n.set_aside, \
-         n.sequences, n.missing_before FROM series AS s \
+         n.sequences, n.missing_before, n.set_back FROM series AS s \
          JOIN series AS n ON n.device_id = s.device_id AND n.stream = s.stream WHERE s.series_id = ? \
          ORDER BY n.passed_seq DESC",
     )?;
@@ -154,14 +154,14 @@ fn pass(tx: &Transaction<'_>, stream: &StreamSeen<'_>) -> Result<(), StoreError>
         let whole = |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)? as u64);
         let (readings, late, set_aside, missing_before) = (whole(5)?, whole(6)?, whole(7)?, whole(9)?);
         let totals = Totals { readings, late, set_aside, sequences, missing_before };
-        Ok((row.get::<_, i64>(0)?, Passed { at, seq, ahead }, totals))
+        Ok((row.get::<_, i64>(0)?, Passed { at, seq, ahead, set_back: whole(10)? }, totals))
     })?;
     let stored = stored.collect::<Result<Vec<_>, _>>()?;
     let Some((_, before, _)) = stored.first() else { return Ok(()) };
     let (now, doubt) = stream.advance(*before);
     let mut update = tx.prepare_cached(
         "UPDATE series SET passed_ms = ?, passed_seq = ?, ahead_ms = ?, ahead_seq = ?, readings = ?, late_count = ?, set_aside = ?, \
-         missing = ?, sequences = ?, missing_before = ? WHERE series_id = ?",
+         missing = ?, sequences = ?, missing_before = ?, set_back = ? WHERE series_id = ?",
     )?;
     for (series, _, mut totals) in stored {
         if let Some(more) = stream.totals.get(&series) {
@@ -179,6 +179,7 @@ fn pass(tx: &Transaction<'_>, stream: &StreamSeen<'_>) -> Result<(), StoreError>
             totals.missing().map(whole),
             sequences_bytes(&totals.sequences),
             whole(totals.missing_before),
+            whole(now.set_back),
             series
         ])?;
         if let Some(doubt) = doubt {
@@ -196,12 +197,12 @@ fn pass(tx: &Transaction<'_>, stream: &StreamSeen<'_>) -> Result<(), StoreError>
 
 /// Streams whose newest batch was beyond a gap that has closed: they have come as far as that batch says, and what the hole may have
 /// held of them, if the gap became one, is in doubt.
-const DOUBT_PASSED: &str = "INSERT OR IGNORE INTO doubt SELECT s.series_id, s.passed_ms, max(s.passed_ms, s.ahead_ms) + ?4, \
-     min(h.first_seq), max(h.last_seq) FROM device AS d JOIN series AS s USING (device_id) \
+const DOUBT_PASSED: &str = "INSERT OR IGNORE INTO doubt SELECT s.series_id, min(s.passed_ms, s.ahead_ms), \
+     max(s.passed_ms, s.ahead_ms) + ?4, min(h.first_seq), max(h.last_seq) FROM device AS d JOIN series AS s USING (device_id) \
      JOIN hole AS h ON h.site = d.site AND h.shard = d.shard AND h.first_seq > s.passed_seq AND h.last_seq < s.ahead_seq \
      WHERE d.site = ?1 AND d.shard = ?2 AND s.ahead_seq <= ?3 GROUP BY s.series_id";
-const PASS: &str = "UPDATE series SET passed_ms = max(passed_ms, ahead_ms), passed_seq = ahead_seq, ahead_ms = NULL, \
-     ahead_seq = NULL WHERE ahead_seq <= ?3 AND device_id IN (SELECT device_id FROM device WHERE site = ?1 AND shard = ?2)";
+const PASS: &str = "UPDATE series SET passed_ms = ahead_ms, set_back = set_back + (ahead_ms < passed_ms), passed_seq = ahead_seq, \
+     ahead_ms = NULL, ahead_seq = NULL WHERE ahead_seq <= ?3 AND device_id IN (SELECT device_id FROM device WHERE site = ?1 AND shard = ?2)";
 
 /// What a hole that is filled after all had left in doubt.
 const CLEAR: &str = "DELETE FROM doubt WHERE series_id IN \
