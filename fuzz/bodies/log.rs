@@ -234,7 +234,7 @@ impl Site {
         let (log, recovery) = match opened {
             Ok(opened) => opened,
             Err(LogError::Full { .. }) => return false,
-            Err(LogError::Foreign { .. } | LogError::Version { .. }) if self.forged => return false,
+            Err(e) if e.is_unreadable() && self.forged => return false,
             Err(e) => panic!("{e}"),
         };
         read.retain(|r| !r.is_state());

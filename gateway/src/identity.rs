@@ -56,6 +56,36 @@ pub struct Identity {
     _lock: File,
 }
 
+/// A data directory that is locked and checked, and in which no start is counted yet.
+#[derive(Debug)]
+pub struct FoundIdentity {
+    dir: PathBuf,
+    expected: Expected,
+    incarnation: Incarnation,
+    /// The start that is to come.
+    start: u64,
+    peers: BTreeMap<GatewayId, Known>,
+    lock: File,
+}
+
+impl FoundIdentity {
+    /// This data directory.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Counts this start of the process; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn start(self) -> Result<Identity, IdentityError> {
+        let Self { dir, expected, incarnation, start, peers, lock } = self;
+        write(&dir, START, &StartFile { format: IDENTITY_VERSION, start })?;
+        let run = u64::from_le_bytes(random()?);
+        Ok(Identity { dir, expected, incarnation, start, run, peers, _lock: lock })
+    }
+}
+
 /// What is wrong with a data directory.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -92,6 +122,14 @@ pub enum IdentityError {
         /// The file.
         file: PathBuf,
         /// What is wrong.
+        why: String,
+    },
+    /// A file of the known format in which something is not as this release writes it.
+    #[error("{file}: {why}; nothing was changed: run the release that wrote it, or a newer one")]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What is not understood.
         why: String,
     },
     /// The disk.
@@ -169,17 +207,25 @@ impl Identity {
         }
     }
 
-    /// Takes a directory into use: checks that it is what the settings say, and counts this start of the
-    /// process.
+    /// Takes a directory into use: [`Identity::find`] and [`FoundIdentity::start`].
     ///
     /// # Errors
-    /// When it is another gateway's, damaged, in use, or can't be written.
+    /// Theirs.
     pub fn open(dir: &Path, expected: &Expected) -> Result<Self, IdentityError> {
+        Self::find(dir, expected)?.start()
+    }
+
+    /// Checks that a directory is what the settings say and locks it. Nothing in it is changed (but for the lock's empty
+    /// file), so that what else lies there can be read before this counts as a start.
+    ///
+    /// # Errors
+    /// When it is another gateway's, of another release, damaged, or in use.
+    pub fn find(dir: &Path, expected: &Expected) -> Result<FoundIdentity, IdentityError> {
         if !Self::exists(dir) {
             return Err(IdentityError::Absent(dir.into()));
         }
         let lock = lock(dir)?;
-        let found: IdentityFile = read(dir, IDENTITY, |f: &IdentityFile| f.format)?;
+        let found: IdentityFile = read(dir, IDENTITY)?;
         let same = |what, found: &str, wanted: &str, help| {
             let (dir, found, wanted) = (dir.to_path_buf(), found.to_string(), wanted.to_string());
             if found == wanted {
@@ -198,21 +244,19 @@ impl Identity {
             "put back the gateways, shards and site settings that the site was created with",
         )?;
         let incarnation = incarnation(dir, IDENTITY, &found.incarnation)?;
-        let peers: PeersFile = read(dir, PEERS, |f: &PeersFile| f.format)?;
+        let peers: PeersFile = read(dir, PEERS)?;
         let known = |(id, p): (u16, PeerEntry)| {
             let incarnation = self::incarnation(dir, PEERS, &p.incarnation)?;
             Ok((GatewayId(id), Known { incarnation, start: p.start, run: p.run }))
         };
         let peers = peers.peers.into_iter().map(known).collect::<Result<_, IdentityError>>()?;
-        let before: StartFile = read(dir, START, |f: &StartFile| f.format)?;
+        let before: StartFile = read(dir, START)?;
         let start = before.start.checked_add(1).ok_or_else(|| IdentityError::Damaged {
             file: dir.join(START),
             why: "the start counter is at its end".to_string(),
         })?;
-        write(dir, START, &StartFile { format: IDENTITY_VERSION, start })?;
-        let run = u64::from_le_bytes(random()?);
         let (dir, expected) = (dir.to_path_buf(), expected.clone());
-        Ok(Self { dir, expected, incarnation, start, run, peers, _lock: lock })
+        Ok(FoundIdentity { dir, expected, incarnation, start, peers, lock })
     }
 
     /// The site.
@@ -281,7 +325,13 @@ fn lock(dir: &Path) -> Result<File, IdentityError> {
     }
 }
 
-fn read<T: DeserializeOwned>(dir: &Path, name: &str, format: impl Fn(&T) -> u32) -> Result<T, IdentityError> {
+/// What every version of these files says of itself.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, IdentityError> {
     let file = dir.join(name);
     let damaged = |why: String| IdentityError::Damaged { file: file.clone(), why };
     let mut text = String::new();
@@ -292,9 +342,14 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str, format: impl Fn(&T) -> u32)
         Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(damaged("is not text".to_string())),
         Err(why) => return Err(IdentityError::Io { file, why }),
     }
-    let value: T = serde_json::from_str(&text).map_err(|e| damaged(format!("does not read: {e}")))?;
-    match format(&value) {
-        IDENTITY_VERSION => Ok(value),
+    // The version first: what else a file of another one holds is not known here.
+    let Format { format } =
+        serde_json::from_str(&text).map_err(|e| damaged(format!("does not read: {e}")))?;
+    match format {
+        IDENTITY_VERSION => serde_json::from_str(&text).map_err(|e| IdentityError::Unreadable {
+            file: file.clone(),
+            why: format!("does not read: {e}"),
+        }),
         other => Err(IdentityError::Differs {
             dir: dir.into(),
             what: "format version",
@@ -445,5 +500,28 @@ mod tests {
         fs::write(dir.path().join(START), "{\"format\":2,\"start\":1}").unwrap();
         let said = Identity::open(dir.path(), &me).unwrap_err().to_string();
         assert!(said.contains("format version 2") && said.contains("newer"), "{said}");
+    }
+
+    #[test]
+    fn what_another_release_wrote_is_no_damage_and_counts_no_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = expected("plant-7", 2, 9);
+        for (text, says) in [
+            ("{\"format\":2,\"begun\":[1]}", "format version 2"),
+            ("{\"format\":1,\"begun\":[1]}", "nothing was changed"),
+        ] {
+            for file in [IDENTITY, START, PEERS] {
+                fs::remove_dir_all(dir.path()).unwrap();
+                Identity::init(dir.path(), &me).unwrap();
+                fs::write(dir.path().join(file), text).unwrap();
+                let said = Identity::open(dir.path(), &me).unwrap_err().to_string();
+                assert!(said.contains(says) && !said.contains("new id"), "{file}: {said}");
+                assert_eq!(fs::read_to_string(dir.path().join(file)).unwrap(), text);
+            }
+        }
+        fs::remove_dir_all(dir.path()).unwrap();
+        Identity::init(dir.path(), &me).unwrap();
+        drop(Identity::find(dir.path(), &me).unwrap());
+        assert_eq!(Identity::open(dir.path(), &me).unwrap().start(), 1, "what is only looked at is no start");
     }
 }

@@ -2,12 +2,14 @@
 //! in `sim/`; here are the cases that were found there, or while that was written, one by one.
 
 use selvedge_gateway::logic::commit::Submission;
-use selvedge_gateway::logic::machine::{CutBatch, Rules};
+use selvedge_gateway::logic::machine::{CutBatch, Machine, PROPOSAL_VERSION, Rules};
 use selvedge_gateway::logic::paxos::Limits;
 use selvedge_gateway::logic::replica::StoreWork;
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED, Now, Replay};
-use selvedge_gateway::storage::{self, Done, Folders, LogKeeper, LogWork, Opened, ReplicaSettings};
+use selvedge_gateway::storage::{
+    self, Done, Folders, Found, LogKeeper, LogWork, OpenError, Opened, ReplicaSettings,
+};
 use selvedge_gateway::wal::{Disk, MemoryDisk, Record, Settings};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -17,16 +19,37 @@ const ME: GatewayId = GatewayId(1);
 const SEGMENT_BYTES: u64 = 8 * 1024;
 const ROOM_BYTES: u64 = 1 << 20;
 
-fn open(disk: &MemoryDisk) -> Opened {
+fn found(disk: &MemoryDisk) -> Result<Found, OpenError> {
     let folder = |name| disk.folder(name).unwrap();
     let folders = Folders { log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") };
     let mut settings = Settings::new([1; 16]);
     (settings.segment_bytes, settings.keep_free_bytes, settings.unit_bytes) = (SEGMENT_BYTES, 0, 1_024);
-    storage::open(folders, settings).unwrap()
+    storage::read(folders, settings)
+}
+
+fn ring() -> Ring {
+    let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
+    Ring::new(1, &members, 3).unwrap()
+}
+
+fn try_open(disk: &MemoryDisk) -> Result<Opened, OpenError> {
+    let settings = ReplicaSettings {
+        rules: Arc::new(Rules::default()),
+        limits: Limits::default(),
+        outbox_budget_bytes: 1 << 20,
+        shelf_bytes: 1 << 10,
+    };
+    found(disk)?.open(ME, &ring(), &settings, &mut || 7)
+}
+
+fn open(disk: &MemoryDisk) -> Opened {
+    try_open(disk).unwrap()
 }
 
 fn entry(group: u16, slot: u64, bytes: usize) -> Record {
-    let payload = vec![slot as u8; bytes].into();
+    let mut payload = vec![slot as u8; bytes];
+    payload[0] = PROPOSAL_VERSION;
+    let payload = payload.into();
     Record { group, configuration: 1, kind: KIND_ACCEPTED, ballot: (1, 1), slot, payload }
 }
 
@@ -124,11 +147,11 @@ fn what_was_recorded_before_a_replica_began_anew_is_void() {
     let mut replay = Replay::default();
     [3, 4, 5].into_iter().for_each(|slot| replay.record(entry(1, slot, 1)));
     let begun =
-        Record { kind: KIND_BEGUN_ANEW, ballot: (0, 0), slot: 1, payload: [].into(), ..entry(1, 1, 0) };
+        Record { kind: KIND_BEGUN_ANEW, ballot: (0, 0), slot: 1, payload: [].into(), ..entry(1, 1, 1) };
     replay.record(begun);
     [1, 2].into_iter().for_each(|slot| replay.record(entry(1, slot, 1)));
     assert!(replay.is_damaged(), "also when a snapshot that was lost has been fetched since");
-    replay.record(Record { kind: KIND_HEALED, slot: 2, payload: [].into(), ..entry(1, 2, 0) });
+    replay.record(Record { kind: KIND_HEALED, slot: 2, payload: [].into(), ..entry(1, 2, 1) });
     assert!(!replay.is_damaged());
     let slots: Vec<u64> = replay.finish(0, None).entries.iter().map(|e| e.slot).collect();
     assert_eq!(slots, [1, 2], "3 to 5 may lie behind a hole");
@@ -143,17 +166,8 @@ fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
     (1..=30).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 700)])));
     drop(keeper);
     disk.meddle("log/wal-0000000000000001.log", |bytes| bytes[900] ^= 1);
-    let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
-    let ring = Ring::new(1, &members, 3).unwrap();
-    let settings = ReplicaSettings {
-        rules: Arc::new(Rules::default()),
-        limits: Limits::default(),
-        outbox_budget_bytes: 1 << 20,
-        shelf_bytes: 1 << 10,
-    };
     let mut opened = open(&disk);
-    let mut replicas = opened.replicas(ME, &ring, &settings, &mut || 7).unwrap();
-    let replica = replicas.get_mut(&ShardId(0)).unwrap();
+    let replica = opened.replicas.get_mut(&ShardId(0)).unwrap();
     assert_eq!(replica.core().status(NOW).role, "damaged");
     let effects = replica.take(NOW).unwrap();
     let Some(Submission { records, .. }) = effects.persist else { panic!("nothing is to be written") };
@@ -177,4 +191,127 @@ fn a_snapshot_does_not_count_while_the_store_lacks_what_it_lists() {
     assert!(saved(stores.perform(snapshot(9, &[1])).unwrap()), "known as lost everywhere");
     assert!(stores.perform(batch(1)).unwrap().is_none());
     assert!(saved(stores.perform(snapshot(10, &[])).unwrap()));
+}
+
+/// All that lies on a disk, by name.
+fn contents(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for folder in ["log", "snapshots", "batches/0000"] {
+        let mut names = disk.folder(folder).unwrap().list().unwrap();
+        names.sort();
+        for name in names.into_iter().map(|name| format!("{folder}/{name}")) {
+            let bytes = disk.bytes(&name).unwrap();
+            files.push((name, bytes));
+        }
+    }
+    files
+}
+
+/// A disk with a log of two segments, a snapshot, a batch, and what operations that were cut short left behind.
+fn used() -> MemoryDisk {
+    let disk = MemoryDisk::new(ROOM_BYTES);
+    let opened = open(&disk);
+    let (mut keeper, mut stores) = (LogKeeper::new(opened.log, [ShardId(0)]), opened.stores);
+    (1..=9).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 900)])));
+    stores.perform(StoreWork::Batch(ShardId(0), CutBatch { seq: 1, bytes: vec![1; 10] })).unwrap();
+    let bytes = Machine::new(ShardId(0), Arc::new(Rules::default())).snapshot();
+    stores.snapshots.save(0, 0, &bytes).unwrap();
+    drop((keeper, stores));
+    let disk = disk.image();
+    for name in ["log/wal-making.tmp", "snapshots/snapshot-making.tmp"] {
+        let (folder, name) = name.split_once('/').unwrap();
+        disk.folder(folder).unwrap().create(name).unwrap();
+    }
+    disk
+}
+
+const SNAPSHOT: &str = "snapshots/snapshot-0000-0000000000000000";
+
+/// Writes a file as another release would: whole, whatever it says.
+fn restamp(bytes: &mut [u8]) {
+    let crc = crc32c::crc32c(&bytes[..12]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    bytes[16..20].fill(0);
+    let crc = crc32c::crc32c(bytes);
+    bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn what_another_release_wrote_is_refused_by_name_and_left_as_it_is() {
+    type Change = (&'static str, &'static str, fn(&mut Vec<u8>));
+    let cases: [Change; 8] = [
+        ("the file of a snapshot", SNAPSHOT, |b| {
+            b[8] = 9;
+            restamp(b);
+        }),
+        ("what a snapshot holds", SNAPSHOT, |b| {
+            b[64] += 1;
+            restamp(b);
+        }),
+        ("a table of a snapshot", SNAPSHOT, |b| {
+            let end = b.len() - 8;
+            b[66..90].fill(251);
+            let digest = xxhash_rust::xxh3::xxh3_64(&b[64..end]);
+            b[end..].copy_from_slice(&digest.to_le_bytes());
+            restamp(b);
+        }),
+        ("a batch", "batches/0000/batch-0000000000000001", |b| {
+            b[8] = 9;
+            restamp(b);
+        }),
+        ("a segment of the log", "log/wal-0000000000000001.log", |b| {
+            b[8] = 9;
+            b[12..16].fill(0);
+            let crc = crc32c::crc32c(&b[..512]);
+            b[12..16].copy_from_slice(&crc.to_le_bytes());
+        }),
+        ("a unit of the log", "log/wal-0000000000000001.log", |b| change_first_unit(b, |unit| unit[4] = 9)),
+        ("a role in the log", "log/wal-0000000000000001.log", |b| change_first_unit(b, |unit| unit[5] = 9)),
+        ("a record's length", "log/wal-0000000000000001.log", |b| {
+            change_first_unit(b, |unit| unit[50..54].fill(255));
+        }),
+    ];
+    for (what, name, change) in cases {
+        let disk = used();
+        disk.meddle(name, |bytes| change(bytes));
+        let before = contents(&disk);
+        let refused = try_open(&disk).err().unwrap_or_else(|| panic!("{what} is taken"));
+        let said = refused.to_string();
+        assert!(said.contains("nothing was changed"), "{what}: {said}");
+        assert_eq!(before, contents(&disk), "{what}");
+    }
+    for (what, record) in [
+        ("a kind of record", Record { kind: 99, ..entry(0, 10, 5) }),
+        ("a slot's value", Record { payload: vec![PROPOSAL_VERSION + 1, 7].into(), ..entry(0, 10, 5) }),
+    ] {
+        let disk = used();
+        let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(0)]);
+        assert!(write(&mut keeper, vec![record]));
+        drop(keeper);
+        let before = contents(&disk);
+        let said = try_open(&disk).err().unwrap_or_else(|| panic!("{what} is taken")).to_string();
+        assert!(said.contains("nothing was changed"), "{what}: {said}");
+        assert_eq!(before, contents(&disk), "{what}");
+    }
+    // And what rotted is damage, as ever: the gateway starts, and its replica does not vote.
+    for (name, at) in [(SNAPSHOT, 8), (SNAPSHOT, 64), ("log/wal-0000000000000001.log", 8)] {
+        let disk = used();
+        disk.meddle(name, |bytes| bytes[at] ^= 1);
+        assert_eq!(open(&disk).replicas[&ShardId(0)].core().status(NOW).role, "damaged", "{name} byte {at}");
+    }
+}
+
+/// Changes the first unit of a segment, which lists one group, and makes it whole again.
+fn change_first_unit(segment: &mut [u8], change: impl FnOnce(&mut [u8])) {
+    let unit = &mut segment[512..];
+    let body_bytes = u32::from_le_bytes(unit[16..20].try_into().unwrap()) as usize;
+    let unit = &mut unit[..50 + body_bytes];
+    change(unit);
+    let body = crc32c::crc32c(&unit[50..]);
+    unit[20..24].copy_from_slice(&body.to_le_bytes());
+    let seed = crc32c::crc32c(&[1; 16]);
+    let seed = crc32c::crc32c_append(seed, &1u64.to_le_bytes());
+    let seed = crc32c::crc32c_append(seed, &512u32.to_le_bytes());
+    let head = crc32c::crc32c_append(crc32c::crc32c_append(seed, &unit[..44]), &unit[48..50]);
+    unit[44..48].copy_from_slice(&head.to_le_bytes());
 }

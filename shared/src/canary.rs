@@ -56,11 +56,13 @@ pub enum Canary {
     WallUnbounded,
     /// Sessions end by wall time.
     ExpiryByWall,
+    /// A snapshot that another release wrote counts as damaged.
+    UnreadableIsDamage,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -86,6 +88,7 @@ impl Canary {
         Self::WallUnbounded,
         Self::ExpiryByWall,
         Self::ConfirmedIsDeleted,
+        Self::UnreadableIsDamage,
     ];
 }
 

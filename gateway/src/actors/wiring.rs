@@ -20,7 +20,7 @@ use crate::logic::paxos;
 use crate::logic::replica::SHELF_BYTES;
 use crate::logic::ring::Member;
 use crate::settings::Checked;
-use crate::storage::{self, Folders, LogKeeper, OpenError, Opened, ReplicaSettings};
+use crate::storage::{self, Folders, Found, LogKeeper, OpenError, ReplicaSettings};
 use crate::wal::{LogError, RealDisk, Settings as LogSettings};
 use actix::{Actor, Addr};
 use actix_web::middleware::from_fn;
@@ -156,18 +156,20 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         Identity::init(dir, &expected)?;
         tracing::info!(data_dir = %dir.display(), "a new gateway: its identity is written");
     }
-    let identity = Identity::open(dir, &expected)?;
-    let origin = Origin { gateway: me, start: identity.start() };
-    tracing::info!(%site, gateway = %me, start = origin.start, "starting");
-
-    let mut disk = open_disk(dir, &settings, identity.incarnation().0.to_le_bytes())?;
+    let found = Identity::find(dir, &expected)?;
+    let read = read_disk(dir, &settings, found.incarnation().0.to_le_bytes())?;
     let replica_settings = ReplicaSettings {
         rules: Arc::new(settings.rules.clone()),
         limits: paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() },
         outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
         shelf_bytes: SHELF_BYTES,
     };
-    let mut replicas = disk.replicas(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
+    let disk = read.open(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
+    let mut replicas = disk.replicas;
+    // Counted only now: a release that can't read what is there has changed nothing.
+    let identity = found.start()?;
+    let origin = Origin { gateway: me, start: identity.start() };
+    tracing::info!(%site, gateway = %me, start = origin.start, "starting");
 
     let clock = Arc::new(SiteClock::new(me, peers.keys().copied()));
     let front = Arc::new(Front::new(ring.clone(), decoder, origin, clock.clone()));
@@ -347,11 +349,11 @@ async fn wait_for_signal() {
     }
 }
 
-fn open_disk(
+fn read_disk(
     dir: &Path,
     settings: &crate::settings::Settings,
     identity: [u8; 16],
-) -> Result<Opened, StartError> {
+) -> Result<Found, StartError> {
     let folder = |name: &str| {
         let path = dir.join(name);
         RealDisk::open(path.clone()).map(Arc::new).map_err(|error| StartError::File { path, error })
@@ -361,13 +363,13 @@ fn open_disk(
     log_settings.segment_bytes = settings.log.segment_mib * MIB;
     log_settings.keep_free_bytes = settings.log.keep_free_mib * MIB;
     let (log, snapshots, batches) = (folder("log")?, folder("snapshots")?, folder("batches")?);
-    let opened = storage::open(Folders { log, snapshots, batches }, log_settings)?;
-    let recovery = &opened.recovery;
+    let found = storage::read(Folders { log, snapshots, batches }, log_settings)?;
+    let recovery = found.recovery();
     tracing::info!(
         records = recovery.records,
         torn_bytes_cut = recovery.torn_bytes_cut,
         damaged_places = recovery.damaged_places,
         "the log is read"
     );
-    Ok(opened)
+    Ok(found)
 }

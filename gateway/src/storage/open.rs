@@ -1,13 +1,16 @@
 //! From what is on disk to replicas.
+//!
+//! Everything is read before anything is written. What a checksum shows to be damaged is fetched from peers; what is whole and can't
+//! be read was written by another release: this one then refuses to start and leaves all as it is.
 
 use super::keeper::Stores;
-use crate::logic::machine::{Machine, Rules};
+use crate::logic::machine::{Machine, RestoreError, Rules};
 use crate::logic::paxos::{self, GroupConfig};
 use crate::logic::replica::Replica;
 use crate::logic::ring::Ring;
 use crate::logic::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
 use crate::wal::{
-    BatchStore, Disk, Groups, Log, LogError, Record, Recovery, Room, Settings as LogSettings, SnapshotStore,
+    BatchStore, Disk, Log, LogError, ReadLog, Record, Recovery, Room, Settings as LogSettings, SnapshotStore,
 };
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -23,6 +26,18 @@ pub enum OpenError {
     /// A shard.
     #[error(transparent)]
     Group(#[from] paxos::ConfigError),
+    /// What another release wrote. It is whole, so it is no damage.
+    #[error(
+        "shard {shard}: {what} can't be read by this release: {why}; nothing was changed: run the release that wrote it, or a newer one"
+    )]
+    Unreadable {
+        /// The shard.
+        shard: ShardId,
+        /// Its snapshot, or its log.
+        what: &'static str,
+        /// What is not understood.
+        why: String,
+    },
 }
 
 /// The folders of a gateway's data.
@@ -35,6 +50,13 @@ pub struct Folders {
     pub batches: Arc<dyn Disk>,
 }
 
+/// What was read from disk. Nothing is changed there yet.
+pub struct Found {
+    log: ReadLog,
+    stores: Stores,
+    replays: BTreeMap<u16, Replay>,
+}
+
 /// What was found on disk, opened.
 pub struct Opened {
     /// The log.
@@ -43,7 +65,8 @@ pub struct Opened {
     pub stores: Stores,
     /// What reading the log met.
     pub recovery: Recovery,
-    replays: BTreeMap<u16, Replay>,
+    /// The replicas.
+    pub replicas: BTreeMap<ShardId, Replica>,
 }
 
 /// How replicas are set up.
@@ -59,76 +82,100 @@ pub struct ReplicaSettings {
     pub shelf_bytes: usize,
 }
 
-/// Opens what is in the folders, or begins there.
+/// Reads what is in the folders, and changes nothing.
 ///
 /// # Errors
-/// [`LogError`], when it can't be read or is another's.
-pub fn open(folders: Folders, settings: LogSettings) -> Result<Opened, LogError> {
+/// [`OpenError`], when it can't be read or is another's.
+pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError> {
     let identity = settings.identity;
     let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
     let mut visit = |record: Record| replays.entry(record.group).or_default().record(record);
-    let (log, recovery) = Log::open(folders.log, settings, &mut visit)?;
+    let log = Log::read(folders.log, settings, &mut visit)?;
+    for (group, replay) in &replays {
+        if let Some(why) = replay.unreadable() {
+            let (shard, why) = (ShardId(*group), why.to_string());
+            return Err(OpenError::Unreadable { shard, what: "its log", why });
+        }
+    }
     let snapshots = SnapshotStore::open(folders.snapshots, identity, MAX_SNAPSHOT_BYTES)?;
     let batches = BatchStore::open(folders.batches, identity)?;
-    Ok(Opened { log, stores: Stores { snapshots, batches }, recovery, replays })
+    Ok(Found { log, stores: Stores { snapshots, batches }, replays })
 }
 
-impl Opened {
-    /// The replicas of gateway `me`. `nonce` draws a number that no earlier start has drawn.
+impl Found {
+    /// What reading the log met.
+    pub fn recovery(&self) -> &Recovery {
+        self.log.recovery()
+    }
+
+    /// Opens what was read, with the replicas of gateway `me`: reads their snapshots, and only then writes.
+    /// `nonce` draws a number that no earlier start has drawn.
     ///
     /// # Errors
-    /// [`OpenError`], when a replica can't run.
-    pub fn replicas(
-        &mut self,
+    /// [`OpenError`], when a snapshot can't be read (nothing is changed then), or a replica can't run.
+    pub fn open(
+        self,
         me: GatewayId,
         ring: &Ring,
         settings: &ReplicaSettings,
         nonce: &mut dyn FnMut() -> u64,
-    ) -> Result<BTreeMap<ShardId, Replica>, OpenError> {
-        let damaged_groups: Groups = self.recovery.damaged_groups.clone();
-        let mut replicas = BTreeMap::new();
+    ) -> Result<Opened, OpenError> {
+        let Self { log, mut stores, mut replays } = self;
+        let recovery = log.recovery().clone();
+        let mut restored = Vec::new();
         for id in ring.shards_of(me) {
-            let replay = self.replays.remove(&id.0).unwrap_or_default();
-            let mut damaged = damaged_groups.contains(id.0) || replay.is_damaged();
-            let snapshot = match self.stores.snapshots.load_newest(id.0) {
-                Ok(found) => found,
-                Err(e @ LogError::Damaged { .. }) => {
-                    tracing::error!(shard = %id, "its snapshot is damaged, it is fetched from a peer: {e}");
-                    damaged = true;
-                    None
-                }
-                Err(e) => return Err(e.into()),
-            };
-            let rules = || settings.rules.clone();
-            let machine = match &snapshot {
-                None => Machine::new(id, rules()),
-                Some((_, bytes)) => Machine::restore(id, rules(), bytes).unwrap_or_else(|e| {
-                    tracing::error!(shard = %id, "its snapshot can't be read, it is fetched from a peer: {e}");
-                    damaged = true;
-                    Machine::new(id, rules())
-                }),
-            };
+            let machine = restore(&stores, id, &settings.rules)?;
+            stores.batches.check_version(id.0)?;
+            restored.push((id, machine, replays.remove(&id.0).unwrap_or_default()));
+        }
+        let mut log = log.begin()?;
+        stores.snapshots.tidy()?;
+        let mut replicas = BTreeMap::new();
+        for (id, machine, replay) in restored {
+            let lost = machine.is_none();
+            let machine = machine.unwrap_or_else(|| Machine::new(id, settings.rules.clone()));
+            let mut damaged = lost || recovery.damaged_groups.contains(id.0) || replay.is_damaged();
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until it is repaired from its peers");
             }
             // A durable snapshot lists only what was synced.
-            self.stores.batches.assume_synced(id.0, machine.outbox_stats().last);
+            stores.batches.assume_synced(id.0, machine.outbox_stats().last);
             damaged &= !canary::makes(Canary::DamagedVotes);
             let found = replay.finish(machine.slot(), damaged.then(&mut *nonce));
             // What a snapshot covers need not stay in the log; the log does not remember this itself.
-            self.log.keep_from(id.0, found.snapshot_slot + 1);
+            log.keep_from(id.0, found.snapshot_slot + 1);
             let members = ring.replicas(id).to_vec();
             let shard_settings = ShardSettings {
                 group: GroupConfig { group: id, me, members, limits: settings.limits.clone() },
-                rules: rules(),
+                rules: settings.rules.clone(),
                 outbox_budget_bytes: settings.outbox_budget_bytes,
             };
-            let has_stored = self.stores.batches.has_any(id.0);
+            let has_stored = stores.batches.has_any(id.0);
             let shard = Shard::recover(shard_settings, machine, found)?;
             let mut replica = Replica::new(id, shard, has_stored, settings.shelf_bytes);
-            replica.starts_with(self.log.room() == Room::Plenty);
+            replica.starts_with(log.room() == Room::Plenty);
             replicas.insert(id, replica);
         }
-        Ok(replicas)
+        Ok(Opened { log, stores, recovery, replicas })
+    }
+}
+
+/// The machine of a shard as its newest snapshot has it; nothing if that is damaged.
+fn restore(stores: &Stores, id: ShardId, rules: &Arc<Rules>) -> Result<Option<Machine>, OpenError> {
+    let damaged = |why: &dyn std::fmt::Display| {
+        tracing::error!(shard = %id, "its snapshot is damaged, it is fetched from a peer: {why}");
+        Ok(None)
+    };
+    let bytes = match stores.snapshots.load_newest(id.0) {
+        Ok(Some((_, bytes))) => bytes,
+        Ok(None) => return Ok(Some(Machine::new(id, rules.clone()))),
+        Err(e @ LogError::Damaged { .. }) => return damaged(&e),
+        Err(e) => return Err(e.into()),
+    };
+    match Machine::restore(id, rules.clone(), &bytes) {
+        Ok(machine) => Ok(Some(machine)),
+        Err(e @ RestoreError::Damaged(_)) => damaged(&e),
+        Err(e) if canary::makes(Canary::UnreadableIsDamage) => damaged(&e),
+        Err(e) => Err(OpenError::Unreadable { shard: id, what: "its snapshot", why: e.to_string() }),
     }
 }

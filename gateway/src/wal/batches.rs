@@ -150,6 +150,17 @@ impl BatchStore {
         }
     }
 
+    /// Whether the batch of a group that was written last is of a version that this release reads.
+    ///
+    /// # Errors
+    /// [`LogError::Version`]; [`LogError::Io`].
+    pub fn check_version(&self, group: u16) -> Result<(), LogError> {
+        let Some(folder) = self.groups.get(&group) else { return Ok(()) };
+        let Some(seq) = folder.seqs.last().copied() else { return Ok(()) };
+        let label = Label { magic: MAGIC, identity: &self.identity, group, number: seq };
+        label.check_version(folder.disk.as_ref(), &name_of(seq))
+    }
+
     /// A group's batches, in order: number and bytes of content.
     ///
     /// # Errors

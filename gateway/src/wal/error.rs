@@ -23,9 +23,9 @@ pub enum LogError {
         /// The identity it was opened with, hexadecimal.
         ours: String,
     },
-    /// Written by a newer release.
+    /// Written by another release, whole: it is no damage.
     #[error(
-        "{name}: format version {found} is unknown, this release reads {known}; a newer release wrote it"
+        "{name}: format version {found} is unknown, this release reads {known}; nothing was changed: run the release that wrote it, or a newer one"
     )]
     Version {
         /// The file.
@@ -34,6 +34,16 @@ pub enum LogError {
         found: u32,
         /// The version that is known.
         known: u32,
+    },
+    /// Whole by its checksum and of a known version, and yet not to be understood: it is no damage.
+    #[error(
+        "{name}: its checksum is right, but this release can't read it: {why}; nothing was changed: run the release that wrote it, or a newer one"
+    )]
+    Unreadable {
+        /// The file.
+        name: String,
+        /// What is not understood.
+        why: String,
     },
     /// More at once than fits. Nothing was written.
     #[error("{what} of {bytes} bytes is over the limit of {limit} bytes")]
@@ -104,6 +114,11 @@ impl LogError {
         } else {
             Self::Io { doing, name: name.to_string(), source }
         }
+    }
+
+    /// Whether it is of another release rather than damaged: what it says must be neither believed nor replaced.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Version { .. } | Self::Unreadable { .. } | Self::Foreign { .. })
     }
 
     /// Whether it only says that there is no room now.

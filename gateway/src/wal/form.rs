@@ -26,6 +26,10 @@
 //! 29 payload
 //! ```
 //!
+//! In every version a segment's header is one sector that begins with magic, version and checksum, and a unit's head has
+//! magic, version, role, the count of its groups and its checksum in these places: so a release tells what another
+//! one wrote from what rotted.
+//!
 //! The head's checksum starts from the log's identity, the segment's number and the unit's offset. So a unit is valid in
 //! one place only: not in another log, not where a misdirected write put it, and not inside a payload that
 //! a device made to look like one (it does not know the identity).
@@ -88,6 +92,22 @@ pub enum HeaderRead {
     /// It is whole and of another version.
     Version(u32),
     /// It is not whole.
+    Bad,
+}
+
+/// What looking for a unit's head gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeadRead {
+    /// It is whole, in its place, and understood.
+    Good(Head),
+    /// It is whole and in its place, and of a version or with a role that this release does not know.
+    Unknown {
+        /// Its version.
+        version: u8,
+        /// Its role.
+        role: u8,
+    },
+    /// It is no head.
     Bad,
 }
 
@@ -289,7 +309,11 @@ pub fn claimed_head_bytes(head: &[u8]) -> Option<usize> {
 }
 
 /// A head with its groups, if it is valid in this place.
-pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<Head> {
+pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> HeadRead {
+    try_decode_head(head, identity, at).unwrap_or(HeadRead::Bad)
+}
+
+fn try_decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<HeadRead> {
     if claimed_head_bytes(head)? != head.len() || head_crc(identity, at, head) != take_u32(head, 44)? {
         return None;
     }
@@ -297,7 +321,7 @@ pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<Hea
         [VERSION, 0] => Role::Batch,
         [VERSION, 1] => Role::Seal,
         [VERSION, 2] => Role::Repaired,
-        _ => return None,
+        [version, role] => return Some(HeadRead::Unknown { version, role }),
     };
     let found = Head {
         role,
@@ -313,5 +337,5 @@ pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<Hea
         && found.body_bytes as usize <= MAX_BODY_BYTES
         && found.sequence < MAX_COUNT
         && found.mark <= at;
-    sound.then_some(found)
+    sound.then_some(HeadRead::Good(found))
 }

@@ -1,5 +1,6 @@
 //! Writing: units into the active segment, one fdatasync a batch, a reserve ahead, trimming behind.
 
+use super::begin::{self, FoundLog};
 use super::damage::{Damage, Groups};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
@@ -123,25 +124,28 @@ struct Planned<'a> {
     bytes: u64,
 }
 
-impl Log {
-    /// Opens the log in `disk`, or begins one there, and gives every record in it to `visit`, in order. What the visitor is
-    /// given may be relied on (voted upon) only after this returned, when all of it is durable.
+/// A log that was read and not changed: whoever finds that something else can't be read lets go of it.
+pub struct ReadLog {
+    disk: Arc<dyn Disk>,
+    settings: Settings,
+    lock: Box<dyn Send>,
+    found: FoundLog,
+}
+
+impl ReadLog {
+    /// What reading met.
+    pub fn recovery(&self) -> &Recovery {
+        &self.found.recovery
+    }
+
+    /// Makes it a log that can be written. When this returned, all that was read is durable.
     ///
     /// # Errors
-    /// [`LogError::Locked`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Setting`]; [`LogError::Full`] when there
-    /// is no room for the new segment that opening needs; [`LogError::Io`].
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        settings: Settings,
-        visit: &mut dyn FnMut(Record),
-    ) -> Result<(Self, Recovery), LogError> {
-        settings.check()?;
-        let lock = disk.lock(LOCK_NAME).map_err(|e| match e.kind() {
-            std::io::ErrorKind::WouldBlock => LogError::Locked { name: disk.describe(LOCK_NAME) },
-            _ => LogError::io("locking", &disk.describe(LOCK_NAME), e),
-        })?;
-        let found = recovery::recover(disk.as_ref(), settings.identity, settings.segment_bytes, visit)?;
-        let mut log = Self {
+    /// [`LogError::Full`] when there is no room for the new segment that opening needs; [`LogError::Io`].
+    pub fn begin(self) -> Result<Log, LogError> {
+        let Self { disk, settings, lock, found } = self;
+        let found = found.begin(disk.as_ref(), settings.identity, settings.segment_bytes)?;
+        let mut log = Log {
             disk,
             settings,
             _lock: lock,
@@ -159,7 +163,44 @@ impl Log {
             stats: Stats { bytes_written: u64::from(found.end.offset), fsyncs: 1, ..Stats::default() },
         };
         log.retry_reserve()?;
-        Ok((log, found.recovery))
+        Ok(log)
+    }
+}
+
+impl Log {
+    /// Reads the log in `disk` and gives every record in it to `visit`, in order. Nothing is changed (but for the lock's
+    /// empty file). What the visitor is given may be relied on (voted upon) only after [`ReadLog::begin`], when all of it is
+    /// durable.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Unreadable`], [`LogError::Setting`];
+    /// [`LogError::Io`].
+    pub fn read(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<ReadLog, LogError> {
+        settings.check()?;
+        let lock = disk.lock(LOCK_NAME).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => LogError::Locked { name: disk.describe(LOCK_NAME) },
+            _ => LogError::io("locking", &disk.describe(LOCK_NAME), e),
+        })?;
+        let found = recovery::read(disk.as_ref(), settings.identity, visit)?;
+        Ok(ReadLog { disk, settings, lock, found })
+    }
+
+    /// Opens the log in `disk`, or begins one there: [`Log::read`] and [`ReadLog::begin`].
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<(Self, Recovery), LogError> {
+        let read = Self::read(disk, settings, visit)?;
+        let recovery = read.recovery().clone();
+        Ok((read.begin()?, recovery))
     }
 
     /// Writes a batch and makes it durable: [`Log::append`] and [`Log::sync`].
@@ -223,7 +264,7 @@ impl Log {
         }
         let number = self.end.segment + 1;
         let header = Header { number, continues: Position::default(), mark_offset: HEADER_BYTES };
-        match recovery::make_segment(self.disk.as_ref(), &self.settings.identity, header, bytes, &[]) {
+        match begin::make_segment(self.disk.as_ref(), &self.settings.identity, header, bytes, &[]) {
             Ok(file) => {
                 self.stats.fsyncs += 1;
                 self.stats.bytes_written += u64::from(HEADER_BYTES);

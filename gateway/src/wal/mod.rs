@@ -9,7 +9,9 @@
 //! **Reading.** Below the highest surviving mark everything must be a valid unit. What is not is corruption: the groups that may
 //! have been in it are reported, and reading goes on behind it. Above that mark the first thing that is not a valid unit is
 //! a torn write, and the log is cut there. What stood above the mark may be page cache that never reached the disk: it is
-//! written again, to a new segment, and synced before [`Log::open`] returns. See `recovery.rs`; the bytes are in `form.rs`.
+//! written again, to a new segment, and synced before [`Log::open`] returns. Reading ([`Log::read`]) comes first and changes
+//! nothing, so that a release which can't read what is there leaves it as it is. See `recovery.rs`; the bytes are in
+//! `form.rs`.
 //!
 //! **Trimming.** [`Log::trim`] removes segments in front, once every group said that a snapshot covers what they hold of it.
 //! Records of slot 0 are *state records* (a promise, a commit index): only the newest of a group and kind matters. The log
@@ -19,6 +21,8 @@
 //! Invariant: what was durable when [`Log::sync`] returned is given to the visitor of every later [`Log::open`], in order, or its
 //! group is reported as damaged; short of that one exception: a flip in the batch written last, which no mark covers yet, can't
 //! be told from a tear. ([`Log::close`] covers it.)
+//! Invariant: only what its checksum does not cover is damage. What is whole and of another version, or does not decode, is an
+//! error, and nothing is written.
 //! Invariant: nothing is given to a visitor that was not appended, and nothing from behind a tear.
 //! Invariant: damage stays reported until [`Log::repaired`], and no trimming removes the evidence before. A repair counts for the
 //! places that were known when it was made: what rots later is reported anew.
@@ -36,6 +40,7 @@
 //! Applications Recover from fsync Failures?" (USENIX ATC 2020).
 
 pub mod batches;
+mod begin;
 mod damage;
 mod disk;
 mod error;
@@ -54,7 +59,8 @@ pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::LogError;
 pub use form::Identity;
 pub use log::{
-    Log, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES, MIN_SEGMENT_BYTES, OldestSegment, Room, Settings, Stats,
+    Log, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES, MIN_SEGMENT_BYTES, OldestSegment, ReadLog, Room,
+    Settings, Stats,
 };
 pub use memory::{Crash, Faults, MemoryDisk};
 pub use record::{Position, Record};

@@ -8,9 +8,14 @@
 //! 4. The units of step 3 are written again, in a new segment that is synced before it gets its name. Its header says
 //!    where the old segment's content ends, and carries the mark. (With no units and no tear the tail is gone on with.)
 //!
+//! Reading ([`read`], here) changes nothing: only when all of it was understood, and what else the gateway keeps too, is
+//! anything written ([`FoundLog::begin`], in `begin.rs`).
+//!
+//! Invariant: what another release wrote, whole by its checksum, is an error before anything is written, and no damage.
 //! Invariant: no file that holds evidence of damage is changed, so opening a log twice tells the same.
 //! Invariant: a power cut anywhere in here leaves files that recover to the same records.
 
+use super::begin::{FoundLog, Rewrite, Tail};
 use super::damage::{Damage, Groups, Span};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
@@ -76,7 +81,6 @@ pub fn states_bytes(states: &States) -> u64 {
 
 /// What the log goes on from.
 pub struct Recovered {
-    pub recovery: Recovery,
     pub damage: Damage,
     /// In order; the last one is the active segment.
     pub segments: Vec<SegmentInfo>,
@@ -94,25 +98,27 @@ struct Reading<'a> {
     damage: Damage,
     repairs: Vec<(Vec<Span>, Groups)>,
     states: States,
+    /// Where the first unit is that is whole and not to be understood.
+    unreadable: Option<Position>,
 }
 
 impl Reading<'_> {
-    /// Takes a unit's content; false if it is not to be understood.
-    fn unit(&mut self, head: &Head, body: &[u8], info: &mut SegmentInfo) -> bool {
+    /// Takes a unit's content.
+    fn unit(&mut self, offset: u32, head: &Head, body: &[u8], info: &mut SegmentInfo) {
+        if self.understand(head, body, info).is_none() {
+            self.unreadable.get_or_insert(Position { segment: info.number, offset });
+        }
+    }
+
+    fn understand(&mut self, head: &Head, body: &[u8], info: &mut SegmentInfo) -> Option<()> {
         info.groups.extend(&head.groups);
         match head.role {
-            Role::Seal => true,
-            Role::Repaired => match decode_repair(head, body) {
-                Some(repair) => {
-                    self.repairs.push(repair);
-                    true
-                }
-                None => false,
-            },
+            Role::Seal => {}
+            Role::Repaired => self.repairs.push(decode_repair(head, body)?),
             Role::Batch => {
                 let mut at = 0;
                 for _ in 0..head.records {
-                    let Some((record, next)) = form::decode_record(body, at) else { return false };
+                    let (record, next) = form::decode_record(body, at)?;
                     at = next;
                     info.note(&record);
                     if record.is_state() {
@@ -121,9 +127,9 @@ impl Reading<'_> {
                     self.recovery.records += 1;
                     (self.visit)(record);
                 }
-                true
             }
         }
+        Some(())
     }
 
     /// Reads everything of a segment below `to` as units that were durable. `sealed`: it must end with a seal.
@@ -144,9 +150,7 @@ impl Reading<'_> {
                 if head.role == Role::Seal {
                     seal = Some(head.groups.clone());
                 }
-                if !self.unit(head, body, info) {
-                    self.damage.add(place(offset, offset + head.unit_bytes() as u32), Groups::all());
-                }
+                self.unit(offset, head, body, info);
             }
             Found::Bad(from, to, Some(groups)) => {
                 self.damage.add(place(from, to), Groups::these(groups.iter().copied()));
@@ -202,53 +206,15 @@ fn decode_repair(head: &Head, body: &[u8]) -> Option<(Vec<Span>, Groups)> {
     whole.then_some((places, groups))
 }
 
-/// Makes a segment: claims its room, writes `content` behind its header, syncs it, and only then names it.
-pub fn make_segment(
-    disk: &dyn Disk,
-    identity: &Identity,
-    header: Header,
-    bytes: u64,
-    content: &[u8],
-) -> Result<Box<dyn DiskFile>, LogError> {
-    let name = segment::name_of(header.number);
-    let failed = |doing| {
-        let shown = disk.describe(&name);
-        move |e| LogError::io(doing, &shown, e)
-    };
-    let made = (|| {
-        let mut file = disk.create(MAKING_NAME).map_err(failed("creating"))?;
-        file.preallocate(bytes).map_err(failed("preallocating"))?;
-        let mut head = header.encode(identity);
-        head.extend_from_slice(content);
-        file.write_at(0, &head).map_err(failed("writing"))?;
-        Ok(file)
-    })();
-    let mut file = match made {
-        Ok(file) => file,
-        Err(why) => {
-            // What was claimed so far would keep others from writing; if even this fails, opening removes it.
-            let _ = disk.remove(MAKING_NAME);
-            return Err(why);
-        }
-    };
-    let unsure = |doing| {
-        let shown = disk.describe(&name);
-        move |e: std::io::Error| LogError::Io { doing, name: shown.clone(), source: e }
-    };
-    file.sync().map_err(unsure("syncing"))?;
-    disk.rename(MAKING_NAME, &name).map_err(unsure("naming"))?;
-    disk.sync_folder().map_err(unsure("syncing the folder of"))?;
-    Ok(file)
-}
-
-/// Opens every segment and refuses those that are not ours to read.
-fn open_segments(disk: &dyn Disk, identity: Identity) -> Result<Vec<Segment>, LogError> {
+/// Opens every segment and refuses those that are not ours to read. Gives also what an opening that was cut short left.
+fn open_segments(disk: &dyn Disk, identity: Identity) -> Result<(Vec<Segment>, Vec<String>), LogError> {
     let mut numbers: Vec<u64> = Vec::new();
+    let mut leftovers = Vec::new();
     for name in disk.list().map_err(|e| LogError::io("listing", &disk.describe(""), e))? {
-        if name == MAKING_NAME {
-            disk.remove(&name).map_err(|e| LogError::io("removing", &disk.describe(&name), e))?;
-        }
         numbers.extend(segment::number_of(&name));
+        if name == MAKING_NAME {
+            leftovers.push(name);
+        }
     }
     numbers.sort_unstable();
     let mut segments = Vec::with_capacity(numbers.len());
@@ -269,7 +235,17 @@ fn open_segments(disk: &dyn Disk, identity: Identity) -> Result<Vec<Segment>, Lo
             HeaderRead::Good(_) | HeaderRead::Bad => segments.push(segment),
         }
     }
-    Ok(segments)
+    Ok((segments, leftovers))
+}
+
+/// Refuses a segment in which a unit of another release was met.
+fn check_known(disk: &dyn Disk, segment: &Segment) -> Result<(), LogError> {
+    let Some((offset, version, role)) = segment.unknown else { return Ok(()) };
+    let name = disk.describe(&segment::name_of(segment.number));
+    if version != form::VERSION {
+        return Err(LogError::Version { name, found: version.into(), known: form::VERSION.into() });
+    }
+    Err(LogError::Unreadable { name, why: format!("the unit at byte {offset} has the unknown role {role}") })
 }
 
 /// Bytes as hexadecimal digits.
@@ -277,14 +253,13 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Recovers the log in `disk`.
-pub fn recover(
+/// Reads the log in `disk`, and changes nothing there.
+pub fn read(
     disk: &dyn Disk,
     identity: Identity,
-    segment_bytes: u64,
     visit: &mut dyn FnMut(Record),
-) -> Result<Recovered, LogError> {
-    let mut segments = open_segments(disk, identity)?;
+) -> Result<FoundLog, LogError> {
+    let (mut segments, mut removals) = open_segments(disk, identity)?;
     let io = |doing: &'static str, number: u64| {
         let shown = disk.describe(&segment::name_of(number));
         move |e| LogError::io(doing, &shown, e)
@@ -295,7 +270,9 @@ pub fn recover(
     let (mut mark, mut highest) = (Position::default(), 0);
     for i in (0..segments.len()).rev() {
         let number = segments[i].number;
-        if let Some(evidence) = segments[i].survey().map_err(io("reading", number))? {
+        let evidence = segments[i].survey().map_err(io("reading", number))?;
+        check_known(disk, &segments[i])?;
+        if let Some(evidence) = evidence {
             (mark, highest) = evidence;
             tail = i;
             break;
@@ -307,23 +284,18 @@ pub fn recover(
         damage: Damage::default(),
         repairs: Vec::new(),
         states: BTreeMap::new(),
+        unreadable: None,
     };
     // Behind the tail is at most an unused reserve; one with bytes in it held a torn first unit.
-    let unused: Vec<Segment> = segments.drain((tail + 1).min(segments.len())..).collect();
-    for unused in &unused {
+    for unused in segments.drain((tail + 1).min(segments.len())..) {
         let cut = unused.bytes_used_from(HEADER_BYTES).map_err(io("reading", unused.number))?;
         reading.recovery.torn_bytes_cut += u64::from(cut);
-        let name = segment::name_of(unused.number);
-        disk.remove(&name).map_err(|e| LogError::io("removing", &disk.describe(&name), e))?;
-    }
-    if !unused.is_empty() {
-        // Closed and gone for good before a new one is made: on a full disk it is this room that is used.
-        drop(unused);
-        disk.sync_folder().map_err(|e| LogError::io("syncing", &disk.describe(""), e))?;
+        removals.push(segment::name_of(unused.number));
     }
 
     // Step 2: below the mark.
     let mut infos: Vec<SegmentInfo> = Vec::new();
+    let mut cuts: Vec<(usize, u32)> = Vec::new();
     let mut after = 0;
     for i in 0..segments.len() {
         let next = segments.get(i + 1).map(|next| (next.number, next.good_header()));
@@ -342,6 +314,7 @@ pub fn recover(
             Some(_) => (segment.bytes, true),
         };
         reading.durable(segment, to, sealed, &mut after, &mut info).map_err(io("reading", number))?;
+        check_known(disk, segment)?;
         if let Some((next, _)) = next.filter(|(next, _)| *next != number + 1) {
             // A whole segment is gone. Noted here, where the evidence is.
             reading.damage.add(Span::gap(number, next - number - 1), Groups::all());
@@ -350,33 +323,56 @@ pub fn recover(
             && next.continues.segment == number
         {
             // A crash may have come between the naming of the next segment and this.
-            cut_void(disk, number, &mut info, to)?;
+            cuts.push((i, to));
         }
         infos.push(info);
     }
 
-    let Some(segment) = segments.last_mut() else {
-        let header = Header { number: 1, continues: Position::default(), mark_offset: HEADER_BYTES };
-        let active = make_segment(disk, &identity, header, segment_bytes, &[])?;
-        let info = SegmentInfo { number: 1, bytes: segment_bytes, ..SegmentInfo::default() };
-        let end = Position { segment: 1, offset: HEADER_BYTES };
-        return Ok(finish(reading, vec![info], active, end, 1));
-    };
-
     // Steps 3 and 4: above the mark.
-    let number = segment.number;
-    let start = if mark.segment == number { mark.offset.max(HEADER_BYTES) } else { HEADER_BYTES };
-    let reusable = segment.good_header().is_some()
-        && matches!(segment.unit_at(start).map_err(io("reading", number))?, UnitRead::Nothing)
-        && segment.bytes_used_from(start).map_err(io("reading", number))? == 0
-        && u64::from(segment.bytes) >= u64::from(start) + MIN_LEFT_BYTES;
-    if reusable {
-        // All of it was durable: nothing to write again, nothing to cut. Restarts without work leave no trace.
-        let name = segment::name_of(number);
-        let active = disk.open(&name).map_err(|e| LogError::io("opening", &disk.describe(&name), e))?;
-        let end = Position { segment: number, offset: start };
-        return Ok(finish(reading, infos, active, end, highest.max(after) + 1));
+    let tail = match segments.last_mut() {
+        None => Tail::Absent,
+        Some(segment) => {
+            let number = segment.number;
+            let start = if mark.segment == number { mark.offset.max(HEADER_BYTES) } else { HEADER_BYTES };
+            let reusable = segment.good_header().is_some()
+                && matches!(segment.unit_at(start).map_err(io("reading", number))?, UnitRead::Nothing)
+                && segment.bytes_used_from(start).map_err(io("reading", number))? == 0
+                && u64::from(segment.bytes) >= u64::from(start) + MIN_LEFT_BYTES;
+            let next_sequence = highest.max(after) + 1;
+            if reusable {
+                // All of it was durable: nothing to write again, nothing to cut. Restarts without work leave no trace.
+                Tail::GoOn { end: Position { segment: number, offset: start }, next_sequence }
+            } else {
+                let rewrite = above(&mut reading, segment, identity, start, after, next_sequence)
+                    .map_err(io("reading", number))?;
+                check_known(disk, segment)?;
+                Tail::Rewrite(Box::new(rewrite))
+            }
+        }
+    };
+    let Reading { mut recovery, mut damage, repairs, states, unreadable, .. } = reading;
+    if let Some(Position { segment, offset }) = unreadable {
+        let name = disk.describe(&segment::name_of(segment));
+        return Err(LogError::Unreadable { name, why: format!("the unit at byte {offset} does not decode") });
     }
+    for (places, groups) in &repairs {
+        damage.repaired(places, groups);
+    }
+    recovery.damaged_groups = damage.groups();
+    recovery.damaged_places = damage.places();
+    Ok(FoundLog { recovery, damage, infos, states, removals, cuts, tail })
+}
+
+/// Reads the tail above its mark, and makes of it what the next segment is to begin with.
+fn above(
+    reading: &mut Reading<'_>,
+    segment: &mut Segment,
+    identity: Identity,
+    start: u32,
+    mut after: u64,
+    mut next_sequence: u64,
+) -> std::io::Result<Rewrite> {
+    let number = segment.number;
     // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number.
     let replaces = start == HEADER_BYTES && !reading.damage.lies_in(number);
     let header = if replaces {
@@ -385,29 +381,24 @@ pub fn recover(
     } else {
         Header { number: number + 1, continues: Position { segment: number, offset: start }, mark_offset: 0 }
     };
-    let mut next_sequence = highest.max(after) + 1;
     let mut info = SegmentInfo { number: header.number, ..SegmentInfo::default() };
     let mut content = Vec::new();
     let mut at = start;
     loop {
-        let head = match segment.unit_at(at).map_err(io("reading", number))? {
+        let head = match segment.unit_at(at)? {
             UnitRead::Whole(head) if head.sequence > after => head,
             _ => break,
         };
         after = head.sequence;
+        let read_at = at;
         at += head.unit_bytes() as u32;
         if head.role == Role::Seal {
             break;
         }
-        let place = Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 };
-        if !reading.unit(&head, &segment.body, &mut info) {
-            let to = place.offset + head.unit_bytes() as u32;
-            let place = Span { segment: place.segment, from: place.offset, to };
-            reading.damage.add(place, Groups::all());
-        }
+        reading.unit(read_at, &head, &segment.body, &mut info);
         let unit = UnitForm {
             identity: &identity,
-            at: place,
+            at: Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 },
             role: head.role,
             sequence: next_sequence,
             mark: head.mark,
@@ -418,66 +409,9 @@ pub fn recover(
         next_sequence += 1;
         reading.recovery.units_rewritten += 1;
     }
-    let cut = segment.bytes_used_from(at).map_err(io("reading", number))?;
+    let cut = segment.bytes_used_from(at)?;
     reading.recovery.torn_bytes_cut += u64::from(cut);
-
     let end = Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 };
     let header = Header { mark_offset: end.offset, ..header };
-    // Room for a seal behind what is rewritten, whatever the setting is now.
-    let seal = form::unit_bytes(info.groups.len(), 0) as u64;
-    let least = u64::from(end.offset) + seal;
-    info.bytes = segment_bytes.max(least);
-    let mut made = make_segment(disk, &identity, header, info.bytes, &content);
-    if made.as_ref().is_err_and(LogError::is_full) {
-        // Enough to start, and to trim: the old tail gives its unused room back (the log kept some there), and the new segment
-        // holds little more than the state records that trimming may have to carry.
-        let mut old = SegmentInfo { number, bytes: u64::from(segment.bytes), ..SegmentInfo::default() };
-        cut_void(disk, number, &mut old, at + cut)?;
-        for bytes in [least + states_bytes(&reading.states), least] {
-            if made.as_ref().is_err_and(LogError::is_full) {
-                info.bytes = bytes;
-                made = make_segment(disk, &identity, header, bytes, &content);
-            }
-        }
-    }
-    let active = made?;
-    if replaces {
-        infos.pop();
-    } else if let Some(old) = infos.last_mut() {
-        cut_void(disk, number, old, start)?;
-    }
-    infos.push(info);
-    Ok(finish(reading, infos, active, end, next_sequence))
-}
-
-/// What a segment holds above the end that the next one's header gives is void; this gives its room back.
-fn cut_void(disk: &dyn Disk, number: u64, info: &mut SegmentInfo, end: u32) -> Result<(), LogError> {
-    if info.bytes <= u64::from(end) {
-        return Ok(());
-    }
-    let name = segment::name_of(number);
-    let cut = || {
-        let mut file = disk.open(&name)?;
-        file.truncate(u64::from(end))?;
-        file.sync()
-    };
-    cut().map_err(|e| LogError::io("cutting", &disk.describe(&name), e))?;
-    info.bytes = u64::from(end);
-    Ok(())
-}
-
-fn finish(
-    reading: Reading<'_>,
-    segments: Vec<SegmentInfo>,
-    active: Box<dyn DiskFile>,
-    end: Position,
-    next_sequence: u64,
-) -> Recovered {
-    let Reading { mut recovery, mut damage, repairs, states, .. } = reading;
-    for (places, groups) in &repairs {
-        damage.repaired(places, groups);
-    }
-    recovery.damaged_groups = damage.groups();
-    recovery.damaged_places = damage.places();
-    Recovered { recovery, damage, segments, states, active, end, next_sequence }
+    Ok(Rewrite { header, replaces, start, used: at + cut, info, content, end, next_sequence })
 }

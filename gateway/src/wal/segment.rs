@@ -2,7 +2,7 @@
 
 use super::disk::DiskFile;
 use super::form::{
-    self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UNIT_HEAD_BYTES,
+    self, ALIGN_BYTES, HEADER_BYTES, Head, HeadRead, Header, HeaderRead, Identity, Role, UNIT_HEAD_BYTES,
 };
 use super::record::Position;
 use selvedge_shared::canary::{self, Canary};
@@ -53,6 +53,8 @@ pub struct Segment {
     pub header: HeaderRead,
     /// The body of the unit that was read last.
     pub body: Vec<u8>,
+    /// Where a whole unit was met that this release does not know, its version and its role.
+    pub unknown: Option<(u32, u8, u8)>,
     file: Box<dyn DiskFile>,
     identity: Identity,
 }
@@ -69,7 +71,8 @@ impl Segment {
     /// Opens it and reads its header.
     pub fn open(file: Box<dyn DiskFile>, number: u64, identity: Identity) -> io::Result<Self> {
         let bytes = file.length()?.min(MAX_SEGMENT_BYTES) as u32;
-        let mut segment = Self { number, bytes, header: HeaderRead::Bad, body: Vec::new(), file, identity };
+        let (header, body, unknown) = (HeaderRead::Bad, Vec::new(), None);
+        let mut segment = Self { number, bytes, header, body, unknown, file, identity };
         let mut head = [0; HEADER_BYTES as usize];
         segment.read(0, &mut head)?;
         segment.header = Header::read(&head, &identity, number);
@@ -117,7 +120,14 @@ impl Segment {
         head.resize(claimed, 0);
         self.read(offset, &mut head)?;
         let at = Position { segment: self.number, offset };
-        let Some(head) = form::decode_head(&head, &self.identity, at) else { return Ok(UnitRead::Nothing) };
+        let head = match form::decode_head(&head, &self.identity, at) {
+            HeadRead::Good(head) => head,
+            HeadRead::Unknown { version, role } => {
+                self.unknown = Some((offset, version, role));
+                return Ok(UnitRead::Nothing);
+            }
+            HeadRead::Bad => return Ok(UnitRead::Nothing),
+        };
         if head.unit_bytes() > room as u64 {
             return Ok(UnitRead::Nothing);
         }
@@ -243,7 +253,7 @@ mod tests {
             let (groups, mark, mut out) = (BTreeSet::new(), Position::default(), Vec::new());
             let (identity, role, groups) = (&IDENTITY, Role::Seal, &groups);
             UnitForm { identity, at, role, sequence, mark, groups, records: 0 }.encode(&mut out, |_| {});
-            form::decode_head(&out, &IDENTITY, at).is_some()
+            matches!(form::decode_head(&out, &IDENTITY, at), HeadRead::Good(_))
         };
         for (number, known) in
             [(5, true), (form::MAX_COUNT - 1, true), (form::MAX_COUNT, false), (u64::MAX, false)]

@@ -25,16 +25,25 @@ pub struct SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// The store in `disk`. `most_bytes` bounds what is saved and what is read.
+    /// The store in `disk`, of which nothing is changed. `most_bytes` bounds what is saved and what is read.
     ///
     /// # Errors
     /// [`LogError::Io`] when the folder can't be read.
     pub fn open(disk: Arc<dyn Disk>, identity: Identity, most_bytes: u64) -> Result<Self, LogError> {
         let store = Self { disk, identity, most_bytes, poison: None };
-        if store.names()?.iter().any(|name| name == MAKING_NAME) {
-            store.remove(MAKING_NAME)?;
-        }
+        store.names()?;
         Ok(store)
+    }
+
+    /// Removes what a save that was cut short left behind.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub fn tidy(&self) -> Result<(), LogError> {
+        match self.names()?.iter().any(|name| name == MAKING_NAME) {
+            true => self.remove(MAKING_NAME),
+            false => Ok(()),
+        }
     }
 
     /// Keeps a group's snapshot up to and including `slot`, durably, in place of any of a lower slot. One of a slot below what
@@ -66,7 +75,7 @@ impl SnapshotStore {
         let mut file = match written {
             Ok(file) => file,
             Err(e) => {
-                // Opening the store removes it if this fails too.
+                // The next start removes it if this fails too.
                 let _ = self.disk.remove(MAKING_NAME);
                 return Err(LogError::io("saving", &shown, e));
             }

@@ -1,8 +1,11 @@
 //! The bytes of a file that is written once and read whole: a snapshot, a batch.
 //!
 //! ```text
-//!  0 magic 8 | 8 version 4 | 12 crc32c 4 (of all else) | 16 identity 16 | 32 group 2, zero 6 | 40 number 8 | 48 length 8 | content
+//!  0 magic 8 | 8 version 4 | 12 crc32c 4 (of these 12 bytes)
+//! 16 crc32c 4 (of all else), zero 4 | 24 identity 16 | 40 group 2, zero 6 | 48 number 8 | 56 length 8 | content
 //! ```
+//!
+//! The first line is the same in every version, so that a release tells what another one wrote from what rotted.
 
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
@@ -11,7 +14,10 @@ use super::recovery::hex;
 use std::io;
 
 /// Bytes before the content.
-pub const HEAD_BYTES: usize = 56;
+pub const HEAD_BYTES: usize = 64;
+
+/// Bytes that say which version a file is of.
+const VERSION_BYTES: usize = 16;
 
 const VERSION: u32 = 1;
 
@@ -29,24 +35,52 @@ pub struct Label<'a> {
 }
 
 impl Label<'_> {
-    fn head(&self, version: u32, content: &[u8]) -> Vec<u8> {
+    fn head(&self, content: &[u8]) -> Vec<u8> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         head.extend(self.magic);
-        head.extend(version.to_le_bytes());
-        head.extend([0; 4]);
+        head.extend(VERSION.to_le_bytes());
+        head.extend(crc32c::crc32c(&head).to_le_bytes());
+        head.extend([0; 8]);
         head.extend(self.identity);
         head.extend(self.group.to_le_bytes());
         head.extend([0; 6]);
         head.extend(self.number.to_le_bytes());
         head.extend((content.len() as u64).to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&head), content);
-        head[12..16].copy_from_slice(&crc.to_le_bytes());
+        head[VERSION_BYTES..VERSION_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
         head
+    }
+
+    /// Looks at nothing but the version that a file is of.
+    ///
+    /// # Errors
+    /// [`LogError::Version`] when it is another one than this release reads; a damaged file is none.
+    pub fn check_version(&self, disk: &dyn Disk, name: &str) -> Result<(), LogError> {
+        let shown = disk.describe(name);
+        let file = disk.open(name).map_err(|e| LogError::io("opening", &shown, e))?;
+        let mut start = [0; VERSION_BYTES];
+        match file.read_at(0, &mut start) {
+            Ok(VERSION_BYTES) => self.known_version(&shown, &start).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether these first bytes are whole, and of a file of this kind.
+    fn known_version(&self, shown: &str, start: &[u8; VERSION_BYTES]) -> Result<bool, LogError> {
+        let (said, crc) = start.split_at(VERSION_BYTES - 4);
+        if crc32c::crc32c(said).to_le_bytes() != crc || said[..8] != *self.magic {
+            return Ok(false);
+        }
+        let found = u32::from_le_bytes(said[8..].try_into().unwrap_or_default());
+        match found == VERSION {
+            true => Ok(true),
+            false => Err(LogError::Version { name: shown.to_string(), found, known: VERSION }),
+        }
     }
 
     /// Writes it to a new file. Nothing is synced.
     pub fn write(&self, file: &mut dyn DiskFile, content: &[u8]) -> io::Result<()> {
-        file.write_at(0, &self.head(VERSION, content))?;
+        file.write_at(0, &self.head(content))?;
         file.write_at(HEAD_BYTES as u64, content)
     }
 
@@ -59,6 +93,12 @@ impl Label<'_> {
         let damaged = |why: &str| LogError::Damaged { name: shown.clone(), why: why.to_string() };
         let file = disk.open(name).map_err(|e| LogError::io("opening", &shown, e))?;
         let bytes = file.length().map_err(|e| LogError::io("reading", &shown, e))?;
+        let mut start = [0; VERSION_BYTES];
+        if file.read_at(0, &mut start).is_ok_and(|read| read == VERSION_BYTES)
+            && !self.known_version(&shown, &start)?
+        {
+            return Err(damaged("its head is not whole"));
+        }
         let content = bytes.checked_sub(HEAD_BYTES as u64).ok_or_else(|| damaged("it is too short"))?;
         if content > most_bytes {
             return Err(damaged("it is longer than any that is written"));
@@ -70,23 +110,20 @@ impl Label<'_> {
         if !whole {
             return Err(damaged("the disk can't read it"));
         }
-        if head.as_slice() == self.head(VERSION, &found) {
+        if head.as_slice() == self.head(&found) {
             return Ok(found);
         }
         // Not what it should be: why?
-        let crc: [u8; 4] = head[12..16].try_into().unwrap_or_default();
-        head[12..16].fill(0);
+        let place = VERSION_BYTES..VERSION_BYTES + 4;
+        let crc: [u8; 4] = head[place.clone()].try_into().unwrap_or_default();
+        head[place].fill(0);
         if crc32c::crc32c_append(crc32c::crc32c(&head), &found) != u32::from_le_bytes(crc) {
             return Err(damaged("its checksum does not match"));
         }
-        let version = u32::from_le_bytes(head[8..12].try_into().unwrap_or_default());
-        if head[..8] == *self.magic && version != VERSION {
-            return Err(LogError::Version { name: shown, found: version, known: VERSION });
-        }
-        if head[16..32] != *self.identity {
+        if head[24..40] != *self.identity {
             return Err(LogError::Foreign {
                 name: shown,
-                found: hex(&head[16..32]),
+                found: hex(&head[24..40]),
                 ours: hex(self.identity),
             });
         }

@@ -9,6 +9,8 @@ use selvedge_shared::ids::GatewayId;
 const CAPACITY_BYTES: u64 = 64 << 20;
 pub const SEGMENT_BYTES: u64 = 8 << 10;
 const KEEP_FREE_BYTES: u64 = 32 << 10;
+/// Where the content of a snapshot's file begins.
+const HEAD_BYTES: usize = 64;
 
 pub struct SimDisk {
     memory: MemoryDisk,
@@ -56,6 +58,34 @@ impl SimDisk {
         self.memory.set_capacity(if full { used + 1_024 } else { CAPACITY_BYTES });
     }
 
+    /// All that lies here, by name.
+    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let batches = self.memory.folder("batches").and_then(|f| f.folders()).unwrap_or_default();
+        let batches = batches.iter().map(|folder| format!("batches/{folder}"));
+        let folders = ["log", "snapshots"].map(String::from).into_iter().chain(batches);
+        let mut names: Vec<_> = folders.flat_map(|folder| self.names(&folder)).collect();
+        names.sort();
+        names.into_iter().filter_map(|name| Some((name.clone(), self.memory.bytes(&name)?))).collect()
+    }
+
+    fn names(&self, folder: &str) -> Vec<String> {
+        let found = self.memory.folder(folder).and_then(|f| f.list()).unwrap_or_default();
+        found.into_iter().map(|n| format!("{folder}/{n}")).collect()
+    }
+
+    /// A copy in which another release wrote the first snapshot there is: whole, in a form that is not known here.
+    pub fn with_snapshot_of_another_release(&self) -> Option<Self> {
+        let copy = Self { memory: self.memory.image() };
+        let name = copy.names("snapshots").into_iter().filter(|n| !n.ends_with("tmp")).min()?;
+        copy.memory.meddle(&name, |bytes| {
+            bytes[HEAD_BYTES] += 1;
+            bytes[16..20].fill(0);
+            let crc = crc32c::crc32c(&bytes[16..]);
+            bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+        });
+        Some(copy)
+    }
+
     /// Flips bits or loses a sector of a file that was durable long ago; says which, if there is one.
     ///
     /// Of the log never the segment that was written last: a flip in its last batch can't be told from a tear, which is a
@@ -63,8 +93,7 @@ impl SimDisk {
     pub fn rot(&self, what: Rot, pick: u64, sector: bool) -> Option<String> {
         let mut random = Random::new(pick);
         let names = |folder: &str| {
-            let found = self.memory.folder(folder).and_then(|f| f.list()).unwrap_or_default();
-            let mut names: Vec<_> = found.into_iter().map(|n| format!("{folder}/{n}")).collect();
+            let mut names = self.names(folder);
             names.sort();
             names
         };

@@ -155,22 +155,17 @@ impl Place {
 
     /// Starts a process on what the disk holds.
     pub fn start(&mut self, me: GatewayId, common: &Common, mono_ms: u64) -> Result<(), OpenError> {
-        let mut opened = storage::open(self.disk.folders(), SimDisk::settings(me))?;
-        let damaged = opened.recovery.damaged_groups.clone();
-        let settings = ReplicaSettings {
-            rules: common.rules.clone(),
-            limits: common.limits.clone(),
-            outbox_budget_bytes: OUTBOX_BUDGET_BYTES,
-            shelf_bytes: SHELF_BYTES,
-        };
+        let settings = replica_settings(common);
         self.start += 1;
         let (start, mut draws) = (self.start, 0);
         let mut nonce = || {
             draws += 1;
             start << 20 | u64::from(me.0) << 10 | draws
         };
-        let replicas = opened.replicas(me, &common.ring, &settings, &mut nonce)?;
-        super::invariants::corruption::started(me, &damaged, &replicas);
+        let found = storage::read(self.disk.folders(), SimDisk::settings(me))?;
+        let opened = found.open(me, &common.ring, &settings, &mut nonce)?;
+        let replicas = opened.replicas;
+        super::invariants::corruption::started(me, &opened.recovery.damaged_groups, &replicas);
         let origin = Origin { gateway: me, start: self.start };
         // Every other process keeps many small batches under way, for that is where they can go wrong.
         let pipeline_bytes =
@@ -208,6 +203,19 @@ impl Place {
             live.forward.begin();
         }
         Ok(())
+    }
+
+    /// Another release wrote a snapshot that lies here, and this one is started: it must refuse, and leave all as it is, so
+    /// that the other one finds its data and its votes. Gives whether there was a snapshot.
+    pub fn refuses_another_release(&self, me: GatewayId, common: &Common) -> bool {
+        let Some(disk) = self.disk.with_snapshot_of_another_release() else { return false };
+        let before = disk.files();
+        let opened = storage::read(disk.folders(), SimDisk::settings(me))
+            .and_then(|found| found.open(me, &common.ring, &replica_settings(common), &mut || 1));
+        let refused = matches!(opened, Err(OpenError::Unreadable { .. }));
+        assert!(refused, "{me} takes what another release wrote for damage");
+        assert!(before == disk.files(), "{me} changed what another release wrote");
+        true
     }
 
     /// The power fails while the disk is at work: perhaps a part of what it was at is done.
@@ -656,6 +664,15 @@ impl Live {
 
     pub fn segments(&self) -> u64 {
         self.log.log().stats().segments
+    }
+}
+
+fn replica_settings(common: &Common) -> ReplicaSettings {
+    ReplicaSettings {
+        rules: common.rules.clone(),
+        limits: common.limits.clone(),
+        outbox_budget_bytes: OUTBOX_BUDGET_BYTES,
+        shelf_bytes: SHELF_BYTES,
     }
 }
 

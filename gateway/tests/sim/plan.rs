@@ -41,6 +41,8 @@ pub enum Fault {
     DyingDisk { at: GatewayId, write_ms: u64, cut_after_ms: u64, how: Crash, down_ms: u64 },
     /// The process is killed; what it gave to the system is kept.
     Kill { at: GatewayId, down_ms: u64 },
+    /// The process is killed, and while it is down the wrong release is started on what a newer one wrote.
+    OtherRelease { at: GatewayId, down_ms: u64 },
     /// The process stands still, and goes on later as if nothing had been.
     Freeze { at: GatewayId, for_ms: u64 },
     /// The next fsync fails: the process ends.
@@ -140,7 +142,10 @@ impl Plan {
             }
             24 | 25 => Fault::Retire { at, pick: r.next() },
             0..3 => Fault::PowerCut { at, how, down_ms: 20 + r.below(1_500) },
-            3 | 4 => Fault::Kill { at, down_ms: 20 + r.below(700) },
+            3 | 4 => match 20 + r.below(700) {
+                down_ms if down_ms % 4 == 0 => Fault::OtherRelease { at, down_ms },
+                down_ms => Fault::Kill { at, down_ms },
+            },
             5 => Fault::Freeze { at, for_ms },
             6 => Fault::SyncFails { at },
             7 => Fault::Full { at, for_ms },

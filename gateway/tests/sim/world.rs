@@ -49,6 +49,7 @@ pub struct Tally {
     pub queries: u64,
     pub forged: u64,
     pub wills: u64,
+    pub refusals: u64,
     pub steps: u64,
 }
 
@@ -63,6 +64,7 @@ impl Tally {
         self.queries += o.queries;
         self.forged += o.forged;
         self.wills += o.wills;
+        self.refusals += o.refusals;
         self.steps += o.steps;
     }
 }
@@ -437,6 +439,10 @@ impl World {
             Fault::DyingDisk { at, write_ms, cut_after_ms, how, down_ms } => {
                 self.place(at).slow_ms = write_ms;
                 ends.push((cut_after_ms, End::Power { at, how, down_ms }));
+            }
+            Fault::OtherRelease { at, down_ms } => {
+                self.kill(at, down_ms);
+                self.tally.refusals += u64::from(self.places[&at].refuses_another_release(at, &self.common));
             }
             Fault::Kill { at, down_ms } => self.kill(at, down_ms),
             Fault::Freeze { at, for_ms } => self.place(at).frozen_until = now + for_ms,

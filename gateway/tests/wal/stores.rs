@@ -44,7 +44,7 @@ fn any_flip_in_a_snapshot_or_a_batch_is_damage() {
     let names = ["snapshots/snapshot-0003-0000000000000005", "batches/0003/batch-0000000000000005"];
     for name in names {
         let length = disk.bytes(name).unwrap().len();
-        assert_eq!(length, 56 + 5);
+        assert_eq!(length, 64 + 5);
         for at in 0..length {
             let rotten = disk.image();
             rotten.meddle(name, |b| b[at] ^= 0x10);

@@ -1,6 +1,7 @@
 //! How a group's records look in the log, and how they become a replica again.
 
 use super::{CONFIGURATION, Slot};
+use crate::logic::machine::Proposal;
 use crate::logic::paxos::{Ballot, Entry, Record, Recovered};
 use crate::wal;
 use selvedge_shared::ids::ShardId;
@@ -62,6 +63,7 @@ pub struct Replay {
     commit: Slot,
     entries: BTreeMap<Slot, Entry>,
     begun_anew: bool,
+    unreadable: Option<String>,
 }
 
 impl Replay {
@@ -71,21 +73,34 @@ impl Replay {
         match record.kind {
             KIND_PROMISED => self.promised = self.promised.max(ballot),
             KIND_ACCEPTED => {
+                if let Some(version) = Proposal::unknown_version(&record.payload) {
+                    self.note_unreadable(&record, format!("of format version {version}"));
+                }
                 let entry = Entry { slot: record.slot, ballot, value: record.payload };
                 self.entries.insert(entry.slot, entry);
             }
-            KIND_COMMITTED => {
-                if let Ok(bytes) = <[u8; 8]>::try_from(&*record.payload) {
-                    self.commit = self.commit.max(u64::from_le_bytes(bytes));
-                }
-            }
+            KIND_COMMITTED => match <[u8; 8]>::try_from(&*record.payload) {
+                Ok(bytes) => self.commit = self.commit.max(u64::from_le_bytes(bytes)),
+                Err(_) => self.note_unreadable(&record, "a commit index of other than 8 bytes".to_string()),
+            },
             KIND_BEGUN_ANEW => {
                 self.entries.clear();
                 self.begun_anew = true;
             }
             KIND_HEALED => self.begun_anew = false,
-            _ => {} // of a newer release, which the frame version would have told
+            kind => self.note_unreadable(&record, format!("of the unknown kind {kind}")),
         }
+    }
+
+    fn note_unreadable(&mut self, record: &wal::Record, what: String) {
+        let why = || format!("the record of slot {} in shard {} is {what}", record.slot, record.group);
+        self.unreadable.get_or_insert_with(why);
+    }
+
+    /// What this release does not understand of the group's records: another one wrote it. Such a replica must neither
+    /// run nor begin anew.
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
     }
 
     /// Whether the replica lost records, and was not repaired yet when it stopped.

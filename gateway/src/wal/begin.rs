@@ -1,0 +1,182 @@
+//! From what reading found to a log that is written: what was above the mark is durable again, and what is void is gone.
+
+use super::damage::Damage;
+use super::disk::{Disk, DiskFile};
+use super::error::LogError;
+use super::form::{self, HEADER_BYTES, Header, Identity};
+use super::record::Position;
+use super::recovery::{MAKING_NAME, Recovered, Recovery, SegmentInfo, States, states_bytes};
+use super::segment;
+
+/// A log that was read, and not changed.
+pub struct FoundLog {
+    pub recovery: Recovery,
+    pub(super) damage: Damage,
+    /// The segments that are kept, in order.
+    pub(super) infos: Vec<SegmentInfo>,
+    pub(super) states: States,
+    /// Files that held nothing durable.
+    pub(super) removals: Vec<String>,
+    /// Which of the segments end where, by the header of the next.
+    pub(super) cuts: Vec<(usize, u32)>,
+    pub(super) tail: Tail,
+}
+
+/// How the log goes on.
+pub(super) enum Tail {
+    /// There is no segment.
+    Absent,
+    /// In the last segment.
+    GoOn { end: Position, next_sequence: u64 },
+    /// In a segment that is to be made.
+    Rewrite(Box<Rewrite>),
+}
+
+/// A segment that is to be made of what stands above the mark.
+pub(super) struct Rewrite {
+    pub header: Header,
+    /// It takes the place of the last one.
+    pub replaces: bool,
+    /// Where the last one's durable content ends, and where its used bytes do.
+    pub start: u32,
+    pub used: u32,
+    pub info: SegmentInfo,
+    pub content: Vec<u8>,
+    pub end: Position,
+    pub next_sequence: u64,
+}
+
+impl FoundLog {
+    /// Makes the log one that can be written.
+    pub fn begin(
+        mut self,
+        disk: &dyn Disk,
+        identity: Identity,
+        segment_bytes: u64,
+    ) -> Result<Recovered, LogError> {
+        for name in &self.removals {
+            disk.remove(name).map_err(|e| LogError::io("removing", &disk.describe(name), e))?;
+        }
+        if !self.removals.is_empty() {
+            // Gone for good before a new one is made: on a full disk it is this room that is used.
+            disk.sync_folder().map_err(|e| LogError::io("syncing", &disk.describe(""), e))?;
+        }
+        for (i, to) in std::mem::take(&mut self.cuts) {
+            if let Some(info) = self.infos.get_mut(i) {
+                cut_void(disk, info, to)?;
+            }
+        }
+        match std::mem::replace(&mut self.tail, Tail::Absent) {
+            Tail::Absent => {
+                let header = Header { number: 1, continues: Position::default(), mark_offset: HEADER_BYTES };
+                let active = make_segment(disk, &identity, header, segment_bytes, &[])?;
+                let info = SegmentInfo { number: 1, bytes: segment_bytes, ..SegmentInfo::default() };
+                self.infos.push(info);
+                Ok(self.recovered(active, Position { segment: 1, offset: HEADER_BYTES }, 1))
+            }
+            Tail::GoOn { end, next_sequence } => {
+                let name = segment::name_of(end.segment);
+                let active =
+                    disk.open(&name).map_err(|e| LogError::io("opening", &disk.describe(&name), e))?;
+                Ok(self.recovered(active, end, next_sequence))
+            }
+            Tail::Rewrite(rewrite) => self.rewrite(disk, identity, segment_bytes, *rewrite),
+        }
+    }
+
+    fn rewrite(
+        mut self,
+        disk: &dyn Disk,
+        identity: Identity,
+        segment_bytes: u64,
+        rewrite: Rewrite,
+    ) -> Result<Recovered, LogError> {
+        let Rewrite { header, replaces, start, used, mut info, content, end, next_sequence } = rewrite;
+        // Room for a seal behind what is rewritten, whatever the setting is now.
+        let seal = form::unit_bytes(info.groups.len(), 0) as u64;
+        let least = u64::from(end.offset) + seal;
+        info.bytes = segment_bytes.max(least);
+        let mut made = make_segment(disk, &identity, header, info.bytes, &content);
+        if made.as_ref().is_err_and(LogError::is_full) {
+            // Enough to start, and to trim: the old tail gives its unused room back (the log kept some there), and the new
+            // segment holds little more than the state records that trimming may have to carry.
+            if let Some(old) = self.infos.last_mut() {
+                cut_void(disk, old, used)?;
+            }
+            for bytes in [least + states_bytes(&self.states), least] {
+                if made.as_ref().is_err_and(LogError::is_full) {
+                    info.bytes = bytes;
+                    made = make_segment(disk, &identity, header, bytes, &content);
+                }
+            }
+        }
+        let active = made?;
+        if replaces {
+            self.infos.pop();
+        } else if let Some(old) = self.infos.last_mut() {
+            cut_void(disk, old, start)?;
+        }
+        self.infos.push(info);
+        Ok(self.recovered(active, end, next_sequence))
+    }
+
+    fn recovered(self, active: Box<dyn DiskFile>, end: Position, next_sequence: u64) -> Recovered {
+        let Self { damage, infos, states, .. } = self;
+        Recovered { damage, segments: infos, states, active, end, next_sequence }
+    }
+}
+
+/// Makes a segment: claims its room, writes `content` behind its header, syncs it, and only then names it.
+pub fn make_segment(
+    disk: &dyn Disk,
+    identity: &Identity,
+    header: Header,
+    bytes: u64,
+    content: &[u8],
+) -> Result<Box<dyn DiskFile>, LogError> {
+    let name = segment::name_of(header.number);
+    let failed = |doing| {
+        let shown = disk.describe(&name);
+        move |e| LogError::io(doing, &shown, e)
+    };
+    let made = (|| {
+        let mut file = disk.create(MAKING_NAME).map_err(failed("creating"))?;
+        file.preallocate(bytes).map_err(failed("preallocating"))?;
+        let mut head = header.encode(identity);
+        head.extend_from_slice(content);
+        file.write_at(0, &head).map_err(failed("writing"))?;
+        Ok(file)
+    })();
+    let mut file = match made {
+        Ok(file) => file,
+        Err(why) => {
+            // What was claimed so far would keep others from writing; if even this fails, opening removes it.
+            let _ = disk.remove(MAKING_NAME);
+            return Err(why);
+        }
+    };
+    let unsure = |doing| {
+        let shown = disk.describe(&name);
+        move |e: std::io::Error| LogError::Io { doing, name: shown.clone(), source: e }
+    };
+    file.sync().map_err(unsure("syncing"))?;
+    disk.rename(MAKING_NAME, &name).map_err(unsure("naming"))?;
+    disk.sync_folder().map_err(unsure("syncing the folder of"))?;
+    Ok(file)
+}
+
+/// What a segment holds above the end that the next one's header gives is void; this gives its room back.
+fn cut_void(disk: &dyn Disk, info: &mut SegmentInfo, end: u32) -> Result<(), LogError> {
+    if info.bytes <= u64::from(end) {
+        return Ok(());
+    }
+    let name = segment::name_of(info.number);
+    let cut = || {
+        let mut file = disk.open(&name)?;
+        file.truncate(u64::from(end))?;
+        file.sync()
+    };
+    cut().map_err(|e| LogError::io("cutting", &disk.describe(&name), e))?;
+    info.bytes = u64::from(end);
+    Ok(())
+}
