@@ -1,11 +1,13 @@
 //! Who this gateway is: what `init` writes into its data directory, and what it remembers of its peers.
 //!
-//! Four small files, the first three in JSON that an operator can read:
+//! Five small files, the first three in JSON that an operator can read:
 //! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. Written
 //!   once, last of all, so that its presence means that `init` was completed.
 //! - `start.json`: how often the process was started; raised and on disk before the process says anything.
 //! - `peers.json`: the incarnation and the last start of each peer that was met; on disk before a
 //!   peer is answered (see [`crate::logic::link::admit`]).
+//! - `log-floor`: a position that the log has reached (see [`crate::wal::Floor`]); the log raises it. Made here, so
+//!   that a log which is gone is told from one that has not begun.
 //! - `lock`: locked while a process uses the directory.
 //!
 //! A file is replaced as a whole: written beside, fsynced, renamed, the directory fsynced. A failed write
@@ -14,6 +16,7 @@
 //! Invariant: no two runs of a process on one data directory have the same start.
 
 use crate::logic::link::{Hello, Incarnation, Known, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Refusal, admit};
+use crate::wal::{self, Floor, LogError, RealDisk};
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_shared::ids::{GatewayId, SiteId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -21,6 +24,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Format version of the three files.
 pub const IDENTITY_VERSION: u32 = 1;
@@ -86,6 +90,11 @@ impl FoundIdentity {
     }
 }
 
+/// What the files of the log and of the stores beside it carry, so that they are not taken for another directory's.
+pub fn log_identity(incarnation: Incarnation) -> wal::Identity {
+    incarnation.0.to_le_bytes()
+}
+
 /// What is wrong with a data directory.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -140,6 +149,9 @@ pub enum IdentityError {
         /// What the system says.
         why: io::Error,
     },
+    /// The log's floor.
+    #[error(transparent)]
+    Floor(#[from] LogError),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     NoRandomness,
@@ -192,11 +204,14 @@ impl Identity {
         }
         write(dir, PEERS, &PeersFile { format: IDENTITY_VERSION, peers: BTreeMap::new() })?;
         write(dir, START, &StartFile { format: IDENTITY_VERSION, start: 0 })?;
+        let incarnation = Incarnation(u128::from_le_bytes(random()?));
+        let disk = RealDisk::open(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
+        Floor::create(Arc::new(disk), log_identity(incarnation))?;
         let identity = IdentityFile {
             format: IDENTITY_VERSION,
             site: expected.site.to_string(),
             gateway: expected.gateway.0,
-            incarnation: Incarnation(u128::from_le_bytes(random()?)).to_string(),
+            incarnation: incarnation.to_string(),
             membership: hex(&expected.membership),
         };
         write(dir, IDENTITY, &identity)?;

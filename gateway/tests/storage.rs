@@ -10,7 +10,7 @@ use selvedge_gateway::logic::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED
 use selvedge_gateway::storage::{
     self, Done, Folders, Found, LogKeeper, LogWork, OpenError, Opened, ReplicaSettings,
 };
-use selvedge_gateway::wal::{Disk, MemoryDisk, Record, Settings};
+use selvedge_gateway::wal::{Disk, Floor, MemoryDisk, Record, Settings};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
@@ -21,10 +21,19 @@ const ROOM_BYTES: u64 = 1 << 20;
 
 fn found(disk: &MemoryDisk) -> Result<Found, OpenError> {
     let folder = |name| disk.folder(name).unwrap();
-    let folders = Folders { log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") };
+    let floor = Arc::new(disk.clone());
+    let folders =
+        Folders { floor, log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") };
     let mut settings = Settings::new([1; 16]);
     (settings.segment_bytes, settings.keep_free_bytes, settings.unit_bytes) = (SEGMENT_BYTES, 0, 1_024);
     storage::read(folders, settings)
+}
+
+/// A disk as a new gateway begins on it.
+fn fresh(capacity_bytes: u64) -> MemoryDisk {
+    let disk = MemoryDisk::new(capacity_bytes);
+    Floor::create(Arc::new(disk.clone()), [1; 16]).unwrap();
+    disk
 }
 
 fn ring() -> Ring {
@@ -69,7 +78,7 @@ fn slots_read(disk: &MemoryDisk) -> Vec<u64> {
 
 #[test]
 fn what_a_full_disk_can_not_take_is_written_when_there_is_room_and_ends_nothing() {
-    let disk = MemoryDisk::new(3 * SEGMENT_BYTES);
+    let disk = fresh(3 * SEGMENT_BYTES);
     let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
     let mut slot = 0;
     let mut stuck = false;
@@ -90,7 +99,7 @@ fn what_a_full_disk_can_not_take_is_written_when_there_is_room_and_ends_nothing(
 
 #[test]
 fn a_write_of_more_than_a_segment_is_written_in_pieces() {
-    let disk = MemoryDisk::new(ROOM_BYTES);
+    let disk = fresh(ROOM_BYTES);
     let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
     let records: Vec<_> = (1..=20).map(|slot| entry(1, slot, 900)).collect();
     assert!(write(&mut keeper, records), "two segments and a half");
@@ -100,7 +109,7 @@ fn a_write_of_more_than_a_segment_is_written_in_pieces() {
 
 #[test]
 fn damage_of_unknown_groups_is_over_when_all_groups_that_are_here_are_repaired_and_the_log_is_trimmed_then() {
-    let disk = MemoryDisk::new(ROOM_BYTES);
+    let disk = fresh(ROOM_BYTES);
     let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1), ShardId(2)]);
     for slot in 1..=30 {
         assert!(write(&mut keeper, vec![entry(1, slot, 700), entry(2, slot, 100)]));
@@ -124,7 +133,7 @@ fn damage_of_unknown_groups_is_over_when_all_groups_that_are_here_are_repaired_a
 
 #[test]
 fn a_log_whose_oldest_segment_holds_no_slots_is_trimmed_too() {
-    let disk = MemoryDisk::new(ROOM_BYTES);
+    let disk = fresh(ROOM_BYTES);
     let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
     for round in 1..=200 {
         let promise = Record {
@@ -161,7 +170,7 @@ const NOW: Now = Now { mono_ms: 1, wall: EpochMs(1_764_000_000_000), sure: true 
 
 #[test]
 fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
-    let disk = MemoryDisk::new(ROOM_BYTES);
+    let disk = fresh(ROOM_BYTES);
     let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(0)]);
     (1..=30).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 700)])));
     drop(keeper);
@@ -177,7 +186,7 @@ fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
 
 #[test]
 fn a_snapshot_does_not_count_while_the_store_lacks_what_it_lists() {
-    let disk = MemoryDisk::new(ROOM_BYTES);
+    let disk = fresh(ROOM_BYTES);
     let mut stores = open(&disk).stores;
     let snapshot = |slot, except: &[u64]| {
         let (shard, bytes, except) = (ShardId(0), vec![1; 10], except.iter().copied().collect());
@@ -209,7 +218,7 @@ fn contents(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {
 
 /// A disk with a log of two segments, a snapshot, a batch, and what operations that were cut short left behind.
 fn used() -> MemoryDisk {
-    let disk = MemoryDisk::new(ROOM_BYTES);
+    let disk = fresh(ROOM_BYTES);
     let opened = open(&disk);
     let (mut keeper, mut stores) = (LogKeeper::new(opened.log, [ShardId(0)]), opened.stores);
     (1..=9).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 900)])));
@@ -314,4 +323,16 @@ fn change_first_unit(segment: &mut [u8], change: impl FnOnce(&mut [u8])) {
     let seed = crc32c::crc32c_append(seed, &512u32.to_le_bytes());
     let head = crc32c::crc32c_append(crc32c::crc32c_append(seed, &unit[..44]), &unit[48..50]);
     unit[44..48].copy_from_slice(&head.to_le_bytes());
+}
+
+#[test]
+fn a_gateway_whose_log_folder_was_emptied_does_not_vote() {
+    let disk = used();
+    assert_eq!(open(&disk.image()).replicas[&ShardId(0)].core().status(NOW).role, "follower");
+    let log = disk.folder("log").unwrap();
+    log.list().unwrap().iter().for_each(|name| log.remove(name).unwrap());
+    for start in 0..2 {
+        let opened = open(&disk);
+        assert_eq!(opened.replicas[&ShardId(0)].core().status(NOW).role, "damaged", "start {start}");
+    }
 }

@@ -58,11 +58,13 @@ pub enum Canary {
     ExpiryByWall,
     /// A snapshot that another release wrote counts as damaged.
     UnreadableIsDamage,
+    /// A log that ends below its floor is taken for whole.
+    FloorIgnored,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -89,6 +91,7 @@ impl Canary {
         Self::ExpiryByWall,
         Self::ConfirmedIsDeleted,
         Self::UnreadableIsDamage,
+        Self::FloorIgnored,
     ];
 }
 

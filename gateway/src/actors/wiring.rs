@@ -13,7 +13,7 @@ use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
 use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
 use crate::descriptors;
-use crate::identity::{Expected, Identity, IdentityError};
+use crate::identity::{Expected, Identity, IdentityError, log_identity};
 use crate::logic::forward::{Forward, PIPELINE_BYTES};
 use crate::logic::machine::Origin;
 use crate::logic::paxos;
@@ -157,7 +157,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         tracing::info!(data_dir = %dir.display(), "a new gateway: its identity is written");
     }
     let found = Identity::find(dir, &expected)?;
-    let read = read_disk(dir, &settings, found.incarnation().0.to_le_bytes())?;
+    let read = read_disk(dir, &settings, log_identity(found.incarnation()))?;
     let replica_settings = ReplicaSettings {
         rules: Arc::new(settings.rules.clone()),
         limits: paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() },
@@ -363,7 +363,9 @@ fn read_disk(
     log_settings.segment_bytes = settings.log.segment_mib * MIB;
     log_settings.keep_free_bytes = settings.log.keep_free_mib * MIB;
     let (log, snapshots, batches) = (folder("log")?, folder("snapshots")?, folder("batches")?);
-    let found = storage::read(Folders { log, snapshots, batches }, log_settings)?;
+    let floor = RealDisk::open(dir).map_err(|error| StartError::File { path: dir.into(), error })?;
+    let folders = Folders { floor: Arc::new(floor), log, snapshots, batches };
+    let found = storage::read(folders, log_settings)?;
     let recovery = found.recovery();
     tracing::info!(
         records = recovery.records,

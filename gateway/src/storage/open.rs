@@ -10,7 +10,8 @@ use crate::logic::replica::Replica;
 use crate::logic::ring::Ring;
 use crate::logic::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
 use crate::wal::{
-    BatchStore, Disk, Log, LogError, ReadLog, Record, Recovery, Room, Settings as LogSettings, SnapshotStore,
+    BatchStore, Disk, Floor, Log, LogError, ReadLog, Record, Recovery, Room, Settings as LogSettings,
+    SnapshotStore,
 };
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -42,6 +43,8 @@ pub enum OpenError {
 
 /// The folders of a gateway's data.
 pub struct Folders {
+    /// The data folder itself, in which the log's floor lies: not in a folder that may be emptied.
+    pub floor: Arc<dyn Disk>,
     /// The log's segments.
     pub log: Arc<dyn Disk>,
     /// Snapshots.
@@ -90,7 +93,8 @@ pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError>
     let identity = settings.identity;
     let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
     let mut visit = |record: Record| replays.entry(record.group).or_default().record(record);
-    let log = Log::read(folders.log, settings, &mut visit)?;
+    let floor = Floor::read(folders.floor, identity)?;
+    let log = Log::read(folders.log, Some(floor), settings, &mut visit)?;
     for (group, replay) in &replays {
         if let Some(why) = replay.unreadable() {
             let (shard, why) = (ShardId(*group), why.to_string());

@@ -24,8 +24,8 @@ pub struct FoundLog {
 
 /// How the log goes on.
 pub(super) enum Tail {
-    /// There is no segment.
-    Absent,
+    /// There is no segment; the first one gets this header.
+    Absent(Header),
     /// In the last segment.
     GoOn { end: Position, next_sequence: u64 },
     /// In a segment that is to be made.
@@ -66,63 +66,65 @@ impl FoundLog {
                 cut_void(disk, info, to)?;
             }
         }
-        match std::mem::replace(&mut self.tail, Tail::Absent) {
-            Tail::Absent => {
-                let header = Header { number: 1, continues: Position::default(), mark_offset: HEADER_BYTES };
+        let (mut infos, states) = (self.infos, self.states);
+        let (active, end, next_sequence) = match self.tail {
+            Tail::Absent(header) => {
+                let number = header.number;
                 let active = make_segment(disk, &identity, header, segment_bytes, &[])?;
-                let info = SegmentInfo { number: 1, bytes: segment_bytes, ..SegmentInfo::default() };
-                self.infos.push(info);
-                Ok(self.recovered(active, Position { segment: 1, offset: HEADER_BYTES }, 1))
+                infos.push(SegmentInfo { number, bytes: segment_bytes, ..SegmentInfo::default() });
+                (active, Position { segment: number, offset: HEADER_BYTES }, 1)
             }
             Tail::GoOn { end, next_sequence } => {
                 let name = segment::name_of(end.segment);
                 let active =
                     disk.open(&name).map_err(|e| LogError::io("opening", &disk.describe(&name), e))?;
-                Ok(self.recovered(active, end, next_sequence))
+                (active, end, next_sequence)
             }
-            Tail::Rewrite(rewrite) => self.rewrite(disk, identity, segment_bytes, *rewrite),
-        }
+            Tail::Rewrite(rewrite) => {
+                let (end, next_sequence) = (rewrite.end, rewrite.next_sequence);
+                (rewrite.make(disk, &identity, segment_bytes, &mut infos, &states)?, end, next_sequence)
+            }
+        };
+        Ok(Recovered { damage: self.damage, segments: infos, states, active, end, next_sequence })
     }
+}
 
-    fn rewrite(
-        mut self,
+impl Rewrite {
+    fn make(
+        self,
         disk: &dyn Disk,
-        identity: Identity,
+        identity: &Identity,
         segment_bytes: u64,
-        rewrite: Rewrite,
-    ) -> Result<Recovered, LogError> {
-        let Rewrite { header, replaces, start, used, mut info, content, end, next_sequence } = rewrite;
+        infos: &mut Vec<SegmentInfo>,
+        states: &States,
+    ) -> Result<Box<dyn DiskFile>, LogError> {
+        let Self { header, replaces, start, used, mut info, content, end, .. } = self;
         // Room for a seal behind what is rewritten, whatever the setting is now.
         let seal = form::unit_bytes(info.groups.len(), 0) as u64;
         let least = u64::from(end.offset) + seal;
         info.bytes = segment_bytes.max(least);
-        let mut made = make_segment(disk, &identity, header, info.bytes, &content);
+        let mut made = make_segment(disk, identity, header, info.bytes, &content);
         if made.as_ref().is_err_and(LogError::is_full) {
             // Enough to start, and to trim: the old tail gives its unused room back (the log kept some there), and the new
             // segment holds little more than the state records that trimming may have to carry.
-            if let Some(old) = self.infos.last_mut() {
+            if let Some(old) = infos.last_mut() {
                 cut_void(disk, old, used)?;
             }
-            for bytes in [least + states_bytes(&self.states), least] {
+            for bytes in [least + states_bytes(states), least] {
                 if made.as_ref().is_err_and(LogError::is_full) {
                     info.bytes = bytes;
-                    made = make_segment(disk, &identity, header, bytes, &content);
+                    made = make_segment(disk, identity, header, bytes, &content);
                 }
             }
         }
         let active = made?;
         if replaces {
-            self.infos.pop();
-        } else if let Some(old) = self.infos.last_mut() {
+            infos.pop();
+        } else if let Some(old) = infos.last_mut() {
             cut_void(disk, old, start)?;
         }
-        self.infos.push(info);
-        Ok(self.recovered(active, end, next_sequence))
-    }
-
-    fn recovered(self, active: Box<dyn DiskFile>, end: Position, next_sequence: u64) -> Recovered {
-        let Self { damage, infos, states, .. } = self;
-        Recovered { damage, segments: infos, states, active, end, next_sequence }
+        infos.push(info);
+        Ok(active)
     }
 }
 

@@ -31,6 +31,11 @@ impl Span {
         Self { segment, from: GAP_END - missing.min(most.into()) as u32, to: GAP_END }
     }
 
+    /// What is gone in front of a segment, by its header.
+    pub fn lost_before(segment: u64) -> Self {
+        Self { segment, from: 0, to: 1 }
+    }
+
     fn within(&self, other: &Self) -> bool {
         self.segment == other.segment && other.from <= self.from && self.to <= other.to
     }

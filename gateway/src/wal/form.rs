@@ -13,7 +13,7 @@
 //! 40 continues.segment 8                  12 records         4
 //! 48 continues.offset 4                   16 body bytes      4   with padding
 //! 52 mark.offset      4                   20 body crc32c     4
-//! 56 zero to 512                          24 sequence        8
+//! 56 lost, zero to 512                     24 sequence        8
 //!                                         32 mark.segment    8
 //! record, in a unit's body                40 mark.offset     4
 //!  0 payload bytes    4                   44 head crc32c     4   seeded, see below
@@ -80,6 +80,8 @@ pub struct Header {
     pub continues: Position,
     /// Bytes of this segment that were durable before it got its name.
     pub mark_offset: u32,
+    /// Durable records in front of this segment were gone when it was made, of any group.
+    pub lost: bool,
 }
 
 /// What reading a header gave.
@@ -184,6 +186,7 @@ impl Header {
         out.extend(self.continues.segment.to_le_bytes());
         out.extend(self.continues.offset.to_le_bytes());
         out.extend(self.mark_offset.to_le_bytes());
+        out.push(self.lost.into());
         out.resize(HEADER_BYTES as usize, 0);
         let crc = crc32c::crc32c(&out);
         out[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -214,6 +217,7 @@ impl Header {
             number: take_u64(&sector, 32)?,
             continues: Position { segment: take_u64(&sector, 40)?, offset: take_u32(&sector, 48)? },
             mark_offset: take_u32(&sector, 52)?,
+            lost: sector[56] == 1,
         };
         (header.number == number).then_some(HeaderRead::Good(header))
     }

@@ -4,10 +4,12 @@ use super::begin::{self, FoundLog};
 use super::damage::{Damage, Groups};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
+use super::floor::Floor;
 use super::form::{self, HEADER_BYTES, Header, Identity, RECORD_HEAD_BYTES, Role, UnitForm};
 use super::record::{Position, Record};
 use super::recovery::{self, Recovery, SegmentInfo, States};
 use super::segment;
+use selvedge_shared::canary::{self, Canary};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -36,13 +38,22 @@ pub struct Settings {
     pub unit_bytes: usize,
     /// Bytes that a new reserve must leave free on the disk, so that snapshots and others can still be written.
     pub keep_free_bytes: u64,
+    /// The floor is raised at least whenever so many bytes were made durable, for the price of one more fdatasync: so much
+    /// at most can be cut from the last segment unnoticed.
+    pub floor_every_bytes: u64,
 }
 
 impl Settings {
-    /// The defaults for this identity: segments of 16 MiB, units of 1 MiB, 64 MiB kept free.
+    /// The defaults for this identity: segments of 16 MiB, units of 1 MiB, 64 MiB kept free, a floor every MiB.
     pub fn new(identity: Identity) -> Self {
         const MIB: u64 = 1024 * 1024;
-        Self { identity, segment_bytes: 16 * MIB, unit_bytes: MIB as usize, keep_free_bytes: 64 * MIB }
+        Self {
+            identity,
+            segment_bytes: 16 * MIB,
+            unit_bytes: MIB as usize,
+            keep_free_bytes: 64 * MIB,
+            floor_every_bytes: MIB,
+        }
     }
 
     fn check(&self) -> Result<(), LogError> {
@@ -100,6 +111,7 @@ pub struct Log {
     disk: Arc<dyn Disk>,
     settings: Settings,
     _lock: Box<dyn Send>,
+    floor: Option<Floor>,
     /// In order; the last one is the active one.
     segments: VecDeque<SegmentInfo>,
     active: Box<dyn DiskFile>,
@@ -129,6 +141,7 @@ pub struct ReadLog {
     disk: Arc<dyn Disk>,
     settings: Settings,
     lock: Box<dyn Send>,
+    floor: Option<Floor>,
     found: FoundLog,
 }
 
@@ -143,12 +156,13 @@ impl ReadLog {
     /// # Errors
     /// [`LogError::Full`] when there is no room for the new segment that opening needs; [`LogError::Io`].
     pub fn begin(self) -> Result<Log, LogError> {
-        let Self { disk, settings, lock, found } = self;
+        let Self { disk, settings, lock, floor, found } = self;
         let found = found.begin(disk.as_ref(), settings.identity, settings.segment_bytes)?;
         let mut log = Log {
             disk,
             settings,
             _lock: lock,
+            floor,
             segments: found.segments.into(),
             active: found.active,
             reserve: None,
@@ -162,6 +176,11 @@ impl ReadLog {
             poison: None,
             stats: Stats { bytes_written: u64::from(found.end.offset), fsyncs: 1, ..Stats::default() },
         };
+        if let Some(floor) = log.floor.as_mut().filter(|floor| floor.at().is_none()) {
+            // The segment is there, and says that what was before it may be lost; it must not vanish either.
+            floor.raise(Position { segment: log.end.segment, offset: 0 })?;
+        }
+        log.raise_floor(0)?;
         log.retry_reserve()?;
         Ok(log)
     }
@@ -169,7 +188,7 @@ impl ReadLog {
 
 impl Log {
     /// Reads the log in `disk` and gives every record in it to `visit`, in order. Nothing is changed (but for the lock's
-    /// empty file). What the visitor is given may be relied on (voted upon) only after [`ReadLog::begin`], when all of it is
+    /// empty file). A log that ends below its `floor` is damaged; without one nobody notices that its end is gone. What the visitor is given may be relied on (voted upon) only after [`ReadLog::begin`], when all of it is
     /// durable.
     ///
     /// # Errors
@@ -177,6 +196,7 @@ impl Log {
     /// [`LogError::Io`].
     pub fn read(
         disk: Arc<dyn Disk>,
+        floor: Option<Floor>,
         settings: Settings,
         visit: &mut dyn FnMut(Record),
     ) -> Result<ReadLog, LogError> {
@@ -185,11 +205,13 @@ impl Log {
             std::io::ErrorKind::WouldBlock => LogError::Locked { name: disk.describe(LOCK_NAME) },
             _ => LogError::io("locking", &disk.describe(LOCK_NAME), e),
         })?;
-        let found = recovery::read(disk.as_ref(), settings.identity, visit)?;
-        Ok(ReadLog { disk, settings, lock, found })
+        let at = floor.as_ref().map_or(Some(Position::default()), Floor::at);
+        let at = if canary::makes(Canary::FloorIgnored) { Some(Position::default()) } else { at };
+        let found = recovery::read(disk.as_ref(), settings.identity, at, visit)?;
+        Ok(ReadLog { disk, settings, lock, floor, found })
     }
 
-    /// Opens the log in `disk`, or begins one there: [`Log::read`] and [`ReadLog::begin`].
+    /// Opens the log in `disk`, or begins one there, without a floor: [`Log::read`] and [`ReadLog::begin`].
     ///
     /// # Errors
     /// Theirs.
@@ -198,7 +220,7 @@ impl Log {
         settings: Settings,
         visit: &mut dyn FnMut(Record),
     ) -> Result<(Self, Recovery), LogError> {
-        let read = Self::read(disk, settings, visit)?;
+        let read = Self::read(disk, None, settings, visit)?;
         let recovery = read.recovery().clone();
         Ok((read.begin()?, recovery))
     }
@@ -223,7 +245,8 @@ impl Log {
         self.write(records, true)
     }
 
-    /// Makes all that was appended durable, with one fdatasync (none if there is nothing to do). Gives the end of what is
+    /// Makes all that was appended durable, with one fdatasync (none if there is nothing to do; one more when the floor is
+    /// raised: with the first batch of a segment, and every [`Settings::floor_every_bytes`]). Gives the end of what is
     /// durable: the end of the log.
     ///
     /// # Errors
@@ -236,6 +259,7 @@ impl Log {
                 return Err(self.poisoned("syncing", self.end.segment, e));
             }
             self.synced = self.end;
+            self.raise_floor(self.settings.floor_every_bytes)?;
         }
         Ok(self.synced)
     }
@@ -263,7 +287,8 @@ impl Log {
             return Ok(Room::Full);
         }
         let number = self.end.segment + 1;
-        let header = Header { number, continues: Position::default(), mark_offset: HEADER_BYTES };
+        let (continues, mark_offset) = (Position::default(), HEADER_BYTES);
+        let header = Header { number, continues, mark_offset, lost: false };
         match begin::make_segment(self.disk.as_ref(), &self.settings.identity, header, bytes, &[]) {
             Ok(file) => {
                 self.stats.fsyncs += 1;
@@ -395,7 +420,28 @@ impl Log {
         self.check()?;
         self.sync()?;
         self.seal()?;
-        self.sync().map(|_| ())
+        self.sync()?;
+        self.raise_floor(0)
+    }
+
+    /// Raises the floor to what is durable, if that is in another segment or so many bytes further.
+    fn raise_floor(&mut self, every_bytes: u64) -> Result<(), LogError> {
+        let to = self.synced;
+        let Some(floor) = self.floor.as_mut().filter(|_| to.offset > HEADER_BYTES) else { return Ok(()) };
+        let at = floor.at().unwrap_or_default();
+        let far = u64::from(to.offset.saturating_sub(at.offset)) >= every_bytes.max(1);
+        if to <= at || (to.segment == at.segment && !far) {
+            return Ok(());
+        }
+        match floor.raise(to) {
+            Ok(()) => self.stats.fsyncs += 1,
+            Err(e) if e.is_full() => tracing::warn!("the log's floor stays as it is: {e}"),
+            Err(e) => {
+                self.poison = Some(e.to_string());
+                return Err(e);
+            }
+        }
+        Ok(())
     }
 
     fn active_info(&self) -> &SegmentInfo {

@@ -28,8 +28,11 @@
 //! places that were known when it was made: what rots later is reported anew.
 //! Invariant: after a failed fsync, or a write that failed for another reason than room, the log does nothing more.
 //!
-//! **Limits.** It can't see that a whole segment is missing at either end of the sequence, or that the folder is an older copy:
-//! peers see that by the incarnation in the identity. A unit whose head is destroyed in a segment without a seal concerns all
+//! **Its end.** A floor is kept outside of the log's folder (`floor.rs`): a log that ends below it has lost records of any group, be the
+//! folder emptied, the last segment gone or cut short. The segment that goes on from there says so in its header, so
+//! that this stays reported until it is repaired.
+//!
+//! **Limits.** It can't see that the whole data folder is an older copy: peers see that by the starts they know. A unit whose head is destroyed in a segment without a seal concerns all
 //! groups. A sector that can't be read counts as zeros. Segments are never overwritten in place: that would spare the
 //! file system's journal some writes, but old content would have to be told from new.
 //!
@@ -44,6 +47,7 @@ mod begin;
 mod damage;
 mod disk;
 mod error;
+mod floor;
 mod form;
 mod log;
 mod memory;
@@ -57,6 +61,7 @@ pub use batches::BatchStore;
 pub use damage::Groups;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::LogError;
+pub use floor::{FLOOR_NAME, Floor};
 pub use form::Identity;
 pub use log::{
     Log, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES, MIN_SEGMENT_BYTES, OldestSegment, ReadLog, Room,

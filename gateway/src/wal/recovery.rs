@@ -1,7 +1,8 @@
 //! From the files that a crash left to a log that can be written.
 //!
-//! 1. The **tail** is the last segment with a valid unit (or with a header that continues a cut log). Its highest **mark**
-//!    says what was durable. A segment is sealed and synced before the next one gets its first unit, so everything in front
+//! 1. The **tail** is the last segment with a valid unit (or with a header that continues a cut log, or that the floor has come to). Its
+//!    highest **mark** says what was durable; the floor is one, too. A log that does not come up to it has **lost** its end: that is
+//!    damage of all groups, and the log goes on in a new segment above the floor, whose header says so. A segment is sealed and synced before the next one gets its first unit, so everything in front
 //!    of the tail is below the mark too.
 //! 2. Everything below the mark is read in order. What is not a valid unit there is **corruption**.
 //! 3. The tail above the mark is read up to the first thing that is not a valid unit. The rest is a **tear**: cut off.
@@ -132,7 +133,8 @@ impl Reading<'_> {
         Some(())
     }
 
-    /// Reads everything of a segment below `to` as units that were durable. `sealed`: it must end with a seal.
+    /// Reads everything of a segment below `to` as units that were durable. `sealed`: it must end with a seal. Gives whether it
+    /// does.
     fn durable(
         &mut self,
         segment: &mut Segment,
@@ -140,7 +142,7 @@ impl Reading<'_> {
         sealed: bool,
         after: &mut u64,
         info: &mut SegmentInfo,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<bool> {
         let number = segment.number;
         let place = |from, to| Span { segment: number, from, to };
         let mut unknown: Vec<Span> = Vec::new();
@@ -164,7 +166,7 @@ impl Reading<'_> {
         // The seal lists what is in the segment; without one it may have been anything.
         let groups = seal.map_or_else(Groups::all, Groups::these);
         unknown.into_iter().for_each(|place| self.damage.add(place, groups.clone()));
-        Ok(())
+        Ok(by_seal)
     }
 }
 
@@ -253,10 +255,12 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Reads the log in `disk`, and changes nothing there.
+/// Reads the log in `disk`, and changes nothing there. Up to `floor` it was durable; nothing if the floor is not known any
+/// more.
 pub fn read(
     disk: &dyn Disk,
     identity: Identity,
+    floor: Option<Position>,
     visit: &mut dyn FnMut(Record),
 ) -> Result<FoundLog, LogError> {
     let (mut segments, mut removals) = open_segments(disk, identity)?;
@@ -266,18 +270,29 @@ pub fn read(
     };
 
     // Step 1: the tail and its mark.
-    let mut tail = 0;
+    let (mut tail, mut found) = (0, false);
     let (mut mark, mut highest) = (Position::default(), 0);
     for i in (0..segments.len()).rev() {
         let number = segments[i].number;
         let evidence = segments[i].survey().map_err(io("reading", number))?;
         check_known(disk, &segments[i])?;
-        if let Some(evidence) = evidence {
-            (mark, highest) = evidence;
-            tail = i;
+        let held = floor.is_some_and(|floor| number <= floor.segment);
+        if evidence.is_some() || held {
+            (mark, highest) = evidence.unwrap_or_default();
+            (tail, found) = (i, true);
             break;
         }
     }
+    let last = segments.get(tail);
+    mark = mark.max(floor.filter(|f| last.is_some_and(|last| last.number == f.segment)).unwrap_or_default());
+    let lost = match (floor, last) {
+        (None, _) => true,
+        (Some(floor), _) if !found => floor > Position::default(),
+        (Some(_), None) => false,
+        (Some(floor), Some(last)) => {
+            last.number < floor.segment || (mark.segment == last.number && last.bytes < mark.offset)
+        }
+    };
     let mut reading = Reading {
         visit,
         recovery: Recovery::default(),
@@ -296,14 +311,17 @@ pub fn read(
     // Step 2: below the mark.
     let mut infos: Vec<SegmentInfo> = Vec::new();
     let mut cuts: Vec<(usize, u32)> = Vec::new();
+    let mut ends_sealed = false;
     let mut after = 0;
     for i in 0..segments.len() {
         let next = segments.get(i + 1).map(|next| (next.number, next.good_header()));
         let segment = &mut segments[i];
         let number = segment.number;
         let mut info = SegmentInfo { number, bytes: u64::from(segment.bytes), ..SegmentInfo::default() };
-        if segment.good_header().is_none() {
-            reading.damage.add(Span { segment: number, from: 0, to: HEADER_BYTES }, Groups::all());
+        match segment.good_header() {
+            None => reading.damage.add(Span { segment: number, from: 0, to: HEADER_BYTES }, Groups::all()),
+            Some(header) if header.lost => reading.damage.add(Span::lost_before(number), Groups::all()),
+            Some(_) => {}
         }
         let (to, sealed) = match next {
             None if mark.segment == number => {
@@ -313,7 +331,8 @@ pub fn read(
             Some((_, Some(next))) if next.continues.segment == number => (next.continues.offset, false),
             Some(_) => (segment.bytes, true),
         };
-        reading.durable(segment, to, sealed, &mut after, &mut info).map_err(io("reading", number))?;
+        ends_sealed =
+            reading.durable(segment, to, sealed, &mut after, &mut info).map_err(io("reading", number))?;
         check_known(disk, segment)?;
         if let Some((next, _)) = next.filter(|(next, _)| *next != number + 1) {
             // A whole segment is gone. Noted here, where the evidence is.
@@ -329,12 +348,32 @@ pub fn read(
     }
 
     // Steps 3 and 4: above the mark.
+    let before = segments.last().map_or(0, |s| s.number);
+    let next = match floor.filter(|_| lost) {
+        Some(floor) => before.max(floor.segment) + 1,
+        None => before + 1,
+    };
+    if lost {
+        reading.damage.add(Span::lost_before(next), Groups::all());
+        if before > 0 && next > before + 1 {
+            // As the next opening will see it.
+            reading.damage.add(Span::gap(before, next - before - 1), Groups::all());
+        }
+    }
     let tail = match segments.last_mut() {
-        None => Tail::Absent,
+        None => {
+            let (continues, mark_offset) = (Position::default(), HEADER_BYTES);
+            Tail::Absent(Header { number: next, continues, mark_offset, lost })
+        }
         Some(segment) => {
             let number = segment.number;
-            let start = if mark.segment == number { mark.offset.max(HEADER_BYTES) } else { HEADER_BYTES };
-            let reusable = segment.good_header().is_some()
+            let end = segment.bytes.max(HEADER_BYTES);
+            let start =
+                if mark.segment == number { mark.offset.clamp(HEADER_BYTES, end) } else { HEADER_BYTES };
+            // Behind a seal nothing would be read; the floor may cover one.
+            let reusable = !lost
+                && !ends_sealed
+                && segment.good_header().is_some()
                 && matches!(segment.unit_at(start).map_err(io("reading", number))?, UnitRead::Nothing)
                 && segment.bytes_used_from(start).map_err(io("reading", number))? == 0
                 && u64::from(segment.bytes) >= u64::from(start) + MIN_LEFT_BYTES;
@@ -343,8 +382,17 @@ pub fn read(
                 // All of it was durable: nothing to write again, nothing to cut. Restarts without work leave no trace.
                 Tail::GoOn { end: Position { segment: number, offset: start }, next_sequence }
             } else {
-                let rewrite = above(&mut reading, segment, identity, start, after, next_sequence)
-                    .map_err(io("reading", number))?;
+                // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number.
+                let replaces = !lost && start == HEADER_BYTES && !reading.damage.lies_in(number);
+                let (number, continues) = if replaces {
+                    (number, segment.good_header().map(|h| h.continues).unwrap_or_default())
+                } else {
+                    (next, Position { segment: number, offset: start })
+                };
+                let header = Header { number, continues, mark_offset: 0, lost };
+                let above = Above { identity, header, replaces, start };
+                let rewrite =
+                    above.read(&mut reading, segment, after, next_sequence).map_err(io("reading", number))?;
                 check_known(disk, segment)?;
                 Tail::Rewrite(Box::new(rewrite))
             }
@@ -363,55 +411,55 @@ pub fn read(
     Ok(FoundLog { recovery, damage, infos, states, removals, cuts, tail })
 }
 
-/// Reads the tail above its mark, and makes of it what the next segment is to begin with.
-fn above(
-    reading: &mut Reading<'_>,
-    segment: &mut Segment,
+/// What stands above the mark, and the segment that is to be made of it.
+struct Above {
     identity: Identity,
+    header: Header,
+    replaces: bool,
     start: u32,
-    mut after: u64,
-    mut next_sequence: u64,
-) -> std::io::Result<Rewrite> {
-    let number = segment.number;
-    // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number.
-    let replaces = start == HEADER_BYTES && !reading.damage.lies_in(number);
-    let header = if replaces {
-        let old = segment.good_header();
-        Header { number, continues: old.map(|h| h.continues).unwrap_or_default(), mark_offset: 0 }
-    } else {
-        Header { number: number + 1, continues: Position { segment: number, offset: start }, mark_offset: 0 }
-    };
-    let mut info = SegmentInfo { number: header.number, ..SegmentInfo::default() };
-    let mut content = Vec::new();
-    let mut at = start;
-    loop {
-        let head = match segment.unit_at(at)? {
-            UnitRead::Whole(head) if head.sequence > after => head,
-            _ => break,
-        };
-        after = head.sequence;
-        let read_at = at;
-        at += head.unit_bytes() as u32;
-        if head.role == Role::Seal {
-            break;
+}
+
+impl Above {
+    fn read(
+        self,
+        reading: &mut Reading<'_>,
+        segment: &mut Segment,
+        mut after: u64,
+        mut next_sequence: u64,
+    ) -> std::io::Result<Rewrite> {
+        let Self { identity, header, replaces, start } = self;
+        let mut info = SegmentInfo { number: header.number, ..SegmentInfo::default() };
+        let mut content = Vec::new();
+        let mut at = start;
+        loop {
+            let head = match segment.unit_at(at)? {
+                UnitRead::Whole(head) if head.sequence > after => head,
+                _ => break,
+            };
+            after = head.sequence;
+            let read_at = at;
+            at += head.unit_bytes() as u32;
+            if head.role == Role::Seal {
+                break;
+            }
+            reading.unit(read_at, &head, &segment.body, &mut info);
+            let unit = UnitForm {
+                identity: &identity,
+                at: Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 },
+                role: head.role,
+                sequence: next_sequence,
+                mark: head.mark,
+                groups: &head.groups,
+                records: head.records,
+            };
+            unit.encode(&mut content, |out| out.extend_from_slice(&segment.body));
+            next_sequence += 1;
+            reading.recovery.units_rewritten += 1;
         }
-        reading.unit(read_at, &head, &segment.body, &mut info);
-        let unit = UnitForm {
-            identity: &identity,
-            at: Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 },
-            role: head.role,
-            sequence: next_sequence,
-            mark: head.mark,
-            groups: &head.groups,
-            records: head.records,
-        };
-        unit.encode(&mut content, |out| out.extend_from_slice(&segment.body));
-        next_sequence += 1;
-        reading.recovery.units_rewritten += 1;
+        let cut = segment.bytes_used_from(at)?;
+        reading.recovery.torn_bytes_cut += u64::from(cut);
+        let end = Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 };
+        let header = Header { mark_offset: end.offset, ..header };
+        Ok(Rewrite { header, replaces, start, used: at + cut, info, content, end, next_sequence })
     }
-    let cut = segment.bytes_used_from(at)?;
-    reading.recovery.torn_bytes_cut += u64::from(cut);
-    let end = Position { segment: header.number, offset: HEADER_BYTES + content.len() as u32 };
-    let header = Header { mark_offset: end.offset, ..header };
-    Ok(Rewrite { header, replaces, start, used: at + cut, info, content, end, next_sequence })
 }

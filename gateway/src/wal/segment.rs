@@ -185,7 +185,7 @@ impl Segment {
         let mut mark = Position::default();
         let mut found = false;
         if let Some(header) =
-            self.good_header().filter(|h| h.continues.segment > 0 || h.mark_offset > HEADER_BYTES)
+            self.good_header().filter(|h| h.continues.segment > 0 || h.mark_offset > HEADER_BYTES || h.lost)
         {
             found = true;
             mark = Position { segment: self.number, offset: header.mark_offset };

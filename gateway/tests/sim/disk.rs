@@ -3,8 +3,9 @@
 use super::plan::Rot;
 use super::random::Random;
 use selvedge_gateway::storage::Folders;
-use selvedge_gateway::wal::{Crash, Disk, Faults, MemoryDisk, Settings};
+use selvedge_gateway::wal::{Crash, Disk, Faults, Floor, Identity, MemoryDisk, Position, Settings};
 use selvedge_shared::ids::GatewayId;
+use std::sync::Arc;
 
 const CAPACITY_BYTES: u64 = 64 << 20;
 pub const SEGMENT_BYTES: u64 = 8 << 10;
@@ -12,22 +13,30 @@ const KEEP_FREE_BYTES: u64 = 32 << 10;
 /// Where the content of a snapshot's file begins.
 const HEAD_BYTES: usize = 64;
 
+fn identity(gateway: GatewayId) -> Identity {
+    [gateway.0 as u8; 16]
+}
+
 pub struct SimDisk {
     memory: MemoryDisk,
 }
 
 impl SimDisk {
-    pub fn new() -> Self {
-        Self { memory: MemoryDisk::new(CAPACITY_BYTES) }
+    pub fn new(gateway: GatewayId) -> Self {
+        let memory = MemoryDisk::new(CAPACITY_BYTES);
+        Floor::create(Arc::new(memory.clone()), identity(gateway)).expect("there is room");
+        Self { memory }
     }
 
     pub fn folders(&self) -> Folders {
         let folder = |name| self.memory.folder(name).expect("a folder");
-        Folders { log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") }
+        let floor = Arc::new(self.memory.clone());
+        Folders { floor, log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") }
     }
 
     pub fn settings(gateway: GatewayId) -> Settings {
-        let mut settings = Settings::new([gateway.0 as u8; 16]);
+        let mut settings = Settings::new(identity(gateway));
+        settings.floor_every_bytes = 2_048;
         (settings.segment_bytes, settings.keep_free_bytes) = (SEGMENT_BYTES, KEEP_FREE_BYTES);
         settings.unit_bytes = 2_048;
         settings
@@ -84,6 +93,40 @@ impl SimDisk {
             bytes[16..20].copy_from_slice(&crc.to_le_bytes());
         });
         Some(copy)
+    }
+
+    /// Loses the end of the log: all of its folder, its last segment, or a part of that. Says what, and whether
+    /// something is gone that was acknowledged, by the floor.
+    pub fn lose_end_of_log(&self, gateway: GatewayId, pick: u64) -> Option<(String, bool)> {
+        let floor = Floor::read(Arc::new(self.memory.clone()), identity(gateway)).expect("it is whole").at();
+        let floor = floor.unwrap_or_default();
+        let mut names = self.names("log");
+        names.retain(|name| name.contains("wal-") && name.ends_with(".log"));
+        names.sort();
+        if pick.is_multiple_of(2) {
+            names.iter().for_each(|name| self.remove(name));
+            return Some(("its whole log".to_string(), floor > Position::default()));
+        }
+        let used = |name: &&String| self.memory.bytes(name).is_some_and(|b| b[512..].iter().any(|b| *b != 0));
+        let last = names.iter().rev().find(used)?.clone();
+        let segment =
+            u64::from_str_radix(last.trim_start_matches("log/wal-").trim_end_matches(".log"), 16).ok()?;
+        if pick % 4 == 1 {
+            names.iter().filter(|name| **name >= last).for_each(|name| self.remove(name));
+            return Some((last, floor.segment >= segment));
+        }
+        let left = 512 + (pick >> 8) as u32 % 4_096;
+        let mut cut = false;
+        self.memory.meddle(&last, |bytes| {
+            cut = bytes.len() > left as usize;
+            bytes.truncate(left as usize);
+        });
+        Some((format!("{last} from byte {left} on"), cut && floor.segment == segment && floor.offset > left))
+    }
+
+    fn remove(&self, name: &str) {
+        let log = self.memory.folder("log").expect("a folder");
+        log.remove(name.trim_start_matches("log/")).and_then(|()| log.sync_folder()).expect("it is there");
     }
 
     /// Flips bits or loses a sector of a file that was durable long ago; says which, if there is one.

@@ -18,7 +18,7 @@ use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
 use selvedge_gateway::logic::uplink::{self, Uplink};
 use selvedge_gateway::logic::wills::{WILLS, Wills};
 use selvedge_gateway::storage::{self, Desk, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores};
-use selvedge_gateway::wal::Room;
+use selvedge_gateway::wal::{Groups, Room};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal, Will};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
@@ -66,6 +66,8 @@ pub struct Place {
     pub damaged: bool,
     /// It lost the content of a batch: there may be no sign of it for long.
     pub lost_batch: bool,
+    /// Acknowledged records are gone from the log's end.
+    pub lost_end: bool,
     /// Files that rot before the next start.
     pub rots: Vec<(super::plan::Rot, u64, bool)>,
 }
@@ -129,9 +131,9 @@ pub struct Out {
 pub struct Ended(pub String);
 
 impl Place {
-    pub fn new() -> Self {
+    pub fn new(gateway: GatewayId) -> Self {
         Self {
-            disk: SimDisk::new(),
+            disk: SimDisk::new(gateway),
             clock: Clock::default(),
             live: None,
             start: 0,
@@ -142,6 +144,7 @@ impl Place {
             slow_ms: 0,
             damaged: false,
             lost_batch: false,
+            lost_end: false,
             rots: Vec::new(),
         }
     }
@@ -165,6 +168,8 @@ impl Place {
         let found = storage::read(self.disk.folders(), SimDisk::settings(me))?;
         let opened = found.open(me, &common.ring, &settings, &mut nonce)?;
         let replicas = opened.replicas;
+        let lost = if std::mem::take(&mut self.lost_end) { Groups::all() } else { Groups::default() };
+        super::invariants::corruption::started(me, &lost, &replicas);
         super::invariants::corruption::started(me, &opened.recovery.damaged_groups, &replicas);
         let origin = Origin { gateway: me, start: self.start };
         // Every other process keeps many small batches under way, for that is where they can go wrong.

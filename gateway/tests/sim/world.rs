@@ -204,7 +204,7 @@ impl World {
             random,
             now: 0,
             common,
-            places: gateways.into_iter().map(|id| (id, Place::new())).collect(),
+            places: gateways.into_iter().map(|id| (id, Place::new(id))).collect(),
             net: Net::new(plan.weather),
             devices,
             cloud,
@@ -607,6 +607,12 @@ impl World {
         let place = self.place(at);
         (place.back_at, place.frozen_until) = (back_at, 0);
         for (what, pick, sector) in std::mem::take(&mut place.rots) {
+            if what == super::plan::Rot::Log && !sector && pick % 8 < 3 {
+                let lost = self.places[&at].disk.lose_end_of_log(at, pick >> 3);
+                self.trace(|| format!("{at} has lost the end of its log: {lost:?}"));
+                self.place(at).lost_end |= lost.is_some_and(|(_, acknowledged)| acknowledged);
+                continue;
+            }
             let rotten = self.places[&at].disk.rot(what, pick, sector);
             self.trace(|| format!("{at} finds {what:?} rotten: {rotten:?}"));
             self.place(at).lost_batch |= what == super::plan::Rot::Batch && rotten.is_some();

@@ -1,8 +1,9 @@
 //! The power fails at every operation that changes the disk, and everything unsynced is lost, kept or torn.
 
 use super::{open, record};
-use selvedge_gateway::wal::{Crash, Faults, Log, LogError, MemoryDisk, Record};
+use selvedge_gateway::wal::{Crash, Faults, Floor, Log, LogError, MemoryDisk, Record};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const CAPACITY_BYTES: u64 = 1 << 20;
 const PROMISE: u8 = 1;
@@ -126,8 +127,14 @@ fn check(disk: &MemoryDisk, known: &Known, case: &str) {
     drop(log);
 }
 
-fn run(power_off_after: Option<u64>) -> (MemoryDisk, Known) {
+fn begun() -> MemoryDisk {
     let disk = MemoryDisk::new(CAPACITY_BYTES);
+    Floor::create(Arc::new(disk.clone()), super::IDENTITY).unwrap();
+    disk
+}
+
+fn run(power_off_after: Option<u64>) -> (MemoryDisk, Known) {
+    let disk = begun();
     disk.set_faults(Faults { power_off_after, ..Faults::default() });
     let mut known = Known::default();
     let done = work(&disk, &mut known);
@@ -142,7 +149,8 @@ fn crashes(seed: u64) -> [Crash; 6] {
 
 #[test]
 fn at_every_operation_a_power_cut_keeps_what_was_committed_and_invents_nothing() {
-    let operations = run(None).0.operations();
+    let before = begun().operations();
+    let operations = run(None).0.operations() - before;
     assert!(operations > 100, "{operations}");
     for at in 0..operations {
         let (disk, known) = run(Some(at));
@@ -154,7 +162,7 @@ fn at_every_operation_a_power_cut_keeps_what_was_committed_and_invents_nothing()
 
 #[test]
 fn at_every_operation_of_a_recovery_another_power_cut_does_no_harm() {
-    let operations = run(None).0.operations();
+    let operations = run(None).0.operations() - begun().operations();
     for at in (0..operations).step_by(3) {
         let (disk, known) = run(Some(at));
         for how in [Crash::Kept, Crash::Torn(at)] {

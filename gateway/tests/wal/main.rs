@@ -2,19 +2,29 @@
 
 mod crash;
 mod damage;
+mod floor;
 mod form;
 mod measure;
 mod room;
 mod stores;
 
-use selvedge_gateway::wal::{Disk, Log, LogError, MemoryDisk, RealDisk, Record, Recovery, Settings};
+use selvedge_gateway::wal::{
+    Disk, FLOOR_NAME, Floor, Log, LogError, MemoryDisk, RealDisk, Record, Recovery, Settings,
+};
 use std::sync::Arc;
 
 const IDENTITY: [u8; 16] = *b"site-a gateway-1";
 
 /// Small segments, so that little work meets every border.
 fn small() -> Settings {
-    Settings { segment_bytes: 4096, unit_bytes: 700, keep_free_bytes: 0, ..Settings::new(IDENTITY) }
+    let settings = Settings::new(IDENTITY);
+    Settings {
+        segment_bytes: 4096,
+        unit_bytes: 700,
+        keep_free_bytes: 0,
+        floor_every_bytes: 1_500,
+        ..settings
+    }
 }
 
 /// A record whose content names it: `mark` is unique in a test.
@@ -28,8 +38,12 @@ type Opened = Result<(Log, Recovery, Vec<Record>), LogError>;
 
 fn open_with(disk: Arc<dyn Disk>, settings: Settings) -> Opened {
     let mut read = Vec::new();
-    let (log, recovery) = Log::open(disk, settings, &mut |record| read.push(record))?;
-    Ok((log, recovery, read))
+    // Those tests that are about the floor, or about crashes, have made one.
+    let has_floor = disk.list().is_ok_and(|names| names.iter().any(|name| name == FLOOR_NAME));
+    let floor = has_floor.then(|| Floor::read(disk.clone(), settings.identity)).transpose()?;
+    let log = Log::read(disk, floor, settings, &mut |record| read.push(record))?;
+    let recovery = log.recovery().clone();
+    Ok((log.begin()?, recovery, read))
 }
 
 fn open(disk: &MemoryDisk) -> Opened {
