@@ -90,7 +90,7 @@ impl Host {
                 let known = self.shard.machine().origin(gateway).unwrap_or((1, 0));
                 let origin = Origin { gateway, start: source.number(known.0) };
                 let submission = submission(source);
-                Event::Forward { from, origin, n: source.number(known.1 + 1), submission }
+                Event::Forward { from: gateway, origin, n: source.number(known.1 + 1), submission }
             }
             11..13 => Event::Transfer { from, message: self.transfer(source) },
             13 => {

@@ -4,7 +4,7 @@
 //! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. Written
 //!   once, last of all, so that its presence means that `init` was completed.
 //! - `start.json`: how often the process was started; raised and on disk before the process says anything.
-//! - `peers.json`: the incarnation and the last start of each peer that was met; on disk before a
+//! - `peers.json`: the mark of the incarnation and the last start of each peer that was met; on disk before a
 //!   peer is answered (see [`crate::logic::link::admit`]).
 //! - `log-floor`: a position that the log has reached (see [`crate::wal::Floor`]); the log raises it. Made here, so
 //!   that a log which is gone is told from one that has not begun.
@@ -15,7 +15,9 @@
 //!
 //! Invariant: no two runs of a process on one data directory have the same start.
 
-use crate::logic::link::{Hello, Incarnation, Known, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Refusal, admit};
+use crate::logic::link::{
+    Hello, Incarnation, Known, MAX_START, Mark, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Refusal, admit,
+};
 use crate::wal::{self, Floor, LogError, RealDisk};
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_shared::ids::{GatewayId, SiteId};
@@ -180,7 +182,7 @@ struct PeersFile {
 
 #[derive(Serialize, Deserialize)]
 struct PeerEntry {
-    incarnation: String,
+    mark: String,
     start: u64,
     run: u64,
 }
@@ -258,15 +260,16 @@ impl Identity {
             &hex(&expected.membership),
             "put back the gateways, shards and site settings that the site was created with",
         )?;
-        let incarnation = incarnation(dir, IDENTITY, &found.incarnation)?;
+        let incarnation = Incarnation(number(dir, IDENTITY, &found.incarnation)?);
         let peers: PeersFile = read(dir, PEERS)?;
         let known = |(id, p): (u16, PeerEntry)| {
-            let incarnation = self::incarnation(dir, PEERS, &p.incarnation)?;
-            Ok((GatewayId(id), Known { incarnation, start: p.start, run: p.run }))
+            let mark = Mark(number(dir, PEERS, &p.mark)?);
+            Ok((GatewayId(id), Known { mark, start: p.start, run: p.run }))
         };
         let peers = peers.peers.into_iter().map(known).collect::<Result<_, IdentityError>>()?;
         let before: StartFile = read(dir, START)?;
-        let start = before.start.checked_add(1).ok_or_else(|| IdentityError::Damaged {
+        let next = before.start.checked_add(1).filter(|start| *start <= MAX_START);
+        let start = next.ok_or_else(|| IdentityError::Damaged {
             file: dir.join(START),
             why: "the start counter is at its end".to_string(),
         })?;
@@ -317,7 +320,7 @@ impl Identity {
         let mut peers = self.peers.clone();
         peers.insert(them.gateway, met);
         let entry = |(id, k): (&GatewayId, &Known)| {
-            (id.0, PeerEntry { incarnation: k.incarnation.to_string(), start: k.start, run: k.run })
+            (id.0, PeerEntry { mark: k.mark.to_string(), start: k.start, run: k.run })
         };
         let file = PeersFile { format: IDENTITY_VERSION, peers: peers.iter().map(entry).collect() };
         write(&self.dir, PEERS, &file).map_err(|e| {
@@ -396,16 +399,17 @@ fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
     Ok(bytes)
 }
 
-fn incarnation(dir: &Path, name: &str, text: &str) -> Result<Incarnation, IdentityError> {
+/// An incarnation or a mark.
+fn number(dir: &Path, name: &str, text: &str) -> Result<u128, IdentityError> {
     let bad = || IdentityError::Damaged {
         file: dir.join(name),
-        why: "an incarnation is not 32 hexadecimal digits".to_string(),
+        why: "an incarnation or a mark is not 32 hexadecimal digits".to_string(),
     };
     let sound = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
     if !sound {
         return Err(bad());
     }
-    u128::from_str_radix(text, 16).map(Incarnation).map_err(|_| bad())
+    u128::from_str_radix(text, 16).map_err(|_| bad())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -472,6 +476,11 @@ mod tests {
         Identity::init(b.path(), &other).unwrap();
         let peer = Identity::open(b.path(), &other).unwrap().hello();
         Identity::open(a.path(), &me).unwrap().admit(&peer).unwrap();
+        let text = fs::read_to_string(a.path().join(PEERS)).unwrap();
+        assert!(
+            !text.contains(&peer.incarnation.to_string()),
+            "it would let who has the file greet as g2: {text}"
+        );
 
         fs::remove_dir_all(b.path()).unwrap();
         Identity::init(b.path(), &other).unwrap();
@@ -494,7 +503,7 @@ mod tests {
             ),
             (START, "{\"format\":1,\"start\":18446744073709551615}"),
             (START, "\u{0}"),
-            (PEERS, "{\"format\":1,\"peers\":{\"2\":{\"incarnation\":\"é\",\"start\":1,\"run\":1}}}"),
+            (PEERS, "{\"format\":1,\"peers\":{\"2\":{\"mark\":\"é\",\"start\":1,\"run\":1}}}"),
             (PEERS, "[]"),
         ] {
             fs::remove_dir_all(dir.path()).unwrap();

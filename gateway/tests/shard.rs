@@ -117,6 +117,20 @@ fn a_batch_whose_answer_was_lost_is_told_the_same_again_if_it_said_more_than_don
 }
 
 #[test]
+fn nobody_uses_up_the_numbers_or_the_starts_of_another_gateway() {
+    let mut host = Host::new(Rules::default());
+    let submission: Arc<[u8]> = readings(&["a"]).into();
+    for (from, start) in [(GatewayId(2), ORIGIN.start), (GatewayId(2), ORIGIN.start + 1), (ME, u64::MAX)] {
+        let origin = Origin { gateway: ME, start };
+        host.step(Event::Forward { from, origin, n: 1, submission: submission.clone() });
+        host.settle();
+        assert!(host.shard.machine().origin(ME).is_none(), "{from} under {origin:?}");
+    }
+    let answers = host.forward(1, submission.to_vec());
+    assert!(matches!(answers[..], [(1, ForwardAnswer::Verdict { slot: 1.., .. })]), "{answers:?}");
+}
+
+#[test]
 fn a_submission_too_large_to_propose_is_refused_and_those_behind_it_go_on() {
     let mut host = Host::new(Rules::default());
     let answers = host.forward(1, vec![1; MAX_SUBMISSION_BYTES + 1]);

@@ -7,6 +7,10 @@
 //! with another `run`, the number that each process draws afresh (two processes on two copies of one data
 //! directory).
 //!
+//! What is written down of a peer is the [`Mark`] of its incarnation: who comes by that file alone can't greet as one of
+//! the peers, and so can't raise its start until it is refused itself. A start beyond what a process can have counted since it was
+//! last met is refused for the same reason.
+//!
 //! Limit: a copy restored before any peer was ever met, or restored and started more often than
 //! the lost original since the copy was made, is not recognised.
 
@@ -40,6 +44,34 @@ impl fmt::Display for Incarnation {
         write!(f, "{:032x}", self.0)
     }
 }
+
+impl Incarnation {
+    /// What others remember of it.
+    pub fn mark(&self) -> Mark {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        context.update(b"selvedge incarnation");
+        context.update(&self.0.to_le_bytes());
+        let hash = context.finish();
+        let start = hash.as_ref().first_chunk().copied().unwrap_or_default();
+        Mark(u128::from_le_bytes(start))
+    }
+}
+
+/// A hash of an incarnation, from which nobody learns the incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(pub u128);
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// No process is started more often than this.
+pub const MAX_START: u64 = 1 << 40;
+
+/// How many starts of a peer may have been missed since it was last met.
+pub const MAX_MISSED_STARTS: u64 = 1 << 20;
 
 /// What a gateway says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -114,7 +146,7 @@ impl Greeting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Its data directory.
-    pub incarnation: Incarnation,
+    pub mark: Mark,
     /// The last start of its process that was met.
     pub start: u64,
     /// What that process drew.
@@ -171,6 +203,12 @@ pub fn check(
             short(&them.membership)
         ));
     }
+    if !(1..=MAX_START).contains(&them.start) {
+        return refuse(format!(
+            "{theirs} says that this is start {} of its process, and none is beyond {MAX_START}; its data directory was altered",
+            them.start
+        ));
+    }
     if !is_member(theirs) {
         return refuse(format!("{mine} knows no gateway {theirs} in its site"));
     }
@@ -187,14 +225,20 @@ pub fn check(
 /// Says what is wrong with it and what to do.
 pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, Refusal> {
     let peer = them.gateway;
-    let met = Known { incarnation: them.incarnation, start: them.start, run: them.run };
+    let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run };
     let Some(known) = known else { return Ok(Some(met)) };
     let repair = "its votes may be forgotten, so it must not come back under this id: \
                   give it its original disk, or an empty one and a new gateway id";
-    if known.incarnation != met.incarnation {
+    if known.mark != met.mark {
         return Err(Refusal(format!(
-            "{peer} has another data directory than before (incarnation {} is known, {} came); {repair}",
-            known.incarnation, met.incarnation
+            "{peer} has another data directory than before (one with the mark {} is known, {} came); {repair}",
+            known.mark, met.mark
+        )));
+    }
+    if met.start > known.start.saturating_add(MAX_MISSED_STARTS) {
+        return Err(Refusal(format!(
+            "{peer} says that this is start {} of its process, and {} was the last one met; its data directory was altered",
+            met.start, known.start
         )));
     }
     if met.start < known.start {

@@ -233,6 +233,12 @@ fn who_does_not_belong_is_refused_in_words() {
         (|h| h.gateway = GatewayId(3), None, "the lower id dials"),
         (|_| (), Some(GatewayId(3)), "g2 expected g3 at this address and found g1"),
         (|h| h.gateway = GatewayId(9), None, "g2 knows no gateway g9"),
+        (
+            |h| h.start = u64::MAX,
+            None,
+            "start 18446744073709551615 of its process, and none is beyond 1099511627776",
+        ),
+        (|h| h.start = 0, None, "start 0 of its process"),
     ] {
         let mut them = hello(1);
         change(&mut them);
@@ -253,6 +259,9 @@ fn a_peer_is_trusted_once_and_then_only_as_itself() {
     let mut restarted = hello(1);
     (restarted.start, restarted.run) = (4, 78);
     assert_eq!(admit(Some(&known), &restarted).unwrap().map(|k| k.start), Some(4));
+    let leapt = Hello { start: 4 + MAX_MISSED_STARTS, ..restarted.clone() };
+    let said = admit(Some(&known), &leapt).unwrap_err().to_string();
+    assert!(said.contains("3 was the last one met"), "its next true start would be refused for good: {said}");
     for (incarnation, start, run, says) in [
         (8, 9, 79, "another data directory"),
         (9, 2, 79, "an older data directory"),

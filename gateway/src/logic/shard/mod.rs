@@ -26,6 +26,7 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
+use crate::logic::link::MAX_START;
 use crate::logic::machine::{
     Counters, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Rules, Scan, Verdict,
 };
@@ -328,7 +329,13 @@ impl Shard {
             Event::Paxos { from, message } => {
                 self.group.step(now.mono_ms, paxos::Event::Message { from, message })
             }
-            Event::Forward { from, origin, n, submission } => self.on_forward(from, origin, n, submission),
+            Event::Forward { from, origin, n, submission } => {
+                // The link knows who is at its other end. What claims to be of another gateway would use up that one's numbers, and
+                // a start that no process reaches would be the last that the shard believes in.
+                if origin.gateway == from && origin.start <= MAX_START {
+                    self.on_forward(from, origin, n, submission);
+                }
+            }
             Event::Transfer { from, message } => self.on_transfer(now, from, message),
             Event::Peers { up, restarted } => {
                 self.hand_back.peers(now, &up, &restarted);
