@@ -6,6 +6,7 @@ use selvedge_gateway::actors::clock::SiteClock;
 use selvedge_gateway::actors::link::{
     self, FromPeer, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks, PeersChanged,
 };
+use selvedge_gateway::actors::room::SiteRoom;
 use selvedge_gateway::identity::{Expected, Identity};
 use selvedge_gateway::logic::detector::DETECT_MS;
 use selvedge_gateway::logic::link::State;
@@ -112,6 +113,7 @@ fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)]
         inbound: receiver.clone().recipient(),
         status: receiver.recipient(),
         clock: Arc::new(SiteClock::new(id(me), peers.iter().map(|(p, _)| id(*p)))),
+        room: Arc::new(SiteRoom::new(id(me))),
     };
     let links = link::start(settings, &arbiter.handle()).unwrap();
     Gateway { arbiter: Some(arbiter), links, events, gate }

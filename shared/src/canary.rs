@@ -60,11 +60,13 @@ pub enum Canary {
     UnreadableIsDamage,
     /// A log that ends below its floor is taken for whole.
     FloorIgnored,
+    /// A leader whose disk is full goes on leading though a majority has room.
+    FullKeepsLeading,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -92,6 +94,7 @@ impl Canary {
         Self::ConfirmedIsDeleted,
         Self::UnreadableIsDamage,
         Self::FloorIgnored,
+        Self::FullKeepsLeading,
     ];
 }
 

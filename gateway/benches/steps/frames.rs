@@ -40,7 +40,7 @@ pub fn steps(m: &mut impl Measure) {
         let message = Message::Accept { ballot, prev: 1_000_000, values, commit: 1_000_000 };
         let message = PeerMessage::Paxos { group: ShardId(12), configuration: 1, message };
         let clocks = ClockNote { wall: EpochMs(START_MS), mono_ms: 1_000_000, heard: Some((1_000_000, 3)) };
-        PeerFrame { clocks, messages: vec![message] }
+        PeerFrame { clocks, full: false, messages: vec![message] }
     };
     m.step("peer frame of an accept: encode", count, || Encode(frame(), PeerFrame::encode));
     m.step("peer frame of an accept: decode", count, || {

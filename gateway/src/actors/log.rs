@@ -6,6 +6,7 @@
 //! not acknowledged was not promised, and what was is on disk.
 
 use crate::actors::pulse;
+use crate::actors::room::SiteRoom;
 use crate::actors::shard::{LogSaid, ShardActor};
 use crate::logic::commit::Submission;
 use crate::logic::replica::{Said, StoreWork};
@@ -14,6 +15,7 @@ use crate::wal::Room;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,7 @@ pub struct LogActor {
     log: Sender<LogWork>,
     store: Sender<StoreWork>,
     epoch: Instant,
+    room: Arc<SiteRoom>,
     /// Its timer is set.
     armed: bool,
     starting: Option<(Receiver<LogWork>, LogKeeper, Receiver<StoreWork>, Stores)>,
@@ -63,8 +66,15 @@ pub struct LogActor {
 
 impl LogActor {
     /// An actor for these files. When the log has more than `max_segments`, shards that hold the oldest one
-    /// are asked for a snapshot. What is to be written gathers for `delay_ms`.
-    pub fn new(log: LogKeeper, stores: Stores, max_segments: u64, delay_ms: u64) -> Self {
+    /// are asked for a snapshot. What is to be written gathers for `delay_ms`. `room` is told whether the disk has some.
+    pub fn new(
+        log: LogKeeper,
+        stores: Stores,
+        max_segments: u64,
+        delay_ms: u64,
+        room: Arc<SiteRoom>,
+    ) -> Self {
+        room.mine(log.log().room() == Room::Full);
         let ((to_log, log_work), (to_store, store_work)) = (channel(), channel());
         Self {
             desk: Desk::new(max_segments, log.log().room() == Room::Plenty, delay_ms),
@@ -72,6 +82,7 @@ impl LogActor {
             log: to_log,
             store: to_store,
             epoch: Instant::now(),
+            room,
             armed: false,
             starting: Some((log_work, log, store_work, stores)),
         }
@@ -104,10 +115,13 @@ impl LogActor {
                     }
                 }
                 Errand::Room(room) => {
+                    self.room.mine(!room);
                     match room {
                         true => tracing::info!("the disk has room again: readings are taken"),
                         false => {
-                            tracing::error!("the disk is full: no readings are taken until there is room")
+                            tracing::error!(
+                                "the disk is full: its shards are led by gateways that have room, or take no readings until there is some"
+                            )
                         }
                     }
                     for shard in self.shards.values() {

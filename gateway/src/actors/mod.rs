@@ -11,6 +11,7 @@ pub mod orders;
 mod pulse;
 pub mod quarantine;
 pub mod report;
+pub mod room;
 pub mod shard;
 pub mod supervisor;
 pub mod switch;

@@ -6,6 +6,7 @@ use crate::actors::forwarder::{Answered, Forwarder, GatewayDown, GatewayUp};
 use crate::actors::front::Front;
 use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
 use crate::actors::pulse;
+use crate::actors::room::SiteRoom;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::logic::asks::{self, Asks, Told, Wanted};
 use crate::logic::peer::{PeerMessage, TableAnswer, TableQuestion};
@@ -84,6 +85,9 @@ pub struct Switch {
     clock: Arc<SiteClock>,
     /// Whose clocks are outside, as the shards were told.
     outside: Vec<GatewayId>,
+    room: Arc<SiteRoom>,
+    /// Whose disks are full, as the shards were told.
+    full: Vec<GatewayId>,
     asks: Asks,
     /// Who asked each question.
     replies: BTreeMap<u64, oneshot::Sender<Told>>,
@@ -100,6 +104,7 @@ impl Switch {
         front: Arc<Front>,
         epoch: Instant,
         clock: Arc<SiteClock>,
+        room: Arc<SiteRoom>,
     ) -> Self {
         Self {
             me,
@@ -110,6 +115,8 @@ impl Switch {
             epoch,
             clock,
             outside: Vec::new(),
+            room,
+            full: Vec::new(),
             asks: Asks::new(me, ring, fastrand::u64(..)),
             replies: BTreeMap::new(),
             tables: BTreeMap::new(),
@@ -238,8 +245,21 @@ impl Switch {
         self.outside = outside;
     }
 
+    fn look_at_room(&mut self) {
+        let full = self.room.full();
+        let Some(to) = self.to.as_ref().filter(|_| full != self.full) else { return };
+        if !full.is_empty() {
+            tracing::warn!(gateways = ?full, "their disks are full: free some space; others lead where a majority has room");
+        }
+        for shard in to.shards.values() {
+            shard.do_send(ShardEvents(vec![Event::Full { who: full.clone() }]));
+        }
+        self.full = full;
+    }
+
     fn look(&mut self) {
         self.look_at_clocks();
+        self.look_at_room();
         self.tell_interest();
         if self.asks.open() > 0 {
             let (now_ms, mut effects) = (self.now_ms(), Vec::new());

@@ -8,6 +8,7 @@ use crate::actors::http::{Api, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
 use crate::actors::log::{LogActor, Serve};
 use crate::actors::report::{Overview, Reporter};
+use crate::actors::room::SiteRoom;
 use crate::actors::shard::{Around, ShardActor};
 use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
@@ -172,17 +173,19 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     tracing::info!(%site, gateway = %me, start = origin.start, "starting");
 
     let clock = Arc::new(SiteClock::new(me, peers.keys().copied()));
+    let room = Arc::new(SiteRoom::new(me));
     let front = Arc::new(Front::new(ring.clone(), decoder, origin, clock.clone()));
     let log = LogActor::new(
         LogKeeper::new(disk.log, replicas.keys().copied()),
         disk.stores,
         settings.log.max_segments,
         settings.log.commit_delay_ms,
+        room.clone(),
     )
     .start();
     let forward = Forward::new(origin, ring.clone(), PIPELINE_BYTES);
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
-    let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone()).start();
+    let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone(), room.clone()).start();
     let psk = LinkKey::new(link_psk(&secret, &site));
     let password = match settings.uplink.password_file.as_os_str().is_empty() {
         true => None,
@@ -238,6 +241,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
             inbound: switch.clone().recipient(),
             status: switch.clone().recipient(),
             clock: clock.clone(),
+            room,
         },
         &links_arbiter,
     )

@@ -373,7 +373,7 @@ fn strict<T, E>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<
 proptest! {
     #[test]
     fn a_frame_of_messages(wall in time(), mono_ms in any::<u64>(), heard in of(any::<(u64, u64)>()), messages in vec(message(), 0..6)) {
-        let frame = PeerFrame { clocks: ClockNote { wall, mono_ms, heard }, messages };
+        let frame = PeerFrame { clocks: ClockNote { wall, mono_ms, heard }, full: wall.0 % 2 == 0, messages };
         let bytes = frame.encode();
         prop_assert_eq!(PeerFrame::decode(&bytes), Ok(frame));
         strict(&bytes, PeerFrame::decode)?;

@@ -89,7 +89,7 @@ impl SimDisk {
         copy.memory.meddle(&name, |bytes| {
             bytes[HEAD_BYTES] += 1;
             bytes[16..20].fill(0);
-            let crc = crc32c::crc32c(&bytes[16..]);
+            let crc = crc32c::crc32c(bytes);
             bytes[16..20].copy_from_slice(&crc.to_le_bytes());
         });
         Some(copy)

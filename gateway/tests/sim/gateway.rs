@@ -24,7 +24,7 @@ use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal, Will}
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Down, Up};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// The outbox of a shard may take so much before its leader takes nothing more, in bytes.
@@ -103,6 +103,9 @@ pub struct Live {
     pub agreement: Agreement,
     /// Whose clocks are outside, as its shards were told.
     outside: Vec<GatewayId>,
+    /// Who has said that its disk is full, and who had when its shards were told.
+    pub full: BTreeSet<GatewayId>,
+    told_full: BTreeSet<GatewayId>,
     /// A replica was told something after its turn.
     again: bool,
     last_order: u64,
@@ -201,6 +204,8 @@ impl Place {
             busy_since: None,
             agreement: Agreement::new(me, common.gateways.iter().copied()),
             outside: Vec::new(),
+            full: BTreeSet::new(),
+            told_full: BTreeSet::new(),
             again: false,
             last_order: 0,
         });
@@ -264,6 +269,20 @@ impl Live {
                 replica.step(now, Event::Clocks { outside: outside.clone() });
             }
             self.outside = outside;
+        }
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.desk.figures().room
+    }
+
+    /// Somebody's disk is full, or no more.
+    pub fn look_at_room(&mut self, now: Now) {
+        if self.full != self.told_full {
+            for replica in self.replicas.values_mut() {
+                replica.step(now, Event::Full { who: self.full.iter().copied().collect() });
+            }
+            self.told_full = self.full.clone();
         }
     }
 

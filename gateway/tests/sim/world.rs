@@ -32,6 +32,8 @@ const HEAL_MS: u64 = 180_000;
 const FRESH_MS: u64 = 10_000;
 /// A run has some thousand steps; one in which somebody goes round in circles has far more.
 const MAX_STEPS: u64 = 300_000;
+/// How long readings are taken until a disk that takes nothing more is noticed to be full.
+const FULL_MS: u64 = 20_000;
 const SECRET: &str = "8f3a61c2d94e07b5a1fc2e6083d7495b6e1092cfa84d73e05b9c1f26d8a4e730";
 /// How long leadership may take to go back where it belongs: the wait for it doubles.
 const QUIET_MS: u64 = 60_000;
@@ -284,6 +286,8 @@ impl World {
             self.pass(50);
         }
         self.settle();
+        self.fill_one();
+        self.settle();
         // Leadership goes back to where the ring wants it; then nothing is left to do: an idle site is quiet.
         let until = self.now + QUIET_MS;
         loop {
@@ -310,6 +314,30 @@ impl World {
             assert!(live.segments() <= most, "{id} keeps {} log segments: {}", live.segments(), self.show());
         }
         invariants::counted_once::check(&self.devices, &self.cloud.windows, &self.quarantine());
+    }
+
+    /// A disk is full for good: as long as a majority has room the site takes readings, as soon as others lead.
+    fn fill_one(&mut self) {
+        if self.places.len() < 3 {
+            return;
+        }
+        let at = self.pick();
+        self.place(at).disk.full(true);
+        self.trace(|| format!("{at} is full for good"));
+        let until = self.now + FULL_MS;
+        while self.places[&at].live.as_ref().is_some_and(Live::has_room) && self.now < until {
+            self.devices.measure(&mut self.random, self.now, false);
+            self.pass(100);
+        }
+        let until = self.now + FRESH_MS;
+        for _ in 0..10 {
+            self.devices.measure(&mut self.random, self.now, false);
+        }
+        while !self.devices.done() {
+            assert!(self.now < until, "{at} is full, and the site takes nothing: {}", self.show());
+            self.pass(50);
+        }
+        self.place(at).disk.full(false);
     }
 
     /// How often each payload is in the site's quarantine.
@@ -734,6 +762,7 @@ impl World {
         let looking = place.now(now);
         if let Some(live) = &mut place.live {
             live.look_at_clocks(looking, own);
+            live.look_at_room(looking);
         }
         let clock = place.now(now);
         let (slow_ms, cut_off) = (place.slow_ms, place.cut_off);
@@ -771,13 +800,19 @@ impl World {
     /// Heartbeats have gone both ways between a gateway and those it reaches.
     fn compare_clocks(&mut self, id: GatewayId, reached: impl Iterator<Item = GatewayId>) {
         let now = self.now;
+        if let Some(live) = self.place(id).live.as_mut() {
+            let full = !live.has_room();
+            note_full(live, id, full);
+        }
         for other in reached {
             for (from, to) in [(id, other), (other, id), (id, other)] {
                 let place = &self.places[&from];
                 let Some(live) = &place.live else { continue };
                 let note = live.agreement.note(to, now, place.clock.read(now));
+                let full = !live.has_room();
                 if let Some(live) = self.place(to).live.as_mut() {
                     live.agreement.heard(from, now, note);
+                    note_full(live, from, full);
                 }
             }
         }
@@ -993,5 +1028,12 @@ impl World {
             place.due = 0;
         }
         self.perform(id, out);
+    }
+}
+
+fn note_full(live: &mut Live, who: GatewayId, full: bool) {
+    match full {
+        true => _ = live.full.insert(who),
+        false => _ = live.full.remove(&who),
     }
 }

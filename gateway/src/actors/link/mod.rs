@@ -32,6 +32,7 @@ pub use peer::{PeerLink, SendToPeer};
 pub use watch::PeerWatch;
 
 use crate::actors::clock::SiteClock;
+use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
 use crate::logic::link::{Link, LinkCounts, State};
 use crate::logic::peer::PeerMessage;
@@ -89,6 +90,8 @@ pub struct LinkSettings {
     pub status: Recipient<PeersChanged>,
     /// Is told what the peers' clocks show.
     pub clock: Arc<SiteClock>,
+    /// Is told which peers' disks are full, and says whether this gateway's is.
+    pub room: Arc<SiteRoom>,
 }
 
 /// Starts the links of a gateway in an arbiter. They end with it.
@@ -96,7 +99,7 @@ pub struct LinkSettings {
 /// # Errors
 /// When the listening socket can't be used.
 pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<PeerLinks> {
-    let LinkSettings { identity, key, listener, mut peers, inbound, status, clock } = settings;
+    let LinkSettings { identity, key, listener, mut peers, inbound, status, clock, room } = settings;
     listener.set_nonblocking(true)?;
     let hello = identity.lock().unwrap_or_else(PoisonError::into_inner).hello();
     let me = hello.gateway;
@@ -104,7 +107,7 @@ pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<Peer
     let members: BTreeSet<GatewayId> = peers.keys().copied().collect();
     let greeter = Arc::new(Greeter { me: hello, key, members, identity });
     let lines: BTreeMap<_, _> =
-        peers.keys().map(|p| (*p, Arc::new(Line::new(me, *p, clock.clone())))).collect();
+        peers.keys().map(|p| (*p, Arc::new(Line::new(me, *p, clock.clone(), room.clone())))).collect();
 
     let watched = lines.clone();
     let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, watched, status));
@@ -172,11 +175,12 @@ struct Line {
     /// We have read what the receiver has not taken yet.
     pressed_back: AtomicBool,
     clock: Arc<SiteClock>,
+    room: Arc<SiteRoom>,
     trouble: Mutex<Option<String>>,
 }
 
 impl Line {
-    fn new(me: GatewayId, peer: GatewayId, clock: Arc<SiteClock>) -> Self {
+    fn new(me: GatewayId, peer: GatewayId, clock: Arc<SiteClock>, room: Arc<SiteRoom>) -> Self {
         Self {
             peer,
             link: Mutex::new(Link::new(me, peer)),
@@ -184,6 +188,7 @@ impl Line {
             heard_ms: AtomicU64::new(0),
             pressed_back: AtomicBool::new(false),
             clock,
+            room,
             trouble: Mutex::new(None),
         }
     }

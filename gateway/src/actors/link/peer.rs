@@ -172,6 +172,7 @@ async fn write(line: Arc<Line>, mut writer: FrameWriter) -> Result<std::convert:
         let now = pulse::now_ms();
         let (frame, heartbeat_at) = {
             let mut link = line.link();
+            link.says_full(line.room.is_full());
             (link.next_frame(now, || line.clock.note(line.peer)), link.heartbeat_at())
         };
         match frame {
@@ -194,6 +195,7 @@ async fn read(
         let body = reader.next(MAX_PEER_FRAME_BYTES, || line.heard(pulse::now_ms())).await?;
         let frame = PeerFrame::decode(body).map_err(|e| LinkError::Broken(e.to_string()))?;
         line.clock.heard(line.peer, frame.clocks);
+        line.room.says(line.peer, frame.full);
         if frame.messages.is_empty() {
             continue;
         }

@@ -56,7 +56,7 @@ pub const WIRE_VERSION: u8 = 1;
 pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
 
 /// Format version of [`PeerFrame`].
-pub const PEER_FRAME_VERSION: u8 = 2;
+pub const PEER_FRAME_VERSION: u8 = 3;
 
 /// The longest frame, in bytes.
 pub const MAX_PEER_FRAME_BYTES: usize = 4 * 1024 * 1024;
@@ -94,6 +94,8 @@ pub const REDIAL_MAX_MS: u64 = 1_000;
 pub struct PeerFrame {
     /// The sender's clocks when it made the frame, so that gateways know how far their clocks are apart.
     pub clocks: ClockNote,
+    /// The sender's disk has no room: others had better lead.
+    pub full: bool,
     /// In the order in which they were sent; none makes a heartbeat.
     pub messages: Vec<PeerMessage>,
 }
@@ -147,6 +149,7 @@ pub struct Link {
     last_frame_ms: u64,
     redial_ms: u64,
     connected_ms: u64,
+    full: bool,
     counts: LinkCounts,
 }
 
@@ -161,6 +164,7 @@ impl Link {
             last_frame_ms: 0,
             redial_ms: REDIAL_MIN_MS,
             connected_ms: 0,
+            full: false,
             counts: LinkCounts::default(),
         }
     }
@@ -237,6 +241,11 @@ impl Link {
         !self.queue.is_empty()
     }
 
+    /// From now on frames say that this gateway's disk has no room, or that it has.
+    pub fn says_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
     /// The next frame, if one is due now: all that waits (up to [`FRAME_TARGET_BYTES`]), or a heartbeat.
     /// To be called whenever the connection can take a frame. `clocks` says what the time is then.
     pub fn next_frame(&mut self, now: u64, clocks: impl FnOnce() -> ClockNote) -> Option<Vec<u8>> {
@@ -246,7 +255,7 @@ impl Link {
         let messages = self.queue.take(FRAME_TARGET_BYTES);
         self.counts.sent += messages.len() as u64;
         self.last_frame_ms = now;
-        Some(PeerFrame { clocks: clocks(), messages }.encode())
+        Some(PeerFrame { clocks: clocks(), full: self.full, messages }.encode())
     }
 
     /// When a heartbeat falls due if nothing is sent until then, in the milliseconds of `now`: at a multiple of

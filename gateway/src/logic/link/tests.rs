@@ -73,12 +73,17 @@ fn a_heartbeat_leaves_only_after_silence() {
     let mut link = up();
     assert_eq!(link.next_frame(1099, CLOCKS), None);
     let heartbeat = link.next_frame(1100, CLOCKS).unwrap();
-    assert_eq!(PeerFrame::decode(&heartbeat).unwrap(), PeerFrame { clocks: CLOCKS(), messages: vec![] });
+    assert_eq!(
+        PeerFrame::decode(&heartbeat).unwrap(),
+        PeerFrame { clocks: CLOCKS(), full: false, messages: vec![] }
+    );
+    link.says_full(true);
     link.send(vec![message(1, 10)]);
     assert_eq!(numbers(link.next_frame(1150, CLOCKS)), [1]);
     assert_eq!(link.heartbeat_at(), 1200, "with those of the other links");
     assert_eq!(link.next_frame(1199, CLOCKS), None);
-    assert!(link.next_frame(1200, CLOCKS).is_some());
+    let heartbeat = link.next_frame(1200, CLOCKS).unwrap();
+    assert!(PeerFrame::decode(&heartbeat).unwrap().full);
 }
 
 #[test]
@@ -108,8 +113,8 @@ fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
             link.next_frame(1000, CLOCKS).unwrap().len()
         };
         assert_eq!(queue.push(message(1, 100_000)), Ok(0));
-        // A frame is its version, the clocks (11 bytes), the number of messages, and they.
-        assert_eq!(size(100_000), 1 + 11 + 1 + queue.bytes());
+        // A frame is its version, the clocks (11 bytes), whether there is room, the number of messages, and they.
+        assert_eq!(size(100_000), 1 + 11 + 1 + 1 + queue.bytes());
         queue.bytes() - 100_000
     };
     link.send(vec![message(1, 10), message(2, MAX_MESSAGE_BYTES - overhead + 1), message(3, 10)]);
@@ -163,9 +168,10 @@ fn a_replacing_connection_takes_over_what_waits() {
 /// Gateways of two releases talk to each other: these bytes never change.
 #[test]
 fn golden_bytes() {
-    let frame = PeerFrame { clocks: CLOCKS(), messages: vec![message(7, 2)] };
-    assert_eq!(frame.encode(), [2, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
-    assert_eq!(PeerFrame { clocks: ClockNote::default(), messages: vec![] }.encode(), [2, 0, 0, 0, 0]);
+    let frame = PeerFrame { clocks: CLOCKS(), full: true, messages: vec![message(7, 2)] };
+    assert_eq!(frame.encode(), [3, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
+    let empty = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![] };
+    assert_eq!(empty.encode(), [3, 0, 0, 0, 0, 0]);
     let refused = Greeting::refused("no\nway").encode();
     assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
     let hello = Greeting::Hello(hello(2)).encode();

@@ -72,9 +72,13 @@ pub const HAND_BACK_MS: u64 = 5_000;
 /// Each time that it did not stay there, the wait doubles up to this.
 pub const MAX_HAND_BACK_MS: u64 = 320_000;
 
+/// How long a leader whose disk is full waits until a majority that has room may be known to it.
+pub const FULL_HAND_BACK_MS: u64 = 500;
+
 /// When leadership goes to a better leader: back to the shard's preferred one, so that leaders stay spread as the ring says
-/// after gateways were away; and from a gateway whose wall clock is outside of what the others agree on to one whose clock is
-/// not. It goes only from a leader that has nothing under way.
+/// after gateways were away; from a gateway whose wall clock is outside of what the others agree on to one whose clock is
+/// not; and from one whose disk is full, if a majority has room. It goes only from a leader that has nothing under way, but
+/// for a full one: what that has under way may be so for ever.
 #[derive(Debug)]
 pub(super) struct HandBack {
     me: GatewayId,
@@ -83,6 +87,8 @@ pub(super) struct HandBack {
     up: Vec<GatewayId>,
     /// Whose wall clocks are outside.
     outside: Vec<GatewayId>,
+    /// Whose disks are full.
+    full: Vec<GatewayId>,
     to: Option<GatewayId>,
     due_ms: Option<u64>,
     wait_ms: u64,
@@ -90,8 +96,8 @@ pub(super) struct HandBack {
 
 impl HandBack {
     pub(super) fn new(me: GatewayId, members: Vec<GatewayId>) -> Self {
-        let (up, outside) = (Vec::new(), Vec::new());
-        Self { me, members, up, outside, to: None, due_ms: None, wait_ms: HAND_BACK_MS }
+        let (up, outside, full) = (Vec::new(), Vec::new(), Vec::new());
+        Self { me, members, up, outside, full, to: None, due_ms: None, wait_ms: HAND_BACK_MS }
     }
 
     pub(super) fn due_ms(&self) -> Option<u64> {
@@ -108,9 +114,35 @@ impl HandBack {
         self.weigh(now, &[]);
     }
 
+    pub(super) fn full(&mut self, now: Now, full: &[GatewayId]) {
+        let was = self.is_full();
+        self.full = full.to_vec();
+        if was != self.is_full() {
+            (self.to, self.due_ms) = (None, None); // whoever it was, it is for another reason now
+        }
+        self.weigh(now, &[]);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.contains(&self.me)
+    }
+
+    /// Who leads only if nobody else can.
+    pub(super) fn reluctant(&self) -> Vec<GatewayId> {
+        self.outside.iter().chain(&self.full).copied().collect()
+    }
+
     /// Who had better lead than this replica.
     fn better(&self) -> Option<GatewayId> {
-        let fit = |g: &GatewayId| *g != self.me && self.up.contains(g) && !self.outside.contains(g);
+        let roomy = |g: &GatewayId| *g != self.me && self.up.contains(g) && !self.full.contains(g);
+        let fit = |g: &GatewayId| roomy(g) && !self.outside.contains(g);
+        if self.is_full() {
+            let mut able = self.members.iter().copied().filter(roomy);
+            let majority = self.members.len() / 2 + 1;
+            let chosen = self.members.iter().copied().find(fit).or_else(|| able.clone().next());
+            return chosen
+                .filter(|_| able.by_ref().count() >= majority && !canary::makes(Canary::FullKeepsLeading));
+        }
         match self.outside.contains(&self.me) {
             true => self.members.iter().copied().find(fit),
             false => self.members.first().copied().filter(fit),
@@ -120,7 +152,8 @@ impl HandBack {
     fn weigh(&mut self, now: Now, restarted: &[GatewayId]) {
         let to = self.better();
         if to != self.to || to.is_some_and(|to| restarted.contains(&to)) {
-            (self.to, self.due_ms, self.wait_ms) = (to, None, HAND_BACK_MS);
+            let wait_ms = if self.is_full() { FULL_HAND_BACK_MS } else { HAND_BACK_MS };
+            (self.to, self.due_ms, self.wait_ms) = (to, None, wait_ms);
         }
         if to.is_some() {
             self.due_ms.get_or_insert(now.mono_ms + self.wait_ms);
@@ -203,7 +236,9 @@ impl Shard {
         let due = self.hand_back.due_ms.is_some_and(|due| due <= now.mono_ms);
         let Some(lead) = self.lead.as_ref().filter(|l| due && l.opened) else { return };
         let back = &mut self.hand_back;
-        if lead.asked.is_empty() && lead.pending.is_empty() && self.group.last_slot() == self.group.commit() {
+        let idle =
+            lead.asked.is_empty() && lead.pending.is_empty() && self.group.last_slot() == self.group.commit();
+        if idle || (back.is_full() && back.to.is_some()) {
             back.wait_ms = (back.wait_ms * 2).min(MAX_HAND_BACK_MS);
             back.due_ms = Some(now.mono_ms + back.wait_ms);
             self.group.step(now.mono_ms, Event::StepDown);

@@ -113,6 +113,11 @@ pub enum Event {
         /// Who.
         outside: Vec<GatewayId>,
     },
+    /// The gateways whose disks have no room changed: they had better not lead where a majority has some.
+    Full {
+        /// Who, this one among them.
+        who: Vec<GatewayId>,
+    },
     /// Records up to this token are on disk.
     Persisted {
         /// The token.
@@ -345,7 +350,11 @@ impl Shard {
             }
             Event::Clocks { outside } => {
                 self.hand_back.clocks(now, &outside);
-                self.group.step(now.mono_ms, paxos::Event::Reluctant(outside));
+                self.group.step(now.mono_ms, paxos::Event::Reluctant(self.hand_back.reluctant()));
+            }
+            Event::Full { who } => {
+                self.hand_back.full(now, &who);
+                self.group.step(now.mono_ms, paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
             Event::Persisted { token } => self.group.step(now.mono_ms, paxos::Event::Persisted { token }),
             Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
