@@ -42,11 +42,11 @@ impl<'a, Bytes: BorrowDecode<'a, ()>> Proposal<Bytes> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, FrameError> {
         frame::view("proposal", PROPOSAL_VERSION, bytes)
     }
+}
 
-    /// The version of a slot's value, if it is one that this release does not know.
-    pub fn unknown_version(value: &[u8]) -> Option<u8> {
-        value.first().copied().filter(|version| *version != PROPOSAL_VERSION)
-    }
+/// The version of a slot's value, if it is one that this release does not know.
+pub fn unknown_proposal_version(value: &[u8]) -> Option<u8> {
+    value.first().copied().filter(|version| *version != PROPOSAL_VERSION)
 }
 
 /// What the state machine can be told.

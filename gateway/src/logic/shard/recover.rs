@@ -1,7 +1,7 @@
 //! How a group's records look in the log, and how they become a replica again.
 
 use super::{CONFIGURATION, Slot};
-use crate::logic::machine::Proposal;
+use crate::logic::machine::unknown_proposal_version;
 use crate::logic::paxos::{Ballot, Entry, Record, Recovered};
 use crate::wal;
 use selvedge_shared::ids::ShardId;
@@ -73,7 +73,7 @@ impl Replay {
         match record.kind {
             KIND_PROMISED => self.promised = self.promised.max(ballot),
             KIND_ACCEPTED => {
-                if let Some(version) = Proposal::unknown_version(&record.payload) {
+                if let Some(version) = unknown_proposal_version(&record.payload) {
                     self.note_unreadable(&record, format!("of format version {version}"));
                 }
                 let entry = Entry { slot: record.slot, ballot, value: record.payload };
