@@ -8,7 +8,7 @@ use selvedge_gateway::logic::replica::{FETCH_WAIT_MS, Replica, Said};
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
 use selvedge_gateway::storage::{self, Done, Folders, LogKeeper, LogWork, ReplicaSettings, Stores};
-use selvedge_gateway::wal::{Disk, MemoryDisk, Settings};
+use selvedge_gateway::wal::{Disk, Floor, MemoryDisk, Settings};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::StreamName;
@@ -52,14 +52,16 @@ impl Site {
         let start = |id: u16| {
             let disk = MemoryDisk::new(1 << 24);
             let folder = |name| disk.folder(name).unwrap();
-            let folders =
-                Folders { log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") };
+            let floor = Arc::new(disk.clone());
+            Floor::create(floor.clone(), [id as u8; 16]).unwrap();
+            let (log, snapshots, batches) = (folder("log"), folder("snapshots"), folder("batches"));
+            let folders = Folders { floor, log, snapshots, batches };
             let me = GatewayId(id);
             let mut log = Settings::new([id as u8; 16]);
             (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (256 * 1024, 0, 16 * 1024);
-            let mut opened = storage::open(folders, log).unwrap();
-            let mut replicas = opened.replicas(me, &ring, &settings, &mut || u64::from(id)).unwrap();
-            let mut replica = replicas.remove(&SHARD).unwrap();
+            let found = storage::read(folders, log).unwrap();
+            let mut opened = found.open(me, &ring, &settings, &mut || u64::from(id)).unwrap();
+            let mut replica = opened.replicas.remove(&SHARD).unwrap();
             let up = (1..=3).filter(|other| *other != id).map(GatewayId).collect();
             replica.step(now(0), Event::Peers { up, restarted: vec![] });
             let log = LogKeeper::new(opened.log, [SHARD]);
