@@ -14,6 +14,7 @@ mod answers;
 pub mod broker;
 pub mod connection;
 mod event;
+mod lenient;
 pub mod listener;
 mod outgoing;
 pub mod router;

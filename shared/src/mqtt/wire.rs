@@ -5,7 +5,7 @@
 //! underflows; [`Wire::put`] compares the finished packet instead.
 
 use super::event::{Accept, AckCode, AckNote, CloseReason, Refusal, Version, Will};
-use super::{Limits, event};
+use super::{Limits, event, lenient};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use rmqtt_codec::error::DecodeError;
@@ -142,7 +142,7 @@ impl Wire {
                 if input.len() < 1 + size + length {
                     return Ok(false); // the codec would take a part of it
                 }
-                start_clean_if_nameless(input, level_at + 1);
+                lenient::mend_connect(input, level_at + 1);
             }
         }
         self.codec = match version {
@@ -168,6 +168,10 @@ impl Wire {
                 Ok(found.map(|(packet, _)| from_v3(packet, self.level)))
             }
             Codec::V5(codec) => {
+                if !lenient::is_whole(input, self.max_packet_bytes) {
+                    return Ok(None);
+                }
+                lenient::mend_publish(input);
                 let found = codec.decode(input).map_err(|e| reason(&e))?;
                 Ok(found.map(|(packet, _)| from_v5(packet)))
             }
@@ -386,25 +390,6 @@ fn fitting(mut note: Box<AckNote>, packet_bytes: u32) -> Box<AckNote> {
         note.reason_string = None;
     }
     note
-}
-
-/// An MQTT 5 CONNECT without a client id may do without clean start, which makes no difference to a session that nobody
-/// had before; but the codec refuses it. Sets the flag where the client id is there and empty.
-fn start_clean_if_nameless(input: &mut BytesMut, flags_at: usize) {
-    let (mut at, mut length) = (flags_at + 3, 0); // behind the keep alive: the length of the properties
-    for shift in [0, 7, 14, 21] {
-        let Some(&byte) = input.get(at) else { return };
-        at += 1;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    if input.get(at + length..at + length + 2) == Some(&[0, 0])
-        && let Some(flags) = input.get_mut(flags_at)
-    {
-        *flags |= 0x02;
-    }
 }
 
 fn ack_code(code: AckCode) -> v5::PublishAckReason {

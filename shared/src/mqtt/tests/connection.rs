@@ -428,6 +428,30 @@ fn topic_aliases_stand_for_their_last_topic() {
 }
 
 #[test]
+fn a_message_may_expire_at_once() {
+    // A User Property before it, and one byte at a time: the codec never sees a part of a packet.
+    let publish = b"\x32\x13\x00\x01a\x00\x05\x0c\x26\x00\x01k\x00\x01v\x02\x00\x00\x00\x00x";
+    for step in [publish.len(), 1] {
+        let mut rig = Rig::open(V5);
+        publish.chunks(step).for_each(|piece| rig.feed(piece));
+        rig.feed(b"\x82\x07\x30\x03\x00\x00\x01a\x00");
+        let [Inbound::Publish(p), Inbound::Subscribe { .. }] = &rig.events[..] else {
+            panic!("{:?}", rig.events)
+        };
+        assert_eq!((&*p.topic, &p.payload[..]), ("a", &b"x"[..]));
+    }
+    // A SUBSCRIBE that comes in pieces, the second of which looks like the start of a PUBLISH.
+    let mut rig = Rig::open(V5);
+    rig.feed(b"\x82\x07");
+    rig.feed(b"\x30\x03\x00\x00\x01a\x00");
+    assert!(matches!(rig.events[..], [Inbound::Subscribe { .. }]), "{:?}", rig.events);
+    // The same of a will.
+    let mut rig = Rig::new(limits());
+    rig.feed(b"\x10\x19\x00\x04MQTT\x05\x06\x00\x0a\x00\x00\x01c\x05\x02\x00\x00\x00\x00\x00\x01w\x00\x00");
+    assert!(matches!(rig.events[..], [Inbound::Connect(_)]), "{:?}", rig.events);
+}
+
+#[test]
 fn retain_is_dropped_and_the_publish_taken() {
     let mut rig = Rig::open(V5);
     rig.feed(b"\x31\x05\x00\x01a\x00x");
