@@ -76,7 +76,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("selvedge-gateway: {e}");
-            ExitCode::FAILURE
+            // What has been started already ends here, not one after the other while the rest still expects it.
+            std::process::exit(1)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A gateway's settings: those of its site, which all its gateways must agree on, and its own.
 
-use crate::logic::decode::{Decoder, TopicMapError, TopicRule};
+use crate::logic::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
 use crate::logic::machine::{BadRule, Rules};
 use crate::logic::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
 use selvedge_shared::config::{self, ConfigError};
@@ -9,7 +9,7 @@ use selvedge_shared::ids::{BadSiteName, GatewayId, SiteId};
 use selvedge_shared::seal::{SecretError, SiteSecret};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The prefix of the environment variables that set something.
@@ -243,7 +243,7 @@ pub enum SettingsError {
         /// Its value.
         found: String,
         /// What would be right.
-        right: &'static str,
+        right: String,
     },
     /// A number that makes no sense.
     #[error("{key} is {value}: set it to {right}")]
@@ -277,6 +277,35 @@ pub struct Checked {
     pub membership: [u8; 32],
 }
 
+fn text(key: &str, found: &str, right: &str) -> SettingsError {
+    SettingsError::Text { key: key.to_string(), found: found.to_string(), right: right.to_string() }
+}
+
+/// Whether it can be the name of a host, or an IPv4 address.
+fn is_host(host: &str) -> bool {
+    let is_letter = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_');
+    !host.is_empty() && host.chars().all(is_letter)
+}
+
+/// The same, or an IPv6 address in brackets.
+fn is_peer_host(host: &str) -> bool {
+    is_host(host) || host.starts_with('[') && host.ends_with(']') && address(host).is_some()
+}
+
+/// The address that a host is, if it is no name.
+fn address(host: &str) -> Option<IpAddr> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse().ok()
+}
+
+/// Whether two listeners can't have these addresses at the same time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    // All of IPv6 takes all of IPv4, too.
+    let takes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    a.port() == b.port() && (one == other || takes(one, other) || takes(other, one))
+}
+
 impl Settings {
     /// Reads the settings: defaults, then the file, then the environment, then `overrides`.
     ///
@@ -288,45 +317,79 @@ impl Settings {
 
     /// Checks the texts that name places.
     fn check_addresses(&self) -> Result<(), SettingsError> {
-        let wrong = |key: &str, found: &str, right| {
-            Err(SettingsError::Text { key: key.to_string(), found: found.to_string(), right })
-        };
-        let is_host =
-            |host: &str| !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c == '/');
+        let wrong = |key: &str, found: &str, right: &str| Err(text(key, found, right));
         if self.gateway.data_dir.as_os_str().is_empty() {
             return wrong("gateway.data_dir", "", "name a folder");
         }
         let uplink = &self.uplink;
-        if !is_host(&uplink.host) {
-            return wrong(
-                "uplink.host",
-                &uplink.host,
-                "give the name or address of the broker, without its port",
-            );
+        if !is_host(&uplink.host) && uplink.host.parse::<IpAddr>().is_err() {
+            let right = "give the name or address of the broker; its port goes to uplink.port";
+            return wrong("uplink.host", &uplink.host, right);
         }
         if uplink.username.is_empty() && !uplink.password_file.as_os_str().is_empty() {
             return wrong("uplink.username", "", "a password goes with a name; set both or none");
         }
+        self.check_peers()?;
+        self.check_ports()
+    }
+
+    /// Checks where the site's gateways reach each other.
+    fn check_peers(&self) -> Result<(), SettingsError> {
         for (i, gateway) in self.site.gateways.iter().enumerate() {
-            let (key, peer) = (format!("site.gateways[{i}].peer"), gateway.peer.as_str());
+            let peer = gateway.peer.as_str();
+            let wrong = |right: &str| Err(text(&format!("site.gateways[{i}].peer"), peer, right));
             let port = |p: &str| p.parse::<u16>().is_ok_and(|p| p > 0);
-            if !peer.rsplit_once(':').is_some_and(|(host, p)| is_host(host) && port(p)) {
-                return wrong(&key, peer, "give host and port, such as 10.0.0.11:7081");
+            let Some((host, _)) = peer.rsplit_once(':').filter(|(host, p)| is_peer_host(host) && port(p))
+            else {
+                return wrong("give host and port, such as 10.0.0.11:7081 or [fd00::11]:7081");
+            };
+            if address(host).is_some_and(|ip| ip.is_unspecified()) {
+                return wrong(
+                    "nobody can be reached at that address; give the one that the other gateways connect to",
+                );
             }
-            if self.site.gateways.iter().take(i).any(|other| other.peer == peer) {
-                return wrong(&key, peer, "another gateway of the site has that address; give each its own");
+            if self.site.gateways.iter().take(i).any(|other| other.peer.eq_ignore_ascii_case(peer)) {
+                return wrong("another gateway of the site has that address; give each its own");
             }
         }
+        Ok(())
+    }
+
+    /// Checks that nothing of this gateway stands where something else of it listens.
+    fn check_ports(&self) -> Result<(), SettingsError> {
         let binds =
             [("mqtt.bind", self.mqtt.bind), ("http.bind", self.http.bind), ("peer.bind", self.peer.bind)];
         for (i, (key, bind)) in binds.iter().enumerate() {
-            if bind.port() != 0 && binds.iter().take(i).any(|(_, other)| other == bind) {
-                return wrong(
+            let found = bind.to_string();
+            if bind.port() == 0 {
+                return Err(text(
                     key,
-                    &bind.to_string(),
-                    "something else of this gateway listens there; give each its own port",
-                );
+                    &found,
+                    "nobody would find a port that changes with every start; give one",
+                ));
             }
+            if let Some((other, at)) = binds.iter().take(i).find(|(_, at)| overlap(*at, *bind)) {
+                let right = format!("{other} = {at} takes that address too; give each its own port");
+                return Err(text(key, &found, &right));
+            }
+        }
+        let broker = match self.uplink.host.eq_ignore_ascii_case("localhost") {
+            true => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            false => address(&self.uplink.host),
+        };
+        let is_here = |at: SocketAddr, broker: IpAddr| {
+            at.port() == self.uplink.port
+                && (at.ip() == broker || at.ip().is_unspecified() && broker.is_loopback())
+        };
+        if let Some((key, at)) = broker.and_then(|broker| binds.iter().find(|(_, at)| is_here(*at, broker))) {
+            let right = format!(
+                "this gateway listens there itself ({key} = {at}); give the broker that the nodes are connected to"
+            );
+            return Err(text(
+                "uplink.host",
+                &format!("{}, port {}", self.uplink.host, self.uplink.port),
+                &right,
+            ));
         }
         Ok(())
     }
@@ -345,10 +408,10 @@ impl Settings {
             return Err(SettingsError::NotOfTheSite(me.0, members.iter().map(|m| m.id.0).collect()));
         }
         self.rules.validate()?;
+        self.rules.validate_overrides()?;
         let mut topics = self.topics.clone();
         if self.default_topics {
-            let named = |rule: &TopicRule| self.topics.iter().any(|t| t.topic == rule.topic);
-            topics.extend(TopicRule::defaults().into_iter().filter(|rule| !named(rule)));
+            topics.extend(defaults_behind(&self.topics));
         }
         let decoder = Decoder::new(topics)?;
         let within = |key, value: u64, range: std::ops::RangeInclusive<u64>, right| {

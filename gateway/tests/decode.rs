@@ -518,7 +518,7 @@ fn a_bad_rule_is_named_with_its_number_and_its_cure() {
         ("topic = \"{device}/{stream}\"\nseq = \"value\"", "can't mean two things"),
         ("topic = \"sp/{group}/#\"\ndecoder = \"sparkplug-b\"", "ends with # and has no placeholders"),
         ("topic = \"sp/#\"\ndecoder = \"sparkplug-b\"\ndevice = \"x\"", "means nothing to decoder"),
-        ("topic = \"ok/{a}/{b}\"\ndevice = \"{a}\"\nstream = \"{b}\"", "number 1 takes the same topics"),
+        ("topic = \"ok/{a}/{b}\"\ndevice = \"{a}\"\nstream = \"{b}\"", "number 1 takes all its topics"),
     ] {
         let all = rules(&format!("[[topics]]\ntopic = \"ok/{{device}}/{{stream}}\"\n[[topics]]\n{toml}\n"))
             .unwrap();

@@ -65,12 +65,67 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
         ("mqtt.max_connections", "0", "1 to"),
         ("default_topics", "maybe", "true or false"),
         ("log", "verbose", "a table"),
+        (
+            "mqtt.bind",
+            "127.0.0.1:8081",
+            "http.bind is \"127.0.0.1:8081\": mqtt.bind = 127.0.0.1:8081 takes that address",
+        ),
+        (
+            "http.bind",
+            "127.0.0.1:1883",
+            "mqtt.bind = 0.0.0.0:1883 takes that address too; give each its own port",
+        ),
+        ("http.bind", "[::]:7081", "peer.bind is \"0.0.0.0:7081\": http.bind = [::]:7081 takes"),
+        ("http.bind", "[::ffff:127.0.0.1]:1883", "mqtt.bind = 0.0.0.0:1883 takes"),
+        ("mqtt.bind", "0.0.0.0:0", "give one"),
+        ("uplink.host", "x:1883", "its port goes to uplink.port"),
+        ("uplink.host", "[::1]", "uplink.host is"),
+        ("uplink.host", "x,y", "uplink.host is"),
+        ("site.gateways", r#"[{ id = 1, peer = "a:b:7081" }]"#, "[fd00::11]:7081"),
+        ("site.gateways", r#"[{ id = 1, peer = "::1:7081" }]"#, "[fd00::11]:7081"),
+        ("site.gateways", r#"[{ id = 1, peer = "0.0.0.0:7081" }]"#, "nobody can be reached"),
+        ("site.gateways", r#"[{ id = 1, peer = "a:1" }, { id = 2, peer = "A:1" }]"#, "gateways[1].peer"),
+        (
+            "rules.streams",
+            r#"[{ device = "p*", max_leap = 5 }, { device = "p*", max_leap = 9 }]"#,
+            "streams[1] is for device \"p*\" and stream \"*\", it must be before streams[0]",
+        ),
+        (
+            "rules.streams",
+            r#"[{ max_leap = 5 }, { device = "p*", stream = "t" }]"#,
+            "can never match: move or remove",
+        ),
+        ("rules.streams", r#"[{ device = "p\u0007" }]"#, "control characters"),
+        ("rules.streams", r#"[{ device = "*a*b*c*d*" }]"#, "has more than 4"),
+        (
+            "topics",
+            r#"[{ topic = "x/#", device = "x", stream = "y" }, { topic = "x/{device}/{stream}" }]"#,
+            "number 2 (\"x/{device}/{stream}\"): it can never match",
+        ),
     ] {
         let error = with(dir.path(), &[(key, value)]).map_or_else(|e| e.to_string(), |()| "sound".into());
         assert!(error.contains(said), "{key}={value}: {error}");
         let internal = ["variant constructor", "syntax", "serde", "unsigned"];
         assert!(!internal.iter().any(|word| error.contains(word)), "{key}={value}: {error}");
     }
+}
+
+#[test]
+fn what_only_looks_like_nonsense_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    for (key, value) in [
+        ("http.bind", "[::1]:1883"),
+        ("uplink.host", "::1"),
+        ("uplink.host", "höst_1.example"),
+        ("site.gateways", r#"[{ id = 1, peer = "[fd00::1]:7081" }, { id = 2, peer = "[fd00::1]:7082" }]"#),
+        ("rules.streams", r#"[{ device = "a*", stream = "t" }, { device = "a*" }, { device = "*b" }]"#),
+        ("topics", r#"[{ topic = "d/#", decoder = "none" }, { topic = "+/{device}/{stream}" }]"#),
+    ] {
+        with(dir.path(), &[(key, value)]).unwrap_or_else(|error| panic!("{key}={value}: {error}"));
+    }
+    let own = [("uplink.host", "localhost"), ("uplink.port", "1883")];
+    let error = with(dir.path(), &own).unwrap_err().to_string();
+    assert!(error.contains("this gateway listens there itself (mqtt.bind = 0.0.0.0:1883)"), "{error}");
 }
 
 #[test]

@@ -114,6 +114,14 @@ impl Pattern {
         self.pieces.iter().map(piece).collect::<Vec<String>>().join(star)
     }
 
+    /// Whether it stands for every name that another stands for. What the other's stars stand for can only be matched by stars,
+    /// so one character that neither has in it does for all.
+    pub fn covers(&self, other: &Self) -> bool {
+        let pieces = || self.pieces.iter().chain(&other.pieces);
+        let fresh = ('\0'..).find(|c| !pieces().any(|piece| piece.contains(*c)));
+        fresh.is_some_and(|fresh| self.matches(&other.pieces.join(fresh.encode_utf8(&mut [0; 4]))))
+    }
+
     /// Whether it stands for this name.
     pub fn matches(&self, name: &str) -> bool {
         let [first, middle @ .., last] = self.pieces.as_slice() else {
@@ -153,6 +161,20 @@ mod tests {
             let p = pattern(text);
             yes.iter().for_each(|name| assert!(p.matches(name), "{text} {name}"));
             no.iter().for_each(|name| assert!(!p.matches(name), "{text} {name}"));
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_stands_for_no_other_names() {
+        for (wide, narrow) in
+            [("*", "a*b"), ("a*", "ab"), ("a*", "a*c*"), ("*b*", "abc"), ("a*", "a*"), ("a*", "a**")]
+        {
+            assert!(pattern(wide).covers(&pattern(narrow)), "{wide} {narrow}");
+        }
+        for (wide, narrow) in
+            [("a*", "*"), ("a", "a*"), ("a*b", "a*"), ("*a*", "*"), ("a*a", "a"), ("ab*", "a*b*")]
+        {
+            assert!(!pattern(wide).covers(&pattern(narrow)), "{wide} {narrow}");
         }
     }
 

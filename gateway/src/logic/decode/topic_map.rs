@@ -224,6 +224,15 @@ impl TopicRule {
     }
 }
 
+/// The default rules to which these leave topics.
+pub fn defaults_behind(rules: &[TopicRule]) -> Vec<TopicRule> {
+    let patterns: Vec<_> = rules.iter().filter_map(|rule| Pattern::new(&rule.topic).ok()).collect();
+    let free = |rule: &TopicRule| {
+        Pattern::new(&rule.topic).is_ok_and(|own| !patterns.iter().any(|pattern| pattern.covers(&own)))
+    };
+    TopicRule::defaults().into_iter().filter(free).collect()
+}
+
 impl Default for TopicMap {
     fn default() -> Self {
         Self { rules: TopicRule::defaults().into_iter().filter_map(|rule| Rule::new(rule).ok()).collect() }
@@ -247,9 +256,9 @@ impl TopicMap {
             let topic = cut(rule.topic.clone(), 80);
             let wrong = |what| TopicMapError::Rule { rule: n + 1, topic: topic.clone(), what };
             let rule = Rule::new(rule).map_err(wrong)?;
-            if let Some(earlier) = checked.iter().position(|other| other.pattern.same_topics(&rule.pattern)) {
+            if let Some(earlier) = checked.iter().position(|other| other.pattern.covers(&rule.pattern)) {
                 return Err(wrong(format!(
-                    "it can never match, because number {} takes the same topics before it; remove one",
+                    "it can never match, because number {} takes all its topics before it; move or remove one",
                     earlier + 1
                 )));
             }
@@ -432,15 +441,20 @@ impl Pattern {
         Some(captures)
     }
 
-    fn same_topics(&self, other: &Self) -> bool {
-        let same = |pair: (&Level, &Level)| match pair {
+    /// Whether it matches every topic that another matches.
+    fn covers(&self, other: &Self) -> bool {
+        let takes = |pair: (&Level, &Level)| match pair {
             (Level::Literal(a), Level::Literal(b)) => a == b,
-            (Level::Literal(_), _) | (_, Level::Literal(_)) => false,
+            (Level::Literal(_), _) => false,
             _ => true,
         };
-        self.rest == other.rest
-            && self.levels.len() == other.levels.len()
-            && self.levels.iter().zip(&other.levels).all(same)
+        // A hole at the start takes no topic that begins with `$`.
+        let outside = |text: &str| text.starts_with('$');
+        let system = matches!(other.levels.first(), Some(Level::Literal(text)) if outside(text))
+            && !matches!(self.levels.first(), Some(Level::Literal(_)));
+        let (all, length) = (self.levels.len(), other.levels.len());
+        let long = if self.rest { all <= length } else { all == length && !other.rest };
+        long && !system && self.levels.iter().zip(&other.levels).all(takes)
     }
 }
 

@@ -5,6 +5,7 @@
 //! apart with a changed file would cut different batches under the same number.
 
 use bincode::{Decode, Encode};
+use selvedge_shared::ids::MAX_NAME_BYTES;
 use selvedge_shared::pattern::Pattern;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -243,6 +244,43 @@ impl Rules {
             check(&format!("streams[{i}].max_leap"), o.max_leap.unwrap_or(1), 1, u32::MAX)?;
             let bits = u32::from(o.sequence_bits.unwrap_or(32));
             check(&format!("streams[{i}].sequence_bits"), bits, MIN_SEQUENCE_BITS, MAX_SEQUENCE_BITS)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that every override can matter: [`Rules::validate`] lets one pass that never does, for rules that were chosen stay.
+    ///
+    /// # Errors
+    /// The first override that matches no stream, or none that an earlier one leaves to it.
+    pub fn validate_overrides(&self) -> Result<(), BadRule> {
+        for (i, o) in self.streams.iter().enumerate() {
+            for (name, text) in [("device", &o.device), ("stream", &o.stream)] {
+                let key = format!("streams[{i}].{name}");
+                let why = match Pattern::parse(text) {
+                    Err(why) => format!("another pattern: it {why}"),
+                    Ok(_) if text.chars().any(char::is_control) => {
+                        "without control characters, which no name has: it can never match".to_string()
+                    }
+                    Ok(pattern) if pattern.exact().is_some_and(|exact| exact.len() > MAX_NAME_BYTES) => {
+                        format!("at most {MAX_NAME_BYTES} bytes, as names are: it can never match")
+                    }
+                    Ok(_) => continue,
+                };
+                return Err(bad(&key, format!("{text:?}"), why));
+            }
+            let covers = |wide: &str, narrow: &str| Pattern::read(wide).covers(&Pattern::read(narrow));
+            let first = self.streams.iter().take(i);
+            let earlier =
+                first.enumerate().find(|(_, e)| covers(&e.device, &o.device) && covers(&e.stream, &o.stream));
+            if let Some((at, e)) = earlier {
+                let found = format!("for device {:?} and stream {:?}", o.device, o.stream);
+                let wanted = format!(
+                    "before streams[{at}] (device {:?}, stream {:?}), which takes all its streams first, so that it can \
+                     never match: move or remove one of them",
+                    e.device, e.stream
+                );
+                return Err(bad(&format!("streams[{i}]"), found, wanted));
+            }
         }
         Ok(())
     }
