@@ -291,7 +291,13 @@ fn item(source: &mut Source) -> Item {
         }
         9 => {
             let (id, attempt, done) = (source.number(1), source.number(0), source.flag());
-            Item::Readmitted { id, attempt, counted: vec![source.u64()], done }
+            Item::Readmitted {
+                id,
+                attempt,
+                counted: vec![source.u64()],
+                far_behind: source.below(2) as u32,
+                done,
+            }
         }
         10 => Item::ResetSequence { device: name(source), stream: source.flag().then(|| name(source)) },
         n => {
@@ -315,6 +321,7 @@ fn quarantined(source: &mut Source, client: String) -> Quarantined {
         at: EpochMs(source.time(0)),
         why: source.text(30),
         counted: (0..source.below(3)).map(|_| source.u64()).collect(),
+        far_behind: source.below(2) as u32,
     }
 }
 

@@ -285,7 +285,7 @@ fn a_payload_that_does_not_decode_is_told_and_set_aside_and_its_neighbours_count
 }
 
 #[test]
-fn a_wild_sequence_number_costs_one_reading_and_an_operator_can_count_what_was_set_aside() {
+fn a_wild_sequence_number_costs_one_reading_and_what_may_have_counted_is_never_counted_anew() {
     let site = Site::shared();
     let mut device = Client::connect(site.mqtt(0), Hello::clean("wild").v5()).unwrap();
     let mut reason = |n: u16, seq: u64| {
@@ -306,16 +306,147 @@ fn a_wild_sequence_number_costs_one_reading_and_an_operator_can_count_what_was_s
     let path = |i: usize| format!("/v1/quarantine/{}", entries[i]["id"].as_str().unwrap());
     assert_eq!(site.json(1, &path(1))["payload"], "{\"value\":1,\"seq\":0}");
     // As things are, it is set aside again.
-    let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(1)));
+    let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(0)));
     assert_eq!((status, &told["counted"], &told["removed"]), (200, &0.into(), &false.into()), "{told}");
     assert_eq!(site.order(0, "POST", "/v1/devices/wild/reset-sequence").0, 200);
     assert_eq!(site.order(0, "POST", "/v1/devices/wild/streams/nope/reset-sequence").0, 404);
+    // For all the machine knows now, a number that was too far behind to tell is a new one. It may have counted, so it is refused.
     let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(1)));
-    assert_eq!((status, &told["counted"], &told["removed"]), (200, &1.into(), &true.into()), "{told}");
-    assert_eq!(site.order(2, "POST", &format!("{}/readmit", path(1))).0, 404);
+    assert_eq!((status, entries[1]["far_behind"].as_u64()), (409, Some(1)), "{told}");
+    assert!(told["error"].as_str().unwrap().contains("have it send them once more"), "{told}");
+    assert_eq!(site.count(2, "wild"), 7);
+    assert_eq!(reason(5, 0), 0, "sent once more it counts");
     assert_eq!(site.count(2, "wild"), 8);
-    assert_eq!(site.order(2, "DELETE", &path(0)).0, 200);
+    for i in 0..2 {
+        assert_eq!(site.order(2, "DELETE", &path(i)).0, 200);
+        assert_eq!(site.order(2, "POST", &format!("{}/readmit", path(i))).0, 404);
+    }
     site.quarantined(0, "wild", 0);
+}
+
+#[test]
+fn once_a_rule_is_mended_what_was_set_aside_counts_once() {
+    let plan = Plan::new(1);
+    let topics = |of_m: &str, of_l: &str| {
+        format!(
+            r#"topics=[{{ topic = "m/{{device}}", decoder = "object"{of_m} }}, {{ topic = "l/{{device}}/{{stream}}"{of_l} }}]"#
+        )
+    };
+    let count = |device: &str| {
+        let path = format!("/v1/aggregates?device={device}");
+        let windows = plan.json(0, &path)["aggregates"].take();
+        windows.as_array().map(|list| list.iter().filter_map(|w| w["count"].as_u64()).sum::<u64>())
+    };
+    let readmit = |entry: &str| plan.order(0, "POST", &format!("/v1/quarantine/{entry}/readmit"));
+    let first = plan.started_with(0, &[&topics("", ""), "rules.max_streams_per_device=1"]);
+    until("it is ready", || plan.is_ready(0));
+    let mut client = Client::connect(plan.mqtt[0], Hello::clean("mended")).unwrap();
+    for (n, topic, payload) in [
+        (1, "l/key/t", r#"{"v":5}"#),
+        (2, "m/same", r#"{"a":1,"b":2}"#),
+        (3, "m/renamed", r#"{"a":1,"b":2}"#),
+    ] {
+        client.publish(topic, payload, 1, n, false);
+        assert_eq!(client.packet(PUBACK)[1], n as u8);
+    }
+    assert_eq!(["key", "same", "renamed"].map(count), [Some(0), Some(1), Some(1)]);
+    let entries = plan.json(0, "/v1/quarantine")["entries"].take();
+    let id = |topic: &str| {
+        let entry = entries.as_array().unwrap().iter().find(|e| e["topic"] == topic);
+        entry.unwrap()["id"].as_str().unwrap().to_string()
+    };
+    assert_eq!(readmit(&id("l/key/t")).0, 409, "as things are");
+    drop(first);
+    // The bound is raised; and a key is named, which changes no name of a stream.
+    let second = plan.started_with(0, &[&topics("", r#", value = "v""#)]);
+    until("it is ready", || plan.is_ready(0));
+    for topic in ["l/key/t", "m/same"] {
+        until("the raised bound is chosen", || {
+            let (status, told) = readmit(&id(topic));
+            status == 404 || status == 200 && told["removed"] == true
+        });
+    }
+    assert_eq!(["key", "same", "renamed"].map(count), [Some(1), Some(2), Some(1)]);
+    drop(second);
+    // Streams have other names now: what was counted can't be told from what was not.
+    let _third = plan.started_with(0, &[&topics(r#", stream = "x.{key}""#, "")]);
+    until("it is ready", || plan.is_ready(0));
+    let (status, told) = readmit(&id("m/renamed"));
+    assert_eq!(status, 409, "{told}");
+    assert!(told["error"].as_str().unwrap().contains("would count them twice"), "{told}");
+    assert_eq!(count("renamed"), Some(1));
+}
+
+#[test]
+fn every_gateway_answers_for_the_whole_site_and_names_what_it_lacks() {
+    // One replica of each shard: no gateway holds all.
+    let mut site = Site::with(&["site.replicas=1"]);
+    let mut client = Client::connect(site.mqtt(0), Hello::clean("wide")).unwrap();
+    let names: Vec<String> = (10..22).map(|n| format!("wide-{n}")).collect();
+    for (n, name) in (1..).zip(&names) {
+        client.publish(&format!("d/{name}"), r#"{"x":1,"state":"idle"}"#, 1, n, false);
+        assert_eq!(client.packet(PUBACK)[..2], n.to_be_bytes());
+    }
+    for (n, topic) in [(31, "d/wide-10/state"), (32, "nowhere/wide")] {
+        client.publish(topic, "offline", 1, n, false);
+        assert_eq!(client.packet(PUBACK)[1], n as u8);
+    }
+    let listed = |told: &serde_json::Value| -> Vec<String> {
+        let devices = told["devices"].as_array().unwrap().iter();
+        devices.map(|d| d["device"].as_str().unwrap().to_string()).collect()
+    };
+    for i in 0..3 {
+        let all = site.json(i, "/v1/devices");
+        assert_eq!((listed(&all), &all["partial"], &all["next"]), (names.clone(), &false.into(), &().into()));
+        let (mut paged, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = site.json(i, &format!("/v1/devices?limit=5&after={after}"));
+            paged.extend(listed(&page));
+            match page["next"].as_str() {
+                Some(next) => after = next.to_string(),
+                None => break,
+            }
+        }
+        assert_eq!(paged, names);
+        for name in &names {
+            let one = site.json(i, &format!("/v1/devices/{name}"));
+            assert_eq!((&one["streams"][0]["stream"], &one["next"]), (&"x".into(), &().into()), "{one}");
+        }
+        assert_eq!(site.order(i, "GET", "/v1/devices/nobody").0, 404);
+        let none = site.json(i, "/v1/quarantine?client=somebody-else");
+        assert_eq!(
+            (&none["entries"], &none["kept"], &none["total"]),
+            (&serde_json::json!([]), &1.into(), &1.into())
+        );
+        let skipped = site.json(i, "/v1/skipped");
+        let fields = skipped["skipped"].as_array().unwrap().iter().map(|d| d["fields"][0]["count"].as_u64());
+        assert_eq!((fields.flatten().sum::<u64>(), &skipped["partial"]), (13, &false.into()), "{skipped}");
+        assert_eq!(skipped["counted_since_start_of"].as_array().unwrap().len(), 3);
+        let unmapped = site.json(i, "/v1/unmapped");
+        assert_eq!((&unmapped["total"], &unmapped["partial"]), (&1.into(), &false.into()), "{unmapped}");
+    }
+    let all = site.json(0, "/v1/devices");
+    site.kill(2);
+    let mut some = serde_json::Value::Null;
+    until("the others see that it is gone", || {
+        some = site.json(0, "/v1/devices");
+        some["missing_gateways"] == serde_json::json!([3])
+    });
+    assert_eq!(some["partial"], true);
+    let here = listed(&some);
+    let gone: Vec<_> = listed(&all).into_iter().filter(|name| !here.contains(name)).collect();
+    assert!(!here.is_empty() && !some["missing_shards"].as_array().unwrap().is_empty(), "{some}");
+    for (name, status) in gone.first().map(|name| (name, 503)).into_iter().chain([(&here[0], 200)]) {
+        assert_eq!(site.order(0, "GET", &format!("/v1/devices/{name}")).0, status, "{name}");
+    }
+    for path in ["/v1/quarantine", "/v1/skipped", "/v1/unmapped"] {
+        let told = site.json(0, path);
+        assert_eq!(
+            (&told["partial"], &told["missing_gateways"]),
+            (&true.into(), &serde_json::json!([3])),
+            "{path}"
+        );
+    }
 }
 
 #[test]
@@ -451,10 +582,14 @@ fn a_taken_port_is_named_with_its_setting() {
     {
         let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (status, said) = plan.refused(0, &[]);
-        assert!(!status.success());
+        assert_eq!((status.code(), said.lines().count()), (Some(1), 1), "{said}");
         assert!(said.contains(key) && said.contains(&port.to_string()), "{said}");
+        assert!(!plan.path().join("data-0").exists(), "nothing is written");
         drop(taken);
     }
+    let (status, said) = plan.refused(0, &["uplink.username=u", "uplink.password_file=/no/such/file"]);
+    assert_eq!((status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("/no/such/file"), "{said}");
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Script {
     fn settle(&mut self, i: usize, outcome: Outcome) {
         let (shard, token, _) = self.open.remove(i);
         let origin = Origin { gateway: GatewayId(1), start: 2 };
-        let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_000_000));
+        let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_005_000));
         let site = Site { ring, decoder, origin, now, listens: &|topic| topic.starts_with("heard/") };
         let settled = Settled { ticket: Ticket { connection: 5, token }, shard, slot: 7, outcome };
         self.session.settled(site, settled, &mut self.out);
@@ -309,10 +309,27 @@ fn a_publish_in_part_counted_is_a_success_that_names_the_rest() {
         assert!(s.said().starts_with(said));
         assert_eq!(note.contains("max_streams"), version == Version::V5, "{note}");
         assert_eq!(s.quarantined()[0].counted.len(), 1, "the other is not to be counted again");
+        assert_eq!(
+            s.quarantined()[0].at,
+            EpochMs(1_764_000_000_000),
+            "relative times count from when it was decoded"
+        );
         s.settle(0, Outcome::Done);
         assert_eq!(s.said(), if version == Version::V5 { "" } else { "ack 1" });
         assert_eq!((s.out.acked, s.out.route.len()), (1, 1));
         assert_eq!((s.out.fates.counted, s.out.fates.set_aside), (1, 1));
+    }
+}
+
+#[test]
+fn what_was_too_far_behind_to_tell_is_told_in_the_quarantine() {
+    let mut s = Script::open(Version::V5, 0, &[]);
+    for (reason, count) in [(Reason::FarBehind, 1), (Reason::LeapsAhead, 0)] {
+        s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
+        let set_aside = vec![SetAside { reading: 0, reason }];
+        s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+        assert_eq!(s.quarantined()[0].far_behind, count);
+        s.settle(0, Outcome::Done);
     }
 }
 

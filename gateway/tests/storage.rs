@@ -282,7 +282,7 @@ fn what_another_release_wrote_is_refused_by_name_and_left_as_it_is() {
     ];
     for (what, name, change) in cases {
         let disk = used();
-        disk.meddle(name, |bytes| change(bytes));
+        disk.meddle(name, change);
         let before = contents(&disk);
         let refused = try_open(&disk).err().unwrap_or_else(|| panic!("{what} is taken"));
         let said = refused.to_string();

@@ -3,6 +3,7 @@
 pub mod browser;
 mod devices;
 mod skipped;
+pub mod tables;
 
 use crate::actors::clock::SiteClock;
 use crate::actors::fullness;
@@ -87,7 +88,7 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
 }
 
 async fn readyz(api: web::Data<Api>) -> HttpResponse {
-    let reports = api.overview.reports(false).await;
+    let reports = api.overview.reports().await;
     let up = api.overview.up().await;
     match trouble(&api, &reports, &up) {
         None => {
@@ -123,7 +124,7 @@ fn warnings(api: &Api, reports: &[ShardReport]) -> Vec<String> {
 }
 
 async fn status(api: web::Data<Api>) -> HttpResponse {
-    let reports = api.overview.reports(false).await;
+    let reports = api.overview.reports().await;
     let up = api.overview.up().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
     let trouble = trouble(&api, &reports, &up);
@@ -170,7 +171,7 @@ async fn status(api: web::Data<Api>) -> HttpResponse {
 }
 
 async fn metrics_page(api: web::Data<Api>) -> String {
-    let reports = api.overview.reports(false).await;
+    let reports = api.overview.reports().await;
     let up = api.overview.up().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
     let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
@@ -224,10 +225,12 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
                 return HttpResponse::BadRequest().json(json!({ "error": error, "parameter": "every" }));
             }
             let list: Vec<_> = told.windows.iter().map(|w| window(&api.site, w)).collect();
+            let missing = if told.missing.is_empty() { Vec::new() } else { tables::out_of_reach(&api).await };
             HttpResponse::Ok().json(json!({
                 "aggregates": list, "truncated": told.next.is_some(), "next": told.next.map(|p| p.to_string()),
                 "from": from, "to": to, "covers_since": told.since.map(|since| since.to_string()),
                 "partial": !told.missing.is_empty() || told.lacking > 0, "missing_shards": told.missing,
+                "missing_gateways": missing,
                 "unreadable_batches": told.lacking, "consistency": consistency,
             }))
         }

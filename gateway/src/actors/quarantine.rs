@@ -3,31 +3,24 @@
 
 use crate::actors::front::Front;
 use crate::actors::http::Api;
+use crate::actors::http::tables::{self, Given, bad, unavailable};
 use crate::actors::orders::ORDER_WAIT_MS;
-use crate::actors::switch::AskTable;
 use crate::logic::decode::Decoded;
 use crate::logic::forward::{Forwardable, NamedReading};
-use crate::logic::machine::{Item, Outcome, QuarantineEntry, Reading, Readmit};
-use crate::logic::peer::{TableAnswer, TableQuestion};
+use crate::logic::machine::{Item, Outcome, QuarantineEntry, Reading, Readmit, Reason};
+use crate::logic::peer::{Listed, TableAnswer, TableQuestion};
 use crate::logic::session::reading_hash;
-use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use actix_web::{HttpResponse, web};
+use selvedge_shared::ids::ShardId;
 use selvedge_shared::uplink::StreamName;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
-/// A table that no one answers for within this time is missing.
-const TABLE_WAIT_MS: u64 = 1_500;
-/// How many shards are asked at a time.
-const SHARDS_ASKED: usize = 8;
 /// The most entries of one page, and how many unless more are asked for.
 const PAGE_ENTRIES: (usize, usize) = (1_000, 100);
 
-type Given = web::Query<BTreeMap<String, String>>;
 type Place = (u16, u64);
 
 /// Puts these paths into an application.
@@ -41,36 +34,10 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/devices/{device}/streams/{stream}/reset-sequence", web::post().to(reset_stream));
 }
 
-fn bad(parameter: &str, why: &str) -> HttpResponse {
-    HttpResponse::BadRequest().json(json!({ "error": format!("{parameter}: {why}"), "parameter": parameter }))
-}
-
-fn unavailable(why: &str) -> HttpResponse {
-    HttpResponse::ServiceUnavailable().json(json!({ "error": why }))
-}
-
 /// `SHARD-ID`, as entries are named.
 fn place(text: &str) -> Option<Place> {
     let (shard, id) = text.split_once('-')?;
     Some((shard.parse().ok()?, id.parse().ok()?))
-}
-
-/// Orders come from operators' tools: a page of another site must not have a browser give one.
-fn is_foreign(request: &HttpRequest) -> bool {
-    let text = |name| request.headers().get(name).and_then(|v: &header::HeaderValue| v.to_str().ok());
-    let Some(origin) = text(header::ORIGIN) else { return false };
-    let own = text(header::HOST).is_some_and(|host| origin.split_once("://").is_some_and(|(_, o)| o == host));
-    !own
-}
-
-fn forbidden() -> HttpResponse {
-    HttpResponse::Forbidden().json(json!({ "error": "orders are not taken from pages of other sites" }))
-}
-
-async fn ask(api: &Api, to: Vec<GatewayId>, question: TableQuestion) -> Option<TableAnswer> {
-    let (reply, answer) = oneshot::channel();
-    api.overview.switch.do_send(AskTable { to, question, reply });
-    tokio::time::timeout(Duration::from_millis(TABLE_WAIT_MS), answer).await.ok()?.ok()
 }
 
 async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
@@ -89,27 +56,24 @@ async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
             _ => return bad(&key, "there is no such parameter: client, limit, after"),
         }
     }
-    let shards = api.overview.ring.shards();
-    // A client is one shard's alone.
-    let only = client.as_ref().map(|client| api.overview.front.shard_of(client).0);
-    let wanted: Vec<u16> = (after.0..shards).filter(|s| only.is_none_or(|only| only == *s)).collect();
+    // A client is one shard's alone. How much is kept is told of all shards, whatever the page shows.
+    let only = client.as_ref().map(|client| api.overview.front.shard_of(client));
+    let all: Vec<_> = (0..api.overview.ring.shards()).map(ShardId).collect();
     let (mut entries, mut missing, mut next) = (Vec::new(), Vec::new(), None);
     let (mut kept, mut bytes, mut taken, mut evicted) = (0, 0, 0, 0);
-    for some in wanted.chunks(SHARDS_ASKED) {
-        let asked: Vec<_> = some
-            .iter()
-            .map(|shard| {
-                let (api, client, shard) = (api.clone(), client.clone(), ShardId(*shard));
-                let after = if shard.0 == after.0 { after.1 } else { 0 };
-                let question = TableQuestion::Quarantine { shard, client, after, whole: false };
-                actix_web::rt::spawn(async move {
-                    let to = api.overview.ring.replicas(shard).to_vec();
-                    (shard, ask(&api, to, question).await)
-                })
-            })
-            .collect();
-        for answer in asked {
-            let Ok((shard, answer)) = answer.await else { continue };
+    let until = tables::deadline();
+    for some in all.chunks(tables::SHARDS_ASKED) {
+        let is_full = next.is_some();
+        let is_wanted = |shard: ShardId| shard.0 >= after.0 && only.is_none_or(|only| only == shard);
+        let question = |shard: &ShardId| {
+            let after = if shard.0 == after.0 { after.1 } else { 0 };
+            let what = match is_wanted(*shard) && !is_full {
+                true => Listed::Excerpts { client: client.clone(), after },
+                false => Listed::Nothing,
+            };
+            (*shard, TableQuestion::Quarantine { shard: *shard, what })
+        };
+        for (shard, answer) in tables::ask_shards(&api, until, some.iter().map(question).collect()).await {
             let Some(TableAnswer::Quarantine { entries: list, more, stats }) = answer else {
                 missing.push(shard);
                 continue;
@@ -126,13 +90,11 @@ async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
             }
             entries.extend(list.iter().take(room).map(|(id, entry)| shown(shard, *id, entry)));
         }
-        if next.is_some() {
-            break;
-        }
     }
     HttpResponse::Ok().json(json!({
         "entries": entries, "next": next, "kept": kept, "bytes": bytes, "total": taken, "evicted": evicted,
         "partial": !missing.is_empty(), "missing_shards": missing,
+        "missing_gateways": tables::out_of_reach(&api).await,
     }))
 }
 
@@ -141,7 +103,7 @@ fn shown(shard: ShardId, id: u64, entry: &QuarantineEntry) -> Value {
     json!({
         "id": format!("{}-{id}", shard.0), "at": p.at.to_string(), "client": p.client, "topic": p.topic,
         "why": p.why, "payload": String::from_utf8_lossy(&p.payload), "bytes": p.payload_bytes, "qos": p.qos,
-        "times": entry.times, "counted": p.counted.len(),
+        "times": entry.times, "counted": p.counted.len(), "far_behind": p.far_behind,
     })
 }
 
@@ -151,9 +113,8 @@ async fn find(api: &Api, (shard, id): Place) -> Result<QuarantineEntry, HttpResp
         return Err(not_found());
     }
     let shard = ShardId(shard);
-    let after = id.saturating_sub(1);
-    let question = TableQuestion::Quarantine { shard, client: None, after, whole: true };
-    match ask(api, api.overview.ring.replicas(shard).to_vec(), question).await {
+    let question = TableQuestion::Quarantine { shard, what: Listed::Whole { id } };
+    match tables::ask_shard(api, shard, question).await {
         Some(TableAnswer::Quarantine { entries, .. }) => {
             let entry = entries.into_iter().find(|(found, _)| *found == id).map(|(_, entry)| entry);
             entry.ok_or_else(not_found)
@@ -188,25 +149,18 @@ async fn order(front: &Front, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<
     Ok(outcomes)
 }
 
-/// The entry that an order is about, unless a page of another site sent it.
-async fn ordered(
-    request: &HttpRequest,
-    api: &Api,
-    id: &str,
-) -> Result<(Place, QuarantineEntry), HttpResponse> {
-    if is_foreign(request) {
-        return Err(forbidden());
-    }
+/// The entry that an order is about.
+async fn ordered(api: &Api, id: &str) -> Result<(Place, QuarantineEntry), HttpResponse> {
     let place = place(id).ok_or_else(not_found)?;
     Ok((place, find(api, place).await?))
 }
 
-async fn discard(request: HttpRequest, api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
-    let (place, entry) = match ordered(&request, &api, &id).await {
+async fn discard(api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
+    let (place, entry) = match ordered(&api, &id).await {
         Ok(found) => found,
         Err(answer) => return answer,
     };
-    match finish(&api, place, entry.attempt, Vec::new(), true).await {
+    match finish(&api, place, entry.attempt, (Vec::new(), 0), true).await {
         Ok(()) => HttpResponse::Ok().json(json!({ "removed": true })),
         Err(answer) => answer,
     }
@@ -217,16 +171,16 @@ async fn finish(
     api: &Api,
     (shard, id): Place,
     attempt: u64,
-    counted: Vec<u64>,
+    (counted, far_behind): (Vec<u64>, u32),
     done: bool,
 ) -> Result<(), HttpResponse> {
-    let item = Item::Readmitted { id, attempt, counted, done };
+    let item = Item::Readmitted { id, attempt, counted, far_behind, done };
     order(&api.overview.front, vec![(ShardId(shard), Forwardable::Item(item))]).await.map(|_| ())
 }
 
 /// Decodes an entry anew and has counted what was not counted then.
-async fn readmit(request: HttpRequest, api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
-    let (place, entry) = match ordered(&request, &api, &id).await {
+async fn readmit(api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
+    let (place, entry) = match ordered(&api, &id).await {
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -240,7 +194,7 @@ async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<
     let left = match left_of(front, entry) {
         Ok(left) => left,
         Err(why) => {
-            let error = format!("it still can't be counted: {why}");
+            let error = format!("it can't be counted: {why}");
             return Ok(HttpResponse::Conflict().json(json!({ "error": error })));
         }
     };
@@ -258,6 +212,7 @@ async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<
     });
     let outcomes = order(front, items.collect()).await?;
     let (mut counted, mut recognised, mut hashes, mut why) = (0, 0, Vec::new(), Vec::new());
+    let mut far_behind = 0;
     for (outcome, (_, list)) in outcomes.iter().zip(&asked) {
         match outcome {
             Outcome::Judged(judged) => {
@@ -266,13 +221,15 @@ async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<
                 let aside = |at: &u32| judged.set_aside.iter().any(|s| s.reading == *at);
                 hashes.extend((0..).zip(list).filter(|(at, _)| !aside(at)).map(|(_, hash)| *hash));
                 why.extend(judged.set_aside.iter().map(|s| s.reason.name()));
+                let behind = judged.set_aside.iter().filter(|s| s.reason == Reason::FarBehind);
+                far_behind += behind.count() as u32;
             }
             Outcome::Refused(refused) => return Err(unavailable(refused)),
             // Its answer was lost: a repetition of the same attempt is told what became of it.
             _ => return Err(unavailable("the answer of a shard was lost: repeat it")),
         }
     }
-    finish(api, place, entry.attempt, hashes, why.is_empty()).await?;
+    finish(api, place, entry.attempt, (hashes, far_behind), why.is_empty()).await?;
     let set_aside = why.len();
     why.dedup();
     Ok(HttpResponse::Ok().json(json!({
@@ -286,6 +243,13 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
     let p = &entry.publish;
     if p.payload_bytes != p.payload.len() as u64 {
         return Err("its payload was too large to be kept".to_string());
+    }
+    if p.far_behind > 0 {
+        return Err(format!(
+            "{} of its readings were set aside as far behind: they may have counted before, and nobody can tell. If the device did \
+             start again, POST .../reset-sequence, have it send them once more, and DELETE this entry",
+            p.far_behind
+        ));
     }
     let list = match front.decoder().decode(p.at, &p.topic, &p.payload) {
         Decoded::Readings { list, .. } => list,
@@ -305,35 +269,28 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
             None => left.push(reading),
         }
     }
+    if !counted.is_empty() {
+        return Err(format!(
+            "{} of its readings were counted when it came, and now its topic or its payload means other ones, which would count them \
+             twice: publish what was left out by itself, and DELETE this entry",
+            counted.len()
+        ));
+    }
     Ok(left)
 }
 
+/// Each gateway counts what it met since it started.
 async fn unmapped(api: web::Data<Api>) -> HttpResponse {
-    let up = api.overview.up().await;
-    let gone = |peer: &GatewayId| !up.contains(peer);
-    let mut missing: Vec<_> =
-        api.links.status().into_iter().map(|l| l.peer).filter(gone).map(|g| g.0).collect();
-    let asked: Vec<_> = up
-        .into_iter()
-        .map(|gateway| {
-            let api = api.clone();
-            actix_web::rt::spawn(
-                async move { (gateway, ask(&api, vec![gateway], TableQuestion::Unmapped).await) },
-            )
-        })
-        .collect();
-    let mut total = 0u64;
+    let (answers, missing) = tables::ask_gateways(&api, TableQuestion::Unmapped).await;
+    let (mut total, mut since) = (0u64, Vec::new());
     let mut topics: BTreeMap<String, (u64, selvedge_shared::time::EpochMs, u64)> = BTreeMap::new();
-    for answer in asked {
-        let Ok((gateway, answer)) = answer.await else { continue };
-        let Some(TableAnswer::Unmapped(came, list)) = answer else {
-            missing.push(gateway.0);
-            continue;
-        };
-        total += came;
+    for (gateway, answer) in answers {
+        let TableAnswer::Unmapped { total: came, topics: list, uptime_ms } = answer else { continue };
+        total = total.saturating_add(came);
+        since.push(json!({ "gateway": gateway.0, "uptime_ms": uptime_ms }));
         for topic in list {
             let known = topics.entry(topic.topic).or_default();
-            known.0 += topic.count;
+            known.0 = known.0.saturating_add(topic.count);
             if topic.last >= known.1 {
                 (known.1, known.2) = (topic.last, topic.payload_bytes);
             }
@@ -347,26 +304,22 @@ async fn unmapped(api: web::Data<Api>) -> HttpResponse {
             json!({ "topic": topic, "count": count, "last": last.to_string(), "bytes": bytes })
         })
         .collect();
-    HttpResponse::Ok().json(json!({ "total": total, "topics": list, "missing_gateways": missing }))
+    HttpResponse::Ok().json(json!({
+        "total": total, "topics": list, "counted_since_start_of": since,
+        "partial": !missing.is_empty(), "missing_gateways": missing,
+    }))
 }
 
-async fn reset_device(request: HttpRequest, api: web::Data<Api>, path: web::Path<String>) -> HttpResponse {
-    reset(&request, &api, path.into_inner(), None).await
+async fn reset_device(api: web::Data<Api>, path: web::Path<String>) -> HttpResponse {
+    reset(&api, path.into_inner(), None).await
 }
 
-async fn reset_stream(
-    request: HttpRequest,
-    api: web::Data<Api>,
-    path: web::Path<(String, String)>,
-) -> HttpResponse {
+async fn reset_stream(api: web::Data<Api>, path: web::Path<(String, String)>) -> HttpResponse {
     let (device, stream) = path.into_inner();
-    reset(&request, &api, device, Some(stream)).await
+    reset(&api, device, Some(stream)).await
 }
 
-async fn reset(request: &HttpRequest, api: &Api, device: String, stream: Option<String>) -> HttpResponse {
-    if is_foreign(request) {
-        return forbidden();
-    }
+async fn reset(api: &Api, device: String, stream: Option<String>) -> HttpResponse {
     let front = &api.overview.front;
     let item = Forwardable::Item(Item::ResetSequence { device: device.clone(), stream });
     match order(front, vec![(front.shard_of(&device), item)]).await {

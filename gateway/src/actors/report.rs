@@ -34,10 +34,10 @@ pub struct Overview {
 
 impl Overview {
     /// How each shard is.
-    pub async fn reports(&self, devices: bool) -> Vec<ShardReport> {
+    pub async fn reports(&self) -> Vec<ShardReport> {
         let mut reports = Vec::with_capacity(self.shards.len());
         for shard in self.shards.values() {
-            reports.extend(shard.send(GetStatus { devices }).await);
+            reports.extend(shard.send(GetStatus).await);
         }
         reports
     }
@@ -97,7 +97,7 @@ impl Reporter {
                 () = next(REPORT_MS) => {}
                 () = self.changed.notified() => next(GATHER_MS).await,
             }
-            let reports = self.overview.reports(false).await;
+            let reports = self.overview.reports().await;
             Self::warn(&reports, &mut warned);
             // The load is asked for where reports go out: no answer, no connection.
             if let Some(load) = self.uplink.send(GetLoad).await.ok().flatten() {

@@ -7,7 +7,7 @@ use crate::actors::log::{Healed, LogActor, Persist, Store, end_process};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
 use crate::logic::agreement::WallTime;
-use crate::logic::machine::{Counters, DeviceInfo, Fullness, MAX_ANSWER_ENTRIES, Sizes, StreamInfo};
+use crate::logic::machine::{Counters, Fullness, Sizes};
 use crate::logic::peer::PeerMessage;
 use crate::logic::replica::{Replica, Said};
 use crate::logic::shard::{Event, Now, Status};
@@ -39,10 +39,7 @@ pub struct LoadBatch(pub u64);
 /// Asks how the shard is.
 #[derive(Debug, Message)]
 #[rtype(result = "ShardReport")]
-pub struct GetStatus {
-    /// With its devices.
-    pub devices: bool,
-}
+pub struct GetStatus;
 
 /// How the shard is.
 #[derive(Debug, actix::MessageResponse)]
@@ -53,18 +50,11 @@ pub struct ShardReport {
     pub led: u64,
     /// How many publishes were ever put into its quarantine.
     pub quarantined: u64,
-    /// Its devices, if asked for.
-    pub devices: Vec<DeviceInfo>,
     /// How much its tables hold.
     pub sizes: Sizes,
     /// How much of each bound is used.
     pub fullness: Vec<Fullness>,
 }
-
-/// Asks for a device and its streams; nothing if it is not known.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<(DeviceInfo, Vec<StreamInfo>)>")]
-pub struct GetDevice(pub String);
 
 /// Whom the shard's effects go to.
 #[derive(Clone)]
@@ -272,21 +262,11 @@ impl Handler<LoadBatch> for ShardActor {
 
 impl Handler<GetStatus> for ShardActor {
     type Result = ShardReport;
-    fn handle(&mut self, wanted: GetStatus, _: &mut Self::Context) -> ShardReport {
+    fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> ShardReport {
         let core = self.replica.core();
-        let devices =
-            if wanted.devices { core.machine().devices(None, MAX_ANSWER_ENTRIES) } else { Vec::new() };
         let quarantined = core.machine().quarantine_stats().taken;
         let (sizes, fullness) = (core.machine().sizes(), core.machine().fullness());
         let status = core.status(self.now());
-        ShardReport { status, led: self.led, quarantined, devices, sizes, fullness }
-    }
-}
-
-impl Handler<GetDevice> for ShardActor {
-    type Result = Option<(DeviceInfo, Vec<StreamInfo>)>;
-    fn handle(&mut self, GetDevice(device): GetDevice, _: &mut Self::Context) -> Self::Result {
-        let machine = self.replica.core().machine();
-        machine.device(&device).map(|info| (info, machine.streams(&device)))
+        ShardReport { status, led: self.led, quarantined, sizes, fullness }
     }
 }

@@ -148,15 +148,12 @@ impl Switch {
                 PeerMessage::Query { id, shard, query } => {
                     events.entry(shard).or_default().push(Event::Query { from, id, query });
                 }
-                PeerMessage::AskTable { id, question: TableQuestion::Unmapped } => {
-                    let (total, topics) = self.front.unmapped();
-                    let answer = TableAnswer::Unmapped(total, topics);
-                    self.send(vec![(from, PeerMessage::TableAnswer { id, answer })]);
-                }
-                PeerMessage::AskTable { id, question } => {
-                    let TableQuestion::Quarantine { shard, .. } = question else { continue };
-                    events.entry(shard).or_default().push(Event::AskTable { from, id, question });
-                }
+                PeerMessage::AskTable { id, question } => match question.shard() {
+                    Some(shard) => {
+                        events.entry(shard).or_default().push(Event::AskTable { from, id, question });
+                    }
+                    None => self.answer(from, id, &question),
+                },
                 PeerMessage::TableAnswer { id, answer } => {
                     if let Some(reply) = self.tables.remove(&id) {
                         let _ = reply.send(answer); // who asked may have gone
@@ -185,6 +182,22 @@ impl Switch {
         if !answers.is_empty() {
             to.forwarder.do_send(Answered { from, answers });
         }
+    }
+
+    /// What this gateway itself knows.
+    fn answer(&mut self, to: GatewayId, id: u64, question: &TableQuestion) {
+        let uptime_ms = self.now_ms();
+        let answer = match question {
+            TableQuestion::Unmapped => {
+                let (total, topics) = self.front.unmapped();
+                TableAnswer::Unmapped { total, topics, uptime_ms }
+            }
+            TableQuestion::Skipped { device } => {
+                TableAnswer::Skipped { list: self.front.skipped(device.as_deref()), uptime_ms }
+            }
+            _ => return, // a shard's leader answers it
+        };
+        self.send(vec![(to, PeerMessage::TableAnswer { id, answer })]);
     }
 
     fn send(&mut self, messages: Vec<(GatewayId, PeerMessage)>) {

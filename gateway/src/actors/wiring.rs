@@ -127,6 +127,16 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     // All ports first: a taken one is an error before anything is written.
     let peer_listener = bind(settings.peer.bind, "peer.bind")?;
     let http_listener = bind(settings.http.bind, "http.bind")?;
+    // Devices are let in only once there is something to serve them.
+    drop(bind(settings.mqtt.bind, "mqtt.bind")?);
+    let password = match settings.uplink.password_file.as_os_str().is_empty() {
+        true => None,
+        false => {
+            let path = settings.uplink.password_file.clone();
+            let text = std::fs::read_to_string(&path).map_err(|error| StartError::File { path, error })?;
+            Some(text.trim_end().to_string())
+        }
+    };
     let mqtt_limits = Limits {
         max_packet_bytes: settings.mqtt.max_packet_bytes,
         max_inflight_entries: MAX_INFLIGHT_ENTRIES,
@@ -187,14 +197,6 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
     let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone(), room.clone()).start();
     let psk = LinkKey::new(link_psk(&secret, &site));
-    let password = match settings.uplink.password_file.as_os_str().is_empty() {
-        true => None,
-        false => {
-            let path = settings.uplink.password_file.clone();
-            let text = std::fs::read_to_string(&path).map_err(|error| StartError::File { path, error })?;
-            Some(text.trim_end().to_string())
-        }
-    };
     let client_id = format!("selvedge-{site}-{}-{}", me.0, origin.start);
     let to = settings.uplink.clone();
     let (start, changed) = (origin.start, Arc::new(Notify::new()));

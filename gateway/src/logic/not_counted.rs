@@ -1,7 +1,7 @@
 //! What of a publish was not counted: for its answer, and for the quarantine.
 
 use super::forward::NamedReading;
-use super::machine::SetAside;
+use super::machine::{Reason, SetAside};
 use super::session::Part;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::mqtt::AckCode;
@@ -59,6 +59,8 @@ pub(super) struct NotCounted {
     bound: bool,
     /// More than a field that is no number: it belongs into the quarantine.
     lasting: bool,
+    /// How many of the readings are too far behind to tell whether they were counted.
+    far_behind: u32,
 }
 
 impl NotCounted {
@@ -86,6 +88,7 @@ impl NotCounted {
         self.bound |= !self.lasting && list.first().is_some_and(|s| s.reason.is_bound());
         self.lasting = true;
         for SetAside { reading, reason } in list {
+            self.far_behind += u32::from(*reason == Reason::FarBehind);
             match sent.name(shard, *reading) {
                 Some(name) => self.say(format_args!("{}/{}: {reason}", name.device, name.stream)),
                 None => self.say(format_args!("{reason}")),
@@ -105,6 +108,11 @@ impl NotCounted {
     /// Whether it belongs into the quarantine.
     pub fn is_lasting(&self) -> bool {
         self.lasting
+    }
+
+    /// How many readings were set aside as far behind.
+    pub fn far_behind(&self) -> u32 {
+        self.far_behind
     }
 
     /// For people.
@@ -167,7 +175,7 @@ pub fn reading_hash(NamedReading { name, reading, .. }: &NamedReading) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::machine::{Reading, Reason};
+    use crate::logic::machine::Reading;
     use selvedge_shared::time::EpochMs;
 
     fn reading(stream: &str, value: f64) -> NamedReading {

@@ -1,7 +1,10 @@
 //! What gateways of one site say to each other: the content of a link's frames.
 
-use crate::logic::machine::{Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, Verdict};
+use crate::logic::machine::{
+    DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo, Verdict,
+};
 use crate::logic::paxos;
+use crate::logic::skips::DeviceSkips;
 use crate::logic::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::ShardId;
@@ -151,20 +154,73 @@ impl WindowQuery {
 /// A question about a table.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum TableQuestion {
-    /// Entries of a shard's quarantine.
+    /// A shard's quarantine: how full it is, and entries of it.
     Quarantine {
         /// The shard.
         shard: ShardId,
+        /// Which entries.
+        what: Listed,
+    },
+    /// The devices of a shard, by name.
+    Devices {
+        /// The shard.
+        shard: ShardId,
+        /// Behind this one.
+        after: Option<String>,
+        /// The most that are wanted; at most [`DEVICES_PAGE_ENTRIES`] are told.
+        most: u32,
+    },
+    /// A device and its streams, by name.
+    Device {
+        /// Its shard.
+        shard: ShardId,
+        /// Its name.
+        device: String,
+        /// Streams behind this one.
+        after: Option<String>,
+    },
+    /// Topics that map to no stream and that nobody subscribes to, as the gateway that is asked met them.
+    Unmapped,
+    /// Fields that were no readings, as the gateway that is asked met them.
+    Skipped {
+        /// Of this device alone.
+        device: Option<String>,
+    },
+}
+
+impl TableQuestion {
+    /// The shard whose leader answers; nothing: each gateway answers for itself.
+    pub fn shard(&self) -> Option<ShardId> {
+        match self {
+            Self::Quarantine { shard, .. } | Self::Devices { shard, .. } | Self::Device { shard, .. } => {
+                Some(*shard)
+            }
+            Self::Unmapped | Self::Skipped { .. } => None,
+        }
+    }
+}
+
+/// Which entries of a quarantine are told.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Listed {
+    /// None.
+    Nothing,
+    /// One, with its whole payload.
+    Whole {
+        /// Its id.
+        id: u64,
+    },
+    /// Several, with the first [`EXCERPT_BYTES`] of each.
+    Excerpts {
         /// Of this client alone.
         client: Option<String>,
         /// With greater ids than this.
         after: u64,
-        /// One entry with its whole payload, rather than several with the first [`EXCERPT_BYTES`] of each.
-        whole: bool,
     },
-    /// Topics that map to no stream and that nobody subscribes to, as the gateway that is asked met them.
-    Unmapped,
 }
+
+/// The most devices of one shard in one answer.
+pub const DEVICES_PAGE_ENTRIES: usize = 256;
 
 /// How much of a payload is told where entries of a quarantine are listed.
 pub const EXCERPT_BYTES: usize = 1_024;
@@ -183,8 +239,38 @@ pub enum TableAnswer {
         /// How full it is.
         stats: QuarantineStats,
     },
-    /// How many such publishes came since the gateway started, and the topics.
-    Unmapped(u64, Vec<UnmappedTopic>),
+    /// Devices of a shard.
+    Devices {
+        /// By name.
+        list: Vec<DeviceInfo>,
+        /// There are more behind them.
+        more: bool,
+    },
+    /// A device.
+    Device {
+        /// Nothing: it is not known.
+        device: Option<DeviceInfo>,
+        /// Streams of it, by name: as many as one answer may have.
+        streams: Vec<StreamInfo>,
+        /// There are more behind them.
+        more: bool,
+    },
+    /// Topics that map to no stream.
+    Unmapped {
+        /// How many such publishes came since the gateway started.
+        total: u64,
+        /// Their topics.
+        topics: Vec<UnmappedTopic>,
+        /// For how long the gateway has counted, in milliseconds.
+        uptime_ms: u64,
+    },
+    /// Fields that were no readings.
+    Skipped {
+        /// By device.
+        list: Vec<(String, DeviceSkips)>,
+        /// For how long the gateway has counted, in milliseconds.
+        uptime_ms: u64,
+    },
 }
 
 /// The answer to a [`WindowQuery`].

@@ -143,6 +143,8 @@ enum Phase {
 #[derive(Debug)]
 struct Pending {
     publish: Option<Publish>,
+    /// When it was decoded: relative times in it count from here.
+    at: EpochMs,
     /// Parts that are not settled.
     open: usize,
     receipt: Option<(ShardId, u64)>,
@@ -156,8 +158,8 @@ struct Pending {
 }
 
 impl Pending {
-    fn of(publish: Option<Publish>, open: usize, sent: Sent) -> Self {
-        Self { publish, open, receipt: None, kept: false, sent, not: None, quarantining: false }
+    fn of(publish: Option<Publish>, at: EpochMs, open: usize, sent: Sent) -> Self {
+        Self { publish, at, open, receipt: None, kept: false, sent, not: None, quarantining: false }
     }
 }
 
@@ -437,7 +439,8 @@ impl Session {
         if parts.is_empty() {
             out.skipped.extend(skipped);
             self.qos0 += usize::from(publish.qos == QoS::AtMostOnce);
-            self.pending.push(token, Pending { not, ..Pending::of(Some(publish), 0, Sent::Nothing) });
+            self.pending
+                .push(token, Pending { not, ..Pending::of(Some(publish), site.now, 0, Sent::Nothing) });
             return self.concluded(site, token, out);
         }
         let packet_id = publish.packet_id.map_or(0, std::num::NonZeroU16::get);
@@ -469,7 +472,7 @@ impl Session {
         let open = parts.len();
         out.skipped.extend(skipped);
         let sent = Sent::of(&parts);
-        self.pending.push(token, Pending { not, ..Pending::of(Some(publish), open, sent) });
+        self.pending.push(token, Pending { not, ..Pending::of(Some(publish), site.now, open, sent) });
         let ticket = Ticket { connection: self.connection, token };
         out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(source.clone()))));
     }
@@ -480,7 +483,7 @@ impl Session {
             return;
         }
         let (open, connection) = (self.touched.len(), self.connection);
-        self.pending.push(token, Pending::of(None, open, Sent::Nothing));
+        self.pending.push(token, Pending::of(None, EpochMs(0), open, Sent::Nothing));
         for shard in &self.touched {
             let source = Source {
                 client: self.client.clone(),
@@ -558,7 +561,7 @@ impl Session {
             && not.is_lasting()
             && !pending.quarantining
         {
-            let item = quarantined((&self.client, self.epoch), site.now, publish, not, &pending.sent);
+            let item = quarantined((&self.client, self.epoch), pending.at, publish, not, &pending.sent);
             pending.quarantining = true;
             if self.v5 || publish.qos == QoS::AtMostOnce || canary::makes(Canary::AcknowledgedUnquarantined) {
                 self.submit(site, IGNORED, item, out);
@@ -734,6 +737,7 @@ pub(super) fn quarantined(
         at,
         why: not.why(),
         counted: not.counted(sent),
+        far_behind: not.far_behind(),
     };
     Item::Quarantine { epoch, publish: Box::new(publish) }
 }

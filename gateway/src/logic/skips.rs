@@ -5,6 +5,7 @@
 //! That is less than 1 MiB.
 
 use super::decode::{SkipReason, Skipped};
+use bincode::{Decode, Encode};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ pub const MAX_SKIP_NAMES_ENTRIES: usize = 16;
 pub const MAX_SKIP_NAME_BYTES: usize = 128;
 
 /// One field of one device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Skip {
     /// Why it was skipped the last time.
     pub why: SkipReason,
@@ -27,7 +28,7 @@ pub struct Skip {
 }
 
 /// What was skipped of one device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct DeviceSkips {
     /// By name.
     pub fields: BTreeMap<String, Skip>,
@@ -42,6 +43,22 @@ pub struct DeviceSkips {
 pub struct Skips {
     devices: BTreeMap<String, DeviceSkips>,
     clock: u64,
+}
+
+impl DeviceSkips {
+    /// Takes in what another gateway skipped of the same device.
+    pub fn merge(&mut self, other: Self) {
+        for (name, skip) in other.fields {
+            match self.fields.get_mut(&name) {
+                Some(known) => {
+                    let latest = if skip.last > known.last { skip } else { *known };
+                    *known = Skip { count: known.count.saturating_add(skip.count), ..latest };
+                }
+                None => _ = self.fields.insert(name, skip),
+            }
+        }
+        self.others = self.others.saturating_add(other.others);
+    }
 }
 
 impl Skips {
@@ -60,12 +77,12 @@ impl Skips {
         let is_full = device.fields.len() >= MAX_SKIP_NAMES_ENTRIES;
         let name = field.name.get(..field.name.floor_char_boundary(MAX_SKIP_NAME_BYTES)).unwrap_or_default();
         match device.fields.get_mut(name) {
-            Some(skip) => *skip = Skip { why: field.why, count: skip.count + 1, last: now },
+            Some(skip) => *skip = Skip { why: field.why, count: skip.count.saturating_add(1), last: now },
             None if !is_full => {
                 let skip = Skip { why: field.why, count: 1, last: now };
                 device.fields.insert(name.to_string(), skip);
             }
-            None => device.others += 1,
+            None => device.others = device.others.saturating_add(1),
         }
     }
 
@@ -96,6 +113,19 @@ mod tests {
         let skip = Skip { why: SkipReason::Text, count: 3, last: EpochMs(3) };
         assert_eq!(list[0].1.fields.get("state"), Some(&skip));
         assert_eq!(skips.list(None).len(), 2);
+    }
+
+    #[test]
+    fn what_gateways_skipped_of_a_device_adds_up() {
+        let skip = |count, ms| Skip { why: SkipReason::Text, count, last: EpochMs(ms) };
+        let of = |fields: &[(&str, Skip)], others| {
+            let fields = fields.iter().map(|(name, skip)| (name.to_string(), *skip)).collect();
+            DeviceSkips { fields, others, used: 0 }
+        };
+        let mut all = of(&[("a", skip(2, 5))], 1);
+        all.merge(of(&[("a", Skip { why: SkipReason::Null, ..skip(u64::MAX, 9) }), ("b", skip(1, 1))], 3));
+        let a = Skip { why: SkipReason::Null, ..skip(u64::MAX, 9) };
+        assert_eq!(all, of(&[("a", a), ("b", skip(1, 1))], 4));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::machine::{DueWill, Item, Outcome, Source};
 use super::not_counted::{NotCounted, Sent};
 use super::session::{Effects, Meaning, RecentNames, Site, hash, quarantined};
 use selvedge_shared::mqtt::{Publish, QoS};
+use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 
 /// The connection that tickets of wills carry: the listener counts its own from 1.
@@ -29,6 +30,8 @@ struct Publishing {
     open: usize,
     sent: Sent,
     not: Option<Box<NotCounted>>,
+    /// When it was decoded.
+    at: EpochMs,
     /// The latest connection that waits for it.
     waits: Option<u64>,
 }
@@ -83,7 +86,8 @@ impl Wills {
         let ticket = Ticket { connection: WILLS, token: self.last };
         out.submit
             .extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(Some(source.clone())))));
-        self.open.insert(self.last, Publishing { client, epoch, publish, open, sent, not, waits });
+        self.open
+            .insert(self.last, Publishing { client, epoch, publish, open, sent, not, at: site.now, waits });
         if open == 0 {
             self.conclude(site, self.last, out);
         }
@@ -133,7 +137,7 @@ impl Wills {
         let shard = site.ring.shard_of(&p.client);
         if let Some(not) = p.not.as_ref().filter(|not| not.is_lasting()) {
             // At no epoch: its client may be back.
-            let item = quarantined((&p.client, 0), site.now, &p.publish, not, &p.sent);
+            let item = quarantined((&p.client, 0), p.at, &p.publish, not, &p.sent);
             out.submit.push((shard, Ticket { connection: WILLS, token: 0 }, Forwardable::Item(item)));
         }
         let item = Item::WillDone { client: p.client.clone(), epoch: p.epoch, at: site.origin };

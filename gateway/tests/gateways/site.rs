@@ -94,7 +94,14 @@ impl Plan {
 
     /// Starts gateway `i`.
     pub fn started(&self, i: usize) -> Running {
-        Running(self.command(i).stderr(Stdio::null()).spawn().unwrap())
+        self.started_with(i, &[])
+    }
+
+    /// Starts gateway `i` with these settings besides.
+    pub fn started_with(&self, i: usize, set: &[&str]) -> Running {
+        let mut command = self.command(i);
+        set.iter().for_each(|pair| _ = command.arg("--set").arg(pair));
+        Running(command.stderr(Stdio::null()).spawn().unwrap())
     }
 
     /// Starts gateway `i`, which must refuse, and gives what it says.
@@ -134,6 +141,11 @@ impl Plan {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
+    }
+
+    /// What gateway `i` answers to an order: the status, and JSON.
+    pub fn order(&self, i: usize, method: &str, path: &str) -> (u16, Value) {
+        status_and_json(&self.request(i, method, path).unwrap_or_default())
     }
 
     /// What gateway `i` answers, as JSON; null if it does not.
@@ -201,6 +213,7 @@ impl Drop for Running {
 pub struct Site {
     gateways: Vec<Option<Running>>,
     plan: Plan,
+    set: &'static [&'static str],
 }
 
 /// The site of the tests that kill nothing.
@@ -209,7 +222,12 @@ static SHARED: Mutex<Weak<Site>> = Mutex::new(Weak::new());
 impl Site {
     /// A site for this test alone.
     pub fn start() -> Self {
-        let mut site = Self { plan: Plan::new(3), gateways: vec![None, None, None] };
+        Self::with(&[])
+    }
+
+    /// The same, with these settings.
+    pub fn with(set: &'static [&'static str]) -> Self {
+        let mut site = Self { plan: Plan::new(3), gateways: vec![None, None, None], set };
         for i in 0..3 {
             site.spawn(i);
         }
@@ -228,7 +246,7 @@ impl Site {
     }
 
     fn spawn(&mut self, i: usize) {
-        self.gateways[i] = Some(self.plan.started(i));
+        self.gateways[i] = Some(self.plan.started_with(i, self.set));
     }
 
     /// SIGKILL.
@@ -264,7 +282,7 @@ impl Site {
 
     /// What gateway `i` answers to an order: the status, and JSON.
     pub fn order(&self, i: usize, method: &str, path: &str) -> (u16, Value) {
-        status_and_json(&self.plan.request(i, method, path).unwrap_or_default())
+        self.plan.order(i, method, path)
     }
 
     /// The quarantined publishes of a client, as gateway `i` lists them, once there are so many.

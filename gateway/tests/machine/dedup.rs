@@ -167,6 +167,7 @@ fn what_is_counted_anew_counts_once_however_often_it_is_ordered() {
         at: selvedge_shared::time::EpochMs(1_000),
         why: "no number".into(),
         counted: Vec::new(),
+        far_behind: 0,
     };
     assert_eq!(s.item(1, Item::Quarantine { epoch: 0, publish: Box::new(publish) }), Outcome::Done);
     let (list, more) = s.machine.quarantine(Some("c"), 0, 1_000);
@@ -184,7 +185,7 @@ fn what_is_counted_anew_counts_once_however_often_it_is_ordered() {
     assert_eq!(s.submit(2, &readmit(0)).0, [COUNTED]);
     let (again, applied) = s.submit(3, &readmit(0));
     assert_eq!((again, applied.counters.counted), (vec![COUNTED], 0), "told the same, counted no more");
-    let done = |attempt| Item::Readmitted { id: 1, attempt, counted: Vec::new(), done: true };
+    let done = |attempt| Item::Readmitted { id: 1, attempt, counted: Vec::new(), far_behind: 0, done: true };
     assert!(matches!(s.item(4, done(1)), Outcome::Refused(_)));
     assert_eq!(s.item(4, done(0)), Outcome::Done);
     assert_eq!(s.machine.quarantine_stats().entries, 0);

@@ -44,7 +44,7 @@ fn submission() -> Submission {
             Item::Retire { device: "d".into(), stream: Some("s".into()) },
             Item::Quarantine { epoch: 0, publish: Box::new(quarantined()) },
             Item::Readmit(Readmit { shard: 3, id: 1, attempt: 0, readings: vec![reading(1_000, 2.0)] }),
-            Item::Readmitted { id: 2, attempt: 1, counted: vec![5], done: false },
+            Item::Readmitted { id: 2, attempt: 1, counted: vec![5], far_behind: 1, done: false },
             Item::ResetSequence { device: "d".into(), stream: Some("s".into()) },
         ],
     }
@@ -62,6 +62,7 @@ fn quarantined() -> Quarantined {
         at: EpochMs(1_000),
         why: "no number".into(),
         counted: vec![1 << 60],
+        far_behind: 1,
     }
 }
 
@@ -83,7 +84,7 @@ fn golden(file: &str, bytes: &[u8]) {
 #[test]
 fn a_submission_has_these_bytes() {
     let bytes = submission().encode();
-    golden("submission.v3.hex", &bytes);
+    golden("submission.v4.hex", &bytes);
     let decoded = Submission::decode(&bytes).unwrap();
     assert_eq!(decoded.items, submission().items);
     assert_eq!(decoded.encode(), bytes);

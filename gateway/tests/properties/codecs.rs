@@ -266,19 +266,22 @@ fn source() -> impl Strategy<Value = Source> {
 
 fn quarantined() -> impl Strategy<Value = Quarantined> {
     let texts = (text(), text(), text());
-    let numbers = any::<(u64, u8, u16, bool)>();
+    let numbers = any::<(u64, u8, u16, bool, u32)>();
     (texts, vec(any::<u8>(), 0..50), numbers, time(), vec(any::<u64>(), 0..3)).prop_map(
-        |((client, topic, why), payload, (payload_bytes, qos, packet_id, dup), at, counted)| Quarantined {
-            client,
-            topic,
-            payload,
-            payload_bytes,
-            qos,
-            packet_id,
-            dup,
-            at,
-            why,
-            counted,
+        |((client, topic, why), payload, (payload_bytes, qos, packet_id, dup, far_behind), at, counted)| {
+            Quarantined {
+                client,
+                topic,
+                payload,
+                payload_bytes,
+                qos,
+                packet_id,
+                dup,
+                at,
+                why,
+                counted,
+                far_behind,
+            }
         },
     )
 }
@@ -318,8 +321,15 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
         (any::<(u16, u64, u64)>(), vec(reading(), 0..3)).prop_map(|((shard, id, attempt), readings)| {
             Item::Readmit(Readmit { shard, id, attempt, readings })
         }),
-        (any::<(u64, u64, bool)>(), vec(any::<u64>(), 0..3))
-            .prop_map(|((id, attempt, done), counted)| { Item::Readmitted { id, attempt, counted, done } }),
+        (any::<(u64, u64, bool, u32)>(), vec(any::<u64>(), 0..3)).prop_map(
+            |((id, attempt, done, far_behind), counted)| Item::Readmitted {
+                id,
+                attempt,
+                counted,
+                far_behind,
+                done
+            }
+        ),
     ]
 }
 

@@ -1,21 +1,85 @@
-//! `/v1/devices`: which devices and streams are known, and retiring them.
+//! `/v1/devices`: which devices and streams are known at the site, and retiring them. Any gateway answers; it asks the shards' leaders.
 
 use super::Api;
+use super::tables::{self, Given, bad, unavailable};
 use crate::actors::orders::ORDER_WAIT_MS;
-use crate::actors::shard::GetDevice;
 use crate::logic::forward::Forwardable;
-use crate::logic::machine::{DeviceInfo, Item, Outcome, StreamInfo};
+use crate::logic::machine::{DeviceInfo, Item, MAX_ANSWER_ENTRIES, Outcome, StreamInfo};
+use crate::logic::peer::{TableAnswer, TableQuestion};
 use actix_web::{HttpResponse, web};
-use selvedge_shared::ids::MAX_NAME_BYTES;
+use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// All devices of the shards that are kept here.
-pub async fn list(api: web::Data<Api>) -> HttpResponse {
-    let reports = api.overview.reports(true).await;
-    let list: Vec<_> = reports.iter().flat_map(|r| &r.devices).map(device).collect();
-    HttpResponse::Ok().json(json!({ "devices": list, "of_shards": api.overview.shards.len() }))
+/// How many devices one answer has, unless fewer or more are asked for.
+const PAGE_ENTRIES: usize = 1_000;
+
+/// Devices of many shards, in the order of their names.
+struct Merged {
+    limit: usize,
+    devices: Vec<DeviceInfo>,
+    /// Behind this one there may be others that are not among them.
+    end: Option<Arc<str>>,
+}
+
+impl Merged {
+    /// Takes in those of a shard, which has `more` behind them.
+    fn take(&mut self, list: Vec<DeviceInfo>, more: bool) {
+        if let Some(last) = list.last().filter(|_| more) {
+            self.end_at(last.device.clone());
+        }
+        self.devices.extend(list);
+        self.devices.sort_by(|a, b| a.device.cmp(&b.device));
+        if let Some(last) =
+            self.devices.get(self.limit.saturating_sub(1)).filter(|_| self.devices.len() > self.limit)
+        {
+            self.end_at(last.device.clone());
+        }
+        if let Some(end) = &self.end {
+            self.devices.retain(|d| d.device <= *end);
+        }
+    }
+
+    fn end_at(&mut self, last: Arc<str>) {
+        self.end = Some(self.end.take().map_or(last.clone(), |end| end.min(last)));
+    }
+}
+
+/// The devices of the site, by name.
+pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
+    let (mut after, mut limit) = (None, PAGE_ENTRIES);
+    for (key, value) in given.into_inner() {
+        match key.as_str() {
+            "after" => after = Some(value),
+            "limit" => match value.parse() {
+                Ok(n) if (1..=MAX_ANSWER_ENTRIES).contains(&n) => limit = n,
+                _ => return bad("limit", &format!("give a whole number from 1 to {MAX_ANSWER_ENTRIES}")),
+            },
+            _ => return bad(&key, "there is no such parameter: limit, after"),
+        }
+    }
+    let (until, mut missing) = (tables::deadline(), Vec::new());
+    let mut merged = Merged { limit, devices: Vec::new(), end: None };
+    let shards: Vec<_> = (0..api.overview.ring.shards()).map(ShardId).collect();
+    for some in shards.chunks(tables::SHARDS_ASKED) {
+        let question = |shard: &ShardId| {
+            (*shard, TableQuestion::Devices { shard: *shard, after: after.clone(), most: limit as u32 })
+        };
+        for (shard, answer) in tables::ask_shards(&api, until, some.iter().map(question).collect()).await {
+            match answer {
+                Some(TableAnswer::Devices { list, more }) => merged.take(list, more),
+                _ => missing.push(shard),
+            }
+        }
+    }
+    let list: Vec<_> = merged.devices.iter().map(device).collect();
+    HttpResponse::Ok().json(json!({
+        "devices": list, "truncated": merged.end.is_some(), "next": merged.end.as_deref(),
+        "partial": !missing.is_empty(), "missing_shards": missing,
+        "missing_gateways": tables::out_of_reach(&api).await,
+    }))
 }
 
 fn device(d: &DeviceInfo) -> Value {
@@ -32,26 +96,31 @@ fn stream(s: &StreamInfo) -> Value {
     })
 }
 
-/// One device and its streams, as the replica here knows them.
-pub async fn one(api: web::Data<Api>, name: web::Path<String>) -> HttpResponse {
-    let shard = api.overview.ring.shard_of(&name);
-    let Some(replica) = api.overview.shards.get(&shard) else {
-        let at: Vec<_> = api.overview.ring.replicas(shard).iter().map(|g| g.0).collect();
-        let error = format!(
-            "the shard of this device, {}, is not kept here; ask one of the gateways {at:?}",
-            shard.0
-        );
-        return HttpResponse::NotFound().json(json!({ "error": error, "gateways": at }));
-    };
-    match replica.send(GetDevice(name.into_inner())).await.ok().flatten() {
-        Some((info, streams)) => {
-            let mut answer = device(&info);
-            answer["shard"] = shard.0.into();
-            answer["streams"] = streams.iter().map(stream).collect();
-            HttpResponse::Ok().json(answer)
+/// One device and its streams, as its shard's leader knows them.
+pub async fn one(api: web::Data<Api>, name: web::Path<String>, given: Given) -> HttpResponse {
+    let mut after = None;
+    for (key, value) in given.into_inner() {
+        match key.as_str() {
+            "after" => after = Some(value),
+            _ => return bad(&key, "there is no such parameter: after"),
         }
-        None => HttpResponse::NotFound().json(json!({ "error": "no such device is known" })),
     }
+    let shard = api.overview.ring.shard_of(&name);
+    let question = TableQuestion::Device { shard, device: name.into_inner(), after };
+    let Some(TableAnswer::Device { device: known, streams, more }) =
+        tables::ask_shard(&api, shard, question).await
+    else {
+        return unavailable("no majority of the device's replicas is within reach: try again");
+    };
+    let Some(info) = known else {
+        return HttpResponse::NotFound().json(json!({ "error": "no such device is known" }));
+    };
+    let mut answer = device(&info);
+    answer["shard"] = shard.0.into();
+    answer["truncated"] = more.into();
+    answer["next"] = streams.last().filter(|_| more).map(|s| s.stream.to_string()).into();
+    answer["streams"] = streams.iter().map(stream).collect();
+    HttpResponse::Ok().json(answer)
 }
 
 /// Retires all streams of a device.
@@ -73,7 +142,6 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
     }
     let shard = api.overview.ring.shard_of(&device);
     let item = Forwardable::Item(Item::Retire { device: device.clone(), stream: stream.clone() });
-    let unavailable = |error: &str| HttpResponse::ServiceUnavailable().json(json!({ "error": error }));
     let Some(outcome) = api.overview.front.order(shard, item) else {
         return unavailable("too many orders are under way; try again");
     };
@@ -89,5 +157,38 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
         _ => unavailable(
             "no majority of the device's replicas has chosen it yet; it may still be carried out, and asking again does no harm",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selvedge_shared::time::EpochMs;
+
+    fn named(names: &[&str]) -> Vec<DeviceInfo> {
+        let of =
+            |name: &&str| DeviceInfo { device: (*name).into(), streams: 1, seen: EpochMs(0), refused: 0 };
+        names.iter().map(of).collect()
+    }
+
+    fn merged(limit: usize, shards: &[(&[&str], bool)]) -> (Vec<String>, Option<String>) {
+        let mut merged = Merged { limit, devices: Vec::new(), end: None };
+        shards.iter().for_each(|(names, more)| merged.take(named(names), *more));
+        let names = merged.devices.iter().map(|d| d.device.to_string()).collect();
+        (names, merged.end.map(|end| end.to_string()))
+    }
+
+    #[test]
+    fn a_page_ends_where_some_shard_has_more_and_at_its_limit() {
+        let all = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            merged(9, &[(&["b", "d"], false), (&["a", "c"], false)]),
+            (all(&["a", "b", "c", "d"]), None)
+        );
+        let cut = merged(9, &[(&["b", "d"], true), (&["a", "c", "e"], true), (&["f"], false)]);
+        assert_eq!(cut, (all(&["a", "b", "c", "d"]), Some("d".into())));
+        let few = merged(2, &[(&["b", "d"], false), (&["a", "c"], false), (&["e"], false)]);
+        assert_eq!(few, (all(&["a", "b"]), Some("b".into())));
+        assert_eq!(merged(2, &[(&["a", "b"], false)]), (all(&["a", "b"]), None));
     }
 }

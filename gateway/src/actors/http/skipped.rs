@@ -1,22 +1,37 @@
 //! `/v1/skipped`: fields of publishes that were no readings.
 
+use super::tables;
 use super::{Api, Given};
+use crate::logic::peer::{TableAnswer, TableQuestion};
 use crate::logic::skips::{DeviceSkips, Skip};
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-/// What this gateway skipped, of all devices or of the one that `device` names.
+/// What the gateways of the site skipped, each since it started, of all devices or of the one that `device` names.
 pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
     if let Some((other, _)) = given.0.iter().find(|(key, _)| key != "device") {
         let error = format!("{other}: there is no such parameter: device");
         return HttpResponse::BadRequest().json(json!({ "error": error, "parameter": other }));
     }
-    let device = given.0.first().map(|(_, device)| device.as_str());
-    let list: Vec<_> = api.overview.front.skipped(device).iter().map(of_device).collect();
-    HttpResponse::Ok().json(json!({ "gateway": api.me.0, "skipped": list }))
+    let device = given.0.first().map(|(_, device)| device.clone());
+    let (answers, missing) = tables::ask_gateways(&api, TableQuestion::Skipped { device }).await;
+    let (mut skipped, mut since) = (BTreeMap::<String, DeviceSkips>::new(), Vec::new());
+    for (gateway, answer) in answers {
+        let TableAnswer::Skipped { list, uptime_ms } = answer else { continue };
+        since.push(json!({ "gateway": gateway.0, "uptime_ms": uptime_ms }));
+        for (device, skips) in list {
+            skipped.entry(device).or_default().merge(skips);
+        }
+    }
+    let list: Vec<_> = skipped.iter().map(of_device).collect();
+    HttpResponse::Ok().json(json!({
+        "skipped": list, "counted_since_start_of": since,
+        "partial": !missing.is_empty(), "missing_gateways": missing,
+    }))
 }
 
-fn of_device((device, skips): &(String, DeviceSkips)) -> Value {
+fn of_device((device, skips): (&String, &DeviceSkips)) -> Value {
     let field = |(name, skip): (&String, &Skip)| {
         json!({
             "name": name, "why": skip.why.label(), "count": skip.count,

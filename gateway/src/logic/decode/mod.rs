@@ -55,7 +55,8 @@ pub use error::{DecodeError, MAX_EXCERPT_BYTES, Place, Rebirth};
 pub use inflate::MAX_INFLATED_BYTES;
 pub use skipped::{MAX_SKIPPED_TEXT_BYTES, SkipReason, Skipped, name_skipped};
 pub use topic_map::{
-    Form, MAX_PLACEHOLDERS, MAX_TEMPLATE_BYTES, MAX_TOPIC_RULES, TimeUnit, TopicMap, TopicMapError, TopicRule,
+    Form, MAX_PLACEHOLDERS, MAX_TEMPLATE_BYTES, MAX_TOPIC_RULES, TimeUnit, TopicMap, TopicMapError,
+    TopicRule, defaults_behind,
 };
 
 use selvedge_shared::ids::MAX_NAME_BYTES;

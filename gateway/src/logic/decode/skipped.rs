@@ -1,6 +1,7 @@
 //! Fields of a payload that can't be numbers: they are no readings, and are counted by name.
 
 use super::error::cut;
+use bincode::{Decode, Encode};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -30,7 +31,7 @@ impl Skipped<'_> {
 }
 
 /// Why a field is no reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub enum SkipReason {
     /// A text that is neither a number nor `true`, `false`, `on` or `off`.
     Text,

@@ -162,6 +162,8 @@ pub enum Item {
         attempt: u64,
         /// The hashes of those that were counted or recognised now.
         counted: Vec<u64>,
+        /// How many were set aside now as far behind.
+        far_behind: u32,
         /// Nothing of it is left to be counted: the entry goes.
         done: bool,
     },

@@ -453,8 +453,8 @@ impl Machine {
                 applied.counters.quarantine_evicted += self.quarantine.put((**publish).clone(), most);
                 Ok(())
             }
-            Item::Readmitted { id, attempt, counted, done } => {
-                let known = self.quarantine.readmit(*id, *attempt, counted, *done);
+            Item::Readmitted { id, attempt, counted, far_behind, done } => {
+                let known = self.quarantine.readmit(*id, *attempt, (counted, *far_behind), *done);
                 known
                     .then_some(())
                     .ok_or(Not::Possible(format!("there is no entry {id} at attempt {attempt}")))

@@ -10,6 +10,8 @@
 //! - A resend (DUP, the same packet id, topic and payload) is counted with the entry that is there: it is one publish.
 //! - An entry knows by their hashes which of its readings were counted at the time ([`Quarantined::counted`]), so that counting it
 //!   anew leaves those out.
+//! - An entry that holds a reading which was set aside as far behind is never counted anew: that one may have counted before, and
+//!   once the stream's numbers are reset, or its boot is forgotten, the machine would take it for new ([`Quarantined::far_behind`]).
 //! - Counting an entry anew touches other shards. Each of them remembers what became of the last [`MAX_READMITTED_ENTRIES`] such
 //!   publishes, so that one whose gateway died halfway may be repeated without counting anything twice; the entry is
 //!   removed, by a chosen command, when all shards have answered.
@@ -17,7 +19,7 @@
 //! Invariant: entries together have at most `quarantine_bytes`, but for the newest.
 //! Invariant: ids are never given twice in a shard.
 //! Limit: a resend that counts, for something has changed since its publish came here, leaves the entry behind; without
-//! sequence numbers, counting that anew counts it twice.
+//! sequence numbers, or when they were reset since, counting that anew counts it twice.
 
 use super::judged::Judged;
 use bincode::{Decode, Encode};
@@ -59,6 +61,8 @@ pub struct Quarantined {
     pub why: String,
     /// The hashes of those of its readings that were counted or recognised; none if nothing was.
     pub counted: Vec<u64>,
+    /// How many of its readings were set aside as far behind: each may have counted before, and nobody can tell.
+    pub far_behind: u32,
 }
 
 impl Quarantined {
@@ -201,8 +205,15 @@ impl Quarantine {
         true
     }
 
-    /// An entry was counted anew: it goes if all of it was, else it notes what was. False if there is no such attempt.
-    pub fn readmit(&mut self, id: u64, attempt: u64, counted: &[u64], done: bool) -> bool {
+    /// An entry was counted anew: it goes if all of it was, else it notes what was, and how many readings were far behind now. False
+    /// if there is no such attempt.
+    pub fn readmit(
+        &mut self,
+        id: u64,
+        attempt: u64,
+        (counted, far_behind): (&[u64], u32),
+        done: bool,
+    ) -> bool {
         let Some(mut entry) = self.entries.get(&id).filter(|e| e.attempt == attempt).cloned() else {
             return false;
         };
@@ -210,6 +221,7 @@ impl Quarantine {
         if !done {
             entry.attempt += 1;
             entry.publish.counted.extend(counted);
+            entry.publish.far_behind = entry.publish.far_behind.saturating_add(far_behind);
             self.insert(id, entry);
         }
         true
@@ -305,6 +317,7 @@ mod tests {
             at: EpochMs(1),
             why: "no number".into(),
             counted: Vec::new(),
+            far_behind: 0,
         }
     }
 
@@ -355,7 +368,7 @@ mod tests {
             q.put(publish(["a", "b"][i % 2], i), 1_000);
         }
         q.note_readmitted((3, 1), 0, Judged { counted: 2, ..Judged::default() });
-        assert!(q.readmit(9, 0, &[7], false) && !q.readmit(9, 0, &[], true));
+        assert!(q.readmit(9, 0, (&[7], 1), false) && !q.readmit(9, 0, (&[], 0), true));
         let form = bincode::config::standard();
         let bytes = bincode::encode_to_vec(q.image(), form).unwrap();
         let (image, _): (Image, _) = bincode::decode_from_slice(&bytes, form).unwrap();

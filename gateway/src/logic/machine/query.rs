@@ -8,6 +8,7 @@ use super::Machine;
 use super::judged::Reason;
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
+use selvedge_shared::frame::encoded_bytes;
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::sequences::Sequences;
@@ -65,7 +66,7 @@ pub struct WindowView {
 }
 
 /// A device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct DeviceInfo {
     /// Its name.
     pub device: Arc<str>,
@@ -78,7 +79,7 @@ pub struct DeviceInfo {
 }
 
 /// A stream of a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct StreamInfo {
     /// Its name.
     pub stream: Arc<str>,
@@ -178,9 +179,15 @@ impl Machine {
         }
     }
 
-    /// The streams of a device by name, at most [`MAX_ANSWER_ENTRIES`]; none if there is no such device.
+    /// The first streams of a device by name: see [`Machine::streams_behind`].
     pub fn streams(&self, device: &str) -> Vec<StreamInfo> {
-        let Some(device) = self.names.device(device) else { return Vec::new() };
+        self.streams_behind(device, None).0
+    }
+
+    /// The streams of a device after `after` by name, at least one and no more than take [`MAX_ANSWER_BYTES`], and whether there are
+    /// more behind them; none if there is no such device.
+    pub fn streams_behind(&self, device: &str, after: Option<&str>) -> (Vec<StreamInfo>, bool) {
+        let Some(device) = self.names.device(device) else { return (Vec::new(), false) };
         let info = |id: &u32| {
             let stream = &self.streams.list[*id as usize];
             let class = &self.classes[usize::from(stream.class)];
@@ -193,6 +200,16 @@ impl Machine {
                 client: self.names.maker(*id).cloned(),
             }
         };
-        self.names.devices[device].streams.iter().take(MAX_ANSWER_ENTRIES).map(info).collect()
+        let behind = |id: &&u32| after.is_none_or(|after| &**self.names.of(**id).1 > after);
+        let (mut list, mut left) = (Vec::new(), MAX_ANSWER_BYTES as usize);
+        for stream in self.names.devices[device].streams.iter().filter(behind).map(info) {
+            let bytes = encoded_bytes(&stream);
+            if !list.is_empty() && bytes > left {
+                return (list, true);
+            }
+            left = left.saturating_sub(bytes);
+            list.push(stream);
+        }
+        (list, false)
     }
 }

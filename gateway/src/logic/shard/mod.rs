@@ -22,6 +22,7 @@
 mod clock;
 mod lead;
 mod recover;
+mod tables;
 mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
@@ -32,8 +33,7 @@ use crate::logic::machine::{
 };
 use crate::logic::paxos::{self, Group, Role, Slot};
 use crate::logic::peer::{
-    EXCERPT_BYTES, ForwardAnswer, PeerMessage, QUARANTINE_PAGE_BYTES, QueryAnswer, TableAnswer,
-    TableQuestion, TransferMessage, WindowQuery,
+    ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, WindowQuery,
 };
 use crate::wal;
 use lead::{Absent, HandBack, Lead};
@@ -365,7 +365,7 @@ impl Shard {
                 }
             }
             Event::Query { from, id, query } => self.on_query(now, from, id, query),
-            Event::AskTable { from, id, question } => self.on_table(from, id, &question),
+            Event::AskTable { from, id, question } => self.on_table(from, id, question),
             Event::Room(room) => {
                 self.room = room;
                 self.group.step(now.mono_ms, paxos::Event::Room(room));
@@ -571,26 +571,6 @@ impl Shard {
         self.last_read += 1;
         self.asked.insert(self.last_read, (from, id, query));
         self.group.step(now.mono_ms, paxos::Event::Read { id: self.last_read });
-    }
-
-    /// Answered by the leader as it has applied it; others leave it to the leader.
-    fn on_table(&mut self, from: GatewayId, id: u64, question: &TableQuestion) {
-        let TableQuestion::Quarantine { client, after, whole, .. } = question else { return };
-        if !self.serves() {
-            return;
-        }
-        let most = if *whole { 0 } else { QUARANTINE_PAGE_BYTES };
-        let mut entries = Vec::new();
-        let (list, more) = self.machine.quarantine(client.as_deref(), *after, most);
-        for (id, entry) in list {
-            let mut entry = entry.clone();
-            if !whole {
-                entry.publish.payload.truncate(EXCERPT_BYTES);
-            }
-            entries.push((id, entry));
-        }
-        let answer = TableAnswer::Quarantine { entries, more, stats: self.machine.quarantine_stats() };
-        self.out.send.push((from, PeerMessage::TableAnswer { id, answer }));
     }
 
     fn serve_reads(&mut self) {

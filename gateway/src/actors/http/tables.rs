@@ -1,0 +1,107 @@
+//! Questions about tables, put to the whole site: any gateway answers for all, by asking the shards' leaders, or each gateway.
+//!
+//! Limits: [`SHARDS_ASKED`] shards are asked at a time; one answer takes at most [`ALL_WAIT_MS`], and names what is missing in it.
+
+use super::Api;
+use crate::actors::switch::AskTable;
+use crate::logic::peer::{TableAnswer, TableQuestion};
+use actix_web::{HttpResponse, web};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// A table that no one answers for within this time is missing.
+const TABLE_WAIT_MS: u64 = 1_500;
+/// What was not asked for within this time is missing.
+const ALL_WAIT_MS: u64 = 6_000;
+/// How many shards are asked at a time.
+pub const SHARDS_ASKED: usize = 8;
+
+/// Parameters of a path.
+pub type Given = web::Query<BTreeMap<String, String>>;
+
+/// A parameter that can't be.
+pub fn bad(parameter: &str, why: &str) -> HttpResponse {
+    HttpResponse::BadRequest().json(json!({ "error": format!("{parameter}: {why}"), "parameter": parameter }))
+}
+
+/// Whoever could answer is out of reach.
+pub fn unavailable(why: &str) -> HttpResponse {
+    HttpResponse::ServiceUnavailable().json(json!({ "error": why }))
+}
+
+/// By when an answer has to be there that is begun now.
+pub fn deadline() -> Instant {
+    Instant::now() + Duration::from_millis(ALL_WAIT_MS)
+}
+
+async fn ask(api: &Api, to: Vec<GatewayId>, question: TableQuestion) -> Option<TableAnswer> {
+    let (reply, answer) = oneshot::channel();
+    api.overview.switch.do_send(AskTable { to, question, reply });
+    tokio::time::timeout(Duration::from_millis(TABLE_WAIT_MS), answer).await.ok()?.ok()
+}
+
+/// Asks the leader of the shard that a question is about.
+pub async fn ask_shard(api: &Api, shard: ShardId, question: TableQuestion) -> Option<TableAnswer> {
+    ask(api, api.overview.ring.replicas(shard).to_vec(), question).await
+}
+
+/// Asks the leaders of shards at the same time: at most [`SHARDS_ASKED`], for each is a task. Gives their answers in the same order.
+pub async fn ask_shards(
+    api: &web::Data<Api>,
+    until: Instant,
+    questions: Vec<(ShardId, TableQuestion)>,
+) -> Vec<(ShardId, Option<TableAnswer>)> {
+    let asked = questions.into_iter().map(|(shard, question)| {
+        let api = api.clone();
+        let answer = actix_web::rt::spawn(async move {
+            match Instant::now() < until {
+                true => ask_shard(&api, shard, question).await,
+                false => None,
+            }
+        });
+        (shard, answer)
+    });
+    let asked: Vec<_> = asked.collect();
+    let mut answers = Vec::with_capacity(asked.len());
+    for (shard, answer) in asked {
+        answers.push((shard, answer.await.ok().flatten()));
+    }
+    answers
+}
+
+/// Asks every gateway of the site; gives their answers, and which did not answer.
+pub async fn ask_gateways(
+    api: &web::Data<Api>,
+    question: TableQuestion,
+) -> (Vec<(GatewayId, TableAnswer)>, Vec<u16>) {
+    let mut missing = out_of_reach(api).await;
+    let asked: Vec<_> = api
+        .overview
+        .up()
+        .await
+        .into_iter()
+        .map(|gateway| {
+            let (api, question) = (api.clone(), question.clone());
+            (gateway, actix_web::rt::spawn(async move { ask(&api, vec![gateway], question).await }))
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for (gateway, answer) in asked {
+        match answer.await {
+            Ok(Some(answer)) => answers.push((gateway, answer)),
+            _ if !missing.contains(&gateway.0) => missing.push(gateway.0),
+            _ => {}
+        }
+    }
+    (answers, missing)
+}
+
+/// The gateways of the site that can't be reached now.
+pub async fn out_of_reach(api: &Api) -> Vec<u16> {
+    let up = api.overview.up().await;
+    api.links.status().into_iter().map(|l| l.peer).filter(|peer| !up.contains(peer)).map(|g| g.0).collect()
+}

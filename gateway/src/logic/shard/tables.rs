@@ -1,0 +1,50 @@
+//! Questions about tables: answered by the leader as it has applied them; others leave it to the leader.
+
+use super::Shard;
+use crate::logic::machine::QuarantineEntry;
+use crate::logic::peer::{
+    DEVICES_PAGE_ENTRIES, EXCERPT_BYTES, Listed, PeerMessage, QUARANTINE_PAGE_BYTES, TableAnswer,
+    TableQuestion,
+};
+use selvedge_shared::ids::GatewayId;
+
+impl Shard {
+    pub(super) fn on_table(&mut self, from: GatewayId, id: u64, question: TableQuestion) {
+        if !self.serves() {
+            return;
+        }
+        let machine = &self.machine;
+        let answer = match question {
+            TableQuestion::Quarantine { what, .. } => self.quarantine(what),
+            TableQuestion::Devices { after, most, .. } => {
+                let most = (most as usize).min(DEVICES_PAGE_ENTRIES);
+                let mut list = machine.devices(after.as_deref(), most + 1);
+                let more = list.len() > most;
+                list.truncate(most);
+                TableAnswer::Devices { list, more }
+            }
+            TableQuestion::Device { device, after, .. } => {
+                let (streams, more) = machine.streams_behind(&device, after.as_deref());
+                TableAnswer::Device { device: machine.device(&device), streams, more }
+            }
+            TableQuestion::Unmapped | TableQuestion::Skipped { .. } => return,
+        };
+        self.out.send.push((from, PeerMessage::TableAnswer { id, answer }));
+    }
+
+    fn quarantine(&self, what: Listed) -> TableAnswer {
+        let stats = self.machine.quarantine_stats();
+        let (client, after, most, excerpt) = match what {
+            Listed::Nothing => return TableAnswer::Quarantine { entries: Vec::new(), more: false, stats },
+            Listed::Whole { id } => (None, id.saturating_sub(1), 0, usize::MAX),
+            Listed::Excerpts { client, after } => (client, after, QUARANTINE_PAGE_BYTES, EXCERPT_BYTES),
+        };
+        let (list, more) = self.machine.quarantine(client.as_deref(), after, most);
+        let excerpt = |(id, entry): (u64, &QuarantineEntry)| {
+            let mut entry = entry.clone();
+            entry.publish.payload.truncate(excerpt);
+            (id, entry)
+        };
+        TableAnswer::Quarantine { entries: list.into_iter().map(excerpt).collect(), more, stats }
+    }
+}
