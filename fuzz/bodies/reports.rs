@@ -43,6 +43,7 @@ fn sound() -> Report {
         acked: 0,
         questions: 0,
         question_ms: 0,
+        skipped: vec![],
     }
 }
 

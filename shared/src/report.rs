@@ -30,7 +30,10 @@ pub const MAX_SHARDS: usize = 1_024;
 /// The most replicas of a shard.
 pub const MAX_REPLICAS: usize = 8;
 
-/// The longest release name and the longest trouble.
+/// The most skipped fields that a report names: the latest ones.
+pub const MAX_SKIPPED_FIELDS: usize = 32;
+
+/// The longest release name, the longest trouble, and the longest name of a device or a field.
 pub const MAX_TEXT_BYTES: usize = 400;
 
 /// A gateway of the site, as its settings name it.
@@ -57,6 +60,21 @@ pub struct Led {
     pub waiting_parts: u64,
     /// How long the oldest closed part has waited to be cut.
     pub waiting_ms: u64,
+}
+
+/// A field of a device's publishes that is no number, and so no reading.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SkippedField {
+    /// The device, cut if it is long.
+    pub device: String,
+    /// The field, cut if it is long.
+    pub field: String,
+    /// Why it was skipped the last time, in one word.
+    pub why: String,
+    /// How often, since the gateway's start.
+    pub count: u64,
+    /// When last, by the site's wall time.
+    pub last: EpochMs,
 }
 
 /// What a gateway says of itself.
@@ -93,6 +111,8 @@ pub struct Report {
     pub questions: u32,
     /// How long a question took lately.
     pub question_ms: u32,
+    /// What it skipped last of publishes, the latest first.
+    pub skipped: Vec<SkippedField>,
 }
 
 impl Message for Report {
@@ -117,6 +137,10 @@ impl Message for Report {
         }
         if !text(&self.release) || !self.trouble.as_deref().is_none_or(text) {
             return Err("a text that is too long or holds control characters");
+        }
+        let names = |s: &SkippedField| text(&s.device) && text(&s.field) && text(&s.why);
+        if self.skipped.len() > MAX_SKIPPED_FIELDS || !self.skipped.iter().all(names) {
+            return Err("too many skipped fields, or one whose name can't be");
         }
         Ok(())
     }
@@ -191,6 +215,13 @@ pub(crate) mod tests {
             acked: 10,
             questions: 1,
             question_ms: 2,
+            skipped: vec![SkippedField {
+                device: "pump".into(),
+                field: "state".into(),
+                why: "text".into(),
+                count: 3,
+                last: EpochMs(5),
+            }],
         }
     }
 
@@ -202,8 +233,9 @@ pub(crate) mod tests {
             b"0.1.0",
             &[
                 1, 2, b'n', b'o', 3, 1, 1, 2, 1, 3, 1, 2, 6, 0, 1, 2, 1, 2, 0, 1, 1, 3, 5, 9, 2, 7, 8, 10, 1,
-                2,
+                2, 1,
             ],
+            b"\x04pump\x05state\x04text\x03\x0a",
         ];
         assert_eq!(bytes, golden.concat());
         assert_eq!(frame::decode::<Report>("report", 1, &bytes).unwrap(), report());

@@ -21,6 +21,7 @@ use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
     Answer, Application, CloseReason, Handle, Inbound, Publish, QoS, Refusal, Router,
 };
+use selvedge_shared::report::SkippedField;
 use selvedge_shared::topic::Filter;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -286,6 +287,11 @@ impl Front {
     /// The fields of publishes that were no readings, of all devices or of one.
     pub fn skipped(&self, device: Option<&str>) -> Vec<(String, DeviceSkips)> {
         lock(&self.skips).list(device)
+    }
+
+    /// The fields that were skipped last, as a report names them.
+    pub fn last_skipped(&self, most: usize) -> Vec<SkippedField> {
+        lock(&self.skips).latest(most)
     }
 
     /// What was seen of Sparkplug sessions.

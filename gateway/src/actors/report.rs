@@ -9,7 +9,7 @@ use crate::actors::uplink::{GetLoad, SendReport, UplinkActor};
 use crate::logic::ring::{Member, Ring};
 use actix::Addr;
 use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::report::{self, Led, REPORT_MS, Report};
+use selvedge_shared::report::{self, Led, MAX_SKIPPED_FIELDS, REPORT_MS, Report};
 use selvedge_shared::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -150,6 +150,7 @@ impl Reporter {
             acked: self.overview.front.acked(),
             questions,
             question_ms,
+            skipped: self.overview.front.last_skipped(MAX_SKIPPED_FIELDS),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::decode::{SkipReason, Skipped};
 use bincode::{Decode, Encode};
+use selvedge_shared::report::{SkippedField, shown};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 
@@ -86,6 +87,21 @@ impl Skips {
         }
     }
 
+    /// The fields that were skipped last, the latest first, at most so many: what a node is told of.
+    pub fn latest(&self, most: usize) -> Vec<SkippedField> {
+        let fields = self.devices.iter().flat_map(|(device, d)| d.fields.iter().map(move |f| (device, f)));
+        let mut fields: Vec<_> = fields.collect();
+        fields.sort_by_key(|(_, (_, skip))| std::cmp::Reverse(skip.last));
+        let told = |(device, (field, skip)): (&String, (&String, &Skip))| SkippedField {
+            device: shown(device),
+            field: shown(field),
+            why: skip.why.label().into(),
+            count: skip.count,
+            last: skip.last,
+        };
+        fields.into_iter().take(most).map(told).collect()
+    }
+
     /// What was skipped of each device, or of this one, by name.
     pub fn list(&self, device: Option<&str>) -> Vec<(String, DeviceSkips)> {
         let wanted = self.devices.iter().filter(|(name, _)| device.is_none_or(|device| device == *name));
@@ -113,6 +129,11 @@ mod tests {
         let skip = Skip { why: SkipReason::Text, count: 3, last: EpochMs(3) };
         assert_eq!(list[0].1.fields.get("state"), Some(&skip));
         assert_eq!(skips.list(None).len(), 2);
+        let latest: Vec<_> =
+            skips.latest(8).into_iter().map(|s| (s.device, s.field, s.why, s.count)).collect();
+        let told = |device: &str, field: &str, count| (device.into(), field.into(), "text".into(), count);
+        assert_eq!(latest, [told("press", "mode", 1), told("pump", "state", 3)]);
+        assert_eq!(skips.latest(1).len(), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
 use selvedge_shared::pattern::{MAX_TEXT_BYTES, Pattern};
 use selvedge_shared::question::{Aggregates, MAX_WAIT_MS, Place};
+use selvedge_shared::report::SkippedField;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -94,6 +95,8 @@ fn gateway(now_ms: u64, id: GatewayId, weight: Option<&u32>, heard: Option<&Hear
         return json!({ "gateway": id.0, "weight": weight, "heard": null, "silent": true, "leads": 0 });
     };
     let (r, silent) = (&heard.report, heard.is_silent(now_ms));
+    let skipped = |s: &SkippedField| json!({ "device": s.device, "field": s.field, "why": s.why, "count": s.count, "last": s.last.to_string() });
+    let skipped: Vec<_> = r.skipped.iter().map(skipped).collect();
     json!({
         "gateway": id.0, "weight": weight,
         "heard": heard.at.to_string(), "heard_ms_ago": now_ms.saturating_sub(heard.at_ms), "silent": silent,
@@ -101,7 +104,7 @@ fn gateway(now_ms: u64, id: GatewayId, weight: Option<&u32>, heard: Option<&Hear
         "release": r.release, "start": r.start, "uptime_ms": r.uptime_ms,
         "clock_ahead_ms": r.at.0.saturating_sub(heard.at.0),
         "connections": r.connections, "publishes_acked": r.acked,
-        "questions": r.questions, "question_ms": r.question_ms,
+        "questions": r.questions, "question_ms": r.question_ms, "skipped": skipped,
     })
 }
 

@@ -152,6 +152,7 @@ pub(crate) mod tests {
             acked: 0,
             questions: 0,
             question_ms: 0,
+            skipped: Vec::new(),
         }
     }
 

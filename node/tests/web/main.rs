@@ -195,6 +195,7 @@ impl Edge {
                 acked: 1_234,
                 questions: 0,
                 question_ms: 0,
+                skipped: Vec::new(),
             };
             let bytes = self.reports.seal(place(of), self.n, &report).unwrap();
             self.client.try_publish(report_topic(&site(), of), QoS::AtLeastOnce, false, bytes).unwrap();

@@ -39,7 +39,9 @@ function gatewayItem(g, index, light) {
           `leads ${count(g.leads)} · `, h("span", { title: `${utc(Date.parse(g.heard))} UTC` }, `heard ${since(g.heard_ms_ago)}`),
           ` · up ${duration(g.uptime_ms)} · ${count(g.connections)} connections · ${count(g.publishes_acked)} publishes acknowledged`,
           Math.abs(g.clock_ahead_ms) > 2_000 && ` · its clock is ${duration(Math.abs(g.clock_ahead_ms))} ${g.clock_ahead_ms > 0 ? "ahead" : "behind"}`]),
-      g.trouble && h("p", { class: "warn" }, g.trouble)));
+      g.trouble && h("p", { class: "warn" }, g.trouble),
+      g.skipped?.length > 0 && h("p", { class: "muted" }, "skipped, for they are no numbers: ",
+        g.skipped.map((s) => `${s.device} ${s.field} (${s.why}, ${count(s.count)}×)`).join(", "))));
 }
 
 export async function show(main, name) {
