@@ -82,17 +82,29 @@ impl SimDisk {
         found.into_iter().map(|n| format!("{folder}/{n}")).collect()
     }
 
-    /// A copy in which another release wrote the first snapshot there is: whole, in a form that is not known here.
+    /// A copy in which another release wrote the newest snapshot of a group: whole, in a form that is not known here. Nothing
+    /// if there is none, or that one is rotten.
     pub fn with_snapshot_of_another_release(&self) -> Option<Self> {
         let copy = Self { memory: self.memory.image() };
-        let name = copy.names("snapshots").into_iter().filter(|n| !n.ends_with("tmp")).min()?;
+        let name = copy.names("snapshots").into_iter().filter(|n| !n.ends_with("tmp")).max()?;
+        let mut whole = false;
         copy.memory.meddle(&name, |bytes| {
+            if bytes.len() <= HEAD_BYTES {
+                return;
+            }
+            let stamp = |bytes: &mut Vec<u8>| {
+                bytes[16..20].fill(0);
+                let crc = crc32c::crc32c(bytes).to_le_bytes();
+                bytes[16..20].copy_from_slice(&crc);
+                crc
+            };
+            let start = crc32c::crc32c(&bytes[..12]).to_le_bytes();
+            let crc: [u8; 4] = bytes[16..20].try_into().expect("four bytes");
+            whole = bytes[12..16] == start && stamp(bytes) == crc;
             bytes[HEAD_BYTES] += 1;
-            bytes[16..20].fill(0);
-            let crc = crc32c::crc32c(bytes);
-            bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+            stamp(bytes);
         });
-        Some(copy)
+        whole.then_some(copy)
     }
 
     /// Loses the end of the log: all of its folder, its last segment, or a part of that. Says what, and whether
