@@ -40,12 +40,10 @@ use super::answers::{Answers, Kind};
 use super::event::{
     Accept, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal, Subscription, Will,
 };
+use super::filters::Filters;
 use super::outgoing::Window;
 use super::wire::{Granted, Outbound, Packet, Wire};
-use super::{
-    Limits, MAX_CLIENT_ID_BYTES, MAX_CONNECTION_FILTER_ENTRIES, MAX_OUTPUT_BYTES, MAX_READ_BYTES,
-    QUEUED_OVERHEAD_BYTES,
-};
+use super::{Limits, MAX_CLIENT_ID_BYTES, MAX_OUTPUT_BYTES, MAX_READ_BYTES, QUEUED_OVERHEAD_BYTES};
 use crate::topic::{self, BadTopic, Filter};
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -121,7 +119,7 @@ pub struct Connection {
     unreleased: HashSet<NonZeroU16>,
     /// By alias - 1.
     aliases: Vec<Option<ByteString>>,
-    filters: HashSet<Filter>,
+    filters: Filters,
     will: Option<Will>,
     window: Window,
     /// Set when it differs from what the client asked for.
@@ -154,7 +152,7 @@ impl Connection {
             asked_token: 0,
             unreleased: HashSet::new(),
             aliases: Vec::new(),
-            filters: HashSet::new(),
+            filters: Filters::default(),
             will: None,
             window: Window::new(&limits),
             server_keepalive_s: None,
@@ -400,7 +398,7 @@ impl Connection {
         if !self.wire.put_accept(&mut self.output, &self.limits, &accept, self.server_keepalive_s) {
             return self.end(CloseReason::PacketTooLarge, None, events);
         }
-        self.filters = accept.subscriptions.into_iter().map(|s| s.filter).collect();
+        self.filters = Filters::restored(accept.subscriptions.into_iter().map(|s| s.filter));
         self.phase = Phase::Open;
         self.heard_ms = now_ms;
     }
@@ -559,19 +557,15 @@ impl Connection {
                 Err(BadTopic::Shared) => Granted::Shared,
                 Err(_) => Granted::BadFilter,
                 Ok(_) if identified => Granted::Identified,
-                Ok(filter)
-                    if self.filters.len() >= MAX_CONNECTION_FILTER_ENTRIES
-                        && !self.filters.contains(&filter) =>
-                {
-                    Granted::Quota
-                }
-                Ok(filter) => {
-                    let qos = qos.less_value(QoS::AtLeastOnce);
-                    let held = !self.filters.insert(filter.clone());
-                    taken.push((granted.len(), filter.clone(), held));
-                    subscriptions.push(Subscription { filter, qos, no_local: *no_local });
-                    Granted::Qos(qos)
-                }
+                Ok(filter) => match self.filters.add(&filter) {
+                    None => Granted::Quota,
+                    Some(new) => {
+                        let qos = qos.less_value(QoS::AtLeastOnce);
+                        taken.push((granted.len(), filter.clone(), !new));
+                        subscriptions.push(Subscription { filter, qos, no_local: *no_local });
+                        Granted::Qos(qos)
+                    }
+                },
             };
             granted.push(grant);
         }
@@ -622,7 +616,7 @@ impl Connection {
                         *grant = Granted::Quota;
                     }
                     if !held && !self.is_asked(filter) {
-                        self.filters.remove(filter);
+                        self.filters.take(filter.as_str());
                     }
                 }
                 self.wire.put_subscribed(&mut self.output, packet_id, &granted)

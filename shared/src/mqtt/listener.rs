@@ -4,8 +4,8 @@
 //! gathered from one place, and writes everything that is due in one write. There is no await, no message and no lock
 //! for a single publish.
 //!
-//! A connection that is idle holds no read buffer; one that is busy reads into buffers that double up to
-//! [`MAX_READ_BYTES`].
+//! A connection that is idle holds no read buffer. Sockets are read into one buffer of [`MAX_READ_BYTES`] a thread; what was
+//! read is kept in as many bytes as it has, for publishes keep it alive until they are answered.
 //!
 //! Invariant: a task never waits for the application, and an application that calls a [`Handle`] waits at most while
 //! its task copies [`super::MAX_OUTPUT_BYTES`] in memory.
@@ -19,6 +19,7 @@ use super::outgoing::Queue;
 use super::{Limits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
 use bytes::Buf;
 use rmqtt_codec::types::QoS;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,9 +37,6 @@ const ACCEPT_REST_MS: u64 = 100;
 
 /// How long a closed connection waits for the client to close its end.
 const LINGER_MS: u64 = 1000;
-
-/// The smallest read buffer.
-const MIN_READ_BYTES: usize = 4 * 1024;
 
 /// How much may wait in the system for a connection to be accepted.
 const BACKLOG_ENTRIES: u32 = 1024;
@@ -264,7 +262,6 @@ impl Listener {
                 core: Connection::new(self.config.limits, now_ms),
                 events: Vec::new(),
                 answers: Vec::new(),
-                read_bytes: MIN_READ_BYTES,
                 blocked_ms: None,
                 write_stall_ms: self.config.limits.write_stall_ms,
                 start,
@@ -329,6 +326,11 @@ impl Drop for Counted {
     }
 }
 
+thread_local! {
+    /// Where sockets are read into, before what was read gets a place of its own size.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_READ_BYTES].into());
+}
+
 fn since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
@@ -341,7 +343,6 @@ struct Task {
     core: Connection,
     events: Vec<Inbound>,
     answers: Vec<Answer>,
-    read_bytes: usize,
     /// Since when the socket takes nothing of what is to be written.
     blocked_ms: Option<u64>,
     write_stall_ms: u64,
@@ -412,15 +413,16 @@ impl Task {
 
     /// Reads what there is, once.
     fn read(&mut self) {
-        let input = self.core.input();
-        input.reserve(self.read_bytes);
-        match self.stream.try_read_buf(input) {
+        // Publishes keep what was read alive until they are answered, so that it takes no more than there is of it.
+        let (core, stream) = (&mut self.core, &self.stream);
+        let read = READ.with_borrow_mut(|buffer| {
+            let read = stream.try_read(buffer)?;
+            core.input().extend_from_slice(&buffer[..read]);
+            Ok::<_, io::Error>(read)
+        });
+        match read {
             Ok(0) => self.core.close(CloseReason::Gone, &mut self.events),
-            Ok(read) => {
-                self.read_bytes = match read >= self.read_bytes {
-                    true => (self.read_bytes * 2).min(MAX_READ_BYTES),
-                    false => (self.read_bytes / 2).max(MIN_READ_BYTES),
-                };
+            Ok(_) => {
                 let now_ms = self.now_ms();
                 self.core.received(now_ms, &mut self.events);
             }

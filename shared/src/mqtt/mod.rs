@@ -14,6 +14,7 @@ mod answers;
 pub mod broker;
 pub mod connection;
 mod event;
+mod filters;
 mod lenient;
 pub mod listener;
 mod outgoing;
@@ -28,6 +29,7 @@ pub use event::{
     Accept, Ack, AckCode, AckNote, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal,
     Subscription, Version, Will,
 };
+pub use filters::MAX_CONNECTION_FILTER_BYTES;
 pub use listener::{Application, Handle, Listener, ListenerConfig, NotDelivered};
 pub use rmqtt_codec::types::QoS;
 pub use router::Router;

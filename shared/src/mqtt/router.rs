@@ -8,6 +8,7 @@
 
 use super::MAX_CONNECTION_FILTER_ENTRIES;
 use super::event::{Delivery, Subscription};
+use super::filters::cost_bytes;
 use super::listener::{Handle, NotDelivered};
 use crate::topic::Filter;
 use bytes::Bytes;
@@ -17,13 +18,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// The most subscriptions of a router.
-pub const MAX_ROUTER_FILTER_ENTRIES: usize = 1_000_000;
+/// The most that the subscriptions of a router may take in memory, in bytes, by [`cost_bytes`].
+pub const MAX_ROUTER_FILTER_BYTES: usize = 8 * 1024 * 1024;
 
 /// The bound on subscriptions is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "too many subscriptions: at most {MAX_CONNECTION_FILTER_ENTRIES} a connection and {MAX_ROUTER_FILTER_ENTRIES} in all"
+    "too many subscriptions: at most {MAX_CONNECTION_FILTER_ENTRIES} a connection, and {MAX_ROUTER_FILTER_BYTES} bytes of all"
 )]
 pub struct TooManyFilters;
 
@@ -39,7 +40,8 @@ type Wants = BTreeMap<u64, Want>;
 
 #[derive(Debug, Default)]
 struct Node {
-    below: HashMap<Box<str>, Node>,
+    /// In boxes of their own, for a table has room for more than it holds.
+    below: HashMap<Box<str>, Box<Node>>,
     one: Option<Box<Node>>,
     all: Wants,
     here: Wants,
@@ -110,6 +112,7 @@ struct Table {
     filters: BTreeMap<Filter, usize>,
     version: u64,
     total: usize,
+    bytes: usize,
     connections: HashMap<u64, (Arc<Handle>, Vec<Filter>)>,
 }
 
@@ -117,14 +120,15 @@ impl Table {
     fn add(&mut self, handle: &Arc<Handle>, subscription: &Subscription) -> Result<(), TooManyFilters> {
         let Subscription { filter, qos, no_local } = subscription;
         let id = handle.id();
-        let full = self.total >= MAX_ROUTER_FILTER_ENTRIES;
+        let bytes = self.bytes + cost_bytes(filter);
         let (_, held) = self.connections.entry(id).or_insert_with(|| (handle.clone(), Vec::new()));
         if !held.contains(filter) {
-            if full || held.len() >= MAX_CONNECTION_FILTER_ENTRIES {
+            if bytes > MAX_ROUTER_FILTER_BYTES || held.len() >= MAX_CONNECTION_FILTER_ENTRIES {
                 return Err(TooManyFilters);
             }
             held.push(filter.clone());
             self.total += 1;
+            self.bytes = bytes;
             let count = self.filters.entry(filter.clone()).or_default();
             *count += 1;
             if *count == 1 {
@@ -150,6 +154,7 @@ impl Table {
             }
         }
         self.total = self.total.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(cost_bytes(filter));
         if let Some(count) = self.filters.get_mut(filter) {
             *count = count.saturating_sub(1);
             if *count == 0 {

@@ -554,6 +554,23 @@ fn a_connection_holds_a_bounded_number_of_filters() {
 }
 
 #[test]
+fn filters_of_many_levels_are_bounded_by_what_they_take() {
+    let mut rig = Rig::open(V5);
+    let mut granted = 0;
+    for n in 0..MAX_CONNECTION_FILTER_ENTRIES {
+        let filter = format!("{n:06}/{}#", "a/".repeat(62));
+        let length = 2 + 1 + 2 + filter.len() + 1;
+        let head = [0x82, length as u8 | 0x80, (length >> 7) as u8, 0, 1, 0, 0, filter.len() as u8];
+        rig.feed(&[&head, filter.as_bytes(), b"\x01"].concat());
+        rig.granted();
+        let out = rig.out();
+        granted += usize::from(out == [0x90, 4, 0, 1, 0, 1]);
+        assert!(out == [0x90, 4, 0, 1, 0, 1] || out == [0x90, 4, 0, 1, 0, 0x97], "filter {n}: {out:?}");
+    }
+    assert!((80..200).contains(&granted), "{granted} of {MAX_CONNECTION_FILTER_ENTRIES} are granted");
+}
+
+#[test]
 fn deliveries_keep_to_the_window_of_the_client() {
     // Receive Maximum 1.
     let mut rig = Rig::open(b"\x10\x11\x00\x04MQTT\x05\x02\x00\x0a\x03\x21\x00\x01\x00\x01c");
