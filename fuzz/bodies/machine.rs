@@ -280,6 +280,7 @@ fn item(source: &mut Source) -> Item {
             Item::Subscriptions { client, epoch, add, remove: vec![source.text(6)] }
         }
         3 => Item::Touch { client, epoch, shard: source.below(4) as u16 },
+        4 if source.flag() => Item::ResendCounted(by(source, client)),
         4 => Item::Release(by(source, client)),
         5 => Item::Reading(reading(source)),
         6 => Item::Retire { device: name(source), stream: source.flag().then(|| name(source)) },
@@ -321,6 +322,7 @@ fn quarantined(source: &mut Source, client: String) -> Quarantined {
         at: EpochMs(source.time(0)),
         why: source.text(30),
         counted: (0..source.below(3)).map(|_| source.u64()).collect(),
+        recognised: source.below(3) as u32,
         far_behind: source.below(2) as u32,
     }
 }

@@ -88,17 +88,13 @@ impl Script {
     }
 
     fn publish(&mut self, token: u64, qos: QoS, topic: &str, payload: &str) {
+        self.publish_or_resend(token, qos, topic, payload, false);
+    }
+
+    fn publish_or_resend(&mut self, token: u64, qos: QoS, topic: &str, payload: &str, dup: bool) {
         let packet_id = (qos != QoS::AtMostOnce).then(|| NonZeroU16::new(token as u16).unwrap());
         let (topic, payload) = (topic.into(), payload.to_string().into());
-        self.inbound(Inbound::Publish(Publish {
-            token,
-            topic,
-            payload,
-            qos,
-            dup: false,
-            retain: false,
-            packet_id,
-        }));
+        self.inbound(Inbound::Publish(Publish { token, topic, payload, qos, dup, retain: false, packet_id }));
     }
 
     fn close(&mut self, will: Option<Will>) {
@@ -294,6 +290,41 @@ fn mqtt_3_is_acknowledged_what_was_not_counted_when_it_is_in_the_quarantine() {
     // It can't even be kept there: unanswered, it is sent again.
     s.settle(0, Outcome::Refused("no".into()));
     assert_eq!((s.said().as_str(), s.out.close), ("", Some(CloseReason::Busy)));
+}
+
+#[test]
+fn a_resend_that_counts_leaves_the_quarantine_before_it_is_acknowledged() {
+    for version in [Version::V5, Version::V311] {
+        let mut s = Script::open(version, 300, &[]);
+        let payload = two(&s);
+        s.publish_or_resend(1, QoS::AtLeastOnce, "many", &payload, true);
+        s.settle(0, DONE);
+        s.settle(0, DONE);
+        let pump = s.ring.shard_of("pump");
+        let told = matches!(&s.open[..], [(shard, 1, Forwardable::Item(Item::ResendCounted(source)))]
+            if *shard == pump && source.packet_id == 1 && source.dup);
+        assert!(told && s.said().is_empty(), "{:?}", s.open);
+        s.settle(0, Outcome::Done);
+        assert!(s.said().starts_with("ack 1") && s.open.is_empty());
+        // What is recognised may have been counted in part only; what came first was in no quarantine.
+        s.publish_or_resend(2, QoS::AtLeastOnce, "many", &payload, true);
+        s.settle(0, Outcome::Duplicate);
+        s.settle(0, DONE);
+        assert!(s.said().starts_with("ack 2") && s.open.is_empty());
+        s.publish(3, QoS::AtLeastOnce, "many", &payload);
+        s.settle(0, DONE);
+        s.settle(0, DONE);
+        assert!(s.said().starts_with("ack 3") && s.open.is_empty());
+        // Of a resend that is set aside in part the quarantine is told what counts now, and what is only recognised.
+        s.publish_or_resend(4, QoS::AtLeastOnce, "many", &payload, true);
+        s.settle(0, Outcome::Duplicate);
+        let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
+        s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+        assert_eq!(
+            s.quarantined().iter().map(|q| (q.counted.len(), q.recognised)).collect::<Vec<_>>(),
+            [(1, 1)]
+        );
+    }
 }
 
 #[test]

@@ -62,11 +62,23 @@ pub enum Canary {
     FloorIgnored,
     /// A leader whose disk is full goes on leading though a majority has room.
     FullKeepsLeading,
+    /// PUBREL is told to the first of the shards that hold its packet id.
+    ReleasedInPart,
+    /// A QoS 2 publish does not wait until the record of its session names the shard.
+    TouchedUnnoted,
+    /// What an earlier connection of a session still has under way counts behind a later one.
+    StaleEpochCounts,
+    /// Fewer packet ids of a client are remembered than it may have in flight.
+    FewPacketIds,
+    /// The mark up to which a damaged replica must know the log is the last slot of whoever leads, in whichever ballot.
+    HealedByAnyLeader,
+    /// A damaged replica asks a majority what was promised, not all.
+    MajorityHeals,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 34] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -95,6 +107,12 @@ impl Canary {
         Self::UnreadableIsDamage,
         Self::FloorIgnored,
         Self::FullKeepsLeading,
+        Self::ReleasedInPart,
+        Self::TouchedUnnoted,
+        Self::StaleEpochCounts,
+        Self::FewPacketIds,
+        Self::HealedByAnyLeader,
+        Self::MajorityHeals,
     ];
 }
 

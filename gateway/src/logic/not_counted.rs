@@ -55,6 +55,8 @@ pub(super) struct NotCounted {
     more: u32,
     /// Of these shards all, or the readings with these numbers.
     aside: Vec<(ShardId, Option<Vec<u32>>)>,
+    /// These shards recognised the publish as a resend: what became of its readings was judged then.
+    recognised: Vec<ShardId>,
     /// A bound is the first cause, not what the device sent.
     bound: bool,
     /// More than a field that is no number: it belongs into the quarantine.
@@ -105,6 +107,21 @@ impl NotCounted {
         self.aside.push((shard, None));
     }
 
+    /// A shard has recognised the publish as a resend.
+    pub fn recognised(&mut self, shard: ShardId) {
+        self.recognised.push(shard);
+    }
+
+    /// Whether some shard has.
+    pub fn is_recognised(&self) -> bool {
+        !self.recognised.is_empty()
+    }
+
+    /// Whether it says nothing to people.
+    pub fn is_silent(&self) -> bool {
+        self.why.is_empty()
+    }
+
     /// Whether it belongs into the quarantine.
     pub fn is_lasting(&self) -> bool {
         self.lasting
@@ -128,11 +145,13 @@ impl NotCounted {
         if self.bound { AckCode::QuotaExceeded } else { AckCode::PayloadFormatInvalid }
     }
 
-    /// The hashes of the readings that were counted.
-    pub fn counted(&self, sent: &Sent) -> Vec<u64> {
-        let Sent::Many(parts) = sent else { return Vec::new() };
+    /// The hashes of the readings that were counted, and how many of them, the last ones, lie in shards that recognised the publish.
+    pub fn counted(&self, sent: &Sent) -> (Vec<u64>, u32) {
+        let Sent::Many(parts) = sent else { return (Vec::new(), 0) };
         let mut counted = Vec::new();
-        for (shard, list) in parts {
+        let is_recognised = |shard: &ShardId| self.recognised.contains(shard);
+        let (before, now): (Vec<_>, Vec<_>) = parts.iter().partition(|(shard, _)| is_recognised(shard));
+        for (shard, list) in now {
             let aside = self.aside.iter().find(|(of, _)| of == shard);
             let is_aside = |at: u32| {
                 aside.is_some_and(|(_, aside)| aside.as_ref().is_none_or(|list| list.contains(&at)))
@@ -140,7 +159,10 @@ impl NotCounted {
             let kept = (0..).zip(list).filter(|(at, _)| !is_aside(*at));
             counted.extend(kept.map(|(_, reading)| reading_hash(reading)));
         }
-        counted
+        let judged = counted.len();
+        counted.extend(before.iter().flat_map(|(_, list)| list).map(reading_hash));
+        let recognised = counted.len() - judged;
+        (counted, recognised as u32)
     }
 
     fn say(&mut self, what: fmt::Arguments<'_>) {
@@ -197,7 +219,7 @@ mod tests {
         );
         assert_eq!((not.code(), not.is_lasting()), (AckCode::QuotaExceeded, true));
         let kept = [&one[0], &one[2], &reading("e", 4.0)].map(reading_hash);
-        assert_eq!(not.counted(&sent), kept);
+        assert_eq!(not.counted(&sent), (kept.to_vec(), 0));
         let many: Vec<_> = (0..500).map(|i| SetAside { reading: i, reason: Reason::FarBehind }).collect();
         not.set_aside(ShardId(2), &sent, &many);
         assert!(not.why().len() < MAX_WHY_BYTES + 20 && not.why().ends_with(" more"), "{}", not.why());

@@ -30,7 +30,7 @@ use super::decode::{Decoded, Decoder, Rebirth, Skipped, name_skipped};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
 use super::machine::{
     Connect, Connected, Disconnect, DueWill, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES,
-    MAX_WILL_BYTES, Origin, Outcome, Quarantined, Reading, Source, Will,
+    MAX_WILL_BYTES, Origin, Outcome, Quarantined, Reading, Source, Will, publish_hash,
 };
 pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
 use super::not_counted::{NotCounted, Sent};
@@ -46,6 +46,7 @@ use selvedge_shared::topic::Filter;
 use selvedge_shared::uplink::StreamName;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -153,7 +154,7 @@ struct Pending {
     sent: Sent,
     /// Nothing as long as all of it counts.
     not: Option<Box<NotCounted>>,
-    /// What is awaited is that it is in the quarantine.
+    /// What is awaited is that it is in the quarantine, or, if it was there and is counted now, that it has left it.
     quarantining: bool,
 }
 
@@ -443,20 +444,14 @@ impl Session {
                 .push(token, Pending { not, ..Pending::of(Some(publish), site.now, 0, Sent::Nothing) });
             return self.concluded(site, token, out);
         }
-        let packet_id = publish.packet_id.map_or(0, std::num::NonZeroU16::get);
-        let source = (self.persistent() && packet_id != 0).then(|| Source {
-            client: self.client.clone(),
-            instance: self.instance,
-            epoch: self.epoch,
-            packet_id,
-            qos: u8::from(publish.qos),
-            dup: publish.dup,
-            hash: hash(&publish),
-        });
+        let packet_id = publish.packet_id.filter(|_| self.persistent());
+        let source = packet_id.map(|packet_id| self.source_of(&publish, packet_id));
         if source.is_some() && publish.qos == QoS::ExactlyOnce {
             let fresh: Vec<u16> =
                 parts.iter().map(|(s, _)| s.0).filter(|s| !self.touched.contains(s)).collect();
-            if !fresh.is_empty() {
+            if canary::makes(Canary::TouchedUnnoted) {
+                self.touched.extend(fresh);
+            } else if !fresh.is_empty() {
                 for shard in fresh {
                     self.touched.insert(shard);
                     self.touching += 1;
@@ -477,14 +472,28 @@ impl Session {
         out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(source.clone()))));
     }
 
+    /// What a resend of a publish is recognised by.
+    fn source_of(&self, publish: &Publish, packet_id: NonZeroU16) -> Source {
+        Source {
+            client: self.client.clone(),
+            instance: self.instance,
+            epoch: self.epoch,
+            packet_id: packet_id.get(),
+            qos: u8::from(publish.qos),
+            dup: publish.dup,
+            hash: publish_hash(&publish.topic, &publish.payload),
+        }
+    }
+
     fn release(&mut self, token: u64, packet_id: u16, out: &mut Effects) {
         if !self.persistent() || self.touched.is_empty() {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
         }
-        let (open, connection) = (self.touched.len(), self.connection);
-        self.pending.push(token, Pending::of(None, EpochMs(0), open, Sent::Nothing));
-        for shard in &self.touched {
+        let told = if canary::makes(Canary::ReleasedInPart) { 1 } else { self.touched.len() };
+        let connection = self.connection;
+        self.pending.push(token, Pending::of(None, EpochMs(0), told, Sent::Nothing));
+        for shard in self.touched.iter().take(told) {
             let source = Source {
                 client: self.client.clone(),
                 instance: self.instance,
@@ -541,12 +550,17 @@ impl Session {
                 pending.not.get_or_insert_default().refused(settled.shard, &why);
                 self.names.forget();
             }
+            Outcome::Duplicate => {
+                pending.kept = true;
+                pending.not.get_or_insert_default().recognised(settled.shard);
+            }
             _ => pending.kept = true,
         }
         if pending.open > 0 && !canary::makes(Canary::AcknowledgedInPart) {
             return;
         }
-        if pending.not.is_some() {
+        let resent = pending.publish.as_ref().is_some_and(|publish| publish.dup);
+        if pending.not.is_some() || resent {
             return self.concluded(site, token, out);
         }
         if let Some(done) = self.pending.remove(token) {
@@ -554,9 +568,14 @@ impl Session {
         }
     }
 
-    /// All parts of a publish are settled, and not all of it is counted.
+    /// All parts of a publish are settled, and not all of it is counted; or it is a resend.
     fn concluded(&mut self, site: Site<'_>, token: u64, out: &mut Effects) {
+        let resend = self.resend_counted(token);
         let Some(pending) = self.pending.get_mut(token) else { return };
+        if let Some(source) = resend {
+            (pending.quarantining, pending.open) = (true, 1);
+            return self.submit(site, token, Item::ResendCounted(source), out);
+        }
         if let (Some(publish), Some(not)) = (&pending.publish, &pending.not)
             && not.is_lasting()
             && !pending.quarantining
@@ -575,6 +594,16 @@ impl Session {
         }
     }
 
+    /// A resend of which all was judged now, and counted: when it came first it may have gone into the quarantine.
+    fn resend_counted(&self, token: u64) -> Option<Source> {
+        let pending = self.pending.get(token)?;
+        let publish = pending.publish.as_ref().filter(|publish| publish.dup && self.persistent())?;
+        let all_counted = |not: &NotCounted| !not.is_lasting() && !not.is_recognised();
+        let counted = pending.kept && pending.not.as_deref().is_none_or(all_counted);
+        let packet_id = publish.packet_id.filter(|_| counted && !pending.quarantining)?;
+        Some(self.source_of(publish, packet_id))
+    }
+
     fn answer(&mut self, token: u64, done: Pending, out: &mut Effects) {
         let Some(publish) = done.publish else {
             out.answers.push(Answer::Ack(Ack::kept(token)));
@@ -590,7 +619,7 @@ impl Session {
             if let Some((shard, slot)) = done.receipt.filter(|_| self.v5) {
                 ack = ack.with_receipt(format!("{shard}/{slot}"));
             }
-            if let Some(not) = done.not.filter(|_| self.v5) {
+            if let Some(not) = done.not.filter(|not| self.v5 && !not.is_silent()) {
                 ack = ack.saying(not.why());
             }
             out.acked += 1;
@@ -722,6 +751,7 @@ pub(super) fn quarantined(
     not: &NotCounted,
     sent: &Sent,
 ) -> Item {
+    let (counted, recognised) = not.counted(sent);
     let publish = Quarantined {
         client: client.to_string(),
         topic: publish.topic.to_string(),
@@ -732,11 +762,12 @@ pub(super) fn quarantined(
         },
         payload_bytes: publish.payload.len() as u64,
         qos: u8::from(publish.qos),
-        packet_id: publish.packet_id.map_or(0, std::num::NonZeroU16::get),
+        packet_id: publish.packet_id.map_or(0, NonZeroU16::get),
         dup: publish.dup,
         at,
         why: not.why(),
-        counted: not.counted(sent),
+        counted,
+        recognised,
         far_behind: not.far_behind(),
     };
     Item::Quarantine { epoch, publish: Box::new(publish) }
@@ -753,12 +784,20 @@ impl PendingList {
         self.0.push_back((token, Some(pending)));
     }
 
-    fn entry(&mut self, token: u64) -> Option<&mut Option<Pending>> {
+    fn place(&self, token: u64) -> Option<usize> {
         // Without QoS 0 between them tokens follow each other, and the place of one is known.
         let guess = token.checked_sub(self.0.front()?.0).and_then(|at| usize::try_from(at).ok());
         let guess = guess.filter(|at| self.0.get(*at).is_some_and(|(at_guess, _)| *at_guess == token));
-        let at = guess.or_else(|| self.0.binary_search_by_key(&token, |(token, _)| *token).ok())?;
+        guess.or_else(|| self.0.binary_search_by_key(&token, |(token, _)| *token).ok())
+    }
+
+    fn entry(&mut self, token: u64) -> Option<&mut Option<Pending>> {
+        let at = self.place(token)?;
         self.0.get_mut(at).map(|(_, pending)| pending)
+    }
+
+    fn get(&self, token: u64) -> Option<&Pending> {
+        self.0.get(self.place(token)?)?.1.as_ref()
     }
 
     fn get_mut(&mut self, token: u64) -> Option<&mut Pending> {
@@ -915,13 +954,4 @@ impl RecentNames {
         let not = (!skipped.is_empty()).then(|| NotCounted::skipped(&name_skipped(&skipped)));
         Meaning::Parts { parts, not, skipped }
     }
-}
-
-/// What a resend is recognised by, besides its packet id.
-pub(super) fn hash(publish: &Publish) -> u64 {
-    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-    hasher.update(publish.topic.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(&publish.payload);
-    hasher.digest()
 }

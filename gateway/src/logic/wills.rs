@@ -11,9 +11,9 @@
 //! Limit: what is under way is bounded by the bounds of the shards' wills.
 
 use super::forward::{Forwardable, Settled, Ticket};
-use super::machine::{DueWill, Item, Outcome, Source};
+use super::machine::{DueWill, Item, Outcome, Source, publish_hash};
 use super::not_counted::{NotCounted, Sent};
-use super::session::{Effects, Meaning, RecentNames, Site, hash, quarantined};
+use super::session::{Effects, Meaning, RecentNames, Site, quarantined};
 use selvedge_shared::mqtt::{Publish, QoS};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
@@ -73,7 +73,8 @@ impl Wills {
             qos: 1,
             dup: true,
             // A session that goes on leaves the same will again and again: each is another.
-            hash: hash(&publish).wrapping_add(due.epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            hash: publish_hash(&publish.topic, &publish.payload)
+                .wrapping_add(due.epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         };
         let (parts, not) = match RecentNames::of(&due.client).decode(site, &publish, out) {
             Meaning::Parts { parts, not, skipped } => {

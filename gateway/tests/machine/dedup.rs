@@ -167,6 +167,7 @@ fn what_is_counted_anew_counts_once_however_often_it_is_ordered() {
         at: selvedge_shared::time::EpochMs(1_000),
         why: "no number".into(),
         counted: Vec::new(),
+        recognised: 0,
         far_behind: 0,
     };
     assert_eq!(s.item(1, Item::Quarantine { epoch: 0, publish: Box::new(publish) }), Outcome::Done);

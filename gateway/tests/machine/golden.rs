@@ -32,7 +32,7 @@ fn submission() -> Submission {
             Item::Subscriptions { client: "c".into(), epoch: 1, add: vec![sub], remove: vec!["g".into()] },
             Item::Begin,
             Item::Touch { client: "c".into(), epoch: 1, shard: 9 },
-            Item::Release(source),
+            Item::Release(source.clone()),
             Item::Disconnect(Disconnect {
                 client: "c".into(),
                 epoch: 1,
@@ -46,6 +46,7 @@ fn submission() -> Submission {
             Item::Readmit(Readmit { shard: 3, id: 1, attempt: 0, readings: vec![reading(1_000, 2.0)] }),
             Item::Readmitted { id: 2, attempt: 1, counted: vec![5], far_behind: 1, done: false },
             Item::ResetSequence { device: "d".into(), stream: Some("s".into()) },
+            Item::ResendCounted(Source { qos: 1, ..source }),
         ],
     }
 }
@@ -62,6 +63,7 @@ fn quarantined() -> Quarantined {
         at: EpochMs(1_000),
         why: "no number".into(),
         counted: vec![1 << 60],
+        recognised: 1,
         far_behind: 1,
     }
 }
@@ -84,7 +86,7 @@ fn golden(file: &str, bytes: &[u8]) {
 #[test]
 fn a_submission_has_these_bytes() {
     let bytes = submission().encode();
-    golden("submission.v4.hex", &bytes);
+    golden("submission.v5.hex", &bytes);
     let decoded = Submission::decode(&bytes).unwrap();
     assert_eq!(decoded.items, submission().items);
     assert_eq!(decoded.encode(), bytes);
@@ -124,7 +126,7 @@ fn a_snapshot_has_these_bytes() {
     let sizes = s.machine.sizes();
     assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
     assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
-    golden("snapshot.v5.hex", &s.machine.snapshot());
+    golden("snapshot.v6.hex", &s.machine.snapshot());
     let restored = Machine::restore(s.machine.shard(), Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
 }

@@ -279,6 +279,7 @@ fn quarantined() -> impl Strategy<Value = Quarantined> {
                 dup,
                 at,
                 why,
+                recognised: counted.len() as u32 / 2,
                 counted,
                 far_behind,
             }
@@ -314,6 +315,7 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
             shard
         }),
         source().prop_map(Item::Release),
+        source().prop_map(Item::ResendCounted),
         reading().prop_map(Item::Reading),
         (text(), of(text())).prop_map(|(device, stream)| Item::Retire { device, stream }),
         (text(), of(text())).prop_map(|(device, stream)| Item::ResetSequence { device, stream }),

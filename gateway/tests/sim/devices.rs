@@ -16,7 +16,12 @@ use std::num::NonZeroU16;
 /// A device that hears nothing for so long tries another gateway.
 const PATIENCE_MS: u64 = 2_500;
 const RECONNECT_MS: u64 = 200;
-const INFLIGHT: usize = 4;
+/// How many publishes a device has under way, and how many packet ids it goes round in; in a wide run more than are
+/// remembered of one that is idle.
+const IN_FLIGHT: (usize, u16) = (4, 16);
+const WIDE_IN_FLIGHT: (usize, u16) = (600, 2_000);
+/// How many readings a device of a wide run measures at once.
+const BURST: u64 = 600;
 /// Windows of the widest rules that are in force in a run.
 pub const WIDEST_MS: i64 = 60_000;
 
@@ -59,6 +64,8 @@ struct Flight {
     payload: String,
     readings: Vec<u64>,
     sent_before: bool,
+    /// It was sent more than once: what was recognised then is not named again.
+    resent: bool,
     /// PUBREC came: from now on PUBREL is what is sent.
     received: bool,
 }
@@ -83,6 +90,8 @@ pub struct Device {
     /// How many wild numbers it has sent, and whether the last was one.
     wild: (u32, bool),
     last_packet: u16,
+    /// How many publishes it has under way at most, and how many packet ids it uses.
+    in_flight: (usize, u16),
     todo: VecDeque<Flight>,
     flights: BTreeMap<u16, Flight>,
     order: VecDeque<u16>,
@@ -148,12 +157,8 @@ pub struct Devices {
 }
 
 impl Devices {
-    pub fn new(count: usize, cramped: bool) -> Self {
-        let kinds: &[Kind] = match cramped {
-            // Of one that is counted in part the answer does not tell programs which part.
-            true => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Old],
-            false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many, Kind::Old],
-        };
+    pub fn new(count: usize, cramped: bool, wide: bool) -> Self {
+        let kinds = [Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many, Kind::Old];
         let device = |i: usize| Device {
             name: format!("device-{i}"),
             kind: kinds[i % kinds.len()],
@@ -161,6 +166,7 @@ impl Devices {
             seq: 0,
             wild: (0, false),
             last_packet: 0,
+            in_flight: if wide { WIDE_IN_FLIGHT } else { IN_FLIGHT },
             todo: VecDeque::new(),
             flights: BTreeMap::new(),
             order: VecDeque::new(),
@@ -183,6 +189,22 @@ impl Devices {
     /// Someone measures something.
     pub fn measure(&mut self, random: &mut Random, now: u64, cramped: bool) {
         let d = random.below(self.list.len() as u64) as usize;
+        self.measure_by(d, random, now, cramped);
+    }
+
+    /// A device that has nothing waiting measures as much at once as it can have under way.
+    pub fn burst(&mut self, random: &mut Random, now: u64, cramped: bool) {
+        let d = random.below(self.list.len() as u64) as usize;
+        if !self.list[d].todo.is_empty() {
+            return;
+        }
+        for _ in 0..1 + random.below(BURST) {
+            self.measure_by(d, random, now, cramped);
+        }
+    }
+
+    fn measure_by(&mut self, d: usize, random: &mut Random, now: u64, cramped: bool) {
+        let told_alone = self.cramped;
         let device = &mut self.list[d];
         let name = device.name.clone();
         let late = if random.chance(100) { random.below(5_000) as i64 } else { 0 };
@@ -196,7 +218,8 @@ impl Devices {
         let mut read = |id: u64, device: &str, stream: String, time: Option<i64>| {
             let window = time.map(|t| t.div_euclid(WIDEST_MS));
             let name = StreamName { device: device.to_string(), stream };
-            let (once, either) = (device_kind == Kind::Plain, device_kind == Kind::Old);
+            let once = device_kind == Kind::Plain || name.stream.starts_with("once-");
+            let either = device_kind == Kind::Old;
             self.readings.insert(id, Reading { name, window, kept: None, once, either, wild });
             readings.push(id);
         };
@@ -240,9 +263,11 @@ impl Devices {
                 let records: Vec<String> = (0..2 + random.below(3))
                     .map(|i| {
                         let (id, part) = (id + i, format!("part-{d}-{}", random.below(6)));
-                        read(id, &part, "m".into(), Some(time));
+                        // Where shards are at their bound of streams, each is told of alone.
+                        let name = if told_alone { format!("once-{id}") } else { "m".to_string() };
+                        read(id, &part, name.clone(), Some(time));
                         format!(
-                            r#"{{"bn":"{part}/","n":"m","v":{id},"bt":{}.{:03}}}"#,
+                            r#"{{"bn":"{part}/","n":"{name}","v":{id},"bt":{}.{:03}}}"#,
                             time / 1000,
                             time % 1000
                         )
@@ -251,7 +276,14 @@ impl Devices {
                 ("many".to_string(), format!("[{}]", records.join(",")))
             }
         };
-        device.todo.push_back(Flight { topic, payload, readings, sent_before: false, received: false });
+        device.todo.push_back(Flight {
+            topic,
+            payload,
+            readings,
+            sent_before: false,
+            resent: false,
+            received: false,
+        });
     }
 
     /// A device starts anew: what it had measured it still has.
@@ -353,8 +385,18 @@ impl Devices {
                 let qos2 = device.qos() == QoS::ExactlyOnce;
                 if let Some(flight) = device.flights.get_mut(&packet_id) {
                     if !flight.received {
+                        let note = ack.note.as_ref().and_then(|note| note.reason_string.as_deref());
                         for id in &flight.readings {
                             let reading = self.readings.get_mut(id).expect("it was measured");
+                            if device.kind == Kind::Many && self.cramped {
+                                let StreamName { device, stream } = &reading.name;
+                                let aside = note.is_some_and(|n| n.contains(&format!("{device}/{stream}: ")));
+                                let counted = kept && !aside;
+                                if !(counted && flight.resent) {
+                                    reading.kept = Some(counted);
+                                }
+                                continue;
+                            }
                             // Only a number that leaps, and a bound, set a numbered reading aside.
                             let sound = device.kind != Kind::Numbered || self.cramped || reading.wild;
                             assert!(kept || sound, "reading {id} is refused: {ack:?}");
@@ -470,6 +512,7 @@ impl Device {
                 "the session of {} was forgotten",
                 self.name
             );
+            flight.resent |= !flight.received;
             packets.push(match flight.received {
                 true => Packet::Release(*packet_id),
                 false => Packet::Publish {
@@ -484,12 +527,13 @@ impl Device {
     }
 
     fn publish(&mut self, packets: &mut Vec<Packet>) {
-        while self.flights.len() < INFLIGHT {
+        let (most, ids) = self.in_flight;
+        while self.flights.len() < most {
             let Some(mut flight) = self.todo.pop_front() else { return };
             // As most clients do: the next free packet id.
-            self.last_packet = (self.last_packet % 16) + 1;
+            self.last_packet = (self.last_packet % ids) + 1;
             while self.flights.contains_key(&self.last_packet) {
-                self.last_packet = (self.last_packet % 16) + 1;
+                self.last_packet = (self.last_packet % ids) + 1;
             }
             let packet_id = self.last_packet;
             flight.sent_before = true;

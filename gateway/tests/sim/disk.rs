@@ -8,7 +8,9 @@ use selvedge_shared::ids::GatewayId;
 use std::sync::Arc;
 
 const CAPACITY_BYTES: u64 = 64 << 20;
-pub const SEGMENT_BYTES: u64 = 8 << 10;
+const SEGMENT_BYTES: u64 = 8 << 10;
+/// Where devices have hundreds of publishes under way, batches are as large.
+const WIDE_SEGMENT_BYTES: u64 = 256 << 10;
 const KEEP_FREE_BYTES: u64 = 32 << 10;
 /// Where the content of a snapshot's file begins.
 const HEAD_BYTES: usize = 64;
@@ -19,13 +21,14 @@ fn identity(gateway: GatewayId) -> Identity {
 
 pub struct SimDisk {
     memory: MemoryDisk,
+    segment_bytes: u64,
 }
 
 impl SimDisk {
-    pub fn new(gateway: GatewayId) -> Self {
+    pub fn new(gateway: GatewayId, wide: bool) -> Self {
         let memory = MemoryDisk::new(CAPACITY_BYTES);
         Floor::create(Arc::new(memory.clone()), identity(gateway)).expect("there is room");
-        Self { memory }
+        Self { memory, segment_bytes: if wide { WIDE_SEGMENT_BYTES } else { SEGMENT_BYTES } }
     }
 
     pub fn folders(&self) -> Folders {
@@ -34,10 +37,10 @@ impl SimDisk {
         Folders { floor, log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") }
     }
 
-    pub fn settings(gateway: GatewayId) -> Settings {
+    pub fn settings(&self, gateway: GatewayId) -> Settings {
         let mut settings = Settings::new(identity(gateway));
         settings.floor_every_bytes = 2_048;
-        (settings.segment_bytes, settings.keep_free_bytes) = (SEGMENT_BYTES, KEEP_FREE_BYTES);
+        (settings.segment_bytes, settings.keep_free_bytes) = (self.segment_bytes, KEEP_FREE_BYTES);
         settings.unit_bytes = 2_048;
         settings
     }
@@ -85,7 +88,7 @@ impl SimDisk {
     /// A copy in which another release wrote the newest snapshot of a group: whole, in a form that is not known here. Nothing
     /// if there is none, or that one is rotten.
     pub fn with_snapshot_of_another_release(&self) -> Option<Self> {
-        let copy = Self { memory: self.memory.image() };
+        let copy = Self { memory: self.memory.image(), segment_bytes: self.segment_bytes };
         let name = copy.names("snapshots").into_iter().filter(|n| !n.ends_with("tmp")).max()?;
         let mut whole = false;
         copy.memory.meddle(&name, |bytes| {

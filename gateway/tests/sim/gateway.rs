@@ -134,9 +134,9 @@ pub struct Out {
 pub struct Ended(pub String);
 
 impl Place {
-    pub fn new(gateway: GatewayId) -> Self {
+    pub fn new(gateway: GatewayId, wide: bool) -> Self {
         Self {
-            disk: SimDisk::new(gateway),
+            disk: SimDisk::new(gateway, wide),
             clock: Clock::default(),
             live: None,
             start: 0,
@@ -168,7 +168,7 @@ impl Place {
             draws += 1;
             start << 20 | u64::from(me.0) << 10 | draws
         };
-        let found = storage::read(self.disk.folders(), SimDisk::settings(me))?;
+        let found = storage::read(self.disk.folders(), self.disk.settings(me))?;
         let opened = found.open(me, &common.ring, &settings, &mut nonce)?;
         let replicas = opened.replicas;
         let lost = if std::mem::take(&mut self.lost_end) { Groups::all() } else { Groups::default() };
@@ -220,7 +220,7 @@ impl Place {
     pub fn refuses_another_release(&self, me: GatewayId, common: &Common) -> bool {
         let Some(disk) = self.disk.with_snapshot_of_another_release() else { return false };
         let before = disk.files();
-        let opened = storage::read(disk.folders(), SimDisk::settings(me))
+        let opened = storage::read(disk.folders(), disk.settings(me))
             .and_then(|found| found.open(me, &common.ring, &replica_settings(common), &mut || 1));
         let refused = matches!(opened, Err(OpenError::Unreadable { .. }));
         assert!(refused, "{me} takes what another release wrote for damage");

@@ -99,6 +99,8 @@ pub struct Plan {
     pub storm_ms: u64,
     /// Shards soon have their most streams, and refuse more.
     pub cramped: bool,
+    /// Devices have hundreds of publishes under way.
+    pub wide: bool,
     /// What goes wrong, and when.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -123,7 +125,8 @@ impl Plan {
             faults.push((at, Self::fault(&mut r, gateways, kind)));
         }
         faults.sort_by_key(|(at, _)| *at);
-        Self { seed, gateways, weather, storm_ms: STORM_MS, cramped, faults }
+        let wide = r.chance(80);
+        Self { seed, gateways, weather, storm_ms: STORM_MS, cramped, wide, faults }
     }
 
     fn fault(r: &mut Random, gateways: u16, kind: u64) -> Fault {
@@ -203,14 +206,15 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {} of {} gateways; {:?}{}",
+            "seed {} of {} gateways; {:?}{}{}",
             self.seed,
             self.gateways,
             self.weather,
             match self.cramped {
                 true => "; streams refused at a bound",
                 false => "",
-            }
+            },
+            if self.wide { "; hundreds under way" } else { "" }
         )?;
         for (at, fault) in &self.faults {
             writeln!(f, "  {at:>6} ms  {fault:?}")?;

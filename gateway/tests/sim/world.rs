@@ -171,6 +171,8 @@ impl World {
                 quarantine_bytes: 16 * 1024 * 1024,
                 recent_bytes: [1 << 30, 4_000, 0][(plan.seed % 3) as usize],
                 max_streams: if plan.cramped { 12 } else { 20_000 },
+                max_streams_per_device: 20_000,
+                max_streams_per_client: 20_000,
                 // Whatever the clocks of the site show, devices' readings count; but for those of which each is told.
                 max_past_s: u32::MAX,
                 max_future_s: u32::MAX,
@@ -198,7 +200,7 @@ impl World {
             secret: SiteSecret::from_hex(SECRET).expect("a secret"),
         };
         let count = 4 + random.below(8) as usize;
-        let devices = Devices::new(count, plan.cramped);
+        let devices = Devices::new(count, plan.cramped, plan.wide);
         let retires = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Retire { .. }));
         let cloud = Cloud::new(&common, retires);
         Self {
@@ -206,7 +208,7 @@ impl World {
             random,
             now: 0,
             common,
-            places: gateways.into_iter().map(|id| (id, Place::new(id))).collect(),
+            places: gateways.into_iter().map(|id| (id, Place::new(id, plan.wide))).collect(),
             net: Net::new(plan.weather),
             devices,
             cloud,
@@ -246,6 +248,9 @@ impl World {
             }
             for _ in 0..self.random.below(4) {
                 self.devices.measure(&mut self.random, self.now, self.plan.cramped);
+            }
+            if self.plan.wide && self.random.chance(100) {
+                self.devices.burst(&mut self.random, self.now, self.plan.cramped);
             }
             for _ in 0..self.random.below(3) {
                 self.ask();

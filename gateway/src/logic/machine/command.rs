@@ -8,6 +8,7 @@ use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
 use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// Format version of [`Proposal`] frames.
 pub const PROPOSAL_VERSION: u8 = 3;
@@ -152,6 +153,9 @@ pub enum Item {
         /// The publish.
         publish: Box<Quarantined>,
     },
+    /// All of a publish that says it may be a resend was judged now, and counted: if it is in the quarantine from before, it leaves it
+    /// (in the shard of its client).
+    ResendCounted(Source),
     /// Readings of such a publish are to be judged again (in the shards of their devices).
     Readmit(Readmit),
     /// They were (in the shard of the client).
@@ -270,8 +274,17 @@ pub struct Source {
     pub qos: u8,
     /// The publish says that it may be a resend.
     pub dup: bool,
-    /// A 64-bit hash of topic and payload.
+    /// [`publish_hash`] of topic and payload.
     pub hash: u64,
+}
+
+/// What a resend is recognised by, besides its packet id.
+pub fn publish_hash(topic: &str, payload: &[u8]) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    hasher.update(topic.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(payload);
+    hasher.digest()
 }
 
 /// The readings of one publish that lie in one shard.

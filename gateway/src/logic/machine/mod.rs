@@ -453,6 +453,13 @@ impl Machine {
                 applied.counters.quarantine_evicted += self.quarantine.put((**publish).clone(), most);
                 Ok(())
             }
+            Item::ResendCounted(source) if self.sessions.is_replaced(&source.client, source.epoch) => {
+                Err(Not::Current)
+            }
+            Item::ResendCounted(source) => {
+                self.quarantine.resend_counted(source);
+                Ok(())
+            }
             Item::Readmitted { id, attempt, counted, far_behind, done } => {
                 let known = self.quarantine.readmit(*id, *attempt, (counted, *far_behind), *done);
                 known

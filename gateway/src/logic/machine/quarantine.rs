@@ -7,7 +7,8 @@
 //! - Bounded in bytes (`quarantine_bytes`) and fair: beyond the bound the client with the most bytes loses its oldest entry, so
 //!   that one device's bad messages push out its own. The newest entry always stays, however large: at most one payload of
 //!   [`MAX_PAYLOAD_BYTES`] lies beyond the bound.
-//! - A resend (DUP, the same packet id, topic and payload) is counted with the entry that is there: it is one publish.
+//! - A resend (DUP, the same packet id, topic and payload) is counted with the entry that is there: it is one publish. If more of it
+//!   counts than before, for something has changed meanwhile, the entry learns of that; if all of it does, the entry goes.
 //! - An entry knows by their hashes which of its readings were counted at the time ([`Quarantined::counted`]), so that counting it
 //!   anew leaves those out.
 //! - An entry that holds a reading which was set aside as far behind is never counted anew: that one may have counted before, and
@@ -18,9 +19,10 @@
 //!
 //! Invariant: entries together have at most `quarantine_bytes`, but for the newest.
 //! Invariant: ids are never given twice in a shard.
-//! Limit: a resend that counts, for something has changed since its publish came here, leaves the entry behind; without
-//! sequence numbers, or when they were reset since, counting that anew counts it twice.
+//! Limit: a publish that is sent again without DUP, or in another session, is another publish: without sequence numbers, or when they
+//! were reset since, counting the entry of the first one anew counts it twice.
 
+use super::command::{Source, publish_hash};
 use super::judged::Judged;
 use bincode::{Decode, Encode};
 use selvedge_shared::time::EpochMs;
@@ -61,6 +63,9 @@ pub struct Quarantined {
     pub why: String,
     /// The hashes of those of its readings that were counted or recognised; none if nothing was.
     pub counted: Vec<u64>,
+    /// How many of these, the last ones, lie in shards that recognised the publish as one that they had judged before, perhaps
+    /// otherwise: an entry that is there knows better.
+    pub recognised: u32,
     /// How many of its readings were set aside as far behind: each may have counted before, and nobody can tell.
     pub far_behind: u32,
 }
@@ -138,9 +143,9 @@ impl Quarantine {
         }
         self.taken = self.taken.saturating_add(1);
         if publish.dup
-            && let Some(entry) = self.sent_before(&publish)
+            && let Some(id) = self.sent_before(&publish)
         {
-            entry.times = entry.times.saturating_add(1);
+            self.sent_again(id, &publish);
             return 0;
         }
         self.last_id += 1;
@@ -150,16 +155,39 @@ impl Quarantine {
     }
 
     /// The entry that a resend is of.
-    fn sent_before(&mut self, again: &Quarantined) -> Option<&mut QuarantineEntry> {
-        let ids = &self.shares.get(&again.client)?.ids;
-        let is_it = |id: &u64| {
-            let publish = self.entries.get(id).map(|e| &e.publish);
-            let key = |p: &Quarantined| (p.packet_id, p.payload_bytes, p.qos);
-            publish
-                .is_some_and(|p| key(p) == key(again) && p.topic == again.topic && p.payload == again.payload)
+    fn sent_before(&self, again: &Quarantined) -> Option<u64> {
+        let key = |p: &Quarantined| (p.packet_id, p.payload_bytes, p.qos);
+        self.latest(&again.client, |p| {
+            key(p) == key(again) && p.topic == again.topic && p.payload == again.payload
+        })
+    }
+
+    /// The latest entry of a client that is such a publish.
+    fn latest(&self, client: &str, is_it: impl Fn(&Quarantined) -> bool) -> Option<u64> {
+        let ids = self.shares.get(client)?.ids.iter().rev().copied();
+        { ids }.find(|id| self.entries.get(id).is_some_and(|e| is_it(&e.publish)))
+    }
+
+    /// A resend of which something is not counted either; perhaps less.
+    fn sent_again(&mut self, id: u64, again: &Quarantined) {
+        let Some(mut entry) = self.entries.get(&id).cloned() else { return };
+        self.remove(id);
+        entry.times = entry.times.saturating_add(1);
+        let known: BTreeSet<u64> = entry.publish.counted.iter().copied().collect();
+        let judged = again.counted.len().saturating_sub(again.recognised as usize);
+        entry.publish.counted.extend(again.counted.iter().take(judged).filter(|hash| !known.contains(hash)));
+        self.insert(id, entry);
+    }
+
+    /// All of a resend is counted: it leaves.
+    pub fn resend_counted(&mut self, source: &Source) {
+        let is_it = |p: &Quarantined| {
+            (p.packet_id, p.qos) == (source.packet_id, source.qos)
+                && publish_hash(&p.topic, &p.payload) == source.hash
         };
-        let id = ids.iter().rev().copied().find(is_it)?;
-        self.entries.get_mut(&id)
+        if let Some(id) = self.latest(&source.client, is_it) {
+            self.remove(id);
+        }
     }
 
     /// Lets go of others until they keep the bound.
@@ -317,12 +345,44 @@ mod tests {
             at: EpochMs(1),
             why: "no number".into(),
             counted: Vec::new(),
+            recognised: 0,
             far_behind: 0,
         }
     }
 
     fn clients(q: &Quarantine) -> Vec<&str> {
         q.entries.values().map(|e| e.publish.client.as_str()).collect()
+    }
+
+    #[test]
+    fn a_resend_that_counts_leaves_nothing_to_be_counted_anew() {
+        let mut q = Quarantine::default();
+        let first = Quarantined { counted: vec![1], ..publish("a", 10) };
+        q.put(first.clone(), 1_000_000);
+        q.put(Quarantined { packet_id: 2, ..first.clone() }, 1_000_000);
+        // 2 counts now; what a shard has only recognised it may have set aside.
+        let again = Quarantined { dup: true, counted: vec![1, 2, 3], recognised: 1, ..first.clone() };
+        q.put(again.clone(), 1_000_000);
+        let (times, counted) = (q.entries[&1].times, q.entries[&1].publish.counted.clone());
+        assert_eq!((times, counted, q.entries.len()), (2, vec![1, 2], 2));
+        let bytes: u64 = q.entries.values().map(|e| e.publish.cost_bytes()).sum();
+        assert_eq!(q.bytes, bytes);
+        let hash = publish_hash(&first.topic, &first.payload);
+        let source = |client: &str, packet_id, hash| Source {
+            client: client.into(),
+            instance: 1,
+            epoch: 1,
+            packet_id,
+            qos: 1,
+            dup: true,
+            hash,
+        };
+        for other in [source("b", 1, hash), source("a", 3, hash), source("a", 1, hash + 1)] {
+            q.resend_counted(&other);
+        }
+        assert_eq!(q.entries.len(), 2);
+        q.resend_counted(&source("a", 1, hash));
+        assert_eq!(q.entries.keys().copied().collect::<Vec<_>>(), [2]);
     }
 
     #[test]
