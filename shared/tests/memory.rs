@@ -17,6 +17,9 @@ use tokio::sync::{Notify, watch};
 #[global_allocator]
 static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+/// Makes the n-th filter.
+type Shape = Box<dyn Fn(usize) -> String>;
+
 /// As many filters as are let in, of ever another connection, and what they take.
 fn fill(filter: impl Fn(usize) -> String) -> (usize, usize) {
     let router = Router::new();
@@ -103,7 +106,7 @@ fn subscriptions_take_no_more_than_they_are_charged() {
         let level = |i: usize| format!("{n:x}-{i:x}");
         (0..63).map(level).chain([last.to_string()]).collect::<Vec<_>>().join("/")
     };
-    let shapes: [(&str, Box<dyn Fn(usize) -> String>); 5] = [
+    let shapes: [(&str, Shape); 5] = [
         ("exact", Box::new(|n| format!("d/device-{n}/temperature"))),
         ("three levels", Box::new(|n| format!("d/device-{n}/+"))),
         ("64 levels", Box::new(move |n| levels(n, "#"))),

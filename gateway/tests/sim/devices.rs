@@ -54,6 +54,8 @@ pub struct Reading {
     pub once: bool,
     /// It has a stream of its own, and is counted there or in the quarantine.
     pub either: bool,
+    /// A will: it is counted, or, where the site's clocks show what no time can be, in the quarantine.
+    pub will: bool,
     /// Its sequence number is far from all others of its device.
     pub wild: bool,
 }
@@ -220,7 +222,7 @@ impl Devices {
             let name = StreamName { device: device.to_string(), stream };
             let once = device_kind == Kind::Plain || name.stream.starts_with("once-");
             let either = device_kind == Kind::Old;
-            self.readings.insert(id, Reading { name, window, kept: None, once, either, wild });
+            self.readings.insert(id, Reading { name, window, kept: None, once, either, will: false, wild });
             readings.push(id);
         };
         let (topic, payload) = match device.kind {
@@ -326,6 +328,7 @@ impl Devices {
                         kept: None,
                         once: true,
                         either: false,
+                        will: true,
                         wild: false,
                     };
                     self.readings.insert(id, reading);

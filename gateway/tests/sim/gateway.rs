@@ -669,6 +669,12 @@ impl Live {
         .unwrap_or(u64::MAX)
     }
 
+    /// What it is at.
+    pub fn works_at(&self) -> String {
+        let (log, store) = (self.log_work.len(), self.store_work.len());
+        format!("{log} of the log, {store} of the store, wills {:?}", self.wills)
+    }
+
     pub fn is_idle(&self) -> bool {
         self.log_work.is_empty()
             && self.store_work.is_empty()

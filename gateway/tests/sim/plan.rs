@@ -125,7 +125,9 @@ impl Plan {
             faults.push((at, Self::fault(&mut r, gateways, kind)));
         }
         faults.sort_by_key(|(at, _)| *at);
-        let wide = r.chance(80);
+        // Not for days without the cloud: the outbox would be full, and devices that are slowed down try again all the time.
+        let days = faults.iter().any(|(_, fault)| matches!(fault, Fault::CloudAwayForDays { .. }));
+        let wide = r.chance(80) && !days;
         Self { seed, gateways, weather, storm_ms: STORM_MS, cramped, wide, faults }
     }
 

@@ -586,7 +586,7 @@ impl Connection {
         let mut gone = Vec::new();
         let mut held = Vec::with_capacity(filters.len());
         for text in filters {
-            let found = self.filters.take(&**text);
+            let found = self.filters.take(text);
             held.push(found.is_some());
             gone.extend(found);
         }
