@@ -8,7 +8,7 @@ use selvedge_gateway::logic::machine::{
 };
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::session::{Effects, MAX_QOS0_PENDING, Session, Site};
-use selvedge_gateway::logic::wills::{WILLS, Wills};
+use selvedge_gateway::logic::wills::{WILLS, Waited, Wills};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
     AckCode, Answer, CloseReason, Closed, Connect, Inbound, Publish, QoS, Refusal, Subscription, Version,
@@ -548,7 +548,7 @@ impl Publishing {
     }
 
     /// The first of what was submitted is settled.
-    fn settle(&mut self, outcome: Outcome) -> Option<u64> {
+    fn settle(&mut self, outcome: Outcome) -> Option<Waited> {
         let s = &mut self.script;
         let (shard, ticket, _) = s.out.submit.remove(0);
         assert_eq!(ticket.connection, WILLS);
@@ -575,7 +575,11 @@ impl Publishing {
 
 #[test]
 fn a_will_is_counted_then_routed_by_the_one_whose_it_is_and_then_its_successor_comes_in() {
-    for (outcome, routed) in [(Outcome::Done, 1), (Outcome::Duplicate, 0)] {
+    let came_in = Waited { connection: 6, replaced: false };
+    let replaced = Waited { replaced: true, ..came_in };
+    for (outcome, routed, waited) in
+        [(Outcome::Done, 1, came_in), (Outcome::Duplicate, 0, came_in), (Outcome::Stale, 0, replaced)]
+    {
         let mut p = Publishing::new();
         p.publish(due("d/a/alive", 7), Some(5));
         p.publish(due("d/a/alive", 7), Some(6));
@@ -586,7 +590,7 @@ fn a_will_is_counted_then_routed_by_the_one_whose_it_is_and_then_its_successor_c
         assert_eq!(readings.len(), 1);
         assert_eq!(p.settle(DONE), None);
         assert!(p.asks_whose_it_is() && p.script.out.route.is_empty());
-        assert_eq!(p.settle(outcome), Some(6), "the latest connection waits");
+        assert_eq!(p.settle(outcome), Some(waited), "the latest connection waits");
         assert_eq!((p.script.out.route.len(), p.wills.len()), (routed, 0));
     }
 }
@@ -621,7 +625,8 @@ fn a_will_that_is_no_reading_is_routed_and_one_that_can_not_be_kept_is_set_aside
         p.publish(due("d/a/alive", 7), Some(5));
         p.settle(outcome);
         assert_eq!(p.set_aside(), 1);
-        assert_eq!(p.settle(Outcome::Done), Some(5), "a client is not kept out by what can't be kept");
+        let came_in = Waited { connection: 5, replaced: false };
+        assert_eq!(p.settle(Outcome::Done), Some(came_in), "a client is not kept out by what can't be kept");
         assert_eq!(p.script.out.route.len(), 1);
     }
 }

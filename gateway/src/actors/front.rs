@@ -164,9 +164,13 @@ impl Front {
         self.spread(WILLS, &mut effects);
         // Subscribers are given it before the next connection of its client is let in.
         self.route(None, std::mem::take(&mut effects.route));
-        let Some(client) = waits.and_then(|id| self.client(id)) else { return };
+        let Some(waited) = waits else { return };
+        let Some(client) = self.client(waited.connection) else { return };
         let mut session = lock(&client.session);
-        session.will_published(&mut effects);
+        match waited.replaced {
+            true => session.replaced(&mut effects),
+            false => session.will_published(&mut effects),
+        }
         self.perform(&client, effects);
     }
 

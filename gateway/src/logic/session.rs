@@ -303,12 +303,7 @@ impl Session {
         if let Outcome::Stale = settled.outcome {
             self.pending.remove(settled.ticket.token);
             self.leaving &= settled.ticket.token != LEAVE;
-            self.taken_over = true;
-            if self.phase != Phase::Over {
-                self.phase = Phase::Over;
-                out.close = Some(CloseReason::TakenOver);
-            }
-            return;
+            return self.replaced(out);
         }
         match settled.ticket.token {
             CONNECT => self.connected(site, settled.outcome, out),
@@ -328,6 +323,16 @@ impl Session {
             }
             token if token >= ASKED => self.asked_settled(token - ASKED, settled.outcome, out),
             token => self.part_settled(site, token, settled, out),
+        }
+    }
+
+    /// A later connection has the session.
+    pub fn replaced(&mut self, out: &mut Effects) {
+        self.taken_over = true;
+        self.found = None;
+        if self.phase != Phase::Over {
+            self.phase = Phase::Over;
+            out.close = Some(CloseReason::TakenOver);
         }
     }
 

@@ -36,6 +36,15 @@ struct Publishing {
     waits: Option<u64>,
 }
 
+/// A connection that has waited for a will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waited {
+    /// Which.
+    pub connection: u64,
+    /// It is not to be let in: another one has its session by now, and its own will is void.
+    pub replaced: bool,
+}
+
 /// The wills that one gateway process publishes.
 #[derive(Debug, Default)]
 pub struct Wills {
@@ -95,7 +104,7 @@ impl Wills {
     }
 
     /// Takes in what became of an item. Gives the connection that waited, if the will is done.
-    pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) -> Option<u64> {
+    pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) -> Option<Waited> {
         let token = settled.ticket.token;
         let publishing = self.open.get_mut(&token)?;
         if publishing.open > 0 {
@@ -119,7 +128,8 @@ impl Wills {
         if settled.outcome == Outcome::Done {
             out.route.push(done.publish);
         }
-        done.waits
+        let replaced = settled.outcome == Outcome::Stale;
+        done.waits.map(|connection| Waited { connection, replaced })
     }
 
     /// How many are under way.

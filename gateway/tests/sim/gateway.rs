@@ -371,14 +371,14 @@ impl Live {
                 let mut effects = session::Effects::default();
                 let waits = self.wills.settled(site(common, origin, now), settled, &mut effects);
                 self.session_effects(common, now, WILLS, effects, out);
-                let Some((id, (session, ..))) =
-                    waits.and_then(|id| self.sessions.get_mut(&id).map(|s| (id, s)))
-                else {
-                    continue;
-                };
+                let Some(waited) = waits else { continue };
+                let Some((session, ..)) = self.sessions.get_mut(&waited.connection) else { continue };
                 let mut effects = session::Effects::default();
-                session.will_published(&mut effects);
-                self.session_effects(common, now, id, effects, out);
+                match waited.replaced {
+                    true => session.replaced(&mut effects),
+                    false => session.will_published(&mut effects),
+                }
+                self.session_effects(common, now, waited.connection, effects, out);
                 continue;
             }
             let Some((session, ..)) = self.sessions.get_mut(&connection) else { continue };

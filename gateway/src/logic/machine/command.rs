@@ -104,7 +104,8 @@ pub enum Item {
     /// Its connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
     Disconnect(Disconnect),
     /// A will that was due is published: its readings are chosen (in the shard of its client id). [`Outcome::Done`] to the one
-    /// whose it was to publish, who gives it to subscribers now; [`Outcome::Duplicate`] if it is another's by now, or done.
+    /// whose it was to publish, who gives it to subscribers now; [`Outcome::Duplicate`] if it is done; [`Outcome::Stale`] if a connection
+    /// at another process has the session by now: the one that waited for the will is replaced.
     WillDone {
         /// The client id.
         client: String,

@@ -480,8 +480,8 @@ impl Machine {
                 done => done.map(drop),
             },
             Item::WillDone { client, epoch, at } => match self.sessions.will_done(client, *epoch, *at) {
-                true => Ok(()),
-                false => return Outcome::Duplicate,
+                Ok(false) => return Outcome::Duplicate,
+                done => done.map(drop),
             },
             Item::Subscriptions { client, epoch, add, remove } => {
                 match self.sessions.subscribe(client, *epoch, add, remove, rules) {

@@ -257,8 +257,14 @@ impl Sessions {
     }
 
     /// A will is published. True: by the one whose it was.
-    pub fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> bool {
-        self.wills.done(client, epoch, at)
+    pub fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> Result<bool, Not> {
+        if self.wills.done(client, epoch, at) {
+            return Ok(true);
+        }
+        match self.all.get(client).is_some_and(|session| session.at != at) {
+            true => Err(Not::Current),
+            false => Ok(false),
+        }
     }
 
     /// Adds and removes filters; gives the indices of those that a bound refuses.
