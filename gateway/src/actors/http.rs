@@ -187,6 +187,7 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     metrics::counter!("selvedge_sparkplug_missing_total").absolute(sparkplug.missing);
     metrics::counter!("selvedge_sparkplug_rebirths_total").absolute(sparkplug.rebirths);
     metrics::counter!("selvedge_sparkplug_late_deaths_total").absolute(sparkplug.late_deaths);
+    api.links.set_metrics();
     gauge("selvedge_log_room", f64::from(u8::from(log.room)));
     gauge("selvedge_log_segments", log.segments as f64);
     fullness::set_gauges(&reports);

@@ -236,6 +236,7 @@ impl Switch {
         let (version, filters) = self.front.filters();
         if version != self.told {
             self.told = version;
+            let filters: Arc<[String]> = filters.into();
             let peers: Vec<_> = self.up.iter().copied().filter(|p| *p != self.me).collect();
             let interest = |peer| (peer, PeerMessage::Interest { filters: filters.clone() });
             self.send(peers.into_iter().map(interest).collect());

@@ -101,7 +101,7 @@ pub enum PeerMessage {
     /// The filters that programs at the sending gateway subscribe to; replaces what it said before.
     Interest {
         /// The distinct filters; more than [`MAX_INTEREST_FILTERS`] are sent as the one filter `#`.
-        filters: Vec<String>,
+        filters: Arc<[String]>,
     },
     /// Publishes for subscribers at the receiving gateway.
     Route {

@@ -4,7 +4,9 @@ use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_gateway::logic::agreement::ClockNote;
-use selvedge_gateway::logic::link::{Greeting, Hello, Incarnation, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
+use selvedge_gateway::logic::link::{
+    Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame,
+};
 use selvedge_gateway::logic::machine::{
     Command, Connect, Connected, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin, Outcome, Page,
     Proposal, Publish, Quarantined, Reading, Readmit, Reason, Rules, Scanned, SetAside, Source, Submission,
@@ -245,7 +247,7 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         (any::<u64>(), answered).prop_map(|(id, answer)| PeerMessage::Answer { id, answer }),
         any::<(u64, u64)>().prop_map(|(start, connection)| PeerMessage::Evict { start, connection }),
         any::<(u64, u16)>().prop_map(|(start, shard)| PeerMessage::EvictAll { start, shard: ShardId(shard) }),
-        vec(text(), 0..4).prop_map(|filters| PeerMessage::Interest { filters }),
+        vec(text(), 0..4).prop_map(|filters| PeerMessage::Interest { filters: filters.into() }),
         vec(routed, 0..3).prop_map(|publishes| PeerMessage::Route { publishes }),
     ]
 }
@@ -421,7 +423,9 @@ proptest! {
     }
 
     #[test]
-    fn all_that_a_link_takes_arrives_in_order_in_frames_that_decode(messages in vec(message(), 0..40)) {
+    fn all_that_a_link_takes_arrives_in_the_order_of_its_lane_in_frames_that_decode(
+        messages in vec(message(), 0..40)
+    ) {
         let mut link = Link::new(GatewayId(1), GatewayId(2));
         link.handshaking();
         link.connected(0);
@@ -431,6 +435,15 @@ proptest! {
             prop_assert!(bytes.len() <= MAX_PEER_FRAME_BYTES);
             arrived.extend(PeerFrame::decode(&bytes).unwrap().messages);
         }
-        prop_assert_eq!(arrived, messages);
+        for lane in Lane::ALL {
+            // What is subscribed to is a state: the newest one is said, and before what else is in its lane.
+            let (states, mut wanted): (Vec<_>, Vec<_>) = messages
+                .iter()
+                .filter(|m| Lane::of(m) == lane)
+                .partition(|m| matches!(m, PeerMessage::Interest { .. }));
+            wanted.splice(0..0, states.last().copied());
+            let found: Vec<_> = arrived.iter().filter(|m| Lane::of(m) == lane).collect();
+            prop_assert_eq!(found, wanted);
+        }
     }
 }

@@ -34,7 +34,7 @@ pub use watch::PeerWatch;
 use crate::actors::clock::SiteClock;
 use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
-use crate::logic::link::{Link, LinkCounts, State};
+use crate::logic::link::{Lane, LaneCounts, Link, LinkCounts, State};
 use crate::logic::peer::PeerMessage;
 use actix::{Actor, Addr, ArbiterHandle, Message, Recipient};
 use greet::Greeter;
@@ -149,6 +149,25 @@ impl PeerLinks {
     /// How each link is, for the operator.
     pub fn status(&self) -> Vec<LinkStatus> {
         self.lines.values().map(|line| line.status()).collect()
+    }
+
+    /// Sets the counters of what the links carried and dropped, by kind of traffic.
+    pub fn set_metrics(&self) {
+        let counts: Vec<LinkCounts> = self.lines.values().map(|line| line.link().counts()).collect();
+        for lane in Lane::ALL {
+            let kind = lane.name();
+            let sum = |of: fn(LaneCounts) -> u64| counts.iter().map(|c| of(c.of(lane))).sum::<u64>();
+            metrics::counter!("selvedge_link_sent_total", "kind" => kind).absolute(sum(|c| c.sent));
+            for (why, dropped) in [
+                ("down", sum(|c| c.dropped_down)),
+                ("full", sum(|c| c.dropped_full)),
+                ("long", sum(|c| c.dropped_long)),
+                ("replaced", sum(|c| c.replaced)),
+            ] {
+                let counter = metrics::counter!("selvedge_link_dropped_total", "kind" => kind, "why" => why);
+                counter.absolute(dropped);
+            }
+        }
     }
 }
 

@@ -18,16 +18,18 @@
 //! NNpsk0's first message can be replayed, so an acceptor counts a dialler as authenticated only after
 //! its Hello, which is encrypted under keys that the acceptor's fresh ephemeral key went into.
 //!
-//! [`Link`] is the core of one link: a bounded queue, which becomes frames whenever the connection can take
-//! one. All that is queued at that moment shares a frame (up to [`FRAME_TARGET_BYTES`]), so a message on an
-//! idle link leaves at once and alone, and on a busy one the batch grows with the load, without a timer. A
+//! [`Link`] is the core of one link: a bounded queue with a lane for each kind of traffic ([`Lane`]), which becomes frames
+//! whenever the connection can take one. All that is queued at that moment shares a frame (up to [`FRAME_TARGET_BYTES`]), so
+//! a message on an idle link leaves at once and alone, and on a busy one the batch grows with the load, without a timer. A
 //! frame without messages is a heartbeat; it is made only when nothing else left for [`HEARTBEAT_MS`].
 //!
-//! **A link may lose messages, never invent, repeat or reorder them.** While it is down it keeps nothing;
-//! when its queue is full, the oldest leave it, counted. That is safe for everything it carries: Paxos
-//! assumes a lossy network, and a forwarded batch is kept by its origin until it is answered.
+//! **A link may lose messages, never invent or repeat them, nor reorder those of a lane.** While it is down it keeps nothing
+//! but what the peer is to know of subscriptions; when a lane is full, the oldest leave it, counted. That is safe for
+//! everything it carries: Paxos assumes a lossy network, and a forwarded batch is kept by its origin until it is answered.
 //!
-//! Invariant: at most [`QUEUE_BYTES`] (as encoded) and [`QUEUE_MESSAGES`] wait in one link.
+//! Invariant: at most [`Lane::most_bytes`] (as encoded; or one message) and [`LANE_MESSAGES`] wait in a lane.
+//! Invariant: nothing displaces a message but one of its own lane; nothing keeps it waiting but its own lane, those
+//! before it, and from each one behind it one message in [`MAX_PASSED_OVER_FRAMES`] frames and what a frame has room for.
 //! Invariant: no frame is longer than [`MAX_PEER_FRAME_BYTES`]; a longer one read ends the connection.
 //! Invariant: no message of a peer is delivered before its incarnation was admitted and is on disk.
 //!
@@ -42,6 +44,7 @@ mod queue;
 
 pub use hello::*;
 use queue::Queue;
+pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};
 
 use crate::logic::agreement::ClockNote;
 use crate::logic::peer::PeerMessage;
@@ -67,12 +70,6 @@ pub const MAX_MESSAGE_BYTES: usize = MAX_PEER_FRAME_BYTES - 64;
 /// A frame takes no further message once it has this many bytes: large enough to make the cost of a frame
 /// vanish, small enough that the receiver works on one while the next is under way.
 pub const FRAME_TARGET_BYTES: usize = 256 * 1024;
-
-/// The most bytes, as encoded, that wait in one link.
-pub const QUEUE_BYTES: usize = MAX_PEER_FRAME_BYTES;
-
-/// The most messages that wait in one link.
-pub const QUEUE_MESSAGES: usize = 16 * 1024;
 
 /// After this long without a frame at the latest a heartbeat is sent, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 100;
@@ -126,17 +123,49 @@ pub enum State {
     Up,
 }
 
-/// What a link counted since it was made.
+/// What a link counted of one lane since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LinkCounts {
+pub struct LaneCounts {
     /// Messages that went into a frame.
     pub sent: u64,
     /// Messages dropped because the link was not up, including those that waited when it went down.
     pub dropped_down: u64,
-    /// Messages dropped, oldest first, because the queue was full.
+    /// Messages dropped, oldest first, because the lane was full.
     pub dropped_full: u64,
     /// Messages dropped because they are longer than [`MAX_MESSAGE_BYTES`]: a defect of their sender.
     pub dropped_long: u64,
+    /// Messages that a newer one replaced, as it says all that they said.
+    pub replaced: u64,
+}
+
+/// What a link counted since it was made, by lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkCounts([LaneCounts; Lane::ALL.len()]);
+
+impl LinkCounts {
+    /// Of one lane.
+    pub fn of(&self, lane: Lane) -> LaneCounts {
+        self.0[lane as usize]
+    }
+
+    fn of_mut(&mut self, lane: Lane) -> &mut LaneCounts {
+        &mut self.0[lane as usize]
+    }
+
+    /// Of all lanes together.
+    pub fn total(&self) -> LaneCounts {
+        self.0.iter().fold(LaneCounts::default(), |sum, lane| LaneCounts {
+            sent: sum.sent + lane.sent,
+            dropped_down: sum.dropped_down + lane.dropped_down,
+            dropped_full: sum.dropped_full + lane.dropped_full,
+            dropped_long: sum.dropped_long + lane.dropped_long,
+            replaced: sum.replaced + lane.replaced,
+        })
+    }
+
+    fn sent(&self) -> [u64; Lane::ALL.len()] {
+        self.0.map(|lane| lane.sent)
+    }
 }
 
 /// The core of one link, without its connection.
@@ -207,9 +236,10 @@ impl Link {
     }
 
     /// An authenticated connection is there, the first or one that replaces another. What waits is kept;
-    /// what the old connection had taken may be lost.
+    /// what the old connection had taken may be lost, so the peer is told again what is subscribed to.
     pub fn connected(&mut self, now: u64) {
         self.state = State::Up;
+        self.queue.connected();
         self.connected_ms = now;
         self.last_frame_ms = now;
     }
@@ -218,7 +248,7 @@ impl Link {
     /// not at all, unless the connection was short-lived, as those are that the peer ends for a reason.
     pub fn lost(&mut self, now: u64) -> u64 {
         self.state = State::Down;
-        self.counts.dropped_down += self.queue.clear() as u64;
+        self.queue.clear(&mut self.counts);
         if now.saturating_sub(self.connected_ms) < REDIAL_MAX_MS {
             return self.failed();
         }
@@ -226,19 +256,16 @@ impl Link {
         0
     }
 
-    /// Queues messages, in order. Returns whether there is now something to write.
+    /// Queues messages, each in its lane, in order. Returns whether there is now something to write.
     pub fn send(&mut self, messages: Vec<PeerMessage>) -> bool {
-        if self.state != State::Up {
-            self.counts.dropped_down += messages.len() as u64;
-            return false;
-        }
+        let up = self.state == State::Up;
         for message in messages {
-            match self.queue.push(message) {
-                Ok(dropped) => self.counts.dropped_full += dropped as u64,
-                Err(queue::TooLong) => self.counts.dropped_long += 1,
+            match up {
+                true => self.queue.push(message, &mut self.counts),
+                false => self.queue.push_down(message, &mut self.counts),
             }
         }
-        !self.queue.is_empty()
+        up && !self.queue.is_empty()
     }
 
     /// From now on frames say that this gateway's disk has no room, or that it has.
@@ -246,14 +273,13 @@ impl Link {
         self.full = full;
     }
 
-    /// The next frame, if one is due now: all that waits (up to [`FRAME_TARGET_BYTES`]), or a heartbeat.
+    /// The next frame, if one is due now: what waits, by priority (up to [`FRAME_TARGET_BYTES`]), or a heartbeat.
     /// To be called whenever the connection can take a frame. `clocks` says what the time is then.
     pub fn next_frame(&mut self, now: u64, clocks: impl FnOnce() -> ClockNote) -> Option<Vec<u8>> {
         if self.state != State::Up || (self.queue.is_empty() && now < self.heartbeat_at()) {
             return None;
         }
-        let messages = self.queue.take(FRAME_TARGET_BYTES);
-        self.counts.sent += messages.len() as u64;
+        let messages = self.queue.take(FRAME_TARGET_BYTES, &mut self.counts);
         self.last_frame_ms = now;
         Some(PeerFrame { clocks: clocks(), full: self.full, messages }.encode())
     }

@@ -1,69 +1,241 @@
-//! What waits to be sent to one peer: bounded in bytes and in messages, oldest out first.
+//! What waits to be sent to one peer: a bounded lane for each kind of traffic, written in the order of their priority.
+//!
+//! A frame takes from the lanes in the order of [`Lane::ALL`] until it is full. Whoever waited through
+//! [`MAX_PASSED_OVER_FRAMES`] frames in a row without a place goes first in the next one, with one message: so the
+//! lower lanes get slow, and never stand still. Bulk fills no more than [`BULK_FRAME_BYTES`] of a frame, because what comes
+//! while the frame is on its way waits for its end.
+//!
+//! A full lane drops its own oldest, never what is in another one. What a gateway's programs subscribe to is no message among
+//! others but a state: the newest one replaces the one that waits, and each new connection is told it again.
 
-use super::{MAX_MESSAGE_BYTES, QUEUE_BYTES, QUEUE_MESSAGES};
+use super::{LaneCounts, LinkCounts, MAX_MESSAGE_BYTES};
 use crate::logic::peer::PeerMessage;
 use bincode::enc::write::SizeWriter;
 use std::collections::VecDeque;
 
-/// A message that no frame could hold.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+/// The most messages that wait in one lane.
+pub const LANE_MESSAGES: usize = 16 * 1024;
+
+/// A lane that got no place in so many frames in a row goes first in the next.
+pub const MAX_PASSED_OVER_FRAMES: u32 = 4;
+
+/// What bulk fills of a frame, unless a single message is longer, in bytes.
+pub const BULK_FRAME_BYTES: usize = 64 * 1024;
+
+const MIB: usize = 1024 * 1024;
+
+/// A kind of traffic between gateways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Paxos.
+    Consensus,
+    /// What devices did, on its way to leaders, and the answers.
+    Forwarding,
+    /// Questions of people and programs, and the answers.
+    Questions,
+    /// What subscribers at the other gateway want, and what they get.
+    Subscribers,
+    /// Snapshots, pieces of the log and contents of batches.
+    Bulk,
+}
+
+impl Lane {
+    /// All of them, by priority.
+    pub const ALL: [Self; 5] =
+        [Self::Consensus, Self::Forwarding, Self::Questions, Self::Subscribers, Self::Bulk];
+
+    /// Where a message belongs.
+    pub fn of(message: &PeerMessage) -> Self {
+        match message {
+            PeerMessage::Paxos { .. } => Self::Consensus,
+            PeerMessage::Forward { .. }
+            | PeerMessage::Forwarded { .. }
+            | PeerMessage::Evict { .. }
+            | PeerMessage::EvictAll { .. } => Self::Forwarding,
+            PeerMessage::Query { .. }
+            | PeerMessage::Answer { .. }
+            | PeerMessage::AskTable { .. }
+            | PeerMessage::TableAnswer { .. } => Self::Questions,
+            PeerMessage::Interest { .. } | PeerMessage::Route { .. } => Self::Subscribers,
+            PeerMessage::Transfer { .. } => Self::Bulk,
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Consensus => "consensus",
+            Self::Forwarding => "forwarding",
+            Self::Questions => "questions",
+            Self::Subscribers => "subscribers",
+            Self::Bulk => "bulk",
+        }
+    }
+
+    /// The most bytes, as encoded, that wait in it; or one message, if that is longer.
+    pub fn most_bytes(self) -> usize {
+        match self {
+            Self::Consensus | Self::Forwarding | Self::Subscribers => 4 * MIB,
+            Self::Questions => MIB,
+            Self::Bulk => 2 * MIB,
+        }
+    }
+}
+
+/// Messages of one lane with their sizes as encoded.
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: VecDeque<(usize, PeerMessage)>,
+    bytes: usize,
+    /// Frames in a row in which it got no place.
+    passed_over: u32,
+}
+
+/// A frame that is being filled.
+#[derive(Debug, Default)]
+struct Filling {
+    messages: Vec<PeerMessage>,
+    bytes: usize,
+}
+
+impl Filling {
+    fn has_room(&self, size: usize, most_bytes: usize) -> bool {
+        self.messages.is_empty() || self.bytes + size <= most_bytes
+    }
+
+    fn add(&mut self, size: usize, message: PeerMessage) {
+        self.bytes += size;
+        self.messages.push(message);
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// With their sizes as encoded.
-    messages: VecDeque<(usize, PeerMessage)>,
-    bytes: usize,
+    lanes: [Waiting; Lane::ALL.len()],
+    /// The newest that was said of subscriptions, with its size.
+    interest: Option<(usize, PeerMessage)>,
+    /// The peer is still to be told.
+    interest_due: bool,
 }
 
 impl Queue {
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        !self.interest_due && self.lanes.iter().all(|lane| lane.messages.is_empty())
     }
 
     /// How many bytes wait, as encoded.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.lanes.iter().map(|lane| lane.bytes).sum()
     }
 
-    /// Takes a message in and says how many older ones had to leave for it.
-    pub fn push(&mut self, message: PeerMessage) -> Result<usize, TooLong> {
+    /// Takes a message in; older ones of its lane may have to leave for it.
+    pub fn push(&mut self, message: PeerMessage, counts: &mut LinkCounts) {
+        let lane = Lane::of(&message);
+        let counts = counts.of_mut(lane);
         let size = encoded_bytes(&message);
         if size > MAX_MESSAGE_BYTES {
-            return Err(TooLong);
+            counts.dropped_long += 1;
+        } else if matches!(message, PeerMessage::Interest { .. }) {
+            counts.replaced += u64::from(std::mem::replace(&mut self.interest_due, true));
+            self.interest = Some((size, message));
+        } else {
+            self.lanes[lane as usize].push(size, message, lane.most_bytes(), counts);
         }
-        let mut dropped = 0;
-        while self.messages.len() >= QUEUE_MESSAGES || self.bytes + size > QUEUE_BYTES {
+    }
+
+    /// Keeps nothing of a message for a peer that can't be reached, but what its next connection is to be told.
+    pub fn push_down(&mut self, message: PeerMessage, counts: &mut LinkCounts) {
+        match message {
+            PeerMessage::Interest { .. } => {
+                self.push(message, counts);
+                self.interest_due = false;
+            }
+            message => counts.of_mut(Lane::of(&message)).dropped_down += 1,
+        }
+    }
+
+    /// A new connection is to be told what is state. What the old one had taken may be lost.
+    pub fn connected(&mut self) {
+        self.interest_due = self.interest.is_some();
+    }
+
+    /// What goes into the next frame: about `bytes`, but at least one message if there is one.
+    pub fn take(&mut self, bytes: usize, counts: &mut LinkCounts) -> Vec<PeerMessage> {
+        let mut frame = Filling::default();
+        let before = counts.sent();
+        for lane in Lane::ALL {
+            if self.lanes[lane as usize].passed_over >= MAX_PASSED_OVER_FRAMES {
+                self.move_one(lane, MAX_MESSAGE_BYTES, &mut frame, counts);
+            }
+        }
+        for lane in Lane::ALL {
+            let most_bytes = match lane {
+                Lane::Bulk => bytes.min(frame.bytes + BULK_FRAME_BYTES),
+                _ => bytes,
+            };
+            while self.move_one(lane, most_bytes, &mut frame, counts) {}
+        }
+        let lanes = self.lanes.iter_mut().zip(Lane::ALL).zip(before);
+        for ((waiting, lane), before) in lanes {
+            let waits = !waiting.messages.is_empty() || (lane == Lane::Subscribers && self.interest_due);
+            let passed_over = waits && counts.of(lane).sent == before;
+            waiting.passed_over = if passed_over { waiting.passed_over + 1 } else { 0 };
+        }
+        frame.messages
+    }
+
+    /// Moves a lane's next message into the frame if that has room for it.
+    fn move_one(
+        &mut self,
+        lane: Lane,
+        most_bytes: usize,
+        frame: &mut Filling,
+        counts: &mut LinkCounts,
+    ) -> bool {
+        if let Some((size, interest)) =
+            self.interest.as_ref().filter(|_| lane == Lane::Subscribers && self.interest_due)
+        {
+            if !frame.has_room(*size, most_bytes) {
+                return false;
+            }
+            frame.add(*size, interest.clone());
+            self.interest_due = false;
+            counts.of_mut(lane).sent += 1;
+            return true;
+        }
+        let waiting = &mut self.lanes[lane as usize];
+        let Some((size, _)) = waiting.messages.front().filter(|(size, _)| frame.has_room(*size, most_bytes))
+        else {
+            return false;
+        };
+        waiting.bytes -= size;
+        if let Some((size, message)) = waiting.messages.pop_front() {
+            frame.add(size, message);
+        }
+        counts.of_mut(lane).sent += 1;
+        true
+    }
+
+    /// Drops all that waits.
+    pub fn clear(&mut self, counts: &mut LinkCounts) {
+        for (waiting, lane) in self.lanes.iter_mut().zip(Lane::ALL) {
+            counts.of_mut(lane).dropped_down += waiting.messages.len() as u64;
+            *waiting = Waiting::default();
+        }
+        self.interest_due = false;
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, size: usize, message: PeerMessage, most_bytes: usize, counts: &mut LaneCounts) {
+        while self.messages.len() >= LANE_MESSAGES || self.bytes + size > most_bytes {
             let Some((old, _)) = self.messages.pop_front() else { break };
             self.bytes -= old;
-            dropped += 1;
+            counts.dropped_full += 1;
         }
         self.bytes += size;
         self.messages.push_back((size, message));
-        Ok(dropped)
-    }
-
-    /// The oldest messages: as many as stay within `bytes`, but at least one if there is one.
-    pub fn take(&mut self, bytes: usize) -> Vec<PeerMessage> {
-        let mut out = Vec::new();
-        let mut taken = 0;
-        while let Some(&(size, _)) = self.messages.front() {
-            if !out.is_empty() && taken + size > bytes {
-                break;
-            }
-            taken += size;
-            out.extend(self.messages.pop_front().map(|(_, message)| message));
-        }
-        self.bytes -= taken;
-        out
-    }
-
-    /// Drops everything and says how many messages that were.
-    pub fn clear(&mut self) -> usize {
-        let count = self.messages.len();
-        *self = Self::default();
-        count
     }
 }
 

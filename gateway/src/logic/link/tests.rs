@@ -65,7 +65,8 @@ fn what_is_queued_shares_a_frame_and_nothing_is_sent_twice() {
     assert_eq!(numbers(link.next_frame(1000, CLOCKS)), [1, 2, 3]);
     assert_eq!(link.next_frame(1000, CLOCKS), None);
     assert!(!link.send(vec![]));
-    assert_eq!(link.counts(), LinkCounts { sent: 3, ..Default::default() });
+    assert_eq!(link.counts().of(Lane::Forwarding), LaneCounts { sent: 3, ..LaneCounts::default() });
+    assert_eq!(link.counts().total().sent, 3);
 }
 
 #[test]
@@ -91,8 +92,8 @@ fn a_frame_is_cut_at_its_target_but_takes_any_one_message() {
     let mut link = up();
     link.send((1..=3).map(|n| message(n, FRAME_TARGET_BYTES / 2)).collect());
     link.send(vec![message(4, MAX_MESSAGE_BYTES - 100), message(5, 1)]);
-    // The three and the long one are more than the queue holds: the oldest left.
-    assert_eq!(link.counts().dropped_full, 3);
+    // The three and the long one are more than the lane holds: the oldest left.
+    assert_eq!(link.counts().total().dropped_full, 3);
     let long = link.next_frame(1000, CLOCKS).unwrap();
     assert!(long.len() <= MAX_PEER_FRAME_BYTES);
     assert_eq!(numbers(Some(long)), [4]);
@@ -112,13 +113,13 @@ fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
             link.send(vec![message(1, n)]);
             link.next_frame(1000, CLOCKS).unwrap().len()
         };
-        assert_eq!(queue.push(message(1, 100_000)), Ok(0));
+        queue.push(message(1, 100_000), &mut LinkCounts::default());
         // A frame is its version, the clocks (11 bytes), whether there is room, the number of messages, and they.
         assert_eq!(size(100_000), 1 + 11 + 1 + 1 + queue.bytes());
         queue.bytes() - 100_000
     };
     link.send(vec![message(1, 10), message(2, MAX_MESSAGE_BYTES - overhead + 1), message(3, 10)]);
-    assert_eq!(link.counts().dropped_long, 1);
+    assert_eq!(link.counts().total().dropped_long, 1);
     assert_eq!(numbers(link.next_frame(1000, CLOCKS)), [1, 3]);
     link.send(vec![message(4, MAX_MESSAGE_BYTES - overhead)]);
     let frame = link.next_frame(1000, CLOCKS).unwrap();
@@ -127,10 +128,10 @@ fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
 }
 
 #[test]
-fn a_full_queue_drops_its_oldest_and_counts_them() {
+fn a_full_lane_drops_its_oldest_and_counts_them() {
     let mut link = up();
-    link.send((0..QUEUE_MESSAGES as u64 + 5).map(|n| message(n, 0)).collect());
-    assert_eq!(link.counts().dropped_full, 5);
+    link.send((0..LANE_MESSAGES as u64 + 5).map(|n| message(n, 0)).collect());
+    assert_eq!(link.counts().total().dropped_full, 5);
     assert_eq!(numbers(link.next_frame(1000, CLOCKS))[0], 5);
 
     let mut link = up();
@@ -140,8 +141,8 @@ fn a_full_queue_drops_its_oldest_and_counts_them() {
         left.extend(numbers(Some(frame)));
     }
     assert_eq!(left, (100 - left.len() as u64..100).collect::<Vec<_>>(), "the newest, in order");
-    assert_eq!(left.len(), QUEUE_BYTES / 100_020);
-    assert_eq!(link.counts().dropped_full + left.len() as u64, 100);
+    assert_eq!(left.len(), Lane::Forwarding.most_bytes() / 100_020);
+    assert_eq!(link.counts().total().dropped_full + left.len() as u64, 100);
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn a_link_that_is_down_keeps_nothing() {
     assert_eq!(link.next_frame(5000, CLOCKS), None);
     link.connected(1002);
     assert_eq!(link.next_frame(1002, CLOCKS), None);
-    assert_eq!(link.counts().dropped_down, 3);
+    assert_eq!(link.counts().total().dropped_down, 3);
 }
 
 #[test]
