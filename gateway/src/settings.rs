@@ -6,6 +6,7 @@ use crate::logic::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingErr
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::frame;
 use selvedge_shared::ids::{BadSiteName, GatewayId, SiteId};
+use selvedge_shared::private::read_secret;
 use selvedge_shared::seal::{SecretError, SiteSecret};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -223,6 +224,9 @@ pub enum SettingsError {
     /// The site's secret.
     #[error("site.secret_file: {0}")]
     Secret(#[from] SecretError),
+    /// The file with the password for the uplink's broker.
+    #[error("uplink.password_file: {0}")]
+    Password(String),
     /// The site's shape.
     #[error("site: {0}")]
     Ring(#[from] RingError),
@@ -273,6 +277,8 @@ pub struct Checked {
     pub decoder: Decoder,
     /// The site's secret.
     pub secret: SiteSecret,
+    /// The password for the uplink's broker, if it wants one.
+    pub password: Option<String>,
     /// Equal on all gateways of the site: a hash of its name, members, shards and replicas.
     pub membership: [u8; 32],
 }
@@ -430,6 +436,10 @@ impl Settings {
         within("mqtt.max_connections_per_address", of_address, 0..=1_000_000, "0 to 1000000")?;
         within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;
         let secret = SiteSecret::from_file(&self.site.secret_file)?;
+        let password = match self.uplink.password_file.as_os_str().is_empty() {
+            true => None,
+            false => Some(read_secret(&self.uplink.password_file).map_err(SettingsError::Password)?),
+        };
         let mut facts: Vec<_> = self.site.gateways.iter().map(|g| (g.id, g.weight)).collect();
         facts.sort_unstable();
         let facts = frame::encode(1, &(site.clone(), self.site.shards, self.site.replicas as u64, facts));
@@ -437,6 +447,6 @@ impl Settings {
         let mut membership = [0; 32];
         membership.copy_from_slice(digest.as_ref());
         let peers = self.site.gateways.iter().map(|g| (GatewayId(g.id), g.peer.clone())).collect();
-        Ok(Checked { site, me, peers, ring, decoder, secret, membership, settings: self })
+        Ok(Checked { site, me, peers, ring, decoder, secret, password, membership, settings: self })
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod broker;
 pub mod lake;
 pub mod live;
 pub mod logic;

@@ -2,6 +2,7 @@
 
 use crate::api::{self, Api};
 use crate::apply::{self, Confirmations, QUEUE_ENTRIES};
+use crate::broker::{BrokerAddress, Carrier, Embedded};
 use crate::lake::LakeError;
 use crate::lake::schedule::Schedule;
 use crate::live::Live;
@@ -11,16 +12,16 @@ use crate::sites::{Edge, Link};
 use crate::stats::Stats;
 use crate::store::lake::Exports;
 use crate::store::{self, StoreError};
-use crate::uplink::{BrokerAddress, Confirmer, Subscriber};
+use crate::uplink::{Confirmer, Subscriber};
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_shared::mqtt::broker::Credentials;
-use selvedge_shared::mqtt::{self, Limits, Listener, ListenerConfig};
+use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_shared::seal::SealError;
 use selvedge_shared::time::EpochMs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -28,6 +29,9 @@ use tokio::task::JoinHandle;
 
 /// How many gateways may be connected to the embedded broker.
 pub const MAX_CONNECTIONS_ENTRIES: usize = 1024;
+
+/// How many of them may come from one address.
+pub const MAX_CONNECTIONS_PER_ADDRESS_ENTRIES: usize = MAX_CONNECTIONS_ENTRIES / 2;
 
 /// How long a part may take to stop.
 pub const STOP_MS: u64 = 10_000;
@@ -109,7 +113,7 @@ impl Node {
                 let config = ListenerConfig {
                     address,
                     max_connections: MAX_CONNECTIONS_ENTRIES,
-                    max_connections_per_address: MAX_CONNECTIONS_ENTRIES,
+                    max_connections_per_address: MAX_CONNECTIONS_PER_ADDRESS_ENTRIES,
                     limits,
                 };
                 let listener = Listener::bind(config).await.map_err(failed)?;
@@ -121,11 +125,27 @@ impl Node {
         let lake = Schedule::new(&settings.lake, reader.clone(), Exports::new(&database))?;
 
         let broker = listener.as_ref().map(|(address, _)| *address);
-        let address = broker_address(settings, broker);
-        let confirmations = Arc::new(Confirmations::default());
-        let confirmer = Confirmer::new(address.clone(), &sites, confirmations.clone())?;
         let edge = Arc::new(Edge::new(names.iter().cloned())?);
-        let link = Link::new(edge.clone(), address.clone(), &sites, stats.clone())?;
+        let credentials = settings.uplink_credentials()?;
+        let embedded = match &listener {
+            None => None,
+            Some(_) => {
+                let credentials = credentials.clone();
+                let credentials = credentials.map(|(username, password)| Credentials { username, password });
+                Some(Arc::new(Embedded::new(credentials, edge.me())))
+            }
+        };
+        let carrier = match &embedded {
+            Some(own) => Carrier::Embedded(own.clone()),
+            None => {
+                let uplink = &settings.uplink;
+                let (host, port) = (uplink.host.clone(), uplink.port);
+                Carrier::External(BrokerAddress::new(host, port, credentials, &uplink.client_id)?)
+            }
+        };
+        let confirmations = Arc::new(Confirmations::default());
+        let confirmer = Confirmer::new(carrier.clone(), &sites, confirmations.clone())?;
+        let link = Link::new(edge.clone(), carrier.clone(), &sites, stats.clone())?;
         let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES);
         let secrets = sites.iter().flat_map(|site| {
             let all = std::iter::once(&site.secret).chain(&site.also_accepted);
@@ -134,7 +154,7 @@ impl Node {
         let mut known = names.clone();
         known.dedup();
         let subscriber = Subscriber {
-            broker: address,
+            carrier,
             sites: known,
             share: settings.uplink.share.clone(),
             verifier: Verifier::new(secrets),
@@ -171,11 +191,8 @@ impl Node {
         Ok(Self {
             http,
             broker,
-            listener: listener.map(|(_, listener)| {
-                let credentials =
-                    credentials(settings).map(|(username, password)| Credentials { username, password });
-                let broker = Arc::new(mqtt::Broker::new(credentials));
-                tokio::spawn(listener.run(broker, rest_stopped.clone()))
+            listener: listener.zip(embedded).map(|((_, listener), own)| {
+                tokio::spawn(listener.run(own.broker.clone(), rest_stopped.clone()))
             }),
             edge: tokio::spawn(link.run(rest_stopped.clone())),
             subscriber: tokio::spawn(subscriber.run(uplink_stopped)),
@@ -249,32 +266,6 @@ impl Node {
             upkeep.abort();
         }
         closed
-    }
-}
-
-fn credentials(settings: &Settings) -> Option<(String, String)> {
-    let uplink = &settings.uplink;
-    (!uplink.username.is_empty()).then(|| (uplink.username.clone(), uplink.password.clone()))
-}
-
-/// The broker as our own clients reach it.
-fn broker_address(settings: &Settings, embedded: Option<SocketAddr>) -> BrokerAddress {
-    let (host, port) = match embedded {
-        None => (settings.uplink.host.clone(), settings.uplink.port),
-        Some(address) => {
-            let ip = match address.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ip => ip,
-            };
-            (ip.to_string(), address.port())
-        }
-    };
-    BrokerAddress {
-        host,
-        port,
-        credentials: credentials(settings),
-        client_id: settings.uplink.client_id.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::lake;
 use crate::store::{Database, Postgres};
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::ids::SiteId;
+use selvedge_shared::private::read_secret;
 use selvedge_shared::seal::{SecretError, SiteSecret};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -88,10 +89,12 @@ pub struct UplinkSettings {
     pub host: String,
     /// Embedded: the port to listen on, 0 takes a free one. External: the broker's port.
     pub port: u16,
-    /// The user name for the broker; empty for none. Embedded: what gateways must show.
+    /// The user name for the broker; empty for none. Embedded: what gateways must show, needed unless `host` is loopback.
     pub username: String,
-    /// The password that goes with it.
+    /// The password that goes with it; a file is better.
     pub password: String,
+    /// The file that holds it instead.
+    pub password_file: PathBuf,
     /// The client id at an external broker; empty makes one up, which is right unless the broker lists allowed ones.
     pub client_id: String,
     /// External: the name of a group of nodes that share the work, each message going to one of them; they need one database,
@@ -154,10 +157,11 @@ impl Default for Settings {
             http: HttpSettings::default(),
             uplink: UplinkSettings {
                 broker: "embedded".to_string(),
-                host: "0.0.0.0".to_string(),
+                host: "127.0.0.1".to_string(),
                 port: 18830,
                 username: String::new(),
                 password: String::new(),
+                password_file: PathBuf::new(),
                 client_id: String::new(),
                 share: String::new(),
             },
@@ -302,6 +306,46 @@ impl Settings {
         }
     }
 
+    /// What this node shows an external broker, or its own one asks for: user name and password.
+    ///
+    /// # Errors
+    /// When one is there without the other, the password's file can't be read or is open to others, or a broker that others can
+    /// reach would let in everybody.
+    pub fn uplink_credentials(&self) -> Result<Option<(String, String)>, SettingsError> {
+        let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
+        let UplinkSettings { username, password, password_file, .. } = &self.uplink;
+        let password = match (password.as_str(), password_file.as_os_str().is_empty()) {
+            ("", true) => None,
+            (password, true) => Some(password.to_string()),
+            ("", false) => {
+                let read = read_secret(password_file);
+                Some(read.map_err(|why| wrong("uplink.password_file", why))?)
+            }
+            _ => {
+                let why = "there is an `uplink.password` as well; set one of them".to_string();
+                return Err(wrong("uplink.password_file", why));
+            }
+        };
+        if let Broker::Embedded(address) = self.broker()?
+            && !address.ip().is_loopback()
+            && (username.is_empty() || password.is_none())
+        {
+            let why = format!(
+                "is {}, which others can reach, and the embedded broker asks nobody for a password: set `uplink.username` and \
+                 `uplink.password_file` (and the same at the gateways), or listen on 127.0.0.1",
+                address.ip()
+            );
+            return Err(wrong("uplink.host", why));
+        }
+        match (username.is_empty(), password) {
+            (true, None) => Ok(None),
+            (true, Some(_)) => {
+                Err(wrong("uplink.username", "there is a password without it; set both or none".into()))
+            }
+            (false, password) => Ok(Some((username.clone(), password.unwrap_or_default()))),
+        }
+    }
+
     /// Checks everything that can be checked without starting: what `--check-config` does.
     ///
     /// # Errors
@@ -354,11 +398,7 @@ impl Settings {
         if self.lake.every_minutes == 0 {
             return Err(wrong("lake.every_minutes", "is 0; 60 looks once an hour".into()));
         }
-        if self.uplink.username.is_empty() && !self.uplink.password.is_empty() {
-            let why = "there is a password without it; set both or none".to_string();
-            return Err(SettingsError::Wrong { key: "uplink.username".into(), why });
-        }
-        Ok(())
+        self.uplink_credentials().map(|_| ())
     }
 }
 
@@ -381,7 +421,7 @@ mod tests {
             .join("../deploy/node.toml");
         let settings: Settings = config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings.sites[0].name.as_str(), "plant-7");
-        assert_eq!(settings.broker().unwrap(), Broker::Embedded(([0, 0, 0, 0], 18830).into()));
+        assert_eq!(settings.broker().unwrap(), Broker::Embedded(([127, 0, 0, 1], 18830).into()));
     }
 
     #[test]
@@ -410,7 +450,8 @@ mod tests {
         assert!(said(&[("sites", &twice)]).contains("`sites[1].name`: a is there twice"));
         assert!(said(&[("sites", &site), ("uplink.broker", "own")]).contains("`external`"));
         assert!(said(&[("sites", &site), ("uplink.host", "plant")]).contains("`uplink.host`"));
-        assert!(said(&[("sites", &site), ("uplink.broker", "external")]).contains("`uplink.host`"));
+        let nowhere = [("sites", site.as_str()), ("uplink.broker", "external"), ("uplink.host", "0.0.0.0")];
+        assert!(said(&nowhere).contains("`uplink.host`"));
         assert!(said(&[("sites", &site), ("uplink.password", "x")]).contains("`uplink.username`"));
         assert!(
             said(&[("sites", &site), ("uplink.share", "nodes")]).contains("`uplink.broker` to `external`")
@@ -422,6 +463,45 @@ mod tests {
         assert!(said(&[("sites", &site), ("timescale", "true")]).contains("`timescale`"));
         let file = said(&[("sites", "[{ name = \"a\", secret_file = \"/nowhere/x\" }]")]);
         assert!(file.contains("site a") && file.contains("/nowhere/x"), "{file}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_broker_that_others_reach_asks_for_a_password() {
+        use std::os::unix::fs::PermissionsExt;
+        let secret = SiteSecret::generate().unwrap().reveal_hex();
+        let site = format!("[{{ name = \"a\", secret = \"{secret}\" }}]");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        let put = |mode| {
+            std::fs::write(&path, "hunter2\n").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        put(0o600);
+        let file = path.to_str().unwrap();
+        for host in ["0.0.0.0", "::", "10.0.0.1"] {
+            let at = [("sites", site.as_str()), ("uplink.host", host)];
+            let with = |more: &[(&str, &str)]| load(&[&at[..], more].concat()).check();
+            for more in [&[][..], &[("uplink.username", "gateways")]] {
+                let said = with(more).unwrap_err().to_string();
+                for named in ["`uplink.host`", "`uplink.username`", "`uplink.password_file`", host] {
+                    assert!(said.contains(named), "{said}");
+                }
+            }
+            with(&[("uplink.username", "gateways"), ("uplink.password_file", file)]).unwrap();
+            with(&[("uplink.username", "gateways"), ("uplink.password", "hunter2")]).unwrap();
+        }
+        let both = [("sites", site.as_str()), ("uplink.username", "a"), ("uplink.password_file", file)];
+        assert_eq!(
+            load(&both).uplink_credentials().unwrap(),
+            Some(("a".to_string(), "hunter2".to_string())),
+            "also on loopback, if they are set"
+        );
+        let said = said(&[&both[..], &[("uplink.password", "x")]].concat());
+        assert!(said.contains("`uplink.password_file`"), "{said}");
+        put(0o644);
+        let said = load(&both).check().unwrap_err().to_string();
+        assert!(said.contains("`uplink.password_file`") && said.contains("chmod 600"), "{said}");
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! The node's side of reports and questions: two MQTT clients, as in [`crate::uplink`], around
+//! The node's side of reports and questions: two MQTT clients, or the node's own broker, as in [`crate::uplink`], around
 //! [`crate::logic::sites`] and [`crate::logic::questions`].
 //!
 //! Every node hears all reports and the answers to its own questions; what one does not hear is asked or reported again.
 
+use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
 use crate::logic::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questions, Unanswered};
 use crate::logic::sites::Sites;
 use crate::settings::Site;
 use crate::stats::Stats;
-use crate::uplink::{BrokerAddress, RECONNECT_MS};
+use crate::uplink::RECONNECT_MS;
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::question::{Answer, NodeId, Question, answer_topic, ask_topic, parse_answer_topic};
@@ -59,6 +60,11 @@ impl Edge {
         };
         let (send, rearm) = (Notify::new(), Notify::new());
         Ok(Self { me, epoch: Instant::now(), inner: Mutex::new(inner), send, rearm })
+    }
+
+    /// The number that answers to this node are addressed to.
+    pub fn me(&self) -> NodeId {
+        self.me
     }
 
     /// Never held across an await.
@@ -176,7 +182,7 @@ impl Edge {
 /// What speaks with the broker.
 pub struct Link {
     edge: Arc<Edge>,
-    broker: BrokerAddress,
+    carrier: Carrier,
     sites: Vec<SiteId>,
     reports: Opener<Report>,
     answers: Opener<Answer>,
@@ -191,7 +197,7 @@ impl Link {
     /// When the system has no randomness.
     pub fn new(
         edge: Arc<Edge>,
-        broker: BrokerAddress,
+        carrier: Carrier,
         sites: &[Site],
         stats: Arc<Stats>,
     ) -> Result<Self, SealError> {
@@ -204,18 +210,18 @@ impl Link {
             sealers.insert(site.name.clone(), Sealer::new(&site.secret, &site.name)?);
         }
         let names = sites.iter().map(|site| site.name.clone()).collect();
-        Ok(Self { edge, broker, sites: names, reports, answers, sealers, stats })
+        Ok(Self { edge, carrier, sites: names, reports, answers, sealers, stats })
     }
 
     /// Hears, asks and keeps time until `shutdown` is true.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let Self { edge, broker, sites, reports, answers, sealers, stats } = self;
+        let Self { edge, carrier, sites, reports, answers, sealers, stats } = self;
         let mut ear = Ear { edge: edge.clone(), sites, reports, answers, stats };
         tokio::select! {
             _ = shutdown.wait_for(|stop| *stop) => {}
             () = edge.keep_time() => {}
-            () = ear.hear_for_ever(&broker) => {}
-            () = ask_for_ever(&edge, &broker, sealers) => {}
+            () = ear.hear_for_ever(&carrier) => {}
+            () = ask_for_ever(&edge, &carrier, sealers) => {}
         }
     }
 }
@@ -229,7 +235,23 @@ struct Ear {
 }
 
 impl Ear {
-    async fn hear_for_ever(&mut self, broker: &BrokerAddress) {
+    async fn hear_for_ever(&mut self, carrier: &Carrier) {
+        match carrier {
+            Carrier::External(broker) => self.hear_external(broker).await,
+            Carrier::Embedded(own) => self.hear_embedded(own).await,
+        }
+    }
+
+    async fn hear_embedded(&mut self, own: &Embedded) {
+        let mut told = 0;
+        loop {
+            let heard = own.reports.next().await;
+            told = self.stats.flooded(told, own.reports.dropped());
+            self.take(&heard.topic, &heard.payload);
+        }
+    }
+
+    async fn hear_external(&mut self, broker: &BrokerAddress) {
         loop {
             let (client, events) = AsyncClient::new(broker.options("-reports"), REQUEST_ENTRIES);
             let why = self.hear(&client, events).await;
@@ -303,21 +325,26 @@ impl Ear {
     }
 }
 
-async fn ask_for_ever(edge: &Edge, broker: &BrokerAddress, mut sealers: HashMap<SiteId, Sealer<Question>>) {
+async fn ask_for_ever(edge: &Edge, carrier: &Carrier, mut sealers: HashMap<SiteId, Sealer<Question>>) {
+    let broker = match carrier {
+        Carrier::External(broker) => broker,
+        Carrier::Embedded(own) => return send(edge, &Outlet::Embedded(own.clone()), &mut sealers).await,
+    };
     loop {
         let (client, mut events) = AsyncClient::new(broker.options("-ask"), REQUEST_ENTRIES);
+        let outlet = Outlet::Client(client);
         // Two futures side by side: sending may wait for room, which only polling makes.
         tokio::select! {
             error = async { loop { if let Err(error) = events.poll().await { break error; } } } => {
                 tracing::debug!(%error, "no connection for questions");
             }
-            () = send(edge, &client, &mut sealers) => {}
+            () = send(edge, &outlet, &mut sealers) => {}
         }
         tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
     }
 }
 
-async fn send(edge: &Edge, client: &AsyncClient, sealers: &mut HashMap<SiteId, Sealer<Question>>) {
+async fn send(edge: &Edge, outlet: &Outlet, sealers: &mut HashMap<SiteId, Sealer<Question>>) {
     loop {
         let (site, gateway, question) = edge.next().await;
         let Some(sealer) = sealers.get_mut(&site) else { continue };
@@ -328,7 +355,7 @@ async fn send(edge: &Edge, client: &AsyncClient, sealers: &mut HashMap<SiteId, S
                 continue;
             }
         };
-        if client.publish(ask_topic(&site, gateway), QoS::AtLeastOnce, false, sealed).await.is_err() {
+        if !outlet.publish(ask_topic(&site, gateway), sealed).await {
             return;
         }
     }

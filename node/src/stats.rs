@@ -89,6 +89,25 @@ impl Stats {
         self.log_due(reason, now)
     }
 
+    /// The embedded broker has dropped `dropped` messages in all, of clients that send faster than they are heard; so many of them
+    /// were counted before. Gives the number that is counted now.
+    pub fn flooded(&self, counted: u64, dropped: u64) -> u64 {
+        if dropped > counted {
+            metrics::counter!("selvedge_node_refused_total", "reason" => "flood")
+                .increment(dropped - counted);
+            *self.inner().refused.entry("flood").or_default() += dropped - counted;
+            if let Some(unlogged) = self.log_due("flood", Instant::now()) {
+                let dropped = dropped - counted;
+                tracing::warn!(
+                    dropped,
+                    unlogged,
+                    "a client of the embedded broker sends too fast; it loses messages"
+                );
+            }
+        }
+        dropped
+    }
+
     /// Whether `what` is to be logged again, and how often it came unlogged since the last time.
     pub fn log_due(&self, what: &'static str, now: Instant) -> Option<u64> {
         let every = Duration::from_millis(LOG_EVERY_MS);

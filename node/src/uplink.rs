@@ -1,29 +1,24 @@
-//! The uplink's two MQTT clients: one hears the sites' batches, the other sends confirmations. An embedded
-//! broker is spoken to in the same way, over loopback.
+//! The uplink's two MQTT clients: one hears the sites' batches, the other sends confirmations. The node's own broker is heard and
+//! spoken through without clients ([`crate::broker`]).
 //!
 //! The clients keep nothing: no session, no acknowledgement that means anything. Whatever is lost on the way, the edge sends
 //! again until it is confirmed. After any error a client is built anew, which is the one state that is surely sound.
 
 use crate::apply::Confirmations;
+use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
 use crate::logic::verify::Verifier;
 use crate::settings::Site;
 use crate::stats::Stats;
 use crate::store::Incoming;
-use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter, SubscribeReasonCode,
-};
+use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::seal::{SealError, Sealer};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Down, ack_topic};
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-
-/// The largest MQTT packet in either direction.
-pub const MAX_PACKET_BYTES: usize = 256 * 1024;
 
 /// How long a message may wait for a place in the queue before it is dropped (the edge sends it again).
 pub const QUEUE_WAIT_MS: u64 = 5_000;
@@ -31,45 +26,12 @@ pub const QUEUE_WAIT_MS: u64 = 5_000;
 /// How long to rest before connecting again.
 pub const RECONNECT_MS: u64 = 1_000;
 
-const KEEP_ALIVE_S: u64 = 30;
 const REQUEST_ENTRIES: usize = 64;
-
-/// Where the broker is, and who we are there.
-#[derive(Clone)]
-pub struct BrokerAddress {
-    /// Its name or address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// User name and password, if it wants them.
-    pub credentials: Option<(String, String)>,
-    /// Our client id; empty makes one up.
-    pub client_id: String,
-}
-
-impl BrokerAddress {
-    /// A client of this role.
-    pub(crate) fn options(&self, role: &str) -> MqttOptions {
-        let made_up = || {
-            let random = std::hash::RandomState::new().build_hasher().finish();
-            format!("selvedge-node-{random:016x}")
-        };
-        let id = if self.client_id.is_empty() { made_up() } else { self.client_id.clone() };
-        let mut options = MqttOptions::new(format!("{id}{role}"), self.host.clone(), self.port);
-        options.set_clean_session(true);
-        options.set_keep_alive(Duration::from_secs(KEEP_ALIVE_S));
-        options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
-        if let Some((username, password)) = &self.credentials {
-            options.set_credentials(username.clone(), password.clone());
-        }
-        options
-    }
-}
 
 /// What hears the sites.
 pub struct Subscriber {
-    /// The broker.
-    pub broker: BrokerAddress,
+    /// What carries the sites' messages.
+    pub carrier: Carrier,
     /// The sites to hear.
     pub sites: Vec<SiteId>,
     /// The group of nodes that shares the work; empty for none.
@@ -94,8 +56,26 @@ impl Subscriber {
     }
 
     async fn hear_for_ever(&mut self, stopped: &mut watch::Receiver<bool>) {
+        match self.carrier.clone() {
+            Carrier::External(broker) => self.hear_external(&broker, stopped).await,
+            Carrier::Embedded(own) => self.hear_embedded(&own).await,
+        }
+    }
+
+    async fn hear_embedded(&mut self, own: &Embedded) {
+        tracing::info!("hearing {} sites", self.sites.len());
+        self.stats.set_subscribed(true);
+        let mut told = 0;
         loop {
-            let (client, events) = AsyncClient::new(self.broker.options(""), REQUEST_ENTRIES);
+            let heard = own.batches.next().await;
+            told = self.stats.flooded(told, own.batches.dropped());
+            self.take(&heard.topic, &heard.payload).await;
+        }
+    }
+
+    async fn hear_external(&mut self, broker: &BrokerAddress, stopped: &mut watch::Receiver<bool>) {
+        loop {
+            let (client, events) = AsyncClient::new(broker.options(""), REQUEST_ENTRIES);
             let why = self.hear(&client, events).await;
             self.stats.set_subscribed(false);
             if *stopped.borrow() {
@@ -103,7 +83,7 @@ impl Subscriber {
             }
             metrics::counter!("selvedge_node_disconnects_total").increment(1);
             if let Some(unlogged) = self.stats.log_due("disconnected", Instant::now()) {
-                let BrokerAddress { host, port, .. } = &self.broker;
+                let BrokerAddress { host, port, .. } = broker;
                 tracing::warn!(%why, unlogged, "no connection to the broker {host}:{port}; trying on");
             }
             tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
@@ -168,7 +148,7 @@ fn filter(share: &str, site: impl std::fmt::Display) -> String {
 
 /// What sends confirmations.
 pub struct Confirmer {
-    broker: BrokerAddress,
+    carrier: Carrier,
     sealers: HashMap<SiteId, Sealer<Down>>,
     confirmations: Arc<Confirmations>,
 }
@@ -179,13 +159,13 @@ impl Confirmer {
     /// # Errors
     /// When the system has no randomness.
     pub fn new(
-        broker: BrokerAddress,
+        carrier: Carrier,
         sites: &[Site],
         confirmations: Arc<Confirmations>,
     ) -> Result<Self, SealError> {
         let sealer = |site: &Site| Ok((site.name.clone(), Sealer::new(&site.secret, &site.name)?));
         let sealers = sites.iter().map(sealer).collect::<Result<_, _>>()?;
-        Ok(Self { broker, sealers, confirmations })
+        Ok(Self { carrier, sealers, confirmations })
     }
 
     /// Sends until `shutdown` is true.
@@ -197,20 +177,25 @@ impl Confirmer {
     }
 
     async fn send_for_ever(&mut self) {
+        let broker = match self.carrier.clone() {
+            Carrier::External(broker) => broker,
+            Carrier::Embedded(own) => return self.send(&Outlet::Embedded(own)).await,
+        };
         loop {
-            let (client, mut events) = AsyncClient::new(self.broker.options("-ack"), REQUEST_ENTRIES);
+            let (client, mut events) = AsyncClient::new(broker.options("-ack"), REQUEST_ENTRIES);
+            let outlet = Outlet::Client(client);
             // Two futures side by side: sending may wait for room, which only polling makes.
             tokio::select! {
                 error = async { loop { if let Err(error) = events.poll().await { break error; } } } => {
                     tracing::debug!(%error, "no connection for confirmations");
                 }
-                () = self.send(&client) => {}
+                () = self.send(&outlet) => {}
             }
             tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
         }
     }
 
-    async fn send(&mut self, client: &AsyncClient) {
+    async fn send(&mut self, outlet: &Outlet) {
         loop {
             for ((site, shard), cursor) in self.confirmations.take().await {
                 let Some(sealer) = self.sealers.get_mut(&site) else { continue };
@@ -221,7 +206,7 @@ impl Confirmer {
                         continue;
                     }
                 };
-                if client.publish(ack_topic(&site, shard), QoS::AtLeastOnce, false, sealed).await.is_err() {
+                if !outlet.publish(ack_topic(&site, shard), sealed).await {
                     return;
                 }
                 metrics::counter!("selvedge_node_confirmations_total").increment(1);

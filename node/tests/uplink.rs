@@ -200,6 +200,58 @@ async fn batches_are_counted_once_confirmed_and_kept_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_the_embedded_broker_neither_closes_nor_replaces_the_nodes_ears() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = SiteSecret::generate().unwrap();
+    let mut settings = settings(folder.path(), &secret);
+    settings.uplink.client_id = "node".into();
+    let node = Node::start(&settings, None).await.unwrap();
+    let address = node.broker.unwrap();
+    let mut gateway = Gateway::new(address, &secret);
+    gateway.until_confirmed(0).await;
+    // Clients that call themselves as the node would elsewhere; one of them sends as fast as it can.
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut polling = vec![];
+    let mut flood = None;
+    for role in ["", "-ack", "-reports", "-ask"] {
+        let mut options = MqttOptions::new(format!("node{role}"), address.ip().to_string(), address.port());
+        options.set_credentials("gateway", "hunter2").set_max_packet_size(256 * 1024, 256 * 1024);
+        let (client, events) = AsyncClient::new(options, 8);
+        client.subscribe(format!("x/{role}"), QoS::AtMostOnce).await.unwrap();
+        let (hear, heard) = mpsc::channel(64);
+        polling.push((tokio::spawn(poll(events, hear)), heard));
+        let mut stopped = stopped.clone();
+        flood.get_or_insert_with(|| {
+            tokio::spawn(async move {
+                let mut sent = 0;
+                while !*stopped.borrow_and_update() {
+                    for (topic, qos) in [("up/3", QoS::AtMostOnce), ("ack/3", QoS::AtLeastOnce)] {
+                        let topic = format!("selvedge/{}/{topic}", site());
+                        client.publish(topic, qos, false, vec![0; 200_000]).await.unwrap();
+                        sent += 1;
+                    }
+                }
+                sent
+            })
+        });
+    }
+    for seq in 1..=4 {
+        let frame = gateway.batch(seq);
+        gateway.send(SHARD, frame);
+        gateway.until_confirmed(seq).await;
+    }
+    stop.send_replace(true);
+    assert!(flood.unwrap().await.unwrap() > 0);
+    for (task, _) in polling {
+        assert!(!task.is_finished(), "no connection of theirs was taken over, by the node for one");
+        task.abort();
+    }
+    assert_eq!(counted(&node).await, (4.into(), 10.0.into()));
+    drop(gateway);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_web_page_of_somebody_else_gets_no_answer() {
     let folder = tempfile::tempdir().unwrap();
     let secret = SiteSecret::generate().unwrap();

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod ids;
 pub mod mqtt;
 pub mod pattern;
+pub mod private;
 pub mod question;
 pub mod report;
 pub mod seal;

@@ -24,24 +24,31 @@ pub struct Files {
     pub node: PathBuf,
 }
 
-/// Writes all settings files, and the site's secret if it has none yet.
+/// What gateways call themselves at the node's broker.
+const UPLINK_USERNAME: &str = "gateways";
+
+/// Writes all settings files, and the site's secret and its password for the node's broker if it has none yet.
 ///
 /// # Errors
 /// Names the file that can't be written.
 pub fn write(options: &Options, folder: &Folder) -> Result<Files, String> {
-    let secret = folder.at("site-secret");
-    if !secret.exists() {
-        let made = SiteSecret::generate().and_then(|new| new.create_file(&secret));
-        made.map_err(|e| e.to_string())?;
-    }
+    let drawn = |name: &str| {
+        let path = folder.at(name);
+        if !path.exists() {
+            let made = SiteSecret::generate().and_then(|new| new.create_file(&path));
+            made.map_err(|e| e.to_string())?;
+        }
+        Ok::<PathBuf, String>(path)
+    };
+    let secrets = Secrets { site: drawn("site-secret")?, uplink: drawn("uplink-password")? };
     let put = |name: String, text: String| {
         let path = folder.at(&name);
         std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok::<PathBuf, String>(path)
     };
-    let node = put("node.toml".to_string(), node_toml(options, folder.path(), &secret))?;
+    let node = put("node.toml".to_string(), node_toml(options, folder.path(), &secrets))?;
     let gateways = (0..options.gateways).map(|index| {
-        let text = gateway_toml(options, &folder.kept.peer_ports, folder.path(), &secret, index);
+        let text = gateway_toml(options, &folder.kept.peer_ports, folder.path(), &secrets, index);
         put(format!("gateway-{}.toml", index + 1), text)
     });
     Ok(Files { gateways: gateways.collect::<Result<_, _>>()?, node })
@@ -53,10 +60,17 @@ fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy().as_ref()).to_string()
 }
 
-fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
+/// The files with them.
+struct Secrets {
+    site: PathBuf,
+    uplink: PathBuf,
+}
+
+fn node_toml(options: &Options, folder: &Path, secrets: &Secrets) -> String {
     format!(
         "data_dir = {data}\n\n[http]\nhost = \"{host}\"\nport = {http}\nopen = {open}\n\n\
-         [uplink]\nbroker = \"embedded\"\nhost = \"{host}\"\nport = {uplink}\n\n\
+         [uplink]\nbroker = \"embedded\"\nhost = \"{host}\"\nport = {uplink}\n\
+         username = \"{UPLINK_USERNAME}\"\npassword_file = {password}\n\n\
          [[sites]]\nname = \"{SITE}\"\nsecret_file = {secret}\n",
         data = quoted(&folder.join("node")),
         host = options.node_host(),
@@ -64,11 +78,12 @@ fn node_toml(options: &Options, folder: &Path, secret: &Path) -> String {
         // Only network namespaces of this machine reach an address that is not loopback.
         open = !options.node_host().is_loopback(),
         uplink = options.uplink_port,
-        secret = quoted(secret),
+        secret = quoted(&secrets.site),
+        password = quoted(&secrets.uplink),
     )
 }
 
-fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, index: u16) -> String {
+fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secrets: &Secrets, index: u16) -> String {
     let peer = |i: u16| {
         let port = peers.get(usize::from(i)).copied().unwrap_or(0);
         SocketAddrV4::new(options.gateway_host(i), port)
@@ -82,10 +97,12 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secret: &Path, 
         "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\ngateways = [\n{members}]\n\n\
          [gateway]\nid = {id}\ndata_dir = {data}\n\n\
          [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\n\n[peer]\nbind = \"{peer}\"\n\n\
-         [uplink]\nhost = \"{node}\"\nport = {uplink}\n\n\
+         [uplink]\nhost = \"{node}\"\nport = {uplink}\n\
+         username = \"{UPLINK_USERNAME}\"\npassword_file = {password}\n\n\
          [rules]\nwindows_ms = [{WINDOW_MS}]\nallowed_lateness_ms = 2000\nidle_close_ms = 5000\nlate_flush_ms = 2000\n\n\
          {topics}",
-        secret = quoted(secret),
+        secret = quoted(&secrets.site),
+        password = quoted(&secrets.uplink),
         members = members.collect::<String>(),
         data = quoted(&folder.join(format!("gateway-{id}"))),
         mqtt = options.mqtt(index),
@@ -136,6 +153,8 @@ mod tests {
         node.check().unwrap();
         let sites = node.sites().unwrap();
         assert_eq!((&sites[0].name, sites[0].secret.id()), (&first.site, first.secret.id()));
+        let (_, password) = node.uplink_credentials().unwrap().unwrap();
+        assert_eq!(Some(password), first.password, "also where the node's address can be reached by others");
         let (again, _) = written(&dir, &["--gateways", "5"]);
         assert_eq!(again, files, "a second start finds its secret");
     }
@@ -174,7 +193,8 @@ mod tests {
     #[test]
     fn every_process_gets_its_own_ports_and_folder() {
         let options = Options::try_parse_from(["x"]).unwrap();
-        let text = gateway_toml(&options, &[7001, 7002, 7003], Path::new("/x y"), Path::new("/x y/s"), 1);
+        let secrets = Secrets { site: "/x y/s".into(), uplink: "/x y/p".into() };
+        let text = gateway_toml(&options, &[7001, 7002, 7003], Path::new("/x y"), &secrets, 1);
         for line in [
             "id = 2",
             "data_dir = \"/x y/gateway-2\"",
@@ -183,11 +203,19 @@ mod tests {
             "bind = \"127.0.0.1:7002\"",
             "port = 18830",
             "  { id = 3, peer = \"127.0.0.1:7003\", weight = 1 },",
+            "username = \"gateways\"",
+            "password_file = \"/x y/p\"",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
-        let node = node_toml(&options, Path::new("/x"), Path::new("/x/s"));
-        for line in ["port = 8080", "port = 18830", "secret_file = \"/x/s\"", "data_dir = \"/x/node\""] {
+        let node = node_toml(&options, Path::new("/x"), &secrets);
+        for line in [
+            "port = 8080",
+            "port = 18830",
+            "secret_file = \"/x y/s\"",
+            "password_file = \"/x y/p\"",
+            "data_dir = \"/x/node\"",
+        ] {
             assert!(node.lines().any(|l| l == line), "{line}\n{node}");
         }
     }

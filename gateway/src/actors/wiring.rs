@@ -30,7 +30,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_shared::browser::Browsers;
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
-use selvedge_shared::seal::{SealError, link_psk};
+use selvedge_shared::seal::{self, SealError, link_psk};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartErro
 /// # Errors
 /// Why it does not start.
 pub async fn run(checked: Checked) -> Result<(), StartError> {
-    let Checked { settings, site, me, peers, ring, decoder, secret, membership } = checked;
+    let Checked { settings, site, me, peers, ring, decoder, secret, password, membership } = checked;
     let metrics =
         PrometheusBuilder::new().install_recorder().map_err(|e| StartError::Metrics(e.to_string()))?;
     let epoch = Instant::now();
@@ -129,14 +129,6 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let http_listener = bind(settings.http.bind, "http.bind")?;
     // Devices are let in only once there is something to serve them.
     drop(bind(settings.mqtt.bind, "mqtt.bind")?);
-    let password = match settings.uplink.password_file.as_os_str().is_empty() {
-        true => None,
-        false => {
-            let path = settings.uplink.password_file.clone();
-            let text = std::fs::read_to_string(&path).map_err(|error| StartError::File { path, error })?;
-            Some(text.trim_end().to_string())
-        }
-    };
     let mqtt_limits = Limits {
         max_packet_bytes: settings.mqtt.max_packet_bytes,
         max_inflight_entries: MAX_INFLIGHT_ENTRIES,
@@ -197,7 +189,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
     let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone(), room.clone()).start();
     let psk = LinkKey::new(link_psk(&secret, &site));
-    let client_id = format!("selvedge-{site}-{}-{}", me.0, origin.start);
+    // Nobody can guess it, and so take the uplink's place at a broker.
+    let client_id = format!("selvedge-{site}-{}-{:032x}", me.0, u128::from_le_bytes(seal::random()?));
     let to = settings.uplink.clone();
     let (start, changed) = (origin.start, Arc::new(Notify::new()));
     let uplink = UplinkSettings {

@@ -4,12 +4,9 @@ use super::{HttpSettings, Settings, SettingsError};
 use crate::logic::access::{Access, DIGEST_BYTES, Scope, Token, TokenDigest};
 use selvedge_shared::browser::Browsers;
 use selvedge_shared::ids::SiteId;
+use selvedge_shared::private::read_secret;
 use serde::{Deserialize, Serialize};
-use std::io::Read;
-use std::path::{Path, PathBuf};
-
-/// The longest file of a token that is read.
-const MAX_TOKEN_FILE_BYTES: u64 = 4096;
+use std::path::PathBuf;
 
 /// One who may ask. Exactly one of `token_sha256` and `token_file` is needed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,8 +102,7 @@ fn token(settings: &TokenSettings, key: &str) -> Result<Token, SettingsError> {
             wrong(format!("{key}.token_sha256"), why)
         })?,
         (None, Some(file)) => {
-            let failed = |why: String| wrong(format!("{key}.token_file"), why);
-            TokenDigest::of(&read(file).map_err(|why| failed(format!("{}: {why}", file.display())))?)
+            TokenDigest::of(&read_secret(file).map_err(|why| wrong(format!("{key}.token_file"), why))?)
         }
         _ => {
             let why = format!("{:?} needs either `token_sha256` or `token_file`", settings.name);
@@ -128,26 +124,6 @@ fn token(settings: &TokenSettings, key: &str) -> Result<Token, SettingsError> {
         scopes: settings.scopes.clone(),
         sites: (!settings.sites.is_empty()).then(|| sites.collect()),
     })
-}
-
-/// The token in a file that only its owner (and, if it is root's, its group) may read.
-fn read(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let meta = file.metadata().map_err(|e| e.to_string())?;
-        let private = meta.mode() & 0o077 == 0 || (meta.uid() == 0 && meta.mode() & 0o037 == 0);
-        if !private {
-            return Err(format!("can be read by others; run `chmod 600 {}`", path.display()));
-        }
-    }
-    let mut text = String::new();
-    file.take(MAX_TOKEN_FILE_BYTES).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    match text.trim() {
-        "" => Err("is empty".to_string()),
-        token => Ok(token.to_string()),
-    }
 }
 
 #[cfg(test)]

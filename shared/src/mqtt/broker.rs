@@ -4,10 +4,15 @@
 //! It stores nothing. A QoS 1 publish that it has acknowledged is lost if its subscriber's connection ends before
 //! delivery, and a client always finds its session gone. That is enough for the uplink, whose batches are resent until
 //! the node has confirmed them.
+//!
+//! The program that embeds it can hear topics without being a client ([`super::inlet`]), and keep topics to itself: what clients
+//! publish there is dropped.
 
-use super::event::{Accept, Ack, Answer, CloseReason, Connect, Inbound, Refusal};
+use super::event::{Accept, Ack, AckCode, Answer, CloseReason, Connect, Inbound, Publish, Refusal};
+use super::inlet::Inlet;
 use super::listener::{Application, Handle};
 use super::router::Router;
+use crate::topic::Filter;
 use bytestring::ByteString;
 use rmqtt_codec::types::QoS;
 use std::collections::HashMap;
@@ -47,6 +52,8 @@ impl Credentials {
 #[derive(Debug, Default)]
 pub struct Broker {
     credentials: Option<Credentials>,
+    inlets: Vec<Arc<Inlet>>,
+    reserved: Vec<Filter>,
     router: Router,
     clients: Mutex<Clients>,
 }
@@ -62,6 +69,16 @@ impl Broker {
     /// A broker; with `credentials`, for those who show them.
     pub fn new(credentials: Option<Credentials>) -> Self {
         Self { credentials, ..Self::default() }
+    }
+
+    /// With what the program itself hears; a publish goes to the first inlet that hears its topic, and to clients.
+    pub fn with_inlets(self, inlets: Vec<Arc<Inlet>>) -> Self {
+        Self { inlets, ..self }
+    }
+
+    /// With topics on which only the program itself publishes.
+    pub fn with_reserved(self, reserved: Vec<Filter>) -> Self {
+        Self { reserved, ..self }
     }
 
     /// Its subscriptions, for publishing from within this process: see [`Router::route`].
@@ -88,8 +105,23 @@ impl Broker {
         handle.answer(Answer::Accept(Box::new(accept)));
     }
 
+    /// Gives a client's publish on. True: it is to be acknowledged now.
+    fn publish(&self, handle: &Arc<Handle>, publish: &Publish) -> bool {
+        self.router.route(Some(handle.id()), &publish.topic, &publish.payload, publish.qos);
+        match self.inlets.iter().find(|inlet| inlet.hears(&publish.topic)) {
+            Some(inlet) => inlet.put(handle, publish),
+            None => return publish.qos != QoS::AtMostOnce,
+        }
+        false
+    }
+
+    fn is_reserved(&self, topic: &str) -> bool {
+        self.reserved.iter().any(|filter| filter.matches(topic))
+    }
+
     fn closed(&self, handle: &Arc<Handle>) {
         self.router.disconnect(handle.id());
+        self.inlets.iter().for_each(|inlet| inlet.closed(handle.id()));
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = clients.names.remove(&handle.id())
             && clients.by_name.get(&name).is_some_and(|h| h.id() == handle.id())
@@ -105,9 +137,14 @@ impl Application for Broker {
         for event in events.drain(..) {
             match event {
                 Inbound::Connect(connect) => self.connect(handle, &connect),
-                Inbound::Publish(p) => {
-                    self.router.route(Some(handle.id()), &p.topic, &p.payload, p.qos);
+                Inbound::Publish(p) if self.is_reserved(&p.topic) => {
                     if p.qos != QoS::AtMostOnce {
+                        let why = "only the broker's own program publishes there";
+                        acks.push(Answer::Ack(Ack::refused(p.token, AckCode::NotAuthorized, why)));
+                    }
+                }
+                Inbound::Publish(p) => {
+                    if self.publish(handle, &p) {
                         acks.push(Answer::Ack(Ack::kept(p.token)));
                     }
                 }
@@ -124,7 +161,7 @@ impl Application for Broker {
                 }
                 Inbound::Closed(closed) => {
                     self.closed(handle);
-                    if let Some(will) = closed.will {
+                    if let Some(will) = closed.will.filter(|will| !self.is_reserved(&will.topic)) {
                         self.router.route(Some(handle.id()), &will.topic, &will.payload, will.qos);
                     }
                 }

@@ -3,7 +3,7 @@
 //! - [`connection`]: the protocol of one connection, without IO: bytes in, events up, answers down, bytes out.
 //! - [`listener`]: sockets and one task a connection around it; the program is an [`Application`].
 //! - [`router`]: which connected subscribers a publish goes to.
-//! - [`broker`]: a small application that is a plain live broker.
+//! - [`broker`]: a small application that is a plain live broker; [`inlet`]: what its program hears of it without being a client.
 //!
 //! What it does not have: retained messages, shared subscriptions, subscription identifiers, enhanced authentication,
 //! QoS 2 towards subscribers (they are granted 1), and the properties of MQTT 5 publishes (content type, response
@@ -15,6 +15,7 @@ pub mod broker;
 pub mod connection;
 mod event;
 mod filters;
+pub mod inlet;
 mod lenient;
 pub mod listener;
 mod outgoing;
@@ -30,6 +31,7 @@ pub use event::{
     Subscription, Version, Will,
 };
 pub use filters::MAX_CONNECTION_FILTER_BYTES;
+pub use inlet::{Heard, Inlet};
 pub use listener::{Application, Handle, Listener, ListenerConfig, NotDelivered};
 pub use rmqtt_codec::types::QoS;
 pub use router::Router;

@@ -1,5 +1,7 @@
 //! The site secret: how it is made, kept in a file, named and never shown, and how keys are derived from it.
 
+#[cfg(unix)]
+use crate::private::is_private;
 use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -207,11 +209,4 @@ impl<'de> Deserialize<'de> for SiteSecret {
         let text = String::deserialize(from).map_err(|_| serde::de::Error::custom("a secret is a text"))?;
         Self::from_hex(&text).map_err(serde::de::Error::custom)
     }
-}
-
-/// Whether a file of this mode and owner is closed to others.
-#[cfg(unix)]
-pub(super) fn is_private(mode: u32, owner: u32) -> bool {
-    let group_may_read = owner == 0;
-    mode & if group_may_read { 0o037 } else { 0o077 } == 0
 }

@@ -1,6 +1,6 @@
-#[cfg(unix)]
-use super::secret::is_private;
 use super::*;
+#[cfg(unix)]
+use crate::private::is_private;
 
 fn secret(n: u8) -> SiteSecret {
     SiteSecret(std::array::from_fn(|i| n ^ (i as u8)))

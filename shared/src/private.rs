@@ -1,0 +1,87 @@
+//! Files that hold secrets: read only if nobody else may read them.
+
+use std::io::Read;
+use std::path::Path;
+
+/// The longest file of a secret that is read.
+pub const MAX_SECRET_FILE_BYTES: u64 = 4096;
+
+/// The text in a file that only its owner may read (a file of root's may also be readable to its group, which is how
+/// containers are handed secrets), without the white space around it.
+///
+/// # Errors
+/// Says why not, with the path and never with anything of the content: it can't be read, is open to others (then with the
+/// command that mends it), is too long or is empty.
+pub fn read_secret(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let file = std::fs::File::open(path).map_err(|why| format!("{shown}: {why}"))?;
+    check_private(&file, path)?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_SECRET_FILE_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|why| format!("{shown}: {why}"))?;
+    if bytes.len() as u64 > MAX_SECRET_FILE_BYTES {
+        return Err(format!("{shown}: has more than {MAX_SECRET_FILE_BYTES} bytes"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| format!("{shown}: is not UTF-8"))?;
+    match text.trim() {
+        "" => Err(format!("{shown}: is empty")),
+        secret => Ok(secret.to_string()),
+    }
+}
+
+/// That an open file is closed to others.
+///
+/// # Errors
+/// Names the file, its mode and the command that mends it.
+pub fn check_private(file: &std::fs::File, path: &Path) -> Result<(), String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let shown = path.display();
+        let meta = file.metadata().map_err(|why| format!("{shown}: {why}"))?;
+        if !is_private(meta.mode(), meta.uid()) {
+            let mode = meta.mode() & 0o777;
+            return Err(format!("{shown} (mode {mode:03o}) can be read by others; run `chmod 600 {shown}`"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file of this mode and owner is closed to others.
+#[cfg(unix)]
+pub(crate) fn is_private(mode: u32, owner: u32) -> bool {
+    let group_may_read = owner == 0;
+    mode & if group_may_read { 0o037 } else { 0o077 } == 0
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_secret_is_read_only_from_a_file_that_is_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        let put = |text: &str, mode| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            read_secret(&path)
+        };
+        assert_eq!(put(" hunter2\n", 0o600).unwrap(), "hunter2");
+        for mode in [0o644, 0o604, 0o666] {
+            let said = put("hunter2", mode).unwrap_err();
+            assert!(said.contains("chmod 600") && said.contains("password"), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        assert!(put(" \n", 0o600).unwrap_err().contains("is empty"));
+        assert!(put(&"x".repeat(5_000), 0o600).unwrap_err().contains("4096 bytes"));
+        assert!(read_secret(&folder.path().join("none")).unwrap_err().contains("none"));
+    }
+
+    #[test]
+    fn only_files_of_root_may_be_open_to_their_group() {
+        assert!(is_private(0o600, 1000) && is_private(0o440, 0) && is_private(0o640, 0));
+        assert!(!is_private(0o640, 1000) && !is_private(0o644, 0) && !is_private(0o660, 0));
+    }
+}
