@@ -23,3 +23,4 @@ pub mod uplink;
 pub mod web;
 
 pub use program::run;
+pub use store::sql_worker::ARGUMENT as SQL_WORKER;

@@ -172,7 +172,7 @@ impl Node {
             access,
             live: live.clone(),
             sql: settings.http.sql.clone(),
-            sql_places: Semaphore::new(api::MAX_RUNNING_ENTRIES),
+            sql_places: Arc::new(Semaphore::new(api::MAX_RUNNING_ENTRIES)),
             whole_places: Arc::new(Semaphore::new(api::MAX_WHOLE_ENTRIES)),
             whole_limits: api::WholeLimits::default(),
         });
@@ -184,6 +184,8 @@ impl Node {
         };
         let server =
             HttpServer::new(app).workers(HTTP_WORKERS).disable_signals().shutdown_timeout(STOP_MS / 1000);
+        // Who has closed his end does not wait for an answer any more: what he asked for is stopped.
+        let server = server.h1_allow_half_closed(false);
         let server = server.listen(socket).map_err(failed)?.run();
 
         let (stop_uplink, uplink_stopped) = watch::channel(false);

@@ -5,7 +5,7 @@ use crate::lake::target;
 use crate::node::{Node, NodeError};
 use crate::settings::{Settings, SettingsError};
 use crate::stats::describe_metrics;
-use crate::store::Database;
+use crate::store::{Database, sql_worker};
 use crate::token::TokenArguments;
 use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -100,6 +100,10 @@ impl Arguments {
 
 /// Runs the program with this command line (its name first) until it is told to stop.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|first| first == sql_worker::ARGUMENT) {
+        return sql_worker::run();
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -23,6 +23,9 @@ use tokio::sync::watch;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|first| first == selvedge_node::SQL_WORKER) {
+        return selvedge_node::run(arguments);
+    }
     let program = arguments.get(1).and_then(|first| programs::Program::from_argument(first));
     if let Some(program) = program {
         let own = arguments.iter().cloned().enumerate().filter(|(i, _)| *i != 1).map(|(_, a)| a);

@@ -58,7 +58,7 @@ pub struct Api {
     /// Whether and how SQL is answered.
     pub sql: SqlSettings,
     /// The places for statements that run.
-    pub sql_places: Semaphore,
+    pub sql_places: Arc<Semaphore>,
     /// The places for answers that hold all rows.
     pub whole_places: Arc<Semaphore>,
     /// What each of them may take.

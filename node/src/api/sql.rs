@@ -84,17 +84,21 @@ pub(super) async fn sql(
         rows: limit.unwrap_or(u32::MAX).min(settings.limit_rows),
         bytes: settings.limit_bytes,
     };
-    let _place = api
+    let place = api
         .sql_places
-        .try_acquire()
+        .clone()
+        .try_acquire_owned()
         .map_err(|_| Failure::Busy(format!("{MAX_RUNNING_ENTRIES} statements run already")))?;
     let start = Instant::now();
-    let done = api.reader.sql(sql, limits).await.map_err(|error| match error {
+    let done = api.reader.sql(sql, limits, place).await.map_err(|error| match error {
         SqlError::Statement(why) => Failure::Sql(why),
         SqlError::Time => Failure::TooExpensive(format!(
             "the statement took more than {} ms (setting `http.sql.timeout_ms`)",
             settings.timeout_ms
         )),
+        SqlError::Memory(bytes) => {
+            Failure::TooExpensive(format!("the statement took more than {bytes} bytes of memory"))
+        }
         SqlError::Store(error) => Failure::Store(error),
     })?;
     // Who gave a limit knows of it; who did not would take what there is for all.

@@ -2,6 +2,7 @@
 //! asks. No clock, no network, no disk.
 
 pub mod access;
+pub mod calls;
 pub mod fill;
 pub mod gaps;
 pub mod grid;

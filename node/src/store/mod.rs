@@ -21,6 +21,7 @@ mod sqlite;
 mod stage;
 
 pub use postgres::Postgres;
+pub use sqlite::worker as sql_worker;
 pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome, ShardKey};
 
 use crate::logic::passed::{NEVER, Progress};
@@ -118,6 +119,21 @@ pub enum StoreError {
     /// What is stored of how values are spread can't be read.
     #[error("a row can't be read: {0}")]
     Spread(#[from] FrameError),
+    /// The role that a person's SQL runs as can't be had.
+    #[error(
+        "SQL needs the role selvedge_sql: {why}; let the server's administrator run CREATE ROLE selvedge_sql NOLOGIN, and \
+         GRANT selvedge_sql TO the user of the setting `database`"
+    )]
+    Role {
+        /// What is wrong.
+        why: String,
+    },
+    /// The process that runs a person's SQL could not do it.
+    #[error("the process that runs SQL: {why}")]
+    Process {
+        /// What the system, or the database, said.
+        why: std::io::Error,
+    },
     /// A task of the store ended before its work.
     #[error("the store was stopped at its work")]
     Stopped,

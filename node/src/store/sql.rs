@@ -1,7 +1,9 @@
 //! One statement of a person's SQL, which only reads, within limits of time, rows and bytes.
 
 use super::{Reader, StoreError};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// The longest statement.
 pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;
@@ -18,7 +20,7 @@ pub struct SqlLimits {
 }
 
 /// A value of an answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SqlValue {
     /// NULL.
     Null,
@@ -27,15 +29,41 @@ pub enum SqlValue {
     /// A whole number.
     Whole(i64),
     /// A number.
-    Real(f64),
+    Real(#[serde(with = "bits")] f64),
     /// Text; also what has no other form here, as the database writes it.
     Text(String),
     /// Bytes.
     Bytes(Vec<u8>),
 }
 
+impl SqlValue {
+    /// What it counts against [`SqlLimits::bytes`].
+    pub(super) fn cost_bytes(&self) -> u64 {
+        const PER_VALUE_BYTES: u64 = 8;
+        PER_VALUE_BYTES
+            + match self {
+                SqlValue::Text(text) => text.len() as u64,
+                SqlValue::Bytes(all) => 2 * all.len() as u64,
+                _ => 0,
+            }
+    }
+}
+
+/// Numbers that are not finite, too.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(number.to_bits())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
+}
+
 /// An answer.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SqlAnswer {
     /// Name and type of each column.
     pub columns: Vec<(String, String)>,
@@ -54,6 +82,9 @@ pub enum SqlError {
     /// It took longer than it may.
     #[error("the statement ran into its limit of time")]
     Time,
+    /// It took more memory than these bytes.
+    #[error("the statement took more than {0} bytes of memory")]
+    Memory(u64),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,19 +97,9 @@ impl SqlError {
 }
 
 impl SqlAnswer {
-    /// Adds a row unless that would pass a limit; says whether to go on.
-    pub(super) fn add(&mut self, row: Vec<SqlValue>, bytes: &mut u64, limits: &SqlLimits) -> bool {
-        const PER_VALUE_BYTES: u64 = 8;
-        let size = |value: &SqlValue| {
-            PER_VALUE_BYTES
-                + match value {
-                    SqlValue::Text(text) => text.len() as u64,
-                    SqlValue::Bytes(all) => 2 * all.len() as u64,
-                    _ => 0,
-                }
-        };
-        *bytes += row.iter().map(size).sum::<u64>();
-        self.truncated = self.rows.len() >= limits.rows as usize || *bytes > limits.bytes;
+    /// Adds a row unless that would pass a limit; says whether to go on. `bytes`: what all rows cost, with this one.
+    pub(super) fn add(&mut self, row: Vec<SqlValue>, bytes: u64, limits: &SqlLimits) -> bool {
+        self.truncated = self.rows.len() >= limits.rows as usize || bytes > limits.bytes;
         if !self.truncated {
             self.rows.push(row);
         }
@@ -87,18 +108,33 @@ impl SqlAnswer {
 }
 
 impl Reader {
-    /// Runs one statement that only reads.
+    /// Runs one statement that only reads. When the caller drops the future, because nobody waits any more, the statement is
+    /// stopped. `place` is dropped once nothing of the statement runs any more, here or at the server.
     ///
     /// # Errors
-    /// When it is none, when the database can't run it, or not within the limits of time.
-    pub async fn sql(&self, statement: String, limits: SqlLimits) -> Result<SqlAnswer, SqlError> {
+    /// When it is none, when the database can't run it, or not within the limits of time and memory.
+    pub async fn sql(
+        &self,
+        statement: String,
+        limits: SqlLimits,
+        place: impl Send + 'static,
+    ) -> Result<SqlAnswer, SqlError> {
         if statement.len() > MAX_STATEMENT_BYTES {
             let why = format!("the statement has more than {MAX_STATEMENT_BYTES} bytes");
             return Err(SqlError::Statement(why));
         }
-        match self {
-            Self::Sqlite(reader) => reader.sql(statement, limits).await,
-            Self::Postgres(reader) => reader.sql(&statement, limits).await,
-        }
+        let reader = self.clone();
+        let (mut told, answer) = oneshot::channel();
+        // A task of its own: who asks may go at any time, and what he began has to be ended all the same.
+        tokio::spawn(async move {
+            let left = told.closed();
+            let result = match reader {
+                Self::Sqlite(reader) => reader.sql(statement, limits, left).await,
+                Self::Postgres(reader) => reader.sql(&statement, limits, left).await,
+            };
+            drop(place);
+            let _ = told.send(result); // he may have gone
+        });
+        answer.await.map_err(|_| SqlError::Store(StoreError::Stopped))?
     }
 }

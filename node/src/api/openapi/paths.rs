@@ -176,7 +176,8 @@ pub(super) fn paths() -> Vec<Described> {
                 "In the database's own SQL, on its views `devices`, `streams`, `windows`, `windows_all`, `minute`, `hour`, `day`, `holes` and `shards`. Off \
                  unless `http.sql.enabled = true`. The connection can't write; a statement is stopped after `http.sql.timeout_ms`, an answer \
                  cut off after `http.sql.limit_rows` rows or `http.sql.limit_bytes` (`truncated`; in CSV and JSON lines it is refused, unless `limit` was \
-                 given). At most {} run at a time.",
+                 given). At most {} run at a time. It stops when the client closes its connection. On PostgreSQL only functions that reckon are \
+                 run, and an alias with columns needs AS before it.",
                 sql::MAX_RUNNING_ENTRIES
             ),
             parameters: sql::PARAMETERS.iter().map(|name| parameter(name)).collect(),

@@ -90,7 +90,7 @@ impl World {
             access,
             live,
             sql: SqlSettings::default(),
-            sql_places: Semaphore::new(MAX_RUNNING_ENTRIES),
+            sql_places: Arc::new(Semaphore::new(MAX_RUNNING_ENTRIES)),
             whole_places: Arc::new(Semaphore::new(MAX_WHOLE_ENTRIES)),
             whole_limits: WholeLimits::default(),
         };
@@ -116,7 +116,7 @@ impl World {
             access: before.access.clone(),
             live: before.live.clone(),
             sql: before.sql.clone(),
-            sql_places: Semaphore::new(MAX_RUNNING_ENTRIES),
+            sql_places: Arc::new(Semaphore::new(MAX_RUNNING_ENTRIES)),
             whole_places: Arc::new(Semaphore::new(MAX_WHOLE_ENTRIES)),
             whole_limits: WholeLimits::default(),
         };

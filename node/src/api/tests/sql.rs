@@ -1,6 +1,8 @@
 //! `POST /v1/sql`: what is run, what is refused, and what it may take.
 
 use super::*;
+use crate::store::sql::SqlLimits;
+use std::time::Duration;
 
 fn ask(body: &str) -> test::TestRequest {
     test::TestRequest::post()
@@ -129,6 +131,49 @@ async fn a_statement_is_bounded_in_time_rows_and_bytes() {
     assert_eq!(w.sql("SELECT hex(zeroblob(200000))").await.0, 400, "no value is longer than an answer");
 }
 
+/// Searches megabytes within one step of the database's machine, where it looks at no clock.
+const ONE_LONG_STEP: &str = "SELECT instr(replace(hex(zeroblob(2000000)), '0', 'a'), replace(hex(zeroblob(1000000)), '0', 'a') || 'b')";
+
+/// Far longer than anything takes here that is stopped.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[actix_web::test]
+async fn a_step_that_looks_at_no_clock_is_stopped_in_time_all_the_same() {
+    let w = world(|sql| sql.timeout_ms = 100).await;
+    let (status, body) = actix_web::rt::time::timeout(PATIENCE, w.sql(ONE_LONG_STEP)).await.unwrap();
+    assert_eq!((status, &body["type"]), (422, &json!("/docs#problem-too-expensive")), "{body}");
+    assert_eq!(w.sql("SELECT 1").await.0, 200);
+}
+
+#[actix_web::test]
+async fn a_statement_is_bounded_in_memory() {
+    let w = world(|sql| sql.timeout_ms = 60_000).await;
+    let growing = "WITH RECURSIVE n(b) AS (SELECT randomblob(1000000) UNION SELECT randomblob(1000000) FROM n) SELECT count(*) FROM n";
+    let (status, body) = w.sql(growing).await;
+    assert_eq!((status, &body["type"]), (422, &json!("/docs#problem-too-expensive")), "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("bytes of memory"), "{body}");
+    let wide = format!("SELECT {}", vec!["zeroblob(16000000)"; 60].join(", "));
+    let (status, body) = w.sql(&wide).await;
+    assert_eq!((status, &body["type"]), (422, &json!("/docs#problem-too-expensive")), "{body}");
+}
+
+fn limits() -> SqlLimits {
+    SqlLimits { time: Duration::from_secs(600), rows: 10, bytes: 1_000_000 }
+}
+
+#[actix_web::test]
+async fn what_nobody_waits_for_is_stopped_and_its_place_is_free() {
+    let w = world(|_| {}).await;
+    let place = w.api.sql_places.clone().acquire_many_owned(MAX_RUNNING_ENTRIES as u32).await.unwrap();
+    let mut asked = Box::pin(w.api.reader.sql(ONE_LONG_STEP.to_string(), limits(), place));
+    // Begun, and given up.
+    assert!(futures_util::poll!(&mut asked).is_pending());
+    actix_web::rt::task::yield_now().await;
+    drop(asked);
+    let free = w.api.sql_places.acquire_many(MAX_RUNNING_ENTRIES as u32);
+    drop(actix_web::rt::time::timeout(PATIENCE, free).await.unwrap().unwrap());
+}
+
 #[actix_web::test]
 async fn it_is_off_unless_enabled_and_its_body_is_checked() {
     let w = World::new().await;
@@ -205,6 +250,7 @@ async fn the_same_on_postgresql() {
         "SELECT 1; SELECT 2",
         "SELECT 1) AS a; DELETE FROM device; SELECT * FROM (SELECT 1",
         "SELECT $1::int",
+        "SELECT * FROM device",
         "SELEC",
         "SELECT * FROM nowhere",
         "",
@@ -212,13 +258,75 @@ async fn the_same_on_postgresql() {
         let (status, body) = w.sql(sql).await;
         assert_eq!((status, &body["type"]), (400, &json!("/docs#problem-sql")), "{sql}: {body}");
     }
-    assert_eq!(w.sql("SELECT count(*) FROM device").await.1["rows"], json!([[1]]));
-    let (status, body) = w.sql("SELECT pg_sleep(60)").await;
+    assert_eq!(w.sql("SELECT count(*) FROM devices").await.1["rows"], json!([[1]]));
+    let (status, body) = w.sql("SELECT count(*) FROM generate_series(1, 1000000000)").await;
     assert_eq!((status, &body["type"]), (422, &json!("/docs#problem-too-expensive")), "{body}");
-    let (status, body) = w.sql("SELECT repeat('x', 1000000)").await;
+    let (status, body) = w.sql("SELECT string_agg(a.device, '') FROM windows AS a, windows AS b").await;
     assert_eq!(status, 400);
     assert!(body["detail"].as_str().unwrap().contains("a row has more than 262144 bytes"), "{body}");
-    let (_, body) = w.sql("SELECT repeat('x', 200000) FROM windows").await;
-    assert_eq!((body["rows"].as_array().unwrap().len(), &body["truncated"]), (4, &json!(true)));
+    let long = "(SELECT string_agg(a.device, '') FROM windows AS a, (SELECT * FROM windows LIMIT 95) AS b)";
+    let (_, body) = w.sql(&format!("SELECT {long} FROM windows")).await;
+    assert_eq!((body["rows"].as_array().unwrap().len(), &body["truncated"]), (5, &json!(true)));
+    w.end().await;
+}
+
+#[actix_web::test]
+async fn on_postgresql_a_statement_reaches_the_views_and_nothing_else() {
+    let Some(mut w) = World::on_postgres().await else { return };
+    w.store("press-1", "temp", 10_000, 3).await;
+    w.change(|api| api.sql.enabled = true);
+    for view in ["devices", "streams", "windows", "windows_all", "minute", "hour", "day", "holes", "shards"] {
+        let (status, body) = w.sql(&format!("SELECT * FROM {view}")).await;
+        assert_eq!(status, 200, "{view}: {body}");
+    }
+    for sql in [
+        "SELECT CASE WHEN g=1 THEN set_config('statement_timeout','0',false) WHEN g=5000 THEN pg_sleep(30)::text ELSE 'a' END \
+         FROM generate_series(1,6000) g",
+        "SELECT pg_terminate_backend(1)",
+        "SELECT pg_sleep(1)",
+        "SELECT pg_read_file('PG_VERSION')",
+        "SELECT lo_import('/etc/hostname')",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT query_to_xml('SELECT pg_sleep(1)', true, true, '')",
+        "SELECT repeat('x', 1000000000)",
+        "SELECT * FROM pg_stat_activity",
+        "SELECT * FROM device",
+        "SELECT * FROM schema_version",
+        "TABLE series_window",
+        "SET ROLE postgres",
+        "RESET ROLE",
+    ] {
+        let (status, body) = w.sql(sql).await;
+        assert_eq!((status, &body["type"]), (400, &json!("/docs#problem-sql")), "{sql}: {body}");
+    }
+    let (_, body) = w.sql("SELECT current_user").await;
+    assert_eq!(body["rows"], json!([["selvedge_sql"]]), "also if the check of functions had a hole");
+    w.end().await;
+}
+
+#[actix_web::test]
+async fn on_postgresql_a_place_is_free_only_when_the_server_is_done() {
+    let Some(mut w) = World::on_postgres().await else { return };
+    w.change(|api| api.sql.enabled = true);
+    let (server, name) = w.postgres.clone().unwrap();
+    let (before, _) = server.rsplit_once('/').unwrap();
+    let (client, connection) =
+        tokio_postgres::connect(&format!("{before}/{name}"), tokio_postgres::NoTls).await.unwrap();
+    actix_web::rt::spawn(connection);
+    let at_it = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'FETCH%' AND state = 'active'";
+        client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let place = w.api.sql_places.clone().acquire_many_owned(MAX_RUNNING_ENTRIES as u32).await.unwrap();
+    let statement = "SELECT count(*) FROM generate_series(1, 100000000000)".to_string();
+    let mut asked = Box::pin(w.api.reader.sql(statement, limits(), place));
+    while at_it().await == 0 {
+        assert!(futures_util::poll!(&mut asked).is_pending());
+        actix_web::rt::task::yield_now().await;
+    }
+    drop(asked);
+    let free = w.api.sql_places.acquire_many(MAX_RUNNING_ENTRIES as u32);
+    drop(actix_web::rt::time::timeout(PATIENCE, free).await.unwrap().unwrap());
+    assert_eq!(at_it().await, 0);
     w.end().await;
 }

@@ -94,6 +94,23 @@ impl Postgres {
         self.link(&format!("SET statement_timeout = 0; SET lock_timeout = {MIGRATE_WAIT_MS}")).await
     }
 
+    /// Asks the server to stop what a connection is at. It need not: see whether it does.
+    pub async fn cancel(&self, link: &Link) {
+        let token = link.client.cancel_token();
+        let asked = async {
+            if self.config.get_ssl_mode() == SslMode::Disable {
+                return token.cancel_query(NoTls).await.is_ok();
+            }
+            match tls(self.ca_file.as_deref()) {
+                Ok(tls) => token.cancel_query(MakeRustlsConnect::new(tls)).await.is_ok(),
+                Err(_) => false,
+            }
+        };
+        if !tokio::time::timeout(Duration::from_millis(CONNECT_MS), asked).await.unwrap_or(false) {
+            tracing::debug!("a statement could not be cancelled; its backend is ended instead");
+        }
+    }
+
     async fn link(&self, settings: &str) -> Result<Link, StoreError> {
         let failed = |why| StoreError::Connect { server: self.to_string(), why: Said(why) };
         // Ends with the client, or with an error that the client's next call repeats.

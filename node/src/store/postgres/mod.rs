@@ -7,6 +7,7 @@ mod find;
 mod lake;
 mod link;
 mod read;
+mod role;
 mod schema;
 mod sql;
 mod write;

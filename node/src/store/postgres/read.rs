@@ -8,6 +8,7 @@ use super::{At, ROW, held, window_at};
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -16,6 +17,8 @@ use tokio_postgres::types::ToSql;
 pub struct Reader {
     pub(super) server: Arc<Postgres>,
     pool: Arc<Pool<Link>>,
+    /// Whether the role that a person's SQL runs as was seen to.
+    pub(super) sql_role: Arc<OnceCell<()>>,
 }
 
 pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -24,7 +27,7 @@ const NAMED: &str = "series AS s JOIN device AS d USING (device_id)";
 
 impl Reader {
     pub(super) fn new(server: Arc<Postgres>) -> Self {
-        Self { server, pool: Arc::default() }
+        Self { server, pool: Arc::default(), sql_role: Arc::default() }
     }
 
     /// All rows of a query. A connection that fails is not used again; one that lay idle may have been cut off meanwhile, so

@@ -295,7 +295,7 @@ const COMMENTS: &[(&str, &str)] = &[
 ];
 
 /// Nodes that start at once bring the tables on one after the other.
-const LOCK: i64 = 0x5e1f_ed6e;
+pub const LOCK: i64 = 0x5e1f_ed6e;
 
 /// How long a starting node waits for its server: one that starts too, or is restarted.
 pub const START_WAIT_MS: u64 = 30_000;

@@ -1,11 +1,17 @@
 //! A person's SQL on a connection of its own, in a transaction that only reads, through a cursor: so only what is a query is
-//! run, and only so much of it as is asked for. The server stops it when its time is over.
+//! run, and only so much of it as is asked for.
+//!
+//! It runs as a role that may read the views and nothing else ([`super::role`]), and calls only functions that reckon
+//! ([`crate::logic::calls`]): so it can neither lift its own limits nor reach beyond them. The server stops it when its time is over;
+//! if it does not, or nobody waits any more, the node has it stopped, and waits until its backend is gone.
 
 use super::super::StoreError;
 use super::super::sql::{SqlAnswer, SqlError, SqlLimits, SqlValue};
-use super::Reader;
 use super::link::{Link, Said};
+use super::{Reader, role};
+use crate::logic::calls;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
@@ -16,15 +22,92 @@ const FETCH_ENTRIES: u32 = 100;
 /// How large a row may be, as the server holds it, so that what is fetched at a time has a bound.
 const MAX_ROW_BYTES: u32 = 256 * 1024;
 
-/// How much longer than the server we wait.
-const PATIENCE_MS: u64 = 2_000;
+/// How much of the server's disk what is sorted may take, where the server lets us say so.
+const MAX_TEMP_KIB: u32 = 1024 * 1024;
+
+/// How often the server looks whether we are still there.
+const LOOK_MS: u32 = 1_000;
+
+/// How long to rest before looking again whether a backend is gone.
+const GONE_REST_MS: u64 = 200;
 
 impl Reader {
-    pub async fn sql(&self, statement: &str, limits: SqlLimits) -> Result<SqlAnswer, SqlError> {
+    /// Runs a statement until it is answered, its time is over, or `left` is: then nobody waits any more. When this
+    /// returns, the server works on nothing of it.
+    pub async fn sql(
+        &self,
+        statement: &str,
+        limits: SqlLimits,
+        left: impl Future<Output = ()>,
+    ) -> Result<SqlAnswer, SqlError> {
+        calls::check(statement).map_err(SqlError::Statement)?;
+        self.sql_role.get_or_try_init(|| role::prepare(&self.server)).await?;
         // Not one of the pool: whatever the statement has set goes with it.
         let link = self.server.link_to_read().await?;
-        let patience = limits.time + Duration::from_millis(PATIENCE_MS);
-        tokio::time::timeout(patience, run(&link, statement, &limits)).await.map_err(|_| SqlError::Time)?
+        let backend = Backend::of(&link).await?;
+        let end = Instant::now() + limits.time;
+        let answered = tokio::select! {
+            done = tokio::time::timeout_at(end, run(&link, statement, &limits)) => done.ok(),
+            () = left => None,
+        };
+        let Some(result) = answered else {
+            self.server.cancel(&link).await;
+            drop(link);
+            self.until_gone(&backend).await;
+            return Err(SqlError::Time);
+        };
+        // It waits for us, or has failed: it ends with the connection.
+        drop(link);
+        result
+    }
+
+    /// Waits until a backend is gone, and ends it. A server that can't be asked may still be at it.
+    async fn until_gone(&self, backend: &Backend) {
+        let mut link = None;
+        loop {
+            let asked = match &link {
+                Some(link) => backend.end(link).await,
+                None => match self.server.link_to_read().await {
+                    Ok(new) => backend.end(link.insert(new)).await,
+                    Err(error) => Err(error),
+                },
+            };
+            match asked {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "can't see whether a statement has ended; trying on");
+                    link = None;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(GONE_REST_MS)).await;
+        }
+    }
+}
+
+/// A backend of the server: no other one ever has its number and its start.
+struct Backend {
+    pid: i32,
+    /// In microseconds since 1970.
+    start_us: i64,
+}
+
+const START_US: &str = "(extract(epoch from backend_start) * 1000000)::bigint";
+
+impl Backend {
+    /// That of a connection.
+    async fn of(link: &Link) -> Result<Self, StoreError> {
+        let sql = format!("SELECT pid, {START_US} FROM pg_stat_activity WHERE pid = pg_backend_pid()");
+        let row = link.client.query_one(&sql, &[]).await?;
+        Ok(Self { pid: row.try_get(0)?, start_us: row.try_get(1)? })
+    }
+
+    /// Ends it; says whether it is gone.
+    async fn end(&self, link: &Link) -> Result<bool, StoreError> {
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND {START_US} = $2"
+        );
+        Ok(link.client.query(&sql, &[&self.pid, &self.start_us]).await?.is_empty())
     }
 }
 
@@ -33,8 +116,18 @@ async fn run(link: &Link, statement: &str, limits: &SqlLimits) -> Result<SqlAnsw
     if statement.is_empty() {
         return Err(SqlError::refused("there is no statement"));
     }
+    // Not every server has these, or lets us set them.
+    for (key, value) in [("client_connection_check_interval", LOOK_MS), ("temp_file_limit", MAX_TEMP_KIB)] {
+        let _ = link.client.batch_execute(&format!("SET {key} = {value}")).await;
+    }
     let time = i32::try_from(limits.time.as_millis()).unwrap_or(i32::MAX).max(1);
-    let begin = format!("SET statement_timeout = {time}; SET lock_timeout = {time}; BEGIN READ ONLY");
+    let begin = format!(
+        "SET statement_timeout = {time}; SET lock_timeout = {time}; SET idle_in_transaction_session_timeout = {time}; \
+         SET standard_conforming_strings = on; \
+         SELECT set_config('search_path', 'pg_catalog, ' || quote_ident(current_schema()), false); \
+         SET ROLE {role}; BEGIN READ ONLY",
+        role = role::NAME
+    );
     link.client.batch_execute(&begin).await.map_err(failed)?;
     // Told what is wrong with it, rather than with what we make of it; and it is one, not several.
     let prepared = link.client.prepare(statement).await.map_err(failed)?;
@@ -55,18 +148,18 @@ async fn run(link: &Link, statement: &str, limits: &SqlLimits) -> Result<SqlAnsw
     link.client.execute(&declare, &[]).await.map_err(failed)?;
     let kinds = columns.iter().map(|(name, kind)| (name.clone(), kind.name().to_string()));
     let (mut answer, mut bytes) = (SqlAnswer { columns: kinds.collect(), ..SqlAnswer::default() }, 0);
-    let end = tokio::time::Instant::now() + limits.time;
     loop {
-        let fetch = format!("FETCH {FETCH_ENTRIES} FROM rows");
-        let fetched = tokio::time::timeout_at(end, link.client.simple_query(&fetch)).await;
-        let fetched = fetched.map_err(|_| SqlError::Time)?.map_err(failed)?;
+        let fetched = link.client.simple_query(&format!("FETCH {FETCH_ENTRIES} FROM rows")).await;
+        let fetched = fetched.map_err(failed)?;
         let rows: Vec<&SimpleQueryRow> = fetched
             .iter()
             .filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None })
             .collect();
         for row in &rows {
             let values = columns.iter().enumerate().map(|(at, (_, kind))| value(row.get(at), kind));
-            if !answer.add(values.collect(), &mut bytes, limits) {
+            let values: Vec<SqlValue> = values.collect();
+            bytes += values.iter().map(SqlValue::cost_bytes).sum::<u64>();
+            if !answer.add(values, bytes, limits) {
                 return Ok(answer);
             }
         }

@@ -5,6 +5,7 @@ mod lake;
 mod read;
 mod schema;
 mod sql;
+pub mod worker;
 mod write;
 
 pub use lake::Exports;
