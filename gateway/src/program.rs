@@ -3,6 +3,8 @@
 use crate::actors::wiring;
 use crate::settings::{Settings, SettingsError};
 use clap::Parser;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use selvedge_shared::config::{check_log_filter, key_value, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -64,6 +66,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
+    // What it writes is its own, whatever it was started with.
+    umask(Mode::from_raw_mode(0o077));
     let colours = wants_colours(std::io::stderr().is_terminal());
     // A log that can't be written (its disk is full) must not end the program.
     tracing_subscriber::fmt()

@@ -3,6 +3,7 @@
 use crate::logic::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
 use crate::logic::machine::{BadRule, Rules};
 use crate::logic::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
+use selvedge_shared::access::{Access, Door, Scope, TokenSettings, WrongDoor};
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::frame;
 use selvedge_shared::ids::{BadSiteName, GatewayId, SiteId};
@@ -107,7 +108,13 @@ pub struct Mqtt {
 pub struct Http {
     /// Address and port.
     pub bind: SocketAddr,
-    /// Names that it is reached by, besides its addresses and names of local networks.
+    /// Whether all that reach a `bind` that is not loopback may ask without a token.
+    #[serde(default)]
+    pub open: bool,
+    /// Who may ask; without any, all who reach the port.
+    #[serde(default)]
+    pub tokens: Vec<TokenSettings>,
+    /// Names that it is reached by, besides its addresses and names of local networks. Matters as long as there are no tokens.
     #[serde(default)]
     pub hosts: Vec<String>,
 }
@@ -158,7 +165,7 @@ impl Default for Settings {
             site: Site::default(),
             gateway: Own::default(),
             mqtt: Mqtt::default(),
-            http: Http { bind: local(8081), hosts: Vec::new() },
+            http: Http { bind: local(8081), open: false, tokens: Vec::new(), hosts: Vec::new() },
             peer: Bind { bind: local(7081) },
             uplink: UplinkTo::default(),
             rules: Rules::default(),
@@ -224,6 +231,9 @@ pub enum SettingsError {
     /// The site's secret.
     #[error("site.secret_file: {0}")]
     Secret(#[from] SecretError),
+    /// Who may ask over HTTP.
+    #[error(transparent)]
+    Door(#[from] WrongDoor),
     /// The file with the password for the uplink's broker.
     #[error("uplink.password_file: {0}")]
     Password(String),
@@ -279,6 +289,8 @@ pub struct Checked {
     pub secret: SiteSecret,
     /// The password for the uplink's broker, if it wants one.
     pub password: Option<String>,
+    /// Who may ask over HTTP.
+    pub access: Access,
     /// Equal on all gateways of the site: a hash of its name, members, shards and replicas.
     pub membership: [u8; 32],
 }
@@ -435,6 +447,9 @@ impl Settings {
         let of_address = self.mqtt.max_connections_per_address as u64;
         within("mqtt.max_connections_per_address", of_address, 0..=1_000_000, "0 to 1000000")?;
         within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;
+        let Http { bind, open, tokens, .. } = &self.http;
+        let (ip, scopes) = (bind.ip(), &Scope::OF_GATEWAY);
+        let access = Door { key: "http.bind", ip, open: *open, tokens, scopes }.access()?;
         let secret = SiteSecret::from_file(&self.site.secret_file)?;
         let password = match self.uplink.password_file.as_os_str().is_empty() {
             true => None,
@@ -447,6 +462,6 @@ impl Settings {
         let mut membership = [0; 32];
         membership.copy_from_slice(digest.as_ref());
         let peers = self.site.gateways.iter().map(|g| (GatewayId(g.id), g.peer.clone())).collect();
-        Ok(Checked { site, me, peers, ring, decoder, secret, password, membership, settings: self })
+        Ok(Checked { site, me, peers, ring, decoder, secret, password, access, membership, settings: self })
     }
 }

@@ -9,6 +9,8 @@ use crate::store::{Database, sql_worker};
 use crate::token::TokenArguments;
 use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use selvedge_shared::config::{key_value, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -124,6 +126,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.check_config {
         println!("the settings are sound: {} sites", settings.sites.len());
         return ExitCode::SUCCESS;
+    }
+    if arguments.command.is_none() {
+        // What a node writes is its own; what is exported by hand is for whom the caller's umask says.
+        umask(Mode::from_raw_mode(0o077));
     }
     let filter = tracing_subscriber::EnvFilter::new(&settings.log);
     let colours = wants_colours(std::io::stderr().is_terminal());

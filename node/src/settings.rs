@@ -3,7 +3,8 @@
 
 mod http;
 
-pub use http::{SqlSettings, TokenSettings};
+pub use http::SqlSettings;
+pub use selvedge_shared::access::TokenSettings;
 
 use crate::lake;
 use crate::store::{Database, Postgres};
@@ -26,9 +27,11 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// `sqlite`, or the address of a PostgreSQL database: `postgres://user:password@host:5432/database`.
     pub database: DatabaseAddress,
-    /// PostgreSQL with `?sslmode=require`: a file (PEM) with the certificates that the server's must come from; empty for those that
+    /// PostgreSQL by TLS: a file (PEM) with the certificates that the server's must come from; empty for those that
     /// the system trusts.
     pub database_ca_file: PathBuf,
+    /// PostgreSQL: whether a server on another machine is spoken to without TLS, the password and all.
+    pub database_plaintext: bool,
     /// PostgreSQL: whether windows lie in a hypertable of TimescaleDB.
     pub timescale: bool,
     /// What is logged: a `tracing` filter such as `info` or `selvedge_node=debug,info`.
@@ -152,6 +155,7 @@ impl Default for Settings {
             data_dir: PathBuf::from("selvedge-node-data"),
             database: DatabaseAddress("sqlite".to_string()),
             database_ca_file: PathBuf::new(),
+            database_plaintext: false,
             timescale: false,
             log: "info".to_string(),
             http: HttpSettings::default(),
@@ -229,7 +233,8 @@ impl Settings {
             }
             "sqlite" => Ok(Database::sqlite(&self.data_dir)),
             _ if address.starts_with("postgres://") || address.starts_with("postgresql://") => {
-                let mut server = Postgres::parse(address).map_err(|why| wrong("database", why))?;
+                let mut server = Postgres::parse(address, self.database_plaintext)
+                    .map_err(|why| wrong("database", why))?;
                 server.timescale = self.timescale;
                 let file = &self.database_ca_file;
                 server.ca_file = (!file.as_os_str().is_empty()).then(|| file.clone());

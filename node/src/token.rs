@@ -1,8 +1,8 @@
 //! `selvedge-node token`: a new token for the query API, and the settings that let it in.
 
-use crate::logic::access::{Scope, TokenDigest};
 use clap::Args;
 use ring::rand::{SecureRandom, SystemRandom};
+use selvedge_shared::access::{Scope, TokenDigest};
 use selvedge_shared::ids::SiteId;
 
 /// How many random bytes a token has.
@@ -19,7 +19,7 @@ pub struct TokenArguments {
     /// Who is to hold it.
     #[arg(long, default_value = "reader")]
     name: String,
-    /// What it is good for: read, sql, live, edge, metrics. Repeatable, or with commas.
+    /// What it is good for: read, sql, live, edge, metrics; at a gateway read, operate, metrics. Repeatable, or with commas.
     #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "read")]
     scope: Vec<Scope>,
     /// The only sites that it shows. Repeatable, or with commas.

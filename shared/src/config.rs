@@ -10,8 +10,11 @@
 //! the prefix `SELVEDGE`, `SELVEDGE_MQTT__PORT` sets `mqtt.port`. A list is written as in TOML
 //! (`SELVEDGE_SITES='[{ name = "plant-7" }]'`), or with commas if it is of plain texts.
 //!
-//! Values of keys that are named like secrets never appear in an error. Left out: enums with fields,
+//! Values of keys that are named like secrets never appear in an error. A program takes no secret from its command line, which every
+//! user of the machine can read, and none from a file that others may read ([`secrets`]). Left out: enums with fields,
 //! whose tables can't be merged over a default, and reloading while the program runs.
+
+mod secrets;
 
 use config::{Config, File, FileFormat, Map, Source, Value, ValueKind};
 use serde::{Serialize, de::DeserializeOwned};
@@ -91,6 +94,16 @@ pub enum ConfigError {
         /// Where the table came from that lacks it.
         origin: Origin,
     },
+    /// A secret where others can read it.
+    #[error("the setting `{key}` is a secret, which does not belong {place}: {instead}")]
+    Exposed {
+        /// The key, dotted.
+        key: String,
+        /// Where it stands.
+        place: &'static str,
+        /// Where it belongs.
+        instead: String,
+    },
     /// A value that is of the right type and still wrong.
     #[error("the setting `{key}` ({origin}): {why}")]
     Invalid {
@@ -149,13 +162,17 @@ pub fn load<T>(file: Option<&Path>, prefix: &str, overrides: &[(String, String)]
 where
     T: DeserializeOwned + Serialize + Default,
 {
+    secrets::not_on_the_command_line(prefix, overrides)?;
+    if let Some(path) = file {
+        secrets::not_in_an_open_file(path)?;
+    }
     let readable = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
         Some((k.into_string().ok()?, v.into_string().ok()?))
     };
     load_from(file, prefix, std::env::vars_os().filter_map(readable), overrides)
 }
 
-/// As [`load`], with the environment given.
+/// As [`load`], with the environment given, and wherever secrets stand.
 ///
 /// # Errors
 /// As [`load`].

@@ -2,6 +2,7 @@
 //! the frames and seals they exchange, how they read their settings, and the MQTT endpoint that
 //! gateway and node both embed.
 
+pub mod access;
 pub mod aggregate;
 pub mod balance;
 pub mod browser;

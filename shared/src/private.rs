@@ -1,4 +1,7 @@
-//! Files that hold secrets: read only if nobody else may read them.
+//! What is nobody else's business: files that hold secrets, read only if nobody else may read them, and folders of data.
+//!
+//! Programs set their umask so that what they make is theirs alone, whatever they were started with; [`own_folder`] sees to folders
+//! that were there before.
 
 use std::io::Read;
 use std::path::Path;
@@ -47,6 +50,25 @@ pub fn check_private(file: &std::fs::File, path: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Makes a folder of data that only its owner may enter, or closes one that is there to others.
+///
+/// # Errors
+/// When it can't be made, is no folder, or can't be closed.
+pub fn own_folder(path: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        const STICKY: u32 = 0o1000;
+        let mode = std::fs::metadata(path)?.permissions().mode();
+        // One that belongs to everybody, such as /tmp, stays so.
+        if mode & 0o077 != 0 && mode & STICKY == 0 {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether a file of this mode and owner is closed to others.
 #[cfg(unix)]
 pub(crate) fn is_private(mode: u32, owner: u32) -> bool {
@@ -77,6 +99,19 @@ mod tests {
         assert!(put(" \n", 0o600).unwrap_err().contains("is empty"));
         assert!(put(&"x".repeat(5_000), 0o600).unwrap_err().contains("4096 bytes"));
         assert!(read_secret(&folder.path().join("none")).unwrap_err().contains("none"));
+    }
+
+    #[test]
+    fn a_folder_of_data_is_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (new, old) = (folder.path().join("a/new"), folder.path().join("old"));
+        std::fs::create_dir(&old).unwrap();
+        std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).unwrap();
+        for path in [&new, &old] {
+            own_folder(path).unwrap();
+            assert_eq!(mode(path), 0o700);
+        }
     }
 
     #[test]

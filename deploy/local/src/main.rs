@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         return program.run(own.collect());
     }
     let options = options::Options::parse_from(&arguments);
+    // Secrets, data and logs are nobody else's business.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(why) => {

@@ -96,7 +96,7 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secrets: &Secre
     format!(
         "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\ngateways = [\n{members}]\n\n\
          [gateway]\nid = {id}\ndata_dir = {data}\n\n\
-         [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\n\n[peer]\nbind = \"{peer}\"\n\n\
+         [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\nopen = {open}\n\n[peer]\nbind = \"{peer}\"\n\n\
          [uplink]\nhost = \"{node}\"\nport = {uplink}\n\
          username = \"{UPLINK_USERNAME}\"\npassword_file = {password}\n\n\
          [rules]\nwindows_ms = [{WINDOW_MS}]\nallowed_lateness_ms = 2000\nidle_close_ms = 5000\nlate_flush_ms = 2000\n\n\
@@ -107,6 +107,8 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secrets: &Secre
         data = quoted(&folder.join(format!("gateway-{id}"))),
         mqtt = options.mqtt(index),
         http = options.http(index),
+        // Only network namespaces of this machine reach an address that is not loopback.
+        open = !options.gateway_host(index).is_loopback(),
         peer = peer(index),
         node = options.node_host(),
         uplink = options.uplink_port,

@@ -1,5 +1,6 @@
 //! The HTTP API: how the gateway is, recent windows, the quarantine, metrics.
 
+pub mod access;
 pub mod browser;
 mod devices;
 mod skipped;

@@ -4,7 +4,7 @@
 use crate::actors::clock::SiteClock;
 use crate::actors::forwarder::{self, Forwarder};
 use crate::actors::front::{Front, Ways};
-use crate::actors::http::{Api, browser, routes};
+use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
 use crate::actors::log::{LogActor, Serve};
 use crate::actors::report::{Overview, Reporter};
@@ -30,6 +30,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_shared::browser::Browsers;
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
+use selvedge_shared::private;
 use selvedge_shared::seal::{self, SealError, link_psk};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -118,7 +119,7 @@ fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartErro
 /// # Errors
 /// Why it does not start.
 pub async fn run(checked: Checked) -> Result<(), StartError> {
-    let Checked { settings, site, me, peers, ring, decoder, secret, password, membership } = checked;
+    let Checked { settings, site, me, peers, ring, decoder, secret, password, access, membership } = checked;
     let metrics =
         PrometheusBuilder::new().install_recorder().map_err(|e| StartError::Metrics(e.to_string()))?;
     let epoch = Instant::now();
@@ -153,7 +154,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
 
     let dir = &settings.gateway.data_dir;
-    std::fs::create_dir_all(dir).map_err(|error| StartError::File { path: dir.clone(), error })?;
+    private::own_folder(dir).map_err(|error| StartError::File { path: dir.clone(), error })?;
     let expected = Expected { site: site.clone(), gateway: me, membership };
     if !Identity::exists(dir) {
         Identity::init(dir, &expected)?;
@@ -303,11 +304,14 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let widths_ms = settings.rules.widths_ms();
     let api =
         web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch, clock, widths_ms });
-    let browsers = Arc::new(Browsers { hosts: settings.http.hosts.clone(), tokens: false });
+    let browsers = Arc::new(Browsers { hosts: settings.http.hosts.clone(), tokens: !access.is_open() });
+    let access = Arc::new(access);
     let app = move || {
-        let browsers = browsers.clone();
-        let admit = from_fn(move |request, next| browser::admit(browsers.clone(), request, next));
-        App::new().app_data(api.clone()).wrap(admit).configure(routes)
+        let (browsers, access, site) = (browsers.clone(), access.clone(), api.site.clone());
+        let tokens = from_fn(move |request, next| access::admit(site.clone(), access.clone(), request, next));
+        let pages = from_fn(move |request, next| browser::admit(browsers.clone(), request, next));
+        // The one that is put last is asked first.
+        App::new().app_data(api.clone()).wrap(tokens).wrap(pages).configure(routes)
     };
     let server = HttpServer::new(app)
         .workers(1)

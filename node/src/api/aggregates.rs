@@ -5,7 +5,6 @@ use super::problem::Failure;
 use super::routes::Asker;
 use super::whole::{self, Pages};
 use super::{Api, Given, merged};
-use crate::logic::access::Caller;
 use crate::logic::grid::Grid;
 use crate::logic::query::{
     AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, GroupBy, MAX_LIMIT_ENTRIES, Parameters, Place, Spans,
@@ -15,6 +14,7 @@ use crate::logic::row::{Content, More, Owner, Row, RowTable};
 use crate::store::find::Seek;
 use crate::store::{SeriesInfo, StoredWindow};
 use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_shared::access::Caller;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 

@@ -23,7 +23,6 @@ mod status;
 mod whole;
 
 use crate::live::Live;
-use crate::logic::access::{Access, Scope};
 use crate::settings::SqlSettings;
 use crate::sites::Edge;
 use crate::stats::Stats;
@@ -31,6 +30,7 @@ use crate::store::Reader;
 use actix_web::web;
 use metrics_exporter_prometheus::PrometheusHandle;
 use routes::{Guard, Route, Routes};
+use selvedge_shared::access::{Access, Scope};
 use selvedge_shared::ids::SiteId;
 use std::sync::Arc;
 use tokio::sync::Semaphore;

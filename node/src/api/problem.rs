@@ -1,11 +1,11 @@
 //! Why a request gets no answer, as `application/problem+json` (RFC 9457).
 
-use crate::logic::access::Denied;
 use crate::logic::query::BadParameter;
 use crate::logic::questions::Unanswered;
 use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
+use selvedge_shared::access::Denied;
 use serde::{Deserialize, Serialize};
 
 /// The form of every answer that is none.

@@ -3,7 +3,6 @@
 use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
-use crate::logic::access::Caller;
 use crate::logic::query::{BadParameter, DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters};
 use crate::logic::questions::Ask;
 use crate::logic::row::{Content, More, Owner, Row, RowTable};
@@ -11,6 +10,7 @@ use crate::logic::sites::{Heard, Shard, Sites};
 use crate::logic::table::JsonRows;
 use crate::store::StoredWindow;
 use actix_web::{HttpResponse, web};
+use selvedge_shared::access::Caller;
 use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
 use selvedge_shared::pattern::{MAX_TEXT_BYTES, Pattern};

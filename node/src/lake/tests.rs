@@ -45,7 +45,7 @@ async fn homes() -> Vec<Home> {
         let name = format!("lake_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         sql(&server, &format!("CREATE DATABASE {name}")).await;
         let address = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
-        let database = Database::Postgres(Box::new(Postgres::parse(&address).unwrap()));
+        let database = Database::Postgres(Box::new(Postgres::parse(&address, false).unwrap()));
         all.push(Home::open(database, tempfile::tempdir().unwrap(), Some((server, name))).await);
     }
     all

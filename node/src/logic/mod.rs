@@ -1,7 +1,6 @@
 //! Sans-IO cores of the node: what is let in, what was applied, what is rolled up, what a query
 //! asks. No clock, no network, no disk.
 
-pub mod access;
 pub mod calls;
 pub mod fill;
 pub mod gaps;
@@ -17,3 +16,5 @@ pub mod sites;
 pub mod table;
 pub mod totals;
 pub mod verify;
+
+pub use selvedge_shared::access;

@@ -1,31 +1,9 @@
 //! The settings of the query API: where it listens, who may ask, and SQL.
 
 use super::{HttpSettings, Settings, SettingsError};
-use crate::logic::access::{Access, DIGEST_BYTES, Scope, Token, TokenDigest};
+use selvedge_shared::access::{Access, Door, Scope, WrongDoor};
 use selvedge_shared::browser::Browsers;
-use selvedge_shared::ids::SiteId;
-use selvedge_shared::private::read_secret;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
-
-/// One who may ask. Exactly one of `token_sha256` and `token_file` is needed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenSettings {
-    /// Who holds it.
-    pub name: String,
-    /// The SHA-256 of the token, in hexadecimal, as `selvedge-node token` prints it.
-    #[serde(default)]
-    pub token_sha256: Option<String>,
-    /// The file that holds the token itself.
-    #[serde(default)]
-    pub token_file: Option<PathBuf>,
-    /// What it is good for.
-    pub scopes: Vec<Scope>,
-    /// The only sites that it shows; empty for all.
-    #[serde(default)]
-    pub sites: Vec<SiteId>,
-}
 
 /// SQL over HTTP.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,16 +41,6 @@ impl Settings {
     /// Names the first setting that is wrong, or leaves the data open to the network.
     pub fn access(&self) -> Result<Access, SettingsError> {
         let HttpSettings { host, open, tokens, sql, .. } = &self.http;
-        if tokens.is_empty() && !host.is_loopback() && !open {
-            let why = format!(
-                "there is no token, and {host} can be reached by others: add [[http.tokens]] (`selvedge-node token` \
-                 prints one), listen on 127.0.0.1, or set http.open = true"
-            );
-            return Err(wrong("http.host", why));
-        }
-        if !tokens.is_empty() && *open {
-            return Err(wrong("http.open", "there are tokens, so it is not open; remove one or the other"));
-        }
         for (key, value) in [
             ("timeout_ms", sql.timeout_ms),
             ("limit_rows", sql.limit_rows.into()),
@@ -82,54 +50,16 @@ impl Settings {
                 return Err(wrong(format!("http.sql.{key}"), "has to be at least 1"));
             }
         }
-        let mut all: Vec<Token> = vec![];
-        for (i, settings) in tokens.iter().enumerate() {
-            let token = token(settings, &format!("http.tokens[{i}]"))?;
-            if all.iter().any(|other| other.name == token.name || other.digest == token.digest) {
-                let why = format!("{:?} or its token is there twice", token.name);
-                return Err(wrong(format!("http.tokens[{i}].name"), why));
-            }
-            all.push(token);
-        }
-        Ok(Access::new(all))
+        let door = Door { key: "http.host", ip: *host, open: *open, tokens, scopes: &Scope::OF_NODE };
+        door.access().map_err(|WrongDoor { key, why }| SettingsError::Wrong { key, why })
     }
-}
-
-fn token(settings: &TokenSettings, key: &str) -> Result<Token, SettingsError> {
-    let digest = match (&settings.token_sha256, &settings.token_file) {
-        (Some(hex), None) => TokenDigest::from_hex(hex).ok_or_else(|| {
-            let why = format!("is not {} hexadecimal digits; see `selvedge-node token`", 2 * DIGEST_BYTES);
-            wrong(format!("{key}.token_sha256"), why)
-        })?,
-        (None, Some(file)) => {
-            TokenDigest::of(&read_secret(file).map_err(|why| wrong(format!("{key}.token_file"), why))?)
-        }
-        _ => {
-            let why = format!("{:?} needs either `token_sha256` or `token_file`", settings.name);
-            return Err(wrong(key, why));
-        }
-    };
-    if settings.scopes.is_empty() {
-        let all = Scope::ALL.map(|scope| scope.to_string()).join(", ");
-        return Err(wrong(format!("{key}.scopes"), format!("there is none; there are: {all}")));
-    }
-    if !settings.sites.is_empty() && settings.scopes.contains(&Scope::Sql) {
-        let why = "SQL shows all sites, so a token with `sites` can't have the scope `sql`";
-        return Err(wrong(format!("{key}.scopes"), why));
-    }
-    let sites = settings.sites.iter().map(|site| site.to_string());
-    Ok(Token {
-        name: settings.name.clone(),
-        digest,
-        scopes: settings.scopes.clone(),
-        sites: (!settings.sites.is_empty()).then(|| sites.collect()),
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::settings::ENV_PREFIX;
+    use selvedge_shared::access::TokenDigest;
     use selvedge_shared::config;
 
     fn load(pairs: &[(&str, &str)]) -> Settings {

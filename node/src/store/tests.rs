@@ -87,7 +87,7 @@ async fn homes() -> Vec<Home> {
     connect(&server).await.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
     let (before, _) = server.rsplit_once('/').unwrap();
     let address = format!("{before}/{name}");
-    let database = Database::Postgres(Box::new(Postgres::parse(&address).unwrap()));
+    let database = Database::Postgres(Box::new(Postgres::parse(&address, false).unwrap()));
     let client = connect(&address).await;
     vec![sqlite, Home::Postgres { database, client, name, server }]
 }

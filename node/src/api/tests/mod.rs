@@ -7,10 +7,10 @@ mod random;
 mod sql;
 
 use super::*;
-use crate::logic::access::{Token, TokenDigest};
 use crate::store::{Content, Database, Incoming, Outcome, Postgres, Writer, open};
 use actix_web::http::header::HeaderMap;
 use actix_web::{App, test};
+use selvedge_shared::access::{Token, TokenDigest};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::sequences::Sequences;
@@ -75,7 +75,7 @@ impl World {
             None => Database::sqlite(folder.path()),
             Some((server, name)) => {
                 let (before, _) = server.rsplit_once('/').unwrap();
-                Database::Postgres(Box::new(Postgres::parse(&format!("{before}/{name}")).unwrap()))
+                Database::Postgres(Box::new(Postgres::parse(&format!("{before}/{name}"), false).unwrap()))
             }
         };
         let (writer, reader) = open(&database).await.unwrap();

@@ -6,6 +6,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,11 +45,12 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Reads `postgres://user:password@host:5432/database`; with `?sslmode=require`, the server must speak TLS and prove its name.
+    /// Reads `postgres://user:password@host:5432/database`. A server that is not on this machine must speak TLS and prove its name,
+    /// unless `plaintext` says that it need not; so must any with `?sslmode=require`.
     ///
     /// # Errors
     /// Says what is wrong with it, without repeating anything of it.
-    pub fn parse(address: &str) -> Result<Self, String> {
+    pub fn parse(address: &str, plaintext: bool) -> Result<Self, String> {
         let mut config: Config = address.parse().map_err(|_| {
             "is no address of PostgreSQL; write postgres://user:password@host:5432/database, with special characters of \
              the password as %40 and the like"
@@ -56,9 +58,17 @@ impl Postgres {
         if config.get_hosts().is_empty() {
             return Err("names no host; write postgres://user:password@host:5432/database".to_string());
         }
-        // TLS that is used if it happens to be there protects from nothing.
-        if config.get_ssl_mode() == SslMode::Prefer {
-            config.ssl_mode(SslMode::Disable);
+        let local = is_local(&config);
+        match config.get_ssl_mode() {
+            SslMode::Disable if !local && !plaintext => {
+                return Err("has sslmode=disable, which sends all data and the password in the clear over the network; leave it out, or \
+                            set database_plaintext = true if that is meant"
+                    .to_string());
+            }
+            // TLS that is used if it happens to be there protects from nothing.
+            SslMode::Prefer if local || plaintext => drop(config.ssl_mode(SslMode::Disable)),
+            SslMode::Prefer => drop(config.ssl_mode(SslMode::Require)),
+            _ => {}
         }
         config
             .application_name("selvedge-node")
@@ -130,6 +140,17 @@ impl Postgres {
         link.client.batch_execute(&common).await.map_err(failed)?;
         Ok(link)
     }
+}
+
+/// Whether what is said to a server stays on this machine.
+fn is_local(config: &Config) -> bool {
+    let host = |host: &Host| match host {
+        Host::Tcp(name) => {
+            name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+        Host::Unix(_) => true,
+    };
+    config.get_hosts().iter().all(host) && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
 }
 
 /// What TLS trusts. Read for each connection, so that a file that is renewed is heeded.
@@ -236,7 +257,7 @@ mod tests {
 
     #[test]
     fn no_password_shows() {
-        let server = Postgres::parse("postgres://me:hunter2@db.example:5433/plant").unwrap();
+        let server = Postgres::parse("postgres://me:hunter2@db.example:5433/plant", false).unwrap();
         assert_eq!(server.to_string(), "postgres://me@db.example:5433/plant");
         assert!(!format!("{server:?}").contains("hunter2"));
         for wrong in [
@@ -245,8 +266,40 @@ mod tests {
             "postgres:///x",
             "postgres://me:hunter2@db/x?sslmode=perhaps",
         ] {
-            let said = Postgres::parse(wrong).unwrap_err();
+            let said = Postgres::parse(wrong, false).unwrap_err();
             assert!(!said.contains("hunter2"), "{said}");
         }
+    }
+
+    #[test]
+    fn what_leaves_the_machine_is_encrypted_unless_a_setting_says_otherwise() {
+        let mode = |address: &str, plaintext| {
+            Postgres::parse(&format!("postgres://me:pw@{address}"), plaintext)
+                .map(|server| server.config.get_ssl_mode())
+        };
+        for local in [
+            "127.0.0.1/x",
+            "localhost/x",
+            "[::1]:5432/x",
+            "%2Frun%2Fpostgresql/x",
+            "127.0.0.1/x?sslmode=disable",
+        ] {
+            assert_eq!(mode(local, false), Ok(SslMode::Disable), "{local}");
+        }
+        assert_eq!(mode("127.0.0.1/x?sslmode=require", false), Ok(SslMode::Require));
+        for far in [
+            "db.example/x",
+            "10.0.0.5/x",
+            "db.example/x?sslmode=prefer",
+            "db.example/x?sslmode=require",
+            "127.0.0.1,10.0.0.5/x",
+            "localhost/x?hostaddr=10.0.0.5",
+        ] {
+            assert_eq!(mode(far, false), Ok(SslMode::Require), "{far}");
+        }
+        assert!(mode("db.example/x?sslmode=disable", false).unwrap_err().contains("database_plaintext"));
+        assert_eq!(mode("db.example/x", true), Ok(SslMode::Disable));
+        assert_eq!(mode("db.example/x?sslmode=disable", true), Ok(SslMode::Disable));
+        assert_eq!(mode("db.example/x?sslmode=require", true), Ok(SslMode::Require));
     }
 }

@@ -18,6 +18,7 @@ use super::{StoreError, StoredWindow, sequences_from};
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OpenFlags, Row};
 use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_shared::private::own_folder;
 use selvedge_shared::time::EpochMs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,7 +49,7 @@ pub const ROW: &str = "w.start_ms, w.count, w.min, w.max, w.first_ms, w.first_sl
 pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
     let folder = folder.to_owned();
     blocking(move || {
-        std::fs::create_dir_all(&folder).map_err(|why| StoreError::Folder { path: folder.clone(), why })?;
+        own_folder(&folder).map_err(|why| StoreError::Folder { path: folder.clone(), why })?;
         let path = file(&folder);
         let failed = |why| StoreError::Open { path: path.clone(), why };
         let new = !path.exists();

@@ -1,7 +1,11 @@
 //! Who may ask what: tokens, each with its scopes and, perhaps, with the sites that it is for.
 //!
 //! A token is 256 random bits; what is kept of it is its SHA-256, so that neither the settings nor the node's memory
-//! hold one. With no token at all everything is open: the settings see to it that then nobody but this machine asks.
+//! hold one. With no token at all everything is open: the settings see to it that then nobody but this machine asks ([`door`]).
+
+mod door;
+
+pub use door::{Door, TokenSettings, WrongDoor};
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -29,11 +33,18 @@ pub enum Scope {
     Edge,
     /// Metrics alone.
     Metrics,
+    /// What changes something: at a gateway, everything that is not asked with GET.
+    Operate,
 }
 
 impl Scope {
-    /// All there are.
-    pub const ALL: [Self; 5] = [Self::Read, Self::Sql, Self::Live, Self::Edge, Self::Metrics];
+    /// Those that a node knows.
+    pub const OF_NODE: [Self; 5] = [Self::Read, Self::Sql, Self::Live, Self::Edge, Self::Metrics];
+
+    /// Those that a gateway knows.
+    pub const OF_GATEWAY: [Self; 3] = [Self::Read, Self::Operate, Self::Metrics];
+
+    const ALL: [Self; 6] = [Self::Read, Self::Sql, Self::Live, Self::Edge, Self::Metrics, Self::Operate];
 
     fn covers(self, wanted: Self) -> bool {
         self == wanted || (self == Self::Read && wanted == Self::Metrics)
@@ -48,6 +59,7 @@ impl fmt::Display for Scope {
             Self::Live => "live",
             Self::Edge => "edge",
             Self::Metrics => "metrics",
+            Self::Operate => "operate",
         })
     }
 }
@@ -129,10 +141,12 @@ impl Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// It shows no token.
-    #[error("a token is needed: send it as `Authorization: Bearer ...`; `selvedge-node token` makes one")]
+    #[error(
+        "a token is needed: send it as `Authorization: Bearer ...`; `selvedge-node token` makes one, for gateways too"
+    )]
     NoToken,
     /// What it shows is none that is known.
-    #[error("the token is not known to this node (settings `http.tokens`)")]
+    #[error("the token is not known here (settings `http.tokens`)")]
     Unknown,
     /// Its token is not good for this.
     #[error("the token lacks the scope `{0}` (setting `http.tokens`)")]

@@ -1,0 +1,123 @@
+//! Lets in who shows a token that is good for what is asked, if there are tokens.
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpResponse};
+use selvedge_shared::access::{Access, Denied, Scope};
+use selvedge_shared::ids::SiteId;
+use serde_json::json;
+use std::sync::Arc;
+
+/// What a request needs; nothing for the two that say how the gateway is, which tell nothing of what devices say.
+fn needed(method: &Method, path: &str) -> Option<Scope> {
+    match (path, method.is_safe()) {
+        ("/healthz" | "/readyz", _) => None,
+        ("/metrics", true) => Some(Scope::Metrics),
+        (_, true) => Some(Scope::Read),
+        (_, false) => Some(Scope::Operate),
+    }
+}
+
+/// Answers a request if it shows what it needs, and with 401 or 403 else.
+pub async fn admit<B: MessageBody>(
+    site: SiteId,
+    access: Arc<Access>,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let admitted = match needed(request.method(), request.path()) {
+        Some(scope) if !access.is_open() => {
+            // What is no text is no token.
+            let shown =
+                request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or("?"));
+            access.admit(shown, scope).map_err(denied).and_then(|caller| match caller.sees(site.as_str()) {
+                true => Ok(()),
+                false => Err((
+                    StatusCode::FORBIDDEN,
+                    "insufficient_scope",
+                    format!("the token is not for the site {site}"),
+                )),
+            })
+        }
+        _ => Ok(()),
+    };
+    match admitted {
+        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Err((status, error, why)) => {
+            metrics::counter!("selvedge_http_denied_total").increment(1);
+            let mut how = "Bearer realm=\"selvedge\"".to_string();
+            if !error.is_empty() {
+                how.push_str(&format!(", error=\"{error}\""));
+            }
+            let answer = HttpResponse::build(status)
+                .insert_header((header::WWW_AUTHENTICATE, how))
+                .json(json!({ "error": why }));
+            Ok(request.into_response(answer).map_into_right_body())
+        }
+    }
+}
+
+/// The status, the word of RFC 6750 and the words for people.
+fn denied(why: Denied) -> (StatusCode, &'static str, String) {
+    let (status, error) = match why {
+        Denied::NoToken => (StatusCode::UNAUTHORIZED, ""),
+        Denied::Unknown => (StatusCode::UNAUTHORIZED, "invalid_token"),
+        Denied::Scope(_) => (StatusCode::FORBIDDEN, "insufficient_scope"),
+    };
+    (status, error, why.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::middleware::from_fn;
+    use actix_web::{App, test, web};
+    use selvedge_shared::access::{Token, TokenDigest};
+
+    #[actix_web::test]
+    async fn each_request_needs_its_scope_and_only_health_is_open() {
+        let token = |name: &str, scopes: &[Scope], site: Option<&str>| Token {
+            name: name.into(),
+            digest: TokenDigest::of(name),
+            scopes: scopes.to_vec(),
+            sites: site.map(|site| Arc::from([site.to_string()])),
+        };
+        let access = Arc::new(Access::new(vec![
+            token("reader", &[Scope::Read], Some("plant-7")),
+            token("operator", &[Scope::Operate], None),
+            token("prometheus", &[Scope::Metrics], None),
+            token("stranger", &[Scope::Read], Some("plant-8")),
+        ]));
+        let site = SiteId::new("plant-7").unwrap();
+        let guard = from_fn(move |request, next| admit(site.clone(), access.clone(), request, next));
+        let app = App::new().wrap(guard).default_service(web::to(HttpResponse::Ok));
+        let app = test::init_service(app).await;
+        for (method, path, token, expected) in [
+            ("GET", "/healthz", "", 200),
+            ("GET", "/readyz", "", 200),
+            ("GET", "/v1/status", "", 401),
+            ("GET", "/metrics", "", 401),
+            ("GET", "/nothing", "", 401),
+            ("GET", "/v1/status", "reader", 200),
+            ("GET", "/v1/status", "unknown", 401),
+            ("GET", "/v1/status", "stranger", 403),
+            ("GET", "/v1/status", "prometheus", 403),
+            ("GET", "/metrics", "prometheus", 200),
+            ("GET", "/metrics", "reader", 200),
+            ("DELETE", "/v1/devices/d", "reader", 403),
+            ("POST", "/v1/quarantine/1/readmit", "operator", 200),
+            ("DELETE", "/v1/devices/d", "operator", 200),
+            ("GET", "/v1/devices", "operator", 403),
+        ] {
+            let mut request = test::TestRequest::with_uri(path).method(method.parse().unwrap());
+            if !token.is_empty() {
+                request = request.insert_header(("authorization", format!("Bearer {token}")));
+            }
+            let answer = test::call_service(&app, request.to_request()).await;
+            assert_eq!(answer.status(), expected, "{method} {path} {token}");
+            assert_eq!(answer.headers().contains_key("www-authenticate"), expected != 200);
+        }
+    }
+}
