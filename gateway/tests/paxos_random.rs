@@ -6,6 +6,7 @@
 use selvedge_gateway::logic::paxos::{
     Ballot, Effects, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Role, Slot, Value,
 };
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -550,6 +551,28 @@ fn three_replicas_agree_and_heal() {
 #[test]
 fn five_replicas_agree_and_heal() {
     run(5, 0..800);
+}
+
+/// How many seeds a mistake may hide in.
+const MAX_SEEDS: u64 = 20_000;
+
+/// A damaged replica that asks a majority what was promised, not all, forgets a vote of its own.
+#[test]
+fn a_repair_that_asks_a_majority_is_found() {
+    canary::make(Some(Canary::MajorityHeals));
+    let fails = |seed: &u64| {
+        let world = || {
+            let mut world = World::new(*seed, 3);
+            (world.damage, world.storm) = (true, 10);
+            let ticks = 200 + world.random.below(800);
+            world.run(ticks);
+        };
+        std::panic::catch_unwind(world).is_err()
+    };
+    let found = (0..MAX_SEEDS).find(fails);
+    canary::make(None);
+    println!("found after {:?} seeds", found.map(|seed| seed + 1));
+    assert!(found.is_some(), "it is not found in {MAX_SEEDS} seeds");
 }
 
 #[test]

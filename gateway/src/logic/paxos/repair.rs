@@ -99,9 +99,8 @@ impl Group {
     pub(super) fn on_rejoin(&mut self, from: usize, nonce: u64, above: Ballot) {
         self.seen = self.seen.max(above);
         let State::Leading(leader) = &self.state else { return };
-        let any = canary::makes(Canary::HealedByAnyLeader);
-        if leader.ballot > above || any {
-            let slot = if any { self.last_slot() } else { leader.start };
+        if leader.ballot > above {
+            let slot = leader.start;
             self.send(from, Message::Mark { nonce, slot });
         } else if self.room && self.acceptor.commit() >= leader.start {
             self.prepare();
