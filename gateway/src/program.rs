@@ -5,7 +5,7 @@ use crate::settings::{Settings, SettingsError};
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use selvedge_shared::config::{check_log_filter, key_value, wants_colours};
+use selvedge_shared::config::{bounded_log_filter, check_log_filter, key_value, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // A log that can't be written (its disk is full) must not end the program.
     tracing_subscriber::fmt()
         .log_internal_errors(false)
-        .with_env_filter(EnvFilter::new(&logged))
+        .with_env_filter(EnvFilter::new(bounded_log_filter(&logged)))
         .with_ansi(colours)
         .with_writer(std::io::stderr)
         .init();

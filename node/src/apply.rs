@@ -142,8 +142,8 @@ fn told_once(message: &Incoming, outcome: Outcome, stats: &Stats) {
         Outcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
         Outcome::Applied | Outcome::Duplicate | Outcome::Beacon => return,
     };
-    if let Some(unlogged) = stats.refused(reason, Instant::now()) {
+    if let Some(left_out) = stats.refused(reason, Instant::now()) {
         let (site, shard) = (&message.site, message.shard);
-        tracing::warn!(%site, %shard, unlogged, "{what}");
+        tracing::warn!(%site, %shard, "{what}{left_out}");
     }
 }

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use selvedge_shared::config::{key_value, wants_colours};
+use selvedge_shared::config::{bounded_log_filter, key_value, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -131,7 +131,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // What a node writes is its own; what is exported by hand is for whom the caller's umask says.
         umask(Mode::from_raw_mode(0o077));
     }
-    let filter = tracing_subscriber::EnvFilter::new(&settings.log);
+    let filter = tracing_subscriber::EnvFilter::new(bounded_log_filter(&settings.log));
     let colours = wants_colours(std::io::stderr().is_terminal());
     // A log that can't be written (its disk is full) must not end the program.
     tracing_subscriber::fmt()

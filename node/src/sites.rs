@@ -255,8 +255,8 @@ impl Ear {
         loop {
             let (client, events) = AsyncClient::new(broker.options("-reports"), REQUEST_ENTRIES);
             let why = self.hear(&client, events).await;
-            if let Some(unlogged) = self.stats.log_due("no_reports", Instant::now()) {
-                tracing::warn!(%why, unlogged, "no reports of sites come; trying on");
+            if let Some(left_out) = self.stats.log_due("no_reports", Instant::now()) {
+                tracing::warn!(%why, "no reports of sites come; trying on{left_out}");
             }
             tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
         }
@@ -293,10 +293,10 @@ impl Ear {
     fn take(&mut self, topic: &str, payload: &[u8]) {
         metrics::counter!("selvedge_node_received_bytes_total").increment(payload.len() as u64);
         if let Err(reason) = self.open(topic, payload)
-            && let Some(unlogged) = self.stats.refused(reason, Instant::now())
+            && let Some(left_out) = self.stats.refused(reason, Instant::now())
         {
             let topic: String = topic.chars().take(80).collect();
-            tracing::warn!(topic, reason, unlogged, "a report or an answer is not let in");
+            tracing::warn!(topic, reason, "a report or an answer is not let in{left_out}");
         }
     }
 

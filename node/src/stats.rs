@@ -2,13 +2,11 @@
 
 use crate::store::{Applied, Incoming, Outcome};
 use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::log_limit::{LeftOut, LogLimit};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// At most one log line for each reason in this time.
-pub const LOG_EVERY_MS: u64 = 10_000;
 
 /// Tells the recorder of metrics what they mean. Once, after it was installed.
 pub fn describe_metrics() {
@@ -62,7 +60,9 @@ struct Inner {
     subscribed: bool,
     heard: BTreeMap<(SiteId, ShardId), Heard>,
     refused: BTreeMap<&'static str, u64>,
-    logged: BTreeMap<&'static str, (Instant, u64)>,
+    /// What the times of `logged` count from.
+    start: Option<Instant>,
+    logged: LogLimit<&'static str>,
 }
 
 impl Stats {
@@ -81,9 +81,8 @@ impl Stats {
         self.inner().subscribed
     }
 
-    /// A message was not let in or not taken; says whether this is to be logged, and how often it came
-    /// unlogged before.
-    pub fn refused(&self, reason: &'static str, now: Instant) -> Option<u64> {
+    /// A message was not let in or not taken; says whether this is to be logged, and what was left out before.
+    pub fn refused(&self, reason: &'static str, now: Instant) -> Option<LeftOut> {
         metrics::counter!("selvedge_node_refused_total", "reason" => reason).increment(1);
         *self.inner().refused.entry(reason).or_default() += 1;
         self.log_due(reason, now)
@@ -96,33 +95,23 @@ impl Stats {
             metrics::counter!("selvedge_node_refused_total", "reason" => "flood")
                 .increment(dropped - counted);
             *self.inner().refused.entry("flood").or_default() += dropped - counted;
-            if let Some(unlogged) = self.log_due("flood", Instant::now()) {
+            if let Some(left_out) = self.log_due("flood", Instant::now()) {
                 let dropped = dropped - counted;
                 tracing::warn!(
                     dropped,
-                    unlogged,
-                    "a client of the embedded broker sends too fast; it loses messages"
+                    "a client of the embedded broker sends too fast; it loses messages{left_out}"
                 );
             }
         }
         dropped
     }
 
-    /// Whether `what` is to be logged again, and how often it came unlogged since the last time.
-    pub fn log_due(&self, what: &'static str, now: Instant) -> Option<u64> {
-        let every = Duration::from_millis(LOG_EVERY_MS);
+    /// Whether `what` is to be logged, and what was left out before.
+    pub fn log_due(&self, what: &'static str, now: Instant) -> Option<LeftOut> {
         let mut inner = self.inner();
-        match inner.logged.get_mut(what) {
-            Some((at, silent)) if now.duration_since(*at) < every => {
-                *silent += 1;
-                None
-            }
-            other => {
-                let silent = other.map_or(0, |(_, silent)| *silent);
-                inner.logged.insert(what, (now, 0));
-                Some(silent)
-            }
-        }
+        let start = *inner.start.get_or_insert(now);
+        let now_ms = u64::try_from(now.duration_since(start).as_millis()).unwrap_or(u64::MAX);
+        inner.logged.note(now_ms, what)
     }
 
     /// How often each reason came.
@@ -162,16 +151,19 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_shared::log_limit::{SPAN_LINES_ENTRIES, SPAN_MS};
 
     #[test]
     fn a_reason_is_logged_once_in_a_while_and_counted_always() {
         let (stats, start) = (Stats::default(), Instant::now());
-        let later = start + Duration::from_millis(LOG_EVERY_MS);
-        assert_eq!(stats.refused("a", start), Some(0));
+        let later = start + Duration::from_millis(SPAN_MS);
+        for _ in 0..SPAN_LINES_ENTRIES {
+            assert_eq!(stats.refused("a", start), Some(LeftOut(0)));
+        }
         assert_eq!(stats.refused("a", start), None);
-        assert_eq!(stats.refused("b", start), Some(0));
+        assert_eq!(stats.refused("b", start), Some(LeftOut(0)));
         assert_eq!(stats.refused("a", start), None);
-        assert_eq!(stats.refused("a", later), Some(2));
-        assert_eq!(stats.refusals(), BTreeMap::from([("a", 4), ("b", 1)]));
+        assert_eq!(stats.refused("a", later), Some(LeftOut(2)));
+        assert_eq!(stats.refusals(), BTreeMap::from([("a", SPAN_LINES_ENTRIES + 3), ("b", 1)]));
     }
 }

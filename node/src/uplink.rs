@@ -82,9 +82,9 @@ impl Subscriber {
                 return;
             }
             metrics::counter!("selvedge_node_disconnects_total").increment(1);
-            if let Some(unlogged) = self.stats.log_due("disconnected", Instant::now()) {
+            if let Some(left_out) = self.stats.log_due("disconnected", Instant::now()) {
                 let BrokerAddress { host, port, .. } = broker;
-                tracing::warn!(%why, unlogged, "no connection to the broker {host}:{port}; trying on");
+                tracing::warn!(%why, "no connection to the broker {host}:{port}; trying on{left_out}");
             }
             tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
         }
@@ -105,7 +105,9 @@ impl Subscriber {
                         let refused = filter(&self.share, "{site}");
                         return format!("the broker refuses the subscription to {refused}");
                     }
-                    tracing::info!("hearing {} sites", self.sites.len());
+                    if let Some(left_out) = self.stats.log_due("connected", Instant::now()) {
+                        tracing::info!("hearing {} sites{left_out}", self.sites.len());
+                    }
                     self.stats.set_subscribed(true);
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => {
@@ -122,9 +124,9 @@ impl Subscriber {
         let message = match self.verifier.verify(topic, payload) {
             Ok(message) => message,
             Err(refused) => {
-                if let Some(unlogged) = self.stats.refused(refused.reason(), Instant::now()) {
+                if let Some(left_out) = self.stats.refused(refused.reason(), Instant::now()) {
                     let topic: String = topic.chars().take(80).collect();
-                    tracing::warn!(topic, unlogged, "a message is not let in: {refused}");
+                    tracing::warn!(topic, "a message is not let in: {refused}{left_out}");
                 }
                 return;
             }
@@ -132,9 +134,9 @@ impl Subscriber {
         self.stats.heard(&message, EpochMs::now());
         let wait = Duration::from_millis(QUEUE_WAIT_MS);
         if self.queue.send_timeout(message, wait).await.is_err()
-            && let Some(unlogged) = self.stats.refused("busy", Instant::now())
+            && let Some(left_out) = self.stats.refused("busy", Instant::now())
         {
-            tracing::warn!(unlogged, "the database does not keep up; messages are dropped until it does");
+            tracing::warn!("the database does not keep up; messages are dropped until it does{left_out}");
         }
     }
 }

@@ -136,6 +136,15 @@ pub fn check_log_filter(filter: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What is to be logged, without what the HTTP server says of its own of each broken request or connection: a stranger could fill the
+/// disk with that. A filter that names it is left as it is.
+pub fn bounded_log_filter(filter: &str) -> String {
+    match filter.contains("actix") {
+        true => filter.to_string(),
+        false => format!("{filter},actix_http=off,actix_server::accept=off"),
+    }
+}
+
 fn suggest(nearest: &Option<String>, known: &[String]) -> String {
     match nearest {
         Some(nearest) => format!("; did you mean `{nearest}`?"),

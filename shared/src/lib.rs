@@ -11,6 +11,7 @@ pub mod config;
 pub mod exact;
 pub mod frame;
 pub mod ids;
+pub mod log_limit;
 pub mod mqtt;
 pub mod pattern;
 pub mod private;

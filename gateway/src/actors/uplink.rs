@@ -16,6 +16,7 @@ use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use selvedge_shared::log_limit::SharedLogLimit;
 use selvedge_shared::question::{
     Answer, NodeId, Question, QuestionId, answer_topic, ask_topic, parse_ask_topic,
 };
@@ -146,6 +147,8 @@ pub struct UplinkActor {
     heard_ms: u64,
     /// What the log was told last.
     told: Option<UplinkState>,
+    /// How often a broker, or who speaks through it, may cause a line in the log.
+    log_limit: SharedLogLimit,
     publisher: Option<AsyncClient>,
     myself: Option<Addr<UplinkActor>>,
     subscribed: bool,
@@ -177,6 +180,7 @@ impl UplinkActor {
             failure: None,
             heard_ms: 0,
             told: None,
+            log_limit: SharedLogLimit::default(),
             publisher: None,
             myself: None,
             subscribed: false,
@@ -322,9 +326,15 @@ impl UplinkActor {
         {
             return;
         }
-        match &state.trouble {
-            None => tracing::info!("the uplink's broker at {} is connected", state.broker),
-            Some(why) => tracing::warn!("uplink: {why}"),
+        match (
+            &state.trouble,
+            self.log_limit.note(if state.trouble.is_some() { "trouble" } else { "connected" }),
+        ) {
+            (_, None) => {}
+            (None, Some(left_out)) => {
+                tracing::info!("the uplink's broker at {} is connected{left_out}", state.broker);
+            }
+            (Some(why), Some(left_out)) => tracing::warn!("uplink: {why}{left_out}"),
         }
         self.told = Some(state);
     }
@@ -425,7 +435,9 @@ impl Handler<FromBroker> for UplinkActor {
                     Err(e) => {
                         metrics::counter!("selvedge_uplink_refused_total", "reason" => e.reason())
                             .increment(1);
-                        tracing::warn!(%shard, "a confirmation was refused: {e}");
+                        if let Some(left_out) = self.log_limit.note("refused") {
+                            tracing::warn!(%shard, "a confirmation was refused: {e}{left_out}");
+                        }
                     }
                 }
             }

@@ -6,7 +6,9 @@ use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use selvedge_shared::access::Denied;
+use selvedge_shared::log_limit::SharedLogLimit;
 use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
 
 /// The form of every answer that is none.
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -235,7 +237,10 @@ impl ResponseError for Failure {
 
     fn error_response(&self) -> HttpResponse {
         if let Self::Store(error) = self {
-            tracing::error!(%error, "a query failed");
+            static FAILED: LazyLock<SharedLogLimit> = LazyLock::new(SharedLogLimit::default);
+            if let Some(left_out) = FAILED.note("failed") {
+                tracing::error!(%error, "a query failed{left_out}");
+            }
         }
         let mut answer = HttpResponse::build(self.status_code());
         match self {

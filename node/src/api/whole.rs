@@ -14,7 +14,7 @@ use actix_web::web::Bytes;
 use actix_web::{HttpResponse, rt};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How many of these answers are told at a time.
@@ -51,7 +51,7 @@ pub(super) trait Pages: 'static {
 pub(super) async fn rows(api: &Api, form: Form, mut pages: impl Pages) -> Result<HttpResponse, Failure> {
     let busy = || Failure::Busy(format!("{MAX_RUNNING_ENTRIES} whole answers are told already"));
     let place = api.whole_places.clone().try_acquire_owned().map_err(|_| busy())?;
-    let limits = api.whole_limits;
+    let (limits, stats) = (api.whole_limits, api.stats.clone());
     let first = pages.next().await?;
     let (send, receive) = mpsc::channel(SOCKET_ENTRIES);
     rt::spawn(async move {
@@ -64,7 +64,9 @@ pub(super) async fn rows(api: &Api, form: Form, mut pages: impl Pages) -> Result
             Ok(Err(Ended::Cut(why))) => why,
             Err(_) => format!("it took more than {} s; ask for less", limits.time_ms / 1_000),
         };
-        tracing::warn!(why, "a whole answer was cut off");
+        if let Some(left_out) = stats.log_due("cut_off", Instant::now()) {
+            tracing::warn!(why, "a whole answer was cut off{left_out}");
+        }
         if form == Form::Lines {
             let last = format!("{}\n", serde_json::json!({ "error": format!("cut off: {why}") }));
             let _ = send.try_send(Ok(last.into())); // the end of the connection says as much

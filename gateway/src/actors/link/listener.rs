@@ -3,10 +3,10 @@
 use super::greet::Greeter;
 use super::noise::LinkError;
 use super::peer::{Attach, PeerLink};
-use super::{Complaints, Line, Task};
-use crate::actors::pulse;
+use super::{Line, Task};
 use actix::{Actor, Addr, AsyncContext, Context};
 use selvedge_shared::ids::GatewayId;
+use selvedge_shared::log_limit::SharedLogLimit;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ struct Desk {
     greeter: Arc<Greeter>,
     links: BTreeMap<GatewayId, Addr<PeerLink>>,
     lines: BTreeMap<GatewayId, Arc<Line>>,
-    complaints: RefCell<Complaints>,
+    log_limit: SharedLogLimit,
 }
 
 impl PeerListener {
@@ -44,7 +44,7 @@ impl PeerListener {
         links: BTreeMap<GatewayId, Addr<PeerLink>>,
         lines: BTreeMap<GatewayId, Arc<Line>>,
     ) -> Self {
-        let desk = Rc::new(Desk { greeter, links, lines, complaints: RefCell::default() });
+        let desk = Rc::new(Desk { greeter, links, lines, log_limit: SharedLogLimit::default() });
         Self { listener: Some(listener), desk, accepting: None, myself: None }
     }
 }
@@ -107,7 +107,9 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
                 Seats::take(&seats, from.ip(), async move { desk.greet(socket, from).await });
             }
             Err(e) => {
-                desk.complain("accept", || tracing::warn!("a peer's connection can't be accepted: {e}"));
+                if let Some(left_out) = desk.log_limit.note("accept") {
+                    tracing::warn!("a peer's connection can't be accepted: {e}{left_out}");
+                }
                 tokio::time::sleep(Duration::from_millis(ACCEPT_RETRY_MS)).await;
             }
         }
@@ -126,8 +128,10 @@ impl Desk {
             Err(e) => match met.get() {
                 Some(peer) => {
                     let why = e.to_string();
-                    self.complain(&why, || tracing::warn!(%peer, %from, "no link: {why}"));
                     if let Some(line) = self.lines.get(&peer) {
+                        if let Some(left_out) = line.log_limit.note("greeting") {
+                            tracing::warn!(%peer, %from, "no link: {why}{left_out}");
+                        }
                         line.trouble(&why);
                     }
                 }
@@ -136,15 +140,11 @@ impl Desk {
                 // Strangers share one complaint, so that they can't fill the log.
                 None => {
                     metrics::counter!("selvedge_link_strangers_total").increment(1);
-                    self.complain("stranger", || tracing::warn!(%from, "a connection was refused: {e}"));
+                    if let Some(left_out) = self.log_limit.note("stranger") {
+                        tracing::warn!(%from, "a connection was refused: {e}{left_out}");
+                    }
                 }
             },
-        }
-    }
-
-    fn complain(&self, what: &str, say: impl FnOnce()) {
-        if self.complaints.borrow_mut().worth(pulse::now_ms(), what) {
-            say();
         }
     }
 }

@@ -39,6 +39,7 @@ use crate::logic::peer::PeerMessage;
 use actix::{Actor, Addr, ArbiterHandle, Message, Recipient};
 use greet::Greeter;
 use selvedge_shared::ids::GatewayId;
+use selvedge_shared::log_limit::SharedLogLimit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
@@ -46,12 +47,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-
-/// The same complaint is logged again after this long, in milliseconds.
-const COMPLAIN_AGAIN_MS: u64 = 30_000;
-
-/// How many different complaints are told apart.
-const COMPLAINTS_ENTRIES: usize = 16;
 
 /// What came from a peer, in the order in which it was sent. Never empty.
 #[derive(Debug, Message)]
@@ -196,6 +191,8 @@ struct Line {
     clock: Arc<SiteClock>,
     room: Arc<SiteRoom>,
     trouble: Mutex<Option<String>>,
+    /// How often the link may cause a line in the log.
+    log_limit: SharedLogLimit,
 }
 
 impl Line {
@@ -209,6 +206,7 @@ impl Line {
             clock,
             room,
             trouble: Mutex::new(None),
+            log_limit: SharedLogLimit::default(),
         }
     }
 
@@ -255,21 +253,5 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// Keeps what goes wrong each second from filling the log each second.
-#[derive(Default)]
-struct Complaints(Vec<(String, u64)>);
-
-impl Complaints {
-    /// Whether this is worth a line in the log now.
-    fn worth(&mut self, now: u64, what: &str) -> bool {
-        self.0.retain(|(_, at)| now.saturating_sub(*at) < COMPLAIN_AGAIN_MS);
-        if self.0.len() >= COMPLAINTS_ENTRIES || self.0.iter().any(|(said, _)| said == what) {
-            return false;
-        }
-        self.0.push((what.to_string(), now));
-        true
     }
 }

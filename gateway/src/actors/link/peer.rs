@@ -3,7 +3,7 @@
 use super::greet::{Established, Greeter};
 use super::noise::{FrameReader, FrameWriter, LinkError};
 use super::watch::{self, PeerWatch};
-use super::{Complaints, FromPeer, Line, Task};
+use super::{FromPeer, Line, Task};
 use crate::actors::pulse;
 use crate::logic::detector::DETECT_MS;
 use crate::logic::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
@@ -75,7 +75,9 @@ impl PeerLink {
         let wait_ms = self.line.link().lost(pulse::now_ms());
         self.line.trouble(why);
         self.watch.do_send(watch::Lost { peer });
-        tracing::warn!(%peer, "link lost: {why}");
+        if let Some(left_out) = self.line.log_limit.note("lost") {
+            tracing::warn!(%peer, "link lost: {why}{left_out}");
+        }
         self.seek(wait_ms, ctx);
     }
 
@@ -128,7 +130,9 @@ impl Handler<Attach> for PeerLink {
         self.line.pressed_back.store(false, Ordering::Relaxed);
         self.line.link().connected(now);
         self.line.clock.connected(peer);
-        tracing::info!(%peer, start, "link up");
+        if let Some(left_out) = self.line.log_limit.note("up") {
+            tracing::info!(%peer, start, "link up{left_out}");
+        }
         let (line, link) = (self.line.clone(), ctx.address());
         let write = async move {
             let Err(e) = write(line, writer).await;
@@ -220,7 +224,6 @@ impl Seeker {
     /// Dials until the peer has admitted us.
     async fn dial(self, first_wait_ms: u64) {
         let peer = self.line.peer;
-        let mut complaints = Complaints::default();
         let mut wait_ms = first_wait_ms;
         loop {
             sleep(Duration::from_millis(wait_ms)).await;
@@ -233,8 +236,8 @@ impl Seeker {
                 Ok(established) => return self.link.do_send(Attach(established)),
                 Err(e) => {
                     let why = format!("{}: {e}", self.address);
-                    if complaints.worth(pulse::now_ms(), &why) {
-                        tracing::warn!(%peer, "no link: {why}");
+                    if let Some(left_out) = self.line.log_limit.note("dial") {
+                        tracing::warn!(%peer, "no link: {why}{left_out}");
                     }
                     self.line.trouble(&why);
                 }
