@@ -55,8 +55,10 @@ pub enum LogError {
         /// The most that is taken, in bytes.
         limit: u64,
     },
-    /// The disk is full. Nothing of this call counts as written, everything before it stands.
-    #[error("no room for {what}: the disk is full; free some space")]
+    /// The disk is full, or no more files may be opened. Nothing of this call counts as written, everything before it stands.
+    #[error(
+        "no room for {what}: the disk is full, or no file can be opened beside those that are; free some space, or raise the limit of open files (LimitNOFILE=)"
+    )]
     Full {
         /// What there was no room for.
         what: String,
@@ -132,7 +134,24 @@ impl LogError {
     }
 }
 
-/// Whether this is the operating system's way to say "no room".
+/// Whether this is the operating system's way to say "no room": on the disk, or for one more open file, here or in the whole system.
 pub(crate) fn is_full(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let files = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || files.contains(&error.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_open_files_is_no_room() {
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::NOSPC] {
+            let error = LogError::io("making", "segment", errno.into());
+            assert!(error.is_full(), "{error}");
+        }
+        assert!(!LogError::io("making", "segment", rustix::io::Errno::IO.into()).is_full());
+    }
 }
