@@ -5,7 +5,7 @@ use selvedge_shared::mqtt::{
     Accept, Ack, AckCode, Answer, CloseReason, Connection, Delivery, Inbound, Limits, MAX_CLIENT_ID_BYTES,
     MAX_CONNECTION_FILTER_ENTRIES, MAX_OUTPUT_BYTES, MAX_READ_BYTES, QoS, Refusal, Subscription,
 };
-use selvedge_shared::topic::{Filter, check_name};
+use selvedge_shared::topic::{Filter, MAX_TOPIC_BYTES, check_name};
 use std::collections::{HashSet, VecDeque};
 
 const CONNECTS: [&[u8]; 4] = [
@@ -218,6 +218,15 @@ impl Side {
                     if let Some(id) = publish.packet_id {
                         self.open.push(publish.token);
                         let kind = if publish.qos == QoS::ExactlyOnce { PUBREC } else { PUBACK };
+                        self.owed.push_back((kind, id.get()));
+                    }
+                }
+                Inbound::Oversize(oversize) => {
+                    assert!(oversize.topic.len() <= MAX_TOPIC_BYTES);
+                    assert_eq!(oversize.packet_id.is_none(), oversize.qos == QoS::AtMostOnce);
+                    if let Some(id) = oversize.packet_id {
+                        self.open.push(oversize.token);
+                        let kind = if oversize.qos == QoS::ExactlyOnce { PUBREC } else { PUBACK };
                         self.owed.push_back((kind, id.get()));
                     }
                 }

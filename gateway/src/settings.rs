@@ -100,6 +100,11 @@ pub struct Mqtt {
     pub max_connections_per_address: usize,
     /// The largest packet of a client, in bytes.
     pub max_packet_bytes: u32,
+    /// The longest keep alive, in seconds: a client that asks for none, or for a longer one, gets this. MQTT 5 clients are told;
+    /// older ones are closed when nothing was heard of them for one and a half of it.
+    pub max_keepalive_s: u16,
+    /// How long a connection may take to say CONNECT, in milliseconds.
+    pub connect_wait_ms: u64,
 }
 
 /// Where operators and programs ask.
@@ -197,7 +202,14 @@ impl Default for Own {
 impl Default for Mqtt {
     fn default() -> Self {
         let bind = SocketAddr::from(([0, 0, 0, 0], 1883));
-        Self { bind, max_connections: 10_000, max_connections_per_address: 0, max_packet_bytes: 256 * 1024 }
+        Self {
+            bind,
+            max_connections: 10_000,
+            max_connections_per_address: 0,
+            max_packet_bytes: 256 * 1024,
+            max_keepalive_s: 3_600,
+            connect_wait_ms: 10_000,
+        }
     }
 }
 
@@ -447,6 +459,8 @@ impl Settings {
         let of_address = self.mqtt.max_connections_per_address as u64;
         within("mqtt.max_connections_per_address", of_address, 0..=1_000_000, "0 to 1000000")?;
         within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;
+        within("mqtt.max_keepalive_s", self.mqtt.max_keepalive_s.into(), 10..=65_535, "10 to 65535")?;
+        within("mqtt.connect_wait_ms", self.mqtt.connect_wait_ms, 1_000..=60_000, "1000 to 60000")?;
         let Http { bind, open, tokens, .. } = &self.http;
         let (ip, scopes) = (bind.ip(), &Scope::OF_GATEWAY);
         let access = Door { key: "http.bind", ip, open: *open, tokens, scopes }.access()?;

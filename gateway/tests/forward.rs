@@ -2,9 +2,11 @@
 
 use selvedge_gateway::logic::forward::{
     Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, MAX_INFLIGHT_BATCHES, NamedReading,
-    PIPELINE_BYTES, READING_BYTES, RESEND_MS, RETRY_MS, Ticket,
+    PIPELINE_BYTES, READING_BYTES, RESEND_MS, RETRY_MS, STUCK_MS, Ticket,
 };
-use selvedge_gateway::logic::machine::{Item, Judged, Origin, Outcome, Reading, Submission, Verdict};
+use selvedge_gateway::logic::machine::{
+    Connect, Item, Judged, Origin, Outcome, Reading, Submission, Verdict,
+};
 use selvedge_gateway::logic::peer::{BusyReason, ForwardAnswer};
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -287,4 +289,41 @@ fn the_client_of_a_name_that_may_be_new_is_in_the_batch_once() {
     assert_eq!((batch.streams.len(), batch.makers.len()), (2, 1));
     assert_eq!(batch.named(1).map(|(name, client)| (name.stream, client)), Some(("new", Some("a"))));
     assert_eq!(batch.named(0).map(|(name, client)| (name.stream, client)), Some(("known", None)));
+}
+
+#[test]
+fn what_nobody_waits_for_is_taken_back_unless_a_batch_has_it_and_a_lane_that_stands_still_is_told() {
+    let mut s = Script::new();
+    let connect = |client: &str| {
+        let at = Origin { gateway: GatewayId(9), start: 4 };
+        let (client, will) = (client.to_string(), None);
+        Forwardable::Item(Item::Connect(Connect {
+            client,
+            at,
+            connection: 1,
+            clean: false,
+            expiry_s: 60,
+            will,
+        }))
+    };
+    let ticket = |token| Ticket { connection: token, token };
+    s.forward.submit(S, ticket(1), connect("first"));
+    s.forward.flush(0, &mut s.out);
+    // Without a majority nothing is answered. A client that tries again every five seconds, all night, takes no room.
+    for token in 2..7_202 {
+        s.forward.submit(S, ticket(token), connect("again"));
+        s.forward.flush(token, &mut s.out);
+        assert!(s.forward.withdraw(S, ticket(token)));
+    }
+    assert!(!s.forward.withdraw(S, ticket(1)), "a batch has it");
+    assert_eq!(s.forward.queued_bytes(), 512);
+    assert_eq!((s.forward.stuck(STUCK_MS - 1).len(), s.forward.stuck(STUCK_MS).len()), (0, 1));
+    s.forward.submit(S, ticket(8_000), connect("last"));
+    s.out = Effects::default();
+    let verdict = |outcomes| ForwardAnswer::Verdict { slot: 3, verdict: Verdict::Applied(outcomes) };
+    s.answer(9_000, 0, 1, verdict(vec![Outcome::Done]));
+    assert!(s.forward.stuck(9_000).is_empty());
+    s.answer(9_100, 0, 2, verdict(vec![Outcome::Done]));
+    assert!(s.forward.stuck(99_000).is_empty(), "nothing waits");
+    assert_eq!(s.forward.queued_bytes(), 0);
 }

@@ -11,8 +11,8 @@ use selvedge_gateway::logic::session::{Effects, MAX_QOS0_PENDING, Session, Site}
 use selvedge_gateway::logic::wills::{WILLS, Waited, Wills};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
-    AckCode, Answer, CloseReason, Closed, Connect, Inbound, Publish, QoS, Refusal, Subscription, Version,
-    Will,
+    AckCode, Answer, CloseReason, Closed, Connect, Inbound, Oversize, Publish, QoS, Refusal, Subscription,
+    TooLarge, Version, Will,
 };
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
@@ -67,6 +67,13 @@ impl Script {
         let site = Site { ring, decoder, origin, now, listens: &|topic| topic.starts_with("heard/") };
         self.session.inbound(site, event, &mut self.out);
         self.collect();
+    }
+
+    fn refuse(&mut self) {
+        let origin = Origin { gateway: GatewayId(1), start: 2 };
+        let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_000_000));
+        let site = Site { ring, decoder, origin, now, listens: &|_| false };
+        self.session.refuse(site, &mut self.out);
     }
 
     fn collect(&mut self) {
@@ -496,7 +503,7 @@ fn the_will_of_an_earlier_connection_comes_before_connack() {
         let will = Some(Box::new(due("d/a/alive", 7)));
         let found = Connected { instance: 4, epoch: 8, will, expiry_s, ..Connected::default() };
         s.settle(0, Outcome::Connected(Box::new(found)));
-        s.session.refuse(&mut s.out);
+        s.refuse();
         s.session.will_published(&mut s.out);
         assert_eq!(s.said(), "refuse Unavailable");
         s.close(None);
@@ -671,8 +678,8 @@ fn a_connection_that_ends_early_is_disconnected_when_its_shard_has_answered() {
 fn a_connect_without_an_answer_is_refused_once_and_never_accepted_after_that() {
     let mut s = Script::new();
     s.connect(Version::V5, 60);
-    s.session.refuse(&mut s.out);
-    s.session.refuse(&mut s.out);
+    s.refuse();
+    s.refuse();
     assert_eq!(s.said(), format!("refuse {:?}", Refusal::Unavailable));
     s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
     assert_eq!(s.said(), "");
@@ -778,4 +785,65 @@ fn a_name_is_told_with_its_client_until_the_shard_has_let_it_in() {
     let pump = Some("pump".to_string());
     assert_eq!([told(1, DONE), told(2, DONE)], [pump.clone(), None]);
     assert_eq!([told(3, full), told(4, DONE), told(5, DONE)], [None, pump, None]);
+}
+
+#[test]
+fn a_connect_that_nobody_waits_for_is_taken_back_and_one_that_is_chosen_leaves() {
+    for ended_by_wait in [true, false] {
+        let mut s = Script::new();
+        s.connect(Version::V311, u32::MAX);
+        if ended_by_wait {
+            s.refuse();
+        }
+        s.close(None);
+        let (shard, token, _) = &s.open[0];
+        let connect = (*shard, Ticket { connection: 5, token: *token });
+        assert!(s.out.withdraw.contains(&connect), "{:?}", s.out.withdraw);
+        assert!(!s.session.is_over(), "it may be in a batch");
+        s.session.withdrawn();
+        assert!(s.session.is_over());
+    }
+    // Who was let in at once and leaves a will does so through its shard.
+    let mut s = Script::new();
+    let will = Will { topic: "w".into(), payload: "gone".into(), qos: QoS::AtLeastOnce, delay_s: 0 };
+    s.connect_as("", Version::V5, 0, Some(will.clone()));
+    assert_eq!(s.said(), "accept false");
+    s.close(Some(will));
+    assert!(s.out.withdraw.is_empty());
+}
+
+#[test]
+fn a_publish_that_is_too_large_is_answered_set_aside_and_not_routed() {
+    let oversize = |token: u64, qos| {
+        Inbound::Oversize(Box::new(Oversize {
+            token,
+            topic: "d/a/x".into(),
+            payload_bytes: 300_000,
+            qos,
+            dup: false,
+            packet_id: (qos != QoS::AtMostOnce).then(|| NonZeroU16::new(token as u16).unwrap()),
+            why: TooLarge::Packet { bytes: 300_009, most: 262_144 },
+        }))
+    };
+    let quarantined = |s: &Script| match &s.open[0].2 {
+        Forwardable::Item(Item::Quarantine { publish, .. }) => {
+            assert_eq!((publish.payload.len(), publish.payload_bytes), (0, 300_000));
+            assert!(publish.why.contains("300009 bytes, 262144 are allowed"), "{}", publish.why);
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut old = Script::open(Version::V311, 60, &[]);
+    old.inbound(oversize(1, QoS::AtLeastOnce));
+    assert_eq!(old.said(), "", "not before it is chosen");
+    quarantined(&old);
+    old.settle(0, Outcome::Done);
+    assert_eq!(old.said(), "ack 1");
+    old.inbound(oversize(2, QoS::AtMostOnce));
+    quarantined(&old);
+    assert_eq!(old.said(), "");
+    let mut new = Script::open(Version::V5, 60, &[]);
+    new.inbound(oversize(1, QoS::ExactlyOnce));
+    quarantined(&new);
+    assert!(new.said().contains("QuotaExceeded"));
+    assert!(old.out.route.is_empty() && new.out.route.is_empty());
 }

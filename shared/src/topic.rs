@@ -51,6 +51,13 @@ pub enum BadTopic {
     Shared,
 }
 
+impl BadTopic {
+    /// Whether it is a bound of ours, within which MQTT allows more.
+    pub fn is_bound(self) -> bool {
+        matches!(self, Self::TooLong | Self::TooDeep)
+    }
+}
+
 fn check_text(text: &str) -> Result<(), BadTopic> {
     if text.is_empty() {
         return Err(BadTopic::Empty);

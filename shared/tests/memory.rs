@@ -3,7 +3,7 @@
 
 use selvedge_shared::mqtt::router::MAX_ROUTER_FILTER_BYTES;
 use selvedge_shared::mqtt::{
-    Answer, Application, Handle, Inbound, Limits, Listener, ListenerConfig, Publish, QoS, Router,
+    Answer, Application, Departure, Handle, Inbound, Limits, Listener, ListenerConfig, Publish, QoS, Router,
     Subscription,
 };
 use selvedge_shared::topic::Filter;
@@ -59,6 +59,8 @@ impl Application for Keeper {
         }
         self.came.notify_one();
     }
+
+    fn departed(&self, _: &Departure) {}
 }
 
 /// Publishes that come one by one and wait keep what was read of them, and no more.

@@ -1,7 +1,6 @@
 //! A node asks a site of three gateways, all real processes, what it was not sent yet: while all live, after one was killed, and when
 //! a minority is left.
 
-#[allow(dead_code, reason = "this test uses a part of it")]
 #[path = "../../../gateway/tests/gateways/client.rs"]
 mod client;
 

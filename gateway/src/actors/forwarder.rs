@@ -22,6 +22,11 @@ const LOOK_MS: u64 = 20;
 #[rtype(result = "()")]
 pub struct Submit(pub Vec<(ShardId, Ticket, Forwardable)>);
 
+/// Items that nobody waits for any more: as many as CONNECTs were submitted.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Withdraw(pub Vec<(ShardId, Ticket)>);
+
 /// Wills that this gateway is to publish: as many as the bounds of the shards that it leads allow.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -140,7 +145,7 @@ impl Forwarder {
             }
             actor.note_busy();
             actor.front.expire();
-            if actor.core.deadline_ms().is_some() || actor.core.full() || actor.front.has_arriving() {
+            if actor.core.deadline_ms().is_some() || actor.core.full() || !actor.front.arriving().is_empty() {
                 actor.look(ctx);
             }
         });
@@ -157,6 +162,7 @@ impl Forwarder {
         let lasting =
             |(since, _): &(Instant, BusyReason)| now.duration_since(*since) > Duration::from_secs(2);
         self.front.note_load(self.core.full(), self.busy_since.filter(lasting).map(|(_, why)| why));
+        self.front.arriving().note_stuck(self.core.stuck(self.now_ms()));
     }
 }
 
@@ -181,6 +187,17 @@ impl Handler<Submit> for Forwarder {
         }
         if !std::mem::replace(&mut self.turning, true) {
             ctx.notify(Turn);
+        }
+    }
+}
+
+impl Handler<Withdraw> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, Withdraw(items): Withdraw, _: &mut Self::Context) {
+        for (shard, ticket) in items {
+            if self.core.withdraw(shard, ticket) {
+                self.front.withdrawn(ticket.connection);
+            }
         }
     }
 }

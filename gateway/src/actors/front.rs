@@ -1,8 +1,10 @@
 //! The front: what MQTT connections and the site's actors share. Called from the connections' tasks and
 //! from the forwarder's actor; every lock is held for one batch of one connection.
 
+use crate::actors::arriving::Arriving;
 use crate::actors::clock::SiteClock;
-use crate::actors::forwarder::{Forwarder, Submit};
+use crate::actors::departures::{Bounds, DepartureDesk};
+use crate::actors::forwarder::{Forwarder, Submit, Withdraw};
 use crate::actors::orders::{ORDERS, Orders};
 use crate::actors::switch::{InterestChanged, Switch, ToPeers};
 use crate::logic::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
@@ -10,7 +12,7 @@ use crate::logic::forward::{Forwardable, Settled, Ticket};
 use crate::logic::machine::{DueWill, Origin, Outcome};
 use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use crate::logic::ring::Ring;
-use crate::logic::session::{CONNECT_WAIT_MS, Effects, Fates, Session, Site};
+use crate::logic::session::{Effects, Fates, Session, Site};
 use crate::logic::skips::{DeviceSkips, Skips};
 use crate::logic::unmapped::{Unmapped, UnmappedTopic};
 use crate::logic::wills::{WILLS, Wills};
@@ -19,19 +21,46 @@ use bytes::Bytes;
 use metrics::Counter;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
-    Answer, Application, CloseReason, Handle, Inbound, Publish, QoS, Refusal, Router,
+    Answer, Application, CloseReason, Connect, Departure, Handle, Inbound, Publish, QoS, Refusal, Router,
+    Traffic, Version,
 };
 use selvedge_shared::report::SkippedField;
+use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 struct Client {
     handle: Arc<Handle>,
     session: Mutex<Session>,
+    version: Version,
+    since: EpochMs,
+}
+
+/// A client that is connected, or is about to be.
+#[derive(Debug)]
+pub struct Connected {
+    /// Its connection's number: later ones are greater.
+    pub connection: u64,
+    /// Its client id.
+    pub client: String,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Which MQTT it speaks.
+    pub version: Version,
+    /// When its CONNECT came.
+    pub since: EpochMs,
+    /// CONNECT waits for its shard.
+    pub arriving: bool,
+    /// Its session outlives the connection.
+    pub durable: bool,
+    /// How many messages for it were dropped.
+    pub dropped: u64,
+    /// What it carried.
+    pub traffic: Traffic,
 }
 
 /// Where submissions and messages to peers go, once the actors run.
@@ -49,8 +78,9 @@ pub struct Front {
     origin: Origin,
     clock: Arc<SiteClock>,
     ways: OnceLock<Ways>,
+    departures: DepartureDesk,
     clients: RwLock<HashMap<u64, Arc<Client>>>,
-    arriving: Mutex<VecDeque<(Instant, u64)>>,
+    arriving: Arriving,
     /// Locked after a session, never before one.
     wills: Mutex<Wills>,
     router: Router,
@@ -98,15 +128,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Front {
     /// A front without connections.
-    pub fn new(ring: Arc<Ring>, decoder: Decoder, origin: Origin, clock: Arc<SiteClock>) -> Self {
+    pub fn new(
+        ring: Arc<Ring>,
+        decoder: Decoder,
+        origin: Origin,
+        clock: Arc<SiteClock>,
+        bounds: Bounds,
+    ) -> Self {
         Self {
             ring,
             decoder,
             origin,
             clock,
             ways: OnceLock::new(),
+            departures: DepartureDesk::new(bounds),
             clients: RwLock::default(),
-            arriving: Mutex::default(),
+            arriving: Arriving::default(),
             wills: Mutex::default(),
             router: Router::new(),
             interest: RwLock::default(),
@@ -180,31 +217,52 @@ impl Front {
         self.spread(WILLS, &mut effects);
     }
 
-    /// Whether clients have come of whom [`Front::expire`] is to be asked.
-    pub fn has_arriving(&self) -> bool {
-        !lock(&self.arriving).is_empty()
+    /// Who arrives; [`Front::expire`] is to be asked while somebody does.
+    pub fn arriving(&self) -> &Arriving {
+        &self.arriving
     }
 
     /// Refuses clients whose shard did not answer in time.
     pub fn expire(&self) {
-        let wait = Duration::from_millis(CONNECT_WAIT_MS);
-        loop {
-            let mut arriving = lock(&self.arriving);
-            match arriving.front() {
-                Some((since, _)) if since.elapsed() >= wait => {}
-                _ => return,
-            }
-            let Some((_, id)) = arriving.pop_front() else { return };
-            drop(arriving);
-            if let Some(client) = self.client(id) {
-                let mut effects = Effects::default();
-                lock(&client.session).refuse(&mut effects);
-                self.perform(&client, effects);
+        while let Some(connection) = self.arriving.late() {
+            if let Some(client) = self.client(connection) {
+                self.end_arriving(&client, Session::refuse);
             }
         }
     }
 
-    /// The site's load: `full` closes who publishes more; a lasting reason turns newcomers away.
+    /// Ends a connection whose CONNECT is not answered, if it is none that was answered meanwhile.
+    fn end_arriving(&self, client: &Arc<Client>, end: impl FnOnce(&mut Session, Site<'_>, &mut Effects)) {
+        let mut effects = Effects::default();
+        let listens = |topic: &str| self.listens(topic);
+        let mut session = lock(&client.session);
+        end(&mut session, self.site(&listens), &mut effects);
+        self.perform(client, effects);
+    }
+
+    /// CONNECT of a connection that is over was taken back.
+    pub fn withdrawn(&self, connection: u64) {
+        let Some(client) = self.client(connection) else { return };
+        let mut session = lock(&client.session);
+        session.withdrawn();
+        let over = session.is_over();
+        drop(session);
+        if over {
+            self.forget(connection);
+        }
+    }
+
+    /// Why a client can't come in now, if it can't.
+    fn refusal(&self, client_id: &str) -> Option<Refusal> {
+        if self.trouble().is_some() {
+            return Some(Refusal::Busy);
+        }
+        // Who has no name yet waits for no shard.
+        let waits = !client_id.is_empty() && self.arriving.is_stuck(self.ring.shard_of(client_id));
+        waits.then_some(Refusal::Unavailable)
+    }
+
+    /// The site's load: while it is `full`, connections hold publishes back; a lasting reason turns newcomers away.
     pub fn note_load(&self, full: bool, busy: Option<BusyReason>) {
         self.overloaded.store(full, Ordering::Relaxed);
         let reason = match busy {
@@ -323,6 +381,39 @@ impl Front {
         self.clients.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// How many messages of QoS 0 were dropped because their subscribers did not follow.
+    pub fn dropped(&self) -> u64 {
+        self.router.dropped()
+    }
+
+    /// How connections have ended.
+    pub fn departures(&self) -> &DepartureDesk {
+        &self.departures
+    }
+
+    /// The connections behind number `after` whose client ids are wanted, by their numbers, at most `most`.
+    pub fn connected(&self, after: u64, most: usize, wanted: impl Fn(&str) -> bool) -> Vec<Connected> {
+        let mut clients: Vec<_> =
+            self.clients.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        clients.sort_unstable_by_key(|client| client.handle.id());
+        let listed = clients.iter().filter(|c| c.handle.id() > after).filter_map(|c| {
+            let session = lock(&c.session);
+            let is_wanted = !session.is_gone() && wanted(session.client());
+            is_wanted.then(|| Connected {
+                connection: c.handle.id(),
+                client: session.client().to_string(),
+                peer: c.handle.peer_addr(),
+                version: c.version,
+                since: c.since,
+                arriving: session.arriving(),
+                durable: session.persistent(),
+                dropped: c.handle.dropped(),
+                traffic: c.handle.traffic(),
+            })
+        });
+        listed.take(most).collect()
+    }
+
     fn site<'a>(&'a self, listens: &'a dyn Fn(&str) -> bool) -> Site<'a> {
         let Self { ring, decoder, origin, .. } = self;
         Site { ring, decoder, origin: *origin, now: self.clock.now().wall, listens }
@@ -395,6 +486,11 @@ impl Front {
         {
             ways.forwarder.do_send(Submit(std::mem::take(&mut effects.submit)));
         }
+        if !effects.withdraw.is_empty()
+            && let Some(ways) = self.ways.get()
+        {
+            ways.forwarder.do_send(Withdraw(std::mem::take(&mut effects.withdraw)));
+        }
         if !effects.skipped.is_empty() {
             self.note_skipped(&effects.skipped);
             effects.skipped.clear();
@@ -422,7 +518,12 @@ impl Front {
             return;
         }
         for p in publishes {
-            self.router.route(from, &p.topic, &p.payload, p.qos);
+            let routed = self.router.route(from, &p.topic, &p.payload, p.qos);
+            if let Some((behind, from)) = routed.behind.zip(from)
+                && let (Some(subscriber), Some(publisher)) = (self.router.handle(behind), self.client(from))
+            {
+                publisher.handle.wait_for(&subscriber);
+            }
             for (peer, filters) in interest.iter() {
                 if filters.iter().any(|f| f.matches(&p.topic)) {
                     let (topic, payload, qos) = (p.topic.to_string(), p.payload.to_vec(), u8::from(p.qos));
@@ -436,11 +537,15 @@ impl Front {
         }
     }
 
-    fn admit(&self, handle: &Arc<Handle>) -> Arc<Client> {
-        let id = handle.id();
-        let client = Arc::new(Client { handle: handle.clone(), session: Mutex::new(Session::new(id)) });
+    fn admit(&self, handle: &Arc<Handle>, connect: &Connect) -> Arc<Client> {
+        let (id, handle, since) = (handle.id(), handle.clone(), self.clock.now().wall);
+        let version = connect.version;
+        let client = Arc::new(Client { handle, session: Mutex::new(Session::new(id)), version, since });
         self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client.clone());
-        lock(&self.arriving).push_back((Instant::now(), id));
+        let before = self.arriving.came(id, &connect.client_id);
+        if let Some(before) = before.and_then(|before| self.client(before)) {
+            self.end_arriving(&before, Session::overtaken);
+        }
         client
     }
 }
@@ -460,28 +565,23 @@ fn command(Rebirth { topic, payload }: Rebirth) -> Publish {
 
 impl Application for Front {
     fn inbound(&self, handle: &Arc<Handle>, events: &mut Vec<Inbound>) {
-        let client = match self.client(handle.id()) {
-            Some(client) => client,
-            None if matches!(events.first(), Some(Inbound::Connect(_))) => {
-                if self.trouble().is_some() {
-                    handle.answer(Answer::Refuse(Refusal::Busy));
+        let client = match (self.client(handle.id()), events.first()) {
+            (Some(client), _) => client,
+            (None, Some(Inbound::Connect(connect))) => {
+                if let Some(refusal) = self.refusal(&connect.client_id) {
+                    handle.answer(Answer::Refuse(refusal));
                     return;
                 }
-                self.admit(handle)
+                self.admit(handle, connect)
             }
-            None => return, // it was refused
+            _ => return, // it was refused
         };
         let (mut effects, mut gone) = (Effects::default(), false);
-        let overloaded = self.overloaded.load(Ordering::Relaxed);
         let listens = |topic: &str| self.listens(topic);
         let site = self.site(&listens);
         let mut session = lock(&client.session);
         for event in events.drain(..) {
             gone |= matches!(event, Inbound::Closed(_));
-            if overloaded && matches!(event, Inbound::Publish(_)) {
-                effects.close = Some(CloseReason::Busy); // it was not acknowledged: the device sends it again
-                continue;
-            }
             session.inbound(site, event, &mut effects);
         }
         if gone {
@@ -493,5 +593,13 @@ impl Application for Front {
         if over {
             self.forget(handle.id());
         }
+    }
+
+    fn holds_publishes(&self) -> bool {
+        self.overloaded.load(Ordering::Relaxed)
+    }
+
+    fn departed(&self, departure: &Departure) {
+        self.departures.note(self.clock.now().wall, departure);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod browser;
+mod clients;
 mod devices;
 mod skipped;
 pub mod tables;
@@ -24,6 +25,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
+use selvedge_shared::log_limit::SharedLogLimit;
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
@@ -39,7 +41,7 @@ const QUERY_WAIT_MS: u64 = 3_000;
 const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/devices/{device} (DELETE too), \
                      /v1/devices/{device}/streams/{stream} (DELETE only), POST .../reset-sequence behind either, \
                      /v1/quarantine, /v1/quarantine/{id} (DELETE too), POST /v1/quarantine/{id}/readmit, /v1/unmapped, \
-                     /v1/skipped, /metrics, /healthz, /readyz";
+                     /v1/skipped, /v1/clients, /metrics, /healthz, /readyz";
 
 /// What the handlers work with.
 pub struct Api {
@@ -61,6 +63,8 @@ pub struct Api {
     pub epoch: Instant,
     /// What the wall time is.
     pub clock: Arc<SiteClock>,
+    /// How often what is asked may cause a line in the log.
+    pub log_limit: SharedLogLimit,
     /// The widths in which this gateway's settings have streams counted, in milliseconds.
     pub widths_ms: BTreeSet<u32>,
 }
@@ -74,6 +78,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/devices/{device}", web::delete().to(devices::retire_device))
         .route("/v1/devices/{device}/streams/{stream}", web::delete().to(devices::retire_stream))
         .route("/v1/skipped", web::get().to(skipped::list))
+        .route("/v1/clients", web::get().to(clients::list))
         .configure(quarantine::routes)
         .route("/metrics", web::get().to(metrics_page))
         .route("/healthz", web::get().to(|| async { "ok\n" }))
@@ -184,6 +189,7 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_outbox_bytes", leading.iter().map(|r| r.status.outbox_bytes as f64).sum());
     gauge("selvedge_connections", api.overview.front.connections() as f64);
     gauge("selvedge_gateways_up", up.len() as f64);
+    metrics::counter!("selvedge_deliveries_dropped_total").absolute(api.overview.front.dropped());
     let sparkplug = api.overview.front.sparkplug();
     metrics::counter!("selvedge_sparkplug_missing_total").absolute(sparkplug.missing);
     metrics::counter!("selvedge_sparkplug_rebirths_total").absolute(sparkplug.rebirths);

@@ -1,6 +1,8 @@
 //! The IO: one actor per mailbox, each a thin adapter around a core of [`crate::logic`].
 
+pub mod arriving;
 pub mod clock;
+pub mod departures;
 pub mod forwarder;
 pub mod front;
 pub mod fullness;

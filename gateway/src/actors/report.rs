@@ -98,6 +98,7 @@ impl Reporter {
                 () = self.changed.notified() => next(GATHER_MS).await,
             }
             let reports = self.overview.reports().await;
+            self.overview.front.departures().sweep();
             Self::warn(&reports, &mut warned);
             // The load is asked for where reports go out: no answer, no connection.
             if let Some(load) = self.uplink.send(GetLoad).await.ok().flatten() {

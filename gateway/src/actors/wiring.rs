@@ -2,6 +2,7 @@
 //! listener, and stops them again. The only file that names them all.
 
 use crate::actors::clock::SiteClock;
+use crate::actors::departures::Bounds;
 use crate::actors::forwarder::{self, Forwarder};
 use crate::actors::front::{Front, Ways};
 use crate::actors::http::{Api, access, browser, routes};
@@ -29,6 +30,7 @@ use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_shared::browser::Browsers;
 use selvedge_shared::ids::GatewayId;
+use selvedge_shared::log_limit::SharedLogLimit;
 use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_shared::private;
 use selvedge_shared::seal::{self, SealError, link_psk};
@@ -133,6 +135,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let mqtt_limits = Limits {
         max_packet_bytes: settings.mqtt.max_packet_bytes,
         max_inflight_entries: MAX_INFLIGHT_ENTRIES,
+        max_keepalive_s: settings.mqtt.max_keepalive_s,
+        connect_wait_ms: settings.mqtt.connect_wait_ms,
         ..Limits::default()
     };
     let descriptors = descriptors::raise_limit();
@@ -177,7 +181,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
 
     let clock = Arc::new(SiteClock::new(me, peers.keys().copied()));
     let room = Arc::new(SiteRoom::new(me));
-    let front = Arc::new(Front::new(ring.clone(), decoder, origin, clock.clone()));
+    let front = Arc::new(Front::new(ring.clone(), decoder, origin, clock.clone(), bounds(&mqtt_config)));
     let log = LogActor::new(
         LogKeeper::new(disk.log, replicas.keys().copied()),
         disk.stores,
@@ -302,8 +306,20 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let (of, to) = (overview.clone(), uplink.clone());
     actix::spawn(Reporter { me, start, members, overview: of, uplink: to, changed, epoch }.run());
     let widths_ms = settings.rules.widths_ms();
-    let api =
-        web::Data::new(Api { site, me, overview, uplink, log, links, metrics, epoch, clock, widths_ms });
+    let log_limit = SharedLogLimit::default();
+    let api = web::Data::new(Api {
+        site,
+        me,
+        overview,
+        uplink,
+        log,
+        links,
+        metrics,
+        epoch,
+        clock,
+        log_limit,
+        widths_ms,
+    });
     let browsers = Arc::new(Browsers { hosts: settings.http.hosts.clone(), tokens: !access.is_open() });
     let access = Arc::new(access);
     let app = move || {
@@ -331,6 +347,19 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     handle.stop(false).await;
     listeners.into_iter().for_each(Runtime::shutdown_background);
     Ok(())
+}
+
+/// What bounds a client, as an operator sets it.
+fn bounds(config: &ListenerConfig) -> Bounds {
+    let limits = &config.limits;
+    let settings = [
+        ("max_connections", config.max_connections as u64),
+        ("max_connections_per_address", config.max_connections_per_address as u64),
+        ("max_packet_bytes", limits.max_packet_bytes.into()),
+        ("max_keepalive_s", limits.max_keepalive_s.into()),
+        ("connect_wait_ms", limits.connect_wait_ms),
+    ];
+    settings.into_iter().map(|(name, value)| (name, format!("mqtt.{name} = {value}"))).collect()
 }
 
 fn part<A: Actor>(name: &str, address: Addr<A>) -> Part {

@@ -45,6 +45,8 @@ const MAKER_BYTES: usize = 8;
 pub const RESEND_MS: u64 = 500;
 /// A batch that found no leader, or a busy one, is sent again after this time.
 pub const RETRY_MS: u64 = 50;
+/// A shard whose batches get no answer for so long can't move, as far as newcomers should wait for it.
+pub const STUCK_MS: u64 = 2_000;
 /// A batch that found its leader's disk or outbox full is sent again after this time.
 pub const FULL_RETRY_MS: u64 = 1_000;
 
@@ -170,6 +172,8 @@ struct Lane {
     /// The estimate of what is queued.
     queue_bytes: usize,
     inflight: VecDeque<Inflight>,
+    /// Since when nothing was answered, though something waits to be.
+    still_ms: u64,
     /// When all that is unanswered is sent again.
     due_ms: u64,
     /// An answer has set that time; otherwise nobody has said anything since it was sent.
@@ -220,6 +224,23 @@ impl Forward {
         self.dirty.insert(shard);
     }
 
+    /// Takes back an item that is in no batch yet: nobody waits for it any more. False: a batch has it, whose bytes never change.
+    pub fn withdraw(&mut self, shard: ShardId, ticket: Ticket) -> bool {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return false };
+        // What is withdrawn came lately.
+        let Some(at) = lane.queue.iter().rposition(|(of, _)| *of == ticket) else { return false };
+        let bytes = lane.queue.remove(at).map_or(0, |(_, item)| item.estimate_bytes());
+        lane.queue_bytes -= bytes;
+        self.queued_bytes -= bytes;
+        true
+    }
+
+    /// The shards that have answered nothing for [`STUCK_MS`], though something waits for their answer: without a majority, say.
+    pub fn stuck(&self, now_ms: u64) -> BTreeSet<ShardId> {
+        let is_stuck = |lane: &Lane| !lane.inflight.is_empty() && now_ms >= lane.still_ms + STUCK_MS;
+        self.lanes.iter().filter(|(_, lane)| is_stuck(lane)).map(|(shard, _)| *shard).collect()
+    }
+
     /// Tells every shard that this process has begun, if it is not the first of its gateway.
     pub fn begin(&mut self) {
         if self.origin.start > 1 {
@@ -251,6 +272,7 @@ impl Forward {
             // A busy leader would refuse what comes behind a refused batch, too.
             while lane.busy.is_none() && lane.wants_to_send(self.pipeline_bytes) {
                 if lane.inflight.is_empty() {
+                    lane.still_ms = now_ms;
                     lane.wait(now_ms, RESEND_MS, false);
                 }
                 let batch = lane.cut();
@@ -372,7 +394,7 @@ impl Forward {
         out: &mut Effects,
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
-        (lane.busy, lane.hops) = (None, 0);
+        (lane.busy, lane.hops, lane.still_ms) = (None, 0, now_ms);
         // What was refused together with this one still waits for its time.
         if !lane.heard {
             lane.wait(now_ms, RESEND_MS, false);

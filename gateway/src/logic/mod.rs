@@ -7,6 +7,7 @@ pub mod agreement;
 pub mod asks;
 pub mod commit;
 pub mod decode;
+pub mod departures;
 pub mod detector;
 pub mod forward;
 pub mod link;

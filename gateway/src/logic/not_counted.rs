@@ -63,6 +63,8 @@ pub(super) struct NotCounted {
     lasting: bool,
     /// How many of the readings are too far behind to tell whether they were counted.
     far_behind: u32,
+    /// Its payload was not even kept: how long it was.
+    discarded_bytes: Option<u64>,
 }
 
 impl NotCounted {
@@ -76,6 +78,11 @@ impl NotCounted {
     /// It is larger than may be.
     pub fn too_large(why: &str) -> Box<Self> {
         Box::new(Self { bound: true, ..*Self::unreadable(why) })
+    }
+
+    /// It is so large that its payload, of so many bytes, was discarded as it came.
+    pub fn discarded(why: &str, payload_bytes: u64) -> Box<Self> {
+        Box::new(Self { discarded_bytes: Some(payload_bytes), ..*Self::too_large(why) })
     }
 
     /// It holds readings, and fields that are none: only its client hears of these.
@@ -125,6 +132,11 @@ impl NotCounted {
     /// Whether it belongs into the quarantine.
     pub fn is_lasting(&self) -> bool {
         self.lasting
+    }
+
+    /// How long its payload was, if that was discarded.
+    pub fn discarded_bytes(&self) -> Option<u64> {
+        self.discarded_bytes
     }
 
     /// How many readings were set aside as far behind.

@@ -35,11 +35,12 @@ use super::machine::{
 pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
 use super::not_counted::{NotCounted, Sent};
 use super::ring::Ring;
+use bytes::Bytes;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::mqtt::{
-    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Publish, QoS,
-    Refusal, Subscription, Version,
+    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Oversize, Publish,
+    QoS, Refusal, Subscription, Version,
 };
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::topic::Filter;
@@ -94,6 +95,9 @@ pub struct Effects {
     pub answers: Vec<Answer>,
     /// For the shards.
     pub submit: Vec<(ShardId, Ticket, Forwardable)>,
+    /// Items for the shards that nobody waits for any more: to be taken back, if that is still possible
+    /// ([`Session::withdrawn`]).
+    pub withdraw: Vec<(ShardId, Ticket)>,
     /// Applied, to be routed to subscribers.
     pub route: Vec<Publish>,
     /// To be subscribed.
@@ -267,16 +271,42 @@ impl Session {
     }
 
     /// CONNECT waited too long for its shard.
-    pub fn refuse(&mut self, out: &mut Effects) {
+    pub fn refuse(&mut self, site: Site<'_>, out: &mut Effects) {
         if self.arriving() {
-            self.turn_away(Refusal::Unavailable, out);
+            self.turn_away(site, Refusal::Unavailable, out);
         }
     }
 
-    fn turn_away(&mut self, why: Refusal, out: &mut Effects) {
+    /// The same client has said CONNECT anew, at this gateway, before this one was answered: of those that wait only the last can
+    /// be meant.
+    pub fn overtaken(&mut self, site: Site<'_>, out: &mut Effects) {
+        if self.arriving() {
+            self.phase = Phase::Over;
+            self.found = None;
+            self.withdraw(site, out);
+            out.close = Some(CloseReason::TakenOver);
+        }
+    }
+
+    fn turn_away(&mut self, site: Site<'_>, why: Refusal, out: &mut Effects) {
         self.phase = Phase::Over;
         self.found = None;
+        self.withdraw(site, out);
         out.answers.push(Answer::Refuse(why));
+    }
+
+    /// CONNECT of a connection that is over should not have its epoch raised, and throw a living one out.
+    fn withdraw(&self, site: Site<'_>, out: &mut Effects) {
+        if self.connecting {
+            let ticket = Ticket { connection: self.connection, token: CONNECT };
+            out.withdraw.push((site.ring.shard_of(&self.client), ticket));
+        }
+    }
+
+    /// CONNECT was taken back before its shard could hear of it.
+    pub fn withdrawn(&mut self) {
+        self.connecting = false;
+        self.leave = None;
     }
 
     /// Takes in what the client did.
@@ -290,7 +320,15 @@ impl Session {
             {
                 out.dropped += 1;
             }
-            Inbound::Publish(_) | Inbound::Release { .. } if self.touching > 0 => self.held.push_back(event),
+            Inbound::Oversize(o)
+                if self.touching > 0 && o.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING =>
+            {
+                out.dropped += 1;
+            }
+            Inbound::Publish(_) | Inbound::Oversize(_) | Inbound::Release { .. } if self.touching > 0 => {
+                self.held.push_back(event);
+            }
+            Inbound::Oversize(oversize) => self.oversize(site, *oversize, out),
             Inbound::Publish(publish) => self.publish(site, publish, out),
             Inbound::Release { token, packet_id } => self.release(token, packet_id.get(), out),
             Inbound::Subscribe { token, subscriptions } => self.subscribe(site, token, subscriptions, out),
@@ -336,8 +374,14 @@ impl Session {
         }
     }
 
-    fn persistent(&self) -> bool {
+    /// Whether it outlives the connection.
+    pub fn persistent(&self) -> bool {
         self.expiry_s > 0
+    }
+
+    /// The connection is over, or about to end.
+    pub fn is_gone(&self) -> bool {
+        self.phase == Phase::Over
     }
 
     fn connect(&mut self, site: Site<'_>, connect: &MqttConnect, out: &mut Effects) {
@@ -355,7 +399,7 @@ impl Session {
             Box::new(Will { topic, payload, qos: w.qos.into(), delay_s: w.delay_s })
         });
         if self.will.as_ref().is_some_and(|will| will.cost_bytes() > MAX_WILL_BYTES) {
-            return self.turn_away(Refusal::Quota, out);
+            return self.turn_away(site, Refusal::Quota, out);
         }
         self.submit_connect(site, out);
         if self.assigned && !self.persistent() {
@@ -397,7 +441,7 @@ impl Session {
                     Phase::Open | Phase::Over => {}
                 }
             }
-            Outcome::Refused(_) if self.arriving() => self.turn_away(Refusal::Busy, out),
+            Outcome::Refused(_) if self.arriving() => self.turn_away(site, Refusal::Busy, out),
             Outcome::Refused(_) if self.phase == Phase::Open => {
                 self.phase = Phase::Over;
                 out.close = Some(CloseReason::Quota); // its will could not be kept, nor who it is
@@ -488,6 +532,17 @@ impl Session {
             dup: publish.dup,
             hash: publish_hash(&publish.topic, &publish.payload),
         }
+    }
+
+    /// A publish that is larger than a bound: answered, set aside, and not routed, for its payload is not here.
+    fn oversize(&mut self, site: Site<'_>, oversize: Oversize, out: &mut Effects) {
+        let Oversize { token, topic, payload_bytes, qos, dup, packet_id, why } = oversize;
+        let not = NotCounted::discarded(&why.to_string(), payload_bytes);
+        self.qos0 += usize::from(qos == QoS::AtMostOnce);
+        let publish = Publish { token, topic, payload: Bytes::new(), qos, dup, retain: false, packet_id };
+        let pending = Pending::of(Some(publish), site.now, 0, Sent::Nothing);
+        self.pending.push(token, Pending { not: Some(not), ..pending });
+        self.concluded(site, token, out);
     }
 
     fn release(&mut self, token: u64, packet_id: u16, out: &mut Effects) {
@@ -614,6 +669,7 @@ impl Session {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
         };
+        let is_whole = done.not.as_ref().is_none_or(|not| not.discarded_bytes().is_none());
         if publish.qos == QoS::AtMostOnce {
             self.qos0 -= 1;
         } else if let Some(not) = done.not.as_ref().filter(|not| self.v5 && not.is_lasting() && !done.kept) {
@@ -630,7 +686,9 @@ impl Session {
             out.acked += 1;
             out.answers.push(Answer::Ack(ack));
         }
-        out.route.push(publish);
+        if is_whole {
+            out.route.push(publish);
+        }
     }
 
     fn closed(&mut self, site: Site<'_>, closed: Closed, out: &mut Effects) {
@@ -643,6 +701,10 @@ impl Session {
         let leave = Leave { with_will: was_open && closed.will.is_some(), expiry_s: closed.expiry_s };
         if self.connecting {
             self.leave = Some(leave);
+            // A client that was let in before its shard knew it leaves its will there.
+            if !leave.with_will {
+                self.withdraw(site, out);
+            }
         } else if self.epoch > 0 && !self.taken_over {
             self.submit_disconnect(site, leave, out);
         }
@@ -765,7 +827,7 @@ pub(super) fn quarantined(
         } else {
             publish.payload.to_vec()
         },
-        payload_bytes: publish.payload.len() as u64,
+        payload_bytes: not.discarded_bytes().unwrap_or(publish.payload.len() as u64),
         qos: u8::from(publish.qos),
         packet_id: publish.packet_id.map_or(0, NonZeroU16::get),
         dup: publish.dup,

@@ -1,5 +1,7 @@
 //! A client of MQTT 3.1.1 or 5 that does just what a test says, packet ids and DUP included.
 
+#![allow(dead_code, reason = "several tests share this, and each uses a part of it")]
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -125,6 +127,11 @@ impl Client {
         let properties = if self.v5 { vec![0] } else { Vec::new() };
         self.send(0x82, &[vec![0, 1], properties, text(filter), vec![1]].concat());
         assert_eq!(self.packet(SUBACK).last(), Some(&1));
+    }
+
+    /// Sends these bytes.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
     }
 
     pub fn ping(&mut self) {

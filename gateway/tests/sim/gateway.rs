@@ -412,6 +412,9 @@ impl Live {
             if self.busy_since.is_some_and(|since| since + 2_000 < now.mono_ms) {
                 return out.answers.push((connection, Answer::Refuse(Refusal::Busy)));
             }
+            if self.forward.stuck(now.mono_ms).contains(&common.ring.shard_of(&connect.client_id)) {
+                return out.answers.push((connection, Answer::Refuse(Refusal::Unavailable)));
+            }
             self.sessions.insert(connection, (Session::new(connection), now.mono_ms, connect.will.clone()));
         }
         let origin = self.origin;
@@ -444,6 +447,13 @@ impl Live {
         }
         for (shard, ticket, item) in effects.submit {
             self.forward.submit(shard, ticket, item);
+        }
+        for (shard, ticket) in effects.withdraw {
+            if self.forward.withdraw(shard, ticket)
+                && let Some((session, ..)) = self.sessions.get_mut(&ticket.connection)
+            {
+                session.withdrawn();
+            }
         }
         out.answers.extend(effects.answers.into_iter().map(|a| (connection, a)));
         if effects.close.is_some() {
@@ -587,7 +597,7 @@ impl Live {
         for connection in late {
             let mut effects = session::Effects::default();
             if let Some((session, ..)) = self.sessions.get_mut(&connection) {
-                session.refuse(&mut effects);
+                session.refuse(site(common, self.origin, now), &mut effects);
             }
             self.session_effects(common, now, connection, effects, out);
         }

@@ -26,27 +26,40 @@ pub(super) struct Owed {
     pub code: AckCode,
     pub note: Option<Box<AckNote>>,
     pub done: bool,
+    /// How large what is answered is.
+    bytes: u32,
 }
 
 /// First in, first out.
 #[derive(Debug, Default)]
-pub(super) struct Answers(VecDeque<Owed>);
+pub(super) struct Answers {
+    owed: VecDeque<Owed>,
+    bytes: usize,
+}
 
 impl Answers {
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.owed.len()
     }
 
-    /// Owes an answer; `done`: it is known already and waits for its turn alone.
-    pub fn owe(&mut self, token: u64, packet_id: NonZeroU16, kind: Kind, done: bool) {
-        debug_assert!(self.0.back().is_none_or(|last| last.token < token));
-        self.0.push_back(Owed { token, packet_id, kind, code: AckCode::Kept, note: None, done });
+    /// How large all that is to be answered is, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Owes an answer to what is so large; `done`: it is known already and waits for its turn alone.
+    pub fn owe(&mut self, token: u64, packet_id: NonZeroU16, kind: Kind, bytes: usize, done: bool) {
+        debug_assert!(self.owed.back().is_none_or(|last| last.token < token));
+        self.bytes += bytes;
+        // No packet is larger than a length of MQTT can say.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.owed.push_back(Owed { token, packet_id, kind, code: AckCode::Kept, note: None, done, bytes });
     }
 
     /// Notes an answer; one to a token that is not open is ignored.
     pub fn note(&mut self, ack: Ack) {
-        if let Ok(at) = self.0.binary_search_by_key(&ack.token, |owed| owed.token)
-            && let Some(owed) = self.0.get_mut(at)
+        if let Ok(at) = self.owed.binary_search_by_key(&ack.token, |owed| owed.token)
+            && let Some(owed) = self.owed.get_mut(at)
             && !owed.done
         {
             owed.done = true;
@@ -57,11 +70,13 @@ impl Answers {
 
     /// The next that may leave.
     pub fn pop_done(&mut self) -> Option<Owed> {
-        if self.0.front()?.done { self.0.pop_front() } else { None }
+        let owed = self.owed.pop_front_if(|owed| owed.done)?;
+        self.bytes -= owed.bytes as usize;
+        Some(owed)
     }
 
     /// Whether an answer of this kind is owed for this packet id.
     pub fn owes(&self, packet_id: NonZeroU16, kind: Kind) -> bool {
-        self.0.iter().any(|owed| owed.packet_id == packet_id && owed.kind == kind)
+        self.owed.iter().any(|owed| owed.packet_id == packet_id && owed.kind == kind)
     }
 }

@@ -8,9 +8,11 @@
 //! The program that embeds it can hear topics without being a client ([`super::inlet`]), and keep topics to itself: what clients
 //! publish there is dropped.
 
+use super::departure::{Departure, DepartureLog};
 use super::event::{Accept, Ack, AckCode, Answer, CloseReason, Connect, Inbound, Publish, Refusal};
+use super::handle::Handle;
 use super::inlet::Inlet;
-use super::listener::{Application, Handle};
+use super::listener::Application;
 use super::router::Router;
 use crate::topic::Filter;
 use bytestring::ByteString;
@@ -56,6 +58,7 @@ pub struct Broker {
     reserved: Vec<Filter>,
     router: Router,
     clients: Mutex<Clients>,
+    departures: DepartureLog,
 }
 
 /// Who is connected: as many as the listener lets in.
@@ -107,7 +110,10 @@ impl Broker {
 
     /// Gives a client's publish on. True: it is to be acknowledged now.
     fn publish(&self, handle: &Arc<Handle>, publish: &Publish) -> bool {
-        self.router.route(Some(handle.id()), &publish.topic, &publish.payload, publish.qos);
+        let routed = self.router.route(Some(handle.id()), &publish.topic, &publish.payload, publish.qos);
+        if let Some(subscriber) = routed.behind.and_then(|id| self.router.handle(id)) {
+            handle.wait_for(&subscriber);
+        }
         match self.inlets.iter().find(|inlet| inlet.hears(&publish.topic)) {
             Some(inlet) => inlet.put(handle, publish),
             None => return publish.qos != QoS::AtMostOnce,
@@ -148,6 +154,8 @@ impl Application for Broker {
                         acks.push(Answer::Ack(Ack::kept(p.token)));
                     }
                 }
+                // It can't be given on, and its sender must not take it for given on.
+                Inbound::Oversize(_) => handle.close(CloseReason::PacketTooLarge),
                 Inbound::Release { token, .. } => acks.push(Answer::Ack(Ack::kept(token))),
                 Inbound::Subscribe { token, subscriptions } => {
                     match self.router.subscribe(handle, &subscriptions) {
@@ -168,5 +176,9 @@ impl Application for Broker {
             }
         }
         handle.answers(acks);
+    }
+
+    fn departed(&self, departure: &Departure) {
+        self.departures.note(departure, None);
     }
 }

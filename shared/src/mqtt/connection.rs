@@ -31,18 +31,24 @@
 //! QoS 2 packet ids are remembered within this connection only. What must hold across connections is the
 //! application's: it knows the session, and a PUBREL for an id that is unknown here is handed up for it.
 //!
+//! A publish that is larger than a bound (its topic, or in MQTT 3 its packet) is handed up without its payload, and answered. In
+//! MQTT 5 the client was told of the largest packet, and one that is larger ends the connection.
+//!
 //! Kinder than the standard: RETAIN on a publish is ignored though retained messages were announced as unavailable;
 //! bad, shared or identified filters fail one by one in SUBACK. Stricter: see [`crate::topic`].
 //!
 //! Sources: OASIS MQTT 3.1.1 and MQTT 5.0; the 3.1 protocol specification.
 
 use super::answers::{Answers, Kind};
+use super::departure::Culprit;
 use super::event::{
-    Accept, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal, Subscription, Will,
+    Accept, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Oversize, Publish, Refusal,
+    Subscription, TooLarge, Version, Will,
 };
 use super::filters::Filters;
 use super::outgoing::Window;
-use super::wire::{Granted, Outbound, Packet, Wire};
+use super::oversize::Discarding;
+use super::wire::{self, Granted, Outbound, Packet, Wire};
 use super::{Limits, MAX_CLIENT_ID_BYTES, MAX_OUTPUT_BYTES, MAX_READ_BYTES, QUEUED_OVERHEAD_BYTES};
 use crate::topic::{self, BadTopic, Filter};
 use bytes::BytesMut;
@@ -65,6 +71,7 @@ enum Phase {
 /// A publish or release that the window has no room for.
 enum Parked {
     Publish(Publish),
+    Oversize(Box<Oversize>),
     Release(NonZeroU16),
 }
 
@@ -72,8 +79,33 @@ impl Parked {
     fn cost_bytes(&self) -> usize {
         match self {
             Self::Publish(p) => p.topic.len() + p.payload.len() + QUEUED_OVERHEAD_BYTES,
+            Self::Oversize(o) => o.topic.len() + QUEUED_OVERHEAD_BYTES,
             Self::Release(_) => QUEUED_OVERHEAD_BYTES,
         }
+    }
+
+    /// Whether it is a publish of this QoS with this packet id.
+    fn publishes(&self, qos: QoS, id: NonZeroU16) -> bool {
+        let of = match self {
+            Self::Publish(p) => (p.qos, p.packet_id),
+            Self::Oversize(o) => (o.qos, o.packet_id),
+            Self::Release(_) => return false,
+        };
+        of == (qos, Some(id))
+    }
+}
+
+/// What is wrong with the topic of a publish.
+enum Unfit {
+    /// It is longer or deeper than may be.
+    Bound(BadTopic),
+    /// It ends the connection.
+    Fatal(CloseReason),
+}
+
+impl From<BadTopic> for Unfit {
+    fn from(bad: BadTopic) -> Self {
+        if bad.is_bound() { Self::Bound(bad) } else { Self::Fatal(CloseReason::TopicName) }
     }
 }
 
@@ -117,21 +149,30 @@ pub struct Connection {
     asked_token: u64,
     /// QoS 2 publishes that were taken and not released.
     unreleased: HashSet<NonZeroU16>,
-    /// By alias - 1.
-    aliases: Vec<Option<ByteString>>,
+    /// By alias - 1: the topic, and which bound it exceeds.
+    aliases: Vec<Option<(ByteString, Option<BadTopic>)>>,
     filters: Filters,
     will: Option<Will>,
     window: Window,
     /// Set when it differs from what the client asked for.
     server_keepalive_s: Option<u16>,
-    /// The client gave a client id.
-    named: bool,
+    /// Its client id, given or assigned, and its version, once CONNECT came.
+    client: Option<(ByteString, Version)>,
     /// The session expiry that CONNECT asked for.
     expiry_s: u32,
     keepalive_ms: u64,
     heard_ms: u64,
     since_ms: u64,
     paused: bool,
+    held: bool,
+    /// A PUBLISH that is too large, while its payload comes.
+    discarding: Option<Discarding>,
+    /// Of the client, and for it.
+    publishes: (u64, u64),
+    /// Why it is over.
+    ended: Option<CloseReason>,
+    /// For which packet.
+    culprit: Option<Culprit>,
 }
 
 impl Connection {
@@ -156,12 +197,17 @@ impl Connection {
             will: None,
             window: Window::new(&limits),
             server_keepalive_s: None,
-            named: false,
+            client: None,
             expiry_s: 0,
             keepalive_ms: 0,
             heard_ms: now_ms,
             since_ms: now_ms,
             paused: false,
+            held: false,
+            discarding: None,
+            publishes: (0, 0),
+            ended: None,
+            culprit: None,
         }
     }
 
@@ -178,6 +224,33 @@ impl Connection {
     /// Whether it is over: what is left in [`Connection::output`] is the last.
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
+    }
+
+    /// What it will be over for, if it is known from outside.
+    pub fn blame(&mut self, culprit: Option<Culprit>) {
+        if culprit.is_some() {
+            self.culprit = culprit;
+        }
+    }
+
+    /// Why it is over, if it is.
+    pub fn ended(&self) -> Option<CloseReason> {
+        self.ended
+    }
+
+    /// The packet for which it is over, if it is one.
+    pub fn culprit(&self) -> Option<&Culprit> {
+        self.culprit.as_ref()
+    }
+
+    /// The client id (given or assigned) and the version, once CONNECT came.
+    pub fn client(&self) -> Option<(ByteString, Version)> {
+        self.client.clone()
+    }
+
+    /// How many publishes came from the client, and went to it.
+    pub fn publishes(&self) -> (u64, u64) {
+        self.publishes
     }
 
     /// Whether bytes may be appended; if not, the socket must be left unread.
@@ -207,9 +280,17 @@ impl Connection {
         self.unpark(events);
         while matches!(self.phase, Phase::Fresh | Phase::Open) && !self.is_pressed() && !self.input.is_empty()
         {
+            if !self.discard(events) {
+                break;
+            }
             match self.wire.decode(&mut self.input, &mut self.output) {
                 Ok(None) => break,
                 Ok(Some(packet)) => self.take(packet, now_ms, events),
+                Err(CloseReason::PacketTooLarge) => {
+                    if !self.too_large(events) {
+                        break;
+                    }
+                }
                 Err(reason) => self.close(reason, events),
             }
         }
@@ -235,6 +316,16 @@ impl Connection {
         self.progress(now_ms, events);
     }
 
+    /// Whether publishes are to be parked for now, as if the window were full. [`Connection::progress`] goes on with them.
+    pub fn hold(&mut self, hold: bool) {
+        self.held = hold;
+    }
+
+    /// Whether publishes are parked for that alone.
+    pub fn holds_back(&self) -> bool {
+        self.held && !self.parked.is_empty()
+    }
+
     /// Whether a delivery of this QoS can be taken now.
     pub fn can_deliver(&self, qos: QoS) -> bool {
         self.phase == Phase::Open && self.output.len() < MAX_OUTPUT_BYTES && self.window.has_room(qos)
@@ -243,12 +334,10 @@ impl Connection {
     /// Sends a delivery; only when [`Connection::can_deliver`]. One that is larger than the client takes is left out,
     /// as the standard wants it. False: it was left out.
     pub fn deliver(&mut self, delivery: Delivery) -> bool {
-        if delivery.qos == QoS::AtMostOnce {
-            return self.wire.put_delivery(&mut self.output, &delivery, None);
-        }
-        let packet_id = self.window.packet_id();
-        let sent = self.wire.put_delivery(&mut self.output, &delivery, Some(packet_id));
-        if sent {
+        let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.window.packet_id());
+        let sent = self.wire.put_delivery(&mut self.output, &delivery, packet_id);
+        self.publishes.1 += u64::from(sent);
+        if let Some(packet_id) = packet_id.filter(|_| sent) {
             self.window.sent(packet_id, delivery);
         }
         sent
@@ -294,10 +383,15 @@ impl Connection {
     fn end(&mut self, reason: CloseReason, expiry_s: Option<u32>, events: &mut Vec<Inbound>) {
         use CloseReason::{Disconnected, DisconnectedWithWill, Gone};
         let left = self.phase == Phase::Open && matches!(reason, Disconnected | DisconnectedWithWill | Gone);
-        let once = |p: &Parked| matches!(p, Parked::Publish(p) if p.qos == QoS::AtMostOnce);
+        let once = |p: &Parked| match p {
+            Parked::Publish(p) => p.qos == QoS::AtMostOnce,
+            Parked::Oversize(o) => o.qos == QoS::AtMostOnce,
+            Parked::Release(_) => false,
+        };
         for parked in std::mem::take(&mut self.parked).into_iter().filter(|p| left && once(p)) {
             self.hand_up(parked, events);
         }
+        self.ended.get_or_insert(reason);
         let before = std::mem::replace(&mut self.phase, Phase::Closed);
         self.input = BytesMut::new();
         self.parked_bytes = 0;
@@ -375,13 +469,13 @@ impl Connection {
             return self.close(CloseReason::TopicName, events);
         }
         let cap_s = self.limits.max_keepalive_s;
-        if cap_s > 0 && self.wire.is_v5() && !(1..=cap_s).contains(&connect.keepalive_s) {
+        if cap_s > 0 && !(1..=cap_s).contains(&connect.keepalive_s) {
             connect.keepalive_s = cap_s;
-            self.server_keepalive_s = Some(cap_s);
+            self.server_keepalive_s = Some(cap_s).filter(|_| self.wire.is_v5());
         }
         self.keepalive_ms = u64::from(connect.keepalive_s) * 1500;
         self.will = connect.will.clone();
-        self.named = !connect.client_id.is_empty();
+        self.client = Some((connect.client_id.clone(), connect.version));
         self.expiry_s = connect.expiry_s;
         self.phase = Phase::Waiting;
         self.since_ms = now_ms;
@@ -392,8 +486,12 @@ impl Connection {
         if self.phase != Phase::Waiting {
             return;
         }
-        if !self.named && accept.assigned_client_id.is_none() && self.wire.is_v5() {
-            return self.refuse(Refusal::ClientId, events);
+        if let Some((client_id, version)) = self.client.as_mut().filter(|(id, _)| id.is_empty()) {
+            match &accept.assigned_client_id {
+                Some(assigned) => *client_id = assigned.clone(),
+                None if *version == Version::V5 => return self.refuse(Refusal::ClientId, events),
+                None => {}
+            }
         }
         if !self.wire.put_accept(&mut self.output, &self.limits, &accept, self.server_keepalive_s) {
             return self.end(CloseReason::PacketTooLarge, None, events);
@@ -409,61 +507,139 @@ impl Connection {
         }
     }
 
+    /// A packet larger than the limit is next. False: more bytes are needed to tell what becomes of it.
+    fn too_large(&mut self, events: &mut Vec<Inbound>) -> bool {
+        match self.wire.discard(&mut self.input) {
+            Some(Ok(None)) => return false,
+            Some(Ok(discarding)) => {
+                self.publishes.0 += 1;
+                self.discarding = discarding;
+                return self.discard(events);
+            }
+            other => {
+                self.culprit = wire::culprit(&self.input);
+                let reason = other.and_then(Result::err).unwrap_or(CloseReason::PacketTooLarge);
+                self.close(reason, events);
+            }
+        }
+        true
+    }
+
+    /// Goes on with a PUBLISH that is too large, if there is one. False: there is more of it to come.
+    fn discard(&mut self, events: &mut Vec<Inbound>) -> bool {
+        let Some(mut discarding) = self.discarding.take() else { return true };
+        if !discarding.discard(&mut self.input) {
+            self.discarding = Some(discarding);
+            return false;
+        }
+        self.numbered(Parked::Oversize(discarding.into_publish()), events);
+        true
+    }
+
     fn publish(&mut self, publish: types::Publish, events: &mut Vec<Inbound>) {
+        self.publishes.0 += 1;
         let alias = publish.properties.as_ref().and_then(|p| p.topic_alias);
-        let topic = match self.resolve(publish.topic, alias) {
-            Ok(topic) => topic,
-            Err(reason) => return self.close(reason, events),
+        let (qos, dup, packet_id, payload) = (publish.qos, publish.dup, publish.packet_id, publish.payload);
+        let parked = match self.resolve(publish.topic, alias) {
+            Ok(topic) => {
+                Parked::Publish(Publish { token: 0, topic, payload, qos, dup, retain: false, packet_id })
+            }
+            Err((Unfit::Bound(bad), topic)) => {
+                let why = match bad {
+                    BadTopic::TooDeep => TooLarge::TopicLevels,
+                    _ => TooLarge::TopicBytes(topic.len()),
+                };
+                let (topic, payload_bytes) = (Oversize::shown(&topic), payload.len() as u64);
+                Parked::Oversize(Box::new(Oversize {
+                    token: 0,
+                    topic,
+                    payload_bytes,
+                    qos,
+                    dup,
+                    packet_id,
+                    why,
+                }))
+            }
+            Err((Unfit::Fatal(reason), topic)) => {
+                self.culprit = Some(Culprit::new(&topic, (topic.len() + payload.len()) as u64));
+                return self.close(reason, events);
+            }
         };
-        let (qos, dup, packet_id) = (publish.qos, publish.dup, publish.packet_id);
-        let publish =
-            Publish { token: 0, topic, payload: publish.payload, qos, dup, retain: false, packet_id };
+        self.numbered(parked, events);
+    }
+
+    /// A publish goes up, unless it came before under its packet id.
+    fn numbered(&mut self, parked: Parked, events: &mut Vec<Inbound>) {
+        let (qos, dup, packet_id) = match &parked {
+            Parked::Publish(p) => (p.qos, p.dup, p.packet_id),
+            Parked::Oversize(o) => (o.qos, o.dup, o.packet_id),
+            Parked::Release(_) => (QoS::AtMostOnce, false, None),
+        };
         match (qos, packet_id) {
             (QoS::AtLeastOnce, Some(id)) if dup && self.is_pending(id) => return,
             (QoS::ExactlyOnce, Some(id)) if !self.unreleased.insert(id) => return self.again(id, events),
             _ => {}
         }
-        self.park(Parked::Publish(publish), events);
+        self.park(parked, events);
     }
 
-    /// The topic name, from the alias if there is none; notes the alias if there are both.
-    fn resolve(&mut self, topic: ByteString, alias: Option<NonZeroU16>) -> Result<ByteString, CloseReason> {
+    /// The topic name, from the alias if there is none; notes the alias if there are both. What is wrong comes with the topic.
+    fn resolve(
+        &mut self,
+        topic: ByteString,
+        alias: Option<NonZeroU16>,
+    ) -> Result<ByteString, (Unfit, ByteString)> {
         let at = match alias {
             Some(alias) if alias.get() > self.limits.topic_alias_entries => {
-                return Err(CloseReason::TopicAlias);
+                return Err((Unfit::Fatal(CloseReason::TopicAlias), topic));
             }
             Some(alias) => usize::from(alias.get()) - 1,
-            None => return topic::check_name(&topic).map(|()| topic).map_err(|_| CloseReason::TopicName),
+            None => {
+                return match topic::check_name(&topic) {
+                    Ok(()) => Ok(topic),
+                    Err(bad) => Err((bad.into(), topic)),
+                };
+            }
         };
         if topic.is_empty() {
-            return self.aliases.get(at).cloned().flatten().ok_or(CloseReason::TopicAlias);
+            return match self.aliases.get(at).and_then(Option::as_ref) {
+                Some((known, None)) => Ok(known.clone()),
+                Some((known, Some(bad))) => Err((Unfit::Bound(*bad), known.clone())),
+                None => Err((Unfit::Fatal(CloseReason::TopicAlias), topic)),
+            };
         }
-        topic::check_name(&topic).map_err(|_| CloseReason::TopicName)?;
+        let bad = match topic::check_name(&topic).map_err(Unfit::from) {
+            Ok(()) => None,
+            Err(Unfit::Bound(bad)) => Some(bad),
+            Err(fatal) => return Err((fatal, topic)),
+        };
         if self.aliases.len() <= at {
             self.aliases.resize(at + 1, None);
         }
         // A copy, so that the alias does not keep a read buffer alive.
-        let own = ByteString::from(topic.to_string());
+        let own = Oversize::shown(&topic);
         if let Some(slot) = self.aliases.get_mut(at) {
-            *slot = Some(own.clone());
+            *slot = Some((own.clone(), bad));
         }
-        Ok(own)
+        match bad {
+            None => Ok(own),
+            Some(bad) => Err((Unfit::Bound(bad), topic)),
+        }
     }
 
     /// Whether a QoS 1 publish with this id is unanswered. Only asked for DUP, so a walk is cheap enough.
     fn is_pending(&self, id: NonZeroU16) -> bool {
-        let parked = |p: &Parked| matches!(p, Parked::Publish(p) if p.qos == QoS::AtLeastOnce && p.packet_id == Some(id));
-        self.owed.owes(id, Kind::Ack) || self.parked.iter().any(parked)
+        self.owed.owes(id, Kind::Ack) || self.parked.iter().any(|p| p.publishes(QoS::AtLeastOnce, id))
     }
 
     /// A QoS 2 publish came again: PUBREC once more, unless it is owed anyway.
     fn again(&mut self, id: NonZeroU16, events: &mut Vec<Inbound>) {
-        let parked = |p: &Parked| matches!(p, Parked::Publish(p) if p.qos == QoS::ExactlyOnce && p.packet_id == Some(id));
-        if self.owed.owes(id, Kind::Received) || self.parked.iter().any(parked) {
+        let is_parked = self.parked.iter().any(|p| p.publishes(QoS::ExactlyOnce, id));
+        if self.owed.owes(id, Kind::Received) || is_parked {
             return;
         }
         self.token += 1;
-        self.owed.owe(self.token, id, Kind::Received, true);
+        self.owed.owe(self.token, id, Kind::Received, 0, true);
         self.settle(events);
     }
 
@@ -493,22 +669,32 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.owed.len() < usize::from(self.limits.max_inflight_entries.max(1))
+        !self.held
+            && self.owed.len() < usize::from(self.limits.max_inflight_entries.max(1))
+            && self.owed.bytes() < self.limits.max_inflight_bytes.max(1)
     }
 
     fn hand_up(&mut self, parked: Parked, events: &mut Vec<Inbound>) {
         self.token += 1;
         let token = self.token;
+        let kind = |qos| if qos == QoS::ExactlyOnce { Kind::Received } else { Kind::Ack };
         match parked {
             Parked::Publish(publish) => {
                 if let Some(id) = publish.packet_id {
-                    let kind = if publish.qos == QoS::ExactlyOnce { Kind::Received } else { Kind::Ack };
-                    self.owed.owe(token, id, kind, false);
+                    let bytes = publish.topic.len() + publish.payload.len();
+                    self.owed.owe(token, id, kind(publish.qos), bytes, false);
                 }
                 events.push(Inbound::Publish(Publish { token, ..publish }));
             }
+            Parked::Oversize(mut oversize) => {
+                if let Some(id) = oversize.packet_id {
+                    self.owed.owe(token, id, kind(oversize.qos), oversize.topic.len(), false);
+                }
+                oversize.token = token;
+                events.push(Inbound::Oversize(oversize));
+            }
             Parked::Release(packet_id) => {
-                self.owed.owe(token, packet_id, Kind::Complete, false);
+                self.owed.owe(token, packet_id, Kind::Complete, 0, false);
                 events.push(Inbound::Release { token, packet_id });
             }
         }

@@ -1,6 +1,6 @@
 //! What a connection tells the application, and what the application answers.
 
-use crate::topic::Filter;
+use crate::topic::{Filter, MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS_ENTRIES};
 use bytes::Bytes;
 use bytestring::ByteString;
 use rmqtt_codec::types::QoS;
@@ -25,6 +25,8 @@ pub enum Inbound {
     Connect(Box<Connect>),
     /// It published. QoS 1 and 2 are answered by [`Answer::Ack`] with the token; QoS 0 takes no answer.
     Publish(Publish),
+    /// It published what is larger than a bound that waiting can't lift. Answered as a publish.
+    Oversize(Box<Oversize>),
     /// PUBREL: it will not send the QoS 2 publish with this packet id again. Answered by [`Answer::Ack`] with the
     /// token, once that may be forgotten. The packet id may be of a publish of an earlier connection.
     Release {
@@ -122,6 +124,51 @@ pub struct Publish {
     pub packet_id: Option<NonZeroU16>,
 }
 
+/// A PUBLISH that is larger than a bound, without its payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Oversize {
+    /// As in [`Publish`], with which it shares the count.
+    pub token: u64,
+    /// As much of its topic as a topic may have.
+    pub topic: ByteString,
+    /// How long its payload was, in bytes.
+    pub payload_bytes: u64,
+    /// 0, 1 or 2.
+    pub qos: QoS,
+    /// The client says that it may have sent it before.
+    pub dup: bool,
+    /// None at QoS 0.
+    pub packet_id: Option<NonZeroU16>,
+    /// Which bound.
+    pub why: TooLarge,
+}
+
+impl Oversize {
+    /// As much of a topic as is handed up.
+    pub(super) fn shown(topic: &str) -> ByteString {
+        topic[..topic.floor_char_boundary(MAX_TOPIC_BYTES)].into()
+    }
+}
+
+/// What of a publish is larger than may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooLarge {
+    /// Its topic has too many bytes.
+    #[error("its topic has {0} bytes, {MAX_TOPIC_BYTES} are allowed")]
+    TopicBytes(usize),
+    /// Its topic has too many levels.
+    #[error("its topic has more than {MAX_TOPIC_LEVELS_ENTRIES} levels")]
+    TopicLevels,
+    /// It is larger than [`super::Limits::max_packet_bytes`].
+    #[error("its packet has {bytes} bytes, {most} are allowed (max_packet_bytes)")]
+    Packet {
+        /// How large.
+        bytes: u64,
+        /// The most.
+        most: u32,
+    },
+}
+
 /// What a client listens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
@@ -198,6 +245,10 @@ pub enum CloseReason {
     NotAuthorized,
     /// An operator wants it so.
     Administrative,
+    /// All connections that there may be are open.
+    NoSeat,
+    /// Its address has as many connections as it may, while so many are open.
+    NoSeatForAddress,
 }
 
 impl CloseReason {
@@ -209,6 +260,8 @@ impl CloseReason {
             | Self::DisconnectedWithWill
             | Self::Gone
             | Self::NoConnect
+            | Self::NoSeat
+            | Self::NoSeatForAddress
             | Self::Refused(_) => {
                 return None;
             }

@@ -11,7 +11,7 @@
 //! - A message of a connection that has ended is gone. It was not acknowledged at QoS 1.
 
 use super::event::{Ack, AckCode, Answer, Publish};
-use super::listener::Handle;
+use super::handle::Handle;
 use super::{QUEUED_OVERHEAD_BYTES, QoS};
 use crate::topic::Filter;
 use bytes::Bytes;

@@ -13,7 +13,7 @@ const CLEAN_START: u8 = 0x02;
 const WILL: u8 = 0x04;
 
 /// A number of one to four bytes at `at`, and where it ends.
-fn number(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+pub(super) fn number(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     let mut number = 0;
     for n in 0..4 {
         let byte = *bytes.get(at + n)?;

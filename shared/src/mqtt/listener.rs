@@ -10,25 +10,26 @@
 //! Invariant: a task never waits for the application, and an application that calls a [`Handle`] waits at most while
 //! its task copies [`super::MAX_OUTPUT_BYTES`] in memory.
 //! Invariant: every wait for a client is bounded: for CONNECT, between packets (keep alive), for a write.
-//!
-//! A client of MQTT 3 that asks for no keep alive and goes silent stays until a write to it fails.
 
 use super::connection::Connection;
-use super::event::{Answer, CloseReason, Delivery, Inbound};
-use super::outgoing::Queue;
+use super::departure::{Departure, Traffic};
+use super::event::{Answer, CloseReason, Inbound};
+use super::handle::Handle;
+use super::outgoing::Pool;
+use super::seats::{Seat, Seats};
 use super::{Limits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
+use crate::log_limit::LogLimit;
 use bytes::Buf;
 use rmqtt_codec::types::QoS;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -37,6 +38,9 @@ const ACCEPT_REST_MS: u64 = 100;
 
 /// How long a closed connection waits for the client to close its end.
 const LINGER_MS: u64 = 1000;
+
+/// How often a connection asks whether publishes are still to be kept back.
+const HOLD_LOOK_MS: u64 = 50;
 
 /// How much may wait in the system for a connection to be accepted.
 const BACKLOG_ENTRIES: u32 = 1024;
@@ -49,6 +53,14 @@ pub trait Application: Send + Sync + 'static {
     /// Called from the connection's task, so it must not block: no IO, no lock that is held for long. Answers go
     /// through `connection`, from here or from anywhere later.
     fn inbound(&self, connection: &Arc<Handle>, events: &mut Vec<Inbound>);
+
+    /// Whether connections are to keep publishes back for now, within their bounds: there is too much to do. Asked often.
+    fn holds_publishes(&self) -> bool {
+        false
+    }
+
+    /// A connection has ended, or was refused, also one that never said CONNECT. Comes after its last event.
+    fn departed(&self, departure: &Departure);
 }
 
 /// Where and how to listen.
@@ -58,138 +70,10 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// The most connections at a time; a further one is closed as soon as it is accepted.
     pub max_connections: usize,
-    /// The most connections of one client address at a time.
+    /// The most connections of one client address at a time; see [`super::seats`] for what else bounds them.
     pub max_connections_per_address: usize,
     /// The bounds of each connection.
     pub limits: Limits,
-}
-
-/// Why a delivery was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotDelivered {
-    /// The queue's bound is reached. At QoS 0 the delivery is dropped and counted; at QoS 1 the connection closes.
-    #[error("the subscriber does not follow: its delivery queue is full")]
-    Full,
-    /// The connection is over.
-    #[error("the subscriber's connection is closed")]
-    Closed,
-}
-
-/// What waits for a connection's task.
-#[derive(Debug)]
-struct Mail {
-    answers: Vec<Answer>,
-    deliveries: Queue,
-    close: Option<CloseReason>,
-    closed: bool,
-}
-
-/// An application's end of one connection.
-#[derive(Debug)]
-pub struct Handle {
-    id: u64,
-    peer: SocketAddr,
-    mail: Mutex<Mail>,
-    arrived: Notify,
-    dropped: AtomicU64,
-}
-
-impl Handle {
-    fn new(id: u64, peer: SocketAddr, limits: &Limits) -> Self {
-        let mail = Mail { answers: Vec::new(), deliveries: Queue::new(limits), close: None, closed: false };
-        Self { id, peer, mail: Mutex::new(mail), arrived: Notify::new(), dropped: AtomicU64::new(0) }
-    }
-
-    /// A handle without a connection, for tests of applications: what it is told stays in it, for
-    /// [`Handle::take_answers`] and [`Handle::take_deliveries`].
-    pub fn detached(id: u64, limits: &Limits) -> Arc<Self> {
-        Arc::new(Self::new(id, SocketAddr::from(([127, 0, 0, 1], 0)), limits))
-    }
-
-    /// Takes the answers that no task has taken yet.
-    pub fn take_answers(&self) -> Vec<Answer> {
-        std::mem::take(&mut self.mail().answers)
-    }
-
-    /// Takes the deliveries that no task has taken yet.
-    pub fn take_deliveries(&self) -> Vec<Delivery> {
-        let mut mail = self.mail();
-        std::iter::from_fn(|| mail.deliveries.pop()).collect()
-    }
-
-    /// Why the application has asked to close it.
-    pub fn close_asked(&self) -> Option<CloseReason> {
-        self.mail().close
-    }
-
-    /// Its number: unique in this listener, from 1.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// The client's address.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// How many deliveries were dropped: QoS 0 because it did not follow, any because it takes no packet so large.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    fn mail(&self) -> MutexGuard<'_, Mail> {
-        // Nothing in it is left half done by a panic: each section is a push or a take.
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Answers once.
-    pub fn answer(&self, answer: Answer) {
-        self.answers([answer]);
-    }
-
-    /// Answers many at once. Each event is answered once, so what waits here is bounded by what was handed up.
-    pub fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
-        let mut mail = self.mail();
-        if mail.closed {
-            return;
-        }
-        let first = mail.answers.is_empty();
-        mail.answers.extend(answers);
-        let wake = first && !mail.answers.is_empty();
-        drop(mail);
-        if wake {
-            self.arrived.notify_one();
-        }
-    }
-
-    /// Queues a message for the client.
-    ///
-    /// # Errors
-    /// When the queue is full or the connection is over; see [`NotDelivered`].
-    pub fn deliver(&self, delivery: Delivery) -> Result<(), NotDelivered> {
-        let qos = delivery.qos;
-        let mut mail = self.mail();
-        if mail.closed || mail.close.is_some() {
-            return Err(NotDelivered::Closed);
-        }
-        let taken = mail.deliveries.push(delivery);
-        if !taken {
-            if qos == QoS::AtMostOnce {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-                return Err(NotDelivered::Full);
-            }
-            mail.close = Some(CloseReason::SlowConsumer);
-        }
-        drop(mail);
-        self.arrived.notify_one();
-        if taken { Ok(()) } else { Err(NotDelivered::Full) }
-    }
-
-    /// Ends the connection, after the answers given so far. The first reason counts. [`Inbound::Closed`] follows.
-    pub fn close(&self, reason: CloseReason) {
-        self.mail().close.get_or_insert(reason);
-        self.arrived.notify_one();
-    }
 }
 
 /// A bound socket.
@@ -228,7 +112,9 @@ impl Listener {
         let start = Instant::now();
         let mut tasks = JoinSet::new();
         let mut next_id = 0;
-        let open = Arc::new(Open::default());
+        let seats = Seats::new(&self.config);
+        let pool = Arc::<Pool>::default();
+        let mut complaints = LogLimit::default();
         loop {
             let accepted = tokio::select! {
                 _ = shutdown.wait_for(|&stop| stop) => break,
@@ -237,33 +123,40 @@ impl Listener {
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
+                // Most often no file handle is left, which is no reason to end: some connection will.
                 Err(error) => {
-                    tracing::warn!(%error, "can't accept an MQTT connection; resting {ACCEPT_REST_MS} ms");
+                    if let Some(left_out) = complaints.note(since(start), "accept") {
+                        tracing::warn!(%error, "can't accept an MQTT connection; resting {ACCEPT_REST_MS} ms{left_out}");
+                    }
                     tokio::time::sleep(Duration::from_millis(ACCEPT_REST_MS)).await;
                     continue;
                 }
             };
-            let counted = match Counted::new(&open, peer.ip(), &self.config) {
-                Ok(counted) => counted,
-                Err((limit, whose)) => {
-                    tracing::warn!(%peer, limit, "MQTT connection refused: too many {whose} are open");
+            next_id += 1;
+            let handle = Arc::new(Handle::new(next_id, peer, &self.config.limits, pool.clone()));
+            let seat = match seats.take(&handle) {
+                Ok(seat) => seat,
+                Err(reason) => {
+                    app.departed(&Departure::refused(peer, reason));
                     continue;
                 }
             };
             // Without it small answers wait for the client's acknowledgements; a socket that refuses it works too.
             let _ = stream.set_nodelay(true);
-            next_id += 1;
-            let handle = Arc::new(Handle::new(next_id, peer, &self.config.limits));
             let now_ms = since(start);
             let mut task = Box::new(Task {
                 app: app.clone(),
                 handle,
                 stream,
                 core: Connection::new(self.config.limits, now_ms),
+                seat,
+                traffic: Traffic::default(),
+                waits: false,
                 events: Vec::new(),
                 answers: Vec::new(),
                 blocked_ms: None,
                 write_stall_ms: self.config.limits.write_stall_ms,
+                begun_ms: now_ms,
                 start,
             });
             let shutdown = shutdown.clone();
@@ -271,58 +164,10 @@ impl Listener {
                 task.run(shutdown).await;
                 // In a place of its own: an idle connection should not hold room for its end.
                 Box::pin(task.finish()).await;
-                drop(counted);
             });
         }
         drop(self.socket);
         while tasks.join_next().await.is_some() {}
-    }
-}
-
-/// How many connections are open, and of which address. At most as many addresses as connections.
-#[derive(Debug, Default)]
-struct Open(Mutex<(usize, HashMap<IpAddr, usize>)>);
-
-impl Open {
-    fn lock(&self) -> MutexGuard<'_, (usize, HashMap<IpAddr, usize>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts a connection as open for as long as it lives.
-struct Counted {
-    open: Arc<Open>,
-    of: IpAddr,
-}
-
-impl Counted {
-    /// Counts one more of an address, or gives the bound that is reached and what it is of.
-    fn new(open: &Arc<Open>, of: IpAddr, config: &ListenerConfig) -> Result<Self, (usize, &'static str)> {
-        let mut counts = open.lock();
-        let (all, by_address) = &mut *counts;
-        if *all >= config.max_connections {
-            return Err((config.max_connections, "connections"));
-        }
-        if by_address.get(&of).copied().unwrap_or(0) >= config.max_connections_per_address {
-            return Err((config.max_connections_per_address, "connections of this address"));
-        }
-        *all += 1;
-        *by_address.entry(of).or_default() += 1;
-        Ok(Self { open: open.clone(), of })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.open.lock();
-        let (all, by_address) = &mut *counts;
-        *all -= 1;
-        if let Some(of_it) = by_address.get_mut(&self.of) {
-            *of_it -= 1;
-            if *of_it == 0 {
-                by_address.remove(&self.of);
-            }
-        }
     }
 }
 
@@ -341,11 +186,16 @@ struct Task {
     handle: Arc<Handle>,
     stream: TcpStream,
     core: Connection,
+    seat: Seat,
+    traffic: Traffic,
+    /// A subscriber of what it publishes is behind.
+    waits: bool,
     events: Vec<Inbound>,
     answers: Vec<Answer>,
     /// Since when the socket takes nothing of what is to be written.
     blocked_ms: Option<u64>,
     write_stall_ms: u64,
+    begun_ms: u64,
     start: Instant,
 }
 
@@ -361,7 +211,9 @@ impl Task {
             if self.core.is_closed() || !self.write() {
                 break;
             }
+            self.note_traffic();
             let now_ms = self.now_ms();
+            self.core.hold(self.waits || self.app.holds_publishes());
             self.core.progress(now_ms, &mut self.events);
             let again = more && self.core.output().len() < MAX_OUTPUT_BYTES;
             if again || !self.events.is_empty() || self.core.is_closed() {
@@ -370,7 +222,8 @@ impl Task {
             let writing = !self.core.output().is_empty();
             let reading = self.core.wants_input();
             let stall_ms = self.stall_ms();
-            let due_ms = self.core.deadline_ms().into_iter().chain(stall_ms).min();
+            let held_ms = self.core.holds_back().then(|| now_ms + HOLD_LOOK_MS);
+            let due_ms = self.core.deadline_ms().into_iter().chain(stall_ms).chain(held_ms).min();
             // The timer is moved only when it would be too late, or has run out: most deadlines move on unseen.
             if let Some(due_ms) = due_ms
                 && (due_ms < armed_ms || armed_ms <= now_ms)
@@ -422,7 +275,8 @@ impl Task {
         });
         match read {
             Ok(0) => self.core.close(CloseReason::Gone, &mut self.events),
-            Ok(_) => {
+            Ok(read) => {
+                self.traffic.bytes_in += read as u64;
                 let now_ms = self.now_ms();
                 self.core.received(now_ms, &mut self.events);
             }
@@ -436,15 +290,20 @@ impl Task {
         if self.events.is_empty() {
             return;
         }
+        if let Some(Inbound::Connect(_)) = self.events.first() {
+            self.seat.keep();
+        }
         if let Some(Inbound::Closed(closed)) = self.events.last_mut() {
             let mut mail = self.handle.mail();
             mail.closed = true;
+            mail.waits_for_nobody();
             mail.answers = Vec::new();
             while let Some(delivery) = mail.deliveries.pop() {
                 if delivery.qos != QoS::AtMostOnce {
                     closed.undelivered.push(delivery);
                 }
             }
+            self.handle.note_behind(&mail);
         }
         self.app.inbound(&self.handle, &mut self.events);
         self.events.clear();
@@ -469,9 +328,13 @@ impl Task {
                 self.handle.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.handle.note_behind(&mail);
+        self.waits = mail.waits();
         let more = mail.deliveries.front().is_some() && self.core.output().len() >= MAX_OUTPUT_BYTES;
+        let culprit = mail.culprit.take();
         drop(mail);
         if let Some(reason) = close {
+            self.core.blame(culprit);
             self.core.close(reason, &mut self.events);
         }
         more
@@ -487,6 +350,7 @@ impl Task {
                 Ok(0) => break,
                 Ok(written) => {
                     self.core.output().advance(written);
+                    self.traffic.bytes_out += written as u64;
                     self.blocked_ms = None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -510,10 +374,32 @@ impl Task {
         false
     }
 
+    /// Tells of the connection's end.
+    fn depart(&mut self) {
+        self.note_traffic();
+        let (client_id, version) = self.core.client().unzip();
+        self.app.departed(&Departure {
+            peer: self.handle.peer_addr(),
+            client_id,
+            version,
+            reason: self.core.ended().unwrap_or(CloseReason::Gone),
+            culprit: self.core.culprit().cloned().map(Box::new),
+            lasted_ms: self.now_ms().saturating_sub(self.begun_ms),
+            traffic: self.traffic,
+        });
+    }
+
+    fn note_traffic(&mut self) {
+        (self.traffic.publishes_in, self.traffic.publishes_out) = self.core.publishes();
+        self.handle.note_traffic(self.traffic);
+    }
+
     /// Hands the last events up and writes the last bytes, within `write_stall_ms`.
     async fn finish(&mut self) {
         self.hand_up();
         self.handle.mail().closed = true;
+        self.depart();
+        let has_spoken = self.traffic.bytes_out > 0 || !self.core.output().is_empty();
         let last = async {
             while !self.core.output().is_empty() {
                 self.stream.writable().await?;
@@ -532,7 +418,7 @@ impl Task {
             let mut bytes = [0; 1024];
             while self.stream.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
         };
-        if matches!(written, Ok(Ok(()))) {
+        if has_spoken && matches!(written, Ok(Ok(()))) {
             let _ = tokio::time::timeout(Duration::from_millis(LINGER_MS), discard).await;
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`connection`]: the protocol of one connection, without IO: bytes in, events up, answers down, bytes out.
 //! - [`listener`]: sockets and one task a connection around it; the program is an [`Application`].
+//! - [`departure`]: how connections end, as operators are told.
 //! - [`router`]: which connected subscribers a publish goes to.
 //! - [`broker`]: a small application that is a plain live broker; [`inlet`]: what its program hears of it without being a client.
 //!
@@ -13,26 +14,32 @@
 mod answers;
 pub mod broker;
 pub mod connection;
+pub mod departure;
 mod event;
 mod filters;
+mod handle;
 pub mod inlet;
 mod lenient;
 pub mod listener;
 mod outgoing;
+mod oversize;
 pub mod router;
+mod seats;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use broker::Broker;
 pub use connection::Connection;
+pub use departure::{Culprit, Departure, DepartureLog, Traffic};
 pub use event::{
-    Accept, Ack, AckCode, AckNote, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Publish, Refusal,
-    Subscription, Version, Will,
+    Accept, Ack, AckCode, AckNote, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Oversize,
+    Publish, Refusal, Subscription, TooLarge, Version, Will,
 };
 pub use filters::MAX_CONNECTION_FILTER_BYTES;
+pub use handle::{Handle, NotDelivered};
 pub use inlet::{Heard, Inlet};
-pub use listener::{Application, Handle, Listener, ListenerConfig, NotDelivered};
+pub use listener::{Application, Listener, ListenerConfig};
 pub use rmqtt_codec::types::QoS;
 pub use router::Router;
 
@@ -52,7 +59,13 @@ pub const MAX_READ_BYTES: usize = 64 * 1024;
 pub const QUEUED_OVERHEAD_BYTES: usize = 128;
 
 /// The most that [`Limits::delivery_queue_bytes`] can be.
-pub const MAX_DELIVERY_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+pub const MAX_DELIVERY_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// What may wait for a subscriber in any case, whatever waits for others.
+pub const QUEUE_OWN_BYTES: usize = 64 * 1024;
+
+/// What may wait for all subscribers of a listener together beyond that.
+pub const MAX_DELIVERIES_BYTES: usize = 32 * 1024 * 1024;
 
 /// The bounds of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,13 +75,16 @@ pub struct Limits {
     /// How many publishes (QoS 1 and 2) and releases the application may have unanswered. 1 and up. MQTT 5 clients
     /// are told it as Receive Maximum.
     pub max_inflight_entries: u16,
+    /// How many bytes of publishes the application may have unanswered: one more is handed up while it is less.
+    pub max_inflight_bytes: usize,
     /// What is parsed and kept beyond these, so that pings behind it are still answered; then reading stops.
     pub parked_bytes: usize,
     /// The most topic aliases of a client (MQTT 5).
     pub topic_alias_entries: u16,
     /// How long to wait for CONNECT, and then for the application's answer to it.
     pub connect_wait_ms: u64,
-    /// The longest keep alive; 0 is any. Only MQTT 5 clients can be told another one than they chose.
+    /// The longest keep alive, which is that of clients that ask for none, too; 0 is any. MQTT 5 clients are told; older ones find
+    /// out when nothing was heard of them for one and a half of it.
     pub max_keepalive_s: u16,
     /// How many QoS 1 deliveries may be unacknowledged by the client, which may ask for less (MQTT 5). 1 and up.
     pub max_unacked_entries: u16,
@@ -85,13 +101,14 @@ impl Default for Limits {
         Self {
             max_packet_bytes: 256 * 1024,
             max_inflight_entries: 1024,
+            max_inflight_bytes: 1024 * 1024,
             parked_bytes: 256 * 1024,
             topic_alias_entries: 32,
             connect_wait_ms: 10_000,
-            max_keepalive_s: 0,
+            max_keepalive_s: 3_600,
             max_unacked_entries: 128,
-            delivery_queue_entries: 4096,
-            delivery_queue_bytes: 1024 * 1024,
+            delivery_queue_entries: 65_536,
+            delivery_queue_bytes: 8 * 1024 * 1024,
             write_stall_ms: 15_000,
         }
     }

@@ -3,13 +3,16 @@
 //! Filters without a wildcard are found by their whole text; the others lie in a tree of levels. A connection gets a
 //! publish at most once, at the greatest QoS that its matching filters were granted, and never above the publish's.
 //!
+//! A subscriber at QoS 1 that reads loses nothing: what waits for it is bounded in bytes, and who publishes to it at this listener is kept back
+//! when it is behind. One that does not follow all the same is told so, and closed.
+//!
 //! Live only: a subscriber that is not connected gets nothing. QoS 1 lasts from [`Router::route`] until the
 //! connection ends; QoS 0 may be dropped when the subscriber does not follow, and is counted.
 
 use super::MAX_CONNECTION_FILTER_ENTRIES;
 use super::event::{Delivery, Subscription};
 use super::filters::cost_bytes;
-use super::listener::{Handle, NotDelivered};
+use super::handle::{Handle, NotDelivered};
 use crate::topic::Filter;
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -20,6 +23,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The most that the subscriptions of a router may take in memory, in bytes, by [`cost_bytes`].
 pub const MAX_ROUTER_FILTER_BYTES: usize = 8 * 1024 * 1024;
+
+/// A payload that is smaller than this is copied before it waits for a subscriber; a larger one makes up much of its read buffer.
+const OWN_COPY_BYTES: usize = 16 * 1024;
 
 /// The bound on subscriptions is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -172,6 +178,8 @@ pub struct Routed {
     pub delivered: usize,
     /// Not queued, for the subscriber's queue was full or its connection over.
     pub failed: usize,
+    /// The connection of a subscriber at QoS 1 that is behind: who publishes should wait for it ([`Handle::wait_for`]).
+    pub behind: Option<u64>,
 }
 
 /// Subscriptions of connected clients. For use from many threads.
@@ -246,6 +254,11 @@ impl Router {
         }
     }
 
+    /// The connection of this number, if it subscribes to something.
+    pub fn handle(&self, id: u64) -> Option<Arc<Handle>> {
+        self.read().connections.get(&id).map(|(handle, _)| handle.clone())
+    }
+
     /// Whether nobody subscribes to anything, so that routing can be spared.
     pub fn is_empty(&self) -> bool {
         self.read().total == 0
@@ -276,10 +289,24 @@ impl Router {
             handles.extend(found.iter().filter_map(handle));
         }
         let mut routed = Routed::default();
+        if handles.is_empty() {
+            return routed;
+        }
+        // A queue counts what it holds, not the read buffers that topic and payload are slices of.
+        let (mut own_topic, mut own_payload) = (topic.clone(), payload.clone());
+        if payload.len() < OWN_COPY_BYTES {
+            own_topic = topic.to_string().into();
+            own_payload = Bytes::copy_from_slice(payload);
+        }
         for (handle, granted) in handles {
             let qos = qos.less_value(granted).less_value(QoS::AtLeastOnce);
-            match handle.deliver(Delivery { topic: topic.clone(), payload: payload.clone(), qos }) {
-                Ok(()) => routed.delivered += 1,
+            match handle.deliver(Delivery { topic: own_topic.clone(), payload: own_payload.clone(), qos }) {
+                Ok(()) => {
+                    routed.delivered += 1;
+                    if qos != QoS::AtMostOnce && handle.is_behind() {
+                        routed.behind = Some(handle.id());
+                    }
+                }
                 Err(why) => {
                     routed.failed += 1;
                     if why == NotDelivered::Full && qos == QoS::AtMostOnce {

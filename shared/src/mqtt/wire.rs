@@ -4,7 +4,9 @@
 //! [`Wire::sniff`]. The codec is never given the client's maximum packet size: its arithmetic on small ones
 //! underflows; [`Wire::put`] compares the finished packet instead.
 
+use super::departure::Culprit;
 use super::event::{Accept, AckCode, AckNote, CloseReason, Refusal, Version, Will};
+use super::oversize::Discarding;
 use super::{Limits, event, lenient};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -94,7 +96,19 @@ fn reason(error: &DecodeError) -> CloseReason {
     }
 }
 
+/// The packet at the start of the input, as far as it can be read.
+pub(super) fn culprit(input: &[u8]) -> Option<Culprit> {
+    let (length, start) = lenient::number(input, 1)?;
+    let topic = (input.first()? & 0xf0 == PUBLISH).then(|| {
+        let of = input.get(start..start + 2)?;
+        let end = (start + 2 + usize::from(u16::from_be_bytes([of[0], of[1]]))).min(input.len());
+        input.get(start + 2..end).map(String::from_utf8_lossy)
+    });
+    Some(Culprit::new(&topic.flatten().unwrap_or_default(), length as u64))
+}
+
 const CONNECT: u8 = 0x10;
+const PUBLISH: u8 = 0x30;
 const MISPLACED: &str = "a packet that clients do not send, or not now";
 
 impl Wire {
@@ -150,6 +164,13 @@ impl Wire {
             ProtocolVersion::MQTT5 => Codec::V5(Box::new(v5::Codec::new(self.max_packet_bytes, 0))),
         };
         Ok(true)
+    }
+
+    /// Begins to discard a PUBLISH of MQTT 3 that [`Wire::decode`] finds too large, of which it has taken nothing. None: it is no such.
+    pub fn discard(&self, input: &mut BytesMut) -> Option<Result<Option<Discarding>, CloseReason>> {
+        let is_publish = input.first().is_some_and(|first| first & 0xf0 == PUBLISH);
+        let discards = is_publish && matches!(self.codec, Codec::V3(_));
+        discards.then(|| Discarding::begin(input, self.max_packet_bytes))
     }
 
     /// The next packet; none: more bytes are needed.

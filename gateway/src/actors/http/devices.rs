@@ -147,7 +147,9 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
     };
     match tokio::time::timeout(Duration::from_millis(ORDER_WAIT_MS), outcome).await {
         Ok(Ok(Outcome::Retired { streams })) => {
-            tracing::info!(device, stream, streams, "retired");
+            if let Some(left_out) = api.log_limit.note("retired") {
+                tracing::info!(device, stream, streams, "retired{left_out}");
+            }
             HttpResponse::Ok().json(json!({ "device": device, "stream": stream, "retired_streams": streams }))
         }
         Ok(Ok(_)) => {

@@ -403,12 +403,113 @@ fn a_topic_without_its_name_in_version_3_closes() {
 
 #[test]
 fn a_packet_that_is_too_large_is_refused_by_its_length_alone() {
-    let mut rig = Rig::open(V311);
-    rig.feed(b"\x30\xff\xff\xff\x7f");
-    assert_eq!(rig.closed().reason, CloseReason::PacketTooLarge);
+    // MQTT 5 clients were told the limit; in MQTT 3 only a PUBLISH can be discarded and answered.
+    for (connect, first) in [(V5, 0x30), (V311, 0x82)] {
+        let mut rig = Rig::open(connect);
+        rig.feed(&[first, 0xff, 0xff, 0xff, 0x7f]);
+        assert_eq!(rig.closed().reason, CloseReason::PacketTooLarge);
+    }
     let mut rig = Rig::new(limits());
     rig.feed(b"\x10\xff\xff\xff\x7f\x00\x04MQTT\x05\x02");
     assert!(rig.core.is_closed());
+}
+
+/// The oversize publishes handed up since the last call.
+fn oversize(rig: &mut Rig) -> Vec<Oversize> {
+    let one = |event| match event {
+        Inbound::Oversize(oversize) => *oversize,
+        other => panic!("not expected: {other:?}"),
+    };
+    rig.events.drain(..).map(one).collect()
+}
+
+#[test]
+fn a_publish_of_version_3_that_is_too_large_is_discarded_and_answered_in_its_turn() {
+    for (first, ack) in [(0x32, 0x40), (0x34, 0x50)] {
+        let mut rig = Rig::open(V311);
+        rig.feed(&publish3(0x32, 1));
+        assert_eq!(rig.tokens(), [1]);
+        // 200,000 bytes, byte by byte at first, and a small one behind it.
+        let head = [&[first, 0xc0, 0x9a, 0x0c][..], b"\x00\x05a/b/c\x00\x09"].concat();
+        head.iter().for_each(|byte| rig.feed(&[*byte]));
+        let mut left = 200_000 - 9;
+        while left > 0 {
+            let now = left.min(60_000);
+            rig.feed(&vec![b'x'; now]);
+            left -= now;
+            assert!(rig.core.input().len() < 1_000, "{} bytes are kept", rig.core.input().len());
+            assert_eq!(rig.events.len(), usize::from(left == 0));
+        }
+        let all = oversize(&mut rig);
+        assert_eq!((&*all[0].topic, all[0].payload_bytes, all[0].token), ("a/b/c", 199_991, 2));
+        assert_eq!(all[0].why, TooLarge::Packet { bytes: 200_000, most: 1_000 });
+        rig.feed(&publish3(0x32, 3));
+        assert_eq!(rig.tokens(), [3]);
+        rig.kept(3);
+        rig.kept(2);
+        assert_eq!(rig.out(), b"", "the first is still owed");
+        rig.kept(1);
+        assert_eq!(rig.out(), [&[0x40, 2, 0, 1, ack, 2, 0, 9][..], &[0x40, 2, 0, 3]].concat());
+    }
+}
+
+#[test]
+fn a_topic_beyond_a_bound_is_answered_and_the_connection_stays() {
+    let publish = |v5: bool, topic: &str, id: u8| {
+        let mut body = (topic.len() as u16).to_be_bytes().to_vec();
+        body.extend_from_slice(topic.as_bytes());
+        body.extend([0, id]);
+        body.extend(v5.then_some(0));
+        body.push(b'x');
+        let length = [body.len() as u8 | 0x80, (body.len() >> 7) as u8];
+        [&[0x32][..], &length, &body].concat()
+    };
+    let limits = Limits { max_packet_bytes: 10_000, ..limits() };
+    for connect in [V311, V5] {
+        let mut rig = Rig::new(limits);
+        rig.feed(connect);
+        rig.events.clear();
+        rig.answer(Answer::Accept(Box::default()));
+        rig.out();
+        rig.feed(&publish(connect == V5, &"t".repeat(1_025), 7));
+        rig.feed(&publish(connect == V5, &"t/".repeat(100), 8));
+        let all = oversize(&mut rig);
+        assert_eq!((all[0].why, all[0].topic.len()), (TooLarge::TopicBytes(1_025), 1_024));
+        assert_eq!((all[1].why, all[1].payload_bytes), (TooLarge::TopicLevels, 1));
+        rig.kept(1);
+        rig.kept(2);
+        assert!(!rig.core.is_closed());
+        assert_eq!(rig.out().iter().filter(|b| **b == 0x40).count(), 2);
+    }
+}
+
+#[test]
+fn what_is_unanswered_is_bounded_in_bytes() {
+    let mut rig = Rig::new(Limits { max_inflight_bytes: 3, ..limits() });
+    rig.feed(V311);
+    rig.events.clear();
+    rig.answer(Answer::Accept(Box::default()));
+    rig.out();
+    for id in 1..=3 {
+        rig.feed(&publish3(0x32, id));
+    }
+    assert_eq!(rig.tokens(), [1, 2], "2 bytes each, and one more while it is less than 3");
+    rig.kept(1);
+    assert_eq!(rig.tokens(), [3]);
+}
+
+#[test]
+fn held_publishes_are_parked_and_pings_behind_them_answered() {
+    let mut rig = Rig::open(V311);
+    rig.core.hold(true);
+    rig.feed(&publish3(0x32, 1));
+    rig.feed(b"\xc0\x00");
+    assert_eq!((rig.events.len(), rig.out()), (0, b"\xd0\x00".to_vec()));
+    assert!(rig.core.holds_back());
+    rig.core.hold(false);
+    rig.core.progress(0, &mut rig.events);
+    assert_eq!(rig.tokens(), [1]);
+    assert!(!rig.core.holds_back());
 }
 
 #[test]
@@ -686,8 +787,6 @@ fn keep_alive_ends_a_silent_client_after_one_and_a_half() {
     rig.tick(20_000);
     assert_eq!(rig.out(), b"\xe0\x02\x8d\x00");
     assert_eq!(rig.closed().reason, CloseReason::KeepAlive);
-    let rig = Rig::open(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c");
-    assert_eq!(rig.core.deadline_ms(), None, "0 is none");
 }
 
 #[test]
@@ -698,6 +797,20 @@ fn a_capped_keep_alive_is_told_to_version_5() {
     rig.answer(Answer::Accept(Box::default()));
     assert!(rig.out().windows(3).any(|w| w == b"\x13\x00\x05"));
     assert_eq!(rig.core.deadline_ms(), Some(7_500));
+}
+
+#[test]
+fn an_older_client_without_a_keep_alive_gets_the_longest() {
+    for keepalive_s in [[0, 0], [0xff, 0xff]] {
+        let mut rig = Rig::new(Limits { max_keepalive_s: 60, ..limits() });
+        rig.feed(&[b"\x10\x0d\x00\x04MQTT\x04\x02", &keepalive_s[..], b"\x00\x01c"].concat());
+        rig.events.clear();
+        rig.answer(Answer::Accept(Box::default()));
+        rig.tick(89_999);
+        assert!(!rig.core.is_closed());
+        rig.tick(90_000);
+        assert_eq!(rig.closed().reason, CloseReason::KeepAlive);
+    }
 }
 
 #[test]

@@ -242,6 +242,8 @@ impl Application for Holding {
             let _ = self.seen.send(event);
         }
     }
+
+    fn departed(&self, _: &Departure) {}
 }
 
 #[tokio::test]
@@ -357,6 +359,137 @@ async fn a_silent_socket_is_closed_when_no_connect_comes() {
     let served = serve(Arc::new(Broker::new(None)), limits, 10).await;
     let mut socket = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 0);
+}
+
+/// A broker that keeps what it is told of ends.
+struct Noting {
+    broker: Broker,
+    departed: mpsc::UnboundedSender<Departure>,
+}
+
+impl Application for Noting {
+    fn inbound(&self, handle: &Arc<Handle>, events: &mut Vec<Inbound>) {
+        self.broker.inbound(handle, events);
+    }
+
+    fn departed(&self, departure: &Departure) {
+        let _ = self.departed.send(departure.clone());
+    }
+}
+
+#[tokio::test]
+async fn each_end_and_each_refusal_is_told_with_client_reason_topic_and_size() {
+    let (departed, mut departures) = mpsc::unbounded_channel();
+    let app = Arc::new(Noting { broker: Broker::new(None), departed });
+    let limits = Limits { max_packet_bytes: 1_000, ..Limits::default() };
+    let served = serve(app, limits, 3).await;
+    let mut first = served.raw(super::rig::V311).await;
+    expect(&mut first, b"\x20\x02\x00\x00").await;
+    first.write_all(&super::rig::publish3(0x32, 1)).await.unwrap();
+    expect(&mut first, &[0x40, 2, 0, 1]).await;
+    let mut second = served.raw(super::rig::V5).await;
+    let told = departures.recv().await.unwrap();
+    assert_eq!((told.reason, told.client_id.as_deref()), (CloseReason::TakenOver, Some("c")));
+    assert_eq!((told.version, told.peer), (Some(Version::V311), first.local_addr().unwrap()));
+    let traffic = Traffic { publishes_in: 1, publishes_out: 0, bytes_in: 23, bytes_out: 8 };
+    assert_eq!((told.traffic, told.culprit), (traffic, None));
+    connack(&mut second).await;
+    second.write_all(b"\x32\xd0\x0f\x00\x05a/b/c\x00\x01").await.unwrap();
+    let told = departures.recv().await.unwrap();
+    assert_eq!((told.reason, told.reason.bound()), (CloseReason::PacketTooLarge, Some("max_packet_bytes")));
+    assert_eq!(told.culprit.as_deref(), Some(&Culprit::new("a/b/c", 2_000)));
+    let mut stranger = served.raw(b"GET / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(stranger.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    let told = departures.recv().await.unwrap();
+    assert_eq!((told.reason.label(), told.client_id), ("malformed", None));
+}
+
+/// Publishes of so many bytes to `a` at QoS 1, as fast as they are taken; acknowledgements are read beside it.
+async fn publish_all(served: &Served, count: u16, bytes: usize) -> JoinHandle<()> {
+    let mut socket = served.raw(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x1e\x00\x01p").await;
+    expect(&mut socket, b"\x20\x02\x00\x00").await;
+    let (mut from, mut to) = socket.into_split();
+    tokio::spawn(async move {
+        let writing = tokio::spawn(async move {
+            for id in 1..=count {
+                let length = 2 + 1 + 2 + bytes;
+                let head = [0x32, length as u8 | 0x80, (length >> 7) as u8 | 0x80, (length >> 14) as u8];
+                let id = id.to_be_bytes();
+                to.write_all(&[&head[..], b"\x00\x01a", &id, &vec![7; bytes]].concat()).await.unwrap();
+            }
+        });
+        let mut acks = vec![0; 4 * usize::from(count)];
+        from.read_exact(&mut acks).await.unwrap();
+        writing.await.unwrap();
+    })
+}
+
+#[tokio::test]
+async fn a_subscriber_that_reads_loses_nothing_however_fast_is_published() {
+    const BYTES: usize = 60_000;
+    let limits = Limits { delivery_queue_bytes: 4 * 1024 * 1024, ..Limits::default() };
+    let served = serve(Arc::new(Broker::new(None)), limits, 10).await;
+    let mut sub = served.raw(super::rig::V311).await;
+    expect(&mut sub, b"\x20\x02\x00\x00").await;
+    sub.write_all(b"\x82\x06\x00\x01\x00\x01a\x01").await.unwrap();
+    expect(&mut sub, b"\x90\x03\x00\x01\x01").await;
+    // 30 MB, several times what may wait.
+    let publishing = publish_all(&served, 500, BYTES).await;
+    let mut packet = vec![0; 4 + 3 + 2 + BYTES];
+    for n in 0..500 {
+        // Others get on faster than it does.
+        for _ in 0..30 {
+            tokio::task::yield_now().await;
+        }
+        sub.read_exact(&mut packet).await.unwrap_or_else(|e| panic!("closed at message {n}: {e}"));
+        sub.write_all(&[0x40, 2, packet[7], packet[8]]).await.unwrap();
+    }
+    publishing.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_follow_is_told_and_holds_up_nobody_for_long() {
+    let (departed, mut departures) = mpsc::unbounded_channel();
+    let app = Arc::new(Noting { broker: Broker::new(None), departed });
+    let limits = Limits { delivery_queue_bytes: 200_000, ..Limits::default() };
+    let served = serve(app, limits, 10).await;
+    let mut sub = served.raw(CONNECT).await;
+    connack(&mut sub).await;
+    sub.write_all(b"\x82\x07\x00\x01\x00\x00\x01a\x01").await.unwrap();
+    expect(&mut sub, b"\x90\x04\x00\x01\x00\x01").await;
+    // It reads, but acknowledges nothing.
+    let (mut from, _to) = sub.into_split();
+    let reading = tokio::spawn(async move {
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).await.map(|_| all)
+    });
+    publish_all(&served, 200, 20_000).await.await.unwrap();
+    let told = departures.recv().await.unwrap();
+    assert_eq!((told.reason.label(), told.client_id.as_deref()), ("slow_consumer", Some("c")));
+    let culprit = told.culprit.unwrap();
+    assert!(&*culprit.topic == "a" && culprit.bytes > 100_000, "{culprit:?}");
+    assert!(reading.await.unwrap().unwrap().ends_with(b"\xe0\x02\x97\x00"));
+}
+
+#[tokio::test]
+async fn silent_sockets_displace_each_other_and_keep_nobody_out() {
+    let (departed, mut departures) = mpsc::unbounded_channel();
+    let app = Arc::new(Noting { broker: Broker::new(None), departed });
+    let served = serve(app, Limits { connect_wait_ms: 600_000, ..Limits::default() }, 16).await;
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        silent.push(TcpStream::connect(("127.0.0.1", served.port)).await.unwrap());
+    }
+    // At most 8 of them have seats; the others were told to go, or are about to be.
+    let mut gone = 0;
+    while gone < 52 {
+        let told = tokio::time::timeout(Duration::from_secs(60), departures.recv()).await;
+        let told = told.expect("their seats are taken").unwrap();
+        assert!(matches!(told.reason, CloseReason::NoConnect | CloseReason::NoSeatForAddress), "{told:?}");
+        gone += 1;
+    }
+    let mut client = served.raw(super::rig::V311).await;
+    expect(&mut client, b"\x20\x02\x00\x00").await;
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ fn damaged_bytes_never_panic() {
                             let accept = Accept { assigned_client_id: Some("n".into()), ..Accept::default() };
                             rig.answer(Answer::Accept(Box::new(accept)));
                         }
+                        Inbound::Oversize(oversize) => rig.kept(oversize.token),
                         Inbound::Publish(Publish { token, .. }) | Inbound::Release { token, .. } => {
                             if noise.below(3) > 0 {
                                 rig.answer(Answer::Ack(Ack::kept(token).with_receipt("r")));
