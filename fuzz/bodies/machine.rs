@@ -209,6 +209,7 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
             }
         }
         3 if source.flag() => Command::Lost { origin: origin(source) },
+        3 if source.flag() => Command::LostBatch { seq: source.number(machine.outbox_stats().cursor) },
         3 => Command::Upgrade { level: source.number(1) as u32 },
         4 => {
             let rules = Rules {

@@ -7,7 +7,7 @@ use selvedge_gateway::logic::machine::{
     Command, Halt, Item, Machine, Origin, Page, Proposal, Publish, Reading, Rules, Submission,
 };
 use selvedge_gateway::logic::paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
-use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
+use selvedge_gateway::logic::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard};
 use selvedge_gateway::wal::Record;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -244,8 +244,12 @@ impl Host {
             5 => TransferMessage::FetchState { slot: self.slot(source), offset: source.number(100) },
             6 => TransferMessage::FetchBatch { seq: source.number(1) },
             _ => {
-                let body = source.flag().then(|| Arc::from(source.bytes(40)));
-                TransferMessage::Batch { seq: source.number(1), body }
+                let answer = match source.below(3) {
+                    0 => BatchAnswer::Here(source.bytes(40).into()),
+                    1 => BatchAnswer::Unsure,
+                    _ => BatchAnswer::Lost,
+                };
+                TransferMessage::Batch { seq: source.number(1), answer }
             }
         }
     }

@@ -9,7 +9,9 @@ use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId, SiteId};
 use selvedge_shared::seal::{MAX_SEALED_BYTES, Opener, Sealer, SiteSecret};
 use selvedge_shared::sequences::{SequenceSpan, Sequences};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, parse_topic, up_topic};
+use selvedge_shared::uplink::{
+    Batch, Down, LostBatch, Part, StreamName, Up, ack_topic, parse_topic, up_topic,
+};
 use std::collections::BTreeSet;
 
 const SHARD: ShardId = ShardId(3);
@@ -95,6 +97,11 @@ fn authentic(source: &mut Source) {
     let message = match source.below(8) {
         0 => Up::Beacon { first_kept, last },
         1 | 2 => Up::Batch { first_kept, last, body: source.rest().to_vec() },
+        3 => {
+            let (readings, parts) = (source.number(9), source.number(2) as u32);
+            let (from, to) = (EpochMs(source.number(0) as i64), EpochMs(source.number(0) as i64));
+            Up::Lost { first_kept, last, lost: LostBatch { readings, parts, from, to } }
+        }
         _ => Up::Batch { first_kept, last, body: batch(source).encode() },
     };
     let Ok(sealed) = sealer.seal(SHARD, seq, &message) else { return };

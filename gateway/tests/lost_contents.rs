@@ -1,5 +1,5 @@
-//! Questions about recent windows, where the disk of the leader has lost contents of batches: three replicas of one shard with
-//! their logs and stores, turn by turn.
+//! What becomes of questions about recent windows, and of the uplink, where disks have lost contents of batches: three replicas of one
+//! shard with their logs and stores, turn by turn.
 
 use selvedge_gateway::logic::machine::{Item, Origin, Page, Publish, Reading, Rules, Scanned, Submission};
 use selvedge_gateway::logic::paxos::Limits;
@@ -7,11 +7,12 @@ use selvedge_gateway::logic::peer::{PeerMessage, QueryAnswer, TransferMessage, W
 use selvedge_gateway::logic::replica::{FETCH_WAIT_MS, Replica, Said};
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
+use selvedge_gateway::logic::uplink::UplinkContent;
 use selvedge_gateway::storage::{self, Done, Folders, LogKeeper, LogWork, ReplicaSettings, Stores};
 use selvedge_gateway::wal::{Disk, Floor, MemoryDisk, Settings};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::StreamName;
+use selvedge_shared::uplink::{LostBatch, StreamName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,6 +27,10 @@ struct Gateway {
     /// The others get nothing of what it says of contents.
     mute: bool,
     fetches: u32,
+    /// What came for the uplink.
+    loaded: Vec<(u64, UplinkContent)>,
+    /// The slots of snapshots that were saved.
+    saved: Vec<u64>,
 }
 
 struct Site {
@@ -65,7 +70,8 @@ impl Site {
             let up = (1..=3).filter(|other| *other != id).map(GatewayId).collect();
             replica.step(now(0), Event::Peers { up, restarted: vec![] });
             let log = LogKeeper::new(opened.log, [SHARD]);
-            (me, Gateway { disk, replica, log, stores: opened.stores, mute: false, fetches: 0 })
+            let (mute, fetches, loaded, saved) = (false, 0, vec![], vec![]);
+            (me, Gateway { disk, replica, log, stores: opened.stores, mute, fetches, loaded, saved })
         };
         let gateways = (1..=3).map(start).collect();
         let mut site = Self { gateways, now_ms: 0, forwarded: 0, asked: 0, answers: vec![] };
@@ -172,6 +178,22 @@ impl Site {
         (scanned, at - began)
     }
 
+    /// What the leader's uplink gets when it asks for a batch.
+    fn load(&mut self, seq: u64) -> UplinkContent {
+        let leader = self.leader();
+        self.at(leader).replica.load(seq);
+        self.settle();
+        let loaded = std::mem::take(&mut self.at(leader).loaded);
+        assert!(loaded.len() == 1 && loaded[0].0 == seq, "{loaded:?}");
+        loaded[0].1.clone()
+    }
+
+    /// At how many gateways a batch is marked as lost.
+    fn marked(&self, seq: u64) -> usize {
+        let record = |g: &&Gateway| g.replica.core().machine().batch_record(seq).is_some_and(|r| r.lost);
+        self.gateways.values().filter(record).count()
+    }
+
     /// The batches whose contents are in the leader's store.
     fn stored(&mut self) -> Vec<u64> {
         let leader = self.leader();
@@ -183,6 +205,7 @@ impl Gateway {
     fn turn(&mut self, now: Now) -> Vec<(GatewayId, PeerMessage)> {
         let effects = self.replica.take(now).unwrap();
         let mut said = effects.send;
+        self.loaded.extend(effects.loaded);
         if let Some(submission) = effects.persist {
             self.log.perform(LogWork::Write(submission.records)).unwrap();
             self.replica.said(now, Said::Persisted(submission.token));
@@ -190,9 +213,15 @@ impl Gateway {
         }
         for work in effects.store {
             match self.stores.perform(work).unwrap() {
-                Some(Done::Loaded { seq, body, .. }) => self.replica.said(now, Said::Loaded { seq, body }),
+                Some(Done::Loaded { seq, stored, .. }) => {
+                    self.replica.said(now, Said::Loaded { seq, stored })
+                }
                 Some(Done::Scanned { ticket, scan, .. }) => {
                     self.replica.said(now, Said::Scanned { ticket, scan })
+                }
+                Some(Done::Snapshot { slot, saved, .. }) => {
+                    self.saved.extend(saved.then_some(slot));
+                    self.replica.said(now, Said::SnapshotSaved { slot, saved });
                 }
                 _ => continue,
             }
@@ -212,6 +241,15 @@ impl Gateway {
         let name = format!("batches/0000/batch-{seq:016x}");
         assert!(self.disk.bytes(&name).is_some(), "{name}");
         self.disk.meddle(&name, |bytes| bytes[40] ^= 1);
+    }
+
+    /// The file of a batch is of another release from now on, or of this one again.
+    fn set_version(&mut self, seq: u64, version: u32) {
+        self.disk.meddle(&format!("batches/0000/batch-{seq:016x}"), |bytes| {
+            bytes[8..12].copy_from_slice(&version.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes[..12]).to_le_bytes();
+            bytes[12..16].copy_from_slice(&crc);
+        });
     }
 }
 
@@ -272,4 +310,87 @@ fn what_nobody_has_is_told_as_lacking_at_once_and_what_nobody_answers_for_after_
     site.gateways.values_mut().for_each(|gateway| gateway.mute = false);
     let (answer, _) = site.ask();
     assert_eq!((count(&answer), answer.lacking), (11, 1));
+}
+
+#[test]
+fn a_batch_that_all_have_lost_is_given_up_and_the_uplink_is_told_what_it_held() {
+    let mut site = Site::after(12);
+    let (leader, stored) = (site.leader(), site.stored());
+    let seq = stored[2];
+    site.gateways.values_mut().for_each(|gateway| gateway.rot(seq));
+    let record = site.at(leader).replica.core().machine().batch_record(seq).unwrap();
+    assert_eq!(site.load(seq), UplinkContent::NotNow);
+    site.run(1_000); // the others hear of it
+    assert_eq!(site.marked(seq), 3);
+    let machine = site.at(leader).replica.core().machine();
+    let outbox = machine.outbox_stats();
+    let others = (1..=outbox.last).filter(|other| *other != seq);
+    let bytes: u64 = others.map(|other| u64::from(machine.batch_record(other).unwrap().bytes)).sum();
+    assert_eq!((outbox.lost, outbox.bytes), (1, bytes), "it takes no room any more");
+    let lost = LostBatch { readings: 1, parts: 1, from: record.from, to: record.to };
+    assert_eq!(site.load(seq), UplinkContent::Lost(lost));
+    assert!(matches!(site.load(stored[3]), UplinkContent::Here(_)));
+    assert_eq!(site.at(leader).replica.core().status(now(0)).lost_batches, 1);
+    // It is chosen once, and never taken back.
+    let slot = site.at(leader).replica.core().machine().slot();
+    site.gateways.values_mut().for_each(|gateway| gateway.rot(seq)); // as it was
+    assert_eq!(site.load(seq), UplinkContent::Lost(lost));
+    assert_eq!(site.at(leader).replica.core().machine().slot(), slot);
+    // Nobody asks for it any more, and questions say that it is lacking.
+    let fetches = site.at(leader).fetches;
+    let (answer, took_ms) = site.ask();
+    assert_eq!((count(&answer), answer.lacking, took_ms), (11, 1, 0));
+    assert_eq!(site.at(leader).fetches, fetches);
+}
+
+#[test]
+fn neither_silence_nor_doubt_gives_a_batch_up_and_whoever_has_it_wins() {
+    let mut site = Site::after(12);
+    let (leader, stored) = (site.leader(), site.stored());
+    let seq = stored[2];
+    let others: Vec<_> = site.gateways.keys().copied().filter(|id| *id != leader).collect();
+    site.at(leader).rot(seq);
+    site.at(others[0]).rot(seq);
+    let tries = |site: &mut Site| {
+        for _ in 0..5 {
+            assert_eq!(site.load(seq), UplinkContent::NotNow);
+            site.run(2_000);
+        }
+        assert_eq!(site.marked(seq), 0);
+    };
+    site.at(others[1]).mute = true;
+    tries(&mut site);
+    site.at(others[1]).mute = false;
+    site.at(others[1]).set_version(seq, 2);
+    tries(&mut site);
+    site.at(others[1]).set_version(seq, 1);
+    assert_eq!(site.load(seq), UplinkContent::NotNow);
+    assert!(matches!(site.load(seq), UplinkContent::Here(_)), "it was fetched");
+    assert_eq!(site.marked(seq), 0);
+}
+
+#[test]
+fn a_batch_whose_files_are_gone_is_given_up_and_snapshots_go_on_without_it() {
+    let mut site = Site::after(12);
+    let stored = site.stored();
+    let seq = stored[0];
+    for gateway in site.gateways.values_mut() {
+        gateway.stores.batches.remove_through(SHARD.0, seq).unwrap();
+        gateway.replica.said(now(0), Said::SnapshotWanted);
+    }
+    site.settle();
+    assert!(
+        site.gateways.values().all(|gateway| gateway.saved.is_empty()),
+        "it would count without the content"
+    );
+    for seq in 1..=seq {
+        assert_eq!(site.load(seq), UplinkContent::NotNow);
+        site.run(1_000); // the others hear of it
+        assert_eq!(site.marked(seq), 3);
+    }
+    for gateway in site.gateways.values_mut() {
+        gateway.replica.said(now(0), Said::SnapshotWanted);
+    }
+    site.settle();
+    assert!(site.gateways.values().all(|gateway| gateway.saved.len() == 1));
 }

@@ -199,8 +199,14 @@ async fn fill(writer: Writer, reader: Reader, options: &Options) -> Result<serde
             windows += batch.parts.len() as u64;
             batches += 1;
             let content = Some(Content { seq, batch, body_hash: seq });
-            let one =
-                Incoming { site: site()?, shard: ShardId(shard as u16), first_kept: 1, last: seq, content };
+            let one = Incoming {
+                site: site()?,
+                shard: ShardId(shard as u16),
+                first_kept: 1,
+                last: seq,
+                content,
+                lost: None,
+            };
             queue.send(one).await.map_err(|_| "the writer ended")?;
         }
         if windows >= (tenths.len() as u64 + 1) * options.windows / 10 {

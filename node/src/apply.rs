@@ -7,6 +7,7 @@ use crate::stats::Stats;
 use crate::store::{Incoming, Outcome, ShardKey, StoreError, Writer};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LostBatch;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,6 +82,7 @@ pub async fn run(
                 for (message, outcome) in messages.iter().zip(&applied.outcomes) {
                     told_once(message, *outcome, &stats);
                 }
+                told_lacking(&applied.lacking);
                 told_lost(&applied.lost);
                 live.applied(&messages, &applied.outcomes);
                 confirmations.put(applied.cursors);
@@ -109,10 +111,30 @@ async fn rest(queue: &mut mpsc::Receiver<Incoming>, rest: Duration) -> u64 {
     dropped
 }
 
-/// Says which batches never came and never will: a person should look.
-fn told_lost(lost: &[(ShardKey, Span)]) {
-    let mut sites: BTreeMap<&SiteId, Vec<&(ShardKey, Span)>> = BTreeMap::new();
+/// Says which batches the sites have lost: a person should look.
+fn told_lost(lost: &[(ShardKey, u64, LostBatch)]) {
+    let mut sites: BTreeMap<&SiteId, Vec<&(ShardKey, u64, LostBatch)>> = BTreeMap::new();
     for one in lost {
+        sites.entry(&one.0.0).or_default().push(one);
+    }
+    for (site, all) in sites {
+        let readings = all.iter().map(|(_, _, lost)| lost.readings).fold(0, u64::saturating_add);
+        let from = all.iter().map(|(_, _, lost)| lost.from).min().unwrap_or_default();
+        let to = all.iter().map(|(_, _, lost)| lost.to).max().unwrap_or_default();
+        let shown = all.iter().take(SHOWN_LOST_ENTRIES);
+        let shown: Vec<_> = shown.map(|((_, shard), seq, _)| format!("shard {shard}: {seq}")).collect();
+        tracing::error!(
+            %site, batches = all.len(), readings, %from, %to, which = shown.join(", "),
+            "every replica at the site has lost the content of batches: what they held is missing for good; /v1/sites/{site}, /v1/gaps and \
+             the view `holes` tell which"
+        );
+    }
+}
+
+/// Says which batches never came and never will: a person should look.
+fn told_lacking(lacking: &[(ShardKey, Span)]) {
+    let mut sites: BTreeMap<&SiteId, Vec<&(ShardKey, Span)>> = BTreeMap::new();
+    for one in lacking {
         sites.entry(&one.0.0).or_default().push(one);
     }
     for (site, all) in sites {
@@ -140,7 +162,9 @@ fn told_once(message: &Incoming, outcome: Outcome, stats: &Stats) {
              Nothing of this shard is confirmed until shard_progress.conflict_seq is cleared",
         ),
         Outcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
-        Outcome::Applied | Outcome::Duplicate | Outcome::Beacon => return,
+        Outcome::Applied | Outcome::Duplicate | Outcome::Beacon | Outcome::Lost | Outcome::LostEarly => {
+            return;
+        }
     };
     if let Some(left_out) = stats.refused(reason, Instant::now()) {
         let (site, shard) = (&message.site, message.shard);

@@ -23,6 +23,10 @@ pub fn describe_metrics() {
         "selvedge_node_batches_given_up_total",
         "Batches that the edge no longer has and that never came"
     );
+    describe_counter!(
+        "selvedge_node_batches_lost_total",
+        "Of these, batches whose contents every replica at their site has lost"
+    );
     describe_counter!("selvedge_node_http_denied_total", "Requests without a token that is good for them");
     describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
     describe_counter!("selvedge_node_questions_total", "Questions to sites, by what became of them");
@@ -137,6 +141,8 @@ impl Stats {
                 Outcome::Applied => "applied",
                 Outcome::Duplicate => "duplicate",
                 Outcome::Beacon => "beacon",
+                Outcome::Lost => "lost",
+                Outcome::LostEarly => "lost_early",
                 Outcome::TooFarAhead => "too_far_ahead",
                 Outcome::Conflict => "conflict",
             };
@@ -144,6 +150,7 @@ impl Stats {
         }
         metrics::counter!("selvedge_node_windows_written_total").increment(applied.windows as u64);
         metrics::counter!("selvedge_node_batches_given_up_total").increment(applied.given_up);
+        metrics::counter!("selvedge_node_batches_lost_total").increment(applied.lost.len() as u64);
         metrics::histogram!("selvedge_node_apply_seconds").record(took.as_secs_f64());
     }
 }

@@ -8,7 +8,7 @@ use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, up_topic};
+use selvedge_shared::uplink::{Batch, Down, LostBatch, Part, StreamName, Up, ack_topic, up_topic};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -247,6 +247,33 @@ async fn a_client_of_the_embedded_broker_neither_closes_nor_replaces_the_nodes_e
         task.abort();
     }
     assert_eq!(counted(&node).await, (4.into(), 10.0.into()));
+    drop(gateway);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_the_site_has_lost_is_a_hole_that_people_see() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = SiteSecret::generate().unwrap();
+    let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
+    let mut gateway = Gateway::new(node.broker.unwrap(), &secret);
+    gateway.until_confirmed(0).await;
+    let lost = LostBatch { readings: 7, parts: 2, from: EpochMs(20_000), to: EpochMs(40_000) };
+    let message = Up::Lost { first_kept: 1, last: 4, lost };
+    let frames = [gateway.batch(1), gateway.sealer.seal(SHARD, 2, &message).unwrap(), gateway.batch(3)];
+    for frame in frames {
+        gateway.send(SHARD, frame);
+    }
+    gateway.until_confirmed(3).await;
+    assert_eq!(counted(&node).await, (2.into(), 4.0.into()));
+    let hole = &get(node.http, "/v1/sites/plant-7").await["holes"][0];
+    assert_eq!((&hole["shard"], &hole["first_seq"], &hole["last_seq"]), (&3.into(), &2.into(), &2.into()));
+    assert_eq!(
+        (&hole["lost_at_site"], &hole["readings"], &hole["parts"]),
+        (&true.into(), &7.into(), &2.into())
+    );
+    assert_eq!(hole["windows_to"], "1970-01-01T00:00:40.000Z");
+    assert_eq!(get(node.http, "/v1/status").await["batches_given_up"], 1);
     drop(gateway);
     node.stop().await.unwrap();
 }

@@ -72,11 +72,13 @@ pub enum Canary {
     FewPacketIds,
     /// A damaged replica asks a majority what was promised, not all.
     MajorityHeals,
+    /// A content counts as lost everywhere once a majority of its replicas has lost it.
+    LostByMajority,
 }
 
 impl Canary {
     /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group.
-    pub const OF_SITES: [Self; 32] = [
+    pub const OF_SITES: [Self; 33] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -109,6 +111,7 @@ impl Canary {
         Self::TouchedUnnoted,
         Self::StaleEpochCounts,
         Self::FewPacketIds,
+        Self::LostByMajority,
     ];
 }
 

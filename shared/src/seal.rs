@@ -101,6 +101,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], SealError> {
 impl Message for Up {
     const DIRECTION: u8 = 1;
     const WHAT: &'static str = "uplink message";
+    const VERSION: u8 = 2;
 }
 
 impl Message for Down {

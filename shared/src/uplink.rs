@@ -2,7 +2,7 @@
 //!
 //! A shard's batches are numbered 1, 2, 3, ... without gaps. The gateway that leads the shard publishes
 //! each to `selvedge/{site}/up/{shard}` until the node has confirmed it; the node answers on
-//! `selvedge/{site}/ack/{shard}` with its cursor: all batches up to it are applied and on disk.
+//! `selvedge/{site}/ack/{shard}` with its cursor: all batches up to it are applied and on disk, or recorded as lost.
 
 use crate::aggregate::Aggregate;
 use crate::frame::{self, FrameError};
@@ -85,6 +85,19 @@ impl Batch {
     }
 }
 
+/// What is known of a batch whose content every replica of its shard has lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct LostBatch {
+    /// How many readings its parts counted, those of each stream in the shortest windows that it held of that stream.
+    pub readings: u64,
+    /// How many parts of windows it held.
+    pub parts: u32,
+    /// Where the earliest of these windows starts.
+    pub from: EpochMs,
+    /// Where the latest of them ends.
+    pub to: EpochMs,
+}
+
 /// From gateway to node.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Up {
@@ -103,6 +116,15 @@ pub enum Up {
         first_kept: u64,
         /// As in `Batch`.
         last: u64,
+    },
+    /// Batch `seq` (which the seal binds) of a shard will never come: a chosen command says that its content is lost.
+    Lost {
+        /// As in `Batch`.
+        first_kept: u64,
+        /// As in `Batch`.
+        last: u64,
+        /// What it held, as far as that is known.
+        lost: LostBatch,
     },
 }
 

@@ -9,7 +9,9 @@ use selvedge_shared::sequences::{SequenceSpan, Sequences};
 use selvedge_shared::sparkplug::{Metric, Payload, Value};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::topic::{Filter, check_name};
-use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, parse_topic, up_topic};
+use selvedge_shared::uplink::{
+    Batch, Down, LostBatch, Part, StreamName, Up, ack_topic, parse_topic, up_topic,
+};
 
 fn time() -> impl Strategy<Value = EpochMs> {
     prop_oneof![any::<i64>(), -1000i64..1000, 1_764_000_000_000i64..1_764_100_000_000].prop_map(EpochMs)
@@ -74,6 +76,13 @@ fn up() -> impl Strategy<Value = Up> {
             body
         }),
         any::<(u64, u64)>().prop_map(|(first_kept, last)| Up::Beacon { first_kept, last }),
+        any::<(u64, u64, u64, u32, i64, i64)>().prop_map(|(first_kept, last, readings, parts, from, to)| {
+            Up::Lost {
+                first_kept,
+                last,
+                lost: LostBatch { readings, parts, from: EpochMs(from), to: EpochMs(to) },
+            }
+        }),
     ]
 }
 

@@ -14,6 +14,7 @@ use crate::logic::shard::{Event, Now, Status};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use metrics::Counter;
 use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::uplink::LostBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -133,8 +134,15 @@ impl ShardActor {
             around.log.do_send(Healed(shard));
         }
         effects.store.into_iter().for_each(|work| around.log.do_send(Store(work)));
-        for (seq, body) in effects.loaded {
-            around.uplink.do_send(Loaded { shard, seq, body: body.map(|b| b.to_vec()) });
+        for (seq, content) in effects.loaded {
+            around.uplink.do_send(Loaded { shard, seq, content });
+        }
+        for (seq, lost) in effects.lost {
+            let LostBatch { readings, parts, from, to } = lost;
+            tracing::error!(
+                %shard, seq, readings, parts, %from, %to,
+                "the content of an uplink batch is lost on every replica of its shard: nodes are told that it is missing for good"
+            );
         }
         if effects.began_to_lead {
             self.led += 1;

@@ -11,7 +11,7 @@ use crate::actors::switch::{Ask, Switch};
 use crate::logic::asks::Told;
 use crate::logic::question::{Desk, Verdict};
 use crate::logic::shard::{Event, UplinkView};
-use crate::logic::uplink::{Effect, Uplink};
+use crate::logic::uplink::{Effect, Uplink, UplinkContent};
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
@@ -44,7 +44,7 @@ const RECONNECT_MS: u64 = 500;
 #[rtype(result = "()")]
 pub struct ShardView(pub ShardId, pub UplinkView);
 
-/// A batch's content.
+/// What there is to be sent of a batch.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Loaded {
@@ -52,8 +52,8 @@ pub struct Loaded {
     pub shard: ShardId,
     /// The batch.
     pub seq: u64,
-    /// Nothing if it is no longer there.
-    pub body: Option<Vec<u8>>,
+    /// What there is.
+    pub content: UplinkContent,
 }
 
 /// Whom the uplink works for.
@@ -216,6 +216,9 @@ impl UplinkActor {
                 }
                 Effect::Batch { shard, seq, first_kept, last, body } => {
                     self.publish(shard, seq, &Up::Batch { first_kept, last, body });
+                }
+                Effect::Lost { shard, seq, first_kept, last, lost } => {
+                    self.publish(shard, seq, &Up::Lost { first_kept, last, lost });
                 }
                 Effect::Beacon { shard, first_kept, last } => {
                     self.publish(shard, last, &Up::Beacon { first_kept, last });
@@ -459,9 +462,9 @@ impl Handler<ShardView> for UplinkActor {
 
 impl Handler<Loaded> for UplinkActor {
     type Result = ();
-    fn handle(&mut self, Loaded { shard, seq, body }: Loaded, _: &mut Self::Context) {
+    fn handle(&mut self, Loaded { shard, seq, content }: Loaded, _: &mut Self::Context) {
         let mut effects = Vec::new();
-        self.core.loaded(self.now_ms(), shard, seq, body, &mut effects);
+        self.core.loaded(self.now_ms(), shard, seq, content, &mut effects);
         self.perform(effects);
     }
 }

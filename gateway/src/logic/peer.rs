@@ -325,9 +325,21 @@ pub enum TransferMessage {
     Batch {
         /// The batch.
         seq: u64,
-        /// Nothing if it is released, or lost there.
-        body: Option<Arc<[u8]>>,
+        /// What the replica that was asked has of it.
+        answer: BatchAnswer,
     },
+}
+
+/// What a replica says of the content of an uplink batch. Only [`BatchAnswer::Lost`] speaks for giving it up: silence does not,
+/// nor does doubt.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum BatchAnswer {
+    /// Here it is.
+    Here(Arc<[u8]>),
+    /// It can't say: the batch is not cut there yet or is released there, or its file can't be read just now.
+    Unsure,
+    /// Its state lists the batch, and the content is neither in its memory nor whole on its disk.
+    Lost,
 }
 
 /// The largest piece of a snapshot in one message.

@@ -5,7 +5,7 @@
 //! afterwards is held until the log says that the token is on disk. Contents of batches lie on a shelf; when those that the
 //! store was not given yet are too many, and before a snapshot, it is given them, and the oldest leave the shelf. A content is
 //! deleted when its batch is released, not before. A content that the store can't give back
-//! (its sectors rotted) is fetched from the other replicas, which have the same bytes.
+//! (its sectors rotted) is fetched from the other replicas, which have the same bytes; what all have lost is given up (see [`sought`]).
 //!
 //! A question about recent windows ([`Scan`]) goes to the store with the contents that are on the shelf: there the rest is read
 //! and all of it is looked at, away from the threads on which the protocol runs. What the store lacks is fetched from the
@@ -21,14 +21,19 @@
 //! and are asked again. At most [`MAX_SCANS_ENTRIES`] questions are under way. The shelf holds one batch more than its bound; while the
 //! disk is full it holds what the store could not take, which the outbox budget bounds.
 
+mod sought;
+
 use super::commit::Submission;
 use super::machine::{Counters, CutBatch, DueWill, Halt, Scan};
 use super::paxos::Slot;
-use super::peer::{PeerMessage, QueryAnswer, TransferMessage};
+use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
 use super::shard::{CONFIGURATION, Event, Now, Scanning, Shard, UplinkView};
+use super::uplink::UplinkContent;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LostBatch;
+use sought::Sought;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -64,8 +69,8 @@ pub enum Said {
     Loaded {
         /// The batch.
         seq: u64,
-        /// Nothing if it is not there, or damaged.
-        body: Option<Vec<u8>>,
+        /// What the store has of it.
+        stored: StoredBatch,
     },
     /// A question for which the store has looked at all that it has.
     Scanned {
@@ -74,6 +79,17 @@ pub enum Said {
         /// What it still wants is not to be had here.
         scan: Box<Scan>,
     },
+}
+
+/// What the store has of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredBatch {
+    /// Its content.
+    Whole(Vec<u8>),
+    /// Nothing: there is no such file, or it is damaged.
+    Gone,
+    /// It can't be read just now, or another release wrote it.
+    Unsure,
 }
 
 /// What is wanted of the store of snapshots and batches.
@@ -123,8 +139,10 @@ pub struct Effects {
     pub healed: bool,
     /// For the store, in this order.
     pub store: Vec<StoreWork>,
-    /// Contents that the uplink asked for; nothing for one that is no longer there.
-    pub loaded: Vec<(u64, Option<Arc<[u8]>>)>,
+    /// What the uplink asked for.
+    pub loaded: Vec<(u64, UplinkContent)>,
+    /// Batches that are lost from now on, on every replica; re-applied slots tell it again after a restart.
+    pub lost: Vec<(u64, LostBatch)>,
     /// This replica began to lead: this gateway's forwarder and metrics are to know.
     pub began_to_lead: bool,
     /// How the uplink sees this shard, when that changed.
@@ -176,8 +194,8 @@ pub struct Replica {
     /// There may be contents in the store, to be removed once they are released.
     uses_store: bool,
     waiting: BTreeMap<u64, Waiting>,
-    /// Batches whose contents the store lost, and who was asked for them and has not answered.
-    lost: BTreeMap<u64, BTreeSet<GatewayId>>,
+    /// Batches whose contents are not to be had here, and the other replicas are asked for.
+    sought: BTreeMap<u64, Sought>,
     /// Batches whose contents the sender of a fetched snapshot did not have.
     absent: BTreeSet<u64>,
     scans: BTreeMap<u64, UnderWay>,
@@ -208,7 +226,7 @@ impl Replica {
             most_shelf_bytes,
             uses_store: has_stored,
             waiting: BTreeMap::new(),
-            lost: BTreeMap::new(),
+            sought: BTreeMap::new(),
             absent: BTreeSet::new(),
             scans: BTreeMap::new(),
             last_ticket: 0,
@@ -225,7 +243,8 @@ impl Replica {
 
     /// Whether a batch's content is in memory, or known to be lost here and at those who were asked for it.
     pub fn needs_no_store(&self, seq: u64) -> bool {
-        self.shelf.contains_key(&seq) || self.absent.contains(&seq)
+        let lost = || self.core.machine().batch_record(seq).is_some_and(|record| record.lost);
+        self.shelf.contains_key(&seq) || self.absent.contains(&seq) || lost()
     }
 
     /// The shard's core, to look at.
@@ -236,11 +255,11 @@ impl Replica {
     /// Takes in an event of the shard.
     pub fn step(&mut self, now: Now, event: Event) {
         match &event {
-            Event::Transfer { from, message: TransferMessage::Batch { seq, body } }
-                if self.lost.contains_key(seq) =>
+            Event::Transfer { from, message: TransferMessage::Batch { seq, answer } }
+                if self.sought.contains_key(seq) =>
             {
-                let (from, seq, body) = (*from, *seq, body.clone());
-                self.found(now, from, seq, body);
+                let (from, seq, answer) = (*from, *seq, answer.clone());
+                self.found(now, from, seq, answer);
             }
             Event::Timer => self.finish_scans(now),
             _ => {}
@@ -267,14 +286,20 @@ impl Replica {
             Said::SnapshotSaved { slot, saved } => {
                 self.core.step(now, Event::SnapshotSaved { slot, saved });
             }
-            Said::Loaded { seq, body } => {
-                let body = body.map(Arc::from).or_else(|| self.on_shelf(seq));
+            Said::Loaded { seq, stored } => {
+                let listed = self.core.machine().batch_record(seq).is_some();
+                let answer = match (stored, self.on_shelf(seq)) {
+                    (StoredBatch::Whole(body), _) => BatchAnswer::Here(body.into()),
+                    (_, Some(body)) => BatchAnswer::Here(body),
+                    (StoredBatch::Gone, None) if listed => BatchAnswer::Lost,
+                    (StoredBatch::Gone | StoredBatch::Unsure, None) => BatchAnswer::Unsure,
+                };
                 // Another replica that asks can ask others itself: two that both lack a content would ask each other for ever.
                 let wanted = self.waiting.get(&seq).is_some_and(|waiting| waiting.uplink);
-                if body.is_none() && wanted && self.core.machine().batch_record(seq).is_some() {
-                    self.ask_peers(seq); // the uplink asks again later
+                if wanted && listed && !matches!(answer, BatchAnswer::Here(_)) {
+                    self.ask_peers(now, seq, answer == BatchAnswer::Lost); // the uplink asks again later
                 }
-                self.hand_out(seq, body);
+                self.hand_out(seq, answer);
             }
             Said::Scanned { ticket, scan } => self.scanned(now, ticket, scan),
         }
@@ -282,8 +307,12 @@ impl Replica {
 
     /// The uplink asks for a batch's content: it comes with [`Effects::loaded`].
     pub fn load(&mut self, seq: u64) {
+        let lost = self.core.machine().batch_record(seq).filter(|record| record.lost);
+        if let Some(record) = lost {
+            return self.out.loaded.push((seq, UplinkContent::Lost(record.as_lost())));
+        }
         match self.on_shelf(seq) {
-            Some(body) => self.out.loaded.push((seq, Some(body))),
+            Some(body) => self.out.loaded.push((seq, UplinkContent::Here(body.to_vec()))),
             None => self.look_up(seq, |waiting| waiting.uplink = true),
         }
     }
@@ -314,6 +343,12 @@ impl Replica {
         for batch in effects.cut {
             self.put(batch.seq, batch.bytes.into());
         }
+        for seq in effects.lost {
+            self.take_off(seq);
+            self.sought.remove(&seq);
+            let record = self.core.machine().batch_record(seq);
+            self.out.lost.extend(record.map(|record| (seq, record.as_lost())));
+        }
         self.absent.extend(effects.skipped);
         for scanning in effects.scans {
             self.begin_scan(scanning);
@@ -326,12 +361,13 @@ impl Replica {
             self.shelve(0);
             let outbox = self.core.machine().outbox_stats();
             let lists = (slot == self.core.machine().slot()).then_some(outbox.kept + 1..=outbox.last);
-            let except = self.absent.range(..=outbox.cursor).copied().collect();
+            let absent = self.absent.range(..=outbox.cursor).copied();
+            let except = absent.chain(self.core.machine().lost_batches()).collect();
             self.out.store.push(StoreWork::Snapshot { shard, slot, bytes, lists, except });
         }
         for (to, seq) in effects.fetch {
             match self.on_shelf(seq) {
-                Some(body) => self.hand_over(to, seq, Some(body)),
+                Some(body) => self.hand_over(to, seq, BatchAnswer::Here(body)),
                 None => self.look_up(seq, |waiting| {
                     waiting.peers.insert(to);
                 }),
@@ -361,6 +397,7 @@ impl Replica {
     fn put(&mut self, seq: u64, body: Arc<[u8]>) {
         self.take_off(seq);
         self.absent.remove(&seq);
+        self.sought.remove(&seq);
         self.shelf_bytes += body.len();
         self.unstored_bytes += body.len();
         self.shelf.insert(seq, Shelved { body, stored: false });
@@ -399,7 +436,7 @@ impl Replica {
         while let Some((seq, _)) = self.shelf.first_key_value().filter(|(seq, _)| **seq <= through) {
             self.take_off(*seq);
         }
-        self.lost = self.lost.split_off(&(through + 1));
+        self.sought = self.sought.split_off(&(through + 1));
         self.absent = self.absent.split_off(&(through + 1));
         if self.uses_store {
             self.out.store.push(StoreWork::Remove(self.id, through));
@@ -424,14 +461,14 @@ impl Replica {
     /// The store has looked at what it has; what it lacks, other replicas are asked for.
     fn scanned(&mut self, now: Now, ticket: u64, mut scan: Box<Scan>) {
         for seq in scan.wanted() {
-            let kept = self.core.machine().batch_record(seq).is_some();
+            let kept = self.core.machine().batch_record(seq).is_some_and(|record| !record.lost);
             match self.on_shelf(seq) {
                 Some(body) => _ = scan.look_at(seq, &body),
-                None if kept => self.ask_peers(seq),
-                None => {} // released meanwhile
+                None if kept => self.ask_peers(now, seq, false),
+                None => {} // released meanwhile, or lost everywhere
             }
         }
-        let hoped_for = |seq: &u64| self.lost.get(seq).is_some_and(|asked| !asked.is_empty());
+        let hoped_for = |seq: &u64| self.sought.contains_key(seq);
         let hopeless: Vec<u64> = scan.wanted().into_iter().filter(|seq| !hoped_for(seq)).collect();
         hopeless.into_iter().for_each(|seq| scan.give_up(seq));
         if let Some(under_way) = self.scans.get_mut(&ticket) {
@@ -464,62 +501,27 @@ impl Replica {
         }
     }
 
-    /// A content is here (or is not to be had): those who wait for it are answered.
-    fn hand_out(&mut self, seq: u64, body: Option<Arc<[u8]>>) {
+    /// A content was looked for: those who wait for it are answered.
+    fn hand_out(&mut self, seq: u64, answer: BatchAnswer) {
         let Some(waiting) = self.waiting.remove(&seq) else { return };
         for to in waiting.peers {
-            self.hand_over(to, seq, body.clone());
+            self.hand_over(to, seq, answer.clone());
         }
         if waiting.uplink {
-            self.out.loaded.push((seq, body));
+            let content = match answer {
+                BatchAnswer::Here(body) => UplinkContent::Here(body.to_vec()),
+                BatchAnswer::Unsure | BatchAnswer::Lost => UplinkContent::NotNow,
+            };
+            self.out.loaded.push((seq, content));
         }
     }
 
-    fn hand_over(&mut self, to: GatewayId, seq: u64, body: Option<Arc<[u8]>>) {
-        self.say(to, TransferMessage::Batch { seq, body });
+    fn hand_over(&mut self, to: GatewayId, seq: u64, answer: BatchAnswer) {
+        self.say(to, TransferMessage::Batch { seq, answer });
     }
 
     fn say(&mut self, to: GatewayId, message: TransferMessage) {
         let transfer = PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message };
         self.out.send.push((to, transfer));
-    }
-
-    /// The store lacks the content of a batch that is kept: the other replicas are asked for it.
-    fn ask_peers(&mut self, seq: u64) {
-        let others = self.core.group().config().members.iter().copied().filter(|m| *m != self.me);
-        let others: BTreeSet<GatewayId> = others.collect();
-        if self.lost.len() >= MAX_LOADING_ENTRIES {
-            self.lost.pop_first(); // asked for anew when it is wanted again
-        }
-        for to in &others {
-            self.say(*to, TransferMessage::FetchBatch { seq });
-        }
-        self.lost.insert(seq, others);
-    }
-
-    /// Another replica answers about a content that is lost here.
-    fn found(&mut self, now: Now, from: GatewayId, seq: u64, body: Option<Arc<[u8]>>) {
-        let record = self.core.machine().batch_record(seq);
-        match body.filter(|body| record.is_some_and(|record| record.matches(body))) {
-            Some(body) => {
-                self.lost.remove(&seq);
-                for scan in self.scans.values_mut().filter_map(|s| s.scan.as_mut()) {
-                    scan.look_at(seq, &body);
-                }
-                self.put(seq, body);
-            }
-            None => {
-                let Some(asked) = self.lost.get_mut(&seq) else { return };
-                asked.remove(&from);
-                if asked.is_empty() {
-                    self.lost.remove(&seq);
-                    self.scans
-                        .values_mut()
-                        .filter_map(|s| s.scan.as_mut())
-                        .for_each(|scan| scan.give_up(seq));
-                }
-            }
-        }
-        self.finish_scans(now);
     }
 }

@@ -5,6 +5,7 @@
 //! makes progress, since an MQTT client may lose what it said it took. The cursor goes to the shard's
 //! leader, which has it chosen; the view of the shard that comes back says what is still unconfirmed. A
 //! new leader, and every leader that has nothing to send, asks for the cursor with a beacon now and then.
+//! A batch that is lost for good is sent as just that, with its number; the node records a hole and its cursor passes it.
 //!
 //! Invariant: only batches are sent whose content a chosen command has fixed.
 //! Limits: [`MAX_INFLIGHT_BATCHES`] batches in all and [`MAX_SHARD_BATCHES`] of one shard are under way.
@@ -12,6 +13,7 @@
 use super::shard::UplinkView;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
+use selvedge_shared::uplink::LostBatch;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many batches may be sent and unconfirmed.
@@ -22,6 +24,17 @@ pub const MAX_SHARD_BATCHES: u64 = 8;
 pub const RESEND_MS: u64 = 2_000;
 /// A led shard with nothing to send says so this often.
 pub const BEACON_MS: u64 = 30_000;
+
+/// What there is to be sent of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UplinkContent {
+    /// Its content.
+    Here(Vec<u8>),
+    /// Nothing now: the node has it already, or it is sought at other replicas. Ask again.
+    NotNow,
+    /// Nothing for ever, by a chosen command.
+    Lost(LostBatch),
+}
 
 /// What the uplink wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +53,19 @@ pub enum Effect {
         last: u64,
         /// Its content.
         body: Vec<u8>,
+    },
+    /// Publish that the content of a batch is lost.
+    Lost {
+        /// The shard.
+        shard: ShardId,
+        /// The batch.
+        seq: u64,
+        /// As in `Batch`.
+        first_kept: u64,
+        /// As in `Batch`.
+        last: u64,
+        /// What is known of it.
+        lost: LostBatch,
     },
     /// Publish a beacon.
     Beacon {
@@ -110,26 +136,27 @@ impl Uplink {
         self.connected
     }
 
-    /// A batch's content was loaded (or is no longer there, because the node has it).
+    /// What there is of a batch was looked up.
     pub fn loaded(
         &mut self,
         now_ms: u64,
         shard: ShardId,
         seq: u64,
-        body: Option<Vec<u8>>,
+        content: UplinkContent,
         out: &mut Vec<Effect>,
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         if !lane.due_ms.contains_key(&seq) {
             return;
         }
-        let Some(body) = body else {
-            lane.due_ms.insert(seq, now_ms + RESEND_MS);
-            return;
-        };
         lane.due_ms.insert(seq, now_ms + RESEND_MS);
+        let (first_kept, last) = (lane.view.first_kept, lane.view.last);
+        out.push(match content {
+            UplinkContent::NotNow => return,
+            UplinkContent::Here(body) => Effect::Batch { shard, seq, first_kept, last, body },
+            UplinkContent::Lost(lost) => Effect::Lost { shard, seq, first_kept, last, lost },
+        });
         lane.beacon_ms = now_ms + BEACON_MS;
-        out.push(Effect::Batch { shard, seq, first_kept: lane.view.first_kept, last: lane.view.last, body });
         if canary::makes(Canary::SentIsConfirmed) {
             out.push(Effect::Confirmed(shard, seq));
         }
@@ -201,6 +228,7 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_shared::time::EpochMs;
 
     const S: ShardId = ShardId(3);
 
@@ -220,7 +248,7 @@ mod tests {
         let (mut uplink, mut out) = connected(1);
         assert_eq!(out, [Effect::Load(S, 1)]);
         out.clear();
-        uplink.loaded(0, S, 1, Some(vec![7]), &mut out);
+        uplink.loaded(0, S, 1, UplinkContent::Here(vec![7]), &mut out);
         assert_eq!(out, [Effect::Batch { shard: S, seq: 1, first_kept: 1, last: 1, body: vec![7] }]);
         out.clear();
         uplink.timer(RESEND_MS, &mut out);
@@ -232,6 +260,18 @@ mod tests {
         uplink.confirmed(RESEND_MS, S, 1, &mut out);
         uplink.timer(2 * RESEND_MS, &mut out);
         assert_eq!(out, [], "said once, and nothing is sent any more");
+    }
+
+    #[test]
+    fn a_lost_batch_is_sent_as_lost_and_one_that_is_sought_is_asked_for_again() {
+        let (mut uplink, mut out) = connected(1);
+        uplink.loaded(0, S, 1, UplinkContent::NotNow, &mut out);
+        uplink.timer(RESEND_MS, &mut out);
+        assert_eq!(out, [Effect::Load(S, 1), Effect::Load(S, 1)]);
+        out.clear();
+        let lost = LostBatch { readings: 5, parts: 2, from: EpochMs(0), to: EpochMs(9) };
+        uplink.loaded(RESEND_MS, S, 1, UplinkContent::Lost(lost), &mut out);
+        assert_eq!(out, [Effect::Lost { shard: S, seq: 1, first_kept: 1, last: 1, lost }]);
     }
 
     #[test]

@@ -90,8 +90,8 @@ impl Desk {
                 errands.push(Errand::Shard(shard, Said::SnapshotSaved { slot, saved }));
             }
             Done::NotStored(shard, batch) => errands.push(Errand::Shard(shard, Said::NotStored(batch))),
-            Done::Loaded { shard, seq, body } => {
-                errands.push(Errand::Shard(shard, Said::Loaded { seq, body }));
+            Done::Loaded { shard, seq, stored } => {
+                errands.push(Errand::Shard(shard, Said::Loaded { seq, stored }));
             }
             Done::Scanned { shard, ticket, scan } => {
                 errands.push(Errand::Shard(shard, Said::Scanned { ticket, scan }));

@@ -1,7 +1,7 @@
 //! What is done to the log and to the store, one piece of work at a time.
 
 use crate::logic::machine::{CutBatch, Scan};
-use crate::logic::replica::StoreWork;
+use crate::logic::replica::{StoreWork, StoredBatch};
 use crate::wal::{BatchStore, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore};
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeSet;
@@ -51,8 +51,8 @@ pub enum Done {
         shard: ShardId,
         /// The batch.
         seq: u64,
-        /// Nothing if it is not there, or damaged.
-        body: Option<Vec<u8>>,
+        /// What the store has of it.
+        stored: StoredBatch,
     },
     /// A question whose contents were looked at, as far as they are there.
     Scanned {
@@ -201,11 +201,18 @@ impl Stores {
                 None
             }
             StoreWork::Load(shard, seq) => {
-                let body = self.batches.get(shard.0, seq).unwrap_or_else(|e| {
-                    tracing::error!(%shard, seq, "can't read an uplink batch, asking another gateway for it: {e}");
-                    None
-                });
-                Some(Done::Loaded { shard, seq, body })
+                let stored = match self.batches.get(shard.0, seq) {
+                    Ok(Some(body)) => StoredBatch::Whole(body),
+                    Ok(None) => StoredBatch::Gone,
+                    Err(e) => {
+                        tracing::error!(%shard, seq, "can't read an uplink batch, asking another gateway for it: {e}");
+                        match e {
+                            LogError::Damaged { .. } => StoredBatch::Gone,
+                            _ => StoredBatch::Unsure,
+                        }
+                    }
+                };
+                Some(Done::Loaded { shard, seq, stored })
             }
             StoreWork::Scan { shard, ticket, mut scan, shelf } => {
                 for (seq, content) in shelf {

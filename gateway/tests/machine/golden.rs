@@ -94,7 +94,7 @@ fn a_submission_has_these_bytes() {
 
 #[test]
 fn a_proposal_has_these_bytes() {
-    assert_eq!(hex(&<Proposal>::default().encode()), "0300000000");
+    assert_eq!(hex(&<Proposal>::default().encode()), "0400000000");
     let proposal = Proposal {
         elapsed: ElapsedMs(1_000),
         wall: EpochMs(-2),
@@ -106,9 +106,10 @@ fn a_proposal_has_these_bytes() {
             Command::Lost { origin: Origin { gateway: GatewayId(3), start: 4 } },
             Command::Upgrade { level: 2 },
             Command::Rules(Box::new(Rules { streams: vec![Override::default()], ..Rules::default() })),
+            Command::LostBatch { seq: 300 },
         ],
     };
-    golden("proposal.v3.hex", &proposal.encode());
+    golden("proposal.v4.hex", &proposal.encode());
     assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
 }
 
@@ -122,11 +123,11 @@ fn a_snapshot_has_these_bytes() {
     s.tick(19_000);
     s.publish(19_000, None, reading(90_000, 4.0));
     s.publish(19_000, None, reading(18_000, 5.0));
-    s.apply(19_500, vec![Command::Upgrade { level: 2 }]);
+    s.apply(19_500, vec![Command::Upgrade { level: 2 }, Command::LostBatch { seq: 1 }]);
     let sizes = s.machine.sizes();
     assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
     assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
-    golden("snapshot.v6.hex", &s.machine.snapshot());
+    golden("snapshot.v7.hex", &s.machine.snapshot());
     let restored = Machine::restore(s.machine.shard(), Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
 }

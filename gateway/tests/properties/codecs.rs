@@ -14,7 +14,8 @@ use selvedge_gateway::logic::machine::{
 };
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{
-    BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage, WindowQuery,
+    BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage,
+    WindowQuery,
 };
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -156,6 +157,10 @@ fn answer() -> impl Strategy<Value = ForwardAnswer> {
     ]
 }
 
+fn batch_answer() -> impl Strategy<Value = BatchAnswer> {
+    prop_oneof![bytes().prop_map(BatchAnswer::Here), Just(BatchAnswer::Unsure), Just(BatchAnswer::Lost)]
+}
+
 fn transfer() -> impl Strategy<Value = TransferMessage> {
     prop_oneof![
         any::<(u64, u64, u32)>().prop_map(|(slot, bytes, crc)| TransferMessage::Offer { slot, bytes, crc }),
@@ -163,7 +168,7 @@ fn transfer() -> impl Strategy<Value = TransferMessage> {
         (any::<(u64, u64)>(), vec(any::<u8>(), 0..40))
             .prop_map(|((slot, offset), data)| TransferMessage::State { slot, offset, data }),
         any::<u64>().prop_map(|seq| TransferMessage::FetchBatch { seq }),
-        (any::<u64>(), of(bytes())).prop_map(|(seq, body)| TransferMessage::Batch { seq, body }),
+        (any::<u64>(), batch_answer()).prop_map(|(seq, answer)| TransferMessage::Batch { seq, answer }),
     ]
 }
 

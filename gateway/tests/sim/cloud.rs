@@ -6,8 +6,8 @@ use super::random::Random;
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::seal::{Opener, Sealer};
-use selvedge_shared::uplink::{Batch, Down, StreamName, Up};
-use std::collections::BTreeMap;
+use selvedge_shared::uplink::{Batch, Down, LostBatch, StreamName, Up};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Frames that a meddling broker has kept to repeat them.
 const MAX_KEPT_ENTRIES: usize = 64;
@@ -17,6 +17,10 @@ pub struct Cloud {
     sealer: Sealer<Down>,
     batches: BTreeMap<(ShardId, u64), Vec<u8>>,
     cursors: BTreeMap<ShardId, u64>,
+    /// The contents of batches that the site may have lost: only the simulation knows them.
+    known: BTreeMap<(ShardId, u64), Vec<u8>>,
+    /// Batches that the site has lost.
+    pub holes: BTreeSet<(ShardId, u64)>,
     /// Nothing where streams are retired.
     complete: Option<Complete>,
     /// By stream and start.
@@ -38,6 +42,8 @@ impl Cloud {
             sealer: Sealer::new(&common.secret, &common.site).expect("a salt"),
             batches: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            known: BTreeMap::new(),
+            holes: BTreeSet::new(),
             complete: (!retires).then(Complete::default),
             windows: BTreeMap::new(),
             away: 0,
@@ -104,6 +110,10 @@ impl Cloud {
                 super::invariants::uplink::kept(shard, first_kept, self.cursor(shard));
                 self.apply(shard, seq, body);
             }
+            Up::Lost { first_kept, lost, .. } => {
+                super::invariants::uplink::kept(shard, first_kept, self.cursor(shard));
+                self.lose(shard, seq, lost);
+            }
             Up::Beacon { first_kept, .. } => {
                 super::invariants::uplink::kept(shard, first_kept, self.cursor(shard));
             }
@@ -118,7 +128,37 @@ impl Cloud {
             return;
         }
         self.applied += 1;
-        let batch = Batch::decode(&body).unwrap_or_else(|e| panic!("{shard} batch {seq}: {e}"));
+        if self.holes.remove(&(shard, seq)) {
+            // It was long under way. What it holds is reckoned already.
+            assert!(self.known[&(shard, seq)] == body, "{shard} batch {seq} has changed");
+            self.batches.insert((shard, seq), body);
+            return;
+        }
+        self.reckon(shard, seq, &body);
+        self.batches.insert((shard, seq), body);
+        self.advance(shard);
+    }
+
+    /// The site may lose this batch from now on.
+    pub fn remember(&mut self, shard: ShardId, seq: u64, body: Vec<u8>) {
+        self.known.insert((shard, seq), body);
+    }
+
+    /// The site has lost a batch. The hole counts as what the batch held, so that only what was lost without a hole is missing.
+    fn lose(&mut self, shard: ShardId, seq: u64, lost: LostBatch) {
+        if seq != self.cursor(shard) + 1 {
+            return;
+        }
+        let body = self.known.get(&(shard, seq)).cloned();
+        let body = body.unwrap_or_else(|| panic!("{shard} batch {seq} is sent as lost and is not"));
+        super::invariants::lost::as_it_was(shard, seq, &lost, &body);
+        self.reckon(shard, seq, &body);
+        self.holes.insert((shard, seq));
+        self.advance(shard);
+    }
+
+    fn reckon(&mut self, shard: ShardId, seq: u64, body: &[u8]) {
+        let batch = Batch::decode(body).unwrap_or_else(|e| panic!("{shard} batch {seq}: {e}"));
         for part in batch.parts {
             let name = batch.streams[part.stream as usize].clone();
             let a = part.aggregate;
@@ -128,12 +168,17 @@ impl Cloud {
             let window = self.windows.entry((name, part.start.0));
             window.and_modify(|w| w.merge(&a)).or_insert(a);
         }
-        self.batches.insert((shard, seq), body);
+    }
+
+    fn advance(&mut self, shard: ShardId) {
         let cursor = self.cursors.entry(shard).or_default();
-        while self.batches.contains_key(&(shard, *cursor + 1)) {
+        loop {
+            let next = (shard, *cursor + 1);
+            let known = self.known.get(&next).filter(|_| self.holes.contains(&next));
+            let Some(body) = self.batches.get(&next).or(known) else { return };
             *cursor += 1;
             if let Some(complete) = &mut self.complete {
-                let batch = Batch::decode(&self.batches[&(shard, *cursor)]).expect("it was decoded before");
+                let batch = Batch::decode(body).expect("it was decoded before");
                 complete.check(shard, *cursor, &batch);
             }
         }

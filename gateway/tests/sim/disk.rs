@@ -4,7 +4,7 @@ use super::plan::Rot;
 use super::random::Random;
 use selvedge_gateway::storage::Folders;
 use selvedge_gateway::wal::{Crash, Disk, Faults, Floor, Identity, MemoryDisk, Position, Settings};
-use selvedge_shared::ids::GatewayId;
+use selvedge_shared::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 
 const CAPACITY_BYTES: u64 = 64 << 20;
@@ -85,6 +85,29 @@ impl SimDisk {
         found.into_iter().map(|n| format!("{folder}/{n}")).collect()
     }
 
+    /// What a batch's file holds, if its content is whole.
+    pub fn batch(&self, shard: ShardId, seq: u64) -> Option<Vec<u8>> {
+        let mut bytes = self.memory.bytes(&batch_name(shard, seq))?;
+        let crc: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
+        bytes[16..20].fill(0);
+        let whole = bytes.len() > HEAD_BYTES && crc32c::crc32c(&bytes).to_le_bytes() == crc;
+        whole.then(|| bytes.split_off(HEAD_BYTES))
+    }
+
+    /// The batches of a shard that have files.
+    pub fn batches(&self, shard: ShardId) -> Vec<u64> {
+        let names = self.names(&format!("batches/{:04x}", shard.0));
+        names.iter().filter_map(|name| batch_of(name)).map(|(_, seq)| seq).collect()
+    }
+
+    /// Damages the file of a batch.
+    pub fn damage_batch(&self, shard: ShardId, seq: u64, pick: u64) {
+        self.memory.meddle(&batch_name(shard, seq), |bytes| {
+            let place = HEAD_BYTES + pick as usize % (bytes.len() - HEAD_BYTES);
+            bytes[place] ^= 1;
+        });
+    }
+
     /// A copy in which another release wrote the newest snapshot of a group: whole, in a form that is not known here. Nothing
     /// if there is none, or that one is rotten.
     pub fn with_snapshot_of_another_release(&self) -> Option<Self> {
@@ -148,7 +171,7 @@ impl SimDisk {
     ///
     /// Of the log never the segment that was written last: a flip in its last batch can't be told from a tear, which is a
     /// limit that the log's essay names.
-    pub fn rot(&self, what: Rot, pick: u64, sector: bool) -> Option<String> {
+    pub fn rot(&self, what: Rot, pick: u64, sector: bool) -> Option<(String, usize)> {
         let mut random = Random::new(pick);
         let names = |folder: &str| {
             let mut names = self.names(folder);
@@ -189,6 +212,17 @@ impl SimDisk {
                 bytes[place] ^= 1 << random.below(8);
             }
         });
-        Some(format!("{name} at {place}"))
+        Some((name, place))
     }
+}
+
+fn batch_name(shard: ShardId, seq: u64) -> String {
+    format!("batches/{:04x}/batch-{seq:016x}", shard.0)
+}
+
+/// Which batch a file is of, by its name.
+pub fn batch_of(name: &str) -> Option<(ShardId, u64)> {
+    let (shard, file) = name.strip_prefix("batches/")?.split_once('/')?;
+    let seq = u64::from_str_radix(file.strip_prefix("batch-")?, 16).ok()?;
+    Some((ShardId(u16::from_str_radix(shard, 16).ok()?), seq))
 }

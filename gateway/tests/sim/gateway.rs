@@ -31,7 +31,7 @@ use std::sync::Arc;
 pub const OUTBOX_BUDGET_BYTES: u64 = 12_000;
 /// A log longer than this asks for snapshots.
 pub const MAX_SEGMENTS: u64 = 4;
-const SHELF_BYTES: usize = 1_500;
+const SHELF_BYTES: usize = 400;
 /// How often the log's length and the disk's room are looked at.
 const LOOK_MS: u64 = 1_000;
 
@@ -508,6 +508,9 @@ impl Live {
                 uplink::Effect::Batch { shard, seq, first_kept, last, body } => {
                     (shard, seq, Up::Batch { first_kept, last, body })
                 }
+                uplink::Effect::Lost { shard, seq, first_kept, last, lost } => {
+                    (shard, seq, Up::Lost { first_kept, last, lost })
+                }
                 uplink::Effect::Beacon { shard, first_kept, last } => {
                     (shard, last, Up::Beacon { first_kept, last })
                 }
@@ -647,8 +650,8 @@ impl Live {
             self.session_effects(common, now, WILLS, effects, out);
         }
         let mut up = Vec::new();
-        for (seq, body) in effects.loaded {
-            self.uplink.loaded(now.mono_ms, shard, seq, body.map(|b| b.to_vec()), &mut up);
+        for (seq, content) in effects.loaded {
+            self.uplink.loaded(now.mono_ms, shard, seq, content, &mut up);
         }
         if let Some(view) = effects.uplink {
             self.uplink.view(now.mono_ms, shard, view, &mut up);

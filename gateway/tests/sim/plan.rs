@@ -75,6 +75,9 @@ pub enum Fault {
     NoUplink { at: GatewayId, for_ms: u64 },
     /// The cloud is away.
     CloudAway { for_ms: u64 },
+    /// The cloud is away, and then one of the batches that wait for it is damaged on the disks of all its replicas, or (`spare`)
+    /// of all but one.
+    LostContents { for_ms: u64, spare: bool },
     /// The cloud is away for days, in which little happens.
     CloudAwayForDays { days: u64 },
     /// Whoever runs the broker alters, moves and repeats what passes.
@@ -173,6 +176,8 @@ impl Plan {
             17 => Fault::NoUplink { at, for_ms },
             18 => match r.below(8) {
                 0 => Fault::CloudAwayForDays { days: 1 + r.below(3) },
+                1 | 2 => Fault::LostContents { for_ms, spare: false },
+                3 | 4 => Fault::LostContents { for_ms, spare: true },
                 _ => Fault::CloudAway { for_ms },
             },
             19 => Fault::Meddling { for_ms },

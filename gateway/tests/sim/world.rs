@@ -4,8 +4,8 @@ use super::cloud::Cloud;
 use super::devices::{self, Devices};
 use super::gateway::{Common, Ended, Live, Out, Place};
 use super::invariants::{
-    self, agreement::Agreement, ballots::Ballots, kept::Kept, progress::Progress, reads::Reads, seals::Seals,
-    state::State, wills::Wills,
+    self, agreement::Agreement, ballots::Ballots, kept::Kept, lost::Lost, progress::Progress, reads::Reads,
+    seals::Seals, state::State, wills::Wills,
 };
 use super::net::{MAX_PACKETS, Net};
 use super::plan::{Fault, Plan};
@@ -48,6 +48,7 @@ pub struct Tally {
     pub transfers: u64,
     pub damaged: u64,
     pub batches: u64,
+    pub holes: u64,
     pub queries: u64,
     pub forged: u64,
     pub wills: u64,
@@ -63,6 +64,7 @@ impl Tally {
         self.transfers += o.transfers;
         self.damaged += o.damaged;
         self.batches += o.batches;
+        self.holes += o.holes;
         self.queries += o.queries;
         self.forged += o.forged;
         self.wills += o.wills;
@@ -120,6 +122,7 @@ enum End {
     Power { at: GatewayId, how: Crash, down_ms: u64 },
     NoUplink(GatewayId),
     CloudAway,
+    LoseContents { spare: bool },
     Meddling,
     FlapOn { a: GatewayId, b: GatewayId, times: u64, each_ms: u64 },
 }
@@ -140,6 +143,7 @@ pub struct World {
     agreement: Agreement,
     ballots: Ballots,
     kept: Kept,
+    lost: Lost,
     progress: Progress,
     reads: Reads,
     seals: Seals,
@@ -218,6 +222,7 @@ impl World {
             agreement: Agreement::default(),
             ballots: Ballots::default(),
             kept: Kept::default(),
+            lost: Lost::default(),
             progress: Progress::default(),
             reads: Reads::default(),
             seals: Seals::default(),
@@ -262,6 +267,7 @@ impl World {
         self.heal();
         self.tally.readings = self.devices.readings.len() as u64;
         self.tally.batches = self.cloud.applied;
+        self.tally.holes = self.cloud.holes.len() as u64;
         self.tally.forged = self.cloud.refused;
         self.tally.wills = self.wills.count();
     }
@@ -529,6 +535,10 @@ impl World {
                 self.cloud.away += 1;
                 ends.push((for_ms, End::CloudAway));
             }
+            Fault::LostContents { for_ms, spare } => {
+                self.cloud.away += 1;
+                ends.push((for_ms, End::LoseContents { spare }));
+            }
             Fault::CloudAwayForDays { days } => self.days_without_cloud(days),
             Fault::Meddling { for_ms } => {
                 self.cloud.meddling += 1;
@@ -572,6 +582,10 @@ impl World {
                 place.cut_off = place.cut_off.saturating_sub(1);
             }
             End::CloudAway => self.cloud.away = self.cloud.away.saturating_sub(1),
+            End::LoseContents { spare } => {
+                self.lose_contents(spare);
+                self.cloud.away = self.cloud.away.saturating_sub(1);
+            }
             End::Meddling => self.cloud.meddling = self.cloud.meddling.saturating_sub(1),
             End::FlapOn { a, b, times, each_ms } => {
                 if times > 0 && a != b {
@@ -598,6 +612,40 @@ impl World {
         let item = Item::Retire { device, stream: pick.is_multiple_of(2).then_some(stream) };
         if let Some(live) = &mut self.place(at).live {
             live.order(shard, item);
+        }
+    }
+
+    /// One of the batches that the node does not have yet, and that all replicas have on disk and none in memory, is damaged on all
+    /// their disks, or on all but one.
+    fn lose_contents(&mut self, spare: bool) {
+        let mut found = Vec::new();
+        for shard in (0..self.common.ring.shards()).map(ShardId) {
+            let members = self.common.ring.replicas(shard);
+            let on_disk =
+                |seq: &u64| members.iter().all(|m| self.places[m].disk.batch(shard, *seq).is_some());
+            let in_memory = |seq: &u64| {
+                let lives = members.iter().filter_map(|m| self.places[m].live.as_ref());
+                lives.filter_map(|live| live.replicas.get(&shard)).any(|replica| replica.needs_no_store(*seq))
+            };
+            let there = self.places[&members[0]].disk.batches(shard);
+            let waits = there.into_iter().filter(|seq| *seq > self.cloud.cursor(shard));
+            found.extend(waits.filter(|seq| on_disk(seq) && !in_memory(seq)).map(|seq| (shard, seq)));
+        }
+        if found.is_empty() {
+            return;
+        }
+        let (shard, seq) = self.random.pick(&found);
+        let mut members = self.common.ring.replicas(shard).to_vec();
+        let body = self.places[&members[0]].disk.batch(shard, seq).expect("it is on disk");
+        self.cloud.remember(shard, seq, body);
+        if spare {
+            members.remove(self.random.below(members.len() as u64) as usize);
+        }
+        self.trace(|| format!("batch {seq} of {shard} is damaged at {members:?}"));
+        for at in members {
+            let pick = self.random.next();
+            self.places[&at].disk.damage_batch(shard, seq, pick);
+            self.lost.damaged(at, shard, seq);
         }
     }
 
@@ -656,7 +704,10 @@ impl World {
             }
             let rotten = self.places[&at].disk.rot(what, pick, sector);
             self.trace(|| format!("{at} finds {what:?} rotten: {rotten:?}"));
-            self.place(at).lost_batch |= what == super::plan::Rot::Batch && rotten.is_some();
+            if let Some((shard, seq)) = rotten.and_then(|(name, _)| super::disk::batch_of(&name)) {
+                self.place(at).lost_batch = true;
+                self.lost.damaged(at, shard, seq);
+            }
         }
         // Whoever was connected notices.
         let gone: Vec<usize> = (0..self.devices.list.len())
@@ -869,6 +920,7 @@ impl World {
             self.agreement.check(id, start, *shard, core);
             self.ballots.check(id, start, *shard, core);
             self.kept.check(id, *shard, core);
+            self.lost.check(*shard, core, &self.places);
             if digest {
                 self.state.check(id, *shard, core);
             }

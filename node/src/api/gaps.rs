@@ -9,11 +9,11 @@ use super::{Api, Given, answer};
 use crate::logic::gaps::{Gap, Gaps};
 use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters, Place, bad, duration_text};
 use crate::logic::table::{Cell, Field, Form, Kind, Table};
-use crate::store::SeriesInfo;
 use crate::store::find::Seek;
+use crate::store::{Hole, SeriesInfo};
 use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_shared::time::EpochMs;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// Its parameters.
@@ -67,13 +67,19 @@ pub(super) async fn gaps(
     } else {
         vec![]
     };
-    let holes = holes.iter().map(|hole| {
-        json!({ "site": hole.site, "shard": hole.shard, "first_seq": hole.first, "last_seq": hole.last,
-            "batches": hole.last.saturating_sub(hole.first).saturating_add(1),
-            "found": hole.found.to_string(), "found_ms": hole.found.0 })
-    });
-    let holes = Some(("holes", holes.collect()));
+    let holes = Some(("holes", holes.iter().map(hole_as_json).collect()));
     Ok(answer::rows(&request, form, "gaps", &table, next.map(|place| place.to_string()), holes))
+}
+
+pub(super) fn hole_as_json(hole: &Hole) -> Value {
+    let lost = hole.lost.as_ref();
+    json!({
+        "site": hole.site, "shard": hole.shard, "first_seq": hole.first, "last_seq": hole.last,
+        "batches": hole.last.saturating_sub(hole.first).saturating_add(1),
+        "found": hole.found.to_string(), "found_ms": hole.found.0,
+        "lost_at_site": lost.is_some(), "readings": lost.map(|lost| lost.readings), "parts": lost.map(|lost| lost.parts),
+        "windows_from": lost.map(|lost| lost.from.to_string()), "windows_to": lost.map(|lost| lost.to.to_string()),
+    })
 }
 
 struct Ask {

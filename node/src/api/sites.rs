@@ -1,5 +1,6 @@
 //! `/v1/sites`: the sites as their gateways report them, and what is asked of the edge itself.
 
+use super::gaps::hole_as_json;
 use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
@@ -27,6 +28,8 @@ pub const PARAMETERS: [&str; 10] =
 
 /// How long the edge is waited for if nothing is said.
 const WAIT_MS: i64 = 5_000;
+/// The most holes that are shown of a site: the ones found last.
+const MAX_SITE_HOLES_ENTRIES: u32 = 100;
 /// The shortest wait that makes sense.
 const LEAST_WAIT_MS: i64 = 500;
 
@@ -50,6 +53,9 @@ pub(super) async fn site(
         whole["shards"] = shards.iter().map(shard).collect();
         whole
     });
+    let newest =
+        api.reader.find_holes(&[site.to_string()], EpochMs(i64::MIN), MAX_SITE_HOLES_ENTRIES).await?;
+    whole["holes"] = newest.iter().map(hole_as_json).collect();
     whole["now"] = EpochMs::now().to_string().into();
     Ok(HttpResponse::Ok().json(whole))
 }

@@ -7,6 +7,7 @@
 //! The edge says with every message which batch is the first that it still has. What lies below and was never
 //! applied can come from nowhere any more: it is recorded as a **hole** and the cursor goes past it. Should
 //! it arrive after all (a message that was long under way), it fills the hole.
+//! The edge may also say of a single batch that it has lost it: that is a hole, too, once the cursor has come to it.
 //!
 //! - Invariant: a number is told to be new at most once between two restores of the same state.
 //! - Invariant: each number up to the cursor is either applied or in a hole; none is both.
@@ -110,6 +111,20 @@ impl Progress {
         }
     }
 
+    /// The edge has lost batch `seq` for good: it becomes a hole if it is the next after the cursor, and was never applied.
+    pub fn lose(&mut self, seq: u64) -> Verdict {
+        if seq <= self.cursor || self.beyond.contains(&seq) {
+            return Verdict::Duplicate;
+        }
+        if seq != self.cursor.saturating_add(1) {
+            return Verdict::TooFarAhead;
+        }
+        self.holes.insert(Span { first: seq, last: seq });
+        self.cursor = seq;
+        self.advance();
+        Verdict::New
+    }
+
     fn fill(&mut self, seq: u64) -> Verdict {
         let around = self.holes.range(..=Span { first: seq, last: u64::MAX }).next_back().copied();
         let Some(hole) = around.filter(|hole| hole.last >= seq) else { return Verdict::Duplicate };
@@ -177,6 +192,17 @@ mod tests {
         assert_eq!((p.cursor(), p.beyond()), (9, 0));
         p.skip_below(3);
         assert_eq!((p.cursor(), holes(&p)), (9, vec![span(2, 3), span(6, 7), span(8, 8)]), "never backwards");
+    }
+
+    #[test]
+    fn a_batch_that_the_edge_has_lost_is_a_hole_unless_it_is_here() {
+        let mut p = Progress::default();
+        assert_eq!(p.lose(2), Verdict::TooFarAhead);
+        assert_eq!([p.apply(1), p.apply(3)], [Verdict::New; 2]);
+        assert_eq!([p.lose(1), p.lose(3)], [Verdict::Duplicate; 2]);
+        assert_eq!((p.lose(2), p.cursor(), holes(&p)), (Verdict::New, 3, vec![span(2, 2)]));
+        assert_eq!(p.lose(2), Verdict::Duplicate);
+        assert_eq!((p.apply(2), holes(&p)), (Verdict::New, vec![]), "it comes after all");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::store::{Content, Incoming};
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{MAX_NAME_BYTES, SiteId};
 use selvedge_shared::seal::{Opener, SealError, SiteSecret};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Part, Up, parse_topic};
+use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_shared::uplink::{Batch, LostBatch, Part, Up, parse_topic};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Opens and checks what comes from the uplink.
@@ -85,16 +85,21 @@ impl Verifier {
             return Err(Refused::Site);
         }
         let (seq, message) = self.opener.open(&site, shard, payload)?;
-        let (first_kept, last, body) = match message {
-            Up::Batch { first_kept, last, body } => (first_kept, last, Some(body)),
-            Up::Beacon { first_kept, last } => (first_kept, last, None),
+        let (first_kept, last, body, lost) = match message {
+            Up::Batch { first_kept, last, body } => (first_kept, last, Some(body), None),
+            Up::Beacon { first_kept, last } => (first_kept, last, None, None),
+            Up::Lost { first_kept, last, lost } => (first_kept, last, None, Some((seq, lost))),
         };
         let in_order = last < i64::MAX as u64 && (1..=last.saturating_add(1)).contains(&first_kept);
-        if !in_order || (body.is_some() && !(first_kept..=last).contains(&seq)) {
+        let names_batch = body.is_some() || lost.is_some();
+        if !in_order || (names_batch && !(first_kept..=last).contains(&seq)) {
             return Err(Refused::Numbers);
         }
+        if !lost.is_none_or(|(_, lost)| is_possible(&lost)) {
+            return Err(Refused::Range);
+        }
         let content = body.map(|body| content(seq, &body)).transpose()?;
-        Ok(Incoming { site, shard, first_kept, last, content })
+        Ok(Incoming { site, shard, first_kept, last, content, lost })
     }
 }
 
@@ -106,6 +111,17 @@ fn content(seq: u64, body: &[u8]) -> Result<Content, Refused> {
         return Err(Refused::Range);
     }
     Ok(Content { seq, body_hash: xxh3_64(body), batch })
+}
+
+/// Whether such a batch may have been.
+fn is_possible(lost: &LostBatch) -> bool {
+    let widest = i64::from(u32::MAX);
+    let times = EpochMs(*TIME_RANGE.start()).plus(-widest)..=EpochMs(*TIME_RANGE.end()).plus(widest);
+    i64::try_from(lost.readings).is_ok()
+        && lost.parts > 0
+        && lost.from < lost.to
+        && times.contains(&lost.from)
+        && times.contains(&lost.to)
 }
 
 fn is_in_range(part: &Part) -> bool {
@@ -182,6 +198,25 @@ mod tests {
         assert_eq!((got.shard, got.first_kept, got.last), (ShardId(3), 4, 6));
         assert_eq!(got.content.map(|c| (c.seq, c.batch)), Some((5, good())));
         assert_eq!(w.say(0, &Up::Beacon { first_kept: 1, last: 0 }).unwrap().content, None);
+    }
+
+    #[test]
+    fn a_lost_batch_is_let_in_with_what_is_possible_of_it() {
+        let mut w = world();
+        let lost = LostBatch { readings: 7, parts: 2, from: EpochMs(10_000), to: EpochMs(20_000) };
+        let up = |lost| Up::Lost { first_kept: 4, last: 6, lost };
+        let got = w.say(5, &up(lost)).unwrap();
+        assert_eq!((got.content, got.lost), (None, Some((5, lost))));
+        assert_eq!(w.say(7, &up(lost)), Err(Refused::Numbers));
+        for bad in [
+            LostBatch { parts: 0, ..lost },
+            LostBatch { readings: u64::MAX, ..lost },
+            LostBatch { to: lost.from, ..lost },
+            LostBatch { from: EpochMs(i64::MIN), ..lost },
+            LostBatch { to: EpochMs(i64::MAX), ..lost },
+        ] {
+            assert_eq!(w.say(5, &up(bad)), Err(Refused::Range), "{bad:?}");
+        }
     }
 
     #[test]

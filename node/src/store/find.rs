@@ -6,6 +6,7 @@ use super::{Hole, Progress, Reader, SeriesInfo, StoreError, StoredWindow, postgr
 use crate::logic::params::Wanted;
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
+use selvedge_shared::uplink::LostBatch;
 use std::collections::HashMap;
 
 /// How a database writes what differs.
@@ -319,6 +320,15 @@ fn hole<C: Columns>(row: &C) -> Result<Hole, C::Error> {
         first: row.whole(2)? as u64,
         last: row.whole(3)? as u64,
         found: EpochMs(row.whole(4)?),
+        lost: match (row.whole_if_any(5)?, row.whole_if_any(6)?, row.whole_if_any(7)?, row.whole_if_any(8)?) {
+            (Some(readings), Some(parts), Some(from), Some(to)) => Some(LostBatch {
+                readings: readings as u64,
+                parts: parts as u32,
+                from: EpochMs(from),
+                to: EpochMs(to),
+            }),
+            _ => None,
+        },
     })
 }
 
@@ -553,8 +563,7 @@ fn doubts(dialect: Dialect, series: i64) -> Statement {
 
 /// The holes of these sites that were found at or after `since`, the newest first.
 fn holes(dialect: Dialect, sites: &[String], since: EpochMs, limit: u32) -> Statement {
-    let text =
-        "SELECT site, CAST(shard AS bigint), first_seq, last_seq, found_ms FROM hole WHERE found_ms >= ";
+    let text = "SELECT site, CAST(shard AS bigint), first_seq, last_seq, found_ms, readings, parts, from_ms, to_ms FROM hole WHERE found_ms >= ";
     let mut all = Statement::new(dialect, text);
     all.whole(since.0).sites("site", Some(sites));
     all.push(" ORDER BY found_ms DESC, site, shard, first_seq").limit(limit);

@@ -29,6 +29,7 @@ use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LostBatch;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -488,6 +489,8 @@ pub struct Hole {
     pub last: u64,
     /// When it was found.
     pub found: EpochMs,
+    /// What the site says of it, if it is one batch that the site itself has lost.
+    pub lost: Option<LostBatch>,
 }
 
 /// As SQL holds it; larger ones are refused before they come here.

@@ -14,7 +14,7 @@ use crate::logic::totals::Totals;
 use crate::logic::{query, rollup};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Part, StreamName};
+use selvedge_shared::uplink::{Batch, LostBatch, Part, StreamName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many of a shard's newest batches stay listed in `applied_batch`, beyond those above the cursor: enough to
@@ -45,6 +45,8 @@ pub struct Incoming {
     pub last: u64,
     /// The batch; nothing for a beacon.
     pub content: Option<Content>,
+    /// A batch that the site has lost for good, by its number, in place of its content.
+    pub lost: Option<(u64, LostBatch)>,
 }
 
 /// A batch and its name.
@@ -67,6 +69,10 @@ pub enum Outcome {
     Duplicate,
     /// It had none.
     Beacon,
+    /// Its batch is lost at the site, and is a hole now.
+    Lost,
+    /// Its batch is lost at the site, but others before it are still missing here: it has to be sent again.
+    LostEarly,
     /// Too far beyond a gap; it has to be sent again.
     TooFarAhead,
     /// Its number was used before for another content: not counted. The shard is not confirmed any more
@@ -86,8 +92,10 @@ pub struct Applied {
     pub windows: usize,
     /// How many batch numbers were given up as holes.
     pub given_up: u64,
-    /// Which these are.
-    pub lost: Vec<(ShardKey, Span)>,
+    /// Those among them that the site has confirmed, and that this database lacks.
+    pub lacking: Vec<(ShardKey, Span)>,
+    /// Those among them that the site itself has lost.
+    pub lost: Vec<(ShardKey, u64, LostBatch)>,
 }
 
 /// A shard as the database has it; the default for one that it has not heard of.
@@ -112,6 +120,8 @@ struct Shard {
     first_kept: u64,
     last: u64,
     applied: Vec<AppliedBatch>,
+    /// Batches that are holes now because the site has lost them.
+    lost: BTreeMap<u64, LostBatch>,
     conflict: Option<u64>,
 }
 
@@ -135,8 +145,8 @@ pub(super) struct Change {
     pub forget: u64,
     /// Holes that are no more, or not the same, by their first number.
     pub filled: Vec<u64>,
-    /// Holes that are new, or not the same.
-    pub opened: Vec<Span>,
+    /// Holes that are new, or not the same; and what is known of a batch that the site has lost.
+    pub opened: Vec<(Span, Option<LostBatch>)>,
     /// Whether batches that were applied beyond the cursor are no more beyond it.
     pub gap_closed: bool,
 }
@@ -192,13 +202,29 @@ impl<'a> Stage<'a> {
                 Progress::restore(stored.cursor, stored.beyond.iter().copied(), stored.holes.iter().copied());
             let (first_kept, last, conflict) = (stored.first_kept, stored.last, stored.conflict);
             let now = before.clone();
-            (key, Shard { stored, before, now, first_kept, last, applied: vec![], conflict })
+            (
+                key,
+                Shard {
+                    stored,
+                    before,
+                    now,
+                    first_kept,
+                    last,
+                    applied: vec![],
+                    lost: BTreeMap::new(),
+                    conflict,
+                },
+            )
         };
         let mut stage =
             Self { shards: stored.into_iter().map(shard).collect(), outcomes: vec![], new: vec![] };
         for message in messages {
             let Some(shard) = stage.shards.get_mut(&(message.site.clone(), message.shard)) else { continue };
-            let outcome = message.content.as_ref().map_or(Outcome::Beacon, |content| shard.judge(content));
+            let outcome = match (&message.content, message.lost) {
+                (Some(content), _) => shard.judge(content),
+                (None, Some((seq, lost))) => shard.lose(seq, lost),
+                (None, None) => Outcome::Beacon,
+            };
             if let (Outcome::Applied, Some(content)) = (outcome, &message.content) {
                 let (site, shard) = (&message.site, message.shard);
                 stage.new.push(New { site, shard, seq: content.seq, batch: &content.batch });
@@ -282,11 +308,15 @@ impl<'a> Stage<'a> {
             }
             if shard.changes() {
                 let change = shard.change(key);
-                let new = |span: &&Span| span.last > shard.before.cursor();
-                let numbers = |span: &Span| span.last.saturating_sub(span.first).saturating_add(1);
-                let lost: Vec<Span> = change.opened.iter().filter(new).copied().collect();
-                out.given_up = out.given_up.saturating_add(lost.iter().map(numbers).sum());
-                out.lost.extend(lost.into_iter().map(|span| (change.key.clone(), span)));
+                for (span, lost) in change.opened.iter().filter(|(span, _)| span.last > shard.before.cursor())
+                {
+                    let numbers = span.last.saturating_sub(span.first).saturating_add(1);
+                    out.given_up = out.given_up.saturating_add(numbers);
+                    match lost {
+                        Some(lost) => out.lost.push((change.key.clone(), span.first, *lost)),
+                        None => out.lacking.push((change.key.clone(), *span)),
+                    }
+                }
                 changes.push(change);
             }
         }
@@ -323,6 +353,17 @@ impl Shard {
         }
     }
 
+    fn lose(&mut self, seq: u64, lost: LostBatch) -> Outcome {
+        match self.now.lose(seq) {
+            Verdict::Duplicate => Outcome::Duplicate,
+            Verdict::TooFarAhead => Outcome::LostEarly,
+            Verdict::New => {
+                self.lost.insert(seq, lost);
+                Outcome::Lost
+            }
+        }
+    }
+
     /// Whether the number of `content` was applied with another content, as far as that is still known.
     fn is_other(&self, content: &Content) -> bool {
         let now = self.applied.iter().find(|one| one.seq == content.seq).map(|one| one.hash);
@@ -335,6 +376,8 @@ impl Shard {
 
     fn change(&self, key: ShardKey) -> Change {
         let cursor = self.now.cursor();
+        let with_lost =
+            |span: &Span| (*span, self.lost.get(&span.first).filter(|_| span.first == span.last).copied());
         Change {
             key,
             cursor,
@@ -344,7 +387,7 @@ impl Shard {
             applied: self.applied.clone(),
             forget: cursor.saturating_sub(KEPT_BATCHES_ENTRIES),
             filled: self.before.holes().difference(self.now.holes()).map(|hole| hole.first).collect(),
-            opened: self.now.holes().difference(self.before.holes()).copied().collect(),
+            opened: self.now.holes().difference(self.before.holes()).map(with_lost).collect(),
             gap_closed: self.before.beyond() > 0 && cursor > self.before.cursor(),
         }
     }

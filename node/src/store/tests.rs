@@ -4,7 +4,7 @@ use super::*;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::sequences::Sequences;
-use selvedge_shared::uplink::{Batch, Part, StreamName};
+use selvedge_shared::uplink::{Batch, LostBatch, Part, StreamName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -36,7 +36,7 @@ fn batch(parts: Vec<Part>) -> Batch {
 fn message(seq: u64, first_kept: u64, batch: Batch) -> Incoming {
     let body_hash = xxhash_rust::xxh3::xxh3_64(&batch.encode());
     let content = Some(Content { seq, batch, body_hash });
-    Incoming { site: site(), shard: ShardId(3), first_kept, last: seq, content }
+    Incoming { site: site(), shard: ShardId(3), first_kept, last: seq, content, lost: None }
 }
 
 /// Batch `seq` holds one reading of value `seq` in the one window, and one in a window of its own.
@@ -46,7 +46,7 @@ fn numbered(seq: u64) -> Incoming {
 }
 
 fn beacon(first_kept: u64, last: u64) -> Incoming {
-    Incoming { site: site(), shard: ShardId(3), first_kept, last, content: None }
+    Incoming { site: site(), shard: ShardId(3), first_kept, last, content: None, lost: None }
 }
 
 async fn window(reader: &Reader, stream: &str, start: i64) -> crate::store::StoredWindow {
@@ -334,6 +334,40 @@ async fn holes_are_recorded_passed_over_and_filled_by_what_comes_late() {
         let status = reader.shards().await.unwrap();
         assert_eq!((status[0].given_up, status[0].cursor, status[0].batches_applied), (4, 7, 3));
         assert_eq!(total(&reader).await, (3, 9.0));
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_its_site_has_lost_is_a_hole_with_what_it_held_and_the_cursor_passes_it() {
+    let known = LostBatch { readings: 7, parts: 2, from: EpochMs(20_000), to: EpochMs(40_000) };
+    let lost = |seq| Incoming { lost: Some((seq, known)), ..beacon(1, 9) };
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let applied = apply(&mut writer, &[numbered(1), lost(3), numbered(5)]).await;
+        assert_eq!(applied.outcomes, [Outcome::Applied, Outcome::LostEarly, Outcome::Applied]);
+        assert_eq!((cursor(&applied), applied.given_up), (Some(1), 0));
+        let applied = apply(&mut writer, &[lost(1), lost(2), lost(3), lost(3), numbered(4)]).await;
+        use Outcome::{Applied, Duplicate, Lost};
+        assert_eq!(applied.outcomes, [Duplicate, Lost, Lost, Duplicate, Applied]);
+        assert_eq!((cursor(&applied), applied.given_up, applied.lacking), (Some(5), 2, vec![]));
+        let key = (site(), ShardId(3));
+        assert_eq!(applied.lost, [(key.clone(), 2, known), (key, 3, known)]);
+        let (mut writer, reader) = home.crash(writer, reader).await;
+        let holes = reader.find_holes(&[site().to_string()], EpochMs(0), 9).await.unwrap();
+        let of: Vec<_> = holes.iter().map(|hole| (hole.first, hole.last, hole.lost)).collect();
+        assert_eq!(of, [(2, 2, Some(known)), (3, 3, Some(known))]);
+        assert_eq!(reader.shards().await.unwrap()[0].given_up, 2);
+        let text =
+            home.sql("SELECT first_batch, readings, parts FROM holes WHERE windows_from < windows_to").await;
+        assert_eq!(text, [["2", "7", "2"], ["3", "7", "2"]]);
+        // What lies on both sides of it is complete no more.
+        let series = reader.series(None, Some("press-1"), Some("temp"), 9).await.unwrap();
+        assert!(series[0].doubtful);
+        // Sent again, and then found after all.
+        assert_eq!(apply(&mut writer, &[lost(2)]).await.outcomes, [Duplicate]);
+        assert_eq!(apply(&mut writer, &[numbered(2), numbered(3)]).await.outcomes, [Applied; 2]);
+        assert_eq!(reader.find_holes(&[site().to_string()], EpochMs(0), 9).await.unwrap(), []);
         home.end().await;
     }
 }

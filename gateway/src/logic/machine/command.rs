@@ -11,7 +11,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Format version of [`Proposal`] frames.
-pub const PROPOSAL_VERSION: u8 = 3;
+pub const PROPOSAL_VERSION: u8 = 4;
 
 /// The value of one slot. An empty one is what a new leader opens its ballot with. One that is applied borrows its submissions from the
 /// slot's bytes.
@@ -81,6 +81,11 @@ pub enum Command<Bytes = Arc<[u8]>> {
     },
     /// From here on, these rules are in force. Ignored if they are not valid.
     Rules(Box<Rules>),
+    /// Every member of the shard has lost the content of this batch. Ignored unless it is unconfirmed.
+    LostBatch {
+        /// Its number.
+        seq: u64,
+    },
 }
 
 /// One start of one gateway's process: the start numbers of a gateway only grow.

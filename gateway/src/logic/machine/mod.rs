@@ -112,6 +112,8 @@ pub struct Applied {
     pub batches: Vec<CutBatch>,
     /// The contents of batches up to this one may be deleted.
     pub released: Option<u64>,
+    /// Batches that were marked as lost now.
+    pub lost: Vec<u64>,
     /// Connections that a later one of the same client has replaced: whoever holds one closes it.
     pub evicted: Vec<Evicted>,
     /// Processes that were given up as lost and are heard of again: each closes the connections it has had in this shard.
@@ -176,6 +178,8 @@ pub struct Counters {
     pub retired_idle: u64,
     /// Tombstones that were forgotten at their bound: a resend behind them would count again.
     pub tombstones_forgotten: u64,
+    /// Unconfirmed batches whose contents every replica has lost.
+    pub batches_lost: u64,
 }
 
 impl Counters {
@@ -185,7 +189,7 @@ impl Counters {
     }
 
     /// All but the reasons by their names, for those who add them up.
-    pub fn named(&self) -> [(&'static str, u64); 19] {
+    pub fn named(&self) -> [(&'static str, u64); 20] {
         [
             ("counted", self.counted),
             ("late", self.late),
@@ -206,6 +210,7 @@ impl Counters {
             ("retired", self.retired),
             ("retired_idle", self.retired_idle),
             ("tombstones_forgotten", self.tombstones_forgotten),
+            ("batches_lost", self.batches_lost),
         ]
     }
 }
@@ -361,6 +366,11 @@ impl Machine {
                 Command::Lost { origin } => self.sessions.lost(*origin, self.session_time()),
                 Command::Upgrade { level } => self.level = self.level.max(*level),
                 Command::Rules(rules) => self.put_in_force(rules, &mut applied),
+                Command::LostBatch { seq } if self.outbox.lose(*seq) => {
+                    applied.counters.batches_lost += 1;
+                    applied.lost.push(*seq);
+                }
+                Command::LostBatch { .. } => {}
             }
         }
         applied.released = self.outbox.release(self.rules.recent_bytes);
@@ -865,6 +875,11 @@ impl Machine {
     /// What a batch that is kept must look like; nothing for other seqs.
     pub fn batch_record(&self, seq: u64) -> Option<BatchRecord> {
         self.outbox.record(seq)
+    }
+
+    /// The batches that are kept and whose contents every replica has lost.
+    pub fn lost_batches(&self) -> impl Iterator<Item = u64> {
+        self.outbox.lost_ones()
     }
 
     /// Wills that are due and that the leader's gateway is to publish, by client id. Bounded by [`MAX_WILLS_BYTES`].

@@ -11,6 +11,10 @@
 //! A confirmed batch is released, oldest first, when all that are kept take more than a rule allows (`recent_bytes`). Released is
 //! released on every replica at the same slot: only then may a content be deleted.
 //!
+//! A batch whose content every replica has lost is marked as lost by a chosen command, for good. Its number, and what the manifest
+//! knows of it, stay: the uplink sends that in place of the content, so that neither the batches behind it wait for ever nor
+//! anything goes missing in silence.
+//!
 //! Invariant: an encoded batch has at most [`MAX_BATCH_BYTES`] bytes.
 //! Invariant: seqs are given without gaps, and kept <= cursor <= last.
 
@@ -19,7 +23,7 @@ use super::window::Closed;
 use bincode::{Decode, Encode};
 use selvedge_shared::frame::varint_bytes;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName};
+use selvedge_shared::uplink::{Batch, LostBatch, MAX_BATCH_BYTES, Part, StreamName};
 use std::collections::{HashMap, VecDeque};
 
 /// The longest that closed parts wait to be cut while batches stay unconfirmed.
@@ -53,12 +57,21 @@ pub struct BatchRecord {
     pub to: EpochMs,
     /// The elapsed time at which it was cut.
     pub cut: ElapsedMs,
+    /// As in [`LostBatch`].
+    pub readings: u64,
+    /// Its content is lost on every replica, by a chosen command.
+    pub lost: bool,
 }
 
 impl BatchRecord {
-    /// Whether these bytes are the batch's content.
+    /// Whether these bytes are the batch's content. Nothing is that of a lost one.
     pub fn matches(&self, content: &[u8]) -> bool {
-        content.len() == self.bytes as usize && crc32c::crc32c(content) == self.crc
+        !self.lost && content.len() == self.bytes as usize && crc32c::crc32c(content) == self.crc
+    }
+
+    /// What to say of it when its content is lost.
+    pub fn as_lost(&self) -> LostBatch {
+        LostBatch { readings: self.readings, parts: self.parts, from: self.from, to: self.to }
     }
 
     /// Whether one of its windows may end after `from` and start before `to`.
@@ -66,9 +79,14 @@ impl BatchRecord {
         self.from < to && from < self.to
     }
 
+    /// The bytes that its content takes.
+    fn held(&self) -> u64 {
+        if self.lost { 0 } else { self.bytes.into() }
+    }
+
     /// What it counts towards the bytes that are kept.
     fn charge(&self) -> u64 {
-        u64::from(self.bytes).max(LEAST_KEPT_BYTES)
+        self.held().max(LEAST_KEPT_BYTES)
     }
 
     fn is_sound(&self) -> bool {
@@ -89,6 +107,8 @@ pub struct OutboxStats {
     pub batches: u64,
     /// The bytes of their encoded forms.
     pub bytes: u64,
+    /// Batches whose contents were lost on every replica, since the shard began.
+    pub lost: u64,
     /// Closed parts that wait to be cut.
     pub waiting_parts: u64,
     /// Since when the oldest of them waits.
@@ -102,6 +122,8 @@ pub(super) struct Outbox {
     /// When the last of them was cut; nothing as long as none is released.
     pub released: Option<ElapsedMs>,
     pub cursor: u64,
+    /// How many batches were ever marked as lost.
+    pub lost: u64,
     /// From `kept + 1` on.
     pub manifest: VecDeque<BatchRecord>,
     pub waiting: Vec<Closed>,
@@ -197,6 +219,14 @@ impl Outbox {
         let bytes = batch.encode();
         debug_assert!(bytes.len() <= HEAD_BYTES + self.size && HEAD_BYTES + self.size <= bytes.len() + 4);
         let end = |c: &Closed| c.start.plus(i64::from(c.width_ms));
+        let mut shortest = vec![u32::MAX; batch.streams.len()];
+        for part in &batch.parts {
+            if let Some(width_ms) = shortest.get_mut(part.stream as usize) {
+                *width_ms = part.width_ms.min(*width_ms);
+            }
+        }
+        let is_shortest = |part: &&Part| shortest.get(part.stream as usize) == Some(&part.width_ms);
+        let once = batch.parts.iter().filter(is_shortest);
         let record = BatchRecord {
             bytes: bytes.len() as u32,
             crc: crc32c::crc32c(&bytes),
@@ -204,6 +234,8 @@ impl Outbox {
             from: self.waiting.iter().map(|c| c.start).min().unwrap_or_default(),
             to: self.waiting.iter().map(end).max().unwrap_or_default(),
             cut: now,
+            readings: once.map(|part| part.aggregate.count).fold(0, u64::saturating_add),
+            lost: false,
         };
         self.bytes += u64::from(record.bytes);
         self.charged += record.charge();
@@ -222,9 +254,30 @@ impl Outbox {
         }
         while self.cursor < cursor {
             self.cursor += 1;
-            self.bytes -= self.record(self.cursor).map_or(0, |r| u64::from(r.bytes));
+            self.bytes -= self.record(self.cursor).map_or(0, |r| r.held());
         }
         true
+    }
+
+    /// Nobody has the content of this batch any more. False, and nothing done, if it is confirmed, marked already, or none.
+    pub fn lose(&mut self, seq: u64) -> bool {
+        let at = seq.checked_sub(self.kept).and_then(|at| usize::try_from(at.checked_sub(1)?).ok());
+        let Some(record) = at.and_then(|at| self.manifest.get_mut(at)) else { return false };
+        if seq <= self.cursor || record.lost {
+            return false;
+        }
+        self.bytes -= record.held();
+        self.charged -= record.charge();
+        record.lost = true;
+        self.charged += record.charge();
+        self.lost += 1;
+        true
+    }
+
+    /// The batches that are kept and marked as lost.
+    pub fn lost_ones(&self) -> impl Iterator<Item = u64> {
+        let from = self.kept + 1;
+        (from..).zip(&self.manifest).filter(|(_, record)| record.lost).map(|(seq, _)| seq)
     }
 
     /// Releases confirmed batches as long as more than `most_bytes` are kept; gives the last of them.
@@ -252,6 +305,7 @@ impl Outbox {
             last: self.last(),
             batches: self.unconfirmed(),
             bytes: self.bytes,
+            lost: self.lost,
             waiting_parts: self.waiting.len() as u64,
             waiting_since: (!self.waiting.is_empty()).then_some(self.since),
         }
@@ -259,7 +313,7 @@ impl Outbox {
 
     /// An outbox as it was stored; nothing if that can't be.
     pub fn restore(
-        (kept, released, cursor): (u64, Option<ElapsedMs>, u64),
+        (kept, released, cursor, lost): (u64, Option<ElapsedMs>, u64, u64),
         manifest: VecDeque<BatchRecord>,
         waiting: Vec<Closed>,
         since: ElapsedMs,
@@ -269,13 +323,14 @@ impl Outbox {
         if !(kept..=last).contains(&cursor) || (kept == 0) != released.is_none() {
             return None;
         }
-        if !manifest.iter().all(BatchRecord::is_sound) {
+        let marked = manifest.iter().filter(|record| record.lost).count() as u64;
+        if !manifest.iter().all(BatchRecord::is_sound) || !(marked..=last).contains(&lost) {
             return None;
         }
         let confirmed = usize::try_from(cursor - kept).ok()?;
-        let bytes = manifest.iter().skip(confirmed).map(|r| u64::from(r.bytes)).sum();
+        let bytes = manifest.iter().skip(confirmed).map(BatchRecord::held).sum();
         let charged = manifest.iter().map(BatchRecord::charge).sum();
-        let mut outbox = Self { kept, released, cursor, manifest, bytes, charged, ..Self::default() };
+        let mut outbox = Self { kept, released, cursor, lost, manifest, bytes, charged, ..Self::default() };
         for part in waiting {
             if !part.is_sound(names) || outbox.push(part, since, names).is_some() {
                 return None;

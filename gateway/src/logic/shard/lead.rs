@@ -36,6 +36,8 @@ pub(super) struct Lead {
     wills: BTreeSet<(String, u64)>,
     /// Processes that are proposed as lost.
     lost: BTreeSet<Origin>,
+    /// Batches that are proposed as lost and not confirmed.
+    lost_batches: BTreeSet<u64>,
 }
 
 impl Lead {
@@ -216,6 +218,17 @@ impl Shard {
         }
     }
 
+    /// Proposes, once in a ballot, that a batch is lost, if it is unconfirmed.
+    pub(super) fn give_up_batch(&mut self, seq: u64) {
+        let Some(lead) = self.lead.as_mut().filter(|lead| lead.opened) else { return };
+        let cursor = self.machine.outbox_stats().cursor;
+        lead.lost_batches = lead.lost_batches.split_off(&(cursor + 1));
+        let open = self.machine.batch_record(seq).is_some_and(|record| seq > cursor && !record.lost);
+        if open && lead.lost_batches.insert(seq) {
+            lead.pending.push_back(Command::LostBatch { seq });
+        }
+    }
+
     /// Gives this gateway the wills that nobody else publishes, each once in a ballot.
     pub(super) fn publish_wills(&mut self) {
         let Some(lead) = self.lead.as_mut().filter(|lead| lead.opened) else { return };
@@ -288,6 +301,7 @@ impl Shard {
                 confirmed: 0,
                 wills: BTreeSet::new(),
                 lost: BTreeSet::new(),
+                lost_batches: BTreeSet::new(),
             });
         }
     }

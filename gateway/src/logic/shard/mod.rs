@@ -6,6 +6,7 @@
 //! the machine asks for and the confirmations that the uplink brings, and answers queries after it made
 //! sure that it still leads. A replica that fell behind what its leader keeps of the log fetches a
 //! snapshot (see [`transfer`]).
+//! A batch whose content every member has lost is proposed as lost, so that nobody waits for it ([`Event::BatchLost`]).
 //!
 //! Invariant: applied <= commit; the machine's slot is `applied`.
 //! Invariant: a leader takes a forwarded batch only after it applied its own opening entry, so that what
@@ -137,6 +138,11 @@ pub enum Event {
         /// The cursor.
         cursor: u64,
     },
+    /// Every member of the group, this replica among them, has just said that it has lost the content of this batch.
+    BatchLost {
+        /// The batch.
+        seq: u64,
+    },
     /// A question about recent windows.
     Query {
         /// The gateway that is to be answered.
@@ -178,6 +184,8 @@ pub struct Effects {
     pub cut: Vec<CutBatch>,
     /// The content of uplink batches up to this one may go.
     pub released: Option<u64>,
+    /// Batches that were marked as lost now.
+    pub lost: Vec<u64>,
     /// Batches that a fetched snapshot lists, and whose contents its sender did not have.
     pub skipped: Vec<u64>,
     /// Questions, to be answered when the contents that they want were looked at.
@@ -237,6 +245,8 @@ pub struct Status {
     pub outbox_batches: u64,
     /// Their bytes.
     pub outbox_bytes: u64,
+    /// Uplink batches whose contents every replica has lost, since the shard began.
+    pub lost_batches: u64,
     /// Closed windows' parts that are in no batch yet, and windows that are open.
     pub waiting_parts: u64,
     /// The last uplink batch that was cut.
@@ -364,6 +374,7 @@ impl Shard {
                     lead.confirm(cursor);
                 }
             }
+            Event::BatchLost { seq } => self.give_up_batch(seq),
             Event::Query { from, id, query } => self.on_query(now, from, id, query),
             Event::AskTable { from, id, question } => self.on_table(from, id, question),
             Event::Room(room) => {
@@ -432,6 +443,7 @@ impl Shard {
             applied: self.machine.slot(),
             outbox_batches: outbox.batches,
             outbox_bytes: outbox.bytes,
+            lost_batches: outbox.lost,
             waiting_parts: outbox.waiting_parts + self.machine.sizes().open_parts as u64,
             last_batch: outbox.last,
             waiting_ms: outbox.waiting_since.map(|since| elapsed.since(since)),
@@ -531,6 +543,7 @@ impl Shard {
         }
         self.out.cut.extend(applied.batches);
         self.out.released = applied.released.or(self.out.released);
+        self.out.lost.extend(applied.lost);
         if let Some(lead) = &mut self.lead {
             lead.applied(slot);
             for evicted in applied.evicted {

@@ -11,7 +11,7 @@
 use super::{CONFIGURATION, Now, Shard};
 use crate::logic::machine::{CutBatch, Machine};
 use crate::logic::paxos::{self, Slot};
-use crate::logic::peer::{PeerMessage, TRANSFER_CHUNK_BYTES, TransferMessage};
+use crate::logic::peer::{BatchAnswer, PeerMessage, TRANSFER_CHUNK_BYTES, TransferMessage};
 use selvedge_shared::ids::GatewayId;
 use std::sync::Arc;
 
@@ -121,18 +121,20 @@ impl Shard {
                 self.progress(now);
             }
             TransferMessage::FetchBatch { seq } => self.out.fetch.push((from, seq)),
-            TransferMessage::Batch { seq, body } => {
+            TransferMessage::Batch { seq, answer } => {
                 let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && r.batch == seq) else {
                     return;
                 };
                 let Some(machine) = &r.machine else { return };
-                match body {
-                    Some(bytes) if machine.batch_record(seq).is_some_and(|want| want.matches(&bytes)) => {
+                match answer {
+                    BatchAnswer::Here(bytes)
+                        if machine.batch_record(seq).is_some_and(|want| want.matches(&bytes)) =>
+                    {
                         self.out.cut.push(CutBatch { seq, bytes: bytes.to_vec() });
                     }
-                    Some(_) => return self.give_up("a batch is not what the snapshot lists"),
+                    BatchAnswer::Here(_) => return self.give_up("a batch is not what the snapshot lists"),
                     // Released in the meantime: the log will say so once this replica follows it again. Or lost there.
-                    None => self.out.skipped.push(seq),
+                    BatchAnswer::Unsure | BatchAnswer::Lost => self.out.skipped.push(seq),
                 }
                 r.batch += 1;
                 self.progress(now);

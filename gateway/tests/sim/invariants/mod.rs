@@ -8,6 +8,7 @@ pub mod contents;
 pub mod corruption;
 pub mod counted_once;
 pub mod kept;
+pub mod lost;
 pub mod progress;
 pub mod reads;
 pub mod seals;

@@ -205,7 +205,9 @@ pub(super) fn paths() -> Vec<Described> {
                 "/v1/sites/{site}",
                 "sites",
                 "One site with its shards",
-                "As in `/v1/sites`, and for each shard its replicas, its leader and its outbox.".to_string(),
+                "As in `/v1/sites`, and for each shard its replicas, its leader and its outbox; and `holes`, the batches that are missing here for good, \
+                 as in `/v1/gaps`, the newest first: those with `lost_at_site` are lost on every replica at the site."
+                    .to_string(),
                 &[],
                 vec![("application/json", content(ObjectBuilder::new().build(), None))],
                 &[404],

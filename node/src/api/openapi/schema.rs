@@ -85,6 +85,11 @@ pub(super) fn holes() -> Schema {
         ("batches", Kind::Whole),
         ("found", Kind::Time),
         ("found_ms", Kind::Whole),
+        ("lost_at_site", Kind::Flag),
+        ("readings", Kind::Whole),
+        ("parts", Kind::Whole),
+        ("windows_from", Kind::Time),
+        ("windows_to", Kind::Time),
     ];
     let fields = fields.map(|(name, kind)| Field::new(name, kind));
     ArrayBuilder::new().items(RefOr::T(object(&fields, fields.len()))).build().into()

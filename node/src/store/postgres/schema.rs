@@ -220,6 +220,21 @@ CREATE TABLE lake_export (
 );
 COMMENT ON TABLE lake_export IS 'What was exported, where to, and who is at it.';
 "#,
+    r#"
+ALTER TABLE hole ADD COLUMN readings bigint, ADD COLUMN parts bigint, ADD COLUMN from_ms bigint, ADD COLUMN to_ms bigint;
+COMMENT ON COLUMN hole.parts IS 'What the site says of a batch that it has lost itself; NULL where the database lacks what the site had confirmed before.';
+
+CREATE OR REPLACE VIEW holes AS
+SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq - first_seq + 1 AS batches,
+       {TIME found_ms} AS found, parts IS NOT NULL AS lost_at_site, readings, parts,
+       {TIME from_ms} AS windows_from, {TIME to_ms} AS windows_to
+FROM hole;
+COMMENT ON COLUMN holes.lost_at_site IS 'True when every replica at the site has lost it; false when a database had it, and this one has not.';
+COMMENT ON COLUMN holes.readings IS 'How many readings it held; NULL where that is not known.';
+COMMENT ON COLUMN holes.parts IS 'In how many parts of windows; NULL where that is not known.';
+COMMENT ON COLUMN holes.windows_from IS 'Where the earliest of its windows starts; NULL where that is not known.';
+COMMENT ON COLUMN holes.windows_to IS 'Where the latest of them ends; NULL where that is not known.';
+"#,
 ];
 
 const ROW: &str = "count        bigint NOT NULL,

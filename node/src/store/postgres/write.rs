@@ -15,6 +15,7 @@ use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
 use crate::logic::totals::Totals;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LostBatch;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -294,8 +295,10 @@ impl Statements {
              WHERE b.site = k.site AND b.shard = k.shard AND b.seq <= k.seq";
         let filled = "DELETE FROM hole AS h USING unnest($1::text[], $2::int[], $3::bigint[]) AS k (site, shard, first) \
              WHERE h.site = k.site AND h.shard = k.shard AND h.first_seq = k.first";
-        let opened = "INSERT INTO hole (site, shard, first_seq, last_seq, found_ms) SELECT k.site, k.shard, k.first, k.last, $5::bigint \
-             FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS k (site, shard, first, last)";
+        let opened = "INSERT INTO hole (site, shard, first_seq, last_seq, found_ms, readings, parts, from_ms, to_ms) \
+             SELECT k.site, k.shard, k.first, k.last, $5::bigint, k.readings, k.parts, k.from_ms, k.to_ms \
+             FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) \
+             AS k (site, shard, first, last, readings, parts, from_ms, to_ms)";
         Ok(Self {
             claim: client.prepare(claim).await?,
             lock: client.prepare(&lock).await?,
@@ -338,7 +341,7 @@ impl Tx<'_> {
         // A shard that only asks needs no row.
         let writes = |key: &ShardKey| {
             let of_it = messages.iter().filter(|m| (&m.site, m.shard) == (&key.0, key.1));
-            of_it.into_iter().any(|m| m.content.is_some() || m.first_kept > 1)
+            of_it.into_iter().any(|m| m.content.is_some() || m.lost.is_some() || m.first_kept > 1)
         };
         let (sites, shards) = columns(heard.keys().filter(|key| writes(key)));
         self.tx.execute(&s.claim, &[&sites, &shards, &self.now.0]).await?;
@@ -531,9 +534,16 @@ impl Tx<'_> {
             changes.iter().flat_map(|c| c.opened.iter().map(move |hole| (&c.key, hole))).collect();
         if !opened.is_empty() {
             let (sites, shards) = columns(opened.iter().map(|(key, _)| *key));
-            let firsts: Vec<i64> = opened.iter().map(|(_, hole)| whole(hole.first)).collect();
-            let lasts: Vec<i64> = opened.iter().map(|(_, hole)| whole(hole.last)).collect();
-            self.tx.execute(&s.opened, &[&sites, &shards, &firsts, &lasts, &self.now.0]).await?;
+            let firsts: Vec<i64> = opened.iter().map(|(_, (hole, _))| whole(hole.first)).collect();
+            let lasts: Vec<i64> = opened.iter().map(|(_, (hole, _))| whole(hole.last)).collect();
+            let of = |get: fn(LostBatch) -> i64| -> Vec<Option<i64>> {
+                opened.iter().map(|(_, (_, lost))| lost.map(get)).collect()
+            };
+            let (readings, parts) = (of(|lost| whole(lost.readings)), of(|lost| lost.parts.into()));
+            let (from, to) = (of(|lost| lost.from.0), of(|lost| lost.to.0));
+            let holes: [&(dyn ToSql + Sync); 9] =
+                [&sites, &shards, &firsts, &lasts, &self.now.0, &readings, &parts, &from, &to];
+            self.tx.execute(&s.opened, &holes).await?;
         }
         let closed: Vec<_> = changes.iter().filter(|change| change.gap_closed).collect();
         if !closed.is_empty() {

@@ -198,6 +198,25 @@ CREATE TABLE lake_export (
     PRIMARY KEY (target, site, width_ms, day_ms)
 ) STRICT, WITHOUT ROWID;
 ",
+    r"
+-- What the site says of a batch that it has lost itself; NULL where the database lacks what the site had confirmed before.
+ALTER TABLE hole ADD COLUMN readings INTEGER;
+ALTER TABLE hole ADD COLUMN parts INTEGER;
+ALTER TABLE hole ADD COLUMN from_ms INTEGER;
+ALTER TABLE hole ADD COLUMN to_ms INTEGER;
+
+DROP VIEW holes;
+CREATE VIEW holes AS
+-- Batches that never came and that the edge has no more: what they held is missing here for good. Numbers count per shard.
+SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq - first_seq + 1 AS batches,
+       strftime('%Y-%m-%dT%H:%M:%fZ', found_ms / 1000.0, 'unixepoch') AS found,
+       parts IS NOT NULL AS lost_at_site, -- 1 when every replica at the site has lost it; 0 when a database had it, and this one has not
+       readings,                          -- how many readings it held, and in how many parts of windows; NULL where that is not known
+       parts,
+       strftime('%Y-%m-%dT%H:%M:%fZ', from_ms / 1000.0, 'unixepoch') AS windows_from, -- where the earliest of its windows starts
+       strftime('%Y-%m-%dT%H:%M:%fZ', to_ms / 1000.0, 'unixepoch') AS windows_to      -- where the latest of them ends
+FROM hole;
+",
 ];
 
 /// The columns of a window or roll-up beside its key. Those from `sum` on follow from the others and are there to be read.

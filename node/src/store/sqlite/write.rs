@@ -353,10 +353,21 @@ fn save(tx: &Transaction<'_>, change: &Change, now: EpochMs) -> Result<(), Store
         filled.execute(params![site, shard, whole(*first)])?;
     }
     let mut opened = tx.prepare_cached(
-        "INSERT INTO hole (site, shard, first_seq, last_seq, found_ms) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO hole (site, shard, first_seq, last_seq, found_ms, readings, parts, from_ms, to_ms) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
-    for hole in &change.opened {
-        opened.execute(params![site, shard, whole(hole.first), whole(hole.last), now.0])?;
+    for (hole, lost) in &change.opened {
+        opened.execute(params![
+            site,
+            shard,
+            whole(hole.first),
+            whole(hole.last),
+            now.0,
+            lost.map(|lost| whole(lost.readings)),
+            lost.map(|lost| lost.parts),
+            lost.map(|lost| lost.from.0),
+            lost.map(|lost| lost.to.0),
+        ])?;
     }
     if change.gap_closed {
         let cursor = whole(change.cursor);
