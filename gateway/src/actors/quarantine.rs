@@ -5,7 +5,7 @@ use crate::actors::front::Front;
 use crate::actors::http::Api;
 use crate::actors::http::tables::{self, Given, bad, unavailable};
 use crate::actors::orders::ORDER_WAIT_MS;
-use crate::logic::decode::Decoded;
+use crate::logic::decode::{Decoded, Few};
 use crate::logic::forward::{Forwardable, NamedReading};
 use crate::logic::machine::{Item, Outcome, QuarantineEntry, Reading, Readmit, Reason};
 use crate::logic::peer::{Listed, TableAnswer, TableQuestion};
@@ -253,7 +253,7 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
     }
     let list = match front.decoder().decode(p.at, &p.topic, &p.payload) {
         Decoded::Readings { list, .. } => list,
-        Decoded::NoReading { .. } => Vec::new(),
+        Decoded::NoReading { .. } => Few::new(),
         Decoded::NotMapped => return Err("its topic maps to no stream".to_string()),
         Decoded::Malformed(e) => return Err(e.to_string()),
     };

@@ -26,7 +26,7 @@
 //! Invariant: publishes reach each shard in the order in which the client sent them.
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted.
 
-use super::decode::{Decoded, Decoder, Rebirth, Skipped, name_skipped};
+use super::decode::{Decoded, Decoder, Few, Rebirth, Skipped, name_skipped};
 use super::forward::{Forwardable, NamedReading, Settled, Ticket};
 use super::machine::{
     Connect, Connected, Disconnect, DueWill, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES,
@@ -889,7 +889,7 @@ pub(super) enum Meaning {
     /// It maps to streams.
     Parts {
         /// Its readings by shard; none if it holds none.
-        parts: Vec<(ShardId, Part)>,
+        parts: Few<(ShardId, Part)>,
         /// What of it is no reading, as far as its client should hear of it.
         not: Option<Box<NotCounted>>,
         /// Its fields that are no readings.
@@ -980,7 +980,7 @@ impl RecentNames {
             true => Vec::new(),
             false => skipped.into_iter().map(Skipped::into_owned).collect(),
         };
-        let none = |not, skipped| Meaning::Parts { parts: Vec::new(), not, skipped };
+        let none = |not, skipped| Meaning::Parts { parts: Few::new(), not, skipped };
         let (list, skipped) = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
             Decoded::Readings { list, skipped, rebirth } => {
                 out.rebirths.extend(rebirth);
@@ -996,7 +996,7 @@ impl RecentNames {
                 return none(Some(not), e.skipped);
             }
         };
-        let (mut parts, mut bytes) = (Vec::<(ShardId, Part)>::with_capacity(1), 0);
+        let (mut parts, mut bytes) = (Few::<(ShardId, Part)>::new(), 0);
         for r in list {
             bytes += r.device.len() + r.stream.len() + 48;
             let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };

@@ -10,6 +10,7 @@
 //! Invariant: a will counts once, and is given to subscribers at most once, however many gateways publish it.
 //! Limit: what is under way is bounded by the bounds of the shards' wills.
 
+use super::decode::Few;
 use super::forward::{Forwardable, Settled, Ticket};
 use super::machine::{DueWill, Item, Outcome, Source, publish_hash};
 use super::not_counted::{NotCounted, Sent};
@@ -90,7 +91,7 @@ impl Wills {
                 out.skipped.extend(skipped);
                 (parts, not)
             }
-            Meaning::Unmapped => (Vec::new(), None),
+            Meaning::Unmapped => (Few::new(), None),
         };
         let (client, epoch, open, sent) = (due.client, due.epoch, parts.len(), Sent::of(&parts));
         let ticket = Ticket { connection: WILLS, token: self.last };

@@ -4,8 +4,9 @@
 //! gathered from one place, and writes everything that is due in one write. There is no await, no message and no lock
 //! for a single publish.
 //!
-//! A connection that is idle holds no read buffer. Sockets are read into one buffer of [`MAX_READ_BYTES`] a thread; what was
-//! read is kept in as many bytes as it has, for publishes keep it alive until they are answered.
+//! A connection that is idle holds no read buffer; one that is busy reads into buffers that double up to
+//! [`MAX_READ_BYTES`]. Publishes keep what was read alive until they are answered, so that little is read into a buffer of the
+//! thread, and kept in as many bytes as it has.
 //!
 //! Invariant: a task never waits for the application, and an application that calls a [`Handle`] waits at most while
 //! its task copies [`super::MAX_OUTPUT_BYTES`] in memory.
@@ -41,6 +42,9 @@ const LINGER_MS: u64 = 1000;
 
 /// How often a connection asks whether publishes are still to be kept back.
 const HOLD_LOOK_MS: u64 = 50;
+
+/// The smallest read.
+const MIN_READ_BYTES: usize = 4 * 1024;
 
 /// How much may wait in the system for a connection to be accepted.
 const BACKLOG_ENTRIES: u32 = 1024;
@@ -154,6 +158,7 @@ impl Listener {
                 waits: false,
                 events: Vec::new(),
                 answers: Vec::new(),
+                read_bytes: MIN_READ_BYTES,
                 blocked_ms: None,
                 write_stall_ms: self.config.limits.write_stall_ms,
                 begun_ms: now_ms,
@@ -172,8 +177,8 @@ impl Listener {
 }
 
 thread_local! {
-    /// Where sockets are read into, before what was read gets a place of its own size.
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_READ_BYTES].into());
+    /// Where little is read into, before it gets a place of its own size.
+    static READ: RefCell<[u8; MIN_READ_BYTES]> = const { RefCell::new([0; MIN_READ_BYTES]) };
 }
 
 fn since(start: Instant) -> u64 {
@@ -192,6 +197,8 @@ struct Task {
     waits: bool,
     events: Vec<Inbound>,
     answers: Vec<Answer>,
+    /// How much is read at once.
+    read_bytes: usize,
     /// Since when the socket takes nothing of what is to be written.
     blocked_ms: Option<u64>,
     write_stall_ms: u64,
@@ -266,17 +273,26 @@ impl Task {
 
     /// Reads what there is, once.
     fn read(&mut self) {
-        // Publishes keep what was read alive until they are answered, so that it takes no more than there is of it.
-        let (core, stream) = (&mut self.core, &self.stream);
-        let read = READ.with_borrow_mut(|buffer| {
-            let read = stream.try_read(buffer)?;
-            core.input().extend_from_slice(&buffer[..read]);
-            Ok::<_, io::Error>(read)
-        });
+        let (input, stream) = (self.core.input(), &self.stream);
+        let read = match self.read_bytes > MIN_READ_BYTES {
+            true => {
+                input.reserve(self.read_bytes);
+                stream.try_read_buf(input)
+            }
+            false => READ.with_borrow_mut(|buffer| {
+                let read = stream.try_read(buffer)?;
+                input.extend_from_slice(&buffer[..read]);
+                Ok(read)
+            }),
+        };
         match read {
             Ok(0) => self.core.close(CloseReason::Gone, &mut self.events),
             Ok(read) => {
                 self.traffic.bytes_in += read as u64;
+                self.read_bytes = match read >= self.read_bytes {
+                    true => (self.read_bytes * 2).min(MAX_READ_BYTES),
+                    false => (self.read_bytes / 2).max(MIN_READ_BYTES),
+                };
                 let now_ms = self.now_ms();
                 self.core.received(now_ms, &mut self.events);
             }

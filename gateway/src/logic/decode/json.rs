@@ -13,6 +13,7 @@ use super::{
 use selvedge_shared::ids::MAX_NAME_BYTES;
 use selvedge_shared::time::EpochMs;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -45,7 +46,7 @@ pub(super) fn decode<'a>(
     let keys = &target.rule.keys;
     match parse(payload, RIGHT_ONE)? {
         Doc::Array(docs) => {
-            let mut found = Found { list: Vec::with_capacity(docs.len()), ..Found::default() };
+            let mut found = Found { list: SmallVec::with_capacity(docs.len()), ..Found::default() };
             for (n, doc) in docs.into_iter().enumerate() {
                 let one = one(keys, &doc).map_err(|mut e| {
                     e.what = format!("{} ({})", e.what, e.place);
@@ -66,7 +67,7 @@ pub(super) fn decode<'a>(
         }
         doc => match one(keys, &doc)? {
             Ok((value, Meta { time, seq, boot })) => {
-                let list = vec![DecodedReading { device, stream, time, value, seq, boot }];
+                let list = smallvec![DecodedReading { device, stream, time, value, seq, boot }];
                 Ok(Found { list, ..Found::default() })
             }
             Err(NoNumber { place, why, what }) => {
@@ -132,7 +133,7 @@ pub(super) fn decode_object<'a>(
     };
     let keys = &target.rule.keys;
     let Meta { time, seq, boot } = Meta::of(&fields, keys)?;
-    let mut found = Found { list: Vec::with_capacity(fields.len()), ..Found::default() };
+    let mut found = Found { list: SmallVec::with_capacity(fields.len()), ..Found::default() };
     for Field { path, scalar } in fields {
         if keys.is_time(&path) || path == keys.seq || path == keys.boot {
             continue;

@@ -61,8 +61,12 @@ pub use topic_map::{
 
 use selvedge_shared::ids::MAX_NAME_BYTES;
 use selvedge_shared::time::EpochMs;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
+
+/// A list that mostly has one entry, which then takes no place of its own.
+pub type Few<T> = SmallVec<[T; 1]>;
 
 /// The most readings that one payload may hold.
 pub const MAX_READINGS_PER_PAYLOAD: usize = 4_096;
@@ -93,7 +97,7 @@ pub enum Decoded<'a> {
     /// It holds at least one reading.
     Readings {
         /// In the payload's order.
-        list: Vec<DecodedReading<'a>>,
+        list: Few<DecodedReading<'a>>,
         /// Fields that are no numbers, in the payload's order; at most [`MAX_READINGS_PER_PAYLOAD`].
         skipped: Vec<Skipped<'a>>,
         /// What to send to a Sparkplug edge node some of whose aliases are not known here.
@@ -182,7 +186,7 @@ impl Decoder {
 /// What a decoder finds.
 #[derive(Debug, Default, PartialEq)]
 struct Found<'a> {
-    list: Vec<DecodedReading<'a>>,
+    list: Few<DecodedReading<'a>>,
     skipped: Vec<Skipped<'a>>,
     rebirth: Option<Box<Rebirth>>,
     /// It says something else too, so that it need not hold a reading.

@@ -1,6 +1,7 @@
 //! A payload that is one plain number.
 
 use super::{DecodeError, DecodedReading, Found, Place, SkipReason, Skipped, Target};
+use smallvec::smallvec;
 use std::borrow::Cow;
 
 pub(super) const RIGHT: &str = "send one decimal number such as 21.5, or true, false, on, off";
@@ -15,7 +16,7 @@ pub(super) fn decode<'a>(
     let stream = target.stream()?;
     match std::str::from_utf8(text).map_err(|_| SkipReason::Text).and_then(parse) {
         Ok(value) => {
-            let list = vec![DecodedReading { device, stream, time: None, value, seq: None, boot: None }];
+            let list = smallvec![DecodedReading { device, stream, time: None, value, seq: None, boot: None }];
             Ok(Found { list, ..Found::default() })
         }
         Err(why) => {

@@ -24,6 +24,7 @@ use selvedge_shared::time::EpochMs;
 use serde::de::{
     Deserialize, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -84,7 +85,7 @@ pub(super) fn decode_cbor<'a>(
 /// Applies the base fields (RFC 8428, section 4.6).
 fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Found<'a>, Box<DecodeError>> {
     let by_topic = if target.rule.device.is_some() { Some(target.device()?) } else { None };
-    let mut found = Found { list: Vec::with_capacity(pack.0.len()), ..Found::default() };
+    let mut found = Found { list: SmallVec::with_capacity(pack.0.len()), ..Found::default() };
     let (mut base_name, mut base_time, mut base_value) = (String::new(), 0.0, 0.0);
     for (n, record) in pack.0.into_iter().enumerate() {
         let wrong = |what: String, right: &str| DecodeError::new(Place::Record(n), what, right);

@@ -25,6 +25,7 @@ use super::{
 };
 use selvedge_shared::sparkplug::{Payload, SparkplugError, Value, data_type};
 use selvedge_shared::time::EpochMs;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 pub(super) const RIGHT: &str =
@@ -149,7 +150,7 @@ fn readings<'a>(
     birth: Option<&Birth>,
     payload: Payload,
 ) -> Result<Found<'a>, Box<DecodeError>> {
-    let mut found = Found { list: Vec::with_capacity(payload.metrics.len()), ..Found::default() };
+    let mut found = Found { list: SmallVec::with_capacity(payload.metrics.len()), ..Found::default() };
     for (n, metric) in payload.metrics.into_iter().enumerate() {
         let wrong = |what: String, right: &str| Err(DecodeError::new(Place::Record(n), what, right));
         let mut skip = |name: String, why| {
