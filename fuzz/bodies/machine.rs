@@ -9,7 +9,7 @@ use selvedge_gateway::logic::machine::{
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, StreamName};
+use selvedge_shared::uplink::{Batch, LedgerId, MAX_BATCH_BYTES, StreamName};
 use std::sync::Arc;
 
 const SHARD: ShardId = ShardId(3);
@@ -205,6 +205,7 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
         2 => {
             let stats = machine.outbox_stats();
             Command::Confirmed {
+                ledger: LedgerId(u128::from(source.flag())),
                 cursor: if source.flag() { stats.last } else { source.number(stats.cursor) },
             }
         }

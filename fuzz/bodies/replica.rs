@@ -12,7 +12,7 @@ use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard};
 use selvedge_gateway::wal::Record;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::StreamName;
+use selvedge_shared::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 const SHARD: ShardId = ShardId(3);
@@ -39,7 +39,7 @@ fn settings() -> Settings {
         Limits { memory_bytes: 1 << 20, window_bytes: 256 << 10, value_bytes: 64 << 10, ..Limits::default() };
     let group = GroupConfig { group: SHARD, me: ME, members, limits };
     let rules = Rules { recent_bytes: 2_000, ..Rules::default() };
-    Settings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20 }
+    Settings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20, incarnation: 1 }
 }
 
 fn fresh() -> Machine {
@@ -109,7 +109,7 @@ impl Host {
                 };
                 Event::Query { from, id: source.u64(), query }
             }
-            15 => Event::Confirmed { cursor: source.number(1) },
+            15 => Event::Confirmed { ledger: LedgerId(1), cursor: source.number(1) },
             16 => Event::Room(source.byte() > 63),
             17 => Event::SnapshotWanted,
             _ => {
@@ -316,7 +316,7 @@ fn submission(source: &mut Source) -> Arc<[u8]> {
 fn command(source: &mut Source) -> Command {
     match source.below(8) {
         0 => Command::Tick,
-        1 => Command::Confirmed { cursor: source.number(1) },
+        1 => Command::Confirmed { ledger: LedgerId(1), cursor: source.number(1) },
         2 => Command::Upgrade { level: source.number(1) as u32 },
         3 => Command::Rules(Box::new(Rules { idle_close_ms: source.number(100) as u32, ..Rules::default() })),
         _ => {

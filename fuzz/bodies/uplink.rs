@@ -10,7 +10,7 @@ use selvedge_shared::seal::{MAX_SEALED_BYTES, Opener, Sealer, SiteSecret};
 use selvedge_shared::sequences::{SequenceSpan, Sequences};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::{
-    Batch, Down, LostBatch, Part, StreamName, Up, ack_topic, parse_topic, up_topic,
+    Batch, Down, LedgerId, LostBatch, Part, StreamName, Up, ack_topic, parse_topic, up_topic,
 };
 use std::collections::BTreeSet;
 
@@ -56,7 +56,7 @@ fn altered(source: &mut Source) {
         sealer.seal(SHARD, seq, &Up::Beacon { first_kept: 1, last: 9 })
     } else {
         let mut sealer = Sealer::<Down>::new(&secret(1), &site()).expect("randomness");
-        sealer.seal(SHARD, seq, &Down::Confirm { cursor: seq })
+        sealer.seal(SHARD, seq, &Down::Confirm { ledger: LedgerId(1), cursor: seq })
     }
     .expect("small");
     let before = sealed.clone();
@@ -82,7 +82,7 @@ fn altered(source: &mut Source) {
     let same = sealed == before && shard == SHARD && site == self::site();
     let up = ups.open(&site, shard, &sealed).map(|(n, _)| n);
     let down = downs.open(&site, shard, &sealed).map(|(n, message)| {
-        assert_eq!(message, Down::Confirm { cursor: seq });
+        assert_eq!(message, Down::Confirm { ledger: LedgerId(1), cursor: seq });
         n
     });
     assert_eq!(u8::from(up == Ok(seq)) + u8::from(down == Ok(seq)), u8::from(same), "{up:?} {down:?}");

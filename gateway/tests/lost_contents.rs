@@ -52,6 +52,7 @@ impl Site {
             rules: Arc::new(rules),
             limits: Limits::default(),
             outbox_budget_bytes: 1 << 20,
+            incarnation: 1,
             shelf_bytes: 1,
         };
         let start = |id: u16| {

@@ -10,7 +10,7 @@ use selvedge_gateway::logic::shard::{
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::StreamName;
+use selvedge_shared::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 const ME: GatewayId = GatewayId(1);
@@ -31,7 +31,7 @@ impl Host {
     fn new(rules: Rules) -> Self {
         let rules = Arc::new(rules);
         let group = GroupConfig { group: ShardId(0), me: ME, members: vec![ME], limits: Limits::default() };
-        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20 };
+        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
         let shard = Shard::recover(settings, Machine::new(ShardId(0), rules), Recovered::default()).unwrap();
         let (answers, cut) = (Vec::new(), Vec::new());
         let (wall, sure) = (1_764_000_000_000, true);
@@ -186,7 +186,7 @@ fn a_stream_that_falls_silent_is_closed_cut_and_confirmed_and_then_nothing_is_du
     host.forward(1, readings(&["a"]));
     host.wait(60_000);
     assert_eq!(host.cut, [1]);
-    host.step(Event::Confirmed { cursor: 1 });
+    host.step(Event::Confirmed { ledger: LedgerId(1), cursor: 1 });
     host.settle();
     assert_eq!((host.released, host.shard.deadline_ms(host.now())), (Some(1), None));
 }
@@ -211,7 +211,7 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
         let rules = Arc::new(Rules::default());
         let members = vec![ME, GatewayId(2), GatewayId(3)];
         let group = GroupConfig { group: ShardId(0), me: ME, members, limits: Limits::default() };
-        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20 };
+        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
         let machine = Machine::new(ShardId(0), rules);
         let mut shard = Shard::recover(settings, machine, Recovered::default()).unwrap();
         let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };

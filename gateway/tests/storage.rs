@@ -46,6 +46,7 @@ fn try_open(disk: &MemoryDisk) -> Result<Opened, OpenError> {
         rules: Arc::new(Rules::default()),
         limits: Limits::default(),
         outbox_budget_bytes: 1 << 20,
+        incarnation: 1,
         shelf_bytes: 1 << 10,
     };
     found(disk)?.open(ME, &ring(), &settings, &mut || 7)

@@ -201,6 +201,7 @@ async fn fill(writer: Writer, reader: Reader, options: &Options) -> Result<serde
             let content = Some(Content { seq, batch, body_hash: seq });
             let one = Incoming {
                 site: site()?,
+                incarnation: Default::default(),
                 shard: ShardId(shard as u16),
                 first_kept: 1,
                 last: seq,

@@ -4,10 +4,10 @@
 use crate::live::Live;
 use crate::logic::progress::Span;
 use crate::stats::Stats;
-use crate::store::{Incoming, Outcome, ShardKey, StoreError, Writer};
-use selvedge_shared::ids::{ShardId, SiteId};
+use crate::store::{Incoming, Outcome, Settled, ShardKey, StoreError, Writer};
+use selvedge_shared::ids::SiteId;
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::LostBatch;
+use selvedge_shared::uplink::{LedgerId, LostBatch};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,23 +32,26 @@ const SHOWN_LOST_ENTRIES: usize = 5;
 /// Cursors that are to be confirmed: the latest of each shard.
 #[derive(Debug, Default)]
 pub struct Confirmations {
-    waiting: Mutex<BTreeMap<(SiteId, ShardId), u64>>,
+    waiting: Mutex<BTreeMap<ShardKey, (LedgerId, Settled)>>,
     arrived: Notify,
 }
 
 impl Confirmations {
-    /// A shard's cursor is on disk.
-    pub fn put(&self, cursors: impl IntoIterator<Item = ((SiteId, ShardId), u64)>) {
+    /// Shards' cursors are on disk in a ledger.
+    pub fn put(&self, ledger: LedgerId, cursors: impl IntoIterator<Item = (ShardKey, Settled)>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for (shard, cursor) in cursors {
-            let latest = waiting.entry(shard).or_default();
-            *latest = cursor.max(*latest);
+        for (shard, settled) in cursors {
+            let latest = waiting.entry(shard).or_insert((ledger, settled));
+            // What another ledger has, or had of another making of the site, says nothing of this one.
+            let same = (latest.0, latest.1.incarnation) == (ledger, settled.incarnation);
+            let cursor = if same { settled.cursor.max(latest.1.cursor) } else { settled.cursor };
+            *latest = (ledger, Settled { cursor, ..settled });
         }
         self.arrived.notify_one();
     }
 
     /// Waits until there are some, and takes them all.
-    pub async fn take(&self) -> BTreeMap<(SiteId, ShardId), u64> {
+    pub async fn take(&self) -> BTreeMap<ShardKey, (LedgerId, Settled)> {
         loop {
             let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             if !taken.is_empty() {
@@ -85,7 +88,7 @@ pub async fn run(
                 told_lacking(&applied.lacking);
                 told_lost(&applied.lost);
                 live.applied(&messages, &applied.outcomes);
-                confirmations.put(applied.cursors);
+                confirmations.put(applied.ledger, applied.cursors);
             }
             Err(error) => {
                 metrics::counter!("selvedge_node_store_errors_total").increment(1);
@@ -158,10 +161,15 @@ fn told_once(message: &Incoming, outcome: Outcome, stats: &Stats) {
     let (reason, what) = match outcome {
         Outcome::Conflict => (
             "conflict",
-            "a batch number came with another content: was the site set up anew with an old secret? \
+            "a batch number came with another content: was a gateway's disk copied or restored? \
              Nothing of this shard is confirmed until shard_progress.conflict_seq is cleared",
         ),
         Outcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
+        Outcome::Superseded => (
+            "superseded",
+            "a batch of an earlier making of the site came, though a later one is known: do two sites have one name and secret, or was \
+             the clock behind when the site was set up anew?",
+        ),
         Outcome::Applied | Outcome::Duplicate | Outcome::Beacon | Outcome::Lost | Outcome::LostEarly => {
             return;
         }

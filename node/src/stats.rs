@@ -145,6 +145,7 @@ impl Stats {
                 Outcome::LostEarly => "lost_early",
                 Outcome::TooFarAhead => "too_far_ahead",
                 Outcome::Conflict => "conflict",
+                Outcome::Superseded => "superseded",
             };
             metrics::counter!("selvedge_node_messages_total", "outcome" => outcome).increment(1);
         }

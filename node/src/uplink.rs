@@ -9,7 +9,7 @@ use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
 use crate::logic::verify::Verifier;
 use crate::settings::Site;
 use crate::stats::Stats;
-use crate::store::Incoming;
+use crate::store::{Incoming, Settled};
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::seal::{SealError, Sealer};
@@ -199,15 +199,17 @@ impl Confirmer {
 
     async fn send(&mut self, outlet: &Outlet) {
         loop {
-            for ((site, shard), cursor) in self.confirmations.take().await {
+            for ((site, shard), (ledger, settled)) in self.confirmations.take().await {
+                let Settled { incarnation, cursor } = settled;
                 let Some(sealer) = self.sealers.get_mut(&site) else { continue };
-                let sealed = match sealer.seal(shard, cursor, &Down::Confirm { cursor }) {
-                    Ok(sealed) => sealed,
-                    Err(error) => {
-                        tracing::error!(%error, %site, "can't seal confirmations; restart the node");
-                        continue;
-                    }
-                };
+                let sealed =
+                    match sealer.seal_of(incarnation, shard, cursor, &Down::Confirm { ledger, cursor }) {
+                        Ok(sealed) => sealed,
+                        Err(error) => {
+                            tracing::error!(%error, %site, "can't seal confirmations; restart the node");
+                            continue;
+                        }
+                    };
                 if !outlet.publish(ack_topic(&site, shard), sealed).await {
                     return;
                 }

@@ -50,7 +50,15 @@ fn fill(folder: &Path) -> usize {
             windows += batch.parts.len();
             let content = Some(Content { seq, batch, body_hash: 1 });
             let site = SiteId::new(site).unwrap();
-            let message = Incoming { site, shard: ShardId(0), first_kept: 1, last: seq, content, lost: None };
+            let message = Incoming {
+                site,
+                incarnation: Default::default(),
+                shard: ShardId(0),
+                first_kept: 1,
+                last: seq,
+                content,
+                lost: None,
+            };
             writer.apply(&vec![message].into(), EpochMs(DAY)).await.unwrap();
         }
         writer.close().await.unwrap();

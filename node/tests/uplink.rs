@@ -87,7 +87,7 @@ impl Gateway {
                         continue;
                     }
                 };
-                let (seq, Down::Confirm { cursor }) =
+                let (seq, Down::Confirm { cursor, .. }) =
                     self.opener.open(&site(), SHARD, &publish.payload).unwrap();
                 assert_eq!(seq, cursor);
                 assert!(cursor <= wanted, "{cursor} is more than was sent");

@@ -1,16 +1,16 @@
 //! The seal: what keeps whoever runs the broker between a site and the cloud blind and powerless.
 //!
-//! **Frame.** `version (1) | direction (1) | secret id (8) | salt (32) | counter (8) | seq (8) | sealed
+//! **Frame.** `version (1) | direction (1) | secret id (8) | salt (32) | counter (8) | seq (8) | site incarnation (24) | sealed
 //! message and tag`, integers little-endian. The message is bincode behind its own version byte
 //! ([`crate::frame`]), sealed with ChaCha20-Poly1305 (as fast as it gets on boxes without AES instructions).
 //! The additional data is the whole header, then the shard and the site, which stand in the topic and not in the frame.
 //!
-//! **Keys.** `data key = HKDF-SHA256(salt, site secret, label | direction | site)`. Each [`Sealer`] draws
+//! **Keys.** `data key = HKDF-SHA256(salt, site secret, label | direction | site incarnation | site)`. Each [`Sealer`] draws
 //! its own random 256-bit salt when it is made, and counts its frames; the count is the nonce.
 //!
 //! - Invariant: no key meets a nonce twice. A restart, a restored disk or a failover makes a new sealer,
 //!   so a new salt, so a new key; within a sealer the counter only grows, and its end is an error.
-//! - Invariant: a frame opens only as what it was sealed as: same site, shard, seq, direction, secret and
+//! - Invariant: a frame opens only as what it was sealed as: same site and incarnation of it, shard, seq, direction, secret and
 //!   version. It can't be moved, renumbered or reflected.
 //! - Invariant: one site's secret opens nothing of another site; the opener looks a secret up by
 //!   (site, secret id), never by id alone.
@@ -19,8 +19,9 @@
 //! for the shard, and what else they are bound to for the seq.
 //!
 //! A frame that is replayed as it was does open. Both sides are made for that: batches are applied once
-//! by their seq, cursors and `first_kept` only grow, old reports count for nothing, a question is answered once. Therefore a site that is created anew, and starts to count at 1
-//! again, needs a new secret; else its broker could answer with confirmations of the old site.
+//! by their seq, cursors and `first_kept` only grow, old reports count for nothing, a question is answered once. A site that is created
+//! anew, and starts to count at 1 again, is another incarnation: frames of the old one don't count in it, even under the same secret.
+//! Reports, questions and answers are of no incarnation: they are bound to starts of processes.
 //!
 //! Secrets change without a pause: the opener knows the old and the new one, frames name theirs by a
 //! public id. Left out: forward secrecy (a stolen secret opens recorded frames), and protection of a
@@ -36,7 +37,7 @@ pub use secret::{SECRET_BYTES, SecretError, SecretId, SiteSecret};
 use crate::canary::{self, Canary};
 use crate::frame;
 use crate::ids::{ShardId, SiteId};
-use crate::uplink::{Down, MAX_BATCH_BYTES, Up};
+use crate::uplink::{Down, MAX_BATCH_BYTES, SiteIncarnation, Up};
 use bincode::{Decode, Encode};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring_compat::aead::{Aead, ChaCha20Poly1305, KeyInit, Payload};
@@ -44,7 +45,7 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 
 /// Version of the frame and of the key derivation.
-pub const SEAL_VERSION: u8 = 1;
+pub const SEAL_VERSION: u8 = 2;
 
 /// How much longer a sealed frame is than the message in it.
 pub const SEAL_OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
@@ -54,13 +55,13 @@ pub const MAX_SEALED_BYTES: usize = MAX_BATCH_BYTES + 64 + SEAL_OVERHEAD_BYTES;
 
 /// How many derived keys an [`Opener`] remembers for each site: one for each peer's process start that it
 /// has lately heard. Forgetting one costs a derivation, nothing else.
-pub const MAX_CACHED_KEYS_ENTRIES: usize = 64;
+pub const MAX_CACHED_KEYS_ENTRIES: usize = 128;
 
 const SALT_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
-const HEADER_BYTES: usize = 1 + 1 + 8 + SALT_BYTES + 8 + 8;
+const HEADER_BYTES: usize = 1 + 1 + 8 + SALT_BYTES + 8 + 8 + SiteIncarnation::BYTES;
 
-const DATA_LABEL: &[u8] = b"selvedge uplink data key v1";
+const DATA_LABEL: &[u8] = b"selvedge uplink data key v2";
 const LINK_LABEL: &[u8] = b"selvedge peer link psk v1";
 
 /// The pre-shared key of the links between a site's gateways: from the same secret, under its own label.
@@ -107,6 +108,7 @@ impl Message for Up {
 impl Message for Down {
     const DIRECTION: u8 = 2;
     const WHAT: &'static str = "confirmation";
+    const VERSION: u8 = 2;
 }
 
 /// Why a frame was not made or not opened. Never holds anything of the frame's content.
@@ -156,10 +158,12 @@ impl SealError {
 
 /// Seals the messages of one direction of one site. One for each process start.
 pub struct Sealer<M> {
-    cipher: ChaCha20Poly1305,
+    secret: SiteSecret,
+    secret_id: SecretId,
     site: SiteId,
-    secret: SecretId,
     salt: [u8; SALT_BYTES],
+    /// For what was sealed last: the shards of a site mostly have one incarnation.
+    cipher: (SiteIncarnation, ChaCha20Poly1305),
     next: u64,
     direction: PhantomData<fn(M)>,
 }
@@ -178,15 +182,32 @@ impl<M: Message> Sealer<M> {
     }
 
     fn with_salt(secret: &SiteSecret, site: &SiteId, salt: [u8; SALT_BYTES]) -> Self {
-        let cipher = cipher(secret, site, M::DIRECTION, &salt);
-        Self { cipher, site: site.clone(), secret: secret.id(), salt, next: 0, direction: PhantomData }
+        let none = SiteIncarnation::default();
+        let cipher = (none, cipher(secret, site, none, M::DIRECTION, &salt));
+        let (secret_id, secret, site) = (secret.id(), secret.clone(), site.clone());
+        Self { secret, secret_id, site, salt, cipher, next: 0, direction: PhantomData }
     }
 
-    /// Seals `message` as number `seq` of `shard`. A beacon or a confirmation takes the number it speaks of.
+    /// Seals `message` as number `seq` of `shard`, of no incarnation.
     ///
     /// # Errors
     /// [`SealError::TooLarge`] or [`SealError::Exhausted`].
     pub fn seal(&mut self, shard: ShardId, seq: u64, message: &M) -> Result<Vec<u8>, SealError> {
+        self.seal_of(SiteIncarnation::default(), shard, seq, message)
+    }
+
+    /// Seals `message` as number `seq` of `shard` in this incarnation of the site. A beacon or a confirmation takes the number it
+    /// speaks of.
+    ///
+    /// # Errors
+    /// [`SealError::TooLarge`] or [`SealError::Exhausted`].
+    pub fn seal_of(
+        &mut self,
+        incarnation: SiteIncarnation,
+        shard: ShardId,
+        seq: u64,
+        message: &M,
+    ) -> Result<Vec<u8>, SealError> {
         let plain = frame::encode(M::VERSION, message);
         let length = plain.len() + SEAL_OVERHEAD_BYTES;
         if length > M::MAX_BYTES {
@@ -194,11 +215,15 @@ impl<M: Message> Sealer<M> {
         }
         let counter = self.next;
         self.next = counter.checked_add(1).ok_or(SealError::Exhausted)?;
-        let header = Header { secret: self.secret, salt: self.salt, counter, seq };
+        if self.cipher.0 != incarnation {
+            let cipher = cipher(&self.secret, &self.site, incarnation, M::DIRECTION, &self.salt);
+            self.cipher = (incarnation, cipher);
+        }
+        let header = Header { secret: self.secret_id, salt: self.salt, counter, seq, incarnation };
         let mut out = Vec::with_capacity(length);
         header.write(M::DIRECTION, &mut out);
         let aad = additional_data(&out, &self.site, shard);
-        let sealed = self.cipher.encrypt(&nonce(counter).into(), Payload { msg: &plain, aad: &aad });
+        let sealed = self.cipher.1.encrypt(&nonce(counter).into(), Payload { msg: &plain, aad: &aad });
         out.extend(sealed.map_err(|_| SealError::TooLarge(length))?);
         Ok(out)
     }
@@ -214,8 +239,11 @@ pub struct Opener<M> {
 struct SiteKeys {
     secrets: Vec<SiteSecret>,
     /// Least recently used first; only keys that have opened something.
-    keys: Vec<(SecretId, [u8; SALT_BYTES], ChaCha20Poly1305)>,
+    keys: Vec<(KeyName, ChaCha20Poly1305)>,
 }
+
+/// What a key is derived from, beside what all of an opener's have in common.
+type KeyName = (SecretId, SiteIncarnation, [u8; SALT_BYTES]);
 
 impl<M> Default for Opener<M> {
     fn default() -> Self {
@@ -237,11 +265,27 @@ impl<M: Message> Opener<M> {
         }
     }
 
-    /// Opens a frame that came for (site, shard), and says the seq it was sealed with.
+    /// Opens a frame of no incarnation that came for (site, shard), and says the seq it was sealed with.
     ///
     /// # Errors
     /// Every [`SealError`] that is about a frame; it says which check failed first.
     pub fn open(&mut self, site: &SiteId, shard: ShardId, bytes: &[u8]) -> Result<(u64, M), SealError> {
+        match self.open_of(site, shard, bytes)? {
+            (incarnation, seq, message) if incarnation == SiteIncarnation::default() => Ok((seq, message)),
+            _ => Err(SealError::Malformed(format!("a {} is of no incarnation", M::WHAT))),
+        }
+    }
+
+    /// Opens a frame that came for (site, shard), and says the incarnation of the site and the seq it was sealed with.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn open_of(
+        &mut self,
+        site: &SiteId,
+        shard: ShardId,
+        bytes: &[u8],
+    ) -> Result<(SiteIncarnation, u64, M), SealError> {
         if bytes.len() > M::MAX_BYTES {
             return Err(SealError::TooLarge(bytes.len()));
         }
@@ -251,16 +295,17 @@ impl<M: Message> Opener<M> {
         let header = Header::read(M::DIRECTION, header_bytes)?;
         let unknown = SealError::UnknownSecret(header.secret);
         let keys = self.sites.get_mut(site).ok_or(unknown.clone())?;
-        let (entry, known) = match keys.keys.iter().position(|k| k.0 == header.secret && k.1 == header.salt) {
+        let name = (header.secret, header.incarnation, header.salt);
+        let (entry, known) = match keys.keys.iter().position(|key| key.0 == name) {
             Some(at) => (keys.keys.remove(at), true),
             None => {
                 let secret = keys.secrets.iter().find(|s| s.id() == header.secret).ok_or(unknown)?;
-                let cipher = cipher(secret, site, M::DIRECTION, &header.salt);
-                ((header.secret, header.salt, cipher), false)
+                let cipher = cipher(secret, site, header.incarnation, M::DIRECTION, &header.salt);
+                ((name, cipher), false)
             }
         };
         let aad = additional_data(header_bytes, site, shard);
-        let plain = entry.2.decrypt(&nonce(header.counter).into(), Payload { msg: sealed, aad: &aad });
+        let plain = entry.1.decrypt(&nonce(header.counter).into(), Payload { msg: sealed, aad: &aad });
         // A forger's salts never push out the keys of honest senders.
         if known || plain.is_ok() {
             if keys.keys.len() >= MAX_CACHED_KEYS_ENTRIES {
@@ -272,7 +317,7 @@ impl<M: Message> Opener<M> {
         let message: M =
             frame::decode(M::WHAT, M::VERSION, &plain).map_err(|e| SealError::Malformed(e.to_string()))?;
         message.check().map_err(|why| SealError::Malformed(format!("{}: {why}", M::WHAT)))?;
-        Ok((header.seq, message))
+        Ok((header.incarnation, header.seq, message))
     }
 }
 
@@ -281,6 +326,7 @@ struct Header {
     salt: [u8; SALT_BYTES],
     counter: u64,
     seq: u64,
+    incarnation: SiteIncarnation,
 }
 
 impl Header {
@@ -290,6 +336,7 @@ impl Header {
         out.extend(self.salt);
         out.extend(self.counter.to_le_bytes());
         out.extend(self.seq.to_le_bytes());
+        out.extend(self.incarnation.to_bytes());
     }
 
     fn read(direction: u8, bytes: &[u8]) -> Result<Self, SealError> {
@@ -306,6 +353,7 @@ impl Header {
             salt: take(&mut rest)?,
             counter: u64::from_le_bytes(take(&mut rest)?),
             seq: u64::from_le_bytes(take(&mut rest)?),
+            incarnation: SiteIncarnation::from_bytes(take(&mut rest)?),
         })
     }
 }
@@ -317,8 +365,15 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], SealError> {
     Ok(*head)
 }
 
-fn cipher(secret: &SiteSecret, site: &SiteId, direction: u8, salt: &[u8]) -> ChaCha20Poly1305 {
-    let key: [u8; 32] = secret.derive(salt, &[DATA_LABEL, &[direction], site.as_str().as_bytes()]);
+fn cipher(
+    secret: &SiteSecret,
+    site: &SiteId,
+    incarnation: SiteIncarnation,
+    direction: u8,
+    salt: &[u8],
+) -> ChaCha20Poly1305 {
+    let info: [&[u8]; 4] = [DATA_LABEL, &[direction], &incarnation.to_bytes(), site.as_str().as_bytes()];
+    let key: [u8; 32] = secret.derive(salt, &info);
     ChaCha20Poly1305::new(&key.into())
 }
 

@@ -1,6 +1,6 @@
 //! What gateways and nodes say to each other over the uplink, inside the seal (see [`crate::seal`]).
 //!
-//! A shard's batches are numbered 1, 2, 3, ... without gaps. The gateway that leads the shard publishes
+//! A shard's batches are numbered 1, 2, 3, ... without gaps, in each incarnation of its site. The gateway that leads the shard publishes
 //! each to `selvedge/{site}/up/{shard}` until the node has confirmed it; the node answers on
 //! `selvedge/{site}/ack/{shard}` with its cursor: all batches up to it are applied and on disk, or recorded as lost.
 
@@ -10,12 +10,68 @@ use crate::ids::{ShardId, SiteId};
 use crate::sequences::Sequences;
 use crate::time::EpochMs;
 use bincode::{Decode, Encode};
+use std::fmt;
 
 /// Format version of [`Batch`] frames.
 pub const BATCH_VERSION: u8 = 3;
 
 /// The most bytes of an encoded [`Batch`].
 pub const MAX_BATCH_BYTES: usize = 64 * 1024;
+
+/// Which ledger: the database of a node, or of several that share it. Drawn at random when the database is made, so a copy that is
+/// restored in its place is the same ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Encode, Decode)]
+pub struct LedgerId(pub u128);
+
+impl fmt::Display for LedgerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl std::str::FromStr for LedgerId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        id.map(Self).ok_or_else(|| {
+            "a ledger is named by 32 hexadecimal digits, as the node's /v1/status has it".to_string()
+        })
+    }
+}
+
+/// Which making of a site: one that is set up anew under its old name is another one, and its batches are not those of the old one.
+/// Chosen once by each shard. A later one has a higher generation, which is the time at which it was chosen, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Encode, Decode)]
+pub struct SiteIncarnation {
+    /// Grows from one making to the next.
+    pub generation: u64,
+    /// Drawn.
+    pub random: u128,
+}
+
+impl SiteIncarnation {
+    /// How many bytes it has.
+    pub const BYTES: usize = 24;
+
+    /// As bytes.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (generation, random) = bytes.split_at_mut(8);
+        generation.copy_from_slice(&self.generation.to_be_bytes());
+        random.copy_from_slice(&self.random.to_be_bytes());
+        bytes
+    }
+
+    /// From bytes.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let (mut generation, mut random) = ([0; 8], [0; 16]);
+        generation.copy_from_slice(&bytes[..8]);
+        random.copy_from_slice(&bytes[8..]);
+        Self { generation: u64::from_be_bytes(generation), random: u128::from_be_bytes(random) }
+    }
+}
 
 /// One stream of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
@@ -133,6 +189,8 @@ pub enum Up {
 pub enum Down {
     /// Every batch of the shard up to and including `cursor` is applied and on disk.
     Confirm {
+        /// Where: a site trims its outbox only for the ledger that it has admitted.
+        ledger: LedgerId,
         /// 0 when there is none yet.
         cursor: u64,
     },

@@ -10,7 +10,7 @@ use selvedge_shared::sparkplug::{Metric, Payload, Value};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::topic::{Filter, check_name};
 use selvedge_shared::uplink::{
-    Batch, Down, LostBatch, Part, StreamName, Up, ack_topic, parse_topic, up_topic,
+    Batch, Down, LedgerId, LostBatch, Part, StreamName, Up, ack_topic, parse_topic, up_topic,
 };
 
 fn time() -> impl Strategy<Value = EpochMs> {
@@ -137,10 +137,10 @@ proptest! {
     #[test]
     fn a_confirmation(site in site(), shard in any::<u16>(), cursor in any::<u64>()) {
         let secret = SiteSecret::generate().unwrap();
-        let sealed = Sealer::new(&secret, &site).unwrap().seal(ShardId(shard), cursor, &Down::Confirm { cursor });
+        let sealed = Sealer::new(&secret, &site).unwrap().seal(ShardId(shard), cursor, &Down::Confirm { ledger: LedgerId(7), cursor });
         let mut opener = Opener::new();
         opener.add(&site, &secret);
-        prop_assert_eq!(opener.open(&site, ShardId(shard), &sealed.unwrap()), Ok((cursor, Down::Confirm { cursor })));
+        prop_assert_eq!(opener.open(&site, ShardId(shard), &sealed.unwrap()), Ok((cursor, Down::Confirm { ledger: LedgerId(7), cursor })));
     }
 
     #[test]

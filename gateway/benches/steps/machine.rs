@@ -4,6 +4,7 @@ use super::load::{BATCH, Load, MIXES, Mix};
 use super::{Measure, Step};
 use selvedge_gateway::logic::machine::{Applied, Command, Machine, Proposal, Rules};
 use selvedge_shared::ids::ShardId;
+use selvedge_shared::uplink::LedgerId;
 use std::sync::Arc;
 
 /// As many as bring more than two windows to their end in [`Mix::Spread`], and meet every device in both.
@@ -44,7 +45,7 @@ impl Step for Apply {
         }
         let outbox = self.machine.outbox_stats();
         if outbox.batches > 0 {
-            proposal.commands.push(Command::Confirmed { cursor: outbox.last });
+            proposal.commands.push(Command::Confirmed { ledger: LedgerId(1), cursor: outbox.last });
         }
         proposal
     }

@@ -9,6 +9,7 @@ use selvedge_gateway::logic::paxos::{GroupConfig, Limits, Recovered};
 use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage};
 use selvedge_gateway::logic::shard::{Effects, Event, Now, Settings, Shard};
 use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::uplink::LedgerId;
 use std::sync::Arc;
 
 pub fn steps(m: &mut impl Measure) {
@@ -33,7 +34,8 @@ impl Site {
         let shard = |&me: &GatewayId| {
             let members = members.clone();
             let group = GroupConfig { group: ShardId(0), me, members, limits: Limits::default() };
-            let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 30 };
+            let settings =
+                Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 30, incarnation: 1 };
             let machine = Machine::new(ShardId(0), rules.clone());
             Shard::recover(settings, machine, Recovered::default()).unwrap()
         };
@@ -101,7 +103,7 @@ impl Step for Site {
 
     fn prepare(&mut self) -> Self::Input {
         if let Some(cursor) = self.cut.take() {
-            self.step(0, Event::Confirmed { cursor });
+            self.step(0, Event::Confirmed { ledger: LedgerId(1), cursor });
         }
         let before = self.load.now();
         let Command::Forwarded { n, submission, .. } = self.load.forwarded() else { unreachable!() };

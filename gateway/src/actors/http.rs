@@ -4,6 +4,7 @@ pub mod access;
 pub mod browser;
 mod clients;
 mod devices;
+mod ledger;
 mod skipped;
 pub mod tables;
 
@@ -41,7 +42,7 @@ const QUERY_WAIT_MS: u64 = 3_000;
 const PATHS: &str = "/v1/status, /v1/aggregates, /v1/devices, /v1/devices/{device} (DELETE too), \
                      /v1/devices/{device}/streams/{stream} (DELETE only), POST .../reset-sequence behind either, \
                      /v1/quarantine, /v1/quarantine/{id} (DELETE too), POST /v1/quarantine/{id}/readmit, /v1/unmapped, \
-                     /v1/skipped, /v1/clients, /metrics, /healthz, /readyz";
+                     /v1/skipped, /v1/clients, POST /v1/ledger/{id}, /metrics, /healthz, /readyz";
 
 /// What the handlers work with.
 pub struct Api {
@@ -79,6 +80,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/devices/{device}/streams/{stream}", web::delete().to(devices::retire_stream))
         .route("/v1/skipped", web::get().to(skipped::list))
         .route("/v1/clients", web::get().to(clients::list))
+        .route("/v1/ledger/{id}", web::post().to(ledger::admit))
         .configure(quarantine::routes)
         .route("/metrics", web::get().to(metrics_page))
         .route("/healthz", web::get().to(|| async { "ok\n" }))

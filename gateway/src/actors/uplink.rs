@@ -11,7 +11,7 @@ use crate::actors::switch::{Ask, Switch};
 use crate::logic::asks::Told;
 use crate::logic::question::{Desk, Verdict};
 use crate::logic::shard::{Event, UplinkView};
-use crate::logic::uplink::{Effect, Uplink, UplinkContent};
+use crate::logic::uplink::{Confirmation, Effect, NotTaken, Uplink, UplinkContent};
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
@@ -22,8 +22,8 @@ use selvedge_shared::question::{
 };
 use selvedge_shared::report::{Report, place, report_topic};
 use selvedge_shared::seal::{Message as Sealable, Opener, SealError, Sealer, SiteSecret};
-use selvedge_shared::uplink::{Down, Up, parse_topic, up_topic};
-use std::collections::BTreeMap;
+use selvedge_shared::uplink::{Down, LedgerId, SiteIncarnation, Up, parse_topic, up_topic};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
@@ -96,6 +96,8 @@ pub struct UplinkState {
     pub connected: bool,
     /// Why results do not reach a node, if they do not.
     pub trouble: Option<String>,
+    /// The ledger that the shards led here have admitted; more than one only while that changes.
+    pub ledgers: Vec<String>,
 }
 
 #[derive(Debug, Message)]
@@ -149,6 +151,8 @@ pub struct UplinkActor {
     told: Option<UplinkState>,
     /// How often a broker, or who speaks through it, may cause a line in the log.
     log_limit: SharedLogLimit,
+    /// The last confirmation that counted for nothing, and when it came.
+    conflict: Option<(u64, NotTaken)>,
     publisher: Option<AsyncClient>,
     myself: Option<Addr<UplinkActor>>,
     subscribed: bool,
@@ -181,6 +185,7 @@ impl UplinkActor {
             heard_ms: 0,
             told: None,
             log_limit: SharedLogLimit::default(),
+            conflict: None,
             publisher: None,
             myself: None,
             subscribed: false,
@@ -214,26 +219,26 @@ impl UplinkActor {
                         actor.do_send(LoadBatch(seq));
                     }
                 }
-                Effect::Batch { shard, seq, first_kept, last, body } => {
-                    self.publish(shard, seq, &Up::Batch { first_kept, last, body });
+                Effect::Batch { shard, incarnation, seq, first_kept, last, body } => {
+                    self.publish(incarnation, shard, seq, &Up::Batch { first_kept, last, body });
                 }
-                Effect::Lost { shard, seq, first_kept, last, lost } => {
-                    self.publish(shard, seq, &Up::Lost { first_kept, last, lost });
+                Effect::Lost { shard, incarnation, seq, first_kept, last, lost } => {
+                    self.publish(incarnation, shard, seq, &Up::Lost { first_kept, last, lost });
                 }
-                Effect::Beacon { shard, first_kept, last } => {
-                    self.publish(shard, last, &Up::Beacon { first_kept, last });
+                Effect::Beacon { shard, incarnation, first_kept, last } => {
+                    self.publish(incarnation, shard, last, &Up::Beacon { first_kept, last });
                 }
-                Effect::Confirmed(shard, cursor) => {
+                Effect::Confirmed(shard, ledger, cursor) => {
                     if let Some(actor) = self.shards.get(&shard) {
-                        actor.do_send(ShardEvents(vec![Event::Confirmed { cursor }]));
+                        actor.do_send(ShardEvents(vec![Event::Confirmed { ledger, cursor }]));
                     }
                 }
             }
         }
     }
 
-    fn publish(&mut self, shard: ShardId, seq: u64, message: &Up) {
-        let sealed = self.sealer.seal(shard, seq, message);
+    fn publish(&mut self, incarnation: SiteIncarnation, shard: ShardId, seq: u64, message: &Up) {
+        let sealed = self.sealer.seal_of(incarnation, shard, seq, message);
         self.put::<Up>(up_topic(&self.settings.site, shard), sealed);
     }
 
@@ -305,17 +310,28 @@ impl UplinkActor {
             .filter(|v| v.leading)
             .map(|v| (v.last + 1).saturating_sub(v.first_kept))
             .sum();
+        let conflict = self.conflict.filter(|(at_ms, _)| self.now_ms().saturating_sub(*at_ms) < SILENCE_MS);
+        let ledgers: BTreeSet<_> = self.views.values().filter_map(|view| view.ledger).collect();
+        let ledgers = ledgers.iter().map(LedgerId::to_string).collect();
         let trouble = match &self.failure {
             Some(why) if !connected => Some(format!(
                 "the broker at {broker} can't be reached ({why}); results are kept until it can: check uplink.host and uplink.port"
             )),
             None if !connected => Some(format!("the broker at {broker} is not connected yet")),
+            _ if conflict.is_some() => conflict.map(|(_, why)| why.to_string()),
             _ if waiting > 0 && silent_ms >= SILENCE_MS => Some(format!(
                 "the broker at {broker} is connected, but no node confirms what is sent: is a node there that has this site with the same secret?"
             )),
             _ => None,
         };
-        UplinkState { broker, connected, trouble }
+        UplinkState { broker, connected, trouble, ledgers }
+    }
+
+    /// A confirmation counts for nothing.
+    fn not_taken(&mut self, now_ms: u64, why: NotTaken) {
+        metrics::counter!("selvedge_uplink_refused_total", "reason" => why.reason()).increment(1);
+        self.conflict = Some((now_ms, why));
+        self.tell_state();
     }
 
     /// Logs the state when it has changed.
@@ -428,12 +444,20 @@ impl Handler<FromBroker> for UplinkActor {
                     return self.asked(&payload);
                 }
                 let Some(("ack", site, shard)) = parse_topic(&topic) else { return };
-                match self.opener.open(&site, shard, &payload) {
-                    Ok((_, Down::Confirm { cursor })) => {
-                        self.heard_ms = self.now_ms();
-                        let mut effects = Vec::new();
-                        self.core.confirmed(self.now_ms(), shard, cursor, &mut effects);
+                match self.opener.open_of(&site, shard, &payload) {
+                    Ok((incarnation, _, Down::Confirm { ledger, cursor })) => {
+                        let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+                        let taken = self.core.confirmed(
+                            now_ms,
+                            shard,
+                            Confirmation { incarnation, ledger, cursor },
+                            &mut effects,
+                        );
                         self.perform(effects);
+                        match taken {
+                            Ok(()) => self.heard_ms = now_ms,
+                            Err(why) => self.not_taken(now_ms, why),
+                        }
                     }
                     Err(e) => {
                         metrics::counter!("selvedge_uplink_refused_total", "reason" => e.reason())

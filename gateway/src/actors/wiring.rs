@@ -170,6 +170,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         rules: Arc::new(settings.rules.clone()),
         limits: paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() },
         outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
+        incarnation: u128::from_le_bytes(seal::random()?),
         shelf_bytes: SHELF_BYTES,
     };
     let disk = read.open(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;

@@ -7,13 +7,17 @@
 //! new leader, and every leader that has nothing to send, asks for the cursor with a beacon now and then.
 //! A batch that is lost for good is sent as just that, with its number; the node records a hole and its cursor passes it.
 //!
+//! A cursor counts if it comes from the ledger that the shard has admitted; before there is one, the first word of any ledger goes to the
+//! shard, which admits it. A cursor beyond the last batch that was cut speaks of batches of another site, one of this name before it
+//! was set up anew perhaps: it is a conflict, which is told and counts for nothing.
+//!
 //! Invariant: only batches are sent whose content a chosen command has fixed.
 //! Limits: [`MAX_INFLIGHT_BATCHES`] batches in all and [`MAX_SHARD_BATCHES`] of one shard are under way.
 
 use super::shard::UplinkView;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
-use selvedge_shared::uplink::LostBatch;
+use selvedge_shared::uplink::{LedgerId, LostBatch, SiteIncarnation};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many batches may be sent and unconfirmed.
@@ -22,6 +26,8 @@ pub const MAX_INFLIGHT_BATCHES: usize = 64;
 pub const MAX_SHARD_BATCHES: u64 = 8;
 /// An unconfirmed batch is sent again after this time.
 pub const RESEND_MS: u64 = 2_000;
+/// A cursor beyond the last batch is a conflict if it is still so after this time: another leader may have cut more meanwhile.
+pub const BEYOND_MS: u64 = 10_000;
 /// A led shard with nothing to send says so this often.
 pub const BEACON_MS: u64 = 30_000;
 
@@ -45,6 +51,8 @@ pub enum Effect {
     Batch {
         /// The shard.
         shard: ShardId,
+        /// Which making of the site it is of.
+        incarnation: SiteIncarnation,
         /// The batch.
         seq: u64,
         /// The lowest seq that is kept.
@@ -58,6 +66,8 @@ pub enum Effect {
     Lost {
         /// The shard.
         shard: ShardId,
+        /// Which making of the site it is of.
+        incarnation: SiteIncarnation,
         /// The batch.
         seq: u64,
         /// As in `Batch`.
@@ -71,13 +81,71 @@ pub enum Effect {
     Beacon {
         /// The shard.
         shard: ShardId,
+        /// Which making of the site it is of.
+        incarnation: SiteIncarnation,
         /// The lowest seq that is kept.
         first_kept: u64,
         /// The highest that was cut.
         last: u64,
     },
-    /// Tell the shard's leader that the node has everything up to here.
-    Confirmed(ShardId, u64),
+    /// Tell the shard's leader that a ledger has everything up to here.
+    Confirmed(ShardId, LedgerId, u64),
+}
+
+/// What a confirmation says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Of which making of the site.
+    pub incarnation: SiteIncarnation,
+    /// By which ledger.
+    pub ledger: LedgerId,
+    /// Up to where.
+    pub cursor: u64,
+}
+
+/// Why a confirmation counts for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// It comes from another ledger than the one that is admitted.
+    #[error(
+        "the ledger {found} confirms batches of shard {shard}, but this site's ledger is {admitted}: stop the node of {found}, or, if \
+         {admitted} is gone for good, POST /v1/ledger/{found} to a gateway"
+    )]
+    Ledger {
+        /// The shard.
+        shard: ShardId,
+        /// Who confirms.
+        found: LedgerId,
+        /// Who may.
+        admitted: LedgerId,
+    },
+    /// It is of another making of the site: a frame of that one, played again.
+    #[error("a confirmation for shard {0} is of another making of this site")]
+    Incarnation(ShardId),
+    /// It is of batches that were never cut.
+    #[error(
+        "the node confirms batches of shard {shard} up to {cursor}, but only {last} were cut: does it have batches of another site of \
+         this name, or of this site before it was set up anew?"
+    )]
+    Beyond {
+        /// The shard.
+        shard: ShardId,
+        /// What is confirmed.
+        cursor: u64,
+        /// What was cut.
+        last: u64,
+    },
+}
+
+impl NotTaken {
+    /// A short fixed word, to count it under.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Ledger { .. } => "ledger",
+            Self::Incarnation(_) => "incarnation",
+            Self::Beyond { .. } => "beyond",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -86,8 +154,12 @@ struct Lane {
     /// Batches that are loading or sent, and when each is due again.
     due_ms: BTreeMap<u64, u64>,
     beacon_ms: u64,
-    /// What the node confirmed, until the shard's view shows it.
+    /// What the ledger confirmed, until the shard's view shows it.
     cursor: u64,
+    /// The ledger that did.
+    ledger: Option<LedgerId>,
+    /// Since when what is confirmed is beyond the last batch.
+    beyond_ms: Option<u64>,
 }
 
 /// The uplink of one gateway.
@@ -115,7 +187,13 @@ impl Uplink {
             due_ms: BTreeMap::new(),
             beacon_ms: now_ms,
             cursor: 0,
+            ledger: view.ledger,
+            beyond_ms: None,
         });
+        // Another one was admitted: what the one before it had is not what this one has.
+        if view.ledger.is_some() && lane.ledger != view.ledger {
+            (lane.ledger, lane.cursor) = (view.ledger, 0);
+        }
         lane.view = view;
         lane.due_ms.retain(|seq, _| *seq >= view.first_kept);
         self.pump(now_ms, out);
@@ -150,42 +228,73 @@ impl Uplink {
             return;
         }
         lane.due_ms.insert(seq, now_ms + RESEND_MS);
-        let (first_kept, last) = (lane.view.first_kept, lane.view.last);
+        let UplinkView { incarnation, first_kept, last, .. } = lane.view;
         out.push(match content {
             UplinkContent::NotNow => return,
-            UplinkContent::Here(body) => Effect::Batch { shard, seq, first_kept, last, body },
-            UplinkContent::Lost(lost) => Effect::Lost { shard, seq, first_kept, last, lost },
+            UplinkContent::Here(body) => Effect::Batch { shard, incarnation, seq, first_kept, last, body },
+            UplinkContent::Lost(lost) => Effect::Lost { shard, incarnation, seq, first_kept, last, lost },
         });
         lane.beacon_ms = now_ms + BEACON_MS;
         if canary::makes(Canary::SentIsConfirmed) {
-            out.push(Effect::Confirmed(shard, seq));
+            out.push(Effect::Confirmed(shard, lane.view.ledger.unwrap_or_default(), seq));
         }
     }
 
-    /// The node says that it has everything up to `cursor`.
-    pub fn confirmed(&mut self, now_ms: u64, shard: ShardId, cursor: u64, out: &mut Vec<Effect>) {
-        let Some(lane) = self.lanes.get_mut(&shard) else { return };
-        let cursor = cursor.min(lane.view.last);
-        if cursor <= lane.cursor || cursor < lane.view.first_kept {
-            return;
+    /// A ledger says that it has everything up to `cursor`.
+    ///
+    /// # Errors
+    /// When that counts for nothing, and somebody has to look after it.
+    pub fn confirmed(
+        &mut self,
+        now_ms: u64,
+        shard: ShardId,
+        Confirmation { incarnation, ledger, cursor }: Confirmation,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), NotTaken> {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return Ok(()) };
+        let UplinkView { first_kept, last, ledger: admitted, .. } = lane.view;
+        if incarnation != lane.view.incarnation {
+            return Err(NotTaken::Incarnation(shard));
+        }
+        if let Some(admitted) = admitted.filter(|admitted| *admitted != ledger) {
+            return Err(NotTaken::Ledger { shard, found: ledger, admitted });
+        }
+        if cursor > last {
+            let since_ms = *lane.beyond_ms.get_or_insert(now_ms);
+            return match now_ms.saturating_sub(since_ms) >= BEYOND_MS {
+                true => Err(NotTaken::Beyond { shard, cursor, last }),
+                false => Ok(()),
+            };
+        }
+        lane.beyond_ms = None;
+        if admitted.is_none() && lane.ledger != Some(ledger) {
+            // To be admitted, whether or not it has anything yet.
+            (lane.ledger, lane.cursor) = (Some(ledger), cursor);
+            out.push(Effect::Confirmed(shard, ledger, cursor));
+            return Ok(());
+        }
+        if cursor <= lane.cursor || cursor < first_kept {
+            return Ok(());
         }
         lane.cursor = cursor;
         lane.due_ms.retain(|seq, _| *seq > cursor);
-        out.push(Effect::Confirmed(shard, cursor));
+        out.push(Effect::Confirmed(shard, ledger, cursor));
         self.pump(now_ms, out);
+        Ok(())
     }
 
     /// Sends again what waited too long, and beacons.
     pub fn timer(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         for (shard, lane) in &mut self.lanes {
             // A cursor that the shard did not take in (its leader changed, say) is told again.
-            if lane.cursor >= lane.view.first_kept && lane.beacon_ms <= now_ms {
-                out.push(Effect::Confirmed(*shard, lane.cursor));
+            let told = lane.view.ledger.is_some() && lane.cursor < lane.view.first_kept;
+            if let Some(ledger) = lane.ledger.filter(|_| !told && lane.beacon_ms <= now_ms) {
+                out.push(Effect::Confirmed(*shard, ledger, lane.cursor));
             }
             if self.connected && lane.beacon_ms <= now_ms {
                 lane.beacon_ms = now_ms + BEACON_MS;
-                let (first_kept, last) = (lane.view.first_kept, lane.view.last);
-                out.push(Effect::Beacon { shard: *shard, first_kept, last });
+                let UplinkView { incarnation, first_kept, last, .. } = lane.view;
+                out.push(Effect::Beacon { shard: *shard, incarnation, first_kept, last });
             }
             lane.due_ms.retain(|_, due| *due > now_ms);
         }
@@ -231,9 +340,16 @@ mod tests {
     use selvedge_shared::time::EpochMs;
 
     const S: ShardId = ShardId(3);
+    const L: LedgerId = LedgerId(7);
 
     fn view(first_kept: u64, last: u64) -> UplinkView {
-        UplinkView { leading: true, first_kept, last }
+        UplinkView { leading: true, first_kept, last, ledger: Some(L), incarnation: I }
+    }
+
+    const I: SiteIncarnation = SiteIncarnation { generation: 1, random: 2 };
+
+    fn said(ledger: LedgerId, cursor: u64) -> Confirmation {
+        Confirmation { incarnation: I, ledger, cursor }
     }
 
     fn connected(last: u64) -> (Uplink, Vec<Effect>) {
@@ -249,15 +365,26 @@ mod tests {
         assert_eq!(out, [Effect::Load(S, 1)]);
         out.clear();
         uplink.loaded(0, S, 1, UplinkContent::Here(vec![7]), &mut out);
-        assert_eq!(out, [Effect::Batch { shard: S, seq: 1, first_kept: 1, last: 1, body: vec![7] }]);
+        assert_eq!(
+            out,
+            [Effect::Batch { shard: S, incarnation: I, seq: 1, first_kept: 1, last: 1, body: vec![7] }]
+        );
         out.clear();
         uplink.timer(RESEND_MS, &mut out);
         assert_eq!(out, [Effect::Load(S, 1)], "no confirmation: once more");
         out.clear();
-        uplink.confirmed(RESEND_MS, S, 9, &mut out);
-        assert_eq!(out, [Effect::Confirmed(S, 1)], "a cursor beyond what was cut is cut to it");
+        uplink.confirmed(0, S, said(L, 9), &mut out).unwrap();
+        let beyond = uplink.confirmed(BEYOND_MS, S, said(L, 9), &mut out);
+        assert_eq!(
+            beyond,
+            Err(NotTaken::Beyond { shard: S, cursor: 9, last: 1 }),
+            "never cut to what was cut"
+        );
+        assert_eq!(out, []);
+        uplink.confirmed(RESEND_MS, S, said(L, 1), &mut out).unwrap();
+        assert_eq!(out, [Effect::Confirmed(S, L, 1)]);
         out.clear();
-        uplink.confirmed(RESEND_MS, S, 1, &mut out);
+        uplink.confirmed(RESEND_MS, S, said(L, 1), &mut out).unwrap();
         uplink.timer(2 * RESEND_MS, &mut out);
         assert_eq!(out, [], "said once, and nothing is sent any more");
     }
@@ -271,7 +398,37 @@ mod tests {
         out.clear();
         let lost = LostBatch { readings: 5, parts: 2, from: EpochMs(0), to: EpochMs(9) };
         uplink.loaded(RESEND_MS, S, 1, UplinkContent::Lost(lost), &mut out);
-        assert_eq!(out, [Effect::Lost { shard: S, seq: 1, first_kept: 1, last: 1, lost }]);
+        assert_eq!(out, [Effect::Lost { shard: S, incarnation: I, seq: 1, first_kept: 1, last: 1, lost }]);
+    }
+
+    #[test]
+    fn only_the_admitted_ledger_trims_and_the_first_is_admitted() {
+        let (mut uplink, mut out) = connected(4);
+        let other = LedgerId(8);
+        let refused = uplink.confirmed(0, S, said(other, 3), &mut out).unwrap_err();
+        assert_eq!(refused, NotTaken::Ledger { shard: S, found: other, admitted: L });
+        assert!(
+            refused.to_string().contains("POST /v1/ledger/00000000000000000000000000000008"),
+            "{refused}"
+        );
+        out.clear();
+        let older = Confirmation { incarnation: SiteIncarnation::default(), ..said(L, 1) };
+        assert_eq!(uplink.confirmed(0, S, older, &mut out), Err(NotTaken::Incarnation(S)));
+        // An operator has admitted it; what is kept is to be sent to it again.
+        uplink.confirmed(0, S, said(L, 4), &mut out).unwrap();
+        out.clear();
+        uplink.view(0, S, UplinkView { ledger: Some(other), ..view(3, 4) }, &mut out);
+        assert_eq!(out, [Effect::Load(S, 3), Effect::Load(S, 4)]);
+        assert!(uplink.confirmed(0, S, said(L, 4), &mut out).is_err());
+        out.clear();
+        uplink.confirmed(0, S, said(other, 3), &mut out).unwrap();
+        assert_eq!(out, [Effect::Confirmed(S, other, 3)]);
+        // Of a new site, the first is taken before it has anything.
+        let mut uplink = Uplink::default();
+        uplink.view(0, S, UplinkView { ledger: None, ..view(1, 0) }, &mut out);
+        out.clear();
+        uplink.confirmed(0, S, said(L, 0), &mut out).unwrap();
+        assert_eq!(out, [Effect::Confirmed(S, L, 0)]);
     }
 
     #[test]
@@ -283,7 +440,7 @@ mod tests {
         }
         assert_eq!(out.len(), MAX_INFLIGHT_BATCHES);
         out.clear();
-        uplink.confirmed(0, S, 2, &mut out);
+        uplink.confirmed(0, S, said(L, 2), &mut out).unwrap();
         assert_eq!(out.len(), 3, "two places are free again");
     }
 
@@ -292,10 +449,10 @@ mod tests {
         let (mut uplink, mut out) = connected(0);
         assert_eq!(out, []);
         uplink.timer(0, &mut out);
-        assert_eq!(out, [Effect::Beacon { shard: S, first_kept: 1, last: 0 }]);
+        assert_eq!(out, [Effect::Beacon { shard: S, incarnation: I, first_kept: 1, last: 0 }]);
         out.clear();
         uplink.view(0, S, UplinkView::default(), &mut out);
-        uplink.confirmed(0, S, 1, &mut out);
+        uplink.confirmed(0, S, said(L, 1), &mut out).unwrap();
         uplink.timer(BEACON_MS, &mut out);
         assert_eq!(out, []);
         assert_eq!(uplink.deadline_ms(), None);

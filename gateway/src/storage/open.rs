@@ -81,6 +81,8 @@ pub struct ReplicaSettings {
     pub limits: paxos::Limits,
     /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
     pub outbox_budget_bytes: u64,
+    /// What this making of the site is called in shards that have no name for it yet: drawn.
+    pub incarnation: u128,
     /// Contents of batches that each replica keeps in memory.
     pub shelf_bytes: usize,
 }
@@ -153,6 +155,7 @@ impl Found {
                 group: GroupConfig { group: id, me, members, limits: settings.limits.clone() },
                 rules: settings.rules.clone(),
                 outbox_budget_bytes: settings.outbox_budget_bytes,
+                incarnation: settings.incarnation,
             };
             let has_stored = stores.batches.has_any(id.0);
             let shard = Shard::recover(shard_settings, machine, found)?;

@@ -4,6 +4,7 @@ use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{EARLIEST_NOW, ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
+use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 use std::sync::Arc;
 
 #[test]
@@ -40,7 +41,7 @@ fn a_snapshot_that_claims_the_world_is_refused_before_room_is_made_for_it() {
     assert_eq!(rules.pop(), Some(0), "no overrides");
     let trust = (None::<(ElapsedMs, EpochMs)>, None::<ElapsedMs>);
     let clocks = (ElapsedMs(0), EpochMs(0), false, None::<(ElapsedMs, EpochMs)>, trust);
-    let head = bincode::encode_to_vec((SHARD, 0u64, 1u32, clocks), form).unwrap();
+    let head = bincode::encode_to_vec((SHARD, 0u64, 1u32, None::<SiteIncarnation>, clocks), form).unwrap();
     let overrides = bincode::encode_to_vec(1_000_000u64, form).unwrap();
     let mut bytes = [&whole[..1], &head, &rules, &overrides].concat();
     bytes.extend(xxhash_rust::xxh3::xxh3_64(&bytes).to_le_bytes());
@@ -130,7 +131,8 @@ fn confirmations_of_what_was_never_cut_or_long_confirmed_are_ignored() {
         s.publish(i * 100_000, None, reading(i * 100_000, 1.0));
         s.settle();
     }
-    let mut confirm = |cursor| s.apply(400_000, vec![Command::Confirmed { cursor }]).released;
+    let mut confirm =
+        |cursor| s.apply(400_000, vec![Command::Confirmed { ledger: LedgerId(1), cursor }]).released;
     assert_eq!(
         [confirm(4), confirm(u64::MAX), confirm(0), confirm(2), confirm(1), confirm(2)]
             .iter()

@@ -4,6 +4,7 @@ use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
+use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 
 fn submission() -> Submission {
     let source =
@@ -86,7 +87,7 @@ fn golden(file: &str, bytes: &[u8]) {
 #[test]
 fn a_submission_has_these_bytes() {
     let bytes = submission().encode();
-    golden("submission.v5.hex", &bytes);
+    golden("submission.v6.hex", &bytes);
     let decoded = Submission::decode(&bytes).unwrap();
     assert_eq!(decoded.items, submission().items);
     assert_eq!(decoded.encode(), bytes);
@@ -94,7 +95,7 @@ fn a_submission_has_these_bytes() {
 
 #[test]
 fn a_proposal_has_these_bytes() {
-    assert_eq!(hex(&<Proposal>::default().encode()), "0400000000");
+    assert_eq!(hex(&<Proposal>::default().encode()), "0500000000");
     let proposal = Proposal {
         elapsed: ElapsedMs(1_000),
         wall: EpochMs(-2),
@@ -102,14 +103,15 @@ fn a_proposal_has_these_bytes() {
         commands: vec![
             forwarded(Origin { gateway: GatewayId(1), start: 2 }, 3, &Submission::default()),
             Command::Tick,
-            Command::Confirmed { cursor: 300 },
+            Command::Confirmed { ledger: LedgerId(1), cursor: 300 },
             Command::Lost { origin: Origin { gateway: GatewayId(3), start: 4 } },
             Command::Upgrade { level: 2 },
+            Command::Incarnation(SiteIncarnation { generation: 3, random: 5 }),
             Command::Rules(Box::new(Rules { streams: vec![Override::default()], ..Rules::default() })),
             Command::LostBatch { seq: 300 },
         ],
     };
-    golden("proposal.v4.hex", &proposal.encode());
+    golden("proposal.v5.hex", &proposal.encode());
     assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
 }
 
@@ -127,7 +129,7 @@ fn a_snapshot_has_these_bytes() {
     let sizes = s.machine.sizes();
     assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
     assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
-    golden("snapshot.v7.hex", &s.machine.snapshot());
+    golden("snapshot.v8.hex", &s.machine.snapshot());
     let restored = Machine::restore(s.machine.shard(), Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
 }

@@ -3,7 +3,7 @@
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::uplink::StreamName;
+use selvedge_shared::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 /// A publish of one reading for each name, all of them told with their client.
@@ -176,7 +176,7 @@ fn what_a_stream_costs() {
         machine.apply(machine.slot() + 1, &proposal(at, vec![command])).unwrap();
         while let Some(due) = machine.next_tick_due().filter(|_| silent) {
             let cursor = machine.outbox_stats().last;
-            let commands = vec![Command::Tick, Command::Confirmed { cursor }];
+            let commands = vec![Command::Tick, Command::Confirmed { ledger: LedgerId(1), cursor }];
             machine.apply(machine.slot() + 1, &proposal(due.0 as i64, commands)).unwrap();
         }
     }

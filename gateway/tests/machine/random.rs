@@ -5,6 +5,7 @@ use selvedge_gateway::logic::machine::*;
 use selvedge_shared::aggregate::fingerprint;
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LedgerId;
 use std::collections::BTreeMap;
 
 /// What a window must hold, by the plainest reckoning.
@@ -155,7 +156,7 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
             }
             if random.u32(0..20) == 0 {
                 let cursor = s.machine.outbox_stats().last;
-                s.apply(now, vec![Command::Confirmed { cursor }]);
+                s.apply(now, vec![Command::Confirmed { ledger: LedgerId(1), cursor }]);
             }
         }
         s.settle();
@@ -194,7 +195,10 @@ fn history(seed: u64) -> (Rules, Shard) {
                 1 => {
                     // Ask the machine as a host would: what is derived on the way must not show.
                     s.machine.next_tick_due();
-                    Command::Confirmed { cursor: s.machine.outbox_stats().last + random.u64(0..2) }
+                    Command::Confirmed {
+                        ledger: LedgerId(1),
+                        cursor: s.machine.outbox_stats().last + random.u64(0..2),
+                    }
                 }
                 2 if random.u32(0..20) == 0 => {
                     let rules = Rules { allowed_lateness_ms: random.u32(0..9_000), ..rules.clone() };

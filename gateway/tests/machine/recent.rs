@@ -3,6 +3,7 @@
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 use std::collections::BTreeMap;
 
 const ALL: Query<'_> =
@@ -30,7 +31,7 @@ fn seconds(s: &mut Shard, from: i64, to: i64) {
 
 fn confirm(s: &mut Shard, cursor: u64) -> Option<u64> {
     let stamp = s.machine.elapsed().0 as i64 + 1;
-    s.apply(stamp, vec![Command::Confirmed { cursor }]).released
+    s.apply(stamp, vec![Command::Confirmed { ledger: LedgerId(1), cursor }]).released
 }
 
 fn starts(scanned: &Scanned) -> Vec<i64> {
@@ -205,4 +206,46 @@ fn more_streams_than_a_page_may_have_go_on_in_the_next() {
     assert_eq!(first.windows.len(), MAX_SCAN_STREAMS);
     let rest = s.ask(&ALL, &Page { after: first.next, ..Page::default() });
     assert_eq!((rest.windows.len(), rest.next), (3, None));
+}
+
+#[test]
+fn only_the_admitted_ledger_trims_and_another_one_is_sent_what_is_kept() {
+    let mut s = Shard::new(rules(3 * 1_024));
+    seconds(&mut s, 0, 11);
+    let confirm_by = |s: &mut Shard, ledger, cursor| {
+        let stamp = s.machine.elapsed().0 as i64 + 1;
+        s.apply(stamp, vec![Command::Confirmed { ledger, cursor }]).released
+    };
+    let (first, staging) = (LedgerId(1), LedgerId(2));
+    assert_eq!(s.machine.outbox_stats().ledger, None);
+    assert_eq!(confirm_by(&mut s, first, 0), None, "the first word admits it");
+    assert_eq!(confirm_by(&mut s, staging, 9), None);
+    let stats = s.machine.outbox_stats();
+    assert_eq!((stats.ledger, stats.cursor, stats.batches), (Some(first), 0, 10));
+    assert_eq!(confirm_by(&mut s, first, 11), None, "more than was cut is not cut to it");
+    assert_eq!(s.machine.outbox_stats().cursor, 0);
+    assert_eq!(confirm_by(&mut s, first, 9), Some(7));
+    // A database that was built anew has nothing of what is still here.
+    let stamp = s.machine.elapsed().0 as i64 + 1;
+    assert_eq!(s.item(stamp, Item::AdmitLedger { ledger: staging }), Outcome::Done);
+    let stats = s.machine.outbox_stats();
+    assert_eq!((stats.ledger, stats.kept, stats.cursor, stats.batches), (Some(staging), 7, 7, 3));
+    assert!(stats.bytes > 0);
+    assert_eq!(s.item(stamp, Item::AdmitLedger { ledger: staging }), Outcome::Done);
+    assert_eq!(confirm_by(&mut s, first, 10), None);
+    let restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
+    assert_eq!(restored.outbox_stats(), s.machine.outbox_stats());
+    assert_eq!(confirm_by(&mut s, staging, 10), None);
+    assert_eq!((s.machine.outbox_stats().cursor, s.machine.outbox_stats().bytes), (10, 0));
+}
+
+#[test]
+fn the_first_name_of_a_site_is_its_name_for_good() {
+    let mut s = Shard::new(rules(1_024));
+    let [first, other] = [1, 2].map(|generation| SiteIncarnation { generation, random: 7 });
+    assert_eq!(s.machine.incarnation(), None);
+    s.apply(1_000, vec![Command::Incarnation(first), Command::Incarnation(other)]);
+    s.apply(2_000, vec![Command::Incarnation(other)]);
+    let restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
+    assert_eq!((s.machine.incarnation(), restored.incarnation()), (Some(first), Some(first)));
 }

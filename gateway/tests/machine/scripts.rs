@@ -20,7 +20,7 @@ use crate::support::*;
 use selvedge_gateway::logic::machine::*;
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::Batch;
+use selvedge_shared::uplink::{Batch, LedgerId};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ fn tell(s: &mut Shard, told: &str, out: &mut String) {
             return show(s, &applied, out);
         }
         "confirm" => {
-            let applied = s.apply(stamp, vec![Command::Confirmed { cursor: number(0) }]);
+            let applied = s.apply(stamp, vec![Command::Confirmed { ledger: LedgerId(1), cursor: number(0) }]);
             return show(s, &applied, out);
         }
         "from" => {

@@ -22,7 +22,7 @@ use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::question::Place;
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::StreamName;
+use selvedge_shared::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 fn bytes() -> impl Strategy<Value = Arc<[u8]>> {
@@ -374,7 +374,8 @@ fn command() -> impl Strategy<Value = Command> {
             submission: submission.encode().into()
         }),
         Just(Command::Tick),
-        any::<u64>().prop_map(|cursor| Command::Confirmed { cursor }),
+        (any::<u128>(), any::<u64>())
+            .prop_map(|(ledger, cursor)| Command::Confirmed { ledger: LedgerId(ledger), cursor }),
         any::<u32>().prop_map(|level| Command::Upgrade { level }),
         rules.prop_map(|rules| Command::Rules(Box::new(rules))),
     ]

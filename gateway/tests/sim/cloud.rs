@@ -6,8 +6,11 @@ use super::random::Random;
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::seal::{Opener, Sealer};
-use selvedge_shared::uplink::{Batch, Down, LostBatch, StreamName, Up};
+use selvedge_shared::uplink::{Batch, Down, LedgerId, LostBatch, StreamName, Up};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The only ledger that there is.
+const LEDGER: LedgerId = LedgerId(1);
 
 /// Frames that a meddling broker has kept to repeat them.
 const MAX_KEPT_ENTRIES: usize = 64;
@@ -96,7 +99,7 @@ impl Cloud {
 
     /// A frame comes in; gives the sealed confirmation.
     pub fn hear(&mut self, common: &Common, shard: ShardId, frame: &[u8], forged: bool) -> Option<Vec<u8>> {
-        let (seq, message) = match self.opener.open(&common.site, shard, frame) {
+        let (incarnation, seq, message) = match self.opener.open_of(&common.site, shard, frame) {
             Ok(opened) => opened,
             Err(_) => {
                 assert!(forged, "an honest frame of {shard} was refused");
@@ -119,7 +122,11 @@ impl Cloud {
             }
         }
         let cursor = self.cursor(shard);
-        Some(self.sealer.seal(shard, cursor, &Down::Confirm { cursor }).expect("it fits"))
+        Some(
+            self.sealer
+                .seal_of(incarnation, shard, cursor, &Down::Confirm { ledger: LEDGER, cursor })
+                .expect("it fits"),
+        )
     }
 
     fn apply(&mut self, shard: ShardId, seq: u64, body: Vec<u8>) {

@@ -15,7 +15,7 @@ use selvedge_gateway::logic::replica::{Replica, Said, StoreWork};
 use selvedge_gateway::logic::ring::Ring;
 use selvedge_gateway::logic::session::{self, CONNECT_WAIT_MS, Session, Site};
 use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
-use selvedge_gateway::logic::uplink::{self, Uplink};
+use selvedge_gateway::logic::uplink::{self, Confirmation, Uplink};
 use selvedge_gateway::logic::wills::{WILLS, Wills};
 use selvedge_gateway::storage::{self, Desk, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores};
 use selvedge_gateway::wal::{Groups, Room};
@@ -473,11 +473,15 @@ impl Live {
         frame: &[u8],
         out: &mut Out,
     ) -> bool {
-        let Ok((_, Down::Confirm { cursor })) = self.opener.open(&common.site, shard, frame) else {
+        let Ok((incarnation, _, Down::Confirm { ledger, cursor })) =
+            self.opener.open_of(&common.site, shard, frame)
+        else {
             return false;
         };
         let mut effects = Vec::new();
-        self.uplink.confirmed(now.mono_ms, shard, cursor, &mut effects);
+        let said = Confirmation { incarnation, ledger, cursor };
+        // A leader that was cut off may hear of batches that a later one has cut.
+        let _ = self.uplink.confirmed(now.mono_ms, shard, said, &mut effects);
         self.uplinked(now, effects, out);
         true
     }
@@ -492,7 +496,7 @@ impl Live {
 
     fn uplinked(&mut self, now: Now, effects: Vec<uplink::Effect>, out: &mut Out) {
         for effect in effects {
-            let (shard, seq, message) = match effect {
+            let (incarnation, shard, seq, message) = match effect {
                 uplink::Effect::Load(shard, seq) => {
                     if let Some(replica) = self.replicas.get_mut(&shard) {
                         replica.load(seq);
@@ -500,22 +504,23 @@ impl Live {
                     }
                     continue;
                 }
-                uplink::Effect::Confirmed(shard, cursor) => {
-                    self.event(now, shard, Event::Confirmed { cursor });
+                uplink::Effect::Confirmed(shard, ledger, cursor) => {
+                    self.event(now, shard, Event::Confirmed { ledger, cursor });
                     self.again = true;
                     continue;
                 }
-                uplink::Effect::Batch { shard, seq, first_kept, last, body } => {
-                    (shard, seq, Up::Batch { first_kept, last, body })
+                uplink::Effect::Batch { shard, incarnation, seq, first_kept, last, body } => {
+                    (incarnation, shard, seq, Up::Batch { first_kept, last, body })
                 }
-                uplink::Effect::Lost { shard, seq, first_kept, last, lost } => {
-                    (shard, seq, Up::Lost { first_kept, last, lost })
+                uplink::Effect::Lost { shard, incarnation, seq, first_kept, last, lost } => {
+                    (incarnation, shard, seq, Up::Lost { first_kept, last, lost })
                 }
-                uplink::Effect::Beacon { shard, first_kept, last } => {
-                    (shard, last, Up::Beacon { first_kept, last })
+                uplink::Effect::Beacon { shard, incarnation, first_kept, last } => {
+                    (incarnation, shard, last, Up::Beacon { first_kept, last })
                 }
             };
-            out.up.push((shard, self.sealer.seal(shard, seq, &message).expect("it fits")));
+            let sealed = self.sealer.seal_of(incarnation, shard, seq, &message);
+            out.up.push((shard, sealed.expect("it fits")));
         }
     }
 
@@ -715,6 +720,7 @@ fn replica_settings(common: &Common) -> ReplicaSettings {
         rules: common.rules.clone(),
         limits: common.limits.clone(),
         outbox_budget_bytes: OUTBOX_BUDGET_BYTES,
+        incarnation: 1,
         shelf_bytes: SHELF_BYTES,
     }
 }

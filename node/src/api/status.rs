@@ -18,6 +18,8 @@ pub(super) struct Status {
     now: String,
     /// Whether the uplink is subscribed at its broker.
     uplink_connected: bool,
+    /// Which ledger the database is: sites trim what they keep for the one that they have admitted.
+    ledger: String,
     batches_applied: u64,
     batches_missing: u64,
     batches_given_up: u64,
@@ -103,6 +105,7 @@ pub(super) async fn status(
         version: env!("CARGO_PKG_VERSION"),
         now: EpochMs::now().to_string(),
         uplink_connected: api.stats.is_subscribed(),
+        ledger: api.reader.ledger_id().await?.to_string(),
         batches_applied: applied,
         batches_missing: missing,
         batches_given_up: given_up,

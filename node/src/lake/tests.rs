@@ -103,8 +103,15 @@ impl Home {
         let batch = Batch { streams, parts };
         let content = Some(Content { seq: self.seq, body_hash: self.seq, batch });
         let site = SiteId::new("plant-7").unwrap();
-        let message =
-            Incoming { site, shard: ShardId(0), first_kept: 1, last: self.seq, content, lost: None };
+        let message = Incoming {
+            site,
+            incarnation: Default::default(),
+            shard: ShardId(0),
+            first_kept: 1,
+            last: self.seq,
+            content,
+            lost: None,
+        };
         let applied = self.writer.apply(&vec![message].into(), EpochMs(1)).await.unwrap();
         assert_eq!(applied.outcomes, [store::Outcome::Applied]);
     }

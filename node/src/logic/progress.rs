@@ -73,6 +73,11 @@ impl Progress {
         self.cursor
     }
 
+    /// The highest number that is settled.
+    pub fn highest(&self) -> u64 {
+        self.beyond.last().copied().unwrap_or(self.cursor)
+    }
+
     /// How many batches beyond the cursor are applied.
     pub fn beyond(&self) -> usize {
         self.beyond.len()

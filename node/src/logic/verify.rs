@@ -18,6 +18,9 @@ use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::{Batch, LostBatch, Part, Up, parse_topic};
 use xxhash_rust::xxh3::xxh3_64;
 
+/// No shard of a site cuts so many batches; with those of all its makings they are still numbers that a database holds.
+const MAX_BATCHES: u64 = 1 << 53;
+
 /// Opens and checks what comes from the uplink.
 pub struct Verifier {
     opener: Opener<Up>,
@@ -84,13 +87,13 @@ impl Verifier {
         if !self.sites.contains(&site) {
             return Err(Refused::Site);
         }
-        let (seq, message) = self.opener.open(&site, shard, payload)?;
+        let (incarnation, seq, message) = self.opener.open_of(&site, shard, payload)?;
         let (first_kept, last, body, lost) = match message {
             Up::Batch { first_kept, last, body } => (first_kept, last, Some(body), None),
             Up::Beacon { first_kept, last } => (first_kept, last, None, None),
             Up::Lost { first_kept, last, lost } => (first_kept, last, None, Some((seq, lost))),
         };
-        let in_order = last < i64::MAX as u64 && (1..=last.saturating_add(1)).contains(&first_kept);
+        let in_order = last <= MAX_BATCHES && (1..=last.saturating_add(1)).contains(&first_kept);
         let names_batch = body.is_some() || lost.is_some();
         if !in_order || (names_batch && !(first_kept..=last).contains(&seq)) {
             return Err(Refused::Numbers);
@@ -99,7 +102,7 @@ impl Verifier {
             return Err(Refused::Range);
         }
         let content = body.map(|body| content(seq, &body)).transpose()?;
-        Ok(Incoming { site, shard, first_kept, last, content, lost })
+        Ok(Incoming { site, incarnation, shard, first_kept, last, content, lost })
     }
 }
 

@@ -22,14 +22,14 @@ mod stage;
 
 pub use postgres::Postgres;
 pub use sqlite::worker as sql_worker;
-pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome, ShardKey};
+pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome, Settled, ShardKey};
 
 use crate::logic::passed::{NEVER, Progress};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::LostBatch;
+use selvedge_shared::uplink::{LedgerId, LostBatch};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -105,6 +105,9 @@ pub enum StoreError {
         /// What is wrong with them.
         why: String,
     },
+    /// The database does not say which ledger it is.
+    #[error("the table `ledger` has no row: restore it from a copy of the database")]
+    NoLedger,
     /// TimescaleDB is asked for, and is not there.
     #[error(
         "the setting `timescale` is true, but the database has no extension timescaledb; \
@@ -332,6 +335,17 @@ impl Reader {
         match self {
             Self::Sqlite(reader) => reader.ledger(site, width_ms, after, limit).await,
             Self::Postgres(reader) => reader.ledger(site, width_ms, after, limit).await,
+        }
+    }
+
+    /// Which ledger this is.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn ledger_id(&self) -> Result<LedgerId, StoreError> {
+        match self {
+            Self::Sqlite(reader) => reader.ledger_id().await,
+            Self::Postgres(reader) => reader.ledger_id().await,
         }
     }
 

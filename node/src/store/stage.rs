@@ -14,7 +14,7 @@ use crate::logic::totals::Totals;
 use crate::logic::{query, rollup};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, LostBatch, Part, StreamName};
+use selvedge_shared::uplink::{Batch, LedgerId, LostBatch, Part, SiteIncarnation, StreamName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many of a shard's newest batches stay listed in `applied_batch`, beyond those above the cursor: enough to
@@ -37,6 +37,8 @@ pub(super) type Rollups = BTreeMap<(i64, EpochMs, i64), StoredWindow>;
 pub struct Incoming {
     /// The site it came from.
     pub site: SiteId,
+    /// Which making of it.
+    pub incarnation: SiteIncarnation,
     /// The shard it is of.
     pub shard: ShardId,
     /// The lowest seq that the edge still has.
@@ -60,6 +62,12 @@ pub struct Content {
     pub body_hash: u64,
 }
 
+impl Content {
+    fn parts_and_hash(&self) -> (usize, u64) {
+        (self.batch.parts.len(), self.body_hash)
+    }
+}
+
 /// What became of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
@@ -78,6 +86,17 @@ pub enum Outcome {
     /// Its number was used before for another content: not counted. The shard is not confirmed any more
     /// until someone has looked at it and cleared `shard_progress.conflict_seq`.
     Conflict,
+    /// It is of an earlier making of its site than the one that is known: not counted, nor confirmed.
+    Superseded,
+}
+
+/// How far a shard is settled, as its site counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Which making of the site.
+    pub incarnation: SiteIncarnation,
+    /// All batches up to it are on disk.
+    pub cursor: u64,
 }
 
 /// What became of the messages of one transaction.
@@ -85,9 +104,10 @@ pub enum Outcome {
 pub struct Applied {
     /// One for each message, in their order.
     pub outcomes: Vec<Outcome>,
-    /// The cursors, on disk, of all shards that were heard, except those with a conflict
-    /// (which an edge that was set up anew under an old name and secret would cause).
-    pub cursors: BTreeMap<ShardKey, u64>,
+    /// The cursors, on disk, of all shards that were heard, except those with a conflict.
+    pub cursors: BTreeMap<ShardKey, Settled>,
+    /// The ledger that they are in.
+    pub ledger: LedgerId,
     /// How many windows were written.
     pub windows: usize,
     /// How many batch numbers were given up as holes.
@@ -101,6 +121,10 @@ pub struct Applied {
 /// A shard as the database has it; the default for one that it has not heard of.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct StoredShard {
+    /// Which making of the site is known.
+    pub incarnation: SiteIncarnation,
+    /// Its batches are numbered on from here, so that no two makings have batches of one number.
+    pub base: u64,
     pub cursor: u64,
     pub first_kept: u64,
     pub last: u64,
@@ -114,6 +138,8 @@ pub(super) struct StoredShard {
 }
 
 struct Shard {
+    incarnation: SiteIncarnation,
+    base: u64,
     stored: StoredShard,
     before: Progress,
     now: Progress,
@@ -136,6 +162,8 @@ pub(super) struct AppliedBatch {
 /// How a shard's progress changes.
 pub(super) struct Change {
     pub key: ShardKey,
+    pub incarnation: SiteIncarnation,
+    pub base: u64,
     pub cursor: u64,
     pub first_kept: u64,
     pub last: u64,
@@ -202,9 +230,12 @@ impl<'a> Stage<'a> {
                 Progress::restore(stored.cursor, stored.beyond.iter().copied(), stored.holes.iter().copied());
             let (first_kept, last, conflict) = (stored.first_kept, stored.last, stored.conflict);
             let now = before.clone();
+            let (incarnation, base) = (stored.incarnation, stored.base);
             (
                 key,
                 Shard {
+                    incarnation,
+                    base,
                     stored,
                     before,
                     now,
@@ -220,19 +251,28 @@ impl<'a> Stage<'a> {
             Self { shards: stored.into_iter().map(shard).collect(), outcomes: vec![], new: vec![] };
         for message in messages {
             let Some(shard) = stage.shards.get_mut(&(message.site.clone(), message.shard)) else { continue };
-            let outcome = match (&message.content, message.lost) {
-                (Some(content), _) => shard.judge(content),
-                (None, Some((seq, lost))) => shard.lose(seq, lost),
+            if !shard.knows(message.incarnation) {
+                stage.outcomes.push(Outcome::Superseded);
+                continue;
+            }
+            let base = shard.base;
+            let here = |number: u64| number.saturating_add(base);
+            let (first_kept, last) = (here(message.first_kept), here(message.last));
+            let seq = message.content.as_ref().map(|content| here(content.seq));
+            let judged = seq.zip(message.content.as_ref());
+            let outcome = match (judged, message.lost) {
+                (Some((seq, content)), _) => shard.judge(seq, content.parts_and_hash()),
+                (None, Some((seq, lost))) => shard.lose(here(seq), lost),
                 (None, None) => Outcome::Beacon,
             };
-            if let (Outcome::Applied, Some(content)) = (outcome, &message.content) {
+            if let (Outcome::Applied, Some((seq, content))) = (outcome, judged) {
                 let (site, shard) = (&message.site, message.shard);
-                stage.new.push(New { site, shard, seq: content.seq, batch: &content.batch });
+                stage.new.push(New { site, shard, seq, batch: &content.batch });
             }
-            shard.last = shard.last.max(message.last);
-            if message.first_kept > shard.first_kept {
-                shard.first_kept = message.first_kept;
-                shard.now.skip_below(message.first_kept);
+            shard.last = shard.last.max(last);
+            if first_kept > shard.first_kept {
+                shard.first_kept = first_kept;
+                shard.now.skip_below(first_kept);
             }
             stage.outcomes.push(outcome);
         }
@@ -304,7 +344,8 @@ impl<'a> Stage<'a> {
         let mut changes = vec![];
         for (key, shard) in self.shards {
             if shard.conflict.is_none() {
-                out.cursors.insert(key.clone(), shard.now.cursor());
+                let cursor = shard.now.cursor().saturating_sub(shard.base);
+                out.cursors.insert(key.clone(), Settled { incarnation: shard.incarnation, cursor });
             }
             if shard.changes() {
                 let change = shard.change(key);
@@ -337,17 +378,33 @@ impl New<'_> {
 }
 
 impl Shard {
-    fn judge(&mut self, content: &Content) -> Outcome {
-        match self.now.apply(content.seq) {
+    /// Whether a making of the site is the one that is known, which a later one becomes. What is missing of an earlier one comes no
+    /// more.
+    fn knows(&mut self, incarnation: SiteIncarnation) -> bool {
+        if incarnation == self.incarnation {
+            return true;
+        }
+        if incarnation.generation <= self.incarnation.generation {
+            return false;
+        }
+        (self.incarnation, self.base) = (incarnation, self.now.highest().max(self.last));
+        self.now.skip_below(self.base.saturating_add(1));
+        (self.first_kept, self.last) = (self.base.saturating_add(1), self.base);
+        self.conflict = None;
+        true
+    }
+
+    /// Judges a batch by its number here.
+    fn judge(&mut self, seq: u64, (parts, hash): (usize, u64)) -> Outcome {
+        match self.now.apply(seq) {
             Verdict::TooFarAhead => Outcome::TooFarAhead,
-            Verdict::Duplicate if self.is_other(content) => {
-                self.conflict.get_or_insert(content.seq);
+            Verdict::Duplicate if self.is_other(seq, hash) => {
+                self.conflict.get_or_insert(seq);
                 Outcome::Conflict
             }
             Verdict::Duplicate => Outcome::Duplicate,
             Verdict::New => {
-                let (parts, hash) = (content.batch.parts.len(), content.body_hash);
-                self.applied.push(AppliedBatch { seq: content.seq, parts, hash });
+                self.applied.push(AppliedBatch { seq, parts, hash });
                 Outcome::Applied
             }
         }
@@ -364,14 +421,16 @@ impl Shard {
         }
     }
 
-    /// Whether the number of `content` was applied with another content, as far as that is still known.
-    fn is_other(&self, content: &Content) -> bool {
-        let now = self.applied.iter().find(|one| one.seq == content.seq).map(|one| one.hash);
-        now.or(self.stored.hashes.get(&content.seq).copied()).is_some_and(|hash| hash != content.body_hash)
+    /// Whether a number was applied with another content, as far as that is still known.
+    fn is_other(&self, seq: u64, hash: u64) -> bool {
+        let now = self.applied.iter().find(|one| one.seq == seq).map(|one| one.hash);
+        now.or(self.stored.hashes.get(&seq).copied()).is_some_and(|known| known != hash)
     }
 
     fn changes(&self) -> bool {
-        self.now != self.before || !self.applied.is_empty() || self.conflict != self.stored.conflict
+        // A making of which nothing came is known by the next message again.
+        let other = self.incarnation != self.stored.incarnation && self.base > 0;
+        other || self.now != self.before || !self.applied.is_empty() || self.conflict != self.stored.conflict
     }
 
     fn change(&self, key: ShardKey) -> Change {
@@ -380,6 +439,8 @@ impl Shard {
             |span: &Span| (*span, self.lost.get(&span.first).filter(|_| span.first == span.last).copied());
         Change {
             key,
+            incarnation: self.incarnation,
+            base: self.base,
             cursor,
             first_kept: self.first_kept,
             last: self.last,

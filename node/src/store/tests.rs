@@ -4,7 +4,7 @@ use super::*;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::sequences::Sequences;
-use selvedge_shared::uplink::{Batch, LostBatch, Part, StreamName};
+use selvedge_shared::uplink::{Batch, LostBatch, Part, SiteIncarnation, StreamName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -36,7 +36,15 @@ fn batch(parts: Vec<Part>) -> Batch {
 fn message(seq: u64, first_kept: u64, batch: Batch) -> Incoming {
     let body_hash = xxhash_rust::xxh3::xxh3_64(&batch.encode());
     let content = Some(Content { seq, batch, body_hash });
-    Incoming { site: site(), shard: ShardId(3), first_kept, last: seq, content, lost: None }
+    Incoming {
+        site: site(),
+        incarnation: SiteIncarnation::default(),
+        shard: ShardId(3),
+        first_kept,
+        last: seq,
+        content,
+        lost: None,
+    }
 }
 
 /// Batch `seq` holds one reading of value `seq` in the one window, and one in a window of its own.
@@ -46,7 +54,15 @@ fn numbered(seq: u64) -> Incoming {
 }
 
 fn beacon(first_kept: u64, last: u64) -> Incoming {
-    Incoming { site: site(), shard: ShardId(3), first_kept, last, content: None, lost: None }
+    Incoming {
+        site: site(),
+        incarnation: SiteIncarnation::default(),
+        shard: ShardId(3),
+        first_kept,
+        last,
+        content: None,
+        lost: None,
+    }
 }
 
 async fn window(reader: &Reader, stream: &str, start: i64) -> crate::store::StoredWindow {
@@ -65,7 +81,7 @@ async fn apply(writer: &mut Writer, messages: &[Incoming]) -> Applied {
 }
 
 fn cursor(applied: &Applied) -> Option<u64> {
-    applied.cursors.get(&(site(), ShardId(3))).copied()
+    applied.cursors.get(&(site(), ShardId(3))).map(|settled| settled.cursor)
 }
 
 /// A database of a test's own.
@@ -578,6 +594,47 @@ async fn what_missing_batches_may_hold_is_not_complete() {
         apply(&mut writer, &[at(6, 1), at(7, 1)]).await;
         assert_eq!(complete(&home, "windows", "temp").await, [60, 120, 240, 300, 360, 420, 480, 540]);
         assert_eq!(complete(&home, "hour", "temp").await, [0]);
+        home.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_site_that_is_set_up_anew_counts_from_one_and_is_counted() {
+    for home in homes().await {
+        let (mut writer, reader) = home.open().await;
+        let of = |generation: u64, message: Incoming| {
+            let incarnation = SiteIncarnation { generation, random: generation.into() };
+            Incoming { incarnation, ..message }
+        };
+        let settled = |applied: &Applied| applied.cursors[&(site(), ShardId(3))];
+        apply(&mut writer, &(1..=5).map(|seq| of(10, numbered(seq))).collect::<Vec<_>>()).await;
+        // Batch 6 never comes; batch 7 does.
+        let applied = apply(&mut writer, &[of(10, numbered(7))]).await;
+        assert_eq!(settled(&applied).cursor, 5);
+        let (mut writer, _) = home.crash(writer, reader).await;
+        // The same names, the same secret, other readings under the same numbers.
+        let anew: Vec<_> = (1..=3)
+            .map(|seq| of(20, numbered(100 + seq)))
+            .map(|mut message| {
+                message.content.as_mut().unwrap().seq -= 100;
+                message.last -= 100;
+                message
+            })
+            .collect();
+        let applied = apply(&mut writer, &anew).await;
+        assert_eq!(applied.outcomes, [Outcome::Applied; 3]);
+        assert_eq!((settled(&applied).incarnation.generation, settled(&applied).cursor), (20, 3));
+        assert_eq!(applied.given_up, 1, "batch 6 of the old one can come from nowhere any more");
+        assert_eq!(apply(&mut writer, &anew).await.outcomes, [Outcome::Duplicate; 3]);
+        // Recorded frames of the old one, played again.
+        let old = [of(10, numbered(2)), of(10, numbered(6)), of(10, beacon(1, 9))];
+        let applied = apply(&mut writer, &old).await;
+        assert_eq!(applied.outcomes, [Outcome::Superseded; 3]);
+        assert_eq!(settled(&applied).incarnation.generation, 20, "the old one is told nothing");
+        let (mut writer, reader) = home.open().await;
+        let applied = apply(&mut writer, &[of(20, beacon(1, 3))]).await;
+        assert_eq!(settled(&applied).cursor, 3);
+        assert_eq!(total(&reader).await, (9, (1 + 2 + 3 + 4 + 5 + 7 + 101 + 102 + 103) as f64));
         home.end().await;
     }
 }

@@ -394,7 +394,7 @@ impl Edge {
     fn confirmed(&mut self, publish: &Publish, last: u64) {
         let lane =
             self.lanes.iter_mut().find(|lane| ack_topic(&site(), lane.shard) == publish.topic).unwrap();
-        let (seq, Down::Confirm { cursor }) =
+        let (seq, Down::Confirm { cursor, .. }) =
             self.opener.open(&site(), lane.shard, &publish.payload).unwrap();
         assert_eq!(seq, cursor);
         assert!(cursor <= last, "{cursor} is more than was sent");

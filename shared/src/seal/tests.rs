@@ -1,6 +1,7 @@
 use super::*;
 #[cfg(unix)]
 use crate::private::is_private;
+use crate::uplink::LedgerId;
 
 fn secret(n: u8) -> SiteSecret {
     SiteSecret(std::array::from_fn(|i| n ^ (i as u8)))
@@ -34,18 +35,18 @@ fn a_frame_has_these_bytes() {
     let mut up = up_sealer();
     let frames: Vec<String> = (0..2).map(|_| hex(&up.seal(ShardId(5), 9, &beacon()).unwrap())).collect();
     let mut down: Sealer<Down> = Sealer::with_salt(&secret(1), &site("a"), [7; SALT_BYTES]);
-    let confirm = hex(&down.seal(ShardId(5), 9, &Down::Confirm { cursor: 9 }).unwrap());
+    let confirm = hex(&down.seal(ShardId(5), 9, &Down::Confirm { ledger: LedgerId(1), cursor: 9 }).unwrap());
     assert_eq!(
         frames[0],
-        "0101a25ab994c9f13e920707070707070707070707070707070707070707070707070707070707070707000000000000000009000000000000008fbe34bb8139d25c4c7f27c28dd3608e48bc0527"
+        "0201a25ab994c9f13e9207070707070707070707070707070707070707070707070707070707070707070000000000000000090000000000000000000000000000000000000000000000000000000000000090e364dcf78f7995d69548084fc126ca1dfd44a6"
     );
     assert_eq!(
         frames[1],
-        "0101a25ab994c9f13e92070707070707070707070707070707070707070707070707070707070707070701000000000000000900000000000000816fe0cdaa2c13df8b31ac18c5908716be26b3e0"
+        "0201a25ab994c9f13e92070707070707070707070707070707070707070707070707070707070707070701000000000000000900000000000000000000000000000000000000000000000000000000000000e2d6313904996c8fd75275bf2e08710cbf6de20d"
     );
     assert_eq!(
         confirm,
-        "0102a25ab994c9f13e9207070707070707070707070707070707070707070707070707070707070707070000000000000000090000000000000030a3d896f8a708a5989fb857df5a90535f2bb0"
+        "0202a25ab994c9f13e92070707070707070707070707070707070707070707070707070707070707070700000000000000000900000000000000000000000000000000000000000000000000000000000000f778bb18cf7afdcdafebee17248f25cf4d9017e7"
     );
     assert_eq!(
         hex(&link_psk(&secret(1), &site("a"))),
@@ -158,7 +159,7 @@ fn remembered_keys_are_bounded_and_forged_salts_displace_none() {
     }
     let keys = &opener.sites[&site("a")].keys;
     assert_eq!(keys.len(), MAX_CACHED_KEYS_ENTRIES);
-    assert_eq!(keys.last().map(|k| k.1[0]), Some(199));
+    assert_eq!(keys.last().map(|k| k.0.2[0]), Some(199));
 }
 
 #[test]

@@ -7,11 +7,12 @@ use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
+use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Format version of [`Proposal`] frames.
-pub const PROPOSAL_VERSION: u8 = 4;
+pub const PROPOSAL_VERSION: u8 = 5;
 
 /// The value of one slot. An empty one is what a new leader opens its ballot with. One that is applied borrows its submissions from the
 /// slot's bytes.
@@ -64,8 +65,11 @@ pub enum Command<Bytes = Arc<[u8]>> {
     },
     /// Time has passed: close idle windows and late parts, expire sessions, cut closed parts into a batch.
     Tick,
-    /// A node has every batch up to and including `cursor` on disk.
+    /// A node has every batch up to and including `cursor` on disk. The first ledger that confirms is the one that is admitted
+    /// from then on; what another one has counts for nothing.
     Confirmed {
+        /// Where it has them.
+        ledger: LedgerId,
         /// The cursor.
         cursor: u64,
     },
@@ -86,6 +90,8 @@ pub enum Command<Bytes = Arc<[u8]>> {
         /// Its number.
         seq: u64,
     },
+    /// What this making of the site is called from here on, for good: the first that is chosen.
+    Incarnation(SiteIncarnation),
 }
 
 /// One start of one gateway's process: the start numbers of a gateway only grow.
@@ -184,6 +190,11 @@ pub enum Item {
         device: String,
         /// One of its streams, or all.
         stream: Option<String>,
+    },
+    /// An operator admits a ledger (in every shard): it alone trims from now on, and what is still kept is sent to it.
+    AdmitLedger {
+        /// Which.
+        ledger: LedgerId,
     },
 }
 

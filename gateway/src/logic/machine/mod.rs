@@ -94,6 +94,7 @@ use selvedge_shared::aggregate::Sample;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, MAX_NAME_BYTES, ShardId};
 use selvedge_shared::time::{EARLIEST_NOW, ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
+use selvedge_shared::uplink::SiteIncarnation;
 use session::{Not, Sessions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -256,6 +257,7 @@ pub struct Machine {
     agreed: Option<(ElapsedMs, EpochMs)>,
     trust: Trust,
     level: u32,
+    incarnation: Option<SiteIncarnation>,
     rules: Rules,
     origins: BTreeMap<GatewayId, (u64, u64)>,
     verdicts: Verdicts,
@@ -307,6 +309,7 @@ impl Machine {
             agreed: None,
             trust: Trust::default(),
             level: 1,
+            incarnation: None,
             origins: BTreeMap::new(),
             verdicts: Verdicts::default(),
             names: Names::default(),
@@ -328,6 +331,11 @@ impl Machine {
     pub fn rules_command(&self) -> Option<Command> {
         let news = *self.wanted != self.rules && self.wanted.validate().is_ok();
         news.then(|| Command::Rules(Box::new((*self.wanted).clone())))
+    }
+
+    /// Which making of the site this is; nothing before it is chosen.
+    pub fn incarnation(&self) -> Option<SiteIncarnation> {
+        self.incarnation
     }
 
     /// Applies what slot `slot` holds.
@@ -362,7 +370,7 @@ impl Machine {
                     applied.verdicts.push((*origin, *n, verdict));
                 }
                 Command::Tick => self.tick(&mut applied),
-                Command::Confirmed { cursor } => _ = self.outbox.confirm(*cursor),
+                Command::Confirmed { ledger, cursor } => self.outbox.confirmed(*ledger, *cursor),
                 Command::Lost { origin } => self.sessions.lost(*origin, self.session_time()),
                 Command::Upgrade { level } => self.level = self.level.max(*level),
                 Command::Rules(rules) => self.put_in_force(rules, &mut applied),
@@ -371,6 +379,7 @@ impl Machine {
                     applied.lost.push(*seq);
                 }
                 Command::LostBatch { .. } => {}
+                Command::Incarnation(chosen) => _ = self.incarnation.get_or_insert(*chosen),
             }
         }
         applied.released = self.outbox.release(self.rules.recent_bytes);
@@ -475,6 +484,10 @@ impl Machine {
                 known
                     .then_some(())
                     .ok_or(Not::Possible(format!("there is no entry {id} at attempt {attempt}")))
+            }
+            Item::AdmitLedger { ledger } => {
+                self.outbox.admit(*ledger);
+                Ok(())
             }
             Item::ResetSequence { device, stream } => self.reset_sequence(device, stream.as_deref()),
             Item::Connect(connect) => match self.sessions.connect(connect, now, rules) {

@@ -15,6 +15,9 @@
 //! knows of it, stay: the uplink sends that in place of the content, so that neither the batches behind it wait for ever nor
 //! anything goes missing in silence.
 //!
+//! A confirmation counts only if it is of the admitted ledger: the first that confirmed, or the one that an operator has admitted since.
+//! When another one is admitted, all that is kept counts as unconfirmed again, for the new one may lack it.
+//!
 //! Invariant: an encoded batch has at most [`MAX_BATCH_BYTES`] bytes.
 //! Invariant: seqs are given without gaps, and kept <= cursor <= last.
 
@@ -23,7 +26,7 @@ use super::window::Closed;
 use bincode::{Decode, Encode};
 use selvedge_shared::frame::varint_bytes;
 use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, LostBatch, MAX_BATCH_BYTES, Part, StreamName};
+use selvedge_shared::uplink::{Batch, LedgerId, LostBatch, MAX_BATCH_BYTES, Part, StreamName};
 use std::collections::{HashMap, VecDeque};
 
 /// The longest that closed parts wait to be cut while batches stay unconfirmed.
@@ -103,6 +106,8 @@ pub struct OutboxStats {
     pub cursor: u64,
     /// The last seq that was cut.
     pub last: u64,
+    /// The ledger whose confirmations count; nothing before the first.
+    pub ledger: Option<LedgerId>,
     /// Unconfirmed batches.
     pub batches: u64,
     /// The bytes of their encoded forms.
@@ -124,6 +129,8 @@ pub(super) struct Outbox {
     pub cursor: u64,
     /// How many batches were ever marked as lost.
     pub lost: u64,
+    /// Whose confirmations count.
+    pub ledger: Option<LedgerId>,
     /// From `kept + 1` on.
     pub manifest: VecDeque<BatchRecord>,
     pub waiting: Vec<Closed>,
@@ -247,8 +254,24 @@ impl Outbox {
         Some(CutBatch { seq: self.last(), bytes })
     }
 
+    /// A ledger has everything up to `cursor`. Counts if it is the admitted one; the first is.
+    pub fn confirmed(&mut self, ledger: LedgerId, cursor: u64) {
+        if *self.ledger.get_or_insert(ledger) == ledger {
+            self.confirm(cursor);
+        }
+    }
+
+    /// This ledger's confirmations count from now on, and no other's.
+    pub fn admit(&mut self, ledger: LedgerId) {
+        if self.ledger.replace(ledger) == Some(ledger) {
+            return;
+        }
+        self.cursor = self.kept;
+        self.bytes = self.manifest.iter().map(|record| u64::from(record.bytes)).sum();
+    }
+
     /// Everything up to `cursor` is confirmed. False, and nothing done, if that is not news or can't be.
-    pub fn confirm(&mut self, cursor: u64) -> bool {
+    fn confirm(&mut self, cursor: u64) -> bool {
         if cursor <= self.cursor || cursor > self.last() {
             return false;
         }
@@ -303,6 +326,7 @@ impl Outbox {
             kept: self.kept,
             cursor: self.cursor,
             last: self.last(),
+            ledger: self.ledger,
             batches: self.unconfirmed(),
             bytes: self.bytes,
             lost: self.lost,
@@ -313,14 +337,17 @@ impl Outbox {
 
     /// An outbox as it was stored; nothing if that can't be.
     pub fn restore(
-        (kept, released, cursor, lost): (u64, Option<ElapsedMs>, u64, u64),
+        (kept, released, cursor, lost, ledger): (u64, Option<ElapsedMs>, u64, u64, Option<LedgerId>),
         manifest: VecDeque<BatchRecord>,
         waiting: Vec<Closed>,
         since: ElapsedMs,
         names: &Names,
     ) -> Option<Self> {
         let last = kept.checked_add(manifest.len() as u64)?;
-        if !(kept..=last).contains(&cursor) || (kept == 0) != released.is_none() {
+        if !(kept..=last).contains(&cursor)
+            || (cursor > 0 && ledger.is_none())
+            || (kept == 0) != released.is_none()
+        {
             return None;
         }
         let marked = manifest.iter().filter(|record| record.lost).count() as u64;
@@ -330,7 +357,8 @@ impl Outbox {
         let confirmed = usize::try_from(cursor - kept).ok()?;
         let bytes = manifest.iter().skip(confirmed).map(BatchRecord::held).sum();
         let charged = manifest.iter().map(BatchRecord::charge).sum();
-        let mut outbox = Self { kept, released, cursor, lost, manifest, bytes, charged, ..Self::default() };
+        let mut outbox =
+            Self { kept, released, cursor, lost, ledger, manifest, bytes, charged, ..Self::default() };
         for part in waiting {
             if !part.is_sound(names) || outbox.push(part, since, names).is_some() {
                 return None;

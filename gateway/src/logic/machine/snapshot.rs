@@ -25,7 +25,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of snapshots. Lower versions were of no release.
-pub const SNAPSHOT_VERSION: u8 = 7;
+pub const SNAPSHOT_VERSION: u8 = 8;
 /// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
 /// than that of what is left is refused before room is made for it.
 const MAX_GROWTH: usize = 32;
@@ -100,7 +100,7 @@ impl Machine {
     /// The state as bytes.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut w = Writer(vec![SNAPSHOT_VERSION]);
-        w.put((self.shard, self.slot, self.level));
+        w.put((self.shard, self.slot, self.level, self.incarnation));
         w.put((self.elapsed, self.wall, self.sure, self.agreed, self.trust));
         w.put(&self.rules);
         let origins: Vec<(GatewayId, u64, u64)> =
@@ -122,7 +122,7 @@ impl Machine {
         w.put(self.quarantine.image());
         w.put(self.sessions.image());
         let o = &self.outbox;
-        w.put(((o.kept, o.released, o.cursor, o.lost), &o.manifest, &o.waiting, o.since));
+        w.put(((o.kept, o.released, o.cursor, o.lost, o.ledger), &o.manifest, &o.waiting, o.since));
         w.put(self.verdicts.image());
         let digest = xxh3_64(&w.0);
         w.0.extend(digest.to_le_bytes());
@@ -150,7 +150,7 @@ impl Machine {
         let mut r = Reader(tables);
         let mut m = Self::new(shard, rules);
         let found;
-        (found, m.slot, m.level) = r.take("head")?;
+        (found, m.slot, m.level, m.incarnation) = r.take("head")?;
         if found != shard {
             return Err(RestoreError::Shard { found, wanted: shard });
         }
@@ -176,7 +176,7 @@ impl Machine {
         m.quarantine = Quarantine::from_image(r.take("quarantine")?).ok_or(inconsistent("quarantine"))?;
         let (epoch, sessions, wills, lost): (u64, _, _, _) = r.take("sessions")?;
         m.sessions = Sessions::from_image(epoch, sessions, wills, lost).ok_or(inconsistent("sessions"))?;
-        let (edges, manifest, waiting, since): ((u64, _, u64, u64), _, _, _) = r.take("outbox")?;
+        let (edges, manifest, waiting, since): ((u64, _, u64, u64, _), _, _, _) = r.take("outbox")?;
         if uses.max(epoch).max(edges.2) > MAX_COUNT {
             return Err(inconsistent("counts"));
         }

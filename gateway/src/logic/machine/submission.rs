@@ -15,7 +15,7 @@ use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::StreamName;
 
 /// Format version of [`Submission`] frames.
-pub const SUBMISSION_VERSION: u8 = 5;
+pub const SUBMISSION_VERSION: u8 = 6;
 
 const WHAT: &str = "submission";
 

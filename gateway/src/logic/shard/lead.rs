@@ -9,6 +9,7 @@ use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
 use selvedge_shared::time::ElapsedMs;
+use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -31,7 +32,8 @@ pub(super) struct Lead {
     /// A tick is proposed and not applied.
     ticking: Option<Slot>,
     rules_proposed: bool,
-    confirmed: u64,
+    /// The last word of a ledger that was proposed.
+    confirmed: Option<(LedgerId, u64)>,
     /// Wills that were given to this gateway to publish, by client and epoch.
     wills: BTreeSet<(String, u64)>,
     /// Processes that are proposed as lost.
@@ -41,11 +43,12 @@ pub(super) struct Lead {
 }
 
 impl Lead {
-    /// The node's word, to be proposed once.
-    pub(super) fn confirm(&mut self, cursor: u64) {
-        if cursor > self.confirmed {
-            self.confirmed = cursor;
-            self.pending.push_back(Command::Confirmed { cursor });
+    /// A ledger's word, to be proposed once.
+    pub(super) fn confirm(&mut self, ledger: LedgerId, cursor: u64) {
+        let said = self.confirmed.is_some_and(|(known, most)| known == ledger && cursor <= most);
+        if !said {
+            self.confirmed = Some((ledger, cursor));
+            self.pending.push_back(Command::Confirmed { ledger, cursor });
         }
     }
 
@@ -298,7 +301,7 @@ impl Shard {
                 clock: None,
                 ticking: None,
                 rules_proposed: false,
-                confirmed: 0,
+                confirmed: None,
                 wills: BTreeSet::new(),
                 lost: BTreeSet::new(),
                 lost_batches: BTreeSet::new(),
@@ -387,6 +390,11 @@ impl Shard {
         if !lead.rules_proposed {
             lead.rules_proposed = true;
             lead.pending.extend(self.machine.rules_command());
+            if self.machine.incarnation().is_none() {
+                let generation = u64::try_from(wall.0).unwrap_or(0);
+                let random = self.incarnation;
+                lead.pending.push_back(Command::Incarnation(SiteIncarnation { generation, random }));
+            }
         }
         if lead.ticking.is_none() && tick_at.is_some_and(|at| at <= elapsed) {
             lead.pending.push_back(Command::Tick);

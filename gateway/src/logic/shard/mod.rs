@@ -41,6 +41,7 @@ use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 pub use transfer::MAX_SNAPSHOT_BYTES;
@@ -135,6 +136,8 @@ pub enum Event {
     SnapshotWanted,
     /// The node has everything up to this cursor.
     Confirmed {
+        /// The ledger that it has it in.
+        ledger: LedgerId,
         /// The cursor.
         cursor: u64,
     },
@@ -218,12 +221,16 @@ pub struct Scanning {
 /// What the uplink needs to know of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UplinkView {
-    /// This replica leads and has applied all that earlier leaders chose.
+    /// This replica leads, has applied all that earlier leaders chose, and knows which making of the site this is.
     pub leading: bool,
     /// The lowest unconfirmed batch.
     pub first_kept: u64,
     /// The last batch that was cut; `first_kept - 1` when all are confirmed.
     pub last: u64,
+    /// The ledger whose confirmations count; nothing before the first.
+    pub ledger: Option<LedgerId>,
+    /// Which making of the site this is.
+    pub incarnation: SiteIncarnation,
 }
 
 /// A replica's state for operators.
@@ -264,6 +271,8 @@ pub struct Settings {
     pub rules: Arc<Rules>,
     /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
     pub outbox_budget_bytes: u64,
+    /// What this making of the site is called if it has no name yet: drawn.
+    pub incarnation: u128,
 }
 
 /// One replica of one shard.
@@ -273,6 +282,7 @@ pub struct Shard {
     me: GatewayId,
     rules: Arc<Rules>,
     outbox_budget_bytes: u64,
+    incarnation: u128,
     group: Group,
     machine: Machine,
     room: bool,
@@ -319,6 +329,7 @@ impl Shard {
             absent: Absent::new(me),
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
+            incarnation: settings.incarnation,
             group: Group::recover(settings.group, found)?,
             machine,
             room: true,
@@ -369,9 +380,12 @@ impl Shard {
             Event::Persisted { token } => self.group.step(now.mono_ms, paxos::Event::Persisted { token }),
             Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
             Event::SnapshotWanted => self.snapshot_wanted = true,
-            Event::Confirmed { cursor } => {
-                if let Some(lead) = &mut self.lead {
-                    lead.confirm(cursor);
+            Event::Confirmed { ledger, cursor } => {
+                let admitted = self.machine.outbox_stats().ledger;
+                if let Some(lead) =
+                    self.lead.as_mut().filter(|_| admitted.is_none_or(|known| known == ledger))
+                {
+                    lead.confirm(ledger, cursor);
                 }
             }
             Event::BatchLost { seq } => self.give_up_batch(seq),
@@ -618,7 +632,10 @@ impl Shard {
 
     fn note_uplink(&mut self) {
         let outbox = self.machine.outbox_stats();
-        let view = UplinkView { leading: self.serves(), first_kept: outbox.cursor + 1, last: outbox.last };
+        let (first_kept, last, ledger) = (outbox.cursor + 1, outbox.last, outbox.ledger);
+        let leading = self.serves() && self.machine.incarnation().is_some();
+        let incarnation = self.machine.incarnation().unwrap_or_default();
+        let view = UplinkView { leading, first_kept, last, ledger, incarnation };
         if view != self.uplink {
             (self.uplink, self.out.uplink) = (view, Some(view));
         }

@@ -461,7 +461,15 @@ async fn what_the_site_set_aside_and_what_is_missing_are_told_and_add_up() {
         let batch = Batch { streams: vec![name], parts: vec![part(0, 1, 1), part(1, 4, 5), part(1, 3, 3)] };
         let content = Some(Content { seq: 1, batch, body_hash: 1 });
         let site = w.api.sites[0].clone();
-        let one = Incoming { site, shard: ShardId(0), first_kept: 1, last: 1, content, lost: None };
+        let one = Incoming {
+            site,
+            incarnation: Default::default(),
+            shard: ShardId(0),
+            first_kept: 1,
+            last: 1,
+            content,
+            lost: None,
+        };
         w.writer.apply(&[one].into(), EpochMs(START)).await.unwrap();
         let windows = w.ok("/v1/aggregates?fn=set_aside,missing").await;
         assert_eq!(

@@ -134,7 +134,15 @@ async fn gaps_lie_between_windows_and_are_told_once() {
         }
         // The edge no longer has batches 4 and 5.
         let site = w.api.sites[0].clone();
-        let hole = Incoming { site, shard: ShardId(0), first_kept: 6, last: 6, content: None, lost: None };
+        let hole = Incoming {
+            site,
+            incarnation: Default::default(),
+            shard: ShardId(0),
+            first_kept: 6,
+            last: 6,
+            content: None,
+            lost: None,
+        };
         w.writer.apply(&[hole].into(), EpochMs(START + 5)).await.unwrap();
         let holes = w.ok("/v1/gaps?device=b").await["holes"].clone();
         let hole = json!({ "site": "plant-7", "shard": 0, "first_seq": 4, "last_seq": 5, "batches": 2,
@@ -203,7 +211,15 @@ async fn readiness_tells_what_a_person_should_look_at() {
     w.api.stats.set_subscribed(true);
     assert_eq!(w.ok("/readyz").await, json!({ "status": "ready" }));
     let site = w.api.sites[0].clone();
-    let beacon = Incoming { site, shard: ShardId(0), first_kept: 8, last: 9, content: None, lost: None };
+    let beacon = Incoming {
+        site,
+        incarnation: Default::default(),
+        shard: ShardId(0),
+        first_kept: 8,
+        last: 9,
+        content: None,
+        lost: None,
+    };
     let applied = w.writer.apply(&[beacon].into(), EpochMs(START)).await.unwrap();
     assert_eq!(applied.lost.len(), 1);
     let body = w.ok("/readyz").await;

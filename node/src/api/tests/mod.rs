@@ -162,7 +162,15 @@ impl World {
         self.seq += 1;
         let site = self.api.sites[0].clone();
         let content = Some(Content { seq: self.seq, batch, body_hash: self.seq });
-        let one = Incoming { site, shard: ShardId(0), first_kept: 1, last: self.seq, content, lost: None };
+        let one = Incoming {
+            site,
+            incarnation: Default::default(),
+            shard: ShardId(0),
+            first_kept: 1,
+            last: self.seq,
+            content,
+            lost: None,
+        };
         let messages: Arc<[Incoming]> = [one].into();
         let applied = self.writer.apply(&messages, EpochMs(START)).await.unwrap();
         assert_eq!(applied.outcomes, [Outcome::Applied]);
@@ -258,7 +266,15 @@ async fn status_tells_how_far_each_shard_has_come() {
     assert_eq!(w.ok("/v1/status").await["sites"], json!([{ "site": "plant-7", "shards": [] }]));
     w.store("d", "s", 10_000, 1).await;
     let site = w.api.sites[0].clone();
-    let heard = Incoming { site, shard: ShardId(0), first_kept: 1, last: 5, content: None, lost: None };
+    let heard = Incoming {
+        site,
+        incarnation: Default::default(),
+        shard: ShardId(0),
+        first_kept: 1,
+        last: 5,
+        content: None,
+        lost: None,
+    };
     w.api.stats.heard(&heard, EpochMs(START));
     w.api.stats.refused("not_authentic", std::time::Instant::now());
     let body = w.ok("/v1/status").await;

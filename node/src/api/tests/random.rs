@@ -58,6 +58,7 @@ impl World {
             let site = self.api.sites[0].clone();
             sent.push(Incoming {
                 site,
+                incarnation: Default::default(),
                 shard: ShardId(0),
                 first_kept: 1,
                 last: self.seq,

@@ -21,6 +21,7 @@ use super::{StoreError, StoredWindow, sequences_from};
 use bytes::{BufMut, BytesMut};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LedgerId;
 use std::borrow::Cow;
 use std::error::Error;
 use std::sync::Arc;
@@ -36,6 +37,14 @@ pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {
     let server = Arc::new(server.clone());
     schema::migrate(&server).await?;
     Ok((Writer::new(server.clone()), Reader::new(server)))
+}
+
+/// Asks which ledger a database is; see [`ledger_id`].
+const LEDGER_ID: &str = "SELECT uuid_send(id) FROM ledger";
+
+fn ledger_id(row: &Row) -> Result<LedgerId, StoreError> {
+    let bytes = row.try_get::<_, &[u8]>(0)?;
+    bytes.try_into().map(|bytes| LedgerId(u128::from_be_bytes(bytes))).map_err(|_| StoreError::NoLedger)
 }
 
 /// A text as the server holds it, which knows no NUL.

@@ -4,8 +4,9 @@ use super::super::find::{SERIES, series_info};
 use super::super::pool::Pool;
 use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
 use super::link::{Link, Postgres, READ_MS};
-use super::{At, ROW, held, window_at};
+use super::{At, LEDGER_ID, ROW, held, ledger_id, window_at};
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LedgerId;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -56,6 +57,11 @@ impl Reader {
         };
         self.pool.give_back(link);
         rows.iter().map(read).collect()
+    }
+
+    pub async fn ledger_id(&self) -> Result<LedgerId, StoreError> {
+        let rows = self.rows(LEDGER_ID, &[], ledger_id).await?;
+        rows.into_iter().next().ok_or(StoreError::NoLedger)
     }
 
     pub async fn series(

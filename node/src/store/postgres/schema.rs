@@ -235,6 +235,17 @@ COMMENT ON COLUMN holes.parts IS 'In how many parts of windows; NULL where that 
 COMMENT ON COLUMN holes.windows_from IS 'Where the earliest of its windows starts; NULL where that is not known.';
 COMMENT ON COLUMN holes.windows_to IS 'Where the latest of them ends; NULL where that is not known.';
 "#,
+    r#"
+CREATE TABLE ledger (id uuid PRIMARY KEY);
+INSERT INTO ledger (id) VALUES (gen_random_uuid());
+COMMENT ON TABLE ledger IS 'Which ledger this is: a copy that is restored in its place is the same one. Sites trim what they keep for the one that they have admitted.';
+"#,
+    r#"
+ALTER TABLE shard_progress ADD COLUMN incarnation bytea NOT NULL DEFAULT decode(repeat('00', 24), 'hex');
+ALTER TABLE shard_progress ADD COLUMN base bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN shard_progress.incarnation IS 'Which making of the site is known: its generation and what it drew.';
+COMMENT ON COLUMN shard_progress.base IS 'The number from which its batches count on here.';
+"#,
 ];
 
 const ROW: &str = "count        bigint NOT NULL,

@@ -9,13 +9,13 @@ use super::super::stage::{
 };
 use super::super::{StoreError, StoredWindow, sequences_bytes, sequences_from, whole};
 use super::link::{Link, Postgres, WRITE_MS};
-use super::{At, ROW, held, schema, window_at};
+use super::{At, LEDGER_ID, ROW, held, ledger_id, schema, window_at};
 use crate::logic::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
 use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
 use crate::logic::totals::Totals;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::LostBatch;
+use selvedge_shared::uplink::{LedgerId, LostBatch, SiteIncarnation};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct Writer {
 
 struct Session {
     link: Link,
+    /// Which ledger that is.
+    ledger: LedgerId,
     statements: Statements,
     series: SeriesIds,
 }
@@ -68,11 +70,12 @@ impl Session {
         // While there was no connection, a newer release may have been at it.
         schema::version(&link).await?;
         let statements = Statements::prepare(&mut link).await?;
-        Ok(Self { link, statements, series: SeriesIds::default() })
+        let ledger = ledger_id(&link.client.query_one(LEDGER_ID, &[]).await?)?;
+        Ok(Self { link, ledger, statements, series: SeriesIds::default() })
     }
 
     async fn transact(&mut self, messages: &[Incoming], now: EpochMs) -> Result<Applied, StoreError> {
-        let Self { link, statements, series } = self;
+        let Self { link, ledger, statements, series } = self;
         series.bound();
         let tx = Tx { tx: link.client.transaction().await?, statements, now };
         let stage = Stage::new(messages, tx.lock(messages).await?);
@@ -96,7 +99,8 @@ impl Session {
             tx.put(&statements.rollups, rollups),
             tx.pass(&streams)
         )?;
-        let (applied, changes) = stage.finish(written);
+        let (mut applied, changes) = stage.finish(written);
+        applied.ledger = *ledger;
         if changed {
             tx.save(&changes).await?;
             tx.tx.commit().await?;
@@ -226,7 +230,7 @@ impl Statements {
              SELECT site, shard, 0, 0, 0, 0, $3 FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS k (site, shard, n) \
              ORDER BY n ON CONFLICT DO NOTHING";
         let lock = format!(
-            "SELECT p.site, p.shard, p.cursor, p.edge_first_kept, p.edge_last, p.conflict_seq \
+            "SELECT p.site, p.shard, p.cursor, p.edge_first_kept, p.edge_last, p.conflict_seq, p.incarnation, p.base \
              FROM shard_progress AS p JOIN {SHARDS} ON p.site = k.site AND p.shard = k.shard \
              ORDER BY p.site, p.shard FOR UPDATE OF p"
         );
@@ -240,7 +244,8 @@ impl Statements {
               ORDER BY first_seq DESC LIMIT {MAX_HOLES_ENTRIES}) AS h"
         );
         let hashes = "SELECT b.site, b.shard, b.seq, b.body_hash FROM unnest($1::text[], $2::int[], $3::bigint[]) AS k (site, shard, seq) \
-             JOIN applied_batch AS b ON b.site = k.site AND b.shard = k.shard AND b.seq = k.seq";
+             JOIN shard_progress AS p ON p.site = k.site AND p.shard = k.shard \
+             JOIN applied_batch AS b ON b.site = k.site AND b.shard = k.shard AND b.seq = p.base + k.seq";
         let device = "INSERT INTO device (site, name, shard, first_seen_ms) SELECT DISTINCT ON (k.site, k.name) k.site, k.name, \
              k.shard, $4::bigint FROM unnest($1::text[], $2::text[], $3::int[]) AS k (site, name, shard) ON CONFLICT DO NOTHING";
         let named = "unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS k (site, name, stream, width_ms, n) \
@@ -285,9 +290,10 @@ impl Statements {
              WHERE x.series_id = s.series_id AND NOT EXISTS (SELECT 1 FROM hole AS h WHERE h.site = k.site AND h.shard = k.shard \
              AND h.first_seq <= x.last_seq AND h.last_seq >= x.first_seq)";
         let progress = "UPDATE shard_progress AS p SET cursor = k.cursor, edge_first_kept = k.first_kept, edge_last = k.last, \
-             batches_applied = p.batches_applied + k.applied, conflict_seq = k.conflict, changed_ms = $8 \
-             FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]) \
-             AS k (site, shard, cursor, first_kept, last, applied, conflict) WHERE p.site = k.site AND p.shard = k.shard";
+             batches_applied = p.batches_applied + k.applied, conflict_seq = k.conflict, changed_ms = $8, \
+             incarnation = k.incarnation, base = k.base FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], \
+             $6::bigint[], $7::bigint[], $9::bytea[], $10::bigint[]) \
+             AS k (site, shard, cursor, first_kept, last, applied, conflict, incarnation, base) WHERE p.site = k.site AND p.shard = k.shard";
         let applied = "INSERT INTO applied_batch (site, shard, seq, parts, body_hash, applied_ms) \
              SELECT k.site, k.shard, k.seq, k.parts, k.hash, $6::bigint \
              FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[]) AS k (site, shard, seq, parts, hash)";
@@ -367,6 +373,8 @@ impl Tx<'_> {
             (shard.cursor, shard.first_kept, shard.last) =
                 (number(row, 2)?, number(row, 3)?, number(row, 4)?);
             shard.conflict = row.try_get::<_, Option<i64>>(5)?.map(|seq| seq as u64);
+            let incarnation = row.try_get::<_, &[u8]>(6)?.try_into().unwrap_or_default();
+            (shard.incarnation, shard.base) = (SiteIncarnation::from_bytes(incarnation), number(row, 7)?);
         }
         for row in &beyond {
             let Some(shard) = all.get_mut(&key_of(row)?) else { continue };
@@ -502,8 +510,20 @@ impl Tx<'_> {
         let (cursors, kept, lasts) = (of(|c| c.cursor), of(|c| c.first_kept), of(|c| c.last));
         let (counts, forget) = (of(|c| c.applied.len() as u64), of(|c| c.forget));
         let conflicts: Vec<Option<i64>> = changes.iter().map(|change| change.conflict.map(whole)).collect();
-        let progress: [&(dyn ToSql + Sync); 8] =
-            [&sites, &shards, &cursors, &kept, &lasts, &counts, &conflicts, &self.now.0];
+        let incarnations: Vec<_> = changes.iter().map(|c| c.incarnation.to_bytes().to_vec()).collect();
+        let bases = of(|c| c.base);
+        let progress: [&(dyn ToSql + Sync); 10] = [
+            &sites,
+            &shards,
+            &cursors,
+            &kept,
+            &lasts,
+            &counts,
+            &conflicts,
+            &self.now.0,
+            &incarnations,
+            &bases,
+        ];
 
         let applied: Vec<_> =
             changes.iter().flat_map(|c| c.applied.iter().map(move |one| (&c.key, one))).collect();

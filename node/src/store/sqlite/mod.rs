@@ -20,6 +20,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::private::own_folder;
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LedgerId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,7 +60,8 @@ pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
             tracing::info!(path = %path.display(), "made a new database; if there was one before, its windows are not in this one");
         }
         drop(open_to_read(&path).map_err(failed)?);
-        Ok((Writer::new(path.clone(), db), Reader::new(path)))
+        let ledger = ledger_id(&db)?;
+        Ok((Writer::new(path.clone(), db, ledger), Reader::new(path)))
     })
     .await
 }
@@ -74,6 +76,11 @@ fn open_to_write(path: &Path) -> Result<Connection, rusqlite::Error> {
     db.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
     db.pragma_update_and_check(None, "journal_size_limit", LOG_KEPT_BYTES, |_| Ok(()))?;
     Ok(db)
+}
+
+/// Which ledger a database is.
+fn ledger_id(db: &Connection) -> Result<LedgerId, rusqlite::Error> {
+    db.query_row("SELECT id FROM ledger", [], |row| row.get(0)).map(|id| LedgerId(u128::from_be_bytes(id)))
 }
 
 fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {

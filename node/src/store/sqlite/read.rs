@@ -3,9 +3,10 @@
 use super::super::find::{SERIES, series_info};
 use super::super::pool::Pool;
 use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
-use super::{File, ROW, blocking, open_to_read, window_at};
+use super::{File, ROW, blocking, ledger_id, open_to_read, window_at};
 use rusqlite::{Connection, Row, ToSql, params};
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::LedgerId;
 use std::sync::Arc;
 
 /// The connections that read.
@@ -52,6 +53,10 @@ impl Reader {
             query.query_map(rusqlite::params_from_iter(parameters), |row| read(row))?.collect()
         })
         .await
+    }
+
+    pub async fn ledger_id(&self) -> Result<LedgerId, StoreError> {
+        self.ask(ledger_id).await
     }
 
     pub async fn series(

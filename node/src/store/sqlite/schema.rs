@@ -217,6 +217,18 @@ SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq -
        strftime('%Y-%m-%dT%H:%M:%fZ', to_ms / 1000.0, 'unixepoch') AS windows_to      -- where the latest of them ends
 FROM hole;
 ",
+    r"
+CREATE TABLE ledger (
+    -- Which ledger this is: a copy that is restored in its place is the same one. Sites trim what they keep for the one that they have admitted.
+    id BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+INSERT INTO ledger (id) VALUES (randomblob(16));
+",
+    r"
+-- Which making of the site is known (its generation and what it drew), and the number from which its batches count on here.
+ALTER TABLE shard_progress ADD COLUMN incarnation BLOB NOT NULL DEFAULT (zeroblob(24));
+ALTER TABLE shard_progress ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// The columns of a window or roll-up beside its key. Those from `sum` on follow from the others and are there to be read.

@@ -4,7 +4,7 @@ use super::super::stage::{
     self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
 use super::super::{StoreError, StoredWindow, sequences_bytes, sequences_from, whole};
-use super::{File, ROW, blocking, open_to_write, window_at};
+use super::{File, ROW, blocking, ledger_id, open_to_write, window_at};
 use crate::logic::passed::{DOUBT_AFTER_MS, Passed, Seen};
 use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
 use crate::logic::totals::Totals;
@@ -12,6 +12,7 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
+use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +26,14 @@ pub struct Writer {
 
 struct Session {
     db: Connection,
+    /// Which ledger that is.
+    ledger: LedgerId,
     series: SeriesIds,
 }
 
 impl Writer {
-    pub(super) fn new(file: File, db: Connection) -> Self {
-        Self { file, session: Some(Session { db, series: SeriesIds::default() }) }
+    pub(super) fn new(file: File, db: Connection, ledger: LedgerId) -> Self {
+        Self { file, session: Some(Session { db, ledger, series: SeriesIds::default() }) }
     }
 
     pub async fn apply(&mut self, messages: &Arc<[Incoming]>, now: EpochMs) -> Result<Applied, StoreError> {
@@ -38,9 +41,13 @@ impl Writer {
         let work = move || {
             let mut session = match session {
                 Some(session) => session,
-                None => Session { db: open_to_write(&file)?, series: SeriesIds::default() },
+                None => {
+                    let db = open_to_write(&file)?;
+                    Session { ledger: ledger_id(&db)?, db, series: SeriesIds::default() }
+                }
             };
-            let applied = session.transact(&messages, now)?;
+            let mut applied = session.transact(&messages, now)?;
+            applied.ledger = session.ledger;
             Ok((session, applied))
         };
         let (session, applied) = blocking(work).await?;
@@ -261,13 +268,23 @@ fn load(tx: &Transaction<'_>, (site, shard): &ShardKey, seqs: &[u64]) -> Result<
     let (site, shard) = (site.as_str(), shard.0);
     let found = tx
         .prepare_cached(
-            "SELECT cursor, edge_first_kept, edge_last, conflict_seq FROM shard_progress WHERE site = ? AND shard = ?",
+            "SELECT cursor, edge_first_kept, edge_last, conflict_seq, incarnation, base FROM shard_progress \
+             WHERE site = ? AND shard = ?",
         )?
         .query_row(params![site, shard], |row| {
             let seq = |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(at)? as u64);
             let conflict = row.get::<_, Option<i64>>(3)?.map(|seq| seq as u64);
             let (cursor, first_kept, last) = (seq(0)?, seq(1)?, seq(2)?);
-            Ok(StoredShard { cursor, first_kept, last, conflict, ..StoredShard::default() })
+            let (incarnation, base) = (SiteIncarnation::from_bytes(row.get(4)?), seq(5)?);
+            Ok(StoredShard {
+                incarnation,
+                base,
+                cursor,
+                first_kept,
+                last,
+                conflict,
+                ..StoredShard::default()
+            })
         })
         .optional()?;
     // Without a row there are no batches of it either.
@@ -289,10 +306,11 @@ fn load(tx: &Transaction<'_>, (site, shard): &ShardKey, seqs: &[u64]) -> Result<
     shard_stored.holes = holes.collect::<Result<_, _>>()?;
     let mut hash =
         tx.prepare_cached("SELECT body_hash FROM applied_batch WHERE site = ? AND shard = ? AND seq = ?")?;
-    for seq in seqs {
+    // Of another making none was applied under these numbers.
+    for seq in seqs.iter().map(|seq| seq.saturating_add(shard_stored.base)) {
         let found: Option<i64> =
-            hash.query_row(params![site, shard, whole(*seq)], |row| row.get(0)).optional()?;
-        shard_stored.hashes.extend(found.map(|hash| (*seq, hash as u64)));
+            hash.query_row(params![site, shard, whole(seq)], |row| row.get(0)).optional()?;
+        shard_stored.hashes.extend(found.map(|hash| (seq, hash as u64)));
     }
     Ok(shard_stored)
 }
@@ -325,10 +343,10 @@ fn save(tx: &Transaction<'_>, change: &Change, now: EpochMs) -> Result<(), Store
     let (site, shard) = (change.key.0.as_str(), change.key.1.0);
     tx.prepare_cached(
         "INSERT INTO shard_progress (site, shard, cursor, edge_first_kept, edge_last, batches_applied, changed_ms, \
-         conflict_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET cursor = excluded.cursor, \
+         conflict_seq, incarnation, base) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET cursor = excluded.cursor, \
          edge_first_kept = excluded.edge_first_kept, edge_last = excluded.edge_last, \
          batches_applied = batches_applied + excluded.batches_applied, changed_ms = excluded.changed_ms, \
-         conflict_seq = excluded.conflict_seq",
+         conflict_seq = excluded.conflict_seq, incarnation = excluded.incarnation, base = excluded.base",
     )?
     .execute(params![
         site,
@@ -339,6 +357,8 @@ fn save(tx: &Transaction<'_>, change: &Change, now: EpochMs) -> Result<(), Store
         change.applied.len() as i64,
         now.0,
         change.conflict.map(whole),
+        change.incarnation.to_bytes(),
+        whole(change.base),
     ])?;
     let mut applied = tx.prepare_cached(
         "INSERT INTO applied_batch (site, shard, seq, applied_ms, parts, body_hash) VALUES (?, ?, ?, ?, ?, ?)",
