@@ -158,6 +158,8 @@ pub struct LogSettings {
     pub keep_free_mib: u64,
     /// Beyond so many segments, snapshots are made early so that the oldest can go.
     pub max_segments: u64,
+    /// What lies on disk is read again at this rate, so that rot shows while peers can mend it; 0: never.
+    pub scrub_bytes_per_s: u64,
     /// How long what is to be written gathers before it is: spares flash where readings come slowly, and makes every
     /// acknowledgement later by as much.
     pub commit_delay_ms: u64,
@@ -227,7 +229,13 @@ impl Default for UplinkTo {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { segment_mib: 16, keep_free_mib: 64, max_segments: 16, commit_delay_ms: 0 }
+        Self {
+            segment_mib: 16,
+            keep_free_mib: 64,
+            max_segments: 16,
+            scrub_bytes_per_s: 1024 * 1024,
+            commit_delay_ms: 0,
+        }
     }
 }
 
@@ -452,6 +460,8 @@ impl Settings {
         within("uplink.port", self.uplink.port.into(), 1..=65_535, "the broker's port, 1 to 65535")?;
         within("log.segment_mib", self.log.segment_mib, 1..=1024, "1 to 1024")?;
         within("log.max_segments", self.log.max_segments, 3..=4096, "3 to 4096")?;
+        let rates = 0..=1024 * 1024 * 1024;
+        within("log.scrub_bytes_per_s", self.log.scrub_bytes_per_s, rates, "0 (never) to 1073741824")?;
         within("log.keep_free_mib", self.log.keep_free_mib, 0..=1 << 20, "at most 1048576")?;
         within("log.commit_delay_ms", self.log.commit_delay_ms, 0..=1_000, "at most 1000")?;
         within("uplink.outbox_budget_mib", self.uplink.outbox_budget_mib, 1..=1 << 20, "1 to 1048576")?;

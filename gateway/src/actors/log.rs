@@ -2,16 +2,17 @@
 //!
 //! Two threads do the disk's work, so that a snapshot does not hold up a commit: one owns the log, the
 //! other the snapshots and the contents of uplink batches. The actor carries between them and the shards,
-//! around [`Desk`]. A thread that meets an error which it may not retry ends the process: what was
+//! around [`Desk`]. A third one reads again what lies there ([`scrub`]). A thread that meets an error which it may not retry ends the process: what was
 //! not acknowledged was not promised, and what was is on disk.
 
 use crate::actors::pulse;
 use crate::actors::room::SiteRoom;
+use crate::actors::scrub;
 use crate::actors::shard::{LogSaid, ShardActor};
 use crate::logic::commit::Submission;
 use crate::logic::replica::{Said, StoreWork};
-use crate::storage::{Desk, Done, Errand, LogFigures, LogKeeper, LogWork, Stores};
-use crate::wal::Room;
+use crate::storage::{Desk, Done, Errand, Kept, LogFigures, LogKeeper, LogWork, Stores};
+use crate::wal::{Room, Scrubber};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeMap;
@@ -62,17 +63,21 @@ pub struct LogActor {
     /// Its timer is set.
     armed: bool,
     starting: Option<(Receiver<LogWork>, LogKeeper, Receiver<StoreWork>, Stores)>,
+    /// What reads again, and how many bytes a second.
+    scrub: Option<(Scrubber, u64)>,
 }
 
 impl LogActor {
     /// An actor for these files. When the log has more than `max_segments`, shards that hold the oldest one
-    /// are asked for a snapshot. What is to be written gathers for `delay_ms`. `room` is told whether the disk has some.
+    /// are asked for a snapshot. What is to be written gathers for `delay_ms`. `room` is told whether the disk has some. `scrub`: what
+    /// lies on disk is read again, so many bytes a second.
     pub fn new(
         log: LogKeeper,
         stores: Stores,
         max_segments: u64,
         delay_ms: u64,
         room: Arc<SiteRoom>,
+        scrub: Option<(Scrubber, u64)>,
     ) -> Self {
         room.mine(log.log().room() == Room::Full);
         let ((to_log, log_work), (to_store, store_work)) = (channel(), channel());
@@ -85,6 +90,7 @@ impl LogActor {
             room,
             armed: false,
             starting: Some((log_work, log, store_work, stores)),
+            scrub,
         }
     }
 
@@ -144,7 +150,13 @@ impl Actor for LogActor {
             let store_thread = std::thread::Builder::new().name("store".into());
             let spawned = log_thread
                 .spawn(move || keep_log(log, &log_work, &to))
-                .and_then(|_| store_thread.spawn(move || keep_store(stores, &store_work, &me)));
+                .and_then(|_| store_thread.spawn(move || keep_store(stores, &store_work, &me)))
+                .and_then(|_| match self.scrub.take() {
+                    Some((scrubber, bytes_per_s)) => {
+                        scrub::start(scrubber, bytes_per_s, self.log.clone(), self.store.clone())
+                    }
+                    None => Ok(()),
+                });
             if let Err(e) = spawned {
                 end_process(&format!("can't start the log's thread: {e}"));
             }
@@ -195,9 +207,26 @@ impl Handler<GetLogFigures> for LogActor {
 impl Handler<WorkDone> for LogActor {
     type Result = ();
     fn handle(&mut self, WorkDone(done): WorkDone, ctx: &mut Self::Context) {
+        count(&done);
         let errands = self.desk.done(self.now_ms(), done);
         self.run(errands);
         self.arm(ctx);
+    }
+}
+
+/// Counts what a scrub has found, and what came of it.
+fn count(done: &Done) {
+    let fault = |what: Kept, count: usize| {
+        metrics::counter!("selvedge_scrub_faults_total", "what" => what.name()).increment(count as u64);
+    };
+    match done {
+        Done::RottenBatches(_, seqs) => fault(Kept::Batch, seqs.len()),
+        Done::RottenSnapshot(_) => fault(Kept::Snapshot, 1),
+        Done::RottenSegment(_) => fault(Kept::Segment, 1),
+        Done::Mended(what) => {
+            metrics::counter!("selvedge_scrub_mended_total", "what" => what.name()).increment(1);
+        }
+        _ => {}
     }
 }
 

@@ -14,6 +14,7 @@ mod pulse;
 pub mod quarantine;
 pub mod report;
 pub mod room;
+mod scrub;
 pub mod shard;
 pub mod supervisor;
 pub mod switch;

@@ -23,7 +23,7 @@ use crate::logic::replica::SHELF_BYTES;
 use crate::logic::ring::Member;
 use crate::settings::Checked;
 use crate::storage::{self, Folders, Found, LogKeeper, OpenError, ReplicaSettings};
-use crate::wal::{LogError, RealDisk, Settings as LogSettings};
+use crate::wal::{LogError, RealDisk, Scrubber, Settings as LogSettings};
 use actix::{Actor, Addr};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
@@ -165,7 +165,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         tracing::info!(data_dir = %dir.display(), "a new gateway: its identity is written");
     }
     let found = Identity::find(dir, &expected)?;
-    let read = read_disk(dir, &settings, log_identity(found.incarnation()))?;
+    let (read, scrubber) = read_disk(dir, &settings, log_identity(found.incarnation()))?;
     let replica_settings = ReplicaSettings {
         rules: Arc::new(settings.rules.clone()),
         limits: paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() },
@@ -189,6 +189,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         settings.log.max_segments,
         settings.log.commit_delay_ms,
         room.clone(),
+        (settings.log.scrub_bytes_per_s > 0).then_some((scrubber, settings.log.scrub_bytes_per_s)),
     )
     .start();
     let forward = Forward::new(origin, ring.clone(), PIPELINE_BYTES);
@@ -386,7 +387,7 @@ fn read_disk(
     dir: &Path,
     settings: &crate::settings::Settings,
     identity: [u8; 16],
-) -> Result<Found, StartError> {
+) -> Result<(Found, Scrubber), StartError> {
     let folder = |name: &str| {
         let path = dir.join(name);
         RealDisk::open(path.clone()).map(Arc::new).map_err(|error| StartError::File { path, error })
@@ -397,6 +398,8 @@ fn read_disk(
     log_settings.keep_free_bytes = settings.log.keep_free_mib * MIB;
     let (log, snapshots, batches) = (folder("log")?, folder("snapshots")?, folder("batches")?);
     let floor = RealDisk::open(dir).map_err(|error| StartError::File { path: dir.into(), error })?;
+    let scrubber =
+        Scrubber { log: log.clone(), snapshots: snapshots.clone(), batches: batches.clone(), identity };
     let folders = Folders { floor: Arc::new(floor), log, snapshots, batches };
     let found = storage::read(folders, log_settings)?;
     let recovery = found.recovery();
@@ -406,5 +409,5 @@ fn read_disk(
         damaged_places = recovery.damaged_places,
         "the log is read"
     );
-    Ok(found)
+    Ok((found, scrubber))
 }

@@ -29,6 +29,7 @@ use super::paxos::Slot;
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
 use super::shard::{CONFIGURATION, Event, Now, Scanning, Shard, UplinkView};
 use super::uplink::UplinkContent;
+use crate::wal::Suspect;
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -63,6 +64,10 @@ pub enum Said {
         /// It is there.
         saved: bool,
     },
+    /// The newest snapshot on disk has rotted.
+    SnapshotRotten,
+    /// Contents in the store have rotted, or are gone.
+    RottenBatches(Vec<u64>),
     /// A batch's content that the store could not take.
     NotStored(CutBatch),
     /// A batch's content from the store.
@@ -113,6 +118,8 @@ pub enum StoreWork {
     Batch(ShardId, CutBatch),
     /// Forget the contents of batches up to a seq.
     Remove(ShardId, u64),
+    /// Look again at what a scrub has found.
+    Check(Suspect),
     /// Read a batch's content.
     Load(ShardId, u64),
     /// Look at what a question wants.
@@ -196,6 +203,8 @@ pub struct Replica {
     waiting: BTreeMap<u64, Waiting>,
     /// Batches whose contents are not to be had here, and the other replicas are asked for.
     sought: BTreeMap<u64, Sought>,
+    /// What was fetched goes to the store at once: it has nothing whole of it.
+    mending: bool,
     /// Batches whose contents the sender of a fetched snapshot did not have.
     absent: BTreeSet<u64>,
     scans: BTreeMap<u64, UnderWay>,
@@ -227,6 +236,7 @@ impl Replica {
             uses_store: has_stored,
             waiting: BTreeMap::new(),
             sought: BTreeMap::new(),
+            mending: false,
             absent: BTreeSet::new(),
             scans: BTreeMap::new(),
             last_ticket: 0,
@@ -279,6 +289,18 @@ impl Replica {
             }
             Said::Room(room) => self.core.step(now, Event::Room(room)),
             Said::SnapshotWanted => self.core.step(now, Event::SnapshotWanted),
+            Said::SnapshotRotten => self.core.step(now, Event::SnapshotRotten),
+            Said::RottenBatches(seqs) => {
+                self.mending = true;
+                for seq in seqs {
+                    let kept = self.core.machine().batch_record(seq).is_some_and(|record| !record.lost);
+                    match self.on_shelf(seq) {
+                        Some(body) => self.put(seq, body), // to be stored again
+                        None if kept => self.ask_peers(now, seq, true),
+                        None => {} // released meanwhile, or lost everywhere
+                    }
+                }
+            }
             Said::NotStored(batch) => {
                 // Nothing of it is lost: the log holds what it was made of, and the next snapshot has it stored again.
                 self.put(batch.seq, batch.bytes.into());
@@ -353,7 +375,8 @@ impl Replica {
         for scanning in effects.scans {
             self.begin_scan(scanning);
         }
-        self.shelve(self.most_shelf_bytes);
+        let most_unstored_bytes = if std::mem::take(&mut self.mending) { 0 } else { self.most_shelf_bytes };
+        self.shelve(most_unstored_bytes);
         if let Some(through) = effects.released {
             self.release(through);
         }

@@ -77,9 +77,9 @@ impl Desk {
                 errands.push(Errand::Room(room));
             }
             Done::Room(_) => {}
-            Done::Oldest(oldest, segments) => {
+            Done::Looked { oldest, segments, rotten } => {
                 self.figures.segments = segments;
-                let short = segments > self.max_segments || !self.figures.room;
+                let short = segments > self.max_segments || !self.figures.room || rotten;
                 let groups = oldest.filter(|_| short).into_iter().flat_map(|o| o.slots.into_keys());
                 errands.extend(groups.map(|g| Errand::Shard(ShardId(g), Said::SnapshotWanted)));
             }
@@ -89,6 +89,12 @@ impl Desk {
                 }
                 errands.push(Errand::Shard(shard, Said::SnapshotSaved { slot, saved }));
             }
+            Done::RottenBatches(shard, seqs) => {
+                errands.push(Errand::Shard(shard, Said::RottenBatches(seqs)));
+            }
+            Done::RottenSnapshot(shard) => errands.push(Errand::Shard(shard, Said::SnapshotRotten)),
+            Done::RottenSegment(_) => errands.push(Errand::Log(LogWork::Look)),
+            Done::Mended(_) => {}
             Done::NotStored(shard, batch) => errands.push(Errand::Shard(shard, Said::NotStored(batch))),
             Done::Loaded { shard, seq, stored } => {
                 errands.push(Errand::Shard(shard, Said::Loaded { seq, stored }));

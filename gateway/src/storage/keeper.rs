@@ -1,11 +1,14 @@
 //! What is done to the log and to the store, one piece of work at a time.
 
 use crate::logic::machine::{CutBatch, Scan};
-use crate::logic::replica::{StoreWork, StoredBatch};
-use crate::wal::{BatchStore, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore};
+use crate::logic::replica::{MAX_LOADING_ENTRIES, StoreWork, StoredBatch};
+use crate::wal::{
+    BatchStore, Extent, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore, Suspect,
+};
 use selvedge_shared::ids::ShardId;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::sync::mpsc::Sender;
 
 /// Something for the log.
 #[derive(Debug)]
@@ -23,6 +26,32 @@ pub enum LogWork {
     },
     /// The shard's damage is repaired.
     Healed(ShardId),
+    /// Tell a scrub what each segment holds.
+    Extents(Sender<Vec<Extent>>),
+    /// A scrub has found this segment rotten.
+    Rotten(u64),
+}
+
+/// What is kept on disk, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// A segment of the log.
+    Segment,
+    /// A snapshot.
+    Snapshot,
+    /// A batch.
+    Batch,
+}
+
+impl Kept {
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Segment => "log",
+            Self::Snapshot => "snapshot",
+            Self::Batch => "batch",
+        }
+    }
 }
 
 /// What was done.
@@ -32,8 +61,15 @@ pub enum Done {
     Written,
     /// Whether the disk has room.
     Room(bool),
-    /// The log's oldest segment, if it is not the only one, and how many there are.
-    Oldest(Option<OldestSegment>, u64),
+    /// How long the log is.
+    Looked {
+        /// Its oldest segment, if it is not the only one.
+        oldest: Option<OldestSegment>,
+        /// How many there are.
+        segments: u64,
+        /// It is to be trimmed, for a segment has rotted.
+        rotten: bool,
+    },
     /// A snapshot is on disk, or there was no room for it.
     Snapshot {
         /// The shard.
@@ -43,6 +79,14 @@ pub enum Done {
         /// It is there.
         saved: bool,
     },
+    /// A scrub was right: these of a shard's batches are damaged, or gone. At most [`MAX_LOADING_ENTRIES`].
+    RottenBatches(ShardId, Vec<u64>),
+    /// A shard's snapshot is.
+    RottenSnapshot(ShardId),
+    /// A segment of the log is.
+    RottenSegment(u64),
+    /// Something that was is whole again, or not needed any more.
+    Mended(Kept),
     /// A content that the store could not take.
     NotStored(ShardId, CutBatch),
     /// A content from the store.
@@ -75,12 +119,14 @@ pub struct LogKeeper {
     /// The groups that have a replica here.
     groups: BTreeSet<u16>,
     stuck: Option<Vec<Record>>,
+    /// Segments that have rotted since the log was opened.
+    rotten: BTreeSet<u64>,
 }
 
 impl LogKeeper {
     /// A keeper of this log, for the groups of these shards.
     pub fn new(log: Log, shards: impl IntoIterator<Item = ShardId>) -> Self {
-        Self { log, groups: shards.into_iter().map(|s| s.0).collect(), stuck: None }
+        Self { log, groups: shards.into_iter().map(|s| s.0).collect(), stuck: None, rotten: BTreeSet::new() }
     }
 
     /// Where damage may have been of any group, it is repaired when all groups that are here are: there are no others.
@@ -88,6 +134,22 @@ impl LogKeeper {
         let damaged = self.log.damaged_groups();
         if damaged.is_all() && !self.groups.iter().any(|g| damaged.contains(*g)) {
             self.log.repaired(&Groups::all())?;
+        }
+        Ok(())
+    }
+
+    /// What a segment held that has rotted is whole in the replicas' memory: snapshots of it let the segment go. Should the process
+    /// end before, its next start finds the damage.
+    fn note_rotten(&mut self, number: u64, done: &mut Vec<Done>) -> Result<(), LogError> {
+        if !self.log.has_segment(number) {
+            return Ok(());
+        }
+        tracing::error!(segment = number, "a segment of the log has rotted: it is replaced by snapshots");
+        match self.log.leave(number) {
+            Ok(true) if self.rotten.insert(number) => done.push(Done::RottenSegment(number)),
+            Ok(_) => {}
+            Err(e) if e.is_full() => tracing::warn!("no room to leave the segment: {e}"),
+            Err(e) => return Err(e),
         }
         Ok(())
     }
@@ -124,7 +186,10 @@ impl LogKeeper {
                 self.close_repairs()?;
                 self.trim()?;
                 self.log.retry_reserve()?;
-                done.push(Done::Oldest(self.log.oldest(), self.log.stats().segments));
+                let (oldest, segments) = (self.log.oldest(), self.log.stats().segments);
+                let last = self.rotten.last().copied();
+                let rotten = oldest.as_ref().zip(last).is_some_and(|(oldest, last)| oldest.number <= last);
+                done.push(Done::Looked { oldest, segments, rotten });
             }
             LogWork::Keep { shard, from } => {
                 self.log.keep_from(shard.0, from);
@@ -134,7 +199,21 @@ impl LogKeeper {
                 self.log.repaired(&Groups::these([shard.0]))?;
                 self.close_repairs()?;
             }
+            LogWork::Extents(to) => _ = to.send(self.log.extents()),
+            LogWork::Rotten(number) => self.note_rotten(number, &mut done)?,
         }
+        let log = &self.log;
+        self.rotten.retain(|number| {
+            let there = log.has_segment(*number);
+            if !there {
+                tracing::info!(
+                    segment = number,
+                    "the rotten segment of the log is trimmed: snapshots cover what it held"
+                );
+                done.push(Done::Mended(Kept::Segment));
+            }
+            there
+        });
         if self.log.room() == Room::Plenty
             && let Some(records) = self.stuck.take()
         {
@@ -169,36 +248,49 @@ pub struct Stores {
     pub snapshots: SnapshotStore,
     /// Contents of uplink batches.
     pub batches: BatchStore,
+    /// Groups whose snapshot a scrub has found rotten.
+    rotten: BTreeSet<u16>,
 }
 
 impl Stores {
+    /// These.
+    pub fn new(snapshots: SnapshotStore, batches: BatchStore) -> Self {
+        Self { snapshots, batches, rotten: BTreeSet::new() }
+    }
+
     /// Does it.
     ///
     /// # Errors
     /// The process must end: what is on disk is not known.
-    pub fn perform(&mut self, work: StoreWork) -> Result<Option<Done>, LogError> {
-        Ok(match work {
+    pub fn perform(&mut self, work: StoreWork) -> Result<Vec<Done>, LogError> {
+        let mut done = Vec::new();
+        match work {
             StoreWork::Snapshot { shard, slot, bytes, lists, except } => {
                 let saved = self.save(shard, slot, &bytes, lists, &except);
                 match &saved {
-                    Err(e) if !e.is_full() => return saved.map(|()| None),
+                    Err(e) if !e.is_full() => return saved.map(|()| Vec::new()),
                     Err(e) => tracing::warn!(%shard, "no room for a snapshot, trying again later: {e}"),
                     Ok(()) => {}
                 }
-                Some(Done::Snapshot { shard, slot, saved: saved.is_ok() })
+                let saved = saved.is_ok();
+                done.extend((saved && self.rotten.remove(&shard.0)).then_some(Done::Mended(Kept::Snapshot)));
+                done.push(Done::Snapshot { shard, slot, saved });
             }
             StoreWork::Batch(shard, batch) => match self.batches.put(shard.0, batch.seq, &batch.bytes) {
-                Ok(()) => None,
+                Ok(true) => {
+                    tracing::info!(%shard, seq = batch.seq, "a damaged uplink batch is whole again");
+                    done.push(Done::Mended(Kept::Batch));
+                }
+                Ok(false) => {}
                 Err(e) => {
                     tracing::warn!(%shard, seq = batch.seq, "an uplink batch stays in memory: {e}");
-                    Some(Done::NotStored(shard, batch))
+                    done.push(Done::NotStored(shard, batch));
                 }
             },
             StoreWork::Remove(shard, through) => {
                 if let Err(e) = self.batches.remove_through(shard.0, through) {
                     tracing::warn!(%shard, "can't remove confirmed uplink batches: {e}");
                 }
-                None
             }
             StoreWork::Load(shard, seq) => {
                 let stored = match self.batches.get(shard.0, seq) {
@@ -212,7 +304,7 @@ impl Stores {
                         }
                     }
                 };
-                Some(Done::Loaded { shard, seq, stored })
+                done.push(Done::Loaded { shard, seq, stored });
             }
             StoreWork::Scan { shard, ticket, mut scan, shelf } => {
                 for (seq, content) in shelf {
@@ -227,9 +319,34 @@ impl Stores {
                         }
                     }
                 }
-                Some(Done::Scanned { shard, ticket, scan })
+                done.push(Done::Scanned { shard, ticket, scan });
             }
-        })
+            StoreWork::Check(suspect) => done.extend(self.check(suspect)?),
+        }
+        Ok(done)
+    }
+
+    /// Looks again at what a scrub has found.
+    fn check(&mut self, suspect: Suspect) -> Result<Option<Done>, LogError> {
+        let (group, seqs) = match suspect {
+            Suspect::Segment(_) => return Ok(None), // the log's
+            Suspect::Snapshot { group, slot } => {
+                if !self.snapshots.is_rotten(group, slot)? {
+                    return Ok(None);
+                }
+                tracing::error!(shard = %ShardId(group), slot, "a snapshot has rotted: another one is made");
+                self.rotten.insert(group);
+                return Ok(Some(Done::RottenSnapshot(ShardId(group))));
+            }
+            Suspect::Batch { group, seq } if self.batches.is_rotten(group, seq) => (group, vec![seq]),
+            Suspect::Batch { .. } => return Ok(None),
+            Suspect::Folder(group) => (group, self.batches.missing(group, MAX_LOADING_ENTRIES)?),
+        };
+        let shard = ShardId(group);
+        for seq in &seqs {
+            tracing::error!(%shard, seq, "an uplink batch has rotted: it is fetched from another gateway");
+        }
+        Ok((!seqs.is_empty()).then_some(Done::RottenBatches(shard, seqs)))
     }
 
     fn save(

@@ -17,5 +17,5 @@ mod keeper;
 mod open;
 
 pub use desk::{Desk, Errand, LogFigures};
-pub use keeper::{Done, LogKeeper, LogWork, Stores};
+pub use keeper::{Done, Kept, LogKeeper, LogWork, Stores};
 pub use open::{Folders, Found, OpenError, Opened, ReplicaSettings, read};

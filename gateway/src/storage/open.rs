@@ -105,7 +105,7 @@ pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError>
     }
     let snapshots = SnapshotStore::open(folders.snapshots, identity, MAX_SNAPSHOT_BYTES)?;
     let batches = BatchStore::open(folders.batches, identity)?;
-    Ok(Found { log, stores: Stores { snapshots, batches }, replays })
+    Ok(Found { log, stores: Stores::new(snapshots, batches), replays })
 }
 
 impl Found {

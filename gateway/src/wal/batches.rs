@@ -50,19 +50,20 @@ impl BatchStore {
         Ok(Self { disk, identity, groups, poison: None })
     }
 
-    /// Writes a batch. One that is there with the same content stays as it is; a damaged one is replaced.
+    /// Writes a batch. One that is there with the same content stays as it is; a damaged one is replaced. Says whether one was that
+    /// should have been there.
     ///
     /// # Errors
     /// [`LogError::TooLarge`]; [`LogError::Full`] (nothing is left behind); [`LogError::Conflict`] when it is there whole with
     /// other content, which is a bug; [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
-    pub fn put(&mut self, group: u16, seq: u64, bytes: &[u8]) -> Result<(), LogError> {
+    pub fn put(&mut self, group: u16, seq: u64, bytes: &[u8]) -> Result<bool, LogError> {
         self.check()?;
         let size = bytes.len() as u64;
         if size > MAX_BATCH_BYTES {
             return Err(LogError::TooLarge { what: "a batch", bytes: size, limit: MAX_BATCH_BYTES });
         }
         match self.get(group, seq) {
-            Ok(Some(found)) if found == bytes => return Ok(()),
+            Ok(Some(found)) if found == bytes => return Ok(false),
             Ok(Some(_)) => return Err(LogError::Conflict { name: self.shown(group, seq) }),
             Ok(None) | Err(LogError::Damaged { .. }) => {}
             Err(e) => return Err(e),
@@ -74,10 +75,10 @@ impl BatchStore {
             self.groups.insert(group, Folder { disk, seqs: BTreeSet::new(), synced_through: 0 });
         }
         let shown = self.shown(group, seq);
-        let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
+        let Some(folder) = self.groups.get_mut(&group) else { return Ok(false) };
         folder.synced_through = folder.synced_through.min(seq.saturating_sub(1));
         let name = name_of(seq);
-        let label = Label { magic: MAGIC, identity: &self.identity, group, number: seq };
+        let label = label(&self.identity, group, seq);
         let written = folder.disk.create(&name).and_then(|mut file| label.write(file.as_mut(), bytes));
         written.map_err(|e| {
             // What stays if this fails too is found damaged and replaced, or removed after the next start.
@@ -85,8 +86,23 @@ impl BatchStore {
             folder.seqs.remove(&seq);
             LogError::io("writing", &shown, e)
         })?;
-        folder.seqs.insert(seq);
-        Ok(())
+        Ok(!folder.seqs.insert(seq))
+    }
+
+    /// Whether a batch that should be here is damaged, or has no file.
+    pub fn is_rotten(&self, group: u16, seq: u64) -> bool {
+        self.has(group, seq) && matches!(self.get(group, seq), Ok(None) | Err(LogError::Damaged { .. }))
+    }
+
+    /// Batches of a group that should be here and have no file: at most so many.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when its folder can't be read.
+    pub fn missing(&self, group: u16, most: usize) -> Result<Vec<u64>, LogError> {
+        let Some(folder) = self.groups.get(&group) else { return Ok(Vec::new()) };
+        let names = folder.disk.list().map_err(|e| LogError::io("listing", &folder.disk.describe(""), e))?;
+        let there: BTreeSet<u64> = names.iter().filter_map(|name| seq_of(name)).collect();
+        Ok(folder.seqs.difference(&there).copied().take(most).collect())
     }
 
     /// Whether a group's batch is here; its content may be damaged.
@@ -142,7 +158,7 @@ impl BatchStore {
     /// [`LogError::Damaged`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
     pub fn get(&self, group: u16, seq: u64) -> Result<Option<Vec<u8>>, LogError> {
         let Some(folder) = self.groups.get(&group) else { return Ok(None) };
-        let label = Label { magic: MAGIC, identity: &self.identity, group, number: seq };
+        let label = label(&self.identity, group, seq);
         match label.read(folder.disk.as_ref(), &name_of(seq), MAX_BATCH_BYTES) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -157,7 +173,7 @@ impl BatchStore {
     pub fn check_version(&self, group: u16) -> Result<(), LogError> {
         let Some(folder) = self.groups.get(&group) else { return Ok(()) };
         let Some(seq) = folder.seqs.last().copied() else { return Ok(()) };
-        let label = Label { magic: MAGIC, identity: &self.identity, group, number: seq };
+        let label = label(&self.identity, group, seq);
         label.check_version(folder.disk.as_ref(), &name_of(seq))
     }
 
@@ -209,11 +225,15 @@ impl BatchStore {
     }
 }
 
-fn seq_of(name: &str) -> Option<u64> {
+pub(super) fn label(identity: &Identity, group: u16, seq: u64) -> Label<'_> {
+    Label { magic: MAGIC, identity, group, number: seq }
+}
+
+pub(super) fn seq_of(name: &str) -> Option<u64> {
     name.strip_prefix("batch-").and_then(stored::number_of)
 }
 
-fn name_of(seq: u64) -> String {
+pub(super) fn name_of(seq: u64) -> String {
     format!("batch-{seq:016x}")
 }
 

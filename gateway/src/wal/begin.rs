@@ -71,7 +71,12 @@ impl FoundLog {
             Tail::Absent(header) => {
                 let number = header.number;
                 let active = make_segment(disk, &identity, header, segment_bytes, &[])?;
-                infos.push(SegmentInfo { number, bytes: segment_bytes, ..SegmentInfo::default() });
+                infos.push(SegmentInfo {
+                    number,
+                    bytes: segment_bytes,
+                    header: true,
+                    ..SegmentInfo::default()
+                });
                 (active, Position { segment: number, offset: HEADER_BYTES }, 1)
             }
             Tail::GoOn { end, next_sequence } => {

@@ -53,6 +53,8 @@ pub trait DiskFile: Send {
     fn preallocate(&mut self, length: u64) -> io::Result<()>;
     /// Cuts it to `length` bytes.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
+    /// Has what was synced of it read from the disk again, not from what the system has cached. A hint: nothing rests on it.
+    fn forget_cached(&self) {}
 }
 
 /// A folder of the operating system.
@@ -192,5 +194,9 @@ impl DiskFile for RealFile {
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn forget_cached(&self) {
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 }

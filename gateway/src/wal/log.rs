@@ -8,6 +8,7 @@ use super::floor::Floor;
 use super::form::{self, HEADER_BYTES, Header, Identity, RECORD_HEAD_BYTES, Role, UnitForm};
 use super::record::{Position, Record};
 use super::recovery::{self, Recovery, SegmentInfo, States};
+use super::scrub::Extent;
 use super::segment;
 use selvedge_shared::canary::{self, Canary};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -293,7 +294,8 @@ impl Log {
             Ok(file) => {
                 self.stats.fsyncs += 1;
                 self.stats.bytes_written += u64::from(HEADER_BYTES);
-                self.reserve = Some((SegmentInfo { number, bytes, ..SegmentInfo::default() }, file));
+                self.reserve =
+                    Some((SegmentInfo { number, bytes, header: true, ..SegmentInfo::default() }, file));
                 Ok(Room::Plenty)
             }
             Err(e) if e.is_full() => Ok(Room::Full),
@@ -358,6 +360,39 @@ impl Log {
         }
         self.retry_reserve()?;
         Ok(count)
+    }
+
+    /// What each segment holds, for a scrub. The reserve holds nothing.
+    pub fn extents(&self) -> Vec<Extent> {
+        let end = |info: &SegmentInfo| match info.number == self.end.segment {
+            true => self.end.offset,
+            false => u32::try_from(info.bytes).unwrap_or(u32::MAX),
+        };
+        let extent = |info: &SegmentInfo| Extent {
+            segment: info.number,
+            end: end(info),
+            units: info.units,
+            header: info.header,
+        };
+        self.segments.iter().map(extent).collect()
+    }
+
+    /// Whether a segment is part of the log.
+    pub fn has_segment(&self, number: u64) -> bool {
+        self.segments.iter().any(|info| info.number == number)
+    }
+
+    /// A segment has rotted, and is to be trimmed as soon as snapshots cover it: goes on in another one, if it is the one that is
+    /// written. False if there is no such segment, or no room for another.
+    ///
+    /// # Errors
+    /// As for [`Log::append`] and [`Log::sync`].
+    pub fn leave(&mut self, number: u64) -> Result<bool, LogError> {
+        self.check()?;
+        if number == self.end.segment && self.reserve.is_some() {
+            self.roll()?;
+        }
+        Ok(self.has_segment(number) && number != self.end.segment)
     }
 
     /// The groups that are damaged and not repaired.
@@ -446,8 +481,14 @@ impl Log {
 
     fn active_info(&self) -> &SegmentInfo {
         // There is always an active segment; an empty one stands in so that nothing can panic.
-        static NONE: SegmentInfo =
-            SegmentInfo { number: 0, bytes: 0, slots: BTreeMap::new(), groups: BTreeSet::new() };
+        static NONE: SegmentInfo = SegmentInfo {
+            number: 0,
+            bytes: 0,
+            slots: BTreeMap::new(),
+            groups: BTreeSet::new(),
+            units: 0,
+            header: false,
+        };
         self.segments.back().unwrap_or(&NONE)
     }
 
@@ -626,6 +667,9 @@ impl Log {
                 self.end.offset += bytes as u32;
                 self.stats.bytes_written += bytes as u64;
                 self.stats.units += units;
+                if let Some(active) = self.segments.back_mut() {
+                    active.units += units;
+                }
                 Ok(())
             }
             Err(e) if super::error::is_full(&e) => {

@@ -53,6 +53,7 @@ mod log;
 mod memory;
 mod record;
 mod recovery;
+mod scrub;
 mod segment;
 pub mod snapshots;
 mod stored;
@@ -70,4 +71,5 @@ pub use log::{
 pub use memory::{Crash, Faults, MemoryDisk};
 pub use record::{Position, Record};
 pub use recovery::Recovery;
+pub use scrub::{CHUNK_BYTES, Extent, Scrubber, Suspect};
 pub use snapshots::SnapshotStore;

@@ -60,6 +60,10 @@ pub struct SegmentInfo {
     pub slots: BTreeMap<u16, u64>,
     /// All groups in it.
     pub groups: BTreeSet<u16>,
+    /// How many whole units it has.
+    pub units: u64,
+    /// Its header is whole.
+    pub header: bool,
 }
 
 impl SegmentInfo {
@@ -106,6 +110,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Takes a unit's content.
     fn unit(&mut self, offset: u32, head: &Head, body: &[u8], info: &mut SegmentInfo) {
+        info.units += 1;
         if self.understand(head, body, info).is_none() {
             self.unreadable.get_or_insert(Position { segment: info.number, offset });
         }
@@ -317,7 +322,8 @@ pub fn read(
         let next = segments.get(i + 1).map(|next| (next.number, next.good_header()));
         let segment = &mut segments[i];
         let number = segment.number;
-        let mut info = SegmentInfo { number, bytes: u64::from(segment.bytes), ..SegmentInfo::default() };
+        let (bytes, header) = (u64::from(segment.bytes), segment.good_header().is_some());
+        let mut info = SegmentInfo { number, bytes, header, ..SegmentInfo::default() };
         match segment.good_header() {
             None => reading.damage.add(Span { segment: number, from: 0, to: HEADER_BYTES }, Groups::all()),
             Some(header) if header.lost => reading.damage.add(Span::lost_before(number), Groups::all()),
@@ -428,7 +434,7 @@ impl Above {
         mut next_sequence: u64,
     ) -> std::io::Result<Rewrite> {
         let Self { identity, header, replaces, start } = self;
-        let mut info = SegmentInfo { number: header.number, ..SegmentInfo::default() };
+        let mut info = SegmentInfo { number: header.number, header: true, ..SegmentInfo::default() };
         let mut content = Vec::new();
         let mut at = start;
         loop {

@@ -114,8 +114,18 @@ impl SnapshotStore {
         Ok(self.slots(group)?.pop())
     }
 
+    /// Whether the newest snapshot of a group is the one of this slot, and is damaged.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the folder can't be read.
+    pub fn is_rotten(&self, group: u16, slot: u64) -> Result<bool, LogError> {
+        let name = name_of(group, slot);
+        let is_newest = self.newest(group)? == Some(slot);
+        Ok(is_newest && !self.label(group, slot).is_whole(self.disk.as_ref(), &name, &mut |_| {}))
+    }
+
     fn label(&self, group: u16, slot: u64) -> Label<'_> {
-        Label { magic: MAGIC, identity: &self.identity, group, number: slot }
+        label(&self.identity, group, slot)
     }
 
     fn names(&self) -> Result<Vec<String>, LogError> {
@@ -139,11 +149,15 @@ impl SnapshotStore {
     }
 }
 
-fn name_of(group: u16, slot: u64) -> String {
+pub(super) fn label(identity: &Identity, group: u16, slot: u64) -> Label<'_> {
+    Label { magic: MAGIC, identity, group, number: slot }
+}
+
+pub(super) fn name_of(group: u16, slot: u64) -> String {
     format!("snapshot-{group:04x}-{slot:016x}")
 }
 
-fn parse(name: &str) -> Option<(u16, u64)> {
+pub(super) fn parse(name: &str) -> Option<(u16, u64)> {
     let (group, slot) = name.strip_prefix("snapshot-")?.split_once('-')?;
     Some((stored::group_of(group)?, stored::number_of(slot)?))
 }

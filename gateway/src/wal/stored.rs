@@ -11,6 +11,7 @@ use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::form::Identity;
 use super::recovery::hex;
+use super::scrub::CHUNK_BYTES;
 use std::io;
 
 /// Bytes before the content.
@@ -35,7 +36,8 @@ pub struct Label<'a> {
 }
 
 impl Label<'_> {
-    fn head(&self, content: &[u8]) -> Vec<u8> {
+    /// The head of so many bytes of content, without the checksum of all else.
+    fn blank_head(&self, content_bytes: u64) -> Vec<u8> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         head.extend(self.magic);
         head.extend(VERSION.to_le_bytes());
@@ -45,7 +47,12 @@ impl Label<'_> {
         head.extend(self.group.to_le_bytes());
         head.extend([0; 6]);
         head.extend(self.number.to_le_bytes());
-        head.extend((content.len() as u64).to_le_bytes());
+        head.extend(content_bytes.to_le_bytes());
+        head
+    }
+
+    fn head(&self, content: &[u8]) -> Vec<u8> {
+        let mut head = self.blank_head(content.len() as u64);
         let crc = crc32c::crc32c_append(crc32c::crc32c(&head), content);
         head[VERSION_BYTES..VERSION_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
         head
@@ -82,6 +89,47 @@ impl Label<'_> {
     pub fn write(&self, file: &mut dyn DiskFile, content: &[u8]) -> io::Result<()> {
         file.write_at(0, &self.head(content))?;
         file.write_at(HEAD_BYTES as u64, content)
+    }
+
+    /// Whether a file is what was written under this label. It is read in pieces, from the disk; `pace` hears of each. One that is
+    /// not there, can't be opened or is of another release counts as whole: that is no rot.
+    pub fn is_whole(&self, disk: &dyn Disk, name: &str, pace: &mut dyn FnMut(u64)) -> bool {
+        let Ok(file) = disk.open(name) else { return true };
+        let Ok(bytes) = file.length() else { return true };
+        file.forget_cached();
+        let whole = self.reads_whole(file.as_ref(), bytes, &disk.describe(name), pace);
+        file.forget_cached();
+        whole
+    }
+
+    fn reads_whole(&self, file: &dyn DiskFile, bytes: u64, shown: &str, pace: &mut dyn FnMut(u64)) -> bool {
+        let (mut start, mut head) = ([0; VERSION_BYTES], [0; HEAD_BYTES]);
+        if file.read_at(0, &mut start).is_ok_and(|read| read == VERSION_BYTES) {
+            match self.known_version(shown, &start) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(_) => return true,
+            }
+        }
+        let Some(content) = bytes.checked_sub(HEAD_BYTES as u64) else { return false };
+        if !file.read_at(0, &mut head).is_ok_and(|read| read == HEAD_BYTES) {
+            return false;
+        }
+        let mut expected = self.blank_head(content);
+        let mut crc = crc32c::crc32c(&expected);
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut at = HEAD_BYTES as u64;
+        while at < bytes {
+            let part = chunk.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
+            if !file.read_at(at, &mut chunk[..part]).is_ok_and(|read| read == part) {
+                return false;
+            }
+            crc = crc32c::crc32c_append(crc, &chunk[..part]);
+            at += part as u64;
+            pace(part as u64);
+        }
+        expected[VERSION_BYTES..VERSION_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
+        head.as_slice() == expected
     }
 
     /// Reads it back: its content, if all of it is what was written under this label.

@@ -6,6 +6,7 @@ mod floor;
 mod form;
 mod measure;
 mod room;
+mod scrub;
 mod stores;
 
 use selvedge_gateway::wal::{

@@ -5,11 +5,11 @@ use selvedge_gateway::wal::snapshots::DEFAULT_SNAPSHOT_BYTES;
 use selvedge_gateway::wal::{BatchStore, Crash, Disk, Faults, LogError, MemoryDisk, RealDisk, SnapshotStore};
 use std::sync::Arc;
 
-fn snapshots(disk: &MemoryDisk) -> SnapshotStore {
+pub fn snapshots(disk: &MemoryDisk) -> SnapshotStore {
     SnapshotStore::open(disk.folder("snapshots").unwrap(), IDENTITY, DEFAULT_SNAPSHOT_BYTES).unwrap()
 }
 
-fn batches(disk: &MemoryDisk) -> BatchStore {
+pub fn batches(disk: &MemoryDisk) -> BatchStore {
     BatchStore::open(disk.folder("batches").unwrap(), IDENTITY).unwrap()
 }
 

@@ -67,6 +67,7 @@ impl Replica {
                 for scan in self.scans.values_mut().filter_map(|s| s.scan.as_mut()) {
                     scan.look_at(seq, &body);
                 }
+                self.mending |= self.sought.get(&seq).is_some_and(|sought| sought.gone_here);
                 self.put(seq, body);
             }
             answer => {

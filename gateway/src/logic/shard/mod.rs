@@ -134,6 +134,8 @@ pub enum Event {
     },
     /// Make a snapshot soon: the log wants to be trimmed.
     SnapshotWanted,
+    /// The newest snapshot on disk has rotted: make another one, also if nothing was applied since.
+    SnapshotRotten,
     /// The node has everything up to this cursor.
     Confirmed {
         /// The ledger that it has it in.
@@ -380,6 +382,10 @@ impl Shard {
             Event::Persisted { token } => self.group.step(now.mono_ms, paxos::Event::Persisted { token }),
             Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
             Event::SnapshotWanted => self.snapshot_wanted = true,
+            Event::SnapshotRotten => {
+                self.snapshot_wanted = true;
+                self.applied_since_snapshot_bytes = self.applied_since_snapshot_bytes.max(1);
+            }
             Event::Confirmed { ledger, cursor } => {
                 let admitted = self.machine.outbox_stats().ledger;
                 if let Some(lead) =

@@ -1,0 +1,67 @@
+//! The thread that reads again what lies on disk ([`Scrubber`]): slowly, behind all other work, for as long as the process lives.
+//!
+//! The log says what its segments hold; what looks rotten goes to the threads that own the files, which judge it.
+
+use crate::logic::replica::StoreWork;
+use crate::storage::LogWork;
+use crate::wal::{Scrubber, Suspect};
+use std::io;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+/// A round begins this long after the one before it began, or when that one is done: a small disk is not read all day.
+const ROUND_S: u64 = 3_600;
+/// The first one begins this long after the start, which has read most of it.
+const FIRST_S: u64 = 60;
+/// As low as a thread's priority gets.
+const NICE: i32 = 19;
+
+/// Starts the thread, which reads so many bytes a second.
+///
+/// # Errors
+/// When the system starts no thread.
+pub fn start(
+    scrubber: Scrubber,
+    bytes_per_s: u64,
+    log: Sender<LogWork>,
+    store: Sender<StoreWork>,
+) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("scrub".into());
+    thread.spawn(move || {
+        let _ = rustix::process::nice(NICE); // of this thread alone
+        std::thread::sleep(Duration::from_secs(FIRST_S));
+        loop {
+            let began = Instant::now();
+            if round(&scrubber, bytes_per_s, &log, &store).is_none() {
+                return;
+            }
+            std::thread::sleep(Duration::from_secs(ROUND_S).saturating_sub(began.elapsed()));
+        }
+    })?;
+    Ok(())
+}
+
+/// Nothing: the log's threads are gone, and so is the process soon.
+fn round(
+    scrubber: &Scrubber,
+    bytes_per_s: u64,
+    log: &Sender<LogWork>,
+    store: &Sender<StoreWork>,
+) -> Option<()> {
+    let (reply, extents) = channel();
+    log.send(LogWork::Extents(reply)).ok()?;
+    let extents = extents.recv().ok()?;
+    let read = metrics::counter!("selvedge_scrubbed_bytes_total");
+    let mut pace = |bytes: u64| {
+        read.increment(bytes);
+        std::thread::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_s.max(1) as f64));
+    };
+    let mut tell = |suspect| match suspect {
+        Suspect::Segment(number) => _ = log.send(LogWork::Rotten(number)),
+        Suspect::Snapshot { .. } | Suspect::Batch { .. } | Suspect::Folder(_) => {
+            let _ = store.send(StoreWork::Check(suspect));
+        }
+    };
+    scrubber.round(&extents, &mut pace, &mut tell);
+    Some(())
+}
