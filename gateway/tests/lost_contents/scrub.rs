@@ -61,6 +61,7 @@ fn what_nobody_has_is_found_before_the_uplink_needs_it() {
         assert_eq!((outcome(site.at(at)), site.marked(stored[2])), ((1, vec![]), 0), "its leader says so");
     }
     scrub(&mut site, leader);
+    site.run(1_000); // the others hear of it
     assert_eq!(site.marked(stored[2]), 3);
 }
 
