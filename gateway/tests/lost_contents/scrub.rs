@@ -88,7 +88,7 @@ fn a_rotten_segment_of_the_log_is_trimmed_behind_snapshots_and_no_start_finds_da
     let name = "log/wal-0000000000000001.log";
     let damaged = |gateway: &Gateway| {
         let settings = Settings { keep_free_bytes: 0, ..Settings::new([at.0 as u8; 16]) };
-        let folder = gateway.disk.killed().folder("log").unwrap();
+        let folder = gateway.disk.image().folder("log").unwrap();
         let (_, recovery) = Log::open(folder, settings, &mut |_| {}).unwrap();
         recovery.damaged_places > 0
     };
