@@ -394,7 +394,8 @@ mod tests {
         let (mut uplink, mut out) = connected(1);
         uplink.loaded(0, S, 1, UplinkContent::NotNow, &mut out);
         uplink.timer(RESEND_MS, &mut out);
-        assert_eq!(out, [Effect::Load(S, 1), Effect::Load(S, 1)]);
+        let beacon = Effect::Beacon { shard: S, incarnation: I, first_kept: 1, last: 1 };
+        assert_eq!(out, [Effect::Load(S, 1), beacon, Effect::Load(S, 1)]);
         out.clear();
         let lost = LostBatch { readings: 5, parts: 2, from: EpochMs(0), to: EpochMs(9) };
         uplink.loaded(RESEND_MS, S, 1, UplinkContent::Lost(lost), &mut out);

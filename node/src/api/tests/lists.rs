@@ -221,7 +221,7 @@ async fn readiness_tells_what_a_person_should_look_at() {
         lost: None,
     };
     let applied = w.writer.apply(&[beacon].into(), EpochMs(START)).await.unwrap();
-    assert_eq!(applied.lost.len(), 1);
+    assert_eq!(applied.lacking.len(), 1);
     let body = w.ok("/readyz").await;
     assert_eq!(body["status"], "ready", "it can work all the same");
     assert!(body["attention"][0].as_str().unwrap().starts_with("7 batches of 1 shards"), "{body}");
