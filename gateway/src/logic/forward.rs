@@ -31,8 +31,9 @@ use std::sync::Arc;
 
 /// How many batches of one shard may be unanswered.
 pub const MAX_INFLIGHT_BATCHES: usize = 4;
-/// While batches are under way, another one leaves only when so much is queued, as an estimate.
-pub const PIPELINE_BYTES: usize = 8 * 1024;
+/// While batches are under way, another one leaves only when so much is queued, as an estimate: some hundred readings, so that what
+/// each entry of the log costs is shared by as many.
+pub const PIPELINE_BYTES: usize = 12 * 1024;
 /// A batch takes no further item beyond this estimate of its size.
 pub const MAX_BATCH_BYTES: usize = 128 * 1024;
 /// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down.
