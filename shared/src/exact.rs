@@ -147,10 +147,10 @@ impl ExactSum {
 
     /// How many bytes it takes within a frame.
     pub fn encoded_bytes(&self) -> usize {
-        self.read(|_, exponent, limbs| {
+        self.read(|negative, exponent, limbs| {
             let bytes = natural::bits(limbs).div_ceil(8);
             let signed = (exponent << 1 ^ exponent >> 31) as u32;
-            varint_bytes(2 * bytes as u64 + 1)
+            varint_bytes(2 * bytes as u64 + u64::from(negative))
                 + if bytes > 0 { varint_bytes(signed.into()) + bytes } else { 0 }
         })
     }
@@ -428,6 +428,16 @@ mod tests {
             squares.add_square(*value);
         }
         (sum, squares)
+    }
+
+    #[test]
+    fn it_is_known_how_many_bytes_a_sum_of_any_length_takes() {
+        for length in 0..1_020 {
+            for sign in [1.0, -1.0] {
+                let (sum, _) = of(&[sign, sign * 2f64.powi(length)]);
+                assert_eq!(sum.encoded_bytes(), frame::encode(1, &sum).len() - 1, "{sign} and 2^{length}");
+            }
+        }
     }
 
     /// Doubles of every size, the same in every run.
