@@ -7,11 +7,11 @@ use super::target::{Target, check_address, day_text};
 use crate::logic::table::{Cell, Field, Kind, Table};
 use crate::settings::LakeSettings;
 use crate::store::lake::{Claim, DayKey, Exports};
-use crate::store::{self, Content, Database, Incoming, Postgres, Reader, Writer};
+use crate::store::{self, Database, Incoming, Postgres, Reader, Writer};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::RowAccessor;
 use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::ids::SiteId;
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
@@ -101,17 +101,7 @@ impl Home {
         let name = |device: &str, stream: &str| StreamName { device: device.into(), stream: stream.into() };
         let streams = vec![name("b", "temp"), name("b", "force"), name("a", "temp"), name("a", "force")];
         let batch = Batch { streams, parts };
-        let content = Some(Content { seq: self.seq, body_hash: self.seq, batch });
-        let site = SiteId::new("plant-7").unwrap();
-        let message = Incoming {
-            site,
-            incarnation: Default::default(),
-            shard: ShardId(0),
-            first_kept: 1,
-            last: self.seq,
-            content,
-            lost: None,
-        };
+        let message = Incoming::latest(SiteId::new("plant-7").unwrap(), self.seq, batch);
         let applied = self.writer.apply(&vec![message].into(), EpochMs(1)).await.unwrap();
         assert_eq!(applied.outcomes, [store::Outcome::Applied]);
     }

@@ -51,6 +51,22 @@ pub struct Incoming {
     pub lost: Option<(u64, LostBatch)>,
 }
 
+#[cfg(test)]
+impl Incoming {
+    /// A batch of shard 0 of which all before it are kept, and none comes after it.
+    pub fn latest(site: SiteId, seq: u64, batch: Batch) -> Self {
+        Self {
+            site,
+            incarnation: SiteIncarnation::default(),
+            shard: ShardId(0),
+            first_kept: 1,
+            last: seq,
+            content: Some(Content { seq, batch, body_hash: seq }),
+            lost: None,
+        }
+    }
+}
+
 /// A batch and its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Content {

@@ -160,17 +160,7 @@ impl World {
         let name = StreamName { device: device.into(), stream: stream.into() };
         let batch = Batch { streams: vec![name], parts };
         self.seq += 1;
-        let site = self.api.sites[0].clone();
-        let content = Some(Content { seq: self.seq, batch, body_hash: self.seq });
-        let one = Incoming {
-            site,
-            incarnation: Default::default(),
-            shard: ShardId(0),
-            first_kept: 1,
-            last: self.seq,
-            content,
-            lost: None,
-        };
+        let one = Incoming::latest(self.api.sites[0].clone(), self.seq, batch);
         let messages: Arc<[Incoming]> = [one].into();
         let applied = self.writer.apply(&messages, EpochMs(START)).await.unwrap();
         assert_eq!(applied.outcomes, [Outcome::Applied]);

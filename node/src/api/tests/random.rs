@@ -54,17 +54,7 @@ impl World {
                 });
             }
             self.seq += 1;
-            let content = Some(Content { seq: self.seq, batch, body_hash: self.seq });
-            let site = self.api.sites[0].clone();
-            sent.push(Incoming {
-                site,
-                incarnation: Default::default(),
-                shard: ShardId(0),
-                first_kept: 1,
-                last: self.seq,
-                content,
-                lost: None,
-            });
+            sent.push(Incoming::latest(self.api.sites[0].clone(), self.seq, batch));
             let again = sent[random.below(sent.len() as u64) as usize].clone();
             let newest = sent[sent.len() - 1].clone();
             self.writer.apply(&[again, newest].into(), EpochMs(START)).await.unwrap();
