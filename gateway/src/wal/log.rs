@@ -23,6 +23,9 @@ pub const MAX_STATE_PAYLOAD_BYTES: usize = 4 * 1024;
 /// The smallest segment.
 pub const MIN_SEGMENT_BYTES: u64 = 4 * 1024;
 
+/// The most segments that pins alone hold back.
+pub const MAX_PINNED_SEGMENTS: usize = 32;
+
 const LOCK_NAME: &str = "LOCK";
 
 /// Bytes of encoding space that are kept from one batch to the next.
@@ -107,6 +110,15 @@ pub struct OldestSegment {
     pub damaged: bool,
 }
 
+/// A stretch of the log to be read again, for one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// No record of the slots in question lies before.
+    pub start: Position,
+    /// Everything below is durable.
+    pub end: Position,
+}
+
 /// The log of one gateway, for all its groups. See the module's essay.
 pub struct Log {
     disk: Arc<dyn Disk>,
@@ -120,6 +132,8 @@ pub struct Log {
     states: States,
     damage: Damage,
     keep_from: BTreeMap<u16, u64>,
+    /// From which slot on a group's records stay though a snapshot covers them: somebody reads them.
+    pins: BTreeMap<u16, u64>,
     /// Where the next unit goes.
     end: Position,
     /// Everything below is durable. Invariant: `synced <= end`.
@@ -170,6 +184,7 @@ impl ReadLog {
             states: found.states,
             damage: found.damage,
             keep_from: BTreeMap::new(),
+            pins: BTreeMap::new(),
             end: found.end,
             synced: found.end,
             next_sequence: found.next_sequence,
@@ -313,9 +328,45 @@ impl Log {
         *kept = slot.max(*kept);
     }
 
-    /// The oldest segment, if it is not the one that is being written.
+    /// Has records of a group stay from this slot on, whatever a snapshot covers; nothing: no more than that asks for. A pin that holds
+    /// back more than [`MAX_PINNED_SEGMENTS`], or anything while there is no room, is gone with the next [`Log::trim`].
+    pub fn pin(&mut self, group: u16, slot: Option<u64>) {
+        match slot {
+            Some(slot) => _ = self.pins.insert(group, slot),
+            None => _ = self.pins.remove(&group),
+        }
+    }
+
+    /// Where a group's records of `slot` and later ones lie, as far as they are durable; nothing if there are none.
+    pub fn stretch(&self, group: u16, slot: u64) -> Option<Stretch> {
+        let holds = |info: &&SegmentInfo| info.slots.get(&group).is_some_and(|highest| *highest >= slot);
+        let segment = self.segments.iter().find(holds)?.number;
+        Some(Stretch { start: Position { segment, offset: HEADER_BYTES }, end: self.synced })
+    }
+
+    /// How many segments in front stay for the sake of pins alone.
+    pub fn pinned_segments(&self) -> usize {
+        let covered = self.removable(false);
+        covered - self.removable(true).min(covered)
+    }
+
+    /// How many segments in front nobody needs; with `pins`: nor reads.
+    fn removable(&self, pins: bool) -> usize {
+        let removable = |s: &SegmentInfo| {
+            let covered = |(group, slot): (&u16, &u64)| {
+                let pinned = pins && self.pins.get(group).is_some_and(|pin| slot >= pin);
+                !pinned && self.keep_from.get(group).is_some_and(|keep| slot < keep)
+            };
+            s.slots.iter().all(covered) && !self.damage.lies_in(s.number)
+        };
+        let older = self.segments.len().saturating_sub(1);
+        self.segments.iter().take(older).take_while(|s| removable(s)).count()
+    }
+
+    /// The oldest segment that snapshots do not cover, if it is not the one that is being written.
     pub fn oldest(&self) -> Option<OldestSegment> {
-        let oldest = self.segments.front().filter(|_| self.segments.len() > 1)?;
+        let pinned = self.pinned_segments();
+        let oldest = self.segments.get(pinned).filter(|_| self.segments.len() > pinned + 1)?;
         Some(OldestSegment {
             number: oldest.number,
             bytes: oldest.bytes,
@@ -324,20 +375,17 @@ impl Log {
         })
     }
 
-    /// Removes the segments in front in which every record with a slot is below its group's `keep_from` and no damage waits
-    /// for repair. State records that are nowhere else are written again and synced first. Gives how many were removed.
+    /// Removes the segments in front in which every record with a slot is below its group's `keep_from` and its pin, and no damage
+    /// waits for repair. State records that are nowhere else are written again and synced first. Gives how many were removed.
     ///
     /// # Errors
     /// As for [`Log::append`] and [`Log::sync`]; [`LogError::Io`] when a file can't be removed (tried again next time).
     pub fn trim(&mut self) -> Result<usize, LogError> {
         self.check()?;
-        let removable = |s: &SegmentInfo| {
-            let covered =
-                |(group, slot): (&u16, &u64)| self.keep_from.get(group).is_some_and(|keep| slot < keep);
-            s.slots.iter().all(covered) && !self.damage.lies_in(s.number)
-        };
-        let older = self.segments.len().saturating_sub(1);
-        let count = self.segments.iter().take(older).take_while(|s| removable(s)).count();
+        if self.pinned_segments() > MAX_PINNED_SEGMENTS || (self.reserve.is_none() && !self.pins.is_empty()) {
+            self.pins.clear();
+        }
+        let count = self.removable(true);
         let Some(last) = count.checked_sub(1).and_then(|i| self.segments.get(i)).map(|s| s.number) else {
             return Ok(0);
         };

@@ -112,6 +112,8 @@ struct State {
     capacity_bytes: u64,
     files: BTreeMap<u64, Content>,
     next_file: u64,
+    /// How often each file is open: without a name it stays as long as it is.
+    open: BTreeMap<u64, usize>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     pending: Vec<NameChange>,
@@ -158,7 +160,7 @@ impl State {
         Ok(())
     }
 
-    /// Drops files that no name leads to, now or after a crash.
+    /// Drops files that are not open and that no name leads to, now or after a crash.
     fn sweep(&mut self) {
         let pending = self.pending.iter().filter_map(|c| match c {
             NameChange::Put(_, file) => Some(*file),
@@ -166,7 +168,8 @@ impl State {
         });
         let live: BTreeSet<u64> =
             self.names.values().chain(self.durable_names.values()).copied().chain(pending).collect();
-        self.files.retain(|file, _| live.contains(file));
+        let open = &self.open;
+        self.files.retain(|file, _| live.contains(file) || open.contains_key(file));
     }
 }
 
@@ -194,6 +197,7 @@ impl MemoryDisk {
             capacity_bytes,
             files: BTreeMap::new(),
             next_file: 1,
+            open: BTreeMap::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             pending: Vec::new(),
@@ -355,12 +359,15 @@ impl Disk for MemoryDisk {
         let change = NameChange::Put(path, file);
         change.apply(&mut state.names);
         state.pending.push(change);
+        *state.open.entry(file).or_default() += 1;
         Ok(Box::new(MemoryFile { shared: self.shared.clone(), file, path: self.path(name) }))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let path = self.path(name);
-        let file = self.state().names.get(&path).copied().ok_or(io::ErrorKind::NotFound)?;
+        let mut state = self.state();
+        let file = state.names.get(&path).copied().ok_or(io::ErrorKind::NotFound)?;
+        *state.open.entry(file).or_default() += 1;
         Ok(Box::new(MemoryFile { shared: self.shared.clone(), file, path }))
     }
 
@@ -464,6 +471,19 @@ impl MemoryFile {
         let mut state = self.state();
         state.operate()?;
         state.change(self.file, change)
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        let mut state = self.state();
+        match state.open.get_mut(&self.file) {
+            Some(times) if *times > 1 => *times -= 1,
+            _ => {
+                state.open.remove(&self.file);
+                state.sweep();
+            }
+        }
     }
 }
 

@@ -36,7 +36,10 @@
 //! groups. A sector that can't be read counts as zeros. Segments are never overwritten in place: that would spare the
 //! file system's journal some writes, but old content would have to be told from new.
 //!
-//! Left out: compression, encryption (the disk's), threads, an index: the log is read once, at the start.
+//! **Reading again.** What a peer lacks is read from the segments while the log is written ([`LogReader`]), from where
+//! [`Log::stretch`] says. A pin ([`Log::pin`]) holds trimming back for it.
+//!
+//! Left out: compression, encryption (the disk's), threads, an index: the log is read whole once, at the start, and in stretches later.
 //!
 //! Sources: the mark is the idea of "known flushed" positions that tell torn tails from corruption in R. Alagappan et al.,
 //! "Protocol-Aware Recovery for Consensus-Based Storage" (FAST 2018); why a failed fsync is final: A. Rebello et al., "Can
@@ -51,6 +54,7 @@ mod floor;
 mod form;
 mod log;
 mod memory;
+mod reader;
 mod record;
 mod recovery;
 mod scrub;
@@ -65,11 +69,12 @@ pub use error::LogError;
 pub use floor::{FLOOR_NAME, Floor};
 pub use form::Identity;
 pub use log::{
-    Log, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES, MIN_SEGMENT_BYTES, OldestSegment, ReadLog, Room,
-    Settings, Stats,
+    Log, MAX_PAYLOAD_BYTES, MAX_PINNED_SEGMENTS, MAX_STATE_PAYLOAD_BYTES, MIN_SEGMENT_BYTES, OldestSegment,
+    ReadLog, Room, Settings, Stats, Stretch,
 };
 pub use memory::{Crash, Faults, MemoryDisk};
+pub use reader::LogReader;
 pub use record::{Position, Record};
 pub use recovery::Recovery;
 pub use scrub::{CHUNK_BYTES, Extent, Scrubber, Suspect};
-pub use snapshots::SnapshotStore;
+pub use snapshots::{PinnedSnapshot, SnapshotStore};

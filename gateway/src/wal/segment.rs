@@ -107,6 +107,11 @@ impl Segment {
 
     /// What stands at `offset`.
     pub fn unit_at(&mut self, offset: u32) -> io::Result<UnitRead> {
+        self.unit_if(offset, &|_| true)
+    }
+
+    /// What stands at `offset`. Of a unit that is not wanted only the head is read: it passes for whole, without a body.
+    pub fn unit_if(&mut self, offset: u32, wanted: &dyn Fn(&Head) -> bool) -> io::Result<UnitRead> {
         let mut head = vec![0; UNIT_HEAD_BYTES];
         if u64::from(offset) + UNIT_HEAD_BYTES as u64 > u64::from(self.bytes) {
             return Ok(UnitRead::Nothing);
@@ -130,6 +135,10 @@ impl Segment {
         };
         if head.unit_bytes() > room as u64 {
             return Ok(UnitRead::Nothing);
+        }
+        if !wanted(&head) {
+            self.body.clear();
+            return Ok(UnitRead::Whole(head));
         }
         self.body.resize(head.body_bytes as usize, 0);
         let mut body = std::mem::take(&mut self.body);

@@ -4,7 +4,7 @@
 //! and only then may the log be trimmed below it. So if the newest is damaged an older one would not help:
 //! the log no longer reaches back to it. It is an error, and the group's state must come from a peer.
 
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::form::Identity;
 use super::stored::{self, HEAD_BYTES, Label};
@@ -114,6 +114,18 @@ impl SnapshotStore {
         Ok(self.slots(group)?.pop())
     }
 
+    /// Opens the newest snapshot of a group to be read in pieces, also when a newer one has replaced it: as long as it is open, its
+    /// bytes stay on disk.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::Io`].
+    pub fn pin_newest(&self, group: u16) -> Result<Option<PinnedSnapshot>, LogError> {
+        let Some(slot) = self.newest(group)? else { return Ok(None) };
+        let (file, bytes, crc) =
+            self.label(group, slot).open_whole(self.disk.as_ref(), &name_of(group, slot))?;
+        Ok(Some(PinnedSnapshot { slot, bytes, crc, file }))
+    }
+
     /// Whether the newest snapshot of a group is the one of this slot, and is damaged.
     ///
     /// # Errors
@@ -146,6 +158,43 @@ impl SnapshotStore {
             .collect();
         slots.sort_unstable();
         Ok(slots)
+    }
+}
+
+/// A snapshot that is open.
+pub struct PinnedSnapshot {
+    /// The last slot that it covers.
+    pub slot: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Checksum (crc32c) of all of it.
+    pub crc: u32,
+    file: Box<dyn DiskFile>,
+}
+
+impl PinnedSnapshot {
+    /// At most so many bytes of it from here on; nothing at its end.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the disk can't read it.
+    pub fn piece(&self, offset: u64, most_bytes: usize) -> Result<Vec<u8>, LogError> {
+        let left = self.bytes.saturating_sub(offset);
+        let mut piece = vec![0; most_bytes.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let read = self.file.read_at((HEAD_BYTES as u64).saturating_add(offset), &mut piece);
+        match read {
+            Ok(read) if read == piece.len() => Ok(piece),
+            Ok(_) => Err(LogError::Damaged {
+                name: format!("the snapshot of slot {}", self.slot),
+                why: "its file got shorter".to_string(),
+            }),
+            Err(e) => Err(LogError::io("reading", "a snapshot", e)),
+        }
+    }
+}
+
+impl std::fmt::Debug for PinnedSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PinnedSnapshot").field("slot", &self.slot).finish_non_exhaustive()
     }
 }
 

@@ -97,12 +97,14 @@ impl Label<'_> {
         let Ok(file) = disk.open(name) else { return true };
         let Ok(bytes) = file.length() else { return true };
         file.forget_cached();
-        let whole = self.reads_whole(file.as_ref(), bytes, &disk.describe(name), pace);
+        let shown = disk.describe(name);
+        let whole = self.reads_whole(file.as_ref(), bytes, &shown, &mut |piece| pace(piece.len() as u64));
         file.forget_cached();
         whole
     }
 
-    fn reads_whole(&self, file: &dyn DiskFile, bytes: u64, shown: &str, pace: &mut dyn FnMut(u64)) -> bool {
+    /// `hear` is given its content piece by piece.
+    fn reads_whole(&self, file: &dyn DiskFile, bytes: u64, shown: &str, hear: &mut dyn FnMut(&[u8])) -> bool {
         let (mut start, mut head) = ([0; VERSION_BYTES], [0; HEAD_BYTES]);
         if file.read_at(0, &mut start).is_ok_and(|read| read == VERSION_BYTES) {
             match self.known_version(shown, &start) {
@@ -126,10 +128,29 @@ impl Label<'_> {
             }
             crc = crc32c::crc32c_append(crc, &chunk[..part]);
             at += part as u64;
-            pace(part as u64);
+            hear(&chunk[..part]);
         }
         expected[VERSION_BYTES..VERSION_BYTES + 4].copy_from_slice(&crc.to_le_bytes());
         head.as_slice() == expected
+    }
+
+    /// Opens it to be read in pieces, if all of it is what was written under this label: gives its content's length and checksum
+    /// (crc32c). In memory is never more than a piece.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`]; [`LogError::Io`] when it can't be opened.
+    pub fn open_whole(&self, disk: &dyn Disk, name: &str) -> Result<(Box<dyn DiskFile>, u64, u32), LogError> {
+        let shown = disk.describe(name);
+        let file = disk.open(name).map_err(|e| LogError::io("opening", &shown, e))?;
+        let bytes = file.length().map_err(|e| LogError::io("reading", &shown, e))?;
+        let mut crc = 0;
+        let whole = self.reads_whole(file.as_ref(), bytes, &shown, &mut |piece| {
+            crc = crc32c::crc32c_append(crc, piece);
+        });
+        match whole {
+            true => Ok((file, bytes.saturating_sub(HEAD_BYTES as u64), crc)),
+            false => Err(LogError::Damaged { name: shown, why: "it is not what was written".to_string() }),
+        }
     }
 
     /// Reads it back: its content, if all of it is what was written under this label.

@@ -5,6 +5,7 @@ mod damage;
 mod floor;
 mod form;
 mod measure;
+mod reader;
 mod room;
 mod scrub;
 mod stores;

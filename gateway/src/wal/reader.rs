@@ -1,0 +1,128 @@
+//! Reading stretches of the log again while it is written: what a peer lacks and memory no longer holds.
+//!
+//! The log says where a group's records of some slot begin and up to where it is durable ([`super::Log::stretch`]); below that end no
+//! byte changes any more, so that a reader needs no lock and another thread may do it. A reader goes from unit to unit. Of units without
+//! records of its group it reads the head alone. How much it reads at a time is bounded; it says where to go on.
+//!
+//! Records come as they were appended. A slot may have several, and a state record may come again behind younger ones (see the module's
+//! essay): what they mean together is the caller's matter.
+//!
+//! Invariant: what is given was below the end that the log named as durable, and was appended in that order.
+//! Invariant: whatever is not whole ends the reading with an error: nobody is given what lies behind a hole.
+//! Limits: a segment that was trimmed meanwhile is an error, too. One unit is in memory.
+
+use super::disk::Disk;
+use super::error::LogError;
+use super::form::{self, HEADER_BYTES, Head, Identity, Role, UNIT_HEAD_BYTES};
+use super::record::{Position, Record};
+use super::segment::{self, Segment, UnitRead};
+use std::sync::Arc;
+
+/// Reads segments of a log that another one writes.
+#[derive(Clone)]
+pub struct LogReader {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+}
+
+impl LogReader {
+    /// A reader of the log in `disk`.
+    pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
+        Self { disk, identity }
+    }
+
+    /// Gives the records of a group in units from `at` on, below `end`, until `visit` says that it has enough (which counts at the end
+    /// of a unit), or some `most_bytes` were read. Gives where to go on; `end`, or behind it, if there is no more.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] for what is not whole; [`LogError::Io`], also when a segment is gone.
+    pub fn read(
+        &self,
+        mut at: Position,
+        end: Position,
+        group: u16,
+        most_bytes: u64,
+        visit: &mut dyn FnMut(Record) -> bool,
+    ) -> Result<Position, LogError> {
+        let mut read_bytes = 0;
+        while at < end {
+            let mut segment = self.open(at.segment)?;
+            let limit = match at.segment == end.segment {
+                true => Some(end.offset),
+                false => self.cut_of(at.segment)?,
+            };
+            while limit.is_none_or(|limit| at.offset < limit) {
+                let wanted = |head: &Head| head.groups.contains(&group) && head.role == Role::Batch;
+                let unit = segment.unit_if(at.offset, &wanted).map_err(|e| self.failed(at.segment, e))?;
+                let UnitRead::Whole(head) = unit else { return Err(self.damaged(at)) };
+                let unit_bytes = head.unit_bytes();
+                at.offset += u32::try_from(unit_bytes).map_err(|_| self.damaged(at))?;
+                if head.role == Role::Seal {
+                    break;
+                }
+                let mut enough = false;
+                if wanted(&head) {
+                    read_bytes += unit_bytes;
+                    self.records(&head, &segment.body, at, &mut |record| {
+                        enough |= record.group == group && !visit(record);
+                    })?;
+                } else {
+                    read_bytes += UNIT_HEAD_BYTES as u64;
+                }
+                if enough || read_bytes >= most_bytes {
+                    return Ok(at);
+                }
+            }
+            if at.segment == end.segment {
+                return Ok(at);
+            }
+            at = Position { segment: at.segment + 1, offset: HEADER_BYTES };
+        }
+        Ok(at)
+    }
+
+    fn records(
+        &self,
+        head: &Head,
+        body: &[u8],
+        behind: Position,
+        visit: &mut dyn FnMut(Record),
+    ) -> Result<(), LogError> {
+        let mut at = 0;
+        for _ in 0..head.records {
+            let (record, next) = form::decode_record(body, at).ok_or_else(|| self.damaged(behind))?;
+            at = next;
+            visit(record);
+        }
+        Ok(())
+    }
+
+    /// Where the content of a segment ends, if the next one says so; it ends with its seal otherwise.
+    fn cut_of(&self, number: u64) -> Result<Option<u32>, LogError> {
+        let next = self.open(number + 1)?;
+        let Some(header) = next.good_header().filter(|header| !header.lost) else {
+            return Err(self.damaged(Position { segment: number + 1, offset: 0 }));
+        };
+        Ok((header.continues.segment == number).then_some(header.continues.offset))
+    }
+
+    fn open(&self, number: u64) -> Result<Segment, LogError> {
+        let file = self.disk.open(&segment::name_of(number)).map_err(|e| self.failed(number, e))?;
+        Segment::open(file, number, self.identity).map_err(|e| self.failed(number, e))
+    }
+
+    fn failed(&self, number: u64, e: std::io::Error) -> LogError {
+        LogError::io("reading", &self.disk.describe(&segment::name_of(number)), e)
+    }
+
+    fn damaged(&self, at: Position) -> LogError {
+        let name = self.disk.describe(&segment::name_of(at.segment));
+        LogError::Damaged { name, why: format!("it can't be read on from byte {}", at.offset) }
+    }
+}
+
+impl std::fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogReader").finish_non_exhaustive()
+    }
+}
