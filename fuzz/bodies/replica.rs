@@ -8,7 +8,7 @@ use selvedge_gateway::logic::machine::{
 };
 use selvedge_gateway::logic::paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
 use selvedge_gateway::logic::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
-use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard};
+use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard, TransferAnswer};
 use selvedge_gateway::wal::Record;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
@@ -91,6 +91,17 @@ impl Host {
                 let origin = Origin { gateway, start: source.number(known.0) };
                 let submission = submission(source);
                 Event::Forward { from: gateway, origin, n: source.number(known.1 + 1), submission }
+            }
+            11 if source.below(4) == 0 => {
+                let at = self.slot(source);
+                let answer = match source.below(5) {
+                    0 => TransferAnswer::NothingYet { from: at },
+                    1 => TransferAnswer::NoLog { from: at },
+                    2 => TransferAnswer::NoSnapshot,
+                    3 => TransferAnswer::Log { from: at, values: vec![self.value(source)] },
+                    _ => TransferAnswer::Snapshot { slot: at, bytes: 9, crc: 9 },
+                };
+                Event::TransferAnswered { to: from, answer }
             }
             11..13 => Event::Transfer { from, message: self.transfer(source) },
             13 => {
@@ -229,7 +240,17 @@ impl Host {
     }
 
     fn transfer(&mut self, source: &mut Source) -> TransferMessage {
-        match source.below(8) {
+        match source.below(13) {
+            8..10 => TransferMessage::Behind,
+            10 => {
+                let values = (0..source.below(4)).map(|_| self.value(source)).collect();
+                TransferMessage::Log { from: self.slot(source), values }
+            }
+            11 => match source.below(3) {
+                0 => TransferMessage::Wait,
+                1 => TransferMessage::Gone { slot: slot_in(&self.offered).unwrap_or(1) },
+                _ => TransferMessage::FetchLog { from: self.slot(source) },
+            },
             0 | 1 => {
                 self.offered = snapshot(source);
                 let bytes = self.offered.len() as u64;

@@ -196,7 +196,7 @@ impl World {
             commit,
             reads,
             reads_failed,
-            needs_snapshot,
+            behind,
             leadership_changed: _,
             healed,
         } = group.take();
@@ -266,7 +266,7 @@ impl World {
                 self.heals += 1;
             }
         }
-        for follower in needs_snapshot {
+        for follower in behind {
             let to = follower.0 as usize - 1;
             let slot = self.nodes[n].applied;
             let reaches = !self.cut[n][to] && !self.random.chance(if self.faults { 300 } else { 0 });

@@ -184,7 +184,7 @@ impl World {
         for id in &e.reads_failed {
             lines.push(format!("g{n} read {id} failed"));
         }
-        for who in &e.needs_snapshot {
+        for who in &e.behind {
             lines.push(format!("g{n} says {who} needs a snapshot"));
         }
         node.token = e.token;

@@ -215,9 +215,13 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
         let machine = Machine::new(ShardId(0), rules);
         let mut shard = Shard::recover(settings, machine, Recovered::default()).unwrap();
         let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
-        let message = TransferMessage::Offer { slot, bytes: 100, crc: 0 };
-        shard.step(now, Event::Transfer { from: GatewayId(2), message });
-        !shard.take(now).unwrap().send.is_empty()
+        for message in [TransferMessage::Behind, TransferMessage::Offer { slot, bytes: 100, crc: 0 }] {
+            shard.step(now, Event::Transfer { from: GatewayId(2), message });
+        }
+        let fetch = TransferMessage::FetchState { slot, offset: 0 };
+        let is_fetch =
+            |m: &PeerMessage| matches!(m, PeerMessage::Transfer { message, .. } if *message == fetch);
+        shard.take(now).unwrap().send.iter().any(|(_, message)| is_fetch(message))
     };
     assert!(fetches(MAX_COUNT));
     assert!(!fetches(MAX_COUNT + 1), "its machine would jump ahead of its group for good");

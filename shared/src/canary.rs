@@ -74,11 +74,13 @@ pub enum Canary {
     MajorityHeals,
     /// A content counts as lost everywhere once a majority of its replicas has lost it.
     LostByMajority,
+    /// A newer snapshot replaces the one that a replica is pulling.
+    TransferReplaced,
 }
 
 impl Canary {
     /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group.
-    pub const OF_SITES: [Self; 33] = [
+    pub const OF_SITES: [Self; 34] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -112,6 +114,7 @@ impl Canary {
         Self::StaleEpochCounts,
         Self::FewPacketIds,
         Self::LostByMajority,
+        Self::TransferReplaced,
     ];
 }
 

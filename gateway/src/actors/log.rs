@@ -115,6 +115,7 @@ impl LogActor {
         for errand in errands {
             match errand {
                 Errand::Log(work) => _ = self.log.send(work), // a thread that is gone has ended the process
+                Errand::Store(work) => _ = self.store.send(work),
                 Errand::Shard(shard, said) => {
                     if let Some(to) = self.shards.get(&shard) {
                         to.do_send(LogSaid(said));
@@ -186,7 +187,8 @@ impl Handler<Persist> for LogActor {
 impl Handler<Store> for LogActor {
     type Result = ();
     fn handle(&mut self, Store(work): Store, _: &mut Self::Context) {
-        let _ = self.store.send(work);
+        let errands = self.desk.store(self.now_ms(), work);
+        self.run(errands);
     }
 }
 

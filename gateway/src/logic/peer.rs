@@ -45,7 +45,7 @@ pub enum PeerMessage {
         /// What became of it.
         answer: ForwardAnswer,
     },
-    /// A replica's state for one that fell behind what its leader keeps of the log.
+    /// What a replica lacks that fell behind what its leader holds in memory: chosen values, or a snapshot.
     Transfer {
         /// The shard.
         shard: ShardId,
@@ -287,11 +287,27 @@ pub enum QueryAnswer {
     Unavailable,
 }
 
-/// How a replica that fell too far behind gets the state of another. The receiver pulls, so that it sets
+/// How a replica that fell too far behind gets what it lacks. The receiver pulls, so that it sets
 /// the pace and a lost message only costs a repetition.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum TransferMessage {
-    /// From the leader: a snapshot is there to be fetched.
+    /// From the leader: the receiver lacks more than the leader holds in memory, and may ask for it.
+    Behind,
+    /// Chosen values are wanted.
+    FetchLog {
+        /// Of this slot and those behind it.
+        from: u64,
+    },
+    /// Chosen values of consecutive slots.
+    Log {
+        /// The first slot.
+        from: u64,
+        /// Their values; none: from here on they are in memory, and come by themselves.
+        values: Vec<paxos::Value>,
+    },
+    /// Nothing can be given just now: the receiver may ask again in a while.
+    Wait,
+    /// The answer to [`TransferMessage::FetchLog`] where the log does not reach back so far: a snapshot is there to be fetched.
     Offer {
         /// The last slot that it covers.
         slot: u64,
@@ -313,8 +329,13 @@ pub enum TransferMessage {
         slot: u64,
         /// From this byte on.
         offset: u64,
-        /// At most [`TRANSFER_CHUNK_BYTES`].
+        /// At most [`TRANSFER_CHUNK_BYTES`]; none at its end.
         data: Vec<u8>,
+    },
+    /// The snapshot is not held ready any more.
+    Gone {
+        /// The snapshot through this slot.
+        slot: u64,
     },
     /// The content of an uplink batch, which a snapshot only lists, is wanted.
     FetchBatch {
@@ -343,7 +364,7 @@ pub enum BatchAnswer {
 }
 
 /// The largest piece of a snapshot in one message.
-pub const TRANSFER_CHUNK_BYTES: usize = 256 * 1024;
+pub const TRANSFER_CHUNK_BYTES: usize = 64 * 1024;
 
 /// What a shard's replica answers to a forwarded batch.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]

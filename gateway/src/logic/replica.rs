@@ -27,9 +27,9 @@ use super::commit::Submission;
 use super::machine::{Counters, CutBatch, DueWill, Halt, Scan};
 use super::paxos::Slot;
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
-use super::shard::{CONFIGURATION, Event, Now, Scanning, Shard, UplinkView};
+use super::shard::{CONFIGURATION, Event, Now, Scanning, Shard, TransferAnswer, TransferRequest, UplinkView};
 use super::uplink::UplinkContent;
-use crate::wal::Suspect;
+use crate::wal::{Stretch, Suspect};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -77,6 +77,13 @@ pub enum Said {
         /// What the store has of it.
         stored: StoredBatch,
     },
+    /// The answer to [`StoreWork::Transfer`].
+    Transfer {
+        /// Who is behind.
+        to: GatewayId,
+        /// What there is.
+        answer: TransferAnswer,
+    },
     /// A question for which the store has looked at all that it has.
     Scanned {
         /// As in [`StoreWork::Scan`].
@@ -122,6 +129,26 @@ pub enum StoreWork {
     Check(Suspect),
     /// Read a batch's content.
     Load(ShardId, u64),
+    /// Another replica of the shard is behind, and wants something that may be on disk.
+    Transfer {
+        /// The shard.
+        shard: ShardId,
+        /// Who is behind.
+        to: GatewayId,
+        /// What it wants.
+        request: TransferRequest,
+    },
+    /// Read chosen values out of this stretch of the log.
+    ReadLog {
+        /// The shard.
+        shard: ShardId,
+        /// Who is behind.
+        to: GatewayId,
+        /// The first slot that it wants.
+        from: Slot,
+        /// Where its records lie.
+        stretch: Stretch,
+    },
     /// Look at what a question wants.
     Scan {
         /// The shard.
@@ -324,6 +351,7 @@ impl Replica {
                 self.hand_out(seq, answer);
             }
             Said::Scanned { ticket, scan } => self.scanned(now, ticket, scan),
+            Said::Transfer { to, answer } => self.core.step(now, Event::TransferAnswered { to, answer }),
         }
     }
 
@@ -395,6 +423,9 @@ impl Replica {
                     waiting.peers.insert(to);
                 }),
             }
+        }
+        for (to, request) in effects.transfers {
+            self.out.store.push(StoreWork::Transfer { shard, to, request });
         }
         if let Some(view) = effects.uplink {
             self.out.began_to_lead = view.leading && !self.leading;

@@ -1,8 +1,10 @@
 //! Carries between the shards, the log and the store.
 
 use super::keeper::{Done, LogWork};
+use super::transfers::{Served, Transfers};
 use crate::logic::commit::{GroupCommit, Submission};
-use crate::logic::replica::Said;
+use crate::logic::replica::{Said, StoreWork};
+use crate::logic::shard::{TransferAnswer, TransferRequest};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
 
@@ -11,6 +13,8 @@ use selvedge_shared::ids::ShardId;
 pub enum Errand {
     /// To the log, behind all that was carried there before.
     Log(LogWork),
+    /// To the store, likewise.
+    Store(StoreWork),
     /// To a shard.
     Shard(ShardId, Said),
     /// To every shard.
@@ -30,6 +34,7 @@ pub struct LogFigures {
 #[derive(Debug)]
 pub struct Desk {
     commit: GroupCommit,
+    transfers: Transfers,
     max_segments: u64,
     figures: LogFigures,
 }
@@ -39,7 +44,8 @@ impl Desk {
     /// the disk has room at the start, as the shards know it. `delay_ms`: how long what is to be written may gather.
     pub fn new(max_segments: u64, room: bool, delay_ms: u64) -> Self {
         let figures = LogFigures { room, segments: 0 };
-        Self { commit: GroupCommit::new(delay_ms), max_segments, figures }
+        let (commit, transfers) = (GroupCommit::new(delay_ms), Transfers::default());
+        Self { commit, transfers, max_segments, figures }
     }
 
     /// Figures for operators.
@@ -51,6 +57,70 @@ impl Desk {
     pub fn persist(&mut self, now_ms: u64, submission: Submission) -> Option<Errand> {
         self.commit.submit(now_ms, submission);
         self.timer(now_ms)
+    }
+
+    /// A shard wants something of the store, or for another replica.
+    pub fn store(&mut self, now_ms: u64, work: StoreWork) -> Vec<Errand> {
+        let StoreWork::Transfer { shard, to, request } = work else { return vec![Errand::Store(work)] };
+        let who = (shard, to);
+        let answer = |answer| vec![Errand::Shard(shard, Said::Transfer { to, answer })];
+        match request {
+            TransferRequest::Nothing => self.end(who, self.transfers.has(who)),
+            TransferRequest::Contents => {
+                self.transfers.reached(now_ms, who, (0, 0), true);
+                Vec::new()
+            }
+            TransferRequest::State { slot, .. } if !self.transfers.has(who) => {
+                answer(TransferAnswer::NoState { slot })
+            }
+            TransferRequest::State { .. } => vec![Errand::Store(StoreWork::Transfer { shard, to, request })],
+            _ if !self.transfers.admit(now_ms, who) => answer(TransferAnswer::NoPlace),
+            TransferRequest::Snapshot { .. } => {
+                vec![Errand::Store(StoreWork::Transfer { shard, to, request })]
+            }
+            TransferRequest::Log { from } => {
+                let pinned = self.transfers.pin(who, from);
+                let stretch = LogWork::Stretch { shard, to, from };
+                vec![Errand::Log(LogWork::Pin(shard, pinned)), Errand::Log(stretch)]
+            }
+        }
+    }
+
+    /// How many replicas are brought up to date from here: who counts them has the log looked at now and then.
+    pub fn transfers(&self) -> usize {
+        self.transfers.active()
+    }
+
+    /// A transfer is over, if there was one.
+    fn end(&mut self, who: Served, was: bool) -> Vec<Errand> {
+        self.transfers.end(who);
+        let (shard, to) = who;
+        let over = StoreWork::Transfer { shard, to, request: TransferRequest::Nothing };
+        let unpin = LogWork::Pin(shard, self.transfers.pinned(shard));
+        if was { vec![Errand::Store(over), Errand::Log(unpin)] } else { Vec::new() }
+    }
+
+    /// Something was found for a replica that is behind.
+    fn found(&mut self, now_ms: u64, who: Served, answer: TransferAnswer) -> Vec<Errand> {
+        let (shard, to) = who;
+        let mut errands = Vec::new();
+        match &answer {
+            TransferAnswer::Log { from, values } => {
+                self.transfers.reached(now_ms, who, (from + values.len() as u64, 0), false);
+            }
+            TransferAnswer::Snapshot { slot, .. } => {
+                // Behind it comes the log.
+                self.transfers.reached(now_ms, who, (*slot, 0), false);
+                errands.push(Errand::Log(LogWork::Pin(shard, self.transfers.pin(who, slot + 1))));
+            }
+            TransferAnswer::State { slot, offset, data } => {
+                let upto = offset.saturating_add(data.len() as u64);
+                self.transfers.reached(now_ms, who, (*slot, upto), data.is_empty());
+            }
+            _ => {}
+        }
+        errands.push(Errand::Shard(shard, Said::Transfer { to, answer }));
+        errands
     }
 
     /// When [`Desk::timer`] has something to do, if ever.
@@ -78,6 +148,9 @@ impl Desk {
             }
             Done::Room(_) => {}
             Done::Looked { oldest, segments, rotten } => {
+                for who in self.transfers.expire(now_ms) {
+                    errands.extend(self.end(who, true));
+                }
                 self.figures.segments = segments;
                 let short = segments > self.max_segments || !self.figures.room || rotten;
                 let groups = oldest.filter(|_| short).into_iter().flat_map(|o| o.slots.into_keys());
@@ -99,6 +172,16 @@ impl Desk {
             Done::Loaded { shard, seq, stored } => {
                 errands.push(Errand::Shard(shard, Said::Loaded { seq, stored }));
             }
+            Done::Stretch { shard, to, from, stretch: Some(stretch) } => {
+                errands.push(Errand::Store(StoreWork::ReadLog { shard, to, from, stretch }));
+            }
+            Done::Stretch { shard, to, from, stretch: None } => {
+                errands.extend(self.found(now_ms, (shard, to), TransferAnswer::NoLog { from }));
+            }
+            Done::ReadInPart { shard, to, from, stretch } => {
+                errands.push(Errand::Store(StoreWork::ReadLog { shard, to, from, stretch }));
+            }
+            Done::Transfer { shard, to, answer } => errands.extend(self.found(now_ms, (shard, to), answer)),
             Done::Scanned { shard, ticket, scan } => {
                 errands.push(Errand::Shard(shard, Said::Scanned { ticket, scan }));
             }

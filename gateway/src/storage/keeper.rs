@@ -1,12 +1,18 @@
 //! What is done to the log and to the store, one piece of work at a time.
 
+use super::chosen::{Cursor, Turn};
+use super::transfers::Served;
 use crate::logic::machine::{CutBatch, Scan};
+use crate::logic::peer::TRANSFER_CHUNK_BYTES;
 use crate::logic::replica::{MAX_LOADING_ENTRIES, StoreWork, StoredBatch};
+use crate::logic::shard::{TransferAnswer, TransferRequest};
 use crate::wal::{
-    BatchStore, Extent, Groups, Log, LogError, OldestSegment, Record, Room, SnapshotStore, Suspect,
+    BatchStore, Extent, Groups, Log, LogError, LogReader, OldestSegment, PinnedSnapshot, Record, Room,
+    SnapshotStore, Stretch, Suspect,
 };
-use selvedge_shared::ids::ShardId;
-use std::collections::BTreeSet;
+use selvedge_shared::canary::{self, Canary};
+use selvedge_shared::ids::{GatewayId, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::mpsc::Sender;
 
@@ -26,6 +32,17 @@ pub enum LogWork {
     },
     /// The shard's damage is repaired.
     Healed(ShardId),
+    /// Keep what a shard has from this slot on, whatever snapshots cover; nothing: no more.
+    Pin(ShardId, Option<u64>),
+    /// Say where a shard's records of a slot lie.
+    Stretch {
+        /// The shard.
+        shard: ShardId,
+        /// For whom.
+        to: GatewayId,
+        /// The slot.
+        from: u64,
+    },
     /// Tell a scrub what each segment holds.
     Extents(Sender<Vec<Extent>>),
     /// A scrub has found this segment rotten.
@@ -87,6 +104,37 @@ pub enum Done {
     RottenSegment(u64),
     /// Something that was is whole again, or not needed any more.
     Mended(Kept),
+    /// Where a shard's records of a slot lie; nothing if there are none.
+    Stretch {
+        /// The shard.
+        shard: ShardId,
+        /// For whom.
+        to: GatewayId,
+        /// The slot.
+        from: u64,
+        /// Where.
+        stretch: Option<Stretch>,
+    },
+    /// A stretch was read in part, and told nothing yet.
+    ReadInPart {
+        /// The shard.
+        shard: ShardId,
+        /// For whom.
+        to: GatewayId,
+        /// The slot.
+        from: u64,
+        /// The stretch.
+        stretch: Stretch,
+    },
+    /// What there is for a replica that is behind.
+    Transfer {
+        /// The shard.
+        shard: ShardId,
+        /// For whom.
+        to: GatewayId,
+        /// What.
+        answer: TransferAnswer,
+    },
     /// A content that the store could not take.
     NotStored(ShardId, CutBatch),
     /// A content from the store.
@@ -186,7 +234,9 @@ impl LogKeeper {
                 self.close_repairs()?;
                 self.trim()?;
                 self.log.retry_reserve()?;
-                let (oldest, segments) = (self.log.oldest(), self.log.stats().segments);
+                let oldest = self.log.oldest();
+                // What is pinned stays, whatever snapshots are made.
+                let segments = self.log.stats().segments - self.log.pinned_segments() as u64;
                 let last = self.rotten.last().copied();
                 let rotten = oldest.as_ref().zip(last).is_some_and(|(oldest, last)| oldest.number <= last);
                 done.push(Done::Looked { oldest, segments, rotten });
@@ -198,6 +248,11 @@ impl LogKeeper {
             LogWork::Healed(shard) => {
                 self.log.repaired(&Groups::these([shard.0]))?;
                 self.close_repairs()?;
+            }
+            LogWork::Pin(shard, from) => self.log.pin(shard.0, from),
+            LogWork::Stretch { shard, to, from } => {
+                let stretch = self.log.stretch(shard.0, from);
+                done.push(Done::Stretch { shard, to, from, stretch });
             }
             LogWork::Extents(to) => _ = to.send(self.log.extents()),
             LogWork::Rotten(number) => self.note_rotten(number, &mut done)?,
@@ -241,7 +296,7 @@ fn append(log: &mut Log, records: &[Record]) -> Result<(), LogError> {
     }
 }
 
-/// Where snapshots and the contents of batches are kept.
+/// Where snapshots and the contents of batches are kept, and who is given of them and of the log.
 #[derive(Debug)]
 pub struct Stores {
     /// Snapshots.
@@ -250,12 +305,82 @@ pub struct Stores {
     pub batches: BatchStore,
     /// Groups whose snapshot a scrub has found rotten.
     rotten: BTreeSet<u16>,
+    log: LogReader,
+    /// Where each replica that is behind stands in the log, and the snapshot that it pulls: of those that have a place.
+    cursors: BTreeMap<Served, Cursor>,
+    pinned: BTreeMap<Served, PinnedSnapshot>,
 }
 
 impl Stores {
-    /// These.
-    pub fn new(snapshots: SnapshotStore, batches: BatchStore) -> Self {
-        Self { snapshots, batches, rotten: BTreeSet::new() }
+    /// These, and the log beside them.
+    pub fn new(snapshots: SnapshotStore, batches: BatchStore, log: LogReader) -> Self {
+        let (cursors, pinned) = (BTreeMap::new(), BTreeMap::new());
+        Self { snapshots, batches, rotten: BTreeSet::new(), log, cursors, pinned }
+    }
+
+    /// What a replica that is behind wants of snapshots.
+    fn transfer(
+        &mut self,
+        shard: ShardId,
+        to: GatewayId,
+        request: TransferRequest,
+    ) -> Option<TransferAnswer> {
+        let who = (shard, to);
+        match request {
+            TransferRequest::Snapshot { least } => {
+                let newer = canary::makes(Canary::TransferReplaced);
+                if newer || self.pinned.get(&who).is_none_or(|pinned| pinned.slot < least) {
+                    self.pinned.remove(&who);
+                    match self.snapshots.pin_newest(shard.0) {
+                        Ok(found) => _ = found.map(|found| self.pinned.insert(who, found)),
+                        Err(e) => tracing::warn!(%shard, "can't offer a snapshot, making another one: {e}"),
+                    }
+                }
+                let of_use = self.pinned.get(&who).filter(|pinned| pinned.slot >= least);
+                Some(of_use.map_or(TransferAnswer::NoSnapshot, |found| {
+                    let (slot, bytes, crc) = (found.slot, found.bytes, found.crc);
+                    TransferAnswer::Snapshot { slot, bytes, crc }
+                }))
+            }
+            TransferRequest::State { slot, offset } => {
+                let pinned = self.pinned.get(&who).filter(|pinned| pinned.slot == slot);
+                let piece = pinned.map(|pinned| pinned.piece(offset, TRANSFER_CHUNK_BYTES));
+                Some(match piece {
+                    Some(Ok(data)) => TransferAnswer::State { slot, offset, data },
+                    Some(Err(e)) => {
+                        tracing::warn!(%shard, slot, "a snapshot can't be read on: {e}");
+                        self.pinned.remove(&who);
+                        TransferAnswer::NoState { slot }
+                    }
+                    None => TransferAnswer::NoState { slot },
+                })
+            }
+            TransferRequest::Nothing => {
+                self.cursors.remove(&who);
+                self.pinned.remove(&who);
+                None
+            }
+            TransferRequest::Log { .. } | TransferRequest::Contents => None, // the desk's
+        }
+    }
+
+    fn read_log(&mut self, (shard, to): Served, from: u64, stretch: Stretch) -> Done {
+        self.pinned.remove(&(shard, to)); // it has what it wanted of a snapshot
+        let fresh = || Cursor::new(shard.0, stretch, from);
+        let cursor = self.cursors.entry((shard, to)).or_insert_with(fresh);
+        if !cursor.reaches_back_to(from) {
+            *cursor = fresh();
+        }
+        let answer = match cursor.turn(&self.log, stretch.end, from) {
+            Turn::Values(values) => TransferAnswer::Log { from, values },
+            Turn::More => return Done::ReadInPart { shard, to, from, stretch },
+            Turn::Ends => TransferAnswer::NothingYet { from },
+            Turn::Gone => {
+                self.cursors.remove(&(shard, to));
+                TransferAnswer::NoLog { from }
+            }
+        };
+        Done::Transfer { shard, to, answer }
     }
 
     /// Does it.
@@ -322,6 +447,13 @@ impl Stores {
                 done.push(Done::Scanned { shard, ticket, scan });
             }
             StoreWork::Check(suspect) => done.extend(self.check(suspect)?),
+            StoreWork::Transfer { shard, to, request } => {
+                let answer = self.transfer(shard, to, request);
+                done.extend(answer.map(|answer| Done::Transfer { shard, to, answer }));
+            }
+            StoreWork::ReadLog { shard, to, from, stretch } => {
+                done.push(self.read_log((shard, to), from, stretch));
+            }
         }
         Ok(done)
     }

@@ -6,16 +6,23 @@
 //! ([`LogKeeper`]) and the store ([`Stores`]) are to do next. Both do one piece of work at a time, in the order in which it was
 //! given, on threads of their own, so that a snapshot does not hold up a commit.
 //!
+//! Replicas elsewhere that fell behind are served from here: of the log what was chosen (`chosen.rs`), or a snapshot in pieces; few at a time, and what
+//! they need stays on disk (`transfers.rs`). The log's thread only says where things lie; the store's thread reads them.
+//!
 //! Invariant: a shard hears that a token is on disk only when the write that holds it, and every earlier one, was synced.
 //! Invariant: the log is trimmed below a slot only when a snapshot through it is durable, with every content that it lists.
+//! Invariant: what is given out as chosen was chosen (`chosen.rs`).
 //! Invariant: what another release wrote is never treated as damage: opening is refused, and nothing is changed.
 //! Invariant: an error that may not be retried ends the process: what was not acknowledged was not promised, and what was is
 //! on disk. A full disk is no such error.
 
+mod chosen;
 mod desk;
 mod keeper;
 mod open;
+mod transfers;
 
 pub use desk::{Desk, Errand, LogFigures};
 pub use keeper::{Done, Kept, LogKeeper, LogWork, Stores};
 pub use open::{Folders, Found, OpenError, Opened, ReplicaSettings, read};
+pub use transfers::{MAX_TRANSFERS_ENTRIES, STALLED_MS, TRANSFER_MS};

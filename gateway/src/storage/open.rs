@@ -10,8 +10,8 @@ use crate::logic::replica::Replica;
 use crate::logic::ring::Ring;
 use crate::logic::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
 use crate::wal::{
-    BatchStore, Disk, Floor, Log, LogError, ReadLog, Record, Recovery, Room, Settings as LogSettings,
-    SnapshotStore,
+    BatchStore, Disk, Floor, Log, LogError, LogReader, ReadLog, Record, Recovery, Room,
+    Settings as LogSettings, SnapshotStore,
 };
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -96,6 +96,7 @@ pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError>
     let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
     let mut visit = |record: Record| replays.entry(record.group).or_default().record(record);
     let floor = Floor::read(folders.floor, identity)?;
+    let reader = LogReader::new(folders.log.clone(), identity);
     let log = Log::read(folders.log, Some(floor), settings, &mut visit)?;
     for (group, replay) in &replays {
         if let Some(why) = replay.unreadable() {
@@ -105,7 +106,7 @@ pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError>
     }
     let snapshots = SnapshotStore::open(folders.snapshots, identity, MAX_SNAPSHOT_BYTES)?;
     let batches = BatchStore::open(folders.batches, identity)?;
-    Ok(Found { log, stores: Stores::new(snapshots, batches), replays })
+    Ok(Found { log, stores: Stores::new(snapshots, batches, reader), replays })
 }
 
 impl Found {

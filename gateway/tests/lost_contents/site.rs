@@ -234,11 +234,28 @@ impl Gateway {
             said.extend(self.turn(now));
         }
         for work in effects.store {
-            let done = self.stores.perform(work).unwrap();
-            self.carry(now, done);
+            let errands = self.desk.store(now.mono_ms, work);
+            self.run(now, errands);
             said.extend(self.turn(now));
         }
         said
+    }
+
+    fn run(&mut self, now: Now, errands: Vec<Errand>) {
+        for errand in errands {
+            match errand {
+                Errand::Log(work) => {
+                    let done = self.log.perform(work).unwrap();
+                    self.carry(now, done);
+                }
+                Errand::Store(work) => {
+                    let done = self.stores.perform(work).unwrap();
+                    self.carry(now, done);
+                }
+                Errand::Shard(_, said) => self.replica.said(now, said),
+                Errand::Room(_) => {}
+            }
+        }
     }
 
     /// What was done goes to whom it concerns.
@@ -252,16 +269,8 @@ impl Gateway {
                 Done::Mended(what) => self.mended.push(*what),
                 _ => {}
             }
-            for errand in self.desk.done(now.mono_ms, done) {
-                match errand {
-                    Errand::Log(work) => {
-                        let done = self.log.perform(work).unwrap();
-                        self.carry(now, done);
-                    }
-                    Errand::Shard(_, said) => self.replica.said(now, said),
-                    Errand::Room(_) => {}
-                }
-            }
+            let errands = self.desk.done(now.mono_ms, done);
+            self.run(now, errands);
         }
     }
 

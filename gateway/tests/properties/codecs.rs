@@ -163,6 +163,10 @@ fn batch_answer() -> impl Strategy<Value = BatchAnswer> {
 
 fn transfer() -> impl Strategy<Value = TransferMessage> {
     prop_oneof![
+        prop_oneof![Just(TransferMessage::Behind), Just(TransferMessage::Wait)],
+        any::<u64>().prop_map(|from| TransferMessage::FetchLog { from }),
+        (any::<u64>(), vec(bytes(), 0..4)).prop_map(|(from, values)| TransferMessage::Log { from, values }),
+        any::<u64>().prop_map(|slot| TransferMessage::Gone { slot }),
         any::<(u64, u64, u32)>().prop_map(|(slot, bytes, crc)| TransferMessage::Offer { slot, bytes, crc }),
         any::<(u64, u64)>().prop_map(|(slot, offset)| TransferMessage::FetchState { slot, offset }),
         (any::<(u64, u64)>(), vec(any::<u8>(), 0..40))

@@ -550,7 +550,8 @@ impl Live {
             let errands = self.desk.done(now.mono_ms, done);
             self.run(now, errands);
         }
-        if !self.desk.figures().room || self.desk.figures().segments > MAX_SEGMENTS {
+        let figures = self.desk.figures();
+        if !figures.room || figures.segments > MAX_SEGMENTS || self.desk.transfers() > 0 {
             // As long as nothing is written and there is room, looking again would find the same.
             self.look_at = self.look_at.min(now.mono_ms + LOOK_MS);
         }
@@ -567,6 +568,7 @@ impl Live {
         for errand in errands {
             match errand {
                 Errand::Log(work) => self.log_work.push_back(work),
+                Errand::Store(work) => self.store_work.push_back(work),
                 Errand::Shard(shard, said) => {
                     if let Some(replica) = self.replicas.get_mut(&shard) {
                         replica.said(now, said);
@@ -643,7 +645,11 @@ impl Live {
         if effects.healed {
             self.run(now, [Errand::Log(LogWork::Healed(shard))]);
         }
-        self.store_work.extend(effects.store);
+        for work in effects.store {
+            let errands = self.desk.store(now.mono_ms, work);
+            self.again |= errands.iter().any(|errand| matches!(errand, Errand::Shard(..)));
+            self.run(now, errands);
+        }
         if effects.began_to_lead {
             let mut effects = forward::Effects::default();
             self.forward.leader_is(now.mono_ms, shard, self.me, &mut effects);

@@ -58,6 +58,11 @@ fn a_site_of_nine_heals() {
     usual(9, 0..6);
 }
 
+#[test]
+fn who_fell_behind_catches_up_under_load() {
+    search::heavy(3, 0..3).expect_none();
+}
+
 /// Runs what `SELVEDGE_SEED` (and `SELVEDGE_GATEWAYS`) name, with a trace.
 #[test]
 fn replay() {

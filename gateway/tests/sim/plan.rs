@@ -11,6 +11,9 @@ use std::fmt;
 /// How long the faults last, in milliseconds.
 const STORM_MS: u64 = 8_000;
 
+/// What draws the runs under load, so that the others are what they are without those.
+const HEAVY_SALT: u64 = 0x6865_6176_7900;
+
 /// What is always a little wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Weather {
@@ -90,6 +93,8 @@ pub enum Fault {
     Retire { at: GatewayId, pick: u64 },
     /// All replicas of a gateway are asked for a snapshot.
     Snapshots { at: GatewayId },
+    /// What goes to a gateway and comes from it takes so much longer, until the run is healed.
+    SlowLink { at: GatewayId, by_ms: u64 },
 }
 
 /// A run, drawn from its seed.
@@ -104,6 +109,8 @@ pub struct Plan {
     pub cramped: bool,
     /// Devices have hundreds of publishes under way.
     pub wide: bool,
+    /// Much is written all the time, states are large, and who fell behind must catch up while that goes on.
+    pub heavy: bool,
     /// What goes wrong, and when.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -131,7 +138,30 @@ impl Plan {
         // Not for days without the cloud: the outbox would be full, and devices that are slowed down try again all the time.
         let days = faults.iter().any(|(_, fault)| matches!(fault, Fault::CloudAwayForDays { .. }));
         let wide = r.chance(80) && !days;
-        Self { seed, gateways, weather, storm_ms: STORM_MS, cramped, wide, faults }
+        let plan = Self { seed, gateways, weather, storm_ms: STORM_MS, cramped, wide, heavy: false, faults };
+        match !days && !cramped && Random::new(seed ^ HEAVY_SALT).chance(20) {
+            true => plan.heavy(),
+            false => plan,
+        }
+    }
+
+    /// The same under load: a gateway is away for long, and when it comes back, perhaps over a slow link, the load goes on.
+    pub fn heavy(mut self) -> Self {
+        let mut r = Random::new(self.seed ^ HEAVY_SALT << 1);
+        let at = GatewayId(r.below(u64::from(self.gateways)) as u16 + 1);
+        let (from, for_ms) = (1_500 + r.below(1_500), 5_000);
+        let away = match r.below(3) {
+            0 => Fault::Kill { at, down_ms: for_ms },
+            1 => Fault::Freeze { at, for_ms },
+            _ => Fault::Isolate { at, for_ms },
+        };
+        let slow = Fault::SlowLink { at, by_ms: r.pick(&[20, 60, 120]) };
+        let days = |fault: &Fault| matches!(fault, Fault::CloudAwayForDays { .. });
+        self.faults.retain(|(_, fault)| !days(fault));
+        self.faults.extend([(0, slow), (from, away)]);
+        self.faults.sort_by_key(|(at, _)| *at);
+        (self.heavy, self.wide, self.cramped) = (true, false, false);
+        self
     }
 
     fn fault(r: &mut Random, gateways: u16, kind: u64) -> Fault {
@@ -221,7 +251,11 @@ impl fmt::Display for Plan {
                 true => "; streams refused at a bound",
                 false => "",
             },
-            if self.wide { "; hundreds under way" } else { "" }
+            match (self.wide, self.heavy) {
+                (_, true) => "; under load",
+                (true, _) => "; hundreds under way",
+                _ => "",
+            }
         )?;
         for (at, fault) in &self.faults {
             writeln!(f, "  {at:>6} ms  {fault:?}")?;

@@ -142,6 +142,18 @@ pub fn search(sizes: &[u16], seeds: std::ops::Range<u64>, budget: Budget) -> Fou
     Found(None)
 }
 
+/// Runs these seeds under load.
+pub fn heavy(gateways: u16, seeds: std::ops::Range<u64>) -> Found {
+    for seed in seeds {
+        let plan = Plan::new(seed, gateways).heavy();
+        match attempt(&plan, false) {
+            Ok(tally) => println!("seed {seed} under load: {tally:?}"),
+            Err(why) => return Found(Some(shrink(plan, why))),
+        }
+    }
+    Found(None)
+}
+
 /// Runs seeds `from..to` and names every one that fails, with the first line of why.
 pub fn survey(sizes: &[u16], seeds: std::ops::Range<u64>) {
     let (begun, mut sum, mut failed) = (Instant::now(), Tally::default(), 0);
@@ -164,6 +176,7 @@ pub fn survey(sizes: &[u16], seeds: std::ops::Range<u64>) {
 /// Runs one seed with its trace.
 pub fn replay(seed: u64, gateways: u16) {
     let plan = Plan::new(seed, gateways);
+    let plan = if number("SELVEDGE_HEAVY").is_some() { plan.heavy() } else { plan };
     println!("{plan}");
     match attempt(&plan, true) {
         Ok(tally) => println!("all holds: {tally:?}"),

@@ -4,14 +4,14 @@ use super::cloud::Cloud;
 use super::devices::{self, Devices};
 use super::gateway::{Common, Ended, Live, Out, Place};
 use super::invariants::{
-    self, agreement::Agreement, ballots::Ballots, kept::Kept, lost::Lost, progress::Progress, reads::Reads,
-    seals::Seals, state::State, wills::Wills,
+    self, agreement::Agreement, ballots::Ballots, catches_up::CatchesUp, kept::Kept, lost::Lost,
+    progress::Progress, reads::Reads, seals::Seals, state::State, wills::Wills,
 };
 use super::net::{MAX_PACKETS, Net};
 use super::plan::{Fault, Plan};
 use super::random::Random;
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
-use selvedge_gateway::logic::machine::{Item, Override, Page, Rules};
+use selvedge_gateway::logic::machine::{Item, Override, Page, Quarantined, Rules};
 use selvedge_gateway::logic::paxos::{Limits, Role};
 use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::ring::{Member, Ring};
@@ -38,6 +38,10 @@ const SECRET: &str = "8f3a61c2d94e07b5a1fc2e6083d7495b6e1092cfa84d73e05b9c1f26d8
 /// How long leadership may take to go back where it belongs: the wait for it doubles.
 const QUIET_MS: u64 = 60_000;
 const DAY_MS: u64 = 86_400_000;
+/// What each shard is given at a time under load, and what its state holds before.
+const LOAD_BYTES: usize = 4 * 1024;
+const STATE_BYTES: usize = 1024 * 1024;
+const STATE_PART_BYTES: usize = 64 * 1024;
 
 /// What came of runs, to see that they were worth it.
 #[derive(Debug, Default, Clone, Copy)]
@@ -45,7 +49,9 @@ pub struct Tally {
     pub readings: u64,
     pub restarts: u64,
     pub elections: u64,
-    pub transfers: u64,
+    pub offers: u64,
+    /// Pieces of the log that were given to who was behind.
+    pub pieces: u64,
     pub damaged: u64,
     pub batches: u64,
     pub holes: u64,
@@ -61,7 +67,8 @@ impl Tally {
         self.readings += o.readings;
         self.restarts += o.restarts;
         self.elections += o.elections;
-        self.transfers += o.transfers;
+        self.offers += o.offers;
+        self.pieces += o.pieces;
         self.damaged += o.damaged;
         self.batches += o.batches;
         self.holes += o.holes;
@@ -139,6 +146,8 @@ pub struct World {
     /// The token of the next packet of each connection, and which packet id each token stands for.
     tokens: BTreeMap<u64, (u64, BTreeMap<u64, u16>)>,
     ends: Vec<(u64, End)>,
+    /// By how much longer what goes to a gateway and comes from it takes.
+    slow: BTreeMap<GatewayId, u64>,
     faults: bool,
     agreement: Agreement,
     ballots: Ballots,
@@ -188,7 +197,7 @@ impl World {
                 }],
                 ..Rules::default()
             }),
-            limits: match random.chance(500) {
+            limits: match random.chance(500) && !plan.heavy {
                 // Whoever lags a little lags by many messages.
                 true => Limits {
                     chunk_bytes: 500,
@@ -212,12 +221,13 @@ impl World {
             random,
             now: 0,
             common,
-            places: gateways.into_iter().map(|id| (id, Place::new(id, plan.wide))).collect(),
+            places: gateways.into_iter().map(|id| (id, Place::new(id, plan.wide || plan.heavy))).collect(),
             net: Net::new(plan.weather),
             devices,
             cloud,
             tokens: BTreeMap::new(),
             ends: Vec::new(),
+            slow: BTreeMap::new(),
             faults: true,
             agreement: Agreement::default(),
             ballots: Ballots::default(),
@@ -244,6 +254,11 @@ impl World {
     /// Faults, then calm; panics if something that must hold does not.
     pub fn run(&mut self) {
         self.pass(1_500); // everyone starts
+        let parts = if self.plan.heavy { STATE_BYTES / STATE_PART_BYTES } else { 0 };
+        for _ in 0..parts {
+            self.load(STATE_PART_BYTES);
+            self.pass(30);
+        }
         let begin = self.now;
         let mut faults = self.plan.faults.clone().into_iter().peekable();
         while self.now < begin + self.plan.storm_ms {
@@ -260,9 +275,13 @@ impl World {
             for _ in 0..self.random.below(3) {
                 self.ask();
             }
+            self.load(LOAD_BYTES);
             let next = faults.peek().map_or(u64::MAX, |(at, _)| (begin + at).saturating_sub(self.now));
             let step = 20 + self.random.below(160);
             self.pass(step.min(next.max(1)));
+        }
+        if self.plan.heavy {
+            self.catch_up();
         }
         self.heal();
         self.tally.readings = self.devices.readings.len() as u64;
@@ -272,20 +291,50 @@ impl World {
         self.tally.wills = self.wills.count();
     }
 
+    /// Of what is no reading, so much for each shard: it is kept whole in the quarantine.
+    fn load(&mut self, bytes: usize) {
+        if !self.plan.heavy {
+            return;
+        }
+        for shard in (0..self.common.ring.shards()).map(ShardId) {
+            let at = self.pick();
+            let Some(live) = self.places.get_mut(&at).and_then(|place| place.live.as_mut()) else { continue };
+            let payload = vec![b'x'; bytes];
+            let publish = Quarantined {
+                client: format!("loud-{}", at.0),
+                topic: "loud".into(),
+                payload_bytes: payload.len() as u64,
+                payload,
+                qos: 0,
+                packet_id: 0,
+                dup: false,
+                at: EpochMs(0),
+                why: "noise".into(),
+                counted: Vec::new(),
+                recognised: 0,
+                far_behind: 0,
+            };
+            live.order(shard, Item::Quarantine { epoch: 0, publish: Box::new(publish) });
+            self.place(at).due = 0;
+        }
+    }
+
+    /// The faults stop and the load does not: who fell behind must catch up all the same.
+    fn catch_up(&mut self) {
+        self.trace(|| "calm under load".to_string());
+        self.calm();
+        let mut behind = CatchesUp::new(self.now, &self.places);
+        while !behind.is_over() {
+            self.load(LOAD_BYTES);
+            self.pass(50);
+            behind.check(self.now, &self.places, || self.show());
+        }
+    }
+
     /// The faults stop: everything must settle, go quiet, and then go on.
     fn heal(&mut self) {
-        self.trace(|| "calm".to_string());
-        self.faults = false;
-        self.wake_all();
-        self.net.calm();
-        self.ends.clear();
-        (self.cloud.away, self.cloud.meddling) = (0, 0);
-        for place in self.places.values_mut() {
-            place.disk.full(false);
-            (place.slow_ms, place.cut_off, place.frozen_until) = (0, 0, 0);
-            place.back_at = place.back_at.min(self.now + 500);
-            place.clock.drift(self.now, 0);
-        }
+        self.slow.clear();
+        self.calm();
         self.settle();
         // A healed site goes on: fresh readings are acknowledged soon, and counted.
         for _ in 0..10 {
@@ -325,6 +374,22 @@ impl World {
             assert!(live.segments() <= most, "{id} keeps {} log segments: {}", live.segments(), self.show());
         }
         invariants::counted_once::check(&self.devices, &self.cloud.windows, &self.quarantine());
+    }
+
+    /// No fault goes on.
+    fn calm(&mut self) {
+        self.trace(|| "calm".to_string());
+        self.faults = false;
+        self.wake_all();
+        self.net.calm();
+        self.ends.clear();
+        (self.cloud.away, self.cloud.meddling) = (0, 0);
+        for place in self.places.values_mut() {
+            place.disk.full(false);
+            (place.slow_ms, place.cut_off, place.frozen_until) = (0, 0, 0);
+            place.back_at = place.back_at.min(self.now + 500);
+            place.clock.drift(self.now, 0);
+        }
     }
 
     /// A disk is full for good: as long as a majority has room the site takes readings, as soon as others lead.
@@ -553,6 +618,7 @@ impl World {
             }
             Fault::Reboot { device } => self.devices.reboot(now, device),
             Fault::Retire { at, pick } => self.retire(at, pick),
+            Fault::SlowLink { at, by_ms } => _ = self.slow.insert(at, by_ms),
             Fault::Snapshots { at } => {
                 let clock = self.place(at).now(now);
                 if let Some(live) = &mut self.place(at).live {
@@ -961,14 +1027,22 @@ impl World {
             if let Some(live) = &self.places[&from].live {
                 invariants::corruption::said(&live.replicas, &message);
             }
-            if let PeerMessage::Transfer { message: TransferMessage::Offer { .. }, .. } = message {
-                self.tally.transfers += 1;
+            match &message {
+                PeerMessage::Transfer { message: TransferMessage::Offer { .. }, .. } => {
+                    self.tally.offers += 1
+                }
+                PeerMessage::Transfer { message: TransferMessage::Log { values, .. }, .. } => {
+                    self.tally.pieces += u64::from(!values.is_empty());
+                }
+                _ => {}
             }
             let start = self.places.get(&to).map_or(0, |p| p.start);
             let packet = Packet::Peer { from, to, start, message };
+            let slow = |at| self.slow.get(at).copied().unwrap_or(0);
+            let leaves = self.now + slow(&from).max(slow(&to));
             match to == from {
                 true => self.net.put(self.now, packet),
-                false => self.net.send(&mut self.random, self.now, packet),
+                false => self.net.send(&mut self.random, leaves, packet),
             }
         }
         for (connection, answer) in out.answers {

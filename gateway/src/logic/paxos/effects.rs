@@ -1,6 +1,6 @@
 //! What a group is told and what it wants done.
 
-use super::message::{Message, Record, Slot};
+use super::message::{Message, Record, Slot, Value};
 use selvedge_shared::ids::GatewayId;
 
 /// What a group is told.
@@ -33,10 +33,18 @@ pub enum Event {
         id: u64,
     },
     /// The host has applied all slots up to this one and does not want them kept in memory, not even for
-    /// followers (who then need a snapshot).
+    /// followers (who then need the host's help).
     TrimMemory {
         /// The slot. What is not yet chosen stays anyway.
         through: Slot,
+    },
+    /// A member that knows them says which values were chosen for consecutive slots. Taken are those behind the commit index, as far as
+    /// there is room, by a replica that follows.
+    Learned {
+        /// The first slot.
+        from: Slot,
+        /// Their values.
+        values: Vec<Value>,
     },
     /// The host has replaced its machine by a snapshot through this slot, and that snapshot is durable.
     SnapshotInstalled {
@@ -74,7 +82,7 @@ pub struct Effects {
     /// Reads that can't be served here: ask the leader, or try again.
     pub reads_failed: Vec<u64>,
     /// Followers of this leader that need more than memory holds. Named again now and then until they caught up.
-    pub needs_snapshot: Vec<GatewayId>,
+    pub behind: Vec<GatewayId>,
     /// Role, leader or ballot changed. Proposals of another ballot that are not yet committed may turn up or not.
     pub leadership_changed: bool,
     /// A damaged replica may vote again. Once everything up to `token` is on disk, the host forgets its mark of
@@ -91,7 +99,7 @@ impl Effects {
             && self.commit.is_none()
             && self.reads.is_empty()
             && self.reads_failed.is_empty()
-            && self.needs_snapshot.is_empty()
+            && self.behind.is_empty()
             && !self.leadership_changed
             && !self.healed
     }

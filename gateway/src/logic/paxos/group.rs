@@ -42,6 +42,8 @@ pub struct Group {
     /// The highest token known to be on disk.
     pub(super) persisted: u64,
     pub(super) announced_commit: Slot,
+    /// See [`Group::logged_after`].
+    pub(super) logged_after: Slot,
     pub(super) effects: Effects,
 }
 
@@ -121,6 +123,7 @@ impl Group {
             token: 0,
             persisted: 0,
             announced_commit: found.snapshot_slot,
+            logged_after: commit,
             effects: Effects::default(),
             config,
         })
@@ -143,6 +146,7 @@ impl Group {
             Event::Timer => self.timer(),
             Event::Read { id } => self.read(id),
             Event::TrimMemory { through } => self.acceptor.trim(through),
+            Event::Learned { from, values } => self.learn(from, values),
             Event::SnapshotInstalled { slot } => self.jump(slot),
             Event::Room(room) => self.room = room,
             Event::Reluctant(who) => {
@@ -285,6 +289,13 @@ impl Group {
     /// one; none if the slot is no longer in memory. (The ballot in them is of no meaning.)
     pub fn committed_entries(&self, from: Slot, max_bytes: usize) -> impl Iterator<Item = &Entry> {
         self.acceptor.log().chunk(from, self.acceptor.commit(), max_bytes)
+    }
+
+    /// Above this slot, and up to the commit index, the records that this replica has given out since long ago tell what was chosen: of each
+    /// slot the last one before a record of a commit index that reaches it. At or below it they may not, for this process found them, or
+    /// jumped over the slot. Nothing while the replica is damaged.
+    pub fn logged_after(&self) -> Option<Slot> {
+        self.damage.is_none().then_some(self.logged_after)
     }
 
     /// How the group was set up.
@@ -466,6 +477,25 @@ impl Group {
         }
     }
 
+    /// A member says what was chosen.
+    fn learn(&mut self, from: Slot, values: Vec<Value>) {
+        let follows = matches!(self.state, State::Following | State::Canvassing(_));
+        if !follows || !self.room || from > MAX_COUNT {
+            return;
+        }
+        for (slot, value) in (from..).zip(values) {
+            let next = self.acceptor.commit() + 1;
+            let grows = next > self.acceptor.log().last();
+            if slot > next || slot > MAX_COUNT || (slot == next && grows && self.acceptor.is_full()) {
+                return;
+            }
+            if slot == next {
+                self.acceptor.learn(value);
+                self.owes_ack = true;
+            }
+        }
+    }
+
     /// The host's machine has jumped to a snapshot.
     fn jump(&mut self, slot: Slot) {
         if slot > MAX_COUNT {
@@ -483,6 +513,7 @@ impl Group {
             State::Following => {}
         }
         self.acceptor.jump(slot);
+        self.logged_after = self.logged_after.max(slot);
         self.owes_ack = true;
     }
 

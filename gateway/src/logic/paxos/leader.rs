@@ -54,8 +54,8 @@ pub(super) struct Progress {
     probing: bool,
     /// Something is to be said, if only an empty accept.
     pub probe_due: bool,
-    /// It was found to need a snapshot, and the host was told.
-    needs_snapshot: bool,
+    /// It was found to need more than memory holds, and the host was told.
+    told_behind: bool,
     /// When something is said again.
     resend_at_ms: Option<u64>,
     /// How often in a row that was in vain.
@@ -169,7 +169,7 @@ impl Progress {
         self.rewind(if self.matched > 0 { self.matched + 1 } else { leader_commit + 1 });
         self.commit = 0;
         self.told_commit = 0;
-        self.needs_snapshot = false;
+        self.told_behind = false;
         self.silence = 0;
         self.probe_due = true;
     }
@@ -193,7 +193,7 @@ impl Progress {
         }
         self.next = self.next.max(upto + 1);
         self.probing = false;
-        self.needs_snapshot = false;
+        self.told_behind = false;
     }
 
     /// It could not take what it was sent, for it is only at `prefix`.
@@ -203,7 +203,7 @@ impl Progress {
             return;
         }
         self.rewind(prefix + 1);
-        self.needs_snapshot = false;
+        self.told_behind = false;
     }
 
     fn rewind(&mut self, next: Slot) {
@@ -236,12 +236,12 @@ impl Progress {
         if !only_news {
             self.silence = (self.silence + 1).min(MAX_RESEND_DOUBLINGS);
             self.rewind(if self.matched > 0 { self.matched + 1 } else { acceptor.commit() + 1 });
-            self.needs_snapshot = false;
+            self.told_behind = false;
         }
     }
 
-    /// Says what there is to say, as far as the bounds allow. True if it needs a snapshot that the host was not yet
-    /// told of.
+    /// Says what there is to say, as far as the bounds allow. True if it needs more than memory holds, and the host was not
+    /// told yet.
     pub fn pump(
         &mut self,
         now: u64,
@@ -251,13 +251,13 @@ impl Progress {
         mut send: impl FnMut(Message),
     ) -> bool {
         let (log, commit) = (acceptor.log(), acceptor.commit());
-        let mut snapshot = false;
+        let mut behind = false;
         while self.next <= log.last() {
             if canary::makes(Canary::TrimmedIsSkipped) {
                 self.next = self.next.max(log.first());
             }
             if self.next < log.first() {
-                snapshot = !std::mem::replace(&mut self.needs_snapshot, true);
+                behind = !std::mem::replace(&mut self.told_behind, true);
                 break;
             }
             let busy = self.in_flight_bytes >= limits.in_flight_bytes
@@ -289,6 +289,6 @@ impl Progress {
             let wait = if only_news { limits.commit_notice_ms } else { limits.resend_ms << self.silence };
             self.resend_at_ms = Some(now + wait);
         }
-        snapshot
+        behind
     }
 }

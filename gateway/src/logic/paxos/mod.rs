@@ -17,7 +17,8 @@
 //!
 //! Catching up is the same message, sent from the follower's prefix: one chunk at a time until one is taken, then
 //! as many as may be in flight. Whatever is unanswered is said again with growing waits, the commit index too, so
-//! a follower that is up ends with all of it. What is no longer in memory takes a snapshot, which is the host's work.
+//! a follower that is up ends with all of it. What is no longer in memory is the host's work: it brings chosen values
+//! from the leader's log on disk ([`Event::Learned`]), or a snapshot ([`Event::SnapshotInstalled`]).
 //!
 //! **Elections.** Who knows no living leader first *canvasses*: others say yes unless they know one, and nobody's
 //! ballot changes, so a gateway that lost only its link to a leader, or its majority, disturbs nobody. With a
@@ -65,8 +66,10 @@
 //! one a next candidate hears it from. Raft may truncate because its leaders are chosen for having all; here any
 //! replica may lead and is told.
 //!
-//! A value learned, or sent to a laggard, is recorded under a newer ballot than it was chosen in. That is harmless: for
-//! a chosen value, every ballot above has the same. So is a prefix that is found shorter after a restart: the
+//! A value learned, or sent to a laggard, is recorded under another ballot than it was chosen in. Under a newer one that is harmless, for
+//! a chosen value is the same in every ballot above. So it is under an older one, b, where the value was chosen in b' > b by a majority
+//! that promised b' without this replica: had others enough votes for something else in b that this replica's would complete a majority, one of
+//! them promised b' too, and reported it. So is a prefix that is found shorter after a restart: the
 //! commit index is written along with the first entries after it, so what lies between was chosen anyway.
 //!
 //! # A replica that lost records

@@ -75,7 +75,7 @@ impl Group {
             }
             let send = |message| self.effects.send.push((id, message));
             if follower.pump(now, ballot, &self.acceptor, &self.config.limits, send) {
-                self.effects.needs_snapshot.push(id);
+                self.effects.behind.push(id);
             }
         }
         self.pump_reads();

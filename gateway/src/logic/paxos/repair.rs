@@ -123,6 +123,7 @@ impl Group {
         if damage.mark.is_some_and(|mark| commit >= mark) && self.room {
             let above = damage.above;
             self.damage = None;
+            self.logged_after = commit;
             // Forgotten promises are kept all the same: none was of a higher ballot.
             if above > self.acceptor.promised() {
                 self.follow(None);

@@ -4,8 +4,8 @@
 //! chosen is applied in slot order; each batch's verdict goes back to the gateway that took it in, from
 //! the leader, and from that gateway's own replica if it has one. The leader also proposes the ticks that
 //! the machine asks for and the confirmations that the uplink brings, and answers queries after it made
-//! sure that it still leads. A replica that fell behind what its leader keeps of the log fetches a
-//! snapshot (see [`transfer`]).
+//! sure that it still leads. A replica that fell behind what its leader holds in memory is brought up to date from
+//! the leader's disk (see [`transfer`]).
 //! A batch whose content every member has lost is proposed as lost, so that nobody waits for it ([`Event::BatchLost`]).
 //!
 //! Invariant: applied <= commit; the machine's slot is `applied`.
@@ -44,8 +44,8 @@ use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-pub use transfer::MAX_SNAPSHOT_BYTES;
-use transfer::{Receiving, Sending};
+use transfer::{Helped, Receiving};
+pub use transfer::{MAX_SNAPSHOT_BYTES, TransferAnswer, TransferRequest};
 
 /// How many bytes of forwarded batches may wait for a proposal at a leader.
 pub const MAX_PENDING_BYTES: usize = 1024 * 1024;
@@ -57,6 +57,8 @@ pub const MAX_SUBMISSION_BYTES: usize = 288 * 1024;
 pub const MAX_QUERIES: usize = 256;
 /// How much of the applied log stays in memory for followers that lag a little.
 pub const TAIL_BYTES: usize = 64 * 1024;
+/// How much of it stays while a follower is brought up to date from disk, so that memory reaches back to where that ends.
+pub const HELPED_TAIL_BYTES: usize = 512 * 1024;
 /// After so many applied bytes a snapshot is made, so that a restart replays less.
 pub const SNAPSHOT_EVERY_BYTES: usize = 2 * 1024 * 1024;
 /// How much is applied between two looks at the group's log.
@@ -96,12 +98,19 @@ pub enum Event {
         /// A submission frame.
         submission: Arc<[u8]>,
     },
-    /// A snapshot on its way.
+    /// What a replica lacks, on its way.
     Transfer {
         /// Who says it.
         from: GatewayId,
         /// What.
         message: TransferMessage,
+    },
+    /// What there is on disk here for a replica that is behind: the answer to [`Effects::transfers`].
+    TransferAnswered {
+        /// Who is behind.
+        to: GatewayId,
+        /// What there is.
+        answer: TransferAnswer,
     },
     /// The failure detector's verdict changed.
     Peers {
@@ -199,6 +208,8 @@ pub struct Effects {
     pub snapshot: Option<(Slot, Vec<u8>)>,
     /// A peer wants the content of an uplink batch: answer with [`TransferMessage::Batch`].
     pub fetch: Vec<(GatewayId, u64)>,
+    /// Replicas that are behind, and what is wanted for them of what is on disk here: [`Event::TransferAnswered`].
+    pub transfers: Vec<(GatewayId, TransferRequest)>,
     /// How the uplink sees this shard, when that changed.
     pub uplink: Option<UplinkView>,
     /// Wills that this gateway is to publish.
@@ -300,7 +311,7 @@ pub struct Shard {
     /// Waiting for a slot to be applied.
     readable: Vec<(Slot, (GatewayId, u64, WindowQuery))>,
     last_read: u64,
-    sending: BTreeMap<GatewayId, Sending>,
+    helped: BTreeMap<GatewayId, Helped>,
     receiving: Option<Receiving>,
     uplink: UplinkView,
     hand_back: HandBack,
@@ -344,7 +355,7 @@ impl Shard {
             asked: BTreeMap::new(),
             readable: Vec::new(),
             last_read: 0,
-            sending: BTreeMap::new(),
+            helped: BTreeMap::new(),
             receiving: None,
             uplink: UplinkView::default(),
             out,
@@ -365,10 +376,10 @@ impl Shard {
                 }
             }
             Event::Transfer { from, message } => self.on_transfer(now, from, message),
+            Event::TransferAnswered { to, answer } => self.on_answer(now, to, answer),
             Event::Peers { up, restarted } => {
                 self.hand_back.peers(now, &up, &restarted);
                 self.absent.peers(now, &up);
-                self.sending.retain(|to, _| up.contains(to));
                 self.group.step(now.mono_ms, paxos::Event::Peers { up, restarted });
             }
             Event::Clocks { outside } => {
@@ -379,7 +390,10 @@ impl Shard {
                 self.hand_back.full(now, &who);
                 self.group.step(now.mono_ms, paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
-            Event::Persisted { token } => self.group.step(now.mono_ms, paxos::Event::Persisted { token }),
+            Event::Persisted { token } => {
+                self.group.step(now.mono_ms, paxos::Event::Persisted { token });
+                self.learned_is_saved(now, token);
+            }
             Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
             Event::SnapshotWanted => self.snapshot_wanted = true,
             Event::SnapshotRotten => {
@@ -419,12 +433,14 @@ impl Shard {
             self.propose(now);
             let effects = self.group.take();
             let quiet = effects.is_empty();
-            self.absorb(now, effects);
+            self.absorb(effects);
             self.apply()?;
             if quiet {
                 break;
             }
         }
+        self.note_learned(now);
+        self.helped.retain(|_, helped| helped.until_ms > now.mono_ms);
         self.serve_reads();
         self.publish_wills();
         self.snapshot_if_due();
@@ -438,7 +454,7 @@ impl Shard {
         let at = if ticks && self.elapsed_now(now).is_some() { self.tick_at() } else { None };
         let clock = self.lead.as_ref().and_then(|lead| lead.clock);
         let tick = at.zip(clock).map(|(at, clock)| clock.when(now.mono_ms, at));
-        let pull = self.receiving.as_ref().map(Receiving::deadline_ms);
+        let pull = self.receiving.as_ref().and_then(Receiving::deadline_ms);
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
         let lost = self.lost_due_ms(now);
         [self.group.deadline(), tick, pull, hand_back, lost].into_iter().flatten().min()
@@ -485,7 +501,7 @@ impl Shard {
         self.lead.as_ref().is_some_and(|l| l.opened)
     }
 
-    fn absorb(&mut self, now: Now, effects: paxos::Effects) {
+    fn absorb(&mut self, effects: paxos::Effects) {
         let (group, configuration) = (self.id, CONFIGURATION);
         let wrap = |(to, message)| (to, PeerMessage::Paxos { group, configuration, message });
         self.out.send.extend(effects.send.into_iter().map(wrap));
@@ -507,8 +523,8 @@ impl Shard {
                 self.answer(to, id, QueryAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });
             }
         }
-        for to in effects.needs_snapshot {
-            self.offer(now, to);
+        for to in effects.behind {
+            self.invite(to);
         }
     }
 
@@ -521,7 +537,7 @@ impl Shard {
                 .map(|e| (e.slot, e.value.clone()))
                 .collect();
             if chunk.is_empty() {
-                break; // only a snapshot reaches there; the group has asked its leader for one
+                break; // only a snapshot reaches there
             }
             for (slot, value) in chunk {
                 self.apply_one(slot, &value)?;
@@ -578,7 +594,8 @@ impl Shard {
         self.tail.push_back((slot, value.len() + 32));
         self.tail_bytes += value.len() + 32;
         let mut through = 0;
-        while self.tail_bytes > TAIL_BYTES {
+        let most = if self.helped.is_empty() { TAIL_BYTES } else { HELPED_TAIL_BYTES };
+        while self.tail_bytes > most {
             let Some((slot, bytes)) = self.tail.pop_front() else { break };
             (self.tail_bytes, through) = (self.tail_bytes - bytes, slot);
         }
@@ -629,7 +646,7 @@ impl Shard {
     fn snapshot_if_due(&mut self) {
         let due = self.snapshot_wanted || self.applied_since_snapshot_bytes >= SNAPSHOT_EVERY_BYTES;
         let fresh = self.applied_since_snapshot_bytes > 0;
-        if due && fresh && self.saving.is_none() && self.receiving.is_none() {
+        if due && fresh && self.saving.is_none() && !self.fetches_snapshot() {
             let slot = self.machine.slot();
             self.out.snapshot = Some((slot, self.machine.snapshot()));
             (self.saving, self.snapshot_wanted, self.applied_since_snapshot_bytes) = (Some(slot), false, 0);

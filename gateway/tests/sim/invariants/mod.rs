@@ -3,6 +3,7 @@
 pub mod agreement;
 pub mod ballots;
 pub mod bounds;
+pub mod catches_up;
 pub mod complete;
 pub mod contents;
 pub mod corruption;
