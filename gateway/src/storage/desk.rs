@@ -26,7 +26,7 @@ pub enum Errand {
 pub struct LogFigures {
     /// The disk has room for new readings.
     pub room: bool,
-    /// Log segments on disk.
+    /// Log segments on disk, but for those that stay for the sake of a replica elsewhere alone.
     pub segments: u64,
 }
 
@@ -73,8 +73,10 @@ impl Desk {
             TransferRequest::State { slot, .. } if !self.transfers.has(who) => {
                 answer(TransferAnswer::NoState { slot })
             }
+            TransferRequest::State { .. } if !self.transfers.ask(who) => Vec::new(),
             TransferRequest::State { .. } => vec![Errand::Store(StoreWork::Transfer { shard, to, request })],
             _ if !self.transfers.admit(now_ms, who) => answer(TransferAnswer::NoPlace),
+            _ if !self.transfers.ask(who) => Vec::new(),
             TransferRequest::Snapshot { .. } => {
                 vec![Errand::Store(StoreWork::Transfer { shard, to, request })]
             }
@@ -104,6 +106,7 @@ impl Desk {
     fn found(&mut self, now_ms: u64, who: Served, answer: TransferAnswer) -> Vec<Errand> {
         let (shard, to) = who;
         let mut errands = Vec::new();
+        self.transfers.answered(who);
         match &answer {
             TransferAnswer::Log { from, values } => {
                 self.transfers.reached(now_ms, who, (from + values.len() as u64, 0), false);

@@ -9,7 +9,7 @@
 //! who still lacks something asks again, behind those that wait. As long as it lasts the log keeps what it needs (a *pin*): all of its group
 //! from the slot on that it asked for last, or behind the snapshot that it pulls.
 //!
-//! Invariant: no more than [`MAX_TRANSFERS_ENTRIES`] have a place.
+//! Invariant: no more than [`MAX_TRANSFERS_ENTRIES`] have a place, and one thing is looked for at a time for each.
 //! Invariant: a group is pinned only while a transfer of it has a place.
 //! Limits: pins hold back a bounded part of the log ([`crate::wal::MAX_PINNED_SEGMENTS`]); a transfer whose pin is gone goes on with a snapshot.
 
@@ -37,6 +37,8 @@ struct Active {
     /// How far it has come: a slot, and bytes of a snapshot through it.
     reached: (u64, u64),
     pin: Option<u64>,
+    /// Something was looked for and is not answered yet.
+    asked: bool,
 }
 
 /// The places.
@@ -67,9 +69,22 @@ impl Transfers {
         if ahead.is_some() {
             self.waiting.remove(place);
         }
-        let fresh = Active { since_ms: now_ms, progress_ms: now_ms, reached: (0, 0), pin: None };
+        let fresh =
+            Active { since_ms: now_ms, progress_ms: now_ms, reached: (0, 0), pin: None, asked: false };
         self.active.insert(who, fresh);
         true
+    }
+
+    /// Something is to be looked for, for this one. Not while something is: what is asked for over and over does not pile up.
+    pub fn ask(&mut self, who: Served) -> bool {
+        self.active.get_mut(&who).is_some_and(|active| !std::mem::replace(&mut active.asked, true))
+    }
+
+    /// It was answered.
+    pub fn answered(&mut self, who: Served) {
+        if let Some(active) = self.active.get_mut(&who) {
+            active.asked = false;
+        }
     }
 
     /// Whether this one has a place.
@@ -175,6 +190,16 @@ mod tests {
             transfers.reached(TRANSFER_MS + n * STALLED_MS / 2, replica(3), (9, 9), true);
             assert!(transfers.expire(TRANSFER_MS + n * STALLED_MS / 2).is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_over_and_over_does_not_pile_up() {
+        let mut transfers = Transfers::default();
+        assert!(!transfers.ask(replica(1)), "it has no place");
+        assert!(transfers.admit(0, replica(1)) && transfers.ask(replica(1)));
+        assert!(!transfers.ask(replica(1)));
+        transfers.answered(replica(1));
+        assert!(transfers.ask(replica(1)));
     }
 
     #[test]
