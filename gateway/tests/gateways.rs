@@ -640,3 +640,40 @@ fn a_web_page_of_somebody_else_gets_no_answer() {
         assert!(code == "403" && body.contains("another origin"), "{code} {body}");
     }
 }
+
+/// Publishes that can't be decoded, of some KiB each, and waits until they are in the quarantine: what is written for them is as long.
+fn load(client: &mut Client, next_id: &mut u16, count: usize) {
+    const PAYLOAD_BYTES: usize = 8 * 1024;
+    for _ in 0..count {
+        *next_id = *next_id % 60_000 + 1;
+        let topic = b"d/loud/x";
+        let (id, payload) = (next_id.to_be_bytes(), [b'?'; PAYLOAD_BYTES]);
+        let body = [&[0, topic.len() as u8], &topic[..], &id, &payload].concat();
+        let length = body.len();
+        client.send_raw(&[0x32, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8]);
+        client.send_raw(&body);
+    }
+    assert_eq!(client.acks(count).len(), count);
+}
+
+#[test]
+fn a_gateway_that_was_away_while_much_was_written_catches_up_while_more_is() {
+    let mut site = Site::start();
+    let applied = |site: &Site, i: usize| {
+        let shards = site.json(i, "/v1/status")["shards"].take();
+        let of = |shard: &serde_json::Value| Some((shard["shard"].as_u64()?, shard["applied"].as_u64()?));
+        shards.as_array().map(|list| list.iter().filter_map(of).collect::<std::collections::BTreeMap<_, _>>())
+    };
+    let mut client = Client::connect(site.mqtt(0), Hello::clean("loud")).unwrap();
+    let mut next_id = 0;
+    load(&mut client, &mut next_id, 16);
+    site.kill(2);
+    // Far more than its leader holds in memory.
+    (0..24).for_each(|_| load(&mut client, &mut next_id, 16));
+    site.restart(2);
+    until("it has caught up", || {
+        load(&mut client, &mut next_id, 16);
+        let (Some(here), Some(there)) = (applied(&site, 0), applied(&site, 2)) else { return false };
+        here.iter().all(|(shard, slot)| there.get(shard).is_some_and(|has| has + 64 >= *slot))
+    });
+}
