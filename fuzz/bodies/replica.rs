@@ -8,7 +8,7 @@ use selvedge_gateway::logic::machine::{
 };
 use selvedge_gateway::logic::paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
 use selvedge_gateway::logic::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
-use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard, TransferAnswer};
+use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard, SnapshotState, TransferAnswer};
 use selvedge_gateway::wal::Record;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::{ElapsedMs, EpochMs};
@@ -154,7 +154,12 @@ impl Host {
             let wrote = !effects.records.is_empty();
             self.records.extend(effects.records);
             self.token = self.token.max(effects.token);
-            if let Some(snapshot) = effects.snapshot {
+            if let Some((slot, state)) = effects.snapshot {
+                let bytes = match state {
+                    SnapshotState::Lent(machine) => machine.snapshot(),
+                    SnapshotState::Fetched(bytes) => bytes,
+                };
+                let snapshot = (slot, bytes);
                 assert!(self.saving.is_none(), "one snapshot at a time");
                 self.saving = Some(snapshot);
             }

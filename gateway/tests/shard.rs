@@ -6,7 +6,7 @@ use selvedge_gateway::logic::machine::{
 use selvedge_gateway::logic::paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
 use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage};
 use selvedge_gateway::logic::shard::{
-    Effects, Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, Settings, Shard,
+    Effects, Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, Settings, Shard, SnapshotState,
 };
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
@@ -225,6 +225,28 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
     };
     assert!(fetches(MAX_COUNT));
     assert!(!fetches(MAX_COUNT + 1), "its machine would jump ahead of its group for good");
+}
+
+#[test]
+fn while_its_machine_is_lent_a_shard_answers_its_peers_and_applies_nothing_and_then_all_that_gathered() {
+    let mut host = Host::new(Rules::default());
+    host.step(Event::SnapshotWanted);
+    let (slot, state) = host.shard.take(host.now()).unwrap().snapshot.expect("something was applied");
+    let SnapshotState::Lent(machine) = state else { panic!("it is its own") };
+    assert_eq!((host.shard.machine().slot(), machine.slot()), (slot, slot));
+    for n in 1..=3 {
+        assert_eq!(host.forward(n, readings(&["a"])), []);
+    }
+    assert!(host.shard.group().commit() >= slot + 3, "what comes is chosen meanwhile");
+    assert_eq!(host.shard.machine().slot(), slot);
+    let encoded = machine.snapshot();
+    drop(machine);
+    host.step(Event::MachineReturned);
+    host.settle();
+    let answered: Vec<u64> = std::mem::take(&mut host.answers).into_iter().map(|(n, _)| n).collect();
+    assert_eq!(answered, [1, 2, 3]);
+    let restored = Machine::restore(ShardId(0), Arc::new(Rules::default()), &encoded).unwrap();
+    assert_eq!(restored.slot(), slot, "it was not changed while it was read");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::actors::room::SiteRoom;
 use crate::actors::scrub;
 use crate::actors::shard::{LogSaid, ShardActor};
 use crate::logic::commit::Submission;
-use crate::logic::replica::{Said, StoreWork};
+use crate::logic::replica::{Encoding, Said, StoreWork};
 use crate::storage::{Desk, Done, Errand, Kept, LogFigures, LogKeeper, LogWork, Stores};
 use crate::wal::{Room, Scrubber};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
@@ -58,13 +58,23 @@ pub struct LogActor {
     shards: BTreeMap<ShardId, Addr<ShardActor>>,
     log: Sender<LogWork>,
     store: Sender<StoreWork>,
+    encoder: Sender<Encoding>,
     epoch: Instant,
     room: Arc<SiteRoom>,
     /// Its timer is set.
     armed: bool,
-    starting: Option<(Receiver<LogWork>, LogKeeper, Receiver<StoreWork>, Stores)>,
+    starting: Option<Starting>,
     /// What reads again, and how many bytes a second.
     scrub: Option<(Scrubber, u64)>,
+}
+
+/// What the threads begin with.
+struct Starting {
+    log: LogKeeper,
+    log_work: Receiver<LogWork>,
+    stores: Stores,
+    store_work: Receiver<StoreWork>,
+    encodings: Receiver<Encoding>,
 }
 
 impl LogActor {
@@ -81,15 +91,17 @@ impl LogActor {
     ) -> Self {
         room.mine(log.log().room() == Room::Full);
         let ((to_log, log_work), (to_store, store_work)) = (channel(), channel());
+        let (encoder, encodings) = channel();
         Self {
             desk: Desk::new(max_segments, log.log().room() == Room::Plenty, delay_ms),
             shards: BTreeMap::new(),
             log: to_log,
             store: to_store,
+            encoder,
             epoch: Instant::now(),
             room,
             armed: false,
-            starting: Some((log_work, log, store_work, stores)),
+            starting: Some(Starting { log, log_work, stores, store_work, encodings }),
             scrub,
         }
     }
@@ -116,6 +128,7 @@ impl LogActor {
             match errand {
                 Errand::Log(work) => _ = self.log.send(work), // a thread that is gone has ended the process
                 Errand::Store(work) => _ = self.store.send(work),
+                Errand::Encode(encoding) => _ = self.encoder.send(encoding),
                 Errand::Shard(shard, said) => {
                     if let Some(to) = self.shards.get(&shard) {
                         to.do_send(LogSaid(said));
@@ -145,13 +158,16 @@ impl Actor for LogActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
-        if let Some((log_work, log, store_work, stores)) = self.starting.take() {
-            let (to, me) = (ctx.address(), ctx.address());
+        if let Some(starting) = self.starting.take() {
+            let Starting { log, log_work, stores, store_work, encodings } = starting;
+            let (to, me, encoded) = (ctx.address(), ctx.address(), ctx.address());
             let log_thread = std::thread::Builder::new().name("log".into());
             let store_thread = std::thread::Builder::new().name("store".into());
+            let encoding_thread = std::thread::Builder::new().name("snapshots".into());
             let spawned = log_thread
                 .spawn(move || keep_log(log, &log_work, &to))
                 .and_then(|_| store_thread.spawn(move || keep_store(stores, &store_work, &me)))
+                .and_then(|_| encoding_thread.spawn(move || encode(&encodings, &encoded)))
                 .and_then(|_| match self.scrub.take() {
                     Some((scrubber, bytes_per_s)) => {
                         scrub::start(scrubber, bytes_per_s, self.log.clone(), self.store.clone())
@@ -247,6 +263,13 @@ fn keep_store(mut stores: Stores, work: &Receiver<StoreWork>, to: &Addr<LogActor
             Ok(done) => done.into_iter().for_each(|done| to.do_send(WorkDone(done))),
             Err(e) => end_process(&format!("saving a snapshot: {e}")),
         }
+    }
+}
+
+fn encode(encodings: &Receiver<Encoding>, to: &Addr<LogActor>) {
+    while let Ok(encoding) = encodings.recv() {
+        let (shard, work) = encoding.perform();
+        to.do_send(WorkDone(Done::Encoded(shard, work)));
     }
 }
 

@@ -15,7 +15,7 @@
 //! Invariant: after a restart only those contents count as stored that a durable snapshot lists. Others that are found
 //! may be torn; they were cut after the snapshot, so applying the log again cuts them again.
 //! Invariant: a content leaves the shelf only when the store was given it by itself, and comes back if the store could not take it.
-//! Invariant: a snapshot is given to the store behind every content that it lists.
+//! Invariant: a snapshot is given to the store behind every content that it lists, and before anything that was applied later.
 //! Invariant: a repair is told to the log only when everything that it rests on is on disk.
 //! Limits: at most [`MAX_LOADING_ENTRIES`] contents are being loaded or fetched at a time; further questions go unanswered
 //! and are asked again. At most [`MAX_SCANS_ENTRIES`] questions are under way. The shelf holds one batch more than its bound; while the
@@ -24,10 +24,12 @@
 mod sought;
 
 use super::commit::Submission;
-use super::machine::{Counters, CutBatch, DueWill, Halt, Scan};
+use super::machine::{Counters, CutBatch, DueWill, Halt, Machine, Scan};
 use super::paxos::Slot;
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
-use super::shard::{CONFIGURATION, Event, Now, Scanning, Shard, TransferAnswer, TransferRequest, UplinkView};
+use super::shard::{
+    CONFIGURATION, Event, Now, Scanning, Shard, SnapshotState, TransferAnswer, TransferRequest, UplinkView,
+};
 use super::uplink::UplinkContent;
 use crate::wal::{Stretch, Suspect};
 use selvedge_shared::canary::{self, Canary};
@@ -66,6 +68,8 @@ pub enum Said {
     },
     /// The newest snapshot on disk has rotted.
     SnapshotRotten,
+    /// The machine that was lent for a snapshot is back.
+    MachineReturned,
     /// Contents in the store have rotted, or are gone.
     RottenBatches(Vec<u64>),
     /// A batch's content that the store could not take.
@@ -104,9 +108,31 @@ pub enum StoredBatch {
     Unsure,
 }
 
+/// A state that is to be encoded as a snapshot, on no thread that anybody waits for: of a large one that takes long.
+#[derive(Debug)]
+pub struct Encoding {
+    shard: ShardId,
+    slot: Slot,
+    machine: Arc<Machine>,
+    lists: RangeInclusive<u64>,
+    except: BTreeSet<u64>,
+}
+
+impl Encoding {
+    /// Encodes it, and lets go of the machine. Gives the shard that waits for that, and what the store is to do.
+    pub fn perform(self) -> (ShardId, StoreWork) {
+        let Self { shard, slot, machine, lists, except } = self;
+        let bytes = machine.snapshot();
+        drop(machine);
+        (shard, StoreWork::Snapshot { shard, slot, bytes, lists: Some(lists), except })
+    }
+}
+
 /// What is wanted of the store of snapshots and batches.
 #[derive(Debug)]
 pub enum StoreWork {
+    /// Encode a state, and then make it durable.
+    Encode(Encoding),
     /// Make a snapshot durable, and before it the contents of the batches that it lists.
     Snapshot {
         /// The shard.
@@ -316,6 +342,7 @@ impl Replica {
             }
             Said::Room(room) => self.core.step(now, Event::Room(room)),
             Said::SnapshotWanted => self.core.step(now, Event::SnapshotWanted),
+            Said::MachineReturned => self.core.step(now, Event::MachineReturned),
             Said::SnapshotRotten => self.core.step(now, Event::SnapshotRotten),
             Said::RottenBatches(seqs) => {
                 self.mending = true;
@@ -408,13 +435,20 @@ impl Replica {
         if let Some(through) = effects.released {
             self.release(through);
         }
-        if let Some((slot, bytes)) = effects.snapshot {
+        if let Some((slot, state)) = effects.snapshot {
             self.shelve(0);
             let outbox = self.core.machine().outbox_stats();
-            let lists = (slot == self.core.machine().slot()).then_some(outbox.kept + 1..=outbox.last);
             let absent = self.absent.range(..=outbox.cursor).copied();
             let except = absent.chain(self.core.machine().lost_batches()).collect();
-            self.out.store.push(StoreWork::Snapshot { shard, slot, bytes, lists, except });
+            self.out.store.push(match state {
+                SnapshotState::Lent(machine) => {
+                    let lists = outbox.kept + 1..=outbox.last;
+                    StoreWork::Encode(Encoding { shard, slot, machine, lists, except })
+                }
+                SnapshotState::Fetched(bytes) => {
+                    StoreWork::Snapshot { shard, slot, bytes, lists: None, except }
+                }
+            });
         }
         for (to, seq) in effects.fetch {
             match self.on_shelf(seq) {

@@ -3,7 +3,7 @@
 use super::keeper::{Done, LogWork};
 use super::transfers::{Served, Transfers};
 use crate::logic::commit::{GroupCommit, Submission};
-use crate::logic::replica::{Said, StoreWork};
+use crate::logic::replica::{Encoding, Said, StoreWork};
 use crate::logic::shard::{TransferAnswer, TransferRequest};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::ShardId;
@@ -15,6 +15,8 @@ pub enum Errand {
     Log(LogWork),
     /// To the store, likewise.
     Store(StoreWork),
+    /// To where states are encoded: [`Done::Encoded`].
+    Encode(Encoding),
     /// To a shard.
     Shard(ShardId, Said),
     /// To every shard.
@@ -61,7 +63,11 @@ impl Desk {
 
     /// A shard wants something of the store, or for another replica.
     pub fn store(&mut self, now_ms: u64, work: StoreWork) -> Vec<Errand> {
-        let StoreWork::Transfer { shard, to, request } = work else { return vec![Errand::Store(work)] };
+        let (shard, to, request) = match work {
+            StoreWork::Transfer { shard, to, request } => (shard, to, request),
+            StoreWork::Encode(encoding) => return vec![Errand::Encode(encoding)],
+            work => return vec![Errand::Store(work)],
+        };
         let who = (shard, to);
         let answer = |answer| vec![Errand::Shard(shard, Said::Transfer { to, answer })];
         match request {
@@ -158,6 +164,11 @@ impl Desk {
                 let short = segments > self.max_segments || !self.figures.room || rotten;
                 let groups = oldest.filter(|_| short).into_iter().flat_map(|o| o.slots.into_keys());
                 errands.extend(groups.map(|g| Errand::Shard(ShardId(g), Said::SnapshotWanted)));
+            }
+            Done::Encoded(shard, work) => {
+                // In front of what the shard says of what it applies from now on.
+                errands.push(Errand::Store(work));
+                errands.push(Errand::Shard(shard, Said::MachineReturned));
             }
             Done::Snapshot { shard, slot, saved } => {
                 if saved || canary::makes(Canary::TrimmedWithoutSnapshot) {

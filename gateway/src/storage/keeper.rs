@@ -87,6 +87,8 @@ pub enum Done {
         /// It is to be trimmed, for a segment has rotted.
         rotten: bool,
     },
+    /// A state is encoded: its shard goes on, and the store has this to do.
+    Encoded(ShardId, StoreWork),
     /// A snapshot is on disk, or there was no room for it.
     Snapshot {
         /// The shard.
@@ -390,6 +392,10 @@ impl Stores {
     pub fn perform(&mut self, work: StoreWork) -> Result<Vec<Done>, LogError> {
         let mut done = Vec::new();
         match work {
+            StoreWork::Encode(encoding) => {
+                let (shard, work) = encoding.perform();
+                done.push(Done::Encoded(shard, work));
+            }
             StoreWork::Snapshot { shard, slot, bytes, lists, except } => {
                 let saved = self.save(shard, slot, &bytes, lists, &except);
                 match &saved {

@@ -252,6 +252,10 @@ impl Gateway {
                     let done = self.stores.perform(work).unwrap();
                     self.carry(now, done);
                 }
+                Errand::Encode(encoding) => {
+                    let (shard, work) = encoding.perform();
+                    self.carry(now, vec![Done::Encoded(shard, work)]);
+                }
                 Errand::Shard(_, said) => self.replica.said(now, said),
                 Errand::Room(_) => {}
             }

@@ -11,13 +11,15 @@ use selvedge_gateway::logic::forward::{self, Forward, Forwardable, Ticket};
 use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Rules};
 use selvedge_gateway::logic::paxos::Limits;
 use selvedge_gateway::logic::peer::{BusyReason, PeerMessage, QueryAnswer};
-use selvedge_gateway::logic::replica::{Replica, Said, StoreWork};
+use selvedge_gateway::logic::replica::{Encoding, Replica, Said, StoreWork};
 use selvedge_gateway::logic::ring::Ring;
 use selvedge_gateway::logic::session::{self, CONNECT_WAIT_MS, Session, Site};
 use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
 use selvedge_gateway::logic::uplink::{self, Confirmation, Uplink};
 use selvedge_gateway::logic::wills::{WILLS, Wills};
-use selvedge_gateway::storage::{self, Desk, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores};
+use selvedge_gateway::storage::{
+    self, Desk, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores,
+};
 use selvedge_gateway::wal::{Groups, Room};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal, Will};
@@ -88,6 +90,8 @@ pub struct Live {
     log_due: Option<u64>,
     store_work: VecDeque<StoreWork>,
     store_due: Option<u64>,
+    encodings: VecDeque<Encoding>,
+    encoded_at: Option<u64>,
     look_at: u64,
     /// Whom it reached when it last looked, and which start of each.
     pub seen: BTreeMap<GatewayId, u64>,
@@ -195,6 +199,8 @@ impl Place {
             log_due: None,
             store_work: VecDeque::new(),
             store_due: None,
+            encodings: VecDeque::new(),
+            encoded_at: None,
             look_at: mono_ms,
             seen: BTreeMap::new(),
             look_around_at: None,
@@ -546,6 +552,11 @@ impl Live {
                 done.extend(self.stores.perform(work).map_err(|e| Ended(e.to_string()))?);
             }
         }
+        if self.encoded_at.is_some_and(|at| at <= now.mono_ms) {
+            self.encoded_at = None;
+            let encoded = self.encodings.pop_front().map(Encoding::perform);
+            done.extend(encoded.map(|(shard, work)| Done::Encoded(shard, work)));
+        }
         for done in done {
             let errands = self.desk.done(now.mono_ms, done);
             self.run(now, errands);
@@ -561,6 +572,9 @@ impl Live {
         if self.store_due.is_none() && !self.store_work.is_empty() {
             self.store_due = Some(now.mono_ms + random.below(2 * writes_ms));
         }
+        if self.encoded_at.is_none() && !self.encodings.is_empty() {
+            self.encoded_at = Some(now.mono_ms + random.below(40)); // no matter what the disk is at
+        }
         Ok(())
     }
 
@@ -569,6 +583,7 @@ impl Live {
             match errand {
                 Errand::Log(work) => self.log_work.push_back(work),
                 Errand::Store(work) => self.store_work.push_back(work),
+                Errand::Encode(encoding) => self.encodings.push_back(encoding),
                 Errand::Shard(shard, said) => {
                     if let Some(replica) = self.replicas.get_mut(&shard) {
                         replica.said(now, said);
@@ -680,6 +695,7 @@ impl Live {
             shards,
             self.log_due,
             self.store_due,
+            self.encoded_at,
             Some(self.look_at),
             self.look_around_at,
             self.forward.deadline_ms(),
@@ -702,6 +718,7 @@ impl Live {
     pub fn is_idle(&self) -> bool {
         self.log_work.is_empty()
             && self.store_work.is_empty()
+            && self.encodings.is_empty()
             && self.forward.deadline_ms().is_none()
             && self.wills.is_empty()
     }

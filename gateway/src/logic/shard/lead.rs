@@ -272,7 +272,7 @@ impl Shard {
 
     /// When the next tick is due.
     pub(super) fn tick_at(&mut self) -> Option<ElapsedMs> {
-        let due = self.machine.next_tick_due()?;
+        let due = Arc::get_mut(&mut self.machine)?.next_tick_due()?; // not while it is lent
         Some(due.min(self.machine.elapsed().plus(NOTE_ELAPSED_MS)))
     }
 

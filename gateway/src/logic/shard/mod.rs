@@ -141,6 +141,8 @@ pub enum Event {
         /// It was saved; if not, a later one is tried.
         saved: bool,
     },
+    /// The machine that was lent for a snapshot is not read there any more.
+    MachineReturned,
     /// Make a snapshot soon: the log wants to be trimmed.
     SnapshotWanted,
     /// The newest snapshot on disk has rotted: make another one, also if nothing was applied since.
@@ -205,7 +207,7 @@ pub struct Effects {
     /// Questions, to be answered when the contents that they want were looked at.
     pub scans: Vec<Scanning>,
     /// To be made durable with the content of all batches that it lists, then [`Event::SnapshotSaved`].
-    pub snapshot: Option<(Slot, Vec<u8>)>,
+    pub snapshot: Option<(Slot, SnapshotState)>,
     /// A peer wants the content of an uplink batch: answer with [`TransferMessage::Batch`].
     pub fetch: Vec<(GatewayId, u64)>,
     /// Replicas that are behind, and what is wanted for them of what is on disk here: [`Event::TransferAnswered`].
@@ -218,6 +220,16 @@ pub struct Effects {
     pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
     pub healed: bool,
+}
+
+/// What a snapshot is made of.
+#[derive(Debug)]
+pub enum SnapshotState {
+    /// This replica's own state, lent so that it is encoded where nobody waits: nothing is applied until it is let go of, and
+    /// [`Event::MachineReturned`] says so.
+    Lent(Arc<Machine>),
+    /// A snapshot that was fetched.
+    Fetched(Vec<u8>),
 }
 
 /// A question that was let in, and whom to answer.
@@ -297,7 +309,8 @@ pub struct Shard {
     outbox_budget_bytes: u64,
     incarnation: u128,
     group: Group,
-    machine: Machine,
+    /// Lent while a snapshot of it is encoded elsewhere: read as ever, and nothing is applied.
+    machine: Arc<Machine>,
     room: bool,
     lead: Option<Lead>,
     /// Slots that are applied and still in memory, with their sizes.
@@ -344,7 +357,7 @@ impl Shard {
             outbox_budget_bytes: settings.outbox_budget_bytes,
             incarnation: settings.incarnation,
             group: Group::recover(settings.group, found)?,
-            machine,
+            machine: Arc::new(machine),
             room: true,
             lead: None,
             tail: VecDeque::new(),
@@ -394,6 +407,7 @@ impl Shard {
                 self.group.step(now.mono_ms, paxos::Event::Persisted { token });
                 self.learned_is_saved(now, token);
             }
+            Event::MachineReturned => {} // the turn applies what has gathered
             Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
             Event::SnapshotWanted => self.snapshot_wanted = true,
             Event::SnapshotRotten => {
@@ -529,7 +543,7 @@ impl Shard {
     }
 
     fn apply(&mut self) -> Result<(), Halt> {
-        while self.machine.slot() < self.group.commit() {
+        while self.machine.slot() < self.group.commit() && Arc::get_mut(&mut self.machine).is_some() {
             let from = self.machine.slot() + 1;
             let chunk: Vec<_> = self
                 .group
@@ -560,7 +574,8 @@ impl Shard {
                 why: e.to_string(),
             })?,
         };
-        let applied = self.machine.apply(slot, &proposal)?;
+        let Some(machine) = Arc::get_mut(&mut self.machine) else { return Ok(()) }; // it is lent: not before it is back
+        let applied = machine.apply(slot, &proposal)?;
         for (origin, n, verdict) in applied.verdicts {
             let asked = self.lead.as_mut().and_then(|lead| lead.settle(origin, n));
             let (slot, verdict) = match verdict {
@@ -648,7 +663,7 @@ impl Shard {
         let fresh = self.applied_since_snapshot_bytes > 0;
         if due && fresh && self.saving.is_none() && !self.fetches_snapshot() {
             let slot = self.machine.slot();
-            self.out.snapshot = Some((slot, self.machine.snapshot()));
+            self.out.snapshot = Some((slot, SnapshotState::Lent(self.machine.clone())));
             (self.saving, self.snapshot_wanted, self.applied_since_snapshot_bytes) = (Some(slot), false, 0);
         }
     }

@@ -23,12 +23,13 @@
 //! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine; a snapshot is at most
 //! [`MAX_SNAPSHOT_BYTES`].
 
-use super::{CONFIGURATION, Now, Shard};
+use super::{CONFIGURATION, Now, Shard, SnapshotState};
 use crate::logic::machine::{CutBatch, Machine};
 use crate::logic::paxos::{self, Role, Slot, Value};
 use crate::logic::peer::{BatchAnswer, PeerMessage, TransferMessage};
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
+use std::sync::Arc;
 
 /// A piece that did not come is asked for again after this time.
 pub const PULL_MS: u64 = 300;
@@ -337,7 +338,8 @@ impl Shard {
         if complete && !fetched.installing && !busy {
             fetched.installing = true;
             self.saving = Some(fetched.slot);
-            self.out.snapshot = Some((fetched.slot, std::mem::take(&mut fetched.state)));
+            let state = SnapshotState::Fetched(std::mem::take(&mut fetched.state));
+            self.out.snapshot = Some((fetched.slot, state));
         }
     }
 
@@ -422,7 +424,7 @@ impl Shard {
         };
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
-                self.machine = *machine;
+                self.machine = Arc::from(machine);
                 // What it has released will not be said again.
                 self.out.released = self.out.released.max(Some(self.machine.outbox_stats().kept));
                 self.tail.clear();
