@@ -16,10 +16,13 @@
 //! or wait for that answer, we stop parsing and say so ([`Connection::wants_input`]), and TCP presses the
 //! client back. A client that exceeds its Receive Maximum is treated just so: some clients ignore it.
 //!
+//! All this is within one connection's bounds. Those of all connections together are lent turn by turn ([`Connection::lend`]):
+//! see [`super::credit`].
+//!
 //! When a connection ends, what is parked of QoS 1 and 2 is forgotten: it was not acknowledged, and its client sends it
 //! again. Parked publishes of QoS 0 are handed up if the client left by itself, for it sends them only once.
 //!
-//! QoS 0 takes no answer and no place in that window: an application that can't follow drops it.
+//! QoS 0 takes no answer and no place in that window, except by its bytes, as long as the application has them.
 //!
 //! Invariant: PUBACK, PUBREC and PUBCOMP leave in the order in which their PUBLISH and PUBREL came.
 //! Invariant: a publish of a packet id that is still unanswered, sent again with DUP, is handed up once and answered
@@ -40,6 +43,7 @@
 //! Sources: OASIS MQTT 3.1.1 and MQTT 5.0; the 3.1 protocol specification.
 
 use super::answers::{Answers, Kind};
+use super::credit::{Loan, RESERVE_BYTES};
 use super::departure::Culprit;
 use super::event::{
     Accept, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Oversize, Publish, Refusal,
@@ -78,7 +82,7 @@ enum Parked {
 impl Parked {
     fn cost_bytes(&self) -> usize {
         match self {
-            Self::Publish(p) => p.topic.len() + p.payload.len() + QUEUED_OVERHEAD_BYTES,
+            Self::Publish(p) => p.cost_bytes(),
             Self::Oversize(o) => o.topic.len() + QUEUED_OVERHEAD_BYTES,
             Self::Release(_) => QUEUED_OVERHEAD_BYTES,
         }
@@ -165,6 +169,9 @@ pub struct Connection {
     since_ms: u64,
     paused: bool,
     held: bool,
+    loan: Loan,
+    /// The length of the packet that has begun to come, if there is room for all of it.
+    claimed_bytes: usize,
     /// A PUBLISH that is too large, while its payload comes.
     discarding: Option<Discarding>,
     /// Of the client, and for it.
@@ -204,6 +211,8 @@ impl Connection {
             since_ms: now_ms,
             paused: false,
             held: false,
+            loan: Loan::default(),
+            claimed_bytes: 0,
             discarding: None,
             publishes: (0, 0),
             ended: None,
@@ -255,11 +264,44 @@ impl Connection {
 
     /// Whether bytes may be appended; if not, the socket must be left unread.
     pub fn wants_input(&self) -> bool {
-        match self.phase {
-            Phase::Closed => false,
-            Phase::Fresh => true,
-            Phase::Waiting => self.input.len() < MAX_READ_BYTES,
-            Phase::Open => !self.is_pressed(),
+        self.most_input_bytes() > 0
+            && match self.phase {
+                Phase::Closed => false,
+                Phase::Fresh => true,
+                Phase::Waiting => self.input.len() < MAX_READ_BYTES,
+                Phase::Open => !self.is_pressed(),
+            }
+    }
+
+    /// How much may be read at most, as far as credit goes.
+    pub fn most_input_bytes(&self) -> usize {
+        if self.loan.left_bytes.is_none() {
+            return usize::MAX;
+        }
+        let own = RESERVE_BYTES.saturating_sub(self.input.len() + self.parked_bytes + self.asked_bytes);
+        own.max(self.claimed_bytes.saturating_sub(self.input.len()))
+    }
+
+    /// What may be taken of all that connections share. [`Connection::progress`] goes on with it.
+    pub fn lend(&mut self, loan: Loan) {
+        self.loan = loan;
+    }
+
+    /// What is held here beyond what is its own: read, or about to be, and not handed up.
+    pub fn charged_bytes(&self) -> usize {
+        let held = self.input.len().max(self.claimed_bytes) + self.parked_bytes + self.asked_bytes;
+        held.saturating_sub(RESERVE_BYTES)
+    }
+
+    /// Takes room for the packet that has begun to come, if there is room.
+    fn claim(&mut self) {
+        let most = self.limits.max_packet_bytes as usize;
+        let packet = wire::packet_bytes(&self.input).map_or(0, |bytes| bytes.min(most));
+        if self.discarding.is_some() || packet <= self.input.len() {
+            self.claimed_bytes = 0;
+        } else if self.claimed_bytes < packet {
+            let is_room = self.loan.left_bytes.is_none_or(|left| packet <= left);
+            self.claimed_bytes = if is_room { packet } else { 0 };
         }
     }
 
@@ -294,6 +336,7 @@ impl Connection {
                 Err(reason) => self.close(reason, events),
             }
         }
+        self.claim();
         let pause = !self.wants_input();
         if self.paused && !pause {
             self.heard_ms = now_ms;
@@ -321,9 +364,11 @@ impl Connection {
         self.held = hold;
     }
 
-    /// Whether publishes are parked for that alone.
+    /// Whether it rests for what no answer to its client will tell of: it is to be asked again.
     pub fn holds_back(&self) -> bool {
-        self.held && !self.parked.is_empty()
+        let is_short = self.most_input_bytes() == 0 && self.phase != Phase::Closed;
+        let is_unanswered = self.owed.len() == 0 && self.loan.held_bytes > 0;
+        is_short || (!self.parked.is_empty() && (self.held || is_unanswered))
     }
 
     /// Whether a delivery of this QoS can be taken now.
@@ -394,7 +439,7 @@ impl Connection {
         self.ended.get_or_insert(reason);
         let before = std::mem::replace(&mut self.phase, Phase::Closed);
         self.input = BytesMut::new();
-        self.parked_bytes = 0;
+        (self.parked_bytes, self.claimed_bytes) = (0, 0);
         self.asked.clear();
         self.asked_bytes = 0;
         if matches!(before, Phase::Waiting | Phase::Open) {
@@ -669,9 +714,11 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
+        let most = self.limits.max_inflight_bytes.max(1);
+        let most = if self.loan.left_bytes.is_some() { most.min(RESERVE_BYTES) } else { most };
         !self.held
             && self.owed.len() < usize::from(self.limits.max_inflight_entries.max(1))
-            && self.owed.bytes() < self.limits.max_inflight_bytes.max(1)
+            && self.owed.bytes().max(self.loan.held_bytes) < most
     }
 
     fn hand_up(&mut self, parked: Parked, events: &mut Vec<Inbound>) {

@@ -124,6 +124,13 @@ pub struct Publish {
     pub packet_id: Option<NonZeroU16>,
 }
 
+impl Publish {
+    /// What it counts for bounds, in bytes.
+    pub fn cost_bytes(&self) -> usize {
+        self.topic.len() + self.payload.len() + super::QUEUED_OVERHEAD_BYTES
+    }
+}
+
 /// A PUBLISH that is larger than a bound, without its payload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Oversize {

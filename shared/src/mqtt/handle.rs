@@ -6,7 +6,7 @@ use super::event::{Answer, CloseReason, Delivery};
 use super::outgoing::{Pool, Queue};
 use rmqtt_codec::types::QoS;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -66,6 +66,7 @@ pub struct Handle {
     pub(super) dropped: AtomicU64,
     carried: [AtomicU64; 4],
     behind: AtomicBool,
+    held_bytes: AtomicUsize,
 }
 
 impl Handle {
@@ -86,6 +87,7 @@ impl Handle {
             dropped: AtomicU64::new(0),
             carried: Default::default(),
             behind: AtomicBool::new(false),
+            held_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -208,6 +210,17 @@ impl Handle {
         if is != was {
             self.behind.store(is, Ordering::Relaxed);
         }
+    }
+
+    /// The application holds so many bytes of what the client has published: further publishes are kept back while it is too much
+    /// (see [`super::credit`]). An application that keeps none beyond its answers says nothing.
+    pub fn note_held(&self, bytes: usize) {
+        self.held_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What the application holds of it, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes.load(Ordering::Relaxed)
     }
 
     /// What the client publishes goes to a subscriber that is behind: further publishes are kept back until it is not, but for

@@ -13,6 +13,7 @@
 //! Invariant: every wait for a client is bounded: for CONNECT, between packets (keep alive), for a write.
 
 use super::connection::Connection;
+use super::credit::{Charge, CreditPool};
 use super::departure::{Departure, Traffic};
 use super::event::{Answer, CloseReason, Inbound};
 use super::handle::Handle;
@@ -20,7 +21,7 @@ use super::outgoing::Pool;
 use super::seats::{Seat, Seats};
 use super::{Limits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
 use crate::log_limit::LogLimit;
-use bytes::Buf;
+use bytes::{Buf, BufMut};
 use rmqtt_codec::types::QoS;
 use std::cell::RefCell;
 use std::io;
@@ -61,6 +62,11 @@ pub trait Application: Send + Sync + 'static {
     /// Whether connections are to keep publishes back for now, within their bounds: there is too much to do. Asked often.
     fn holds_publishes(&self) -> bool {
         false
+    }
+
+    /// What its connections may hold together: asked once.
+    fn credit(&self) -> Arc<CreditPool> {
+        Arc::default()
     }
 
     /// A connection has ended, or was refused, also one that never said CONNECT. Comes after its last event.
@@ -117,7 +123,7 @@ impl Listener {
         let mut tasks = JoinSet::new();
         let mut next_id = 0;
         let seats = Seats::new(&self.config);
-        let pool = Arc::<Pool>::default();
+        let (pool, credit) = (Arc::<Pool>::default(), app.credit());
         let mut complaints = LogLimit::default();
         loop {
             let accepted = tokio::select! {
@@ -153,6 +159,7 @@ impl Listener {
                 handle,
                 stream,
                 core: Connection::new(self.config.limits, now_ms),
+                charge: Charge::new(credit.clone()),
                 seat,
                 traffic: Traffic::default(),
                 waits: false,
@@ -191,6 +198,7 @@ struct Task {
     handle: Arc<Handle>,
     stream: TcpStream,
     core: Connection,
+    charge: Charge,
     seat: Seat,
     traffic: Traffic,
     /// A subscriber of what it publishes is behind.
@@ -221,7 +229,9 @@ impl Task {
             self.note_traffic();
             let now_ms = self.now_ms();
             self.core.hold(self.waits || self.app.holds_publishes());
+            self.core.lend(self.charge.pool().lend(self.handle.held_bytes()));
             self.core.progress(now_ms, &mut self.events);
+            self.charge.set(self.core.charged_bytes());
             let again = more && self.core.output().len() < MAX_OUTPUT_BYTES;
             if again || !self.events.is_empty() || self.core.is_closed() {
                 continue;
@@ -273,14 +283,15 @@ impl Task {
 
     /// Reads what there is, once.
     fn read(&mut self) {
+        let most = self.read_bytes.min(self.core.most_input_bytes());
         let (input, stream) = (self.core.input(), &self.stream);
-        let read = match self.read_bytes > MIN_READ_BYTES {
+        let read = match most > MIN_READ_BYTES {
             true => {
-                input.reserve(self.read_bytes);
-                stream.try_read_buf(input)
+                input.reserve(most);
+                stream.try_read_buf(&mut input.limit(most))
             }
             false => READ.with_borrow_mut(|buffer| {
-                let read = stream.try_read(buffer)?;
+                let read = stream.try_read(&mut buffer[..most])?;
                 input.extend_from_slice(&buffer[..read]);
                 Ok(read)
             }),
@@ -413,6 +424,7 @@ impl Task {
     /// Hands the last events up and writes the last bytes, within `write_stall_ms`.
     async fn finish(&mut self) {
         self.hand_up();
+        self.charge.set(0);
         self.handle.mail().closed = true;
         self.depart();
         let has_spoken = self.traffic.bytes_out > 0 || !self.core.output().is_empty();

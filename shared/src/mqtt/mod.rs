@@ -2,6 +2,7 @@
 //!
 //! - [`connection`]: the protocol of one connection, without IO: bytes in, events up, answers down, bytes out.
 //! - [`listener`]: sockets and one task a connection around it; the program is an [`Application`].
+//! - [`credit`]: how many bytes of publishes all connections and their application hold.
 //! - [`departure`]: how connections end, as operators are told.
 //! - [`router`]: which connected subscribers a publish goes to.
 //! - [`broker`]: a small application that is a plain live broker; [`inlet`]: what its program hears of it without being a client.
@@ -14,6 +15,7 @@
 mod answers;
 pub mod broker;
 pub mod connection;
+pub mod credit;
 pub mod departure;
 mod event;
 mod filters;
@@ -31,6 +33,7 @@ mod wire;
 
 pub use broker::Broker;
 pub use connection::Connection;
+pub use credit::{Charge, CreditPool, Loan};
 pub use departure::{Culprit, Departure, DepartureLog, Traffic};
 pub use event::{
     Accept, Ack, AckCode, AckNote, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Oversize,

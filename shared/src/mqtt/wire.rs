@@ -107,6 +107,11 @@ pub(super) fn culprit(input: &[u8]) -> Option<Culprit> {
     Some(Culprit::new(&topic.flatten().unwrap_or_default(), length as u64))
 }
 
+/// The length of the packet at the start of the input, with its fixed header, once that can be told.
+pub(super) fn packet_bytes(input: &[u8]) -> Option<usize> {
+    lenient::number(input, 1).map(|(length, start)| start + length)
+}
+
 const CONNECT: u8 = 0x10;
 const PUBLISH: u8 = 0x30;
 const MISPLACED: &str = "a packet that clients do not send, or not now";
@@ -182,6 +187,10 @@ impl Wire {
         if matches!(self.codec, Codec::Unknown) && !self.sniff(input, output)? {
             return Ok(None);
         }
+        // Also so that what has come of a packet begins with its length.
+        if !lenient::is_whole(input, self.max_packet_bytes) {
+            return Ok(None);
+        }
         match &mut self.codec {
             Codec::Unknown => Ok(None),
             Codec::V3(codec) => {
@@ -189,9 +198,6 @@ impl Wire {
                 Ok(found.map(|(packet, _)| from_v3(packet, self.level)))
             }
             Codec::V5(codec) => {
-                if !lenient::is_whole(input, self.max_packet_bytes) {
-                    return Ok(None);
-                }
                 lenient::mend_publish(input);
                 let found = codec.decode(input).map_err(|e| reason(&e))?;
                 Ok(found.map(|(packet, _)| from_v5(packet)))

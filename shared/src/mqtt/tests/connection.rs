@@ -854,3 +854,43 @@ fn enhanced_authentication_is_refused() {
     rig.feed(b"\x10\x12\x00\x04MQTT\x05\x02\x00\x0a\x04\x15\x00\x01x\x00\x01c");
     assert_eq!(rig.out(), b"\x20\x03\x00\x8c\x00");
 }
+
+#[test]
+fn while_credit_is_short_a_connection_reads_what_is_its_own_and_packets_for_which_there_is_room() {
+    let limits = Limits { max_packet_bytes: 100_000, parked_bytes: 100_000, ..Limits::default() };
+    let mut rig = Rig::open_within(V311, limits);
+    let lend = |rig: &mut Rig, left_bytes, held_bytes| {
+        rig.core.lend(Loan { left_bytes, held_bytes });
+        rig.core.progress(rig.now_ms, &mut rig.events);
+        rig.core.most_input_bytes()
+    };
+    assert_eq!(lend(&mut rig, None, 0), usize::MAX);
+    assert_eq!(lend(&mut rig, Some(0), 0), 4_096, "its own");
+    let large = large_publish3(1, 20_000);
+    rig.feed(&large[..4_096]);
+    assert!(!rig.core.wants_input() && rig.core.holds_back());
+    assert_eq!((rig.core.most_input_bytes(), rig.core.charged_bytes()), (0, 0));
+    rig.tick(60_000);
+    assert!(!rig.core.is_closed(), "it is we who do not read");
+    assert_eq!(lend(&mut rig, Some(large.len() - 1), 0), 0);
+    assert_eq!(lend(&mut rig, Some(large.len()), 0), large.len() - 4_096);
+    assert_eq!(rig.core.charged_bytes(), large.len() - 4_096);
+    assert_eq!(lend(&mut rig, Some(0), 0), large.len() - 4_096, "what was lent is not called back");
+    rig.feed(&large[4_096..]);
+    assert_eq!((rig.tokens(), rig.core.charged_bytes()), (vec![1], 0));
+    // While the application has more of it than its own, nothing more goes up; what is behind it is answered.
+    lend(&mut rig, Some(0), 20_000);
+    rig.feed(&[&publish3(0x32, 2)[..], b"\xc0\x00"].concat());
+    assert_eq!((rig.tokens(), rig.out()), (vec![], b"\xd0\x00".to_vec()));
+    rig.kept(1);
+    assert!(rig.tokens().is_empty(), "it has not said that it holds less");
+    assert!(rig.core.holds_back(), "no answer will tell");
+    lend(&mut rig, Some(0), 0);
+    assert_eq!(rig.tokens(), [2]);
+    // The same goes for QoS 0, which is not answered.
+    lend(&mut rig, None, limits.max_inflight_bytes);
+    rig.feed(b"\x30\x04\x00\x01ax");
+    assert!(rig.tokens().is_empty());
+    lend(&mut rig, None, limits.max_inflight_bytes - 1);
+    assert_eq!(rig.tokens(), [3]);
+}

@@ -519,3 +519,113 @@ async fn one_address_leaves_connections_for_others() {
         tokio::task::yield_now().await;
     }
 }
+
+/// Stands still until it is told, and holds publishes until then.
+struct Standing {
+    credit: Arc<CreditPool>,
+    held: Mutex<Vec<(Arc<Handle>, Publish)>>,
+    charges: Mutex<std::collections::HashMap<u64, Charge>>,
+    most_used_bytes: std::sync::atomic::AtomicUsize,
+    closed: std::sync::atomic::AtomicUsize,
+}
+
+impl Standing {
+    fn count(&self, handle: &Arc<Handle>) {
+        let held = self.held.lock().unwrap();
+        let of_it = held.iter().filter(|(of, _)| of.id() == handle.id());
+        let bytes = of_it.map(|(_, publish)| publish.cost_bytes()).sum();
+        handle.note_held(bytes);
+        let mut charges = self.charges.lock().unwrap();
+        charges.entry(handle.id()).or_insert_with(|| Charge::new(self.credit.clone())).set(bytes);
+        self.most_used_bytes.fetch_max(self.credit.used_bytes(), std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Application for Standing {
+    fn inbound(&self, handle: &Arc<Handle>, events: &mut Vec<Inbound>) {
+        for event in events.drain(..) {
+            match event {
+                Inbound::Connect(_) => handle.answer(Answer::Accept(Box::default())),
+                Inbound::Publish(p) => self.held.lock().unwrap().push((handle.clone(), p)),
+                Inbound::Closed(closed) if closed.reason != CloseReason::Disconnected => {
+                    self.closed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                _ => {}
+            }
+        }
+        self.count(handle);
+    }
+
+    fn credit(&self) -> Arc<CreditPool> {
+        self.credit.clone()
+    }
+
+    fn departed(&self, _: &Departure) {}
+}
+
+#[tokio::test]
+async fn while_the_application_stands_still_many_large_publishes_stay_within_the_credit_and_none_is_lost() {
+    const CONNECTIONS: usize = 60;
+    const EACH: u8 = 20;
+    const PAYLOAD_BYTES: usize = 50_000;
+    let most = 4 * 1024 * 1024;
+    let app = Arc::new(Standing {
+        credit: Arc::new(CreditPool::new(most)),
+        held: Mutex::default(),
+        charges: Mutex::default(),
+        most_used_bytes: Default::default(),
+        closed: Default::default(),
+    });
+    let served = serve(app.clone(), Limits::default(), 2 * CONNECTIONS).await;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut socket = served.raw(super::rig::V311).await;
+        expect(&mut socket, b"\x20\x02\x00\x00").await;
+        clients.push(tokio::spawn(async move {
+            let (mut reading, mut writing) = socket.into_split();
+            let write = tokio::spawn(async move {
+                for id in 1..=EACH {
+                    writing.write_all(&super::rig::large_publish3(id, PAYLOAD_BYTES)).await.unwrap();
+                }
+                writing
+            });
+            let mut acks = vec![0; 4 * usize::from(EACH)];
+            reading.read_exact(&mut acks).await.unwrap();
+            write.await.unwrap().write_all(b"\xe0\x00").await.unwrap();
+            acks
+        }));
+    }
+    // It is full when it does not grow any more: nothing is read, for nothing is answered.
+    let held_bytes = || app.held.lock().unwrap().iter().map(|(_, p)| p.cost_bytes()).sum::<usize>();
+    while held_bytes() < most / 2 {
+        tokio::task::yield_now().await;
+    }
+    // Small publishes of another client pass all the same.
+    let mut small = served.raw(super::rig::V311).await;
+    expect(&mut small, b"\x20\x02\x00\x00").await;
+    small.write_all(&[&super::rig::publish3(0x32, 7)[..], b"\xc0\x00"].concat()).await.unwrap();
+    expect(&mut small, b"\xd0\x00").await;
+    let (mut answered, all) = (0, CONNECTIONS * usize::from(EACH) + 1);
+    while answered < all {
+        let held = std::mem::take(&mut *app.held.lock().unwrap());
+        answered += held.len();
+        for (handle, publish) in held {
+            app.count(&handle);
+            handle.answer(Answer::Ack(Ack::kept(publish.token)));
+        }
+        tokio::task::yield_now().await;
+    }
+    for client in clients {
+        let want: Vec<u8> = (1..=EACH).flat_map(|id| [0x40, 2, 0, id]).collect();
+        assert_eq!(client.await.unwrap(), want);
+    }
+    let used = app.most_used_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    // What is each connection's own, and what one read or packet takes at the same moment.
+    let beyond = CONNECTIONS * (4_096 + 2 * 4_096) + 2 * 65_536;
+    assert!(used > most / 2 && used <= most + beyond, "{used}");
+    assert_eq!(app.closed.load(std::sync::atomic::Ordering::Relaxed), 0);
+    drop(small);
+    served.stop.send(true).unwrap();
+    served.task.await.unwrap();
+    assert_eq!(app.credit.used_bytes(), 0);
+}

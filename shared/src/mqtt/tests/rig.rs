@@ -31,7 +31,12 @@ impl Rig {
 
     /// Connected with one of the packets above, CONNACK taken.
     pub fn open(connect: &[u8]) -> Self {
-        let mut rig = Self::new(limits());
+        Self::open_within(connect, limits())
+    }
+
+    /// The same within other bounds.
+    pub fn open_within(connect: &[u8], limits: Limits) -> Self {
+        let mut rig = Self::new(limits);
         rig.feed(connect);
         assert!(matches!(rig.events[..], [Inbound::Connect(_)]), "{:?}", rig.events);
         rig.events.clear();
@@ -102,4 +107,17 @@ impl Rig {
 /// PUBLISH of `x` to `a`, QoS 1 unless `first` says otherwise.
 pub fn publish3(first: u8, id: u8) -> Vec<u8> {
     vec![first, 6, 0, 1, b'a', 0, id, b'x']
+}
+
+/// PUBLISH of so many bytes to `a` at QoS 1: 128 and more, in a packet of five bytes more with its header and a byte for each seven bits
+/// of its length beyond the first.
+pub fn large_publish3(id: u8, payload_bytes: usize) -> Vec<u8> {
+    let (mut packet, mut left) = (vec![0x32], payload_bytes + 5);
+    while left > 127 {
+        packet.push(left as u8 | 128);
+        left >>= 7;
+    }
+    packet.extend([left as u8, 0, 1, b'a', 0, id]);
+    packet.resize(packet.len() + payload_bytes, id);
+    packet
 }
