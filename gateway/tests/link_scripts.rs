@@ -104,7 +104,8 @@ fn message(kind: &str, what: &str, n: u64) -> PeerMessage {
         "query" => {
             let device = String::from_utf8(bytes()).unwrap();
             let (from, to, page) = (EpochMs(0), EpochMs(1), Page::default());
-            let query = WindowQuery { device, stream: None, from, to, every_ms: None, stale: false, page };
+            let (every_ms, stale, wait_ms) = (None, false, 1_000);
+            let query = WindowQuery { device, stream: None, from, to, every_ms, stale, page, wait_ms };
             PeerMessage::Query { id: n, shard: GROUP, query }
         }
         "interest" => PeerMessage::Interest { filters: [format!("{what}/{n}")].into() },

@@ -1,10 +1,11 @@
 //! A shard of one replica, turn by turn.
 
 use selvedge_gateway::logic::machine::{
-    Connect, Disconnect, Item, Judged, Machine, Origin, Outcome, Publish, Reading, Rules, Submission, Verdict,
+    Connect, Disconnect, Item, Judged, Machine, Origin, Outcome, Page, Publish, Query, Reading, Rules, Scan,
+    Submission, Verdict,
 };
 use selvedge_gateway::logic::paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
-use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage};
+use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::shard::{
     Effects, Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, Settings, Shard, SnapshotState,
 };
@@ -25,6 +26,8 @@ struct Host {
     answers: Vec<(u64, ForwardAnswer)>,
     cut: Vec<u64>,
     released: Option<u64>,
+    /// Questions that are gathered, by their ids.
+    scans: Vec<(u64, Scan)>,
 }
 
 impl Host {
@@ -33,9 +36,9 @@ impl Host {
         let group = GroupConfig { group: ShardId(0), me: ME, members: vec![ME], limits: Limits::default() };
         let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
         let shard = Shard::recover(settings, Machine::new(ShardId(0), rules), Recovered::default()).unwrap();
-        let (answers, cut) = (Vec::new(), Vec::new());
+        let (answers, cut, scans) = (Vec::new(), Vec::new(), Vec::new());
         let (wall, sure) = (1_764_000_000_000, true);
-        let mut host = Self { shard, mono_ms: 0, wall, sure, answers, cut, released: None };
+        let mut host = Self { shard, mono_ms: 0, wall, sure, answers, cut, released: None, scans };
         host.settle();
         host.wait(1_000);
         assert!(host.shard.serves());
@@ -53,7 +56,9 @@ impl Host {
     /// Turns until nothing is to be written any more; every write is on disk at once.
     fn settle(&mut self) {
         loop {
-            let Effects { send, records, token, cut, released, .. } = self.shard.take(self.now()).unwrap();
+            let Effects { send, records, token, cut, released, scans, .. } =
+                self.shard.take(self.now()).unwrap();
+            self.scans.extend(scans.into_iter().map(|s| (s.id, s.scan)));
             for (_, message) in send {
                 if let PeerMessage::Forwarded { n, answer, .. } = message {
                     self.answers.push((n, answer));
@@ -263,5 +268,108 @@ fn a_snapshot_that_found_no_room_is_made_again_when_the_log_asks_though_nothing_
         host.step(Event::SnapshotWanted);
         let again = host.shard.take(host.now()).unwrap().snapshot.map(|(slot, _)| slot);
         assert_eq!(again, (!saved).then_some(slot));
+    }
+}
+
+/// A shard with so many devices of one stream each.
+fn with_devices(count: u32) -> Host {
+    let mut host = Host::new(Rules {
+        max_streams: count + 1,
+        max_names_bytes: 64 << 20,
+        max_open_parts: 1_000_000,
+        recent_bytes: 0,
+        ..Rules::default()
+    });
+    for n in 0..count.div_ceil(1_000) {
+        let names = n * 1_000..count.min((n + 1) * 1_000);
+        let reading = |stream| Reading { stream, time: None, value: 1.0, seq: None, boot: None };
+        let name = |i| StreamName { device: format!("press-{i:05}"), stream: "temperature".into() };
+        let readings = (0..names.len() as u32).map(reading).collect();
+        let items = vec![Item::Publish(Publish { source: None, readings })];
+        let streams = names.map(name).collect();
+        host.forward(u64::from(n) + 1, Submission { streams, makers: Vec::new(), items }.encode());
+    }
+    host
+}
+
+fn ask(from: u16, id: u64, device: &str, wait_ms: u32) -> Event {
+    let (from_time, to) = (EpochMs(i64::MIN), EpochMs(i64::MAX));
+    let query = WindowQuery {
+        device: device.into(),
+        stream: None,
+        from: from_time,
+        to,
+        every_ms: None,
+        stale: true,
+        page: Page::default(),
+        wait_ms,
+    };
+    Event::Query { from: GatewayId(from), id, query }
+}
+
+#[test]
+fn a_question_about_very_many_names_takes_turns_and_holds_up_no_question_about_one() {
+    let mut host = with_devices(10_000);
+    host.step(ask(1, 1, "*-09999", 1_000));
+    host.settle();
+    assert_eq!(host.scans.len(), 0, "more names than one turn looks at");
+    assert_eq!(host.shard.deadline_ms(host.now()), Some(host.mono_ms), "the next turn is due");
+    host.step(ask(1, 1, "*-09999", 1_000));
+    host.step(ask(1, 2, "press-00007", 1_000));
+    host.settle();
+    assert_eq!(host.scans.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2]);
+    host.wait(100);
+    let [(2, _), (1, _)] = &host.scans[..] else { panic!("{:?}", host.scans) };
+    let rows = host.scans.drain(..).map(|(_, scan)| scan.finish().windows);
+    assert_eq!(
+        rows.map(|rows| rows[0].device.to_string()).collect::<Vec<_>>(),
+        ["press-00007", "press-09999"]
+    );
+}
+
+#[test]
+fn nothing_is_gathered_for_an_asker_that_waits_no_longer_or_is_gone() {
+    let mut host = with_devices(10_000);
+    host.step(ask(1, 1, "*-09999", 1));
+    host.step(ask(2, 2, "*-09999", 1_000));
+    host.settle();
+    host.step(Event::Peers { up: vec![GatewayId(3)], restarted: Vec::new() });
+    host.wait(100);
+    assert_eq!(host.scans.len(), 0);
+    host.step(ask(3, 3, "*-09999", 1_000));
+    host.wait(100);
+    assert_eq!(host.scans.len(), 1);
+}
+
+/// How long the longest turn of a shard is that knows 20,000 names:
+/// `cargo test --release -p selvedge-gateway --test shard -- --ignored --nocapture longest_turn`.
+#[test]
+#[ignore = "a measurement"]
+fn longest_turn_of_a_question_about_20_000_names() {
+    for pattern in ["press-*", "*-19999", "*9*9*9*"] {
+        let mut host = with_devices(20_000);
+        let (from, to) = (EpochMs(i64::MIN), EpochMs(i64::MAX));
+        let query = Query { device: pattern, stream: None, from, to, every_ms: None };
+        // The best of several, for other programs take their time, too.
+        let mut best = [std::time::Duration::MAX; 2];
+        let mut turns = 0;
+        for id in 0..20 {
+            let began = std::time::Instant::now();
+            let whole = host.shard.machine().scan(&query, &Page::default());
+            best[0] = best[0].min(began.elapsed());
+            host.step(ask(1, id, pattern, 60_000));
+            let mut longest = std::time::Duration::ZERO;
+            turns = 0;
+            while host.scans.is_empty() {
+                let began = std::time::Instant::now();
+                host.settle();
+                longest = longest.max(began.elapsed());
+                turns += 1;
+            }
+            best[1] = best[1].min(longest);
+            assert_eq!(host.scans.pop().unwrap().1.finish(), whole.finish());
+        }
+        let [at_once, longest] = best;
+        println!("{pattern}: at once {at_once:?}; {turns} turns, the longest {longest:?}");
     }
 }

@@ -282,6 +282,7 @@ fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
         every_ms: None,
         stale: false,
         page: Page::default(),
+        wait_ms: QUERY_WAIT_MS as u32,
     };
     for (key, value) in given {
         let bad = |why: String| (key.clone(), why);

@@ -277,6 +277,9 @@ impl Switch {
         self.tell_interest();
         if self.asks.open() > 0 {
             let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+            for (question, _) in self.replies.extract_if(.., |_, reply| reply.is_closed()) {
+                self.asks.withdraw(now_ms, question, &mut effects);
+            }
             self.asks.timer(now_ms, &mut effects);
             self.perform(effects);
         }

@@ -296,7 +296,9 @@ impl Asks {
         let (Some(to), Some(open)) = (to, self.open.get(&ask.question)) else { return };
         ask.tried.insert(to);
         self.balancer.began(to);
-        let message = PeerMessage::Query { id, shard: ask.shard, query: open.wanted.query.clone() };
+        let wait_ms = open.wanted.deadline_ms.saturating_sub(now_ms).try_into().unwrap_or(u32::MAX);
+        let query = WindowQuery { wait_ms, ..open.wanted.query.clone() };
+        let message = PeerMessage::Query { id, shard: ask.shard, query };
         out.push(Effect::Send(to, message));
     }
 
@@ -318,6 +320,15 @@ impl Asks {
             }
         }
         Some(ask.shard)
+    }
+
+    /// Nobody waits for the answer any more. Shards that were asked go on for as long as they were told that one would.
+    pub fn withdraw(&mut self, now_ms: u64, question: u64, out: &mut Vec<Effect>) {
+        let of = |(_, ask): &(&u64, &Ask)| ask.question == question;
+        let asked: Vec<_> = self.asks.iter().filter(of).map(|(id, _)| *id).collect();
+        asked.into_iter().for_each(|id| _ = self.over(now_ms, id, false));
+        self.open.remove(&question);
+        self.pump(now_ms, out);
     }
 
     fn give_up(&mut self, now_ms: u64, question: u64, out: &mut Vec<Effect>) {
@@ -370,6 +381,7 @@ mod tests {
             every_ms: None,
             stale,
             page: Page::default(),
+            wait_ms: 0,
         };
         Wanted { query, policy: Policy::PowerOfTwo, deadline_ms: 3_000 }
     }

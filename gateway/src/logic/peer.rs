@@ -141,6 +141,8 @@ pub struct WindowQuery {
     pub stale: bool,
     /// How much of it is wanted.
     pub page: Page,
+    /// For how long the answer is waited for, in milliseconds, from when this leaves.
+    pub wait_ms: u32,
 }
 
 impl WindowQuery {

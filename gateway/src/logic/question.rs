@@ -118,6 +118,7 @@ impl Desk {
             every_ms: a.every_ms,
             stale: a.stale,
             page,
+            wait_ms: question.wait_ms,
         };
         Verdict::Taken(Wanted { query, policy: question.policy, deadline_ms })
     }

@@ -188,6 +188,7 @@ impl Site {
             every_ms: None,
             stale: false,
             page: Page::default(),
+            wait_ms: 10_000,
         };
         let now = now(began);
         self.at(leader).replica.step(now, Event::Query { from: leader, id, query });

@@ -34,7 +34,7 @@ fn known_streams_go_on_beside_a_new_one_that_is_not_let_in() {
     let judged = publish(&mut s, "c", &many("d", 0, 3));
     let set_aside = vec![SetAside { reading: 2, reason: Reason::StreamsFull }];
     assert_eq!(judged, Judged { counted: 2, recognised: 0, set_aside });
-    assert_eq!(s.machine.devices(None, 1)[0].refused, 1);
+    assert_eq!(s.machine.devices(None, 1).0[0].refused, 1);
     // With room again it is let in, by the same publish.
     s.item(2_000, Item::Retire { device: "d".into(), stream: Some("s0".into()) });
     assert_eq!(publish(&mut s, "c", &many("d", 1, 2)).counted, 2);

@@ -140,7 +140,7 @@ fn a_query_merges_closed_and_open_parts_and_wider_windows() {
     assert_eq!(query(None, 0, 60_000, Some(15_000)), [], "no kept width divides it");
     assert_eq!(query(None, 0, 60_000, Some(0)), []);
     assert_eq!(query(Some("none"), 0, 60_000, None), []);
-    assert_eq!(s.machine.devices(None, 9)[0].streams, 1);
-    assert_eq!(s.machine.devices(Some("d"), 9), []);
+    assert_eq!(s.machine.devices(None, 9).0[0].streams, 1);
+    assert_eq!(s.machine.devices(Some("d"), 9), (vec![], false));
     assert_eq!(s.machine.streams("d")[0].watermark, EpochMs(43_000));
 }

@@ -217,8 +217,8 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         || (text(), text(), time()).prop_map(|(device, stream, start)| Place { device, stream, start });
     let page =
         (of(place()), any::<(u32, u32)>()).prop_map(|(after, (limit, bytes))| Page { after, limit, bytes });
-    let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool)>(), page).prop_map(
-        |(device, stream, from, to, (every_ms, stale), page)| WindowQuery {
+    let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool, u32)>(), page).prop_map(
+        |(device, stream, from, to, (every_ms, stale, wait_ms), page)| WindowQuery {
             device,
             stream,
             from,
@@ -226,6 +226,7 @@ fn message() -> impl Strategy<Value = PeerMessage> {
             every_ms,
             stale,
             page,
+            wait_ms,
         },
     );
     let answered = prop_oneof![

@@ -801,8 +801,9 @@ impl World {
         self.reads.asked(id, &device, acknowledged);
         let (from, to) = (EpochMs(*TIME_RANGE.start()), EpochMs(*TIME_RANGE.end()));
         let shard = self.common.ring.shard_of(&device);
-        let page = Page::default();
-        let query = WindowQuery { device, stream: None, from, to, every_ms: None, stale: false, page };
+        let (page, wait_ms) = (Page::default(), 3_000);
+        let query =
+            WindowQuery { device, stream: None, from, to, every_ms: None, stale: false, page, wait_ms };
         let packet = Packet::Ask { to: at, shard, id, query };
         self.net.put(self.now + 1 + self.random.below(5), packet);
     }

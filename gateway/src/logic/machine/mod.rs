@@ -42,6 +42,7 @@ mod clients;
 mod command;
 mod dedup;
 mod fullness;
+mod gather;
 mod idle;
 mod judged;
 mod names;
@@ -66,12 +67,15 @@ pub use clients::{FORGET_AFTER_S, KEPT_ENTRIES, MAX_INFLIGHT_ENTRIES, MAX_UNRELE
 pub use command::*;
 pub use dedup::{MAX_BOOTS_ENTRIES, MAX_NUMBER, SEQUENCE_WIDTH_ENTRIES};
 pub use fullness::{Fullness, WARN_PERCENT};
+pub use gather::{GATHER_TURN_STEPS, Gathering};
 pub use judged::{Judged, Reason, SetAside};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
 pub use quarantine::{
     MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats, Quarantined,
 };
-pub use query::{DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView};
+pub use query::{
+    DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView,
+};
 pub use retire::MAX_TICK_RETIRED_ENTRIES;
 pub use rules::{BadRule, Override, Rules};
 pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};

@@ -14,7 +14,8 @@
 use super::judged::Reason;
 use super::rules::Rules;
 use super::slots::Slots;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// One device: its name and its streams, ordered by name.
@@ -54,6 +55,8 @@ pub(super) struct Names {
     pub streams: Slots<Stream>,
     makers: Slots<Maker>,
     by_name: HashMap<Arc<str>, u32>,
+    /// Derived: the same in the order of the names, for questions. Readings look devices up more quickly in the other.
+    ordered: BTreeMap<Arc<str>, u32>,
     by_client: HashMap<Arc<str>, u32>,
     /// Stream names, which devices of a kind share, and how many streams have each.
     words: HashMap<Arc<str>, u32>,
@@ -63,6 +66,25 @@ pub(super) struct Names {
 impl Names {
     pub fn device(&self, device: &str) -> Option<u32> {
         self.by_name.get(device).copied()
+    }
+
+    /// The devices from a name on, by name.
+    pub fn devices_from<'a>(
+        &'a self,
+        from: Bound<&str>,
+    ) -> impl Iterator<Item = (&'a Arc<str>, u32)> + use<'a> {
+        self.ordered.range::<str, _>((from, Bound::Unbounded)).map(|(name, id)| (name, *id))
+    }
+
+    /// The streams of a device from a name on, by name.
+    pub fn streams_from(&self, device: u32, from: Bound<&str>) -> &[u32] {
+        let streams = &self.devices[device].streams;
+        let is_before = |id: &u32| match from {
+            Bound::Included(from) => &*self.streams[*id].name < from,
+            Bound::Excluded(from) => &*self.streams[*id].name <= from,
+            Bound::Unbounded => false,
+        };
+        &streams[streams.partition_point(is_before)..]
     }
 
     /// Where the stream is in its device's list, or where it would be.
@@ -169,6 +191,7 @@ impl Names {
         let name: Arc<str> = device.into();
         self.bytes += name.len();
         let id = self.devices.insert(Device { name: name.clone(), streams: Vec::new(), refused: 0 });
+        self.ordered.insert(name.clone(), id);
         self.by_name.insert(name, id);
         id
     }
@@ -210,6 +233,7 @@ impl Names {
         {
             self.bytes -= device.name.len();
             self.by_name.remove(&device.name);
+            self.ordered.remove(&device.name);
         }
         if let Some(uses) = self.words.get_mut(&name) {
             *uses -= 1;
@@ -264,6 +288,7 @@ impl Names {
         let name: Arc<str> = name.into();
         self.bytes += name.len();
         let device = Device { name: name.clone(), streams: Vec::new(), refused };
+        self.ordered.insert(name.clone(), id);
         self.devices.restore(id, device, most) && self.by_name.insert(name, id).is_none()
     }
 

@@ -9,11 +9,10 @@ use super::judged::Reason;
 use bincode::{Decode, Encode};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::frame::encoded_bytes;
-use selvedge_shared::pattern::Pattern;
 use selvedge_shared::question::Place;
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
-use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// The most windows, devices or streams of one answer.
@@ -21,6 +20,9 @@ pub const MAX_ANSWER_ENTRIES: usize = 10_000;
 
 /// The most bytes of the windows of one answer, as encoded: a link's frame holds it with room to spare.
 pub const MAX_ANSWER_BYTES: u32 = 1024 * 1024;
+
+/// A list of devices ends when so many streams were looked at for it.
+pub const DEVICES_STREAMS: usize = 8_192;
 
 /// Which windows are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,39 +128,19 @@ impl WindowView {
 }
 
 impl Machine {
-    /// The streams that are asked for, by the names of their devices and their own, from the place on.
-    pub(super) fn wanted(&self, query: &Query<'_>, after: Option<&Place>) -> Vec<u32> {
-        let names = &self.names;
-        let (device, stream) = (Pattern::read(query.device), query.stream.map(Pattern::read));
-        let mut devices: Vec<u32> = match device.exact() {
-            None => {
-                let fitting = names.devices.iter().filter(|(_, d)| device.matches(&d.name));
-                fitting.map(|(id, _)| id).collect()
+    /// The devices after `after` by name, at most `most` and [`MAX_ANSWER_ENTRIES`], and at least one but no more than have
+    /// [`DEVICES_STREAMS`] streams; and whether there are more behind them.
+    pub fn devices(&self, after: Option<&str>, most: usize) -> (Vec<DeviceInfo>, bool) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut list, mut left) = (Vec::new(), DEVICES_STREAMS);
+        for (_, id) in self.names.devices_from(from) {
+            if list.len() >= most.min(MAX_ANSWER_ENTRIES) || left == 0 {
+                return (list, true);
             }
-            Some(name) => names.device(name).into_iter().collect(),
-        };
-        let name = |id: &u32| &*names.devices[*id].name;
-        devices.retain(|id| after.is_none_or(|after| name(id) >= after.device.as_str()));
-        devices.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-        let streams = devices.iter().flat_map(|device| names.devices[*device].streams.iter());
-        let fits = |id: &&u32| stream.as_ref().is_none_or(|pattern| pattern.matches(names.of(**id).1));
-        streams.filter(fits).copied().collect()
-    }
-
-    /// The devices after `after` by name, at most `most` and [`MAX_ANSWER_ENTRIES`].
-    pub fn devices(&self, after: Option<&str>, most: usize) -> Vec<DeviceInfo> {
-        let mut first: BTreeMap<&str, u32> = BTreeMap::new();
-        let most = most.min(MAX_ANSWER_ENTRIES);
-        for (id, device) in self.names.devices.iter() {
-            if after.is_some_and(|after| *device.name <= *after) {
-                continue;
-            }
-            first.insert(&device.name, id);
-            if first.len() > most {
-                first.pop_last();
-            }
+            left = left.saturating_sub(self.names.devices[id].streams.len());
+            list.push(self.device_info(id));
         }
-        first.values().map(|id| self.device_info(*id)).collect()
+        (list, false)
     }
 
     /// A device; nothing if it is not known.

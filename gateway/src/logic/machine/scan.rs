@@ -1,13 +1,14 @@
 //! A question on its way: what the machine had in memory when it was asked, and which contents of batches are still to be looked at.
 //!
-//! The state of a shard at one slot is its open parts, its closed parts that wait to be cut, and the contents of the batches that it
-//! keeps. [`Machine::scan`] takes the first two along at once and names the batches whose windows may be asked for; contents never
-//! change, so it does not matter when they are read, nor by which thread. Parts add up in any order. So the answer is that of
-//! the one slot at which the scan began, whatever is applied meanwhile.
+//! The state of a stream at one slot is its open parts, its closed parts that wait to be cut, and the contents of the batches that
+//! the shard keeps. The first two are taken along, for many streams turn by turn (see [`super::gather`]); then the batches are named
+//! whose windows may be asked for. Contents never change, so it does not matter when they are read, nor by which thread: of each
+//! stream those count that were cut when it was looked at. Parts add up in any order. So what is answered of a stream is its
+//! state at one slot, whatever is applied meanwhile.
 //!
 //! Only the rows of one page are gathered: when they are too many, the last one in the order of all goes, and the page ends before it.
 //!
-//! Invariant: an answer holds every part, of the state at its slot, of each of its windows, except those of batches that it counts as
+//! Invariant: an answer holds every part, of its stream's state at that slot, of each of its windows, except those of batches that it counts as
 //! lacking and of those that closed before the time that it tells.
 //! Limits: a scan gathers the rows of one page, of at most [`MAX_SCAN_STREAMS`] streams, from contents of at most [`MAX_SCAN_BYTES`]: the
 //! latest ones. Widths that the rules no longer have are not answered.
@@ -32,14 +33,16 @@ pub const MAX_SCAN_BYTES: u64 = 8 * 1024 * 1024;
 /// The most streams of one page, those without a row included.
 pub const MAX_SCAN_STREAMS: usize = 4_096;
 
-/// A stream that is asked for, as it was when the scan began.
+/// A stream that is asked for, as it was when it was looked at.
 #[derive(Debug)]
-struct Of {
-    device: Arc<str>,
-    stream: Arc<str>,
+pub(super) struct Of {
+    pub device: Arc<str>,
+    pub stream: Arc<str>,
     /// The width of the parts that make up its windows.
-    width_ms: u32,
-    watermark: EpochMs,
+    pub width_ms: u32,
+    pub watermark: EpochMs,
+    /// The last batch that was cut by then: parts in later ones were still in memory.
+    pub cut: u64,
 }
 
 /// A window in the making, and how many bytes it will take.
@@ -55,7 +58,7 @@ struct Row {
 }
 
 /// What a part adds to its window.
-struct Addend<'a> {
+pub(super) struct Addend<'a> {
     width_ms: u32,
     start: EpochMs,
     aggregate: &'a Aggregate,
@@ -66,7 +69,7 @@ struct Addend<'a> {
 }
 
 impl<'a> Addend<'a> {
-    fn of(part: &'a Closed, closed: bool) -> Self {
+    pub fn of(part: &'a Closed, closed: bool) -> Self {
         let Closed { width_ms, start, aggregate, set_aside, sequences, .. } = part;
         let (width_ms, start, set_aside, late) = (*width_ms, *start, *set_aside, part.late_count());
         Self { width_ms, start, aggregate, late, closed, set_aside, sequences }
@@ -78,12 +81,12 @@ impl<'a> Addend<'a> {
 pub struct Scan {
     from: EpochMs,
     to: EpochMs,
-    every_ms: Option<u32>,
+    pub(super) every_ms: Option<u32>,
     after: Option<Place>,
     most_rows: usize,
     most_bytes: usize,
     /// By device and stream.
-    streams: Vec<Of>,
+    pub(super) streams: Vec<Of>,
     /// By place in `streams` and start.
     rows: BTreeMap<(usize, EpochMs), Row>,
     bytes: usize,
@@ -111,11 +114,12 @@ impl Machine {
     pub fn wall_of(&self, earlier: ElapsedMs) -> EpochMs {
         self.wall.plus(-i64::try_from(self.elapsed.since(earlier)).unwrap_or(i64::MAX))
     }
+}
 
-    /// Begins to answer a question.
-    pub fn scan(&self, query: &Query<'_>, page: &Page) -> Scan {
-        let ids = self.wanted(query, page.after.as_ref());
-        let mut scan = Scan {
+impl Scan {
+    /// One without streams; [`super::gather`] brings them.
+    pub(super) fn new(query: &Query<'_>, page: &Page) -> Self {
+        Self {
             from: query.from,
             to: query.to,
             every_ms: query.every_ms,
@@ -129,45 +133,22 @@ impl Machine {
             wanted: BTreeMap::new(),
             since: None,
             lacking: 0,
-        };
-        let mut places: BTreeMap<u32, usize> = BTreeMap::new();
-        for id in ids {
-            let stream = &self.streams.list[id as usize];
-            let class = &self.classes[usize::from(stream.class)];
-            let Some(width_ms) = width_of(class, query.every_ms) else { continue };
-            let (device, name) = self.names.of(id);
-            if scan.streams.len() >= MAX_SCAN_STREAMS {
-                let (device, stream) = (device.to_string(), name.to_string());
-                scan.end_before(Place { device, stream, start: EpochMs(i64::MIN) });
-                break;
-            }
-            places.insert(id, scan.streams.len());
-            let watermark = self.now().told(stream.watermark, class);
-            let (device, stream) = (device.clone(), name.clone());
-            scan.streams.push(Of { device, stream, width_ms, watermark });
         }
-        for (id, place) in &places {
-            let stream = &self.streams.list[*id as usize];
-            let class = &self.classes[usize::from(stream.class)];
-            for open in &stream.open {
-                let part = open.clone().close(*id, class, stream.watermark, 0);
-                scan.add(*place, &Addend::of(&part, false));
-            }
-        }
-        for part in &self.outbox.waiting {
-            if let Some(place) = places.get(&part.stream) {
-                scan.add(*place, &Addend::of(part, true));
-            }
-        }
-        if !scan.streams.is_empty() {
-            let cut = scan.want(self.outbox.kept, self.outbox.manifest.iter());
-            scan.since = self.outbox.released.max(cut).map(|at| self.wall_of(at));
-        }
-        scan
     }
-}
 
-impl Scan {
+    /// Notes which batches are to be looked at, once all streams are known.
+    pub(super) fn want_batches(&mut self, machine: &Machine) {
+        if !self.streams.is_empty() {
+            let cut = self.want(machine.outbox.kept, machine.outbox.manifest.iter());
+            self.since = machine.outbox.released.max(cut).map(|at| machine.wall_of(at));
+        }
+    }
+
+    /// Whether the page ends before this stream.
+    pub(super) fn is_beyond_page(&self, device: &str, stream: &str) -> bool {
+        self.next.as_ref().is_some_and(|next| (device, stream) > (next.device.as_str(), next.stream.as_str()))
+    }
+
     /// Whether nothing more is to be looked at.
     pub fn is_complete(&self) -> bool {
         self.wanted.is_empty()
@@ -190,7 +171,9 @@ impl Scan {
         };
         let places: Vec<_> = batch.streams.iter().map(|of| place(&of.device, &of.stream)).collect();
         for part in &batch.parts {
-            if let Some(Some(place)) = places.get(part.stream as usize) {
+            if let Some(Some(place)) = places.get(part.stream as usize)
+                && self.streams.get(*place).is_some_and(|of| seq <= of.cut)
+            {
                 let Part { width_ms, start, late, set_aside, .. } = *part;
                 let (aggregate, sequences, closed) = (&part.aggregate, &part.sequences, true);
                 self.add(*place, &Addend { width_ms, start, aggregate, late, closed, set_aside, sequences });
@@ -249,7 +232,7 @@ impl Scan {
     }
 
     /// Takes in a part of a window of a stream.
-    fn add(&mut self, place: usize, part: &Addend<'_>) {
+    pub(super) fn add(&mut self, place: usize, part: &Addend<'_>) {
         let Some(of) = self.streams.get(place).filter(|of| of.width_ms == part.width_ms) else { return };
         let every = self.every_ms.unwrap_or(part.width_ms);
         let start = part.start.window_start(every);
@@ -292,7 +275,7 @@ impl Scan {
         }
     }
 
-    fn end_before(&mut self, next: Place) {
+    pub(super) fn end_before(&mut self, next: Place) {
         self.next = Some(self.next.take().map_or(next.clone(), |known| known.min(next)));
     }
 }
@@ -301,7 +284,7 @@ impl Scan {
 const ROW_BYTES: usize = 2 * 3 + 5 + 9 + 9 + 5 + 1 + 9 + 9;
 
 /// The width of the parts that make up an answer.
-fn width_of(class: &Class, every_ms: Option<u32>) -> Option<u32> {
+pub(super) fn width_of(class: &Class, every_ms: Option<u32>) -> Option<u32> {
     match every_ms {
         None => class.windows_ms.first().copied(),
         Some(every) => class.windows_ms.iter().copied().filter(|w| every > 0 && every % w == 0).max(),

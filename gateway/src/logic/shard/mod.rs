@@ -18,10 +18,11 @@
 //! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
 //! before the query came.
 //! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
-//! to come again; at most [`MAX_QUERIES`] queries wait.
+//! to come again; at most [`MAX_QUERIES`] queries wait, and a turn looks at so many names for them (see [`reads`]).
 
 mod clock;
 mod lead;
+mod reads;
 mod recover;
 mod tables;
 mod transfer;
@@ -39,6 +40,7 @@ use crate::logic::peer::{
 use crate::wal;
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
+use reads::Reads;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
@@ -325,6 +327,7 @@ pub struct Shard {
     readable: Vec<(Slot, (GatewayId, u64, WindowQuery))>,
     last_read: u64,
     helped: BTreeMap<GatewayId, Helped>,
+    reads: Reads,
     receiving: Option<Receiving>,
     uplink: UplinkView,
     hand_back: HandBack,
@@ -369,6 +372,7 @@ impl Shard {
             readable: Vec::new(),
             last_read: 0,
             helped: BTreeMap::new(),
+            reads: Reads::default(),
             receiving: None,
             uplink: UplinkView::default(),
             out,
@@ -393,6 +397,7 @@ impl Shard {
             Event::Peers { up, restarted } => {
                 self.hand_back.peers(now, &up, &restarted);
                 self.absent.peers(now, &up);
+                self.reads.peers(self.me, &up);
                 self.group.step(now.mono_ms, paxos::Event::Peers { up, restarted });
             }
             Event::Clocks { outside } => {
@@ -455,7 +460,7 @@ impl Shard {
         }
         self.note_learned(now);
         self.helped.retain(|_, helped| helped.until_ms > now.mono_ms);
-        self.serve_reads();
+        self.serve_reads(now);
         self.publish_wills();
         self.snapshot_if_due();
         self.note_uplink();
@@ -471,7 +476,8 @@ impl Shard {
         let pull = self.receiving.as_ref().and_then(Receiving::deadline_ms);
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
         let lost = self.lost_due_ms(now);
-        [self.group.deadline(), tick, pull, hand_back, lost].into_iter().flatten().min()
+        let reads = (!self.reads.is_empty()).then_some(now.mono_ms);
+        [self.group.deadline(), tick, pull, hand_back, lost, reads].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -628,7 +634,7 @@ impl Shard {
 
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {
         if query.stale {
-            return self.scan(from, id, &query);
+            return self.scan(now, from, id, &query);
         }
         if self.asked.len() + self.readable.len() >= MAX_QUERIES {
             return self.answer(from, id, QueryAnswer::Unavailable);
@@ -638,20 +644,22 @@ impl Shard {
         self.group.step(now.mono_ms, paxos::Event::Read { id: self.last_read });
     }
 
-    fn serve_reads(&mut self) {
+    fn serve_reads(&mut self, now: Now) {
         let applied = self.machine.slot();
         for (slot, (to, id, query)) in std::mem::take(&mut self.readable) {
             if slot <= applied {
-                self.scan(to, id, &query);
+                self.scan(now, to, id, &query);
             } else {
                 self.readable.push((slot, (to, id, query)));
             }
         }
+        self.reads.gather(now.mono_ms, &self.machine, &mut self.out.scans);
     }
 
-    fn scan(&mut self, to: GatewayId, id: u64, query: &WindowQuery) {
-        let scan = self.machine.scan(&query.as_query(), &query.page);
-        self.out.scans.push(Scanning { to, id, scan });
+    fn scan(&mut self, now: Now, to: GatewayId, id: u64, query: &WindowQuery) {
+        if !self.reads.put(now.mono_ms, to, id, query) {
+            self.answer(to, id, QueryAnswer::Unavailable);
+        }
     }
 
     fn answer(&mut self, to: GatewayId, id: u64, answer: QueryAnswer) {

@@ -18,9 +18,7 @@ impl Shard {
             TableQuestion::Quarantine { what, .. } => self.quarantine(what),
             TableQuestion::Devices { after, most, .. } => {
                 let most = (most as usize).min(DEVICES_PAGE_ENTRIES);
-                let mut list = machine.devices(after.as_deref(), most + 1);
-                let more = list.len() > most;
-                list.truncate(most);
+                let (list, more) = machine.devices(after.as_deref(), most);
                 TableAnswer::Devices { list, more }
             }
             TableQuestion::Device { device, after, .. } => {

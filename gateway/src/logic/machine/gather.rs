@@ -1,0 +1,168 @@
+//! The first half of a question: what the machine has in memory of the streams that are asked for.
+//!
+//! A pattern may concern every name of a shard, and the thread that looks at them answers heartbeats, too. So a question is
+//! gathered turn by turn: each turn has so many steps ([`GATHER_TURN_STEPS`]), a step being a name that is compared, and between two
+//! turns the machine goes on. Where it rests is kept as a name, not as a number, so that streams that come and go meanwhile do no
+//! harm: one that comes behind the name is met, one that comes before it is not.
+//!
+//! Invariant: each stream is looked at once, with all its parts, at one slot at or after that of the question, and the scan remembers
+//! which batches were cut by then, so that no part counts twice. An answer about streams that one turn covers is therefore of one
+//! slot as a whole; beyond that each of its streams is, and later ones may be of later slots. Whatever was chosen before the question
+//! came is in all of them.
+//! Limits: one turn goes beyond its steps by the open parts of one stream and by the parts that wait to be cut, which make one batch.
+
+use super::Machine;
+use super::query::{Page, Query};
+use super::scan::{Addend, MAX_SCAN_STREAMS, Of, Scan, width_of};
+use selvedge_shared::pattern::Pattern;
+use selvedge_shared::question::Place;
+use selvedge_shared::time::EpochMs;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// How many steps of questions one turn of a shard takes. A thousand take some 0.1 ms.
+pub const GATHER_TURN_STEPS: usize = 4_096;
+
+/// How many steps it takes to add a part to an answer.
+const PART_STEPS: usize = 8;
+
+/// A question for which names are still to be looked at.
+#[derive(Debug)]
+pub struct Gathering {
+    device: Pattern,
+    stream: Option<Pattern>,
+    /// The device to go on with.
+    from_device: Bound<Arc<str>>,
+    /// The stream to go on with, if it is that device that is met first.
+    from_stream: Bound<Arc<str>>,
+    scan: Scan,
+}
+
+impl Gathering {
+    /// Nothing is gathered yet.
+    pub fn new(query: &Query<'_>, page: &Page) -> Self {
+        let (device, stream) = (Pattern::read(query.device), query.stream.map(Pattern::read));
+        let after = page.after.as_ref().filter(|after| after.device.as_str() >= device.prefix());
+        let (from_device, from_stream) = match after {
+            Some(Place { device, stream, .. }) => {
+                (Bound::Included(device.as_str().into()), Bound::Included(stream.as_str().into()))
+            }
+            None => (Bound::Included(device.prefix().into()), Bound::Unbounded),
+        };
+        Self { device, stream, from_device, from_stream, scan: Scan::new(query, page) }
+    }
+
+    /// Whether it concerns one device alone.
+    pub fn is_of_one(&self) -> bool {
+        self.device.exact().is_some()
+    }
+
+    /// Goes on while there are steps; true: all is gathered.
+    pub fn go_on(&mut self, machine: &Machine, steps: &mut usize) -> bool {
+        let mut places = BTreeMap::new();
+        let is_done = self.look_at_names(machine, steps, &mut places);
+        for part in &machine.outbox.waiting {
+            if let Some(place) = places.get(&part.stream) {
+                self.scan.add(*place, &Addend::of(part, true));
+                *steps = steps.saturating_sub(PART_STEPS);
+            }
+        }
+        if is_done {
+            self.scan.want_batches(machine);
+        }
+        is_done
+    }
+
+    /// What is gathered.
+    pub fn into_scan(self) -> Scan {
+        self.scan
+    }
+
+    /// Looks at names, and at the open parts of streams that fit; notes where these stand in the scan. True: there are no more names.
+    fn look_at_names(
+        &mut self,
+        machine: &Machine,
+        steps: &mut usize,
+        places: &mut BTreeMap<u32, usize>,
+    ) -> bool {
+        let names = &machine.names;
+        let mut from_stream = std::mem::replace(&mut self.from_stream, Bound::Unbounded);
+        for (name, id) in names.devices_from(self.from_device.as_ref().map(|name| &**name)) {
+            let is_first = std::mem::replace(&mut from_stream, Bound::Unbounded);
+            let is_over = self.device.exact().is_some_and(|exact| exact != &**name);
+            if is_over || !name.starts_with(self.device.prefix()) {
+                return true;
+            }
+            // The place where it rested is that of this device, unless that is gone.
+            let is_it = matches!(&self.from_device, Bound::Included(from) if from == name);
+            let streams_from = if is_it { is_first } else { Bound::Unbounded };
+            if *steps == 0 {
+                (self.from_device, self.from_stream) = (Bound::Included(name.clone()), streams_from);
+                return false;
+            }
+            *steps -= 1;
+            if !self.device.matches(name) {
+                continue;
+            }
+            for id in names.streams_from(id, streams_from.as_ref().map(|stream| &**stream)) {
+                let stream = names.of(*id).1;
+                if *steps == 0 {
+                    self.from_device = Bound::Included(name.clone());
+                    self.from_stream = Bound::Included(stream.clone());
+                    return false;
+                }
+                *steps -= 1;
+                if self.stream.as_ref().is_some_and(|pattern| !pattern.matches(stream)) {
+                    continue;
+                }
+                if self.scan.is_beyond_page(name, stream) {
+                    return true;
+                }
+                if !self.look_at_stream(machine, *id, steps, places) {
+                    return true;
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes in a stream and its open parts; false: there are too many for one page.
+    fn look_at_stream(
+        &mut self,
+        machine: &Machine,
+        id: u32,
+        steps: &mut usize,
+        places: &mut BTreeMap<u32, usize>,
+    ) -> bool {
+        let known = &machine.streams.list[id as usize];
+        let class = &machine.classes[usize::from(known.class)];
+        let Some(width_ms) = width_of(class, self.scan.every_ms) else { return true };
+        let (device, stream) = machine.names.of(id);
+        if self.scan.streams.len() >= MAX_SCAN_STREAMS {
+            let (device, stream) = (device.to_string(), stream.to_string());
+            self.scan.end_before(Place { device, stream, start: EpochMs(i64::MIN) });
+            return false;
+        }
+        let place = self.scan.streams.len();
+        places.insert(id, place);
+        let watermark = machine.now().told(known.watermark, class);
+        let (device, stream, cut) = (device.clone(), stream.clone(), machine.outbox.last());
+        self.scan.streams.push(Of { device, stream, width_ms, watermark, cut });
+        for open in &known.open {
+            let part = open.clone().close(id, class, known.watermark, 0);
+            self.scan.add(place, &Addend::of(&part, false));
+        }
+        *steps = steps.saturating_sub(known.open.len() * PART_STEPS);
+        true
+    }
+}
+
+impl Machine {
+    /// A question for which all names are looked at at once, however many there are: for whoever has nothing else to do.
+    pub fn scan(&self, query: &Query<'_>, page: &Page) -> Scan {
+        let (mut gathering, mut steps) = (Gathering::new(query, page), usize::MAX);
+        gathering.go_on(self, &mut steps);
+        gathering.into_scan()
+    }
+}

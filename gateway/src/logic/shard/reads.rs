@@ -1,0 +1,75 @@
+//! Questions about recent windows that were let in, and are gathered turn by turn (see [`Gathering`]).
+//!
+//! Those about one device do not wait for those about many: each of the two kinds has its own steps in each turn, and of each
+//! kind one question is under way, so that no more than two hold rows here. While some wait, the next turn comes as soon as the host
+//! has looked after everything else.
+//!
+//! Invariant: a question is gathered once, however often its asker repeats it.
+//! Limits: [`MAX_QUERIES`] questions of each kind wait; one is forgotten when its asker waits no longer, or can't be reached.
+
+use super::{MAX_QUERIES, Scanning};
+use crate::logic::machine::{GATHER_TURN_STEPS, Gathering, Machine};
+use crate::logic::peer::WindowQuery;
+use selvedge_shared::ids::GatewayId;
+use std::collections::VecDeque;
+
+#[derive(Debug)]
+struct Read {
+    to: GatewayId,
+    id: u64,
+    until_ms: u64,
+    gathering: Gathering,
+}
+
+/// The questions that are gathered.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    of_one: VecDeque<Read>,
+    of_many: VecDeque<Read>,
+}
+
+impl Reads {
+    /// Takes a question in; false: too many wait.
+    pub fn put(&mut self, now_ms: u64, to: GatewayId, id: u64, query: &WindowQuery) -> bool {
+        let gathering = Gathering::new(&query.as_query(), &query.page);
+        let list = if gathering.is_of_one() { &mut self.of_one } else { &mut self.of_many };
+        if list.iter().any(|read| (read.to, read.id) == (to, id)) {
+            return true;
+        }
+        if list.len() >= MAX_QUERIES {
+            return false;
+        }
+        list.push_back(Read { to, id, until_ms: now_ms.saturating_add(u64::from(query.wait_ms)), gathering });
+        true
+    }
+
+    /// Who can be reached beside this gateway.
+    pub fn peers(&mut self, me: GatewayId, up: &[GatewayId]) {
+        for list in [&mut self.of_one, &mut self.of_many] {
+            list.retain(|read| read.to == me || up.contains(&read.to));
+        }
+    }
+
+    /// Goes on for one turn; what is gathered goes to `out`.
+    pub fn gather(&mut self, now_ms: u64, machine: &Machine, out: &mut Vec<Scanning>) {
+        for list in [&mut self.of_one, &mut self.of_many] {
+            list.retain(|read| read.until_ms > now_ms);
+            let mut steps = GATHER_TURN_STEPS;
+            while steps > 0
+                && let Some(mut read) = list.pop_front()
+            {
+                if !read.gathering.go_on(machine, &mut steps) {
+                    list.push_front(read);
+                    break;
+                }
+                let Read { to, id, gathering, .. } = read;
+                out.push(Scanning { to, id, scan: gathering.into_scan() });
+            }
+        }
+    }
+
+    /// Whether some wait.
+    pub fn is_empty(&self) -> bool {
+        self.of_one.is_empty() && self.of_many.is_empty()
+    }
+}
