@@ -847,3 +847,26 @@ fn a_publish_that_is_too_large_is_answered_set_aside_and_not_routed() {
     assert!(new.said().contains("QuotaExceeded"));
     assert!(old.out.route.is_empty() && new.out.route.is_empty());
 }
+
+#[test]
+fn what_a_session_holds_is_counted_until_it_is_settled_also_beyond_its_connection() {
+    let mut s = Script::open(Version::V5, 60, &[]);
+    let payload = "x".repeat(50_000);
+    assert_eq!(s.session.held_bytes(), 0);
+    // What maps to no stream is done at once; what waits behind a shard that is not noted as touched is held, too.
+    s.publish(1, QoS::AtLeastOnce, "unmapped", &payload);
+    assert_eq!(s.session.held_bytes(), 0);
+    let one = r#"{"value":1,"text":""}"#.replace(r#""text":"""#, &format!(r#""text":"{payload}""#));
+    s.publish(2, QoS::AtMostOnce, "d/a/b", &one);
+    s.publish(3, QoS::ExactlyOnce, "d/a/b", &one);
+    s.publish(4, QoS::AtLeastOnce, "d/a/b", &one);
+    let each = one.len() + "d/a/b".len();
+    assert!((3 * each..3 * (each + 300)).contains(&s.session.held_bytes()), "{}", s.session.held_bytes());
+    s.close(None);
+    assert!(s.session.held_bytes() >= each, "its shards have not judged it");
+    while !s.open.is_empty() {
+        s.settle(0, DONE);
+    }
+    assert_eq!(s.session.held_bytes(), 0);
+    assert!(s.session.is_over());
+}

@@ -10,6 +10,7 @@ use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use crate::logic::shard::Event;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::mqtt::{Application, Charge};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ pub struct Connect {
 pub struct Forwarder {
     me: GatewayId,
     core: Forward,
+    /// For what the core holds.
+    charge: Charge,
     front: Arc<Front>,
     shards: BTreeMap<ShardId, Addr<ShardActor>>,
     switch: Option<Addr<Switch>>,
@@ -87,6 +90,7 @@ impl Forwarder {
         Self {
             me,
             core,
+            charge: Charge::new(front.credit()),
             front,
             shards: BTreeMap::new(),
             switch: None,
@@ -102,6 +106,7 @@ impl Forwarder {
     }
 
     fn perform(&mut self, effects: Effects) {
+        self.charge.set(self.core.queued_bytes());
         let origin = self.core.origin();
         let mut away = Vec::new();
         let mut here: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
@@ -172,11 +177,6 @@ struct Turn;
 
 impl Actor for Forwarder {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        // Bounded by the windows of the connections, which have at most so many publishes unanswered.
-        ctx.set_mailbox_capacity(4096);
-    }
 }
 
 impl Handler<Submit> for Forwarder {

@@ -5,8 +5,9 @@ use crate::actors::arriving::Arriving;
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::{Bounds, DepartureDesk};
 use crate::actors::forwarder::{Forwarder, Submit, Withdraw};
+use crate::actors::link::PeerLinks;
 use crate::actors::orders::{ORDERS, Orders};
-use crate::actors::switch::{InterestChanged, Switch, ToPeers};
+use crate::actors::switch::{InterestChanged, Switch};
 use crate::logic::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
 use crate::logic::forward::{Forwardable, Settled, Ticket};
 use crate::logic::machine::{DueWill, Origin, Outcome};
@@ -21,8 +22,8 @@ use bytes::Bytes;
 use metrics::Counter;
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
-    Answer, Application, CloseReason, Connect, Departure, Handle, Inbound, Publish, QoS, Refusal, Router,
-    Traffic, Version,
+    Answer, Application, Charge, CloseReason, Connect, CreditPool, Departure, Handle, Inbound, Publish, QoS,
+    Refusal, Router, Traffic, Version,
 };
 use selvedge_shared::report::SkippedField;
 use selvedge_shared::time::EpochMs;
@@ -36,8 +37,19 @@ use tokio::sync::oneshot;
 struct Client {
     handle: Arc<Handle>,
     session: Mutex<Session>,
+    /// For what the session holds; settled while that is locked.
+    charge: Charge,
     version: Version,
     since: EpochMs,
+}
+
+impl Client {
+    /// Settles what its session, which is locked, holds now.
+    fn charge(&self, session: &Session) {
+        let bytes = session.held_bytes();
+        self.charge.set(bytes);
+        self.handle.note_held(bytes);
+    }
 }
 
 /// A client that is connected, or is about to be.
@@ -69,6 +81,8 @@ pub struct Ways {
     pub forwarder: Addr<Forwarder>,
     /// The switch.
     pub switch: Addr<Switch>,
+    /// The links to peers.
+    pub links: PeerLinks,
 }
 
 /// What connections and actors share.
@@ -80,6 +94,7 @@ pub struct Front {
     ways: OnceLock<Ways>,
     departures: DepartureDesk,
     clients: RwLock<HashMap<u64, Arc<Client>>>,
+    credit: Arc<CreditPool>,
     arriving: Arriving,
     /// Locked after a session, never before one.
     wills: Mutex<Wills>,
@@ -143,6 +158,7 @@ impl Front {
             ways: OnceLock::new(),
             departures: DepartureDesk::new(bounds),
             clients: RwLock::default(),
+            credit: Arc::default(),
             arriving: Arriving::default(),
             wills: Mutex::default(),
             router: Router::new(),
@@ -177,6 +193,7 @@ impl Front {
         for settled in list {
             session.settled(site, settled, &mut effects);
         }
+        client.charge(&session);
         self.perform(&client, effects);
         let over = session.is_over();
         drop(session);
@@ -381,6 +398,11 @@ impl Front {
         self.clients.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// What is held of publishes that are not answered, in bytes, wherever they are.
+    pub fn held_bytes(&self) -> usize {
+        self.credit.used_bytes()
+    }
+
     /// How many messages of QoS 0 were dropped because their subscribers did not follow.
     pub fn dropped(&self) -> u64 {
         self.router.dropped()
@@ -449,7 +471,8 @@ impl Front {
         if let Some(ways) =
             self.ways.get().filter(|_| !effects.subscribe.is_empty() || !effects.unsubscribe.is_empty())
         {
-            ways.switch.do_send(InterestChanged);
+            // Where there is no room, the switch looks by itself soon.
+            let _ = ways.switch.try_send(InterestChanged);
         }
         self.spread(client.handle.id(), &mut effects);
         self.acked.fetch_add(effects.acked, Ordering::Relaxed);
@@ -512,7 +535,7 @@ impl Front {
         if publishes.is_empty() {
             return;
         }
-        let mut away = Vec::new();
+        let mut away: BTreeMap<GatewayId, Vec<PeerMessage>> = BTreeMap::new();
         let interest = self.interest.read().unwrap_or_else(PoisonError::into_inner);
         if self.router.is_empty() && interest.values().all(Vec::is_empty) {
             return;
@@ -528,19 +551,20 @@ impl Front {
                 if filters.iter().any(|f| f.matches(&p.topic)) {
                     let (topic, payload, qos) = (p.topic.to_string(), p.payload.to_vec(), u8::from(p.qos));
                     let publishes = vec![RoutedPublish { topic, payload, qos }];
-                    away.push((*peer, PeerMessage::Route { publishes }));
+                    away.entry(*peer).or_default().push(PeerMessage::Route { publishes });
                 }
             }
         }
-        if let Some(ways) = self.ways.get().filter(|_| !away.is_empty()) {
-            ways.switch.do_send(ToPeers(away));
+        if let Some(ways) = self.ways.get() {
+            away.into_iter().for_each(|(peer, messages)| ways.links.send(peer, messages));
         }
     }
 
     fn admit(&self, handle: &Arc<Handle>, connect: &Connect) -> Arc<Client> {
         let (id, handle, since) = (handle.id(), handle.clone(), self.clock.now().wall);
         let version = connect.version;
-        let client = Arc::new(Client { handle, session: Mutex::new(Session::new(id)), version, since });
+        let (session, charge) = (Mutex::new(Session::new(id)), Charge::new(self.credit.clone()));
+        let client = Arc::new(Client { handle, session, charge, version, since });
         self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client.clone());
         let before = self.arriving.came(id, &connect.client_id);
         if let Some(before) = before.and_then(|before| self.client(before)) {
@@ -587,6 +611,7 @@ impl Application for Front {
         if gone {
             self.router.disconnect(handle.id());
         }
+        client.charge(&session);
         self.perform(&client, effects);
         let over = session.is_over();
         drop(session);
@@ -597,6 +622,10 @@ impl Application for Front {
 
     fn holds_publishes(&self) -> bool {
         self.overloaded.load(Ordering::Relaxed)
+    }
+
+    fn credit(&self) -> Arc<CreditPool> {
+        self.credit.clone()
     }
 
     fn departed(&self, departure: &Departure) {

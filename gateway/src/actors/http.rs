@@ -200,6 +200,7 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_log_room", f64::from(u8::from(log.room)));
     gauge("selvedge_log_segments", log.segments as f64);
     fullness::set_gauges(&reports);
+    gauge("selvedge_publishes_held_bytes", api.overview.front.held_bytes() as f64);
     gauge("selvedge_clock_sure", f64::from(u8::from(api.clock.now().sure)));
     gauge("selvedge_clocks_outside", api.clock.outside().len() as f64);
     api.metrics.render()
@@ -221,7 +222,8 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     let asked = |at: EpochMs| TIME_RANGE.contains(&at.0).then(|| at.to_string());
     let (from, to) = (asked(query.from), asked(query.to));
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
-    api.overview.switch.do_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
+    // Where there is no room, the reply is closed, as it is where too many questions are open.
+    let _ = api.overview.switch.try_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
     match tokio::time::timeout(wait, answer).await {
         Ok(Ok(told)) if !told.is_nothing() => {

@@ -217,8 +217,8 @@ impl Actor for ShardActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // Bounded by what may be under way: the group's window, the forwarders' batches, one turn's answers.
-        ctx.set_mailbox_capacity(1024);
+        // For what comes from peers, a frame at most at a time: see the essay of the actors.
+        ctx.set_mailbox_capacity(256);
         self.turn(ctx); // re-applies what was committed before the last stop
     }
 }

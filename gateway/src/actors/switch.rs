@@ -175,8 +175,10 @@ impl Switch {
         }
         let Some(to) = &self.to else { return };
         for (shard, events) in events {
-            if let Some(actor) = to.shards.get(&shard) {
-                actor.do_send(ShardEvents(events));
+            if let Some(actor) = to.shards.get(&shard)
+                && actor.try_send(ShardEvents(events)).is_err()
+            {
+                metrics::counter!("selvedge_shard_behind_total").increment(1);
             }
         }
         if !answers.is_empty() {

@@ -389,6 +389,11 @@ impl Actor for UplinkActor {
     }
 }
 
+/// Waits until the actor has taken it, so that TCP presses a broker back that sends faster.
+async fn say(to: &Addr<UplinkActor>, said: FromBroker) {
+    let _ = to.send(said).await; // fails only when the process is ending
+}
+
 async fn listen(mut events: EventLoop, client: AsyncClient, filters: [String; 2], to: Addr<UplinkActor>) {
     loop {
         match events.poll().await {
@@ -399,13 +404,13 @@ async fn listen(mut events: EventLoop, client: AsyncClient, filters: [String; 2]
                     tracing::warn!("can't subscribe to confirmations; trying again on the next connection");
                 }
             }
-            Ok(MqttEvent::Incoming(Packet::SubAck(_))) => to.do_send(FromBroker::Subscribed(Ok(()))),
+            Ok(MqttEvent::Incoming(Packet::SubAck(_))) => say(&to, FromBroker::Subscribed(Ok(()))).await,
             Ok(MqttEvent::Incoming(Packet::Publish(p))) => {
-                to.do_send(FromBroker::Said { topic: p.topic, payload: p.payload });
+                say(&to, FromBroker::Said { topic: p.topic, payload: p.payload }).await;
             }
             Ok(_) => {}
             Err(e) => {
-                to.do_send(FromBroker::Subscribed(Err(e.to_string())));
+                say(&to, FromBroker::Subscribed(Err(e.to_string()))).await;
                 tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
             }
         }
@@ -415,10 +420,10 @@ async fn listen(mut events: EventLoop, client: AsyncClient, filters: [String; 2]
 async fn send(mut events: EventLoop, to: Addr<UplinkActor>) {
     loop {
         match events.poll().await {
-            Ok(MqttEvent::Incoming(Packet::ConnAck(_))) => to.do_send(FromBroker::Publishing(Ok(()))),
+            Ok(MqttEvent::Incoming(Packet::ConnAck(_))) => say(&to, FromBroker::Publishing(Ok(()))).await,
             Ok(_) => {}
             Err(e) => {
-                to.do_send(FromBroker::Publishing(Err(e.to_string())));
+                say(&to, FromBroker::Publishing(Err(e.to_string()))).await;
                 tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
             }
         }

@@ -262,7 +262,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     ];
     parts.extend(actors.iter().map(|(id, shard)| part(&format!("shard {id}"), shard.clone())));
     Supervisor::new(parts).start();
-    front.connect(Ways { forwarder, switch: switch.clone() });
+    front.connect(Ways { forwarder, switch: switch.clone(), links: links.clone() });
 
     let listeners = match threads.listeners {
         0 => None,

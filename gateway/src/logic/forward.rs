@@ -36,8 +36,9 @@ pub const MAX_INFLIGHT_BATCHES: usize = 4;
 pub const PIPELINE_BYTES: usize = 12 * 1024;
 /// A batch takes no further item beyond this estimate of its size.
 pub const MAX_BATCH_BYTES: usize = 128 * 1024;
-/// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down.
-pub const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
+/// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down: half of what all that is
+/// held of publishes may take ([`selvedge_shared::mqtt::credit`]).
+pub const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 /// The most that a reading takes in a batch besides the bytes of its names.
 pub const READING_BYTES: usize = 56;
 /// The most that the client of a new stream takes in a batch besides the bytes of its id.

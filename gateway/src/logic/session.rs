@@ -166,6 +166,10 @@ impl Pending {
     fn of(publish: Option<Publish>, at: EpochMs, open: usize, sent: Sent) -> Self {
         Self { publish, at, open, receipt: None, kept: false, sent, not: None, quarantining: false }
     }
+
+    fn cost_bytes(&self) -> usize {
+        self.publish.as_ref().map_or(0, Publish::cost_bytes)
+    }
 }
 
 /// One connection's session.
@@ -197,7 +201,7 @@ pub struct Session {
     names: RecentNames,
     qos0: usize,
     /// Publishes behind one that waits for a shard to be noted as touched.
-    held: VecDeque<Inbound>,
+    held: HeldList,
     touching: usize,
     /// SUBSCRIBE and UNSUBSCRIBE that wait for the shard of the client id, by token; the connection bounds their bytes.
     asked: BTreeMap<u64, Asked>,
@@ -244,7 +248,7 @@ impl Session {
             pending: PendingList::default(),
             names: RecentNames::default(),
             qos0: 0,
-            held: VecDeque::new(),
+            held: HeldList::default(),
             touching: 0,
             asked: BTreeMap::new(),
         }
@@ -268,6 +272,11 @@ impl Session {
     /// The connection is over and nothing is awaited of it any more.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over && self.pending.is_empty() && !self.connecting && !self.leaving
+    }
+
+    /// What it holds of publishes that are not settled, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.pending.bytes + self.held.bytes
     }
 
     /// CONNECT waited too long for its shard.
@@ -316,12 +325,16 @@ impl Session {
             _ if self.phase == Phase::Over => {} // refused or taken over, which the connection does not know yet
             Inbound::Connect(connect) => self.connect(site, &connect, out),
             Inbound::Publish(p)
-                if self.touching > 0 && p.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING =>
+                if self.touching > 0
+                    && p.qos == QoS::AtMostOnce
+                    && self.held.list.len() >= MAX_QOS0_PENDING =>
             {
                 out.dropped += 1;
             }
             Inbound::Oversize(o)
-                if self.touching > 0 && o.qos == QoS::AtMostOnce && self.held.len() >= MAX_QOS0_PENDING =>
+                if self.touching > 0
+                    && o.qos == QoS::AtMostOnce
+                    && self.held.list.len() >= MAX_QOS0_PENDING =>
             {
                 out.dropped += 1;
             }
@@ -695,7 +708,7 @@ impl Session {
         let was_open = self.phase == Phase::Open;
         self.phase = Phase::Over;
         let lost = |e: &Inbound| matches!(e, Inbound::Publish(p) if p.qos == QoS::AtMostOnce);
-        out.dropped += std::mem::take(&mut self.held).iter().filter(|e| lost(e)).count() as u64;
+        out.dropped += std::mem::take(&mut self.held).list.iter().filter(|e| lost(e)).count() as u64;
         self.asked.clear();
         // What is under way goes on, and is routed when it is applied; nobody is left to be told.
         let leave = Leave { with_will: was_open && closed.will.is_some(), expiry_s: closed.expiry_s };
@@ -840,31 +853,66 @@ pub(super) fn quarantined(
     Item::Quarantine { epoch, publish: Box::new(publish) }
 }
 
+/// Events that wait.
+#[derive(Debug, Default)]
+struct HeldList {
+    list: VecDeque<Inbound>,
+    /// Of the publishes among them.
+    bytes: usize,
+}
+
+impl HeldList {
+    fn cost_bytes(event: &Inbound) -> usize {
+        if let Inbound::Publish(publish) = event { publish.cost_bytes() } else { 0 }
+    }
+
+    fn push_back(&mut self, event: Inbound) {
+        self.bytes += Self::cost_bytes(&event);
+        self.list.push_back(event);
+    }
+
+    fn push_front(&mut self, event: Inbound) {
+        self.bytes += Self::cost_bytes(&event);
+        self.list.push_front(event);
+    }
+
+    fn pop_front(&mut self) -> Option<Inbound> {
+        let event = self.list.pop_front()?;
+        self.bytes -= Self::cost_bytes(&event);
+        Some(event)
+    }
+}
+
 /// What is awaited of the shards, by token. Tokens ascend, and most are settled in their order.
 #[derive(Debug, Default)]
-struct PendingList(VecDeque<(u64, Option<Pending>)>);
+struct PendingList {
+    list: VecDeque<(u64, Option<Pending>)>,
+    /// Of their publishes.
+    bytes: usize,
+}
 
 impl PendingList {
     /// `token` is greater than all before.
     fn push(&mut self, token: u64, pending: Pending) {
-        debug_assert!(self.0.back().is_none_or(|(last, _)| *last < token));
-        self.0.push_back((token, Some(pending)));
+        debug_assert!(self.list.back().is_none_or(|(last, _)| *last < token));
+        self.bytes += pending.cost_bytes();
+        self.list.push_back((token, Some(pending)));
     }
 
     fn place(&self, token: u64) -> Option<usize> {
         // Without QoS 0 between them tokens follow each other, and the place of one is known.
-        let guess = token.checked_sub(self.0.front()?.0).and_then(|at| usize::try_from(at).ok());
-        let guess = guess.filter(|at| self.0.get(*at).is_some_and(|(at_guess, _)| *at_guess == token));
-        guess.or_else(|| self.0.binary_search_by_key(&token, |(token, _)| *token).ok())
+        let guess = token.checked_sub(self.list.front()?.0).and_then(|at| usize::try_from(at).ok());
+        let guess = guess.filter(|at| self.list.get(*at).is_some_and(|(at_guess, _)| *at_guess == token));
+        guess.or_else(|| self.list.binary_search_by_key(&token, |(token, _)| *token).ok())
     }
 
     fn entry(&mut self, token: u64) -> Option<&mut Option<Pending>> {
         let at = self.place(token)?;
-        self.0.get_mut(at).map(|(_, pending)| pending)
+        self.list.get_mut(at).map(|(_, pending)| pending)
     }
 
     fn get(&self, token: u64) -> Option<&Pending> {
-        self.0.get(self.place(token)?)?.1.as_ref()
+        self.list.get(self.place(token)?)?.1.as_ref()
     }
 
     fn get_mut(&mut self, token: u64) -> Option<&mut Pending> {
@@ -873,12 +921,13 @@ impl PendingList {
 
     fn remove(&mut self, token: u64) -> Option<Pending> {
         let pending = self.entry(token)?.take();
-        while self.0.pop_front_if(|(_, pending)| pending.is_none()).is_some() {}
+        self.bytes -= pending.as_ref().map_or(0, Pending::cost_bytes);
+        while self.list.pop_front_if(|(_, pending)| pending.is_none()).is_some() {}
         pending
     }
 
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 }
 

@@ -40,7 +40,8 @@ pub fn deadline() -> Instant {
 
 async fn ask(api: &Api, to: Vec<GatewayId>, question: TableQuestion) -> Option<TableAnswer> {
     let (reply, answer) = oneshot::channel();
-    api.overview.switch.do_send(AskTable { to, question, reply });
+    // Where there is no room, the reply is closed, as it is where too many questions are open.
+    let _ = api.overview.switch.try_send(AskTable { to, question, reply });
     tokio::time::timeout(Duration::from_millis(TABLE_WAIT_MS), answer).await.ok()?.ok()
 }
 
