@@ -105,6 +105,9 @@ pub struct Mqtt {
     pub max_keepalive_s: u16,
     /// How long a connection may take to say CONNECT, in milliseconds.
     pub connect_wait_ms: u64,
+    /// How much may wait for one subscriber that does not follow, in bytes: beyond it a message of QoS 0 is dropped, and at QoS 1 the
+    /// connection is closed.
+    pub delivery_queue_bytes: usize,
 }
 
 /// Where operators and programs ask.
@@ -211,6 +214,7 @@ impl Default for Mqtt {
             max_packet_bytes: 256 * 1024,
             max_keepalive_s: 3_600,
             connect_wait_ms: 10_000,
+            delivery_queue_bytes: 8 * 1024 * 1024,
         }
     }
 }
@@ -264,7 +268,7 @@ pub enum SettingsError {
     #[error("gateway.id is {0}, but site.gateways names {1:?}: set it to one of these")]
     NotOfTheSite(u16, Vec<u16>),
     /// The rules.
-    #[error("rules: {0}")]
+    #[error(transparent)]
     Rules(#[from] BadRule),
     /// The topics.
     #[error(transparent)]
@@ -471,6 +475,8 @@ impl Settings {
         within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;
         within("mqtt.max_keepalive_s", self.mqtt.max_keepalive_s.into(), 10..=65_535, "10 to 65535")?;
         within("mqtt.connect_wait_ms", self.mqtt.connect_wait_ms, 1_000..=60_000, "1000 to 60000")?;
+        let queue = self.mqtt.delivery_queue_bytes as u64;
+        within("mqtt.delivery_queue_bytes", queue, 65_536..=16_777_216, "65536 to 16777216")?;
         let Http { bind, open, tokens, .. } = &self.http;
         let (ip, scopes) = (bind.ip(), &Scope::OF_GATEWAY);
         let access = Door { key: "http.bind", ip, open: *open, tokens, scopes }.access()?;

@@ -179,7 +179,7 @@ fn a_payload_without_a_number_is_told_so_by_name() {
         &[
             ("d/a", "{}", "malformed: payload: it holds no number in `{}`; send an object of numbers..."),
             ("d/a/b", "[]", "malformed: payload: it holds no number in `[]`; send a number..."),
-            ("d/a/b", "null", "malformed: payload: it is a text, not a number..."),
+            ("d/a/b", "null", "malformed: payload: it is null, which is no value..."),
             ("d/a/b", "offline", "malformed: payload: it is a text, not a number in `offline`..."),
             ("d/a/b", r#""offline""#, "malformed: payload: it is a text, not a number..."),
             (

@@ -137,6 +137,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         max_inflight_entries: MAX_INFLIGHT_ENTRIES,
         max_keepalive_s: settings.mqtt.max_keepalive_s,
         connect_wait_ms: settings.mqtt.connect_wait_ms,
+        delivery_queue_bytes: settings.mqtt.delivery_queue_bytes,
         ..Limits::default()
     };
     let descriptors = descriptors::raise_limit();
@@ -360,6 +361,7 @@ fn bounds(config: &ListenerConfig) -> Bounds {
         ("max_packet_bytes", limits.max_packet_bytes.into()),
         ("max_keepalive_s", limits.max_keepalive_s.into()),
         ("connect_wait_ms", limits.connect_wait_ms),
+        ("delivery_queue_bytes", limits.delivery_queue_bytes as u64),
     ];
     settings.into_iter().map(|(name, value)| (name, format!("mqtt.{name} = {value}"))).collect()
 }

@@ -113,7 +113,7 @@ pub async fn one(api: web::Data<Api>, name: web::Path<String>, given: Given) -> 
         return unavailable("no majority of the device's replicas is within reach: try again");
     };
     let Some(info) = known else {
-        return HttpResponse::NotFound().json(json!({ "error": "no such device is known" }));
+        return unknown(false);
     };
     let mut answer = device(&info);
     answer["shard"] = shard.0.into();
@@ -121,6 +121,11 @@ pub async fn one(api: web::Data<Api>, name: web::Path<String>, given: Given) -> 
     answer["next"] = streams.last().filter(|_| more).map(|s| s.stream.to_string()).into();
     answer["streams"] = streams.iter().map(stream).collect();
     HttpResponse::Ok().json(answer)
+}
+
+fn unknown(is_stream: bool) -> HttpResponse {
+    let what = if is_stream { "stream" } else { "device" };
+    HttpResponse::NotFound().json(json!({ "error": format!("no such {what} is known") }))
 }
 
 /// Retires all streams of a device.
@@ -134,7 +139,7 @@ pub async fn retire_stream(api: web::Data<Api>, names: web::Path<(String, String
     retire(&api, device, Some(stream)).await
 }
 
-/// Answers when it is chosen. Asking again does no harm: what is retired already counts as none.
+/// Answers when it is chosen. Asking again does no harm: what is retired already is not known.
 async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpResponse {
     if device.len().max(stream.as_ref().map_or(0, String::len)) > MAX_NAME_BYTES {
         let error = format!("a name has at most {MAX_NAME_BYTES} bytes");
@@ -146,6 +151,7 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
         return unavailable("too many orders are under way; try again");
     };
     match tokio::time::timeout(Duration::from_millis(ORDER_WAIT_MS), outcome).await {
+        Ok(Ok(Outcome::Retired { streams: 0 })) => unknown(stream.is_some()),
         Ok(Ok(Outcome::Retired { streams })) => {
             if let Some(left_out) = api.log_limit.note("retired") {
                 tracing::info!(device, stream, streams, "retired{left_out}");

@@ -62,6 +62,8 @@ pub(super) fn what_is_wrong(text: &[u8]) -> String {
         "it has a comma where decimals begin with a point"
     } else if digits(bare) {
         "something follows the number"
+    } else if text == "null" {
+        "it is null, which is no value"
     } else {
         "it is a text, not a number"
     };
