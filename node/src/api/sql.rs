@@ -101,6 +101,12 @@ pub(super) async fn sql(
         }
         SqlError::Store(error) => Failure::Store(error),
     })?;
+    if done.truncated && done.rows.is_empty() {
+        return Err(Failure::TooExpensive(format!(
+            "the first row has more than {} bytes (setting `http.sql.limit_bytes`)",
+            settings.limit_bytes
+        )));
+    }
     // Who gave a limit knows of it; who did not would take what there is for all.
     let asked = limit.is_some_and(|limit| done.rows.len() >= limit as usize);
     if done.truncated && form != Form::Json && !asked {

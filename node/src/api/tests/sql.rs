@@ -129,6 +129,10 @@ async fn a_statement_is_bounded_in_time_rows_and_bytes() {
     let (_, body) = w.sql(&format!("{endless} hex(zeroblob(20000)) FROM n")).await;
     assert_eq!((body["rows"].as_array().unwrap().len(), &body["truncated"]), (2, &json!(true)));
     assert_eq!(w.sql("SELECT hex(zeroblob(200000))").await.0, 400, "no value is longer than an answer");
+    // A first row that does not fit is no empty answer.
+    let (status, body) = w.sql("SELECT hex(zeroblob(40000)), hex(zeroblob(40000))").await;
+    assert_eq!((status, &body["type"]), (422, &json!("/docs#problem-too-expensive")), "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("http.sql.limit_bytes"), "{body}");
 }
 
 /// Searches megabytes within one step of the database's machine, where it looks at no clock.
