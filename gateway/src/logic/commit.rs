@@ -5,6 +5,11 @@
 //! highest token, and what gathered in the meantime is the next write. So the batch grows with the load
 //! and with the slowness of the disk, and an idle gateway waits for nobody.
 //!
+//! Whatever shares a write is also answered, sent and applied together, so under load a write that holds more makes all that comes after it
+//! cheaper. When the last write held [`BUSY_BYTES`] of [`BUSY_SUBMISSIONS`], so much comes at once that the next one waits until its first
+//! submission is [`BUSY_DELAY_MS`] old or [`MAX_HELD_BYTES`] wait (as PostgreSQL's `commit_delay` does beyond `commit_siblings`). A disk
+//! that takes longer than that for a write is never left idle by it, and few publishes at a time wait for nobody.
+//!
 //! Every write costs flash at least a page, however little it holds. Where readings come slowly and flash matters more
 //! than a quick acknowledgement, a delay lets more gather: a write then begins only when its first submission has
 //! waited for so long, or when [`MAX_HELD_BYTES`] wait.
@@ -20,6 +25,15 @@ use std::collections::VecDeque;
 
 /// The most payload that one write gathers beyond its first submission.
 pub const MAX_WRITE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A log whose last write held so many submissions, with so much payload together, is busy.
+pub const BUSY_SUBMISSIONS: usize = 4;
+
+/// See [`BUSY_SUBMISSIONS`].
+pub const BUSY_BYTES: usize = 4 * 1024;
+
+/// How long what is to be written gathers while the log is busy, in milliseconds.
+pub const BUSY_DELAY_MS: u64 = 2;
 
 /// With a delay: so much payload is written without waiting for more.
 pub const MAX_HELD_BYTES: usize = 64 * 1024;
@@ -50,10 +64,12 @@ pub struct GroupCommit {
     /// Since when the first of them waits.
     since_ms: u64,
     writing: Option<Vec<(ShardId, u64)>>,
+    /// By the last write.
+    busy: bool,
 }
 
 impl GroupCommit {
-    /// One that lets what comes gather for `delay_ms`; 0: writes as soon as the log is idle.
+    /// One that lets what comes gather for `delay_ms`; 0: writes as soon as the log is idle, unless it is busy.
     pub fn new(delay_ms: u64) -> Self {
         Self { delay_ms, ..Self::default() }
     }
@@ -70,7 +86,8 @@ impl GroupCommit {
     /// When [`GroupCommit::next_write`] has something to give, unless more comes; nothing while the log writes.
     pub fn due_ms(&self) -> Option<u64> {
         let held = self.waiting_bytes < MAX_HELD_BYTES;
-        let due_ms = if held { self.since_ms.saturating_add(self.delay_ms) } else { 0 };
+        let busy_ms = if self.busy { BUSY_DELAY_MS } else { 0 };
+        let due_ms = if held { self.since_ms.saturating_add(self.delay_ms.max(busy_ms)) } else { 0 };
         (self.writing.is_none() && !self.waiting.is_empty()).then_some(due_ms)
     }
 
@@ -89,6 +106,7 @@ impl GroupCommit {
         }
         self.waiting_bytes -= bytes;
         self.since_ms = now_ms; // of those that stay
+        self.busy = tokens.len() >= BUSY_SUBMISSIONS && bytes >= BUSY_BYTES;
         self.writing = Some(tokens);
         Some(records)
     }
@@ -164,5 +182,30 @@ mod tests {
         assert_eq!(commit.due_ms(), Some(1_410));
         commit.submit(1_220, submission(2, 2, MAX_HELD_BYTES));
         assert_eq!(commit.next_write(1_220).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_busy_log_lets_more_gather_and_is_quick_again_as_soon_as_little_comes() {
+        let mut commit = GroupCommit::default();
+        let come = |commit: &mut GroupCommit, now_ms, count: usize, bytes: usize| {
+            (0..count).for_each(|n| commit.submit(now_ms, submission(n as u16, now_ms, bytes)));
+        };
+        for (count, bytes) in [(1, BUSY_BYTES), (100, 10), (BUSY_SUBMISSIONS, BUSY_BYTES)] {
+            come(&mut commit, 10, count, bytes);
+            assert_eq!(
+                commit.next_write(10).unwrap().len(),
+                count,
+                "one large publish or many small ones are no load"
+            );
+            commit.written();
+        }
+        come(&mut commit, 12, 1, 10);
+        assert!(commit.next_write(13).is_none());
+        assert_eq!(commit.due_ms(), Some(12 + BUSY_DELAY_MS));
+        come(&mut commit, 14, 1, 10);
+        assert_eq!(commit.next_write(14).unwrap().len(), 2, "the first of them has waited for long enough");
+        commit.written();
+        come(&mut commit, 15, 1, 10);
+        assert_eq!(commit.next_write(15).unwrap().len(), 1, "it is not busy any more");
     }
 }
