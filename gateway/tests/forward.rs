@@ -63,7 +63,10 @@ impl Script {
             now,
             0,
             n,
-            ForwardAnswer::Verdict { slot: 10 + n, verdict: Verdict::Applied(outcomes.to_vec()) },
+            ForwardAnswer::Verdict {
+                slot: 10 + n,
+                verdict: Verdict::Applied(outcomes.iter().cloned().collect()),
+            },
         )
     }
 
@@ -235,7 +238,7 @@ fn answers_meant_for_an_earlier_start_acknowledge_nothing() {
     let mut s = Script::new();
     assert_eq!(s.submit(0, 1..=1), "1>0");
     let earlier = Origin { start: s.forward.origin().start - 1, ..s.forward.origin() };
-    for old in [Verdict::Applied(vec![DONE]), Verdict::AlreadyApplied] {
+    for old in [Verdict::Applied([DONE].into_iter().collect()), Verdict::AlreadyApplied] {
         s.forward.answered(1, (s.replicas[0], earlier, S, 1), verdict(old), &mut s.out);
         assert_eq!(s.said(), "");
     }
@@ -320,10 +323,13 @@ fn what_nobody_waits_for_is_taken_back_unless_a_batch_has_it_and_a_lane_that_sta
     assert_eq!((s.forward.stuck(STUCK_MS - 1).len(), s.forward.stuck(STUCK_MS).len()), (0, 1));
     s.forward.submit(S, ticket(8_000), connect("last"));
     s.out = Effects::default();
-    let verdict = |outcomes| ForwardAnswer::Verdict { slot: 3, verdict: Verdict::Applied(outcomes) };
-    s.answer(9_000, 0, 1, verdict(vec![Outcome::Done]));
+    let done = || {
+        let verdict = Verdict::Applied([Outcome::Done].into_iter().collect());
+        ForwardAnswer::Verdict { slot: 3, verdict }
+    };
+    s.answer(9_000, 0, 1, done());
     assert!(s.forward.stuck(9_000).is_empty());
-    s.answer(9_100, 0, 2, verdict(vec![Outcome::Done]));
+    s.answer(9_100, 0, 2, done());
     assert!(s.forward.stuck(99_000).is_empty(), "nothing waits");
     assert_eq!(s.forward.queued_bytes(), 0);
 }

@@ -111,6 +111,7 @@ fn a_batch_whose_answer_was_lost_is_told_the_same_again_if_it_said_more_than_don
     let [(1, ForwardAnswer::Verdict { verdict: Verdict::Applied(outcomes), .. })] = &first[..] else {
         panic!("{first:?}")
     };
+    let outcomes: Vec<&Outcome> = outcomes.iter().collect();
     assert!(matches!(
         outcomes[..],
         [Outcome::Judged(Judged { counted: 1, .. }), Outcome::Judged(Judged { counted: 0, .. })]

@@ -45,8 +45,8 @@ impl Way {
     }
 
     fn answer(&self) -> ForwardAnswer {
-        let outcomes =
-            vec![Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() }); BATCH];
+        let counted = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+        let outcomes = std::iter::repeat_n(counted, BATCH).collect();
         ForwardAnswer::Verdict { slot: self.n, verdict: Verdict::Applied(outcomes) }
     }
 

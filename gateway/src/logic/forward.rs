@@ -21,7 +21,7 @@
 //! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. The state
 //! machine remembers the last outcomes that say anything else.
 
-use super::machine::{Item, Maker, Origin, Outcome, Publish, Readmit, Submission, Verdict};
+use super::machine::{Item, Maker, Origin, Outcome, Outcomes, Publish, Readmit, Submission, Verdict};
 use super::peer::{BusyReason, ForwardAnswer};
 use super::ring::Ring;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -164,7 +164,7 @@ struct Inflight {
     tickets: Vec<Ticket>,
     estimate_bytes: usize,
     /// The slot it was applied in and what became of its items, as far as known, once it is answered.
-    answer: Option<(u64, Option<Vec<Outcome>>)>,
+    answer: Option<(u64, Option<Outcomes>)>,
 }
 
 #[derive(Debug, Default)]
@@ -310,7 +310,8 @@ impl Forward {
                 Verdict::Malformed => {
                     let refused = "this gateway's batch does not decode at the shard's leader";
                     let count = lane.inflight.iter().find(|b| b.n == n).map_or(0, |b| b.tickets.len());
-                    let outcomes = vec![Outcome::Refused(refused.to_string()); count];
+                    let outcomes =
+                        std::iter::repeat_n(Outcome::Refused(refused.to_string()), count).collect();
                     self.settle(now_ms, shard, (n, slot), Some(outcomes), out);
                 }
                 Verdict::Gap { .. } => {
@@ -392,7 +393,7 @@ impl Forward {
         now_ms: u64,
         shard: ShardId,
         (n, slot): (u64, u64),
-        outcomes: Option<Vec<Outcome>>,
+        outcomes: Option<Outcomes>,
         out: &mut Effects,
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };

@@ -402,7 +402,7 @@ fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever(
     let again = proposal(1_001, vec![forwarded(origin, 2, &publish("b"))]);
     let applied = restored.apply(slot + 1, &again).unwrap();
     assert_eq!(applied.verdicts, [(origin, 2, Verdict::AlreadyApplied)]);
-    assert_eq!(restored.verdict(origin, 2), Some((slot, &Verdict::Applied(outcomes))));
+    assert_eq!(restored.verdict(origin, 2), Some((slot, &Verdict::Applied(outcomes.into_iter().collect()))));
     assert_eq!(restored.verdict(origin, 1), None, "that all was done need not be remembered");
     // A gateway asks for its last batches at most.
     (0..4).for_each(|_| _ = s.submit(1_000, &publish("a")));

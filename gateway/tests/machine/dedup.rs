@@ -254,7 +254,7 @@ fn forwarded_batches_apply_once_in_order_per_start() {
         let origin = Origin { gateway: GatewayId(gateway), start };
         s.apply(1, vec![forwarded(origin, n, &submission)]).verdicts.remove(0).2
     };
-    let applied = Verdict::Applied(vec![COUNTED]);
+    let applied = Verdict::Applied([COUNTED].into_iter().collect());
     assert_eq!(put(1, 5, 2), Verdict::Gap { last: 0 });
     assert_eq!(put(1, 5, 1), applied);
     assert_eq!(put(1, 5, 1), Verdict::AlreadyApplied);
@@ -277,5 +277,5 @@ fn a_batch_that_does_not_decode_uses_up_its_number() {
     let applied = s.apply(1, vec![bad]);
     assert_eq!(applied.verdicts, [(origin, 1, Verdict::Malformed)]);
     let next = s.apply(2, vec![forwarded(origin, 2, &Submission::default())]);
-    assert_eq!(next.verdicts, [(origin, 2, Verdict::Applied(Vec::new()))]);
+    assert_eq!(next.verdicts, [(origin, 2, Verdict::Applied(Outcomes::default()))]);
 }

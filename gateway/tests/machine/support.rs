@@ -67,7 +67,7 @@ impl Shard {
         let applied = self.apply(at, vec![command]);
         match applied.verdicts.as_slice() {
             [(o, n, Verdict::Applied(outcomes))] if *o == origin && *n == self.n => {
-                (outcomes.clone(), applied)
+                (outcomes.iter().cloned().collect(), applied)
             }
             other => panic!("{other:?}"),
         }

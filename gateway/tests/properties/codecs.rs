@@ -143,7 +143,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn answer() -> impl Strategy<Value = ForwardAnswer> {
     let verdict = prop_oneof![
-        vec(outcome(), 0..4).prop_map(Verdict::Applied),
+        vec(outcome(), 0..4).prop_map(|list| Verdict::Applied(list.into_iter().collect())),
         Just(Verdict::AlreadyApplied),
         any::<u64>().prop_map(|last| Verdict::Gap { last }),
         Just(Verdict::OldStart),

@@ -1,6 +1,7 @@
 //! What a slot holds: commands, and what applying them answers.
 
 use super::judged::Judged;
+use super::outcomes::Outcomes;
 use super::quarantine::Quarantined;
 use super::rules::Rules;
 use bincode::{BorrowDecode, Decode, Encode};
@@ -393,7 +394,7 @@ pub struct Connected {
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Verdict {
     /// Applied now, with one outcome an item.
-    Applied(Vec<Outcome>),
+    Applied(Outcomes),
     /// It had been applied before (its outcomes are no longer known; all of it counts as done).
     AlreadyApplied,
     /// Batches are missing before it: send again from `last + 1`.

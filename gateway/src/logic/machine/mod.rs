@@ -47,6 +47,7 @@ mod idle;
 mod judged;
 mod names;
 mod outbox;
+mod outcomes;
 mod pace;
 mod quarantine;
 mod query;
@@ -70,6 +71,7 @@ pub use fullness::{Fullness, WARN_PERCENT};
 pub use gather::{GATHER_TURN_STEPS, Gathering};
 pub use judged::{Judged, Reason, SetAside};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
+pub use outcomes::Outcomes;
 pub use quarantine::{
     MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats, Quarantined,
 };
@@ -427,25 +429,22 @@ impl Machine {
         let mut ids = std::mem::take(&mut self.ids);
         ids.clear();
         ids.resize(submission.streams.len(), UNRESOLVED);
-        let outcomes = submission
-            .items
-            .iter()
-            .map(|item| {
-                let outcome = self.item(item, &submission, &mut ids, index, applied);
-                match &outcome {
-                    Outcome::Duplicate => applied.counters.duplicates += 1,
-                    Outcome::Stale => applied.counters.stale += 1,
-                    Outcome::Refused(_) => applied.counters.refused += 1,
-                    Outcome::Done
-                    | Outcome::Judged(_)
-                    | Outcome::Connected(_)
-                    | Outcome::Subscribed { .. }
-                    | Outcome::Retired { .. }
-                    | Outcome::WillDue(_) => {}
-                }
-                outcome
-            })
-            .collect();
+        let mut outcomes = Outcomes::default();
+        for item in &submission.items {
+            let outcome = self.item(item, &submission, &mut ids, index, applied);
+            match &outcome {
+                Outcome::Duplicate => applied.counters.duplicates += 1,
+                Outcome::Stale => applied.counters.stale += 1,
+                Outcome::Refused(_) => applied.counters.refused += 1,
+                Outcome::Done
+                | Outcome::Judged(_)
+                | Outcome::Connected(_)
+                | Outcome::Subscribed { .. }
+                | Outcome::Retired { .. }
+                | Outcome::WillDue(_) => {}
+            }
+            outcomes.push(outcome);
+        }
         self.ids = ids;
         Verdict::Applied(outcomes)
     }

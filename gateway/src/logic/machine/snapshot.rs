@@ -25,7 +25,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of snapshots. Lower versions were of no release.
-pub const SNAPSHOT_VERSION: u8 = 8;
+pub const SNAPSHOT_VERSION: u8 = 9;
 /// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
 /// than that of what is left is refused before room is made for it.
 const MAX_GROWTH: usize = 32;

@@ -45,7 +45,7 @@ impl Verdicts {
             | Outcome::WillDue(_) => false,
         };
         let told = match verdict {
-            Verdict::Applied(outcomes) => !outcomes.iter().all(plain),
+            Verdict::Applied(outcomes) => !outcomes.others().iter().all(plain),
             Verdict::Malformed => true,
             Verdict::AlreadyApplied | Verdict::Gap { .. } | Verdict::OldStart => false,
         };

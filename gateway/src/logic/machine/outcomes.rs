@@ -1,0 +1,89 @@
+//! What became of the items of a batch.
+
+use super::{Judged, Outcome};
+use bincode::{Decode, Encode};
+
+/// What became of a batch's items, in their order. Nearly all are publishes of one reading, which is counted: of those in front there
+/// is only the number, so that a plain batch costs neither room nor a byte for each on its way through three gateways.
+#[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
+pub struct Outcomes {
+    counted: u32,
+    others: Vec<Outcome>,
+}
+
+/// What became of a publish of one reading that was counted.
+static COUNTED: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+
+impl Outcomes {
+    /// The next item's.
+    pub fn push(&mut self, outcome: Outcome) {
+        if self.others.is_empty() && outcome == COUNTED {
+            self.counted += 1;
+        } else {
+            self.others.push(outcome);
+        }
+    }
+
+    /// How many items there are. From a peer, it may be any number.
+    pub fn len(&self) -> usize {
+        (self.counted as usize).saturating_add(self.others.len())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Those behind the publishes of one reading in front that were all counted.
+    pub(super) fn others(&self) -> &[Outcome] {
+        &self.others
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Outcome> {
+        std::iter::repeat_n(&COUNTED, self.counted as usize).chain(&self.others)
+    }
+}
+
+impl IntoIterator for Outcomes {
+    type Item = Outcome;
+    type IntoIter = std::iter::Chain<std::iter::RepeatN<Outcome>, std::vec::IntoIter<Outcome>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        std::iter::repeat_n(COUNTED.clone(), self.counted as usize).chain(self.others)
+    }
+}
+
+impl FromIterator<Outcome> for Outcomes {
+    fn from_iter<Of: IntoIterator<Item = Outcome>>(list: Of) -> Self {
+        let mut outcomes = Self::default();
+        list.into_iter().for_each(|outcome| outcomes.push(outcome));
+        outcomes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bincode::config::standard;
+
+    #[test]
+    fn outcomes_come_back_in_their_order_and_plain_ones_take_no_room() {
+        let twice = Outcome::Judged(Judged { counted: 2, ..Judged::default() });
+        let plain = vec![COUNTED.clone(); 1_000];
+        for (list, most_bytes) in [
+            (Vec::new(), 2),
+            (plain.clone(), 4),
+            ([plain.clone(), vec![twice.clone(), COUNTED.clone(), Outcome::Done]].concat(), 16),
+            ([vec![twice], plain].concat(), 8_000),
+        ] {
+            let outcomes: Outcomes = list.iter().cloned().collect();
+            assert_eq!(outcomes.len(), list.len());
+            assert!(outcomes.iter().eq(&list));
+            let bytes = bincode::encode_to_vec(&outcomes, standard()).unwrap();
+            assert!(bytes.len() <= most_bytes, "{} bytes", bytes.len());
+            let (back, _): (Outcomes, usize) = bincode::decode_from_slice(&bytes, standard()).unwrap();
+            assert_eq!(back.into_iter().collect::<Vec<_>>(), list);
+        }
+    }
+}
