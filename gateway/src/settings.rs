@@ -164,7 +164,7 @@ pub struct LogSettings {
     /// What lies on disk is read again at this rate, so that rot shows while peers can mend it; 0: never.
     pub scrub_bytes_per_s: u64,
     /// How long what is to be written gathers before it is: spares flash where readings come slowly, and makes every
-    /// acknowledgement later by as much.
+    /// acknowledgement later by as much. Under load it gathers for [`crate::logic::commit::BUSY_DELAY_MS`] in any case.
     pub commit_delay_ms: u64,
 }
 
