@@ -129,7 +129,7 @@ fn a_snapshot_has_these_bytes() {
     let sizes = s.machine.sizes();
     assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
     assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
-    golden("snapshot.v8.hex", &s.machine.snapshot());
+    golden("snapshot.v9.hex", &s.machine.snapshot());
     let restored = Machine::restore(s.machine.shard(), Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
 }
