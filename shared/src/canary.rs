@@ -76,11 +76,13 @@ pub enum Canary {
     LostByMajority,
     /// A newer snapshot replaces the one that a replica is pulling.
     TransferReplaced,
+    /// A scrub takes what has rotted for whole.
+    ScrubPassesOver,
 }
 
 impl Canary {
     /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group.
-    pub const OF_SITES: [Self; 34] = [
+    pub const OF_SITES: [Self; 35] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -115,6 +117,7 @@ impl Canary {
         Self::FewPacketIds,
         Self::LostByMajority,
         Self::TransferReplaced,
+        Self::ScrubPassesOver,
     ];
 }
 

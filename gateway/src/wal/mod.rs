@@ -76,5 +76,5 @@ pub use memory::{Crash, Faults, MemoryDisk};
 pub use reader::LogReader;
 pub use record::{Position, Record};
 pub use recovery::Recovery;
-pub use scrub::{CHUNK_BYTES, Extent, Scrubber, Suspect};
+pub use scrub::{CHUNK_BYTES, Extent, ScrubRound, Scrubber, Suspect};
 pub use snapshots::{PinnedSnapshot, SnapshotStore};

@@ -3,7 +3,9 @@
 use super::plan::Rot;
 use super::random::Random;
 use selvedge_gateway::storage::Folders;
-use selvedge_gateway::wal::{Crash, Disk, Faults, Floor, Identity, MemoryDisk, Position, Settings};
+use selvedge_gateway::wal::{
+    Crash, Disk, Faults, Floor, Identity, Log, MemoryDisk, Position, Scrubber, Settings,
+};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 
@@ -87,11 +89,33 @@ impl SimDisk {
 
     /// What a batch's file holds, if its content is whole.
     pub fn batch(&self, shard: ShardId, seq: u64) -> Option<Vec<u8>> {
-        let mut bytes = self.memory.bytes(&batch_name(shard, seq))?;
+        self.stored(&batch_name(shard, seq))
+    }
+
+    /// What a snapshot's or a batch's file holds, if it is whole.
+    pub fn stored(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = self.memory.bytes(name)?;
         let crc: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
         bytes[16..20].fill(0);
-        let whole = bytes.len() > HEAD_BYTES && crc32c::crc32c(&bytes).to_le_bytes() == crc;
+        let start = bytes[12..16] == crc32c::crc32c(&bytes[..12]).to_le_bytes();
+        let whole = start && bytes.len() > HEAD_BYTES && crc32c::crc32c(&bytes).to_le_bytes() == crc;
         whole.then(|| bytes.split_off(HEAD_BYTES))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.memory.bytes(name).is_some()
+    }
+
+    /// How many damaged places of the log a start would find.
+    pub fn damaged_places(&self, gateway: GatewayId) -> u64 {
+        let copy = Self { memory: self.memory.image(), segment_bytes: self.segment_bytes };
+        let found = Log::read(copy.folders().log, None, copy.settings(gateway), &mut |_| {});
+        found.expect("it is one").recovery().damaged_places as u64
+    }
+
+    pub fn scrubber(&self, gateway: GatewayId) -> Scrubber {
+        let Folders { log, snapshots, batches, .. } = self.folders();
+        Scrubber { log, snapshots, batches, identity: identity(gateway) }
     }
 
     /// The batches of a shard that have files.
@@ -167,11 +191,17 @@ impl SimDisk {
         log.remove(name.trim_start_matches("log/")).and_then(|()| log.sync_folder()).expect("it is there");
     }
 
-    /// Flips bits or loses a sector of a file that was durable long ago; says which, if there is one.
+    /// Flips a bit or loses a sector of a file that was durable long ago, one that may; says which, if there is one.
     ///
-    /// Of the log never the segment that was written last: a flip in its last batch can't be told from a tear, which is a
+    /// Where a start follows, of the log never the segment that was written last: a flip in its last batch can't be told from a tear, which is a
     /// limit that the log's essay names.
-    pub fn rot(&self, what: Rot, pick: u64, sector: bool) -> Option<(String, usize)> {
+    pub fn rot(
+        &self,
+        what: Rot,
+        pick: u64,
+        sector: bool,
+        may: impl Fn(&str) -> bool,
+    ) -> Option<(String, usize)> {
         let mut random = Random::new(pick);
         let names = |folder: &str| {
             let mut names = self.names(folder);
@@ -179,21 +209,26 @@ impl SimDisk {
             names
         };
         let files = match what {
-            Rot::Log => {
+            Rot::Log | Rot::LastSegment => {
                 let mut names: Vec<_> = names("log").into_iter().filter(|n| n.contains("wal-")).collect();
+                let all = names.clone();
                 // The reserve, which is empty, and the one that is written.
                 let is_used = |n: &String| {
                     self.memory.bytes(n).is_some_and(|b| b.iter().skip(512).any(|byte| *byte != 0))
                 };
                 while names.pop().is_some_and(|last| !is_used(&last)) {}
-                names
+                match what {
+                    Rot::LastSegment => all.into_iter().skip(names.len()).take(1).collect(),
+                    _ => names,
+                }
             }
-            Rot::Snapshot => names("snapshots"),
+            Rot::Snapshot => names("snapshots").into_iter().filter(|n| !n.ends_with("tmp")).collect(),
             Rot::Batch => {
                 let folders = self.memory.folder("batches").and_then(|f| f.folders()).unwrap_or_default();
                 folders.iter().flat_map(|f| names(&format!("batches/{f}"))).collect()
             }
         };
+        let files: Vec<_> = files.into_iter().filter(|name| may(name)).collect();
         if files.is_empty() {
             return None;
         }

@@ -20,7 +20,7 @@ use selvedge_gateway::logic::wills::{WILLS, Wills};
 use selvedge_gateway::storage::{
     self, Desk, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores,
 };
-use selvedge_gateway::wal::{Groups, Room};
+use selvedge_gateway::wal::{Groups, Room, ScrubRound, Scrubber, Suspect};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal, Will};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
@@ -34,6 +34,9 @@ pub const OUTBOX_BUDGET_BYTES: u64 = 12_000;
 /// A log longer than this asks for snapshots.
 pub const MAX_SEGMENTS: u64 = 4;
 const SHELF_BYTES: usize = 400;
+/// How fast a scrub reads, and how long after a round the next one begins.
+const SCRUB_BYTES_PER_MS: u64 = 256;
+const SCRUB_PAUSE_MS: u64 = 3_000;
 /// How often the log's length and the disk's room are looked at.
 const LOOK_MS: u64 = 1_000;
 
@@ -46,6 +49,8 @@ pub struct Common {
     pub decoder: Decoder,
     pub site: SiteId,
     pub secret: SiteSecret,
+    /// Its gateways read again what lies on their disks.
+    pub scrubs: bool,
 }
 
 /// A gateway's box: it outlives its processes.
@@ -93,6 +98,10 @@ pub struct Live {
     encodings: VecDeque<Encoding>,
     encoded_at: Option<u64>,
     look_at: u64,
+    /// A segment of the log is rotten.
+    rotten: bool,
+    /// What it reads again of its disk, how far it is, and when it goes on: where disks rot.
+    scrub: Option<(Scrubber, ScrubRound, u64)>,
     /// Whom it reached when it last looked, and which start of each.
     pub seen: BTreeMap<GatewayId, u64>,
     /// When it notices that it reaches others than it thinks.
@@ -202,6 +211,8 @@ impl Place {
             encodings: VecDeque::new(),
             encoded_at: None,
             look_at: mono_ms,
+            rotten: false,
+            scrub: common.scrubs.then(|| (self.disk.scrubber(me), ScrubRound::new(&[]), 0)),
             seen: BTreeMap::new(),
             look_around_at: None,
             sessions: BTreeMap::new(),
@@ -557,12 +568,16 @@ impl Live {
             let encoded = self.encodings.pop_front().map(Encoding::perform);
             done.extend(encoded.map(|(shard, work)| Done::Encoded(shard, work)));
         }
+        self.scrub(now);
         for done in done {
+            if let Done::Looked { rotten, .. } = &done {
+                self.rotten = *rotten;
+            }
             let errands = self.desk.done(now.mono_ms, done);
             self.run(now, errands);
         }
         let figures = self.desk.figures();
-        if !figures.room || figures.segments > MAX_SEGMENTS || self.desk.transfers() > 0 {
+        if !figures.room || figures.segments > MAX_SEGMENTS || self.desk.transfers() > 0 || self.rotten {
             // As long as nothing is written and there is room, looking again would find the same.
             self.look_at = self.look_at.min(now.mono_ms + LOOK_MS);
         }
@@ -576,6 +591,26 @@ impl Live {
             self.encoded_at = Some(now.mono_ms + random.below(40)); // no matter what the disk is at
         }
         Ok(())
+    }
+
+    /// Reads the next file again, if that is due; whoever owns it judges what looks rotten.
+    fn scrub(&mut self, now: Now) {
+        let Some((scrubber, round, due)) = self.scrub.as_mut().filter(|(.., due)| *due <= now.mono_ms) else {
+            return;
+        };
+        let (mut bytes, mut suspects) = (0, Vec::new());
+        let goes_on = scrubber.step(round, &mut |read| bytes += read, &mut |what| suspects.push(what));
+        *due = now.mono_ms + 1 + bytes / SCRUB_BYTES_PER_MS;
+        if !goes_on {
+            *round = ScrubRound::new(&self.log.log().extents());
+            *due = now.mono_ms + SCRUB_PAUSE_MS;
+        }
+        for suspect in suspects {
+            match suspect {
+                Suspect::Segment(number) => self.log_work.push_back(LogWork::Rotten(number)),
+                _ => self.store_work.push_back(StoreWork::Check(suspect)),
+            }
+        }
     }
 
     fn run(&mut self, now: Now, errands: impl IntoIterator<Item = Errand>) {
@@ -697,6 +732,7 @@ impl Live {
             self.store_due,
             self.encoded_at,
             Some(self.look_at),
+            self.scrub.as_ref().map(|(.., due)| *due),
             self.look_around_at,
             self.forward.deadline_ms(),
             self.uplink.deadline_ms(),

@@ -14,6 +14,9 @@ const STORM_MS: u64 = 8_000;
 /// What draws the runs under load, so that the others are what they are without those.
 const HEAVY_SALT: u64 = 0x6865_6176_7900;
 
+/// The same of those in which disks rot while gateways run.
+const ROT_SALT: u64 = 0x726f_7400;
+
 /// What is always a little wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Weather {
@@ -30,7 +33,10 @@ pub struct Weather {
 /// Which file loses bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rot {
+    /// A segment of the log that is not written any more.
     Log,
+    /// The one that is.
+    LastSegment,
     Snapshot,
     Batch,
 }
@@ -58,6 +64,8 @@ pub enum Fault {
     SlowDisk { at: GatewayId, write_ms: u64, for_ms: u64 },
     /// A restart finds bits flipped or a sector lost in a file.
     Rotten { at: GatewayId, what: Rot, pick: u64, sector: bool },
+    /// The same happens while a gateway runs.
+    Rots { at: GatewayId, what: Rot, pick: u64, sector: bool },
     /// Nothing gets from one gateway to the other; the other way it may.
     Cut { from: GatewayId, to: GatewayId, both: bool, for_ms: u64 },
     /// A gateway reaches no other; its devices it does.
@@ -111,6 +119,8 @@ pub struct Plan {
     pub wide: bool,
     /// Much is written all the time, states are large, and who fell behind must catch up while that goes on.
     pub heavy: bool,
+    /// Gateways scrub, and what lies on their disks rots while they run.
+    pub rots: bool,
     /// What goes wrong, and when.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -138,11 +148,39 @@ impl Plan {
         // Not for days without the cloud: the outbox would be full, and devices that are slowed down try again all the time.
         let days = faults.iter().any(|(_, fault)| matches!(fault, Fault::CloudAwayForDays { .. }));
         let wide = r.chance(80) && !days;
-        let plan = Self { seed, gateways, weather, storm_ms: STORM_MS, cramped, wide, heavy: false, faults };
-        match !days && !cramped && Random::new(seed ^ HEAVY_SALT).chance(20) {
+        let plan = Self {
+            seed,
+            gateways,
+            weather,
+            storm_ms: STORM_MS,
+            cramped,
+            wide,
+            heavy: false,
+            rots: false,
+            faults,
+        };
+        let plan = match !days && !cramped && Random::new(seed ^ HEAVY_SALT).chance(20) {
             true => plan.heavy(),
             false => plan,
+        };
+        match !days && gateways >= 3 && Random::new(seed ^ ROT_SALT).chance(200) {
+            true => plan.rots(),
+            false => plan,
         }
+    }
+
+    /// The same with disks that rot while gateways run. (Not for days without the cloud: so many rounds tell nothing new.)
+    fn rots(mut self) -> Self {
+        let mut r = Random::new(self.seed ^ ROT_SALT << 1);
+        for _ in 0..4 + r.below(8) {
+            let at = GatewayId(r.below(u64::from(self.gateways)) as u16 + 1);
+            let what = r.pick(&[Rot::Log, Rot::Snapshot, Rot::Batch]);
+            let fault = Fault::Rots { at, what, pick: r.next(), sector: r.chance(400) };
+            self.faults.push((r.below(self.storm_ms), fault));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+        self.rots = true;
+        self
     }
 
     /// The same under load: a gateway is away for long, and when it comes back, perhaps over a slow link, the load goes on.
@@ -243,7 +281,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {} of {} gateways; {:?}{}{}",
+            "seed {} of {} gateways; {:?}{}{}{}",
             self.seed,
             self.gateways,
             self.weather,
@@ -255,7 +293,8 @@ impl fmt::Display for Plan {
                 (_, true) => "; under load",
                 (true, _) => "; hundreds under way",
                 _ => "",
-            }
+            },
+            if self.rots { "; disks rot while they are used" } else { "" }
         )?;
         for (at, fault) in &self.faults {
             writeln!(f, "  {at:>6} ms  {fault:?}")?;

@@ -5,10 +5,10 @@ use super::devices::{self, Devices};
 use super::gateway::{Common, Ended, Live, Out, Place};
 use super::invariants::{
     self, agreement::Agreement, ballots::Ballots, catches_up::CatchesUp, kept::Kept, lost::Lost,
-    progress::Progress, reads::Reads, seals::Seals, state::State, wills::Wills,
+    mended::Mended, progress::Progress, reads::Reads, seals::Seals, state::State, wills::Wills,
 };
 use super::net::{MAX_PACKETS, Net};
-use super::plan::{Fault, Plan};
+use super::plan::{Fault, Plan, Rot};
 use super::random::Random;
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
 use selvedge_gateway::logic::machine::{Item, Override, Page, Quarantined, Rules};
@@ -53,6 +53,8 @@ pub struct Tally {
     /// Pieces of the log that were given to who was behind.
     pub pieces: u64,
     pub damaged: u64,
+    /// Files that rotted while their gateway ran.
+    pub rotten: u64,
     pub batches: u64,
     pub holes: u64,
     pub queries: u64,
@@ -70,6 +72,7 @@ impl Tally {
         self.offers += o.offers;
         self.pieces += o.pieces;
         self.damaged += o.damaged;
+        self.rotten += o.rotten;
         self.batches += o.batches;
         self.holes += o.holes;
         self.queries += o.queries;
@@ -153,6 +156,7 @@ pub struct World {
     ballots: Ballots,
     kept: Kept,
     lost: Lost,
+    mended: Mended,
     progress: Progress,
     reads: Reads,
     seals: Seals,
@@ -211,6 +215,7 @@ impl World {
             decoder: Decoder::new(rules).expect("rules"),
             site: SiteId::new("sim").expect("a name"),
             secret: SiteSecret::from_hex(SECRET).expect("a secret"),
+            scrubs: plan.rots,
         };
         let count = 4 + random.below(8) as usize;
         let devices = Devices::new(count, plan.cramped, plan.wide);
@@ -233,6 +238,7 @@ impl World {
             ballots: Ballots::default(),
             kept: Kept::default(),
             lost: Lost::default(),
+            mended: Mended::default(),
             progress: Progress::default(),
             reads: Reads::default(),
             seals: Seals::default(),
@@ -346,6 +352,10 @@ impl World {
             self.pass(50);
         }
         self.settle();
+        if self.plan.rots {
+            self.rot_all();
+            self.settle();
+        }
         self.fill_one();
         self.settle();
         // Leadership goes back to where the ring wants it; then nothing is left to do: an idle site is quiet.
@@ -380,6 +390,7 @@ impl World {
     fn calm(&mut self) {
         self.trace(|| "calm".to_string());
         self.faults = false;
+        self.mended.calm(self.now);
         self.wake_all();
         self.net.calm();
         self.ends.clear();
@@ -389,6 +400,17 @@ impl World {
             (place.slow_ms, place.cut_off, place.frozen_until) = (0, 0, 0);
             place.back_at = place.back_at.min(self.now + 500);
             place.clock.drift(self.now, 0);
+        }
+    }
+
+    /// One of each kind of files rots somewhere, and is mended though nothing else happens.
+    fn rot_all(&mut self) {
+        for what in [Rot::Log, Rot::Snapshot, Rot::Batch, Rot::LastSegment] {
+            let (at, pick, sector) = (self.pick(), self.random.next(), self.random.chance(400));
+            self.rots(at, what, pick, sector);
+            while !self.mended.is_over() {
+                self.pass(500);
+            }
         }
     }
 
@@ -579,6 +601,7 @@ impl World {
                     self.power_cut(at, Crash::Torn(pick), 50);
                 }
             }
+            Fault::Rots { at, what, pick, sector } => self.rots(at, what, pick, sector),
             Fault::Cut { from, to, both, for_ms } => {
                 cuts.push((from, to, for_ms));
                 cuts.extend(both.then_some((to, from, for_ms)));
@@ -726,12 +749,62 @@ impl World {
         self.places.values_mut().for_each(|p| p.cut_off = p.cut_off.saturating_sub(1));
     }
 
+    /// Something on the disk of a gateway rots while it runs, if it may.
+    fn rots(&mut self, at: GatewayId, what: Rot, pick: u64, sector: bool) {
+        if self.places[&at].damaged || !self.mended.is_sound(at) || !self.may_rot_while_running(at) {
+            return;
+        }
+        let disk = &self.places[&at].disk;
+        let damaged = disk.damaged_places(at);
+        let rotten = disk.rot(what, pick, sector, |name| self.others_have(at, name));
+        let Some((name, place)) = rotten else { return };
+        let is_rotten = match what {
+            Rot::Log | Rot::LastSegment => disk.damaged_places(at) > damaged,
+            Rot::Snapshot | Rot::Batch => disk.stored(&name).is_none(),
+        };
+        self.trace(|| format!("{name} of {at} rots at byte {place}: {is_rotten}"));
+        if is_rotten {
+            self.tally.rotten += 1;
+            if let Some((shard, seq)) = super::disk::batch_of(&name) {
+                self.lost.damaged(at, shard, seq);
+            }
+            self.mended.rotted(self.now, at, name);
+        }
+    }
+
+    /// Whether a file is no batch, or is one that another replica has too.
+    fn others_have(&self, at: GatewayId, name: &str) -> bool {
+        super::disk::batch_of(name).is_none_or(|(shard, seq)| {
+            let members = self.common.ring.replicas(shard).iter();
+            members.filter(|m| **m != at).any(|m| self.places[m].disk.batch(shard, seq).is_some())
+        })
+    }
+
+    fn is_sound(&self, id: GatewayId, place: &Place) -> bool {
+        place.rots.is_empty()
+            && place.live.is_some()
+            && !place.damaged
+            && !place.lost_batch
+            && self.mended.is_sound(id)
+    }
+
+    /// Only a minority of each shard: who shares one must be sound. So in larger sites several may at once.
+    fn may_rot_while_running(&self, at: GatewayId) -> bool {
+        let shards: Vec<ShardId> = self.common.ring.shards_of(at).collect();
+        let shares =
+            |id: GatewayId| shards.iter().any(|shard| self.common.ring.replicas(*shard).contains(&id));
+        self.places[&at].live.is_some()
+            && self
+                .places
+                .iter()
+                .filter(|(id, _)| **id != at && shares(**id))
+                .all(|(id, place)| self.is_sound(*id, place))
+    }
+
     /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it from.
     fn may_rot(&self, at: GatewayId) -> bool {
         self.places.len() >= 3
-            && self.places.iter().filter(|(id, _)| **id != at).all(|(_, place)| {
-                place.rots.is_empty() && place.live.is_some() && !place.damaged && !place.lost_batch
-            })
+            && self.places.iter().filter(|(id, _)| **id != at).all(|(id, place)| self.is_sound(*id, place))
     }
 
     fn place(&mut self, id: GatewayId) -> &mut Place {
@@ -759,6 +832,7 @@ impl World {
     fn down(&mut self, at: GatewayId, back_at: u64) {
         self.wake_all();
         self.tally.restarts += 1;
+        self.mended.ended(at);
         let place = self.place(at);
         (place.back_at, place.frozen_until) = (back_at, 0);
         for (what, pick, sector) in std::mem::take(&mut place.rots) {
@@ -768,7 +842,7 @@ impl World {
                 self.place(at).lost_end |= lost.is_some_and(|(_, acknowledged)| acknowledged);
                 continue;
             }
-            let rotten = self.places[&at].disk.rot(what, pick, sector);
+            let rotten = self.places[&at].disk.rot(what, pick, sector, |_| true);
             self.trace(|| format!("{at} finds {what:?} rotten: {rotten:?}"));
             if let Some((shard, seq)) = rotten.and_then(|(name, _)| super::disk::batch_of(&name)) {
                 self.place(at).lost_batch = true;
@@ -813,6 +887,9 @@ impl World {
         while self.now < until {
             self.tick(until);
             assert!(self.net.len() < MAX_PACKETS, "a storm of messages: {}", self.show());
+        }
+        if !self.mended.is_over() {
+            self.mended.check(self.now, !self.faults, &self.places);
         }
     }
 

@@ -10,6 +10,7 @@ pub mod corruption;
 pub mod counted_once;
 pub mod kept;
 pub mod lost;
+pub mod mended;
 pub mod progress;
 pub mod reads;
 pub mod seals;
