@@ -117,7 +117,7 @@ impl Host {
                     every_ms: source.flag().then(|| source.number(60_000) as u32),
                     stale: source.flag(),
                     page: Page::default(),
-                    wait_ms: source.number(60_000) as u32,
+                    wait_ms: source.number(3_000) as u32,
                 };
                 Event::Query { from, id: source.u64(), query }
             }
