@@ -8,6 +8,8 @@
 //! - Invariant: each name before a parenthesis is one of the list, a word of the grammar, or the name of an alias: after AS, or
 //!   before a list of columns and AS, as WITH has it.
 //! - Invariant: no name begins with `pg_`, which is how the server's own tables, views, functions and schemas begin.
+//! - Invariant: what the server takes for one word is one word here. To it every character beyond ASCII is a letter, a space that
+//!   does not break a line as well; letters right behind a digit are refused unless they are the number's.
 //!
 //! Left out: operators and casts, which the server's own set of does not act. An operator that an administrator has made is his.
 
@@ -338,10 +340,18 @@ fn is_of_with(tokens: &[Token], open: usize) -> bool {
         return false;
     }
     while rest.next_if(|token| token.is("not") || token.is("materialized")).is_some() {}
-    let query = |token: &Token| {
-        ["select", "with", "values", "table"].iter().any(|word| token.is(word)) || token.is_mark('(')
+    let (open_query, first) = (rest.next(), rest.next());
+    let query = |token: &Token| match token {
+        // A column of what a function gives may be named so, and has its type behind it.
+        values if values.is("values") => rest.next().is_some_and(|token| token.is_mark('(')),
+        token => ["select", "with", "table"].iter().any(|word| token.is(word)) || token.is_mark('('),
     };
-    rest.next().is_some_and(|token| token.is_mark('(')) && rest.next().is_some_and(query)
+    open_query.is_some_and(|token| token.is_mark('(')) && first.is_some_and(query)
+}
+
+/// What parts words and means nothing else. The server's scanner knows no other.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
 
 fn is_letter(c: char) -> bool {
@@ -352,8 +362,10 @@ fn is_letter(c: char) -> bool {
 fn cut(statement: &str) -> Result<Vec<Token>, String> {
     let endless = |what: &str| format!("{what} has no end");
     let (mut tokens, mut rest) = (vec![], statement);
+    let mut in_number = false;
     while let Some(c) = rest.chars().next() {
-        if c.is_whitespace() {
+        let behind_digit = std::mem::replace(&mut in_number, c.is_ascii_digit());
+        if is_space(c) {
             rest = &rest[c.len_utf8()..];
         } else if rest.starts_with("--") {
             rest = rest.find(['\n', '\r']).map_or("", |end| &rest[end..]);
@@ -374,6 +386,9 @@ fn cut(statement: &str) -> Result<Vec<Token>, String> {
         } else if is_letter(c) {
             let end = rest.find(|c| !(is_letter(c) || c.is_ascii_digit() || c == '$')).unwrap_or(rest.len());
             let (word, behind) = rest.split_at(end);
+            if behind_digit && !is_of_number(word) {
+                return Err(format!("`{word}` stands right behind a number; write a space between them"));
+            }
             let escaped = word.eq_ignore_ascii_case("e") && behind.starts_with('\'')
                 || word.eq_ignore_ascii_case("u") && (behind.starts_with("&'") || behind.starts_with("&\""));
             if escaped {
@@ -391,6 +406,17 @@ fn cut(statement: &str) -> Result<Vec<Token>, String> {
         }
     }
     Ok(tokens)
+}
+
+/// Whether letters right behind a digit are part of the number: an exponent, another base, or digits that are set apart.
+fn is_of_number(word: &str) -> bool {
+    let mut bytes = word.bytes();
+    match bytes.next() {
+        Some(b'e' | b'E') => bytes.all(|b| b.is_ascii_digit()),
+        Some(b'x' | b'X' | b'o' | b'O' | b'b' | b'B') => bytes.all(|b| b.is_ascii_hexdigit() || b == b'_'),
+        Some(b'_') => bytes.all(|b| b.is_ascii_digit() || b == b'_'),
+        _ => false,
+    }
 }
 
 /// What stands up to the closing quote, and what follows it. A quote that is written twice is one of the text.
@@ -455,6 +481,7 @@ mod tests {
             "SELECT 'pg_sleep(1)', $$ set_config( $$, $a$ $$ pg_x( $a$, 'it''s set_config(' /* /* lo_import( */ pg_ */",
             "SELECT \"Sum\" FROM (SELECT 1 AS \"Sum\") AS t",
             "SELECT EXTRACT(epoch FROM start), \"count\"(*) FROM windows",
+            "SELECT 1e5, 1.5E3, 2e-7, 0x1F, 1_000 AS \u{e4}\u{a0}b",
         ] {
             assert_eq!(check(statement), Ok(()), "{statement}");
         }
@@ -487,6 +514,12 @@ mod tests {
             ("SELECT repeat('x', 1000000000)", "repeat"),
             ("SELECT lpad('x', 1000000000)", "lpad"),
             ("SELECT format('%1000000000s', 'x')", "format"),
+            // To the server a space that breaks no line is a letter, and `$$` behind it part of a name.
+            ("SELECT 1 AS \u{a0}$$, set_config('a', 'b', false) AS x$$", "set_config"),
+            ("SELECT 1 AS \u{3000}$$, pg_sleep(9) AS x$$", "pg_sleep"),
+            // A column may be named `values`.
+            ("SELECT * FROM dblink(a, b) AS (values text)", "dblink"),
+            ("SELECT 1e5$$'$$ set_config(a, b, c) --'", "behind a number"),
             ("SELECT 'a", "a string has no end"),
             ("SELECT /* /* */", "a comment has no end"),
             ("SELECT $a$ $$", "between dollars"),
