@@ -30,7 +30,9 @@ pub fn replay(target: &str, run: impl Fn(&[u8])) {
         shown.0 = mutated(&inputs, at, &mut chance);
         run(&shown.0);
     }
-    let Some(seconds) = seconds.map(|n| n.parse().expect("SELVEDGE_FUZZ_SECONDS is a number")) else { return };
+    let Some(seconds) = seconds.map(|n| n.parse().expect("SELVEDGE_FUZZ_SECONDS is a number")) else {
+        return;
+    };
     let (start, mut count) = (Instant::now(), 0u64);
     while start.elapsed() < Duration::from_secs(seconds) {
         let at = chance.below(inputs.len());

@@ -4,6 +4,8 @@
 mod decode;
 #[path = "../../fuzz/bodies/frames.rs"]
 mod frames;
+#[path = "../../fuzz/bodies/gateway_queries.rs"]
+mod gateway_queries;
 #[path = "../../fuzz/bodies/gateway_settings.rs"]
 mod gateway_settings;
 #[path = "../../fuzz/bodies/log.rs"]
@@ -16,12 +18,17 @@ mod questions;
 mod replay;
 #[path = "../../fuzz/bodies/replica.rs"]
 mod replica;
+#[path = "../../fuzz/bodies/session.rs"]
+mod session;
 #[path = "../../fuzz/bodies/settings.rs"]
 mod settings;
 #[path = "../../fuzz/bodies/source.rs"]
 mod source;
 
 use replay::replay;
+use selvedge_gateway::actors::http;
+use selvedge_shared::canary::{self, Canary};
+use selvedge_shared::pattern::MAX_TEXT_BYTES;
 
 #[test]
 fn devices_that_send_anything() {
@@ -56,4 +63,43 @@ fn nodes_that_ask_anything() {
 #[test]
 fn settings_of_whatever_text() {
     replay("settings", |data| gateway_settings::run(&mut source::Source::new(data)));
+}
+
+#[test]
+fn clients_and_shards_that_say_anything_to_a_session() {
+    replay("session", session::run);
+}
+
+/// What would be wrong with a session is found by the kept inputs alone.
+#[test]
+fn a_session_with_a_mistake_is_found() {
+    for mistake in [Canary::AcknowledgedInPart, Canary::SubackBeforeChosen, Canary::TouchedUnnoted] {
+        let found = std::thread::spawn(move || {
+            canary::make(Some(mistake));
+            replay("session", session::run);
+        });
+        assert!(found.join().is_err(), "{mistake:?} is not found");
+    }
+}
+
+#[test]
+fn queries_of_whatever_bytes() {
+    replay("queries", |data| gateway_queries::run(&mut source::Source::new(data)));
+}
+
+#[test]
+fn a_question_stays_small_and_what_is_said_of_it_however_long_the_address() {
+    let long = "x".repeat(MAX_TEXT_BYTES + 1);
+    let place = format!("7.{}.{long}", long.len());
+    for (key, value, named) in [
+        ("device", &long, "device"),
+        ("stream", &long, "stream"),
+        ("after", &place, "after"),
+        (&long, &place, &long[..40]),
+    ] {
+        let given = [("device", "d"), (key, value)].map(|(key, value)| (key.to_string(), value.to_string()));
+        let (parameter, why) = http::parse(&given).unwrap_err();
+        assert_eq!(parameter, named);
+        assert!(why.len() < 200, "{why}");
+    }
 }

@@ -126,7 +126,8 @@ impl Place {
         (&self.device, &self.stream, self.start)
     }
 
-    fn is_sound(&self) -> bool {
+    /// Whether its names are as long as names are.
+    pub fn is_sound(&self) -> bool {
         self.device.len() <= MAX_NAME_BYTES && self.stream.len() <= MAX_NAME_BYTES
     }
 }

@@ -27,7 +27,7 @@ use selvedge_shared::aggregate::Sample;
 use selvedge_shared::balance::Policy;
 use selvedge_shared::ids::{GatewayId, SiteId};
 use selvedge_shared::log_limit::SharedLogLimit;
-use selvedge_shared::pattern::Pattern;
+use selvedge_shared::pattern::{MAX_TEXT_BYTES, Pattern};
 use selvedge_shared::question::Place;
 use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use serde_json::{Value, json};
@@ -269,11 +269,19 @@ fn window(site: &SiteId, w: &WindowView) -> Value {
     })
 }
 
-type Bad = (String, String);
+/// The parameter that is wrong, and what would be right.
+pub type Bad = (String, String);
+
+/// As much of an unknown parameter's name as is told back.
+const MAX_SHOWN_CHARS: usize = 40;
 
 const PARAMETERS: &str = "device, stream, from, to, every, consistency, policy, limit, after";
 
-fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
+/// Reads the parameters of `/v1/aggregates`.
+///
+/// # Errors
+/// Names the first one that is wrong.
+pub fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
     let mut policy = Policy::default();
     let mut query = WindowQuery {
         device: String::new(),
@@ -289,8 +297,8 @@ fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
     for (key, value) in given {
         let bad = |why: String| (key.clone(), why);
         match key.as_str() {
-            "device" => query.device = Pattern::parse(value).map(|_| value.clone()).map_err(bad)?,
-            "stream" => query.stream = Some(Pattern::parse(value).map(|_| value.clone()).map_err(bad)?),
+            "device" => query.device = pattern(value).map_err(bad)?,
+            "stream" => query.stream = Some(pattern(value).map_err(bad)?),
             "from" => query.from = EpochMs::parse_asked(value).map_err(|e| bad(e.to_string()))?,
             "to" => query.to = EpochMs::parse_asked(value).map_err(|e| bad(e.to_string()))?,
             "every" => {
@@ -313,10 +321,11 @@ fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
             }
             "after" => {
                 let why = || bad("give what an earlier answer gave as next".into());
-                query.page.after = Some(Place::parse(value).ok_or_else(why)?);
+                query.page.after = Some(Place::parse(value).filter(Place::is_sound).ok_or_else(why)?);
             }
             _ => {
-                return Err(bad(format!("there is no such parameter: {PARAMETERS}")));
+                let key = key.chars().take(MAX_SHOWN_CHARS).collect();
+                return Err((key, format!("there is no such parameter: {PARAMETERS}")));
             }
         }
     }
@@ -330,6 +339,14 @@ fn parse(given: &[(String, String)]) -> Result<(WindowQuery, Policy), Bad> {
         return Err(("from".into(), "it must be before to".into()));
     }
     Ok((query, policy))
+}
+
+/// A name or a pattern of names, no longer than either may be.
+fn pattern(text: &str) -> Result<String, String> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(format!("has more than {MAX_TEXT_BYTES} bytes, which no name has"));
+    }
+    Pattern::parse(text).map(|_| text.to_string())
 }
 
 #[cfg(test)]

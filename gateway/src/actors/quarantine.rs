@@ -21,7 +21,8 @@ use std::time::Duration;
 /// The most entries of one page, and how many unless more are asked for.
 const PAGE_ENTRIES: (usize, usize) = (1_000, 100);
 
-type Place = (u16, u64);
+/// An entry's shard, and its number there.
+pub type Place = (u16, u64);
 
 /// Puts these paths into an application.
 pub fn routes(app: &mut web::ServiceConfig) {
@@ -34,8 +35,8 @@ pub fn routes(app: &mut web::ServiceConfig) {
         .route("/v1/devices/{device}/streams/{stream}/reset-sequence", web::post().to(reset_stream));
 }
 
-/// `SHARD-ID`, as entries are named.
-fn place(text: &str) -> Option<Place> {
+/// Reads `SHARD-ID`, as entries are named.
+pub fn place(text: &str) -> Option<Place> {
     let (shard, id) = text.split_once('-')?;
     Some((shard.parse().ok()?, id.parse().ok()?))
 }

@@ -25,6 +25,7 @@ pub type Given = web::Query<BTreeMap<String, String>>;
 
 /// A parameter that can't be.
 pub fn bad(parameter: &str, why: &str) -> HttpResponse {
+    let parameter: String = parameter.chars().take(super::MAX_SHOWN_CHARS).collect();
     HttpResponse::BadRequest().json(json!({ "error": format!("{parameter}: {why}"), "parameter": parameter }))
 }
 
