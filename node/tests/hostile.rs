@@ -1,5 +1,7 @@
 //! Hostile bytes that the fuzzer has found worth keeping, replayed: see `fuzz/README.md`.
 
+#[path = "../../fuzz/bodies/node_queries.rs"]
+mod node_queries;
 #[path = "../../fuzz/bodies/node_settings.rs"]
 mod node_settings;
 #[path = "../../fuzz/bodies/replay.rs"]
@@ -10,6 +12,8 @@ mod reports;
 mod settings;
 #[path = "../../fuzz/bodies/source.rs"]
 mod source;
+#[path = "../../fuzz/bodies/sql.rs"]
+mod sql;
 #[path = "../../fuzz/bodies/uplink.rs"]
 mod uplink;
 
@@ -28,4 +32,15 @@ fn gateways_that_report_and_answer_anything() {
 #[test]
 fn settings_of_whatever_text() {
     replay("settings", |data| node_settings::run(&mut source::Source::new(data)));
+}
+
+#[test]
+fn queries_of_whatever_bytes() {
+    replay("queries", |data| node_queries::run(&mut source::Source::new(data)));
+}
+
+#[test]
+fn statements_of_whatever_text() {
+    let database = sql::Database::new();
+    replay("sql", |data| sql::run(&database, data));
 }

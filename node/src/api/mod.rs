@@ -36,6 +36,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use browser::admit;
+pub use sites::read as read_ask;
 pub use sql::MAX_RUNNING_ENTRIES;
 pub use whole::{Limits as WholeLimits, MAX_RUNNING_ENTRIES as MAX_WHOLE_ENTRIES};
 

@@ -186,7 +186,11 @@ pub(super) async fn aggregates(
     })))
 }
 
-fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter> {
+/// Reads the parameters of a question to a site.
+///
+/// # Errors
+/// Names the one that is wrong.
+pub fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter> {
     let bad = |parameter: &str, why: String| BadParameter { parameter: parameter.into(), why };
     let p = Parameters::new(given, &PARAMETERS)?;
     let device = p.text("device")?.ok_or_else(|| {

@@ -101,7 +101,7 @@ pub fn run() -> ExitCode {
     };
     drop(text);
     let outcome = match bound_process(&order) {
-        Ok(()) => work(&order),
+        Ok(()) => answer(&order),
         Err(why) => Outcome::Store(format!("the process that runs SQL can't be bounded: {why}")),
     };
     let mut out = BufWriter::new(&socket);
@@ -131,7 +131,8 @@ fn mapped_bytes() -> std::io::Result<u64> {
     kib.map(|kib| kib * 1024).ok_or_else(|| std::io::Error::other("/proc/self/status has no VmSize"))
 }
 
-fn work(order: &Order) -> Outcome {
+/// Runs it in this process, which is not bounded by that: [`run`] bounds one first.
+pub fn answer(order: &Order) -> Outcome {
     query(order).unwrap_or_else(|failed| match failed {
         Failed::Refused(why) => Outcome::Statement(why.to_string()),
         Failed::Database(why) => match why.sqlite_error_code() {
