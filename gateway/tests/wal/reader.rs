@@ -71,16 +71,20 @@ fn a_reader_stops_when_it_has_enough_and_goes_on_behind_it() {
     let (mut log, ..) = open(&disk).unwrap();
     (1..=40).for_each(|slot| _ = log.commit(&[record(1, 2, slot, slot, 200)]).unwrap());
     let stretch = log.stretch(1, 1).unwrap();
-    let (mut at, mut found) = (stretch.start, Vec::new());
-    while at < stretch.end {
-        at = reader(&disk)
-            .read(at, stretch.end, 1, END, &mut |record| {
-                found.push(record.slot);
-                false
-            })
-            .unwrap();
+    for (enough, most_bytes) in [(true, END), (false, 1)] {
+        let (mut at, mut found) = (stretch.start, Vec::new());
+        while at < stretch.end {
+            let before = found.len();
+            at = reader(&disk)
+                .read(at, stretch.end, 1, most_bytes, &mut |record| {
+                    found.push(record.slot);
+                    !enough
+                })
+                .unwrap();
+            assert!(found.len() <= before + 1, "each write is a unit");
+        }
+        assert_eq!(found, (1..=40).collect::<Vec<_>>());
     }
-    assert_eq!(found, (1..=40).collect::<Vec<_>>());
 }
 
 #[test]
