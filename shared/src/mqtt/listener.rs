@@ -229,7 +229,7 @@ impl Task {
             self.note_traffic();
             let now_ms = self.now_ms();
             self.core.hold(self.waits || self.app.holds_publishes());
-            self.core.lend(self.charge.pool().lend(self.handle.held_bytes()));
+            self.borrow();
             self.core.progress(now_ms, &mut self.events);
             self.charge.set(self.core.charged_bytes());
             let again = more && self.core.output().len() < MAX_OUTPUT_BYTES;
@@ -276,6 +276,11 @@ impl Task {
         since(self.start)
     }
 
+    /// Takes note of what credit there is now.
+    fn borrow(&mut self) {
+        self.core.lend(self.charge.pool().lend(self.handle.held_bytes()));
+    }
+
     /// When a write that makes no progress has lasted too long.
     fn stall_ms(&self) -> Option<u64> {
         Some(self.blocked_ms?.saturating_add(self.write_stall_ms))
@@ -283,7 +288,11 @@ impl Task {
 
     /// Reads what there is, once.
     fn read(&mut self) {
+        self.borrow(); // others may have taken credit while this one waited
         let most = self.read_bytes.min(self.core.most_input_bytes());
+        if most == 0 {
+            return;
+        }
         let (input, stream) = (self.core.input(), &self.stream);
         let read = match most > MIN_READ_BYTES {
             true => {

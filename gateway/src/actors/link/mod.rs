@@ -173,7 +173,7 @@ pub struct LinkStatus {
     pub peer: GatewayId,
     /// Where it is in its life.
     pub state: State,
-    /// Why it is not up, or was last not.
+    /// Why it is not up; while it is, why somebody else who claimed to be the peer was refused since.
     pub trouble: Option<String>,
     /// What it counted.
     pub counts: LinkCounts,
@@ -228,6 +228,11 @@ impl Line {
 
     fn trouble(&self, why: &str) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
+    }
+
+    /// What was wrong is over.
+    fn no_trouble(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn status(&self) -> LinkStatus {

@@ -129,6 +129,7 @@ impl Handler<Attach> for PeerLink {
         self.connection = None;
         self.line.pressed_back.store(false, Ordering::Relaxed);
         self.line.link().connected(now);
+        self.line.no_trouble();
         self.line.clock.connected(peer);
         if let Some(left_out) = self.line.log_limit.note("up") {
             tracing::info!(%peer, start, "link up{left_out}");

@@ -566,8 +566,9 @@ impl Application for Standing {
 #[tokio::test]
 async fn while_the_application_stands_still_many_large_publishes_stay_within_the_credit_and_none_is_lost() {
     const CONNECTIONS: usize = 60;
-    const EACH: u8 = 20;
-    const PAYLOAD_BYTES: usize = 50_000;
+    const EACH: u8 = 5;
+    // One of each connection is more than the credit already.
+    const PAYLOAD_BYTES: usize = 200_000;
     let most = 4 * 1024 * 1024;
     let app = Arc::new(Standing {
         credit: Arc::new(CreditPool::new(most)),
@@ -577,10 +578,15 @@ async fn while_the_application_stands_still_many_large_publishes_stay_within_the
         closed: Default::default(),
     });
     let served = serve(app.clone(), Limits::default(), 2 * CONNECTIONS).await;
-    let mut clients = Vec::new();
+    // They are idle at first: what credit there was then must not be what they go by.
+    let mut sockets = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut socket = served.raw(super::rig::V311).await;
         expect(&mut socket, b"\x20\x02\x00\x00").await;
+        sockets.push(socket);
+    }
+    let mut clients = Vec::new();
+    for socket in sockets {
         clients.push(tokio::spawn(async move {
             let (mut reading, mut writing) = socket.into_split();
             let write = tokio::spawn(async move {
