@@ -101,7 +101,7 @@ pub fn run(data: &[u8]) {
                     // Which filters a refusal takes away again is the connection's to know.
                     let refused = Vec::new();
                     side.answer(now_ms, Answer::Subscribed { token, refused });
-                    side.answer(now_ms, Answer::Unsubscribed { token: token + 1 });
+                    side.answer(now_ms, Answer::Unsubscribed { token: token.wrapping_add(1) });
                 }
                 side.open.retain(|t| *t != token);
                 side.answer(now_ms, Answer::Ack(Ack::kept(token)));
