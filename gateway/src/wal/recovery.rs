@@ -355,6 +355,7 @@ pub fn read(
 
     // Steps 3 and 4: above the mark.
     let before = segments.last().map_or(0, |s| s.number);
+    let before_tail = segments.len().checked_sub(2).and_then(|i| segments.get(i)).map(|s| s.number);
     let next = match floor.filter(|_| lost) {
         Some(floor) => before.max(floor.segment) + 1,
         None => before + 1,
@@ -388,8 +389,13 @@ pub fn read(
                 // All of it was durable: nothing to write again, nothing to cut. Restarts without work leave no trace.
                 Tail::GoOn { end: Position { segment: number, offset: start }, next_sequence }
             } else {
-                // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number.
-                let replaces = !lost && start == HEADER_BYTES && !reading.damage.lies_in(number);
+                // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number; but what is made
+                // must show that the segment before it was durable to its end, by its header or by a unit.
+                let shows = before_tail.is_none()
+                    || segment.good_header().is_some_and(|h| h.continues.segment > 0)
+                    || matches!(segment.unit_at(start).map_err(io("reading", number))?,
+                        UnitRead::Whole(head) if head.sequence > after && head.role != Role::Seal);
+                let replaces = !lost && start == HEADER_BYTES && !reading.damage.lies_in(number) && shows;
                 let (number, continues) = if replaces {
                     (number, segment.good_header().map(|h| h.continues).unwrap_or_default())
                 } else {

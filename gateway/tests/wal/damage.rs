@@ -3,6 +3,8 @@
 use super::{IDENTITY, open, record, small};
 use selvedge_gateway::wal::{Faults, Groups, MemoryDisk, Record};
 
+const HEADER_BYTES: usize = 512;
+
 /// A log of some segments; its records, and how many of those are in the last, unmarked unit.
 fn written() -> (MemoryDisk, Vec<Record>, usize) {
     let disk = MemoryDisk::new(1 << 20);
@@ -93,6 +95,31 @@ fn any_lost_sector_is_reported_or_was_in_the_last_unit() {
             );
         }
     }
+}
+
+/// The only unit of the last segment rots before any mark covers it, and an older segment has rotted too: what the last one
+/// showed of the one before it must stay known, or that one's end, and the seal that lists its groups, would be written again.
+#[test]
+fn rot_in_the_first_unit_of_the_last_segment_leaves_older_damage_as_it_was() {
+    let disk = MemoryDisk::new(1 << 20);
+    let (mut all, mut narrow) = (Vec::new(), 0);
+    let (mut log, ..) = open(&disk).unwrap();
+    for slot in 1..=40 {
+        let batch = vec![record(1 + (slot % 4) as u16, 2, slot, slot, 120), record(9, 2, slot, slot, 30)];
+        log.commit(&batch).unwrap();
+        all.extend(batch);
+        let left = disk.image();
+        let of = |(_, name): &(String, usize)| *name > HEADER_BYTES;
+        let names: Vec<_> = segments(&left).into_iter().filter(of).map(|(name, _)| name).collect();
+        for pair in names.windows(2) {
+            let rotten = left.image();
+            rotten.meddle(&pair[0], |bytes| bytes[HEADER_BYTES] ^= 1);
+            rotten.meddle(&pair[1], |bytes| bytes[HEADER_BYTES + 80] ^= 1);
+            let groups = check(&rotten, &all, 2, &format!("{pair:?} after {slot}"));
+            narrow += usize::from(!groups.is_empty() && !groups.is_all());
+        }
+    }
+    assert!(narrow > 10, "the seal tells the groups in {narrow} cases");
 }
 
 #[test]
