@@ -78,6 +78,8 @@ pub enum Canary {
     TransferReplaced,
     /// A scrub takes what has rotted for whole.
     ScrubPassesOver,
+    /// A connection reads by the credit that there was when it became idle.
+    CreditOfThen,
 }
 
 impl Canary {

@@ -12,7 +12,7 @@ use super::departure::{Departure, DepartureLog};
 use super::event::{Accept, Ack, AckCode, Answer, CloseReason, Connect, Inbound, Publish, Refusal};
 use super::handle::Handle;
 use super::inlet::Inlet;
-use super::listener::Application;
+use super::attendant::Application;
 use super::router::Router;
 use crate::topic::Filter;
 use bytestring::ByteString;

@@ -1,4 +1,4 @@
-//! An application's end of one connection: what it tells the connection's task, and what it sees of it.
+//! An application's end of one connection: what it tells whoever attends to it, and what it sees of it.
 
 use super::Limits;
 use super::departure::{Culprit, Traffic};
@@ -8,7 +8,6 @@ use rmqtt_codec::types::QoS;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long a publisher waits at a time for a subscriber that is behind, in milliseconds.
@@ -34,26 +33,8 @@ pub(super) struct Mail {
     /// What the connection is closed for.
     pub culprit: Option<Culprit>,
     pub closed: bool,
-    /// A subscriber of what the client publishes, and since when that is waited for.
-    waits_for: Option<(Arc<Handle>, Instant)>,
-}
-
-impl Mail {
-    /// The connection is over.
-    pub fn waits_for_nobody(&mut self) {
-        self.waits_for = None;
-    }
-
-    /// Whether publishes are to be kept back for a subscriber that is behind.
-    pub fn waits(&mut self) -> bool {
-        let is_over = |(subscriber, since): &mut (Arc<Handle>, Instant)| {
-            !subscriber.is_behind() || since.elapsed() >= Duration::from_millis(FOLLOW_MS)
-        };
-        if self.waits_for.as_mut().is_some_and(is_over) {
-            self.waits_for = None;
-        }
-        self.waits_for.is_some()
-    }
+    /// A subscriber of what the client publishes, that is behind.
+    pub waits_for: Option<Arc<Handle>>,
 }
 
 /// An application's end of one connection.
@@ -227,7 +208,7 @@ impl Handle {
     /// [`FOLLOW_MS`] at a time at most.
     pub fn wait_for(&self, subscriber: &Arc<Handle>) {
         if subscriber.id != self.id {
-            self.mail().waits_for.get_or_insert_with(|| (subscriber.clone(), Instant::now()));
+            self.mail().waits_for.get_or_insert_with(|| subscriber.clone());
         }
     }
 

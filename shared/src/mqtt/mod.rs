@@ -1,7 +1,8 @@
 //! The MQTT endpoint that gateway and node both embed: 3.1, 3.1.1 and 5 on one port.
 //!
 //! - [`connection`]: the protocol of one connection, without IO: bytes in, events up, answers down, bytes out.
-//! - [`listener`]: sockets and one task a connection around it; the program is an [`Application`].
+//! - [`attendant`]: what one connection and its application have to do with each other, without IO: the program is an [`Application`].
+//! - [`listener`]: sockets and one task a connection around it.
 //! - [`credit`]: how many bytes of publishes all connections and their application hold.
 //! - [`departure`]: how connections end, as operators are told.
 //! - [`router`]: which connected subscribers a publish goes to.
@@ -13,6 +14,7 @@
 //! must survive a connection, are the application's.
 
 mod answers;
+pub mod attendant;
 pub mod broker;
 pub mod connection;
 pub mod credit;
@@ -31,6 +33,7 @@ mod seats;
 mod tests;
 mod wire;
 
+pub use attendant::{Application, Attendant, Reception, Wait};
 pub use broker::Broker;
 pub use connection::Connection;
 pub use credit::{Charge, CreditPool, Loan};
@@ -42,7 +45,7 @@ pub use event::{
 pub use filters::MAX_CONNECTION_FILTER_BYTES;
 pub use handle::{Handle, NotDelivered};
 pub use inlet::{Heard, Inlet};
-pub use listener::{Application, Listener, ListenerConfig};
+pub use listener::{Listener, ListenerConfig};
 pub use rmqtt_codec::types::QoS;
 pub use router::Router;
 
