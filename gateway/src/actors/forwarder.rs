@@ -1,10 +1,10 @@
 //! The forwarder's actor: carries what devices did to the leaders of their shards, and what became of it
 //! back to the connections.
 
-use crate::actors::front::Front;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::logic::forward::{Effects, Forward, Forwardable, Ticket};
+use crate::logic::front::Front;
 use crate::logic::machine::{DueWill, Origin};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use crate::logic::shard::Event;

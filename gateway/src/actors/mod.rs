@@ -24,11 +24,9 @@
 //! | report, uplink | `SendReport` | one in each interval |
 //! | wiring, all | `Connect`, `Serve` | once |
 
-pub mod arriving;
 pub mod clock;
 pub mod departures;
 pub mod forwarder;
-pub mod front;
 pub mod fullness;
 pub mod http;
 pub mod link;

@@ -1,12 +1,12 @@
 //! What was not counted, over HTTP and for the whole site: the quarantine, topics that map to no stream, and an operator's orders
 //! about them. Any gateway answers; it asks the shards' leaders.
 
-use crate::actors::front::Front;
 use crate::actors::http::Api;
 use crate::actors::http::tables::{self, Given, bad, unavailable};
 use crate::actors::orders::ORDER_WAIT_MS;
 use crate::logic::decode::{Decoded, Few};
 use crate::logic::forward::{Forwardable, NamedReading};
+use crate::logic::front::Front;
 use crate::logic::machine::{Item, Outcome, QuarantineEntry, Reading, Readmit, Reason};
 use crate::logic::peer::{Listed, TableAnswer, TableQuestion};
 use crate::logic::session::reading_hash;

@@ -1,11 +1,11 @@
 //! How the gateway is as a whole: for operators, and as reports to the nodes.
 
-use crate::actors::front::Front;
 use crate::actors::fullness;
 use crate::actors::pulse;
 use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
 use crate::actors::switch::{GetPeers, Switch};
 use crate::actors::uplink::{GetLoad, SendReport, UplinkActor};
+use crate::logic::front::Front;
 use crate::logic::ring::{Member, Ring};
 use actix::Addr;
 use selvedge_shared::ids::{GatewayId, ShardId};

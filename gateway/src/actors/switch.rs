@@ -3,12 +3,12 @@
 
 use crate::actors::clock::SiteClock;
 use crate::actors::forwarder::{Answered, Forwarder, GatewayDown, GatewayUp};
-use crate::actors::front::Front;
 use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
 use crate::actors::pulse;
 use crate::actors::room::SiteRoom;
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::logic::asks::{self, Asks, Told, Wanted};
+use crate::logic::front::Front;
 use crate::logic::peer::{PeerMessage, TableAnswer, TableQuestion};
 use crate::logic::ring::Ring;
 use crate::logic::shard::{CONFIGURATION, Event};

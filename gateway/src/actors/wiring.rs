@@ -4,7 +4,6 @@
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::Bounds;
 use crate::actors::forwarder::{self, Forwarder};
-use crate::actors::front::{Front, Ways};
 use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
 use crate::actors::log::{LogActor, Serve};
@@ -17,6 +16,7 @@ use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
 use crate::descriptors;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
 use crate::logic::forward::{Forward, PIPELINE_BYTES};
+use crate::logic::front::{Front, Ways};
 use crate::logic::machine::Origin;
 use crate::logic::paxos;
 use crate::logic::replica::SHELF_BYTES;

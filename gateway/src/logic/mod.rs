@@ -10,6 +10,7 @@ pub mod decode;
 pub mod departures;
 pub mod detector;
 pub mod forward;
+pub mod front;
 pub mod link;
 pub mod machine;
 mod not_counted;

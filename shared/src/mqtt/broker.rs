@@ -8,11 +8,11 @@
 //! The program that embeds it can hear topics without being a client ([`super::inlet`]), and keep topics to itself: what clients
 //! publish there is dropped.
 
+use super::attendant::Application;
 use super::departure::{Departure, DepartureLog};
 use super::event::{Accept, Ack, AckCode, Answer, CloseReason, Connect, Inbound, Publish, Refusal};
 use super::handle::Handle;
 use super::inlet::Inlet;
-use super::attendant::Application;
 use super::router::Router;
 use crate::topic::Filter;
 use bytestring::ByteString;

@@ -3,8 +3,8 @@
 use super::Api;
 use super::tables::{Given, bad};
 use crate::actors::departures::DepartureDesk;
-use crate::actors::front::Connected;
 use crate::logic::departures::Left;
+use crate::logic::front::Connected;
 use actix_web::{HttpResponse, web};
 use selvedge_shared::mqtt::{Traffic, Version};
 use selvedge_shared::pattern::Pattern;

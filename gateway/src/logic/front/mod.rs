@@ -1,7 +1,8 @@
 //! The front: what MQTT connections and the site's actors share. Called from the connections' tasks and
 //! from the forwarder's actor; every lock is held for one batch of one connection.
 
-use crate::actors::arriving::Arriving;
+pub mod arriving;
+
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::{Bounds, DepartureDesk};
 use crate::actors::forwarder::{Forwarder, Submit, Withdraw};
@@ -18,6 +19,7 @@ use crate::logic::skips::{DeviceSkips, Skips};
 use crate::logic::unmapped::{Unmapped, UnmappedTopic};
 use crate::logic::wills::{WILLS, Wills};
 use actix::Addr;
+use arriving::Arriving;
 use bytes::Bytes;
 use metrics::Counter;
 use selvedge_shared::ids::{GatewayId, ShardId};
