@@ -4,9 +4,9 @@
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::actors::switch::{Switch, ToPeers};
 use crate::logic::forward::{Effects, Forward, Forwardable, Ticket};
-use crate::logic::front::Front;
+use crate::logic::front::{Front, Load};
 use crate::logic::machine::{DueWill, Origin};
-use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
+use crate::logic::peer::{ForwardAnswer, PeerMessage};
 use crate::logic::shard::Event;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -81,7 +81,7 @@ pub struct Forwarder {
     turning: bool,
     /// It will look at what is late.
     looking: bool,
-    busy_since: Option<(Instant, BusyReason)>,
+    load: Load,
 }
 
 impl Forwarder {
@@ -97,7 +97,7 @@ impl Forwarder {
             epoch,
             turning: false,
             looking: false,
-            busy_since: None,
+            load: Load::default(),
         }
     }
 
@@ -126,13 +126,7 @@ impl Forwarder {
         if let Some(switch) = self.switch.as_ref().filter(|_| !away.is_empty()) {
             switch.do_send(ToPeers(away));
         }
-        let mut outcomes = effects.outcomes;
-        outcomes.sort_by_key(|settled| settled.ticket.connection); // stable: each connection's stay in order
-        let mut outcomes = outcomes.into_iter().peekable();
-        while let Some(connection) = outcomes.peek().map(|first| first.ticket.connection) {
-            let of_it = std::iter::from_fn(|| outcomes.next_if(|s| s.ticket.connection == connection));
-            self.front.settled(connection, of_it);
-        }
+        self.front.settled(effects.outcomes);
     }
 
     /// Looks at what is late, and again as long as something may become so: an idle gateway sleeps.
@@ -148,26 +142,11 @@ impl Forwarder {
                 actor.core.timer(now_ms, &mut effects);
                 actor.perform(effects);
             }
-            actor.note_busy();
-            actor.front.expire();
-            if actor.core.deadline_ms().is_some() || actor.core.full() || !actor.front.arriving().is_empty() {
+            actor.load.look(now_ms, &actor.core, &actor.front);
+            if Load::goes_on(&actor.core, &actor.front) {
                 actor.look(ctx);
             }
         });
-    }
-
-    /// Tells the front whether leaders have refused for so long that newcomers are to be told.
-    fn note_busy(&mut self) {
-        let now = Instant::now();
-        self.busy_since = match (self.core.busy(), self.busy_since) {
-            (None | Some(BusyReason::Window), _) => None,
-            (Some(why), Some((since, _))) => Some((since, why)),
-            (Some(why), None) => Some((now, why)),
-        };
-        let lasting =
-            |(since, _): &(Instant, BusyReason)| now.duration_since(*since) > Duration::from_secs(2);
-        self.front.note_load(self.core.full(), self.busy_since.filter(lasting).map(|(_, why)| why));
-        self.front.arriving().note_stuck(self.core.stuck(self.now_ms()));
     }
 }
 

@@ -41,4 +41,5 @@ pub mod shard;
 pub mod supervisor;
 pub mod switch;
 pub mod uplink;
+pub mod ways;
 pub mod wiring;

@@ -10,8 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::oneshot;
 
-/// The connection that orders' tickets name; no MQTT connection has this number.
-pub const ORDERS: u64 = u64::MAX;
 /// How many orders may be unanswered.
 pub const MAX_ORDERS: usize = 256;
 /// How long an operator waits for an answer.

@@ -4,6 +4,7 @@
 use crate::actors::http::Api;
 use crate::actors::http::tables::{self, Given, bad, unavailable};
 use crate::actors::orders::ORDER_WAIT_MS;
+use crate::actors::ways::Ways;
 use crate::logic::decode::{Decoded, Few};
 use crate::logic::forward::{Forwardable, NamedReading};
 use crate::logic::front::Front;
@@ -138,8 +139,8 @@ async fn one(api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
 }
 
 /// Has items carried out, and waits for what became of them.
-async fn order(front: &Front, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<Outcome>, HttpResponse> {
-    let replies: Option<Vec<_>> = items.into_iter().map(|(shard, item)| front.order(shard, item)).collect();
+async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<Outcome>, HttpResponse> {
+    let replies: Option<Vec<_>> = items.into_iter().map(|(shard, item)| ways.order(shard, item)).collect();
     let replies = replies.ok_or_else(|| unavailable("too many orders are under way: try again"))?;
     let late = || unavailable("no majority answered in time; the order may still be carried out: repeat it");
     let mut outcomes = Vec::with_capacity(replies.len());
@@ -176,7 +177,7 @@ async fn finish(
     done: bool,
 ) -> Result<(), HttpResponse> {
     let item = Item::Readmitted { id, attempt, counted, far_behind, done };
-    order(&api.overview.front, vec![(ShardId(shard), Forwardable::Item(item))]).await.map(|_| ())
+    order(&api.overview.ways, vec![(ShardId(shard), Forwardable::Item(item))]).await.map(|_| ())
 }
 
 /// Decodes an entry anew and has counted what was not counted then.
@@ -211,7 +212,7 @@ async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<
         let readmit = Readmit { shard: place.0, id: place.1, attempt: entry.attempt, readings: Vec::new() };
         (shard, Forwardable::Readmit(readmit, readings))
     });
-    let outcomes = order(front, items.collect()).await?;
+    let outcomes = order(&api.overview.ways, items.collect()).await?;
     let (mut counted, mut recognised, mut hashes, mut why) = (0, 0, Vec::new(), Vec::new());
     let mut far_behind = 0;
     for (outcome, (_, list)) in outcomes.iter().zip(&asked) {
@@ -323,7 +324,7 @@ async fn reset_stream(api: web::Data<Api>, path: web::Path<(String, String)>) ->
 async fn reset(api: &Api, device: String, stream: Option<String>) -> HttpResponse {
     let front = &api.overview.front;
     let item = Forwardable::Item(Item::ResetSequence { device: device.clone(), stream });
-    match order(front, vec![(front.shard_of(&device), item)]).await {
+    match order(&api.overview.ways, vec![(front.shard_of(&device), item)]).await {
         Err(answer) => answer,
         Ok(outcomes) => match outcomes.first() {
             Some(Outcome::Refused(why)) => HttpResponse::NotFound().json(json!({ "error": why })),

@@ -5,6 +5,7 @@ use crate::actors::pulse;
 use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
 use crate::actors::switch::{GetPeers, Switch};
 use crate::actors::uplink::{GetLoad, SendReport, UplinkActor};
+use crate::actors::ways::Ways;
 use crate::logic::front::Front;
 use crate::logic::ring::{Member, Ring};
 use actix::Addr;
@@ -26,6 +27,8 @@ pub struct Overview {
     pub ring: Arc<Ring>,
     /// The connections.
     pub front: Arc<Front>,
+    /// How connections have ended, and the way of operators' orders.
+    pub ways: Arc<Ways>,
     /// The shards that have a replica here.
     pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
     /// Who lives.
@@ -98,7 +101,7 @@ impl Reporter {
                 () = self.changed.notified() => next(GATHER_MS).await,
             }
             let reports = self.overview.reports().await;
-            self.overview.front.departures().sweep();
+            self.overview.ways.departures().sweep();
             Self::warn(&reports, &mut warned);
             // The load is asked for where reports go out: no answer, no connection.
             if let Some(load) = self.uplink.send(GetLoad).await.ok().flatten() {

@@ -2,7 +2,7 @@
 //! listener, and stops them again. The only file that names them all.
 
 use crate::actors::clock::SiteClock;
-use crate::actors::departures::Bounds;
+use crate::actors::departures::{Bounds, DepartureDesk};
 use crate::actors::forwarder::{self, Forwarder};
 use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
@@ -13,10 +13,11 @@ use crate::actors::shard::{Around, ShardActor};
 use crate::actors::supervisor::{Part, Supervisor};
 use crate::actors::switch::{self, Switch};
 use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
+use crate::actors::ways::Ways;
 use crate::descriptors;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
 use crate::logic::forward::{Forward, PIPELINE_BYTES};
-use crate::logic::front::{Front, Ways};
+use crate::logic::front::Front;
 use crate::logic::machine::Origin;
 use crate::logic::paxos;
 use crate::logic::replica::SHELF_BYTES;
@@ -183,7 +184,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
 
     let clock = Arc::new(SiteClock::new(me, peers.keys().copied()));
     let room = Arc::new(SiteRoom::new(me));
-    let front = Arc::new(Front::new(ring.clone(), decoder, origin, clock.clone(), bounds(&mqtt_config)));
+    let ways = Arc::new(Ways::new(epoch, clock.clone(), DepartureDesk::new(bounds(&mqtt_config))));
+    let front = Arc::new(Front::new(ring.clone(), decoder, origin, Arc::default(), ways.clone()));
     let log = LogActor::new(
         LogKeeper::new(disk.log, replicas.keys().copied()),
         disk.stores,
@@ -263,7 +265,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     ];
     parts.extend(actors.iter().map(|(id, shard)| part(&format!("shard {id}"), shard.clone())));
     Supervisor::new(parts).start();
-    front.connect(Ways { forwarder, switch: switch.clone(), links: links.clone() });
+    ways.connect(forwarder, switch.clone(), links.clone());
 
     let listeners = match threads.listeners {
         0 => None,
@@ -305,7 +307,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
 
     let members =
         settings.site.gateways.iter().map(|g| Member { id: GatewayId(g.id), weight: g.weight }).collect();
-    let overview = Overview { ring, front, shards: actors, switch };
+    let overview = Overview { ring, front, ways, shards: actors, switch };
     let (of, to) = (overview.clone(), uplink.clone());
     actix::spawn(Reporter { me, start, members, overview: of, uplink: to, changed, epoch }.run());
     let widths_ms = settings.rules.widths_ms();

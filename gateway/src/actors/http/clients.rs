@@ -43,7 +43,7 @@ pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
     connected.truncate(limit);
     let next = connected.last().filter(|_| truncated).map(|c| c.connection.to_string());
     let clients: Vec<_> = connected.iter().map(one).collect();
-    let desk = front.departures();
+    let desk = api.overview.ways.departures();
     let left = desk.list(|d| wanted(d.client_id.as_deref().unwrap_or_default()));
     let left: Vec<_> = left.iter().map(|l| gone(desk, l)).collect();
     HttpResponse::Ok().json(json!({

@@ -147,7 +147,7 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
     }
     let shard = api.overview.ring.shard_of(&device);
     let item = Forwardable::Item(Item::Retire { device: device.clone(), stream: stream.clone() });
-    let Some(outcome) = api.overview.front.order(shard, item) else {
+    let Some(outcome) = api.overview.ways.order(shard, item) else {
         return unavailable("too many orders are under way; try again");
     };
     match tokio::time::timeout(Duration::from_millis(ORDER_WAIT_MS), outcome).await {

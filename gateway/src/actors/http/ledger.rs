@@ -25,7 +25,7 @@ pub async fn admit(api: web::Data<Api>, name: web::Path<String>) -> HttpResponse
     let mut missing = Vec::new();
     for some in shards.chunks(SHARDS_ORDERED_ENTRIES) {
         let order = |shard: &ShardId| {
-            (*shard, api.overview.front.order(*shard, Forwardable::Item(Item::AdmitLedger { ledger })))
+            (*shard, api.overview.ways.order(*shard, Forwardable::Item(Item::AdmitLedger { ledger })))
         };
         let orders: Vec<_> = some.iter().map(order).collect();
         for (shard, outcome) in orders {

@@ -6,11 +6,11 @@ use crate::logic::session::CONNECT_WAIT_MS;
 use selvedge_shared::ids::ShardId;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 struct Waiting {
-    queue: VecDeque<(Instant, u64, String)>,
+    /// When each came, its connection and its client id.
+    queue: VecDeque<(u64, u64, String)>,
     /// The last connection of each client.
     last: HashMap<String, u64>,
 }
@@ -28,9 +28,9 @@ impl Arriving {
     }
 
     /// A client has come. Gives its connection before this one, if that came lately.
-    pub fn came(&self, connection: u64, client: &str) -> Option<u64> {
+    pub fn came(&self, now_ms: u64, connection: u64, client: &str) -> Option<u64> {
         let mut waiting = self.waiting();
-        waiting.queue.push_back((Instant::now(), connection, client.to_string()));
+        waiting.queue.push_back((now_ms, connection, client.to_string()));
         if client.is_empty() {
             return None;
         }
@@ -38,19 +38,19 @@ impl Arriving {
     }
 
     /// The next that has waited for too long.
-    pub fn late(&self) -> Option<u64> {
-        let wait = Duration::from_millis(CONNECT_WAIT_MS);
+    pub fn late(&self, now_ms: u64) -> Option<u64> {
+        let is_late = |(since_ms, ..): &mut (u64, u64, String)| now_ms >= *since_ms + CONNECT_WAIT_MS;
         let mut waiting = self.waiting();
-        let (_, connection, client) = waiting.queue.pop_front_if(|(since, ..)| since.elapsed() >= wait)?;
+        let (_, connection, client) = waiting.queue.pop_front_if(is_late)?;
         if waiting.last.get(&client) == Some(&connection) {
             waiting.last.remove(&client);
         }
         Some(connection)
     }
 
-    /// Whether [`Arriving::late`] is to be asked.
-    pub fn is_empty(&self) -> bool {
-        self.waiting().queue.is_empty()
+    /// When [`Arriving::late`] has one to give, if it will.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.waiting().queue.front().map(|(since_ms, ..)| since_ms + CONNECT_WAIT_MS)
     }
 
     /// Which shards can't move now.

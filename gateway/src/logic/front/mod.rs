@@ -1,24 +1,28 @@
-//! The front: what MQTT connections and the site's actors share. Called from the connections' tasks and
-//! from the forwarder's actor; every lock is held for one batch of one connection.
+//! The front: what the MQTT connections of a gateway share, and what its forwarder tells them. It admits clients, steps their sessions
+//! ([`crate::logic::session`]), has wills published, and gives publishes to subscribers here and at peers.
+//!
+//! It is called from the tasks of connections and from the forwarder, by several threads at once; every lock is held for one batch of
+//! one connection. What it wants of others goes through [`Outside`], which takes it in without waiting.
+//!
+//! Invariant: a client whose shard can't move, or that comes while the site takes nothing more, is refused at once: none waits in vain.
+//! Invariant: of the connections of one client whose CONNECT waits at this gateway only the last one may be let in.
+//! Invariant: submissions of one connection leave in the order of its events: its session is locked until they have left.
+//! Invariant: what sessions hold of publishes is charged to the credit of all connections ([`selvedge_shared::mqtt::credit`]).
 
 pub mod arriving;
+mod load;
 
-use crate::actors::clock::SiteClock;
-use crate::actors::departures::{Bounds, DepartureDesk};
-use crate::actors::forwarder::{Forwarder, Submit, Withdraw};
-use crate::actors::link::PeerLinks;
-use crate::actors::orders::{ORDERS, Orders};
-use crate::actors::switch::{InterestChanged, Switch};
+pub use load::Load;
+
 use crate::logic::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
 use crate::logic::forward::{Forwardable, Settled, Ticket};
-use crate::logic::machine::{DueWill, Origin, Outcome};
+use crate::logic::machine::{DueWill, Origin};
 use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use crate::logic::ring::Ring;
 use crate::logic::session::{Effects, Fates, Session, Site};
 use crate::logic::skips::{DeviceSkips, Skips};
 use crate::logic::unmapped::{Unmapped, UnmappedTopic};
 use crate::logic::wills::{WILLS, Wills};
-use actix::Addr;
 use arriving::Arriving;
 use bytes::Bytes;
 use metrics::Counter;
@@ -33,8 +37,7 @@ use selvedge_shared::topic::Filter;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use tokio::sync::oneshot;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 struct Client {
     handle: Arc<Handle>,
@@ -77,24 +80,35 @@ pub struct Connected {
     pub traffic: Traffic,
 }
 
-/// Where submissions and messages to peers go, once the actors run.
-pub struct Ways {
-    /// The forwarder.
-    pub forwarder: Addr<Forwarder>,
-    /// The switch.
-    pub switch: Addr<Switch>,
-    /// The links to peers.
-    pub links: PeerLinks,
+/// The connection that tickets of operators' orders name; no MQTT connection has this number.
+pub const ORDERS: u64 = u64::MAX;
+
+/// What is around the front: it takes in what the front wants done, without waiting, and knows the time.
+pub trait Outside: Send + Sync {
+    /// Milliseconds of a clock that never goes back.
+    fn now_ms(&self) -> u64;
+    /// The wall time, as the site's gateways agree on it.
+    fn wall(&self) -> EpochMs;
+    /// Items for the shards, in order, after those before them.
+    fn submit(&self, items: Vec<(ShardId, Ticket, Forwardable)>);
+    /// Items that nobody waits for any more; of each that could be taken back [`Front::withdrawn`] is told.
+    fn withdraw(&self, items: Vec<(ShardId, Ticket)>);
+    /// Messages for a peer, in order; what can't be sent is lost.
+    fn send(&self, peer: GatewayId, messages: Vec<PeerMessage>);
+    /// What is subscribed to here has changed ([`Front::filters`]).
+    fn interest_changed(&self);
+    /// What became of an item under the ticket of [`ORDERS`].
+    fn ordered(&self, settled: Settled);
+    /// A connection has ended, or was refused.
+    fn departed(&self, departure: &Departure);
 }
 
-/// What connections and actors share.
+/// What the connections of a gateway share.
 pub struct Front {
     ring: Arc<Ring>,
     decoder: Decoder,
     origin: Origin,
-    clock: Arc<SiteClock>,
-    ways: OnceLock<Ways>,
-    departures: DepartureDesk,
+    outside: Arc<dyn Outside>,
     clients: RwLock<HashMap<u64, Arc<Client>>>,
     credit: Arc<CreditPool>,
     arriving: Arriving,
@@ -108,7 +122,6 @@ pub struct Front {
     busy: AtomicU8,
     acked: AtomicU64,
     figures: Figures,
-    orders: Orders,
 }
 
 /// The counters that nearly every batch of publishes moves, at hand: looking one up takes as long as counting a hundred times.
@@ -144,23 +157,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Front {
-    /// A front without connections.
+    /// A front without connections. `credit` is for what its connections, its sessions and the forwarder hold of publishes.
     pub fn new(
         ring: Arc<Ring>,
         decoder: Decoder,
         origin: Origin,
-        clock: Arc<SiteClock>,
-        bounds: Bounds,
+        credit: Arc<CreditPool>,
+        outside: Arc<dyn Outside>,
     ) -> Self {
         Self {
             ring,
             decoder,
             origin,
-            clock,
-            ways: OnceLock::new(),
-            departures: DepartureDesk::new(bounds),
+            outside,
             clients: RwLock::default(),
-            credit: Arc::default(),
+            credit,
             arriving: Arriving::default(),
             wills: Mutex::default(),
             router: Router::new(),
@@ -171,19 +182,23 @@ impl Front {
             busy: AtomicU8::new(0),
             acked: AtomicU64::new(0),
             figures: Figures::new(),
-            orders: Orders::default(),
         }
     }
 
-    /// Connects it to the actors; called once, before the first connection.
-    pub fn connect(&self, ways: Ways) {
-        let _ = self.ways.set(ways);
+    /// What became of items, in the order in which each shard has settled them.
+    pub fn settled(&self, mut outcomes: Vec<Settled>) {
+        outcomes.sort_by_key(|settled| settled.ticket.connection); // stable: each connection's stay in order
+        let mut outcomes = outcomes.into_iter().peekable();
+        while let Some(connection) = outcomes.peek().map(|first| first.ticket.connection) {
+            let of_it = std::iter::from_fn(|| outcomes.next_if(|s| s.ticket.connection == connection));
+            self.settled_of(connection, of_it);
+        }
     }
 
-    /// What became of items of one connection.
-    pub fn settled(&self, connection: u64, list: impl Iterator<Item = Settled>) {
+    /// What became of items of one connection; takes all of the list.
+    fn settled_of(&self, connection: u64, list: impl Iterator<Item = Settled>) {
         if connection == ORDERS {
-            return list.for_each(|settled| self.orders.settled(settled));
+            return list.for_each(|settled| self.outside.ordered(settled));
         }
         if connection == WILLS {
             return list.for_each(|settled| self.will_settled(settled));
@@ -202,15 +217,6 @@ impl Front {
         if over {
             self.forget(connection);
         }
-    }
-
-    /// Gives an operator's order to a shard; its outcome comes when it is chosen. Nothing if too many are under way.
-    pub fn order(&self, shard: ShardId, item: Forwardable) -> Option<oneshot::Receiver<Outcome>> {
-        let ways = self.ways.get()?;
-        let (token, outcome) = self.orders.open()?;
-        let ticket = Ticket { connection: ORDERS, token };
-        ways.forwarder.do_send(Submit(vec![(shard, ticket, item)]));
-        Some(outcome)
     }
 
     fn will_settled(&self, settled: Settled) {
@@ -236,14 +242,14 @@ impl Front {
         self.spread(WILLS, &mut effects);
     }
 
-    /// Who arrives; [`Front::expire`] is to be asked while somebody does.
+    /// Who arrives.
     pub fn arriving(&self) -> &Arriving {
         &self.arriving
     }
 
     /// Refuses clients whose shard did not answer in time.
-    pub fn expire(&self) {
-        while let Some(connection) = self.arriving.late() {
+    fn expire(&self, now_ms: u64) {
+        while let Some(connection) = self.arriving.late(now_ms) {
             if let Some(client) = self.client(connection) {
                 self.end_arriving(&client, Session::refuse);
             }
@@ -282,7 +288,7 @@ impl Front {
     }
 
     /// The site's load: while it is `full`, connections hold publishes back; a lasting reason turns newcomers away.
-    pub fn note_load(&self, full: bool, busy: Option<BusyReason>) {
+    fn note_load(&self, full: bool, busy: Option<BusyReason>) {
         self.overloaded.store(full, Ordering::Relaxed);
         let reason = match busy {
             None | Some(BusyReason::Window) => 0,
@@ -400,6 +406,11 @@ impl Front {
         self.clients.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// How many wills it publishes at the moment.
+    pub fn wills_under_way(&self) -> usize {
+        lock(&self.wills).len()
+    }
+
     /// What is held of publishes that are not answered, in bytes, wherever they are.
     pub fn held_bytes(&self) -> usize {
         self.credit.used_bytes()
@@ -408,11 +419,6 @@ impl Front {
     /// How many messages of QoS 0 were dropped because their subscribers did not follow.
     pub fn dropped(&self) -> u64 {
         self.router.dropped()
-    }
-
-    /// How connections have ended.
-    pub fn departures(&self) -> &DepartureDesk {
-        &self.departures
     }
 
     /// The connections behind number `after` whose client ids are wanted, by their numbers, at most `most`.
@@ -440,7 +446,7 @@ impl Front {
 
     fn site<'a>(&'a self, listens: &'a dyn Fn(&str) -> bool) -> Site<'a> {
         let Self { ring, decoder, origin, .. } = self;
-        Site { ring, decoder, origin: *origin, now: self.clock.now().wall, listens }
+        Site { ring, decoder, origin: *origin, now: self.outside.wall(), listens }
     }
 
     /// Whether somebody subscribes to a topic, here or at a peer.
@@ -470,11 +476,8 @@ impl Front {
         if !effects.unsubscribe.is_empty() {
             self.router.unsubscribe(client.handle.id(), &effects.unsubscribe);
         }
-        if let Some(ways) =
-            self.ways.get().filter(|_| !effects.subscribe.is_empty() || !effects.unsubscribe.is_empty())
-        {
-            // Where there is no room, the switch looks by itself soon.
-            let _ = ways.switch.try_send(InterestChanged);
+        if !effects.subscribe.is_empty() || !effects.unsubscribe.is_empty() {
+            self.outside.interest_changed();
         }
         self.spread(client.handle.id(), &mut effects);
         self.acked.fetch_add(effects.acked, Ordering::Relaxed);
@@ -484,7 +487,7 @@ impl Front {
         }
         if !effects.unmapped.is_empty() {
             metrics::counter!("selvedge_publishes_unmapped_total").increment(effects.unmapped.len() as u64);
-            let (mut unmapped, now) = (lock(&self.unmapped), self.clock.now().wall);
+            let (mut unmapped, now) = (lock(&self.unmapped), self.outside.wall());
             for (topic, bytes) in &effects.unmapped {
                 unmapped.note(topic, *bytes, now);
             }
@@ -506,15 +509,11 @@ impl Front {
             let listens = |topic: &str| self.listens(topic);
             lock(&self.wills).publish(self.site(&listens), will, waits, effects);
         }
-        if !effects.submit.is_empty()
-            && let Some(ways) = self.ways.get()
-        {
-            ways.forwarder.do_send(Submit(std::mem::take(&mut effects.submit)));
+        if !effects.submit.is_empty() {
+            self.outside.submit(std::mem::take(&mut effects.submit));
         }
-        if !effects.withdraw.is_empty()
-            && let Some(ways) = self.ways.get()
-        {
-            ways.forwarder.do_send(Withdraw(std::mem::take(&mut effects.withdraw)));
+        if !effects.withdraw.is_empty() {
+            self.outside.withdraw(std::mem::take(&mut effects.withdraw));
         }
         if !effects.skipped.is_empty() {
             self.note_skipped(&effects.skipped);
@@ -526,7 +525,7 @@ impl Front {
     }
 
     fn note_skipped(&self, skipped: &[Skipped<'_>]) {
-        let (now, mut skips) = (self.clock.now().wall, lock(&self.skips));
+        let (now, mut skips) = (self.outside.wall(), lock(&self.skips));
         for field in skipped {
             skips.note(now, field);
             metrics::counter!("selvedge_fields_skipped_total", "why" => field.why.label()).increment(1);
@@ -557,18 +556,16 @@ impl Front {
                 }
             }
         }
-        if let Some(ways) = self.ways.get() {
-            away.into_iter().for_each(|(peer, messages)| ways.links.send(peer, messages));
-        }
+        away.into_iter().for_each(|(peer, messages)| self.outside.send(peer, messages));
     }
 
     fn admit(&self, handle: &Arc<Handle>, connect: &Connect) -> Arc<Client> {
-        let (id, handle, since) = (handle.id(), handle.clone(), self.clock.now().wall);
+        let (id, handle, since) = (handle.id(), handle.clone(), self.outside.wall());
         let version = connect.version;
         let (session, charge) = (Mutex::new(Session::new(id)), Charge::new(self.credit.clone()));
         let client = Arc::new(Client { handle, session, charge, version, since });
         self.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client.clone());
-        let before = self.arriving.came(id, &connect.client_id);
+        let before = self.arriving.came(self.outside.now_ms(), id, &connect.client_id);
         if let Some(before) = before.and_then(|before| self.client(before)) {
             self.end_arriving(&before, Session::overtaken);
         }
@@ -631,6 +628,6 @@ impl Application for Front {
     }
 
     fn departed(&self, departure: &Departure) {
-        self.departures.note(self.clock.now().wall, departure);
+        self.outside.departed(departure);
     }
 }

@@ -1,0 +1,105 @@
+//! What is around the front in a running gateway: the actors that take in what it wants done, the clocks, and who is told of departures
+//! and of operators' orders.
+
+use crate::actors::clock::SiteClock;
+use crate::actors::departures::DepartureDesk;
+use crate::actors::forwarder::{Forwarder, Submit, Withdraw};
+use crate::actors::link::PeerLinks;
+use crate::actors::orders::Orders;
+use crate::actors::switch::{InterestChanged, Switch};
+use crate::logic::forward::{Forwardable, Settled, Ticket};
+use crate::logic::front::{ORDERS, Outside};
+use crate::logic::machine::Outcome;
+use crate::logic::peer::PeerMessage;
+use actix::Addr;
+use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_shared::mqtt::Departure;
+use selvedge_shared::time::EpochMs;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// The actors that serve the front.
+struct Served {
+    forwarder: Addr<Forwarder>,
+    switch: Addr<Switch>,
+    links: PeerLinks,
+}
+
+/// The ways from the front to the actors. Before these run, what is sent is lost: there is no connection yet.
+pub struct Ways {
+    epoch: Instant,
+    clock: Arc<SiteClock>,
+    departures: DepartureDesk,
+    orders: Orders,
+    to: OnceLock<Served>,
+}
+
+impl Ways {
+    /// Ways that lead nowhere yet. Monotonic times count from `epoch`, as the forwarder's do.
+    pub fn new(epoch: Instant, clock: Arc<SiteClock>, departures: DepartureDesk) -> Self {
+        Self { epoch, clock, departures, orders: Orders::default(), to: OnceLock::new() }
+    }
+
+    /// Connects them to the actors; called once, before the first connection.
+    pub fn connect(&self, forwarder: Addr<Forwarder>, switch: Addr<Switch>, links: PeerLinks) {
+        let _ = self.to.set(Served { forwarder, switch, links });
+    }
+
+    /// How connections have ended.
+    pub fn departures(&self) -> &DepartureDesk {
+        &self.departures
+    }
+
+    /// Gives an operator's order to a shard; its outcome comes when it is chosen. Nothing if too many are under way.
+    pub fn order(&self, shard: ShardId, item: Forwardable) -> Option<oneshot::Receiver<Outcome>> {
+        let to = self.to.get()?;
+        let (token, outcome) = self.orders.open()?;
+        let ticket = Ticket { connection: ORDERS, token };
+        to.forwarder.do_send(Submit(vec![(shard, ticket, item)]));
+        Some(outcome)
+    }
+}
+
+impl Outside for Ways {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn wall(&self) -> EpochMs {
+        self.clock.now().wall
+    }
+
+    fn submit(&self, items: Vec<(ShardId, Ticket, Forwardable)>) {
+        if let Some(to) = self.to.get() {
+            to.forwarder.do_send(Submit(items));
+        }
+    }
+
+    fn withdraw(&self, items: Vec<(ShardId, Ticket)>) {
+        if let Some(to) = self.to.get() {
+            to.forwarder.do_send(Withdraw(items));
+        }
+    }
+
+    fn send(&self, peer: GatewayId, messages: Vec<PeerMessage>) {
+        if let Some(to) = self.to.get() {
+            to.links.send(peer, messages);
+        }
+    }
+
+    fn interest_changed(&self) {
+        if let Some(to) = self.to.get() {
+            // Where there is no room, the switch looks by itself soon.
+            let _ = to.switch.try_send(InterestChanged);
+        }
+    }
+
+    fn ordered(&self, settled: Settled) {
+        self.orders.settled(settled);
+    }
+
+    fn departed(&self, departure: &Departure) {
+        self.departures.note(self.wall(), departure);
+    }
+}
