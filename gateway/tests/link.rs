@@ -8,7 +8,7 @@ use selvedge_gateway::actors::link::{
 };
 use selvedge_gateway::actors::room::SiteRoom;
 use selvedge_gateway::identity::{Expected, Identity};
-use selvedge_gateway::logic::detector::DETECT_MS;
+use selvedge_gateway::logic::detector::{Change, DETECT_MS};
 use selvedge_gateway::logic::link::State;
 use selvedge_gateway::logic::machine::Origin;
 use selvedge_gateway::logic::peer::PeerMessage;
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 enum Event {
     From(GatewayId, Vec<PeerMessage>),
-    Changed(PeersChanged),
+    Changed(Change),
     /// Messages came and were not taken, because the gate is closed.
     Waiting,
 }
@@ -63,7 +63,7 @@ impl Handler<FromPeer> for Receiver {
 impl Handler<PeersChanged> for Receiver {
     type Result = ();
     fn handle(&mut self, m: PeersChanged, _: &mut Self::Context) {
-        let _ = self.0.send(Event::Changed(m));
+        let _ = self.0.send(Event::Changed(m.0));
     }
 }
 

@@ -10,6 +10,7 @@ use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::logic::asks::{self, Asks, Told, Wanted};
 use crate::logic::front::Front;
 use crate::logic::peer::{PeerMessage, TableAnswer, TableQuestion};
+use crate::logic::reach::Reach;
 use crate::logic::ring::Ring;
 use crate::logic::shard::{CONFIGURATION, Event};
 use actix::{Actor, Addr, Context, Handler, Message};
@@ -79,7 +80,7 @@ pub struct Switch {
     me: GatewayId,
     front: Arc<Front>,
     to: Option<Connect>,
-    up: BTreeSet<GatewayId>,
+    reach: Reach,
     told: u64,
     epoch: Instant,
     clock: Arc<SiteClock>,
@@ -110,7 +111,7 @@ impl Switch {
             me,
             front,
             to: None,
-            up: BTreeSet::from([me]),
+            reach: Reach::new(me),
             told: 0,
             epoch,
             clock,
@@ -239,7 +240,7 @@ impl Switch {
         if version != self.told {
             self.told = version;
             let filters: Arc<[String]> = filters.into();
-            let peers: Vec<_> = self.up.iter().copied().filter(|p| *p != self.me).collect();
+            let peers: Vec<_> = self.reach.up().iter().copied().filter(|p| *p != self.me).collect();
             let interest = |peer| (peer, PeerMessage::Interest { filters: filters.clone() });
             self.send(peers.into_iter().map(interest).collect());
         }
@@ -300,7 +301,7 @@ impl Actor for Switch {
 impl Handler<Connect> for Switch {
     type Result = ();
     fn handle(&mut self, connect: Connect, _: &mut Self::Context) {
-        let up: Vec<_> = self.up.iter().copied().collect();
+        let up: Vec<_> = self.reach.up().iter().copied().collect();
         for shard in connect.shards.values() {
             shard.do_send(ShardEvents(vec![Event::Peers { up: up.clone(), restarted: Vec::new() }]));
         }
@@ -317,28 +318,24 @@ impl Handler<FromPeer> for Switch {
 
 impl Handler<PeersChanged> for Switch {
     type Result = ();
-    fn handle(&mut self, PeersChanged { up, restarted }: PeersChanged, _: &mut Self::Context) {
-        for gone in self.up.difference(&up) {
+    fn handle(&mut self, PeersChanged(change): PeersChanged, _: &mut Self::Context) {
+        let news = self.reach.changed(change);
+        for gone in &news.lost {
             tracing::warn!(peer = %gone, "a gateway can't be reached");
         }
-        for fresh in up.difference(&self.up) {
+        for fresh in &news.reached {
             tracing::info!(peer = %fresh, "a gateway is reached");
         }
         if let Some(to) = &self.to {
-            let event = || Event::Peers { up: up.iter().copied().collect(), restarted: restarted.clone() };
             for shard in to.shards.values() {
-                shard.do_send(ShardEvents(vec![event()]));
+                let (up, restarted) = (news.up.clone(), news.restarted.clone());
+                shard.do_send(ShardEvents(vec![Event::Peers { up, restarted }]));
             }
-            for gone in self.up.difference(&up).chain(&restarted) {
-                to.forwarder.do_send(GatewayDown(*gone));
-            }
-            for back in up.difference(&self.up).chain(restarted.iter().filter(|r| up.contains(r))) {
-                to.forwarder.do_send(GatewayUp(*back));
-            }
+            news.gone().for_each(|gone| to.forwarder.do_send(GatewayDown(gone)));
+            news.back().for_each(|back| to.forwarder.do_send(GatewayUp(back)));
         }
         let (now_ms, mut effects) = (self.now_ms(), Vec::new());
-        self.asks.peers(now_ms, &up, &mut effects);
-        self.up = up;
+        self.asks.peers(now_ms, self.reach.up(), &mut effects);
         self.told = u64::MAX; // a peer that comes back is told the subscriptions again
         self.perform(effects);
     }
@@ -387,6 +384,6 @@ impl Handler<AskTable> for Switch {
 impl Handler<GetPeers> for Switch {
     type Result = actix::MessageResult<GetPeers>;
     fn handle(&mut self, _: GetPeers, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(self.up.clone())
+        actix::MessageResult(self.reach.up().clone())
     }
 }

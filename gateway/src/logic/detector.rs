@@ -62,6 +62,17 @@ pub struct Change {
     pub cut: Vec<GatewayId>,
 }
 
+impl Change {
+    /// A later change joins one that nobody was told yet: nothing waits for a slow receiver but the latest of who is up, and
+    /// everyone who has restarted since.
+    pub fn then(&mut self, later: Self) {
+        self.up = later.up;
+        for (all, new) in [(&mut self.restarted, later.restarted), (&mut self.cut, later.cut)] {
+            all.extend(new.into_iter().filter(|p| !all.contains(p)).collect::<Vec<_>>());
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Peer {
     /// The start last met.

@@ -17,6 +17,7 @@ mod not_counted;
 pub mod paxos;
 pub mod peer;
 pub mod question;
+pub mod reach;
 pub mod replica;
 pub mod ring;
 pub mod session;

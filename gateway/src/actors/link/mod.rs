@@ -34,6 +34,7 @@ pub use watch::PeerWatch;
 use crate::actors::clock::SiteClock;
 use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
+use crate::logic::detector::Change;
 use crate::logic::link::{Lane, LaneCounts, Link, LinkCounts, State};
 use crate::logic::peer::PeerMessage;
 use actix::{Actor, Addr, ArbiterHandle, Message, Recipient};
@@ -61,13 +62,7 @@ pub struct FromPeer {
 /// Which gateways live has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub struct PeersChanged {
-    /// All that are up, this one among them.
-    pub up: BTreeSet<GatewayId>,
-    /// Those whose process is another than the one last met: what was asked of the old one is not answered
-    /// any more.
-    pub restarted: Vec<GatewayId>,
-}
+pub struct PeersChanged(pub Change);
 
 /// What the links of a gateway need.
 pub struct LinkSettings {

@@ -57,9 +57,10 @@ struct News {
 impl News {
     fn add(&self, change: Change) {
         let mut latest = self.latest.borrow_mut();
-        let mut restarted = latest.0.take().map(|c| c.restarted).unwrap_or_default();
-        restarted.extend(change.restarted.into_iter().filter(|p| !restarted.contains(p)).collect::<Vec<_>>());
-        latest.0 = Some(PeersChanged { up: change.up, restarted });
+        match &mut latest.0 {
+            Some(PeersChanged(untold)) => untold.then(change),
+            None => latest.0 = Some(PeersChanged(change)),
+        }
         self.wake.notify_one();
     }
 

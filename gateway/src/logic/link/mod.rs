@@ -218,6 +218,12 @@ impl Link {
         self.counts
     }
 
+    /// What waits in a lane: how many messages, and how many bytes as encoded. (What the peer is to be told of subscriptions
+    /// waits beside the lanes.)
+    pub fn waiting(&self, lane: Lane) -> (usize, usize) {
+        self.queue.waiting(lane)
+    }
+
     /// An attempt to connect begins. (A link that is up stays so until the new connection replaces the old.)
     pub fn handshaking(&mut self) {
         if self.state == State::Down {

@@ -123,6 +123,12 @@ impl Queue {
         !self.interest_due && self.lanes.iter().all(|lane| lane.messages.is_empty())
     }
 
+    /// How many messages wait in a lane, and how many bytes as encoded.
+    pub fn waiting(&self, lane: Lane) -> (usize, usize) {
+        let waiting = &self.lanes[lane as usize];
+        (waiting.messages.len(), waiting.bytes)
+    }
+
     /// How many bytes wait, as encoded.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
