@@ -4,13 +4,16 @@
 use super::clock::Clock;
 use super::disk::SimDisk;
 use super::invariants::wills::Counted;
+use super::links::Links;
 use super::random::Random;
 use selvedge_gateway::logic::agreement::{Agreement, WallTime};
 use selvedge_gateway::logic::decode::Decoder;
 use selvedge_gateway::logic::forward::{self, Forward, Forwardable, Ticket};
+use selvedge_gateway::logic::link::Known;
 use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Rules};
 use selvedge_gateway::logic::paxos::Limits;
 use selvedge_gateway::logic::peer::{BusyReason, PeerMessage, QueryAnswer};
+use selvedge_gateway::logic::reach::News;
 use selvedge_gateway::logic::replica::{Encoding, Replica, Said, StoreWork};
 use selvedge_gateway::logic::ring::Ring;
 use selvedge_gateway::logic::session::{self, CONNECT_WAIT_MS, Session, Site};
@@ -65,6 +68,12 @@ pub struct Place {
     pub back_at: u64,
     /// A process that stands still until then.
     pub frozen_until: u64,
+    /// Since when it has stood still.
+    pub stood_since: Option<u64>,
+    /// The box is without power.
+    pub off: bool,
+    /// What it knows of its peers, on disk.
+    pub known: BTreeMap<GatewayId, Known>,
     /// Reasons for which it has no uplink.
     pub cut_off: u32,
     /// The slowest that a write is, beside the weather.
@@ -102,10 +111,9 @@ pub struct Live {
     rotten: bool,
     /// What it reads again of its disk, how far it is, and when it goes on: where disks rot.
     scrub: Option<(Scrubber, ScrubRound, u64)>,
-    /// Whom it reached when it last looked, and which start of each.
-    pub seen: BTreeMap<GatewayId, u64>,
-    /// When it notices that it reaches others than it thinks.
-    pub look_around_at: Option<u64>,
+    pub links: Links,
+    /// When it looks next whose clocks are outside and whose disks are full.
+    pub peers_look_at: u64,
     /// With when they came, and with their wills.
     sessions: BTreeMap<u64, (Session, u64, Option<Will>)>,
     wills: Wills,
@@ -156,6 +164,9 @@ impl Place {
             due: 0,
             back_at: 0,
             frozen_until: 0,
+            stood_since: None,
+            off: false,
+            known: BTreeMap::new(),
             cut_off: 0,
             slow_ms: 0,
             damaged: false,
@@ -213,8 +224,8 @@ impl Place {
             look_at: mono_ms,
             rotten: false,
             scrub: common.scrubs.then(|| (self.disk.scrubber(me), ScrubRound::new(&[]), 0)),
-            seen: BTreeMap::new(),
-            look_around_at: None,
+            links: Links::new(mono_ms, me, self.start, self.start << 16 | u64::from(me.0), &common.gateways),
+            peers_look_at: mono_ms,
             sessions: BTreeMap::new(),
             wills: Wills::default(),
             wills_of: BTreeMap::new(),
@@ -226,7 +237,9 @@ impl Place {
             again: false,
             last_order: 0,
         });
+        let own = self.clock.read(mono_ms);
         if let Some(live) = &mut self.live {
+            live.agreement.look(mono_ms, own);
             live.forward.begin();
         }
         Ok(())
@@ -277,53 +290,43 @@ impl Live {
         self.replicas.values_mut().for_each(|r| r.said(now, Said::SnapshotWanted));
     }
 
-    /// Frames have brought what the clocks of its peers show; sees who agrees.
-    pub fn look_at_clocks(&mut self, now: Now, own: EpochMs) {
+    /// Sees who agrees on the time, by what frames have brought. True if its shards were told something.
+    pub fn look_at_clocks(&mut self, now: Now, own: EpochMs) -> bool {
         self.agreement.look(now.mono_ms, own);
         let outside = self.agreement.outside();
-        if outside != self.outside {
-            for replica in self.replicas.values_mut() {
-                replica.step(now, Event::Clocks { outside: outside.clone() });
-            }
-            self.outside = outside;
+        if outside == self.outside {
+            return false;
         }
+        for replica in self.replicas.values_mut() {
+            replica.step(now, Event::Clocks { outside: outside.clone() });
+        }
+        self.outside = outside;
+        true
     }
 
     pub fn has_room(&self) -> bool {
         self.desk.figures().room
     }
 
-    /// Somebody's disk is full, or no more.
-    pub fn look_at_room(&mut self, now: Now) {
-        if self.full != self.told_full {
-            for replica in self.replicas.values_mut() {
-                replica.step(now, Event::Full { who: self.full.iter().copied().collect() });
-            }
-            self.told_full = self.full.clone();
+    /// Sees whose disks are full, as each says. True if its shards were told something.
+    pub fn look_at_room(&mut self, now: Now) -> bool {
+        if self.full == self.told_full {
+            return false;
         }
+        for replica in self.replicas.values_mut() {
+            replica.step(now, Event::Full { who: self.full.iter().copied().collect() });
+        }
+        self.told_full = self.full.clone();
+        true
     }
 
     /// Whom it reaches has changed.
-    pub fn look_around(&mut self, now: Now, reached: BTreeMap<GatewayId, u64>) {
-        if self.seen == reached {
-            return;
-        }
-        let other =
-            |(o, start): (&GatewayId, &u64)| self.seen.get(o).is_some_and(|s| s != start).then_some(*o);
-        let restarted: Vec<_> = reached.iter().filter_map(other).collect();
-        let lost: Vec<_> = self.seen.keys().filter(|o| !reached.contains_key(o)).copied().collect();
-        restarted.iter().for_each(|o| self.agreement.connected(*o));
-        for gone in lost.into_iter().chain(restarted.iter().copied()) {
-            self.forward.gateway_down(now.mono_ms, gone);
-        }
-        for back in reached.keys() {
-            self.forward.gateway_up(*back);
-        }
-        let up: Vec<_> = reached.keys().copied().collect();
+    pub fn peers(&mut self, now: Now, news: &News) {
         for replica in self.replicas.values_mut() {
-            replica.step(now, Event::Peers { up: up.clone(), restarted: restarted.clone() });
+            replica.step(now, Event::Peers { up: news.up.clone(), restarted: news.restarted.clone() });
         }
-        self.seen = reached;
+        news.gone().for_each(|gone| self.forward.gateway_down(now.mono_ms, gone));
+        news.back().for_each(|back| self.forward.gateway_up(back));
     }
 
     /// A peer, or this gateway itself, says something.
@@ -733,10 +736,8 @@ impl Live {
             self.encoded_at,
             Some(self.look_at),
             self.scrub.as_ref().map(|(.., due)| *due),
-            self.look_around_at,
             self.forward.deadline_ms(),
             self.uplink.deadline_ms(),
-            self.agreement.changes_at(),
             arriving.min(),
         ]
         .into_iter()

@@ -1,8 +1,8 @@
-//! The network: who reaches whom, and what is under way.
+//! What is under way outside of the connections between gateways: what devices, the cloud and those who ask say, and in rough
+//! runs what gateways have read and not taken yet.
 
 use super::plan::Weather;
 use super::random::Random;
-use selvedge_shared::ids::GatewayId;
 use std::collections::BTreeMap;
 
 /// More than so many under way means that they multiply.
@@ -13,33 +13,15 @@ pub struct Net<P> {
     pub weather: Weather,
     under_way: BTreeMap<(u64, u64), P>,
     last_id: u64,
-    /// How many faults cut this way at the moment.
-    cuts: BTreeMap<(GatewayId, GatewayId), u32>,
 }
 
 impl<P: Clone> Net<P> {
     pub fn new(weather: Weather) -> Self {
-        Self { weather, under_way: BTreeMap::new(), last_id: 0, cuts: BTreeMap::new() }
-    }
-
-    /// Nothing gets from one to the other any more (or one reason less against it).
-    pub fn cut(&mut self, from: GatewayId, to: GatewayId, cut: bool) {
-        let cuts = self.cuts.entry((from, to)).or_default();
-        *cuts = if cut { *cuts + 1 } else { cuts.saturating_sub(1) };
-    }
-
-    pub fn passes(&self, from: GatewayId, to: GatewayId) -> bool {
-        self.cuts.get(&(from, to)).is_none_or(|cuts| *cuts == 0)
-    }
-
-    /// Both ways: what a connection needs.
-    pub fn connects(&self, a: GatewayId, b: GatewayId) -> bool {
-        self.passes(a, b) && self.passes(b, a)
+        Self { weather, under_way: BTreeMap::new(), last_id: 0 }
     }
 
     pub fn calm(&mut self) {
         self.weather = Weather { disk_ms: 2, ..Weather::default() };
-        self.cuts.clear();
     }
 
     /// Sends something that may be lost, doubled and reordered.

@@ -2,6 +2,7 @@
 //! shrunk by leaving faults out.
 
 use super::random::Random;
+use super::wire::Temper;
 use selvedge_gateway::logic::agreement::APART_MS;
 use selvedge_gateway::logic::machine::{MAX_LEAD_MS, Rules};
 use selvedge_gateway::wal::Crash;
@@ -16,6 +17,9 @@ const HEAVY_SALT: u64 = 0x6865_6176_7900;
 
 /// The same of those in which disks rot while gateways run.
 const ROT_SALT: u64 = 0x726f_7400;
+
+/// What draws how the connections between gateways are, and what subscribers make of them.
+const LINK_SALT: u64 = 0x6c69_6e6b_00;
 
 /// What is always a little wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -121,6 +125,11 @@ pub struct Plan {
     pub heavy: bool,
     /// Gateways scrub, and what lies on their disks rots while they run.
     pub rots: bool,
+    /// What gateways read from each other is lost, doubled and reordered before they take it, message by message.
+    pub rough: bool,
+    /// Subscribers flood the links, and toggle what they want.
+    pub noisy: bool,
+    pub temper: Temper,
     /// What goes wrong, and when.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -148,6 +157,10 @@ impl Plan {
         // Not for days without the cloud: the outbox would be full, and devices that are slowed down try again all the time.
         let days = faults.iter().any(|(_, fault)| matches!(fault, Fault::CloudAwayForDays { .. }));
         let wide = r.chance(80) && !days;
+        let mut l = Random::new(seed ^ LINK_SALT);
+        let windows = if wide { [64 << 10, 256 << 10, 1 << 20] } else { [4 << 10, 64 << 10, 1 << 20] };
+        let temper =
+            Temper { window_bytes: l.pick(&windows), bytes_per_ms: l.pick(&[250, 2_000, 1_000_000]) };
         let plan = Self {
             seed,
             gateways,
@@ -157,6 +170,9 @@ impl Plan {
             wide,
             heavy: false,
             rots: false,
+            rough: l.chance(500),
+            noisy: l.chance(150) && !days,
+            temper,
             faults,
         };
         let plan = match !days && !cramped && Random::new(seed ^ HEAVY_SALT).chance(20) {
@@ -199,6 +215,7 @@ impl Plan {
         self.faults.extend([(0, slow), (from, away)]);
         self.faults.sort_by_key(|(at, _)| *at);
         (self.heavy, self.wide, self.cramped) = (true, false, false);
+        self.temper = Temper { window_bytes: 1 << 20, bytes_per_ms: self.temper.bytes_per_ms.max(2_000) };
         self
     }
 
@@ -281,10 +298,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {} of {} gateways; {:?}{}{}{}",
+            "seed {} of {} gateways; {:?}; {:?}{}{}{}{}{}",
             self.seed,
             self.gateways,
             self.weather,
+            self.temper,
             match self.cramped {
                 true => "; streams refused at a bound",
                 false => "",
@@ -294,7 +312,9 @@ impl fmt::Display for Plan {
                 (true, _) => "; hundreds under way",
                 _ => "",
             },
-            if self.rots { "; disks rot while they are used" } else { "" }
+            if self.rots { "; disks rot while they are used" } else { "" },
+            if self.rough { "; messages are lost, doubled and reordered" } else { "" },
+            if self.noisy { "; loud subscribers" } else { "" },
         )?;
         for (at, fault) in &self.faults {
             writeln!(f, "  {at:>6} ms  {fault:?}")?;

@@ -10,6 +10,7 @@ use super::invariants::{
 use super::net::{MAX_PACKETS, Net};
 use super::plan::{Fault, Plan, Rot};
 use super::random::Random;
+use super::wire::Wires;
 use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
 use selvedge_gateway::logic::machine::{Item, Override, Page, Quarantined, Rules};
 use selvedge_gateway::logic::paxos::{Limits, Role};
@@ -25,6 +26,8 @@ use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::StreamName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+mod peers;
 
 /// How long the calm may take to settle everything.
 const HEAL_MS: u64 = 180_000;
@@ -85,6 +88,7 @@ impl Tally {
 
 #[derive(Clone)]
 enum Packet {
+    /// What a gateway tells itself, and in rough runs what it has read of another.
     Peer {
         from: GatewayId,
         to: GatewayId,
@@ -149,9 +153,10 @@ pub struct World {
     /// The token of the next packet of each connection, and which packet id each token stands for.
     tokens: BTreeMap<u64, (u64, BTreeMap<u64, u16>)>,
     ends: Vec<(u64, End)>,
-    /// By how much longer what goes to a gateway and comes from it takes.
-    slow: BTreeMap<GatewayId, u64>,
+    wires: Wires,
     faults: bool,
+    /// Since when no fault goes on and no process has started.
+    calm_since: u64,
     agreement: Agreement,
     ballots: Ballots,
     kept: Kept,
@@ -232,8 +237,9 @@ impl World {
             cloud,
             tokens: BTreeMap::new(),
             ends: Vec::new(),
-            slow: BTreeMap::new(),
+            wires: Wires::new(plan.temper, plan.weather),
             faults: true,
+            calm_since: 0,
             agreement: Agreement::default(),
             ballots: Ballots::default(),
             kept: Kept::default(),
@@ -282,6 +288,7 @@ impl World {
                 self.ask();
             }
             self.load(LOAD_BYTES);
+            self.noise();
             let next = faults.peek().map_or(u64::MAX, |(at, _)| (begin + at).saturating_sub(self.now));
             let step = 20 + self.random.below(160);
             self.pass(step.min(next.max(1)));
@@ -339,7 +346,7 @@ impl World {
 
     /// The faults stop: everything must settle, go quiet, and then go on.
     fn heal(&mut self) {
-        self.slow.clear();
+        self.wires.no_slow_links();
         self.calm();
         self.settle();
         // A healed site goes on: fresh readings are acknowledged soon, and counted.
@@ -393,6 +400,8 @@ impl World {
         self.mended.calm(self.now);
         self.wake_all();
         self.net.calm();
+        self.wires.calm(&mut self.random, self.now);
+        self.calm_since = self.now;
         self.ends.clear();
         (self.cloud.away, self.cloud.meddling) = (0, 0);
         for place in self.places.values_mut() {
@@ -541,7 +550,8 @@ impl World {
                 text += &format!("\n{id} is down until {}", place.back_at);
                 continue;
             };
-            text += &format!("\n{id} reaches {:?}, {:?}", live.seen.keys(), live.forward);
+            text += &format!("\n{id} reaches {:?}, {:?}", live.links.up(), live.forward);
+            text += &format!("\n  links: {}", live.links.show());
             text += &format!("\n  works at {}", live.works_at());
             text += &format!("\n  {} segments, the oldest {:?}", live.segments(), live.log.log().oldest());
             for (s, r) in &live.replicas {
@@ -579,7 +589,11 @@ impl World {
                 self.tally.refusals += u64::from(self.places[&at].refuses_another_release(at, &self.common));
             }
             Fault::Kill { at, down_ms } => self.kill(at, down_ms),
-            Fault::Freeze { at, for_ms } => self.place(at).frozen_until = now + for_ms,
+            Fault::Freeze { at, for_ms } => {
+                let place = self.place(at);
+                place.stood_since = place.stood_since.or(Some(now)).filter(|_| place.live.is_some());
+                place.frozen_until = now + for_ms;
+            }
             Fault::SyncFails { at } => self.place(at).disk.next_sync_fails(),
             Fault::Full { at, for_ms } => {
                 self.place(at).disk.full(true);
@@ -641,7 +655,7 @@ impl World {
             }
             Fault::Reboot { device } => self.devices.reboot(now, device),
             Fault::Retire { at, pick } => self.retire(at, pick),
-            Fault::SlowLink { at, by_ms } => _ = self.slow.insert(at, by_ms),
+            Fault::SlowLink { at, by_ms } => self.wires.slow(at, by_ms),
             Fault::Snapshots { at } => {
                 let clock = self.place(at).now(now);
                 if let Some(live) = &mut self.place(at).live {
@@ -650,7 +664,7 @@ impl World {
             }
         }
         for (from, to, for_ms) in cuts.into_iter().filter(|(from, to, _)| from != to) {
-            self.net.cut(from, to, true);
+            self.wires.cut(&mut self.random, now, from, to, true);
             ends.push((for_ms, End::Cut { from, to }));
         }
         self.ends.extend(ends.into_iter().map(|(after, end)| (now + after, end)));
@@ -659,7 +673,7 @@ impl World {
     fn end(&mut self, end: End) {
         self.wake_all();
         match end {
-            End::Cut { from, to } => self.net.cut(from, to, false),
+            End::Cut { from, to } => self.wires.cut(&mut self.random, self.now, from, to, false),
             End::Full(at) => self.place(at).disk.full(false),
             End::Power { at, how, down_ms } => {
                 self.place(at).slow_ms = 0;
@@ -679,7 +693,7 @@ impl World {
             End::FlapOn { a, b, times, each_ms } => {
                 if times > 0 && a != b {
                     for (from, to) in [(a, b), (b, a)] {
-                        self.net.cut(from, to, true);
+                        self.wires.cut(&mut self.random, self.now, from, to, true);
                         self.ends.push((self.now + each_ms, End::Cut { from, to }));
                     }
                     let again = End::FlapOn { a, b, times: times - 1, each_ms };
@@ -820,12 +834,15 @@ impl World {
         self.trace(|| format!("{at} loses power, back after {down_ms} ms"));
         let place = self.places.get_mut(&at).expect("a gateway of the site");
         place.cut_power(how, &mut self.random);
+        place.off = true;
+        self.wires.process_ended(&mut self.random, self.now, at, true);
         self.down(at, back_at);
     }
 
     fn kill(&mut self, at: GatewayId, down_ms: u64) {
         let back_at = self.now + down_ms;
         self.place(at).kill();
+        self.wires.process_ended(&mut self.random, self.now, at, false);
         self.down(at, back_at);
     }
 
@@ -834,7 +851,7 @@ impl World {
         self.tally.restarts += 1;
         self.mended.ended(at);
         let place = self.place(at);
-        (place.back_at, place.frozen_until) = (back_at, 0);
+        (place.back_at, place.frozen_until, place.stood_since) = (back_at, 0, None);
         for (what, pick, sector) in std::mem::take(&mut place.rots) {
             if what == super::plan::Rot::Log && !sector && pick % 8 < 3 {
                 let lost = self.places[&at].disk.lose_end_of_log(at, pick >> 3);
@@ -891,6 +908,9 @@ impl World {
         if !self.mended.is_over() {
             self.mended.check(self.now, !self.faults, &self.places);
         }
+        if !self.faults {
+            invariants::reached::check(self.now, self.calm_since, &self.places);
+        }
     }
 
     /// Goes to the next time at which something happens, at most so far, and has it happen.
@@ -903,6 +923,8 @@ impl World {
             next = next.min(self.devices.deadline(d));
         }
         next = next.min(self.places.values().map(|place| place.due).min().unwrap_or(u64::MAX));
+        self.jump(next);
+        next = next.min(self.links_due());
         let before = self.now;
         self.now = next.max(self.now + 1);
         if self.places.values().any(|p| (before + 1..=self.now).contains(&p.frozen_until)) {
@@ -915,6 +937,7 @@ impl World {
         while let Some(packet) = self.net.arrived(self.now) {
             self.arrive(packet);
         }
+        self.links_turn();
         for d in 0..self.devices.list.len() {
             let gateways = self.places.len() as u64;
             let (random, places) = (&mut self.random, &self.places);
@@ -952,39 +975,12 @@ impl World {
             }
             self.begin(id);
         }
-        let reached: BTreeMap<_, _> = self
-            .places
-            .iter()
-            .filter(|(o, p)| {
-                **o != id && p.live.is_some() && p.frozen_until <= now && self.net.connects(id, **o)
-            })
-            .map(|(o, p)| (*o, p.start))
-            .collect();
-        if self.places[&id].frozen_until > now {
-            return;
-        }
-        self.compare_clocks(id, reached.keys().copied());
         let (random, weather) = (&mut self.random, self.net.weather);
-        let Some(place) = self.places.get_mut(&id) else { return };
-        let own = place.clock.read(now);
-        let looking = place.now(now);
-        if let Some(live) = &mut place.live {
-            live.look_at_clocks(looking, own);
-            live.look_at_room(looking);
-        }
+        let Some(place) = self.places.get_mut(&id).filter(|place| place.frozen_until <= now) else { return };
         let clock = place.now(now);
         let (slow_ms, cut_off) = (place.slow_ms, place.cut_off);
         let Some(live) = &mut place.live else { return };
         let mut out = Out::default();
-        if live.seen != reached {
-            let notices_at = *live.look_around_at.get_or_insert_with(|| now + 40 + random.below(160));
-            if notices_at <= now {
-                live.look_around_at = None;
-                live.look_around(clock, reached);
-            }
-        } else {
-            live.look_around_at = None;
-        }
         live.connect_uplink(clock, cut_off == 0, &mut out);
         let ended = live
             .disk(clock, weather.disk_ms + slow_ms, random)
@@ -994,6 +990,7 @@ impl World {
             Ok(()) => {
                 self.look(id);
                 self.perform(id, out);
+                self.flush(id);
             }
             Err(Ended(why)) => {
                 assert!(self.faults || why.contains("input/output"), "{id} ends: {why}");
@@ -1001,27 +998,6 @@ impl World {
                 self.trace(|| format!("{id} ends: {why}"));
                 let down_ms = 100 + self.random.below(400);
                 self.kill(id, down_ms);
-            }
-        }
-    }
-
-    /// Heartbeats have gone both ways between a gateway and those it reaches.
-    fn compare_clocks(&mut self, id: GatewayId, reached: impl Iterator<Item = GatewayId>) {
-        let now = self.now;
-        if let Some(live) = self.place(id).live.as_mut() {
-            let full = !live.has_room();
-            note_full(live, id, full);
-        }
-        for other in reached {
-            for (from, to) in [(id, other), (other, id), (id, other)] {
-                let place = &self.places[&from];
-                let Some(live) = &place.live else { continue };
-                let note = live.agreement.note(to, now, place.clock.read(now));
-                let full = !live.has_room();
-                if let Some(live) = self.place(to).live.as_mut() {
-                    live.agreement.heard(from, now, note);
-                    note_full(live, from, full);
-                }
             }
         }
     }
@@ -1036,6 +1012,12 @@ impl World {
                 let damaged =
                     live.replicas.values().filter(|r| r.core().group().role() == Role::Damaged).count();
                 place.damaged = damaged > 0;
+                if std::mem::take(&mut place.off) {
+                    self.wires.box_is_back(&mut self.random, now, id);
+                }
+                if !self.faults {
+                    self.calm_since = now;
+                }
                 self.tally.damaged += damaged as u64;
                 self.trace(|| format!("{id} starts, {damaged} replicas damaged"));
             }
@@ -1114,13 +1096,11 @@ impl World {
                 }
                 _ => {}
             }
-            let start = self.places.get(&to).map_or(0, |p| p.start);
-            let packet = Packet::Peer { from, to, start, message };
-            let slow = |at| self.slow.get(at).copied().unwrap_or(0);
-            let leaves = self.now + slow(&from).max(slow(&to));
-            match to == from {
-                true => self.net.put(self.now, packet),
-                false => self.net.send(&mut self.random, leaves, packet),
+            let Some(place) = self.places.get_mut(&from) else { continue };
+            if to == from {
+                self.net.put(self.now, Packet::Peer { from, to, start: place.start, message });
+            } else if let Some(live) = &mut place.live {
+                live.links.send(to, message);
             }
         }
         for (connection, answer) in out.answers {
@@ -1152,15 +1132,10 @@ impl World {
     fn arrive(&mut self, packet: Packet) {
         match packet {
             Packet::Peer { from, to, start, message } => {
-                let passes = self.net.passes(from, to);
-                self.at(
-                    to,
-                    Some(start).filter(|_| passes),
-                    Packet::Peer { from, to, start, message: message.clone() },
-                    |live, common, now, out| {
-                        live.hear(common, now, from, message, out);
-                    },
-                );
+                let again = Packet::Peer { from, to, start, message: message.clone() };
+                self.at(to, Some(start), again, |live, common, now, out| {
+                    live.hear(common, now, from, message, out);
+                });
             }
             Packet::In { gateway, start, connection, packet } => {
                 let again = Packet::In { gateway, start, connection, packet: packet.clone() };
@@ -1245,12 +1220,5 @@ impl World {
             place.due = 0;
         }
         self.perform(id, out);
-    }
-}
-
-fn note_full(live: &mut Live, who: GatewayId, full: bool) {
-    match full {
-        true => _ = live.full.insert(who),
-        false => _ = live.full.remove(&who),
     }
 }

@@ -1,0 +1,536 @@
+//! A gateway process's links: the cores that ship (`logic/link`, `logic/detector`, `logic/reach`), carried as the actors of
+//! `actors/link` carry them, over the connections of [`super::wire`].
+
+use super::invariants::detector::Watched;
+use super::invariants::lanes::{self, Lanes};
+use super::random::Random;
+use super::wire::{Segment, Socket, Wires};
+use selvedge_gateway::logic::agreement::ClockNote;
+use selvedge_gateway::logic::detector::{Change, DETECT_MS, Detector, TICK_MS};
+use selvedge_gateway::logic::link::{
+    CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, Lane, Link,
+    PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, REDIAL_MIN_MS, State, admit, check,
+};
+use selvedge_gateway::logic::peer::PeerMessage;
+use selvedge_gateway::logic::reach::{News, Reach};
+use selvedge_shared::ids::GatewayId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What links need of the world around their process.
+pub struct Around<'a> {
+    pub now: u64,
+    pub wires: &'a mut Wires,
+    pub random: &'a mut Random,
+    /// What is on disk of the peers, and the longest that a write takes.
+    pub known: &'a mut BTreeMap<GatewayId, Known>,
+    pub disk_ms: u64,
+}
+
+impl Around<'_> {
+    fn send(&mut self, socket: Socket, segment: Segment) {
+        self.wires.send(self.random, self.now, socket, segment);
+    }
+
+    fn greet(&mut self, socket: Socket, greeting: &Greeting) {
+        self.send(socket, Segment::Greeting(greeting.encode()));
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.wires.close(self.random, self.now, socket);
+    }
+}
+
+/// What links bring to their process, in order.
+pub enum Brought {
+    /// Whom the gateway reaches has changed.
+    News(News),
+    /// A connection to a peer is new.
+    Connected(GatewayId),
+    Frame {
+        from: GatewayId,
+        clocks: ClockNote,
+        full: bool,
+        messages: Vec<PeerMessage>,
+    },
+    /// This start of a gateway was refused: by this gateway, or this gateway by a peer.
+    Refused {
+        who: GatewayId,
+        start: u64,
+        reason: String,
+    },
+}
+
+/// What is done about a link without a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seeking {
+    Nothing,
+    /// It is dialled then.
+    Dial {
+        at: u64,
+    },
+    Dialling {
+        socket: Socket,
+        until: u64,
+    },
+    /// The peer, who dials, is asked whether its process is gone: so many times more, next then.
+    Probe {
+        left: u64,
+        at: u64,
+    },
+    Probing {
+        left: u64,
+        socket: Socket,
+        until: u64,
+    },
+    Greeting {
+        socket: Socket,
+    },
+}
+
+struct Line {
+    link: Link,
+    socket: Option<Socket>,
+    /// The part of a frame that has been read.
+    part: Vec<u8>,
+    heard_ms: u64,
+    /// What was read is being taken, until then: more is not read.
+    pressed_back_until: u64,
+    seeking: Seeking,
+    lanes: Lanes,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// The acceptor waits for Hello, the dialler for Welcome.
+    Hear,
+    /// The peer is being written down.
+    Write { at: u64, them: Hello },
+    /// The acceptor has consented and waits for Ready.
+    Ready { them: Hello },
+}
+
+struct Greeted {
+    until: u64,
+    /// Whom the dialler meant to reach.
+    peer: Option<GatewayId>,
+    step: Step,
+}
+
+pub struct Links {
+    me: Hello,
+    members: BTreeSet<GatewayId>,
+    lines: BTreeMap<GatewayId, Line>,
+    detector: Detector,
+    reach: Reach,
+    untold: Option<Change>,
+    greetings: BTreeMap<Socket, Greeted>,
+    tick_at: u64,
+    watched: Watched,
+    /// When they want to run next.
+    pub due: u64,
+}
+
+impl Links {
+    pub fn new(now: u64, me: GatewayId, start: u64, run: u64, gateways: &[GatewayId]) -> Self {
+        let peers = || gateways.iter().copied().filter(|g| *g != me);
+        let line = |peer| {
+            let link = Link::new(me, peer);
+            let seeking = if link.dials() { Seeking::Dial { at: now } } else { Seeking::Nothing };
+            let lanes = Lanes::default();
+            Line { link, socket: None, part: Vec::new(), heard_ms: 0, pressed_back_until: 0, seeking, lanes }
+        };
+        Self {
+            me: Hello {
+                oldest: PROTOCOL_OLDEST,
+                newest: PROTOCOL_NEWEST,
+                site: "sim".to_string(),
+                membership: [7; 32],
+                gateway: me,
+                incarnation: Incarnation(u128::from(me.0)),
+                start,
+                run,
+            },
+            members: peers().collect(),
+            lines: peers().map(|peer| (peer, line(peer))).collect(),
+            detector: Detector::new(now, me, peers()),
+            reach: Reach::new(me),
+            untold: None,
+            greetings: BTreeMap::new(),
+            tick_at: next_tick(now),
+            watched: Watched::new(me),
+            due: now,
+        }
+    }
+
+    pub fn up(&self) -> BTreeSet<GatewayId> {
+        self.detector.up()
+    }
+
+    /// All links are up and nothing waits on them: as long as nothing else happens, only heartbeats go to and fro.
+    pub fn is_quiet(&self) -> bool {
+        let is_quiet = |line: &Line| {
+            line.link.state() == State::Up
+                && line.seeking == Seeking::Nothing
+                && Lane::ALL.iter().all(|lane| line.link.waiting(*lane).0 == 0)
+        };
+        self.greetings.is_empty()
+            && self.up().len() == self.lines.len() + 1
+            && self.lines.values().all(is_quiet)
+    }
+
+    /// Heartbeats have gone to and fro until then.
+    pub fn jump(&mut self, to: u64) {
+        for (peer, line) in &mut self.lines {
+            line.heard_ms = to;
+            self.detector.heard(to, *peer);
+        }
+        let change = self.detector.tick(to);
+        assert!(change.is_none(), "everyone was heard: {change:?}");
+        self.tick_at = next_tick(to);
+        self.due = to;
+    }
+
+    /// How each link is, for who looks at a failure.
+    pub fn show(&self) -> String {
+        let line = |(peer, line): (&GatewayId, &Line)| {
+            let waiting: Vec<_> = Lane::ALL.iter().map(|lane| line.link.waiting(*lane).0).collect();
+            format!("{peer} {:?} {:?} {waiting:?}", line.link.state(), line.seeking)
+        };
+        self.lines.iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Queues messages for a peer.
+    pub fn send(&mut self, to: GatewayId, message: PeerMessage) {
+        let Some(line) = self.lines.get_mut(&to) else { return };
+        let up = line.link.state() == State::Up;
+        line.link.send(vec![message.clone()]);
+        line.lanes.sent(&line.link, &message, up);
+    }
+
+    /// The process stood still.
+    pub fn stalled(&mut self, from: u64, to: u64) {
+        self.watched.stalled(from, to);
+    }
+
+    /// Does what is due, and reads what has arrived. After a stall either may come first.
+    pub fn tend(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        let ticks_first = around.random.chance(500);
+        if ticks_first {
+            self.tick(around, brought);
+        }
+        self.accept(around);
+        self.read(around, brought);
+        self.seek(around, brought);
+        self.greetings_due(around, brought);
+        if !ticks_first {
+            self.tick(around, brought);
+        }
+    }
+
+    fn tick(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        if self.tick_at > around.now {
+            return;
+        }
+        self.tick_at = next_tick(around.now);
+        self.tell(brought);
+        let heard_at = |line: &Line| match line.pressed_back_until > around.now {
+            true => around.now,
+            false => line.heard_ms.max(line.pressed_back_until),
+        };
+        let heard: BTreeMap<_, _> = self.lines.iter().map(|(peer, line)| (*peer, heard_at(line))).collect();
+        heard.iter().for_each(|(peer, at)| self.detector.heard(*at, *peer));
+        let change = self.detector.tick(around.now);
+        self.watched.ticked(around.now, &heard, &self.detector, change.as_ref());
+        self.apply(change, around, brought);
+    }
+
+    fn apply(&mut self, change: Option<Change>, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        let Some(change) = change else { return };
+        for peer in &change.cut {
+            if self.lines[peer].socket.is_some() {
+                self.lose(*peer, around);
+            }
+        }
+        match &mut self.untold {
+            Some(untold) => untold.then(change),
+            None => self.untold = Some(change),
+        }
+        // Sometimes whoever is told is slow, and is told several changes at once.
+        if around.random.chance(900) {
+            self.tell(brought);
+        }
+    }
+
+    /// Tells what has changed.
+    fn tell(&mut self, brought: &mut Vec<Brought>) {
+        if let Some(change) = self.untold.take() {
+            brought.push(Brought::News(self.reach.changed(change)));
+        }
+    }
+
+    /// Ends the connection to a peer, and looks for a new one.
+    fn lose(&mut self, peer: GatewayId, around: &mut Around<'_>) {
+        let Some(line) = self.lines.get_mut(&peer) else { return };
+        if let Some(socket) = line.socket.take() {
+            around.close(socket);
+        }
+        line.part.clear();
+        line.pressed_back_until = 0;
+        let wait_ms = line.link.lost(around.now);
+        line.lanes.lost();
+        self.detector.lost(peer);
+        line.seeking = match line.link.dials() {
+            true => Seeking::Dial { at: around.now + wait_ms },
+            false => Seeking::Probe { left: DETECT_MS / REDIAL_MIN_MS, at: around.now },
+        };
+    }
+
+    fn accept(&mut self, around: &mut Around<'_>) {
+        while let Some(socket) = around.wires.accept(self.me.gateway) {
+            let greeted = Greeted { until: around.now + HANDSHAKE_TIMEOUT_MS, peer: None, step: Step::Hear };
+            self.greetings.insert(socket, greeted);
+        }
+    }
+
+    fn read(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        // Greetings first: a new connection takes the place of an old one before more of that is read.
+        for socket in self.greetings.keys().copied().collect::<Vec<_>>() {
+            while self.greetings.contains_key(&socket)
+                && let Some(segment) = around.wires.read(around.random, around.now, socket)
+            {
+                match segment {
+                    Segment::Greeting(bytes) => self.hear(socket, &bytes, around, brought),
+                    Segment::End => self.greeting_failed(socket, around),
+                    other => panic!("{other:?} comes before a greeting is over"),
+                }
+            }
+        }
+        for peer in self.lines.keys().copied().collect::<Vec<_>>() {
+            self.read_line(peer, around, brought);
+        }
+    }
+
+    fn read_line(&mut self, peer: GatewayId, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        while let Some(line) = self.lines.get_mut(&peer)
+            && line.pressed_back_until <= around.now
+            && let Some(socket) = line.socket
+            && let Some(segment) = around.wires.read(around.random, around.now, socket)
+        {
+            match segment {
+                Segment::Piece { bytes, ends } => {
+                    line.heard_ms = around.now;
+                    line.part.extend(bytes);
+                    let Some(holds) = ends else { continue };
+                    let bytes = std::mem::take(&mut line.part);
+                    let frame = PeerFrame::decode(&bytes).expect("a frame that was sent");
+                    lanes::arrived(&frame.messages, &holds);
+                    if !frame.messages.is_empty() && around.random.chance(4) {
+                        line.pressed_back_until = around.now + around.random.below(1_500);
+                    }
+                    // What a connection brings is delivered after the change that it made.
+                    self.tell(brought);
+                    let PeerFrame { clocks, full, messages } = frame;
+                    brought.push(Brought::Frame { from: peer, clocks, full, messages });
+                }
+                Segment::End => self.lose(peer, around),
+                other => panic!("{other:?} comes between frames"),
+            }
+        }
+    }
+
+    /// Dials, or asks whether a peer's process is gone.
+    fn seek(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        let (now, me) = (around.now, (self.me.gateway, self.me.start));
+        for peer in self.lines.keys().copied().collect::<Vec<_>>() {
+            let Some(line) = self.lines.get_mut(&peer) else { continue };
+            match line.seeking {
+                Seeking::Dial { at } if at <= now => {
+                    line.link.handshaking();
+                    let socket = around.wires.dial(around.random, now, me, peer);
+                    line.seeking = Seeking::Dialling { socket, until: now + CONNECT_TIMEOUT_MS };
+                }
+                Seeking::Probe { left: 0, .. } => line.seeking = Seeking::Nothing,
+                Seeking::Probe { left, at } if at <= now => {
+                    let socket = around.wires.dial(around.random, now, me, peer);
+                    line.seeking = Seeking::Probing { left, socket, until: now + CONNECT_TIMEOUT_MS };
+                }
+                Seeking::Dialling { socket, until } | Seeking::Probing { socket, until, .. } => {
+                    let answer = around.wires.read(around.random, now, socket);
+                    if answer.is_none() && now < until {
+                        continue;
+                    }
+                    let accepted = matches!(answer, Some(Segment::Accepted));
+                    if let (true, Seeking::Dialling { .. }) = (accepted, line.seeking) {
+                        line.seeking = Seeking::Greeting { socket };
+                        around.greet(socket, &Greeting::Hello(self.me.clone()));
+                        let until = now + HANDSHAKE_TIMEOUT_MS;
+                        self.greetings.insert(socket, Greeted { until, peer: Some(peer), step: Step::Hear });
+                        continue;
+                    }
+                    around.close(socket);
+                    line.seeking = match line.seeking {
+                        Seeking::Probing { left, .. } => {
+                            Seeking::Probe { left: left - 1, at: now + REDIAL_MIN_MS }
+                        }
+                        _ => Seeking::Dial { at: now + line.link.failed() },
+                    };
+                    if matches!(answer, Some(Segment::Refused)) {
+                        let connected = line.socket.is_some();
+                        let change = self.detector.refused(now, peer);
+                        self.watched.refused(connected, &self.detector, change.as_ref());
+                        self.apply(change, around, brought);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn greetings_due(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        for socket in self.greetings.keys().copied().collect::<Vec<_>>() {
+            let Some(greeted) = self.greetings.get_mut(&socket) else { continue };
+            if greeted.until <= around.now {
+                self.greeting_failed(socket, around);
+            } else if matches!(greeted.step, Step::Write { at, .. } if at <= around.now)
+                && let Step::Write { them, .. } = std::mem::replace(&mut greeted.step, Step::Hear)
+            {
+                self.consent(socket, them, around, brought);
+            }
+        }
+    }
+
+    /// A greeting has come.
+    fn hear(&mut self, socket: Socket, bytes: &[u8], around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        let Some(greeted) = self.greetings.get_mut(&socket) else { return };
+        let greeting = Greeting::decode(bytes).expect("a greeting that was sent");
+        let step = std::mem::replace(&mut greeted.step, Step::Hear);
+        match (socket.side, step, greeting) {
+            (1, Step::Hear, Greeting::Hello(them)) | (0, Step::Hear, Greeting::Welcome(them)) => {
+                if let Err(refusal) = check(&self.me, &them, greeted.peer, |g| self.members.contains(&g)) {
+                    panic!("{} refuses {}: {refusal}", self.me.gateway, them.gateway);
+                }
+                match admit(around.known.get(&them.gateway), &them) {
+                    Ok(None) => self.consent(socket, them, around, brought),
+                    Ok(Some(_)) | Err(_) => {
+                        let at = around.now + around.random.below(2 * around.disk_ms);
+                        greeted.step = Step::Write { at, them };
+                    }
+                }
+            }
+            (1, Step::Ready { them }, Greeting::Ready) => self.attach(socket, &them, around, brought),
+            (_, _, Greeting::Refused { reason }) => {
+                let (who, start) = (self.me.gateway, self.me.start);
+                brought.push(Brought::Refused { who, start, reason });
+                self.greeting_failed(socket, around);
+            }
+            (side, step, greeting) => panic!("{greeting:?} comes at side {side} in {step:?}"),
+        }
+    }
+
+    /// The peer is on disk, unless it is refused: this end consents.
+    fn consent(&mut self, socket: Socket, them: Hello, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        match admit(around.known.get(&them.gateway), &them) {
+            Ok(met) => _ = met.map(|met| around.known.insert(them.gateway, met)),
+            Err(refusal) => {
+                let (who, start, reason) = (them.gateway, them.start, refusal.to_string());
+                around.greet(socket, &Greeting::refused(&reason));
+                brought.push(Brought::Refused { who, start, reason });
+                return self.greeting_failed(socket, around);
+            }
+        }
+        if socket.side == 0 {
+            around.greet(socket, &Greeting::Ready);
+            return self.attach(socket, &them, around, brought);
+        }
+        around.greet(socket, &Greeting::Welcome(self.me.clone()));
+        if let Some(greeted) = self.greetings.get_mut(&socket) {
+            greeted.step = Step::Ready { them };
+        }
+    }
+
+    fn greeting_failed(&mut self, socket: Socket, around: &mut Around<'_>) {
+        self.greetings.remove(&socket);
+        around.close(socket);
+        for line in self.lines.values_mut().filter(|l| l.seeking == Seeking::Greeting { socket }) {
+            line.seeking = Seeking::Dial { at: around.now + line.link.failed() };
+        }
+    }
+
+    /// A connection takes the place of the one there is.
+    fn attach(&mut self, socket: Socket, them: &Hello, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        let (now, peer, start) = (around.now, them.gateway, them.start);
+        let known = around.known.get(&peer);
+        assert!(
+            known.is_some_and(|k| k.start >= start && k.mark == them.incarnation.mark()),
+            "{} has a connection to start {start} of {peer}, of which it has only {known:?} on disk",
+            self.me.gateway
+        );
+        self.greetings.remove(&socket);
+        let Some(line) = self.lines.get_mut(&peer) else { return };
+        match std::mem::replace(&mut line.seeking, Seeking::Nothing) {
+            Seeking::Dialling { socket, .. } | Seeking::Probing { socket, .. } => around.close(socket),
+            Seeking::Greeting { socket: other } if other != socket => {
+                self.greetings.remove(&other);
+                around.close(other);
+            }
+            _ => {}
+        }
+        if let Some(old) = line.socket.replace(socket) {
+            around.close(old);
+        }
+        line.part.clear();
+        (line.heard_ms, line.pressed_back_until) = (now, 0);
+        line.link.connected(now);
+        line.lanes.connected();
+        brought.push(Brought::Connected(peer));
+        let change = self.detector.connected(now, peer, start);
+        self.watched.connected(peer, start, &self.detector, change.as_ref());
+        self.apply(change, around, brought);
+    }
+
+    /// Writes what waits, as far as the connections take it, and heartbeats that are due.
+    pub fn write(&mut self, around: &mut Around<'_>, full: bool, note: impl Fn(GatewayId) -> ClockNote) {
+        for (peer, line) in &mut self.lines {
+            let Some(socket) = line.socket else { continue };
+            line.link.says_full(full);
+            while around.wires.takes(around.now, socket) {
+                let before = line.link.counts();
+                let Some(frame) = line.link.next_frame(around.now, || note(*peer)) else { break };
+                let holds = line.lanes.took(&line.link, before, &frame);
+                around.wires.write(around.random, around.now, socket, &frame, holds);
+            }
+        }
+        self.due = self.deadline(around);
+    }
+
+    fn deadline(&self, around: &mut Around<'_>) -> u64 {
+        let now = around.now;
+        let mut due = self.tick_at;
+        for line in self.lines.values() {
+            due = due.min(match line.seeking {
+                Seeking::Dial { at } | Seeking::Probe { at, .. } => at,
+                Seeking::Dialling { until, .. } | Seeking::Probing { until, .. } => until,
+                Seeking::Nothing | Seeking::Greeting { .. } => u64::MAX,
+            });
+            if line.pressed_back_until > now {
+                due = due.min(line.pressed_back_until);
+            }
+            let Some(socket) = line.socket else { continue };
+            due = due.min(match around.wires.takes(now, socket) {
+                true => line.link.heartbeat_at(),
+                false => around.wires.takes_at(socket).unwrap_or(u64::MAX),
+            });
+        }
+        for greeted in self.greetings.values() {
+            due = due.min(greeted.until);
+            if let Step::Write { at, .. } = greeted.step {
+                due = due.min(at);
+            }
+        }
+        due.max(now + 1)
+    }
+}
+
+fn next_tick(now: u64) -> u64 {
+    (now / TICK_MS + 1) * TICK_MS
+}

@@ -1,0 +1,410 @@
+//! The connections between gateways: what TCP and the systems below it do.
+//!
+//! A connection carries bytes in order both ways, after a delay and no faster than its network, and has at most a window of them
+//! under way: a writer that would exceed it waits. What happens to it:
+//!
+//! - A *cut* network loses nothing at once: what is under way arrives when the network is whole again, as TCP repeats it. Neither
+//!   end learns of it otherwise.
+//! - A *process that ends* leaves its connections to its system, which closes them, and refuses new ones. Half of the time what is
+//!   still under way is lost with the connection (a reset), otherwise it arrives before the end.
+//! - A *box without power* says nothing at all. When it is back, its system answers whoever still sends with a reset.
+//! - A *frozen* process reads nothing. Its system accepts connections and bytes for it until the window is full.
+//!
+//! Frames are cut into pieces as Noise cuts them. Not modelled: the encryption itself, and its two messages of greeting.
+
+use super::plan::Weather;
+use super::random::Random;
+use selvedge_gateway::logic::peer::PeerMessage;
+use selvedge_shared::ids::GatewayId;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The content of one Noise message.
+const PIECE_BYTES: usize = 65_519;
+/// What surrounds a piece on the wire.
+const OVERHEAD_BYTES: usize = 58;
+
+/// What goes over a connection in one direction.
+#[derive(Debug)]
+pub enum Segment {
+    /// A connection is asked for.
+    Syn,
+    /// The system of the other end has taken the connection.
+    Accepted,
+    /// No process listens there.
+    Refused,
+    Greeting(Vec<u8>),
+    /// A part of a frame; with its last part, what the frame holds according to its sender's invariants.
+    Piece {
+        bytes: Vec<u8>,
+        ends: Option<Vec<PeerMessage>>,
+    },
+    /// The other end is closed, or was never known there.
+    End,
+}
+
+impl Segment {
+    fn bytes(&self) -> usize {
+        OVERHEAD_BYTES
+            + match self {
+                Self::Greeting(bytes) | Self::Piece { bytes, .. } => bytes.len(),
+                _ => 0,
+            }
+    }
+}
+
+/// One end of one connection. The dialler's is side 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Socket {
+    pub connection: u64,
+    pub side: usize,
+}
+
+impl Socket {
+    fn other(self) -> Self {
+        Self { side: 1 - self.side, ..self }
+    }
+}
+
+#[derive(Debug)]
+struct End {
+    at: GatewayId,
+    /// Which process of that gateway holds it.
+    start: u64,
+    open: bool,
+    /// The other end has been told that this one is closed.
+    ended: bool,
+    /// On its way to the other end, by when it arrives; never out of order.
+    under_way: VecDeque<(u64, Segment)>,
+    /// When the network has taken all that was written.
+    free_at: u64,
+    /// Bytes that were written and whose acknowledgement has not come back; and the acknowledgements on their way back.
+    unacknowledged: usize,
+    acknowledgements: VecDeque<(u64, usize)>,
+    /// Arrived here and not read.
+    unread: VecDeque<Segment>,
+}
+
+impl End {
+    fn new(at: GatewayId, start: u64, open: bool) -> Self {
+        Self {
+            at,
+            start,
+            open,
+            ended: false,
+            under_way: VecDeque::new(),
+            free_at: 0,
+            unacknowledged: 0,
+            acknowledgements: VecDeque::new(),
+            unread: VecDeque::new(),
+        }
+    }
+}
+
+/// How the network and the systems of a run are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Temper {
+    pub window_bytes: usize,
+    pub bytes_per_ms: u64,
+}
+
+/// What a machine does with what arrives for one of its processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    Off,
+    /// It is up, and this start of the gateway's process runs there; 0: none.
+    On(u64),
+}
+
+/// All connections.
+pub struct Wires {
+    pub temper: Temper,
+    weather: Weather,
+    connections: BTreeMap<u64, [End; 2]>,
+    last_connection: u64,
+    /// When something arrives at the other end of a socket.
+    arrivals: BTreeSet<(u64, Socket)>,
+    /// Connections that the systems have taken and the processes have not.
+    backlog: BTreeMap<GatewayId, Vec<u64>>,
+    /// How many faults cut this way at the moment.
+    cuts: BTreeMap<(GatewayId, GatewayId), u32>,
+    /// By how much longer what goes to a gateway and comes from it takes.
+    slow: BTreeMap<GatewayId, u64>,
+}
+
+impl Wires {
+    pub fn new(temper: Temper, weather: Weather) -> Self {
+        Self {
+            temper,
+            weather,
+            connections: BTreeMap::new(),
+            last_connection: 0,
+            arrivals: BTreeSet::new(),
+            backlog: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            slow: BTreeMap::new(),
+        }
+    }
+
+    /// Nothing gets from one to the other any more (or one reason less against it).
+    pub fn cut(&mut self, random: &mut Random, now: u64, from: GatewayId, to: GatewayId, cut: bool) {
+        let cuts = self.cuts.entry((from, to)).or_default();
+        *cuts = if cut { *cuts + 1 } else { cuts.saturating_sub(1) };
+        if *cuts == 0 {
+            self.cuts.remove(&(from, to));
+            self.repeat(random, now);
+        }
+    }
+
+    pub fn passes(&self, from: GatewayId, to: GatewayId) -> bool {
+        !self.cuts.contains_key(&(from, to))
+    }
+
+    pub fn slow(&mut self, at: GatewayId, by_ms: u64) {
+        self.slow.insert(at, by_ms);
+    }
+
+    pub fn slow_ms(&self, from: GatewayId, to: GatewayId) -> u64 {
+        [from, to].iter().filter_map(|g| self.slow.get(g)).max().copied().unwrap_or(0)
+    }
+
+    /// No cut goes on, and the network is as fast as it should be.
+    pub fn calm(&mut self, random: &mut Random, now: u64) {
+        self.cuts.clear();
+        self.weather = Weather::default();
+        self.temper.bytes_per_ms = self.temper.bytes_per_ms.max(10_000);
+        self.repeat(random, now);
+    }
+
+    pub fn no_slow_links(&mut self) {
+        self.slow.clear();
+    }
+
+    /// What could not get through is sent again, some time after it can.
+    fn repeat(&mut self, random: &mut Random, now: u64) {
+        for (connection, ends) in &self.connections {
+            for (side, end) in ends.iter().enumerate() {
+                if end.under_way.front().is_some_and(|(at, _)| *at <= now) {
+                    self.arrivals
+                        .insert((now + 1 + random.below(200), Socket { connection: *connection, side }));
+                }
+            }
+        }
+    }
+
+    pub fn next_at(&self) -> Option<u64> {
+        self.arrivals.first().map(|(at, _)| *at)
+    }
+
+    /// Nothing is under way, unread or cut.
+    pub fn is_quiet(&self) -> bool {
+        let is_quiet = |end: &End| end.unread.is_empty() && end.under_way.is_empty();
+        self.arrivals.is_empty()
+            && self.cuts.is_empty()
+            && self.backlog.values().all(Vec::is_empty)
+            && self.connections.values().all(|ends| ends.iter().all(is_quiet))
+    }
+
+    /// A process asks for a connection to a gateway.
+    pub fn dial(
+        &mut self,
+        random: &mut Random,
+        now: u64,
+        (from, start): (GatewayId, u64),
+        to: GatewayId,
+    ) -> Socket {
+        self.last_connection += 1;
+        let socket = Socket { connection: self.last_connection, side: 0 };
+        let ends = [End::new(from, start, true), End::new(to, 0, false)];
+        self.connections.insert(socket.connection, ends);
+        self.send(random, now, socket, Segment::Syn);
+        socket
+    }
+
+    pub fn send(&mut self, random: &mut Random, now: u64, socket: Socket, segment: Segment) {
+        let Some(ends) = self.connections.get(&socket.connection) else { return };
+        let mut wait = 1 + random.below(8) + self.slow_ms(ends[0].at, ends[1].at);
+        // What is lost is repeated: sometimes soon, as what comes behind it shows that it lacks, sometimes after a timeout.
+        if random.chance(self.weather.loss) {
+            wait += random.pick(&[20, 20, 250, 400]);
+        }
+        if random.chance(self.weather.late) {
+            wait += random.below(90);
+        }
+        let Some(end) = self.connections.get_mut(&socket.connection).map(|ends| &mut ends[socket.side])
+        else {
+            return;
+        };
+        let bytes = segment.bytes();
+        if matches!(segment, Segment::Piece { .. } | Segment::Greeting(_)) {
+            end.unacknowledged += bytes;
+        }
+        end.free_at = now.max(end.free_at) + bytes as u64 / self.temper.bytes_per_ms;
+        let at = (end.free_at + wait).max(end.under_way.back().map_or(0, |(at, _)| *at));
+        end.under_way.push_back((at, segment));
+        self.arrivals.insert((at, socket));
+    }
+
+    /// Writes a frame.
+    pub fn write(
+        &mut self,
+        random: &mut Random,
+        now: u64,
+        socket: Socket,
+        frame: &[u8],
+        holds: Vec<PeerMessage>,
+    ) {
+        let (mut pieces, mut holds) = (frame.chunks(PIECE_BYTES).peekable(), Some(holds));
+        while let Some(piece) = pieces.next() {
+            let ends = if pieces.peek().is_none() { holds.take() } else { None };
+            self.send(random, now, socket, Segment::Piece { bytes: piece.to_vec(), ends });
+        }
+    }
+
+    /// Whether a writer need not wait: all before is within the window.
+    pub fn takes(&mut self, now: u64, socket: Socket) -> bool {
+        let Self { connections, cuts, .. } = self;
+        let Some(ends) = connections.get_mut(&socket.connection) else { return false };
+        let way = (ends[1 - socket.side].at, ends[socket.side].at);
+        let end = &mut ends[socket.side];
+        if !cuts.contains_key(&way) {
+            while let Some((_, bytes)) = end.acknowledgements.pop_front_if(|(at, _)| *at <= now) {
+                end.unacknowledged -= bytes;
+            }
+        }
+        end.unacknowledged <= self.temper.window_bytes
+    }
+
+    /// When a writer that waits can go on, as far as that is known.
+    pub fn takes_at(&self, socket: Socket) -> Option<u64> {
+        let ends = self.connections.get(&socket.connection)?;
+        let passes = self.passes(ends[1 - socket.side].at, ends[socket.side].at);
+        ends[socket.side].acknowledgements.front().filter(|_| passes).map(|(at, _)| *at)
+    }
+
+    /// What has arrived at a socket and was not read yet.
+    pub fn read(&mut self, random: &mut Random, now: u64, socket: Socket) -> Option<Segment> {
+        let slow = self.connections.get(&socket.connection).map(|e| self.slow_ms(e[0].at, e[1].at));
+        let ends = self.connections.get_mut(&socket.connection)?;
+        let segment = ends[socket.side].unread.pop_front()?;
+        if matches!(segment, Segment::Piece { .. } | Segment::Greeting(_)) {
+            let acknowledgements = &mut ends[1 - socket.side].acknowledgements;
+            let at = now + 1 + random.below(8) + slow.unwrap_or(0);
+            let at = at.max(acknowledgements.back().map_or(0, |(at, _)| *at));
+            acknowledgements.push_back((at, segment.bytes()));
+        }
+        Some(segment)
+    }
+
+    /// A connection that a gateway's system has taken for its process.
+    pub fn accept(&mut self, at: GatewayId) -> Option<Socket> {
+        let waiting = self.backlog.get_mut(&at).filter(|all| !all.is_empty())?;
+        Some(Socket { connection: waiting.remove(0), side: 1 })
+    }
+
+    /// A process closes its end.
+    pub fn close(&mut self, random: &mut Random, now: u64, socket: Socket) {
+        let Some(end) = self.connections.get_mut(&socket.connection).map(|ends| &mut ends[socket.side])
+        else {
+            return;
+        };
+        end.open = false;
+        end.unread.clear();
+        self.end(random, now, socket, 0);
+    }
+
+    /// Tells the other end that this one is closed, unless it was told.
+    fn end(&mut self, random: &mut Random, now: u64, socket: Socket, after_ms: u64) {
+        let Some(ends) = self.connections.get_mut(&socket.connection) else { return };
+        if !std::mem::replace(&mut ends[socket.side].ended, true) {
+            self.send(random, now + after_ms, socket, Segment::End);
+        }
+    }
+
+    /// A process of a gateway has ended: with its whole box, or alone.
+    pub fn process_ended(&mut self, random: &mut Random, now: u64, at: GatewayId, with_box: bool) {
+        self.backlog.remove(&at);
+        for socket in self.sockets_of(at) {
+            let Some(ends) = self.connections.get_mut(&socket.connection) else { continue };
+            let end = &mut ends[socket.side];
+            end.open = false;
+            end.unread.clear();
+            if with_box {
+                // What has not left yet does not leave any more.
+                end.under_way.retain(|(arrives, _)| *arrives < now + 9);
+                continue;
+            }
+            if random.chance(500) {
+                end.under_way.clear();
+            }
+            self.end(random, now, socket, 0);
+        }
+    }
+
+    /// A box is up again: whoever still sends to its earlier process is told that that is gone.
+    pub fn box_is_back(&mut self, random: &mut Random, now: u64, at: GatewayId) {
+        for socket in self.sockets_of(at) {
+            let after_ms = random.below(300);
+            self.end(random, now, socket, after_ms);
+        }
+    }
+
+    /// All ends of connections that a gateway has or had.
+    fn sockets_of(&self, at: GatewayId) -> Vec<Socket> {
+        let of = |(connection, ends): (&u64, &[End; 2])| {
+            let side = (0..2).find(|side| ends[*side].at == at && (*side == 0 || ends[1].start > 0))?;
+            Some(Socket { connection: *connection, side })
+        };
+        self.connections.iter().filter_map(of).collect()
+    }
+
+    /// Has arrive what does until now; gives the gateways whose processes have something to read.
+    pub fn arrive(
+        &mut self,
+        random: &mut Random,
+        now: u64,
+        machine: impl Fn(GatewayId) -> Machine,
+    ) -> BTreeSet<GatewayId> {
+        let mut touched = BTreeSet::new();
+        while let Some(first) = self.arrivals.first().copied().filter(|(at, _)| *at <= now) {
+            self.arrivals.remove(&first);
+            let (_, socket) = first;
+            let Some(ends) = self.connections.get_mut(&socket.connection) else { continue };
+            let (from, to) = (ends[socket.side].at, ends[1 - socket.side].at);
+            if self.cuts.contains_key(&(from, to)) {
+                continue; // it is repeated when it can get through
+            }
+            let machine = machine(to);
+            let arrives = |(at, _): &mut (u64, Segment)| *at <= now;
+            while let Some(ends) = self.connections.get_mut(&socket.connection)
+                && let Some((_, segment)) = ends[socket.side].under_way.pop_front_if(arrives)
+            {
+                let end = &mut ends[1 - socket.side];
+                match (machine, segment) {
+                    (Machine::Off, _) => {}
+                    (Machine::On(0), Segment::Syn) => {
+                        self.send(random, now, socket.other(), Segment::Refused);
+                    }
+                    (Machine::On(start), Segment::Syn) => {
+                        (end.start, end.open) = (start, true);
+                        self.backlog.entry(to).or_default().push(socket.connection);
+                        self.send(random, now, socket.other(), Segment::Accepted);
+                        touched.insert(to);
+                    }
+                    (Machine::On(start), segment) if end.open && end.start == start => {
+                        end.unread.push_back(segment);
+                        touched.insert(to);
+                    }
+                    (Machine::On(_), Segment::End) => {
+                        self.connections.remove(&socket.connection);
+                    }
+                    (Machine::On(_), _) => self.end(random, now, socket.other(), 0),
+                }
+            }
+            let is_over = |ends: &[End; 2]| ends.iter().all(|end| !end.open && end.under_way.is_empty());
+            if self.connections.get(&socket.connection).is_some_and(is_over) {
+                self.connections.remove(&socket.connection);
+            }
+        }
+        touched
+    }
+}
