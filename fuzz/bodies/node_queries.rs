@@ -8,7 +8,7 @@ use selvedge_node::logic::query::{
     AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, MAX_LIMIT_ENTRIES, NamesPlace, Parameters, Place,
     duration_text,
 };
-use selvedge_node::store::SeriesInfo;
+use selvedge_node::logic::stored::SeriesInfo;
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};
 use selvedge_shared::question::{MAX_ROWS, MAX_WAIT_MS, Place as EdgePlace};

@@ -6,10 +6,11 @@
 
 use crate::apply::Confirmations;
 use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
+use crate::logic::incoming::Incoming;
+use crate::logic::stage::Settled;
 use crate::logic::verify::Verifier;
 use crate::settings::Site;
 use crate::stats::Stats;
-use crate::store::{Incoming, Settled};
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::seal::{SealError, Sealer};

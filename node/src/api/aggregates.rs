@@ -11,8 +11,8 @@ use crate::logic::query::{
     bad,
 };
 use crate::logic::row::{Content, More, Owner, Row, RowTable};
+use crate::logic::stored::{SeriesInfo, StoredWindow};
 use crate::store::find::Seek;
-use crate::store::{SeriesInfo, StoredWindow};
 use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_shared::access::Caller;
 use selvedge_shared::time::EpochMs;

@@ -10,9 +10,9 @@ use super::problem::Failure;
 use super::{Api, in_order::InOrder};
 use crate::logic::fill::Fill;
 use crate::logic::passed::Progress;
-use crate::logic::query::{AggregateQuery, Place, bad, merge};
+use crate::logic::query::{AggregateQuery, Place, bad};
 use crate::logic::row::{Content, Owner, Row, RowTable};
-use crate::store::{SeriesInfo, StoredWindow};
+use crate::logic::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -89,7 +89,7 @@ async fn read(
             open = Some(start);
             if answer.series.contains_key(id) {
                 let new = || StoredWindow { start, ..window.clone() };
-                spans.entry(*id).and_modify(|span| merge(span, window)).or_insert_with(new);
+                spans.entry(*id).and_modify(|span| span.merge(window)).or_insert_with(new);
             }
         }
         scanned += page.len();
@@ -130,7 +130,7 @@ impl Merged {
         self.streams += other.streams;
         self.passed = self.passed.min(other.passed);
         self.complete &= other.complete;
-        merge(&mut self.span, &other.span);
+        self.span.merge(&other.span);
     }
 }
 

@@ -8,8 +8,8 @@ use crate::logic::query::{BadParameter, DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES
 use crate::logic::questions::Ask;
 use crate::logic::row::{Content, More, Owner, Row, RowTable};
 use crate::logic::sites::{Heard, Shard, Sites};
+use crate::logic::stored::StoredWindow;
 use crate::logic::table::JsonRows;
-use crate::store::StoredWindow;
 use actix_web::{HttpResponse, web};
 use selvedge_shared::access::Caller;
 use selvedge_shared::balance::Policy;

@@ -4,10 +4,12 @@ use super::export::{Choice, Done, Exporter, LEASE_MS};
 use super::parquet::{Encoder, ROW_GROUP_ENTRIES, of_table};
 use super::schedule::Schedule;
 use super::target::{Target, check_address, day_text};
+use crate::logic::incoming::Incoming;
+use crate::logic::stage::Outcome;
 use crate::logic::table::{Cell, Field, Kind, Table};
 use crate::settings::LakeSettings;
 use crate::store::lake::{Claim, DayKey, Exports};
-use crate::store::{self, Database, Incoming, Postgres, Reader, Writer};
+use crate::store::{self, Database, Postgres, Reader, Writer};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::RowAccessor;
 use selvedge_shared::aggregate::{Aggregate, Sample};
@@ -103,7 +105,7 @@ impl Home {
         let batch = Batch { streams, parts };
         let message = Incoming::latest(SiteId::new("plant-7").unwrap(), self.seq, batch);
         let applied = self.writer.apply(&vec![message].into(), EpochMs(1)).await.unwrap();
-        assert_eq!(applied.outcomes, [store::Outcome::Applied]);
+        assert_eq!(applied.outcomes, [Outcome::Applied]);
     }
 
     /// Three days of windows of 10 s, and one of a width that divides no day.

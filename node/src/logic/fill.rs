@@ -83,8 +83,8 @@ mod tests {
     use super::*;
     use crate::logic::query::{AGGREGATE_PARAMETERS, Parameters};
     use crate::logic::row::{Function, More, Owner, RowTable};
+    use crate::logic::stored::StoredWindow;
     use crate::logic::table::{Cell, Table};
-    use crate::store::StoredWindow;
     use selvedge_shared::aggregate::{Aggregate, Sample};
     use selvedge_shared::sequences::Sequences;
     use selvedge_shared::time::EpochMs;

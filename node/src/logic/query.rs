@@ -17,7 +17,7 @@ pub use super::params::{BadParameter, NamesPlace, Parameters, Place, Wanted, bad
 use super::passed::NEVER;
 use super::rollup::{self, Segment};
 use super::row::{Content, Function, Owner, Row};
-use crate::store::{SeriesInfo, StoredWindow};
+use super::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -310,15 +310,6 @@ fn stored(widths: &[SeriesInfo]) -> String {
     format!("stream {stream} of device {device} of site {} is stored at {}", first.site, all.join(", "))
 }
 
-/// Takes in another window of the same span.
-pub fn merge(span: &mut StoredWindow, window: &StoredWindow) {
-    span.aggregate.merge(&window.aggregate);
-    span.late = span.late.saturating_add(window.late);
-    span.parts = span.parts.saturating_add(window.parts);
-    span.set_aside = span.set_aside.saturating_add(window.set_aside);
-    span.sequences.merge(&window.sequences);
-}
-
 /// Merges windows, given by start, into spans.
 #[derive(Debug, Default)]
 pub struct Spans {
@@ -330,7 +321,7 @@ impl Spans {
     pub fn push(&mut self, start: EpochMs, window: &StoredWindow) -> Option<StoredWindow> {
         match &mut self.open {
             Some(span) if span.start == start => {
-                merge(span, window);
+                span.merge(window);
                 None
             }
             open => open.replace(StoredWindow { start, ..window.clone() }),

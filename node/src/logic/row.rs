@@ -2,8 +2,8 @@
 
 use super::passed::Progress;
 use super::query::GroupBy;
+use super::stored::{SeriesInfo, StoredWindow};
 use super::table::{Cell, Field, Kind, Table};
-use crate::store::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@
 //!   [`selvedge_shared::time::TIME_RANGE`], every window starts at a multiple of its width, and every name
 //!   is at most [`MAX_NAME_BYTES`] long.
 
-use crate::store::{Content, Incoming};
+use super::incoming::{Content, Incoming};
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{MAX_NAME_BYTES, SiteId};
 use selvedge_shared::seal::{Opener, SealError, SiteSecret};

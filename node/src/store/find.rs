@@ -2,8 +2,9 @@
 //! windows are missing, and the holes of shards. The statements are the same for both kinds of database, up to how
 //! patterns are written.
 
-use super::{Hole, Progress, Reader, SeriesInfo, StoreError, StoredWindow, postgres, sqlite};
+use super::{Hole, Progress, Reader, StoreError, postgres, sqlite};
 use crate::logic::params::Wanted;
+use crate::logic::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
 use selvedge_shared::uplink::LostBatch;

@@ -1,7 +1,7 @@
 //! The database behind one face: SQLite in one file by default, PostgreSQL where several nodes share it. One
 //! [`Writer`] a node applies batches, any number of [`Reader`]s answer queries.
 //!
-//! What a transaction does is said once, in [`stage`]: which batches are new, which rows they touch, how these merge.
+//! What a transaction does is said once, in [`crate::logic::stage`]: which batches are new, which rows they touch, how these merge.
 //! `sqlite` and `postgres` only lock, read and write for it; their tables and views have the same names.
 //!
 //! - Invariant: a batch's windows, what they add to roll-ups and the record that it was applied are in the same
@@ -18,14 +18,14 @@ mod pool;
 mod postgres;
 pub mod sql;
 mod sqlite;
-mod stage;
 
 pub use postgres::Postgres;
 pub use sqlite::worker as sql_worker;
-pub use stage::{Applied, Content, Incoming, KEPT_BATCHES_ENTRIES, Outcome, Settled, ShardKey};
 
+use crate::logic::incoming::Incoming;
 use crate::logic::passed::{NEVER, Progress};
-use selvedge_shared::aggregate::Aggregate;
+use crate::logic::stage::Applied;
+use crate::logic::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
@@ -361,25 +361,6 @@ impl Reader {
     }
 }
 
-/// One stream at one width.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeriesInfo {
-    /// Its row number.
-    pub id: i64,
-    /// The site of its device.
-    pub site: String,
-    /// Its device.
-    pub device: String,
-    /// The stream.
-    pub stream: String,
-    /// The width of its windows.
-    pub width_ms: i64,
-    /// How far the stream has come.
-    pub passed: EpochMs,
-    /// Whether lost batches may have held some of it: [`Reader::progress`] tells which stretches are in doubt.
-    pub doubtful: bool,
-}
-
 /// A window's place: its series and its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WindowKey {
@@ -387,23 +368,6 @@ pub struct WindowKey {
     pub series: i64,
     /// Where the window starts.
     pub start: EpochMs,
-}
-
-/// One window, or one span of a roll-up, as it is stored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredWindow {
-    /// Where it starts.
-    pub start: EpochMs,
-    /// What is known of its readings.
-    pub aggregate: Aggregate,
-    /// How many of them were late.
-    pub late: u64,
-    /// How many parts it was merged from; in the tables, its `revision`.
-    pub parts: u64,
-    /// How many readings of the stream the site set aside while its parts were open.
-    pub set_aside: u64,
-    /// The sequence numbers of its readings.
-    pub sequences: Sequences,
 }
 
 /// Rows of one series, and where to go on.

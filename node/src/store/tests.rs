@@ -1,6 +1,9 @@
 //! The same over each store: see [`homes`].
 
 use super::*;
+use crate::logic::incoming::Content;
+use crate::logic::stage::{KEPT_BATCHES_ENTRIES, Outcome};
+use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::sequences::Sequences;
@@ -65,7 +68,7 @@ fn beacon(first_kept: u64, last: u64) -> Incoming {
     }
 }
 
-async fn window(reader: &Reader, stream: &str, start: i64) -> crate::store::StoredWindow {
+async fn window(reader: &Reader, stream: &str, start: i64) -> crate::logic::stored::StoredWindow {
     let series = reader.series(None, Some("press-1"), Some(stream), 9).await.unwrap();
     assert_eq!(series.len(), 1);
     reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap().rows.remove(0)
@@ -821,7 +824,7 @@ async fn roll_ups_are_what_their_windows_add_up_to() {
                 for window in &windows {
                     let start = crate::logic::rollup::floor(window.start, span_ms);
                     let new = || StoredWindow { start, ..window.clone() };
-                    let merge = |row: &mut StoredWindow| crate::logic::query::merge(row, window);
+                    let merge = |row: &mut StoredWindow| row.merge(window);
                     expected.entry(start).and_modify(merge).or_insert_with(new);
                 }
                 let page = reader.rollups(series.id, span_ms, all.0, all.1, 10_000).await.unwrap();

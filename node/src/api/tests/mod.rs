@@ -7,7 +7,9 @@ mod random;
 mod sql;
 
 use super::*;
-use crate::store::{Content, Database, Incoming, Outcome, Postgres, Writer, open};
+use crate::logic::incoming::{Content, Incoming};
+use crate::logic::stage::Outcome;
+use crate::store::{Database, Postgres, Writer, open};
 use actix_web::http::header::HeaderMap;
 use actix_web::{App, test};
 use selvedge_shared::access::{Token, TokenDigest};

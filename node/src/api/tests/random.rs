@@ -1,8 +1,8 @@
 //! Roll-ups and merges against the windows that they are made of, on random batches.
 
 use super::*;
-use crate::logic::query::{Spans, merge};
-use crate::store::{SeriesInfo, StoredWindow};
+use crate::logic::query::Spans;
+use crate::logic::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::sequences::Sequences;
 use std::collections::BTreeMap;
 
@@ -199,7 +199,7 @@ async fn roll_ups_answer_as_windows_would() {
                     groups
                         .entry(key)
                         .and_modify(|(all, passed, streams)| {
-                            merge(all, &span);
+                            all.merge(&span);
                             *passed = series.passed.min(*passed);
                             *streams += 1;
                         })

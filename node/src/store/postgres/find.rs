@@ -1,8 +1,9 @@
 //! Runs the statements of [`super::super::find`].
 
+use super::super::StoreError;
 use super::super::find::{Columns, Statement, Value};
-use super::super::{StoreError, StoredWindow};
 use super::{At, Reader, held, window_at};
+use crate::logic::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;

@@ -1,11 +1,12 @@
 //! What exports to a lake read, and their table.
 
+use super::super::StoreError;
 use super::super::lake::{Claim, DayState, Written};
-use super::super::{StoreError, StoredWindow};
 use super::link::{Link, Postgres, WRITE_MS};
 use super::read::Reader;
 use super::{At, ROW, window_at};
 use crate::logic::rollup::{DAY_MS, is_kept};
+use crate::logic::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 use std::time::Duration;

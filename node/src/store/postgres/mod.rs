@@ -17,7 +17,8 @@ pub use link::{Postgres, Said};
 pub use read::Reader;
 pub use write::Writer;
 
-use super::{StoreError, StoredWindow, sequences_from};
+use super::{StoreError, sequences_from};
+use crate::logic::stored::StoredWindow;
 use bytes::{BufMut, BytesMut};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::EpochMs;

@@ -2,9 +2,10 @@
 
 use super::super::find::{SERIES, series_info};
 use super::super::pool::Pool;
-use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
+use super::super::{LedgerPage, RowPage, ShardStatus, StoreError, WindowKey};
 use super::link::{Link, Postgres, READ_MS};
 use super::{At, LEDGER_ID, ROW, held, ledger_id, window_at};
+use crate::logic::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::LedgerId;
 use std::sync::Arc;

@@ -4,14 +4,16 @@
 //! (one device in the batches of two shards), the transaction fails rather than lose something: a row that is new is inserted and
 //! nothing else, a row that was read is updated only if it is still at the revision that was read.
 
-use super::super::stage::{
-    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
-};
-use super::super::{StoreError, StoredWindow, sequences_bytes, sequences_from, whole};
+use super::super::{StoreError, sequences_bytes, sequences_from, whole};
 use super::link::{Link, Postgres, WRITE_MS};
 use super::{At, LEDGER_ID, ROW, held, ledger_id, schema, window_at};
+use crate::logic::incoming::Incoming;
 use crate::logic::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
 use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
+use crate::logic::stage::{
+    self, Applied, Change, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
+};
+use crate::logic::stored::StoredWindow;
 use crate::logic::totals::Totals;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;

@@ -1,8 +1,9 @@
 //! Runs the statements of [`super::super::find`].
 
+use super::super::StoreError;
 use super::super::find::{Columns, Statement, Value};
-use super::super::{StoreError, StoredWindow};
 use super::{Reader, window_at};
+use crate::logic::stored::StoredWindow;
 use rusqlite::Row;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use selvedge_shared::time::EpochMs;

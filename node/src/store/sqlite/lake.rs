@@ -1,10 +1,11 @@
 //! What exports to a lake read, and their table.
 
+use super::super::StoreError;
 use super::super::lake::{Claim, DayState, Written};
-use super::super::{StoreError, StoredWindow};
 use super::read::Reader;
 use super::{File, ROW, blocking, open_to_write, window_at};
 use crate::logic::rollup::{DAY_MS, is_kept};
+use crate::logic::stored::StoredWindow;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use selvedge_shared::time::EpochMs;
 use std::path::Path;

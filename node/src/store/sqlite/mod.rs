@@ -14,7 +14,8 @@ pub use read::LEDGER;
 pub use read::Reader;
 pub use write::Writer;
 
-use super::{StoreError, StoredWindow, sequences_from};
+use super::{StoreError, sequences_from};
+use crate::logic::stored::StoredWindow;
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OpenFlags, Row};
 use selvedge_shared::aggregate::{Aggregate, Sample};

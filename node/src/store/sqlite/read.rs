@@ -2,8 +2,9 @@
 
 use super::super::find::{SERIES, series_info};
 use super::super::pool::Pool;
-use super::super::{LedgerPage, RowPage, SeriesInfo, ShardStatus, StoreError, StoredWindow, WindowKey};
+use super::super::{LedgerPage, RowPage, ShardStatus, StoreError, WindowKey};
 use super::{File, ROW, blocking, ledger_id, open_to_read, window_at};
+use crate::logic::stored::{SeriesInfo, StoredWindow};
 use rusqlite::{Connection, Row, ToSql, params};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::LedgerId;

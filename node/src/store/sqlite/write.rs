@@ -1,12 +1,14 @@
 //! Writing: many batches in one transaction, each counted once.
 
-use super::super::stage::{
-    self, Applied, Change, Incoming, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
-};
-use super::super::{StoreError, StoredWindow, sequences_bytes, sequences_from, whole};
+use super::super::{StoreError, sequences_bytes, sequences_from, whole};
 use super::{File, ROW, blocking, ledger_id, open_to_write, window_at};
+use crate::logic::incoming::Incoming;
 use crate::logic::passed::{DOUBT_AFTER_MS, Passed, Seen};
 use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
+use crate::logic::stage::{
+    self, Applied, Change, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
+};
+use crate::logic::stored::StoredWindow;
 use crate::logic::totals::Totals;
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};

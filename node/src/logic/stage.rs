@@ -7,11 +7,12 @@
 //!
 //! [`Aggregate::merge`]: selvedge_shared::aggregate::Aggregate::merge
 
-use super::StoredWindow;
-use crate::logic::passed::{Doubt, Passed, Seen};
-use crate::logic::progress::{Progress, Span, Verdict};
-use crate::logic::totals::Totals;
-use crate::logic::{query, rollup};
+use super::incoming::Incoming;
+use super::passed::{Doubt, Passed, Seen};
+use super::progress::{Progress, Span, Verdict};
+use super::rollup;
+use super::stored::StoredWindow;
+use super::totals::Totals;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, LedgerId, LostBatch, Part, SiteIncarnation, StreamName};
@@ -28,61 +29,9 @@ pub const SERIES_CACHE_ENTRIES: usize = 100_000;
 pub type ShardKey = (SiteId, ShardId);
 
 /// By series and start, as in the table.
-pub(super) type Windows = BTreeMap<(i64, EpochMs), StoredWindow>;
+pub type Windows = BTreeMap<(i64, EpochMs), StoredWindow>;
 /// By span, start and series, as in the table.
-pub(super) type Rollups = BTreeMap<(i64, EpochMs, i64), StoredWindow>;
-
-/// One authentic, checked message of the uplink.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Incoming {
-    /// The site it came from.
-    pub site: SiteId,
-    /// Which making of it.
-    pub incarnation: SiteIncarnation,
-    /// The shard it is of.
-    pub shard: ShardId,
-    /// The lowest seq that the edge still has.
-    pub first_kept: u64,
-    /// The highest seq that the edge has cut.
-    pub last: u64,
-    /// The batch; nothing for a beacon.
-    pub content: Option<Content>,
-    /// A batch that the site has lost for good, by its number, in place of its content.
-    pub lost: Option<(u64, LostBatch)>,
-}
-
-#[cfg(test)]
-impl Incoming {
-    /// A batch of shard 0 of which all before it are kept, and none comes after it.
-    pub fn latest(site: SiteId, seq: u64, batch: Batch) -> Self {
-        Self {
-            site,
-            incarnation: SiteIncarnation::default(),
-            shard: ShardId(0),
-            first_kept: 1,
-            last: seq,
-            content: Some(Content { seq, batch, body_hash: seq }),
-            lost: None,
-        }
-    }
-}
-
-/// A batch and its name.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Content {
-    /// Its number in its shard.
-    pub seq: u64,
-    /// What it holds.
-    pub batch: Batch,
-    /// A hash of its encoded bytes: equal for the same content.
-    pub body_hash: u64,
-}
-
-impl Content {
-    fn parts_and_hash(&self) -> (usize, u64) {
-        (self.batch.parts.len(), self.body_hash)
-    }
-}
+pub type Rollups = BTreeMap<(i64, EpochMs, i64), StoredWindow>;
 
 /// What became of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,14 +85,18 @@ pub struct Applied {
 
 /// A shard as the database has it; the default for one that it has not heard of.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct StoredShard {
+pub struct StoredShard {
     /// Which making of the site is known.
     pub incarnation: SiteIncarnation,
     /// Its batches are numbered on from here, so that no two makings have batches of one number.
     pub base: u64,
+    /// All batches up to it are applied or holes.
     pub cursor: u64,
+    /// The lowest seq that the edge still had when something changed last.
     pub first_kept: u64,
+    /// The highest seq that the edge had cut by then.
     pub last: u64,
+    /// The number that came with two contents, if one did.
     pub conflict: Option<u64>,
     /// Batches applied beyond the cursor.
     pub beyond: Vec<u64>,
@@ -169,21 +122,32 @@ struct Shard {
 
 /// A batch that was applied in this transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AppliedBatch {
+pub struct AppliedBatch {
+    /// Its number here.
     pub seq: u64,
+    /// How many parts of windows it held.
     pub parts: usize,
+    /// The hash of its encoded bytes, by which it is told from another that bears its number.
     pub hash: u64,
 }
 
 /// How a shard's progress changes.
-pub(super) struct Change {
+pub struct Change {
+    /// Which shard.
     pub key: ShardKey,
+    /// Which making of the site is known from now on.
     pub incarnation: SiteIncarnation,
+    /// From where the batches of this making are numbered on.
     pub base: u64,
+    /// All batches up to it are applied or holes.
     pub cursor: u64,
+    /// The lowest seq that the edge still has.
     pub first_kept: u64,
+    /// The highest seq that the edge has cut.
     pub last: u64,
+    /// The number that came with two contents, if one did.
     pub conflict: Option<u64>,
+    /// The batches that count from now on.
     pub applied: Vec<AppliedBatch>,
     /// Batches up to it need not be listed any more.
     pub forget: u64,
@@ -203,7 +167,7 @@ struct New<'a> {
 }
 
 /// What the new batches of a transaction say of one stream.
-pub(super) struct StreamSeen<'a> {
+pub struct StreamSeen<'a> {
     shard: &'a Shard,
     /// One of its series.
     pub series: i64,
@@ -221,7 +185,7 @@ impl StreamSeen<'_> {
 }
 
 /// For each shard that is heard, the numbers of the batches that came, in the order in which they are locked.
-pub(super) fn heard(messages: &[Incoming]) -> BTreeMap<ShardKey, Vec<u64>> {
+pub fn heard(messages: &[Incoming]) -> BTreeMap<ShardKey, Vec<u64>> {
     let mut all: BTreeMap<ShardKey, Vec<u64>> = BTreeMap::new();
     for message in messages {
         let seqs = all.entry((message.site.clone(), message.shard)).or_default();
@@ -231,7 +195,7 @@ pub(super) fn heard(messages: &[Incoming]) -> BTreeMap<ShardKey, Vec<u64>> {
 }
 
 /// A transaction's messages, judged.
-pub(super) struct Stage<'a> {
+pub struct Stage<'a> {
     shards: BTreeMap<ShardKey, Shard>,
     outcomes: Vec<Outcome>,
     /// Batches that count, with their shards and numbers.
@@ -496,17 +460,17 @@ fn gather<K: Ord>(rows: &mut BTreeMap<K, StoredWindow>, key: K, start: EpochMs, 
 }
 
 /// Puts what is stored before what was gathered.
-pub(super) fn merge(gathered: &mut StoredWindow, mut stored: StoredWindow) {
-    query::merge(&mut stored, gathered);
+pub fn merge(gathered: &mut StoredWindow, mut stored: StoredWindow) {
+    stored.merge(gathered);
     *gathered = stored;
 }
 
 /// Site, stream name and width.
-pub(super) type SeriesKey = (SiteId, StreamName, u32);
+pub type SeriesKey = (SiteId, StreamName, u32);
 
 /// Row numbers of series, remembered as long as a connection.
 #[derive(Debug, Default)]
-pub(super) struct SeriesIds(HashMap<SeriesKey, i64>);
+pub struct SeriesIds(HashMap<SeriesKey, i64>);
 
 impl SeriesIds {
     /// Before a transaction: forgets all if they are too many.

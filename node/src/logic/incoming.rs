@@ -1,0 +1,56 @@
+//! What comes from the uplink once it is opened and checked, on its way to the store.
+
+use selvedge_shared::ids::{ShardId, SiteId};
+use selvedge_shared::uplink::{Batch, LostBatch, SiteIncarnation};
+
+/// One authentic, checked message of the uplink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Incoming {
+    /// The site it came from.
+    pub site: SiteId,
+    /// Which making of it.
+    pub incarnation: SiteIncarnation,
+    /// The shard it is of.
+    pub shard: ShardId,
+    /// The lowest seq that the edge still has.
+    pub first_kept: u64,
+    /// The highest seq that the edge has cut.
+    pub last: u64,
+    /// The batch; nothing for a beacon.
+    pub content: Option<Content>,
+    /// A batch that the site has lost for good, by its number, in place of its content.
+    pub lost: Option<(u64, LostBatch)>,
+}
+
+impl Incoming {
+    /// A batch of shard 0 of which all before it are kept, and none comes after it.
+    pub fn latest(site: SiteId, seq: u64, batch: Batch) -> Self {
+        Self {
+            site,
+            incarnation: SiteIncarnation::default(),
+            shard: ShardId(0),
+            first_kept: 1,
+            last: seq,
+            content: Some(Content { seq, batch, body_hash: seq }),
+            lost: None,
+        }
+    }
+}
+
+/// A batch and its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Content {
+    /// Its number in its shard.
+    pub seq: u64,
+    /// What it holds.
+    pub batch: Batch,
+    /// A hash of its encoded bytes: equal for the same content.
+    pub body_hash: u64,
+}
+
+impl Content {
+    /// How many parts it has, and its hash.
+    pub fn parts_and_hash(&self) -> (usize, u64) {
+        (self.batch.parts.len(), self.body_hash)
+    }
+}
