@@ -4,11 +4,11 @@
 use crate::source::Source;
 use actix_web::web::Query;
 use selvedge_node::api::read_ask;
-use selvedge_node::logic::query::{
+use selvedge_node_core::query::{
     AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, MAX_LIMIT_ENTRIES, NamesPlace, Parameters, Place,
     duration_text,
 };
-use selvedge_node::logic::stored::SeriesInfo;
+use selvedge_node_core::stored::SeriesInfo;
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};
 use selvedge_shared::question::{MAX_ROWS, MAX_WAIT_MS, Place as EdgePlace};
@@ -216,7 +216,7 @@ fn aggregates(source: &mut Source, query: &AggregateQuery) {
 }
 
 /// One after the other, without a gap, and few.
-fn covers(query: &AggregateQuery, segments: &[selvedge_node::logic::rollup::Segment]) {
+fn covers(query: &AggregateQuery, segments: &[selvedge_node_core::rollup::Segment]) {
     assert!(segments.len() <= 7, "{segments:?}");
     let mut at = query.from;
     for segment in segments {

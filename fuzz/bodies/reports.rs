@@ -2,8 +2,8 @@
 //! node can keep and show.
 
 use crate::source::Source;
-use selvedge_node::logic::questions::{Ask, Effect, Questions};
-use selvedge_node::logic::sites::Sites;
+use selvedge_node_core::questions::{Ask, Effect, Questions};
+use selvedge_node_core::sites::Sites;
 use selvedge_shared::balance::Policy;
 use selvedge_shared::frame;
 use selvedge_shared::ids::{GatewayId, SiteId};

@@ -7,9 +7,9 @@
 use crate::source::Source;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, OpenFlags};
-use selvedge_node::logic::calls;
 use selvedge_node::store;
 use selvedge_node::store::sql_worker::{self, Order, Outcome};
+use selvedge_node_core::calls;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

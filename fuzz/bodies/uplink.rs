@@ -2,8 +2,8 @@
 //! them. What is let in is such as the store can hold, and each number counts once.
 
 use crate::source::Source;
-use selvedge_node::logic::progress::{MAX_HOLES_ENTRIES, Progress, Verdict};
-use selvedge_node::logic::verify::Verifier;
+use selvedge_node_core::progress::{MAX_HOLES_ENTRIES, Progress, Verdict};
+use selvedge_node_core::verify::Verifier;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId, SiteId};
 use selvedge_shared::seal::{MAX_SEALED_BYTES, Opener, Sealer, SiteSecret};

@@ -18,11 +18,11 @@
 use clap::Parser;
 use selvedge_node::apply::{self, Confirmations, QUEUE_ENTRIES};
 use selvedge_node::live::Live;
-use selvedge_node::logic::incoming::{Content, Incoming};
 use selvedge_node::node::Node;
 use selvedge_node::settings::{Settings, SiteSettings};
 use selvedge_node::stats::Stats;
 use selvedge_node::store::{self, Reader, Writer};
+use selvedge_node_core::incoming::{Content, Incoming};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::SiteSecret;

@@ -2,11 +2,11 @@
 //! cursors on to be confirmed once that is on disk.
 
 use crate::live::Live;
-use crate::logic::incoming::Incoming;
-use crate::logic::progress::Span;
-use crate::logic::stage::{Outcome, Settled, ShardKey};
 use crate::stats::Stats;
 use crate::store::{StoreError, Writer};
+use selvedge_node_core::incoming::Incoming;
+use selvedge_node_core::progress::Span;
+use selvedge_node_core::stage::{Outcome, Settled, ShardKey};
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{LedgerId, LostBatch};

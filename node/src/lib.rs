@@ -1,17 +1,18 @@
 //! The cloud node: hears the sites' uplinks, verifies and applies their batches exactly once, and answers
 //! queries by HTTP and SQL.
 //!
-//! The way of a batch: [`uplink`] hears it, [`logic::verify`] opens and checks it, [`apply`] queues it and
-//! gives it with others to the [`store`], which counts it once ([`logic::progress`]) in one transaction; the
-//! cursor that follows from it goes back through [`uplink`]. The [`api`] only reads. What the sites report of themselves, and what
-//! they are asked, goes through [`sites`]. The pages of [`web`] show a person what the API answers.
+//! What the node decides, it decides in the crate [`selvedge_node_core`], which knows no clock, disk or network. The way
+//! of a batch: [`uplink`] hears it, [`verify`](selvedge_node_core::verify) opens and checks it, [`apply`] queues it and
+//! gives it with others to the [`store`], which counts it once ([`progress`](selvedge_node_core::progress)) in one
+//! transaction; the cursor that follows from it goes back through [`uplink`]. The [`api`] only reads. What the sites
+//! report of themselves, and what they are asked, goes through [`sites`]. The pages of [`web`] show a person what the
+//! API answers.
 
 pub mod api;
 pub mod apply;
 pub mod broker;
 pub mod lake;
 pub mod live;
-pub mod logic;
 pub mod node;
 mod program;
 pub mod settings;

@@ -4,12 +4,12 @@
 //! listeners. Neither waits for the other: what is too much is left out, and listeners are told that they missed
 //! something. A node tells what it has applied itself, not what other nodes of the same database have.
 
-use crate::logic::incoming::Incoming;
-use crate::logic::params::Wanted;
-use crate::logic::row::Row;
-use crate::logic::stage::Outcome;
 use crate::store::find::Seek;
 use crate::store::{Reader, StoreError};
+use selvedge_node_core::incoming::Incoming;
+use selvedge_node_core::params::Wanted;
+use selvedge_node_core::row::Row;
+use selvedge_node_core::stage::Outcome;
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeSet;

@@ -1,15 +1,15 @@
 //! The node's side of reports and questions: two MQTT clients, or the node's own broker, as in [`crate::uplink`], around
-//! [`crate::logic::sites`] and [`crate::logic::questions`].
+//! [`selvedge_node_core::sites`] and [`selvedge_node_core::questions`].
 //!
 //! Every node hears all reports and the answers to its own questions; what one does not hear is asked or reported again.
 
 use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
-use crate::logic::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questions, Unanswered};
-use crate::logic::sites::Sites;
 use crate::settings::Site;
 use crate::stats::Stats;
 use crate::uplink::RECONNECT_MS;
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
+use selvedge_node_core::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questions, Unanswered};
+use selvedge_node_core::sites::Sites;
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::question::{Answer, NodeId, Question, answer_topic, ask_topic, parse_answer_topic};
 use selvedge_shared::report::{Report, parse_report_topic, place};

@@ -1,7 +1,7 @@
 //! What the running node knows of itself beyond the database: for the status page, readiness and metrics.
 
-use crate::logic::incoming::Incoming;
-use crate::logic::stage::{Applied, Outcome};
+use selvedge_node_core::incoming::Incoming;
+use selvedge_node_core::stage::{Applied, Outcome};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::log_limit::{LeftOut, LogLimit};
 use selvedge_shared::time::EpochMs;

@@ -6,12 +6,12 @@
 
 use crate::apply::Confirmations;
 use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
-use crate::logic::incoming::Incoming;
-use crate::logic::stage::Settled;
-use crate::logic::verify::Verifier;
 use crate::settings::Site;
 use crate::stats::Stats;
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
+use selvedge_node_core::incoming::Incoming;
+use selvedge_node_core::stage::Settled;
+use selvedge_node_core::verify::Verifier;
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::seal::{SealError, Sealer};
 use selvedge_shared::time::EpochMs;

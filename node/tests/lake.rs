@@ -1,7 +1,7 @@
 //! An export as a person runs it, read back by the programs that it is for.
 
-use selvedge_node::logic::incoming::{Content, Incoming};
 use selvedge_node::store::{self, Database};
+use selvedge_node_core::incoming::{Content, Incoming};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::sequences::Sequences;

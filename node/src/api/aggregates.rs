@@ -5,15 +5,15 @@ use super::problem::Failure;
 use super::routes::Asker;
 use super::whole::{self, Pages};
 use super::{Api, Given, merged};
-use crate::logic::grid::Grid;
-use crate::logic::query::{
+use crate::store::find::Seek;
+use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_node_core::grid::Grid;
+use selvedge_node_core::query::{
     AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, GroupBy, MAX_LIMIT_ENTRIES, Parameters, Place, Spans,
     bad,
 };
-use crate::logic::row::{Content, More, Owner, Row, RowTable};
-use crate::logic::stored::{SeriesInfo, StoredWindow};
-use crate::store::find::Seek;
-use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_node_core::row::{Content, More, Owner, Row, RowTable};
+use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::access::Caller;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;

@@ -2,10 +2,10 @@
 
 use super::problem::Failure;
 use crate::lake::parquet;
-use crate::logic::params::Parameters;
-use crate::logic::table::{self, Form, JsonRows, Table};
 use actix_web::http::header::{self, Header};
 use actix_web::{HttpRequest, HttpResponse};
+use selvedge_node_core::params::Parameters;
+use selvedge_node_core::table::{self, Form, JsonRows, Table};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 

@@ -3,9 +3,9 @@
 use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
-use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
 use crate::store::find::{Seek, SeriesTimes};
 use actix_web::{HttpResponse, web};
+use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
 use selvedge_shared::time::EpochMs;
 use serde::{Serialize, Serializer};
 

@@ -6,13 +6,15 @@ use super::problem::Failure;
 use super::routes::Asker;
 use super::whole::{self, Pages};
 use super::{Api, Given, answer};
-use crate::logic::gaps::{Gap, Gaps};
-use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters, Place, bad, duration_text};
-use crate::logic::stored::SeriesInfo;
-use crate::logic::table::{Cell, Field, Form, Kind, Table};
 use crate::store::Hole;
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_node_core::gaps::{Gap, Gaps};
+use selvedge_node_core::query::{
+    DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters, Place, bad, duration_text,
+};
+use selvedge_node_core::stored::SeriesInfo;
+use selvedge_node_core::table::{Cell, Field, Form, Kind, Table};
 use selvedge_shared::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -2,10 +2,10 @@
 
 use super::Api;
 use super::problem::Failure;
-use crate::logic::query::AggregateQuery;
-use crate::logic::rollup::Segment;
-use crate::logic::stored::{SeriesInfo, StoredWindow};
 use crate::store::{RowPage, WindowKey};
+use selvedge_node_core::query::AggregateQuery;
+use selvedge_node_core::rollup::Segment;
+use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

@@ -4,10 +4,10 @@ use super::problem::Failure;
 use super::routes::Asker;
 use super::whole::{self, Pages};
 use super::{Api, Given, answer};
-use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
-use crate::logic::row::{Function, More, Row, RowTable};
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
+use selvedge_node_core::row::{Function, More, Row, RowTable};
 use selvedge_shared::time::EpochMs;
 
 /// Its parameters.

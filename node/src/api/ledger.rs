@@ -4,9 +4,9 @@
 use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
-use crate::logic::query::{Parameters, Place, bad};
 use crate::store::WindowKey;
 use actix_web::{HttpResponse, web};
+use selvedge_node_core::query::{Parameters, Place, bad};
 use selvedge_shared::time::EpochMs;
 use serde::Serialize;
 

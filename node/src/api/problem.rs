@@ -1,10 +1,10 @@
 //! Why a request gets no answer, as `application/problem+json` (RFC 9457).
 
-use crate::logic::query::BadParameter;
-use crate::logic::questions::Unanswered;
 use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
+use selvedge_node_core::query::BadParameter;
+use selvedge_node_core::questions::Unanswered;
 use selvedge_shared::access::Denied;
 use selvedge_shared::log_limit::SharedLogLimit;
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,6 @@
 
 use super::problem::{Failure, shown};
 use super::{Api, problem};
-use crate::logic::query::BadParameter;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, header};
@@ -10,6 +9,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{
     Error, FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Responder, ResponseError, web,
 };
+use selvedge_node_core::query::BadParameter;
 use selvedge_shared::access::{Caller, Denied, Scope};
 use std::future::{Ready, ready};
 

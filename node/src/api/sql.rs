@@ -3,12 +3,12 @@
 use super::Api;
 use super::answer;
 use super::problem::Failure;
-use crate::logic::params::{BadParameter, Parameters};
-use crate::logic::table::{self, Cell, Field, Form, Kind, Table};
 use crate::store::sql::{MAX_STATEMENT_BYTES, SqlAnswer, SqlError, SqlLimits, SqlValue};
 use actix_web::http::header;
 use actix_web::web::Payload;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use selvedge_node_core::params::{BadParameter, Parameters};
+use selvedge_node_core::table::{self, Cell, Field, Form, Kind, Table};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 

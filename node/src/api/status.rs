@@ -3,9 +3,9 @@
 use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
-use crate::logic::query::Parameters;
 use crate::store::ShardStatus;
 use actix_web::{HttpResponse, web};
+use selvedge_node_core::query::Parameters;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use serde::Serialize;

@@ -7,11 +7,11 @@
 use super::Api;
 use super::problem::Failure;
 use crate::lake::parquet;
-use crate::logic::table::{self, Form, Table};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header;
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, rt};
+use selvedge_node_core::table::{self, Form, Table};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};

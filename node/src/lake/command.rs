@@ -3,11 +3,11 @@
 use super::LakeError;
 use super::export::{Choice, Done, Exporter};
 use super::target::{Target, day_text};
-use crate::logic::query::duration_text;
-use crate::logic::rollup::{DAY_MS, floor};
 use crate::store::lake::{DayKey, Exports};
 use crate::store::{self, Database};
 use clap::Args;
+use selvedge_node_core::query::duration_text;
+use selvedge_node_core::rollup::{DAY_MS, floor};
 use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use std::io::Write;
 use std::process::ExitCode;

@@ -3,12 +3,12 @@
 use super::LakeError;
 use super::parquet::{Encoder, Field};
 use super::target::{Target, Upload};
-use crate::logic::passed::Progress;
-use crate::logic::rollup::DAY_MS;
-use crate::logic::stored::{SeriesInfo, StoredWindow};
-use crate::logic::table::{Cell, Kind};
 use crate::store::Reader;
 use crate::store::lake::{Claim, DayKey, DayState, Exports, Written};
+use selvedge_node_core::passed::Progress;
+use selvedge_node_core::rollup::DAY_MS;
+use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
+use selvedge_node_core::table::{Cell, Kind};
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};

@@ -4,7 +4,6 @@
 //! what every reader of the last years understands: Snappy, data pages of version 1, and for whole numbers that grow their
 //! differences (`DELTA_BINARY_PACKED`). The same rows give the same bytes.
 
-use crate::logic::table::{self, Cell, Kind, Table};
 use parquet::basic::{Compression, Encoding, LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;
@@ -12,6 +11,7 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, Type};
+use selvedge_node_core::table::{self, Cell, Kind, Table};
 use selvedge_shared::time::TIME_RANGE;
 use std::sync::Arc;
 

@@ -3,10 +3,10 @@
 use super::LakeError;
 use super::export::{Choice, Done, Exporter};
 use super::target::{Target, day_text};
-use crate::logic::query::duration_text;
 use crate::settings::LakeSettings;
 use crate::store::Reader;
 use crate::store::lake::{DayKey, Exports};
+use selvedge_node_core::query::duration_text;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 

@@ -4,7 +4,6 @@
 //! `AZURE_*`. They are never in the address, nor in what is logged.
 
 use super::LakeError;
-use crate::logic::query::duration_text;
 use crate::store::lake::DayKey;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,6 +11,7 @@ use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use selvedge_node_core::query::duration_text;
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::Arc;

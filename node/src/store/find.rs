@@ -3,8 +3,8 @@
 //! patterns are written.
 
 use super::{Hole, Progress, Reader, StoreError, postgres, sqlite};
-use crate::logic::params::Wanted;
-use crate::logic::stored::{SeriesInfo, StoredWindow};
+use selvedge_node_core::params::Wanted;
+use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
 use selvedge_shared::uplink::LostBatch;

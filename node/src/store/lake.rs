@@ -1,7 +1,7 @@
 //! What exports to a lake need of the database: which days there are, all windows of one, and what was written where.
 
 use super::{Database, Reader, StoreError, postgres, sqlite};
-use crate::logic::stored::StoredWindow;
+use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
 
 /// A day (UTC) of a site's windows of one width: what is written as one file.

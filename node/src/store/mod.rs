@@ -1,7 +1,7 @@
 //! The database behind one face: SQLite in one file by default, PostgreSQL where several nodes share it. One
 //! [`Writer`] a node applies batches, any number of [`Reader`]s answer queries.
 //!
-//! What a transaction does is said once, in [`crate::logic::stage`]: which batches are new, which rows they touch, how these merge.
+//! What a transaction does is said once, in [`selvedge_node_core::stage`]: which batches are new, which rows they touch, how these merge.
 //! `sqlite` and `postgres` only lock, read and write for it; their tables and views have the same names.
 //!
 //! - Invariant: a batch's windows, what they add to roll-ups and the record that it was applied are in the same
@@ -22,10 +22,10 @@ mod sqlite;
 pub use postgres::Postgres;
 pub use sqlite::worker as sql_worker;
 
-use crate::logic::incoming::Incoming;
-use crate::logic::passed::{NEVER, Progress};
-use crate::logic::stage::Applied;
-use crate::logic::stored::{SeriesInfo, StoredWindow};
+use selvedge_node_core::incoming::Incoming;
+use selvedge_node_core::passed::{NEVER, Progress};
+use selvedge_node_core::stage::Applied;
+use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::frame::{self, FrameError};
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;

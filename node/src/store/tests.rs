@@ -1,8 +1,8 @@
 //! The same over each store: see [`homes`].
 
 use super::*;
-use crate::logic::incoming::Content;
-use crate::logic::stage::{KEPT_BATCHES_ENTRIES, Outcome};
+use selvedge_node_core::incoming::Content;
+use selvedge_node_core::stage::{KEPT_BATCHES_ENTRIES, Outcome};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{ShardId, SiteId};
@@ -68,7 +68,7 @@ fn beacon(first_kept: u64, last: u64) -> Incoming {
     }
 }
 
-async fn window(reader: &Reader, stream: &str, start: i64) -> crate::logic::stored::StoredWindow {
+async fn window(reader: &Reader, stream: &str, start: i64) -> selvedge_node_core::stored::StoredWindow {
     let series = reader.series(None, Some("press-1"), Some(stream), 9).await.unwrap();
     assert_eq!(series.len(), 1);
     reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap().rows.remove(0)
@@ -819,10 +819,10 @@ async fn roll_ups_are_what_their_windows_add_up_to() {
         let mut checked = 0;
         for series in reader.series(None, None, None, 100).await.unwrap() {
             let windows = reader.windows(series.id, all.0, all.1, 10_000).await.unwrap().rows;
-            for span_ms in crate::logic::rollup::spans_of(series.width_ms) {
+            for span_ms in selvedge_node_core::rollup::spans_of(series.width_ms) {
                 let mut expected: BTreeMap<EpochMs, StoredWindow> = BTreeMap::new();
                 for window in &windows {
-                    let start = crate::logic::rollup::floor(window.start, span_ms);
+                    let start = selvedge_node_core::rollup::floor(window.start, span_ms);
                     let new = || StoredWindow { start, ..window.clone() };
                     let merge = |row: &mut StoredWindow| row.merge(window);
                     expected.entry(start).and_modify(merge).or_insert_with(new);

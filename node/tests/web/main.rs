@@ -4,10 +4,10 @@ mod browser;
 
 use browser::{Browser, program};
 use rumqttc::{AsyncClient, EventLoop, MqttOptions, QoS};
-use selvedge_node::logic::access::Scope;
 use selvedge_node::node::Node;
 use selvedge_node::settings::{Settings, SiteSettings, TokenSettings};
 use selvedge_node::web::{FILES, PAGE, PAGES};
+use selvedge_shared::access::Scope;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
 use selvedge_shared::report::{Led, Member, Report, place, report_topic};
@@ -137,7 +137,7 @@ fn the_scripts_reckon_right() {
 }
 
 fn token() -> TokenSettings {
-    let digest = selvedge_node::logic::access::TokenDigest::of(TOKEN).to_string();
+    let digest = selvedge_shared::access::TokenDigest::of(TOKEN).to_string();
     TokenSettings {
         name: "a person".into(),
         token_sha256: Some(digest),

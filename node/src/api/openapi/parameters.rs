@@ -1,9 +1,9 @@
 //! What each parameter means, whichever path has it.
 
 use super::schema::{plain, string};
-use crate::logic::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
-use crate::logic::row::{FUNCTIONS, Function};
-use crate::logic::table::Form;
+use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
+use selvedge_node_core::row::{FUNCTIONS, Function};
+use selvedge_node_core::table::Form;
 use selvedge_shared::balance::Policy;
 use serde_json::{Value, json};
 use utoipa::openapi::Required;

@@ -5,7 +5,7 @@ use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, site
 use super::parameters::{parameter, site_of_path};
 use super::schema::{content, holes, object, rows_of, text};
 use crate::live::MAX_LISTENERS_ENTRIES;
-use crate::logic::query::{AGGREGATE_PARAMETERS, MAX_MERGED_ENTRIES, MAX_MERGED_STREAMS_ENTRIES};
+use selvedge_node_core::query::{AGGREGATE_PARAMETERS, MAX_MERGED_ENTRIES, MAX_MERGED_STREAMS_ENTRIES};
 use selvedge_shared::access::Scope;
 use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, Parameter};

@@ -1,6 +1,6 @@
 //! Forms of what is asked and answered.
 
-use crate::logic::table::{Field, Kind};
+use selvedge_node_core::table::{Field, Kind};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::openapi::schema::{

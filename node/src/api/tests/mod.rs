@@ -7,11 +7,11 @@ mod random;
 mod sql;
 
 use super::*;
-use crate::logic::incoming::{Content, Incoming};
-use crate::logic::stage::Outcome;
 use crate::store::{Database, Postgres, Writer, open};
 use actix_web::http::header::HeaderMap;
 use actix_web::{App, test};
+use selvedge_node_core::incoming::{Content, Incoming};
+use selvedge_node_core::stage::Outcome;
 use selvedge_shared::access::{Token, TokenDigest};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::ShardId;

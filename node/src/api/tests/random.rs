@@ -1,8 +1,8 @@
 //! Roll-ups and merges against the windows that they are made of, on random batches.
 
 use super::*;
-use crate::logic::query::Spans;
-use crate::logic::stored::{SeriesInfo, StoredWindow};
+use selvedge_node_core::query::Spans;
+use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::sequences::Sequences;
 use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 use super::super::StoreError;
 use super::super::find::{Columns, Statement, Value};
 use super::{At, Reader, held, window_at};
-use crate::logic::stored::StoredWindow;
+use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;

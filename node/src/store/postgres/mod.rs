@@ -18,8 +18,8 @@ pub use read::Reader;
 pub use write::Writer;
 
 use super::{StoreError, sequences_from};
-use crate::logic::stored::StoredWindow;
 use bytes::{BufMut, BytesMut};
+use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::LedgerId;

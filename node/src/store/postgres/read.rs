@@ -5,7 +5,7 @@ use super::super::pool::Pool;
 use super::super::{LedgerPage, RowPage, ShardStatus, StoreError, WindowKey};
 use super::link::{Link, Postgres, READ_MS};
 use super::{At, LEDGER_ID, ROW, held, ledger_id, window_at};
-use crate::logic::stored::{SeriesInfo, StoredWindow};
+use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::LedgerId;
 use std::sync::Arc;

@@ -2,14 +2,14 @@
 //! run, and only so much of it as is asked for.
 //!
 //! It runs as a role that may read the views and nothing else ([`super::role`]), and calls only functions that reckon
-//! ([`crate::logic::calls`]): so it can neither lift its own limits nor reach beyond them. The server stops it when its time is over;
+//! ([`selvedge_node_core::calls`]): so it can neither lift its own limits nor reach beyond them. The server stops it when its time is over;
 //! if it does not, or nobody waits any more, the node has it stopped, and waits until its backend is gone.
 
 use super::super::StoreError;
 use super::super::sql::{SqlAnswer, SqlError, SqlLimits, SqlValue};
 use super::link::{Link, Said};
 use super::{Reader, role};
-use crate::logic::calls;
+use selvedge_node_core::calls;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;

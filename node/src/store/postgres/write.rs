@@ -7,14 +7,14 @@
 use super::super::{StoreError, sequences_bytes, sequences_from, whole};
 use super::link::{Link, Postgres, WRITE_MS};
 use super::{At, LEDGER_ID, ROW, held, ledger_id, schema, window_at};
-use crate::logic::incoming::Incoming;
-use crate::logic::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
-use crate::logic::progress::{MAX_HOLES_ENTRIES, Span};
-use crate::logic::stage::{
+use selvedge_node_core::incoming::Incoming;
+use selvedge_node_core::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
+use selvedge_node_core::progress::{MAX_HOLES_ENTRIES, Span};
+use selvedge_node_core::stage::{
     self, Applied, Change, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
-use crate::logic::stored::StoredWindow;
-use crate::logic::totals::Totals;
+use selvedge_node_core::stored::StoredWindow;
+use selvedge_node_core::totals::Totals;
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{LedgerId, LostBatch, SiteIncarnation};

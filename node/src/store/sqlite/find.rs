@@ -3,9 +3,9 @@
 use super::super::StoreError;
 use super::super::find::{Columns, Statement, Value};
 use super::{Reader, window_at};
-use crate::logic::stored::StoredWindow;
 use rusqlite::Row;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
 
 impl Columns for Row<'_> {

@@ -4,9 +4,9 @@ use super::super::StoreError;
 use super::super::lake::{Claim, DayState, Written};
 use super::read::Reader;
 use super::{File, ROW, blocking, open_to_write, window_at};
-use crate::logic::rollup::{DAY_MS, is_kept};
-use crate::logic::stored::StoredWindow;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use selvedge_node_core::rollup::{DAY_MS, is_kept};
+use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
 use std::path::Path;
 

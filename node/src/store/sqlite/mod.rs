@@ -15,9 +15,9 @@ pub use read::Reader;
 pub use write::Writer;
 
 use super::{StoreError, sequences_from};
-use crate::logic::stored::StoredWindow;
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OpenFlags, Row};
+use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::private::own_folder;
 use selvedge_shared::time::EpochMs;

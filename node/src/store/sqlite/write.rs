@@ -2,16 +2,16 @@
 
 use super::super::{StoreError, sequences_bytes, sequences_from, whole};
 use super::{File, ROW, blocking, ledger_id, open_to_write, window_at};
-use crate::logic::incoming::Incoming;
-use crate::logic::passed::{DOUBT_AFTER_MS, Passed, Seen};
-use crate::logic::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
-use crate::logic::stage::{
-    self, Applied, Change, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
-};
-use crate::logic::stored::StoredWindow;
-use crate::logic::totals::Totals;
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
+use selvedge_node_core::incoming::Incoming;
+use selvedge_node_core::passed::{DOUBT_AFTER_MS, Passed, Seen};
+use selvedge_node_core::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
+use selvedge_node_core::stage::{
+    self, Applied, Change, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
+};
+use selvedge_node_core::stored::StoredWindow;
+use selvedge_node_core::totals::Totals;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{LedgerId, SiteIncarnation};

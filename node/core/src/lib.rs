@@ -20,4 +20,3 @@ pub mod table;
 pub mod totals;
 pub mod verify;
 
-pub use selvedge_shared::access;

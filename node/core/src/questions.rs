@@ -6,7 +6,7 @@
 //! Invariant: an answer counts once, and only for the question and the gateway that it names.
 //! Limits: [`MAX_QUESTIONS`] are under way, each waits [`MAX_WAIT_MS`] at most.
 
-use crate::logic::sites::Sites;
+use crate::sites::Sites;
 use selvedge_shared::balance::{Balancer, Policy};
 use selvedge_shared::ids::{GatewayId, SiteId};
 use selvedge_shared::question::{
@@ -279,7 +279,7 @@ impl Questions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::sites::tests::{report, site};
+    use crate::sites::tests::{report, site};
     use selvedge_shared::ids::ShardId;
     use selvedge_shared::report::SILENT_MS;
     use selvedge_shared::time::EpochMs;

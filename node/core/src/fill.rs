@@ -81,10 +81,10 @@ impl Fill {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::query::{AGGREGATE_PARAMETERS, Parameters};
-    use crate::logic::row::{Function, More, Owner, RowTable};
-    use crate::logic::stored::StoredWindow;
-    use crate::logic::table::{Cell, Table};
+    use crate::query::{AGGREGATE_PARAMETERS, Parameters};
+    use crate::row::{Function, More, Owner, RowTable};
+    use crate::stored::StoredWindow;
+    use crate::table::{Cell, Table};
     use selvedge_shared::aggregate::{Aggregate, Sample};
     use selvedge_shared::sequences::Sequences;
     use selvedge_shared::time::EpochMs;
