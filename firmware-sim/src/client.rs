@@ -1,8 +1,8 @@
 //! The IO of one device: a TCP connection, the codec, a timer. All decisions are the core's.
 
+use crate::board::{Board, Phase};
 use crate::device::{Device, Taken};
 use crate::faults::{LinkFault, is_counted};
-use crate::fleet::{Board, Phase};
 use crate::session::{Effect, Event, KEEPALIVE_S, Manner, Out};
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -387,7 +387,7 @@ impl Client {
     }
 
     fn report(&mut self, notes: Vec<(Note, Vec<Taken>)>) {
-        let mut board = self.board.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut board = Board::lock(&self.board);
         // A device that breaks its own link says nothing about the site.
         if self.device.plan().link == LinkFault::None {
             let acked = notes.iter().any(|(note, _)| !matches!(note, Note::Published));

@@ -1,7 +1,8 @@
 //! A fleet: devices of several kinds, some with faults, running against a site's gateways.
 
+use crate::board::{Board, DeviceView, Phase};
 use crate::client::{Client, Timebase};
-use crate::device::{Device, DeviceStats, Plan, Source};
+use crate::device::{Device, Plan, Source};
 use crate::faults::{Clock, LinkFault};
 use crate::gaps::{GapReport, Gaps};
 use crate::ledger::Ledger;
@@ -9,7 +10,7 @@ use crate::payload::Form;
 use crate::replay::{REPLAY_STREAM, Recording};
 use crate::sensors::Signal;
 use crate::session::Manner;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -210,39 +211,6 @@ pub fn new_boot() -> u64 {
     fastrand::u64(1..1 << 53)
 }
 
-/// What devices are to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Measure and publish.
-    Run,
-    /// Measure no more; send until all is acknowledged.
-    Drain,
-    /// End.
-    Stop,
-}
-
-/// What the fleet knows of one device.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DeviceView {
-    /// Unacknowledged publishes.
-    pub pending: usize,
-    /// Nothing left to do.
-    pub done: bool,
-    /// Counters.
-    pub stats: DeviceStats,
-}
-
-/// Where devices report.
-#[derive(Debug)]
-pub struct Board {
-    /// The ledger of all devices.
-    pub ledger: Ledger,
-    /// One a device.
-    pub devices: Vec<DeviceView>,
-    /// How long devices with sound links went without an acknowledgement.
-    pub gaps: Gaps,
-}
-
 /// The fleet's state in a few numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -288,7 +256,7 @@ impl Fleet {
         let mut tasks = JoinSet::new();
         for (index, plan) in plans.into_iter().enumerate() {
             let streams = {
-                let ledger = &mut lock(&board).ledger;
+                let ledger = &mut Board::lock(&board).ledger;
                 let name = plan.form.device_name(&plan.name);
                 plan.streams.iter().map(|stream| ledger.stream(&name, stream)).collect()
             };
@@ -301,7 +269,7 @@ impl Fleet {
 
     /// Where things stand.
     pub fn progress(&self) -> Progress {
-        let board = lock(&self.board);
+        let board = Board::lock(&self.board);
         let totals = board.ledger.totals();
         let mut progress = Progress {
             devices: board.devices.len(),
@@ -328,17 +296,17 @@ impl Fleet {
 
     /// Looks at the ledger; devices wait meanwhile.
     pub fn with_ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
-        look(&lock(&self.board).ledger)
+        look(&Board::lock(&self.board).ledger)
     }
 
     /// A fault happens to a gateway (its place in the settings) now.
     pub fn fault(&self, kind: &'static str, gateway: usize) {
-        lock(&self.board).gaps.fault(self.time.now_ms(), kind, gateway);
+        Board::lock(&self.board).gaps.fault(self.time.now_ms(), kind, gateway);
     }
 
     /// How long devices went without an acknowledgement, up to now.
     pub fn gaps(&self) -> GapReport {
-        lock(&self.board).gaps.report(self.time.now_ms())
+        Board::lock(&self.board).gaps.report(self.time.now_ms())
     }
 
     /// Devices measure no more and send until all is acknowledged.
@@ -351,8 +319,4 @@ impl Fleet {
         self.phase.send_replace(Phase::Stop);
         while self.tasks.join_next().await.is_some() {}
     }
-}
-
-fn lock(board: &Arc<Mutex<Board>>) -> MutexGuard<'_, Board> {
-    board.lock().unwrap_or_else(PoisonError::into_inner)
 }
