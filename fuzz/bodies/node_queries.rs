@@ -4,10 +4,8 @@
 use crate::source::Source;
 use actix_web::web::Query;
 use selvedge_node::api::read_ask;
-use selvedge_node_core::query::{
-    AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, MAX_LIMIT_ENTRIES, NamesPlace, Parameters, Place,
-    duration_text,
-};
+use selvedge_node_core::params::{BadParameter, NamesPlace, Parameters, Place, duration_text};
+use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};

@@ -1,8 +1,9 @@
 //! Gap filling: rows for the spans in which nothing was counted.
 
 use super::params::{BadParameter, bad, shown};
-use super::query::AggregateQuery;
-use super::row::{Content, Filling, Row};
+use super::row::Filling;
+use super::stored::StoredWindow;
+use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
 /// What stands for readings where there are none.
@@ -39,55 +40,36 @@ impl Fill {
         }))
     }
 
-    /// The rows of one owner, by start, and one for each other span of a query.
-    pub fn rows(self, rows: Vec<Row>, query: &AggregateQuery) -> Vec<Row> {
-        let Some(every) = &query.every else { return rows };
-        let (first, to) = (every.start(query.from), query.to);
-        let Some(owner) = rows.first().map(|row| row.owner.clone()) else { return vec![] };
-        let (mut all, mut before, mut start) = (vec![], None, first);
-        let mut rows = rows.into_iter().peekable();
-        while start < to {
-            match rows.next_if(|row| row.start == start) {
-                Some(row) => {
-                    if let Content::Counted(window) = &row.content {
-                        before = Some((row.start, window.clone()));
-                    }
-                    all.push(row);
-                }
-                None => {
-                    let after = rows.peek().and_then(|row| match &row.content {
-                        Content::Counted(window) => Some((row.start, window)),
-                        Content::Filled(_) => None,
-                    });
-                    let filling = match (self, &before, after) {
-                        (Self::Value(value), _, _) => Filling::Value(value),
-                        (Self::Previous, Some((_, before)), _) => Filling::Same(before.clone()),
-                        (Self::Linear, Some((left, before)), Some((right, after))) => {
-                            let share = (start.0 - left.0) as f64 / (right.0 - left.0) as f64;
-                            Filling::Between(before.clone(), Arc::clone(after), share)
-                        }
-                        _ => Filling::Null,
-                    };
-                    let content = Content::Filled(filling);
-                    all.push(Row { streams: 0, ..query.row(&owner, start, 0, content) });
-                }
+    /// What stands for readings in the span that begins at `start`, between the last span before it that has some and the
+    /// next one behind it.
+    pub fn between(
+        self,
+        start: EpochMs,
+        before: Option<&Arc<StoredWindow>>,
+        after: Option<&Arc<StoredWindow>>,
+    ) -> Filling {
+        match (self, before, after) {
+            (Self::Value(value), _, _) => Filling::Value(value),
+            (Self::Previous, Some(before), _) => Filling::Same(before.clone()),
+            (Self::Linear, Some(before), Some(after)) => {
+                let share = (start.0 - before.start.0) as f64 / (after.start.0 - before.start.0) as f64;
+                Filling::Between(before.clone(), after.clone(), share)
             }
-            start = every.end(start);
+            _ => Filling::Null,
         }
-        all
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::{AGGREGATE_PARAMETERS, Parameters};
-    use crate::row::{Function, More, Owner, RowTable};
-    use crate::stored::StoredWindow;
+    use crate::owner::Owner;
+    use crate::params::Parameters;
+    use crate::query::{AGGREGATE_PARAMETERS, AggregateQuery};
+    use crate::row::{Content, Function, More, Row, RowTable};
     use crate::table::{Cell, Table};
     use selvedge_shared::aggregate::{Aggregate, Sample};
     use selvedge_shared::sequences::Sequences;
-    use selvedge_shared::time::EpochMs;
 
     fn row(start: i64, value: f64) -> Row {
         let start = EpochMs(start);
@@ -121,7 +103,7 @@ mod tests {
         let given = [("every", "10"), ("from", "-10"), ("to", "45"), ("fill", "null")];
         let given = given.map(|(name, value)| (name.to_string(), value.to_string())).into();
         let p = Parameters::new(given, &AGGREGATE_PARAMETERS).unwrap();
-        table.rows = fill.rows(rows, &AggregateQuery::read(&p).unwrap());
+        table.rows = AggregateQuery::read(&p).unwrap().filled(fill, rows);
         (0..table.rows())
             .map(|row| {
                 let cell =

@@ -6,6 +6,7 @@ pub mod fill;
 pub mod gaps;
 pub mod grid;
 pub mod incoming;
+pub mod owner;
 pub mod params;
 pub mod passed;
 pub mod progress;

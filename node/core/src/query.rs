@@ -13,10 +13,11 @@
 
 use super::fill::Fill;
 use super::grid::Grid;
-pub use super::params::{BadParameter, NamesPlace, Parameters, Place, Wanted, bad, duration_text, shown};
+use super::owner::{GroupBy, Owner};
+use super::params::{BadParameter, Parameters, Place, Wanted, bad, duration_text, shown};
 use super::passed::NEVER;
 use super::rollup::{self, Segment};
-use super::row::{Content, Function, Owner, Row};
+use super::row::{Content, Function, Row};
 use super::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeSet;
@@ -33,42 +34,6 @@ pub const MAX_MERGED_ENTRIES: i64 = 100_000;
 
 /// The most streams whose windows are merged with each other; roll-ups have no such limit.
 pub const MAX_MERGED_STREAMS_ENTRIES: usize = 5_000;
-
-/// What tells rows apart: what is not named is merged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GroupBy {
-    /// By site.
-    pub site: bool,
-    /// By device.
-    pub device: bool,
-    /// By stream.
-    pub stream: bool,
-}
-
-impl GroupBy {
-    /// Nothing is merged.
-    pub const ALL: Self = Self { site: true, device: true, stream: true };
-
-    /// Whose row a series of this query is in.
-    pub fn owner(self, series: &SeriesInfo) -> Owner {
-        Owner {
-            site: self.site.then(|| series.site.clone()),
-            device: self.device.then(|| series.device.clone()),
-            stream: self.stream.then(|| series.stream.clone()),
-        }
-    }
-
-    fn read(p: &Parameters) -> Result<Self, BadParameter> {
-        const KNOWN: &str = "site, device, stream; or none, alone";
-        if p.text("group_by")? == Some("none") {
-            return Ok(Self { site: false, device: false, stream: false });
-        }
-        let known = |name: &str| ["site", "device", "stream"].into_iter().find(|known| *known == name);
-        let Some(names) = p.list("group_by", known, KNOWN)? else { return Ok(Self::ALL) };
-        let has = |name| names.contains(&name);
-        Ok(Self { site: has("site"), device: has("device"), stream: has("stream") })
-    }
-}
 
 /// A query for aggregates.
 #[derive(Debug, Clone, PartialEq)]
@@ -299,6 +264,34 @@ impl AggregateQuery {
             complete: false,
             partial: self.every.is_some() && (start < self.from || end > self.to),
         }
+    }
+
+    /// The rows of one owner, by start, and one for each other span of the query.
+    pub fn filled(&self, fill: Fill, rows: Vec<Row>) -> Vec<Row> {
+        let Some(every) = &self.every else { return rows };
+        let (mut start, to) = (every.start(self.from), self.to);
+        let Some(owner) = rows.first().map(|row| row.owner.clone()) else { return vec![] };
+        let counted = |row: &Row| match &row.content {
+            Content::Counted(window) => Some(window.clone()),
+            Content::Filled(_) => None,
+        };
+        let (mut all, mut before) = (vec![], None);
+        let mut rows = rows.into_iter().peekable();
+        while start < to {
+            match rows.next_if(|row| row.start == start) {
+                Some(row) => {
+                    before = counted(&row).or(before);
+                    all.push(row);
+                }
+                None => {
+                    let after = rows.peek().and_then(counted);
+                    let content = Content::Filled(fill.between(start, before.as_ref(), after.as_ref()));
+                    all.push(Row { streams: 0, ..self.row(&owner, start, 0, content) });
+                }
+            }
+            start = every.end(start);
+        }
+        all
     }
 }
 

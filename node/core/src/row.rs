@@ -1,22 +1,11 @@
 //! Rows of windows: whose they are, what is told of them (`fn=`), and in which columns.
 
+use super::owner::{GroupBy, Owner};
 use super::passed::Progress;
-use super::query::GroupBy;
 use super::stored::{SeriesInfo, StoredWindow};
 use super::table::{Cell, Field, Kind, Table};
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
-
-/// Whose readings a row holds; what is merged is left out.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Owner {
-    /// The site.
-    pub site: Option<String>,
-    /// The device.
-    pub device: Option<String>,
-    /// The stream.
-    pub stream: Option<String>,
-}
 
 /// One span of one stream, or of several that are merged.
 #[derive(Debug, Clone)]

@@ -3,16 +3,17 @@
 use super::answer::{self, MAX_ANSWER_BYTES};
 use super::problem::Failure;
 use super::routes::Asker;
+use super::scan::{READ_ENTRIES, SCAN_ENTRIES, of_another_query};
 use super::whole::{self, Pages};
 use super::{Api, Given, merged};
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_node_core::grid::Grid;
-use selvedge_node_core::query::{
-    AGGREGATE_PARAMETERS, AggregateQuery, BadParameter, GroupBy, MAX_LIMIT_ENTRIES, Parameters, Place, Spans,
-    bad,
-};
-use selvedge_node_core::row::{Content, More, Owner, Row, RowTable};
+use selvedge_node_core::owner::GroupBy;
+use selvedge_node_core::owner::Owner;
+use selvedge_node_core::params::{Parameters, Place, bad};
+use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES, Spans};
+use selvedge_node_core::row::{Content, More, Row, RowTable};
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::access::Caller;
 use selvedge_shared::time::EpochMs;
@@ -20,12 +21,6 @@ use std::sync::Arc;
 
 /// How many series, over all their widths, a query is about at most.
 pub const MAX_SERIES_ENTRIES: u32 = 100_000;
-
-/// How many windows are read at a time.
-pub(super) const READ_ENTRIES: u32 = 5_000;
-
-/// How many windows one answer reads at most before it ends with a `next`.
-pub const SCAN_ENTRIES: usize = 300_000;
 
 /// For how many windows a series counts in which nothing is found.
 const SEEK_ENTRIES: usize = 20;
@@ -123,12 +118,6 @@ pub(super) async fn series(api: &Api, seek: &Seek) -> Result<Vec<SeriesInfo>, Fa
     Ok(series)
 }
 
-/// That `after` does not go with the rest.
-pub(super) fn of_another_query() -> Failure {
-    let why = "belongs to another query; give it with all the parameters that it came from";
-    BadParameter { parameter: "after".into(), why: why.into() }.into()
-}
-
 /// Each series for itself; says where to go on if the answer is full before the end.
 async fn apart(
     api: &Api,
@@ -168,7 +157,7 @@ async fn apart(
                 return Err(bad("every", why).into());
             }
             scanned += its_own;
-            table.rows.extend(fill.rows(rows, query));
+            table.rows.extend(query.filled(fill, rows));
         } else {
             let after = query.after.filter(|after| after.series == one.id);
             let from = after.map_or(query.from, |after| query.from.max(after.start));

@@ -5,7 +5,8 @@ use super::routes::Asker;
 use super::{Api, Given};
 use crate::store::find::{Seek, SeriesTimes};
 use actix_web::{HttpResponse, web};
-use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
+use selvedge_node_core::params::{NamesPlace, Parameters};
+use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_shared::time::EpochMs;
 use serde::{Serialize, Serializer};
 

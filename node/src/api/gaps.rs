@@ -1,18 +1,18 @@
 //! `/v1/gaps`: where streams have no windows between their first and their last, and the holes of shards that may be
 //! the reason.
 
-use super::aggregates::{self, of_another_query};
+use super::aggregates;
 use super::problem::Failure;
 use super::routes::Asker;
+use super::scan::of_another_query;
 use super::whole::{self, Pages};
 use super::{Api, Given, answer};
 use crate::store::Hole;
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_node_core::gaps::{Gap, Gaps};
-use selvedge_node_core::query::{
-    DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, Parameters, Place, bad, duration_text,
-};
+use selvedge_node_core::params::{Parameters, Place, bad, duration_text};
+use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_node_core::table::{Cell, Field, Form, Kind, Table};
 use selvedge_shared::time::EpochMs;

@@ -6,7 +6,8 @@ use super::whole::{self, Pages};
 use super::{Api, Given, answer};
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
-use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES, NamesPlace, Parameters};
+use selvedge_node_core::params::{NamesPlace, Parameters};
+use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::row::{Function, More, Row, RowTable};
 use selvedge_shared::time::EpochMs;
 

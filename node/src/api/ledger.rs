@@ -6,7 +6,7 @@ use super::routes::Asker;
 use super::{Api, Given};
 use crate::store::WindowKey;
 use actix_web::{HttpResponse, web};
-use selvedge_node_core::query::{Parameters, Place, bad};
+use selvedge_node_core::params::{Parameters, Place, bad};
 use selvedge_shared::time::EpochMs;
 use serde::Serialize;
 

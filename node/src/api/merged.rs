@@ -4,14 +4,16 @@
 //! They are read in order of time, so that only one span is in memory: one row of each series that has something
 //! in it. A row is complete when each of these has passed the end of the span.
 
-use super::aggregates::{READ_ENTRIES, SCAN_ENTRIES, of_another_query};
 use super::answer::MAX_ANSWER_BYTES;
 use super::problem::Failure;
+use super::scan::{READ_ENTRIES, SCAN_ENTRIES, of_another_query};
 use super::{Api, in_order::InOrder};
 use selvedge_node_core::fill::Fill;
+use selvedge_node_core::owner::Owner;
+use selvedge_node_core::params::{Place, bad};
 use selvedge_node_core::passed::Progress;
-use selvedge_node_core::query::{AggregateQuery, Place, bad};
-use selvedge_node_core::row::{Content, Owner, Row, RowTable};
+use selvedge_node_core::query::AggregateQuery;
+use selvedge_node_core::row::{Content, Row, RowTable};
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::collections::btree_map::Entry;
@@ -181,7 +183,7 @@ fn filled(query: &AggregateQuery, fill: Fill, rows: Vec<(i64, Row)>) -> Vec<Row>
     for (group, row) in rows {
         groups.entry(group).or_default().push(row);
     }
-    let mut all: Vec<Row> = groups.into_values().flat_map(|rows| fill.rows(rows, query)).collect();
+    let mut all: Vec<Row> = groups.into_values().flat_map(|rows| query.filled(fill, rows)).collect();
     all.sort_by_key(|row| row.start);
     all
 }

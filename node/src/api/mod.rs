@@ -17,6 +17,7 @@ mod merged;
 mod openapi;
 mod problem;
 pub(crate) mod routes;
+mod scan;
 mod sites;
 mod sql;
 mod status;

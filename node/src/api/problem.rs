@@ -3,7 +3,7 @@
 use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
-use selvedge_node_core::query::BadParameter;
+use selvedge_node_core::params::BadParameter;
 use selvedge_node_core::questions::Unanswered;
 use selvedge_shared::access::Denied;
 use selvedge_shared::log_limit::SharedLogLimit;

@@ -5,7 +5,7 @@ use super::routes::Asker;
 use super::{Api, Given};
 use crate::store::ShardStatus;
 use actix_web::{HttpResponse, web};
-use selvedge_node_core::query::Parameters;
+use selvedge_node_core::params::Parameters;
 use selvedge_shared::ids::ShardId;
 use selvedge_shared::time::EpochMs;
 use serde::Serialize;

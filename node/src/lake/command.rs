@@ -6,7 +6,7 @@ use super::target::{Target, day_text};
 use crate::store::lake::{DayKey, Exports};
 use crate::store::{self, Database};
 use clap::Args;
-use selvedge_node_core::query::duration_text;
+use selvedge_node_core::params::duration_text;
 use selvedge_node_core::rollup::{DAY_MS, floor};
 use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use std::io::Write;

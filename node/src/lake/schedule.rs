@@ -6,7 +6,7 @@ use super::target::{Target, day_text};
 use crate::settings::LakeSettings;
 use crate::store::Reader;
 use crate::store::lake::{DayKey, Exports};
-use selvedge_node_core::query::duration_text;
+use selvedge_node_core::params::duration_text;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 

@@ -1,7 +1,7 @@
 //! All paths, in the order in which they are shown.
 
 use super::super::routes::Guard;
-use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, sites, sql};
+use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, scan, sites, sql};
 use super::parameters::{parameter, site_of_path};
 use super::schema::{content, holes, object, rows_of, text};
 use crate::live::MAX_LISTENERS_ENTRIES;
@@ -88,7 +88,7 @@ pub(super) fn paths() -> Vec<Described> {
                  windows. One row is made of at most {MAX_MERGED_ENTRIES} windows or roll-ups; the windows of at most \
                  {MAX_MERGED_STREAMS_ENTRIES} streams are merged with each other, roll-ups (whole minutes, hours and days that the stored widths divide) of up to {}.",
                 answer::MAX_ANSWER_BYTES / 1024 / 1024,
-                aggregates::SCAN_ENTRIES,
+                scan::SCAN_ENTRIES,
                 aggregates::MAX_SERIES_ENTRIES,
             ),
             &AGGREGATE_PARAMETERS,
