@@ -4,7 +4,7 @@
 use crate::source::Source;
 use actix_web::web::Query;
 use selvedge_node::api::read_ask;
-use selvedge_node_core::params::{BadParameter, NamesPlace, Parameters, Place, duration_text};
+use selvedge_node_core::params::{BadParameter, NamesPlace, Parameters, WindowPlace, duration_text};
 use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_shared::ids::SiteId;
@@ -268,7 +268,7 @@ pub fn texts(source: &mut Source) {
     if let Ok(Some(place)) = given(text.clone()).place("after") {
         assert_eq!(given(place.to_string()).place("after"), Ok(Some(place)));
     }
-    let place = Place { series: source.time(0), start: EpochMs(source.time(0)) };
+    let place = WindowPlace { series: source.time(0), start: EpochMs(source.time(0)) };
     assert_eq!(given(place.to_string()).place("after"), Ok(Some(place)));
     for names in 1..4 {
         if let Ok(Some(place)) = given(text.clone()).names_place("after", names) {

@@ -8,7 +8,7 @@ use crate::source::Source;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, OpenFlags};
 use selvedge_node::store;
-use selvedge_node::store::sql_worker::{self, Order, Outcome};
+use selvedge_node::store::sql_worker::{self, Order, SqlOutcome};
 use selvedge_node_core::calls;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -359,14 +359,14 @@ fn sqlite(database: &Database, text: &str) {
     let outcome = sql_worker::answer(&order);
     assert!(std::fs::read(file).expect("it is there").as_slice() == bytes.as_slice(), "changed by {text:?}");
     match outcome {
-        Outcome::Answer(answer) => {
+        SqlOutcome::Answer(answer) => {
             assert!(answer.rows.len() <= MAX_ROWS as usize);
             assert!(answer.rows.iter().all(|row| row.len() == answer.columns.len()), "{text:?}");
             changes_nothing(text, form);
         }
-        Outcome::Time | Outcome::Memory => changes_nothing(text, form),
-        Outcome::Statement(why) => assert!(!why.is_empty(), "{text:?}"),
-        Outcome::Store(why) => panic!("the database fails by {text:?}: {why}"),
+        SqlOutcome::Time | SqlOutcome::Memory => changes_nothing(text, form),
+        SqlOutcome::Statement(why) => assert!(!why.is_empty(), "{text:?}"),
+        SqlOutcome::Store(why) => panic!("the database fails by {text:?}: {why}"),
     }
 }
 

@@ -2,7 +2,7 @@
 //! them. What is let in is such as the store can hold, and each number counts once.
 
 use crate::source::Source;
-use selvedge_node_core::progress::{MAX_HOLES_ENTRIES, Progress, Verdict};
+use selvedge_node_core::progress::{MAX_HOLES_ENTRIES, ShardProgress, Verdict};
 use selvedge_node_core::verify::Verifier;
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId, SiteId};
@@ -187,7 +187,7 @@ fn sequences(source: &mut Source) -> Sequences {
 
 /// Numbers in any order, with holes that open and are filled.
 fn progress(source: &mut Source) {
-    let mut progress = Progress::default();
+    let mut progress = ShardProgress::default();
     let mut applied = BTreeSet::new();
     for _ in 0..400 {
         if source.is_empty() {
@@ -197,7 +197,7 @@ fn progress(source: &mut Source) {
         match source.below(4) {
             0 => progress.skip_below(source.number(before.saturating_add(4))),
             1 => {
-                let again = Progress::restore(
+                let again = ShardProgress::restore(
                     progress.cursor(),
                     applied.iter().copied(),
                     progress.holes().iter().copied(),

@@ -19,10 +19,10 @@ use clap::Parser;
 use selvedge_node::apply::{self, Confirmations, QUEUE_ENTRIES};
 use selvedge_node::live::Live;
 use selvedge_node::node::Node;
-use selvedge_node::settings::{Settings, SiteSettings};
+use selvedge_node::settings::{NodeSettings, SiteSettings};
 use selvedge_node::stats::Stats;
 use selvedge_node::store::{self, Reader, Writer};
-use selvedge_node_core::incoming::{Content, Incoming};
+use selvedge_node_core::incoming::{Incoming, IncomingBatch};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::SiteSecret;
@@ -158,8 +158,8 @@ async fn postgres_bytes(address: &str) -> Result<u64> {
     Ok(bytes as u64)
 }
 
-fn settings(folder: &Path, database: Option<&str>) -> Result<Settings> {
-    let mut settings = Settings { data_dir: folder.to_owned(), ..Settings::default() };
+fn settings(folder: &Path, database: Option<&str>) -> Result<NodeSettings> {
+    let mut settings = NodeSettings { data_dir: folder.to_owned(), ..NodeSettings::default() };
     if let Some(address) = database {
         settings.database.0 = address.to_string();
     }
@@ -199,7 +199,7 @@ async fn fill(writer: Writer, reader: Reader, options: &Options) -> Result<serde
             }
             windows += batch.parts.len() as u64;
             batches += 1;
-            let content = Some(Content { seq, batch, body_hash: seq });
+            let content = Some(IncomingBatch { seq, batch, body_hash: seq });
             let one = Incoming {
                 site: site()?,
                 incarnation: Default::default(),

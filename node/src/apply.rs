@@ -5,8 +5,8 @@ use crate::live::Live;
 use crate::stats::Stats;
 use crate::store::{StoreError, Writer};
 use selvedge_node_core::incoming::Incoming;
-use selvedge_node_core::progress::Span;
-use selvedge_node_core::stage::{Outcome, Settled, ShardKey};
+use selvedge_node_core::progress::BatchSpan;
+use selvedge_node_core::stage::{MessageOutcome, Settled, ShardKey};
 use selvedge_shared::ids::SiteId;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{LedgerId, LostBatch};
@@ -137,8 +137,8 @@ fn told_lost(lost: &[(ShardKey, u64, LostBatch)]) {
 }
 
 /// Says which batches never came and never will: a person should look.
-fn told_lacking(lacking: &[(ShardKey, Span)]) {
-    let mut sites: BTreeMap<&SiteId, Vec<&(ShardKey, Span)>> = BTreeMap::new();
+fn told_lacking(lacking: &[(ShardKey, BatchSpan)]) {
+    let mut sites: BTreeMap<&SiteId, Vec<&(ShardKey, BatchSpan)>> = BTreeMap::new();
     for one in lacking {
         sites.entry(&one.0.0).or_default().push(one);
     }
@@ -159,20 +159,24 @@ fn told_lacking(lacking: &[(ShardKey, Span)]) {
     }
 }
 
-fn told_once(message: &Incoming, outcome: Outcome, stats: &Stats) {
+fn told_once(message: &Incoming, outcome: MessageOutcome, stats: &Stats) {
     let (reason, what) = match outcome {
-        Outcome::Conflict => (
+        MessageOutcome::Conflict => (
             "conflict",
             "a batch number came with another content: was a gateway's disk copied or restored? \
              Nothing of this shard is confirmed until shard_progress.conflict_seq is cleared",
         ),
-        Outcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
-        Outcome::Superseded => (
+        MessageOutcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
+        MessageOutcome::Superseded => (
             "superseded",
             "a batch of an earlier making of the site came, though a later one is known: do two sites have one name and secret, or was \
              the clock behind when the site was set up anew?",
         ),
-        Outcome::Applied | Outcome::Duplicate | Outcome::Beacon | Outcome::Lost | Outcome::LostEarly => {
+        MessageOutcome::Applied
+        | MessageOutcome::Duplicate
+        | MessageOutcome::Beacon
+        | MessageOutcome::Lost
+        | MessageOutcome::LostEarly => {
             return;
         }
     };

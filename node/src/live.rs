@@ -7,9 +7,9 @@
 use crate::store::find::Seek;
 use crate::store::{Reader, StoreError};
 use selvedge_node_core::incoming::Incoming;
-use selvedge_node_core::params::Wanted;
+use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::row::Row;
-use selvedge_node_core::stage::Outcome;
+use selvedge_node_core::stage::MessageOutcome;
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeSet;
@@ -97,13 +97,14 @@ impl Live {
     }
 
     /// These messages were applied, with these outcomes.
-    pub fn applied(&self, messages: &[Incoming], outcomes: &[Outcome]) {
+    pub fn applied(&self, messages: &[Incoming], outcomes: &[MessageOutcome]) {
         if self.places.available_permits() == MAX_LISTENERS_ENTRIES {
             return;
         }
         let (mut all, mut missed) = (BTreeSet::new(), 0);
         for (message, outcome) in messages.iter().zip(outcomes) {
-            let Some(content) = message.content.as_ref().filter(|_| *outcome == Outcome::Applied) else {
+            let Some(content) = message.content.as_ref().filter(|_| *outcome == MessageOutcome::Applied)
+            else {
                 continue;
             };
             for part in &content.batch.parts {
@@ -169,7 +170,7 @@ async fn tell(live: Arc<Live>, reader: Reader, mut touched: mpsc::Receiver<Vec<T
 /// A window as it is stored now; nothing if it is not there.
 async fn read(reader: &Reader, touched: &Touched) -> Result<Option<Row>, StoreError> {
     let series = &touched.series;
-    let wanted = Wanted {
+    let wanted = WantedStreams {
         site: Some(Pattern::exactly(&series.site)),
         device: Some(Pattern::exactly(&series.device)),
         stream: Some(Pattern::exactly(&series.stream)),

@@ -6,7 +6,7 @@ use crate::broker::{BrokerAddress, Carrier, Embedded};
 use crate::lake::LakeError;
 use crate::lake::schedule::Schedule;
 use crate::live::Live;
-use crate::settings::{Broker, Settings, SettingsError};
+use crate::settings::{Broker, NodeSettings, SettingsError};
 use crate::sites::{Edge, Link};
 use crate::stats::Stats;
 use crate::store::lake::Exports;
@@ -94,7 +94,10 @@ impl Node {
     ///
     /// # Errors
     /// When a setting is wrong, the database can't be opened or an address is taken.
-    pub async fn start(settings: &Settings, metrics: Option<PrometheusHandle>) -> Result<Self, NodeError> {
+    pub async fn start(
+        settings: &NodeSettings,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<Self, NodeError> {
         settings.check()?;
         let access = settings.access()?;
         let (sites, stats) = (settings.sites()?, Arc::new(Stats::default()));

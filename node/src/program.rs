@@ -3,7 +3,7 @@
 use crate::lake::command::Export;
 use crate::lake::target;
 use crate::node::{Node, NodeError};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{NodeSettings, SettingsError};
 use crate::stats::describe_metrics;
 use crate::store::{Database, sql_worker};
 use crate::token::TokenArguments;
@@ -80,7 +80,7 @@ fn make_token(arguments: &TokenArguments) -> ExitCode {
 }
 
 impl Arguments {
-    fn settings(&self) -> Result<Settings, SettingsError> {
+    fn settings(&self) -> Result<NodeSettings, SettingsError> {
         let named = [
             ("data_dir", &self.data_dir),
             ("http.host", &self.http_host),
@@ -90,7 +90,7 @@ impl Arguments {
         ];
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?)));
         let overrides: Vec<_> = self.set.iter().cloned().chain(named).collect();
-        let settings = Settings::load(self.config.as_deref(), &overrides)?;
+        let settings = NodeSettings::load(self.config.as_deref(), &overrides)?;
         match self.command {
             // Needs no site's secret.
             Some(Command::Export(_)) => settings.database().map(|_| ())?,
@@ -155,7 +155,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Exports what a database holds; one that is not there is not made.
-async fn run_export(export: &Export, settings: &Settings) -> ExitCode {
+async fn run_export(export: &Export, settings: &NodeSettings) -> ExitCode {
     let failed = |why: String| {
         eprintln!("selvedge-node: {why}");
         ExitCode::from(2)
@@ -177,7 +177,7 @@ async fn run_export(export: &Export, settings: &Settings) -> ExitCode {
     export.run(&database, address).await
 }
 
-async fn serve(settings: &Settings) -> Result<(), NodeError> {
+async fn serve(settings: &NodeSettings) -> Result<(), NodeError> {
     // Heard from the start: a stop that comes while the node starts is no crash either.
     let asked_to_stop = asked_to_stop();
     let metrics = PrometheusBuilder::new().install_recorder().ok();

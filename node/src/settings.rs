@@ -22,7 +22,7 @@ pub const ENV_PREFIX: &str = "SELVEDGE_NODE";
 /// Everything that can be set.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct NodeSettings {
     /// Where the database lies, if it is SQLite.
     pub data_dir: PathBuf,
     /// `sqlite`, or the address of a PostgreSQL database: `postgres://user:password@host:5432/database`.
@@ -149,7 +149,7 @@ pub struct SiteSettings {
     pub accept_secret_files: Vec<PathBuf>,
 }
 
-impl Default for Settings {
+impl Default for NodeSettings {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("selvedge-node-data"),
@@ -201,7 +201,7 @@ pub enum SettingsError {
 
 /// A site with its secrets.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub struct ServedSite {
     /// Its name.
     pub name: SiteId,
     /// What confirmations are sealed with.
@@ -219,7 +219,7 @@ pub enum Broker {
     External,
 }
 
-impl Settings {
+impl NodeSettings {
     /// The database.
     ///
     /// # Errors
@@ -259,14 +259,14 @@ impl Settings {
     ///
     /// # Errors
     /// Names the first setting that is wrong.
-    pub fn sites(&self) -> Result<Vec<Site>, SettingsError> {
+    pub fn sites(&self) -> Result<Vec<ServedSite>, SettingsError> {
         let wrong = |key: &str, why: &str| SettingsError::Wrong { key: key.into(), why: why.into() };
         if self.sites.is_empty() {
             let example =
                 "[[sites]] with `name = \"plant-7\"` and `secret_file = \"/etc/selvedge/plant-7.secret\"`";
             return Err(wrong("sites", &format!("there is none; add {example}")));
         }
-        let mut sites: Vec<Site> = vec![];
+        let mut sites: Vec<ServedSite> = vec![];
         for (i, site) in self.sites.iter().enumerate() {
             if sites.iter().any(|s| s.name == site.name) {
                 return Err(wrong(&format!("sites[{i}].name"), &format!("{} is there twice", site.name)));
@@ -282,7 +282,7 @@ impl Settings {
             };
             let also = site.accept_secret_files.iter().map(|file| SiteSecret::from_file(file));
             let also_accepted = also.collect::<Result<_, _>>().map_err(failed)?;
-            sites.push(Site { name: site.name.clone(), secret, also_accepted });
+            sites.push(ServedSite { name: site.name.clone(), secret, also_accepted });
         }
         Ok(sites)
     }
@@ -411,7 +411,7 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn load(pairs: &[(&str, &str)]) -> Settings {
+    fn load(pairs: &[(&str, &str)]) -> NodeSettings {
         let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
     }
@@ -424,7 +424,7 @@ mod tests {
     fn the_example_file_loads() {
         let path = std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap())
             .join("../deploy/node.toml");
-        let settings: Settings = config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
+        let settings: NodeSettings = config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings.sites[0].name.as_str(), "plant-7");
         assert_eq!(settings.broker().unwrap(), Broker::Embedded(([127, 0, 0, 1], 18830).into()));
     }

@@ -4,7 +4,7 @@
 //! Every node hears all reports and the answers to its own questions; what one does not hear is asked or reported again.
 
 use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
-use crate::settings::Site;
+use crate::settings::ServedSite;
 use crate::stats::Stats;
 use crate::uplink::RECONNECT_MS;
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
@@ -198,7 +198,7 @@ impl Link {
     pub fn new(
         edge: Arc<Edge>,
         carrier: Carrier,
-        sites: &[Site],
+        sites: &[ServedSite],
         stats: Arc<Stats>,
     ) -> Result<Self, SealError> {
         let (mut reports, mut answers, mut sealers) = (Opener::new(), Opener::new(), HashMap::new());

@@ -1,7 +1,7 @@
 //! What the running node knows of itself beyond the database: for the status page, readiness and metrics.
 
 use selvedge_node_core::incoming::Incoming;
-use selvedge_node_core::stage::{Applied, Outcome};
+use selvedge_node_core::stage::{Applied, MessageOutcome};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::log_limit::{LeftOut, LogLimit};
 use selvedge_shared::time::EpochMs;
@@ -139,14 +139,14 @@ impl Stats {
     pub fn applied(&self, applied: &Applied, took: Duration) {
         for outcome in &applied.outcomes {
             let outcome = match outcome {
-                Outcome::Applied => "applied",
-                Outcome::Duplicate => "duplicate",
-                Outcome::Beacon => "beacon",
-                Outcome::Lost => "lost",
-                Outcome::LostEarly => "lost_early",
-                Outcome::TooFarAhead => "too_far_ahead",
-                Outcome::Conflict => "conflict",
-                Outcome::Superseded => "superseded",
+                MessageOutcome::Applied => "applied",
+                MessageOutcome::Duplicate => "duplicate",
+                MessageOutcome::Beacon => "beacon",
+                MessageOutcome::Lost => "lost",
+                MessageOutcome::LostEarly => "lost_early",
+                MessageOutcome::TooFarAhead => "too_far_ahead",
+                MessageOutcome::Conflict => "conflict",
+                MessageOutcome::Superseded => "superseded",
             };
             metrics::counter!("selvedge_node_messages_total", "outcome" => outcome).increment(1);
         }

@@ -78,7 +78,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("node.toml");
         std::fs::write(&file, &lines).unwrap();
-        let settings: crate::settings::Settings =
+        let settings: crate::settings::NodeSettings =
             selvedge_shared::config::load_from(Some(&file), crate::settings::ENV_PREFIX, [], &[]).unwrap();
         let access = settings.access().unwrap();
         let caller = access.admit(Some(&format!("Bearer {token}")), Scope::Live).unwrap();

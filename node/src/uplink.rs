@@ -6,7 +6,7 @@
 
 use crate::apply::Confirmations;
 use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
-use crate::settings::Site;
+use crate::settings::ServedSite;
 use crate::stats::Stats;
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 use selvedge_node_core::incoming::Incoming;
@@ -163,10 +163,10 @@ impl Confirmer {
     /// When the system has no randomness.
     pub fn new(
         carrier: Carrier,
-        sites: &[Site],
+        sites: &[ServedSite],
         confirmations: Arc<Confirmations>,
     ) -> Result<Self, SealError> {
-        let sealer = |site: &Site| Ok((site.name.clone(), Sealer::new(&site.secret, &site.name)?));
+        let sealer = |site: &ServedSite| Ok((site.name.clone(), Sealer::new(&site.secret, &site.name)?));
         let sealers = sites.iter().map(sealer).collect::<Result<_, _>>()?;
         Ok(Self { carrier, sealers, confirmations })
     }

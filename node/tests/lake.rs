@@ -1,7 +1,7 @@
 //! An export as a person runs it, read back by the programs that it is for.
 
 use selvedge_node::store::{self, Database};
-use selvedge_node_core::incoming::{Content, Incoming};
+use selvedge_node_core::incoming::{Incoming, IncomingBatch};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::sequences::Sequences;
@@ -49,7 +49,7 @@ fn fill(folder: &Path) -> usize {
             };
             let batch = Batch { streams, parts: (0..900).map(part).collect() };
             windows += batch.parts.len();
-            let content = Some(Content { seq, batch, body_hash: 1 });
+            let content = Some(IncomingBatch { seq, batch, body_hash: 1 });
             let site = SiteId::new(site).unwrap();
             let message = Incoming {
                 site,

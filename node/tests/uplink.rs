@@ -2,7 +2,7 @@
 
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
 use selvedge_node::node::Node;
-use selvedge_node::settings::{Settings, SiteSettings};
+use selvedge_node::settings::{NodeSettings, SiteSettings};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
@@ -27,8 +27,8 @@ fn site() -> SiteId {
     SiteId::new("plant-7").unwrap()
 }
 
-fn settings(folder: &Path, secret: &SiteSecret) -> Settings {
-    let mut settings = Settings { data_dir: folder.to_owned(), ..Settings::default() };
+fn settings(folder: &Path, secret: &SiteSecret) -> NodeSettings {
+    let mut settings = NodeSettings { data_dir: folder.to_owned(), ..NodeSettings::default() };
     settings.http.port = 0;
     settings.uplink.host = "127.0.0.1".into();
     settings.uplink.port = 0;

@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(usize::from(checked.me.0), i + 1);
             assert_eq!(checked.membership, first.membership);
         }
-        let node = selvedge_node::settings::Settings::load(Some(&files.node), &[]).unwrap();
+        let node = selvedge_node::settings::NodeSettings::load(Some(&files.node), &[]).unwrap();
         node.check().unwrap();
         let sites = node.sites().unwrap();
         assert_eq!((&sites[0].name, sites[0].secret.id()), (&first.site, first.secret.id()));

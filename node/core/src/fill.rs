@@ -66,7 +66,7 @@ mod tests {
     use crate::owner::Owner;
     use crate::params::Parameters;
     use crate::query::{AGGREGATE_PARAMETERS, AggregateQuery};
-    use crate::row::{Content, Function, More, Row, RowTable};
+    use crate::row::{Function, More, Row, RowContent, RowTable};
     use crate::table::{Cell, Table};
     use selvedge_shared::aggregate::{Aggregate, Sample};
     use selvedge_shared::sequences::Sequences;
@@ -82,7 +82,7 @@ mod tests {
             set_aside: 0,
             sequences: Sequences::default(),
         };
-        let content = Content::Counted(Arc::new(window));
+        let content = RowContent::Counted(Arc::new(window));
         let (owner, passed) = (Arc::new(Owner::default()), start);
         Row {
             owner,

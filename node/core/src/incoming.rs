@@ -17,7 +17,7 @@ pub struct Incoming {
     /// The highest seq that the edge has cut.
     pub last: u64,
     /// The batch; nothing for a beacon.
-    pub content: Option<Content>,
+    pub content: Option<IncomingBatch>,
     /// A batch that the site has lost for good, by its number, in place of its content.
     pub lost: Option<(u64, LostBatch)>,
 }
@@ -31,7 +31,7 @@ impl Incoming {
             shard: ShardId(0),
             first_kept: 1,
             last: seq,
-            content: Some(Content { seq, batch, body_hash: seq }),
+            content: Some(IncomingBatch { seq, batch, body_hash: seq }),
             lost: None,
         }
     }
@@ -39,7 +39,7 @@ impl Incoming {
 
 /// A batch and its name.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Content {
+pub struct IncomingBatch {
     /// Its number in its shard.
     pub seq: u64,
     /// What it holds.
@@ -48,7 +48,7 @@ pub struct Content {
     pub body_hash: u64,
 }
 
-impl Content {
+impl IncomingBatch {
     /// How many parts it has, and its hash.
     pub fn parts_and_hash(&self) -> (usize, u64) {
         (self.batch.parts.len(), self.body_hash)

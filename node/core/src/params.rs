@@ -75,8 +75,8 @@ impl Parameters {
     ///
     /// # Errors
     /// Names the one that is wrong.
-    pub fn wanted(&self) -> Result<Wanted, BadParameter> {
-        Ok(Wanted {
+    pub fn wanted(&self) -> Result<WantedStreams, BadParameter> {
+        Ok(WantedStreams {
             site: self.pattern("site")?,
             device: self.pattern("device")?,
             stream: self.pattern("stream")?,
@@ -158,12 +158,12 @@ impl Parameters {
     ///
     /// # Errors
     /// When it is none.
-    pub fn place(&self, name: &str) -> Result<Option<Place>, BadParameter> {
+    pub fn place(&self, name: &str) -> Result<Option<WindowPlace>, BadParameter> {
         let why = || bad(name, "is not what an earlier answer gave as `next`");
         let parse = |text: &String| {
             let (series, start) = text.split_once('.')?;
             let start = start.parse().ok().map(EpochMs)?;
-            Some(Place { series: series.parse().ok()?, start })
+            Some(WindowPlace { series: series.parse().ok()?, start })
         };
         self.0.get(name).map(|text| parse(text).ok_or_else(why)).transpose()
     }
@@ -171,7 +171,7 @@ impl Parameters {
 
 /// Which streams are asked for; what is nothing leaves all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedStreams {
     /// Of these sites.
     pub site: Option<Pattern>,
     /// Of these devices.
@@ -191,14 +191,14 @@ pub fn duration_text(ms: i64) -> String {
 
 /// Where an answer ended: a series and the start of its next window or span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct WindowPlace {
     /// The series' row number.
     pub series: i64,
     /// Where to go on in it.
     pub start: EpochMs,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for WindowPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.series, self.start.0)
     }

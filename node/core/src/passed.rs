@@ -17,7 +17,7 @@
 //! - Invariant: a row that is complete stays so, unless its site tells that its stream went back, or batches that the site had
 //!   confirmed are lost to the database.
 
-use super::progress::Span;
+use super::progress::BatchSpan;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use std::collections::BTreeSet;
 
@@ -58,7 +58,7 @@ pub struct Doubt {
     /// The other of the two, and [`DOUBT_AFTER_MS`] more.
     pub to: EpochMs,
     /// The batches, from the first to the last.
-    pub batches: Span,
+    pub batches: BatchSpan,
 }
 
 impl Default for Passed {
@@ -69,7 +69,7 @@ impl Default for Passed {
 
 impl Passed {
     /// After these batches, in a shard with this cursor and these holes.
-    pub fn advance(self, seen: &[Seen], cursor: u64, holes: &BTreeSet<Span>) -> (Self, Option<Doubt>) {
+    pub fn advance(self, seen: &[Seen], cursor: u64, holes: &BTreeSet<BatchSpan>) -> (Self, Option<Doubt>) {
         let all = || self.ahead.into_iter().chain(seen.iter().copied()).filter(|one| one.seq > self.seq);
         let settled = all().filter(|one| one.seq <= cursor).max_by_key(|one| one.seq);
         let ahead = || all().filter(|one| one.seq > cursor);
@@ -87,7 +87,7 @@ impl Passed {
         let doubt = between.next().map(|first| {
             let last = between.next_back().unwrap_or(first).last;
             let (from, to) = (self.at.min(told), self.at.max(told).plus(DOUBT_AFTER_MS));
-            Doubt { from, to, batches: Span { first: first.first, last } }
+            Doubt { from, to, batches: BatchSpan { first: first.first, last } }
         });
         (now, doubt)
     }
@@ -95,14 +95,14 @@ impl Passed {
 
 /// How far a stream has come, as a query sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
+pub struct StreamProgress {
     /// [`Passed::at`].
     pub passed: EpochMs,
     /// Its stretches in doubt.
     pub doubts: Vec<(EpochMs, EpochMs)>,
 }
 
-impl Progress {
+impl StreamProgress {
     /// A stream that has come so far, with nothing in doubt.
     pub fn to(passed: EpochMs) -> Self {
         Self { passed, doubts: vec![] }
@@ -122,8 +122,8 @@ mod tests {
         Seen { seq, watermark: EpochMs(watermark) }
     }
 
-    fn holes(all: &[(u64, u64)]) -> BTreeSet<Span> {
-        all.iter().map(|(first, last)| Span { first: *first, last: *last }).collect()
+    fn holes(all: &[(u64, u64)]) -> BTreeSet<BatchSpan> {
+        all.iter().map(|(first, last)| BatchSpan { first: *first, last: *last }).collect()
     }
 
     #[test]
@@ -192,10 +192,10 @@ mod tests {
         let start = Passed { at: EpochMs(100), seq: 3, ..Passed::default() };
         let lost = holes(&[(1, 2), (5, 6), (8, 8), (20, 21)]);
         let (after, doubt) = start.advance(&[seen(9, 300)], 12, &lost);
-        let batches = Span { first: 5, last: 8 };
+        let batches = BatchSpan { first: 5, last: 8 };
         assert_eq!(doubt, Some(Doubt { from: EpochMs(100), to: EpochMs(300 + DOUBT_AFTER_MS), batches }));
         assert_eq!(after.advance(&[seen(10, 400)], 12, &lost).1, None, "only once");
-        let progress = Progress { passed: EpochMs(500), doubts: vec![(EpochMs(100), EpochMs(300))] };
+        let progress = StreamProgress { passed: EpochMs(500), doubts: vec![(EpochMs(100), EpochMs(300))] };
         let complete = |from, to| progress.is_complete(EpochMs(from), EpochMs(to));
         assert_eq!([complete(0, 100), complete(300, 400), complete(400, 500)], [true; 3]);
         assert_eq!(

@@ -25,7 +25,7 @@ pub const MAX_HOLES_ENTRIES: usize = 1024;
 
 /// A run of batch numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span {
+pub struct BatchSpan {
     /// The lowest.
     pub first: u64,
     /// The highest.
@@ -45,21 +45,21 @@ pub enum Verdict {
 
 /// What of a shard is applied.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Progress {
+pub struct ShardProgress {
     cursor: u64,
     beyond: BTreeSet<u64>,
-    holes: BTreeSet<Span>,
+    holes: BTreeSet<BatchSpan>,
 }
 
-impl Progress {
+impl ShardProgress {
     /// From what was stored; of the holes only the youngest [`MAX_HOLES_ENTRIES`] are kept.
     pub fn restore(
         cursor: u64,
         beyond: impl IntoIterator<Item = u64>,
-        holes: impl IntoIterator<Item = Span>,
+        holes: impl IntoIterator<Item = BatchSpan>,
     ) -> Self {
         let beyond = beyond.into_iter().filter(|seq| *seq > cursor).collect();
-        let mut holes: BTreeSet<Span> = holes.into_iter().collect();
+        let mut holes: BTreeSet<BatchSpan> = holes.into_iter().collect();
         while holes.len() > MAX_HOLES_ENTRIES {
             holes.pop_first();
         }
@@ -84,7 +84,7 @@ impl Progress {
     }
 
     /// The holes that can still be filled.
-    pub fn holes(&self) -> &BTreeSet<Span> {
+    pub fn holes(&self) -> &BTreeSet<BatchSpan> {
         &self.holes
     }
 
@@ -110,7 +110,7 @@ impl Progress {
         while let Some(missing) = self.cursor.checked_add(1).filter(|seq| *seq < first_kept) {
             let applied = self.beyond.range(..first_kept).next();
             let last = applied.map_or(first_kept - 1, |seq| seq - 1);
-            self.holes.insert(Span { first: missing, last });
+            self.holes.insert(BatchSpan { first: missing, last });
             self.cursor = last;
             self.advance();
         }
@@ -124,21 +124,21 @@ impl Progress {
         if seq != self.cursor.saturating_add(1) {
             return Verdict::TooFarAhead;
         }
-        self.holes.insert(Span { first: seq, last: seq });
+        self.holes.insert(BatchSpan { first: seq, last: seq });
         self.cursor = seq;
         self.advance();
         Verdict::New
     }
 
     fn fill(&mut self, seq: u64) -> Verdict {
-        let around = self.holes.range(..=Span { first: seq, last: u64::MAX }).next_back().copied();
+        let around = self.holes.range(..=BatchSpan { first: seq, last: u64::MAX }).next_back().copied();
         let Some(hole) = around.filter(|hole| hole.last >= seq) else { return Verdict::Duplicate };
         self.holes.remove(&hole);
         if hole.first < seq {
-            self.holes.insert(Span { first: hole.first, last: seq - 1 });
+            self.holes.insert(BatchSpan { first: hole.first, last: seq - 1 });
         }
         if seq < hole.last {
-            self.holes.insert(Span { first: seq + 1, last: hole.last });
+            self.holes.insert(BatchSpan { first: seq + 1, last: hole.last });
         }
         Verdict::New
     }
@@ -156,17 +156,17 @@ impl Progress {
 mod tests {
     use super::*;
 
-    fn span(first: u64, last: u64) -> Span {
-        Span { first, last }
+    fn span(first: u64, last: u64) -> BatchSpan {
+        BatchSpan { first, last }
     }
 
-    fn holes(progress: &Progress) -> Vec<Span> {
+    fn holes(progress: &ShardProgress) -> Vec<BatchSpan> {
         progress.holes().iter().copied().collect()
     }
 
     #[test]
     fn batches_in_any_order_are_new_once_and_the_cursor_is_the_prefix() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         let mut cursors = vec![];
         for seq in [3, 1, 1, 5, 2, 3, 5, 4] {
             cursors.push((seq, p.apply(seq), p.cursor()));
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_the_edge_no_longer_has_becomes_holes_around_what_is_applied() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         for seq in [1, 4, 5, 9] {
             p.apply(seq);
         }
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_the_edge_has_lost_is_a_hole_unless_it_is_here() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         assert_eq!(p.lose(2), Verdict::TooFarAhead);
         assert_eq!([p.apply(1), p.apply(3)], [Verdict::New; 2]);
         assert_eq!([p.lose(1), p.lose(3)], [Verdict::Duplicate; 2]);
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_late_batch_fills_its_hole_once() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         p.skip_below(6);
         assert_eq!(p.apply(3), Verdict::New);
         assert_eq!(p.apply(3), Verdict::Duplicate);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_gap_set_is_bounded_and_the_missing_batch_is_always_taken() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         let far = MAX_BEYOND_ENTRIES as u64;
         for seq in 2..far + 2 {
             assert_eq!(p.apply(seq), Verdict::New);
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_ends_of_the_numbers_do_no_harm() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         assert_eq!(p.apply(0), Verdict::Duplicate);
         assert_eq!(p.apply(u64::MAX), Verdict::New);
         p.skip_below(u64::MAX);
@@ -249,24 +249,24 @@ mod tests {
 
     #[test]
     fn holes_are_bounded() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         for n in 1..2 * MAX_HOLES_ENTRIES as u64 {
             p.skip_below(2 * n);
             p.apply(2 * n);
         }
-        let mut p = Progress::restore(p.cursor(), [], holes(&p));
+        let mut p = ShardProgress::restore(p.cursor(), [], holes(&p));
         assert_eq!(p.holes().len(), MAX_HOLES_ENTRIES);
         assert_eq!(p.apply(1), Verdict::Duplicate, "the oldest are final");
     }
 
     #[test]
     fn a_restored_progress_goes_on_where_it_was() {
-        let mut p = Progress::default();
+        let mut p = ShardProgress::default();
         for seq in [1, 2, 4, 7] {
             p.apply(seq);
         }
-        let again = Progress::restore(p.cursor(), [1, 2, 4, 7], holes(&p));
+        let again = ShardProgress::restore(p.cursor(), [1, 2, 4, 7], holes(&p));
         assert_eq!(again, p);
-        assert_eq!(Progress::restore(0, [1, 2, 4], []).cursor(), 2);
+        assert_eq!(ShardProgress::restore(0, [1, 2, 4], []).cursor(), 2);
     }
 }

@@ -14,10 +14,10 @@
 use super::fill::Fill;
 use super::grid::Grid;
 use super::owner::{GroupBy, Owner};
-use super::params::{BadParameter, Parameters, Place, Wanted, bad, duration_text, shown};
+use super::params::{BadParameter, Parameters, WantedStreams, WindowPlace, bad, duration_text, shown};
 use super::passed::NEVER;
 use super::rollup::{self, Segment};
-use super::row::{Content, Function, Row};
+use super::row::{Function, Row, RowContent};
 use super::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ pub const MAX_MERGED_STREAMS_ENTRIES: usize = 5_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct AggregateQuery {
     /// Of which streams.
-    pub wanted: Wanted,
+    pub wanted: WantedStreams,
     /// The earliest start of a window.
     pub from: EpochMs,
     /// The first start that is too late.
@@ -57,7 +57,7 @@ pub struct AggregateQuery {
     /// The most rows.
     pub limit: u32,
     /// Where to go on.
-    pub after: Option<Place>,
+    pub after: Option<WindowPlace>,
 }
 
 /// The parameters of `/v1/aggregates`.
@@ -251,7 +251,7 @@ impl AggregateQuery {
     }
 
     /// A row of the span, or of the window of this width, that begins at `start`. How far its stream has come is not known of it yet.
-    pub fn row(&self, owner: &Arc<Owner>, start: EpochMs, width_ms: i64, content: Content) -> Row {
+    pub fn row(&self, owner: &Arc<Owner>, start: EpochMs, width_ms: i64, content: RowContent) -> Row {
         let end = self.every.as_ref().map_or(start.plus(width_ms), |every| every.end(start));
         Row {
             owner: owner.clone(),
@@ -272,8 +272,8 @@ impl AggregateQuery {
         let (mut start, to) = (every.start(self.from), self.to);
         let Some(owner) = rows.first().map(|row| row.owner.clone()) else { return vec![] };
         let counted = |row: &Row| match &row.content {
-            Content::Counted(window) => Some(window.clone()),
-            Content::Filled(_) => None,
+            RowContent::Counted(window) => Some(window.clone()),
+            RowContent::Filled(_) => None,
         };
         let (mut all, mut before) = (vec![], None);
         let mut rows = rows.into_iter().peekable();
@@ -285,7 +285,7 @@ impl AggregateQuery {
                 }
                 None => {
                     let after = rows.peek().and_then(counted);
-                    let content = Content::Filled(fill.between(start, before.as_ref(), after.as_ref()));
+                    let content = RowContent::Filled(fill.between(start, before.as_ref(), after.as_ref()));
                     all.push(Row { streams: 0, ..self.row(&owner, start, 0, content) });
                 }
             }

@@ -1,7 +1,7 @@
 //! Rows of windows: whose they are, what is told of them (`fn=`), and in which columns.
 
 use super::owner::{GroupBy, Owner};
-use super::passed::Progress;
+use super::passed::StreamProgress;
 use super::stored::{SeriesInfo, StoredWindow};
 use super::table::{Cell, Field, Kind, Table};
 use selvedge_shared::time::EpochMs;
@@ -21,7 +21,7 @@ pub struct Row {
     /// Of how many streams something was counted in it.
     pub streams: u64,
     /// What.
-    pub content: Content,
+    pub content: RowContent,
     /// How far its stream has come; of several the one that is furthest behind.
     pub passed: EpochMs,
     /// Whether all that its streams had in it in time is there.
@@ -32,7 +32,7 @@ pub struct Row {
 
 /// What is in a span.
 #[derive(Debug, Clone)]
-pub enum Content {
+pub enum RowContent {
     /// Readings.
     Counted(Arc<StoredWindow>),
     /// None; and what stands for them.
@@ -54,7 +54,7 @@ pub enum Filling {
 
 impl Row {
     /// A window as it is stored.
-    pub fn of(series: &SeriesInfo, window: StoredWindow, progress: &Progress) -> Self {
+    pub fn of(series: &SeriesInfo, window: StoredWindow, progress: &StreamProgress) -> Self {
         Self {
             owner: Arc::new(GroupBy::ALL.owner(series)),
             start: window.start,
@@ -64,7 +64,7 @@ impl Row {
             passed: progress.passed,
             complete: progress.is_complete(window.start, window.start.plus(series.width_ms)),
             partial: false,
-            content: Content::Counted(Arc::new(window)),
+            content: RowContent::Counted(Arc::new(window)),
         }
     }
 }
@@ -354,10 +354,10 @@ impl Table for RowTable {
             C::WidthMs => Cell::Whole(row.width_ms),
             C::Local => row.local.as_deref().map_or(Cell::Null, Cell::Text),
             C::Partial => Cell::Flag(row.partial),
-            C::Filled => Cell::Flag(matches!(row.content, Content::Filled(_))),
+            C::Filled => Cell::Flag(matches!(row.content, RowContent::Filled(_))),
             told => match &row.content {
-                Content::Counted(window) => told.of_window(window, row),
-                Content::Filled(filling) => told.of_filling(filling),
+                RowContent::Counted(window) => told.of_window(window, row),
+                RowContent::Filled(filling) => told.of_filling(filling),
             },
         }
     }

@@ -35,7 +35,7 @@ impl Heard {
 
 /// A shard of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shard {
+pub struct SiteShard {
     /// Which.
     pub shard: ShardId,
     /// Who keeps it, the preferred leader first.
@@ -98,7 +98,7 @@ impl Sites {
     }
 
     /// The shards of a site. Who is silent leads none.
-    pub fn shards(&self, now_ms: u64, site: &SiteId) -> Vec<Shard> {
+    pub fn shards(&self, now_ms: u64, site: &SiteId) -> Vec<SiteShard> {
         let Some(newest) = self.newest(site) else { return vec![] };
         let mut led: BTreeMap<ShardId, (u64, GatewayId, Led)> = BTreeMap::new();
         for (gateway, heard) in self.0.get(site).into_iter().flatten() {
@@ -111,7 +111,7 @@ impl Sites {
         }
         let shard = |n| {
             let (shard, replicas) = (ShardId(n), newest.report.replicas(ShardId(n)).collect());
-            Shard { shard, replicas, led: led.get(&shard).map(|(_, gateway, of)| (*gateway, *of)) }
+            SiteShard { shard, replicas, led: led.get(&shard).map(|(_, gateway, of)| (*gateway, *of)) }
         };
         (0..newest.report.shards).map(shard).collect()
     }

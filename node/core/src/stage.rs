@@ -9,7 +9,7 @@
 
 use super::incoming::Incoming;
 use super::passed::{Doubt, Passed, Seen};
-use super::progress::{Progress, Span, Verdict};
+use super::progress::{BatchSpan, ShardProgress, Verdict};
 use super::rollup;
 use super::stored::StoredWindow;
 use super::totals::Totals;
@@ -35,7 +35,7 @@ pub type Rollups = BTreeMap<(i64, EpochMs, i64), StoredWindow>;
 
 /// What became of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub enum MessageOutcome {
     /// Its windows are counted.
     Applied,
     /// They were counted before.
@@ -68,7 +68,7 @@ pub struct Settled {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Applied {
     /// One for each message, in their order.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<MessageOutcome>,
     /// The cursors, on disk, of all shards that were heard, except those with a conflict.
     pub cursors: BTreeMap<ShardKey, Settled>,
     /// The ledger that they are in.
@@ -78,7 +78,7 @@ pub struct Applied {
     /// How many batch numbers were given up as holes.
     pub given_up: u64,
     /// Those among them that the site has confirmed, and that this database lacks.
-    pub lacking: Vec<(ShardKey, Span)>,
+    pub lacking: Vec<(ShardKey, BatchSpan)>,
     /// Those among them that the site itself has lost.
     pub lost: Vec<(ShardKey, u64, LostBatch)>,
 }
@@ -101,17 +101,17 @@ pub struct StoredShard {
     /// Batches applied beyond the cursor.
     pub beyond: Vec<u64>,
     /// The youngest holes.
-    pub holes: Vec<Span>,
+    pub holes: Vec<BatchSpan>,
     /// The hashes of batches applied before, of those whose numbers have come again.
     pub hashes: HashMap<u64, u64>,
 }
 
-struct Shard {
+struct JudgedShard {
     incarnation: SiteIncarnation,
     base: u64,
     stored: StoredShard,
-    before: Progress,
-    now: Progress,
+    before: ShardProgress,
+    now: ShardProgress,
     first_kept: u64,
     last: u64,
     applied: Vec<AppliedBatch>,
@@ -154,7 +154,7 @@ pub struct Change {
     /// Holes that are no more, or not the same, by their first number.
     pub filled: Vec<u64>,
     /// Holes that are new, or not the same; and what is known of a batch that the site has lost.
-    pub opened: Vec<(Span, Option<LostBatch>)>,
+    pub opened: Vec<(BatchSpan, Option<LostBatch>)>,
     /// Whether batches that were applied beyond the cursor are no more beyond it.
     pub gap_closed: bool,
 }
@@ -168,7 +168,7 @@ struct New<'a> {
 
 /// What the new batches of a transaction say of one stream.
 pub struct StreamSeen<'a> {
-    shard: &'a Shard,
+    shard: &'a JudgedShard,
     /// One of its series.
     pub series: i64,
     /// What the batches add to each of its series.
@@ -196,8 +196,8 @@ pub fn heard(messages: &[Incoming]) -> BTreeMap<ShardKey, Vec<u64>> {
 
 /// A transaction's messages, judged.
 pub struct Stage<'a> {
-    shards: BTreeMap<ShardKey, Shard>,
-    outcomes: Vec<Outcome>,
+    shards: BTreeMap<ShardKey, JudgedShard>,
+    outcomes: Vec<MessageOutcome>,
     /// Batches that count, with their shards and numbers.
     new: Vec<New<'a>>,
 }
@@ -206,14 +206,17 @@ impl<'a> Stage<'a> {
     /// Judges messages; `stored` holds each of their shards.
     pub fn new(messages: &'a [Incoming], stored: BTreeMap<ShardKey, StoredShard>) -> Self {
         let shard = |(key, stored): (ShardKey, StoredShard)| {
-            let before =
-                Progress::restore(stored.cursor, stored.beyond.iter().copied(), stored.holes.iter().copied());
+            let before = ShardProgress::restore(
+                stored.cursor,
+                stored.beyond.iter().copied(),
+                stored.holes.iter().copied(),
+            );
             let (first_kept, last, conflict) = (stored.first_kept, stored.last, stored.conflict);
             let now = before.clone();
             let (incarnation, base) = (stored.incarnation, stored.base);
             (
                 key,
-                Shard {
+                JudgedShard {
                     incarnation,
                     base,
                     stored,
@@ -232,7 +235,7 @@ impl<'a> Stage<'a> {
         for message in messages {
             let Some(shard) = stage.shards.get_mut(&(message.site.clone(), message.shard)) else { continue };
             if !shard.knows(message.incarnation) {
-                stage.outcomes.push(Outcome::Superseded);
+                stage.outcomes.push(MessageOutcome::Superseded);
                 continue;
             }
             let base = shard.base;
@@ -243,9 +246,9 @@ impl<'a> Stage<'a> {
             let outcome = match (judged, message.lost) {
                 (Some((seq, content)), _) => shard.judge(seq, content.parts_and_hash()),
                 (None, Some((seq, lost))) => shard.lose(here(seq), lost),
-                (None, None) => Outcome::Beacon,
+                (None, None) => MessageOutcome::Beacon,
             };
-            if let (Outcome::Applied, Some((seq, content))) = (outcome, judged) {
+            if let (MessageOutcome::Applied, Some((seq, content))) = (outcome, judged) {
                 let (site, shard) = (&message.site, message.shard);
                 stage.new.push(New { site, shard, seq, batch: &content.batch });
             }
@@ -261,7 +264,7 @@ impl<'a> Stage<'a> {
 
     /// Whether there is anything to write.
     pub fn changes(&self) -> bool {
-        self.shards.values().any(Shard::changes)
+        self.shards.values().any(JudgedShard::changes)
     }
 
     /// The series of the new batches that are not known yet, with their shards.
@@ -357,7 +360,7 @@ impl New<'_> {
     }
 }
 
-impl Shard {
+impl JudgedShard {
     /// Whether a making of the site is the one that is known, which a later one becomes. What is missing of an earlier one comes no
     /// more.
     fn knows(&mut self, incarnation: SiteIncarnation) -> bool {
@@ -375,28 +378,28 @@ impl Shard {
     }
 
     /// Judges a batch by its number here.
-    fn judge(&mut self, seq: u64, (parts, hash): (usize, u64)) -> Outcome {
+    fn judge(&mut self, seq: u64, (parts, hash): (usize, u64)) -> MessageOutcome {
         match self.now.apply(seq) {
-            Verdict::TooFarAhead => Outcome::TooFarAhead,
+            Verdict::TooFarAhead => MessageOutcome::TooFarAhead,
             Verdict::Duplicate if self.is_other(seq, hash) => {
                 self.conflict.get_or_insert(seq);
-                Outcome::Conflict
+                MessageOutcome::Conflict
             }
-            Verdict::Duplicate => Outcome::Duplicate,
+            Verdict::Duplicate => MessageOutcome::Duplicate,
             Verdict::New => {
                 self.applied.push(AppliedBatch { seq, parts, hash });
-                Outcome::Applied
+                MessageOutcome::Applied
             }
         }
     }
 
-    fn lose(&mut self, seq: u64, lost: LostBatch) -> Outcome {
+    fn lose(&mut self, seq: u64, lost: LostBatch) -> MessageOutcome {
         match self.now.lose(seq) {
-            Verdict::Duplicate => Outcome::Duplicate,
-            Verdict::TooFarAhead => Outcome::LostEarly,
+            Verdict::Duplicate => MessageOutcome::Duplicate,
+            Verdict::TooFarAhead => MessageOutcome::LostEarly,
             Verdict::New => {
                 self.lost.insert(seq, lost);
-                Outcome::Lost
+                MessageOutcome::Lost
             }
         }
     }
@@ -415,8 +418,9 @@ impl Shard {
 
     fn change(&self, key: ShardKey) -> Change {
         let cursor = self.now.cursor();
-        let with_lost =
-            |span: &Span| (*span, self.lost.get(&span.first).filter(|_| span.first == span.last).copied());
+        let with_lost = |span: &BatchSpan| {
+            (*span, self.lost.get(&span.first).filter(|_| span.first == span.last).copied())
+        };
         Change {
             key,
             incarnation: self.incarnation,

@@ -10,7 +10,7 @@
 //!   [`selvedge_shared::time::TIME_RANGE`], every window starts at a multiple of its width, and every name
 //!   is at most [`MAX_NAME_BYTES`] long.
 
-use super::incoming::{Content, Incoming};
+use super::incoming::{Incoming, IncomingBatch};
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{MAX_NAME_BYTES, SiteId};
 use selvedge_shared::seal::{Opener, SealError, SiteSecret};
@@ -106,14 +106,14 @@ impl Verifier {
     }
 }
 
-fn content(seq: u64, body: &[u8]) -> Result<Content, Refused> {
+fn content(seq: u64, body: &[u8]) -> Result<IncomingBatch, Refused> {
     let batch = Batch::decode(body).map_err(|_| Refused::Batch)?;
     let fits = |name: &str| (1..=MAX_NAME_BYTES).contains(&name.len());
     let names = batch.streams.iter().all(|s| fits(&s.device) && fits(&s.stream));
     if !names || !batch.parts.iter().all(is_in_range) {
         return Err(Refused::Range);
     }
-    Ok(Content { seq, body_hash: xxh3_64(body), batch })
+    Ok(IncomingBatch { seq, body_hash: xxh3_64(body), batch })
 }
 
 /// Whether such a batch may have been.

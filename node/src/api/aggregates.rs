@@ -11,9 +11,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_node_core::grid::Grid;
 use selvedge_node_core::owner::GroupBy;
 use selvedge_node_core::owner::Owner;
-use selvedge_node_core::params::{Parameters, Place, bad};
+use selvedge_node_core::params::{Parameters, WindowPlace, bad};
 use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES, Spans};
-use selvedge_node_core::row::{Content, More, Row, RowTable};
+use selvedge_node_core::row::{More, Row, RowContent, RowTable};
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::access::Caller;
 use selvedge_shared::time::EpochMs;
@@ -68,7 +68,7 @@ impl Plan {
     }
 
     /// A page, and where to go on.
-    async fn page(&self, api: &Api) -> Result<(RowTable, Option<Place>), Failure> {
+    async fn page(&self, api: &Api) -> Result<(RowTable, Option<WindowPlace>), Failure> {
         let query = &self.query;
         let (merged, filled) = (query.group != GroupBy::ALL, query.fill.is_some());
         let zone = query.every.as_ref().is_some_and(Grid::has_zone);
@@ -124,14 +124,14 @@ async fn apart(
     query: &AggregateQuery,
     chosen: &[SeriesInfo],
     table: &mut RowTable,
-) -> Result<Option<Place>, Failure> {
+) -> Result<Option<WindowPlace>, Failure> {
     let resume = query.after.map(|after| chosen.iter().position(|s| s.id == after.series));
     if resume == Some(None) {
         return Err(of_another_query());
     }
     let (mut scanned, mut bytes, limit) = (0, 0, query.limit as usize);
     for one in chosen.iter().skip(resume.flatten().unwrap_or(0)) {
-        let here = Place { series: one.id, start: query.from };
+        let here = WindowPlace { series: one.id, start: query.from };
         if scanned >= SCAN_ENTRIES {
             return Ok(Some(here));
         }
@@ -164,7 +164,7 @@ async fn apart(
             let full = before + room.max(1);
             let next = read(api, query, one, &owner, from, full, &mut scanned, &mut table.rows).await?;
             if let Some(start) = next {
-                return Ok(Some(Place { series: one.id, start }));
+                return Ok(Some(WindowPlace { series: one.id, start }));
             }
         }
         bytes = MAX_ANSWER_BYTES.min(bytes + (table.rows.len() - before) * row_bytes);
@@ -188,7 +188,7 @@ async fn read(
     let mut spans = Spans::default();
     let progress = api.reader.progress(series).await?;
     let row = |window: StoredWindow| {
-        let mut row = query.row(owner, window.start, series.width_ms, Content::Counted(Arc::new(window)));
+        let mut row = query.row(owner, window.start, series.width_ms, RowContent::Counted(Arc::new(window)));
         let end = row.start.plus(row.width_ms);
         (row.passed, row.complete) = (progress.passed, progress.is_complete(row.start, end));
         row

@@ -11,7 +11,7 @@ use crate::store::Hole;
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_node_core::gaps::{Gap, Gaps};
-use selvedge_node_core::params::{Parameters, Place, bad, duration_text};
+use selvedge_node_core::params::{Parameters, WindowPlace, bad, duration_text};
 use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_node_core::table::{Cell, Field, Form, Kind, Table};
@@ -91,7 +91,7 @@ struct Ask {
     width_ms: Option<i64>,
     min_ms: i64,
     limit: usize,
-    after: Option<Place>,
+    after: Option<WindowPlace>,
     now: EpochMs,
 }
 
@@ -145,7 +145,7 @@ async fn find(
     ask: &Ask,
     series: &[SeriesInfo],
     table: &mut GapTable,
-) -> Result<Option<Place>, Failure> {
+) -> Result<Option<WindowPlace>, Failure> {
     let resume = ask.after.map(|after| series.iter().position(|s| s.id == after.series));
     if resume == Some(None) {
         return Err(of_another_query());
@@ -155,7 +155,7 @@ async fn find(
         let after = ask.after.filter(|after| after.series == one.id);
         let from = after.map_or(ask.from, |after| ask.from.max(after.start));
         if table.rows.len() >= ask.limit || scanned >= SCAN_ENTRIES {
-            return Ok(Some(Place { series: one.id, start: from }));
+            return Ok(Some(WindowPlace { series: one.id, start: from }));
         }
         // What is ahead of its time is no end of a gap: the stream has not come there.
         let newest = api.reader.newest_start(one.id, ask.now).await?;
@@ -167,19 +167,19 @@ async fn find(
             let starts = api.reader.starts(one.id, start, to, READ_ENTRIES).await?;
             for start in &starts {
                 if table.rows.len() >= ask.limit {
-                    return Ok(Some(Place { series: one.id, start: gaps.reached() }));
+                    return Ok(Some(WindowPlace { series: one.id, start: gaps.reached() }));
                 }
                 table.push(one, gaps.push(*start), ask.min_ms);
             }
             scanned += starts.len();
             next = starts.last().filter(|_| starts.len() == READ_ENTRIES as usize).map(|s| s.plus(1));
             if next.is_some() && scanned >= SCAN_ENTRIES {
-                return Ok(Some(Place { series: one.id, start: gaps.reached() }));
+                return Ok(Some(WindowPlace { series: one.id, start: gaps.reached() }));
             }
         }
         if newest.is_some_and(|newest| newest >= ask.to) {
             if table.rows.len() >= ask.limit {
-                return Ok(Some(Place { series: one.id, start: gaps.reached() }));
+                return Ok(Some(WindowPlace { series: one.id, start: gaps.reached() }));
             }
             table.push(one, gaps.finish(ask.to), ask.min_ms);
         }

@@ -6,7 +6,7 @@ use super::routes::Asker;
 use super::{Api, Given};
 use crate::store::WindowKey;
 use actix_web::{HttpResponse, web};
-use selvedge_node_core::params::{Parameters, Place, bad};
+use selvedge_node_core::params::{Parameters, WindowPlace, bad};
 use selvedge_shared::time::EpochMs;
 use serde::Serialize;
 
@@ -46,7 +46,7 @@ pub(super) async fn ledger(
     let limit = p.limit(MAX_PAGE_ENTRIES, MAX_PAGE_ENTRIES)?;
     // A width that fits no stored one (they are 32-bit) finds nothing.
     let width = p.duration("width")?.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
-    let start = Place { series: 0, start: EpochMs(i64::MIN) };
+    let start = WindowPlace { series: 0, start: EpochMs(i64::MIN) };
     let after = p.place("after")?.unwrap_or(start);
     let after = WindowKey { series: after.series, start: after.start };
     let site = match (p.text("site")?, caller.sites.as_deref()) {
@@ -60,7 +60,7 @@ pub(super) async fn ledger(
     };
     let page = api.reader.ledger(site, width, after, limit).await?;
     let last = page.windows.last().filter(|_| page.more);
-    let next = last.map(|(key, _, _)| Place { series: key.series, start: key.start }.to_string());
+    let next = last.map(|(key, _, _)| WindowPlace { series: key.series, start: key.start }.to_string());
     let series = page.series.into_iter().map(|s| {
         let of_it = page.windows.iter().skip_while(|(key, _, _)| key.series != s.id);
         let of_it = of_it.take_while(|(key, _, _)| key.series == s.id);

@@ -8,7 +8,7 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
-use selvedge_node_core::params::{Parameters, Wanted};
+use selvedge_node_core::params::{Parameters, WantedStreams};
 use selvedge_node_core::row::{Function, More, Row, RowTable};
 use selvedge_node_core::table;
 use selvedge_shared::access::Caller;
@@ -75,7 +75,7 @@ fn lagged(missed: Option<u64>) -> String {
 
 struct Filter {
     caller: Caller,
-    wanted: Wanted,
+    wanted: WantedStreams,
     /// With no rows, for its columns.
     table: RowTable,
 }

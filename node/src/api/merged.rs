@@ -10,10 +10,10 @@ use super::scan::{READ_ENTRIES, SCAN_ENTRIES, of_another_query};
 use super::{Api, in_order::InOrder};
 use selvedge_node_core::fill::Fill;
 use selvedge_node_core::owner::Owner;
-use selvedge_node_core::params::{Place, bad};
-use selvedge_node_core::passed::Progress;
+use selvedge_node_core::params::{WindowPlace, bad};
+use selvedge_node_core::passed::StreamProgress;
 use selvedge_node_core::query::AggregateQuery;
-use selvedge_node_core::row::{Content, Row, RowTable};
+use selvedge_node_core::row::{Row, RowContent, RowTable};
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::time::EpochMs;
 use std::collections::btree_map::Entry;
@@ -26,7 +26,7 @@ pub(super) async fn merged(
     query: &AggregateQuery,
     chosen: &[SeriesInfo],
     table: &RowTable,
-) -> Result<(Vec<Row>, Option<Place>), Failure> {
+) -> Result<(Vec<Row>, Option<WindowPlace>), Failure> {
     // Known to `next` by its lowest series.
     let mut lowest: HashMap<Owner, i64> = HashMap::new();
     for one in chosen {
@@ -73,7 +73,7 @@ async fn read(
     query: &AggregateQuery,
     chosen: &[SeriesInfo],
     answer: &mut Answer<'_>,
-) -> Result<Option<Place>, Failure> {
+) -> Result<Option<WindowPlace>, Failure> {
     let from = query.after.map_or(query.from, |after| query.from.max(query.span_start(after.start)));
     let segments = query.merged_segments(chosen, from)?;
     let mut source = InOrder::new(api, query, chosen, segments);
@@ -84,7 +84,7 @@ async fn read(
             if open.is_some_and(|open| open != start) {
                 let next = answer.span(std::mem::take(&mut spans));
                 if next.is_some() || answer.is_full() || scanned >= SCAN_ENTRIES {
-                    let first = || answer.groups.keys().next().map(|id| Place { series: *id, start });
+                    let first = || answer.groups.keys().next().map(|id| WindowPlace { series: *id, start });
                     return Ok(next.or_else(first));
                 }
             }
@@ -109,7 +109,7 @@ struct Answer<'a> {
     /// Each series' group.
     series: HashMap<i64, i64>,
     /// How far each series' stream has come.
-    progress: HashMap<i64, Progress>,
+    progress: HashMap<i64, StreamProgress>,
     /// By their lowest series.
     groups: &'a BTreeMap<i64, Group>,
     /// Each with its group.
@@ -142,7 +142,7 @@ impl Answer<'_> {
     }
 
     /// Adds the rows of one span, by their groups; says where to go on if they are too many.
-    fn span(&mut self, spans: BTreeMap<i64, StoredWindow>) -> Option<Place> {
+    fn span(&mut self, spans: BTreeMap<i64, StoredWindow>) -> Option<WindowPlace> {
         let mut groups: BTreeMap<i64, Merged> = BTreeMap::new();
         for (id, span) in spans {
             let (Some(group), Some(progress)) = (self.series.get(&id), self.progress.get(&id)) else {
@@ -159,16 +159,16 @@ impl Answer<'_> {
         for (id, Merged { streams, passed, complete, span }) in groups {
             let start = span.start;
             let told_before =
-                |after: Place| span.start == self.query.span_start(after.start) && id < after.series;
+                |after: WindowPlace| span.start == self.query.span_start(after.start) && id < after.series;
             if self.query.after.is_some_and(told_before) {
                 continue;
             }
             if self.is_full() {
-                return Some(Place { series: id, start: span.start });
+                return Some(WindowPlace { series: id, start: span.start });
             }
             let Some(group) = self.groups.get(&id) else { continue };
             self.bytes += group.row_bytes;
-            let content = Content::Counted(Arc::new(span));
+            let content = RowContent::Counted(Arc::new(span));
             let row = self.query.row(&group.owner, start, 0, content);
             let row = Row { streams, passed, complete, ..row };
             self.rows.push((id, row));

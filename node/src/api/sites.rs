@@ -9,8 +9,8 @@ use selvedge_node_core::owner::Owner;
 use selvedge_node_core::params::{BadParameter, Parameters};
 use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::questions::Ask;
-use selvedge_node_core::row::{Content, More, Row, RowTable};
-use selvedge_node_core::sites::{Heard, Shard, Sites};
+use selvedge_node_core::row::{More, Row, RowContent, RowTable};
+use selvedge_node_core::sites::{Heard, SiteShard, Sites};
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_node_core::table::JsonRows;
 use selvedge_shared::access::Caller;
@@ -71,7 +71,7 @@ fn known(api: &Api, caller: &Caller, name: &str) -> Result<SiteId, Failure> {
 }
 
 /// A site without its shards.
-fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[Shard]) -> Value {
+fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[SiteShard]) -> Value {
     let nobody = BTreeMap::new();
     let heard = sites.gateways(site).unwrap_or(&nobody);
     // Those that the site has and that never reported are shown too.
@@ -117,7 +117,7 @@ fn gateway(now_ms: u64, id: GatewayId, weight: Option<&u32>, heard: Option<&Hear
 }
 
 /// What drawing the ring, and looking for what is stuck, need of a shard.
-fn shard(shard: &Shard) -> Value {
+fn shard(shard: &SiteShard) -> Value {
     let replicas: Vec<_> = shard.replicas.iter().map(|g| g.0).collect();
     let Some((leader, led)) = &shard.led else {
         return json!({ "shard": shard.shard.0, "replicas": replicas, "leader": null });
@@ -167,7 +167,7 @@ pub(super) async fn aggregates(
             passed: r.watermark,
             complete: r.watermark >= r.start.plus(r.width_ms.into()),
             partial: false,
-            content: Content::Counted(Arc::new(window)),
+            content: RowContent::Counted(Arc::new(window)),
         });
     }
     let mut rows = serde_json::to_value(JsonRows(&table)).unwrap_or_default();

@@ -25,13 +25,13 @@ pub(super) struct Status {
     batches_given_up: u64,
     /// Messages not let in or not taken since the node started, by reason.
     refused: BTreeMap<&'static str, u64>,
-    sites: Vec<Site>,
+    sites: Vec<SiteBody>,
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
-struct Site {
+struct SiteBody {
     site: String,
-    shards: Vec<Shard>,
+    shards: Vec<ShardBody>,
 }
 
 /// Whether the node runs, or can work.
@@ -44,7 +44,7 @@ pub(super) struct Health {
 }
 
 #[derive(Serialize, Default, utoipa::ToSchema)]
-struct Shard {
+struct ShardBody {
     shard: u16,
     /// All batches up to here are applied, or given up.
     cursor: u64,
@@ -69,10 +69,10 @@ pub(super) async fn status(
     given: Given,
 ) -> Result<HttpResponse, Failure> {
     Parameters::new(given.into_inner(), &[])?;
-    let mut sites: BTreeMap<String, BTreeMap<u16, Shard>> =
+    let mut sites: BTreeMap<String, BTreeMap<u16, ShardBody>> =
         api.sites.iter().map(|site| (site.to_string(), BTreeMap::new())).collect();
     for s in api.reader.shards().await? {
-        let shard = Shard {
+        let shard = ShardBody {
             shard: s.shard,
             cursor: s.cursor,
             beyond: s.beyond,
@@ -94,10 +94,10 @@ pub(super) async fn status(
         shard.missing = shard.edge_last.saturating_sub(shard.cursor).saturating_sub(shard.beyond);
     }
     sites.retain(|site, _| caller.sees(site));
-    let total = |of: fn(&Shard) -> u64| sites.values().flat_map(BTreeMap::values).map(of).sum::<u64>();
+    let total = |of: fn(&ShardBody) -> u64| sites.values().flat_map(BTreeMap::values).map(of).sum::<u64>();
     let (applied, missing, given_up) =
         (total(|s| s.batches_applied), total(|s| s.missing), total(|s| s.given_up));
-    let one = |(site, shards): (String, BTreeMap<u16, Shard>)| Site {
+    let one = |(site, shards): (String, BTreeMap<u16, ShardBody>)| SiteBody {
         site,
         shards: shards.into_values().collect(),
     };

@@ -5,7 +5,7 @@ use super::parquet::{Encoder, Field};
 use super::target::{Target, Upload};
 use crate::store::Reader;
 use crate::store::lake::{Claim, DayKey, DayState, Exports, Written};
-use selvedge_node_core::passed::Progress;
+use selvedge_node_core::passed::StreamProgress;
 use selvedge_node_core::rollup::DAY_MS;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_node_core::table::{Cell, Kind};
@@ -61,7 +61,11 @@ pub const FIELDS: [Field<'static>; 24] = [
 ];
 
 /// A window's cells, in the order of [`FIELDS`].
-fn cells<'a>(series: &'a SeriesInfo, window: &StoredWindow, progress: &Progress) -> [Cell<'a>; FIELDS.len()] {
+fn cells<'a>(
+    series: &'a SeriesInfo,
+    window: &StoredWindow,
+    progress: &StreamProgress,
+) -> [Cell<'a>; FIELDS.len()] {
     let a = &window.aggregate;
     let count = |n: u64| Cell::Whole(i64::try_from(n).unwrap_or(i64::MAX));
     let figure = |figure: Option<f64>| figure.map_or(Cell::Null, Cell::Real);

@@ -10,7 +10,7 @@ use crate::store::{self, Database, Postgres, Reader, Writer};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::RowAccessor;
 use selvedge_node_core::incoming::Incoming;
-use selvedge_node_core::stage::Outcome;
+use selvedge_node_core::stage::MessageOutcome;
 use selvedge_node_core::table::{Cell, Field, Kind, Table};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::SiteId;
@@ -105,7 +105,7 @@ impl Home {
         let batch = Batch { streams, parts };
         let message = Incoming::latest(SiteId::new("plant-7").unwrap(), self.seq, batch);
         let applied = self.writer.apply(&vec![message].into(), EpochMs(1)).await.unwrap();
-        assert_eq!(applied.outcomes, [Outcome::Applied]);
+        assert_eq!(applied.outcomes, [MessageOutcome::Applied]);
     }
 
     /// Three days of windows of 10 s, and one of a width that divides no day.

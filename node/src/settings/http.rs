@@ -1,6 +1,6 @@
 //! The settings of the query API: where it listens, who may ask, and SQL.
 
-use super::{HttpSettings, Settings, SettingsError};
+use super::{HttpSettings, NodeSettings, SettingsError};
 use selvedge_shared::access::{Access, Door, Scope, WrongDoor};
 use selvedge_shared::browser::Browsers;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ fn wrong(key: impl Into<String>, why: impl Into<String>) -> SettingsError {
     SettingsError::Wrong { key: key.into(), why: why.into() }
 }
 
-impl Settings {
+impl NodeSettings {
     /// Which web pages may ask.
     pub fn browsers(&self) -> Browsers {
         Browsers { hosts: self.http.hosts.clone(), tokens: !self.http.tokens.is_empty() }
@@ -62,7 +62,7 @@ mod tests {
     use selvedge_shared::access::TokenDigest;
     use selvedge_shared::config;
 
-    fn load(pairs: &[(&str, &str)]) -> Settings {
+    fn load(pairs: &[(&str, &str)]) -> NodeSettings {
         let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
     }

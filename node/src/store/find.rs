@@ -2,8 +2,8 @@
 //! windows are missing, and the holes of shards. The statements are the same for both kinds of database, up to how
 //! patterns are written.
 
-use super::{Hole, Progress, Reader, StoreError, postgres, sqlite};
-use selvedge_node_core::params::Wanted;
+use super::{Hole, Reader, StoreError, StreamProgress, postgres, sqlite};
+use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
@@ -114,7 +114,7 @@ impl Statement {
     }
 
     /// ` AND ...` for what is asked of devices.
-    fn devices(&mut self, sites: Option<&[String]>, wanted: &Wanted) -> &mut Self {
+    fn devices(&mut self, sites: Option<&[String]>, wanted: &WantedStreams) -> &mut Self {
         self.matches("d.site", wanted.site.as_ref()).matches("d.name", wanted.device.as_ref());
         if let Some(text) = &wanted.search {
             match self.dialect {
@@ -169,7 +169,7 @@ pub struct Seek {
     /// The sites that may be shown.
     pub sites: Option<std::sync::Arc<[String]>>,
     /// What is asked for.
-    pub wanted: Wanted,
+    pub wanted: WantedStreams,
 }
 
 /// A device's stream at one width, and from when to when there is something of it.
@@ -356,8 +356,8 @@ impl Reader {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn progress(&self, series: &SeriesInfo) -> Result<Progress, StoreError> {
-        let mut progress = Progress::to(series.passed);
+    pub async fn progress(&self, series: &SeriesInfo) -> Result<StreamProgress, StoreError> {
+        let mut progress = StreamProgress::to(series.passed);
         if series.doubtful {
             progress.doubts = ask!(self, |dialect| doubts(dialect, series.id), two_times)?;
         }
@@ -371,11 +371,11 @@ impl Reader {
     pub async fn progress_of(
         &self,
         series: impl Iterator<Item = &SeriesInfo>,
-    ) -> Result<HashMap<i64, Progress>, StoreError> {
-        let mut all: HashMap<i64, Progress> = HashMap::new();
+    ) -> Result<HashMap<i64, StreamProgress>, StoreError> {
+        let mut all: HashMap<i64, StreamProgress> = HashMap::new();
         let mut doubtful = vec![];
         for one in series {
-            all.insert(one.id, Progress::to(one.passed));
+            all.insert(one.id, StreamProgress::to(one.passed));
             doubtful.extend(one.doubtful.then_some(one.id));
         }
         doubtful.sort_unstable();
@@ -612,7 +612,8 @@ mod tests {
             ("press-*", "SEARCH d USING INDEX device_name (name>? AND name<?)"),
             ("press-*-7", "SEARCH d USING INDEX device_name (name>? AND name<?)"),
         ] {
-            let wanted = Wanted { device: Some(Pattern::parse(device).unwrap()), ..Wanted::default() };
+            let wanted =
+                WantedStreams { device: Some(Pattern::parse(device).unwrap()), ..WantedStreams::default() };
             let seek = Seek { sites: None, wanted };
             let all = [
                 series(Dialect::Sqlite, &seek, 9),

@@ -89,10 +89,10 @@ impl Reader {
 /// The table `lake_export`: what was written to each target, and who is writing. Whoever writes a day holds a lease on it, so
 /// that of several nodes only one does.
 #[derive(Clone)]
-pub struct Exports(Place);
+pub struct Exports(ExportTable);
 
 #[derive(Clone)]
-enum Place {
+enum ExportTable {
     Sqlite(sqlite::Exports),
     Postgres(postgres::Exports),
 }
@@ -112,8 +112,8 @@ impl Exports {
     /// Of a database that [`super::open`] has been at.
     pub fn new(database: &Database) -> Self {
         Self(match database {
-            Database::Sqlite(folder) => Place::Sqlite(sqlite::Exports::new(folder)),
-            Database::Postgres(server) => Place::Postgres(postgres::Exports::new(server)),
+            Database::Sqlite(folder) => ExportTable::Sqlite(sqlite::Exports::new(folder)),
+            Database::Postgres(server) => ExportTable::Postgres(postgres::Exports::new(server)),
         })
     }
 
@@ -128,8 +128,8 @@ impl Exports {
         width_ms: i64,
     ) -> Result<Vec<(EpochMs, Written)>, StoreError> {
         match &self.0 {
-            Place::Sqlite(table) => table.written(target, site, width_ms).await,
-            Place::Postgres(table) => table.written(target, site, width_ms).await,
+            ExportTable::Sqlite(table) => table.written(target, site, width_ms).await,
+            ExportTable::Postgres(table) => table.written(target, site, width_ms).await,
         }
     }
 
@@ -144,8 +144,8 @@ impl Exports {
         until: EpochMs,
     ) -> Result<Option<Option<Written>>, StoreError> {
         match &self.0 {
-            Place::Sqlite(table) => table.claim(claim, now, until).await,
-            Place::Postgres(table) => table.claim(claim, now, until).await,
+            ExportTable::Sqlite(table) => table.claim(claim, now, until).await,
+            ExportTable::Postgres(table) => table.claim(claim, now, until).await,
         }
     }
 
@@ -156,8 +156,8 @@ impl Exports {
     /// When the database fails.
     pub async fn finish(&self, claim: &Claim, written: Option<Written>) -> Result<bool, StoreError> {
         match &self.0 {
-            Place::Sqlite(table) => table.finish(claim, written).await,
-            Place::Postgres(table) => table.finish(claim, written).await,
+            ExportTable::Sqlite(table) => table.finish(claim, written).await,
+            ExportTable::Postgres(table) => table.finish(claim, written).await,
         }
     }
 }

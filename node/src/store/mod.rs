@@ -23,7 +23,7 @@ pub use postgres::Postgres;
 pub use sqlite::worker as sql_worker;
 
 use selvedge_node_core::incoming::Incoming;
-use selvedge_node_core::passed::{NEVER, Progress};
+use selvedge_node_core::passed::{NEVER, StreamProgress};
 use selvedge_node_core::stage::Applied;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::frame::{self, FrameError};

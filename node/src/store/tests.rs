@@ -1,8 +1,8 @@
 //! The same over each store: see [`homes`].
 
 use super::*;
-use selvedge_node_core::incoming::Content;
-use selvedge_node_core::stage::{KEPT_BATCHES_ENTRIES, Outcome};
+use selvedge_node_core::incoming::IncomingBatch;
+use selvedge_node_core::stage::{KEPT_BATCHES_ENTRIES, MessageOutcome};
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::aggregate::Sample;
 use selvedge_shared::ids::{ShardId, SiteId};
@@ -38,7 +38,7 @@ fn batch(parts: Vec<Part>) -> Batch {
 
 fn message(seq: u64, first_kept: u64, batch: Batch) -> Incoming {
     let body_hash = xxhash_rust::xxh3::xxh3_64(&batch.encode());
-    let content = Some(Content { seq, batch, body_hash });
+    let content = Some(IncomingBatch { seq, batch, body_hash });
     Incoming {
         site: site(),
         incarnation: SiteIncarnation::default(),
@@ -219,8 +219,8 @@ impl Home {
 async fn each_batch_counts_once_in_any_order_and_across_crashes() {
     for home in homes().await {
         let (mut writer, mut reader) = home.open().await;
-        use Outcome::{Applied as New, Duplicate};
-        let steps: [(&[u64], &[Outcome], u64); 5] = [
+        use MessageOutcome::{Applied as New, Duplicate};
+        let steps: [(&[u64], &[MessageOutcome], u64); 5] = [
             (&[3, 1, 1], &[New, New, Duplicate], 1),
             (&[3, 1], &[Duplicate, Duplicate], 1),
             (&[5, 2], &[New, New], 3),
@@ -261,7 +261,7 @@ async fn a_transaction_that_does_not_commit_leaves_nothing() {
         assert_eq!(total(&reader).await, (1, 1.0));
         assert_eq!(reader.shards().await.unwrap()[0].cursor, 1);
         let applied = apply(&mut writer, &[numbered(2), numbered(3)]).await;
-        assert_eq!(applied.outcomes, [Outcome::Applied; 2]);
+        assert_eq!(applied.outcomes, [MessageOutcome::Applied; 2]);
         assert_eq!(total(&reader).await, (3, 6.0));
         home.end().await;
     }
@@ -310,7 +310,7 @@ async fn counts_stop_at_their_end_and_odd_values_do_not_block_a_shard() {
         let messages =
             [huge.clone(), odd, huge].into_iter().zip(1..).map(|(p, seq)| message(seq, 1, batch(vec![p])));
         for one in messages {
-            assert_eq!(apply(&mut writer, &[one]).await.outcomes, [Outcome::Applied]);
+            assert_eq!(apply(&mut writer, &[one]).await.outcomes, [MessageOutcome::Applied]);
         }
         let stored = window(&reader, "temp", 0).await;
         assert_eq!(
@@ -330,7 +330,7 @@ async fn odd_names_and_least_values_can_be_stored_and_read() {
         let odd = "a\0b'\"%_\u{1f9f5}";
         let mut one = message(1, 1, batch(vec![part(0, 0, &[5e-324]), part(1, 0, &[f64::MAX, f64::MAX])]));
         one.content.as_mut().unwrap().batch.streams[0].device = odd.into();
-        assert_eq!(apply(&mut writer, &[one]).await.outcomes, [Outcome::Applied]);
+        assert_eq!(apply(&mut writer, &[one]).await.outcomes, [MessageOutcome::Applied]);
         assert_eq!(reader.series(None, Some(odd), None, 9).await.unwrap().len(), 1);
         assert_eq!(reader.series(Some("\0"), None, None, 9).await.unwrap(), []);
         assert_eq!(home.sql("SELECT mean FROM windows ORDER BY sum").await.len(), 2);
@@ -347,7 +347,10 @@ async fn holes_are_recorded_passed_over_and_filled_by_what_comes_late() {
         assert_eq!((cursor(&applied), applied.given_up), (Some(7), 5));
         let (mut writer, reader) = home.crash(writer, reader).await;
         let late = apply(&mut writer, &[numbered(3), numbered(3), numbered(1)]).await;
-        assert_eq!(late.outcomes, [Outcome::Applied, Outcome::Duplicate, Outcome::Duplicate]);
+        assert_eq!(
+            late.outcomes,
+            [MessageOutcome::Applied, MessageOutcome::Duplicate, MessageOutcome::Duplicate]
+        );
         assert_eq!((cursor(&late), late.given_up), (Some(7), 0));
         let (_writer, reader) = home.crash(writer, reader).await;
         let status = reader.shards().await.unwrap();
@@ -364,10 +367,13 @@ async fn a_batch_that_its_site_has_lost_is_a_hole_with_what_it_held_and_the_curs
     for home in homes().await {
         let (mut writer, reader) = home.open().await;
         let applied = apply(&mut writer, &[numbered(1), lost(3), numbered(5)]).await;
-        assert_eq!(applied.outcomes, [Outcome::Applied, Outcome::LostEarly, Outcome::Applied]);
+        assert_eq!(
+            applied.outcomes,
+            [MessageOutcome::Applied, MessageOutcome::LostEarly, MessageOutcome::Applied]
+        );
         assert_eq!((cursor(&applied), applied.given_up), (Some(1), 0));
         let applied = apply(&mut writer, &[lost(1), lost(2), lost(3), lost(3), numbered(4)]).await;
-        use Outcome::{Applied, Duplicate, Lost};
+        use MessageOutcome::{Applied, Duplicate, Lost};
         assert_eq!(applied.outcomes, [Duplicate, Lost, Lost, Duplicate, Applied]);
         assert_eq!((cursor(&applied), applied.given_up, applied.lacking), (Some(5), 2, vec![]));
         let key = (site(), ShardId(3));
@@ -398,7 +404,10 @@ async fn another_content_under_a_used_number_is_not_counted_and_ends_confirmatio
         apply(&mut writer, &[numbered(1), numbered(2)]).await;
         let other = message(2, 1, batch(vec![part(0, 0, &[77.0])]));
         let applied = apply(&mut writer, &[other]).await;
-        assert_eq!((applied.outcomes.as_slice(), cursor(&applied)), ([Outcome::Conflict].as_slice(), None));
+        assert_eq!(
+            (applied.outcomes.as_slice(), cursor(&applied)),
+            ([MessageOutcome::Conflict].as_slice(), None)
+        );
         let (mut writer, reader) = home.crash(writer, reader).await;
         assert_eq!(
             cursor(&apply(&mut writer, &[beacon(1, 2)]).await),
@@ -416,7 +425,10 @@ async fn a_beacon_is_answered_and_writes_nothing() {
     for home in homes().await {
         let (mut writer, reader) = home.open().await;
         let applied = apply(&mut writer, &[beacon(1, 0)]).await;
-        assert_eq!((applied.outcomes.as_slice(), cursor(&applied)), ([Outcome::Beacon].as_slice(), Some(0)));
+        assert_eq!(
+            (applied.outcomes.as_slice(), cursor(&applied)),
+            ([MessageOutcome::Beacon].as_slice(), Some(0))
+        );
         assert_eq!(reader.shards().await.unwrap(), []);
         home.end().await;
     }
@@ -431,7 +443,7 @@ async fn shards_and_sites_are_counted_apart() {
         let mut shard = numbered(1);
         shard.shard = ShardId(4);
         let applied = apply(&mut writer, &[numbered(1), elsewhere, shard]).await;
-        assert_eq!(applied.outcomes, [Outcome::Applied; 3]);
+        assert_eq!(applied.outcomes, [MessageOutcome::Applied; 3]);
         assert_eq!(reader.series(None, Some("press-1"), Some("temp"), 9).await.unwrap().len(), 2);
         assert_eq!(reader.shards().await.unwrap().len(), 3);
         home.end().await;
@@ -625,14 +637,14 @@ async fn a_site_that_is_set_up_anew_counts_from_one_and_is_counted() {
             })
             .collect();
         let applied = apply(&mut writer, &anew).await;
-        assert_eq!(applied.outcomes, [Outcome::Applied; 3]);
+        assert_eq!(applied.outcomes, [MessageOutcome::Applied; 3]);
         assert_eq!((settled(&applied).incarnation.generation, settled(&applied).cursor), (20, 3));
         assert_eq!(applied.given_up, 1, "batch 6 of the old one can come from nowhere any more");
-        assert_eq!(apply(&mut writer, &anew).await.outcomes, [Outcome::Duplicate; 3]);
+        assert_eq!(apply(&mut writer, &anew).await.outcomes, [MessageOutcome::Duplicate; 3]);
         // Recorded frames of the old one, played again.
         let old = [of(10, numbered(2)), of(10, numbered(6)), of(10, beacon(1, 9))];
         let applied = apply(&mut writer, &old).await;
-        assert_eq!(applied.outcomes, [Outcome::Superseded; 3]);
+        assert_eq!(applied.outcomes, [MessageOutcome::Superseded; 3]);
         assert_eq!(settled(&applied).incarnation.generation, 20, "the old one is told nothing");
         let (mut writer, reader) = home.open().await;
         let applied = apply(&mut writer, &[of(20, beacon(1, 3))]).await;

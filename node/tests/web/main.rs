@@ -5,7 +5,7 @@ mod browser;
 use browser::{Browser, program};
 use rumqttc::{AsyncClient, EventLoop, MqttOptions, QoS};
 use selvedge_node::node::Node;
-use selvedge_node::settings::{Settings, SiteSettings, TokenSettings};
+use selvedge_node::settings::{NodeSettings, SiteSettings, TokenSettings};
 use selvedge_node::web::{FILES, PAGE, PAGES};
 use selvedge_shared::access::Scope;
 use selvedge_shared::aggregate::{Aggregate, Sample};
@@ -37,8 +37,8 @@ fn site() -> SiteId {
     SiteId::new("plant-7").unwrap()
 }
 
-fn settings(folder: &Path, secret: &SiteSecret) -> Settings {
-    let mut settings = Settings { data_dir: folder.to_owned(), ..Settings::default() };
+fn settings(folder: &Path, secret: &SiteSecret) -> NodeSettings {
+    let mut settings = NodeSettings { data_dir: folder.to_owned(), ..NodeSettings::default() };
     settings.http.port = 0;
     settings.uplink.host = "127.0.0.1".into();
     settings.uplink.port = 0;

@@ -23,7 +23,7 @@ fn parameters_are_read_in_all_their_forms() {
     let q = read("device=d&from=2025-11-24T16:00:00Z&to=1764000000250&every=1m&limit=5&after=7.-3").unwrap();
     assert_eq!((q.from, q.to), (EpochMs(1_764_000_000_000), EpochMs(1_764_000_000_250)));
     assert_eq!((q.every, q.limit), (Some(Grid::Every(60_000)), 5));
-    assert_eq!(q.after, Some(Place { series: 7, start: EpochMs(-3) }));
+    assert_eq!(q.after, Some(WindowPlace { series: 7, start: EpochMs(-3) }));
     let offset = read("device=d&from=2025-11-24T17:00:00 01:00").unwrap();
     assert_eq!(offset.from, EpochMs(1_764_000_000_000), "an offset's plus may come as a space");
     for (text, ms) in [("10s", 10_000), ("1h", 3_600_000), ("2d", 2 * DAY_MS), ("250ms", 250), ("7", 7)] {

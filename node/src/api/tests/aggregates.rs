@@ -459,7 +459,7 @@ async fn what_the_site_set_aside_and_what_is_missing_are_told_and_add_up() {
         // Number 3 is missing within the second window, number 2 between both.
         let name = StreamName { device: "d".into(), stream: "s".into() };
         let batch = Batch { streams: vec![name], parts: vec![part(0, 1, 1), part(1, 4, 5), part(1, 3, 3)] };
-        let content = Some(Content { seq: 1, batch, body_hash: 1 });
+        let content = Some(IncomingBatch { seq: 1, batch, body_hash: 1 });
         let site = w.api.sites[0].clone();
         let one = Incoming {
             site,

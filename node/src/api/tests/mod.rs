@@ -10,8 +10,8 @@ use super::*;
 use crate::store::{Database, Postgres, Writer, open};
 use actix_web::http::header::HeaderMap;
 use actix_web::{App, test};
-use selvedge_node_core::incoming::{Content, Incoming};
-use selvedge_node_core::stage::Outcome;
+use selvedge_node_core::incoming::{IncomingBatch, Incoming};
+use selvedge_node_core::stage::MessageOutcome;
 use selvedge_shared::access::{Token, TokenDigest};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::ShardId;
@@ -165,7 +165,7 @@ impl World {
         let one = Incoming::latest(self.api.sites[0].clone(), self.seq, batch);
         let messages: Arc<[Incoming]> = [one].into();
         let applied = self.writer.apply(&messages, EpochMs(START)).await.unwrap();
-        assert_eq!(applied.outcomes, [Outcome::Applied]);
+        assert_eq!(applied.outcomes, [MessageOutcome::Applied]);
         self.api.live.applied(&messages, &applied.outcomes);
     }
 

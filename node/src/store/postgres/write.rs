@@ -9,7 +9,7 @@ use super::link::{Link, Postgres, WRITE_MS};
 use super::{At, LEDGER_ID, ROW, held, ledger_id, schema, window_at};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
-use selvedge_node_core::progress::{MAX_HOLES_ENTRIES, Span};
+use selvedge_node_core::progress::{BatchSpan, MAX_HOLES_ENTRIES};
 use selvedge_node_core::stage::{
     self, Applied, Change, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
@@ -90,9 +90,10 @@ impl Session {
         }
         let (windows, rollups) = stage.rows(series);
         let written = windows.len();
-        let windows =
-            windows.into_iter().map(|((series, start), row)| (Place { series, start, span_ms: None }, row));
-        let rollup = |((span, start, series), row)| (Place { series, start, span_ms: Some(span) }, row);
+        let windows = windows
+            .into_iter()
+            .map(|((series, start), row)| (RowPlace { series, start, span_ms: None }, row));
+        let rollup = |((span, start, series), row)| (RowPlace { series, start, span_ms: Some(span) }, row);
         let (windows, rollups) = (windows.collect(), rollups.into_iter().map(rollup).collect());
         let streams = stage.streams(series);
         tokio::try_join!(
@@ -170,7 +171,7 @@ const WINDOW_KEY: &Columns = &[("series_id", "bigint"), ("start", "timestamptz")
 const ROLLUP_KEY: &Columns = &[("series_id", "bigint"), ("start", "timestamptz"), ("span_ms", "bigint")];
 
 /// Where a row lies; a span of a roll-up, or none of a window.
-struct Place {
+struct RowPlace {
     series: i64,
     start: EpochMs,
     span_ms: Option<i64>,
@@ -384,7 +385,7 @@ impl Tx<'_> {
         }
         for row in &holes {
             let Some(shard) = all.get_mut(&key_of(row)?) else { continue };
-            shard.holes.push(Span { first: number(row, 2)?, last: number(row, 3)? });
+            shard.holes.push(BatchSpan { first: number(row, 2)?, last: number(row, 3)? });
         }
         for row in &hashes {
             let Some(shard) = all.get_mut(&key_of(row)?) else { continue };
@@ -465,7 +466,7 @@ impl Tx<'_> {
     }
 
     /// Merges what is stored into rows, and writes them back.
-    async fn put(&self, table: &Table, mut rows: Vec<(Place, StoredWindow)>) -> Result<(), StoreError> {
+    async fn put(&self, table: &Table, mut rows: Vec<(RowPlace, StoredWindow)>) -> Result<(), StoreError> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -589,7 +590,7 @@ fn refer(parameters: &Parameters) -> Vec<&(dyn ToSql + Sync)> {
 }
 
 /// Arrays of the columns of a key.
-fn keys<'a>(places: impl Iterator<Item = &'a Place>) -> Parameters {
+fn keys<'a>(places: impl Iterator<Item = &'a RowPlace>) -> Parameters {
     let (mut series, mut starts, mut spans) = (vec![], vec![], vec![]);
     for place in places {
         series.push(place.series);
@@ -604,7 +605,7 @@ fn keys<'a>(places: impl Iterator<Item = &'a Place>) -> Parameters {
 }
 
 /// Arrays of all columns of rows: their keys and [`COLUMNS`].
-fn arrays_of(rows: &[(&Place, &StoredWindow)]) -> Parameters {
+fn arrays_of(rows: &[(&RowPlace, &StoredWindow)]) -> Parameters {
     let wholes = |get: &dyn Fn(&StoredWindow) -> i64| {
         Box::new(rows.iter().map(|(_, row)| get(row)).collect::<Vec<i64>>()) as Box<dyn ToSql + Sync + Send>
     };

@@ -3,7 +3,7 @@
 use super::super::StoreError;
 use super::super::sql::{SqlAnswer, SqlError, SqlLimits};
 use super::Reader;
-use super::worker::{ARGUMENT, Order, Outcome};
+use super::worker::{ARGUMENT, Order, SqlOutcome};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -46,11 +46,11 @@ impl Reader {
         let status = end(&mut child).await.map_err(failed)?;
         let text = told.map_err(|_| SqlError::Time)?.map_err(failed)?;
         match serde_json::from_slice(&text) {
-            Ok(Outcome::Answer(answer)) => Ok(answer),
-            Ok(Outcome::Statement(why)) => Err(SqlError::Statement(why)),
-            Ok(Outcome::Time) => Err(SqlError::Time),
-            Ok(Outcome::Memory) => Err(SqlError::Memory(order.memory_bytes())),
-            Ok(Outcome::Store(why)) => {
+            Ok(SqlOutcome::Answer(answer)) => Ok(answer),
+            Ok(SqlOutcome::Statement(why)) => Err(SqlError::Statement(why)),
+            Ok(SqlOutcome::Time) => Err(SqlError::Time),
+            Ok(SqlOutcome::Memory) => Err(SqlError::Memory(order.memory_bytes())),
+            Ok(SqlOutcome::Store(why)) => {
                 Err(SqlError::Store(StoreError::Process { why: std::io::Error::other(why) }))
             }
             Err(_) => Err(died(status, &order)),

@@ -2,7 +2,7 @@
 //!
 //! SQLite looks up from its work only between the steps of its machine, and one step may search megabytes for minutes. A thread
 //! can't be stopped there, a process can. It limits itself before it reads what it is to do: its memory, its time on a core, its
-//! open files. Then it reads one [`Order`] from standard input, which is a socket, and writes one [`Outcome`] back.
+//! open files. Then it reads one [`Order`] from standard input, which is a socket, and writes one [`SqlOutcome`] back.
 
 use super::super::sql::{MAX_STATEMENT_BYTES, SqlAnswer, SqlLimits, SqlValue};
 use super::{File, open_to_read};
@@ -72,7 +72,7 @@ impl Order {
 
 /// What became of it.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum SqlOutcome {
     /// An answer.
     Answer(SqlAnswer),
     /// The statement is not run here, or the database can't run it.
@@ -102,7 +102,7 @@ pub fn run() -> ExitCode {
     drop(text);
     let outcome = match bound_process(&order) {
         Ok(()) => answer(&order),
-        Err(why) => Outcome::Store(format!("the process that runs SQL can't be bounded: {why}")),
+        Err(why) => SqlOutcome::Store(format!("the process that runs SQL can't be bounded: {why}")),
     };
     let mut out = BufWriter::new(&socket);
     let written = serde_json::to_writer(&mut out, &outcome).map_err(std::io::Error::from);
@@ -132,22 +132,22 @@ fn mapped_bytes() -> std::io::Result<u64> {
 }
 
 /// Runs it in this process, which is not bounded by that: [`run`] bounds one first.
-pub fn answer(order: &Order) -> Outcome {
+pub fn answer(order: &Order) -> SqlOutcome {
     query(order).unwrap_or_else(|failed| match failed {
-        Failed::Refused(why) => Outcome::Statement(why.to_string()),
+        Failed::Refused(why) => SqlOutcome::Statement(why.to_string()),
         Failed::Database(why) => match why.sqlite_error_code() {
-            Some(ErrorCode::OperationInterrupted) => Outcome::Time,
-            Some(ErrorCode::OutOfMemory) => Outcome::Memory,
-            Some(ErrorCode::AuthorizationForStatementDenied | ErrorCode::ReadOnly) => {
-                Outcome::Statement("only statements that read the tables and views are run here".to_string())
-            }
+            Some(ErrorCode::OperationInterrupted) => SqlOutcome::Time,
+            Some(ErrorCode::OutOfMemory) => SqlOutcome::Memory,
+            Some(ErrorCode::AuthorizationForStatementDenied | ErrorCode::ReadOnly) => SqlOutcome::Statement(
+                "only statements that read the tables and views are run here".to_string(),
+            ),
             Some(
                 ErrorCode::SystemIoFailure
                 | ErrorCode::DatabaseCorrupt
                 | ErrorCode::DatabaseBusy
                 | ErrorCode::CannotOpen,
-            ) => Outcome::Store(why.to_string()),
-            _ => Outcome::Statement(format!("the database says: {why}")),
+            ) => SqlOutcome::Store(why.to_string()),
+            _ => SqlOutcome::Statement(format!("the database says: {why}")),
         },
     })
 }
@@ -164,7 +164,7 @@ impl From<rusqlite::Error> for Failed {
     }
 }
 
-fn query(order: &Order) -> Result<Outcome, Failed> {
+fn query(order: &Order) -> Result<SqlOutcome, Failed> {
     let limits = order.limits();
     let end = Instant::now() + limits.time;
     let mut db = open_to_read(&order.file)?;
@@ -217,7 +217,7 @@ fn query(order: &Order) -> Result<Outcome, Failed> {
     }
     let columns = names.into_iter().zip(kinds);
     answer.columns = columns.map(|(name, kind)| (name, kind.unwrap_or("null").to_string())).collect();
-    Ok(Outcome::Answer(answer))
+    Ok(SqlOutcome::Answer(answer))
 }
 
 /// Bounds what one statement can make grow.

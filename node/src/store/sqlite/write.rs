@@ -6,7 +6,7 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::passed::{DOUBT_AFTER_MS, Passed, Seen};
-use selvedge_node_core::progress::{MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES, Span};
+use selvedge_node_core::progress::{BatchSpan, MAX_BEYOND_ENTRIES, MAX_HOLES_ENTRIES};
 use selvedge_node_core::stage::{
     self, Applied, Change, SeriesIds, SeriesKey, ShardKey, Stage, StoredShard, StreamSeen,
 };
@@ -303,7 +303,7 @@ fn load(tx: &Transaction<'_>, (site, shard): &ShardKey, seqs: &[u64]) -> Result<
         "SELECT first_seq, last_seq FROM hole WHERE site = ? AND shard = ? ORDER BY first_seq DESC LIMIT ?",
     )?;
     let holes = holes.query_map(params![site, shard, MAX_HOLES_ENTRIES as i64], |row| {
-        Ok(Span { first: row.get::<_, i64>(0)? as u64, last: row.get::<_, i64>(1)? as u64 })
+        Ok(BatchSpan { first: row.get::<_, i64>(0)? as u64, last: row.get::<_, i64>(1)? as u64 })
     })?;
     shard_stored.holes = holes.collect::<Result<_, _>>()?;
     let mut hash =
