@@ -12,6 +12,7 @@ use crate::stats::Stats;
 use crate::store::lake::Exports;
 use crate::store::{self, StoreError};
 use crate::uplink::{Confirmer, Subscriber};
+use crate::web::pages;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
@@ -183,7 +184,7 @@ impl Node {
         let app = move || {
             let browsers = browsers.clone();
             let admit = from_fn(move |request, next| api::admit(browsers.clone(), request, next));
-            App::new().app_data(api.clone()).wrap(admit).configure(api::routes)
+            App::new().app_data(api.clone()).wrap(admit).configure(|app| drop(api::routes(app, pages)))
         };
         let server =
             HttpServer::new(app).workers(HTTP_WORKERS).disable_signals().shutdown_timeout(STOP_MS / 1000);

@@ -16,7 +16,7 @@ mod live;
 mod merged;
 mod openapi;
 mod problem;
-pub(crate) mod routes;
+pub mod routes;
 mod scan;
 mod sites;
 mod sql;
@@ -38,7 +38,7 @@ use tokio::sync::Semaphore;
 
 pub use browser::admit;
 pub use sites::read as read_ask;
-pub use sql::MAX_RUNNING_ENTRIES;
+pub use sql::{MAX_BODY_BYTES, MAX_RUNNING_ENTRIES};
 pub use whole::{Limits as WholeLimits, MAX_RUNNING_ENTRIES as MAX_WHOLE_ENTRIES};
 
 /// What the handlers work with.
@@ -70,13 +70,8 @@ pub struct Api {
 /// The pairs of the query string.
 type Given = web::Query<Vec<(String, String)>>;
 
-/// Puts all paths into an application.
-pub fn routes(app: &mut web::ServiceConfig) {
-    put(app);
-}
-
-/// As [`routes`]; says which.
-fn put(app: &mut web::ServiceConfig) -> Vec<Route> {
+/// Puts all paths into an application, and what `pages` puts in beside them; says which, without the pages.
+pub fn routes(app: &mut web::ServiceConfig, pages: impl FnOnce(&mut Routes<'_>)) -> Vec<Route> {
     let read = Guard::Scope(Scope::Read);
     let mut all = Routes::new(app);
     all.get("/v1/aggregates", read, aggregates::aggregates);
@@ -97,9 +92,6 @@ fn put(app: &mut web::ServiceConfig) -> Vec<Route> {
     all.get("/docs", Guard::Open, docs::page);
     all.get("/docs/page.js", Guard::Open, docs::script);
     all.get("/docs/page.css", Guard::Open, docs::style);
-    crate::web::put(&mut all);
+    pages(&mut all);
     all.end()
 }
-
-#[cfg(test)]
-mod tests;

@@ -62,6 +62,3 @@ pub enum LakeError {
     #[error("the export was stopped at its work")]
     Stopped,
 }
-
-#[cfg(test)]
-mod tests;

@@ -484,6 +484,3 @@ fn sequences_from(bytes: Option<&[u8]>) -> Result<Sequences, FrameError> {
     let read = |bytes| frame::decode("the sequence numbers of a window", SEQUENCES_VERSION, bytes);
     bytes.map_or_else(|| Ok(Sequences::default()), read)
 }
-
-#[cfg(test)]
-mod tests;

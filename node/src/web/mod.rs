@@ -72,7 +72,7 @@ static TAGS: LazyLock<Vec<EntityTag>> = LazyLock::new(|| {
 });
 
 /// Puts the pages and their files into an application.
-pub(crate) fn put(all: &mut Routes<'_>) {
+pub fn pages(all: &mut Routes<'_>) {
     for path in PAGES {
         all.page(path, page);
     }

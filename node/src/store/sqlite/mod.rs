@@ -9,8 +9,6 @@ pub mod worker;
 mod write;
 
 pub use lake::Exports;
-#[cfg(test)]
-pub use read::LEDGER;
 pub use read::Reader;
 pub use write::Writer;
 

@@ -216,7 +216,7 @@ impl Reader {
 }
 
 /// CROSS JOIN keeps the order of the loops: series by row number, each one's windows by start.
-pub const LEDGER: &str = "SELECT s.series_id, w.start_ms, w.count, w.fingerprint \
+const LEDGER: &str = "SELECT s.series_id, w.start_ms, w.count, w.fingerprint \
      FROM series AS s CROSS JOIN series_window AS w ON w.series_id = s.series_id \
      WHERE s.series_id >= ?1 AND (w.series_id, w.start_ms) > (?1, ?2) \
      AND (?3 IS NULL OR s.width_ms = ?3) \
@@ -225,4 +225,18 @@ pub const LEDGER: &str = "SELECT s.series_id, w.start_ms, w.count, w.fingerprint
 
 fn text(text: Option<&str>) -> Box<dyn ToSql + Send> {
     Box::new(text.map(str::to_string))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_of_the_ledger_does_not_sort_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_writer, reader) = super::super::open(folder.path()).await.unwrap();
+        let plan = format!("EXPLAIN QUERY PLAN {}", LEDGER.replace('?', "1+"));
+        let steps = reader.rows(plan, vec![], |row| row.get::<_, String>(3)).await.unwrap();
+        assert!(!steps.is_empty() && !steps.iter().any(|step| step.contains("TEMP B-TREE")), "{steps:?}");
+    }
 }

@@ -63,11 +63,6 @@ impl Writer {
             None => Ok(()),
         }
     }
-
-    #[cfg(test)]
-    pub fn db(&self) -> &Connection {
-        &self.session.as_ref().unwrap().db
-    }
 }
 
 impl Session {
@@ -400,4 +395,57 @@ fn save(tx: &Transaction<'_>, change: &Change, now: EpochMs) -> Result<(), Store
         tx.prepare_cached(CLEAR)?.execute(params![site, shard])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selvedge_shared::aggregate::{Aggregate, Sample};
+    use selvedge_shared::ids::SiteId;
+    use selvedge_shared::sequences::Sequences;
+    use selvedge_shared::uplink::{Batch, Part, StreamName};
+    use std::ops::Range;
+
+    fn site() -> SiteId {
+        SiteId::new("plant-7").unwrap()
+    }
+
+    /// Batches of one window each.
+    fn batches(numbers: Range<u64>) -> Arc<[Incoming]> {
+        let batch = |seq: u64| {
+            let start = EpochMs(seq as i64 * 10_000);
+            let part = Part {
+                stream: 0,
+                width_ms: 10_000,
+                start,
+                aggregate: Aggregate::of(Sample { time: start, slot: 1, index: 0, value: 1.0 }),
+                late: 0,
+                watermark: start,
+                set_aside: 0,
+                sequences: Sequences::default(),
+            };
+            let streams = vec![StreamName { device: "press-1".into(), stream: "temp".into() }];
+            Incoming::latest(site(), seq, Batch { streams, parts: vec![part] })
+        };
+        numbers.map(batch).collect()
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_costs_a_wait_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, reader) = super::super::open(folder.path()).await.unwrap();
+        writer.apply(&batches(1..2), EpochMs(0)).await.unwrap();
+        // SQLite rolls a transaction back on its own when it finds no room.
+        let db = &writer.session.as_ref().unwrap().db;
+        db.pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
+        let many = batches(2..200);
+        let error = writer.apply(&many, EpochMs(0)).await.unwrap_err();
+        assert!(error.to_string().contains("full"), "{error}");
+        // The next connection has room.
+        let applied = writer.apply(&many, EpochMs(0)).await.unwrap();
+        assert_eq!(applied.cursors[&(site(), ShardId(0))].cursor, 199);
+        let count = "SELECT count(*) FROM series_window";
+        let windows = reader.ask(|db| db.query_row(count, [], |row| row.get::<_, i64>(0))).await.unwrap();
+        assert_eq!(windows, 199);
+    }
 }

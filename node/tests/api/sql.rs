@@ -1,7 +1,7 @@
 //! `POST /v1/sql`: what is run, what is refused, and what it may take.
 
 use super::*;
-use crate::store::sql::SqlLimits;
+use selvedge_node::store::sql::SqlLimits;
 use std::time::Duration;
 
 fn ask(body: &str) -> test::TestRequest {
@@ -201,9 +201,9 @@ async fn it_is_off_unless_enabled_and_its_body_is_checked() {
         let (status, _, answer) = w.ask(of(form, body)).await;
         assert_eq!(status, expected, "{body}: {}", String::from_utf8_lossy(&answer));
     }
-    let (status, headers, _) = w.ask(ask(&"x".repeat(crate::api::sql::MAX_BODY_BYTES + 1))).await;
+    let (status, headers, _) = w.ask(ask(&"x".repeat(selvedge_node::api::MAX_BODY_BYTES + 1))).await;
     assert_eq!((status, header(&headers, "content-type")), (413, "application/problem+json"));
-    assert_eq!(w.sql(&"x".repeat(crate::api::sql::MAX_BODY_BYTES)).await.0, 400);
+    assert_eq!(w.sql(&"x".repeat(selvedge_node::api::MAX_BODY_BYTES)).await.0, 400);
     let held = w.api.sql_places.acquire_many(MAX_RUNNING_ENTRIES as u32).await.unwrap();
     let (status, body) = w.sql("SELECT 1").await;
     assert_eq!((status, &body["type"]), (503, &json!("/docs#problem-busy")));

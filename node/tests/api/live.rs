@@ -13,7 +13,7 @@ struct Client {
 
 impl Client {
     async fn new(w: &World, path: &str, last: Option<&str>) -> Self {
-        let app = test::init_service(App::new().app_data(w.api.clone()).configure(routes)).await;
+        let app = test::init_service(App::new().app_data(w.api.clone()).configure(configure)).await;
         let mut request = test::TestRequest::get().uri(path);
         if let Some(last) = last {
             request = request.insert_header(("last-event-id", last));
@@ -77,7 +77,7 @@ async fn a_listener_hears_of_what_is_applied_and_wanted() {
 
 #[actix_web::test]
 async fn listeners_are_bounded_and_a_place_gets_free() {
-    use crate::live::MAX_LISTENERS_ENTRIES;
+    use selvedge_node::live::MAX_LISTENERS_ENTRIES;
     let w = World::new().await;
     let held: Vec<_> = (0..MAX_LISTENERS_ENTRIES).map(|_| w.api.live.listen().unwrap()).collect();
     let (status, body) = w.get("/v1/live").await;
@@ -91,7 +91,7 @@ async fn who_is_too_slow_is_told_so() {
     let mut w = World::new().await;
     let mut listener = w.api.live.listen().unwrap();
     let mut client = Client::new(&w, "/v1/live?fn=count", None).await;
-    let windows = 2_000 + crate::live::BEHIND_ENTRIES as i64;
+    let windows = 2_000 + selvedge_node::live::BEHIND_ENTRIES as i64;
     w.store("d", "s", 10_000, 2_000).await;
     w.store("d", "t", 10_000, windows - 2_000).await;
     let mut heard = 0;

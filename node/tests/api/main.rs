@@ -1,3 +1,5 @@
+//! The API over each kind of database, as requests see it.
+
 mod access;
 mod aggregates;
 mod describe;
@@ -6,20 +8,27 @@ mod live;
 mod random;
 mod sql;
 
-use super::*;
-use crate::store::{Database, Postgres, Writer, open};
 use actix_web::http::header::HeaderMap;
-use actix_web::{App, test};
-use selvedge_node_core::incoming::{IncomingBatch, Incoming};
+use actix_web::{App, test, web};
+use selvedge_node::api::routes::{Guard, Route};
+use selvedge_node::api::{self, Api, MAX_RUNNING_ENTRIES, MAX_WHOLE_ENTRIES, WholeLimits};
+use selvedge_node::live::Live;
+use selvedge_node::settings::SqlSettings;
+use selvedge_node::sites::Edge;
+use selvedge_node::stats::Stats;
+use selvedge_node::store::{Database, Postgres, Writer, open};
+use selvedge_node_core::incoming::{Incoming, IncomingBatch};
 use selvedge_node_core::stage::MessageOutcome;
-use selvedge_shared::access::{Token, TokenDigest};
+use selvedge_shared::access::{Access, Scope, Token, TokenDigest};
 use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::ShardId;
+use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::sequences::Sequences;
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, Part, StreamName};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::Semaphore;
 
 const START: i64 = 1_764_000_000_000;
 
@@ -170,7 +179,7 @@ impl World {
     }
 
     async fn ask(&self, request: test::TestRequest) -> (u16, HeaderMap, Vec<u8>) {
-        let app = test::init_service(App::new().app_data(self.api.clone()).configure(routes)).await;
+        let app = test::init_service(App::new().app_data(self.api.clone()).configure(configure)).await;
         let answer = test::call_service(&app, request.to_request()).await;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         (status, headers, test::read_body(answer).await.to_vec())
@@ -196,6 +205,15 @@ impl World {
         assert_eq!(status, 200, "{path}: {body}");
         body
     }
+}
+
+/// All that a node answers; says which paths, without the pages.
+fn all_routes(app: &mut web::ServiceConfig) -> Vec<Route> {
+    api::routes(app, selvedge_node::web::pages)
+}
+
+fn configure(app: &mut web::ServiceConfig) {
+    all_routes(app);
 }
 
 async fn on_server(server: &str, sql: &str) {
@@ -293,7 +311,7 @@ async fn metrics_are_prometheus_text() {
     let mut w = World::new().await;
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
-        crate::stats::describe_metrics();
+        selvedge_node::stats::describe_metrics();
         w.api.stats.refused("topic", std::time::Instant::now());
     });
     w.change(|api| api.metrics = Some(recorder.handle()));

@@ -1,14 +1,14 @@
 //! Exports of each store to a folder, read back.
 
-use super::export::{Choice, Done, Exporter, LEASE_MS};
-use super::parquet::{Encoder, ROW_GROUP_ENTRIES, of_table};
-use super::schedule::Schedule;
-use super::target::{Target, check_address, day_text};
-use crate::settings::LakeSettings;
-use crate::store::lake::{Claim, DayKey, Exports};
-use crate::store::{self, Database, Postgres, Reader, Writer};
-use ::parquet::file::reader::{FileReader, SerializedFileReader};
-use ::parquet::record::RowAccessor;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::RowAccessor;
+use selvedge_node::lake::export::{Choice, Done, Exporter, LEASE_MS};
+use selvedge_node::lake::parquet::{Encoder, ROW_GROUP_ENTRIES, of_table};
+use selvedge_node::lake::schedule::Schedule;
+use selvedge_node::lake::target::{Target, check_address, day_text};
+use selvedge_node::settings::LakeSettings;
+use selvedge_node::store::lake::{Claim, DayKey, Exports};
+use selvedge_node::store::{self, Database, Postgres, Reader, Writer};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::MessageOutcome;
 use selvedge_node_core::table::{Cell, Field, Kind, Table};

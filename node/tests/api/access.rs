@@ -18,7 +18,7 @@ fn with(token: &str, path: &str) -> test::TestRequest {
 async fn every_path_wants_its_scope_and_only_health_and_the_description_are_open() {
     let w = World::with_tokens(TOKENS).await;
     let mut routes = vec![];
-    test::init_service(App::new().app_data(w.api.clone()).configure(|app| routes = put(app))).await;
+    test::init_service(App::new().app_data(w.api.clone()).configure(|app| routes = all_routes(app))).await;
     let mut open = vec![];
     for Route { method, path, guard } in routes {
         let ask = |request: test::TestRequest| w.ask(request.method(method.clone()).uri(path));

@@ -1,12 +1,14 @@
 //! The same over each store: see [`homes`].
 
-use super::*;
-use selvedge_node_core::incoming::IncomingBatch;
-use selvedge_node_core::stage::{KEPT_BATCHES_ENTRIES, MessageOutcome};
-use selvedge_shared::aggregate::Aggregate;
-use selvedge_shared::aggregate::Sample;
+use selvedge_node::store::find::Seek;
+use selvedge_node::store::{Database, Postgres, Reader, WindowKey, Writer, open};
+use selvedge_node_core::incoming::{Incoming, IncomingBatch};
+use selvedge_node_core::stage::{Applied, KEPT_BATCHES_ENTRIES, MessageOutcome};
+use selvedge_node_core::stored::StoredWindow;
+use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
 use selvedge_shared::sequences::Sequences;
+use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Batch, LostBatch, Part, SiteIncarnation, StreamName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,7 +70,7 @@ fn beacon(first_kept: u64, last: u64) -> Incoming {
     }
 }
 
-async fn window(reader: &Reader, stream: &str, start: i64) -> selvedge_node_core::stored::StoredWindow {
+async fn window(reader: &Reader, stream: &str, start: i64) -> StoredWindow {
     let series = reader.series(None, Some("press-1"), Some(stream), 9).await.unwrap();
     assert_eq!(series.len(), 1);
     reader.windows(series[0].id, EpochMs(start), EpochMs(start + 1), 9).await.unwrap().rows.remove(0)
@@ -694,7 +696,7 @@ async fn one_wild_time_is_not_the_newest() {
         // All of another stream is ahead of its time.
         parts.push(alone(1, years[0]));
         apply(&mut writer, &[message(1, 1, batch(parts))]).await;
-        let seek = find::Seek::default();
+        let seek = Seek::default();
         let newest = reader.newest(&seek, [""; 3], EpochMs(now), 9).await.unwrap();
         let newest: Vec<_> = newest.iter().map(|(s, w)| (s.stream.as_str(), w.start.0)).collect();
         assert_eq!(newest, [("force", years[0]), ("temp", now)]);
@@ -719,7 +721,7 @@ async fn one_wild_time_is_not_the_oldest() {
         let recording = [rollover, rollover + 10_000].map(|start| alone(1, start));
         let parts = [wild.to_vec(), recording.to_vec()].concat();
         apply(&mut writer, &[message(1, 1, batch(parts))]).await;
-        let times = reader.find_devices(&find::Seek::default(), ("", ""), EpochMs(now), 9).await.unwrap();
+        let times = reader.find_devices(&Seek::default(), ("", ""), EpochMs(now), 9).await.unwrap();
         let first: Vec<_> = times.iter().map(|t| t.first.unwrap().0).collect();
         assert_eq!(first, [rollover, now]);
         let text = if matches!(home, Home::Sqlite { .. }) { "2025-11-24T16" } else { "2025-11-24 16" };
@@ -738,7 +740,7 @@ async fn what_was_before_the_node_and_joins_what_came_later_is_the_oldest() {
         let all = (0..40).map(|month| alone(0, now - month * month_ms));
         let late = [0, 1, 20, 21].map(|month| alone(1, now - month * month_ms));
         apply(&mut writer, &[message(1, 1, batch(all.chain(late).collect()))]).await;
-        let times = reader.find_devices(&find::Seek::default(), ("", ""), EpochMs(now), 9).await.unwrap();
+        let times = reader.find_devices(&Seek::default(), ("", ""), EpochMs(now), 9).await.unwrap();
         let first: Vec<_> = times.iter().map(|t| (now - t.first.unwrap().0) / month_ms).collect();
         assert_eq!(first, [1, 39]);
         home.end().await;
@@ -750,7 +752,7 @@ async fn the_ledger_gives_every_window_once_page_by_page() {
     for home in homes().await {
         let (mut writer, reader) = home.open().await;
         apply(&mut writer, &(1..=20).map(numbered).collect::<Vec<_>>()).await;
-        let mut after = crate::store::WindowKey { series: 0, start: EpochMs(i64::MIN) };
+        let mut after = WindowKey { series: 0, start: EpochMs(i64::MIN) };
         let mut seen = vec![];
         loop {
             let page = reader.ledger(Some("plant-7"), Some(10_000), after, 6).await.unwrap();
@@ -763,7 +765,7 @@ async fn the_ledger_gives_every_window_once_page_by_page() {
         assert_eq!((seen.len(), distinct.len()), (21, 21));
         assert_eq!(
             reader
-                .ledger(Some("none"), None, crate::store::WindowKey { series: 0, start: EpochMs(0) }, 6)
+                .ledger(Some("none"), None, WindowKey { series: 0, start: EpochMs(0) }, 6)
                 .await
                 .unwrap()
                 .windows,
@@ -782,31 +784,6 @@ async fn a_database_of_a_newer_release_is_refused() {
         assert!(refused.to_string().contains("99"), "{refused}");
         home.end().await;
     }
-}
-
-#[tokio::test]
-async fn a_full_disk_costs_a_wait_and_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut writer, reader) = open(&Database::sqlite(folder.path())).await.unwrap();
-    apply(&mut writer, &[numbered(1)]).await;
-    // SQLite rolls a transaction back on its own when it finds no room.
-    let Writer::Sqlite(inner) = &mut writer else { unreachable!() };
-    inner.db().pragma_update_and_check(None, "max_page_count", 1, |_| Ok(())).unwrap();
-    let many: Arc<[_]> = (2..200).map(numbered).collect();
-    let error = writer.apply(&many, EpochMs(0)).await.unwrap_err();
-    assert!(error.to_string().contains("full"), "{error}");
-    // The next connection has room.
-    assert_eq!(cursor(&apply(&mut writer, &many).await), Some(199));
-    assert_eq!(total(&reader).await.0, 199);
-}
-
-#[tokio::test]
-async fn a_page_of_the_ledger_does_not_sort_everything() {
-    let folder = tempfile::tempdir().unwrap();
-    let (_writer, _reader) = open(&Database::sqlite(folder.path())).await.unwrap();
-    let home = Home::Sqlite { database: Database::sqlite(folder.path()), _folder: folder };
-    let plan = home.sql(&format!("EXPLAIN QUERY PLAN {}", sqlite::LEDGER.replace('?', "1+"))).await;
-    assert!(!plan.iter().any(|step| step[3].contains("TEMP B-TREE")), "{plan:?}");
 }
 
 #[tokio::test]

@@ -425,7 +425,7 @@ async fn csv_lines_and_parquet_hold_all_rows_or_break_off() {
         assert_eq!((page.lines().count(), header(&headers, "selvedge-truncated")), (8, "true"));
 
         w.change(|api| api.whole_limits.rows_entries = 2_000);
-        let app = test::init_service(App::new().app_data(w.api.clone()).configure(routes)).await;
+        let app = test::init_service(App::new().app_data(w.api.clone()).configure(configure)).await;
         for form in ["csv", "ndjson", "parquet"] {
             let path = format!("/v1/aggregates?fn=count&format={form}");
             let answer = test::call_service(&app, test::TestRequest::get().uri(&path).to_request()).await;
