@@ -543,26 +543,11 @@ fn unknown(key: &str, mut known: Vec<String>, origin: Origin) -> ConfigError {
     ConfigError::UnknownKey { key: key.to_string(), origin, nearest, known }
 }
 
-/// How many letters to add, drop, change or swap with their neighbour to get from `a` to `b`, looking at
-/// the first 64 of each.
+/// How many letters to add, drop, change or swap with their neighbour to get from `a` to `b`, looking at the first 64 of
+/// each.
 fn edits(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().take(64).collect();
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut cost = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            cost[i][j] = match (i, j) {
-                (0, n) | (n, 0) => n,
-                _ => {
-                    let change = cost[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                    let plain = change.min(cost[i - 1][j] + 1).min(cost[i][j - 1] + 1);
-                    let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-                    if swapped { plain.min(cost[i - 2][j - 2] + 1) } else { plain }
-                }
-            };
-        }
-    }
-    cost[a.len()][b.len()]
+    let first = |text: &str| text.chars().take(64).collect::<String>();
+    strsim::osa_distance(&first(a), &first(b))
 }
 
 fn table_of(shape: &Shape) -> Map<String, Value> {
