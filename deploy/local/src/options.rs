@@ -2,6 +2,7 @@
 
 use crate::net;
 use clap::Parser;
+use selvedge_shared::time::parse_duration_ms;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -172,20 +173,12 @@ fn parse_every(text: &str) -> Result<Duration, String> {
     Ok(every)
 }
 
-/// `30s`, `5m`, `1h`, `500ms`, or plain seconds; more than nothing, at most a year.
+/// A span of time as everywhere else (`30s`, `5m`, `1h`, `500ms`), only that a number without a unit is seconds.
 fn parse_time(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let scale = match unit {
-        "ms" => Some(0.001),
-        "s" | "" => Some(1.0),
-        "m" => Some(60.0),
-        "h" => Some(3_600.0),
-        _ => None,
-    };
-    let seconds = scale.and_then(|scale| Some(number.parse::<f64>().ok()? * scale));
-    let sound = seconds.filter(|s| *s >= 0.001 && *s <= 365.0 * 86_400.0);
-    sound.map(Duration::from_secs_f64).ok_or_else(|| "give a time such as 30s, 5m or 1h".to_string())
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let ms = if plain { parse_duration_ms(&format!("{text}s")) } else { parse_duration_ms(text) };
+    let ms = ms.ok().and_then(|ms| u64::try_from(ms).ok());
+    ms.map(Duration::from_millis).ok_or_else(|| "give a time such as 30s, 5m or 1h".to_string())
 }
 
 #[cfg(test)]
@@ -221,6 +214,7 @@ mod tests {
         assert_eq!(options.replay.len(), 2);
         assert_eq!(options.speed, Speed::Max);
         assert!(options.json);
+        assert_eq!(parse(&["--for", "90"]).unwrap().run_for, Some(seconds(90)), "a plain number is seconds");
     }
 
     #[test]
