@@ -1,6 +1,7 @@
 //! The kept inputs of a target, run by an ordinary test with the code that the fuzzer runs, each as it is and once mutated.
 //! `SELVEDGE_FUZZ_SECONDS` has them mutated on for so long, by chance alone: for where no fuzzer can be built.
 
+use fastrand::Rng;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub fn replay(target: &str, run: impl Fn(&[u8])) {
     }
     let seconds = std::env::var("SELVEDGE_FUZZ_SECONDS").ok();
     let seed = std::env::var("SELVEDGE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let mut chance = Chance(seed.unwrap_or(1));
+    let mut chance = Rng::with_seed(seed.unwrap_or(1));
     let mut shown = Shown(vec![]);
     for at in 0..inputs.len() {
         shown.0 = mutated(&inputs, at, &mut chance);
@@ -35,7 +36,7 @@ pub fn replay(target: &str, run: impl Fn(&[u8])) {
     };
     let (start, mut count) = (Instant::now(), 0u64);
     while start.elapsed() < Duration::from_secs(seconds) {
-        let at = chance.below(inputs.len());
+        let at = chance.usize(..inputs.len());
         shown.0 = mutated(&inputs, at, &mut chance);
         run(&shown.0);
         count += 1;
@@ -55,39 +56,26 @@ impl Drop for Shown {
 }
 
 /// One of the inputs, changed in some places.
-fn mutated(inputs: &[Vec<u8>], at: usize, chance: &mut Chance) -> Vec<u8> {
+fn mutated(inputs: &[Vec<u8>], at: usize, chance: &mut Rng) -> Vec<u8> {
     let mut input = inputs[at].clone();
-    for _ in 0..=chance.below(6) {
-        let (place, byte) = (chance.below(input.len() + 1), chance.below(256) as u8);
-        match chance.below(6) {
+    for _ in 0..=chance.usize(..6) {
+        let (place, byte) = (chance.usize(..input.len() + 1), chance.usize(..256) as u8);
+        match chance.usize(..6) {
             0 => input.insert(place, byte),
             1 => input.truncate(place.max(1)),
             2 => {
                 // Another one's end, or this one's again.
-                let other = &inputs[chance.below(inputs.len())];
-                input.extend_from_slice(&other[chance.below(other.len() + 1)..]);
+                let other = &inputs[chance.usize(..inputs.len())];
+                input.extend_from_slice(&other[chance.usize(..other.len() + 1)..]);
             }
-            3 => input.extend((0..chance.below(40)).map(|_| chance.below(256) as u8)),
+            3 => input.extend((0..chance.usize(..40)).map(|_| chance.usize(..256) as u8)),
             _ => {
                 if let Some(changed) = input.get_mut(place) {
-                    *changed = if chance.below(2) == 0 { byte } else { *changed ^ (1 << (byte % 8)) };
+                    *changed = if chance.usize(..2) == 0 { byte } else { *changed ^ (1 << (byte % 8)) };
                 }
             }
         }
     }
     input.truncate(MAX_INPUT_BYTES);
     input
-}
-
-/// A small generator (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % n.max(1) as u64) as usize
-    }
 }

@@ -8,11 +8,12 @@
 
 mod together;
 
+use fastrand::Rng;
 use selvedge_shared::aggregate::Aggregate;
 use selvedge_shared::time::EpochMs;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use together::{Edge, NodeProcess, Seeded, Source, WIDTH_MS, get, site};
+use together::{Edge, NodeProcess, Source, WIDTH_MS, get, site};
 use tokio::sync::watch;
 
 const PATIENCE_MS: u64 = 120_000;
@@ -71,7 +72,7 @@ async fn reckon(
 
 async fn survives(plan: Plan) {
     let Some((cluster, mosquitto)) = together::servers() else { return };
-    let mut random = Seeded(plan.seed);
+    let mut random = Rng::with_seed(plan.seed);
     let source = Source::new(&mut random, plan.shards, plan.batches);
     let mut nodes: Vec<_> =
         (0..plan.nodes).map(|_| NodeProcess::start(&cluster, &mosquitto, &source.secret)).collect();
@@ -79,7 +80,7 @@ async fn survives(plan: Plan) {
 
     let total = u64::from(plan.shards) * plan.batches;
     let (progress, mut confirmed) = watch::channel(0);
-    let edge = Edge::new(&mosquitto, &source, Seeded(plan.seed + 1));
+    let edge = Edge::new(&mosquitto, &source, Rng::with_seed(plan.seed + 1));
     let edge = tokio::spawn(edge.run_until_confirmed(plan.batches, 1, progress));
 
     let faults = plan.kills + plan.restarts;
@@ -88,15 +89,15 @@ async fn survives(plan: Plan) {
         let due = total * (n as u64 + 1) / (faults as u64 + 2);
         let waited = confirmed.wait_for(|now| *now >= due);
         tokio::time::timeout(Duration::from_millis(PATIENCE_MS), waited).await.expect("it goes on").unwrap();
-        tokio::time::sleep(Duration::from_millis(random.below(60))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(..60))).await;
         // Restarts lie evenly among kills.
         if (n + 1) * plan.restarts / faults > restarts {
             restarts += 1;
-            cluster.stop(if random.below(2) == 0 { "fast" } else { "immediate" });
+            cluster.stop(if random.u64(..2) == 0 { "fast" } else { "immediate" });
             cluster.start();
         } else {
             kills += 1;
-            let at = random.below(plan.nodes as u64) as usize;
+            let at = random.u64(..plan.nodes as u64) as usize;
             nodes[at].kill();
             nodes[at] = NodeProcess::start(&cluster, &mosquitto, &source.secret);
         }
@@ -139,13 +140,13 @@ async fn three_nodes_that_are_killed_count_everything_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_database_restored_from_an_older_copy_has_a_hole_and_goes_on() {
     let Some((cluster, mosquitto)) = together::servers() else { return };
-    let mut random = Seeded(3);
+    let mut random = Rng::with_seed(3);
     let source = Source::new(&mut random, 2, 90);
     let nodes: Vec<_> = (0..2).map(|_| NodeProcess::start(&cluster, &mosquitto, &source.secret)).collect();
     nodes.iter().for_each(NodeProcess::wait_until_hearing);
     let limit = Duration::from_millis(PATIENCE_MS);
     let send = async |upto: u64, first_kept: u64| {
-        let edge = Edge::new(&mosquitto, &source, Seeded(upto));
+        let edge = Edge::new(&mosquitto, &source, Rng::with_seed(upto));
         let (progress, _confirmed) = watch::channel(0);
         tokio::time::timeout(limit, edge.run_until_confirmed(upto, first_kept, progress))
             .await

@@ -162,11 +162,8 @@ mod tests {
 
     #[test]
     fn in_any_order_a_stream_has_come_as_far_as_was_told_last_once_all_is_there() {
-        let mut state = 7_u64;
-        let mut below = |most: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) % most
-        };
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut below = |most: u64| random.u64(..most);
         for _ in 0..2_000 {
             let told: Vec<i64> = (0..9).map(|_| below(1_000) as i64).collect();
             let mut order: Vec<u64> = (1..=9).collect();

@@ -1,25 +1,16 @@
 //! Roll-ups and merges against the windows that they are made of, on random batches.
 
 use super::*;
+use fastrand::Rng;
 use selvedge_node_core::query::Spans;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_shared::sequences::Sequences;
 use std::collections::BTreeMap;
 
-/// Numbers that are the same in every run.
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
 impl World {
     /// Applies batches of parts of a few streams around 1970, many of them late ones of windows that are there; some batches
     /// come twice, in one transaction or in two. Values are whole numbers, so that sums are the same in any order.
-    async fn store_at_random(&mut self, random: &mut Seeded, batches: u64) {
+    async fn store_at_random(&mut self, random: &mut Rng, batches: u64) {
         let mut sent: Vec<Incoming> = vec![];
         for _ in 0..batches {
             let mut batch = Batch::default();
@@ -28,20 +19,20 @@ impl World {
                     .streams
                     .extend(["s", "t"].map(|s| StreamName { device: device.into(), stream: s.into() }));
             }
-            for _ in 0..random.below(40) {
-                let width_ms = [600_000, 900_000, 3_600_000, 7_200_000, 7_000][random.below(5) as usize];
+            for _ in 0..random.u64(..40) {
+                let width_ms = [600_000, 900_000, 3_600_000, 7_200_000, 7_000][random.u64(..5) as usize];
                 let start =
-                    (random.below(120) as i64 - 60) * 1_800_000 / i64::from(width_ms) * i64::from(width_ms);
-                let sample = |random: &mut Seeded| Sample {
-                    time: EpochMs(start + random.below(100) as i64),
-                    slot: random.below(1_000),
-                    index: random.below(10) as u32,
-                    value: random.below(2_000) as f64 - 1_000.0,
+                    (random.u64(..120) as i64 - 60) * 1_800_000 / i64::from(width_ms) * i64::from(width_ms);
+                let sample = |random: &mut Rng| Sample {
+                    time: EpochMs(start + random.u64(..100) as i64),
+                    slot: random.u64(..1_000),
+                    index: random.u64(..10) as u32,
+                    value: random.u64(..2_000) as f64 - 1_000.0,
                 };
                 let mut aggregate = Aggregate::of(sample(random));
-                (0..random.below(4)).for_each(|_| aggregate.merge(&Aggregate::of(sample(random))));
-                let (stream, late) = (random.below(6) as u32, random.below(2));
-                let watermark = EpochMs(start + random.below(10_000_000) as i64);
+                (0..random.u64(..4)).for_each(|_| aggregate.merge(&Aggregate::of(sample(random))));
+                let (stream, late) = (random.u64(..6) as u32, random.u64(..2));
+                let watermark = EpochMs(start + random.u64(..10_000_000) as i64);
                 batch.parts.push(Part {
                     stream,
                     width_ms,
@@ -55,7 +46,7 @@ impl World {
             }
             self.seq += 1;
             sent.push(Incoming::latest(self.api.sites[0].clone(), self.seq, batch));
-            let again = sent[random.below(sent.len() as u64) as usize].clone();
+            let again = sent[random.u64(..sent.len() as u64) as usize].clone();
             let newest = sent[sent.len() - 1].clone();
             self.writer.apply(&[again, newest].into(), EpochMs(START)).await.unwrap();
         }
@@ -145,7 +136,7 @@ fn told_by_hand(of: &ByHand<'_>, w: &StoredWindow) -> Value {
 async fn roll_ups_answer_as_windows_would() {
     for mut w in World::each().await {
         const HOUR: i64 = 3_600_000;
-        let mut random = Seeded(1);
+        let mut random = Rng::with_seed(1);
         for round in 0..6 {
             w.store_at_random(&mut random, 20).await;
             for (width, every) in [
@@ -159,8 +150,8 @@ async fn roll_ups_answer_as_windows_would() {
                 (7_000, 7),
             ] {
                 let every = every * HOUR;
-                let from = random.below(120) as i64 * HOUR - 60 * HOUR + random.below(2) as i64 * 1_234;
-                let to = from + 1 + random.below(60) as i64 * HOUR;
+                let from = random.u64(..120) as i64 * HOUR - 60 * HOUR + random.u64(..2) as i64 * 1_234;
+                let to = from + 1 + random.u64(..60) as i64 * HOUR;
                 let path =
                     format!("/v1/aggregates?width={width}&every={every}&from={from}ms&to={to}ms&limit=10000");
                 let expected = w.merged_by_hand(width, every, from, to).await;
@@ -187,9 +178,9 @@ async fn roll_ups_answer_as_windows_would() {
                 (5 * HOUR, "site", ""),
             ] {
                 // Whole hours, or somewhere within one.
-                let odd = random.below(2) as i64 * 1_234_567;
-                let from = (random.below(100) as i64 - 50) * HOUR + odd;
-                let to = from + (1 + random.below(60) as i64) * HOUR - odd / 2;
+                let odd = random.u64(..2) as i64 * 1_234_567;
+                let from = (random.u64(..100) as i64 - 50) * HOUR + odd;
+                let to = from + (1 + random.u64(..60) as i64) * HOUR - odd / 2;
                 let has = |key: &str| keys.split(',').any(|k| k == key);
                 type Key = (i64, Option<String>, Option<String>);
                 let mut groups: BTreeMap<Key, (StoredWindow, EpochMs, u64)> = BTreeMap::new();
@@ -217,7 +208,7 @@ async fn roll_ups_answer_as_windows_would() {
                 let row = |row: &Value| (told(row), row["streams"].clone(), row["site"].is_string());
                 let order = |(told, ..): &(Value, Value, bool)| (told[2].as_i64(), told.to_string());
                 expected.sort_by_key(order);
-                for limit in [10_000, 1 + random.below(7)] {
+                for limit in [10_000, 1 + random.u64(..7)] {
                     let (mut got, mut after) = (vec![], String::new());
                     loop {
                         let body = w.ok(&format!("/v1/aggregates?{query}&limit={limit}{after}")).await;

@@ -276,12 +276,9 @@ async fn merging_in_the_database_is_merging_of_aggregates() {
         let prints =
             [i64::MAX, i64::MAX, 1, i64::MIN, i64::MIN, -1, 0, -1, i64::MIN, i64::MAX, 7, i64::MIN + 1];
         let mut expected: Option<Aggregate> = None;
-        let mut state = 1u64;
+        let mut random = fastrand::Rng::with_seed(1);
         for (i, print) in prints.iter().enumerate() {
-            let mut random = |n: u64| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) % n
-            };
+            let mut random = |n: u64| random.u64(..n);
             let values: Vec<f64> = (0..4).map(|_| random(100) as f64 - 50.0).collect();
             let mut one = part(0, 0, &values);
             let a = &mut one.aggregate;

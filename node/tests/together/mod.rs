@@ -1,5 +1,6 @@
 //! Servers, nodes and an edge for tests of several nodes. Whatever was started is killed when its value is dropped.
 
+use fastrand::Rng;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
 use selvedge_shared::aggregate::{Aggregate, Sample};
 use selvedge_shared::ids::{ShardId, SiteId};
@@ -31,16 +32,6 @@ const START_WAIT_MS: u64 = 60_000;
 
 pub fn site() -> SiteId {
     SiteId::new("plant-7").unwrap()
-}
-
-/// Numbers that are the same in every run.
-pub struct Seeded(pub u64);
-
-impl Seeded {
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
 }
 
 /// Both servers, or nothing and a word why.
@@ -256,8 +247,8 @@ type Windows = BTreeMap<Key, (u64, Aggregate)>;
 
 impl Source {
     /// Some windows get further parts in later batches, as late readings make them.
-    pub fn new(random: &mut Seeded, shards: u16, batches: u64) -> Self {
-        let batch = |random: &mut Seeded, shard: u16, seq: u64| {
+    pub fn new(random: &mut Rng, shards: u16, batches: u64) -> Self {
+        let batch = |random: &mut Rng, shard: u16, seq: u64| {
             let name = |device: String, stream: &str| StreamName { device, stream: stream.into() };
             let devices = |n| format!("device-{shard}-{n}");
             let mut streams: Vec<_> =
@@ -265,16 +256,16 @@ impl Source {
             // A device that is new with this batch.
             streams.push(name(format!("late-{shard}-{seq}"), "whole"));
             let parts = (0..streams.len() as u32).map(|stream| {
-                let step = seq as i64 - random.below(4.min(seq)) as i64;
+                let step = seq as i64 - random.u64(..4.min(seq)) as i64;
                 let start = EpochMs(START_MS + step * i64::from(WIDTH_MS));
-                let sample = |random: &mut Seeded, index| {
-                    let value = random.below(100_000) as f64;
+                let sample = |random: &mut Rng, index| {
+                    let value = random.u64(..100_000) as f64;
                     let whole = streams[stream as usize].stream == "whole";
-                    let time = start.plus(random.below(u64::from(WIDTH_MS)) as i64);
+                    let time = start.plus(random.u64(..u64::from(WIDTH_MS)) as i64);
                     Sample { time, slot: seq, index, value: if whole { value } else { value / 7.0 } }
                 };
                 let mut aggregate = Aggregate::sketched(sample(random, 0));
-                for index in 1..=random.below(6) as u32 {
+                for index in 1..=random.u64(..6) as u32 {
                     aggregate.add(sample(random, index));
                 }
                 let watermark = EpochMs(START_MS + seq as i64 * i64::from(WIDTH_MS));
@@ -343,11 +334,11 @@ pub struct Edge {
     sealer: Sealer<Up>,
     opener: Opener<Down>,
     lanes: Vec<Lane>,
-    random: Seeded,
+    random: Rng,
 }
 
 impl Edge {
-    pub fn new(mosquitto: &Mosquitto, source: &Source, random: Seeded) -> Self {
+    pub fn new(mosquitto: &Mosquitto, source: &Source, random: Rng) -> Self {
         let mut options = MqttOptions::new("edge", "127.0.0.1", mosquitto.port);
         options.set_max_packet_size(256 * 1024, 256 * 1024);
         let (client, events) = AsyncClient::new(options, 256);
@@ -413,14 +404,14 @@ impl Edge {
                 if lane.sent.get(&seq).is_none_or(is_due) {
                     lane.sent.insert(seq, now);
                     due.push((at, seq));
-                    if self.random.below(10) == 0 {
+                    if self.random.u64(..10) == 0 {
                         due.push((at, seq));
                     }
                 }
             }
         }
         for i in (1..due.len()).rev() {
-            due.swap(i, self.random.below(i as u64 + 1) as usize);
+            due.swap(i, self.random.u64(..i as u64 + 1) as usize);
         }
         for (at, seq) in &due {
             let lane = &self.lanes[*at];
