@@ -7,6 +7,7 @@ pub use http::SqlSettings;
 pub use selvedge_shared::access::TokenSettings;
 
 use crate::lake;
+use crate::lake::schedule::LakeSettings;
 use crate::store::{Database, Postgres};
 use selvedge_shared::config::{self, ConfigError};
 use selvedge_shared::ids::SiteId;
@@ -117,19 +118,6 @@ impl std::fmt::Debug for UplinkSettings {
             .field("share", &self.share)
             .finish_non_exhaustive()
     }
-}
-
-/// Where windows are exported to, as Parquet files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LakeSettings {
-    /// A folder, `s3://bucket/path`, `gs://bucket/path` or `az://container/path`; empty for none. Credentials come from the
-    /// environment.
-    pub url: String,
-    /// How often to look for days that are settled or were revised.
-    pub every_minutes: u32,
-    /// How long after its end a day is written that some stream has not passed.
-    pub settle_hours: u32,
 }
 
 /// One site. Exactly one of `secret` and `secret_file` is needed.

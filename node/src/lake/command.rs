@@ -3,7 +3,8 @@
 use super::LakeError;
 use super::export::{Choice, Done, Exporter};
 use super::target::{Target, day_text};
-use crate::store::lake::{DayKey, Exports};
+use crate::store::day::DayKey;
+use crate::store::lake::Exports;
 use crate::store::{self, Database};
 use clap::Args;
 use selvedge_node_core::params::duration_text;

@@ -3,15 +3,29 @@
 use super::LakeError;
 use super::export::{Choice, Done, Exporter};
 use super::target::{Target, day_text};
-use crate::settings::LakeSettings;
 use crate::store::Reader;
-use crate::store::lake::{DayKey, Exports};
+use crate::store::day::DayKey;
+use crate::store::lake::Exports;
 use selvedge_node_core::params::duration_text;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long a node that has started waits before its first look, so that its queries and the uplink come first.
 pub const FIRST_AFTER_MS: u64 = 10_000;
+
+/// Where windows are exported to, as Parquet files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LakeSettings {
+    /// A folder, `s3://bucket/path`, `gs://bucket/path` or `az://container/path`; empty for none. Credentials come from the
+    /// environment.
+    pub url: String,
+    /// How often to look for days that are settled or were revised.
+    pub every_minutes: u32,
+    /// How long after its end a day is written that some stream has not passed.
+    pub settle_hours: u32,
+}
 
 /// An exporter and its times.
 pub struct Schedule {

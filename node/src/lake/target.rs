@@ -4,7 +4,7 @@
 //! `AZURE_*`. They are never in the address, nor in what is logged.
 
 use super::LakeError;
-use crate::store::lake::DayKey;
+use crate::store::day::DayKey;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::buffered::BufWriter;

@@ -1,42 +1,9 @@
 //! What exports to a lake need of the database: which days there are, all windows of one, and what was written where.
 
+use super::day::{Claim, DayState, Written};
 use super::{Database, Reader, StoreError, postgres, sqlite};
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
-
-/// A day (UTC) of a site's windows of one width: what is written as one file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DayKey {
-    /// The site.
-    pub site: String,
-    /// The width of the windows.
-    pub width_ms: i64,
-    /// Where the day starts.
-    pub day: EpochMs,
-}
-
-/// What is in a day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DayState {
-    /// The sum of its windows' revisions, how many of its streams have passed its end, and twice how often they went back: greater
-    /// with every part that was added to a window, and when windows become complete by what came after the day, or are not any more.
-    pub revisions: i64,
-    /// How far the slowest of its streams has come; nothing if that is not known.
-    pub passed: Option<EpochMs>,
-}
-
-/// What was written last of a day, as the table `lake_export` has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
-    /// [`DayState::revisions`] as they were before its windows were read.
-    pub revisions: i64,
-    /// How many windows.
-    pub windows: i64,
-    /// How large the file is.
-    pub bytes: i64,
-    /// When it was written.
-    pub at: EpochMs,
-}
 
 impl Reader {
     /// The sites and the widths of their windows, in order.
@@ -95,17 +62,6 @@ pub struct Exports(ExportTable);
 enum ExportTable {
     Sqlite(sqlite::Exports),
     Postgres(postgres::Exports),
-}
-
-/// A writer's claim on a day of a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// Where to: an address without any secret.
-    pub target: String,
-    /// Which day.
-    pub key: DayKey,
-    /// Whose claim it is: a name that no other run has.
-    pub owner: String,
 }
 
 impl Exports {

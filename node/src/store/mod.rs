@@ -12,6 +12,7 @@
 //!   `synchronous = FULL`; PostgreSQL: `synchronous_commit = on`).
 //! - Invariant: after any failure the writer's connection, and all that was remembered with it, is thrown away.
 
+pub mod day;
 pub mod find;
 pub mod lake;
 mod pool;

@@ -1,7 +1,7 @@
 //! What exports to a lake read, and their table.
 
 use super::super::StoreError;
-use super::super::lake::{Claim, DayState, Written};
+use super::super::day::{Claim, DayState, Written};
 use super::link::{Link, Postgres, WRITE_MS};
 use super::read::Reader;
 use super::{At, ROW, window_at};

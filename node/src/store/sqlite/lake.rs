@@ -1,7 +1,7 @@
 //! What exports to a lake read, and their table.
 
 use super::super::StoreError;
-use super::super::lake::{Claim, DayState, Written};
+use super::super::day::{Claim, DayState, Written};
 use super::read::Reader;
 use super::{File, ROW, blocking, open_to_write, window_at};
 use rusqlite::{Connection, OptionalExtension, Row, params};
