@@ -1,146 +1,13 @@
 //! What the API looks up beyond windows: streams by patterns, their newest windows, their first and last times, where
-//! windows are missing, and the holes of shards. The statements are the same for both kinds of database, up to how
-//! patterns are written.
+//! windows are missing, and the holes of shards.
 
-use super::{Hole, Reader, StoreError, StreamProgress, postgres, sqlite};
+use super::statement::{Columns, Dialect, Statement, Value, ask};
+use super::{Hole, Reader, StoreError, StreamProgress};
 use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::pattern::Pattern;
 use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
 use selvedge_shared::uplink::LostBatch;
 use std::collections::HashMap;
-
-/// How a database writes what differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// SQLite.
-    Sqlite,
-    /// PostgreSQL.
-    Postgres,
-}
-
-impl Dialect {
-    /// The column in which a window's start is.
-    fn start(self) -> &'static str {
-        match self {
-            Self::Sqlite => "start_ms",
-            Self::Postgres => "start",
-        }
-    }
-
-    /// The columns of a window.
-    fn row(self) -> &'static str {
-        match self {
-            Self::Sqlite => sqlite::ROW,
-            Self::Postgres => postgres::ROW,
-        }
-    }
-}
-
-/// What is bound to a place of a statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
-    /// Text.
-    Text(String),
-    /// A whole number.
-    Whole(i64),
-    /// Where a window starts.
-    Start(EpochMs),
-}
-
-/// A statement with what is bound to its places.
-#[derive(Debug)]
-pub struct Statement {
-    dialect: Dialect,
-    /// Its text.
-    pub text: String,
-    /// What is bound, in order.
-    pub values: Vec<Value>,
-}
-
-impl Statement {
-    fn new(dialect: Dialect, text: &str) -> Self {
-        Self { dialect, text: text.to_string(), values: vec![] }
-    }
-
-    /// One whose text names its first value, as [`first_value`] writes it.
-    fn with(dialect: Dialect, text: &str, first: Value) -> Self {
-        Self { values: vec![first], ..Self::new(dialect, text) }
-    }
-
-    fn push(&mut self, text: &str) -> &mut Self {
-        self.text.push_str(text);
-        self
-    }
-
-    fn bind(&mut self, value: Value) -> &mut Self {
-        self.values.push(value);
-        let sign = if self.dialect == Dialect::Sqlite { '?' } else { '$' };
-        self.text.push_str(&format!("{sign}{}", self.values.len()));
-        self
-    }
-
-    fn whole(&mut self, value: i64) -> &mut Self {
-        self.bind(Value::Whole(value))
-    }
-
-    fn start(&mut self, value: EpochMs) -> &mut Self {
-        self.bind(Value::Start(value))
-    }
-
-    fn words(&mut self, value: &str) -> &mut Self {
-        self.bind(Value::Text(value.to_string()))
-    }
-
-    /// ` AND column = / >= ... / GLOB ...`: what an index serves comes first.
-    fn matches(&mut self, column: &str, pattern: Option<&Pattern>) -> &mut Self {
-        let Some(pattern) = pattern else { return self };
-        if let Some(name) = pattern.exact() {
-            return self.push(&format!(" AND {column} = ")).words(name);
-        }
-        if !pattern.prefix().is_empty() {
-            self.push(&format!(" AND {column} >= ")).words(pattern.prefix());
-            if let Some(end) = pattern.after_prefix() {
-                self.push(&format!(" AND {column} < ")).words(&end);
-            }
-        }
-        if !pattern.is_prefix() {
-            match self.dialect {
-                Dialect::Sqlite => self.push(&format!(" AND {column} GLOB ")).words(&pattern.glob()),
-                Dialect::Postgres => self.push(&format!(" AND {column} LIKE ")).words(&pattern.like()),
-            };
-        }
-        self
-    }
-
-    /// ` AND ...` for what is asked of devices.
-    fn devices(&mut self, sites: Option<&[String]>, wanted: &WantedStreams) -> &mut Self {
-        self.matches("d.site", wanted.site.as_ref()).matches("d.name", wanted.device.as_ref());
-        if let Some(text) = &wanted.search {
-            match self.dialect {
-                Dialect::Sqlite => self.push(" AND instr(lower(d.name), lower(").words(text).push(")) > 0"),
-                Dialect::Postgres => {
-                    self.push(" AND strpos(lower(d.name), lower(").words(text).push(")) > 0")
-                }
-            };
-        }
-        self.sites("d.site", sites)
-    }
-
-    fn sites(&mut self, column: &str, sites: Option<&[String]>) -> &mut Self {
-        let Some(sites) = sites else { return self };
-        // A list of none shows none.
-        self.push(&format!(" AND ({column} IN (NULL"));
-        for site in sites {
-            self.push(", ").words(site);
-        }
-        self.push("))")
-    }
-
-    fn limit(&mut self, limit: u32) -> &mut Self {
-        self.push(" LIMIT ").whole(limit.into())
-    }
-}
 
 /// The first value of a statement, a whole number, in its text.
 fn first_value(dialect: Dialect) -> &'static str {
@@ -260,19 +127,6 @@ pub(super) fn oldest_start(dialect: Dialect) -> String {
     format!("coalesce(CASE WHEN {before} >= {oldest} - {far} THEN {all} ELSE {oldest} END, {all})")
 }
 
-/// A row of an answer, of either kind of database; columns count from 0.
-pub(super) trait Columns {
-    type Error;
-    fn text(&self, at: usize) -> Result<String, Self::Error>;
-    fn whole(&self, at: usize) -> Result<i64, Self::Error>;
-    fn whole_if_any(&self, at: usize) -> Result<Option<i64>, Self::Error>;
-    /// Where a window starts.
-    fn start_if_any(&self, at: usize) -> Result<Option<EpochMs>, Self::Error>;
-    fn flag(&self, at: usize) -> Result<bool, Self::Error>;
-    /// The columns of a window, from there on.
-    fn window(&self, at: usize) -> Result<StoredWindow, Self::Error>;
-}
-
 pub(super) fn series_info<C: Columns>(row: &C) -> Result<SeriesInfo, C::Error> {
     Ok(SeriesInfo {
         id: row.whole(0)?,
@@ -331,16 +185,6 @@ fn hole<C: Columns>(row: &C) -> Result<Hole, C::Error> {
             _ => None,
         },
     })
-}
-
-/// Asks whichever database it is. What a row becomes is the same for both.
-macro_rules! ask {
-    ($reader:expr, $statement:expr, $read:expr) => {
-        match $reader {
-            Reader::Sqlite(reader) => reader.run($statement(Dialect::Sqlite), |row| $read(row)).await,
-            Reader::Postgres(reader) => reader.run($statement(Dialect::Postgres), |row| $read(row)).await,
-        }
-    };
 }
 
 impl Reader {
@@ -574,6 +418,7 @@ fn holes(dialect: Dialect, sites: &[String], since: EpochMs, limit: u32) -> Stat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_shared::pattern::Pattern;
 
     #[test]
     fn patterns_become_what_an_index_serves() {
@@ -585,6 +430,7 @@ mod tests {
                 .iter()
                 .map(|v| match v {
                     Value::Text(text) => text.clone(),
+                    Value::TextIfAny(_) | Value::WholeIfAny(_) => unreachable!("no pattern binds one"),
                     Value::Whole(n) | Value::Start(EpochMs(n)) => n.to_string(),
                 })
                 .collect();

@@ -17,8 +17,10 @@ pub mod find;
 pub mod lake;
 mod pool;
 mod postgres;
+mod read;
 pub mod sql;
 mod sqlite;
+mod statement;
 
 pub use postgres::Postgres;
 pub use sqlite::worker as sql_worker;
@@ -233,112 +235,6 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// The series (of one site, device or stream, if said), at most `limit`, by site, device, stream and width.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn series(
-        &self,
-        site: Option<&str>,
-        device: Option<&str>,
-        stream: Option<&str>,
-        limit: u32,
-    ) -> Result<Vec<SeriesInfo>, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.series(site, device, stream, limit).await,
-            Self::Postgres(reader) => reader.series(site, device, stream, limit).await,
-        }
-    }
-
-    /// Series in order of (site, device, stream, width) of the devices after the one given, at most `limit` devices.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn devices(
-        &self,
-        site: Option<&str>,
-        after: Option<(&str, &str)>,
-        limit: u32,
-    ) -> Result<Vec<SeriesInfo>, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.devices(site, after, limit).await,
-            Self::Postgres(reader) => reader.devices(site, after, limit).await,
-        }
-    }
-
-    /// The windows of a series that start in `from..to`, by start, at most `limit`.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn windows(
-        &self,
-        series: i64,
-        from: EpochMs,
-        to: EpochMs,
-        limit: u32,
-    ) -> Result<RowPage, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.windows(series, from, to, limit).await,
-            Self::Postgres(reader) => reader.windows(series, from, to, limit).await,
-        }
-    }
-
-    /// The roll-ups to `span_ms` of a series that start in `from..to`, by start. Looks at no more than `limit` spans,
-    /// including those in which only other series have something.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn rollups(
-        &self,
-        series: i64,
-        span_ms: i64,
-        from: EpochMs,
-        to: EpochMs,
-        limit: u32,
-    ) -> Result<RowPage, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.rollups(series, span_ms, from, to, limit).await,
-            Self::Postgres(reader) => reader.rollups(series, span_ms, from, to, limit).await,
-        }
-    }
-
-    /// The roll-ups to `span_ms` of all series (of one site, of one stream, if said) that start before `to`, after the
-    /// place `after` in order of start and series, at most `limit`.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn rollups_of_all(
-        &self,
-        span_ms: i64,
-        after: WindowKey,
-        to: EpochMs,
-        site: Option<&str>,
-        stream: Option<&str>,
-        limit: u32,
-    ) -> Result<Vec<(i64, StoredWindow)>, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.rollups_of_all(span_ms, after, to, site, stream, limit).await,
-            Self::Postgres(reader) => reader.rollups_of_all(span_ms, after, to, site, stream, limit).await,
-        }
-    }
-
-    /// The windows of all series (of one site, of one width, if said) after `after`, at most `limit`.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn ledger(
-        &self,
-        site: Option<&str>,
-        width_ms: Option<u32>,
-        after: WindowKey,
-        limit: u32,
-    ) -> Result<LedgerPage, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.ledger(site, width_ms, after, limit).await,
-            Self::Postgres(reader) => reader.ledger(site, width_ms, after, limit).await,
-        }
-    }
-
     /// Which ledger this is.
     ///
     /// # Errors
@@ -347,17 +243,6 @@ impl Reader {
         match self {
             Self::Sqlite(reader) => reader.ledger_id().await,
             Self::Postgres(reader) => reader.ledger_id().await,
-        }
-    }
-
-    /// All shards that have ever been heard of, by site and number.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn shards(&self) -> Result<Vec<ShardStatus>, StoreError> {
-        match self {
-            Self::Sqlite(reader) => reader.shards().await,
-            Self::Postgres(reader) => reader.shards().await,
         }
     }
 }
@@ -431,28 +316,6 @@ pub struct ShardStatus {
     pub changed: EpochMs,
     /// The number that came with two contents, if one did; then nothing is confirmed any more.
     pub conflict: Option<u64>,
-}
-
-/// A row of the query for [`ShardStatus`]: site, shard, cursor, edge_last, batches_applied, changed_ms, conflict_seq, beyond,
-/// given up.
-type ShardRow = (String, i64, i64, i64, i64, i64, Option<i64>, i64, i64);
-
-impl From<ShardRow> for ShardStatus {
-    fn from((site, shard, cursor, last, applied, changed, conflict, beyond, given_up): ShardRow) -> Self {
-        let (cursor, last, beyond) = (cursor as u64, last as u64, beyond as u64);
-        Self {
-            site,
-            shard: shard as u16,
-            cursor,
-            beyond,
-            missing: last.saturating_sub(cursor).saturating_sub(beyond),
-            given_up: given_up as u64,
-            batches_applied: applied as u64,
-            edge_last: last,
-            changed: EpochMs(changed),
-            conflict: conflict.map(|seq| seq as u64),
-        }
-    }
 }
 
 /// A run of batches that the edge no longer has and that never came.

@@ -3,13 +3,13 @@
 //! A node holds one connection that writes and a few that read. Each is made when it is needed and thrown away after any
 //! failure, so that a server that was restarted, moved or restored is found again without further ado.
 
-mod find;
 mod lake;
 mod link;
 mod read;
 mod role;
 mod schema;
 mod sql;
+mod statement;
 mod write;
 
 pub use lake::Exports;
@@ -17,6 +17,7 @@ pub use link::{Postgres, Said};
 pub use read::Reader;
 pub use write::Writer;
 
+use super::statement::Dialect;
 use super::{StoreError, sequences_from};
 use bytes::{BufMut, BytesMut};
 use selvedge_node_core::stored::StoredWindow;
@@ -30,8 +31,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
-pub const ROW: &str = "w.start, w.count, w.min, w.max, w.first_ms, w.first_slot, w.first_index, w.first, w.last_ms, \
-     w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, w.sequences, w.spread";
+const ROW: &str = Dialect::Postgres.row();
 
 /// Brings the database to this release's tables.
 pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {

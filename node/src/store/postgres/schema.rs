@@ -3,7 +3,8 @@
 //! `start` is a `timestamptz` in the tables themselves, so that an index finds what a view is asked for. Texts are ordered by
 //! their bytes, as in SQLite and in Rust.
 
-use super::super::find::{self, Dialect};
+use super::super::find;
+use super::super::statement::Dialect;
 use super::super::{NEVER, StoreError};
 use super::link::{Link, Postgres};
 use std::time::Duration;

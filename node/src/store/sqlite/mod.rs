@@ -1,10 +1,10 @@
 //! SQLite: one file, written by one connection, read by a few; each call works on a thread that may block.
 
-mod find;
 mod lake;
 mod read;
 mod schema;
 mod sql;
+mod statement;
 pub mod worker;
 mod write;
 
@@ -12,6 +12,7 @@ pub use lake::Exports;
 pub use read::Reader;
 pub use write::Writer;
 
+use super::statement::Dialect;
 use super::{StoreError, sequences_from};
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OpenFlags, Row};
@@ -42,8 +43,7 @@ pub const LOG_KEPT_BYTES: i64 = 72 * 1024 * 1024;
 const STATEMENTS_ENTRIES: usize = 64;
 
 /// The columns of a row of windows or roll-ups, as [`window_at`] reads them.
-pub const ROW: &str = "w.start_ms, w.count, w.min, w.max, w.first_ms, w.first_slot, w.first_index, w.first, w.last_ms, \
-     w.last_slot, w.last_index, w.last, w.fingerprint, w.late_count, w.revision, w.set_aside, w.sequences, w.spread";
+const ROW: &str = Dialect::Sqlite.row();
 
 /// Opens (and makes, if need be) the database `selvedge.db` in `folder`.
 pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {

@@ -8,7 +8,8 @@
 //!
 //! Windows and roll-ups refer to series by numbers that only this program makes; a foreign key would look each up again.
 
-use super::super::find::{self, Dialect};
+use super::super::find;
+use super::super::statement::Dialect;
 use super::super::{NEVER, StoreError};
 use rusqlite::{Connection, TransactionBehavior};
 

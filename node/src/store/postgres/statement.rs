@@ -1,7 +1,7 @@
-//! Runs the statements of [`super::super::find`].
+//! Runs the statements of [`super::super::statement`].
 
 use super::super::StoreError;
-use super::super::find::{Columns, Statement, Value};
+use super::super::statement::{Columns, Statement, Value};
 use super::{At, Reader, held, window_at};
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_shared::time::EpochMs;
@@ -21,6 +21,10 @@ impl Columns for Row {
 
     fn whole_if_any(&self, at: usize) -> Result<Option<i64>, StoreError> {
         Ok(self.try_get(at)?)
+    }
+
+    fn start(&self, at: usize) -> Result<EpochMs, StoreError> {
+        Ok(self.try_get::<_, At>(at)?.0)
     }
 
     fn start_if_any(&self, at: usize) -> Result<Option<EpochMs>, StoreError> {
@@ -49,7 +53,9 @@ impl Reader {
             .map(|value| -> Box<dyn ToSql + Sync + Send> {
                 match value {
                     Value::Text(text) => Box::new(held(&text).into_owned()),
+                    Value::TextIfAny(text) => Box::new(text.map(|text| held(&text).into_owned())),
                     Value::Whole(n) => Box::new(n),
+                    Value::WholeIfAny(n) => Box::new(n),
                     Value::Start(at) => Box::new(At(at)),
                 }
             })

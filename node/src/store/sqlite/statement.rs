@@ -1,7 +1,7 @@
-//! Runs the statements of [`super::super::find`].
+//! Runs the statements of [`super::super::statement`].
 
 use super::super::StoreError;
-use super::super::find::{Columns, Statement, Value};
+use super::super::statement::{Columns, Statement, Value};
 use super::{Reader, window_at};
 use rusqlite::Row;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
@@ -23,6 +23,10 @@ impl Columns for Row<'_> {
         self.get(at)
     }
 
+    fn start(&self, at: usize) -> Result<EpochMs, Self::Error> {
+        self.get(at).map(EpochMs)
+    }
+
     fn start_if_any(&self, at: usize) -> Result<Option<EpochMs>, Self::Error> {
         Ok(self.get::<_, Option<i64>>(at)?.map(EpochMs))
     }
@@ -40,7 +44,9 @@ impl ToSql for Value {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(match self {
             Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::TextIfAny(text) => text.to_sql()?,
             Self::Whole(n) | Self::Start(EpochMs(n)) => ToSqlOutput::Borrowed(ValueRef::Integer(*n)),
+            Self::WholeIfAny(n) => n.to_sql()?,
         })
     }
 }
