@@ -1,0 +1,227 @@
+//! What holds of the workspace's structure, whatever the code does: crates build on each other downwards only, cores
+//! list nothing that does IO, and modules do not name each other in circles. Read from manifests and sources, so that it
+//! needs nothing else.
+
+mod manifests;
+mod modules;
+
+use manifests::{Rule, Table, breaches, members, parse};
+use modules::{Circle, Sources, circles, sources};
+use std::path::PathBuf;
+
+/// The crates. `shared` does IO as long as the MQTT endpoint and the settings are in it.
+const RULES: [Rule; 6] = [
+    Rule { folder: "shared", builds_on: &[], core: false },
+    Rule { folder: "gateway", builds_on: &["selvedge-shared"], core: false },
+    Rule { folder: "node/core", builds_on: &["selvedge-shared"], core: true },
+    Rule { folder: "node", builds_on: &["selvedge-shared", "selvedge-node-core"], core: false },
+    Rule { folder: "firmware-sim", builds_on: &["selvedge-shared"], core: false },
+    Rule {
+        folder: "deploy/local",
+        builds_on: &["selvedge-shared", "selvedge-gateway", "selvedge-node", "firmware-sim"],
+        core: false,
+    },
+];
+
+/// A circle that is there today.
+struct Known {
+    /// The crate and the folder in it.
+    folder: &'static str,
+    modules: &'static [&'static str],
+    /// What makes it one.
+    why: &'static str,
+}
+
+/// The circles that are known. Each goes some day; no other comes.
+const KNOWN: [Known; 13] = [
+    Known {
+        folder: "shared/src/mqtt",
+        modules: &["listener", "seats"],
+        why: "the listener's settings are declared beside its sockets",
+    },
+    Known {
+        folder: "gateway/src/actors",
+        modules: &["forwarder", "front", "log", "shard", "switch", "uplink"],
+        why: "actors hold each other's addresses, not recipients of messages",
+    },
+    Known {
+        folder: "gateway/src/actors",
+        modules: &["http", "quarantine"],
+        why: "a path of HTTP that is a file beside http, not below it",
+    },
+    Known {
+        folder: "gateway/src/actors/link",
+        modules: &["peer", "watch"],
+        why: "messages are declared beside the actors that take them",
+    },
+    Known {
+        folder: "gateway/src/logic",
+        modules: &["forward", "machine", "peer"],
+        why: "what gateways say to each other names what says it",
+    },
+    Known {
+        folder: "gateway/src/logic",
+        modules: &["not_counted", "session"],
+        why: "a part of the session that is a file beside it",
+    },
+    Known {
+        folder: "gateway/src/logic/decode",
+        modules: &["births", "sparkplug"],
+        why: "Sparkplug is one thing in two files",
+    },
+    Known {
+        folder: "gateway/src/logic/decode",
+        modules: &["error", "skipped"],
+        why: "both cut what they show by one function",
+    },
+    Known {
+        folder: "gateway/src/logic/decode",
+        modules: &["json", "time", "topic_map"],
+        why: "what a topic map names is declared where it is read",
+    },
+    Known {
+        folder: "gateway/src/logic/machine",
+        modules: &["command", "outcomes", "quarantine"],
+        why: "commands are declared beside what they hold",
+    },
+    Known { folder: "gateway/src/logic/machine", modules: &["pace", "window"], why: "one constant" },
+    Known {
+        folder: "gateway/src/logic/paxos",
+        modules: &["group", "repair"],
+        why: "a group and its repair are two files of one type",
+    },
+    Known {
+        folder: "gateway/src/wal",
+        modules: &[
+            "batches",
+            "begin",
+            "floor",
+            "form",
+            "log",
+            "recovery",
+            "scrub",
+            "segment",
+            "snapshots",
+            "stored",
+        ],
+        why: "constants and helpers lie with the file that used them first",
+    },
+];
+
+fn top() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn manifest(folder: &str) -> Table {
+    let path = top().join(folder).join("Cargo.toml");
+    parse(&std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+}
+
+#[test]
+fn crates_build_on_each_other_downwards_and_cores_list_nothing_that_does_io() {
+    let workspace = manifest("");
+    let mut wrong: Vec<String> =
+        RULES.iter().flat_map(|rule| breaches(rule, &manifest(rule.folder), &workspace)).collect();
+    for member in members(&workspace) {
+        if !RULES.iter().any(|rule| rule.folder == member) {
+            wrong.push(format!("{member} has no rule: say in this file what it may build on"));
+        }
+    }
+    for core in RULES.iter().filter(|rule| rule.core) {
+        // Its clippy.toml is what keeps clocks and files of the standard library out.
+        let kept = std::fs::read_to_string(top().join(core.folder).join("clippy.toml")).unwrap_or_default();
+        for banned in
+            ["std::time::Instant::now", "std::time::SystemTime::now", "std::fs::read", "std::env::var"]
+        {
+            if !kept.contains(&format!("\"{banned}\"")) {
+                wrong.push(format!("{}/clippy.toml does not disallow {banned}", core.folder));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn modules_do_not_name_each_other_in_circles() {
+    let (mut wrong, mut found) = (vec![], vec![]);
+    for rule in &RULES {
+        for circle in circles(&sources(&top().join(rule.folder).join("src"))) {
+            let folder = [rule.folder, "src", &circle.folder].join("/");
+            let folder = folder.trim_end_matches('/').to_string();
+            let known = KNOWN.iter().position(|known| {
+                known.folder == folder
+                    && circle.modules.iter().all(|one| known.modules.contains(&one.as_str()))
+            });
+            match known {
+                Some(known) => found.push(known),
+                None => wrong.push(told(&folder, &circle)),
+            }
+        }
+    }
+    for (at, known) in KNOWN.iter().enumerate() {
+        if !found.contains(&at) {
+            let Known { folder, modules, why } = known;
+            wrong.push(format!("{folder} {modules:?} ({why}) is no circle any more: take it off the list"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+fn told(folder: &str, circle: &Circle) -> String {
+    format!(
+        "a circle of modules, {folder}/{{{}}}:\n  {}",
+        circle.modules.join(","),
+        circle.steps.join("\n  ")
+    )
+}
+
+#[test]
+fn a_forbidden_dependency_is_seen_by_whatever_name_it_is_listed() {
+    let workspace = parse("[workspace.dependencies]\nrt = { version = '1', package = 'tokio' }");
+    let core = Rule { folder: "made-up", builds_on: &["selvedge-shared"], core: true };
+    let seen = |text: &str| breaches(&core, &parse(text), &workspace).len();
+    assert_eq!(seen("[dependencies]\nselvedge-shared = { path = '../shared' }\nserde = '1'"), 0);
+    for forbidden in [
+        "[dependencies]\ntokio-util = '0.7'",
+        "[dependencies]\nrt.workspace = true",
+        "[dependencies]\nsettings = { package = 'config', version = '0.15' }",
+        "[dev-dependencies.rusqlite]\nversion = '0.43'",
+        "[build-dependencies]\nactix = '0.13'",
+        "[target.'cfg(unix)'.dependencies]\nrustix = '1'",
+        "[dependencies]\nselvedge-node = { path = '..' }",
+    ] {
+        assert_eq!(seen(forbidden), 1, "{forbidden}");
+    }
+}
+
+#[test]
+fn a_circle_is_seen_however_the_modules_name_each_other() {
+    let of = |files: &[(&str, &str)]| {
+        let sources: Sources = files.iter().map(|(file, text)| (file.into(), text.to_string())).collect();
+        circles(&sources).into_iter().map(|circle| (circle.folder, circle.modules)).collect::<Vec<_>>()
+    };
+    let ab = |folder: &str| vec![(folder.to_string(), vec!["a".to_string(), "b".to_string()])];
+    // By imports, by paths in code and in macros, by an imported module, by what another file passes on.
+    let uses_b = ("a.rs", "use crate::b::B;");
+    assert_eq!(of(&[uses_b, ("b.rs", "pub struct B; fn f() -> Option<crate::a::A> { None }")]), ab(""));
+    assert_eq!(of(&[uses_b, ("b.rs", "fn f() { println!(\"{}\", super::a::A) }")]), ab(""));
+    assert_eq!(of(&[uses_b, ("b.rs", "fn f() { use crate::{c::C, a::{self, A as Other}}; }")]), ab(""));
+    let far = ("x/a.rs", "use crate::x; fn f() { x::b::g() }");
+    assert_eq!(of(&[("lib.rs", "mod x;"), ("x/mod.rs", ""), far, ("x/b.rs", "use super::a::f;")]), ab("x"));
+    let passes_on = ("x.rs", "mod a; mod b; pub use b::B; pub use a::*;");
+    let (one, other) =
+        (("x/a.rs", "use super::B; pub fn f() {}"), ("x/b.rs", "pub struct B; use crate::x::f;"));
+    assert_eq!(of(&[passes_on, one, other]), ab("x"));
+    // Files of two folders, of which each names the other.
+    let (one, other) = (("a/deep.rs", "use crate::b::low::B;"), ("b/low.rs", "use crate::a::A;"));
+    assert_eq!(of(&[("a/mod.rs", ""), ("b/mod.rs", ""), one, other]), ab(""));
+    // Over a third.
+    let three = [("a.rs", "use super::b::B;"), ("b.rs", "use super::c::C;"), ("c.rs", "use super::a::A;")];
+    assert_eq!(of(&three), [(String::new(), vec!["a".to_string(), "b".to_string(), "c".to_string()])]);
+    // What is none: one way alone, a folder's file and what lies in it, tests, and documentation.
+    assert_eq!(of(&[uses_b, ("b.rs", "//! See [`crate::a`].\nfn f() { \"crate::a::A\"; }")]), []);
+    assert_eq!(of(&[("a/mod.rs", "mod b; use b::B;"), ("a/b.rs", "use super::A; use super::*;")]), []);
+    assert_eq!(of(&[uses_b, ("b.rs", "#[cfg(test)]\npub(crate) mod tests { use crate::a::A; }")]), []);
+    assert_eq!(of(&[uses_b, ("b.rs", "#[cfg(test)]\nmod tests;"), ("b/tests.rs", "use crate::a::A;")]), []);
+    assert_eq!(of(&[uses_b, ("b.rs", "#[cfg(test)]\nuse crate::{a::A, c::C};\nfn f() {}")]), []);
+}
