@@ -83,7 +83,7 @@
 //! cargo test --release -p selvedge-gateway --test model -- --ignored --nocapture --test-threads 1
 //! ```
 //!
-//! Each prints what it saw. Figures stand in `docs/decisions/0010-model-check.md`.
+//! Each prints what it saw. Figures stand in `docs/internals/decisions/0010-model-check.md`.
 //!
 //! [`Group`]: selvedge_gateway::logic::paxos::Group
 //! [`Group::digest`]: selvedge_gateway::logic::paxos::Group::digest

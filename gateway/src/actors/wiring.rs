@@ -103,7 +103,7 @@ struct Threads {
 
 impl Threads {
     /// For so many cores; 0: as many as this process may use. Where there are few, a thread more is a wake-up more for
-    /// every reading, and all share one (`docs/benchmarks.md` has the figures).
+    /// every reading, and all share one (`docs/internals/benchmarks.md` has the figures).
     fn of(cores: u16) -> Self {
         let found = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         match if cores == 0 { found() } else { usize::from(cores) } {

@@ -34,7 +34,7 @@
 //!
 //! Sources: D. Karger et al., Consistent Hashing and Random Trees, STOC 1997; V. Mirrokni, M. Thorup,
 //! M. Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016 (arXiv:1608.01350); for the choice of hash
-//! docs/decisions/0004-hash.md.
+//! docs/internals/decisions/0004-hash.md.
 
 use selvedge_shared::ids::{GatewayId, ShardId};
 use xxhash_rust::xxh3::xxh3_64;

@@ -29,7 +29,7 @@
 //! # Limits
 //! Every table has a bound ([`Rules`]): at the bounds of streams, sessions and unconfirmed batches it
 //! refuses, at those of open parts it closes early, at that of clients it forgets the one unheard of for longest.
-//! Streams stay until they are retired (`retire`). `docs/decisions/0005-dedup-rule.md` says what a reading is recognised by.
+//! Streams stay until they are retired (`retire`). `docs/internals/decisions/0005-dedup-rule.md` says what a reading is recognised by.
 //!
 //! # Left out
 //! Event time as a reading's identity; quantile sketches; sliding windows (a query merges tumbling ones); twins, locks
