@@ -4,9 +4,13 @@
 default:
     @just --list
 
-# Check form, lints and tests; changes no source file and installs nothing.
+# Check form, documents, lints and tests; changes no source file and installs nothing.
 verify:
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}" ./.ci/run --no-install
+
+# Check links, anchors and the reference of the documents.
+docs:
+    ./.ci/docs
 
 # Lint what is in no default build: exports to object stores.
 cloud:
@@ -21,7 +25,7 @@ fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged -- -D warnings
     cargo fmt --all
 
-# Start a whole site on this machine; options as in the README: `just run --for 30s`.
+# Start a whole site on this machine; options as in docs/reference/command-lines.md: `just run --for 30s`.
 run *options:
     cargo run --release -- {{options}}
 
