@@ -10,37 +10,37 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Simulated devices that publish over MQTT until every reading is acknowledged.
+/// Simulate devices that publish over MQTT until every reading is acknowledged.
 #[derive(Debug, Parser)]
 #[command(name = "firmware-sim", version, args_conflicts_with_subcommands = true)]
 struct Options {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Settings file (TOML).
+    /// Read the settings from this file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check the settings and end.
+    /// Check the settings and exit.
     #[arg(long)]
     check_config: bool,
-    /// A gateway's MQTT address, host:port; may be repeated.
+    /// MQTT address of a gateway; repeatable.
     #[arg(long, value_name = "HOST:PORT")]
     gateway: Vec<String>,
-    /// How many simulated devices.
+    /// Number of simulated devices.
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
     /// Readings per second and device.
     #[arg(long, value_name = "R")]
     rate: Option<f64>,
-    /// Everything random follows from it.
+    /// Seed of everything random: signals, faults, order of gateways.
     #[arg(long)]
     seed: Option<u64>,
-    /// Replay this CSV file (timestamp,value) instead; may be repeated.
+    /// Replay this CSV file (timestamp,value) instead of simulating, as one device; repeatable.
     #[arg(long, value_name = "FILE.csv")]
     replay: Vec<PathBuf>,
-    /// Of a replay: times real time, or max.
+    /// Replay speed: a multiple of real time, or max.
     #[arg(long, value_name = "N|max")]
     speed: Option<String>,
-    /// Measure for so many seconds.
+    /// Stop measuring after this many seconds.
     #[arg(long, value_name = "S")]
     seconds: Option<u64>,
 }

@@ -12,24 +12,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Takes readings from devices over MQTT, keeps them on a majority of its site's gateways and sends their
+/// Accept readings from devices over MQTT, keep them on a majority of the site's gateways, and send their
 /// aggregates to cloud nodes.
 ///
 /// Settings come from the file, from SELVEDGE_GATEWAY_* environment variables (SELVEDGE_GATEWAY_MQTT__BIND sets mqtt.bind)
-/// and from here; the later one wins. RUST_LOG sets what is logged (info unless set).
+/// and from the command line; the later one wins. RUST_LOG sets the log filter (info by default).
 #[derive(Debug, Parser)]
 #[command(name = "selvedge-gateway", version)]
 struct Arguments {
-    /// The settings file (TOML).
+    /// Read the settings from this file (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the settings and exit.
     #[arg(long)]
     check_config: bool,
-    /// Where the gateway's data lies (`gateway.data_dir`).
+    /// Keep the gateway's data in this folder (`gateway.data_dir`).
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<String>,
-    /// Any other setting, such as `--set mqtt.bind=0.0.0.0:1883`.
+    /// Set any other setting, such as `--set mqtt.bind=0.0.0.0:1883`; repeatable.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
 }

@@ -18,10 +18,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Applies what the sites' gateways send, exactly once, and answers queries.
+/// Apply the batches of the sites' gateways, each exactly once, and answer queries.
 ///
 /// Settings come from the file, from SELVEDGE_NODE_* environment variables (SELVEDGE_NODE_HTTP__PORT sets
-/// http.port) and from here; the later one wins.
+/// http.port) and from the command line; the later one wins.
 #[derive(Parser)]
 #[command(
     name = "selvedge-node",
@@ -32,28 +32,28 @@ use tokio::signal::unix::{SignalKind, signal};
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The settings file (TOML).
+    /// Read the settings from this file (TOML).
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the settings and exit.
     #[arg(long)]
     check_config: bool,
-    /// Where the database lies (`data_dir`).
+    /// Keep the database in this folder (`data_dir`).
     #[arg(long, global = true, value_name = "FOLDER")]
     data_dir: Option<String>,
-    /// The address of the query API (`http.host`).
+    /// Listen for HTTP at this address (`http.host`).
     #[arg(long, value_name = "ADDRESS")]
     http_host: Option<String>,
-    /// The port of the query API (`http.port`).
+    /// Listen for HTTP at this port (`http.port`).
     #[arg(long, value_name = "PORT")]
     http_port: Option<String>,
-    /// The address of the broker (`uplink.host`).
+    /// Address of the broker (`uplink.host`).
     #[arg(long, value_name = "HOST")]
     uplink_host: Option<String>,
-    /// The port of the broker (`uplink.port`).
+    /// Port of the broker (`uplink.port`).
     #[arg(long, value_name = "PORT")]
     uplink_port: Option<String>,
-    /// Any other setting, such as `--set uplink.broker=external`.
+    /// Set any other setting, such as `--set uplink.broker=external`; repeatable.
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
 }

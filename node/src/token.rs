@@ -11,18 +11,18 @@ const TOKEN_BYTES: usize = 32;
 /// What every token begins with, so that one that has got somewhere is found there.
 const PREFIX: &str = "selvedge_";
 
-/// Makes a token for the query API: prints it, and the lines for the settings that let it in.
+/// Create a token for HTTP: print it, and the lines for the settings that admit it.
 ///
-/// The token is shown this once; the settings hold its SHA-256 alone.
+/// The token is printed only this once; the settings hold its SHA-256.
 #[derive(Args)]
 pub struct TokenArguments {
-    /// Who is to hold it.
+    /// Name of the token's holder.
     #[arg(long, default_value = "reader")]
     name: String,
-    /// What it is good for: read, sql, live, edge, metrics; at a gateway read, operate, metrics. Repeatable, or with commas.
+    /// Scopes of the token: read, sql, live, edge, metrics; at a gateway read, operate, metrics. Repeatable, or with commas.
     #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "read")]
     scope: Vec<Scope>,
-    /// The only sites that it shows. Repeatable, or with commas.
+    /// Limit the token to these sites. Repeatable, or with commas.
     #[arg(long, value_name = "SITE", value_delimiter = ',', value_parser = site)]
     site: Vec<SiteId>,
 }

@@ -16,29 +16,29 @@ const MIN_FAULT_EVERY_MS: u128 = 100;
 /// The most devices that are simulated.
 const MAX_DEVICES_ENTRIES: usize = firmware_sim::fleet::MAX_DEVICES_ENTRIES;
 
-/// Starts a whole Selvedge site on this machine: gateways, a cloud node and simulated devices.
+/// Start a whole Selvedge site on this machine: gateways, a cloud node and simulated devices.
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(name = "selvedge-local", version)]
 pub struct Options {
-    /// Stop after this time (30s, 5m, 1h); devices then send until all is acknowledged.
+    /// Stop after this time (30s, 5m, 1h); devices then resend until everything is acknowledged.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     pub run_for: Option<Duration>,
-    /// Simulated devices; 0: none, the site just runs.
+    /// Number of simulated devices; 0: none, the site just runs.
     #[arg(long, value_name = "N", default_value_t = 36, value_parser = parse_devices)]
     pub devices: usize,
     /// Readings per second and device.
     #[arg(long, value_name = "R", default_value_t = 5.0, value_parser = parse_rate)]
     pub rate: f64,
-    /// Gateways, each a process with a data folder of its own.
+    /// Number of gateways, each a process with a data folder of its own.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=MAX_GATEWAYS_ENTRIES as i64))]
     pub gateways: u16,
-    /// Replay this file (columns timestamp,value) as one device, instead of simulated sensors; repeatable.
+    /// Replay this CSV file (timestamp,value) instead of simulating, as one device; repeatable.
     #[arg(long, value_name = "FILE.csv")]
     pub replay: Vec<PathBuf>,
-    /// Of a replay: so many times real time, or max.
+    /// Replay speed: a multiple of real time, or max.
     #[arg(long, value_name = "N|max", default_value = "1", value_parser = parse_speed)]
     pub speed: Speed,
-    /// Keep all data here, and go on with what is there; else it is temporary.
+    /// Keep all data in this folder, and continue with existing data; by default the data is temporary.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// MQTT port of the first gateway; the others take the following ones.
@@ -50,33 +50,33 @@ pub struct Options {
     /// HTTP port of the node.
     #[arg(long, value_name = "P", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     pub node_port: u16,
-    /// MQTT port of the node, where gateways send their windows.
+    /// MQTT port of the node, to which gateways send their windows.
     #[arg(long, value_name = "P", default_value_t = 18830, value_parser = clap::value_parser!(u16).range(1..))]
     pub uplink_port: u16,
-    /// Kill a random gateway that leads, with SIGKILL, this often (5s), and start it again.
+    /// Kill a random leading gateway with SIGKILL, this often (5s), and start it again.
     #[arg(long, value_name = "TIME", value_parser = parse_every)]
     pub kill_every: Option<Duration>,
-    /// A killed gateway stays down for this time; otherwise it is started again at once.
+    /// Keep a killed gateway down for this time; by default it is started again at once.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub down_for: Option<Duration>,
-    /// Stop a random gateway that leads, with SIGSTOP, this often (5s), and let it go on as if nothing had been.
+    /// Stop a random leading gateway with SIGSTOP, this often (5s), and let it continue afterwards.
     #[arg(long, value_name = "TIME", value_parser = parse_every)]
     pub pause_every: Option<Duration>,
-    /// A stopped gateway stays so for this time.
+    /// Keep a gateway stopped for this time.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_time)]
     pub pause_for: Duration,
-    /// Cut the network of a random gateway that leads this often (5s): from one other gateway, from all, in one
-    /// direction, or altogether. Needs root and the program ip: each gateway gets a network namespace of its own.
+    /// Cut the network of a random leading gateway, this often (5s): from one other gateway, from all, in one direction,
+    /// or altogether. Needs root and the program ip, since each gateway gets a network namespace of its own.
     #[arg(long, value_name = "TIME", value_parser = parse_every)]
     pub cut_every: Option<Duration>,
-    /// A cut lasts for this time.
+    /// Keep a cut for this time.
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time)]
     pub cut_for: Duration,
-    /// A setting of all gateways, as `selvedge-gateway --set` takes it, such as log.commit_delay_ms=250; or of the node, if the key
-    /// begins with `node.`, such as node.http.sql.enabled=true. Repeatable.
+    /// Set a setting of all gateways, such as log.commit_delay_ms=250, or of the node if the key begins with `node.`, such
+    /// as node.http.sql.enabled=true; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
     pub settings: Vec<String>,
-    /// The namespaces that this process was started within.
+    /// Namespaces that this process was started in.
     #[arg(long, hide = true)]
     pub net: Option<String>,
     /// Print the reckoning as one JSON object on the last line.

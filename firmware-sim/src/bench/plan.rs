@@ -15,26 +15,26 @@ pub const MAX_SECONDS: u64 = 86_400;
 /// The most threads of the generator.
 pub const MAX_THREADS_ENTRIES: usize = 64;
 
-/// Measures an MQTT broker: how fast it acknowledges, and what that costs it.
+/// Measure an MQTT broker: how fast it acknowledges, and what that costs it.
 ///
-/// Closed loop: every connection keeps as many publishes unacknowledged as `--in-flight` says, which finds the highest
-/// throughput. Open loop, with `--rate`: readings are due at fixed times whether the broker keeps up or not, and
-/// latency counts from when a reading was due (no coordinated omission).
+/// Closed loop: every connection keeps `--in-flight` publishes unacknowledged, which finds the highest throughput.
+/// Open loop, with `--rate`: readings are due at fixed times whether the broker keeps up or not, and latency counts
+/// from the time a reading was due (no coordinated omission).
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
 pub struct Plan {
-    /// The broker's address; may be repeated, connections are spread over all.
+    /// Address of the broker; repeatable, the connections are spread over all addresses.
     #[arg(long = "target", value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
     pub targets: Vec<String>,
-    /// The broker's name in tables and pictures.
+    /// Name of the broker in tables and pictures.
     #[arg(long, default_value = "selvedge")]
     pub label: String,
-    /// Connections.
+    /// Number of connections.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub connections: usize,
-    /// Publishes of each connection that may be unacknowledged; with --rate up to 65535.
+    /// Unacknowledged publishes of each connection at most; with --rate up to 65535.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub in_flight: usize,
-    /// Devices, spread over the connections; 0: one each.
+    /// Number of devices, spread over the connections; 0: one for each connection.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub devices: usize,
     /// Open loop: readings per second of all connections together; 0: closed loop.
@@ -43,29 +43,29 @@ pub struct Plan {
     /// Only connect, and publish nothing.
     #[arg(long)]
     pub idle: bool,
-    /// Measure for so long.
+    /// Measure for this many seconds.
     #[arg(long, value_name = "S", default_value_t = 10)]
     pub seconds: u64,
-    /// Before that, run without measuring for so long.
+    /// Run this many seconds without measuring first.
     #[arg(long, value_name = "S", default_value_t = 3)]
     pub warmup: u64,
-    /// Threads of the generator in a closed loop.
+    /// Number of threads of the generator in a closed loop.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
-    /// First subscribe a session that stays, as a broker that only stores for subscribers needs.
+    /// Subscribe a session that stays first, for brokers that store only for subscribers.
     #[arg(long)]
     pub subscriber: bool,
-    /// First measure how long a write of 256 bytes and its fdatasync take in this folder.
+    /// Measure a write of 256 bytes and its fdatasync in this folder first.
     #[arg(long, value_name = "DIR")]
     pub disk: Option<PathBuf>,
-    /// User name, if the broker wants one.
+    /// User name at the broker.
     #[arg(long, default_value = "")]
     pub username: String,
-    /// Its password.
+    /// Password at the broker.
     #[arg(long, default_value = "", env = "SELVEDGE_BENCH_PASSWORD", hide_env_values = true)]
     #[serde(skip)]
     pub password: String,
-    /// The broker's processes: their memory, processor time and bytes written are measured; may be repeated.
+    /// Process of the broker whose memory, processor time and bytes written to measure; repeatable.
     #[arg(long = "watch", value_name = "PID")]
     pub watch: Vec<u32>,
 }

@@ -18,37 +18,37 @@ const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00
 /// The most reports of one picture.
 pub const MAX_REPORTS_ENTRIES: usize = 10_000;
 
-/// Draws reports of `bench --json` as an SVG picture.
+/// Draw reports of `bench --json` as an SVG picture.
 #[derive(Debug, Clone, Args)]
 pub struct Picture {
-    /// Files of reports, one JSON object a line.
+    /// Files of reports, one JSON object per line.
     #[arg(required = true, value_name = "FILE.jsonl")]
     pub files: Vec<PathBuf>,
-    /// What goes to the right, as a path in a report.
+    /// Horizontal axis, as a path in a report.
     #[arg(long, default_value = "plan.connections", value_name = "PATH")]
     pub x: String,
-    /// What goes upwards, as a path in a report.
+    /// Vertical axis, as a path in a report.
     #[arg(long, default_value = "acked_per_s", value_name = "PATH")]
     pub y: String,
-    /// What tells lines apart, as a path in a report.
+    /// What distinguishes the lines, as a path in a report.
     #[arg(long, default_value = "plan.label", value_name = "PATH")]
     pub line: String,
-    /// Words below the picture; else the path.
+    /// Label of the horizontal axis; the path by default.
     #[arg(long)]
     pub x_name: Option<String>,
-    /// Words above the vertical axis; else the path.
+    /// Label of the vertical axis; the path by default.
     #[arg(long)]
     pub y_name: Option<String>,
-    /// The heading.
+    /// Heading of the picture.
     #[arg(long, default_value = "")]
     pub title: String,
-    /// The horizontal axis is logarithmic.
+    /// Make the horizontal axis logarithmic.
     #[arg(long)]
     pub log_x: bool,
-    /// The vertical axis is logarithmic.
+    /// Make the vertical axis logarithmic.
     #[arg(long)]
     pub log_y: bool,
-    /// Where the picture goes.
+    /// Write the picture to this file.
     #[arg(long, value_name = "FILE.svg")]
     pub out: PathBuf,
 }

@@ -6,10 +6,10 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Prints the medians of reports of `bench --json`, one line a label and size.
+/// Print the medians of reports of `bench --json`, one line per label and size.
 #[derive(Debug, Clone, Args)]
 pub struct Summary {
-    /// Files of reports, one JSON object a line.
+    /// Files of reports, one JSON object per line.
     #[arg(required = true, value_name = "FILE.jsonl")]
     pub files: Vec<PathBuf>,
 }

@@ -13,29 +13,29 @@ use selvedge_shared::time::{EpochMs, parse_duration_ms};
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Writes windows to a lake: Parquet files in folders that Spark, Trino, DuckDB and Athena know as partitions.
+/// Write windows to a lake: Parquet files in folders that Spark, Trino, DuckDB and Athena know as partitions.
 ///
-/// A day that is there as the database has it is left alone, so that an export that was stopped goes on when it is started
-/// again, and one that is done writes only what has changed.
+/// The export leaves a day alone that the lake has as the database has it. So an export that was stopped continues when
+/// you start it again, and a finished one writes only what has changed.
 #[derive(Debug, Clone, Args)]
 pub struct Export {
-    /// Where to: a folder, s3://bucket/path, gs://bucket/path or az://container/path; credentials come from the
-    /// environment (AWS_*, GOOGLE_*, AZURE_*). Left out: `lake.url`.
+    /// Write to this folder, s3://bucket/path, gs://bucket/path or az://container/path; credentials come from the
+    /// environment (AWS_*, GOOGLE_*, AZURE_*). By default `lake.url`.
     #[arg(long, value_name = "ADDRESS")]
     pub to: Option<String>,
-    /// The first day (UTC). Left out: the first that there is.
+    /// First day (UTC). By default the first one in the database.
     #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
     pub from_day: Option<EpochMs>,
-    /// The last day (UTC). Left out: the last that has ended.
+    /// Last day (UTC). By default the last one that has ended.
     #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
     pub to_day: Option<EpochMs>,
-    /// Of this site only.
+    /// Export this site only.
     #[arg(long, value_name = "NAME")]
     pub site: Option<String>,
-    /// Windows of this width only, such as 10s.
+    /// Export windows of this width only, such as 10s.
     #[arg(long, value_name = "WIDTH", value_parser = parse_duration_ms)]
     pub width: Option<i64>,
-    /// Write days again that are there as they are in the database, and those that the database has less of.
+    /// Also write days that have not changed, and days of which the database has less than the lake.
     #[arg(long)]
     pub again: bool,
 }
