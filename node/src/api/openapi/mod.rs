@@ -49,15 +49,15 @@ fn document_of(open: bool) -> OpenApi {
         all = all.path(one.path, PathItem::new(one.method.clone(), operation(one, open)));
     }
     let tags = [
-        ("windows", "What was measured"),
-        ("streams", "What there is, and what is missing"),
-        ("sql", "Anything else"),
-        ("node", "How the node does"),
+        ("windows", "Windows of aggregates"),
+        ("streams", "Devices and streams, and what is missing"),
+        ("sql", "Any other question, in SQL"),
+        ("node", "State of the node"),
         ("about", "Health and this description"),
     ];
     let tags = tags.map(|(name, text)| TagBuilder::new().name(name).description(Some(text)).build());
     let about = "Windows of aggregates of all devices of all sites, each reading counted once.\n\nTimes are RFC 3339 in UTC, or epoch \
-                 milliseconds where a name ends in `_ms`. Errors are `application/problem+json` (RFC 9457). Lists come in pages: give \
+                 milliseconds where a name ends in `_ms`. Errors are `application/problem+json` (RFC 9457). Lists come in pages: pass \
                  `next` as `after`.";
     let info = InfoBuilder::new()
         .title("Selvedge node")

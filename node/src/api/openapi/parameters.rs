@@ -23,16 +23,16 @@ pub(super) fn parameter(name: &str) -> Parameter {
     let (description, schema, example): (String, ObjectBuilder, Option<Value>) = match name {
         "site" => ("One site, or a pattern with `*` (`\\*` for the character).".into(), names(), None),
         "device" => {
-            ("One device, or a pattern: `press-*` (`\\*` for the character). A name, or what stands before the first `*`, is looked up in an index.".into(), names(), Some(json!("press-*")))
+            ("One device, or a pattern: `press-*` (`\\*` for the character). The node looks up a name, or the part before the first `*`, in an index.".into(), names(), Some(json!("press-*")))
         }
         "stream" => ("One stream, or a pattern.".into(), names(), Some(json!("temperature"))),
-        "q" => ("Devices whose name holds this, in upper or lower case.".into(), names(), None),
+        "q" => ("Devices whose name contains this text, in upper or lower case.".into(), names(), None),
         "from" => (
             "The earliest start of a window: RFC 3339 with `Z` or an offset, epoch milliseconds, or seconds as `1764000000s`.".into(),
             times(),
             Some(json!("2025-11-24T00:00:00Z")),
         ),
-        "to" => ("The first start that is too late; the same forms.".into(), times(), Some(json!("2025-11-25T00:00:00Z"))),
+        "to" => ("The end of the range: only windows that start before it; the same forms as `from`.".into(), times(), Some(json!("2025-11-25T00:00:00Z"))),
         "every" => (
             "Merge windows into spans of this length; a multiple of a stored width. Spans are aligned to 1970-01-01T00:00:00Z, so that \
              `7d` begins on a Thursday; `1w` begins on Monday, `1mo` on the first of the month. `partial` is true where `from` or `to` cuts a \
@@ -52,24 +52,24 @@ pub(super) fn parameter(name: &str) -> Parameter {
         "min" => ("Only gaps of at least this length.".into(), duration(), Some(json!("5m"))),
         "fn" => (
             format!(
-                "What is told of each row, a comma list of: {}. Otherwise all. `first` and `last` have time and value, `watermark` both \
-                 forms of its time. `p50`, `p90` and `p99` are by nearest rank: the reading of rank ceil(0.5 count) and so on, or close to it. \
-                 What can't be reckoned is null (empty in CSV): quantiles where no sketch was kept, a sum beyond the greatest double.",
+                "The statistics to return per row, a comma list of: {}. By default all. `first` and `last` have time and value, `watermark` \
+                 both forms of its time. `p50`, `p90` and `p99` are by nearest rank: the reading of rank ceil(0.5 count) and so on, or close to it. \
+                 A figure that can't be computed is null (empty in CSV): quantiles where no sketch was kept, a sum beyond the greatest double.",
                 Function::names()
             ),
             string(&format!("^({functions})(,({functions}))*$")),
             Some(json!("count,mean,p99")),
         ),
         "group_by" => (
-            "What tells rows apart, a comma list of site, device, stream, or `none`; what is not named is merged. Needs `every`. `streams` \
-             says how many were merged in a row; a row is complete when each of them is."
+            "What distinguishes rows, a comma list of site, device, stream, or `none`; the node merges across what is not listed. Needs \
+             `every`. `streams` is the number of streams merged in a row; a row is complete when each of them is."
                 .into(),
             string("^(none|(site|device|stream)(,(site|device|stream)){0,2})$"),
             Some(json!("site,stream")),
         ),
         "fill" => (
-            "What stands for readings in spans that have none, between `from` and `to`, for streams that have some there: `none` (no \
-             row), `null`, `previous`, `linear`, or a number. Needs `every`, `from` and `to`; a stream's spans have to fit into `limit`. \
+            "What to return for spans without readings, between `from` and `to`, of streams that have some there: `none` (no row), \
+             `null`, `previous`, `linear`, or a number. Needs `every`, `from` and `to`; a stream's spans have to fit into `limit`. \
              `count` is 0 there, `filled` is true."
                 .into(),
             string(r"^(none|null|previous|linear|-?[0-9]+(\.[0-9]+)?)$"),
@@ -77,32 +77,32 @@ pub(super) fn parameter(name: &str) -> Parameter {
         ),
         "limit" => (
             format!(
-                "The most rows; in JSON {DEFAULT_LIMIT_ENTRIES} if nothing is said (`/v1/ledger`: {MAX_LIMIT_ENTRIES}), in the other forms all."
+                "The most rows; by default {DEFAULT_LIMIT_ENTRIES} in JSON (`/v1/ledger`: {MAX_LIMIT_ENTRIES}), and all in the other forms."
             ),
             ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_LIMIT_ENTRIES)),
             None,
         ),
         "after" => {
-            ("The `next` of an answer, to go on there; with the same other parameters.".into(), string(r"^([0-9]+\.-?[0-9]+|([0-9a-f]{2})*(-([0-9a-f]{2})*)+)$"), None)
+            ("The `next` of an earlier answer, to continue there, with the same other parameters.".into(), string(r"^([0-9]+\.-?[0-9]+|([0-9a-f]{2})*(-([0-9a-f]{2})*)+)$"), None)
         }
         "consistency" => (
-            "`linearizable`: every reading acknowledged before the question is in the answer. `stale`: any replica answers, also without \
-             a majority."
+            "`linearizable`: every reading acknowledged before the question is in the answer. `stale`: any replica answers, even \
+             without a majority."
                 .into(),
             plain(Type::String).enum_values(Some(["linearizable", "stale"])),
             None,
         ),
         "policy" => (
-            format!("How gateways, and replicas for `stale`, are chosen: {}. The better of two at random if nothing is said.", Policy::NAMES),
+            format!("How to choose gateways, and replicas for `stale`: {}. By default the better of two at random.", Policy::NAMES),
             plain(Type::String).enum_values(Some(Policy::NAMES.split(", ").collect::<Vec<_>>())),
             None,
         ),
-        "timeout" => ("How long to wait for the edge; 5 s if nothing is said.".into(), duration(), Some(json!("2s"))),
+        "timeout" => ("How long to wait for the site; 5 s by default.".into(), duration(), Some(json!("2s"))),
         "format" => {
             let all = Form::names();
             let all: Vec<&str> = all.split(", ").collect();
             (
-                "The form of the answer; otherwise `Accept` decides, and JSON if it says nothing.".into(),
+                "The form of the answer. By default `Accept` decides, and without it the answer is JSON.".into(),
                 plain(Type::String).enum_values(Some(all)),
                 None,
             )

@@ -79,11 +79,11 @@ pub(super) fn paths() -> Vec<Described> {
             "windows",
             "Windows, as stored or merged",
             format!(
-                "Without `every` the windows of each matching stream as they are stored, at their narrowest width; with it merged \
-                 into spans. `group_by` merges streams. Rows come by stream and start; merged ones by \
-                 start. A row is complete when its stream has passed its end, and no batch that was lost may have held some of it.\n\nIn CSV, \
-                 JSON lines and Parquet the answer holds all rows, unless `limit` or `after` is given; one that can't be told to its end breaks off \
-                 (the connection is closed before the last chunk). In CSV a text that begins with `=`, `+`, `-`, `@`, `'` or a control character has \
+                "Without `every`, the answer has the windows of each matching stream as they are stored, at their narrowest width; with \
+                 `every` they are merged into spans. `group_by` merges streams. Rows are in the order of stream and start; merged rows in \
+                 the order of start. A row is complete when its stream has passed its end and no lost batch may have held some of it.\n\n\
+                 In CSV, JSON lines and Parquet the answer holds all rows, unless `limit` or `after` is given; an answer that the node can't \
+                 complete breaks off (the node closes the connection before the last chunk). In CSV a text that begins with `=`, `+`, `-`, `@`, `'` or a control character has \
                  a `'` before it.\n\nIn JSON an answer ends with `next` (also as header `Link`) when it has `limit` rows, about {} MiB, or has read {} \
                  windows. One row is made of at most {MAX_MERGED_ENTRIES} windows or roll-ups; the windows of at most \
                  {MAX_MERGED_STREAMS_ENTRIES} streams are merged with each other, roll-ups (whole minutes, hours and days that the stored widths divide) of up to {}.",
@@ -99,8 +99,9 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/latest",
             "windows",
             "The newest window of each stream",
-            "One row a stream, at its narrowest width: its newest window, whose `last` is the newest value with its time; not one that is \
-             more than an hour ahead of its stream, or a day ahead of the node's clock. By site, device and stream."
+            "One row for each stream, at its narrowest width: its newest window, whose `last` is the newest value with its time. A \
+             window that is more than an hour ahead of its stream, or a day ahead of the node's clock, does not count as the newest. \
+             In the order of site, device and stream."
                 .to_string(),
             &latest::PARAMETERS,
             of_rows("latest", example_rows("latest")),
@@ -113,10 +114,11 @@ pub(super) fn paths() -> Vec<Described> {
             tag: "windows",
             summary: "Windows as they are applied",
             description: format!(
-                "Server-sent events. `window` holds a row as `/v1/aggregates` gives it, as the window is stored after the batch; a late \
-                 reading brings its window again. `lagged` says that some were left out, and how many (null: unknown): ask \
-                 `/v1/aggregates` for them. A client that comes back with `Last-Event-ID` hears so what it has missed. Comments keep the \
-                 connection. At most {MAX_LISTENERS_ENTRIES} may listen. Of several nodes at one database each tells what it applied itself."
+                "Server-sent events. `window` holds a row as `/v1/aggregates` returns it, as the window is stored after the batch; a \
+                 late reading causes its window to be sent again. `lagged` says that windows were left out, and how many (null: unknown): \
+                 query `/v1/aggregates` for them. A client that reconnects with `Last-Event-ID` receives the events it missed. Comments \
+                 keep the connection open. At most {MAX_LISTENERS_ENTRIES} clients may listen. With several nodes at one database, each \
+                 sends what it applied itself."
             ),
             parameters: live::PARAMETERS.iter().map(|name| parameter(name)).collect(),
             body: None,
@@ -127,8 +129,8 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/devices",
             "streams",
             "Devices with their streams",
-            "By site and name, with how many readings are counted, came late, were set aside by the site, or are missing by their sequence \
-             numbers."
+            "In the order of site and name, with the number of readings that were counted, came late, were set aside by the site, or are \
+             missing by their sequence numbers."
                 .to_string(),
             &devices::DEVICE_PARAMETERS,
             vec![("application/json", content(Ref::from_schema_name("Devices"), Some(example_devices())))],
@@ -139,12 +141,12 @@ pub(super) fn paths() -> Vec<Described> {
             "streams",
             "Where windows are missing",
             format!(
-                "Stretches between the first and the last window of a stream, within `from` and `to`, in which no window is stored, with \
-                 the number of windows that have room there (null where more than a year lies between two windows: a clock was wrong); windows ahead of their time \
-                 are no end of a gap; at the stream's narrowest width, or at `width`. A device that was silent \
-                 leaves gaps as well as one whose readings were lost.\n\n`holes` are runs of batches of the same sites that the edge no \
-                 longer had and that never came, found at or after `from`, the last {} of them: what was in them nobody knows. An answer \
-                 looks at {} windows at most before it ends with `next`.",
+                "A gap is a stretch between the first and the last window of a stream, within `from` and `to`, in which no window is \
+                 stored. Each gap has the number of windows that fit into it (null where more than a year lies between two windows: a clock \
+                 was wrong). Windows ahead of their time do not end a gap. Gaps are at the stream's narrowest width, or at `width`. A device \
+                 that was silent leaves gaps, and so does one whose readings were lost.\n\n`holes` are runs of batches of the same sites \
+                 that the edge no longer had and that never came, found at or after `from`, the last {} of them; nobody knows what they \
+                 held. An answer looks at {} windows at most before it ends with `next`.",
                 gaps::MAX_HOLES_ENTRIES,
                 gaps::SCAN_ENTRIES,
             ),
@@ -161,7 +163,7 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/ledger",
             "streams",
             "Count and fingerprint of every window",
-            "Compact, to reckon up against what was sent: equal fingerprints mean equal values, in any order.".to_string(),
+            "A compact list to compare with what was sent: equal fingerprints mean equal values, in any order.".to_string(),
             &ledger::PARAMETERS,
             vec![("application/json", content(Ref::from_schema_name("Ledger"), None))],
             &[],
@@ -173,11 +175,12 @@ pub(super) fn paths() -> Vec<Described> {
             tag: "sql",
             summary: "One statement that reads",
             description: format!(
-                "In the database's own SQL, on its views `devices`, `streams`, `windows`, `windows_all`, `minute`, `hour`, `day`, `holes` and `shards`. Off \
-                 unless `http.sql.enabled = true`. The connection can't write; a statement is stopped after `http.sql.timeout_ms`, an answer \
-                 cut off after `http.sql.limit_rows` rows or `http.sql.limit_bytes` (`truncated`; in CSV and JSON lines it is refused, unless `limit` was \
-                 given). At most {} run at a time. It stops when the client closes its connection. On PostgreSQL only functions that reckon are \
-                 run, and an alias with columns needs AS before it.",
+                "The statement is in the database's own SQL, on its views `devices`, `streams`, `windows`, `windows_all`, `minute`, `hour`, \
+                 `day`, `holes` and `shards`. Off unless `http.sql.enabled = true`. The connection can't write. The node stops a statement \
+                 after `http.sql.timeout_ms`, or when the client closes its connection. It cuts an answer off after `http.sql.limit_rows` rows \
+                 or `http.sql.limit_bytes` (`truncated`); in CSV and JSON lines it refuses such an answer, unless `limit` was given. At most \
+                 {} statements run at a time. On PostgreSQL a statement may only call functions that compute from their arguments, and an \
+                 alias with columns needs AS before it.",
                 sql::MAX_RUNNING_ENTRIES
             ),
             parameters: sql::PARAMETERS.iter().map(|name| parameter(name)).collect(),
@@ -193,7 +196,7 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/sites",
             "sites",
             "The sites as their gateways report them",
-            "Each with its gateways: when they were heard, whether they are ready, how much they have to do; and how much waits to be sent."
+            "Each site with its gateways: when the node last heard them, whether they are ready, and their load; and how much waits to be sent."
                 .to_string(),
             &[],
             vec![("application/json", content(ObjectBuilder::new().build(), None))],
@@ -205,8 +208,8 @@ pub(super) fn paths() -> Vec<Described> {
                 "/v1/sites/{site}",
                 "sites",
                 "One site with its shards",
-                "As in `/v1/sites`, and for each shard its replicas, its leader and its outbox; and `holes`, the batches that are missing here for good, \
-                 as in `/v1/gaps`, the newest first: those with `lost_at_site` are lost on every replica at the site."
+                "As in `/v1/sites`, and for each shard its replicas, its leader and its outbox; and `holes`, the batches that this node will never \
+                 have, as in `/v1/gaps`, the newest first. Those with `lost_at_site` are lost on every replica at the site."
                     .to_string(),
                 &[],
                 vec![("application/json", content(ObjectBuilder::new().build(), None))],
@@ -220,10 +223,10 @@ pub(super) fn paths() -> Vec<Described> {
                 "/v1/sites/{site}/aggregates",
                 "sites",
                 "Windows as the site itself knows them",
-                "Asked of the site's gateways, sealed, over MQTT: also what they have not sent yet, and windows that still take readings \
-                 (`closed` is false). The site keeps its latest windows, and all that it has not sent yet: `covers_since` says from when on. \
-                 `partial` tells that shards did not answer in time (`missing_shards`) or that batches could not be read. `device` is needed and \
-                 may be a pattern."
+                "The node asks the site's gateways, sealed, over MQTT. The answer includes what they have not sent yet, and windows that \
+                 are still open (`closed` is false). The site keeps its latest windows and everything that it has not sent yet; \
+                 `covers_since` says from what time on the answer is complete. `partial` means that shards did not answer in time \
+                 (`missing_shards`) or that batches could not be read. `device` is required and may be a pattern."
                     .to_string(),
                 &[],
                 vec![("application/json", content(rows_of("aggregates", edge_rows(), &edge_more()), None))],
@@ -234,7 +237,7 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/status",
             "node",
             "How far each shard of each site has come",
-            "Batches applied, missing, and given up.".to_string(),
+            "The batches that were applied, are missing, or were given up.".to_string(),
             &[],
             vec![("application/json", content(Ref::from_schema_name("Status"), None))],
             &[],
@@ -254,7 +257,7 @@ pub(super) fn paths() -> Vec<Described> {
         open(
             "/healthz",
             "Whether the node runs",
-            "Answers 200 as long as it does.",
+            "200 as long as the node runs.",
             vec![("application/json", content(Ref::from_schema_name("Health"), Some(json!({ "status": "ok" }))))],
         ),
         Described {
@@ -262,8 +265,8 @@ pub(super) fn paths() -> Vec<Described> {
             ..open(
                 "/readyz",
                 "Whether the node can work",
-                "200 if the database answers and the uplink is connected; otherwise 503, which says in `why` what is missing. `attention` \
-                 names what a person should look at although the node can work, such as batches that are gone for good.",
+                "200 if the database answers and the uplink is connected; otherwise 503, with the reason in `why`. `attention` names \
+                 what a person should look at although the node can work, such as batches that are gone for good.",
                 vec![("application/json", content(Ref::from_schema_name("Health"), Some(json!({ "status": "ready" }))))],
             )
         },
@@ -276,7 +279,7 @@ pub(super) fn paths() -> Vec<Described> {
         open(
             "/docs",
             "This description for people",
-            "A page that needs nothing from elsewhere.",
+            "A page that loads nothing from elsewhere.",
             vec![("text/html", content(text("A page"), None))],
         ),
         open(
@@ -309,7 +312,7 @@ fn edge_more() -> [(&'static str, Schema); 7] {
         (
             "covers_since",
             text(
-                "What closed before this time the site no longer keeps, or did not look at; null: all was looked at.",
+                "The site no longer keeps windows that closed before this time, or did not look at them; null: it looked at all.",
             ),
         ),
         ("unreadable_batches", ObjectBuilder::new().schema_type(Type::Integer).build().into()),
