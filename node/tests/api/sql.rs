@@ -217,7 +217,7 @@ async fn the_same_on_postgresql() {
     w.store("press-1", "temp", 10_000, 300).await;
     w.change(|api| {
         api.sql.enabled = true;
-        api.sql.timeout_ms = 500;
+        api.sql.timeout_ms = 3_000;
         api.sql.limit_rows = 250;
         api.sql.limit_bytes = 1_000_000;
     });
