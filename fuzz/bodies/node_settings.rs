@@ -5,7 +5,9 @@ use crate::source::Source;
 use selvedge_node::settings::{ENV_PREFIX, NodeSettings};
 
 pub fn run(source: &mut Source) {
-    let Some(mut settings) = load::<NodeSettings>(source, ENV_PREFIX, Some("uplink.password")) else { return };
+    let Some(mut settings) = load::<NodeSettings>(source, ENV_PREFIX, Some("uplink.password")) else {
+        return;
+    };
     for site in &mut settings.sites {
         site.secret_file = None;
         site.accept_secret_files.clear();
