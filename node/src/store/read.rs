@@ -237,18 +237,21 @@ fn ledger(
     limit: u32,
 ) -> Statement {
     let start = dialect.start();
-    let order = match dialect {
+    // The table by whose row number the rows come in order, and so need no sorting.
+    let (first, tables) = match dialect {
         // CROSS JOIN keeps the order of the loops: series by row number, each one's windows by start.
-        Dialect::Sqlite => {
-            "series AS s CROSS JOIN series_window AS w ON w.series_id = s.series_id WHERE s.series_id >= ?1 AND"
-        }
-        Dialect::Postgres => "series_window AS w JOIN series AS s USING (series_id) WHERE",
+        Dialect::Sqlite => (
+            "s",
+            "series AS s CROSS JOIN series_window AS w ON w.series_id = s.series_id WHERE s.series_id >= ?1 AND",
+        ),
+        Dialect::Postgres => ("w", "series_window AS w JOIN series AS s USING (series_id) WHERE"),
     };
     let text = format!(
-        "SELECT w.series_id, w.{start}, w.count, w.fingerprint FROM {order} (w.series_id, w.{start}) > (?1, ?2) \
+        "SELECT {first}.series_id, w.{start}, w.count, w.fingerprint \
+         FROM {tables} (w.series_id, w.{start}) > (?1, ?2) \
          AND (CAST(?3 AS bigint) IS NULL OR s.width_ms = ?3) \
          AND (CAST(?4 AS text) IS NULL OR s.device_id IN (SELECT device_id FROM device WHERE site = ?4)) \
-         ORDER BY w.series_id, w.{start} LIMIT ?5"
+         ORDER BY {first}.series_id, w.{start} LIMIT ?5"
     );
     let values = vec![
         Value::Whole(after.series),

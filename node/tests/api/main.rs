@@ -232,6 +232,16 @@ fn column(body: &Value, field: &str) -> Vec<Value> {
     body["aggregates"].as_array().unwrap().iter().map(|row| row[field].clone()).collect()
 }
 
+/// Not a test: what this program becomes when a reader of its own starts it again to run SQL. The harness takes the
+/// argument that it is started with for the name of the test to run.
+#[std::prelude::v1::test]
+fn sql_worker() {
+    if std::env::args().nth(1).is_some_and(|first| first == selvedge_node::SQL_WORKER) {
+        selvedge_node::store::sql_worker::run();
+        std::process::exit(0);
+    }
+}
+
 #[actix_web::test]
 async fn a_bad_parameter_is_answered_with_what_would_be_right() {
     let mut w = World::new().await;

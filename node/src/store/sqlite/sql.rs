@@ -21,9 +21,6 @@ const MAX_JSON_PER_BYTE: u64 = 6;
 /// What of it is not values.
 const MAX_JSON_FRAME_BYTES: u64 = 1024 * 1024;
 
-#[cfg(test)]
-pub const TEST_WORKER: &str = "SELVEDGE_TEST_SQL_WORKER";
-
 impl Reader {
     /// Runs a statement until it is answered, its time is over, or `left` is: then nobody waits any more. When this
     /// returns, the process has ended.
@@ -79,14 +76,7 @@ fn start() -> std::io::Result<(Child, UnixStream)> {
     let running = Path::new("/proc/self/exe");
     let program = if running.exists() { running.to_owned() } else { std::env::current_exe()? };
     let mut command = Command::new(program);
-    command.arg0("selvedge-node");
-    #[cfg(not(test))]
-    command.arg(ARGUMENT).env_clear();
-    #[cfg(test)]
-    command
-        .args(["--exact", "store::sqlite::worker::tests::as_a_process", "--nocapture"])
-        .env_clear()
-        .env(TEST_WORKER, ARGUMENT);
+    command.arg0("selvedge-node").arg(ARGUMENT).env_clear();
     command
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
         .stdout(Stdio::null())

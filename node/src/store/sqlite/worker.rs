@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// The hidden argument that makes this program a worker.
-pub const ARGUMENT: &str = "sql-worker";
+pub const ARGUMENT: &str = "sql_worker";
 
 /// How much memory a statement may take beyond what its answer may.
 pub const MEMORY_BYTES: u64 = 128 * 1024 * 1024;
@@ -249,16 +249,4 @@ fn may(context: AuthContext<'_>) -> Authorization {
         _ => false,
     };
     if allowed { Authorization::Allow } else { Authorization::Deny }
-}
-
-#[cfg(test)]
-mod tests {
-    /// Not a test: what the tests' own program becomes when a reader of theirs starts it again.
-    #[test]
-    fn as_a_process() {
-        if std::env::var_os(super::super::sql::TEST_WORKER).is_some() {
-            let _ = super::run();
-            std::process::exit(0);
-        }
-    }
 }
