@@ -80,11 +80,17 @@ pub enum Canary {
     ScrubPassesOver,
     /// A connection reads by the credit that there was when it became idle.
     CreditOfThen,
+    /// All lanes of a link share one bound, so routed publishes displace accepts.
+    LanesShared,
+    /// A process that stood still takes its own stall for the silence of its peers.
+    StallIsSilence,
+    /// A restart between two connections is not reported.
+    RestartUnseen,
 }
 
 impl Canary {
     /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group.
-    pub const OF_SITES: [Self; 35] = [
+    pub const OF_SITES: [Self; 38] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -120,6 +126,9 @@ impl Canary {
         Self::LostByMajority,
         Self::TransferReplaced,
         Self::ScrubPassesOver,
+        Self::LanesShared,
+        Self::StallIsSilence,
+        Self::RestartUnseen,
     ];
 }
 

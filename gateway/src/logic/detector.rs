@@ -30,6 +30,7 @@
 //! Left out: adaptive timeouts (phi accrual): a site is one local network, and a wrong "down" costs an
 //! election, not data. The detector is a hint; safety never depends on it.
 
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,7 +125,7 @@ impl Detector {
     /// There is an authenticated connection to this start of a peer's process, the first or a new one.
     pub fn connected(&mut self, now: u64, peer: GatewayId, start: u64) -> Option<Change> {
         let p = self.peers.get_mut(&peer)?;
-        let restarted = p.start.is_some_and(|known| known != start);
+        let restarted = p.start.is_some_and(|known| known != start) && !canary::makes(Canary::RestartUnseen);
         p.start = Some(start);
         p.heard_ms = p.heard_ms.max(now);
         if !p.connected {
@@ -166,6 +167,9 @@ impl Detector {
         self.tick_ms = self.tick_ms.max(now);
         self.stalled_ms = if gap > STALL_MS { gap - TICK_MS } else { 0 };
         let (mut changed, mut cut) = (false, vec![]);
+        if canary::makes(Canary::StallIsSilence) {
+            self.stalled_ms = 0;
+        }
         for (id, p) in &mut self.peers {
             p.heard_ms = p.heard_ms.saturating_add(self.stalled_ms).min(now.max(p.heard_ms));
             if p.connected || p.up {

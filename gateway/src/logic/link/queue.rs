@@ -11,6 +11,7 @@
 use super::{LaneCounts, LinkCounts, MAX_MESSAGE_BYTES};
 use crate::logic::peer::PeerMessage;
 use bincode::enc::write::SizeWriter;
+use selvedge_shared::canary::{self, Canary};
 use std::collections::VecDeque;
 
 /// The most messages that wait in one lane.
@@ -146,7 +147,19 @@ impl Queue {
             counts.replaced += u64::from(std::mem::replace(&mut self.interest_due, true));
             self.interest = Some((size, message));
         } else {
+            if canary::makes(Canary::LanesShared) {
+                self.make_room_anywhere(size, lane.most_bytes());
+            }
             self.lanes[lane as usize].push(size, message, lane.most_bytes(), counts);
+        }
+    }
+
+    /// The mistake of [`Canary::LanesShared`].
+    fn make_room_anywhere(&mut self, size: usize, most_bytes: usize) {
+        while self.lanes.iter().map(|lane| lane.bytes).sum::<usize>() + size > most_bytes {
+            let Some(first) = self.lanes.iter_mut().find(|lane| !lane.messages.is_empty()) else { break };
+            let dropped = first.messages.pop_front().map_or(0, |(size, _)| size);
+            first.bytes -= dropped;
         }
     }
 
