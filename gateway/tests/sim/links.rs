@@ -126,6 +126,7 @@ pub struct Links {
     greetings: BTreeMap<Socket, Greeted>,
     tick_at: u64,
     watched: Watched,
+    displaced: u64,
     /// When they want to run next.
     pub due: u64,
 }
@@ -158,6 +159,7 @@ impl Links {
             greetings: BTreeMap::new(),
             tick_at: next_tick(now),
             watched: Watched::new(me),
+            displaced: 0,
             due: now,
         }
     }
@@ -488,8 +490,14 @@ impl Links {
         self.apply(change, around, brought);
     }
 
-    /// Writes what waits, as far as the connections take it, and heartbeats that are due.
-    pub fn write(&mut self, around: &mut Around<'_>, full: bool, note: impl Fn(GatewayId) -> ClockNote) {
+    /// Writes what waits, as far as the connections take it, and heartbeats that are due. Gives how many messages have left full
+    /// lanes since this was last done.
+    pub fn write(
+        &mut self,
+        around: &mut Around<'_>,
+        full: bool,
+        note: impl Fn(GatewayId) -> ClockNote,
+    ) -> u64 {
         for (peer, line) in &mut self.lines {
             let Some(socket) = line.socket else { continue };
             line.link.says_full(full);
@@ -501,6 +509,8 @@ impl Links {
             }
         }
         self.due = self.deadline(around);
+        let displaced = self.lines.values().map(|line| line.link.counts().total().dropped_full).sum();
+        displaced - std::mem::replace(&mut self.displaced, displaced)
     }
 
     fn deadline(&self, around: &mut Around<'_>) -> u64 {

@@ -408,3 +408,140 @@ impl Wires {
         touched
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: GatewayId = GatewayId(1);
+    const B: GatewayId = GatewayId(2);
+
+    struct World {
+        wires: Wires,
+        random: Random,
+        now: u64,
+        /// What runs at B.
+        machine: Machine,
+    }
+
+    impl World {
+        fn new(window_bytes: usize) -> Self {
+            let temper = Temper { window_bytes, bytes_per_ms: 1_000 };
+            let wires = Wires::new(temper, Weather::default());
+            Self { wires, random: Random::new(7), now: 0, machine: Machine::On(1) }
+        }
+
+        fn pass(&mut self, ms: u64) {
+            for _ in 0..ms {
+                self.now += 1;
+                let machine = self.machine;
+                self.wires.arrive(
+                    &mut self.random,
+                    self.now,
+                    |at| if at == A { Machine::On(1) } else { machine },
+                );
+            }
+        }
+
+        /// A has dialled B, and both systems have agreed.
+        fn connected(&mut self) -> (Socket, Socket) {
+            let a = self.wires.dial(&mut self.random, self.now, (A, 1), B);
+            self.pass(50);
+            assert!(matches!(self.read(a), Some(Segment::Accepted)));
+            (a, self.wires.accept(B).expect("it is in the backlog"))
+        }
+
+        fn read(&mut self, socket: Socket) -> Option<Segment> {
+            self.wires.read(&mut self.random, self.now, socket)
+        }
+
+        fn write(&mut self, socket: Socket, byte: u8, length: usize) {
+            self.wires.write(&mut self.random, self.now, socket, &vec![byte; length], Vec::new());
+        }
+
+        /// The first bytes of all pieces that have arrived.
+        fn pieces(&mut self, socket: Socket) -> Vec<u8> {
+            std::iter::from_fn(|| match self.read(socket)? {
+                Segment::Piece { bytes, .. } => Some(bytes[0]),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+        }
+    }
+
+    #[test]
+    fn a_cut_loses_nothing_and_keeps_the_order() {
+        let mut world = World::new(1 << 20);
+        let (a, b) = world.connected();
+        world.write(a, 1, 10);
+        world.wires.cut(&mut world.random, world.now, A, B, true);
+        world.write(a, 2, 200_000);
+        world.pass(2_000);
+        assert!(world.pieces(b).is_empty());
+        world.wires.cut(&mut world.random, world.now, A, B, false);
+        world.write(a, 3, 10);
+        world.pass(2_000);
+        assert_eq!(world.pieces(b), [1, 2, 2, 2, 2, 3], "frames are cut into pieces");
+    }
+
+    #[test]
+    fn a_full_window_keeps_the_writer_waiting_until_the_other_end_reads() {
+        let mut world = World::new(1_000);
+        let (a, b) = world.connected();
+        assert!(world.wires.takes(world.now, a));
+        world.write(a, 1, 2_000);
+        world.pass(1_000);
+        assert!(!world.wires.takes(world.now, a), "what has arrived is not read yet");
+        assert_eq!(world.pieces(b), [1]);
+        world.wires.cut(&mut world.random, world.now, B, A, true);
+        world.pass(100);
+        assert!(!world.wires.takes(world.now, a), "the acknowledgement does not get through");
+        world.wires.cut(&mut world.random, world.now, B, A, false);
+        assert!(world.wires.takes(world.now, a));
+    }
+
+    #[test]
+    fn a_process_that_ends_is_heard_of_at_once_and_refuses() {
+        let mut world = World::new(1_000);
+        let (a, _) = world.connected();
+        world.machine = Machine::On(0);
+        world.wires.process_ended(&mut world.random, world.now, B, false);
+        world.pass(50);
+        assert!(matches!(world.read(a), Some(Segment::End)));
+        let again = world.wires.dial(&mut world.random, world.now, (A, 1), B);
+        world.pass(50);
+        assert!(matches!(world.read(again), Some(Segment::Refused)));
+    }
+
+    #[test]
+    fn a_box_without_power_says_nothing_until_it_is_back() {
+        let mut world = World::new(1_000);
+        let (a, _) = world.connected();
+        world.machine = Machine::Off;
+        world.wires.process_ended(&mut world.random, world.now, B, true);
+        world.write(a, 1, 10);
+        let again = world.wires.dial(&mut world.random, world.now, (A, 1), B);
+        world.pass(3_000);
+        assert!(world.read(a).is_none() && world.read(again).is_none());
+        world.machine = Machine::On(2);
+        world.wires.box_is_back(&mut world.random, world.now, B);
+        world.pass(1_000);
+        assert!(matches!(world.read(a), Some(Segment::End)));
+    }
+
+    #[test]
+    fn connections_that_are_over_are_forgotten() {
+        let mut world = World::new(1_000);
+        let (a, b) = world.connected();
+        world.wires.close(&mut world.random, world.now, a);
+        world.pass(50);
+        assert!(matches!(world.read(b), Some(Segment::End)));
+        world.wires.close(&mut world.random, world.now, b);
+        world.machine = Machine::Off;
+        let unanswered = world.wires.dial(&mut world.random, world.now, (A, 1), B);
+        world.pass(50);
+        world.wires.close(&mut world.random, world.now, unanswered);
+        world.pass(50);
+        assert!(world.wires.connections.is_empty() && world.wires.is_quiet());
+    }
+}

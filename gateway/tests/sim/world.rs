@@ -64,6 +64,11 @@ pub struct Tally {
     pub forged: u64,
     pub wills: u64,
     pub refusals: u64,
+    /// Connections between gateways that were greeted, and how often a gateway took another for down.
+    pub connections: u64,
+    pub lost: u64,
+    /// Messages that left a full lane.
+    pub displaced: u64,
     pub steps: u64,
 }
 
@@ -82,6 +87,9 @@ impl Tally {
         self.forged += o.forged;
         self.wills += o.wills;
         self.refusals += o.refusals;
+        self.connections += o.connections;
+        self.lost += o.lost;
+        self.displaced += o.displaced;
         self.steps += o.steps;
     }
 }

@@ -86,9 +86,13 @@ impl World {
             Brought::News(news) => {
                 live.peers(clock, &news);
                 place.due = 0;
+                self.tally.lost += news.lost.len() as u64;
                 self.trace(|| format!("{id} reaches {:?}, restarted {:?}", news.up, news.restarted));
             }
-            Brought::Connected(peer) => live.agreement.connected(peer),
+            Brought::Connected(peer) => {
+                live.agreement.connected(peer);
+                self.tally.connections += 1;
+            }
             Brought::Frame { from, clocks, full, messages } => {
                 live.agreement.heard(from, now, clocks);
                 note_full(live, from, full);
@@ -124,7 +128,7 @@ impl World {
         let (wires, random, known) = (&mut self.wires, &mut self.random, &mut place.known);
         let mut around = Around { now, wires, random, known, disk_ms: 1 };
         let Live { links, agreement, .. } = live;
-        links.write(&mut around, full, |peer| agreement.note(peer, now, own));
+        self.tally.displaced += links.write(&mut around, full, |peer| agreement.note(peer, now, own));
     }
 
     /// Goes to shortly before the next event, if until then nothing happens but heartbeats on links that are all up.
