@@ -148,6 +148,24 @@ impl World {
             live.links.jump(self.now);
             live.peers_look_at = self.now;
         }
+        self.compare_clocks();
+    }
+
+    /// What the heartbeats of the last moments before a jump ended have said of clocks.
+    fn compare_clocks(&mut self) {
+        let now = self.now;
+        let ids: Vec<_> = self.places.keys().copied().collect();
+        let pairs = || ids.iter().flat_map(|from| ids.iter().map(move |to| (*from, *to)));
+        for (from, to) in pairs().chain(pairs()).filter(|(from, to)| from != to) {
+            let place = &self.places[&from];
+            let Some(note) = place.live.as_ref().map(|l| l.agreement.note(to, now, place.clock.read(now)))
+            else {
+                continue;
+            };
+            if let Some(live) = &mut self.place(to).live {
+                live.agreement.heard(from, now, note);
+            }
+        }
     }
 
     /// What subscribers make gateways say to each other.
