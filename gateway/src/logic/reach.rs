@@ -1,7 +1,8 @@
 //! Whom a gateway reaches, as its shards and its forwarding know it, and what they are told when that changes.
 //!
-//! The failure detector says which gateways are up and which have restarted ([`Change`]). A restart counts as a loss and a return
-//! at once: what the old process was asked is not answered any more, and the new one knows nothing of it.
+//! The failure detector says which gateways are up and which have restarted ([`Change`]). A restart counts as a loss
+//! and a return at once: what the old process was asked is not answered any more, and the new one knows nothing of
+//! it.
 //!
 //! Invariant: forwarding is told that a gateway is gone before it is told that it is back.
 

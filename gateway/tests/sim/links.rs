@@ -1,5 +1,5 @@
-//! A gateway process's links: the cores that ship (`logic/link`, `logic/detector`, `logic/reach`), carried as the actors of
-//! `actors/link` carry them, over the connections of [`super::wire`].
+//! A gateway process's links: the cores that ship (`logic/link`, `logic/detector`, `logic/reach`), carried as the
+//! actors of `actors/link` carry them, over the connections of [`super::wire`].
 
 use super::invariants::detector::Watched;
 use super::invariants::lanes::{self, Lanes};
@@ -490,8 +490,8 @@ impl Links {
         self.apply(change, around, brought);
     }
 
-    /// Writes what waits, as far as the connections take it, and heartbeats that are due. Gives how many messages have left full
-    /// lanes since this was last done.
+    /// Writes what waits, as far as the connections take it, and heartbeats that are due. Gives how many messages
+    /// have left full lanes since this was last done.
     pub fn write(
         &mut self,
         around: &mut Around<'_>,

@@ -1,23 +1,23 @@
-//! Deterministic simulation of whole sites: the cores, the log and the stores that ship, in a world whose network, disks,
-//! clocks, devices and cloud misbehave as one seed says.
+//! Deterministic simulation of whole sites: the cores, the log and the stores that ship, in a world whose network,
+//! disks, clocks, devices and cloud misbehave as one seed says.
 //!
-//! Every run has a storm, in which the faults of its [`plan::Plan`] come, and then calm, in which everything must heal: all
-//! readings settled and counted once at the node, all replicas in one state, and then fresh readings taken
+//! Every run has a storm, in which the faults of its [`plan::Plan`] come, and then calm, in which everything must
+//! heal: all readings settled and counted once at the node, all replicas in one state, and then fresh readings taken
 //! at once. What must hold is in `invariants/`, one file each; the checks run after every turn of every gateway.
 //!
-//! What is real: MQTT sessions from the packet on (`logic/session`), decoders, forwarding, shards, Paxos, machine, group
-//! commit, log, snapshots, batch store, recovery, uplink and its seal; and between gateways the links with their lanes, frames
-//! and greetings (`logic/link`), the failure detector (`logic/detector`) and what a change of it means (`logic/reach`). What is
-//! modelled: the devices' sockets and the listener's connection, the connections between gateways (`wire.rs`: bytes in order,
-//! behind a delay and within a window, broken as TCP breaks), actors and threads (here: one turn after another), the broker and
-//! the node.
+//! What is real: MQTT sessions from the packet on (`logic/session`), decoders, forwarding, shards, Paxos, machine,
+//! group commit, log, snapshots, batch store, recovery, uplink and its seal; and between gateways the links with
+//! their lanes, frames and greetings (`logic/link`), the failure detector (`logic/detector`) and what a change of it
+//! means (`logic/reach`). What is modelled: the devices' sockets and the listener's connection, the connections
+//! between gateways (`wire.rs`: bytes in order, behind a delay and within a window, broken as TCP breaks), actors and
+//! threads (here: one turn after another), the broker and the node.
 //!
-//! Heartbeats flow as they ship, each 100 ms on each link. They cost a run little, because one that carries nothing wakes only the
-//! links and not the shards. Where for seconds nothing else would happen on links that are all up, a run jumps to shortly before the
-//! next event and tells the detectors that they heard everyone.
+//! Heartbeats flow as they ship, each 100 ms on each link. They cost a run little, because one that carries nothing wakes
+//! only the links and not the shards. Where for seconds nothing else would happen on links that are all up, a run jumps to
+//! shortly before the next event, and tells detectors and clocks what they would have heard.
 //!
-//! A connection never loses, doubles or reorders a single message, but Paxos and forwarding must endure that. So in half of the
-//! seeds (`Plan::rough`) it happens to what a gateway has read, before it takes it.
+//! A connection never loses, doubles or reorders a single message, but Paxos and forwarding must endure that. So in
+//! half of the seeds (`Plan::rough`) it happens to what a gateway has read, before it takes it.
 //!
 //! ```text
 //! cargo test -p selvedge-gateway --test sim                  the usual seeds, and the canaries
@@ -25,8 +25,8 @@
 //! SELVEDGE_SIM_FOR=10m cargo test --release -p selvedge-gateway --test sim -- --ignored --nocapture budget
 //! ```
 //!
-//! `SELVEDGE_GATEWAYS=5` sets the size for a replay or a budget; a budget takes all of 1, 3, 5 and 9 otherwise. A failure is
-//! shrunk to the faults that it needs, and printed with the command that replays it.
+//! `SELVEDGE_GATEWAYS=5` sets the size for a replay or a budget; a budget takes all of 1, 3, 5 and 9 otherwise. A
+//! failure is shrunk to the faults that it needs, and printed with the command that replays it.
 
 mod canaries;
 mod clock;

@@ -1,16 +1,17 @@
 //! The connections between gateways: what TCP and the systems below it do.
 //!
-//! A connection carries bytes in order both ways, after a delay and no faster than its network, and has at most a window of them
-//! under way: a writer that would exceed it waits. What happens to it:
+//! A connection carries bytes in order both ways, after a delay and no faster than its network, and has at most a
+//! window of them under way: a writer that would exceed it waits. What happens to it:
 //!
-//! - A *cut* network loses nothing at once: what is under way arrives when the network is whole again, as TCP repeats it. Neither
-//!   end learns of it otherwise.
-//! - A *process that ends* leaves its connections to its system, which closes them, and refuses new ones. Half of the time what is
-//!   still under way is lost with the connection (a reset), otherwise it arrives before the end.
+//! - A *cut* network loses nothing at once: what is under way arrives when the network is whole again, as TCP repeats
+//!   it. Neither end learns of it otherwise.
+//! - A *process that ends* leaves its connections to its system, which closes them, and refuses new ones. Half of the
+//!   time what is still under way is lost with the connection (a reset), otherwise it arrives before the end.
 //! - A *box without power* says nothing at all. When it is back, its system answers whoever still sends with a reset.
 //! - A *frozen* process reads nothing. Its system accepts connections and bytes for it until the window is full.
 //!
-//! Frames are cut into pieces as Noise cuts them. Not modelled: the encryption itself, and its two messages of greeting.
+//! Frames are cut into pieces as Noise cuts them. Not modelled: the encryption itself, and its two messages of
+//! greeting.
 
 use super::plan::Weather;
 use super::random::Random;

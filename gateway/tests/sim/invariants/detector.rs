@@ -1,8 +1,9 @@
 //! What the failure detector promises, held against what its process heard and when it ran:
 //!
 //! - a gateway is up for itself,
-//! - a peer goes down after the silence that the detector waits for, in time in which this process ran, or when its address
-//!   refuses a connection while there is none; a process that stood still takes nobody for silent that it had no time to hear,
+//! - a peer goes down after the silence that the detector waits for, in time in which this process ran, or when its
+//!   address refuses a connection while there is none; a process that stood still takes nobody for silent that it had
+//!   no time to hear,
 //! - a peer that is silent for so long is not up,
 //! - a restart is reported when its start is met, each once, and nothing else is.
 
@@ -72,8 +73,8 @@ impl Watched {
         self.stalls.retain(|(_, to)| now < to + 100 * DETECT_MS);
     }
 
-    /// How much of a silence the process saw, at least and at most. It can't tell a short stall from a slow turn, and of a long
-    /// one not when within a tick it began.
+    /// How much of a silence the process saw, at least and at most. It can't tell a short stall from a slow turn, and
+    /// of a long one not when within a tick it began.
     fn silence(&self, now: u64, heard: u64) -> (u64, u64) {
         let stalls = self.stalls.iter().filter(|(_, to)| *to > heard);
         let (mut least, mut most) = (now.saturating_sub(heard), now.saturating_sub(heard));

@@ -1,12 +1,14 @@
 //! What a link's lanes promise, held against a plain model of one process's link to one peer:
 //!
 //! - a lane never holds more than its bounds,
-//! - a message leaves its lane only into a frame, with its connection, or for a newer one of the *same* lane that is full,
+//! - a message leaves its lane only into a frame, with its connection, or for a newer one of the *same* lane that is
+//!   full,
 //! - the messages of a lane arrive in the order in which they were sent, each once, and none that was not sent,
 //! - a lane in which something waits is passed over in no more than so many frames in a row,
 //! - no frame is longer than a peer takes.
 //!
-//! The model has one queue for each lane and knows of no other: whatever one lane does to another shows as a difference.
+//! The model has one queue for each lane and knows of no other: whatever one lane does to another shows as a
+//! difference.
 
 use bincode::enc::write::SizeWriter;
 use selvedge_gateway::logic::link::{
@@ -63,8 +65,8 @@ impl Lanes {
             );
             assert!(
                 (messages, bytes) == (model.messages.len(), model.bytes),
-                "lane {lane:?} holds {messages} messages of {bytes} bytes, not {} of {}: something else than the lane itself \
-                 displaced what waited",
+                "lane {lane:?} holds {messages} messages of {bytes} bytes, not {} of {}: something else than the \
+                 lane itself displaced what waited",
                 model.messages.len(),
                 model.bytes
             );

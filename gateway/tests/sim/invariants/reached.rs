@@ -1,5 +1,5 @@
-//! Where no fault goes on, every gateway has every other one up within a bounded time: a link that broke is dialled again, and a
-//! peer that flapped has held its connection for long enough.
+//! Where no fault goes on, every gateway has every other one up within a bounded time: a link that broke is dialled
+//! again, and a peer that flapped has held its connection for long enough.
 
 use crate::gateway::Place;
 use selvedge_gateway::logic::detector::{HOLD_MAX_MS, TICK_MS};
@@ -7,7 +7,8 @@ use selvedge_gateway::logic::link::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, RE
 use selvedge_shared::ids::GatewayId;
 use std::collections::BTreeMap;
 
-/// A greeting that a fault broke ends, the next dial waits, fails for a box that is just coming up, waits again, and succeeds.
+/// A greeting that a fault broke ends, the next dial waits, fails for a box that is just coming up, waits again, and
+/// succeeds.
 pub const REACH_MS: u64 =
     HANDSHAKE_TIMEOUT_MS + 2 * REDIAL_MAX_MS + CONNECT_TIMEOUT_MS + 2 * HOLD_MAX_MS + 10 * TICK_MS;
 

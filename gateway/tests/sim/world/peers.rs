@@ -1,5 +1,5 @@
-//! What the world does for the links between gateways: brings what arrives, lets the links run when something is due, and jumps
-//! over long times in which nothing but heartbeats would happen.
+//! What the world does for the links between gateways: brings what arrives, lets the links run when something is due,
+//! and jumps over long times in which nothing but heartbeats would happen.
 
 use super::{Packet, World};
 use crate::gateway::{Live, Out, Place};
