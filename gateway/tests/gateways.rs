@@ -171,6 +171,56 @@ fn a_subscriber_gets_what_is_published_at_another_gateway() {
     assert!(!quarantined.contains("line/8"), "{quarantined}");
 }
 
+/// Publishes a numbered message of 15,000 bytes with QoS 1.
+fn publish_large(client: &mut Client, topic: &str, n: u16) {
+    let payload = format!("{n:015000}");
+    let body = [&[0, topic.len() as u8], topic.as_bytes(), &n.to_be_bytes(), payload.as_bytes()].concat();
+    client.send_raw(&[0x32, (body.len() & 0x7f) as u8 | 0x80, (body.len() >> 7) as u8]);
+    client.send_raw(&body);
+}
+
+/// What waits for a subscriber is bounded (8 MiB); here come 22 MB for one that reads only once its publisher gets on no more.
+#[test]
+fn a_subscriber_that_reads_late_loses_nothing_of_what_is_published_at_another_gateway() {
+    const MESSAGES: u16 = 1_500;
+    let site = Site::shared();
+    let mut device = Client::connect(site.mqtt(0), Hello::clean("far-device")).unwrap();
+    let mut hmi = Client::connect(site.mqtt(1), Hello::clean("far-hmi")).unwrap();
+    hmi.subscribe("far/#");
+    until_routed(&mut device, &mut hmi, "far/probe");
+    let (mut sent, mut acked) = (0, 0);
+    let publish = |device: &mut Client, sent: &mut u16, acked: u16| {
+        while *sent < MESSAGES && *sent - acked < 32 {
+            *sent += 1;
+            publish_large(device, "far/large", *sent);
+        }
+    };
+    publish(&mut device, &mut sent, acked);
+    while acked < MESSAGES && device.packet_within(PUBACK, Duration::from_millis(700)).is_some() {
+        acked += 1;
+        publish(&mut device, &mut sent, acked);
+    }
+    let reads = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        while got.last() != Some(&MESSAGES)
+            && let Some(body) = hmi.packet_within(PUBLISH, Duration::from_secs(20))
+        {
+            let (topic, rest) = body[2..].split_at(usize::from(body[1]));
+            if topic == b"far/large" {
+                hmi.send_raw(&[0x40, 2, rest[0], rest[1]]);
+                got.push(String::from_utf8_lossy(&rest[2..]).parse().unwrap());
+            }
+        }
+        got
+    });
+    while acked < MESSAGES {
+        device.packet(PUBACK);
+        acked += 1;
+        publish(&mut device, &mut sent, acked);
+    }
+    assert_eq!(reads.join().unwrap(), (1..=MESSAGES).collect::<Vec<u16>>());
+}
+
 #[test]
 fn a_will_is_published_when_its_client_vanishes_and_not_when_it_takes_leave() {
     let site = Site::shared();

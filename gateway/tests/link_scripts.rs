@@ -111,7 +111,7 @@ fn message(kind: &str, what: &str, n: u64) -> PeerMessage {
         "interest" => PeerMessage::Interest { filters: [format!("{what}/{n}")].into() },
         "route" => {
             let publish = RoutedPublish { topic: n.to_string(), payload: bytes(), qos: 1 };
-            PeerMessage::Route { publishes: vec![publish] }
+            PeerMessage::Route { publisher: 1, publishes: vec![publish] }
         }
         "state" => {
             let message = TransferMessage::State { slot: 1, offset: n, data: bytes() };
@@ -132,7 +132,7 @@ fn show(messages: &[PeerMessage]) -> String {
             PeerMessage::Interest { filters } => {
                 ("interest", filters[0].rsplit('/').next().unwrap().parse().unwrap())
             }
-            PeerMessage::Route { publishes } => ("route", publishes[0].topic.parse().unwrap()),
+            PeerMessage::Route { publishes, .. } => ("route", publishes[0].topic.parse().unwrap()),
             PeerMessage::Transfer { message: TransferMessage::State { offset, .. }, .. } => {
                 ("state", *offset)
             }

@@ -171,9 +171,13 @@ impl Switch {
                 PeerMessage::Evict { start, connection } => self.front.evict(start, connection),
                 PeerMessage::EvictAll { start, shard } => self.front.evict_all(start, shard),
                 PeerMessage::Interest { filters } => self.front.set_interest(from, &filters),
-                PeerMessage::Route { publishes } => self.front.route_in(publishes),
+                PeerMessage::Route { publisher, publishes } => {
+                    self.front.route_in(from, publisher, publishes)
+                }
+                PeerMessage::Taken { publishers } => self.front.taken(publishers),
             }
         }
+        self.front.tell_taken();
         let Some(to) = &self.to else { return };
         for (shard, events) in events {
             if let Some(actor) = to.shards.get(&shard)
@@ -278,6 +282,7 @@ impl Switch {
         self.look_at_clocks();
         self.look_at_room();
         self.tell_interest();
+        self.front.tell_taken();
         if self.asks.open() > 0 {
             let (now_ms, mut effects) = (self.now_ms(), Vec::new());
             for (question, _) in self.replies.extract_if(.., |_, reply| reply.is_closed()) {

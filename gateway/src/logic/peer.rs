@@ -8,6 +8,7 @@ use crate::logic::skips::DeviceSkips;
 use crate::logic::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
 use selvedge_shared::ids::ShardId;
+use selvedge_shared::mqtt::QUEUED_OVERHEAD_BYTES;
 use selvedge_shared::time::EpochMs;
 use std::sync::Arc;
 
@@ -105,8 +106,15 @@ pub enum PeerMessage {
     },
     /// Publishes for subscribers at the receiving gateway.
     Route {
+        /// The connection at the sending gateway that published them; 0 if none is to wait for their subscribers.
+        publisher: u64,
         /// In the order in which they were taken in.
         publishes: Vec<RoutedPublish>,
+    },
+    /// Publishes that came in [`PeerMessage::Route`] are with subscribers that follow.
+    Taken {
+        /// How many bytes of each connection's ([`RoutedPublish::follow_bytes`]).
+        publishers: Vec<(u64, u64)>,
     },
 }
 
@@ -122,6 +130,16 @@ pub struct RoutedPublish {
     pub payload: Vec<u8>,
     /// As it was published: 0, 1 or 2.
     pub qos: u8,
+}
+
+impl RoutedPublish {
+    /// What it counts for its publisher, who waits for subscribers that do not follow: nothing at QoS 0.
+    pub fn follow_bytes(&self) -> u64 {
+        match self.qos {
+            0 => 0,
+            _ => (self.topic.len() + self.payload.len() + QUEUED_OVERHEAD_BYTES) as u64,
+        }
+    }
 }
 
 /// A question about recent windows.

@@ -258,7 +258,9 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         any::<(u64, u64)>().prop_map(|(start, connection)| PeerMessage::Evict { start, connection }),
         any::<(u64, u16)>().prop_map(|(start, shard)| PeerMessage::EvictAll { start, shard: ShardId(shard) }),
         vec(text(), 0..4).prop_map(|filters| PeerMessage::Interest { filters: filters.into() }),
-        vec(routed, 0..3).prop_map(|publishes| PeerMessage::Route { publishes }),
+        (any::<u64>(), vec(routed, 0..3))
+            .prop_map(|(publisher, publishes)| PeerMessage::Route { publisher, publishes }),
+        vec(any::<(u64, u64)>(), 0..3).prop_map(|publishers| PeerMessage::Taken { publishers }),
     ]
 }
 

@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::credit::{Charge, CreditPool};
 use super::departure::{Departure, Traffic};
 use super::event::{Answer, CloseReason, Inbound};
-use super::handle::{FOLLOW_MS, Handle};
+use super::handle::{Behind, FOLLOW_MS, Handle};
 use super::listener::ListenerConfig;
 use super::outgoing::Pool;
 use super::seats::{Seat, Seats};
@@ -310,9 +310,7 @@ impl Attendant {
         self.handle.note_behind(&mail);
         // It is counted from when it begins to keep publishes back.
         let since_ms = *self.follows_since_ms.get_or_insert(now_ms);
-        let is_over = |subscriber: &Arc<Handle>| {
-            !subscriber.is_behind() || now_ms.saturating_sub(since_ms) >= FOLLOW_MS
-        };
+        let is_over = |behind: &Behind| !behind.get() || now_ms.saturating_sub(since_ms) >= FOLLOW_MS;
         if mail.waits_for.as_ref().is_none_or(is_over) {
             mail.waits_for = None;
             self.follows_since_ms = None;

@@ -111,8 +111,8 @@ impl Broker {
     /// Gives a client's publish on. True: it is to be acknowledged now.
     fn publish(&self, handle: &Arc<Handle>, publish: &Publish) -> bool {
         let routed = self.router.route(Some(handle.id()), &publish.topic, &publish.payload, publish.qos);
-        if let Some(subscriber) = routed.behind.and_then(|id| self.router.handle(id)) {
-            handle.wait_for(&subscriber);
+        if let Some(behind) = routed.behind {
+            handle.wait_for(behind);
         }
         match self.inlets.iter().find(|inlet| inlet.hears(&publish.topic)) {
             Some(inlet) => inlet.put(handle, publish),

@@ -24,6 +24,22 @@ pub enum NotDelivered {
     Closed,
 }
 
+/// Whether somebody to whom messages go is behind: those who publish them look.
+#[derive(Debug, Clone, Default)]
+pub struct Behind(Arc<AtomicBool>);
+
+impl Behind {
+    /// Whether it is.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// It is now, or it is no more.
+    pub fn set(&self, behind: bool) {
+        self.0.store(behind, Ordering::Relaxed);
+    }
+}
+
 /// What waits for a connection's task.
 #[derive(Debug)]
 pub(super) struct Mail {
@@ -33,8 +49,8 @@ pub(super) struct Mail {
     /// What the connection is closed for.
     pub culprit: Option<Culprit>,
     pub closed: bool,
-    /// A subscriber of what the client publishes, that is behind.
-    pub waits_for: Option<Arc<Handle>>,
+    /// Somebody to whom goes what the client publishes, and who is behind.
+    pub waits_for: Option<Behind>,
 }
 
 /// An application's end of one connection.
@@ -46,7 +62,7 @@ pub struct Handle {
     pub(super) arrived: Notify,
     pub(super) dropped: AtomicU64,
     carried: [AtomicU64; 4],
-    behind: AtomicBool,
+    behind: Behind,
     held_bytes: AtomicUsize,
 }
 
@@ -67,7 +83,7 @@ impl Handle {
             arrived: Notify::new(),
             dropped: AtomicU64::new(0),
             carried: Default::default(),
-            behind: AtomicBool::new(false),
+            behind: Behind::default(),
             held_bytes: AtomicUsize::new(0),
         }
     }
@@ -180,16 +196,16 @@ impl Handle {
     }
 
     /// Whether it does not follow: much of what may wait for it does.
-    pub fn is_behind(&self) -> bool {
-        self.behind.load(Ordering::Relaxed)
+    pub fn behind(&self) -> &Behind {
+        &self.behind
     }
 
     /// To be called when something was queued or taken.
     pub(super) fn note_behind(&self, mail: &Mail) {
-        let was = self.is_behind();
+        let was = self.behind.get();
         let is = mail.deliveries.is_behind(was);
         if is != was {
-            self.behind.store(is, Ordering::Relaxed);
+            self.behind.set(is);
         }
     }
 
@@ -204,12 +220,10 @@ impl Handle {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// What the client publishes goes to a subscriber that is behind: further publishes are kept back until it is not, but for
+    /// What the client publishes goes to somebody who is behind: further publishes are kept back until that is over, but for
     /// [`FOLLOW_MS`] at a time at most.
-    pub fn wait_for(&self, subscriber: &Arc<Handle>) {
-        if subscriber.id != self.id {
-            self.mail().waits_for.get_or_insert_with(|| subscriber.clone());
-        }
+    pub fn wait_for(&self, behind: Behind) {
+        self.mail().waits_for.get_or_insert(behind);
     }
 
     /// Ends the connection, after the answers given so far. The first reason counts. [`Inbound::Closed`] follows.

@@ -43,7 +43,7 @@ pub use event::{
     Publish, Refusal, Subscription, TooLarge, Version, Will,
 };
 pub use filters::MAX_CONNECTION_FILTER_BYTES;
-pub use handle::{Handle, NotDelivered};
+pub use handle::{Behind, FOLLOW_MS, Handle, NotDelivered};
 pub use inlet::{Heard, Inlet};
 pub use listener::{Listener, ListenerConfig};
 pub use rmqtt_codec::types::QoS;

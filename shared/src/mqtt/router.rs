@@ -12,7 +12,7 @@
 use super::MAX_CONNECTION_FILTER_ENTRIES;
 use super::event::{Delivery, Subscription};
 use super::filters::cost_bytes;
-use super::handle::{Handle, NotDelivered};
+use super::handle::{Behind, Handle, NotDelivered};
 use crate::topic::Filter;
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -172,14 +172,14 @@ impl Table {
 }
 
 /// What [`Router::route`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Routed {
     /// Queued for so many connections.
     pub delivered: usize,
     /// Not queued, for the subscriber's queue was full or its connection over.
     pub failed: usize,
-    /// The connection of a subscriber at QoS 1 that is behind: who publishes should wait for it ([`Handle::wait_for`]).
-    pub behind: Option<u64>,
+    /// Of a subscriber at QoS 1 other than the publisher that is behind: who publishes should wait for it ([`Handle::wait_for`]).
+    pub behind: Option<Behind>,
 }
 
 /// Subscriptions of connected clients. For use from many threads.
@@ -254,11 +254,6 @@ impl Router {
         }
     }
 
-    /// The connection of this number, if it subscribes to something.
-    pub fn handle(&self, id: u64) -> Option<Arc<Handle>> {
-        self.read().connections.get(&id).map(|(handle, _)| handle.clone())
-    }
-
     /// Whether nobody subscribes to anything, so that routing can be spared.
     pub fn is_empty(&self) -> bool {
         self.read().total == 0
@@ -303,8 +298,8 @@ impl Router {
             match handle.deliver(Delivery { topic: own_topic.clone(), payload: own_payload.clone(), qos }) {
                 Ok(()) => {
                     routed.delivered += 1;
-                    if qos != QoS::AtMostOnce && handle.is_behind() {
-                        routed.behind = Some(handle.id());
+                    if qos != QoS::AtMostOnce && handle.behind().get() && from != Some(handle.id()) {
+                        routed.behind = Some(handle.behind().clone());
                     }
                 }
                 Err(why) => {

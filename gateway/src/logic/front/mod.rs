@@ -10,6 +10,7 @@
 //! Invariant: what sessions hold of publishes is charged to the credit of all connections ([`selvedge_shared::mqtt::credit`]).
 
 pub mod arriving;
+mod away;
 mod load;
 
 pub use load::Load;
@@ -24,6 +25,7 @@ use crate::logic::skips::{DeviceSkips, Skips};
 use crate::logic::unmapped::{Unmapped, UnmappedTopic};
 use crate::logic::wills::{WILLS, Wills};
 use arriving::Arriving;
+use away::Away;
 use bytes::Bytes;
 use metrics::Counter;
 use selvedge_shared::ids::{GatewayId, ShardId};
@@ -116,6 +118,7 @@ pub struct Front {
     wills: Mutex<Wills>,
     router: Router,
     interest: RwLock<BTreeMap<GatewayId, Vec<Filter>>>,
+    away: Mutex<Away>,
     skips: Mutex<Skips>,
     unmapped: Mutex<Unmapped>,
     overloaded: AtomicBool,
@@ -176,6 +179,7 @@ impl Front {
             wills: Mutex::default(),
             router: Router::new(),
             interest: RwLock::default(),
+            away: Mutex::default(),
             skips: Mutex::default(),
             unmapped: Mutex::default(),
             overloaded: AtomicBool::new(false),
@@ -355,15 +359,35 @@ impl Front {
         self.interest.write().unwrap_or_else(PoisonError::into_inner).insert(peer, filters);
     }
 
-    /// Publishes that another gateway took in, for subscribers here.
-    pub fn route_in(&self, publishes: Vec<RoutedPublish>) {
+    /// Publishes that another gateway took in, on one of its connections, for subscribers here; [`Front::tell_taken`] is to follow.
+    pub fn route_in(&self, peer: GatewayId, publisher: u64, publishes: Vec<RoutedPublish>) {
+        let (mut bytes, mut behind) = (0, None);
         for p in publishes {
+            bytes += p.follow_bytes();
             let qos = match p.qos {
                 0 => QoS::AtMostOnce,
                 _ => QoS::AtLeastOnce,
             };
-            self.router.route(None, &p.topic.into(), &Bytes::from(p.payload), qos);
+            let routed = self.router.route(None, &p.topic.into(), &Bytes::from(p.payload), qos);
+            behind = behind.or(routed.behind);
         }
+        if publisher > 0 && bytes > 0 {
+            lock(&self.away).came(self.outside.now_ms(), peer, publisher, bytes, behind);
+        }
+    }
+
+    /// Tells peers which of their publishes have been taken. To be called after what came of them, and several times a second.
+    pub fn tell_taken(&self) {
+        let taken = lock(&self.away).taken(self.outside.now_ms());
+        for (peer, publishers) in taken {
+            self.outside.send(peer, vec![PeerMessage::Taken { publishers }]);
+        }
+    }
+
+    /// A peer has taken publishes of connections here.
+    pub fn taken(&self, publishers: Vec<(u64, u64)>) {
+        let (now_ms, mut away) = (self.outside.now_ms(), lock(&self.away));
+        publishers.into_iter().for_each(|(publisher, bytes)| away.told(now_ms, publisher, bytes));
     }
 
     /// How many publishes came ever to topics that map to no stream and that nobody subscribes to, and the topics.
@@ -463,6 +487,7 @@ impl Front {
     }
 
     fn forget(&self, id: u64) {
+        lock(&self.away).over(id);
         self.clients.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
@@ -541,22 +566,29 @@ impl Front {
         if self.router.is_empty() && interest.values().all(Vec::is_empty) {
             return;
         }
+        let (publisher, mut follow_bytes) = (from.and_then(|from| self.client(from)), 0);
         for p in publishes {
             let routed = self.router.route(from, &p.topic, &p.payload, p.qos);
-            if let Some((behind, from)) = routed.behind.zip(from)
-                && let (Some(subscriber), Some(publisher)) = (self.router.handle(behind), self.client(from))
-            {
-                publisher.handle.wait_for(&subscriber);
+            if let Some((behind, publisher)) = routed.behind.zip(publisher.as_ref()) {
+                publisher.handle.wait_for(behind);
             }
             for (peer, filters) in interest.iter() {
                 if filters.iter().any(|f| f.matches(&p.topic)) {
                     let (topic, payload, qos) = (p.topic.to_string(), p.payload.to_vec(), u8::from(p.qos));
-                    let publishes = vec![RoutedPublish { topic, payload, qos }];
-                    away.entry(*peer).or_default().push(PeerMessage::Route { publishes });
+                    let publish = RoutedPublish { topic, payload, qos };
+                    follow_bytes += publish.follow_bytes();
+                    let (publisher, publishes) = (from.unwrap_or(0), vec![publish]);
+                    away.entry(*peer).or_default().push(PeerMessage::Route { publisher, publishes });
                 }
             }
         }
         away.into_iter().for_each(|(peer, messages)| self.outside.send(peer, messages));
+        if let Some(publisher) = publisher.filter(|_| follow_bytes > 0)
+            && let Some(behind) =
+                lock(&self.away).sent(self.outside.now_ms(), publisher.handle.id(), follow_bytes)
+        {
+            publisher.handle.wait_for(behind);
+        }
     }
 
     fn admit(&self, handle: &Arc<Handle>, connect: &Connect) -> Arc<Client> {

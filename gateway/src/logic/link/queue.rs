@@ -57,7 +57,9 @@ impl Lane {
             | PeerMessage::Answer { .. }
             | PeerMessage::AskTable { .. }
             | PeerMessage::TableAnswer { .. } => Self::Questions,
-            PeerMessage::Interest { .. } | PeerMessage::Route { .. } => Self::Subscribers,
+            PeerMessage::Interest { .. } | PeerMessage::Route { .. } | PeerMessage::Taken { .. } => {
+                Self::Subscribers
+            }
             PeerMessage::Transfer { .. } => Self::Bulk,
         }
     }

@@ -195,13 +195,13 @@ impl World {
                 let payload = vec![b'x'; LARGE_BYTES];
                 let topic = "noise/large".to_string();
                 let publishes = vec![RoutedPublish { topic, payload, qos: 0 }];
-                live.links.send(to, PeerMessage::Route { publishes });
+                live.links.send(to, PeerMessage::Route { publisher: 0, publishes });
             }
             _ => {
                 for n in 0..random.below(100) {
                     let payload = vec![b'x'; random.below(NOISE_BYTES) as usize];
                     let publishes = vec![RoutedPublish { topic: format!("noise/{n}"), payload, qos: 0 }];
-                    live.links.send(to, PeerMessage::Route { publishes });
+                    live.links.send(to, PeerMessage::Route { publisher: 0, publishes });
                 }
             }
         }
