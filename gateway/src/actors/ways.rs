@@ -1,5 +1,5 @@
-//! What is around the front in a running gateway: the actors that take in what it wants done, the clocks, and who is told of departures
-//! and of operators' orders.
+//! What is around the front in a running gateway: the actors that take in what it wants done, the clocks, and who is
+//! told of departures and of operators' orders.
 
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::DepartureDesk;

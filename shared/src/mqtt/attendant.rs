@@ -1,5 +1,5 @@
-//! What the task around one connection decides, without its socket: when the application hears of events, when answers and deliveries
-//! are taken, what may be read by the credit there is, and what is waited for.
+//! What the task around one connection decides, without its socket: when the application hears of events, when answers
+//! and deliveries are taken, what may be read by the credit there is, and what is waited for.
 //!
 //! ```text
 //!           +-- exchange() -- write what is in output() -- go_on() --+
@@ -8,11 +8,12 @@
 //!           +--- received(), tick(), written(), a call ---<- wait <---+
 //! ```
 //!
-//! Whoever has the socket ([`super::listener`], or a simulation) goes round in that circle and does nothing but what it is told: it
-//! writes, waits for one of the things in [`Wait`] or for a call of the [`Handle`], and reads.
+//! Whoever has the socket ([`super::listener`], or a simulation) goes round in that circle and does nothing but what it
+//! is told: it writes, waits for one of the things in [`Wait`] or for a call of the [`Handle`], and reads.
 //!
 //! Invariant: credit is asked for before each read anew: what there was when a connection became idle is no matter.
-//! Invariant: the application hears nothing of a connection after [`Inbound::Closed`], and of its departure exactly once, after that.
+//! Invariant: the application hears nothing of a connection after [`Inbound::Closed`], and of its departure exactly
+//! once, after that.
 //! Invariant: a publisher waits for a subscriber that is behind for [`FOLLOW_MS`] at a time at most.
 
 use super::connection::Connection;
@@ -47,7 +48,8 @@ pub trait Application: Send + Sync + 'static {
     /// through `connection`, from here or from anywhere later.
     fn inbound(&self, connection: &Arc<Handle>, events: &mut Vec<Inbound>);
 
-    /// Whether connections are to keep publishes back for now, within their bounds: there is too much to do. Asked often.
+    /// Whether connections are to keep publishes back for now, within their bounds: there is too much to do. Asked
+    /// often.
     fn holds_publishes(&self) -> bool {
         false
     }
@@ -147,21 +149,22 @@ impl Attendant {
         &self.handle
     }
 
-    /// Whether the application has called since this was asked last: for those who don't wait for [`Handle`] as a task does.
+    /// Whether the application has called since this was asked last: for those who don't wait for [`Handle`] as a task
+    /// does.
     pub fn was_called(&self) -> bool {
         pin!(self.handle.arrived.notified()).as_mut().enable()
     }
 
-    /// Hands events up and takes what the application says, which at once is part of the same write. False: it is over; what is left is
-    /// [`Attendant::end`].
+    /// Hands events up and takes what the application says, which at once is part of the same write. False: it is over;
+    /// what is left is [`Attendant::end`].
     pub fn exchange(&mut self, now_ms: u64) -> bool {
         self.hand_up();
         self.take_mail(now_ms);
         !self.core.is_closed()
     }
 
-    /// Bytes for the client. Those that were written are to be told to [`Attendant::written`], but for the last ones, after
-    /// [`Attendant::end`].
+    /// Bytes for the client. Those that were written are to be told to [`Attendant::written`], but for the last ones,
+    /// after [`Attendant::end`].
     pub fn output(&mut self) -> &mut BytesMut {
         self.core.output()
     }
@@ -189,7 +192,8 @@ impl Attendant {
         self.core.output().clear();
     }
 
-    /// Goes on where it rested, once what can be is written. None: there is more to exchange before anything is waited for.
+    /// Goes on where it rested, once what can be is written. None: there is more to exchange before anything is waited
+    /// for.
     pub fn go_on(&mut self, now_ms: u64) -> Option<Wait> {
         self.note_traffic();
         self.core.hold(self.follows_since_ms.is_some() || self.app.holds_publishes());
@@ -209,7 +213,8 @@ impl Attendant {
         Some(Wait { reads: self.core.wants_input(), writes: !self.core.output().is_empty(), until_ms })
     }
 
-    /// How many bytes are to be read at once, by the credit there is now; others may have taken some while this one waited.
+    /// How many bytes are to be read at once, by the credit there is now; others may have taken some while this one
+    /// waited.
     pub fn most_read_bytes(&mut self) -> usize {
         if !canary::makes(Canary::CreditOfThen) {
             self.borrow();
@@ -245,8 +250,8 @@ impl Attendant {
         self.core.close(reason, &mut self.events);
     }
 
-    /// The connection is over: hands the last events up and tells of the departure. What is in the output then is the last. True: the
-    /// client was told something, so that it should be given time to read it.
+    /// The connection is over: hands the last events up and tells of the departure. What is in the output then is the
+    /// last. True: the client was told something, so that it should be given time to read it.
     pub fn end(&mut self, now_ms: u64) -> bool {
         self.hand_up();
         self.charge.set(0);

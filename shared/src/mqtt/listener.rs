@@ -5,8 +5,8 @@
 //! for a single publish.
 //!
 //! A connection that is idle holds no read buffer; one that is busy reads into buffers that double up to
-//! [`super::MAX_READ_BYTES`]. Publishes keep what was read alive until they are answered, so that little is read into a buffer of the
-//! thread, and kept in as many bytes as it has.
+//! [`super::MAX_READ_BYTES`]. Publishes keep what was read alive until they are answered, so that little is read into a
+//! buffer of the thread, and kept in as many bytes as it has.
 //!
 //! Invariant: a task never waits for the application, and an application that calls a [`Handle`] waits at most while
 //! its task copies [`super::MAX_OUTPUT_BYTES`] in memory.

@@ -1,8 +1,8 @@
-//! What the forwarder's state means for the connections: whether publishes are held back, whether newcomers are turned away, and for
-//! which shards nobody should wait.
+//! What the forwarder's state means for the connections: whether publishes are held back, whether newcomers are turned
+//! away, and for which shards nobody should wait.
 //!
-//! A leader that is busy for a moment is none of a newcomer's business; one whose disk or outbox has been full for [`BUSY_MS`] is, for what
-//! it would send could only wait.
+//! A leader that is busy for a moment is none of a newcomer's business; one whose disk or outbox has been full for
+//! [`BUSY_MS`] is, for what it would send could only wait.
 
 use super::Front;
 use crate::logic::forward::Forward;
@@ -19,8 +19,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Tells the front how its forwarder stands now, and refuses those who have waited too long. To be called several times a second while
-    /// it [`Load::goes_on`].
+    /// Tells the front how its forwarder stands now, and refuses those who have waited too long. To be called several
+    /// times a second while it [`Load::goes_on`].
     pub fn look(&mut self, now_ms: u64, forward: &Forward, front: &Front) {
         self.busy = match (forward.busy(), self.busy) {
             (None | Some(BusyReason::Window), _) => None,

@@ -1,13 +1,18 @@
-//! The front: what the MQTT connections of a gateway share, and what its forwarder tells them. It admits clients, steps their sessions
-//! ([`crate::logic::session`]), has wills published, and gives publishes to subscribers here and at peers.
+//! The front: what the MQTT connections of a gateway share, and what its forwarder tells them. It admits clients, steps
+//! their sessions ([`crate::logic::session`]), has wills published, and gives publishes to subscribers here and at
+//! peers.
 //!
-//! It is called from the tasks of connections and from the forwarder, by several threads at once; every lock is held for one batch of
-//! one connection. What it wants of others goes through [`Outside`], which takes it in without waiting.
+//! It is called from the tasks of connections and from the forwarder, by several threads at once; every lock is held
+//! for one batch of one connection. What it wants of others goes through [`Outside`], which takes it in without
+//! waiting.
 //!
-//! Invariant: a client whose shard can't move, or that comes while the site takes nothing more, is refused at once: none waits in vain.
+//! Invariant: a client whose shard can't move, or that comes while the site takes nothing more, is refused at once:
+//! none waits in vain.
 //! Invariant: of the connections of one client whose CONNECT waits at this gateway only the last one may be let in.
-//! Invariant: submissions of one connection leave in the order of its events: its session is locked until they have left.
-//! Invariant: what sessions hold of publishes is charged to the credit of all connections ([`selvedge_shared::mqtt::credit`]).
+//! Invariant: submissions of one connection leave in the order of its events: its session is locked until they have
+//! left.
+//! Invariant: what sessions hold of publishes is charged to the credit of all connections
+//! ([`selvedge_shared::mqtt::credit`]).
 
 pub mod arriving;
 mod away;
@@ -127,7 +132,8 @@ pub struct Front {
     figures: Figures,
 }
 
-/// The counters that nearly every batch of publishes moves, at hand: looking one up takes as long as counting a hundred times.
+/// The counters that nearly every batch of publishes moves, at hand: looking one up takes as long as counting a hundred
+/// times.
 struct Figures {
     acked: Counter,
     counted: Counter,
@@ -160,7 +166,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Front {
-    /// A front without connections. `credit` is for what its connections, its sessions and the forwarder hold of publishes.
+    /// A front without connections. `credit` is for what its connections, its sessions and the forwarder hold of
+    /// publishes.
     pub fn new(
         ring: Arc<Ring>,
         decoder: Decoder,
@@ -330,8 +337,8 @@ impl Front {
         }
     }
 
-    /// This gateway was given up as lost in a shard, where its connections count as ended: it closes those of that shard, whose
-    /// clients connect anew.
+    /// This gateway was given up as lost in a shard, where its connections count as ended: it closes those of that
+    /// shard, whose clients connect anew.
     pub fn evict_all(&self, start: u64, shard: ShardId) {
         if start != self.origin.start {
             return;

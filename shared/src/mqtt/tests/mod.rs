@@ -1,5 +1,6 @@
 //! The connection byte by byte, and the listener with real clients.
 
+mod attendant;
 mod connection;
 mod listener;
 mod noise;
