@@ -870,3 +870,36 @@ fn what_a_session_holds_is_counted_until_it_is_settled_also_beyond_its_connectio
     assert_eq!(s.session.held_bytes(), 0);
     assert!(s.session.is_over());
 }
+
+#[test]
+fn publishes_to_one_topic_are_routed_in_their_order_whichever_shard_is_first() {
+    let mut s = Script::open(Version::V311, 0, &[]);
+    let other = (0..).map(|i| format!("b{i}")).find(|b| s.ring.shard_of(b) != s.ring.shard_of("a")).unwrap();
+    s.publish(1, QoS::AtLeastOnce, "many", r#"[{"n":"a","v":1}]"#);
+    s.publish(2, QoS::AtLeastOnce, "many", &format!(r#"[{{"n":"{other}","v":2}}]"#));
+    s.publish(3, QoS::AtLeastOnce, &format!("d/{other}/t"), "3");
+    let routed = |s: &Script| s.out.route.iter().map(|p| p.token).collect::<Vec<_>>();
+    let held = s.session.held_bytes();
+    s.settle(1, DONE);
+    assert_eq!((s.said(), routed(&s)), ("ack 2".to_string(), vec![]), "the first to its topic is awaited");
+    assert_eq!(s.session.held_bytes(), held, "what waits to be routed is held");
+    s.settle(1, DONE);
+    assert_eq!((s.said(), routed(&s)), ("ack 3".to_string(), vec![3]), "another topic waits for nothing");
+    s.settle(0, DONE);
+    assert_eq!((s.said(), routed(&s)), ("ack 1".to_string(), vec![3, 1, 2]));
+    assert_eq!(s.session.held_bytes(), 0);
+}
+
+#[test]
+fn what_waits_to_be_routed_is_routed_when_the_one_before_it_is_given_up() {
+    let mut s = Script::open(Version::V5, 60, &[]);
+    let other = (0..).map(|i| format!("b{i}")).find(|b| s.ring.shard_of(b) != s.ring.shard_of("a")).unwrap();
+    s.publish(1, QoS::AtLeastOnce, "many", r#"[{"n":"a","v":1}]"#);
+    s.publish(2, QoS::AtLeastOnce, "many", &format!(r#"[{{"n":"{other}","v":2}}]"#));
+    s.settle(1, DONE);
+    assert!(s.out.route.is_empty());
+    s.settle(0, Outcome::Stale);
+    assert_eq!(s.out.route.iter().map(|p| p.token).collect::<Vec<_>>(), [2]);
+    s.close(None);
+    assert!(s.session.is_over());
+}

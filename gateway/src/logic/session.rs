@@ -1,12 +1,14 @@
 //! One MQTT connection as the gateway sees it: what its packets mean for the site's shards, and when they
 //! are answered.
 //!
-//! The protocol: a publish is decoded, its readings go to the shards of their devices, and it is
-//! answered, and routed to subscribers, when every shard it touches has judged its part. The answer says what became of it: success
-//! with a receipt if at least one reading is in the windows, with what was set aside or skipped in the reason string; a failure
-//! with the reason if none is; "no matching subscribers" if its topic maps to no stream and nobody listens. MQTT 3 knows no
-//! failures: there PUBACK waits until a publish of which something was not counted is chosen into the quarantine, in the
-//! shard of the client id. Whatever is answered, the publish is routed: that a payload is no number is no matter of its subscribers.
+//! The protocol: a publish is decoded, its readings go to the shards of their devices, and it is answered, and routed
+//! to subscribers, when every shard it touches has judged its part. The answer says what became of it: success with a
+//! receipt if at least one reading is in the windows, with what was set aside or skipped in the reason string; a
+//! failure with the reason if none is; "no matching subscribers" if its topic maps to no stream and nobody listens.
+//! MQTT 3 knows no failures: there PUBACK waits until a publish of which something was not counted is chosen into the
+//! quarantine, in the shard of the client id. Whatever is answered, the publish is routed: that a payload is no number
+//! is no matter of its subscribers. One that is settled before an earlier one to the same topic (their readings may lie
+//! in different shards) is routed behind it.
 //!
 //! A session that
 //! outlives its connection (3.1.1 without clean session, 5 with an expiry) is a record in the shard of its
@@ -24,6 +26,7 @@
 //! Invariant: a publish that is answered with a failure has left its packet id in no shard, for a shard notes it only where something of
 //! it counted, and then the answer is a success.
 //! Invariant: publishes reach each shard in the order in which the client sent them.
+//! Invariant: publishes to one topic are routed in the order in which the client sent them.
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted.
 
 use super::decode::{Decoded, Decoder, Few, Rebirth, Skipped, name_skipped};
@@ -197,6 +200,8 @@ pub struct Session {
     taken_over: bool,
     touched: BTreeSet<u16>,
     pending: PendingList,
+    /// Settled publishes that are to be routed behind earlier ones to their topics, by token.
+    late: Vec<(u64, Publish)>,
     /// Names of streams that were published lately, and where they belong.
     names: RecentNames,
     qos0: usize,
@@ -246,6 +251,7 @@ impl Session {
             taken_over: false,
             touched: BTreeSet::new(),
             pending: PendingList::default(),
+            late: Vec::new(),
             names: RecentNames::default(),
             qos0: 0,
             held: HeldList::default(),
@@ -276,7 +282,8 @@ impl Session {
 
     /// What it holds of publishes that are not settled, in bytes.
     pub fn held_bytes(&self) -> usize {
-        self.pending.bytes + self.held.bytes
+        let late: usize = self.late.iter().map(|(_, publish)| publish.cost_bytes()).sum();
+        self.pending.bytes + self.held.bytes + late
     }
 
     /// CONNECT waited too long for its shard.
@@ -353,6 +360,7 @@ impl Session {
     pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) {
         if let Outcome::Stale = settled.outcome {
             self.pending.remove(settled.ticket.token);
+            self.route_late(out);
             self.leaving &= settled.ticket.token != LEAVE;
             return self.replaced(out);
         }
@@ -617,7 +625,7 @@ impl Session {
             Outcome::Refused(_) if pending.quarantining => {
                 out.close = Some(CloseReason::Busy);
                 self.pending.remove(token);
-                return;
+                return self.route_late(out);
             }
             Outcome::Refused(why) => {
                 pending.not.get_or_insert_default().refused(settled.shard, &why);
@@ -700,8 +708,27 @@ impl Session {
             out.answers.push(Answer::Ack(ack));
         }
         if is_whole {
-            out.route.push(publish);
+            self.route(token, publish, out);
         }
+        self.route_late(out);
+    }
+
+    /// Routes a settled publish, unless an earlier one to its topic is not settled.
+    fn route(&mut self, token: u64, publish: Publish, out: &mut Effects) {
+        match self.pending.is_behind(token, &publish.topic) {
+            true => {
+                let at = self.late.partition_point(|(earlier, _)| *earlier < token);
+                self.late.insert(at, (token, publish));
+            }
+            false => out.route.push(publish),
+        }
+    }
+
+    /// Something is not awaited any more: what was to be routed behind it follows.
+    fn route_late(&mut self, out: &mut Effects) {
+        let pending = &self.pending;
+        let ready = self.late.extract_if(.., |(token, publish)| !pending.is_behind(*token, &publish.topic));
+        out.route.extend(ready.map(|(_, publish)| publish));
     }
 
     fn closed(&mut self, site: Site<'_>, closed: Closed, out: &mut Effects) {
@@ -928,6 +955,17 @@ impl PendingList {
 
     fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Whether a publish to this topic is awaited that came before this token. Most are settled in their order: then
+    /// there is none.
+    fn is_behind(&self, token: u64, topic: &str) -> bool {
+        let mut earlier = self.list.iter().take_while(|(of, _)| *of < token);
+        let publishes = |(_, pending): &(u64, Option<Pending>)| {
+            let publish = pending.as_ref().and_then(|pending| pending.publish.as_ref());
+            publish.is_some_and(|publish| &*publish.topic == topic)
+        };
+        earlier.any(publishes)
     }
 }
 
