@@ -86,11 +86,17 @@ pub enum Canary {
     StallIsSilence,
     /// A restart between two connections is not reported.
     RestartUnseen,
+    /// A client whose shard can't move waits for it.
+    StuckLaneTaken,
+    /// PUBACK, PUBREC and PUBCOMP leave as publishes are settled.
+    AnsweredAsSettled,
+    /// Publishes to one topic reach subscribers as they are settled.
+    RoutedAsSettled,
 }
 
 impl Canary {
     /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group.
-    pub const OF_SITES: [Self; 38] = [
+    pub const OF_SITES: [Self; 42] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,
         Self::OwnVoteEarly,
@@ -129,6 +135,10 @@ impl Canary {
         Self::LanesShared,
         Self::StallIsSilence,
         Self::RestartUnseen,
+        Self::CreditOfThen,
+        Self::StuckLaneTaken,
+        Self::AnsweredAsSettled,
+        Self::RoutedAsSettled,
     ];
 }
 

@@ -1,25 +1,35 @@
 //! Devices: MQTT clients that keep what is not acknowledged, reconnect to whichever gateway, and send it again.
 //!
-//! What is between a device and a gateway is one connection at a time that matters to the device, in which packets keep
-//! their order. A connection that the device has left lives on at its gateway for a while: what it had under way may
+//! What is between a device and a gateway is one connection at a time that matters to the device, along which its MQTT
+//! goes as bytes. A connection that the device has left lives on at its gateway for a while: what it had under way may
 //! still arrive there.
+//!
+//! Some devices measure nothing: they subscribe to what others publish, and read slowly now and then.
 
+use super::client::{Client, Packet, Said};
 use super::clock::true_time;
+use super::invariants::deliveries::Deliveries;
+use super::pipe::Piece;
 use super::random::Random;
 use selvedge_shared::ids::GatewayId;
-use selvedge_shared::mqtt::{AckCode, Answer, Connect, Inbound, Publish, QoS, Subscription, Version, Will};
-use selvedge_shared::topic::Filter;
+use selvedge_shared::mqtt::{Connect, QoS, Version, Will};
 use selvedge_shared::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::num::NonZeroU16;
 
 /// A device that hears nothing for so long tries another gateway.
 const PATIENCE_MS: u64 = 2_500;
 const RECONNECT_MS: u64 = 200;
+/// How long a hasty device waits for CONNACK.
+const HASTE_MS: u64 = 300;
 /// How many publishes a device has under way, and how many packet ids it goes round in; in a wide run more than are
 /// remembered of one that is idle.
 const IN_FLIGHT: (usize, u16) = (4, 16);
 const WIDE_IN_FLIGHT: (usize, u16) = (600, 2_000);
+const THIRSTY_IN_FLIGHT: (usize, u16) = (16, 32);
+/// Packet ids from here on are of SUBSCRIBE.
+const SUBSCRIBE_IDS: u16 = 60_000;
+/// The largest payload of a large publish, and the smallest, in bytes.
+const LARGE_BYTES: (u64, u64) = (1_000, 8_000);
 /// How many readings a device of a wide run measures at once.
 const BURST: u64 = 600;
 /// Windows of the widest rules that are in force in a run.
@@ -40,6 +50,8 @@ pub enum Kind {
     Many,
     /// As `Resent`, by MQTT 3.1.1, which knows no failures: what is acknowledged is counted, or in the quarantine.
     Old,
+    /// It publishes nothing and subscribes to what others do.
+    Subscriber,
 }
 
 /// A reading of its own: its number is its value.
@@ -70,18 +82,40 @@ struct Flight {
     resent: bool,
     /// PUBREC came: from now on PUBREL is what is sent.
     received: bool,
+    /// When it was sent on this connection.
+    sent_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// A connection that matters to its device.
 pub struct Connection {
     pub gateway: GatewayId,
     pub start: u64,
     pub id: u64,
     accepted: bool,
+    /// It sends what it has right behind CONNECT.
+    eager: bool,
     /// When something last came.
     heard: u64,
-    /// When the packet sent last arrives.
+    /// When it last said something.
+    said: u64,
+    /// A ping is not answered.
+    pinged: bool,
+    /// How long it waits in vain.
+    patience_ms: u64,
+    /// When the piece sent last arrives.
     pub last_arrival: u64,
+    client: Client,
+    /// What has come and is not read, and from when on it is.
+    unread: VecDeque<Piece>,
+    reads_from: u64,
+}
+
+impl Connection {
+    /// The bytes of packets.
+    pub fn say(&mut self, now: u64, packets: Vec<Packet>) -> Vec<u8> {
+        self.said = now;
+        self.client.say(packets).to_vec()
+    }
 }
 
 pub struct Device {
@@ -102,73 +136,52 @@ pub struct Device {
     /// The reading that its connection leaves as its will, and that of the last one that was let in.
     will: Option<u64>,
     accepted_will: Option<u64>,
-    /// What it subscribed to on this connection, by token; what was granted in its session.
-    asked: BTreeMap<u64, String>,
+    /// What it subscribed to on this connection, by packet id; what was granted in its session.
+    asked: BTreeMap<u16, Vec<String>>,
     granted: BTreeSet<String>,
     filters: u64,
+    /// What it wants of others, if it is a subscriber.
+    wanted: Vec<String>,
+    /// Connections that it has left.
+    left: Vec<(GatewayId, u64, u64)>,
 }
 
-/// What a device puts on its connection.
-#[derive(Debug, Clone)]
-pub enum Packet {
-    Connect(Box<Connect>),
-    Publish { packet_id: u16, topic: String, payload: String, qos: QoS, dup: bool },
-    Release(u16),
-    Subscribe { token: u64, filter: String },
-}
-
-impl Packet {
-    /// As the listener tells it, as number `token` of its connection.
-    pub fn inbound(self, token: u64) -> Inbound {
-        match self {
-            Self::Connect(connect) => Inbound::Connect(connect),
-            Self::Publish { packet_id, topic, payload, qos, dup } => Inbound::Publish(Publish {
-                token,
-                topic: topic.into(),
-                payload: payload.into(),
-                qos,
-                dup,
-                retain: false,
-                packet_id: NonZeroU16::new(packet_id),
-            }),
-            Self::Release(packet_id) => {
-                Inbound::Release { token, packet_id: NonZeroU16::new(packet_id).expect("not 0") }
-            }
-            Self::Subscribe { token, filter } => {
-                let filter = Filter::new(&filter).expect("a filter");
-                let subscription = Subscription { filter, qos: QoS::AtLeastOnce, no_local: false };
-                Inbound::Subscribe { token, subscriptions: vec![subscription] }
-            }
-        }
-    }
-
-    /// The packet id that its answer is for, or 0; the listener keeps it with the token.
-    pub fn id(&self) -> u16 {
-        match self {
-            Self::Connect(_) | Self::Subscribe { .. } => 0,
-            Self::Publish { packet_id, .. } | Self::Release(packet_id) => *packet_id,
-        }
-    }
+/// What the devices of a run are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    pub publishers: usize,
+    pub subscribers: usize,
+    pub cramped: bool,
+    pub wide: bool,
+    /// Nearly all that they publish is large, and they have more of it under way.
+    pub thirsty: bool,
+    pub keepalive_s: u16,
 }
 
 pub struct Devices {
     pub list: Vec<Device>,
     pub readings: BTreeMap<u64, Reading>,
-    cramped: bool,
+    pub deliveries: Deliveries,
+    habits: Habits,
     last_connection: u64,
 }
 
 impl Devices {
-    pub fn new(count: usize, cramped: bool, wide: bool) -> Self {
+    pub fn new(habits: Habits, random: &mut Random) -> Self {
         let kinds = [Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many, Kind::Old];
-        let device = |i: usize| Device {
+        let publishers = habits.publishers;
+        let mut device = |i: usize| Device {
             name: format!("device-{i}"),
-            kind: kinds[i % kinds.len()],
+            kind: if i < publishers { kinds[i % kinds.len()] } else { Kind::Subscriber },
             boot: 1,
             seq: 0,
             wild: (0, false),
             last_packet: 0,
-            in_flight: if wide { WIDE_IN_FLIGHT } else { IN_FLIGHT },
+            in_flight: match (habits.wide, habits.thirsty) {
+                (true, _) => WIDE_IN_FLIGHT,
+                (false, true) => THIRSTY_IN_FLIGHT,
+                (false, false) => IN_FLIGHT,
+            },
             todo: VecDeque::new(),
             flights: BTreeMap::new(),
             order: VecDeque::new(),
@@ -179,24 +192,37 @@ impl Devices {
             asked: BTreeMap::new(),
             granted: BTreeSet::new(),
             filters: 0,
+            wanted: if i < publishers {
+                Vec::new()
+            } else {
+                let of = |_| format!("d/device-{}/#", random.below(publishers as u64));
+                (0..1 + i % 3).map(of).chain((i % 2 == 0).then(|| "many".to_string())).collect()
+            },
+            left: Vec::new(),
         };
         Self {
-            list: (0..count).map(device).collect(),
+            list: (0..publishers + habits.subscribers).map(&mut device).collect(),
             readings: BTreeMap::new(),
-            cramped,
+            deliveries: Deliveries::default(),
+            habits,
             last_connection: 0,
         }
     }
 
+    /// One that measures.
+    fn pick(&self, random: &mut Random) -> usize {
+        random.below(self.habits.publishers as u64) as usize
+    }
+
     /// Someone measures something.
     pub fn measure(&mut self, random: &mut Random, now: u64, cramped: bool) {
-        let d = random.below(self.list.len() as u64) as usize;
+        let d = self.pick(random);
         self.measure_by(d, random, now, cramped);
     }
 
     /// A device that has nothing waiting measures as much at once as it can have under way.
     pub fn burst(&mut self, random: &mut Random, now: u64, cramped: bool) {
-        let d = random.below(self.list.len() as u64) as usize;
+        let d = self.pick(random);
         if !self.list[d].todo.is_empty() {
             return;
         }
@@ -205,8 +231,21 @@ impl Devices {
         }
     }
 
+    /// All that measure have something to say at once.
+    pub fn rush(&mut self, random: &mut Random, now: u64) {
+        for d in 0..self.habits.publishers {
+            for _ in 0..4 + random.below(12) {
+                self.measure_by(d, random, now, false);
+            }
+        }
+    }
+
     fn measure_by(&mut self, d: usize, random: &mut Random, now: u64, cramped: bool) {
-        let told_alone = self.cramped;
+        let told_alone = self.habits.cramped;
+        let large = random.chance(if self.habits.thirsty { 900 } else { 30 }).then(|| {
+            let (least, most) = LARGE_BYTES;
+            (least + random.below(most - least)) as usize
+        });
         let device = &mut self.list[d];
         let name = device.name.clone();
         let late = if random.chance(100) { random.below(5_000) as i64 } else { 0 };
@@ -277,7 +316,13 @@ impl Devices {
                     .collect();
                 ("many".to_string(), format!("[{}]", records.join(",")))
             }
+            Kind::Subscriber => return,
         };
+        // What stands in the quarantine is looked for there as it was sent, and simulated logs are too small for much
+        // of it.
+        let fills_up = !matches!(device_kind, Kind::Plain | Kind::Old) && !wild && !cramped;
+        let bytes = large.filter(|_| fills_up).unwrap_or(0);
+        let payload = format!("{payload:<bytes$}");
         device.todo.push_back(Flight {
             topic,
             payload,
@@ -285,6 +330,7 @@ impl Devices {
             sent_before: false,
             resent: false,
             received: false,
+            sent_ms: 0,
         });
     }
 
@@ -303,22 +349,37 @@ impl Devices {
         &mut self,
         d: usize,
         now: u64,
-        cramped: bool,
-        to: impl FnOnce() -> (GatewayId, u64),
+        random: &mut Random,
+        to: impl FnOnce(&mut Random) -> (GatewayId, u64),
     ) -> Vec<Packet> {
+        let Habits { cramped, keepalive_s, .. } = self.habits;
         let device = &mut self.list[d];
-        if device.connection.is_some_and(|c| c.heard + PATIENCE_MS <= now && device.waits()) {
+        if device.is_late(now) {
             device.leave(now);
         }
         let mut packets = Vec::new();
-        match &device.connection {
-            None if device.connect_at <= now && device.wants() => {
-                let (gateway, start) = to();
+        let connects = device.connect_at <= now && device.wants_connection();
+        match &mut device.connection {
+            None if connects => {
+                let (gateway, start) = to(random);
                 self.last_connection += 1;
-                let id = self.last_connection;
-                let (heard, last_arrival) = (now, now);
-                device.connection =
-                    Some(Connection { gateway, start, id, accepted: false, heard, last_arrival });
+                let version = device.version();
+                let hasty = random.chance(100);
+                device.connection = Some(Connection {
+                    gateway,
+                    start,
+                    id: self.last_connection,
+                    accepted: false,
+                    eager: matches!(device.kind, Kind::Numbered | Kind::Plain) && random.chance(400),
+                    heard: now,
+                    said: now,
+                    pinged: false,
+                    patience_ms: if hasty { HASTE_MS } else { PATIENCE_MS },
+                    last_arrival: now,
+                    client: Client::new(version),
+                    unread: VecDeque::new(),
+                    reads_from: 0,
+                });
                 let id = self.readings.len() as u64 + 1;
                 let will = device.next_will(id, cramped);
                 if let Some((name, _)) = &will {
@@ -334,64 +395,145 @@ impl Devices {
                     self.readings.insert(id, reading);
                 }
                 device.will = will.as_ref().map(|_| id);
-                let mut connect = device.connect();
+                let mut connect = device.connect(keepalive_s);
                 connect.will = will.map(|(_, will)| will);
                 packets.push(Packet::Connect(Box::new(connect)));
+                if device.connection.as_ref().is_some_and(|c| c.eager) {
+                    device.resume(now, false, &mut packets);
+                    device.publish(now, &mut packets);
+                }
             }
-            Some(connection) if connection.accepted => device.publish(&mut packets),
+            Some(connection) if connection.accepted => {
+                if !connection.pinged && connection.said + ping_ms(keepalive_s) <= now {
+                    (connection.pinged, connection.heard) = (true, now);
+                    packets.push(Packet::Ping);
+                }
+                device.publish(now, &mut packets);
+            }
             _ => {}
         }
+        self.note_sent(d, &packets);
         packets
+    }
+
+    /// Publishes leave: for those who subscribe to them.
+    fn note_sent(&mut self, d: usize, packets: &[Packet]) {
+        let Some(connection) = &self.list[d].connection else { return };
+        let at = (connection.gateway, connection.start);
+        for packet in packets {
+            if let Packet::Publish { packet_id, topic, payload, .. } = packet
+                && let Some(n) =
+                    self.list[d].flights.get(packet_id).and_then(|flight| flight.readings.first())
+            {
+                self.deliveries.sent(d, at, *n, topic, payload);
+            }
+        }
     }
 
     pub fn deadline(&self, d: usize) -> u64 {
         let device = &self.list[d];
         match &device.connection {
-            None if device.wants() => device.connect_at,
-            Some(c) if device.waits() => c.heard + PATIENCE_MS,
-            _ => u64::MAX,
+            None if device.wants_connection() => device.connect_at,
+            None => u64::MAX,
+            Some(c) => {
+                let reads = if c.unread.is_empty() { u64::MAX } else { c.reads_from };
+                let patience = if device.waits() { c.heard + c.patience_ms } else { u64::MAX };
+                let pings = c.accepted && !c.pinged;
+                let ping = if pings { c.said + ping_ms(self.habits.keepalive_s) } else { u64::MAX };
+                reads.min(patience).min(ping)
+            }
         }
+    }
+
+    /// Something has come along the connection of a device.
+    pub fn arrives(&mut self, d: usize, piece: Piece) {
+        if let Some(connection) = &mut self.list[d].connection {
+            connection.unread.push_back(piece);
+        }
+    }
+
+    /// What device `d` reads now: how many bytes, and what they say; nothing more: the connection is over.
+    pub fn read(&mut self, d: usize, now: u64, random: &mut Random, slowly: bool) -> (usize, Vec<Said>) {
+        let device = &mut self.list[d];
+        let Some(connection) = device.connection.as_mut().filter(|c| c.reads_from <= now) else {
+            return (0, Vec::new());
+        };
+        let (mut count, mut said) = (0, Vec::new());
+        while let Some(piece) = connection.unread.pop_front() {
+            match piece {
+                Piece::Bytes(bytes) => {
+                    count += bytes.len();
+                    said.extend(connection.client.hear(&bytes));
+                }
+                Piece::End | Piece::Reset => said.push(Said::Goodbye),
+            }
+        }
+        if slowly && count > 0 && device.kind == Kind::Subscriber && random.chance(100) {
+            connection.reads_from = now + random.below(5_000);
+        }
+        (count, said)
     }
 
     /// Which device a connection is of, if it is the one that the device uses.
     pub fn of(&self, connection: u64) -> Option<usize> {
-        self.list.iter().position(|d| d.connection.is_some_and(|c| c.id == connection))
+        self.list.iter().position(|d| d.connection.as_ref().is_some_and(|c| c.id == connection))
     }
 
-    /// The gateway says something on a device's connection.
-    pub fn answered(&mut self, d: usize, now: u64, answer: Answer, packet_id: u16) -> Vec<Packet> {
+    /// The gateway says something on a device's connection; `found`: what is subscribed to there now, if the gateway
+    /// has the connection still.
+    pub fn hears(
+        &mut self,
+        d: usize,
+        now: u64,
+        said: Said,
+        found: impl FnOnce() -> Option<Vec<String>>,
+    ) -> Vec<Packet> {
         let device = &mut self.list[d];
         let Some(connection) = &mut device.connection else { return Vec::new() };
         connection.heard = now;
+        let (id, at) = (connection.id, (connection.gateway, connection.start));
         let mut packets = Vec::new();
-        match answer {
-            Answer::Accept(accept) => {
+        match said {
+            Said::Accepted { present } => {
+                assert!(!connection.accepted, "{} is let in twice", device.name);
                 connection.accepted = true;
+                connection.patience_ms = PATIENCE_MS;
+                let eager = connection.eager;
                 // One that was let in before has not said goodbye: its will came before this.
                 let before = device.accepted_will.take().filter(|_| !device.delays_its_will());
                 if let Some(will) = before.and_then(|id| self.readings.get_mut(&id)) {
                     will.kept = Some(true);
                 }
                 device.accepted_will = device.will;
-                device.resubscribe(accept.session_present, &accept.subscriptions, &mut packets);
-                device.resume(accept.session_present, &mut packets);
-                device.publish(&mut packets);
+                device.resubscribe(present, found(), &mut packets);
+                if !eager {
+                    device.resume(now, present, &mut packets);
+                }
+                device.publish(now, &mut packets);
             }
-            Answer::Refuse(_) => device.leave(now),
-            Answer::Subscribed { token, refused } => {
-                assert!(refused.is_empty(), "nothing is at its bound");
-                device.granted.extend(device.asked.remove(&token));
+            Said::Refused | Said::Goodbye => device.leave(now),
+            Said::Subscribed { packet_id } => {
+                let filters = device.asked.remove(&packet_id).expect("it was asked for");
+                if device.kind == Kind::Subscriber {
+                    self.deliveries.subscribed(now, id, at, &filters);
+                }
+                device.granted.extend(filters);
             }
-            Answer::Unsubscribed { .. } => {}
-            Answer::Ack(ack) => {
-                let kept = ack.code == AckCode::Kept;
+            Said::Pong => connection.pinged = false,
+            Said::Given { topic, payload, packet_id } => {
+                packets.extend(packet_id.map(Packet::Acked));
+                let payload = std::str::from_utf8(&payload).expect("devices publish text");
+                self.deliveries.given(id, &topic, payload);
+            }
+            Said::Answer { packet_id, kept, note, .. } => {
+                let note = note.as_deref();
                 let qos2 = device.qos() == QoS::ExactlyOnce;
                 if let Some(flight) = device.flights.get_mut(&packet_id) {
                     if !flight.received {
-                        let note = ack.note.as_ref().and_then(|note| note.reason_string.as_deref());
+                        self.deliveries.answered(at, flight.sent_ms, &flight.topic, &flight.payload);
                         for id in &flight.readings {
                             let reading = self.readings.get_mut(id).expect("it was measured");
-                            if device.kind == Kind::Many && self.cramped {
+                            if device.kind == Kind::Many && self.habits.cramped {
                                 let StreamName { device, stream } = &reading.name;
                                 let aside = note.is_some_and(|n| n.contains(&format!("{device}/{stream}: ")));
                                 let counted = kept && !aside;
@@ -401,8 +543,8 @@ impl Devices {
                                 continue;
                             }
                             // Only a number that leaps, and a bound, set a numbered reading aside.
-                            let sound = device.kind != Kind::Numbered || self.cramped || reading.wild;
-                            assert!(kept || sound, "reading {id} is refused: {ack:?}");
+                            let sound = device.kind != Kind::Numbered || self.habits.cramped || reading.wild;
+                            assert!(kept || sound, "reading {id} is refused: {note:?}");
                             let before = *reading.kept.get_or_insert(kept);
                             assert_eq!(before, kept, "reading {id} was both kept and refused");
                         }
@@ -415,10 +557,21 @@ impl Devices {
                         device.order.retain(|p| *p != packet_id);
                     }
                 }
-                device.publish(&mut packets);
+                device.publish(now, &mut packets);
             }
         }
+        if self.list[d].connection.is_none() {
+            self.deliveries.over(id);
+        }
+        self.note_sent(d, &packets);
         packets
+    }
+
+    /// The connections that devices have left since this was asked last.
+    pub fn left(&mut self) -> Vec<(GatewayId, u64, u64)> {
+        let left: Vec<_> = self.list.iter_mut().flat_map(|device| device.left.drain(..)).collect();
+        left.iter().for_each(|(.., id)| self.deliveries.over(*id));
+        left
     }
 
     /// Its connection is gone.
@@ -434,7 +587,7 @@ impl Devices {
 impl Device {
     fn qos(&self) -> QoS {
         match self.kind {
-            Kind::Numbered | Kind::Resent | Kind::Plain | Kind::Old => QoS::AtLeastOnce,
+            Kind::Numbered | Kind::Resent | Kind::Plain | Kind::Old | Kind::Subscriber => QoS::AtLeastOnce,
             Kind::Exact | Kind::Many => QoS::ExactlyOnce,
         }
     }
@@ -443,12 +596,22 @@ impl Device {
         !self.flights.is_empty() || !self.todo.is_empty()
     }
 
+    fn wants_connection(&self) -> bool {
+        self.kind == Kind::Subscriber || self.wants()
+    }
+
     fn waits(&self) -> bool {
-        self.connection.is_some_and(|c| !c.accepted) || !self.flights.is_empty()
+        self.connection.as_ref().is_some_and(|c| !c.accepted || c.pinged) || !self.flights.is_empty()
+    }
+
+    /// It has waited for too long, and it is not itself who does not read.
+    fn is_late(&self, now: u64) -> bool {
+        let late = |c: &Connection| c.heard.max(c.reads_from) + c.patience_ms <= now;
+        self.waits() && self.connection.as_ref().is_some_and(late)
     }
 
     fn leave(&mut self, now: u64) {
-        self.connection = None;
+        self.left.extend(self.connection.take().map(|c| (c.gateway, c.start, c.id)));
         self.asked.clear();
         if self.kind == Kind::Plain {
             self.flights.clear();
@@ -457,14 +620,18 @@ impl Device {
         self.connect_at = now + RECONNECT_MS;
     }
 
-    fn connect(&self) -> Connect {
-        let clean = matches!(self.kind, Kind::Numbered | Kind::Plain);
+    fn version(&self) -> Version {
+        if self.kind == Kind::Old { Version::V311 } else { Version::V5 }
+    }
+
+    fn connect(&self, keepalive_s: u16) -> Connect {
+        let clean = matches!(self.kind, Kind::Numbered | Kind::Plain | Kind::Subscriber);
         Connect {
             client_id: self.name.clone().into(),
-            version: if self.kind == Kind::Old { Version::V311 } else { Version::V5 },
+            version: self.version(),
             clean,
             expiry_s: if clean { 0 } else { u32::MAX },
-            keepalive_s: 0,
+            keepalive_s,
             will: None,
             username: None,
             password: None,
@@ -478,7 +645,7 @@ impl Device {
 
     /// What the next connection leaves behind, as reading `id`: in a stream of its own, for which a cramped site has no room.
     fn next_will(&self, id: u64, cramped: bool) -> Option<(StreamName, Will)> {
-        if cramped || matches!(self.kind, Kind::Plain | Kind::Many) {
+        if cramped || matches!(self.kind, Kind::Plain | Kind::Many | Kind::Subscriber) {
             return None;
         }
         let name = StreamName { device: self.name.clone(), stream: format!("once-{id}") };
@@ -488,25 +655,30 @@ impl Device {
     }
 
     /// What SUBACK granted must be there; a further filter is asked for.
-    fn resubscribe(&mut self, present: bool, found: &[Subscription], packets: &mut Vec<Packet>) {
-        if !matches!(self.kind, Kind::Exact | Kind::Resent) {
-            return;
-        }
-        let found: BTreeSet<&str> = found.iter().map(|s| s.filter.as_str()).collect();
-        for filter in &self.granted {
-            assert!(!present || found.contains(&**filter), "{} was granted {filter}, and lost it", self.name);
+    fn resubscribe(&mut self, present: bool, found: Option<Vec<String>>, packets: &mut Vec<Packet>) {
+        let filters = match self.kind {
+            Kind::Subscriber => self.wanted.clone(),
+            Kind::Exact | Kind::Resent => {
+                self.filters += 1;
+                vec![format!("f/{}/{}", self.name, self.filters % 32)]
+            }
+            _ => return,
+        };
+        if let Some(found) = found.filter(|_| present) {
+            for filter in &self.granted {
+                assert!(found.contains(filter), "{} was granted {filter}, and lost it", self.name);
+            }
         }
         if !present {
             self.granted.clear();
         }
-        self.filters += 1;
-        let (token, filter) = (1, format!("f/{}/{}", self.name, self.filters % 32));
-        self.asked.insert(token, filter.clone());
-        packets.push(Packet::Subscribe { token, filter });
+        let packet_id = SUBSCRIBE_IDS + (self.filters % 1_000) as u16;
+        self.asked.insert(packet_id, filters.clone());
+        packets.push(Packet::Subscribe { packet_id, filters });
     }
 
     /// Sends again what was under way (MQTT 5, section 4.4).
-    fn resume(&mut self, session_present: bool, packets: &mut Vec<Packet>) {
+    fn resume(&mut self, now: u64, session_present: bool, packets: &mut Vec<Packet>) {
         let qos = self.qos();
         for packet_id in &self.order {
             let Some(flight) = self.flights.get_mut(packet_id) else { continue };
@@ -516,6 +688,7 @@ impl Device {
                 self.name
             );
             flight.resent |= !flight.received;
+            flight.sent_ms = now;
             packets.push(match flight.received {
                 true => Packet::Release(*packet_id),
                 false => Packet::Publish {
@@ -529,7 +702,7 @@ impl Device {
         }
     }
 
-    fn publish(&mut self, packets: &mut Vec<Packet>) {
+    fn publish(&mut self, now: u64, packets: &mut Vec<Packet>) {
         let (most, ids) = self.in_flight;
         while self.flights.len() < most {
             let Some(mut flight) = self.todo.pop_front() else { return };
@@ -540,6 +713,7 @@ impl Device {
             }
             let packet_id = self.last_packet;
             flight.sent_before = true;
+            flight.sent_ms = now;
             packets.push(Packet::Publish {
                 packet_id,
                 topic: flight.topic.clone(),
@@ -551,4 +725,9 @@ impl Device {
             self.order.push_back(packet_id);
         }
     }
+}
+
+/// How long a device is quiet until it pings.
+fn ping_ms(keepalive_s: u16) -> u64 {
+    u64::from(keepalive_s) * 500
 }

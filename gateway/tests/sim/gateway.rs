@@ -3,29 +3,28 @@
 
 use super::clock::Clock;
 use super::disk::SimDisk;
+use super::edge::{Edge, Left};
 use super::invariants::wills::Counted;
 use super::links::Links;
+use super::pipe::Piece;
 use super::random::Random;
 use selvedge_gateway::logic::agreement::{Agreement, WallTime};
-use selvedge_gateway::logic::decode::Decoder;
+use selvedge_gateway::logic::decode::TopicRule;
 use selvedge_gateway::logic::forward::{self, Forward, Forwardable, Ticket};
 use selvedge_gateway::logic::link::Known;
 use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Rules};
 use selvedge_gateway::logic::paxos::Limits;
-use selvedge_gateway::logic::peer::{BusyReason, PeerMessage, QueryAnswer};
+use selvedge_gateway::logic::peer::{PeerMessage, QueryAnswer};
 use selvedge_gateway::logic::reach::News;
 use selvedge_gateway::logic::replica::{Encoding, Replica, Said, StoreWork};
 use selvedge_gateway::logic::ring::Ring;
-use selvedge_gateway::logic::session::{self, CONNECT_WAIT_MS, Session, Site};
 use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
 use selvedge_gateway::logic::uplink::{self, Confirmation, Uplink};
-use selvedge_gateway::logic::wills::{WILLS, Wills};
 use selvedge_gateway::storage::{
     self, Desk, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores,
 };
 use selvedge_gateway::wal::{Groups, Room, ScrubRound, Scrubber, Suspect};
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::mqtt::{Answer, CloseReason, Closed, Inbound, Refusal, Will};
 use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
 use selvedge_shared::time::EpochMs;
 use selvedge_shared::uplink::{Down, Up};
@@ -49,7 +48,11 @@ pub struct Common {
     pub gateways: Vec<GatewayId>,
     pub rules: Arc<Rules>,
     pub limits: Limits,
-    pub decoder: Decoder,
+    pub topics: Vec<TopicRule>,
+    /// How much of publishes a gateway may hold.
+    pub credit_bytes: usize,
+    /// The longest keep alive.
+    pub keepalive_s: u16,
     pub site: SiteId,
     pub secret: SiteSecret,
     /// Its gateways read again what lies on their disks.
@@ -114,12 +117,8 @@ pub struct Live {
     pub links: Links,
     /// When it looks next whose clocks are outside and whose disks are full.
     pub peers_look_at: u64,
-    /// With when they came, and with their wills.
-    sessions: BTreeMap<u64, (Session, u64, Option<Will>)>,
-    wills: Wills,
-    /// By token: the client and the epoch that a will under way is of.
-    wills_of: BTreeMap<u64, (String, u64)>,
-    busy_since: Option<u64>,
+    /// Its front and the connections of devices.
+    pub edge: Edge,
     /// What it knows of the others' clocks.
     pub agreement: Agreement,
     /// Whose clocks are outside, as its shards were told.
@@ -137,8 +136,7 @@ pub struct Live {
 pub struct Out {
     pub send: Vec<(GatewayId, PeerMessage)>,
     /// To devices, by connection.
-    pub answers: Vec<(u64, Answer)>,
-    pub closed: Vec<u64>,
+    pub pieces: Vec<(u64, Piece)>,
     /// Items that shards settled: shard and slot.
     pub settled: Vec<(ShardId, u64)>,
     /// What shards have counted of publishes, and of wills.
@@ -226,10 +224,7 @@ impl Place {
             scrub: common.scrubs.then(|| (self.disk.scrubber(me), ScrubRound::new(&[]), 0)),
             links: Links::new(mono_ms, me, self.start, self.start << 16 | u64::from(me.0), &common.gateways),
             peers_look_at: mono_ms,
-            sessions: BTreeMap::new(),
-            wills: Wills::default(),
-            wills_of: BTreeMap::new(),
-            busy_since: None,
+            edge: Edge::new(common, origin),
             agreement: Agreement::new(me, common.gateways.iter().copied()),
             outside: Vec::new(),
             full: BTreeSet::new(),
@@ -330,7 +325,7 @@ impl Live {
     }
 
     /// A peer, or this gateway itself, says something.
-    pub fn hear(&mut self, common: &Common, now: Now, from: GatewayId, message: PeerMessage, out: &mut Out) {
+    pub fn hear(&mut self, now: Now, from: GatewayId, message: PeerMessage, out: &mut Out) {
         match message {
             PeerMessage::Paxos { group, configuration: CONFIGURATION, message } => {
                 self.event(now, group, Event::Paxos { from, message });
@@ -344,31 +339,30 @@ impl Live {
             PeerMessage::Forwarded { shard, origin, n, answer } => {
                 let mut effects = forward::Effects::default();
                 self.forward.answered(now.mono_ms, (from, origin, shard, n), answer, &mut effects);
-                self.forwarded(common, now, effects, out);
+                self.forwarded(now, effects, out);
             }
             PeerMessage::Answer { id, answer } => out.queries.push((id, answer)),
-            PeerMessage::Evict { start, connection }
-                if start == self.origin.start && self.sessions.contains_key(&connection) =>
-            {
-                out.closed.push(connection);
+            PeerMessage::Evict { start, connection } => self.edge.front.evict(start, connection),
+            PeerMessage::EvictAll { start, shard } => self.edge.front.evict_all(start, shard),
+            PeerMessage::Interest { filters } => self.edge.front.set_interest(from, &filters),
+            PeerMessage::Route { publisher, publishes } => {
+                self.edge.front.route_in(from, publisher, publishes);
+                self.edge.front.tell_taken();
             }
-            PeerMessage::EvictAll { start, shard } if start == self.origin.start => {
-                let of = |(id, (s, ..)): (&u64, &(Session, u64, Option<Will>))| {
-                    (!s.client().is_empty() && common.ring.shard_of(s.client()) == shard).then_some(*id)
-                };
-                out.closed.extend(self.sessions.iter().filter_map(of));
-            }
+            PeerMessage::Taken { publishers } => self.edge.front.taken(publishers),
             _ => {}
         }
     }
 
-    fn forwarded(&mut self, common: &Common, now: Now, effects: forward::Effects, out: &mut Out) {
+    fn forwarded(&mut self, now: Now, effects: forward::Effects, out: &mut Out) {
         let origin = self.origin;
         for (to, forward::Outgoing { shard, n, submission }) in effects.send {
             out.send.push((to, PeerMessage::Forward { shard, origin, n, submission }));
         }
-        for settled in effects.outcomes {
-            let connection = settled.ticket.connection;
+        if effects.outcomes.is_empty() {
+            return;
+        }
+        self.edge.settled(now, effects.outcomes, |settled, about| {
             let kept = match &settled.outcome {
                 Outcome::Judged(judged) => judged.is_kept(),
                 Outcome::Done | Outcome::Duplicate | Outcome::Retired { .. } => true,
@@ -378,38 +372,26 @@ impl Live {
                 | Outcome::Subscribed { .. }
                 | Outcome::WillDue(_) => false,
             };
-            if kept {
-                out.settled.push((settled.shard, settled.slot));
-            }
-            let new =
-                matches!(&settled.outcome, Outcome::Judged(judged) if judged.counted > 0) && settled.slot > 0;
             let (shard, slot) = (settled.shard, settled.slot);
-            if connection == WILLS {
-                if let Some((client, epoch)) = self.wills_of.get(&settled.ticket.token).filter(|_| new) {
-                    out.wills.push(Counted { client: client.clone(), epoch: *epoch, shard, slot });
-                }
-                let mut effects = session::Effects::default();
-                let waits = self.wills.settled(site(common, origin, now), settled, &mut effects);
-                self.session_effects(common, now, WILLS, effects, out);
-                let Some(waited) = waits else { continue };
-                let Some((session, ..)) = self.sessions.get_mut(&waited.connection) else { continue };
-                let mut effects = session::Effects::default();
-                match waited.replaced {
-                    true => session.replaced(&mut effects),
-                    false => session.will_published(&mut effects),
-                }
-                self.session_effects(common, now, waited.connection, effects, out);
-                continue;
+            if kept {
+                out.settled.push((shard, slot));
             }
-            let Some((session, ..)) = self.sessions.get_mut(&connection) else { continue };
-            if new && session.epoch() > 0 {
-                let (client, epoch) = (session.client().to_string(), session.epoch());
-                out.published.push(Counted { client, epoch, shard, slot });
+            let new = matches!(&settled.outcome, Outcome::Judged(judged) if judged.counted > 0) && slot > 0;
+            if let Some(about) = about.filter(|_| new) {
+                let list = if about.is_will { &mut out.wills } else { &mut out.published };
+                list.push(Counted { client: about.client, epoch: about.epoch, shard, slot });
             }
-            let mut effects = session::Effects::default();
-            session.settled(site(common, origin, now), settled, &mut effects);
-            self.session_effects(common, now, connection, effects, out);
-        }
+        });
+        self.again = true;
+    }
+
+    /// Its connections and its front do what they can.
+    fn serve(&mut self, now: Now, out: &mut Out) {
+        let mut left = Left::default();
+        self.edge.serve(now, &mut self.forward, &mut left);
+        self.edge.tell_interest(&self.seen, &mut left);
+        out.pieces.extend(left.pieces);
+        out.send.extend(left.send);
     }
 
     /// An operator's order for a shard; nobody waits for its answer.
@@ -417,71 +399,6 @@ impl Live {
         self.last_order += 1;
         let ticket = Ticket { connection: u64::MAX, token: self.last_order };
         self.forward.submit(shard, ticket, Forwardable::Item(item));
-    }
-
-    /// A device's connection says something; `None`: it is over.
-    pub fn inbound(
-        &mut self,
-        common: &Common,
-        now: Now,
-        connection: u64,
-        event: Option<Inbound>,
-        out: &mut Out,
-    ) {
-        if let Some(Inbound::Connect(connect)) = &event {
-            if self.busy_since.is_some_and(|since| since + 2_000 < now.mono_ms) {
-                return out.answers.push((connection, Answer::Refuse(Refusal::Busy)));
-            }
-            if self.forward.stuck(now.mono_ms).contains(&common.ring.shard_of(&connect.client_id)) {
-                return out.answers.push((connection, Answer::Refuse(Refusal::Unavailable)));
-            }
-            self.sessions.insert(connection, (Session::new(connection), now.mono_ms, connect.will.clone()));
-        }
-        let origin = self.origin;
-        let Some((session, _, will)) = self.sessions.get_mut(&connection) else { return };
-        let mut effects = session::Effects::default();
-        let event = event.unwrap_or_else(|| {
-            let (reason, will, undelivered) = (CloseReason::Gone, will.take(), Vec::new());
-            Inbound::Closed(Box::new(Closed { reason, will, expiry_s: None, undelivered }))
-        });
-        session.inbound(site(common, origin, now), event, &mut effects);
-        self.session_effects(common, now, connection, effects, out);
-    }
-
-    fn session_effects(
-        &mut self,
-        common: &Common,
-        now: Now,
-        connection: u64,
-        mut effects: session::Effects,
-        out: &mut Out,
-    ) {
-        for will in std::mem::take(&mut effects.wills) {
-            let waits = Some(connection).filter(|id| *id != WILLS);
-            self.wills.publish(site(common, self.origin, now), will, waits, &mut effects);
-        }
-        for (_, Ticket { connection, token }, item) in &effects.submit {
-            if let (WILLS, Forwardable::Publish(Some(source), _)) = (*connection, item) {
-                self.wills_of.insert(*token, (source.client.clone(), source.epoch));
-            }
-        }
-        for (shard, ticket, item) in effects.submit {
-            self.forward.submit(shard, ticket, item);
-        }
-        for (shard, ticket) in effects.withdraw {
-            if self.forward.withdraw(shard, ticket)
-                && let Some((session, ..)) = self.sessions.get_mut(&ticket.connection)
-            {
-                session.withdrawn();
-            }
-        }
-        out.answers.extend(effects.answers.into_iter().map(|a| (connection, a)));
-        if effects.close.is_some() {
-            out.closed.push(connection);
-        }
-        if self.sessions.get(&connection).is_some_and(|(s, ..)| s.is_over()) {
-            self.sessions.remove(&connection);
-        }
     }
 
     /// A sealed confirmation from the broker; true if it was let in.
@@ -635,7 +552,7 @@ impl Live {
     }
 
     /// Fires the timers that are due.
-    pub fn timers(&mut self, common: &Common, now: Now, out: &mut Out) {
+    pub fn timers(&mut self, now: Now, out: &mut Out) {
         for replica in self.replicas.values_mut() {
             if replica.deadline_ms(now).is_some_and(|at| at <= now.mono_ms) {
                 replica.step(now, Event::Timer);
@@ -644,42 +561,27 @@ impl Live {
         if self.forward.deadline_ms().is_some_and(|at| at <= now.mono_ms) {
             let mut effects = forward::Effects::default();
             self.forward.timer(now.mono_ms, &mut effects);
-            self.forwarded(common, now, effects, out);
+            self.forwarded(now, effects, out);
         }
         if self.uplink.deadline_ms().is_some_and(|at| at <= now.mono_ms) {
             let mut effects = Vec::new();
             self.uplink.timer(now.mono_ms, &mut effects);
             self.uplinked(now, effects, out);
         }
-        let late: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter(|(_, (s, since, _))| s.arriving() && since + CONNECT_WAIT_MS <= now.mono_ms)
-            .map(|(id, _)| *id)
-            .collect();
-        for connection in late {
-            let mut effects = session::Effects::default();
-            if let Some((session, ..)) = self.sessions.get_mut(&connection) {
-                session.refuse(site(common, self.origin, now), &mut effects);
-            }
-            self.session_effects(common, now, connection, effects, out);
-        }
-        self.busy_since = match self.forward.busy() {
-            None | Some(BusyReason::Window) => None,
-            Some(_) => self.busy_since.or(Some(now.mono_ms)),
-        };
+        self.edge.look(now, &self.forward);
     }
 
     /// Takes and performs what the cores want.
-    pub fn turn(&mut self, common: &Common, now: Now, out: &mut Out) -> Result<(), Ended> {
-        let mut effects = forward::Effects::default();
-        self.forward.flush(now.mono_ms, &mut effects);
-        self.forwarded(common, now, effects, out);
+    pub fn turn(&mut self, now: Now, out: &mut Out) -> Result<(), Ended> {
         loop {
             self.again = false;
+            self.serve(now, out);
+            let mut effects = forward::Effects::default();
+            self.forward.flush(now.mono_ms, &mut effects);
+            self.forwarded(now, effects, out);
             let ids: Vec<ShardId> = self.replicas.keys().copied().collect();
             for shard in ids {
-                self.turn_of(common, now, shard, out)?;
+                self.turn_of(now, shard, out)?;
             }
             if !self.again {
                 return Ok(());
@@ -687,7 +589,7 @@ impl Live {
         }
     }
 
-    fn turn_of(&mut self, common: &Common, now: Now, shard: ShardId, out: &mut Out) -> Result<(), Ended> {
+    fn turn_of(&mut self, now: Now, shard: ShardId, out: &mut Out) -> Result<(), Ended> {
         let Some(replica) = self.replicas.get_mut(&shard) else { return Ok(()) };
         let effects = replica.take(now).map_err(|halt| Ended(halt.to_string()))?;
         out.send.extend(effects.send);
@@ -706,12 +608,11 @@ impl Live {
         if effects.began_to_lead {
             let mut effects = forward::Effects::default();
             self.forward.leader_is(now.mono_ms, shard, self.me, &mut effects);
-            self.forwarded(common, now, effects, out);
+            self.forwarded(now, effects, out);
         }
         if !effects.wills.is_empty() {
-            let wills = effects.wills;
-            let effects = session::Effects { wills, ..session::Effects::default() };
-            self.session_effects(common, now, WILLS, effects, out);
+            self.edge.publish_wills(now, effects.wills);
+            self.again = true;
         }
         let mut up = Vec::new();
         for (seq, content) in effects.loaded {
@@ -727,8 +628,6 @@ impl Live {
     /// When it wants to run next.
     pub fn deadline(&mut self, now: Now) -> u64 {
         let shards = self.replicas.values_mut().filter_map(|r| r.deadline_ms(now)).min();
-        let arriving =
-            self.sessions.values().filter(|(s, ..)| s.arriving()).map(|(_, at, _)| at + CONNECT_WAIT_MS);
         [
             shards,
             self.log_due,
@@ -738,7 +637,7 @@ impl Live {
             self.scrub.as_ref().map(|(.., due)| *due),
             self.forward.deadline_ms(),
             self.uplink.deadline_ms(),
-            arriving.min(),
+            Some(self.edge.deadline_ms()),
         ]
         .into_iter()
         .flatten()
@@ -749,7 +648,11 @@ impl Live {
     /// What it is at.
     pub fn works_at(&self) -> String {
         let (log, store) = (self.log_work.len(), self.store_work.len());
-        format!("{log} of the log, {store} of the store, wills {:?}", self.wills)
+        let (held, connections) = (self.edge.front.held_bytes(), self.edge.front.connections());
+        let wills = self.edge.front.wills_under_way();
+        format!(
+            "{log} of the log, {store} of the store, {wills} wills, {connections} connections that hold {held} bytes"
+        )
     }
 
     pub fn is_idle(&self) -> bool {
@@ -757,7 +660,7 @@ impl Live {
             && self.store_work.is_empty()
             && self.encodings.is_empty()
             && self.forward.deadline_ms().is_none()
-            && self.wills.is_empty()
+            && self.edge.front.wills_under_way() == 0
     }
 
     /// Whether the store has the content of a batch.
@@ -783,9 +686,4 @@ fn replica_settings(common: &Common) -> ReplicaSettings {
         incarnation: 1,
         shelf_bytes: SHELF_BYTES,
     }
-}
-
-fn site(common: &Common, origin: Origin, now: Now) -> Site<'_> {
-    let (ring, decoder) = (&common.ring, &common.decoder);
-    Site { ring, decoder, origin, now: now.wall, listens: &|_| false }
 }

@@ -5,12 +5,21 @@
 //! heal: all readings settled and counted once at the node, all replicas in one state, and then fresh readings taken
 //! at once. What must hold is in `invariants/`, one file each; the checks run after every turn of every gateway.
 //!
-//! What is real: MQTT sessions from the packet on (`logic/session`), decoders, forwarding, shards, Paxos, machine,
-//! group commit, log, snapshots, batch store, recovery, uplink and its seal; and between gateways the links with
-//! their lanes, frames and greetings (`logic/link`), the failure detector (`logic/detector`) and what a change of it
-//! means (`logic/reach`). What is modelled: the devices' sockets and the listener's connection, the connections
-//! between gateways (`wire.rs`: bytes in order, behind a delay and within a window, broken as TCP breaks), actors and
-//! threads (here: one turn after another), the broker and the node.
+//! What is real: all of a gateway between the sockets of its devices, those of its peers and its disk. The connections
+//! of devices (`shared::mqtt::attendant` around `connection`, so what they read, by which credit, when they keep
+//! publishes back, answer and end), the front (admission, sessions, wills, subscribers, the site's load), decoders,
+//! forwarding, shards, Paxos, machine, group commit, log, snapshots, batch store, recovery, uplink and its seal; and
+//! between gateways the links with their lanes, frames and greetings (`logic/link`), the failure detector
+//! (`logic/detector`) and what a change of it means (`logic/reach`).
+//!
+//! What is modelled: sockets of devices ([`pipe`]: bytes that come in pieces, late, and end at any time; a device that
+//! does not read leaves a gateway little room to write) and of peers ([`wire`]: bytes in order, behind a delay and
+//! within a window, broken as TCP breaks), actors and threads (here: one turn after another), the broker and the node.
+//!
+//! Devices are clients of another make ([`client`]): they encode what they say and decode what they hear. Some are
+//! eager (they publish right behind CONNECT), some hasty (they go to another gateway while CONNECT waits), some
+//! subscribe to others and read slowly now and then. In some runs many of them publish more at once than a gateway may
+//! hold.
 //!
 //! Heartbeats flow as they ship, each 100 ms on each link. They cost a run little, because one that carries nothing wakes
 //! only the links and not the shards. Where for seconds nothing else would happen on links that are all up, a run jumps to
@@ -29,14 +38,17 @@
 //! failure is shrunk to the faults that it needs, and printed with the command that replays it.
 
 mod canaries;
+mod client;
 mod clock;
 mod cloud;
 mod devices;
 mod disk;
+mod edge;
 mod gateway;
 mod invariants;
 mod links;
 mod net;
+mod pipe;
 mod plan;
 mod random;
 mod search;

@@ -7,6 +7,7 @@ use selvedge_gateway::logic::agreement::APART_MS;
 use selvedge_gateway::logic::machine::{MAX_LEAD_MS, Rules};
 use selvedge_gateway::wal::Crash;
 use selvedge_shared::ids::GatewayId;
+use selvedge_shared::mqtt::credit::DEFAULT_CREDIT_BYTES;
 use std::fmt;
 
 /// How long the faults last, in milliseconds.
@@ -20,6 +21,8 @@ const ROT_SALT: u64 = 0x726f_7400;
 
 /// What draws how the connections between gateways are, and what subscribers make of them.
 const LINK_SALT: u64 = 0x6c69_6e6b_00;
+/// The same of those whose devices publish more than a gateway may hold.
+const THIRST_SALT: u64 = 0x7468_6972_7374;
 
 /// What is always a little wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -130,6 +133,8 @@ pub struct Plan {
     /// Subscribers flood the links, and toggle what they want.
     pub noisy: bool,
     pub temper: Temper,
+    /// Many devices publish what is large, now and then all at once: more than a gateway may hold.
+    pub thirsty: bool,
     /// What goes wrong, and when.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -173,15 +178,32 @@ impl Plan {
             rough: l.chance(500),
             noisy: l.chance(150) && !days,
             temper,
+            thirsty: false,
             faults,
         };
         let plan = match !days && !cramped && Random::new(seed ^ HEAVY_SALT).chance(20) {
             true => plan.heavy(),
             false => plan,
         };
-        match !days && gateways >= 3 && Random::new(seed ^ ROT_SALT).chance(200) {
+        let plan = match !days && gateways >= 3 && Random::new(seed ^ ROT_SALT).chance(200) {
             true => plan.rots(),
             false => plan,
+        };
+        let thirsty =
+            !days && !plan.heavy && !wide && !cramped && Random::new(seed ^ THIRST_SALT).chance(120);
+        Self { thirsty, ..plan }
+    }
+
+    /// Whether little happens for days.
+    pub fn lasts_for_days(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::CloudAwayForDays { .. }))
+    }
+
+    /// How much of publishes a gateway may hold, in bytes.
+    pub fn credit_bytes(&self) -> usize {
+        match self.heavy || self.wide {
+            true => DEFAULT_CREDIT_BYTES,
+            false => 64 * 1024,
         }
     }
 
@@ -310,6 +332,7 @@ impl fmt::Display for Plan {
             match (self.wide, self.heavy) {
                 (_, true) => "; under load",
                 (true, _) => "; hundreds under way",
+                _ if self.thirsty => "; more published than may be held",
                 _ => "",
             },
             if self.rots { "; disks rot while they are used" } else { "" },

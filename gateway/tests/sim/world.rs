@@ -1,17 +1,19 @@
 //! The world: time, and who runs when; faults as they come; then calm, in which everything must heal.
 
+use super::client;
 use super::cloud::Cloud;
-use super::devices::{self, Devices};
+use super::devices::{self, Devices, Habits};
 use super::gateway::{Common, Ended, Live, Out, Place};
 use super::invariants::{
     self, agreement::Agreement, ballots::Ballots, catches_up::CatchesUp, kept::Kept, lost::Lost,
     mended::Mended, progress::Progress, reads::Reads, seals::Seals, state::State, wills::Wills,
 };
 use super::net::{MAX_PACKETS, Net};
+use super::pipe::Piece;
 use super::plan::{Fault, Plan, Rot};
 use super::random::Random;
 use super::wire::Wires;
-use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
+use selvedge_gateway::logic::decode::{Form, TopicRule};
 use selvedge_gateway::logic::machine::{Item, Override, Page, Quarantined, Rules};
 use selvedge_gateway::logic::paxos::{Limits, Role};
 use selvedge_gateway::logic::peer::{PeerMessage, TransferMessage, WindowQuery};
@@ -20,11 +22,10 @@ use selvedge_gateway::logic::shard::{Event, HAND_BACK_MS, Now};
 use selvedge_gateway::storage::OpenError;
 use selvedge_gateway::wal::Crash;
 use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::mqtt::Answer;
 use selvedge_shared::seal::SiteSecret;
 use selvedge_shared::time::{EpochMs, TIME_RANGE};
 use selvedge_shared::uplink::StreamName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 mod peers;
@@ -103,17 +104,16 @@ enum Packet {
         start: u64,
         message: PeerMessage,
     },
-    /// From a device; nothing: its connection is over.
+    /// From a device: the next bytes of its connection, or how it ends.
     In {
         gateway: GatewayId,
         start: u64,
         connection: u64,
-        packet: Option<devices::Packet>,
+        end: Option<Piece>,
     },
-    /// To a device; nothing: its connection is over.
+    /// To a device: what comes next along its connection.
     Back {
         connection: u64,
-        answer: Option<(Answer, u16)>,
     },
     /// From someone who wants to know.
     Ask {
@@ -133,6 +133,15 @@ enum Packet {
         frame: Vec<u8>,
         forged: bool,
     },
+}
+
+/// What is under way along the connection of a device, in order.
+#[derive(Default)]
+struct Way {
+    up: VecDeque<Piece>,
+    down: VecDeque<Piece>,
+    /// When the last piece to the device arrives.
+    last_down: u64,
 }
 
 /// The end of a fault that lasts.
@@ -158,8 +167,8 @@ pub struct World {
     net: Net<Packet>,
     devices: Devices,
     cloud: Cloud,
-    /// The token of the next packet of each connection, and which packet id each token stands for.
-    tokens: BTreeMap<u64, (u64, BTreeMap<u64, u16>)>,
+    /// By connection.
+    ways: BTreeMap<u64, Way>,
     ends: Vec<(u64, End)>,
     wires: Wires,
     faults: bool,
@@ -225,13 +234,23 @@ impl World {
                 false => Limits { memory_bytes: 2 << 20, ..Limits::default() },
             },
             gateways: gateways.clone(),
-            decoder: Decoder::new(rules).expect("rules"),
+            topics: rules,
+            credit_bytes: plan.credit_bytes(),
+            keepalive_s: if plan.lasts_for_days() { 3_600 } else { 20 },
             site: SiteId::new("sim").expect("a name"),
             secret: SiteSecret::from_hex(SECRET).expect("a secret"),
             scrubs: plan.rots,
         };
-        let count = 4 + random.below(8) as usize;
-        let devices = Devices::new(count, plan.cramped, plan.wide);
+        let publishers = 4 + random.below(8) as usize;
+        let habits = Habits {
+            publishers: if plan.thirsty { publishers + 20 } else { publishers },
+            subscribers: (plan.seed % 3) as usize,
+            cramped: plan.cramped,
+            wide: plan.wide,
+            thirsty: plan.thirsty,
+            keepalive_s: common.keepalive_s,
+        };
+        let devices = Devices::new(habits, &mut Random::new(plan.seed));
         let retires = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Retire { .. }));
         let cloud = Cloud::new(&common, retires);
         Self {
@@ -243,7 +262,7 @@ impl World {
             net: Net::new(plan.weather),
             devices,
             cloud,
-            tokens: BTreeMap::new(),
+            ways: BTreeMap::new(),
             ends: Vec::new(),
             wires: Wires::new(plan.temper, plan.weather),
             faults: true,
@@ -291,6 +310,9 @@ impl World {
             }
             if self.plan.wide && self.random.chance(100) {
                 self.devices.burst(&mut self.random, self.now, self.plan.cramped);
+            }
+            if self.plan.thirsty && self.random.chance(100) {
+                self.devices.rush(&mut self.random, self.now);
             }
             for _ in 0..self.random.below(3) {
                 self.ask();
@@ -398,6 +420,7 @@ impl World {
             let most = super::gateway::MAX_SEGMENTS + live.replicas.len() as u64 + 4;
             assert!(live.segments() <= most, "{id} keeps {} log segments: {}", live.segments(), self.show());
         }
+        invariants::connections::check(&self.devices, &self.places);
         invariants::counted_once::check(&self.devices, &self.cloud.windows, &self.quarantine());
     }
 
@@ -521,7 +544,16 @@ impl World {
     }
 
     fn is_settled(&self) -> bool {
-        if !self.devices.done() {
+        if !self.devices.done() || !self.devices.deliveries.is_settled() {
+            return false;
+        }
+        let has_left = |id: &u64| self.devices.of(*id).is_none();
+        if self
+            .places
+            .values()
+            .filter_map(|p| p.live.as_ref())
+            .any(|l| l.edge.connections().any(|id| has_left(&id)))
+        {
             return false;
         }
         let commits = self.commits();
@@ -553,6 +585,7 @@ impl World {
     fn show(&self) -> String {
         let settled = self.devices.readings.values().filter(|r| r.kept.is_some()).count();
         let mut text = format!("{settled} of {} readings settled", self.devices.readings.len());
+        text += &self.devices.deliveries.show();
         for (id, place) in &self.places {
             let Some(live) = &place.live else {
                 text += &format!("\n{id} is down until {}", place.back_at);
@@ -876,7 +909,7 @@ impl World {
         }
         // Whoever was connected notices.
         let gone: Vec<usize> = (0..self.devices.list.len())
-            .filter(|d| self.devices.list[*d].connection.is_some_and(|c| c.gateway == at))
+            .filter(|d| self.devices.list[*d].connection.as_ref().is_some_and(|c| c.gateway == at))
             .collect();
         for d in gone {
             if self.random.chance(700) {
@@ -947,15 +980,17 @@ impl World {
         }
         self.links_turn();
         for d in 0..self.devices.list.len() {
+            self.device_reads(d);
             let gateways = self.places.len() as u64;
-            let (random, places) = (&mut self.random, &self.places);
-            let to = || {
+            let places = &self.places;
+            let to = |random: &mut Random| {
                 let id = GatewayId(random.below(gateways) as u16 + 1);
                 (id, places[&id].start)
             };
-            let packets = self.devices.work(d, self.now, self.plan.cramped, to);
+            let packets = self.devices.work(d, self.now, &mut self.random, to);
             self.device_sends(d, packets);
         }
+        self.device_leaves();
         let due = |(id, place): (&GatewayId, &Place)| (place.due <= self.now).then_some(*id);
         let due: Vec<_> = self.places.iter().filter_map(due).collect();
         for id in due {
@@ -992,8 +1027,8 @@ impl World {
         live.connect_uplink(clock, cut_off == 0, &mut out);
         let ended = live
             .disk(clock, weather.disk_ms + slow_ms, random)
-            .map(|()| live.timers(&self.common, clock, &mut out))
-            .and_then(|()| live.turn(&self.common, clock, &mut out));
+            .map(|()| live.timers(clock, &mut out))
+            .and_then(|()| live.turn(clock, &mut out));
         match ended {
             Ok(()) => {
                 self.look(id);
@@ -1067,21 +1102,66 @@ impl World {
         }
     }
 
-    fn device_sends(&mut self, d: usize, packets: Vec<devices::Packet>) {
-        let Some(connection) = &mut self.devices.list[d].connection else { return };
-        for packet in packets {
-            connection.last_arrival = connection.last_arrival.max(self.now) + 1 + self.random.below(5);
-            let (gateway, start, connection_id) = (connection.gateway, connection.start, connection.id);
-            let packet = Packet::In { gateway, start, connection: connection_id, packet: Some(packet) };
-            self.net.put(connection.last_arrival, packet);
-            if self.random.chance(20) && self.faults {
-                // It goes away after this; its gateway notices much later.
-                let (at, packet) = (
-                    connection.last_arrival + self.random.below(6_000),
-                    Packet::In { gateway, start, connection: connection_id, packet: None },
-                );
-                self.net.put(at, packet);
-            }
+    /// A device puts packets on its connection: their bytes go in pieces, cut anywhere.
+    fn device_sends(&mut self, d: usize, packets: Vec<client::Packet>) {
+        let Some(connection) = self.devices.list[d].connection.as_mut().filter(|_| !packets.is_empty())
+        else {
+            return;
+        };
+        let (gateway, start, id) = (connection.gateway, connection.start, connection.id);
+        let mut bytes = connection.say(self.now, packets);
+        let way = self.ways.entry(id).or_default();
+        while !bytes.is_empty() {
+            let cut =
+                if self.random.chance(250) { 1 + self.random.below(bytes.len() as u64) } else { u64::MAX };
+            let rest = bytes.split_off((cut as usize).min(bytes.len()));
+            way.up.push_back(Piece::Bytes(std::mem::replace(&mut bytes, rest)));
+            let late = if self.random.chance(20) { self.random.below(300) } else { 0 };
+            connection.last_arrival = connection.last_arrival.max(self.now) + 1 + self.random.below(5) + late;
+            self.net.put(connection.last_arrival, Packet::In { gateway, start, connection: id, end: None });
+        }
+        if self.random.chance(20) && self.faults {
+            // It goes away after this; its gateway notices much later, and the device by its own patience.
+            let at = connection.last_arrival + self.random.below(6_000);
+            let end = Some(if self.random.chance(500) { Piece::End } else { Piece::Reset });
+            self.net.put(at, Packet::In { gateway, start, connection: id, end });
+        }
+    }
+
+    /// Devices have left connections: their gateways hear of it now, later, or by the keep alive.
+    fn device_leaves(&mut self) {
+        for (gateway, start, connection) in self.devices.left() {
+            let (at, end) = match self.random.below(10) {
+                0..3 => (self.random.below(10), Piece::End),
+                3..7 => (self.random.below(6_000), Piece::Reset),
+                _ if self.faults => continue,
+                _ => (self.random.below(1_000), Piece::End),
+            };
+            self.net.put(self.now + 1 + at, Packet::In { gateway, start, connection, end: Some(end) });
+        }
+    }
+
+    /// A device reads what has come, if it reads.
+    fn device_reads(&mut self, d: usize) {
+        let Some(connection) = &self.devices.list[d].connection else { return };
+        let (gateway, start, id) = (connection.gateway, connection.start, connection.id);
+        let (bytes, said) = self.devices.read(d, self.now, &mut self.random, self.faults);
+        if bytes > 0
+            && let Some(place) = self.places.get_mut(&gateway).filter(|p| p.start == start)
+            && let Some(live) = &mut place.live
+        {
+            live.edge.gets_room(id, bytes);
+            place.due = 0;
+        }
+        for said in said {
+            let places = &self.places;
+            let found = || {
+                let live = places[&gateway].live.as_ref().filter(|live| live.origin.start == start)?;
+                let has_it = live.edge.connections().any(|connection| connection == id);
+                has_it.then(|| live.edge.front.filters().1)
+            };
+            let packets = self.devices.hears(d, self.now, said, found);
+            self.device_sends(d, packets);
         }
     }
 
@@ -1111,19 +1191,11 @@ impl World {
                 live.links.send(to, message);
             }
         }
-        for (connection, answer) in out.answers {
-            let packet_id = match &answer {
-                Answer::Ack(ack) => self.tokens.get_mut(&connection).and_then(|(_, t)| t.remove(&ack.token)),
-                _ => None,
-            };
-            let answer = Some((answer, packet_id.unwrap_or(0)));
-            self.net.put(self.now + 1 + self.random.below(6), Packet::Back { connection, answer });
-        }
-        for connection in out.closed {
-            self.net.put(self.now + 1, Packet::Back { connection, answer: None });
-            let start = self.places[&from].start;
-            let packet = Packet::In { gateway: from, start, connection, packet: None };
-            self.net.put(self.now + 1, packet);
+        for (connection, piece) in out.pieces {
+            let way = self.ways.entry(connection).or_default();
+            way.last_down = way.last_down.max(self.now) + 1 + self.random.below(6);
+            way.down.push_back(piece);
+            self.net.put(way.last_down, Packet::Back { connection });
         }
         for (shard, frame) in out.up {
             self.seals.check(&frame);
@@ -1141,36 +1213,32 @@ impl World {
         match packet {
             Packet::Peer { from, to, start, message } => {
                 let again = Packet::Peer { from, to, start, message: message.clone() };
-                self.at(to, Some(start), again, |live, common, now, out| {
-                    live.hear(common, now, from, message, out);
+                self.at(to, Some(start), again, |live, _, now, out| {
+                    live.hear(now, from, message, out);
                 });
             }
-            Packet::In { gateway, start, connection, packet } => {
-                let again = Packet::In { gateway, start, connection, packet: packet.clone() };
-                if self.places[&gateway].frozen_until <= self.now && self.places[&gateway].start == start {
-                    let event = packet.map(|packet| {
-                        let (next, tokens) = self.tokens.entry(connection).or_default();
-                        *next += 1;
-                        tokens.insert(*next, packet.id());
-                        packet.inbound(*next)
+            Packet::In { gateway, start, connection, end } => {
+                let place = &self.places[&gateway];
+                if place.start == start && place.frozen_until > self.now {
+                    let until = place.frozen_until;
+                    return self.net.put(until, Packet::In { gateway, start, connection, end });
+                }
+                let Some(piece) = end.or_else(|| self.ways.get_mut(&connection)?.up.pop_front()) else {
+                    return;
+                };
+                if place.start == start {
+                    let again = Packet::In { gateway, start, connection, end: None };
+                    self.at(gateway, Some(start), again, |live, _, now, _| {
+                        live.edge.arrives(now, connection, piece);
                     });
-                    self.at(gateway, Some(start), again, |live, common, now, out| {
-                        live.inbound(common, now, connection, event, out);
-                    });
-                } else if self.places[&gateway].start == start {
-                    self.net.put(self.places[&gateway].frozen_until, again);
                 } else if let Some(d) = self.devices.of(connection) {
                     self.devices.lost(d, self.now); // nobody is there
                 }
             }
-            Packet::Back { connection, answer } => {
-                let Some(d) = self.devices.of(connection) else { return };
-                match answer {
-                    Some((answer, packet_id)) => {
-                        let packets = self.devices.answered(d, self.now, answer, packet_id);
-                        self.device_sends(d, packets);
-                    }
-                    None => self.devices.lost(d, self.now),
+            Packet::Back { connection } => {
+                let piece = self.ways.get_mut(&connection).and_then(|way| way.down.pop_front());
+                if let (Some(piece), Some(d)) = (piece, self.devices.of(connection)) {
+                    self.devices.arrives(d, piece);
                 }
             }
             Packet::Ask { to, shard, id, query } => {

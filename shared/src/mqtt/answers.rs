@@ -3,6 +3,7 @@
 //! Invariant: tokens ascend; an entry leaves only from the front, and only when it is answered.
 
 use super::event::{Ack, AckCode, AckNote};
+use crate::canary::{self, Canary};
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
@@ -70,7 +71,10 @@ impl Answers {
 
     /// The next that may leave.
     pub fn pop_done(&mut self) -> Option<Owed> {
-        let owed = self.owed.pop_front_if(|owed| owed.done)?;
+        let owed = match canary::makes(Canary::AnsweredAsSettled) {
+            true => self.owed.iter().position(|owed| owed.done).and_then(|at| self.owed.remove(at))?,
+            false => self.owed.pop_front_if(|owed| owed.done)?,
+        };
         self.bytes -= owed.bytes as usize;
         Some(owed)
     }

@@ -33,6 +33,7 @@ use arriving::Arriving;
 use away::Away;
 use bytes::Bytes;
 use metrics::Counter;
+use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
 use selvedge_shared::mqtt::{
     Answer, Application, Charge, CloseReason, Connect, CreditPool, Departure, Handle, Inbound, Publish, QoS,
@@ -295,7 +296,7 @@ impl Front {
         }
         // Who has no name yet waits for no shard.
         let waits = !client_id.is_empty() && self.arriving.is_stuck(self.ring.shard_of(client_id));
-        waits.then_some(Refusal::Unavailable)
+        (waits && !canary::makes(Canary::StuckLaneTaken)).then_some(Refusal::Unavailable)
     }
 
     /// The site's load: while it is `full`, connections hold publishes back; a lasting reason turns newcomers away.

@@ -1,14 +1,20 @@
 //! What must hold, one file each. A violation panics with what was found.
 
+pub mod admission;
 pub mod agreement;
+pub mod answers;
 pub mod ballots;
 pub mod bounds;
 pub mod catches_up;
 pub mod complete;
+pub mod connections;
 pub mod contents;
 pub mod corruption;
 pub mod counted_once;
+pub mod credit;
+pub mod deliveries;
 pub mod detector;
+pub mod events;
 pub mod kept;
 pub mod lanes;
 pub mod lost;

@@ -105,7 +105,7 @@ impl World {
                         let packet = Packet::Peer { from, to: id, start, message };
                         self.net.send(&mut self.random, now, packet);
                     } else {
-                        live.hear(&self.common, clock, from, message, &mut out);
+                        live.hear(clock, from, message, &mut out);
                         place.due = 0;
                     }
                 }

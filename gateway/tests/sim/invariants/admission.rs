@@ -1,0 +1,12 @@
+//! Nobody waits in vain: a client that comes when its gateway knows that the client's shard can't move, or that the
+//! site takes nothing more, is refused at once.
+
+use selvedge_gateway::logic::front::Front;
+use selvedge_shared::ids::ShardId;
+
+/// A client has just said CONNECT.
+pub fn check(front: &Front, connection: u64, client: &str, shard: ShardId) {
+    let in_vain = front.trouble().is_some() || front.arriving().is_stuck(shard);
+    let waits = front.connected(connection - 1, 1, |_| true).iter().any(|c| c.connection == connection);
+    assert!(!(in_vain && waits), "{client} waits for {shard}, which can't move");
+}

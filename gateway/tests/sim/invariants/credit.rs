@@ -1,0 +1,23 @@
+//! What a gateway holds of publishes stays within its credit, but for what is each connection's own, and for what was
+//! read when the pool became tight (see `shared::mqtt::credit`).
+
+use crate::edge::Edge;
+use selvedge_gateway::logic::forward::Forward;
+use selvedge_shared::mqtt::QUEUED_OVERHEAD_BYTES;
+use selvedge_shared::mqtt::credit::RESERVE_BYTES;
+
+/// Beyond the pool each connection may have handed up what is its own, and have as much read behind it.
+const OWN_BYTES: usize = 2 * RESERVE_BYTES;
+/// How many publishes of a connection that is as tight may be held, each of which counts more than its bytes.
+const OWN_ENTRIES: usize = 16;
+/// What one read or one packet takes.
+const AT_ONCE_BYTES: usize = 16 * 1024;
+
+pub fn check(edge: &Edge, forward: &Forward) {
+    // What the forwarder has is there a second time: of the publishes that sessions hold.
+    let held = edge.front.held_bytes().saturating_sub(forward.queued_bytes());
+    let count = edge.connections().count().max(edge.front.connections());
+    let own = count * (OWN_BYTES + OWN_ENTRIES * QUEUED_OVERHEAD_BYTES);
+    let most = edge.credit_bytes() + AT_ONCE_BYTES + own;
+    assert!(held <= most, "{held} bytes of publishes are held by {count} connections, {most} may be");
+}

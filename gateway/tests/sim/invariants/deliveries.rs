@@ -1,0 +1,97 @@
+//! A subscriber that reads gets every publish that its own gateway acknowledged while it was subscribed, as long as its
+//! connection lasts; and of one topic of one publisher there it gets what was sent once in the order in which it was
+//! sent.
+
+use selvedge_shared::ids::GatewayId;
+use selvedge_shared::topic::Filter;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A publish: its topic, and its payload without what fills it up.
+type Key = (String, String);
+
+struct Subscriber {
+    at: (GatewayId, u64),
+    since_ms: u64,
+    filters: Vec<Filter>,
+    got: BTreeSet<Key>,
+    due: BTreeSet<Key>,
+    /// By topic and publisher: the number of the latest publish that it got.
+    latest: BTreeMap<(String, usize), u64>,
+}
+
+#[derive(Default)]
+pub struct Deliveries {
+    /// By connection.
+    subscribers: BTreeMap<u64, Subscriber>,
+    /// The publisher of each publish, its number there, and to whom it was sent if it was sent once.
+    sent: BTreeMap<Key, (usize, u64, Option<(GatewayId, u64)>)>,
+}
+
+fn key(topic: &str, payload: &str) -> Key {
+    (topic.to_string(), payload.trim_end().to_string())
+}
+
+impl Deliveries {
+    /// SUBACK has come.
+    pub fn subscribed(&mut self, now: u64, connection: u64, at: (GatewayId, u64), filters: &[String]) {
+        let filters = filters.iter().map(|f| Filter::new(f).expect("a filter")).collect();
+        let subscriber = Subscriber {
+            at,
+            since_ms: now,
+            filters,
+            got: BTreeSet::new(),
+            due: BTreeSet::new(),
+            latest: BTreeMap::new(),
+        };
+        self.subscribers.entry(connection).or_insert(subscriber);
+    }
+
+    /// Its connection is over for the subscriber.
+    pub fn over(&mut self, connection: u64) {
+        self.subscribers.remove(&connection);
+    }
+
+    /// A device sends its publish number `n`.
+    pub fn sent(&mut self, device: usize, at: (GatewayId, u64), n: u64, topic: &str, payload: &str) {
+        let key = key(topic, payload);
+        let once = (!self.sent.contains_key(&key)).then_some(at);
+        self.sent.insert(key, (device, n, once));
+    }
+
+    /// The gateway has answered a publish that was sent to it at this time.
+    pub fn answered(&mut self, at: (GatewayId, u64), sent_ms: u64, topic: &str, payload: &str) {
+        let wants = |s: &&mut Subscriber| {
+            s.at == at && s.since_ms <= sent_ms && s.filters.iter().any(|f| f.matches(topic))
+        };
+        for subscriber in self.subscribers.values_mut().filter(wants) {
+            let key = key(topic, payload);
+            if !subscriber.got.contains(&key) {
+                subscriber.due.insert(key);
+            }
+        }
+    }
+
+    /// A subscriber is given a publish.
+    pub fn given(&mut self, connection: u64, topic: &str, payload: &str) {
+        let key = key(topic, payload);
+        let Some(subscriber) = self.subscribers.get_mut(&connection) else { return };
+        if let Some((device, n, Some(at))) = self.sent.get(&key)
+            && *at == subscriber.at
+        {
+            let latest = subscriber.latest.insert((topic.to_string(), *device), *n).unwrap_or(0);
+            assert!(latest < *n, "{topic}: publish {n} comes to connection {connection} behind {latest}");
+        }
+        subscriber.due.remove(&key);
+        subscriber.got.insert(key);
+    }
+
+    /// Whether nothing is due to anybody.
+    pub fn is_settled(&self) -> bool {
+        self.subscribers.values().all(|subscriber| subscriber.due.is_empty())
+    }
+
+    pub fn show(&self) -> String {
+        let due = self.subscribers.iter().filter(|(_, s)| !s.due.is_empty());
+        due.map(|(id, s)| format!("\nconnection {id} to {:?} was never given {:?}", s.at, s.due)).collect()
+    }
+}
