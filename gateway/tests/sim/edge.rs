@@ -139,8 +139,6 @@ pub struct Edge {
     /// For what the forwarder holds.
     charge: Charge,
     credit_bytes: usize,
-    /// Whom its subscriptions were told: which start of each.
-    told: BTreeMap<GatewayId, u64>,
     /// By token: the client and the epoch that a will under way is of.
     wills_of: BTreeMap<u64, (String, u64)>,
     /// By the number of a connection: its client and, once it is let in, its epoch.
@@ -179,7 +177,6 @@ impl Edge {
             load: Load::default(),
             charge: Charge::new(credit),
             credit_bytes: common.credit_bytes,
-            told: BTreeMap::new(),
             wills_of: BTreeMap::new(),
             clients: BTreeMap::new(),
         }
@@ -239,16 +236,13 @@ impl Edge {
         credit::check(self, forward);
     }
 
-    /// What is subscribed to here goes to its peers when it has changed, and to those that were not reached before.
-    pub fn tell_interest(&mut self, peers: &BTreeMap<GatewayId, u64>, left: &mut Left) {
-        let all_know = peers.iter().all(|(peer, start)| self.told.get(peer) == Some(start));
-        self.told = peers.clone();
-        if !self.around.interest_changed.swap(false, Ordering::Relaxed) && all_know {
+    /// What is subscribed to here goes to its peers when it has changed; links tell it those that they reach later.
+    pub fn tell_interest(&mut self, peers: impl Iterator<Item = GatewayId>, left: &mut Left) {
+        if !self.around.interest_changed.swap(false, Ordering::Relaxed) {
             return;
         }
         let filters: Arc<[String]> = self.front.filters().1.into();
-        let interest = |peer: &GatewayId| (*peer, PeerMessage::Interest { filters: filters.clone() });
-        left.send.extend(peers.keys().map(interest));
+        left.send.extend(peers.map(|peer| (peer, PeerMessage::Interest { filters: filters.clone() })));
     }
 
     /// How much of publishes may be held here.

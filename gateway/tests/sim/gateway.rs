@@ -389,7 +389,7 @@ impl Live {
     fn serve(&mut self, now: Now, out: &mut Out) {
         let mut left = Left::default();
         self.edge.serve(now, &mut self.forward, &mut left);
-        self.edge.tell_interest(&self.seen, &mut left);
+        self.edge.tell_interest(self.links.peers(), &mut left);
         out.pieces.extend(left.pieces);
         out.send.extend(left.send);
     }

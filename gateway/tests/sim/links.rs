@@ -164,6 +164,11 @@ impl Links {
         }
     }
 
+    /// All other gateways.
+    pub fn peers(&self) -> impl Iterator<Item = GatewayId> + '_ {
+        self.lines.keys().copied()
+    }
+
     pub fn up(&self) -> BTreeSet<GatewayId> {
         self.detector.up()
     }
