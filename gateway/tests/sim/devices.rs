@@ -168,7 +168,11 @@ pub struct Devices {
 
 impl Devices {
     pub fn new(habits: Habits, random: &mut Random) -> Self {
-        let kinds = [Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many, Kind::Old];
+        let kinds: &[Kind] = match habits.thirsty {
+            // What they publish is large, and their gateways read nothing of them between.
+            true => &[Kind::Numbered, Kind::Resent],
+            false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many, Kind::Old],
+        };
         let publishers = habits.publishers;
         let mut device = |i: usize| Device {
             name: format!("device-{i}"),
@@ -196,7 +200,7 @@ impl Devices {
                 Vec::new()
             } else {
                 let of = |_| format!("d/device-{}/#", random.below(publishers as u64));
-                (0..1 + i % 3).map(of).chain((i % 2 == 0).then(|| "many".to_string())).collect()
+                (0..1 + i % 3).map(of).chain(i.is_multiple_of(2).then(|| "many".to_string())).collect()
             },
             left: Vec::new(),
         };

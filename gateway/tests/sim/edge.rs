@@ -192,7 +192,7 @@ impl Edge {
         if self.met.insert(connection) {
             let peer = ([127, 0, 0, 1], 1).into();
             let attendant = self.reception.receive(peer, now.mono_ms).expect("there are seats for all");
-            self.lines.insert(connection, Line::new(attendant));
+            self.lines.insert(connection, Line::new(attendant, self.front.credit()));
         }
         if let Some(line) = self.lines.get_mut(&connection) {
             line.arrives(piece);

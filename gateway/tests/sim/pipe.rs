@@ -2,8 +2,10 @@
 //! that end at any time. What stands here is the gateway's end: the socket around an [`Attendant`], which reads, writes
 //! and waits as it is told.
 
+use super::invariants::credit;
 use bytes::BytesMut;
-use selvedge_shared::mqtt::{Attendant, CloseReason, Wait};
+use selvedge_shared::mqtt::{Attendant, CloseReason, CreditPool, Wait};
+use std::sync::Arc;
 
 /// How much may be under way to a device that does not read, in bytes.
 pub const WINDOW_BYTES: usize = 8 * 1024;
@@ -21,6 +23,7 @@ pub enum Piece {
 /// The gateway's end.
 pub struct Line {
     attendant: Attendant,
+    credit: Arc<CreditPool>,
     /// What has come and is not read.
     arrived: BytesMut,
     /// How the other end has ended.
@@ -32,8 +35,8 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(attendant: Attendant) -> Self {
-        Self { attendant, arrived: BytesMut::new(), ended: None, wait: None, room: WINDOW_BYTES }
+    pub fn new(attendant: Attendant, credit: Arc<CreditPool>) -> Self {
+        Self { attendant, credit, arrived: BytesMut::new(), ended: None, wait: None, room: WINDOW_BYTES }
     }
 
     pub fn arrives(&mut self, piece: Piece) {
@@ -114,6 +117,7 @@ impl Line {
         }
         let most = self.attendant.most_read_bytes().min(self.arrived.len());
         if most > 0 {
+            credit::reads(&self.credit, most);
             let bytes = self.arrived.split_to(most);
             self.attendant.input().extend_from_slice(&bytes);
             self.attendant.received(most, now_ms);

@@ -70,6 +70,8 @@ pub struct Tally {
     pub lost: u64,
     /// Messages that left a full lane.
     pub displaced: u64,
+    /// The most that a gateway held of publishes, in bytes.
+    pub most_held: usize,
     pub steps: u64,
 }
 
@@ -91,6 +93,7 @@ impl Tally {
         self.connections += o.connections;
         self.lost += o.lost;
         self.displaced += o.displaced;
+        self.most_held = self.most_held.max(o.most_held);
         self.steps += o.steps;
     }
 }
@@ -305,13 +308,13 @@ impl World {
                 self.trace(|| format!("fault: {fault:?}"));
                 self.apply(fault);
             }
-            for _ in 0..self.random.below(4) {
+            for _ in 0..self.random.below(if self.plan.thirsty { 1 } else { 4 }) {
                 self.devices.measure(&mut self.random, self.now, self.plan.cramped);
             }
             if self.plan.wide && self.random.chance(100) {
                 self.devices.burst(&mut self.random, self.now, self.plan.cramped);
             }
-            if self.plan.thirsty && self.random.chance(100) {
+            if self.plan.thirsty && self.random.chance(150) {
                 self.devices.rush(&mut self.random, self.now);
             }
             for _ in 0..self.random.below(3) {
@@ -1079,6 +1082,7 @@ impl World {
     fn look(&mut self, id: GatewayId) {
         let digest = self.random.chance(20);
         let Some(live) = self.places[&id].live.as_ref() else { return };
+        self.tally.most_held = self.tally.most_held.max(live.edge.front.held_bytes());
         invariants::bounds::check(live);
         let start = live.origin.start;
         invariants::time::check_wall(id, self.places[&id].now(self.now), &self.places);

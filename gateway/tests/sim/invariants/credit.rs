@@ -3,8 +3,8 @@
 
 use crate::edge::Edge;
 use selvedge_gateway::logic::forward::Forward;
-use selvedge_shared::mqtt::QUEUED_OVERHEAD_BYTES;
 use selvedge_shared::mqtt::credit::RESERVE_BYTES;
+use selvedge_shared::mqtt::{CreditPool, QUEUED_OVERHEAD_BYTES};
 
 /// Beyond the pool each connection may have handed up what is its own, and have as much read behind it.
 const OWN_BYTES: usize = 2 * RESERVE_BYTES;
@@ -12,6 +12,16 @@ const OWN_BYTES: usize = 2 * RESERVE_BYTES;
 const OWN_ENTRIES: usize = 16;
 /// What one read or one packet takes.
 const AT_ONCE_BYTES: usize = 16 * 1024;
+
+/// More than any device's packet has.
+const PACKET_BYTES: usize = 9 * 1024;
+
+/// A connection is about to read so much at once.
+pub fn reads(pool: &CreditPool, bytes: usize) {
+    let is_tight = pool.lend(0).left_bytes.is_some();
+    let most = RESERVE_BYTES + PACKET_BYTES;
+    assert!(!is_tight || bytes <= most, "{bytes} bytes are read at once, though little may be held still");
+}
 
 pub fn check(edge: &Edge, forward: &Forward) {
     // What the forwarder has is there a second time: of the publishes that sessions hold.

@@ -19,12 +19,18 @@ struct Subscriber {
     latest: BTreeMap<(String, usize), u64>,
 }
 
+/// A publish that was sent: by whom, its number there, and to which gateway if it was sent once.
+struct Sent {
+    device: usize,
+    n: u64,
+    once_to: Option<(GatewayId, u64)>,
+}
+
 #[derive(Default)]
 pub struct Deliveries {
     /// By connection.
     subscribers: BTreeMap<u64, Subscriber>,
-    /// The publisher of each publish, its number there, and to whom it was sent if it was sent once.
-    sent: BTreeMap<Key, (usize, u64, Option<(GatewayId, u64)>)>,
+    sent: BTreeMap<Key, Sent>,
 }
 
 fn key(topic: &str, payload: &str) -> Key {
@@ -54,8 +60,8 @@ impl Deliveries {
     /// A device sends its publish number `n`.
     pub fn sent(&mut self, device: usize, at: (GatewayId, u64), n: u64, topic: &str, payload: &str) {
         let key = key(topic, payload);
-        let once = (!self.sent.contains_key(&key)).then_some(at);
-        self.sent.insert(key, (device, n, once));
+        let once_to = (!self.sent.contains_key(&key)).then_some(at);
+        self.sent.insert(key, Sent { device, n, once_to });
     }
 
     /// The gateway has answered a publish that was sent to it at this time.
@@ -75,8 +81,8 @@ impl Deliveries {
     pub fn given(&mut self, connection: u64, topic: &str, payload: &str) {
         let key = key(topic, payload);
         let Some(subscriber) = self.subscribers.get_mut(&connection) else { return };
-        if let Some((device, n, Some(at))) = self.sent.get(&key)
-            && *at == subscriber.at
+        if let Some(Sent { device, n, once_to }) = self.sent.get(&key)
+            && *once_to == Some(subscriber.at)
         {
             let latest = subscriber.latest.insert((topic.to_string(), *device), *n).unwrap_or(0);
             assert!(latest < *n, "{topic}: publish {n} comes to connection {connection} behind {latest}");
