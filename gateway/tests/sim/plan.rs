@@ -20,7 +20,7 @@ const HEAVY_SALT: u64 = 0x6865_6176_7900;
 const ROT_SALT: u64 = 0x726f_7400;
 
 /// What draws how the connections between gateways are, and what subscribers make of them.
-const LINK_SALT: u64 = 0x6c69_6e6b_00;
+const LINK_SALT: u64 = 0x006c_696e_6b00;
 /// The same of those whose devices publish more than a gateway may hold.
 const THIRST_SALT: u64 = 0x7468_6972_7374;
 
