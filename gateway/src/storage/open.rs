@@ -15,7 +15,7 @@ use crate::wal::{
 };
 use selvedge_shared::canary::{self, Canary};
 use selvedge_shared::ids::{GatewayId, ShardId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Why there are no replicas.
@@ -145,8 +145,12 @@ impl Found {
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until it is repaired from its peers");
             }
-            // A durable snapshot lists only what was synced.
-            stores.batches.assume_synced(id.0, machine.outbox_stats().last);
+            // A durable snapshot lists only what was synced. A content of these that is gone was on its way from a peer.
+            let outbox = machine.outbox_stats();
+            stores.batches.assume_synced(id.0, outbox.last);
+            let lost: BTreeSet<u64> = machine.lost_batches().collect();
+            let listed = (outbox.kept + 1..=outbox.last).filter(|seq| !lost.contains(seq));
+            stores.batches.expect(id.0, listed)?;
             damaged &= !canary::makes(Canary::DamagedVotes);
             let found = replay.finish(machine.slot(), damaged.then(&mut *nonce));
             // What a snapshot covers need not stay in the log; the log does not remember this itself.

@@ -7,6 +7,7 @@ use super::disk::Disk;
 use super::error::LogError;
 use super::form::Identity;
 use super::stored::{self, HEAD_BYTES, Label};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -27,8 +28,16 @@ struct Folder {
     disk: Arc<dyn Disk>,
     /// The batches that are here: looking into the folder for each that is removed would cost more than all else.
     seqs: BTreeSet<u64>,
+    /// Batches that a durable snapshot lists and that had no file at the start.
+    lost: BTreeSet<u64>,
     /// Every file up to this one is durable.
     synced_through: u64,
+}
+
+impl Folder {
+    fn new(disk: Arc<dyn Disk>, seqs: BTreeSet<u64>) -> Self {
+        Self { disk, seqs, lost: BTreeSet::new(), synced_through: 0 }
+    }
 }
 
 impl BatchStore {
@@ -44,7 +53,7 @@ impl BatchStore {
                 let folder = disk.folder(&name).map_err(failed)?;
                 let names = folder.list().map_err(|e| LogError::io("listing", &folder.describe(""), e))?;
                 let seqs = names.iter().filter_map(|name| seq_of(name)).collect();
-                groups.insert(group, Folder { disk: folder, seqs, synced_through: 0 });
+                groups.insert(group, Folder::new(folder, seqs));
             }
         }
         Ok(Self { disk, identity, groups, poison: None })
@@ -68,17 +77,10 @@ impl BatchStore {
             Ok(None) | Err(LogError::Damaged { .. }) => {}
             Err(e) => return Err(e),
         }
-        if !self.groups.contains_key(&group) {
-            let name = format!("{group:04x}");
-            let disk =
-                self.disk.folder(&name).map_err(|e| LogError::io("making", &self.disk.describe(&name), e))?;
-            self.groups.insert(group, Folder { disk, seqs: BTreeSet::new(), synced_through: 0 });
-        }
-        let shown = self.shown(group, seq);
-        let Some(folder) = self.groups.get_mut(&group) else { return Ok(false) };
+        let (shown, identity) = (self.shown(group, seq), self.identity);
+        let folder = self.folder(group)?;
         folder.synced_through = folder.synced_through.min(seq.saturating_sub(1));
-        let name = name_of(seq);
-        let label = label(&self.identity, group, seq);
+        let (name, label) = (name_of(seq), label(&identity, group, seq));
         let written = folder.disk.create(&name).and_then(|mut file| label.write(file.as_mut(), bytes));
         written.map_err(|e| {
             // What stays if this fails too is found damaged and replaced, or removed after the next start.
@@ -86,7 +88,20 @@ impl BatchStore {
             folder.seqs.remove(&seq);
             LogError::io("writing", &shown, e)
         })?;
-        Ok(!folder.seqs.insert(seq))
+        Ok(folder.lost.remove(&seq) | !folder.seqs.insert(seq))
+    }
+
+    /// The folder of a group, made if there is none.
+    fn folder(&mut self, group: u16) -> Result<&mut Folder, LogError> {
+        match self.groups.entry(group) {
+            Entry::Occupied(folder) => Ok(folder.into_mut()),
+            Entry::Vacant(none) => {
+                let name = format!("{group:04x}");
+                let disk = self.disk.folder(&name);
+                let disk = disk.map_err(|e| LogError::io("making", &self.disk.describe(&name), e))?;
+                Ok(none.insert(Folder::new(disk, BTreeSet::new())))
+            }
+        }
     }
 
     /// Whether a batch that should be here is damaged, or has no file.
@@ -102,7 +117,8 @@ impl BatchStore {
         let Some(folder) = self.groups.get(&group) else { return Ok(Vec::new()) };
         let names = folder.disk.list().map_err(|e| LogError::io("listing", &folder.disk.describe(""), e))?;
         let there: BTreeSet<u64> = names.iter().filter_map(|name| seq_of(name)).collect();
-        Ok(folder.seqs.difference(&there).copied().take(most).collect())
+        let gone = folder.seqs.union(&folder.lost).filter(|seq| !there.contains(seq));
+        Ok(gone.copied().take(most).collect())
     }
 
     /// Whether a group's batch is here; its content may be damaged.
@@ -150,6 +166,19 @@ impl BatchStore {
         if let Some(folder) = self.groups.get_mut(&group) {
             folder.synced_through = up_to.max(folder.synced_through);
         }
+    }
+
+    /// After a restart: a durable snapshot lists these batches. Those that have no file are missed ([`Self::missing`]) until they are
+    /// put again or removed.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the group's folder can't be made.
+    pub fn expect(&mut self, group: u16, seqs: impl Iterator<Item = u64>) -> Result<(), LogError> {
+        let lost: BTreeSet<u64> = seqs.filter(|seq| !self.has(group, *seq)).collect();
+        if !lost.is_empty() {
+            self.folder(group)?.lost = lost;
+        }
+        Ok(())
     }
 
     /// A batch's content; none if there is no such batch.
@@ -201,6 +230,7 @@ impl BatchStore {
     /// [`LogError::Io`] when one can't be removed.
     pub fn remove_through(&mut self, group: u16, seq: u64) -> Result<(), LogError> {
         let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
+        folder.lost.retain(|old| *old > seq);
         while let Some(old) = folder.seqs.first().copied().filter(|old| *old <= seq) {
             let name = name_of(old);
             match folder.disk.remove(&name) {

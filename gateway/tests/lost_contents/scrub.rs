@@ -51,6 +51,25 @@ fn rotten_and_removed_batches_of_a_follower_are_fetched_while_others_have_them()
     assert!(matches!(site.load(stored[1]), UplinkContent::Here(_)));
 }
 
+/// A content that had rotted could be with the process alone when that ended, because the disk had no room to store it again.
+#[test]
+fn a_content_that_has_no_file_when_a_gateway_starts_is_fetched_too() {
+    let mut site = Site::after(12);
+    let (stored, at) = (site.stored(), followers(&site)[0]);
+    let clock = now(site.now_ms);
+    site.at(at).replica.said(clock, Said::SnapshotWanted);
+    site.settle();
+    assert!(!site.at(at).saved.is_empty(), "a snapshot lists them");
+    site.at(at).remove(stored[2]);
+    site.restart(at);
+    site.run(1_000);
+    scrub(&mut site, at);
+    assert_eq!(outcome(site.at(at)), (1, vec![Kept::Batch]));
+    scrub(&mut site, at);
+    assert_eq!(outcome(site.at(at)), (0, vec![]));
+    assert!(site.at(at).stores.batches.has(SHARD.0, stored[2]));
+}
+
 #[test]
 fn what_nobody_has_is_found_before_the_uplink_needs_it() {
     let mut site = Site::after(12);

@@ -50,50 +50,10 @@ pub struct Site {
 impl Site {
     /// Whose leader keeps next to nothing in memory, after so many seconds with a reading each; nothing is confirmed.
     pub fn after(seconds: u64) -> Self {
-        let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
-        let ring = Ring::new(1, &members, 3).unwrap();
-        let rules =
-            Rules { windows_ms: vec![1_000], allowed_lateness_ms: 0, cut_after_ms: 0, ..Rules::default() };
-        let settings = ReplicaSettings {
-            rules: Arc::new(rules),
-            limits: Limits::default(),
-            outbox_budget_bytes: 1 << 20,
-            incarnation: 1,
-            shelf_bytes: 1,
-        };
         let start = |id: u16| {
             let disk = MemoryDisk::new(1 << 24);
-            let folder = |name| disk.folder(name).unwrap();
-            let floor = Arc::new(disk.clone());
-            Floor::create(floor.clone(), [id as u8; 16]).unwrap();
-            let (log, snapshots, batches) = (folder("log"), folder("snapshots"), folder("batches"));
-            let folders = Folders { floor, log, snapshots, batches };
-            let me = GatewayId(id);
-            let mut log = Settings::new([id as u8; 16]);
-            (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (256 * 1024, 0, 16 * 1024);
-            let found = storage::read(folders, log).unwrap();
-            let mut opened = found.open(me, &ring, &settings, &mut || u64::from(id)).unwrap();
-            let mut replica = opened.replicas.remove(&SHARD).unwrap();
-            let up = (1..=3).filter(|other| *other != id).map(GatewayId).collect();
-            replica.step(now(0), Event::Peers { up, restarted: vec![] });
-            let log = LogKeeper::new(opened.log, [SHARD]);
-            let (mute, fetches, loaded, saved) = (false, 0, vec![], vec![]);
-            let (stores, desk, rotten, mended) = (opened.stores, Desk::new(1_000, true, 0), 0, vec![]);
-            let gateway = Gateway {
-                disk,
-                replica,
-                log,
-                stores,
-                mute,
-                fetches,
-                loaded,
-                saved,
-                id,
-                desk,
-                rotten,
-                mended,
-            };
-            (me, gateway)
+            Floor::create(Arc::new(disk.clone()), [id as u8; 16]).unwrap();
+            (GatewayId(id), Gateway::start(id, disk, now(0)))
         };
         let gateways = (1..=3).map(start).collect();
         let mut site = Self { gateways, now_ms: 0, forwarded: 0, asked: 0, answers: vec![] };
@@ -108,6 +68,14 @@ impl Site {
     pub fn leader(&self) -> GatewayId {
         let leads = |(id, g): (&GatewayId, &Gateway)| g.replica.core().serves().then_some(*id);
         self.gateways.iter().find_map(leads).expect("one leads")
+    }
+
+    /// Its process ends, with all that it had in memory, and another one begins.
+    pub fn restart(&mut self, at: GatewayId) {
+        let gateway = self.gateways.remove(&at).unwrap();
+        let disk = gateway.disk.image();
+        drop(gateway);
+        self.gateways.insert(at, Gateway::start(at.0, disk, now(self.now_ms)));
     }
 
     pub fn at(&mut self, gateway: GatewayId) -> &mut Gateway {
@@ -225,6 +193,36 @@ impl Site {
 }
 
 impl Gateway {
+    /// On what the disk holds.
+    fn start(id: u16, disk: MemoryDisk, now: Now) -> Self {
+        let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
+        let ring = Ring::new(1, &members, 3).unwrap();
+        let rules =
+            Rules { windows_ms: vec![1_000], allowed_lateness_ms: 0, cut_after_ms: 0, ..Rules::default() };
+        let settings = ReplicaSettings {
+            rules: Arc::new(rules),
+            limits: Limits::default(),
+            outbox_budget_bytes: 1 << 20,
+            incarnation: 1,
+            shelf_bytes: 1,
+        };
+        let folder = |name| disk.folder(name).unwrap();
+        let (floor, log) = (Arc::new(disk.clone()), folder("log"));
+        let folders = Folders { floor, log, snapshots: folder("snapshots"), batches: folder("batches") };
+        let mut log = Settings::new([id as u8; 16]);
+        (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (256 * 1024, 0, 16 * 1024);
+        let found = storage::read(folders, log).unwrap();
+        let nonce = u64::from(id) + now.mono_ms;
+        let mut opened = found.open(GatewayId(id), &ring, &settings, &mut || nonce).unwrap();
+        let mut replica = opened.replicas.remove(&SHARD).unwrap();
+        let up = (1..=3).filter(|other| *other != id).map(GatewayId).collect();
+        replica.step(now, Event::Peers { up, restarted: vec![] });
+        let log = LogKeeper::new(opened.log, [SHARD]);
+        let (mute, fetches, loaded, saved) = (false, 0, vec![], vec![]);
+        let (stores, desk, rotten, mended) = (opened.stores, Desk::new(1_000, true, 0), 0, vec![]);
+        Self { disk, replica, log, stores, mute, fetches, loaded, saved, id, desk, rotten, mended }
+    }
+
     pub fn turn(&mut self, now: Now) -> Vec<(GatewayId, PeerMessage)> {
         let effects = self.replica.take(now).unwrap();
         let mut said = effects.send;

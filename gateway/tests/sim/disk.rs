@@ -10,7 +10,7 @@ use selvedge_shared::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 
 const CAPACITY_BYTES: u64 = 64 << 20;
-const SEGMENT_BYTES: u64 = 8 << 10;
+const SEGMENT_BYTES: u64 = 12 << 10;
 /// Where devices have hundreds of publishes under way, batches are as large.
 const WIDE_SEGMENT_BYTES: u64 = 256 << 10;
 const KEEP_FREE_BYTES: u64 = 32 << 10;

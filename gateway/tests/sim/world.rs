@@ -960,7 +960,9 @@ impl World {
     /// Goes to the next time at which something happens, at most so far, and has it happen.
     fn tick(&mut self, until: u64) {
         self.tally.steps += 1;
-        assert!(self.tally.steps < MAX_STEPS, "it is busy with nothing: {}", self.show());
+        // Days without the cloud have keep-alives and heartbeats of their own.
+        let most = MAX_STEPS + self.now / 1_000;
+        assert!(self.tally.steps < most, "it is busy with nothing: {}", self.show());
         let mut next = until.min(self.net.next_at().unwrap_or(u64::MAX));
         next = next.min(self.ends.iter().map(|(at, _)| *at).min().unwrap_or(u64::MAX));
         for d in 0..self.devices.list.len() {

@@ -101,8 +101,8 @@ fn a_publisher_waits_for_a_subscriber_that_is_behind_but_not_for_ever() {
     let subscriber = Handle::detached(99, &Limits { delivery_queue_bytes: 1_000, ..Limits::default() });
     let delivery = || Delivery { topic: "t".into(), payload: vec![0; 500].into(), qos: QoS::AtLeastOnce };
     subscriber.deliver(delivery()).unwrap();
-    assert!(subscriber.is_behind());
-    publisher.handle().wait_for(&subscriber);
+    assert!(subscriber.behind().get());
+    publisher.handle().wait_for(subscriber.behind().clone());
     // It begins when it begins to keep publishes back.
     let (wait, _) = feed(&mut publisher, &publish3(0x32, 1), 5_000);
     assert!(app.tokens.lock().unwrap().len() == 1 && wait.is_some(), "what came with it was handed up");
@@ -114,7 +114,7 @@ fn a_publisher_waits_for_a_subscriber_that_is_behind_but_not_for_ever() {
     round(&mut publisher, 5_000 + FOLLOW_MS);
     assert_eq!(*app.tokens.lock().unwrap(), [1, 2]);
     // One that follows again is not waited for.
-    publisher.handle().wait_for(&subscriber);
+    publisher.handle().wait_for(subscriber.behind().clone());
     round(&mut publisher, 7_000);
     feed(&mut publisher, &publish3(0x32, 3), 7_001);
     assert_eq!(app.tokens.lock().unwrap().len(), 2);
