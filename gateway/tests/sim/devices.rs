@@ -30,6 +30,9 @@ const THIRSTY_IN_FLIGHT: (usize, u16) = (16, 32);
 const SUBSCRIBE_IDS: u16 = 60_000;
 /// The largest payload of a large publish, and the smallest, in bytes.
 const LARGE_BYTES: (u64, u64) = (1_000, 8_000);
+/// A device with so many readings waiting measures none: what a site gathers while it takes nothing must fit into the simulation's
+/// small segments at once.
+const MOST_WAITING: usize = 10;
 /// How many readings a device of a wide run measures at once.
 const BURST: u64 = 600;
 /// Windows of the widest rules that are in force in a run.
@@ -221,7 +224,9 @@ impl Devices {
     /// Someone measures something.
     pub fn measure(&mut self, random: &mut Random, now: u64, cramped: bool) {
         let d = self.pick(random);
-        self.measure_by(d, random, now, cramped);
+        if self.list[d].todo.len() < MOST_WAITING {
+            self.measure_by(d, random, now, cramped);
+        }
     }
 
     /// A device that has nothing waiting measures as much at once as it can have under way.
