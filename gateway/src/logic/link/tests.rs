@@ -170,9 +170,9 @@ fn a_replacing_connection_takes_over_what_waits() {
 #[test]
 fn golden_bytes() {
     let frame = PeerFrame { clocks: CLOCKS(), full: true, messages: vec![message(7, 2)] };
-    assert_eq!(frame.encode(), [6, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
+    assert_eq!(frame.encode(), [7, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
     let empty = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![] };
-    assert_eq!(empty.encode(), [6, 0, 0, 0, 0, 0]);
+    assert_eq!(empty.encode(), [7, 0, 0, 0, 0, 0]);
     let refused = Greeting::refused("no\nway").encode();
     assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
     let hello = Greeting::Hello(hello(2)).encode();
