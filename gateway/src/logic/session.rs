@@ -645,7 +645,7 @@ impl Session {
             return self.concluded(site, token, out);
         }
         if let Some(done) = self.pending.remove(token) {
-            self.answer(token, done, out);
+            self.answer(site, token, done, out);
         }
     }
 
@@ -671,7 +671,7 @@ impl Session {
             }
         }
         if let Some(done) = self.pending.remove(token) {
-            self.answer(token, done, out);
+            self.answer(site, token, done, out);
         }
     }
 
@@ -685,7 +685,7 @@ impl Session {
         Some(self.source_of(publish, packet_id))
     }
 
-    fn answer(&mut self, token: u64, done: Pending, out: &mut Effects) {
+    fn answer(&mut self, site: Site<'_>, token: u64, done: Pending, out: &mut Effects) {
         let Some(publish) = done.publish else {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
@@ -708,14 +708,16 @@ impl Session {
             out.answers.push(Answer::Ack(ack));
         }
         if is_whole {
-            self.route(token, publish, out);
+            self.route(site, token, publish, out);
         }
         self.route_late(out);
     }
 
     /// Routes a settled publish, unless an earlier one to its topic is not settled.
-    fn route(&mut self, token: u64, publish: Publish, out: &mut Effects) {
-        match self.pending.is_behind(token, &publish.topic) {
+    fn route(&mut self, site: Site<'_>, token: u64, publish: Publish, out: &mut Effects) {
+        // Where nobody listens the order is nobody's, and is not looked for.
+        let matters = self.pending.has_before(token) && (site.listens)(&publish.topic);
+        match matters && self.pending.is_behind(token, &publish.topic) {
             true => {
                 let at = self.late.partition_point(|(earlier, _)| *earlier < token);
                 self.late.insert(at, (token, publish));
@@ -957,8 +959,12 @@ impl PendingList {
         self.list.is_empty()
     }
 
-    /// Whether a publish to this topic is awaited that came before this token. Most are settled in their order: then
-    /// there is none.
+    /// Whether anything is awaited that came before this token. Most are settled in their order: then there is none.
+    fn has_before(&self, token: u64) -> bool {
+        self.list.front().is_some_and(|(first, _)| *first < token)
+    }
+
+    /// Whether a publish to this topic is awaited that came before this token.
     fn is_behind(&self, token: u64, topic: &str) -> bool {
         let mut earlier = self.list.iter().take_while(|(of, _)| *of < token);
         let publishes = |(_, pending): &(u64, Option<Pending>)| {
