@@ -12,7 +12,7 @@
 //! its task copies [`super::MAX_OUTPUT_BYTES`] in memory.
 //! Invariant: every wait for a client is bounded: for CONNECT, between packets (keep alive), for a write.
 
-use super::Limits;
+use super::ListenerConfig;
 use super::attendant::{Application, Attendant, MIN_READ_BYTES, Reception};
 use super::event::CloseReason;
 use crate::log_limit::LogLimit;
@@ -36,19 +36,6 @@ const LINGER_MS: u64 = 1000;
 
 /// How much may wait in the system for a connection to be accepted.
 const BACKLOG_ENTRIES: u32 = 1024;
-
-/// Where and how to listen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenerConfig {
-    /// The address; port 0 takes a free one.
-    pub address: SocketAddr,
-    /// The most connections at a time; a further one is closed as soon as it is accepted.
-    pub max_connections: usize,
-    /// The most connections of one client address at a time; see [`super::seats`] for what else bounds them.
-    pub max_connections_per_address: usize,
-    /// The bounds of each connection.
-    pub limits: Limits,
-}
 
 /// A bound socket.
 #[derive(Debug)]

@@ -45,9 +45,24 @@ pub use event::{
 pub use filters::MAX_CONNECTION_FILTER_BYTES;
 pub use handle::{Behind, FOLLOW_MS, Handle, NotDelivered};
 pub use inlet::{Heard, Inlet};
-pub use listener::{Listener, ListenerConfig};
+pub use listener::Listener;
 pub use rmqtt_codec::types::QoS;
 pub use router::Router;
+
+use std::net::SocketAddr;
+
+/// Where and how to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// The address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// The most connections at a time; a further one is closed as soon as it is accepted.
+    pub max_connections: usize,
+    /// The most connections of one client address at a time; see `seats` for what else bounds them.
+    pub max_connections_per_address: usize,
+    /// The bounds of each connection.
+    pub limits: Limits,
+}
 
 /// The longest client id, in bytes.
 pub const MAX_CLIENT_ID_BYTES: usize = 256;

@@ -8,9 +8,9 @@
 //!
 //! An address of IPv6 is its first 64 bits, for who has one of them has them all.
 
+use super::ListenerConfig;
 use super::event::CloseReason;
 use super::handle::Handle;
-use super::listener::ListenerConfig;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
