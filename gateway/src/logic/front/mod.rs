@@ -367,7 +367,8 @@ impl Front {
         self.interest.write().unwrap_or_else(PoisonError::into_inner).insert(peer, filters);
     }
 
-    /// Publishes that another gateway took in, on one of its connections, for subscribers here; [`Front::tell_taken`] is to follow.
+    /// Publishes that another gateway took in, on one of its connections, for subscribers here;
+    /// [`Front::tell_taken`] is to follow.
     pub fn route_in(&self, peer: GatewayId, publisher: u64, publishes: Vec<RoutedPublish>) {
         let (mut bytes, mut behind) = (0, None);
         for p in publishes {
@@ -384,7 +385,8 @@ impl Front {
         }
     }
 
-    /// Tells peers which of their publishes have been taken. To be called after what came of them, and several times a second.
+    /// Tells peers which of their publishes have been taken. To be called after [`Front::route_in`], and several times a
+    /// second.
     pub fn tell_taken(&self) {
         let taken = lock(&self.away).taken(self.outside.now_ms());
         for (peer, publishers) in taken {
@@ -590,13 +592,14 @@ impl Front {
                 }
             }
         }
-        away.into_iter().for_each(|(peer, messages)| self.outside.send(peer, messages));
+        // Counted before it leaves: a peer may tell of it at once.
         if let Some(publisher) = publisher.filter(|_| follow_bytes > 0)
             && let Some(behind) =
                 lock(&self.away).sent(self.outside.now_ms(), publisher.handle.id(), follow_bytes)
         {
             publisher.handle.wait_for(behind);
         }
+        away.into_iter().for_each(|(peer, messages)| self.outside.send(peer, messages));
     }
 
     fn admit(&self, handle: &Arc<Handle>, connect: &Connect) -> Arc<Client> {
