@@ -8,12 +8,12 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types::{Protocol, Publish, QoS};
 use rmqtt_codec::{MqttCodec, MqttPacket, v3, v5};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::future::Future;
 use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -41,7 +41,10 @@ pub struct Timebase {
 impl Timebase {
     /// Starts at this machine's time.
     pub fn start() -> Self {
-        Self { wall_ms: u64::try_from(EpochMs::now().0).unwrap_or(0), started: Instant::now() }
+        Self {
+            wall_ms: u64::try_from(EpochMs::from(SystemTime::now()).0).unwrap_or(0),
+            started: Instant::now(),
+        }
     }
 
     /// Now.

@@ -11,7 +11,7 @@ use crate::faults::{Clock, LinkFault};
 use crate::payload::{Content, Form, encode};
 use crate::sensors::{Sensor, Signal};
 use crate::session::{Effect, Event, Manner, Message, Session, SessionSettings, SessionStats};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 /// The most readings that a device takes in one step; what is due beyond it waits for the next.
 const MAX_READINGS_A_STEP: usize = 1_024;

@@ -1,7 +1,7 @@
 //! What is wrong with a device on purpose: its clock, and its link.
 
 use fastrand::Rng;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 /// How a device's clock tells time.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,8 +5,8 @@
 //! the gateway can't be, and is kept as a whole. A stream becomes a whole for good with its first reading
 //! without a time, or when the ledger's bound of windows is reached.
 
-use selvedge_shared::aggregate::fingerprint;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::aggregate::fingerprint;
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, HashMap};
 
 /// The most windows that a ledger tells apart.

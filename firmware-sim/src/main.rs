@@ -89,8 +89,7 @@ impl Options {
         flag("speed", self.speed.clone());
         flag("seconds", self.seconds.map(|v| v.to_string()));
         let mut settings: Settings =
-            selvedge_shared::config::load(self.config.as_deref(), ENV_PREFIX, &flags)
-                .map_err(|e| e.to_string())?;
+            selvedge_config::load(self.config.as_deref(), ENV_PREFIX, &flags).map_err(|e| e.to_string())?;
         if !self.replay.is_empty() {
             settings.replay.clone_from(&self.replay);
         }

@@ -7,8 +7,8 @@
 //! Sparkplug's `spBv1.0/{group}/DDATA/{edge}/{device}`. SenML goes to `senml/{device}` in JSON
 //! and to `senml-cbor/{device}` in CBOR, for which a gateway needs a topic rule each.
 
-use selvedge_shared::sparkplug::{Metric, NAMESPACE, Payload, Value, data_type};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::sparkplug::{Metric, NAMESPACE, Payload, Value, data_type};
+use selvedge_types::time::EpochMs;
 
 /// Sparkplug group of all simulated devices.
 pub const SPARKPLUG_GROUP: &str = "sim";

@@ -13,7 +13,7 @@
 //! baseline) is subtracted.
 
 use crate::ledger::{Account, Accounts, Ledger, Tally};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The most findings that are told one by one.

@@ -1,7 +1,7 @@
 //! Recorded series to replay: CSV files with the columns `timestamp,value`.
 
-use selvedge_shared::ids::MAX_NAME_BYTES;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::time::EpochMs;
 use std::path::{Path, PathBuf};
 
 /// The most rows of one file.

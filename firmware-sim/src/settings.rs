@@ -138,8 +138,7 @@ mod tests {
     fn the_example_file_loads_and_holds_the_defaults() {
         let crate_folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
         let path = crate_folder.join("../deploy/firmware-sim.toml");
-        let settings: Settings =
-            selvedge_shared::config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
+        let settings: Settings = selvedge_config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings, Settings::default());
         settings.fleet().unwrap();
     }

@@ -1,8 +1,8 @@
 //! The load generator against a live broker: what it says is what was done.
 
 use firmware_sim::bench::{self, plan::Plan};
-use selvedge_shared::mqtt::broker::Credentials;
-use selvedge_shared::mqtt::{Broker, Limits, Listener, ListenerConfig};
+use selvedge_mqtt::broker::Credentials;
+use selvedge_mqtt::{Broker, Limits, Listener, ListenerConfig};
 use std::sync::Arc;
 
 /// A broker on a free port, in a runtime of its own, for as long as what is returned lives.

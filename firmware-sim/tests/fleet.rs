@@ -9,7 +9,7 @@ use firmware_sim::reckoning::{NodeWindows, reckon};
 use rmqtt_codec::types::{Publish, QoS};
 use rmqtt_codec::version::VersionCodec;
 use rmqtt_codec::{MqttCodec, MqttPacket, v3, v5};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

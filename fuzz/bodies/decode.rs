@@ -6,10 +6,10 @@ use selvedge_gateway::logic::decode::{
     Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, MAX_SKIPPED_TEXT_BYTES, Rebirth,
     Skipped, TimeUnit, TopicRule, name_skipped,
 };
-use selvedge_shared::ids::MAX_NAME_BYTES;
-use selvedge_shared::sparkplug::{Metric, Payload, Value};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use selvedge_shared::topic::check_name;
+use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::sparkplug::{Metric, Payload, Value};
+use selvedge_types::time::{EpochMs, TIME_RANGE};
+use selvedge_types::topic::check_name;
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);
 const MAX_PUBLISHES: usize = 16;

@@ -6,7 +6,7 @@ use selvedge_gateway::logic::link::{
     Greeting, Hello, Incarnation, Known, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame, admit,
     check,
 };
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 
 /// The longest that an operator is told, whatever a peer says of itself.
 const MAX_SAID_BYTES: usize = 1024;

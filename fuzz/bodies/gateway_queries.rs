@@ -4,8 +4,8 @@ use crate::source::Source;
 use actix_web::web::Query;
 use selvedge_gateway::actors::{http, quarantine};
 use selvedge_gateway::logic::machine::MAX_ANSWER_ENTRIES;
-use selvedge_shared::ids::MAX_NAME_BYTES;
-use selvedge_shared::pattern::{MAX_TEXT_BYTES, Pattern};
+use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::pattern::{MAX_TEXT_BYTES, Pattern};
 
 /// The longest that is told about a wrong parameter.
 const MAX_SAID_BYTES: usize = 1_000;

@@ -7,9 +7,9 @@ use selvedge_gateway::logic::machine::{
     Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Rules, Scanned, Source as By, Submission,
     Verdict, Will,
 };
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, LedgerId, MAX_BATCH_BYTES, StreamName};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{Batch, LedgerId, MAX_BATCH_BYTES, StreamName};
 use std::sync::Arc;
 
 const SHARD: ShardId = ShardId(3);

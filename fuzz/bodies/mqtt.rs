@@ -1,11 +1,12 @@
 //! A client that says anything, on a connection whose application answers late, out of order, or not at all.
 
 use crate::source::Source;
-use selvedge_shared::mqtt::{
-    Accept, Ack, AckCode, Answer, CloseReason, Connection, Delivery, Inbound, Limits, MAX_CLIENT_ID_BYTES,
-    MAX_CONNECTION_FILTER_ENTRIES, MAX_OUTPUT_BYTES, MAX_READ_BYTES, QoS, Refusal, Subscription,
+use selvedge_mqtt::{Connection, Limits, MAX_CONNECTION_FILTER_ENTRIES, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
+use selvedge_types::mqtt::{
+    Accept, Ack, AckCode, Answer, CloseReason, Delivery, Inbound, MAX_CLIENT_ID_BYTES, QoS, Refusal,
+    Subscription,
 };
-use selvedge_shared::topic::{Filter, MAX_TOPIC_BYTES, check_name};
+use selvedge_types::topic::{Filter, MAX_TOPIC_BYTES, check_name};
 use std::collections::{HashSet, VecDeque};
 
 const CONNECTS: [&[u8]; 4] = [

@@ -7,10 +7,10 @@ use selvedge_node::api::read_ask;
 use selvedge_node_core::params::{BadParameter, NamesPlace, Parameters, WindowPlace, duration_text};
 use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::stored::SeriesInfo;
-use selvedge_shared::ids::SiteId;
-use selvedge_shared::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};
-use selvedge_shared::question::{MAX_ROWS, MAX_WAIT_MS, Place as EdgePlace};
-use selvedge_shared::time::{EpochMs, MAX_DURATION_MS, TIME_RANGE, parse_duration_ms};
+use selvedge_types::ids::SiteId;
+use selvedge_types::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};
+use selvedge_types::question::{MAX_ROWS, MAX_WAIT_MS, Place as EdgePlace};
+use selvedge_types::time::{EpochMs, MAX_DURATION_MS, TIME_RANGE, parse_duration_ms};
 
 /// The longest that is told about a wrong parameter.
 const MAX_SAID_BYTES: usize = 1_000;

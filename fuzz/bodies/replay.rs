@@ -10,8 +10,9 @@ const MAX_INPUT_BYTES: usize = 4_096;
 
 /// Runs a target on everything in its corpus.
 pub fn replay(target: &str, run: impl Fn(&[u8])) {
-    let folder =
-        Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../fuzz/corpus").join(target);
+    let at = std::env::var_os("CARGO_MANIFEST_DIR").unwrap();
+    let folder = Path::new(&at).ancestors().map(|above| above.join("fuzz/corpus").join(target));
+    let folder = folder.into_iter().find(|folder| folder.is_dir()).expect("a target has kept inputs");
     let listing = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut paths: Vec<_> = listing.map(|entry| entry.unwrap().path()).collect();
     paths.sort();

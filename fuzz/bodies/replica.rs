@@ -10,9 +10,9 @@ use selvedge_gateway::logic::paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Mes
 use selvedge_gateway::logic::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard, SnapshotState, TransferAnswer};
 use selvedge_gateway::wal::Record;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{LedgerId, StreamName};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 const SHARD: ShardId = ShardId(3);

@@ -4,13 +4,13 @@
 use crate::source::Source;
 use selvedge_node_core::questions::{Ask, Effect, Questions};
 use selvedge_node_core::sites::Sites;
-use selvedge_shared::balance::Policy;
-use selvedge_shared::frame;
-use selvedge_shared::ids::{GatewayId, SiteId};
-use selvedge_shared::question::{Aggregates, Answer, NodeId, Outcome, Place, Windows};
-use selvedge_shared::report::{MAX_MEMBERS, MAX_SHARDS, Member, Report};
-use selvedge_shared::seal::Message;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::balance::Policy;
+use selvedge_types::frame;
+use selvedge_types::ids::{GatewayId, SiteId};
+use selvedge_types::question::{Aggregates, Answer, NodeId, Outcome, Place, Windows};
+use selvedge_types::report::{MAX_MEMBERS, MAX_SHARDS, Member, Report};
+use selvedge_types::sealed::Message;
+use selvedge_types::time::EpochMs;
 
 pub fn run(data: &[u8]) {
     let mut source = Source::new(data);

@@ -2,7 +2,7 @@
 //! in words what is wrong; nothing named like a secret is in it.
 
 use crate::source::Source;
-use selvedge_shared::config::{self, ConfigError};
+use selvedge_config::ConfigError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Write;
@@ -60,7 +60,7 @@ where
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(text).expect("written");
     let path = (!text.is_empty()).then_some(file.path());
-    match config::load_from::<T>(path, prefix, variables, &overrides) {
+    match selvedge_config::load_from::<T>(path, prefix, variables, &overrides) {
         Ok(settings) => Some(settings),
         Err(e) => {
             check_error(&e);
@@ -83,7 +83,7 @@ fn hides_secret<T: DeserializeOwned + Serialize + Default>(source: &mut Source, 
     };
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     writeln!(file, "{key} = {value}").expect("written");
-    if let Err(e) = config::load_from::<T>(Some(file.path()), "X", [], &[]) {
+    if let Err(e) = selvedge_config::load_from::<T>(Some(file.path()), "X", [], &[]) {
         assert!(!e.to_string().contains(MARKER), "{e}");
     }
 }

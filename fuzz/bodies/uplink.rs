@@ -4,12 +4,13 @@
 use crate::source::Source;
 use selvedge_node_core::progress::{MAX_HOLES_ENTRIES, ShardProgress, Verdict};
 use selvedge_node_core::verify::Verifier;
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId, SiteId};
-use selvedge_shared::seal::{MAX_SEALED_BYTES, Opener, Sealer, SiteSecret};
-use selvedge_shared::sequences::{SequenceSpan, Sequences};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use selvedge_shared::uplink::{
+use selvedge_seal::{Opener, Sealer, SiteSecret};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::{MAX_NAME_BYTES, ShardId, SiteId};
+use selvedge_types::sealed::MAX_SEALED_BYTES;
+use selvedge_types::sequences::{SequenceSpan, Sequences};
+use selvedge_types::time::{EpochMs, TIME_RANGE};
+use selvedge_types::uplink::{
     Batch, Down, LedgerId, LostBatch, Part, StreamName, Up, ack_topic, parse_topic, up_topic,
 };
 use std::collections::BTreeSet;

@@ -20,7 +20,7 @@ use crate::logic::link::{
 };
 use crate::wal::{self, Floor, LogError, RealDisk};
 use ring::rand::{SecureRandom, SystemRandom};
-use selvedge_shared::ids::{GatewayId, SiteId};
+use selvedge_types::ids::{GatewayId, SiteId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -5,7 +5,7 @@ use crate::settings::{Settings, SettingsError};
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use selvedge_shared::config::{bounded_log_filter, check_log_filter, key_value, wants_colours};
+use selvedge_config::{bounded_log_filter, check_log_filter, key_value, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;

@@ -3,12 +3,12 @@
 use crate::logic::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
 use crate::logic::machine::{BadRule, Rules};
 use crate::logic::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
-use selvedge_shared::access::{Access, Door, Scope, TokenSettings, WrongDoor};
-use selvedge_shared::config::{self, ConfigError};
-use selvedge_shared::frame;
-use selvedge_shared::ids::{BadSiteName, GatewayId, SiteId};
-use selvedge_shared::private::read_secret;
-use selvedge_shared::seal::{SecretError, SiteSecret};
+use selvedge_config::ConfigError;
+use selvedge_guard::access::{Access, Door, Scope, TokenSettings, WrongDoor};
+use selvedge_guard::private::read_secret;
+use selvedge_seal::{SecretError, SiteSecret};
+use selvedge_types::frame;
+use selvedge_types::ids::{BadSiteName, GatewayId, SiteId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -354,7 +354,7 @@ impl Settings {
     /// # Errors
     /// Names the key that is wrong, and what would be right.
     pub fn load(file: Option<&Path>, overrides: &[(String, String)]) -> Result<Self, SettingsError> {
-        Ok(config::load(file, ENVIRONMENT_PREFIX, overrides)?)
+        Ok(selvedge_config::load(file, ENVIRONMENT_PREFIX, overrides)?)
     }
 
     /// Checks the texts that name places.

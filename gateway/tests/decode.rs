@@ -3,7 +3,7 @@
 use selvedge_gateway::logic::decode::{
     Decoded, DecodedReading, Decoder, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, Place, TopicRule,
 };
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);
 

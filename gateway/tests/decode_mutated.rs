@@ -3,9 +3,9 @@
 use selvedge_gateway::logic::decode::{
     Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, TopicRule,
 };
-use selvedge_shared::ids::MAX_NAME_BYTES;
-use selvedge_shared::sparkplug::{Metric, Payload, Value, data_type};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::sparkplug::{Metric, Payload, Value, data_type};
+use selvedge_types::time::{EpochMs, TIME_RANGE};
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);
 

@@ -2,7 +2,7 @@
 
 use ciborium::Value as Cbor;
 use selvedge_gateway::logic::decode::{Decoded, Decoder, Form, TopicRule};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);
 

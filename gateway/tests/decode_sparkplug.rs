@@ -6,8 +6,8 @@ use selvedge_gateway::logic::decode::{
     DecodeError, Decoded, Decoder, Form, MAX_EDGE_NODES_ENTRIES, MAX_INFLATED_BYTES, MAX_REBIRTH_WAIT_MS,
     REBIRTH_WAIT_MS, Rebirth, TopicRule,
 };
-use selvedge_shared::sparkplug::{Metric, Payload, Value, data_type as t};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::sparkplug::{Metric, Payload, Value, data_type as t};
+use selvedge_types::time::EpochMs;
 use std::io::Write;
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);

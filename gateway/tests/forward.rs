@@ -9,8 +9,8 @@ use selvedge_gateway::logic::machine::{
 };
 use selvedge_gateway::logic::peer::{BusyReason, ForwardAnswer};
 use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::uplink::StreamName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -257,7 +257,7 @@ fn an_estimate_is_never_below_the_bytes_of_a_batch() {
             remove: vec![],
         };
         s.forward.submit(S, Ticket { connection: 1, token }, Forwardable::Item(item));
-        let (time, seq) = (Some(selvedge_shared::time::EpochMs(i64::MIN)), Some(u64::MAX));
+        let (time, seq) = (Some(selvedge_types::time::EpochMs(i64::MIN)), Some(u64::MAX));
         let reading = Reading { stream: 0, time, value: 1.0, seq, boot: seq };
         let name = StreamName { device: format!("{token}"), stream: "s".into() };
         s.forward.submit(

@@ -27,8 +27,8 @@ mod source;
 
 use replay::replay;
 use selvedge_gateway::actors::http;
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::pattern::MAX_TEXT_BYTES;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::pattern::MAX_TEXT_BYTES;
 
 #[test]
 fn devices_that_send_anything() {

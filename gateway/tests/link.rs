@@ -12,7 +12,7 @@ use selvedge_gateway::logic::detector::{Change, DETECT_MS};
 use selvedge_gateway::logic::link::State;
 use selvedge_gateway::logic::machine::Origin;
 use selvedge_gateway::logic::peer::PeerMessage;
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};

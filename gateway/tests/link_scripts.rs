@@ -16,8 +16,8 @@ use selvedge_gateway::logic::link::{Lane, Link, PeerFrame};
 use selvedge_gateway::logic::machine::{Origin, Page};
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::{PeerMessage, RoutedPublish, TransferMessage, WindowQuery};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 

@@ -5,7 +5,7 @@ use selvedge_gateway::logic::paxos::{
     Ballot, ConfigError, Entry, Event, Group, GroupConfig, Limits, MAX_COUNT, MAX_MEMBERS, Message,
     ProposeError, Recovered, Slot, Value,
 };
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 
 fn config(me: u16, members: &[u16]) -> GroupConfig {
     let members = members.iter().copied().map(GatewayId).collect();

@@ -6,8 +6,8 @@
 use selvedge_gateway::logic::paxos::{
     Ballot, Effects, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Role, Slot, Value,
 };
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
 
 struct Random(u64);

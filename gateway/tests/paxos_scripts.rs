@@ -21,7 +21,7 @@
 use selvedge_gateway::logic::paxos::{
     Entry, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Slot, Value,
 };
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 

@@ -27,7 +27,7 @@ use power::trace::{Act, CALLS, Event, Reader};
 use selvedge_gateway::logic::machine::Machine;
 use selvedge_gateway::logic::shard::MAX_SNAPSHOT_BYTES;
 use selvedge_gateway::wal::{BatchStore, RealDisk, SnapshotStore};
-use selvedge_shared::ids::ShardId;
+use selvedge_types::ids::ShardId;
 use serde_json::Value;
 use site::{Plan, Running, until};
 use std::fs::File;

@@ -9,13 +9,13 @@ use selvedge_gateway::logic::machine::{
 use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::session::{Effects, MAX_QOS0_PENDING, Session, Site};
 use selvedge_gateway::logic::wills::{WILLS, Waited, Wills};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::mqtt::{
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::mqtt::{
     AckCode, Answer, CloseReason, Closed, Connect, Inbound, Oversize, Publish, QoS, Refusal, Subscription,
     TooLarge, Version, Will,
 };
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::topic::Filter;
+use selvedge_types::time::EpochMs;
+use selvedge_types::topic::Filter;
 use std::num::NonZeroU16;
 
 const DONE: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });

@@ -1,7 +1,7 @@
 //! A gateway's settings as a person writes them.
 
 use selvedge_gateway::settings::{Settings, SettingsError};
-use selvedge_shared::seal::SiteSecret;
+use selvedge_seal::SiteSecret;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

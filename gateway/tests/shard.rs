@@ -9,9 +9,9 @@ use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage,
 use selvedge_gateway::logic::shard::{
     Effects, Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, Settings, Shard, SnapshotState,
 };
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{LedgerId, StreamName};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 const ME: GatewayId = GatewayId(1);

@@ -11,8 +11,8 @@ use selvedge_gateway::storage::{
     self, Done, Folders, Found, LogKeeper, LogWork, OpenError, Opened, ReplicaSettings,
 };
 use selvedge_gateway::wal::{Disk, Floor, MemoryDisk, Record, Settings};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
 const ME: GatewayId = GatewayId(1);

@@ -7,16 +7,16 @@ use crate::store::{StoreError, Writer};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::progress::BatchSpan;
 use selvedge_node_core::stage::{MessageOutcome, Settled, ShardKey};
-use selvedge_shared::ids::SiteId;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{LedgerId, LostBatch};
+use selvedge_types::ids::SiteId;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{LedgerId, LostBatch};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc};
 
 /// How many messages may wait to be applied; each holds at most
-/// [`selvedge_shared::uplink::MAX_BATCH_BYTES`] encoded.
+/// [`selvedge_types::uplink::MAX_BATCH_BYTES`] encoded.
 pub const QUEUE_ENTRIES: usize = 128;
 
 /// How many messages go into one transaction at most.
@@ -80,7 +80,7 @@ pub async fn run(
     while queue.recv_many(&mut waiting, TRANSACTION_ENTRIES).await > 0 {
         let messages: Arc<[Incoming]> = std::mem::take(&mut waiting).into();
         let start = Instant::now();
-        match writer.apply(&messages, EpochMs::now()).await {
+        match writer.apply(&messages, EpochMs::from(SystemTime::now())).await {
             Ok(applied) => {
                 rest_ms = FIRST_REST_MS;
                 stats.applied(&applied, start.elapsed());

@@ -1,14 +1,15 @@
 //! What carries messages between the node and its sites: a broker elsewhere, or the node's own.
 //!
-//! To a broker elsewhere the node is a client. Its own it hears and speaks through memory ([`selvedge_shared::mqtt::inlet`]): no
+//! To a broker elsewhere the node is a client. Its own it hears and speaks through memory ([`selvedge_mqtt::inlet`]): no
 //! client of it, whatever it sends or calls itself, can close, displace or replace the node's ears.
 
 use rumqttc::{AsyncClient, MqttOptions, QoS};
-use selvedge_shared::mqtt::inlet::{DEFAULT_INLET_BYTES, Inlet};
-use selvedge_shared::mqtt::{self, broker::Credentials};
-use selvedge_shared::question::NodeId;
-use selvedge_shared::seal::{self, SealError};
-use selvedge_shared::topic::Filter;
+use selvedge_mqtt::broker::Credentials;
+use selvedge_mqtt::inlet::{DEFAULT_INLET_BYTES, Inlet};
+use selvedge_seal::SealError;
+use selvedge_types::mqtt;
+use selvedge_types::question::NodeId;
+use selvedge_types::topic::Filter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ impl BrokerAddress {
         client_id: &str,
     ) -> Result<Self, SealError> {
         let client_id = match client_id {
-            "" => format!("selvedge-node-{:032x}", u128::from_le_bytes(seal::random()?)),
+            "" => format!("selvedge-node-{:032x}", u128::from_le_bytes(selvedge_seal::random()?)),
             given => given.to_string(),
         };
         Ok(Self { host, port, credentials, client_id })
@@ -65,7 +66,7 @@ impl BrokerAddress {
 /// The node's own broker.
 pub struct Embedded {
     /// What clients connect to.
-    pub broker: Arc<mqtt::Broker>,
+    pub broker: Arc<selvedge_mqtt::Broker>,
     /// Batches and beacons.
     pub batches: Arc<Inlet>,
     /// Reports, and answers to this node's questions.
@@ -82,7 +83,7 @@ impl Embedded {
         let answers = format!("selvedge/+/answer/{:016x}", me.0);
         let reports = inlet(&["selvedge/+/report/+", &answers]);
         // Only the node confirms and asks; a flood of somebody else's would close the gateways' connections.
-        let broker = mqtt::Broker::new(credentials)
+        let broker = selvedge_mqtt::Broker::new(credentials)
             .with_inlets(vec![batches.clone(), reports.clone()])
             .with_reserved(filters(&["selvedge/+/ack/+", "selvedge/+/ask/+"]));
         Self { broker: Arc::new(broker), batches, reports }

@@ -17,14 +17,14 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusHandle;
+use selvedge_mqtt::broker::Credentials;
+use selvedge_mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_node_core::verify::Verifier;
-use selvedge_shared::mqtt::broker::Credentials;
-use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
-use selvedge_shared::seal::SealError;
-use selvedge_shared::time::EpochMs;
+use selvedge_seal::SealError;
+use selvedge_types::time::EpochMs;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -166,7 +166,7 @@ impl Node {
             stats: stats.clone(),
         };
 
-        let (live, telling) = Live::new(reader.clone(), EpochMs::now());
+        let (live, telling) = Live::new(reader.clone(), EpochMs::from(SystemTime::now()));
         let api = web::Data::new(Api {
             reader,
             stats: stats.clone(),

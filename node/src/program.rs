@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use selvedge_shared::config::{bounded_log_filter, key_value, wants_colours};
+use selvedge_config::{bounded_log_filter, key_value, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;

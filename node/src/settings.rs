@@ -1,18 +1,18 @@
 //! The node's settings: a TOML file, `SELVEDGE_NODE_*` variables and the command line (see
-//! [`selvedge_shared::config`]).
+//! [`selvedge_config`]).
 
 mod http;
 
 pub use http::SqlSettings;
-pub use selvedge_shared::access::TokenSettings;
+pub use selvedge_guard::access::TokenSettings;
 
 use crate::lake;
 use crate::lake::schedule::LakeSettings;
 use crate::store::{Database, Postgres};
-use selvedge_shared::config::{self, ConfigError};
-use selvedge_shared::ids::SiteId;
-use selvedge_shared::private::read_secret;
-use selvedge_shared::seal::{SecretError, SiteSecret};
+use selvedge_config::ConfigError;
+use selvedge_guard::private::read_secret;
+use selvedge_seal::{SecretError, SiteSecret};
+use selvedge_types::ids::SiteId;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -240,7 +240,7 @@ impl NodeSettings {
     /// # Errors
     /// When a source can't be read, or says something that does not exist or is of the wrong type.
     pub fn load(file: Option<&Path>, overrides: &[(String, String)]) -> Result<Self, SettingsError> {
-        Ok(config::load(file, ENV_PREFIX, overrides)?)
+        Ok(selvedge_config::load(file, ENV_PREFIX, overrides)?)
     }
 
     /// Reads the secrets and checks what the types can't.
@@ -384,7 +384,7 @@ impl NodeSettings {
             }
         }
         let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
-        config::check_log_filter(&self.log).map_err(|why| wrong("log", why))?;
+        selvedge_config::check_log_filter(&self.log).map_err(|why| wrong("log", why))?;
         if !self.lake.url.is_empty() {
             lake::target::check_address(&self.lake.url).map_err(|why| wrong("lake.url", why.to_string()))?;
         }
@@ -401,7 +401,7 @@ mod tests {
 
     fn load(pairs: &[(&str, &str)]) -> NodeSettings {
         let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
+        selvedge_config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
     }
 
     fn said(pairs: &[(&str, &str)]) -> String {
@@ -412,7 +412,7 @@ mod tests {
     fn the_example_file_loads() {
         let path = std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap())
             .join("../deploy/node.toml");
-        let settings: NodeSettings = config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
+        let settings: NodeSettings = selvedge_config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings.sites[0].name.as_str(), "plant-7");
         assert_eq!(settings.broker().unwrap(), Broker::Embedded(([127, 0, 0, 1], 18830).into()));
     }

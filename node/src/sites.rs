@@ -10,14 +10,14 @@ use crate::uplink::RECONNECT_MS;
 use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 use selvedge_node_core::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questions, Unanswered};
 use selvedge_node_core::sites::Sites;
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::question::{Answer, NodeId, Question, answer_topic, ask_topic, parse_answer_topic};
-use selvedge_shared::report::{Report, parse_report_topic, place};
-use selvedge_shared::seal::{self, Opener, SealError, Sealer};
-use selvedge_shared::time::EpochMs;
+use selvedge_seal::{Opener, SealError, Sealer};
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
+use selvedge_types::question::{Answer, NodeId, Question, answer_topic, ask_topic, parse_answer_topic};
+use selvedge_types::report::{Report, parse_report_topic, place};
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, oneshot, watch};
 
 const REQUEST_ENTRIES: usize = 64;
@@ -50,7 +50,7 @@ impl Edge {
     /// # Errors
     /// When the system gives no randomness.
     pub fn new(sites: impl IntoIterator<Item = SiteId>) -> Result<Self, SealError> {
-        let me = NodeId(u64::from_le_bytes(seal::random()?));
+        let me = NodeId(u64::from_le_bytes(selvedge_seal::random()?));
         let inner = Inner {
             sites: Sites::new(sites),
             questions: Questions::new(me),
@@ -86,7 +86,7 @@ impl Edge {
     /// # Errors
     /// Why there is no answer.
     pub async fn ask(&self, ask: Ask) -> Result<Answered, Unanswered> {
-        let random = u128::from_le_bytes(seal::random().map_err(|_| Unanswered::TooMany)?);
+        let random = u128::from_le_bytes(selvedge_seal::random().map_err(|_| Unanswered::TooMany)?);
         let (reply, answer) = oneshot::channel();
         let asked = {
             let (now_ms, mut inner) = (self.now_ms(), self.inner());
@@ -135,7 +135,7 @@ impl Edge {
     fn heard(&self, site: &SiteId, report: Report) -> bool {
         let (now_ms, mut inner) = (self.now_ms(), self.inner());
         inner.questions.reported(site, &report);
-        inner.sites.hear(now_ms, EpochMs::now(), site, report)
+        inner.sites.hear(now_ms, EpochMs::from(SystemTime::now()), site, report)
     }
 
     fn answered(&self, site: &SiteId, answer: Answer) -> bool {

@@ -1,10 +1,10 @@
 //! What the running node knows of itself beyond the database: for the status page, readiness and metrics.
 
+use selvedge_guard::log_limit::{LeftOut, LogLimit};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::{Applied, MessageOutcome};
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::log_limit::{LeftOut, LogLimit};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -160,7 +160,7 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::log_limit::{SPAN_LINES_ENTRIES, SPAN_MS};
+    use selvedge_guard::log_limit::{SPAN_LINES_ENTRIES, SPAN_MS};
 
     #[test]
     fn a_reason_is_logged_once_in_a_while_and_counted_always() {

@@ -2,8 +2,8 @@
 
 use clap::Args;
 use ring::rand::{SecureRandom, SystemRandom};
-use selvedge_shared::access::{Scope, TokenDigest};
-use selvedge_shared::ids::SiteId;
+use selvedge_guard::access::{Scope, TokenDigest};
+use selvedge_types::ids::SiteId;
 
 /// How many random bytes a token has.
 const TOKEN_BYTES: usize = 32;
@@ -79,7 +79,7 @@ mod tests {
         let file = folder.path().join("node.toml");
         std::fs::write(&file, &lines).unwrap();
         let settings: crate::settings::NodeSettings =
-            selvedge_shared::config::load_from(Some(&file), crate::settings::ENV_PREFIX, [], &[]).unwrap();
+            selvedge_config::load_from(Some(&file), crate::settings::ENV_PREFIX, [], &[]).unwrap();
         let access = settings.access().unwrap();
         let caller = access.admit(Some(&format!("Bearer {token}")), Scope::Live).unwrap();
         assert!(caller.sees("plant-7") && !caller.sees("plant-8"));

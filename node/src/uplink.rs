@@ -12,13 +12,13 @@ use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, Subsc
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::Settled;
 use selvedge_node_core::verify::Verifier;
-use selvedge_shared::ids::SiteId;
-use selvedge_shared::seal::{SealError, Sealer};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Down, ack_topic};
+use selvedge_seal::{SealError, Sealer};
+use selvedge_types::ids::SiteId;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Down, ack_topic};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 /// How long a message may wait for a place in the queue before it is dropped (the edge sends it again).
@@ -132,7 +132,7 @@ impl Subscriber {
                 return;
             }
         };
-        self.stats.heard(&message, EpochMs::now());
+        self.stats.heard(&message, EpochMs::from(SystemTime::now()));
         let wait = Duration::from_millis(QUEUE_WAIT_MS);
         if self.queue.send_timeout(message, wait).await.is_err()
             && let Some(left_out) = self.stats.refused("busy", Instant::now())

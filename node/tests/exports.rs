@@ -12,14 +12,15 @@ use selvedge_node::store::{self, Database, Postgres, Reader, Writer};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::MessageOutcome;
 use selvedge_node_core::table::{Cell, Field, Kind, Table};
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::SiteId;
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Part, StreamName};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::SiteId;
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, Part, StreamName};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 const DAY_MS: i64 = 86_400_000;
 /// 2025-11-24.
@@ -222,7 +223,7 @@ async fn days_are_files_with_their_windows_in_order() {
             0,
             "streams have passed the day on the next one"
         );
-        assert_eq!(row.get_long(22).unwrap() as u64, selvedge_shared::aggregate::fingerprint(7.0));
+        assert_eq!(row.get_long(22).unwrap() as u64, selvedge_types::aggregate::fingerprint(7.0));
         home.end().await;
     }
 }
@@ -328,7 +329,7 @@ async fn a_day_is_written_by_one_at_a_time() {
         let key = DayKey { site: "plant-7".into(), width_ms: 10_000, day: EpochMs(DAY) };
         let claim =
             |owner: &str| Claim { target: target.name().into(), key: key.clone(), owner: owner.into() };
-        let now = EpochMs::now();
+        let now = EpochMs::from(SystemTime::now());
         assert_eq!(exports.claim(&claim("other"), now, now.plus(LEASE_MS)).await.unwrap(), Some(None));
         assert_eq!(exports.claim(&claim("me"), now, now.plus(LEASE_MS)).await.unwrap(), None);
         let done = home.export(&all()).await;
@@ -346,7 +347,7 @@ async fn a_day_is_written_by_one_at_a_time() {
 #[tokio::test]
 async fn a_schedule_writes_days_that_are_settled_and_again_when_revised() {
     for mut home in homes().await {
-        let today = EpochMs::now().0.div_euclid(DAY_MS) * DAY_MS;
+        let today = EpochMs::from(SystemTime::now()).0.div_euclid(DAY_MS) * DAY_MS;
         let old = DAY - 10 * DAY_MS;
         let mut passed = part(0, 10_000, today, 1.0);
         passed.watermark = EpochMs(today + DAY_MS);

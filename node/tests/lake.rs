@@ -2,11 +2,11 @@
 
 use selvedge_node::store::{self, Database};
 use selvedge_node_core::incoming::{Incoming, IncomingBatch};
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Part, StreamName};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, Part, StreamName};
 use std::path::Path;
 use std::process::{Command, Output};
 

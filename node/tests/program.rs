@@ -1,6 +1,6 @@
 //! The program as a person runs it.
 
-use selvedge_shared::seal::SiteSecret;
+use selvedge_seal::SiteSecret;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -9,8 +9,8 @@
 mod together;
 
 use fastrand::Rng;
-use selvedge_shared::aggregate::Aggregate;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::aggregate::Aggregate;
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use together::{Edge, NodeProcess, Source, WIDTH_MS, get, site};

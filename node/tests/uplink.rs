@@ -3,12 +3,12 @@
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
 use selvedge_node::node::Node;
 use selvedge_node::settings::{NodeSettings, SiteSettings};
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Down, LostBatch, Part, StreamName, Up, ack_topic, up_topic};
+use selvedge_seal::{Opener, Sealer, SiteSecret};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, Down, LostBatch, Part, StreamName, Up, ack_topic, up_topic};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::Path;

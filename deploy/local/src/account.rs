@@ -5,7 +5,7 @@ use crate::settings::SITE;
 use firmware_sim::gaps::GapReport;
 use firmware_sim::ledger::Tally;
 use firmware_sim::reckoning::{NodeWindows, Reckoning};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use serde::Deserialize;
 use std::net::SocketAddrV4;
 

@@ -2,7 +2,7 @@
 
 use crate::net;
 use clap::Parser;
-use selvedge_shared::time::parse_duration_ms;
+use selvedge_types::time::parse_duration_ms;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use crate::folder::Folder;
 use crate::options::Options;
-use selvedge_shared::seal::SiteSecret;
+use selvedge_seal::SiteSecret;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
@@ -123,7 +123,7 @@ mod tests {
     use firmware_sim::fleet::KINDS;
     use firmware_sim::payload::{Content, encode};
     use selvedge_gateway::logic::decode::Decoded;
-    use selvedge_shared::time::EpochMs;
+    use selvedge_types::time::EpochMs;
 
     /// A site's files, and what the first gateway makes of its own.
     fn written(dir: &tempfile::TempDir, more: &[&str]) -> (Files, selvedge_gateway::settings::Checked) {

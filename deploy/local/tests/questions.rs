@@ -5,7 +5,7 @@
 mod client;
 
 use client::{Client, Hello, PUBACK};
-use selvedge_shared::seal::SiteSecret;
+use selvedge_seal::SiteSecret;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -26,7 +26,7 @@ use plan::Plan;
 use report::Report;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use watch::Watch;
 
 /// How long acknowledgements are waited for after the measurement.
@@ -66,7 +66,8 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
-        let start_wall_ms = u64::try_from(selvedge_shared::time::EpochMs::now().0).unwrap_or(0);
+        let start_wall_ms =
+            u64::try_from(selvedge_types::time::EpochMs::from(SystemTime::now()).0).unwrap_or(0);
         Self { stage: AtomicU8::new(0), start: Instant::now(), start_wall_ms, failed: Mutex::new(None) }
     }
 

@@ -6,7 +6,7 @@ use super::{Measure, Step};
 use selvedge_gateway::logic::forward::{Effects, Forward, Forwardable, PIPELINE_BYTES, Ticket};
 use selvedge_gateway::logic::machine::{Judged, Outcome, Verdict};
 use selvedge_gateway::logic::peer::ForwardAnswer;
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 
 const SHARD: ShardId = ShardId(0);

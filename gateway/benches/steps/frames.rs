@@ -7,12 +7,12 @@ use selvedge_gateway::logic::link::{PREAMBLE, PeerFrame};
 use selvedge_gateway::logic::machine::{Proposal, Submission};
 use selvedge_gateway::logic::paxos::{Ballot, Message};
 use selvedge_gateway::logic::peer::PeerMessage;
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName, Up};
+use selvedge_seal::{Opener, Sealer, SiteSecret};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName, Up};
 use snow::{Builder, StatelessTransportState};
 
 const FRAME_BYTES: usize = 64 * 1024;

@@ -7,9 +7,9 @@ use selvedge_gateway::logic::forward::{Settled, Ticket};
 use selvedge_gateway::logic::machine::{Connected, Judged, Outcome};
 use selvedge_gateway::logic::ring::{DEFAULT_SHARDS, Member, Ring};
 use selvedge_gateway::logic::session::{Effects, Session, Site};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::mqtt::{Connect, Inbound, Publish, QoS, Version};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::mqtt::{Connect, Inbound, Publish, QoS, Version};
+use selvedge_types::time::EpochMs;
 use std::hint::black_box;
 use std::num::NonZeroU16;
 

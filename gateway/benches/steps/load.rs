@@ -2,9 +2,9 @@
 
 use selvedge_gateway::logic::forward::{Forwardable, NamedReading, Ticket};
 use selvedge_gateway::logic::machine::{Command, Item, Origin, Proposal, Reading, Submission};
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::StreamName;
 use std::sync::Arc;
 
 pub const DEVICES: usize = 1_000;

@@ -3,8 +3,8 @@
 use super::load::{BATCH, Load, MIXES, Mix};
 use super::{Measure, Step};
 use selvedge_gateway::logic::machine::{Applied, Command, Machine, Proposal, Rules};
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::uplink::LedgerId;
+use selvedge_types::ids::ShardId;
+use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;
 
 /// As many as bring more than two windows to their end in [`Mix::Spread`], and meet every device in both.

@@ -2,7 +2,8 @@
 
 use super::load::{SOCKET_READ, payload, topic};
 use super::{Measure, Step};
-use selvedge_shared::mqtt::{Ack, Answer, Connection, Inbound, Limits, Version};
+use selvedge_mqtt::{Connection, Limits};
+use selvedge_types::mqtt::{Ack, Answer, Inbound, Version};
 
 /// What the listener makes room for when it reads so much at once.
 const READ_BYTES: usize = 16 * 1024;

@@ -8,8 +8,8 @@ use selvedge_gateway::logic::machine::{Command, Machine, Rules};
 use selvedge_gateway::logic::paxos::{GroupConfig, Limits, Recovered};
 use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage};
 use selvedge_gateway::logic::shard::{Effects, Event, Now, Settings, Shard};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::uplink::LedgerId;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;
 
 pub fn steps(m: &mut impl Measure) {

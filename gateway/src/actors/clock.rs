@@ -2,10 +2,11 @@
 
 use crate::actors::pulse;
 use crate::logic::agreement::{Agreement, ClockNote, WallTime};
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// How long after its start a gateway is not ready for want of an agreement on the time: some round trips to its peers. After
 /// that it goes on without one.
@@ -19,7 +20,7 @@ impl SiteClock {
     /// Of this gateway and all others of its site.
     pub fn new(me: GatewayId, peers: impl IntoIterator<Item = GatewayId>) -> Self {
         let mut agreement = Agreement::new(me, peers);
-        agreement.look(pulse::now_ms(), EpochMs::now());
+        agreement.look(pulse::now_ms(), EpochMs::from(SystemTime::now()));
         Self(Mutex::new(agreement))
     }
 
@@ -29,7 +30,7 @@ impl SiteClock {
 
     /// The wall time now.
     pub fn now(&self) -> WallTime {
-        self.lock().now(pulse::now_ms(), EpochMs::now())
+        self.lock().now(pulse::now_ms(), EpochMs::from(SystemTime::now()))
     }
 
     /// The gateway has just started and may yet agree with its peers on the time.
@@ -39,7 +40,7 @@ impl SiteClock {
 
     /// What the next frame to a peer says.
     pub fn note(&self, peer: GatewayId) -> ClockNote {
-        self.lock().note(peer, pulse::now_ms(), EpochMs::now())
+        self.lock().note(peer, pulse::now_ms(), EpochMs::from(SystemTime::now()))
     }
 
     /// A peer's frame came.
@@ -55,7 +56,7 @@ impl SiteClock {
     /// Sees who agrees; to be called several times a second. Gives the gateways whose clocks are outside.
     pub fn look(&self) -> Vec<GatewayId> {
         let mut agreement = self.lock();
-        agreement.look(pulse::now_ms(), EpochMs::now());
+        agreement.look(pulse::now_ms(), EpochMs::from(SystemTime::now()));
         agreement.outside()
     }
 
@@ -66,6 +67,6 @@ impl SiteClock {
 
     /// How far the wall clocks of those heard of lately are ahead of this gateway's, in milliseconds.
     pub fn ahead_ms(&self) -> BTreeMap<GatewayId, i64> {
-        self.lock().ahead_ms(pulse::now_ms(), EpochMs::now())
+        self.lock().ahead_ms(pulse::now_ms(), EpochMs::from(SystemTime::now()))
     }
 }

@@ -1,8 +1,9 @@
 //! What operators see of connections that end: lines in the log, counters, and the last ones by reason.
 
 use crate::logic::departures::{Departures, Left};
-use selvedge_shared::mqtt::{CloseReason, Departure, DepartureLog};
-use selvedge_shared::time::EpochMs;
+use selvedge_mqtt::{Departure, DepartureLog};
+use selvedge_types::mqtt::CloseReason;
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

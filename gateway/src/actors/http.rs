@@ -23,13 +23,13 @@ use crate::logic::peer::WindowQuery;
 use actix::Addr;
 use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
-use selvedge_shared::aggregate::Sample;
-use selvedge_shared::balance::Policy;
-use selvedge_shared::ids::{GatewayId, SiteId};
-use selvedge_shared::log_limit::SharedLogLimit;
-use selvedge_shared::pattern::{MAX_TEXT_BYTES, Pattern};
-use selvedge_shared::question::Place;
-use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
+use selvedge_guard::log_limit::SharedLogLimit;
+use selvedge_types::aggregate::Sample;
+use selvedge_types::balance::Policy;
+use selvedge_types::ids::{GatewayId, SiteId};
+use selvedge_types::pattern::{MAX_TEXT_BYTES, Pattern};
+use selvedge_types::question::Place;
+use selvedge_types::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -352,8 +352,8 @@ fn pattern(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::aggregate::Aggregate;
-    use selvedge_shared::sequences::Sequences;
+    use selvedge_types::aggregate::Aggregate;
+    use selvedge_types::sequences::Sequences;
 
     fn pairs(text: &[(&str, &str)]) -> Vec<(String, String)> {
         text.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()

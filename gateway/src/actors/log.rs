@@ -14,7 +14,7 @@ use crate::logic::replica::{Encoding, Said, StoreWork};
 use crate::storage::{Desk, Done, Errand, Kept, LogFigures, LogKeeper, LogWork, Stores};
 use crate::wal::{Room, Scrubber};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
-use selvedge_shared::ids::ShardId;
+use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

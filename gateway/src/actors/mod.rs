@@ -6,7 +6,7 @@
 //!
 //! | From, to | Messages | What bounds them |
 //! |---|---|---|
-//! | connections, forwarder | `Submit`, `Withdraw` | what a connection has unanswered ([`selvedge_shared::mqtt::Limits`]), all of them together by the credit ([`selvedge_shared::mqtt::credit`]); operators' orders by [`orders`] |
+//! | connections, forwarder | `Submit`, `Withdraw` | what a connection has unanswered ([`selvedge_mqtt::Limits`]), all of them together by the credit ([`selvedge_mqtt::credit`]); operators' orders by [`orders`] |
 //! | connections, switch | `InterestChanged` | `try_send`: a switch that is behind looks by itself |
 //! | connections, links | routed publishes | past the mailboxes: the link's lane drops its oldest and counts it ([`crate::logic::link`]) |
 //! | HTTP, switch | `Ask`, `AskTable` | `try_send`: too much is asked |

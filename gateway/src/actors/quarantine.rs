@@ -12,8 +12,8 @@ use crate::logic::machine::{Item, Outcome, QuarantineEntry, Reading, Readmit, Re
 use crate::logic::peer::{Listed, TableAnswer, TableQuestion};
 use crate::logic::session::reading_hash;
 use actix_web::{HttpResponse, web};
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::ids::ShardId;
+use selvedge_types::uplink::StreamName;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -285,7 +285,7 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
 async fn unmapped(api: web::Data<Api>) -> HttpResponse {
     let (answers, missing) = tables::ask_gateways(&api, TableQuestion::Unmapped).await;
     let (mut total, mut since) = (0u64, Vec::new());
-    let mut topics: BTreeMap<String, (u64, selvedge_shared::time::EpochMs, u64)> = BTreeMap::new();
+    let mut topics: BTreeMap<String, (u64, selvedge_types::time::EpochMs, u64)> = BTreeMap::new();
     for (gateway, answer) in answers {
         let TableAnswer::Unmapped { total: came, topics: list, uptime_ms } = answer else { continue };
         total = total.saturating_add(came);

@@ -9,12 +9,12 @@ use crate::actors::ways::Ways;
 use crate::logic::front::Front;
 use crate::logic::ring::{Member, Ring};
 use actix::Addr;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::report::{self, Led, MAX_SKIPPED_FIELDS, REPORT_MS, Report};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::report::{self, Led, MAX_SKIPPED_FIELDS, REPORT_MS, Report};
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 
 /// How long changes gather before they are reported ahead of time; also the least between two reports.
@@ -127,7 +127,7 @@ impl Reporter {
     async fn make(&self, n: u64, (questions, question_ms): (u32, u32), reports: Vec<ShardReport>) -> Report {
         let ring = &self.overview.ring;
         let up = self.overview.up().await;
-        let now = EpochMs::now();
+        let now = EpochMs::from(SystemTime::now());
         let led = |r: &ShardReport| Led {
             shard: ShardId(r.status.shard),
             cursor: r.status.last_batch.saturating_sub(r.status.outbox_batches),

@@ -1,6 +1,6 @@
 //! Which gateways of the site have no room on their disks, for all threads of a gateway: each says so of itself in every frame.
 
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 

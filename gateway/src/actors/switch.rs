@@ -14,7 +14,7 @@ use crate::logic::reach::Reach;
 use crate::logic::ring::Ring;
 use crate::logic::shard::{CONFIGURATION, Event};
 use actix::{Actor, Addr, Context, Handler, Message};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;

@@ -15,14 +15,15 @@ use crate::logic::uplink::{Confirmation, Effect, NotTaken, Uplink, UplinkContent
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::log_limit::SharedLogLimit;
-use selvedge_shared::question::{
+use selvedge_guard::log_limit::SharedLogLimit;
+use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
+use selvedge_types::question::{
     Answer, NodeId, Question, QuestionId, answer_topic, ask_topic, parse_ask_topic,
 };
-use selvedge_shared::report::{Report, place, report_topic};
-use selvedge_shared::seal::{Message as Sealable, Opener, SealError, Sealer, SiteSecret};
-use selvedge_shared::uplink::{Down, LedgerId, SiteIncarnation, Up, parse_topic, up_topic};
+use selvedge_types::report::{Report, place, report_topic};
+use selvedge_types::sealed::Message as Sealable;
+use selvedge_types::uplink::{Down, LedgerId, SiteIncarnation, Up, parse_topic, up_topic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

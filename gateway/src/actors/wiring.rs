@@ -29,12 +29,12 @@ use actix::{Actor, Addr};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use selvedge_shared::browser::Browsers;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::log_limit::SharedLogLimit;
-use selvedge_shared::mqtt::{Limits, Listener, ListenerConfig};
-use selvedge_shared::private;
-use selvedge_shared::seal::{self, SealError, link_psk};
+use selvedge_guard::browser::Browsers;
+use selvedge_guard::log_limit::SharedLogLimit;
+use selvedge_guard::private;
+use selvedge_mqtt::{Limits, Listener, ListenerConfig};
+use selvedge_seal::{SealError, link_psk};
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -172,7 +172,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         rules: Arc::new(settings.rules.clone()),
         limits: paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() },
         outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
-        incarnation: u128::from_le_bytes(seal::random()?),
+        incarnation: u128::from_le_bytes(selvedge_seal::random()?),
         shelf_bytes: SHELF_BYTES,
     };
     let disk = read.open(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
@@ -200,7 +200,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone(), room.clone()).start();
     let psk = LinkKey::new(link_psk(&secret, &site));
     // Nobody can guess it, and so take the uplink's place at a broker.
-    let client_id = format!("selvedge-{site}-{}-{:032x}", me.0, u128::from_le_bytes(seal::random()?));
+    let client_id =
+        format!("selvedge-{site}-{}-{:032x}", me.0, u128::from_le_bytes(selvedge_seal::random()?));
     let to = settings.uplink.clone();
     let (start, changed) = (origin.start, Arc::new(Notify::new()));
     let uplink = UplinkSettings {

@@ -22,9 +22,9 @@
 //! TigerBeetle, `src/vsr/clock.zig`.
 
 use bincode::{Decode, Encode};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::{EARLIEST_NOW, EpochMs};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::{EARLIEST_NOW, EpochMs};
 use std::collections::BTreeMap;
 
 /// Wall clocks that are further apart than this do not agree, in milliseconds.

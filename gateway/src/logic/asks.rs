@@ -12,12 +12,12 @@
 use crate::logic::machine::{MAX_ANSWER_BYTES, Scanned, WindowView};
 use crate::logic::peer::{PeerMessage, QueryAnswer, WindowQuery};
 use crate::logic::ring::Ring;
-use selvedge_shared::balance::{Balancer, Policy};
-use selvedge_shared::frame::encoded_bytes;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::pattern::Pattern;
-use selvedge_shared::question::Place;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::balance::{Balancer, Policy};
+use selvedge_types::frame::encoded_bytes;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::pattern::Pattern;
+use selvedge_types::question::Place;
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -360,8 +360,8 @@ mod tests {
     use super::*;
     use crate::logic::machine::Page;
     use crate::logic::ring::Member;
-    use selvedge_shared::aggregate::{Aggregate, Sample};
-    use selvedge_shared::sequences::Sequences;
+    use selvedge_types::aggregate::{Aggregate, Sample};
+    use selvedge_types::sequences::Sequences;
 
     const G: [GatewayId; 3] = [GatewayId(1), GatewayId(2), GatewayId(3)];
 

@@ -20,7 +20,7 @@
 //! for the next. How much can wait is bounded by the shards' in-flight windows.
 
 use crate::wal::Record;
-use selvedge_shared::ids::ShardId;
+use selvedge_types::ids::ShardId;
 use std::collections::VecDeque;
 
 /// The most payload that one write gathers beyond its first submission.

@@ -3,8 +3,8 @@
 //! Limit: of each reason the last [`REASON_ENTRIES`] are kept, so that a loop of one kind does not push the others out. There are as many
 //! reasons as `CloseReason::label` names.
 
-use selvedge_shared::mqtt::Departure;
-use selvedge_shared::time::EpochMs;
+use selvedge_mqtt::Departure;
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many departures of one reason are kept.
@@ -57,7 +57,7 @@ impl Departures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::mqtt::CloseReason;
+    use selvedge_types::mqtt::CloseReason;
 
     #[test]
     fn a_loop_of_one_reason_leaves_the_others() {

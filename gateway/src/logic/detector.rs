@@ -30,8 +30,8 @@
 //! Left out: adaptive timeouts (phi accrual): a site is one local network, and a wrong "down" costs an
 //! election, not data. The detector is a hint; safety never depends on it.
 
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A peer that is silent for this long is down, in milliseconds.

@@ -24,8 +24,8 @@
 use super::machine::{Item, Maker, Origin, Outcome, Outcomes, Publish, Readmit, Submission, Verdict};
 use super::peer::{BusyReason, ForwardAnswer};
 use super::ring::Ring;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub const PIPELINE_BYTES: usize = 12 * 1024;
 /// A batch takes no further item beyond this estimate of its size.
 pub const MAX_BATCH_BYTES: usize = 128 * 1024;
 /// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down: half of what all that is
-/// held of publishes may take ([`selvedge_shared::mqtt::credit`]).
+/// held of publishes may take ([`selvedge_mqtt::credit`]).
 pub const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 /// The most that a reading takes in a batch besides the bytes of its names.
 pub const READING_BYTES: usize = 56;

@@ -3,9 +3,9 @@
 use super::forward::NamedReading;
 use super::machine::{Reason, SetAside};
 use super::session::Part;
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::mqtt::AckCode;
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::ids::ShardId;
+use selvedge_types::mqtt::AckCode;
+use selvedge_types::uplink::StreamName;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -210,7 +210,7 @@ pub fn reading_hash(NamedReading { name, reading, .. }: &NamedReading) -> u64 {
 mod tests {
     use super::*;
     use crate::logic::machine::Reading;
-    use selvedge_shared::time::EpochMs;
+    use selvedge_types::time::EpochMs;
 
     fn reading(stream: &str, value: f64) -> NamedReading {
         let name = Arc::new(StreamName { device: "d".into(), stream: stream.into() });

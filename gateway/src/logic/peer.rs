@@ -7,9 +7,9 @@ use crate::logic::paxos;
 use crate::logic::skips::DeviceSkips;
 use crate::logic::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::mqtt::QUEUED_OVERHEAD_BYTES;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::ShardId;
+use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;
+use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
 /// One message to a peer. Many share a frame.

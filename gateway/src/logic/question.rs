@@ -1,6 +1,6 @@
 //! Which of a node's questions a gateway takes on, and the answers to them.
 //!
-//! A question says by the clock of this very process when it was asked and how long it waits ([`selvedge_shared::question`]). One
+//! A question says by the clock of this very process when it was asked and how long it waits ([`selvedge_types::question`]). One
 //! that is for another start, dead already, from the future or was seen before is dropped without a word: only who replays
 //! frames sends such. One that is too much is answered as busy, so that the node can ask another gateway at once.
 //!
@@ -11,13 +11,13 @@
 use crate::logic::asks::{Told, Wanted};
 use crate::logic::machine::{Page, WindowView};
 use crate::logic::peer::WindowQuery;
-use selvedge_shared::balance::Recent;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::question::{
+use selvedge_types::balance::Recent;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::question::{
     ANSWER_HEAD_BYTES, About, Answer, MAX_ANSWER_BYTES, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId,
     Row, Windows,
 };
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many questions of nodes may be under way.
@@ -167,13 +167,13 @@ fn windows(told: Told) -> Windows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::aggregate::{Aggregate, Sample};
-    use selvedge_shared::balance::Policy;
-    use selvedge_shared::ids::ShardId;
-    use selvedge_shared::question::Aggregates;
-    use selvedge_shared::seal::Message;
-    use selvedge_shared::sequences::Sequences;
-    use selvedge_shared::time::EpochMs;
+    use selvedge_types::aggregate::{Aggregate, Sample};
+    use selvedge_types::balance::Policy;
+    use selvedge_types::ids::ShardId;
+    use selvedge_types::question::Aggregates;
+    use selvedge_types::sealed::Message;
+    use selvedge_types::sequences::Sequences;
+    use selvedge_types::time::EpochMs;
 
     fn question(id: u128, uptime_ms: u64) -> Question {
         let about = Aggregates {

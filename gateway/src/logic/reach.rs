@@ -7,7 +7,7 @@
 //! Invariant: forwarding is told that a gateway is gone before it is told that it is back.
 
 use super::detector::Change;
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 
 /// The gateways that are up, as everybody within this gateway was last told.

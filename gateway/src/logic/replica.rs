@@ -32,10 +32,10 @@ use super::shard::{
 };
 use super::uplink::UplinkContent;
 use crate::wal::{Stretch, Suspect};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::LostBatch;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::LostBatch;
 use sought::Sought;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

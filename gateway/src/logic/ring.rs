@@ -36,7 +36,7 @@
 //! M. Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016 (arXiv:1608.01350); for the choice of hash
 //! docs/internals/decisions/0004-hash.md.
 
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The number of shards of a site that says nothing else.

@@ -39,15 +39,15 @@ pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
 use super::not_counted::{NotCounted, Sent};
 use super::ring::Ring;
 use bytes::Bytes;
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::mqtt::{
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::ShardId;
+use selvedge_types::mqtt::{
     Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Oversize, Publish,
     QoS, Refusal, Subscription, Version,
 };
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::topic::Filter;
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::time::EpochMs;
+use selvedge_types::topic::Filter;
+use selvedge_types::uplink::StreamName;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;

@@ -6,8 +6,8 @@
 
 use super::decode::{SkipReason, Skipped};
 use bincode::{Decode, Encode};
-use selvedge_shared::report::{SkippedField, shown};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::report::{SkippedField, shown};
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 
 /// How many devices' skipped fields are remembered.

@@ -4,7 +4,7 @@
 //! way, and the count of all goes on.
 
 use bincode::{Decode, Encode};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

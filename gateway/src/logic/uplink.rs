@@ -15,9 +15,9 @@
 //! Limits: [`MAX_INFLIGHT_BATCHES`] batches in all and [`MAX_SHARD_BATCHES`] of one shard are under way.
 
 use super::shard::UplinkView;
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::uplink::{LedgerId, LostBatch, SiteIncarnation};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::ShardId;
+use selvedge_types::uplink::{LedgerId, LostBatch, SiteIncarnation};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many batches may be sent and unconfirmed.
@@ -337,7 +337,7 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::time::EpochMs;
+    use selvedge_types::time::EpochMs;
 
     const S: ShardId = ShardId(3);
     const L: LedgerId = LedgerId(7);

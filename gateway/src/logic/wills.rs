@@ -15,8 +15,8 @@ use super::forward::{Forwardable, Settled, Ticket};
 use super::machine::{DueWill, Item, Outcome, Source, publish_hash};
 use super::not_counted::{NotCounted, Sent};
 use super::session::{Effects, Meaning, RecentNames, Site, quarantined};
-use selvedge_shared::mqtt::{Publish, QoS};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::mqtt::{Publish, QoS};
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 
 /// The connection that tickets of wills carry: the listener counts its own from 1.

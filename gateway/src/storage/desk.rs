@@ -5,8 +5,8 @@ use super::transfers::{Served, Transfers};
 use crate::logic::commit::{GroupCommit, Submission};
 use crate::logic::replica::{Encoding, Said, StoreWork};
 use crate::logic::shard::{TransferAnswer, TransferRequest};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::ShardId;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::ShardId;
 
 /// Where something is to be carried.
 #[derive(Debug)]

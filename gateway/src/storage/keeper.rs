@@ -10,8 +10,8 @@ use crate::wal::{
     BatchStore, Extent, Groups, Log, LogError, LogReader, OldestSegment, PinnedSnapshot, Record, Room,
     SnapshotStore, Stretch, Suspect,
 };
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::mpsc::Sender;

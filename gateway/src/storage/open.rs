@@ -13,8 +13,8 @@ use crate::wal::{
     BatchStore, Disk, Floor, Log, LogError, LogReader, ReadLog, Record, Recovery, Room,
     Settings as LogSettings, SnapshotStore,
 };
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

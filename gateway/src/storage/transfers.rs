@@ -13,7 +13,7 @@
 //! Invariant: a group is pinned only while a transfer of it has a place.
 //! Limits: pins hold back a bounded part of the log ([`crate::wal::MAX_PINNED_SEGMENTS`]); a transfer whose pin is gone goes on with a snapshot.
 
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 /// Transfers at a time, of all shards together.

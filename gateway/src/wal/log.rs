@@ -10,7 +10,7 @@ use super::record::{Position, Record};
 use super::recovery::{self, Recovery, SegmentInfo, States};
 use super::scrub::Extent;
 use super::segment;
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

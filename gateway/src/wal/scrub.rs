@@ -21,7 +21,7 @@ use super::form::{HEADER_BYTES, HeaderRead, Identity};
 use super::segment::{self, Found, Segment};
 use super::snapshots;
 use super::stored;
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

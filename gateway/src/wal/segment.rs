@@ -5,7 +5,7 @@ use super::form::{
     self, ALIGN_BYTES, HEADER_BYTES, Head, HeadRead, Header, HeaderRead, Identity, Role, UNIT_HEAD_BYTES,
 };
 use super::record::Position;
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeSet;
 use std::io;
 

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "several tests share this, and each uses a part of it")]
 
-use selvedge_shared::seal::SiteSecret;
+use selvedge_seal::SiteSecret;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

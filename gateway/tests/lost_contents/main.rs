@@ -6,7 +6,7 @@ mod site;
 
 use selvedge_gateway::logic::replica::{FETCH_WAIT_MS, Said};
 use selvedge_gateway::logic::uplink::UplinkContent;
-use selvedge_shared::uplink::LostBatch;
+use selvedge_types::uplink::LostBatch;
 use site::{SHARD, Site, count, now};
 
 #[test]

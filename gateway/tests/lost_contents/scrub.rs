@@ -5,7 +5,7 @@ use selvedge_gateway::logic::replica::Said;
 use selvedge_gateway::logic::uplink::UplinkContent;
 use selvedge_gateway::storage::Kept;
 use selvedge_gateway::wal::{Disk, Log, Settings};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 
 /// The gateways that do not lead.
 fn followers(site: &Site) -> Vec<GatewayId> {

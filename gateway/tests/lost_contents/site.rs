@@ -11,9 +11,9 @@ use selvedge_gateway::storage::{
     self, Desk, Done, Errand, Folders, Kept, LogKeeper, LogWork, ReplicaSettings, Stores,
 };
 use selvedge_gateway::wal::{Disk, Floor, MemoryDisk, Scrubber, Settings, Suspect};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::StreamName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -2,9 +2,9 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::{EARLIEST_NOW, ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
-use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::{EARLIEST_NOW, ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
+use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::sync::Arc;
 
 #[test]

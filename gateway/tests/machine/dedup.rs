@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 
 fn shard() -> Shard {
     Shard::new(Rules::default())
@@ -120,7 +120,7 @@ fn a_wild_sequence_number_changes_nothing_and_an_operator_can_reset_them() {
     s.settle();
     let parts = s.parts();
     let set_aside: u64 = parts.iter().map(|(_, p)| p.set_aside).sum();
-    let mut spans = selvedge_shared::sequences::Sequences::default();
+    let mut spans = selvedge_types::sequences::Sequences::default();
     parts.iter().for_each(|(_, p)| spans.merge(&p.sequences));
     assert_eq!((set_aside, spans.missing()), (3, Some(4_993)), "7 to 4999, once each");
 }
@@ -164,7 +164,7 @@ fn what_is_counted_anew_counts_once_however_often_it_is_ordered() {
         qos: 1,
         packet_id: 9,
         dup: false,
-        at: selvedge_shared::time::EpochMs(1_000),
+        at: selvedge_types::time::EpochMs(1_000),
         why: "no number".into(),
         counted: Vec::new(),
         recognised: 0,

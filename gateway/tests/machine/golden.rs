@@ -2,9 +2,9 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 
 fn submission() -> Submission {
     let source =

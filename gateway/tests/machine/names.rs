@@ -2,8 +2,8 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::uplink::{LedgerId, StreamName};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 /// A publish of one reading for each name, all of them told with their client.

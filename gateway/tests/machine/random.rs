@@ -2,10 +2,10 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::aggregate::fingerprint;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::LedgerId;
+use selvedge_types::aggregate::fingerprint;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::LedgerId;
 use std::collections::BTreeMap;
 
 /// What a window must hold, by the plainest reckoning.

@@ -2,8 +2,8 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::collections::BTreeMap;
 
 const ALL: Query<'_> =

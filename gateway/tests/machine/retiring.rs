@@ -2,8 +2,8 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::StreamName;
 use std::sync::Arc;
 
 fn retire(s: &mut Shard, stamp: i64, device: &str, stream: Option<&str>) -> (u32, Applied) {

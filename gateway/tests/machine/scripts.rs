@@ -18,9 +18,9 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, LedgerId};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, LedgerId};
 use std::fmt::Write;
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Short ways to say what a machine is told.
 
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, StreamName};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{Batch, StreamName};
 use std::sync::Arc;
 
 pub const SHARD: ShardId = ShardId(3);
@@ -45,7 +45,7 @@ impl Shard {
         self.history.push(proposal);
         for batch in &applied.batches {
             assert_eq!(batch.seq, self.batches.len() as u64 + 1, "seqs have no gaps");
-            assert!(batch.bytes.len() <= selvedge_shared::uplink::MAX_BATCH_BYTES);
+            assert!(batch.bytes.len() <= selvedge_types::uplink::MAX_BATCH_BYTES);
             match self.machine.batch_record(batch.seq) {
                 Some(record) => assert_eq!(record.crc, crc32c::crc32c(&batch.bytes)),
                 None => assert!(batch.seq <= self.machine.outbox_stats().kept, "released at once"),
@@ -107,7 +107,7 @@ impl Shard {
     }
 
     /// All parts that were cut, with their stream's name.
-    pub fn parts(&self) -> Vec<(StreamName, selvedge_shared::uplink::Part)> {
+    pub fn parts(&self) -> Vec<(StreamName, selvedge_types::uplink::Part)> {
         let decoded = self.batches.iter().map(|b| Batch::decode(&b.bytes).unwrap());
         decoded
             .flat_map(|b| b.parts.clone().into_iter().map(move |p| (b.streams[p.stream as usize].clone(), p)))

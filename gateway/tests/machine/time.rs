@@ -2,9 +2,9 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, Part};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{Batch, Part};
 use std::collections::BTreeMap;
 
 const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;

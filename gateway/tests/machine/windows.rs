@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use selvedge_gateway::logic::machine::*;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
+use selvedge_types::time::{ElapsedMs, EpochMs};
 
 fn rules() -> Rules {
     Rules { windows_ms: vec![10_000], allowed_lateness_ms: 1_000, ..Rules::default() }

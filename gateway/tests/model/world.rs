@@ -3,7 +3,7 @@
 use selvedge_gateway::logic::paxos::{
     Ballot, Effects, Entry, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Role, Slot, Value,
 };
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;

@@ -17,12 +17,12 @@ use selvedge_gateway::logic::peer::{
     BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage,
     WindowQuery,
 };
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::question::Place;
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{LedgerId, StreamName};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::question::Place;
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
 fn bytes() -> impl Strategy<Value = Arc<[u8]>> {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use selvedge_gateway::logic::ring::{MAX_WEIGHT, Member, Ring, shard_of};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeSet;
 
 /// Gateways of any ids, up to a weight.

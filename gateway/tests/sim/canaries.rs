@@ -3,7 +3,7 @@
 
 use super::plan::Plan;
 use super::search::attempt;
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 
 /// How many seeds a mistake may hide in.
 const MAX_SEEDS: u64 = 1_000;

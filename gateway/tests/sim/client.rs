@@ -3,9 +3,9 @@
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::types::{self, Publish};
 use rmqtt_codec::{v3, v5};
-use selvedge_shared::mqtt::{Connect, Version};
+use selvedge_types::mqtt::{Connect, QoS, Version};
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use tokio_util::codec::{Decoder, Encoder};
@@ -137,7 +137,7 @@ fn to_v3(packet: Packet) -> v3::Packet {
             clean_session: c.clean,
             keep_alive: c.keepalive_s,
             last_will: c.will.map(|w| v3::LastWill {
-                qos: w.qos,
+                qos: coded(w.qos),
                 retain: false,
                 topic: w.topic,
                 message: w.payload,
@@ -151,7 +151,10 @@ fn to_v3(packet: Packet) -> v3::Packet {
         Packet::Release(packet_id) => v3::Packet::PublishRelease { packet_id: id(packet_id) },
         Packet::Subscribe { packet_id, filters } => v3::Packet::Subscribe {
             packet_id: id(packet_id),
-            topic_filters: filters.into_iter().map(|f| (ByteString::from(f), QoS::AtLeastOnce)).collect(),
+            topic_filters: filters
+                .into_iter()
+                .map(|f| (ByteString::from(f), types::QoS::AtLeastOnce))
+                .collect(),
         },
         Packet::Acked(packet_id) => v3::Packet::PublishAck { packet_id: id(packet_id) },
         Packet::Ping => v3::Packet::PingRequest,
@@ -165,7 +168,7 @@ fn to_v5(packet: Packet) -> v5::Packet {
             keep_alive: c.keepalive_s,
             session_expiry_interval_secs: c.expiry_s,
             last_will: c.will.map(|w| v5::LastWill {
-                qos: w.qos,
+                qos: coded(w.qos),
                 retain: false,
                 topic: w.topic,
                 message: w.payload,
@@ -188,7 +191,7 @@ fn to_v5(packet: Packet) -> v5::Packet {
             v5::Packet::PublishRelease(ack)
         }
         Packet::Subscribe { packet_id, filters } => {
-            let options = v5::SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() };
+            let options = v5::SubscriptionOptions { qos: types::QoS::AtLeastOnce, ..Default::default() };
             v5::Packet::Subscribe(v5::Subscribe {
                 packet_id: id(packet_id),
                 id: None,
@@ -207,7 +210,7 @@ fn publish(packet_id: u16, topic: String, payload: String, qos: QoS, dup: bool) 
     Box::new(Publish {
         dup,
         retain: false,
-        qos,
+        qos: coded(qos),
         topic: topic.into(),
         packet_id: NonZeroU16::new(packet_id),
         payload: payload.into(),
@@ -216,7 +219,10 @@ fn publish(packet_id: u16, topic: String, payload: String, qos: QoS, dup: bool) 
 }
 
 fn given(publish: Publish) -> Said {
-    assert!(!publish.dup && publish.qos <= QoS::AtLeastOnce, "no such publish was asked for: {publish:?}");
+    assert!(
+        !publish.dup && publish.qos <= types::QoS::AtLeastOnce,
+        "no such publish was asked for: {publish:?}"
+    );
     let packet_id = publish.packet_id.map(NonZeroU16::get);
     Said::Given { topic: publish.topic.to_string(), payload: publish.payload, packet_id }
 }
@@ -269,5 +275,13 @@ fn from_v5(packet: v5::Packet) -> Said {
         v5::Packet::PingResponse => Said::Pong,
         v5::Packet::Disconnect(_) => Said::Goodbye,
         other => panic!("no gateway says {other:?}"),
+    }
+}
+
+fn coded(qos: QoS) -> types::QoS {
+    match qos {
+        QoS::AtMostOnce => types::QoS::AtMostOnce,
+        QoS::AtLeastOnce => types::QoS::AtLeastOnce,
+        QoS::ExactlyOnce => types::QoS::ExactlyOnce,
     }
 }

@@ -1,6 +1,6 @@
 //! Wall clocks: each gateway has its own idea of the time.
 
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 /// When runs begin, by a right clock.
 pub const START_MS: i64 = 1_764_000_000_000;

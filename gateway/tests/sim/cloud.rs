@@ -3,10 +3,10 @@
 use super::gateway::Common;
 use super::invariants::complete::Complete;
 use super::random::Random;
-use selvedge_shared::aggregate::Aggregate;
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::seal::{Opener, Sealer};
-use selvedge_shared::uplink::{Batch, Down, LedgerId, LostBatch, StreamName, Up};
+use selvedge_seal::{Opener, Sealer};
+use selvedge_types::aggregate::Aggregate;
+use selvedge_types::ids::ShardId;
+use selvedge_types::uplink::{Batch, Down, LedgerId, LostBatch, StreamName, Up};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The only ledger that there is.

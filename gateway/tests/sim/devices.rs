@@ -11,9 +11,9 @@ use super::clock::true_time;
 use super::invariants::deliveries::Deliveries;
 use super::pipe::Piece;
 use super::random::Random;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::mqtt::{Connect, QoS, Version, Will};
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::mqtt::{Connect, QoS, Version, Will};
+use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A device that hears nothing for so long tries another gateway.

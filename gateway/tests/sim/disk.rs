@@ -6,7 +6,7 @@ use selvedge_gateway::storage::Folders;
 use selvedge_gateway::wal::{
     Crash, Disk, Faults, Floor, Identity, Log, MemoryDisk, Position, Scrubber, Settings,
 };
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 
 const CAPACITY_BYTES: u64 = 64 << 20;

@@ -11,11 +11,10 @@ use selvedge_gateway::logic::machine::{DueWill, Item, Origin, Outcome};
 use selvedge_gateway::logic::peer::PeerMessage;
 use selvedge_gateway::logic::shard::Now;
 use selvedge_gateway::logic::wills::WILLS;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::mqtt::{
-    Application, Charge, CreditPool, Departure, Handle, Inbound, Limits, ListenerConfig, Reception,
-};
-use selvedge_shared::time::EpochMs;
+use selvedge_mqtt::{Application, Charge, CreditPool, Departure, Handle, Limits, ListenerConfig, Reception};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::mqtt::Inbound;
+use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -24,10 +24,10 @@ use selvedge_gateway::storage::{
     self, Desk, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores,
 };
 use selvedge_gateway::wal::{Groups, Room, ScrubRound, Scrubber, Suspect};
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Down, Up};
+use selvedge_seal::{Opener, Sealer, SiteSecret};
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Down, Up};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use selvedge_gateway::logic::link::{
 };
 use selvedge_gateway::logic::peer::PeerMessage;
 use selvedge_gateway::logic::reach::{News, Reach};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What links need of the world around their process.

@@ -4,7 +4,8 @@
 
 use super::invariants::credit;
 use bytes::BytesMut;
-use selvedge_shared::mqtt::{Attendant, CloseReason, CreditPool, Wait};
+use selvedge_mqtt::{Attendant, CreditPool, Wait};
+use selvedge_types::mqtt::CloseReason;
 use std::sync::Arc;
 
 /// How much may be under way to a device that does not read, in bytes.

@@ -6,8 +6,8 @@ use super::wire::Temper;
 use selvedge_gateway::logic::agreement::APART_MS;
 use selvedge_gateway::logic::machine::{MAX_LEAD_MS, Rules};
 use selvedge_gateway::wal::Crash;
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::mqtt::credit::DEFAULT_CREDIT_BYTES;
+use selvedge_mqtt::credit::DEFAULT_CREDIT_BYTES;
+use selvedge_types::ids::GatewayId;
 use std::fmt;
 
 /// How long the faults last, in milliseconds.

@@ -16,7 +16,7 @@
 use super::plan::Weather;
 use super::random::Random;
 use selvedge_gateway::logic::peer::PeerMessage;
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The content of one Noise message.

@@ -21,10 +21,10 @@ use selvedge_gateway::logic::ring::{Member, Ring};
 use selvedge_gateway::logic::shard::{Event, HAND_BACK_MS, Now};
 use selvedge_gateway::storage::OpenError;
 use selvedge_gateway::wal::Crash;
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::seal::SiteSecret;
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use selvedge_shared::uplink::StreamName;
+use selvedge_seal::SiteSecret;
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
+use selvedge_types::time::{EpochMs, TIME_RANGE};
+use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use super::params::{BadParameter, bad, shown};
 use super::row::Filling;
 use super::stored::StoredWindow;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
 /// What stands for readings where there are none.
@@ -68,8 +68,8 @@ mod tests {
     use crate::query::{AGGREGATE_PARAMETERS, AggregateQuery};
     use crate::row::{Function, More, Row, RowContent, RowTable};
     use crate::table::{Cell, Table};
-    use selvedge_shared::aggregate::{Aggregate, Sample};
-    use selvedge_shared::sequences::Sequences;
+    use selvedge_types::aggregate::{Aggregate, Sample};
+    use selvedge_types::sequences::Sequences;
 
     fn row(start: i64, value: f64) -> Row {
         let start = EpochMs(start);

@@ -3,7 +3,7 @@
 //! Where two windows are more than a year apart, a clock was wrong for one of them, or the device lay in store: how many windows are
 //! missing between them can't be told.
 
-use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
+use selvedge_types::time::{EpochMs, MAX_DURATION_MS};
 
 /// A stretch without windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::rollup::{DAY_MS, HOUR_MS, floor};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use selvedge_shared::time::{EpochMs, parse_duration_ms};
+use selvedge_types::time::{EpochMs, parse_duration_ms};
 
 /// The most weeks, and the most months, of a span.
 const MAX_UNITS: i64 = 120;
@@ -267,7 +267,7 @@ fn date(days: i64) -> Option<Date> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::time::TIME_RANGE;
+    use selvedge_types::time::TIME_RANGE;
 
     fn at(text: &str) -> EpochMs {
         EpochMs::parse(text).unwrap()

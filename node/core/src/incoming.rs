@@ -1,7 +1,7 @@
 //! What comes from the uplink once it is opened and checked, on its way to the store.
 
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::uplink::{Batch, LostBatch, SiteIncarnation};
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::uplink::{Batch, LostBatch, SiteIncarnation};
 
 /// One authentic, checked message of the uplink.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! The parameters of a request: each at most once, none unknown, and what is wrong with one told in words.
 
-use selvedge_shared::pattern::Pattern;
-use selvedge_shared::time::{EpochMs, TIME_RANGE, parse_duration_ms};
+use selvedge_types::pattern::Pattern;
+use selvedge_types::time::{EpochMs, TIME_RANGE, parse_duration_ms};
 use std::collections::BTreeMap;
 
 const DAY_MS: i64 = 86_400_000;

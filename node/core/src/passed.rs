@@ -18,7 +18,7 @@
 //!   confirmed are lost to the database.
 
 use super::progress::BatchSpan;
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_types::time::{EpochMs, TIME_RANGE};
 use std::collections::BTreeSet;
 
 /// How much further than its watermark a stream may have come: readings of this time, before that, may be in lost batches. More than

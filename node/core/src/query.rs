@@ -19,7 +19,7 @@ use super::passed::NEVER;
 use super::rollup::{self, Segment};
 use super::row::{Function, Row, RowContent};
 use super::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

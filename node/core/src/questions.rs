@@ -7,12 +7,12 @@
 //! Limits: [`MAX_QUESTIONS`] are under way, each waits [`MAX_WAIT_MS`] at most.
 
 use crate::sites::Sites;
-use selvedge_shared::balance::{Balancer, Policy};
-use selvedge_shared::ids::{GatewayId, SiteId};
-use selvedge_shared::question::{
+use selvedge_types::balance::{Balancer, Policy};
+use selvedge_types::ids::{GatewayId, SiteId};
+use selvedge_types::question::{
     About, Aggregates, Answer, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId, Windows,
 };
-use selvedge_shared::report::Report;
+use selvedge_types::report::Report;
 use std::collections::BTreeMap;
 
 /// How many questions may be under way.
@@ -280,9 +280,9 @@ impl Questions {
 mod tests {
     use super::*;
     use crate::sites::tests::{report, site};
-    use selvedge_shared::ids::ShardId;
-    use selvedge_shared::report::SILENT_MS;
-    use selvedge_shared::time::EpochMs;
+    use selvedge_types::ids::ShardId;
+    use selvedge_types::report::SILENT_MS;
+    use selvedge_types::time::EpochMs;
 
     struct World {
         sites: Sites,

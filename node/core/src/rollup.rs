@@ -6,7 +6,7 @@
 //!
 //! - Invariant: a row of a roll-up is the merge of all stored windows of its series that start within its span.
 
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 /// What is kept: minutes, hours and days, the narrower first; each divides the next.
 pub const ROLLUPS_MS: [i64; 3] = [MINUTE_MS, HOUR_MS, DAY_MS];

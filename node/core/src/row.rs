@@ -4,7 +4,7 @@ use super::owner::{GroupBy, Owner};
 use super::passed::StreamProgress;
 use super::stored::{SeriesInfo, StoredWindow};
 use super::table::{Cell, Field, Kind, Table};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
 /// One span of one stream, or of several that are merged.

@@ -5,9 +5,9 @@
 //! Invariant: a report counts only if it is newer, by (start, n), than the one that is known.
 //! Limits: only sites of the settings are known, each with at most [`MAX_MEMBERS`] gateways.
 
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::report::{Led, MAX_MEMBERS, Report, SILENT_MS};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
+use selvedge_types::report::{Led, MAX_MEMBERS, Report, SILENT_MS};
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 
 /// A gateway as it was last heard.
@@ -120,7 +120,7 @@ impl Sites {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use selvedge_shared::report::Member;
+    use selvedge_types::report::Member;
 
     pub fn site() -> SiteId {
         SiteId::new("plant-7").unwrap()

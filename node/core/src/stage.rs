@@ -5,7 +5,7 @@
 //! and written back whole; [`Stage::streams`] says how far each stream has come in them, which goes to all its series;
 //! [`Stage::finish`] says how the shards' progress changes. So the rules of merging are those of [`Aggregate::merge`] alone.
 //!
-//! [`Aggregate::merge`]: selvedge_shared::aggregate::Aggregate::merge
+//! [`Aggregate::merge`]: selvedge_types::aggregate::Aggregate::merge
 
 use super::incoming::Incoming;
 use super::passed::{Doubt, Passed, Seen};
@@ -13,9 +13,9 @@ use super::progress::{BatchSpan, ShardProgress, Verdict};
 use super::rollup;
 use super::stored::StoredWindow;
 use super::totals::Totals;
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, LedgerId, LostBatch, Part, SiteIncarnation, StreamName};
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, LedgerId, LostBatch, Part, SiteIncarnation, StreamName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many of a shard's newest batches stay listed in `applied_batch`, beyond those above the cursor: enough to

@@ -1,8 +1,8 @@
 //! What is stored of streams: which series there are, and the rows of their windows and roll-ups.
 
-use selvedge_shared::aggregate::Aggregate;
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::aggregate::Aggregate;
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
 
 /// One stream at one width.
 #[derive(Debug, Clone, PartialEq, Eq)]

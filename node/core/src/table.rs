@@ -10,7 +10,7 @@
 //! in [`Field::kind`].
 
 use super::params::{BadParameter, bad, shown};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::borrow::Cow;
 

@@ -3,8 +3,8 @@
 //! Sequence numbers are merged as in windows, which keep those of the latest boots. What earlier boots were missing is added up when they
 //! go; a late reading of one of them may then count its own gap once more.
 
-use selvedge_shared::sequences::{MAX_SEQUENCES_ENTRIES, SequenceSpan, Sequences};
-use selvedge_shared::uplink::Part;
+use selvedge_types::sequences::{MAX_SEQUENCES_ENTRIES, SequenceSpan, Sequences};
+use selvedge_types::uplink::Part;
 use std::collections::BTreeMap;
 
 /// The sums of a series.

@@ -1,21 +1,21 @@
 //! What is let in from the uplink: a frame's topic and bytes become one checked [`Incoming`], or a reason why not.
 //!
 //! The seal says that a message was made by a holder of the site's secret for this shard and number
-//! ([`selvedge_shared::seal`]). This adds what such a holder could still get wrong, so that the store never meets a
+//! ([`selvedge_seal`]). This adds what such a holder could still get wrong, so that the store never meets a
 //! number, a name or a time that it can't hold.
 //!
 //! - Invariant: `1 <= first_kept <= seq <= last` of every batch that is let in, and `first_kept <= last + 1` of
 //!   every message.
 //! - Invariant: every number fits a signed 64-bit integer, every time of a reading lies in
-//!   [`selvedge_shared::time::TIME_RANGE`], every window starts at a multiple of its width, and every name
+//!   [`selvedge_types::time::TIME_RANGE`], every window starts at a multiple of its width, and every name
 //!   is at most [`MAX_NAME_BYTES`] long.
 
 use super::incoming::{Incoming, IncomingBatch};
-use selvedge_shared::aggregate::Sample;
-use selvedge_shared::ids::{MAX_NAME_BYTES, SiteId};
-use selvedge_shared::seal::{Opener, SealError, SiteSecret};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
-use selvedge_shared::uplink::{Batch, LostBatch, Part, Up, parse_topic};
+use selvedge_seal::{Opener, SealError, SiteSecret};
+use selvedge_types::aggregate::Sample;
+use selvedge_types::ids::{MAX_NAME_BYTES, SiteId};
+use selvedge_types::time::{EpochMs, TIME_RANGE};
+use selvedge_types::uplink::{Batch, LostBatch, Part, Up, parse_topic};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// No shard of a site cuts so many batches; with those of all its makings they are still numbers that a database holds.
@@ -146,11 +146,11 @@ fn is_in_range(part: &Part) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::aggregate::Aggregate;
-    use selvedge_shared::ids::ShardId;
-    use selvedge_shared::seal::Sealer;
-    use selvedge_shared::sequences::Sequences;
-    use selvedge_shared::uplink::{StreamName, ack_topic, up_topic};
+    use selvedge_seal::Sealer;
+    use selvedge_types::aggregate::Aggregate;
+    use selvedge_types::ids::ShardId;
+    use selvedge_types::sequences::Sequences;
+    use selvedge_types::uplink::{StreamName, ack_topic, up_topic};
 
     struct World {
         site: SiteId,

@@ -8,6 +8,7 @@ use super::whole::{self, Pages};
 use super::{Api, Given, merged};
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_guard::access::Caller;
 use selvedge_node_core::grid::Grid;
 use selvedge_node_core::owner::GroupBy;
 use selvedge_node_core::owner::Owner;
@@ -15,8 +16,7 @@ use selvedge_node_core::params::{Parameters, WindowPlace, bad};
 use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES, Spans};
 use selvedge_node_core::row::{More, Row, RowContent, RowTable};
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::access::Caller;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
 /// How many series, over all their widths, a query is about at most.

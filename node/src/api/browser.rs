@@ -5,7 +5,7 @@ use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
-use selvedge_shared::browser::{Browsers, Requested};
+use selvedge_guard::browser::{Browsers, Requested};
 use std::sync::Arc;
 
 /// Answers a request if [`Browsers`] admit it.

@@ -7,8 +7,9 @@ use crate::store::find::{Seek, SeriesTimes};
 use actix_web::{HttpResponse, web};
 use selvedge_node_core::params::{NamesPlace, Parameters};
 use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use serde::{Serialize, Serializer};
+use std::time::SystemTime;
 
 /// The parameters of `/v1/devices`.
 pub const DEVICE_PARAMETERS: [&str; 6] = ["site", "device", "stream", "q", "limit", "after"];
@@ -101,7 +102,9 @@ pub(super) async fn devices(
     let after = p.names_place("after", 2)?.map(|place| place.0).unwrap_or_default();
     let [site, device] = [0, 1].map(|at| after.get(at).map_or("", String::as_str));
     let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
-    let devices = listed(api.reader.find_devices(&seek, (site, device), EpochMs::now(), limit).await?);
+    let devices = listed(
+        api.reader.find_devices(&seek, (site, device), EpochMs::from(SystemTime::now()), limit).await?,
+    );
     let truncated = devices.len() == limit as usize;
     let last = devices.last().filter(|_| truncated);
     let next = last.map(|d| NamesPlace(vec![d.site.clone(), d.device.clone()]).to_string());

@@ -15,9 +15,10 @@ use selvedge_node_core::params::{Parameters, WindowPlace, bad, duration_text};
 use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_node_core::table::{Cell, Field, Form, Kind, Table};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 /// Its parameters.
 pub const PARAMETERS: [&str; 11] =
@@ -53,7 +54,7 @@ pub(super) async fn gaps(
         limit: if page { p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)? } else { MAX_LIMIT_ENTRIES }
             as usize,
         after: p.place("after")?,
-        now: EpochMs::now(),
+        now: EpochMs::from(SystemTime::now()),
     };
     let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
     let series = ask.choose(aggregates::series(&api, &seek).await?)?;

@@ -6,7 +6,7 @@ use crate::store::{RowPage, WindowKey};
 use selvedge_node_core::query::AggregateQuery;
 use selvedge_node_core::rollup::Segment;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -97,8 +97,8 @@ impl<'a> InOrder<'a> {
         after: &mut WindowKey,
         limit: u32,
     ) -> Result<Vec<(i64, StoredWindow)>, Failure> {
-        let exact = |pattern: &'a Option<selvedge_shared::pattern::Pattern>| {
-            pattern.as_ref().and_then(selvedge_shared::pattern::Pattern::exact)
+        let exact = |pattern: &'a Option<selvedge_types::pattern::Pattern>| {
+            pattern.as_ref().and_then(selvedge_types::pattern::Pattern::exact)
         };
         let (site, stream) = (exact(&self.query.wanted.site), exact(&self.query.wanted.stream));
         let page = self.api.reader.rollups_of_all(span_ms, *after, segment.to, site, stream, limit).await?;

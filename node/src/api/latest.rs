@@ -9,7 +9,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_node_core::params::{NamesPlace, Parameters};
 use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::row::{Function, More, Row, RowTable};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
+use std::time::SystemTime;
 
 /// Its parameters.
 pub const PARAMETERS: [&str; 8] = ["site", "device", "stream", "q", "fn", "limit", "after", "format"];
@@ -53,7 +54,7 @@ impl Newest {
         let names = self.after.take().map(|place| place.0).unwrap_or_default();
         let after = [0, 1, 2].map(|at| names.get(at).map_or("", String::as_str));
         let reader = &self.api.reader;
-        let newest = reader.newest(&self.seek, after, EpochMs::now(), self.limit).await?;
+        let newest = reader.newest(&self.seek, after, EpochMs::from(SystemTime::now()), self.limit).await?;
         self.over = newest.len() < self.limit as usize;
         let last = newest.last();
         self.after = last.map(|(s, _)| NamesPlace(vec![s.site.clone(), s.device.clone(), s.stream.clone()]));

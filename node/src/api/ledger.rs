@@ -7,7 +7,7 @@ use super::{Api, Given};
 use crate::store::WindowKey;
 use actix_web::{HttpResponse, web};
 use selvedge_node_core::params::{Parameters, WindowPlace, bad};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use serde::Serialize;
 
 /// The most windows of one page, and the number when nothing is said.

@@ -8,10 +8,10 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
+use selvedge_guard::access::Caller;
 use selvedge_node_core::params::{Parameters, WantedStreams};
 use selvedge_node_core::row::{Function, More, Row, RowTable};
 use selvedge_node_core::table;
-use selvedge_shared::access::Caller;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -82,7 +82,7 @@ struct Filter {
 
 impl Filter {
     fn lets(&self, row: &Row) -> bool {
-        let fits = |pattern: &Option<selvedge_shared::pattern::Pattern>, name: &Option<String>| {
+        let fits = |pattern: &Option<selvedge_types::pattern::Pattern>, name: &Option<String>| {
             pattern.as_ref().is_none_or(|pattern| name.as_ref().is_some_and(|name| pattern.matches(name)))
         };
         row.owner.site.as_ref().is_some_and(|site| self.caller.sees(site))

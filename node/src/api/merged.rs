@@ -15,7 +15,7 @@ use selvedge_node_core::passed::StreamProgress;
 use selvedge_node_core::query::AggregateQuery;
 use selvedge_node_core::row::{Row, RowContent, RowTable};
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

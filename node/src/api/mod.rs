@@ -31,8 +31,8 @@ use crate::store::Reader;
 use actix_web::web;
 use metrics_exporter_prometheus::PrometheusHandle;
 use routes::{Guard, Route, Routes};
-use selvedge_shared::access::{Access, Scope};
-use selvedge_shared::ids::SiteId;
+use selvedge_guard::access::{Access, Scope};
+use selvedge_types::ids::SiteId;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 

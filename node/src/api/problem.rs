@@ -3,10 +3,10 @@
 use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
+use selvedge_guard::access::Denied;
+use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_node_core::params::BadParameter;
 use selvedge_node_core::questions::Unanswered;
-use selvedge_shared::access::Denied;
-use selvedge_shared::log_limit::SharedLogLimit;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 

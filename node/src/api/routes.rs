@@ -9,8 +9,8 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{
     Error, FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Responder, ResponseError, web,
 };
+use selvedge_guard::access::{Caller, Denied, Scope};
 use selvedge_node_core::params::BadParameter;
-use selvedge_shared::access::{Caller, Denied, Scope};
 use std::future::{Ready, ready};
 
 /// What a path needs of who asks.

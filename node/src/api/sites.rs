@@ -5,6 +5,7 @@ use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
 use actix_web::{HttpResponse, web};
+use selvedge_guard::access::Caller;
 use selvedge_node_core::owner::Owner;
 use selvedge_node_core::params::{BadParameter, Parameters};
 use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
@@ -13,16 +14,16 @@ use selvedge_node_core::row::{More, Row, RowContent, RowTable};
 use selvedge_node_core::sites::{Heard, SiteShard, Sites};
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_node_core::table::JsonRows;
-use selvedge_shared::access::Caller;
-use selvedge_shared::balance::Policy;
-use selvedge_shared::ids::{GatewayId, SiteId};
-use selvedge_shared::pattern::{MAX_TEXT_BYTES, Pattern};
-use selvedge_shared::question::{Aggregates, MAX_WAIT_MS, Place};
-use selvedge_shared::report::SkippedField;
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_types::balance::Policy;
+use selvedge_types::ids::{GatewayId, SiteId};
+use selvedge_types::pattern::{MAX_TEXT_BYTES, Pattern};
+use selvedge_types::question::{Aggregates, MAX_WAIT_MS, Place};
+use selvedge_types::report::SkippedField;
+use selvedge_types::time::{EpochMs, TIME_RANGE};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The parameters of a question to the edge.
 pub const PARAMETERS: [&str; 10] =
@@ -40,7 +41,7 @@ pub(super) async fn sites(api: web::Data<Api>, Asker(caller): Asker) -> HttpResp
         let seen = sites.names().filter(|site| caller.sees(site.as_str()));
         seen.map(|site| overview(now_ms, sites, site, &sites.shards(now_ms, site))).collect()
     });
-    HttpResponse::Ok().json(json!({ "now": EpochMs::now().to_string(), "sites": list }))
+    HttpResponse::Ok().json(json!({ "now": EpochMs::from(SystemTime::now()).to_string(), "sites": list }))
 }
 
 pub(super) async fn site(
@@ -58,7 +59,7 @@ pub(super) async fn site(
     let newest =
         api.reader.find_holes(&[site.to_string()], EpochMs(i64::MIN), MAX_SITE_HOLES_ENTRIES).await?;
     whole["holes"] = newest.iter().map(hole_as_json).collect();
-    whole["now"] = EpochMs::now().to_string().into();
+    whole["now"] = EpochMs::from(SystemTime::now()).to_string().into();
     Ok(HttpResponse::Ok().json(whole))
 }
 
@@ -83,7 +84,7 @@ fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[SiteShard]) -> 
     let leads = |g: &GatewayId| shards.iter().filter(|s| s.led.is_some_and(|(by, _)| by == *g)).count();
     let gateways: Vec<_> =
         all.iter().map(|g| gateway(now_ms, *g, weights.get(g), heard.get(g), leads(g))).collect();
-    let of = |f: fn(&selvedge_shared::report::Led) -> u64| -> u64 {
+    let of = |f: fn(&selvedge_types::report::Led) -> u64| -> u64 {
         shards.iter().filter_map(|s| s.led.as_ref()).map(|(_, led)| f(led)).sum()
     };
     json!({

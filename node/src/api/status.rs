@@ -6,10 +6,11 @@ use super::{Api, Given};
 use crate::store::ShardStatus;
 use actix_web::{HttpResponse, web};
 use selvedge_node_core::params::Parameters;
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::ShardId;
+use selvedge_types::time::EpochMs;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 /// How the node does.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -103,7 +104,7 @@ pub(super) async fn status(
     };
     Ok(HttpResponse::Ok().json(Status {
         version: env!("CARGO_PKG_VERSION"),
-        now: EpochMs::now().to_string(),
+        now: EpochMs::from(SystemTime::now()).to_string(),
         uplink_connected: api.stats.is_subscribed(),
         ledger: api.reader.ledger_id().await?.to_string(),
         batches_applied: applied,

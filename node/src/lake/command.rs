@@ -9,9 +9,10 @@ use crate::store::{self, Database};
 use clap::Args;
 use selvedge_node_core::params::duration_text;
 use selvedge_node_core::rollup::{DAY_MS, floor};
-use selvedge_shared::time::{EpochMs, parse_duration_ms};
+use selvedge_types::time::{EpochMs, parse_duration_ms};
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// Write windows to a lake: Parquet files in folders that Spark, Trino, DuckDB and Athena know as partitions.
 ///
@@ -92,7 +93,7 @@ impl Export {
         let (writer, reader) = store::open(database).await?;
         let exporter = Exporter::new(reader, Exports::new(database), target);
         let all = Choice::all();
-        let today = floor(EpochMs::now(), DAY_MS);
+        let today = floor(EpochMs::from(SystemTime::now()), DAY_MS);
         let choice = Choice {
             site: self.site.clone(),
             width_ms: self.width,

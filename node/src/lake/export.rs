@@ -10,9 +10,10 @@ use selvedge_node_core::passed::StreamProgress;
 use selvedge_node_core::rollup::DAY_MS;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_node_core::table::{Cell, Kind};
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_types::time::{EpochMs, TIME_RANGE};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
+use std::time::SystemTime;
 
 /// How many windows are read at a time.
 pub const READ_ENTRIES: u32 = 20_000;
@@ -185,7 +186,7 @@ impl Exporter {
             while from < choice.to {
                 let days = self.reader.days(&site, width_ms, from, choice.to, DAYS_ENTRIES).await?;
                 for (day, state) in &days {
-                    if !choice.is_settled(*day, state, EpochMs::now()) {
+                    if !choice.is_settled(*day, state, EpochMs::from(SystemTime::now())) {
                         continue;
                     }
                     let key = DayKey { site: site.clone(), width_ms, day: *day };
@@ -230,7 +231,7 @@ impl Exporter {
         }
         let claim =
             Claim { target: self.target.name().to_string(), key: key.clone(), owner: self.owner.clone() };
-        let now = EpochMs::now();
+        let now = EpochMs::from(SystemTime::now());
         let Some(latest) = self.exports.claim(&claim, now, now.plus(LEASE_MS)).await? else {
             return Ok(Done::Taken);
         };
@@ -257,7 +258,12 @@ impl Exporter {
             return Ok(Done::Kept(latest));
         }
         let size = i64::try_from(upload.finish().await?).unwrap_or(i64::MAX);
-        let written = Written { revisions: state.revisions, windows, bytes: size, at: EpochMs::now() };
+        let written = Written {
+            revisions: state.revisions,
+            windows,
+            bytes: size,
+            at: EpochMs::from(SystemTime::now()),
+        };
         if !self.exports.finish(&claim, Some(written)).await? {
             return Err(LakeError::Lost);
         }
@@ -267,7 +273,8 @@ impl Exporter {
     /// Sends a day's windows, by device, stream and start; says how many.
     async fn windows(&self, claim: &Claim, upload: &mut Upload) -> Result<i64, LakeError> {
         let key = &claim.key;
-        let mut file = File { encoder: Encoder::new(&FIELDS)?, windows: 0, renewed: EpochMs::now() };
+        let mut file =
+            File { encoder: Encoder::new(&FIELDS)?, windows: 0, renewed: EpochMs::from(SystemTime::now()) };
         let each = DAY_MS / key.width_ms.max(1) + 1;
         let some = (i64::from(READ_ENTRIES) / each).clamp(1, SERIES_ENTRIES as i64) as usize;
         let mut after: Option<(String, String)> = None;
@@ -340,16 +347,16 @@ impl Exporter {
             (encoder, bytes) = blocking(move || encoder.take().map(|bytes| (encoder, bytes))).await?;
             file.encoder = encoder;
             upload.put(bytes).await?;
-            if file.renewed.plus(LEASE_MS / 3) <= EpochMs::now() {
+            if file.renewed.plus(LEASE_MS / 3) <= EpochMs::from(SystemTime::now()) {
                 self.renew(claim).await?;
-                file.renewed = EpochMs::now();
+                file.renewed = EpochMs::from(SystemTime::now());
             }
         }
         Ok(())
     }
 
     async fn renew(&self, claim: &Claim) -> Result<(), LakeError> {
-        let now = EpochMs::now();
+        let now = EpochMs::from(SystemTime::now());
         let ours = self.exports.claim(claim, now, now.plus(LEASE_MS)).await?;
         ours.map(|_| ()).ok_or(LakeError::Lost)
     }

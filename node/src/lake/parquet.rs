@@ -12,7 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, Type};
 use selvedge_node_core::table::{self, Cell, Kind, Table};
-use selvedge_shared::time::TIME_RANGE;
+use selvedge_types::time::TIME_RANGE;
 use std::sync::Arc;
 
 /// How many rows are in a row group: what a reader takes, or leaves out, at a time, and what is in memory here.

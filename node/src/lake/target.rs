@@ -12,7 +12,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use selvedge_node_core::params::duration_text;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;

@@ -1,8 +1,8 @@
 //! The settings of the query API: where it listens, who may ask, and SQL.
 
 use super::{HttpSettings, NodeSettings, SettingsError};
-use selvedge_shared::access::{Access, Door, Scope, WrongDoor};
-use selvedge_shared::browser::Browsers;
+use selvedge_guard::access::{Access, Door, Scope, WrongDoor};
+use selvedge_guard::browser::Browsers;
 use serde::{Deserialize, Serialize};
 
 /// SQL over HTTP.
@@ -59,12 +59,11 @@ impl NodeSettings {
 mod tests {
     use super::*;
     use crate::settings::ENV_PREFIX;
-    use selvedge_shared::access::TokenDigest;
-    use selvedge_shared::config;
+    use selvedge_guard::access::TokenDigest;
 
     fn load(pairs: &[(&str, &str)]) -> NodeSettings {
         let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
+        selvedge_config::load_from(None, ENV_PREFIX, [], &pairs).unwrap()
     }
 
     fn said(pairs: &[(&str, &str)]) -> String {

@@ -1,6 +1,6 @@
 //! Days of windows, as they are exported to a lake: which, what is in one, and what was written of it.
 
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 /// A day (UTC) of a site's windows of one width: what is written as one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,8 +5,8 @@ use super::statement::{Columns, Dialect, Statement, Value, ask};
 use super::{Hole, Reader, StoreError, StreamProgress};
 use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::time::{EpochMs, MAX_DURATION_MS};
-use selvedge_shared::uplink::LostBatch;
+use selvedge_types::time::{EpochMs, MAX_DURATION_MS};
+use selvedge_types::uplink::LostBatch;
 use std::collections::HashMap;
 
 /// The first value of a statement, a whole number, in its text.
@@ -418,7 +418,7 @@ fn holes(dialect: Dialect, sites: &[String], since: EpochMs, limit: u32) -> Stat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::pattern::Pattern;
+    use selvedge_types::pattern::Pattern;
 
     #[test]
     fn patterns_become_what_an_index_serves() {

@@ -3,7 +3,7 @@
 use super::day::{Claim, DayState, Written};
 use super::{Database, Reader, StoreError, postgres, sqlite};
 use selvedge_node_core::stored::StoredWindow;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 impl Reader {
     /// The sites and the widths of their windows, in order.

@@ -29,10 +29,10 @@ use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::passed::{NEVER, StreamProgress};
 use selvedge_node_core::stage::Applied;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::frame::{self, FrameError};
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{LedgerId, LostBatch};
+use selvedge_types::frame::{self, FrameError};
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{LedgerId, LostBatch};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -5,8 +5,8 @@ use super::statement::{Columns, Dialect, Statement, Value, ask};
 use super::{LedgerPage, Reader, RowPage, ShardStatus, StoreError, WindowKey};
 use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::pattern::Pattern;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::pattern::Pattern;
+use selvedge_types::time::EpochMs;
 
 const NAMED: &str = "series AS s JOIN device AS d USING (device_id)";
 

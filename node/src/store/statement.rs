@@ -3,8 +3,8 @@
 
 use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::stored::StoredWindow;
-use selvedge_shared::pattern::Pattern;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::pattern::Pattern;
+use selvedge_types::time::EpochMs;
 
 /// How a database writes what differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ async fn a_window_is_answered_with_all_that_is_known_of_it() {
     let mut w = World::new().await;
     w.store("press-1", "temp", 10_000, 3).await;
     let body = w.ok("/v1/aggregates?device=press-1&stream=temp&from=2025-11-24T16:00:20Z").await;
-    let print = format!("{:016x}", selvedge_shared::aggregate::fingerprint(2.0));
+    let print = format!("{:016x}", selvedge_types::aggregate::fingerprint(2.0));
     let point = json!({ "time": "2025-11-24T16:00:20.001Z", "time_ms": START + 20_001, "value": 2.0 });
     let row = json!({
         "site": "plant-7", "device": "press-1", "stream": "temp",
@@ -439,7 +439,7 @@ async fn csv_lines_and_parquet_hold_all_rows_or_break_off() {
 
 #[actix_web::test]
 async fn what_the_site_set_aside_and_what_is_missing_are_told_and_add_up() {
-    use selvedge_shared::sequences::{SequenceSpan, Sequences};
+    use selvedge_types::sequences::{SequenceSpan, Sequences};
     for mut w in World::each().await {
         let part = |n: i64, first: u64, last: u64| {
             let start = EpochMs(START + n * 10_000);

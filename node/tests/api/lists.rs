@@ -33,7 +33,7 @@ async fn the_ledger_is_compact_and_complete() {
         w.store("d", "s", 10_000, 3).await;
         w.store("d", "t", 10_000, 2).await;
         w.store("d", "t", 60_000, 1).await;
-        let print = |v: f64| format!("{:016x}", selvedge_shared::aggregate::fingerprint(v));
+        let print = |v: f64| format!("{:016x}", selvedge_types::aggregate::fingerprint(v));
         let page = w.ok("/v1/ledger?site=plant-7&width=10s&limit=4").await;
         assert_eq!(
             page["series"],

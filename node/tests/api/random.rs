@@ -4,7 +4,7 @@ use super::*;
 use fastrand::Rng;
 use selvedge_node_core::query::Spans;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_shared::sequences::Sequences;
+use selvedge_types::sequences::Sequences;
 use std::collections::BTreeMap;
 
 impl World {

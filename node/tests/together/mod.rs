@@ -2,12 +2,12 @@
 
 use fastrand::Rng;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS};
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::seal::{Opener, Sealer, SiteSecret};
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, up_topic};
+use selvedge_seal::{Opener, Sealer, SiteSecret};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, Down, Part, StreamName, Up, ack_topic, up_topic};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeMap;

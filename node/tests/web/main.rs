@@ -4,22 +4,22 @@ mod browser;
 
 use browser::{Browser, program};
 use rumqttc::{AsyncClient, EventLoop, MqttOptions, QoS};
+use selvedge_guard::access::Scope;
 use selvedge_node::node::Node;
 use selvedge_node::settings::{NodeSettings, SiteSettings, TokenSettings};
 use selvedge_node::web::{FILES, PAGE, PAGES};
-use selvedge_shared::access::Scope;
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::ids::{GatewayId, ShardId, SiteId};
-use selvedge_shared::report::{Led, Member, Report, place, report_topic};
-use selvedge_shared::seal::{Sealer, SiteSecret};
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, Part, StreamName, Up, up_topic};
+use selvedge_seal::{Sealer, SiteSecret};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
+use selvedge_types::report::{Led, Member, Report, place, report_topic};
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, Part, StreamName, Up, up_topic};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
@@ -137,7 +137,7 @@ fn the_scripts_reckon_right() {
 }
 
 fn token() -> TokenSettings {
-    let digest = selvedge_shared::access::TokenDigest::of(TOKEN).to_string();
+    let digest = selvedge_guard::access::TokenDigest::of(TOKEN).to_string();
     TokenSettings {
         name: "a person".into(),
         token_sha256: Some(digest),
@@ -184,7 +184,7 @@ impl Edge {
                 start: 1,
                 n: self.n,
                 uptime_ms: 1_000 * self.n,
-                at: EpochMs::now(),
+                at: EpochMs::from(SystemTime::now()),
                 release: "0.1.0".into(),
                 trouble: (gateway == 3).then(|| "its disk is full".into()),
                 members: [1, 2, 3].map(|g| Member { gateway: GatewayId(g), weight: 1 }).into(),
@@ -267,7 +267,7 @@ async fn a_person_sees_sites_devices_and_streams() {
     let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
     let mut edge = Edge::new(node.broker.unwrap(), &secret);
     until_heard(&node, &mut edge).await;
-    let now = EpochMs::now().0;
+    let now = EpochMs::from(SystemTime::now()).0;
     let start = now - now.rem_euclid(WIDTH_MS) - 40 * WIDTH_MS;
     let at = |n: i64| start + n * WIDTH_MS;
     // Forty windows, of which three are missing, and one has late readings.

@@ -1,8 +1,8 @@
 //! Where secrets may not stand: on a command line, and in a file that others may read.
 
 use super::{ConfigError, parse_toml};
-use crate::private::check_private;
 use config::{Map, Value, ValueKind};
+use selvedge_guard::private::check_private;
 use std::path::Path;
 
 /// That no override holds a secret.

@@ -2,7 +2,7 @@
 //! is read as it was written.
 
 use proptest::prelude::*;
-use selvedge_shared::config::{key_value, load_from};
+use selvedge_config::{key_value, load_from};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -71,7 +71,7 @@ pub fn own_folder(path: &Path) -> std::io::Result<()> {
 
 /// Whether a file of this mode and owner is closed to others.
 #[cfg(unix)]
-pub(crate) fn is_private(mode: u32, owner: u32) -> bool {
+pub fn is_private(mode: u32, owner: u32) -> bool {
     let group_may_read = owner == 0;
     mode & if group_may_read { 0o037 } else { 0o077 } == 0
 }

@@ -2,8 +2,8 @@
 //!
 //! Invariant: tokens ascend; an entry leaves only from the front, and only when it is answered.
 
-use super::event::{Ack, AckCode, AckNote};
-use crate::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::mqtt::{Ack, AckCode, AckNote};
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 

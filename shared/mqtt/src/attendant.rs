@@ -19,14 +19,14 @@
 use super::connection::Connection;
 use super::credit::{Charge, CreditPool};
 use super::departure::{Departure, Traffic};
-use super::event::{Answer, CloseReason, Inbound};
 use super::handle::{Behind, FOLLOW_MS, Handle};
 use super::outgoing::Pool;
 use super::seats::{Seat, Seats};
 use super::{Limits, ListenerConfig, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
-use crate::canary::{self, Canary};
 use bytes::{Buf, BytesMut};
-use rmqtt_codec::types::QoS;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::mqtt::QoS;
+use selvedge_types::mqtt::{Answer, CloseReason, Inbound};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;

@@ -10,13 +10,13 @@
 
 use super::attendant::Application;
 use super::departure::{Departure, DepartureLog};
-use super::event::{Accept, Ack, AckCode, Answer, CloseReason, Connect, Inbound, Publish, Refusal};
 use super::handle::Handle;
 use super::inlet::Inlet;
 use super::router::Router;
-use crate::topic::Filter;
 use bytestring::ByteString;
-use rmqtt_codec::types::QoS;
+use selvedge_types::mqtt::QoS;
+use selvedge_types::mqtt::{Accept, Ack, AckCode, Answer, CloseReason, Connect, Inbound, Publish, Refusal};
+use selvedge_types::topic::Filter;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -38,26 +38,26 @@
 //! MQTT 5 the client was told of the largest packet, and one that is larger ends the connection.
 //!
 //! Kinder than the standard: RETAIN on a publish is ignored though retained messages were announced as unavailable;
-//! bad, shared or identified filters fail one by one in SUBACK. Stricter: see [`crate::topic`].
+//! bad, shared or identified filters fail one by one in SUBACK. Stricter: see [`selvedge_types::topic`].
 //!
 //! Sources: OASIS MQTT 3.1.1 and MQTT 5.0; the 3.1 protocol specification.
 
 use super::answers::{Answers, Kind};
 use super::credit::{Loan, RESERVE_BYTES};
 use super::departure::Culprit;
-use super::event::{
-    Accept, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Oversize, Publish, Refusal,
-    Subscription, TooLarge, Version, Will,
-};
 use super::filters::Filters;
 use super::outgoing::Window;
-use super::oversize::Discarding;
+use super::oversize::{Discarding, shown};
 use super::wire::{self, Granted, Outbound, Packet, Wire};
-use super::{Limits, MAX_CLIENT_ID_BYTES, MAX_OUTPUT_BYTES, MAX_READ_BYTES, QUEUED_OVERHEAD_BYTES};
-use crate::topic::{self, BadTopic, Filter};
+use super::{Limits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
 use bytes::BytesMut;
 use bytestring::ByteString;
-use rmqtt_codec::types::{self, QoS};
+use rmqtt_codec::types;
+use selvedge_types::mqtt::{
+    Accept, Answer, CloseReason, Closed, Connect, Delivery, Inbound, MAX_CLIENT_ID_BYTES, Oversize, Publish,
+    QUEUED_OVERHEAD_BYTES, QoS, Refusal, Subscription, TooLarge, Version, Will,
+};
+use selvedge_types::topic::{self, BadTopic, Filter};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::num::NonZeroU16;
 
@@ -584,7 +584,8 @@ impl Connection {
     fn publish(&mut self, publish: types::Publish, events: &mut Vec<Inbound>) {
         self.publishes.0 += 1;
         let alias = publish.properties.as_ref().and_then(|p| p.topic_alias);
-        let (qos, dup, packet_id, payload) = (publish.qos, publish.dup, publish.packet_id, publish.payload);
+        let (qos, dup, packet_id, payload) =
+            (wire::decoded(publish.qos), publish.dup, publish.packet_id, publish.payload);
         let parked = match self.resolve(publish.topic, alias) {
             Ok(topic) => {
                 Parked::Publish(Publish { token: 0, topic, payload, qos, dup, retain: false, packet_id })
@@ -594,7 +595,7 @@ impl Connection {
                     BadTopic::TooDeep => TooLarge::TopicLevels,
                     _ => TooLarge::TopicBytes(topic.len()),
                 };
-                let (topic, payload_bytes) = (Oversize::shown(&topic), payload.len() as u64);
+                let (topic, payload_bytes) = (shown(&topic), payload.len() as u64);
                 Parked::Oversize(Box::new(Oversize {
                     token: 0,
                     topic,
@@ -662,7 +663,7 @@ impl Connection {
             self.aliases.resize(at + 1, None);
         }
         // A copy, so that the alias does not keep a read buffer alive.
-        let own = Oversize::shown(&topic);
+        let own = shown(&topic);
         if let Some(slot) = self.aliases.get_mut(at) {
             *slot = Some((own.clone(), bad));
         }
@@ -793,7 +794,7 @@ impl Connection {
                 Ok(filter) => match self.filters.add(&filter) {
                     None => Granted::Quota,
                     Some(new) => {
-                        let qos = qos.less_value(QoS::AtLeastOnce);
+                        let qos = QoS::AtLeastOnce.min(*qos);
                         taken.push((granted.len(), filter.clone(), !new));
                         subscriptions.push(Subscription { filter, qos, no_local: *no_local });
                         Granted::Qos(qos)

@@ -1,11 +1,11 @@
 //! How connections end, and that some are refused: what an operator is told of each.
 //!
 //! A line in the log names client, address, reason, topic, size and the setting that bounds it. Lines are limited by reason
-//! ([`crate::log_limit`]), so that clients that come and go in a loop, or strangers, can't fill a disk.
+//! ([`selvedge_guard::log_limit`]), so that clients that come and go in a loop, or strangers, can't fill a disk.
 
-use super::event::{CloseReason, Refusal, Version};
-use crate::log_limit::SharedLogLimit;
 use bytestring::ByteString;
+use selvedge_guard::log_limit::SharedLogLimit;
+use selvedge_types::mqtt::{CloseReason, Version};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -65,95 +65,6 @@ impl Departure {
     pub fn refused(peer: SocketAddr, reason: CloseReason) -> Self {
         let (lasted_ms, traffic) = (0, Traffic::default());
         Self { peer, client_id: None, version: None, reason, culprit: None, lasted_ms, traffic }
-    }
-}
-
-impl CloseReason {
-    /// Its name in metrics and lists: one of few.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Disconnected => "disconnected",
-            Self::DisconnectedWithWill => "disconnected_with_will",
-            Self::Gone => "gone",
-            Self::KeepAlive => "keep_alive",
-            Self::NoConnect => "no_connect",
-            Self::Refused(refusal) => refusal.label(),
-            Self::Malformed(_) => "malformed",
-            Self::Protocol(_) => "protocol_error",
-            Self::TopicName => "topic_name",
-            Self::TopicAlias => "topic_alias",
-            Self::PacketTooLarge => "packet_too_large",
-            Self::SlowConsumer => "slow_consumer",
-            Self::TakenOver => "taken_over",
-            Self::ShuttingDown => "shutting_down",
-            Self::Busy => "busy",
-            Self::Quota => "quota",
-            Self::NotAuthorized => "not_authorized",
-            Self::Administrative => "administrative",
-            Self::NoSeat => "no_seat",
-            Self::NoSeatForAddress => "no_seat_for_address",
-        }
-    }
-
-    /// The bound of [`super::Limits`] or [`super::ListenerConfig`] that the client has met, by its name there.
-    pub fn bound(self) -> Option<&'static str> {
-        Some(match self {
-            Self::KeepAlive => "max_keepalive_s",
-            Self::NoConnect => "connect_wait_ms",
-            Self::PacketTooLarge => "max_packet_bytes",
-            Self::SlowConsumer => "delivery_queue_bytes",
-            Self::NoSeat => "max_connections",
-            Self::NoSeatForAddress => "max_connections_per_address",
-            _ => return None,
-        })
-    }
-}
-
-impl Refusal {
-    /// Its name in metrics and lists: one of few.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Unavailable => "refused_unavailable",
-            Self::Busy => "refused_busy",
-            Self::ClientId => "refused_client_id",
-            Self::BadCredentials => "refused_bad_credentials",
-            Self::NotAuthorized => "refused_not_authorized",
-            Self::Quota => "refused_quota",
-            Self::AuthMethod => "refused_auth_method",
-        }
-    }
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Disconnected => "the client said goodbye",
-            Self::DisconnectedWithWill => "the client said goodbye and wants its will published",
-            Self::Gone => "the client's end went away without a word",
-            Self::KeepAlive => "nothing was heard of the client for one and a half of its keep alive",
-            Self::NoConnect => "no CONNECT came in time",
-            Self::Refused(Refusal::Unavailable) => "refused: the site can't let it in now",
-            Self::Refused(Refusal::Busy) => "refused: the site has too much to do, or no room",
-            Self::Refused(Refusal::ClientId) => "refused: the client id can't be used",
-            Self::Refused(Refusal::BadCredentials) => "refused: unknown user name or wrong password",
-            Self::Refused(Refusal::NotAuthorized) => "refused: not allowed",
-            Self::Refused(Refusal::Quota) => "refused: its will is larger than a bound",
-            Self::Refused(Refusal::AuthMethod) => "refused: enhanced authentication is not supported",
-            Self::Malformed(what) => return write!(f, "no MQTT: {what}"),
-            Self::Protocol(what) => return write!(f, "against the protocol: {what}"),
-            Self::TopicName => "it published to something that is no topic name",
-            Self::TopicAlias => "it used a topic alias that is 0, too high or unknown",
-            Self::PacketTooLarge => "it sent a packet that is larger than the limit",
-            Self::SlowConsumer => "it subscribes and does not read fast enough",
-            Self::TakenOver => "the same client id connected anew",
-            Self::ShuttingDown => "this process ends",
-            Self::Busy => "this process has too much to do",
-            Self::Quota => "it used up what it may",
-            Self::NotAuthorized => "it may not do that",
-            Self::Administrative => "an operator ended it",
-            Self::NoSeat => "refused: too many connections are open",
-            Self::NoSeatForAddress => "refused: its address has too many connections",
-        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The filters that one connection holds, and what they take.
 
 use super::MAX_CONNECTION_FILTER_ENTRIES;
-use crate::topic::Filter;
+use selvedge_types::topic::Filter;
 use std::collections::HashSet;
 
 /// The most that the subscriptions of one connection may take in memory, in bytes, by [`cost_bytes`]: some thousand of few

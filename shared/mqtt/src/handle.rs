@@ -2,9 +2,9 @@
 
 use super::Limits;
 use super::departure::{Culprit, Traffic};
-use super::event::{Answer, CloseReason, Delivery};
 use super::outgoing::{Pool, Queue};
-use rmqtt_codec::types::QoS;
+use selvedge_types::mqtt::QoS;
+use selvedge_types::mqtt::{Answer, CloseReason, Delivery};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,11 +10,10 @@
 //! - Invariant: a lane stands in `turns` exactly once if it holds a message, and not at all otherwise.
 //! - A message of a connection that has ended is gone. It was not acknowledged at QoS 1.
 
-use super::event::{Ack, AckCode, Answer, Publish};
 use super::handle::Handle;
-use super::{QUEUED_OVERHEAD_BYTES, QoS};
-use crate::topic::Filter;
 use bytes::Bytes;
+use selvedge_types::mqtt::{Ack, AckCode, Answer, Publish, QUEUED_OVERHEAD_BYTES, QoS};
+use selvedge_types::topic::Filter;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -177,7 +176,7 @@ impl Inlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::Limits;
+    use crate::Limits;
 
     fn publish(token: u64, bytes: usize) -> Publish {
         Publish {

@@ -19,7 +19,6 @@ pub mod broker;
 pub mod connection;
 pub mod credit;
 pub mod departure;
-mod event;
 mod filters;
 mod handle;
 pub mod inlet;
@@ -38,15 +37,10 @@ pub use broker::Broker;
 pub use connection::Connection;
 pub use credit::{Charge, CreditPool, Loan};
 pub use departure::{Culprit, Departure, DepartureLog, Traffic};
-pub use event::{
-    Accept, Ack, AckCode, AckNote, Answer, CloseReason, Closed, Connect, Delivery, Inbound, Oversize,
-    Publish, Refusal, Subscription, TooLarge, Version, Will,
-};
 pub use filters::MAX_CONNECTION_FILTER_BYTES;
 pub use handle::{Behind, FOLLOW_MS, Handle, NotDelivered};
 pub use inlet::{Heard, Inlet};
 pub use listener::Listener;
-pub use rmqtt_codec::types::QoS;
 pub use router::Router;
 
 use std::net::SocketAddr;
@@ -64,9 +58,6 @@ pub struct ListenerConfig {
     pub limits: Limits,
 }
 
-/// The longest client id, in bytes.
-pub const MAX_CLIENT_ID_BYTES: usize = 256;
-
 /// The most subscriptions of one connection.
 pub const MAX_CONNECTION_FILTER_ENTRIES: usize = 1024;
 
@@ -75,9 +66,6 @@ pub const MAX_OUTPUT_BYTES: usize = 256 * 1024;
 
 /// The most that one read takes from a socket.
 pub const MAX_READ_BYTES: usize = 64 * 1024;
-
-/// What a queued message counts beyond its topic and its payload.
-pub const QUEUED_OVERHEAD_BYTES: usize = 128;
 
 /// The most that [`Limits::delivery_queue_bytes`] can be.
 pub const MAX_DELIVERY_QUEUE_BYTES: usize = 16 * 1024 * 1024;

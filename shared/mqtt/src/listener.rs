@@ -14,9 +14,9 @@
 
 use super::ListenerConfig;
 use super::attendant::{Application, Attendant, MIN_READ_BYTES, Reception};
-use super::event::CloseReason;
-use crate::log_limit::LogLimit;
 use bytes::{Buf, BufMut};
+use selvedge_guard::log_limit::LogLimit;
+use selvedge_types::mqtt::CloseReason;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
 //! Deliveries to a subscriber: the bounded queue before it, and the window of those that it has not acknowledged.
 
-use super::event::Delivery;
 use super::{Limits, MAX_DELIVERIES_BYTES, MAX_DELIVERY_QUEUE_BYTES, QUEUE_OWN_BYTES};
-use rmqtt_codec::types::QoS;
+use selvedge_types::mqtt::Delivery;
+use selvedge_types::mqtt::QoS;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::sync::Arc;

@@ -3,11 +3,12 @@
 //!
 //! Invariant: what is held of one is what stands before its payload, at most [`MAX_HEAD_BYTES`].
 
-use super::event::{CloseReason, Oversize, TooLarge};
 use super::lenient::number;
-use crate::topic;
 use bytes::{Buf, BytesMut};
-use rmqtt_codec::types::QoS;
+use bytestring::ByteString;
+use selvedge_types::mqtt::QoS;
+use selvedge_types::mqtt::{CloseReason, Oversize, TooLarge};
+use selvedge_types::topic::{self, MAX_TOPIC_BYTES};
 use std::num::NonZeroU16;
 
 /// Fixed header, topic with its length, packet id.
@@ -56,7 +57,7 @@ impl Discarding {
         let left_bytes = (start + length - head) as u64;
         let publish = Box::new(Oversize {
             token: 0,
-            topic: Oversize::shown(name),
+            topic: shown(name),
             payload_bytes: left_bytes,
             qos,
             dup: first & 8 != 0,
@@ -79,4 +80,9 @@ impl Discarding {
     pub fn into_publish(self) -> Box<Oversize> {
         self.publish
     }
+}
+
+/// As much of a topic as is handed up.
+pub(super) fn shown(topic: &str) -> ByteString {
+    topic[..topic.floor_char_boundary(MAX_TOPIC_BYTES)].into()
 }

@@ -10,13 +10,13 @@
 //! connection ends; QoS 0 may be dropped when the subscriber does not follow, and is counted.
 
 use super::MAX_CONNECTION_FILTER_ENTRIES;
-use super::event::{Delivery, Subscription};
 use super::filters::cost_bytes;
 use super::handle::{Behind, Handle, NotDelivered};
-use crate::topic::Filter;
 use bytes::Bytes;
 use bytestring::ByteString;
-use rmqtt_codec::types::QoS;
+use selvedge_types::mqtt::QoS;
+use selvedge_types::mqtt::{Delivery, Subscription};
+use selvedge_types::topic::Filter;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -294,7 +294,7 @@ impl Router {
             own_payload = Bytes::copy_from_slice(payload);
         }
         for (handle, granted) in handles {
-            let qos = qos.less_value(granted).less_value(QoS::AtLeastOnce);
+            let qos = qos.min(granted).min(QoS::AtLeastOnce);
             match handle.deliver(Delivery { topic: own_topic.clone(), payload: own_payload.clone(), qos }) {
                 Ok(()) => {
                     routed.delivered += 1;

@@ -9,8 +9,8 @@
 //! An address of IPv6 is its first 64 bits, for who has one of them has them all.
 
 use super::ListenerConfig;
-use super::event::CloseReason;
 use super::handle::Handle;
+use selvedge_types::mqtt::CloseReason;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -142,7 +142,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::Limits;
+    use crate::Limits;
 
     fn seats(most: usize) -> Arc<Seats> {
         let config = ListenerConfig {

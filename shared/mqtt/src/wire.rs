@@ -5,21 +5,21 @@
 //! underflows; [`Wire::put`] compares the finished packet instead.
 
 use super::departure::Culprit;
-use super::event::{Accept, AckCode, AckNote, CloseReason, Refusal, Version, Will};
 use super::oversize::Discarding;
-use super::{Limits, event, lenient};
+use super::{Limits, lenient};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use rmqtt_codec::error::DecodeError;
-use rmqtt_codec::types::{Publish, QoS};
+use rmqtt_codec::types::{self, Publish};
 use rmqtt_codec::version::{ProtocolVersion, VersionCodec};
 use rmqtt_codec::{v3, v5};
+use selvedge_types::mqtt::{self, Accept, AckCode, AckNote, CloseReason, QoS, Refusal, Version, Will};
 use std::num::NonZeroU16;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// A packet from a client.
 pub(super) enum Packet {
-    Connect(Box<event::Connect>, Outbound),
+    Connect(Box<mqtt::Connect>, Outbound),
     Publish(Box<Publish>),
     /// PUBACK.
     Acked(NonZeroU16),
@@ -287,7 +287,7 @@ impl Wire {
     }
 
     pub fn put_disconnect(&mut self, output: &mut BytesMut, reason: CloseReason) {
-        if let (true, Some(code)) = (self.is_v5(), reason.code()) {
+        if let (true, Some(code)) = (self.is_v5(), disconnect_code(reason)) {
             self.put(output, || v3::Packet::Disconnect, || v5::Packet::Disconnect(v5::Disconnect::new(code)));
         }
     }
@@ -341,7 +341,7 @@ impl Wire {
         granted: &[Granted],
     ) -> bool {
         let old = |g: &Granted| match g {
-            Granted::Qos(qos) => v3::SubscribeReturnCode::Success(*qos),
+            Granted::Qos(qos) => v3::SubscribeReturnCode::Success(coded(*qos)),
             _ => v3::SubscribeReturnCode::Failure,
         };
         let new = |g: &Granted| match g {
@@ -389,13 +389,13 @@ impl Wire {
     pub fn put_delivery(
         &mut self,
         output: &mut BytesMut,
-        delivery: &event::Delivery,
+        delivery: &mqtt::Delivery,
         packet_id: Option<NonZeroU16>,
     ) -> bool {
         let publish = Box::new(Publish {
             dup: false,
             retain: false,
-            qos: if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+            qos: coded(if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce }),
             topic: delivery.topic.clone(),
             packet_id,
             payload: delivery.payload.clone(),
@@ -443,10 +443,10 @@ fn from_v3(packet: v3::Packet, level: u8) -> Packet {
             let will = c.last_will.map(|w| Will {
                 topic: own(&w.topic),
                 payload: Bytes::copy_from_slice(&w.message),
-                qos: w.qos,
+                qos: decoded(w.qos),
                 delay_s: 0,
             });
-            let connect = event::Connect {
+            let connect = mqtt::Connect {
                 client_id: own(&c.client_id),
                 version: if level == 3 { Version::V31 } else { Version::V311 },
                 clean: c.clean_session,
@@ -464,7 +464,7 @@ fn from_v3(packet: v3::Packet, level: u8) -> Packet {
         v3::Packet::PublishRelease { packet_id } => Packet::Release(packet_id),
         v3::Packet::Subscribe { packet_id, topic_filters } => Packet::Subscribe {
             packet_id,
-            filters: topic_filters.into_iter().map(|(filter, qos)| (filter, qos, false)).collect(),
+            filters: topic_filters.into_iter().map(|(filter, qos)| (filter, decoded(qos), false)).collect(),
             identified: false,
         },
         v3::Packet::Unsubscribe { packet_id, topic_filters } => {
@@ -482,10 +482,10 @@ fn from_v5(packet: v5::Packet) -> Packet {
             let will = c.last_will.map(|w| Will {
                 topic: own(&w.topic),
                 payload: Bytes::copy_from_slice(&w.message),
-                qos: w.qos,
+                qos: decoded(w.qos),
                 delay_s: w.will_delay_interval_sec.unwrap_or(0),
             });
-            let connect = event::Connect {
+            let connect = mqtt::Connect {
                 client_id: own(&c.client_id),
                 version: Version::V5,
                 clean: c.clean_start,
@@ -507,7 +507,7 @@ fn from_v5(packet: v5::Packet) -> Packet {
         v5::Packet::PublishRelease(a) => Packet::Release(a.packet_id),
         v5::Packet::Subscribe(s) => Packet::Subscribe {
             packet_id: s.packet_id,
-            filters: s.topic_filters.into_iter().map(|(f, o)| (f, o.qos, o.no_local)).collect(),
+            filters: s.topic_filters.into_iter().map(|(f, o)| (f, decoded(o.qos), o.no_local)).collect(),
             identified: s.id.is_some(),
         },
         v5::Packet::Unsubscribe(u) => {
@@ -519,5 +519,51 @@ fn from_v5(packet: v5::Packet) -> Packet {
             expiry_s: d.session_expiry_interval_secs,
         },
         _ => Packet::Misplaced(MISPLACED),
+    }
+}
+
+/// The reason code of MQTT 5's DISCONNECT; none where there is no one to tell.
+fn disconnect_code(reason: CloseReason) -> Option<v5::DisconnectReasonCode> {
+    use v5::DisconnectReasonCode as Code;
+    Some(match reason {
+        CloseReason::Disconnected
+        | CloseReason::DisconnectedWithWill
+        | CloseReason::Gone
+        | CloseReason::NoConnect
+        | CloseReason::NoSeat
+        | CloseReason::NoSeatForAddress
+        | CloseReason::Refused(_) => {
+            return None;
+        }
+        CloseReason::KeepAlive => Code::KeepAliveTimeout,
+        CloseReason::Malformed(_) => Code::MalformedPacket,
+        CloseReason::Protocol(_) => Code::ProtocolError,
+        CloseReason::TopicName => Code::TopicNameInvalid,
+        CloseReason::TopicAlias => Code::TopicAliasInvalid,
+        CloseReason::PacketTooLarge => Code::PacketTooLarge,
+        CloseReason::SlowConsumer | CloseReason::Quota => Code::QuotaExceeded,
+        CloseReason::TakenOver => Code::SessionTakenOver,
+        CloseReason::ShuttingDown => Code::ServerShuttingDown,
+        CloseReason::Busy => Code::ServerBusy,
+        CloseReason::NotAuthorized => Code::NotAuthorized,
+        CloseReason::Administrative => Code::AdministrativeAction,
+    })
+}
+
+/// A QoS as the codec has it.
+fn coded(qos: QoS) -> types::QoS {
+    match qos {
+        QoS::AtMostOnce => types::QoS::AtMostOnce,
+        QoS::AtLeastOnce => types::QoS::AtLeastOnce,
+        QoS::ExactlyOnce => types::QoS::ExactlyOnce,
+    }
+}
+
+/// A QoS of the codec's.
+pub(super) fn decoded(qos: types::QoS) -> QoS {
+    match qos {
+        types::QoS::AtMostOnce => QoS::AtMostOnce,
+        types::QoS::AtLeastOnce => QoS::AtLeastOnce,
+        types::QoS::ExactlyOnce => QoS::ExactlyOnce,
     }
 }

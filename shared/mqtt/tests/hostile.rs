@@ -1,10 +1,10 @@
 //! Hostile bytes that the fuzzer has found worth keeping, replayed: see `fuzz/README.md`.
 
-#[path = "../../fuzz/bodies/mqtt.rs"]
+#[path = "../../../fuzz/bodies/mqtt.rs"]
 mod mqtt;
-#[path = "../../fuzz/bodies/replay.rs"]
+#[path = "../../../fuzz/bodies/replay.rs"]
 mod replay;
-#[path = "../../fuzz/bodies/source.rs"]
+#[path = "../../../fuzz/bodies/source.rs"]
 mod source;
 
 use replay::replay;

@@ -1,12 +1,10 @@
 //! What subscriptions and waiting publishes take in memory, and that it is bounded. Alone in its program, and one after the other,
 //! for it counts all that is allocated.
 
-use selvedge_shared::mqtt::router::MAX_ROUTER_FILTER_BYTES;
-use selvedge_shared::mqtt::{
-    Answer, Application, Departure, Handle, Inbound, Limits, Listener, ListenerConfig, Publish, QoS, Router,
-    Subscription,
-};
-use selvedge_shared::topic::Filter;
+use selvedge_mqtt::router::MAX_ROUTER_FILTER_BYTES;
+use selvedge_mqtt::{Application, Departure, Handle, Limits, Listener, ListenerConfig, Router};
+use selvedge_types::mqtt::{Answer, Inbound, Publish, QoS, Subscription};
+use selvedge_types::topic::Filter;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::sync::{Arc, Mutex};

@@ -2,7 +2,7 @@
 //!
 //! **Frame.** `version (1) | direction (1) | secret id (8) | salt (32) | counter (8) | seq (8) | site incarnation (24) | sealed
 //! message and tag`, integers little-endian. The message is bincode behind its own version byte
-//! ([`crate::frame`]), sealed with ChaCha20-Poly1305 (as fast as it gets on boxes without AES instructions).
+//! ([`selvedge_types::frame`]), sealed with ChaCha20-Poly1305 (as fast as it gets on boxes without AES instructions).
 //! The additional data is the whole header, then the shard and the site, which stand in the topic and not in the frame.
 //!
 //! **Keys.** `data key = HKDF-SHA256(salt, site secret, label | direction | site incarnation | site)`. Each [`Sealer`] draws
@@ -15,7 +15,7 @@
 //! - Invariant: one site's secret opens nothing of another site; the opener looks a secret up by
 //!   (site, secret id), never by id alone.
 //!
-//! Reports, questions and answers ([`crate::report`], [`crate::question`]) are sealed in the same way: a gateway's number stands
+//! Reports, questions and answers ([`selvedge_types::report`], [`selvedge_types::question`]) are sealed in the same way: a gateway's number stands
 //! for the shard, and what else they are bound to for the seq.
 //!
 //! A frame that is replayed as it was does open. Both sides are made for that: batches are applied once
@@ -34,32 +34,22 @@ mod secret;
 
 pub use secret::{SECRET_BYTES, SecretError, SecretId, SiteSecret};
 
-use crate::canary::{self, Canary};
-use crate::frame;
-use crate::ids::{ShardId, SiteId};
-use crate::uplink::{Down, MAX_BATCH_BYTES, SiteIncarnation, Up};
-use bincode::{Decode, Encode};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring_compat::aead::{Aead, ChaCha20Poly1305, KeyInit, Payload};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::frame;
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::sealed::{HEADER_BYTES, Message, SALT_BYTES, SEAL_OVERHEAD_BYTES};
+use selvedge_types::uplink::SiteIncarnation;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 
 /// Version of the frame and of the key derivation.
 pub const SEAL_VERSION: u8 = 2;
 
-/// How much longer a sealed frame is than the message in it.
-pub const SEAL_OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
-
-/// The longest sealed frame of the uplink: the largest batch, what [`Up`] puts around it, and the seal.
-pub const MAX_SEALED_BYTES: usize = MAX_BATCH_BYTES + 64 + SEAL_OVERHEAD_BYTES;
-
 /// How many derived keys an [`Opener`] remembers for each site: one for each peer's process start that it
 /// has lately heard. Forgetting one costs a derivation, nothing else.
 pub const MAX_CACHED_KEYS_ENTRIES: usize = 128;
-
-const SALT_BYTES: usize = 32;
-const TAG_BYTES: usize = 16;
-const HEADER_BYTES: usize = 1 + 1 + 8 + SALT_BYTES + 8 + 8 + SiteIncarnation::BYTES;
 
 const DATA_LABEL: &[u8] = b"selvedge uplink data key v2";
 const LINK_LABEL: &[u8] = b"selvedge peer link psk v1";
@@ -67,26 +57,6 @@ const LINK_LABEL: &[u8] = b"selvedge peer link psk v1";
 /// The pre-shared key of the links between a site's gateways: from the same secret, under its own label.
 pub fn link_psk(secret: &SiteSecret, site: &SiteId) -> [u8; 32] {
     secret.derive(&[], &[LINK_LABEL, site.as_str().as_bytes()])
-}
-
-/// What can be sealed, each kind under keys of its own direction: [`Up`] 1, [`Down`] 2, reports 3, questions 4, answers 5.
-pub trait Message: Encode + Decode<()> {
-    /// The direction's byte in the frame.
-    const DIRECTION: u8;
-    /// The message's name in errors.
-    const WHAT: &'static str;
-    /// The version of the message's own form.
-    const VERSION: u8 = 1;
-    /// The longest sealed frame of such messages.
-    const MAX_BYTES: usize = MAX_SEALED_BYTES;
-
-    /// What decodes and can't be meant is refused like what does not decode.
-    ///
-    /// # Errors
-    /// Says what is wrong with it.
-    fn check(&self) -> Result<(), &'static str> {
-        Ok(())
-    }
 }
 
 /// Random bytes of the operating system.
@@ -97,18 +67,6 @@ pub fn random<const N: usize>() -> Result<[u8; N], SealError> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| SealError::NoRandomness)?;
     Ok(bytes)
-}
-
-impl Message for Up {
-    const DIRECTION: u8 = 1;
-    const WHAT: &'static str = "uplink message";
-    const VERSION: u8 = 2;
-}
-
-impl Message for Down {
-    const DIRECTION: u8 = 2;
-    const WHAT: &'static str = "confirmation";
-    const VERSION: u8 = 2;
 }
 
 /// Why a frame was not made or not opened. Never holds anything of the frame's content.

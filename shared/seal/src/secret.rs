@@ -1,9 +1,9 @@
 //! The site secret: how it is made, kept in a file, named and never shown, and how keys are derived from it.
 
-#[cfg(unix)]
-use crate::private::is_private;
 use ring::hkdf;
 use ring::rand::{SecureRandom, SystemRandom};
+#[cfg(unix)]
+use selvedge_guard::private::is_private;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::io::{Read, Write};

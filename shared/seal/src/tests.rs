@@ -1,7 +1,8 @@
 use super::*;
 #[cfg(unix)]
-use crate::private::is_private;
-use crate::uplink::LedgerId;
+use selvedge_guard::private::is_private;
+use selvedge_types::sealed::MAX_SEALED_BYTES;
+use selvedge_types::uplink::{Down, LedgerId, MAX_BATCH_BYTES, Up};
 
 fn secret(n: u8) -> SiteSecret {
     SiteSecret(std::array::from_fn(|i| n ^ (i as u8)))

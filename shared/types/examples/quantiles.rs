@@ -10,9 +10,9 @@
 //! windows' p50, p90 and p99 do not exceed, `worst` the greatest of all. `bytes` is what a window's sketch takes
 //! on the uplink, on average.
 
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::frame::encoded_bytes;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::frame::encoded_bytes;
+use selvedge_types::time::EpochMs;
 use std::process::ExitCode;
 
 /// How many readings a window holds; at the end all there are.

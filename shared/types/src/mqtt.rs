@@ -1,11 +1,41 @@
-//! What a connection tells the application, and what the application answers.
+//! What an MQTT connection tells the application, and what the application answers.
+
+mod closing;
+
+pub use closing::{CloseReason, Refusal};
 
 use crate::topic::{Filter, MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS_ENTRIES};
 use bytes::Bytes;
 use bytestring::ByteString;
-use rmqtt_codec::types::QoS;
 use std::fmt;
 use std::num::NonZeroU16;
+
+/// The longest client id, in bytes.
+pub const MAX_CLIENT_ID_BYTES: usize = 256;
+
+/// What a queued message counts beyond its topic and its payload.
+pub const QUEUED_OVERHEAD_BYTES: usize = 128;
+
+/// How surely a message arrives (MQTT 5, section 4.3), from the least to the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QoS {
+    /// 0: once, or never.
+    AtMostOnce,
+    /// 1: acknowledged; once, or several times.
+    AtLeastOnce,
+    /// 2: acknowledged twice; once.
+    ExactlyOnce,
+}
+
+impl From<QoS> for u8 {
+    fn from(qos: QoS) -> Self {
+        match qos {
+            QoS::AtMostOnce => 0,
+            QoS::AtLeastOnce => 1,
+            QoS::ExactlyOnce => 2,
+        }
+    }
+}
 
 /// Which MQTT a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +87,7 @@ pub enum Inbound {
 /// A CONNECT.
 #[derive(Clone, PartialEq)]
 pub struct Connect {
-    /// At most [`super::MAX_CLIENT_ID_BYTES`]; may be empty, and then [`Accept::assigned_client_id`] must be given.
+    /// At most [`MAX_CLIENT_ID_BYTES`]; may be empty, and then [`Accept::assigned_client_id`] must be given.
     pub client_id: ByteString,
     /// Which MQTT.
     pub version: Version,
@@ -105,7 +135,7 @@ pub struct Will {
 }
 
 /// A PUBLISH. Topic and payload are slices of the read buffer: what is kept for long should be copied, or it keeps
-/// up to [`super::MAX_READ_BYTES`] alive with it.
+/// all of the buffer alive with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publish {
     /// Its running number in this connection, from 1 and shared with releases; names it in the answer.
@@ -127,7 +157,7 @@ pub struct Publish {
 impl Publish {
     /// What it counts for bounds, in bytes.
     pub fn cost_bytes(&self) -> usize {
-        self.topic.len() + self.payload.len() + super::QUEUED_OVERHEAD_BYTES
+        self.topic.len() + self.payload.len() + QUEUED_OVERHEAD_BYTES
     }
 }
 
@@ -150,13 +180,6 @@ pub struct Oversize {
     pub why: TooLarge,
 }
 
-impl Oversize {
-    /// As much of a topic as is handed up.
-    pub(super) fn shown(topic: &str) -> ByteString {
-        topic[..topic.floor_char_boundary(MAX_TOPIC_BYTES)].into()
-    }
-}
-
 /// What of a publish is larger than may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooLarge {
@@ -166,7 +189,7 @@ pub enum TooLarge {
     /// Its topic has too many levels.
     #[error("its topic has more than {MAX_TOPIC_LEVELS_ENTRIES} levels")]
     TopicLevels,
-    /// It is larger than [`super::Limits::max_packet_bytes`].
+    /// It is larger than `max_packet_bytes`.
     #[error("its packet has {bytes} bytes, {most} are allowed (max_packet_bytes)")]
     Packet {
         /// How large.
@@ -213,100 +236,6 @@ pub struct Closed {
     pub undelivered: Vec<Delivery>,
 }
 
-/// Why a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The client said DISCONNECT.
-    Disconnected,
-    /// The client said DISCONNECT and wants its will published (or gave a failure as the reason).
-    DisconnectedWithWill,
-    /// The client's end went away without a word.
-    Gone,
-    /// Nothing was heard of the client for one and a half of its keep alive.
-    KeepAlive,
-    /// No CONNECT came in time.
-    NoConnect,
-    /// The application refused it, or did not answer in time.
-    Refused(Refusal),
-    /// Bytes that are no MQTT; what about them.
-    Malformed(&'static str),
-    /// MQTT that is not allowed here; what about it.
-    Protocol(&'static str),
-    /// A PUBLISH to something that is no topic name.
-    TopicName,
-    /// A topic alias that is 0, too high or unknown.
-    TopicAlias,
-    /// A packet larger than the limit.
-    PacketTooLarge,
-    /// It does not read: its QoS 1 deliveries reached their bound, or a write made no progress in time.
-    SlowConsumer,
-    /// The same client id connected anew.
-    TakenOver,
-    /// This process ends.
-    ShuttingDown,
-    /// This process has too much to do.
-    Busy,
-    /// It used up what it may (subscriptions, for example).
-    Quota,
-    /// It may not do that.
-    NotAuthorized,
-    /// An operator wants it so.
-    Administrative,
-    /// All connections that there may be are open.
-    NoSeat,
-    /// Its address has as many connections as it may, while so many are open.
-    NoSeatForAddress,
-}
-
-impl CloseReason {
-    /// The reason code of MQTT 5's DISCONNECT; none where there is no one to tell.
-    pub(crate) fn code(self) -> Option<rmqtt_codec::v5::DisconnectReasonCode> {
-        use rmqtt_codec::v5::DisconnectReasonCode as Code;
-        Some(match self {
-            Self::Disconnected
-            | Self::DisconnectedWithWill
-            | Self::Gone
-            | Self::NoConnect
-            | Self::NoSeat
-            | Self::NoSeatForAddress
-            | Self::Refused(_) => {
-                return None;
-            }
-            Self::KeepAlive => Code::KeepAliveTimeout,
-            Self::Malformed(_) => Code::MalformedPacket,
-            Self::Protocol(_) => Code::ProtocolError,
-            Self::TopicName => Code::TopicNameInvalid,
-            Self::TopicAlias => Code::TopicAliasInvalid,
-            Self::PacketTooLarge => Code::PacketTooLarge,
-            Self::SlowConsumer | Self::Quota => Code::QuotaExceeded,
-            Self::TakenOver => Code::SessionTakenOver,
-            Self::ShuttingDown => Code::ServerShuttingDown,
-            Self::Busy => Code::ServerBusy,
-            Self::NotAuthorized => Code::NotAuthorized,
-            Self::Administrative => Code::AdministrativeAction,
-        })
-    }
-}
-
-/// Why a CONNECT is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Not now: for example no majority of the site's gateways answers.
-    Unavailable,
-    /// Too much to do.
-    Busy,
-    /// The client id can't be used.
-    ClientId,
-    /// Unknown user name or wrong password.
-    BadCredentials,
-    /// Known, but not allowed.
-    NotAuthorized,
-    /// What it asks to be kept (its will) is larger than a bound.
-    Quota,
-    /// MQTT 5's enhanced authentication was asked for.
-    AuthMethod,
-}
-
 /// From the application down to the connection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
@@ -336,7 +265,7 @@ pub enum Answer {
 pub struct Accept {
     /// A stored session goes on.
     pub session_present: bool,
-    /// The client id, if the client gave none. At most [`super::MAX_CLIENT_ID_BYTES`].
+    /// The client id, if the client gave none. At most [`MAX_CLIENT_ID_BYTES`].
     pub assigned_client_id: Option<ByteString>,
     /// MQTT 5: how long the session outlives the connection, in seconds, if it is not what the client asked for.
     pub expiry_s: Option<u32>,
@@ -432,6 +361,6 @@ pub struct Delivery {
 impl Delivery {
     /// What it counts against bounds in bytes.
     pub fn cost_bytes(&self) -> usize {
-        self.topic.len() + self.payload.len() + super::QUEUED_OVERHEAD_BYTES
+        self.topic.len() + self.payload.len() + QUEUED_OVERHEAD_BYTES
     }
 }

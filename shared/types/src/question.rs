@@ -21,7 +21,7 @@ use crate::balance::Policy;
 use crate::frame;
 use crate::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
 use crate::pattern::{MAX_TEXT_BYTES, Pattern};
-use crate::seal::{Message, SEAL_OVERHEAD_BYTES};
+use crate::sealed::{Message, SEAL_OVERHEAD_BYTES};
 use crate::sequences::Sequences;
 use crate::time::{EpochMs, TIME_RANGE};
 use crate::uplink::{StreamName, split_topic};
@@ -313,8 +313,6 @@ pub fn parse_answer_topic(topic: &str, me: NodeId) -> Option<SiteId> {
 mod tests {
     use super::*;
     use crate::aggregate::Sample;
-    use crate::report::place;
-    use crate::seal::{Opener, SealError, Sealer, SiteSecret};
 
     fn question() -> Question {
         Question {
@@ -374,18 +372,8 @@ mod tests {
     }
 
     #[test]
-    fn a_question_opens_at_its_gateway_and_an_answer_at_its_node() {
-        let (site, secret) = (SiteId::new("plant-7").unwrap(), SiteSecret::generate().unwrap());
-        let (mut ask, mut tell) = (Opener::<Question>::new(), Opener::<Answer>::new());
-        ask.add(&site, &secret);
-        tell.add(&site, &secret);
-        let to = place(GatewayId(2));
-        let asked = Sealer::new(&secret, &site).unwrap().seal(to, 9, &question()).unwrap();
-        assert_eq!(ask.open(&site, to, &asked), Ok((9, question())));
-        assert_eq!(ask.open(&site, place(GatewayId(1)), &asked), Err(SealError::NotAuthentic));
-        assert_eq!(tell.open(&site, to, &asked), Err(SealError::Direction));
-        let told = Sealer::new(&secret, &site).unwrap().seal(ShardId(0), 9, &answer()).unwrap();
-        assert_eq!(tell.open(&site, ShardId(0), &told), Ok((9, answer())));
+    fn topics_are_read_by_whom_they_are_for() {
+        let site = SiteId::new("plant-7").unwrap();
         let topic = answer_topic(&site, NodeId(9));
         assert_eq!(topic, "selvedge/plant-7/answer/0000000000000009");
         assert_eq!(parse_answer_topic(&topic, NodeId(9)), Some(site.clone()));
@@ -420,7 +408,6 @@ mod tests {
 
     #[test]
     fn the_largest_question_can_be_sealed() {
-        let (site, secret) = (SiteId::new("x".repeat(32)).unwrap(), SiteSecret::generate().unwrap());
         let long = "x".repeat(MAX_NAME_BYTES);
         let after = Some(Place { device: long.clone(), stream: long.clone(), start: EpochMs(i64::MIN) });
         let about = Aggregates {
@@ -443,12 +430,12 @@ mod tests {
             about: About::Aggregates(about),
         };
         assert_eq!(largest.check(), Ok(()));
-        assert!(Sealer::new(&secret, &site).unwrap().seal(ShardId(0), 0, &largest).is_ok());
+        let bytes = frame::encode(Question::VERSION, &largest);
+        assert!(bytes.len() + SEAL_OVERHEAD_BYTES <= Question::MAX_BYTES);
     }
 
     #[test]
     fn an_answer_takes_what_fits_and_says_where_to_go_on() {
-        let (site, secret) = (SiteId::new("x".repeat(32)).unwrap(), SiteSecret::generate().unwrap());
         let rows = || (0..20_000).map(|i| row(i * 1_000));
         let few = Windows::fill(rows(), 600);
         assert_eq!((few.streams.len(), few.rows[0].stream), (2, 0));
@@ -468,7 +455,8 @@ mod tests {
         let outcome = Outcome::Windows(windows);
         let full = Answer { id: QuestionId(u128::MAX), gateway: GatewayId(u16::MAX), outcome };
         assert_eq!(full.check(), Ok(()));
-        assert!(Sealer::new(&secret, &site).unwrap().seal(ShardId(0), 0, &full).is_ok());
+        let bytes = frame::encode(Answer::VERSION, &full);
+        assert!(bytes.len() + SEAL_OVERHEAD_BYTES <= Answer::MAX_BYTES);
     }
 
     #[test]

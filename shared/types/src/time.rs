@@ -4,6 +4,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01T00:00:00Z; negative before it.
 #[derive(
@@ -23,12 +24,6 @@ pub const EARLIEST_NOW: EpochMs = EpochMs(1_735_689_600_000); // 2025-01-01
 pub const LATEST_NOW: EpochMs = EpochMs(3_313_526_400_000); // 2075-01-01
 
 impl EpochMs {
-    /// This machine's clock now.
-    pub fn now() -> Self {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self(since.map_or(0, |d| d.as_millis() as i64))
-    }
-
     /// A time within [`TIME_RANGE`], or nothing.
     pub fn in_range(ms: i64) -> Option<Self> {
         TIME_RANGE.contains(&ms).then_some(Self(ms))
@@ -113,6 +108,13 @@ impl EpochMs {
     /// How many milliseconds have passed since `earlier`; 0 if that is not earlier.
     pub fn since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
+    }
+}
+
+impl From<SystemTime> for EpochMs {
+    /// What a clock shows; before 1970 it is 0.
+    fn from(at: SystemTime) -> Self {
+        Self(at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What gateways and nodes say to each other over the uplink, inside the seal (see [`crate::seal`]).
+//! What gateways and nodes say to each other over the uplink, inside the seal (see [`selvedge_seal`]).
 //!
 //! A shard's batches are numbered 1, 2, 3, ... without gaps, in each incarnation of its site. The gateway that leads the shard publishes
 //! each to `selvedge/{site}/up/{shard}` until the node has confirmed it; the node answers on

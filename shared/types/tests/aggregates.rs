@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::frame;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::frame;
+use selvedge_types::time::EpochMs;
 
 /// Readings of few different times, so that slots break ties.
 fn samples(value: impl Strategy<Value = f64>) -> impl Strategy<Value = Vec<Sample>> {

@@ -5,8 +5,8 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse};
-use selvedge_shared::access::{Access, Denied, Scope};
-use selvedge_shared::ids::SiteId;
+use selvedge_guard::access::{Access, Denied, Scope};
+use selvedge_types::ids::SiteId;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use actix_web::middleware::from_fn;
     use actix_web::{App, test, web};
-    use selvedge_shared::access::{Token, TokenDigest};
+    use selvedge_guard::access::{Token, TokenDigest};
 
     #[actix_web::test]
     async fn each_request_needs_its_scope_and_only_health_is_open() {

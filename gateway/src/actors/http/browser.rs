@@ -4,7 +4,7 @@ use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse};
-use selvedge_shared::browser::{Browsers, Requested};
+use selvedge_guard::browser::{Browsers, Requested};
 use serde_json::json;
 use std::sync::Arc;
 

@@ -6,8 +6,9 @@ use crate::actors::departures::DepartureDesk;
 use crate::logic::departures::Left;
 use crate::logic::front::Connected;
 use actix_web::{HttpResponse, web};
-use selvedge_shared::mqtt::{Traffic, Version};
-use selvedge_shared::pattern::Pattern;
+use selvedge_mqtt::Traffic;
+use selvedge_types::mqtt::Version;
+use selvedge_types::pattern::Pattern;
 use serde_json::{Value, json};
 
 /// How many clients an answer holds unless it is asked for another number.

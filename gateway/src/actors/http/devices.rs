@@ -7,7 +7,7 @@ use crate::logic::forward::Forwardable;
 use crate::logic::machine::{DeviceInfo, Item, MAX_ANSWER_ENTRIES, Outcome, StreamInfo};
 use crate::logic::peer::{TableAnswer, TableQuestion};
 use actix_web::{HttpResponse, web};
-use selvedge_shared::ids::{MAX_NAME_BYTES, ShardId};
+use selvedge_types::ids::{MAX_NAME_BYTES, ShardId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -171,7 +171,7 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::time::EpochMs;
+    use selvedge_types::time::EpochMs;
 
     fn named(names: &[&str]) -> Vec<DeviceInfo> {
         let of =

@@ -6,7 +6,7 @@ use super::Api;
 use crate::actors::switch::AskTable;
 use crate::logic::peer::{TableAnswer, TableQuestion};
 use actix_web::{HttpResponse, web};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -5,7 +5,7 @@ use super::{Line, PeersChanged, Task};
 use crate::actors::pulse;
 use crate::logic::detector::{Change, Detector, TICK_MS};
 use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;

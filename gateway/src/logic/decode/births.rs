@@ -11,8 +11,8 @@
 //! longest ago are forgotten first.
 
 use super::{DecodeError, Place, Rebirth, check_name};
-use selvedge_shared::sparkplug::{Metric, Payload, Value};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::sparkplug::{Metric, Payload, Value};
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

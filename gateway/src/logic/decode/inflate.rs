@@ -4,7 +4,7 @@
 //! that the bytes themselves are believed.
 
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-use selvedge_shared::sparkplug::{Payload, Value};
+use selvedge_types::sparkplug::{Payload, Value};
 use std::io::Read;
 
 /// The uuid of a compressed payload.

@@ -10,8 +10,8 @@ use super::topic_map::Keys;
 use super::{
     DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, Target, number,
 };
-use selvedge_shared::ids::MAX_NAME_BYTES;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::time::EpochMs;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;

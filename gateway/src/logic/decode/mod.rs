@@ -59,8 +59,8 @@ pub use topic_map::{
     TopicRule, defaults_behind,
 };
 
-use selvedge_shared::ids::MAX_NAME_BYTES;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::time::EpochMs;
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};

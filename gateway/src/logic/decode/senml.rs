@@ -20,7 +20,7 @@ use super::{
     is_name, number,
 };
 use ciborium::Value as Cbor;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use serde::de::{
     Deserialize, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
 };

@@ -23,8 +23,8 @@ use super::inflate::{InflateError, MAX_INFLATED_BYTES, inflate, is_compressed};
 use super::{
     DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, check_name,
 };
-use selvedge_shared::sparkplug::{Payload, SparkplugError, Value, data_type};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::sparkplug::{Payload, SparkplugError, Value, data_type};
+use selvedge_types::time::EpochMs;
 use smallvec::SmallVec;
 use std::borrow::Cow;
 

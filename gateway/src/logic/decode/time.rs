@@ -3,7 +3,7 @@
 use super::error::cut;
 use super::json::Scalar;
 use super::topic_map::TimeUnit;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 const RIGHT: &str =
     "send epoch milliseconds (or the unit that the topic's rule sets) or RFC 3339, of years 1 to 9999";

@@ -3,7 +3,7 @@
 //! Limit: who came more than [`CONNECT_WAIT_MS`] ago is let go of; the listener bounds how many come.
 
 use crate::logic::session::CONNECT_WAIT_MS;
-use selvedge_shared::ids::ShardId;
+use selvedge_types::ids::ShardId;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 

@@ -1,6 +1,6 @@
 //! Publishes on their way to subscribers at peers.
 //!
-//! Who publishes to a subscriber at its own gateway is kept back while that one is behind ([`selvedge_shared::mqtt::router`]). For subscribers
+//! Who publishes to a subscriber at its own gateway is kept back while that one is behind ([`selvedge_mqtt::router`]). For subscribers
 //! at peers the publisher's gateway counts how many bytes of each connection are on their way. From [`WINDOW_BYTES`] on the connection's
 //! publishes are kept back, as for a subscriber here. The peer tells what has been taken ([`PeerMessage::Taken`]): at once if all to
 //! whom it went follow, otherwise when they do, or after [`FOLLOW_MS`], for which a publisher waits at most.
@@ -14,8 +14,8 @@
 //!
 //! [`PeerMessage::Taken`]: crate::logic::peer::PeerMessage::Taken
 
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::mqtt::{Behind, FOLLOW_MS};
+use selvedge_mqtt::{Behind, FOLLOW_MS};
+use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// How much of one connection's publishes is on its way before it is kept back, in bytes.

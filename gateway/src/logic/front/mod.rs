@@ -12,7 +12,7 @@
 //! Invariant: submissions of one connection leave in the order of its events: its session is locked until they have
 //! left.
 //! Invariant: what sessions hold of publishes is charged to the credit of all connections
-//! ([`selvedge_shared::mqtt::credit`]).
+//! ([`selvedge_mqtt::credit`]).
 
 pub mod arriving;
 mod away;
@@ -33,15 +33,13 @@ use arriving::Arriving;
 use away::Away;
 use bytes::Bytes;
 use metrics::Counter;
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::mqtt::{
-    Answer, Application, Charge, CloseReason, Connect, CreditPool, Departure, Handle, Inbound, Publish, QoS,
-    Refusal, Router, Traffic, Version,
-};
-use selvedge_shared::report::SkippedField;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::topic::Filter;
+use selvedge_mqtt::{Application, Charge, CreditPool, Departure, Handle, Router, Traffic};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::mqtt::{Answer, CloseReason, Connect, Inbound, Publish, QoS, Refusal, Version};
+use selvedge_types::report::SkippedField;
+use selvedge_types::time::EpochMs;
+use selvedge_types::topic::Filter;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};

@@ -15,8 +15,8 @@
 //! the lost original since the copy was made, is not recognised.
 
 use bincode::{Decode, Encode};
-use selvedge_shared::frame::{self, FrameError};
-use selvedge_shared::ids::{GatewayId, MAX_SITE_NAME_BYTES};
+use selvedge_types::frame::{self, FrameError};
+use selvedge_types::ids::{GatewayId, MAX_SITE_NAME_BYTES};
 use std::fmt;
 
 /// The newest protocol between gateways that this release speaks.

@@ -49,8 +49,8 @@ pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};
 use crate::logic::agreement::ClockNote;
 use crate::logic::peer::PeerMessage;
 use bincode::{Decode, Encode};
-use selvedge_shared::frame::{self, FrameError};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::frame::{self, FrameError};
+use selvedge_types::ids::GatewayId;
 
 /// Version of the four bytes, the Noise pattern and the framing.
 pub const WIRE_VERSION: u8 = 1;

@@ -11,7 +11,7 @@
 use super::{LaneCounts, LinkCounts, MAX_MESSAGE_BYTES};
 use crate::logic::peer::PeerMessage;
 use bincode::enc::write::SizeWriter;
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 use std::collections::VecDeque;
 
 /// The most messages that wait in one lane.

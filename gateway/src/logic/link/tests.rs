@@ -1,7 +1,7 @@
 use super::*;
 use crate::logic::machine::Origin;
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::ids::ShardId;
+use selvedge_types::time::EpochMs;
 
 const CLOCKS: fn() -> ClockNote = || ClockNote { wall: EpochMs(1_764_000_000_000), mono_ms: 5, heard: None };
 
@@ -211,7 +211,7 @@ fn a_greeting_is_bounded_whatever_it_says() {
     assert!(Greeting::Welcome(largest).encode().len() <= MAX_GREETING_BYTES);
 }
 
-const MAX_SITE_NAME: usize = selvedge_shared::ids::MAX_SITE_NAME_BYTES;
+const MAX_SITE_NAME: usize = selvedge_types::ids::MAX_SITE_NAME_BYTES;
 
 #[test]
 fn who_does_not_belong_is_refused_in_words() {

@@ -24,8 +24,8 @@
 
 use super::command::Source;
 use bincode::{Decode, Encode};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::time::ElapsedMs;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 

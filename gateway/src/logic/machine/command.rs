@@ -5,10 +5,10 @@ use super::outcomes::Outcomes;
 use super::quarantine::Quarantined;
 use super::rules::Rules;
 use bincode::{BorrowDecode, Decode, Encode};
-use selvedge_shared::frame::{self, FrameError};
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
+use selvedge_types::frame::{self, FrameError};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 

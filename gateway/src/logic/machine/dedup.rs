@@ -33,7 +33,7 @@
 
 use super::rules::Class;
 use bincode::{Decode, Encode};
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 
 /// How many numbers up to the greatest are known one by one.
 pub const SEQUENCE_WIDTH_ENTRIES: u64 = 1_024;

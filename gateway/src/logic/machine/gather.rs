@@ -14,9 +14,9 @@
 use super::Machine;
 use super::query::{Page, Query};
 use super::scan::{Addend, MAX_SCAN_STREAMS, Of, Scan, width_of};
-use selvedge_shared::pattern::Pattern;
-use selvedge_shared::question::Place;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::pattern::Pattern;
+use selvedge_types::question::Place;
+use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;

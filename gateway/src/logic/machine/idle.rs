@@ -5,7 +5,7 @@
 
 use super::rules::Class;
 use super::window::Streams;
-use selvedge_shared::time::ElapsedMs;
+use selvedge_types::time::ElapsedMs;
 use std::collections::BTreeSet;
 
 const NEVER: ElapsedMs = ElapsedMs(u64::MAX);

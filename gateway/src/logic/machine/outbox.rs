@@ -24,9 +24,9 @@
 use super::names::Names;
 use super::window::Closed;
 use bincode::{Decode, Encode};
-use selvedge_shared::frame::varint_bytes;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, LedgerId, LostBatch, MAX_BATCH_BYTES, Part, StreamName};
+use selvedge_types::frame::varint_bytes;
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{Batch, LedgerId, LostBatch, MAX_BATCH_BYTES, Part, StreamName};
 use std::collections::{HashMap, VecDeque};
 
 /// The longest that closed parts wait to be cut while batches stay unconfirmed.

@@ -14,7 +14,7 @@
 use super::rules::Class;
 use super::window::NO_WATERMARK;
 use bincode::{Decode, Encode};
-use selvedge_shared::time::{ElapsedMs, EpochMs};
+use selvedge_types::time::{ElapsedMs, EpochMs};
 
 /// The longest pause that is learned, in milliseconds: a day.
 pub(super) const MAX_PAUSE_MS: u32 = 86_400_000;

@@ -25,7 +25,7 @@
 use super::command::{Source, publish_hash};
 use super::judged::Judged;
 use bincode::{Decode, Encode};
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -7,11 +7,11 @@
 use super::Machine;
 use super::judged::Reason;
 use bincode::{Decode, Encode};
-use selvedge_shared::aggregate::Aggregate;
-use selvedge_shared::frame::encoded_bytes;
-use selvedge_shared::question::Place;
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::aggregate::Aggregate;
+use selvedge_types::frame::encoded_bytes;
+use selvedge_types::question::Place;
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::EpochMs;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ pub struct WindowView {
     pub closed: bool,
     /// The stream's watermark now.
     pub watermark: EpochMs,
-    /// How many readings of the stream were set aside while its closed parts were open (see [`selvedge_shared::uplink::Part`]).
+    /// How many readings of the stream were set aside while its closed parts were open (see [`selvedge_types::uplink::Part`]).
     pub set_aside: u64,
     /// The sequence numbers of its readings.
     pub sequences: Sequences,

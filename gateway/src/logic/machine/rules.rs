@@ -5,8 +5,8 @@
 //! apart with a changed file would cut different batches under the same number.
 
 use bincode::{Decode, Encode};
-use selvedge_shared::ids::MAX_NAME_BYTES;
-use selvedge_shared::pattern::Pattern;
+use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::pattern::Pattern;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

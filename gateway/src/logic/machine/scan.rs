@@ -19,12 +19,12 @@ use super::query::{MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, WindowView
 use super::rules::Class;
 use super::window::Closed;
 use bincode::{Decode, Encode};
-use selvedge_shared::aggregate::Aggregate;
-use selvedge_shared::frame::encoded_bytes;
-use selvedge_shared::question::Place;
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::{ElapsedMs, EpochMs};
-use selvedge_shared::uplink::{Batch, Part};
+use selvedge_types::aggregate::Aggregate;
+use selvedge_types::frame::encoded_bytes;
+use selvedge_types::question::Place;
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::uplink::{Batch, Part};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

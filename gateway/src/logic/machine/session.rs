@@ -17,8 +17,8 @@ use super::command::{Connect, Connected, Disconnect, DueWill, Origin, Will};
 use super::rules::Rules;
 use super::wills::{Due, MAX_WILL_BYTES, MAX_WILLS_BYTES, Wills};
 use bincode::{Decode, Encode};
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::ElapsedMs;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The longest client id.

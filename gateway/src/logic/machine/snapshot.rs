@@ -1,7 +1,7 @@
 //! Snapshots: the whole state of a machine as bytes, and back.
 //!
 //! One byte of format version, the parts of the state in a fixed order in the form of
-//! [`selvedge_shared::frame`], and the xxh3 of all that. Two machines are in the same state if and only if their snapshots
+//! [`selvedge_types::frame`], and the xxh3 of all that. Two machines are in the same state if and only if their snapshots
 //! are the same bytes, so that replicas can be compared by [`Machine::digest`]. What is derived (orders of deadlines
 //! and of use, sizes) is left out and made again.
 
@@ -18,9 +18,9 @@ use super::window::{Stored, Streams};
 use super::{GatewayId, MAX_ELAPSED, Machine};
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::{EpochMs, TIME_RANGE};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::ShardId;
+use selvedge_types::time::{EpochMs, TIME_RANGE};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -10,9 +10,9 @@
 use super::command::{Item, Reading};
 use super::session::MAX_CLIENT_BYTES;
 use bincode::{BorrowDecode, Decode, Encode};
-use selvedge_shared::frame::{self, FrameError};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::frame::{self, FrameError};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::StreamName;
 
 /// Format version of [`Submission`] frames.
 pub const SUBMISSION_VERSION: u8 = 6;

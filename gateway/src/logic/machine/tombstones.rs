@@ -8,8 +8,8 @@
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use bincode::{Decode, Encode};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::time::ElapsedMs;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 

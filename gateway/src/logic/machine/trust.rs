@@ -12,7 +12,7 @@
 
 use super::window::MAX_LEAD_MS;
 use bincode::{Decode, Encode};
-use selvedge_shared::time::{EARLIEST_NOW, ElapsedMs, EpochMs, TIME_RANGE};
+use selvedge_types::time::{EARLIEST_NOW, ElapsedMs, EpochMs, TIME_RANGE};
 
 /// How long a time must have stayed, in milliseconds, to be believed though it leapt.
 pub const BELIEVED_AFTER_MS: u64 = 900_000;

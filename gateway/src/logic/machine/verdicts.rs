@@ -8,7 +8,7 @@
 use super::{Origin, Outcome, Verdict};
 use crate::logic::forward::MAX_INFLIGHT_BATCHES;
 use bincode::{Decode, Encode};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
 /// A verdict and where it was given.

@@ -11,7 +11,7 @@
 
 use super::command::{DueWill, Origin};
 use bincode::{Decode, Encode};
-use selvedge_shared::time::ElapsedMs;
+use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The largest will: topic, payload and some.

@@ -45,9 +45,9 @@ use super::names::Names;
 use super::pace::Course;
 use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::sequences::Sequences;
-use selvedge_shared::time::{ElapsedMs, EpochMs, TIME_RANGE};
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::sequences::Sequences;
+use selvedge_types::time::{ElapsedMs, EpochMs, TIME_RANGE};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most open parts of one stream and width.

@@ -2,7 +2,7 @@
 
 use super::log::{Log, weight};
 use super::message::{Ballot, Entry, Record, Slot, Value};
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 
 /// The replica as a voter. Everything here changes together with the records that say so; what was said about
 /// it to others leaves only after those are on disk.

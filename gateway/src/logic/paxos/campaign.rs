@@ -4,7 +4,7 @@ use super::election::{Candidate, Canvass, Chunk};
 use super::group::{Group, State};
 use super::leader::Leader;
 use super::message::{Ballot, MAX_COUNT, Message, Slot, Value};
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 
 impl Group {
     /// Asks around whether an attempt to lead would succeed.

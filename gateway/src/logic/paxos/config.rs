@@ -1,7 +1,7 @@
 //! What a group is made of, how much it may hold, and what a restart finds.
 
 use super::message::{Ballot, Entry, Slot};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 
 /// The most replicas a group may have.
 pub const MAX_MEMBERS: usize = 7;

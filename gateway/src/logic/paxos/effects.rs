@@ -1,7 +1,7 @@
 //! What a group is told and what it wants done.
 
 use super::message::{Message, Record, Slot, Value};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 
 /// What a group is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::config::Members;
 use super::log::weight;
 use super::message::{Ballot, Slot, Value};
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 

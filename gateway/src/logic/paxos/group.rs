@@ -8,8 +8,8 @@ use super::leader::Leader;
 use super::log::{Log, weight};
 use super::message::{Ballot, Entry, MAX_COUNT, Message, Slot, Value};
 use super::repair::Damage;
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::GatewayId;
 
 /// One replica of one Paxos group. The host steps it with any number of events and proposals, then takes the
 /// effects of them all at once with [`Group::take`]; without taking, nothing is said and nothing is written.

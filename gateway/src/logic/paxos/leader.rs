@@ -4,7 +4,7 @@ use super::acceptor::Acceptor;
 use super::config::{Limits, MAX_RESEND_DOUBLINGS, Members};
 use super::log::weight;
 use super::message::{Ballot, Message, Slot};
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 

@@ -1,7 +1,7 @@
 //! What replicas of one group say to each other, and what they write down.
 
 use bincode::{Decode, Encode};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::fmt;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use super::config::{Limits, Members};
 use super::group::{Group, State};
 use super::leader::Leader;
 use super::message::{Ballot, Message, Slot};
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 
 impl Leader {
     /// When the leader next wants the timer.

@@ -3,7 +3,7 @@
 use super::config::Members;
 use super::group::{Group, State};
 use super::message::{Ballot, Message, Slot};
-use selvedge_shared::canary::{self, Canary};
+use selvedge_types::canary::{self, Canary};
 use std::hash::{Hash, Hasher};
 
 /// Where the healing of a damaged replica stands.

@@ -15,8 +15,8 @@
 use super::{MAX_LOADING_ENTRIES, Replica};
 use crate::logic::peer::{BatchAnswer, TransferMessage};
 use crate::logic::shard::{Event, Now};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 
 /// A content that the other replicas were asked for, in one round.

@@ -8,7 +8,7 @@
 //! (So two proposals of one millisecond carry the same elapsed time: a step for each would invent some at more than a
 //! thousand proposals a second.)
 
-use selvedge_shared::time::ElapsedMs;
+use selvedge_types::time::ElapsedMs;
 
 /// The elapsed time of a shard while one replica leads it.
 #[derive(Debug, Clone, Copy)]

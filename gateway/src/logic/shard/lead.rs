@@ -6,10 +6,10 @@ use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, Sh
 use crate::logic::machine::{Command, Origin, Proposal, Verdict};
 use crate::logic::paxos::{Ballot, Event, ProposeError, Role, Slot};
 use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::time::ElapsedMs;
-use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::time::ElapsedMs;
+use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 

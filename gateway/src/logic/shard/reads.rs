@@ -10,7 +10,7 @@
 use super::{MAX_QUERIES, Scanning};
 use crate::logic::machine::{GATHER_TURN_STEPS, Gathering, Machine};
 use crate::logic::peer::WindowQuery;
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::VecDeque;
 
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use super::{CONFIGURATION, Slot};
 use crate::logic::machine::unknown_proposal_version;
 use crate::logic::paxos::{Ballot, Entry, Record, Recovered};
 use crate::wal;
-use selvedge_shared::ids::ShardId;
+use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
 
 /// A promised ballot. The newest counts.

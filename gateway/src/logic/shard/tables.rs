@@ -6,7 +6,7 @@ use crate::logic::peer::{
     DEVICES_PAGE_ENTRIES, EXCERPT_BYTES, Listed, PeerMessage, QUARANTINE_PAGE_BYTES, TableAnswer,
     TableQuestion,
 };
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 
 impl Shard {
     pub(super) fn on_table(&mut self, from: GatewayId, id: u64, question: TableQuestion) {

@@ -27,8 +27,8 @@ use super::{CONFIGURATION, Now, Shard, SnapshotState};
 use crate::logic::machine::{CutBatch, Machine};
 use crate::logic::paxos::{self, Role, Slot, Value};
 use crate::logic::peer::{BatchAnswer, PeerMessage, TransferMessage};
-use selvedge_shared::canary::{self, Canary};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::canary::{self, Canary};
+use selvedge_types::ids::GatewayId;
 use std::sync::Arc;
 
 /// A piece that did not come is asked for again after this time.

@@ -2,7 +2,7 @@
 //! site takes nothing more, is refused at once.
 
 use selvedge_gateway::logic::front::Front;
-use selvedge_shared::ids::ShardId;
+use selvedge_types::ids::ShardId;
 
 /// A client has just said CONNECT.
 pub fn check(front: &Front, connection: u64, client: &str, shard: ShardId) {

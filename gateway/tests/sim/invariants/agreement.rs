@@ -1,7 +1,7 @@
 //! One value per slot: whatever any replica applies in a slot, every other replica applies there.
 
 use selvedge_gateway::logic::shard::Shard;
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

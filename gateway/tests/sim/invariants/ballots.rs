@@ -2,7 +2,7 @@
 
 use selvedge_gateway::logic::paxos::{Ballot, Role};
 use selvedge_gateway::logic::shard::Shard;
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! Where no fault goes on, every replica comes near the furthest one of its shard within a bounded time, however much is written meanwhile.
 
 use crate::gateway::Place;
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long it may take, in milliseconds.

@@ -1,9 +1,9 @@
 //! What a node takes for complete does not change: no part in time comes for a window that its stream has passed, by what the
 //! batches before told last, unless its own batch takes that back first.
 
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{Batch, StreamName};
+use selvedge_types::ids::ShardId;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{Batch, StreamName};
 use std::collections::BTreeMap;
 
 /// Of all streams: one that was retired and is known anew has passed nothing, so runs in which streams are retired have none.

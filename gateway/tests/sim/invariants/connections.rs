@@ -3,7 +3,7 @@
 
 use crate::devices::Devices;
 use crate::gateway::Place;
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
 pub fn check(devices: &Devices, places: &BTreeMap<GatewayId, Place>) {

@@ -5,7 +5,7 @@ use selvedge_gateway::logic::paxos::{Message, Role};
 use selvedge_gateway::logic::peer::PeerMessage;
 use selvedge_gateway::logic::replica::Replica;
 use selvedge_gateway::wal::Groups;
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 /// A process started and its log reports this damage.

@@ -2,8 +2,8 @@
 //! One that its device sends once only is counted once if it was acknowledged, and at most once if not.
 
 use crate::devices::{Devices, Reading, WIDEST_MS};
-use selvedge_shared::aggregate::{Aggregate, fingerprint};
-use selvedge_shared::uplink::StreamName;
+use selvedge_types::aggregate::{Aggregate, fingerprint};
+use selvedge_types::uplink::StreamName;
 use std::collections::BTreeMap;
 
 type Counted = BTreeMap<(StreamName, Option<i64>), (u64, u64)>;

@@ -3,8 +3,9 @@
 
 use crate::edge::Edge;
 use selvedge_gateway::logic::forward::Forward;
-use selvedge_shared::mqtt::credit::RESERVE_BYTES;
-use selvedge_shared::mqtt::{CreditPool, QUEUED_OVERHEAD_BYTES};
+use selvedge_mqtt::CreditPool;
+use selvedge_mqtt::credit::RESERVE_BYTES;
+use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;
 
 /// Beyond the pool each connection may have handed up what is its own, and have as much read behind it.
 const OWN_BYTES: usize = 2 * RESERVE_BYTES;

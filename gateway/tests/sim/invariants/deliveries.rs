@@ -2,8 +2,8 @@
 //! connection lasts; and of one topic of one publisher there it gets what was sent once in the order in which it was
 //! sent.
 
-use selvedge_shared::ids::GatewayId;
-use selvedge_shared::topic::Filter;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::topic::Filter;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A publish: its topic, and its payload without what fills it up.

@@ -8,7 +8,7 @@
 //! - a restart is reported when its start is met, each once, and nothing else is.
 
 use selvedge_gateway::logic::detector::{Change, DETECT_MS, Detector, STALL_MS, TICK_MS};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub struct Watched {

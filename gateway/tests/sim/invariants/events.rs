@@ -1,6 +1,6 @@
 //! What a connection tells its application: CONNECT first and once, and nothing after its end.
 
-use selvedge_shared::mqtt::Inbound;
+use selvedge_types::mqtt::Inbound;
 use std::collections::BTreeMap;
 
 /// By connection: whether its end was told.

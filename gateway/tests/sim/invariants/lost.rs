@@ -3,8 +3,8 @@
 
 use crate::gateway::Place;
 use selvedge_gateway::logic::shard::Shard;
-use selvedge_shared::ids::{GatewayId, ShardId};
-use selvedge_shared::uplink::{Batch, LostBatch};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::uplink::{Batch, LostBatch};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]

@@ -3,7 +3,7 @@
 
 use crate::disk::SimDisk;
 use crate::gateway::Place;
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
 /// How long it may take, in milliseconds.

@@ -2,7 +2,7 @@
 //! less is applied than its durable snapshot said.
 
 use selvedge_gateway::logic::shard::Shard;
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

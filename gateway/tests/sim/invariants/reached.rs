@@ -4,7 +4,7 @@
 use crate::gateway::Place;
 use selvedge_gateway::logic::detector::{HOLD_MAX_MS, TICK_MS};
 use selvedge_gateway::logic::link::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, REDIAL_MAX_MS};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
 /// A greeting that a fault broke ends, the next dial waits, fails for a box that is just coming up, waits again, and

@@ -1,6 +1,6 @@
 //! No key meets a nonce twice: a frame of the same salt and counter is the same frame.
 
-use selvedge_shared::seal::SEAL_OVERHEAD_BYTES;
+use selvedge_types::sealed::SEAL_OVERHEAD_BYTES;
 use std::collections::BTreeMap;
 
 /// `version | direction | secret id (8) | salt (32) | counter (8)`: see shared/src/seal.rs.

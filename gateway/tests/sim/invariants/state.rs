@@ -1,7 +1,7 @@
 //! Every replica's machine is in the same state at the same slot.
 
 use selvedge_gateway::logic::shard::Shard;
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 #[derive(Default)]

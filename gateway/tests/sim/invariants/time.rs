@@ -4,7 +4,7 @@
 use crate::gateway::Place;
 use selvedge_gateway::logic::agreement::{APART_MS, LOOK_MS, SAMPLE_KEPT_MS};
 use selvedge_gateway::logic::shard::{Now, Shard};
-use selvedge_shared::ids::{GatewayId, ShardId};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 /// Of a replica: `now` is how much time has passed since the run began.

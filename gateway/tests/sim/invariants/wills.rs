@@ -1,7 +1,7 @@
 //! A client's next connection comes after its will: in the shard of its device, the will of a connection lies in a lower slot
 //! than anything that a later connection has published. (That a will counts once is held with the readings.)
 
-use selvedge_shared::ids::ShardId;
+use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
 
 /// Something of one connection of one client that a shard has counted.

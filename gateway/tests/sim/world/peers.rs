@@ -6,7 +6,7 @@ use crate::gateway::{Live, Out, Place};
 use crate::links::{Around, Brought};
 use crate::wire::Machine;
 use selvedge_gateway::logic::peer::{MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish, TableQuestion};
-use selvedge_shared::ids::GatewayId;
+use selvedge_types::ids::GatewayId;
 
 /// A quiet time shorter than this is not jumped over.
 const JUMP_MS: u64 = 2_000;

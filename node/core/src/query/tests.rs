@@ -1,5 +1,5 @@
 use super::*;
-use selvedge_shared::aggregate::{Aggregate, Sample};
+use selvedge_types::aggregate::{Aggregate, Sample};
 
 const DAY_MS: i64 = 86_400_000;
 

@@ -4,7 +4,7 @@ use super::schema::{plain, string};
 use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::row::{FUNCTIONS, Function};
 use selvedge_node_core::table::Form;
-use selvedge_shared::balance::Policy;
+use selvedge_types::balance::Policy;
 use serde_json::{Value, json};
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};

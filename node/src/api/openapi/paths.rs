@@ -5,8 +5,8 @@ use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, scan
 use super::parameters::{parameter, site_of_path};
 use super::schema::{content, holes, object, rows_of, text};
 use crate::live::MAX_LISTENERS_ENTRIES;
+use selvedge_guard::access::Scope;
 use selvedge_node_core::query::{AGGREGATE_PARAMETERS, MAX_MERGED_ENTRIES, MAX_MERGED_STREAMS_ENTRIES};
-use selvedge_shared::access::Scope;
 use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, Parameter};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};

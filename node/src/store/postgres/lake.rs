@@ -7,7 +7,7 @@ use super::read::Reader;
 use super::{At, ROW, window_at};
 use selvedge_node_core::rollup::{DAY_MS, is_kept};
 use selvedge_node_core::stored::StoredWindow;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Row;

@@ -4,7 +4,7 @@ use super::super::StoreError;
 use super::super::pool::Pool;
 use super::link::{Link, Postgres, READ_MS};
 use super::{LEDGER_ID, ledger_id};
-use selvedge_shared::uplink::LedgerId;
+use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OnceCell;

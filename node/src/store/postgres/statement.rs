@@ -4,7 +4,7 @@ use super::super::StoreError;
 use super::super::statement::{Columns, Statement, Value};
 use super::{At, Reader, held, window_at};
 use selvedge_node_core::stored::StoredWindow;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 

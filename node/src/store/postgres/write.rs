@@ -15,9 +15,9 @@ use selvedge_node_core::stage::{
 };
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_node_core::totals::Totals;
-use selvedge_shared::ids::{ShardId, SiteId};
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{LedgerId, LostBatch, SiteIncarnation};
+use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{LedgerId, LostBatch, SiteIncarnation};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use super::{File, ROW, blocking, open_to_write, window_at};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use selvedge_node_core::rollup::{DAY_MS, is_kept};
 use selvedge_node_core::stored::StoredWindow;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 use std::path::Path;
 
 /// The series of a site (?1) and a width (?2).

@@ -16,11 +16,11 @@ use super::statement::Dialect;
 use super::{StoreError, sequences_from};
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, OpenFlags, Row};
+use selvedge_guard::private::own_folder;
 use selvedge_node_core::stored::StoredWindow;
-use selvedge_shared::aggregate::{Aggregate, Sample};
-use selvedge_shared::private::own_folder;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::LedgerId;
+use selvedge_types::aggregate::{Aggregate, Sample};
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::LedgerId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use super::super::StoreError;
 use super::super::pool::Pool;
 use super::{File, blocking, ledger_id, open_to_read};
 use rusqlite::{Connection, Row, ToSql};
-use selvedge_shared::uplink::LedgerId;
+use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;
 
 /// The connections that read.

@@ -6,7 +6,7 @@ use super::{Reader, window_at};
 use rusqlite::Row;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use selvedge_node_core::stored::StoredWindow;
-use selvedge_shared::time::EpochMs;
+use selvedge_types::time::EpochMs;
 
 impl Columns for Row<'_> {
     type Error = rusqlite::Error;

@@ -12,9 +12,9 @@ use selvedge_node_core::stage::{
 };
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_node_core::totals::Totals;
-use selvedge_shared::ids::ShardId;
-use selvedge_shared::time::EpochMs;
-use selvedge_shared::uplink::{LedgerId, SiteIncarnation};
+use selvedge_types::ids::ShardId;
+use selvedge_types::time::EpochMs;
+use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -400,10 +400,10 @@ fn save(tx: &Transaction<'_>, change: &Change, now: EpochMs) -> Result<(), Store
 #[cfg(test)]
 mod tests {
     use super::*;
-    use selvedge_shared::aggregate::{Aggregate, Sample};
-    use selvedge_shared::ids::SiteId;
-    use selvedge_shared::sequences::Sequences;
-    use selvedge_shared::uplink::{Batch, Part, StreamName};
+    use selvedge_types::aggregate::{Aggregate, Sample};
+    use selvedge_types::ids::SiteId;
+    use selvedge_types::sequences::Sequences;
+    use selvedge_types::uplink::{Batch, Part, StreamName};
     use std::ops::Range;
 
     fn site() -> SiteId {

@@ -1,8 +1,8 @@
 //! What settings say of who may ask over HTTP, read and checked in one way by all programs.
 
 use super::{Access, DIGEST_BYTES, Scope, Token, TokenDigest};
-use crate::ids::SiteId;
 use crate::private::read_secret;
+use selvedge_types::ids::SiteId;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,8 +1,9 @@
 //! Attendants without sockets, a clock turned by hand.
 
 use super::rig::{V311, large_publish3, publish3};
-use crate::mqtt::handle::FOLLOW_MS;
-use crate::mqtt::*;
+use crate::handle::FOLLOW_MS;
+use crate::*;
+use selvedge_types::mqtt::*;
 use std::sync::{Arc, Mutex};
 
 /// Takes everything in, and answers CONNECT alone.

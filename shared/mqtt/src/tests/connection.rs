@@ -1,8 +1,9 @@
 //! What goes over the wire, in all three versions.
 
 use super::rig::*;
-use crate::mqtt::*;
-use crate::topic::Filter;
+use crate::*;
+use selvedge_types::mqtt::*;
+use selvedge_types::topic::Filter;
 
 fn delivery(qos: QoS, payload: &'static str) -> Delivery {
     Delivery { topic: "a".into(), payload: payload.into(), qos }

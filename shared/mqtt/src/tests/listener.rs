@@ -1,8 +1,9 @@
 //! The listener and the broker over loopback, with a client of another make, and with raw sockets.
 
-use crate::mqtt::broker::Credentials;
-use crate::mqtt::*;
+use crate::broker::Credentials;
+use crate::*;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet};
+use selvedge_types::mqtt::*;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

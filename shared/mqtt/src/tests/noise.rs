@@ -1,7 +1,7 @@
 //! Damaged bytes: any outcome but a panic, and no growth without bound.
 
 use super::rig::*;
-use crate::mqtt::*;
+use selvedge_types::mqtt::*;
 
 /// A small generator (xorshift), so that a run can be repeated from its seed.
 struct Noise(u64);

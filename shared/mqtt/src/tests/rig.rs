@@ -1,6 +1,7 @@
 //! A connection core on a table: bytes in, bytes out, a clock turned by hand.
 
-use crate::mqtt::*;
+use crate::*;
+use selvedge_types::mqtt::*;
 
 pub const V31: &[u8] = b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x0a\x00\x01c";
 pub const V311: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x0a\x00\x01c";

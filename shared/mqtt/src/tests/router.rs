@@ -1,9 +1,10 @@
 //! Who gets what.
 
-use crate::mqtt::router::TooManyFilters;
-use crate::mqtt::*;
-use crate::topic::Filter;
+use crate::router::TooManyFilters;
+use crate::*;
 use bytes::Bytes;
+use selvedge_types::mqtt::*;
+use selvedge_types::topic::Filter;
 
 fn sub(filter: &str, qos: QoS) -> Subscription {
     Subscription { filter: Filter::new(filter).unwrap(), qos, no_local: false }
@@ -70,7 +71,7 @@ fn the_tree_finds_what_the_definition_finds() {
     for topic in topics {
         route(&router, topic, QoS::AtMostOnce);
         for (handle, filter) in &handles {
-            let want = usize::from(crate::topic::matches(filter, topic));
+            let want = usize::from(selvedge_types::topic::matches(filter, topic));
             assert_eq!(got(handle).len(), want, "{filter} on {topic}");
         }
     }
