@@ -2,7 +2,7 @@
 //! promises, or one error that can be shown.
 
 use crate::source::Source;
-use selvedge_gateway::logic::decode::{
+use selvedge_fabric::decode::{
     Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, MAX_SKIPPED_TEXT_BYTES, Rebirth,
     Skipped, TimeUnit, TopicRule, name_skipped,
 };

@@ -1,8 +1,8 @@
 //! What comes over a link before anything is done with it: greetings and frames, from bytes and back.
 
 use crate::source::Source;
-use selvedge_gateway::logic::agreement::ClockNote;
-use selvedge_gateway::logic::link::{
+use selvedge_fabric::agreement::ClockNote;
+use selvedge_fabric::link::{
     Greeting, Hello, Incarnation, Known, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame, admit,
     check,
 };

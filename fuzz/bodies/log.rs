@@ -4,9 +4,8 @@
 //! What somebody forged, checksums and all, may say anything; it neither panics nor keeps the log from going on.
 
 use crate::source::Source;
-use selvedge_gateway::wal::{
-    BatchStore, Crash, Disk, Groups, Log, LogError, MemoryDisk, Record, Settings, SnapshotStore,
-};
+use selvedge_fabric::record::LogRecord;
+use selvedge_log::{BatchStore, Crash, Disk, Groups, Log, LogError, MemoryDisk, Settings, SnapshotStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -34,7 +33,7 @@ struct Site {
     forged: bool,
     log: Option<Log>,
     /// Every record with a slot that was written, in order.
-    tried: Vec<Record>,
+    tried: Vec<LogRecord>,
     /// How many of those are durable.
     durable: usize,
     /// From here on no mark covers them: a flip can't be told from a tear.
@@ -120,11 +119,18 @@ impl Site {
         }
     }
 
-    fn record(&mut self, group: u16, slot: u64, payload: usize) -> Record {
+    fn record(&mut self, group: u16, slot: u64, payload: usize) -> LogRecord {
         self.next += 1;
         let mut content = self.next.to_le_bytes().to_vec();
         content.resize(8 + payload, self.next as u8);
-        Record { group, configuration: 1, kind: 2, ballot: (self.next, 4), slot, payload: Arc::from(content) }
+        LogRecord {
+            group,
+            configuration: 1,
+            kind: 2,
+            ballot: (self.next, 4),
+            slot,
+            payload: Arc::from(content),
+        }
     }
 
     fn append(&mut self, source: &mut Source) -> Result<(), LogError> {
@@ -258,7 +264,7 @@ impl Site {
         true
     }
 
-    fn check(&self, read: &[Record], reported: &Groups) {
+    fn check(&self, read: &[LogRecord], reported: &Groups) {
         let mut from = 0;
         for (i, record) in self.tried.iter().enumerate() {
             if read.get(from) == Some(record) {

@@ -2,7 +2,7 @@
 //! It keeps its bounds, makes the same of the same, and comes back from its own snapshot as it was.
 
 use crate::source::Source;
-use selvedge_gateway::logic::machine::{
+use selvedge_fabric::machine::{
     Applied, Command, Connect, Disconnect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Outcome,
     Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Rules, Scanned, Source as By, Submission,
     Verdict, Will,

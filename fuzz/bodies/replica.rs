@@ -2,14 +2,14 @@
 //! (applied <= commit <= last), or write down what it can't start again from.
 
 use crate::source::Source;
-use selvedge_gateway::logic::link::PeerFrame;
-use selvedge_gateway::logic::machine::{
+use selvedge_fabric::link::PeerFrame;
+use selvedge_fabric::machine::{
     Command, Halt, Item, Machine, Origin, Page, Proposal, Publish, Reading, Rules, Submission,
 };
-use selvedge_gateway::logic::paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
-use selvedge_gateway::logic::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
-use selvedge_gateway::logic::shard::{Event, Now, Replay, Settings, Shard, SnapshotState, TransferAnswer};
-use selvedge_gateway::wal::Record;
+use selvedge_fabric::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
+use selvedge_fabric::record::LogRecord;
+use selvedge_fabric::shard::{Event, Now, Replay, Settings, Shard, SnapshotState, TransferAnswer};
+use selvedge_paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::{LedgerId, StreamName};
@@ -24,7 +24,7 @@ const MAX_STEPS: usize = 400;
 struct Host {
     shard: Shard,
     now: Now,
-    records: Vec<Record>,
+    records: Vec<LogRecord>,
     /// What is durable, once that was said.
     token: u64,
     snapshot: Option<(u64, Vec<u8>)>,

@@ -2,13 +2,13 @@
 //! answer anything: what is promised to the client is promised once and only when it is so, and nothing stays behind.
 
 use crate::source::Source;
-use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
-use selvedge_gateway::logic::forward::{Forwardable, Settled, Ticket};
-use selvedge_gateway::logic::machine::{
+use selvedge_fabric::decode::{Decoder, Form, TopicRule};
+use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
+use selvedge_fabric::machine::{
     Connected, DueWill, Item, Judged, MAX_WILL_BYTES, Origin, Outcome, Reason, SetAside, Will as LeftWill,
 };
-use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_gateway::logic::session::{Effects, MAX_QOS0_PENDING, Session, Site};
+use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::session::{Effects, MAX_QOS0_PENDING, Session, Site};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{
     AckCode, Answer, CloseReason, Closed, Connect, Inbound, Oversize, Publish, QoS, Subscription, TooLarge,

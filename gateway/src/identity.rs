@@ -5,8 +5,8 @@
 //!   once, last of all, so that its presence means that `init` was completed.
 //! - `start.json`: how often the process was started; raised and on disk before the process says anything.
 //! - `peers.json`: the mark of the incarnation and the last start of each peer that was met; on disk before a
-//!   peer is answered (see [`crate::logic::link::admit`]).
-//! - `log-floor`: a position that the log has reached (see [`crate::wal::Floor`]); the log raises it. Made here, so
+//!   peer is answered (see [`selvedge_fabric::link::admit`]).
+//! - `log-floor`: a position that the log has reached (see [`selvedge_log::Floor`]); the log raises it. Made here, so
 //!   that a log which is gone is told from one that has not begun.
 //! - `lock`: locked while a process uses the directory.
 //!
@@ -15,11 +15,11 @@
 //!
 //! Invariant: no two runs of a process on one data directory have the same start.
 
-use crate::logic::link::{
+use ring::rand::{SecureRandom, SystemRandom};
+use selvedge_fabric::link::{
     Hello, Incarnation, Known, MAX_START, Mark, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Refusal, admit,
 };
-use crate::wal::{self, Floor, LogError, RealDisk};
-use ring::rand::{SecureRandom, SystemRandom};
+use selvedge_log::{Floor, LogError, RealDisk};
 use selvedge_types::ids::{GatewayId, SiteId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -93,7 +93,7 @@ impl FoundIdentity {
 }
 
 /// What the files of the log and of the stores beside it carry, so that they are not taken for another directory's.
-pub fn log_identity(incarnation: Incarnation) -> wal::Identity {
+pub fn log_identity(incarnation: Incarnation) -> selvedge_log::Identity {
     incarnation.0.to_le_bytes()
 }
 
@@ -292,7 +292,7 @@ impl Identity {
         self.incarnation
     }
 
-    /// Which start of the process this is, from 1: the `start` of its [`crate::logic::machine::Origin`].
+    /// Which start of the process this is, from 1: the `start` of its [`selvedge_fabric::machine::Origin`].
     pub fn start(&self) -> u64 {
         self.start
     }

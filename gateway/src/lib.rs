@@ -1,16 +1,16 @@
 //! A Selvedge gateway: takes readings from devices over MQTT, replicates them within its site, aggregates
 //! them into windows and sends the results to cloud nodes.
 //!
-//! [`logic`] holds the protocols and the state as sans-IO cores, [`wal`] the durable log,
-//! [`storage`] what is kept on disk as one, [`actors`] the IO.
+//! The protocols and the state are sans-IO cores in crates of their own (`selvedge-paxos`, `selvedge-fabric`), and so is the
+//! durable log (`selvedge-log`). This is the program around them: [`actors`] do the IO, [`front`] is what stands between
+//! its connections and the cores.
 
 pub mod actors;
+mod departures;
 mod descriptors;
+pub mod front;
 pub mod identity;
-pub mod logic;
 mod program;
 pub mod settings;
-pub mod storage;
-pub mod wal;
 
 pub use program::run;

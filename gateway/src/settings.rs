@@ -1,9 +1,9 @@
 //! A gateway's settings: those of its site, which all its gateways must agree on, and its own.
 
-use crate::logic::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
-use crate::logic::machine::{BadRule, Rules};
-use crate::logic::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
 use selvedge_config::ConfigError;
+use selvedge_fabric::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
+use selvedge_fabric::machine::{BadRule, Rules};
+use selvedge_fabric::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
 use selvedge_guard::access::{Access, Door, Scope, TokenSettings, WrongDoor};
 use selvedge_guard::private::read_secret;
 use selvedge_seal::{SecretError, SiteSecret};
@@ -164,7 +164,7 @@ pub struct LogSettings {
     /// What lies on disk is read again at this rate, so that rot shows while peers can mend it; 0: never.
     pub scrub_bytes_per_s: u64,
     /// How long what is to be written gathers before it is: spares flash where readings come slowly, and makes every
-    /// acknowledgement later by as much. Under load it gathers for [`crate::logic::commit::BUSY_DELAY_MS`] in any case.
+    /// acknowledgement later by as much. Under load it gathers for [`selvedge_fabric::commit::BUSY_DELAY_MS`] in any case.
     pub commit_delay_ms: u64,
 }
 

@@ -7,7 +7,7 @@ mod gateways {
 
 use gateways::client::{Client, DISCONNECT, Hello, PINGRESP, PUBACK};
 use gateways::site::{Plan, Running, Site, until};
-use selvedge_gateway::logic::session::CONNECT_WAIT_MS;
+use selvedge_fabric::session::CONNECT_WAIT_MS;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;

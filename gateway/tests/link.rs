@@ -2,16 +2,16 @@
 //! end of its process.
 
 use actix::{Actor, Arbiter, Context, Handler, System};
+use selvedge_fabric::detector::{Change, DETECT_MS};
+use selvedge_fabric::link::State;
+use selvedge_fabric::machine::Origin;
+use selvedge_fabric::peer::PeerMessage;
 use selvedge_gateway::actors::clock::SiteClock;
 use selvedge_gateway::actors::link::{
     self, FromPeer, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks, PeersChanged,
 };
 use selvedge_gateway::actors::room::SiteRoom;
 use selvedge_gateway::identity::{Expected, Identity};
-use selvedge_gateway::logic::detector::{Change, DETECT_MS};
-use selvedge_gateway::logic::link::State;
-use selvedge_gateway::logic::machine::Origin;
-use selvedge_gateway::logic::peer::PeerMessage;
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -122,7 +122,7 @@ mod tests {
     use clap::Parser;
     use firmware_sim::fleet::KINDS;
     use firmware_sim::payload::{Content, encode};
-    use selvedge_gateway::logic::decode::Decoded;
+    use selvedge_fabric::decode::Decoded;
     use selvedge_types::time::EpochMs;
 
     /// A site's files, and what the first gateway makes of its own.

@@ -3,9 +3,9 @@
 use super::intake::ring;
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
-use selvedge_gateway::logic::forward::{Effects, Forward, Forwardable, PIPELINE_BYTES, Ticket};
-use selvedge_gateway::logic::machine::{Judged, Outcome, Verdict};
-use selvedge_gateway::logic::peer::ForwardAnswer;
+use selvedge_fabric::forward::{Effects, Forward, Forwardable, PIPELINE_BYTES, Ticket};
+use selvedge_fabric::machine::{Judged, Outcome, Verdict};
+use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 

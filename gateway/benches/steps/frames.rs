@@ -2,11 +2,11 @@
 
 use super::load::{BATCH, Load, MIXES, Mix, START_MS, device};
 use super::{Measure, Step};
-use selvedge_gateway::logic::agreement::ClockNote;
-use selvedge_gateway::logic::link::{PREAMBLE, PeerFrame};
-use selvedge_gateway::logic::machine::{Proposal, Submission};
-use selvedge_gateway::logic::paxos::{Ballot, Message};
-use selvedge_gateway::logic::peer::PeerMessage;
+use selvedge_fabric::agreement::ClockNote;
+use selvedge_fabric::link::{PREAMBLE, PeerFrame};
+use selvedge_fabric::machine::{Proposal, Submission};
+use selvedge_fabric::peer::PeerMessage;
+use selvedge_paxos::{Ballot, Message};
 use selvedge_seal::{Opener, Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{ShardId, SiteId};

@@ -2,11 +2,11 @@
 
 use super::load::{DEVICES, ORIGIN, SOCKET_READ, START_MS, device, payload, topic};
 use super::{Measure, Step};
-use selvedge_gateway::logic::decode::{Decoded, Decoder};
-use selvedge_gateway::logic::forward::{Settled, Ticket};
-use selvedge_gateway::logic::machine::{Connected, Judged, Outcome};
-use selvedge_gateway::logic::ring::{DEFAULT_SHARDS, Member, Ring};
-use selvedge_gateway::logic::session::{Effects, Session, Site};
+use selvedge_fabric::decode::{Decoded, Decoder};
+use selvedge_fabric::forward::{Settled, Ticket};
+use selvedge_fabric::machine::{Connected, Judged, Outcome};
+use selvedge_fabric::ring::{DEFAULT_SHARDS, Member, Ring};
+use selvedge_fabric::session::{Effects, Session, Site};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{Connect, Inbound, Publish, QoS, Version};
 use selvedge_types::time::EpochMs;

@@ -1,7 +1,7 @@
 //! What devices send: 1,000 of them, each with its sequence numbers.
 
-use selvedge_gateway::logic::forward::{Forwardable, NamedReading, Ticket};
-use selvedge_gateway::logic::machine::{Command, Item, Origin, Proposal, Reading, Submission};
+use selvedge_fabric::forward::{Forwardable, NamedReading, Ticket};
+use selvedge_fabric::machine::{Command, Item, Origin, Proposal, Reading, Submission};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::StreamName;

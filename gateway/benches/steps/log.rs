@@ -1,8 +1,9 @@
 //! The log: records to a unit on disk, with one fdatasync. On the disk in memory that is encoding, checksums and copies.
 
 use super::{Measure, Step};
-use selvedge_gateway::logic::ring::DEFAULT_SHARDS;
-use selvedge_gateway::wal::{Disk, Log, MemoryDisk, RealDisk, Record, Settings};
+use selvedge_fabric::record::LogRecord;
+use selvedge_fabric::ring::DEFAULT_SHARDS;
+use selvedge_log::{Disk, Log, MemoryDisk, RealDisk, Settings};
 use std::sync::Arc;
 
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -39,10 +40,10 @@ impl Commit {
 }
 
 impl Step for Commit {
-    type Input = Vec<Record>;
-    type Output = Vec<Record>;
+    type Input = Vec<LogRecord>;
+    type Output = Vec<LogRecord>;
 
-    fn prepare(&mut self) -> Vec<Record> {
+    fn prepare(&mut self) -> Vec<LogRecord> {
         if self.log.stats().segments > MAX_SEGMENTS {
             for group in 0..DEFAULT_SHARDS {
                 self.log.keep_from(group, self.slot);
@@ -51,7 +52,7 @@ impl Step for Commit {
         }
         let record = |_| {
             self.slot += 1;
-            Record {
+            LogRecord {
                 group: (self.slot % u64::from(DEFAULT_SHARDS)) as u16,
                 configuration: 1,
                 kind: 2,
@@ -63,7 +64,7 @@ impl Step for Commit {
         (0..self.records).map(record).collect()
     }
 
-    fn run(&mut self, records: Vec<Record>) -> Vec<Record> {
+    fn run(&mut self, records: Vec<LogRecord>) -> Vec<LogRecord> {
         self.log.commit(&records).unwrap();
         records
     }

@@ -2,7 +2,7 @@
 
 use super::load::{BATCH, Load, MIXES, Mix};
 use super::{Measure, Step};
-use selvedge_gateway::logic::machine::{Applied, Command, Machine, Proposal, Rules};
+use selvedge_fabric::machine::{Applied, Command, Machine, Proposal, Rules};
 use selvedge_types::ids::ShardId;
 use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use super::load::{BATCH, Load, MIXES, Mix};
 use super::{Measure, Step};
-use selvedge_gateway::logic::paxos::{Effects, Event, Group, GroupConfig, Limits, Role, Value};
+use selvedge_paxos::{Effects, Event, Group, GroupConfig, Limits, Role, Value};
 use selvedge_types::ids::{GatewayId, ShardId};
 
 pub fn steps(m: &mut impl Measure) {

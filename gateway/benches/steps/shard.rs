@@ -4,10 +4,10 @@
 
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
-use selvedge_gateway::logic::machine::{Command, Machine, Rules};
-use selvedge_gateway::logic::paxos::{GroupConfig, Limits, Recovered};
-use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage};
-use selvedge_gateway::logic::shard::{Effects, Event, Now, Settings, Shard};
+use selvedge_fabric::machine::{Command, Machine, Rules};
+use selvedge_fabric::peer::{ForwardAnswer, PeerMessage};
+use selvedge_fabric::shard::{Effects, Event, Now, Settings, Shard};
+use selvedge_paxos::{GroupConfig, Limits, Recovered};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;

@@ -12,7 +12,7 @@
 //! - a clock before [`EARLIEST_NOW`] (a box without a battery after it lost power, or a GPS week that rolled over) is not counted.
 //!
 //! Without a majority nothing is known: the gateway's own clock is all there is, and it is not sure. (A shard's leader then goes
-//! on by elapsed time from what was last agreed: [`crate::logic::shard`].)
+//! on by elapsed time from what was last agreed: [`crate::shard`].)
 //!
 //! Invariant: wall time that is sure lies within [`APART_MS`] of the wall clocks of a majority, give or take a round trip.
 //! Invariant: nobody is called outside, or inside again, before that has been so for [`HOLD_MS`]; without agreement nobody is.

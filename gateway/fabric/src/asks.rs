@@ -9,9 +9,9 @@
 //! Limits: [`MAX_QUESTIONS`] questions are open, [`MAX_SHARD_ASKS`] shards of one and [`MAX_UNDER_WAY_BYTES`] of answers in all are waited
 //! for, and one question keeps [`MAX_ANSWER_BYTES`].
 
-use crate::logic::machine::{MAX_ANSWER_BYTES, Scanned, WindowView};
-use crate::logic::peer::{PeerMessage, QueryAnswer, WindowQuery};
-use crate::logic::ring::Ring;
+use crate::machine::{MAX_ANSWER_BYTES, Scanned, WindowView};
+use crate::peer::{PeerMessage, QueryAnswer, WindowQuery};
+use crate::ring::Ring;
 use selvedge_types::balance::{Balancer, Policy};
 use selvedge_types::frame::encoded_bytes;
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -358,8 +358,8 @@ impl Asks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::machine::Page;
-    use crate::logic::ring::Member;
+    use crate::machine::Page;
+    use crate::ring::Member;
     use selvedge_types::aggregate::{Aggregate, Sample};
     use selvedge_types::sequences::Sequences;
 

@@ -19,7 +19,7 @@
 //! Limit: one write holds at most [`MAX_WRITE_BYTES`] of payload beyond its first submission; the rest waits
 //! for the next. How much can wait is bounded by the shards' in-flight windows.
 
-use crate::wal::Record;
+use crate::record::LogRecord;
 use selvedge_types::ids::ShardId;
 use std::collections::VecDeque;
 
@@ -46,7 +46,7 @@ pub struct Submission {
     /// Reported back once this submission is on disk; grows.
     pub token: u64,
     /// In order.
-    pub records: Vec<Record>,
+    pub records: Vec<LogRecord>,
 }
 
 impl Submission {
@@ -93,7 +93,7 @@ impl GroupCommit {
 
     /// The next write, if the log is idle and something waits. The caller makes it durable and then calls
     /// [`GroupCommit::written`]; if that fails, the process must end.
-    pub fn next_write(&mut self, now_ms: u64) -> Option<Vec<Record>> {
+    pub fn next_write(&mut self, now_ms: u64) -> Option<Vec<LogRecord>> {
         self.due_ms().filter(|due_ms| *due_ms <= now_ms)?;
         let (mut bytes, mut records, mut tokens) = (0, Vec::new(), Vec::new());
         while let Some(submission) = self.waiting.pop_front() {
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     fn submission(shard: u16, token: u64, bytes: usize) -> Submission {
-        let record = Record {
+        let record = LogRecord {
             group: shard,
             configuration: 1,
             kind: 1,

@@ -1,4 +1,4 @@
-//! Sans-IO cores: protocol and state, with no clock, no randomness, no network and no disk.
+//! A site's sans-IO cores: protocol and state, with no clock, no randomness, no network and no disk.
 //!
 //! A core is stepped with the time and an event and gives back effects, whose type says what may leave at
 //! once, what must be persisted, and what may leave only after it was.
@@ -7,17 +7,15 @@ pub mod agreement;
 pub mod asks;
 pub mod commit;
 pub mod decode;
-pub mod departures;
 pub mod detector;
 pub mod forward;
-pub mod front;
 pub mod link;
 pub mod machine;
 mod not_counted;
-pub mod paxos;
 pub mod peer;
 pub mod question;
 pub mod reach;
+pub mod record;
 pub mod replica;
 pub mod ring;
 pub mod session;

@@ -209,7 +209,7 @@ pub fn reading_hash(NamedReading { name, reading, .. }: &NamedReading) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::machine::Reading;
+    use crate::machine::Reading;
     use selvedge_types::time::EpochMs;
 
     fn reading(stream: &str, value: f64) -> NamedReading {

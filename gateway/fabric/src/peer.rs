@@ -1,11 +1,10 @@
 //! What gateways of one site say to each other: the content of a link's frames.
 
-use crate::logic::machine::{
+use crate::machine::{
     DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo, Verdict,
 };
-use crate::logic::paxos;
-use crate::logic::skips::DeviceSkips;
-use crate::logic::unmapped::UnmappedTopic;
+use crate::skips::DeviceSkips;
+use crate::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::ShardId;
 use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;
@@ -22,7 +21,7 @@ pub enum PeerMessage {
         /// The group's configuration (1 until it is changed).
         configuration: u32,
         /// What it says.
-        message: paxos::Message,
+        message: selvedge_paxos::Message,
     },
     /// A batch for the leader of a shard; kept by its origin until it is answered.
     Forward {
@@ -323,7 +322,7 @@ pub enum TransferMessage {
         /// The first slot.
         from: u64,
         /// Their values; none: from here on they are in memory, and come by themselves.
-        values: Vec<paxos::Value>,
+        values: Vec<selvedge_paxos::Value>,
     },
     /// Nothing can be given just now: the receiver may ask again in a while.
     Wait,

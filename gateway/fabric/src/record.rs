@@ -1,11 +1,11 @@
-//! What the log keeps, and where.
+//! What the log keeps, and where. The cores own these types, and the log writes them: it knows nothing of Paxos.
 
 use std::fmt;
 use std::sync::Arc;
 
 /// One entry of the log. To the log, all of it but `group`, `kind` and `slot` is opaque.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct LogRecord {
     /// The group it belongs to.
     pub group: u16,
     /// The group's configuration when it was written.
@@ -21,8 +21,8 @@ pub struct Record {
     pub payload: Arc<[u8]>,
 }
 
-impl Record {
-    /// Whether it is a state record (see [`Record::slot`]).
+impl LogRecord {
+    /// Whether it is a state record (see [`LogRecord::slot`]).
     pub fn is_state(&self) -> bool {
         self.slot == 0
     }
@@ -41,4 +41,36 @@ impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.segment, self.offset)
     }
+}
+
+/// A stretch of the log to be read again, for one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// No record of the slots in question lies before.
+    pub start: Position,
+    /// Everything below is durable.
+    pub end: Position,
+}
+
+/// What may be rotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspect {
+    /// A segment of the log.
+    Segment(u64),
+    /// A group's snapshot.
+    Snapshot {
+        /// The group.
+        group: u16,
+        /// Its slot.
+        slot: u64,
+    },
+    /// A batch.
+    Batch {
+        /// The group.
+        group: u16,
+        /// Its number.
+        seq: u64,
+    },
+    /// Any of a group's batches, by having no file.
+    Folder(u16),
 }

@@ -25,13 +25,13 @@ mod sought;
 
 use super::commit::Submission;
 use super::machine::{Counters, CutBatch, DueWill, Halt, Machine, Scan};
-use super::paxos::Slot;
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
 use super::shard::{
     CONFIGURATION, Event, Now, Scanning, Shard, SnapshotState, TransferAnswer, TransferRequest, UplinkView,
 };
 use super::uplink::UplinkContent;
-use crate::wal::{Stretch, Suspect};
+use crate::record::{Stretch, Suspect};
+use selvedge_paxos::Slot;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;

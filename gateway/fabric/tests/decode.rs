@@ -1,6 +1,6 @@
 //! Topic map, plain numbers and JSON, through the decoder as the gateway uses it.
 
-use selvedge_gateway::logic::decode::{
+use selvedge_fabric::decode::{
     Decoded, DecodedReading, Decoder, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, Place, TopicRule,
 };
 use selvedge_types::time::EpochMs;
@@ -12,9 +12,8 @@ struct Settings {
     topics: Vec<TopicRule>,
 }
 
-fn rules(toml: &str) -> Result<Vec<TopicRule>, config::ConfigError> {
-    let source = config::File::from_str(toml, config::FileFormat::Toml);
-    Ok(config::Config::builder().add_source(source).build()?.try_deserialize::<Settings>()?.topics)
+fn rules(text: &str) -> Result<Vec<TopicRule>, toml::de::Error> {
+    Ok(toml::from_str::<Settings>(text)?.topics)
 }
 
 fn decoder(toml: &str) -> Decoder {

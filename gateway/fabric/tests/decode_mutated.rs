@@ -1,6 +1,6 @@
 //! Thousands of damaged payloads and topics: none may panic, and what is read keeps the decoder's promises.
 
-use selvedge_gateway::logic::decode::{
+use selvedge_fabric::decode::{
     Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, TopicRule,
 };
 use selvedge_types::ids::MAX_NAME_BYTES;

@@ -1,7 +1,7 @@
 //! SenML: the examples of RFC 8428 itself, its rules, and what is refused.
 
 use ciborium::Value as Cbor;
-use selvedge_gateway::logic::decode::{Decoded, Decoder, Form, TopicRule};
+use selvedge_fabric::decode::{Decoded, Decoder, Form, TopicRule};
 use selvedge_types::time::EpochMs;
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);

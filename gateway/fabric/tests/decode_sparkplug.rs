@@ -2,7 +2,7 @@
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
-use selvedge_gateway::logic::decode::{
+use selvedge_fabric::decode::{
     DecodeError, Decoded, Decoder, Form, MAX_EDGE_NODES_ENTRIES, MAX_INFLATED_BYTES, MAX_REBIRTH_WAIT_MS,
     REBIRTH_WAIT_MS, Rebirth, TopicRule,
 };

@@ -11,11 +11,13 @@
 //!
 //! Messages are numbered by kind. A frame shows them in its order: `accept 1-3` are three.
 
-use selvedge_gateway::logic::agreement::ClockNote;
-use selvedge_gateway::logic::link::{Lane, Link, PeerFrame};
-use selvedge_gateway::logic::machine::{Origin, Page};
-use selvedge_gateway::logic::paxos::{Ballot, Message};
-use selvedge_gateway::logic::peer::{PeerMessage, RoutedPublish, TransferMessage, WindowQuery};
+#![allow(clippy::disallowed_methods)] // Scripts are files.
+
+use selvedge_fabric::agreement::ClockNote;
+use selvedge_fabric::link::{Lane, Link, PeerFrame};
+use selvedge_fabric::machine::{Origin, Page};
+use selvedge_fabric::peer::{PeerMessage, RoutedPublish, TransferMessage, WindowQuery};
+use selvedge_paxos::{Ballot, Message};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;

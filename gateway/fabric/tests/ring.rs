@@ -1,6 +1,6 @@
 //! The ring's placement: frozen for good, balanced, and stable when gateways come and go.
 
-use selvedge_gateway::logic::ring::{MAX_GATEWAYS, MAX_WEIGHT, Member, Ring, RingError, shard_of};
+use selvedge_fabric::ring::{MAX_GATEWAYS, MAX_WEIGHT, Member, Ring, RingError, shard_of};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::HashSet;
 

@@ -1,14 +1,14 @@
 //! Sessions: what a connection's packets have submitted to shards, and when they are answered.
 
-use selvedge_gateway::logic::decode::{Decoder, Form, TopicRule};
-use selvedge_gateway::logic::forward::{Forwardable, Settled, Ticket};
-use selvedge_gateway::logic::machine::{
+use selvedge_fabric::decode::{Decoder, Form, TopicRule};
+use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
+use selvedge_fabric::machine::{
     Connected, Disconnect, DueWill, Item, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES, Origin, Outcome,
     Quarantined, Reason, SetAside, Source, Will as LeftWill,
 };
-use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_gateway::logic::session::{Effects, MAX_QOS0_PENDING, Session, Site};
-use selvedge_gateway::logic::wills::{WILLS, Waited, Wills};
+use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::session::{Effects, MAX_QOS0_PENDING, Session, Site};
+use selvedge_fabric::wills::{WILLS, Waited, Wills};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{
     AckCode, Answer, CloseReason, Closed, Connect, Inbound, Oversize, Publish, QoS, Refusal, Subscription,

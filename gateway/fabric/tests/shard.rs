@@ -1,14 +1,16 @@
 //! A shard of one replica, turn by turn.
 
-use selvedge_gateway::logic::machine::{
+#![allow(clippy::disallowed_methods)] // A turn is measured.
+
+use selvedge_fabric::machine::{
     Connect, Disconnect, Item, Judged, Machine, Origin, Outcome, Page, Publish, Query, Reading, Rules, Scan,
     Submission, Verdict,
 };
-use selvedge_gateway::logic::paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
-use selvedge_gateway::logic::peer::{ForwardAnswer, PeerMessage, TransferMessage, WindowQuery};
-use selvedge_gateway::logic::shard::{
+use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, TransferMessage, WindowQuery};
+use selvedge_fabric::shard::{
     Effects, Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, Settings, Shard, SnapshotState,
 };
+use selvedge_paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, StreamName};
@@ -343,7 +345,7 @@ fn nothing_is_gathered_for_an_asker_that_waits_no_longer_or_is_gone() {
 }
 
 /// How long the longest turn of a shard is that knows 20,000 names:
-/// `cargo test --release -p selvedge-gateway --test shard -- --ignored --nocapture longest_turn`.
+/// `cargo test --release -p selvedge-fabric --test shard -- --ignored --nocapture longest_turn`.
 #[test]
 #[ignore = "a measurement"]
 fn longest_turn_of_a_question_about_20_000_names() {

@@ -4,9 +4,9 @@ use super::damage::Damage;
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::form::{self, HEADER_BYTES, Header, Identity};
-use super::record::Position;
 use super::recovery::{MAKING_NAME, Recovered, Recovery, SegmentInfo, States, states_bytes};
 use super::segment;
+use selvedge_fabric::record::Position;
 
 /// A log that was read, and not changed.
 pub struct FoundLog {

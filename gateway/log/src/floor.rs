@@ -18,8 +18,8 @@
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::form::{Identity, MAX_COUNT};
-use super::record::Position;
 use super::recovery::hex;
+use selvedge_fabric::record::Position;
 use std::io;
 use std::sync::Arc;
 

@@ -34,7 +34,7 @@
 //! one place only: not in another log, not where a misdirected write put it, and not inside a payload that
 //! a device made to look like one (it does not know the identity).
 
-use super::record::{Position, Record};
+use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -224,7 +224,7 @@ impl Header {
 }
 
 /// Appends a record to a unit's body. The payload's length was checked against `MAX_PAYLOAD_BYTES`.
-pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
+pub fn encode_record(record: &LogRecord, out: &mut Vec<u8>) {
     out.extend((record.payload.len() as u32).to_le_bytes());
     out.extend(record.group.to_le_bytes());
     out.extend(record.configuration.to_le_bytes());
@@ -236,11 +236,11 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
 }
 
 /// The next record of a body at `at`, and where the one after it starts.
-pub fn decode_record(body: &[u8], at: usize) -> Option<(Record, usize)> {
+pub fn decode_record(body: &[u8], at: usize) -> Option<(LogRecord, usize)> {
     let bytes = take_u32(body, at)? as usize;
     let start = at.checked_add(RECORD_HEAD_BYTES)?;
     let end = start.checked_add(bytes)?;
-    let record = Record {
+    let record = LogRecord {
         group: u16::from_le_bytes(take(body, at + 4)?),
         configuration: take_u32(body, at + 6)?,
         kind: *body.get(at + 10)?,

@@ -1,6 +1,6 @@
 //! The durable log: one segmented file sequence per gateway for all its groups. Bytes and checksums, nothing of Paxos.
 //!
-//! **Writing.** [`Log::append`] encodes a batch of [`Record`]s as one *unit* (or as several, if it is long) and writes it at the
+//! **Writing.** [`Log::append`] encodes a batch of [`LogRecord`]s as one *unit* (or as several, if it is long) and writes it at the
 //! log's end; [`Log::sync`] makes it durable with one `fdatasync`. A unit carries a *mark*: the position below which all
 //! was known to be durable when the unit was made. Segments are preallocated, so that an fdatasync moves no file length and
 //! a full disk is noticed ahead, when the next segment (the *reserve*) can't be claimed. A segment is sealed (its last unit
@@ -55,11 +55,11 @@ mod form;
 mod log;
 mod memory;
 mod reader;
-mod record;
 mod recovery;
 mod scrub;
 mod segment;
 pub mod snapshots;
+pub mod storage;
 mod stored;
 
 pub use batches::BatchStore;
@@ -70,11 +70,10 @@ pub use floor::{FLOOR_NAME, Floor};
 pub use form::Identity;
 pub use log::{
     Log, MAX_PAYLOAD_BYTES, MAX_PINNED_SEGMENTS, MAX_STATE_PAYLOAD_BYTES, MIN_SEGMENT_BYTES, OldestSegment,
-    ReadLog, Room, Settings, Stats, Stretch,
+    ReadLog, Room, Settings, Stats,
 };
 pub use memory::{Crash, Faults, MemoryDisk};
 pub use reader::LogReader;
-pub use record::{Position, Record};
 pub use recovery::Recovery;
-pub use scrub::{CHUNK_BYTES, Extent, ScrubRound, Scrubber, Suspect};
+pub use scrub::{CHUNK_BYTES, Extent, ScrubRound, Scrubber};
 pub use snapshots::{PinnedSnapshot, SnapshotStore};

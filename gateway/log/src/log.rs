@@ -6,10 +6,10 @@ use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::floor::Floor;
 use super::form::{self, HEADER_BYTES, Header, Identity, RECORD_HEAD_BYTES, Role, UnitForm};
-use super::record::{Position, Record};
 use super::recovery::{self, Recovery, SegmentInfo, States};
 use super::scrub::Extent;
 use super::segment;
+use selvedge_fabric::record::{LogRecord, Position, Stretch};
 use selvedge_types::canary::{self, Canary};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -110,15 +110,6 @@ pub struct OldestSegment {
     pub damaged: bool,
 }
 
-/// A stretch of the log to be read again, for one group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stretch {
-    /// No record of the slots in question lies before.
-    pub start: Position,
-    /// Everything below is durable.
-    pub end: Position,
-}
-
 /// The log of one gateway, for all its groups. See the module's essay.
 pub struct Log {
     disk: Arc<dyn Disk>,
@@ -146,7 +137,7 @@ pub struct Log {
 
 /// Some consecutive records of a batch that become one unit.
 struct Planned<'a> {
-    records: &'a [Record],
+    records: &'a [LogRecord],
     groups: BTreeSet<u16>,
     bytes: u64,
 }
@@ -214,7 +205,7 @@ impl Log {
         disk: Arc<dyn Disk>,
         floor: Option<Floor>,
         settings: Settings,
-        visit: &mut dyn FnMut(Record),
+        visit: &mut dyn FnMut(LogRecord),
     ) -> Result<ReadLog, LogError> {
         settings.check()?;
         let lock = disk.lock(LOCK_NAME).map_err(|e| match e.kind() {
@@ -234,7 +225,7 @@ impl Log {
     pub fn open(
         disk: Arc<dyn Disk>,
         settings: Settings,
-        visit: &mut dyn FnMut(Record),
+        visit: &mut dyn FnMut(LogRecord),
     ) -> Result<(Self, Recovery), LogError> {
         let read = Self::read(disk, None, settings, visit)?;
         let recovery = read.recovery().clone();
@@ -245,7 +236,7 @@ impl Log {
     ///
     /// # Errors
     /// Theirs.
-    pub fn commit(&mut self, records: &[Record]) -> Result<Position, LogError> {
+    pub fn commit(&mut self, records: &[LogRecord]) -> Result<Position, LogError> {
         self.append(records)?;
         self.sync()
     }
@@ -257,7 +248,7 @@ impl Log {
     /// [`LogError::TooLarge`] and [`LogError::Full`]: it does not count as written and all else goes on. (Only where a file
     /// system has no room for preallocated bytes after all can a prefix of it have been written.) Every other error
     /// poisons the log.
-    pub fn append(&mut self, records: &[Record]) -> Result<Position, LogError> {
+    pub fn append(&mut self, records: &[LogRecord]) -> Result<Position, LogError> {
         self.write(records, true)
     }
 
@@ -389,7 +380,7 @@ impl Log {
         let Some(last) = count.checked_sub(1).and_then(|i| self.segments.get(i)).map(|s| s.number) else {
             return Ok(0);
         };
-        let carried: Vec<Record> =
+        let carried: Vec<LogRecord> =
             self.states.values().filter(|(at, _)| *at <= last).map(|(_, record)| record.clone()).collect();
         // One at a time, so that however small the segments are, a batch of them is never too large.
         for record in carried.chunks(1) {
@@ -579,7 +570,7 @@ impl Log {
     }
 
     /// Splits a batch into units.
-    fn plan<'a>(&self, records: &'a [Record]) -> Result<Vec<Planned<'a>>, LogError> {
+    fn plan<'a>(&self, records: &'a [LogRecord]) -> Result<Vec<Planned<'a>>, LogError> {
         let mut units: Vec<Planned<'a>> = Vec::new();
         let (mut start, mut body, mut groups) = (0, 0, BTreeSet::new());
         for (i, record) in records.iter().enumerate() {
@@ -613,7 +604,7 @@ impl Log {
         Ok(units)
     }
 
-    fn write(&mut self, records: &[Record], held_back: bool) -> Result<Position, LogError> {
+    fn write(&mut self, records: &[LogRecord], held_back: bool) -> Result<Position, LogError> {
         self.check()?;
         let units = self.plan(records)?;
 

@@ -14,8 +14,8 @@
 use super::disk::Disk;
 use super::error::LogError;
 use super::form::{self, HEADER_BYTES, Head, Identity, Role, UNIT_HEAD_BYTES};
-use super::record::{Position, Record};
 use super::segment::{self, Segment, UnitRead};
+use selvedge_fabric::record::{LogRecord, Position};
 use std::sync::Arc;
 
 /// Reads segments of a log that another one writes.
@@ -42,7 +42,7 @@ impl LogReader {
         end: Position,
         group: u16,
         most_bytes: u64,
-        visit: &mut dyn FnMut(Record) -> bool,
+        visit: &mut dyn FnMut(LogRecord) -> bool,
     ) -> Result<Position, LogError> {
         let mut read_bytes = 0;
         while at < end {
@@ -86,7 +86,7 @@ impl LogReader {
         head: &Head,
         body: &[u8],
         behind: Position,
-        visit: &mut dyn FnMut(Record),
+        visit: &mut dyn FnMut(LogRecord),
     ) -> Result<(), LogError> {
         let mut at = 0;
         for _ in 0..head.records {

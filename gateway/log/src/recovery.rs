@@ -23,8 +23,8 @@ use super::error::LogError;
 use super::form::{
     self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, RECORD_HEAD_BYTES, Role, UnitForm,
 };
-use super::record::{Position, Record};
 use super::segment::{self, Found, Segment, UnitRead};
+use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The name of a segment that is being made.
@@ -67,7 +67,7 @@ pub struct SegmentInfo {
 }
 
 impl SegmentInfo {
-    pub fn note(&mut self, record: &Record) {
+    pub fn note(&mut self, record: &LogRecord) {
         self.groups.insert(record.group);
         if !record.is_state() {
             let highest = self.slots.entry(record.group).or_default();
@@ -77,7 +77,7 @@ impl SegmentInfo {
 }
 
 /// The newest state record of a group and kind, and the segment that it is in.
-pub type States = BTreeMap<(u16, u8), (u64, Record)>;
+pub type States = BTreeMap<(u16, u8), (u64, LogRecord)>;
 
 /// Bytes that writing every state record again could take.
 pub fn states_bytes(states: &States) -> u64 {
@@ -98,7 +98,7 @@ pub struct Recovered {
 
 /// Collects what the units say.
 struct Reading<'a> {
-    visit: &'a mut dyn FnMut(Record),
+    visit: &'a mut dyn FnMut(LogRecord),
     recovery: Recovery,
     damage: Damage,
     repairs: Vec<(Vec<Span>, Groups)>,
@@ -266,7 +266,7 @@ pub fn read(
     disk: &dyn Disk,
     identity: Identity,
     floor: Option<Position>,
-    visit: &mut dyn FnMut(Record),
+    visit: &mut dyn FnMut(LogRecord),
 ) -> Result<FoundLog, LogError> {
     let (mut segments, mut removals) = open_segments(disk, identity)?;
     let io = |doing: &'static str, number: u64| {

@@ -21,6 +21,7 @@ use super::form::{HEADER_BYTES, HeaderRead, Identity};
 use super::segment::{self, Found, Segment};
 use super::snapshots;
 use super::stored;
+use selvedge_fabric::record::Suspect;
 use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,29 +40,6 @@ pub struct Extent {
     pub units: u64,
     /// Its header is whole.
     pub header: bool,
-}
-
-/// What may be rotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suspect {
-    /// A segment of the log.
-    Segment(u64),
-    /// A group's snapshot.
-    Snapshot {
-        /// The group.
-        group: u16,
-        /// Its slot.
-        slot: u64,
-    },
-    /// A batch.
-    Batch {
-        /// The group.
-        group: u16,
-        /// Its number.
-        seq: u64,
-    },
-    /// Any of a group's batches, by having no file.
-    Folder(u16),
 }
 
 /// Reads what a gateway keeps.

@@ -4,7 +4,7 @@ use super::disk::DiskFile;
 use super::form::{
     self, ALIGN_BYTES, HEADER_BYTES, Head, HeadRead, Header, HeaderRead, Identity, Role, UNIT_HEAD_BYTES,
 };
-use super::record::Position;
+use selvedge_fabric::record::Position;
 use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeSet;
 use std::io;

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 #[path = "../../../fuzz/bodies/log.rs"]
 mod log;
+#[path = "../../../fuzz/bodies/source.rs"]
+mod source;
 
 /// A row of steps as the fuzzed body reads them, with every kind of step about as often.
 fn history() -> impl Strategy<Value = Vec<u8>> {

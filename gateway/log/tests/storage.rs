@@ -1,16 +1,17 @@
 //! What stands between shards and files: full disks, repairs, trimming, contents of batches. Whole sites under faults are
 //! in `sim/`; here are the cases that were found there, or while that was written, one by one.
 
-use selvedge_gateway::logic::commit::Submission;
-use selvedge_gateway::logic::machine::{CutBatch, Machine, PROPOSAL_VERSION, Rules};
-use selvedge_gateway::logic::paxos::Limits;
-use selvedge_gateway::logic::replica::StoreWork;
-use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_gateway::logic::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED, Now, Replay};
-use selvedge_gateway::storage::{
+use selvedge_fabric::commit::Submission;
+use selvedge_fabric::machine::{CutBatch, Machine, PROPOSAL_VERSION, Rules};
+use selvedge_fabric::record::LogRecord;
+use selvedge_fabric::replica::StoreWork;
+use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED, Now, Replay};
+use selvedge_log::storage::{
     self, Done, Folders, Found, LogKeeper, LogWork, OpenError, Opened, ReplicaSettings,
 };
-use selvedge_gateway::wal::{Disk, Floor, MemoryDisk, Record, Settings};
+use selvedge_log::{Disk, Floor, MemoryDisk, Settings};
+use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
@@ -56,14 +57,14 @@ fn open(disk: &MemoryDisk) -> Opened {
     try_open(disk).unwrap()
 }
 
-fn entry(group: u16, slot: u64, bytes: usize) -> Record {
+fn entry(group: u16, slot: u64, bytes: usize) -> LogRecord {
     let mut payload = vec![slot as u8; bytes];
     payload[0] = PROPOSAL_VERSION;
     let payload = payload.into();
-    Record { group, configuration: 1, kind: KIND_ACCEPTED, ballot: (1, 1), slot, payload }
+    LogRecord { group, configuration: 1, kind: KIND_ACCEPTED, ballot: (1, 1), slot, payload }
 }
 
-fn write(keeper: &mut LogKeeper, records: Vec<Record>) -> bool {
+fn write(keeper: &mut LogKeeper, records: Vec<LogRecord>) -> bool {
     let done = keeper.perform(LogWork::Write(records)).unwrap();
     done.iter().any(|d| matches!(d, Done::Written))
 }
@@ -73,7 +74,7 @@ fn slots_read(disk: &MemoryDisk) -> Vec<u64> {
     settings.segment_bytes = SEGMENT_BYTES;
     let mut slots = Vec::new();
     let log = disk.folder("log").unwrap();
-    selvedge_gateway::wal::Log::open(log, settings, &mut |r| slots.push(r.slot)).unwrap();
+    selvedge_log::Log::open(log, settings, &mut |r| slots.push(r.slot)).unwrap();
     slots
 }
 
@@ -137,7 +138,7 @@ fn a_log_whose_oldest_segment_holds_no_slots_is_trimmed_too() {
     let disk = fresh(ROOM_BYTES);
     let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
     for round in 1..=200 {
-        let promise = Record {
+        let promise = LogRecord {
             group: 1,
             configuration: 1,
             kind: 1,
@@ -157,11 +158,11 @@ fn what_was_recorded_before_a_replica_began_anew_is_void() {
     let mut replay = Replay::default();
     [3, 4, 5].into_iter().for_each(|slot| replay.record(entry(1, slot, 1)));
     let begun =
-        Record { kind: KIND_BEGUN_ANEW, ballot: (0, 0), slot: 1, payload: [].into(), ..entry(1, 1, 1) };
+        LogRecord { kind: KIND_BEGUN_ANEW, ballot: (0, 0), slot: 1, payload: [].into(), ..entry(1, 1, 1) };
     replay.record(begun);
     [1, 2].into_iter().for_each(|slot| replay.record(entry(1, slot, 1)));
     assert!(replay.is_damaged(), "also when a snapshot that was lost has been fetched since");
-    replay.record(Record { kind: KIND_HEALED, slot: 2, payload: [].into(), ..entry(1, 2, 1) });
+    replay.record(LogRecord { kind: KIND_HEALED, slot: 2, payload: [].into(), ..entry(1, 2, 1) });
     assert!(!replay.is_damaged());
     let slots: Vec<u64> = replay.finish(0, None).entries.iter().map(|e| e.slot).collect();
     assert_eq!(slots, [1, 2], "3 to 5 may lie behind a hole");
@@ -291,8 +292,8 @@ fn what_another_release_wrote_is_refused_by_name_and_left_as_it_is() {
         assert_eq!(before, contents(&disk), "{what}");
     }
     for (what, record) in [
-        ("a kind of record", Record { kind: 99, ..entry(0, 10, 5) }),
-        ("a slot's value", Record { payload: vec![PROPOSAL_VERSION + 1, 7].into(), ..entry(0, 10, 5) }),
+        ("a kind of record", LogRecord { kind: 99, ..entry(0, 10, 5) }),
+        ("a slot's value", LogRecord { payload: vec![PROPOSAL_VERSION + 1, 7].into(), ..entry(0, 10, 5) }),
     ] {
         let disk = used();
         let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(0)]);

@@ -94,7 +94,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::paxos::Ballot;
+    use crate::Ballot;
 
     fn entry(slot: Slot, bytes: usize) -> Entry {
         Entry { slot, ballot: Ballot::ZERO, value: vec![0; bytes].into() }

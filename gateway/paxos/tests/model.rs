@@ -80,14 +80,16 @@
 //! Small worlds, and mistakes of the host that must be found, run with `cargo test`. The larger ones:
 //!
 //! ```text
-//! cargo test --release -p selvedge-gateway --test model -- --ignored --nocapture --test-threads 1
+//! cargo test --release -p selvedge-paxos --test model -- --ignored --nocapture --test-threads 1
 //! ```
 //!
 //! Each prints what it saw. Figures stand in `docs/internals/decisions/0010-model-check.md`.
 //!
-//! [`Group`]: selvedge_gateway::logic::paxos::Group
-//! [`Group::digest`]: selvedge_gateway::logic::paxos::Group::digest
+//! [`Group`]: selvedge_paxos::Group
+//! [`Group::digest`]: selvedge_paxos::Group::digest
 //! [`Reign`]: world::Reign
+
+#![allow(clippy::disallowed_methods)] // It is measured, and told what to check.
 
 mod model {
     pub mod checks;

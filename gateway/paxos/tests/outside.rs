@@ -1,7 +1,7 @@
 //! Nothing that comes from outside makes a group panic: neither its configuration, nor what a disk holds, nor
 //! what a member says.
 
-use selvedge_gateway::logic::paxos::{
+use selvedge_paxos::{
     Ballot, ConfigError, Entry, Event, Group, GroupConfig, Limits, MAX_COUNT, MAX_MEMBERS, Message,
     ProposeError, Recovered, Slot, Value,
 };

@@ -3,7 +3,9 @@
 //!
 //! A seed reproduces a run. `SELVEDGE_SEEDS=FROM..TO` runs those seeds instead of the usual ones.
 
-use selvedge_gateway::logic::paxos::{
+#![allow(clippy::disallowed_methods)] // A seed may be given.
+
+use selvedge_paxos::{
     Ballot, Effects, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Role, Slot, Value,
 };
 use selvedge_types::canary::{self, Canary};

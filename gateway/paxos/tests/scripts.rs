@@ -18,9 +18,9 @@
 //!
 //! `silently` before a command leaves out what it does.
 
-use selvedge_gateway::logic::paxos::{
-    Entry, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Slot, Value,
-};
+#![allow(clippy::disallowed_methods)] // Scripts are files.
+
+use selvedge_paxos::{Entry, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Slot, Value};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -136,15 +136,7 @@ impl World {
         self.take(n, before);
     }
 
-    fn take(
-        &mut self,
-        n: usize,
-        before: (
-            selvedge_gateway::logic::paxos::Role,
-            Option<GatewayId>,
-            selvedge_gateway::logic::paxos::Ballot,
-        ),
-    ) {
+    fn take(&mut self, n: usize, before: (selvedge_paxos::Role, Option<GatewayId>, selvedge_paxos::Ballot)) {
         let Some(group) = &mut self.nodes[n - 1].group else { return };
         let e = group.take();
         let after = (group.role(), group.leader(), group.ballot());
@@ -390,7 +382,7 @@ fn play(script: &str) -> String {
 #[test]
 fn every_script_plays_as_written() {
     let folder =
-        std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("tests/scripts/paxos");
+        std::path::PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("tests/scripts");
     let mut failed = Vec::new();
     let mut count = 0;
     for file in std::fs::read_dir(folder).unwrap() {

@@ -1,7 +1,7 @@
 //! What time it is, for all threads of a gateway: the core [`Agreement`] behind a lock that is held for no longer than a look.
 
 use crate::actors::pulse;
-use crate::logic::agreement::{Agreement, ClockNote, WallTime};
+use selvedge_fabric::agreement::{Agreement, ClockNote, WallTime};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;

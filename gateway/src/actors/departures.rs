@@ -1,6 +1,6 @@
 //! What operators see of connections that end: lines in the log, counters, and the last ones by reason.
 
-use crate::logic::departures::{Departures, Left};
+use crate::departures::{Departures, Left};
 use selvedge_mqtt::{Departure, DepartureLog};
 use selvedge_types::mqtt::CloseReason;
 use selvedge_types::time::EpochMs;

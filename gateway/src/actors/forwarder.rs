@@ -3,12 +3,12 @@
 
 use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::actors::switch::{Switch, ToPeers};
-use crate::logic::forward::{Effects, Forward, Forwardable, Ticket};
-use crate::logic::front::{Front, Load};
-use crate::logic::machine::{DueWill, Origin};
-use crate::logic::peer::{ForwardAnswer, PeerMessage};
-use crate::logic::shard::Event;
+use crate::front::{Front, Load};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use selvedge_fabric::forward::{Effects, Forward, Forwardable, Ticket};
+use selvedge_fabric::machine::{DueWill, Origin};
+use selvedge_fabric::peer::{ForwardAnswer, PeerMessage};
+use selvedge_fabric::shard::Event;
 use selvedge_mqtt::{Application, Charge};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;

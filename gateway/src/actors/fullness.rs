@@ -1,7 +1,7 @@
 //! How full the shards that are kept here are: the fullest of each bound as gauges, and in words what comes near its bound.
 
 use crate::actors::shard::ShardReport;
-use crate::logic::machine::Fullness;
+use selvedge_fabric::machine::Fullness;
 
 /// The fullest of each bound, with its shard.
 pub fn fullest(reports: &[ShardReport]) -> Vec<(u16, &Fullness)> {

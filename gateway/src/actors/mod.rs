@@ -1,4 +1,4 @@
-//! The IO: one actor per mailbox, each a thin adapter around a core of [`crate::logic`].
+//! The IO: one actor per mailbox, each a thin adapter around a core of [`selvedge_fabric`].
 //!
 //! # What bounds the mailboxes
 //! `do_send` puts a message into a mailbox however many are there. It is for messages whose number something else bounds. What is
@@ -8,18 +8,18 @@
 //! |---|---|---|
 //! | connections, forwarder | `Submit`, `Withdraw` | what a connection has unanswered ([`selvedge_mqtt::Limits`]), all of them together by the credit ([`selvedge_mqtt::credit`]); operators' orders by [`orders`] |
 //! | connections, switch | `InterestChanged` | `try_send`: a switch that is behind looks by itself |
-//! | connections, links | routed publishes | past the mailboxes: the link's lane drops its oldest and counts it ([`crate::logic::link`]) |
+//! | connections, links | routed publishes | past the mailboxes: the link's lane drops its oldest and counts it ([`selvedge_fabric::link`]) |
 //! | HTTP, switch | `Ask`, `AskTable` | `try_send`: too much is asked |
 //! | broker, uplink | `FromBroker` | `send().await`: TCP presses the broker back |
 //! | peers, switch | `FromPeer` | `send().await`: one frame of each peer, then TCP presses it back |
 //! | switch, shards | `ShardEvents` of peers and of this gateway's questions | `try_send`: lost as on a link, which every protocol between replicas and gateways endures, and counted as `selvedge_shard_behind_total` |
 //! | switch, shards and forwarder | who lives, clocks, room | what changed in 200 ms, or since a link changed |
-//! | forwarder, shards | `ShardEvents` | [`crate::logic::forward::MAX_INFLIGHT_BATCHES`] of each shard, again each [`crate::logic::forward::RESEND_MS`] |
+//! | forwarder, shards | `ShardEvents` | [`selvedge_fabric::forward::MAX_INFLIGHT_BATCHES`] of each shard, again each [`selvedge_fabric::forward::RESEND_MS`] |
 //! | shards and switch, forwarder | `Answered`, `LeaderIs`, `PublishWills` | one answer to each batch that was sent; one of each in a shard's turn |
-//! | shards, switch and links | `ToPeers` | one in a shard's turn; the group's window ([`crate::logic::paxos`]), and the links' lanes |
-//! | shards, log, store and back | `Persist`, `LogSaid`, `Store`, `WorkDone` | one in a shard's turn, and one answer to each; [`crate::logic::replica::MAX_LOADING_ENTRIES`] and [`crate::logic::replica::MAX_SCANS_ENTRIES`] |
-//! | uplink, shards and back | `LoadBatch`, `Confirmed`, `Loaded`, `ShardView` | the uplink's window ([`crate::logic::uplink`]); confirmations of what is in it |
-//! | uplink, switch and back | `Ask`, `SiteSaid` | [`crate::logic::question::MAX_QUESTIONS`] |
+//! | shards, switch and links | `ToPeers` | one in a shard's turn; the group's window ([`selvedge_paxos`]), and the links' lanes |
+//! | shards, log, store and back | `Persist`, `LogSaid`, `Store`, `WorkDone` | one in a shard's turn, and one answer to each; [`selvedge_fabric::replica::MAX_LOADING_ENTRIES`] and [`selvedge_fabric::replica::MAX_SCANS_ENTRIES`] |
+//! | uplink, shards and back | `LoadBatch`, `Confirmed`, `Loaded`, `ShardView` | the uplink's window ([`selvedge_fabric::uplink`]); confirmations of what is in it |
+//! | uplink, switch and back | `Ask`, `SiteSaid` | [`selvedge_fabric::question::MAX_QUESTIONS`] |
 //! | links and their watch | `Lost`, `Attach`, `Refused`, `Cut` | one of each in the life of a connection |
 //! | report, uplink | `SendReport` | one in each interval |
 //! | wiring, all | `Connect`, `Serve` | once |

@@ -4,8 +4,8 @@
 //! An order that is not answered in time is still under way and may be carried out; it holds its place in the bound
 //! until then, so that a site without a majority doesn't gather orders.
 
-use crate::logic::forward::Settled;
-use crate::logic::machine::Outcome;
+use selvedge_fabric::forward::Settled;
+use selvedge_fabric::machine::Outcome;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::oneshot;

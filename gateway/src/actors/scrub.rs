@@ -2,9 +2,10 @@
 //!
 //! The log says what its segments hold; what looks rotten goes to the threads that own the files, which judge it.
 
-use crate::logic::replica::StoreWork;
-use crate::storage::LogWork;
-use crate::wal::{Scrubber, Suspect};
+use selvedge_fabric::record::Suspect;
+use selvedge_fabric::replica::StoreWork;
+use selvedge_log::Scrubber;
+use selvedge_log::storage::LogWork;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};

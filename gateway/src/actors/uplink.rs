@@ -8,13 +8,13 @@
 use crate::actors::pulse;
 use crate::actors::shard::{LoadBatch, ShardActor, ShardEvents};
 use crate::actors::switch::{Ask, Switch};
-use crate::logic::asks::Told;
-use crate::logic::question::{Desk, Verdict};
-use crate::logic::shard::{Event, UplinkView};
-use crate::logic::uplink::{Confirmation, Effect, NotTaken, Uplink, UplinkContent};
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
+use selvedge_fabric::asks::Told;
+use selvedge_fabric::question::{Desk, Verdict};
+use selvedge_fabric::shard::{Event, UplinkView};
+use selvedge_fabric::uplink::{Confirmation, Effect, NotTaken, Uplink, UplinkContent};
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};

@@ -15,23 +15,22 @@ use crate::actors::switch::{self, Switch};
 use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
 use crate::actors::ways::Ways;
 use crate::descriptors;
+use crate::front::Front;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
-use crate::logic::forward::{Forward, PIPELINE_BYTES};
-use crate::logic::front::Front;
-use crate::logic::machine::Origin;
-use crate::logic::paxos;
-use crate::logic::replica::SHELF_BYTES;
-use crate::logic::ring::Member;
 use crate::settings::Checked;
-use crate::storage::{self, Folders, Found, LogKeeper, OpenError, ReplicaSettings};
-use crate::wal::{LogError, RealDisk, Scrubber, Settings as LogSettings};
 use actix::{Actor, Addr};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
+use selvedge_fabric::machine::Origin;
+use selvedge_fabric::replica::SHELF_BYTES;
+use selvedge_fabric::ring::Member;
 use selvedge_guard::browser::Browsers;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_guard::private;
+use selvedge_log::storage::{self, Folders, Found, LogKeeper, OpenError, ReplicaSettings};
+use selvedge_log::{LogError, RealDisk, Scrubber, Settings as LogSettings};
 use selvedge_mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
 use selvedge_types::ids::GatewayId;
@@ -170,7 +169,10 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let (read, scrubber) = read_disk(dir, &settings, log_identity(found.incarnation()))?;
     let replica_settings = ReplicaSettings {
         rules: Arc::new(settings.rules.clone()),
-        limits: paxos::Limits { memory_bytes: GROUP_MEMORY_BYTES, ..paxos::Limits::default() },
+        limits: selvedge_paxos::Limits {
+            memory_bytes: GROUP_MEMORY_BYTES,
+            ..selvedge_paxos::Limits::default()
+        },
         outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
         incarnation: u128::from_le_bytes(selvedge_seal::random()?),
         shelf_bytes: SHELF_BYTES,

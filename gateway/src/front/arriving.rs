@@ -2,7 +2,7 @@
 //!
 //! Limit: who came more than [`CONNECT_WAIT_MS`] ago is let go of; the listener bounds how many come.
 
-use crate::logic::session::CONNECT_WAIT_MS;
+use selvedge_fabric::session::CONNECT_WAIT_MS;
 use selvedge_types::ids::ShardId;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};

@@ -12,7 +12,7 @@
 //! Limits: a connection exceeds its window by what one read of it holds. QoS 0 is not counted, for it may be dropped. At most
 //! [`MAX_UNTOLD_ENTRIES`] publishes wait to be told of as taken; beyond that the oldest is told of at once.
 //!
-//! [`PeerMessage::Taken`]: crate::logic::peer::PeerMessage::Taken
+//! [`PeerMessage::Taken`]: selvedge_fabric::peer::PeerMessage::Taken
 
 use selvedge_mqtt::{Behind, FOLLOW_MS};
 use selvedge_types::ids::GatewayId;

@@ -5,8 +5,8 @@
 //! [`BUSY_MS`] is, for what it would send could only wait.
 
 use super::Front;
-use crate::logic::forward::Forward;
-use crate::logic::peer::BusyReason;
+use selvedge_fabric::forward::Forward;
+use selvedge_fabric::peer::BusyReason;
 
 /// Leaders that have refused for so long turn newcomers away.
 pub const BUSY_MS: u64 = 2_000;

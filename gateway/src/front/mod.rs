@@ -1,5 +1,5 @@
 //! The front: what the MQTT connections of a gateway share, and what its forwarder tells them. It admits clients, steps
-//! their sessions ([`crate::logic::session`]), has wills published, and gives publishes to subscribers here and at
+//! their sessions ([`selvedge_fabric::session`]), has wills published, and gives publishes to subscribers here and at
 //! peers.
 //!
 //! It is called from the tasks of connections and from the forwarder, by several threads at once; every lock is held
@@ -20,19 +20,19 @@ mod load;
 
 pub use load::Load;
 
-use crate::logic::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
-use crate::logic::forward::{Forwardable, Settled, Ticket};
-use crate::logic::machine::{DueWill, Origin};
-use crate::logic::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
-use crate::logic::ring::Ring;
-use crate::logic::session::{Effects, Fates, Session, Site};
-use crate::logic::skips::{DeviceSkips, Skips};
-use crate::logic::unmapped::{Unmapped, UnmappedTopic};
-use crate::logic::wills::{WILLS, Wills};
 use arriving::Arriving;
 use away::Away;
 use bytes::Bytes;
 use metrics::Counter;
+use selvedge_fabric::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
+use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
+use selvedge_fabric::machine::{DueWill, Origin};
+use selvedge_fabric::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
+use selvedge_fabric::ring::Ring;
+use selvedge_fabric::session::{Effects, Fates, Session, Site};
+use selvedge_fabric::skips::{DeviceSkips, Skips};
+use selvedge_fabric::unmapped::{Unmapped, UnmappedTopic};
+use selvedge_fabric::wills::{WILLS, Wills};
 use selvedge_mqtt::{Application, Charge, CreditPool, Departure, Handle, Router, Traffic};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};

@@ -2,10 +2,9 @@
 
 use super::plan::Rot;
 use super::random::Random;
-use selvedge_gateway::storage::Folders;
-use selvedge_gateway::wal::{
-    Crash, Disk, Faults, Floor, Identity, Log, MemoryDisk, Position, Scrubber, Settings,
-};
+use selvedge_fabric::record::Position;
+use selvedge_log::storage::Folders;
+use selvedge_log::{Crash, Disk, Faults, Floor, Identity, Log, MemoryDisk, Scrubber, Settings};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 

@@ -4,13 +4,13 @@
 use super::gateway::Common;
 use super::invariants::{admission, credit, events::Events};
 use super::pipe::{Line, Piece};
-use selvedge_gateway::logic::decode::Decoder;
-use selvedge_gateway::logic::forward::{Forward, Forwardable, Settled, Ticket};
-use selvedge_gateway::logic::front::{Front, Load, Outside};
-use selvedge_gateway::logic::machine::{DueWill, Item, Origin, Outcome};
-use selvedge_gateway::logic::peer::PeerMessage;
-use selvedge_gateway::logic::shard::Now;
-use selvedge_gateway::logic::wills::WILLS;
+use selvedge_fabric::decode::Decoder;
+use selvedge_fabric::forward::{Forward, Forwardable, Settled, Ticket};
+use selvedge_fabric::machine::{DueWill, Item, Origin, Outcome};
+use selvedge_fabric::peer::PeerMessage;
+use selvedge_fabric::shard::Now;
+use selvedge_fabric::wills::WILLS;
+use selvedge_gateway::front::{Front, Load, Outside};
 use selvedge_mqtt::{Application, Charge, CreditPool, Departure, Handle, Limits, ListenerConfig, Reception};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::Inbound;
@@ -82,7 +82,7 @@ impl Outside for Around {
 struct Watched {
     front: Arc<Front>,
     events: Mutex<Events>,
-    ring: Arc<selvedge_gateway::logic::ring::Ring>,
+    ring: Arc<selvedge_fabric::ring::Ring>,
 }
 
 impl Application for Watched {

@@ -8,22 +8,23 @@ use super::invariants::wills::Counted;
 use super::links::Links;
 use super::pipe::Piece;
 use super::random::Random;
-use selvedge_gateway::logic::agreement::{Agreement, WallTime};
-use selvedge_gateway::logic::decode::TopicRule;
-use selvedge_gateway::logic::forward::{self, Forward, Forwardable, Ticket};
-use selvedge_gateway::logic::link::Known;
-use selvedge_gateway::logic::machine::{Item, Origin, Outcome, Rules};
-use selvedge_gateway::logic::paxos::Limits;
-use selvedge_gateway::logic::peer::{PeerMessage, QueryAnswer};
-use selvedge_gateway::logic::reach::News;
-use selvedge_gateway::logic::replica::{Encoding, Replica, Said, StoreWork};
-use selvedge_gateway::logic::ring::Ring;
-use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
-use selvedge_gateway::logic::uplink::{self, Confirmation, Uplink};
-use selvedge_gateway::storage::{
+use selvedge_fabric::agreement::{Agreement, WallTime};
+use selvedge_fabric::decode::TopicRule;
+use selvedge_fabric::forward::{self, Forward, Forwardable, Ticket};
+use selvedge_fabric::link::Known;
+use selvedge_fabric::machine::{Item, Origin, Outcome, Rules};
+use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
+use selvedge_fabric::reach::News;
+use selvedge_fabric::record::Suspect;
+use selvedge_fabric::replica::{Encoding, Replica, Said, StoreWork};
+use selvedge_fabric::ring::Ring;
+use selvedge_fabric::shard::{CONFIGURATION, Event, Now};
+use selvedge_fabric::uplink::{self, Confirmation, Uplink};
+use selvedge_log::storage::{
     self, Desk, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores,
 };
-use selvedge_gateway::wal::{Groups, Room, ScrubRound, Scrubber, Suspect};
+use selvedge_log::{Groups, Room, ScrubRound, Scrubber};
+use selvedge_paxos::Limits;
 use selvedge_seal::{Opener, Sealer, SiteSecret};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
 use selvedge_types::time::EpochMs;
@@ -254,7 +255,7 @@ impl Place {
     }
 
     /// The power fails while the disk is at work: perhaps a part of what it was at is done.
-    pub fn cut_power(&mut self, how: selvedge_gateway::wal::Crash, random: &mut Random) {
+    pub fn cut_power(&mut self, how: selvedge_log::Crash, random: &mut Random) {
         if let Some(mut live) = self.live.take() {
             self.disk.power_off_after(random.below(6));
             if let Some(work) = live.log_work.pop_front() {

@@ -1,18 +1,18 @@
-//! A gateway process's links: the cores that ship (`logic/link`, `logic/detector`, `logic/reach`), carried as the
+//! A gateway process's links: the cores that ship (`fabric/link`, `fabric/detector`, `fabric/reach`), carried as the
 //! actors of `actors/link` carry them, over the connections of [`super::wire`].
 
 use super::invariants::detector::Watched;
 use super::invariants::lanes::{self, Lanes};
 use super::random::Random;
 use super::wire::{Segment, Socket, Wires};
-use selvedge_gateway::logic::agreement::ClockNote;
-use selvedge_gateway::logic::detector::{Change, DETECT_MS, Detector, TICK_MS};
-use selvedge_gateway::logic::link::{
+use selvedge_fabric::agreement::ClockNote;
+use selvedge_fabric::detector::{Change, DETECT_MS, Detector, TICK_MS};
+use selvedge_fabric::link::{
     CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, Lane, Link,
     PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, REDIAL_MIN_MS, State, admit, check,
 };
-use selvedge_gateway::logic::peer::PeerMessage;
-use selvedge_gateway::logic::reach::{News, Reach};
+use selvedge_fabric::peer::PeerMessage;
+use selvedge_fabric::reach::{News, Reach};
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 

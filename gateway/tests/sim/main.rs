@@ -9,8 +9,8 @@
 //! of devices (`shared::mqtt::attendant` around `connection`, so what they read, by which credit, when they keep
 //! publishes back, answer and end), the front (admission, sessions, wills, subscribers, the site's load), decoders,
 //! forwarding, shards, Paxos, machine, group commit, log, snapshots, batch store, recovery, uplink and its seal; and
-//! between gateways the links with their lanes, frames and greetings (`logic/link`), the failure detector
-//! (`logic/detector`) and what a change of it means (`logic/reach`).
+//! between gateways the links with their lanes, frames and greetings (`fabric/link`), the failure detector
+//! (`fabric/detector`) and what a change of it means (`fabric/reach`).
 //!
 //! What is modelled: sockets of devices ([`pipe`]: bytes that come in pieces, late, and end at any time; a device that
 //! does not read leaves a gateway little room to write) and of peers ([`wire`]: bytes in order, behind a delay and

@@ -3,9 +3,9 @@
 
 use super::random::Random;
 use super::wire::Temper;
-use selvedge_gateway::logic::agreement::APART_MS;
-use selvedge_gateway::logic::machine::{MAX_LEAD_MS, Rules};
-use selvedge_gateway::wal::Crash;
+use selvedge_fabric::agreement::APART_MS;
+use selvedge_fabric::machine::{MAX_LEAD_MS, Rules};
+use selvedge_log::Crash;
 use selvedge_mqtt::credit::DEFAULT_CREDIT_BYTES;
 use selvedge_types::ids::GatewayId;
 use std::fmt;

@@ -15,7 +15,7 @@
 
 use super::plan::Weather;
 use super::random::Random;
-use selvedge_gateway::logic::peer::PeerMessage;
+use selvedge_fabric::peer::PeerMessage;
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

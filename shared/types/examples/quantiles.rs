@@ -1,7 +1,7 @@
 //! Exact and sketched quantiles side by side, for windows of several lengths.
 //!
 //! ```text
-//! cargo run --release -p selvedge-shared --example quantiles [series.csv]
+//! cargo run --release -p selvedge-types --example quantiles [series.csv]
 //! ```
 //! Without a file it makes series of the kinds that devices send, the same in every run. A file holds a reading a line, the
 //! value in its last column; lines whose last column is no number are left out.
@@ -9,6 +9,8 @@
 //! An error is told as a share of the window's spread (its greatest value less its least): `typical` is that which half of the
 //! windows' p50, p90 and p99 do not exceed, `worst` the greatest of all. `bytes` is what a window's sketch takes
 //! on the uplink, on average.
+
+#![allow(clippy::disallowed_methods)] // It reads what it is given.
 
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::frame::encoded_bytes;

@@ -9,16 +9,62 @@ use manifests::{Rule, Table, breaches, members, parse};
 use modules::{Circle, Sources, circles, sources};
 use std::path::PathBuf;
 
-/// The crates. `shared` does IO as long as the MQTT endpoint and the settings are in it.
-const RULES: [Rule; 6] = [
-    Rule { folder: "shared", builds_on: &[], core: false },
-    Rule { folder: "gateway", builds_on: &["selvedge-shared"], core: false },
-    Rule { folder: "node/core", builds_on: &["selvedge-shared"], core: true },
-    Rule { folder: "node", builds_on: &["selvedge-shared", "selvedge-node-core"], core: false },
-    Rule { folder: "firmware-sim", builds_on: &["selvedge-shared"], core: false },
+/// The crates, each after those that it builds on.
+const RULES: [Rule; 13] = [
+    Rule { folder: "shared/types", builds_on: &[], core: true },
+    Rule { folder: "shared/guard", builds_on: &["selvedge-types"], core: false },
+    Rule { folder: "shared/seal", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
+    Rule { folder: "shared/config", builds_on: &["selvedge-guard"], core: false },
+    Rule { folder: "shared/mqtt", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
+    Rule { folder: "gateway/paxos", builds_on: &["selvedge-types"], core: true },
+    Rule { folder: "gateway/fabric", builds_on: &["selvedge-types", "selvedge-paxos"], core: true },
+    Rule {
+        folder: "gateway/log",
+        builds_on: &["selvedge-types", "selvedge-paxos", "selvedge-fabric"],
+        core: false,
+    },
+    Rule {
+        folder: "gateway",
+        builds_on: &[
+            "selvedge-types",
+            "selvedge-guard",
+            "selvedge-seal",
+            "selvedge-config",
+            "selvedge-mqtt",
+            "selvedge-paxos",
+            "selvedge-fabric",
+            "selvedge-log",
+        ],
+        core: false,
+    },
+    Rule { folder: "node/core", builds_on: &["selvedge-types", "selvedge-seal"], core: true },
+    Rule {
+        folder: "node",
+        builds_on: &[
+            "selvedge-types",
+            "selvedge-guard",
+            "selvedge-seal",
+            "selvedge-config",
+            "selvedge-mqtt",
+            "selvedge-node-core",
+        ],
+        core: false,
+    },
+    Rule {
+        folder: "firmware-sim",
+        builds_on: &["selvedge-types", "selvedge-config", "selvedge-mqtt"],
+        core: false,
+    },
     Rule {
         folder: "deploy/local",
-        builds_on: &["selvedge-shared", "selvedge-gateway", "selvedge-node", "firmware-sim"],
+        builds_on: &[
+            "selvedge-types",
+            "selvedge-seal",
+            "selvedge-fabric",
+            "selvedge-gateway",
+            "selvedge-node",
+            "firmware-sim",
+        ],
         core: false,
     },
 ];
@@ -50,43 +96,43 @@ const KNOWN: [Known; 12] = [
         why: "messages are declared beside the actors that take them",
     },
     Known {
-        folder: "gateway/src/logic",
+        folder: "gateway/fabric/src",
         modules: &["forward", "machine", "peer"],
         why: "what gateways say to each other names what says it",
     },
     Known {
-        folder: "gateway/src/logic",
+        folder: "gateway/fabric/src",
         modules: &["not_counted", "session"],
         why: "a part of the session that is a file beside it",
     },
     Known {
-        folder: "gateway/src/logic/decode",
+        folder: "gateway/fabric/src/decode",
         modules: &["births", "sparkplug"],
         why: "Sparkplug is one thing in two files",
     },
     Known {
-        folder: "gateway/src/logic/decode",
+        folder: "gateway/fabric/src/decode",
         modules: &["error", "skipped"],
         why: "both cut what they show by one function",
     },
     Known {
-        folder: "gateway/src/logic/decode",
+        folder: "gateway/fabric/src/decode",
         modules: &["json", "time", "topic_map"],
         why: "what a topic map names is declared where it is read",
     },
     Known {
-        folder: "gateway/src/logic/machine",
+        folder: "gateway/fabric/src/machine",
         modules: &["command", "outcomes", "quarantine"],
         why: "commands are declared beside what they hold",
     },
-    Known { folder: "gateway/src/logic/machine", modules: &["pace", "window"], why: "one constant" },
+    Known { folder: "gateway/fabric/src/machine", modules: &["pace", "window"], why: "one constant" },
     Known {
-        folder: "gateway/src/logic/paxos",
+        folder: "gateway/paxos/src",
         modules: &["group", "repair"],
         why: "a group and its repair are two files of one type",
     },
     Known {
-        folder: "gateway/src/wal",
+        folder: "gateway/log/src",
         modules: &[
             "batches",
             "begin",
@@ -173,9 +219,9 @@ fn told(folder: &str, circle: &Circle) -> String {
 #[test]
 fn a_forbidden_dependency_is_seen_by_whatever_name_it_is_listed() {
     let workspace = parse("[workspace.dependencies]\nrt = { version = '1', package = 'tokio' }");
-    let core = Rule { folder: "made-up", builds_on: &["selvedge-shared"], core: true };
+    let core = Rule { folder: "made-up", builds_on: &["selvedge-types"], core: true };
     let seen = |text: &str| breaches(&core, &parse(text), &workspace).len();
-    assert_eq!(seen("[dependencies]\nselvedge-shared = { path = '../shared' }\nserde = '1'"), 0);
+    assert_eq!(seen("[dependencies]\nselvedge-types = { path = '../shared/types' }\nserde = '1'"), 0);
     for forbidden in [
         "[dependencies]\ntokio-util = '0.7'",
         "[dependencies]\nrt.workspace = true",

@@ -46,8 +46,8 @@ pub use hello::*;
 use queue::Queue;
 pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};
 
-use crate::logic::agreement::ClockNote;
-use crate::logic::peer::PeerMessage;
+use crate::agreement::ClockNote;
+use crate::peer::PeerMessage;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::GatewayId;

@@ -9,7 +9,7 @@
 //! others but a state: the newest one replaces the one that waits, and each new connection is told it again.
 
 use super::{LaneCounts, LinkCounts, MAX_MESSAGE_BYTES};
-use crate::logic::peer::PeerMessage;
+use crate::peer::PeerMessage;
 use bincode::enc::write::SizeWriter;
 use selvedge_types::canary::{self, Canary};
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::logic::machine::Origin;
+use crate::machine::Origin;
 use selvedge_types::ids::ShardId;
 use selvedge_types::time::EpochMs;
 

@@ -6,7 +6,7 @@
 //! Limit: of each gateway, what concerns its last [`MAX_INFLIGHT_BATCHES`] numbers: no earlier one is unanswered.
 
 use super::{Origin, Outcome, Verdict};
-use crate::logic::forward::MAX_INFLIGHT_BATCHES;
+use crate::forward::MAX_INFLIGHT_BATCHES;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;

@@ -13,8 +13,8 @@
 //! Limits: at most [`MAX_LOADING_ENTRIES`] contents are sought at a time.
 
 use super::{MAX_LOADING_ENTRIES, Replica};
-use crate::logic::peer::{BatchAnswer, TransferMessage};
-use crate::logic::shard::{Event, Now};
+use crate::peer::{BatchAnswer, TransferMessage};
+use crate::shard::{Event, Now};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;

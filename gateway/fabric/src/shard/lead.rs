@@ -3,9 +3,9 @@
 
 use super::clock::ElapsedClock;
 use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, Shard};
-use crate::logic::machine::{Command, Origin, Proposal, Verdict};
-use crate::logic::paxos::{Ballot, Event, ProposeError, Role, Slot};
-use crate::logic::peer::{BusyReason, ForwardAnswer, PeerMessage};
+use crate::machine::{Command, Origin, Proposal, Verdict};
+use crate::peer::{BusyReason, ForwardAnswer, PeerMessage};
+use selvedge_paxos::{Ballot, Event, ProposeError, Role, Slot};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::ElapsedMs;

@@ -13,7 +13,7 @@
 //! the machine knows of an origin includes everything earlier leaders may have chosen.
 //! Invariant: elapsed time never goes back along the log, and advances at most as fast as the monotonic clock of whoever leads:
 //! see [`clock`].
-//! Wall time is the gateway's as far as a majority agrees on it ([`crate::logic::agreement`]); where none does, it continues by
+//! Wall time is the gateway's as far as a majority agrees on it ([`crate::agreement`]); where none does, it continues by
 //! elapsed time from when one last did, and the proposal says that it is not sure.
 //! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
 //! before the query came.
@@ -29,18 +29,14 @@ mod transfer;
 
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
-use crate::logic::link::MAX_START;
-use crate::logic::machine::{
-    Counters, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Rules, Scan, Verdict,
-};
-use crate::logic::paxos::{self, Group, Role, Slot};
-use crate::logic::peer::{
-    ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, WindowQuery,
-};
-use crate::wal;
+use crate::link::MAX_START;
+use crate::machine::{Counters, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Rules, Scan, Verdict};
+use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, WindowQuery};
+use crate::record::LogRecord;
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
 use reads::Reads;
+use selvedge_paxos::{Group, Role, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};
@@ -87,7 +83,7 @@ pub enum Event {
         /// Who says it, as authenticated by the link.
         from: GatewayId,
         /// What.
-        message: paxos::Message,
+        message: selvedge_paxos::Message,
     },
     /// A gateway forwards a batch.
     Forward {
@@ -193,7 +189,7 @@ pub struct Effects {
     /// May leave at once.
     pub send: Vec<(GatewayId, PeerMessage)>,
     /// To be written.
-    pub records: Vec<wal::Record>,
+    pub records: Vec<LogRecord>,
     /// Names these records and all earlier ones.
     pub token: u64,
     /// Leaves once everything up to `token` is on disk.
@@ -293,7 +289,7 @@ pub struct Status {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The group.
-    pub group: paxos::GroupConfig,
+    pub group: selvedge_paxos::GroupConfig,
     /// The site's rules for its machines.
     pub rules: Arc<Rules>,
     /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
@@ -343,8 +339,8 @@ impl Shard {
     pub fn recover(
         settings: Settings,
         machine: Machine,
-        found: paxos::Recovered,
-    ) -> Result<Self, paxos::ConfigError> {
+        found: selvedge_paxos::Recovered,
+    ) -> Result<Self, selvedge_paxos::ConfigError> {
         let (id, me) = (settings.group.group, settings.group.me);
         let hand_back = HandBack::new(me, settings.group.members.clone());
         let mut out = Effects::default();
@@ -383,7 +379,7 @@ impl Shard {
     pub fn step(&mut self, now: Now, event: Event) {
         match event {
             Event::Paxos { from, message } => {
-                self.group.step(now.mono_ms, paxos::Event::Message { from, message })
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Message { from, message })
             }
             Event::Forward { from, origin, n, submission } => {
                 // The link knows who is at its other end. What claims to be of another gateway would use up that one's numbers, and
@@ -398,18 +394,18 @@ impl Shard {
                 self.hand_back.peers(now, &up, &restarted);
                 self.absent.peers(now, &up);
                 self.reads.peers(self.me, &up);
-                self.group.step(now.mono_ms, paxos::Event::Peers { up, restarted });
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Peers { up, restarted });
             }
             Event::Clocks { outside } => {
                 self.hand_back.clocks(now, &outside);
-                self.group.step(now.mono_ms, paxos::Event::Reluctant(self.hand_back.reluctant()));
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
             Event::Full { who } => {
                 self.hand_back.full(now, &who);
-                self.group.step(now.mono_ms, paxos::Event::Reluctant(self.hand_back.reluctant()));
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
             Event::Persisted { token } => {
-                self.group.step(now.mono_ms, paxos::Event::Persisted { token });
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Persisted { token });
                 self.learned_is_saved(now, token);
             }
             Event::MachineReturned => {} // the turn applies what has gathered
@@ -432,11 +428,11 @@ impl Shard {
             Event::AskTable { from, id, question } => self.on_table(from, id, question),
             Event::Room(room) => {
                 self.room = room;
-                self.group.step(now.mono_ms, paxos::Event::Room(room));
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Room(room));
             }
             Event::Timer => {
                 self.hand_back_if_due(now);
-                self.group.step(now.mono_ms, paxos::Event::Timer);
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Timer);
                 self.pull(now);
             }
         }
@@ -521,7 +517,7 @@ impl Shard {
         self.lead.as_ref().is_some_and(|l| l.opened)
     }
 
-    fn absorb(&mut self, effects: paxos::Effects) {
+    fn absorb(&mut self, effects: selvedge_paxos::Effects) {
         let (group, configuration) = (self.id, CONFIGURATION);
         let wrap = |(to, message)| (to, PeerMessage::Paxos { group, configuration, message });
         self.out.send.extend(effects.send.into_iter().map(wrap));
@@ -621,7 +617,7 @@ impl Shard {
             (self.tail_bytes, through) = (self.tail_bytes - bytes, slot);
         }
         if through > 0 {
-            self.group.step(0, paxos::Event::TrimMemory { through });
+            self.group.step(0, selvedge_paxos::Event::TrimMemory { through });
         }
         Ok(())
     }
@@ -641,7 +637,7 @@ impl Shard {
         }
         self.last_read += 1;
         self.asked.insert(self.last_read, (from, id, query));
-        self.group.step(now.mono_ms, paxos::Event::Read { id: self.last_read });
+        self.group.step(now.mono_ms, selvedge_paxos::Event::Read { id: self.last_read });
     }
 
     fn serve_reads(&mut self, now: Now) {

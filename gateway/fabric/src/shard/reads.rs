@@ -8,8 +8,8 @@
 //! Limits: [`MAX_QUERIES`] questions of each kind wait; one is forgotten when its asker waits no longer, or can't be reached.
 
 use super::{MAX_QUERIES, Scanning};
-use crate::logic::machine::{GATHER_TURN_STEPS, Gathering, Machine};
-use crate::logic::peer::WindowQuery;
+use crate::machine::{GATHER_TURN_STEPS, Gathering, Machine};
+use crate::peer::WindowQuery;
 use selvedge_types::ids::GatewayId;
 use std::collections::VecDeque;
 

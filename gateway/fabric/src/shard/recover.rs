@@ -1,9 +1,9 @@
 //! How a group's records look in the log, and how they become a replica again.
 
 use super::{CONFIGURATION, Slot};
-use crate::logic::machine::unknown_proposal_version;
-use crate::logic::paxos::{Ballot, Entry, Record, Recovered};
-use crate::wal;
+use crate::machine::unknown_proposal_version;
+use crate::record::LogRecord;
+use selvedge_paxos::{Ballot, Entry, Record, Recovered};
 use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
 
@@ -23,25 +23,25 @@ pub const KIND_BEGUN_ANEW: u8 = 4;
 pub const KIND_HEALED: u8 = 5;
 
 /// Written by a replica that lost records when it is repaired.
-pub(super) fn healed(group: ShardId, commit: Slot) -> wal::Record {
+pub(super) fn healed(group: ShardId, commit: Slot) -> LogRecord {
     mark(group, KIND_HEALED, commit.max(1))
 }
 
 /// Written first by a replica that lost records. What it still holds may be entries whose replacements are lost, or that
 /// lie behind a hole; it learns everything again, and a later start must not mix the two.
-pub(super) fn begun_anew(group: ShardId, snapshot_slot: Slot) -> wal::Record {
+pub(super) fn begun_anew(group: ShardId, snapshot_slot: Slot) -> LogRecord {
     mark(group, KIND_BEGUN_ANEW, snapshot_slot + 1)
 }
 
 /// A record that only says that something was so. Its slot is one that no snapshot trims too soon.
-fn mark(group: ShardId, kind: u8, slot: Slot) -> wal::Record {
+fn mark(group: ShardId, kind: u8, slot: Slot) -> LogRecord {
     let (group, configuration, ballot) = (group.0, CONFIGURATION, (0, 0));
-    wal::Record { group, configuration, kind, ballot, slot, payload: [].into() }
+    LogRecord { group, configuration, kind, ballot, slot, payload: [].into() }
 }
 
 /// A group's record as the log takes it. What is the group's state rather than a slot's carries slot 0.
-pub(super) fn record(group: ShardId, record: Record) -> wal::Record {
-    let form = |kind, ballot: Ballot, slot, payload| wal::Record {
+pub(super) fn record(group: ShardId, record: Record) -> LogRecord {
+    let form = |kind, ballot: Ballot, slot, payload| LogRecord {
         group: group.0,
         configuration: CONFIGURATION,
         kind,
@@ -68,7 +68,7 @@ pub struct Replay {
 
 impl Replay {
     /// Takes in the next record of the group.
-    pub fn record(&mut self, record: wal::Record) {
+    pub fn record(&mut self, record: LogRecord) {
         let ballot = Ballot { round: record.ballot.0, gateway: record.ballot.1 };
         match record.kind {
             KIND_PROMISED => self.promised = self.promised.max(ballot),
@@ -92,7 +92,7 @@ impl Replay {
         }
     }
 
-    fn note_unreadable(&mut self, record: &wal::Record, what: String) {
+    fn note_unreadable(&mut self, record: &LogRecord, what: String) {
         let why = || format!("the record of slot {} in shard {} is {what}", record.slot, record.group);
         self.unreadable.get_or_insert_with(why);
     }

@@ -1,8 +1,8 @@
 //! Questions about tables: answered by the leader as it has applied them; others leave it to the leader.
 
 use super::Shard;
-use crate::logic::machine::QuarantineEntry;
-use crate::logic::peer::{
+use crate::machine::QuarantineEntry;
+use crate::peer::{
     DEVICES_PAGE_ENTRIES, EXCERPT_BYTES, Listed, PeerMessage, QUARANTINE_PAGE_BYTES, TableAnswer,
     TableQuestion,
 };

@@ -2,7 +2,7 @@
 //!
 //! The leader says so ([`TransferMessage::Behind`]), and the replica asks it for chosen values behind its own commit index. They come from the
 //! leader's log on disk, a bounded piece at a time; the replica takes them as chosen
-//! ([`paxos::Event::Learned`]), and asks for more when they are on its disk, so that a slow disk sets the pace. When it asks for what the leader holds in
+//! ([`selvedge_paxos::Event::Learned`]), and asks for more when they are on its disk, so that a slow disk sets the pace. When it asks for what the leader holds in
 //! memory, it is told so, and goes on as every follower does. Meanwhile the leader holds more in memory than usual, so that the two meet
 //! also under load.
 //!
@@ -13,20 +13,20 @@
 //!
 //! What is on disk is read elsewhere, beside the threads on which the protocol runs: this core only says what is wanted ([`TransferRequest`]) and is
 //! told what there is ([`TransferAnswer`]). There, too, it is decided who gets a place, and what stays on disk for it (see
-//! [`crate::storage`]).
+//! [`selvedge_log::storage`]).
 //!
 //! Every message may be lost: the receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a row; the leader
 //! says again that it is behind as long as it is. Any replica that is not damaged can be asked, not only the leader: what it gives is chosen.
 //!
-//! Invariant: nothing is given as chosen at or below [`Group::logged_after`](paxos::Group::logged_after), where the log need not tell.
+//! Invariant: nothing is given as chosen at or below [`Group::logged_after`](selvedge_paxos::Group::logged_after), where the log need not tell.
 //! Invariant: a snapshot that is being pulled is replaced by no other one.
 //! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine; a snapshot is at most
 //! [`MAX_SNAPSHOT_BYTES`].
 
 use super::{CONFIGURATION, Now, Shard, SnapshotState};
-use crate::logic::machine::{CutBatch, Machine};
-use crate::logic::paxos::{self, Role, Slot, Value};
-use crate::logic::peer::{BatchAnswer, PeerMessage, TransferMessage};
+use crate::machine::{CutBatch, Machine};
+use crate::peer::{BatchAnswer, PeerMessage, TransferMessage};
+use selvedge_paxos::{Role, Slot, Value};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use std::sync::Arc;
@@ -109,7 +109,7 @@ pub enum TransferAnswer {
         slot: Slot,
         /// From this byte on.
         offset: u64,
-        /// At most [`TRANSFER_CHUNK_BYTES`](crate::logic::peer::TRANSFER_CHUNK_BYTES); none at its end.
+        /// At most [`TRANSFER_CHUNK_BYTES`](crate::peer::TRANSFER_CHUNK_BYTES); none at its end.
         data: Vec<u8>,
     },
     /// That snapshot is not held ready any more.
@@ -230,7 +230,7 @@ impl Shard {
                     return;
                 }
                 let before = self.group.commit();
-                self.group.step(now.mono_ms, paxos::Event::Learned { from: slot, values });
+                self.group.step(now.mono_ms, selvedge_paxos::Event::Learned { from: slot, values });
                 if self.group.commit() > before {
                     (r.pulls, r.stage) = (0, Stage::Log(Learning::Learned));
                 }
@@ -274,7 +274,7 @@ impl Shard {
 
     fn on_offer(&mut self, now: Now, from: GatewayId, (slot, bytes, crc): (Slot, u64, u32)) {
         // Beyond the last slot that a group believes in, the machine would jump and its group would not.
-        let sound = slot <= paxos::MAX_COUNT && bytes <= MAX_SNAPSHOT_BYTES;
+        let sound = slot <= selvedge_paxos::MAX_COUNT && bytes <= MAX_SNAPSHOT_BYTES;
         let wanted = sound && slot > self.group.commit();
         let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && wanted) else { return };
         let replaced = canary::makes(Canary::TransferReplaced)
@@ -430,7 +430,7 @@ impl Shard {
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.applied_since_snapshot_bytes = 0;
-                self.group.step(now.mono_ms, paxos::Event::SnapshotInstalled { slot });
+                self.group.step(now.mono_ms, selvedge_paxos::Event::SnapshotInstalled { slot });
             }
             // Tried again when the log asks, which it does as long as there is no room, or after further work.
             _ if !saved => self.applied_since_snapshot_bytes = self.applied_since_snapshot_bytes.max(1),

@@ -1,7 +1,7 @@
 //! Nothing from outside makes a machine panic, halt or grow without bound.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{EARLIEST_NOW, ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};

@@ -1,7 +1,7 @@
 //! What is recognised as a resend, and what is not.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::ids::GatewayId;
 
 fn shard() -> Shard {

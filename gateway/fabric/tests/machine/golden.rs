@@ -1,7 +1,7 @@
 //! The bytes of what is stored and sent: what a release has written once must be read for ever.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};

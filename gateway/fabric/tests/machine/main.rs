@@ -1,5 +1,7 @@
 //! What users and proofs rely on in the state machine of a shard.
 
+#![allow(clippy::disallowed_methods)] // Scripts are files, and what takes long is measured.
+
 mod bounds;
 mod dedup;
 mod golden;

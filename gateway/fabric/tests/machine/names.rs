@@ -1,7 +1,7 @@
 //! Bounds of names: what is known goes on, and nobody takes the room of the others.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
@@ -140,7 +140,7 @@ fn resident_bytes() -> u64 {
 
 /// What a stream costs: `SELVEDGE_SHAPE` is 0 (invented keys, 1,000 a device), 1 (ten shared names a device) or 2 (one stream a
 /// device), `SELVEDGE_SILENT` closes their windows. A process each, for memory that is free again is not given back:
-/// `SELVEDGE_SHAPE=0 cargo test -p selvedge-gateway --test machine -- --ignored --nocapture what_a_stream_costs`
+/// `SELVEDGE_SHAPE=0 cargo test -p selvedge-fabric --test machine -- --ignored --nocapture what_a_stream_costs`
 #[test]
 #[ignore = "prints what a stream costs, for those who set bounds"]
 fn what_a_stream_costs() {

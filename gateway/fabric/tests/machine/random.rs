@@ -1,7 +1,7 @@
 //! Pseudo-random runs: every reading in exactly one part, and the same state on every replica.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::aggregate::fingerprint;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::EpochMs;

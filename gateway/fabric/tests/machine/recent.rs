@@ -1,7 +1,7 @@
 //! Questions about recent windows: from which batches they are answered, and what is said of the rest.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Retiring streams, by command and by rule: what is counted stays, room is free again, and nothing counts twice.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::StreamName;
 use std::sync::Arc;

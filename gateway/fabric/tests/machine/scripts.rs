@@ -17,7 +17,7 @@
 //! ```
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{Batch, LedgerId};

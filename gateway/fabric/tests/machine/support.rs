@@ -1,6 +1,6 @@
 //! Short ways to say what a machine is told.
 
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::{Batch, StreamName};

@@ -1,7 +1,7 @@
 //! Two clocks: elapsed time decides, wall time labels. And what a stream's own time closes.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::{Batch, Part};

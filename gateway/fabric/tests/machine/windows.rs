@@ -1,7 +1,7 @@
 //! When windows close, and what queries say of them.
 
 use crate::support::*;
-use selvedge_gateway::logic::machine::*;
+use selvedge_fabric::machine::*;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 
 fn rules() -> Rules {

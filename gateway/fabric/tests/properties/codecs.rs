@@ -3,20 +3,18 @@
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
-use selvedge_gateway::logic::agreement::ClockNote;
-use selvedge_gateway::logic::link::{
-    Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame,
-};
-use selvedge_gateway::logic::machine::{
+use selvedge_fabric::agreement::ClockNote;
+use selvedge_fabric::link::{Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
+use selvedge_fabric::machine::{
     Command, Connect, Connected, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin, Outcome, Page,
     Proposal, Publish, Quarantined, Reading, Readmit, Reason, Rules, Scanned, SetAside, Source, Submission,
     Verdict, Will, WindowView,
 };
-use selvedge_gateway::logic::paxos::{Ballot, Message};
-use selvedge_gateway::logic::peer::{
+use selvedge_fabric::peer::{
     BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage,
     WindowQuery,
 };
+use selvedge_paxos::{Ballot, Message};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::question::Place;

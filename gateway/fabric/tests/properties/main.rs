@@ -1,8 +1,7 @@
-//! What holds for every placement, every message and every history of a disk, tried on many.
+//! What holds for every placement and every message, tried on many.
 
 mod codecs;
-mod log_recovery;
 mod ring;
 
-#[path = "../../../fuzz/bodies/source.rs"]
+#[path = "../../../../fuzz/bodies/source.rs"]
 mod source;

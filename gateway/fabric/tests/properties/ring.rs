@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use selvedge_gateway::logic::ring::{MAX_WEIGHT, Member, Ring, shard_of};
+use selvedge_fabric::ring::{MAX_WEIGHT, Member, Ring, shard_of};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeSet;
 

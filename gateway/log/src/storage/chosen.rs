@@ -5,7 +5,7 @@
 //! appended, a record of the commit index follows that reaches the slot.
 //!
 //! Why that is right. Let the index c be recorded by the process that runs, and let it lie above what that process began with (what it had found as
-//! committed when it started, was repaired or installed a snapshot, whichever is highest; below that nothing is given: [`crate::logic::paxos::Group::logged_after`]).
+//! committed when it started, was repaired or installed a snapshot, whichever is highest; below that nothing is given: [`selvedge_paxos::Group::logged_after`]).
 //! When it was recorded, the replica held an entry for each slot up to c that was not applied from a snapshot, and that entry was the chosen value; each
 //! was recorded when it was put there, before c was, or was recorded before the process started and found by it. A slot at or below the commit index is never written
 //! again. So of a slot's records, the last one in front of that of c is the chosen one. A slot that was jumped over with a snapshot may have
@@ -18,9 +18,10 @@
 //!
 //! Limits: an answer has [`LOG_PIECE_BYTES`], or one value; a turn reads [`TURN_BYTES`]; a cursor holds [`HELD_BYTES`], and gives up with more.
 
-use crate::logic::paxos::Value;
-use crate::logic::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED};
-use crate::wal::{LogError, LogReader, Position, Record, Stretch};
+use crate::{LogError, LogReader};
+use selvedge_fabric::record::{LogRecord, Position, Stretch};
+use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED};
+use selvedge_paxos::Value;
 use std::collections::BTreeMap;
 
 /// The most bytes of values in one answer, unless a single value is longer.
@@ -112,7 +113,7 @@ impl Cursor {
     }
 
     /// Takes in the next record of the group; false when there is enough.
-    fn take_in(&mut self, record: Record) -> bool {
+    fn take_in(&mut self, record: LogRecord) -> bool {
         match record.kind {
             KIND_ACCEPTED if record.slot >= self.first => {
                 self.open_bytes += weight(&record.payload);
@@ -158,7 +159,7 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::{Log, MemoryDisk, Settings};
+    use crate::{Log, MemoryDisk, Settings};
     use std::sync::Arc;
 
     const IDENTITY: [u8; 16] = [3; 16];
@@ -181,7 +182,7 @@ mod tests {
 
         fn write(&mut self, kind: u8, slot: u64, payload: Vec<u8>) {
             let (group, configuration, ballot) = (1, 1, (1, 1));
-            let record = Record { group, configuration, kind, ballot, slot, payload: payload.into() };
+            let record = LogRecord { group, configuration, kind, ballot, slot, payload: payload.into() };
             self.log.commit(&[record]).unwrap();
         }
 

@@ -2,9 +2,9 @@
 
 use super::keeper::{Done, LogWork};
 use super::transfers::{Served, Transfers};
-use crate::logic::commit::{GroupCommit, Submission};
-use crate::logic::replica::{Encoding, Said, StoreWork};
-use crate::logic::shard::{TransferAnswer, TransferRequest};
+use selvedge_fabric::commit::{GroupCommit, Submission};
+use selvedge_fabric::replica::{Encoding, Said, StoreWork};
+use selvedge_fabric::shard::{TransferAnswer, TransferRequest};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::ShardId;
 

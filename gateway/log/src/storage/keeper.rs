@@ -2,14 +2,14 @@
 
 use super::chosen::{Cursor, Turn};
 use super::transfers::Served;
-use crate::logic::machine::{CutBatch, Scan};
-use crate::logic::peer::TRANSFER_CHUNK_BYTES;
-use crate::logic::replica::{MAX_LOADING_ENTRIES, StoreWork, StoredBatch};
-use crate::logic::shard::{TransferAnswer, TransferRequest};
-use crate::wal::{
-    BatchStore, Extent, Groups, Log, LogError, LogReader, OldestSegment, PinnedSnapshot, Record, Room,
-    SnapshotStore, Stretch, Suspect,
+use crate::{
+    BatchStore, Extent, Groups, Log, LogError, LogReader, OldestSegment, PinnedSnapshot, Room, SnapshotStore,
 };
+use selvedge_fabric::machine::{CutBatch, Scan};
+use selvedge_fabric::peer::TRANSFER_CHUNK_BYTES;
+use selvedge_fabric::record::{LogRecord, Stretch, Suspect};
+use selvedge_fabric::replica::{MAX_LOADING_ENTRIES, StoreWork, StoredBatch};
+use selvedge_fabric::shard::{TransferAnswer, TransferRequest};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use std::sync::mpsc::Sender;
 #[derive(Debug)]
 pub enum LogWork {
     /// Make these records durable.
-    Write(Vec<Record>),
+    Write(Vec<LogRecord>),
     /// See whether there is room, and how long the log is.
     Look,
     /// A durable snapshot covers what the shard has below a slot.
@@ -168,7 +168,7 @@ pub struct LogKeeper {
     log: Log,
     /// The groups that have a replica here.
     groups: BTreeSet<u16>,
-    stuck: Option<Vec<Record>>,
+    stuck: Option<Vec<LogRecord>>,
     /// Segments that have rotted since the log was opened.
     rotten: BTreeSet<u64>,
 }
@@ -212,7 +212,7 @@ impl LogKeeper {
         Ok(())
     }
 
-    fn write(&mut self, records: Vec<Record>, done: &mut Vec<Done>) -> Result<(), LogError> {
+    fn write(&mut self, records: Vec<LogRecord>, done: &mut Vec<Done>) -> Result<(), LogError> {
         match append(&mut self.log, &records).and_then(|()| self.log.sync()) {
             Ok(_) => done.push(Done::Written),
             Err(e) if e.is_full() || (e.is_too_large() && self.log.room() == Room::Full) => {
@@ -287,7 +287,7 @@ impl LogKeeper {
 }
 
 /// Writes records, in several batches if they are more than a segment takes at once.
-fn append(log: &mut Log, records: &[Record]) -> Result<(), LogError> {
+fn append(log: &mut Log, records: &[LogRecord]) -> Result<(), LogError> {
     match log.append(records) {
         Err(e) if e.is_too_large() && records.len() > 1 => {
             let (front, back) = records.split_at(records.len() / 2);

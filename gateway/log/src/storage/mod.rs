@@ -1,11 +1,11 @@
 //! What a gateway keeps on disk, as one: the log, the snapshots and the contents of uplink batches, around the files of
-//! [`crate::wal`]. No threads and no actors: the log's actor runs it, and so do the tests that simulate whole sites.
+//! this crate. No threads and no actors: the log's actor runs it, and so do the tests that simulate whole sites.
 //!
 //! The protocol: [`read`] reads the log and changes nothing, and [`Found::open`] makes replicas of what was found. Then [`Desk`] carries
-//! between the shards, the log and the store: it gathers what shards want written ([`crate::logic::commit`]), and says what the log
+//! between the shards, the log and the store: it gathers what shards want written ([`selvedge_fabric::commit`]), and says what the log
 //! ([`LogKeeper`]) and the store ([`Stores`]) are to do next. Both do one piece of work at a time, in the order in which it was
 //! given, on threads of their own, so that a snapshot does not hold up a commit. States are encoded as snapshots on a third one
-//! ([`crate::logic::replica::Encoding`]): of a large state that takes long, and neither heartbeats nor the store's other work wait for it.
+//! ([`selvedge_fabric::replica::Encoding`]): of a large state that takes long, and neither heartbeats nor the store's other work wait for it.
 //!
 //! Replicas elsewhere that fell behind are served from here: of the log what was chosen (`chosen.rs`), or a snapshot in pieces; few at a time, and what
 //! they need stays on disk (`transfers.rs`). The log's thread only says where things lie; the store's thread reads them.

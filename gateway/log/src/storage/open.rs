@@ -4,15 +4,16 @@
 //! be read was written by another release: this one then refuses to start and leaves all as it is.
 
 use super::keeper::Stores;
-use crate::logic::machine::{Machine, RestoreError, Rules};
-use crate::logic::paxos::{self, GroupConfig};
-use crate::logic::replica::Replica;
-use crate::logic::ring::Ring;
-use crate::logic::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
-use crate::wal::{
-    BatchStore, Disk, Floor, Log, LogError, LogReader, ReadLog, Record, Recovery, Room,
-    Settings as LogSettings, SnapshotStore,
+use crate::{
+    BatchStore, Disk, Floor, Log, LogError, LogReader, ReadLog, Recovery, Room, Settings as LogSettings,
+    SnapshotStore,
 };
+use selvedge_fabric::machine::{Machine, RestoreError, Rules};
+use selvedge_fabric::record::LogRecord;
+use selvedge_fabric::replica::Replica;
+use selvedge_fabric::ring::Ring;
+use selvedge_fabric::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
+use selvedge_paxos::GroupConfig;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,7 @@ pub enum OpenError {
     Log(#[from] LogError),
     /// A shard.
     #[error(transparent)]
-    Group(#[from] paxos::ConfigError),
+    Group(#[from] selvedge_paxos::ConfigError),
     /// What another release wrote. It is whole, so it is no damage.
     #[error(
         "shard {shard}: {what} can't be read by this release: {why}; nothing was changed: run the release that wrote it, or a newer one"
@@ -78,7 +79,7 @@ pub struct ReplicaSettings {
     /// The rules that this gateway's settings name.
     pub rules: Arc<Rules>,
     /// The bounds of each shard's group.
-    pub limits: paxos::Limits,
+    pub limits: selvedge_paxos::Limits,
     /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
     pub outbox_budget_bytes: u64,
     /// What this making of the site is called in shards that have no name for it yet: drawn.
@@ -94,7 +95,7 @@ pub struct ReplicaSettings {
 pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError> {
     let identity = settings.identity;
     let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
-    let mut visit = |record: Record| replays.entry(record.group).or_default().record(record);
+    let mut visit = |record: LogRecord| replays.entry(record.group).or_default().record(record);
     let floor = Floor::read(folders.floor, identity)?;
     let reader = LogReader::new(folders.log.clone(), identity);
     let log = Log::read(folders.log, Some(floor), settings, &mut visit)?;

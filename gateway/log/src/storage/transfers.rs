@@ -1,7 +1,7 @@
 //! Who may be brought up to date from here, and what stays on disk for it.
 //!
 //! A replica that fell behind what its leader holds in memory is served from disk: from the log, and where that does not reach,
-//! from a snapshot first (see [`crate::logic::shard`]). All shards of a gateway share the places for this, for they share its disk and its
+//! from a snapshot first (see [`selvedge_fabric::shard`]). All shards of a gateway share the places for this, for they share its disk and its
 //! links: at most [`MAX_TRANSFERS_ENTRIES`] transfers at a time. Who finds no place is told to ask again. The places go by the order in which the first
 //! asking came, as long as one keeps asking, so that everyone gets a turn.
 //!
@@ -11,7 +11,7 @@
 //!
 //! Invariant: no more than [`MAX_TRANSFERS_ENTRIES`] have a place, and one thing is looked for at a time for each.
 //! Invariant: a group is pinned only while a transfer of it has a place.
-//! Limits: pins hold back a bounded part of the log ([`crate::wal::MAX_PINNED_SEGMENTS`]); a transfer whose pin is gone goes on with a snapshot.
+//! Limits: pins hold back a bounded part of the log ([`crate::MAX_PINNED_SEGMENTS`]); a transfer whose pin is gone goes on with a snapshot.
 
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;

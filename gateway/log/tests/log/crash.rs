@@ -1,7 +1,8 @@
 //! The power fails at every operation that changes the disk, and everything unsynced is lost, kept or torn.
 
 use super::{open, record};
-use selvedge_gateway::wal::{Crash, Faults, Floor, Log, LogError, MemoryDisk, Record};
+use selvedge_fabric::record::LogRecord;
+use selvedge_log::{Crash, Faults, Floor, Log, LogError, MemoryDisk};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,17 +14,17 @@ const ENTRY: u8 = 2;
 #[derive(Default)]
 struct Known {
     /// Every record with a slot that was handed to the log, in order.
-    tried: Vec<Record>,
+    tried: Vec<LogRecord>,
     /// How many of those were synced.
     committed: usize,
     /// State records handed over by group and kind, in order, and how many of those were synced.
-    states: BTreeMap<(u16, u8), (Vec<Record>, usize)>,
+    states: BTreeMap<(u16, u8), (Vec<LogRecord>, usize)>,
     keep_from: BTreeMap<u16, u64>,
     next: u64,
 }
 
 impl Known {
-    fn append(&mut self, log: &mut Log, batch: Vec<Record>) -> Result<(), LogError> {
+    fn append(&mut self, log: &mut Log, batch: Vec<LogRecord>) -> Result<(), LogError> {
         for record in &batch {
             if record.is_state() {
                 self.states.entry((record.group, record.kind)).or_default().0.push(record.clone());
@@ -41,12 +42,12 @@ impl Known {
         Ok(())
     }
 
-    fn entry(&mut self, group: u16, slot: u64, payload: usize) -> Record {
+    fn entry(&mut self, group: u16, slot: u64, payload: usize) -> LogRecord {
         self.next += 1;
         record(group, ENTRY, slot, self.next, payload)
     }
 
-    fn promise(&mut self, group: u16) -> Record {
+    fn promise(&mut self, group: u16) -> LogRecord {
         self.next += 1;
         record(group, PROMISE, 0, self.next, 3)
     }
@@ -95,7 +96,7 @@ fn check(disk: &MemoryDisk, known: &Known, case: &str) {
     assert!(recovery.damaged_groups.is_empty(), "{case}: a crash is no damage: {recovery:?}");
 
     // With slots: a piece of what was tried, without a hole, up to at least what was committed.
-    let entries: Vec<&Record> = read.iter().filter(|r| !r.is_state()).collect();
+    let entries: Vec<&LogRecord> = read.iter().filter(|r| !r.is_state()).collect();
     let first = entries.first().map_or(known.tried.len(), |first| {
         known.tried.iter().position(|r| r == *first).expect("not invented")
     });
@@ -112,7 +113,7 @@ fn check(disk: &MemoryDisk, known: &Known, case: &str) {
         assert!(missing.slot < keep, "{case}: {missing:?} was trimmed too early");
     }
     // State records: the newest of each is one that was tried, not older than the one committed last.
-    let newest: BTreeMap<(u16, u8), &Record> =
+    let newest: BTreeMap<(u16, u8), &LogRecord> =
         read.iter().filter(|r| r.is_state()).map(|r| ((r.group, r.kind), r)).collect();
     for (key, (tried, synced)) in &known.states {
         let found = newest.get(key).map(|r| tried.iter().position(|t| t == *r).expect("not invented") + 1);

@@ -1,12 +1,13 @@
 //! Rot: whatever byte or sector is lost, either its groups are reported or it was the batch written last.
 
 use super::{IDENTITY, open, record, small};
-use selvedge_gateway::wal::{Faults, Groups, MemoryDisk, Record};
+use selvedge_fabric::record::LogRecord;
+use selvedge_log::{Faults, Groups, MemoryDisk};
 
 const HEADER_BYTES: usize = 512;
 
 /// A log of some segments; its records, and how many of those are in the last, unmarked unit.
-fn written() -> (MemoryDisk, Vec<Record>, usize) {
+fn written() -> (MemoryDisk, Vec<LogRecord>, usize) {
     let disk = MemoryDisk::new(1 << 20);
     let mut all = Vec::new();
     for start in 0..2u64 {
@@ -34,7 +35,7 @@ fn segments(disk: &MemoryDisk) -> Vec<(String, usize)> {
 
 /// Every record is there or its group is reported or it was in the last unit; order is kept; a second opening says the same.
 /// Gives the groups reported.
-fn check(disk: &MemoryDisk, all: &[Record], last: usize, case: &str) -> Groups {
+fn check(disk: &MemoryDisk, all: &[LogRecord], last: usize, case: &str) -> Groups {
     let (log, recovery, read) = open(disk).unwrap_or_else(|e| panic!("{case}: {e}"));
     let mut from = 0;
     let mut missing = Vec::new();
@@ -130,7 +131,7 @@ fn a_lost_segment_concerns_everyone() {
         left.meddle(name, |b| b.fill(0));
         assert!(check(&left, &all, last, name).is_all());
 
-        use selvedge_gateway::wal::Disk;
+        use selvedge_log::Disk;
         let left = disk.image();
         left.remove(name).unwrap();
         assert!(check(&left, &all, last, name).is_all());
@@ -187,7 +188,7 @@ fn a_payload_that_looks_like_a_unit_is_not_taken_for_one() {
     // Someone who knows everything but the identity writes units into payloads, at the right place even.
     let disk = MemoryDisk::new(1 << 20);
     let forged = MemoryDisk::new(1 << 20);
-    let other = selvedge_gateway::wal::Settings { identity: [1; 16], ..small() };
+    let other = selvedge_log::Settings { identity: [1; 16], ..small() };
     let (mut log, ..) = super::open_with(std::sync::Arc::new(forged.clone()), other).unwrap();
     log.commit(&[record(5, 2, 1, 1, 40)]).unwrap();
     let unit = forged.bytes("wal-0000000000000001.log").unwrap()[512..640].to_vec();
@@ -196,7 +197,7 @@ fn a_payload_that_looks_like_a_unit_is_not_taken_for_one() {
     // 48 + 2 + 29 + 1 is where a payload's byte is aligned.
     let mut payload = vec![0];
     payload.extend(unit);
-    let evil = Record { payload: std::sync::Arc::from(payload), ..record(5, 2, 1, 1, 0) };
+    let evil = LogRecord { payload: std::sync::Arc::from(payload), ..record(5, 2, 1, 1, 0) };
     log.commit(&[evil]).unwrap();
     log.commit(&[record(6, 2, 1, 2, 40)]).unwrap();
     drop(log);

@@ -1,7 +1,8 @@
 //! The bytes of version 1. A change here is a change of the format: it needs a new version, and these must stay readable.
 
 use super::{IDENTITY, open, record, small};
-use selvedge_gateway::wal::{LogError, MemoryDisk, Record};
+use selvedge_fabric::record::LogRecord;
+use selvedge_log::{LogError, MemoryDisk};
 use std::sync::Arc;
 
 fn hex(bytes: &[u8]) -> String {
@@ -14,7 +15,7 @@ const SEGMENT: &str = "wal-0000000000000001.log";
 fn golden_bytes_of_version_1() {
     let disk = MemoryDisk::new(1 << 20);
     let (mut log, ..) = open(&disk).unwrap();
-    let entry = Record {
+    let entry = LogRecord {
         group: 0x0102,
         configuration: 0x0304_0506,
         kind: 7,

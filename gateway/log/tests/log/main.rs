@@ -10,9 +10,8 @@ mod room;
 mod scrub;
 mod stores;
 
-use selvedge_gateway::wal::{
-    Disk, FLOOR_NAME, Floor, Log, LogError, MemoryDisk, RealDisk, Record, Recovery, Settings,
-};
+use selvedge_fabric::record::LogRecord;
+use selvedge_log::{Disk, FLOOR_NAME, Floor, Log, LogError, MemoryDisk, RealDisk, Recovery, Settings};
 use std::sync::Arc;
 
 const IDENTITY: [u8; 16] = *b"site-a gateway-1";
@@ -30,13 +29,13 @@ fn small() -> Settings {
 }
 
 /// A record whose content names it: `mark` is unique in a test.
-fn record(group: u16, kind: u8, slot: u64, mark: u64, payload: usize) -> Record {
+fn record(group: u16, kind: u8, slot: u64, mark: u64, payload: usize) -> LogRecord {
     let mut content = mark.to_le_bytes().to_vec();
     content.resize(8 + payload, mark as u8);
-    Record { group, configuration: 1, kind, ballot: (mark, 4), slot, payload: Arc::from(content) }
+    LogRecord { group, configuration: 1, kind, ballot: (mark, 4), slot, payload: Arc::from(content) }
 }
 
-type Opened = Result<(Log, Recovery, Vec<Record>), LogError>;
+type Opened = Result<(Log, Recovery, Vec<LogRecord>), LogError>;
 
 fn open_with(disk: Arc<dyn Disk>, settings: Settings) -> Opened {
     let mut read = Vec::new();

@@ -1,8 +1,9 @@
-//! Figures, not a test: `cargo test --release -p selvedge-gateway --test wal -- --ignored --nocapture measure`
+//! Figures, not a test: `cargo test --release -p selvedge-log --test log -- --ignored --nocapture measure`
 //! Set `WAL_FOLDER` to measure another disk than the one of the temporary folder.
 
 use super::{IDENTITY, open_with, record};
-use selvedge_gateway::wal::{RealDisk, Record, Settings};
+use selvedge_fabric::record::LogRecord;
+use selvedge_log::{RealDisk, Settings};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ fn measure_bytes_a_record_and_batches_a_second() {
         let mut slot = 0;
         while start.elapsed() < Duration::from_secs(2) {
             slot += 1;
-            let batch: Vec<Record> = (0..records).map(|g| record(g, 2, slot, slot, payload - 8)).collect();
+            let batch: Vec<LogRecord> = (0..records).map(|g| record(g, 2, slot, slot, payload - 8)).collect();
             log.commit(&batch).unwrap();
         }
         let seconds = start.elapsed().as_secs_f64();

@@ -1,7 +1,8 @@
 //! Reading stretches again while the log is written.
 
 use super::{IDENTITY, open, record};
-use selvedge_gateway::wal::{Disk, Log, LogReader, MAX_PINNED_SEGMENTS, MemoryDisk, Position, Record};
+use selvedge_fabric::record::{LogRecord, Position};
+use selvedge_log::{Disk, Log, LogReader, MAX_PINNED_SEGMENTS, MemoryDisk};
 use std::sync::Arc;
 
 const END: u64 = u64::MAX;
@@ -14,7 +15,7 @@ fn reader(disk: &MemoryDisk) -> LogReader {
 fn slots(disk: &MemoryDisk, log: &Log, group: u16, from: u64, turn_bytes: u64) -> Option<Vec<u64>> {
     let stretch = log.stretch(group, from)?;
     let (mut at, mut found) = (stretch.start, Vec::new());
-    let mut visit = |record: Record| {
+    let mut visit = |record: LogRecord| {
         assert_eq!(record.group, group);
         found.push(record.slot);
         true
@@ -151,7 +152,7 @@ fn what_is_pinned_stays_until_it_is_let_go_or_holds_back_too_much_or_there_is_no
     assert_eq!(log.trim().unwrap(), 0);
     disk.set_capacity((4 << 20) - disk.free_bytes().unwrap());
     let mut slot = last;
-    while log.room() == selvedge_gateway::wal::Room::Plenty {
+    while log.room() == selvedge_log::Room::Plenty {
         slot += 1;
         log.commit(&[record(1, 2, slot, slot, 500)]).unwrap();
     }
@@ -162,8 +163,7 @@ fn what_is_pinned_stays_until_it_is_let_go_or_holds_back_too_much_or_there_is_no
 #[test]
 fn a_snapshot_that_is_pinned_is_read_in_pieces_though_a_newer_one_has_replaced_it() {
     let disk = MemoryDisk::new(1 << 20);
-    let mut store =
-        selvedge_gateway::wal::SnapshotStore::open(Arc::new(disk.clone()), IDENTITY, 1 << 20).unwrap();
+    let mut store = selvedge_log::SnapshotStore::open(Arc::new(disk.clone()), IDENTITY, 1 << 20).unwrap();
     assert!(store.pin_newest(1).unwrap().is_none());
     let bytes: Vec<u8> = (0..200_000_u32).map(|i| (i / 7) as u8).collect();
     store.save(1, 10, &bytes).unwrap();

@@ -1,14 +1,13 @@
 //! Full disks, failing disks, trimming.
 
 use super::{open, open_with, record, small};
-use selvedge_gateway::wal::{
-    Crash, Faults, Log, LogError, MAX_STATE_PAYLOAD_BYTES, MemoryDisk, Record, Room, Settings,
-};
+use selvedge_fabric::record::LogRecord;
+use selvedge_log::{Crash, Faults, Log, LogError, MAX_STATE_PAYLOAD_BYTES, MemoryDisk, Room, Settings};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Commits records of a group until there is no room; gives those that are in.
-fn fill(log: &mut Log, group: u16) -> (Vec<Record>, LogError) {
+fn fill(log: &mut Log, group: u16) -> (Vec<LogRecord>, LogError) {
     let mut all = Vec::new();
     loop {
         let next = record(group, 2, all.len() as u64 + 1, all.len() as u64 + 1, 200);
@@ -130,7 +129,7 @@ fn a_write_that_finds_no_room_leaves_what_was_written_and_the_next_one_works() {
         let (mut log, ..) = open(&disk).unwrap();
         log.commit(&[record(1, 2, 1, 1, 50)]).unwrap();
         disk.set_faults(Faults { write_fails_after: Some((0, ErrorKind::StorageFull)), ..Faults::default() });
-        let long: Vec<Record> = (2..7).map(|i| record(1, 2, i, 100 + i, 400)).collect();
+        let long: Vec<LogRecord> = (2..7).map(|i| record(1, 2, i, 100 + i, 400)).collect();
         let error = log.append(&long).unwrap_err();
         assert!(error.is_full(), "{error}");
         let short = record(1, 2, 2, 2, size);
@@ -161,7 +160,7 @@ fn a_failed_fsync_or_write_stops_the_log_for_good() {
             log.sync().unwrap_err(),
             log.trim().unwrap_err(),
             log.retry_reserve().unwrap_err(),
-            log.repaired(&selvedge_gateway::wal::Groups::all()).unwrap_err(),
+            log.repaired(&selvedge_log::Groups::all()).unwrap_err(),
         ];
         errors.push(log.close().unwrap_err());
         assert!(errors.iter().all(|e| matches!(e, LogError::Poisoned { .. })), "{errors:?}");
@@ -268,7 +267,7 @@ fn what_is_too_large_is_refused_before_anything_is_written() {
     let (mut log, ..) = open(&disk).unwrap();
     let before = disk.bytes("wal-0000000000000001.log");
     let state = record(1, 1, 0, 1, MAX_STATE_PAYLOAD_BYTES);
-    let many: Vec<Record> = (1..20).map(|i| record(1, 2, i, i, 400)).collect();
+    let many: Vec<LogRecord> = (1..20).map(|i| record(1, 2, i, i, 400)).collect();
     for batch in [vec![record(1, 2, 1, 1, 5000)], vec![record(1, 2, 1, 1, 5), state], many] {
         let error = log.append(&batch).unwrap_err();
         assert!(matches!(error, LogError::TooLarge { .. }), "{error}");
@@ -296,7 +295,7 @@ fn a_log_can_be_opened_with_other_sizes() {
         }
         if i == 0 {
             // A last batch that is longer than the next segments: it has to be rewritten.
-            let long: Vec<Record> = (100..120).map(|slot| record(7, 2, slot, slot, 900)).collect();
+            let long: Vec<LogRecord> = (100..120).map(|slot| record(7, 2, slot, slot, 900)).collect();
             log.commit(&long).unwrap();
             all.extend(long);
         }

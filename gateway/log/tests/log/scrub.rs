@@ -2,7 +2,8 @@
 
 use super::stores::{batches, snapshots};
 use super::{IDENTITY, open, record};
-use selvedge_gateway::wal::{CHUNK_BYTES, Crash, Disk, Extent, Log, MemoryDisk, Scrubber, Suspect};
+use selvedge_fabric::record::Suspect;
+use selvedge_log::{CHUNK_BYTES, Crash, Disk, Extent, Log, MemoryDisk, Scrubber};
 use std::sync::Arc;
 
 /// What a scrub names, but for folders, which it names always.

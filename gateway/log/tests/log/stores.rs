@@ -1,8 +1,8 @@
 //! Snapshots and batches.
 
 use super::IDENTITY;
-use selvedge_gateway::wal::snapshots::DEFAULT_SNAPSHOT_BYTES;
-use selvedge_gateway::wal::{BatchStore, Crash, Disk, Faults, LogError, MemoryDisk, RealDisk, SnapshotStore};
+use selvedge_log::snapshots::DEFAULT_SNAPSHOT_BYTES;
+use selvedge_log::{BatchStore, Crash, Disk, Faults, LogError, MemoryDisk, RealDisk, SnapshotStore};
 use std::sync::Arc;
 
 pub fn snapshots(disk: &MemoryDisk) -> SnapshotStore {

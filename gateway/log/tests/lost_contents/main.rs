@@ -4,8 +4,8 @@
 mod scrub;
 mod site;
 
-use selvedge_gateway::logic::replica::{FETCH_WAIT_MS, Said};
-use selvedge_gateway::logic::uplink::UplinkContent;
+use selvedge_fabric::replica::{FETCH_WAIT_MS, Said};
+use selvedge_fabric::uplink::UplinkContent;
 use selvedge_types::uplink::LostBatch;
 use site::{SHARD, Site, count, now};
 

@@ -1,10 +1,10 @@
 //! Scrubs at gateways that run: what rots is whole again, with the help of the others, before it is needed.
 
 use super::site::{Gateway, SHARD, Site, now};
-use selvedge_gateway::logic::replica::Said;
-use selvedge_gateway::logic::uplink::UplinkContent;
-use selvedge_gateway::storage::Kept;
-use selvedge_gateway::wal::{Disk, Log, Settings};
+use selvedge_fabric::replica::Said;
+use selvedge_fabric::uplink::UplinkContent;
+use selvedge_log::storage::Kept;
+use selvedge_log::{Disk, Log, Settings};
 use selvedge_types::ids::GatewayId;
 
 /// The gateways that do not lead.

@@ -1,16 +1,17 @@
 //! Three replicas of one shard with their logs and stores, turn by turn.
 
-use selvedge_gateway::logic::machine::{Item, Origin, Page, Publish, Reading, Rules, Scanned, Submission};
-use selvedge_gateway::logic::paxos::Limits;
-use selvedge_gateway::logic::peer::{PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
-use selvedge_gateway::logic::replica::{Replica, Said, StoreWork};
-use selvedge_gateway::logic::ring::{Member, Ring};
-use selvedge_gateway::logic::shard::{CONFIGURATION, Event, Now};
-use selvedge_gateway::logic::uplink::UplinkContent;
-use selvedge_gateway::storage::{
+use selvedge_fabric::machine::{Item, Origin, Page, Publish, Reading, Rules, Scanned, Submission};
+use selvedge_fabric::peer::{PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
+use selvedge_fabric::record::Suspect;
+use selvedge_fabric::replica::{Replica, Said, StoreWork};
+use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::shard::{CONFIGURATION, Event, Now};
+use selvedge_fabric::uplink::UplinkContent;
+use selvedge_log::storage::{
     self, Desk, Done, Errand, Folders, Kept, LogKeeper, LogWork, ReplicaSettings, Stores,
 };
-use selvedge_gateway::wal::{Disk, Floor, MemoryDisk, Scrubber, Settings, Suspect};
+use selvedge_log::{Disk, Floor, MemoryDisk, Scrubber, Settings};
+use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::StreamName;

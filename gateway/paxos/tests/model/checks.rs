@@ -1,7 +1,7 @@
 //! What must hold in every state and of everything said.
 
 use super::world::{REPLICAS, Replica, Vote, World};
-use selvedge_gateway::logic::paxos::{Ballot, Message, Role, Slot, Value};
+use selvedge_paxos::{Ballot, Message, Role, Slot, Value};
 
 pub const AGREEMENT: &str = "at most one value is chosen for a slot";
 pub const VALIDITY: &str = "only what was proposed, or the empty value, is chosen";

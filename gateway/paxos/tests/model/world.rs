@@ -1,6 +1,6 @@
 //! The world of the model: three replicas, their disks and hosts, and the network between them.
 
-use selvedge_gateway::logic::paxos::{
+use selvedge_paxos::{
     Ballot, Effects, Entry, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Role, Slot, Value,
 };
 use selvedge_types::ids::{GatewayId, ShardId};

@@ -3,8 +3,8 @@
 use super::Api;
 use super::tables::{Given, bad};
 use crate::actors::departures::DepartureDesk;
-use crate::logic::departures::Left;
-use crate::logic::front::Connected;
+use crate::departures::Left;
+use crate::front::Connected;
 use actix_web::{HttpResponse, web};
 use selvedge_mqtt::Traffic;
 use selvedge_types::mqtt::Version;

@@ -3,10 +3,10 @@
 use super::Api;
 use super::tables::{self, Given, bad, unavailable};
 use crate::actors::orders::ORDER_WAIT_MS;
-use crate::logic::forward::Forwardable;
-use crate::logic::machine::{DeviceInfo, Item, MAX_ANSWER_ENTRIES, Outcome, StreamInfo};
-use crate::logic::peer::{TableAnswer, TableQuestion};
 use actix_web::{HttpResponse, web};
+use selvedge_fabric::forward::Forwardable;
+use selvedge_fabric::machine::{DeviceInfo, Item, MAX_ANSWER_ENTRIES, Outcome, StreamInfo};
+use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_types::ids::{MAX_NAME_BYTES, ShardId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

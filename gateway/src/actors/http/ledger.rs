@@ -2,9 +2,9 @@
 
 use super::Api;
 use crate::actors::orders::ORDER_WAIT_MS;
-use crate::logic::forward::Forwardable;
-use crate::logic::machine::Item;
 use actix_web::{HttpResponse, web};
+use selvedge_fabric::forward::Forwardable;
+use selvedge_fabric::machine::Item;
 use selvedge_types::ids::ShardId;
 use selvedge_types::uplink::LedgerId;
 use serde_json::json;

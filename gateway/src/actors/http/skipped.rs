@@ -2,9 +2,9 @@
 
 use super::tables;
 use super::{Api, Given};
-use crate::logic::peer::{TableAnswer, TableQuestion};
-use crate::logic::skips::{DeviceSkips, Skip};
 use actix_web::{HttpResponse, web};
+use selvedge_fabric::peer::{TableAnswer, TableQuestion};
+use selvedge_fabric::skips::{DeviceSkips, Skip};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 

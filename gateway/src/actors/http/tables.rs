@@ -4,8 +4,8 @@
 
 use super::Api;
 use crate::actors::switch::AskTable;
-use crate::logic::peer::{TableAnswer, TableQuestion};
 use actix_web::{HttpResponse, web};
+use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_types::ids::{GatewayId, ShardId};
 use serde_json::json;
 use std::collections::BTreeMap;

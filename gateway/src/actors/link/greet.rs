@@ -2,7 +2,7 @@
 
 use super::noise::{self, FrameReader, FrameWriter, LinkError, LinkKey};
 use crate::identity::Identity;
-use crate::logic::link::{Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, Refusal, check};
+use selvedge_fabric::link::{Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, Refusal, check};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

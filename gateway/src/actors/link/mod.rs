@@ -1,4 +1,4 @@
-//! Peer links on sockets and actors. The protocol is [`crate::logic::link`]'s; here is how it runs.
+//! Peer links on sockets and actors. The protocol is [`selvedge_fabric::link`]'s; here is how it runs.
 //!
 //! ```text
 //!  PeerLinks::send ─> Link (queue) ─> writer task ─┐                 ┌─> FromPeer      (inbound)
@@ -34,11 +34,11 @@ pub use watch::PeerWatch;
 use crate::actors::clock::SiteClock;
 use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
-use crate::logic::detector::Change;
-use crate::logic::link::{Lane, LaneCounts, Link, LinkCounts, State};
-use crate::logic::peer::PeerMessage;
 use actix::{Actor, Addr, ArbiterHandle, Message, Recipient};
 use greet::Greeter;
+use selvedge_fabric::detector::Change;
+use selvedge_fabric::link::{Lane, LaneCounts, Link, LinkCounts, State};
+use selvedge_fabric::peer::PeerMessage;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +124,7 @@ pub struct PeerLinks {
 
 impl PeerLinks {
     /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted
-    /// (see [`crate::logic::link`]). To this gateway itself, or to no peer, nothing is sent.
+    /// (see [`selvedge_fabric::link`]). To this gateway itself, or to no peer, nothing is sent.
     pub fn send(&self, to: GatewayId, messages: Vec<PeerMessage>) {
         if let Some(line) = self.lines.get(&to) {
             line.send(messages);

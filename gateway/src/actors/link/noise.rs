@@ -1,7 +1,7 @@
 //! Frames over an encrypted connection: Noise messages on a socket.
 
-use crate::logic::link::{PREAMBLE, WIRE_VERSION};
 use bytes::{Buf, BytesMut};
+use selvedge_fabric::link::{PREAMBLE, WIRE_VERSION};
 use snow::params::NoiseParams;
 use snow::{HandshakeState, StatelessTransportState};
 use std::fmt;

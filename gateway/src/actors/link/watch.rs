@@ -3,8 +3,8 @@
 use super::peer::{Cut, PeerLink};
 use super::{Line, PeersChanged, Task};
 use crate::actors::pulse;
-use crate::logic::detector::{Change, Detector, TICK_MS};
 use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
+use selvedge_fabric::detector::{Change, Detector, TICK_MS};
 use selvedge_types::ids::GatewayId;
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Nobody waits in vain: a client that comes when its gateway knows that the client's shard can't move, or that the
 //! site takes nothing more, is refused at once.
 
-use selvedge_gateway::logic::front::Front;
+use selvedge_gateway::front::Front;
 use selvedge_types::ids::ShardId;
 
 /// A client has just said CONNECT.

@@ -1,6 +1,6 @@
 //! One value per slot: whatever any replica applies in a slot, every other replica applies there.
 
-use selvedge_gateway::logic::shard::Shard;
+use selvedge_fabric::shard::Shard;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 

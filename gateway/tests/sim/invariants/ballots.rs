@@ -1,7 +1,7 @@
 //! Ballots are never used again: each has one leader, and that one process start of it.
 
-use selvedge_gateway::logic::paxos::{Ballot, Role};
-use selvedge_gateway::logic::shard::Shard;
+use selvedge_fabric::shard::Shard;
+use selvedge_paxos::{Ballot, Role};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Memory and queues stay within their bounds.
 
 use crate::gateway::{Live, OUTBOX_BUDGET_BYTES};
-use selvedge_gateway::logic::forward::{MAX_BATCH_BYTES, MAX_QUEUED_BYTES};
+use selvedge_fabric::forward::{MAX_BATCH_BYTES, MAX_QUEUED_BYTES};
 use selvedge_types::uplink::MAX_BATCH_BYTES as MAX_UPLINK_BATCH_BYTES;
 
 /// What may be chosen after the leader last looked at its outbox: the proposals that a group has under way.

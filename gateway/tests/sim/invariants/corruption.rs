@@ -1,10 +1,10 @@
 //! A corrupt minority never outvotes a sound majority: a replica whose records may be lost says nothing that counts until
 //! it is repaired.
 
-use selvedge_gateway::logic::paxos::{Message, Role};
-use selvedge_gateway::logic::peer::PeerMessage;
-use selvedge_gateway::logic::replica::Replica;
-use selvedge_gateway::wal::Groups;
+use selvedge_fabric::peer::PeerMessage;
+use selvedge_fabric::replica::Replica;
+use selvedge_log::Groups;
+use selvedge_paxos::{Message, Role};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 //! read when the pool became tight (see `shared::mqtt::credit`).
 
 use crate::edge::Edge;
-use selvedge_gateway::logic::forward::Forward;
+use selvedge_fabric::forward::Forward;
 use selvedge_mqtt::CreditPool;
 use selvedge_mqtt::credit::RESERVE_BYTES;
 use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;

@@ -7,7 +7,7 @@
 //! - a peer that is silent for so long is not up,
 //! - a restart is reported when its start is met, each once, and nothing else is.
 
-use selvedge_gateway::logic::detector::{Change, DETECT_MS, Detector, STALL_MS, TICK_MS};
+use selvedge_fabric::detector::{Change, DETECT_MS, Detector, STALL_MS, TICK_MS};
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 

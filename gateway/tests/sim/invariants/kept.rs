@@ -2,8 +2,8 @@
 //! acknowledged so far was chosen in. (A leader of the past, that slept and does not know yet, begins nothing: it can neither
 //! acknowledge nor answer.)
 
-use selvedge_gateway::logic::paxos::{Ballot, Role};
-use selvedge_gateway::logic::shard::Shard;
+use selvedge_fabric::shard::Shard;
+use selvedge_paxos::{Ballot, Role};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 

@@ -11,10 +11,10 @@
 //! difference.
 
 use bincode::enc::write::SizeWriter;
-use selvedge_gateway::logic::link::{
+use selvedge_fabric::link::{
     LANE_MESSAGES, Lane, Link, LinkCounts, MAX_MESSAGE_BYTES, MAX_PASSED_OVER_FRAMES, MAX_PEER_FRAME_BYTES,
 };
-use selvedge_gateway::logic::peer::PeerMessage;
+use selvedge_fabric::peer::PeerMessage;
 use std::collections::VecDeque;
 
 #[derive(Default)]

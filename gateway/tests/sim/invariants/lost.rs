@@ -2,7 +2,7 @@
 //! nothing else is missing at the node is checked with all that is counted; that the uplink goes on, by the healing.)
 
 use crate::gateway::Place;
-use selvedge_gateway::logic::shard::Shard;
+use selvedge_fabric::shard::Shard;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::{Batch, LostBatch};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! Commit and applied never go back while a process lives, applied never passes commit, and after a restart no
 //! less is applied than its durable snapshot said.
 
-use selvedge_gateway::logic::shard::Shard;
+use selvedge_fabric::shard::Shard;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 

@@ -2,8 +2,8 @@
 //! again, and a peer that flapped has held its connection for long enough.
 
 use crate::gateway::Place;
-use selvedge_gateway::logic::detector::{HOLD_MAX_MS, TICK_MS};
-use selvedge_gateway::logic::link::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, REDIAL_MAX_MS};
+use selvedge_fabric::detector::{HOLD_MAX_MS, TICK_MS};
+use selvedge_fabric::link::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, REDIAL_MAX_MS};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@
 //! Readings of a device are only ever added, so histories of its count have no other way to go wrong. What was retired is not
 //! shown any more: an answer about such a device may hold less.
 
-use selvedge_gateway::logic::peer::QueryAnswer;
+use selvedge_fabric::peer::QueryAnswer;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A question under way.

@@ -3,7 +3,7 @@
 use selvedge_types::sealed::SEAL_OVERHEAD_BYTES;
 use std::collections::BTreeMap;
 
-/// `version | direction | secret id (8) | salt (32) | counter (8)`: see shared/src/seal.rs.
+/// `version | direction | secret id (8) | salt (32) | counter (8)`: see shared/seal/src/lib.rs.
 const NONCE: std::ops::Range<usize> = 2..50;
 
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! Every replica's machine is in the same state at the same slot.
 
-use selvedge_gateway::logic::shard::Shard;
+use selvedge_fabric::shard::Shard;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 

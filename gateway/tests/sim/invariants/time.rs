@@ -2,8 +2,8 @@
 //! majority of the gateways' clocks showed a moment ago.
 
 use crate::gateway::Place;
-use selvedge_gateway::logic::agreement::{APART_MS, LOOK_MS, SAMPLE_KEPT_MS};
-use selvedge_gateway::logic::shard::{Now, Shard};
+use selvedge_fabric::agreement::{APART_MS, LOOK_MS, SAMPLE_KEPT_MS};
+use selvedge_fabric::shard::{Now, Shard};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 

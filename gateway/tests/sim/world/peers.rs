@@ -5,7 +5,7 @@ use super::{Packet, World};
 use crate::gateway::{Live, Out, Place};
 use crate::links::{Around, Brought};
 use crate::wire::Machine;
-use selvedge_gateway::logic::peer::{MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish, TableQuestion};
+use selvedge_fabric::peer::{MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish, TableQuestion};
 use selvedge_types::ids::GatewayId;
 
 /// A quiet time shorter than this is not jumped over.
