@@ -2,7 +2,7 @@
 
 use crate::api::{self, Api};
 use crate::apply::{self, Confirmations, QUEUE_ENTRIES};
-use crate::broker::{BrokerAddress, Carrier, Embedded};
+use crate::broker::{self, Carrier, Embedded};
 use crate::lake::LakeError;
 use crate::lake::schedule::Schedule;
 use crate::live::Live;
@@ -17,6 +17,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusHandle;
+use selvedge_broker_client::BrokerAddress;
 use selvedge_mqtt::broker::Credentials;
 use selvedge_mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_node_core::verify::Verifier;
@@ -143,8 +144,9 @@ impl Node {
             Some(own) => Carrier::Embedded(own.clone()),
             None => {
                 let uplink = &settings.uplink;
+                let client_id = broker::client_id(&uplink.client_id)?;
                 let (host, port) = (uplink.host.clone(), uplink.port);
-                Carrier::External(BrokerAddress::new(host, port, credentials, &uplink.client_id)?)
+                Carrier::External(BrokerAddress { host, port, credentials, client_id })
             }
         };
         let confirmations = Arc::new(Confirmations::default());

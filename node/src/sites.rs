@@ -3,11 +3,11 @@
 //!
 //! Every node hears all reports and the answers to its own questions; what one does not hear is asked or reported again.
 
-use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
+use crate::broker::{Carrier, Embedded, Outlet};
 use crate::settings::ServedSite;
 use crate::stats::Stats;
-use crate::uplink::RECONNECT_MS;
-use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
+use crate::uplink::note;
+use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker};
 use selvedge_node_core::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questions, Unanswered};
 use selvedge_node_core::sites::Sites;
 use selvedge_seal::{Opener, SealError, Sealer};
@@ -19,8 +19,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, oneshot, watch};
-
-const REQUEST_ENTRIES: usize = 64;
 
 /// What waits to be sent at most: each question is put twice.
 const OUTBOX_ENTRIES: usize = 2 * MAX_QUESTIONS;
@@ -252,40 +250,19 @@ impl Ear {
     }
 
     async fn hear_external(&mut self, broker: &BrokerAddress) {
+        let me = self.edge.me;
+        let filters = |site| [format!("selvedge/{site}/report/+"), answer_topic(site, me)];
+        let mut hearer =
+            Hearer::new(broker.clone(), "-reports", self.sites.iter().flat_map(filters).collect());
         loop {
-            let (client, events) = AsyncClient::new(broker.options("-reports"), REQUEST_ENTRIES);
-            let why = self.hear(&client, events).await;
-            if let Some(left_out) = self.stats.log_due("no_reports", Instant::now()) {
-                tracing::warn!(%why, "no reports of sites come; trying on{left_out}");
-            }
-            tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
-        }
-    }
-
-    /// One connection; says why it ended.
-    async fn hear(&mut self, client: &AsyncClient, mut events: EventLoop) -> String {
-        loop {
-            match events.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    let me = self.edge.me;
-                    let filters = self.sites.iter().flat_map(|site| {
-                        [format!("selvedge/{site}/report/+"), answer_topic(site, me)]
-                            .map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce))
-                    });
-                    if let Err(error) = client.try_subscribe_many(filters) {
-                        return error.to_string();
+            match hearer.next().await {
+                Heard::Subscribed => {}
+                Heard::Message { topic, payload } => self.take(&topic, &payload),
+                Heard::Lost(why) => {
+                    if let Some(left_out) = self.stats.log_due("no_reports", Instant::now()) {
+                        tracing::warn!(%why, "no reports of sites come; trying on{left_out}");
                     }
                 }
-                Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                    if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                        return "the broker refuses the subscription to selvedge/{site}/report/+ or \
-                                selvedge/{site}/answer/..."
-                            .to_string();
-                    }
-                }
-                Ok(Event::Incoming(Packet::Publish(publish))) => self.take(&publish.topic, &publish.payload),
-                Ok(_) => {}
-                Err(error) => return error.to_string(),
             }
         }
     }
@@ -330,17 +307,12 @@ async fn ask_for_ever(edge: &Edge, carrier: &Carrier, mut sealers: HashMap<SiteI
         Carrier::External(broker) => broker,
         Carrier::Embedded(own) => return send(edge, &Outlet::Embedded(own.clone()), &mut sealers).await,
     };
-    loop {
-        let (client, mut events) = AsyncClient::new(broker.options("-ask"), REQUEST_ENTRIES);
-        let outlet = Outlet::Client(client);
-        // Two futures side by side: sending may wait for room, which only polling makes.
-        tokio::select! {
-            error = async { loop { if let Err(error) = events.poll().await { break error; } } } => {
-                tracing::debug!(%error, "no connection for questions");
-            }
-            () = send(edge, &outlet, &mut sealers) => {}
-        }
-        tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
+    let (speaker, mut speaking) = Speaker::new(broker.clone(), "-ask");
+    let outlet = Outlet::Client(speaker);
+    // Two futures side by side: sending may wait for room, which only driving makes.
+    tokio::select! {
+        () = async { loop { note(speaking.next().await, "questions"); } } => {}
+        () = send(edge, &outlet, &mut sealers) => {}
     }
 }
 
@@ -355,8 +327,7 @@ async fn send(edge: &Edge, outlet: &Outlet, sealers: &mut HashMap<SiteId, Sealer
                 continue;
             }
         };
-        if !outlet.publish(ask_topic(&site, gateway), sealed).await {
-            return;
-        }
+        // What is lost on the way is asked again, or given up at its deadline.
+        outlet.publish(ask_topic(&site, gateway), sealed).await;
     }
 }

@@ -1,14 +1,12 @@
-//! The uplink's two MQTT clients: one hears the sites' batches, the other sends confirmations. The node's own broker is heard and
-//! spoken through without clients ([`crate::broker`]).
-//!
-//! The clients keep nothing: no session, no acknowledgement that means anything. Whatever is lost on the way, the edge sends
-//! again until it is confirmed. After any error a client is built anew, which is the one state that is surely sound.
+//! The uplink: one MQTT client hears the sites' batches, another sends confirmations ([`selvedge_broker_client`]). The node's own
+//! broker is heard and spoken through without clients ([`crate::broker`]). Whatever is lost on the way, the edge sends again until it
+//! is confirmed.
 
 use crate::apply::Confirmations;
-use crate::broker::{BrokerAddress, Carrier, Embedded, Outlet};
+use crate::broker::{Carrier, Embedded, Outlet};
 use crate::settings::ServedSite;
 use crate::stats::Stats;
-use rumqttc::{AsyncClient, Event, EventLoop, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
+use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Spoken};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::Settled;
 use selvedge_node_core::verify::Verifier;
@@ -23,11 +21,6 @@ use tokio::sync::{mpsc, watch};
 
 /// How long a message may wait for a place in the queue before it is dropped (the edge sends it again).
 pub const QUEUE_WAIT_MS: u64 = 5_000;
-
-/// How long to rest before connecting again.
-pub const RECONNECT_MS: u64 = 1_000;
-
-const REQUEST_ENTRIES: usize = 64;
 
 /// What hears the sites.
 pub struct Subscriber {
@@ -48,15 +41,15 @@ pub struct Subscriber {
 impl Subscriber {
     /// Hears until `shutdown` is true.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
-        let mut stopped = shutdown.clone();
+        let stopped = shutdown.clone();
         tokio::select! {
             _ = shutdown.wait_for(|stop| *stop) => {}
-            () = self.hear_for_ever(&mut stopped) => {}
+            () = self.hear_for_ever(&stopped) => {}
         }
         self.stats.set_subscribed(false);
     }
 
-    async fn hear_for_ever(&mut self, stopped: &mut watch::Receiver<bool>) {
+    async fn hear_for_ever(&mut self, stopped: &watch::Receiver<bool>) {
         match self.carrier.clone() {
             Carrier::External(broker) => self.hear_external(&broker, stopped).await,
             Carrier::Embedded(own) => self.hear_embedded(&own).await,
@@ -74,48 +67,26 @@ impl Subscriber {
         }
     }
 
-    async fn hear_external(&mut self, broker: &BrokerAddress, stopped: &mut watch::Receiver<bool>) {
+    async fn hear_external(&mut self, broker: &BrokerAddress, stopped: &watch::Receiver<bool>) {
+        let filters = self.sites.iter().map(|site| filter(&self.share, site)).collect();
+        let mut hearer = Hearer::new(broker.clone(), "", filters);
         loop {
-            let (client, events) = AsyncClient::new(broker.options(""), REQUEST_ENTRIES);
-            let why = self.hear(&client, events).await;
-            self.stats.set_subscribed(false);
-            if *stopped.borrow() {
-                return;
-            }
-            metrics::counter!("selvedge_node_disconnects_total").increment(1);
-            if let Some(left_out) = self.stats.log_due("disconnected", Instant::now()) {
-                let BrokerAddress { host, port, .. } = broker;
-                tracing::warn!(%why, "no connection to the broker {host}:{port}; trying on{left_out}");
-            }
-            tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
-        }
-    }
-
-    /// One connection; says why it ended.
-    async fn hear(&mut self, client: &AsyncClient, mut events: EventLoop) -> String {
-        loop {
-            match events.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    let filter = |site| SubscribeFilter::new(filter(&self.share, site), QoS::AtLeastOnce);
-                    if let Err(error) = client.try_subscribe_many(self.sites.iter().map(filter)) {
-                        return error.to_string();
-                    }
-                }
-                Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                    if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                        let refused = filter(&self.share, "{site}");
-                        return format!("the broker refuses the subscription to {refused}");
-                    }
+            match hearer.next().await {
+                Heard::Subscribed => {
                     if let Some(left_out) = self.stats.log_due("connected", Instant::now()) {
                         tracing::info!("hearing {} sites{left_out}", self.sites.len());
                     }
                     self.stats.set_subscribed(true);
                 }
-                Ok(Event::Incoming(Packet::Publish(publish))) => {
-                    self.take(&publish.topic, &publish.payload).await;
+                Heard::Message { topic, payload } => self.take(&topic, &payload).await,
+                Heard::Lost(_) if *stopped.borrow() => return,
+                Heard::Lost(why) => {
+                    self.stats.set_subscribed(false);
+                    metrics::counter!("selvedge_node_disconnects_total").increment(1);
+                    if let Some(left_out) = self.stats.log_due("disconnected", Instant::now()) {
+                        tracing::warn!(%why, "no connection to the broker {broker}; trying on{left_out}");
+                    }
                 }
-                Ok(_) => {}
-                Err(error) => return error.to_string(),
             }
         }
     }
@@ -139,6 +110,13 @@ impl Subscriber {
         {
             tracing::warn!("the database does not keep up; messages are dropped until it does{left_out}");
         }
+    }
+}
+
+/// What became of a connection that only speaks: whoever hears tells of trouble with the broker.
+pub(crate) fn note(spoken: Spoken, what: &'static str) {
+    if let Spoken::Lost(why) = spoken {
+        tracing::debug!(%why, "no connection for {what}");
     }
 }
 
@@ -184,17 +162,12 @@ impl Confirmer {
             Carrier::External(broker) => broker,
             Carrier::Embedded(own) => return self.send(&Outlet::Embedded(own)).await,
         };
-        loop {
-            let (client, mut events) = AsyncClient::new(broker.options("-ack"), REQUEST_ENTRIES);
-            let outlet = Outlet::Client(client);
-            // Two futures side by side: sending may wait for room, which only polling makes.
-            tokio::select! {
-                error = async { loop { if let Err(error) = events.poll().await { break error; } } } => {
-                    tracing::debug!(%error, "no connection for confirmations");
-                }
-                () = self.send(&outlet) => {}
-            }
-            tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
+        let (speaker, mut speaking) = Speaker::new(broker, "-ack");
+        let outlet = Outlet::Client(speaker);
+        // Two futures side by side: sending may wait for room, which only driving makes.
+        tokio::select! {
+            () = async { loop { note(speaking.next().await, "confirmations"); } } => {}
+            () = self.send(&outlet) => {}
         }
     }
 
@@ -211,10 +184,9 @@ impl Confirmer {
                             continue;
                         }
                     };
-                if !outlet.publish(ack_topic(&site, shard), sealed).await {
-                    return;
+                if outlet.publish(ack_topic(&site, shard), sealed).await {
+                    metrics::counter!("selvedge_node_confirmations_total").increment(1);
                 }
-                metrics::counter!("selvedge_node_confirmations_total").increment(1);
             }
         }
     }

@@ -10,12 +10,13 @@ use modules::{Circle, Sources, circles, sources};
 use std::path::PathBuf;
 
 /// The crates, each after those that it builds on.
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     Rule { folder: "shared/types", builds_on: &[], core: true },
     Rule { folder: "shared/guard", builds_on: &["selvedge-types"], core: false },
     Rule { folder: "shared/seal", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
     Rule { folder: "shared/config", builds_on: &["selvedge-guard"], core: false },
     Rule { folder: "shared/mqtt", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
+    Rule { folder: "shared/broker-client", builds_on: &["selvedge-mqtt"], core: false },
     Rule { folder: "gateway/paxos", builds_on: &["selvedge-types"], core: true },
     Rule { folder: "gateway/fabric", builds_on: &["selvedge-types", "selvedge-paxos"], core: true },
     Rule {
@@ -31,6 +32,7 @@ const RULES: [Rule; 13] = [
             "selvedge-seal",
             "selvedge-config",
             "selvedge-mqtt",
+            "selvedge-broker-client",
             "selvedge-paxos",
             "selvedge-fabric",
             "selvedge-log",
@@ -46,6 +48,7 @@ const RULES: [Rule; 13] = [
             "selvedge-seal",
             "selvedge-config",
             "selvedge-mqtt",
+            "selvedge-broker-client",
             "selvedge-node-core",
         ],
         core: false,
