@@ -3,7 +3,7 @@
 use crate::source::Source;
 use actix_web::web::Query;
 use selvedge_fabric::machine::MAX_ANSWER_ENTRIES;
-use selvedge_gateway::actors::{http, quarantine};
+use selvedge_gateway::actors::http::{self, quarantine};
 use selvedge_types::ids::MAX_NAME_BYTES;
 use selvedge_types::pattern::{MAX_TEXT_BYTES, Pattern};
 

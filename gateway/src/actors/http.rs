@@ -5,6 +5,7 @@ pub mod browser;
 mod clients;
 mod devices;
 mod ledger;
+pub mod quarantine;
 mod skipped;
 pub mod tables;
 
@@ -12,7 +13,6 @@ use crate::actors::clock::SiteClock;
 use crate::actors::fullness;
 use crate::actors::link::PeerLinks;
 use crate::actors::log::{GetLogFigures, LogActor};
-use crate::actors::quarantine;
 use crate::actors::report::Overview;
 use crate::actors::shard::ShardReport;
 use crate::actors::switch::Ask;

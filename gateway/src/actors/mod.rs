@@ -33,7 +33,6 @@ pub mod link;
 pub mod log;
 pub mod orders;
 mod pulse;
-pub mod quarantine;
 pub mod report;
 pub mod room;
 mod scrub;
