@@ -8,8 +8,9 @@ use selvedge_fabric::machine::Origin;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_gateway::actors::clock::SiteClock;
 use selvedge_gateway::actors::link::{
-    self, FromPeer, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks, PeersChanged,
+    self, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks,
 };
+use selvedge_gateway::actors::messages::switch::{FromPeer, PeersChanged};
 use selvedge_gateway::actors::room::SiteRoom;
 use selvedge_gateway::identity::{Expected, Identity};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};

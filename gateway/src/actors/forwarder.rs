@@ -1,13 +1,15 @@
 //! The forwarder's actor: carries what devices did to the leaders of their shards, and what became of it
 //! back to the connections.
 
-use crate::actors::shard::{ShardActor, ShardEvents};
-use crate::actors::switch::{Switch, ToPeers};
+use crate::actors::messages::forwarder::{
+    Answered, GatewayDown, GatewayUp, LeaderIs, PublishWills, Submit, Withdraw,
+};
+use crate::actors::messages::shard::ShardEvents;
+use crate::actors::messages::switch::ToPeers;
 use crate::front::{Front, Load};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
-use selvedge_fabric::forward::{Effects, Forward, Forwardable, Ticket};
-use selvedge_fabric::machine::{DueWill, Origin};
-use selvedge_fabric::peer::{ForwardAnswer, PeerMessage};
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use selvedge_fabric::forward::{Effects, Forward};
+use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::shard::Event;
 use selvedge_mqtt::{Application, Charge};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -18,54 +20,14 @@ use std::time::{Duration, Instant};
 /// How often late answers are looked for.
 const LOOK_MS: u64 = 20;
 
-/// Items of one connection, in order.
+/// The ways out of the forwarder. Until they are known it keeps what connections submit.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Submit(pub Vec<(ShardId, Ticket, Forwardable)>);
-
-/// Items that nobody waits for any more: as many as CONNECTs were submitted.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Withdraw(pub Vec<(ShardId, Ticket)>);
-
-/// Wills that this gateway is to publish: as many as the bounds of the shards that it leads allow.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct PublishWills(pub Vec<DueWill>);
-
-/// Answers about forwarded batches.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Answered {
-    /// Who answers.
-    pub from: GatewayId,
-    /// Under which origin it was forwarded, shard, number, answer.
-    pub answers: Vec<(Origin, ShardId, u64, ForwardAnswer)>,
-}
-
-/// A leader is known.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct LeaderIs(pub ShardId, pub GatewayId);
-
-/// A gateway can't be reached.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct GatewayDown(pub GatewayId);
-
-/// A gateway can be reached again.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct GatewayUp(pub GatewayId);
-
-/// Whom it carries to.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Connect {
-    /// The shards that have a replica here.
-    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
-    /// The way to the others.
-    pub switch: Addr<Switch>,
+pub struct ForwarderWays {
+    /// To the shards that have a replica here.
+    pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
+    /// To the gateways that lead all others.
+    pub peers: Recipient<ToPeers>,
 }
 
 /// The forwarder's actor.
@@ -75,8 +37,7 @@ pub struct Forwarder {
     /// For what the core holds.
     charge: Charge,
     front: Arc<Front>,
-    shards: BTreeMap<ShardId, Addr<ShardActor>>,
-    switch: Option<Addr<Switch>>,
+    ways: Option<ForwarderWays>,
     epoch: Instant,
     turning: bool,
     /// It will look at what is late.
@@ -92,8 +53,7 @@ impl Forwarder {
             core,
             charge: Charge::new(front.credit()),
             front,
-            shards: BTreeMap::new(),
-            switch: None,
+            ways: None,
             epoch,
             turning: false,
             looking: false,
@@ -118,13 +78,15 @@ impl Forwarder {
                 away.push((to, PeerMessage::Forward { shard, origin, n, submission }));
             }
         }
-        for (shard, events) in here {
-            if let Some(actor) = self.shards.get(&shard) {
-                actor.do_send(ShardEvents(events));
+        if let Some(ways) = &self.ways {
+            for (shard, events) in here {
+                if let Some(shard) = ways.shards.get(&shard) {
+                    shard.do_send(ShardEvents(events));
+                }
             }
-        }
-        if let Some(switch) = self.switch.as_ref().filter(|_| !away.is_empty()) {
-            switch.do_send(ToPeers(away));
+            if !away.is_empty() {
+                ways.peers.do_send(ToPeers(away));
+            }
         }
         self.front.settled(effects.outcomes);
     }
@@ -233,11 +195,10 @@ impl Handler<GatewayUp> for Forwarder {
     }
 }
 
-impl Handler<Connect> for Forwarder {
+impl Handler<ForwarderWays> for Forwarder {
     type Result = ();
-    fn handle(&mut self, connect: Connect, ctx: &mut Self::Context) {
-        self.shards = connect.shards;
-        self.switch = Some(connect.switch);
+    fn handle(&mut self, ways: ForwarderWays, ctx: &mut Self::Context) {
+        self.ways = Some(ways);
         self.core.begin();
         self.turning = true;
         ctx.notify(Turn);

@@ -1,6 +1,6 @@
 //! How full the shards that are kept here are: the fullest of each bound as gauges, and in words what comes near its bound.
 
-use crate::actors::shard::ShardReport;
+use crate::actors::messages::shard::ShardReport;
 use selvedge_fabric::machine::Fullness;
 
 /// The fullest of each bound, with its shard.

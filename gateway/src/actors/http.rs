@@ -12,12 +12,12 @@ pub mod tables;
 use crate::actors::clock::SiteClock;
 use crate::actors::fullness;
 use crate::actors::link::PeerLinks;
-use crate::actors::log::{GetLogFigures, LogActor};
+use crate::actors::messages::log::GetLogFigures;
+use crate::actors::messages::shard::ShardReport;
+use crate::actors::messages::switch::Ask;
+use crate::actors::messages::uplink::GetState;
 use crate::actors::report::Overview;
-use crate::actors::shard::ShardReport;
-use crate::actors::switch::Ask;
-use crate::actors::uplink::{GetState, UplinkActor};
-use actix::Addr;
+use actix::Recipient;
 use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_fabric::asks::Wanted;
@@ -53,9 +53,9 @@ pub struct Api {
     /// All else of the gateway.
     pub overview: Overview,
     /// The uplink.
-    pub uplink: Addr<UplinkActor>,
+    pub uplink: Recipient<GetState>,
     /// The log.
-    pub log: Addr<LogActor>,
+    pub log: Recipient<GetLogFigures>,
     /// The links.
     pub links: PeerLinks,
     /// The metrics.
@@ -223,7 +223,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     let (from, to) = (asked(query.from), asked(query.to));
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
     // Where there is no room, the reply is closed, as it is where too many questions are open.
-    let _ = api.overview.switch.try_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
+    let _ = api.overview.ask.try_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
     match tokio::time::timeout(wait, answer).await {
         Ok(Ok(told)) if !told.is_nothing() => {

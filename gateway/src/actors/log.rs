@@ -5,14 +5,15 @@
 //! around [`Desk`]. A third one reads again what lies there ([`scrub`]). A thread that meets an error which it may not retry ends the process: what was
 //! not acknowledged was not promised, and what was is on disk.
 
+use crate::actors::messages::log::{GetLogFigures, Healed, Persist, Store};
+use crate::actors::messages::shard::LogSaid;
+use crate::actors::process::end_process;
 use crate::actors::pulse;
 use crate::actors::room::SiteRoom;
 use crate::actors::scrub;
-use crate::actors::shard::{LogSaid, ShardActor};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
-use selvedge_fabric::commit::Submission;
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use selvedge_fabric::replica::{Encoding, Said, StoreWork};
-use selvedge_log::storage::{Desk, Done, Errand, Kept, LogFigures, LogKeeper, LogWork, Stores};
+use selvedge_log::storage::{Desk, Done, Errand, Kept, LogKeeper, LogWork, Stores};
 use selvedge_log::{Room, Scrubber};
 use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
@@ -23,39 +24,19 @@ use std::time::{Duration, Instant};
 /// How often a full disk is looked at again, and the log's length is.
 const LOOK_MS: u64 = 1_000;
 
-/// Records of one shard, to be made durable.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Persist(pub Submission);
-
-/// Something for the store of snapshots and batches.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Store(pub StoreWork);
-
-/// The shard's damage is repaired, with all that was persisted before.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Healed(pub ShardId);
-
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct WorkDone(Done);
 
-/// Whom the log's threads serve.
+/// The ways from the log to the shards that it serves.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Serve(pub BTreeMap<ShardId, Addr<ShardActor>>);
-
-/// Figures of the log for operators.
-#[derive(Debug, Clone, Copy, Default, Message)]
-#[rtype(result = "LogFigures")]
-pub struct GetLogFigures;
+pub struct LogWays(pub BTreeMap<ShardId, Recipient<LogSaid>>);
 
 /// The log's actor.
 pub struct LogActor {
     desk: Desk,
-    shards: BTreeMap<ShardId, Addr<ShardActor>>,
+    shards: BTreeMap<ShardId, Recipient<LogSaid>>,
     log: Sender<LogWork>,
     store: Sender<StoreWork>,
     encoder: Sender<Encoding>,
@@ -184,9 +165,9 @@ impl Actor for LogActor {
     }
 }
 
-impl Handler<Serve> for LogActor {
+impl Handler<LogWays> for LogActor {
     type Result = ();
-    fn handle(&mut self, Serve(shards): Serve, _: &mut Self::Context) {
+    fn handle(&mut self, LogWays(shards): LogWays, _: &mut Self::Context) {
         self.shards = shards;
     }
 }
@@ -271,10 +252,4 @@ fn encode(encodings: &Receiver<Encoding>, to: &Addr<LogActor>) {
         let (shard, work) = encoding.perform();
         to.do_send(WorkDone(Done::Encoded(shard, work)));
     }
-}
-
-/// Ends the process at once: nothing may be promised on what may not be on disk.
-pub fn end_process(why: &str) -> ! {
-    tracing::error!("{why}; ending, to be started again");
-    std::process::exit(70)
 }

@@ -20,9 +20,9 @@
 //! | shards, log, store and back | `Persist`, `LogSaid`, `Store`, `WorkDone` | one in a shard's turn, and one answer to each; [`selvedge_fabric::replica::MAX_LOADING_ENTRIES`] and [`selvedge_fabric::replica::MAX_SCANS_ENTRIES`] |
 //! | uplink, shards and back | `LoadBatch`, `Confirmed`, `Loaded`, `ShardView` | the uplink's window ([`selvedge_fabric::uplink`]); confirmations of what is in it |
 //! | uplink, switch and back | `Ask`, `SiteSaid` | [`selvedge_fabric::question::MAX_QUESTIONS`] |
-//! | links and their watch | `Lost`, `Attach`, `Refused`, `Cut` | one of each in the life of a connection |
+//! | links and their watch | `Attach`, `Connected`, `Disconnected`, `Refused`, `Cut`; `Lost` to itself | one of each in the life of a connection |
 //! | report, uplink | `SendReport` | one in each interval |
-//! | wiring, all | `Connect`, `Serve` | once |
+//! | wiring, all | `ForwarderWays`, `SwitchWays`, `UplinkWays`, `LogWays` | once |
 
 pub mod clock;
 pub mod departures;
@@ -31,7 +31,9 @@ pub mod fullness;
 pub mod http;
 pub mod link;
 pub mod log;
+pub mod messages;
 pub mod orders;
+mod process;
 mod pulse;
 pub mod report;
 pub mod room;

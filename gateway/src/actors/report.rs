@@ -1,13 +1,13 @@
 //! How the gateway is as a whole: for operators, and as reports to the nodes.
 
 use crate::actors::fullness;
+use crate::actors::messages::shard::{GetStatus, ShardReport};
+use crate::actors::messages::switch::{Ask, AskTable, GetPeers};
+use crate::actors::messages::uplink::{GetLoad, SendReport};
 use crate::actors::pulse;
-use crate::actors::shard::{GetStatus, ShardActor, ShardReport};
-use crate::actors::switch::{GetPeers, Switch};
-use crate::actors::uplink::{GetLoad, SendReport, UplinkActor};
 use crate::actors::ways::Ways;
 use crate::front::Front;
-use actix::Addr;
+use actix::Recipient;
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::report::{self, Led, MAX_SKIPPED_FIELDS, REPORT_MS, Report};
@@ -30,9 +30,13 @@ pub struct Overview {
     /// How connections have ended, and the way of operators' orders.
     pub ways: Arc<Ways>,
     /// The shards that have a replica here.
-    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
-    /// Who lives.
-    pub switch: Addr<Switch>,
+    pub shards: BTreeMap<ShardId, Recipient<GetStatus>>,
+    /// The switch: who lives.
+    pub peers: Recipient<GetPeers>,
+    /// The switch: questions about recent windows.
+    pub ask: Recipient<Ask>,
+    /// The switch: questions about tables.
+    pub ask_table: Recipient<AskTable>,
 }
 
 impl Overview {
@@ -47,7 +51,7 @@ impl Overview {
 
     /// Who lives.
     pub async fn up(&self) -> BTreeSet<GatewayId> {
-        self.switch.send(GetPeers).await.unwrap_or_default()
+        self.peers.send(GetPeers).await.unwrap_or_default()
     }
 
     /// Why the gateway can't do its work now, if it can't.
@@ -83,8 +87,10 @@ pub struct Reporter {
     pub members: Vec<Member>,
     /// What is looked at.
     pub overview: Overview,
-    /// Where reports go.
-    pub uplink: Addr<UplinkActor>,
+    /// The uplink: how busy it is, while the broker is connected.
+    pub load: Recipient<GetLoad>,
+    /// The uplink: reports.
+    pub uplink: Recipient<SendReport>,
     /// Woken when something has changed that should not wait.
     pub changed: Arc<Notify>,
     /// What uptime counts from.
@@ -104,7 +110,7 @@ impl Reporter {
             self.overview.ways.departures().sweep();
             Self::warn(&reports, &mut warned);
             // The load is asked for where reports go out: no answer, no connection.
-            if let Some(load) = self.uplink.send(GetLoad).await.ok().flatten() {
+            if let Some(load) = self.load.send(GetLoad).await.ok().flatten() {
                 n += 1;
                 let report = self.make(n, load, reports).await;
                 self.uplink.do_send(SendReport(report));

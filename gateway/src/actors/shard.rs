@@ -2,17 +2,19 @@
 //! the effects in their order of durability.
 
 use crate::actors::clock::SiteClock;
-use crate::actors::forwarder::{Answered, Forwarder, LeaderIs, PublishWills};
-use crate::actors::log::{Healed, LogActor, Persist, Store, end_process};
-use crate::actors::switch::{Switch, ToPeers};
-use crate::actors::uplink::{Loaded, ShardView, UplinkActor};
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
+use crate::actors::messages::forwarder::{Answered, LeaderIs, PublishWills};
+use crate::actors::messages::log::{Healed, Persist, Store};
+use crate::actors::messages::shard::{GetStatus, LoadBatch, LogSaid, ShardEvents, ShardReport};
+use crate::actors::messages::switch::ToPeers;
+use crate::actors::messages::uplink::{Loaded, ShardView};
+use crate::actors::process::end_process;
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
 use metrics::Counter;
 use selvedge_fabric::agreement::WallTime;
-use selvedge_fabric::machine::{Counters, Fullness, Sizes};
+use selvedge_fabric::machine::Counters;
 use selvedge_fabric::peer::PeerMessage;
-use selvedge_fabric::replica::{Replica, Said};
-use selvedge_fabric::shard::{Event, Now, Status};
+use selvedge_fabric::replica::Replica;
+use selvedge_fabric::shard::{Event, Now};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::LostBatch;
 use std::collections::BTreeMap;
@@ -22,55 +24,29 @@ use std::time::{Duration, Instant};
 /// Events that are stepped in one turn.
 const MAX_TURN_EVENTS: usize = 4_096;
 
-/// Events for a shard.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct ShardEvents(pub Vec<Event>);
-
-/// What the log says to a shard.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct LogSaid(pub Said);
-
-/// Asks for the content of a batch, for the uplink.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct LoadBatch(pub u64);
-
-/// Asks how the shard is.
-#[derive(Debug, Message)]
-#[rtype(result = "ShardReport")]
-pub struct GetStatus;
-
-/// How the shard is.
-#[derive(Debug, actix::MessageResponse)]
-pub struct ShardReport {
-    /// Its replica.
-    pub status: Status,
-    /// How often this process began to lead it.
-    pub led: u64,
-    /// How many publishes were ever put into its quarantine.
-    pub quarantined: u64,
-    /// How much its tables hold.
-    pub sizes: Sizes,
-    /// How much of each bound is used.
-    pub fullness: Vec<Fullness>,
-}
-
-/// Whom the shard's effects go to.
-#[derive(Clone)]
-pub struct Around {
-    /// The log.
-    pub log: Addr<LogActor>,
-    /// Messages to peers and to this gateway's queries.
-    pub switch: Addr<Switch>,
-    /// This gateway's forwarder.
-    pub forwarder: Addr<Forwarder>,
-    /// The uplink.
-    pub uplink: Addr<UplinkActor>,
+/// The ways that the effects of all shards take, and the clocks that they go by.
+pub struct ShardWays {
+    /// To the log: records.
+    pub persist: Recipient<Persist>,
+    /// To the log: a repaired shard.
+    pub healed: Recipient<Healed>,
+    /// To the log: snapshots and contents of batches.
+    pub store: Recipient<Store>,
+    /// To the switch: messages to peers, and to this gateway's own questions.
+    pub peers: Recipient<ToPeers>,
+    /// To the forwarder: answers about its batches.
+    pub answered: Recipient<Answered>,
+    /// To the forwarder: that this gateway leads.
+    pub leader: Recipient<LeaderIs>,
+    /// To the forwarder: wills that are due.
+    pub wills: Recipient<PublishWills>,
+    /// To the uplink: contents that it asked for.
+    pub loaded: Recipient<Loaded>,
+    /// To the uplink: how the outbox stands.
+    pub view: Recipient<ShardView>,
     /// What monotonic times count from.
     pub epoch: Instant,
-    /// What the wall time is.
+    /// The site's wall time.
     pub clock: Arc<SiteClock>,
 }
 
@@ -79,7 +55,7 @@ pub struct ShardActor {
     id: ShardId,
     me: GatewayId,
     replica: Replica,
-    around: Around,
+    ways: Arc<ShardWays>,
     inbox: Vec<Event>,
     turning: bool,
     timer: Option<(u64, SpawnHandle)>,
@@ -90,14 +66,14 @@ pub struct ShardActor {
 
 impl ShardActor {
     /// An actor around a recovered replica.
-    pub fn new(id: ShardId, me: GatewayId, replica: Replica, around: Around) -> Self {
+    pub fn new(id: ShardId, me: GatewayId, replica: Replica, ways: Arc<ShardWays>) -> Self {
         let (inbox, applied) = (Vec::new(), BTreeMap::new());
-        Self { id, me, replica, around, inbox, turning: false, timer: None, led: 0, applied }
+        Self { id, me, replica, ways, inbox, turning: false, timer: None, led: 0, applied }
     }
 
     fn now(&self) -> Now {
-        let mono_ms = u64::try_from(self.around.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let WallTime { wall, sure } = self.around.clock.now();
+        let mono_ms = u64::try_from(self.ways.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let WallTime { wall, sure } = self.ways.clock.now();
         Now { mono_ms, wall, sure }
     }
 
@@ -126,16 +102,16 @@ impl ShardActor {
             Err(halt) => end_process(&halt.to_string()),
         };
         self.send(effects.send);
-        let (shard, around) = (self.id, &self.around);
+        let (shard, ways) = (self.id, &self.ways);
         if let Some(submission) = effects.persist {
-            around.log.do_send(Persist(submission));
+            ways.persist.do_send(Persist(submission));
         }
         if effects.healed {
-            around.log.do_send(Healed(shard));
+            ways.healed.do_send(Healed(shard));
         }
-        effects.store.into_iter().for_each(|work| around.log.do_send(Store(work)));
+        effects.store.into_iter().for_each(|work| ways.store.do_send(Store(work)));
         for (seq, content) in effects.loaded {
-            around.uplink.do_send(Loaded { shard, seq, content });
+            ways.loaded.do_send(Loaded { shard, seq, content });
         }
         for (seq, lost) in effects.lost {
             let LostBatch { readings, parts, from, to } = lost;
@@ -147,13 +123,13 @@ impl ShardActor {
         if effects.began_to_lead {
             self.led += 1;
             metrics::counter!("selvedge_leaderships_total").increment(1);
-            around.forwarder.do_send(LeaderIs(shard, self.me));
+            ways.leader.do_send(LeaderIs(shard, self.me));
         }
         if let Some(view) = effects.uplink {
-            around.uplink.do_send(ShardView(shard, view));
+            ways.view.do_send(ShardView(shard, view));
         }
         if !effects.wills.is_empty() {
-            around.forwarder.do_send(PublishWills(effects.wills));
+            ways.wills.do_send(PublishWills(effects.wills));
         }
         for (what, count) in effects.counters.iter().flat_map(Counters::named).filter(|(_, count)| *count > 0)
         {
@@ -182,10 +158,10 @@ impl ShardActor {
             }
         }
         if !answers.is_empty() {
-            self.around.forwarder.do_send(Answered { from: self.me, answers });
+            self.ways.answered.do_send(Answered { from: self.me, answers });
         }
         if !rest.is_empty() {
-            self.around.switch.do_send(ToPeers(rest));
+            self.ways.peers.do_send(ToPeers(rest));
         }
     }
 

@@ -3,7 +3,7 @@
 //! An actor stops only by a defect (a panic ends it alone, and its mailbox with it). Its state can't be
 //! trusted any more, while what is on disk can: so the process ends, and whoever started it starts it again.
 
-use crate::actors::log::end_process;
+use crate::actors::process::end_process;
 use crate::actors::pulse;
 use actix::{Actor, Context};
 

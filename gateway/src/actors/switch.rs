@@ -2,20 +2,23 @@
 //! tells everyone who lives; and puts questions to the site's replicas.
 
 use crate::actors::clock::SiteClock;
-use crate::actors::forwarder::{Answered, Forwarder, GatewayDown, GatewayUp};
-use crate::actors::link::{FromPeer, PeerLinks, PeersChanged};
+use crate::actors::link::PeerLinks;
+use crate::actors::messages::forwarder::{Answered, GatewayDown, GatewayUp};
+use crate::actors::messages::shard::ShardEvents;
+use crate::actors::messages::switch::{
+    Ask, AskTable, FromPeer, GetPeers, InterestChanged, PeersChanged, ToPeers,
+};
 use crate::actors::pulse;
 use crate::actors::room::SiteRoom;
-use crate::actors::shard::{ShardActor, ShardEvents};
 use crate::front::Front;
-use actix::{Actor, Addr, Context, Handler, Message};
-use selvedge_fabric::asks::{self, Asks, Told, Wanted};
+use actix::{Actor, Context, Handler, Message, Recipient};
+use selvedge_fabric::asks::{self, Asks, Told};
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
 use selvedge_fabric::reach::Reach;
 use selvedge_fabric::ring::Ring;
 use selvedge_fabric::shard::{CONFIGURATION, Event};
 use selvedge_types::ids::{GatewayId, ShardId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -26,60 +29,27 @@ const MAX_TABLE_QUESTIONS: usize = 256;
 /// How often changed subscriptions are told to peers, and questions are looked after.
 const LOOK_MS: u64 = 200;
 
-/// Messages to gateways: peers, or this one.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct ToPeers(pub Vec<(GatewayId, PeerMessage)>);
-
-/// Whom the switch serves.
+/// The ways out of the switch.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Connect {
-    /// The shards that have a replica here.
-    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
-    /// This gateway's forwarder.
-    pub forwarder: Addr<Forwarder>,
-    /// The links.
+pub struct SwitchWays {
+    /// To the shards that have a replica here.
+    pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
+    /// To the forwarder: answers about its batches.
+    pub answered: Recipient<Answered>,
+    /// To the forwarder: a gateway that can't be reached.
+    pub down: Recipient<GatewayDown>,
+    /// To the forwarder: a gateway that can be reached again.
+    pub up: Recipient<GatewayUp>,
+    /// To the peers.
     pub links: PeerLinks,
 }
-
-/// Asks the site about recent windows; what it says comes through `reply`, which closes if too much is asked.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Ask {
-    /// The question; its deadline counts from the epoch that the switch was made with.
-    pub wanted: Wanted,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Told>,
-}
-
-/// Asks gateways about a table; the first answer comes through `reply`, which closes if too much is asked.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct AskTable {
-    /// Whom: all replicas of a shard, of which its leader answers, or one gateway.
-    pub to: Vec<GatewayId>,
-    /// The question.
-    pub question: TableQuestion,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<TableAnswer>,
-}
-
-/// Subscriptions have changed here: the peers are told at once, for what they take in from now on is wanted.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct InterestChanged;
-
-/// Asks who lives.
-#[derive(Debug, Message)]
-#[rtype(result = "BTreeSet<GatewayId>")]
-pub struct GetPeers;
 
 /// The switch.
 pub struct Switch {
     me: GatewayId,
     front: Arc<Front>,
-    to: Option<Connect>,
+    ways: Option<SwitchWays>,
     reach: Reach,
     told: u64,
     epoch: Instant,
@@ -110,7 +80,7 @@ impl Switch {
         Self {
             me,
             front,
-            to: None,
+            ways: None,
             reach: Reach::new(me),
             told: 0,
             epoch,
@@ -178,16 +148,16 @@ impl Switch {
             }
         }
         self.front.tell_taken();
-        let Some(to) = &self.to else { return };
+        let Some(ways) = &self.ways else { return };
         for (shard, events) in events {
-            if let Some(actor) = to.shards.get(&shard)
-                && actor.try_send(ShardEvents(events)).is_err()
+            if let Some(shard) = ways.shards.get(&shard)
+                && shard.try_send(ShardEvents(events)).is_err()
             {
                 metrics::counter!("selvedge_shard_behind_total").increment(1);
             }
         }
         if !answers.is_empty() {
-            to.forwarder.do_send(Answered { from, answers });
+            ways.answered.do_send(Answered { from, answers });
         }
     }
 
@@ -215,9 +185,9 @@ impl Switch {
         if let Some(own) = by_peer.remove(&self.me) {
             self.take_in(self.me, own);
         }
-        if let Some(to) = &self.to {
+        if let Some(ways) = &self.ways {
             for (peer, messages) in by_peer {
-                to.links.send(peer, messages);
+                ways.links.send(peer, messages);
             }
         }
     }
@@ -252,7 +222,7 @@ impl Switch {
 
     fn look_at_clocks(&mut self) {
         let outside = self.clock.look();
-        let Some(to) = self.to.as_ref().filter(|_| outside != self.outside) else { return };
+        let Some(ways) = self.ways.as_ref().filter(|_| outside != self.outside) else { return };
         match outside.is_empty() {
             true => tracing::info!("the gateways agree on the time"),
             false => tracing::warn!(
@@ -260,7 +230,7 @@ impl Switch {
                 "their wall clocks are off from what a majority agrees on: set them right; they lead only when no other can"
             ),
         }
-        for shard in to.shards.values() {
+        for shard in ways.shards.values() {
             shard.do_send(ShardEvents(vec![Event::Clocks { outside: outside.clone() }]));
         }
         self.outside = outside;
@@ -268,11 +238,11 @@ impl Switch {
 
     fn look_at_room(&mut self) {
         let full = self.room.full();
-        let Some(to) = self.to.as_ref().filter(|_| full != self.full) else { return };
+        let Some(ways) = self.ways.as_ref().filter(|_| full != self.full) else { return };
         if !full.is_empty() {
             tracing::warn!(gateways = ?full, "their disks are full: free some space; others lead where a majority has room");
         }
-        for shard in to.shards.values() {
+        for shard in ways.shards.values() {
             shard.do_send(ShardEvents(vec![Event::Full { who: full.clone() }]));
         }
         self.full = full;
@@ -303,14 +273,14 @@ impl Actor for Switch {
     }
 }
 
-impl Handler<Connect> for Switch {
+impl Handler<SwitchWays> for Switch {
     type Result = ();
-    fn handle(&mut self, connect: Connect, _: &mut Self::Context) {
+    fn handle(&mut self, ways: SwitchWays, _: &mut Self::Context) {
         let up: Vec<_> = self.reach.up().iter().copied().collect();
-        for shard in connect.shards.values() {
+        for shard in ways.shards.values() {
             shard.do_send(ShardEvents(vec![Event::Peers { up: up.clone(), restarted: Vec::new() }]));
         }
-        self.to = Some(connect);
+        self.ways = Some(ways);
     }
 }
 
@@ -331,13 +301,13 @@ impl Handler<PeersChanged> for Switch {
         for fresh in &news.reached {
             tracing::info!(peer = %fresh, "a gateway is reached");
         }
-        if let Some(to) = &self.to {
-            for shard in to.shards.values() {
+        if let Some(ways) = &self.ways {
+            for shard in ways.shards.values() {
                 let (up, restarted) = (news.up.clone(), news.restarted.clone());
                 shard.do_send(ShardEvents(vec![Event::Peers { up, restarted }]));
             }
-            news.gone().for_each(|gone| to.forwarder.do_send(GatewayDown(gone)));
-            news.back().for_each(|back| to.forwarder.do_send(GatewayUp(back)));
+            news.gone().for_each(|gone| ways.down.do_send(GatewayDown(gone)));
+            news.back().for_each(|back| ways.up.do_send(GatewayUp(back)));
         }
         let (now_ms, mut effects) = (self.now_ms(), Vec::new());
         self.asks.peers(now_ms, self.reach.up(), &mut effects);

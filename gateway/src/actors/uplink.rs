@@ -5,16 +5,17 @@
 //! the confirmations, the other publishes. Neither is believed: what the node has not confirmed is sent
 //! again.
 
+use crate::actors::messages::shard::{LoadBatch, ShardEvents};
+use crate::actors::messages::switch::Ask;
+use crate::actors::messages::uplink::{GetLoad, GetState, Loaded, SendReport, ShardView, UplinkState};
 use crate::actors::pulse;
-use crate::actors::shard::{LoadBatch, ShardActor, ShardEvents};
-use crate::actors::switch::{Ask, Switch};
 use crate::settings::UplinkTo;
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
 use selvedge_fabric::asks::Told;
 use selvedge_fabric::question::{Desk, Verdict};
 use selvedge_fabric::shard::{Event, UplinkView};
-use selvedge_fabric::uplink::{Confirmation, Effect, NotTaken, Uplink, UplinkContent};
+use selvedge_fabric::uplink::{Confirmation, Effect, NotTaken, Uplink};
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
@@ -40,66 +41,22 @@ const SILENCE_MS: u64 = 60_000;
 /// How long to rest after the broker could not be reached.
 const RECONNECT_MS: u64 = 500;
 
-/// How a shard's outbox stands.
+/// The ways out of the uplink.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ShardView(pub ShardId, pub UplinkView);
-
-/// What there is to be sent of a batch.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Loaded {
-    /// The shard.
-    pub shard: ShardId,
-    /// The batch.
-    pub seq: u64,
-    /// What there is.
-    pub content: UplinkContent,
+pub struct UplinkWays {
+    /// To the shards that have a replica here: for the content of a batch.
+    pub load: BTreeMap<ShardId, Recipient<LoadBatch>>,
+    /// To the same shards: what the node has confirmed.
+    pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
+    /// To the site's replicas: what nodes ask.
+    pub ask: Recipient<Ask>,
 }
-
-/// Whom the uplink works for.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Connect {
-    /// The shards that have a replica here.
-    pub shards: BTreeMap<ShardId, Addr<ShardActor>>,
-    /// What puts questions to the site.
-    pub switch: Addr<Switch>,
-}
-
-/// A report to be sent.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct SendReport(pub Report);
-
-/// Asks how many questions of nodes are under way, and how long one took lately in milliseconds; nothing while the
-/// broker is not connected.
-#[derive(Debug, Message)]
-#[rtype(result = "Option<(u32, u32)>")]
-pub struct GetLoad;
 
 /// What the site says to a question; nothing if it could not be asked.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct SiteSaid(QuestionId, Option<Told>);
-
-/// Asks how the uplink is.
-#[derive(Debug, Message)]
-#[rtype(result = "UplinkState")]
-pub struct GetState;
-
-/// How the uplink is. A site takes readings without it, so it does not decide whether a gateway is ready.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, actix::MessageResponse)]
-pub struct UplinkState {
-    /// Host and port of the broker.
-    pub broker: String,
-    /// Both connections to the broker are up.
-    pub connected: bool,
-    /// Why results do not reach a node, if they do not.
-    pub trouble: Option<String>,
-    /// The ledger that the shards led here have admitted; more than one only while that changes.
-    pub ledgers: Vec<String>,
-}
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -141,8 +98,7 @@ pub struct UplinkActor {
     answers: Sealer<Answer>,
     questions: Opener<Question>,
     desk: Desk,
-    shards: BTreeMap<ShardId, Addr<ShardActor>>,
-    switch: Option<Addr<Switch>>,
+    ways: Option<UplinkWays>,
     views: BTreeMap<ShardId, UplinkView>,
     /// Why the broker can't be reached, as the client says it.
     failure: Option<String>,
@@ -179,8 +135,7 @@ impl UplinkActor {
             questions,
             desk: Desk::new(settings.me, settings.start),
             settings,
-            shards: BTreeMap::new(),
-            switch: None,
+            ways: None,
             views: BTreeMap::new(),
             failure: None,
             heard_ms: 0,
@@ -216,8 +171,8 @@ impl UplinkActor {
         for effect in effects {
             match effect {
                 Effect::Load(shard, seq) => {
-                    if let Some(actor) = self.shards.get(&shard) {
-                        actor.do_send(LoadBatch(seq));
+                    if let Some(shard) = self.ways.as_ref().and_then(|ways| ways.load.get(&shard)) {
+                        shard.do_send(LoadBatch(seq));
                     }
                 }
                 Effect::Batch { shard, incarnation, seq, first_kept, last, body } => {
@@ -230,8 +185,8 @@ impl UplinkActor {
                     self.publish(incarnation, shard, last, &Up::Beacon { first_kept, last });
                 }
                 Effect::Confirmed(shard, ledger, cursor) => {
-                    if let Some(actor) = self.shards.get(&shard) {
-                        actor.do_send(ShardEvents(vec![Event::Confirmed { ledger, cursor }]));
+                    if let Some(shard) = self.ways.as_ref().and_then(|ways| ways.shards.get(&shard)) {
+                        shard.do_send(ShardEvents(vec![Event::Confirmed { ledger, cursor }]));
                     }
                 }
             }
@@ -263,11 +218,11 @@ impl UplinkActor {
             Ok(_) => return refuse("node", "it is bound to another node than it names"),
             Err(e) => return refuse(e.reason(), &e.to_string()),
         };
-        let (Some(switch), Some(myself)) = (self.switch.clone(), self.myself.clone()) else { return };
+        let (Some(ways), Some(myself)) = (&self.ways, self.myself.clone()) else { return };
         match self.desk.take(self.now_ms(), &question) {
             Verdict::Taken(wanted) => {
                 let (reply, told) = oneshot::channel();
-                switch.do_send(Ask { wanted, reply });
+                ways.ask.do_send(Ask { wanted, reply });
                 actix::spawn(async move { myself.do_send(SiteSaid(question.id, told.await.ok())) });
             }
             Verdict::Busy => {
@@ -499,11 +454,10 @@ impl Handler<Loaded> for UplinkActor {
     }
 }
 
-impl Handler<Connect> for UplinkActor {
+impl Handler<UplinkWays> for UplinkActor {
     type Result = ();
-    fn handle(&mut self, Connect { shards, switch }: Connect, _: &mut Self::Context) {
-        self.shards = shards;
-        self.switch = Some(switch);
+    fn handle(&mut self, ways: UplinkWays, _: &mut Self::Context) {
+        self.ways = Some(ways);
     }
 }
 

@@ -3,12 +3,12 @@
 
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::DepartureDesk;
-use crate::actors::forwarder::{Forwarder, Submit, Withdraw};
 use crate::actors::link::PeerLinks;
+use crate::actors::messages::forwarder::{Submit, Withdraw};
+use crate::actors::messages::switch::InterestChanged;
 use crate::actors::orders::Orders;
-use crate::actors::switch::{InterestChanged, Switch};
 use crate::front::{ORDERS, Outside};
-use actix::Addr;
+use actix::Recipient;
 use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
 use selvedge_fabric::machine::Outcome;
 use selvedge_fabric::peer::PeerMessage;
@@ -19,11 +19,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// The actors that serve the front.
-struct Served {
-    forwarder: Addr<Forwarder>,
-    switch: Addr<Switch>,
-    links: PeerLinks,
+/// The ways to the actors that serve the front.
+pub struct FrontWays {
+    /// To the forwarder: items.
+    pub submit: Recipient<Submit>,
+    /// To the forwarder: items that nobody waits for any more.
+    pub withdraw: Recipient<Withdraw>,
+    /// To the switch: changed subscriptions.
+    pub interest: Recipient<InterestChanged>,
+    /// To the peers.
+    pub links: PeerLinks,
 }
 
 /// The ways from the front to the actors. Before these run, what is sent is lost: there is no connection yet.
@@ -32,7 +37,7 @@ pub struct Ways {
     clock: Arc<SiteClock>,
     departures: DepartureDesk,
     orders: Orders,
-    to: OnceLock<Served>,
+    to: OnceLock<FrontWays>,
 }
 
 impl Ways {
@@ -42,8 +47,8 @@ impl Ways {
     }
 
     /// Connects them to the actors; called once, before the first connection.
-    pub fn connect(&self, forwarder: Addr<Forwarder>, switch: Addr<Switch>, links: PeerLinks) {
-        let _ = self.to.set(Served { forwarder, switch, links });
+    pub fn connect(&self, to: FrontWays) {
+        let _ = self.to.set(to);
     }
 
     /// How connections have ended.
@@ -56,7 +61,7 @@ impl Ways {
         let to = self.to.get()?;
         let (token, outcome) = self.orders.open()?;
         let ticket = Ticket { connection: ORDERS, token };
-        to.forwarder.do_send(Submit(vec![(shard, ticket, item)]));
+        to.submit.do_send(Submit(vec![(shard, ticket, item)]));
         Some(outcome)
     }
 }
@@ -72,13 +77,13 @@ impl Outside for Ways {
 
     fn submit(&self, items: Vec<(ShardId, Ticket, Forwardable)>) {
         if let Some(to) = self.to.get() {
-            to.forwarder.do_send(Submit(items));
+            to.submit.do_send(Submit(items));
         }
     }
 
     fn withdraw(&self, items: Vec<(ShardId, Ticket)>) {
         if let Some(to) = self.to.get() {
-            to.forwarder.do_send(Withdraw(items));
+            to.withdraw.do_send(Withdraw(items));
         }
     }
 
@@ -91,7 +96,7 @@ impl Outside for Ways {
     fn interest_changed(&self) {
         if let Some(to) = self.to.get() {
             // Where there is no room, the switch looks by itself soon.
-            let _ = to.switch.try_send(InterestChanged);
+            let _ = to.interest.try_send(InterestChanged);
         }
     }
 

@@ -3,22 +3,22 @@
 
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::{Bounds, DepartureDesk};
-use crate::actors::forwarder::{self, Forwarder};
+use crate::actors::forwarder::{Forwarder, ForwarderWays};
 use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
-use crate::actors::log::{LogActor, Serve};
+use crate::actors::log::{LogActor, LogWays};
 use crate::actors::report::{Overview, Reporter};
 use crate::actors::room::SiteRoom;
-use crate::actors::shard::{Around, ShardActor};
+use crate::actors::shard::{ShardActor, ShardWays};
 use crate::actors::supervisor::{Part, Supervisor};
-use crate::actors::switch::{self, Switch};
-use crate::actors::uplink::{self, UplinkActor, UplinkSettings};
-use crate::actors::ways::Ways;
+use crate::actors::switch::{Switch, SwitchWays};
+use crate::actors::uplink::{UplinkActor, UplinkSettings, UplinkWays};
+use crate::actors::ways::{FrontWays, Ways};
 use crate::descriptors;
 use crate::front::Front;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
 use crate::settings::Checked;
-use actix::{Actor, Addr};
+use actix::{Actor, Addr, Handler, Message, Recipient};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -33,7 +33,7 @@ use selvedge_log::storage::{self, Folders, Found, LogKeeper, OpenError, ReplicaS
 use selvedge_log::{LogError, RealDisk, Scrubber, Settings as LogSettings};
 use selvedge_mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
-use selvedge_types::ids::GatewayId;
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -219,22 +219,31 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let uplink = UplinkActor::new(uplink)?.start();
 
-    let around = Around {
-        log: log.clone(),
-        switch: switch.clone(),
-        forwarder: forwarder.clone(),
-        uplink: uplink.clone(),
+    let shard_ways = Arc::new(ShardWays {
+        persist: log.clone().recipient(),
+        healed: log.clone().recipient(),
+        store: log.clone().recipient(),
+        peers: switch.clone().recipient(),
+        answered: forwarder.clone().recipient(),
+        leader: forwarder.clone().recipient(),
+        wills: forwarder.clone().recipient(),
+        loaded: uplink.clone().recipient(),
+        view: uplink.clone().recipient(),
         epoch,
         clock: clock.clone(),
-    };
+    });
     let mut actors = BTreeMap::new();
     // The log's actor must know a shard before its first record is on disk; mailboxes keep their order.
     while let Some((id, replica)) = replicas.pop_first() {
-        let actor = ShardActor::new(id, me, replica, around.clone());
+        let actor = ShardActor::new(id, me, replica, shard_ways.clone());
         actors.insert(id, actor.start());
     }
-    log.do_send(Serve(actors.clone()));
-    uplink.do_send(uplink::Connect { shards: actors.clone(), switch: switch.clone() });
+    log.do_send(LogWays(ways_to(&actors)));
+    uplink.do_send(UplinkWays {
+        load: ways_to(&actors),
+        shards: ways_to(&actors),
+        ask: switch.clone().recipient(),
+    });
     let threads = Threads::of(settings.gateway.threads);
     let links_arbiter = match threads.links {
         true => actix::Arbiter::new().handle(),
@@ -254,10 +263,12 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         &links_arbiter,
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
-    forwarder.do_send(forwarder::Connect { shards: actors.clone(), switch: switch.clone() });
-    switch.do_send(switch::Connect {
-        shards: actors.clone(),
-        forwarder: forwarder.clone(),
+    forwarder.do_send(ForwarderWays { shards: ways_to(&actors), peers: switch.clone().recipient() });
+    switch.do_send(SwitchWays {
+        shards: ways_to(&actors),
+        answered: forwarder.clone().recipient(),
+        down: forwarder.clone().recipient(),
+        up: forwarder.clone().recipient(),
         links: links.clone(),
     });
     let mut parts: Vec<Part> = vec![
@@ -268,7 +279,12 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     ];
     parts.extend(actors.iter().map(|(id, shard)| part(&format!("shard {id}"), shard.clone())));
     Supervisor::new(parts).start();
-    ways.connect(forwarder, switch.clone(), links.clone());
+    ways.connect(FrontWays {
+        submit: forwarder.clone().recipient(),
+        withdraw: forwarder.recipient(),
+        interest: switch.clone().recipient(),
+        links: links.clone(),
+    });
 
     let listeners = match threads.listeners {
         0 => None,
@@ -310,17 +326,34 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
 
     let members =
         settings.site.gateways.iter().map(|g| Member { id: GatewayId(g.id), weight: g.weight }).collect();
-    let overview = Overview { ring, front, ways, shards: actors, switch };
-    let (of, to) = (overview.clone(), uplink.clone());
-    actix::spawn(Reporter { me, start, members, overview: of, uplink: to, changed, epoch }.run());
+    let overview = Overview {
+        ring,
+        front,
+        ways,
+        shards: ways_to(&actors),
+        peers: switch.clone().recipient(),
+        ask: switch.clone().recipient(),
+        ask_table: switch.recipient(),
+    };
+    let reporter = Reporter {
+        me,
+        start,
+        members,
+        overview: overview.clone(),
+        load: uplink.clone().recipient(),
+        uplink: uplink.clone().recipient(),
+        changed,
+        epoch,
+    };
+    actix::spawn(reporter.run());
     let widths_ms = settings.rules.widths_ms();
     let log_limit = SharedLogLimit::default();
     let api = web::Data::new(Api {
         site,
         me,
         overview,
-        uplink,
-        log,
+        uplink: uplink.recipient(),
+        log: log.recipient(),
         links,
         metrics,
         epoch,
@@ -369,6 +402,15 @@ fn bounds(config: &ListenerConfig) -> Bounds {
         ("delivery_queue_bytes", limits.delivery_queue_bytes as u64),
     ];
     settings.into_iter().map(|(name, value)| (name, format!("mqtt.{name} = {value}"))).collect()
+}
+
+/// The way of one kind of message to each shard.
+fn ways_to<M>(shards: &BTreeMap<ShardId, Addr<ShardActor>>) -> BTreeMap<ShardId, Recipient<M>>
+where
+    M: Message<Result: Send> + Send + 'static,
+    ShardActor: Handler<M>,
+{
+    shards.iter().map(|(id, shard)| (*id, shard.clone().recipient())).collect()
 }
 
 fn part<A: Actor>(name: &str, address: Addr<A>) -> Part {

@@ -82,22 +82,7 @@ struct Known {
 }
 
 /// The circles that are known. Each goes some day; no other comes.
-const KNOWN: [Known; 12] = [
-    Known {
-        folder: "gateway/src/actors",
-        modules: &["forwarder", "log", "shard", "switch", "uplink"],
-        why: "actors hold each other's addresses, not recipients of messages",
-    },
-    Known {
-        folder: "gateway/src/actors",
-        modules: &["http", "quarantine"],
-        why: "a path of HTTP that is a file beside http, not below it",
-    },
-    Known {
-        folder: "gateway/src/actors/link",
-        modules: &["peer", "watch"],
-        why: "messages are declared beside the actors that take them",
-    },
+const KNOWN: [Known; 9] = [
     Known {
         folder: "gateway/fabric/src",
         modules: &["forward", "machine", "peer"],

@@ -3,7 +3,7 @@
 //! Limits: [`SHARDS_ASKED`] shards are asked at a time; one answer takes at most [`ALL_WAIT_MS`], and names what is missing in it.
 
 use super::Api;
-use crate::actors::switch::AskTable;
+use crate::actors::messages::switch::AskTable;
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -42,7 +42,7 @@ pub fn deadline() -> Instant {
 async fn ask(api: &Api, to: Vec<GatewayId>, question: TableQuestion) -> Option<TableAnswer> {
     let (reply, answer) = oneshot::channel();
     // Where there is no room, the reply is closed, as it is where too many questions are open.
-    let _ = api.overview.switch.try_send(AskTable { to, question, reply });
+    let _ = api.overview.ask_table.try_send(AskTable { to, question, reply });
     tokio::time::timeout(Duration::from_millis(TABLE_WAIT_MS), answer).await.ok()?.ok()
 }
 

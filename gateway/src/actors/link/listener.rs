@@ -1,10 +1,10 @@
 //! Accepts connections from peers and greets them.
 
 use super::greet::Greeter;
+use super::messages::Attach;
 use super::noise::LinkError;
-use super::peer::{Attach, PeerLink};
 use super::{Line, Task};
-use actix::{Actor, Addr, AsyncContext, Context};
+use actix::{Actor, Addr, AsyncContext, Context, Recipient};
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::GatewayId;
 use std::cell::{Cell, RefCell};
@@ -20,19 +20,19 @@ pub const MAX_UNAUTHENTICATED_CONNECTIONS: usize = 16;
 /// The pause after an accept that failed (out of file descriptors, say), in milliseconds.
 const ACCEPT_RETRY_MS: u64 = 100;
 
-/// Accepts connections from peers and hands those that were greeted to their [`PeerLink`]s.
+/// Accepts connections from peers and hands those that were greeted to their peers' links.
 pub struct PeerListener {
     listener: Option<std::net::TcpListener>,
-    desk: Rc<Desk>,
+    greetings: Rc<Greetings>,
     accepting: Option<Task>,
     /// An actor whose address nobody has would be stopped.
     myself: Option<Addr<Self>>,
 }
 
 /// What all greetings share.
-struct Desk {
+struct Greetings {
     greeter: Arc<Greeter>,
-    links: BTreeMap<GatewayId, Addr<PeerLink>>,
+    links: BTreeMap<GatewayId, Recipient<Attach>>,
     lines: BTreeMap<GatewayId, Arc<Line>>,
     log_limit: SharedLogLimit,
 }
@@ -41,11 +41,11 @@ impl PeerListener {
     pub(super) fn new(
         listener: std::net::TcpListener,
         greeter: Arc<Greeter>,
-        links: BTreeMap<GatewayId, Addr<PeerLink>>,
+        links: BTreeMap<GatewayId, Recipient<Attach>>,
         lines: BTreeMap<GatewayId, Arc<Line>>,
     ) -> Self {
-        let desk = Rc::new(Desk { greeter, links, lines, log_limit: SharedLogLimit::default() });
-        Self { listener: Some(listener), desk, accepting: None, myself: None }
+        let greetings = Rc::new(Greetings { greeter, links, lines, log_limit: SharedLogLimit::default() });
+        Self { listener: Some(listener), greetings, accepting: None, myself: None }
     }
 }
 
@@ -56,7 +56,7 @@ impl Actor for PeerListener {
         self.myself = Some(ctx.address());
         let Some(listener) = self.listener.take() else { return };
         match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => self.accepting = Some(Task::spawn(accept(listener, self.desk.clone()))),
+            Ok(listener) => self.accepting = Some(Task::spawn(accept(listener, self.greetings.clone()))),
             Err(e) => tracing::error!("peers can't connect to this gateway: {e}"),
         }
     }
@@ -98,16 +98,16 @@ impl Seats {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
+async fn accept(listener: tokio::net::TcpListener, greetings: Rc<Greetings>) {
     let seats = Rc::new(RefCell::new(Seats::default()));
     loop {
         match listener.accept().await {
             Ok((socket, from)) => {
-                let desk = desk.clone();
-                Seats::take(&seats, from.ip(), async move { desk.greet(socket, from).await });
+                let greetings = greetings.clone();
+                Seats::take(&seats, from.ip(), async move { greetings.greet(socket, from).await });
             }
             Err(e) => {
-                if let Some(left_out) = desk.log_limit.note("accept") {
+                if let Some(left_out) = greetings.log_limit.note("accept") {
                     tracing::warn!("a peer's connection can't be accepted: {e}{left_out}");
                 }
                 tokio::time::sleep(Duration::from_millis(ACCEPT_RETRY_MS)).await;
@@ -116,7 +116,7 @@ async fn accept(listener: tokio::net::TcpListener, desk: Rc<Desk>) {
     }
 }
 
-impl Desk {
+impl Greetings {
     async fn greet(&self, socket: tokio::net::TcpStream, from: std::net::SocketAddr) {
         let met = Cell::new(None);
         match self.greeter.accept(socket, |peer| met.set(Some(peer))).await {

@@ -8,7 +8,7 @@
 //!
 //! Each peer has one [`PeerLink`] actor, which dials (if this is the lower id), holds the one connection
 //! and lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure
-//! detector. All of them run in the arbiter that [`start`] is given.
+//! detector. All of them run in the arbiter that [`start`] is given, and only [`start`] names them all.
 //!
 //! **Back pressure.** A reader hands over one frame's messages, and reads on when the receiver's handler has
 //! returned. A receiver that is busy, or whose mailbox is full, so leaves the rest in the sockets, and the
@@ -22,21 +22,23 @@
 
 mod greet;
 mod listener;
+mod messages;
 mod noise;
 mod peer;
 mod watch;
 
 pub use listener::{MAX_UNAUTHENTICATED_CONNECTIONS, PeerListener};
 pub use noise::{LinkError, LinkKey};
-pub use peer::{PeerLink, SendToPeer};
+pub use peer::PeerLink;
 pub use watch::PeerWatch;
 
 use crate::actors::clock::SiteClock;
+use crate::actors::messages::switch::{FromPeer, PeersChanged};
 use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
-use actix::{Actor, Addr, ArbiterHandle, Message, Recipient};
+use actix::{Actor, ArbiterHandle, Recipient};
 use greet::Greeter;
-use selvedge_fabric::detector::Change;
+use peer::LinkWays;
 use selvedge_fabric::link::{Lane, LaneCounts, Link, LinkCounts, State};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_guard::log_limit::SharedLogLimit;
@@ -48,21 +50,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-
-/// What came from a peer, in the order in which it was sent. Never empty.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct FromPeer {
-    /// Who sent it.
-    pub peer: GatewayId,
-    /// What.
-    pub messages: Vec<PeerMessage>,
-}
-
-/// Which gateways live has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct PeersChanged(pub Change);
 
 /// What the links of a gateway need.
 pub struct LinkSettings {
@@ -101,25 +88,28 @@ pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<Peer
 
     let watched = lines.clone();
     let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, watched, status));
-    let mut actors = BTreeMap::new();
+    let ways = LinkWays {
+        connected: watch.clone().recipient(),
+        disconnected: watch.clone().recipient(),
+        refused: watch.recipient(),
+        inbound,
+    };
+    let mut links = BTreeMap::new();
     for (peer, address) in peers {
         let Some(line) = lines.get(&peer).cloned() else { continue };
-        let (greeter, watch, inbound) = (greeter.clone(), watch.clone(), inbound.clone());
-        let link = PeerLink::start_in_arbiter(arbiter, move |_| {
-            PeerLink::new(address, line, greeter, watch, inbound)
-        });
-        actors.insert(peer, link);
+        let (greeter, ways) = (greeter.clone(), ways.clone());
+        let link = PeerLink::start_in_arbiter(arbiter, move |_| PeerLink::new(address, line, greeter, ways));
+        links.insert(peer, link.recipient());
     }
-    let (links, listed) = (actors.clone(), lines.clone());
+    let listed = lines.clone();
     PeerListener::start_in_arbiter(arbiter, move |_| PeerListener::new(listener, greeter, links, listed));
-    Ok(PeerLinks { lines: Arc::new(lines), actors: Arc::new(actors) })
+    Ok(PeerLinks { lines: Arc::new(lines) })
 }
 
 /// The links of a gateway, for those who send on them.
 #[derive(Clone)]
 pub struct PeerLinks {
     lines: Arc<BTreeMap<GatewayId, Arc<Line>>>,
-    actors: Arc<BTreeMap<GatewayId, Addr<PeerLink>>>,
 }
 
 impl PeerLinks {
@@ -129,11 +119,6 @@ impl PeerLinks {
         if let Some(line) = self.lines.get(&to) {
             line.send(messages);
         }
-    }
-
-    /// The actor of one peer's link, which takes [`SendToPeer`].
-    pub fn link(&self, peer: GatewayId) -> Option<&Addr<PeerLink>> {
-        self.actors.get(&peer)
     }
 
     /// How each link is, for the operator.

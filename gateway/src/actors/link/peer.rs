@@ -1,36 +1,20 @@
 //! The actor of one link: dials, holds the connection, and replaces it.
 
 use super::greet::{Established, Greeter};
+use super::messages::{Attach, Connected, Cut, Disconnected, Refused};
 use super::noise::{FrameReader, FrameWriter, LinkError};
-use super::watch::{self, PeerWatch};
-use super::{FromPeer, Line, Task};
+use super::{Line, Task};
+use crate::actors::messages::switch::FromPeer;
 use crate::actors::pulse;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_fabric::detector::DETECT_MS;
 use selvedge_fabric::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
-use selvedge_fabric::peer::PeerMessage;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout, timeout_at};
-
-/// Messages for the peer of a [`PeerLink`], in order. Never answered; what the link can't hold is dropped and
-/// counted.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct SendToPeer(pub Vec<PeerMessage>);
-
-/// A new connection, which replaces the one there is.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Attach(pub Established);
-
-/// The connection is to be closed: the detector has given the peer up.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Cut;
 
 /// A connection ended by itself.
 #[derive(Message)]
@@ -40,13 +24,25 @@ struct Lost {
     why: String,
 }
 
+/// The ways out of a link.
+#[derive(Clone)]
+pub(super) struct LinkWays {
+    /// To the watch: a connection is there.
+    pub connected: Recipient<Connected>,
+    /// To the watch: it ended.
+    pub disconnected: Recipient<Disconnected>,
+    /// To the watch: the peer's machine refuses connections.
+    pub refused: Recipient<Refused>,
+    /// Takes what comes from the peer.
+    pub inbound: Recipient<FromPeer>,
+}
+
 /// The link to one peer.
 pub struct PeerLink {
     address: String,
     line: Arc<Line>,
     greeter: Arc<Greeter>,
-    watch: Addr<PeerWatch>,
-    inbound: Recipient<FromPeer>,
+    ways: LinkWays,
     /// Reader and writer of the one connection.
     connection: Option<(Task, Task)>,
     /// Numbers the connections, so that the end of a replaced one is no end of its successor.
@@ -56,14 +52,8 @@ pub struct PeerLink {
 }
 
 impl PeerLink {
-    pub(super) fn new(
-        address: String,
-        line: Arc<Line>,
-        greeter: Arc<Greeter>,
-        watch: Addr<PeerWatch>,
-        inbound: Recipient<FromPeer>,
-    ) -> Self {
-        Self { address, line, greeter, watch, inbound, connection: None, connections: 0, seeking: None }
+    pub(super) fn new(address: String, line: Arc<Line>, greeter: Arc<Greeter>, ways: LinkWays) -> Self {
+        Self { address, line, greeter, ways, connection: None, connections: 0, seeking: None }
     }
 
     /// Ends the connection, if there is one, and looks for a new one.
@@ -74,7 +64,7 @@ impl PeerLink {
         self.line.pressed_back.store(false, Ordering::Relaxed);
         let wait_ms = self.line.link().lost(pulse::now_ms());
         self.line.trouble(why);
-        self.watch.do_send(watch::Lost { peer });
+        self.ways.disconnected.do_send(Disconnected { peer });
         if let Some(left_out) = self.line.log_limit.note("lost") {
             tracing::warn!(%peer, "link lost: {why}{left_out}");
         }
@@ -86,7 +76,7 @@ impl PeerLink {
             address: self.address.clone(),
             line: self.line.clone(),
             greeter: self.greeter.clone(),
-            watch: self.watch.clone(),
+            refused: self.ways.refused.clone(),
             link: ctx.address(),
         };
         self.seeking = Some(if self.line.link().dials() {
@@ -104,13 +94,6 @@ impl Actor for PeerLink {
         if self.line.link().dials() {
             self.seek(0, ctx);
         }
-    }
-}
-
-impl Handler<SendToPeer> for PeerLink {
-    type Result = ();
-    fn handle(&mut self, SendToPeer(messages): SendToPeer, _: &mut Self::Context) {
-        self.line.send(messages);
     }
 }
 
@@ -139,8 +122,8 @@ impl Handler<Attach> for PeerLink {
             let Err(e) = write(line, writer).await;
             link.do_send(Lost { connection, why: e.to_string() });
         };
-        let (line, link, inbound) = (self.line.clone(), ctx.address(), self.inbound.clone());
-        let announced = self.watch.send(watch::Connected { peer, start, link: ctx.address() });
+        let (line, link, inbound) = (self.line.clone(), ctx.address(), self.ways.inbound.clone());
+        let announced = self.ways.connected.send(Connected { peer, start, link: ctx.address().recipient() });
         let read = async move {
             let _ = announced.await; // fails only when the arbiter is ending
             let Err(e) = read(line, reader, inbound).await;
@@ -217,7 +200,7 @@ struct Seeker {
     address: String,
     line: Arc<Line>,
     greeter: Arc<Greeter>,
-    watch: Addr<PeerWatch>,
+    refused: Recipient<Refused>,
     link: Addr<PeerLink>,
 }
 
@@ -262,7 +245,7 @@ impl Seeker {
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         connected.map_err(|e| {
             if e.kind() == io::ErrorKind::ConnectionRefused {
-                self.watch.do_send(watch::Refused { peer: self.line.peer });
+                self.refused.do_send(Refused { peer: self.line.peer });
             }
             LinkError::Io(e)
         })

@@ -1,9 +1,10 @@
 //! The actor of the failure detector: hears of all links, tells who lives.
 
-use super::peer::{Cut, PeerLink};
-use super::{Line, PeersChanged, Task};
+use super::messages::{Connected, Cut, Disconnected, Refused};
+use super::{Line, Task};
+use crate::actors::messages::switch::PeersChanged;
 use crate::actors::pulse;
-use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{Actor, Context, Handler, Recipient, ResponseFuture};
 use selvedge_fabric::detector::{Change, Detector, TICK_MS};
 use selvedge_types::ids::GatewayId;
 use std::cell::RefCell;
@@ -13,34 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, oneshot};
 
-/// A connection to a peer is there. Answered when the change that it made, if any, has been handled.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Connected {
-    pub peer: GatewayId,
-    pub start: u64,
-    pub link: Addr<PeerLink>,
-}
-
-/// The connection to a peer ended.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Lost {
-    pub peer: GatewayId,
-}
-
-/// The peer's machine refuses connections.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Refused {
-    pub peer: GatewayId,
-}
-
 /// Tells who lives.
 pub struct PeerWatch {
     detector: Detector,
     lines: BTreeMap<GatewayId, Arc<Line>>,
-    links: BTreeMap<GatewayId, Addr<PeerLink>>,
+    links: BTreeMap<GatewayId, Recipient<Cut>>,
     news: Rc<News>,
     status: Option<Recipient<PeersChanged>>,
     telling: Option<Task>,
@@ -152,9 +130,9 @@ impl Handler<Connected> for PeerWatch {
     }
 }
 
-impl Handler<Lost> for PeerWatch {
+impl Handler<Disconnected> for PeerWatch {
     type Result = ();
-    fn handle(&mut self, Lost { peer }: Lost, _: &mut Self::Context) {
+    fn handle(&mut self, Disconnected { peer }: Disconnected, _: &mut Self::Context) {
         self.detector.lost(peer);
     }
 }

@@ -1,0 +1,38 @@
+//! What a link's actors say to each other.
+
+use super::greet::Established;
+use actix::{Message, Recipient};
+use selvedge_types::ids::GatewayId;
+
+/// To a link: a new connection, which replaces the one there is.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Attach(pub Established);
+
+/// To a link: the connection is to be closed, because the detector has given the peer up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Cut;
+
+/// To the watch: a connection to a peer is there. Answered when the change that it made, if any, has been handled.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Connected {
+    pub peer: GatewayId,
+    pub start: u64,
+    pub link: Recipient<Cut>,
+}
+
+/// To the watch: the connection to a peer ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Disconnected {
+    pub peer: GatewayId,
+}
+
+/// To the watch: the peer's machine refuses connections.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Refused {
+    pub peer: GatewayId,
+}

@@ -1,0 +1,27 @@
+//! Messages to the log.
+
+use actix::Message;
+use selvedge_fabric::commit::Submission;
+use selvedge_fabric::replica::StoreWork;
+use selvedge_log::storage::LogFigures;
+use selvedge_types::ids::ShardId;
+
+/// Records of one shard, to be made durable.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Persist(pub Submission);
+
+/// Work for the store of snapshots and batches.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Store(pub StoreWork);
+
+/// The shard's damage is repaired, with all that was persisted before.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Healed(pub ShardId);
+
+/// Asks for the log's figures for operators.
+#[derive(Debug, Clone, Copy, Default, Message)]
+#[rtype(result = "LogFigures")]
+pub struct GetLogFigures;
