@@ -1,9 +1,8 @@
 //! The uplink's actor: seals what the core wants sent, and opens what the node says. What nodes ask of the site, and
 //! reports to them, go the same way.
 //!
-//! Two MQTT clients, as one of `rumqttc` that both receives and sends can block itself: one subscribes to
-//! the confirmations, the other publishes. Neither is believed: what the node has not confirmed is sent
-//! again.
+//! Of the pair of MQTT clients ([`selvedge_broker_client`]) one hears confirmations and questions, the other publishes. Neither is
+//! believed: what the node has not confirmed is sent again.
 
 use crate::actors::messages::shard::{LoadBatch, ShardEvents};
 use crate::actors::messages::switch::Ask;
@@ -11,7 +10,7 @@ use crate::actors::messages::uplink::{GetLoad, GetState, Loaded, SendReport, Sha
 use crate::actors::pulse;
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
-use rumqttc::{AsyncClient, Event as MqttEvent, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
+use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Speaking, Spoken};
 use selvedge_fabric::asks::Told;
 use selvedge_fabric::question::{Desk, Verdict};
 use selvedge_fabric::shard::{Event, UplinkView};
@@ -27,19 +26,13 @@ use selvedge_types::sealed::Message as Sealable;
 use selvedge_types::uplink::{Down, LedgerId, SiteIncarnation, Up, parse_topic, up_topic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
 
-/// The largest packet to and from the broker: a sealed batch and its topic.
-const MAX_PACKET_BYTES: usize = 256 * 1024;
-/// Publishes that the MQTT client may hold; what it does not take is sent again later.
-const CLIENT_QUEUE_ENTRIES: usize = 256;
 /// How often late batches are looked for.
 const LOOK_MS: u64 = 200;
 /// While results wait, a node that has confirmed nothing for this long is missing: twice the period of beacons, which it answers.
 const SILENCE_MS: u64 = 60_000;
-/// How long to rest after the broker could not be reached.
-const RECONNECT_MS: u64 = 500;
 
 /// The ways out of the uplink.
 #[derive(Debug, Message)]
@@ -110,7 +103,7 @@ pub struct UplinkActor {
     log_limit: SharedLogLimit,
     /// The last confirmation that counted for nothing, and when it came.
     conflict: Option<(u64, NotTaken)>,
-    publisher: Option<AsyncClient>,
+    speaker: Option<Speaker>,
     myself: Option<Addr<UplinkActor>>,
     subscribed: bool,
     publishing: bool,
@@ -142,7 +135,7 @@ impl UplinkActor {
             told: None,
             log_limit: SharedLogLimit::default(),
             conflict: None,
-            publisher: None,
+            speaker: None,
             myself: None,
             subscribed: false,
             publishing: false,
@@ -153,18 +146,15 @@ impl UplinkActor {
         u64::try_from(self.settings.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn options(&self, role: &str) -> MqttOptions {
+    fn address(&self) -> BrokerAddress {
         let to = &self.settings.to;
-        let id = format!("{}-{role}", self.settings.client_id);
-        let mut options = MqttOptions::new(id, to.host.clone(), to.port);
-        options.set_clean_session(true);
-        options.set_keep_alive(Duration::from_secs(15));
-        options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
-        options.set_inflight(100);
-        if !to.username.is_empty() {
-            options.set_credentials(to.username.clone(), self.settings.password.clone().unwrap_or_default());
+        let credentials = || (to.username.clone(), self.settings.password.clone().unwrap_or_default());
+        BrokerAddress {
+            host: to.host.clone(),
+            port: to.port,
+            credentials: (!to.username.is_empty()).then(credentials),
+            client_id: self.settings.client_id.clone(),
         }
-        options
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -203,8 +193,8 @@ impl UplinkActor {
             Ok(sealed) => sealed,
             Err(e) => return tracing::error!(topic, "can't seal the {} for the uplink: {e}", M::WHAT),
         };
-        if let Some(client) = &self.publisher
-            && client.try_publish(topic, QoS::AtLeastOnce, false, sealed).is_err()
+        if let Some(speaker) = &self.speaker
+            && !speaker.try_publish(topic, sealed)
         {
             metrics::counter!("selvedge_uplink_queue_full_total").increment(1);
         }
@@ -325,14 +315,13 @@ impl Actor for UplinkActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
-        let (subscriber, listening) = AsyncClient::new(self.options("down"), CLIENT_QUEUE_ENTRIES);
-        let (publisher, sending) = AsyncClient::new(self.options("up"), CLIENT_QUEUE_ENTRIES);
-        self.publisher = Some(publisher);
+        let (speaker, speaking) = Speaker::new(self.address(), "-up");
+        self.speaker = Some(speaker);
         self.myself = Some(ctx.address());
         let site = &self.settings.site;
-        let filters = [format!("selvedge/{site}/ack/+"), ask_topic(site, self.settings.me)];
-        actix::spawn(listen(listening, subscriber, filters, ctx.address()));
-        actix::spawn(send(sending, ctx.address()));
+        let filters = vec![format!("selvedge/{site}/ack/+"), ask_topic(site, self.settings.me)];
+        actix::spawn(listen(Hearer::new(self.address(), "-down", filters), ctx.address()));
+        actix::spawn(send(speaking, ctx.address()));
         pulse::every(ctx, LOOK_MS, |actor| {
             let now_ms = actor.now_ms();
             if actor.core.deadline_ms().is_some_and(|due| due <= now_ms) {
@@ -350,39 +339,24 @@ async fn say(to: &Addr<UplinkActor>, said: FromBroker) {
     let _ = to.send(said).await; // fails only when the process is ending
 }
 
-async fn listen(mut events: EventLoop, client: AsyncClient, filters: [String; 2], to: Addr<UplinkActor>) {
+async fn listen(mut hearer: Hearer, to: Addr<UplinkActor>) {
     loop {
-        match events.poll().await {
-            Ok(MqttEvent::Incoming(Packet::ConnAck(_))) => {
-                // Not awaited: the queue is empty right after connecting, and awaiting here could block the loop.
-                let filters = filters.iter().map(|f| SubscribeFilter::new(f.clone(), QoS::AtLeastOnce));
-                if client.try_subscribe_many(filters).is_err() {
-                    tracing::warn!("can't subscribe to confirmations; trying again on the next connection");
-                }
-            }
-            Ok(MqttEvent::Incoming(Packet::SubAck(_))) => say(&to, FromBroker::Subscribed(Ok(()))).await,
-            Ok(MqttEvent::Incoming(Packet::Publish(p))) => {
-                say(&to, FromBroker::Said { topic: p.topic, payload: p.payload }).await;
-            }
-            Ok(_) => {}
-            Err(e) => {
-                say(&to, FromBroker::Subscribed(Err(e.to_string()))).await;
-                tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
-            }
-        }
+        let said = match hearer.next().await {
+            Heard::Subscribed => FromBroker::Subscribed(Ok(())),
+            Heard::Message { topic, payload } => FromBroker::Said { topic, payload },
+            Heard::Lost(why) => FromBroker::Subscribed(Err(why)),
+        };
+        say(&to, said).await;
     }
 }
 
-async fn send(mut events: EventLoop, to: Addr<UplinkActor>) {
+async fn send(mut speaking: Speaking, to: Addr<UplinkActor>) {
     loop {
-        match events.poll().await {
-            Ok(MqttEvent::Incoming(Packet::ConnAck(_))) => say(&to, FromBroker::Publishing(Ok(()))).await,
-            Ok(_) => {}
-            Err(e) => {
-                say(&to, FromBroker::Publishing(Err(e.to_string()))).await;
-                tokio::time::sleep(Duration::from_millis(RECONNECT_MS)).await;
-            }
-        }
+        let said = match speaking.next().await {
+            Spoken::Connected => FromBroker::Publishing(Ok(())),
+            Spoken::Lost(why) => FromBroker::Publishing(Err(why)),
+        };
+        say(&to, said).await;
     }
 }
 
