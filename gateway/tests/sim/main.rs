@@ -34,6 +34,7 @@
 //! SELVEDGE_SIM_FOR=10m cargo test --release -p selvedge-gateway --test sim -- --ignored --nocapture budget
 //! ```
 //!
+//! `SELVEDGE_CANARY=CommitPastPrefix` makes a known mistake in a replay.
 //! `SELVEDGE_GATEWAYS=5` sets the size for a replay or a budget; a budget takes all of 1, 3, 5 and 9 otherwise. A
 //! failure is shrunk to the faults that it needs, and printed with the command that replays it.
 
@@ -56,6 +57,7 @@ mod wire;
 mod world;
 
 use search::{Budget, search};
+use selvedge_types::canary::{self, Canary};
 
 fn usual(gateways: u16, seeds: std::ops::Range<u64>) {
     search(&[gateways], seeds, Budget::Unbounded).expect_none();
@@ -86,9 +88,12 @@ fn who_fell_behind_catches_up_under_load() {
     search::heavy(3, 0..3).expect_none();
 }
 
-/// Runs what `SELVEDGE_SEED` (and `SELVEDGE_GATEWAYS`) name, with a trace.
+/// Runs what `SELVEDGE_SEED` (and `SELVEDGE_GATEWAYS`) name, with a trace; with the mistake that `SELVEDGE_CANARY` names made.
 #[test]
 fn replay() {
+    if let Ok(mistake) = std::env::var("SELVEDGE_CANARY") {
+        canary::make(Canary::OF_SITES.into_iter().find(|canary| format!("{canary:?}") == mistake));
+    }
     if let Some(seed) = search::number("SELVEDGE_SEED") {
         search::replay(seed, search::number("SELVEDGE_GATEWAYS").unwrap_or(3) as u16);
     }
