@@ -103,7 +103,7 @@ async fn main() -> Result<()> {
     };
     println!("database             {:>10.1} MB, opened in {opened_s:.2} s", bytes as f64 / 1e6);
 
-    let node = Node::start(&settings, None).await?;
+    let node = Node::start(settings.check()?, None).await?;
     let mut asked = vec![];
     println!(
         "{:<34} {:>8} {:>10} {:>10} {:>10} {:>10}",

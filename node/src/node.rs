@@ -6,7 +6,7 @@ use crate::broker::{self, Carrier, Embedded};
 use crate::lake::LakeError;
 use crate::lake::schedule::Schedule;
 use crate::live::Live;
-use crate::settings::{Broker, NodeSettings, SettingsError};
+use crate::settings::{Broker, Checked};
 use crate::sites::{Edge, Link};
 use crate::stats::Stats;
 use crate::store::lake::Exports;
@@ -18,7 +18,6 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_broker_client::BrokerAddress;
-use selvedge_mqtt::broker::Credentials;
 use selvedge_mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_node_core::verify::Verifier;
 use selvedge_seal::SealError;
@@ -44,9 +43,6 @@ const UPKEEP_MS: u64 = 5_000;
 /// Why the node does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The settings.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -95,14 +91,10 @@ impl Node {
     /// Starts a node. Within a tokio runtime.
     ///
     /// # Errors
-    /// When a setting is wrong, the database can't be opened or an address is taken.
-    pub async fn start(
-        settings: &NodeSettings,
-        metrics: Option<PrometheusHandle>,
-    ) -> Result<Self, NodeError> {
-        settings.check()?;
-        let access = settings.access()?;
-        let (sites, stats) = (settings.sites()?, Arc::new(Stats::default()));
+    /// When the database can't be opened or an address is taken.
+    pub async fn start(checked: Checked, metrics: Option<PrometheusHandle>) -> Result<Self, NodeError> {
+        let Checked { settings, sites, broker, credentials, database, access } = checked;
+        let stats = Arc::new(Stats::default());
         let names: Vec<_> = sites.iter().map(|site| site.name.clone()).collect();
 
         // Both addresses first: a node that can't be reached should not touch the database.
@@ -110,7 +102,7 @@ impl Node {
         let failed = |why| NodeError::Listen { address, section: "http", why };
         let socket = std::net::TcpListener::bind(address).map_err(failed)?;
         let http = socket.local_addr().map_err(failed)?;
-        let listener = match settings.broker()? {
+        let listener = match broker {
             Broker::External => None,
             Broker::Embedded(address) => {
                 let failed = |why| NodeError::Listen { address, section: "uplink", why };
@@ -125,20 +117,14 @@ impl Node {
                 Some((listener.local_addr().map_err(failed)?, listener))
             }
         };
-        let database = settings.database()?;
         let (writer, reader) = store::open(&database).await?;
         let lake = Schedule::new(&settings.lake, reader.clone(), Exports::new(&database))?;
 
         let broker = listener.as_ref().map(|(address, _)| *address);
         let edge = Arc::new(Edge::new(names.iter().cloned())?);
-        let credentials = settings.uplink_credentials()?;
         let embedded = match &listener {
             None => None,
-            Some(_) => {
-                let credentials = credentials.clone();
-                let credentials = credentials.map(|(username, password)| Credentials { username, password });
-                Some(Arc::new(Embedded::new(credentials, edge.me())))
-            }
+            Some(_) => Some(Arc::new(Embedded::new(credentials.clone(), edge.me()))),
         };
         let carrier = match &embedded {
             Some(own) => Carrier::Embedded(own.clone()),
@@ -146,6 +132,7 @@ impl Node {
                 let uplink = &settings.uplink;
                 let client_id = broker::client_id(&uplink.client_id)?;
                 let (host, port) = (uplink.host.clone(), uplink.port);
+                let credentials = credentials.map(|own| (own.username, own.password));
                 Carrier::External(BrokerAddress { host, port, credentials, client_id })
             }
         };

@@ -3,7 +3,7 @@
 use crate::lake::command::Export;
 use crate::lake::target;
 use crate::node::{Node, NodeError};
-use crate::settings::{NodeSettings, SettingsError};
+use crate::settings::{Checked, NodeSettings, SettingsError};
 use crate::stats::describe_metrics;
 use crate::store::{Database, sql_worker};
 use crate::token::TokenArguments;
@@ -65,6 +65,21 @@ enum Command {
     Export(Export),
 }
 
+/// What a process does.
+enum Job<'a> {
+    Serve(Box<Checked>),
+    Export(&'a Export, Box<NodeSettings>, Database),
+}
+
+impl Job<'_> {
+    fn settings(&self) -> &NodeSettings {
+        match self {
+            Self::Serve(checked) => &checked.settings,
+            Self::Export(_, settings, _) => settings,
+        }
+    }
+}
+
 fn make_token(arguments: &TokenArguments) -> ExitCode {
     match arguments.make() {
         Ok((token, lines)) => {
@@ -90,13 +105,20 @@ impl Arguments {
         ];
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?)));
         let overrides: Vec<_> = self.set.iter().cloned().chain(named).collect();
-        let settings = NodeSettings::load(self.config.as_deref(), &overrides)?;
-        match self.command {
+        NodeSettings::load(self.config.as_deref(), &overrides)
+    }
+
+    /// What is to be done.
+    fn job(&self) -> Result<Job<'_>, SettingsError> {
+        let settings = self.settings()?;
+        Ok(match &self.command {
             // Needs no site's secret.
-            Some(Command::Export(_)) => settings.database().map(|_| ())?,
-            _ => settings.check()?,
-        }
-        Ok(settings)
+            Some(Command::Export(export)) => {
+                let database = settings.database()?;
+                Job::Export(export, Box::new(settings), database)
+            }
+            _ => Job::Serve(Box::new(settings.check()?)),
+        })
     }
 }
 
@@ -116,22 +138,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(Command::Token(token)) = &arguments.command {
         return make_token(token);
     }
-    let settings = match arguments.settings() {
-        Ok(settings) => settings,
+    let job = match arguments.job() {
+        Ok(job) => job,
         Err(error) => {
             eprintln!("selvedge-node: {error}");
             return ExitCode::from(2);
         }
     };
     if arguments.check_config {
-        println!("the settings are sound: {} sites", settings.sites.len());
+        println!("the settings are sound: {} sites", job.settings().sites.len());
         return ExitCode::SUCCESS;
     }
-    if arguments.command.is_none() {
+    if matches!(job, Job::Serve(_)) {
         // What a node writes is its own; what is exported by hand is for whom the caller's umask says.
         umask(Mode::from_raw_mode(0o077));
     }
-    let filter = tracing_subscriber::EnvFilter::new(bounded_log_filter(&settings.log));
+    let filter = tracing_subscriber::EnvFilter::new(bounded_log_filter(&job.settings().log));
     let colours = wants_colours(std::io::stderr().is_terminal());
     // A log that can't be written (its disk is full) must not end the program.
     tracing_subscriber::fmt()
@@ -142,10 +164,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         .init();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| tracing::error!("can't start: {error}"));
     let Ok(runtime) = runtime else { return ExitCode::FAILURE };
-    if let Some(Command::Export(export)) = &arguments.command {
-        return runtime.block_on(run_export(export, &settings));
-    }
-    match runtime.block_on(serve(&settings)) {
+    let checked = match job {
+        Job::Export(export, settings, database) => {
+            return runtime.block_on(run_export(export, &settings, database));
+        }
+        Job::Serve(checked) => *checked,
+    };
+    match runtime.block_on(serve(checked)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -155,7 +180,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Exports what a database holds; one that is not there is not made.
-async fn run_export(export: &Export, settings: &NodeSettings) -> ExitCode {
+async fn run_export(export: &Export, settings: &NodeSettings, database: Database) -> ExitCode {
     let failed = |why: String| {
         eprintln!("selvedge-node: {why}");
         ExitCode::from(2)
@@ -164,25 +189,23 @@ async fn run_export(export: &Export, settings: &NodeSettings) -> ExitCode {
         "" => return failed("say where to: `--to ADDRESS`, or the setting `lake.url`".to_string()),
         address => address,
     };
-    let database = match settings.database() {
-        Ok(Database::Sqlite(folder)) if !folder.join("selvedge.db").exists() => {
-            return failed(format!("there is no database in {} (setting `data_dir`)", folder.display()));
-        }
-        Ok(database) => database,
-        Err(error) => return failed(error.to_string()),
-    };
+    if let Database::Sqlite(folder) = &database
+        && !folder.join("selvedge.db").exists()
+    {
+        return failed(format!("there is no database in {} (setting `data_dir`)", folder.display()));
+    }
     if let Err(error) = target::check_address(address) {
         return failed(error.to_string());
     }
     export.run(&database, address).await
 }
 
-async fn serve(settings: &NodeSettings) -> Result<(), NodeError> {
+async fn serve(checked: Checked) -> Result<(), NodeError> {
     // Heard from the start: a stop that comes while the node starts is no crash either.
     let asked_to_stop = asked_to_stop();
     let metrics = PrometheusBuilder::new().install_recorder().ok();
     describe_metrics();
-    let mut node = Node::start(settings, metrics).await?;
+    let mut node = Node::start(checked, metrics).await?;
     tracing::info!("queries: http://{}/v1/status", node.http);
     if let Some(broker) = node.broker {
         tracing::info!("embedded broker: {broker}");

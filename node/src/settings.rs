@@ -10,7 +10,9 @@ use crate::lake;
 use crate::lake::schedule::LakeSettings;
 use crate::store::{Database, Postgres};
 use selvedge_config::ConfigError;
+use selvedge_guard::access::Access;
 use selvedge_guard::private::read_secret;
+use selvedge_mqtt::broker::Credentials;
 use selvedge_seal::{SecretError, SiteSecret};
 use selvedge_types::ids::SiteId;
 use serde::{Deserialize, Serialize};
@@ -207,6 +209,23 @@ pub enum Broker {
     External,
 }
 
+/// Settings that were checked, and what they name, read once. A node starts from these alone.
+#[derive(Debug)]
+pub struct Checked {
+    /// As they were read.
+    pub settings: NodeSettings,
+    /// The sites to serve, at least one.
+    pub sites: Vec<ServedSite>,
+    /// The broker between them and the node.
+    pub broker: Broker,
+    /// What an external broker is shown, or the embedded one asks for.
+    pub credentials: Option<Credentials>,
+    /// The database.
+    pub database: Database,
+    /// Who may ask over HTTP.
+    pub access: Access,
+}
+
 impl NodeSettings {
     /// The database.
     ///
@@ -247,7 +266,7 @@ impl NodeSettings {
     ///
     /// # Errors
     /// Names the first setting that is wrong.
-    pub fn sites(&self) -> Result<Vec<ServedSite>, SettingsError> {
+    fn served(&self) -> Result<Vec<ServedSite>, SettingsError> {
         let wrong = |key: &str, why: &str| SettingsError::Wrong { key: key.into(), why: why.into() };
         if self.sites.is_empty() {
             let example =
@@ -279,7 +298,7 @@ impl NodeSettings {
     ///
     /// # Errors
     /// When `uplink.broker` is neither, or `uplink.host` does not go with it.
-    pub fn broker(&self) -> Result<Broker, SettingsError> {
+    fn broker(&self) -> Result<Broker, SettingsError> {
         let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
         let host = self.uplink.host.as_str();
         match self.uplink.broker.as_str() {
@@ -304,7 +323,7 @@ impl NodeSettings {
     /// # Errors
     /// When one is there without the other, the password's file can't be read or is open to others, or a broker that others can
     /// reach would let in everybody.
-    pub fn uplink_credentials(&self) -> Result<Option<(String, String)>, SettingsError> {
+    fn credentials(&self, broker: &Broker) -> Result<Option<Credentials>, SettingsError> {
         let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
         let UplinkSettings { username, password, password_file, .. } = &self.uplink;
         let password = match (password.as_str(), password_file.as_os_str().is_empty()) {
@@ -319,7 +338,7 @@ impl NodeSettings {
                 return Err(wrong("uplink.password_file", why));
             }
         };
-        if let Broker::Embedded(address) = self.broker()?
+        if let Broker::Embedded(address) = broker
             && !address.ip().is_loopback()
             && (username.is_empty() || password.is_none())
         {
@@ -335,15 +354,18 @@ impl NodeSettings {
             (true, Some(_)) => {
                 Err(wrong("uplink.username", "there is a password without it; set both or none".into()))
             }
-            (false, password) => Ok(Some((username.clone(), password.unwrap_or_default()))),
+            (false, password) => {
+                let (username, password) = (username.clone(), password.unwrap_or_default());
+                Ok(Some(Credentials { username, password }))
+            }
         }
     }
 
-    /// Checks everything that can be checked without starting: what `--check-config` does.
+    /// Checks everything that can be checked without starting, and reads the secrets.
     ///
     /// # Errors
     /// Names the first setting that is wrong.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(self) -> Result<Checked, SettingsError> {
         let wrong = |key: &str, why: String| Err(SettingsError::Wrong { key: key.into(), why });
         if self.data_dir.as_os_str().is_empty() {
             return wrong("data_dir", "is empty; name a folder".into());
@@ -351,10 +373,11 @@ impl NodeSettings {
         if self.uplink.host.contains(char::is_whitespace) {
             return wrong("uplink.host", format!("{:?} has a space in it", self.uplink.host));
         }
-        if self.broker()? == Broker::External && self.uplink.port == 0 {
+        let broker = self.broker()?;
+        if broker == Broker::External && self.uplink.port == 0 {
             return wrong("uplink.port", "is 0; give the broker's port".into());
         }
-        if self.broker()? != Broker::External && self.uplink.port != 0 && self.uplink.port == self.http.port {
+        if broker != Broker::External && self.uplink.port != 0 && self.uplink.port == self.http.port {
             let why = format!("is {}, as `http.port` is; give each a port of its own", self.http.port);
             return wrong("uplink.port", why);
         }
@@ -368,15 +391,15 @@ impl NodeSettings {
                 return wrong(key, "is 0, so that no query could be answered".into());
             }
         }
-        self.sites()?;
-        self.access()?;
-        self.database()?;
+        let sites = self.served()?;
+        let access = self.access()?;
+        let database = self.database()?;
         let wrong = |why: &str| Err(SettingsError::Wrong { key: "uplink.share".into(), why: why.into() });
         if !self.uplink.share.is_empty() {
             if self.uplink.share.contains(['/', '+', '#']) {
                 return wrong("is no name of a group; it may not hold / + #");
             }
-            if self.broker()? != Broker::External {
+            if broker != Broker::External {
                 return wrong(
                     "is set, but the broker is embedded, which one node has for itself; set `uplink.broker` to `external` \
                      for several nodes at one broker, or leave it empty",
@@ -391,7 +414,8 @@ impl NodeSettings {
         if self.lake.every_minutes == 0 {
             return Err(wrong("lake.every_minutes", "is 0; 60 looks once an hour".into()));
         }
-        self.uplink_credentials().map(|_| ())
+        let credentials = self.credentials(&broker)?;
+        Ok(Checked { sites, broker, credentials, database, access, settings: self })
     }
 }
 
@@ -486,8 +510,8 @@ mod tests {
         }
         let both = [("sites", site.as_str()), ("uplink.username", "a"), ("uplink.password_file", file)];
         assert_eq!(
-            load(&both).uplink_credentials().unwrap(),
-            Some(("a".to_string(), "hunter2".to_string())),
+            load(&both).check().unwrap().credentials,
+            Some(Credentials { username: "a".to_string(), password: "hunter2".to_string() }),
             "also on loopback, if they are set"
         );
         let said = said(&[&both[..], &[("uplink.password", "x")]].concat());
@@ -502,8 +526,9 @@ mod tests {
         let secret = SiteSecret::generate().unwrap().reveal_hex();
         let site = format!("[{{ name = \"a\", secret = \"{secret}\" }}]");
         let database = ("database", "postgres://me:hunter2@db/plant");
-        let settings = load(&[("sites", &site), ("uplink.password", "hunter2"), database]);
-        let shown = format!("{settings:?} {:?} {:?}", settings.sites(), settings.database());
+        let settings =
+            load(&[("sites", &site), ("uplink.username", "me"), ("uplink.password", "hunter2"), database]);
+        let shown = format!("{settings:?} {:?}", settings.clone().check());
         assert!(!shown.contains(&secret) && !shown.contains("hunter2"), "{shown}");
     }
 }

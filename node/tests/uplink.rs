@@ -158,7 +158,7 @@ async fn counted(node: &Node) -> (Value, Value) {
 async fn batches_are_counted_once_confirmed_and_kept_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let secret = SiteSecret::generate().unwrap();
-    let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
+    let node = Node::start(settings(folder.path(), &secret).check().unwrap(), None).await.unwrap();
     let mut gateway = Gateway::new(node.broker.unwrap(), &secret);
     gateway.until_confirmed(0).await;
 
@@ -184,7 +184,7 @@ async fn batches_are_counted_once_confirmed_and_kept_over_a_restart() {
     node.stop().await.unwrap();
 
     // Recorded frames, played again to a node that has lost all its memory but its disk.
-    let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
+    let node = Node::start(settings(folder.path(), &secret).check().unwrap(), None).await.unwrap();
     let mut gateway = Gateway::new(node.broker.unwrap(), &secret);
     gateway.until_confirmed(3).await;
     for frame in frames {
@@ -205,7 +205,7 @@ async fn a_client_of_the_embedded_broker_neither_closes_nor_replaces_the_nodes_e
     let secret = SiteSecret::generate().unwrap();
     let mut settings = settings(folder.path(), &secret);
     settings.uplink.client_id = "node".into();
-    let node = Node::start(&settings, None).await.unwrap();
+    let node = Node::start(settings.check().unwrap(), None).await.unwrap();
     let address = node.broker.unwrap();
     let mut gateway = Gateway::new(address, &secret);
     gateway.until_confirmed(0).await;
@@ -255,7 +255,7 @@ async fn a_client_of_the_embedded_broker_neither_closes_nor_replaces_the_nodes_e
 async fn a_batch_that_the_site_has_lost_is_a_hole_that_people_see() {
     let folder = tempfile::tempdir().unwrap();
     let secret = SiteSecret::generate().unwrap();
-    let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
+    let node = Node::start(settings(folder.path(), &secret).check().unwrap(), None).await.unwrap();
     let mut gateway = Gateway::new(node.broker.unwrap(), &secret);
     gateway.until_confirmed(0).await;
     let lost = LostBatch { readings: 7, parts: 2, from: EpochMs(20_000), to: EpochMs(40_000) };
@@ -285,7 +285,7 @@ async fn a_web_page_of_somebody_else_gets_no_answer() {
     let mut settings = settings(folder.path(), &secret);
     settings.http.sql.enabled = true;
     settings.http.hosts = vec!["node.example.com".into()];
-    let node = Node::start(&settings, None).await.unwrap();
+    let node = Node::start(settings.check().unwrap(), None).await.unwrap();
     let own = format!("127.0.0.1:{}", node.http.port());
     let sql = "Content-Type: text/plain\r\nContent-Length: 8\r\n";
     let refused = [
@@ -318,7 +318,7 @@ async fn a_taken_port_is_named_with_its_setting() {
     http.http.port = address.port();
     uplink.uplink.port = address.port();
     for (settings, key) in [(http, "`http.port`"), (uplink, "`uplink.port`")] {
-        let said = Node::start(&settings, None).await.err().unwrap().to_string();
+        let said = Node::start(settings.check().unwrap(), None).await.err().unwrap().to_string();
         assert!(said.contains(&address.to_string()) && said.contains(key), "{said}");
     }
 }

@@ -39,7 +39,7 @@ impl NodeSettings {
     ///
     /// # Errors
     /// Names the first setting that is wrong, or leaves the data open to the network.
-    pub fn access(&self) -> Result<Access, SettingsError> {
+    pub(crate) fn access(&self) -> Result<Access, SettingsError> {
         let HttpSettings { host, open, tokens, sql, .. } = &self.http;
         for (key, value) in [
             ("timeout_ms", sql.timeout_ms),

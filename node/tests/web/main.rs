@@ -101,7 +101,7 @@ async fn pages_and_files_come_with_their_type_policy_and_tag() {
     let secret = SiteSecret::generate().unwrap();
     let mut settings = settings(folder.path(), &secret);
     settings.http.tokens = vec![token()];
-    let node = Node::start(&settings, None).await.unwrap();
+    let node = Node::start(settings.check().unwrap(), None).await.unwrap();
     let odd = ["/devices/plant-7/~..", "/devices/plant-7/a%2Fb%3F%23%25", "/streams/plant-7/new%0Aline/%2A"];
     let all = PAGES.iter().map(|path| path.replace(['{', '}'], "")).chain(odd.map(str::to_string));
     let all = all.map(|path| (path, &PAGE));
@@ -264,7 +264,7 @@ async fn a_person_sees_sites_devices_and_streams() {
     let Some(mut browser) = Browser::start() else { return };
     let folder = tempfile::tempdir().unwrap();
     let secret = SiteSecret::generate().unwrap();
-    let node = Node::start(&settings(folder.path(), &secret), None).await.unwrap();
+    let node = Node::start(settings(folder.path(), &secret).check().unwrap(), None).await.unwrap();
     let mut edge = Edge::new(node.broker.unwrap(), &secret);
     until_heard(&node, &mut edge).await;
     let now = EpochMs::from(SystemTime::now()).0;
@@ -363,7 +363,7 @@ async fn who_has_a_token_is_asked_for_it_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(folder.path(), &SiteSecret::generate().unwrap());
     settings.http.tokens = vec![token()];
-    let node = Node::start(&settings, None).await.unwrap();
+    let node = Node::start(settings.check().unwrap(), None).await.unwrap();
     browser.open(&format!("http://{}/", node.http));
     for typed in ["not the token that was given out", TOKEN] {
         browser.until("document.querySelectorAll('dialog[open]').length", 1);

@@ -123,6 +123,13 @@ pub struct Access {
     tokens: Vec<Token>,
 }
 
+impl fmt::Debug for Access {
+    /// How many tokens there are, and nothing of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Access({} tokens)", self.tokens.len())
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
