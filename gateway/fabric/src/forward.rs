@@ -21,7 +21,10 @@
 //! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. The state
 //! machine remembers the last outcomes that say anything else.
 
-use super::machine::{Item, Maker, Origin, Outcome, Outcomes, Publish, Readmit, Submission, Verdict};
+use super::machine::{
+    Item, MAX_INFLIGHT_BATCHES, Maker, Origin, Outcome, Outcomes, Publish, Readmit, Source, Submission,
+    Verdict,
+};
 use super::peer::{BusyReason, ForwardAnswer};
 use super::ring::Ring;
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -29,8 +32,6 @@ use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// How many batches of one shard may be unanswered.
-pub const MAX_INFLIGHT_BATCHES: usize = 4;
 /// While batches are under way, another one leaves only when so much is queued, as an estimate: some hundred readings, so that what
 /// each entry of the log costs is shared by as many.
 pub const PIPELINE_BYTES: usize = 12 * 1024;
@@ -86,7 +87,7 @@ impl NamedReading {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Forwardable {
     /// A publish and the readings of it that lie in the shard.
-    Publish(Option<super::machine::Source>, Vec<NamedReading>),
+    Publish(Option<Source>, Vec<NamedReading>),
     /// A publish of one reading outside a persistent session: what most are, without a list to allocate.
     Reading(NamedReading),
     /// Readings of a quarantined publish, to be judged again; those of `readmit` are empty.
@@ -120,6 +121,30 @@ impl Forwardable {
                 connect.will.as_ref().map_or(0, |will| will.cost_bytes()) + 512
             }
             Self::Item(_) => 512,
+        }
+    }
+}
+
+/// The readings of a publish that lie in one shard.
+pub(crate) enum ShardReadings {
+    One(NamedReading),
+    More(Vec<NamedReading>),
+}
+
+impl ShardReadings {
+    pub fn list(&self) -> &[NamedReading] {
+        match self {
+            Self::One(reading) => std::slice::from_ref(reading),
+            Self::More(readings) => readings,
+        }
+    }
+
+    /// To be forwarded, with the publish's source if that has to be known.
+    pub fn with_source(self, source: Option<Source>) -> Forwardable {
+        match (self, source) {
+            (Self::One(reading), None) => Forwardable::Reading(reading),
+            (Self::One(reading), source) => Forwardable::Publish(source, vec![reading]),
+            (Self::More(readings), source) => Forwardable::Publish(source, readings),
         }
     }
 }

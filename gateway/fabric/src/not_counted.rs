@@ -1,8 +1,7 @@
 //! What of a publish was not counted: for its answer, and for the quarantine.
 
-use super::forward::NamedReading;
+use super::forward::{NamedReading, ShardReadings};
 use super::machine::{Reason, SetAside};
-use super::session::Part;
 use selvedge_types::ids::ShardId;
 use selvedge_types::mqtt::AckCode;
 use selvedge_types::uplink::StreamName;
@@ -22,11 +21,11 @@ pub(super) enum Sent {
 }
 
 impl Sent {
-    pub fn of(parts: &[(ShardId, Part)]) -> Self {
+    pub fn of(parts: &[(ShardId, ShardReadings)]) -> Self {
         match parts {
             [] => Self::Nothing,
-            [(_, Part::One(reading))] => Self::One(reading.name.clone()),
-            many => Self::Many(many.iter().map(|(shard, part)| (*shard, part.readings().to_vec())).collect()),
+            [(_, ShardReadings::One(reading))] => Self::One(reading.name.clone()),
+            many => Self::Many(many.iter().map(|(shard, part)| (*shard, part.list().to_vec())).collect()),
         }
     }
 

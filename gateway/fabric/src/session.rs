@@ -30,7 +30,7 @@
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted.
 
 use super::decode::{Decoded, Decoder, Few, Rebirth, Skipped, name_skipped};
-use super::forward::{Forwardable, NamedReading, Settled, Ticket};
+use super::forward::{Forwardable, NamedReading, Settled, ShardReadings, Ticket};
 use super::machine::{
     Connect, Connected, Disconnect, DueWill, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES,
     MAX_WILL_BYTES, Origin, Outcome, Quarantined, Reading, Source, Will, publish_hash,
@@ -539,7 +539,8 @@ impl Session {
         let sent = Sent::of(&parts);
         self.pending.push(token, Pending { not, ..Pending::of(Some(publish), site.now, open, sent) });
         let ticket = Ticket { connection: self.connection, token };
-        out.submit.extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(source.clone()))));
+        out.submit
+            .extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.with_source(source.clone()))));
     }
 
     /// What a resend of a publish is recognised by.
@@ -982,35 +983,12 @@ pub(super) enum Meaning {
     /// It maps to streams.
     Parts {
         /// Its readings by shard; none if it holds none.
-        parts: Few<(ShardId, Part)>,
+        parts: Few<(ShardId, ShardReadings)>,
         /// What of it is no reading, as far as its client should hear of it.
         not: Option<Box<NotCounted>>,
         /// Its fields that are no readings.
         skipped: Vec<Skipped<'static>>,
     },
-}
-
-/// The readings of a publish that lie in one shard.
-pub(super) enum Part {
-    One(NamedReading),
-    More(Vec<NamedReading>),
-}
-
-impl Part {
-    pub fn readings(&self) -> &[NamedReading] {
-        match self {
-            Part::One(reading) => std::slice::from_ref(reading),
-            Part::More(readings) => readings,
-        }
-    }
-
-    pub(super) fn of(self, source: Option<Source>) -> Forwardable {
-        match (self, source) {
-            (Part::One(reading), None) => Forwardable::Reading(reading),
-            (Part::One(reading), source) => Forwardable::Publish(source, vec![reading]),
-            (Part::More(readings), source) => Forwardable::Publish(source, readings),
-        }
-    }
 }
 
 /// Streams that a connection published lately: their names are shared by all that waits for them. Each has one place, by its
@@ -1089,18 +1067,20 @@ impl RecentNames {
                 return none(Some(not), e.skipped);
             }
         };
-        let (mut parts, mut bytes) = (Few::<(ShardId, Part)>::new(), 0);
+        let (mut parts, mut bytes) = (Few::<(ShardId, ShardReadings)>::new(), 0);
         for r in list {
             bytes += r.device.len() + r.stream.len() + 48;
             let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };
             let (name, shard, maker) = self.find(site.ring, r.device, r.stream);
             let reading = NamedReading { name, maker, reading };
             match parts.iter_mut().find(|(of, _)| *of == shard) {
-                None => parts.push((shard, Part::One(reading))),
-                Some((_, Part::More(readings))) => readings.push(reading),
+                None => parts.push((shard, ShardReadings::One(reading))),
+                Some((_, ShardReadings::More(readings))) => readings.push(reading),
                 Some((_, part)) => {
-                    if let Part::One(first) = std::mem::replace(part, Part::More(Vec::new())) {
-                        *part = Part::More(vec![first, reading]);
+                    if let ShardReadings::One(first) =
+                        std::mem::replace(part, ShardReadings::More(Vec::new()))
+                    {
+                        *part = ShardReadings::More(vec![first, reading]);
                     }
                 }
             }

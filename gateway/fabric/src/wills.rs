@@ -95,8 +95,9 @@ impl Wills {
         };
         let (client, epoch, open, sent) = (due.client, due.epoch, parts.len(), Sent::of(&parts));
         let ticket = Ticket { connection: WILLS, token: self.last };
-        out.submit
-            .extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.of(Some(source.clone())))));
+        out.submit.extend(
+            parts.into_iter().map(|(shard, part)| (shard, ticket, part.with_source(Some(source.clone())))),
+        );
         self.open
             .insert(self.last, Publishing { client, epoch, publish, open, sent, not, at: site.now, waits });
         if open == 0 {

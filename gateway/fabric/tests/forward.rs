@@ -1,10 +1,12 @@
 //! Idempotent forwarding, said as scripts: what is sent to whom, and which outcomes leave when.
 
 use selvedge_fabric::forward::{
-    Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, MAX_INFLIGHT_BATCHES, NamedReading,
-    PIPELINE_BYTES, READING_BYTES, RESEND_MS, RETRY_MS, STUCK_MS, Ticket,
+    Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, NamedReading, PIPELINE_BYTES,
+    READING_BYTES, RESEND_MS, RETRY_MS, STUCK_MS, Ticket,
 };
-use selvedge_fabric::machine::{Connect, Item, Judged, Origin, Outcome, Reading, Submission, Verdict};
+use selvedge_fabric::machine::{
+    Connect, Item, Judged, MAX_INFLIGHT_BATCHES, Origin, Outcome, Reading, Submission, Verdict,
+};
 use selvedge_fabric::peer::{BusyReason, ForwardAnswer};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_types::ids::{GatewayId, ShardId};

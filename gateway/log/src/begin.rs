@@ -4,44 +4,18 @@ use super::damage::Damage;
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::form::{self, HEADER_BYTES, Header, Identity};
-use super::recovery::{MAKING_NAME, Recovered, Recovery, SegmentInfo, States, states_bytes};
+use super::found::{FoundLog, MAKING_NAME, Rewrite, SegmentInfo, States, Tail, states_bytes};
 use super::segment;
 use selvedge_fabric::record::Position;
 
-/// A log that was read, and not changed.
-pub struct FoundLog {
-    pub recovery: Recovery,
-    pub(super) damage: Damage,
-    /// The segments that are kept, in order.
-    pub(super) infos: Vec<SegmentInfo>,
-    pub(super) states: States,
-    /// Files that held nothing durable.
-    pub(super) removals: Vec<String>,
-    /// Which of the segments end where, by the header of the next.
-    pub(super) cuts: Vec<(usize, u32)>,
-    pub(super) tail: Tail,
-}
-
-/// How the log goes on.
-pub(super) enum Tail {
-    /// There is no segment; the first one gets this header.
-    Absent(Header),
-    /// In the last segment.
-    GoOn { end: Position, next_sequence: u64 },
-    /// In a segment that is to be made.
-    Rewrite(Box<Rewrite>),
-}
-
-/// A segment that is to be made of what stands above the mark.
-pub(super) struct Rewrite {
-    pub header: Header,
-    /// It takes the place of the last one.
-    pub replaces: bool,
-    /// Where the last one's durable content ends, and where its used bytes do.
-    pub start: u32,
-    pub used: u32,
-    pub info: SegmentInfo,
-    pub content: Vec<u8>,
+/// What the log goes on from.
+pub struct Recovered {
+    pub damage: Damage,
+    /// In order; the last one is the active segment.
+    pub segments: Vec<SegmentInfo>,
+    pub states: States,
+    pub active: Box<dyn DiskFile>,
+    /// Where the next unit goes; everything before is durable.
     pub end: Position,
     pub next_sequence: u64,
 }

@@ -9,6 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How much of a snapshot or a batch is read at a time where all of it is only looked at.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
 /// Bytes that are written at a time where a file system can't preallocate.
 const ZEROS_BYTES: usize = 64 * 1024;
 

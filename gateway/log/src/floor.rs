@@ -17,8 +17,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
-use super::form::{Identity, MAX_COUNT};
-use super::recovery::hex;
+use super::form::{Identity, MAX_COUNT, hex};
 use selvedge_fabric::record::Position;
 use std::io;
 use std::sync::Arc;

@@ -50,8 +50,14 @@ pub const UNIT_HEAD_BYTES: usize = 48;
 /// Bytes of a record beside its payload.
 pub const RECORD_HEAD_BYTES: usize = 29;
 
+/// The most bytes of a record's payload; a segment may be too small even for that.
+pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most bytes of a state record's payload: they are kept in memory and written again by trimming.
+pub const MAX_STATE_PAYLOAD_BYTES: usize = 4 * 1024;
+
 /// The most bytes in a unit's body: one record of the greatest payload, and padding.
-pub const MAX_BODY_BYTES: usize = super::MAX_PAYLOAD_BYTES + RECORD_HEAD_BYTES + ALIGN_BYTES as usize;
+pub const MAX_BODY_BYTES: usize = MAX_PAYLOAD_BYTES + RECORD_HEAD_BYTES + ALIGN_BYTES as usize;
 
 /// The most groups that a unit may list.
 const MAX_GROUPS_ENTRIES: u32 = 65_536;
@@ -69,6 +75,11 @@ pub const UNIT_MAGIC: [u8; 4] = [0xF5, b'U', b'n', 0x1C];
 
 /// Sixteen bytes that say whose log it is.
 pub type Identity = [u8; 16];
+
+/// Bytes as hexadecimal digits, as errors show an identity.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
 
 /// What a segment says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -52,6 +52,7 @@ mod disk;
 mod error;
 mod floor;
 mod form;
+mod found;
 mod log;
 mod memory;
 mod reader;
@@ -64,16 +65,13 @@ mod stored;
 
 pub use batches::BatchStore;
 pub use damage::Groups;
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{CHUNK_BYTES, Disk, DiskFile, RealDisk};
 pub use error::LogError;
 pub use floor::{FLOOR_NAME, Floor};
-pub use form::Identity;
-pub use log::{
-    Log, MAX_PAYLOAD_BYTES, MAX_PINNED_SEGMENTS, MAX_STATE_PAYLOAD_BYTES, MIN_SEGMENT_BYTES, OldestSegment,
-    ReadLog, Room, Settings, Stats,
-};
+pub use form::{Identity, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES};
+pub use found::Recovery;
+pub use log::{Log, MAX_PINNED_SEGMENTS, MIN_SEGMENT_BYTES, OldestSegment, ReadLog, Room, Settings, Stats};
 pub use memory::{Crash, Faults, MemoryDisk};
 pub use reader::LogReader;
-pub use recovery::Recovery;
-pub use scrub::{CHUNK_BYTES, Extent, ScrubRound, Scrubber};
+pub use scrub::{Extent, ScrubRound, Scrubber};
 pub use snapshots::{PinnedSnapshot, SnapshotStore};

@@ -1,24 +1,22 @@
 //! Writing: units into the active segment, one fdatasync a batch, a reserve ahead, trimming behind.
 
-use super::begin::{self, FoundLog};
+use super::begin;
 use super::damage::{Damage, Groups};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::floor::Floor;
-use super::form::{self, HEADER_BYTES, Header, Identity, RECORD_HEAD_BYTES, Role, UnitForm};
-use super::recovery::{self, Recovery, SegmentInfo, States};
+use super::form::{
+    self, HEADER_BYTES, Header, Identity, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES, RECORD_HEAD_BYTES,
+    Role, UnitForm,
+};
+use super::found::{self, FoundLog, Recovery, SegmentInfo, States};
+use super::recovery;
 use super::scrub::Extent;
 use super::segment;
 use selvedge_fabric::record::{LogRecord, Position, Stretch};
 use selvedge_types::canary::{self, Canary};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-
-/// The most bytes of a record's payload; a segment may be too small even for that.
-pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
-
-/// The most bytes of a state record's payload: they are kept in memory and written again by trimming.
-pub const MAX_STATE_PAYLOAD_BYTES: usize = 4 * 1024;
 
 /// The smallest segment.
 pub const MIN_SEGMENT_BYTES: u64 = 4 * 1024;
@@ -562,7 +560,7 @@ impl Log {
             let mark =
                 if self.synced.segment == self.end.segment { self.synced.offset } else { HEADER_BYTES };
             let unmarked = end.saturating_sub(u64::from(mark));
-            recovery::states_bytes(&self.states) + u64::from(HEADER_BYTES) + unmarked + seal
+            found::states_bytes(&self.states) + u64::from(HEADER_BYTES) + unmarked + seal
         } else {
             0
         };
@@ -627,7 +625,7 @@ impl Log {
                 .filter(|r| r.is_state())
                 .map(|r| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64)
                 .sum();
-            let held = if held_back { recovery::states_bytes(&self.states) + new_states } else { 0 };
+            let held = if held_back { found::states_bytes(&self.states) + new_states } else { 0 };
             let limit =
                 self.batch_limit_bytes().saturating_sub(form::unit_bytes(listed.len(), 0) as u64 + held);
             if bytes > limit {

@@ -16,85 +16,17 @@
 //! Invariant: no file that holds evidence of damage is changed, so opening a log twice tells the same.
 //! Invariant: a power cut anywhere in here leaves files that recover to the same records.
 
-use super::begin::{FoundLog, Rewrite, Tail};
 use super::damage::{Damage, Groups, Span};
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::error::LogError;
-use super::form::{
-    self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, RECORD_HEAD_BYTES, Role, UnitForm,
-};
+use super::form::{self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UnitForm, hex};
+use super::found::{FoundLog, MAKING_NAME, Recovery, Rewrite, SegmentInfo, States, Tail};
 use super::segment::{self, Found, Segment, UnitRead};
 use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The name of a segment that is being made.
-pub const MAKING_NAME: &str = "wal-making.tmp";
-
 /// The least room behind the end of a segment that is gone on with.
 const MIN_LEFT_BYTES: u64 = 128;
-
-/// What opening a log found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Groups whose records may be lost or stale: they must not vote before they are repaired from their peers and
-    /// [`super::Log::repaired`] was called.
-    pub damaged_groups: Groups,
-    /// How many damaged places that comes from.
-    pub damaged_places: usize,
-    /// Bytes of a torn tail that were cut off: never acknowledged.
-    pub torn_bytes_cut: u64,
-    /// Records given to the visitor.
-    pub records: u64,
-    /// Units that were above every mark and written again.
-    pub units_rewritten: u64,
-}
-
-/// What is remembered of a segment that is kept.
-#[derive(Debug, Clone, Default)]
-pub struct SegmentInfo {
-    /// Its number.
-    pub number: u64,
-    /// Its file's length in bytes.
-    pub bytes: u64,
-    /// The highest slot of each group that has records with slots in it.
-    pub slots: BTreeMap<u16, u64>,
-    /// All groups in it.
-    pub groups: BTreeSet<u16>,
-    /// How many whole units it has.
-    pub units: u64,
-    /// Its header is whole.
-    pub header: bool,
-}
-
-impl SegmentInfo {
-    pub fn note(&mut self, record: &LogRecord) {
-        self.groups.insert(record.group);
-        if !record.is_state() {
-            let highest = self.slots.entry(record.group).or_default();
-            *highest = record.slot.max(*highest);
-        }
-    }
-}
-
-/// The newest state record of a group and kind, and the segment that it is in.
-pub type States = BTreeMap<(u16, u8), (u64, LogRecord)>;
-
-/// Bytes that writing every state record again could take.
-pub fn states_bytes(states: &States) -> u64 {
-    states.values().map(|(_, r)| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64).sum()
-}
-
-/// What the log goes on from.
-pub struct Recovered {
-    pub damage: Damage,
-    /// In order; the last one is the active segment.
-    pub segments: Vec<SegmentInfo>,
-    pub states: States,
-    pub active: Box<dyn DiskFile>,
-    /// Where the next unit goes; everything before is durable.
-    pub end: Position,
-    pub next_sequence: u64,
-}
 
 /// Collects what the units say.
 struct Reading<'a> {
@@ -253,11 +185,6 @@ fn check_known(disk: &dyn Disk, segment: &Segment) -> Result<(), LogError> {
         return Err(LogError::Version { name, found: version.into(), known: form::VERSION.into() });
     }
     Err(LogError::Unreadable { name, why: format!("the unit at byte {offset} has the unknown role {role}") })
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Reads the log in `disk`, and changes nothing there. Up to `floor` it was durable; nothing if the floor is not known any

@@ -11,7 +11,7 @@
 //!
 //! Invariant: what is read comes from the disk: what the system has cached of a file is dropped before, and afterwards, so that a scrub neither
 //! believes the cache nor fills it.
-//! Limits: in memory are [`CHUNK_BYTES`] of a stored file, or one unit of the log, and the numbers of one group's batches.
+//! Limits: in memory are [`CHUNK_BYTES`](super::disk::CHUNK_BYTES) of a stored file, or one unit of the log, and the numbers of one group's batches.
 //!
 //! A round goes file by file ([`Scrubber::step`]), so that a simulation can have everything else happen in between.
 
@@ -25,9 +25,6 @@ use selvedge_fabric::record::Suspect;
 use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// How much of a snapshot or a batch is read at a time.
-pub const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What a segment of the log holds, by the log's own account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

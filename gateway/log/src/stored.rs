@@ -7,11 +7,9 @@
 //!
 //! The first line is the same in every version, so that a release tells what another one wrote from what rotted.
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{CHUNK_BYTES, Disk, DiskFile};
 use super::error::LogError;
-use super::form::Identity;
-use super::recovery::hex;
-use super::scrub::CHUNK_BYTES;
+use super::form::{Identity, hex};
 use std::io;
 
 /// Bytes before the content.

@@ -14,7 +14,7 @@
 //! | peers, switch | `FromPeer` | `send().await`: one frame of each peer, then TCP presses it back |
 //! | switch, shards | `ShardEvents` of peers and of this gateway's questions | `try_send`: lost as on a link, which every protocol between replicas and gateways endures, and counted as `selvedge_shard_behind_total` |
 //! | switch, shards and forwarder | who lives, clocks, room | what changed in 200 ms, or since a link changed |
-//! | forwarder, shards | `ShardEvents` | [`selvedge_fabric::forward::MAX_INFLIGHT_BATCHES`] of each shard, again each [`selvedge_fabric::forward::RESEND_MS`] |
+//! | forwarder, shards | `ShardEvents` | [`selvedge_fabric::machine::MAX_INFLIGHT_BATCHES`] of each shard, again each [`selvedge_fabric::forward::RESEND_MS`] |
 //! | shards and switch, forwarder | `Answered`, `LeaderIs`, `PublishWills` | one answer to each batch that was sent; one of each in a shard's turn |
 //! | shards, switch and links | `ToPeers` | one in a shard's turn; the group's window ([`selvedge_paxos`]), and the links' lanes |
 //! | shards, log, store and back | `Persist`, `LogSaid`, `Store`, `WorkDone` | one in a shard's turn, and one answer to each; [`selvedge_fabric::replica::MAX_LOADING_ENTRIES`] and [`selvedge_fabric::replica::MAX_SCANS_ENTRIES`] |

@@ -81,33 +81,8 @@ struct Known {
     why: &'static str,
 }
 
-/// The circles that are known. Each goes some day; no other comes.
-const KNOWN: [Known; 9] = [
-    Known {
-        folder: "gateway/fabric/src",
-        modules: &["forward", "machine", "peer"],
-        why: "what gateways say to each other names what says it",
-    },
-    Known {
-        folder: "gateway/fabric/src",
-        modules: &["not_counted", "session"],
-        why: "a part of the session that is a file beside it",
-    },
-    Known {
-        folder: "gateway/fabric/src/decode",
-        modules: &["births", "sparkplug"],
-        why: "Sparkplug is one thing in two files",
-    },
-    Known {
-        folder: "gateway/fabric/src/decode",
-        modules: &["error", "skipped"],
-        why: "both cut what they show by one function",
-    },
-    Known {
-        folder: "gateway/fabric/src/decode",
-        modules: &["json", "time", "topic_map"],
-        why: "what a topic map names is declared where it is read",
-    },
+/// The circles that are known. No other comes.
+const KNOWN: [Known; 3] = [
     Known {
         folder: "gateway/fabric/src/machine",
         modules: &["command", "outcomes", "quarantine"],
@@ -117,23 +92,7 @@ const KNOWN: [Known; 9] = [
     Known {
         folder: "gateway/paxos/src",
         modules: &["group", "repair"],
-        why: "a group and its repair are two files of one type",
-    },
-    Known {
-        folder: "gateway/log/src",
-        modules: &[
-            "batches",
-            "begin",
-            "floor",
-            "form",
-            "log",
-            "recovery",
-            "scrub",
-            "segment",
-            "snapshots",
-            "stored",
-        ],
-        why: "constants and helpers lie with the file that used them first",
+        why: "repair is a private impl block of the group in a file of its own: one type, and nothing between them to name",
     },
 ];
 

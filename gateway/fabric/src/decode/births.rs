@@ -35,6 +35,9 @@ const METRIC_BYTES: usize = 128;
 /// A `seq` that lies further ahead than this is one that comes late or again.
 const MAX_SEQ_GAP: u8 = 127;
 
+/// The metric that pairs a birth with its death.
+pub(super) const BD_SEQ: &str = "bdSeq";
+
 /// What is known of the edge nodes.
 #[derive(Debug, Default)]
 pub(super) struct Births {
@@ -250,7 +253,7 @@ impl Birth {
 
 /// What pairs a birth with its death.
 fn bd_seq(payload: &Payload) -> Option<u64> {
-    let metric = payload.metrics.iter().find(|m| m.name.as_deref() == Some(super::sparkplug::BD_SEQ))?;
+    let metric = payload.metrics.iter().find(|m| m.name.as_deref() == Some(BD_SEQ))?;
     match metric.value {
         Some(Value::Long(n)) => Some(n),
         Some(Value::Int(n)) => Some(n.into()),

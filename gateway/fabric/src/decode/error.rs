@@ -1,5 +1,6 @@
 //! What is wrong with a payload, said so that whoever builds the device can put it right.
 
+use super::excerpt::cut;
 use super::skipped::{Skipped, name_skipped};
 use serde_json::error::Category;
 use std::fmt;
@@ -202,17 +203,4 @@ pub(super) fn plain(said: &str) -> String {
         wanted => wanted,
     };
     format!("{found} stands where {wanted} belongs")
-}
-
-/// At most `most` bytes of a text from outside, ended with an ellipsis if it was longer.
-pub(super) fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let mut end = most.saturating_sub('…'.len_utf8());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }

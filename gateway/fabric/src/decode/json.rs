@@ -4,7 +4,9 @@
 //! of a short array of single values are fields too, `{"a":[7,0]}` is `a.0` and `a.1`; other arrays are skipped by name,
 //! since places in a long array, or in one of objects, are rarely streams.
 
-use super::error::{MORE_THAN, cut, syntax_error};
+use super::error::{MORE_THAN, syntax_error};
+use super::excerpt::cut;
+use super::scalar::Scalar;
 use super::time::time_of;
 use super::topic_map::Keys;
 use super::{
@@ -212,28 +214,6 @@ fn count_of(scalar: &Scalar<'_>) -> Option<u64> {
         }
         Scalar::Text(text) => text.parse().ok(),
         _ => None,
-    }
-}
-
-/// A single value of a document.
-#[derive(Debug)]
-pub(super) enum Scalar<'a> {
-    Int(i64),
-    Uint(u64),
-    Float(f64),
-    Bool(bool),
-    Text(Cow<'a, str>),
-    Null,
-    /// No single value; its content is passed over.
-    Skip(SkipReason),
-}
-
-impl Scalar<'_> {
-    fn what_is_wrong(&self, why: SkipReason) -> String {
-        match self {
-            Self::Text(text) => number::what_is_wrong(text.trim_ascii().as_bytes()),
-            _ => format!("the value is {why}"),
-        }
     }
 }
 

@@ -39,9 +39,11 @@
 
 mod births;
 mod error;
+mod excerpt;
 mod inflate;
 pub mod json;
 mod number;
+mod scalar;
 mod senml;
 mod skipped;
 mod sparkplug;
@@ -54,9 +56,10 @@ pub use births::{
 pub use error::{DecodeError, MAX_EXCERPT_BYTES, Place, Rebirth};
 pub use inflate::MAX_INFLATED_BYTES;
 pub use skipped::{MAX_SKIPPED_TEXT_BYTES, SkipReason, Skipped, name_skipped};
+pub use time::TimeUnit;
 pub use topic_map::{
-    Form, MAX_PLACEHOLDERS, MAX_TEMPLATE_BYTES, MAX_TOPIC_RULES, TimeUnit, TopicMap, TopicMapError,
-    TopicRule, defaults_behind,
+    Form, MAX_PLACEHOLDERS, MAX_TEMPLATE_BYTES, MAX_TOPIC_RULES, TopicMap, TopicMapError, TopicRule,
+    defaults_behind,
 };
 
 use selvedge_types::ids::MAX_NAME_BYTES;
@@ -174,7 +177,7 @@ impl Decoder {
             }
             Ok(Found { skipped, steers: true, .. }) => Decoded::NoReading { skipped },
             Ok(Found { skipped, rebirth, .. }) => {
-                let mut e = DecodeError::no_number(skipped, rule.form.right());
+                let mut e = DecodeError::no_number(skipped, right(rule.form));
                 e.rebirth = rebirth;
                 Decoded::Malformed(e.showing(payload))
             }
@@ -241,8 +244,19 @@ fn check_name(kind: &str, name: &str, place: impl FnOnce() -> Place) -> Result<(
     let what = match name.len() {
         0 => format!("the {kind}'s name is empty"),
         n if n > MAX_NAME_BYTES => format!("the {kind}'s name has {n} bytes"),
-        _ => format!("the {kind}'s name {:?} holds a control character", error::cut(name.into(), 80)),
+        _ => format!("the {kind}'s name {:?} holds a control character", excerpt::cut(name.into(), 80)),
     };
     let right = format!("names have 1 to {MAX_NAME_BYTES} bytes and no control characters");
     Err(DecodeError::new(place(), what, right))
+}
+
+/// What a payload of this form should look like.
+fn right(form: Form) -> &'static str {
+    match form {
+        Form::Auto | Form::Json => json::RIGHT_ONE,
+        Form::Number | Form::None => number::RIGHT,
+        Form::Object => json::RIGHT_OBJECT,
+        Form::SenmlJson | Form::SenmlCbor => senml::RIGHT,
+        Form::SparkplugB => sparkplug::RIGHT,
+    }
 }

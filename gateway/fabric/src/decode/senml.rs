@@ -14,7 +14,8 @@
 //! In CBOR a number may also be a bignum, a decimal fraction or a bigfloat (tags 2 to 5; RFC 8428, section 6), and a
 //! time may bear tag 1, which changes nothing: it counts seconds since 1970 as SenML does.
 
-use super::error::{MORE_THAN, cut, plain, syntax_error};
+use super::error::{MORE_THAN, plain, syntax_error};
+use super::excerpt::cut;
 use super::{
     DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, Target,
     is_name, number,

@@ -1,6 +1,6 @@
 //! Fields of a payload that can't be numbers: they are no readings, and are counted by name.
 
-use super::error::cut;
+use super::excerpt::cut;
 use bincode::{Decode, Encode};
 use std::borrow::Cow;
 use std::fmt;

@@ -18,7 +18,7 @@
 //! connection that stays (a bridge), if the births took more than `MAX_SPARKPLUG_STATE_BYTES`, or if `seq` has a gap, the rebirth
 //! command brings them back.
 
-use super::births::{Birth, Births};
+use super::births::{BD_SEQ, Birth, Births};
 use super::inflate::{InflateError, MAX_INFLATED_BYTES, inflate, is_compressed};
 use super::{
     DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, check_name,
@@ -32,9 +32,6 @@ pub(super) const RIGHT: &str =
     "send a Sparkplug B payload with metrics that are numbers (Eclipse Sparkplug 3.0.0, chapter 6)";
 const RIGHT_BIRTH: &str = "the edge node must send its births again, and this gateway asks it to";
 const RIGHT_SMALLER: &str = "split it into several messages";
-
-/// The metric that pairs a birth with its death.
-pub(super) const BD_SEQ: &str = "bdSeq";
 
 /// The types of message that matter here.
 #[derive(Clone, Copy, PartialEq)]

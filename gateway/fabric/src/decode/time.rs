@@ -1,9 +1,9 @@
 //! Times in JSON payloads: numbers in the unit that the topic's rule sets, and texts.
 
-use super::error::cut;
-use super::json::Scalar;
-use super::topic_map::TimeUnit;
+use super::excerpt::cut;
+use super::scalar::Scalar;
 use selvedge_types::time::EpochMs;
+use serde::{Deserialize, Serialize};
 
 const RIGHT: &str =
     "send epoch milliseconds (or the unit that the topic's rule sets) or RFC 3339, of years 1 to 9999";
@@ -11,6 +11,38 @@ const RIGHT_ZONE: &str = "end it in Z for UTC, or in an offset such as +01:00";
 
 /// The most bytes that are shown of a text.
 const MAX_SHOWN_BYTES: usize = 60;
+
+/// How numbers that tell a time are counted, since 1970-01-01 UTC. Texts are RFC 3339 or such a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "String")]
+pub enum TimeUnit {
+    /// Milliseconds.
+    #[default]
+    Ms,
+    /// Seconds, perhaps with a fraction.
+    S,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+    /// Whichever puts the time between the years 1971 and 2286: numbers below 10^10 are seconds, below 10^13
+    /// milliseconds, below 10^16 microseconds, others nanoseconds.
+    Auto,
+}
+
+impl TryFrom<String> for TimeUnit {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        Ok(match name.as_str() {
+            "ms" => Self::Ms,
+            "s" => Self::S,
+            "us" => Self::Us,
+            "ns" => Self::Ns,
+            "auto" => Self::Auto,
+            _ => return Err(format!("{:?} is no unit of time: set ms, s, us, ns or auto", cut(name, 80))),
+        })
+    }
+}
 
 /// What is wrong, and what would be right.
 type Wrong = (String, &'static str);

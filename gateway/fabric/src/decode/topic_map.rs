@@ -7,8 +7,8 @@
 //! The first rule that matches counts. A match walks the rules once and compares level by level without
 //! allocating; rules are few ([`MAX_TOPIC_RULES`]), and most fail at their first literal.
 
-use super::error::cut;
-use super::{json, number, senml, sparkplug};
+use super::excerpt::cut;
+use super::time::TimeUnit;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -64,20 +64,6 @@ impl TryFrom<String> for Form {
     }
 }
 
-impl TryFrom<String> for TimeUnit {
-    type Error = String;
-    fn try_from(name: String) -> Result<Self, String> {
-        Ok(match name.as_str() {
-            "ms" => Self::Ms,
-            "s" => Self::S,
-            "us" => Self::Us,
-            "ns" => Self::Ns,
-            "auto" => Self::Auto,
-            _ => return Err(format!("{:?} is no unit of time: set ms, s, us, ns or auto", cut(name, 80))),
-        })
-    }
-}
-
 impl Form {
     /// As settings name it.
     fn name(self) -> &'static str {
@@ -97,35 +83,6 @@ impl Form {
     pub(super) fn is_text(self) -> bool {
         !matches!(self, Self::SenmlCbor | Self::SparkplugB | Self::None)
     }
-
-    /// What a payload should look like.
-    pub(super) fn right(self) -> &'static str {
-        match self {
-            Self::Auto | Self::Json => json::RIGHT_ONE,
-            Self::Number | Self::None => number::RIGHT,
-            Self::Object => json::RIGHT_OBJECT,
-            Self::SenmlJson | Self::SenmlCbor => senml::RIGHT,
-            Self::SparkplugB => sparkplug::RIGHT,
-        }
-    }
-}
-
-/// How numbers that tell a time are counted, since 1970-01-01 UTC. Texts are RFC 3339 or such a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", try_from = "String")]
-pub enum TimeUnit {
-    /// Milliseconds.
-    #[default]
-    Ms,
-    /// Seconds, perhaps with a fraction.
-    S,
-    /// Microseconds.
-    Us,
-    /// Nanoseconds.
-    Ns,
-    /// Whichever puts the time between the years 1971 and 2286: numbers below 10^10 are seconds, below 10^13
-    /// milliseconds, below 10^16 microseconds, others nanoseconds.
-    Auto,
 }
 
 /// One `[[topics]]` of the settings.

@@ -86,6 +86,7 @@ pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
 pub use submission::{Maker, NameRef, SUBMISSION_VERSION, Submission};
 pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
 pub use trust::BELIEVED_AFTER_MS;
+pub use verdicts::MAX_INFLIGHT_BATCHES;
 pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
 pub use window::{MAX_LEAD_MS, MAX_OPEN_WINDOWS_ENTRIES};
 

@@ -6,10 +6,12 @@
 //! Limit: of each gateway, what concerns its last [`MAX_INFLIGHT_BATCHES`] numbers: no earlier one is unanswered.
 
 use super::{Origin, Outcome, Verdict};
-use crate::forward::MAX_INFLIGHT_BATCHES;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
+
+/// How many batches of one gateway may be unanswered in a shard.
+pub const MAX_INFLIGHT_BATCHES: usize = 4;
 
 /// A verdict and where it was given.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
