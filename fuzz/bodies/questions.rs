@@ -2,11 +2,11 @@
 //! once, ends once, and its answer can be sealed.
 
 use crate::source::Source;
-use selvedge_fabric::asks::{Asks, Effect};
 use selvedge_fabric::machine::{Scanned, WindowView};
+use selvedge_fabric::node_questions::{Desk, Verdict};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
-use selvedge_fabric::question::{Desk, Verdict};
 use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::site_questions::{Asks, Effect};
 use selvedge_seal::{Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::frame;

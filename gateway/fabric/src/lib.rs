@@ -4,22 +4,22 @@
 //! once, what must be persisted, and what may leave only after it was.
 
 pub mod agreement;
-pub mod asks;
 pub mod commit;
 pub mod decode;
 pub mod detector;
 pub mod forward;
 pub mod link;
 pub mod machine;
+pub mod node_questions;
 mod not_counted;
 pub mod peer;
-pub mod question;
 pub mod reach;
 pub mod record;
 pub mod replica;
 pub mod ring;
 pub mod session;
 pub mod shard;
+pub mod site_questions;
 pub mod skips;
 pub mod unmapped;
 pub mod uplink;

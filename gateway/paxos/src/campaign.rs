@@ -1,7 +1,7 @@
 //! Campaigns: from "nobody leads" to leading, and helping others to.
 
+use super::consensus::{Group, State};
 use super::election::{Candidate, Canvass, Chunk};
-use super::group::{Group, State};
 use super::leader::Leader;
 use super::message::{Ballot, MAX_COUNT, Message, Slot, Value};
 use selvedge_types::canary::{self, Canary};

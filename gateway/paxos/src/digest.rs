@@ -1,6 +1,6 @@
 //! What a model checker compares two replicas by.
 
-use super::group::{Group, State};
+use super::consensus::{Group, State};
 use std::hash::{Hash, Hasher};
 
 impl Group {

@@ -129,10 +129,10 @@
 mod acceptor;
 mod campaign;
 mod config;
+mod consensus;
 mod digest;
 mod effects;
 mod election;
-mod group;
 mod leader;
 mod log;
 mod message;
@@ -140,6 +140,6 @@ mod reign;
 mod repair;
 
 pub use config::{ConfigError, GroupConfig, Limits, MAX_MEMBERS, MAX_RESEND_DOUBLINGS, Recovered};
+pub use consensus::Group;
 pub use effects::{Effects, Event, ProposeError, Role};
-pub use group::Group;
 pub use message::{Ballot, Entry, MAX_COUNT, Message, Record, Slot, Value};

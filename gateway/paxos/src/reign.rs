@@ -1,7 +1,7 @@
 //! What a leader does once it leads: count votes, keep followers going, confirm reads, and notice that it can't.
 
 use super::config::{Limits, Members};
-use super::group::{Group, State};
+use super::consensus::{Group, State};
 use super::leader::Leader;
 use super::message::{Ballot, Message, Slot};
 use selvedge_types::canary::{self, Canary};

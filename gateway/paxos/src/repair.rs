@@ -1,7 +1,7 @@
 //! A replica that lost records, and may have forgotten votes: how it comes to vote again.
 
 use super::config::Members;
-use super::group::{Group, State};
+use super::consensus::{Group, State};
 use super::message::{Ballot, Message, Slot};
 use selvedge_types::canary::{self, Canary};
 use std::hash::{Hash, Hasher};

@@ -12,11 +12,11 @@ use crate::actors::pulse;
 use crate::actors::room::SiteRoom;
 use crate::front::Front;
 use actix::{Actor, Context, Handler, Message, Recipient};
-use selvedge_fabric::asks::{self, Asks, Told};
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
 use selvedge_fabric::reach::Reach;
 use selvedge_fabric::ring::Ring;
 use selvedge_fabric::shard::{CONFIGURATION, Event};
+use selvedge_fabric::site_questions::{self, Asks, Told};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -192,12 +192,12 @@ impl Switch {
         }
     }
 
-    fn perform(&mut self, effects: Vec<asks::Effect>) {
+    fn perform(&mut self, effects: Vec<site_questions::Effect>) {
         let mut messages = Vec::new();
         for effect in effects {
             match effect {
-                asks::Effect::Send(to, message) => messages.push((to, message)),
-                asks::Effect::Told(question, told) => {
+                site_questions::Effect::Send(to, message) => messages.push((to, message)),
+                site_questions::Effect::Told(question, told) => {
                     if let Some(reply) = self.replies.remove(&question) {
                         let _ = reply.send(told); // who asked may have gone
                     }

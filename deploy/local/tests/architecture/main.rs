@@ -91,7 +91,7 @@ const KNOWN: [Known; 3] = [
     Known { folder: "gateway/fabric/src/machine", modules: &["pace", "window"], why: "one constant" },
     Known {
         folder: "gateway/paxos/src",
-        modules: &["group", "repair"],
+        modules: &["consensus", "repair"],
         why: "repair is a private impl block of the group in a file of its own: one type, and nothing between them to name",
     },
 ];

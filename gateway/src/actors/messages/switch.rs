@@ -1,9 +1,9 @@
 //! Messages to the switch.
 
 use actix::Message;
-use selvedge_fabric::asks::{Told, Wanted};
 use selvedge_fabric::detector::Change;
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
+use selvedge_fabric::site_questions::{Told, Wanted};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;

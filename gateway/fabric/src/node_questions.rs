@@ -8,9 +8,9 @@
 //! Limits: [`MAX_QUESTIONS`] are under way, [`QUESTIONS_PER_S`] come in a second, and so many ids as can come in that time are
 //! remembered.
 
-use crate::asks::{Told, Wanted};
 use crate::machine::{Page, WindowView};
 use crate::peer::WindowQuery;
+use crate::site_questions::{Told, Wanted};
 use selvedge_types::balance::Recent;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::question::{
