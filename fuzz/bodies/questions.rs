@@ -3,10 +3,10 @@
 
 use crate::source::Source;
 use selvedge_fabric::machine::{Scanned, WindowView};
-use selvedge_fabric::node_questions::{Desk, Verdict};
+use selvedge_fabric::node_questions::{NodeQuestions, QuestionVerdict};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::site_questions::{Asks, Effect};
+use selvedge_fabric::site_questions::{Effect, SiteQuestions};
 use selvedge_seal::{Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::frame;
@@ -30,16 +30,18 @@ pub fn run(data: &[u8]) {
     if question.check().is_err() {
         return;
     }
-    let mut desk = Desk::new(G[0], 1);
-    let _ = desk.take(NOW_MS, &question);
+    let mut questions = NodeQuestions::new(G[0], 1);
+    let _ = questions.take(NOW_MS, &question);
     // As it would be if it came in time.
     (question.start, question.uptime_ms, question.id.0) = (1, NOW_MS, question.id.0 ^ 1);
-    let Verdict::Taken(wanted) = desk.take(NOW_MS, &question) else { panic!("sound and in time") };
-    assert!(matches!(desk.take(NOW_MS, &question), Verdict::Dropped("seen")));
+    let QuestionVerdict::Taken(wanted) = questions.take(NOW_MS, &question) else {
+        panic!("sound and in time")
+    };
+    assert!(matches!(questions.take(NOW_MS, &question), QuestionVerdict::Dropped("seen")));
     let About::Aggregates(about) = &question.about;
     let members = G.map(|id| Member { id, weight: 1 });
     let ring = Ring::new(1 + source.below(40) as u16, &members, 3).expect("a ring");
-    let mut asks = Asks::new(G[0], Arc::new(ring), source.u64());
+    let mut asks = SiteQuestions::new(G[0], Arc::new(ring), source.u64());
     let (mut out, mut now_ms, mut told) = (Vec::new(), NOW_MS, None);
     asks.peers(now_ms, &G.into(), &mut out);
     assert!(asks.ask(now_ms, wanted, &mut out).is_some());
@@ -64,7 +66,7 @@ pub fn run(data: &[u8]) {
     assert!(told.windows.windows(2).all(|two| two[0].order() < two[1].order()));
     let before = |next: &Place| told.windows.iter().all(|w| w.order() < next.order());
     assert!(told.next.as_ref().is_none_or(before));
-    let (node, answer) = desk.told(now_ms, question.id, Some(told)).expect("it was taken on");
+    let (node, answer) = questions.told(now_ms, question.id, Some(told)).expect("it was taken on");
     assert_eq!((node, answer.check()), (question.node, Ok(())));
     let hex: String = (0..32).map(|i| format!("{i:02x}")).collect();
     let secret = SiteSecret::from_hex(&hex).expect("a secret");

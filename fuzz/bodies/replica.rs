@@ -8,7 +8,7 @@ use selvedge_fabric::machine::{
 };
 use selvedge_fabric::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_fabric::record::LogRecord;
-use selvedge_fabric::shard::{Event, Now, Replay, Settings, Shard, SnapshotState, TransferAnswer};
+use selvedge_fabric::shard::{Event, Now, Replay, ShardCore, ShardSettings, SnapshotState, TransferAnswer};
 use selvedge_paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -22,7 +22,7 @@ const MAX_STEPS: usize = 400;
 
 /// The replica with its disk.
 struct Host {
-    shard: Shard,
+    shard: ShardCore,
     now: Now,
     records: Vec<LogRecord>,
     /// What is durable, once that was said.
@@ -33,13 +33,13 @@ struct Host {
     offered: Vec<u8>,
 }
 
-fn settings() -> Settings {
+fn settings() -> ShardSettings {
     let members = [2, 1, 3].map(GatewayId).to_vec();
     let limits =
         Limits { memory_bytes: 1 << 20, window_bytes: 256 << 10, value_bytes: 64 << 10, ..Limits::default() };
     let group = GroupConfig { group: SHARD, me: ME, members, limits };
     let rules = Rules { recent_bytes: 2_000, ..Rules::default() };
-    Settings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20, incarnation: 1 }
+    ShardSettings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20, incarnation: 1 }
 }
 
 fn fresh() -> Machine {
@@ -50,7 +50,7 @@ pub fn run(data: &[u8]) {
     let mut source = Source::new(data);
     let damaged = source.byte().is_multiple_of(8).then_some(7);
     let found = Recovered { damaged, ..Recovered::default() };
-    let shard = Shard::recover(settings(), fresh(), found).expect("an empty disk");
+    let shard = ShardCore::recover(settings(), fresh(), found).expect("an empty disk");
     let now = Now { mono_ms: 0, wall: EpochMs(NOW), sure: true };
     let (records, snapshot, saving) = (Vec::new(), None, None);
     let mut host = Host { shard, now, records, token: 0, snapshot, saving, offered: Vec::new() };
@@ -149,7 +149,7 @@ impl Host {
                 Err(Halt::Undecodable { .. }) => return false,
                 Err(halt @ Halt::Slot { .. }) => panic!("{halt}"),
             };
-            let group = self.shard.group();
+            let group = self.shard.consensus();
             assert!(group.commit() <= group.last_slot() && group.first_slot() <= group.commit() + 1);
             assert!(self.shard.machine().slot() <= group.commit(), "applied beyond what is chosen");
             let wrote = !effects.records.is_empty();
@@ -186,13 +186,13 @@ impl Host {
 
     /// A slot, most likely one that matters now.
     fn slot(&self, source: &mut Source) -> u64 {
-        let group = self.shard.group();
+        let group = self.shard.consensus();
         let near = source.pick(&[group.commit(), group.last_slot(), group.first_slot(), MAX_COUNT]);
         if source.flag() { near } else { source.number(near) }
     }
 
     fn ballot(&self, source: &mut Source) -> Ballot {
-        let held = self.shard.group().ballot();
+        let held = self.shard.consensus().ballot();
         match source.below(4) {
             0 => held,
             1 => Ballot { round: held.round.saturating_add(1), gateway: 2 + source.below(2) as u16 },
@@ -293,10 +293,10 @@ impl Host {
         let mut replay = Replay::default();
         self.records.into_iter().for_each(|record| replay.record(record));
         let found = replay.finish(snapshot_slot, None);
-        let again = Shard::recover(settings(), machine, found);
+        let again = ShardCore::recover(settings(), machine, found);
         let mut again =
             again.unwrap_or_else(|e| panic!("what a replica wrote down must do to start it: {e}"));
-        let (before, after) = (self.shard.group(), again.group());
+        let (before, after) = (self.shard.consensus(), again.consensus());
         // A commit index needs no fsync: less of it may be remembered.
         assert!(after.commit() <= before.commit().max(snapshot_slot));
         assert!(after.ballot() >= before.ballot(), "a promise is forgotten");
@@ -305,7 +305,7 @@ impl Host {
         again.step(now, Event::Timer);
         if let Ok(effects) = again.take(now) {
             drop(effects);
-            assert!(again.machine().slot() <= again.group().commit());
+            assert!(again.machine().slot() <= again.consensus().commit());
         }
     }
 }

@@ -8,7 +8,7 @@ use selvedge_fabric::machine::{
     Connected, DueWill, Item, Judged, MAX_WILL_BYTES, Origin, Outcome, Reason, SetAside, Will as LeftWill,
 };
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::session::{Effects, MAX_QOS0_PENDING, Session, Site};
+use selvedge_fabric::session::{MAX_QOS0_PENDING, Session, SessionContext, SessionEffects};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{
     AckCode, Answer, CloseReason, Closed, Connect, Inbound, Oversize, Publish, QoS, Subscription, TooLarge,
@@ -53,9 +53,15 @@ static DECODER: LazyLock<Decoder> = LazyLock::new(|| {
     Decoder::new(rules).expect("sound rules")
 });
 
-fn site() -> Site<'static> {
+fn site() -> SessionContext<'static> {
     let (origin, now) = (Origin { gateway: GatewayId(1), start: 2 }, EpochMs(1_764_000_000_000));
-    Site { ring: &RING, decoder: &DECODER, origin, now, listens: &|topic| topic.starts_with("heard/") }
+    SessionContext {
+        ring: &RING,
+        decoder: &DECODER,
+        origin,
+        now,
+        listens: &|topic| topic.starts_with("heard/"),
+    }
 }
 
 /// What the client has sent that may be answered.
@@ -71,7 +77,7 @@ struct Sent {
 /// A session, the client before it, the shards behind it, and what is known of all three.
 struct World {
     session: Session,
-    out: Effects,
+    out: SessionEffects,
     /// Submitted and not settled, in each shard's order.
     open: BTreeMap<u16, VecDeque<(u64, Forwardable)>>,
     /// The greatest token of a publish that reached each shard.
@@ -108,7 +114,7 @@ pub fn run(data: &[u8]) {
     let mut source = Source::new(data);
     let mut world = World {
         session: Session::new(CONNECTION),
-        out: Effects::default(),
+        out: SessionEffects::default(),
         open: BTreeMap::new(),
         reached: BTreeMap::new(),
         sent: BTreeMap::new(),
@@ -357,7 +363,7 @@ impl World {
     }
 
     /// Holds what the session wants done against its promises. `events`: how many it may stem from.
-    fn look(&mut self, mut out: Effects, events: usize) {
+    fn look(&mut self, mut out: SessionEffects, events: usize) {
         assert!(out.submit.len() <= MAX_SUBMITTED.saturating_mul(events), "{} submitted", out.submit.len());
         for (shard, ticket, item) in out.submit.drain(..) {
             assert_eq!(ticket.connection, CONNECTION);

@@ -3,7 +3,7 @@
 use super::intake::ring;
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
-use selvedge_fabric::forward::{Effects, Forward, Forwardable, PIPELINE_BYTES, Ticket};
+use selvedge_fabric::forward::{Forward, ForwardEffects, Forwardable, PIPELINE_BYTES, Ticket};
 use selvedge_fabric::machine::{Judged, Outcome, Verdict};
 use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -33,8 +33,8 @@ impl Way {
         Self { forward: Forward::new(ORIGIN, ring, PIPELINE_BYTES), leader, load: Load::new(mix), n: 0 }
     }
 
-    fn send(&mut self, items: Vec<(Ticket, Forwardable)>) -> Effects {
-        let mut effects = Effects::default();
+    fn send(&mut self, items: Vec<(Ticket, Forwardable)>) -> ForwardEffects {
+        let mut effects = ForwardEffects::default();
         for (ticket, item) in items {
             self.forward.submit(SHARD, ticket, item);
         }
@@ -50,8 +50,8 @@ impl Way {
         ForwardAnswer::Verdict { slot: self.n, verdict: Verdict::Applied(outcomes) }
     }
 
-    fn answered(&mut self, answer: ForwardAnswer) -> Effects {
-        let mut effects = Effects::default();
+    fn answered(&mut self, answer: ForwardAnswer) -> ForwardEffects {
+        let mut effects = ForwardEffects::default();
         self.forward.answered(0, (self.leader, ORIGIN, SHARD, self.n), answer, &mut effects);
         assert_eq!(effects.outcomes.len(), BATCH);
         effects
@@ -62,7 +62,7 @@ struct Send(Way);
 
 impl Step for Send {
     type Input = Vec<(Ticket, Forwardable)>;
-    type Output = Effects;
+    type Output = ForwardEffects;
 
     fn prepare(&mut self) -> Self::Input {
         if self.0.n > 0 {
@@ -72,7 +72,7 @@ impl Step for Send {
         self.0.load.items()
     }
 
-    fn run(&mut self, items: Self::Input) -> Effects {
+    fn run(&mut self, items: Self::Input) -> ForwardEffects {
         self.0.send(items)
     }
 }
@@ -81,7 +81,7 @@ struct Answered(Way);
 
 impl Step for Answered {
     type Input = ForwardAnswer;
-    type Output = Effects;
+    type Output = ForwardEffects;
 
     fn prepare(&mut self) -> ForwardAnswer {
         let items = self.0.load.items();
@@ -89,7 +89,7 @@ impl Step for Answered {
         self.0.answer()
     }
 
-    fn run(&mut self, answer: ForwardAnswer) -> Effects {
+    fn run(&mut self, answer: ForwardAnswer) -> ForwardEffects {
         self.0.answered(answer)
     }
 }

@@ -6,7 +6,7 @@ use selvedge_fabric::decode::{Decoded, Decoder};
 use selvedge_fabric::forward::{Settled, Ticket};
 use selvedge_fabric::machine::{Connected, Judged, Outcome};
 use selvedge_fabric::ring::{DEFAULT_SHARDS, Member, Ring};
-use selvedge_fabric::session::{Effects, Session, Site};
+use selvedge_fabric::session::{Session, SessionContext, SessionEffects};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{Connect, Inbound, Publish, QoS, Version};
 use selvedge_types::time::EpochMs;
@@ -100,14 +100,14 @@ impl Visit {
             username: None,
             password: None,
         };
-        let site = Site {
+        let site = SessionContext {
             ring: &ring,
             decoder: &decoder,
             origin: ORIGIN,
             now: EpochMs(START_MS),
             listens: &|_| false,
         };
-        let mut effects = Effects::default();
+        let mut effects = SessionEffects::default();
         session.inbound(site, Inbound::Connect(Box::new(connect)), &mut effects);
         let (shard, ticket, _) = effects.submit.pop().unwrap();
         let found = Connected { instance: 1, epoch: 1, ..Connected::default() };
@@ -147,9 +147,9 @@ impl Visit {
         (self.token + 1 - SOCKET_READ as u64..=self.token).map(settled).collect()
     }
 
-    fn take_in(&mut self, events: Vec<Inbound>) -> Effects {
-        let mut effects = Effects::default();
-        let site = Site {
+    fn take_in(&mut self, events: Vec<Inbound>) -> SessionEffects {
+        let mut effects = SessionEffects::default();
+        let site = SessionContext {
             ring: &self.ring,
             decoder: &self.decoder,
             origin: ORIGIN,
@@ -163,9 +163,9 @@ impl Visit {
         effects
     }
 
-    fn settle(&mut self, outcomes: Vec<Settled>) -> Effects {
-        let mut effects = Effects::default();
-        let site = Site {
+    fn settle(&mut self, outcomes: Vec<Settled>) -> SessionEffects {
+        let mut effects = SessionEffects::default();
+        let site = SessionContext {
             ring: &self.ring,
             decoder: &self.decoder,
             origin: ORIGIN,
@@ -184,7 +184,7 @@ struct TakeIn(Visit);
 
 impl Step for TakeIn {
     type Input = Vec<Inbound>;
-    type Output = Effects;
+    type Output = SessionEffects;
 
     fn prepare(&mut self) -> Vec<Inbound> {
         if self.0.token > 0 {
@@ -194,7 +194,7 @@ impl Step for TakeIn {
         self.0.events()
     }
 
-    fn run(&mut self, events: Vec<Inbound>) -> Effects {
+    fn run(&mut self, events: Vec<Inbound>) -> SessionEffects {
         self.0.take_in(events)
     }
 }
@@ -203,7 +203,7 @@ struct Settle(Visit);
 
 impl Step for Settle {
     type Input = Vec<Settled>;
-    type Output = Effects;
+    type Output = SessionEffects;
 
     fn prepare(&mut self) -> Vec<Settled> {
         let events = self.0.events();
@@ -211,7 +211,7 @@ impl Step for Settle {
         self.0.outcomes()
     }
 
-    fn run(&mut self, outcomes: Vec<Settled>) -> Effects {
+    fn run(&mut self, outcomes: Vec<Settled>) -> SessionEffects {
         self.0.settle(outcomes)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::load::{BATCH, Load, MIXES, Mix};
 use super::{Measure, Step};
-use selvedge_paxos::{Effects, Event, Group, GroupConfig, Limits, Role, Value};
+use selvedge_paxos::{Consensus, Event, GroupConfig, Limits, PaxosEffects, Role, Value};
 use selvedge_types::ids::{GatewayId, ShardId};
 
 pub fn steps(m: &mut impl Measure) {
@@ -12,7 +12,7 @@ pub fn steps(m: &mut impl Measure) {
 }
 
 struct Agree {
-    groups: Vec<Group>,
+    groups: Vec<Consensus>,
     now: u64,
     value: Value,
 }
@@ -23,7 +23,7 @@ impl Agree {
         let group = |&me: &GatewayId| {
             let members = members.clone();
             let config = GroupConfig { group: ShardId(0), me, members, limits: Limits::default() };
-            let mut group = Group::new(config).unwrap();
+            let mut group = Consensus::new(config).unwrap();
             group.step(0, Event::Peers { up: (1..=3).map(GatewayId).collect(), restarted: Vec::new() });
             group
         };
@@ -49,7 +49,7 @@ impl Agree {
             if quiet == self.groups.len() {
                 return;
             }
-            let Effects { send, records, token, send_after, .. } = effects;
+            let PaxosEffects { send, records, token, send_after, .. } = effects;
             for (to, message) in send.into_iter().chain(send_after) {
                 let from = GatewayId(me as u16 + 1);
                 self.groups[usize::from(to.0) - 1].step(self.now, Event::Message { from, message });

@@ -6,7 +6,7 @@ use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
 use selvedge_fabric::machine::{Command, Machine, Rules};
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage};
-use selvedge_fabric::shard::{Effects, Event, Now, Settings, Shard};
+use selvedge_fabric::shard::{Event, Now, ShardCore, ShardEffects, ShardSettings};
 use selvedge_paxos::{GroupConfig, Limits, Recovered};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::LedgerId;
@@ -19,7 +19,7 @@ pub fn steps(m: &mut impl Measure) {
 }
 
 struct Site {
-    shards: Vec<Shard>,
+    shards: Vec<ShardCore>,
     load: Load,
     mono_ms: u64,
     verdicts: u64,
@@ -35,9 +35,9 @@ impl Site {
             let members = members.clone();
             let group = GroupConfig { group: ShardId(0), me, members, limits: Limits::default() };
             let settings =
-                Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 30, incarnation: 1 };
+                ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 30, incarnation: 1 };
             let machine = Machine::new(ShardId(0), rules.clone());
-            Shard::recover(settings, machine, Recovered::default()).unwrap()
+            ShardCore::recover(settings, machine, Recovered::default()).unwrap()
         };
         let shards = members.iter().map(shard).collect();
         let mut site = Self { shards, load: Load::new(mix), mono_ms: 0, verdicts: 0, cut: None };
@@ -67,7 +67,7 @@ impl Site {
         let mut quiet = 0;
         for me in (0..self.shards.len()).cycle() {
             let now = self.now();
-            let Effects { send, records, token, send_after, cut, snapshot, .. } =
+            let ShardEffects { send, records, token, send_after, cut, snapshot, .. } =
                 self.shards[me].take(now).unwrap();
             quiet =
                 if send.is_empty() && records.is_empty() && send_after.is_empty() { quiet + 1 } else { 0 };

@@ -7,23 +7,23 @@
 //!
 //! Whatever shares a write is also answered, sent and applied together, so under load a write that holds more makes all that comes after it
 //! cheaper. When the last write held [`BUSY_BYTES`] of [`BUSY_SUBMISSIONS`], so much comes at once that the next one waits until its first
-//! submission is [`BUSY_DELAY_MS`] old or [`MAX_HELD_BYTES`] wait (as PostgreSQL's `commit_delay` does beyond `commit_siblings`). A disk
+//! request is [`BUSY_DELAY_MS`] old or [`MAX_HELD_BYTES`] wait (as PostgreSQL's `commit_delay` does beyond `commit_siblings`). A disk
 //! that takes longer than that for a write is never left idle by it, and few publishes at a time wait for nobody.
 //!
 //! Every write costs flash at least a page, however little it holds. Where readings come slowly and flash matters more
-//! than a quick acknowledgement, a delay lets more gather: a write then begins only when its first submission has
+//! than a quick acknowledgement, a delay lets more gather: a write then begins only when its first request has
 //! waited for so long, or when [`MAX_HELD_BYTES`] wait.
 //!
 //! Invariant: records of one shard reach the log in the order of their tokens.
 //! Invariant: a token is reported only after the write that holds it, and every earlier one, is on disk.
-//! Limit: one write holds at most [`MAX_WRITE_BYTES`] of payload beyond its first submission; the rest waits
+//! Limit: one write holds at most [`MAX_WRITE_BYTES`] of payload beyond its first request; the rest waits
 //! for the next. How much can wait is bounded by the shards' in-flight windows.
 
 use crate::record::LogRecord;
 use selvedge_types::ids::ShardId;
 use std::collections::VecDeque;
 
-/// The most payload that one write gathers beyond its first submission.
+/// The most payload that one write gathers beyond its first request.
 pub const MAX_WRITE_BYTES: usize = 4 * 1024 * 1024;
 
 /// A log whose last write held so many submissions, with so much payload together, is busy.
@@ -40,16 +40,16 @@ pub const MAX_HELD_BYTES: usize = 64 * 1024;
 
 /// What one shard wants on disk.
 #[derive(Debug)]
-pub struct Submission {
+pub struct CommitRequest {
     /// The shard.
     pub shard: ShardId,
-    /// Reported back once this submission is on disk; grows.
+    /// Reported back once this request is on disk; grows.
     pub token: u64,
     /// In order.
     pub records: Vec<LogRecord>,
 }
 
-impl Submission {
+impl CommitRequest {
     fn bytes(&self) -> usize {
         self.records.iter().map(|r| r.payload.len()).sum()
     }
@@ -59,7 +59,7 @@ impl Submission {
 #[derive(Debug, Default)]
 pub struct GroupCommit {
     delay_ms: u64,
-    waiting: VecDeque<Submission>,
+    waiting: VecDeque<CommitRequest>,
     waiting_bytes: usize,
     /// Since when the first of them waits.
     since_ms: u64,
@@ -75,12 +75,12 @@ impl GroupCommit {
     }
 
     /// A shard wants records on disk.
-    pub fn submit(&mut self, now_ms: u64, submission: Submission) {
+    pub fn submit(&mut self, now_ms: u64, request: CommitRequest) {
         if self.waiting.is_empty() {
             self.since_ms = now_ms;
         }
-        self.waiting_bytes += submission.bytes();
-        self.waiting.push_back(submission);
+        self.waiting_bytes += request.bytes();
+        self.waiting.push_back(request);
     }
 
     /// When [`GroupCommit::next_write`] has something to give, unless more comes; nothing while the log writes.
@@ -96,10 +96,10 @@ impl GroupCommit {
     pub fn next_write(&mut self, now_ms: u64) -> Option<Vec<LogRecord>> {
         self.due_ms().filter(|due_ms| *due_ms <= now_ms)?;
         let (mut bytes, mut records, mut tokens) = (0, Vec::new(), Vec::new());
-        while let Some(submission) = self.waiting.pop_front() {
-            bytes += submission.bytes();
-            tokens.push((submission.shard, submission.token));
-            records.extend(submission.records);
+        while let Some(request) = self.waiting.pop_front() {
+            bytes += request.bytes();
+            tokens.push((request.shard, request.token));
+            records.extend(request.records);
             if bytes >= MAX_WRITE_BYTES {
                 break;
             }
@@ -129,7 +129,7 @@ impl GroupCommit {
 mod tests {
     use super::*;
 
-    fn submission(shard: u16, token: u64, bytes: usize) -> Submission {
+    fn request(shard: u16, token: u64, bytes: usize) -> CommitRequest {
         let record = LogRecord {
             group: shard,
             configuration: 1,
@@ -138,16 +138,16 @@ mod tests {
             slot: token,
             payload: vec![0; bytes].into(),
         };
-        Submission { shard: ShardId(shard), token, records: vec![record] }
+        CommitRequest { shard: ShardId(shard), token, records: vec![record] }
     }
 
     #[test]
     fn what_comes_during_a_write_shares_the_next_one() {
         let mut commit = GroupCommit::default();
-        commit.submit(0, submission(1, 1, 10));
+        commit.submit(0, request(1, 1, 10));
         assert_eq!(commit.next_write(0).unwrap().len(), 1, "an idle log writes at once");
         for (shard, token) in [(1, 2), (2, 1), (1, 3)] {
-            commit.submit(0, submission(shard, token, 10));
+            commit.submit(0, request(shard, token, 10));
             assert!(commit.next_write(0).is_none(), "one write at a time");
         }
         assert_eq!(commit.written(), [(ShardId(1), 1)]);
@@ -161,7 +161,7 @@ mod tests {
     fn a_write_is_bounded_and_the_rest_waits() {
         let mut commit = GroupCommit::default();
         for token in 1..=3 {
-            commit.submit(0, submission(1, token, MAX_WRITE_BYTES / 2 + 1));
+            commit.submit(0, request(1, token, MAX_WRITE_BYTES / 2 + 1));
         }
         assert_eq!(commit.next_write(0).unwrap().len(), 2);
         assert_eq!(commit.written(), [(ShardId(1), 2)]);
@@ -171,16 +171,16 @@ mod tests {
     #[test]
     fn with_a_delay_what_comes_within_it_is_one_write_and_much_is_written_at_once() {
         let mut commit = GroupCommit::new(200);
-        commit.submit(1_000, submission(1, 1, 10));
-        commit.submit(1_150, submission(2, 1, 10));
+        commit.submit(1_000, request(1, 1, 10));
+        commit.submit(1_150, request(2, 1, 10));
         assert!(commit.next_write(1_199).is_none());
         assert_eq!(commit.due_ms(), Some(1_200));
         assert_eq!(commit.next_write(1_200).unwrap().len(), 2);
-        commit.submit(1_210, submission(1, 2, 10));
+        commit.submit(1_210, request(1, 2, 10));
         assert_eq!(commit.due_ms(), None, "the log writes");
         commit.written();
         assert_eq!(commit.due_ms(), Some(1_410));
-        commit.submit(1_220, submission(2, 2, MAX_HELD_BYTES));
+        commit.submit(1_220, request(2, 2, MAX_HELD_BYTES));
         assert_eq!(commit.next_write(1_220).unwrap().len(), 2);
     }
 
@@ -188,7 +188,7 @@ mod tests {
     fn a_busy_log_lets_more_gather_and_is_quick_again_as_soon_as_little_comes() {
         let mut commit = GroupCommit::default();
         let come = |commit: &mut GroupCommit, now_ms, count: usize, bytes: usize| {
-            (0..count).for_each(|n| commit.submit(now_ms, submission(n as u16, now_ms, bytes)));
+            (0..count).for_each(|n| commit.submit(now_ms, request(n as u16, now_ms, bytes)));
         };
         for (count, bytes) in [(1, BUSY_BYTES), (100, 10), (BUSY_SUBMISSIONS, BUSY_BYTES)] {
             come(&mut commit, 10, count, bytes);

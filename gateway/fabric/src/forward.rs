@@ -151,7 +151,7 @@ impl ShardReadings {
 
 /// What the forwarder wants done.
 #[derive(Debug, Default)]
-pub struct Effects {
+pub struct ForwardEffects {
     /// Batches to send (to this gateway's own replica too).
     pub send: Vec<(GatewayId, Outgoing)>,
     /// Items whose outcome is known.
@@ -293,7 +293,7 @@ impl Forward {
     }
 
     /// Makes and sends batches of what was submitted.
-    pub fn flush(&mut self, now_ms: u64, out: &mut Effects) {
+    pub fn flush(&mut self, now_ms: u64, out: &mut ForwardEffects) {
         for shard in std::mem::take(&mut self.dirty) {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
             // A busy leader would refuse what comes behind a refused batch, too.
@@ -318,7 +318,7 @@ impl Forward {
         now_ms: u64,
         (from, origin, shard, n): (GatewayId, Origin, ShardId, u64),
         answer: ForwardAnswer,
-        out: &mut Effects,
+        out: &mut ForwardEffects,
     ) {
         if origin != self.origin {
             return;
@@ -369,7 +369,7 @@ impl Forward {
     }
 
     /// It became known who leads a shard: what is unanswered goes there.
-    pub fn leader_is(&mut self, now_ms: u64, shard: ShardId, leader: GatewayId, out: &mut Effects) {
+    pub fn leader_is(&mut self, now_ms: u64, shard: ShardId, leader: GatewayId, out: &mut ForwardEffects) {
         let lane = self.lanes.entry(shard).or_default();
         if lane.leader.replace(leader) != Some(leader) {
             lane.resend(now_ms, shard, leader, out);
@@ -393,7 +393,7 @@ impl Forward {
     }
 
     /// Sends again what waited too long.
-    pub fn timer(&mut self, now_ms: u64, out: &mut Effects) {
+    pub fn timer(&mut self, now_ms: u64, out: &mut ForwardEffects) {
         for (shard, lane) in &mut self.lanes {
             if lane.inflight.is_empty() || lane.due_ms > now_ms {
                 continue;
@@ -419,7 +419,7 @@ impl Forward {
         shard: ShardId,
         (n, slot): (u64, u64),
         outcomes: Option<Outcomes>,
-        out: &mut Effects,
+        out: &mut ForwardEffects,
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         (lane.busy, lane.hops, lane.still_ms) = (None, 0, now_ms);
@@ -534,7 +534,7 @@ impl Lane {
     }
 
     /// Sends all that is unanswered.
-    fn resend(&mut self, now_ms: u64, shard: ShardId, to: GatewayId, out: &mut Effects) {
+    fn resend(&mut self, now_ms: u64, shard: ShardId, to: GatewayId, out: &mut ForwardEffects) {
         self.wait(now_ms, RESEND_MS, false);
         self.asked = Some(to);
         out.send.extend(self.inflight.iter().filter(|b| b.answer.is_none()).map(|b| (to, b.outgoing(shard))));

@@ -10,7 +10,7 @@
 
 use crate::machine::{Page, WindowView};
 use crate::peer::WindowQuery;
-use crate::site_questions::{Told, Wanted};
+use crate::site_questions::{SiteAnswer, SiteQuestion};
 use selvedge_types::balance::Recent;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::question::{
@@ -31,9 +31,9 @@ pub const MAX_SEEN_ENTRIES: usize = 4_096;
 
 /// What becomes of a question.
 #[derive(Debug, Clone)]
-pub enum Verdict {
+pub enum QuestionVerdict {
     /// To be asked of the site.
-    Taken(Wanted),
+    Taken(SiteQuestion),
     /// To be answered as busy.
     Busy,
     /// To be dropped, and counted under this word.
@@ -42,7 +42,7 @@ pub enum Verdict {
 
 /// What the gateway has taken on.
 #[derive(Debug)]
-pub struct Desk {
+pub struct NodeQuestions {
     me: GatewayId,
     start: u64,
     seen: BTreeSet<QuestionId>,
@@ -56,7 +56,7 @@ pub struct Desk {
     recent: Recent,
 }
 
-impl Desk {
+impl NodeQuestions {
     /// For this start of the gateway's process.
     pub fn new(me: GatewayId, start: u64) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Desk {
     }
 
     /// A question has come. `now_ms` is how long the process has run.
-    pub fn take(&mut self, now_ms: u64, question: &Question) -> Verdict {
+    pub fn take(&mut self, now_ms: u64, question: &Question) -> QuestionVerdict {
         while self.until.first().is_some_and(|(until, _)| *until <= now_ms) {
             if let Some((_, id)) = self.until.pop_first() {
                 self.seen.remove(&id);
@@ -80,19 +80,19 @@ impl Desk {
         }
         let deadline_ms = question.uptime_ms.saturating_add(u64::from(question.wait_ms));
         if question.start != self.start {
-            return Verdict::Dropped("another_start");
+            return QuestionVerdict::Dropped("another_start");
         }
         if question.uptime_ms > now_ms + MAX_AHEAD_MS || question.wait_ms > MAX_WAIT_MS {
-            return Verdict::Dropped("from_the_future");
+            return QuestionVerdict::Dropped("from_the_future");
         }
         if deadline_ms <= now_ms {
-            return Verdict::Dropped("too_late");
+            return QuestionVerdict::Dropped("too_late");
         }
         if self.seen.contains(&question.id) {
-            return Verdict::Dropped("seen");
+            return QuestionVerdict::Dropped("seen");
         }
         if self.seen.len() >= MAX_SEEN_ENTRIES {
-            return Verdict::Busy;
+            return QuestionVerdict::Busy;
         }
         self.seen.insert(question.id);
         self.until.insert((deadline_ms, question.id));
@@ -100,7 +100,7 @@ impl Desk {
         let most = QUESTIONS_PER_S * 1_000;
         self.allowance = since_ms.saturating_mul(QUESTIONS_PER_S).saturating_add(self.allowance).min(most);
         if self.allowance < 1_000 || self.under_way.len() >= MAX_QUESTIONS {
-            return Verdict::Busy;
+            return QuestionVerdict::Busy;
         }
         self.allowance -= 1_000;
         self.under_way.insert(question.id, (now_ms, question.node));
@@ -120,11 +120,16 @@ impl Desk {
             page,
             wait_ms: question.wait_ms,
         };
-        Verdict::Taken(Wanted { query, policy: question.policy, deadline_ms })
+        QuestionVerdict::Taken(SiteQuestion { query, policy: question.policy, deadline_ms })
     }
 
     /// What the site says to a question that was taken on; nothing: it could not be asked. Gives the answer, and to whom.
-    pub fn told(&mut self, now_ms: u64, id: QuestionId, told: Option<Told>) -> Option<(NodeId, Answer)> {
+    pub fn told(
+        &mut self,
+        now_ms: u64,
+        id: QuestionId,
+        told: Option<SiteAnswer>,
+    ) -> Option<(NodeId, Answer)> {
         let (since_ms, node) = self.under_way.remove(&id)?;
         self.recent.note(now_ms, now_ms.saturating_sub(since_ms));
         let outcome = told.map_or(Outcome::Busy, |told| Outcome::Windows(windows(told)));
@@ -142,8 +147,8 @@ impl Desk {
     }
 }
 
-fn windows(told: Told) -> Windows {
-    let Told { windows, next, shards, missing, since, lacking } = told;
+fn windows(told: SiteAnswer) -> Windows {
+    let SiteAnswer { windows, next, shards, missing, since, lacking } = told;
     let row = |w: WindowView| {
         let name = StreamName { device: w.device.to_string(), stream: w.stream.to_string() };
         let row = Row {
@@ -197,67 +202,69 @@ mod tests {
         }
     }
 
-    fn dropped(desk: &mut Desk, now_ms: u64, question: &Question) -> &'static str {
-        match desk.take(now_ms, question) {
-            Verdict::Dropped(why) => why,
+    fn dropped(questions: &mut NodeQuestions, now_ms: u64, question: &Question) -> &'static str {
+        match questions.take(now_ms, question) {
+            QuestionVerdict::Dropped(why) => why,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn a_question_is_taken_once_while_it_is_alive() {
-        let mut desk = Desk::new(GatewayId(1), 3);
+        let mut questions = NodeQuestions::new(GatewayId(1), 3);
         let asked = question(1, 10_000);
-        let Verdict::Taken(wanted) = desk.take(10_100, &asked) else { panic!("refused") };
+        let QuestionVerdict::Taken(wanted) = questions.take(10_100, &asked) else { panic!("refused") };
         assert_eq!((wanted.deadline_ms, wanted.query.page.limit), (11_000, 10));
-        assert_eq!(dropped(&mut desk, 10_101, &asked), "seen");
-        assert_eq!(dropped(&mut desk, 10_999, &asked), "seen");
-        assert_eq!(dropped(&mut desk, 11_000, &asked), "too_late");
-        assert_eq!(dropped(&mut desk, 90_000, &asked), "too_late");
-        assert_eq!(dropped(&mut desk, 7_999, &question(2, 10_000)), "from_the_future");
+        assert_eq!(dropped(&mut questions, 10_101, &asked), "seen");
+        assert_eq!(dropped(&mut questions, 10_999, &asked), "seen");
+        assert_eq!(dropped(&mut questions, 11_000, &asked), "too_late");
+        assert_eq!(dropped(&mut questions, 90_000, &asked), "too_late");
+        assert_eq!(dropped(&mut questions, 7_999, &question(2, 10_000)), "from_the_future");
         let other = Question { start: 2, ..question(2, 90_000) };
-        assert_eq!(dropped(&mut desk, 90_000, &other), "another_start");
-        assert!(matches!(desk.take(90_000, &question(3, 90_000)), Verdict::Taken(_)));
-        assert_eq!((desk.seen.len(), desk.until.len()), (1, 1), "what is dead is forgotten");
+        assert_eq!(dropped(&mut questions, 90_000, &other), "another_start");
+        assert!(matches!(questions.take(90_000, &question(3, 90_000)), QuestionVerdict::Taken(_)));
+        assert_eq!((questions.seen.len(), questions.until.len()), (1, 1), "what is dead is forgotten");
     }
 
     #[test]
     fn too_much_is_busy_and_told_once() {
-        let mut desk = Desk::new(GatewayId(1), 3);
+        let mut questions = NodeQuestions::new(GatewayId(1), 3);
         for id in 0..MAX_QUESTIONS as u128 {
-            assert!(matches!(desk.take(0, &question(id, 0)), Verdict::Taken(_)));
+            assert!(matches!(questions.take(0, &question(id, 0)), QuestionVerdict::Taken(_)));
         }
-        assert!(matches!(desk.take(0, &question(99, 0)), Verdict::Busy));
-        assert_eq!(desk.busy(QuestionId(99)).outcome, Outcome::Busy);
-        assert_eq!(desk.load(0).0, MAX_QUESTIONS as u32);
+        assert!(matches!(questions.take(0, &question(99, 0)), QuestionVerdict::Busy));
+        assert_eq!(questions.busy(QuestionId(99)).outcome, Outcome::Busy);
+        assert_eq!(questions.load(0).0, MAX_QUESTIONS as u32);
         for id in 0..MAX_QUESTIONS as u128 {
-            assert!(desk.told(40, QuestionId(id), None).is_some());
+            assert!(questions.told(40, QuestionId(id), None).is_some());
         }
-        assert_eq!(desk.told(40, QuestionId(0), None), None);
-        assert_eq!(desk.load(40), (0, 40));
+        assert_eq!(questions.told(40, QuestionId(0), None), None);
+        assert_eq!(questions.load(40), (0, 40));
     }
 
     #[test]
     fn so_many_come_in_a_second() {
-        let mut desk = Desk::new(GatewayId(1), 3);
+        let mut questions = NodeQuestions::new(GatewayId(1), 3);
         let (mut taken, mut id) = (0, 0);
         for now in 0..10_000 {
             for _ in 0..5 {
                 id += 1;
-                if matches!(desk.take(now, &question(id, now)), Verdict::Taken(_)) {
+                if matches!(questions.take(now, &question(id, now)), QuestionVerdict::Taken(_)) {
                     taken += 1;
-                    desk.told(now, QuestionId(id), None);
+                    questions.told(now, QuestionId(id), None);
                 }
             }
-            assert!(desk.seen.len() <= MAX_SEEN_ENTRIES && desk.seen.len() == desk.until.len());
+            assert!(
+                questions.seen.len() <= MAX_SEEN_ENTRIES && questions.seen.len() == questions.until.len()
+            );
         }
         assert!((540..=550).contains(&taken), "{taken}");
     }
 
     #[test]
     fn an_answer_holds_what_fits_and_names_what_is_missing() {
-        let mut desk = Desk::new(GatewayId(1), 3);
-        desk.take(0, &question(1, 0));
+        let mut questions = NodeQuestions::new(GatewayId(1), 3);
+        questions.take(0, &question(1, 0));
         let window = |start: i64| {
             let sample = Sample { time: EpochMs(start), slot: 1, index: 0, value: 1.0 };
             WindowView {
@@ -275,8 +282,8 @@ mod tests {
             }
         };
         let windows = (0..9_000).map(|i| window(i * 1_000)).collect();
-        let told = Told { windows, shards: 4, missing: vec![ShardId(2)], ..Told::default() };
-        let (node, answer) = desk.told(5, QuestionId(1), Some(told)).unwrap();
+        let told = SiteAnswer { windows, shards: 4, missing: vec![ShardId(2)], ..SiteAnswer::default() };
+        let (node, answer) = questions.told(5, QuestionId(1), Some(told)).unwrap();
         assert_eq!((node, answer.check()), (NodeId(5), Ok(())));
         let Outcome::Windows(w) = answer.outcome else { panic!("no windows") };
         assert!(w.rows.len() > 1_000 && w.rows.len() < 9_000);

@@ -23,11 +23,12 @@
 
 mod sought;
 
-use super::commit::Submission;
+use super::commit::CommitRequest;
 use super::machine::{Counters, CutBatch, DueWill, Halt, Machine, Scan};
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
 use super::shard::{
-    CONFIGURATION, Event, Now, Scanning, Shard, SnapshotState, TransferAnswer, TransferRequest, UplinkView,
+    CONFIGURATION, Event, Now, Scanning, ShardCore, SnapshotState, TransferAnswer, TransferRequest,
+    UplinkView,
 };
 use super::uplink::UplinkContent;
 use crate::record::{Stretch, Suspect};
@@ -190,11 +191,11 @@ pub enum StoreWork {
 
 /// What a turn wants done, to be performed in this order.
 #[derive(Debug, Default)]
-pub struct Effects {
+pub struct ReplicaEffects {
     /// May leave at once. Messages to this gateway itself are for its own forwarder and queries.
     pub send: Vec<(GatewayId, PeerMessage)>,
     /// For the log; the host answers with [`Said::Persisted`].
-    pub persist: Option<Submission>,
+    pub persist: Option<CommitRequest>,
     /// For the log, behind what was persisted before: the damage that it reported is repaired.
     pub healed: bool,
     /// For the store, in this order.
@@ -244,7 +245,7 @@ struct UnderWay {
 pub struct Replica {
     id: ShardId,
     me: GatewayId,
-    core: Shard,
+    core: ShardCore,
     /// Messages that wait for a token.
     held: BTreeMap<u64, Vec<(GatewayId, PeerMessage)>>,
     shelf: BTreeMap<u64, Shelved>,
@@ -265,14 +266,14 @@ pub struct Replica {
     /// A repair that waits for this token.
     healing: Option<u64>,
     leading: bool,
-    out: Effects,
+    out: ReplicaEffects,
 }
 
 impl Replica {
     /// A replica around a recovered shard. `has_stored`: the store holds contents of its batches.
-    pub fn new(id: ShardId, core: Shard, has_stored: bool, most_shelf_bytes: usize) -> Self {
-        let me = core.group().config().me;
-        let mut out = Effects::default();
+    pub fn new(id: ShardId, core: ShardCore, has_stored: bool, most_shelf_bytes: usize) -> Self {
+        let me = core.consensus().config().me;
+        let mut out = ReplicaEffects::default();
         if has_stored {
             // A crash may have brought back what was deleted.
             out.store.push(StoreWork::Remove(id, core.machine().outbox_stats().kept));
@@ -311,7 +312,7 @@ impl Replica {
     }
 
     /// The shard's core, to look at.
-    pub fn core(&self) -> &Shard {
+    pub fn core(&self) -> &ShardCore {
         &self.core
     }
 
@@ -382,7 +383,7 @@ impl Replica {
         }
     }
 
-    /// The uplink asks for a batch's content: it comes with [`Effects::loaded`].
+    /// The uplink asks for a batch's content: it comes with [`ReplicaEffects::loaded`].
     pub fn load(&mut self, seq: u64) {
         let lost = self.core.machine().batch_record(seq).filter(|record| record.lost);
         if let Some(record) = lost {
@@ -398,13 +399,13 @@ impl Replica {
     ///
     /// # Errors
     /// The replica can't go on without drifting from the others: the process must end.
-    pub fn take(&mut self, now: Now) -> Result<Effects, Halt> {
+    pub fn take(&mut self, now: Now) -> Result<ReplicaEffects, Halt> {
         let effects = self.core.take(now)?;
         self.out.send.extend(effects.send);
         let shard = self.id;
         if !effects.records.is_empty() {
             let token = effects.token;
-            self.out.persist = Some(Submission { shard, token, records: effects.records });
+            self.out.persist = Some(CommitRequest { shard, token, records: effects.records });
             self.held.entry(token).or_default().extend(effects.send_after);
         } else if let Some(mut last) = self.held.last_entry() {
             last.get_mut().extend(effects.send_after);

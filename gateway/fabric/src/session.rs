@@ -76,9 +76,9 @@ const TOUCH: u64 = OWN + 1;
 const LEAVE: u64 = OWN + 2;
 const IGNORED: u64 = OWN + 3;
 
-/// What the session is part of.
+/// What a session needs to know of its gateway and site at each step.
 #[derive(Clone, Copy)]
-pub struct Site<'a> {
+pub struct SessionContext<'a> {
     /// Which device belongs to which shard.
     pub ring: &'a Ring,
     /// Topic map and payload decoders.
@@ -93,7 +93,7 @@ pub struct Site<'a> {
 
 /// What the session wants done.
 #[derive(Debug, Default)]
-pub struct Effects {
+pub struct SessionEffects {
     /// For the connection.
     pub answers: Vec<Answer>,
     /// For the shards.
@@ -287,7 +287,7 @@ impl Session {
     }
 
     /// CONNECT waited too long for its shard.
-    pub fn refuse(&mut self, site: Site<'_>, out: &mut Effects) {
+    pub fn refuse(&mut self, site: SessionContext<'_>, out: &mut SessionEffects) {
         if self.arriving() {
             self.turn_away(site, Refusal::Unavailable, out);
         }
@@ -295,7 +295,7 @@ impl Session {
 
     /// The same client has said CONNECT anew, at this gateway, before this one was answered: of those that wait only the last can
     /// be meant.
-    pub fn overtaken(&mut self, site: Site<'_>, out: &mut Effects) {
+    pub fn overtaken(&mut self, site: SessionContext<'_>, out: &mut SessionEffects) {
         if self.arriving() {
             self.phase = Phase::Over;
             self.found = None;
@@ -304,7 +304,7 @@ impl Session {
         }
     }
 
-    fn turn_away(&mut self, site: Site<'_>, why: Refusal, out: &mut Effects) {
+    fn turn_away(&mut self, site: SessionContext<'_>, why: Refusal, out: &mut SessionEffects) {
         self.phase = Phase::Over;
         self.found = None;
         self.withdraw(site, out);
@@ -312,7 +312,7 @@ impl Session {
     }
 
     /// CONNECT of a connection that is over should not have its epoch raised, and throw a living one out.
-    fn withdraw(&self, site: Site<'_>, out: &mut Effects) {
+    fn withdraw(&self, site: SessionContext<'_>, out: &mut SessionEffects) {
         if self.connecting {
             let ticket = Ticket { connection: self.connection, token: CONNECT };
             out.withdraw.push((site.ring.shard_of(&self.client), ticket));
@@ -326,7 +326,7 @@ impl Session {
     }
 
     /// Takes in what the client did.
-    pub fn inbound(&mut self, site: Site<'_>, event: Inbound, out: &mut Effects) {
+    pub fn inbound(&mut self, site: SessionContext<'_>, event: Inbound, out: &mut SessionEffects) {
         match event {
             Inbound::Closed(closed) => self.closed(site, *closed, out),
             _ if self.phase == Phase::Over => {} // refused or taken over, which the connection does not know yet
@@ -357,7 +357,7 @@ impl Session {
     }
 
     /// Takes in what became of an item.
-    pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) {
+    pub fn settled(&mut self, site: SessionContext<'_>, settled: Settled, out: &mut SessionEffects) {
         if let Outcome::Stale = settled.outcome {
             self.pending.remove(settled.ticket.token);
             self.route_late(out);
@@ -386,7 +386,7 @@ impl Session {
     }
 
     /// A later connection has the session.
-    pub fn replaced(&mut self, out: &mut Effects) {
+    pub fn replaced(&mut self, out: &mut SessionEffects) {
         self.taken_over = true;
         self.found = None;
         if self.phase != Phase::Over {
@@ -405,7 +405,7 @@ impl Session {
         self.phase == Phase::Over
     }
 
-    fn connect(&mut self, site: Site<'_>, connect: &MqttConnect, out: &mut Effects) {
+    fn connect(&mut self, site: SessionContext<'_>, connect: &MqttConnect, out: &mut SessionEffects) {
         self.v5 = connect.version == Version::V5;
         (self.clean, self.expiry_s) = (connect.clean, connect.expiry_s);
         self.client = connect.client_id.to_string();
@@ -430,7 +430,7 @@ impl Session {
         }
     }
 
-    fn submit_connect(&mut self, site: Site<'_>, out: &mut Effects) {
+    fn submit_connect(&mut self, site: SessionContext<'_>, out: &mut SessionEffects) {
         self.connecting = true;
         let connect = Connect {
             client: self.client.clone(),
@@ -443,7 +443,7 @@ impl Session {
         self.submit(site, CONNECT, Item::Connect(connect), out);
     }
 
-    fn connected(&mut self, site: Site<'_>, outcome: Outcome, out: &mut Effects) {
+    fn connected(&mut self, site: SessionContext<'_>, outcome: Outcome, out: &mut SessionEffects) {
         self.connecting = false;
         match outcome {
             Outcome::Connected(mut found) => {
@@ -476,7 +476,7 @@ impl Session {
     }
 
     /// The will of an earlier connection is published: the client may come in.
-    pub fn will_published(&mut self, out: &mut Effects) {
+    pub fn will_published(&mut self, out: &mut SessionEffects) {
         if let Some(found) = self.found.take()
             && self.arriving()
         {
@@ -484,7 +484,7 @@ impl Session {
         }
     }
 
-    fn open(&mut self, found: Connected, out: &mut Effects) {
+    fn open(&mut self, found: Connected, out: &mut SessionEffects) {
         self.phase = Phase::Open;
         let restore = |(filter, options): (String, u8)| {
             Some(Subscription::from_options(Filter::new(&filter).ok()?, options))
@@ -497,7 +497,7 @@ impl Session {
         out.answers.push(Answer::Accept(Box::new(accept)));
     }
 
-    fn publish(&mut self, site: Site<'_>, publish: Publish, out: &mut Effects) {
+    fn publish(&mut self, site: SessionContext<'_>, publish: Publish, out: &mut SessionEffects) {
         let token = publish.token;
         if publish.qos == QoS::AtMostOnce && self.qos0 >= MAX_QOS0_PENDING {
             out.dropped += 1;
@@ -557,7 +557,7 @@ impl Session {
     }
 
     /// A publish that is larger than a bound: answered, set aside, and not routed, for its payload is not here.
-    fn oversize(&mut self, site: Site<'_>, oversize: Oversize, out: &mut Effects) {
+    fn oversize(&mut self, site: SessionContext<'_>, oversize: Oversize, out: &mut SessionEffects) {
         let Oversize { token, topic, payload_bytes, qos, dup, packet_id, why } = oversize;
         let not = NotCounted::discarded(&why.to_string(), payload_bytes);
         self.qos0 += usize::from(qos == QoS::AtMostOnce);
@@ -567,7 +567,7 @@ impl Session {
         self.concluded(site, token, out);
     }
 
-    fn release(&mut self, token: u64, packet_id: u16, out: &mut Effects) {
+    fn release(&mut self, token: u64, packet_id: u16, out: &mut SessionEffects) {
         if !self.persistent() || self.touched.is_empty() {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
@@ -591,7 +591,7 @@ impl Session {
     }
 
     /// Its topic maps to no stream: it is only routed.
-    fn unmapped(&mut self, site: Site<'_>, publish: Publish, out: &mut Effects) {
+    fn unmapped(&mut self, site: SessionContext<'_>, publish: Publish, out: &mut SessionEffects) {
         let listened = (site.listens)(&publish.topic);
         if publish.qos != QoS::AtMostOnce {
             out.acked += 1;
@@ -604,7 +604,13 @@ impl Session {
         out.route.push(publish);
     }
 
-    fn part_settled(&mut self, site: Site<'_>, token: u64, settled: Settled, out: &mut Effects) {
+    fn part_settled(
+        &mut self,
+        site: SessionContext<'_>,
+        token: u64,
+        settled: Settled,
+        out: &mut SessionEffects,
+    ) {
         let Some(pending) = self.pending.get_mut(token) else { return };
         pending.open = pending.open.saturating_sub(1);
         match settled.outcome {
@@ -651,7 +657,7 @@ impl Session {
     }
 
     /// All parts of a publish are settled, and not all of it is counted; or it is a resend.
-    fn concluded(&mut self, site: Site<'_>, token: u64, out: &mut Effects) {
+    fn concluded(&mut self, site: SessionContext<'_>, token: u64, out: &mut SessionEffects) {
         let resend = self.resend_counted(token);
         let Some(pending) = self.pending.get_mut(token) else { return };
         if let Some(source) = resend {
@@ -686,7 +692,7 @@ impl Session {
         Some(self.source_of(publish, packet_id))
     }
 
-    fn answer(&mut self, site: Site<'_>, token: u64, done: Pending, out: &mut Effects) {
+    fn answer(&mut self, site: SessionContext<'_>, token: u64, done: Pending, out: &mut SessionEffects) {
         let Some(publish) = done.publish else {
             out.answers.push(Answer::Ack(Ack::kept(token)));
             return;
@@ -715,7 +721,7 @@ impl Session {
     }
 
     /// Routes a settled publish, unless an earlier one to its topic is not settled.
-    fn route(&mut self, site: Site<'_>, token: u64, publish: Publish, out: &mut Effects) {
+    fn route(&mut self, site: SessionContext<'_>, token: u64, publish: Publish, out: &mut SessionEffects) {
         // Where nobody listens the order is nobody's, and is not looked for.
         let matters = self.pending.has_before(token) && (site.listens)(&publish.topic);
         match matters && self.pending.is_behind(token, &publish.topic) {
@@ -728,13 +734,13 @@ impl Session {
     }
 
     /// Something is not awaited any more: what was to be routed behind it follows.
-    fn route_late(&mut self, out: &mut Effects) {
+    fn route_late(&mut self, out: &mut SessionEffects) {
         let pending = &self.pending;
         let ready = self.late.extract_if(.., |(token, publish)| !pending.is_behind(*token, &publish.topic));
         out.route.extend(ready.map(|(_, publish)| publish));
     }
 
-    fn closed(&mut self, site: Site<'_>, closed: Closed, out: &mut Effects) {
+    fn closed(&mut self, site: SessionContext<'_>, closed: Closed, out: &mut SessionEffects) {
         let was_open = self.phase == Phase::Open;
         self.phase = Phase::Over;
         let lost = |e: &Inbound| matches!(e, Inbound::Publish(p) if p.qos == QoS::AtMostOnce);
@@ -753,7 +759,7 @@ impl Session {
         }
     }
 
-    fn submit_disconnect(&mut self, site: Site<'_>, leave: Leave, out: &mut Effects) {
+    fn submit_disconnect(&mut self, site: SessionContext<'_>, leave: Leave, out: &mut SessionEffects) {
         self.leaving = true;
         let (client, epoch, at) = (self.client.clone(), self.epoch, site.origin);
         let Leave { with_will, expiry_s } = leave;
@@ -762,7 +768,13 @@ impl Session {
     }
 
     /// A durable session's subscriptions count, and SUBACK leaves, once the shard of the client id has chosen them.
-    fn subscribe(&mut self, site: Site<'_>, token: u64, list: Vec<Subscription>, out: &mut Effects) {
+    fn subscribe(
+        &mut self,
+        site: SessionContext<'_>,
+        token: u64,
+        list: Vec<Subscription>,
+        out: &mut SessionEffects,
+    ) {
         if !self.persistent() {
             out.subscribe.extend(list);
             out.answers.push(Answer::Subscribed { token, refused: Vec::new() });
@@ -781,7 +793,13 @@ impl Session {
         self.ask(token, asked, out);
     }
 
-    fn unsubscribe(&mut self, site: Site<'_>, token: u64, filters: Vec<Filter>, out: &mut Effects) {
+    fn unsubscribe(
+        &mut self,
+        site: SessionContext<'_>,
+        token: u64,
+        filters: Vec<Filter>,
+        out: &mut SessionEffects,
+    ) {
         if !self.persistent() {
             out.unsubscribe.extend(filters);
             out.answers.push(Answer::Unsubscribed { token });
@@ -801,17 +819,17 @@ impl Session {
 
     fn submit_filters(
         &self,
-        site: Site<'_>,
+        site: SessionContext<'_>,
         token: u64,
         add: Vec<(String, u8)>,
         remove: Vec<String>,
-        out: &mut Effects,
+        out: &mut SessionEffects,
     ) {
         let (client, epoch) = (self.client.clone(), self.epoch);
         self.submit(site, ASKED + token, Item::Subscriptions { client, epoch, add, remove }, out);
     }
 
-    fn ask(&mut self, token: u64, asked: Asked, out: &mut Effects) {
+    fn ask(&mut self, token: u64, asked: Asked, out: &mut SessionEffects) {
         let nothing_to_wait_for = asked.items.is_empty();
         self.asked.insert(token, asked);
         if nothing_to_wait_for || canary::makes(Canary::SubackBeforeChosen) {
@@ -820,7 +838,7 @@ impl Session {
     }
 
     /// The next item of a SUBSCRIBE or UNSUBSCRIBE is settled: they are in the order in which they were submitted.
-    fn asked_settled(&mut self, token: u64, outcome: Outcome, out: &mut Effects) {
+    fn asked_settled(&mut self, token: u64, outcome: Outcome, out: &mut SessionEffects) {
         let Some(asked) = self.asked.get_mut(&token) else { return };
         let item = asked.items.pop_front().unwrap_or_default();
         match outcome {
@@ -835,7 +853,7 @@ impl Session {
         }
     }
 
-    fn answer_asked(&mut self, token: u64, out: &mut Effects) {
+    fn answer_asked(&mut self, token: u64, out: &mut SessionEffects) {
         let Some(asked) = self.asked.remove(&token).filter(|_| self.phase == Phase::Open) else { return };
         out.answers.push(match asked.filters.is_empty() {
             true => Answer::Subscribed { token, refused: asked.refused.clone() },
@@ -847,7 +865,7 @@ impl Session {
     }
 
     /// Submits an item to the shard of the client id.
-    fn submit(&self, site: Site<'_>, token: u64, item: Item, out: &mut Effects) {
+    fn submit(&self, site: SessionContext<'_>, token: u64, item: Item, out: &mut SessionEffects) {
         let ticket = Ticket { connection: self.connection, token };
         out.submit.push((site.ring.shard_of(&self.client), ticket, Forwardable::Item(item)));
     }
@@ -1046,7 +1064,12 @@ impl RecentNames {
     }
 
     /// What a publish means. The request for births that it may cause goes to `out`.
-    pub(super) fn decode(&mut self, site: Site<'_>, publish: &Publish, out: &mut Effects) -> Meaning {
+    pub(super) fn decode(
+        &mut self,
+        site: SessionContext<'_>,
+        publish: &Publish,
+        out: &mut SessionEffects,
+    ) -> Meaning {
         let owned = |skipped: Vec<Skipped<'_>>| match skipped.is_empty() {
             true => Vec::new(),
             false => skipped.into_iter().map(Skipped::into_owned).collect(),

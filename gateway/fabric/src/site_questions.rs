@@ -36,7 +36,7 @@ const MAX_TRIES: u32 = 16;
 
 /// What is to be found out.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct SiteQuestion {
     /// The windows.
     pub query: WindowQuery,
     /// How replicas are chosen for a stale question.
@@ -47,7 +47,7 @@ pub struct Wanted {
 
 /// What was found out.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Told {
+pub struct SiteAnswer {
     /// By device, stream and start.
     pub windows: Vec<WindowView>,
     /// Where to go on, if these are not all.
@@ -62,7 +62,7 @@ pub struct Told {
     pub lacking: u32,
 }
 
-impl Told {
+impl SiteAnswer {
     /// No shard answered.
     pub fn is_nothing(&self) -> bool {
         self.missing.len() >= usize::from(self.shards)
@@ -75,12 +75,12 @@ pub enum Effect {
     /// A message for a gateway, perhaps this one.
     Send(GatewayId, PeerMessage),
     /// The question of this number is over.
-    Told(u64, Told),
+    Told(u64, SiteAnswer),
 }
 
 #[derive(Debug)]
 struct Open {
-    wanted: Wanted,
+    wanted: SiteQuestion,
     /// Shards that are not asked yet.
     waiting: VecDeque<ShardId>,
     asked: usize,
@@ -140,7 +140,7 @@ struct Ask {
 
 /// All questions of one gateway.
 #[derive(Debug)]
-pub struct Asks {
+pub struct SiteQuestions {
     ring: Arc<Ring>,
     random: u64,
     up: BTreeSet<GatewayId>,
@@ -153,7 +153,7 @@ pub struct Asks {
     under_way_bytes: usize,
 }
 
-impl Asks {
+impl SiteQuestions {
     /// Without questions. `seed` is a random number.
     pub fn new(me: GatewayId, ring: Arc<Ring>, seed: u64) -> Self {
         Self {
@@ -170,7 +170,7 @@ impl Asks {
     }
 
     /// A question; gives its number, or nothing if too many are open.
-    pub fn ask(&mut self, now_ms: u64, wanted: Wanted, out: &mut Vec<Effect>) -> Option<u64> {
+    pub fn ask(&mut self, now_ms: u64, wanted: SiteQuestion, out: &mut Vec<Effect>) -> Option<u64> {
         if self.open.len() >= MAX_QUESTIONS {
             return None;
         }
@@ -350,7 +350,7 @@ impl Asks {
             let Open { shards, missing, merged, .. } = open;
             let Merged { rows, next, since, lacking, .. } = merged;
             let windows = rows.into_iter().map(|(_, window)| window).collect();
-            out.push(Effect::Told(question, Told { windows, next, shards, missing, since, lacking }));
+            out.push(Effect::Told(question, SiteAnswer { windows, next, shards, missing, since, lacking }));
         }
     }
 }
@@ -365,14 +365,14 @@ mod tests {
 
     const G: [GatewayId; 3] = [GatewayId(1), GatewayId(2), GatewayId(3)];
 
-    fn asks(shards: u16) -> Asks {
+    fn asks(shards: u16) -> SiteQuestions {
         let ring = Ring::new(shards, &G.map(|id| Member { id, weight: 1 }), 3).unwrap();
-        let mut asks = Asks::new(G[0], Arc::new(ring), 7);
+        let mut asks = SiteQuestions::new(G[0], Arc::new(ring), 7);
         asks.peers(0, &G.into(), &mut Vec::new());
         asks
     }
 
-    fn wanted(device: &str, stale: bool) -> Wanted {
+    fn wanted(device: &str, stale: bool) -> SiteQuestion {
         let query = WindowQuery {
             device: device.into(),
             stream: None,
@@ -383,7 +383,7 @@ mod tests {
             page: Page::default(),
             wait_ms: 0,
         };
-        Wanted { query, policy: Policy::PowerOfTwo, deadline_ms: 3_000 }
+        SiteQuestion { query, policy: Policy::PowerOfTwo, deadline_ms: 3_000 }
     }
 
     fn answer(windows: Vec<WindowView>, next: Option<Place>) -> QueryAnswer {
@@ -416,7 +416,7 @@ mod tests {
         out.drain(..).map(of).collect()
     }
 
-    fn told(out: &mut Vec<Effect>) -> Told {
+    fn told(out: &mut Vec<Effect>) -> SiteAnswer {
         match out.pop() {
             Some(Effect::Told(_, told)) => told,
             other => panic!("{other:?}"),

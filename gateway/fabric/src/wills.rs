@@ -14,7 +14,7 @@ use super::decode::Few;
 use super::forward::{Forwardable, Settled, Ticket};
 use super::machine::{DueWill, Item, Outcome, Source, publish_hash};
 use super::not_counted::{NotCounted, Sent};
-use super::session::{Effects, Meaning, RecentNames, Site, quarantined};
+use super::session::{Meaning, RecentNames, SessionContext, SessionEffects, quarantined};
 use selvedge_types::mqtt::{Publish, QoS};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
@@ -55,7 +55,13 @@ pub struct Wills {
 
 impl Wills {
     /// Publishes a will, for a connection that waits for it or for none. One that is under way is not begun anew.
-    pub fn publish(&mut self, site: Site<'_>, due: DueWill, waits: Option<u64>, out: &mut Effects) {
+    pub fn publish(
+        &mut self,
+        site: SessionContext<'_>,
+        due: DueWill,
+        waits: Option<u64>,
+        out: &mut SessionEffects,
+    ) {
         let same = |p: &&mut Publishing| p.client == due.client && p.epoch == due.epoch;
         if let Some(publishing) = self.open.values_mut().find(same) {
             publishing.waits = waits.or(publishing.waits);
@@ -106,7 +112,12 @@ impl Wills {
     }
 
     /// Takes in what became of an item. Gives the connection that waited, if the will is done.
-    pub fn settled(&mut self, site: Site<'_>, settled: Settled, out: &mut Effects) -> Option<Waited> {
+    pub fn settled(
+        &mut self,
+        site: SessionContext<'_>,
+        settled: Settled,
+        out: &mut SessionEffects,
+    ) -> Option<Waited> {
         let token = settled.ticket.token;
         let publishing = self.open.get_mut(&token)?;
         if publishing.open > 0 {
@@ -145,7 +156,7 @@ impl Wills {
     }
 
     /// All parts are settled: what was not counted goes into the quarantine, and the client's shard says whose the will is.
-    fn conclude(&self, site: Site<'_>, token: u64, out: &mut Effects) {
+    fn conclude(&self, site: SessionContext<'_>, token: u64, out: &mut SessionEffects) {
         let Some(p) = self.open.get(&token) else { return };
         let shard = site.ring.shard_of(&p.client);
         if let Some(not) = p.not.as_ref().filter(|not| not.is_lasting()) {

@@ -1,7 +1,7 @@
 //! Topic map, plain numbers and JSON, through the decoder as the gateway uses it.
 
 use selvedge_fabric::decode::{
-    Decoded, DecodedReading, Decoder, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, Place, TopicRule,
+    Decoded, DecodedReading, Decoder, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, PublishPlace, TopicRule,
 };
 use selvedge_types::time::EpochMs;
 
@@ -384,7 +384,7 @@ fn a_payload_is_bounded_in_values_depth_and_key_length() {
 fn an_error_shows_little_of_the_payload() {
     let payload = format!(r#"{{"value":1,"note":"{}","value":2}}"#, "\u{1F980}".repeat(5_000));
     let Decoded::Malformed(e) = Decoder::default().decode(NOW, "d/a/b", payload.as_bytes()) else { panic!() };
-    assert!(matches!(e.place, Place::Byte(_)), "{e:?}");
+    assert!(matches!(e.place, PublishPlace::Byte(_)), "{e:?}");
     assert!(e.excerpt.len() <= MAX_EXCERPT_BYTES && e.to_string().len() < 400, "{e}");
 }
 

@@ -1,7 +1,7 @@
 //! Idempotent forwarding, said as scripts: what is sent to whom, and which outcomes leave when.
 
 use selvedge_fabric::forward::{
-    Effects, FULL_RETRY_MS, Forward, Forwardable, MAX_BATCH_BYTES, NamedReading, PIPELINE_BYTES,
+    FULL_RETRY_MS, Forward, ForwardEffects, Forwardable, MAX_BATCH_BYTES, NamedReading, PIPELINE_BYTES,
     READING_BYTES, RESEND_MS, RETRY_MS, STUCK_MS, Ticket,
 };
 use selvedge_fabric::machine::{
@@ -21,7 +21,7 @@ const GONE: Outcome = Outcome::Done;
 struct Script {
     forward: Forward,
     replicas: Vec<GatewayId>,
-    out: Effects,
+    out: ForwardEffects,
     bytes: BTreeMap<u64, Arc<[u8]>>,
 }
 
@@ -31,7 +31,7 @@ impl Script {
         let ring = Arc::new(Ring::new(1, &members, 3).unwrap());
         let replicas = ring.replicas(S).to_vec();
         let forward = Forward::new(Origin { gateway: GatewayId(9), start: 4 }, ring, PIPELINE_BYTES);
-        Self { forward, replicas, out: Effects::default(), bytes: BTreeMap::new() }
+        Self { forward, replicas, out: ForwardEffects::default(), bytes: BTreeMap::new() }
     }
 
     /// Each token becomes a batch of its own, as long as the window allows.
@@ -77,7 +77,7 @@ impl Script {
 
     /// `n>rank` for what is sent, `token=slot` for what is settled. A number's bytes must never change.
     fn said(&mut self) -> String {
-        let Effects { send, outcomes } = std::mem::take(&mut self.out);
+        let ForwardEffects { send, outcomes } = std::mem::take(&mut self.out);
         let mut said = Vec::new();
         for (to, batch) in send {
             let before = self.bytes.entry(batch.n).or_insert(batch.submission.clone());
@@ -322,7 +322,7 @@ fn what_nobody_waits_for_is_taken_back_unless_a_batch_has_it_and_a_lane_that_sta
     assert_eq!(s.forward.queued_bytes(), 512);
     assert_eq!((s.forward.stuck(STUCK_MS - 1).len(), s.forward.stuck(STUCK_MS).len()), (0, 1));
     s.forward.submit(S, ticket(8_000), connect("last"));
-    s.out = Effects::default();
+    s.out = ForwardEffects::default();
     let done = || {
         let verdict = Verdict::Applied([Outcome::Done].into_iter().collect());
         ForwardAnswer::Verdict { slot: 3, verdict }

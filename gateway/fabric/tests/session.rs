@@ -7,7 +7,7 @@ use selvedge_fabric::machine::{
     Quarantined, Reason, SetAside, Source, Will as LeftWill,
 };
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::session::{Effects, MAX_QOS0_PENDING, Session, Site};
+use selvedge_fabric::session::{MAX_QOS0_PENDING, Session, SessionContext, SessionEffects};
 use selvedge_fabric::wills::{WILLS, Waited, Wills};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{
@@ -24,7 +24,7 @@ struct Script {
     ring: Ring,
     decoder: Decoder,
     session: Session,
-    out: Effects,
+    out: SessionEffects,
     /// Submitted and not settled.
     open: Vec<(ShardId, u64, Forwardable)>,
 }
@@ -35,7 +35,7 @@ impl Script {
         let rules = vec![rule("d/{device}/{stream}", Form::Auto), rule("many", Form::SenmlJson)];
         let ring = Ring::new(16, &[Member { id: GatewayId(1), weight: 1 }], 1).unwrap();
         let (decoder, session) = (Decoder::new(rules).unwrap(), Session::new(5));
-        Self { ring, decoder, session, out: Effects::default(), open: Vec::new() }
+        Self { ring, decoder, session, out: SessionEffects::default(), open: Vec::new() }
     }
 
     /// A session that is open, as version 5 or 3.1.1, with this expiry.
@@ -45,7 +45,7 @@ impl Script {
         let touched = touched.to_vec();
         let found = Connected { instance: 3, epoch: 8, touched, expiry_s, ..Connected::default() };
         s.settle(0, Outcome::Connected(Box::new(found)));
-        s.out = Effects::default();
+        s.out = SessionEffects::default();
         s
     }
 
@@ -64,7 +64,7 @@ impl Script {
     fn inbound(&mut self, event: Inbound) {
         let origin = Origin { gateway: GatewayId(1), start: 2 };
         let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_000_000));
-        let site = Site {
+        let site = SessionContext {
             ring,
             decoder,
             origin,
@@ -78,7 +78,7 @@ impl Script {
     fn refuse(&mut self) {
         let origin = Origin { gateway: GatewayId(1), start: 2 };
         let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_000_000));
-        let site = Site { ring, decoder, origin, now, listens: &|_| false };
+        let site = SessionContext { ring, decoder, origin, now, listens: &|_| false };
         self.session.refuse(site, &mut self.out);
     }
 
@@ -94,7 +94,7 @@ impl Script {
         let (shard, token, _) = self.open.remove(i);
         let origin = Origin { gateway: GatewayId(1), start: 2 };
         let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_005_000));
-        let site = Site {
+        let site = SessionContext {
             ring,
             decoder,
             origin,
@@ -562,7 +562,7 @@ impl Publishing {
         let s = &mut self.script;
         let origin = Origin { gateway: GatewayId(1), start: 2 };
         let now = EpochMs(1_764_000_000_000);
-        let site = Site { ring: &s.ring, decoder: &s.decoder, origin, now, listens: &|_| false };
+        let site = SessionContext { ring: &s.ring, decoder: &s.decoder, origin, now, listens: &|_| false };
         self.wills.publish(site, due, waits, &mut s.out);
     }
 
@@ -573,7 +573,7 @@ impl Publishing {
         assert_eq!(ticket.connection, WILLS);
         let origin = Origin { gateway: GatewayId(1), start: 2 };
         let now = EpochMs(1_764_000_000_000);
-        let site = Site { ring: &s.ring, decoder: &s.decoder, origin, now, listens: &|_| false };
+        let site = SessionContext { ring: &s.ring, decoder: &s.decoder, origin, now, listens: &|_| false };
         self.wills.settled(site, Settled { ticket, shard, slot: 7, outcome }, &mut s.out)
     }
 

@@ -8,7 +8,7 @@ use selvedge_fabric::machine::{
 };
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_fabric::shard::{
-    Effects, Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, Settings, Shard, SnapshotState,
+    Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, ShardCore, ShardEffects, ShardSettings, SnapshotState,
 };
 use selvedge_paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -20,7 +20,7 @@ const ME: GatewayId = GatewayId(1);
 const ORIGIN: Origin = Origin { gateway: ME, start: 1 };
 
 struct Host {
-    shard: Shard,
+    shard: ShardCore,
     mono_ms: u64,
     /// What the wall clock showed when the monotonic one showed 0, and whether a majority agrees.
     wall: i64,
@@ -36,8 +36,10 @@ impl Host {
     fn new(rules: Rules) -> Self {
         let rules = Arc::new(rules);
         let group = GroupConfig { group: ShardId(0), me: ME, members: vec![ME], limits: Limits::default() };
-        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
-        let shard = Shard::recover(settings, Machine::new(ShardId(0), rules), Recovered::default()).unwrap();
+        let settings =
+            ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
+        let shard =
+            ShardCore::recover(settings, Machine::new(ShardId(0), rules), Recovered::default()).unwrap();
         let (answers, cut, scans) = (Vec::new(), Vec::new(), Vec::new());
         let (wall, sure) = (1_764_000_000_000, true);
         let mut host = Self { shard, mono_ms: 0, wall, sure, answers, cut, released: None, scans };
@@ -58,7 +60,7 @@ impl Host {
     /// Turns until nothing is to be written any more; every write is on disk at once.
     fn settle(&mut self) {
         loop {
-            let Effects { send, records, token, cut, released, scans, .. } =
+            let ShardEffects { send, records, token, cut, released, scans, .. } =
                 self.shard.take(self.now()).unwrap();
             self.scans.extend(scans.into_iter().map(|s| (s.id, s.scan)));
             for (_, message) in send {
@@ -219,9 +221,10 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
         let rules = Arc::new(Rules::default());
         let members = vec![ME, GatewayId(2), GatewayId(3)];
         let group = GroupConfig { group: ShardId(0), me: ME, members, limits: Limits::default() };
-        let settings = Settings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
+        let settings =
+            ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
         let machine = Machine::new(ShardId(0), rules);
-        let mut shard = Shard::recover(settings, machine, Recovered::default()).unwrap();
+        let mut shard = ShardCore::recover(settings, machine, Recovered::default()).unwrap();
         let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
         for message in [TransferMessage::Behind, TransferMessage::Offer { slot, bytes: 100, crc: 0 }] {
             shard.step(now, Event::Transfer { from: GatewayId(2), message });
@@ -245,7 +248,7 @@ fn while_its_machine_is_lent_a_shard_answers_its_peers_and_applies_nothing_and_t
     for n in 1..=3 {
         assert_eq!(host.forward(n, readings(&["a"])), []);
     }
-    assert!(host.shard.group().commit() >= slot + 3, "what comes is chosen meanwhile");
+    assert!(host.shard.consensus().commit() >= slot + 3, "what comes is chosen meanwhile");
     assert_eq!(host.shard.machine().slot(), slot);
     let encoded = machine.snapshot();
     drop(machine);

@@ -3,7 +3,7 @@
 //! The log tells for itself what rotted in its middle. That its end is gone (the folder was emptied, the last segment is
 //! missing or cut short) it can't tell: what is left looks like a log that never went on. A gateway that took it for one would vote
 //! again where it has voted. So the floor is raised with the first batch that is acknowledged in a segment, and every
-//! [`super::Settings::floor_every_bytes`] after that; a log that ends below it has lost records of any group.
+//! [`super::LogSettings::floor_every_bytes`] after that; a log that ends below it has lost records of any group.
 //!
 //! One file of two sectors, written in turn and in place: a torn write leaves the other one, and a full disk has room for it.
 //!

@@ -31,7 +31,7 @@ const BUFFER_BYTES: usize = 1024 * 1024;
 
 /// How a log is kept. May differ from one opening to the next.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct LogSettings {
     /// Whose log it is: a log of another identity is refused. Put site, gateway and incarnation in it.
     pub identity: Identity,
     /// Length of a segment, claimed on disk when it is made, in bytes.
@@ -45,7 +45,7 @@ pub struct Settings {
     pub floor_every_bytes: u64,
 }
 
-impl Settings {
+impl LogSettings {
     /// The defaults for this identity: segments of 16 MiB, units of 1 MiB, 64 MiB kept free, a floor every MiB.
     pub fn new(identity: Identity) -> Self {
         const MIB: u64 = 1024 * 1024;
@@ -111,7 +111,7 @@ pub struct OldestSegment {
 /// The log of one gateway, for all its groups. See the module's essay.
 pub struct Log {
     disk: Arc<dyn Disk>,
-    settings: Settings,
+    settings: LogSettings,
     _lock: Box<dyn Send>,
     floor: Option<Floor>,
     /// In order; the last one is the active one.
@@ -143,7 +143,7 @@ struct Planned<'a> {
 /// A log that was read and not changed: whoever finds that something else can't be read lets go of it.
 pub struct ReadLog {
     disk: Arc<dyn Disk>,
-    settings: Settings,
+    settings: LogSettings,
     lock: Box<dyn Send>,
     floor: Option<Floor>,
     found: FoundLog,
@@ -202,7 +202,7 @@ impl Log {
     pub fn read(
         disk: Arc<dyn Disk>,
         floor: Option<Floor>,
-        settings: Settings,
+        settings: LogSettings,
         visit: &mut dyn FnMut(LogRecord),
     ) -> Result<ReadLog, LogError> {
         settings.check()?;
@@ -222,7 +222,7 @@ impl Log {
     /// Theirs.
     pub fn open(
         disk: Arc<dyn Disk>,
-        settings: Settings,
+        settings: LogSettings,
         visit: &mut dyn FnMut(LogRecord),
     ) -> Result<(Self, Recovery), LogError> {
         let read = Self::read(disk, None, settings, visit)?;
@@ -251,7 +251,7 @@ impl Log {
     }
 
     /// Makes all that was appended durable, with one fdatasync (none if there is nothing to do; one more when the floor is
-    /// raised: with the first batch of a segment, and every [`Settings::floor_every_bytes`]). Gives the end of what is
+    /// raised: with the first batch of a segment, and every [`LogSettings::floor_every_bytes`]). Gives the end of what is
     /// durable: the end of the log.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! What stands between shards and files: full disks, repairs, trimming, contents of batches. Whole sites under faults are
 //! in `sim/`; here are the cases that were found there, or while that was written, one by one.
 
-use selvedge_fabric::commit::Submission;
+use selvedge_fabric::commit::CommitRequest;
 use selvedge_fabric::machine::{CutBatch, Machine, PROPOSAL_VERSION, Rules};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::StoreWork;
@@ -10,7 +10,7 @@ use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED, Now, R
 use selvedge_log::storage::{
     self, Done, Folders, Found, LogKeeper, LogWork, OpenError, Opened, ReplicaSettings,
 };
-use selvedge_log::{Disk, Floor, MemoryDisk, Settings};
+use selvedge_log::{Disk, Floor, LogSettings, MemoryDisk};
 use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
@@ -25,7 +25,7 @@ fn found(disk: &MemoryDisk) -> Result<Found, OpenError> {
     let floor = Arc::new(disk.clone());
     let folders =
         Folders { floor, log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") };
-    let mut settings = Settings::new([1; 16]);
+    let mut settings = LogSettings::new([1; 16]);
     (settings.segment_bytes, settings.keep_free_bytes, settings.unit_bytes) = (SEGMENT_BYTES, 0, 1_024);
     storage::read(folders, settings)
 }
@@ -70,7 +70,7 @@ fn write(keeper: &mut LogKeeper, records: Vec<LogRecord>) -> bool {
 }
 
 fn slots_read(disk: &MemoryDisk) -> Vec<u64> {
-    let mut settings = Settings::new([1; 16]);
+    let mut settings = LogSettings::new([1; 16]);
     settings.segment_bytes = SEGMENT_BYTES;
     let mut slots = Vec::new();
     let log = disk.folder("log").unwrap();
@@ -181,7 +181,7 @@ fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
     let replica = opened.replicas.get_mut(&ShardId(0)).unwrap();
     assert_eq!(replica.core().status(NOW).role, "damaged");
     let effects = replica.take(NOW).unwrap();
-    let Some(Submission { records, .. }) = effects.persist else { panic!("nothing is to be written") };
+    let Some(CommitRequest { records, .. }) = effects.persist else { panic!("nothing is to be written") };
     assert_eq!((records[0].kind, records[0].slot), (KIND_BEGUN_ANEW, 1));
     assert!(!effects.healed);
 }

@@ -1,12 +1,12 @@
 //! Campaigns: from "nobody leads" to leading, and helping others to.
 
-use super::consensus::{Group, State};
+use super::consensus::{Consensus, State};
 use super::election::{Candidate, Canvass, Chunk};
 use super::leader::Leader;
 use super::message::{Ballot, MAX_COUNT, Message, Slot, Value};
 use selvedge_types::canary::{self, Canary};
 
-impl Group {
+impl Consensus {
     /// Asks around whether an attempt to lead would succeed.
     pub(super) fn canvass(&mut self) {
         if !self.room {

@@ -91,7 +91,7 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// Set when records of this group were lost that may have been votes: a number drawn fresh at this start.
     /// All else but the snapshot is then disregarded, and the replica learns and does not vote until
-    /// [`Effects::healed`](super::Effects::healed). The host keeps a durable mark of the damage from before the
+    /// [`PaxosEffects::healed`](super::PaxosEffects::healed). The host keeps a durable mark of the damage from before the
     /// first step until then, so that a restart in between is told so too; once damaged, records older than
     /// that mark belong to no later recovery.
     pub damaged: Option<u64>,

@@ -2,7 +2,7 @@
 
 use super::acceptor::Acceptor;
 use super::config::{ConfigError, GroupConfig, Members, Recovered};
-use super::effects::{Effects, Event, ProposeError, Role};
+use super::effects::{Event, PaxosEffects, ProposeError, Role};
 use super::election::{Candidate, Canvass};
 use super::leader::Leader;
 use super::log::{Log, weight};
@@ -12,9 +12,9 @@ use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 
 /// One replica of one Paxos group. The host steps it with any number of events and proposals, then takes the
-/// effects of them all at once with [`Group::take`]; without taking, nothing is said and nothing is written.
+/// effects of them all at once with [`Consensus::take`]; without taking, nothing is said and nothing is written.
 #[derive(Debug, Clone)]
-pub struct Group {
+pub struct Consensus {
     pub(super) config: GroupConfig,
     /// One's own place in the list of members; members are known by theirs here.
     pub(super) me: usize,
@@ -42,9 +42,9 @@ pub struct Group {
     /// The highest token known to be on disk.
     pub(super) persisted: u64,
     pub(super) announced_commit: Slot,
-    /// See [`Group::logged_after`].
+    /// See [`Consensus::logged_after`].
     pub(super) logged_after: Slot,
-    pub(super) effects: Effects,
+    pub(super) effects: PaxosEffects,
 }
 
 /// What the replica is busy with.
@@ -56,7 +56,7 @@ pub(super) enum State {
     Leading(Box<Leader>),
 }
 
-impl Group {
+impl Consensus {
     /// A replica that has never run.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl Group {
             persisted: 0,
             announced_commit: found.snapshot_slot,
             logged_after: commit,
-            effects: Effects::default(),
+            effects: PaxosEffects::default(),
             config,
         })
     }
@@ -192,7 +192,7 @@ impl Group {
     }
 
     /// What the host shall do about all it stepped since it last asked.
-    pub fn take(&mut self) -> Effects {
+    pub fn take(&mut self) -> PaxosEffects {
         self.pump();
         if std::mem::take(&mut self.owes_ack)
             && let (State::Following, Some(leader)) = (&self.state, self.leader)
@@ -265,7 +265,7 @@ impl Group {
         self.acceptor.commit()
     }
 
-    /// The accepted prefix: all slots up to it are known to be chosen, or accepted in [`Group::ballot`].
+    /// The accepted prefix: all slots up to it are known to be chosen, or accepted in [`Consensus::ballot`].
     pub fn prefix(&self) -> Slot {
         self.acceptor.prefix()
     }

@@ -1,9 +1,9 @@
 //! What a model checker compares two replicas by.
 
-use super::consensus::{Group, State};
+use super::consensus::{Consensus, State};
 use std::hash::{Hash, Hasher};
 
-impl Group {
+impl Consensus {
     /// Everything that decides what this replica may ever say, write or report as chosen, but no time, and nothing that
     /// only decides *when* or in what portions something is said. Two replicas with the same digest differ at most in
     ///

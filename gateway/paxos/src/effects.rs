@@ -25,11 +25,11 @@ pub enum Event {
         /// The token.
         token: u64,
     },
-    /// [`Group::deadline`](super::Group::deadline) has come. Too early or too often does no harm.
+    /// [`Consensus::deadline`](super::Consensus::deadline) has come. Too early or too often does no harm.
     Timer,
     /// A linearizable read wants to know which slot it must wait for.
     Read {
-        /// Chosen by the host, given back in [`Effects::reads`] or [`Effects::reads_failed`].
+        /// Chosen by the host, given back in [`PaxosEffects::reads`] or [`PaxosEffects::reads_failed`].
         id: u64,
     },
     /// The host has applied all slots up to this one and does not want them kept in memory, not even for
@@ -65,7 +65,7 @@ pub enum Event {
 /// of earlier effects. Messages may be lost, doubled and reordered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[must_use]
-pub struct Effects {
+pub struct PaxosEffects {
     /// May leave at once.
     pub send: Vec<(GatewayId, Message)>,
     /// To be written. If these are only `Committed`, no fsync is needed; they never are only that.
@@ -90,7 +90,7 @@ pub struct Effects {
     pub healed: bool,
 }
 
-impl Effects {
+impl PaxosEffects {
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.send.is_empty()

@@ -160,7 +160,7 @@ impl Candidate {
         self.best.remove(&slot)
     }
 
-    /// See [`Group::digest`](super::Group::digest); `token` is the group's last.
+    /// See [`Consensus::digest`](super::Consensus::digest); `token` is the group's last.
     pub fn digest(&self, token: u64, state: &mut impl Hasher) {
         // Once the ballot is on disk, it no longer matters which write took it there.
         let age = self.token.filter(|_| !self.durable).map(|t| token - t);

@@ -148,7 +148,7 @@ impl Leader {
         votes.get(quorum - 1).copied().unwrap_or(0)
     }
 
-    /// See [`Group::digest`](super::Group::digest); `token` is the group's last, `commit` its commit index.
+    /// See [`Consensus::digest`](super::Consensus::digest); `token` is the group's last, `commit` its commit index.
     pub fn digest(&self, token: u64, commit: Slot, state: &mut impl Hasher) {
         // Votes for what is chosen already change nothing.
         (self.ballot, self.start, self.own.max(commit), self.writing.len()).hash(state);

@@ -1,6 +1,6 @@
 //! Multi-Paxos for one group: a few replicas agree on a log of opaque values. It never knows what a value means.
 //!
-//! A [`Group`] is one replica. The host steps it with events and proposals, takes the [`Effects`] of them all at
+//! A [`Consensus`] is one replica. The host steps it with events and proposals, takes the [`PaxosEffects`] of them all at
 //! once, and performs these in the order their type gives: `send` at once, `records` to disk, `send_after` when
 //! they are there. A gateway runs one group per shard and shares between them what would cost: one failure
 //! detector per pair of gateways ([`Event::Peers`]), one fsync for all, one frame per peer. A group in which
@@ -140,6 +140,6 @@ mod reign;
 mod repair;
 
 pub use config::{ConfigError, GroupConfig, Limits, MAX_MEMBERS, MAX_RESEND_DOUBLINGS, Recovered};
-pub use consensus::Group;
-pub use effects::{Effects, Event, ProposeError, Role};
+pub use consensus::Consensus;
+pub use effects::{Event, PaxosEffects, ProposeError, Role};
 pub use message::{Ballot, Entry, MAX_COUNT, Message, Record, Slot, Value};

@@ -1,7 +1,7 @@
 //! What a leader does once it leads: count votes, keep followers going, confirm reads, and notice that it can't.
 
 use super::config::{Limits, Members};
-use super::consensus::{Group, State};
+use super::consensus::{Consensus, State};
 use super::leader::Leader;
 use super::message::{Ballot, Message, Slot};
 use selvedge_types::canary::{self, Canary};
@@ -17,7 +17,7 @@ impl Leader {
     }
 }
 
-impl Group {
+impl Consensus {
     pub(super) fn on_accepted(&mut self, from: usize, ballot: Ballot, upto: Slot, commit: Slot, vote: bool) {
         let last = self.acceptor.prefix();
         let now = self.now;

@@ -1,7 +1,7 @@
 //! A replica that lost records, and may have forgotten votes: how it comes to vote again.
 
 use super::config::Members;
-use super::consensus::{Group, State};
+use super::consensus::{Consensus, State};
 use super::message::{Ballot, Message, Slot};
 use selvedge_types::canary::{self, Canary};
 use std::hash::{Hash, Hasher};
@@ -37,13 +37,13 @@ impl Damage {
         ((self.mark.is_none() || !led) && somebody).then_some(self.ask_at_ms)
     }
 
-    /// See [`Group::digest`](super::Group::digest).
+    /// See [`Consensus::digest`](super::Consensus::digest).
     pub fn digest(&self, state: &mut impl Hasher) {
         (self.nonce, self.answered, self.above, self.mark, self.asked_all).hash(state);
     }
 }
 
-impl Group {
+impl Consensus {
     /// Asks what is still to be asked.
     pub(super) fn ask_around(&mut self) {
         let (now, wait) = (self.now, self.config.limits.resend_ms);

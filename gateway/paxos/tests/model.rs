@@ -2,7 +2,7 @@
 //!
 //! Random runs (`paxos_random.rs`) see deep and at random; this sees everything, up to a size. The checker is `stateright`: from a first
 //! state it takes every action that is possible, and from what comes of each again, until nothing new turns up. In every state
-//! [`checks`] must hold. The replicas are [`Group`]s, the very code that ships; the host around them, its disk and the
+//! [`checks`] must hold. Each replica is a [`Consensus`], the very code that ships; the host around them, its disk and the
 //! network are the model's ([`world`]).
 //!
 //! # What can happen
@@ -48,7 +48,7 @@
 //! sending can bring about; and that the core sends nothing else is checked of each accept that it really sends.
 //!
 //! Therefore two states are the same if they differ only in times, and in what a leader believes to be under way
-//! ([`Group::digest`]). Merging them hides nothing: what is left out decides only which of the actions comes when, and the
+//! ([`Consensus::digest`]). Merging them hides nothing: what is left out decides only which of the actions comes when, and the
 //! model lets each come at any time from either.
 //!
 //! Further savings, each of which only drops what can't matter:
@@ -85,8 +85,8 @@
 //!
 //! Each prints what it saw. Figures stand in `docs/internals/decisions/0010-model-check.md`.
 //!
-//! [`Group`]: selvedge_paxos::Group
-//! [`Group::digest`]: selvedge_paxos::Group::digest
+//! [`Consensus`]: selvedge_paxos::Consensus
+//! [`Consensus::digest`]: selvedge_paxos::Consensus::digest
 //! [`Reign`]: world::Reign
 
 #![allow(clippy::disallowed_methods)] // It is measured, and told what to check.

@@ -2,7 +2,7 @@
 //! what a member says.
 
 use selvedge_paxos::{
-    Ballot, ConfigError, Entry, Event, Group, GroupConfig, Limits, MAX_COUNT, MAX_MEMBERS, Message,
+    Ballot, ConfigError, Consensus, Entry, Event, GroupConfig, Limits, MAX_COUNT, MAX_MEMBERS, Message,
     ProposeError, Recovered, Slot, Value,
 };
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -18,19 +18,19 @@ fn entry(slot: Slot) -> Entry {
 
 #[test]
 fn a_bad_configuration_is_named() {
-    let error = |me, members: &[u16]| Group::new(config(me, members)).unwrap_err();
+    let error = |me, members: &[u16]| Consensus::new(config(me, members)).unwrap_err();
     assert!(matches!(error(1, &[]), ConfigError::Count { count: 0, .. }));
     assert!(matches!(error(1, &[1; MAX_MEMBERS + 1]), ConfigError::Count { .. }));
     assert!(matches!(error(1, &[1, 2, 2]), ConfigError::Twice { member: GatewayId(2), .. }));
     assert!(matches!(error(4, &[1, 2, 3]), ConfigError::NotMember { .. }));
     let mut tight = config(1, &[1, 2, 3]);
     tight.limits.memory_bytes = tight.limits.window_bytes;
-    assert!(matches!(Group::new(tight).unwrap_err(), ConfigError::Limits { .. }));
+    assert!(matches!(Consensus::new(tight).unwrap_err(), ConfigError::Limits { .. }));
 }
 
 #[test]
 fn a_log_with_a_hole_is_no_log() {
-    let recover = |found| Group::recover(config(1, &[1, 2, 3]), found);
+    let recover = |found| Consensus::recover(config(1, &[1, 2, 3]), found);
     let holed = Recovered { entries: vec![entry(1), entry(3)], ..Recovered::default() };
     assert!(matches!(recover(holed), Err(ConfigError::Hole { wanted: 2, found: 3, .. })));
     let short = Recovered { entries: vec![entry(1)], commit: 2, ..Recovered::default() };
@@ -43,12 +43,12 @@ fn a_log_with_a_hole_is_no_log() {
     let group = recover(found).unwrap();
     assert_eq!((group.commit(), group.first_slot(), group.last_slot()), (5, 6, 6));
     let damaged = Recovered { damaged: Some(1), ..Recovered::default() };
-    assert!(matches!(Group::recover(config(1, &[1]), damaged), Err(ConfigError::DamagedAlone { .. })));
+    assert!(matches!(Consensus::recover(config(1, &[1]), damaged), Err(ConfigError::DamagedAlone { .. })));
 }
 
 #[test]
 fn what_may_not_be_proposed_is_refused() {
-    let mut group = Group::new(config(1, &[1])).unwrap();
+    let mut group = Consensus::new(config(1, &[1])).unwrap();
     let value = Value::from(&b"x"[..]);
     assert_eq!(group.propose(0, value.clone()), Err(ProposeError::NotLeader { leader: None }));
     group.step(0, Event::Timer);
@@ -106,7 +106,7 @@ fn no_message_and_no_event_makes_it_panic() {
         };
         let damaged = (random(4) == 0).then_some(1);
         let found = Recovered { damaged, ..Recovered::default() };
-        let mut group = Group::recover(config(1, &[1, 2, 3]), found).unwrap();
+        let mut group = Consensus::recover(config(1, &[1, 2, 3]), found).unwrap();
         let up = || vec![GatewayId(2), GatewayId(3), GatewayId(77)];
         group.step(0, Event::Peers { up: up(), restarted: up() });
         let mut now = 0;

@@ -6,7 +6,8 @@
 #![allow(clippy::disallowed_methods)] // A seed may be given.
 
 use selvedge_paxos::{
-    Ballot, Effects, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Role, Slot, Value,
+    Ballot, Consensus, Event, GroupConfig, Limits, Message, PaxosEffects, Record, Recovered, Role, Slot,
+    Value,
 };
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -31,7 +32,7 @@ impl Random {
 
 /// A replica's process, disk and host.
 struct Node {
-    group: Option<Group>,
+    group: Option<Consensus>,
     life: u64,
     disk: Vec<Record>,
     writing: VecDeque<(u64, u64, Vec<Record>)>,
@@ -143,7 +144,7 @@ impl World {
                 Record::Accepted(e) => found.entries.push(e.clone()),
             }
         }
-        let group = Group::recover(config, found).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed));
+        let group = Consensus::recover(config, found).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed));
         node.applied = node.snapshot;
         node.group = Some(group);
         node.life += 1;
@@ -190,7 +191,7 @@ impl World {
         let seed = self.seed;
         let life = self.nodes[n].life;
         let Some(group) = &mut self.nodes[n].group else { return };
-        let Effects {
+        let PaxosEffects {
             send,
             records,
             token,

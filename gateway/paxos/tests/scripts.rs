@@ -20,14 +20,14 @@
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
 
-use selvedge_paxos::{Entry, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Slot, Value};
+use selvedge_paxos::{Consensus, Entry, Event, GroupConfig, Limits, Message, Record, Recovered, Slot, Value};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
 #[derive(Default)]
 struct Node {
-    group: Option<Group>,
+    group: Option<Consensus>,
     disk: Vec<Record>,
     unwritten: Vec<Record>,
     waiting: Vec<(usize, Message)>,
@@ -122,7 +122,7 @@ impl World {
         }
         node.token = 0;
         node.applied = node.snapshot;
-        match Group::recover(config, found) {
+        match Consensus::recover(config, found) {
             Ok(group) => node.group = Some(group),
             Err(e) => self.say(format_args!("g{n}: {e}")),
         }
@@ -288,7 +288,7 @@ impl World {
             }
             "timer" => {
                 let n = Self::node(words.next());
-                match self.nodes[n - 1].group.as_ref().and_then(Group::deadline) {
+                match self.nodes[n - 1].group.as_ref().and_then(Consensus::deadline) {
                     None => self.say(format_args!("g{n} wants no timer")),
                     Some(at) => {
                         self.now = self.now.max(at);

@@ -8,7 +8,7 @@ use crate::actors::messages::shard::ShardEvents;
 use crate::actors::messages::switch::ToPeers;
 use crate::front::{Front, Load};
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
-use selvedge_fabric::forward::{Effects, Forward};
+use selvedge_fabric::forward::{Forward, ForwardEffects};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::shard::Event;
 use selvedge_mqtt::{Application, Charge};
@@ -65,7 +65,7 @@ impl Forwarder {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn perform(&mut self, effects: Effects) {
+    fn perform(&mut self, effects: ForwardEffects) {
         self.charge.set(self.core.queued_bytes());
         let origin = self.core.origin();
         let mut away = Vec::new();
@@ -100,7 +100,7 @@ impl Forwarder {
             actor.looking = false;
             let now_ms = actor.now_ms();
             if actor.core.deadline_ms().is_some_and(|due| due <= now_ms) {
-                let mut effects = Effects::default();
+                let mut effects = ForwardEffects::default();
                 actor.core.timer(now_ms, &mut effects);
                 actor.perform(effects);
             }
@@ -154,7 +154,7 @@ impl Handler<Turn> for Forwarder {
     type Result = ();
     fn handle(&mut self, _: Turn, ctx: &mut Self::Context) {
         self.turning = false;
-        let mut effects = Effects::default();
+        let mut effects = ForwardEffects::default();
         self.core.flush(self.now_ms(), &mut effects);
         self.perform(effects);
         self.look(ctx);
@@ -164,7 +164,7 @@ impl Handler<Turn> for Forwarder {
 impl Handler<Answered> for Forwarder {
     type Result = ();
     fn handle(&mut self, Answered { from, answers }: Answered, _: &mut Self::Context) {
-        let (now_ms, mut effects) = (self.now_ms(), Effects::default());
+        let (now_ms, mut effects) = (self.now_ms(), ForwardEffects::default());
         for (origin, shard, n, answer) in answers {
             self.core.answered(now_ms, (from, origin, shard, n), answer, &mut effects);
         }
@@ -175,7 +175,7 @@ impl Handler<Answered> for Forwarder {
 impl Handler<LeaderIs> for Forwarder {
     type Result = ();
     fn handle(&mut self, LeaderIs(shard, leader): LeaderIs, _: &mut Self::Context) {
-        let mut effects = Effects::default();
+        let mut effects = ForwardEffects::default();
         self.core.leader_is(self.now_ms(), shard, leader, &mut effects);
         self.perform(effects);
     }

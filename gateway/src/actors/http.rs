@@ -22,7 +22,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_fabric::machine::{MAX_ANSWER_ENTRIES, Page, WindowView};
 use selvedge_fabric::peer::WindowQuery;
-use selvedge_fabric::site_questions::Wanted;
+use selvedge_fabric::site_questions::SiteQuestion;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::aggregate::Sample;
 use selvedge_types::balance::Policy;
@@ -223,7 +223,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> HttpResponse {
     let (from, to) = (asked(query.from), asked(query.to));
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
     // Where there is no room, the reply is closed, as it is where too many questions are open.
-    let _ = api.overview.ask.try_send(Ask { wanted: Wanted { query, policy, deadline_ms }, reply });
+    let _ = api.overview.ask.try_send(Ask { wanted: SiteQuestion { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
     match tokio::time::timeout(wait, answer).await {
         Ok(Ok(told)) if !told.is_nothing() => {

@@ -2,7 +2,7 @@
 //!
 //! Two threads do the disk's work, so that a snapshot does not hold up a commit: one owns the log, the
 //! other the snapshots and the contents of uplink batches. The actor carries between them and the shards,
-//! around [`Desk`]. A third one reads again what lies there ([`scrub`]). A thread that meets an error which it may not retry ends the process: what was
+//! around [`StorageDesk`]. A third one reads again what lies there ([`scrub`]). A thread that meets an error which it may not retry ends the process: what was
 //! not acknowledged was not promised, and what was is on disk.
 
 use crate::actors::messages::log::{GetLogFigures, Healed, Persist, Store};
@@ -13,7 +13,7 @@ use crate::actors::room::SiteRoom;
 use crate::actors::scrub;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use selvedge_fabric::replica::{Encoding, Said, StoreWork};
-use selvedge_log::storage::{Desk, Done, Errand, Kept, LogKeeper, LogWork, Stores};
+use selvedge_log::storage::{Done, Errand, Kept, LogKeeper, LogWork, StorageDesk, Stores};
 use selvedge_log::{Room, Scrubber};
 use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub struct LogWays(pub BTreeMap<ShardId, Recipient<LogSaid>>);
 
 /// The log's actor.
 pub struct LogActor {
-    desk: Desk,
+    desk: StorageDesk,
     shards: BTreeMap<ShardId, Recipient<LogSaid>>,
     log: Sender<LogWork>,
     store: Sender<StoreWork>,
@@ -74,7 +74,7 @@ impl LogActor {
         let ((to_log, log_work), (to_store, store_work)) = (channel(), channel());
         let (encoder, encodings) = channel();
         Self {
-            desk: Desk::new(max_segments, log.log().room() == Room::Plenty, delay_ms),
+            desk: StorageDesk::new(max_segments, log.log().room() == Room::Plenty, delay_ms),
             shards: BTreeMap::new(),
             log: to_log,
             store: to_store,
@@ -174,8 +174,8 @@ impl Handler<LogWays> for LogActor {
 
 impl Handler<Persist> for LogActor {
     type Result = ();
-    fn handle(&mut self, Persist(submission): Persist, ctx: &mut Self::Context) {
-        let errand = self.desk.persist(self.now_ms(), submission);
+    fn handle(&mut self, Persist(request): Persist, ctx: &mut Self::Context) {
+        let errand = self.desk.persist(self.now_ms(), request);
         self.run(errand);
         self.arm(ctx);
     }

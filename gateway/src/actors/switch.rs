@@ -16,7 +16,7 @@ use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
 use selvedge_fabric::reach::Reach;
 use selvedge_fabric::ring::Ring;
 use selvedge_fabric::shard::{CONFIGURATION, Event};
-use selvedge_fabric::site_questions::{self, Asks, Told};
+use selvedge_fabric::site_questions::{self, SiteAnswer, SiteQuestions};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,9 +59,9 @@ pub struct Switch {
     room: Arc<SiteRoom>,
     /// Whose disks are full, as the shards were told.
     full: Vec<GatewayId>,
-    asks: Asks,
+    asks: SiteQuestions,
     /// Who asked each question.
-    replies: BTreeMap<u64, oneshot::Sender<Told>>,
+    replies: BTreeMap<u64, oneshot::Sender<SiteAnswer>>,
     /// Who asked about a table.
     tables: BTreeMap<u64, oneshot::Sender<TableAnswer>>,
     last_table: u64,
@@ -88,7 +88,7 @@ impl Switch {
             outside: Vec::new(),
             room,
             full: Vec::new(),
-            asks: Asks::new(me, ring, fastrand::u64(..)),
+            asks: SiteQuestions::new(me, ring, fastrand::u64(..)),
             replies: BTreeMap::new(),
             tables: BTreeMap::new(),
             last_table: fastrand::u64(..u64::MAX / 2),

@@ -11,9 +11,9 @@ use crate::actors::pulse;
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Speaking, Spoken};
-use selvedge_fabric::node_questions::{Desk, Verdict};
+use selvedge_fabric::node_questions::{NodeQuestions, QuestionVerdict};
 use selvedge_fabric::shard::{Event, UplinkView};
-use selvedge_fabric::site_questions::Told;
+use selvedge_fabric::site_questions::SiteAnswer;
 use selvedge_fabric::uplink::{Confirmation, Effect, NotTaken, Uplink};
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
@@ -49,7 +49,7 @@ pub struct UplinkWays {
 /// What the site says to a question; nothing if it could not be asked.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct SiteSaid(QuestionId, Option<Told>);
+struct SiteSaid(QuestionId, Option<SiteAnswer>);
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -90,7 +90,7 @@ pub struct UplinkActor {
     reports: Sealer<Report>,
     answers: Sealer<Answer>,
     questions: Opener<Question>,
-    desk: Desk,
+    node_questions: NodeQuestions,
     ways: Option<UplinkWays>,
     views: BTreeMap<ShardId, UplinkView>,
     /// Why the broker can't be reached, as the client says it.
@@ -126,7 +126,7 @@ impl UplinkActor {
             reports: Sealer::new(&settings.secret, &settings.site)?,
             answers: Sealer::new(&settings.secret, &settings.site)?,
             questions,
-            desk: Desk::new(settings.me, settings.start),
+            node_questions: NodeQuestions::new(settings.me, settings.start),
             settings,
             ways: None,
             views: BTreeMap::new(),
@@ -209,18 +209,18 @@ impl UplinkActor {
             Err(e) => return refuse(e.reason(), &e.to_string()),
         };
         let (Some(ways), Some(myself)) = (&self.ways, self.myself.clone()) else { return };
-        match self.desk.take(self.now_ms(), &question) {
-            Verdict::Taken(wanted) => {
+        match self.node_questions.take(self.now_ms(), &question) {
+            QuestionVerdict::Taken(wanted) => {
                 let (reply, told) = oneshot::channel();
                 ways.ask.do_send(Ask { wanted, reply });
                 actix::spawn(async move { myself.do_send(SiteSaid(question.id, told.await.ok())) });
             }
-            Verdict::Busy => {
+            QuestionVerdict::Busy => {
                 metrics::counter!("selvedge_questions_total", "outcome" => "busy").increment(1);
-                let busy = self.desk.busy(question.id);
+                let busy = self.node_questions.busy(question.id);
                 self.answer(question.node, &busy);
             }
-            Verdict::Dropped(why) => {
+            QuestionVerdict::Dropped(why) => {
                 metrics::counter!("selvedge_questions_total", "outcome" => why).increment(1);
                 tracing::debug!(why, "a question is dropped");
             }
@@ -446,7 +446,7 @@ impl Handler<SendReport> for UplinkActor {
 impl Handler<GetLoad> for UplinkActor {
     type Result = Option<(u32, u32)>;
     fn handle(&mut self, _: GetLoad, _: &mut Self::Context) -> Option<(u32, u32)> {
-        self.core.is_connected().then(|| self.desk.load(self.now_ms()))
+        self.core.is_connected().then(|| self.node_questions.load(self.now_ms()))
     }
 }
 
@@ -454,7 +454,7 @@ impl Handler<SiteSaid> for UplinkActor {
     type Result = ();
     fn handle(&mut self, SiteSaid(id, told): SiteSaid, _: &mut Self::Context) {
         let outcome = if told.is_some() { "answered" } else { "busy" };
-        if let Some((node, answer)) = self.desk.told(self.now_ms(), id, told) {
+        if let Some((node, answer)) = self.node_questions.told(self.now_ms(), id, told) {
             metrics::counter!("selvedge_questions_total", "outcome" => outcome).increment(1);
             self.answer(node, &answer);
         }

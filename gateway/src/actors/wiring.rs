@@ -30,7 +30,7 @@ use selvedge_guard::browser::Browsers;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_guard::private;
 use selvedge_log::storage::{self, Folders, Found, LogKeeper, OpenError, ReplicaSettings};
-use selvedge_log::{LogError, RealDisk, Scrubber, Settings as LogSettings};
+use selvedge_log::{LogError, LogSettings, RealDisk, Scrubber};
 use selvedge_mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
 use selvedge_types::ids::{GatewayId, ShardId};

@@ -29,7 +29,7 @@ use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
 use selvedge_fabric::machine::{DueWill, Origin};
 use selvedge_fabric::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use selvedge_fabric::ring::Ring;
-use selvedge_fabric::session::{Effects, Fates, Session, Site};
+use selvedge_fabric::session::{Fates, Session, SessionContext, SessionEffects};
 use selvedge_fabric::skips::{DeviceSkips, Skips};
 use selvedge_fabric::unmapped::{Unmapped, UnmappedTopic};
 use selvedge_fabric::wills::{WILLS, Wills};
@@ -215,7 +215,7 @@ impl Front {
         }
         let Some(client) = self.client(connection) else { return list.for_each(drop) };
         let listens = |topic: &str| self.listens(topic);
-        let (mut effects, site) = (Effects::default(), self.site(&listens));
+        let (mut effects, site) = (SessionEffects::default(), self.site(&listens));
         let mut session = lock(&client.session);
         for settled in list {
             session.settled(site, settled, &mut effects);
@@ -230,7 +230,7 @@ impl Front {
     }
 
     fn will_settled(&self, settled: Settled) {
-        let mut effects = Effects::default();
+        let mut effects = SessionEffects::default();
         let listens = |topic: &str| self.listens(topic);
         let waits = lock(&self.wills).settled(self.site(&listens), settled, &mut effects);
         self.spread(WILLS, &mut effects);
@@ -248,7 +248,7 @@ impl Front {
 
     /// Publishes wills for clients whose connections are over.
     pub fn publish_wills(&self, wills: Vec<DueWill>) {
-        let mut effects = Effects { wills, ..Effects::default() };
+        let mut effects = SessionEffects { wills, ..SessionEffects::default() };
         self.spread(WILLS, &mut effects);
     }
 
@@ -267,8 +267,12 @@ impl Front {
     }
 
     /// Ends a connection whose CONNECT is not answered, if it is none that was answered meanwhile.
-    fn end_arriving(&self, client: &Arc<Client>, end: impl FnOnce(&mut Session, Site<'_>, &mut Effects)) {
-        let mut effects = Effects::default();
+    fn end_arriving(
+        &self,
+        client: &Arc<Client>,
+        end: impl FnOnce(&mut Session, SessionContext<'_>, &mut SessionEffects),
+    ) {
+        let mut effects = SessionEffects::default();
         let listens = |topic: &str| self.listens(topic);
         let mut session = lock(&client.session);
         end(&mut session, self.site(&listens), &mut effects);
@@ -476,9 +480,9 @@ impl Front {
         listed.take(most).collect()
     }
 
-    fn site<'a>(&'a self, listens: &'a dyn Fn(&str) -> bool) -> Site<'a> {
+    fn site<'a>(&'a self, listens: &'a dyn Fn(&str) -> bool) -> SessionContext<'a> {
         let Self { ring, decoder, origin, .. } = self;
-        Site { ring, decoder, origin: *origin, now: self.outside.wall(), listens }
+        SessionContext { ring, decoder, origin: *origin, now: self.outside.wall(), listens }
     }
 
     /// Whether somebody subscribes to a topic, here or at a peer.
@@ -500,7 +504,7 @@ impl Front {
     }
 
     /// Called with the session locked, so that submissions of one connection keep their order.
-    fn perform(&self, client: &Arc<Client>, mut effects: Effects) {
+    fn perform(&self, client: &Arc<Client>, mut effects: SessionEffects) {
         if !effects.subscribe.is_empty() && self.router.subscribe(&client.handle, &effects.subscribe).is_err()
         {
             effects.answers.retain(|a| !matches!(a, Answer::Subscribed { .. }));
@@ -536,7 +540,7 @@ impl Front {
     }
 
     /// What effects want of the shards, and what is set aside.
-    fn spread(&self, from: u64, effects: &mut Effects) {
+    fn spread(&self, from: u64, effects: &mut SessionEffects) {
         for will in std::mem::take(&mut effects.wills) {
             let waits = Some(from).filter(|from| *from != WILLS);
             let listens = |topic: &str| self.listens(topic);
@@ -640,7 +644,7 @@ impl Application for Front {
             }
             _ => return, // it was refused
         };
-        let (mut effects, mut gone) = (Effects::default(), false);
+        let (mut effects, mut gone) = (SessionEffects::default(), false);
         let listens = |topic: &str| self.listens(topic);
         let site = self.site(&listens);
         let mut session = lock(&client.session);

@@ -4,7 +4,7 @@ use super::plan::Rot;
 use super::random::Random;
 use selvedge_fabric::record::Position;
 use selvedge_log::storage::Folders;
-use selvedge_log::{Crash, Disk, Faults, Floor, Identity, Log, MemoryDisk, Scrubber, Settings};
+use selvedge_log::{Crash, Disk, Faults, Floor, Identity, Log, LogSettings, MemoryDisk, Scrubber};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ impl SimDisk {
         Folders { floor, log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") }
     }
 
-    pub fn settings(&self, gateway: GatewayId) -> Settings {
-        let mut settings = Settings::new(identity(gateway));
+    pub fn settings(&self, gateway: GatewayId) -> LogSettings {
+        let mut settings = LogSettings::new(identity(gateway));
         settings.floor_every_bytes = 2_048;
         (settings.segment_bytes, settings.keep_free_bytes) = (self.segment_bytes, KEEP_FREE_BYTES);
         settings.unit_bytes = 2_048;

@@ -21,7 +21,7 @@ use selvedge_fabric::ring::Ring;
 use selvedge_fabric::shard::{CONFIGURATION, Event, Now};
 use selvedge_fabric::uplink::{self, Confirmation, Uplink};
 use selvedge_log::storage::{
-    self, Desk, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, Stores,
+    self, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, StorageDesk, Stores,
 };
 use selvedge_log::{Groups, Room, ScrubRound, Scrubber};
 use selvedge_paxos::Limits;
@@ -102,7 +102,7 @@ pub struct Live {
     pub log: LogKeeper,
     sealer: Sealer<Up>,
     opener: Opener<Down>,
-    desk: Desk,
+    desk: StorageDesk,
     stores: Stores,
     log_work: VecDeque<LogWork>,
     log_due: Option<u64>,
@@ -208,7 +208,7 @@ impl Place {
             origin,
             forward: Forward::new(origin, common.ring.clone(), pipeline_bytes),
             uplink: Uplink::default(),
-            desk: Desk::new(MAX_SEGMENTS, opened.log.room() == Room::Plenty, 0),
+            desk: StorageDesk::new(MAX_SEGMENTS, opened.log.room() == Room::Plenty, 0),
             log: LogKeeper::new(opened.log, replicas.keys().copied()),
             replicas,
             sealer: Sealer::new(&common.secret, &common.site).expect("a salt"),
@@ -338,7 +338,7 @@ impl Live {
                 self.event(now, shard, Event::Forward { from, origin, n, submission });
             }
             PeerMessage::Forwarded { shard, origin, n, answer } => {
-                let mut effects = forward::Effects::default();
+                let mut effects = forward::ForwardEffects::default();
                 self.forward.answered(now.mono_ms, (from, origin, shard, n), answer, &mut effects);
                 self.forwarded(now, effects, out);
             }
@@ -355,7 +355,7 @@ impl Live {
         }
     }
 
-    fn forwarded(&mut self, now: Now, effects: forward::Effects, out: &mut Out) {
+    fn forwarded(&mut self, now: Now, effects: forward::ForwardEffects, out: &mut Out) {
         let origin = self.origin;
         for (to, forward::Outgoing { shard, n, submission }) in effects.send {
             out.send.push((to, PeerMessage::Forward { shard, origin, n, submission }));
@@ -560,7 +560,7 @@ impl Live {
             }
         }
         if self.forward.deadline_ms().is_some_and(|at| at <= now.mono_ms) {
-            let mut effects = forward::Effects::default();
+            let mut effects = forward::ForwardEffects::default();
             self.forward.timer(now.mono_ms, &mut effects);
             self.forwarded(now, effects, out);
         }
@@ -577,7 +577,7 @@ impl Live {
         loop {
             self.again = false;
             self.serve(now, out);
-            let mut effects = forward::Effects::default();
+            let mut effects = forward::ForwardEffects::default();
             self.forward.flush(now.mono_ms, &mut effects);
             self.forwarded(now, effects, out);
             let ids: Vec<ShardId> = self.replicas.keys().copied().collect();
@@ -607,7 +607,7 @@ impl Live {
             self.run(now, errands);
         }
         if effects.began_to_lead {
-            let mut effects = forward::Effects::default();
+            let mut effects = forward::ForwardEffects::default();
             self.forward.leader_is(now.mono_ms, shard, self.me, &mut effects);
             self.forwarded(now, effects, out);
         }

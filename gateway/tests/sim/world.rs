@@ -516,7 +516,7 @@ impl World {
             let outside = live.agreement.outside();
             let leads = live.replicas.values().map(|r| r.core()).filter(|core| core.serves());
             let mut others =
-                leads.map(|core| core.group().config().members.iter().any(|m| !outside.contains(m)));
+                leads.map(|core| core.consensus().config().members.iter().any(|m| !outside.contains(m)));
             outside.contains(&id) && others.any(|other| other)
         };
         lives.filter(|(id, live)| could(live, *id)).map(|(id, _)| id).next()
@@ -572,7 +572,7 @@ impl World {
                         && outbox.waiting_parts == 0
                         && machine.sizes().open_parts == 0
                         && machine.sizes().due_wills == 0
-                        && replica.core().group().role() != Role::Damaged
+                        && replica.core().consensus().role() != Role::Damaged
                 })
         })
     }
@@ -580,7 +580,7 @@ impl World {
     fn commits(&self) -> Vec<(GatewayId, ShardId, u64)> {
         let of = |(g, p): (&GatewayId, &Place)| {
             let live = p.live.iter().flat_map(|l| l.replicas.iter());
-            live.map(|(s, r)| (*g, *s, r.core().group().commit())).collect::<Vec<_>>()
+            live.map(|(s, r)| (*g, *s, r.core().consensus().commit())).collect::<Vec<_>>()
         };
         self.places.iter().flat_map(of).collect()
     }
@@ -603,7 +603,7 @@ impl World {
                 text += &format!(
                     "\n  {:?} first {}",
                     core.status(place.now(self.now)),
-                    core.group().first_slot()
+                    core.consensus().first_slot()
                 );
                 text += &format!(
                     "\n  {:?}, {} open, {} elapsed, wall {}; the node has {}",
@@ -1058,7 +1058,7 @@ impl World {
             Ok(()) => {
                 let live = place.live.as_ref().expect("it started");
                 let damaged =
-                    live.replicas.values().filter(|r| r.core().group().role() == Role::Damaged).count();
+                    live.replicas.values().filter(|r| r.core().consensus().role() == Role::Damaged).count();
                 place.damaged = damaged > 0;
                 if std::mem::take(&mut place.off) {
                     self.wires.box_is_back(&mut self.random, now, id);
@@ -1102,7 +1102,7 @@ impl World {
             if core.serves() && self.leaders.insert(*shard, id) != Some(id) {
                 self.tally.elections += 1;
                 if self.tracing {
-                    println!("{:>8} ms  {id} leads {shard} in {}", self.now, core.group().ballot());
+                    println!("{:>8} ms  {id} leads {shard} in {}", self.now, core.consensus().ballot());
                 }
             }
         }

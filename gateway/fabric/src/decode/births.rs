@@ -10,7 +10,7 @@
 //! Limits: births take at most [`MAX_SPARKPLUG_STATE_BYTES`], and [`MAX_EDGE_NODES_ENTRIES`] edge nodes are known; those heard from
 //! longest ago are forgotten first.
 
-use super::{DecodeError, Place, Rebirth, check_name};
+use super::{DecodeError, PublishPlace, Rebirth, check_name};
 use selvedge_types::sparkplug::{Metric, Payload, Value};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
@@ -219,11 +219,12 @@ impl Birth {
     fn of(metrics: &[Metric], name_bytes: usize) -> Result<Self, Box<DecodeError>> {
         let mut birth = Self { bytes: BIRTH_BYTES + name_bytes, ..Self::default() };
         for (n, metric) in metrics.iter().enumerate() {
-            let wrong = |what: String, right: &str| Err(DecodeError::new(Place::Record(n), what, right));
+            let wrong =
+                |what: String, right: &str| Err(DecodeError::new(PublishPlace::Record(n), what, right));
             let Some(name) = &metric.name else {
                 return wrong("a birth's metric has no name".into(), "name every metric of a birth");
             };
-            check_name("metric", name, || Place::Record(n))?;
+            check_name("metric", name, || PublishPlace::Record(n))?;
             let name: Arc<str> = name.as_str().into();
             let datatype = metric.datatype.unwrap_or(0);
             birth.bytes += METRIC_BYTES + name.len();

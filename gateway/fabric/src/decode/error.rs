@@ -16,7 +16,7 @@ const MAX_PARSER_BYTES: usize = 100;
 
 /// Where in a publish something is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum PublishPlace {
     /// The topic.
     Topic,
     /// The payload as a whole.
@@ -29,7 +29,7 @@ pub enum Place {
     Record(usize),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PublishPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Topic => write!(f, "topic"),
@@ -55,7 +55,7 @@ pub struct Rebirth {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError {
     /// Where it is wrong.
-    pub place: Place,
+    pub place: PublishPlace,
     /// What is wrong.
     pub what: String,
     /// What would be right.
@@ -84,7 +84,7 @@ impl std::error::Error for DecodeError {}
 
 impl DecodeError {
     /// An error without an excerpt; the decoder's entry adds it.
-    pub(super) fn new(place: Place, what: impl Into<String>, right: impl Into<String>) -> Box<Self> {
+    pub(super) fn new(place: PublishPlace, what: impl Into<String>, right: impl Into<String>) -> Box<Self> {
         let what = cut(what.into(), MAX_WHAT_BYTES);
         let (right, excerpt, skipped) = (right.into(), String::new(), Vec::new());
         Box::new(Self { place, what, right, excerpt, too_large: false, skipped, rebirth: None })
@@ -96,7 +96,7 @@ impl DecodeError {
             [] => "it holds no number".to_string(),
             skipped => format!("it holds no number; {}", name_skipped(skipped)),
         };
-        let mut e = Self::new(Place::Payload, what, right);
+        let mut e = Self::new(PublishPlace::Payload, what, right);
         e.skipped = skipped.into_iter().map(Skipped::into_owned).collect();
         e
     }
@@ -110,8 +110,8 @@ impl DecodeError {
     /// Adds what of the payload stands there.
     pub(super) fn showing(mut self: Box<Self>, payload: &[u8]) -> Box<Self> {
         let from = match self.place {
-            Place::Topic => return self,
-            Place::Byte(at) => at.saturating_sub(MAX_EXCERPT_BYTES / 2).min(payload.len()),
+            PublishPlace::Topic => return self,
+            PublishPlace::Byte(at) => at.saturating_sub(MAX_EXCERPT_BYTES / 2).min(payload.len()),
             _ => 0,
         };
         let some = payload[from..].iter().take(MAX_EXCERPT_BYTES);
@@ -133,7 +133,7 @@ pub(super) fn syntax_error(e: &serde_json::Error, payload: &[u8], right: &str) -
         Category::Eof => "it ends too early: a bracket, a brace or a quotation mark is not closed".into(),
         Category::Syntax | Category::Io => what_is_no_json(said, payload, at).into(),
     };
-    let e = DecodeError::new(Place::Byte(at), what, right);
+    let e = DecodeError::new(PublishPlace::Byte(at), what, right);
     if said.starts_with(MORE_THAN) { e.too_large() } else { e }
 }
 

@@ -10,7 +10,8 @@ use super::scalar::Scalar;
 use super::time::time_of;
 use super::topic_map::Keys;
 use super::{
-    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, Target, number,
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, PublishPlace, SkipReason, Skipped, Target,
+    number,
 };
 use selvedge_types::ids::MAX_NAME_BYTES;
 use selvedge_types::time::EpochMs;
@@ -52,7 +53,7 @@ pub(super) fn decode<'a>(
             for (n, doc) in docs.into_iter().enumerate() {
                 let one = one(keys, &doc).map_err(|mut e| {
                     e.what = format!("{} ({})", e.what, e.place);
-                    e.place = Place::Record(n);
+                    e.place = PublishPlace::Record(n);
                     e
                 })?;
                 match one {
@@ -83,7 +84,7 @@ pub(super) fn decode<'a>(
 
 /// Where a value belongs and is none.
 struct NoNumber {
-    place: Place,
+    place: PublishPlace,
     why: SkipReason,
     what: String,
 }
@@ -105,8 +106,8 @@ fn one(keys: &Keys, doc: &Doc<'_>) -> Result<Result<(f64, Meta), NoNumber>, Box<
         Ok(value) => Ok((value, meta)),
         Err(why) => {
             let place = match doc {
-                Doc::Object(_) => Place::Key(cut(keys.value.clone(), 80)),
-                _ => Place::Payload,
+                Doc::Object(_) => PublishPlace::Key(cut(keys.value.clone(), 80)),
+                _ => PublishPlace::Payload,
             };
             Err(NoNumber { place, why, what: scalar.what_is_wrong(why) })
         }
@@ -121,7 +122,7 @@ fn without_value(keys: &Keys, fields: &[Field<'_>]) -> NoNumber {
         true => (SkipReason::Object, "the value is an object or an array"),
         false => (SkipReason::Null, "the key of the value is missing"),
     };
-    NoNumber { place: Place::Key(cut(keys.value.clone(), 80)), why, what: what.into() }
+    NoNumber { place: PublishPlace::Key(cut(keys.value.clone(), 80)), why, what: what.into() }
 }
 
 /// One reading a key.
@@ -131,7 +132,7 @@ pub(super) fn decode_object<'a>(
     payload: &'a [u8],
 ) -> Result<Found<'a>, Box<DecodeError>> {
     let Doc::Object(fields) = parse(payload, RIGHT_OBJECT)? else {
-        return Err(DecodeError::new(Place::Payload, "it is no JSON object", RIGHT_OBJECT));
+        return Err(DecodeError::new(PublishPlace::Payload, "it is no JSON object", RIGHT_OBJECT));
     };
     let keys = &target.rule.keys;
     let Meta { time, seq, boot } = Meta::of(&fields, keys)?;
@@ -171,7 +172,7 @@ impl Meta {
             if matches!(scalar, Scalar::Null) {
                 continue;
             }
-            let place = || Place::Key(path.to_string());
+            let place = || PublishPlace::Key(path.to_string());
             if keys.is_time(path) {
                 let time = time_of(scalar, keys.time_unit);
                 let time = time.map_err(|(what, right)| DecodeError::new(place(), what, right))?;

@@ -53,7 +53,7 @@ mod topic_map;
 pub use births::{
     MAX_EDGE_NODES_ENTRIES, MAX_REBIRTH_WAIT_MS, MAX_SPARKPLUG_STATE_BYTES, REBIRTH_WAIT_MS, SparkplugFigures,
 };
-pub use error::{DecodeError, MAX_EXCERPT_BYTES, Place, Rebirth};
+pub use error::{DecodeError, MAX_EXCERPT_BYTES, PublishPlace, Rebirth};
 pub use inflate::MAX_INFLATED_BYTES;
 pub use skipped::{MAX_SKIPPED_TEXT_BYTES, SkipReason, Skipped, name_skipped};
 pub use time::TimeUnit;
@@ -207,14 +207,14 @@ impl<'a> Target<'_, 'a> {
     fn device(&self) -> Result<Cow<'a, str>, Box<DecodeError>> {
         let device =
             self.rule.device.as_ref().map_or(Cow::Borrowed(""), |t| t.fill(&self.captures, "".into()));
-        check_name("device", &device, || Place::Topic)?;
+        check_name("device", &device, || PublishPlace::Topic)?;
         Ok(device)
     }
 
     /// The stream that the topic names.
     fn stream(&self) -> Result<Cow<'a, str>, Box<DecodeError>> {
         let stream = self.filled(Cow::Borrowed(""));
-        check_name("stream", &stream, || Place::Topic)?;
+        check_name("stream", &stream, || PublishPlace::Topic)?;
         Ok(stream)
     }
 
@@ -237,7 +237,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Refuses what can't be a device's or a stream's name.
-fn check_name(kind: &str, name: &str, place: impl FnOnce() -> Place) -> Result<(), Box<DecodeError>> {
+fn check_name(kind: &str, name: &str, place: impl FnOnce() -> PublishPlace) -> Result<(), Box<DecodeError>> {
     if is_name(name) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! A payload that is one plain number.
 
-use super::{DecodeError, DecodedReading, Found, Place, SkipReason, Skipped, Target};
+use super::{DecodeError, DecodedReading, Found, PublishPlace, SkipReason, Skipped, Target};
 use smallvec::smallvec;
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub(super) fn decode<'a>(
             Ok(Found { list, ..Found::default() })
         }
         Err(why) => {
-            let mut e = DecodeError::new(Place::Payload, what_is_wrong(text), RIGHT);
+            let mut e = DecodeError::new(PublishPlace::Payload, what_is_wrong(text), RIGHT);
             e.skipped.push(Skipped { device, name: stream, why }.into_owned());
             Err(e)
         }

@@ -17,7 +17,7 @@
 use super::error::{MORE_THAN, plain, syntax_error};
 use super::excerpt::cut;
 use super::{
-    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, Target,
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, PublishPlace, SkipReason, Skipped, Target,
     is_name, number,
 };
 use ciborium::Value as Cbor;
@@ -61,7 +61,7 @@ pub(super) fn decode_cbor<'a>(
     let mut left = payload;
     let pack = ciborium::de::from_reader_with_recursion_limit(&mut left, MAX_CBOR_DEPTH).map_err(|e| {
         let wrong = |at: Option<usize>, what: String| {
-            let e = DecodeError::new(at.map_or(Place::Payload, Place::Byte), what, RIGHT);
+            let e = DecodeError::new(at.map_or(PublishPlace::Payload, PublishPlace::Byte), what, RIGHT);
             if e.what.starts_with(MORE_THAN) { e.too_large() } else { e }
         };
         match e {
@@ -75,7 +75,7 @@ pub(super) fn decode_cbor<'a>(
     })?;
     if !left.is_empty() {
         return Err(DecodeError::new(
-            Place::Byte(payload.len() - left.len()),
+            PublishPlace::Byte(payload.len() - left.len()),
             "something follows the pack",
             RIGHT,
         ));
@@ -89,7 +89,7 @@ fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Foun
     let mut found = Found { list: SmallVec::with_capacity(pack.0.len()), ..Found::default() };
     let (mut base_name, mut base_time, mut base_value) = (String::new(), 0.0, 0.0);
     for (n, record) in pack.0.into_iter().enumerate() {
-        let wrong = |what: String, right: &str| DecodeError::new(Place::Record(n), what, right);
+        let wrong = |what: String, right: &str| DecodeError::new(PublishPlace::Record(n), what, right);
         if let Some(version) = record.base_version
             && version > VERSION
         {

@@ -21,7 +21,8 @@
 use super::births::{BD_SEQ, Birth, Births};
 use super::inflate::{InflateError, MAX_INFLATED_BYTES, inflate, is_compressed};
 use super::{
-    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, Place, SkipReason, Skipped, check_name,
+    DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, PublishPlace, SkipReason, Skipped,
+    check_name,
 };
 use selvedge_types::sparkplug::{Payload, SparkplugError, Value, data_type};
 use selvedge_types::time::EpochMs;
@@ -67,11 +68,11 @@ pub(super) fn decode<'a>(
         !group.is_empty() && !edge.is_empty() && device.is_some() == of_device && levels.next().is_none();
     if !sound || device == Some("") {
         let right = "N... topics end in {group}/{type}/{edge node}, D... topics in {group}/{type}/{edge node}/{device}";
-        return Err(DecodeError::new(Place::Topic, "it is no Sparkplug B topic", right));
+        return Err(DecodeError::new(PublishPlace::Topic, "it is no Sparkplug B topic", right));
     }
     let node = format!("{group}/{edge}");
     let name = device.map_or_else(|| node.clone(), |device| format!("{node}/{device}"));
-    check_name("device", &name, || Place::Topic)?;
+    check_name("device", &name, || PublishPlace::Topic)?;
 
     let steers = Found { steers: true, ..Found::default() };
     if kind == Kind::Death {
@@ -118,9 +119,9 @@ fn is_unknown(why: SkipReason) -> bool {
 fn read(bytes: &[u8]) -> Result<Payload, Box<DecodeError>> {
     let read = |bytes: &[u8]| {
         Payload::read(bytes, MAX_READINGS_PER_PAYLOAD).map_err(|e| match e {
-            SparkplugError::Malformed => DecodeError::new(Place::Payload, e.to_string(), RIGHT),
+            SparkplugError::Malformed => DecodeError::new(PublishPlace::Payload, e.to_string(), RIGHT),
             SparkplugError::TooMany { .. } => {
-                DecodeError::new(Place::Payload, e.to_string(), RIGHT_SMALLER).too_large()
+                DecodeError::new(PublishPlace::Payload, e.to_string(), RIGHT_SMALLER).too_large()
             }
         })
     };
@@ -129,15 +130,15 @@ fn read(bytes: &[u8]) -> Result<Payload, Box<DecodeError>> {
         return Ok(payload);
     }
     let inflated = inflate(&payload).map_err(|e| match e {
-        InflateError::Unreadable(what) => DecodeError::new(Place::Payload, what, RIGHT),
+        InflateError::Unreadable(what) => DecodeError::new(PublishPlace::Payload, what, RIGHT),
         InflateError::TooLarge => {
             let what = format!("it holds more than {MAX_INFLATED_BYTES} bytes once it is uncompressed");
-            DecodeError::new(Place::Payload, what, RIGHT_SMALLER).too_large()
+            DecodeError::new(PublishPlace::Payload, what, RIGHT_SMALLER).too_large()
         }
     })?;
     let payload = read(&inflated)?;
     if is_compressed(&payload) {
-        return Err(DecodeError::new(Place::Payload, "it is compressed twice", RIGHT));
+        return Err(DecodeError::new(PublishPlace::Payload, "it is compressed twice", RIGHT));
     }
     Ok(payload)
 }
@@ -149,7 +150,7 @@ fn readings<'a>(
 ) -> Result<Found<'a>, Box<DecodeError>> {
     let mut found = Found { list: SmallVec::with_capacity(payload.metrics.len()), ..Found::default() };
     for (n, metric) in payload.metrics.into_iter().enumerate() {
-        let wrong = |what: String, right: &str| Err(DecodeError::new(Place::Record(n), what, right));
+        let wrong = |what: String, right: &str| Err(DecodeError::new(PublishPlace::Record(n), what, right));
         let mut skip = |name: String, why| {
             let device = Cow::Owned(device.into());
             found.skipped.push(Skipped { device, name: Cow::Owned(name), why });
@@ -183,7 +184,7 @@ fn readings<'a>(
             Some(value) => number(value, datatype),
         };
         let value = match value {
-            Ok(value) if check_name("metric", &stream, || Place::Record(n)).is_ok() => value,
+            Ok(value) if check_name("metric", &stream, || PublishPlace::Record(n)).is_ok() => value,
             Ok(_) => {
                 skip(stream, SkipReason::BadName);
                 continue;

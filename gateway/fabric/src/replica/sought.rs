@@ -45,7 +45,7 @@ impl Replica {
     /// The content of a batch that is kept is not to be had here: a round of questions to the other replicas begins. `gone`: the
     /// store has lost it.
     pub(super) fn ask_peers(&mut self, now: Now, seq: u64, gone: bool) {
-        let others = self.core.group().config().members.iter().copied().filter(|m| *m != self.me);
+        let others = self.core.consensus().config().members.iter().copied().filter(|m| *m != self.me);
         let silent: BTreeSet<GatewayId> = others.collect();
         let gone_here = gone || self.sought.get(&seq).is_some_and(|sought| sought.gone_here);
         if self.sought.len() >= MAX_LOADING_ENTRIES {

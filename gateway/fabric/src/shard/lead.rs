@@ -2,7 +2,7 @@
 //! what gathered into proposals.
 
 use super::clock::ElapsedClock;
-use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, Shard};
+use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, ShardCore};
 use crate::machine::{Command, Origin, Proposal, Verdict};
 use crate::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_paxos::{Ballot, Event, ProposeError, Role, Slot};
@@ -199,7 +199,7 @@ impl Absent {
     }
 }
 
-impl Shard {
+impl ShardCore {
     /// When the next gateway that holds connections is to be given up, if this replica leads.
     pub(super) fn lost_due_ms(&mut self, now: Now) -> Option<u64> {
         let lead = self.lead.as_ref().filter(|lead| lead.opened)?;
@@ -252,12 +252,13 @@ impl Shard {
         let due = self.hand_back.due_ms.is_some_and(|due| due <= now.mono_ms);
         let Some(lead) = self.lead.as_ref().filter(|l| due && l.opened) else { return };
         let back = &mut self.hand_back;
-        let idle =
-            lead.asked.is_empty() && lead.pending.is_empty() && self.group.last_slot() == self.group.commit();
+        let idle = lead.asked.is_empty()
+            && lead.pending.is_empty()
+            && self.consensus.last_slot() == self.consensus.commit();
         if idle || (back.is_full() && back.to.is_some()) {
             back.wait_ms = (back.wait_ms * 2).min(MAX_HAND_BACK_MS);
             back.due_ms = Some(now.mono_ms + back.wait_ms);
-            self.group.step(now.mono_ms, Event::StepDown);
+            self.consensus.step(now.mono_ms, Event::StepDown);
         } else {
             back.due_ms = Some(now.mono_ms + 50); // busy: a little later
         }
@@ -277,13 +278,13 @@ impl Shard {
     }
 
     pub(super) fn leadership_changed(&mut self) {
-        let ballot = self.group.ballot();
-        let leads = self.group.role() == Role::Leader;
+        let ballot = self.consensus.ballot();
+        let leads = self.consensus.role() == Role::Leader;
         if leads && self.lead.as_ref().is_some_and(|l| l.ballot == ballot) {
             return;
         }
         if let Some(old) = self.lead.take() {
-            let leader = self.group.leader().map(|g| g.0);
+            let leader = self.consensus.leader().map(|g| g.0);
             for ((origin, n), to) in old.asked {
                 let answer = ForwardAnswer::NotLeader { leader };
                 self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
@@ -292,8 +293,8 @@ impl Shard {
         if leads {
             self.lead = Some(Lead {
                 ballot,
-                opening: self.group.last_slot(),
-                opened: self.machine.slot() >= self.group.last_slot(),
+                opening: self.consensus.last_slot(),
+                opened: self.machine.slot() >= self.consensus.last_slot(),
                 next: BTreeMap::new(),
                 asked: BTreeMap::new(),
                 pending: VecDeque::new(),
@@ -333,7 +334,7 @@ impl Shard {
             return Err(ForwardAnswer::Verdict { slot, verdict });
         }
         let Some(lead) = &mut self.lead else {
-            return Err(ForwardAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });
+            return Err(ForwardAnswer::NotLeader { leader: self.consensus.leader().map(|g| g.0) });
         };
         if !lead.opened {
             return Err(ForwardAnswer::Busy { why: BusyReason::Window });
@@ -415,7 +416,7 @@ impl Shard {
             }
             let ticks = commands.contains(&Command::Tick);
             let value = Proposal { elapsed, wall, sure, commands };
-            match self.group.propose(now.mono_ms, value.encode().into()) {
+            match self.consensus.propose(now.mono_ms, value.encode().into()) {
                 Ok((_, slot)) => {
                     let taken: usize = value.commands.iter().map(forwarded_bytes).sum();
                     lead.pending_bytes = lead.pending_bytes.saturating_sub(taken);

@@ -1,4 +1,5 @@
-//! One replica of one shard: joins a Paxos group with the machine that applies what the group chooses.
+//! The shard core: one replica of one shard, without its host. It joins a [`Consensus`] with the machine that applies what the group
+//! chooses.
 //!
 //! The protocol: batches that gateways forward gather while a turn lasts and become one proposal; what is
 //! chosen is applied in slot order; each batch's verdict goes back to the gateway that took it in, from
@@ -36,7 +37,7 @@ use crate::record::LogRecord;
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
 use reads::Reads;
-use selvedge_paxos::{Group, Role, Slot};
+use selvedge_paxos::{Consensus, Role, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};
@@ -103,7 +104,7 @@ pub enum Event {
         /// What.
         message: TransferMessage,
     },
-    /// What there is on disk here for a replica that is behind: the answer to [`Effects::transfers`].
+    /// What there is on disk here for a replica that is behind: the answer to [`ShardEffects::transfers`].
     TransferAnswered {
         /// Who is behind.
         to: GatewayId,
@@ -185,7 +186,7 @@ pub enum Event {
 /// `send_after` leaves when all records up to `token` are on disk. Messages to this gateway itself are for
 /// its own forwarder and queries.
 #[derive(Debug, Default)]
-pub struct Effects {
+pub struct ShardEffects {
     /// May leave at once.
     pub send: Vec<(GatewayId, PeerMessage)>,
     /// To be written.
@@ -287,7 +288,7 @@ pub struct Status {
 
 /// How a replica is set up.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ShardSettings {
     /// The group.
     pub group: selvedge_paxos::GroupConfig,
     /// The site's rules for its machines.
@@ -298,15 +299,15 @@ pub struct Settings {
     pub incarnation: u128,
 }
 
-/// One replica of one shard.
+/// One replica of one shard, but for what its host keeps for it.
 #[derive(Debug)]
-pub struct Shard {
+pub struct ShardCore {
     id: ShardId,
     me: GatewayId,
     rules: Arc<Rules>,
     outbox_budget_bytes: u64,
     incarnation: u128,
-    group: Group,
+    consensus: Consensus,
     /// Lent while a snapshot of it is encoded elsewhere: read as ever, and nothing is applied.
     machine: Arc<Machine>,
     room: bool,
@@ -328,22 +329,22 @@ pub struct Shard {
     uplink: UplinkView,
     hand_back: HandBack,
     absent: Absent,
-    out: Effects,
+    out: ShardEffects,
 }
 
-impl Shard {
+impl ShardCore {
     /// A replica as its disk has it; [`Shard::take`] right afterwards gives what re-applying brought.
     ///
     /// # Errors
     /// Says why the replica can't run.
     pub fn recover(
-        settings: Settings,
+        settings: ShardSettings,
         machine: Machine,
         found: selvedge_paxos::Recovered,
     ) -> Result<Self, selvedge_paxos::ConfigError> {
         let (id, me) = (settings.group.group, settings.group.me);
         let hand_back = HandBack::new(me, settings.group.members.clone());
-        let mut out = Effects::default();
+        let mut out = ShardEffects::default();
         if found.damaged.is_some() {
             out.records.push(recover::begun_anew(id, found.snapshot_slot));
         }
@@ -355,7 +356,7 @@ impl Shard {
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
             incarnation: settings.incarnation,
-            group: Group::recover(settings.group, found)?,
+            consensus: Consensus::recover(settings.group, found)?,
             machine: Arc::new(machine),
             room: true,
             lead: None,
@@ -379,7 +380,7 @@ impl Shard {
     pub fn step(&mut self, now: Now, event: Event) {
         match event {
             Event::Paxos { from, message } => {
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Message { from, message })
+                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Message { from, message })
             }
             Event::Forward { from, origin, n, submission } => {
                 // The link knows who is at its other end. What claims to be of another gateway would use up that one's numbers, and
@@ -394,18 +395,20 @@ impl Shard {
                 self.hand_back.peers(now, &up, &restarted);
                 self.absent.peers(now, &up);
                 self.reads.peers(self.me, &up);
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Peers { up, restarted });
+                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Peers { up, restarted });
             }
             Event::Clocks { outside } => {
                 self.hand_back.clocks(now, &outside);
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
+                self.consensus
+                    .step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
             Event::Full { who } => {
                 self.hand_back.full(now, &who);
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
+                self.consensus
+                    .step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
             Event::Persisted { token } => {
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Persisted { token });
+                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Persisted { token });
                 self.learned_is_saved(now, token);
             }
             Event::MachineReturned => {} // the turn applies what has gathered
@@ -428,11 +431,11 @@ impl Shard {
             Event::AskTable { from, id, question } => self.on_table(from, id, question),
             Event::Room(room) => {
                 self.room = room;
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Room(room));
+                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Room(room));
             }
             Event::Timer => {
                 self.hand_back_if_due(now);
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Timer);
+                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Timer);
                 self.pull(now);
             }
         }
@@ -443,10 +446,10 @@ impl Shard {
     ///
     /// # Errors
     /// The replica can't go on without drifting from the others: the process must end.
-    pub fn take(&mut self, now: Now) -> Result<Effects, Halt> {
+    pub fn take(&mut self, now: Now) -> Result<ShardEffects, Halt> {
         loop {
             self.propose(now);
-            let effects = self.group.take();
+            let effects = self.consensus.take();
             let quiet = effects.is_empty();
             self.absorb(effects);
             self.apply()?;
@@ -473,7 +476,7 @@ impl Shard {
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
         let lost = self.lost_due_ms(now);
         let reads = (!self.reads.is_empty()).then_some(now.mono_ms);
-        [self.group.deadline(), tick, pull, hand_back, lost, reads].into_iter().flatten().min()
+        [self.consensus.deadline(), tick, pull, hand_back, lost, reads].into_iter().flatten().min()
     }
 
     /// For operators.
@@ -483,15 +486,15 @@ impl Shard {
         let elapsed = clock.map_or(self.machine.elapsed(), |clock| clock.now(now.mono_ms));
         Status {
             shard: self.id.0,
-            leader: self.group.leader().map(|g| g.0),
-            role: match self.group.role() {
+            leader: self.consensus.leader().map(|g| g.0),
+            role: match self.consensus.role() {
                 Role::Leader => "leader",
                 Role::Candidate => "candidate",
                 Role::Follower => "follower",
                 Role::Damaged => "damaged",
             },
-            ballot: self.group.ballot().to_string(),
-            commit: self.group.commit(),
+            ballot: self.consensus.ballot().to_string(),
+            commit: self.consensus.commit(),
             applied: self.machine.slot(),
             outbox_batches: outbox.batches,
             outbox_bytes: outbox.bytes,
@@ -507,9 +510,9 @@ impl Shard {
         &self.machine
     }
 
-    /// The group, to look at.
-    pub fn group(&self) -> &Group {
-        &self.group
+    /// Its consensus, to look at.
+    pub fn consensus(&self) -> &Consensus {
+        &self.consensus
     }
 
     /// Whether this replica leads and serves.
@@ -517,7 +520,7 @@ impl Shard {
         self.lead.as_ref().is_some_and(|l| l.opened)
     }
 
-    fn absorb(&mut self, effects: selvedge_paxos::Effects) {
+    fn absorb(&mut self, effects: selvedge_paxos::PaxosEffects) {
         let (group, configuration) = (self.id, CONFIGURATION);
         let wrap = |(to, message)| (to, PeerMessage::Paxos { group, configuration, message });
         self.out.send.extend(effects.send.into_iter().map(wrap));
@@ -526,7 +529,7 @@ impl Shard {
         self.out.send_after.extend(effects.send_after.into_iter().map(wrap));
         if effects.healed {
             self.out.healed = true;
-            self.out.records.push(recover::healed(group, self.group.commit()));
+            self.out.records.push(recover::healed(group, self.consensus.commit()));
         }
         if effects.leadership_changed {
             self.leadership_changed();
@@ -536,7 +539,7 @@ impl Shard {
         }
         for id in effects.reads_failed {
             if let Some((to, id, _)) = self.asked.remove(&id) {
-                self.answer(to, id, QueryAnswer::NotLeader { leader: self.group.leader().map(|g| g.0) });
+                self.answer(to, id, QueryAnswer::NotLeader { leader: self.consensus.leader().map(|g| g.0) });
             }
         }
         for to in effects.behind {
@@ -545,10 +548,10 @@ impl Shard {
     }
 
     fn apply(&mut self) -> Result<(), Halt> {
-        while self.machine.slot() < self.group.commit() && Arc::get_mut(&mut self.machine).is_some() {
+        while self.machine.slot() < self.consensus.commit() && Arc::get_mut(&mut self.machine).is_some() {
             let from = self.machine.slot() + 1;
             let chunk: Vec<_> = self
-                .group
+                .consensus
                 .committed_entries(from, APPLY_CHUNK_BYTES)
                 .map(|e| (e.slot, e.value.clone()))
                 .collect();
@@ -617,7 +620,7 @@ impl Shard {
             (self.tail_bytes, through) = (self.tail_bytes - bytes, slot);
         }
         if through > 0 {
-            self.group.step(0, selvedge_paxos::Event::TrimMemory { through });
+            self.consensus.step(0, selvedge_paxos::Event::TrimMemory { through });
         }
         Ok(())
     }
@@ -637,7 +640,7 @@ impl Shard {
         }
         self.last_read += 1;
         self.asked.insert(self.last_read, (from, id, query));
-        self.group.step(now.mono_ms, selvedge_paxos::Event::Read { id: self.last_read });
+        self.consensus.step(now.mono_ms, selvedge_paxos::Event::Read { id: self.last_read });
     }
 
     fn serve_reads(&mut self, now: Now) {

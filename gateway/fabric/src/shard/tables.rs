@@ -1,6 +1,6 @@
 //! Questions about tables: answered by the leader as it has applied them; others leave it to the leader.
 
-use super::Shard;
+use super::ShardCore;
 use crate::machine::QuarantineEntry;
 use crate::peer::{
     DEVICES_PAGE_ENTRIES, EXCERPT_BYTES, Listed, PeerMessage, QUARANTINE_PAGE_BYTES, TableAnswer,
@@ -8,7 +8,7 @@ use crate::peer::{
 };
 use selvedge_types::ids::GatewayId;
 
-impl Shard {
+impl ShardCore {
     pub(super) fn on_table(&mut self, from: GatewayId, id: u64, question: TableQuestion) {
         if !self.serves() {
             return;

@@ -18,12 +18,12 @@
 //! Every message may be lost: the receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a row; the leader
 //! says again that it is behind as long as it is. Any replica that is not damaged can be asked, not only the leader: what it gives is chosen.
 //!
-//! Invariant: nothing is given as chosen at or below [`Group::logged_after`](selvedge_paxos::Group::logged_after), where the log need not tell.
+//! Invariant: nothing is given as chosen at or below [`Consensus::logged_after`](selvedge_paxos::Consensus::logged_after), where the log need not tell.
 //! Invariant: a snapshot that is being pulled is replaced by no other one.
 //! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine; a snapshot is at most
 //! [`MAX_SNAPSHOT_BYTES`].
 
-use super::{CONFIGURATION, Now, Shard, SnapshotState};
+use super::{CONFIGURATION, Now, ShardCore, SnapshotState};
 use crate::machine::{CutBatch, Machine};
 use crate::peer::{BatchAnswer, PeerMessage, TransferMessage};
 use selvedge_paxos::{Role, Slot, Value};
@@ -208,9 +208,9 @@ impl Receiving {
 }
 
 /// Being brought up to date.
-impl Shard {
+impl ShardCore {
     pub(super) fn on_transfer(&mut self, now: Now, from: GatewayId, message: TransferMessage) {
-        if !self.group.config().members.contains(&from) {
+        if !self.consensus.config().members.contains(&from) {
             return;
         }
         match message {
@@ -229,9 +229,9 @@ impl Shard {
                     self.receiving = None;
                     return;
                 }
-                let before = self.group.commit();
-                self.group.step(now.mono_ms, selvedge_paxos::Event::Learned { from: slot, values });
-                if self.group.commit() > before {
+                let before = self.consensus.commit();
+                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Learned { from: slot, values });
+                if self.consensus.commit() > before {
                     (r.pulls, r.stage) = (0, Stage::Log(Learning::Learned));
                 }
             }
@@ -275,7 +275,7 @@ impl Shard {
     fn on_offer(&mut self, now: Now, from: GatewayId, (slot, bytes, crc): (Slot, u64, u32)) {
         // Beyond the last slot that a group believes in, the machine would jump and its group would not.
         let sound = slot <= selvedge_paxos::MAX_COUNT && bytes <= MAX_SNAPSHOT_BYTES;
-        let wanted = sound && slot > self.group.commit();
+        let wanted = sound && slot > self.consensus.commit();
         let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && wanted) else { return };
         let replaced = canary::makes(Canary::TransferReplaced)
             && r.fetched().is_some_and(|fetched| fetched.slot < slot && !fetched.installing);
@@ -346,7 +346,7 @@ impl Shard {
     /// Asks for what is next, if it is time to.
     pub(super) fn pull(&mut self, now: Now) {
         self.install();
-        let (commit, leads) = (self.group.commit(), self.group.role() == Role::Leader);
+        let (commit, leads) = (self.consensus.commit(), self.consensus.role() == Role::Leader);
         let Some(r) = &mut self.receiving else { return };
         if r.fetched().is_some_and(|fetched| fetched.slot <= commit && !fetched.installing) {
             r.begin_log(now); // the log got there first
@@ -430,7 +430,7 @@ impl Shard {
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.applied_since_snapshot_bytes = 0;
-                self.group.step(now.mono_ms, selvedge_paxos::Event::SnapshotInstalled { slot });
+                self.consensus.step(now.mono_ms, selvedge_paxos::Event::SnapshotInstalled { slot });
             }
             // Tried again when the log asks, which it does as long as there is no room, or after further work.
             _ if !saved => self.applied_since_snapshot_bytes = self.applied_since_snapshot_bytes.max(1),
@@ -445,22 +445,22 @@ impl Shard {
 }
 
 /// Bringing others up to date.
-impl Shard {
+impl ShardCore {
     /// Tells a follower that it needs more than the log in memory holds.
     pub(super) fn invite(&mut self, to: GatewayId) {
         if canary::makes(Canary::TransferReplaced) {
-            self.want(to, TransferRequest::Snapshot { least: self.group.first_slot() - 1 });
+            self.want(to, TransferRequest::Snapshot { least: self.consensus.first_slot() - 1 });
         }
         self.say(to, TransferMessage::Behind);
     }
 
     fn give_log(&mut self, to: GatewayId, from: Slot) {
         let from = from.max(1);
-        if from >= self.group.first_slot() || from > self.group.commit() {
+        if from >= self.consensus.first_slot() || from > self.consensus.commit() {
             self.say(to, TransferMessage::Log { from, values: Vec::new() });
             return self.want(to, TransferRequest::Nothing);
         }
-        match self.group.logged_after() {
+        match self.consensus.logged_after() {
             None => {}
             Some(after) if from > after => self.want(to, TransferRequest::Log { from }),
             Some(after) => self.want(to, TransferRequest::Snapshot { least: after.max(from) }),

@@ -5,7 +5,7 @@
 //! appended, a record of the commit index follows that reaches the slot.
 //!
 //! Why that is right. Let the index c be recorded by the process that runs, and let it lie above what that process began with (what it had found as
-//! committed when it started, was repaired or installed a snapshot, whichever is highest; below that nothing is given: [`selvedge_paxos::Group::logged_after`]).
+//! committed when it started, was repaired or installed a snapshot, whichever is highest; below that nothing is given: [`selvedge_paxos::Consensus::logged_after`]).
 //! When it was recorded, the replica held an entry for each slot up to c that was not applied from a snapshot, and that entry was the chosen value; each
 //! was recorded when it was put there, before c was, or was recorded before the process started and found by it. A slot at or below the commit index is never written
 //! again. So of a slot's records, the last one in front of that of c is the chosen one. A slot that was jumped over with a snapshot may have
@@ -159,7 +159,7 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Log, MemoryDisk, Settings};
+    use crate::{Log, LogSettings, MemoryDisk};
     use std::sync::Arc;
 
     const IDENTITY: [u8; 16] = [3; 16];
@@ -173,7 +173,7 @@ mod tests {
     impl Written {
         fn new() -> Self {
             let disk = MemoryDisk::new(64 << 20);
-            let mut settings = Settings::new(IDENTITY);
+            let mut settings = LogSettings::new(IDENTITY);
             (settings.segment_bytes, settings.keep_free_bytes, settings.unit_bytes) =
                 (256 << 10, 0, 32 << 10);
             let log = Log::open(Arc::new(disk.clone()), settings, &mut |_| {}).unwrap().0;

@@ -2,7 +2,7 @@
 
 use super::keeper::{Done, LogWork};
 use super::transfers::{Served, Transfers};
-use selvedge_fabric::commit::{GroupCommit, Submission};
+use selvedge_fabric::commit::{CommitRequest, GroupCommit};
 use selvedge_fabric::replica::{Encoding, Said, StoreWork};
 use selvedge_fabric::shard::{TransferAnswer, TransferRequest};
 use selvedge_types::canary::{self, Canary};
@@ -34,14 +34,14 @@ pub struct LogFigures {
 
 /// The core of the log's actor.
 #[derive(Debug)]
-pub struct Desk {
+pub struct StorageDesk {
     commit: GroupCommit,
     transfers: Transfers,
     max_segments: u64,
     figures: LogFigures,
 }
 
-impl Desk {
+impl StorageDesk {
     /// When the log has more than `max_segments`, shards that hold the oldest one are asked for a snapshot. `room`: whether
     /// the disk has room at the start, as the shards know it. `delay_ms`: how long what is to be written may gather.
     pub fn new(max_segments: u64, room: bool, delay_ms: u64) -> Self {
@@ -56,8 +56,8 @@ impl Desk {
     }
 
     /// A shard wants records on disk.
-    pub fn persist(&mut self, now_ms: u64, submission: Submission) -> Option<Errand> {
-        self.commit.submit(now_ms, submission);
+    pub fn persist(&mut self, now_ms: u64, request: CommitRequest) -> Option<Errand> {
+        self.commit.submit(now_ms, request);
         self.timer(now_ms)
     }
 
@@ -132,7 +132,7 @@ impl Desk {
         errands
     }
 
-    /// When [`Desk::timer`] has something to do, if ever.
+    /// When [`StorageDesk::timer`] has something to do, if ever.
     pub fn due_ms(&self) -> Option<u64> {
         self.commit.due_ms()
     }

@@ -1,7 +1,7 @@
 //! What a gateway keeps on disk, as one: the log, the snapshots and the contents of uplink batches, around the files of
 //! this crate. No threads and no actors: the log's actor runs it, and so do the tests that simulate whole sites.
 //!
-//! The protocol: [`read`] reads the log and changes nothing, and [`Found::open`] makes replicas of what was found. Then [`Desk`] carries
+//! The protocol: [`read`] reads the log and changes nothing, and [`Found::open`] makes replicas of what was found. Then [`StorageDesk`] carries
 //! between the shards, the log and the store: it gathers what shards want written ([`selvedge_fabric::commit`]), and says what the log
 //! ([`LogKeeper`]) and the store ([`Stores`]) are to do next. Both do one piece of work at a time, in the order in which it was
 //! given, on threads of their own, so that a snapshot does not hold up a commit. States are encoded as snapshots on a third one
@@ -23,7 +23,7 @@ mod keeper;
 mod open;
 mod transfers;
 
-pub use desk::{Desk, Errand, LogFigures};
+pub use desk::{Errand, LogFigures, StorageDesk};
 pub use keeper::{Done, Kept, LogKeeper, LogWork, Stores};
 pub use open::{Folders, Found, OpenError, Opened, ReplicaSettings, read};
 pub use transfers::{MAX_TRANSFERS_ENTRIES, STALLED_MS, TRANSFER_MS};

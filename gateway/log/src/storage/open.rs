@@ -5,14 +5,13 @@
 
 use super::keeper::Stores;
 use crate::{
-    BatchStore, Disk, Floor, Log, LogError, LogReader, ReadLog, Recovery, Room, Settings as LogSettings,
-    SnapshotStore,
+    BatchStore, Disk, Floor, Log, LogError, LogReader, LogSettings, ReadLog, Recovery, Room, SnapshotStore,
 };
 use selvedge_fabric::machine::{Machine, RestoreError, Rules};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::Replica;
 use selvedge_fabric::ring::Ring;
-use selvedge_fabric::shard::{MAX_SNAPSHOT_BYTES, Replay, Settings as ShardSettings, Shard};
+use selvedge_fabric::shard::{MAX_SNAPSHOT_BYTES, Replay, ShardCore, ShardSettings};
 use selvedge_paxos::GroupConfig;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -164,7 +163,7 @@ impl Found {
                 incarnation: settings.incarnation,
             };
             let has_stored = stores.batches.has_any(id.0);
-            let shard = Shard::recover(shard_settings, machine, found)?;
+            let shard = ShardCore::recover(shard_settings, machine, found)?;
             let mut replica = Replica::new(id, shard, has_stored, settings.shelf_bytes);
             replica.starts_with(log.room() == Room::Plenty);
             replicas.insert(id, replica);

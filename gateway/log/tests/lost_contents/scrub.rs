@@ -4,7 +4,7 @@ use super::site::{Gateway, SHARD, Site, now};
 use selvedge_fabric::replica::Said;
 use selvedge_fabric::uplink::UplinkContent;
 use selvedge_log::storage::Kept;
-use selvedge_log::{Disk, Log, Settings};
+use selvedge_log::{Disk, Log, LogSettings};
 use selvedge_types::ids::GatewayId;
 
 /// The gateways that do not lead.
@@ -106,7 +106,7 @@ fn a_rotten_segment_of_the_log_is_trimmed_behind_snapshots_and_no_start_finds_da
     let at = followers(&site)[0];
     let name = "log/wal-0000000000000001.log";
     let damaged = |gateway: &Gateway| {
-        let settings = Settings { keep_free_bytes: 0, ..Settings::new([at.0 as u8; 16]) };
+        let settings = LogSettings { keep_free_bytes: 0, ..LogSettings::new([at.0 as u8; 16]) };
         let folder = gateway.disk.image().folder("log").unwrap();
         let (_, recovery) = Log::open(folder, settings, &mut |_| {}).unwrap();
         recovery.damaged_places > 0

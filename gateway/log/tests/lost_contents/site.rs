@@ -8,9 +8,9 @@ use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{CONFIGURATION, Event, Now};
 use selvedge_fabric::uplink::UplinkContent;
 use selvedge_log::storage::{
-    self, Desk, Done, Errand, Folders, Kept, LogKeeper, LogWork, ReplicaSettings, Stores,
+    self, Done, Errand, Folders, Kept, LogKeeper, LogWork, ReplicaSettings, StorageDesk, Stores,
 };
-use selvedge_log::{Disk, Floor, MemoryDisk, Scrubber, Settings};
+use selvedge_log::{Disk, Floor, LogSettings, MemoryDisk, Scrubber};
 use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
@@ -34,7 +34,7 @@ pub struct Gateway {
     /// The slots of snapshots that were saved.
     pub saved: Vec<u64>,
     id: u16,
-    desk: Desk,
+    desk: StorageDesk,
     /// How much scrubs have found, and what came of it.
     pub rotten: usize,
     pub mended: Vec<Kept>,
@@ -210,7 +210,7 @@ impl Gateway {
         let folder = |name| disk.folder(name).unwrap();
         let (floor, log) = (Arc::new(disk.clone()), folder("log"));
         let folders = Folders { floor, log, snapshots: folder("snapshots"), batches: folder("batches") };
-        let mut log = Settings::new([id as u8; 16]);
+        let mut log = LogSettings::new([id as u8; 16]);
         (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (256 * 1024, 0, 16 * 1024);
         let found = storage::read(folders, log).unwrap();
         let nonce = u64::from(id) + now.mono_ms;
@@ -220,7 +220,7 @@ impl Gateway {
         replica.step(now, Event::Peers { up, restarted: vec![] });
         let log = LogKeeper::new(opened.log, [SHARD]);
         let (mute, fetches, loaded, saved) = (false, 0, vec![], vec![]);
-        let (stores, desk, rotten, mended) = (opened.stores, Desk::new(1_000, true, 0), 0, vec![]);
+        let (stores, desk, rotten, mended) = (opened.stores, StorageDesk::new(1_000, true, 0), 0, vec![]);
         Self { disk, replica, log, stores, mute, fetches, loaded, saved, id, desk, rotten, mended }
     }
 

@@ -1,7 +1,8 @@
 //! The world of the model: three replicas, their disks and hosts, and the network between them.
 
 use selvedge_paxos::{
-    Ballot, Effects, Entry, Event, Group, GroupConfig, Limits, Message, Record, Recovered, Role, Slot, Value,
+    Ballot, Consensus, Entry, Event, GroupConfig, Limits, Message, PaxosEffects, Record, Recovered, Role,
+    Slot, Value,
 };
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeSet;
@@ -78,7 +79,7 @@ struct Write {
 /// A replica with its host.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    pub group: Group,
+    pub group: Consensus,
     now: u64,
     /// The last token that is on disk; each of `writing` has the next.
     persisted: u64,
@@ -279,7 +280,7 @@ impl Replica {
 }
 
 /// A process starts on what the disk holds.
-fn start(setup: &Setup, me: u16, disk: &mut Disk, life: u8) -> Option<Group> {
+fn start(setup: &Setup, me: u16, disk: &mut Disk, life: u8) -> Option<Consensus> {
     let members: Vec<_> = (1..=REPLICAS as u16).map(GatewayId).collect();
     let config = GroupConfig { group: ShardId(1), me: GatewayId(me), members, limits: limits(setup) };
     let found = Recovered {
@@ -289,7 +290,7 @@ fn start(setup: &Setup, me: u16, disk: &mut Disk, life: u8) -> Option<Group> {
         entries: disk.entries.clone(),
         damaged: disk.damaged.then_some(u64::from(life)),
     };
-    let mut group = Group::recover(config, found).ok()?;
+    let mut group = Consensus::recover(config, found).ok()?;
     group.step(0, Event::Peers { up: others(me), restarted: Vec::new() });
     Some(group)
 }
@@ -667,7 +668,7 @@ impl World {
         }
     }
 
-    fn perform(&mut self, setup: &Setup, i: usize, effects: Effects) {
+    fn perform(&mut self, setup: &Setup, i: usize, effects: PaxosEffects) {
         let me = id(i);
         let early = setup.mistake == Some(Mistake::SpeaksBeforeFsync);
         self.reign(i);
@@ -828,7 +829,7 @@ fn blink(replica: &mut Replica) {
 }
 
 /// The accepts of a reign that differ in what they do at this follower.
-fn accepts(reign: &Reign, follower: &Group, mut hear: impl FnMut(Message)) {
+fn accepts(reign: &Reign, follower: &Consensus, mut hear: impl FnMut(Message)) {
     let ballot = reign.ballot;
     let mut accept = |prev, upto, commit| {
         hear(Message::Accept { ballot, prev, values: reign.run(prev, upto), commit });

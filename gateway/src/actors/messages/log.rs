@@ -1,7 +1,7 @@
 //! Messages to the log.
 
 use actix::Message;
-use selvedge_fabric::commit::Submission;
+use selvedge_fabric::commit::CommitRequest;
 use selvedge_fabric::replica::StoreWork;
 use selvedge_log::storage::LogFigures;
 use selvedge_types::ids::ShardId;
@@ -9,7 +9,7 @@ use selvedge_types::ids::ShardId;
 /// Records of one shard, to be made durable.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Persist(pub Submission);
+pub struct Persist(pub CommitRequest);
 
 /// Work for the store of snapshots and batches.
 #[derive(Debug, Message)]

@@ -3,7 +3,7 @@
 use actix::Message;
 use selvedge_fabric::detector::Change;
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
-use selvedge_fabric::site_questions::{Told, Wanted};
+use selvedge_fabric::site_questions::{SiteAnswer, SiteQuestion};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
@@ -33,9 +33,9 @@ pub struct ToPeers(pub Vec<(GatewayId, PeerMessage)>);
 #[rtype(result = "()")]
 pub struct Ask {
     /// The question; its deadline counts from the epoch that the switch was made with.
-    pub wanted: Wanted,
+    pub wanted: SiteQuestion,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Told>,
+    pub reply: oneshot::Sender<SiteAnswer>,
 }
 
 /// Asks gateways about a table; the first answer comes through `reply`, which closes if too much is asked.

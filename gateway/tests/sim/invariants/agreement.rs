@@ -1,6 +1,6 @@
 //! One value per slot: whatever any replica applies in a slot, every other replica applies there.
 
-use selvedge_fabric::shard::Shard;
+use selvedge_fabric::shard::ShardCore;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &Shard) {
-        let group = replica.group();
+    pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &ShardCore) {
+        let group = replica.consensus();
         let seen = self.looked_at.entry((at, start, shard)).or_default();
         for slot in *seen + 1..=group.commit() {
             let Some(entry) = group.entry(slot) else { continue };

@@ -1,6 +1,6 @@
 //! Ballots are never used again: each has one leader, and that one process start of it.
 
-use selvedge_fabric::shard::Shard;
+use selvedge_fabric::shard::ShardCore;
 use selvedge_paxos::{Ballot, Role};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 pub struct Ballots(BTreeMap<(ShardId, Ballot), (GatewayId, u64)>);
 
 impl Ballots {
-    pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &Shard) {
-        let group = replica.group();
+    pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &ShardCore) {
+        let group = replica.consensus();
         if group.role() != Role::Leader {
             return;
         }

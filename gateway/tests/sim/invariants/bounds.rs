@@ -16,7 +16,7 @@ pub fn check(live: &Live) {
         let outbox = core.machine().outbox_stats();
         let most = OUTBOX_BUDGET_BYTES + MAX_UPLINK_BATCH_BYTES as u64 + UNDER_WAY_BYTES;
         assert!(outbox.bytes <= most, "{shard} at {}: {} bytes in the outbox", live.me, outbox.bytes);
-        let slots = core.group().last_slot() + 1 - core.group().first_slot();
+        let slots = core.consensus().last_slot() + 1 - core.consensus().first_slot();
         assert!(slots <= MAX_MEMORY_SLOTS, "{shard} at {}: {slots} slots in memory", live.me);
     }
 }

@@ -34,7 +34,7 @@ impl CatchesUp {
         let mut furthest: BTreeMap<ShardId, u64> = BTreeMap::new();
         for (shard, replica) in places.values().filter_map(|p| p.live.as_ref()).flat_map(|l| &l.replicas) {
             let most = furthest.entry(*shard).or_default();
-            *most = replica.core().group().commit().max(*most);
+            *most = replica.core().consensus().commit().max(*most);
         }
         self.behind.retain(|(id, shard)| {
             let Some(live) = places.get(id).and_then(|place| place.live.as_ref()) else { return true };

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// A process started and its log reports this damage.
 pub fn started(at: GatewayId, damaged: &Groups, replicas: &BTreeMap<ShardId, Replica>) {
     for (shard, replica) in replicas {
-        let role = replica.core().group().role();
+        let role = replica.core().consensus().role();
         assert!(
             role == Role::Damaged || !damaged.contains(shard.0),
             "{shard} at {at} lost records and votes"
@@ -24,6 +24,6 @@ pub fn said(replicas: &BTreeMap<ShardId, Replica>, message: &PeerMessage) {
     let PeerMessage::Paxos { group, message, .. } = message else { return };
     let votes = matches!(message, Message::Promise { .. } | Message::Accept { .. } | Message::Prepare { .. })
         || matches!(message, Message::Accepted { vote: true, .. });
-    let damaged = replicas.get(group).is_some_and(|r| r.core().group().role() == Role::Damaged);
+    let damaged = replicas.get(group).is_some_and(|r| r.core().consensus().role() == Role::Damaged);
     assert!(!(votes && damaged), "{group}: a damaged replica says {message:?}");
 }

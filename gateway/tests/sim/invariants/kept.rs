@@ -2,7 +2,7 @@
 //! acknowledged so far was chosen in. (A leader of the past, that slept and does not know yet, begins nothing: it can neither
 //! acknowledge nor answer.)
 
-use selvedge_fabric::shard::Shard;
+use selvedge_fabric::shard::ShardCore;
 use selvedge_paxos::{Ballot, Role};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -22,11 +22,11 @@ impl Kept {
         *highest = slot.max(*highest);
     }
 
-    pub fn check(&mut self, at: GatewayId, shard: ShardId, replica: &Shard) {
-        if replica.group().role() != Role::Leader {
+    pub fn check(&mut self, at: GatewayId, shard: ShardId, replica: &ShardCore) {
+        if replica.consensus().role() != Role::Leader {
             return;
         }
-        let ballot = replica.group().ballot();
+        let ballot = replica.consensus().ballot();
         let led = self.led.entry(shard).or_default();
         *led = ballot.max(*led);
         if !replica.serves() || ballot < *led {

@@ -2,7 +2,7 @@
 //! nothing else is missing at the node is checked with all that is counted; that the uplink goes on, by the healing.)
 
 use crate::gateway::Place;
-use selvedge_fabric::shard::Shard;
+use selvedge_fabric::shard::ShardCore;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::{Batch, LostBatch};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ impl Lost {
         self.damaged.insert((at, shard, seq));
     }
 
-    pub fn check(&mut self, shard: ShardId, replica: &Shard, places: &BTreeMap<GatewayId, Place>) {
+    pub fn check(&mut self, shard: ShardId, replica: &ShardCore, places: &BTreeMap<GatewayId, Place>) {
         let lost = replica.machine().outbox_stats().lost;
         let known = self.given_up.entry(shard).or_default();
         if lost <= *known {
@@ -28,7 +28,7 @@ impl Lost {
         }
         *known = lost;
         for seq in replica.machine().lost_batches() {
-            for member in &replica.group().config().members {
+            for member in &replica.consensus().config().members {
                 let whole = places[member].disk.batch(shard, seq).is_some();
                 let had = whole && !self.damaged.contains(&(*member, shard, seq));
                 assert!(!had, "{shard}: batch {seq} is given up, and {member} has never lost it");

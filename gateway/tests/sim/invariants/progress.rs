@@ -1,7 +1,7 @@
 //! Commit and applied never go back while a process lives, applied never passes commit, and after a restart no
 //! less is applied than its durable snapshot said.
 
-use selvedge_fabric::shard::Shard;
+use selvedge_fabric::shard::ShardCore;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 pub struct Progress(BTreeMap<(GatewayId, u64, ShardId), (u64, u64)>);
 
 impl Progress {
-    pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &Shard) {
-        let (commit, applied) = (replica.group().commit(), replica.machine().slot());
+    pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &ShardCore) {
+        let (commit, applied) = (replica.consensus().commit(), replica.machine().slot());
         assert!(applied <= commit, "{shard} at {at}: applied {applied} of {commit}");
-        assert!(commit <= replica.group().last_slot(), "{shard} at {at}: {commit} is beyond the log");
+        assert!(commit <= replica.consensus().last_slot(), "{shard} at {at}: {commit} is beyond the log");
         let (old_commit, old_applied) =
             self.0.insert((at, start, shard), (commit, applied)).unwrap_or((0, 0));
         assert!(commit >= old_commit, "{shard} at {at}: commit went back from {old_commit} to {commit}");

@@ -3,12 +3,12 @@
 
 use crate::gateway::Place;
 use selvedge_fabric::agreement::{APART_MS, LOOK_MS, SAMPLE_KEPT_MS};
-use selvedge_fabric::shard::{Now, Shard};
+use selvedge_fabric::shard::{Now, ShardCore};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 /// Of a replica: `now` is how much time has passed since the run began.
-pub fn check_elapsed(at: GatewayId, shard: ShardId, replica: &Shard, now: u64) {
+pub fn check_elapsed(at: GatewayId, shard: ShardId, replica: &ShardCore, now: u64) {
     let elapsed = replica.machine().elapsed().0;
     assert!(elapsed <= now, "{shard} at {at}: {elapsed} ms have elapsed by its log, {now} ms have passed");
 }
