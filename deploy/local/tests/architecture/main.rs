@@ -1,13 +1,15 @@
 //! What holds of the workspace's structure, whatever the code does: crates build on each other downwards only, cores
-//! list nothing that does IO, and modules do not name each other in circles. Read from manifests and sources, so that it
-//! needs nothing else.
+//! list nothing that does IO, modules do not name each other in circles, and actors do not name each other at all. Read from
+//! manifests and sources, so that it needs nothing else.
 
+mod actors;
 mod manifests;
 mod modules;
 
+use actors::named_by_others;
 use manifests::{Rule, Table, breaches, members, parse};
 use modules::{Circle, Sources, circles, sources};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The crates, each after those that it builds on.
 const RULES: [Rule; 14] = [
@@ -155,6 +157,13 @@ fn modules_do_not_name_each_other_in_circles() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
+#[test]
+fn actors_of_the_gateway_are_named_by_what_starts_them_alone() {
+    let sources = sources(&top().join("gateway/src"));
+    let wrong = named_by_others(&sources, Path::new("actors"), Path::new("actors/wiring.rs"));
+    assert!(wrong.is_empty(), "give these recipients of messages:\n{}", wrong.join("\n"));
+}
+
 fn told(folder: &str, circle: &Circle) -> String {
     format!(
         "a circle of modules, {folder}/{{{}}}:\n  {}",
@@ -180,6 +189,22 @@ fn a_forbidden_dependency_is_seen_by_whatever_name_it_is_listed() {
     ] {
         assert_eq!(seen(forbidden), 1, "{forbidden}");
     }
+}
+
+#[test]
+fn an_actor_is_seen_where_another_names_it() {
+    let of = |files: &[(&str, &str)]| {
+        let sources: Sources = files.iter().map(|(file, text)| (file.into(), text.to_string())).collect();
+        named_by_others(&sources, Path::new("actors"), Path::new("actors/wiring.rs"))
+    };
+    let (a, b) = (("actors/a.rs", "impl Actor for A {}"), ("actors/part/b.rs", "impl Actor for B {}"));
+    let starts = [("actors/wiring.rs", "A::new(); B::new()"), ("actors/part/mod.rs", "B::new()")];
+    let sends = ("actors/c.rs", "/// To [`A`].\nstruct C { to: Recipient<Said> }");
+    assert_eq!(of(&[a, b, starts[0], starts[1], sends, ("front.rs", "A")]), [""; 0]);
+    for holds in ["struct C { to: Addr<A> }", "fn f() { todo!(Addr<A>) }", "use super::a::{A as Other};"] {
+        assert_eq!(of(&[a, ("actors/c.rs", holds)]), ["actors/c.rs names A, the actor of actors/a.rs"]);
+    }
+    assert_eq!(of(&[b, ("actors/mod.rs", "B")]), ["actors/mod.rs names B, the actor of actors/part/b.rs"]);
 }
 
 #[test]
