@@ -3,9 +3,9 @@
 
 use crate::source::Source;
 use selvedge_fabric::machine::{
-    Applied, Command, Connect, Disconnect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Outcome,
-    Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Rules, Scanned, Source as By, Submission,
-    Verdict, Will,
+    Applied, Command, Connect, CountingRules, Disconnect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker,
+    Origin, Outcome, Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Scanned, Source as By,
+    Submission, Verdict, Will,
 };
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -60,8 +60,8 @@ pub fn run(data: &[u8]) {
 }
 
 /// Bounds that little work reaches.
-fn small_rules() -> Rules {
-    Rules {
+fn small_rules() -> CountingRules {
+    CountingRules {
         windows_ms: vec![10_000, 60_000],
         max_streams: 6,
         max_streams_per_device: 4,
@@ -75,7 +75,7 @@ fn small_rules() -> Rules {
         max_open_parts: 20,
         max_outbox_batches: 8,
         recent_bytes: 3_000,
-        ..Rules::default()
+        ..CountingRules::default()
     }
 }
 
@@ -216,7 +216,7 @@ fn command(source: &mut Source, machine: &Machine) -> Command {
         3 if source.flag() => Command::LostBatch { seq: source.number(machine.outbox_stats().cursor) },
         3 => Command::Upgrade { level: source.number(1) as u32 },
         4 => {
-            let rules = Rules {
+            let rules = CountingRules {
                 windows_ms: vec![source.number(10_000) as u32, 60_000],
                 allowed_lateness_ms: source.number(0) as u32,
                 idle_close_ms: source.number(100) as u32,
@@ -359,7 +359,7 @@ fn reading(source: &mut Source) -> Reading {
 }
 
 /// A snapshot with changed bytes and the right checksum: refused, or a machine that goes on.
-fn restored(source: &mut Source, rules: Arc<Rules>) {
+fn restored(source: &mut Source, rules: Arc<CountingRules>) {
     let mut machine = Machine::new(SHARD, rules.clone());
     for slot in 1..=source.below(6) as u64 {
         let Some(proposal) = proposal(source, &machine) else { break };

@@ -4,7 +4,7 @@
 use crate::source::Source;
 use selvedge_fabric::link::PeerFrame;
 use selvedge_fabric::machine::{
-    Command, Halt, Item, Machine, Origin, Page, Proposal, Publish, Reading, Rules, Submission,
+    Command, CountingRules, Halt, Item, Machine, Origin, Page, Proposal, Publish, Reading, Submission,
 };
 use selvedge_fabric::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_fabric::record::LogRecord;
@@ -38,7 +38,7 @@ fn settings() -> ShardSettings {
     let limits =
         Limits { memory_bytes: 1 << 20, window_bytes: 256 << 10, value_bytes: 64 << 10, ..Limits::default() };
     let group = GroupConfig { group: SHARD, me: ME, members, limits };
-    let rules = Rules { recent_bytes: 2_000, ..Rules::default() };
+    let rules = CountingRules { recent_bytes: 2_000, ..CountingRules::default() };
     ShardSettings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20, incarnation: 1 }
 }
 
@@ -345,7 +345,10 @@ fn command(source: &mut Source) -> Command {
         0 => Command::Tick,
         1 => Command::Confirmed { ledger: LedgerId(1), cursor: source.number(1) },
         2 => Command::Upgrade { level: source.number(1) as u32 },
-        3 => Command::Rules(Box::new(Rules { idle_close_ms: source.number(100) as u32, ..Rules::default() })),
+        3 => Command::Rules(Box::new(CountingRules {
+            idle_close_ms: source.number(100) as u32,
+            ..CountingRules::default()
+        })),
         _ => {
             let origin = Origin { gateway: GatewayId(source.below(3) as u16), start: source.number(1) };
             Command::Forwarded { origin, n: source.number(1), submission: submission(source) }

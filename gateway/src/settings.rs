@@ -2,7 +2,7 @@
 
 use selvedge_config::ConfigError;
 use selvedge_fabric::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
-use selvedge_fabric::machine::{BadRule, Rules};
+use selvedge_fabric::machine::{BadRule, CountingRules};
 use selvedge_fabric::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
 use selvedge_guard::access::{Access, Door, Scope, TokenSettings, WrongDoor};
 use selvedge_guard::private::read_secret;
@@ -34,7 +34,7 @@ pub struct Settings {
     /// Where results go.
     pub uplink: UplinkTo,
     /// How readings are counted. May be changed: the site's leaders make a changed form known.
-    pub rules: Rules,
+    pub rules: CountingRules,
     /// Which topics carry which streams; searched before the default ones.
     pub topics: Vec<TopicRule>,
     /// The default topics count too, behind `topics`.
@@ -178,7 +178,7 @@ impl Default for Settings {
             http: Http { bind: local(8081), open: false, tokens: Vec::new(), hosts: Vec::new() },
             peer: Bind { bind: local(7081) },
             uplink: UplinkTo::default(),
-            rules: Rules::default(),
+            rules: CountingRules::default(),
             topics: Vec::new(),
             default_topics: true,
             log: LogSettings::default(),

@@ -2,7 +2,7 @@
 
 use super::load::{BATCH, Load, MIXES, Mix};
 use super::{Measure, Step};
-use selvedge_fabric::machine::{Applied, Command, Machine, Proposal, Rules};
+use selvedge_fabric::machine::{Applied, Command, CountingRules, Machine, Proposal};
 use selvedge_types::ids::ShardId;
 use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ struct Apply {
 
 impl Apply {
     fn new(mix: Mix) -> Self {
-        let machine = Machine::new(ShardId(0), Arc::new(Rules::default()));
+        let machine = Machine::new(ShardId(0), Arc::new(CountingRules::default()));
         let mut apply = Self { machine, load: Load::new(mix) };
         for _ in 0..WARM_UP {
             let proposal = apply.prepare();

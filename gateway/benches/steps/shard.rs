@@ -4,7 +4,7 @@
 
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
-use selvedge_fabric::machine::{Command, Machine, Rules};
+use selvedge_fabric::machine::{Command, CountingRules, Machine};
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage};
 use selvedge_fabric::shard::{Event, Now, ShardCore, ShardEffects, ShardSettings};
 use selvedge_paxos::{GroupConfig, Limits, Recovered};
@@ -29,7 +29,7 @@ struct Site {
 
 impl Site {
     fn new(mix: Mix) -> Self {
-        let rules = Arc::new(Rules::default());
+        let rules = Arc::new(CountingRules::default());
         let members: Vec<_> = (1..=3).map(GatewayId).collect();
         let shard = |&me: &GatewayId| {
             let members = members.clone();

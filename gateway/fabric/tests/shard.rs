@@ -3,8 +3,8 @@
 #![allow(clippy::disallowed_methods)] // A turn is measured.
 
 use selvedge_fabric::machine::{
-    Connect, Disconnect, Item, Judged, Machine, Origin, Outcome, Page, Publish, Query, Reading, Rules, Scan,
-    Submission, Verdict,
+    Connect, CountingRules, Disconnect, Item, Judged, Machine, Origin, Outcome, Page, Publish, Query,
+    Reading, Scan, Submission, Verdict,
 };
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_fabric::shard::{
@@ -33,7 +33,7 @@ struct Host {
 }
 
 impl Host {
-    fn new(rules: Rules) -> Self {
+    fn new(rules: CountingRules) -> Self {
         let rules = Arc::new(rules);
         let group = GroupConfig { group: ShardId(0), me: ME, members: vec![ME], limits: Limits::default() };
         let settings =
@@ -110,7 +110,7 @@ fn readings(streams: &[&str]) -> Vec<u8> {
 
 #[test]
 fn a_batch_whose_answer_was_lost_is_told_the_same_again_if_it_said_more_than_done() {
-    let mut host = Host::new(Rules { max_streams: 1, ..Rules::default() });
+    let mut host = Host::new(CountingRules { max_streams: 1, ..CountingRules::default() });
     let first = host.forward(1, readings(&["a", "b"]));
     let [(1, ForwardAnswer::Verdict { verdict: Verdict::Applied(outcomes), .. })] = &first[..] else {
         panic!("{first:?}")
@@ -128,7 +128,7 @@ fn a_batch_whose_answer_was_lost_is_told_the_same_again_if_it_said_more_than_don
 
 #[test]
 fn nobody_uses_up_the_numbers_or_the_starts_of_another_gateway() {
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(CountingRules::default());
     let submission: Arc<[u8]> = readings(&["a"]).into();
     for (from, start) in [(GatewayId(2), ORIGIN.start), (GatewayId(2), ORIGIN.start + 1), (ME, u64::MAX)] {
         let origin = Origin { gateway: ME, start };
@@ -142,7 +142,7 @@ fn nobody_uses_up_the_numbers_or_the_starts_of_another_gateway() {
 
 #[test]
 fn a_submission_too_large_to_propose_is_refused_and_those_behind_it_go_on() {
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(CountingRules::default());
     let answers = host.forward(1, vec![1; MAX_SUBMISSION_BYTES + 1]);
     assert!(matches!(answers[..], [(1, ForwardAnswer::Verdict { verdict: Verdict::Malformed, .. })]));
     let answers = host.forward(2, readings(&["a"]));
@@ -152,7 +152,7 @@ fn a_submission_too_large_to_propose_is_refused_and_those_behind_it_go_on() {
 #[test]
 fn elapsed_time_is_counted_on_the_monotonic_clock_and_a_wall_time_that_is_not_sure_goes_on_by_it() {
     const YEARS: i64 = 20 * 31_557_600_000;
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(CountingRules::default());
     host.forward(1, readings(&["a"]));
     let clocks = |host: &Host| {
         let machine = host.shard.machine();
@@ -192,7 +192,7 @@ fn elapsed_time_is_counted_on_the_monotonic_clock_and_a_wall_time_that_is_not_su
 
 #[test]
 fn a_stream_that_falls_silent_is_closed_cut_and_confirmed_and_then_nothing_is_due() {
-    let mut host = Host::new(Rules { recent_bytes: 0, ..Rules::default() });
+    let mut host = Host::new(CountingRules { recent_bytes: 0, ..CountingRules::default() });
     host.forward(1, readings(&["a"]));
     host.wait(60_000);
     assert_eq!(host.cut, [1]);
@@ -203,7 +203,7 @@ fn a_stream_that_falls_silent_is_closed_cut_and_confirmed_and_then_nothing_is_du
 
 #[test]
 fn without_room_a_tick_that_is_due_does_not_spin() {
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(CountingRules::default());
     host.forward(1, readings(&["a"]));
     host.step(Event::Room(false));
     host.settle();
@@ -218,7 +218,7 @@ fn without_room_a_tick_that_is_due_does_not_spin() {
 #[test]
 fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
     let fetches = |slot| {
-        let rules = Arc::new(Rules::default());
+        let rules = Arc::new(CountingRules::default());
         let members = vec![ME, GatewayId(2), GatewayId(3)];
         let group = GroupConfig { group: ShardId(0), me: ME, members, limits: Limits::default() };
         let settings =
@@ -240,7 +240,7 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
 
 #[test]
 fn while_its_machine_is_lent_a_shard_answers_its_peers_and_applies_nothing_and_then_all_that_gathered() {
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(CountingRules::default());
     host.step(Event::SnapshotWanted);
     let (slot, state) = host.shard.take(host.now()).unwrap().snapshot.expect("something was applied");
     let SnapshotState::Lent(machine) = state else { panic!("it is its own") };
@@ -256,13 +256,13 @@ fn while_its_machine_is_lent_a_shard_answers_its_peers_and_applies_nothing_and_t
     host.settle();
     let answered: Vec<u64> = std::mem::take(&mut host.answers).into_iter().map(|(n, _)| n).collect();
     assert_eq!(answered, [1, 2, 3]);
-    let restored = Machine::restore(ShardId(0), Arc::new(Rules::default()), &encoded).unwrap();
+    let restored = Machine::restore(ShardId(0), Arc::new(CountingRules::default()), &encoded).unwrap();
     assert_eq!(restored.slot(), slot, "it was not changed while it was read");
 }
 
 #[test]
 fn a_snapshot_that_found_no_room_is_made_again_when_the_log_asks_though_nothing_is_new() {
-    let mut host = Host::new(Rules::default());
+    let mut host = Host::new(CountingRules::default());
     let mut wanted = || {
         host.step(Event::SnapshotWanted);
         host.shard.take(host.now()).unwrap().snapshot.map(|(slot, _)| slot)
@@ -279,12 +279,12 @@ fn a_snapshot_that_found_no_room_is_made_again_when_the_log_asks_though_nothing_
 
 /// A shard with so many devices of one stream each.
 fn with_devices(count: u32) -> Host {
-    let mut host = Host::new(Rules {
+    let mut host = Host::new(CountingRules {
         max_streams: count + 1,
         max_names_bytes: 64 << 20,
         max_open_parts: 1_000_000,
         recent_bytes: 0,
-        ..Rules::default()
+        ..CountingRules::default()
     });
     for n in 0..count.div_ceil(1_000) {
         let names = n * 1_000..count.min((n + 1) * 1_000);

@@ -2,7 +2,7 @@
 //! in `sim/`; here are the cases that were found there, or while that was written, one by one.
 
 use selvedge_fabric::commit::CommitRequest;
-use selvedge_fabric::machine::{CutBatch, Machine, PROPOSAL_VERSION, Rules};
+use selvedge_fabric::machine::{CutBatch, Machine, PROPOSAL_VERSION, CountingRules};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::StoreWork;
 use selvedge_fabric::ring::{Member, Ring};
@@ -44,7 +44,7 @@ fn ring() -> Ring {
 
 fn try_open(disk: &MemoryDisk) -> Result<Opened, OpenError> {
     let settings = ReplicaSettings {
-        rules: Arc::new(Rules::default()),
+        rules: Arc::new(CountingRules::default()),
         limits: Limits::default(),
         outbox_budget_bytes: 1 << 20,
         incarnation: 1,
@@ -225,7 +225,7 @@ fn used() -> MemoryDisk {
     let (mut keeper, mut stores) = (LogKeeper::new(opened.log, [ShardId(0)]), opened.stores);
     (1..=9).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 900)])));
     stores.perform(StoreWork::Batch(ShardId(0), CutBatch { seq: 1, bytes: vec![1; 10] })).unwrap();
-    let bytes = Machine::new(ShardId(0), Arc::new(Rules::default())).snapshot();
+    let bytes = Machine::new(ShardId(0), Arc::new(CountingRules::default())).snapshot();
     stores.snapshots.save(0, 0, &bytes).unwrap();
     drop((keeper, stores));
     let disk = disk.image();

@@ -12,7 +12,7 @@ use selvedge_fabric::agreement::{Agreement, WallTime};
 use selvedge_fabric::decode::TopicRule;
 use selvedge_fabric::forward::{self, Forward, Forwardable, Ticket};
 use selvedge_fabric::link::Known;
-use selvedge_fabric::machine::{Item, Origin, Outcome, Rules};
+use selvedge_fabric::machine::{CountingRules, Item, Origin, Outcome};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
 use selvedge_fabric::reach::News;
 use selvedge_fabric::record::Suspect;
@@ -47,7 +47,7 @@ const LOOK_MS: u64 = 1_000;
 pub struct Common {
     pub ring: Arc<Ring>,
     pub gateways: Vec<GatewayId>,
-    pub rules: Arc<Rules>,
+    pub rules: Arc<CountingRules>,
     pub limits: Limits,
     pub topics: Vec<TopicRule>,
     /// How much of publishes a gateway may hold.

@@ -4,7 +4,7 @@
 use super::random::Random;
 use super::wire::Temper;
 use selvedge_fabric::agreement::APART_MS;
-use selvedge_fabric::machine::{MAX_LEAD_MS, Rules};
+use selvedge_fabric::machine::{CountingRules, MAX_LEAD_MS};
 use selvedge_log::Crash;
 use selvedge_mqtt::credit::DEFAULT_CREDIT_BYTES;
 use selvedge_types::ids::GatewayId;
@@ -301,7 +301,7 @@ impl Plan {
     /// How far a wall clock jumps: by hours, by years, by exactly what some bound is, or by what a counter of GPS weeks loses.
     fn jump(r: &mut Random) -> i64 {
         const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;
-        let rules = Rules::default();
+        let rules = CountingRules::default();
         let by = match r.below(9) {
             0 => GPS_ROLLOVER_MS,
             1 => 86_400_000 * (1 + r.below(20_000) as i64),

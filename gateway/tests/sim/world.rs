@@ -14,7 +14,7 @@ use super::plan::{Fault, Plan, Rot};
 use super::random::Random;
 use super::wire::Wires;
 use selvedge_fabric::decode::{Form, TopicRule};
-use selvedge_fabric::machine::{Item, Override, Page, Quarantined, Rules};
+use selvedge_fabric::machine::{CountingRules, Item, Override, Page, Quarantined};
 use selvedge_fabric::peer::{PeerMessage, TransferMessage, WindowQuery};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{Event, HAND_BACK_MS, Now};
@@ -204,7 +204,7 @@ impl World {
         let wide = [1_000, 2_000, 5_000][random.below(3) as usize];
         let common = Common {
             ring: Arc::new(Ring::new(shards, &members, 3.min(members.len())).expect("a ring")),
-            rules: Arc::new(Rules {
+            rules: Arc::new(CountingRules {
                 windows_ms: vec![wide],
                 allowed_lateness_ms: 1_000,
                 idle_close_ms: 2_000,
@@ -220,11 +220,11 @@ impl World {
                 max_future_s: u32::MAX,
                 streams: vec![Override {
                     stream: "once-*".into(),
-                    max_past_s: Some(Rules::default().max_past_s),
-                    max_future_s: Some(Rules::default().max_future_s),
+                    max_past_s: Some(CountingRules::default().max_past_s),
+                    max_future_s: Some(CountingRules::default().max_future_s),
                     ..Override::default()
                 }],
-                ..Rules::default()
+                ..CountingRules::default()
             }),
             limits: match random.chance(500) && !plan.heavy {
                 // Whoever lags a little lags by many messages.

@@ -3,7 +3,7 @@
 use super::judged::Judged;
 use super::outcomes::Outcomes;
 use super::quarantine::Quarantined;
-use super::rules::Rules;
+use super::rules::CountingRules;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::GatewayId;
@@ -85,7 +85,7 @@ pub enum Command<Bytes = Arc<[u8]>> {
         level: u32,
     },
     /// From here on, these rules are in force. Ignored if they are not valid.
-    Rules(Box<Rules>),
+    Rules(Box<CountingRules>),
     /// Every member of the shard has lost the content of this batch. Ignored unless it is unconfirmed.
     LostBatch {
         /// Its number.

@@ -27,7 +27,7 @@
 //! - Invariant: the content of a batch is fixed by the command that cuts it.
 //!
 //! # Limits
-//! Every table has a bound ([`Rules`]): at the bounds of streams, sessions and unconfirmed batches it
+//! Every table has a bound ([`CountingRules`]): at the bounds of streams, sessions and unconfirmed batches it
 //! refuses, at those of open parts it closes early, at that of clients it forgets the one unheard of for longest.
 //! Streams stay until they are retired (`retire`). `docs/internals/decisions/0005-dedup-rule.md` says what a reading is recognised by.
 //!
@@ -79,7 +79,7 @@ pub use query::{
     DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView,
 };
 pub use retire::MAX_TICK_RETIRED_ENTRIES;
-pub use rules::{BadRule, Override, Rules};
+pub use rules::{BadRule, CountingRules, Override};
 pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};
 pub use session::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
@@ -253,7 +253,7 @@ pub enum Halt {
 pub struct Machine {
     shard: ShardId,
     /// What this gateway's settings say.
-    wanted: Arc<Rules>,
+    wanted: Arc<CountingRules>,
 
     slot: u64,
     elapsed: ElapsedMs,
@@ -265,7 +265,7 @@ pub struct Machine {
     trust: Trust,
     level: u32,
     incarnation: Option<SiteIncarnation>,
-    rules: Rules,
+    rules: CountingRules,
     origins: BTreeMap<GatewayId, (u64, u64)>,
     verdicts: Verdicts,
     names: Names,
@@ -302,10 +302,10 @@ type Named<'a> = Submission<NameRef<'a>>;
 const UNRESOLVED: u32 = u32::MAX;
 
 impl Machine {
-    /// The machine of a new shard. [`Rules::default`] are in force until those given here are chosen:
+    /// The machine of a new shard. [`CountingRules::default`] are in force until those given here are chosen:
     /// see [`Machine::rules_command`].
-    pub fn new(shard: ShardId, rules: Arc<Rules>) -> Self {
-        let in_force = Rules::default();
+    pub fn new(shard: ShardId, rules: Arc<CountingRules>) -> Self {
+        let in_force = CountingRules::default();
         Self {
             shard,
             wanted: rules,
@@ -780,7 +780,7 @@ impl Machine {
     }
 
     /// Takes over rules that are valid; open parts close first, for the widths may be others afterwards.
-    fn put_in_force(&mut self, rules: &Rules, applied: &mut Applied) {
+    fn put_in_force(&mut self, rules: &CountingRules, applied: &mut Applied) {
         if rules.validate().is_err() || *rules == self.rules {
             return;
         }
@@ -853,7 +853,7 @@ impl Machine {
     }
 
     /// The rules in force.
-    pub fn rules(&self) -> &Rules {
+    pub fn rules(&self) -> &CountingRules {
         &self.rules
     }
 

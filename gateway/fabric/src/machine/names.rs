@@ -12,7 +12,7 @@
 //! Invariant: what is counted for a bound follows from the state alone, never from who still holds a name.
 
 use super::judged::Reason;
-use super::rules::Rules;
+use super::rules::CountingRules;
 use super::slots::Slots;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -136,7 +136,7 @@ impl Names {
         device: &str,
         stream: &str,
         maker: Option<&str>,
-        rules: &Rules,
+        rules: &CountingRules,
     ) -> Result<(), Reason> {
         let known = self.device(device);
         let of_device = known.map_or(0, |id| self.devices[id].streams.len());

@@ -36,7 +36,7 @@ pub const MAX_SEQUENCE_BITS: u32 = 32;
 /// How one shard counts, waits and bounds. The bounds are per shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(default, deny_unknown_fields)]
-pub struct Rules {
+pub struct CountingRules {
     /// The widths of the windows that each stream is counted in, in milliseconds.
     pub windows_ms: Vec<u32>,
     /// How far a stream's watermark stays behind its latest reading.
@@ -101,25 +101,25 @@ pub struct Override {
     pub device: String,
     /// Which of their streams; `*` as above.
     pub stream: String,
-    /// As in [`Rules::windows_ms`]; unset: as there.
+    /// As in [`CountingRules::windows_ms`]; unset: as there.
     pub windows_ms: Option<Vec<u32>>,
-    /// As in [`Rules::allowed_lateness_ms`].
+    /// As in [`CountingRules::allowed_lateness_ms`].
     pub allowed_lateness_ms: Option<u32>,
-    /// As in [`Rules::idle_close_ms`].
+    /// As in [`CountingRules::idle_close_ms`].
     pub idle_close_ms: Option<u32>,
-    /// As in [`Rules::late_flush_ms`].
+    /// As in [`CountingRules::late_flush_ms`].
     pub late_flush_ms: Option<u32>,
-    /// As in [`Rules::quantiles`].
+    /// As in [`CountingRules::quantiles`].
     pub quantiles: Option<bool>,
-    /// As in [`Rules::max_past_s`].
+    /// As in [`CountingRules::max_past_s`].
     pub max_past_s: Option<u32>,
-    /// As in [`Rules::max_future_s`].
+    /// As in [`CountingRules::max_future_s`].
     pub max_future_s: Option<u32>,
-    /// As in [`Rules::max_leap`].
+    /// As in [`CountingRules::max_leap`].
     pub max_leap: Option<u32>,
     /// The width in bits of the counter that gives the sequence numbers, if it wraps: 8 to 32.
     pub sequence_bits: Option<u8>,
-    /// As in [`Rules::retire_idle_after_s`].
+    /// As in [`CountingRules::retire_idle_after_s`].
     pub retire_idle_after_s: Option<u32>,
 }
 
@@ -143,7 +143,7 @@ impl Default for Override {
     }
 }
 
-impl Default for Rules {
+impl Default for CountingRules {
     fn default() -> Self {
         Self {
             windows_ms: vec![60_000],
@@ -182,7 +182,7 @@ pub struct BadRule {
     wanted: String,
 }
 
-impl Rules {
+impl CountingRules {
     /// Checks every rule and how they go together.
     ///
     /// # Errors
@@ -248,7 +248,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Checks that every override can matter: [`Rules::validate`] lets one pass that never does, for rules that were chosen stay.
+    /// Checks that every override can matter: [`CountingRules::validate`] lets one pass that never does, for rules that were chosen stay.
     ///
     /// # Errors
     /// The first override that matches no stream, or none that an earlier one leaves to it.
@@ -322,7 +322,7 @@ impl Rules {
         std::iter::once(default).chain(overrides).collect()
     }
 
-    /// Which of [`Rules::classes`] a stream belongs to.
+    /// Which of [`CountingRules::classes`] a stream belongs to.
     pub(super) fn class_of(&self, device: &str, stream: &str) -> u16 {
         let fits = |o: &Override| {
             Pattern::read(&o.device).matches(device) && Pattern::read(&o.stream).matches(stream)
@@ -398,19 +398,19 @@ mod tests {
             allowed_lateness_ms: Some(lateness),
             ..Override::default()
         };
-        let rules = Rules { streams: vec![o("a*", 1), o("*", 2)], ..Rules::default() };
+        let rules = CountingRules { streams: vec![o("a*", 1), o("*", 2)], ..CountingRules::default() };
         rules.validate().unwrap();
         let lateness = |device: &str| rules.classes()[rules.class_of(device, "t") as usize].lateness_ms;
         assert_eq!((lateness("abc"), lateness("b")), (1, 2));
         assert_eq!(rules.classes()[1].windows_ms, [60_000]);
-        assert_eq!(Rules::default().class_of("abc", "t"), 0);
+        assert_eq!(CountingRules::default().class_of("abc", "t"), 0);
     }
 
     #[test]
     fn a_rule_that_cannot_be_kept_is_named_with_what_it_may_be() {
-        Rules::default().validate().unwrap();
-        let said = |rules: Rules| rules.validate().unwrap_err().to_string();
-        let windows = |w: &[u32]| Rules { windows_ms: w.to_vec(), ..Rules::default() };
+        CountingRules::default().validate().unwrap();
+        let said = |rules: CountingRules| rules.validate().unwrap_err().to_string();
+        let windows = |w: &[u32]| CountingRules { windows_ms: w.to_vec(), ..CountingRules::default() };
         assert!(said(windows(&[])).contains("1 to 8 different widths"));
         assert!(said(windows(&[60_000, 60_000])).contains("different"));
         for width in [7_000, 61_000, 420_000, 7_000_000, 50_000_000] {
@@ -424,18 +424,20 @@ mod tests {
             windows(&[width]).validate().unwrap();
         }
         assert!(said(windows(&[999])).contains("windows_ms is 999, it must be 1000 to 86400000"));
-        assert!(said(Rules { max_streams: 0, ..Rules::default() }).contains("max_streams is 0"));
+        assert!(
+            said(CountingRules { max_streams: 0, ..CountingRules::default() }).contains("max_streams is 0")
+        );
         let o = Override { stream: String::new(), ..Override::default() };
-        let rules = Rules { streams: vec![o], ..Rules::default() };
+        let rules = CountingRules { streams: vec![o], ..CountingRules::default() };
         assert!(said(rules).contains("streams[0].stream"));
     }
 
     #[test]
     fn settings_read_with_defaults_and_refuse_unknown_names() {
         let text = r#"{"windows_ms":[10000],"streams":[{"device":"p*","idle_close_ms":60000}]}"#;
-        let rules: Rules = serde_json::from_str(text).unwrap();
+        let rules: CountingRules = serde_json::from_str(text).unwrap();
         rules.validate().unwrap();
         assert_eq!((rules.windows_ms[0], rules.streams[0].stream.as_str()), (10_000, "*"));
-        assert!(serde_json::from_str::<Rules>(r#"{"window_ms":[1]}"#).is_err());
+        assert!(serde_json::from_str::<CountingRules>(r#"{"window_ms":[1]}"#).is_err());
     }
 }

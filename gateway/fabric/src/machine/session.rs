@@ -14,7 +14,7 @@
 
 use super::Evicted;
 use super::command::{Connect, Connected, Disconnect, DueWill, Origin, Will};
-use super::rules::Rules;
+use super::rules::CountingRules;
 use super::wills::{Due, MAX_WILL_BYTES, MAX_WILLS_BYTES, Wills};
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
@@ -124,7 +124,7 @@ impl Sessions {
         &mut self,
         c: &Connect,
         now: ElapsedMs,
-        rules: &Rules,
+        rules: &CountingRules,
     ) -> Result<(Connected, Option<Evicted>), Not> {
         if !(1..=MAX_CLIENT_BYTES).contains(&c.client.len()) {
             return Err(Not::Possible(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
@@ -219,7 +219,7 @@ impl Sessions {
         &mut self,
         d: &Disconnect,
         now: ElapsedMs,
-        rules: &Rules,
+        rules: &CountingRules,
     ) -> Result<Option<DueWill>, Not> {
         let session = self.all.get_mut(&d.client).filter(|s| s.epoch == d.epoch && s.ends.is_none());
         let session = session.ok_or(Not::Current)?;
@@ -274,7 +274,7 @@ impl Sessions {
         epoch: u64,
         add: &[(String, u8)],
         remove: &[String],
-        rules: &Rules,
+        rules: &CountingRules,
     ) -> Result<Vec<u16>, Not> {
         let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Not::Current)?;
         let mut refused = Vec::new();

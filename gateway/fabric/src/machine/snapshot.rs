@@ -10,7 +10,7 @@ use super::idle::Idle;
 use super::names::{DeviceImage, MakerImage, Names, StreamImage};
 use super::outbox::Outbox;
 use super::quarantine::Quarantine;
-use super::rules::{BadRule, MAX_STREAMS_ENTRIES, Rules};
+use super::rules::{BadRule, CountingRules, MAX_STREAMS_ENTRIES};
 use super::session::Sessions;
 use super::tombstones::Tombstones;
 use super::verdicts::Verdicts;
@@ -134,7 +134,7 @@ impl Machine {
     ///
     /// # Errors
     /// When `bytes` are damaged, of another shard or version, or contradict themselves.
-    pub fn restore(shard: ShardId, rules: Arc<Rules>, bytes: &[u8]) -> Result<Self, RestoreError> {
+    pub fn restore(shard: ShardId, rules: Arc<CountingRules>, bytes: &[u8]) -> Result<Self, RestoreError> {
         let damaged = RestoreError::Damaged(bytes.len());
         // The version first: how a snapshot of another one is checked is not known here.
         match bytes.first() {

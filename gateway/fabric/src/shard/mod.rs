@@ -31,7 +31,9 @@ mod transfer;
 pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
 
 use crate::link::MAX_START;
-use crate::machine::{Counters, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Rules, Scan, Verdict};
+use crate::machine::{
+    Counters, CountingRules, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Scan, Verdict,
+};
 use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, WindowQuery};
 use crate::record::LogRecord;
 use lead::{Absent, HandBack, Lead};
@@ -292,7 +294,7 @@ pub struct ShardSettings {
     /// The group.
     pub group: selvedge_paxos::GroupConfig,
     /// The site's rules for its machines.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<CountingRules>,
     /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
     pub outbox_budget_bytes: u64,
     /// What this making of the site is called if it has no name yet: drawn.
@@ -304,7 +306,7 @@ pub struct ShardSettings {
 pub struct ShardCore {
     id: ShardId,
     me: GatewayId,
-    rules: Arc<Rules>,
+    rules: Arc<CountingRules>,
     outbox_budget_bytes: u64,
     incarnation: u128,
     consensus: Consensus,

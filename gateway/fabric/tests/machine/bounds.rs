@@ -9,7 +9,11 @@ use std::sync::Arc;
 
 #[test]
 fn the_open_parts_of_a_stream_are_bounded_and_every_reading_is_still_counted() {
-    let mut s = Shard::new(Rules { windows_ms: vec![1_000], max_future_s: u32::MAX, ..Rules::default() });
+    let mut s = Shard::new(CountingRules {
+        windows_ms: vec![1_000],
+        max_future_s: u32::MAX,
+        ..CountingRules::default()
+    });
     let most = MAX_OPEN_WINDOWS_ENTRIES as i64;
     for i in 0..most + 50 {
         // All far ahead, so that no watermark closes them; from the latest to the earliest.
@@ -22,7 +26,7 @@ fn the_open_parts_of_a_stream_are_bounded_and_every_reading_is_still_counted() {
 
 #[test]
 fn the_open_parts_of_a_shard_are_bounded() {
-    let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_open_parts: 8, ..CountingRules::default() });
     for i in 0..20 {
         let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
         s.submit(i, &Submission { streams: vec![name(&format!("d{i}"), "s")], makers: Vec::new(), items });
@@ -36,8 +40,8 @@ fn the_open_parts_of_a_shard_are_bounded() {
 #[test]
 fn a_snapshot_that_claims_the_world_is_refused_before_room_is_made_for_it() {
     let form = bincode::config::standard();
-    let whole = Machine::new(SHARD, Arc::new(Rules::default())).snapshot();
-    let mut rules = bincode::encode_to_vec(Rules::default(), form).unwrap();
+    let whole = Machine::new(SHARD, Arc::new(CountingRules::default())).snapshot();
+    let mut rules = bincode::encode_to_vec(CountingRules::default(), form).unwrap();
     assert_eq!(rules.pop(), Some(0), "no overrides");
     let trust = (None::<(ElapsedMs, EpochMs)>, None::<ElapsedMs>);
     let clocks = (ElapsedMs(0), EpochMs(0), false, None::<(ElapsedMs, EpochMs)>, trust);
@@ -45,14 +49,14 @@ fn a_snapshot_that_claims_the_world_is_refused_before_room_is_made_for_it() {
     let overrides = bincode::encode_to_vec(1_000_000u64, form).unwrap();
     let mut bytes = [&whole[..1], &head, &rules, &overrides].concat();
     bytes.extend(xxhash_rust::xxh3::xxh3_64(&bytes).to_le_bytes());
-    let refused = Machine::restore(SHARD, Arc::new(Rules::default()), &bytes).unwrap_err();
+    let refused = Machine::restore(SHARD, Arc::new(CountingRules::default()), &bytes).unwrap_err();
     assert!(refused.to_string().contains("LimitExceeded"), "{refused}");
 }
 
 #[test]
 fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams() {
     for at in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
-        let mut s = Shard::new(Rules { max_open_parts: 8, ..Rules::default() });
+        let mut s = Shard::new(CountingRules { max_open_parts: 8, ..CountingRules::default() });
         for i in 0..20 {
             let readings = vec![Reading { time: None, ..reading(0, 1.0) }];
             let items = vec![Item::Publish(Publish { source: None, readings })];
@@ -62,14 +66,15 @@ fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams(
         }
         assert_eq!(s.machine.elapsed(), ElapsedMs(1 << 62), "no time goes beyond");
         assert!(s.machine.next_tick_due().is_some_and(|due| due.0 < u64::MAX), "what is open has its time");
-        let again = Machine::restore(SHARD, Arc::new(Rules::default()), &s.machine.snapshot()).unwrap();
+        let again =
+            Machine::restore(SHARD, Arc::new(CountingRules::default()), &s.machine.snapshot()).unwrap();
         assert_eq!(again.digest(), s.machine.digest());
     }
 }
 
 #[test]
 fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     let unsound = |outcome: Outcome| match outcome {
         Outcome::Judged(judged) => {
             judged.set_aside.iter().all(|s| s.reason == Reason::Unsound).then_some(judged)
@@ -100,7 +105,7 @@ fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
 #[test]
 fn the_ends_of_time_and_huge_values_are_counted() {
     // The widest that the rules allow: nobody ever knew the time, so it is some time between 2025 and 2075.
-    let wide = Rules { max_past_s: u32::MAX, max_future_s: u32::MAX, ..Rules::default() };
+    let wide = CountingRules { max_past_s: u32::MAX, max_future_s: u32::MAX, ..CountingRules::default() };
     let (first, last) =
         (EARLIEST_NOW.0 - i64::from(u32::MAX) * 1_000, LATEST_NOW.0 + i64::from(u32::MAX) * 1_000);
     let mut s = Shard { sure: false, ..Shard::fresh(wide.clone()) };
@@ -125,7 +130,12 @@ fn the_ends_of_time_and_huge_values_are_counted() {
 
 #[test]
 fn confirmations_of_what_was_never_cut_or_long_confirmed_are_ignored() {
-    let rules = Rules { windows_ms: vec![1_000], cut_after_ms: 0, recent_bytes: 0, ..Rules::default() };
+    let rules = CountingRules {
+        windows_ms: vec![1_000],
+        cut_after_ms: 0,
+        recent_bytes: 0,
+        ..CountingRules::default()
+    };
     let mut s = Shard::new(rules);
     for i in 0..3 {
         s.publish(i * 100_000, None, reading(i * 100_000, 1.0));
@@ -152,7 +162,7 @@ fn confirmations_of_what_was_never_cut_or_long_confirmed_are_ignored() {
 
 #[test]
 fn a_long_time_offline_makes_few_batches() {
-    let mut s = Shard::new(Rules { windows_ms: vec![1_000], ..Rules::default() });
+    let mut s = Shard::new(CountingRules { windows_ms: vec![1_000], ..CountingRules::default() });
     let mut now = 1_000_000;
     for _ in 0..7_200 {
         now += 500;
@@ -167,7 +177,11 @@ fn a_long_time_offline_makes_few_batches() {
 
 #[test]
 fn full_batches_are_cut_at_once() {
-    let mut s = Shard::new(Rules { windows_ms: vec![1_000], allowed_lateness_ms: 0, ..Rules::default() });
+    let mut s = Shard::new(CountingRules {
+        windows_ms: vec![1_000],
+        allowed_lateness_ms: 0,
+        ..CountingRules::default()
+    });
     let readings = (0..8_000).map(|i| reading(i * 1_000, 0.1 * i as f64)).collect();
     let items = vec![Item::Publish(Publish { source: None, readings })];
     let (_, applied) =
@@ -180,7 +194,7 @@ fn full_batches_are_cut_at_once() {
 
 #[test]
 fn client_tables_are_bounded_and_the_one_unheard_of_for_longest_goes() {
-    let mut s = Shard::new(Rules { max_clients: 2, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_clients: 2, ..CountingRules::default() });
     let source = |client: &str| Source {
         client: client.into(),
         instance: 1,
@@ -201,11 +215,11 @@ fn client_tables_are_bounded_and_the_one_unheard_of_for_longest_goes() {
 
 #[test]
 fn sessions_and_subscriptions_are_bounded() {
-    let mut s = Shard::new(Rules {
+    let mut s = Shard::new(CountingRules {
         max_sessions: 2,
         max_subscriptions: 2,
         session_expiry_cap_s: 10,
-        ..Rules::default()
+        ..CountingRules::default()
     });
     let connect = |client: &str, clean| {
         let at = Origin { gateway: GatewayId(1), start: 1 };
@@ -265,7 +279,7 @@ fn sessions_and_subscriptions_are_bounded() {
 
 #[test]
 fn wills_are_bounded_in_bytes() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     let connect = |client: &str, connection, bytes: usize| {
         let at = Origin { gateway: GatewayId(1), start: 1 };
         let will = Will { topic: "w".into(), payload: vec![0; bytes], qos: 0, delay_s: 0 };
@@ -287,7 +301,7 @@ fn wills_are_bounded_in_bytes() {
 
 #[test]
 fn a_will_that_two_gateways_publish_counts_once() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     let will = || Source {
         client: "pump".into(),
         instance: 3,
@@ -312,7 +326,7 @@ fn a_will_that_two_gateways_publish_counts_once() {
 
 #[test]
 fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let connect = |connection| {
         Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60, will: None })
@@ -326,7 +340,7 @@ fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
 
 #[test]
 fn a_session_without_expiry_is_not_resumed_though_its_end_is_not_known_yet() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let mut connect = |connection, clean, expiry_s| {
         let client = "a".into();
@@ -343,7 +357,7 @@ fn a_session_without_expiry_is_not_resumed_though_its_end_is_not_known_yet() {
 
 #[test]
 fn a_slot_out_of_order_halts() {
-    let mut machine = Machine::new(SHARD, Arc::new(Rules::default()));
+    let mut machine = Machine::new(SHARD, Arc::new(CountingRules::default()));
     let halt = machine.apply(2, &<Proposal>::default()).unwrap_err();
     assert_eq!(halt, Halt::Slot { shard: SHARD, expected: 1, found: 2 });
     machine.apply(1, &<Proposal>::default()).unwrap();
@@ -352,15 +366,15 @@ fn a_slot_out_of_order_halts() {
 
 #[test]
 fn no_damaged_snapshot_restores() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     s.publish(1, None, numbered(1, Some(2)));
     s.publish(1, None, numbered(9, Some(2)));
     let whole = s.machine.snapshot();
-    let restore = |bytes: &[u8]| Machine::restore(SHARD, Arc::new(Rules::default()), bytes);
+    let restore = |bytes: &[u8]| Machine::restore(SHARD, Arc::new(CountingRules::default()), bytes);
     for cut in 0..whole.len() {
         assert!(restore(&whole[..cut]).is_err());
     }
-    let other = Machine::restore(ShardId(4), Arc::new(Rules::default()), &whole).unwrap_err();
+    let other = Machine::restore(ShardId(4), Arc::new(CountingRules::default()), &whole).unwrap_err();
     assert!(matches!(other, RestoreError::Shard { .. }));
     // With a sound checksum over unsound content: an error or some machine, never a panic, also when it goes on.
     let mut random = fastrand::Rng::with_seed(5);
@@ -387,7 +401,7 @@ fn no_damaged_snapshot_restores() {
 
 #[test]
 fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever() {
-    let mut s = Shard::new(Rules { max_streams: 1, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams: 1, ..CountingRules::default() });
     let origin = Origin { gateway: GatewayId(9), start: 1 };
     let publish = |stream: &str| Submission {
         streams: vec![name("d", stream)],

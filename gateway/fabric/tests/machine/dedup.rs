@@ -5,7 +5,7 @@ use selvedge_fabric::machine::*;
 use selvedge_types::ids::GatewayId;
 
 fn shard() -> Shard {
-    Shard::new(Rules::default())
+    Shard::new(CountingRules::default())
 }
 
 fn source(qos: u8, packet_id: u16, hash: u64) -> Source {
@@ -128,7 +128,7 @@ fn a_wild_sequence_number_changes_nothing_and_an_operator_can_reset_them() {
 #[test]
 fn a_counter_whose_width_is_told_may_wrap() {
     let width = Override { device: "d".into(), sequence_bits: Some(16), ..Override::default() };
-    let mut s = Shard::new(Rules { streams: vec![width], ..Rules::default() });
+    let mut s = Shard::new(CountingRules { streams: vec![width], ..CountingRules::default() });
     for n in [65_533, 65_534, 65_535, 0, 1, 2] {
         assert_eq!(s.publish(1, None, numbered(n, None)), COUNTED);
     }
@@ -141,7 +141,7 @@ fn a_counter_whose_width_is_told_may_wrap() {
 
 #[test]
 fn known_streams_of_a_publish_count_beside_one_that_may_not_be_made() {
-    let mut s = Shard::new(Rules { max_streams: 2, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams: 2, ..CountingRules::default() });
     let names = ["a", "b", "new"].map(|stream| name("d", stream));
     let of = |stream| Reading { stream, ..reading(1_000, 1.0) };
     let items = vec![Item::Publish(Publish { source: Some(source(2, 5, 1)), readings: vec![of(0), of(1)] })];
@@ -227,7 +227,7 @@ fn a_replaced_connection_is_stale_and_a_new_instance_forgets() {
 
 #[test]
 fn a_refused_publish_leaves_no_packet_id_behind() {
-    let mut s = Shard::new(Rules { max_streams: 1, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams: 1, ..CountingRules::default() });
     let publish = |device: &str, qos| {
         let items = vec![Item::Publish(Publish {
             source: Some(source(qos, 5, 1)),

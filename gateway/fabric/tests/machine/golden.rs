@@ -107,7 +107,10 @@ fn a_proposal_has_these_bytes() {
             Command::Lost { origin: Origin { gateway: GatewayId(3), start: 4 } },
             Command::Upgrade { level: 2 },
             Command::Incarnation(SiteIncarnation { generation: 3, random: 5 }),
-            Command::Rules(Box::new(Rules { streams: vec![Override::default()], ..Rules::default() })),
+            Command::Rules(Box::new(CountingRules {
+                streams: vec![Override::default()],
+                ..CountingRules::default()
+            })),
             Command::LostBatch { seq: 300 },
         ],
     };
@@ -117,7 +120,7 @@ fn a_proposal_has_these_bytes() {
 
 #[test]
 fn a_snapshot_has_these_bytes() {
-    let mut s = Shard::new(Rules { windows_ms: vec![1_000, 60_000], ..Rules::default() });
+    let mut s = Shard::new(CountingRules { windows_ms: vec![1_000, 60_000], ..CountingRules::default() });
     s.submit(1_000, &submission());
     s.publish(1_000, None, numbered(7, Some(6)));
     s.tick(17_000);

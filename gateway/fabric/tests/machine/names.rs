@@ -29,7 +29,7 @@ fn reasons(judged: &Judged) -> Vec<Reason> {
 
 #[test]
 fn known_streams_go_on_beside_a_new_one_that_is_not_let_in() {
-    let mut s = Shard::new(Rules { max_streams: 2, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams: 2, ..CountingRules::default() });
     assert_eq!(publish(&mut s, "c", &many("d", 0, 2)).counted, 2);
     let judged = publish(&mut s, "c", &many("d", 0, 3));
     let set_aside = vec![SetAside { reading: 2, reason: Reason::StreamsFull }];
@@ -38,13 +38,18 @@ fn known_streams_go_on_beside_a_new_one_that_is_not_let_in() {
     // With room again it is let in, by the same publish.
     s.item(2_000, Item::Retire { device: "d".into(), stream: Some("s0".into()) });
     assert_eq!(publish(&mut s, "c", &many("d", 1, 2)).counted, 2);
-    let restored = Machine::restore(SHARD, Arc::new(Rules::default()), &s.machine.snapshot()).unwrap();
+    let restored =
+        Machine::restore(SHARD, Arc::new(CountingRules::default()), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.digest(), s.machine.digest());
 }
 
 #[test]
 fn one_client_leaves_room_for_the_others() {
-    let mut s = Shard::new(Rules { max_streams: 100, max_streams_per_client: 10, ..Rules::default() });
+    let mut s = Shard::new(CountingRules {
+        max_streams: 100,
+        max_streams_per_client: 10,
+        ..CountingRules::default()
+    });
     for i in 0..30 {
         let judged = publish(&mut s, "inventor", &many(&format!("d{i}"), i * 10, 10));
         assert_eq!(judged.counted, if i == 0 { 10 } else { 0 });
@@ -63,7 +68,7 @@ fn one_client_leaves_room_for_the_others() {
 
 #[test]
 fn clients_are_told_apart_after_a_snapshot_too() {
-    let rules = Rules { max_streams_per_client: 3, ..Rules::default() };
+    let rules = CountingRules { max_streams_per_client: 3, ..CountingRules::default() };
     let mut s = Shard::new(rules.clone());
     publish(&mut s, "a", &many("d", 0, 3));
     publish(&mut s, "b", &many("e", 0, 2));
@@ -76,7 +81,7 @@ fn clients_are_told_apart_after_a_snapshot_too() {
 
 #[test]
 fn one_device_leaves_room_for_the_others() {
-    let mut s = Shard::new(Rules { max_streams_per_device: 5, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams_per_device: 5, ..CountingRules::default() });
     let judged = publish(&mut s, "c", &many("d", 0, 8));
     assert_eq!((judged.counted, reasons(&judged)), (5, vec![Reason::DeviceFull]));
     assert_eq!(publish(&mut s, "c", &many("e", 0, 5)).counted, 5);
@@ -84,7 +89,7 @@ fn one_device_leaves_room_for_the_others() {
 
 #[test]
 fn names_are_bounded_in_bytes() {
-    let mut s = Shard::new(Rules { max_names_bytes: 2_048, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_names_bytes: 2_048, ..CountingRules::default() });
     let long = |i: u32| vec![name(&format!("{i:0>200}"), "s")];
     let mut counted = [0; 2];
     for (client, counted) in ["a", "b"].into_iter().zip(&mut counted) {
@@ -98,14 +103,14 @@ fn names_are_bounded_in_bytes() {
     assert_eq!(reasons(&publish(&mut s, "c", &long(200))), [Reason::NamesFull]);
     assert!(s.machine.sizes().names_bytes <= 2_048);
     // A name that devices share counts once.
-    let mut shared = Shard::new(Rules::default());
+    let mut shared = Shard::new(CountingRules::default());
     (0..9).for_each(|i| _ = publish(&mut shared, "", &[name(&format!("d{i}"), "temperature")]));
     assert_eq!(shared.machine.sizes().names_bytes, 9 * 2 + 11);
 }
 
 #[test]
 fn fullness_names_each_bound_and_warns_before_it_is_reached() {
-    let mut s = Shard::new(Rules { max_streams: 10, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams: 10, ..CountingRules::default() });
     let near = |s: &Shard| {
         let all = s.machine.fullness();
         all.into_iter().filter(Fullness::is_near).map(|f| (f.rule, f.used, f.most)).collect::<Vec<_>>()
@@ -146,13 +151,13 @@ fn resident_bytes() -> u64 {
 fn what_a_stream_costs() {
     const COUNT: u32 = 100_000;
     let most = COUNT + 1;
-    let rules = Rules {
+    let rules = CountingRules {
         max_streams: most,
         max_streams_per_device: most,
         max_streams_per_client: most,
         max_names_bytes: 64 * 1024 * 1024,
         max_open_parts: most,
-        ..Rules::default()
+        ..CountingRules::default()
     };
     let shape = std::env::var("SELVEDGE_SHAPE").unwrap_or_default();
     let silent = std::env::var_os("SELVEDGE_SILENT").is_some();

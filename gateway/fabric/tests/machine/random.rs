@@ -20,9 +20,9 @@ struct Sum {
 
 const NOW: i64 = 1_700_000_000_000;
 
-fn some_rules(random: &mut fastrand::Rng) -> Rules {
+fn some_rules(random: &mut fastrand::Rng) -> CountingRules {
     let windows_ms = [vec![1_000], vec![10_000, 60_000], vec![60_000, 5_000, 86_400_000]];
-    Rules {
+    CountingRules {
         windows_ms: windows_ms[random.usize(..windows_ms.len())].clone(),
         allowed_lateness_ms: random.u32(0..20_000),
         idle_close_ms: random.u32(100..30_000),
@@ -38,7 +38,7 @@ fn some_rules(random: &mut fastrand::Rng) -> Rules {
         retire_idle_after_s: [0, 60, 3_600][random.usize(..3)],
         max_past_s: u32::MAX,
         max_future_s: u32::MAX,
-        ..Rules::default()
+        ..CountingRules::default()
     }
 }
 
@@ -178,10 +178,10 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
 }
 
 /// A run that uses everything there is.
-fn history(seed: u64) -> (Rules, Shard) {
+fn history(seed: u64) -> (CountingRules, Shard) {
     let mut random = fastrand::Rng::with_seed(seed);
     let max_past_s = [u32::MAX, 86_400, 40 * 31_557_600][random.usize(..3)];
-    let rules = Rules { max_past_s, max_future_s: 86_400, ..some_rules(&mut random) };
+    let rules = CountingRules { max_past_s, max_future_s: 86_400, ..some_rules(&mut random) };
     let mut s = Shard::new(rules.clone());
     let mut now = NOW;
     let mut next = [(1, 1); 3];
@@ -201,7 +201,7 @@ fn history(seed: u64) -> (Rules, Shard) {
                     }
                 }
                 2 if random.u32(0..20) == 0 => {
-                    let rules = Rules { allowed_lateness_ms: random.u32(0..9_000), ..rules.clone() };
+                    let rules = CountingRules { allowed_lateness_ms: random.u32(0..9_000), ..rules.clone() };
                     Command::Rules(Box::new(rules))
                 }
                 3 => Command::Upgrade { level: random.u32(0..4) },

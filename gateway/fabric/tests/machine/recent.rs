@@ -10,13 +10,13 @@ const ALL: Query<'_> =
     Query { device: "*", stream: None, from: EpochMs(i64::MIN), to: EpochMs(i64::MAX), every_ms: None };
 
 /// Windows of 1 s that are cut at once.
-fn rules(recent_bytes: u32) -> Rules {
-    Rules {
+fn rules(recent_bytes: u32) -> CountingRules {
+    CountingRules {
         windows_ms: vec![1_000],
         allowed_lateness_ms: 0,
         cut_after_ms: 0,
         recent_bytes,
-        ..Rules::default()
+        ..CountingRules::default()
     }
 }
 
@@ -67,7 +67,8 @@ fn confirmed_batches_are_kept_within_their_bytes_and_answered_from() {
 
 #[test]
 fn what_is_not_confirmed_is_answered_however_much_it_is() {
-    let mut s = Shard::new(Rules { windows_ms: vec![1_000], recent_bytes: 0, ..Rules::default() });
+    let mut s =
+        Shard::new(CountingRules { windows_ms: vec![1_000], recent_bytes: 0, ..CountingRules::default() });
     let mut now = 0;
     for second in 0..5_000 {
         now = second * 1_000;
@@ -121,11 +122,11 @@ fn a_content_that_is_not_to_be_had_is_counted_not_left_out_in_silence() {
 
 #[test]
 fn more_than_a_scan_looks_at_is_told_by_the_time_from_which_on_it_did() {
-    let mut s = Shard::new(Rules {
+    let mut s = Shard::new(CountingRules {
         windows_ms: vec![1_000],
         quantiles: true,
         recent_bytes: 1 << 30,
-        ..Rules::default()
+        ..CountingRules::default()
     });
     let mut at = 0;
     while s.machine.outbox_stats().bytes < MAX_SCAN_BYTES + MAX_SCAN_BYTES / 2 {
@@ -151,7 +152,7 @@ fn pages_put_together_are_the_whole_whatever_the_order_of_the_contents() {
     for seed in 0..30 {
         let mut random = fastrand::Rng::with_seed(seed);
         let windows_ms = vec![1_000, 3_000];
-        let mut s = Shard::new(Rules { windows_ms, recent_bytes: random.u32(0..40_000), ..rules(0) });
+        let mut s = Shard::new(CountingRules { windows_ms, recent_bytes: random.u32(0..40_000), ..rules(0) });
         let mut counted: BTreeMap<(String, i64), u64> = BTreeMap::new();
         for i in 0..400 {
             let (device, at) = (format!("d{}", random.u32(0..5)), i * 50 + random.i64(-3_000..3_000));
@@ -192,7 +193,7 @@ fn pages_put_together_are_the_whole_whatever_the_order_of_the_contents() {
 
 #[test]
 fn more_streams_than_a_page_may_have_go_on_in_the_next() {
-    let most = Rules { max_streams: 10_000, max_names_bytes: 16 << 20, ..rules(1 << 20) };
+    let most = CountingRules { max_streams: 10_000, max_names_bytes: 16 << 20, ..rules(1 << 20) };
     let mut s = Shard::new(most);
     let count = MAX_SCAN_STREAMS + 3;
     let names: Vec<_> = (0..count).map(|i| name(&format!("d{i:05}"), "s")).collect();
@@ -254,7 +255,7 @@ fn the_first_name_of_a_site_is_its_name_for_good() {
 fn what_is_gathered_turn_by_turn_has_each_stream_once_whatever_is_done_between_the_turns() {
     for seed in 0..40 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let most = Rules {
+        let most = CountingRules {
             retire_idle_after_s: 120,
             max_streams: 10_000,
             max_names_bytes: 16 << 20,
@@ -311,8 +312,12 @@ fn what_is_gathered_turn_by_turn_has_each_stream_once_whatever_is_done_between_t
 
 #[test]
 fn a_list_of_devices_looks_at_so_many_streams_and_goes_on_behind_the_last() {
-    let most =
-        Rules { max_streams: 100_000, max_streams_per_device: 5_000, max_names_bytes: 64 << 20, ..rules(0) };
+    let most = CountingRules {
+        max_streams: 100_000,
+        max_streams_per_device: 5_000,
+        max_names_bytes: 64 << 20,
+        ..rules(0)
+    };
     let mut s = Shard::new(most);
     for device in ["a", "b", "c", "d"] {
         for part in 0..5 {

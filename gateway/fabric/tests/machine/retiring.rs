@@ -21,7 +21,7 @@ fn put(s: &mut Shard, stamp: i64, of: StreamName, reading: Reading) -> Outcome {
 }
 
 fn restored(s: &Shard) -> Machine {
-    Machine::restore(SHARD, Arc::new(Rules::default()), &s.machine.snapshot()).unwrap()
+    Machine::restore(SHARD, Arc::new(CountingRules::default()), &s.machine.snapshot()).unwrap()
 }
 
 fn counted(s: &Shard, of: &StreamName) -> u64 {
@@ -30,7 +30,7 @@ fn counted(s: &Shard, of: &StreamName) -> u64 {
 
 #[test]
 fn what_was_counted_of_a_retired_stream_reaches_the_cloud_under_its_own_name() {
-    let mut s = Shard::new(Rules { max_streams: 2, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams: 2, ..CountingRules::default() });
     for stream in ["a", "b"] {
         assert_eq!(put(&mut s, 1_000, name("d", stream), reading(1_000, 1.0)), COUNTED);
     }
@@ -50,7 +50,7 @@ fn what_was_counted_of_a_retired_stream_reaches_the_cloud_under_its_own_name() {
 
 #[test]
 fn retiring_is_done_once_however_often_it_is_asked_for() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     (0..3).for_each(|i| _ = put(&mut s, 1_000, name("d", &format!("s{i}")), reading(1_000, 1.0)));
     assert_eq!(retire(&mut s, 2_000, "d", Some("none")).0, 0);
     assert_eq!(retire(&mut s, 2_000, "none", None).0, 0);
@@ -63,7 +63,7 @@ fn retiring_is_done_once_however_often_it_is_asked_for() {
 
 #[test]
 fn a_reading_sent_again_after_its_stream_was_retired_does_not_count_again() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     let of = name("d", "s");
     for seq in [1, 2, 4] {
         assert_eq!(put(&mut s, 1_000, of.clone(), numbered(seq, Some(7))), COUNTED);
@@ -89,7 +89,7 @@ fn a_reading_sent_again_after_its_stream_was_retired_does_not_count_again() {
 #[test]
 fn an_operator_can_have_the_numbers_of_a_retired_stream_forgotten() {
     for named in [true, false] {
-        let mut s = Shard::new(Rules::default());
+        let mut s = Shard::new(CountingRules::default());
         for device in ["d", "e"] {
             assert_eq!(put(&mut s, 1_000, name(device, "s"), numbered(5, None)), COUNTED);
             retire(&mut s, 2_000, device, None);
@@ -104,7 +104,7 @@ fn an_operator_can_have_the_numbers_of_a_retired_stream_forgotten() {
 
 #[test]
 fn a_stream_without_numbers_leaves_nothing_and_counts_anew() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     assert_eq!(s.publish(1_000, None, reading(1_000, 1.0)), COUNTED);
     retire(&mut s, 2_000, "d", None);
     assert_eq!(s.machine.sizes().tombstones, 0);
@@ -115,7 +115,7 @@ fn a_stream_without_numbers_leaves_nothing_and_counts_anew() {
 
 #[test]
 fn a_batch_that_retires_a_stream_and_goes_on_with_it_makes_it_known_anew() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     let put = || Item::Reading(reading(1_000, 1.0));
     let items = vec![put(), Item::Retire { device: "d".into(), stream: None }, put()];
     let (outcomes, _) =
@@ -128,7 +128,7 @@ fn a_batch_that_retires_a_stream_and_goes_on_with_it_makes_it_known_anew() {
 
 #[test]
 fn tombstones_are_bounded_in_entries_and_time() {
-    let mut s = Shard::new(Rules { max_streams: 1, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { max_streams: 1, ..CountingRules::default() });
     let mut forgotten = 0;
     for i in 0..MAX_TOMBSTONES_ENTRIES as i64 + 10 {
         let device = format!("d{i}");
@@ -146,7 +146,11 @@ fn tombstones_are_bounded_in_entries_and_time() {
 fn streams_that_were_silent_for_as_long_as_their_rule_says_are_retired() {
     let o = Override { device: "keep*".into(), retire_idle_after_s: Some(0), ..Override::default() };
     let slow = Override { device: "slow*".into(), retire_idle_after_s: Some(600), ..Override::default() };
-    let mut s = Shard::new(Rules { retire_idle_after_s: 60, streams: vec![o, slow], ..Rules::default() });
+    let mut s = Shard::new(CountingRules {
+        retire_idle_after_s: 60,
+        streams: vec![o, slow],
+        ..CountingRules::default()
+    });
     for device in ["keep", "slow", "a", "b"] {
         assert_eq!(put(&mut s, 1_000, name(device, "s"), numbered(1, None)), COUNTED);
     }
@@ -169,7 +173,7 @@ fn streams_that_were_silent_for_as_long_as_their_rule_says_are_retired() {
 
 #[test]
 fn a_tick_retires_so_many_and_the_next_one_goes_on() {
-    let mut s = Shard::new(Rules { retire_idle_after_s: 60, ..Rules::default() });
+    let mut s = Shard::new(CountingRules { retire_idle_after_s: 60, ..CountingRules::default() });
     for i in 0..MAX_TICK_RETIRED_ENTRIES + 5 {
         put(&mut s, 1_000, name(&format!("d{i}"), "s"), reading(1_000, 1.0));
     }
@@ -180,12 +184,12 @@ fn a_tick_retires_so_many_and_the_next_one_goes_on() {
 
 #[test]
 fn rules_that_change_retire_from_then_on() {
-    let mut s = Shard::new(Rules::default());
+    let mut s = Shard::new(CountingRules::default());
     put(&mut s, 1_000, name("d", "s"), reading(1_000, 1.0));
     s.settle();
     assert_eq!(s.machine.sizes().streams, 1, "never, unless a rule says so");
     let stamp = s.machine.elapsed().0 as i64 + 1;
-    let rules = Rules { retire_idle_after_s: 60, ..Rules::default() };
+    let rules = CountingRules { retire_idle_after_s: 60, ..CountingRules::default() };
     s.apply(stamp, vec![Command::Rules(Box::new(rules))]);
     s.settle();
     assert_eq!(s.machine.sizes().streams, 0);

@@ -47,7 +47,7 @@ fn scripts_run_as_written() {
 
 /// The script with the answers that it gets now. Comments and blank lines stay.
 fn run(text: &str) -> String {
-    let mut shard = Shard::fresh(Rules::default());
+    let mut shard = Shard::fresh(CountingRules::default());
     let mut out = String::new();
     for line in text.lines() {
         if let Some(told) = line.strip_prefix("> ") {

@@ -21,7 +21,7 @@ pub struct Shard {
 
 impl Shard {
     /// With rules in force since slot 1.
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: CountingRules) -> Self {
         Self::fresh(rules).ruled()
     }
 
@@ -32,7 +32,7 @@ impl Shard {
         self
     }
 
-    pub fn fresh(rules: Rules) -> Self {
+    pub fn fresh(rules: CountingRules) -> Self {
         rules.validate().unwrap();
         let machine = Machine::new(SHARD, Arc::new(rules));
         Self { machine, batches: Vec::new(), history: Vec::new(), wall_ahead: 0, sure: true, n: 0 }
@@ -147,7 +147,11 @@ pub fn aside(reason: Reason) -> Outcome {
 }
 
 /// Applies a history to another machine, which is stored and restored after every slot that `at` names.
-pub fn replay(rules: &Rules, history: &[Proposal], at: impl Fn(u64) -> bool) -> (Machine, Vec<Applied>) {
+pub fn replay(
+    rules: &CountingRules,
+    history: &[Proposal],
+    at: impl Fn(u64) -> bool,
+) -> (Machine, Vec<Applied>) {
     let rules = Arc::new(rules.clone());
     let mut machine = Machine::new(SHARD, rules.clone());
     let mut all = Vec::new();

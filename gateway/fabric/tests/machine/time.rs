@@ -12,12 +12,12 @@ const WALL: i64 = 1_764_000_000_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// At elapsed time 0 it is `WALL`.
-fn shard(rules: Rules) -> Shard {
+fn shard(rules: CountingRules) -> Shard {
     Shard { wall_ahead: WALL, ..Shard::fresh(rules) }.ruled()
 }
 
-fn ten_seconds() -> Rules {
-    Rules { windows_ms: vec![10_000], allowed_lateness_ms: 1_000, ..Rules::default() }
+fn ten_seconds() -> CountingRules {
+    CountingRules { windows_ms: vec![10_000], allowed_lateness_ms: 1_000, ..CountingRules::default() }
 }
 
 fn untimed(value: f64) -> Reading {
@@ -26,7 +26,7 @@ fn untimed(value: f64) -> Reading {
 
 #[test]
 fn no_leap_of_the_wall_time_ends_a_session_or_forgets_what_was_published_in_it() {
-    let mut s = shard(Rules::default());
+    let mut s = shard(CountingRules::default());
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let client = || "a".to_string();
     let connect =
@@ -96,7 +96,7 @@ fn a_time_that_can_not_be_is_set_aside_and_changes_nothing() {
         assert_eq!(s.publish(0, None, reading(right, 1.0)), COUNTED, "{right}");
     }
     let o = Override { max_past_s: Some(60), max_future_s: Some(1), ..Override::default() };
-    let mut s = shard(Rules { streams: vec![o], ..ten_seconds() });
+    let mut s = shard(CountingRules { streams: vec![o], ..ten_seconds() });
     let times = [WALL - 60_001, WALL - 60_000, WALL + 1_000, WALL + 1_001];
     assert_eq!(
         times.map(|t| s.publish(0, None, reading(t, 1.0))),
@@ -157,7 +157,7 @@ fn all_counted_once(s: &mut Shard, readings: u64) -> Vec<Part> {
 #[test]
 fn a_wall_time_that_leaps_by_years_and_comes_back_poisons_nothing() {
     for leap in [GPS_ROLLOVER_MS, -10 * 365 * DAY_MS, DAY_MS, 700_000] {
-        let mut s = shard(Rules { windows_ms: vec![10_000, 60_000], ..ten_seconds() });
+        let mut s = shard(CountingRules { windows_ms: vec![10_000, 60_000], ..ten_seconds() });
         let mut readings = 0;
         for second in 0..180 {
             s.wall_ahead = WALL + if (60..90).contains(&second) { leap } else { 0 };
@@ -205,7 +205,7 @@ fn one_reading_of_tomorrow_makes_nobody_late_and_nothing_complete_that_still_fil
 /// A device without a clock publishes each second for an hour, while the site's wall time leaps by so much for so long from second
 /// 1234 on. Gives all parts with the second in which they closed.
 fn leap(leap_ms: i64, for_s: i64) -> Vec<(i64, Part)> {
-    let mut s = shard(Rules { windows_ms: vec![10_000, 60_000], cut_after_ms: 0, ..ten_seconds() });
+    let mut s = shard(CountingRules { windows_ms: vec![10_000, 60_000], cut_after_ms: 0, ..ten_seconds() });
     let (mut parts, mut seen) = (Vec::new(), 0);
     for second in 0..3_600 {
         s.wall_ahead = WALL + if (1_234..1_234 + for_s).contains(&second) { leap_ms } else { 0 };
@@ -260,7 +260,7 @@ fn while_nobody_knows_the_time_no_device_tells_more_than_may_have_passed() {
         assert_eq!(s.publish(second * 1_000, None, reading(WALL + second * 1_000 + ahead, 1.0)), COUNTED);
         s.tick(second * 1_000);
     };
-    let mut s = shard(Rules { cut_after_ms: 0, ..ten_seconds() });
+    let mut s = shard(CountingRules { cut_after_ms: 0, ..ten_seconds() });
     for second in 0..180 {
         s.sure = second < 60;
         timed(&mut s, second, if (73..120).contains(&second) { 20 * 365 * DAY_MS } else { 0 });
@@ -328,7 +328,11 @@ fn a_stream_of_any_pace_has_one_part_a_window_soon_after_its_end_and_it_is_compl
         (hour, DAY_MS),
     ] {
         let count = (12 * width.max(interval) / interval).min(800);
-        let mut s = shard(Rules { windows_ms: vec![width as u32], cut_after_ms: 0, ..Rules::default() });
+        let mut s = shard(CountingRules {
+            windows_ms: vec![width as u32],
+            cut_after_ms: 0,
+            ..CountingRules::default()
+        });
         let closed = play(&mut s, &regular(interval, count));
         // The pace is learned from the first two; the last window is where it stops.
         let settled = closed.iter().skip(2).take(closed.len().saturating_sub(3));
@@ -352,7 +356,8 @@ fn a_device_that_sends_in_bursts_is_not_late() {
     // Once each 30 s what it measured each second since.
     let bursts =
         (1..40).flat_map(|burst| (0..30).map(move |i| (burst * 30_000, (burst - 1) * 30_000 + i * 1_000)));
-    let mut s = shard(Rules { windows_ms: vec![10_000], cut_after_ms: 0, ..Rules::default() });
+    let mut s =
+        shard(CountingRules { windows_ms: vec![10_000], cut_after_ms: 0, ..CountingRules::default() });
     let closed = play(&mut s, &bursts.collect::<Vec<_>>());
     let all = || closed.values().skip(12).take(95);
     assert!(all().all(|parts| parts.len() == 1), "a part for each window");
@@ -361,13 +366,15 @@ fn a_device_that_sends_in_bursts_is_not_late() {
 
 #[test]
 fn a_stream_that_stops_in_the_middle_of_a_window_is_not_called_complete_there() {
-    let mut s = shard(Rules { windows_ms: vec![60_000], cut_after_ms: 0, ..Rules::default() });
+    let mut s =
+        shard(CountingRules { windows_ms: vec![60_000], cut_after_ms: 0, ..CountingRules::default() });
     let fast: Vec<_> = (0..900).map(|i| (i * 100, i * 100)).collect(); // it stops after 90 s
     let closed = play(&mut s, &fast);
     let (at, part) = closed.values().flatten().last().unwrap();
     assert!(part.watermark < part.start.plus(60_000) && *at == 89_900 + 15_000, "{part:?} at {at}");
     // The last reading of a slow one is the only one of its window.
-    let mut s = shard(Rules { windows_ms: vec![10_000], cut_after_ms: 0, ..Rules::default() });
+    let mut s =
+        shard(CountingRules { windows_ms: vec![10_000], cut_after_ms: 0, ..CountingRules::default() });
     let closed = play(&mut s, &regular(60_000, 20));
     let (_, part) = closed.values().flatten().last().unwrap();
     assert!(part.watermark >= part.start.plus(10_000), "{part:?}");
@@ -375,7 +382,8 @@ fn a_stream_that_stops_in_the_middle_of_a_window_is_not_called_complete_there() 
 
 #[test]
 fn a_week_of_buffered_readings_counts_and_adds_up() {
-    let mut s = shard(Rules { windows_ms: vec![60_000], cut_after_ms: 0, ..Rules::default() });
+    let mut s =
+        shard(CountingRules { windows_ms: vec![60_000], cut_after_ms: 0, ..CountingRules::default() });
     let live = (0..300).map(|i| (i * 1_000, i * 1_000));
     let back = 300_000 + 7 * DAY_MS;
     // First what it measures now, then the week, the latest first.

@@ -4,14 +4,14 @@ use crate::support::*;
 use selvedge_fabric::machine::*;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 
-fn rules() -> Rules {
-    Rules { windows_ms: vec![10_000], allowed_lateness_ms: 1_000, ..Rules::default() }
+fn rules() -> CountingRules {
+    CountingRules { windows_ms: vec![10_000], allowed_lateness_ms: 1_000, ..CountingRules::default() }
 }
 
 #[test]
 fn a_series_of_years_ago_closes_its_windows_as_a_live_one() {
     let run = |offset: i64| {
-        let mut s = Shard::new(Rules { max_past_s: u32::MAX, ..rules() });
+        let mut s = Shard::new(CountingRules { max_past_s: u32::MAX, ..rules() });
         for i in 0..600 {
             s.publish(1_700_000_000_000 + i * 10, None, reading(offset + i * 1_000, i as f64));
         }
@@ -26,7 +26,7 @@ fn a_series_of_years_ago_closes_its_windows_as_a_live_one() {
 
 #[test]
 fn two_widths_count_every_reading_each() {
-    let mut s = Shard::new(Rules { windows_ms: vec![10_000, 60_000], ..rules() });
+    let mut s = Shard::new(CountingRules { windows_ms: vec![10_000, 60_000], ..rules() });
     for i in 0..120 {
         s.publish(i, None, reading(i * 1_000, 1.0));
     }
@@ -86,7 +86,7 @@ fn a_tick_before_it_is_due_does_nothing_and_one_when_due_does_something() {
 
 #[test]
 fn rules_take_effect_when_chosen_and_change_no_reading_counted_before() {
-    let mut s = Shard::fresh(Rules { windows_ms: vec![10_000], ..Rules::default() });
+    let mut s = Shard::fresh(CountingRules { windows_ms: vec![10_000], ..CountingRules::default() });
     s.publish(1, None, reading(1_000, 1.0));
     assert_eq!(s.machine.rules().windows_ms, [60_000], "not chosen yet");
     let command = s.machine.rules_command().unwrap();
@@ -97,7 +97,10 @@ fn rules_take_effect_when_chosen_and_change_no_reading_counted_before() {
     let widths: Vec<_> = s.parts().iter().map(|(_, p)| (p.width_ms, p.aggregate.count)).collect();
     assert_eq!(widths, [(60_000, 1), (10_000, 1)]);
     let before = s.machine.rules().clone();
-    s.apply(4, vec![Command::Rules(Box::new(Rules { windows_ms: vec![], ..Rules::default() }))]);
+    s.apply(
+        4,
+        vec![Command::Rules(Box::new(CountingRules { windows_ms: vec![], ..CountingRules::default() }))],
+    );
     assert_eq!(*s.machine.rules(), before, "rules that can't be kept change nothing");
 }
 
@@ -109,7 +112,7 @@ fn overrides_by_pattern_have_their_own_windows() {
         windows_ms: Some(vec![2_000]),
         ..Override::default()
     };
-    let mut s = Shard::new(Rules { streams: vec![o], ..rules() });
+    let mut s = Shard::new(CountingRules { streams: vec![o], ..rules() });
     s.publish(1, None, reading(1_000, 1.0));
     let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
     s.submit(2, &Submission { streams: vec![name("x", "s")], makers: Vec::new(), items });

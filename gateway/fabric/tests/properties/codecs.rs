@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::link::{Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_fabric::machine::{
-    Command, Connect, Connected, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin, Outcome, Page,
-    Proposal, Publish, Quarantined, Reading, Readmit, Reason, Rules, Scanned, SetAside, Source, Submission,
-    Verdict, Will, WindowView,
+    Command, Connect, Connected, CountingRules, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin,
+    Outcome, Page, Proposal, Publish, Quarantined, Reading, Readmit, Reason, Scanned, SetAside, Source,
+    Submission, Verdict, Will, WindowView,
 };
 use selvedge_fabric::peer::{
     BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage,
@@ -364,14 +364,15 @@ fn submission() -> impl Strategy<Value = Submission> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    let rules = (any::<[u32; 4]>(), vec(any::<u32>(), 0..4)).prop_map(|([a, b, c, d], windows_ms)| Rules {
-        windows_ms,
-        idle_close_ms: a,
-        max_streams: b,
-        recent_bytes: c,
-        cut_after_ms: d,
-        ..Rules::default()
-    });
+    let rules =
+        (any::<[u32; 4]>(), vec(any::<u32>(), 0..4)).prop_map(|([a, b, c, d], windows_ms)| CountingRules {
+            windows_ms,
+            idle_close_ms: a,
+            max_streams: b,
+            recent_bytes: c,
+            cut_after_ms: d,
+            ..CountingRules::default()
+        });
     prop_oneof![
         (origin(), any::<u64>(), submission()).prop_map(|(origin, n, submission)| Command::Forwarded {
             origin,

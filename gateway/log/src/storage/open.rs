@@ -7,7 +7,7 @@ use super::keeper::Stores;
 use crate::{
     BatchStore, Disk, Floor, Log, LogError, LogReader, LogSettings, ReadLog, Recovery, Room, SnapshotStore,
 };
-use selvedge_fabric::machine::{Machine, RestoreError, Rules};
+use selvedge_fabric::machine::{CountingRules, Machine, RestoreError};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::Replica;
 use selvedge_fabric::ring::Ring;
@@ -76,7 +76,7 @@ pub struct Opened {
 #[derive(Debug, Clone)]
 pub struct ReplicaSettings {
     /// The rules that this gateway's settings name.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<CountingRules>,
     /// The bounds of each shard's group.
     pub limits: selvedge_paxos::Limits,
     /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
@@ -173,7 +173,7 @@ impl Found {
 }
 
 /// The machine of a shard as its newest snapshot has it; nothing if that is damaged.
-fn restore(stores: &Stores, id: ShardId, rules: &Arc<Rules>) -> Result<Option<Machine>, OpenError> {
+fn restore(stores: &Stores, id: ShardId, rules: &Arc<CountingRules>) -> Result<Option<Machine>, OpenError> {
     let damaged = |why: &dyn std::fmt::Display| {
         tracing::error!(shard = %id, "its snapshot is damaged, it is fetched from a peer: {why}");
         Ok(None)

@@ -1,6 +1,6 @@
 //! Three replicas of one shard with their logs and stores, turn by turn.
 
-use selvedge_fabric::machine::{Item, Origin, Page, Publish, Reading, Rules, Scanned, Submission};
+use selvedge_fabric::machine::{CountingRules, Item, Origin, Page, Publish, Reading, Scanned, Submission};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Replica, Said, StoreWork};
@@ -198,8 +198,12 @@ impl Gateway {
     fn start(id: u16, disk: MemoryDisk, now: Now) -> Self {
         let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
         let ring = Ring::new(1, &members, 3).unwrap();
-        let rules =
-            Rules { windows_ms: vec![1_000], allowed_lateness_ms: 0, cut_after_ms: 0, ..Rules::default() };
+        let rules = CountingRules {
+            windows_ms: vec![1_000],
+            allowed_lateness_ms: 0,
+            cut_after_ms: 0,
+            ..CountingRules::default()
+        };
         let settings = ReplicaSettings {
             rules: Arc::new(rules),
             limits: Limits::default(),
