@@ -84,13 +84,7 @@ struct Known {
 }
 
 /// The circles that are known. No other comes.
-const KNOWN: [Known; 3] = [
-    Known {
-        folder: "gateway/fabric/src/machine",
-        modules: &["command", "outcomes", "quarantine"],
-        why: "commands are declared beside what they hold",
-    },
-    Known { folder: "gateway/fabric/src/machine", modules: &["pace", "window"], why: "one constant" },
+const KNOWN: [Known; 1] = [
     Known {
         folder: "gateway/paxos/src",
         modules: &["consensus", "repair"],

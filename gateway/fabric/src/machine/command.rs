@@ -1,8 +1,5 @@
-//! What a slot holds: commands, and what applying them answers.
+//! What a slot holds: commands.
 
-use super::judged::Judged;
-use super::outcomes::Outcomes;
-use super::quarantine::Quarantined;
 use super::rules::CountingRules;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
@@ -115,8 +112,8 @@ pub enum Item {
     Connect(Connect),
     /// Its connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
     Disconnect(Disconnect),
-    /// A will that was due is published: its readings are chosen (in the shard of its client id). [`Outcome::Done`] to the one
-    /// whose it was to publish, who gives it to subscribers now; [`Outcome::Duplicate`] if it is done; [`Outcome::Stale`] if a connection
+    /// A will that was due is published: its readings are chosen (in the shard of its client id). [`Outcome::Done`](super::Outcome::Done) to the one
+    /// whose it was to publish, who gives it to subscribers now; [`Outcome::Duplicate`](super::Outcome::Duplicate) if it is done; [`Outcome::Stale`](super::Outcome::Stale) if a connection
     /// at another process has the session by now: the one that waited for the will is replaced.
     WillDone {
         /// The client id.
@@ -130,7 +127,7 @@ pub enum Item {
     Subscriptions {
         /// The client id.
         client: String,
-        /// The epoch that [`Outcome::Connected`] gave.
+        /// The epoch that [`Outcome::Connected`](super::Outcome::Connected) gave.
         epoch: u64,
         /// Filters and their greatest QoS, added or replaced.
         add: Vec<(String, u8)>,
@@ -142,7 +139,7 @@ pub enum Item {
     Touch {
         /// The client id.
         client: String,
-        /// The epoch that [`Outcome::Connected`] gave.
+        /// The epoch that [`Outcome::Connected`](super::Outcome::Connected) gave.
         epoch: u64,
         /// The shard that will be touched.
         shard: u16,
@@ -233,7 +230,7 @@ pub struct Connect {
 pub struct Disconnect {
     /// The client id.
     pub client: String,
-    /// The epoch that [`Outcome::Connected`] gave.
+    /// The epoch that [`Outcome::Connected`](super::Outcome::Connected) gave.
     pub epoch: u64,
     /// The gateway process that held the connection: it publishes a will that is due at once.
     pub at: Origin,
@@ -314,6 +311,36 @@ pub struct Publish {
     pub readings: Vec<Reading>,
 }
 
+/// A publish of which something was not counted.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Quarantined {
+    /// Who sent it.
+    pub client: String,
+    /// Where.
+    pub topic: String,
+    /// What; nothing if it was longer than [`MAX_PAYLOAD_BYTES`](super::MAX_PAYLOAD_BYTES).
+    pub payload: Vec<u8>,
+    /// How long the payload was, in bytes.
+    pub payload_bytes: u64,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// 0 at QoS 0.
+    pub packet_id: u16,
+    /// The client says that it may be a resend.
+    pub dup: bool,
+    /// The wall time at which its gateway read it: relative times in the payload count from here.
+    pub at: EpochMs,
+    /// Why something of it was not counted.
+    pub why: String,
+    /// The hashes of those of its readings that were counted or recognised; none if nothing was.
+    pub counted: Vec<u64>,
+    /// How many of these, the last ones, lie in shards that recognised the publish as one that they had judged before, perhaps
+    /// otherwise: an entry that is there knows better.
+    pub recognised: u32,
+    /// How many of its readings were set aside as far behind: each may have counted before, and nobody can tell.
+    pub far_behind: u32,
+}
+
 /// Readings of a quarantined publish that lie in one shard, to be judged again.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Readmit {
@@ -340,71 +367,4 @@ pub struct Reading {
     pub seq: Option<u64>,
     /// Which boot of the device counts that sequence.
     pub boot: Option<u64>,
-}
-
-/// What became of one [`Item`].
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Outcome {
-    /// It was applied.
-    Done,
-    /// A publish, each of whose readings was judged; the slot is its receipt.
-    Judged(Judged),
-    /// A publish that was applied before: nothing was counted again.
-    Duplicate,
-    /// It came from a connection that a later one of the same session has replaced: not applied.
-    Stale,
-    /// A bound of the machine is reached, which this names: not applied, and not to be acknowledged as kept.
-    Refused(String),
-    /// The answer to [`Item::Subscriptions`] of which a bound refuses a part; the rest was applied.
-    Subscribed {
-        /// Which of the added filters, by their index.
-        refused: Vec<u16>,
-    },
-    /// The answer to [`Item::Connect`].
-    Connected(Box<Connected>),
-    /// The answer to [`Item::Retire`].
-    Retired {
-        /// How many streams there were.
-        streams: u32,
-    },
-    /// The answer to [`Item::Disconnect`] where a will is due at once: publish it, then [`Item::WillDone`].
-    WillDue(Box<DueWill>),
-}
-
-/// A session as its new connection finds it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub struct Connected {
-    /// Which session of this client.
-    pub instance: u64,
-    /// Which connection of it.
-    pub epoch: u64,
-    /// A stored session goes on.
-    pub present: bool,
-    /// Its subscriptions.
-    pub subscriptions: Vec<(String, u8)>,
-    /// The shards that its QoS 2 publishes have touched.
-    pub touched: Vec<u16>,
-    /// How long the session outlives this connection, in seconds.
-    pub expiry_s: u32,
-    /// A will of an earlier connection that is due: to be published before the client is let in, then [`Item::WillDone`].
-    pub will: Option<Box<DueWill>>,
-}
-
-/// What became of a forwarded batch.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Verdict {
-    /// Applied now, with one outcome an item.
-    Applied(Outcomes),
-    /// It had been applied before (its outcomes are no longer known; all of it counts as done).
-    AlreadyApplied,
-    /// Batches are missing before it: send again from `last + 1`.
-    Gap {
-        /// The last that was applied.
-        last: u64,
-    },
-    /// A later start of the same gateway was seen.
-    OldStart,
-    /// The frame does not decode: a defect or a newer release; nothing of it was applied, but its number
-    /// is used up.
-    Malformed,
 }

@@ -71,9 +71,9 @@ pub use fullness::{Fullness, WARN_PERCENT};
 pub use gather::{GATHER_TURN_STEPS, Gathering};
 pub use judged::{Judged, Reason, SetAside};
 pub use outbox::{BatchRecord, CutBatch, MAX_CUT_WAIT_MS, OutboxStats};
-pub use outcomes::Outcomes;
+pub use outcomes::{Connected, Outcome, Outcomes, Verdict};
 pub use quarantine::{
-    MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats, Quarantined,
+    MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats,
 };
 pub use query::{
     DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView,

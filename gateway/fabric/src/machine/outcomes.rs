@@ -1,7 +1,58 @@
-//! What became of the items of a batch.
+//! What applying commands answers: what became of an item, of a batch's items, and of the batch.
 
-use super::{Judged, Outcome};
+use super::command::DueWill;
+use super::judged::Judged;
 use bincode::{Decode, Encode};
+
+/// What became of one [`Item`](super::Item).
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Outcome {
+    /// It was applied.
+    Done,
+    /// A publish, each of whose readings was judged; the slot is its receipt.
+    Judged(Judged),
+    /// A publish that was applied before: nothing was counted again.
+    Duplicate,
+    /// It came from a connection that a later one of the same session has replaced: not applied.
+    Stale,
+    /// A bound of the machine is reached, which this names: not applied, and not to be acknowledged as kept.
+    Refused(String),
+    /// The answer to [`Item::Subscriptions`](super::Item::Subscriptions) of which a bound refuses a part; the rest was applied.
+    Subscribed {
+        /// Which of the added filters, by their index.
+        refused: Vec<u16>,
+    },
+    /// The answer to [`Item::Connect`](super::Item::Connect).
+    Connected(Box<Connected>),
+    /// The answer to [`Item::Retire`](super::Item::Retire).
+    Retired {
+        /// How many streams there were.
+        streams: u32,
+    },
+    /// The answer to [`Item::Disconnect`](super::Item::Disconnect) where a will is due at once: publish it, then
+    /// [`Item::WillDone`](super::Item::WillDone).
+    WillDue(Box<DueWill>),
+}
+
+/// A session as its new connection finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Connected {
+    /// Which session of this client.
+    pub instance: u64,
+    /// Which connection of it.
+    pub epoch: u64,
+    /// A stored session goes on.
+    pub present: bool,
+    /// Its subscriptions.
+    pub subscriptions: Vec<(String, u8)>,
+    /// The shards that its QoS 2 publishes have touched.
+    pub touched: Vec<u16>,
+    /// How long the session outlives this connection, in seconds.
+    pub expiry_s: u32,
+    /// A will of an earlier connection that is due: to be published before the client is let in, then
+    /// [`Item::WillDone`](super::Item::WillDone).
+    pub will: Option<Box<DueWill>>,
+}
 
 /// What became of a batch's items, in their order. Nearly all are publishes of one reading, which is counted: of those in front there
 /// is only the number, so that a plain batch costs neither room nor a byte for each on its way through three gateways.
@@ -60,6 +111,25 @@ impl FromIterator<Outcome> for Outcomes {
         list.into_iter().for_each(|outcome| outcomes.push(outcome));
         outcomes
     }
+}
+
+/// What became of a forwarded batch.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Verdict {
+    /// Applied now, with one outcome an item.
+    Applied(Outcomes),
+    /// It had been applied before (its outcomes are no longer known; all of it counts as done).
+    AlreadyApplied,
+    /// Batches are missing before it: send again from `last + 1`.
+    Gap {
+        /// The last that was applied.
+        last: u64,
+    },
+    /// A later start of the same gateway was seen.
+    OldStart,
+    /// The frame does not decode: a defect or a newer release; nothing of it was applied, but its number
+    /// is used up.
+    Malformed,
 }
 
 #[cfg(test)]

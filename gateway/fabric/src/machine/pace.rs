@@ -12,10 +12,11 @@
 //!   readings that were buffered for long, which are late and teach nothing.
 
 use super::rules::Class;
-use super::window::NO_WATERMARK;
 use bincode::{Decode, Encode};
-use selvedge_types::time::{ElapsedMs, EpochMs};
+use selvedge_types::time::{ElapsedMs, EpochMs, TIME_RANGE};
 
+/// Before any event time.
+pub(super) const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
 /// The longest pause that is learned, in milliseconds: a day.
 pub(super) const MAX_PAUSE_MS: u32 = 86_400_000;
 /// A window is looked at at most so much later than it could be, in milliseconds.

@@ -22,10 +22,9 @@
 //! Limit: a publish that is sent again without DUP, or in another session, is another publish: without sequence numbers, or when they
 //! were reset since, counting the entry of the first one anew counts it twice.
 
-use super::command::{Source, publish_hash};
+use super::command::{Quarantined, Source, publish_hash};
 use super::judged::Judged;
 use bincode::{Decode, Encode};
-use selvedge_types::time::EpochMs;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -39,36 +38,6 @@ pub const MAX_READMITTED_ENTRIES: usize = 64;
 pub const MAX_PAGE_ENTRIES: usize = 256;
 /// What an entry counts besides its texts and its payload.
 const ENTRY_OVERHEAD_BYTES: u64 = 160;
-
-/// A publish of which something was not counted.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Quarantined {
-    /// Who sent it.
-    pub client: String,
-    /// Where.
-    pub topic: String,
-    /// What; nothing if it was longer than [`MAX_PAYLOAD_BYTES`].
-    pub payload: Vec<u8>,
-    /// How long the payload was, in bytes.
-    pub payload_bytes: u64,
-    /// 0, 1 or 2.
-    pub qos: u8,
-    /// 0 at QoS 0.
-    pub packet_id: u16,
-    /// The client says that it may be a resend.
-    pub dup: bool,
-    /// The wall time at which its gateway read it: relative times in the payload count from here.
-    pub at: EpochMs,
-    /// Why something of it was not counted.
-    pub why: String,
-    /// The hashes of those of its readings that were counted or recognised; none if nothing was.
-    pub counted: Vec<u64>,
-    /// How many of these, the last ones, lie in shards that recognised the publish as one that they had judged before, perhaps
-    /// otherwise: an entry that is there knows better.
-    pub recognised: u32,
-    /// How many of its readings were set aside as far behind: each may have counted before, and nobody can tell.
-    pub far_behind: u32,
-}
 
 impl Quarantined {
     fn cost_bytes(&self) -> u64 {
@@ -332,6 +301,7 @@ fn cut(text: &mut String, most: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_types::time::EpochMs;
 
     fn publish(client: &str, bytes: usize) -> Quarantined {
         Quarantined {

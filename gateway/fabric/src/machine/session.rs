@@ -13,7 +13,8 @@
 //! for long ([`super::Command::Lost`]). A gateway that was given up and comes back is told to close them.
 
 use super::Evicted;
-use super::command::{Connect, Connected, Disconnect, DueWill, Origin, Will};
+use super::command::{Connect, Disconnect, DueWill, Origin, Will};
+use super::outcomes::Connected;
 use super::rules::CountingRules;
 use super::wills::{Due, MAX_WILL_BYTES, MAX_WILLS_BYTES, Wills};
 use bincode::{Decode, Encode};

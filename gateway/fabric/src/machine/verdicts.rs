@@ -5,7 +5,8 @@
 //!
 //! Limit: of each gateway, what concerns its last [`MAX_INFLIGHT_BATCHES`] numbers: no earlier one is unanswered.
 
-use super::{Origin, Outcome, Verdict};
+use super::command::Origin;
+use super::outcomes::{Outcome, Verdict};
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;

@@ -42,7 +42,7 @@
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::judged::Reason;
 use super::names::Names;
-use super::pace::Course;
+use super::pace::{Course, NO_WATERMARK};
 use super::rules::{Class, MAX_WINDOW_MS};
 use bincode::{Decode, Encode};
 use selvedge_types::aggregate::{Aggregate, Sample};
@@ -169,8 +169,6 @@ pub(super) struct Measured {
     pub number: Option<(Option<u64>, u64)>,
 }
 
-/// Before any event time.
-pub(super) const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
 const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
 
 impl Default for Stream {
