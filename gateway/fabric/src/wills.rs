@@ -1,6 +1,6 @@
 //! Wills on their way: what connections have left behind, published for them.
 //!
-//! The protocol: the shard of the client id decides when a will is due and who publishes it (`machine/wills.rs`). Its readings go
+//! The protocol: the shard of the client id decides when a will is due and who publishes it (`machine/sessions/wills.rs`). Its readings go
 //! to the shards of their devices like any publish's; when these have settled them, the client's shard is told that the will is
 //! done. Its answer decides whether this gateway gives the will to subscribers, so that one does that alone. Then the
 //! connection that waited for it is let in.

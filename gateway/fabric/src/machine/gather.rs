@@ -62,7 +62,7 @@ impl Gathering {
     pub fn go_on(&mut self, machine: &Machine, steps: &mut usize) -> bool {
         let mut places = BTreeMap::new();
         let is_done = self.look_at_names(machine, steps, &mut places);
-        for part in &machine.outbox.waiting {
+        for part in &machine.tables.counting.outbox.waiting {
             if let Some(place) = places.get(&part.stream) {
                 self.scan.add(*place, &Addend::of(part, true));
                 *steps = steps.saturating_sub(PART_STEPS);
@@ -86,7 +86,7 @@ impl Gathering {
         steps: &mut usize,
         places: &mut BTreeMap<u32, usize>,
     ) -> bool {
-        let names = &machine.names;
+        let names = &machine.tables.counting.names;
         let mut from_stream = std::mem::replace(&mut self.from_stream, Bound::Unbounded);
         for (name, id) in names.devices_from(self.from_device.as_ref().map(|name| &**name)) {
             let is_first = std::mem::replace(&mut from_stream, Bound::Unbounded);
@@ -135,10 +135,10 @@ impl Gathering {
         steps: &mut usize,
         places: &mut BTreeMap<u32, usize>,
     ) -> bool {
-        let known = &machine.streams.list[id as usize];
-        let class = &machine.classes[usize::from(known.class)];
+        let known = &machine.tables.counting.streams.list[id as usize];
+        let class = &machine.tables.counting.classes[usize::from(known.class)];
         let Some(width_ms) = width_of(class, self.scan.every_ms) else { return true };
-        let (device, stream) = machine.names.of(id);
+        let (device, stream) = machine.tables.counting.names.of(id);
         if self.scan.streams.len() >= MAX_SCAN_STREAMS {
             let (device, stream) = (device.to_string(), stream.to_string());
             self.scan.end_before(Place { device, stream, start: EpochMs(i64::MIN) });
@@ -146,8 +146,8 @@ impl Gathering {
         }
         let place = self.scan.streams.len();
         places.insert(id, place);
-        let watermark = machine.now().told(known.watermark, class);
-        let (device, stream, cut) = (device.clone(), stream.clone(), machine.outbox.last());
+        let watermark = machine.clocks.now().told(known.watermark, class);
+        let (device, stream, cut) = (device.clone(), stream.clone(), machine.tables.counting.outbox.last());
         self.scan.streams.push(Of { device, stream, width_ms, watermark, cut });
         for open in &known.open {
             let part = open.clone().close(id, class, known.watermark, 0);

@@ -22,8 +22,12 @@
 //! Limit: a publish that is sent again without DUP, or in another session, is another publish: without sequence numbers, or when they
 //! were reset since, counting the entry of the first one anew counts it twice.
 
-use super::command::{Quarantined, Source, publish_hash};
+use super::applied::Applied;
+use super::command::{Item, Quarantined, Source, publish_hash};
 use super::judged::Judged;
+use super::outcomes::Outcome;
+use super::snapshot::{Reader, RestoreError, Writer, inconsistent};
+use super::table::{Moment, Table};
 use bincode::{Decode, Encode};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -265,31 +269,53 @@ impl Quarantine {
         let (entries, bytes) = (self.entries.len() as u64, self.bytes);
         QuarantineStats { entries, bytes, taken: self.taken, evicted: self.evicted }
     }
+}
 
-    /// As it is stored.
-    pub fn image(&self) -> impl Encode + '_ {
-        ((self.last_id, self.taken, self.evicted), &self.readmitted, &self.entries)
+impl Table for Quarantine {
+    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<Outcome> {
+        Some(match item {
+            Item::Quarantine { publish, .. } => {
+                let most = u64::from(at.rules.quarantine_bytes);
+                applied.counters.quarantined += 1;
+                applied.counters.quarantine_evicted += self.put((**publish).clone(), most);
+                Outcome::Done
+            }
+            Item::ResendCounted(source) => {
+                self.resend_counted(source);
+                Outcome::Done
+            }
+            Item::Readmitted { id, attempt, counted, far_behind, done } => {
+                match self.readmit(*id, *attempt, (counted, *far_behind), *done) {
+                    true => Outcome::Done,
+                    false => Outcome::Refused(format!("there is no entry {id} at attempt {attempt}")),
+                }
+            }
+            _ => return None,
+        })
     }
 
-    /// From what [`Quarantine::image`] gave; nothing if that can't be.
-    pub fn from_image(image: Image) -> Option<Self> {
-        let ((last_id, taken, evicted), readmitted, entries) = image;
-        let mut quarantine = Self { last_id, taken, evicted, readmitted, ..Self::default() };
+    fn snapshot(&self, to: &mut Writer) {
+        to.put(((self.last_id, self.taken, self.evicted), &self.readmitted, &self.entries));
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>, _: &Moment) -> Result<(), RestoreError> {
+        let ((last_id, taken, evicted), readmitted, entries): Image = from.take("quarantine")?;
         let sound = |(id, e): (&u64, &QuarantineEntry)| {
             let p = &e.publish;
             let texts = [&p.client, &p.topic, &p.why].iter().all(|text| text.len() <= MAX_TEXT_BYTES);
             *id <= last_id && p.payload.len() <= MAX_PAYLOAD_BYTES && texts
         };
-        if !entries.iter().all(sound) || quarantine.readmitted.len() > MAX_READMITTED_ENTRIES {
-            return None;
+        if !entries.iter().all(sound) || readmitted.len() > MAX_READMITTED_ENTRIES {
+            return Err(inconsistent("quarantine"));
         }
-        entries.into_iter().for_each(|(id, entry)| quarantine.insert(id, entry));
-        Some(quarantine)
+        *self = Self { last_id, taken, evicted, readmitted, ..Self::default() };
+        entries.into_iter().for_each(|(id, entry)| self.insert(id, entry));
+        Ok(())
     }
 }
 
 /// A quarantine as a snapshot has it: last id, taken and evicted; what was counted anew; the entries.
-pub(super) type Image = ((u64, u64, u64), VecDeque<Readmitted>, BTreeMap<u64, QuarantineEntry>);
+type Image = ((u64, u64, u64), VecDeque<Readmitted>, BTreeMap<u64, QuarantineEntry>);
 
 /// Cuts a text to at most so many bytes, between characters.
 fn cut(text: &mut String, most: usize) {
@@ -399,10 +425,7 @@ mod tests {
         }
         q.note_readmitted((3, 1), 0, Judged { counted: 2, ..Judged::default() });
         assert!(q.readmit(9, 0, (&[7], 1), false) && !q.readmit(9, 0, (&[], 0), true));
-        let form = bincode::config::standard();
-        let bytes = bincode::encode_to_vec(q.image(), form).unwrap();
-        let (image, _): (Image, _) = bincode::decode_from_slice(&bytes, form).unwrap();
-        let again = Quarantine::from_image(image).unwrap();
+        let again = crate::machine::table::stored_and_restored(&q);
         assert_eq!((again.stats(), &again.entries, again.last_id), (q.stats(), &q.entries, 9));
         assert_eq!(again.readmitted((3, 1), 0).map(|j| j.counted), Some(2));
         assert_eq!((again.page(Some("b"), 4, 10_000).0.len(), again.page(None, 0, 0).0.len()), (2, 1));

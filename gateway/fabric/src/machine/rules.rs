@@ -292,9 +292,9 @@ impl CountingRules {
     }
 
     /// The rules as classes of streams: the default first, then one for each override.
-    pub(super) fn classes(&self) -> Vec<Class> {
+    pub(super) fn classes(&self) -> Vec<StreamClass> {
         let after = |s: u32| (s > 0).then(|| u64::from(s) * 1_000);
-        let default = Class {
+        let default = StreamClass {
             windows_ms: self.windows_ms.clone(),
             lateness_ms: i64::from(self.allowed_lateness_ms),
             idle_close_ms: u64::from(self.idle_close_ms),
@@ -306,7 +306,7 @@ impl CountingRules {
             max_past_ms: i64::from(self.max_past_s) * 1_000,
             max_future_ms: i64::from(self.max_future_s) * 1_000,
         };
-        let of = |o: &Override| Class {
+        let of = |o: &Override| StreamClass {
             windows_ms: o.windows_ms.clone().unwrap_or_else(|| default.windows_ms.clone()),
             lateness_ms: o.allowed_lateness_ms.map_or(default.lateness_ms, i64::from),
             idle_close_ms: o.idle_close_ms.map_or(default.idle_close_ms, u64::from),
@@ -318,7 +318,7 @@ impl CountingRules {
             sequence_bits: o.sequence_bits,
             retire_idle_ms: o.retire_idle_after_s.map_or(default.retire_idle_ms, after),
         };
-        let overrides: Vec<Class> = self.streams.iter().map(of).collect();
+        let overrides: Vec<StreamClass> = self.streams.iter().map(of).collect();
         std::iter::once(default).chain(overrides).collect()
     }
 
@@ -333,7 +333,7 @@ impl CountingRules {
 
 /// What applies to one stream.
 #[derive(Debug, Clone)]
-pub(super) struct Class {
+pub(super) struct StreamClass {
     pub windows_ms: Vec<u32>,
     pub lateness_ms: i64,
     pub idle_close_ms: u64,

@@ -14,10 +14,9 @@
 //! latest ones. Widths that the rules no longer have are not answered.
 
 use super::Machine;
-use super::outbox::BatchRecord;
+use super::counting::{BatchRecord, ClosedPart};
 use super::query::{MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, WindowView};
-use super::rules::Class;
-use super::window::Closed;
+use super::rules::StreamClass;
 use bincode::{Decode, Encode};
 use selvedge_types::aggregate::Aggregate;
 use selvedge_types::frame::encoded_bytes;
@@ -69,8 +68,8 @@ pub(super) struct Addend<'a> {
 }
 
 impl<'a> Addend<'a> {
-    pub fn of(part: &'a Closed, closed: bool) -> Self {
-        let Closed { width_ms, start, aggregate, set_aside, sequences, .. } = part;
+    pub fn of(part: &'a ClosedPart, closed: bool) -> Self {
+        let ClosedPart { width_ms, start, aggregate, set_aside, sequences, .. } = part;
         let (width_ms, start, set_aside, late) = (*width_ms, *start, *set_aside, part.late_count());
         Self { width_ms, start, aggregate, late, closed, set_aside, sequences }
     }
@@ -112,7 +111,7 @@ pub struct Scanned {
 impl Machine {
     /// What the wall clock would have shown at an earlier elapsed time, had it gone on as it does now.
     pub fn wall_of(&self, earlier: ElapsedMs) -> EpochMs {
-        self.wall.plus(-i64::try_from(self.elapsed.since(earlier)).unwrap_or(i64::MAX))
+        self.clocks.wall.plus(-i64::try_from(self.clocks.elapsed.since(earlier)).unwrap_or(i64::MAX))
     }
 }
 
@@ -139,8 +138,9 @@ impl Scan {
     /// Notes which batches are to be looked at, once all streams are known.
     pub(super) fn want_batches(&mut self, machine: &Machine) {
         if !self.streams.is_empty() {
-            let cut = self.want(machine.outbox.kept, machine.outbox.manifest.iter());
-            self.since = machine.outbox.released.max(cut).map(|at| machine.wall_of(at));
+            let outbox = &machine.tables.counting.outbox;
+            let cut = self.want(outbox.kept, outbox.manifest.iter());
+            self.since = outbox.released.max(cut).map(|at| machine.wall_of(at));
         }
     }
 
@@ -284,7 +284,7 @@ impl Scan {
 const ROW_BYTES: usize = 2 * 3 + 5 + 9 + 9 + 5 + 1 + 9 + 9;
 
 /// The width of the parts that make up an answer.
-pub(super) fn width_of(class: &Class, every_ms: Option<u32>) -> Option<u32> {
+pub(super) fn width_of(class: &StreamClass, every_ms: Option<u32>) -> Option<u32> {
     match every_ms {
         None => class.windows_ms.first().copied(),
         Some(every) => class.windows_ms.iter().copied().filter(|w| every > 0 && every % w == 0).max(),

@@ -1,26 +1,16 @@
 //! Snapshots: the whole state of a machine as bytes, and back.
 //!
 //! One byte of format version, the parts of the state in a fixed order in the form of
-//! [`selvedge_types::frame`], and the xxh3 of all that. Two machines are in the same state if and only if their snapshots
+//! [`selvedge_types::frame`], and the xxh3 of all that. What is in the tables each of them writes by itself ([`super::table`]). Two machines are in the same state if and only if their snapshots
 //! are the same bytes, so that replicas can be compared by [`Machine::digest`]. What is derived (orders of deadlines
 //! and of use, sizes) is left out and made again.
 
-use super::clients::Clients;
-use super::idle::Idle;
-use super::names::{DeviceImage, MakerImage, Names, StreamImage};
-use super::outbox::Outbox;
-use super::quarantine::Quarantine;
-use super::rules::{BadRule, CountingRules, MAX_STREAMS_ENTRIES};
-use super::session::Sessions;
-use super::tombstones::Tombstones;
+use super::Machine;
+use super::rules::{BadRule, CountingRules};
 use super::verdicts::Verdicts;
-use super::window::{Stored, Streams};
-use super::{GatewayId, MAX_ELAPSED, Machine};
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
-use selvedge_types::canary::{self, Canary};
-use selvedge_types::ids::ShardId;
-use selvedge_types::time::{EpochMs, TIME_RANGE};
+use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -31,7 +21,7 @@ pub const SNAPSHOT_VERSION: u8 = 9;
 const MAX_GROWTH: usize = 32;
 
 /// Far above any count that a shard reaches, far below where counting on would overflow.
-const MAX_COUNT: u64 = 1 << 62;
+pub(super) const MAX_COUNT: u64 = 1 << 62;
 
 const FORM: bincode::config::Configuration = bincode::config::standard();
 
@@ -62,23 +52,26 @@ pub enum RestoreError {
     Rules(#[from] BadRule),
 }
 
-struct Writer(Vec<u8>);
+/// A snapshot that is being written.
+pub(super) struct Writer(pub(super) Vec<u8>);
 
 impl Writer {
-    fn put(&mut self, value: impl Encode) {
+    pub fn put(&mut self, value: impl Encode) {
         let written = bincode::encode_into_std_write(value, &mut self.0, FORM);
         debug_assert!(written.is_ok(), "writing to memory does not fail");
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// What is left of a snapshot to be read.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 fn limited<T: Decode<()>, const BYTES: usize>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
     bincode::decode_from_slice(bytes, FORM.with_limit::<BYTES>())
 }
 
 impl Reader<'_> {
-    fn take<T: Decode<()>>(&mut self, table: &'static str) -> Result<T, RestoreError> {
+    /// Reads the next value; `table` says in errors what it is of.
+    pub fn take<T: Decode<()>>(&mut self, table: &'static str) -> Result<T, RestoreError> {
         const MIB: usize = 1024 * 1024;
         let decode = match self.0.len().saturating_mul(MAX_GROWTH).div_ceil(MIB) {
             0..=1 => limited::<T, MIB>,
@@ -92,7 +85,7 @@ impl Reader<'_> {
     }
 }
 
-fn inconsistent(table: &'static str) -> RestoreError {
+pub(super) fn inconsistent(table: &'static str) -> RestoreError {
     RestoreError::Table(table, "its entries contradict each other".to_string())
 }
 
@@ -101,28 +94,15 @@ impl Machine {
     pub fn snapshot(&self) -> Vec<u8> {
         let mut w = Writer(vec![SNAPSHOT_VERSION]);
         w.put((self.shard, self.slot, self.level, self.incarnation));
-        w.put((self.elapsed, self.wall, self.sure, self.agreed, self.trust));
-        w.put(&self.rules);
+        w.put(self.clocks);
+        w.put(&*self.rules);
         let origins: Vec<(GatewayId, u64, u64)> =
             self.origins.iter().map(|(g, (s, n))| (*g, *s, *n)).collect();
         w.put(origins);
-        w.put(self.names.device_images().collect::<Vec<_>>());
-        w.put(self.names.maker_images().collect::<Vec<_>>());
-        w.put(self.names.streams.len() as u32);
-        for image in self.names.stream_images() {
-            let s = &self.streams.list[image.0 as usize];
-            w.put((image, s.heard, s.seen, s.watermark, s.told, s.course));
-            match canary::makes(Canary::DedupNotInSnapshot) {
-                true => w.put((&s.open, [0u8; 0].as_slice(), &s.set_aside)),
-                false => w.put((&s.open, &s.boots, &s.set_aside)),
-            }
+        for table in self.tables.list() {
+            table.snapshot(&mut w);
         }
-        w.put(self.tombstones.image());
-        w.put(self.clients.image());
-        w.put(self.quarantine.image());
-        w.put(self.sessions.image());
-        let o = &self.outbox;
-        w.put(((o.kept, o.released, o.cursor, o.lost, o.ledger), &o.manifest, &o.waiting, o.since));
+        self.tables.counting.snapshot_outbox(&mut w);
         w.put(self.verdicts.image());
         let digest = xxh3_64(&w.0);
         w.0.extend(digest.to_le_bytes());
@@ -157,66 +137,25 @@ impl Machine {
         if m.slot > MAX_COUNT {
             return Err(inconsistent("head"));
         }
-        (m.elapsed, m.wall, m.sure, m.agreed, m.trust) = r.take("clocks")?;
-        let sound = |wall: EpochMs| TIME_RANGE.contains(&wall.0);
-        let agreed_sound = m.agreed.is_none_or(|(elapsed, wall)| elapsed <= m.elapsed && sound(wall));
-        if m.elapsed > MAX_ELAPSED || !sound(m.wall) || !agreed_sound || !m.trust.is_sound(m.elapsed) {
+        m.clocks = r.take("clocks")?;
+        if !m.clocks.is_sound() {
             return Err(inconsistent("clocks"));
         }
-        m.rules = r.take("rules")?;
-        m.rules.validate()?;
-        m.classes = m.rules.classes();
+        let in_force: CountingRules = r.take("rules")?;
+        in_force.validate()?;
+        m.rules = Arc::new(in_force);
         let origins: Vec<(GatewayId, u64, u64)> = r.take("origins")?;
         m.origins = origins.into_iter().map(|(gateway, start, n)| (gateway, (start, n))).collect();
-        (m.names, m.streams) = m.read_streams(&mut r)?;
-        m.tombstones = Tombstones::from_image(r.take("tombstones")?).ok_or(inconsistent("tombstones"))?;
-        m.idle = Idle::of(m.names.streams.iter().map(|(id, _)| id), &m.streams, &m.classes);
-        let (uses, clients): (u64, _) = r.take("clients")?;
-        m.clients = Clients::from_image(uses, clients).ok_or(inconsistent("clients"))?;
-        m.quarantine = Quarantine::from_image(r.take("quarantine")?).ok_or(inconsistent("quarantine"))?;
-        let (epoch, sessions, wills, lost): (u64, _, _, _) = r.take("sessions")?;
-        m.sessions = Sessions::from_image(epoch, sessions, wills, lost).ok_or(inconsistent("sessions"))?;
-        let (edges, manifest, waiting, since): ((u64, _, u64, u64, _), _, _, _) = r.take("outbox")?;
-        if uses.max(epoch).max(edges.2) > MAX_COUNT {
-            return Err(inconsistent("counts"));
+        let at = m.moment();
+        for table in m.tables.list_mut() {
+            table.restore(&mut r, &at)?;
         }
-        m.outbox =
-            Outbox::restore(edges, manifest, waiting, since, &m.names).ok_or(inconsistent("outbox"))?;
+        m.tables.counting.restore_outbox(&mut r)?;
         m.verdicts = Verdicts::from_image(r.take("verdicts")?);
         if !r.0.is_empty() {
             return Err(RestoreError::Table("end", format!("{} bytes too many", r.0.len())));
         }
         Ok(m)
-    }
-
-    fn read_streams(&self, r: &mut Reader<'_>) -> Result<(Names, Streams), RestoreError> {
-        let (mut names, mut streams) = (Names::default(), Streams::default());
-        let most = MAX_STREAMS_ENTRIES;
-        let devices: Vec<DeviceImage> = r.take("devices")?;
-        if !devices.into_iter().all(|device| names.restore_device(device, most)) {
-            return Err(inconsistent("devices"));
-        }
-        let makers: Vec<MakerImage> = r.take("clients of streams")?;
-        if !makers.into_iter().all(|maker| names.restore_maker(maker, most)) {
-            return Err(inconsistent("clients of streams"));
-        }
-        let count: u32 = r.take("streams")?;
-        for _ in 0..count {
-            let (image, stored): (StreamImage, Stored) = r.take("streams")?;
-            let id = image.0;
-            if !names.restore_stream(image, most) {
-                return Err(inconsistent("streams"));
-            }
-            let (device, name) = names.of(id);
-            let class = self.rules.class_of(device, name);
-            if !streams.restore(id, class, stored, &self.classes) {
-                return Err(inconsistent("streams"));
-            }
-        }
-        if !names.is_whole() {
-            return Err(inconsistent("devices"));
-        }
-        Ok((names, streams))
     }
 
     /// A 64-bit hash of the state. Takes as long as a snapshot.

@@ -8,7 +8,7 @@
 //! [`OTHER`] and what bincode makes of it.
 
 use super::command::{Item, Reading};
-use super::session::MAX_CLIENT_BYTES;
+use super::sessions::MAX_CLIENT_BYTES;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::time::EpochMs;

@@ -10,10 +10,12 @@
 //! Limit: a majority that is wrong in the same way for longer is believed. What was told by that is taken back by what is told
 //! after its clocks have come back.
 
-use super::window::MAX_LEAD_MS;
 use bincode::{Decode, Encode};
 use selvedge_types::time::{EARLIEST_NOW, ElapsedMs, EpochMs, TIME_RANGE};
 
+/// A stream that is further ahead of a wall time that is sure than this is ahead of the time, in milliseconds. (Clocks of devices
+/// that are set at all are closer.)
+pub const MAX_LEAD_MS: i64 = 600_000;
 /// How long a time must have stayed, in milliseconds, to be believed though it leapt.
 pub const BELIEVED_AFTER_MS: u64 = 900_000;
 

@@ -5,46 +5,48 @@
 //! them. What stays is a tombstone of its sequence numbers (see `tombstones`). A reading that was not counted before makes the
 //! stream known anew.
 
-use super::{Applied, Machine};
+use super::Counting;
+use crate::machine::applied::Applied;
+use crate::machine::table::Moment;
 
 /// How many streams one tick retires at most; the next tick goes on.
 pub const MAX_TICK_RETIRED_ENTRIES: usize = 64;
 
-impl Machine {
+impl Counting {
     /// Retires a stream of a device, or all of them; says how many there were.
-    pub(super) fn retire(&mut self, device: &str, stream: Option<&str>, applied: &mut Applied) -> u32 {
+    pub fn retire(&mut self, device: &str, stream: Option<&str>, at: &Moment, applied: &mut Applied) -> u32 {
         let ids: Vec<u32> = match (self.names.device(device), stream) {
             (None, _) => Vec::new(),
             (Some(_), Some(stream)) => self.names.find(device, stream).into_iter().collect(),
             (Some(id), None) => self.names.devices[id].streams.clone(),
         };
-        self.retire_all(&ids, applied);
+        self.retire_all(&ids, at, applied);
         ids.len() as u32
     }
 
     /// Retires streams that were silent for as long as their rules say.
-    pub(super) fn retire_idle(&mut self, applied: &mut Applied) {
-        let ids = self.idle.take_due(self.elapsed, &self.streams, &self.classes, MAX_TICK_RETIRED_ENTRIES);
+    pub fn retire_idle(&mut self, at: &Moment, applied: &mut Applied) {
+        let ids = self.idle.take_due(at.now.elapsed, &self.streams, &self.classes, MAX_TICK_RETIRED_ENTRIES);
         applied.counters.retired_idle += ids.len() as u64;
-        self.retire_all(&ids, applied);
+        self.retire_all(&ids, at, applied);
     }
 
-    fn retire_all(&mut self, ids: &[u32], applied: &mut Applied) {
+    fn retire_all(&mut self, ids: &[u32], at: &Moment, applied: &mut Applied) {
         if ids.is_empty() {
             return;
         }
-        let now = self.now();
+        let now = at.now;
         for id in ids {
             self.streams.close_all_of(*id, now, &self.classes);
         }
-        self.keep_closed(applied);
+        self.keep_closed(at, applied);
         if ids.iter().any(|id| self.outbox.holds(*id)) {
-            applied.batches.extend(self.outbox.cut(self.elapsed, &self.names));
+            applied.batches.extend(self.outbox.cut(now.elapsed, &self.names));
         }
         for id in ids {
             let (device, name) = self.names.of(*id);
             let boots = self.streams.remove(*id);
-            applied.counters.tombstones_forgotten += self.tombstones.add(device, name, boots, self.elapsed);
+            applied.counters.tombstones_forgotten += self.tombstones.add(device, name, boots, now.elapsed);
             self.names.remove(*id);
             self.idle.remove(*id);
         }

@@ -22,7 +22,8 @@
 //! Invariant: seqs are given without gaps, and kept <= cursor <= last.
 
 use super::names::Names;
-use super::window::Closed;
+use super::window::ClosedPart;
+use crate::machine::applied::CutBatch;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::varint_bytes;
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -35,15 +36,6 @@ pub const MAX_CUT_WAIT_MS: u64 = 900_000;
 const BACKLOG_STEP_ENTRIES: u64 = 16;
 /// What a batch counts at least towards the bytes that are kept: it bounds their number, and so the manifest.
 const LEAST_KEPT_BYTES: u64 = 1024;
-
-/// A batch that was cut now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CutBatch {
-    /// Its number.
-    pub seq: u64,
-    /// An encoded [`Batch`].
-    pub bytes: Vec<u8>,
-}
 
 /// What is known of a batch that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -121,7 +113,7 @@ pub struct OutboxStats {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub struct Outbox {
     /// Batches up to this one are released.
     pub kept: u64,
     /// When the last of them was cut; nothing as long as none is released.
@@ -133,7 +125,7 @@ pub(super) struct Outbox {
     pub ledger: Option<LedgerId>,
     /// From `kept + 1` on.
     pub manifest: VecDeque<BatchRecord>,
-    pub waiting: Vec<Closed>,
+    pub waiting: Vec<ClosedPart>,
     pub since: ElapsedMs,
     /// Derived from `manifest`: the bytes of the unconfirmed ones, and what all count towards the bytes that are kept.
     bytes: u64,
@@ -159,7 +151,7 @@ impl Outbox {
     }
 
     /// Takes a part that closed at `now`; if it no longer fits, what waits is cut first.
-    pub fn push(&mut self, part: Closed, now: ElapsedMs, names: &Names) -> Option<CutBatch> {
+    pub fn push(&mut self, part: ClosedPart, now: ElapsedMs, names: &Names) -> Option<CutBatch> {
         let name_bytes = || {
             let (device, stream) = names.of(part.stream);
             [device.len(), stream.len()].iter().map(|n| varint_bytes(*n as u64) + n).sum::<usize>()
@@ -209,7 +201,7 @@ impl Outbox {
             let (device, stream) = names.of(*id);
             StreamName { device: device.to_string(), stream: stream.to_string() }
         };
-        let part = |c: &Closed| Part {
+        let part = |c: &ClosedPart| Part {
             stream: self.places.get(&c.stream).copied().unwrap_or(u32::MAX),
             width_ms: c.width_ms,
             start: c.start,
@@ -225,7 +217,7 @@ impl Outbox {
         };
         let bytes = batch.encode();
         debug_assert!(bytes.len() <= HEAD_BYTES + self.size && HEAD_BYTES + self.size <= bytes.len() + 4);
-        let end = |c: &Closed| c.start.plus(i64::from(c.width_ms));
+        let end = |c: &ClosedPart| c.start.plus(i64::from(c.width_ms));
         let mut shortest = vec![u32::MAX; batch.streams.len()];
         for part in &batch.parts {
             if let Some(width_ms) = shortest.get_mut(part.stream as usize) {
@@ -339,7 +331,7 @@ impl Outbox {
     pub fn restore(
         (kept, released, cursor, lost, ledger): (u64, Option<ElapsedMs>, u64, u64, Option<LedgerId>),
         manifest: VecDeque<BatchRecord>,
-        waiting: Vec<Closed>,
+        waiting: Vec<ClosedPart>,
         since: ElapsedMs,
         names: &Names,
     ) -> Option<Self> {
@@ -370,7 +362,7 @@ impl Outbox {
 }
 
 /// The encoded size of a part.
-fn part_bytes(c: &Closed, place: u32) -> usize {
+fn part_bytes(c: &ClosedPart, place: u32) -> usize {
     let signed = |n: EpochMs| varint_bytes(((n.0 << 1) ^ (n.0 >> 63)) as u64);
     varint_bytes(place.into())
         + varint_bytes(c.width_ms.into())

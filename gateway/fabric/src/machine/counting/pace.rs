@@ -11,14 +11,14 @@
 //! - A reading comes late by as much as the stream's own time has passed it. That can't be more than a usual pause, except for
 //!   readings that were buffered for long, which are late and teach nothing.
 
-use super::rules::Class;
+use crate::machine::rules::StreamClass;
 use bincode::{Decode, Encode};
 use selvedge_types::time::{ElapsedMs, EpochMs, TIME_RANGE};
 
 /// Before any event time.
-pub(super) const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
+pub const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
 /// The longest pause that is learned, in milliseconds: a day.
-pub(super) const MAX_PAUSE_MS: u32 = 86_400_000;
+pub const MAX_PAUSE_MS: u32 = 86_400_000;
 /// A window is looked at at most so much later than it could be, in milliseconds.
 const MAX_SPARE_MS: i64 = 1_000;
 /// What was learned wears off within so many times its own length.
@@ -28,7 +28,7 @@ const MISSED: u64 = 3;
 
 /// A stream's own time, and its pace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub(super) struct Course {
+pub struct Course {
     /// The latest event time; [`NO_WATERMARK`] at first.
     front: EpochMs,
     /// The elapsed time at which that came.
@@ -65,7 +65,7 @@ impl Course {
     }
 
     /// How far its own time must have passed the end of a window for nothing to be expected in it any more, in milliseconds.
-    pub fn wait_ms(&self, class: &Class) -> i64 {
+    pub fn wait_ms(&self, class: &StreamClass) -> i64 {
         class.lateness_ms.saturating_add(i64::from(self.pace.lag_ms))
     }
 

@@ -20,7 +20,7 @@ pub const MAX_TOMBSTONES_ENTRIES: usize = 1_024;
 
 /// What is remembered of one stream.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(super) struct Tombstone {
+pub struct Tombstone {
     /// The elapsed time at which it was retired.
     at: ElapsedMs,
     boots: Vec<Boot>,
@@ -28,7 +28,7 @@ pub(super) struct Tombstone {
 
 /// All tombstones of a shard, by a hash of the stream's names.
 #[derive(Debug, Default)]
-pub(super) struct Tombstones {
+pub struct Tombstones {
     by_hash: BTreeMap<u128, Tombstone>,
     /// Derived.
     order: BTreeSet<(ElapsedMs, u128)>,

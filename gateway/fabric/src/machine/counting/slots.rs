@@ -8,7 +8,7 @@ use std::ops::{Index, IndexMut};
 
 /// Entries by number.
 #[derive(Debug)]
-pub(super) struct Slots<T> {
+pub struct Slots<T> {
     /// The last one is taken.
     list: Vec<Option<T>>,
     free: BTreeSet<u32>,

@@ -11,16 +11,16 @@
 //! Invariant: every device and every maker has a stream.
 //! Invariant: what is counted for a bound follows from the state alone, never from who still holds a name.
 
-use super::judged::Reason;
-use super::rules::CountingRules;
 use super::slots::Slots;
+use crate::machine::judged::Reason;
+use crate::machine::rules::CountingRules;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// One device: its name and its streams, ordered by name.
 #[derive(Debug)]
-pub(super) struct Device {
+pub struct NamedDevice {
     pub name: Arc<str>,
     pub streams: Vec<u32>,
     /// Readings of streams that were not let in, since it is known.
@@ -29,7 +29,7 @@ pub(super) struct Device {
 
 /// One stream: whose, and its name.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub struct NamedStream {
     pub device: u32,
     pub name: Arc<str>,
     /// The client that made it known, or [`NO_MAKER`].
@@ -50,9 +50,9 @@ const NO_MAKER: u32 = u32::MAX;
 /// The directory. The hash maps are only ever looked up, never walked, so that their order, which
 /// differs between replicas, can't show.
 #[derive(Debug, Default)]
-pub(super) struct Names {
-    pub devices: Slots<Device>,
-    pub streams: Slots<Stream>,
+pub struct Names {
+    pub devices: Slots<NamedDevice>,
+    pub streams: Slots<NamedStream>,
     makers: Slots<Maker>,
     by_name: HashMap<Arc<str>, u32>,
     /// Derived: the same in the order of the names, for questions. Readings look devices up more quickly in the other.
@@ -182,7 +182,7 @@ impl Names {
             }
         });
         let name = self.word(stream);
-        let id = self.streams.insert(Stream { device, name, maker });
+        let id = self.streams.insert(NamedStream { device, name, maker });
         self.list(id);
         id
     }
@@ -190,7 +190,7 @@ impl Names {
     fn add_device(&mut self, device: &str) -> u32 {
         let name: Arc<str> = device.into();
         self.bytes += name.len();
-        let id = self.devices.insert(Device { name: name.clone(), streams: Vec::new(), refused: 0 });
+        let id = self.devices.insert(NamedDevice { name: name.clone(), streams: Vec::new(), refused: 0 });
         self.ordered.insert(name.clone(), id);
         self.by_name.insert(name, id);
         id
@@ -209,7 +209,7 @@ impl Names {
 
     /// Puts a new stream into its device's list, and counts it for its maker.
     fn list(&mut self, id: u32) {
-        let Stream { device, name, maker } = &self.streams[id];
+        let NamedStream { device, name, maker } = &self.streams[id];
         let (device, maker) = (*device, *maker);
         let bytes = self.devices[device].name.len() + name.len();
         let place = self.place(device, name).unwrap_or_else(|place| place);
@@ -264,11 +264,11 @@ impl Names {
 }
 
 /// A device as it is stored: its number, its name, what was refused.
-pub(super) type DeviceImage = (u32, String, u64);
+pub type DeviceImage = (u32, String, u64);
 /// A maker as it is stored: its number and its client id.
-pub(super) type MakerImage = (u32, String);
+pub type MakerImage = (u32, String);
 /// A stream as it is stored: its number, its device's, its name, its maker's number.
-pub(super) type StreamImage = (u32, u32, String, u32);
+pub type StreamImage = (u32, u32, String, u32);
 
 impl Names {
     pub fn device_images(&self) -> impl Iterator<Item = (u32, &str, u64)> {
@@ -287,7 +287,7 @@ impl Names {
     pub fn restore_device(&mut self, (id, name, refused): DeviceImage, most: u32) -> bool {
         let name: Arc<str> = name.into();
         self.bytes += name.len();
-        let device = Device { name: name.clone(), streams: Vec::new(), refused };
+        let device = NamedDevice { name: name.clone(), streams: Vec::new(), refused };
         self.ordered.insert(name.clone(), id);
         self.devices.restore(id, device, most) && self.by_name.insert(name, id).is_none()
     }
@@ -308,7 +308,7 @@ impl Names {
             return false;
         }
         let name = self.word(&name);
-        let sound = self.streams.restore(id, Stream { device, name, maker }, most);
+        let sound = self.streams.restore(id, NamedStream { device, name, maker }, most);
         if sound {
             self.list(id);
         }

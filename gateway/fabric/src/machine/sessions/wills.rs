@@ -9,7 +9,7 @@
 //! Invariant: a client has at most one will that is due. The connection that a takeover lets in is let in only after the will
 //! before it is done; so a will whose predecessor is still here is of a connection that was never let in, and is dropped.
 
-use super::command::{DueWill, Origin};
+use crate::machine::command::{DueWill, Origin};
 use bincode::{Decode, Encode};
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +23,7 @@ pub const MAX_PUBLISHING_MS: u64 = 10_000;
 
 /// A will that is due and not known to be published.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(super) struct Due {
+pub struct Due {
     will: DueWill,
     /// Who publishes it, and until when nobody else does; nobody: the leader's gateway.
     by: Option<(Origin, ElapsedMs)>,
@@ -31,7 +31,7 @@ pub(super) struct Due {
 
 /// Wills that are due, by client.
 #[derive(Debug, Default)]
-pub(super) struct Wills {
+pub struct Wills {
     due: BTreeMap<String, Due>,
     /// Derived: when the leader's gateway takes over.
     until: BTreeSet<(ElapsedMs, String)>,

@@ -7,20 +7,28 @@
 //!
 //! The will of a connection is part of its session, and falls due here (MQTT 5, 3.1.2.5): when the connection ends without a
 //! goodbye or is taken over, after its delay has passed or its session has ended, whichever comes first; a session that goes on
-//! before its will's delay has passed keeps it back. See [`super::wills`] for what becomes of one that is due.
+//! before its will's delay has passed keeps it back. See [`wills`] for what becomes of one that is due.
 //!
 //! The connections of a gateway end with its process: when a later start of it is met, or when the leader could not reach it
 //! for long ([`super::Command::Lost`]). A gateway that was given up and comes back is told to close them.
 
-use super::Evicted;
-use super::command::{Connect, Disconnect, DueWill, Origin, Will};
-use super::outcomes::Connected;
+mod wills;
+
+pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
+
+use super::applied::{Applied, Evicted};
+use super::command::{Connect, Disconnect, DueWill, Item, Origin, Will};
+use super::fullness::Fullness;
+use super::outcomes::{Connected, Outcome};
 use super::rules::CountingRules;
-use super::wills::{Due, MAX_WILL_BYTES, MAX_WILLS_BYTES, Wills};
+use super::snapshot::{MAX_COUNT, Reader, RestoreError, Writer, inconsistent};
+use super::table::{Moment, Table};
 use bincode::{Decode, Encode};
+use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
+use wills::{Due, Wills};
 
 /// The longest client id.
 pub const MAX_CLIENT_BYTES: usize = 256;
@@ -29,7 +37,7 @@ pub const MAX_FILTER_BYTES: usize = 512;
 
 /// One client's session.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(super) struct Session {
+pub(super) struct StoredSession {
     instance: u64,
     epoch: u64,
     at: Origin,
@@ -45,7 +53,7 @@ pub(super) struct Session {
     touched: BTreeSet<u16>,
 }
 
-impl Session {
+impl StoredSession {
     fn due_will(&self, client: &str, will: Will) -> DueWill {
         DueWill { client: client.to_string(), instance: self.instance, epoch: self.epoch, will }
     }
@@ -58,7 +66,7 @@ impl Session {
 /// All sessions of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    all: BTreeMap<String, Session>,
+    all: BTreeMap<String, StoredSession>,
     /// The greatest epoch given.
     epoch: u64,
     wills: Wills,
@@ -76,13 +84,12 @@ pub(super) struct Sessions {
     connected: BTreeMap<Origin, usize>,
 }
 
-/// Why a command on a session was not carried out.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Not {
-    /// The session is not of that epoch.
-    Current,
-    /// A bound is reached.
-    Possible(String),
+/// What sessions expire by.
+fn time(at: &Moment) -> ElapsedMs {
+    match canary::makes(Canary::ExpiryByWall) {
+        true => ElapsedMs(u64::try_from(at.now.wall.0).unwrap_or(0)),
+        false => at.now.elapsed,
+    }
 }
 
 impl Sessions {
@@ -105,12 +112,6 @@ impl Sessions {
         self.wills.len()
     }
 
-    /// When something ends or falls due.
-    pub fn due(&self) -> Option<ElapsedMs> {
-        let first = |set: &BTreeSet<(ElapsedMs, String)>| set.first().map(|(at, _)| *at);
-        [first(&self.ends), first(&self.delayed), self.wills.due()].into_iter().flatten().min()
-    }
-
     /// Wills that the leader's gateway is to publish.
     pub fn orphans(&self) -> impl Iterator<Item = &DueWill> {
         self.wills.orphans()
@@ -121,14 +122,14 @@ impl Sessions {
         self.connected.keys().copied()
     }
 
-    pub fn connect(
+    fn connect(
         &mut self,
         c: &Connect,
         now: ElapsedMs,
         rules: &CountingRules,
-    ) -> Result<(Connected, Option<Evicted>), Not> {
+    ) -> Result<(Connected, Option<Evicted>), Outcome> {
         if !(1..=MAX_CLIENT_BYTES).contains(&c.client.len()) {
-            return Err(Not::Possible(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
+            return Err(Outcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
         }
         self.expire(now);
         // The answer to this very connection was lost: it is told the same again.
@@ -143,7 +144,7 @@ impl Sessions {
             // A server may discard a session: better one that nobody uses than to turn a client away.
             match self.ends.first().map(|(_, client)| client.clone()) {
                 Some(idle) => self.end(&idle, now),
-                None => return Err(Not::Possible(full("max_sessions", rules.max_sessions))),
+                None => return Err(Outcome::Refused(full("max_sessions", rules.max_sessions))),
             }
         }
         self.epoch += 1;
@@ -154,7 +155,7 @@ impl Sessions {
             epoch: s.epoch,
         });
         // One without an expiry ends with its connection, which may be over without the shard knowing yet.
-        let goes_on = |s: &Session| !c.clean && s.expiry_s > 0;
+        let goes_on = |s: &StoredSession| !c.clean && s.expiry_s > 0;
         self.wills.hand_to(&c.client, c.at, now);
         if let Some(s) = &mut old
             && let Some(will) = s.will.take()
@@ -164,7 +165,7 @@ impl Sessions {
         }
         let kept = old.take_if(|s| goes_on(s));
         let present = kept.is_some();
-        let mut session = kept.unwrap_or_else(|| Session {
+        let mut session = kept.unwrap_or_else(|| StoredSession {
             instance: self.epoch,
             epoch: 0,
             at: c.at,
@@ -189,21 +190,21 @@ impl Sessions {
     }
 
     /// Whether there is room for the will of a new connection.
-    fn check_will(&self, c: &Connect) -> Result<(), Not> {
+    fn check_will(&self, c: &Connect) -> Result<(), Outcome> {
         let bytes = c.will.as_ref().map_or(0, |will| will.cost_bytes());
         if bytes > MAX_WILL_BYTES {
-            return Err(Not::Possible(format!("a will must take at most {MAX_WILL_BYTES} bytes")));
+            return Err(Outcome::Refused(format!("a will must take at most {MAX_WILL_BYTES} bytes")));
         }
-        let before = self.all.get(&c.client).map_or(0, Session::will_bytes);
+        let before = self.all.get(&c.client).map_or(0, StoredSession::will_bytes);
         if bytes > 0 && self.will_bytes + self.wills.bytes() + bytes > MAX_WILLS_BYTES + before {
-            return Err(Not::Possible(format!(
+            return Err(Outcome::Refused(format!(
                 "the shard's wills take their most ({MAX_WILLS_BYTES} bytes)"
             )));
         }
         Ok(())
     }
 
-    fn found(&self, client: &str, s: &Session, present: bool) -> Connected {
+    fn found(&self, client: &str, s: &StoredSession, present: bool) -> Connected {
         Connected {
             instance: s.instance,
             epoch: s.epoch,
@@ -216,14 +217,14 @@ impl Sessions {
     }
 
     /// A connection is over. Gives its will if that is due at once, for the gateway that held the connection.
-    pub fn disconnect(
+    fn disconnect(
         &mut self,
         d: &Disconnect,
         now: ElapsedMs,
         rules: &CountingRules,
-    ) -> Result<Option<DueWill>, Not> {
+    ) -> Result<Option<DueWill>, Outcome> {
         let session = self.all.get_mut(&d.client).filter(|s| s.epoch == d.epoch && s.ends.is_none());
-        let session = session.ok_or(Not::Current)?;
+        let session = session.ok_or(Outcome::Stale)?;
         if let Some(expiry_s) = d.expiry_s.filter(|_| session.expiry_s > 0) {
             session.expiry_s = expiry_s.min(rules.session_expiry_cap_s);
         }
@@ -258,26 +259,26 @@ impl Sessions {
     }
 
     /// A will is published. True: by the one whose it was.
-    pub fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> Result<bool, Not> {
+    fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> Result<bool, Outcome> {
         if self.wills.done(client, epoch, at) {
             return Ok(true);
         }
         match self.all.get(client).is_some_and(|session| session.at != at) {
-            true => Err(Not::Current),
+            true => Err(Outcome::Stale),
             false => Ok(false),
         }
     }
 
     /// Adds and removes filters; gives the indices of those that a bound refuses.
-    pub fn subscribe(
+    fn subscribe(
         &mut self,
         client: &str,
         epoch: u64,
         add: &[(String, u8)],
         remove: &[String],
         rules: &CountingRules,
-    ) -> Result<Vec<u16>, Not> {
-        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Not::Current)?;
+    ) -> Result<Vec<u16>, Outcome> {
+        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Outcome::Stale)?;
         let mut refused = Vec::new();
         for (i, (filter, options)) in (0..).zip(add) {
             let new = !session.subscriptions.contains_key(filter);
@@ -295,22 +296,22 @@ impl Sessions {
         Ok(refused)
     }
 
-    pub fn touch(&mut self, client: &str, epoch: u64, shard: u16) -> Result<(), Not> {
-        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Not::Current)?;
+    fn touch(&mut self, client: &str, epoch: u64, shard: u16) -> Result<(), Outcome> {
+        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Outcome::Stale)?;
         session.touched.insert(shard);
         Ok(())
     }
 
     /// A gateway's process has started anew: what its earlier ones held is disconnected.
-    pub fn superseded(&mut self, gateway: GatewayId, start: u64, now: ElapsedMs) {
+    pub fn superseded(&mut self, gateway: GatewayId, start: u64, at: &Moment) {
         self.lost.remove(&gateway);
-        self.gone(|at| at.gateway == gateway && at.start < start, now);
+        self.gone(|at| at.gateway == gateway && at.start < start, time(at));
     }
 
     /// A gateway's process can't be reached for long: what it holds is disconnected.
-    pub fn lost(&mut self, origin: Origin, now: ElapsedMs) {
+    pub fn lost(&mut self, origin: Origin, at: &Moment) {
         self.lost.insert(origin.gateway);
-        self.gone(|at| at == origin, now);
+        self.gone(|at| at == origin, time(at));
     }
 
     /// Whether the gateway was given up and is heard of again.
@@ -320,7 +321,7 @@ impl Sessions {
 
     fn gone(&mut self, gone: impl Fn(Origin) -> bool, now: ElapsedMs) {
         if self.connected.keys().any(|at| gone(*at)) {
-            let held = |(_, s): &(&String, &Session)| s.ends.is_none() && gone(s.at);
+            let held = |(_, s): &(&String, &StoredSession)| s.ends.is_none() && gone(s.at);
             let clients: Vec<_> = self.all.iter().filter(held).map(|(client, _)| client.clone()).collect();
             clients.iter().for_each(|client| self.over(client, true, None, now));
         }
@@ -328,7 +329,7 @@ impl Sessions {
     }
 
     /// Discards what has ended, and has wills fall due; says how many sessions have ended.
-    pub fn expire(&mut self, now: ElapsedMs) -> u64 {
+    fn expire(&mut self, now: ElapsedMs) -> u64 {
         while let Some((_, client)) = self.delayed.first().filter(|(at, _)| *at <= now) {
             let client = client.clone();
             let Some(mut session) = self.remove(&client) else { break };
@@ -348,7 +349,7 @@ impl Sessions {
         expired
     }
 
-    fn insert(&mut self, client: String, session: Session) {
+    fn insert(&mut self, client: String, session: StoredSession) {
         match session.ends {
             Some(at) => drop(self.ends.insert((at, client.clone()))),
             None => *self.connected.entry(session.at).or_default() += 1,
@@ -362,7 +363,7 @@ impl Sessions {
     }
 
     /// Takes a session out, to be discarded or put back changed.
-    fn remove(&mut self, client: &str) -> Option<Session> {
+    fn remove(&mut self, client: &str) -> Option<StoredSession> {
         let session = self.all.remove(client)?;
         if let Some(at) = session.ends {
             self.ends.remove(&(at, client.to_string()));
@@ -379,20 +380,64 @@ impl Sessions {
         self.will_bytes -= session.will_bytes();
         Some(session)
     }
+}
 
-    /// The greatest epoch, the sessions, wills that are due and gateways that are lost, as they are stored.
-    pub fn image(&self) -> (u64, &BTreeMap<String, Session>, Vec<&Due>, &BTreeSet<GatewayId>) {
-        (self.epoch, &self.all, self.wills.image(), &self.lost)
+impl Table for Sessions {
+    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<Outcome> {
+        let (now, rules) = (time(at), &*at.rules);
+        let outcome = match item {
+            Item::Connect(connect) => self.connect(connect, now, rules).map(|(connected, evicted)| {
+                applied.evicted.extend(evicted);
+                Outcome::Connected(Box::new(connected))
+            }),
+            Item::Disconnect(disconnect) => {
+                let will = self.disconnect(disconnect, now, rules);
+                will.map(|will| will.map_or(Outcome::Done, |will| Outcome::WillDue(Box::new(will))))
+            }
+            Item::WillDone { client, epoch, at: by } => {
+                let done = self.will_done(client, *epoch, *by);
+                done.map(|own| if own { Outcome::Done } else { Outcome::Duplicate })
+            }
+            Item::Subscriptions { client, epoch, add, remove } => {
+                let done = self.subscribe(client, *epoch, add, remove, rules);
+                done.map(|refused| match refused.is_empty() {
+                    true => Outcome::Done,
+                    false => Outcome::Subscribed { refused },
+                })
+            }
+            Item::Touch { client, epoch, shard } => {
+                self.touch(client, *epoch, *shard).map(|()| Outcome::Done)
+            }
+            _ => return None,
+        };
+        Some(match outcome {
+            Ok(done) => done,
+            Err(not_done) => not_done,
+        })
     }
 
-    /// From what [`Sessions::image`] gave; nothing if that can't be.
-    pub fn from_image(
-        epoch: u64,
-        all: BTreeMap<String, Session>,
-        due: Vec<Due>,
-        lost: BTreeSet<GatewayId>,
-    ) -> Option<Self> {
-        let mut sessions = Self { epoch, wills: Wills::from_image(due, epoch)?, lost, ..Self::default() };
+    fn tick(&mut self, at: &Moment, applied: &mut Applied) {
+        applied.counters.sessions_expired += self.expire(time(at));
+    }
+
+    /// When something ends or falls due.
+    fn next_due(&mut self, _: &CountingRules) -> Option<ElapsedMs> {
+        let first = |set: &BTreeSet<(ElapsedMs, String)>| set.first().map(|(at, _)| *at);
+        [first(&self.ends), first(&self.delayed), self.wills.due()].into_iter().flatten().min()
+    }
+
+    fn snapshot(&self, to: &mut Writer) {
+        to.put((self.epoch, &self.all, self.wills.image(), &self.lost));
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>, _: &Moment) -> Result<(), RestoreError> {
+        let (epoch, all, due, lost): (u64, BTreeMap<String, StoredSession>, Vec<Due>, _) =
+            from.take("sessions")?;
+        if epoch > MAX_COUNT {
+            return Err(inconsistent("counts"));
+        }
+        let wills = Wills::from_image(due, epoch).ok_or(inconsistent("sessions"))?;
+        *self = Self { epoch, wills, lost, ..Self::default() };
         for (client, session) in all {
             let wills = match (&session.will, session.will_at, session.ends) {
                 (_, None, None) | (None, None, Some(_)) => true,
@@ -400,11 +445,20 @@ impl Sessions {
                 _ => false,
             };
             if session.epoch > epoch || session.instance > session.epoch || !wills {
-                return None;
+                return Err(inconsistent("sessions"));
             }
-            sessions.insert(client, session);
+            self.insert(client, session);
         }
-        Some(sessions)
+        Ok(())
+    }
+
+    fn fullness(&self, rules: &CountingRules) -> Vec<Fullness> {
+        const SESSIONS: &str = "the idle session that ends first is discarded at the bound; raise the rule";
+        const SUBSCRIPTIONS: &str = "further subscriptions are refused at the bound; raise the rule";
+        vec![
+            Fullness::new("max_sessions", self.len(), rules.max_sessions, SESSIONS),
+            Fullness::new("max_subscriptions", self.subscriptions, rules.max_subscriptions, SUBSCRIPTIONS),
+        ]
     }
 }
 

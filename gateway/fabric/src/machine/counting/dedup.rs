@@ -31,7 +31,7 @@
 //! Limit: the last [`MAX_BOOTS_ENTRIES`] boots are remembered, by their last use. A device without boot
 //! id must never start its sequence again.
 
-use super::rules::Class;
+use crate::machine::rules::StreamClass;
 use bincode::{Decode, Encode};
 use selvedge_types::canary::{self, Canary};
 
@@ -48,7 +48,7 @@ const WORDS: usize = SEQUENCE_WIDTH_ENTRIES as usize / 64;
 
 /// What is known of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub enum Fate {
     /// Not seen before; it is now. Of a counter of few bits, this is the number it stands for.
     New(u64),
     /// Seen before.
@@ -61,7 +61,7 @@ pub(super) enum Fate {
 
 /// How a stream's device numbers its readings.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Numbering {
+pub struct Numbering {
     /// How far a number may lie above the greatest before.
     pub max_leap: u64,
     /// The width of its counter, if it wraps.
@@ -69,7 +69,7 @@ pub(super) struct Numbering {
 }
 
 impl Numbering {
-    pub fn of(class: &Class) -> Self {
+    pub fn of(class: &StreamClass) -> Self {
         Self { max_leap: class.max_leap, bits: class.sequence_bits }
     }
 
@@ -92,7 +92,7 @@ impl Numbering {
 
 /// What is known of one boot's numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub(super) struct Boot {
+pub struct Boot {
     boot: Option<u64>,
     /// All from here up to the bitmap (without one: up to `top`) were seen; lower ones are unknown.
     low: u64,
@@ -109,7 +109,7 @@ pub(super) struct Boot {
 }
 
 /// Notes a number of a stream. The boots are kept in order of use, the latest last.
-pub(super) fn note(
+pub fn note(
     boots: &mut Vec<Boot>,
     boot: Option<u64>,
     n: u64,

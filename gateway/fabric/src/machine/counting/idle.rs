@@ -3,8 +3,8 @@
 //! Silence is measured in elapsed time. All of this is derived from the state. A reading moves its stream's time back without touching it: an entry may come before the
 //! stream's time, never after it, and is moved when it comes first. Where no rule retires streams it is empty.
 
-use super::rules::Class;
 use super::window::Streams;
+use crate::machine::rules::StreamClass;
 use selvedge_types::time::ElapsedMs;
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
 
 /// Streams in the order in which they may be retired.
 #[derive(Debug, Default)]
-pub(super) struct Idle {
+pub struct Idle {
     order: BTreeSet<(ElapsedMs, u32)>,
     /// Where each stream stands in it; [`NEVER`]: nowhere.
     at: Vec<ElapsedMs>,
@@ -20,14 +20,14 @@ pub(super) struct Idle {
 
 impl Idle {
     /// All streams of these numbers, as their rules are now.
-    pub fn of(ids: impl Iterator<Item = u32>, streams: &Streams, classes: &[Class]) -> Self {
+    pub fn of(ids: impl Iterator<Item = u32>, streams: &Streams, classes: &[StreamClass]) -> Self {
         let mut idle = Self::default();
         ids.for_each(|id| idle.put(id, deadline(id, streams, classes)));
         idle
     }
 
     /// A stream became known at `now`.
-    pub fn add(&mut self, id: u32, class: &Class, now: ElapsedMs) {
+    pub fn add(&mut self, id: u32, class: &StreamClass, now: ElapsedMs) {
         self.put(id, class.retire_idle_ms.map_or(NEVER, |after| now.plus(after)));
     }
 
@@ -51,7 +51,7 @@ impl Idle {
     }
 
     /// When the first stream is to be retired.
-    pub fn due(&mut self, streams: &Streams, classes: &[Class]) -> Option<ElapsedMs> {
+    pub fn due(&mut self, streams: &Streams, classes: &[StreamClass]) -> Option<ElapsedMs> {
         loop {
             let (at, id) = self.order.first().copied()?;
             let deadline = deadline(id, streams, classes);
@@ -67,7 +67,7 @@ impl Idle {
         &mut self,
         now: ElapsedMs,
         streams: &Streams,
-        classes: &[Class],
+        classes: &[StreamClass],
         most: usize,
     ) -> Vec<u32> {
         let mut due = Vec::new();
@@ -80,7 +80,7 @@ impl Idle {
     }
 }
 
-fn deadline(id: u32, streams: &Streams, classes: &[Class]) -> ElapsedMs {
+fn deadline(id: u32, streams: &Streams, classes: &[StreamClass]) -> ElapsedMs {
     let stream = &streams.list[id as usize];
     let after = classes[usize::from(stream.class)].retire_idle_ms;
     after.map_or(NEVER, |after| stream.heard.plus(after))

@@ -22,7 +22,13 @@
 //! one, looks like a resend of that. A shard can't know which clients are still connected, so at the
 //! bound of clients the one unheard of for longest is forgotten, and a resend of his would count again.
 
-use super::command::Source;
+use super::applied::Applied;
+use super::command::{Item, Source};
+use super::fullness::Fullness;
+use super::outcomes::Outcome;
+use super::rules::CountingRules;
+use super::snapshot::{MAX_COUNT, Reader, RestoreError, Writer, inconsistent};
+use super::table::{Moment, Table};
 use bincode::{Decode, Encode};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::time::ElapsedMs;
@@ -45,7 +51,7 @@ pub const MAX_UNRELEASED_ENTRIES: usize = 1_024;
 
 /// What is known of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum KnownPublish {
     New,
     Duplicate,
     Stale,
@@ -55,7 +61,7 @@ pub(super) enum Known {
 
 /// What is known of one client.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(super) struct Client {
+pub(super) struct KnownClient {
     instance: u64,
     epoch: u64,
     /// When it was last heard of, on the shard's count of uses.
@@ -69,19 +75,19 @@ pub(super) struct Client {
 /// All clients. The hash map is only looked up; the order of use is kept lazily: an entry may name an
 /// earlier use than the client's last, and is moved when it comes first.
 #[derive(Debug, Default)]
-pub(super) struct Clients {
-    by_name: HashMap<Arc<str>, Client>,
+pub(super) struct PacketIds {
+    by_name: HashMap<Arc<str>, KnownClient>,
     order: BTreeMap<u64, Arc<str>>,
     uses: u64,
 }
 
-impl Clients {
+impl PacketIds {
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Meets a publish's source. One that is new is to be noted with [`Clients::note`] once its readings are counted.
-    pub fn meet(&mut self, source: &Source, most: u32, forgotten: &mut u64) -> Known {
+    /// Meets a publish's source. One that is new is to be noted with [`PacketIds::note`] once its readings are counted.
+    pub fn meet(&mut self, source: &Source, most: u32, forgotten: &mut u64) -> KnownPublish {
         if !self.by_name.contains_key(source.client.as_str()) {
             self.make_room(most, forgotten);
             let name: Arc<str> = source.client.as_str().into();
@@ -90,30 +96,30 @@ impl Clients {
             let used = self.uses;
             self.by_name.insert(
                 name,
-                Client { instance, epoch, used, open: VecDeque::new(), unreleased: Vec::new() },
+                KnownClient { instance, epoch, used, open: VecDeque::new(), unreleased: Vec::new() },
             );
         }
         let uses = &mut self.uses;
-        let Some(client) = self.by_name.get_mut(source.client.as_str()) else { return Known::Stale };
+        let Some(client) = self.by_name.get_mut(source.client.as_str()) else { return KnownPublish::Stale };
         if !client.admit(source) {
-            return Known::Stale;
+            return KnownPublish::Stale;
         }
         client.used = *uses;
         *uses += 1;
         if source.qos == 2 {
             match client.unreleased.binary_search(&source.packet_id) {
-                Ok(_) => Known::Duplicate,
-                Err(_) if client.unreleased.len() >= MAX_UNRELEASED_ENTRIES => Known::Full,
-                Err(_) => Known::New,
+                Ok(_) => KnownPublish::Duplicate,
+                Err(_) if client.unreleased.len() >= MAX_UNRELEASED_ENTRIES => KnownPublish::Full,
+                Err(_) => KnownPublish::New,
             }
         } else if source.dup && client.has_open(source) {
-            Known::Duplicate
+            KnownPublish::Duplicate
         } else {
-            Known::New
+            KnownPublish::New
         }
     }
 
-    /// Notes a publish that [`Clients::meet`] found new.
+    /// Notes a publish that [`PacketIds::meet`] found new.
     pub fn note(&mut self, source: &Source, now: ElapsedMs) {
         let Some(client) = self.by_name.get_mut(source.client.as_str()) else { return };
         if source.qos == 2 {
@@ -153,32 +159,54 @@ impl Clients {
             }
         }
     }
+}
 
-    /// How often clients were heard of, and all clients in the order of their last use.
-    pub fn image(&self) -> (u64, Vec<(&str, &Client)>) {
-        let mut all: Vec<_> = self.by_name.iter().map(|(name, client)| (&**name, client)).collect();
-        all.sort_unstable_by_key(|(_, client)| client.used);
-        (self.uses, all)
+impl Table for PacketIds {
+    fn apply(&mut self, item: &Item, _: &Moment, _: &mut Applied) -> Option<Outcome> {
+        match item {
+            Item::Release(source) if self.release(source) => Some(Outcome::Done),
+            Item::Release(_) => Some(Outcome::Stale),
+            _ => None,
+        }
     }
 
-    /// From what [`Clients::image`] gave; nothing if that can't be.
-    pub fn from_image(uses: u64, all: Vec<(String, Client)>) -> Option<Self> {
-        let mut clients = Self { uses, ..Self::default() };
+    /// How often clients were heard of, and all clients in the order of their last use.
+    fn snapshot(&self, to: &mut Writer) {
+        let mut all: Vec<_> = self.by_name.iter().map(|(name, client)| (&**name, client)).collect();
+        all.sort_unstable_by_key(|(_, client)| client.used);
+        to.put((self.uses, all));
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>, _: &Moment) -> Result<(), RestoreError> {
+        let (uses, all): (u64, Vec<(String, KnownClient)>) = from.take("clients")?;
+        if uses > MAX_COUNT {
+            return Err(inconsistent("counts"));
+        }
+        self.uses = uses;
         let count = all.len();
         for (name, client) in all {
             let ordered = client.unreleased.windows(2).all(|w| w[0] < w[1]);
             if !ordered || client.open.len() > MAX_INFLIGHT_ENTRIES || client.used >= uses {
-                return None;
+                return Err(inconsistent("clients"));
             }
             let name: Arc<str> = name.into();
-            clients.order.insert(client.used, name.clone());
-            clients.by_name.insert(name, client);
+            self.order.insert(client.used, name.clone());
+            self.by_name.insert(name, client);
         }
-        (clients.order.len() == count && clients.by_name.len() == count).then_some(clients)
+        match self.order.len() == count && self.by_name.len() == count {
+            true => Ok(()),
+            false => Err(inconsistent("clients")),
+        }
+    }
+
+    fn fullness(&self, rules: &CountingRules) -> Vec<Fullness> {
+        const ADVICE: &str = "the client unheard of for longest is forgotten at the bound, and what it sends again counts again; \
+            raise the rule";
+        vec![Fullness::new("max_clients", self.len(), rules.max_clients, ADVICE)]
     }
 }
 
-impl Client {
+impl KnownClient {
     /// Whether `source` is of the latest instance and epoch known, which it may raise.
     fn admit(&mut self, source: &Source) -> bool {
         let stale = (source.instance, source.epoch) < (self.instance, self.epoch);

@@ -26,12 +26,12 @@
 //!
 //! # A watermark that was led astray
 //! Device clocks jump, and so may the wall time that readings without a time of their own get. Where a majority agrees on the wall
-//! time, a reading that is not ahead of it by more than [`MAX_LEAD_MS`] refutes an own time that is: the stream's own time and its
+//! time, a reading that is not ahead of it by more than [`MAX_LEAD_MS`](crate::machine::MAX_LEAD_MS) refutes an own time that is: the stream's own time and its
 //! watermark go back to the reading. What lay beyond closes.
 //!
 //! # What is told of it
-//! Each part that closes tells how far its stream has come. Of a stream whose watermark is further ahead than [`MAX_LEAD_MS`] of the
-//! time that is believed ([`super::trust`]) it tells no more than that time less the lateness, so that nobody takes a window for
+//! Each part that closes tells how far its stream has come. Of a stream whose watermark is further ahead than [`MAX_LEAD_MS`](crate::machine::MAX_LEAD_MS) of the
+//! time that is believed ([`crate::machine::trust`]) it tells no more than that time less the lateness, so that nobody takes a window for
 //! complete that still fills by any clock. A watermark that went back is told with the next part; until then readings for a window
 //! that was told as passed count as late.
 //!
@@ -40,10 +40,11 @@
 //! Invariant: a part that is not late ends after what was last told of its stream before the parts that closed with it.
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
-use super::judged::Reason;
 use super::names::Names;
 use super::pace::{Course, NO_WATERMARK};
-use super::rules::{Class, MAX_WINDOW_MS};
+use crate::machine::clocks::Now;
+use crate::machine::judged::Reason;
+use crate::machine::rules::{MAX_WINDOW_MS, StreamClass};
 use bincode::{Decode, Encode};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::sequences::Sequences;
@@ -53,39 +54,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The most open parts of one stream and width.
 pub const MAX_OPEN_WINDOWS_ENTRIES: usize = 64;
 
-/// A stream that is further ahead of a wall time that is sure than this is ahead of the time, in milliseconds. (Clocks of devices
-/// that are set at all are closer.)
-pub const MAX_LEAD_MS: i64 = 600_000;
-
-/// What the time is by both clocks of a machine.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Now {
-    pub elapsed: ElapsedMs,
-    pub wall: EpochMs,
-    /// A majority agrees on `wall`.
-    pub sure: bool,
-    /// The time that is believed: see [`super::trust`].
-    pub believed: EpochMs,
-}
-
-impl Now {
-    /// How far ahead an event time may be at most; nothing where the wall time is not known.
-    fn lead(&self) -> Option<EpochMs> {
-        self.sure.then(|| self.wall.plus(MAX_LEAD_MS))
-    }
-
-    /// What may be told of a stream's watermark.
-    pub fn told(&self, watermark: EpochMs, class: &Class) -> EpochMs {
-        match watermark > self.believed.plus(MAX_LEAD_MS) {
-            true => self.believed.plus(-class.lateness_ms),
-            false => watermark,
-        }
-    }
-}
-
 /// A part that still takes readings.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(super) struct Open {
+pub struct OpenPart {
     /// Which of the class's widths.
     pub width: u8,
     /// Opened after its window had closed.
@@ -103,7 +74,7 @@ pub(super) struct Open {
 
 /// A part that takes no more.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(super) struct Closed {
+pub struct ClosedPart {
     pub stream: u32,
     pub width_ms: u32,
     pub start: EpochMs,
@@ -118,14 +89,14 @@ pub(super) struct Closed {
 
 /// What is known of one stream besides its name.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub struct StreamState {
     /// Which class of the rules it belongs to.
     pub class: u16,
     /// The elapsed time at which something new last came.
     pub heard: ElapsedMs,
     /// The wall time of that, for people.
     pub seen: EpochMs,
-    /// [`NO_WATERMARK`] at first. It rises, but for [`Stream::go_back`].
+    /// [`NO_WATERMARK`] at first. It rises, but for [`StreamState::go_back`].
     pub watermark: EpochMs,
     /// What the last part that closed told of it.
     pub told: EpochMs,
@@ -134,7 +105,7 @@ pub(super) struct Stream {
     /// Derived: where it stands in [`Streams::due`], at most its deadline; [`NEVER`]: nowhere.
     due: ElapsedMs,
     /// By (width, start).
-    pub open: Vec<Open>,
+    pub open: Vec<OpenPart>,
     pub boots: Vec<Boot>,
     /// Nothing, as long as none of its readings was set aside.
     pub set_aside: Option<Box<Aside>>,
@@ -142,7 +113,7 @@ pub(super) struct Stream {
 
 /// How many readings of a stream were set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub(super) struct Aside {
+pub struct Aside {
     /// Ever, by reason.
     pub reasons: BTreeMap<Reason, u64>,
     /// That no part has told of yet, by width.
@@ -151,19 +122,19 @@ pub(super) struct Aside {
 
 /// A stream as a snapshot has it.
 #[derive(Decode)]
-pub(super) struct Stored {
+pub struct Stored {
     pub heard: ElapsedMs,
     pub seen: EpochMs,
     pub watermark: EpochMs,
     pub told: EpochMs,
     pub course: Course,
-    pub open: Vec<Open>,
+    pub open: Vec<OpenPart>,
     pub boots: Vec<Boot>,
     pub set_aside: Option<Box<Aside>>,
 }
 
 /// A reading to be counted.
-pub(super) struct Measured {
+pub struct Measured {
     pub sample: Sample,
     /// Its boot and its sequence number, if it has one.
     pub number: Option<(Option<u64>, u64)>,
@@ -171,7 +142,7 @@ pub(super) struct Measured {
 
 const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
 
-impl Default for Stream {
+impl Default for StreamState {
     /// One of which nothing came; it also stands under numbers that are free.
     fn default() -> Self {
         Self {
@@ -191,15 +162,15 @@ impl Default for Stream {
 
 /// All streams of a shard, by number. Which numbers are taken, `names` knows.
 #[derive(Debug, Default)]
-pub(super) struct Streams {
-    pub list: Vec<Stream>,
+pub struct Streams {
+    pub list: Vec<StreamState>,
     /// Derived. A reading moves its stream's deadline back without touching this: an entry may come before the
     /// stream's deadline, never after it, and is moved when it comes first.
     due: BTreeSet<(ElapsedMs, u32)>,
     /// Derived: how many parts are open.
     open: usize,
     /// What has closed and was not taken yet.
-    closed: Vec<Closed>,
+    closed: Vec<ClosedPart>,
 }
 
 impl Streams {
@@ -207,7 +178,7 @@ impl Streams {
     pub fn add(&mut self, id: u32, class: u16, boots: Vec<Boot>, now: Now) {
         // Its first reading may be set aside: it is silent from now on, not since time began.
         let (heard, seen) = (now.elapsed, now.wall);
-        *self.place(id) = Stream { class, heard, seen, boots, ..Stream::default() };
+        *self.place(id) = StreamState { class, heard, seen, boots, ..StreamState::default() };
     }
 
     /// A stream is known no more; its parts were closed before. Gives its sequence numbers.
@@ -218,20 +189,20 @@ impl Streams {
     }
 
     /// The place of a number; those below it are there too.
-    fn place(&mut self, id: u32) -> &mut Stream {
+    fn place(&mut self, id: u32) -> &mut StreamState {
         let at = id as usize;
         if self.list.len() <= at {
-            self.list.resize_with(at + 1, Stream::default);
+            self.list.resize_with(at + 1, StreamState::default);
         }
         &mut self.list[at]
     }
 
     /// Takes a stream as it was stored, under a number that is free; false if it can't be.
-    pub fn restore(&mut self, id: u32, class: u16, stored: Stored, classes: &[Class]) -> bool {
+    pub fn restore(&mut self, id: u32, class: u16, stored: Stored, classes: &[StreamClass]) -> bool {
         let Stored { heard, seen, watermark, told, course, open, boots, set_aside } = stored;
         let Some(of) = classes.get(usize::from(class)) else { return false };
         let ordered = open.windows(2).all(|w| (w[0].width, w[0].start) < (w[1].width, w[1].start));
-        let sound = |o: &Open| {
+        let sound = |o: &OpenPart| {
             let width = of.windows_ms.get(usize::from(o.width));
             let aligned = |w: &u32| is_start(o.start) && o.start.window_start(*w) == o.start;
             o.aggregate.is_sound() && o.sequences.is_sound() && width.is_some_and(aligned)
@@ -243,7 +214,7 @@ impl Streams {
         }
         self.open += open.len();
         *self.place(id) =
-            Stream { class, heard, seen, watermark, told, course, due: NEVER, open, boots, set_aside };
+            StreamState { class, heard, seen, watermark, told, course, due: NEVER, open, boots, set_aside };
         self.register(id, classes);
         true
     }
@@ -258,16 +229,16 @@ impl Streams {
     }
 
     /// What has closed, in order; the vector is to be given back with [`Streams::give_back`].
-    pub fn take_closed(&mut self) -> Vec<Closed> {
+    pub fn take_closed(&mut self) -> Vec<ClosedPart> {
         std::mem::take(&mut self.closed)
     }
 
-    pub fn give_back(&mut self, closed: Vec<Closed>) {
+    pub fn give_back(&mut self, closed: Vec<ClosedPart>) {
         self.closed = closed;
     }
 
     /// A reading of stream `id` was set aside: the next part of each width that closes tells of it.
-    pub fn set_aside(&mut self, id: u32, reason: Reason, classes: &[Class]) {
+    pub fn set_aside(&mut self, id: u32, reason: Reason, classes: &[StreamClass]) {
         let stream = &mut self.list[id as usize];
         let aside = stream.set_aside.get_or_insert_default();
         *aside.reasons.entry(reason).or_default() += 1;
@@ -282,7 +253,7 @@ impl Streams {
         Measured { sample, number }: Measured,
         now: Now,
         most_open: u32,
-        classes: &[Class],
+        classes: &[StreamClass],
     ) -> (bool, u64) {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
@@ -319,7 +290,7 @@ impl Streams {
         let watermark = sample.time.plus(-class.lateness_ms);
         if watermark > stream.watermark {
             stream.watermark = watermark;
-            let ended = |o: &Open| !o.late && o.end(class) <= watermark;
+            let ended = |o: &OpenPart| !o.late && o.end(class) <= watermark;
             if stream.open.iter().any(ended) {
                 self.open -= stream.close(id, class, now, ended, &mut self.closed);
             }
@@ -332,7 +303,7 @@ impl Streams {
 
     /// A part of stream `id` was opened. Says how many parts the shard's bound has closed.
     #[inline(never)]
-    fn opened(&mut self, id: u32, most_open: u32, now: Now, classes: &[Class]) -> u64 {
+    fn opened(&mut self, id: u32, most_open: u32, now: Now, classes: &[StreamClass]) -> u64 {
         let mut forced = 0;
         self.register(id, classes);
         while self.open > most_open as usize {
@@ -344,7 +315,7 @@ impl Streams {
     }
 
     /// Closes what is due, stream by stream in the order of their numbers.
-    pub fn close_due(&mut self, now: Now, classes: &[Class]) {
+    pub fn close_due(&mut self, now: Now, classes: &[StreamClass]) {
         let mut due = Vec::new();
         while let Some((at, id)) = self.due.first().copied() {
             if at > now.elapsed {
@@ -364,7 +335,7 @@ impl Streams {
                 continue;
             }
             let watermark = stream.watermark;
-            let ripe = |o: &Open| match o.late {
+            let ripe = |o: &OpenPart| match o.late {
                 true => o.opened.plus(class.late_flush_ms) <= now.elapsed,
                 false => o.end(class) <= watermark,
             };
@@ -374,12 +345,12 @@ impl Streams {
     }
 
     /// Closes everything, as before the widths change.
-    pub fn close_all(&mut self, now: Now, classes: &[Class]) {
+    pub fn close_all(&mut self, now: Now, classes: &[StreamClass]) {
         (0..self.list.len() as u32).for_each(|id| self.close_all_of(id, now, classes));
     }
 
     /// Closes all parts of a stream.
-    pub fn close_all_of(&mut self, id: u32, now: Now, classes: &[Class]) {
+    pub fn close_all_of(&mut self, id: u32, now: Now, classes: &[StreamClass]) {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
         self.open -= stream.close(id, class, now, |_| true, &mut self.closed);
@@ -390,12 +361,12 @@ impl Streams {
     }
 
     /// When the first stream has something to close.
-    pub fn due(&mut self, classes: &[Class]) -> Option<ElapsedMs> {
+    pub fn due(&mut self, classes: &[StreamClass]) -> Option<ElapsedMs> {
         self.earliest(classes).map(|(at, _)| at)
     }
 
     /// The stream with the first deadline (of equal ones the lowest number), and that.
-    fn earliest(&mut self, classes: &[Class]) -> Option<(ElapsedMs, u32)> {
+    fn earliest(&mut self, classes: &[StreamClass]) -> Option<(ElapsedMs, u32)> {
         loop {
             let (at, id) = self.due.first().copied()?;
             if self.list[id as usize].deadline(classes) == at {
@@ -408,7 +379,7 @@ impl Streams {
     }
 
     /// Sees to it that a stream stands in the order of deadlines no later than its own.
-    fn register(&mut self, id: u32, classes: &[Class]) {
+    fn register(&mut self, id: u32, classes: &[StreamClass]) {
         let stream = &mut self.list[id as usize];
         let deadline = stream.deadline(classes);
         if deadline < stream.due {
@@ -419,7 +390,7 @@ impl Streams {
     }
 }
 
-impl Stream {
+impl StreamState {
     /// Its class has other widths now, so many.
     pub fn widths_changed(&mut self, widths: usize) {
         if let Some(aside) = &mut self.set_aside {
@@ -433,23 +404,23 @@ impl Stream {
         self.set_aside.iter().flat_map(|aside| aside.reasons.iter().map(|(reason, n)| (*reason, *n)))
     }
 
-    fn deadline(&self, classes: &[Class]) -> ElapsedMs {
+    fn deadline(&self, classes: &[StreamClass]) -> ElapsedMs {
         let class = &classes[usize::from(self.class)];
         if self.open.is_empty() {
             return NEVER;
         }
-        let of = |o: &Open| if o.late { o.opened.plus(class.late_flush_ms) } else { o.passed };
+        let of = |o: &OpenPart| if o.late { o.opened.plus(class.late_flush_ms) } else { o.passed };
         let first = self.open.iter().map(of).min();
         self.silent_at(class).min(first.unwrap_or(NEVER))
     }
 
     /// When it will be silent, if nothing new comes.
-    fn silent_at(&self, class: &Class) -> ElapsedMs {
+    fn silent_at(&self, class: &StreamClass) -> ElapsedMs {
         self.heard.plus(self.course.idle_ms(class.idle_close_ms))
     }
 
     /// Sees which windows its own time has passed. If no reading was expected before the end of one, its watermark is there.
-    fn pass(&mut self, class: &Class, now: ElapsedMs) {
+    fn pass(&mut self, class: &StreamClass, now: ElapsedMs) {
         let (own, wait) = (self.course.time(now), self.course.wait_ms(class));
         for part in self.open.iter_mut().filter(|o| !o.late && o.passed <= now) {
             let end = part.end(class);
@@ -465,10 +436,10 @@ impl Stream {
     }
 
     /// The open part of a width that a time belongs to; or where it is to be put.
-    fn find(&self, width: u8, class: &Class, time: EpochMs) -> Result<usize, usize> {
+    fn find(&self, width: u8, class: &StreamClass, time: EpochMs) -> Result<usize, usize> {
         // Mostly it is the latest one, and a division is spared.
         let latest = self.open.iter().rposition(|o| o.width <= width);
-        let holds = |o: &Open| o.width == width && (o.start..o.end(class)).contains(&time);
+        let holds = |o: &OpenPart| o.width == width && (o.start..o.end(class)).contains(&time);
         match latest.filter(|at| holds(&self.open[*at])) {
             Some(at) => Ok(at),
             None => {
@@ -484,7 +455,7 @@ impl Stream {
         &mut self,
         at: usize,
         width: u8,
-        class: &Class,
+        class: &StreamClass,
         Measured { sample, number }: Measured,
         now: Now,
     ) -> bool {
@@ -499,13 +470,13 @@ impl Stream {
         if self.open.is_empty() {
             self.open.reserve_exact(class.windows_ms.len());
         }
-        let part = Open { width, late, start, opened: now.elapsed, passed, aggregate, sequences };
+        let part = OpenPart { width, late, start, opened: now.elapsed, passed, aggregate, sequences };
         self.open.insert(at, part);
         late
     }
 
     /// Takes out the earliest part of a width of which there are too many, but not the one that was just opened.
-    fn over_bound(&mut self, width: u8, just_opened: usize) -> Option<Open> {
+    fn over_bound(&mut self, width: u8, just_opened: usize) -> Option<OpenPart> {
         if self.open.len() <= MAX_OPEN_WINDOWS_ENTRIES {
             return None;
         }
@@ -520,11 +491,11 @@ impl Stream {
     fn go_back(
         &mut self,
         id: u32,
-        class: &Class,
+        class: &StreamClass,
         to: EpochMs,
         lead: EpochMs,
         now: Now,
-        closed: &mut Vec<Closed>,
+        closed: &mut Vec<ClosedPart>,
     ) -> usize {
         self.course.go_back(to, now.elapsed);
         self.watermark = self.watermark.min(to.plus(-class.lateness_ms));
@@ -536,10 +507,10 @@ impl Stream {
     fn close(
         &mut self,
         id: u32,
-        class: &Class,
+        class: &StreamClass,
         now: Now,
-        which: impl Fn(&Open) -> bool,
-        closed: &mut Vec<Closed>,
+        which: impl Fn(&OpenPart) -> bool,
+        closed: &mut Vec<ClosedPart>,
     ) -> usize {
         let (before, told) = (self.open.len(), now.told(self.watermark, class));
         let set_aside = &mut self.set_aside;
@@ -555,7 +526,7 @@ impl Stream {
     }
 }
 
-impl Closed {
+impl ClosedPart {
     /// How many of its readings came after the window had closed.
     pub fn late_count(&self) -> u64 {
         if self.late { self.aggregate.count } else { 0 }
@@ -568,16 +539,22 @@ impl Closed {
     }
 }
 
-impl Open {
-    fn end(&self, class: &Class) -> EpochMs {
+impl OpenPart {
+    fn end(&self, class: &StreamClass) -> EpochMs {
         self.start.plus(i64::from(class.windows_ms[usize::from(self.width)]))
     }
 
-    pub fn close(mut self, stream: u32, class: &Class, watermark: EpochMs, set_aside: u64) -> Closed {
+    pub fn close(
+        mut self,
+        stream: u32,
+        class: &StreamClass,
+        watermark: EpochMs,
+        set_aside: u64,
+    ) -> ClosedPart {
         let width_ms = class.windows_ms[usize::from(self.width)];
         self.aggregate.settle();
         let Self { late, start, aggregate, sequences, .. } = self;
-        Closed { stream, width_ms, start, late, watermark, aggregate, set_aside, sequences }
+        ClosedPart { stream, width_ms, start, late, watermark, aggregate, set_aside, sequences }
     }
 }
 
