@@ -12,6 +12,7 @@
 //! Limits: one turn goes beyond its steps by the open parts of one stream and by the parts that wait to be cut, which make one batch.
 
 use super::Machine;
+use super::counting::Counting;
 use super::query::{Page, Query};
 use super::scan::{Addend, MAX_SCAN_STREAMS, Of, Scan, width_of};
 use selvedge_types::pattern::Pattern;
@@ -135,10 +136,11 @@ impl Gathering {
         steps: &mut usize,
         places: &mut BTreeMap<u32, usize>,
     ) -> bool {
-        let known = &machine.tables.counting.streams.list[id as usize];
-        let class = &machine.tables.counting.classes[usize::from(known.class)];
+        let Counting { names, streams, outbox, classes, .. } = &machine.tables.counting;
+        let known = &streams.list[id as usize];
+        let class = &classes[usize::from(known.class)];
         let Some(width_ms) = width_of(class, self.scan.every_ms) else { return true };
-        let (device, stream) = machine.tables.counting.names.of(id);
+        let (device, stream) = names.of(id);
         if self.scan.streams.len() >= MAX_SCAN_STREAMS {
             let (device, stream) = (device.to_string(), stream.to_string());
             self.scan.end_before(Place { device, stream, start: EpochMs(i64::MIN) });
@@ -147,7 +149,7 @@ impl Gathering {
         let place = self.scan.streams.len();
         places.insert(id, place);
         let watermark = machine.clocks.now().told(known.watermark, class);
-        let (device, stream, cut) = (device.clone(), stream.clone(), machine.tables.counting.outbox.last());
+        let (device, stream, cut) = (device.clone(), stream.clone(), outbox.last());
         self.scan.streams.push(Of { device, stream, width_ms, watermark, cut });
         for open in &known.open {
             let part = open.clone().close(id, class, known.watermark, 0);

@@ -5,6 +5,7 @@
 //! see [`super::scan`].
 
 use super::Machine;
+use super::counting::Counting;
 use super::judged::Reason;
 use bincode::{Decode, Encode};
 use selvedge_types::aggregate::Aggregate;
@@ -132,12 +133,13 @@ impl Machine {
     /// [`DEVICES_STREAMS`] streams; and whether there are more behind them.
     pub fn devices(&self, after: Option<&str>, most: usize) -> (Vec<DeviceInfo>, bool) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let names = &self.tables.counting.names;
         let (mut list, mut left) = (Vec::new(), DEVICES_STREAMS);
-        for (_, id) in self.tables.counting.names.devices_from(from) {
+        for (_, id) in names.devices_from(from) {
             if list.len() >= most.min(MAX_ANSWER_ENTRIES) || left == 0 {
                 return (list, true);
             }
-            left = left.saturating_sub(self.tables.counting.names.devices[id].streams.len());
+            left = left.saturating_sub(names.devices[id].streams.len());
             list.push(self.device_info(id));
         }
         (list, false)
@@ -149,9 +151,10 @@ impl Machine {
     }
 
     fn device_info(&self, id: u32) -> DeviceInfo {
-        let device = &self.tables.counting.names.devices[id];
+        let Counting { names, streams, .. } = &self.tables.counting;
+        let device = &names.devices[id];
         // The wall time at the latest elapsed time, not the latest wall time: that may have leapt and come back.
-        let streams = device.streams.iter().map(|s| &self.tables.counting.streams.list[*s as usize]);
+        let streams = device.streams.iter().map(|s| &streams.list[*s as usize]);
         let seen = streams.max_by_key(|s| (s.heard, s.seen)).map(|s| s.seen);
         DeviceInfo {
             device: device.name.clone(),
@@ -169,22 +172,23 @@ impl Machine {
     /// The streams of a device after `after` by name, at least one and no more than take [`MAX_ANSWER_BYTES`], and whether there are
     /// more behind them; none if there is no such device.
     pub fn streams_behind(&self, device: &str, after: Option<&str>) -> (Vec<StreamInfo>, bool) {
-        let Some(device) = self.tables.counting.names.device(device) else { return (Vec::new(), false) };
+        let Counting { names, streams, classes, .. } = &self.tables.counting;
+        let Some(device) = names.device(device) else { return (Vec::new(), false) };
         let info = |id: &u32| {
-            let stream = &self.tables.counting.streams.list[*id as usize];
-            let class = &self.tables.counting.classes[usize::from(stream.class)];
+            let stream = &streams.list[*id as usize];
+            let class = &classes[usize::from(stream.class)];
             StreamInfo {
-                stream: self.tables.counting.names.of(*id).1.clone(),
+                stream: names.of(*id).1.clone(),
                 windows_ms: class.windows_ms.clone(),
                 seen: stream.seen,
                 watermark: self.clocks.now().told(stream.watermark, class),
                 set_aside: stream.reasons().collect(),
-                client: self.tables.counting.names.maker(*id).cloned(),
+                client: names.maker(*id).cloned(),
             }
         };
-        let behind = |id: &&u32| after.is_none_or(|after| &**self.tables.counting.names.of(**id).1 > after);
+        let behind = |id: &&u32| after.is_none_or(|after| &**names.of(**id).1 > after);
         let (mut list, mut left) = (Vec::new(), MAX_ANSWER_BYTES as usize);
-        for stream in self.tables.counting.names.devices[device].streams.iter().filter(behind).map(info) {
+        for stream in names.devices[device].streams.iter().filter(behind).map(info) {
             let bytes = encoded_bytes(&stream);
             if !list.is_empty() && bytes > left {
                 return (list, true);

@@ -1,7 +1,8 @@
 //! Snapshots: the whole state of a machine as bytes, and back.
 //!
 //! One byte of format version, the parts of the state in a fixed order in the form of
-//! [`selvedge_types::frame`], and the xxh3 of all that. What is in the tables each of them writes by itself ([`super::table`]). Two machines are in the same state if and only if their snapshots
+//! [`selvedge_types::frame`], and the xxh3 of all that. Each table writes and reads its own part ([`super::table`]); a new one, or one
+//! that writes something else, needs a new version. Two machines are in the same state if and only if their snapshots
 //! are the same bytes, so that replicas can be compared by [`Machine::digest`]. What is derived (orders of deadlines
 //! and of use, sizes) is left out and made again.
 

@@ -87,7 +87,7 @@ fn golden(file: &str, bytes: &[u8]) {
 #[test]
 fn a_submission_has_these_bytes() {
     let bytes = submission().encode();
-    golden("submission.v6.hex", &bytes);
+    golden(&format!("submission.v{SUBMISSION_VERSION}.hex"), &bytes);
     let decoded = Submission::decode(&bytes).unwrap();
     assert_eq!(decoded.items, submission().items);
     assert_eq!(decoded.encode(), bytes);
@@ -114,7 +114,7 @@ fn a_proposal_has_these_bytes() {
             Command::LostBatch { seq: 300 },
         ],
     };
-    golden("proposal.v5.hex", &proposal.encode());
+    golden(&format!("proposal.v{PROPOSAL_VERSION}.hex"), &proposal.encode());
     assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
 }
 
@@ -132,7 +132,7 @@ fn a_snapshot_has_these_bytes() {
     let sizes = s.machine.sizes();
     assert!(sizes.open_parts > 0 && sizes.sessions == 1 && sizes.clients == 1);
     assert!(s.machine.outbox_stats().batches > 0 && s.machine.outbox_stats().waiting_parts > 0);
-    golden("snapshot.v9.hex", &s.machine.snapshot());
+    golden(&format!("snapshot.v{SNAPSHOT_VERSION}.hex"), &s.machine.snapshot());
     let restored = Machine::restore(s.machine.shard(), Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
 }
