@@ -2,7 +2,7 @@
 //! in `sim/`; here are the cases that were found there, or while that was written, one by one.
 
 use selvedge_fabric::commit::CommitRequest;
-use selvedge_fabric::machine::{CutBatch, Machine, PROPOSAL_VERSION, CountingRules};
+use selvedge_fabric::machine::{CountingRules, CutBatch, Machine, PROPOSAL_VERSION};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::StoreWork;
 use selvedge_fabric::ring::{Member, Ring};

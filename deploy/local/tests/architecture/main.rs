@@ -84,13 +84,11 @@ struct Known {
 }
 
 /// The circles that are known. No other comes.
-const KNOWN: [Known; 1] = [
-    Known {
-        folder: "gateway/paxos/src",
-        modules: &["consensus", "repair"],
-        why: "repair is a private impl block of the group in a file of its own: one type, and nothing between them to name",
-    },
-];
+const KNOWN: [Known; 1] = [Known {
+    folder: "gateway/paxos/src",
+    modules: &["consensus", "repair"],
+    why: "repair is a private impl block of the group in a file of its own: one type, and nothing between them to name",
+}];
 
 fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
