@@ -204,6 +204,8 @@ pub struct ReplicaEffects {
     pub loaded: Vec<(u64, UplinkContent)>,
     /// Batches that are lost from now on, on every replica; re-applied slots tell it again after a restart.
     pub lost: Vec<(u64, LostBatch)>,
+    /// A transfer to this replica was given up, from whom and why; it is asked for again.
+    pub given_up: Option<(GatewayId, &'static str)>,
     /// This replica began to lead: this gateway's forwarder and metrics are to know.
     pub began_to_lead: bool,
     /// How the uplink sees this shard, when that changed.
@@ -428,6 +430,7 @@ impl Replica {
             self.out.lost.extend(record.map(|record| (seq, record.as_lost())));
         }
         self.absent.extend(effects.skipped);
+        self.out.given_up = effects.given_up;
         for scanning in effects.scans {
             self.begin_scan(scanning);
         }

@@ -215,24 +215,42 @@ fn without_room_a_tick_that_is_due_does_not_spin() {
     assert_eq!(host.cut, [1]);
 }
 
+/// What one of three replicas does that is told these things by another.
+fn told(messages: impl IntoIterator<Item = TransferMessage>) -> ShardEffects {
+    let rules = Arc::new(CountingRules::default());
+    let members = vec![ME, GatewayId(2), GatewayId(3)];
+    let group = GroupConfig { group: ShardId(0), me: ME, members, limits: Limits::default() };
+    let settings =
+        ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
+    let machine = Machine::new(ShardId(0), rules);
+    let mut shard = ShardCore::recover(settings, machine, Recovered::default()).unwrap();
+    let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
+    for message in messages {
+        shard.step(now, Event::Transfer { from: GatewayId(2), message });
+    }
+    shard.take(now).unwrap()
+}
+
+#[test]
+fn why_a_transfer_was_given_up_is_said() {
+    let (slot, data) = (9, b"no state of a machine".to_vec());
+    let (bytes, right) = (data.len() as u64, crc32c::crc32c(&data));
+    for (crc, why) in [(right, "it does not decode"), (right ^ 1, "its checksum is wrong")] {
+        let offer = TransferMessage::Offer { slot, bytes, crc };
+        let state = TransferMessage::State { slot, offset: 0, data: data.clone() };
+        let effects = told([TransferMessage::Behind, offer, state]);
+        assert_eq!(effects.given_up, Some((GatewayId(2), why)));
+    }
+}
+
 #[test]
 fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
     let fetches = |slot| {
-        let rules = Arc::new(CountingRules::default());
-        let members = vec![ME, GatewayId(2), GatewayId(3)];
-        let group = GroupConfig { group: ShardId(0), me: ME, members, limits: Limits::default() };
-        let settings =
-            ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
-        let machine = Machine::new(ShardId(0), rules);
-        let mut shard = ShardCore::recover(settings, machine, Recovered::default()).unwrap();
-        let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
-        for message in [TransferMessage::Behind, TransferMessage::Offer { slot, bytes: 100, crc: 0 }] {
-            shard.step(now, Event::Transfer { from: GatewayId(2), message });
-        }
         let fetch = TransferMessage::FetchState { slot, offset: 0 };
         let is_fetch =
             |m: &PeerMessage| matches!(m, PeerMessage::Transfer { message, .. } if *message == fetch);
-        shard.take(now).unwrap().send.iter().any(|(_, message)| is_fetch(message))
+        let offer = TransferMessage::Offer { slot, bytes: 100, crc: 0 };
+        told([TransferMessage::Behind, offer]).send.iter().any(|(_, message)| is_fetch(message))
     };
     assert!(fetches(MAX_COUNT));
     assert!(!fetches(MAX_COUNT + 1), "its machine would jump ahead of its group for good");

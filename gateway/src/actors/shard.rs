@@ -15,6 +15,7 @@ use selvedge_fabric::machine::Counters;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::replica::Replica;
 use selvedge_fabric::shard::{Event, Now};
+use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::LostBatch;
 use std::collections::BTreeMap;
@@ -48,6 +49,8 @@ pub struct ShardWays {
     pub epoch: Instant,
     /// The site's wall time.
     pub clock: Arc<SiteClock>,
+    /// How often transfers may cause a line in the log.
+    pub log_limit: SharedLogLimit,
 }
 
 /// One shard's replica.
@@ -119,6 +122,11 @@ impl ShardActor {
                 %shard, seq, readings, parts, %from, %to,
                 "the content of an uplink batch is lost on every replica of its shard: nodes are told that it is missing for good"
             );
+        }
+        if let Some((from, why)) = effects.given_up
+            && let Some(left_out) = ways.log_limit.note("transfer")
+        {
+            tracing::warn!(%shard, %from, why, "a transfer to this replica was given up; it is asked for again{left_out}");
         }
         if effects.began_to_lead {
             self.led += 1;

@@ -231,6 +231,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         view: uplink.clone().recipient(),
         epoch,
         clock: clock.clone(),
+        log_limit: SharedLogLimit::default(),
     });
     let mut actors = BTreeMap::new();
     // The log's actor must know a shard before its first record is on disk; mailboxes keep their order.

@@ -73,9 +73,6 @@ pub enum SecretError {
         /// What is wrong with its content.
         why: Box<SecretError>,
     },
-    /// The environment variable is not set.
-    #[error("the environment variable {0} is not set (wanted: a site secret, 64 hexadecimal digits)")]
-    NoVariable(String),
     /// The system gave no random bytes.
     #[error("the operating system gave no random bytes")]
     NoRandomness,
@@ -133,15 +130,6 @@ impl SiteSecret {
         file.take(MAX_SECRET_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
         Self::from_hex(&String::from_utf8_lossy(&bytes))
             .map_err(|why| SecretError::FileContent { path: path.to_owned(), why: Box::new(why) })
-    }
-
-    /// From an environment variable that holds the 64 digits.
-    ///
-    /// # Errors
-    /// When it is not set or holds no secret.
-    pub fn from_env(variable: &str) -> Result<Self, SecretError> {
-        let text = std::env::var(variable).map_err(|_| SecretError::NoVariable(variable.to_string()))?;
-        Self::from_hex(&text)
     }
 
     /// Writes the secret to a new file that only its owner may read, and flushes it to disk.

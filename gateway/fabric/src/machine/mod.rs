@@ -36,7 +36,7 @@
 //! Streams stay until they are retired. `docs/internals/decisions/0005-dedup-rule.md` says what a reading is recognised by.
 //!
 //! # Left out
-//! Event time as a reading's identity; quantile sketches; sliding windows (a query merges tumbling ones); twins, locks
+//! Event time as a reading's identity; sliding windows (a query merges tumbling ones); twins, locks
 //! and transactions.
 //!
 //! Sources: Schneider, "Implementing Fault-Tolerant Services Using the State Machine Approach" (1990); Akidau

@@ -205,6 +205,8 @@ pub struct ShardEffects {
     pub lost: Vec<u64>,
     /// Batches that a fetched snapshot lists, and whose contents its sender did not have.
     pub skipped: Vec<u64>,
+    /// A transfer to this replica was given up, from whom and why; it is asked for again.
+    pub given_up: Option<(GatewayId, &'static str)>,
     /// Questions, to be answered when the contents that they want were looked at.
     pub scans: Vec<Scanning>,
     /// To be made durable with the content of all batches that it lists, then [`Event::SnapshotSaved`].

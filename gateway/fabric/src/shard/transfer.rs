@@ -439,8 +439,10 @@ impl ShardCore {
         self.pull(now);
     }
 
-    fn give_up(&mut self, _why: &'static str) {
-        self.receiving = None;
+    fn give_up(&mut self, why: &'static str) {
+        if let Some(receiving) = self.receiving.take() {
+            self.out.given_up = Some((receiving.from, why));
+        }
     }
 }
 
