@@ -27,6 +27,8 @@ def items(lines):
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if attribute or text.startswith("#["):
+            if text.startswith("#[arg("):
+                comment = []  # a help text: its option's name stands beside it
             attribute += text.count("[") - text.count("]")
             if text.startswith("#[cfg(test)]") and re.match(r"\s*(?:pub[^ ]* )?mod \w+ \{", (lines + [""])[number]):
                 return

@@ -8,31 +8,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// What devices are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Measure and publish.
     Run,
     /// Measure no more; send until all is acknowledged.
     Drain,
-    /// End.
     Stop,
 }
 
 /// What the fleet knows of one device.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeviceView {
-    /// Unacknowledged publishes.
+    /// Publishes that wait for their acknowledgement.
     pub pending: usize,
     /// Nothing left to do.
     pub done: bool,
-    /// Counters.
     pub stats: DeviceStats,
 }
 
-/// Where devices report.
+/// What the devices' tasks share: they report here, and the fleet reads it.
 #[derive(Debug)]
 pub struct Board {
     /// The ledger of all devices.
     pub ledger: Ledger,
-    /// One a device.
+    /// In the order of the fleet's devices.
     pub devices: Vec<DeviceView>,
     /// How long devices with sound links went without an acknowledgement.
     pub gaps: Gaps,

@@ -47,7 +47,7 @@ impl Timebase {
         }
     }
 
-    /// Now.
+    /// Epoch milliseconds that never go back: the wall clock at the start, and the time elapsed since.
     pub fn now_ms(&self) -> u64 {
         self.wall_ms.saturating_add(self.started.elapsed().as_millis() as u64)
     }

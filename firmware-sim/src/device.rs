@@ -23,25 +23,22 @@ pub struct Taken {
     pub stream: usize,
     /// The time that its payload carries.
     pub time: Option<EpochMs>,
-    /// What.
     pub value: f64,
 }
 
-/// Where a device's readings come from.
+/// The source of a device's readings.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Sensors, one a stream, read at an even pace.
     Sensors {
-        /// What they measure.
         signals: Vec<Signal>,
         /// Readings per second of the whole device.
         rate: f64,
     },
     /// Recorded rows of one stream.
     Rows {
-        /// Times and values.
         rows: Vec<(EpochMs, f64)>,
-        /// So many times faster than they were recorded; nothing: at once.
+        /// A multiple of real time; `None` publishes all rows at once.
         speed: Option<f64>,
     },
 }
@@ -51,9 +48,8 @@ pub enum Source {
 pub struct Plan {
     /// Its name, also its MQTT client id.
     pub name: String,
-    /// Its streams' names.
     pub streams: Vec<String>,
-    /// Where readings come from.
+    /// The source of its readings.
     pub source: Source,
     /// How it writes them.
     pub form: Form,
@@ -69,16 +65,15 @@ pub struct Plan {
     pub boot: u64,
     /// How many gateways it knows.
     pub gateways: usize,
-    /// Its unacknowledged publishes.
+    /// The most publishes that wait for an acknowledgement; readings beyond them are skipped.
     pub queue_entries: usize,
-    /// Those on the wire.
+    /// The most publishes that are on the wire at a time.
     pub in_flight_entries: usize,
 }
 
 /// Counters of one device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeviceStats {
-    /// Of its session.
     pub session: SessionStats,
     /// Readings not taken because the queue was full.
     pub skipped: u64,
@@ -136,12 +131,12 @@ impl Device {
         }
     }
 
-    /// What it is.
+    /// The plan that the device was made with.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Counters.
+    /// The counters of the device and of its session, since its start.
     pub fn stats(&self) -> DeviceStats {
         DeviceStats { session: self.session.stats(), skipped: self.skipped }
     }

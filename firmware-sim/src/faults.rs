@@ -1,4 +1,4 @@
-//! What is wrong with a device on purpose: its clock, and its link.
+//! Deliberate faults of a device: its clock, and its link.
 
 use fastrand::Rng;
 use selvedge_types::time::EpochMs;
@@ -6,22 +6,21 @@ use selvedge_types::time::EpochMs;
 /// How a device's clock tells time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Clock {
-    /// Right.
     True,
     /// There is none: readings carry no time.
     None,
-    /// Runs fast (positive) or slow, by so many parts in a million.
+    /// Runs fast (positive) or slow, in parts per million.
     Drift {
         /// Parts in a million.
         ppm: i32,
     },
     /// Was never set: it counts from 1970-01-01T00:00:00Z at the device's start.
     Epoch1970,
-    /// Is ahead by the weeks after which GPS begins to count anew.
+    /// Is ahead by the 1,024 weeks after which GPS counts from 0 again.
     GpsRollover,
 }
 
-/// 1,024 weeks.
+/// 1,024 weeks, after which GPS counts its weeks from 0 again.
 pub const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;
 
 /// How far from the present a reading's time may be to be counted: what gateways hold by default (`max_past_s`, `max_future_s`).
@@ -56,11 +55,9 @@ impl Clock {
 /// How often a device's link breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkFault {
-    /// Never.
     None,
     /// After a random time, on average this long.
     Flaky {
-        /// Milliseconds.
         mean_ms: u64,
         /// The dead connection is left open for a while, as when a cable is pulled, on both sides.
         abandon: bool,

@@ -44,7 +44,7 @@ pub struct FleetSettings {
     pub window_ms: u32,
     /// Replayed instead of simulated devices, when there is any.
     pub recordings: Vec<Recording>,
-    /// So many times faster than recorded; nothing: as fast as acknowledgements allow.
+    /// Replay speed, as a multiple of real time; `None` replays as fast as acknowledgements allow.
     pub speed: Option<f64>,
 }
 
@@ -53,11 +53,9 @@ pub struct FleetSettings {
 pub struct Kind {
     /// First half of its devices' names.
     pub name: &'static str,
-    /// Its streams.
+    /// The name and the signal of each stream.
     pub streams: &'static [(&'static str, Signal)],
-    /// Its payloads.
     pub form: Form,
-    /// Its MQTT.
     pub manner: Manner,
 }
 
@@ -214,27 +212,23 @@ pub fn new_boot() -> u64 {
 /// The fleet's state in a few numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Devices.
     pub devices: usize,
     /// Devices with nothing left to do.
     pub done: usize,
     /// Readings sent at least once.
     pub published: u64,
-    /// Readings acknowledged.
     pub acked: u64,
     /// Readings that gateways set aside: they can't be read, or are of a time that can't be.
     pub set_aside: u64,
     /// Publishes that wait for their acknowledgement.
     pub pending: usize,
-    /// Publishes sent again.
     pub resends: u64,
-    /// Connections accepted.
     pub connects: u64,
     /// Readings not taken because a device's queue was full.
     pub skipped: u64,
 }
 
-/// Running devices.
+/// Devices that run, each as a task.
 pub struct Fleet {
     board: Arc<Mutex<Board>>,
     time: Timebase,
@@ -267,7 +261,7 @@ impl Fleet {
         Self { board, time, phase, tasks }
     }
 
-    /// Where things stand.
+    /// The sums over all devices, as they are now.
     pub fn progress(&self) -> Progress {
         let board = Board::lock(&self.board);
         let totals = board.ledger.totals();
@@ -314,7 +308,7 @@ impl Fleet {
         self.phase.send_replace(Phase::Drain);
     }
 
-    /// Ends all devices.
+    /// Ends all devices and waits for their tasks.
     pub async fn stop(&mut self) {
         self.phase.send_replace(Phase::Stop);
         while self.tasks.join_next().await.is_some() {}

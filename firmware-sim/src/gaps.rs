@@ -2,7 +2,7 @@
 //!
 //! A device *waits* while it has sent or holds something that is not acknowledged. Its *gap* is a stretch of
 //! waiting in which no acknowledgement came to it; the site's gap is a stretch in which some device waits and
-//! none got one. Who has nothing to wait for has no gap, so a slow device does not look like a slow site.
+//! none got one. A device with nothing to wait for has no gap, so that a slow device does not look like a slow site.
 //!
 //! A fault (a killed gateway, say) is given the longest gap among those that it fell into, each from the fault to
 //! the gap's end, and those that began later, each until the next fault at most. Devices that used the gateway in question when it happened are
@@ -10,7 +10,7 @@
 //!
 //! Invariant: each gap counts as a whole for its device and for the site, whatever faults it overlaps.
 
-/// The most faults that are told apart; later ones are not recorded.
+/// The most faults that are recorded; later ones are ignored.
 pub const MAX_FAULTS_ENTRIES: usize = 10_000;
 
 /// The stretch without an acknowledgement that one device, or the site, is in.
@@ -69,7 +69,7 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    /// For so many devices, all of which have nothing to wait for yet.
+    /// For this many devices, none of which waits for an acknowledgement yet.
     pub fn new(devices: usize) -> Self {
         Self { devices: vec![One::default(); devices], ..Self::default() }
     }
@@ -155,7 +155,7 @@ impl Gaps {
 pub struct Spread {
     /// Half of them are not above it.
     pub median_ms: u64,
-    /// None is above it.
+    /// The longest of all.
     pub worst_ms: u64,
 }
 
@@ -170,15 +170,13 @@ impl Spread {
 /// The gaps after all faults of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KindReport {
-    /// What was done.
     pub kind: &'static str,
-    /// How often.
     pub count: usize,
     /// In which nobody got an acknowledgement.
     pub site: Spread,
-    /// Of the device that waited longest among those at other gateways.
+    /// The longest gap of a device at another gateway.
     pub elsewhere: Spread,
-    /// Of the device that waited longest among those at the gateway that it happened to.
+    /// The longest gap of a device at the gateway with the fault.
     pub own: Spread,
 }
 

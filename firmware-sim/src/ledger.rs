@@ -15,7 +15,6 @@ pub const MAX_LEDGER_WINDOW_ENTRIES: usize = 2_000_000;
 /// How many readings, and the wrapping sum of their values' fingerprints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How many.
     pub count: u64,
     /// Sum of [`fingerprint`] modulo 2^64.
     pub fingerprint: u64,
@@ -45,31 +44,26 @@ impl Tally {
 pub struct Account {
     /// Sent at least once.
     pub published: Tally,
-    /// Acknowledged.
     pub acked: Tally,
 }
 
-/// What is known of one stream.
+/// The accounts of one stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Accounts {
     /// One account a window, by the window's start.
     Windows(BTreeMap<EpochMs, Account>),
-    /// One account in all.
     Whole(Account),
 }
 
 /// One device's stream in the ledger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamAccounts {
-    /// The device.
     pub device: String,
-    /// The stream.
     pub stream: String,
-    /// What it published.
     pub accounts: Accounts,
 }
 
-/// The ledger.
+/// What devices published and what was acknowledged, by stream and window.
 #[derive(Debug)]
 pub struct Ledger {
     width_ms: u32,
@@ -160,12 +154,12 @@ impl Ledger {
         self.width_ms
     }
 
-    /// All streams.
+    /// The accounts of all streams, in the order in which they were registered.
     pub fn streams(&self) -> &[StreamAccounts] {
         &self.streams
     }
 
-    /// Over all streams.
+    /// One account that adds up all streams.
     pub fn totals(&self) -> Account {
         self.totals
     }

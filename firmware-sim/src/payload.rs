@@ -1,7 +1,7 @@
 //! The forms in which devices write their readings, and the topics they publish them to.
 //!
-//! Only [`Form::Json`] and [`Form::JsonText`] carry a sequence number; what is published in the other forms
-//! is told from a resend by its MQTT session alone, so it needs a persistent one.
+//! Only [`Form::Json`] and [`Form::JsonText`] carry a sequence number; readings in the other forms
+//! are distinguished from resends by their MQTT session alone, so they need a persistent one.
 //!
 //! Topics: `d/{device}/{stream}` and `d/{device}` are known to a gateway without configuration, and so is
 //! Sparkplug's `spBv1.0/{group}/DDATA/{edge}/{device}`. SenML goes to `senml/{device}` in JSON
@@ -22,7 +22,6 @@ const SENML_RELATIVE_BELOW_S: i64 = 1 << 28;
 /// A form of payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// `{"value":21.5,"ts":1764000000000,"seq":7,"boot":99}` on `d/{device}/{stream}`.
     Json,
     /// The same with an RFC 3339 time.
     JsonText,
@@ -75,7 +74,6 @@ impl Form {
 /// What goes into one payload.
 #[derive(Debug, Clone, Copy)]
 pub struct Content<'a> {
-    /// The device.
     pub device: &'a str,
     /// Streams and values: one of them, unless [`Form::holds_all_streams`].
     pub values: &'a [(&'a str, f64)],
@@ -87,7 +85,7 @@ pub struct Content<'a> {
     pub boot: u64,
 }
 
-/// Topic and payload.
+/// The topic and the payload of a publish in this form.
 pub fn encode(form: Form, content: &Content<'_>) -> (String, Vec<u8>) {
     let device = content.device;
     let (stream, value) = content.values.first().copied().unwrap_or(("", 0.0));

@@ -16,7 +16,7 @@ use crate::ledger::{Account, Accounts, Ledger, Tally};
 use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// The most findings that are told one by one.
+/// The most findings that a report lists one by one.
 pub const MAX_FINDINGS_ENTRIES: usize = 20;
 
 /// The node's windows of one width, by device, stream and start.
@@ -56,28 +56,25 @@ impl NodeWindows {
 /// What is wrong in one window, or in one stream as a whole.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
-    /// The device.
     pub device: String,
-    /// The stream.
     pub stream: String,
-    /// The window; nothing: all of the stream.
+    /// The start of the window; `None` for the stream as a whole.
     pub start: Option<EpochMs>,
     /// What the devices say.
     pub account: Account,
     /// What the node says.
     pub counted: Tally,
-    /// At least so many are missing.
+    /// A lower bound of the missing readings.
     pub lost: u64,
-    /// At least so many are there twice.
+    /// A lower bound of the readings counted twice.
     pub duplicated: u64,
 }
 
-/// The result.
+/// The ledger and the node's windows compared: sums, and where they differ.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reckoning {
     /// Readings sent at least once.
     pub published: u64,
-    /// Of them acknowledged.
     pub acked: u64,
     /// Readings of these devices in the node's windows.
     pub counted: u64,

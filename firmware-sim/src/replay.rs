@@ -10,7 +10,7 @@ pub const MAX_REPLAY_ROWS_ENTRIES: usize = 5_000_000;
 /// The stream that a replayed file's readings belong to.
 pub const REPLAY_STREAM: &str = "value";
 
-/// One recorded series.
+/// A recorded series, which one device replays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recording {
     /// The device it is replayed as: the file's name without its ending.
@@ -22,25 +22,23 @@ pub struct Recording {
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// It can't be read.
+    /// The file can't be read.
     #[error("{}: can't be read: {why}", file.display())]
     Read {
-        /// Which file.
         file: PathBuf,
         /// What the system or the CSV reader says.
         why: String,
     },
-    /// One line of it is wrong.
+    /// A line is not `timestamp,value`.
     #[error("{}, line {line}: {why}", file.display())]
     Row {
-        /// Which file.
         file: PathBuf,
-        /// From 1.
+        /// Counted from 1, the header included.
         line: u64,
         /// What is wrong and what would be right.
         why: String,
     },
-    /// Its name can't be a device's.
+    /// The file's name can't be a device's name.
     #[error(
         "{}: the file's name becomes the device's name, which has 1 to {MAX_NAME_BYTES} bytes and none of / + # or control characters; rename it",
         .0.display()

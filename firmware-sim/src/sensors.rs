@@ -9,17 +9,9 @@ use fastrand::Rng;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Signal {
     /// Wanders within bounds, a step at most at a time, pulled gently back to the middle.
-    Walk {
-        /// The least value.
-        min: f64,
-        /// The greatest.
-        max: f64,
-        /// The greatest step.
-        step: f64,
-    },
+    Walk { min: f64, max: f64, step: f64 },
     /// A sine with noise on it, around 0.
     Vibration {
-        /// Of the sine.
         amplitude: f64,
         /// How long one turn of it takes.
         period_ms: f64,
@@ -27,22 +19,17 @@ pub enum Signal {
         noise: f64,
     },
     /// Only ever grows, by 0 up to a most at a time.
-    Counter {
-        /// The greatest growth.
-        most: u32,
-    },
+    Counter { most: u32 },
     /// 0 or 1, and changes now and then.
     Door {
-        /// One change in so many readings, on average.
+        /// The average number of readings between two changes.
         every: u32,
     },
     /// One of two levels with noise on it: a machine that runs or stands.
     Duty {
-        /// While it stands.
         idle: f64,
-        /// While it runs.
         busy: f64,
-        /// One change in so many readings, on average.
+        /// The average number of readings between two changes.
         every: u32,
     },
 }

@@ -65,7 +65,6 @@ pub struct Manner {
 /// What a session is set up with.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
-    /// How it speaks.
     pub manner: Manner,
     /// How many gateways it knows (at least 1).
     pub gateways: usize,
@@ -80,9 +79,7 @@ pub struct SessionSettings {
 /// One message to publish, with whatever its maker wants to be told about it (`T`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message<T> {
-    /// Where to.
     pub topic: String,
-    /// What.
     pub payload: Vec<u8>,
     /// Given back in [`Effect::Published`] and its like.
     pub tag: T,
@@ -91,24 +88,21 @@ pub struct Message<T> {
 /// What happens to a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Time has passed.
+    /// Nothing but time has passed: timers may be due.
     Tick,
     /// The gateway accepted the connection.
     Connected {
-        /// A stored session goes on.
+        /// The gateway continues a stored session.
         present: bool,
-        /// The gateway takes at most so many publishes at once.
+        /// The gateway's Receive Maximum: publishes that may be unacknowledged at a time.
         receive_max: u16,
     },
     /// The connection could not be made, was refused, or has ended.
     Lost,
     /// PUBACK; the reason is 0 in version 3.1.1.
     PubAck(u16, u8),
-    /// PUBREC.
     PubRec(u16, u8),
-    /// PUBCOMP.
     PubComp(u16),
-    /// PINGRESP.
     Pong,
     /// Leave this connection; `abandon`: without a word and without closing it at once.
     Break {
@@ -122,22 +116,16 @@ pub enum Event {
 /// A packet to send.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Out {
-    /// PUBLISH.
     Publish {
         /// 0 at QoS 0.
         packet_id: u16,
         /// Sent before under this id.
         dup: bool,
-        /// Where to.
         topic: String,
-        /// What.
         payload: Vec<u8>,
     },
-    /// PUBREL.
     Release(u16),
-    /// PINGREQ.
     Ping,
-    /// DISCONNECT.
     Disconnect,
 }
 
@@ -146,7 +134,6 @@ pub enum Out {
 pub enum Effect<T> {
     /// Open a connection and tell of it with [`Event::Connected`] or [`Event::Lost`].
     Connect {
-        /// Which gateway.
         gateway: usize,
         /// Clean session, or clean start.
         clean: bool,
@@ -169,11 +156,9 @@ pub enum Effect<T> {
 /// Counters of one session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionStats {
-    /// Accepted connections.
     pub connects: u64,
     /// Connections that failed or ended unasked.
     pub losses: u64,
-    /// Publishes sent again.
     pub resends: u64,
     /// Publishes refused with a reason of 0x80 and up, without 0x99.
     pub refusals: u64,
@@ -188,13 +173,11 @@ struct Entry<T> {
     number: u64,
     /// Set once sent, until acknowledged or refused or the session is new.
     packet_id: Option<u16>,
-    /// PUBREC came.
     received: bool,
     /// The number of the connection it was last sent on; 0: none.
     sent_on: u64,
     /// When it was sent there.
     sent_at: u64,
-    /// Was ever sent.
     published: bool,
     /// Not to be sent before.
     not_before: u64,
@@ -279,12 +262,12 @@ impl<T: Clone> Session<T> {
         }
     }
 
-    /// Connected and accepted.
+    /// Whether a gateway has accepted the connection (CONNACK).
     pub fn is_up(&self) -> bool {
         matches!(self.link, Link::Up { .. })
     }
 
-    /// Counters.
+    /// What the session has counted since it was made.
     pub fn stats(&self) -> SessionStats {
         self.stats
     }

@@ -1,4 +1,4 @@
-//! What the program `firmware-sim` is told: defaults, file, `SELVEDGE_SIM_*` variables, flags.
+//! The settings of `firmware-sim`: defaults, file, `SELVEDGE_SIM_*` variables, flags.
 
 use crate::fleet::{FleetSettings, MAX_DEVICES_ENTRIES, new_boot};
 use crate::replay;
@@ -12,13 +12,12 @@ pub const ENV_PREFIX: &str = "SELVEDGE_SIM";
 /// The greatest rate of readings per second and device.
 pub const MAX_RATE: f64 = 10_000.0;
 
-/// The settings file.
+/// The settings, as the file and the environment name them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The gateways' MQTT addresses, `host:port`.
     pub gateways: Vec<String>,
-    /// Simulated devices.
     pub devices: usize,
     /// Readings per second and device.
     pub rate: f64,
@@ -32,9 +31,9 @@ pub struct Settings {
     pub replay: Vec<PathBuf>,
     /// Times real time, or `max`.
     pub speed: String,
-    /// Stop measuring after so many seconds; 0: never.
+    /// Stop measuring after this many seconds; 0: never.
     pub seconds: u64,
-    /// Then wait at most so many seconds for acknowledgements.
+    /// Then wait at most this many seconds for acknowledgements.
     pub drain_seconds: u64,
     /// Width of the ledger's windows in milliseconds.
     pub window_ms: u32,

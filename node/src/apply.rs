@@ -25,7 +25,7 @@ pub const TRANSACTION_ENTRIES: usize = 64;
 /// How long to rest after the database failed; each time in a row that it does, twice as long, up to [`LONGEST_REST_MS`].
 pub const FIRST_REST_MS: u64 = 100;
 
-/// The longest rest.
+/// The longest rest after the database failed several times in a row.
 pub const LONGEST_REST_MS: u64 = 5_000;
 
 /// How many runs of lost batches a line of the log names.
@@ -44,7 +44,7 @@ impl Confirmations {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for (shard, settled) in cursors {
             let latest = waiting.entry(shard).or_insert((ledger, settled));
-            // What another ledger has, or had of another making of the site, says nothing of this one.
+            // The figures of another ledger, or of another incarnation of the site, say nothing about this one.
             let same = (latest.0, latest.1.incarnation) == (ledger, settled.incarnation);
             let cursor = if same { settled.cursor.max(latest.1.cursor) } else { settled.cursor };
             *latest = (ledger, Settled { cursor, ..settled });
@@ -169,8 +169,8 @@ fn told_once(message: &Incoming, outcome: MessageOutcome, stats: &Stats) {
         MessageOutcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
         MessageOutcome::Superseded => (
             "superseded",
-            "a batch of an earlier making of the site came, though a later one is known: do two sites have one name and secret, or was \
-             the clock behind when the site was set up anew?",
+            "a batch of an earlier incarnation of the site came, although a later one is known: do two sites share a name and a secret, or \
+             was the clock behind when the site was set up again?",
         ),
         MessageOutcome::Applied
         | MessageOutcome::Duplicate

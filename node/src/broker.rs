@@ -1,7 +1,7 @@
-//! What carries messages between the node and its sites: a broker elsewhere, or the node's own.
+//! The broker that carries messages between the node and its sites: an external one, or the node's own.
 //!
-//! To a broker elsewhere the node is a client. Its own it hears and speaks through memory ([`selvedge_mqtt::inlet`]): no
-//! client of it, whatever it sends or calls itself, can close, displace or replace the node's ears.
+//! The node is a client of an external broker. It exchanges messages with its own through memory
+//! ([`selvedge_mqtt::inlet`]): no client, whatever it sends and whichever id it uses, can disconnect or displace the node.
 
 use selvedge_broker_client::{BrokerAddress, Speaker};
 use selvedge_mqtt::broker::Credentials;
@@ -27,7 +27,6 @@ pub fn client_id(given: &str) -> Result<String, SealError> {
 pub struct Embedded {
     /// What clients connect to.
     pub broker: Arc<selvedge_mqtt::Broker>,
-    /// Batches and beacons.
     pub batches: Arc<Inlet>,
     /// Reports, and answers to this node's questions.
     pub reports: Arc<Inlet>,
@@ -53,9 +52,7 @@ impl Embedded {
 /// What carries the node's messages.
 #[derive(Clone)]
 pub enum Carrier {
-    /// A broker elsewhere.
     External(BrokerAddress),
-    /// The node's own.
     Embedded(Arc<Embedded>),
 }
 
@@ -68,7 +65,7 @@ pub enum Outlet {
 }
 
 impl Outlet {
-    /// Sends to whoever listens. False: the connection ended before, and the message is gone.
+    /// Publishes to the subscribers. False: the connection ended first, and the message is gone.
     pub async fn publish(&self, topic: String, sealed: Vec<u8>) -> bool {
         match self {
             Self::Client(speaker) => speaker.publish(topic, sealed).await,

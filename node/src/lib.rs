@@ -1,5 +1,5 @@
-//! The cloud node: hears the sites' uplinks, verifies and applies their batches exactly once, and answers
-//! queries by HTTP and SQL.
+//! The cloud node: receives the sites' batches, verifies them, applies each exactly once, and answers queries over HTTP and
+//! SQL.
 //!
 //! What the node decides, it decides in the crate [`selvedge_node_core`], which knows no clock, disk or network. The way
 //! of a batch: [`uplink`] hears it, [`verify`](selvedge_node_core::verify) opens and checks it, [`apply`] queues it and

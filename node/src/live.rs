@@ -1,8 +1,8 @@
-//! Windows as they are applied: from the writer, after its commit, to whoever listens.
+//! Live windows: the writer announces them after its commit, and listeners of `/v1/live` receive them.
 //!
-//! The writer names the windows that a transaction has touched; a task reads them as they are stored now, and tells all
-//! listeners. Neither waits for the other: what is too much is left out, and listeners are told that they missed
-//! something. A node tells what it has applied itself, not what other nodes of the same database have.
+//! The writer names the windows that a transaction has touched; a task reads them as they are stored now, and sends them to
+//! all listeners. Neither waits for the other: beyond a bound the task leaves windows out, and tells listeners that they
+//! missed some. A node sends what it has applied itself, not what other nodes of the same database have.
 
 use crate::store::find::Seek;
 use crate::store::{Reader, StoreError};
@@ -26,7 +26,7 @@ pub const BEHIND_ENTRIES: usize = 2_048;
 /// How many transactions may wait to be told.
 const WAITING_ENTRIES: usize = 64;
 
-/// How many windows of one transaction are told; a site that sends what it kept for a week would be no news.
+/// How many windows of one transaction listeners receive; what a site kept for a week is no live window.
 pub const MAX_TOLD_ENTRIES: usize = 2_000;
 
 /// A window that was touched.
@@ -44,20 +44,19 @@ struct Series {
     width_ms: i64,
 }
 
-/// What listeners hear.
+/// What a listener of `/v1/live` receives.
 #[derive(Debug, Clone)]
 pub enum News {
     /// A window as it is stored now, with its number in this run of the node.
     Window(u64, Arc<Row>),
-    /// So many windows were left out.
+    /// The number of windows that were left out.
     Missed(u64),
 }
 
-/// A listener's end.
+/// The receiving end of a listener's queue.
 pub struct Listener {
-    /// The news.
     pub news: broadcast::Receiver<News>,
-    /// The number of the last window that was told before.
+    /// The number of the last window that the listener received.
     pub last: u64,
     /// Its place among the listeners.
     pub place: OwnedSemaphorePermit,
@@ -75,7 +74,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// With the task that tells; it ends once [`Live::close`] was called.
+    /// Starts the task that sends windows to listeners; it ends after [`Live::close`].
     pub fn new(reader: Reader, run: EpochMs) -> (Arc<Self>, impl Future<Output = ()>) {
         let (touch, touched) = mpsc::channel(WAITING_ENTRIES);
         let live = Arc::new(Self {
@@ -132,7 +131,7 @@ impl Live {
         self.missed.fetch_add(missed, Ordering::Relaxed);
     }
 
-    /// Nothing more comes: all listeners hear the end.
+    /// Ends all listeners' streams.
     pub fn close(&self) {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.told.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -43,23 +43,20 @@ const UPKEEP_MS: u64 = 5_000;
 /// Why the node does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The lake.
     #[error("{0} (setting `lake.url`)")]
     Lake(#[from] LakeError),
     /// An address that can't be listened on.
     #[error("can't listen on {address} (settings `{section}.host` and `{section}.port`): {why}")]
     Listen {
-        /// The address.
         address: SocketAddr,
         /// The section of the settings that names it.
         section: &'static str,
         /// What the system said.
         why: std::io::Error,
     },
-    /// No randomness.
+    /// The system has no randomness for keys and ids.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// A part ended that should not.
@@ -67,7 +64,7 @@ pub enum NodeError {
     Ended(&'static str),
 }
 
-/// A running node.
+/// The tasks of a node that runs, and what stops them in order.
 pub struct Node {
     /// Where the query API listens.
     pub http: SocketAddr,

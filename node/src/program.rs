@@ -122,7 +122,7 @@ impl Arguments {
     }
 }
 
-/// Runs the program with this command line (its name first) until it is told to stop.
+/// Runs the program with this command line (its name first) until a signal stops it.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|first| first == sql_worker::ARGUMENT) {

@@ -26,7 +26,7 @@ pub const ENV_PREFIX: &str = "SELVEDGE_NODE";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSettings {
-    /// Where the database lies, if it is SQLite.
+    /// The folder of the database, if it is SQLite.
     pub data_dir: PathBuf,
     /// `sqlite`, or the address of a PostgreSQL database: `postgres://user:password@host:5432/database`.
     pub database: DatabaseAddress,
@@ -39,11 +39,10 @@ pub struct NodeSettings {
     pub timescale: bool,
     /// What is logged: a `tracing` filter such as `info` or `selvedge_node=debug,info`.
     pub log: String,
-    /// The query API.
     pub http: HttpSettings,
-    /// Where batches come from.
+    /// The section `uplink`: the broker that batches come from.
     pub uplink: UplinkSettings,
-    /// Where windows are exported to.
+    /// The target of exports.
     pub lake: LakeSettings,
     /// The sites that this node serves.
     pub sites: Vec<SiteSettings>,
@@ -60,7 +59,7 @@ impl std::fmt::Debug for DatabaseAddress {
     }
 }
 
-/// The query API.
+/// The section `http`: the address of the query API, and who may use it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpSettings {
@@ -70,11 +69,10 @@ pub struct HttpSettings {
     pub port: u16,
     /// Whether all that reach a `host` that is not loopback may ask without a token.
     pub open: bool,
-    /// Who may ask; without any, all who reach the port.
+    /// The tokens that admit requests; without any, everybody who reaches the port may ask.
     pub tokens: Vec<TokenSettings>,
     /// Names that it is reached by, besides its addresses and names of local networks. Matters as long as there are no tokens.
     pub hosts: Vec<String>,
-    /// SQL over HTTP.
     pub sql: SqlSettings,
 }
 
@@ -85,7 +83,7 @@ impl Default for HttpSettings {
     }
 }
 
-/// Where batches come from.
+/// The section `uplink`: the broker that batches come from.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UplinkSettings {
@@ -109,7 +107,7 @@ pub struct UplinkSettings {
 }
 
 impl std::fmt::Debug for UplinkSettings {
-    /// Without the password.
+    /// Leaves the password out: settings are logged.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UplinkSettings")
             .field("broker", &self.broker)
@@ -126,7 +124,6 @@ impl std::fmt::Debug for UplinkSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteSettings {
-    /// Its name.
     pub name: SiteId,
     /// Its secret; a file is better.
     #[serde(default)]
@@ -171,18 +168,16 @@ pub enum SettingsError {
     /// The settings don't load.
     #[error(transparent)]
     Load(#[from] ConfigError),
-    /// They load, and one of them makes no sense.
+    /// A setting has a value that can't be used.
     #[error("the setting `{key}`: {why}")]
     Wrong {
-        /// Which one.
         key: String,
         /// What is wrong, and what would be right.
         why: String,
     },
-    /// A site's secret can't be had.
+    /// A site's secret is missing or can't be read.
     #[error("the secret of site {site} (setting `sites`): {why}")]
     Secret {
-        /// Which site.
         site: SiteId,
         /// What is wrong with it.
         why: SecretError,
@@ -192,7 +187,6 @@ pub enum SettingsError {
 /// A site with its secrets.
 #[derive(Debug, Clone)]
 pub struct ServedSite {
-    /// Its name.
     pub name: SiteId,
     /// What confirmations are sealed with.
     pub secret: SiteSecret,
@@ -200,12 +194,11 @@ pub struct ServedSite {
     pub also_accepted: Vec<SiteSecret>,
 }
 
-/// Which broker.
+/// The broker that batches come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broker {
     /// This node's own, listening here.
     Embedded(SocketAddr),
-    /// One elsewhere.
     External,
 }
 
@@ -304,8 +297,9 @@ impl NodeSettings {
         match self.uplink.broker.as_str() {
             "embedded" => {
                 let parsed: Result<IpAddr, _> = host.parse();
-                let why =
-                    || format!("{host:?} is no address to listen on; give one such as 0.0.0.0 or 127.0.0.1");
+                let why = || {
+                    format!("{host:?} is not an address to listen on; give one such as 0.0.0.0 or 127.0.0.1")
+                };
                 Ok(Broker::Embedded(
                     (parsed.map_err(|_| wrong("uplink.host", why()))?, self.uplink.port).into(),
                 ))

@@ -74,7 +74,7 @@ impl Edge {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What is known of the sites, and the time on the clock that it counts by.
+    /// The state of the sites, and the present time on the clock that it uses.
     pub fn look<T>(&self, at: impl FnOnce(u64, &Sites) -> T) -> T {
         at(self.now_ms(), &self.inner().sites)
     }

@@ -1,4 +1,4 @@
-//! What the running node knows of itself beyond the database: for the status page, readiness and metrics.
+//! The state of the running node beyond its database, for the status page, readiness and metrics.
 
 use selvedge_guard::log_limit::{LeftOut, LogLimit};
 use selvedge_node_core::incoming::Incoming;
@@ -17,8 +17,8 @@ pub fn describe_metrics() {
         "selvedge_node_received_bytes_total",
         "Bytes of the messages that came from the uplink"
     );
-    describe_counter!("selvedge_node_refused_total", "Messages not let in or not taken, by reason");
-    describe_counter!("selvedge_node_messages_total", "Authentic messages, by what became of them");
+    describe_counter!("selvedge_node_refused_total", "Messages that were not accepted, by reason");
+    describe_counter!("selvedge_node_messages_total", "Authentic messages, by outcome");
     describe_counter!("selvedge_node_windows_written_total", "Windows written or merged into");
     describe_counter!(
         "selvedge_node_batches_given_up_total",
@@ -28,17 +28,17 @@ pub fn describe_metrics() {
         "selvedge_node_batches_lost_total",
         "Of these, batches whose contents every replica at their site has lost"
     );
-    describe_counter!("selvedge_node_http_denied_total", "Requests without a token that is good for them");
+    describe_counter!("selvedge_node_http_denied_total", "HTTP requests without a sufficient token");
     describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
-    describe_counter!("selvedge_node_questions_total", "Questions to sites, by what became of them");
+    describe_counter!("selvedge_node_questions_total", "Questions to sites, by outcome");
     describe_counter!("selvedge_node_answers_total", "Answers of gateways: taken, or unasked (a second one)");
-    describe_counter!("selvedge_node_store_errors_total", "Transactions that the database failed on");
+    describe_counter!("selvedge_node_store_errors_total", "Transactions that the database failed");
     describe_counter!("selvedge_node_lake_files_total", "Days written to the lake");
-    describe_counter!("selvedge_node_lake_windows_total", "Windows in these");
-    describe_counter!("selvedge_node_lake_failures_total", "Days that could not be written, or looked for");
+    describe_counter!("selvedge_node_lake_windows_total", "Windows in the days written to the lake");
+    describe_counter!("selvedge_node_lake_failures_total", "Days that could not be written or looked for");
     describe_histogram!(
         "selvedge_node_lake_round_seconds",
-        "Time of a look for days to write, with writing them"
+        "Time of one search for days to write, including the writing"
     );
     describe_histogram!("selvedge_node_apply_seconds", "Time of a transaction, until it is on disk");
 }
@@ -86,7 +86,7 @@ impl Stats {
         self.inner().subscribed
     }
 
-    /// A message was not let in or not taken; says whether this is to be logged, and what was left out before.
+    /// Counts a refused message; says whether to log it, and how many lines were left out before.
     pub fn refused(&self, reason: &'static str, now: Instant) -> Option<LeftOut> {
         metrics::counter!("selvedge_node_refused_total", "reason" => reason).increment(1);
         *self.inner().refused.entry(reason).or_default() += 1;

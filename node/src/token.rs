@@ -1,4 +1,4 @@
-//! `selvedge-node token`: a new token for the query API, and the settings that let it in.
+//! `selvedge-node token`: a new token for the query API, and the settings that admit it.
 
 use clap::Args;
 use ring::rand::{SecureRandom, SystemRandom};

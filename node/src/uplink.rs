@@ -1,6 +1,6 @@
 //! The uplink: one MQTT client hears the sites' batches, another sends confirmations ([`selvedge_broker_client`]). The node's own
-//! broker is heard and spoken through without clients ([`crate::broker`]). Whatever is lost on the way, the edge sends again until it
-//! is confirmed.
+//! broker is heard and spoken through without clients ([`crate::broker`]). The edge resends whatever was lost on the way until the
+//! node confirms it.
 
 use crate::apply::Confirmations;
 use crate::broker::{Carrier, Embedded, Outlet};
@@ -32,7 +32,6 @@ pub struct Subscriber {
     pub share: String,
     /// What opens their messages.
     pub verifier: Verifier,
-    /// Where they go.
     pub queue: mpsc::Sender<Incoming>,
     /// Where they are counted.
     pub stats: Arc<Stats>,
@@ -127,7 +126,7 @@ fn filter(share: &str, site: impl std::fmt::Display) -> String {
     format!("{group}selvedge/{site}/up/+")
 }
 
-/// What sends confirmations.
+/// Seals cursors into confirmations and publishes them.
 pub struct Confirmer {
     carrier: Carrier,
     sealers: HashMap<SiteId, Sealer<Down>>,

@@ -69,7 +69,6 @@ fn add_page(body: &[u8], windows: &mut NodeWindows) -> Result<Option<String>, St
 /// All that the end says.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    /// What was compared.
     pub reckoning: Reckoning,
     /// Changes of leadership after the first election.
     pub leader_changes: u64,
@@ -84,7 +83,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// In words.
+    /// The reckoning in words, several lines, for a terminal.
     pub fn text(&self) -> String {
         let r = &self.reckoning;
         let mut text = format!(

@@ -1,5 +1,5 @@
-//! Faults on purpose: which, when, and to whom. One at a time: the next waits until the last is healed and all
-//! gateways are ready again, for what the site promises to survive is the loss of a minority.
+//! Deliberate faults: their kind, their time and the gateway they hit. Only one at a time: the next waits until the last is over
+//! and all gateways are ready again, since the site promises to survive the loss of a minority.
 
 use crate::options::Options;
 use std::time::{Duration, Instant};
@@ -21,7 +21,6 @@ pub enum Kind {
 /// How often each was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Gateways killed.
     pub kills: u64,
     /// Gateways stopped for a while.
     pub pauses: u64,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub struct Kept {
     /// How many gateways it was made with.
     pub gateways: u16,
-    /// Where they talk to each other.
+    /// The ports for traffic between the gateways.
     pub peer_ports: Vec<u16>,
 }
 
@@ -21,7 +21,6 @@ pub struct Folder {
     path: PathBuf,
     /// The site was here before.
     pub resumed: bool,
-    /// What is kept of it.
     pub kept: Kept,
     _lock: File,
     _temporary: Option<tempfile::TempDir>,
@@ -91,7 +90,7 @@ impl Folder {
         Ok(Self { path, resumed, kept, _lock: lock, _temporary: temporary })
     }
 
-    /// Where it is.
+    /// Where the folder is, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.path
     }

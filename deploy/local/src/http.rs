@@ -1,4 +1,4 @@
-//! The little HTTP that looking at our own processes needs: a GET, bounded in time and size.
+//! The HTTP client for the site's own processes: a GET, bounded in time and size.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const GLANCE_MS: u64 = 1_000;
 /// The status and the body.
 pub type Answer = (u16, Vec<u8>);
 
-/// Gets a path.
+/// Gets a path; nothing if there is no whole answer in time.
 pub async fn get(address: SocketAddrV4, path: &str) -> Option<Answer> {
     let asked = ask(address, path);
     tokio::time::timeout(Duration::from_millis(PATIENCE_MS), asked).await.ok()?

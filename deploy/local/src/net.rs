@@ -13,13 +13,13 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::process::{Command, ExitCode, Stdio};
 
-/// The option by which the inner program is told its namespaces.
+/// The option that passes the namespaces to the inner program.
 pub const OPTION: &str = "--net";
 
 /// What all names of namespaces begin with.
 const PREFIX: &str = "selvedge-";
 
-/// Where frames to a neighbour that is cut off go.
+/// A link address that nobody has: frames to a neighbour that is cut off go there.
 const NOWHERE: &str = "02:00:00:00:00:00";
 
 /// The interface of a gateway.

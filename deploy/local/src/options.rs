@@ -1,4 +1,4 @@
-//! What `cargo run --release` can be told.
+//! The command line of the local site.
 
 use crate::net;
 use clap::Parser;
@@ -84,16 +84,16 @@ pub struct Options {
     pub json: bool,
 }
 
-/// How fast a recording is replayed.
+/// The speed of a replay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Speed {
-    /// So many times as fast as it was recorded.
+    /// A multiple of real time.
     Times(f64),
     /// As fast as acknowledgements allow.
     Max,
 }
 
-/// What a key of `--set` begins with if it is one of the node's.
+/// The prefix of a `--set` key that belongs to the node.
 const OF_NODE: &str = "node.";
 
 impl Options {
@@ -107,27 +107,27 @@ impl Options {
         self.settings.iter().filter_map(|setting| setting.strip_prefix(OF_NODE)).map(str::to_string).collect()
     }
 
-    /// Where gateway `index` is.
+    /// The address of gateway `index`: loopback, or one in its network namespace.
     pub fn gateway_host(&self, index: u16) -> Ipv4Addr {
         if self.net.is_some() { net::gateway(index) } else { Ipv4Addr::LOCALHOST }
     }
 
-    /// Where the node is.
+    /// The address of the node: loopback, or one in the network namespace of the bridge.
     pub fn node_host(&self) -> Ipv4Addr {
         if self.net.is_some() { net::NODE } else { Ipv4Addr::LOCALHOST }
     }
 
-    /// Where gateway `index` takes devices.
+    /// The MQTT address of gateway `index`.
     pub fn mqtt(&self, index: u16) -> SocketAddrV4 {
         SocketAddrV4::new(self.gateway_host(index), self.mqtt_port + index)
     }
 
-    /// Where gateway `index` answers HTTP.
+    /// The HTTP address of gateway `index`.
     pub fn http(&self, index: u16) -> SocketAddrV4 {
         SocketAddrV4::new(self.gateway_host(index), self.http_port + index)
     }
 
-    /// Where the node answers HTTP.
+    /// The HTTP address of the node.
     pub fn node_http(&self) -> SocketAddrV4 {
         SocketAddrV4::new(self.node_host(), self.node_port)
     }

@@ -6,9 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 /// One port and the option that changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The port.
     pub port: u16,
-    /// Who listens there.
     pub what: String,
     /// The option that moves it.
     pub option: &'static str,
@@ -20,25 +18,17 @@ pub enum PortError {
     /// A range runs past the last port.
     #[error("{what} would be at port {port}, which does not exist; choose a lower {option}")]
     Range {
-        /// The number.
         port: u32,
-        /// Who.
         what: String,
         /// The option that moves it.
         option: &'static str,
     },
     /// Two of us want the same.
     #[error("{} and {} both want port {}; move one with {} or {}", .first.what, .second.what, .first.port, .first.option, .second.option)]
-    Twice {
-        /// One.
-        first: Wanted,
-        /// The other.
-        second: Wanted,
-    },
+    Twice { first: Wanted, second: Wanted },
     /// Someone else has it.
     #[error("port {} for {} is taken ({why}); choose another with {}", .wanted.port, .wanted.what, .wanted.option)]
     Taken {
-        /// Which.
         wanted: Wanted,
         /// What the system says.
         why: String,

@@ -1,4 +1,4 @@
-//! The site's processes: started, watched, killed on purpose, and none left behind.
+//! A process of the site: started, watched, killed on purpose, and never left behind.
 
 use crate::programs::Program;
 use rustix::process::{Pid, Signal, kill_process};

@@ -15,9 +15,7 @@ pub const PARENT_VARIABLE: &str = "SELVEDGE_LOCAL_PARENT";
 /// A program within this binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// `selvedge-gateway`.
     Gateway,
-    /// `selvedge-node`.
     Node,
 }
 

@@ -1,4 +1,4 @@
-//! The whole run: start, show, end, reckon.
+//! The whole run: start the site, show its state, end it, and reckon.
 //!
 //! Stages: *running* until the time is over, the recordings are at their end or the person asks to stop;
 //! *resending* until every publish is acknowledged; *settling* until every window is closed and the node has
@@ -8,7 +8,7 @@
 //! A resumed site has windows of earlier runs, of devices of the same names. They are taken out of the
 //! reckoning as a baseline, which is read once those earlier windows have settled, before the devices start.
 //! Each run's devices count their sequences under a boot id of their own and start their persistent
-//! sessions anew, so that nothing of an earlier run is taken for a resend.
+//! sessions anew, so that no reading is taken for a resend of an earlier run.
 
 use crate::account::{self, Outcome};
 use crate::folder::Folder;
@@ -25,7 +25,7 @@ use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often things are looked at.
+/// How often the run asks gateways and node for their state.
 const LOOK_MS: u64 = 200;
 
 /// How often the table is shown.
@@ -316,7 +316,7 @@ impl Run<'_> {
 /// When a stage is over by itself.
 #[derive(Debug, Clone, Copy)]
 enum Until {
-    /// Never.
+    /// Never by itself: the person stops it, or its time is over.
     Stopped,
     /// The devices have nothing left to do.
     DevicesDone,
@@ -355,7 +355,7 @@ impl Until {
     }
 }
 
-/// Waits until the person has asked to stop so many times.
+/// Waits until the person has asked `times` times to stop.
 pub async fn asked_to_stop(mut interrupt: watch::Receiver<u32>, times: u32) {
     // The sender lives as long as the program; were it gone, nobody could ask any more.
     if interrupt.wait_for(|asked| *asked >= times).await.is_err() {

@@ -12,15 +12,14 @@ pub const SITE: &str = "local";
 /// The width of its windows in milliseconds.
 pub const WINDOW_MS: u32 = 10_000;
 
-/// What gateways are told beyond the topics that they know by themselves.
+/// Topic rules for the gateways, besides the built-in ones.
 const TOPICS: [(&str, &str); 2] = [("senml/{device}", "senml-json"), ("senml-cbor/{device}", "senml-cbor")];
 
 /// The paths of what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// One a gateway.
+    /// In the order of the gateways' numbers.
     pub gateways: Vec<PathBuf>,
-    /// The node's.
     pub node: PathBuf,
 }
 
@@ -54,7 +53,7 @@ pub fn write(options: &Options, folder: &Folder) -> Result<Files, String> {
     Ok(Files { gateways: gateways.collect::<Result<_, _>>()?, node })
 }
 
-/// A TOML text.
+/// A path as a quoted TOML string.
 fn quoted(path: &Path) -> String {
     // JSON's quoting is valid for TOML's basic strings.
     serde_json::Value::from(path.to_string_lossy().as_ref()).to_string()

@@ -1,5 +1,4 @@
-//! The site's processes as a whole: start in order, look at all, do one of them harm now and
-//! then, stop all.
+//! The site's processes as a whole: starts them in order, asks for their state, injects faults, and stops them.
 
 use crate::faults::{Done, Kind, Schedule};
 use crate::folder::Folder;
@@ -22,7 +21,7 @@ pub const READY_PATIENCE_MS: u64 = 60_000;
 /// How often readiness is asked for.
 const READY_POLL_MS: u64 = 50;
 
-/// All processes.
+/// The running processes of a site, and the faults done to them.
 #[derive(Debug)]
 pub struct Site {
     gateways: Vec<Process>,
@@ -104,7 +103,7 @@ impl Site {
         Ok(())
     }
 
-    /// That no process has ended by itself.
+    /// Checks that no process has ended by itself.
     ///
     /// # Errors
     /// Names it and shows what it said last.

@@ -1,5 +1,4 @@
-//! What gateways and the node say about themselves, read tolerantly: a field that is missing is unknown,
-//! not an error.
+//! The status of gateways and node, read tolerantly: a missing field is unknown, not an error.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -7,7 +6,6 @@ use std::collections::BTreeMap;
 /// One gateway at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gateway {
-    /// It answers.
     pub up: bool,
     /// It says that it is ready.
     pub ready: bool,
@@ -15,9 +13,8 @@ pub struct Gateway {
     pub leading: u64,
     /// Batches that wait for the node's confirmation, over the shards that it leads.
     pub outbox_batches: u64,
-    /// Their bytes.
     pub outbox_bytes: u64,
-    /// Windows that are still open (or closed and not yet in a batch), if it says so.
+    /// Windows that are still open, or closed and not yet in a batch; `None` if the gateway does not report them.
     pub open_windows: Option<u64>,
     /// Readings that it acknowledged since it started.
     pub publishes_acked: u64,
@@ -28,7 +25,6 @@ pub struct Gateway {
 /// The node at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
-    /// It answers.
     pub up: bool,
     /// Parts of windows that it has put on disk since it started, and so confirmed.
     pub windows: u64,
@@ -41,7 +37,7 @@ fn number(value: &Value, places: &[&str]) -> Option<u64> {
     places.iter().find_map(|place| value.pointer(place)?.as_u64())
 }
 
-/// A gateway's `/v1/status`.
+/// Reads a gateway's `/v1/status`; a gateway that did not answer is down.
 pub fn gateway(value: Option<&Value>) -> Gateway {
     let Some(value) = value else { return Gateway::default() };
     let none = Vec::new();
@@ -101,7 +97,7 @@ impl Leaders {
         }
     }
 
-    /// Changes so far.
+    /// How often a shard's leader changed after the first election.
     pub fn changes(&self) -> u64 {
         self.changes
     }

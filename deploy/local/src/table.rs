@@ -13,7 +13,6 @@ const DEFAULT_COLUMNS: usize = 80;
 pub struct View {
     /// What is going on, in a word or two.
     pub stage: String,
-    /// Since the start.
     pub seconds: u64,
     /// Readings acknowledged in the last second.
     pub acked_per_second: u64,
@@ -21,7 +20,6 @@ pub struct View {
     pub devices: Option<Progress>,
     /// The gateways in order.
     pub gateways: Vec<Gateway>,
-    /// The node.
     pub node: Node,
     /// Changes of leadership so far.
     pub leader_changes: u64,
@@ -35,7 +33,7 @@ impl View {
         (sum(|g| g.outbox_batches), sum(|g| g.outbox_bytes))
     }
 
-    /// As one line.
+    /// The whole view as one line, for a pipe.
     pub fn line(&self) -> String {
         let leads: Vec<String> =
             self.gateways.iter().map(|g| if g.up { g.leading.to_string() } else { "down".into() }).collect();
@@ -92,7 +90,7 @@ fn bytes_text(bytes: u64) -> String {
     }
 }
 
-/// Where the table goes.
+/// The output of the table: a terminal or a pipe.
 #[derive(Debug)]
 pub struct Screen {
     terminal: bool,
@@ -135,7 +133,7 @@ impl Screen {
         self.put(&format!("{text}\n"));
     }
 
-    /// A reader that went away is no reason to end: the site goes on and is stopped in order.
+    /// A closed pipe does not end the run: the site continues until it is stopped in order.
     fn put(&mut self, text: &str) {
         if self.broken {
             return;

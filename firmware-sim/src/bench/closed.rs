@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Starts the threads.
+/// Starts the threads that keep `in_flight` publishes unacknowledged on each connection.
 pub(super) fn start(
     plan: &Plan,
     lanes: Vec<Lane>,

@@ -20,7 +20,6 @@ const READ_BYTES: usize = 4 * 1024;
 pub struct Lane {
     /// The socket; it does not block.
     pub stream: TcpStream,
-    /// The devices.
     pub devices: Devices,
 }
 

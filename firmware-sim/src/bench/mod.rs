@@ -32,7 +32,7 @@ use watch::Watch;
 /// How long acknowledgements are waited for after the measurement.
 const DRAIN_MS: u64 = 10_000;
 
-/// The longest latency that is told apart, in microseconds.
+/// The longest latency that the histogram resolves, in microseconds.
 const MAX_LATENCY_US: u64 = 600_000_000;
 
 /// Decimal digits of a latency that are kept.

@@ -23,7 +23,7 @@ const AGAIN_US: u64 = 500;
 /// When the publish of each packet id was due, in microseconds since the start; 0: the id is free.
 type Slots = Arc<[AtomicU64]>;
 
-/// Starts the threads.
+/// Starts the threads that send each publish when it is due.
 pub(super) fn start(
     plan: &Plan,
     lanes: Vec<Lane>,

@@ -79,7 +79,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend(text.as_bytes());
 }
 
-/// CONNECT.
+/// CONNECT of MQTT 3.1.1, with the plan's login and without keep alive.
 pub fn connect(plan: &Plan, client: &str, clean: bool) -> Vec<u8> {
     let login = (!plan.username.is_empty()).then_some([&plan.username, &plan.password]);
     let mut body = Vec::new();
@@ -101,7 +101,7 @@ pub fn subscribe(filter: &str) -> Vec<u8> {
     packet(0x82, &body)
 }
 
-/// DISCONNECT.
+/// DISCONNECT of MQTT 3.1.1: ends a connection without its will.
 pub const DISCONNECT: [u8; 2] = [0xe0, 0];
 
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
@@ -118,7 +118,6 @@ pub enum Heard {
     Connected(u8),
     /// SUBACK with its return code.
     Subscribed(u8),
-    /// PUBACK.
     Acked(u16),
 }
 

@@ -1,12 +1,12 @@
-//! What a measurement is to do.
+//! The plan of a measurement: its load and its length.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// The most connections.
+/// The most connections: one address has ports for about as many.
 pub const MAX_CONNECTIONS_ENTRIES: usize = 60_000;
-/// The most devices.
+/// The most devices whose readings are spread over the connections.
 pub const MAX_DEVICES_ENTRIES: usize = 1_000_000;
 /// The most publishes of a connection without an acknowledgement: MQTT's packet ids are 16 bits.
 pub const MAX_IN_FLIGHT_ENTRIES: usize = 65_535;
@@ -120,7 +120,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Devices in all.
+    /// How many devices publish: one for each connection, unless the plan says otherwise.
     pub fn devices(&self) -> usize {
         if self.devices == 0 { self.connections } else { self.devices }
     }

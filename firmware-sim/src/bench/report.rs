@@ -7,16 +7,15 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What was found.
+/// The result of one measurement, as `bench --json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What was done.
     pub plan: Plan,
     /// How long was measured, in seconds.
     pub seconds: f64,
     /// Publishes sent in the whole run.
     pub published: u64,
-    /// Of these, acknowledged.
+    /// Publishes acknowledged in the whole run.
     pub acked: u64,
     /// Acknowledged in the measurement, per second.
     pub acked_per_s: f64,
@@ -30,39 +29,33 @@ pub struct Report {
     pub disk_us: Option<Latency>,
     /// The broker's processes together.
     pub broker: Cost,
-    /// The generator.
     pub generator: Cost,
     /// Each of the broker's processes.
     pub processes: Vec<Usage>,
 }
 
-/// Percentiles in microseconds.
+/// A latency's mean, percentiles and maximum, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    /// Mean.
     pub mean: f64,
-    /// Median.
     pub p50: u64,
-    /// 90 %.
     pub p90: u64,
-    /// 99 %.
     pub p99: u64,
-    /// 99.9 %.
+    /// 99.9 % of the publishes were acknowledged within this time.
     pub p999: u64,
-    /// Longest.
     pub max: u64,
 }
 
-/// What processes used.
+/// What processes used during the measurement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// Processor time per acknowledged reading, in microseconds.
     pub cpu_us_per_reading: f64,
     /// Share of one core that was used.
     pub cores: f64,
-    /// Of the largest process, the most that was resident, in bytes.
+    /// The peak resident memory of the largest process, in bytes.
     pub largest_resident_bytes: u64,
-    /// Of the process that wrote most, bytes written per acknowledged reading.
+    /// Bytes written per acknowledged reading by the process that wrote most.
     pub most_written_bytes_per_reading: f64,
 }
 

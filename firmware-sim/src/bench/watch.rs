@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 /// What one process used while it was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// The process.
     pub pid: u32,
-    /// Its name.
     pub name: String,
     /// The most memory that was resident, in bytes.
     pub resident_bytes: u64,

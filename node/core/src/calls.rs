@@ -1,4 +1,5 @@
-//! What a statement in PostgreSQL's dialect may name: functions that only reckon, and nothing of the server's own.
+//! Checks the names in a statement of PostgreSQL's dialect: only functions that compute from their arguments, and nothing of the
+//! server's own.
 //!
 //! A transaction that only reads still lets a statement call functions that act on the session or the server (`set_config`,
 //! `pg_sleep`, `pg_terminate_backend`, `lo_import`, `query_to_xml`, whatever an extension brings). So only functions of a list are
@@ -276,8 +277,10 @@ const FUNCTIONS: &[&str] = &[
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
     /// A name or a word of the grammar; in quotes as it stands, else in lower case.
-    Word { text: String, quoted: bool },
-    /// Any other character.
+    Word {
+        text: String,
+        quoted: bool,
+    },
     Mark(char),
     /// A string or a digit.
     Value,

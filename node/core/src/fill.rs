@@ -1,4 +1,4 @@
-//! Gap filling: rows for the spans in which nothing was counted.
+//! Gap filling: rows for spans without readings.
 
 use super::params::{BadParameter, bad, shown};
 use super::row::Filling;
@@ -6,16 +6,14 @@ use super::stored::StoredWindow;
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
-/// What stands for readings where there are none.
+/// What a span without readings shows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fill {
-    /// Nothing.
     Null,
     /// What was before, as far as it was asked for.
     Previous,
     /// What lies on the line between the span before and the span after.
     Linear,
-    /// A number.
     Value(f64),
 }
 

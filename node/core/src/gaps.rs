@@ -1,22 +1,22 @@
 //! Gaps: stretches of time in which a stream has no window, between its first one and its last.
 //!
-//! Where two windows are more than a year apart, a clock was wrong for one of them, or the device lay in store: how many windows are
-//! missing between them can't be told.
+//! If two windows are more than a year apart, a clock was wrong for one of them, or the device lay in store. The number of
+//! missing windows between them is then unknown.
 
 use selvedge_types::time::{EpochMs, MAX_DURATION_MS};
 
 /// A stretch without windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
-    /// Where it begins: the end of the window before it, or where was begun to look.
+    /// Its start: the end of the window before it, or the start of the search.
     pub from: EpochMs,
-    /// Where it ends: the start of the window after it, or where was ended to look.
+    /// Its end: the start of the window after it, or the end of the search.
     pub to: EpochMs,
-    /// The end of the window before it, wherever was begun to look.
+    /// The end of the window before it, even if that lies before the search.
     pub began: EpochMs,
 }
 
-/// The longest stretch of which it is told how many windows are missing.
+/// The longest gap for which an answer counts the missing windows.
 pub const MAX_GAP_MS: i64 = MAX_DURATION_MS;
 
 impl Gap {
@@ -38,7 +38,7 @@ impl Gap {
 pub struct Gaps {
     width_ms: i64,
     from: EpochMs,
-    /// Where the windows end that were given so far.
+    /// The end of the last window so far.
     end: Option<EpochMs>,
 }
 
@@ -60,7 +60,7 @@ impl Gaps {
         self.until(to)
     }
 
-    /// Where to go on looking so that no gap is missed.
+    /// Where to continue the search so that it misses no gap.
     pub fn reached(&self) -> EpochMs {
         self.end.map_or(self.from, |end| end.max(self.from))
     }

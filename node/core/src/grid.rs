@@ -91,7 +91,7 @@ impl Grid {
         Ok(Self::Calendar(Calendar { zone, named, unit, units, divisor_ms }))
     }
 
-    /// Where the span begins that this time lies in.
+    /// The start of the span that contains this time.
     pub fn start(&self, at: EpochMs) -> EpochMs {
         match self {
             Self::Every(ms) => floor(at, *ms),
@@ -99,7 +99,7 @@ impl Grid {
         }
     }
 
-    /// Where the span ends that begins at `start`.
+    /// The end of the span that begins at `start`.
     pub fn end(&self, start: EpochMs) -> EpochMs {
         match self {
             Self::Every(ms) => start.plus(*ms),

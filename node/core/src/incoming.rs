@@ -1,4 +1,4 @@
-//! What comes from the uplink once it is opened and checked, on its way to the store.
+//! Messages of the uplink after verification, on their way to the store.
 
 use selvedge_types::ids::{ShardId, SiteId};
 use selvedge_types::uplink::{Batch, LostBatch, SiteIncarnation};
@@ -8,9 +8,8 @@ use selvedge_types::uplink::{Batch, LostBatch, SiteIncarnation};
 pub struct Incoming {
     /// The site it came from.
     pub site: SiteId,
-    /// Which making of it.
+    /// The incarnation of that site.
     pub incarnation: SiteIncarnation,
-    /// The shard it is of.
     pub shard: ShardId,
     /// The lowest seq that the edge still has.
     pub first_kept: u64,
@@ -42,7 +41,6 @@ impl Incoming {
 pub struct IncomingBatch {
     /// Its number in its shard.
     pub seq: u64,
-    /// What it holds.
     pub batch: Batch,
     /// A hash of its encoded bytes: equal for the same content.
     pub body_hash: u64,

@@ -1,35 +1,29 @@
-//! Whose readings a row of an answer holds: one stream's, or those of several that are merged by `group_by`.
+//! The owner of a row: one stream, or several streams that `group_by` merges.
 
 use super::params::{BadParameter, Parameters};
 use super::stored::SeriesInfo;
 
-/// Whose readings a row holds; what is merged is left out.
+/// The site, device and stream of a row; `None` where `group_by` merges.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Owner {
-    /// The site.
     pub site: Option<String>,
-    /// The device.
     pub device: Option<String>,
-    /// The stream.
     pub stream: Option<String>,
 }
 
 /// What tells rows apart: what is not named is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupBy {
-    /// By site.
     pub site: bool,
-    /// By device.
     pub device: bool,
-    /// By stream.
     pub stream: bool,
 }
 
 impl GroupBy {
-    /// Nothing is merged.
+    /// A row for each stream: the query merges nothing.
     pub const ALL: Self = Self { site: true, device: true, stream: true };
 
-    /// Whose row a series of this query is in.
+    /// The owner of the row that a series of this query falls into.
     pub fn owner(self, series: &SeriesInfo) -> Owner {
         Owner {
             site: self.site.then(|| series.site.clone()),

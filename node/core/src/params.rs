@@ -1,4 +1,4 @@
-//! The parameters of a request: each at most once, none unknown, and what is wrong with one told in words.
+//! The parameters of a request: each at most once, none unknown, with an error text that says what is wrong with one.
 
 use selvedge_types::pattern::Pattern;
 use selvedge_types::time::{EpochMs, TIME_RANGE, parse_duration_ms};
@@ -11,7 +11,6 @@ const MAX_SHOWN_CHARS: usize = 40;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("parameter `{parameter}`: {why}")]
 pub struct BadParameter {
-    /// Which one.
     pub parameter: String,
     /// What is wrong, and what would be right.
     pub why: String,
@@ -172,11 +171,8 @@ impl Parameters {
 /// Which streams are asked for; what is nothing leaves all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WantedStreams {
-    /// Of these sites.
     pub site: Option<Pattern>,
-    /// Of these devices.
     pub device: Option<Pattern>,
-    /// Of these names.
     pub stream: Option<Pattern>,
     /// Of devices whose name holds this, in upper or lower case.
     pub search: Option<String>,
@@ -194,7 +190,7 @@ pub fn duration_text(ms: i64) -> String {
 pub struct WindowPlace {
     /// The series' row number.
     pub series: i64,
-    /// Where to go on in it.
+    /// The start to continue from in that series.
     pub start: EpochMs,
 }
 
@@ -204,7 +200,7 @@ impl std::fmt::Display for WindowPlace {
     }
 }
 
-/// Where a list of names ended: the last ones that were told. To whom it is given it is one text without a meaning.
+/// The place where a page of names ended, by its last names. Clients treat it as an opaque text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamesPlace(pub Vec<String>);
 

@@ -1,21 +1,22 @@
-//! How far a stream has come, and which of its rows are complete by that.
+//! The progress of a stream, and which of its rows are complete by it.
 //!
-//! Every part of a window says how far its stream had come when it closed: its watermark. What counts is the one that was told
-//! last, in the order of the shard's batches and of the parts within them: where a clock was wrong and has come back, a site tells
-//! less than it did before, and what it told before was wrong. (So a site never tells more than what its clocks bear out; and no
-//! part in time comes for a row that what was told last has passed.)
+//! Every part of a window carries a watermark: how far its stream had come when the part closed. The latest watermark counts,
+//! in the order of the shard's batches and of the parts within them. It may be lower than an earlier one: when a wrong clock
+//! has come back, the site corrects what it reported before. (A site never reports more than its clocks bear out, and no part
+//! arrives in time for a row that the latest watermark has passed.)
 //!
-//! What counts here are the batches up to the shard's cursor: while a batch is missing, those behind it may be here, but what it
-//! holds of their streams is not. That the newest of them says less counts at once. A row is complete when its stream has passed the end of its
-//! span, whichever part of whichever window said so.
+//! Only batches up to the shard's cursor count. While a batch is missing, batches behind it may be here already, but what the
+//! missing one holds of their streams is unknown; a lower watermark in the newest of them counts at once. A row is complete
+//! when its stream has passed the end of the row's span, whichever part of whichever window said so.
 //!
-//! Batches that never come leave a hole. What they held nobody knows, but they closed no window in time that the stream had passed
-//! before them, or that begins after what it had passed with the first batch behind them. The stretch between is in doubt, and a
-//! row that touches it is never called complete. Of a stream that is first heard of after a hole, all up to there is.
+//! Batches that never come leave a hole. Nobody knows their content, but they closed in time no window that the stream had
+//! passed before the hole, and none that begins after the watermark in the first batch behind it. The stretch between these
+//! two is in doubt, and a row that touches it is never complete. If a stream first appears after a hole, everything up to that
+//! point is in doubt.
 //!
-//! - Invariant: a stream has come as far as was told last, or less far as long as batches are missing.
-//! - Invariant: a row that is complete stays so, unless its site tells that its stream went back, or batches that the site had
-//!   confirmed are lost to the database.
+//! - Invariant: a stream's progress is its latest watermark, or less while batches are missing.
+//! - Invariant: a complete row stays complete, unless its site reports that the stream went back, or the database loses batches
+//!   that the site had confirmed.
 
 use super::progress::BatchSpan;
 use selvedge_types::time::{EpochMs, TIME_RANGE};
@@ -25,7 +26,7 @@ use std::collections::BTreeSet;
 /// the lateness that is usually allowed.
 pub const DOUBT_AFTER_MS: i64 = 60_000;
 
-/// Before any time: nothing is known of the stream.
+/// Before any time: the stream's progress is unknown.
 pub const NEVER: EpochMs = EpochMs(*TIME_RANGE.start());
 
 /// How far a stream has come, as the database has it.
@@ -44,7 +45,6 @@ pub struct Passed {
 /// What a batch says of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// The batch.
     pub seq: u64,
     /// The last watermark of the stream in it.
     pub watermark: EpochMs,
@@ -96,7 +96,6 @@ impl Passed {
 /// How far a stream has come, as a query sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamProgress {
-    /// [`Passed::at`].
     pub passed: EpochMs,
     /// Its stretches in doubt.
     pub doubts: Vec<(EpochMs, EpochMs)>,

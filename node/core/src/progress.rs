@@ -1,15 +1,15 @@
-//! How far a shard has come: which of its batches are applied.
+//! The progress of a shard: which of its batches are applied.
 //!
-//! Batches of a shard are numbered 1, 2, 3, ... and arrive in any order and more than once. The progress is a
-//! prefix (`cursor`: everything up to it is settled) and a bounded set of numbers applied beyond it. A batch beyond that bound is
-//! left alone; the edge sends it again once the gap before it has closed.
+//! Batches of a shard are numbered 1, 2, 3, ... and arrive in any order and more than once. The progress is a prefix (`cursor`:
+//! everything up to it is settled) and a bounded set of numbers applied beyond it. The node ignores a batch beyond that bound;
+//! the edge sends it again once the gap before it has closed.
 //!
-//! The edge says with every message which batch is the first that it still has. What lies below and was never
-//! applied can come from nowhere any more: it is recorded as a **hole** and the cursor goes past it. Should
-//! it arrive after all (a message that was long under way), it fills the hole.
-//! The edge may also say of a single batch that it has lost it: that is a hole, too, once the cursor has come to it.
+//! Every message of the edge names the first batch that it still has. A batch below it that was never applied can't come from
+//! anywhere any more: the node records it as a **hole**, and the cursor passes it. If the batch arrives after all, in a message
+//! that was delayed, it fills the hole. The edge may also report a single batch as lost: that becomes a hole, too, once the
+//! cursor reaches it.
 //!
-//! - Invariant: a number is told to be new at most once between two restores of the same state.
+//! - Invariant: the progress calls a number new at most once between two restores of the same state.
 //! - Invariant: each number up to the cursor is either applied or in a hole; none is both.
 //! - Invariant: the number after the cursor is not applied.
 //!
@@ -26,13 +26,11 @@ pub const MAX_HOLES_ENTRIES: usize = 1024;
 /// A run of batch numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchSpan {
-    /// The lowest.
     pub first: u64,
-    /// The highest.
     pub last: u64,
 }
 
-/// What is to be done with a batch.
+/// What to do with a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It has to be applied; from now on it counts as applied.
@@ -43,7 +41,7 @@ pub enum Verdict {
     TooFarAhead,
 }
 
-/// What of a shard is applied.
+/// The applied batches of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShardProgress {
     cursor: u64,

@@ -1,15 +1,15 @@
-//! What a query asks, read from its parameters, and how stored windows answer it.
+//! Queries: reads one from its parameters, and answers it from stored windows.
 //!
-//! A stream may be stored at several widths. Without `every` the narrowest is given as it is; with `every`, the widest
-//! that divides it is merged upwards, into the spans of a [`Grid`]. `width`
-//! picks another one. What counts is where a window starts: in `from` (included) to `to` (excluded); so a span
-//! that `from` or `to` cuts holds only the windows on the asked side, and is marked. Where whole minutes, hours or days are asked
-//! for, roll-ups answer in the windows' stead, with the same result.
+//! A stream may be stored at several widths. Without `every`, an answer has the windows of the narrowest width as they are
+//! stored; with it, the query merges those of the widest width that divides `every` into the spans of a [`Grid`]. `width`
+//! chooses another stored width. A window counts if it starts in `from` (included) to `to` (excluded), so a span that `from` or
+//! `to` cuts holds only the windows inside, and is marked. For whole minutes, hours or days the query reads roll-ups instead of
+//! windows, with the same result.
 //!
-//! With `group_by` streams are merged, from roll-ups as far as all of them have some, and else from windows.
+//! `group_by` merges streams, from roll-ups if all of them have some, otherwise from windows.
 //!
-//! Limits: a row is made of at most [`MAX_MERGED_ENTRIES`] windows or roll-ups, the windows of at most
-//! [`MAX_MERGED_STREAMS_ENTRIES`] streams are merged; an answer holds at most [`MAX_LIMIT_ENTRIES`] rows and says where to go on.
+//! Limits: a row merges at most [`MAX_MERGED_ENTRIES`] windows or roll-ups, and windows of at most
+//! [`MAX_MERGED_STREAMS_ENTRIES`] streams; an answer holds at most [`MAX_LIMIT_ENTRIES`] rows and says where to continue.
 
 use super::fill::Fill;
 use super::grid::Grid;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 /// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
 pub const MAX_LIMIT_ENTRIES: u32 = 10_000;
 
-/// The rows of one answer when nothing is said.
+/// The rows of one answer without `limit`.
 pub const DEFAULT_LIMIT_ENTRIES: u32 = 1_000;
 
 /// The most windows or roll-ups that are merged into one span; a little more where `from` or `to` cuts it.
@@ -35,10 +35,9 @@ pub const MAX_MERGED_ENTRIES: i64 = 100_000;
 /// The most streams whose windows are merged with each other; roll-ups have no such limit.
 pub const MAX_MERGED_STREAMS_ENTRIES: usize = 5_000;
 
-/// A query for aggregates.
+/// A checked question for windows, or for spans that merge them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AggregateQuery {
-    /// Of which streams.
     pub wanted: WantedStreams,
     /// The earliest start of a window.
     pub from: EpochMs,
@@ -48,15 +47,14 @@ pub struct AggregateQuery {
     pub every: Option<Grid>,
     /// The stored width asked for.
     pub width_ms: Option<i64>,
-    /// What is told of each span; all if nothing is said.
+    /// The statistics to return per row; `None` returns all.
     pub functions: Option<Vec<Function>>,
-    /// What makes a row.
+    /// Which of site, device and stream distinguish rows; the query merges across the others.
     pub group: GroupBy,
-    /// What stands for readings where there are none.
+    /// How to fill spans without readings.
     pub fill: Option<Fill>,
-    /// The most rows.
     pub limit: u32,
-    /// Where to go on.
+    /// The last row of the page before this one.
     pub after: Option<WindowPlace>,
 }
 
@@ -245,7 +243,7 @@ impl AggregateQuery {
         Ok(segments)
     }
 
-    /// Where the span of a window at `start` begins.
+    /// The start of the span of a window at `start`.
     pub fn span_start(&self, start: EpochMs) -> EpochMs {
         self.every.as_ref().map_or(start, |every| every.start(start))
     }
@@ -321,12 +319,12 @@ impl Spans {
         }
     }
 
-    /// Where the span begins that is not given back yet.
+    /// The start of the span that is not complete yet.
     pub fn open_start(&self) -> Option<EpochMs> {
         self.open.as_ref().map(|span| span.start)
     }
 
-    /// The last span.
+    /// Gives back the last span, which no later window has ended.
     pub fn finish(self) -> Option<StoredWindow> {
         self.open
     }

@@ -1,7 +1,7 @@
-//! Questions to sites: whom each is put to, when another gateway is asked, and which answer counts.
+//! Questions to sites: which gateway receives each, when another gateway is asked, and which answer counts.
 //!
-//! A question goes to a live gateway that the policy chooses. If no whole answer has come by half of its time, or the gateway is
-//! busy, one more is asked. The first whole answer counts; when time is up, the best part does.
+//! The policy chooses a live gateway for a question. If no whole answer has come by half of its time, or the gateway is busy,
+//! the node asks one more. The first whole answer counts; when the time is up, the most complete partial one does.
 //!
 //! Invariant: an answer counts once, and only for the question and the gateway that it names.
 //! Limits: [`MAX_QUESTIONS`] are under way, each waits [`MAX_WAIT_MS`] at most.
@@ -18,17 +18,15 @@ use std::collections::BTreeMap;
 /// How many questions may be under way.
 pub const MAX_QUESTIONS: usize = 64;
 
-/// A gateway is to have answered so long before the node gives up: the way back, and how often it looks.
+/// How long before the node gives up a gateway must have answered: covers the way back, and how often the node looks.
 pub const MARGIN_MS: u64 = 500;
 
 /// What a site is asked.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// Which site.
     pub site: SiteId,
-    /// What.
     pub about: Aggregates,
-    /// How a gateway, and there replicas, are chosen.
+    /// How to choose a gateway, and replicas there.
     pub policy: Policy,
     /// How long an answer is waited for.
     pub wait_ms: u64,
@@ -37,9 +35,8 @@ pub struct Ask {
 /// What a site answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answered {
-    /// Who answered.
     pub gateway: GatewayId,
-    /// What; some of its shards may be missing.
+    /// The rows; some of the shards may be missing.
     pub windows: Windows,
 }
 
@@ -112,7 +109,7 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// None yet.
+    /// A node's questions, of which none is under way yet.
     pub fn new(me: NodeId) -> Self {
         Self { me, balancers: BTreeMap::new(), open: BTreeMap::new(), ids: BTreeMap::new() }
     }

@@ -11,7 +11,7 @@ use selvedge_types::time::EpochMs;
 /// What is kept: minutes, hours and days, the narrower first; each divides the next.
 pub const ROLLUPS_MS: [i64; 3] = [MINUTE_MS, HOUR_MS, DAY_MS];
 
-/// The narrowest.
+/// The narrowest roll-up, in milliseconds.
 pub const MINUTE_MS: i64 = 60_000;
 
 /// The one that most widths divide and that streams are merged over best.
@@ -40,7 +40,6 @@ pub fn floor(time: EpochMs, span_ms: i64) -> EpochMs {
 pub struct Segment {
     /// A roll-up, or the windows themselves.
     pub span_ms: Option<i64>,
-    /// Where it starts.
     pub from: EpochMs,
     /// Where it has ended.
     pub to: EpochMs,

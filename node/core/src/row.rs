@@ -1,4 +1,4 @@
-//! Rows of windows: whose they are, what is told of them (`fn=`), and in which columns.
+//! Rows of windows: their owners, the statistics that they return (`fn=`), and their columns.
 
 use super::owner::{GroupBy, Owner};
 use super::passed::StreamProgress;
@@ -10,17 +10,15 @@ use std::sync::Arc;
 /// One span of one stream, or of several that are merged.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// Whose.
     pub owner: Arc<Owner>,
-    /// Where the span starts.
+    /// The start of the span.
     pub start: EpochMs,
     /// How long it is.
     pub width_ms: i64,
-    /// Where it starts on the clock of the zone that was asked for.
+    /// Its start on the clock of the requested zone.
     pub local: Option<Arc<str>>,
     /// Of how many streams something was counted in it.
     pub streams: u64,
-    /// What.
     pub content: RowContent,
     /// How far its stream has come; of several the one that is furthest behind.
     pub passed: EpochMs,
@@ -33,7 +31,6 @@ pub struct Row {
 /// What is in a span.
 #[derive(Debug, Clone)]
 pub enum RowContent {
-    /// Readings.
     Counted(Arc<StoredWindow>),
     /// None; and what stands for them.
     Filled(Filling),
@@ -42,11 +39,8 @@ pub enum RowContent {
 /// What stands for readings where there are none.
 #[derive(Debug, Clone)]
 pub enum Filling {
-    /// Nothing.
     Null,
-    /// A number.
     Value(f64),
-    /// What was before.
     Same(Arc<StoredWindow>),
     /// What lies between two windows, at this share of the way.
     Between(Arc<StoredWindow>, Arc<StoredWindow>, f64),
@@ -69,10 +63,9 @@ impl Row {
     }
 }
 
-/// What is told of a row, as `fn=` names it.
+/// A statistic that rows can return, as `fn=` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Function {
-    /// Its name.
     pub name: &'static str,
     /// The columns that tell it.
     columns: &'static [Column],
@@ -96,7 +89,7 @@ enum Column {
     Min,
     Max,
     Stddev,
-    /// Percent.
+    /// In percent: 50, 90, 99.
     Quantile(u8),
     FirstTime,
     FirstMs,
@@ -118,7 +111,7 @@ use Column as C;
 
 const KEYS: [Column; 6] = [C::Site, C::Device, C::Stream, C::Start, C::StartMs, C::WidthMs];
 
-/// All there are, in the order in which they are told when nothing is said.
+/// All statistics, in the order of an answer that does not name any.
 pub const FUNCTIONS: [Function; 18] = [
     Function { name: "count", columns: &[C::Count] },
     Function { name: "sum", columns: &[C::Sum] },
@@ -141,12 +134,12 @@ pub const FUNCTIONS: [Function; 18] = [
 ];
 
 impl Function {
-    /// By its name.
+    /// The function that `fn=` calls by this name.
     pub fn named(name: &str) -> Option<Self> {
         FUNCTIONS.into_iter().find(|function| function.name == name)
     }
 
-    /// All names.
+    /// The names that `fn=` knows, with commas, for an error's text.
     pub fn names() -> String {
         FUNCTIONS.map(|function| function.name).join(", ")
     }
@@ -287,7 +280,7 @@ fn between(a: f64, b: f64, share: f64) -> f64 {
     if (b - a).is_finite() { a + (b - a) * share } else { a * (1.0 - share) + b * share }
 }
 
-/// What is told of rows beside whose they are and the functions.
+/// The columns that rows have besides their owner and the statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct More {
     /// Where spans start on the clock of a zone, where one was named.
@@ -300,17 +293,16 @@ pub struct More {
     pub filled: bool,
 }
 
-/// Rows with what is told of them.
+/// Rows with the statistics that they return.
 #[derive(Debug, Clone)]
 pub struct RowTable {
     fields: Vec<Field>,
     columns: Vec<Column>,
-    /// The rows.
     pub rows: Vec<Row>,
 }
 
 impl RowTable {
-    /// None yet. All functions are told if none is named.
+    /// An answer without rows yet; it returns all statistics if the request names none.
     pub fn new(functions: Option<&[Function]>, more: More) -> Self {
         let functions = functions.unwrap_or(&FUNCTIONS);
         let mut columns = KEYS.to_vec();

@@ -1,4 +1,4 @@
-//! What is known of the sites: the newest report of each gateway, who is silent, and who leads which shard.
+//! The node's knowledge of its sites: the newest report of each gateway, silent gateways, and the leaders of shards.
 //!
 //! Kept in memory alone: after a restart the next reports tell it all again.
 //!
@@ -17,7 +17,6 @@ pub struct Heard {
     pub at_ms: u64,
     /// When, on the node's wall clock.
     pub at: EpochMs,
-    /// What it said.
     pub report: Report,
 }
 
@@ -33,14 +32,13 @@ impl Heard {
     }
 }
 
-/// A shard of a site.
+/// What the latest reports say of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteShard {
-    /// Which.
     pub shard: ShardId,
-    /// Who keeps it, the preferred leader first.
+    /// Its replicas, the preferred leader first.
     pub replicas: Vec<GatewayId>,
-    /// Who says that it leads, and how the shard is.
+    /// The gateway that reports itself as the leader, and what it reports of the shard.
     pub led: Option<(GatewayId, Led)>,
 }
 
@@ -49,7 +47,7 @@ pub struct SiteShard {
 pub struct Sites(BTreeMap<SiteId, BTreeMap<GatewayId, Heard>>);
 
 impl Sites {
-    /// Nothing is known of them yet.
+    /// These sites, without any report yet.
     pub fn new(sites: impl IntoIterator<Item = SiteId>) -> Self {
         Self(sites.into_iter().map(|site| (site, BTreeMap::new())).collect())
     }
@@ -76,7 +74,7 @@ impl Sites {
         true
     }
 
-    /// All sites.
+    /// The sites that are served, whether or not they have reported.
     pub fn names(&self) -> impl Iterator<Item = &SiteId> {
         self.0.keys()
     }
@@ -86,7 +84,7 @@ impl Sites {
         self.0.get(site)
     }
 
-    /// Those of them that are not silent.
+    /// The gateways that are not silent.
     pub fn live(&self, now_ms: u64, site: &SiteId) -> Vec<GatewayId> {
         let all = self.0.get(site).into_iter().flatten();
         all.filter(|(_, heard)| !heard.is_silent(now_ms)).map(|(gateway, _)| *gateway).collect()

@@ -1,9 +1,9 @@
-//! What a transaction does, whatever the database: which messages count, which rows they touch, what these become.
+//! The work of a transaction, for either database: which messages count, which rows they touch, and how these change.
 //!
-//! The order: the shards' rows are locked and read ([`StoredShard`]); [`Stage::new`] judges the messages; [`Stage::rows`]
-//! gathers what the new batches add to each window and roll-up, which is merged with what is stored of it ([`merge`])
-//! and written back whole; [`Stage::streams`] says how far each stream has come in them, which goes to all its series;
-//! [`Stage::finish`] says how the shards' progress changes. So the rules of merging are those of [`Aggregate::merge`] alone.
+//! The order: the store locks and reads the shards' rows ([`StoredShard`]); [`Stage::new`] judges the messages; [`Stage::rows`]
+//! gathers what the new batches add to each window and roll-up, and the store merges that with the stored row ([`merge`]) and
+//! writes the row back whole; [`Stage::streams`] returns the progress of each stream, for all its series; [`Stage::finish`]
+//! returns the progress of the shards. So the rules of merging are those of [`Aggregate::merge`] alone.
 //!
 //! [`Aggregate::merge`]: selvedge_types::aggregate::Aggregate::merge
 
@@ -33,14 +33,13 @@ pub type Windows = BTreeMap<(i64, EpochMs), StoredWindow>;
 /// By span, start and series, as in the table.
 pub type Rollups = BTreeMap<(i64, EpochMs, i64), StoredWindow>;
 
-/// What became of one message.
+/// The outcome of one message, which decides how it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MessageOutcome {
     /// Its windows are counted.
     Applied,
     /// They were counted before.
     Duplicate,
-    /// It had none.
     Beacon,
     /// Its batch is lost at the site, and is a hole now.
     Lost,
@@ -51,20 +50,20 @@ pub enum MessageOutcome {
     /// Its number was used before for another content: not counted. The shard is not confirmed any more
     /// until someone has looked at it and cleared `shard_progress.conflict_seq`.
     Conflict,
-    /// It is of an earlier making of its site than the one that is known: not counted, nor confirmed.
+    /// It belongs to an earlier incarnation of its site than the newest known one: neither counted nor confirmed.
     Superseded,
 }
 
 /// How far a shard is settled, as its site counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
-    /// Which making of the site.
+    /// The incarnation of the site that the cursor belongs to.
     pub incarnation: SiteIncarnation,
     /// All batches up to it are on disk.
     pub cursor: u64,
 }
 
-/// What became of the messages of one transaction.
+/// The outcomes of the messages of one transaction.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Applied {
     /// One for each message, in their order.
@@ -77,18 +76,18 @@ pub struct Applied {
     pub windows: usize,
     /// How many batch numbers were given up as holes.
     pub given_up: u64,
-    /// Those among them that the site has confirmed, and that this database lacks.
+    /// The holes whose batches count as confirmed at the site although this database lacks them.
     pub lacking: Vec<(ShardKey, BatchSpan)>,
-    /// Those among them that the site itself has lost.
+    /// The holes whose batches the site itself has lost.
     pub lost: Vec<(ShardKey, u64, LostBatch)>,
 }
 
 /// A shard as the database has it; the default for one that it has not heard of.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredShard {
-    /// Which making of the site is known.
+    /// The newest incarnation of the site that the node knows.
     pub incarnation: SiteIncarnation,
-    /// Its batches are numbered on from here, so that no two makings have batches of one number.
+    /// Added to its batch numbers, so that no two incarnations have batches of one number.
     pub base: u64,
     /// All batches up to it are applied or holes.
     pub cursor: u64,
@@ -100,7 +99,6 @@ pub struct StoredShard {
     pub conflict: Option<u64>,
     /// Batches applied beyond the cursor.
     pub beyond: Vec<u64>,
-    /// The youngest holes.
     pub holes: Vec<BatchSpan>,
     /// The hashes of batches applied before, of those whose numbers have come again.
     pub hashes: HashMap<u64, u64>,
@@ -123,21 +121,19 @@ struct JudgedShard {
 /// A batch that was applied in this transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppliedBatch {
-    /// Its number here.
     pub seq: u64,
     /// How many parts of windows it held.
     pub parts: usize,
-    /// The hash of its encoded bytes, by which it is told from another that bears its number.
+    /// The hash of its encoded bytes, which distinguishes it from another batch with its number.
     pub hash: u64,
 }
 
 /// How a shard's progress changes.
 pub struct Change {
-    /// Which shard.
     pub key: ShardKey,
-    /// Which making of the site is known from now on.
+    /// The newest incarnation of the site that the node knows from now on.
     pub incarnation: SiteIncarnation,
-    /// From where the batches of this making are numbered on.
+    /// Added to the batch numbers of this incarnation.
     pub base: u64,
     /// All batches up to it are applied or holes.
     pub cursor: u64,
@@ -169,7 +165,6 @@ struct New<'a> {
 /// What the new batches of a transaction say of one stream.
 pub struct StreamSeen<'a> {
     shard: &'a JudgedShard,
-    /// One of its series.
     pub series: i64,
     /// What the batches add to each of its series.
     pub totals: BTreeMap<i64, Totals>,
@@ -361,7 +356,7 @@ impl New<'_> {
 }
 
 impl JudgedShard {
-    /// Whether a making of the site is the one that is known, which a later one becomes. What is missing of an earlier one comes no
+    /// Whether an incarnation of the site is the newest known one, which a later one becomes. What is missing of an earlier one comes no
     /// more.
     fn knows(&mut self, incarnation: SiteIncarnation) -> bool {
         if incarnation == self.incarnation {
@@ -411,7 +406,7 @@ impl JudgedShard {
     }
 
     fn changes(&self) -> bool {
-        // A making of which nothing came is known by the next message again.
+        // The next message makes an incarnation known again of which nothing was applied.
         let other = self.incarnation != self.stored.incarnation && self.base > 0;
         other || self.now != self.before || !self.applied.is_empty() || self.conflict != self.stored.conflict
     }

@@ -7,13 +7,10 @@ use selvedge_types::time::EpochMs;
 /// One stream at one width.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeriesInfo {
-    /// Its row number.
     pub id: i64,
     /// The site of its device.
     pub site: String,
-    /// Its device.
     pub device: String,
-    /// The stream.
     pub stream: String,
     /// The width of its windows.
     pub width_ms: i64,
@@ -26,9 +23,8 @@ pub struct SeriesInfo {
 /// One window, or one span of a roll-up, as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredWindow {
-    /// Where it starts.
     pub start: EpochMs,
-    /// What is known of its readings.
+    /// The figures of its readings.
     pub aggregate: Aggregate,
     /// How many of them were late.
     pub late: u64,

@@ -17,31 +17,26 @@ use std::borrow::Cow;
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Text.
     Text,
     /// Whole numbers of 64 bits.
     Whole,
     /// Numbers of double precision.
     Real,
-    /// True or false.
     Flag,
-    /// Points in time.
     Time,
 }
 
-/// A column.
+/// A column of an answer, with its meaning for the API's description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    /// Its name.
     pub name: Cow<'static, str>,
-    /// What it holds.
     pub kind: Kind,
     /// What that means, in few words.
     pub meaning: &'static str,
 }
 
 impl Field {
-    /// A column.
+    /// A column whose meaning is not described.
     pub fn new(name: impl Into<Cow<'static, str>>, kind: Kind) -> Self {
         Self { name: name.into(), kind, meaning: "" }
     }
@@ -52,27 +47,23 @@ impl Field {
     }
 }
 
-/// One value.
+/// A value of a table; borrows its text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Cell<'a> {
-    /// None.
     Null,
-    /// Text.
     Text(&'a str),
     /// 64 bits, written as 16 hexadecimal digits.
     Hex(u64),
-    /// A whole number.
     Whole(i64),
     /// A number; one that is not finite is written as none.
     Real(f64),
-    /// True or false.
     Flag(bool),
     /// A point in time, written as RFC 3339.
     Time(EpochMs),
 }
 
 impl Cell<'_> {
-    /// A count.
+    /// A count as a whole number, at most `i64::MAX`.
     pub fn count(n: u64) -> Self {
         Self::Whole(i64::try_from(n).unwrap_or(i64::MAX))
     }
@@ -93,11 +84,11 @@ impl Serialize for Cell<'_> {
     }
 }
 
-/// Rows of columns.
+/// Rows of columns that every form of an answer is written from.
 pub trait Table {
-    /// The columns.
+    /// The columns, in the order in which they are written.
     fn fields(&self) -> &[Field];
-    /// How many rows.
+    /// How many rows there are.
     fn rows(&self) -> usize;
     /// A value; both count from 0.
     fn cell(&self, row: usize, field: usize) -> Cell<'_>;
@@ -112,7 +103,6 @@ pub enum Form {
     Csv,
     /// An object a line.
     Lines,
-    /// A Parquet file.
     Parquet,
 }
 

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 /// The sums of a series.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Totals {
-    /// How many readings.
     pub readings: u64,
     /// How many of them came late.
     pub late: u64,

@@ -1,10 +1,10 @@
-//! What is let in from the uplink: a frame's topic and bytes become one checked [`Incoming`], or a reason why not.
+//! Verification of uplink messages: a frame's topic and bytes become one checked [`Incoming`], or a reason for refusal.
 //!
 //! The seal says that a message was made by a holder of the site's secret for this shard and number
 //! ([`selvedge_seal`]). This adds what such a holder could still get wrong, so that the store never meets a
 //! number, a name or a time that it can't hold.
 //!
-//! - Invariant: `1 <= first_kept <= seq <= last` of every batch that is let in, and `first_kept <= last + 1` of
+//! - Invariant: `1 <= first_kept <= seq <= last` of every accepted batch, and `first_kept <= last + 1` of
 //!   every message.
 //! - Invariant: every number fits a signed 64-bit integer, every time of a reading lies in
 //!   [`selvedge_types::time::TIME_RANGE`], every window starts at a multiple of its width, and every name
@@ -18,7 +18,7 @@ use selvedge_types::time::{EpochMs, TIME_RANGE};
 use selvedge_types::uplink::{Batch, LostBatch, Part, Up, parse_topic};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// No shard of a site cuts so many batches; with those of all its makings they are still numbers that a database holds.
+/// No shard of a site cuts this many batches; summed over all incarnations, the numbers still fit a database's integers.
 const MAX_BATCHES: u64 = 1 << 53;
 
 /// Opens and checks what comes from the uplink.
@@ -27,14 +27,14 @@ pub struct Verifier {
     sites: Vec<SiteId>,
 }
 
-/// Why a frame was not let in. Holds nothing of its content.
+/// Why the node refused a frame; holds nothing of its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The topic is none of the uplink's, or of the way down.
-    #[error("its topic is none of an uplink")]
+    #[error("its topic is not one of the uplink's")]
     Topic,
     /// A site that this node does not serve.
-    #[error("its site is not one of this node's")]
+    #[error("its site is not one that this node serves (settings `sites`)")]
     Site,
     /// The seal does not open.
     #[error("its seal: {0}")]
@@ -78,7 +78,7 @@ impl Verifier {
     /// Opens and checks one frame.
     ///
     /// # Errors
-    /// The first reason why it is not let in.
+    /// The first reason to refuse it.
     pub fn verify(&mut self, topic: &str, payload: &[u8]) -> Result<Incoming, Refused> {
         let (way, site, shard) = parse_topic(topic).ok_or(Refused::Topic)?;
         if way != "up" {

@@ -51,9 +51,7 @@ fn day(text: &str) -> Result<EpochMs, String> {
 pub struct Totals {
     /// Files that were written.
     pub files: u64,
-    /// Their windows.
     pub windows: i64,
-    /// Their bytes.
     pub bytes: i64,
     /// Days that were there already.
     pub unchanged: u64,

@@ -1,4 +1,4 @@
-//! Which days are written, and how a day is.
+//! Chooses the days to write, and writes them.
 
 use super::LakeError;
 use super::parquet::{Encoder, Field};
@@ -27,10 +27,10 @@ pub const SERIES_ENTRIES: usize = 1_000;
 /// How many days are asked for at a time.
 pub const DAYS_ENTRIES: u32 = 31;
 
-/// How long a day is left to whoever took it, if they say nothing more of it.
+/// How long a writer's claim on a day lasts without renewal.
 pub const LEASE_MS: i64 = 300_000;
 
-/// After so many days in a row that could not be written, the rest is left for later.
+/// After this many failed days in a row, the export leaves the rest for later.
 pub const MAX_FAILED_DAYS: usize = 3;
 
 /// The columns; site, width and day are in the file's name. `fingerprint` has the bits that the database's views show as a
@@ -117,7 +117,7 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Everything.
+    /// Every day of every site and width that differs from the lake.
     pub fn all() -> Self {
         let (from, to) = (EpochMs(*TIME_RANGE.start()), EpochMs(*TIME_RANGE.end()));
         Self { site: None, width_ms: None, from, to, settle_ms: None, again: false }
@@ -130,12 +130,10 @@ impl Choice {
     }
 }
 
-/// What became of a day.
+/// The outcome of a day.
 #[derive(Debug)]
 pub enum Done {
-    /// It was written.
     Written {
-        /// How many windows.
         windows: i64,
         /// How large the file is.
         bytes: i64,

@@ -35,7 +35,6 @@ pub enum LakeError {
     /// The folder can't be made.
     #[error("the folder {path} of the lake can't be made: {why}")]
     Folder {
-        /// Which folder.
         path: PathBuf,
         /// What the system said.
         why: std::io::Error,
@@ -46,7 +45,6 @@ pub enum LakeError {
     /// The end of a file can't be sent.
     #[error("the lake can't be written: {0}")]
     Send(std::io::Error),
-    /// The database fails.
     #[error(transparent)]
     Database(#[from] StoreError),
     /// A file can't be encoded.
@@ -56,9 +54,9 @@ pub enum LakeError {
     #[error("{0} holds more than {max} files, which can't all be days", max = target::MAX_LISTED_ENTRIES)]
     TooMany(String),
     /// Somebody else has taken the day over.
-    #[error("another node has taken this day over; was this one asleep?")]
+    #[error("another node has taken this day over; did this node's process stand still for minutes?")]
     Lost,
     /// A task ended before its work.
-    #[error("the export was stopped at its work")]
+    #[error("the export was stopped before it finished")]
     Stopped,
 }

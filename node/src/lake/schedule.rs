@@ -14,7 +14,7 @@ use tokio::sync::watch;
 /// How long a node that has started waits before its first look, so that its queries and the uplink come first.
 pub const FIRST_AFTER_MS: u64 = 10_000;
 
-/// Where windows are exported to, as Parquet files.
+/// The section `lake`: the target of exports and their times.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LakeSettings {
@@ -35,7 +35,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// As it is set; nothing if no address is.
+    /// The schedule of the settings; `None` if they name no address.
     ///
     /// # Errors
     /// When the address is wrong.
@@ -68,7 +68,7 @@ impl Schedule {
         }
     }
 
-    /// One look.
+    /// Looks once for days to write, and writes them.
     pub async fn round(&self) {
         let start = Instant::now();
         if let Err(error) = self.exporter.run(&self.choice, told).await {

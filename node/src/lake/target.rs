@@ -1,4 +1,4 @@
-//! Where a lake lies: a folder, or a bucket of an object store.
+//! The target of an export: a folder, or a bucket of an object store.
 //!
 //! Credentials and regions come from the environment, under the names that the clouds' own tools know: `AWS_*`, `GOOGLE_*`,
 //! `AZURE_*`. They are never in the address, nor in what is logged.
@@ -67,7 +67,7 @@ impl Target {
         &self.name
     }
 
-    /// The name of a day's file: the same whatever is in it and whoever writes it.
+    /// The name of a day's file, which does not depend on its content or its writer.
     pub fn path(&self, key: &DayKey) -> Path {
         self.folder(&key.site, key.width_ms).join(format!("day={}", day_text(key.day))).join("part-0.parquet")
     }
@@ -138,7 +138,7 @@ impl Upload {
         Ok(self.bytes)
     }
 
-    /// Gives it up.
+    /// Gives the upload up; what the store keeps of it is logged and left to the store.
     pub async fn abort(mut self) {
         if let Err(why) = self.writer.abort().await {
             tracing::debug!(%why, "what was sent of a file is left in the store");

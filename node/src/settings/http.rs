@@ -5,7 +5,7 @@ use selvedge_guard::access::{Access, Door, Scope, WrongDoor};
 use selvedge_guard::browser::Browsers;
 use serde::{Deserialize, Serialize};
 
-/// SQL over HTTP.
+/// The section `http.sql`: whether `POST /v1/sql` answers, and its bounds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SqlSettings {

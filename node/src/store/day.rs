@@ -5,7 +5,6 @@ use selvedge_types::time::EpochMs;
 /// A day (UTC) of a site's windows of one width: what is written as one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DayKey {
-    /// The site.
     pub site: String,
     /// The width of the windows.
     pub width_ms: i64,
@@ -13,7 +12,7 @@ pub struct DayKey {
     pub day: EpochMs,
 }
 
-/// What is in a day.
+/// A day's windows in two figures, by which a change is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DayState {
     /// The sum of its windows' revisions, how many of its streams have passed its end, and twice how often they went back: greater
@@ -28,7 +27,6 @@ pub struct DayState {
 pub struct Written {
     /// [`DayState::revisions`] as they were before its windows were read.
     pub revisions: i64,
-    /// How many windows.
     pub windows: i64,
     /// How large the file is.
     pub bytes: i64,
@@ -39,10 +37,9 @@ pub struct Written {
 /// A writer's claim on a day of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Where to: an address without any secret.
+    /// The target's address, without any secret.
     pub target: String,
-    /// Which day.
     pub key: DayKey,
-    /// Whose claim it is: a name that no other run has.
+    /// The owner of the claim: a name that no other run has.
     pub owner: String,
 }

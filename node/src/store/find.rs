@@ -42,7 +42,6 @@ pub struct Seek {
 /// A device's stream at one width, and from when to when there is something of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeriesTimes {
-    /// Which.
     pub series: SeriesInfo,
     /// When the node first heard of the device.
     pub device_seen: EpochMs,

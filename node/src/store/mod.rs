@@ -45,7 +45,7 @@ pub const READ_WAIT_MS: u64 = 5_000;
 /// Format version of stored sequence numbers.
 pub const SEQUENCES_VERSION: u8 = 1;
 
-/// Which database.
+/// Which database the node writes to, and how it is reached.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Database {
     /// SQLite, in the file `selvedge.db` of this folder.
@@ -67,7 +67,6 @@ pub enum StoreError {
     /// The folder of the database can't be made.
     #[error("the folder {path} (setting `data_dir`) can't be made: {why}")]
     Folder {
-        /// Which folder.
         path: PathBuf,
         /// What the system said.
         why: std::io::Error,
@@ -75,7 +74,6 @@ pub enum StoreError {
     /// The database can't be opened.
     #[error("the database {path} (in the setting `data_dir`) can't be opened: {why}")]
     Open {
-        /// Which file.
         path: PathBuf,
         /// What the database said.
         why: rusqlite::Error,
@@ -86,13 +84,12 @@ pub enum StoreError {
          run the newer release, or restore a copy from before it"
     )]
     Newer {
-        /// The version found.
         found: i64,
         /// The newest that is known.
         known: usize,
     },
     /// All connections for queries are taken.
-    #[error("no connection to the database got free within {READ_WAIT_MS} ms; ask for less at a time")]
+    #[error("no connection to the database became free within {READ_WAIT_MS} ms; ask for less at a time")]
     Busy,
     /// The server can't be reached, or does not let us in.
     #[error("the database {server} (setting `database`) can't be used: {why}")]
@@ -102,8 +99,8 @@ pub enum StoreError {
         /// What it, or the network, said.
         why: postgres::Said,
     },
-    /// What a server's certificate is checked by can't be had.
-    #[error("certificates to check the database server by: {why}")]
+    /// There are no usable certificates to check the server by.
+    #[error("no usable certificates to check the database server by: {why}")]
     Certificates {
         /// What is wrong with them.
         why: String,
@@ -126,15 +123,12 @@ pub enum StoreError {
     /// What is stored of how values are spread can't be read.
     #[error("a row can't be read: {0}")]
     Spread(#[from] FrameError),
-    /// The role that a person's SQL runs as can't be had.
+    /// The role for `POST /v1/sql` is missing and can't be created.
     #[error(
         "SQL needs the role selvedge_sql: {why}; let the server's administrator run CREATE ROLE selvedge_sql NOLOGIN, and \
          GRANT selvedge_sql TO the user of the setting `database`"
     )]
-    Role {
-        /// What is wrong.
-        why: String,
-    },
+    Role { why: String },
     /// The process that runs a person's SQL could not do it.
     #[error("the process that runs SQL: {why}")]
     Process {
@@ -142,7 +136,7 @@ pub enum StoreError {
         why: std::io::Error,
     },
     /// A task of the store ended before its work.
-    #[error("the store was stopped at its work")]
+    #[error("the store was stopped before it finished")]
     Stopped,
     /// Any other failure of SQLite.
     #[error("the database says: {0}")]
@@ -190,10 +184,8 @@ pub async fn open(database: &Database) -> Result<(Writer, Reader), StoreError> {
 
 /// Applies batches. One for each node.
 pub enum Writer {
-    /// Into SQLite.
     #[doc(hidden)]
     Sqlite(sqlite::Writer),
-    /// Into PostgreSQL.
     #[doc(hidden)]
     Postgres(postgres::Writer),
 }
@@ -226,10 +218,8 @@ impl Writer {
 /// Reads the database, from any number of tasks.
 #[derive(Clone)]
 pub enum Reader {
-    /// From SQLite.
     #[doc(hidden)]
     Sqlite(sqlite::Reader),
-    /// From PostgreSQL.
     #[doc(hidden)]
     Postgres(postgres::Reader),
 }
@@ -261,7 +251,7 @@ pub struct WindowKey {
 pub struct RowPage {
     /// In order of their start.
     pub rows: Vec<StoredWindow>,
-    /// From where more may follow.
+    /// The place from which more may follow.
     pub next: Option<EpochMs>,
 }
 
@@ -296,9 +286,7 @@ impl LedgerPage {
 /// How far a shard has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardStatus {
-    /// The site.
     pub site: String,
-    /// The shard's number.
     pub shard: u16,
     /// All batches up to it are settled.
     pub cursor: u64,
@@ -321,13 +309,10 @@ pub struct ShardStatus {
 /// A run of batches that the edge no longer has and that never came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hole {
-    /// The site.
     pub site: String,
-    /// The shard's number.
     pub shard: u16,
     /// The first number that is missing.
     pub first: u64,
-    /// The last.
     pub last: u64,
     /// When it was found.
     pub found: EpochMs,

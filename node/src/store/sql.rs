@@ -5,13 +5,12 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// The longest statement.
+/// The longest statement that `POST /v1/sql` accepts.
 pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;
 
 /// What a statement may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SqlLimits {
-    /// Time.
     pub time: Duration,
     /// Rows of the answer.
     pub rows: u32,
@@ -22,17 +21,13 @@ pub struct SqlLimits {
 /// A value of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SqlValue {
-    /// NULL.
     Null,
     /// True or false, where the database has that.
     Flag(bool),
-    /// A whole number.
     Whole(i64),
-    /// A number.
     Real(#[serde(with = "bits")] f64),
     /// Text; also what has no other form here, as the database writes it.
     Text(String),
-    /// Bytes.
     Bytes(Vec<u8>),
 }
 
@@ -62,7 +57,7 @@ mod bits {
     }
 }
 
-/// An answer.
+/// The rows of a statement, within its bounds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SqlAnswer {
     /// Name and type of each column.
@@ -80,12 +75,11 @@ pub enum SqlError {
     #[error("{0}")]
     Statement(String),
     /// It took longer than it may.
-    #[error("the statement ran into its limit of time")]
+    #[error("the statement exceeded its time limit")]
     Time,
     /// It took more memory than these bytes.
     #[error("the statement took more than {0} bytes of memory")]
     Memory(u64),
-    /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -9,9 +9,7 @@ use selvedge_types::time::EpochMs;
 /// How a database writes what differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// SQLite.
     Sqlite,
-    /// PostgreSQL.
     Postgres,
 }
 
@@ -46,11 +44,8 @@ impl Dialect {
 /// What is bound to a place of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// Text.
     Text(String),
-    /// Text, or NULL.
     TextIfAny(Option<String>),
-    /// A whole number.
     Whole(i64),
     /// A whole number, or NULL.
     WholeIfAny(Option<i64>),
@@ -62,7 +57,6 @@ pub enum Value {
 #[derive(Debug)]
 pub struct Statement {
     dialect: Dialect,
-    /// Its text.
     pub text: String,
     /// What is bound, in order.
     pub values: Vec<Value>,

@@ -20,11 +20,8 @@ const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; f
 /// A file as it is served.
 #[derive(Debug, Clone, Copy)]
 pub struct File {
-    /// Its address.
     pub path: &'static str,
-    /// Its form.
     pub content_type: &'static str,
-    /// Its content.
     pub body: &'static str,
 }
 

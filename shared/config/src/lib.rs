@@ -27,14 +27,11 @@ pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// The longest piece of a wrong value that an error repeats.
 const MAX_SHOWN_CHARS: usize = 60;
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The settings file.
     File(PathBuf),
-    /// An environment variable.
     Variable(String),
-    /// The command line.
     CommandLine,
     /// Nowhere: it was left out, or it is a default.
     Defaults,
@@ -51,13 +48,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What is wrong with the settings, in words for the person who wrote them.
+/// An error in the settings, worded for the person who wrote them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read, or is no TOML.
     #[error("the settings file {}: {why}", path.display())]
     File {
-        /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -65,9 +61,8 @@ pub enum ConfigError {
     /// A key that does not exist.
     #[error("there is no setting `{key}` ({origin}){}", suggest(.nearest, .known))]
     UnknownKey {
-        /// The key, dotted.
         key: String,
-        /// Where it came from.
+        /// The source of the value.
         origin: Origin,
         /// The key that was probably meant.
         nearest: Option<String>,
@@ -77,9 +72,8 @@ pub enum ConfigError {
     /// A value of the wrong type, or out of its range.
     #[error("the setting `{key}` ({origin}) is {found}, but must be {expected}")]
     WrongType {
-        /// The key, dotted.
         key: String,
-        /// Where it came from.
+        /// The source of the value.
         origin: Origin,
         /// The value, cut short; not shown for secrets.
         found: String,
@@ -89,34 +83,31 @@ pub enum ConfigError {
     /// A key that has to be given and is not.
     #[error("the setting `{key}` is missing ({origin})")]
     Missing {
-        /// The key, dotted.
         key: String,
-        /// Where the table came from that lacks it.
+        /// The source of the table that lacks it.
         origin: Origin,
     },
     /// A secret where others can read it.
     #[error("the setting `{key}` is a secret, which does not belong {place}: {instead}")]
     Exposed {
-        /// The key, dotted.
         key: String,
-        /// Where it stands.
+        /// Where it was given, in words for the message.
         place: &'static str,
-        /// Where it belongs.
+        /// Where to put it instead, in words for the message.
         instead: String,
     },
     /// A value that is of the right type and still wrong.
     #[error("the setting `{key}` ({origin}): {why}")]
     Invalid {
-        /// The key, dotted.
         key: String,
-        /// Where it came from.
+        /// The source of the value.
         origin: Origin,
         /// What is wrong with it.
         why: String,
     },
 }
 
-/// That a filter of what is logged is made of levels, and of targets with levels: `info`, `selvedge_node=debug,info`. What a program
+/// Checks that a log filter consists of levels, and of targets with levels: `info`, `selvedge_node=debug,info`. What a program
 /// can't make anything of would else be taken for the name of a target, and nothing be logged.
 ///
 /// # Errors

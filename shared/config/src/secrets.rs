@@ -1,11 +1,11 @@
-//! Where secrets may not stand: on a command line, and in a file that others may read.
+//! Refuses secrets where others could read them: on a command line, and in a file that is open to others.
 
 use super::{ConfigError, parse_toml};
 use config::{Map, Value, ValueKind};
 use selvedge_guard::private::check_private;
 use std::path::Path;
 
-/// That no override holds a secret.
+/// Checks that no override holds a secret.
 ///
 /// # Errors
 /// Names the first key that does, and where it belongs.
@@ -33,7 +33,7 @@ pub fn not_on_the_command_line(prefix: &str, overrides: &[(String, String)]) -> 
     Ok(())
 }
 
-/// That a settings file that holds a secret is closed to others. What is wrong with it otherwise is said elsewhere.
+/// Checks that a settings file with a secret in it is closed to others; loading reports everything else that is wrong with it.
 ///
 /// # Errors
 /// Names the first secret, the file, and the command that closes it.

@@ -1,7 +1,7 @@
-//! Who may ask what: tokens, each with its scopes and, perhaps, with the sites that it is for.
+//! Access over HTTP: tokens, each with its scopes and, optionally, the sites that it is limited to.
 //!
-//! A token is 256 random bits; what is kept of it is its SHA-256, so that neither the settings nor the node's memory
-//! hold one. With no token at all everything is open: the settings see to it that then nobody but this machine asks ([`door`]).
+//! A token is 256 random bits. The program keeps only its SHA-256, so that neither the settings nor its memory hold a token.
+//! Without any token everything is open: the settings then allow only addresses of this machine ([`door`]).
 
 mod door;
 
@@ -25,23 +25,21 @@ pub const MAX_TOKEN_BYTES: usize = 512;
 pub enum Scope {
     /// Everything that is read with GET: windows, devices, gaps, the ledger, status and metrics.
     Read,
-    /// SQL.
     Sql,
     /// The windows as they are applied.
     Live,
     /// Questions to the sites' gateways.
     Edge,
-    /// Metrics alone.
     Metrics,
     /// What changes something: at a gateway, everything that is not asked with GET.
     Operate,
 }
 
 impl Scope {
-    /// Those that a node knows.
+    /// The scopes that a node knows.
     pub const OF_NODE: [Self; 5] = [Self::Read, Self::Sql, Self::Live, Self::Edge, Self::Metrics];
 
-    /// Those that a gateway knows.
+    /// The scopes that a gateway knows.
     pub const OF_GATEWAY: [Self; 3] = [Self::Read, Self::Operate, Self::Metrics];
 
     const ALL: [Self; 6] = [Self::Read, Self::Sql, Self::Live, Self::Edge, Self::Metrics, Self::Operate];
@@ -78,7 +76,7 @@ impl std::str::FromStr for Scope {
 pub struct TokenDigest([u8; DIGEST_BYTES]);
 
 impl TokenDigest {
-    /// Of a token.
+    /// The SHA-256 of a token's text.
     pub fn of(token: &str) -> Self {
         let digest = digest::digest(&digest::SHA256, token.as_bytes());
         let mut bytes = [0; DIGEST_BYTES];
@@ -104,12 +102,11 @@ impl fmt::Display for TokenDigest {
     }
 }
 
-/// One token.
+/// A token that is known here; only its digest is kept.
 #[derive(Clone)]
 pub struct Token {
     /// Who holds it, for the log.
     pub name: String,
-    /// Its image.
     pub digest: TokenDigest,
     /// What it is good for.
     pub scopes: Vec<Scope>,
@@ -117,7 +114,7 @@ pub struct Token {
     pub sites: Option<Arc<[String]>>,
 }
 
-/// All tokens.
+/// The tokens that are known here; without any, everybody may ask.
 #[derive(Clone, Default)]
 pub struct Access {
     tokens: Vec<Token>,
@@ -144,7 +141,7 @@ impl Caller {
     }
 }
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// It shows no token.
@@ -155,13 +152,13 @@ pub enum Denied {
     /// What it shows is none that is known.
     #[error("the token is not known here (settings `http.tokens`)")]
     Unknown,
-    /// Its token is not good for this.
+    /// Its token lacks the scope.
     #[error("the token lacks the scope `{0}` (setting `http.tokens`)")]
     Scope(Scope),
 }
 
 impl Access {
-    /// With these tokens; everything is open if there are none.
+    /// Admits these tokens; everything is open if there are none.
     pub fn new(tokens: Vec<Token>) -> Self {
         Self { tokens }
     }

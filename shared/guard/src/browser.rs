@@ -18,11 +18,8 @@ pub struct Requested<'a> {
     pub reads: bool,
     /// The header `Host`, or the authority of the request line.
     pub host: Option<&'a str>,
-    /// The header `Origin`.
     pub origin: Option<&'a str>,
-    /// The header `Sec-Fetch-Site`.
     pub site: Option<&'a str>,
-    /// The header `Sec-Fetch-Mode`.
     pub mode: Option<&'a str>,
 }
 

@@ -1,5 +1,5 @@
-//! What keeps strangers and careless neighbours off a program: who may ask ([`access`]), which pages may ([`browser`]), files that
-//! only their owner reads ([`private`]), and logs that nobody can fill ([`log_limit`]).
+//! Protection of a program against strangers and careless neighbours: tokens ([`access`]), requests of web pages ([`browser`]),
+//! files that only their owner reads ([`private`]), and logs that nobody can fill ([`log_limit`]).
 
 pub mod access;
 pub mod browser;

@@ -5,7 +5,7 @@
 //! after the span, or of a line of its own that [`LogLimit::ended`] asks for.
 //!
 //! Invariant: at most [`SPAN_LINES_ENTRIES`] lines and one count are written for each reason in [`SPAN_MS`], and each line is either written
-//! or counted once. Limit: [`REASONS_ENTRIES`] reasons are told apart; what comes for further ones is written for none until one is quiet.
+//! or counted once. Limit: it tracks [`REASONS_ENTRIES`] reasons; lines for further ones are dropped until one of these is quiet.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ pub const SPAN_MS: u64 = 60_000;
 /// How many lines of a span are written for each reason.
 pub const SPAN_LINES_ENTRIES: u64 = 3;
 
-/// How many reasons are told apart.
+/// How many reasons are tracked at a time.
 pub const REASONS_ENTRIES: usize = 64;
 
 /// Lines like one that were left out before it. Displayed, it goes behind that line: empty if there are none, otherwise such as
@@ -124,13 +124,13 @@ impl Default for SharedLogLimit {
 }
 
 impl SharedLogLimit {
-    /// As [`LogLimit::note`].
+    /// Does what [`LogLimit::note`] does, at the present time.
     pub fn note(&self, reason: &'static str) -> Option<LeftOut> {
         let now_ms = self.now_ms();
         self.limit.lock().unwrap_or_else(PoisonError::into_inner).note(now_ms, reason)
     }
 
-    /// As [`LogLimit::ended`].
+    /// Does what [`LogLimit::ended`] does, at the present time.
     pub fn ended(&self) -> Vec<(&'static str, LeftOut)> {
         let now_ms = self.now_ms();
         self.limit.lock().unwrap_or_else(PoisonError::into_inner).ended(now_ms)

@@ -1,7 +1,7 @@
-//! What is nobody else's business: files that hold secrets, read only if nobody else may read them, and folders of data.
+//! Private files and folders: reads a secret only from a file that is closed to others, and closes folders of data.
 //!
-//! Programs set their umask so that what they make is theirs alone, whatever they were started with; [`own_folder`] sees to folders
-//! that were there before.
+//! Programs set their umask so that only their user can read what they create; [`own_folder`] does the same for folders that
+//! existed before.
 
 use std::io::Read;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub fn read_secret(path: &Path) -> Result<String, String> {
     }
 }
 
-/// That an open file is closed to others.
+/// Checks that others can't read an open file.
 ///
 /// # Errors
 /// Names the file, its mode and the command that mends it.

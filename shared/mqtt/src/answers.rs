@@ -1,4 +1,4 @@
-//! What is owed to the client, in the order in which it asked: PUBACK, PUBREC and PUBCOMP.
+//! The answers that a connection owes its client (PUBACK, PUBREC, PUBCOMP), in the order of the client's packets.
 //!
 //! Invariant: tokens ascend; an entry leaves only from the front, and only when it is answered.
 
@@ -10,15 +10,12 @@ use std::num::NonZeroU16;
 /// How an entry is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// PUBACK.
     Ack,
-    /// PUBREC.
     Received,
-    /// PUBCOMP.
     Complete,
 }
 
-/// One answer owed.
+/// An answer that the connection owes its client, in its place in the order.
 #[derive(Debug)]
 pub(super) struct Owed {
     pub token: u64,

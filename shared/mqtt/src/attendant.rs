@@ -1,5 +1,5 @@
-//! What the task around one connection decides, without its socket: when the application hears of events, when answers
-//! and deliveries are taken, what may be read by the credit there is, and what is waited for.
+//! The decisions of the task around one connection, without its socket: when the application receives events, when answers and
+//! deliveries are fetched, how much may be read by the available credit, and what to wait for.
 //!
 //! ```text
 //!           +-- exchange() -- write what is in output() -- go_on() --+
@@ -8,12 +8,11 @@
 //!           +--- received(), tick(), written(), a call ---<- wait <---+
 //! ```
 //!
-//! Whoever has the socket ([`super::listener`], or a simulation) goes round in that circle and does nothing but what it
-//! is told: it writes, waits for one of the things in [`Wait`] or for a call of the [`Handle`], and reads.
+//! The owner of the socket ([`super::listener`], or a simulation) follows that circle and decides nothing itself: it writes,
+//! waits for one of the things in [`Wait`] or for a call of the [`Handle`], and reads.
 //!
-//! Invariant: credit is asked for before each read anew: what there was when a connection became idle is no matter.
-//! Invariant: the application hears nothing of a connection after [`Inbound::Closed`], and of its departure exactly
-//! once, after that.
+//! Invariant: the attendant asks for credit before each read; credit from before a connection became idle does not count.
+//! Invariant: the application receives no event of a connection after [`Inbound::Closed`], and after that exactly one departure.
 //! Invariant: a publisher waits for a subscriber that is behind for [`FOLLOW_MS`] at a time at most.
 
 use super::connection::Connection;
@@ -73,7 +72,7 @@ pub struct Reception {
 }
 
 impl Reception {
-    /// One that has let nobody in.
+    /// A reception that has not accepted any connection yet.
     pub fn new(app: Arc<dyn Application>, config: &ListenerConfig) -> Self {
         let (seats, pool, credit) = (Seats::new(config), Arc::default(), app.credit());
         Self { app, limits: config.limits, seats, pool, credit, last_id: 0 }
@@ -168,7 +167,7 @@ impl Attendant {
         self.core.output()
     }
 
-    /// So many bytes at the start of the output were written.
+    /// Notes that the first `bytes` of the output were written.
     pub fn written(&mut self, bytes: usize) {
         self.core.output().advance(bytes);
         self.traffic.bytes_out += bytes as u64;
@@ -221,12 +220,12 @@ impl Attendant {
         self.read_bytes.min(self.core.most_input_bytes())
     }
 
-    /// Where what is read is appended; then call [`Attendant::received`].
+    /// The buffer to read into; then call [`Attendant::received`].
     pub fn input(&mut self) -> &mut BytesMut {
         self.core.input()
     }
 
-    /// So many bytes were appended to the input.
+    /// Handles bytes that were appended to the input.
     pub fn received(&mut self, bytes: usize, now_ms: u64) {
         self.traffic.bytes_in += bytes as u64;
         self.read_bytes = match bytes >= self.read_bytes {
@@ -236,7 +235,7 @@ impl Attendant {
         self.core.received(now_ms, &mut self.events);
     }
 
-    /// Time has passed.
+    /// Lets time pass: the connection's timers, and a subscriber that has taken nothing for too long.
     pub fn tick(&mut self, now_ms: u64) {
         self.core.tick(now_ms, &mut self.events);
         if self.stall_ms().is_some_and(|at| now_ms >= at) {

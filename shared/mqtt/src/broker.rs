@@ -1,5 +1,5 @@
-//! A plain live broker: takes everyone (or those with one user name and password), gives each publish to whoever is
-//! connected and subscribes to it, and acknowledges it once it is queued for them.
+//! A plain live broker: it accepts every client (or those with one user name and password), gives each publish to the
+//! connected subscribers, and acknowledges it once it is queued for them.
 //!
 //! It stores nothing. A QoS 1 publish that it has acknowledged is lost if its subscriber's connection ends before
 //! delivery, and a client always finds its session gone. That is enough for the uplink, whose batches are resent until
@@ -24,14 +24,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What a client must show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user name.
     pub username: String,
-    /// The password.
     pub password: String,
 }
 
 impl fmt::Debug for Credentials {
-    /// Without the password.
+    /// Leaves the password out: settings are logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
     }
@@ -50,7 +48,7 @@ impl Credentials {
     }
 }
 
-/// The broker.
+/// A broker that a program embeds: the login it asks for, its inlets, and the connected clients.
 #[derive(Debug, Default)]
 pub struct Broker {
     credentials: Option<Credentials>,
@@ -61,7 +59,7 @@ pub struct Broker {
     departures: DepartureLog,
 }
 
-/// Who is connected: as many as the listener lets in.
+/// The connected clients, bounded by the listener's seats.
 #[derive(Debug, Default)]
 struct Clients {
     by_name: HashMap<ByteString, Arc<Handle>>,
@@ -74,12 +72,12 @@ impl Broker {
         Self { credentials, ..Self::default() }
     }
 
-    /// With what the program itself hears; a publish goes to the first inlet that hears its topic, and to clients.
+    /// Adds inlets; a publish goes to the first inlet that covers its topic, and to clients.
     pub fn with_inlets(self, inlets: Vec<Arc<Inlet>>) -> Self {
         Self { inlets, ..self }
     }
 
-    /// With topics on which only the program itself publishes.
+    /// Reserves topics for the program itself: what clients publish there is dropped.
     pub fn with_reserved(self, reserved: Vec<Filter>) -> Self {
         Self { reserved, ..self }
     }

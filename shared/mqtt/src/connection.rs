@@ -61,10 +61,10 @@ use selvedge_types::topic::{self, BadTopic, Filter};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::num::NonZeroU16;
 
-/// Where a connection stands.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// No CONNECT yet.
+    /// CONNECT has not come yet.
     Fresh,
     /// CONNECT is with the application.
     Waiting,
@@ -146,7 +146,7 @@ pub struct Connection {
     owed: Answers,
     parked: VecDeque<Parked>,
     parked_bytes: usize,
-    /// By token.
+    /// By the token of the event that asked.
     asked: BTreeMap<u64, Asked>,
     asked_bytes: usize,
     /// The last token of these that was given.
@@ -178,12 +178,11 @@ pub struct Connection {
     publishes: (u64, u64),
     /// Why it is over.
     ended: Option<CloseReason>,
-    /// For which packet.
     culprit: Option<Culprit>,
 }
 
 impl Connection {
-    /// A fresh connection.
+    /// A connection on which no CONNECT has come yet.
     pub fn new(limits: Limits, now_ms: u64) -> Self {
         Self {
             limits,
@@ -220,7 +219,7 @@ impl Connection {
         }
     }
 
-    /// Where bytes from the client are appended; then call [`Connection::received`].
+    /// The buffer for bytes from the client; then call [`Connection::received`].
     pub fn input(&mut self) -> &mut BytesMut {
         &mut self.input
     }
@@ -282,7 +281,7 @@ impl Connection {
         own.max(self.claimed_bytes.saturating_sub(self.input.len()))
     }
 
-    /// What may be taken of all that connections share. [`Connection::progress`] goes on with it.
+    /// Sets what this connection may take of what all connections share; [`Connection::progress`] then continues.
     pub fn lend(&mut self, loan: Loan) {
         self.loan = loan;
     }
@@ -359,7 +358,7 @@ impl Connection {
         self.progress(now_ms, events);
     }
 
-    /// Whether publishes are to be parked for now, as if the window were full. [`Connection::progress`] goes on with them.
+    /// Whether to park publishes for now, as if the window were full; [`Connection::progress`] continues with them later.
     pub fn hold(&mut self, hold: bool) {
         self.held = hold;
     }
@@ -399,7 +398,7 @@ impl Connection {
         }
     }
 
-    /// Time has passed.
+    /// Lets time pass: closes a connection that is silent, or without CONNECT, for too long.
     pub fn tick(&mut self, now_ms: u64, events: &mut Vec<Inbound>) {
         if self.deadline_ms().is_none_or(|at| now_ms < at) {
             return;
@@ -552,7 +551,7 @@ impl Connection {
         }
     }
 
-    /// A packet larger than the limit is next. False: more bytes are needed to tell what becomes of it.
+    /// Handles a packet larger than the limit. Returns false if it needs more bytes to decide what to do with it.
     fn too_large(&mut self, events: &mut Vec<Inbound>) -> bool {
         match self.wire.discard(&mut self.input) {
             Some(Ok(None)) => return false,

@@ -41,7 +41,7 @@ impl Default for CreditPool {
 }
 
 impl CreditPool {
-    /// Of which nothing is taken.
+    /// A pool of which nothing is taken yet.
     pub fn new(most_bytes: usize) -> Self {
         Self { most_bytes, used_bytes: AtomicUsize::new(0) }
     }
@@ -76,7 +76,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Nothing is taken.
+    /// A charge that has taken nothing of the pool yet.
     pub fn new(pool: Arc<CreditPool>) -> Self {
         Self { pool, bytes: AtomicUsize::new(0) }
     }
@@ -86,7 +86,7 @@ impl Charge {
         &self.pool
     }
 
-    /// So many bytes are held now.
+    /// Sets how many bytes are held now.
     pub fn set(&self, bytes: usize) {
         let before = self.bytes.load(Ordering::Relaxed);
         if bytes > before {

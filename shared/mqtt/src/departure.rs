@@ -1,4 +1,4 @@
-//! How connections end, and that some are refused: what an operator is told of each.
+//! The record of connections that ended or were refused, for operators.
 //!
 //! A line in the log names client, address, reason, topic, size and the setting that bounds it. Lines are limited by reason
 //! ([`selvedge_guard::log_limit`]), so that clients that come and go in a loop, or strangers, can't fill a disk.
@@ -9,7 +9,7 @@ use selvedge_types::mqtt::{CloseReason, Version};
 use std::fmt;
 use std::net::SocketAddr;
 
-/// The most that is told of a topic, in bytes.
+/// The longest part of a topic that a record shows, in bytes.
 pub const SHOWN_TOPIC_BYTES: usize = 120;
 
 /// What a connection has carried.
@@ -35,7 +35,7 @@ pub struct Culprit {
 }
 
 impl Culprit {
-    /// One with so much of its topic as is told.
+    /// A packet at fault, with its topic cut to what a record shows.
     pub fn new(topic: &str, bytes: u64) -> Self {
         Self { topic: topic[..topic.floor_char_boundary(SHOWN_TOPIC_BYTES)].into(), bytes }
     }
@@ -44,19 +44,16 @@ impl Culprit {
 /// How a connection ended, or that it was refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Departure {
-    /// The client's address.
     pub peer: SocketAddr,
     /// Its client id; nothing if it never said CONNECT, empty if it gave none and was given none.
     pub client_id: Option<ByteString>,
     /// Which MQTT it spoke; nothing if it never said CONNECT.
     pub version: Option<Version>,
-    /// Why it ended.
     pub reason: CloseReason,
     /// For which packet, if for one.
     pub culprit: Option<Box<Culprit>>,
     /// How long it lasted, in milliseconds.
     pub lasted_ms: u64,
-    /// What it carried.
     pub traffic: Traffic,
 }
 

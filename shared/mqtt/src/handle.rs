@@ -1,4 +1,4 @@
-//! An application's end of one connection: what it tells whoever attends to it, and what it sees of it.
+//! The application's end of one connection: its answers and deliveries go in, the connection's counters come out.
 
 use super::Limits;
 use super::departure::{Culprit, Traffic};
@@ -17,24 +17,24 @@ pub const FOLLOW_MS: u64 = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotDelivered {
     /// The queue's bound is reached. At QoS 0 the delivery is dropped and counted; at QoS 1 the connection closes.
-    #[error("the subscriber does not follow: its delivery queue is full")]
+    #[error("the subscriber is too slow: its delivery queue is full")]
     Full,
     /// The connection is over.
     #[error("the subscriber's connection is closed")]
     Closed,
 }
 
-/// Whether somebody to whom messages go is behind: those who publish them look.
+/// A flag that says whether some subscriber is behind; publishers look at it before they continue.
 #[derive(Debug, Clone, Default)]
 pub struct Behind(Arc<AtomicBool>);
 
 impl Behind {
-    /// Whether it is.
+    /// Whether a subscriber is behind at the moment.
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// It is now, or it is no more.
+    /// Notes that a subscriber fell behind, or caught up.
     pub fn set(&self, behind: bool) {
         self.0.store(behind, Ordering::Relaxed);
     }
@@ -49,7 +49,7 @@ pub(super) struct Mail {
     /// What the connection is closed for.
     pub culprit: Option<Culprit>,
     pub closed: bool,
-    /// Somebody to whom goes what the client publishes, and who is behind.
+    /// A subscriber to this client's publishes that is behind.
     pub waits_for: Option<Behind>,
 }
 
@@ -117,12 +117,12 @@ impl Handle {
         self.id
     }
 
-    /// The client's address.
+    /// The address and port that the client connected from.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
 
-    /// How many deliveries were dropped: QoS 0 because it did not follow, any because it takes no packet so large.
+    /// How many deliveries were dropped: at QoS 0 because the subscriber was behind, at any QoS because it accepts no packet so large.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -147,7 +147,7 @@ impl Handle {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers once.
+    /// Answers one event; see [`Handle::answers`].
     pub fn answer(&self, answer: Answer) {
         self.answers([answer]);
     }

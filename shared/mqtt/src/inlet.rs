@@ -1,4 +1,4 @@
-//! What a program hears of its own embedded broker: in memory, apart from the delivery queues of clients.
+//! A program's subscription to its own embedded broker: in memory, apart from the delivery queues of clients.
 //!
 //! Each connection has a queue of its own here, and they are emptied in turn. A publish is acknowledged only once the program has
 //! taken it, so a client that publishes too fast is slowed down by its own unacknowledged publishes. When the bound of all queues
@@ -27,7 +27,6 @@ pub const DEFAULT_INLET_BYTES: usize = 64 * 1024 * 1024;
 pub struct Heard {
     /// A well-formed topic name.
     pub topic: String,
-    /// The payload.
     pub payload: Bytes,
 }
 

@@ -25,7 +25,7 @@ pub(super) fn number(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     None
 }
 
-/// Where a text or bytes at `at`, with their length before them, end.
+/// The end of a text or bytes at `at`, with their length before them.
 fn behind_text(bytes: &[u8], at: usize) -> Option<usize> {
     let length = bytes.get(at..at + 2)?;
     Some(at + 2 + usize::from(u16::from_be_bytes([length[0], length[1]])))

@@ -4,7 +4,7 @@
 //! - [`attendant`]: what one connection and its application have to do with each other, without IO: the program is an [`Application`].
 //! - [`listener`]: sockets and one task a connection around it.
 //! - [`credit`]: how many bytes of publishes all connections and their application hold.
-//! - [`departure`]: how connections end, as operators are told.
+//! - [`departure`]: the record of ended and refused connections, for operators.
 //! - [`router`]: which connected subscribers a publish goes to.
 //! - [`broker`]: a small application that is a plain live broker; [`inlet`]: what its program hears of it without being a client.
 //!

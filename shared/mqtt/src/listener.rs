@@ -37,7 +37,7 @@ const LINGER_MS: u64 = 1000;
 /// How much may wait in the system for a connection to be accepted.
 const BACKLOG_ENTRIES: u32 = 1024;
 
-/// A bound socket.
+/// A bound socket that does not accept connections yet.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -109,7 +109,7 @@ impl Listener {
 }
 
 thread_local! {
-    /// Where little is read into, before it gets a place of its own size.
+    /// The thread's buffer for small reads, which are then copied into a buffer of their own size.
     static READ: RefCell<[u8; MIN_READ_BYTES]> = const { RefCell::new([0; MIN_READ_BYTES]) };
 }
 

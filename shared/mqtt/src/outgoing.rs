@@ -21,7 +21,7 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Lends so many bytes more to a queue that has borrowed `borrowed`.
+    /// Lends further bytes to a queue that has already borrowed `borrowed`.
     fn borrow(&self, borrowed: usize, more: usize) -> bool {
         let left = |free: usize| free.checked_sub(more).filter(|left| borrowed + more <= *left);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()

@@ -82,7 +82,7 @@ impl Discarding {
     }
 }
 
-/// As much of a topic as is handed up.
+/// Cuts a topic to what is handed up.
 pub(super) fn shown(topic: &str) -> ByteString {
     topic[..topic.floor_char_boundary(MAX_TOPIC_BYTES)].into()
 }

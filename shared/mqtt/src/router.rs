@@ -41,7 +41,7 @@ struct Want {
     no_local: bool,
 }
 
-/// Who subscribes to one filter, by connection.
+/// The subscribers of one filter, by connection.
 type Wants = BTreeMap<u64, Want>;
 
 #[derive(Debug, Default)]
@@ -171,14 +171,14 @@ impl Table {
     }
 }
 
-/// What [`Router::route`] did.
+/// How many connections [`Router::route`] reached, and whether the publisher should wait for one of them.
 #[derive(Debug, Clone, Default)]
 pub struct Routed {
-    /// Queued for so many connections.
+    /// The number of connections whose queues took the publish.
     pub delivered: usize,
-    /// Not queued, for the subscriber's queue was full or its connection over.
+    /// The number of connections that could not take it: their queue was full, or they had ended.
     pub failed: usize,
-    /// Of a subscriber at QoS 1 other than the publisher that is behind: who publishes should wait for it ([`Handle::wait_for`]).
+    /// Set if a subscriber at QoS 1, other than the publisher, is behind: the publisher should wait for it ([`Handle::wait_for`]).
     pub behind: Option<Behind>,
 }
 
@@ -190,7 +190,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// One without subscriptions.
+    /// A router that knows no subscription yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -259,7 +259,7 @@ impl Router {
         self.read().total == 0
     }
 
-    /// Gives a publish to all who want it. `from` is the connection that it came from, if it came from one here. The
+    /// Gives a publish to all matching subscribers. `from` is the connection that it came from, if it came from one here. The
     /// topic must be well-formed.
     pub fn route(&self, from: Option<u64>, topic: &ByteString, payload: &Bytes, qos: QoS) -> Routed {
         let mut found: Vec<(u64, QoS)> = Vec::new();

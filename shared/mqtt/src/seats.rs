@@ -6,7 +6,7 @@
 //!   further one takes the seat of another, the oldest of the address that has the most of them. Sockets that say nothing
 //!   so displace each other, and not whoever speaks.
 //!
-//! An address of IPv6 is its first 64 bits, for who has one of them has them all.
+//! An IPv6 address counts by its first 64 bits, since the holder of one such address holds all of them.
 
 use super::ListenerConfig;
 use super::handle::Handle;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// How many times what is still free an address may hold.
 const SHARE: usize = 7;
 
-/// Whose connections are counted together.
+/// The address range whose connections count together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Address {
     V4([u8; 4]),
@@ -42,7 +42,7 @@ impl From<IpAddr> for Address {
 #[derive(Debug, Default)]
 struct Held {
     seats: usize,
-    /// Those that have not said CONNECT, by their number, and so by age.
+    /// The connections without CONNECT, by their number, and so by age.
     silent: BTreeMap<u64, Arc<Handle>>,
 }
 
@@ -107,7 +107,7 @@ impl Seats {
 }
 
 impl Taken {
-    /// Whose seat is taken: it is free when that one's task has ended, which takes it a moment.
+    /// Chooses the connection that loses its seat. The seat is free once that connection's task has ended, a moment later.
     fn displace(&mut self) -> Option<Arc<Handle>> {
         let held = self.by_address.values_mut().max_by_key(|held| held.silent.len())?;
         let (_, handle) = held.silent.pop_first()?;
@@ -117,7 +117,7 @@ impl Taken {
 }
 
 impl Seat {
-    /// CONNECT has come.
+    /// CONNECT has come: nobody displaces the seat's holder from now on.
     pub fn keep(&self) {
         let mut taken = self.seats.lock();
         let silent = taken.by_address.get_mut(&self.of).and_then(|held| held.silent.remove(&self.number));

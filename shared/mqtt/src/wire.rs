@@ -21,9 +21,7 @@ use tokio_util::codec::{Decoder, Encoder};
 pub(super) enum Packet {
     Connect(Box<mqtt::Connect>, Outbound),
     Publish(Box<Publish>),
-    /// PUBACK.
     Acked(NonZeroU16),
-    /// PUBREL.
     Release(NonZeroU16),
     Subscribe {
         packet_id: NonZeroU16,
@@ -39,15 +37,15 @@ pub(super) enum Packet {
         with_will: bool,
         expiry_s: Option<u32>,
     },
-    /// One that no client sends, or not here.
+    /// A packet that no client sends, or that is not valid here.
     Misplaced(&'static str),
 }
 
-/// What a client says in CONNECT about packets to it.
+/// The bounds that a client sets in CONNECT for packets to it.
 pub(super) struct Outbound {
-    /// Receive Maximum.
+    /// The client's Receive Maximum: unacknowledged deliveries at QoS 1 and 2.
     pub window_entries: u16,
-    /// Maximum Packet Size.
+    /// The client's Maximum Packet Size.
     pub packet_bytes: u32,
     /// Asks for MQTT 5's enhanced authentication.
     pub auth: bool,
@@ -325,7 +323,7 @@ impl Wire {
         self.put(output, old, || new(note)) || (noted && self.put(output, old, || new(None)))
     }
 
-    /// PUBCOMP.
+    /// Writes PUBCOMP; false if it does not fit the client's bound.
     pub fn put_complete(&mut self, output: &mut BytesMut, packet_id: NonZeroU16) -> bool {
         self.put(
             output,
@@ -408,7 +406,7 @@ impl Wire {
     }
 }
 
-/// A note without its reason, if it does not fit into an acknowledgement of so many bytes with it.
+/// The note without its reason string, if an acknowledgement of this many bytes has no room for it.
 fn fitting(mut note: Box<AckNote>, packet_bytes: u32) -> Box<AckNote> {
     const HEAD_BYTES: usize = 5 + 2 + 1 + 4;
     let properties = note.properties.iter().map(|(key, value)| key.len() + value.len() + 5).sum::<usize>();

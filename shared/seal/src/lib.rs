@@ -1,4 +1,5 @@
-//! The seal: what keeps whoever runs the broker between a site and the cloud blind and powerless.
+//! The seal: authenticated encryption that keeps the broker between a site and the cloud from reading, altering or replaying
+//! messages.
 //!
 //! **Frame.** `version (1) | direction (1) | secret id (8) | salt (32) | counter (8) | seq (8) | site incarnation (24) | sealed
 //! message and tag`, integers little-endian. The message is bincode behind its own version byte
@@ -79,7 +80,7 @@ pub enum SealError {
     #[error("seal version {0} is unknown, this release reads {SEAL_VERSION}")]
     Version(u8),
     /// A frame of the other direction, or of none.
-    #[error("this frame goes the other way")]
+    #[error("this frame was sealed for the other direction")]
     Direction,
     /// No secret of that id is known for the site.
     #[error("no secret with id {0} is known for this site")]
@@ -88,7 +89,7 @@ pub enum SealError {
     #[error("not authentic: altered, moved from elsewhere, or sealed for another site")]
     NotAuthentic,
     /// The message is longer than [`Message::MAX_BYTES`] allows.
-    #[error("the message has {0} bytes sealed, which are too many")]
+    #[error("the sealed message has {0} bytes, which is too long")]
     TooLarge(usize),
     /// The sealer has used its last nonce.
     #[error("this sealer has used up its nonces; make a new one")]

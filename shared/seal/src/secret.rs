@@ -52,23 +52,19 @@ pub enum SecretError {
     /// The file can't be read or made.
     #[error("the site secret's file {path}: {why}")]
     File {
-        /// Which file.
         path: PathBuf,
         /// What the system said.
         why: std::io::Error,
     },
-    /// The file is open to others.
     #[error("the site secret's file {path} (mode {mode:03o}) can be read by others; run `chmod 600 {path}`")]
     FileOpenToOthers {
-        /// Which file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits that it has, such as 0o644.
         mode: u32,
     },
     /// What the file holds is no secret.
     #[error("the site secret's file {path}: {why}")]
     FileContent {
-        /// Which file.
         path: PathBuf,
         /// What is wrong with its content.
         why: Box<SecretError>,
@@ -158,7 +154,7 @@ impl SiteSecret {
         })
     }
 
-    /// Its public name.
+    /// A public name for the secret, derived from it one way.
     pub fn id(&self) -> SecretId {
         SecretId(self.derive(&[], &[ID_LABEL]))
     }

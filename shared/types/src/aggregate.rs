@@ -29,7 +29,6 @@ pub struct Sample {
     pub slot: u64,
     /// Its place within that command.
     pub index: u32,
-    /// What was measured.
     pub value: f64,
 }
 
@@ -39,18 +38,13 @@ impl Sample {
     }
 }
 
-/// What is known of one or more readings of a stream. There is none of no readings.
+/// The figures of one or more readings of a stream. There is no empty aggregate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aggregate {
-    /// How many readings.
     pub count: u64,
-    /// The least value.
     pub min: f64,
-    /// The greatest value.
     pub max: f64,
-    /// The earliest reading.
     pub first: Sample,
-    /// The latest reading.
     pub last: Sample,
     /// The sum, modulo 2^64, of [`fingerprint`] over the values: equal for the same readings in any
     /// order, so that a lost reading can't hide behind a duplicated one of another value.
@@ -145,7 +139,7 @@ impl Aggregate {
         settled.sum.deviation(&settled.squares, self.count)
     }
 
-    /// The quantile of so many percent, by nearest rank, if a sketch was kept ([`Sketch::quantile`]).
+    /// The quantile for a rank in percent, by nearest rank, if a sketch was kept ([`Sketch::quantile`]).
     pub fn quantile(&self, percent: u8) -> Option<f64> {
         self.sketch()?.quantile(percent, self.min, self.max)
     }

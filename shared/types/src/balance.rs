@@ -21,14 +21,12 @@ pub const DECAY_MS: u64 = 10_000;
 /// Recent times below this count as this: between fast ones, what is under way decides.
 const LEAST_MS: f64 = 1.0;
 
-/// How one of several is chosen.
+/// How a node or gateway chooses one of several replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 pub enum Policy {
-    /// Any.
     Random,
     /// One after the other.
     RoundRobin,
-    /// The one with the least load.
     LeastLoaded,
     /// The one with the lesser load of two that are drawn at random.
     #[default]
@@ -39,7 +37,7 @@ impl Policy {
     /// All names, for those who have to choose one.
     pub const NAMES: &str = "p2c, least_loaded, random, round_robin";
 
-    /// By its name.
+    /// The policy of a name in [`Policy::NAMES`].
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "random" => Some(Self::Random),
@@ -50,7 +48,7 @@ impl Policy {
         }
     }
 
-    /// Its name.
+    /// The name by which queries and settings call it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Random => "random",
@@ -69,7 +67,7 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// One more took so long.
+    /// Adds a measured time to the average.
     pub fn note(&mut self, now_ms: u64, took_ms: u64) {
         let (took, kept) = (took_ms as f64, self.kept(now_ms));
         let mean = self.mean_ms * kept;
@@ -98,7 +96,7 @@ struct Load {
     recent: Recent,
 }
 
-/// What is known of the gateways of one site.
+/// The load of the gateways of one site, as far as reports and answers show it.
 #[derive(Debug, Default)]
 pub struct Balancer {
     loads: BTreeMap<GatewayId, Load>,
@@ -106,7 +104,7 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// One of the candidates; nothing if there is none. `random` is a number that was drawn for this choice.
+    /// Chooses one of the candidates; `None` if there is none. `random` is a number that was drawn for this choice.
     pub fn choose(
         &mut self,
         policy: Policy,
@@ -144,14 +142,14 @@ impl Balancer {
         load.under_way = load.under_way.saturating_add(1);
     }
 
-    /// It was answered, or given up, after so long.
+    /// Notes that a question was answered, or given up, after this time.
     pub fn ended(&mut self, gateway: GatewayId, now_ms: u64, took_ms: u64) {
         let load = self.loads.entry(gateway).or_default();
         load.under_way = load.under_way.saturating_sub(1);
         load.recent.note(now_ms, took_ms);
     }
 
-    /// The gateway says that it has so many questions under way, whoever asked them.
+    /// Notes how many questions a gateway reports as under way, from all nodes.
     pub fn reported(&mut self, gateway: GatewayId, under_way: u32) {
         self.loads.entry(gateway).or_default().reported = under_way;
     }

@@ -12,9 +12,9 @@ pub enum Canary {
     PrepareBeforeDurable,
     /// A leader counts its own vote when it has given it to the disk.
     OwnVoteEarly,
-    /// A follower goes on behind entries of an older ballot as if they were of the new one.
+    /// A follower appends behind entries of an older ballot as if they belonged to the new one.
     StaleEntryCounts,
-    /// A restarted leader goes on in its old ballot.
+    /// A restarted leader continues in its old ballot.
     BallotUsedAgain,
     /// What is sent again to a follower is appended to what it has, not put in its place.
     ResentIsAppended,
@@ -46,7 +46,7 @@ pub enum Canary {
     RetiredIsForgotten,
     /// SUBACK leaves before the subscriptions are chosen.
     SubackBeforeChosen,
-    /// A client is let in before the will of its earlier connection is published.
+    /// A gateway accepts a client before the will of the client's earlier connection is published.
     WillAfterConnack,
     /// The content of a batch is deleted when it is confirmed, though it is kept for questions.
     ConfirmedIsDeleted,
@@ -60,9 +60,9 @@ pub enum Canary {
     UnreadableIsDamage,
     /// A log that ends below its floor is taken for whole.
     FloorIgnored,
-    /// A leader whose disk is full goes on leading though a majority has room.
+    /// A leader whose disk is full keeps leading although a majority has room.
     FullKeepsLeading,
-    /// PUBREL is told to the first of the shards that hold its packet id.
+    /// Only the first of the shards that hold a packet id receives its PUBREL.
     ReleasedInPart,
     /// A QoS 2 publish does not wait until the record of its session names the shard.
     TouchedUnnoted,

@@ -90,13 +90,13 @@ impl ExactSum {
         squares.put(highs, 124, 2 * least + 64, false);
     }
 
-    /// Adds a number so many times.
+    /// Adds a number `times` times.
     pub fn add_times(&mut self, value: f64, times: u64) {
         let (mantissa, exponent) = split(value);
         self.put(u128::from(mantissa) * u128::from(times), 117, exponent, value.is_sign_negative());
     }
 
-    /// Adds the square of a number so many times.
+    /// Adds the square of a number `times` times.
     pub fn add_square_times(&mut self, value: f64, times: u64) {
         let (mantissa, exponent) = split(value);
         let square = u128::from(mantissa) * u128::from(mantissa);
@@ -105,7 +105,7 @@ impl ExactSum {
         }
     }
 
-    /// Adds another sum.
+    /// Adds another sum, as exactly as single values.
     pub fn merge(&mut self, other: &Self) {
         other.read(|negative, exponent, limbs| {
             for (limb, at) in limbs.iter().zip((exponent..).step_by(64)) {
@@ -349,7 +349,7 @@ fn shift_left(limbs: &mut [u64], by: usize) {
     }
 }
 
-/// Of what is not negative.
+/// Shifts a number that is not negative right, by this many bits.
 fn shift_right(limbs: &mut [u64], by: usize) {
     let (whole, by) = (by / 64, by % 64);
     for at in 0..limbs.len() {

@@ -27,7 +27,6 @@ pub enum FrameError {
     Version {
         /// What was being read.
         what: &'static str,
-        /// The version found.
         found: u8,
         /// The version that is known.
         known: u8,

@@ -1,4 +1,4 @@
-//! What an MQTT connection tells the application, and what the application answers.
+//! The events that an MQTT connection hands to its application, and the application's answers.
 
 mod closing;
 
@@ -40,11 +40,11 @@ impl From<QoS> for u8 {
 /// Which MQTT a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// 3.1.
+    /// MQTT 3.1, level 3 (`MQIsdp`).
     V31,
-    /// 3.1.1.
+    /// MQTT 3.1.1, level 4.
     V311,
-    /// 5.
+    /// MQTT 5, level 5.
     V5,
 }
 
@@ -53,9 +53,9 @@ pub enum Version {
 pub enum Inbound {
     /// A client wants in; answered by [`Answer::Accept`] or [`Answer::Refuse`]. Always the first event, and only once.
     Connect(Box<Connect>),
-    /// It published. QoS 1 and 2 are answered by [`Answer::Ack`] with the token; QoS 0 takes no answer.
+    /// The client published. QoS 1 and 2 are answered by [`Answer::Ack`] with the token; QoS 0 takes no answer.
     Publish(Publish),
-    /// It published what is larger than a bound that waiting can't lift. Answered as a publish.
+    /// The client published more than a bound that waiting can't lift; answered as a publish.
     Oversize(Box<Oversize>),
     /// PUBREL: it will not send the QoS 2 publish with this packet id again. Answered by [`Answer::Ack`] with the
     /// token, once that may be forgotten. The packet id may be of a publish of an earlier connection.
@@ -65,31 +65,30 @@ pub enum Inbound {
         /// Of the QoS 2 publish.
         packet_id: NonZeroU16,
     },
-    /// It subscribes. Answered by [`Answer::Subscribed`] with the token; SUBACK waits for that. A filter that it holds
+    /// The client subscribes. Answered by [`Answer::Subscribed`] with the token; SUBACK waits for that. A filter that it holds
     /// already is replaced.
     Subscribe {
         /// Names it in the answer: counted from 1, apart from the tokens of publishes.
         token: u64,
-        /// At least one.
+        /// At least one, in the client's order.
         subscriptions: Vec<Subscription>,
     },
-    /// It gives up filters that it holds. Answered by [`Answer::Unsubscribed`] with the token; UNSUBACK waits for that.
+    /// The client gives up filters that it holds. Answered by [`Answer::Unsubscribed`] with the token; UNSUBACK waits for that.
     Unsubscribe {
         /// As in [`Inbound::Subscribe`], with which it shares the count.
         token: u64,
-        /// At least one.
+        /// At least one, in the client's order.
         filters: Vec<Filter>,
     },
     /// The connection is over. The last event; comes after each [`Inbound::Connect`], accepted or not.
     Closed(Box<Closed>),
 }
 
-/// A CONNECT.
+/// What a client says in CONNECT.
 #[derive(Clone, PartialEq)]
 pub struct Connect {
     /// At most [`MAX_CLIENT_ID_BYTES`]; may be empty, and then [`Accept::assigned_client_id`] must be given.
     pub client_id: ByteString,
-    /// Which MQTT.
     pub version: Version,
     /// Clean session (3.1.1) or clean start (5): what is stored of its session is discarded first.
     pub clean: bool,
@@ -99,14 +98,12 @@ pub struct Connect {
     pub keepalive_s: u16,
     /// What to publish for it if it goes without DISCONNECT; given back in [`Closed`].
     pub will: Option<Will>,
-    /// Its user name.
     pub username: Option<ByteString>,
-    /// Its password.
     pub password: Option<Bytes>,
 }
 
 impl fmt::Debug for Connect {
-    /// Without the password.
+    /// Leaves the password out: events are logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connect")
             .field("client_id", &self.client_id)
@@ -126,7 +123,6 @@ impl fmt::Debug for Connect {
 pub struct Will {
     /// A well-formed topic name.
     pub topic: ByteString,
-    /// The payload.
     pub payload: Bytes,
     /// 0, 1 or 2.
     pub qos: QoS,
@@ -142,7 +138,6 @@ pub struct Publish {
     pub token: u64,
     /// A well-formed topic name; topic aliases are already resolved.
     pub topic: ByteString,
-    /// The payload.
     pub payload: Bytes,
     /// 0, 1 or 2.
     pub qos: QoS,
@@ -166,7 +161,7 @@ impl Publish {
 pub struct Oversize {
     /// As in [`Publish`], with which it shares the count.
     pub token: u64,
-    /// As much of its topic as a topic may have.
+    /// Its topic, cut to the bounds of a topic.
     pub topic: ByteString,
     /// How long its payload was, in bytes.
     pub payload_bytes: u64,
@@ -176,7 +171,6 @@ pub struct Oversize {
     pub dup: bool,
     /// None at QoS 0.
     pub packet_id: Option<NonZeroU16>,
-    /// Which bound.
     pub why: TooLarge,
 }
 
@@ -191,18 +185,12 @@ pub enum TooLarge {
     TopicLevels,
     /// It is larger than `max_packet_bytes`.
     #[error("its packet has {bytes} bytes, {most} are allowed (max_packet_bytes)")]
-    Packet {
-        /// How large.
-        bytes: u64,
-        /// The most.
-        most: u32,
-    },
+    Packet { bytes: u64, most: u32 },
 }
 
 /// What a client listens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// Which topics.
     pub filter: Filter,
     /// The greatest QoS: 0 or 1.
     pub qos: QoS,
@@ -226,7 +214,6 @@ impl Subscription {
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Closed {
-    /// Why.
     pub reason: CloseReason,
     /// To be published now: the client had been accepted, left a will and did not take it back.
     pub will: Option<Will>,
@@ -248,14 +235,14 @@ pub enum Answer {
     Ack(Ack),
     /// To [`Inbound::Subscribe`]: SUBACK may leave.
     Subscribed {
-        /// Whose answer; an unknown one is ignored.
+        /// The token of the event that this answers; an unknown one is ignored.
         token: u64,
         /// Which of the subscriptions, by their index, a bound refuses.
         refused: Vec<usize>,
     },
     /// To [`Inbound::Unsubscribe`]: UNSUBACK may leave.
     Unsubscribed {
-        /// Whose answer; an unknown one is ignored.
+        /// The token of the event that this answers; an unknown one is ignored.
         token: u64,
     },
 }
@@ -263,7 +250,7 @@ pub enum Answer {
 /// How a client comes in.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Accept {
-    /// A stored session goes on.
+    /// The client continues a stored session.
     pub session_present: bool,
     /// The client id, if the client gave none. At most [`MAX_CLIENT_ID_BYTES`].
     pub assigned_client_id: Option<ByteString>,
@@ -273,36 +260,36 @@ pub struct Accept {
     pub subscriptions: Vec<Subscription>,
 }
 
-/// What became of a publish or a release.
+/// The answer to a publish or a release.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ack {
-    /// Whose answer.
+    /// The token of the event that this answers.
     pub token: u64,
-    /// What became of it.
+    /// The outcome, as a reason code.
     pub code: AckCode,
     /// More for an MQTT 5 client; left out where it does not fit, or the client does not want it.
     pub note: Option<Box<AckNote>>,
 }
 
 impl Ack {
-    /// Kept.
+    /// A plain success, without a note.
     pub fn kept(token: u64) -> Self {
         Self { token, code: AckCode::Kept, note: None }
     }
 
-    /// Not kept, for this reason. (MQTT 3 has no way to say so: such a client gets a plain acknowledgement.)
+    /// A failure with its reason. (MQTT 3 has no way to say so: such a client gets a plain acknowledgement.)
     pub fn refused(token: u64, code: AckCode, why: impl Into<ByteString>) -> Self {
         let note = AckNote { reason_string: Some(why.into()), properties: Vec::new() };
         Self { token, code, note: Some(Box::new(note)) }
     }
 
-    /// With a reason string.
+    /// Adds a reason string for MQTT 5 clients.
     pub fn saying(mut self, why: impl Into<ByteString>) -> Self {
         self.note.get_or_insert_default().reason_string = Some(why.into());
         self
     }
 
-    /// With a user property `receipt`.
+    /// Adds the user property `receipt` for MQTT 5 clients.
     pub fn with_receipt(mut self, receipt: impl Into<ByteString>) -> Self {
         let note = self.note.get_or_insert_default();
         note.properties.push((ByteString::from_static("receipt"), receipt.into()));
@@ -313,26 +300,26 @@ impl Ack {
 /// More about an acknowledgement.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AckNote {
-    /// For people.
+    /// For people: the reason in words.
     pub reason_string: Option<ByteString>,
-    /// For programs.
+    /// For programs: user properties, name and value.
     pub properties: Vec<(ByteString, ByteString)>,
 }
 
 /// The reason code of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckCode {
-    /// 0x00.
+    /// 0x00: the publish is accepted.
     Kept,
     /// 0x10: a success, but nobody subscribes, and nothing was kept.
     NoSubscribers,
-    /// 0x80.
+    /// 0x80: none of the others says it.
     Unspecified,
     /// 0x83: will do no better the next time.
     ImplementationSpecific,
-    /// 0x87.
+    /// 0x87: the client may not publish this.
     NotAuthorized,
-    /// 0x90.
+    /// 0x90: the topic is not accepted here.
     TopicNameInvalid,
     /// 0x97: some bound is reached.
     QuotaExceeded,
@@ -341,7 +328,7 @@ pub enum AckCode {
 }
 
 impl AckCode {
-    /// Whether it is the reason of a failure: at QoS 2, the end of the exchange.
+    /// Whether the code is a failure, which ends the exchange at QoS 2.
     pub fn is_failure(self) -> bool {
         !matches!(self, Self::Kept | Self::NoSubscribers)
     }
@@ -352,7 +339,6 @@ impl AckCode {
 pub struct Delivery {
     /// A well-formed topic name.
     pub topic: ByteString,
-    /// The payload.
     pub payload: Bytes,
     /// 0 or 1; 2 counts as 1.
     pub qos: QoS,

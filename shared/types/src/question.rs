@@ -1,4 +1,4 @@
-//! Questions: what a node asks a site, and what a gateway of it answers.
+//! Questions of a node to a site, and the answers of the site's gateways.
 //!
 //! The protocol: a node publishes a question to `selvedge/{site}/ask/{gateway}`, for a gateway that it has heard a report of. That
 //! gateway answers on `selvedge/{site}/answer/{node}`, where the node has a number that its process drew. Both are sealed,
@@ -58,7 +58,6 @@ pub struct NodeId(pub u64);
 pub struct Question {
     /// Its name, which the answer gives back.
     pub id: QuestionId,
-    /// Who asks.
     pub node: NodeId,
     /// The start of the gateway's process that is asked.
     pub start: u64,
@@ -68,14 +67,13 @@ pub struct Question {
     pub wait_ms: u32,
     /// How replicas are chosen.
     pub policy: Policy,
-    /// What is asked.
     pub about: About,
 }
 
-/// What is asked.
+/// What a node can ask a site.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum About {
-    /// Recent windows, also such that are still open.
+    /// Recent windows, including those that are still open.
     Aggregates(Aggregates),
 }
 
@@ -84,7 +82,7 @@ pub enum About {
 pub struct Aggregates {
     /// The device, or devices: `*` stands for any characters, `\*` for itself.
     pub device: String,
-    /// The stream, or streams; nothing: all.
+    /// The stream or a pattern of streams; `None` selects all.
     pub stream: Option<String>,
     /// Windows that end after this.
     pub from: EpochMs,
@@ -94,7 +92,7 @@ pub struct Aggregates {
     pub every_ms: Option<u32>,
     /// The most rows: 1 to [`MAX_ROWS`].
     pub limit: u32,
-    /// From here on.
+    /// Only rows behind this one, for the next page.
     pub after: Option<Place>,
     /// Any replica may answer from what it has applied.
     pub stale: bool,
@@ -103,16 +101,13 @@ pub struct Aggregates {
 /// A row's place in the order of all: by device, stream and start.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct Place {
-    /// The device.
     pub device: String,
-    /// Its stream.
     pub stream: String,
-    /// The window's start.
     pub start: EpochMs,
 }
 
 impl Place {
-    /// From what [`Place::to_string`] gave.
+    /// Parses what [`Place::to_string`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '.');
         let start: i64 = parts.next()?.parse().ok()?;
@@ -141,15 +136,12 @@ impl std::fmt::Display for Place {
 /// What a gateway answers.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Answer {
-    /// The question.
     pub id: QuestionId,
-    /// Who answers.
     pub gateway: GatewayId,
-    /// What.
     pub outcome: Outcome,
 }
 
-/// What becomes of a question.
+/// The outcome of a question.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Outcome {
     /// Windows were asked for.
@@ -165,11 +157,11 @@ pub struct Windows {
     pub streams: Vec<StreamName>,
     /// By device, stream and start.
     pub rows: Vec<Row>,
-    /// Where to go on, if not all fits.
+    /// The place to continue from, if the rows don't all fit.
     pub next: Option<Place>,
     /// How many shards were asked.
     pub shards: u16,
-    /// Those of them that did not answer in time.
+    /// The shards that did not answer in time.
     pub missing: Vec<ShardId>,
     /// What closed before this time some shard did not look at, for it is no longer kept there or too much was asked for;
     /// nothing: all was looked at.
@@ -181,21 +173,17 @@ pub struct Windows {
 /// A window as the site knows it.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Row {
-    /// Which of [`Windows::streams`].
     pub stream: u32,
     /// The width in milliseconds.
     pub width_ms: u32,
-    /// Where it starts.
     pub start: EpochMs,
-    /// Its readings.
     pub aggregate: Aggregate,
     /// How many of them came late.
     pub late: u64,
     /// Of how many parts it is the merge.
     pub parts: u32,
-    /// None of these is open.
+    /// No window in the answer is open.
     pub closed: bool,
-    /// The stream's watermark.
     pub watermark: EpochMs,
     /// How many readings were set aside, as in [`crate::uplink::Part`].
     pub set_aside: u64,
@@ -285,12 +273,12 @@ impl Windows {
     }
 }
 
-/// Where a gateway is asked.
+/// The topic on which a gateway receives questions.
 pub fn ask_topic(site: &SiteId, gateway: GatewayId) -> String {
     format!("selvedge/{site}/ask/{}", gateway.0)
 }
 
-/// Where a node is answered.
+/// The topic on which a node receives answers.
 pub fn answer_topic(site: &SiteId, node: NodeId) -> String {
     format!("selvedge/{site}/answer/{:016x}", node.0)
 }

@@ -1,13 +1,13 @@
-//! Reports: what each gateway says of itself to the nodes every few seconds, so that they can show its site and ask it something.
+//! Reports: each gateway describes itself to the nodes every few seconds, so that they can show its site and ask it questions.
 //!
 //! A gateway publishes to `selvedge/{site}/report/{gateway}`, sealed in a direction of its own and bound to its number. Nothing is
-//! retained or confirmed: the next one replaces it. What is older, by (start, n), than what was heard counts for nothing, so
+//! retained or confirmed: the next one replaces it. A node ignores a report older, by (start, n), than the newest it received, so
 //! a replayed report does no more than a late one would.
 //!
-//! A report also says how long the gateway's process has run: by that clock a node says when it asks ([`crate::question`]).
+//! A report also says how long the gateway's process has run: a node uses that clock to say when it asks ([`crate::question`]).
 //!
-//! Limit: after its own restart a node knows of no report. One who can replay can then show it a gateway as it was, until that
-//! gateway's next report comes. The stamp `at` tells: it lags as far behind as the report is old.
+//! Limit: after its own restart a node knows no report. Somebody who can replay messages can then show it an old report of a
+//! gateway, until that gateway's next report arrives. The stamp `at` reveals it: it lags as far behind as the report is old.
 
 use crate::ids::{GatewayId, ShardId, SiteId};
 use crate::sealed::Message;
@@ -39,7 +39,6 @@ pub const MAX_TEXT_BYTES: usize = 400;
 /// A gateway of the site, as its settings name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Member {
-    /// Which.
     pub gateway: GatewayId,
     /// How much it takes in relation to the others.
     pub weight: u32,
@@ -48,7 +47,6 @@ pub struct Member {
 /// A shard that the reporting gateway leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Led {
-    /// Which.
     pub shard: ShardId,
     /// Batches up to this one are confirmed.
     pub cursor: u64,
@@ -80,7 +78,6 @@ pub struct SkippedField {
 /// What a gateway says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Report {
-    /// Who.
     pub gateway: GatewayId,
     /// Which start of its process.
     pub start: u64,
@@ -88,13 +85,10 @@ pub struct Report {
     pub n: u64,
     /// How long the process has run.
     pub uptime_ms: u64,
-    /// Its wall clock.
     pub at: EpochMs,
-    /// Its release.
     pub release: String,
     /// Why it can't do its work, if it can't.
     pub trouble: Option<String>,
-    /// The site's gateways.
     pub members: Vec<Member>,
     /// The number of shards.
     pub shards: u16,
@@ -103,11 +97,9 @@ pub struct Report {
     pub placed: Vec<u8>,
     /// The shards that it leads.
     pub led: Vec<Led>,
-    /// MQTT connections.
     pub connections: u64,
     /// Publishes of QoS 1 and 2 that it has acknowledged since its start.
     pub acked: u64,
-    /// Questions under way.
     pub questions: u32,
     /// How long a question took lately.
     pub question_ms: u32,
@@ -177,7 +169,7 @@ pub fn place(gateway: GatewayId) -> ShardId {
     ShardId(gateway.0)
 }
 
-/// Where a gateway's reports go.
+/// The topic of a gateway's reports.
 pub fn report_topic(site: &SiteId, gateway: GatewayId) -> String {
     format!("selvedge/{site}/report/{}", gateway.0)
 }

@@ -1,4 +1,4 @@
-//! What can be sealed, and how much longer a seal makes it. How it is sealed stands in `selvedge-seal`.
+//! The kinds of sealed messages, and the bytes that a seal adds. The crate `selvedge-seal` does the sealing.
 
 use crate::uplink::{Down, MAX_BATCH_BYTES, SiteIncarnation, Up};
 use bincode::{Decode, Encode};

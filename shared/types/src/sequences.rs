@@ -1,8 +1,8 @@
-//! Which sequence numbers the readings of a window had, so that a gap in them shows.
+//! The sequence numbers of a window's readings, which reveal missing readings.
 //!
-//! Of each boot of the device a window keeps the least number, the greatest and how many were counted. Spans of parts, and of
-//! windows of a longer one, merge to the same whatever their order: equal boots join, and beyond
-//! [`MAX_SEQUENCES_ENTRIES`] boots the greatest are kept.
+//! For each boot of the device a window keeps the least number, the greatest and how many were counted. Merging the spans of
+//! parts, or of narrower windows, gives the same in any order: equal boots join, and beyond [`MAX_SEQUENCES_ENTRIES`] boots the
+//! greatest remain.
 
 use bincode::{Decode, Encode};
 
@@ -14,9 +14,7 @@ pub const MAX_SEQUENCES_ENTRIES: usize = 4;
 pub struct SequenceSpan {
     /// The boot; nothing if the device names none.
     pub boot: Option<u64>,
-    /// The least number.
     pub first: u64,
-    /// The greatest number.
     pub last: u64,
     /// How many different ones were counted.
     pub count: u64,
@@ -84,7 +82,7 @@ impl Sequences {
         }
     }
 
-    /// By boot.
+    /// The spans, one for each boot, ordered by boot.
     pub fn list(&self) -> &[SequenceSpan] {
         &self.0
     }
@@ -102,7 +100,7 @@ impl Sequences {
         ordered && spans && self.0.len() <= MAX_SEQUENCES_ENTRIES
     }
 
-    /// Its encoded size.
+    /// How many bytes the spans take in a stored or sent form.
     pub fn encoded_bytes(&self) -> usize {
         use crate::frame::varint_bytes;
         let span = |s: &SequenceSpan| {

@@ -94,7 +94,7 @@ impl Sketch {
         }
     }
 
-    /// The quantile of so many percent, by nearest rank; nothing if there are no readings. `min` and `max` are the least and
+    /// The quantile for a rank in percent, by nearest rank; `None` without readings. `min` and `max` are the least and
     /// the greatest reading.
     pub fn quantile(&self, percent: u8, min: f64, max: f64) -> Option<f64> {
         let count = self.count();
@@ -218,7 +218,7 @@ fn middle(key: i64, shift: u8) -> f64 {
     if key < 0 { -value } else { value }
 }
 
-/// The bin that holds a bin when so many bits less count.
+/// The wider bin that contains a bin once this many fewer bits count.
 fn wider(key: i64, by: u8) -> i64 {
     // 1 less is what is left of a value's bits. Without branches, since this is asked often: of 0 it makes 0 as well.
     // Keys of a sketch that was read may be of no value: the sums wrap rather than panic.
@@ -227,7 +227,7 @@ fn wider(key: i64, by: u8) -> i64 {
     ((left >> by).wrapping_add(1) ^ sign).wrapping_sub(sign)
 }
 
-/// The bins that these are in when so many bits less count, in their order.
+/// The wider bins that contain these once this many fewer bits count, in order.
 fn coarser(bins: &[Bin], by: u8) -> impl Iterator<Item = Bin> {
     let mut bins = bins.iter().map(move |bin| Bin { key: wider(bin.key, by), count: bin.count }).peekable();
     std::iter::from_fn(move || {

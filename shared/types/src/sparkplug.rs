@@ -17,33 +17,33 @@ pub const REBIRTH_METRIC: &str = "Node Control/Rebirth";
 
 /// Numbers of the data types that a metric may name.
 pub mod data_type {
-    /// Signed, 8 bits.
+    /// A signed number of 8 bits.
     pub const INT8: u32 = 1;
-    /// Signed, 16 bits.
+    /// A signed number of 16 bits.
     pub const INT16: u32 = 2;
-    /// Signed, 32 bits.
+    /// A signed number of 32 bits.
     pub const INT32: u32 = 3;
-    /// Signed, 64 bits.
+    /// A signed number of 64 bits.
     pub const INT64: u32 = 4;
-    /// Unsigned, 8 bits.
+    /// An unsigned number of 8 bits.
     pub const UINT8: u32 = 5;
-    /// Unsigned, 16 bits.
+    /// An unsigned number of 16 bits.
     pub const UINT16: u32 = 6;
-    /// Unsigned, 32 bits.
+    /// An unsigned number of 32 bits.
     pub const UINT32: u32 = 7;
-    /// Unsigned, 64 bits.
+    /// An unsigned number of 64 bits.
     pub const UINT64: u32 = 8;
-    /// Binary, 32 bits.
+    /// A number of single precision (IEEE 754).
     pub const FLOAT: u32 = 9;
-    /// Binary, 64 bits.
+    /// A number of double precision (IEEE 754).
     pub const DOUBLE: u32 = 10;
-    /// True or false.
+    /// True or false, in the field `boolean_value`.
     pub const BOOLEAN: u32 = 11;
-    /// Text.
+    /// Text, in the field `string_value`.
     pub const STRING: u32 = 12;
     /// Milliseconds since 1970-01-01 UTC.
     pub const DATE_TIME: u32 = 13;
-    /// A table.
+    /// A table of values, which is no reading.
     pub const DATA_SET: u32 = 16;
     /// Metrics within a metric.
     pub const TEMPLATE: u32 = 19;
@@ -55,7 +55,6 @@ pub struct Payload {
     /// When it was sent, in milliseconds since 1970-01-01 UTC.
     #[prost(uint64, optional, tag = "1")]
     pub timestamp: Option<u64>,
-    /// The metrics.
     #[prost(message, repeated, tag = "2")]
     pub metrics: Vec<Metric>,
     /// 0 to 255 and again from 0, one count for all messages of an edge node: it shows gaps, but names
@@ -94,7 +93,6 @@ pub struct Metric {
     /// It has no value now.
     #[prost(bool, optional, tag = "7")]
     pub is_null: Option<bool>,
-    /// The value.
     #[prost(oneof = "Value", tags = "10, 11, 12, 13, 14, 15, 16")]
     pub value: Option<Value>,
 }
@@ -108,19 +106,14 @@ pub enum Value {
     /// Integers of 64 bits and times.
     #[prost(uint64, tag = "11")]
     Long(u64),
-    /// Binary, 32 bits.
     #[prost(float, tag = "12")]
     Float(f32),
-    /// Binary, 64 bits.
     #[prost(double, tag = "13")]
     Double(f64),
-    /// True or false.
     #[prost(bool, tag = "14")]
     Boolean(bool),
-    /// Text.
     #[prost(string, tag = "15")]
     Text(String),
-    /// Bytes.
     #[prost(bytes = "vec", tag = "16")]
     Bytes(Vec<u8>),
 }
@@ -154,7 +147,7 @@ impl Payload {
         Self::decode(bytes).map_err(|_| SparkplugError::Malformed)
     }
 
-    /// As bytes.
+    /// The payload in protobuf, as a device sends it.
     pub fn write(&self) -> Vec<u8> {
         self.encode_to_vec()
     }

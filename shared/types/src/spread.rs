@@ -1,9 +1,9 @@
-//! How readings are spread: their exact sums and, where one is kept, their sketch.
+//! The spread of readings: their exact sums and, where one is kept, their sketch.
 //!
-//! Readings wait in a short list and go into both together. Sums of many numbers of about the same size are a few operations on whole
-//! numbers for each, and a sketch sorts them once. A window that is open and has few readings has nothing but the list.
+//! New readings wait in a short list and go into both together: adding many numbers of about the same size takes a few integer
+//! operations each, and the sketch sorts them once. An open window with few readings holds nothing but the list.
 //!
-//! Invariant: what waits does not show. Spreads of the same readings are equal, and are written with the same bytes.
+//! Invariant: waiting readings don't show. Spreads of the same readings are equal, and encode to the same bytes.
 
 use crate::exact::ExactSum;
 use crate::sketch::Sketch;
@@ -26,7 +26,7 @@ pub(crate) struct Spread {
     sketched: bool,
 }
 
-/// What is known of readings together.
+/// The exact sums of some readings and, where one is kept, their sketch.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Settled {
     pub sum: ExactSum,
@@ -54,7 +54,7 @@ impl Spread {
         }
     }
 
-    /// Takes in what is known of other readings.
+    /// Adds the readings of another spread.
     pub fn merge(&mut self, other: &Self) {
         self.settle();
         let others = other.settled();
@@ -82,7 +82,7 @@ impl Spread {
         }
     }
 
-    /// Everything together.
+    /// All values in settled form; copies only while some are fresh.
     pub fn settled(&self) -> Cow<'_, Settled> {
         match &self.settled {
             Some(settled) if self.fresh.is_empty() => Cow::Borrowed(settled),
@@ -121,7 +121,7 @@ impl Spread {
         settled.sum.encoded_bytes() + settled.squares.encoded_bytes() + 1 + sketch
     }
 
-    /// Reads what [`Spread::encode_within`] wrote of so many readings.
+    /// Reads what [`Spread::encode_within`] wrote for this number of readings.
     pub fn decode_within<D: Decoder>(
         count: u64,
         min: f64,

@@ -1,5 +1,5 @@
-//! Points in time, as every part of Selvedge writes them: milliseconds since 1970-01-01 UTC ([`EpochMs`]), which label, and the
-//! elapsed time of a shard ([`ElapsedMs`]), by which its state waits and expires.
+//! Points in time: milliseconds since 1970-01-01 UTC ([`EpochMs`]), which label readings and windows, and the elapsed time of a
+//! shard ([`ElapsedMs`]), by which its state waits and expires.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,7 @@ impl fmt::Display for EpochMs {
 
 const DAY_MS: i64 = 86_400_000;
 
-/// The days of 400 years of the Gregorian calendar, which then begins anew.
+/// The days in 400 years, after which the Gregorian calendar repeats.
 const ERA_DAYS: i64 = 146_097;
 
 /// Days from 0000-03-01 to 1970-01-01. Years that begin in March have their leap day last.

@@ -34,11 +34,10 @@ pub enum BadTopic {
     /// It has too many levels.
     #[error("a topic has at most {MAX_TOPIC_LEVELS_ENTRIES} levels")]
     TooDeep,
-    /// It holds U+0000.
-    #[error("a topic holds no NUL character")]
+    #[error("a topic must not contain a NUL character")]
     Nul,
     /// A topic name with `+` or `#`.
-    #[error("a topic name holds no wildcard; + and # are for filters")]
+    #[error("a topic name must not contain a wildcard; + and # are for filters")]
     Wildcard,
     /// A filter in which `+` or `#` shares its level.
     #[error("in a filter + and # stand alone in their level: a/+/b, a/#")]
@@ -46,7 +45,6 @@ pub enum BadTopic {
     /// A filter in which something follows `#`.
     #[error("in a filter # is the last level: a/#")]
     HashNotLast,
-    /// A filter `$share/...`.
     #[error("shared subscriptions are not supported here: subscribe without $share/")]
     Shared,
 }

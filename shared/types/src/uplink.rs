@@ -1,4 +1,4 @@
-//! What gateways and nodes say to each other over the uplink, inside the seal (see [`selvedge_seal`]).
+//! The messages that gateways and nodes exchange over the uplink, inside the seal (see [`selvedge_seal`]).
 //!
 //! A shard's batches are numbered 1, 2, 3, ... without gaps, in each incarnation of its site. The gateway that leads the shard publishes
 //! each to `selvedge/{site}/up/{shard}` until the node has confirmed it; the node answers on
@@ -41,13 +41,14 @@ impl std::str::FromStr for LedgerId {
     }
 }
 
-/// Which making of a site: one that is set up anew under its old name is another one, and its batches are not those of the old one.
+/// Identifies one setting-up of a site: a site that is set up again under its old name gets another incarnation, so that a node
+/// never takes its batches for those of the old one.
 /// Chosen once by each shard. A later one has a higher generation, which is the time at which it was chosen, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Encode, Decode)]
 pub struct SiteIncarnation {
-    /// Grows from one making to the next.
+    /// Grows with each setting-up of the site.
     pub generation: u64,
-    /// Drawn.
+    /// Drawn when the site is set up, so that two sites of one name differ.
     pub random: u128,
 }
 
@@ -55,7 +56,7 @@ impl SiteIncarnation {
     /// How many bytes it has.
     pub const BYTES: usize = 24;
 
-    /// As bytes.
+    /// The generation and the random part, big-endian.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         let (generation, random) = bytes.split_at_mut(8);
@@ -64,7 +65,7 @@ impl SiteIncarnation {
         bytes
     }
 
-    /// From bytes.
+    /// Reads what [`SiteIncarnation::to_bytes`] wrote.
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let (mut generation, mut random) = ([0; 8], [0; 16]);
         generation.copy_from_slice(&bytes[..8]);
@@ -76,7 +77,6 @@ impl SiteIncarnation {
 /// One stream of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct StreamName {
-    /// The device.
     pub device: String,
     /// The stream of that device.
     pub stream: String,
@@ -141,7 +141,7 @@ impl Batch {
     }
 }
 
-/// What is known of a batch whose content every replica of its shard has lost.
+/// What a site still knows about a batch whose content every replica of its shard has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct LostBatch {
     /// How many readings its parts counted, those of each stream in the shortest windows that it held of that stream.
@@ -163,21 +163,18 @@ pub enum Up {
         first_kept: u64,
         /// The highest seq that the edge has cut.
         last: u64,
-        /// An encoded [`Batch`].
         body: Vec<u8>,
     },
-    /// Nothing to send: says where the edge stands, and asks for the cursor.
+    /// Sent when no batch waits: states the edge's progress, and asks for the cursor.
     Beacon {
-        /// As in `Batch`.
+        /// The lowest seq that the edge still has; below it lies only what was confirmed.
         first_kept: u64,
-        /// As in `Batch`.
         last: u64,
     },
     /// Batch `seq` (which the seal binds) of a shard will never come: a chosen command says that its content is lost.
     Lost {
-        /// As in `Batch`.
+        /// The lowest seq that the edge still has; below it lies only what was confirmed.
         first_kept: u64,
-        /// As in `Batch`.
         last: u64,
         /// What it held, as far as that is known.
         lost: LostBatch,
@@ -196,12 +193,12 @@ pub enum Down {
     },
 }
 
-/// Where a shard's batches go.
+/// The topic of a shard's batches.
 pub fn up_topic(site: &SiteId, shard: ShardId) -> String {
     format!("selvedge/{site}/up/{}", shard.0)
 }
 
-/// Where a shard's confirmations come from.
+/// The topic of a shard's confirmations.
 pub fn ack_topic(site: &SiteId, shard: ShardId) -> String {
     format!("selvedge/{site}/ack/{}", shard.0)
 }

@@ -38,7 +38,7 @@ const STATEMENTS_ENTRIES: usize = 64;
 #[derive(Clone, PartialEq)]
 pub struct Postgres {
     config: Config,
-    /// Whose certificates a server's must come from, if it is spoken to by TLS; nothing for those that the system trusts.
+    /// A file of certificates that the server's must come from with TLS; `None` for those that the system trusts.
     pub ca_file: Option<PathBuf>,
     /// Whether windows lie in a hypertable of TimescaleDB.
     pub timescale: bool,
@@ -180,7 +180,6 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, StoreError> {
     Ok(versions.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Without the password.
 impl fmt::Display for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = match self.config.get_hosts().first() {
@@ -200,7 +199,7 @@ impl fmt::Debug for Postgres {
     }
 }
 
-/// One connection.
+/// A connection to the server, with the statements that are prepared on it.
 pub struct Link {
     pub client: Client,
     statements: HashMap<String, Statement>,

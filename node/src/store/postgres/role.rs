@@ -1,13 +1,13 @@
-//! The role that a person's SQL runs as: it may read the views, and is nobody otherwise.
+//! The role that statements of `POST /v1/sql` run as: it may read the views, and has no other right.
 //!
-//! The node makes it where it may make roles. Where it may not, an administrator does, once.
+//! The node creates the role if it may create roles. Otherwise an administrator does so, once.
 
 use super::super::StoreError;
 use super::link::{Postgres, Said};
 use super::schema::LOCK;
 use tokio_postgres::error::SqlState;
 
-/// Its name.
+/// The role that statements of `POST /v1/sql` run as.
 pub const NAME: &str = "selvedge_sql";
 
 /// What it may read.

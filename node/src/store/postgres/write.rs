@@ -37,7 +37,6 @@ pub struct Writer {
 
 struct Session {
     link: Link,
-    /// Which ledger that is.
     ledger: LedgerId,
     statements: Statements,
     series: SeriesIds,

@@ -31,7 +31,6 @@ const COPIES: u64 = 4;
 /// The most open files: the database, its log, its index, and a few of the system's.
 const FILES_ENTRIES: u64 = 32;
 
-/// The longest order.
 const MAX_ORDER_BYTES: u64 = 8 * MAX_STATEMENT_BYTES as u64;
 
 /// How many steps of its machine SQLite makes before it looks at the clock.
@@ -47,13 +46,10 @@ const PRAGMAS: [&str; 6] =
 /// What a worker is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
-    /// The database.
     pub file: File,
-    /// The statement.
     pub statement: String,
     /// How long it may run.
     pub time_ms: u64,
-    /// The most rows.
     pub rows: u32,
     /// The most bytes of the answer's values.
     pub bytes: u64,
@@ -73,7 +69,6 @@ impl Order {
 /// What became of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum SqlOutcome {
-    /// An answer.
     Answer(SqlAnswer),
     /// The statement is not run here, or the database can't run it.
     Statement(String),
@@ -81,7 +76,6 @@ pub enum SqlOutcome {
     Time,
     /// It took too much memory.
     Memory,
-    /// The database failed.
     Store(String),
 }
 

@@ -28,7 +28,6 @@ pub struct Writer {
 
 struct Session {
     db: Connection,
-    /// Which ledger that is.
     ledger: LedgerId,
     series: SeriesIds,
 }
@@ -303,7 +302,7 @@ fn load(tx: &Transaction<'_>, (site, shard): &ShardKey, seqs: &[u64]) -> Result<
     shard_stored.holes = holes.collect::<Result<_, _>>()?;
     let mut hash =
         tx.prepare_cached("SELECT body_hash FROM applied_batch WHERE site = ? AND shard = ? AND seq = ?")?;
-    // Of another making none was applied under these numbers.
+    // No batch of another incarnation was applied under these numbers.
     for seq in seqs.iter().map(|seq| seq.saturating_add(shard_stored.base)) {
         let found: Option<i64> =
             hash.query_row(params![site, shard, whole(seq)], |row| row.get(0)).optional()?;

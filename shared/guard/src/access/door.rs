@@ -7,11 +7,10 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// One who may ask. Exactly one of `token_sha256` and `token_file` is needed.
+/// A token and its rights. Exactly one of `token_sha256` and `token_file` is needed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenSettings {
-    /// Who holds it.
     pub name: String,
     /// The SHA-256 of the token, in hexadecimal, as `selvedge-node token` prints it.
     #[serde(default)]
@@ -31,11 +30,10 @@ pub struct TokenSettings {
 pub struct Door<'a> {
     /// The key of the address that is listened on.
     pub key: &'static str,
-    /// That address.
     pub ip: IpAddr,
     /// Whether all that reach an address that is not loopback may ask without a token: `http.open`.
     pub open: bool,
-    /// Who may ask: `http.tokens`.
+    /// The tokens that the setting `http.tokens` lists.
     pub tokens: &'a [TokenSettings],
     /// The scopes that mean something here.
     pub scopes: &'a [Scope],
@@ -45,7 +43,6 @@ pub struct Door<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the setting `{key}`: {why}")]
 pub struct WrongDoor {
-    /// Which one.
     pub key: String,
     /// What is wrong, and what would be right.
     pub why: String,

@@ -13,7 +13,7 @@ fn bits_from(n: &[u64], at: usize) -> u64 {
     if by == 0 { low } else { low | n.get(limb + 1).copied().unwrap_or(0) << (64 - by) }
 }
 
-/// `n * 2^by`.
+/// `n * 2^by`, in limbs of 64 bits, the lowest first.
 pub fn shifted(n: &[u64], by: usize) -> Vec<u64> {
     let limbs = (bits(n) + by).div_ceil(64);
     let (zeros, by) = (by / 64, by % 64);
@@ -25,7 +25,7 @@ pub fn shifted(n: &[u64], by: usize) -> Vec<u64> {
     (0..limbs).map(limb).collect()
 }
 
-/// `a * b`.
+/// `a * b`, in limbs of 64 bits, the lowest first.
 pub fn product(a: &[u64], b: &[u64]) -> Vec<u64> {
     let mut all = vec![0; a.len() + b.len()];
     for (at, x) in a.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Why connections end, and why clients are not let in.
+//! The reasons for which connections end or are refused.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub enum CloseReason {
     DisconnectedWithWill,
     /// The client's end went away without a word.
     Gone,
-    /// Nothing was heard of the client for one and a half of its keep alive.
+    /// The client was silent for 1.5 times its keep alive.
     KeepAlive,
     /// No CONNECT came in time.
     NoConnect,
@@ -29,28 +29,27 @@ pub enum CloseReason {
     PacketTooLarge,
     /// It does not read: its QoS 1 deliveries reached their bound, or a write made no progress in time.
     SlowConsumer,
-    /// The same client id connected anew.
+    /// A new connection took the client id over.
     TakenOver,
-    /// This process ends.
     ShuttingDown,
     /// This process has too much to do.
     Busy,
-    /// It used up what it may (subscriptions, for example).
+    /// The client reached a quota, such as its subscriptions.
     Quota,
-    /// It may not do that.
+    /// The client lacks the right.
     NotAuthorized,
     /// An operator wants it so.
     Administrative,
     /// All connections that there may be are open.
     NoSeat,
-    /// Its address has as many connections as it may, while so many are open.
+    /// The client's address has reached its share of the connections that are open now.
     NoSeatForAddress,
 }
 
 /// Why a CONNECT is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Not now: for example no majority of the site's gateways answers.
+    /// The site can't serve the client now: no majority of its gateways answers, for example.
     Unavailable,
     /// Too much to do.
     Busy,
