@@ -3,9 +3,9 @@
 
 use crate::source::Source;
 use selvedge_fabric::machine::{
-    Applied, Command, Connect, CountingRules, Disconnect, Item, MAX_TOMBSTONES_ENTRIES, Machine, Maker,
-    Origin, Outcome, Page, Proposal, Publish, Quarantined, Query, Reading, Readmit, Scanned, Source as By,
-    Submission, Verdict, Will,
+    Applied, BatchVerdict, Command, Connect, CountingRules, Disconnect, Item, ItemOutcome,
+    MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Page, Proposal, Publish, Quarantined, Query, Reading,
+    Readmit, Scanned, Source as By, Submission, Will,
 };
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -104,8 +104,8 @@ fn check_applied(applied: &Applied, contents: &mut Vec<Vec<u8>>, machine: &Machi
         assert!(sound || batch.seq <= machine.outbox_stats().kept);
     }
     for (_, _, verdict) in &applied.verdicts {
-        if let Verdict::Applied(outcomes) = verdict {
-            let told = |o: &Outcome| !matches!(o, Outcome::Refused(why) if why.is_empty() || why.len() > 300);
+        if let BatchVerdict::Applied(outcomes) = verdict {
+            let told = |o: &ItemOutcome| !matches!(o, ItemOutcome::Refused(why) if why.is_empty() || why.len() > 300);
             assert!(outcomes.iter().all(told));
         }
     }

@@ -5,7 +5,7 @@ use crate::source::Source;
 use selvedge_fabric::decode::{Decoder, Form, TopicRule};
 use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
 use selvedge_fabric::machine::{
-    Connected, DueWill, Item, Judged, MAX_WILL_BYTES, Origin, Outcome, Reason, SetAside, Will as LeftWill,
+    Connected, DueWill, Item, ItemOutcome, Judged, MAX_WILL_BYTES, Origin, Reason, SetAside, Will as LeftWill,
 };
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::session::{MAX_QOS0_PENDING, Session, SessionContext, SessionEffects};
@@ -341,9 +341,9 @@ impl World {
         }
     }
 
-    fn settled(&mut self, shard: u16, token: u64, item: &Forwardable, outcome: Outcome) {
+    fn settled(&mut self, shard: u16, token: u64, item: &Forwardable, outcome: ItemOutcome) {
         match (item, &outcome) {
-            (_, Outcome::Connected(found)) => self.noted.extend(&found.touched),
+            (_, ItemOutcome::Connected(found)) => self.noted.extend(&found.touched),
             (Forwardable::Item(Item::Touch { shard, .. }), _) => drop(self.noted.insert(*shard)),
             _ => {}
         }
@@ -452,13 +452,13 @@ fn is_qos0(sent: &BTreeMap<u64, Sent>, token: u64) -> bool {
 }
 
 /// What a shard may say to an item. Without further choices: that it was applied.
-fn outcome(source: &mut Source, item: &Forwardable) -> Outcome {
+fn outcome(source: &mut Source, item: &Forwardable) -> ItemOutcome {
     let how = source.byte();
     // Applied before, with an outcome that is no longer known.
     if (240..246).contains(&how) {
-        return Outcome::Done;
+        return ItemOutcome::Done;
     }
-    let refused = || Outcome::Refused("a bound of the machine".into());
+    let refused = || ItemOutcome::Refused("a bound of the machine".into());
     let readings = match item {
         Forwardable::Reading(_) => 1,
         Forwardable::Publish(_, list) => list.len() as u32,
@@ -479,37 +479,42 @@ fn outcome(source: &mut Source, item: &Forwardable) -> Outcome {
                 expiry_s: connect.expiry_s,
                 will,
             };
-            return Outcome::Connected(Box::new(connected));
+            return ItemOutcome::Connected(Box::new(connected));
         }
         Forwardable::Item(Item::Subscriptions { add, .. }) => {
             return match how {
-                0..160 => Outcome::Done,
-                160..230 => Outcome::Subscribed { refused: (0..add.len() as u16).step_by(3).collect() },
-                230..235 => Outcome::Subscribed { refused: vec![u16::MAX] },
+                0..160 => ItemOutcome::Done,
+                160..230 => ItemOutcome::Subscribed { refused: (0..add.len() as u16).step_by(3).collect() },
+                230..235 => ItemOutcome::Subscribed { refused: vec![u16::MAX] },
                 235..250 => refused(),
-                _ => Outcome::Stale,
+                _ => ItemOutcome::Stale,
             };
         }
         Forwardable::Item(Item::Disconnect(_)) => {
             return match how {
-                0..128 => Outcome::Done,
+                0..128 => ItemOutcome::Done,
                 128..250 => {
                     let will = LeftWill { topic: "d/a/t".into(), payload: b"1".to_vec(), qos: 0, delay_s: 0 };
-                    Outcome::WillDue(Box::new(DueWill { client: "pump".into(), instance: 3, epoch: 8, will }))
+                    ItemOutcome::WillDue(Box::new(DueWill {
+                        client: "pump".into(),
+                        instance: 3,
+                        epoch: 8,
+                        will,
+                    }))
                 }
-                _ => Outcome::Stale,
+                _ => ItemOutcome::Stale,
             };
         }
         _ => {
             return match how {
-                0..220 => Outcome::Done,
+                0..220 => ItemOutcome::Done,
                 220..250 => refused(),
-                _ => Outcome::Stale,
+                _ => ItemOutcome::Stale,
             };
         }
     };
     match how {
-        0..120 => Outcome::Judged(Judged { counted: readings, recognised: 0, set_aside: Vec::new() }),
+        0..120 => ItemOutcome::Judged(Judged { counted: readings, recognised: 0, set_aside: Vec::new() }),
         120..200 => {
             let mut judged = Judged::default();
             for reading in 0..readings {
@@ -522,10 +527,10 @@ fn outcome(source: &mut Source, item: &Forwardable) -> Outcome {
                     }
                 }
             }
-            Outcome::Judged(judged)
+            ItemOutcome::Judged(judged)
         }
-        200..225 => Outcome::Duplicate,
+        200..225 => ItemOutcome::Duplicate,
         225..250 => refused(),
-        _ => Outcome::Stale,
+        _ => ItemOutcome::Stale,
     }
 }

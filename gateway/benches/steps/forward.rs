@@ -4,7 +4,7 @@ use super::intake::ring;
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
 use selvedge_fabric::forward::{Forward, ForwardEffects, Forwardable, PIPELINE_BYTES, Ticket};
-use selvedge_fabric::machine::{Judged, Outcome, Verdict};
+use selvedge_fabric::machine::{Judged, ItemOutcome, BatchVerdict};
 use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
@@ -45,9 +45,9 @@ impl Way {
     }
 
     fn answer(&self) -> ForwardAnswer {
-        let counted = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+        let counted = ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
         let outcomes = std::iter::repeat_n(counted, BATCH).collect();
-        ForwardAnswer::Verdict { slot: self.n, verdict: Verdict::Applied(outcomes) }
+        ForwardAnswer::Verdict { slot: self.n, verdict: BatchVerdict::Applied(outcomes) }
     }
 
     fn answered(&mut self, answer: ForwardAnswer) -> ForwardEffects {

@@ -4,7 +4,7 @@ use super::load::{DEVICES, ORIGIN, SOCKET_READ, START_MS, device, payload, topic
 use super::{Measure, Step};
 use selvedge_fabric::decode::{Decoded, Decoder};
 use selvedge_fabric::forward::{Settled, Ticket};
-use selvedge_fabric::machine::{Connected, Judged, Outcome};
+use selvedge_fabric::machine::{Connected, ItemOutcome, Judged};
 use selvedge_fabric::ring::{DEFAULT_SHARDS, Member, Ring};
 use selvedge_fabric::session::{Session, SessionContext, SessionEffects};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -111,7 +111,7 @@ impl Visit {
         session.inbound(site, Inbound::Connect(Box::new(connect)), &mut effects);
         let (shard, ticket, _) = effects.submit.pop().unwrap();
         let found = Connected { instance: 1, epoch: 1, ..Connected::default() };
-        let settled = Settled { ticket, shard, slot: 1, outcome: Outcome::Connected(Box::new(found)) };
+        let settled = Settled { ticket, shard, slot: 1, outcome: ItemOutcome::Connected(Box::new(found)) };
         session.settled(site, settled, &mut effects);
         let publish = |id: u16| Publish {
             token: 0,
@@ -142,7 +142,7 @@ impl Visit {
             ticket: Ticket { connection: 1, token },
             shard: self.shard,
             slot: 1_000_000,
-            outcome: Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() }),
+            outcome: ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() }),
         };
         (self.token + 1 - SOCKET_READ as u64..=self.token).map(settled).collect()
     }

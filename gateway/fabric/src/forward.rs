@@ -22,8 +22,8 @@
 //! machine remembers the last outcomes that say anything else.
 
 use super::machine::{
-    Item, MAX_INFLIGHT_BATCHES, Maker, Origin, Outcome, Outcomes, Publish, Readmit, Source, Submission,
-    Verdict,
+    Item, MAX_INFLIGHT_BATCHES, Maker, Origin, ItemOutcome, ItemOutcomes, Publish, Readmit, Source, Submission,
+    BatchVerdict,
 };
 use super::peer::{BusyReason, ForwardAnswer};
 use super::ring::Ring;
@@ -179,7 +179,7 @@ pub struct Settled {
     /// The slot it was chosen in; 0 when no longer known.
     pub slot: u64,
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: ItemOutcome,
 }
 
 #[derive(Debug)]
@@ -189,7 +189,7 @@ struct Inflight {
     tickets: Vec<Ticket>,
     estimate_bytes: usize,
     /// The slot it was applied in and what became of its items, as far as known, once it is answered.
-    answer: Option<(u64, Option<Outcomes>)>,
+    answer: Option<(u64, Option<ItemOutcomes>)>,
 }
 
 #[derive(Debug, Default)]
@@ -330,22 +330,22 @@ impl Forward {
         }
         match answer {
             ForwardAnswer::Verdict { slot, verdict } => match verdict {
-                Verdict::Applied(outcomes) => self.settle(now_ms, shard, (n, slot), Some(outcomes), out),
-                Verdict::AlreadyApplied => self.settle(now_ms, shard, (n, 0), None, out),
-                Verdict::Malformed => {
+                BatchVerdict::Applied(outcomes) => self.settle(now_ms, shard, (n, slot), Some(outcomes), out),
+                BatchVerdict::AlreadyApplied => self.settle(now_ms, shard, (n, 0), None, out),
+                BatchVerdict::Malformed => {
                     let refused = "this gateway's batch does not decode at the shard's leader";
                     let count = lane.inflight.iter().find(|b| b.n == n).map_or(0, |b| b.tickets.len());
                     let outcomes =
-                        std::iter::repeat_n(Outcome::Refused(refused.to_string()), count).collect();
+                        std::iter::repeat_n(ItemOutcome::Refused(refused.to_string()), count).collect();
                     self.settle(now_ms, shard, (n, slot), Some(outcomes), out);
                 }
-                Verdict::Gap { .. } => {
+                BatchVerdict::Gap { .. } => {
                     lane.leader = Some(from);
                     lane.retry(now_ms, RETRY_MS);
                 }
                 // Only a copy of this process's data folder can be ahead of it; the identity check keeps such a
                 // copy from starting, so waiting (and being seen to wait) is all that is left.
-                Verdict::OldStart => {}
+                BatchVerdict::OldStart => {}
             },
             ForwardAnswer::NotLeader { leader } => {
                 if lane.leader == Some(from) || lane.leader.is_none() {
@@ -418,7 +418,7 @@ impl Forward {
         now_ms: u64,
         shard: ShardId,
         (n, slot): (u64, u64),
-        outcomes: Option<Outcomes>,
+        outcomes: Option<ItemOutcomes>,
         out: &mut ForwardEffects,
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
@@ -437,7 +437,7 @@ impl Forward {
             let slot = if known.is_some() { slot } else { 0 };
             let mut known = known.into_iter().flatten();
             out.outcomes.extend(batch.tickets.into_iter().map(|ticket| {
-                let outcome = known.next().unwrap_or(Outcome::Done);
+                let outcome = known.next().unwrap_or(ItemOutcome::Done);
                 Settled { ticket, shard, slot, outcome }
             }));
         }

@@ -1,7 +1,7 @@
 //! What gateways of one site say to each other: the content of a link's frames.
 
 use crate::machine::{
-    DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo, Verdict,
+    BatchVerdict, DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo,
 };
 use crate::skips::DeviceSkips;
 use crate::unmapped::UnmappedTopic;
@@ -393,7 +393,7 @@ pub enum ForwardAnswer {
         /// Where it was chosen.
         slot: u64,
         /// What became of it there.
-        verdict: Verdict,
+        verdict: BatchVerdict,
     },
     /// This replica does not lead; perhaps that one does.
     NotLeader {

@@ -32,8 +32,8 @@
 use super::decode::{Decoded, Decoder, Few, Rebirth, Skipped, name_skipped};
 use super::forward::{Forwardable, NamedReading, Settled, ShardReadings, Ticket};
 use super::machine::{
-    Connect, Connected, Disconnect, DueWill, Item, MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES,
-    MAX_WILL_BYTES, Origin, Outcome, Quarantined, Reading, Source, Will, publish_hash,
+    Connect, Connected, Disconnect, DueWill, Item, ItemOutcome, MAX_CLIENT_BYTES, MAX_FILTER_BYTES,
+    MAX_PAYLOAD_BYTES, MAX_WILL_BYTES, Origin, Quarantined, Reading, Source, Will, publish_hash,
 };
 pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
 use super::not_counted::{NotCounted, Sent};
@@ -358,7 +358,7 @@ impl Session {
 
     /// Takes in what became of an item.
     pub fn settled(&mut self, site: SessionContext<'_>, settled: Settled, out: &mut SessionEffects) {
-        if let Outcome::Stale = settled.outcome {
+        if let ItemOutcome::Stale = settled.outcome {
             self.pending.remove(settled.ticket.token);
             self.route_late(out);
             self.leaving &= settled.ticket.token != LEAVE;
@@ -376,7 +376,7 @@ impl Session {
             IGNORED => {}
             LEAVE => {
                 self.leaving = false;
-                if let Outcome::WillDue(will) = settled.outcome {
+                if let ItemOutcome::WillDue(will) = settled.outcome {
                     out.wills.push(*will);
                 }
             }
@@ -443,10 +443,10 @@ impl Session {
         self.submit(site, CONNECT, Item::Connect(connect), out);
     }
 
-    fn connected(&mut self, site: SessionContext<'_>, outcome: Outcome, out: &mut SessionEffects) {
+    fn connected(&mut self, site: SessionContext<'_>, outcome: ItemOutcome, out: &mut SessionEffects) {
         self.connecting = false;
         match outcome {
-            Outcome::Connected(mut found) => {
+            ItemOutcome::Connected(mut found) => {
                 self.will = None;
                 (self.instance, self.epoch) = (found.instance, found.epoch);
                 let will = found.will.take();
@@ -462,12 +462,12 @@ impl Session {
                     Phase::Open | Phase::Over => {}
                 }
             }
-            Outcome::Refused(_) if self.arriving() => self.turn_away(site, Refusal::Busy, out),
-            Outcome::Refused(_) if self.phase == Phase::Open => {
+            ItemOutcome::Refused(_) if self.arriving() => self.turn_away(site, Refusal::Busy, out),
+            ItemOutcome::Refused(_) if self.phase == Phase::Open => {
                 self.phase = Phase::Over;
                 out.close = Some(CloseReason::Quota); // its will could not be kept, nor who it is
             }
-            Outcome::Refused(_) => {}
+            ItemOutcome::Refused(_) => {}
             // Its client may be connected elsewhere by now, and must not be thrown out there.
             _ if self.phase == Phase::Over => {}
             // It was applied, but the answer was lost; the same connection is told the same again.
@@ -614,7 +614,7 @@ impl Session {
         let Some(pending) = self.pending.get_mut(token) else { return };
         pending.open = pending.open.saturating_sub(1);
         match settled.outcome {
-            Outcome::Judged(judged) => {
+            ItemOutcome::Judged(judged) => {
                 out.fates.counted += u64::from(judged.counted);
                 out.fates.recognised += u64::from(judged.recognised);
                 out.fates.set_aside += judged.set_aside.len() as u64;
@@ -629,16 +629,16 @@ impl Session {
                 }
             }
             // It is not even in the quarantine: unanswered, it is sent again.
-            Outcome::Refused(_) if pending.quarantining => {
+            ItemOutcome::Refused(_) if pending.quarantining => {
                 out.close = Some(CloseReason::Busy);
                 self.pending.remove(token);
                 return self.route_late(out);
             }
-            Outcome::Refused(why) => {
+            ItemOutcome::Refused(why) => {
                 pending.not.get_or_insert_default().refused(settled.shard, &why);
                 self.names.forget();
             }
-            Outcome::Duplicate => {
+            ItemOutcome::Duplicate => {
                 pending.kept = true;
                 pending.not.get_or_insert_default().recognised(settled.shard);
             }
@@ -838,12 +838,12 @@ impl Session {
     }
 
     /// The next item of a SUBSCRIBE or UNSUBSCRIBE is settled: they are in the order in which they were submitted.
-    fn asked_settled(&mut self, token: u64, outcome: Outcome, out: &mut SessionEffects) {
+    fn asked_settled(&mut self, token: u64, outcome: ItemOutcome, out: &mut SessionEffects) {
         let Some(asked) = self.asked.get_mut(&token) else { return };
         let item = asked.items.pop_front().unwrap_or_default();
         match outcome {
-            Outcome::Refused(_) => asked.refused.extend(item),
-            Outcome::Subscribed { refused } => {
+            ItemOutcome::Refused(_) => asked.refused.extend(item),
+            ItemOutcome::Subscribed { refused } => {
                 asked.refused.extend(refused.iter().filter_map(|i| item.get(usize::from(*i))));
             }
             _ => {}

@@ -12,7 +12,7 @@
 
 use super::decode::Few;
 use super::forward::{Forwardable, Settled, Ticket};
-use super::machine::{DueWill, Item, Outcome, Source, publish_hash};
+use super::machine::{DueWill, Item, ItemOutcome, Source, publish_hash};
 use super::not_counted::{NotCounted, Sent};
 use super::session::{Meaning, RecentNames, SessionContext, SessionEffects, quarantined};
 use selvedge_types::mqtt::{Publish, QoS};
@@ -122,11 +122,11 @@ impl Wills {
         let publishing = self.open.get_mut(&token)?;
         if publishing.open > 0 {
             match settled.outcome {
-                Outcome::Judged(judged) if !judged.set_aside.is_empty() => {
+                ItemOutcome::Judged(judged) if !judged.set_aside.is_empty() => {
                     let not = publishing.not.get_or_insert_default();
                     not.set_aside(settled.shard, &publishing.sent, &judged.set_aside);
                 }
-                Outcome::Refused(why) => {
+                ItemOutcome::Refused(why) => {
                     publishing.not.get_or_insert_default().refused(settled.shard, &why);
                 }
                 _ => {}
@@ -138,10 +138,10 @@ impl Wills {
             return None;
         }
         let done = self.open.remove(&token)?;
-        if settled.outcome == Outcome::Done {
+        if settled.outcome == ItemOutcome::Done {
             out.route.push(done.publish);
         }
-        let replaced = settled.outcome == Outcome::Stale;
+        let replaced = settled.outcome == ItemOutcome::Stale;
         done.waits.map(|connection| Waited { connection, replaced })
     }
 

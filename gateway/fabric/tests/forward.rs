@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const S: ShardId = ShardId(0);
-const DONE: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
-const GONE: Outcome = Outcome::Done;
+const DONE: ItemOutcome = ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+const GONE: ItemOutcome = ItemOutcome::Done;
 
 struct Script {
     forward: Forward,
@@ -58,14 +58,14 @@ impl Script {
         self.said()
     }
 
-    fn applied(&mut self, now: u64, n: u64, outcomes: &[Outcome]) -> String {
+    fn applied(&mut self, now: u64, n: u64, outcomes: &[ItemOutcome]) -> String {
         self.answer(
             now,
             0,
             n,
             ForwardAnswer::Verdict {
                 slot: 10 + n,
-                verdict: Verdict::Applied(outcomes.iter().cloned().collect()),
+                verdict: BatchVerdict::Applied(outcomes.iter().cloned().collect()),
             },
         )
     }
@@ -86,8 +86,8 @@ impl Script {
         }
         for settled in outcomes {
             let what = match settled.outcome {
-                Outcome::Done | Outcome::Judged(_) => "",
-                Outcome::Refused(_) => "!",
+                ItemOutcome::Done | ItemOutcome::Judged(_) => "",
+                ItemOutcome::Refused(_) => "!",
                 _ => "?",
             };
             said.push(format!("{}={}{what}", settled.ticket.token, settled.slot));
@@ -96,7 +96,7 @@ impl Script {
     }
 }
 
-fn verdict(verdict: Verdict) -> ForwardAnswer {
+fn verdict(verdict: BatchVerdict) -> ForwardAnswer {
     ForwardAnswer::Verdict { slot: 0, verdict }
 }
 
@@ -190,7 +190,7 @@ fn refusals_of_several_batches_do_not_multiply_them() {
     let busy = ForwardAnswer::Busy { why: BusyReason::Outbox };
     assert_eq!(s.answer(5, 0, 1, busy.clone()), "");
     for n in 2..=3 {
-        assert_eq!(s.answer(5, 0, n, verdict(Verdict::Gap { last: 0 })), "");
+        assert_eq!(s.answer(5, 0, n, verdict(BatchVerdict::Gap { last: 0 })), "");
     }
     assert_eq!(s.forward.busy(), Some(BusyReason::Outbox));
     assert_eq!(s.submit(6, [4]), "", "nothing new to a busy leader");
@@ -206,7 +206,7 @@ fn a_lost_batch_is_sent_again_soon_with_those_behind_it() {
     let mut s = Script::new();
     s.submit(0, 1..=3);
     assert_eq!(s.applied(1, 1, &[DONE]), "1=11");
-    assert_eq!(s.answer(1, 0, 3, verdict(Verdict::Gap { last: 1 })), "");
+    assert_eq!(s.answer(1, 0, 3, verdict(BatchVerdict::Gap { last: 1 })), "");
     assert_eq!(s.timer(1 + RETRY_MS), "2>0 3>0");
 }
 
@@ -216,18 +216,22 @@ fn a_lost_answer_is_asked_for_again_for_it_may_say_refused() {
     s.submit(0, 1..=2);
     assert_eq!(s.applied(5, 2, &[DONE]), "");
     assert_eq!(s.timer(5 + RETRY_MS), "1>1", "what is answered is not sent again");
-    assert_eq!(s.applied(60, 1, &[Outcome::Refused("full".into())]), "1=11! 2=12");
+    assert_eq!(s.applied(60, 1, &[ItemOutcome::Refused("full".into())]), "1=11! 2=12");
 
     s.submit(100, [3]);
-    assert_eq!(s.answer(700, 0, 3, verdict(Verdict::AlreadyApplied)), "3=0", "no slot is known any more");
+    assert_eq!(
+        s.answer(700, 0, 3, verdict(BatchVerdict::AlreadyApplied)),
+        "3=0",
+        "no slot is known any more"
+    );
 }
 
 #[test]
 fn what_does_not_decode_is_refused_and_echoes_change_nothing() {
     let mut s = Script::new();
     s.submit(0, 1..=2);
-    assert_eq!(s.answer(1, 0, 1, verdict(Verdict::Malformed)), "1=0!");
-    assert_eq!(s.answer(2, 0, 1, verdict(Verdict::AlreadyApplied)), "");
+    assert_eq!(s.answer(1, 0, 1, verdict(BatchVerdict::Malformed)), "1=0!");
+    assert_eq!(s.answer(2, 0, 1, verdict(BatchVerdict::AlreadyApplied)), "");
     assert_eq!(s.answer(2, 0, 77, ForwardAnswer::Busy { why: BusyReason::Disk }), "");
     assert_eq!((s.forward.busy(), s.forward.deadline_ms()), (None, Some(1 + RESEND_MS)));
     assert_eq!(s.applied(3, 2, &[DONE, GONE]), "2=0", "an answer for another number of items is none");
@@ -238,7 +242,7 @@ fn answers_meant_for_an_earlier_start_acknowledge_nothing() {
     let mut s = Script::new();
     assert_eq!(s.submit(0, 1..=1), "1>0");
     let earlier = Origin { start: s.forward.origin().start - 1, ..s.forward.origin() };
-    for old in [Verdict::Applied([DONE].into_iter().collect()), Verdict::AlreadyApplied] {
+    for old in [BatchVerdict::Applied([DONE].into_iter().collect()), BatchVerdict::AlreadyApplied] {
         s.forward.answered(1, (s.replicas[0], earlier, S, 1), verdict(old), &mut s.out);
         assert_eq!(s.said(), "");
     }
@@ -324,7 +328,7 @@ fn what_nobody_waits_for_is_taken_back_unless_a_batch_has_it_and_a_lane_that_sta
     s.forward.submit(S, ticket(8_000), connect("last"));
     s.out = ForwardEffects::default();
     let done = || {
-        let verdict = Verdict::Applied([Outcome::Done].into_iter().collect());
+        let verdict = BatchVerdict::Applied([ItemOutcome::Done].into_iter().collect());
         ForwardAnswer::Verdict { slot: 3, verdict }
     };
     s.answer(9_000, 0, 1, done());

@@ -3,7 +3,7 @@
 use selvedge_fabric::decode::{Decoder, Form, TopicRule};
 use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
 use selvedge_fabric::machine::{
-    Connected, Disconnect, DueWill, Item, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES, Origin, Outcome,
+    Connected, Disconnect, DueWill, Item, ItemOutcome, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES, Origin,
     Quarantined, Reason, SetAside, Source, Will as LeftWill,
 };
 use selvedge_fabric::ring::{Member, Ring};
@@ -18,7 +18,7 @@ use selvedge_types::time::EpochMs;
 use selvedge_types::topic::Filter;
 use std::num::NonZeroU16;
 
-const DONE: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+const DONE: ItemOutcome = ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
 
 struct Script {
     ring: Ring,
@@ -44,7 +44,7 @@ impl Script {
         s.connect(version, expiry_s);
         let touched = touched.to_vec();
         let found = Connected { instance: 3, epoch: 8, touched, expiry_s, ..Connected::default() };
-        s.settle(0, Outcome::Connected(Box::new(found)));
+        s.settle(0, ItemOutcome::Connected(Box::new(found)));
         s.out = SessionEffects::default();
         s
     }
@@ -90,7 +90,7 @@ impl Script {
     }
 
     /// The `i`-th of what is submitted is settled.
-    fn settle(&mut self, i: usize, outcome: Outcome) {
+    fn settle(&mut self, i: usize, outcome: ItemOutcome) {
         let (shard, token, _) = self.open.remove(i);
         let origin = Origin { gateway: GatewayId(1), start: 2 };
         let (ring, decoder, now) = (&self.ring, &self.decoder, EpochMs(1_764_000_005_000));
@@ -172,7 +172,10 @@ fn a_clean_session_waits_for_its_shard_too_and_its_publishes_carry_no_source() {
     let mut s = Script::new();
     s.connect(Version::V311, 0);
     assert_eq!(s.said(), "", "an earlier connection of its client may have left a will");
-    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
+    s.settle(
+        0,
+        ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+    );
     assert_eq!(s.said(), "accept false");
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
     assert!(matches!(&s.open[0].2, Forwardable::Reading(_)));
@@ -209,7 +212,7 @@ fn what_is_skipped_is_named_where_the_client_can_be_told() {
     let mut s = Script::open(Version::V5, 60, &[]);
     s.publish(1, QoS::ExactlyOnce, "many", payload);
     assert!(s.out.skipped.is_empty());
-    s.settle(0, Outcome::Done);
+    s.settle(0, ItemOutcome::Done);
     assert_eq!(s.out.skipped.len(), 1);
 }
 
@@ -254,7 +257,7 @@ fn a_persistent_session_waits_for_its_shard_and_gets_back_what_it_had() {
         expiry_s: 7,
         ..Connected::default()
     };
-    s.settle(0, Outcome::Connected(Box::new(found)));
+    s.settle(0, ItemOutcome::Connected(Box::new(found)));
     let Some(Answer::Accept(accept)) = s.out.answers.first() else { panic!("not accepted") };
     assert_eq!(accept.expiry_s, Some(7), "it asked for 60");
     assert_eq!(s.said(), "accept true");
@@ -278,15 +281,15 @@ fn a_publish_in_several_shards_is_answered_after_all_of_them() {
 
     s.publish(2, QoS::AtLeastOnce, "many", &payload);
     let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
-    let aside = Outcome::Judged(Judged { set_aside, ..Judged::default() });
+    let aside = ItemOutcome::Judged(Judged { set_aside, ..Judged::default() });
     s.settle(0, aside.clone());
     s.settle(0, DONE);
     assert!(s.said().starts_with("ack 2"), "one of its readings is kept");
     assert_eq!(s.quarantined()[0].counted.len(), 1);
-    s.settle(0, Outcome::Done);
+    s.settle(0, ItemOutcome::Done);
     s.publish(3, QoS::AtLeastOnce, "many", &payload);
     s.settle(0, aside);
-    s.settle(0, Outcome::Refused("full".into()));
+    s.settle(0, ItemOutcome::Refused("full".into()));
     assert_eq!(s.said(), "nack 3 QuotaExceeded", "nothing of it is");
     assert!(matches!(s.quarantined()[..], [q] if q.counted.is_empty()));
 }
@@ -296,18 +299,18 @@ fn mqtt_3_is_acknowledged_what_was_not_counted_when_it_is_in_the_quarantine() {
     let mut s = Script::open(Version::V311, 0, &[]);
     let set_aside = vec![SetAside { reading: 0, reason: Reason::FarBehind }];
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
-    s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+    s.settle(0, ItemOutcome::Judged(Judged { set_aside, ..Judged::default() }));
     s.publish(2, QoS::AtLeastOnce, "d/a/t", "{");
     s.publish(3, QoS::ExactlyOnce, "d/a/t", "off the air");
     let why: Vec<_> = s.quarantined().iter().map(|q| q.why.clone()).collect();
     assert!(why[0].starts_with("a/t: its sequence number is too far behind"), "{why:?}");
     assert_eq!((s.said().as_str(), s.out.route.len(), why.len()), ("", 0, 3));
     assert!(s.open.iter().all(|(shard, _, _)| *shard == s.ring.shard_of("pump")));
-    s.settle(2, Outcome::Done);
-    s.settle(0, Outcome::Done);
+    s.settle(2, ItemOutcome::Done);
+    s.settle(0, ItemOutcome::Done);
     assert_eq!((s.said().as_str(), s.out.route.len()), ("ack 3, ack 1", 2));
     // It can't even be kept there: unanswered, it is sent again.
-    s.settle(0, Outcome::Refused("no".into()));
+    s.settle(0, ItemOutcome::Refused("no".into()));
     assert_eq!((s.said().as_str(), s.out.close), ("", Some(CloseReason::Busy)));
 }
 
@@ -323,11 +326,11 @@ fn a_resend_that_counts_leaves_the_quarantine_before_it_is_acknowledged() {
         let told = matches!(&s.open[..], [(shard, 1, Forwardable::Item(Item::ResendCounted(source)))]
             if *shard == pump && source.packet_id == 1 && source.dup);
         assert!(told && s.said().is_empty(), "{:?}", s.open);
-        s.settle(0, Outcome::Done);
+        s.settle(0, ItemOutcome::Done);
         assert!(s.said().starts_with("ack 1") && s.open.is_empty());
         // What is recognised may have been counted in part only; what came first was in no quarantine.
         s.publish_or_resend(2, QoS::AtLeastOnce, "many", &payload, true);
-        s.settle(0, Outcome::Duplicate);
+        s.settle(0, ItemOutcome::Duplicate);
         s.settle(0, DONE);
         assert!(s.said().starts_with("ack 2") && s.open.is_empty());
         s.publish(3, QoS::AtLeastOnce, "many", &payload);
@@ -336,9 +339,9 @@ fn a_resend_that_counts_leaves_the_quarantine_before_it_is_acknowledged() {
         assert!(s.said().starts_with("ack 3") && s.open.is_empty());
         // Of a resend that is set aside in part the quarantine is told what counts now, and what is only recognised.
         s.publish_or_resend(4, QoS::AtLeastOnce, "many", &payload, true);
-        s.settle(0, Outcome::Duplicate);
+        s.settle(0, ItemOutcome::Duplicate);
         let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
-        s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+        s.settle(0, ItemOutcome::Judged(Judged { set_aside, ..Judged::default() }));
         assert_eq!(
             s.quarantined().iter().map(|q| (q.counted.len(), q.recognised)).collect::<Vec<_>>(),
             [(1, 1)]
@@ -353,7 +356,7 @@ fn a_publish_in_part_counted_is_a_success_that_names_the_rest() {
         let payload = two(&s);
         s.publish(1, QoS::AtLeastOnce, "many", &payload);
         let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
-        s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+        s.settle(0, ItemOutcome::Judged(Judged { set_aside, ..Judged::default() }));
         s.settle(0, DONE);
         let note = s.out.answers.first().map(|a| format!("{a:?}")).unwrap_or_default();
         assert!(s.said().starts_with(said));
@@ -364,7 +367,7 @@ fn a_publish_in_part_counted_is_a_success_that_names_the_rest() {
             EpochMs(1_764_000_000_000),
             "relative times count from when it was decoded"
         );
-        s.settle(0, Outcome::Done);
+        s.settle(0, ItemOutcome::Done);
         assert_eq!(s.said(), if version == Version::V5 { "" } else { "ack 1" });
         assert_eq!((s.out.acked, s.out.route.len()), (1, 1));
         assert_eq!((s.out.fates.counted, s.out.fates.set_aside), (1, 1));
@@ -377,9 +380,9 @@ fn what_was_too_far_behind_to_tell_is_told_in_the_quarantine() {
     for (reason, count) in [(Reason::FarBehind, 1), (Reason::LeapsAhead, 0)] {
         s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
         let set_aside = vec![SetAside { reading: 0, reason }];
-        s.settle(0, Outcome::Judged(Judged { set_aside, ..Judged::default() }));
+        s.settle(0, ItemOutcome::Judged(Judged { set_aside, ..Judged::default() }));
         assert_eq!(s.quarantined()[0].far_behind, count);
-        s.settle(0, Outcome::Done);
+        s.settle(0, ItemOutcome::Done);
     }
 }
 
@@ -432,7 +435,7 @@ fn qos_2_goes_nowhere_before_its_shard_is_noted_and_is_released_wherever_it_went
     let mut s = Script::open(Version::V5, 60, &[shard.0, shard.0 ^ 1]);
     s.publish(1, QoS::ExactlyOnce, "d/a/t", "5");
     assert!(matches!(s.open[0].2, Forwardable::Publish(..)));
-    s.settle(0, Outcome::Duplicate);
+    s.settle(0, ItemOutcome::Duplicate);
     assert_eq!(s.said(), "ack 1");
     s.inbound(Inbound::Release { token: 2, packet_id: NonZeroU16::MIN });
     assert_eq!(s.items().len(), 2);
@@ -447,10 +450,10 @@ fn a_replaced_connection_is_closed_and_nothing_of_it_acknowledged() {
     let mut s = Script::open(Version::V5, 60, &[]);
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
     s.publish(2, QoS::AtLeastOnce, "d/a/t", "5");
-    s.settle(0, Outcome::Stale);
+    s.settle(0, ItemOutcome::Stale);
     assert_eq!(s.out.close.take(), Some(CloseReason::TakenOver));
     s.publish(3, QoS::AtLeastOnce, "d/a/t", "5");
-    s.settle(0, Outcome::Stale);
+    s.settle(0, ItemOutcome::Stale);
     assert_eq!(
         (s.said().as_str(), s.out.close, s.open.len()),
         ("", None, 0),
@@ -481,7 +484,7 @@ fn how_a_connection_ended_is_told_its_shard_which_decides_about_the_will() {
     };
     s.settle(0, DONE);
     assert!(!s.session.is_over(), "its shard has yet to say what becomes of the will");
-    s.settle(0, Outcome::WillDue(Box::new(due("d/a/alive", 8))));
+    s.settle(0, ItemOutcome::WillDue(Box::new(due("d/a/alive", 8))));
     assert!(s.session.is_over() && s.out.wills == [due("d/a/alive", 8)]);
 
     let mut s = Script::open(Version::V5, 0, &[]);
@@ -492,7 +495,10 @@ fn how_a_connection_ended_is_told_its_shard_which_decides_about_the_will() {
     s.connect_as("pump", Version::V5, 0, Some(will()));
     assert!(matches!(s.items()[..], [Item::Connect(c)] if c.will.is_some()));
     s.close(Some(will()));
-    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
+    s.settle(
+        0,
+        ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+    );
     assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, epoch: 4, .. })]));
 }
 
@@ -503,7 +509,7 @@ fn the_will_of_an_earlier_connection_comes_before_connack() {
         s.connect(Version::V311, expiry_s);
         let will = Some(Box::new(due("d/a/alive", 7)));
         let found = Connected { instance: 4, epoch: 8, will, expiry_s, ..Connected::default() };
-        s.settle(0, Outcome::Connected(Box::new(found)));
+        s.settle(0, ItemOutcome::Connected(Box::new(found)));
         assert_eq!((s.said().as_str(), s.session.arriving()), ("", true));
         assert_eq!(s.out.wills, [due("d/a/alive", 7)]);
         s.session.will_published(&mut s.out);
@@ -514,7 +520,7 @@ fn the_will_of_an_earlier_connection_comes_before_connack() {
         s.connect(Version::V311, expiry_s);
         let will = Some(Box::new(due("d/a/alive", 7)));
         let found = Connected { instance: 4, epoch: 8, will, expiry_s, ..Connected::default() };
-        s.settle(0, Outcome::Connected(Box::new(found)));
+        s.settle(0, ItemOutcome::Connected(Box::new(found)));
         s.refuse();
         s.session.will_published(&mut s.out);
         assert_eq!(s.said(), "refuse Unavailable");
@@ -530,7 +536,10 @@ fn who_is_given_a_client_id_is_let_in_at_once() {
     let Some(Answer::Accept(accept)) = s.out.answers.first() else { panic!("not accepted") };
     assert!(accept.assigned_client_id.as_ref().is_some_and(|id| id.starts_with("auto-1-2-5")));
     s.close(Some(will()));
-    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
+    s.settle(
+        0,
+        ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+    );
     assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: true, epoch: 4, .. })]));
     let mut s = Script::new();
     s.connect_as("", Version::V5, 60, None);
@@ -567,7 +576,7 @@ impl Publishing {
     }
 
     /// The first of what was submitted is settled.
-    fn settle(&mut self, outcome: Outcome) -> Option<Waited> {
+    fn settle(&mut self, outcome: ItemOutcome) -> Option<Waited> {
         let s = &mut self.script;
         let (shard, ticket, _) = s.out.submit.remove(0);
         assert_eq!(ticket.connection, WILLS);
@@ -582,7 +591,7 @@ impl Publishing {
         let is_it = |item: &Forwardable| matches!(item, Forwardable::Item(Item::Quarantine { epoch: 0, .. }));
         let count = self.script.out.submit.iter().filter(|(_, _, item)| is_it(item)).count();
         for _ in 0..count {
-            assert_eq!(self.settle(Outcome::Done), None);
+            assert_eq!(self.settle(ItemOutcome::Done), None);
         }
         count
     }
@@ -596,9 +605,11 @@ impl Publishing {
 fn a_will_is_counted_then_routed_by_the_one_whose_it_is_and_then_its_successor_comes_in() {
     let came_in = Waited { connection: 6, replaced: false };
     let replaced = Waited { replaced: true, ..came_in };
-    for (outcome, routed, waited) in
-        [(Outcome::Done, 1, came_in), (Outcome::Duplicate, 0, came_in), (Outcome::Stale, 0, replaced)]
-    {
+    for (outcome, routed, waited) in [
+        (ItemOutcome::Done, 1, came_in),
+        (ItemOutcome::Duplicate, 0, came_in),
+        (ItemOutcome::Stale, 0, replaced),
+    ] {
         let mut p = Publishing::new();
         p.publish(due("d/a/alive", 7), Some(5));
         p.publish(due("d/a/alive", 7), Some(6));
@@ -634,18 +645,22 @@ fn a_will_that_is_no_reading_is_routed_and_one_that_can_not_be_kept_is_set_aside
         p.publish(due(topic, 7), None);
         assert_eq!(p.set_aside(), set_aside);
         assert!(p.asks_whose_it_is());
-        assert_eq!(p.settle(Outcome::Done), None);
+        assert_eq!(p.settle(ItemOutcome::Done), None);
         assert_eq!(p.script.out.route.len(), 1);
     }
     let set_aside = SetAside { reading: 0, reason: Reason::StreamsFull };
-    let nothing = Outcome::Judged(Judged { set_aside: vec![set_aside], ..Judged::default() });
-    for outcome in [Outcome::Refused("max_outbox_batches".into()), nothing] {
+    let nothing = ItemOutcome::Judged(Judged { set_aside: vec![set_aside], ..Judged::default() });
+    for outcome in [ItemOutcome::Refused("max_outbox_batches".into()), nothing] {
         let mut p = Publishing::new();
         p.publish(due("d/a/alive", 7), Some(5));
         p.settle(outcome);
         assert_eq!(p.set_aside(), 1);
         let came_in = Waited { connection: 5, replaced: false };
-        assert_eq!(p.settle(Outcome::Done), Some(came_in), "a client is not kept out by what can't be kept");
+        assert_eq!(
+            p.settle(ItemOutcome::Done),
+            Some(came_in),
+            "a client is not kept out by what can't be kept"
+        );
         assert_eq!(p.script.out.route.len(), 1);
     }
 }
@@ -657,7 +672,10 @@ fn a_connect_whose_outcome_was_lost_is_asked_again() {
     s.settle(0, DONE);
     assert!(matches!(s.items()[..], [Item::Connect(_)]));
     assert_eq!(s.said(), "");
-    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 1, epoch: 1, ..Connected::default() })));
+    s.settle(
+        0,
+        ItemOutcome::Connected(Box::new(Connected { instance: 1, epoch: 1, ..Connected::default() })),
+    );
     assert_eq!(s.said(), "accept false");
 }
 
@@ -670,7 +688,7 @@ fn a_connection_that_ends_early_is_disconnected_when_its_shard_has_answered() {
         assert!(s.items().len() == 1 && !s.session.is_over(), "it is in its shard for good otherwise");
         s.settle(
             0,
-            Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+            ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
         );
         assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { epoch: 4, with_will: false, .. })]));
         s.settle(0, DONE);
@@ -693,7 +711,10 @@ fn a_connect_without_an_answer_is_refused_once_and_never_accepted_after_that() {
     s.refuse();
     s.refuse();
     assert_eq!(s.said(), format!("refuse {:?}", Refusal::Unavailable));
-    s.settle(0, Outcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })));
+    s.settle(
+        0,
+        ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+    );
     assert_eq!(s.said(), "");
     s.close(None);
     assert!(
@@ -703,7 +724,7 @@ fn a_connect_without_an_answer_is_refused_once_and_never_accepted_after_that() {
 
     let mut s = Script::new();
     s.connect(Version::V5, 60);
-    s.settle(0, Outcome::Refused("max_sessions".into()));
+    s.settle(0, ItemOutcome::Refused("max_sessions".into()));
     assert_eq!(s.said(), format!("refuse {:?}", Refusal::Busy));
 }
 
@@ -741,8 +762,8 @@ fn many_and_long_filters_are_stored_in_items_of_bounded_size() {
     s.publish(1, QoS::AtLeastOnce, "heard/lamp", "1");
     assert_eq!(s.said(), "ack 1");
     s.settle(0, DONE);
-    s.settle(0, Outcome::Subscribed { refused: vec![1, 63] });
-    s.settle(0, Outcome::Refused("full".into()));
+    s.settle(0, ItemOutcome::Subscribed { refused: vec![1, 63] });
+    s.settle(0, ItemOutcome::Refused("full".into()));
     assert_eq!(s.said(), "", "the last ones are not chosen yet");
     s.settle(0, DONE);
     let refused: Vec<_> = [200, 65, 127].into_iter().chain(128..192).collect();
@@ -772,7 +793,7 @@ fn suback_and_unsuback_wait_for_the_shard_in_a_durable_session_alone() {
     // Neither is said to one that is gone, nor to one that was taken over.
     let mut s = Script::open(Version::V311, 60, &[]);
     s.inbound(Inbound::Subscribe { token: 1, subscriptions: vec![subscription()] });
-    s.settle(0, Outcome::Stale);
+    s.settle(0, ItemOutcome::Stale);
     assert_eq!((s.said().as_str(), s.out.close), ("", Some(CloseReason::TakenOver)));
     let mut s = Script::open(Version::V311, 60, &[]);
     s.inbound(Inbound::Subscribe { token: 1, subscriptions: vec![subscription()] });
@@ -789,11 +810,11 @@ fn a_name_is_told_with_its_client_until_the_shard_has_let_it_in() {
         let Forwardable::Reading(reading) = &s.open[0].2 else { panic!("{:?}", s.open[0].2) };
         let maker = reading.maker.as_deref().map(str::to_string);
         s.settle(0, outcome);
-        (0..s.open.len()).for_each(|_| s.settle(0, Outcome::Done)); // into the quarantine
+        (0..s.open.len()).for_each(|_| s.settle(0, ItemOutcome::Done)); // into the quarantine
         maker
     };
     let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
-    let full = Outcome::Judged(Judged { set_aside, ..Judged::default() });
+    let full = ItemOutcome::Judged(Judged { set_aside, ..Judged::default() });
     let pump = Some("pump".to_string());
     assert_eq!([told(1, DONE), told(2, DONE)], [pump.clone(), None]);
     assert_eq!([told(3, full), told(4, DONE), told(5, DONE)], [None, pump, None]);
@@ -848,7 +869,7 @@ fn a_publish_that_is_too_large_is_answered_set_aside_and_not_routed() {
     old.inbound(oversize(1, QoS::AtLeastOnce));
     assert_eq!(old.said(), "", "not before it is chosen");
     quarantined(&old);
-    old.settle(0, Outcome::Done);
+    old.settle(0, ItemOutcome::Done);
     assert_eq!(old.said(), "ack 1");
     old.inbound(oversize(2, QoS::AtMostOnce));
     quarantined(&old);
@@ -910,7 +931,7 @@ fn what_waits_to_be_routed_is_routed_when_the_one_before_it_is_given_up() {
     s.publish(2, QoS::AtLeastOnce, "many", &format!(r#"[{{"n":"{other}","v":2}}]"#));
     s.settle(1, DONE);
     assert!(s.out.route.is_empty());
-    s.settle(0, Outcome::Stale);
+    s.settle(0, ItemOutcome::Stale);
     assert_eq!(s.out.route.iter().map(|p| p.token).collect::<Vec<_>>(), [2]);
     s.close(None);
     assert!(s.session.is_over());

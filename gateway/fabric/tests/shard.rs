@@ -3,8 +3,8 @@
 #![allow(clippy::disallowed_methods)] // A turn is measured.
 
 use selvedge_fabric::machine::{
-    Connect, CountingRules, Disconnect, Item, Judged, Machine, Origin, Outcome, Page, Publish, Query,
-    Reading, Scan, Submission, Verdict,
+    BatchVerdict, Connect, CountingRules, Disconnect, Item, ItemOutcome, Judged, Machine, Origin, Page,
+    Publish, Query, Reading, Scan, Submission,
 };
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, TransferMessage, WindowQuery};
 use selvedge_fabric::shard::{
@@ -112,18 +112,18 @@ fn readings(streams: &[&str]) -> Vec<u8> {
 fn a_batch_whose_answer_was_lost_is_told_the_same_again_if_it_said_more_than_done() {
     let mut host = Host::new(CountingRules { max_streams: 1, ..CountingRules::default() });
     let first = host.forward(1, readings(&["a", "b"]));
-    let [(1, ForwardAnswer::Verdict { verdict: Verdict::Applied(outcomes), .. })] = &first[..] else {
+    let [(1, ForwardAnswer::Verdict { verdict: BatchVerdict::Applied(outcomes), .. })] = &first[..] else {
         panic!("{first:?}")
     };
-    let outcomes: Vec<&Outcome> = outcomes.iter().collect();
+    let outcomes: Vec<&ItemOutcome> = outcomes.iter().collect();
     assert!(matches!(
         outcomes[..],
-        [Outcome::Judged(Judged { counted: 1, .. }), Outcome::Judged(Judged { counted: 0, .. })]
+        [ItemOutcome::Judged(Judged { counted: 1, .. }), ItemOutcome::Judged(Judged { counted: 0, .. })]
     ));
     assert_eq!(host.forward(1, readings(&["a", "b"])), first);
     host.forward(2, readings(&["a"]));
     let again = host.forward(2, readings(&["a"]));
-    assert_eq!(again, [(2, ForwardAnswer::Verdict { slot: 0, verdict: Verdict::AlreadyApplied })]);
+    assert_eq!(again, [(2, ForwardAnswer::Verdict { slot: 0, verdict: BatchVerdict::AlreadyApplied })]);
 }
 
 #[test]
@@ -144,9 +144,9 @@ fn nobody_uses_up_the_numbers_or_the_starts_of_another_gateway() {
 fn a_submission_too_large_to_propose_is_refused_and_those_behind_it_go_on() {
     let mut host = Host::new(CountingRules::default());
     let answers = host.forward(1, vec![1; MAX_SUBMISSION_BYTES + 1]);
-    assert!(matches!(answers[..], [(1, ForwardAnswer::Verdict { verdict: Verdict::Malformed, .. })]));
+    assert!(matches!(answers[..], [(1, ForwardAnswer::Verdict { verdict: BatchVerdict::Malformed, .. })]));
     let answers = host.forward(2, readings(&["a"]));
-    assert!(matches!(answers[..], [(2, ForwardAnswer::Verdict { verdict: Verdict::Applied(_), .. })]));
+    assert!(matches!(answers[..], [(2, ForwardAnswer::Verdict { verdict: BatchVerdict::Applied(_), .. })]));
 }
 
 #[test]

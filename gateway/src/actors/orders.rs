@@ -5,7 +5,7 @@
 //! until then, so that a site without a majority doesn't gather orders.
 
 use selvedge_fabric::forward::Settled;
-use selvedge_fabric::machine::Outcome;
+use selvedge_fabric::machine::ItemOutcome;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -17,11 +17,11 @@ pub const ORDER_WAIT_MS: u64 = 5_000;
 
 /// The orders of a gateway that are under way.
 #[derive(Debug, Default)]
-pub struct Orders(Mutex<(u64, BTreeMap<u64, oneshot::Sender<Outcome>>)>);
+pub struct Orders(Mutex<(u64, BTreeMap<u64, oneshot::Sender<ItemOutcome>>)>);
 
 impl Orders {
     /// A new order: its token, and where its outcome comes; nothing if too many are under way.
-    pub fn open(&self) -> Option<(u64, oneshot::Receiver<Outcome>)> {
+    pub fn open(&self) -> Option<(u64, oneshot::Receiver<ItemOutcome>)> {
         let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, open) = &mut *orders;
         if open.len() >= MAX_ORDERS {

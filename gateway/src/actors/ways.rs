@@ -10,7 +10,7 @@ use crate::actors::orders::Orders;
 use crate::front::{ORDERS, Outside};
 use actix::Recipient;
 use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
-use selvedge_fabric::machine::Outcome;
+use selvedge_fabric::machine::ItemOutcome;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_mqtt::Departure;
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -57,7 +57,7 @@ impl Ways {
     }
 
     /// Gives an operator's order to a shard; its outcome comes when it is chosen. Nothing if too many are under way.
-    pub fn order(&self, shard: ShardId, item: Forwardable) -> Option<oneshot::Receiver<Outcome>> {
+    pub fn order(&self, shard: ShardId, item: Forwardable) -> Option<oneshot::Receiver<ItemOutcome>> {
         let to = self.to.get()?;
         let (token, outcome) = self.orders.open()?;
         let ticket = Ticket { connection: ORDERS, token };

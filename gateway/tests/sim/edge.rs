@@ -6,7 +6,7 @@ use super::invariants::{admission, credit, events::Events};
 use super::pipe::{Line, Piece};
 use selvedge_fabric::decode::Decoder;
 use selvedge_fabric::forward::{Forward, Forwardable, Settled, Ticket};
-use selvedge_fabric::machine::{DueWill, Item, Origin, Outcome};
+use selvedge_fabric::machine::{DueWill, Item, ItemOutcome, Origin};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::shard::Now;
 use selvedge_fabric::wills::WILLS;
@@ -288,7 +288,7 @@ impl Edge {
         self.at(now);
         for settled in &outcomes {
             let Ticket { connection, token } = settled.ticket;
-            if let Outcome::Connected(found) = &settled.outcome
+            if let ItemOutcome::Connected(found) = &settled.outcome
                 && let Some((_, epoch)) = self.clients.get_mut(&connection)
             {
                 *epoch = found.epoch;

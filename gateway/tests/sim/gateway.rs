@@ -12,7 +12,7 @@ use selvedge_fabric::agreement::{Agreement, WallTime};
 use selvedge_fabric::decode::TopicRule;
 use selvedge_fabric::forward::{self, Forward, Forwardable, Ticket};
 use selvedge_fabric::link::Known;
-use selvedge_fabric::machine::{CountingRules, Item, Origin, Outcome};
+use selvedge_fabric::machine::{CountingRules, Item, ItemOutcome, Origin};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
 use selvedge_fabric::reach::News;
 use selvedge_fabric::record::Suspect;
@@ -365,19 +365,20 @@ impl Live {
         }
         self.edge.settled(now, effects.outcomes, |settled, about| {
             let kept = match &settled.outcome {
-                Outcome::Judged(judged) => judged.is_kept(),
-                Outcome::Done | Outcome::Duplicate | Outcome::Retired { .. } => true,
-                Outcome::Stale
-                | Outcome::Refused(_)
-                | Outcome::Connected(_)
-                | Outcome::Subscribed { .. }
-                | Outcome::WillDue(_) => false,
+                ItemOutcome::Judged(judged) => judged.is_kept(),
+                ItemOutcome::Done | ItemOutcome::Duplicate | ItemOutcome::Retired { .. } => true,
+                ItemOutcome::Stale
+                | ItemOutcome::Refused(_)
+                | ItemOutcome::Connected(_)
+                | ItemOutcome::Subscribed { .. }
+                | ItemOutcome::WillDue(_) => false,
             };
             let (shard, slot) = (settled.shard, settled.slot);
             if kept {
                 out.settled.push((shard, slot));
             }
-            let new = matches!(&settled.outcome, Outcome::Judged(judged) if judged.counted > 0) && slot > 0;
+            let new =
+                matches!(&settled.outcome, ItemOutcome::Judged(judged) if judged.counted > 0) && slot > 0;
             if let Some(about) = about.filter(|_| new) {
                 let list = if about.is_will { &mut out.wills } else { &mut out.published };
                 list.push(Counted { client: about.client, epoch: about.epoch, shard, slot });

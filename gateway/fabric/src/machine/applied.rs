@@ -2,13 +2,13 @@
 
 use super::command::Origin;
 use super::judged::Reason;
-use super::outcomes::Verdict;
+use super::outcomes::BatchVerdict;
 
 /// What applying one proposal gives.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Applied {
     /// One for each forwarded batch in the proposal, in its order.
-    pub verdicts: Vec<(Origin, u64, Verdict)>,
+    pub verdicts: Vec<(Origin, u64, BatchVerdict)>,
     /// Batches that were cut now. To be stored before a snapshot that includes this slot counts; applying the slot
     /// again gives the same.
     pub batches: Vec<CutBatch>,

@@ -112,8 +112,9 @@ pub enum Item {
     Connect(Connect),
     /// Its connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
     Disconnect(Disconnect),
-    /// A will that was due is published: its readings are chosen (in the shard of its client id). [`Outcome::Done`](super::Outcome::Done) to the one
-    /// whose it was to publish, who gives it to subscribers now; [`Outcome::Duplicate`](super::Outcome::Duplicate) if it is done; [`Outcome::Stale`](super::Outcome::Stale) if a connection
+    /// A will that was due is published: its readings are chosen (in the shard of its client id).
+    /// [`Done`](super::ItemOutcome::Done) to the one whose it was to publish, who gives it to subscribers now;
+    /// [`Duplicate`](super::ItemOutcome::Duplicate) if it is done; [`Stale`](super::ItemOutcome::Stale) if a connection
     /// at another process has the session by now: the one that waited for the will is replaced.
     WillDone {
         /// The client id.
@@ -127,7 +128,7 @@ pub enum Item {
     Subscriptions {
         /// The client id.
         client: String,
-        /// The epoch that [`Outcome::Connected`](super::Outcome::Connected) gave.
+        /// The epoch that [`Connected`](super::Connected) gave.
         epoch: u64,
         /// Filters and their greatest QoS, added or replaced.
         add: Vec<(String, u8)>,
@@ -139,7 +140,7 @@ pub enum Item {
     Touch {
         /// The client id.
         client: String,
-        /// The epoch that [`Outcome::Connected`](super::Outcome::Connected) gave.
+        /// The epoch that [`Connected`](super::Connected) gave.
         epoch: u64,
         /// The shard that will be touched.
         shard: u16,
@@ -230,7 +231,7 @@ pub struct Connect {
 pub struct Disconnect {
     /// The client id.
     pub client: String,
-    /// The epoch that [`Outcome::Connected`](super::Outcome::Connected) gave.
+    /// The epoch that [`Connected`](super::Connected) gave.
     pub epoch: u64,
     /// The gateway process that held the connection: it publishes a will that is due at once.
     pub at: Origin,

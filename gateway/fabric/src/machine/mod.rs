@@ -72,7 +72,7 @@ pub use counting::{
 pub use fullness::{Fullness, WARN_PERCENT};
 pub use gather::{GATHER_TURN_STEPS, Gathering};
 pub use judged::{Judged, Reason, SetAside};
-pub use outcomes::{Connected, Outcome, Outcomes, Verdict};
+pub use outcomes::{BatchVerdict, Connected, ItemOutcome, ItemOutcomes};
 pub use packet_ids::{FORGET_AFTER_S, KEPT_ENTRIES, MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use quarantine::{
     MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats,
@@ -238,10 +238,10 @@ impl Machine {
         submission: &[u8],
         at: &Moment,
         applied: &mut Applied,
-    ) -> Verdict {
+    ) -> BatchVerdict {
         let (start, last) = self.origins.get(&origin.gateway).copied().unwrap_or((0, 0));
         if origin.start < start {
-            return Verdict::OldStart;
+            return BatchVerdict::OldStart;
         }
         let mut last = last;
         if origin.start > start {
@@ -252,10 +252,10 @@ impl Machine {
         }
         if n <= last && !canary::makes(Canary::ForwardedTwice) {
             applied.counters.already_applied += 1;
-            return Verdict::AlreadyApplied;
+            return BatchVerdict::AlreadyApplied;
         }
         if n > last + 1 {
-            return Verdict::Gap { last };
+            return BatchVerdict::Gap { last };
         }
         self.origins.insert(origin.gateway, (origin.start, last.max(n)));
         if self.tables.sessions.is_back(origin.gateway) {
@@ -263,49 +263,55 @@ impl Machine {
         }
         let Ok(submission) = Submission::decode(submission) else {
             applied.counters.malformed += 1;
-            return Verdict::Malformed;
+            return BatchVerdict::Malformed;
         };
         self.tables.counting.begin(&submission);
-        let mut outcomes = Outcomes::default();
+        let mut outcomes = ItemOutcomes::default();
         for item in &submission.items {
             let outcome = self.item(item, &submission, at, applied);
             match &outcome {
-                Outcome::Duplicate => applied.counters.duplicates += 1,
-                Outcome::Stale => applied.counters.stale += 1,
-                Outcome::Refused(_) => applied.counters.refused += 1,
-                Outcome::Done
-                | Outcome::Judged(_)
-                | Outcome::Connected(_)
-                | Outcome::Subscribed { .. }
-                | Outcome::Retired { .. }
-                | Outcome::WillDue(_) => {}
+                ItemOutcome::Duplicate => applied.counters.duplicates += 1,
+                ItemOutcome::Stale => applied.counters.stale += 1,
+                ItemOutcome::Refused(_) => applied.counters.refused += 1,
+                ItemOutcome::Done
+                | ItemOutcome::Judged(_)
+                | ItemOutcome::Connected(_)
+                | ItemOutcome::Subscribed { .. }
+                | ItemOutcome::Retired { .. }
+                | ItemOutcome::WillDue(_) => {}
             }
             outcomes.push(outcome);
         }
-        Verdict::Applied(outcomes)
+        BatchVerdict::Applied(outcomes)
     }
 
     /// What needs more than one table is written out here; any other item is its table's.
-    fn item(&mut self, item: &Item, submission: &Named<'_>, at: &Moment, applied: &mut Applied) -> Outcome {
+    fn item(
+        &mut self,
+        item: &Item,
+        submission: &Named<'_>,
+        at: &Moment,
+        applied: &mut Applied,
+    ) -> ItemOutcome {
         let Tables { counting, sessions, .. } = &mut self.tables;
         match item {
-            Item::Begin => Outcome::Done,
+            Item::Begin => ItemOutcome::Done,
             Item::Reading(reading) => {
-                Outcome::Judged(counting.judge(std::slice::from_ref(reading), submission, at, applied))
+                ItemOutcome::Judged(counting.judge(std::slice::from_ref(reading), submission, at, applied))
             }
             Item::Publish(publish) => self.publish(publish, submission, at, applied),
             Item::Readmit(readmit) => self.readmit(readmit, submission, at, applied),
             Item::Quarantine { epoch, publish } if sessions.is_replaced(&publish.client, *epoch) => {
-                Outcome::Stale
+                ItemOutcome::Stale
             }
             Item::ResendCounted(source) if sessions.is_replaced(&source.client, source.epoch) => {
-                Outcome::Stale
+                ItemOutcome::Stale
             }
             item => {
                 let outcome =
                     self.tables.list_mut().into_iter().find_map(|table| table.apply(item, at, applied));
                 debug_assert!(outcome.is_some(), "no table takes {item:?}");
-                outcome.unwrap_or_else(|| Outcome::Refused("no table takes it".to_string()))
+                outcome.unwrap_or_else(|| ItemOutcome::Refused("no table takes it".to_string()))
             }
         }
     }
@@ -316,20 +322,22 @@ impl Machine {
         submission: &Named<'_>,
         at: &Moment,
         applied: &mut Applied,
-    ) -> Outcome {
+    ) -> ItemOutcome {
         let Tables { counting, packet_ids, .. } = &mut self.tables;
         if let Some(source) = source {
             if source.client.len() > MAX_CLIENT_BYTES {
-                return Outcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes"));
+                return ItemOutcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes"));
             }
             let forgotten = &mut applied.counters.clients_forgotten;
             match packet_ids.meet(source, at.rules.max_clients, forgotten) {
                 KnownPublish::New => {}
-                KnownPublish::Duplicate => return Outcome::Duplicate,
-                KnownPublish::Stale => return Outcome::Stale,
+                KnownPublish::Duplicate => return ItemOutcome::Duplicate,
+                KnownPublish::Stale => return ItemOutcome::Stale,
                 KnownPublish::Full => {
                     let most = MAX_UNRELEASED_ENTRIES;
-                    return Outcome::Refused(format!("{most} QoS 2 publishes of this client await PUBREL"));
+                    return ItemOutcome::Refused(format!(
+                        "{most} QoS 2 publishes of this client await PUBREL"
+                    ));
                 }
             }
         }
@@ -338,7 +346,7 @@ impl Machine {
         if let Some(source) = source.as_ref().filter(|_| judged.is_kept()) {
             packet_ids.note(source, at.now.elapsed);
         }
-        Outcome::Judged(judged)
+        ItemOutcome::Judged(judged)
     }
 
     /// Judges readings of a quarantined publish again.
@@ -348,17 +356,17 @@ impl Machine {
         submission: &Named<'_>,
         at: &Moment,
         applied: &mut Applied,
-    ) -> Outcome {
+    ) -> ItemOutcome {
         let Tables { counting, quarantine, .. } = &mut self.tables;
         let (of, attempt) = ((readmit.shard, readmit.id), readmit.attempt);
         if let Some(judged) = quarantine.readmitted(of, attempt) {
-            return Outcome::Judged(judged.clone());
+            return ItemOutcome::Judged(judged.clone());
         }
         let judged = counting.judge(&readmit.readings, submission, at, applied);
         if judged.is_kept() {
             quarantine.note_readmitted(of, attempt, judged.clone());
         }
-        Outcome::Judged(judged)
+        ItemOutcome::Judged(judged)
     }
 
     /// The elapsed time from which on a [`Command::Tick`] has something to do; nothing when it never has as things
@@ -413,7 +421,7 @@ impl Machine {
     }
 
     /// What became of a batch that was applied, and in which slot, if that says more than that all was done.
-    pub fn verdict(&self, origin: Origin, n: u64) -> Option<(u64, &Verdict)> {
+    pub fn verdict(&self, origin: Origin, n: u64) -> Option<(u64, &BatchVerdict)> {
         let known = self.origins.get(&origin.gateway).is_some_and(|(start, _)| *start == origin.start);
         self.verdicts.get(origin.gateway, n).filter(|_| known)
     }

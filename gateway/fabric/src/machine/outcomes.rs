@@ -6,7 +6,7 @@ use bincode::{Decode, Encode};
 
 /// What became of one [`Item`](super::Item).
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Outcome {
+pub enum ItemOutcome {
     /// It was applied.
     Done,
     /// A publish, each of whose readings was judged; the slot is its receipt.
@@ -57,17 +57,18 @@ pub struct Connected {
 /// What became of a batch's items, in their order. Nearly all are publishes of one reading, which is counted: of those in front there
 /// is only the number, so that a plain batch costs neither room nor a byte for each on its way through three gateways.
 #[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
-pub struct Outcomes {
+pub struct ItemOutcomes {
     counted: u32,
-    others: Vec<Outcome>,
+    others: Vec<ItemOutcome>,
 }
 
 /// What became of a publish of one reading that was counted.
-static COUNTED: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+static COUNTED: ItemOutcome =
+    ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
 
-impl Outcomes {
+impl ItemOutcomes {
     /// The next item's.
-    pub fn push(&mut self, outcome: Outcome) {
+    pub fn push(&mut self, outcome: ItemOutcome) {
         if self.others.is_empty() && outcome == COUNTED {
             self.counted += 1;
         } else {
@@ -86,27 +87,27 @@ impl Outcomes {
     }
 
     /// Those behind the publishes of one reading in front that were all counted.
-    pub(super) fn others(&self) -> &[Outcome] {
+    pub(super) fn others(&self) -> &[ItemOutcome] {
         &self.others
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Outcome> {
+    pub fn iter(&self) -> impl Iterator<Item = &ItemOutcome> {
         std::iter::repeat_n(&COUNTED, self.counted as usize).chain(&self.others)
     }
 }
 
-impl IntoIterator for Outcomes {
-    type Item = Outcome;
-    type IntoIter = std::iter::Chain<std::iter::RepeatN<Outcome>, std::vec::IntoIter<Outcome>>;
+impl IntoIterator for ItemOutcomes {
+    type Item = ItemOutcome;
+    type IntoIter = std::iter::Chain<std::iter::RepeatN<ItemOutcome>, std::vec::IntoIter<ItemOutcome>>;
 
     fn into_iter(self) -> Self::IntoIter {
         std::iter::repeat_n(COUNTED.clone(), self.counted as usize).chain(self.others)
     }
 }
 
-impl FromIterator<Outcome> for Outcomes {
-    fn from_iter<Of: IntoIterator<Item = Outcome>>(list: Of) -> Self {
+impl FromIterator<ItemOutcome> for ItemOutcomes {
+    fn from_iter<Of: IntoIterator<Item = ItemOutcome>>(list: Of) -> Self {
         let mut outcomes = Self::default();
         list.into_iter().for_each(|outcome| outcomes.push(outcome));
         outcomes
@@ -115,9 +116,9 @@ impl FromIterator<Outcome> for Outcomes {
 
 /// What became of a forwarded batch.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Verdict {
+pub enum BatchVerdict {
     /// Applied now, with one outcome an item.
-    Applied(Outcomes),
+    Applied(ItemOutcomes),
     /// It had been applied before (its outcomes are no longer known; all of it counts as done).
     AlreadyApplied,
     /// Batches are missing before it: send again from `last + 1`.
@@ -139,20 +140,20 @@ mod tests {
 
     #[test]
     fn outcomes_come_back_in_their_order_and_plain_ones_take_no_room() {
-        let twice = Outcome::Judged(Judged { counted: 2, ..Judged::default() });
+        let twice = ItemOutcome::Judged(Judged { counted: 2, ..Judged::default() });
         let plain = vec![COUNTED.clone(); 1_000];
         for (list, most_bytes) in [
             (Vec::new(), 2),
             (plain.clone(), 4),
-            ([plain.clone(), vec![twice.clone(), COUNTED.clone(), Outcome::Done]].concat(), 16),
+            ([plain.clone(), vec![twice.clone(), COUNTED.clone(), ItemOutcome::Done]].concat(), 16),
             ([vec![twice], plain].concat(), 8_000),
         ] {
-            let outcomes: Outcomes = list.iter().cloned().collect();
+            let outcomes: ItemOutcomes = list.iter().cloned().collect();
             assert_eq!(outcomes.len(), list.len());
             assert!(outcomes.iter().eq(&list));
             let bytes = bincode::encode_to_vec(&outcomes, standard()).unwrap();
             assert!(bytes.len() <= most_bytes, "{} bytes", bytes.len());
-            let (back, _): (Outcomes, usize) = bincode::decode_from_slice(&bytes, standard()).unwrap();
+            let (back, _): (ItemOutcomes, usize) = bincode::decode_from_slice(&bytes, standard()).unwrap();
             assert_eq!(back.into_iter().collect::<Vec<_>>(), list);
         }
     }

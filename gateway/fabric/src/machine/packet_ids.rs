@@ -25,7 +25,7 @@
 use super::applied::Applied;
 use super::command::{Item, Source};
 use super::fullness::Fullness;
-use super::outcomes::Outcome;
+use super::outcomes::ItemOutcome;
 use super::rules::CountingRules;
 use super::snapshot::{MAX_COUNT, Reader, RestoreError, Writer, inconsistent};
 use super::table::{Moment, Table};
@@ -162,10 +162,10 @@ impl PacketIds {
 }
 
 impl Table for PacketIds {
-    fn apply(&mut self, item: &Item, _: &Moment, _: &mut Applied) -> Option<Outcome> {
+    fn apply(&mut self, item: &Item, _: &Moment, _: &mut Applied) -> Option<ItemOutcome> {
         match item {
-            Item::Release(source) if self.release(source) => Some(Outcome::Done),
-            Item::Release(_) => Some(Outcome::Stale),
+            Item::Release(source) if self.release(source) => Some(ItemOutcome::Done),
+            Item::Release(_) => Some(ItemOutcome::Stale),
             _ => None,
         }
     }

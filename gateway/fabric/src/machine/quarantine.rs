@@ -25,7 +25,7 @@
 use super::applied::Applied;
 use super::command::{Item, Quarantined, Source, publish_hash};
 use super::judged::Judged;
-use super::outcomes::Outcome;
+use super::outcomes::ItemOutcome;
 use super::snapshot::{Reader, RestoreError, Writer, inconsistent};
 use super::table::{Moment, Table};
 use bincode::{Decode, Encode};
@@ -272,22 +272,22 @@ impl Quarantine {
 }
 
 impl Table for Quarantine {
-    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<Outcome> {
+    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<ItemOutcome> {
         Some(match item {
             Item::Quarantine { publish, .. } => {
                 let most = u64::from(at.rules.quarantine_bytes);
                 applied.counters.quarantined += 1;
                 applied.counters.quarantine_evicted += self.put((**publish).clone(), most);
-                Outcome::Done
+                ItemOutcome::Done
             }
             Item::ResendCounted(source) => {
                 self.resend_counted(source);
-                Outcome::Done
+                ItemOutcome::Done
             }
             Item::Readmitted { id, attempt, counted, far_behind, done } => {
                 match self.readmit(*id, *attempt, (counted, *far_behind), *done) {
-                    true => Outcome::Done,
-                    false => Outcome::Refused(format!("there is no entry {id} at attempt {attempt}")),
+                    true => ItemOutcome::Done,
+                    false => ItemOutcome::Refused(format!("there is no entry {id} at attempt {attempt}")),
                 }
             }
             _ => return None,

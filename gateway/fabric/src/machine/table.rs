@@ -11,7 +11,7 @@ use super::applied::Applied;
 use super::clocks::Now;
 use super::command::Item;
 use super::fullness::Fullness;
-use super::outcomes::Outcome;
+use super::outcomes::ItemOutcome;
 use super::rules::CountingRules;
 use super::snapshot::{Reader, RestoreError, Writer};
 use selvedge_types::time::ElapsedMs;
@@ -29,7 +29,7 @@ pub(super) struct Moment {
 /// One kind of a shard's state. Readings do not come this way: they are judged by [`super::counting::Counting::judge`].
 pub(super) trait Table {
     /// Applies an item of this table; nothing, and nothing done, if it is an item of another one.
-    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<Outcome>;
+    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<ItemOutcome>;
 
     /// Does what is due. Time passes for a table only here and with the items that it applies.
     fn tick(&mut self, _at: &Moment, _applied: &mut Applied) {}

@@ -6,7 +6,7 @@
 //! Limit: of each gateway, what concerns its last [`MAX_INFLIGHT_BATCHES`] numbers: no earlier one is unanswered.
 
 use super::command::Origin;
-use super::outcomes::{Outcome, Verdict};
+use super::outcomes::{ItemOutcome, BatchVerdict};
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ pub const MAX_INFLIGHT_BATCHES: usize = 4;
 pub struct Kept {
     n: u64,
     slot: u64,
-    verdict: Verdict,
+    verdict: BatchVerdict,
 }
 
 /// The verdicts of the current start of each gateway.
@@ -33,24 +33,24 @@ impl Verdicts {
     }
 
     /// Batch `n` of the origin was applied.
-    pub fn note(&mut self, origin: Origin, n: u64, slot: u64, verdict: &Verdict) {
+    pub fn note(&mut self, origin: Origin, n: u64, slot: u64, verdict: &BatchVerdict) {
         if let Some(kept) = self.0.get_mut(&origin.gateway) {
             kept.retain(|k| k.n + MAX_INFLIGHT_BATCHES as u64 > n);
         }
-        let plain = |o: &Outcome| match o {
-            Outcome::Done | Outcome::Duplicate => true,
-            Outcome::Judged(judged) => judged.set_aside.is_empty(),
-            Outcome::Stale
-            | Outcome::Refused(_)
-            | Outcome::Connected(_)
-            | Outcome::Subscribed { .. }
-            | Outcome::Retired { .. }
-            | Outcome::WillDue(_) => false,
+        let plain = |o: &ItemOutcome| match o {
+            ItemOutcome::Done | ItemOutcome::Duplicate => true,
+            ItemOutcome::Judged(judged) => judged.set_aside.is_empty(),
+            ItemOutcome::Stale
+            | ItemOutcome::Refused(_)
+            | ItemOutcome::Connected(_)
+            | ItemOutcome::Subscribed { .. }
+            | ItemOutcome::Retired { .. }
+            | ItemOutcome::WillDue(_) => false,
         };
         let told = match verdict {
-            Verdict::Applied(outcomes) => !outcomes.others().iter().all(plain),
-            Verdict::Malformed => true,
-            Verdict::AlreadyApplied | Verdict::Gap { .. } | Verdict::OldStart => false,
+            BatchVerdict::Applied(outcomes) => !outcomes.others().iter().all(plain),
+            BatchVerdict::Malformed => true,
+            BatchVerdict::AlreadyApplied | BatchVerdict::Gap { .. } | BatchVerdict::OldStart => false,
         };
         if told {
             self.0.entry(origin.gateway).or_default().push(Kept { n, slot, verdict: verdict.clone() });
@@ -58,7 +58,7 @@ impl Verdicts {
     }
 
     /// What became of batch `n` of the gateway's current start, and in which slot.
-    pub fn get(&self, gateway: GatewayId, n: u64) -> Option<(u64, &Verdict)> {
+    pub fn get(&self, gateway: GatewayId, n: u64) -> Option<(u64, &BatchVerdict)> {
         let kept = self.0.get(&gateway)?.iter().find(|k| k.n == n)?;
         Some((kept.slot, &kept.verdict))
     }

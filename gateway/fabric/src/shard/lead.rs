@@ -3,7 +3,7 @@
 
 use super::clock::ElapsedClock;
 use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, ShardCore};
-use crate::machine::{Command, Origin, Proposal, Verdict};
+use crate::machine::{Command, Origin, Proposal, BatchVerdict};
 use crate::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_paxos::{Ballot, Event, ProposeError, Role, Slot};
 use selvedge_types::canary::{self, Canary};
@@ -342,8 +342,8 @@ impl ShardCore {
         let applied_next = if origin.start == applied_start { applied_n + 1 } else { 1 };
         let (start, next) = match lead.next.get(&origin.gateway) {
             Some((start, next)) if *start == origin.start => (*start, (*next).max(applied_next)),
-            Some((start, _)) if *start > origin.start => return Err(verdict(Verdict::OldStart)),
-            _ if applied_start > origin.start => return Err(verdict(Verdict::OldStart)),
+            Some((start, _)) if *start > origin.start => return Err(verdict(BatchVerdict::OldStart)),
+            _ if applied_start > origin.start => return Err(verdict(BatchVerdict::OldStart)),
             _ => (origin.start, applied_next),
         };
         if again && n < next && !lead.asked.contains_key(&(origin, n)) {
@@ -356,7 +356,7 @@ impl ShardCore {
             return Ok(());
         }
         if n > next {
-            return Err(verdict(Verdict::Gap { last: next - 1 }));
+            return Err(verdict(BatchVerdict::Gap { last: next - 1 }));
         }
         if !self.room {
             return Err(ForwardAnswer::Busy { why: BusyReason::Disk });

@@ -32,7 +32,7 @@ pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, K
 
 use crate::link::MAX_START;
 use crate::machine::{
-    Counters, CountingRules, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Scan, Verdict,
+    BatchVerdict, Counters, CountingRules, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Scan,
 };
 use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, WindowQuery};
 use crate::record::LogRecord;
@@ -588,7 +588,7 @@ impl ShardCore {
         for (origin, n, verdict) in applied.verdicts {
             let asked = self.lead.as_mut().and_then(|lead| lead.settle(origin, n));
             let (slot, verdict) = match verdict {
-                Verdict::AlreadyApplied => self.answer_again(origin, n),
+                BatchVerdict::AlreadyApplied => self.answer_again(origin, n),
                 verdict => (slot, verdict),
             };
             let to = asked.or((origin.gateway == self.me).then_some(self.me));
@@ -630,9 +630,9 @@ impl ShardCore {
     }
 
     /// The answer to a batch that the machine has applied before.
-    fn answer_again(&self, origin: Origin, n: u64) -> (Slot, Verdict) {
+    fn answer_again(&self, origin: Origin, n: u64) -> (Slot, BatchVerdict) {
         let kept = self.machine.verdict(origin, n);
-        kept.map_or((0, Verdict::AlreadyApplied), |(slot, verdict)| (slot, verdict.clone()))
+        kept.map_or((0, BatchVerdict::AlreadyApplied), |(slot, verdict)| (slot, verdict.clone()))
     }
 
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {

@@ -75,8 +75,8 @@ fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams(
 #[test]
 fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
     let mut s = Shard::new(CountingRules::default());
-    let unsound = |outcome: Outcome| match outcome {
-        Outcome::Judged(judged) => {
+    let unsound = |outcome: ItemOutcome| match outcome {
+        ItemOutcome::Judged(judged) => {
             judged.set_aside.iter().all(|s| s.reason == Reason::Unsound).then_some(judged)
         }
         _ => None,
@@ -206,9 +206,9 @@ fn client_tables_are_bounded_and_the_one_unheard_of_for_longest_goes() {
     };
     let mut put = |client| s.publish(1, Some(source(client)), reading(1_000, 1.0));
     assert_eq!([put("a"), put("b")], [COUNTED, COUNTED]);
-    assert_eq!(put("a"), Outcome::Duplicate);
+    assert_eq!(put("a"), ItemOutcome::Duplicate);
     assert_eq!(put("c"), COUNTED);
-    assert_eq!(put("a"), Outcome::Duplicate, "used after b");
+    assert_eq!(put("a"), ItemOutcome::Duplicate, "used after b");
     assert_eq!(put("b"), COUNTED, "forgotten");
     assert_eq!(s.machine.sizes().clients, 2);
 }
@@ -233,13 +233,13 @@ fn sessions_and_subscriptions_are_bounded() {
         })
     };
     let epoch = |outcome| match outcome {
-        Outcome::Connected(c) => c.epoch,
+        ItemOutcome::Connected(c) => c.epoch,
         other => panic!("{other:?}"),
     };
     let a = epoch(s.item(1, connect("a", false)));
     let b = epoch(s.item(1, connect("b", false)));
     let full = s.item(1, connect("c", false));
-    assert!(matches!(full, Outcome::Refused(why) if why.contains("max_sessions is 2")));
+    assert!(matches!(full, ItemOutcome::Refused(why) if why.contains("max_sessions is 2")));
     assert_eq!(
         s.item(
             2,
@@ -251,7 +251,7 @@ fn sessions_and_subscriptions_are_bounded() {
                 expiry_s: None,
             })
         ),
-        Outcome::Done
+        ItemOutcome::Done
     );
     assert_eq!(s.machine.next_tick_due(), Some(ElapsedMs(10_002)), "for ever is capped");
     let c = epoch(s.item(3, connect("c", false)));
@@ -263,18 +263,22 @@ fn sessions_and_subscriptions_are_bounded() {
         add: filters(n),
         remove: vec![],
     };
-    assert_eq!(s.item(4, add("b", b, 2)), Outcome::Done);
-    assert_eq!(s.item(4, add("b", b, 2)), Outcome::Done, "the same ones again");
-    assert_eq!(s.item(5, add("c", c, 1)), Outcome::Subscribed { refused: vec![0] });
-    assert_eq!(s.item(5, add("b", b, 4)), Outcome::Subscribed { refused: vec![2, 3] }, "the others are held");
+    assert_eq!(s.item(4, add("b", b, 2)), ItemOutcome::Done);
+    assert_eq!(s.item(4, add("b", b, 2)), ItemOutcome::Done, "the same ones again");
+    assert_eq!(s.item(5, add("c", c, 1)), ItemOutcome::Subscribed { refused: vec![0] });
+    assert_eq!(
+        s.item(5, add("b", b, 4)),
+        ItemOutcome::Subscribed { refused: vec![2, 3] },
+        "the others are held"
+    );
     epoch(s.item(6, connect("b", true)));
-    assert_eq!(s.item(7, add("c", c, 2)), Outcome::Done, "a clean connection discards");
+    assert_eq!(s.item(7, add("c", c, 2)), ItemOutcome::Done, "a clean connection discards");
     for client in ["", &"x".repeat(MAX_CLIENT_BYTES + 1)] {
-        assert!(matches!(s.item(8, connect(client, false)), Outcome::Refused(_)));
+        assert!(matches!(s.item(8, connect(client, false)), ItemOutcome::Refused(_)));
     }
     let long = vec![("f/0".to_string(), 0), ("f".repeat(MAX_FILTER_BYTES + 1), 1), (String::new(), 1)];
     let item = Item::Subscriptions { client: "c".into(), epoch: c, add: long, remove: vec![] };
-    assert_eq!(s.item(9, item), Outcome::Subscribed { refused: vec![1, 2] });
+    assert_eq!(s.item(9, item), ItemOutcome::Subscribed { refused: vec![1, 2] });
 }
 
 #[test]
@@ -286,17 +290,17 @@ fn wills_are_bounded_in_bytes() {
         let (client, will) = (client.to_string(), Some(Box::new(will)));
         Item::Connect(Connect { client, at, connection, clean: true, expiry_s: 0, will })
     };
-    assert!(matches!(s.item(1, connect("a", 1, MAX_WILL_BYTES)), Outcome::Refused(_)));
+    assert!(matches!(s.item(1, connect("a", 1, MAX_WILL_BYTES)), ItemOutcome::Refused(_)));
     let most = MAX_WILL_BYTES - 65;
-    let fit =
-        (0..).take_while(|i| matches!(s.item(1, connect(&format!("c{i}"), 1, most)), Outcome::Connected(_)));
+    let fit = (0..)
+        .take_while(|i| matches!(s.item(1, connect(&format!("c{i}"), 1, most)), ItemOutcome::Connected(_)));
     assert_eq!(fit.count(), MAX_WILLS_BYTES / MAX_WILL_BYTES);
     // Who takes its own place over brings nothing more, though what it left is due until it is published.
-    assert!(matches!(s.item(2, connect("c0", 2, most)), Outcome::Connected(c) if c.will.is_some()));
-    assert!(matches!(s.item(2, connect("c1", 2, most)), Outcome::Refused(_)));
+    assert!(matches!(s.item(2, connect("c0", 2, most)), ItemOutcome::Connected(c) if c.will.is_some()));
+    assert!(matches!(s.item(2, connect("c1", 2, most)), ItemOutcome::Refused(_)));
     let at = Origin { gateway: GatewayId(1), start: 1 };
-    assert_eq!(s.item(3, Item::WillDone { client: "c0".into(), epoch: 1, at }), Outcome::Done);
-    assert!(matches!(s.item(4, connect("c1", 2, most)), Outcome::Connected(_)));
+    assert_eq!(s.item(3, Item::WillDone { client: "c0".into(), epoch: 1, at }), ItemOutcome::Done);
+    assert!(matches!(s.item(4, connect("c1", 2, most)), ItemOutcome::Connected(_)));
 }
 
 #[test]
@@ -312,16 +316,16 @@ fn a_will_that_two_gateways_publish_counts_once() {
         hash: 9 << 32,
     };
     assert_eq!(s.publish(1, Some(will()), reading(1_000, 0.0)), COUNTED);
-    assert_eq!(s.publish(2, Some(will()), reading(1_000, 0.0)), Outcome::Duplicate);
+    assert_eq!(s.publish(2, Some(will()), reading(1_000, 0.0)), ItemOutcome::Duplicate);
     let next = Source { epoch: 6, hash: 10 << 32, ..will() };
     assert_eq!(s.publish(3, Some(next), reading(1_000, 0.0)), COUNTED, "the will of the next connection");
-    assert_eq!(s.publish(4, Some(will()), reading(1_000, 0.0)), Outcome::Stale);
+    assert_eq!(s.publish(4, Some(will()), reading(1_000, 0.0)), ItemOutcome::Stale);
     // What its client may still send again is remembered over its wills.
     let of = |epoch, packet_id, dup| Source { epoch, packet_id, dup, hash: 7 << 32, ..will() };
     assert_eq!(s.publish(5, Some(of(6, 9, false)), reading(1_000, 0.0)), COUNTED);
     let third = Source { epoch: 6, hash: 11 << 32, ..will() };
     assert_eq!(s.publish(6, Some(third), reading(1_000, 0.0)), COUNTED);
-    assert_eq!(s.publish(7, Some(of(7, 9, true)), reading(1_000, 0.0)), Outcome::Duplicate);
+    assert_eq!(s.publish(7, Some(of(7, 9, true)), reading(1_000, 0.0)), ItemOutcome::Duplicate);
 }
 
 #[test]
@@ -332,9 +336,9 @@ fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
         Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60, will: None })
     };
     let first = s.item(1, connect(1));
-    assert!(matches!(&first, Outcome::Connected(c) if !c.present));
+    assert!(matches!(&first, ItemOutcome::Connected(c) if !c.present));
     assert_eq!(s.item(2, connect(1)), first, "also that no session was present");
-    let Outcome::Connected(second) = s.item(3, connect(2)) else { panic!("not connected") };
+    let ItemOutcome::Connected(second) = s.item(3, connect(2)) else { panic!("not connected") };
     assert!(second.present && second.epoch == 2);
 }
 
@@ -345,7 +349,7 @@ fn a_session_without_expiry_is_not_resumed_though_its_end_is_not_known_yet() {
     let mut connect = |connection, clean, expiry_s| {
         let client = "a".into();
         match s.item(1, Item::Connect(Connect { client, at, connection, clean, expiry_s, will: None })) {
-            Outcome::Connected(c) => (c.present, c.instance == c.epoch),
+            ItemOutcome::Connected(c) => (c.present, c.instance == c.epoch),
             other => panic!("{other:?}"),
         }
     };
@@ -410,13 +414,16 @@ fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever(
     };
     s.submit(1_000, &publish("a"));
     let (outcomes, _) = s.submit(1_000, &publish("b"));
-    assert!(matches!(&outcomes[0], Outcome::Judged(j) if j.set_aside[0].reason == Reason::StreamsFull));
+    assert!(matches!(&outcomes[0], ItemOutcome::Judged(j) if j.set_aside[0].reason == Reason::StreamsFull));
     let slot = s.machine.slot();
     let mut restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
     let again = proposal(1_001, vec![forwarded(origin, 2, &publish("b"))]);
     let applied = restored.apply(slot + 1, &again).unwrap();
-    assert_eq!(applied.verdicts, [(origin, 2, Verdict::AlreadyApplied)]);
-    assert_eq!(restored.verdict(origin, 2), Some((slot, &Verdict::Applied(outcomes.into_iter().collect()))));
+    assert_eq!(applied.verdicts, [(origin, 2, BatchVerdict::AlreadyApplied)]);
+    assert_eq!(
+        restored.verdict(origin, 2),
+        Some((slot, &BatchVerdict::Applied(outcomes.into_iter().collect())))
+    );
     assert_eq!(restored.verdict(origin, 1), None, "that all was done need not be remembered");
     // A gateway asks for its last batches at most.
     (0..4).for_each(|_| _ = s.submit(1_000, &publish("a")));

@@ -45,7 +45,7 @@ fn a_qos_1_resend_is_known_by_dup_id_and_hash() {
     };
     let dup = |id, hash: u64| Source { dup: true, ..source(1, id, hash << 32) };
     assert_eq!(put(&mut s, source(1, 1, 9 << 32)), COUNTED);
-    assert_eq!(put(&mut s, dup(1, 9)), Outcome::Duplicate);
+    assert_eq!(put(&mut s, dup(1, 9)), ItemOutcome::Duplicate);
     assert_eq!(put(&mut s, dup(1, 8)), COUNTED, "other bytes");
     assert_eq!(put(&mut s, dup(2, 9)), COUNTED, "another id");
     assert_eq!(put(&mut s, source(1, 1, 8 << 32)), COUNTED, "no resend: the id is used again");
@@ -70,13 +70,13 @@ fn all_that_may_be_in_flight_is_known_when_it_is_resent() {
     // Days later, and only the ends, for each is looked for among all.
     let later = 3 * 86_400_000;
     for ids in [1..=300, 30_000..=30_010, 60_990..=61_000] {
-        assert!(send(&mut s, later, ids, true).iter().all(|o| *o == Outcome::Duplicate));
+        assert!(send(&mut s, later, ids, true).iter().all(|o| *o == ItemOutcome::Duplicate));
     }
     assert_eq!(send(&mut s, later, 62_000..=62_000, true), [COUNTED], "that one never came");
     // It goes on: what is older than half a minute is forgotten, but for the last few.
     assert_eq!(send(&mut s, later, 1..=1, true), [COUNTED]);
     let kept = 61_000 - KEPT_ENTRIES as u16 + 100;
-    assert_eq!(send(&mut s, later, kept..=kept, true), [Outcome::Duplicate]);
+    assert_eq!(send(&mut s, later, kept..=kept, true), [ItemOutcome::Duplicate]);
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn a_packet_id_that_is_used_again_shows_that_all_before_it_was_acknowledged() {
         assert_eq!(put(of(id, 1, false)), COUNTED);
     }
     assert_eq!(put(of(5, 2, false)), COUNTED);
-    assert_eq!(put(of(6, 1, true)), Outcome::Duplicate);
-    assert_eq!(put(of(5, 2, true)), Outcome::Duplicate);
+    assert_eq!(put(of(6, 1, true)), ItemOutcome::Duplicate);
+    assert_eq!(put(of(5, 2, true)), ItemOutcome::Duplicate);
     assert_eq!(put(of(4, 1, true)), COUNTED, "before the earlier 5, so it can't be a resend");
 }
 
@@ -113,9 +113,9 @@ fn a_wild_sequence_number_changes_nothing_and_an_operator_can_reset_them() {
         device: device.into(),
         stream: stream.map(str::to_string),
     };
-    assert!(matches!(s.item(7, reset("d", Some("other"))), Outcome::Refused(_)));
-    assert!(matches!(s.item(7, reset("e", None)), Outcome::Refused(_)));
-    assert_eq!(s.item(7, reset("d", Some("s"))), Outcome::Done);
+    assert!(matches!(s.item(7, reset("d", Some("other"))), ItemOutcome::Refused(_)));
+    assert!(matches!(s.item(7, reset("e", None)), ItemOutcome::Refused(_)));
+    assert_eq!(s.item(7, reset("d", Some("s"))), ItemOutcome::Done);
     assert_eq!(s.publish(8, None, numbered(0, None)), COUNTED);
     s.settle();
     let parts = s.parts();
@@ -150,7 +150,7 @@ fn known_streams_of_a_publish_count_beside_one_that_may_not_be_made() {
     let items = vec![Item::Publish(Publish { source: Some(source(2, 6, 1)), readings })];
     let (outcomes, _) = s.submit(2, &Submission { streams: names.to_vec(), makers: Vec::new(), items });
     let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
-    assert_eq!(outcomes, [Outcome::Judged(Judged { counted: 2, recognised: 0, set_aside })]);
+    assert_eq!(outcomes, [ItemOutcome::Judged(Judged { counted: 2, recognised: 0, set_aside })]);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn what_is_counted_anew_counts_once_however_often_it_is_ordered() {
         recognised: 0,
         far_behind: 0,
     };
-    assert_eq!(s.item(1, Item::Quarantine { epoch: 0, publish: Box::new(publish) }), Outcome::Done);
+    assert_eq!(s.item(1, Item::Quarantine { epoch: 0, publish: Box::new(publish) }), ItemOutcome::Done);
     let (list, more) = s.machine.quarantine(Some("c"), 0, 1_000);
     assert_eq!((list.len(), list[0].0, list[0].1.attempt, more), (1, 1, 0, false));
     let readmit = |attempt| Submission {
@@ -187,8 +187,8 @@ fn what_is_counted_anew_counts_once_however_often_it_is_ordered() {
     let (again, applied) = s.submit(3, &readmit(0));
     assert_eq!((again, applied.counters.counted), (vec![COUNTED], 0), "told the same, counted no more");
     let done = |attempt| Item::Readmitted { id: 1, attempt, counted: Vec::new(), far_behind: 0, done: true };
-    assert!(matches!(s.item(4, done(1)), Outcome::Refused(_)));
-    assert_eq!(s.item(4, done(0)), Outcome::Done);
+    assert!(matches!(s.item(4, done(1)), ItemOutcome::Refused(_)));
+    assert_eq!(s.item(4, done(0)), ItemOutcome::Done);
     assert_eq!(s.machine.quarantine_stats().entries, 0);
     let restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
@@ -199,16 +199,16 @@ fn a_qos_2_packet_id_counts_once_until_it_is_released() {
     let mut s = shard();
     let release = |id| Item::Release(source(2, id, 0));
     assert_eq!(s.publish(1, Some(source(2, 5, 1)), reading(1_000, 1.0)), COUNTED);
-    assert_eq!(s.publish(2, Some(source(2, 5, 1)), reading(1_000, 1.0)), Outcome::Duplicate);
-    assert_eq!(s.item(3, release(5)), Outcome::Done);
-    assert_eq!(s.item(3, release(5)), Outcome::Done, "again");
+    assert_eq!(s.publish(2, Some(source(2, 5, 1)), reading(1_000, 1.0)), ItemOutcome::Duplicate);
+    assert_eq!(s.item(3, release(5)), ItemOutcome::Done);
+    assert_eq!(s.item(3, release(5)), ItemOutcome::Done, "again");
     assert_eq!(s.publish(4, Some(source(2, 5, 1)), reading(1_000, 1.0)), COUNTED, "free again");
     for id in 100..100 + MAX_UNRELEASED_ENTRIES as u16 - 1 {
         assert_eq!(s.publish(5, Some(source(2, id, 1)), reading(1_000, 1.0)), COUNTED);
     }
     let outcome = s.publish(6, Some(source(2, 9, 1)), reading(1_000, 1.0));
-    assert!(matches!(&outcome, Outcome::Refused(why) if why.contains("PUBREL")), "{outcome:?}");
-    assert_eq!(s.item(7, release(100)), Outcome::Done);
+    assert!(matches!(&outcome, ItemOutcome::Refused(why) if why.contains("PUBREL")), "{outcome:?}");
+    assert_eq!(s.item(7, release(100)), ItemOutcome::Done);
     assert_eq!(s.publish(8, Some(source(2, 9, 1)), reading(1_000, 1.0)), COUNTED);
 }
 
@@ -218,11 +218,11 @@ fn a_replaced_connection_is_stale_and_a_new_instance_forgets() {
     let of = |instance, epoch| Source { instance, epoch, ..source(2, 5, 1) };
     let put = |s: &mut Shard, source| s.publish(1, Some(source), reading(1_000, 1.0));
     assert_eq!(put(&mut s, of(1, 1)), COUNTED);
-    assert_eq!(put(&mut s, of(1, 2)), Outcome::Duplicate, "the session goes on");
-    assert_eq!(put(&mut s, of(1, 1)), Outcome::Stale);
-    assert_eq!(s.item(2, Item::Release(of(1, 1))), Outcome::Stale);
+    assert_eq!(put(&mut s, of(1, 2)), ItemOutcome::Duplicate, "the session goes on");
+    assert_eq!(put(&mut s, of(1, 1)), ItemOutcome::Stale);
+    assert_eq!(s.item(2, Item::Release(of(1, 1))), ItemOutcome::Stale);
     assert_eq!(put(&mut s, of(3, 3)), COUNTED, "a session made anew");
-    assert_eq!(put(&mut s, of(1, 2)), Outcome::Stale);
+    assert_eq!(put(&mut s, of(1, 2)), ItemOutcome::Stale);
 }
 
 #[test]
@@ -254,18 +254,22 @@ fn forwarded_batches_apply_once_in_order_per_start() {
         let origin = Origin { gateway: GatewayId(gateway), start };
         s.apply(1, vec![forwarded(origin, n, &submission)]).verdicts.remove(0).2
     };
-    let applied = Verdict::Applied([COUNTED].into_iter().collect());
-    assert_eq!(put(1, 5, 2), Verdict::Gap { last: 0 });
+    let applied = BatchVerdict::Applied([COUNTED].into_iter().collect());
+    assert_eq!(put(1, 5, 2), BatchVerdict::Gap { last: 0 });
     assert_eq!(put(1, 5, 1), applied);
-    assert_eq!(put(1, 5, 1), Verdict::AlreadyApplied);
+    assert_eq!(put(1, 5, 1), BatchVerdict::AlreadyApplied);
     assert_eq!(put(2, 1, 1), applied);
-    assert_eq!(put(1, 5, 3), Verdict::Gap { last: 1 });
+    assert_eq!(put(1, 5, 3), BatchVerdict::Gap { last: 1 });
     assert_eq!(put(1, 5, 2), applied);
-    assert_eq!(put(1, 6, 2), Verdict::Gap { last: 0 });
-    assert_eq!(put(1, 5, 3), Verdict::OldStart, "the newer start was seen, though nothing of it applied");
+    assert_eq!(put(1, 6, 2), BatchVerdict::Gap { last: 0 });
+    assert_eq!(
+        put(1, 5, 3),
+        BatchVerdict::OldStart,
+        "the newer start was seen, though nothing of it applied"
+    );
     assert_eq!(put(1, 6, 1), applied);
-    assert_eq!(put(1, 6, 0), Verdict::AlreadyApplied);
-    assert_eq!(put(1, 6, u64::MAX), Verdict::Gap { last: 1 });
+    assert_eq!(put(1, 6, 0), BatchVerdict::AlreadyApplied);
+    assert_eq!(put(1, 6, u64::MAX), BatchVerdict::Gap { last: 1 });
     assert_eq!(s.machine.origin(GatewayId(1)), Some((6, 1)));
 }
 
@@ -275,7 +279,7 @@ fn a_batch_that_does_not_decode_uses_up_its_number() {
     let origin = Origin { gateway: GatewayId(1), start: 1 };
     let bad = Command::Forwarded { origin, n: 1, submission: vec![9, 9].into() };
     let applied = s.apply(1, vec![bad]);
-    assert_eq!(applied.verdicts, [(origin, 1, Verdict::Malformed)]);
+    assert_eq!(applied.verdicts, [(origin, 1, BatchVerdict::Malformed)]);
     let next = s.apply(2, vec![forwarded(origin, 2, &Submission::default())]);
-    assert_eq!(next.verdicts, [(origin, 2, Verdict::Applied(Outcomes::default()))]);
+    assert_eq!(next.verdicts, [(origin, 2, BatchVerdict::Applied(ItemOutcomes::default()))]);
 }

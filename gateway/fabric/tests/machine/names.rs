@@ -12,7 +12,7 @@ fn publish(s: &mut Shard, client: &str, names: &[StreamName]) -> Judged {
     let makers = (0..names.len() as u32).map(|stream| Maker { stream, client: client.into() }).collect();
     let items = vec![Item::Publish(Publish { source: None, readings })];
     match s.submit(1_000, &Submission { streams: names.to_vec(), makers, items }).0.remove(0) {
-        Outcome::Judged(judged) => judged,
+        ItemOutcome::Judged(judged) => judged,
         other => panic!("{other:?}"),
     }
 }

@@ -149,7 +149,7 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
             let outcomes = s.submit(now, &Submission { streams: names, makers: Vec::new(), items }).0;
             assert_eq!(
                 outcomes,
-                [Outcome::Judged(Judged { counted: count, recognised: 0, set_aside: Vec::new() })]
+                [ItemOutcome::Judged(Judged { counted: count, recognised: 0, set_aside: Vec::new() })]
             );
             if random.u32(0..4) == 0 {
                 s.tick(now);

@@ -228,11 +228,11 @@ fn only_the_admitted_ledger_trims_and_another_one_is_sent_what_is_kept() {
     assert_eq!(confirm_by(&mut s, first, 9), Some(7));
     // A database that was built anew has nothing of what is still here.
     let stamp = s.machine.elapsed().0 as i64 + 1;
-    assert_eq!(s.item(stamp, Item::AdmitLedger { ledger: staging }), Outcome::Done);
+    assert_eq!(s.item(stamp, Item::AdmitLedger { ledger: staging }), ItemOutcome::Done);
     let stats = s.machine.outbox_stats();
     assert_eq!((stats.ledger, stats.kept, stats.cursor, stats.batches), (Some(staging), 7, 7, 3));
     assert!(stats.bytes > 0);
-    assert_eq!(s.item(stamp, Item::AdmitLedger { ledger: staging }), Outcome::Done);
+    assert_eq!(s.item(stamp, Item::AdmitLedger { ledger: staging }), ItemOutcome::Done);
     assert_eq!(confirm_by(&mut s, first, 10), None);
     let restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.outbox_stats(), s.machine.outbox_stats());

@@ -10,12 +10,12 @@ fn retire(s: &mut Shard, stamp: i64, device: &str, stream: Option<&str>) -> (u32
     let item = Item::Retire { device: device.into(), stream: stream.map(str::to_string) };
     let (outcomes, applied) = s.submit(stamp, &Submission { items: vec![item], ..Submission::default() });
     match outcomes[0] {
-        Outcome::Retired { streams } => (streams, applied),
+        ItemOutcome::Retired { streams } => (streams, applied),
         ref other => panic!("{other:?}"),
     }
 }
 
-fn put(s: &mut Shard, stamp: i64, of: StreamName, reading: Reading) -> Outcome {
+fn put(s: &mut Shard, stamp: i64, of: StreamName, reading: Reading) -> ItemOutcome {
     let items = vec![Item::Publish(Publish { source: None, readings: vec![reading] })];
     s.submit(stamp, &Submission { streams: vec![of], items, ..Submission::default() }).0.remove(0)
 }
@@ -95,7 +95,7 @@ fn an_operator_can_have_the_numbers_of_a_retired_stream_forgotten() {
             retire(&mut s, 2_000, device, None);
         }
         let stream = named.then(|| "s".to_string());
-        assert_eq!(s.item(3_000, Item::ResetSequence { device: "d".into(), stream }), Outcome::Done);
+        assert_eq!(s.item(3_000, Item::ResetSequence { device: "d".into(), stream }), ItemOutcome::Done);
         assert_eq!(put(&mut s, 4_000, name("d", "s"), numbered(5, None)), COUNTED);
         put(&mut s, 4_000, name("e", "s"), numbered(5, None));
         assert_eq!(s.machine.devices(None, 9).0.len(), 1, "that of the other device is still known");
@@ -120,7 +120,7 @@ fn a_batch_that_retires_a_stream_and_goes_on_with_it_makes_it_known_anew() {
     let items = vec![put(), Item::Retire { device: "d".into(), stream: None }, put()];
     let (outcomes, _) =
         s.submit(1_000, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items });
-    assert_eq!(outcomes, [COUNTED, Outcome::Retired { streams: 1 }, COUNTED]);
+    assert_eq!(outcomes, [COUNTED, ItemOutcome::Retired { streams: 1 }, COUNTED]);
     assert_eq!(s.machine.sizes().streams, 1);
     s.settle();
     assert_eq!(counted(&s, &name("d", "s")), 2);

@@ -173,8 +173,8 @@ fn submit(s: &mut Shard, stamp: i64, submission: &Submission, out: &mut String) 
     let (outcomes, applied) = s.submit(stamp, submission);
     for outcome in outcomes {
         match outcome {
-            Outcome::Done => writeln!(out, "done"),
-            Outcome::Judged(Judged { counted, recognised, set_aside }) => {
+            ItemOutcome::Done => writeln!(out, "done"),
+            ItemOutcome::Judged(Judged { counted, recognised, set_aside }) => {
                 write!(out, "{counted} counted").unwrap();
                 if recognised > 0 {
                     write!(out, ", {recognised} recognised").unwrap();
@@ -184,8 +184,8 @@ fn submit(s: &mut Shard, stamp: i64, submission: &Submission, out: &mut String) 
                 }
                 writeln!(out)
             }
-            Outcome::Refused(why) => writeln!(out, "refused: {why}"),
-            Outcome::Connected(c) => {
+            ItemOutcome::Refused(why) => writeln!(out, "refused: {why}"),
+            ItemOutcome::Connected(c) => {
                 let filters: Vec<_> = c.subscriptions.iter().map(|(f, _)| f.as_str()).collect();
                 let (i, e, p, t) = (c.instance, c.epoch, c.present, &c.touched);
                 writeln!(
@@ -197,7 +197,7 @@ fn submit(s: &mut Shard, stamp: i64, submission: &Submission, out: &mut String) 
                     None => Ok(()),
                 })
             }
-            Outcome::WillDue(will) => writeln!(out, "its will is due: epoch {}", will.epoch),
+            ItemOutcome::WillDue(will) => writeln!(out, "its will is due: epoch {}", will.epoch),
             other => writeln!(out, "{other:?}"),
         }
         .unwrap();

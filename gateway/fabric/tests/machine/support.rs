@@ -60,13 +60,13 @@ impl Shard {
     }
 
     /// Items as the next batch of gateway 9.
-    pub fn submit(&mut self, at: i64, submission: &Submission) -> (Vec<Outcome>, Applied) {
+    pub fn submit(&mut self, at: i64, submission: &Submission) -> (Vec<ItemOutcome>, Applied) {
         self.n += 1;
         let origin = Origin { gateway: GatewayId(9), start: 1 };
         let command = forwarded(origin, self.n, submission);
         let applied = self.apply(at, vec![command]);
         match applied.verdicts.as_slice() {
-            [(o, n, Verdict::Applied(outcomes))] if *o == origin && *n == self.n => {
+            [(o, n, BatchVerdict::Applied(outcomes))] if *o == origin && *n == self.n => {
                 (outcomes.iter().cloned().collect(), applied)
             }
             other => panic!("{other:?}"),
@@ -74,14 +74,14 @@ impl Shard {
     }
 
     /// One item; its outcome.
-    pub fn item(&mut self, at: i64, item: Item) -> Outcome {
+    pub fn item(&mut self, at: i64, item: Item) -> ItemOutcome {
         self.submit(at, &Submission { streams: Vec::new(), makers: Vec::new(), items: vec![item] })
             .0
             .remove(0)
     }
 
     /// A publish of one reading of stream `d/s`; its outcome.
-    pub fn publish(&mut self, at: i64, source: Option<Source>, reading: Reading) -> Outcome {
+    pub fn publish(&mut self, at: i64, source: Option<Source>, reading: Reading) -> ItemOutcome {
         let items = vec![Item::Publish(Publish { source, readings: vec![reading] })];
         self.submit(at, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items }).0.remove(0)
     }
@@ -137,13 +137,15 @@ pub fn numbered(seq: u64, boot: Option<u64>) -> Reading {
     Reading { seq: Some(seq), boot, ..reading(1_000, 1.0) }
 }
 
-pub const COUNTED: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
-pub const RECOGNISED: Outcome = Outcome::Judged(Judged { counted: 0, recognised: 1, set_aside: Vec::new() });
+pub const COUNTED: ItemOutcome =
+    ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+pub const RECOGNISED: ItemOutcome =
+    ItemOutcome::Judged(Judged { counted: 0, recognised: 1, set_aside: Vec::new() });
 
 /// A publish of one reading, which was set aside.
-pub fn aside(reason: Reason) -> Outcome {
+pub fn aside(reason: Reason) -> ItemOutcome {
     let set_aside = vec![SetAside { reading: 0, reason }];
-    Outcome::Judged(Judged { set_aside, ..Judged::default() })
+    ItemOutcome::Judged(Judged { set_aside, ..Judged::default() })
 }
 
 /// Applies a history to another machine, which is stored and restored after every slot that `at` names.

@@ -31,7 +31,7 @@ fn no_leap_of_the_wall_time_ends_a_session_or_forgets_what_was_published_in_it()
     let client = || "a".to_string();
     let connect =
         Connect { client: client(), at, connection: 1, clean: false, expiry_s: 7 * 86_400, will: None };
-    let Outcome::Connected(c) = s.item(1, Item::Connect(connect)) else { panic!("not connected") };
+    let ItemOutcome::Connected(c) = s.item(1, Item::Connect(connect)) else { panic!("not connected") };
     let source = |dup| Source {
         client: client(),
         instance: c.instance,
@@ -48,7 +48,7 @@ fn no_leap_of_the_wall_time_ends_a_session_or_forgets_what_was_published_in_it()
         s.wall_ahead = WALL + leap;
         s.tick(2_000);
         assert_eq!(s.machine.sizes().sessions, 1, "{leap}");
-        assert_eq!(s.publish(2_000, Some(source(true)), untimed(1.0)), Outcome::Duplicate, "{leap}");
+        assert_eq!(s.publish(2_000, Some(source(true)), untimed(1.0)), ItemOutcome::Duplicate, "{leap}");
     }
     // It ends when so much time has passed, not a moment earlier.
     let ends = 1_000 + 7 * DAY_MS;

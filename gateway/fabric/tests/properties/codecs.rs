@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::link::{Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_fabric::machine::{
-    Command, Connect, Connected, CountingRules, Disconnect, DueWill, Item, Judged, Maker, NameRef, Origin,
-    Outcome, Page, Proposal, Publish, Quarantined, Reading, Readmit, Reason, Scanned, SetAside, Source,
-    Submission, Verdict, Will, WindowView,
+    BatchVerdict, Command, Connect, Connected, CountingRules, Disconnect, DueWill, Item, ItemOutcome, Judged,
+    Maker, NameRef, Origin, Page, Proposal, Publish, Quarantined, Reading, Readmit, Reason, Scanned,
+    SetAside, Source, Submission, Will, WindowView,
 };
 use selvedge_fabric::peer::{
     BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage,
@@ -105,7 +105,7 @@ fn due_will() -> impl Strategy<Value = DueWill> {
     })
 }
 
-fn outcome() -> impl Strategy<Value = Outcome> {
+fn outcome() -> impl Strategy<Value = ItemOutcome> {
     let connected = (
         any::<(u64, u64, bool, u32)>(),
         vec((text(), any::<u8>()), 0..3),
@@ -125,27 +125,27 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     let set_aside = (any::<u32>(), reason).prop_map(|(reading, reason)| SetAside { reading, reason });
     let judged =
         (any::<(u32, u32)>(), vec(set_aside, 0..3)).prop_map(|((counted, recognised), set_aside)| {
-            Outcome::Judged(Judged { counted, recognised, set_aside })
+            ItemOutcome::Judged(Judged { counted, recognised, set_aside })
         });
     prop_oneof![
-        Just(Outcome::Done),
+        Just(ItemOutcome::Done),
         judged,
-        Just(Outcome::Duplicate),
-        Just(Outcome::Stale),
-        text().prop_map(Outcome::Refused),
-        connected.prop_map(|c| Outcome::Connected(Box::new(c))),
-        due_will().prop_map(|w| Outcome::WillDue(Box::new(w))),
-        vec(any::<u16>(), 0..3).prop_map(|refused| Outcome::Subscribed { refused }),
+        Just(ItemOutcome::Duplicate),
+        Just(ItemOutcome::Stale),
+        text().prop_map(ItemOutcome::Refused),
+        connected.prop_map(|c| ItemOutcome::Connected(Box::new(c))),
+        due_will().prop_map(|w| ItemOutcome::WillDue(Box::new(w))),
+        vec(any::<u16>(), 0..3).prop_map(|refused| ItemOutcome::Subscribed { refused }),
     ]
 }
 
 fn answer() -> impl Strategy<Value = ForwardAnswer> {
     let verdict = prop_oneof![
-        vec(outcome(), 0..4).prop_map(|list| Verdict::Applied(list.into_iter().collect())),
-        Just(Verdict::AlreadyApplied),
-        any::<u64>().prop_map(|last| Verdict::Gap { last }),
-        Just(Verdict::OldStart),
-        Just(Verdict::Malformed),
+        vec(outcome(), 0..4).prop_map(|list| BatchVerdict::Applied(list.into_iter().collect())),
+        Just(BatchVerdict::AlreadyApplied),
+        any::<u64>().prop_map(|last| BatchVerdict::Gap { last }),
+        Just(BatchVerdict::OldStart),
+        Just(BatchVerdict::Malformed),
     ];
     let why = prop::sample::select(vec![BusyReason::Window, BusyReason::Disk, BusyReason::Outbox]);
     prop_oneof![

@@ -5,7 +5,7 @@ use super::tables::{self, Given, bad, unavailable};
 use crate::actors::orders::ORDER_WAIT_MS;
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::forward::Forwardable;
-use selvedge_fabric::machine::{DeviceInfo, Item, MAX_ANSWER_ENTRIES, Outcome, StreamInfo};
+use selvedge_fabric::machine::{DeviceInfo, Item, ItemOutcome, MAX_ANSWER_ENTRIES, StreamInfo};
 use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_types::ids::{MAX_NAME_BYTES, ShardId};
 use serde_json::{Value, json};
@@ -151,8 +151,8 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpRespon
         return unavailable("too many orders are under way; try again");
     };
     match tokio::time::timeout(Duration::from_millis(ORDER_WAIT_MS), outcome).await {
-        Ok(Ok(Outcome::Retired { streams: 0 })) => unknown(stream.is_some()),
-        Ok(Ok(Outcome::Retired { streams })) => {
+        Ok(Ok(ItemOutcome::Retired { streams: 0 })) => unknown(stream.is_some()),
+        Ok(Ok(ItemOutcome::Retired { streams })) => {
             if let Some(left_out) = api.log_limit.note("retired") {
                 tracing::info!(device, stream, streams, "retired{left_out}");
             }

@@ -9,7 +9,7 @@ use crate::front::Front;
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::decode::{Decoded, Few};
 use selvedge_fabric::forward::{Forwardable, NamedReading};
-use selvedge_fabric::machine::{Item, Outcome, QuarantineEntry, Reading, Readmit, Reason};
+use selvedge_fabric::machine::{Item, ItemOutcome, QuarantineEntry, Reading, Readmit, Reason};
 use selvedge_fabric::peer::{Listed, TableAnswer, TableQuestion};
 use selvedge_fabric::session::reading_hash;
 use selvedge_types::ids::ShardId;
@@ -139,7 +139,7 @@ async fn one(api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
 }
 
 /// Has items carried out, and waits for what became of them.
-async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<Outcome>, HttpResponse> {
+async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<ItemOutcome>, HttpResponse> {
     let replies: Option<Vec<_>> = items.into_iter().map(|(shard, item)| ways.order(shard, item)).collect();
     let replies = replies.ok_or_else(|| unavailable("too many orders are under way: try again"))?;
     let late = || unavailable("no majority answered in time; the order may still be carried out: repeat it");
@@ -217,7 +217,7 @@ async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<
     let mut far_behind = 0;
     for (outcome, (_, list)) in outcomes.iter().zip(&asked) {
         match outcome {
-            Outcome::Judged(judged) => {
+            ItemOutcome::Judged(judged) => {
                 counted += judged.counted;
                 recognised += judged.recognised;
                 let aside = |at: &u32| judged.set_aside.iter().any(|s| s.reading == *at);
@@ -226,7 +226,7 @@ async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<
                 let behind = judged.set_aside.iter().filter(|s| s.reason == Reason::FarBehind);
                 far_behind += behind.count() as u32;
             }
-            Outcome::Refused(refused) => return Err(unavailable(refused)),
+            ItemOutcome::Refused(refused) => return Err(unavailable(refused)),
             // Its answer was lost: a repetition of the same attempt is told what became of it.
             _ => return Err(unavailable("the answer of a shard was lost: repeat it")),
         }
@@ -327,7 +327,7 @@ async fn reset(api: &Api, device: String, stream: Option<String>) -> HttpRespons
     match order(&api.overview.ways, vec![(front.shard_of(&device), item)]).await {
         Err(answer) => answer,
         Ok(outcomes) => match outcomes.first() {
-            Some(Outcome::Refused(why)) => HttpResponse::NotFound().json(json!({ "error": why })),
+            Some(ItemOutcome::Refused(why)) => HttpResponse::NotFound().json(json!({ "error": why })),
             _ => HttpResponse::Ok().json(json!({ "reset": true })),
         },
     }

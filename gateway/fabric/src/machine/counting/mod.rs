@@ -29,7 +29,7 @@ use super::applied::Applied;
 use super::command::{Item, Reading};
 use super::fullness::Fullness;
 use super::judged::{Judged, Reason, SetAside};
-use super::outcomes::Outcome;
+use super::outcomes::ItemOutcome;
 use super::rules::{CountingRules, MAX_STREAMS_ENTRIES, StreamClass};
 use super::snapshot::{MAX_COUNT, Reader, RestoreError, Writer, inconsistent};
 use super::submission::{NameRef, Submission};
@@ -362,20 +362,20 @@ impl Counting {
 }
 
 impl Table for Counting {
-    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<Outcome> {
+    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<ItemOutcome> {
         Some(match item {
             Item::Retire { device, stream } => {
                 // Items behind it may name a stream that is gone.
                 self.ids.fill(UNRESOLVED);
-                Outcome::Retired { streams: self.retire(device, stream.as_deref(), at, applied) }
+                ItemOutcome::Retired { streams: self.retire(device, stream.as_deref(), at, applied) }
             }
             Item::ResetSequence { device, stream } => match self.reset_sequence(device, stream.as_deref()) {
-                true => Outcome::Done,
-                false => Outcome::Refused("there is no such stream".to_string()),
+                true => ItemOutcome::Done,
+                false => ItemOutcome::Refused("there is no such stream".to_string()),
             },
             Item::AdmitLedger { ledger } => {
                 self.outbox.admit(*ledger);
-                Outcome::Done
+                ItemOutcome::Done
             }
             _ => return None,
         })

@@ -19,7 +19,7 @@ pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
 use super::applied::{Applied, Evicted};
 use super::command::{Connect, Disconnect, DueWill, Item, Origin, Will};
 use super::fullness::Fullness;
-use super::outcomes::{Connected, Outcome};
+use super::outcomes::{Connected, ItemOutcome};
 use super::rules::CountingRules;
 use super::snapshot::{MAX_COUNT, Reader, RestoreError, Writer, inconsistent};
 use super::table::{Moment, Table};
@@ -127,9 +127,9 @@ impl Sessions {
         c: &Connect,
         now: ElapsedMs,
         rules: &CountingRules,
-    ) -> Result<(Connected, Option<Evicted>), Outcome> {
+    ) -> Result<(Connected, Option<Evicted>), ItemOutcome> {
         if !(1..=MAX_CLIENT_BYTES).contains(&c.client.len()) {
-            return Err(Outcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
+            return Err(ItemOutcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
         }
         self.expire(now);
         // The answer to this very connection was lost: it is told the same again.
@@ -144,7 +144,7 @@ impl Sessions {
             // A server may discard a session: better one that nobody uses than to turn a client away.
             match self.ends.first().map(|(_, client)| client.clone()) {
                 Some(idle) => self.end(&idle, now),
-                None => return Err(Outcome::Refused(full("max_sessions", rules.max_sessions))),
+                None => return Err(ItemOutcome::Refused(full("max_sessions", rules.max_sessions))),
             }
         }
         self.epoch += 1;
@@ -190,14 +190,14 @@ impl Sessions {
     }
 
     /// Whether there is room for the will of a new connection.
-    fn check_will(&self, c: &Connect) -> Result<(), Outcome> {
+    fn check_will(&self, c: &Connect) -> Result<(), ItemOutcome> {
         let bytes = c.will.as_ref().map_or(0, |will| will.cost_bytes());
         if bytes > MAX_WILL_BYTES {
-            return Err(Outcome::Refused(format!("a will must take at most {MAX_WILL_BYTES} bytes")));
+            return Err(ItemOutcome::Refused(format!("a will must take at most {MAX_WILL_BYTES} bytes")));
         }
         let before = self.all.get(&c.client).map_or(0, StoredSession::will_bytes);
         if bytes > 0 && self.will_bytes + self.wills.bytes() + bytes > MAX_WILLS_BYTES + before {
-            return Err(Outcome::Refused(format!(
+            return Err(ItemOutcome::Refused(format!(
                 "the shard's wills take their most ({MAX_WILLS_BYTES} bytes)"
             )));
         }
@@ -222,9 +222,9 @@ impl Sessions {
         d: &Disconnect,
         now: ElapsedMs,
         rules: &CountingRules,
-    ) -> Result<Option<DueWill>, Outcome> {
+    ) -> Result<Option<DueWill>, ItemOutcome> {
         let session = self.all.get_mut(&d.client).filter(|s| s.epoch == d.epoch && s.ends.is_none());
-        let session = session.ok_or(Outcome::Stale)?;
+        let session = session.ok_or(ItemOutcome::Stale)?;
         if let Some(expiry_s) = d.expiry_s.filter(|_| session.expiry_s > 0) {
             session.expiry_s = expiry_s.min(rules.session_expiry_cap_s);
         }
@@ -259,12 +259,12 @@ impl Sessions {
     }
 
     /// A will is published. True: by the one whose it was.
-    fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> Result<bool, Outcome> {
+    fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> Result<bool, ItemOutcome> {
         if self.wills.done(client, epoch, at) {
             return Ok(true);
         }
         match self.all.get(client).is_some_and(|session| session.at != at) {
-            true => Err(Outcome::Stale),
+            true => Err(ItemOutcome::Stale),
             false => Ok(false),
         }
     }
@@ -277,8 +277,8 @@ impl Sessions {
         add: &[(String, u8)],
         remove: &[String],
         rules: &CountingRules,
-    ) -> Result<Vec<u16>, Outcome> {
-        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Outcome::Stale)?;
+    ) -> Result<Vec<u16>, ItemOutcome> {
+        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(ItemOutcome::Stale)?;
         let mut refused = Vec::new();
         for (i, (filter, options)) in (0..).zip(add) {
             let new = !session.subscriptions.contains_key(filter);
@@ -296,8 +296,8 @@ impl Sessions {
         Ok(refused)
     }
 
-    fn touch(&mut self, client: &str, epoch: u64, shard: u16) -> Result<(), Outcome> {
-        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(Outcome::Stale)?;
+    fn touch(&mut self, client: &str, epoch: u64, shard: u16) -> Result<(), ItemOutcome> {
+        let session = self.all.get_mut(client).filter(|s| s.epoch == epoch).ok_or(ItemOutcome::Stale)?;
         session.touched.insert(shard);
         Ok(())
     }
@@ -383,30 +383,30 @@ impl Sessions {
 }
 
 impl Table for Sessions {
-    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<Outcome> {
+    fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<ItemOutcome> {
         let (now, rules) = (time(at), &*at.rules);
         let outcome = match item {
             Item::Connect(connect) => self.connect(connect, now, rules).map(|(connected, evicted)| {
                 applied.evicted.extend(evicted);
-                Outcome::Connected(Box::new(connected))
+                ItemOutcome::Connected(Box::new(connected))
             }),
             Item::Disconnect(disconnect) => {
                 let will = self.disconnect(disconnect, now, rules);
-                will.map(|will| will.map_or(Outcome::Done, |will| Outcome::WillDue(Box::new(will))))
+                will.map(|will| will.map_or(ItemOutcome::Done, |will| ItemOutcome::WillDue(Box::new(will))))
             }
             Item::WillDone { client, epoch, at: by } => {
                 let done = self.will_done(client, *epoch, *by);
-                done.map(|own| if own { Outcome::Done } else { Outcome::Duplicate })
+                done.map(|own| if own { ItemOutcome::Done } else { ItemOutcome::Duplicate })
             }
             Item::Subscriptions { client, epoch, add, remove } => {
                 let done = self.subscribe(client, *epoch, add, remove, rules);
                 done.map(|refused| match refused.is_empty() {
-                    true => Outcome::Done,
-                    false => Outcome::Subscribed { refused },
+                    true => ItemOutcome::Done,
+                    false => ItemOutcome::Subscribed { refused },
                 })
             }
             Item::Touch { client, epoch, shard } => {
-                self.touch(client, *epoch, *shard).map(|()| Outcome::Done)
+                self.touch(client, *epoch, *shard).map(|()| ItemOutcome::Done)
             }
             _ => return None,
         };
