@@ -213,7 +213,6 @@ pub struct Checked {
     pub broker: Broker,
     /// What an external broker is shown, or the embedded one asks for.
     pub credentials: Option<Credentials>,
-    /// The database.
     pub database: Database,
     /// Who may ask over HTTP.
     pub access: Access,

@@ -4,7 +4,7 @@ use super::intake::ring;
 use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
 use selvedge_fabric::forward::{Forward, ForwardEffects, Forwardable, PIPELINE_BYTES, Ticket};
-use selvedge_fabric::machine::{Judged, ItemOutcome, BatchVerdict};
+use selvedge_fabric::machine::{BatchVerdict, ItemOutcome, Judged};
 use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;

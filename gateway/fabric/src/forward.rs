@@ -22,8 +22,8 @@
 //! machine remembers the last outcomes that say anything else.
 
 use super::machine::{
-    Item, MAX_INFLIGHT_BATCHES, Maker, Origin, ItemOutcome, ItemOutcomes, Publish, Readmit, Source, Submission,
-    BatchVerdict,
+    BatchVerdict, Item, ItemOutcome, ItemOutcomes, MAX_INFLIGHT_BATCHES, Maker, Origin, Publish, Readmit,
+    Source, Submission,
 };
 use super::peer::{BusyReason, ForwardAnswer};
 use super::ring::Ring;

@@ -5,7 +5,7 @@ use selvedge_fabric::forward::{
     READING_BYTES, RESEND_MS, RETRY_MS, STUCK_MS, Ticket,
 };
 use selvedge_fabric::machine::{
-    Connect, Item, Judged, MAX_INFLIGHT_BATCHES, Origin, Outcome, Reading, Submission, Verdict,
+    BatchVerdict, Connect, Item, ItemOutcome, Judged, MAX_INFLIGHT_BATCHES, Origin, Reading, Submission,
 };
 use selvedge_fabric::peer::{BusyReason, ForwardAnswer};
 use selvedge_fabric::ring::{Member, Ring};

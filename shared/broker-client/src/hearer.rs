@@ -9,13 +9,8 @@ use rumqttc::{Event, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 pub enum Heard {
     /// The broker has taken all subscriptions: what is published from now on is heard.
     Subscribed,
-    /// Somebody published.
-    Message {
-        /// Where.
-        topic: String,
-        /// What.
-        payload: Bytes,
-    },
+    /// A publish to one of the filters.
+    Message { topic: String, payload: Bytes },
     /// The connection ended, for this reason; it is made again.
     Lost(String),
 }

@@ -38,9 +38,8 @@ const MAX_INFLIGHT_ENTRIES: u16 = 100;
 /// Where a broker is, and who we are there.
 #[derive(Clone)]
 pub struct BrokerAddress {
-    /// Its name or address.
+    /// The broker's name or address.
     pub host: String,
-    /// Its port.
     pub port: u16,
     /// User name and password, if it wants them.
     pub credentials: Option<(String, String)>,
@@ -49,7 +48,7 @@ pub struct BrokerAddress {
 }
 
 impl fmt::Debug for BrokerAddress {
-    /// Without the password.
+    /// Leaves the credentials out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BrokerAddress({}:{} as {})", self.host, self.port, self.client_id)
     }

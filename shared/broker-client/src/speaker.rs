@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What becomes of the connection over which a [`Speaker`] publishes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spoken {
-    /// It is made.
     Connected,
     /// It ended, for this reason, and what waited in it is gone; it is made again.
     Lost(String),

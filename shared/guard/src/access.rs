@@ -127,7 +127,7 @@ impl fmt::Debug for Access {
     }
 }
 
-/// Who asks.
+/// A request that was admitted, and what its token may see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// The only sites that may be shown; nothing for all.

@@ -6,7 +6,7 @@
 //! Limit: of each gateway, what concerns its last [`MAX_INFLIGHT_BATCHES`] numbers: no earlier one is unanswered.
 
 use super::command::Origin;
-use super::outcomes::{ItemOutcome, BatchVerdict};
+use super::outcomes::{BatchVerdict, ItemOutcome};
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 
 use super::clock::ElapsedClock;
 use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, ShardCore};
-use crate::machine::{Command, Origin, Proposal, BatchVerdict};
+use crate::machine::{BatchVerdict, Command, Origin, Proposal};
 use crate::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_paxos::{Ballot, Event, ProposeError, Role, Slot};
 use selvedge_types::canary::{self, Canary};
