@@ -4,10 +4,11 @@
 use crate::source::Source;
 use actix_web::web::Query;
 use selvedge_node::api::read_ask;
-use selvedge_node_core::params::{BadParameter, NamesPlace, Parameters, WindowPlace, duration_text};
-use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES};
+use selvedge_node_core::params::{NamesPlace, WindowPlace, duration_text};
+use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_types::ids::SiteId;
+use selvedge_types::params::{BadParameter, MAX_LIMIT_ENTRIES, Parameters};
 use selvedge_types::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};
 use selvedge_types::question::{MAX_ROWS, MAX_WAIT_MS, Place as EdgePlace};
 use selvedge_types::time::{EpochMs, MAX_DURATION_MS, TIME_RANGE, parse_duration_ms};
@@ -243,7 +244,10 @@ pub fn texts(source: &mut Source) {
     }
     match Pattern::parse(&text) {
         Ok(pattern) => {
-            assert!(pattern.exact().is_some() || text.len() <= MAX_PATTERN_BYTES);
+            assert!(
+                text.len() <= MAX_TEXT_BYTES
+                    && (pattern.exact().is_some() || text.len() <= MAX_PATTERN_BYTES)
+            );
             check_pattern(&pattern);
             let name = source.text(40);
             let stars = text.matches('*').count();
@@ -263,20 +267,18 @@ pub fn texts(source: &mut Source) {
     if let Some(place) = EdgePlace::parse(&text) {
         assert_eq!(EdgePlace::parse(&place.to_string()), Some(place));
     }
-    let given =
-        |value: String| Parameters::new(vec![("after".to_string(), value)], &["after"]).expect("known");
-    if let Ok(Some(place)) = given(text.clone()).place("after") {
-        assert_eq!(given(place.to_string()).place("after"), Ok(Some(place)));
+    if let Some(place) = WindowPlace::parse(&text) {
+        assert_eq!(WindowPlace::parse(&place.to_string()), Some(place));
     }
     let place = WindowPlace { series: source.time(0), start: EpochMs(source.time(0)) };
-    assert_eq!(given(place.to_string()).place("after"), Ok(Some(place)));
+    assert_eq!(WindowPlace::parse(&place.to_string()), Some(place));
     for names in 1..4 {
-        if let Ok(Some(place)) = given(text.clone()).names_place("after", names) {
-            assert_eq!(given(place.to_string()).names_place("after", names), Ok(Some(place)));
+        if let Some(place) = NamesPlace::parse(&text, names) {
+            assert_eq!(NamesPlace::parse(&place.to_string(), names), Some(place));
         }
     }
     let place = NamesPlace(vec![text, source.text(20)]);
-    assert_eq!(given(place.to_string()).names_place("after", 2), Ok(Some(place)));
+    assert_eq!(NamesPlace::parse(&place.to_string(), 2), Some(place));
 }
 
 /// Whether a pattern without escapes stands for a name, tried in every way.

@@ -1,8 +1,8 @@
 //! Gap filling: rows for spans without readings.
 
-use super::params::{BadParameter, bad, shown};
 use super::row::Filling;
 use super::stored::StoredWindow;
+use selvedge_types::params::{BadParameter, bad, shown};
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
@@ -62,11 +62,11 @@ impl Fill {
 mod tests {
     use super::*;
     use crate::owner::Owner;
-    use crate::params::Parameters;
     use crate::query::{AGGREGATE_PARAMETERS, AggregateQuery};
     use crate::row::{Function, More, Row, RowContent, RowTable};
     use crate::table::{Cell, Table};
     use selvedge_types::aggregate::{Aggregate, Sample};
+    use selvedge_types::params::Parameters;
     use selvedge_types::sequences::Sequences;
 
     fn row(start: i64, value: f64) -> Row {

@@ -8,11 +8,12 @@
 //! A window belongs to the span in which it starts. So that none lies in two, all spans have to begin where windows do: at multiples
 //! of [`Grid::divisor_ms`], which is 30 minutes for a zone that is 5 h 30 min ahead of UTC.
 
-use super::params::{BadParameter, bad, shown};
+use super::params::duration_text;
 use super::rollup::{DAY_MS, HOUR_MS, floor};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use selvedge_types::params::{BadParameter, bad, shown};
 use selvedge_types::time::{EpochMs, parse_duration_ms};
 
 /// The most weeks, and the most months, of a span.
@@ -162,7 +163,7 @@ impl Grid {
             Self::Every(_) => "is no multiple of a stored width".to_string(),
             Self::Calendar(calendar) if calendar.divisor_ms < DAY_MS => format!(
                 "begins at times of that zone that are multiples of {}, where no stored window begins",
-                super::params::duration_text(calendar.divisor_ms)
+                duration_text(calendar.divisor_ms)
             ),
             Self::Calendar(_) => "has spans of whole days, in which no stored width fits".to_string(),
         }

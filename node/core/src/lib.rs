@@ -5,9 +5,9 @@
 //! - From the uplink: [`verify`] opens and checks a message, which is [`incoming`] then; [`stage`] judges those of one
 //!   transaction by [`progress`], and gathers what they add to rows ([`stored`], [`rollup`]), to [`totals`] and to how
 //!   far streams have come ([`passed`]).
-//! - Queries: [`params`] reads a request and [`query`] what it asks of rows, with [`owner`], [`grid`] and
-//!   [`fill`]; [`row`] and [`table`] are its answer, [`gaps`] that to another question. [`calls`] says what SQL may
-//!   name.
+//! - To whom asks: [`query`] reads what a request asks of rows, with [`params`], [`owner`], [`grid`] and [`fill`];
+//!   [`series_rows`] makes rows from what is read of a series; [`row`] and [`table`] are the answer, [`gaps`] that to another
+//!   question. [`calls`] says what SQL may name.
 //! - Of the sites themselves: [`sites`] keeps their reports, [`questions`] what they are asked.
 
 pub mod calls;
@@ -23,6 +23,7 @@ pub mod query;
 pub mod questions;
 pub mod rollup;
 pub mod row;
+pub mod series_rows;
 pub mod sites;
 pub mod stage;
 pub mod stored;

@@ -1,7 +1,7 @@
 //! The owner of a row: one stream, or several streams that `group_by` merges.
 
-use super::params::{BadParameter, Parameters};
 use super::stored::SeriesInfo;
+use selvedge_types::params::{BadParameter, Parameters};
 
 /// The site, device and stream of a row; `None` where `group_by` merges.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]

@@ -14,20 +14,16 @@
 use super::fill::Fill;
 use super::grid::Grid;
 use super::owner::{GroupBy, Owner};
-use super::params::{BadParameter, Parameters, WantedStreams, WindowPlace, bad, duration_text, shown};
+use super::params::{WantedStreams, WindowPlace, duration_text};
 use super::passed::NEVER;
 use super::rollup::{self, Segment};
 use super::row::{Function, Row, RowContent};
-use super::stored::{SeriesInfo, StoredWindow};
+use super::stored::SeriesInfo;
+use selvedge_types::params::{BadParameter, MAX_LIMIT_ENTRIES, Parameters, bad, shown};
 use selvedge_types::time::EpochMs;
+use selvedge_types::window_query::WindowQuery;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// The most rows of one answer of `/v1/aggregates` and `/v1/devices`.
-pub const MAX_LIMIT_ENTRIES: u32 = 10_000;
-
-/// The rows of one answer without `limit`.
-pub const DEFAULT_LIMIT_ENTRIES: u32 = 1_000;
 
 /// The most windows or roll-ups that are merged into one span; a little more where `from` or `to` cuts it.
 pub const MAX_MERGED_ENTRIES: i64 = 100_000;
@@ -70,7 +66,8 @@ impl AggregateQuery {
     /// # Errors
     /// Names the parameter that is wrong.
     pub fn read(p: &Parameters) -> Result<Self, BadParameter> {
-        let (from, to) = p.from_to()?;
+        let windows = WindowQuery::read(p)?;
+        let (from, to, limit) = (windows.from, windows.to, windows.limit);
         let (zone, width_ms) = (p.text("tz")?, p.duration("width")?);
         let since = p.has("from").then_some(from);
         let every = p.text("every")?.map(|every| Grid::read(every, zone, since, to)).transpose()?;
@@ -89,10 +86,14 @@ impl AggregateQuery {
         if group != GroupBy::ALL && every.is_none() {
             return Err(bad("every", "is needed to merge streams by `group_by`, such as every=1h"));
         }
-        let limit = p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?;
         let fill = p.text("fill")?.map(Fill::parse).transpose()?.flatten();
         let query = Self {
-            wanted: p.wanted()?,
+            wanted: WantedStreams {
+                site: p.pattern("site")?,
+                device: windows.devices(),
+                stream: windows.streams(),
+                search: None,
+            },
             from,
             to,
             every,
@@ -101,7 +102,7 @@ impl AggregateQuery {
             group,
             fill,
             limit,
-            after: p.place("after")?,
+            after: p.after(WindowPlace::parse)?,
         };
         if query.fill.is_some() {
             for name in ["every", "from", "to"] {
@@ -299,35 +300,6 @@ fn stored(widths: &[SeriesInfo]) -> String {
     let Some(first) = widths.first() else { return String::new() };
     let (stream, device) = (shown(&first.stream), shown(&first.device));
     format!("stream {stream} of device {device} of site {} is stored at {}", first.site, all.join(", "))
-}
-
-/// Merges windows, given by start, into spans.
-#[derive(Debug, Default)]
-pub struct Spans {
-    open: Option<StoredWindow>,
-}
-
-impl Spans {
-    /// Takes a window in, whose span begins at `start`; gives back the span before, if this begins another.
-    pub fn push(&mut self, start: EpochMs, window: &StoredWindow) -> Option<StoredWindow> {
-        match &mut self.open {
-            Some(span) if span.start == start => {
-                span.merge(window);
-                None
-            }
-            open => open.replace(StoredWindow { start, ..window.clone() }),
-        }
-    }
-
-    /// The start of the span that is not complete yet.
-    pub fn open_start(&self) -> Option<EpochMs> {
-        self.open.as_ref().map(|span| span.start)
-    }
-
-    /// Gives back the last span, which no later window has ended.
-    pub fn finish(self) -> Option<StoredWindow> {
-        self.open
-    }
 }
 
 #[cfg(test)]

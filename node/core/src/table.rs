@@ -9,7 +9,7 @@
 //! underscore in CSV. What is not there is null in JSON and empty in CSV. A form that needs types, such as Parquet, finds them
 //! in [`Field::kind`].
 
-use super::params::{BadParameter, bad, shown};
+use selvedge_types::params::{BadParameter, bad, shown};
 use selvedge_types::time::EpochMs;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::borrow::Cow;

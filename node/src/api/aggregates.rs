@@ -3,7 +3,7 @@
 use super::answer::{self, MAX_ANSWER_BYTES};
 use super::problem::Failure;
 use super::routes::Asker;
-use super::scan::{READ_ENTRIES, SCAN_ENTRIES, of_another_query};
+use super::scan::of_another_query;
 use super::whole::{self, Pages};
 use super::{Api, Given, merged};
 use crate::store::find::Seek;
@@ -11,12 +11,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_guard::access::Caller;
 use selvedge_node_core::grid::Grid;
 use selvedge_node_core::owner::GroupBy;
-use selvedge_node_core::owner::Owner;
-use selvedge_node_core::params::{Parameters, WindowPlace, bad};
-use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery, MAX_LIMIT_ENTRIES, Spans};
-use selvedge_node_core::row::{More, Row, RowContent, RowTable};
-use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_types::time::EpochMs;
+use selvedge_node_core::params::WindowPlace;
+use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery};
+use selvedge_node_core::row::{More, RowTable};
+use selvedge_node_core::series_rows::{SCAN_ENTRIES, SeriesEnd, SeriesRead, SeriesRows, SeriesStart};
+use selvedge_node_core::stored::SeriesInfo;
+use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters, bad};
 use std::sync::Arc;
 
 /// How many series, over all their widths, a query is about at most.
@@ -142,28 +142,38 @@ async fn apart(
         if room == 0 && before > 0 {
             return Ok(Some(here));
         }
+        let progress = api.reader.progress(one).await?;
+        let start = |from, room_rows, read_before| SeriesStart {
+            owner,
+            width_ms: one.width_ms,
+            progress,
+            from,
+            room_rows,
+            read_before,
+            rows_before: before > 0 && query.fill.is_none(),
+        };
         if let Some(fill) = query.fill {
             // A stream is told in one piece, so that what fills its gaps does not depend on where a page ends.
             let spans = query.spans();
             if spans > room as i64 && before > 0 {
                 return Ok(Some(here));
             }
-            let mut rows = vec![];
-            let mut its_own = 0;
-            if read(api, query, one, &owner, query.from, limit, &mut its_own, &mut rows).await?.is_some() {
+            let end = read(api, query, one, start(query.from, limit, 0)).await?;
+            if end.next.is_some() {
                 let why = format!(
                     "and `from` to `to` would read more than {SCAN_ENTRIES} windows of one stream; ask for a shorter time"
                 );
                 return Err(bad("every", why).into());
             }
-            scanned += its_own;
-            table.rows.extend(query.filled(fill, rows));
+            scanned += end.read;
+            table.rows.extend(query.filled(fill, end.rows));
         } else {
             let after = query.after.filter(|after| after.series == one.id);
             let from = after.map_or(query.from, |after| query.from.max(after.start));
-            let full = before + room.max(1);
-            let next = read(api, query, one, &owner, from, full, &mut scanned, &mut table.rows).await?;
-            if let Some(start) = next {
+            let end = read(api, query, one, start(from, room.max(1), scanned)).await?;
+            scanned += end.read;
+            table.rows.extend(end.rows);
+            if let Some(start) = end.next {
                 return Ok(Some(WindowPlace { series: one.id, start }));
             }
         }
@@ -173,55 +183,20 @@ async fn apart(
     Ok(None)
 }
 
-/// Adds the spans of one series until there are `limit` rows; says where to go on if that is before its end.
-#[expect(clippy::too_many_arguments, reason = "the state of one loop over series")]
+/// The rows of one series.
 async fn read(
     api: &Api,
     query: &AggregateQuery,
     series: &SeriesInfo,
-    owner: &Arc<Owner>,
-    from: EpochMs,
-    limit: usize,
-    scanned: &mut usize,
-    out: &mut Vec<Row>,
-) -> Result<Option<EpochMs>, Failure> {
-    let mut spans = Spans::default();
-    let progress = api.reader.progress(series).await?;
-    let row = |window: StoredWindow| {
-        let mut row = query.row(owner, window.start, series.width_ms, RowContent::Counted(Arc::new(window)));
-        let end = row.start.plus(row.width_ms);
-        (row.passed, row.complete) = (progress.passed, progress.is_complete(row.start, end));
-        row
-    };
-    for segment in query.segments(series.width_ms, from) {
-        let mut from = Some(segment.from);
-        while let Some(start) = from {
-            // As stored, each window is a row; one more says whether there is more.
-            let left = (limit - out.len()) as u32 + 1;
-            let entries = if query.every.is_some() { READ_ENTRIES } else { READ_ENTRIES.min(left) };
-            let page = match segment.span_ms {
-                Some(span) => api.reader.rollups(series.id, span, start, segment.to, entries).await?,
-                None => api.reader.windows(series.id, start, segment.to, entries).await?,
-            };
-            for window in &page.rows {
-                if out.len() >= limit {
-                    return Ok(Some(window.start));
-                }
-                out.extend(spans.push(query.span_start(window.start), window).map(row));
-                if out.len() >= limit {
-                    return Ok(spans.open_start());
-                }
-            }
-            *scanned += page.rows.len();
-            from = page.next;
-            if from.is_some()
-                && *scanned >= SCAN_ENTRIES
-                && let Some(start) = spans.open_start().filter(|_| !out.is_empty())
-            {
-                return Ok(Some(start));
-            }
-        }
+    start: SeriesStart,
+) -> Result<SeriesEnd, Failure> {
+    let mut rows = SeriesRows::new(query, start);
+    while let Some(SeriesRead { span_ms, from, to, entries }) = rows.next_read() {
+        let page = match span_ms {
+            Some(span) => api.reader.rollups(series.id, span, from, to, entries).await?,
+            None => api.reader.windows(series.id, from, to, entries).await?,
+        };
+        rows.take(&page.rows, page.next);
     }
-    out.extend(spans.finish().map(row));
-    Ok(None)
+    Ok(rows.finish())
 }

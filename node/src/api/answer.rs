@@ -4,8 +4,8 @@ use super::problem::Failure;
 use crate::lake::parquet;
 use actix_web::http::header::{self, Header};
 use actix_web::{HttpRequest, HttpResponse};
-use selvedge_node_core::params::Parameters;
 use selvedge_node_core::table::{self, Form, JsonRows, Table};
+use selvedge_types::params::Parameters;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 

@@ -5,8 +5,8 @@ use super::routes::Asker;
 use super::{Api, Given};
 use crate::store::find::{Seek, SeriesTimes};
 use actix_web::{HttpResponse, web};
-use selvedge_node_core::params::{NamesPlace, Parameters};
-use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
+use selvedge_node_core::params::{NamesPlace, WantedStreams};
+use selvedge_types::params::Parameters;
 use selvedge_types::time::EpochMs;
 use serde::{Serialize, Serializer};
 use std::time::SystemTime;
@@ -98,10 +98,10 @@ pub(super) async fn devices(
     given: Given,
 ) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &DEVICE_PARAMETERS)?;
-    let limit = p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?;
-    let after = p.names_place("after", 2)?.map(|place| place.0).unwrap_or_default();
+    let limit = p.limit()?;
+    let after = p.after(|text| NamesPlace::parse(text, 2))?.map(|place| place.0).unwrap_or_default();
     let [site, device] = [0, 1].map(|at| after.get(at).map_or("", String::as_str));
-    let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
+    let seek = Seek { sites: caller.sites, wanted: WantedStreams::read(&p)? };
     let devices = listed(
         api.reader.find_devices(&seek, (site, device), EpochMs::from(SystemTime::now()), limit).await?,
     );

@@ -11,10 +11,10 @@ use crate::store::Hole;
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_node_core::gaps::{Gap, Gaps};
-use selvedge_node_core::params::{Parameters, WindowPlace, bad, duration_text};
-use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
+use selvedge_node_core::params::{WantedStreams, WindowPlace, duration_text};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_node_core::table::{Cell, Field, Form, Kind, Table};
+use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters, bad};
 use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -51,12 +51,11 @@ pub(super) async fn gaps(
         to,
         width_ms: p.duration("width")?,
         min_ms: p.duration("min")?.unwrap_or(0),
-        limit: if page { p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)? } else { MAX_LIMIT_ENTRIES }
-            as usize,
-        after: p.place("after")?,
+        limit: if page { p.limit()? } else { MAX_LIMIT_ENTRIES } as usize,
+        after: p.after(WindowPlace::parse)?,
         now: EpochMs::from(SystemTime::now()),
     };
-    let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
+    let seek = Seek { sites: caller.sites, wanted: WantedStreams::read(&p)? };
     let series = ask.choose(aggregates::series(&api, &seek).await?)?;
     if !page {
         return whole::rows(&api, form, AllPages { api: api.clone(), series, ask: Some(ask) }).await;

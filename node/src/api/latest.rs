@@ -6,9 +6,9 @@ use super::whole::{self, Pages};
 use super::{Api, Given, answer};
 use crate::store::find::Seek;
 use actix_web::{HttpRequest, HttpResponse, web};
-use selvedge_node_core::params::{NamesPlace, Parameters};
-use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
+use selvedge_node_core::params::{NamesPlace, WantedStreams};
 use selvedge_node_core::row::{Function, More, Row, RowTable};
+use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters};
 use selvedge_types::time::EpochMs;
 use std::time::SystemTime;
 
@@ -24,10 +24,10 @@ pub(super) async fn latest(
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let form = answer::form(&request, &p)?;
     let functions = p.list("fn", Function::named, &Function::names())?;
-    let after = p.names_place("after", 3)?;
-    let seek = Seek { sites: caller.sites, wanted: p.wanted()? };
+    let after = p.after(|text| NamesPlace::parse(text, 3))?;
+    let seek = Seek { sites: caller.sites, wanted: WantedStreams::read(&p)? };
     let page = answer::is_page(form, &p);
-    let limit = if page { p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)? } else { MAX_LIMIT_ENTRIES };
+    let limit = if page { p.limit()? } else { MAX_LIMIT_ENTRIES };
     let mut newest = Newest { api: api.clone(), seek, functions, limit, after, over: false };
     if !page {
         return whole::rows(&api, form, newest).await;

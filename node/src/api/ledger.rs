@@ -6,7 +6,8 @@ use super::routes::Asker;
 use super::{Api, Given};
 use crate::store::WindowKey;
 use actix_web::{HttpResponse, web};
-use selvedge_node_core::params::{Parameters, WindowPlace, bad};
+use selvedge_node_core::params::WindowPlace;
+use selvedge_types::params::{Parameters, bad};
 use selvedge_types::time::EpochMs;
 use serde::Serialize;
 
@@ -43,11 +44,11 @@ pub(super) async fn ledger(
     given: Given,
 ) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
-    let limit = p.limit(MAX_PAGE_ENTRIES, MAX_PAGE_ENTRIES)?;
+    let limit = p.limit_within(MAX_PAGE_ENTRIES, MAX_PAGE_ENTRIES)?;
     // A width that fits no stored one (they are 32-bit) finds nothing.
     let width = p.duration("width")?.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
     let start = WindowPlace { series: 0, start: EpochMs(i64::MIN) };
-    let after = p.place("after")?.unwrap_or(start);
+    let after = p.after(WindowPlace::parse)?.unwrap_or(start);
     let after = WindowKey { series: after.series, start: after.start };
     let site = match (p.text("site")?, caller.sites.as_deref()) {
         (Some(site), _) if !caller.sees(site) => return Err(Failure::Site(site.to_string())),

@@ -9,9 +9,10 @@ use actix_web::http::header;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_guard::access::Caller;
-use selvedge_node_core::params::{Parameters, WantedStreams};
+use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::row::{Function, More, Row, RowTable};
 use selvedge_node_core::table;
+use selvedge_types::params::Parameters;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -38,7 +39,7 @@ pub(super) async fn live(
     given: Given,
 ) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
-    let wanted = p.wanted()?;
+    let wanted = WantedStreams::read(&p)?;
     let functions = p.list("fn", Function::named, &Function::names())?;
     let listener = api.live.listen().ok_or_else(|| {
         Failure::Busy(format!("{MAX_LISTENERS_ENTRIES} listen already, or the node is about to stop"))

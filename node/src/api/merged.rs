@@ -6,15 +6,17 @@
 
 use super::answer::MAX_ANSWER_BYTES;
 use super::problem::Failure;
-use super::scan::{READ_ENTRIES, SCAN_ENTRIES, of_another_query};
+use super::scan::of_another_query;
 use super::{Api, in_order::InOrder};
 use selvedge_node_core::fill::Fill;
 use selvedge_node_core::owner::Owner;
-use selvedge_node_core::params::{WindowPlace, bad};
+use selvedge_node_core::params::WindowPlace;
 use selvedge_node_core::passed::StreamProgress;
 use selvedge_node_core::query::AggregateQuery;
 use selvedge_node_core::row::{Row, RowContent, RowTable};
+use selvedge_node_core::series_rows::{READ_ENTRIES, SCAN_ENTRIES};
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
+use selvedge_types::params::bad;
 use selvedge_types::time::EpochMs;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};

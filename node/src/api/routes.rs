@@ -1,7 +1,7 @@
 //! Which path is answered by whom, and for whom: each path is put in by [`Routes`], which guards it.
 
-use super::problem::{Failure, shown};
-use super::{Api, problem};
+use super::Api;
+use super::problem::Failure;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, header};
@@ -10,7 +10,7 @@ use actix_web::{
     Error, FromRequest, Handler, HttpMessage, HttpRequest, HttpResponse, Responder, ResponseError, web,
 };
 use selvedge_guard::access::{Caller, Denied, Scope};
-use selvedge_node_core::params::BadParameter;
+use selvedge_http::problem::{refuse_unreadable, shown};
 use std::future::{Ready, ready};
 
 /// What a path needs of who asks.
@@ -93,11 +93,8 @@ impl<'a> Routes<'a> {
 
     /// Says of every other path that it is not there, and of a query string that can't be read what is wrong.
     pub fn end(self) -> Vec<Route> {
-        let query = web::QueryConfig::default().error_handler(|_, _| {
-            let why = "is no list of name=value, joined by `&`, with special characters as %20 and the like";
-            Failure::Bad(BadParameter { parameter: "query string".into(), why: why.into() }).into()
-        });
-        self.app.app_data(query).default_service(web::to(unknown));
+        refuse_unreadable(self.app);
+        self.app.default_service(web::to(unknown));
         self.all
     }
 }
@@ -157,5 +154,5 @@ async fn wrong_method(request: HttpRequest, allowed: &'static str) -> HttpRespon
 }
 
 async fn unknown(request: HttpRequest) -> HttpResponse {
-    problem::Failure::Path(shown(request.path())).error_response()
+    Failure::Path(shown(request.path())).error_response()
 }

@@ -7,27 +7,23 @@ use super::{Api, Given};
 use actix_web::{HttpResponse, web};
 use selvedge_guard::access::Caller;
 use selvedge_node_core::owner::Owner;
-use selvedge_node_core::params::{BadParameter, Parameters};
-use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use selvedge_node_core::questions::Ask;
 use selvedge_node_core::row::{More, Row, RowContent, RowTable};
 use selvedge_node_core::sites::{Heard, SiteShard, Sites};
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_node_core::table::JsonRows;
-use selvedge_types::balance::Policy;
 use selvedge_types::ids::{GatewayId, SiteId};
-use selvedge_types::pattern::{MAX_TEXT_BYTES, Pattern};
-use selvedge_types::question::{Aggregates, MAX_WAIT_MS, Place};
+use selvedge_types::params::{BadParameter, Parameters, bad};
+use selvedge_types::question::{Aggregates, MAX_WAIT_MS, SITE_PARAMETERS};
 use selvedge_types::report::SkippedField;
-use selvedge_types::time::{EpochMs, TIME_RANGE};
+use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The parameters of a question to the edge.
-pub const PARAMETERS: [&str; 10] =
-    ["device", "stream", "from", "to", "every", "consistency", "policy", "timeout", "limit", "after"];
+/// The parameter that a question to a site has beside the [`SITE_PARAMETERS`].
+pub const TIMEOUT: &str = "timeout";
 
 /// How long the edge is waited for if nothing is said.
 const WAIT_MS: i64 = 5_000;
@@ -194,57 +190,21 @@ pub(super) async fn aggregates(
 /// # Errors
 /// Names the one that is wrong.
 pub fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter> {
-    let bad = |parameter: &str, why: String| BadParameter { parameter: parameter.into(), why };
-    let p = Parameters::new(given, &PARAMETERS)?;
-    let device = p.text("device")?.ok_or_else(|| {
-        bad("device", "is missing; name one, such as press-4, or several, such as press-* or *".into())
-    })?;
-    let fits = |name: &str, text: &str| match text.len() <= MAX_TEXT_BYTES && Pattern::parse(text).is_ok() {
-        true => Ok(text.to_string()),
-        false => Err(bad(
-            name,
-            "is longer than any name, or a pattern that is too costly: at most 4 `*` in 256 bytes".into(),
-        )),
-    };
-    let from = p.time("from", EpochMs(*TIME_RANGE.start()))?;
-    let to = p.time("to", EpochMs(*TIME_RANGE.end()).plus(1))?;
-    if to <= from {
-        return Err(bad("to", format!("{to} is not after `from`, which is {from}")));
-    }
-    let every = p.duration("every")?.map(|every| {
-        let fits = u32::try_from(every).ok().filter(|every| *every > 0);
-        fits.ok_or_else(|| bad("every", "is none of 1ms to 49d".into()))
-    });
-    let stale = match p.text("consistency")? {
-        None | Some("linearizable") => false,
-        Some("stale") => true,
-        Some(_) => return Err(bad("consistency", "is none of: linearizable, stale".into())),
-    };
-    let policy = p.text("policy")?.map_or(Some(Policy::default()), Policy::parse);
-    let wait_ms = p.duration("timeout")?.unwrap_or(WAIT_MS);
+    let known = [&SITE_PARAMETERS[..], &[TIMEOUT]].concat();
+    let p = Parameters::new(given, &known)?;
+    let (about, policy) = Aggregates::read(&p)?;
+    let wait_ms = p.duration(TIMEOUT)?.unwrap_or(WAIT_MS);
     if !(LEAST_WAIT_MS..=i64::from(MAX_WAIT_MS)).contains(&wait_ms) {
-        return Err(bad("timeout", format!("is none of {LEAST_WAIT_MS}ms to {}s", MAX_WAIT_MS / 1_000)));
+        return Err(bad(TIMEOUT, format!("is none of {LEAST_WAIT_MS}ms to {}s", MAX_WAIT_MS / 1_000)));
     }
-    let after = p.text("after")?.map(|text| {
-        Place::parse(text).ok_or_else(|| bad("after", "is not what an earlier answer gave as `next`".into()))
-    });
-    let about = Aggregates {
-        device: fits("device", device)?,
-        stream: p.text("stream")?.map(|stream| fits("stream", stream)).transpose()?,
-        from,
-        to,
-        every_ms: every.transpose()?,
-        limit: p.limit(DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES)?,
-        after: after.transpose()?,
-        stale,
-    };
-    let policy = policy.ok_or_else(|| bad("policy", format!("is none of: {}", Policy::NAMES)))?;
     Ok(Ask { site, about, policy, wait_ms: wait_ms as u64 })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_types::balance::Policy;
+    use selvedge_types::question::Place;
 
     fn asked(given: &[(&str, &str)]) -> Result<Ask, BadParameter> {
         let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
@@ -269,18 +229,11 @@ mod tests {
         .unwrap();
         assert_eq!((full.about.every_ms, full.about.limit, full.about.after), (Some(10_000), 7, Some(after)));
         assert_eq!((full.about.stale, full.policy, full.wait_ms), (true, Policy::RoundRobin, 2_000));
-        let long = "x".repeat(600);
         for (given, named) in [
             (&[][..], "device"),
-            (&[("device", long.as_str())], "device"),
-            (&[("device", "d"), ("stream", &long)], "stream"),
-            (&[("device", "d"), ("from", "2026-01-01T00:00:00Z"), ("to", "2025-01-01T00:00:00Z")], "to"),
             (&[("device", "d"), ("every", "60d")], "every"),
-            (&[("device", "d"), ("consistency", "maybe")], "consistency"),
-            (&[("device", "d"), ("policy", "best")], "policy"),
             (&[("device", "d"), ("timeout", "31s")], "timeout"),
             (&[("device", "d"), ("timeout", "1ms")], "timeout"),
-            (&[("device", "d"), ("after", "here")], "after"),
             (&[("device", "d"), ("group", "all")], "group"),
         ] {
             assert_eq!(asked(given).err().map(|bad| bad.parameter).as_deref(), Some(named));

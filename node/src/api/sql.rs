@@ -7,8 +7,8 @@ use crate::store::sql::{MAX_STATEMENT_BYTES, SqlAnswer, SqlError, SqlLimits, Sql
 use actix_web::http::header;
 use actix_web::web::Payload;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
-use selvedge_node_core::params::{BadParameter, Parameters};
 use selvedge_node_core::table::{self, Cell, Field, Form, Kind, Table};
+use selvedge_types::params::{Parameters, bad};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ pub(super) async fn sql(
     let form = answer::form(&request, &p)?;
     if form == Form::Parquet {
         let why = "parquet is no form of this path, whose columns may hold values of several kinds; take csv";
-        return Err(BadParameter { parameter: "format".into(), why: why.into() }.into());
+        return Err(bad("format", why).into());
     }
     let settings = &api.sql;
     if !settings.enabled {

@@ -2,7 +2,6 @@
 
 use super::*;
 use fastrand::Rng;
-use selvedge_node_core::query::Spans;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
 use selvedge_types::sequences::Sequences;
 use std::collections::BTreeMap;
@@ -63,12 +62,13 @@ impl World {
         let mut all = vec![];
         for series in self.api.reader.series(None, None, None, 100).await.unwrap() {
             let page = self.api.reader.windows(series.id, EpochMs(from), EpochMs(to), 10_000).await.unwrap();
-            let mut spans = Spans::default();
-            let mut add = |span| all.extend(Option::map(span, |span| (series.clone(), span)));
-            for window in page.rows.iter().filter(|_| series.width_ms == width_ms) {
-                add(spans.push(EpochMs(window.start.0.div_euclid(every) * every), window));
+            let mut spans: BTreeMap<EpochMs, StoredWindow> = BTreeMap::new();
+            for window in page.rows.into_iter().filter(|_| series.width_ms == width_ms) {
+                let start = EpochMs(window.start.0.div_euclid(every) * every);
+                let whole = || StoredWindow { start, ..window.clone() };
+                spans.entry(start).and_modify(|span| span.merge(&window)).or_insert_with(whole);
             }
-            add(spans.finish());
+            all.extend(spans.into_values().map(|span| (series.clone(), span)));
         }
         all
     }

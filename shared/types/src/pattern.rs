@@ -3,8 +3,8 @@
 //! `*` stands for any characters, also none; `\*` for the character itself. Everything else is taken literally, and upper
 //! and lower case differ.
 //!
-//! Limits: a pattern has at most [`MAX_STARS_ENTRIES`] stars and [`MAX_PATTERN_BYTES`] bytes, so that none is costly to match; a
-//! name is as long as names are.
+//! Limits: a pattern has at most [`MAX_STARS_ENTRIES`] stars and [`MAX_PATTERN_BYTES`] bytes, so that none is costly to match; the
+//! text of a name has at most [`MAX_TEXT_BYTES`].
 
 use crate::ids::MAX_NAME_BYTES;
 
@@ -30,6 +30,9 @@ impl Pattern {
     /// # Errors
     /// Says which limit is passed.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(format!("has more than {MAX_TEXT_BYTES} bytes, which no name has"));
+        }
         let pattern = Self::read(text);
         if pattern.pieces.len() > MAX_STARS_ENTRIES + 1 {
             return Err(format!("has more than {MAX_STARS_ENTRIES} `*`"));
@@ -192,9 +195,10 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_bounded_and_names_are_not() {
+    fn patterns_and_names_are_bounded() {
         assert!(Pattern::parse("*****").unwrap_err().contains('4'));
         assert!(Pattern::parse(&format!("{}*", "x".repeat(256))).unwrap_err().contains("256"));
-        assert!(Pattern::parse(&"x".repeat(10_000)).is_ok());
+        assert!(Pattern::parse(&"\\*".repeat(MAX_NAME_BYTES)).is_ok(), "a name of stars");
+        assert!(Pattern::parse(&"x".repeat(MAX_TEXT_BYTES + 1)).unwrap_err().contains("512"));
     }
 }

@@ -20,11 +20,13 @@ use crate::aggregate::Aggregate;
 use crate::balance::Policy;
 use crate::frame;
 use crate::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
-use crate::pattern::{MAX_TEXT_BYTES, Pattern};
+use crate::params::{BadParameter, Parameters, bad};
+use crate::pattern::Pattern;
 use crate::sealed::{Message, SEAL_OVERHEAD_BYTES};
 use crate::sequences::Sequences;
 use crate::time::{EpochMs, TIME_RANGE};
 use crate::uplink::{StreamName, split_topic};
+use crate::window_query::WindowQuery;
 use bincode::{Decode, Encode};
 
 /// The longest sealed question: three names and numbers.
@@ -96,6 +98,34 @@ pub struct Aggregates {
     pub after: Option<Place>,
     /// Any replica may answer from what it has applied.
     pub stale: bool,
+}
+
+/// The parameters of a query that a site answers, asked over HTTP at one of its gateways or through a node.
+pub const SITE_PARAMETERS: [&str; 9] =
+    ["device", "stream", "from", "to", "every", "consistency", "policy", "limit", "after"];
+
+impl Aggregates {
+    /// Reads the [`SITE_PARAMETERS`]: what is asked, and how replicas are chosen.
+    ///
+    /// # Errors
+    /// Names the parameter that is wrong.
+    pub fn read(p: &Parameters) -> Result<(Self, Policy), BadParameter> {
+        let WindowQuery { device, stream, from, to, limit } = WindowQuery::read(p)?;
+        let device = device.ok_or_else(|| {
+            bad("device", "is missing; name one, such as press-4, or several, such as press-* (\\* for the character) or *")
+        })?;
+        let every = p.duration("every")?.map(u32::try_from).transpose();
+        let every_ms = every.map_err(|_| bad("every", "is none of 1ms to 49d"))?;
+        let stale = match p.text("consistency")? {
+            None | Some("linearizable") => false,
+            Some("stale") => true,
+            Some(_) => return Err(bad("consistency", "is none of: linearizable, stale")),
+        };
+        let policy = p.text("policy")?.map_or(Some(Policy::default()), Policy::parse);
+        let policy = policy.ok_or_else(|| bad("policy", format!("is none of: {}", Policy::NAMES)))?;
+        let after = p.after(|text| Place::parse(text).filter(Place::is_sound))?;
+        Ok((Self { device, stream, from, to, every_ms, limit, after, stale }, policy))
+    }
 }
 
 /// A row's place in the order of all: by device, stream and start.
@@ -201,7 +231,7 @@ impl Message for Question {
             return Err("a wait of nothing or too much");
         }
         let About::Aggregates(a) = &self.about;
-        let named = |name: &str| (1..=MAX_TEXT_BYTES).contains(&name.len()) && Pattern::parse(name).is_ok();
+        let named = |name: &str| !name.is_empty() && Pattern::parse(name).is_ok();
         if !named(&a.device) || !a.stream.as_deref().is_none_or(named) {
             return Err("a name or pattern that is empty or too long");
         }
@@ -301,6 +331,8 @@ pub fn parse_answer_topic(topic: &str, me: NodeId) -> Option<SiteId> {
 mod tests {
     use super::*;
     use crate::aggregate::Sample;
+    use crate::params::DEFAULT_LIMIT_ENTRIES;
+    use crate::pattern::MAX_TEXT_BYTES;
 
     fn question() -> Question {
         Question {
@@ -357,6 +389,55 @@ mod tests {
         assert_eq!(frame::encode(Answer::VERSION, &busy), [1, 7, 2, 1]);
         assert_eq!(frame::decode::<Answer>("answer", 1, &bytes).unwrap(), answer());
         assert_eq!((question().check(), answer().check(), busy.check()), (Ok(()), Ok(()), Ok(())));
+    }
+
+    fn asked(given: &[(&str, &str)]) -> Result<(Aggregates, Policy), BadParameter> {
+        let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        Aggregates::read(&Parameters::new(given, &SITE_PARAMETERS)?)
+    }
+
+    #[test]
+    fn a_query_is_read_from_parameters_and_what_is_wrong_is_named() {
+        let (plain, policy) = asked(&[("device", "press-*")]).unwrap();
+        assert_eq!((plain.stale, plain.every_ms, plain.limit), (false, None, DEFAULT_LIMIT_ENTRIES));
+        assert_eq!(
+            (plain.from.0, plain.to.0, policy),
+            (*TIME_RANGE.start(), TIME_RANGE.end() + 1, Policy::PowerOfTwo)
+        );
+        let after = Place { device: "d".into(), stream: "s".into(), start: EpochMs(5) };
+        let text = after.to_string();
+        let full = [
+            ("device", "d"),
+            ("stream", "t*"),
+            ("every", "10s"),
+            ("consistency", "stale"),
+            ("policy", "round_robin"),
+        ];
+        let (full, policy) = asked(&[&full[..], &[("after", &text), ("limit", "7")]].concat()).unwrap();
+        assert_eq!((full.stream.as_deref(), full.every_ms, full.limit), (Some("t*"), Some(10_000), 7));
+        assert_eq!((full.after, full.stale, policy), (Some(after), true, Policy::RoundRobin));
+        let long = "x".repeat(MAX_TEXT_BYTES + 1);
+        let far = format!("7.{}.{long}", long.len());
+        for (given, named, right) in [
+            (&[][..], "device", "press-4"),
+            (&[("device", "")], "device", "empty"),
+            (&[("device", &long)], "device", "512"),
+            (&[("device", "*****")], "device", "more than 4"),
+            (&[("device", "d"), ("stream", &long)], "stream", "512"),
+            (&[("device", "d"), ("from", "2"), ("to", "1")], "to", "after `from`"),
+            (&[("device", "d"), ("every", "60d")], "every", "49d"),
+            (&[("device", "d"), ("consistency", "maybe")], "consistency", "stale"),
+            (&[("device", "d"), ("policy", "best")], "policy", "p2c"),
+            (&[("device", "d"), ("limit", "10001")], "limit", "10000"),
+            (&[("device", "d"), ("after", "here")], "after", "`next`"),
+            (&[("device", "d"), ("after", &far)], "after", "`next`"),
+            (&[("device", "d"), ("device", "d")], "device", "twice"),
+            (&[("devise", "d")], "devise", "device, stream"),
+        ] {
+            let error = asked(given).unwrap_err();
+            assert_eq!(error.parameter, named, "{given:?}");
+            assert!(error.why.contains(right) && error.why.len() < 200, "{error}");
+        }
     }
 
     #[test]

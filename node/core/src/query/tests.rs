@@ -1,5 +1,4 @@
 use super::*;
-use selvedge_types::aggregate::{Aggregate, Sample};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -77,31 +76,6 @@ fn the_widest_stored_width_that_divides_every_is_chosen() {
     assert!(error.why.contains("\"t\" of device \"d\" of site a is stored at 10s"), "{error}");
     assert_eq!(chosen("device=d&width=1m", &all).unwrap_err().parameter, "width");
     assert_eq!(chosen("device=d&every=100001s&width=1s", &all[..1]).unwrap_err().parameter, "every");
-}
-
-#[test]
-fn windows_merge_into_spans() {
-    let query = read("device=d&every=1m").unwrap();
-    let window = |start: i64, value: f64| StoredWindow {
-        start: EpochMs(start),
-        aggregate: Aggregate::of(Sample { time: EpochMs(start), slot: 1, index: 0, value }),
-        late: 1,
-        parts: 2,
-        set_aside: 0,
-        sequences: Default::default(),
-    };
-    let mut spans = Spans::default();
-    let mut got = vec![];
-    for w in [window(-10_000, 5.0), window(0, 1.0), window(50_000, 3.0), window(120_000, 9.0)] {
-        got.extend(spans.push(query.span_start(w.start), &w));
-    }
-    assert_eq!(spans.open_start(), Some(EpochMs(120_000)));
-    got.extend(spans.finish());
-    let told: Vec<_> = got
-        .iter()
-        .map(|s| (s.start.0, s.aggregate.count, s.aggregate.sum().unwrap(), s.late, s.parts))
-        .collect();
-    assert_eq!(told, [(-60_000, 1, 5.0, 1, 2), (0, 2, 4.0, 2, 4), (120_000, 1, 9.0, 1, 2)]);
 }
 
 #[test]

@@ -1,24 +1,15 @@
-//! What each parameter means, whichever path has it.
+//! What each parameter means, whichever path of the node has it.
 
-use super::schema::{plain, string};
-use selvedge_node_core::query::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
+use selvedge_http::describe::{durations, limits, names, plain, query_parameter, string, times};
 use selvedge_node_core::row::{FUNCTIONS, Function};
 use selvedge_node_core::table::Form;
-use selvedge_types::balance::Policy;
+use selvedge_types::params::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
 use serde_json::{Value, json};
-use utoipa::openapi::Required;
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 /// What every parameter means, with an example.
 pub(super) fn parameter(name: &str) -> Parameter {
-    let duration = || string(r"^0*[1-9][0-9]{0,10}(ms|s|m|h|d)?$");
-    let names = || plain(Type::String).min_length(Some(1));
-    let times = || {
-        string(
-            r"^(-?[0-9]{1,14}(s|ms)?|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2}))$",
-        )
-    };
     let functions = FUNCTIONS.map(|f| f.name).join("|");
     let (description, schema, example): (String, ObjectBuilder, Option<Value>) = match name {
         "site" => ("One site, or a pattern with `*` (`\\*` for the character).".into(), names(), None),
@@ -48,8 +39,8 @@ pub(super) fn parameter(name: &str) -> Parameter {
             string(r"^[A-Za-z0-9_+/-]{1,64}$"),
             Some(json!("Europe/Berlin")),
         ),
-        "width" => ("Only windows stored at this width.".into(), duration(), Some(json!("10s"))),
-        "min" => ("Only gaps of at least this length.".into(), duration(), Some(json!("5m"))),
+        "width" => ("Only windows stored at this width.".into(), durations(), Some(json!("10s"))),
+        "min" => ("Only gaps of at least this length.".into(), durations(), Some(json!("5m"))),
         "fn" => (
             format!(
                 "The statistics to return per row, a comma list of: {}. By default all. `first` and `last` have time and value, `watermark` \
@@ -79,25 +70,13 @@ pub(super) fn parameter(name: &str) -> Parameter {
             format!(
                 "The most rows; by default {DEFAULT_LIMIT_ENTRIES} in JSON (`/v1/ledger`: {MAX_LIMIT_ENTRIES}), and all in the other forms."
             ),
-            ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(MAX_LIMIT_ENTRIES)),
+            limits(MAX_LIMIT_ENTRIES),
             None,
         ),
         "after" => {
             ("The `next` of an earlier answer, to continue there, with the same other parameters.".into(), string(r"^([0-9]+\.-?[0-9]+|([0-9a-f]{2})*(-([0-9a-f]{2})*)+)$"), None)
         }
-        "consistency" => (
-            "`linearizable`: every reading acknowledged before the question is in the answer. `stale`: any replica answers, even \
-             without a majority."
-                .into(),
-            plain(Type::String).enum_values(Some(["linearizable", "stale"])),
-            None,
-        ),
-        "policy" => (
-            format!("How to choose gateways, and replicas for `stale`: {}. By default the better of two at random.", Policy::NAMES),
-            plain(Type::String).enum_values(Some(Policy::NAMES.split(", ").collect::<Vec<_>>())),
-            None,
-        ),
-        "timeout" => ("How long to wait for the site; 5 s by default.".into(), duration(), Some(json!("2s"))),
+        "timeout" => ("How long to wait for the site; 5 s by default.".into(), durations(), Some(json!("2s"))),
         "format" => {
             let all = Form::names();
             let all: Vec<&str> = all.split(", ").collect();
@@ -109,24 +88,5 @@ pub(super) fn parameter(name: &str) -> Parameter {
         }
         _ => (String::new(), names(), None),
     };
-    let schema = schema.examples(example.clone()).build();
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Query)
-        .required(Required::False)
-        .description(Some(description))
-        .schema(Some(schema))
-        .example(example)
-        .build()
-}
-
-/// The site in a path.
-pub(super) fn site_of_path() -> Parameter {
-    ParameterBuilder::new()
-        .name("site")
-        .parameter_in(ParameterIn::Path)
-        .required(Required::True)
-        .description(Some("The site, as `/v1/sites` lists it."))
-        .schema(Some(plain(Type::String).min_length(Some(1)).build()))
-        .build()
+    query_parameter(name, description, schema, example)
 }

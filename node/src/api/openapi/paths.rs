@@ -1,35 +1,21 @@
 //! All paths, in the order in which they are shown.
 
-use super::super::routes::Guard;
-use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, scan, sites, sql};
-use super::parameters::{parameter, site_of_path};
-use super::schema::{content, holes, object, rows_of, text};
+use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, sites, sql};
+use super::parameters::parameter;
+use super::schema::{holes, object};
 use crate::live::MAX_LISTENERS_ENTRIES;
 use selvedge_guard::access::Scope;
+use selvedge_http::describe::{Described, content, path_parameter, rows_of, text};
+use selvedge_http::site_parameters::site_parameters;
 use selvedge_node_core::query::{AGGREGATE_PARAMETERS, MAX_MERGED_ENTRIES, MAX_MERGED_STREAMS_ENTRIES};
+use selvedge_node_core::series_rows::SCAN_ENTRIES;
 use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, Parameter};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
-use utoipa::openapi::{Content, Ref, RefOr, Required};
+use utoipa::openapi::{Ref, RefOr, Required};
 
-/// One path, as it is described.
-pub(super) struct Described {
-    pub path: &'static str,
-    pub method: HttpMethod,
-    pub guard: Guard,
-    pub tag: &'static str,
-    pub summary: &'static str,
-    pub description: String,
-    pub parameters: Vec<Parameter>,
-    pub body: Option<RequestBody>,
-    /// Media type and content of the answer.
-    pub answers: Vec<(&'static str, Content)>,
-    /// The statuses that it may have beyond those that every path may have.
-    pub problems: &'static [u16],
-}
-
-const READ: Guard = Guard::Scope(Scope::Read);
+const READ: Option<Scope> = Some(Scope::Read);
 
 /// All paths, in the order in which they are shown.
 pub(super) fn paths() -> Vec<Described> {
@@ -45,7 +31,7 @@ pub(super) fn paths() -> Vec<Described> {
     let read = |path, tag, summary, description: String, parameters: &[&str], answers, problems| Described {
         path,
         method: HttpMethod::Get,
-        guard: READ,
+        scope: READ,
         tag,
         summary,
         description,
@@ -61,7 +47,7 @@ pub(super) fn paths() -> Vec<Described> {
     let open = |path, summary, description: &str, answers| Described {
         path,
         method: HttpMethod::Get,
-        guard: Guard::Open,
+        scope: None,
         tag: "about",
         summary,
         description: description.to_string(),
@@ -88,7 +74,7 @@ pub(super) fn paths() -> Vec<Described> {
                  windows. One row is made of at most {MAX_MERGED_ENTRIES} windows or roll-ups; the windows of at most \
                  {MAX_MERGED_STREAMS_ENTRIES} streams are merged with each other, roll-ups (whole minutes, hours and days that the stored widths divide) of up to {}.",
                 answer::MAX_ANSWER_BYTES / 1024 / 1024,
-                scan::SCAN_ENTRIES,
+                SCAN_ENTRIES,
                 aggregates::MAX_SERIES_ENTRIES,
             ),
             &AGGREGATE_PARAMETERS,
@@ -110,7 +96,7 @@ pub(super) fn paths() -> Vec<Described> {
         Described {
             path: "/v1/live",
             method: HttpMethod::Get,
-            guard: Guard::Scope(Scope::Live),
+            scope: Some(Scope::Live),
             tag: "windows",
             summary: "Windows as they are applied",
             description: format!(
@@ -171,7 +157,7 @@ pub(super) fn paths() -> Vec<Described> {
         Described {
             path: "/v1/sql",
             method: HttpMethod::Post,
-            guard: Guard::Scope(Scope::Sql),
+            scope: Some(Scope::Sql),
             tag: "sql",
             summary: "One statement that reads",
             description: format!(
@@ -217,8 +203,11 @@ pub(super) fn paths() -> Vec<Described> {
             )
         },
         Described {
-            guard: Guard::Scope(Scope::Edge),
-            parameters: std::iter::once(site_of_path()).chain(sites::PARAMETERS.map(parameter)).collect(),
+            scope: Some(Scope::Edge),
+            parameters: std::iter::once(site_of_path())
+                .chain(site_parameters())
+                .chain([parameter(sites::TIMEOUT)])
+                .collect(),
             ..read(
                 "/v1/sites/{site}/aggregates",
                 "sites",
@@ -243,7 +232,7 @@ pub(super) fn paths() -> Vec<Described> {
             &[],
         ),
         Described {
-            guard: Guard::Scope(Scope::Metrics),
+            scope: Some(Scope::Metrics),
             ..read(
                 "/metrics",
                 "node",
@@ -357,4 +346,9 @@ fn example_gaps() -> Value {
         "from": "2025-11-24T16:10:00.000Z", "from_ms": 1_764_000_600_000_i64, "to": "2025-11-24T16:12:00.000Z",
         "to_ms": 1_764_000_720_000_i64, "windows": 12 }],
         "holes": [], "truncated": false, "next": null })
+}
+
+/// The site in a path.
+fn site_of_path() -> Parameter {
+    path_parameter("site", "The site, as `/v1/sites` lists it.")
 }

@@ -1,46 +1,10 @@
-//! Forms of what is asked and answered.
+//! Forms of rows.
 
+use selvedge_http::describe::or_null;
 use selvedge_node_core::table::{Field, Kind};
-use serde_json::Value;
 use std::collections::BTreeMap;
-use utoipa::openapi::schema::{
-    ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
-};
-use utoipa::openapi::{Content, RefOr};
-
-pub(super) fn plain(kind: Type) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(kind)
-}
-
-pub(super) fn string(pattern: &str) -> ObjectBuilder {
-    plain(Type::String).pattern(Some(pattern))
-}
-
-pub(super) fn text(description: &str) -> Schema {
-    plain(Type::String).description(Some(description)).build().into()
-}
-
-pub(super) fn content(schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Content {
-    let mut content = Content::new(Some(schema));
-    content.example = example;
-    content
-}
-
-/// `{ name: rows, ..., truncated, next }`.
-pub(super) fn rows_of(name: &str, rows: Schema, more: &[(&str, Schema)]) -> Schema {
-    let mut body = ObjectBuilder::new().property(name, rows).required(name);
-    for (name, schema) in more {
-        body = body.property(*name, schema.clone()).required(*name);
-    }
-    let next = or_null(Type::String).description(Some("What to give as `after` to get it."));
-    let more = plain(Type::Boolean).description(Some("Whether there is more."));
-    let body = body.property("truncated", more).property("next", next);
-    body.required("truncated").required("next").build().into()
-}
-
-pub(super) fn or_null(kind: Type) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
-}
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 
 /// Columns as an object; the first `always` of them are there whatever is asked for.
 pub(super) fn object(fields: &[Field], always: usize) -> Schema {

@@ -54,7 +54,7 @@ async function refusal(answer) {
     // A proxy in between has its own words.
   }
   const title = body.title ?? `The node answers ${answer.status}`;
-  const detail = body.detail ?? body.error ?? (text.slice(0, 300) || answer.statusText);
+  const detail = body.detail ?? (text.slice(0, 300) || answer.statusText);
   return new ApiError(answer.status, title, detail, body.why ?? [], body.parameter ?? null);
 }
 

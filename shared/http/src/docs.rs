@@ -1,9 +1,9 @@
-//! `/docs`: a page that shows `/openapi.json` and lets its paths be tried. It needs nothing from elsewhere.
+//! `/docs`: a page that shows the program's `/openapi.json` and lets its paths be tried. It needs nothing from elsewhere.
 
 use actix_web::HttpResponse;
 use actix_web::http::header;
 
-/// Nothing runs in the page but its own script, and that asks nobody but this node.
+/// Nothing runs in the page but its own script, and that asks nobody but the program that serves it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -16,14 +16,17 @@ fn file(content_type: &'static str, body: &'static str) -> HttpResponse {
         .body(body)
 }
 
-pub(super) async fn page() -> HttpResponse {
+/// The page: `/docs`.
+pub async fn page() -> HttpResponse {
     file("text/html; charset=utf-8", include_str!("docs/page.html"))
 }
 
-pub(super) async fn script() -> HttpResponse {
+/// Its script: `/docs/page.js`.
+pub async fn script() -> HttpResponse {
     file("text/javascript; charset=utf-8", include_str!("docs/page.js"))
 }
 
-pub(super) async fn style() -> HttpResponse {
+/// Its style: `/docs/page.css`.
+pub async fn style() -> HttpResponse {
     file("text/css; charset=utf-8", include_str!("docs/page.css"))
 }

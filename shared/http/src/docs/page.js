@@ -185,6 +185,8 @@ function open(target) {
 
 async function draw() {
   const spec = await (await fetch("openapi.json")).json();
+  document.title = spec.info.title + ": API";
+  document.getElementById("title").textContent = spec.info.title;
   document.getElementById("version").textContent = spec.info.version;
   document.getElementById("about").append(...prose(spec.info.description),
     make("p", {}, "As a file: ", make("a", { href: "openapi.json" }, "openapi.json")));
