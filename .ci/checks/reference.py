@@ -65,7 +65,10 @@ def http(page, text, gateway, node):
     for headings, cells in rows(text):
         for route in re.findall(rf"`((?:{METHODS}) /[^`]*)`", cells.get("Path", "")):
             shown[headings[2]][route] = cells.get("Scope", "").strip("`")
-    real = {f"{method.upper()} {path}": "" for path, method in re.findall(r"\.route\(\"(/[^\"]*)\",\s*web::(\w+)\(\)", gateway)}
+    real = {}
+    for path, methods in re.findall(r"all\.path\(\s*\"(/[^\"]*)\",\s*(.*?)\);", gateway, re.S):
+        for method in re.findall(r"^(get|post|put|delete)\(|\.and\(Method::(\w+)", methods):
+            real[f"{(method[0] or method[1]).upper()} {path}"] = ""
     yield from differences(page, "the gateway's path", shown["Gateway"], real)
     real = {"GET /": "none"}
     read = re.search(r"let read = Guard::Scope\(Scope::(\w+)\)", node)

@@ -2,10 +2,11 @@
 
 use crate::source::Source;
 use actix_web::web::Query;
-use selvedge_fabric::machine::MAX_ANSWER_ENTRIES;
-use selvedge_gateway::actors::http::{self, quarantine};
+use selvedge_gateway::actors::http::quarantine;
 use selvedge_types::ids::MAX_NAME_BYTES;
+use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters};
 use selvedge_types::pattern::{MAX_TEXT_BYTES, Pattern};
+use selvedge_types::question::{Aggregates, Place, SITE_PARAMETERS};
 
 /// The longest that is told about a wrong parameter.
 const MAX_SAID_BYTES: usize = 1_000;
@@ -60,10 +61,10 @@ pub fn run(source: &mut Source) {
         }
         given.push((key, value));
     }
-    match http::parse(&given) {
-        Err((parameter, why)) => {
-            assert!(parameter.chars().count() <= 40, "{parameter}");
-            assert!(!why.is_empty() && why.len() <= MAX_SAID_BYTES, "{why}");
+    match Parameters::new(given, &SITE_PARAMETERS).and_then(|p| Aggregates::read(&p)) {
+        Err(bad) => {
+            assert!(bad.parameter.chars().count() <= 40, "{bad}");
+            assert!(!bad.why.is_empty() && bad.why.len() <= MAX_SAID_BYTES, "{bad}");
         }
         Ok((query, _)) => {
             assert!(query.from < query.to && !query.device.is_empty());
@@ -71,11 +72,8 @@ pub fn run(source: &mut Source) {
                 assert!(name.len() <= MAX_TEXT_BYTES && Pattern::parse(name).is_ok(), "{name}");
             }
             assert!(query.every_ms.is_none_or(|every| every > 0));
-            assert!((1..=MAX_ANSWER_ENTRIES as u32).contains(&query.page.limit));
-            let after = query.page.after.as_ref();
-            assert!(
-                after.is_none_or(|p| p.device.len() <= MAX_NAME_BYTES && p.stream.len() <= MAX_NAME_BYTES)
-            );
+            assert!((1..=MAX_LIMIT_ENTRIES).contains(&query.limit));
+            assert!(query.after.as_ref().is_none_or(Place::is_sound));
         }
     }
 }

@@ -84,7 +84,7 @@ fn a_device_that_is_retired_at_any_gateway_is_gone_and_its_resends_do_not_count(
     assert_eq!(site.delete(1, "/v1/devices/retiring")["retired_streams"], 1);
     assert_eq!(site.order(2, "DELETE", "/v1/devices/retiring").0, 404, "it is not known any more");
     until("all replicas have retired it", || {
-        (0..3).all(|i| site.json(i, "/v1/devices/retiring")["error"].is_string())
+        (0..3).all(|i| site.json(i, "/v1/devices/retiring")["type"] == "/docs#problem-unknown")
     });
     // What it sends again was counted, and brings nothing back; what is new makes it known again.
     publish(4, 2);
@@ -308,7 +308,7 @@ fn windows_of_a_width_that_is_not_kept_are_refused_rather_than_none() {
     let site = Site::shared();
     let (status, told) = site.order(0, "GET", "/v1/aggregates?device=nobody&every=1500ms");
     assert_eq!((status, &told["parameter"]), (400, &"every".into()), "{told}");
-    assert!(told["error"].as_str().unwrap().contains("no multiple of a width that is kept"), "{told}");
+    assert!(told["detail"].as_str().unwrap().contains("no multiple of a width that is kept"), "{told}");
     assert_eq!(site.order(0, "GET", "/v1/aggregates?device=nobody&every=1d").0, 200);
 }
 
@@ -363,7 +363,7 @@ fn a_wild_sequence_number_costs_one_reading_and_what_may_have_counted_is_never_c
     // For all the machine knows now, a number that was too far behind to tell is a new one. It may have counted, so it is refused.
     let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(1)));
     assert_eq!((status, entries[1]["far_behind"].as_u64()), (409, Some(1)), "{told}");
-    assert!(told["error"].as_str().unwrap().contains("have it send them once more"), "{told}");
+    assert!(told["detail"].as_str().unwrap().contains("have it send them once more"), "{told}");
     assert_eq!(site.count(2, "wild"), 7);
     assert_eq!(reason(5, 0), 0, "sent once more it counts");
     assert_eq!(site.count(2, "wild"), 8);
@@ -423,7 +423,7 @@ fn once_a_rule_is_mended_what_was_set_aside_counts_once() {
     until("it is ready", || plan.is_ready(0));
     let (status, told) = readmit(&id("m/renamed"));
     assert_eq!(status, 409, "{told}");
-    assert!(told["error"].as_str().unwrap().contains("would count them twice"), "{told}");
+    assert!(told["detail"].as_str().unwrap().contains("would count them twice"), "{told}");
     assert_eq!(count("renamed"), Some(1));
 }
 

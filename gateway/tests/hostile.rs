@@ -26,9 +26,10 @@ mod settings;
 mod source;
 
 use replay::replay;
-use selvedge_gateway::actors::http;
 use selvedge_types::canary::{self, Canary};
+use selvedge_types::params::Parameters;
 use selvedge_types::pattern::MAX_TEXT_BYTES;
+use selvedge_types::question::{Aggregates, SITE_PARAMETERS};
 
 #[test]
 fn devices_that_send_anything() {
@@ -97,9 +98,12 @@ fn a_question_stays_small_and_what_is_said_of_it_however_long_the_address() {
         ("after", &place, "after"),
         (&long, &place, &long[..40]),
     ] {
-        let given = [("device", "d"), (key, value)].map(|(key, value)| (key.to_string(), value.to_string()));
-        let (parameter, why) = http::parse(&given).unwrap_err();
-        assert_eq!(parameter, named);
-        assert!(why.len() < 200, "{why}");
+        let given = vec![(key.to_string(), value.to_string())];
+        let given =
+            given.into_iter().chain((key != "device").then(|| ("device".to_string(), "d".to_string())));
+        let read = Parameters::new(given.collect(), &SITE_PARAMETERS).and_then(|p| Aggregates::read(&p));
+        let bad = read.unwrap_err();
+        assert_eq!(bad.parameter, named);
+        assert!(bad.why.len() < 200, "{bad}");
     }
 }

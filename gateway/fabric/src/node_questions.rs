@@ -8,7 +8,7 @@
 //! Limits: [`MAX_QUESTIONS`] are under way, [`QUESTIONS_PER_S`] come in a second, and so many ids as can come in that time are
 //! remembered.
 
-use crate::machine::{Page, WindowView};
+use crate::machine::WindowView;
 use crate::peer::WindowQuery;
 use crate::site_questions::{SiteAnswer, SiteQuestion};
 use selvedge_types::balance::Recent;
@@ -104,22 +104,9 @@ impl NodeQuestions {
         }
         self.allowance -= 1_000;
         self.under_way.insert(question.id, (now_ms, question.node));
-        let About::Aggregates(a) = &question.about;
-        let page = Page {
-            after: a.after.clone(),
-            limit: a.limit,
-            bytes: (MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES) as u32,
-        };
-        let query = WindowQuery {
-            device: a.device.clone(),
-            stream: a.stream.clone(),
-            from: a.from,
-            to: a.to,
-            every_ms: a.every_ms,
-            stale: a.stale,
-            page,
-            wait_ms: question.wait_ms,
-        };
+        let About::Aggregates(asked) = &question.about;
+        let bytes = (MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES) as u32;
+        let query = WindowQuery::of(asked, bytes, question.wait_ms);
         QuestionVerdict::Taken(SiteQuestion { query, policy: question.policy, deadline_ms })
     }
 

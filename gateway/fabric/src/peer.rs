@@ -8,6 +8,7 @@ use crate::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::ShardId;
 use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;
+use selvedge_types::question::Aggregates;
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
@@ -163,6 +164,12 @@ pub struct WindowQuery {
 }
 
 impl WindowQuery {
+    /// What a site is asked, for an answer of at most so many bytes that is waited for so long.
+    pub fn of(asked: &Aggregates, bytes: u32, wait_ms: u32) -> Self {
+        let Aggregates { device, stream, from, to, every_ms, limit, after, stale } = asked.clone();
+        Self { device, stream, from, to, every_ms, stale, page: Page { after, limit, bytes }, wait_ms }
+    }
+
     /// As the machine takes it.
     pub fn as_query(&self) -> Query<'_> {
         let (device, stream) = (self.device.as_str(), self.stream.as_deref());

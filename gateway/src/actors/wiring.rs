@@ -360,6 +360,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         epoch,
         clock,
         log_limit,
+        open: access.is_open(),
         widths_ms,
     });
     let browsers = Arc::new(Browsers { hosts: settings.http.hosts.clone(), tokens: !access.is_open() });
@@ -369,7 +370,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         let tokens = from_fn(move |request, next| access::admit(site.clone(), access.clone(), request, next));
         let pages = from_fn(move |request, next| browser::admit(browsers.clone(), request, next));
         // The one that is put last is asked first.
-        App::new().app_data(api.clone()).wrap(tokens).wrap(pages).configure(routes)
+        App::new().app_data(api.clone()).wrap(tokens).wrap(pages).configure(|app| drop(routes(app)))
     };
     let server = HttpServer::new(app)
         .workers(1)

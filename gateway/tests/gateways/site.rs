@@ -298,7 +298,7 @@ impl Site {
 
     /// How many readings of a device are counted, by a linearizable query at gateway `i`.
     pub fn count(&self, i: usize, device: &str) -> u64 {
-        let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z");
+        let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z&limit=10000");
         let mut count = None;
         until("a query is answered", || {
             let windows = self.json(i, &path)["aggregates"].take();

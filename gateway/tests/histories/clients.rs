@@ -86,7 +86,7 @@ fn text(text: &str) -> Vec<u8> {
 /// If the answer is no set: an element is counted twice.
 pub fn read(port: u16, device: &str) -> Result<u64> {
     let mut stream = open(port, ANSWER_PATIENCE)?;
-    let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z");
+    let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z&limit=10000");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

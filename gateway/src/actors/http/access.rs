@@ -1,19 +1,19 @@
 //! Lets in who shows a token that is good for what is asked, if there are tokens.
 
+use super::problem::Failure;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse};
-use selvedge_guard::access::{Access, Denied, Scope};
+use actix_web::{Error, ResponseError};
+use selvedge_guard::access::{Access, Scope};
 use selvedge_types::ids::SiteId;
-use serde_json::json;
 use std::sync::Arc;
 
-/// What a request needs; nothing for the two that say how the gateway is, which tell nothing of what devices say.
-fn needed(method: &Method, path: &str) -> Option<Scope> {
+/// The scope that a request needs; nothing for health and the description of the API, which tell nothing of what devices say.
+pub fn needed(method: &Method, path: &str) -> Option<Scope> {
     match (path, method.is_safe()) {
-        ("/healthz" | "/readyz", _) => None,
+        ("/healthz" | "/readyz" | "/openapi.json" | "/docs" | "/docs/page.js" | "/docs/page.css", _) => None,
         ("/metrics", true) => Some(Scope::Metrics),
         (_, true) => Some(Scope::Read),
         (_, false) => Some(Scope::Operate),
@@ -32,52 +32,31 @@ pub async fn admit<B: MessageBody>(
             // What is no text is no token.
             let shown =
                 request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or("?"));
-            access.admit(shown, scope).map_err(denied).and_then(|caller| match caller.sees(site.as_str()) {
-                true => Ok(()),
-                false => Err((
-                    StatusCode::FORBIDDEN,
-                    "insufficient_scope",
-                    format!("the token is not for the site {site}"),
-                )),
-            })
+            access
+                .admit(shown, scope)
+                .map_err(Failure::from)
+                .and_then(|caller| if caller.sees(site.as_str()) { Ok(()) } else { Err(Failure::Site(site)) })
         }
         _ => Ok(()),
     };
     match admitted {
         Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
-        Err((status, error, why)) => {
+        Err(failure) => {
             metrics::counter!("selvedge_http_denied_total").increment(1);
-            let mut how = "Bearer realm=\"selvedge\"".to_string();
-            if !error.is_empty() {
-                how.push_str(&format!(", error=\"{error}\""));
-            }
-            let answer = HttpResponse::build(status)
-                .insert_header((header::WWW_AUTHENTICATE, how))
-                .json(json!({ "error": why }));
-            Ok(request.into_response(answer).map_into_right_body())
+            Ok(request.into_response(failure.error_response()).map_into_right_body())
         }
     }
-}
-
-/// The status, the word of RFC 6750 and the words for people.
-fn denied(why: Denied) -> (StatusCode, &'static str, String) {
-    let (status, error) = match why {
-        Denied::NoToken => (StatusCode::UNAUTHORIZED, ""),
-        Denied::Unknown => (StatusCode::UNAUTHORIZED, "invalid_token"),
-        Denied::Scope(_) => (StatusCode::FORBIDDEN, "insufficient_scope"),
-    };
-    (status, error, why.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use actix_web::middleware::from_fn;
-    use actix_web::{App, test, web};
+    use actix_web::{App, HttpResponse, test, web};
     use selvedge_guard::access::{Token, TokenDigest};
 
     #[actix_web::test]
-    async fn each_request_needs_its_scope_and_only_health_is_open() {
+    async fn each_request_needs_its_scope_and_only_health_and_the_description_are_open() {
         let token = |name: &str, scopes: &[Scope], site: Option<&str>| Token {
             name: name.into(),
             digest: TokenDigest::of(name),
@@ -97,6 +76,8 @@ mod tests {
         for (method, path, token, expected) in [
             ("GET", "/healthz", "", 200),
             ("GET", "/readyz", "", 200),
+            ("GET", "/openapi.json", "", 200),
+            ("GET", "/docs", "", 200),
             ("GET", "/v1/status", "", 401),
             ("GET", "/metrics", "", 401),
             ("GET", "/nothing", "", 401),

@@ -1,11 +1,11 @@
 //! Refuses what a web page of somebody else asks.
 
+use super::problem::Failure;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse};
+use actix_web::{Error, ResponseError};
 use selvedge_guard::browser::{Browsers, Requested};
-use serde_json::json;
 use std::sync::Arc;
 
 /// Answers a request if [`Browsers`] admit it, and with 403 else.
@@ -19,9 +19,6 @@ pub async fn admit<B: MessageBody>(
     let admitted = browsers.admit(&Requested::new(request.method().is_safe(), header));
     match admitted {
         Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
-        Err(why) => {
-            let answer = HttpResponse::Forbidden().json(json!({ "error": why }));
-            Ok(request.into_response(answer).map_into_right_body())
-        }
+        Err(why) => Ok(request.into_response(Failure::Stranger(why).error_response()).map_into_right_body()),
     }
 }

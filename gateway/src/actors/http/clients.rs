@@ -1,42 +1,25 @@
 //! `/v1/clients`: who is connected to this gateway, and how the last connections ended.
 
-use super::Api;
-use super::tables::{Given, bad};
+use super::problem::Failure;
+use super::{Api, Given};
 use crate::actors::departures::DepartureDesk;
 use crate::departures::Left;
 use crate::front::Connected;
 use actix_web::{HttpResponse, web};
 use selvedge_mqtt::Traffic;
 use selvedge_types::mqtt::Version;
-use selvedge_types::pattern::Pattern;
+use selvedge_types::params::Parameters;
 use serde_json::{Value, json};
 
-/// How many clients an answer holds unless it is asked for another number.
-const PAGE_ENTRIES: usize = 1_000;
-/// The most.
-const MAX_PAGE_ENTRIES: usize = 10_000;
+/// The parameters of `/v1/clients`.
+pub const PARAMETERS: [&str; 3] = ["client", "limit", "after"];
 
 /// Those that are connected to this gateway, in the order in which they came, and the last that left: all, or those whose client id
 /// `client` names.
-pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
-    let (mut client, mut after, mut limit) = (None, 0, PAGE_ENTRIES);
-    for (key, value) in &given.0 {
-        match key.as_str() {
-            "client" => match Pattern::parse(value) {
-                Ok(pattern) => client = Some(pattern),
-                Err(why) => return bad("client", &why),
-            },
-            "after" => match value.parse() {
-                Ok(n) => after = n,
-                Err(_) => return bad("after", "give what an earlier answer gave as next"),
-            },
-            "limit" => match value.parse() {
-                Ok(n) if (1..=MAX_PAGE_ENTRIES).contains(&n) => limit = n,
-                _ => return bad("limit", &format!("give a whole number from 1 to {MAX_PAGE_ENTRIES}")),
-            },
-            _ => return bad(key, "there is no such parameter: client, limit, after"),
-        }
-    }
+pub async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
+    let (client, limit) = (p.pattern("client")?, p.limit()? as usize);
+    let after = p.after(|text| text.parse().ok())?.unwrap_or(0);
     let wanted = |id: &str| client.as_ref().is_none_or(|pattern| pattern.matches(id));
     let front = &api.overview.front;
     let mut connected = front.connected(after, limit + 1, wanted);
@@ -47,10 +30,10 @@ pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
     let desk = api.overview.ways.departures();
     let left = desk.list(|d| wanted(d.client_id.as_deref().unwrap_or_default()));
     let left: Vec<_> = left.iter().map(|l| gone(desk, l)).collect();
-    HttpResponse::Ok().json(json!({
+    Ok(HttpResponse::Ok().json(json!({
         "gateway": api.me.0, "connections": front.connections(), "clients": clients,
         "truncated": truncated, "next": next, "left": left, "left_by_reason": desk.counts(),
-    }))
+    })))
 }
 
 fn version(version: Version) -> &'static str {

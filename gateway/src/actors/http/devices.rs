@@ -1,20 +1,24 @@
 //! `/v1/devices`: which devices and streams are known at the site, and retiring them. Any gateway answers; it asks the shards' leaders.
 
-use super::Api;
-use super::tables::{self, Given, bad, unavailable};
+use super::problem::Failure;
+use super::{Api, Given, tables};
 use crate::actors::orders::ORDER_WAIT_MS;
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::forward::Forwardable;
-use selvedge_fabric::machine::{DeviceInfo, Item, ItemOutcome, MAX_ANSWER_ENTRIES, StreamInfo};
+use selvedge_fabric::machine::{DeviceInfo, Item, ItemOutcome, StreamInfo};
 use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_types::ids::{MAX_NAME_BYTES, ShardId};
+use selvedge_types::params::{Parameters, bad};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many devices one answer has, unless fewer or more are asked for.
-const PAGE_ENTRIES: usize = 1_000;
+/// The parameters of `/v1/devices`.
+pub const LIST_PARAMETERS: [&str; 2] = ["limit", "after"];
+
+/// The parameters of `/v1/devices/{device}`.
+pub const ONE_PARAMETERS: [&str; 1] = ["after"];
 
 /// Devices of many shards, in the order of their names.
 struct Merged {
@@ -48,18 +52,9 @@ impl Merged {
 }
 
 /// The devices of the site, by name.
-pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
-    let (mut after, mut limit) = (None, PAGE_ENTRIES);
-    for (key, value) in given.into_inner() {
-        match key.as_str() {
-            "after" => after = Some(value),
-            "limit" => match value.parse() {
-                Ok(n) if (1..=MAX_ANSWER_ENTRIES).contains(&n) => limit = n,
-                _ => return bad("limit", &format!("give a whole number from 1 to {MAX_ANSWER_ENTRIES}")),
-            },
-            _ => return bad(&key, "there is no such parameter: limit, after"),
-        }
-    }
+pub async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &LIST_PARAMETERS)?;
+    let (after, limit) = (p.after(name)?, p.limit()? as usize);
     let (until, mut missing) = (tables::deadline(), Vec::new());
     let mut merged = Merged { limit, devices: Vec::new(), end: None };
     let shards: Vec<_> = (0..api.overview.ring.shards()).map(ShardId).collect();
@@ -75,11 +70,11 @@ pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
         }
     }
     let list: Vec<_> = merged.devices.iter().map(device).collect();
-    HttpResponse::Ok().json(json!({
+    Ok(HttpResponse::Ok().json(json!({
         "devices": list, "truncated": merged.end.is_some(), "next": merged.end.as_deref(),
         "partial": !missing.is_empty(), "missing_shards": missing,
         "missing_gateways": tables::out_of_reach(&api).await,
-    }))
+    })))
 }
 
 fn device(d: &DeviceInfo) -> Value {
@@ -97,74 +92,81 @@ fn stream(s: &StreamInfo) -> Value {
 }
 
 /// One device and its streams, as its shard's leader knows them.
-pub async fn one(api: web::Data<Api>, name: web::Path<String>, given: Given) -> HttpResponse {
-    let mut after = None;
-    for (key, value) in given.into_inner() {
-        match key.as_str() {
-            "after" => after = Some(value),
-            _ => return bad(&key, "there is no such parameter: after"),
-        }
-    }
-    let shard = api.overview.ring.shard_of(&name);
-    let question = TableQuestion::Device { shard, device: name.into_inner(), after };
+pub async fn one(
+    api: web::Data<Api>,
+    device_name: web::Path<String>,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &ONE_PARAMETERS)?;
+    let shard = api.overview.ring.shard_of(&device_name);
+    let question = TableQuestion::Device { shard, device: device_name.into_inner(), after: p.after(name)? };
     let Some(TableAnswer::Device { device: known, streams, more }) =
         tables::ask_shard(&api, shard, question).await
     else {
-        return unavailable("no majority of the device's replicas is within reach: try again");
+        return Err(Failure::OutOfReach(
+            "no majority of the device's replicas is within reach: try again".into(),
+        ));
     };
-    let Some(info) = known else {
-        return unknown(false);
-    };
+    let info = known.ok_or_else(|| unknown(false))?;
     let mut answer = device(&info);
     answer["shard"] = shard.0.into();
     answer["truncated"] = more.into();
     answer["next"] = streams.last().filter(|_| more).map(|s| s.stream.to_string()).into();
     answer["streams"] = streams.iter().map(stream).collect();
-    HttpResponse::Ok().json(answer)
+    Ok(HttpResponse::Ok().json(answer))
 }
 
-fn unknown(is_stream: bool) -> HttpResponse {
+/// A name to go on from.
+fn name(text: &str) -> Option<String> {
+    (text.len() <= MAX_NAME_BYTES).then(|| text.to_string())
+}
+
+fn unknown(is_stream: bool) -> Failure {
     let what = if is_stream { "stream" } else { "device" };
-    HttpResponse::NotFound().json(json!({ "error": format!("no such {what} is known") }))
+    Failure::Unknown(format!("no such {what} is known"))
 }
 
 /// Retires all streams of a device.
-pub async fn retire_device(api: web::Data<Api>, name: web::Path<String>) -> HttpResponse {
+pub async fn retire_device(api: web::Data<Api>, name: web::Path<String>) -> Result<HttpResponse, Failure> {
     retire(&api, name.into_inner(), None).await
 }
 
 /// Retires one stream of a device.
-pub async fn retire_stream(api: web::Data<Api>, names: web::Path<(String, String)>) -> HttpResponse {
+pub async fn retire_stream(
+    api: web::Data<Api>,
+    names: web::Path<(String, String)>,
+) -> Result<HttpResponse, Failure> {
     let (device, stream) = names.into_inner();
     retire(&api, device, Some(stream)).await
 }
 
 /// Answers when it is chosen. Asking again does no harm: what is retired already is not known.
-async fn retire(api: &Api, device: String, stream: Option<String>) -> HttpResponse {
-    if device.len().max(stream.as_ref().map_or(0, String::len)) > MAX_NAME_BYTES {
-        let error = format!("a name has at most {MAX_NAME_BYTES} bytes");
-        return HttpResponse::BadRequest().json(json!({ "error": error }));
+async fn retire(api: &Api, device: String, stream: Option<String>) -> Result<HttpResponse, Failure> {
+    for (parameter, name) in [("device", Some(&device)), ("stream", stream.as_ref())] {
+        if name.is_some_and(|name| name.len() > MAX_NAME_BYTES) {
+            return Err(bad(parameter, format!("has more than the {MAX_NAME_BYTES} bytes of a name")).into());
+        }
     }
     let shard = api.overview.ring.shard_of(&device);
     let item = Forwardable::Item(Item::Retire { device: device.clone(), stream: stream.clone() });
     let Some(outcome) = api.overview.ways.order(shard, item) else {
-        return unavailable("too many orders are under way; try again");
+        return Err(Failure::Busy);
     };
     match tokio::time::timeout(Duration::from_millis(ORDER_WAIT_MS), outcome).await {
-        Ok(Ok(ItemOutcome::Retired { streams: 0 })) => unknown(stream.is_some()),
+        Ok(Ok(ItemOutcome::Retired { streams: 0 })) => Err(unknown(stream.is_some())),
         Ok(Ok(ItemOutcome::Retired { streams })) => {
             if let Some(left_out) = api.log_limit.note("retired") {
                 tracing::info!(device, stream, streams, "retired{left_out}");
             }
-            HttpResponse::Ok().json(json!({ "device": device, "stream": stream, "retired_streams": streams }))
+            Ok(HttpResponse::Ok().json(json!({ "device": device, "stream": stream, "retired_streams": streams })))
         }
         Ok(Ok(_)) => {
             // The answer was lost on the way; it was carried out.
-            HttpResponse::Ok().json(json!({ "device": device, "stream": stream, "retired_streams": null }))
+            Ok(HttpResponse::Ok().json(json!({ "device": device, "stream": stream, "retired_streams": null })))
         }
-        _ => unavailable(
-            "no majority of the device's replicas has chosen it yet; it may still be carried out, and asking again does no harm",
-        ),
+        _ => Err(Failure::OutOfReach(
+            "no majority of the device's replicas has chosen it yet; it may still be carried out, and asking again does no harm".into(),
+        )),
     }
 }
 

@@ -1,11 +1,13 @@
 //! An operator's word on which ledger the site's batches belong to.
 
 use super::Api;
+use super::problem::Failure;
 use crate::actors::orders::ORDER_WAIT_MS;
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::forward::Forwardable;
 use selvedge_fabric::machine::Item;
 use selvedge_types::ids::ShardId;
+use selvedge_types::params::bad;
 use selvedge_types::uplink::LedgerId;
 use serde_json::json;
 use std::time::Duration;
@@ -15,11 +17,8 @@ use tokio::time::{Instant, timeout_at};
 const SHARDS_ORDERED_ENTRIES: usize = 64;
 
 /// Admits a ledger in every shard: it alone trims from then on, and what is still kept is sent to it. Asking again does no harm.
-pub async fn admit(api: web::Data<Api>, name: web::Path<String>) -> HttpResponse {
-    let ledger: LedgerId = match name.parse() {
-        Ok(ledger) => ledger,
-        Err(why) => return HttpResponse::BadRequest().json(json!({ "error": why })),
-    };
+pub async fn admit(api: web::Data<Api>, name: web::Path<String>) -> Result<HttpResponse, Failure> {
+    let ledger: LedgerId = name.parse().map_err(|why: String| bad("id", why))?;
     let end = Instant::now() + Duration::from_millis(ORDER_WAIT_MS);
     let shards: Vec<_> = (0..api.overview.ring.shards()).map(ShardId).collect();
     let mut missing = Vec::new();
@@ -40,9 +39,11 @@ pub async fn admit(api: web::Data<Api>, name: web::Path<String>) -> HttpResponse
     }
     tracing::info!(%ledger, missing = missing.len(), "a ledger is admitted");
     if !missing.is_empty() {
-        let error = "no majority of the replicas of some shards has chosen it yet; it may still be carried out, and asking again does no harm";
-        return HttpResponse::ServiceUnavailable()
-            .json(json!({ "error": error, "ledger": ledger.to_string(), "missing_shards": missing }));
+        let why = format!(
+            "no majority of the replicas of some shards has chosen to admit ledger {ledger} yet; it may still be carried out, and asking \
+             again does no harm"
+        );
+        return Err(Failure::Unchosen { why, shards: missing });
     }
-    HttpResponse::Ok().json(json!({ "ledger": ledger.to_string(), "shards": shards.len() }))
+    Ok(HttpResponse::Ok().json(json!({ "ledger": ledger.to_string(), "shards": shards.len() })))
 }

@@ -1,11 +1,13 @@
 //! What was not counted, over HTTP and for the whole site: the quarantine, topics that map to no stream, and an operator's orders
 //! about them. Any gateway answers; it asks the shards' leaders.
 
-use crate::actors::http::Api;
-use crate::actors::http::tables::{self, Given, bad, unavailable};
+use crate::actors::http::problem::Failure;
+use crate::actors::http::routes::{Routes, get, post};
+use crate::actors::http::{Api, Given, tables};
 use crate::actors::orders::ORDER_WAIT_MS;
 use crate::actors::ways::Ways;
 use crate::front::Front;
+use actix_web::http::Method;
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::decode::{Decoded, Few};
 use selvedge_fabric::forward::{Forwardable, NamedReading};
@@ -13,27 +15,33 @@ use selvedge_fabric::machine::{Item, ItemOutcome, QuarantineEntry, Reading, Read
 use selvedge_fabric::peer::{Listed, TableAnswer, TableQuestion};
 use selvedge_fabric::session::reading_hash;
 use selvedge_types::ids::ShardId;
+use selvedge_types::params::Parameters;
 use selvedge_types::uplink::StreamName;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The most entries of one page, and how many unless more are asked for.
-const PAGE_ENTRIES: (usize, usize) = (1_000, 100);
+/// The parameters of `/v1/quarantine`.
+pub const PARAMETERS: [&str; 3] = ["client", "limit", "after"];
+
+/// How many entries a page has unless it is asked for another number: fewer than of other lists, since each has a payload.
+pub const PAGE_ENTRIES: u32 = 100;
+
+/// The most entries of one page.
+pub const MAX_PAGE_ENTRIES: u32 = 1_000;
 
 /// An entry's shard, and its number there.
 pub type Place = (u16, u64);
 
 /// Puts these paths into an application.
-pub fn routes(app: &mut web::ServiceConfig) {
-    app.route("/v1/quarantine", web::get().to(list))
-        .route("/v1/quarantine/{id}", web::get().to(one))
-        .route("/v1/quarantine/{id}", web::delete().to(discard))
-        .route("/v1/quarantine/{id}/readmit", web::post().to(readmit))
-        .route("/v1/unmapped", web::get().to(unmapped))
-        .route("/v1/devices/{device}/reset-sequence", web::post().to(reset_device))
-        .route("/v1/devices/{device}/streams/{stream}/reset-sequence", web::post().to(reset_stream));
+pub fn routes(all: &mut Routes<'_>) {
+    all.path("/v1/quarantine", get(list));
+    all.path("/v1/quarantine/{id}", get(one).and(Method::DELETE, discard));
+    all.path("/v1/quarantine/{id}/readmit", post(readmit));
+    all.path("/v1/unmapped", get(unmapped));
+    all.path("/v1/devices/{device}/reset-sequence", post(reset_device));
+    all.path("/v1/devices/{device}/streams/{stream}/reset-sequence", post(reset_stream));
 }
 
 /// Reads `SHARD-ID`, as entries are named.
@@ -42,22 +50,11 @@ pub fn place(text: &str) -> Option<Place> {
     Some((shard.parse().ok()?, id.parse().ok()?))
 }
 
-async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
-    let (mut client, mut after, mut limit) = (None, (0, 0), PAGE_ENTRIES.1);
-    for (key, value) in given.into_inner() {
-        match key.as_str() {
-            "client" => client = Some(value),
-            "after" => match place(&value) {
-                Some(place) => after = place,
-                None => return bad("after", "give what an earlier answer gave as next"),
-            },
-            "limit" => match value.parse() {
-                Ok(n) if (1..=PAGE_ENTRIES.0).contains(&n) => limit = n,
-                _ => return bad("limit", "give a whole number from 1 to 1000"),
-            },
-            _ => return bad(&key, "there is no such parameter: client, limit, after"),
-        }
-    }
+async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
+    let client = p.text("client")?.map(str::to_string);
+    let after = p.after(place)?.unwrap_or((0, 0));
+    let limit = p.limit_within(PAGE_ENTRIES, MAX_PAGE_ENTRIES)? as usize;
     // A client is one shard's alone. How much is kept is told of all shards, whatever the page shows.
     let only = client.as_ref().map(|client| api.overview.front.shard_of(client));
     let all: Vec<_> = (0..api.overview.ring.shards()).map(ShardId).collect();
@@ -93,11 +90,11 @@ async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
             entries.extend(list.iter().take(room).map(|(id, entry)| shown(shard, *id, entry)));
         }
     }
-    HttpResponse::Ok().json(json!({
+    Ok(HttpResponse::Ok().json(json!({
         "entries": entries, "next": next, "kept": kept, "bytes": bytes, "total": taken, "evicted": evicted,
         "partial": !missing.is_empty(), "missing_shards": missing,
         "missing_gateways": tables::out_of_reach(&api).await,
-    }))
+    })))
 }
 
 fn shown(shard: ShardId, id: u64, entry: &QuarantineEntry) -> Value {
@@ -110,39 +107,37 @@ fn shown(shard: ShardId, id: u64, entry: &QuarantineEntry) -> Value {
 }
 
 /// One entry with its whole payload.
-async fn find(api: &Api, (shard, id): Place) -> Result<QuarantineEntry, HttpResponse> {
+async fn find(api: &Api, (shard, id): Place) -> Result<QuarantineEntry, Failure> {
     if shard >= api.overview.ring.shards() {
-        return Err(not_found());
+        return Err(Failure::NoEntry);
     }
     let shard = ShardId(shard);
     let question = TableQuestion::Quarantine { shard, what: Listed::Whole { id } };
     match tables::ask_shard(api, shard, question).await {
         Some(TableAnswer::Quarantine { entries, .. }) => {
             let entry = entries.into_iter().find(|(found, _)| *found == id).map(|(_, entry)| entry);
-            entry.ok_or_else(not_found)
+            entry.ok_or(Failure::NoEntry)
         }
-        _ => Err(unavailable("no majority of the shard's replicas is within reach: try again")),
+        _ => {
+            Err(Failure::OutOfReach("no majority of the shard's replicas is within reach: try again".into()))
+        }
     }
 }
 
-fn not_found() -> HttpResponse {
-    let error = "there is no such entry: GET /v1/quarantine lists them";
-    HttpResponse::NotFound().json(json!({ "error": error }))
-}
-
-async fn one(api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
-    let Some(place) = place(&id) else { return not_found() };
-    match find(&api, place).await {
-        Ok(entry) => HttpResponse::Ok().json(shown(ShardId(place.0), place.1, &entry)),
-        Err(answer) => answer,
-    }
+async fn one(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Failure> {
+    let ((shard, id), entry) = ordered(&api, &id).await?;
+    Ok(HttpResponse::Ok().json(shown(ShardId(shard), id, &entry)))
 }
 
 /// Has items carried out, and waits for what became of them.
-async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<ItemOutcome>, HttpResponse> {
+async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<ItemOutcome>, Failure> {
     let replies: Option<Vec<_>> = items.into_iter().map(|(shard, item)| ways.order(shard, item)).collect();
-    let replies = replies.ok_or_else(|| unavailable("too many orders are under way: try again"))?;
-    let late = || unavailable("no majority answered in time; the order may still be carried out: repeat it");
+    let replies = replies.ok_or(Failure::Busy)?;
+    let late = || {
+        Failure::OutOfReach(
+            "no majority answered in time; the order may still be carried out: repeat it".into(),
+        )
+    };
     let mut outcomes = Vec::with_capacity(replies.len());
     let end = tokio::time::Instant::now() + Duration::from_millis(ORDER_WAIT_MS);
     for reply in replies {
@@ -151,21 +146,16 @@ async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<It
     Ok(outcomes)
 }
 
-/// The entry that an order is about.
-async fn ordered(api: &Api, id: &str) -> Result<(Place, QuarantineEntry), HttpResponse> {
-    let place = place(id).ok_or_else(not_found)?;
+/// The entry that a request names.
+async fn ordered(api: &Api, id: &str) -> Result<(Place, QuarantineEntry), Failure> {
+    let place = place(id).ok_or(Failure::NoEntry)?;
     Ok((place, find(api, place).await?))
 }
 
-async fn discard(api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
-    let (place, entry) = match ordered(&api, &id).await {
-        Ok(found) => found,
-        Err(answer) => return answer,
-    };
-    match finish(&api, place, entry.attempt, (Vec::new(), 0), true).await {
-        Ok(()) => HttpResponse::Ok().json(json!({ "removed": true })),
-        Err(answer) => answer,
-    }
+async fn discard(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Failure> {
+    let (place, entry) = ordered(&api, &id).await?;
+    finish(&api, place, entry.attempt, (Vec::new(), 0), true).await?;
+    Ok(HttpResponse::Ok().json(json!({ "removed": true })))
 }
 
 /// Notes in the entry what was counted, or removes it.
@@ -175,31 +165,16 @@ async fn finish(
     attempt: u64,
     (counted, far_behind): (Vec<u64>, u32),
     done: bool,
-) -> Result<(), HttpResponse> {
+) -> Result<(), Failure> {
     let item = Item::Readmitted { id, attempt, counted, far_behind, done };
     order(&api.overview.ways, vec![(ShardId(shard), Forwardable::Item(item))]).await.map(|_| ())
 }
 
 /// Decodes an entry anew and has counted what was not counted then.
-async fn readmit(api: web::Data<Api>, id: web::Path<String>) -> HttpResponse {
-    let (place, entry) = match ordered(&api, &id).await {
-        Ok(found) => found,
-        Err(answer) => return answer,
-    };
-    match readmitted(&api, place, &entry).await {
-        Ok(answer) | Err(answer) => answer,
-    }
-}
-
-async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<HttpResponse, HttpResponse> {
+async fn readmit(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Failure> {
+    let (place, entry) = ordered(&api, &id).await?;
     let (front, p) = (&api.overview.front, &entry.publish);
-    let left = match left_of(front, entry) {
-        Ok(left) => left,
-        Err(why) => {
-            let error = format!("it can't be counted: {why}");
-            return Ok(HttpResponse::Conflict().json(json!({ "error": error })));
-        }
-    };
+    let left = left_of(front, &entry).map_err(Failure::NotCountable)?;
     let mut parts: BTreeMap<ShardId, Vec<NamedReading>> = BTreeMap::new();
     for reading in left {
         parts.entry(front.shard_of(&reading.name.device)).or_default().push(reading);
@@ -226,12 +201,12 @@ async fn readmitted(api: &Api, place: Place, entry: &QuarantineEntry) -> Result<
                 let behind = judged.set_aside.iter().filter(|s| s.reason == Reason::FarBehind);
                 far_behind += behind.count() as u32;
             }
-            ItemOutcome::Refused(refused) => return Err(unavailable(refused)),
+            ItemOutcome::Refused(refused) => return Err(Failure::OutOfReach(refused.clone())),
             // Its answer was lost: a repetition of the same attempt is told what became of it.
-            _ => return Err(unavailable("the answer of a shard was lost: repeat it")),
+            _ => return Err(Failure::OutOfReach("the answer of a shard was lost: repeat it".into())),
         }
     }
-    finish(api, place, entry.attempt, (hashes, far_behind), why.is_empty()).await?;
+    finish(&api, place, entry.attempt, (hashes, far_behind), why.is_empty()).await?;
     let set_aside = why.len();
     why.dedup();
     Ok(HttpResponse::Ok().json(json!({
@@ -282,7 +257,8 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
 }
 
 /// Each gateway counts what it met since it started.
-async fn unmapped(api: web::Data<Api>) -> HttpResponse {
+async fn unmapped(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
+    Parameters::new(given.into_inner(), &[])?;
     let (answers, missing) = tables::ask_gateways(&api, TableQuestion::Unmapped).await;
     let (mut total, mut since) = (0u64, Vec::new());
     let mut topics: BTreeMap<String, (u64, selvedge_types::time::EpochMs, u64)> = BTreeMap::new();
@@ -306,29 +282,29 @@ async fn unmapped(api: web::Data<Api>) -> HttpResponse {
             json!({ "topic": topic, "count": count, "last": last.to_string(), "bytes": bytes })
         })
         .collect();
-    HttpResponse::Ok().json(json!({
+    Ok(HttpResponse::Ok().json(json!({
         "total": total, "topics": list, "counted_since_start_of": since,
         "partial": !missing.is_empty(), "missing_gateways": missing,
-    }))
+    })))
 }
 
-async fn reset_device(api: web::Data<Api>, path: web::Path<String>) -> HttpResponse {
+async fn reset_device(api: web::Data<Api>, path: web::Path<String>) -> Result<HttpResponse, Failure> {
     reset(&api, path.into_inner(), None).await
 }
 
-async fn reset_stream(api: web::Data<Api>, path: web::Path<(String, String)>) -> HttpResponse {
+async fn reset_stream(
+    api: web::Data<Api>,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, Failure> {
     let (device, stream) = path.into_inner();
     reset(&api, device, Some(stream)).await
 }
 
-async fn reset(api: &Api, device: String, stream: Option<String>) -> HttpResponse {
+async fn reset(api: &Api, device: String, stream: Option<String>) -> Result<HttpResponse, Failure> {
     let front = &api.overview.front;
     let item = Forwardable::Item(Item::ResetSequence { device: device.clone(), stream });
-    match order(&api.overview.ways, vec![(front.shard_of(&device), item)]).await {
-        Err(answer) => answer,
-        Ok(outcomes) => match outcomes.first() {
-            Some(ItemOutcome::Refused(why)) => HttpResponse::NotFound().json(json!({ "error": why })),
-            _ => HttpResponse::Ok().json(json!({ "reset": true })),
-        },
+    match order(&api.overview.ways, vec![(front.shard_of(&device), item)]).await?.first() {
+        Some(ItemOutcome::Refused(why)) => Err(Failure::Unknown(why.clone())),
+        _ => Ok(HttpResponse::Ok().json(json!({ "reset": true }))),
     }
 }

@@ -1,20 +1,21 @@
 //! `/v1/skipped`: fields of publishes that were no readings.
 
-use super::tables;
-use super::{Api, Given};
+use super::problem::Failure;
+use super::{Api, Given, tables};
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_fabric::skips::{DeviceSkips, Skip};
+use selvedge_types::params::Parameters;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+/// The parameters of `/v1/skipped`.
+pub const PARAMETERS: [&str; 1] = ["device"];
+
 /// What the gateways of the site skipped, each since it started, of all devices or of the one that `device` names.
-pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
-    if let Some((other, _)) = given.0.iter().find(|(key, _)| key != "device") {
-        let error = format!("{other}: there is no such parameter: device");
-        return HttpResponse::BadRequest().json(json!({ "error": error, "parameter": other }));
-    }
-    let device = given.0.first().map(|(_, device)| device.clone());
+pub async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
+    let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
+    let device = p.text("device")?.map(str::to_string);
     let (answers, missing) = tables::ask_gateways(&api, TableQuestion::Skipped { device }).await;
     let (mut skipped, mut since) = (BTreeMap::<String, DeviceSkips>::new(), Vec::new());
     for (gateway, answer) in answers {
@@ -25,10 +26,10 @@ pub async fn list(api: web::Data<Api>, given: Given) -> HttpResponse {
         }
     }
     let list: Vec<_> = skipped.iter().map(of_device).collect();
-    HttpResponse::Ok().json(json!({
+    Ok(HttpResponse::Ok().json(json!({
         "skipped": list, "counted_since_start_of": since,
         "partial": !missing.is_empty(), "missing_gateways": missing,
-    }))
+    })))
 }
 
 fn of_device((device, skips): (&String, &DeviceSkips)) -> Value {

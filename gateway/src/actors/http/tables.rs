@@ -4,11 +4,9 @@
 
 use super::Api;
 use crate::actors::messages::switch::AskTable;
-use actix_web::{HttpResponse, web};
+use actix_web::web;
 use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_types::ids::{GatewayId, ShardId};
-use serde_json::json;
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -19,20 +17,6 @@ const TABLE_WAIT_MS: u64 = 1_500;
 const ALL_WAIT_MS: u64 = 6_000;
 /// How many shards are asked at a time.
 pub const SHARDS_ASKED: usize = 8;
-
-/// Parameters of a path.
-pub type Given = web::Query<BTreeMap<String, String>>;
-
-/// A parameter that can't be.
-pub fn bad(parameter: &str, why: &str) -> HttpResponse {
-    let parameter: String = parameter.chars().take(super::MAX_SHOWN_CHARS).collect();
-    HttpResponse::BadRequest().json(json!({ "error": format!("{parameter}: {why}"), "parameter": parameter }))
-}
-
-/// Whoever could answer is out of reach.
-pub fn unavailable(why: &str) -> HttpResponse {
-    HttpResponse::ServiceUnavailable().json(json!({ "error": why }))
-}
 
 /// By when an answer has to be there that is begun now.
 pub fn deadline() -> Instant {

@@ -1,0 +1,538 @@
+//! `/openapi.json`: the paths of a gateway as OpenAPI 3.1 describes them.
+
+use super::problem::KINDS;
+use super::{Api, access, clients, devices, skipped};
+use super::quarantine;
+use actix_web::http::Method;
+use actix_web::http::header::{self, ContentType};
+use actix_web::{HttpResponse, web};
+use selvedge_http::describe::{
+    Described, Document, content, limits, names, or_null, path_parameter, plain, query_parameter, rows_of,
+    text,
+};
+use selvedge_http::site_parameters::site_parameters;
+use selvedge_types::params::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
+use serde_json::Value;
+use utoipa::openapi::path::{HttpMethod, Parameter};
+use utoipa::openapi::schema::{ArrayBuilder, ComponentsBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{Content, Ref};
+
+const ABOUT: &str = "A site's recent windows and everything that it has not sent yet, its devices, and what was not counted. Any gateway \
+                     answers for its whole site; only `/v1/status`, `/v1/clients`, `/metrics` and health describe the gateway \
+                     itself.\n\nTimes are RFC 3339 in UTC, or epoch milliseconds where a name ends in `_ms`. Errors are \
+                     `application/problem+json` (RFC 9457). Lists come in pages: pass `next` as `after`.";
+
+const TAGS: &[(&str, &str)] = &[
+    ("windows", "Windows of aggregates"),
+    ("devices", "Devices and streams"),
+    ("not counted", "Publishes and fields that were not counted"),
+    ("gateway", "State of the gateway"),
+    ("about", "Health and this description"),
+];
+
+pub(super) async fn document(api: web::Data<Api>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header(ContentType::json())
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .body(serde_json::to_vec(&describe(api.open)).unwrap_or_default())
+}
+
+/// What this release answers, without a token if everything is open.
+pub fn describe(open: bool) -> Value {
+    let components = ComponentsBuilder::new().schema("Row", row());
+    let (kinds, paths) = (KINDS, paths());
+    Document { title: "Selvedge gateway", about: ABOUT, tags: TAGS, components, kinds, paths }.describe(open)
+}
+
+/// A path without parameters.
+fn described(
+    method: HttpMethod,
+    path: &'static str,
+    tag: &'static str,
+    summary: &'static str,
+    description: &str,
+    answer: Vec<(&'static str, Content)>,
+) -> Described {
+    let asked = if method == HttpMethod::Get { Method::GET } else { Method::POST };
+    Described {
+        path,
+        scope: access::needed(&asked, path),
+        method,
+        tag,
+        summary,
+        description: description.to_string(),
+        parameters: vec![],
+        body: None,
+        answers: answer,
+        problems: &[],
+    }
+}
+
+fn json_of(schema: impl Into<Schema>) -> Vec<(&'static str, Content)> {
+    vec![("application/json", content(schema.into(), None))]
+}
+
+fn plain_text(about: &str) -> Vec<(&'static str, Content)> {
+    vec![("text/plain", content(text(about), None))]
+}
+
+/// All paths, in the order in which they are shown.
+fn paths() -> Vec<Described> {
+    use HttpMethod::{Delete, Get, Post};
+    let device = || path_parameter("device", "The device.");
+    let stream = || path_parameter("stream", "The stream.");
+    let entry = || path_parameter("id", "The entry, as `/v1/quarantine` lists it.");
+    let some = |named: &[&str], most: u32, default: u32| -> Vec<Parameter> {
+        named.iter().map(|name| parameter(name, most, default)).collect()
+    };
+    let listed = |named: &[&str]| some(named, MAX_LIMIT_ENTRIES, DEFAULT_LIMIT_ENTRIES);
+    vec![
+        Described {
+            parameters: site_parameters().collect(),
+            ..described(
+                Get,
+                "/v1/aggregates",
+                "windows",
+                "Recent windows, and all that was not sent yet",
+                "Windows of the devices that `device` names, as the site keeps them, or merged with `every`; those that are still open \
+                 among them (`closed` is false). `covers_since` says from what time on the answer is complete. Rows are in the order of \
+                 device, stream and start. 503 if no replica could answer.",
+                json_of(rows_of("aggregates", rows("Row"), &window_more())),
+            )
+        },
+        Described {
+            parameters: listed(&devices::LIST_PARAMETERS),
+            ..described(
+                Get,
+                "/v1/devices",
+                "devices",
+                "Devices of the site",
+                "In the order of their names, each with the number of its streams, when something new of it last came, and how many \
+                 readings of further streams were refused.",
+                json_of(rows_of("devices", objects(), &site_more())),
+            )
+        },
+        Described {
+            parameters: [vec![device()], listed(&devices::ONE_PARAMETERS)].concat(),
+            problems: &[404],
+            ..described(
+                Get,
+                "/v1/devices/{device}",
+                "devices",
+                "One device with its streams",
+                "Each stream with its widths, its watermark, the client that made it known, and how many of its readings were set aside.",
+                json_of(rows_of(
+                    "streams",
+                    objects(),
+                    &[("device", text("The device.")), ("shard", whole("Its shard."))],
+                )),
+            )
+        },
+        Described {
+            parameters: vec![device()],
+            problems: &[404],
+            ..described(
+                Delete,
+                "/v1/devices/{device}",
+                "devices",
+                "Retires a device",
+                "Retires all streams of the device: their numbers become free, and resends of what they counted are still recognised. \
+                 What is new makes the device known again.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        Described {
+            parameters: vec![device(), stream()],
+            problems: &[404],
+            ..described(
+                Delete,
+                "/v1/devices/{device}/streams/{stream}",
+                "devices",
+                "Retires a stream",
+                "As for a device, for one of its streams.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        Described {
+            parameters: vec![device()],
+            problems: &[404],
+            ..described(
+                Post,
+                "/v1/devices/{device}/reset-sequence",
+                "devices",
+                "Accepts a device's sequence numbers from the start again",
+                "For a device that lost its counter: what it sends next is judged as if nothing of it had been counted.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        Described {
+            parameters: vec![device(), stream()],
+            problems: &[404],
+            ..described(
+                Post,
+                "/v1/devices/{device}/streams/{stream}/reset-sequence",
+                "devices",
+                "The same for one stream",
+                "As for a device, for one of its streams.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        Described {
+            parameters: some(&quarantine::PARAMETERS, quarantine::MAX_PAGE_ENTRIES, quarantine::PAGE_ENTRIES),
+            ..described(
+                Get,
+                "/v1/quarantine",
+                "not counted",
+                "Publishes of which something was not counted",
+                "Each with its topic, why, and the beginning of its payload; beside them how much the quarantine of the site holds.",
+                json_of(quarantined()),
+            )
+        },
+        Described {
+            parameters: vec![entry()],
+            problems: &[404],
+            ..described(
+                Get,
+                "/v1/quarantine/{id}",
+                "not counted",
+                "One of them",
+                "With its whole payload.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        Described {
+            parameters: vec![entry()],
+            problems: &[404],
+            ..described(
+                Delete,
+                "/v1/quarantine/{id}",
+                "not counted",
+                "Discards it",
+                "It is not counted any more.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        Described {
+            parameters: vec![entry()],
+            problems: &[404, 409],
+            ..described(
+                Post,
+                "/v1/quarantine/{id}/readmit",
+                "not counted",
+                "Counts what was not counted before",
+                "Decodes the publish by the rules of today. 409 if that could count a reading twice, or nothing can be counted.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        described(
+            Get,
+            "/v1/unmapped",
+            "not counted",
+            "Topics that map to no stream and have no subscriber",
+            "As the gateways met them since they started.",
+            json_of(plain(Type::Object)),
+        ),
+        Described {
+            parameters: some(&skipped::PARAMETERS, 0, 0),
+            ..described(
+                Get,
+                "/v1/skipped",
+                "not counted",
+                "Fields that were no readings, by device and name",
+                "As the gateways met them since they started.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        described(
+            Get,
+            "/v1/status",
+            "gateway",
+            "How the gateway is",
+            "Its shards, links, clock, uplink and log, bounds that are nearly reached, and warnings.",
+            json_of(plain(Type::Object)),
+        ),
+        Described {
+            parameters: listed(&clients::PARAMETERS),
+            ..described(
+                Get,
+                "/v1/clients",
+                "gateway",
+                "Who is connected to this gateway",
+                "In the order in which they came; and how the last connections ended.",
+                json_of(rows_of("clients", objects(), &[("left", objects())])),
+            )
+        },
+        Described {
+            parameters: vec![path_parameter(
+                "id",
+                "The ledger: 32 hexadecimal digits, as the node's `/v1/status` has it.",
+            )],
+            ..described(
+                Post,
+                "/v1/ledger/{id}",
+                "gateway",
+                "Admits a node's new database",
+                "From then on it alone trims what the site keeps, and the site sends it what is still kept. Asking again does no harm. 503 \
+                 with `missing_shards` if some shards have not chosen it yet.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        described(
+            Get,
+            "/metrics",
+            "gateway",
+            "Metrics for Prometheus",
+            "Its text format.",
+            plain_text("Metrics"),
+        ),
+        described(
+            Get,
+            "/healthz",
+            "about",
+            "Whether the gateway runs",
+            "200 as long as it runs.",
+            plain_text("`ok`"),
+        ),
+        Described {
+            problems: &[503],
+            ..described(
+                Get,
+                "/readyz",
+                "about",
+                "Whether the gateway serves",
+                "200 with `ready`, and warnings and the state of the uplink in further lines; otherwise 503, with the reason in `why`.",
+                plain_text("`ready`"),
+            )
+        },
+        described(
+            Get,
+            "/openapi.json",
+            "about",
+            "This description",
+            "OpenAPI 3.1.",
+            json_of(plain(Type::Object)),
+        ),
+        described(
+            Get,
+            "/docs",
+            "about",
+            "This description for people",
+            "A page that loads nothing from elsewhere.",
+            vec![("text/html", content(text("A page"), None))],
+        ),
+        described(
+            Get,
+            "/docs/page.js",
+            "about",
+            "The page's script",
+            "Part of `/docs`.",
+            vec![("text/javascript", content(text("A script"), None))],
+        ),
+        described(
+            Get,
+            "/docs/page.css",
+            "about",
+            "The page's style",
+            "Part of `/docs`.",
+            vec![("text/css", content(text("A style sheet"), None))],
+        ),
+    ]
+}
+
+/// A parameter that is no part of a query for windows.
+fn parameter(name: &str, most: u32, default: u32) -> Parameter {
+    let (description, schema) = match name {
+        "client" => ("A client id, or (of `/v1/clients`) a pattern of them.".to_string(), names()),
+        "device" => ("One device.".to_string(), names()),
+        "limit" => (format!("The most entries of the list; by default {default}."), limits(most)),
+        _ => ("The `next` of an earlier answer, to continue there.".to_string(), names()),
+    };
+    query_parameter(name, description, schema, None)
+}
+
+fn whole(about: &str) -> Schema {
+    plain(Type::Integer).description(Some(about)).build().into()
+}
+
+fn rows(name: &str) -> Schema {
+    ArrayBuilder::new().items(Ref::from_schema_name(name)).build().into()
+}
+
+fn objects() -> Schema {
+    ArrayBuilder::new().items(plain(Type::Object).build()).build().into()
+}
+
+fn flag(about: &str) -> Schema {
+    plain(Type::Boolean).description(Some(about)).build().into()
+}
+
+fn numbers(about: &str) -> Schema {
+    ArrayBuilder::new().items(plain(Type::Integer).build()).description(Some(about)).build().into()
+}
+
+/// What every answer for the whole site says of the parts that are out of reach.
+fn site_more() -> [(&'static str, Schema); 3] {
+    [
+        ("partial", flag("Whether a part of the site is out of reach, so that something may be missing.")),
+        ("missing_shards", numbers("The shards that did not answer.")),
+        ("missing_gateways", numbers("The gateways that are out of reach.")),
+    ]
+}
+
+fn window_more() -> Vec<(&'static str, Schema)> {
+    let time = |about: &str| or_null(Type::String).description(Some(about)).build().into();
+    let mut all = vec![
+        ("from", time("As asked for.")),
+        ("to", time("As asked for.")),
+        (
+            "covers_since",
+            time(
+                "The site no longer keeps windows that closed before this time, or did not look at them; null: it looked at all.",
+            ),
+        ),
+        ("unreadable_batches", whole("How many batches that the site should still have could not be read.")),
+        ("consistency", text("As asked for.")),
+    ];
+    all.extend(site_more());
+    all
+}
+
+fn quarantined() -> Schema {
+    let mut body = ObjectBuilder::new()
+        .property("entries", objects())
+        .property("next", or_null(Type::String).description(Some("What to give as `after` to get more.")))
+        .property("kept", whole("How many publishes the quarantine holds."))
+        .property("bytes", whole("How many bytes they have."))
+        .property("total", whole("How many it has taken since the site began."))
+        .property("evicted", whole("How many of them made way for others."));
+    for (name, schema) in site_more() {
+        body = body.property(name, schema);
+    }
+    body.build().into()
+}
+
+/// A window, as `window` writes it.
+fn row() -> Schema {
+    let number = |about: &str| -> Schema { or_null(Type::Number).description(Some(about)).build().into() };
+    let sample = |about: &str| -> Schema {
+        let of = ObjectBuilder::new().description(Some(about));
+        let of = of.property("time", text("When it was measured.")).property("time_ms", whole("The same."));
+        of.property("value", plain(Type::Number)).build().into()
+    };
+    let quantile = "By nearest rank, or close to it; null where no sketch was kept.";
+    let missing = or_null(Type::Integer).description(Some(
+        "How many sequence numbers are missing between its readings; null where they have none.",
+    ));
+    ObjectBuilder::new()
+        .property("site", text("The site."))
+        .property("device", text("The device."))
+        .property("stream", text("The stream."))
+        .property("start", text("Where the window starts."))
+        .property("start_ms", whole("The same in milliseconds since 1970."))
+        .property("width_ms", whole("How long it is."))
+        .property("count", whole("How many readings."))
+        .property("sum", number("Sum of the values; null if it is beyond the greatest double."))
+        .property("mean", number("Arithmetic mean."))
+        .property("min", number("The least value."))
+        .property("max", number("The greatest value."))
+        .property("stddev", number("Standard deviation of all readings, not of a sample."))
+        .property("p50", number(quantile))
+        .property("p90", number(quantile))
+        .property("p99", number(quantile))
+        .property("first", sample("The earliest reading."))
+        .property("last", sample("The latest reading."))
+        .property("late", whole("How many readings came after the window had closed."))
+        .property("set_aside", whole("How many readings of the stream were set aside meanwhile: not counted, kept in the quarantine."))
+        .property("missing", missing)
+        .property("parts", whole("From how many parts it was merged."))
+        .property("fingerprint", text("The same for the same values, in any order."))
+        .property("watermark", text("How far the stream has come by now."))
+        .property("watermark_ms", whole("The same in milliseconds since 1970."))
+        .property("complete", flag("Whether the stream has passed the end of the window."))
+        .property("closed", flag("Whether none of its parts is open."))
+        .build()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::http::tests::a_window;
+    use crate::actors::http::{routes, window};
+    use actix_web::App;
+    use actix_web::test::init_service;
+    use selvedge_types::ids::SiteId;
+    use serde_json::json;
+    use std::collections::BTreeSet;
+
+    #[actix_web::test]
+    async fn every_path_is_described_and_every_described_one_is_there() {
+        let mut there = vec![];
+        init_service(App::new().configure(|app| there = routes(app))).await;
+        let one = |(path, methods): (&str, Vec<Method>)| {
+            methods
+                .into_iter()
+                .map(move |method| (path.to_string(), method.as_str().to_lowercase()))
+                .collect::<Vec<_>>()
+        };
+        let there: BTreeSet<_> = there.into_iter().flat_map(one).collect();
+        let all = describe(false);
+        let (mut told, mut ids) = (BTreeSet::new(), BTreeSet::new());
+        let tags: Vec<_> = all["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+        for (path, methods) in all["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                told.insert((path.clone(), method.clone()));
+                assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{path}");
+                assert!(tags.contains(&&operation["tags"][0]), "{path}: the page shows no such chapter");
+                let asked: Method = method.to_uppercase().parse().unwrap();
+                let scope =
+                    access::needed(&asked, path).map(|scope| json!([{ "token": [scope.to_string()] }]));
+                assert_eq!(operation["security"], scope.unwrap_or_default(), "{path}");
+                let variables = path.matches('{').count();
+                let of_path =
+                    operation["parameters"].as_array().into_iter().flatten().filter(|p| p["in"] == "path");
+                assert_eq!(of_path.count(), variables, "{path}");
+            }
+        }
+        assert_eq!(told, there);
+        assert_eq!(describe(true)["paths"]["/v1/aggregates"]["get"]["security"], Value::Null);
+    }
+
+    #[test]
+    fn all_references_lead_somewhere_and_a_row_has_the_fields_that_are_described() {
+        let all = describe(false);
+        let mut waiting = vec![&all];
+        while let Some(value) = waiting.pop() {
+            if let Some(reference) = value["$ref"].as_str() {
+                assert!(all.pointer(reference.strip_prefix('#').unwrap()).is_some(), "{reference}");
+            }
+            waiting.extend(value.as_object().into_iter().flat_map(|o| o.values()));
+            waiting.extend(value.as_array().into_iter().flatten());
+        }
+        let told = all["components"]["schemas"]["Row"]["properties"].as_object().unwrap();
+        let row = window(&SiteId::new("plant-7").unwrap(), &a_window(&[1.0]));
+        let written = row.as_object().unwrap();
+        assert_eq!(told.keys().collect::<BTreeSet<_>>(), written.keys().collect::<BTreeSet<_>>());
+    }
+
+    /// A wrong parameter is answered with those that there are.
+    #[test]
+    fn the_parameters_that_are_described_are_those_that_are_read() {
+        let all = describe(false);
+        let read: [(&str, &[&str]); 6] = [
+            ("/v1/aggregates", &selvedge_types::question::SITE_PARAMETERS),
+            ("/v1/devices", &devices::LIST_PARAMETERS),
+            ("/v1/devices/{device}", &devices::ONE_PARAMETERS),
+            ("/v1/quarantine", &quarantine::PARAMETERS),
+            ("/v1/skipped", &skipped::PARAMETERS),
+            ("/v1/clients", &clients::PARAMETERS),
+        ];
+        for (path, methods) in all["paths"].as_object().unwrap() {
+            let parameters = methods["get"]["parameters"].as_array().into_iter().flatten();
+            let told: BTreeSet<_> =
+                parameters.filter(|p| p["in"] == "query").map(|p| p["name"].as_str().unwrap()).collect();
+            let known = read.iter().find(|(known, _)| known == path).map_or(&[][..], |(_, names)| names);
+            assert_eq!(told, known.iter().copied().collect::<BTreeSet<_>>(), "{path}");
+        }
+    }
+}
