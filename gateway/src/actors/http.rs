@@ -28,7 +28,6 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use problem::Failure;
 use routes::{Routes, delete, get, post};
 use selvedge_fabric::machine::{MAX_ANSWER_BYTES, WindowView};
-use selvedge_fabric::site_questions::SiteQuestion;
 use selvedge_fabric::peer::WindowQuery;
 use selvedge_fabric::site_questions::SiteQuestion;
 use selvedge_guard::log_limit::SharedLogLimit;

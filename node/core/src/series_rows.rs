@@ -28,7 +28,6 @@ pub struct SeriesStart {
     pub width_ms: i64,
     /// How far its stream has come.
     pub progress: StreamProgress,
-    /// Where to begin.
     pub from: EpochMs,
     /// How many rows the answer has room for, at least one.
     pub room_rows: usize,
@@ -45,7 +44,6 @@ pub struct SeriesRead {
     pub span_ms: Option<i64>,
     /// From this start on.
     pub from: EpochMs,
-    /// Before this one.
     pub to: EpochMs,
     /// How many at most.
     pub entries: u32,
@@ -62,7 +60,7 @@ pub struct SeriesEnd {
     pub read: usize,
 }
 
-/// The rows of one series.
+/// Makes rows from what is read of one series.
 #[derive(Debug)]
 pub struct SeriesRows<'a> {
     query: &'a AggregateQuery,

@@ -22,7 +22,6 @@ const TOKEN: &str = "token";
 pub struct Described {
     /// The path, with its variables in braces.
     pub path: &'static str,
-    /// The method.
     pub method: HttpMethod,
     /// The scope that a token needs; nothing: everybody may ask.
     pub scope: Option<Scope>,
@@ -44,7 +43,6 @@ pub struct Described {
 
 /// The description of an API.
 pub struct Document {
-    /// The program's name.
     pub title: &'static str,
     /// What the API is for.
     pub about: &'static str,
@@ -54,7 +52,6 @@ pub struct Document {
     pub components: ComponentsBuilder,
     /// The kinds of problems that there are.
     pub kinds: &'static [ProblemKind],
-    /// The paths.
     pub paths: Vec<Described>,
 }
 
@@ -217,12 +214,12 @@ pub fn times() -> ObjectBuilder {
     )
 }
 
-/// A duration.
+/// A duration as `parse_duration_ms` reads it.
 pub fn durations() -> ObjectBuilder {
     string(r"^0*[1-9][0-9]{0,10}(ms|s|m|h|d)?$")
 }
 
-/// Any text.
+/// A text of any form, with what it is for.
 pub fn text(description: &str) -> Schema {
     plain(Type::String).description(Some(description)).build().into()
 }

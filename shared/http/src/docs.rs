@@ -16,17 +16,17 @@ fn file(content_type: &'static str, body: &'static str) -> HttpResponse {
         .body(body)
 }
 
-/// The page: `/docs`.
+/// Serves `/docs`, which draws `/openapi.json` for people.
 pub async fn page() -> HttpResponse {
     file("text/html; charset=utf-8", include_str!("docs/page.html"))
 }
 
-/// Its script: `/docs/page.js`.
+/// Serves the script that `/docs` loads.
 pub async fn script() -> HttpResponse {
     file("text/javascript; charset=utf-8", include_str!("docs/page.js"))
 }
 
-/// Its style: `/docs/page.css`.
+/// Serves the style sheet that `/docs` loads.
 pub async fn style() -> HttpResponse {
     file("text/css; charset=utf-8", include_str!("docs/page.css"))
 }

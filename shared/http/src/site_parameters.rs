@@ -13,7 +13,7 @@ pub fn site_parameters() -> impl Iterator<Item = Parameter> {
     SITE_PARAMETERS.into_iter().map(site_parameter)
 }
 
-/// One of them.
+/// One parameter by its name, which is one of `SITE_PARAMETERS`.
 fn site_parameter(name: &str) -> Parameter {
     let (description, schema, example): (String, ObjectBuilder, Option<Value>) = match name {
         "device" => {

@@ -21,7 +21,6 @@ const MAX_SHOWN_CHARS: usize = 40;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("parameter `{parameter}`: {why}")]
 pub struct BadParameter {
-    /// Its name.
     pub parameter: String,
     /// What is wrong, and what would be right.
     pub why: String,

@@ -113,7 +113,7 @@ pub struct Problem {
 }
 
 impl ProblemKind {
-    /// A problem of this kind.
+    /// A problem of this kind, with what happened in this case.
     pub fn problem(&self, detail: impl Into<String>) -> Problem {
         Problem {
             kind: format!("{KINDS_AT}{}", self.slug),

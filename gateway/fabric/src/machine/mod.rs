@@ -19,7 +19,7 @@
 //!
 //! # Tables
 //! The machine itself keeps little: its clocks, the rules in force, and which batches of each gateway were applied. All else is in tables
-//! ([`table`]), one for each kind of state: what is counted, packet ids, the quarantine, sessions. A table applies its own items, ticks,
+//! (`table`), one for each kind of state: what is counted, packet ids, the quarantine, sessions. A table applies its own items, ticks,
 //! says when it is due next, and writes and reads its part of a snapshot. What concerns two tables at once is written out in
 //! [`Machine::apply`] and what it calls, so that no table knows another.
 //!

@@ -1,8 +1,8 @@
 //! `/openapi.json`: the paths of a gateway as OpenAPI 3.1 describes them.
 
 use super::problem::KINDS;
-use super::{Api, access, clients, devices, skipped};
 use super::quarantine;
+use super::{Api, access, clients, devices, skipped};
 use actix_web::http::Method;
 use actix_web::http::header::{self, ContentType};
 use actix_web::{HttpResponse, web};
