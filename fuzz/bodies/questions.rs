@@ -2,7 +2,7 @@
 //! once, ends once, and its answer can be sealed.
 
 use crate::source::Source;
-use selvedge_fabric::machine::{Scanned, WindowView};
+use selvedge_fabric::machine::Scanned;
 use selvedge_fabric::node_questions::{NodeQuestions, QuestionVerdict};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
 use selvedge_fabric::ring::{Member, Ring};
@@ -14,6 +14,7 @@ use selvedge_types::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
 use selvedge_types::question::{About, Place, Question};
 use selvedge_types::sealed::Message;
 use selvedge_types::sequences::Sequences;
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
@@ -95,12 +96,12 @@ fn answer(source: &mut Source) -> QueryAnswer {
     }
 }
 
-fn window(source: &mut Source) -> WindowView {
+fn window(source: &mut Source) -> SiteWindow {
     let start = EpochMs(i64::from(source.byte()) * 1_000);
     // Gateways count finite values only.
     let value = Some(source.float()).filter(|value| value.is_finite()).unwrap_or_default();
     let sample = Sample { time: start, slot: source.u64(), index: 0, value };
-    WindowView {
+    SiteWindow {
         device: "d".repeat(1 + source.below(MAX_NAME_BYTES - 1)).into(),
         stream: "s".repeat(1 + source.below(3)).into(),
         width_ms: 1_000,

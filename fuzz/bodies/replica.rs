@@ -6,7 +6,7 @@ use selvedge_fabric::link::PeerFrame;
 use selvedge_fabric::machine::{
     Command, CountingRules, Halt, Item, Machine, Origin, Page, Proposal, Publish, Reading, Submission,
 };
-use selvedge_fabric::peer::{BatchAnswer, PeerMessage, TransferMessage, WindowQuery};
+use selvedge_fabric::peer::{BatchAnswer, PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::shard::{Event, Now, Replay, ShardCore, ShardSettings, SnapshotState, TransferAnswer};
 use selvedge_paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
@@ -109,7 +109,7 @@ impl Host {
                 Event::Peers { restarted: if source.flag() { up.clone() } else { vec![] }, up }
             }
             14 => {
-                let query = WindowQuery {
+                let query = ShardQuery {
                     device: "d".into(),
                     stream: source.flag().then(|| "s".into()),
                     from: EpochMs(source.time(NOW)),

@@ -7,7 +7,7 @@ use selvedge_node_core::sites::Sites;
 use selvedge_types::balance::Policy;
 use selvedge_types::frame;
 use selvedge_types::ids::{GatewayId, SiteId};
-use selvedge_types::question::{Aggregates, Answer, NodeId, Outcome, Place, Windows};
+use selvedge_types::question::{Answer, NodeId, Outcome, Place, SiteQuery, Windows};
 use selvedge_types::report::{MAX_MEMBERS, MAX_SHARDS, Member, Report};
 use selvedge_types::sealed::Message;
 use selvedge_types::time::EpochMs;
@@ -82,7 +82,7 @@ fn answer(bytes: &[u8], questions: &mut Questions, sites: &Sites, site: &SiteId)
             let _ = (a.sum(), row.start.plus(row.width_ms.into()));
         }
     }
-    let about = Aggregates {
+    let about = SiteQuery {
         device: "*".into(),
         stream: None,
         from: EpochMs(0),

@@ -313,6 +313,50 @@ fn windows_of_a_width_that_is_not_kept_are_refused_rather_than_none() {
 }
 
 #[test]
+fn what_is_not_answered_is_a_problem_that_says_what_would_be_right() {
+    let site = Site::shared();
+    for (method, path, status, kind, says) in [
+        ("GET", "/v1/aggregates", 400, "bad-parameter", "press-4"),
+        (
+            "GET",
+            "/v1/aggregates?device=a&device=b",
+            400,
+            "bad-parameter",
+            "parameter `device`: is given twice",
+        ),
+        ("GET", "/v1/aggregates?device=a&from=2&to=1", 400, "bad-parameter", "after `from`"),
+        ("GET", "/v1/aggregates?devise=a", 400, "bad-parameter", "there are: device, stream"),
+        ("GET", "/v1/devices?limit=10001", 400, "bad-parameter", "1 to 10000"),
+        ("GET", "/v1/devices/a?after=x&after=y", 400, "bad-parameter", "twice"),
+        ("GET", "/v1/clients?client=*****", 400, "bad-parameter", "more than 4"),
+        ("GET", "/v1/quarantine?limit=1001", 400, "bad-parameter", "1 to 1000"),
+        ("GET", "/v1/quarantine?after=1", 400, "bad-parameter", "`next`"),
+        ("GET", "/v1/skipped?stream=x", 400, "bad-parameter", "there are: device"),
+        ("GET", "/v1/status?x=1", 400, "bad-parameter", "there is none"),
+        ("POST", "/v1/ledger/1", 400, "bad-parameter", "32 hexadecimal digits"),
+        ("GET", "/v1/quarantine/9", 404, "no-entry", "/v1/quarantine lists them"),
+        ("GET", "/v1/nothing", 404, "not-found", "/v1/devices/{device} (GET, DELETE)"),
+        ("PUT", "/v1/devices/a", 405, "method-not-allowed", "it has GET, HEAD, DELETE"),
+    ] {
+        let answer = site.ask(0, method, path, "Host: x\r\n").unwrap();
+        assert!(answer.contains("content-type: application/problem+json"), "{method} {path}: {answer}");
+        let (found, told) = site.order(0, method, path);
+        assert_eq!(
+            (found, &told["type"]),
+            (status, &format!("/docs#problem-{kind}").into()),
+            "{method} {path}"
+        );
+        assert_eq!((&told["status"], told["title"].is_string()), (&status.into(), true), "{told}");
+        assert_eq!(told["parameter"].is_string(), status == 400, "{told}");
+        assert!(told["detail"].as_str().unwrap().contains(says), "{method} {path}: {told}");
+    }
+    assert_eq!(site.json(0, "/openapi.json")["openapi"], "3.1.0");
+    assert!(site.ask(0, "GET", "/docs", "Host: x\r\n").unwrap().starts_with("HTTP/1.1 200"));
+    let head = site.ask(0, "HEAD", "/v1/status", "Host: x\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[test]
 fn a_payload_that_does_not_decode_is_told_and_set_aside_and_its_neighbours_count() {
     let site = Site::shared();
     let mut v5 = Client::connect(site.mqtt(1), Hello::clean("odd-5").v5()).unwrap();

@@ -29,7 +29,7 @@ use replay::replay;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::params::Parameters;
 use selvedge_types::pattern::MAX_TEXT_BYTES;
-use selvedge_types::question::{Aggregates, SITE_PARAMETERS};
+use selvedge_types::question::{SITE_PARAMETERS, SiteQuery};
 
 #[test]
 fn devices_that_send_anything() {
@@ -101,7 +101,7 @@ fn a_question_stays_small_and_what_is_said_of_it_however_long_the_address() {
         let given = vec![(key.to_string(), value.to_string())];
         let given =
             given.into_iter().chain((key != "device").then(|| ("device".to_string(), "d".to_string())));
-        let read = Parameters::new(given.collect(), &SITE_PARAMETERS).and_then(|p| Aggregates::read(&p));
+        let read = Parameters::new(given.collect(), &SITE_PARAMETERS).and_then(|p| SiteQuery::read(&p));
         let bad = read.unwrap_err();
         assert_eq!(bad.parameter, named);
         assert!(bad.why.len() < 200, "{bad}");

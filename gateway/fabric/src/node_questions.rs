@@ -8,16 +8,14 @@
 //! Limits: [`MAX_QUESTIONS`] are under way, [`QUESTIONS_PER_S`] come in a second, and so many ids as can come in that time are
 //! remembered.
 
-use crate::machine::WindowView;
-use crate::peer::WindowQuery;
+use crate::peer::ShardQuery;
 use crate::site_questions::{SiteAnswer, SiteQuestion};
 use selvedge_types::balance::Recent;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::question::{
     ANSWER_HEAD_BYTES, About, Answer, MAX_ANSWER_BYTES, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId,
-    Row, Windows,
+    Windows,
 };
-use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many questions of nodes may be under way.
@@ -106,7 +104,7 @@ impl NodeQuestions {
         self.under_way.insert(question.id, (now_ms, question.node));
         let About::Aggregates(asked) = &question.about;
         let bytes = (MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES) as u32;
-        let query = WindowQuery::of(asked, bytes, question.wait_ms);
+        let query = ShardQuery::of(asked, bytes, question.wait_ms);
         QuestionVerdict::Taken(SiteQuestion { query, policy: question.policy, deadline_ms })
     }
 
@@ -136,23 +134,7 @@ impl NodeQuestions {
 
 fn windows(told: SiteAnswer) -> Windows {
     let SiteAnswer { windows, next, shards, missing, since, lacking } = told;
-    let row = |w: WindowView| {
-        let name = StreamName { device: w.device.to_string(), stream: w.stream.to_string() };
-        let row = Row {
-            stream: 0, // where it will stand is known when it is put there
-            width_ms: w.width_ms,
-            start: w.start,
-            aggregate: w.aggregate,
-            late: w.late,
-            parts: w.parts,
-            closed: w.closed,
-            watermark: w.watermark,
-            set_aside: w.set_aside,
-            sequences: w.sequences,
-        };
-        (name, row)
-    };
-    let filled = Windows::fill(windows.into_iter().map(row), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
+    let filled = Windows::fill(windows, MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
     Windows { next: filled.next.or(next), shards, missing, since, lacking, ..filled }
 }
 
@@ -162,13 +144,14 @@ mod tests {
     use selvedge_types::aggregate::{Aggregate, Sample};
     use selvedge_types::balance::Policy;
     use selvedge_types::ids::ShardId;
-    use selvedge_types::question::Aggregates;
+    use selvedge_types::question::SiteQuery;
     use selvedge_types::sealed::Message;
     use selvedge_types::sequences::Sequences;
+    use selvedge_types::site_window::SiteWindow;
     use selvedge_types::time::EpochMs;
 
     fn question(id: u128, uptime_ms: u64) -> Question {
-        let about = Aggregates {
+        let about = SiteQuery {
             device: "d".into(),
             stream: None,
             from: EpochMs(0),
@@ -254,7 +237,7 @@ mod tests {
         questions.take(0, &question(1, 0));
         let window = |start: i64| {
             let sample = Sample { time: EpochMs(start), slot: 1, index: 0, value: 1.0 };
-            WindowView {
+            SiteWindow {
                 device: "d".into(),
                 stream: "s".into(),
                 width_ms: 1_000,

@@ -8,7 +8,7 @@ use crate::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::ShardId;
 use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;
-use selvedge_types::question::Aggregates;
+use selvedge_types::question::SiteQuery;
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ pub enum PeerMessage {
         /// The shard of the device.
         shard: ShardId,
         /// What is asked.
-        query: WindowQuery,
+        query: ShardQuery,
     },
     /// The answer to a query.
     Answer {
@@ -142,9 +142,9 @@ impl RoutedPublish {
     }
 }
 
-/// A question about recent windows.
+/// A [`SiteQuery`] on its way to a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct WindowQuery {
+pub struct ShardQuery {
     /// The device, or devices: `*` stands for any characters.
     pub device: String,
     /// The stream, or streams likewise, or all.
@@ -163,10 +163,10 @@ pub struct WindowQuery {
     pub wait_ms: u32,
 }
 
-impl WindowQuery {
+impl ShardQuery {
     /// What a site is asked, for an answer of at most so many bytes that is waited for so long.
-    pub fn of(asked: &Aggregates, bytes: u32, wait_ms: u32) -> Self {
-        let Aggregates { device, stream, from, to, every_ms, limit, after, stale } = asked.clone();
+    pub fn of(asked: &SiteQuery, bytes: u32, wait_ms: u32) -> Self {
+        let SiteQuery { device, stream, from, to, every_ms, limit, after, stale } = asked.clone();
         Self { device, stream, from, to, every_ms, stale, page: Page { after, limit, bytes }, wait_ms }
     }
 
@@ -299,7 +299,7 @@ pub enum TableAnswer {
     },
 }
 
-/// The answer to a [`WindowQuery`].
+/// The answer to a [`ShardQuery`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum QueryAnswer {
     /// What is there.

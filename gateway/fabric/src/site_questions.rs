@@ -9,14 +9,15 @@
 //! Limits: [`MAX_QUESTIONS`] questions are open, [`MAX_SHARD_ASKS`] shards of one and [`MAX_UNDER_WAY_BYTES`] of answers in all are waited
 //! for, and one question keeps [`MAX_ANSWER_BYTES`].
 
-use crate::machine::{MAX_ANSWER_BYTES, Scanned, WindowView};
-use crate::peer::{PeerMessage, QueryAnswer, WindowQuery};
+use crate::machine::{MAX_ANSWER_BYTES, Scanned};
+use crate::peer::{PeerMessage, QueryAnswer, ShardQuery};
 use crate::ring::Ring;
 use selvedge_types::balance::{Balancer, Policy};
 use selvedge_types::frame::encoded_bytes;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::pattern::Pattern;
 use selvedge_types::question::Place;
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ const MAX_TRIES: u32 = 16;
 #[derive(Debug, Clone)]
 pub struct SiteQuestion {
     /// The windows.
-    pub query: WindowQuery,
+    pub query: ShardQuery,
     /// How replicas are chosen for a stale question.
     pub policy: Policy,
     /// What has not come by then is missing.
@@ -49,7 +50,7 @@ pub struct SiteQuestion {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SiteAnswer {
     /// By device, stream and start.
-    pub windows: Vec<WindowView>,
+    pub windows: Vec<SiteWindow>,
     /// Where to go on, if these are not all.
     pub next: Option<Place>,
     /// How many shards were asked.
@@ -93,7 +94,7 @@ struct Open {
 #[derive(Debug)]
 struct Merged {
     /// With their sizes, as encoded.
-    rows: Vec<(usize, WindowView)>,
+    rows: Vec<(usize, SiteWindow)>,
     next: Option<Place>,
     since: Option<EpochMs>,
     lacking: u32,
@@ -114,7 +115,7 @@ impl Merged {
             self.next = next;
         }
         let mut bytes = 0;
-        let fits = |(i, (size, w)): &(usize, &(usize, WindowView))| {
+        let fits = |(i, (size, w)): &(usize, &(usize, SiteWindow))| {
             bytes += size;
             let before = self.next.as_ref().is_none_or(|next| w.order() < next.order());
             before && (*i == 0 || (*i < self.limit && bytes <= self.bytes))
@@ -297,7 +298,7 @@ impl SiteQuestions {
         ask.tried.insert(to);
         self.balancer.began(to);
         let wait_ms = open.wanted.deadline_ms.saturating_sub(now_ms).try_into().unwrap_or(u32::MAX);
-        let query = WindowQuery { wait_ms, ..open.wanted.query.clone() };
+        let query = ShardQuery { wait_ms, ..open.wanted.query.clone() };
         let message = PeerMessage::Query { id, shard: ask.shard, query };
         out.push(Effect::Send(to, message));
     }
@@ -373,7 +374,7 @@ mod tests {
     }
 
     fn wanted(device: &str, stale: bool) -> SiteQuestion {
-        let query = WindowQuery {
+        let query = ShardQuery {
             device: device.into(),
             stream: None,
             from: EpochMs(0),
@@ -386,13 +387,13 @@ mod tests {
         SiteQuestion { query, policy: Policy::PowerOfTwo, deadline_ms: 3_000 }
     }
 
-    fn answer(windows: Vec<WindowView>, next: Option<Place>) -> QueryAnswer {
+    fn answer(windows: Vec<SiteWindow>, next: Option<Place>) -> QueryAnswer {
         QueryAnswer::Windows(Scanned { windows, next, ..Scanned::default() })
     }
 
-    fn window(device: &str, start: i64) -> WindowView {
+    fn window(device: &str, start: i64) -> SiteWindow {
         let sample = Sample { time: EpochMs(start), slot: 1, index: 0, value: 1.0 };
-        WindowView {
+        SiteWindow {
             device: device.into(),
             stream: "s".into(),
             width_ms: 1_000,

@@ -16,7 +16,7 @@
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::link::{Lane, Link, PeerFrame};
 use selvedge_fabric::machine::{Origin, Page};
-use selvedge_fabric::peer::{PeerMessage, RoutedPublish, TransferMessage, WindowQuery};
+use selvedge_fabric::peer::{PeerMessage, RoutedPublish, ShardQuery, TransferMessage};
 use selvedge_paxos::{Ballot, Message};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
@@ -107,7 +107,7 @@ fn message(kind: &str, what: &str, n: u64) -> PeerMessage {
             let device = String::from_utf8(bytes()).unwrap();
             let (from, to, page) = (EpochMs(0), EpochMs(1), Page::default());
             let (every_ms, stale, wait_ms) = (None, false, 1_000);
-            let query = WindowQuery { device, stream: None, from, to, every_ms, stale, page, wait_ms };
+            let query = ShardQuery { device, stream: None, from, to, every_ms, stale, page, wait_ms };
             PeerMessage::Query { id: n, shard: GROUP, query }
         }
         "interest" => PeerMessage::Interest { filters: [format!("{what}/{n}")].into() },

@@ -6,7 +6,7 @@ use selvedge_fabric::machine::{
     BatchVerdict, Connect, CountingRules, Disconnect, Item, ItemOutcome, Judged, Machine, Origin, Page,
     Publish, Query, Reading, Scan, Submission,
 };
-use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, TransferMessage, WindowQuery};
+use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::shard::{
     Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, ShardCore, ShardEffects, ShardSettings, SnapshotState,
 };
@@ -318,7 +318,7 @@ fn with_devices(count: u32) -> Host {
 
 fn ask(from: u16, id: u64, device: &str, wait_ms: u32) -> Event {
     let (from_time, to) = (EpochMs(i64::MIN), EpochMs(i64::MAX));
-    let query = WindowQuery {
+    let query = ShardQuery {
         device: device.into(),
         stream: None,
         from: from_time,

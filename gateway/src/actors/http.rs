@@ -27,15 +27,16 @@ use actix_web::{HttpResponse, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use problem::Failure;
 use routes::{Routes, delete, get, post};
-use selvedge_fabric::machine::{MAX_ANSWER_BYTES, WindowView};
-use selvedge_fabric::peer::WindowQuery;
+use selvedge_fabric::machine::MAX_ANSWER_BYTES;
+use selvedge_fabric::peer::ShardQuery;
 use selvedge_fabric::site_questions::SiteQuestion;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_http::docs;
 use selvedge_types::aggregate::Sample;
 use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::params::{Parameters, bad};
-use selvedge_types::question::{Aggregates, SITE_PARAMETERS};
+use selvedge_types::question::{SITE_PARAMETERS, SiteQuery};
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -211,13 +212,13 @@ pub type Given = web::Query<Vec<(String, String)>>;
 
 async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &SITE_PARAMETERS)?;
-    let (asked, policy) = Aggregates::read(&p)?;
+    let (asked, policy) = SiteQuery::read(&p)?;
     let given = |name: &str, at: EpochMs| p.has(name).then(|| at.to_string());
     let (from, to) = (given("from", asked.from), given("to", asked.to));
     let consistency = if asked.stale { "stale" } else { "linearizable" };
     let (reply, answer) = oneshot::channel();
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
-    let query = WindowQuery::of(&asked, MAX_ANSWER_BYTES, QUERY_WAIT_MS as u32);
+    let query = ShardQuery::of(&asked, MAX_ANSWER_BYTES, QUERY_WAIT_MS as u32);
     // Where there is no room, the reply is closed, as it is where too many questions are open.
     let _ = api.overview.ask.try_send(Ask { wanted: SiteQuestion { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
@@ -247,7 +248,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, F
 }
 
 /// A window in the node's shape, and whether it still takes readings in time.
-fn window(site: &SiteId, w: &WindowView) -> Value {
+fn window(site: &SiteId, w: &SiteWindow) -> Value {
     let a = &w.aggregate;
     let sample = |s: &Sample| json!({ "time": s.time.to_string(), "time_ms": s.time.0, "value": s.value });
     json!({
@@ -258,7 +259,7 @@ fn window(site: &SiteId, w: &WindowView) -> Value {
         "p50": a.quantile(50), "p90": a.quantile(90), "p99": a.quantile(99),
         "late": w.late, "set_aside": w.set_aside, "missing": w.sequences.missing(), "parts": w.parts, "fingerprint": format!("{:016x}", a.fingerprint),
         "watermark": w.watermark.to_string(), "watermark_ms": w.watermark.0,
-        "complete": w.start.plus(i64::from(w.width_ms)) <= w.watermark, "closed": w.closed,
+        "complete": w.is_complete(), "closed": w.closed,
     })
 }
 
@@ -269,11 +270,11 @@ mod tests {
     use selvedge_types::sequences::Sequences;
 
     /// A window that holds these values.
-    pub fn a_window(values: &[f64]) -> WindowView {
+    pub fn a_window(values: &[f64]) -> SiteWindow {
         let sample = |slot, value| Sample { time: EpochMs(5), slot, index: 0, value };
         let mut aggregate = Aggregate::sketched(sample(0, values[0]));
         (1..).zip(&values[1..]).for_each(|(slot, value)| aggregate.add(sample(slot, *value)));
-        WindowView {
+        SiteWindow {
             device: "d".into(),
             stream: "s".into(),
             width_ms: 10_000,

@@ -15,7 +15,7 @@ use super::random::Random;
 use super::wire::Wires;
 use selvedge_fabric::decode::{Form, TopicRule};
 use selvedge_fabric::machine::{CountingRules, Item, Override, Page, Quarantined};
-use selvedge_fabric::peer::{PeerMessage, TransferMessage, WindowQuery};
+use selvedge_fabric::peer::{PeerMessage, TransferMessage, ShardQuery};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{Event, HAND_BACK_MS, Now};
 use selvedge_log::Crash;
@@ -123,7 +123,7 @@ enum Packet {
         to: GatewayId,
         shard: ShardId,
         id: u64,
-        query: WindowQuery,
+        query: ShardQuery,
     },
     Up {
         shard: ShardId,
@@ -938,7 +938,7 @@ impl World {
         let shard = self.common.ring.shard_of(&device);
         let (page, wait_ms) = (Page::default(), 3_000);
         let query =
-            WindowQuery { device, stream: None, from, to, every_ms: None, stale: false, page, wait_ms };
+            ShardQuery { device, stream: None, from, to, every_ms: None, stale: false, page, wait_ms };
         let packet = Packet::Ask { to: at, shard, id, query };
         self.net.put(self.now + 1 + self.random.below(5), packet);
     }

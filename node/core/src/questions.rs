@@ -10,7 +10,7 @@ use crate::sites::Sites;
 use selvedge_types::balance::{Balancer, Policy};
 use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::question::{
-    About, Aggregates, Answer, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId, Windows,
+    About, Answer, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId, SiteQuery, Windows,
 };
 use selvedge_types::report::Report;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub const MARGIN_MS: u64 = 500;
 #[derive(Debug, Clone)]
 pub struct Ask {
     pub site: SiteId,
-    pub about: Aggregates,
+    pub about: SiteQuery,
     /// How to choose a gateway, and replicas there.
     pub policy: Policy,
     /// How long an answer is waited for.
@@ -296,7 +296,7 @@ mod tests {
     }
 
     fn ask() -> Ask {
-        let about = Aggregates {
+        let about = SiteQuery {
             device: "d".into(),
             stream: None,
             from: EpochMs(0),

@@ -4,6 +4,8 @@ use super::owner::{GroupBy, Owner};
 use super::passed::StreamProgress;
 use super::stored::{SeriesInfo, StoredWindow};
 use super::table::{Cell, Field, Kind, Table};
+use selvedge_types::ids::SiteId;
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
@@ -47,6 +49,27 @@ pub enum Filling {
 }
 
 impl Row {
+    /// A window as its site knows it.
+    pub fn of_site(site: &SiteId, window: SiteWindow) -> Self {
+        let complete = window.is_complete();
+        let SiteWindow { device, stream, width_ms, start, aggregate, late, parts, watermark, .. } = window;
+        let SiteWindow { set_aside, sequences, .. } = window;
+        let names = [site.as_str(), &*device, &*stream].map(|name| Some(name.to_string()));
+        let [site, device, stream] = names;
+        let stored = StoredWindow { start, aggregate, late, parts: u64::from(parts), set_aside, sequences };
+        Self {
+            owner: Arc::new(Owner { site, device, stream }),
+            start,
+            width_ms: i64::from(width_ms),
+            local: None,
+            streams: 1,
+            passed: watermark,
+            complete,
+            partial: false,
+            content: RowContent::Counted(Arc::new(stored)),
+        }
+    }
+
     /// A window as it is stored.
     pub fn of(series: &SeriesInfo, window: StoredWindow, progress: &StreamProgress) -> Self {
         Self {

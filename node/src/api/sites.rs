@@ -6,20 +6,17 @@ use super::routes::Asker;
 use super::{Api, Given};
 use actix_web::{HttpResponse, web};
 use selvedge_guard::access::Caller;
-use selvedge_node_core::owner::Owner;
 use selvedge_node_core::questions::Ask;
-use selvedge_node_core::row::{More, Row, RowContent, RowTable};
+use selvedge_node_core::row::{More, Row, RowTable};
 use selvedge_node_core::sites::{Heard, SiteShard, Sites};
-use selvedge_node_core::stored::StoredWindow;
 use selvedge_node_core::table::JsonRows;
 use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::params::{BadParameter, Parameters, bad};
-use selvedge_types::question::{Aggregates, MAX_WAIT_MS, SITE_PARAMETERS};
+use selvedge_types::question::{MAX_WAIT_MS, SITE_PARAMETERS, SiteQuery};
 use selvedge_types::report::SkippedField;
 use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The parameter that a question to a site has beside the [`SITE_PARAMETERS`].
@@ -136,36 +133,14 @@ pub(super) async fn aggregates(
     let ask = read(site.clone(), given.into_inner())?;
     let consistency = if ask.about.stale { "stale" } else { "linearizable" };
     let answered = api.edge.ask(ask).await?;
-    let windows = answered.windows;
+    let mut windows = answered.windows;
+    let (next, missing) = (windows.next.take(), std::mem::take(&mut windows.missing));
+    let (since, lacking) = (windows.since, windows.lacking);
     let mut table = RowTable::new(None, More::default());
     let mut closed = vec![];
-    for r in windows.rows {
-        let Some(name) = windows.streams.get(r.stream as usize) else { continue };
-        let owner = Owner {
-            site: Some(site.to_string()),
-            device: Some(name.device.clone()),
-            stream: Some(name.stream.clone()),
-        };
-        let window = StoredWindow {
-            start: r.start,
-            aggregate: r.aggregate,
-            late: r.late,
-            parts: u64::from(r.parts),
-            set_aside: r.set_aside,
-            sequences: r.sequences,
-        };
-        closed.push(r.closed);
-        table.rows.push(Row {
-            owner: Arc::new(owner),
-            start: r.start,
-            width_ms: i64::from(r.width_ms),
-            local: None,
-            streams: 1,
-            passed: r.watermark,
-            complete: r.watermark >= r.start.plus(r.width_ms.into()),
-            partial: false,
-            content: RowContent::Counted(Arc::new(window)),
-        });
+    for window in windows.into_windows() {
+        closed.push(window.closed);
+        table.rows.push(Row::of_site(&site, window));
     }
     let mut rows = serde_json::to_value(JsonRows(&table)).unwrap_or_default();
     for (row, closed) in rows.as_array_mut().into_iter().flatten().zip(closed) {
@@ -173,15 +148,15 @@ pub(super) async fn aggregates(
     }
     Ok(HttpResponse::Ok().json(json!({
         "aggregates": rows,
-        "truncated": windows.next.is_some(),
-        "next": windows.next.map(|place| place.to_string()),
+        "truncated": next.is_some(),
+        "next": next.map(|place| place.to_string()),
         "source": "edge",
         "gateway": answered.gateway.0,
         "consistency": consistency,
-        "covers_since": windows.since.map(|since| since.to_string()),
-        "unreadable_batches": windows.lacking,
-        "partial": !windows.missing.is_empty() || windows.lacking > 0,
-        "missing_shards": windows.missing.iter().map(|s| s.0).collect::<Vec<_>>(),
+        "covers_since": since.map(|since| since.to_string()),
+        "unreadable_batches": lacking,
+        "partial": !missing.is_empty() || lacking > 0,
+        "missing_shards": missing.iter().map(|s| s.0).collect::<Vec<_>>(),
     })))
 }
 
@@ -192,7 +167,7 @@ pub(super) async fn aggregates(
 pub fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter> {
     let known = [&SITE_PARAMETERS[..], &[TIMEOUT]].concat();
     let p = Parameters::new(given, &known)?;
-    let (about, policy) = Aggregates::read(&p)?;
+    let (about, policy) = SiteQuery::read(&p)?;
     let wait_ms = p.duration(TIMEOUT)?.unwrap_or(WAIT_MS);
     if !(LEAST_WAIT_MS..=i64::from(MAX_WAIT_MS)).contains(&wait_ms) {
         return Err(bad(TIMEOUT, format!("is none of {LEAST_WAIT_MS}ms to {}s", MAX_WAIT_MS / 1_000)));

@@ -3,12 +3,12 @@
 use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
 use selvedge_types::balance::Policy;
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
-use selvedge_types::question::{About, Aggregates, Answer, NodeId, Outcome, Question, QuestionId};
+use selvedge_types::question::{About, Answer, NodeId, Outcome, Question, QuestionId, SiteQuery};
 use selvedge_types::report::{Member, Report, place};
 use selvedge_types::time::EpochMs;
 
 fn question() -> Question {
-    let about = Aggregates {
+    let about = SiteQuery {
         device: "d*".into(),
         stream: None,
         from: EpochMs(0),

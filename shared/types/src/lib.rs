@@ -15,6 +15,7 @@ pub mod question;
 pub mod report;
 pub mod sealed;
 pub mod sequences;
+pub mod site_window;
 pub mod sketch;
 pub mod sparkplug;
 mod spread;

@@ -24,10 +24,12 @@ use crate::params::{BadParameter, Parameters, bad};
 use crate::pattern::Pattern;
 use crate::sealed::{Message, SEAL_OVERHEAD_BYTES};
 use crate::sequences::Sequences;
+use crate::site_window::SiteWindow;
 use crate::time::{EpochMs, TIME_RANGE};
 use crate::uplink::{StreamName, split_topic};
 use crate::window_query::WindowQuery;
 use bincode::{Decode, Encode};
+use std::sync::Arc;
 
 /// The longest sealed question: three names and numbers.
 pub const MAX_QUESTION_BYTES: usize = 4 * MAX_NAME_BYTES + 512;
@@ -76,12 +78,12 @@ pub struct Question {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum About {
     /// Recent windows, including those that are still open.
-    Aggregates(Aggregates),
+    Aggregates(SiteQuery),
 }
 
-/// Which windows are wanted.
+/// A query for windows that a site answers: what a node asks it, or anybody at one of its gateways.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Aggregates {
+pub struct SiteQuery {
     /// The device, or devices: `*` stands for any characters, `\*` for itself.
     pub device: String,
     /// The stream or a pattern of streams; `None` selects all.
@@ -104,7 +106,7 @@ pub struct Aggregates {
 pub const SITE_PARAMETERS: [&str; 9] =
     ["device", "stream", "from", "to", "every", "consistency", "policy", "limit", "after"];
 
-impl Aggregates {
+impl SiteQuery {
     /// Reads the [`SITE_PARAMETERS`]: what is asked, and how replicas are chosen.
     ///
     /// # Errors
@@ -186,7 +188,7 @@ pub struct Windows {
     /// The streams that the rows name by index.
     pub streams: Vec<StreamName>,
     /// By device, stream and start.
-    pub rows: Vec<Row>,
+    pub rows: Vec<WindowRow>,
     /// The place to continue from, if the rows don't all fit.
     pub next: Option<Place>,
     /// How many shards were asked.
@@ -200,9 +202,9 @@ pub struct Windows {
     pub lacking: u32,
 }
 
-/// A window as the site knows it.
+/// A [`SiteWindow`] as it is sent: its names stand once for all of them.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct Row {
+pub struct WindowRow {
     pub stream: u32,
     /// The width in milliseconds.
     pub width_ms: u32,
@@ -257,7 +259,7 @@ impl Message for Answer {
             return Err("a name that is too long");
         }
         let in_time = |at: EpochMs| TIME_RANGE.contains(&at.0);
-        let sound = |r: &Row| {
+        let sound = |r: &WindowRow| {
             (r.stream as usize) < w.streams.len()
                 && r.width_ms > 0
                 && r.aggregate.is_sound()
@@ -277,12 +279,27 @@ impl Message for Answer {
 }
 
 impl Windows {
-    /// Puts rows, which come in order with the names of their streams, into an answer, as many as fit.
-    pub fn fill(rows: impl IntoIterator<Item = (StreamName, Row)>, most_bytes: usize) -> Self {
+    /// Puts windows, which come in order, into an answer, as many as fit.
+    pub fn fill(all: impl IntoIterator<Item = SiteWindow>, most_bytes: usize) -> Self {
         let (mut windows, mut bytes) = (Self::default(), 0);
-        for (name, mut row) in rows {
+        for window in all {
+            let SiteWindow { device, stream, width_ms, start, aggregate, late, parts, closed, .. } = window;
+            let SiteWindow { watermark, set_aside, sequences, .. } = window;
+            let name = StreamName { device: device.to_string(), stream: stream.to_string() };
             let known = windows.streams.last() == Some(&name);
-            row.stream = (windows.streams.len() - usize::from(known)) as u32;
+            let stream = (windows.streams.len() - usize::from(known)) as u32;
+            let row = WindowRow {
+                stream,
+                width_ms,
+                start,
+                aggregate,
+                late,
+                parts,
+                closed,
+                watermark,
+                set_aside,
+                sequences,
+            };
             bytes += frame::encoded_bytes(&row) + if known { 0 } else { frame::encoded_bytes(&name) };
             if bytes > most_bytes || windows.rows.len() >= MAX_ROWS as usize {
                 let StreamName { device, stream } = name;
@@ -295,6 +312,30 @@ impl Windows {
             windows.rows.push(row);
         }
         windows
+    }
+
+    /// The windows, each with its names.
+    pub fn into_windows(self) -> impl Iterator<Item = SiteWindow> {
+        let names: Vec<_> =
+            self.streams.iter().map(|of| (Arc::from(&*of.device), Arc::from(&*of.stream))).collect();
+        self.rows.into_iter().filter_map(move |row| {
+            let (device, stream): (Arc<str>, Arc<str>) = names.get(row.stream as usize).cloned()?;
+            let WindowRow { width_ms, start, aggregate, late, parts, closed, watermark, .. } = row;
+            let WindowRow { set_aside, sequences, .. } = row;
+            Some(SiteWindow {
+                device,
+                stream,
+                width_ms,
+                start,
+                aggregate,
+                late,
+                parts,
+                closed,
+                watermark,
+                set_aside,
+                sequences,
+            })
+        })
     }
 
     /// Whether no shard answered.
@@ -342,7 +383,7 @@ mod tests {
             uptime_ms: 1_000,
             wait_ms: 500,
             policy: Policy::PowerOfTwo,
-            about: About::Aggregates(Aggregates {
+            about: About::Aggregates(SiteQuery {
                 device: "d*".into(),
                 stream: Some("t".into()),
                 from: EpochMs(0),
@@ -355,10 +396,11 @@ mod tests {
         }
     }
 
-    fn row(start: i64) -> (StreamName, Row) {
+    fn window(start: i64) -> SiteWindow {
         let sample = Sample { time: EpochMs(start), slot: 1, index: 0, value: 1.5 };
-        let row = Row {
-            stream: 0,
+        SiteWindow {
+            device: "d".into(),
+            stream: if start < 3_000 { "a" } else { "b" }.into(),
             width_ms: 1_000,
             start: EpochMs(start),
             aggregate: Aggregate::of(sample),
@@ -368,12 +410,11 @@ mod tests {
             watermark: EpochMs(4),
             set_aside: 0,
             sequences: Sequences::default(),
-        };
-        (StreamName { device: "d".into(), stream: if start < 3_000 { "a" } else { "b" }.into() }, row)
+        }
     }
 
     fn answer() -> Answer {
-        let windows = Windows { shards: 2, missing: vec![ShardId(1)], ..Windows::fill([row(0)], 1_000) };
+        let windows = Windows { shards: 2, missing: vec![ShardId(1)], ..Windows::fill([window(0)], 1_000) };
         Answer { id: QuestionId(7), gateway: GatewayId(2), outcome: Outcome::Windows(windows) }
     }
 
@@ -391,9 +432,9 @@ mod tests {
         assert_eq!((question().check(), answer().check(), busy.check()), (Ok(()), Ok(()), Ok(())));
     }
 
-    fn asked(given: &[(&str, &str)]) -> Result<(Aggregates, Policy), BadParameter> {
+    fn asked(given: &[(&str, &str)]) -> Result<(SiteQuery, Policy), BadParameter> {
         let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Aggregates::read(&Parameters::new(given, &SITE_PARAMETERS)?)
+        SiteQuery::read(&Parameters::new(given, &SITE_PARAMETERS)?)
     }
 
     #[test]
@@ -453,7 +494,7 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_or_too_much_is_refused() {
-        type Spoil = fn(&mut Question, &mut Aggregates);
+        type Spoil = fn(&mut Question, &mut SiteQuery);
         let spoils: [Spoil; 10] = [
             |q, _| q.wait_ms = 0,
             |q, _| q.wait_ms = MAX_WAIT_MS + 1,
@@ -479,7 +520,7 @@ mod tests {
     fn the_largest_question_can_be_sealed() {
         let long = "x".repeat(MAX_NAME_BYTES);
         let after = Some(Place { device: long.clone(), stream: long.clone(), start: EpochMs(i64::MIN) });
-        let about = Aggregates {
+        let about = SiteQuery {
             device: long.clone(),
             stream: Some(long),
             from: EpochMs(i64::MIN),
@@ -505,14 +546,16 @@ mod tests {
 
     #[test]
     fn an_answer_takes_what_fits_and_says_where_to_go_on() {
-        let rows = || (0..20_000).map(|i| row(i * 1_000));
-        let few = Windows::fill(rows(), 600);
+        let all = || (0..20_000).map(|i| window(i * 1_000));
+        let few = Windows::fill(all(), 600);
         assert_eq!((few.streams.len(), few.rows[0].stream), (2, 0));
         assert!(few.rows.iter().skip(3).all(|r| r.stream == 1));
         let next = few.next.clone().unwrap();
         assert_eq!((next.stream.as_str(), next.start.0), ("b", few.rows.len() as i64 * 1_000));
         assert_eq!(Place::parse(&next.to_string()), Some(next));
-        let most = Windows::fill(rows(), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
+        let count = few.rows.len();
+        assert!(few.into_windows().eq(all().take(count)), "what was put in comes out");
+        let most = Windows::fill(all(), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
         let long = "x".repeat(MAX_NAME_BYTES);
         let windows = Windows {
             next: Some(Place { device: long.clone(), stream: long, start: EpochMs(i64::MIN) }),

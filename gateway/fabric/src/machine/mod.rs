@@ -78,7 +78,7 @@ pub use quarantine::{
     MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats,
 };
 pub use query::{
-    DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo, WindowView,
+    DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo,
 };
 pub use rules::{BadRule, CountingRules, Override};
 pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};

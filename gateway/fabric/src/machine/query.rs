@@ -8,10 +8,8 @@ use super::Machine;
 use super::counting::Counting;
 use super::judged::Reason;
 use bincode::{Decode, Encode};
-use selvedge_types::aggregate::Aggregate;
 use selvedge_types::frame::encoded_bytes;
 use selvedge_types::question::Place;
-use selvedge_types::sequences::Sequences;
 use selvedge_types::time::EpochMs;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -39,33 +37,6 @@ pub struct Query<'a> {
     /// The width wanted, in milliseconds: windows of the greatest kept width that divides it are merged to
     /// it. Nothing: the stream's first width as it is kept.
     pub every_ms: Option<u32>,
-}
-
-/// A window as the site knows it.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct WindowView {
-    /// The device.
-    pub device: Arc<str>,
-    /// Its stream.
-    pub stream: Arc<str>,
-    /// The width in milliseconds.
-    pub width_ms: u32,
-    /// Where it starts.
-    pub start: EpochMs,
-    /// Its readings.
-    pub aggregate: Aggregate,
-    /// How many of them came late.
-    pub late: u64,
-    /// How many parts it has here.
-    pub parts: u32,
-    /// None of them is open.
-    pub closed: bool,
-    /// The stream's watermark now.
-    pub watermark: EpochMs,
-    /// How many readings of the stream were set aside while its closed parts were open (see [`selvedge_types::uplink::Part`]).
-    pub set_aside: u64,
-    /// The sequence numbers of its readings.
-    pub sequences: Sequences,
 }
 
 /// A device.
@@ -113,18 +84,6 @@ impl Default for Page {
     /// All that may be had.
     fn default() -> Self {
         Self { after: None, limit: MAX_ANSWER_ENTRIES as u32, bytes: MAX_ANSWER_BYTES }
-    }
-}
-
-impl WindowView {
-    /// What rows are ordered by.
-    pub fn order(&self) -> (&str, &str, EpochMs) {
-        (&self.device, &self.stream, self.start)
-    }
-
-    /// Where it stands in the order of all.
-    pub fn place(&self) -> Place {
-        Place { device: self.device.to_string(), stream: self.stream.to_string(), start: self.start }
     }
 }
 

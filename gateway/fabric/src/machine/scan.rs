@@ -15,13 +15,14 @@
 
 use super::Machine;
 use super::counting::{BatchRecord, ClosedPart};
-use super::query::{MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, WindowView};
+use super::query::{MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query};
 use super::rules::StreamClass;
 use bincode::{Decode, Encode};
 use selvedge_types::aggregate::Aggregate;
 use selvedge_types::frame::encoded_bytes;
 use selvedge_types::question::Place;
 use selvedge_types::sequences::Sequences;
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::{Batch, Part};
 use std::collections::BTreeMap;
@@ -99,7 +100,7 @@ pub struct Scan {
 #[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
 pub struct Scanned {
     /// The windows, by device, stream and start.
-    pub windows: Vec<WindowView>,
+    pub windows: Vec<SiteWindow>,
     /// Where to go on, if these are not all.
     pub next: Option<Place>,
     /// What closed before this time was not looked at: it is no longer kept, or too much was asked for at once. Nothing: all was.
@@ -192,7 +193,7 @@ impl Scan {
         self.wanted().into_iter().for_each(|seq| self.give_up(seq));
         let view = |((place, start), row): ((usize, EpochMs), Row)| {
             let of = &self.streams[place];
-            WindowView {
+            SiteWindow {
                 device: of.device.clone(),
                 stream: of.stream.clone(),
                 width_ms: self.every_ms.unwrap_or(of.width_ms),

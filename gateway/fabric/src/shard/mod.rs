@@ -34,7 +34,7 @@ use crate::link::MAX_START;
 use crate::machine::{
     BatchVerdict, Counters, CountingRules, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Scan,
 };
-use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, WindowQuery};
+use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, ShardQuery};
 use crate::record::LogRecord;
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
@@ -167,7 +167,7 @@ pub enum Event {
         /// Its name for the question.
         id: u64,
         /// The question.
-        query: WindowQuery,
+        query: ShardQuery,
     },
     /// A question about a table.
     AskTable {
@@ -323,9 +323,9 @@ pub struct ShardCore {
     saving: Option<Slot>,
     snapshot_wanted: bool,
     /// Waiting for the group's word: read id -> question.
-    asked: BTreeMap<u64, (GatewayId, u64, WindowQuery)>,
+    asked: BTreeMap<u64, (GatewayId, u64, ShardQuery)>,
     /// Waiting for a slot to be applied.
-    readable: Vec<(Slot, (GatewayId, u64, WindowQuery))>,
+    readable: Vec<(Slot, (GatewayId, u64, ShardQuery))>,
     last_read: u64,
     helped: BTreeMap<GatewayId, Helped>,
     reads: Reads,
@@ -635,7 +635,7 @@ impl ShardCore {
         kept.map_or((0, BatchVerdict::AlreadyApplied), |(slot, verdict)| (slot, verdict.clone()))
     }
 
-    fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: WindowQuery) {
+    fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: ShardQuery) {
         if query.stale {
             return self.scan(now, from, id, &query);
         }
@@ -659,7 +659,7 @@ impl ShardCore {
         self.reads.gather(now.mono_ms, &self.machine, &mut self.out.scans);
     }
 
-    fn scan(&mut self, now: Now, to: GatewayId, id: u64, query: &WindowQuery) {
+    fn scan(&mut self, now: Now, to: GatewayId, id: u64, query: &ShardQuery) {
         if !self.reads.put(now.mono_ms, to, id, query) {
             self.answer(to, id, QueryAnswer::Unavailable);
         }

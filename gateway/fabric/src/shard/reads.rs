@@ -9,7 +9,7 @@
 
 use super::{MAX_QUERIES, Scanning};
 use crate::machine::{GATHER_TURN_STEPS, Gathering, Machine};
-use crate::peer::WindowQuery;
+use crate::peer::ShardQuery;
 use selvedge_types::ids::GatewayId;
 use std::collections::VecDeque;
 
@@ -30,7 +30,7 @@ pub(super) struct Reads {
 
 impl Reads {
     /// Takes a question in; false: too many wait.
-    pub fn put(&mut self, now_ms: u64, to: GatewayId, id: u64, query: &WindowQuery) -> bool {
+    pub fn put(&mut self, now_ms: u64, to: GatewayId, id: u64, query: &ShardQuery) -> bool {
         let gathering = Gathering::new(&query.as_query(), &query.page);
         let list = if gathering.is_of_one() { &mut self.of_one } else { &mut self.of_many };
         if list.iter().any(|read| (read.to, read.id) == (to, id)) {

@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 
 fn rules() -> CountingRules {
@@ -131,7 +132,7 @@ fn a_query_merges_closed_and_open_parts_and_wider_windows() {
     s.publish(46, None, reading(3_000, 1.0));
     let query = |stream, from, to, every_ms| {
         let q = Query { device: "d", stream, from: EpochMs(from), to: EpochMs(to), every_ms };
-        let shown = |w: WindowView| (w.start.0, w.aggregate.count, w.late, w.parts, w.closed);
+        let shown = |w: SiteWindow| (w.start.0, w.aggregate.count, w.late, w.parts, w.closed);
         s.ask(&q, &Page::default()).windows.into_iter().map(shown).collect::<Vec<_>>()
     };
     let all = query(Some("s"), 0, 60_000, None);

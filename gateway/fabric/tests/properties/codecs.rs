@@ -8,17 +8,18 @@ use selvedge_fabric::link::{Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_F
 use selvedge_fabric::machine::{
     BatchVerdict, Command, Connect, Connected, CountingRules, Disconnect, DueWill, Item, ItemOutcome, Judged,
     Maker, NameRef, Origin, Page, Proposal, Publish, Quarantined, Reading, Readmit, Reason, Scanned,
-    SetAside, Source, Submission, Will, WindowView,
+    SetAside, Source, Submission, Will,
 };
 use selvedge_fabric::peer::{
-    BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, TransferMessage,
-    WindowQuery,
+    BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, ShardQuery,
+    TransferMessage,
 };
 use selvedge_paxos::{Ballot, Message};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::question::Place;
 use selvedge_types::sequences::Sequences;
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
@@ -174,7 +175,7 @@ fn transfer() -> impl Strategy<Value = TransferMessage> {
     ]
 }
 
-fn view() -> impl Strategy<Value = WindowView> {
+fn view() -> impl Strategy<Value = SiteWindow> {
     let sample = || {
         (time(), any::<u64>(), any::<u32>(), -1e9..1e9).prop_map(|(time, slot, index, value)| Sample {
             time,
@@ -192,7 +193,7 @@ fn view() -> impl Strategy<Value = WindowView> {
         |(device, stream, (width_ms, late, parts, closed), start, watermark, aggregate)| {
             let (device, stream) = (Arc::from(device), Arc::from(stream));
             let (set_aside, sequences) = (late / 2, Sequences::of(closed.then_some((None, late))));
-            WindowView {
+            SiteWindow {
                 device,
                 stream,
                 width_ms,
@@ -216,7 +217,7 @@ fn message() -> impl Strategy<Value = PeerMessage> {
     let page =
         (of(place()), any::<(u32, u32)>()).prop_map(|(after, (limit, bytes))| Page { after, limit, bytes });
     let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool, u32)>(), page).prop_map(
-        |(device, stream, from, to, (every_ms, stale, wait_ms), page)| WindowQuery {
+        |(device, stream, from, to, (every_ms, stale, wait_ms), page)| ShardQuery {
             device,
             stream,
             from,

@@ -1,7 +1,7 @@
 //! Three replicas of one shard with their logs and stores, turn by turn.
 
 use selvedge_fabric::machine::{CountingRules, Item, Origin, Page, Publish, Reading, Scanned, Submission};
-use selvedge_fabric::peer::{PeerMessage, QueryAnswer, TransferMessage, WindowQuery};
+use selvedge_fabric::peer::{PeerMessage, QueryAnswer, TransferMessage, ShardQuery};
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Replica, Said, StoreWork};
 use selvedge_fabric::ring::{Member, Ring};
@@ -149,7 +149,7 @@ impl Site {
         self.asked += 1;
         let (id, leader, began) = (self.asked, self.leader(), self.now_ms);
         let (from, to) = (EpochMs(i64::MIN), EpochMs(i64::MAX));
-        let query = WindowQuery {
+        let query = ShardQuery {
             device: "*".into(),
             stream: None,
             from,

@@ -1,0 +1,57 @@
+//! A window as its site knows it: what a query is answered with, from the shard that kept it to whoever asked.
+
+use crate::aggregate::Aggregate;
+use crate::question::Place;
+use crate::sequences::Sequences;
+use crate::time::EpochMs;
+use bincode::{Decode, Encode};
+use std::sync::Arc;
+
+/// A window as its site knows it, merged from the parts that the site still has.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct SiteWindow {
+    /// The device.
+    pub device: Arc<str>,
+    /// Its stream.
+    pub stream: Arc<str>,
+    /// The width in milliseconds.
+    pub width_ms: u32,
+    /// Where it starts.
+    pub start: EpochMs,
+    /// Its readings.
+    pub aggregate: Aggregate,
+    /// How many of them came late.
+    pub late: u64,
+    /// How many parts it has here.
+    pub parts: u32,
+    /// None of them is open.
+    pub closed: bool,
+    /// The stream's watermark now.
+    pub watermark: EpochMs,
+    /// How many readings of the stream were set aside while its closed parts were open (see [`crate::uplink::Part`]).
+    pub set_aside: u64,
+    /// The sequence numbers of its readings.
+    pub sequences: Sequences,
+}
+
+impl SiteWindow {
+    /// What windows are ordered by.
+    pub fn order(&self) -> (&str, &str, EpochMs) {
+        (&self.device, &self.stream, self.start)
+    }
+
+    /// Where it stands in the order of all.
+    pub fn place(&self) -> Place {
+        Place { device: self.device.to_string(), stream: self.stream.to_string(), start: self.start }
+    }
+
+    /// Where it ends.
+    pub fn end(&self) -> EpochMs {
+        self.start.plus(i64::from(self.width_ms))
+    }
+
+    /// Whether its stream has passed its end.
+    pub fn is_complete(&self) -> bool {
+        self.end() <= self.watermark
+    }
+}
