@@ -24,7 +24,7 @@ const LEFT_OUT: [(&str, &str, &str); 20] = [
     (
         "docs/guides/lake.md",
         "python",
-        "needs duckdb and pandas; node/tests/lake reads the same files with them where they are installed",
+        "needs duckdb and pandas; node/tests/lake.rs reads the same files with them where they are installed",
     ),
     ("docs/guides/sql.md", "psql", "needs a PostgreSQL; node/tests/store runs there where one is installed"),
     ("docs/guides/sql.md", "python", "needs SQLAlchemy, pandas and duckdb"),
