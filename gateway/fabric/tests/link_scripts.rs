@@ -1,5 +1,4 @@
-//! Golden scripts of what waits on a link: each line that starts with `> ` is one thing that happens to it, and what follows
-//! is all that came of it. `UPDATE_GOLDEN=1` writes the answers anew; read them before you commit them.
+//! Golden scripts of what waits on a link.
 //!
 //! ```text
 //! > up | down
@@ -12,6 +11,10 @@
 //! Messages are numbered by kind. A frame shows them in its order: `accept 1-3` are three.
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
+
+mod support {
+    pub mod golden;
+}
 
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::link::{Lane, Link, PeerFrame};
@@ -26,37 +29,11 @@ use std::fmt::Write;
 const GROUP: ShardId = ShardId(0);
 
 #[test]
-fn scripts_run_as_written() {
-    let folder = format!("{}/tests/scripts/link", env!("CARGO_MANIFEST_DIR"));
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let ran = run(&text);
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&path, &ran).unwrap();
-        } else {
-            assert_eq!(text, ran, "{}", path.display());
-        }
-        count += 1;
-    }
-    assert!(count >= 3);
-}
-
-/// The script with the answers that it gets now. Comments and blank lines stay.
-fn run(text: &str) -> String {
-    let mut link = Link::new(GatewayId(1), GatewayId(2));
-    let mut numbers = BTreeMap::new();
-    let mut out = String::new();
-    for line in text.lines() {
-        if let Some(told) = line.strip_prefix("> ") {
-            writeln!(out, "{line}").unwrap();
-            tell(&mut link, &mut numbers, told, &mut out);
-        } else if line.starts_with('#') || line.is_empty() {
-            writeln!(out, "{line}").unwrap();
-        }
-    }
-    out
+fn links_do_as_written() {
+    support::golden::check("link", || {
+        let (mut link, mut numbers) = (Link::new(GatewayId(1), GatewayId(2)), BTreeMap::new());
+        move |told: &str, out: &mut String| tell(&mut link, &mut numbers, told, out)
+    });
 }
 
 fn tell(link: &mut Link, numbers: &mut BTreeMap<String, u64>, told: &str, out: &mut String) {
