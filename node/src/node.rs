@@ -119,10 +119,7 @@ impl Node {
 
         let broker = listener.as_ref().map(|(address, _)| *address);
         let edge = Arc::new(Edge::new(names.iter().cloned())?);
-        let embedded = match &listener {
-            None => None,
-            Some(_) => Some(Arc::new(Embedded::new(credentials.clone(), edge.me()))),
-        };
+        let embedded = listener.as_ref().map(|_| Arc::new(Embedded::new(credentials.clone(), edge.me())));
         let carrier = match &embedded {
             Some(own) => Carrier::Embedded(own.clone()),
             None => {

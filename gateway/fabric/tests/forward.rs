@@ -4,7 +4,7 @@
 use selvedge_fabric::forward::{
     Forward, ForwardEffects, Forwardable, MAX_BATCH_BYTES, NamedReading, PIPELINE_BYTES, STUCK_MS, Ticket,
 };
-use selvedge_fabric::machine::{Connect, Item, Origin, ItemOutcome, Reading, BatchVerdict};
+use selvedge_fabric::machine::{BatchVerdict, Connect, Item, ItemOutcome, Origin, Reading};
 use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_types::ids::{GatewayId, ShardId};

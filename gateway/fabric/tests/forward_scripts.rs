@@ -28,7 +28,9 @@ mod support {
 }
 
 use selvedge_fabric::forward::{Forward, ForwardEffects, Forwardable, NamedReading, PIPELINE_BYTES, Ticket};
-use selvedge_fabric::machine::{Connect, Item, Judged, Origin, Outcome, Reading, Submission, Verdict};
+use selvedge_fabric::machine::{
+    BatchVerdict, Connect, Item, ItemOutcome, Judged, Origin, Reading, Submission,
+};
 use selvedge_fabric::peer::{BusyReason, ForwardAnswer};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -38,7 +40,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 const ORIGIN: Origin = Origin { gateway: GatewayId(9), start: 4 };
-const COUNTED: Outcome = Outcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
+const COUNTED: ItemOutcome = ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
 /// Where a leader has its batches chosen: number and this.
 const SLOTS_BEFORE: u64 = 10;
 
@@ -147,18 +149,18 @@ impl World {
                 let count = bytes.map_or(1, |bytes| Submission::decode(bytes).unwrap().items.len());
                 let said = outcomes.iter().map(|outcome| match *outcome {
                     "counted" => COUNTED,
-                    "done" => Outcome::Done,
-                    "duplicate" => Outcome::Duplicate,
-                    "stale" => Outcome::Stale,
-                    why => Outcome::Refused(why.to_string()),
+                    "done" => ItemOutcome::Done,
+                    "duplicate" => ItemOutcome::Duplicate,
+                    "stale" => ItemOutcome::Stale,
+                    why => ItemOutcome::Refused(why.to_string()),
                 });
                 let rest = std::iter::repeat_n(COUNTED, count.saturating_sub(outcomes.len()));
-                verdict(Verdict::Applied(said.chain(rest).collect()))
+                verdict(BatchVerdict::Applied(said.chain(rest).collect()))
             }
-            ["already"] => verdict(Verdict::AlreadyApplied),
-            ["malformed"] => verdict(Verdict::Malformed),
-            ["gap", last] => verdict(Verdict::Gap { last: last.parse().unwrap() }),
-            ["old-start"] => verdict(Verdict::OldStart),
+            ["already"] => verdict(BatchVerdict::AlreadyApplied),
+            ["malformed"] => verdict(BatchVerdict::Malformed),
+            ["gap", last] => verdict(BatchVerdict::Gap { last: last.parse().unwrap() }),
+            ["old-start"] => verdict(BatchVerdict::OldStart),
             ["not-leader"] => ForwardAnswer::NotLeader { leader: None },
             ["not-leader", leader] => ForwardAnswer::NotLeader { leader: Some(gateway(leader).0) },
             ["busy", "window"] => ForwardAnswer::Busy { why: BusyReason::Window },
@@ -186,8 +188,8 @@ impl World {
             let slot =
                 if settled.slot > 0 { format!("in slot {}", settled.slot) } else { "slot unknown".into() };
             let what = match settled.outcome {
-                Outcome::Judged(judged) => format!("{} counted, {slot}", judged.counted),
-                Outcome::Refused(why) => format!("refused: {why}, {slot}"),
+                ItemOutcome::Judged(judged) => format!("{} counted, {slot}", judged.counted),
+                ItemOutcome::Refused(why) => format!("refused: {why}, {slot}"),
                 other => format!("{other:?}, {slot}").to_lowercase(),
             };
             let item = settled.ticket.token;

@@ -8,7 +8,7 @@ mod support {
 use selvedge_fabric::decode::Decoder;
 use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
 use selvedge_fabric::machine::{
-    Connected, Disconnect, DueWill, Item, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES, ItemOutcome, Quarantined,
+    Connected, Disconnect, DueWill, Item, ItemOutcome, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES, Quarantined,
     Reason, SetAside, Will as LeftWill,
 };
 use selvedge_fabric::session::{MAX_QOS0_PENDING, Session, SessionEffects};

@@ -35,7 +35,7 @@ use selvedge_fabric::forward::{
     Forward, ForwardEffects, Forwardable, NamedReading, Outgoing, Settled, Ticket,
 };
 use selvedge_fabric::machine::{
-    Command, CountingRules, Item, Judged, Machine, Origin, Outcome, Proposal, Source, Verdict,
+    BatchVerdict, Command, CountingRules, Item, ItemOutcome, Judged, Machine, Origin, Proposal, Source,
 };
 use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_fabric::session::{Session, SessionContext, SessionEffects};
@@ -396,7 +396,7 @@ impl World {
         let slot = machine.slot() + 1;
         let applied = machine.apply(slot, &proposal(vec![command])).unwrap();
         for (origin, n, verdict) in applied.verdicts {
-            let Verdict::Applied(outcomes) = &verdict else { panic!("{verdict:?}") };
+            let BatchVerdict::Applied(outcomes) = &verdict else { panic!("{verdict:?}") };
             for outcome in outcomes.iter() {
                 writeln!(out, "{} {slot}: {}", name(shard), became(outcome)).unwrap();
             }
@@ -543,10 +543,10 @@ fn by(s: &Source) -> String {
     format!("{}@{} qos {} id {}{dup}", s.client, s.epoch, s.qos, s.packet_id)
 }
 
-fn became(outcome: &Outcome) -> String {
+fn became(outcome: &ItemOutcome) -> String {
     match outcome {
-        Outcome::Done => "done".into(),
-        Outcome::Judged(Judged { counted, recognised, set_aside }) => {
+        ItemOutcome::Done => "done".into(),
+        ItemOutcome::Judged(Judged { counted, recognised, set_aside }) => {
             let mut text = format!("{counted} counted");
             if *recognised > 0 {
                 write!(text, ", {recognised} recognised").unwrap();
@@ -556,11 +556,11 @@ fn became(outcome: &Outcome) -> String {
             }
             text
         }
-        Outcome::Duplicate => "duplicate".into(),
-        Outcome::Stale => "stale".into(),
-        Outcome::Refused(why) => format!("refused: {why}"),
-        Outcome::Subscribed { refused } => format!("filters without {refused:?}"),
-        Outcome::Connected(found) => {
+        ItemOutcome::Duplicate => "duplicate".into(),
+        ItemOutcome::Stale => "stale".into(),
+        ItemOutcome::Refused(why) => format!("refused: {why}"),
+        ItemOutcome::Subscribed { refused } => format!("filters without {refused:?}"),
+        ItemOutcome::Connected(found) => {
             let mut text = format!("connected, epoch {}", found.epoch);
             if found.present {
                 text.push_str(", session present");
@@ -576,7 +576,7 @@ fn became(outcome: &Outcome) -> String {
             }
             text
         }
-        Outcome::WillDue(will) => format!("the will of epoch {} is due", will.epoch),
-        Outcome::Retired { .. } => panic!("sessions do not retire streams"),
+        ItemOutcome::WillDue(will) => format!("the will of epoch {} is due", will.epoch),
+        ItemOutcome::Retired { .. } => panic!("sessions do not retire streams"),
     }
 }

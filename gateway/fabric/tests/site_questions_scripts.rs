@@ -17,8 +17,8 @@ mod support {
     pub mod golden;
 }
 
-use selvedge_fabric::machine::{Page, Scanned, WindowView};
-use selvedge_fabric::peer::{PeerMessage, QueryAnswer, WindowQuery};
+use selvedge_fabric::machine::{Page, Scanned};
+use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::site_questions::{Effect, SiteQuestion, SiteQuestions};
 use selvedge_types::aggregate::{Aggregate, Sample};
@@ -26,6 +26,7 @@ use selvedge_types::balance::Policy;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::question::Place;
 use selvedge_types::sequences::Sequences;
+use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ fn tell(questions: &mut SiteQuestions, told: &str, out: &mut String) {
         ["ask", device, ..] => {
             let mut page = Page::default();
             page.limit = number("limit=").map_or(page.limit, |n| n as u32);
-            let query = WindowQuery {
+            let query = ShardQuery {
                 device: device.into(),
                 stream: None,
                 from: EpochMs(0),
@@ -144,10 +145,10 @@ fn show(effect: Effect, out: &mut String) {
 }
 
 /// A window of the stream `s` of a device, by `DEVICE@START`.
-fn window(text: &str) -> WindowView {
+fn window(text: &str) -> SiteWindow {
     let (device, start) = text.split_once('@').unwrap_or_else(|| panic!("{text}?"));
     let start = EpochMs(start.parse().unwrap());
-    WindowView {
+    SiteWindow {
         device: device.into(),
         stream: "s".into(),
         width_ms: 1_000,

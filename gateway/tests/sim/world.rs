@@ -15,7 +15,7 @@ use super::random::Random;
 use super::wire::Wires;
 use selvedge_fabric::decode::{Form, TopicRule};
 use selvedge_fabric::machine::{CountingRules, Item, Override, Page, Quarantined};
-use selvedge_fabric::peer::{PeerMessage, TransferMessage, ShardQuery};
+use selvedge_fabric::peer::{PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{Event, HAND_BACK_MS, Now};
 use selvedge_log::Crash;

@@ -10,17 +10,13 @@ use std::sync::Arc;
 /// A window as its site knows it, merged from the parts that the site still has.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct SiteWindow {
-    /// The device.
     pub device: Arc<str>,
-    /// Its stream.
     pub stream: Arc<str>,
     /// The width in milliseconds.
     pub width_ms: u32,
-    /// Where it starts.
     pub start: EpochMs,
-    /// Its readings.
     pub aggregate: Aggregate,
-    /// How many of them came late.
+    /// How many of its readings came late.
     pub late: u64,
     /// How many parts it has here.
     pub parts: u32,
@@ -45,7 +41,7 @@ impl SiteWindow {
         Place { device: self.device.to_string(), stream: self.stream.to_string(), start: self.start }
     }
 
-    /// Where it ends.
+    /// The first time that is not in it any more.
     pub fn end(&self) -> EpochMs {
         self.start.plus(i64::from(self.width_ms))
     }

@@ -77,9 +77,7 @@ pub use packet_ids::{FORGET_AFTER_S, KEPT_ENTRIES, MAX_INFLIGHT_ENTRIES, MAX_UNR
 pub use quarantine::{
     MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats,
 };
-pub use query::{
-    DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo,
-};
+pub use query::{DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIES, Page, Query, StreamInfo};
 pub use rules::{BadRule, CountingRules, Override};
 pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};
 pub use sessions::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};

@@ -34,7 +34,7 @@ use crate::link::MAX_START;
 use crate::machine::{
     BatchVerdict, Counters, CountingRules, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Scan,
 };
-use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, TableQuestion, TransferMessage, ShardQuery};
+use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, ShardQuery, TableQuestion, TransferMessage};
 use crate::record::LogRecord;
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};

@@ -1,7 +1,7 @@
 //! Three replicas of one shard with their logs and stores, turn by turn.
 
 use selvedge_fabric::machine::{CountingRules, Item, Origin, Page, Publish, Reading, Scanned, Submission};
-use selvedge_fabric::peer::{PeerMessage, QueryAnswer, TransferMessage, ShardQuery};
+use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery, TransferMessage};
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Replica, Said, StoreWork};
 use selvedge_fabric::ring::{Member, Ring};
