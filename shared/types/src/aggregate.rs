@@ -296,6 +296,22 @@ mod tests {
     }
 
     #[test]
+    fn an_aggregate_of_what_is_no_number_is_read_and_is_not_sound() {
+        // All bits set but the sign: no double has a greater key.
+        let last = f64::from_bits(u64::MAX >> 1);
+        for value in [last, -last, f64::NAN, f64::INFINITY] {
+            for forged in [[value, value], [1.0, value]] {
+                let mut all = Aggregate::sketched(sample(1, 1, forged[0]));
+                all.add(sample(2, 2, forged[1]));
+                (all.min, all.max) = (forged[0], forged[1]);
+                let read =
+                    crate::frame::decode::<Aggregate>("an aggregate", 1, &crate::frame::encode(1, &all));
+                assert!(read.is_err() || read.is_ok_and(|read| !read.is_sound()), "{forged:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_sketch_is_there_only_if_it_holds_every_reading() {
         let mut all = Aggregate::sketched(sample(1, 1, 1.0));
         all.add(sample(2, 2, 5.0));

@@ -206,7 +206,8 @@ fn key(value: f64, shift: u8) -> i64 {
     match left {
         0 => 0,
         _ if value.is_sign_negative() => -1 - (left >> shift),
-        _ => 1 + (left >> shift),
+        // Of the NaN with all bits set this wraps, which an aggregate that was read may claim as its least or greatest reading.
+        _ => (left >> shift).wrapping_add(1),
     }
 }
 
