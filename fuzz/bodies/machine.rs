@@ -172,7 +172,7 @@ fn ask(source: &mut Source, machine: &Machine, contents: &[Vec<u8>]) {
     for window in &windows {
         assert!(window.aggregate.count > 0 && window.start < query.to);
     }
-    assert!(windows.windows(2).all(|two| two[0].place() < two[1].place()));
+    assert!(windows.windows(2).all(|two| two[0].order() < two[1].order()));
     // Page by page it is the same.
     let (mut after, mut pages) = (None, Vec::new());
     loop {

@@ -122,7 +122,7 @@ impl Merged {
         };
         let most = self.rows.iter().enumerate().take_while(fits).count();
         if let Some((_, first)) = self.rows.get(most) {
-            let next = first.place();
+            let next = Place::of(first);
             self.next = Some(self.next.take().map_or(next.clone(), |known| known.min(next)));
             self.rows.truncate(most);
         }
@@ -466,7 +466,7 @@ mod tests {
         let all = told(&mut out);
         assert!(waves > 2 && shards.len() == 40);
         assert_eq!((all.windows.len(), all.shards, all.next), (80, 40, None));
-        assert!(all.windows.windows(2).all(|two| two[0].place() < two[1].place()));
+        assert!(all.windows.windows(2).all(|two| two[0].order() < two[1].order()));
     }
 
     #[test]

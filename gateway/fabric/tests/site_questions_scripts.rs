@@ -91,7 +91,7 @@ fn tell(questions: &mut SiteQuestions, told: &str, out: &mut String) {
                     let rows = words[3..].iter().filter(|w| !w.contains('=')).map(|w| window(w));
                     QueryAnswer::Windows(Scanned {
                         windows: rows.collect(),
-                        next: value("next=").map(|at| window(at).place()),
+                        next: value("next=").map(|at| Place::of(&window(at))),
                         since: number("since=").map(|ms| EpochMs(ms as i64)),
                         lacking: number("lacking=").unwrap_or(0) as u32,
                     })
@@ -121,7 +121,7 @@ fn show(effect: Effect, out: &mut String) {
         }
         Effect::Send(to, other) => panic!("{other:?} for {to}"),
         Effect::Told(question, answer) => {
-            let rows: Vec<_> = answer.windows.iter().map(|w| place(&w.place())).collect();
+            let rows: Vec<_> = answer.windows.iter().map(|w| place(&Place::of(w))).collect();
             let mut text = format!("question {question} of {} shards: [{}]", answer.shards, rows.join(" "));
             if let Some(next) = &answer.next {
                 write!(text, ", next {}", place(next)).unwrap();

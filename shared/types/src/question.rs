@@ -139,6 +139,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// Where a window stands in the order of all.
+    pub fn of(window: &SiteWindow) -> Self {
+        let (device, stream, start) = window.order();
+        Self { device: device.to_string(), stream: stream.to_string(), start }
+    }
+
     /// Parses what [`Place::to_string`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '.');

@@ -1,7 +1,6 @@
 //! A window as its site knows it: what a query is answered with, from the shard that kept it to whoever asked.
 
 use crate::aggregate::Aggregate;
-use crate::question::Place;
 use crate::sequences::Sequences;
 use crate::time::EpochMs;
 use bincode::{Decode, Encode};
@@ -34,11 +33,6 @@ impl SiteWindow {
     /// What windows are ordered by.
     pub fn order(&self) -> (&str, &str, EpochMs) {
         (&self.device, &self.stream, self.start)
-    }
-
-    /// Where it stands in the order of all.
-    pub fn place(&self) -> Place {
-        Place { device: self.device.to_string(), stream: self.stream.to_string(), start: self.start }
     }
 
     /// The first time that is not in it any more.
