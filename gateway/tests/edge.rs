@@ -122,17 +122,22 @@ fn no_file_descriptors_are_no_room_and_end_nothing() {
     let gateway = Alone::with_files("100");
     let mut device = Client::connect(gateway.plan.mqtt[0], Hello::clean("files")).unwrap();
     // More than there are descriptors, of those that say nothing.
-    let silent: Vec<_> =
-        (0..150).map(|_| TcpStream::connect(("127.0.0.1", gateway.plan.http[0])).unwrap()).collect();
-    let mut late = TcpStream::connect(("127.0.0.1", gateway.plan.mqtt[0])).unwrap();
+    let connect = |port| TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut silent: Vec<_> = (0..150).map(|_| connect(gateway.plan.http[0])).collect();
+    // Which of the two listeners takes the last descriptor is open, and silent requests are closed after some seconds:
+    // more come until there is none for a device.
+    let mut devices = Vec::new();
     until("it has said that no connection can be accepted", || {
+        silent.push(connect(gateway.plan.http[0]));
+        devices.push(connect(gateway.plan.mqtt[0]));
         !gateway.lines(&["can't accept an MQTT connection"]).is_empty()
     });
+    let mut late = devices.pop().unwrap();
     for n in 1..=50u16 {
         device.publish("d/files/x", "1", 1, n, false);
         assert_eq!(device.packet(PUBACK), n.to_be_bytes());
     }
-    drop(silent);
+    drop((silent, devices));
     late.write_all(b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04late").unwrap();
     let mut said = [0; 4];
     late.read_exact(&mut said).unwrap();
