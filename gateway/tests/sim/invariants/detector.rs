@@ -16,13 +16,21 @@ pub struct Watched {
     up: BTreeSet<GatewayId>,
     /// The start of each peer that was last met.
     starts: BTreeMap<GatewayId, u64>,
+    /// When each peer was last heard, or unread because of back pressure: a connection that is lost afterwards takes nothing back.
+    heard: BTreeMap<GatewayId, u64>,
     /// When this process stood still, lately: from and to.
     stalls: Vec<(u64, u64)>,
 }
 
 impl Watched {
     pub fn new(me: GatewayId) -> Self {
-        Self { me, up: BTreeSet::from([me]), starts: BTreeMap::new(), stalls: Vec::new() }
+        Self {
+            me,
+            up: BTreeSet::from([me]),
+            starts: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            stalls: Vec::new(),
+        }
     }
 
     /// The process stood still.
@@ -55,8 +63,11 @@ impl Watched {
     ) {
         let was = self.up.clone();
         self.look(detector, change);
-        for (peer, heard) in heard {
-            let (least, most) = self.silence(now, *heard);
+        for (peer, at) in heard {
+            let heard = self.heard.entry(*peer).or_default();
+            *heard = (*heard).max(*at);
+            let heard = *heard;
+            let (least, most) = self.silence(now, heard);
             let gone = was.contains(peer) && !self.up.contains(peer);
             assert!(
                 !gone || most >= DETECT_MS,
