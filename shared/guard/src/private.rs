@@ -42,6 +42,9 @@ pub fn check_private(file: &std::fs::File, path: &Path) -> Result<(), String> {
         use std::os::unix::fs::MetadataExt;
         let shown = path.display();
         let meta = file.metadata().map_err(|why| format!("{shown}: {why}"))?;
+        if meta.is_dir() {
+            return Err(format!("{shown}: is a folder; name a file in it"));
+        }
         if !is_private(meta.mode(), meta.uid()) {
             let mode = meta.mode() & 0o777;
             return Err(format!("{shown} (mode {mode:03o}) can be read by others; run `chmod 600 {shown}`"));
@@ -91,6 +94,8 @@ mod tests {
             read_secret(&path)
         };
         assert_eq!(put(" hunter2\n", 0o600).unwrap(), "hunter2");
+        let said = read_secret(folder.path()).unwrap_err();
+        assert!(said.contains("is a folder") && !said.contains("chmod"), "{said}");
         for mode in [0o644, 0o604, 0o666] {
             let said = put("hunter2", mode).unwrap_err();
             assert!(said.contains("chmod 600") && said.contains("password"), "{said}");

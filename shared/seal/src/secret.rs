@@ -117,6 +117,9 @@ impl SiteSecret {
         {
             use std::os::unix::fs::MetadataExt;
             let meta = file.metadata().map_err(failed)?;
+            if meta.is_dir() {
+                return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+            }
             if !is_private(meta.mode(), meta.uid()) {
                 let mode = meta.mode() & 0o777;
                 return Err(SecretError::FileOpenToOthers { path: path.to_owned(), mode });

@@ -209,5 +209,7 @@ fn a_secret_file_is_made_private_and_refused_when_it_is_not() {
         assert!(is_private(0o100600, 1000) && is_private(0o100440, 0));
         assert!(!is_private(0o100640, 1000) && !is_private(0o100460, 0) && !is_private(0o100604, 0));
     }
+    let said = SiteSecret::from_file(folder.path()).unwrap_err().to_string();
+    assert!(said.contains("directory") && !said.contains("chmod"), "{said}");
     assert!(SiteSecret::from_file(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
 }

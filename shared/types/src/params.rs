@@ -49,8 +49,11 @@ impl Parameters {
         for (name, value) in given {
             if !known.contains(&name.as_str()) {
                 let name: String = name.chars().take(MAX_SHOWN_CHARS).collect();
-                let there_are = if known.is_empty() { "there is none".into() } else { known.join(", ") };
-                return Err(bad(&name, format!("is not known; there are: {there_are}")));
+                let why = match known {
+                    [] => "is not known; this request takes no parameters".to_string(),
+                    known => format!("is not known; there are: {}", known.join(", ")),
+                };
+                return Err(bad(&name, why));
             }
             if all.insert(name.clone(), value).is_some() {
                 return Err(bad(&name, "is given twice"));

@@ -1,5 +1,6 @@
 //! Lets in who shows a token that is good for what is asked, if there are tokens.
 
+use super::Given;
 use super::problem::Failure;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -8,6 +9,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, ResponseError};
 use selvedge_guard::access::{Access, Scope};
 use selvedge_types::ids::SiteId;
+use selvedge_types::params::Parameters;
 use std::sync::Arc;
 
 /// The scope that a request needs; nothing for health and the description of the API, which tell nothing of what devices say.
@@ -20,7 +22,8 @@ pub fn needed(method: &Method, path: &str) -> Option<Scope> {
     }
 }
 
-/// Answers a request if it shows what it needs, and with 401 or 403 else.
+/// Answers a request if it shows what it needs, and with 401 or 403 else; and no request that changes something and has
+/// parameters.
 pub async fn admit<B: MessageBody>(
     site: SiteId,
     access: Arc<Access>,
@@ -39,13 +42,28 @@ pub async fn admit<B: MessageBody>(
         }
         _ => Ok(()),
     };
-    match admitted {
-        Ok(()) => next.call(request).await.map(ServiceResponse::map_into_left_body),
-        Err(failure) => {
+    let refused = match admitted {
+        Ok(()) => without_parameters(&request).err(),
+        Err(denied) => {
             metrics::counter!("selvedge_http_denied_total").increment(1);
-            Ok(request.into_response(failure.error_response()).map_into_right_body())
+            Some(denied)
         }
+    };
+    match refused {
+        None => next.call(request).await.map(ServiceResponse::map_into_left_body),
+        Some(failure) => Ok(request.into_response(failure.error_response()).map_into_right_body()),
     }
+}
+
+/// No request that changes something takes a parameter: one that is given was meant to narrow what is changed, and would
+/// be passed over.
+fn without_parameters(request: &ServiceRequest) -> Result<(), Failure> {
+    if request.method().is_safe() || request.query_string().is_empty() {
+        return Ok(());
+    }
+    let given = Given::from_query(request.query_string())
+        .map_or_else(|_| vec![(request.query_string().to_string(), String::new())], Given::into_inner);
+    Ok(Parameters::new(given, &[]).map(drop)?)
 }
 
 #[cfg(test)]
@@ -91,6 +109,10 @@ mod tests {
             ("POST", "/v1/quarantine/1/readmit", "operator", 200),
             ("DELETE", "/v1/devices/d", "operator", 200),
             ("GET", "/v1/devices", "operator", 403),
+            ("DELETE", "/v1/devices/d?stream=s", "operator", 400),
+            ("POST", "/v1/quarantine/1/readmit?dry=1", "operator", 400),
+            ("POST", "/v1/ledger/0?%ff", "operator", 400),
+            ("GET", "/v1/devices?limit=3", "reader", 200),
         ] {
             let mut request = test::TestRequest::with_uri(path).method(method.parse().unwrap());
             if !token.is_empty() {
@@ -98,7 +120,7 @@ mod tests {
             }
             let answer = test::call_service(&app, request.to_request()).await;
             assert_eq!(answer.status(), expected, "{method} {path} {token}");
-            assert_eq!(answer.headers().contains_key("www-authenticate"), expected != 200);
+            assert_eq!(answer.headers().contains_key("www-authenticate"), [401, 403].contains(&expected));
         }
     }
 }
