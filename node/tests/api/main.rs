@@ -265,7 +265,7 @@ async fn a_bad_parameter_is_answered_with_what_would_be_right() {
         ("/v1/latest?after=00", "after", "next"),
         ("/v1/gaps?width=7s&device=d", "width", "7s"),
         ("/v1/gaps?min=x", "min", "10s"),
-        ("/v1/status?x=1", "x", "none"),
+        ("/v1/status?x=1", "x", "takes no parameters"),
         ("/v1/ledger?limit=10001", "limit", "10000"),
         ("/v1/ledger?width=x", "width", "10s"),
     ] {

@@ -187,7 +187,7 @@ mod tests {
         assert!(named == long[..40] && why.len() < 200, "{named}: {why}");
         assert!(
             Parameters::new(vec![("x".into(), String::new())], &[])
-                .is_err_and(|bad| bad.why.contains("none"))
+                .is_err_and(|bad| bad.why.contains("takes no parameters"))
         );
     }
 
