@@ -6,7 +6,7 @@
 use crate::broker::{Carrier, Embedded, Outlet};
 use crate::settings::ServedSite;
 use crate::stats::Stats;
-use crate::uplink::note;
+use crate::uplink::drive;
 use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker};
 use selvedge_node_core::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questions, Unanswered};
 use selvedge_node_core::sites::Sites;
@@ -307,11 +307,11 @@ async fn ask_for_ever(edge: &Edge, carrier: &Carrier, mut sealers: HashMap<SiteI
         Carrier::External(broker) => broker,
         Carrier::Embedded(own) => return send(edge, &Outlet::Embedded(own.clone()), &mut sealers).await,
     };
-    let (speaker, mut speaking) = Speaker::new(broker.clone(), "-ask");
+    let (speaker, speaking) = Speaker::new(broker.clone(), "-ask");
     let outlet = Outlet::Client(speaker);
     // Two futures side by side: sending may wait for room, which only driving makes.
     tokio::select! {
-        () = async { loop { note(speaking.next().await, "questions"); } } => {}
+        () = drive(speaking, "questions") => {}
         () = send(edge, &outlet, &mut sealers) => {}
     }
 }

@@ -6,7 +6,7 @@ use crate::apply::Confirmations;
 use crate::broker::{Carrier, Embedded, Outlet};
 use crate::settings::ServedSite;
 use crate::stats::Stats;
-use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Spoken};
+use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Speaking, Spoken};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::Settled;
 use selvedge_node_core::verify::Verifier;
@@ -112,10 +112,12 @@ impl Subscriber {
     }
 }
 
-/// What became of a connection that only speaks: whoever hears tells of trouble with the broker.
-pub(crate) fn note(spoken: Spoken, what: &'static str) {
-    if let Spoken::Lost(why) = spoken {
-        tracing::debug!(%why, "no connection for {what}");
+/// Drives a connection that only speaks: whoever hears tells of trouble with the broker.
+pub(crate) async fn drive(mut speaking: Speaking, what: &'static str) {
+    loop {
+        if let Spoken::Lost(why) = speaking.next().await {
+            tracing::debug!(%why, "no connection for {what}");
+        }
     }
 }
 
@@ -161,11 +163,11 @@ impl Confirmer {
             Carrier::External(broker) => broker,
             Carrier::Embedded(own) => return self.send(&Outlet::Embedded(own)).await,
         };
-        let (speaker, mut speaking) = Speaker::new(broker, "-ack");
+        let (speaker, speaking) = Speaker::new(broker, "-ack");
         let outlet = Outlet::Client(speaker);
         // Two futures side by side: sending may wait for room, which only driving makes.
         tokio::select! {
-            () = async { loop { note(speaking.next().await, "confirmations"); } } => {}
+            () = drive(speaking, "confirmations") => {}
             () = self.send(&outlet) => {}
         }
     }

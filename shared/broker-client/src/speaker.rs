@@ -61,11 +61,4 @@ impl Speaking {
             }
         }
     }
-
-    /// Drives it for as long as nothing is to be known of it.
-    pub async fn run(mut self) {
-        loop {
-            self.next().await;
-        }
-    }
 }

@@ -78,7 +78,7 @@ async fn what_one_says_the_other_hears_also_after_the_broker_was_away() {
     connected(&mut hearer, &mut speaking).await;
     assert!(speaker.publish("b".into(), b"three".to_vec()).await);
     tokio::select! {
-        () = speaking.run() => {}
+        lost = speaking.next() => panic!("{lost:?}"),
         heard = hearer.next() => assert_eq!(heard, message("b", b"three")),
     }
     running.stop().await;
