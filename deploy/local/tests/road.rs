@@ -1,22 +1,12 @@
 //! The whole road, once, with real processes: devices publish, gateways are killed, the node counts, and
 //! the reckoning finds nothing lost and nothing twice.
 
-use std::net::TcpListener;
 use std::process::{Command, Output};
 
-/// The first of `count` ports in a row that are free now.
-fn free_ports(count: u16) -> u16 {
-    for _ in 0..100 {
-        let Ok(probe) = TcpListener::bind("127.0.0.1:0") else { continue };
-        let first = probe.local_addr().unwrap().port();
-        let row: Vec<_> =
-            (1..count).map(|i| first.checked_add(i).map(|p| TcpListener::bind(("127.0.0.1", p)))).collect();
-        if row.iter().all(|l| matches!(l, Some(Ok(_)))) {
-            return first;
-        }
-    }
-    panic!("no {count} free ports in a row");
-}
+#[path = "support/ports.rs"]
+mod ports;
+
+use ports::free_ports;
 
 fn site(options: &[&str]) -> Output {
     let (mqtt, http) = (free_ports(3), free_ports(3));

@@ -2,12 +2,13 @@
 
 use crate::client::{Client, Hello, PUBACK};
 use crate::page::words;
+use crate::ports::free_ports;
 use rustix::process::{Pid, Signal, kill_process};
 use selvedge_seal::SiteSecret;
 use selvedge_types::time::EpochMs;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,8 +27,8 @@ struct Ports {
 
 impl Ports {
     fn free() -> Self {
-        let (mqtt, http) = (in_a_row(3), in_a_row(3));
-        Self { mqtt, http, node: in_a_row(1), uplink: in_a_row(1) }
+        let (mqtt, http) = (free_ports(3), free_ports(3));
+        Self { mqtt, http, node: free_ports(1), uplink: free_ports(1) }
     }
 
     fn options(&self) -> [String; 8] {
@@ -50,20 +51,6 @@ impl Ports {
             other => panic!("no page should name port {other}"),
         }
     }
-}
-
-/// The first of `count` ports in a row that are free now.
-fn in_a_row(count: u16) -> u16 {
-    for _ in 0..100 {
-        let Ok(probe) = TcpListener::bind("127.0.0.1:0") else { continue };
-        let first = probe.local_addr().unwrap().port();
-        let row: Vec<_> =
-            (1..count).map(|i| first.checked_add(i).map(|p| TcpListener::bind(("127.0.0.1", p)))).collect();
-        if row.iter().all(|l| matches!(l, Some(Ok(_)))) {
-            return first;
-        }
-    }
-    panic!("no {count} free ports in a row");
 }
 
 /// Runs a site to its end, with the options that a page gives it; what it printed.
