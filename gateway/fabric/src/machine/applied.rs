@@ -1,93 +1,92 @@
-//! What applying a proposal gives, for the machine's host.
+//! The effects of applying a proposal, for the machine's host to carry out.
 
 use super::command::Origin;
 use super::judged::Reason;
 use super::outcomes::BatchVerdict;
 
-/// What applying one proposal gives.
+/// The effects of applying one proposal.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Applied {
-    /// One for each forwarded batch in the proposal, in its order.
+    /// One verdict for each forwarded batch in the proposal, in its order.
     pub verdicts: Vec<(Origin, u64, BatchVerdict)>,
-    /// Batches that were cut now. To be stored before a snapshot that includes this slot counts; applying the slot
-    /// again gives the same.
+    /// The batches that were cut. The host must store them before a snapshot that includes this slot counts;
+    /// applying the slot again cuts the same batches.
     pub batches: Vec<CutBatch>,
-    /// The contents of batches up to this one may be deleted.
+    /// The host may delete the contents of batches up to this one.
     pub released: Option<u64>,
-    /// Batches that were marked as lost now.
+    /// The batches that were marked as lost.
     pub lost: Vec<u64>,
-    /// Connections that a later one of the same client has replaced: whoever holds one closes it.
+    /// Connections that a later one of the same client has replaced. The gateway that holds one closes it.
     pub evicted: Vec<Evicted>,
-    /// Processes that were given up as lost and are heard of again: each closes the connections it has had in this shard.
+    /// Gateway processes that were given up as lost and are heard from again. Each closes the connections
+    /// that it has had in this shard.
     pub returned: Vec<Origin>,
     /// What happened, in numbers.
     pub counters: Counters,
 }
 
-/// A batch that was cut now.
+/// A batch whose content is fixed from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CutBatch {
-    /// Its number.
     pub seq: u64,
-    /// An encoded [`Batch`](selvedge_types::uplink::Batch).
+    /// An encoded [`Batch`](selvedge_types::uplink::Batch), the same on every replica.
     pub bytes: Vec<u8>,
 }
 
-/// A connection that is to be closed by the gateway that holds it.
+/// A connection that the gateway which holds it must close.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evicted {
-    /// The client id.
     pub client: String,
     /// The gateway process that holds the connection.
     pub at: Origin,
-    /// Which of its connections.
+    /// The number that this process gave the connection.
     pub connection: u64,
-    /// The epoch it was given.
+    /// The epoch that the shard gave the connection.
     pub epoch: u64,
 }
 
-/// How much of what happened. Not part of the state.
+/// How often things happened while commands were applied, for metrics. Not part of the replicated state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
     /// Readings that were counted.
     pub counted: u64,
-    /// Of these, readings for a window that had closed.
+    /// Of these, readings for a window that had already closed.
     pub late: u64,
-    /// Of these, readings that are ahead of a wall time that is sure by more than [`MAX_LEAD_MS`](super::MAX_LEAD_MS).
+    /// Of these, readings more than [`MAX_LEAD_MS`](super::MAX_LEAD_MS) ahead of a wall time that a majority
+    /// agreed on.
     pub future: u64,
     /// Readings that were recognised by their sequence number as counted before.
     pub recognised: u64,
-    /// Readings that were set aside, by [`Reason::ALL`].
+    /// Readings that were set aside, in the order of [`Reason::ALL`].
     pub set_aside: [u64; Reason::ALL.len()],
-    /// Publishes recognised by their packet id.
+    /// Publishes that were recognised by their packet id.
     pub duplicates: u64,
-    /// Items from a connection that was replaced.
+    /// Items from a connection that a later one has replaced.
     pub stale: u64,
-    /// Items refused at a bound.
+    /// Items that were refused.
     pub refused: u64,
     /// Publishes that went into the quarantine.
     pub quarantined: u64,
-    /// Entries that its bound has pushed out.
+    /// Entries that the quarantine dropped at its bound.
     pub quarantine_evicted: u64,
     /// Batches that had been applied before.
     pub already_applied: u64,
     /// Batches that do not decode.
     pub malformed: u64,
-    /// Parts that closed.
+    /// Parts of windows that closed.
     pub closed: u64,
-    /// Of these, parts that a bound closed early.
+    /// Of these, parts that closed early because of a bound.
     pub forced: u64,
     /// Clients whose packet ids were forgotten at the bound.
     pub clients_forgotten: u64,
     /// Boots whose sequence numbers were forgotten at the bound.
     pub boots_forgotten: u64,
-    /// Sessions that have ended by time.
+    /// Sessions that expired.
     pub sessions_expired: u64,
-    /// Streams that were retired.
     pub retired: u64,
     /// Of these, streams that were retired because they were silent.
     pub retired_idle: u64,
-    /// Tombstones that were forgotten at their bound: a resend behind them would count again.
+    /// Tombstones that were forgotten at their bound. A resend of such a stream's readings would count again.
     pub tombstones_forgotten: u64,
     /// Unconfirmed batches whose contents every replica has lost.
     pub batches_lost: u64,
@@ -99,7 +98,7 @@ impl Counters {
         Reason::ALL.into_iter().zip(self.set_aside)
     }
 
-    /// All but the reasons by their names, for those who add them up.
+    /// The counters by their names, for metrics; those of `set_aside` have [`Counters::by_reason`].
     pub fn named(&self) -> [(&'static str, u64); 20] {
         [
             ("counted", self.counted),

@@ -1,4 +1,4 @@
-//! What a slot holds: commands.
+//! Commands: the values of a shard's slots.
 
 use super::rules::CountingRules;
 use bincode::{BorrowDecode, Decode, Encode};
@@ -9,196 +9,188 @@ use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// Format version of [`Proposal`] frames.
+/// Format version of [`Proposal`] frames. A release refuses any other version.
 pub const PROPOSAL_VERSION: u8 = 5;
 
-/// The value of one slot. An empty one is what a new leader opens its ballot with. One that is applied borrows its submissions from the
-/// slot's bytes.
+/// The value of one slot. A new leader opens its ballot with an empty one. When a proposal is decoded to be
+/// applied, its submissions borrow from the slot's bytes.
 #[derive(Debug, Clone, PartialEq, Default, Encode, BorrowDecode)]
 pub struct Proposal<Bytes = Arc<[u8]>> {
-    /// The elapsed time of the shard: never below that of a lower slot, and never ahead of what the leaders have counted on their
-    /// monotonic clocks. All that waits or expires goes by it.
+    /// The shard's elapsed time. It never goes back from slot to slot, and is never ahead of what the leaders
+    /// have counted on their monotonic clocks. Everything that waits or expires follows it.
     pub elapsed: ElapsedMs,
-    /// What a person's clock shows. It labels and nothing else, for it may jump by years, forward or back.
+    /// The wall clock. It only labels, because it may jump by years, forward or back.
     pub wall: EpochMs,
-    /// A majority of the gateways agreed on `wall`; if not, it continues by elapsed time from when one last did.
+    /// Whether a majority of the gateways agreed on `wall`. If not, `wall` continues by elapsed time from the
+    /// last agreement.
     pub sure: bool,
     /// Applied in this order.
     pub commands: Vec<Command<Bytes>>,
 }
 
 impl<Bytes: Encode> Proposal<Bytes> {
-    /// As bytes.
+    /// The frame that is stored in a slot.
     pub fn encode(&self) -> Vec<u8> {
         frame::encode(PROPOSAL_VERSION, self)
     }
 }
 
 impl<'a, Bytes: BorrowDecode<'a, ()>> Proposal<Bytes> {
-    /// From bytes.
+    /// Reads a frame that [`Proposal::encode`] wrote.
     ///
     /// # Errors
-    /// When the frame is damaged or of another version.
+    /// The frame is damaged or has another version.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, FrameError> {
         frame::view("proposal", PROPOSAL_VERSION, bytes)
     }
 }
 
-/// The version of a slot's value, if it is one that this release does not know.
+/// The version of a slot's value, if this release does not know it.
 pub fn unknown_proposal_version(value: &[u8]) -> Option<u8> {
     value.first().copied().filter(|version| *version != PROPOSAL_VERSION)
 }
 
-/// What the state machine can be told.
+/// One change of a shard's state.
 #[derive(Debug, Clone, PartialEq, Encode, BorrowDecode)]
 pub enum Command<Bytes = Arc<[u8]>> {
-    /// A batch that a gateway took in: applied if `n` is the next of its origin, and else not at all.
+    /// A batch that a gateway has accepted from devices. Applied only if `n` is the next number of its
+    /// origin.
     Forwarded {
-        /// Who took it in.
+        /// The gateway process that accepted it.
         origin: Origin,
-        /// Its number, from 1, without gaps, per origin and shard.
+        /// The batch's number, counted from 1 without gaps for each origin and shard.
         n: u64,
-        /// A [`Submission`] frame.
+        /// An encoded [`Submission`](super::Submission) frame.
         submission: Bytes,
     },
     /// Time has passed: close idle windows and late parts, expire sessions, cut closed parts into a batch.
     Tick,
-    /// A node has every batch up to and including `cursor` on disk. The first ledger that confirms is the one that is admitted
-    /// from then on; what another one has counts for nothing.
+    /// A node has every batch up to and including `cursor` on disk. The first ledger that confirms is
+    /// admitted; confirmations of any other ledger are ignored.
     Confirmed {
-        /// Where it has them.
+        /// The database that has them.
         ledger: LedgerId,
-        /// The cursor.
         cursor: u64,
     },
-    /// A gateway can't be reached for long: its connections count as ended. If it comes back it closes them.
+    /// The leader could not reach a gateway for long: its connections count as ended. If the gateway is heard
+    /// from again, it closes them.
     Lost {
-        /// The process that held them.
+        /// The process that held the connections.
         origin: Origin,
     },
-    /// From here on, forms of this level may be used.
+    /// From this slot on, forms of this level may be used.
     Upgrade {
-        /// The level; the first is 1.
+        /// The level; the first is 1. A lower level than the current one has no effect.
         level: u32,
     },
-    /// From here on, these rules are in force. Ignored if they are not valid.
+    /// From this slot on, these rules are in force. Ignored if they are not valid.
     Rules(Box<CountingRules>),
-    /// Every member of the shard has lost the content of this batch. Ignored unless it is unconfirmed.
-    LostBatch {
-        /// Its number.
-        seq: u64,
-    },
-    /// What this making of the site is called from here on, for good: the first that is chosen.
+    /// Every member of the shard has lost the content of this batch. Ignored unless the batch is unconfirmed.
+    LostBatch { seq: u64 },
+    /// The site's incarnation. The first one chosen stays for good; later ones are ignored.
     Incarnation(SiteIncarnation),
 }
 
-/// One start of one gateway's process: the start numbers of a gateway only grow.
+/// One start of one gateway's process. The start numbers of a gateway only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct Origin {
-    /// The gateway.
     pub gateway: GatewayId,
-    /// Which start of it.
     pub start: u64,
 }
 
-/// One thing that a device did.
+/// One entry of a submission: an action of a client, a gateway or an operator.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Item {
-    /// It published; all readings of it that lie in this shard.
+    /// A publish, with all of its readings that lie in this shard.
     Publish(Publish),
-    /// A gateway's process has begun: by this a shard learns that the connections of its earlier ones are over.
+    /// A gateway's process has started. Its first batch tells the shard that the connections of earlier
+    /// starts are over.
     Begin,
     /// A client connected (in the shard of its client id).
     Connect(Connect),
-    /// Its connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
+    /// A client's connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
     Disconnect(Disconnect),
-    /// A will that was due is published: its readings are chosen (in the shard of its client id).
-    /// [`Done`](super::ItemOutcome::Done) to the one whose it was to publish, who gives it to subscribers now;
-    /// [`Duplicate`](super::ItemOutcome::Duplicate) if it is done; [`Stale`](super::ItemOutcome::Stale) if a connection
-    /// at another process has the session by now: the one that waited for the will is replaced.
+    /// A due will has been published: its readings are chosen (in the shard of its client id). The outcome
+    /// tells the publisher what to do:
+    /// - [`Done`](super::ItemOutcome::Done): it was this process's to publish, so it now delivers the will to
+    ///   subscribers.
+    /// - [`Duplicate`](super::ItemOutcome::Duplicate): it was already done.
+    /// - [`Stale`](super::ItemOutcome::Stale): a connection at another process has taken the session, so the
+    ///   connection that waited for the will has been replaced.
     WillDone {
-        /// The client id.
         client: String,
-        /// The epoch of the connection that left it.
+        /// The epoch of the connection that left the will.
         epoch: u64,
-        /// Who published it.
+        /// The process that published it.
         at: Origin,
     },
-    /// It subscribed or unsubscribed in a persistent session (in the shard of its client id).
+    /// A client subscribed or unsubscribed in a persistent session (in the shard of its client id).
     Subscriptions {
-        /// The client id.
         client: String,
         /// The epoch that [`Connected`](super::Connected) gave.
         epoch: u64,
-        /// Filters and their greatest QoS, added or replaced.
+        /// Filters to add or replace, each with its subscription options as one byte.
         add: Vec<(String, u8)>,
-        /// Filters taken away.
         remove: Vec<String>,
     },
-    /// Notes, before the first QoS 2 publish of a persistent session into `shard`, that it goes there (in
-    /// the shard of its client id), so that a later PUBREL finds every shard that holds its packet ids.
+    /// Records that a persistent session is about to send its first QoS 2 publish into `shard` (in the shard
+    /// of its client id). A later PUBREL then finds every shard that holds its packet ids.
     Touch {
-        /// The client id.
         client: String,
         /// The epoch that [`Connected`](super::Connected) gave.
         epoch: u64,
-        /// The shard that will be touched.
         shard: u16,
     },
     /// An operator retires a stream, or all streams of a device (in the shard of the device).
     Retire {
-        /// The device.
         device: String,
-        /// Its stream; nothing: all of them.
+        /// `None` retires all of the device's streams.
         stream: Option<String>,
     },
-    /// PUBREL: the packet id of a QoS 2 publish is free again (in every touched shard).
+    /// PUBREL: frees the packet id of a QoS 2 publish (in every shard that it touched).
     Release(Source),
-    /// A publish of one reading outside a persistent session: what most items are, without a list to allocate.
+    /// A publish of one reading outside a persistent session. Most items are of this kind, so it needs no
+    /// list to allocate.
     Reading(Reading),
     /// A publish of which something was not counted, to be kept whole (in the shard of its client).
     Quarantine {
-        /// The epoch of its connection's session; 0 if that is not known. Of a connection that was replaced nothing is kept, for
-        /// its client sends it again.
+        /// The epoch of the connection's session; 0 if it is not known. If a later connection has replaced
+        /// this one, the item is refused as stale, because the client sends the publish again.
         epoch: u64,
-        /// The publish.
         publish: Box<Quarantined>,
     },
-    /// All of a publish that says it may be a resend was judged now, and counted: if it is in the quarantine from before, it leaves it
-    /// (in the shard of its client).
+    /// A publish that is marked as a possible resend has now been counted completely. If the quarantine holds
+    /// it from an earlier attempt, the entry is removed (in the shard of its client).
     ResendCounted(Source),
-    /// Readings of such a publish are to be judged again (in the shards of their devices).
+    /// Judges readings of a quarantined publish again (in the shards of their devices).
     Readmit(Readmit),
-    /// They were (in the shard of the client).
+    /// All shards have answered [`Item::Readmit`] (in the shard of the client).
     Readmitted {
-        /// The entry.
+        /// The quarantine entry.
         id: u64,
-        /// Which attempt this was.
+        /// The attempt that these answers belong to.
         attempt: u64,
-        /// The hashes of those that were counted or recognised now.
+        /// The hashes of the readings that were counted or recognised in this attempt.
         counted: Vec<u64>,
-        /// How many were set aside now as far behind.
+        /// How many readings this attempt set aside as far behind.
         far_behind: u32,
-        /// Nothing of it is left to be counted: the entry goes.
+        /// Nothing is left to count: remove the entry.
         done: bool,
     },
-    /// An operator wants the sequence numbers of a device's streams forgotten (in the shard of the device): the next
-    /// number of each is its first.
+    /// An operator resets the sequence numbers of a stream, or of all streams of a device (in the shard of
+    /// the device). The next number of each stream counts as its first.
     ResetSequence {
-        /// The device.
         device: String,
-        /// One of its streams, or all.
+        /// `None` resets all of the device's streams.
         stream: Option<String>,
     },
-    /// An operator admits a ledger (in every shard): it alone trims from now on, and what is still kept is sent to it.
-    AdmitLedger {
-        /// Which.
-        ledger: LedgerId,
-    },
+    /// An operator admits a ledger (in every shard). From this slot on, only its confirmations trim the
+    /// outbox, and the uplink sends it every batch that is still kept.
+    AdmitLedger { ledger: LedgerId },
 }
 
 impl Item {
-    /// The readings that it carries.
+    /// The readings to judge; empty for items that carry none.
     pub fn readings(&self) -> &[Reading] {
         match self {
             Self::Publish(publish) => &publish.readings,
@@ -212,89 +204,82 @@ impl Item {
 /// A CONNECT, as the shard of its client id sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Connect {
-    /// The client id.
     pub client: String,
     /// The gateway process that holds the connection.
     pub at: Origin,
-    /// Distinguishes connections of that process.
+    /// Tells the connections of that process apart.
     pub connection: u64,
-    /// Clean session (3.1.1) or clean start (5): what was stored is discarded first.
+    /// Clean session (3.1.1) or clean start (5): discards the stored session first.
     pub clean: bool,
-    /// How long the session outlives its connection, in seconds; 0: not at all, `u32::MAX`: for ever.
+    /// How long the session outlives its connection, in seconds; 0 ends it with the connection, `u32::MAX`
+    /// never expires.
     pub expiry_s: u32,
-    /// What is to be published for the client if it goes without a goodbye.
+    /// Published if the connection ends without a DISCONNECT, or with one that asks for it.
     pub will: Option<Box<Will>>,
 }
 
 /// The end of a connection, as the shard of its client id sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Disconnect {
-    /// The client id.
     pub client: String,
     /// The epoch that [`Connected`](super::Connected) gave.
     pub epoch: u64,
-    /// The gateway process that held the connection: it publishes a will that is due at once.
+    /// The gateway process that held the connection. It publishes a will that is due at once.
     pub at: Origin,
-    /// The client left without a goodbye, or wants its will published.
+    /// The connection ended without a DISCONNECT, or with one that asks for the will.
     pub with_will: bool,
-    /// How long the session goes on from now, in seconds, if that is not what CONNECT said.
+    /// The new expiry of the session, in seconds from now, if DISCONNECT changes what CONNECT set.
     pub expiry_s: Option<u32>,
 }
 
-/// What a client leaves to be published after it.
+/// The last will and testament of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Will {
     /// A well-formed topic name.
     pub topic: String,
-    /// The payload.
     pub payload: Vec<u8>,
     /// 0, 1 or 2.
     pub qos: u8,
-    /// How long to wait before it is published, in seconds, in case the client comes back.
+    /// How long to wait before the will is published, in seconds, in case the client reconnects.
     pub delay_s: u32,
 }
 
 impl Will {
-    /// What it counts against bounds in bytes.
+    /// What the will counts against bounds in bytes: topic, payload and a fixed overhead.
     pub fn cost_bytes(&self) -> usize {
         self.topic.len() + self.payload.len() + 64
     }
 }
 
-/// A will that is to be published now.
+/// A will that must be published now.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct DueWill {
-    /// The client id.
     pub client: String,
-    /// Which session of the client.
+    /// The session of the client that left it.
     pub instance: u64,
-    /// Which connection of it: no two wills of a client have the same.
+    /// The connection that left it: no two wills of a client have the same epoch.
     pub epoch: u64,
-    /// What is to be published.
     pub will: Will,
 }
 
-/// Who published within a persistent session: what a resend is recognised by.
+/// Identifies a publish within a persistent session, so that a resend is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Source {
-    /// The client id.
     pub client: String,
-    /// Which session of that client: raised when a session is made anew, so that what is known of the
-    /// packet ids of an older one is forgotten.
+    /// Which session of that client. It grows with each new session, which makes the shard forget the packet
+    /// ids of the older one.
     pub instance: u64,
-    /// Which connection of that session: lower ones are refused once a higher one was seen.
+    /// Which connection of that session. Once the shard has seen a higher epoch, it refuses lower ones.
     pub epoch: u64,
-    /// The packet id.
     pub packet_id: u16,
-    /// 1 or 2.
     pub qos: u8,
-    /// The publish says that it may be a resend.
+    /// The publish is marked as a possible resend (the DUP flag).
     pub dup: bool,
     /// [`publish_hash`] of topic and payload.
     pub hash: u64,
 }
 
-/// What a resend is recognised by, besides its packet id.
+/// A hash of topic and payload, which together with the packet id identifies a resend.
 pub fn publish_hash(topic: &str, payload: &[u8]) -> u64 {
     let mut hasher = Xxh3Default::new();
     hasher.update(topic.as_bytes());
@@ -306,7 +291,7 @@ pub fn publish_hash(topic: &str, payload: &[u8]) -> u64 {
 /// The readings of one publish that lie in one shard.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Publish {
-    /// Set within a persistent session at QoS 1 or 2.
+    /// Set for publishes of QoS 1 or 2 within a persistent session.
     pub source: Option<Source>,
     /// In the payload's order.
     pub readings: Vec<Reading>,
@@ -315,30 +300,31 @@ pub struct Publish {
 /// A publish of which something was not counted.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Quarantined {
-    /// Who sent it.
+    /// The id of the client that sent it.
     pub client: String,
-    /// Where.
     pub topic: String,
-    /// What; nothing if it was longer than [`MAX_PAYLOAD_BYTES`](super::MAX_PAYLOAD_BYTES).
+    /// Empty if the payload was longer than [`MAX_PAYLOAD_BYTES`](super::MAX_PAYLOAD_BYTES).
     pub payload: Vec<u8>,
-    /// How long the payload was, in bytes.
+    /// The length of the payload as it was sent.
     pub payload_bytes: u64,
     /// 0, 1 or 2.
     pub qos: u8,
     /// 0 at QoS 0.
     pub packet_id: u16,
-    /// The client says that it may be a resend.
+    /// The publish is marked as a possible resend (the DUP flag).
     pub dup: bool,
-    /// The wall time at which its gateway read it: relative times in the payload count from here.
+    /// The wall time at which the gateway read the publish. Relative times in the payload count from here.
     pub at: EpochMs,
-    /// Why something of it was not counted.
+    /// Why something of it was not counted, for people.
     pub why: String,
-    /// The hashes of those of its readings that were counted or recognised; none if nothing was.
+    /// The hashes of the readings that were counted or recognised.
     pub counted: Vec<u64>,
-    /// How many of these, the last ones, lie in shards that recognised the publish as one that they had judged before, perhaps
-    /// otherwise: an entry that is there knows better.
+    /// How many of the last hashes in `counted` come from shards that recognised the publish as a resend.
+    /// Such a shard may have set the reading aside the first time, so an existing entry does not learn these
+    /// hashes.
     pub recognised: u32,
-    /// How many of its readings were set aside as far behind: each may have counted before, and nobody can tell.
+    /// How many readings were set aside as far behind: for each of them it is unknown whether it was counted
+    /// before.
     pub far_behind: u32,
 }
 
@@ -347,25 +333,26 @@ pub struct Quarantined {
 pub struct Readmit {
     /// The shard whose quarantine has the entry.
     pub shard: u16,
-    /// The entry.
+    /// The entry's id there.
     pub id: u64,
-    /// Which attempt this is: a repetition of it counts nothing again.
+    /// Numbers the attempts of this entry, so that a repeated attempt counts nothing again.
     pub attempt: u64,
     /// In the payload's order.
     pub readings: Vec<Reading>,
 }
 
-/// One measured value.
+/// One measured value of a stream.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Reading {
-    /// Which of the submission's streams.
+    /// An index into the submission's streams.
     pub stream: u32,
-    /// When, by the device's clock; without one the wall time of its proposal counts.
+    /// The time of measurement by the device's clock. A reading without one gets the wall time of its
+    /// proposal.
     pub time: Option<EpochMs>,
-    /// What. Finite.
+    /// Finite; the machine sets any other value aside.
     pub value: f64,
     /// The device's sequence number for this stream, if it has one.
     pub seq: Option<u64>,
-    /// Which boot of the device counts that sequence.
+    /// The boot of the device that counts the sequence, if the device numbers its boots.
     pub boot: Option<u64>,
 }

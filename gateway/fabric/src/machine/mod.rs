@@ -1,46 +1,56 @@
-//! The state machine of one shard: commands, applied in slot order.
+//! The state machine of one shard: it applies commands in slot order.
 //!
-//! Every replica of a shard applies the same proposals at the same slots and so holds the same state, cuts
-//! the same batches and gives the same answers. Time reaches it only with a proposal, ids and randomness not at all.
+//! Every replica of a shard applies the same proposals at the same slots, so all of them hold the same state,
+//! cut the same batches and give the same answers. Time, ids and random values reach the machine only inside
+//! proposals.
 //!
 //! # Two clocks
-//! **Elapsed time** decides: sessions expire, streams fall idle, late parts are flushed and batches are cut by it. It is what leaders
-//! have counted on their monotonic clocks, so nothing happens early, whatever wall clocks do. **Wall time** labels: readings
-//! without a time of their own get it, and people are shown it. It may jump by years, forward or back.
+//! **Elapsed time** drives everything that waits or expires: sessions, idle streams, late parts, the cutting
+//! of batches. Leaders count it on their monotonic clocks, so nothing happens early, whatever the wall clocks
+//! do. **Wall time** only labels: readings without a time of their own receive it, and people see it. It may
+//! jump by years, forward or back.
 //!
-//! # The way of a batch through it
-//! A gateway's batch ([`Command::Forwarded`]) is applied if its number is the next of its origin; so a gateway may
-//! send it again until it is answered. Each publish in it is first held against the packet ids of its client
-//! (in persistent sessions), each of its readings against the sequence numbers of its stream; what is new
-//! is counted into windows. Parts of windows close by the watermark while readings are applied, and by time at a
-//! [`Command::Tick`]; they wait in the outbox until they are cut into batches. What a node has confirmed is kept for
-//! questions about recent windows, within a bound of bytes. The contents of batches lie with the host: a question becomes a
-//! [`Scan`] that takes along what is in memory and says which contents are to be looked at.
+//! # The path of a batch
+//! A gateway sends its readings in numbered batches ([`Command::Forwarded`]). The machine applies a batch if
+//! its number is the next of its origin, so a gateway can repeat a batch until it is answered. Within a
+//! persistent session, the machine checks each publish against the packet ids of its client. It checks each
+//! reading against the sequence numbers of its stream, and counts new readings into windows. Parts of windows
+//! close when readings advance the watermark, or by time at a [`Command::Tick`]. Closed parts wait in the
+//! outbox until a command cuts them into a batch.
+//!
+//! The machine keeps only the manifest of batches; the host stores their contents. Confirmed batches stay,
+//! within a bound in bytes, to answer queries about recent windows. A query becomes a [`Scan`], which carries
+//! what the machine has in memory and lists the batches that still have to be read.
 //!
 //! # Tables
-//! The machine itself keeps little: its clocks, the rules in force, and which batches of each gateway were applied. All else is in tables
-//! (`table`), one for each kind of state: what is counted, packet ids, the quarantine, sessions. A table applies its own items, ticks,
-//! says when it is due next, and writes and reads its part of a snapshot. What concerns two tables at once is written out in
-//! [`Machine::apply`] and what it calls, so that no table knows another.
+//! The machine itself keeps only its clocks, the rules in force and the numbers (with the last verdicts) of
+//! each gateway's batches. All other state is in tables (`table`), one for each kind: counting, packet ids,
+//! quarantine, sessions. A table applies its own items, ticks, reports when it is due next, and writes and
+//! reads its part of a snapshot. Tables do not know each other: a step that needs two of them is written out
+//! in [`Machine::apply`] and the functions that it calls.
 //!
 //! # Invariants
 //! - Invariant: slots are applied in order, each once.
-//! - Invariant: the same proposals give the same snapshot bytes, whether or not a replica was restored from a snapshot on
-//!   the way. So nothing iterates over a hash map, and what is kept lazily (deadlines, orders of use)
-//!   is derived from the state and never decides more than the state does.
-//! - Invariant: the content of a batch is fixed by the command that cuts it.
+//! - Invariant: the same proposals give the same snapshot bytes, whether or not a replica was restored from a
+//!   snapshot on the way. So nothing iterates over a hash map, and indexes that are maintained lazily
+//!   (deadlines, orders of use) are derived from the state and never decide more than the state does.
+//! - Invariant: the command that cuts a batch fixes its content.
 //!
 //! # Limits
-//! Every table has a bound ([`CountingRules`]): at the bounds of streams, sessions and unconfirmed batches it
-//! refuses, at those of open parts it closes early, at that of clients it forgets the one unheard of for longest.
-//! Streams stay until they are retired. `docs/internals/decisions/0005-dedup-rule.md` says what a reading is recognised by.
+//! Every table has bounds ([`CountingRules`]). At the bound of streams it sets the readings of new streams
+//! aside; at that of sessions it discards the disconnected session that ends first, or refuses the connection
+//! if there is none; at that of open parts it closes parts early; at that of clients it forgets the one not
+//! heard from for longest. Leaders accept no batch beyond the bound of unconfirmed batches. Streams stay
+//! until they are retired. `docs/internals/decisions/0005-dedup-rule.md` explains how a repeated reading is
+//! recognised.
 //!
 //! # Left out
-//! Event time as a reading's identity; sliding windows (a query merges tumbling ones); twins, locks
-//! and transactions.
+//! Event time as the identity of a reading; sliding windows (a query merges tumbling ones); twins, locks and
+//! transactions.
 //!
 //! Sources: Schneider, "Implementing Fault-Tolerant Services Using the State Machine Approach" (1990); Akidau
-//! et al., "The Dataflow Model" (2015) for watermarks and late panes; MQTT 3.1.1 section 4.3 and 5.0 section 4.4.
+//! et al., "The Dataflow Model" (2015) for watermarks and late panes; MQTT 3.1.1 section 4.3 and 5.0 section
+//! 4.4.
 
 mod applied;
 mod clocks;
@@ -99,27 +109,18 @@ use table::Moment;
 use tables::Tables;
 use verdicts::Verdicts;
 
-/// Why a replica must stop: what it holds is no longer the shard's state, or would not be after this slot.
+/// Why a replica must stop: its state differs from the shard's, or would differ after this slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Halt {
-    /// Not the next slot.
+    /// The slot to apply is not the next one.
     #[error("shard {shard}: slot {found} was to be applied, but {expected} is next")]
-    Slot {
-        /// The shard.
-        shard: ShardId,
-        /// The next slot.
-        expected: u64,
-        /// The slot given.
-        found: u64,
-    },
-    /// A chosen value that this release can't read.
+    Slot { shard: ShardId, expected: u64, found: u64 },
+    /// This release can't read the chosen value.
     #[error("shard {shard}: what was chosen in slot {slot} can't be read: {why}")]
     Undecodable {
-        /// The shard.
         shard: ShardId,
-        /// The slot.
         slot: u64,
-        /// What the decoder says.
+        /// The decoder's error.
         why: String,
     },
 }
@@ -128,24 +129,25 @@ pub enum Halt {
 #[derive(Debug)]
 pub struct Machine {
     shard: ShardId,
-    /// What this gateway's settings say.
+    /// The rules in this gateway's settings, which may differ from those in force.
     wanted: Arc<CountingRules>,
 
     slot: u64,
     clocks: Clocks,
     level: u32,
     incarnation: Option<SiteIncarnation>,
-    /// The rules in force.
+    /// The rules in force, chosen by the shard.
     rules: Arc<CountingRules>,
-    /// Of each gateway, the start of its process that is known, and its last batch that was applied.
+    /// For each gateway, the latest start of its process that is known, and the number of its last applied
+    /// batch.
     origins: BTreeMap<GatewayId, (u64, u64)>,
     verdicts: Verdicts,
     tables: Tables,
 }
 
 impl Machine {
-    /// The machine of a new shard. [`CountingRules::default`] are in force until those given here are
-    /// chosen: see [`Machine::rules_command`].
+    /// The machine of a new shard. [`CountingRules::default`] are in force until the shard has chosen the
+    /// rules given here: see [`Machine::rules_command`].
     pub fn new(shard: ShardId, rules: Arc<CountingRules>) -> Self {
         Self {
             shard,
@@ -161,22 +163,22 @@ impl Machine {
         }
     }
 
-    /// What a leader proposes first, and whenever it takes over: the command that puts its gateway's rules in
-    /// force; nothing if they are, or if they are not valid.
+    /// The command that puts this gateway's rules in force, which a new leader proposes first. `None` if they
+    /// already are, or are not valid.
     pub fn rules_command(&self) -> Option<Command> {
         let news = self.wanted != self.rules && self.wanted.validate().is_ok();
         news.then(|| Command::Rules(Box::new((*self.wanted).clone())))
     }
 
-    /// Which making of the site this is; nothing before it is chosen.
+    /// The incarnation of the site; `None` before the shard has chosen it.
     pub fn incarnation(&self) -> Option<SiteIncarnation> {
         self.incarnation
     }
 
-    /// Applies what slot `slot` holds.
+    /// Applies the value of slot `slot`.
     ///
     /// # Errors
-    /// [`Halt`] when this machine can't go on; it is then to be dropped.
+    /// Returns [`Halt`] when this machine can't go on; the caller must then drop it.
     pub fn apply<Bytes: AsRef<[u8]>>(
         &mut self,
         slot: u64,
@@ -224,7 +226,7 @@ impl Machine {
         }
     }
 
-    /// What a command that is applied now may go by.
+    /// The slot, the time and the rules that a command sees when it is applied now.
     fn moment(&self) -> Moment {
         Moment { slot: self.slot, now: self.clocks.now(), rules: self.rules.clone() }
     }
@@ -283,7 +285,8 @@ impl Machine {
         BatchVerdict::Applied(outcomes)
     }
 
-    /// What needs more than one table is written out here; any other item is its table's.
+    /// Applies one item. Items that need more than one table are written out here; any other goes to its
+    /// table.
     fn item(
         &mut self,
         item: &Item,
@@ -340,7 +343,7 @@ impl Machine {
             }
         }
         let judged = counting.judge(readings, submission, at, applied);
-        // Nothing of a publish that is set aside as a whole has to be recognised: its packet id stays free.
+        // If no reading is kept, a resend must not be taken for a duplicate: the packet id stays free.
         if let Some(source) = source.as_ref().filter(|_| judged.is_kept()) {
             packet_ids.note(source, at.now.elapsed);
         }
@@ -367,18 +370,19 @@ impl Machine {
         ItemOutcome::Judged(judged)
     }
 
-    /// The elapsed time from which on a [`Command::Tick`] has something to do; nothing when it never has as things
-    /// are. Cheap: what readings have moved back since is looked at only when it comes first.
+    /// The elapsed time at which a [`Command::Tick`] will next have something to do; `None` if nothing is due
+    /// as things stand. Cheap: readings postpone deadlines without touching their order, and an outdated
+    /// entry is corrected only when it comes first.
     pub fn next_tick_due(&mut self) -> Option<ElapsedMs> {
         self.tables.list_mut().into_iter().filter_map(|table| table.next_due(&self.rules)).min()
     }
 
-    /// The shard.
+    /// The shard whose commands this machine applies.
     pub fn shard(&self) -> ShardId {
         self.shard
     }
 
-    /// The last slot that was applied; 0: none.
+    /// The last slot that was applied; 0 before the first.
     pub fn slot(&self) -> u64 {
         self.slot
     }
@@ -398,39 +402,42 @@ impl Machine {
         self.clocks.sure
     }
 
-    /// The wall time at `elapsed` as it continues from when a majority last agreed on it; nothing if none ever did.
+    /// The wall time at `elapsed`, continued by elapsed time from when a majority last agreed on it; `None`
+    /// if none ever did.
     pub fn continued(&self, elapsed: ElapsedMs) -> Option<EpochMs> {
         self.clocks.continued(elapsed)
     }
 
-    /// The level of forms that may be used.
+    /// The highest level of stored and sent forms that the shard has chosen to use (see
+    /// [`Command::Upgrade`]).
     pub fn level(&self) -> u32 {
         self.level
     }
 
-    /// The rules in force.
+    /// The rules in force, which may differ from those that this machine was created with.
     pub fn rules(&self) -> &CountingRules {
         &self.rules
     }
 
-    /// The start of a gateway's process that is known, and its last batch that was applied.
+    /// The latest start of a gateway's process that is known, and the number of its last applied batch.
     pub fn origin(&self, gateway: GatewayId) -> Option<(u64, u64)> {
         self.origins.get(&gateway).copied()
     }
 
-    /// What became of a batch that was applied, and in which slot, if that says more than that all was done.
+    /// The verdict on an applied batch and its slot, if it says more than that everything was done.
     pub fn verdict(&self, origin: Origin, n: u64) -> Option<(u64, &BatchVerdict)> {
         let known = self.origins.get(&origin.gateway).is_some_and(|(start, _)| *start == origin.start);
         self.verdicts.get(origin.gateway, n).filter(|_| known)
     }
 
-    /// How full the quarantine is.
+    /// How full the quarantine is, and how many publishes went through it.
     pub fn quarantine_stats(&self) -> QuarantineStats {
         self.tables.quarantine.stats()
     }
 
-    /// Entries of the quarantine after this id, with their ids, perhaps of one client alone: as many as take at most so many
-    /// bytes, and at least one; and whether there are more behind them.
+    /// A page of quarantine entries after id `after`, each with its id, of all clients or of one. It has at
+    /// least one entry if there is any, and stops before it exceeds `bytes`. The flag says whether more
+    /// entries follow.
     pub fn quarantine(
         &self,
         client: Option<&str>,
@@ -440,32 +447,32 @@ impl Machine {
         self.tables.quarantine.page(client, after, bytes)
     }
 
-    /// How full the outbox is.
+    /// How full the outbox is, and how far its batches are cut and confirmed.
     pub fn outbox_stats(&self) -> OutboxStats {
         self.tables.counting.outbox.stats()
     }
 
-    /// What a batch that is kept must look like; nothing for other seqs.
+    /// The manifest entry of a batch that is kept, to check its content against; `None` for any other seq.
     pub fn batch_record(&self, seq: u64) -> Option<BatchRecord> {
         self.tables.counting.outbox.record(seq)
     }
 
-    /// The batches that are kept and whose contents every replica has lost.
+    /// The batches in the manifest whose contents every replica has lost.
     pub fn lost_batches(&self) -> impl Iterator<Item = u64> {
         self.tables.counting.outbox.lost_ones()
     }
 
-    /// Wills that are due and that the leader's gateway is to publish, by client id. Bounded by [`MAX_WILLS_BYTES`].
+    /// Due wills that the leader's gateway must publish, by client id. Bounded by [`MAX_WILLS_BYTES`].
     pub fn orphaned_wills(&self) -> impl Iterator<Item = &DueWill> {
         self.tables.sessions.orphans()
     }
 
-    /// The processes that clients of this shard are connected to.
+    /// The gateway processes to which clients of this shard are connected.
     pub fn processes(&self) -> impl Iterator<Item = Origin> {
         self.tables.sessions.processes()
     }
 
-    /// How much the tables hold.
+    /// How many entries the tables hold, for metrics.
     pub fn sizes(&self) -> Sizes {
         Sizes {
             devices: self.tables.counting.names.devices.len(),
@@ -481,24 +488,20 @@ impl Machine {
     }
 }
 
-/// How much the tables of a machine hold.
+/// How many entries the tables of a machine hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sizes {
-    /// Devices.
     pub devices: usize,
-    /// Streams.
     pub streams: usize,
-    /// Open parts of windows.
     pub open_parts: usize,
-    /// Sessions, connected or not.
+    /// Connected ones and disconnected ones that have not expired.
     pub sessions: usize,
     /// Wills that are due and not known to be published.
     pub due_wills: usize,
     /// Clients whose packet ids are remembered.
     pub clients: usize,
-    /// Subscriptions of all sessions.
     pub subscriptions: usize,
-    /// The bytes of all names.
+    /// Names of devices, of streams and of the clients that made them known.
     pub names_bytes: usize,
     /// Retired streams whose sequence numbers are remembered.
     pub tombstones: usize,

@@ -1,73 +1,76 @@
-//! What applying commands answers: what became of an item, of a batch's items, and of the batch.
+//! The outcomes of items and batches, as the leader returns them to the gateways.
 
 use super::command::DueWill;
 use super::judged::Judged;
 use bincode::{Decode, Encode};
 
-/// What became of one [`Item`](super::Item).
+/// The outcome of one [`Item`](super::Item).
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum ItemOutcome {
-    /// It was applied.
+    /// Applied; there is nothing more to say.
     Done,
-    /// A publish, each of whose readings was judged; the slot is its receipt.
+    /// The readings of a publish were judged. The slot is its receipt.
     Judged(Judged),
-    /// A publish that was applied before: nothing was counted again.
+    /// The publish was applied before; nothing was counted again.
     Duplicate,
-    /// It came from a connection that a later one of the same session has replaced: not applied.
+    /// Not applied: a later connection has replaced the one that it came from.
     Stale,
-    /// A bound of the machine is reached, which this names: not applied, and not to be acknowledged as kept.
+    /// Not applied, for this reason: a bound is reached, or what the item names does not exist. A publish
+    /// must not be acknowledged as kept.
     Refused(String),
-    /// The answer to [`Item::Subscriptions`](super::Item::Subscriptions) of which a bound refuses a part; the rest was applied.
+    /// The outcome of [`Item::Subscriptions`](super::Item::Subscriptions) if a bound refused some filters;
+    /// the others were applied.
     Subscribed {
-        /// Which of the added filters, by their index.
+        /// The refused ones among the added filters, by index.
         refused: Vec<u16>,
     },
-    /// The answer to [`Item::Connect`](super::Item::Connect).
+    /// The outcome of [`Item::Connect`](super::Item::Connect).
     Connected(Box<Connected>),
-    /// The answer to [`Item::Retire`](super::Item::Retire).
+    /// The outcome of [`Item::Retire`](super::Item::Retire).
     Retired {
-        /// How many streams there were.
+        /// How many streams were retired.
         streams: u32,
     },
-    /// The answer to [`Item::Disconnect`](super::Item::Disconnect) where a will is due at once: publish it, then
-    /// [`Item::WillDone`](super::Item::WillDone).
+    /// The outcome of [`Item::Disconnect`](super::Item::Disconnect) if a will is due at once. The gateway
+    /// publishes it and then sends [`Item::WillDone`](super::Item::WillDone).
     WillDue(Box<DueWill>),
 }
 
-/// A session as its new connection finds it.
+/// The state of a session at the start of a new connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Connected {
-    /// Which session of this client.
+    /// Grows with each new session of the client.
     pub instance: u64,
-    /// Which connection of it.
+    /// Grows with each connection.
     pub epoch: u64,
-    /// A stored session goes on.
+    /// The connection continues a stored session (session present).
     pub present: bool,
-    /// Its subscriptions.
+    /// Filters with their subscription options.
     pub subscriptions: Vec<(String, u8)>,
-    /// The shards that its QoS 2 publishes have touched.
+    /// The shards that may hold packet ids of its QoS 2 publishes.
     pub touched: Vec<u16>,
-    /// How long the session outlives this connection, in seconds.
+    /// How long the session outlives this connection, in seconds, within `session_expiry_cap_s`.
     pub expiry_s: u32,
-    /// A will of an earlier connection that is due: to be published before the client is let in, then
-    /// [`Item::WillDone`](super::Item::WillDone).
+    /// A due will of an earlier connection. The gateway publishes it and sends
+    /// [`Item::WillDone`](super::Item::WillDone) before it answers CONNECT.
     pub will: Option<Box<DueWill>>,
 }
 
-/// What became of a batch's items, in their order. Nearly all are publishes of one reading, which is counted: of those in front there
-/// is only the number, so that a plain batch costs neither room nor a byte for each on its way through three gateways.
+/// The outcomes of a batch's items, in their order. Nearly all items are publishes of one reading that is
+/// counted, so the leading run of those is stored as a number only. A plain batch thus costs neither memory
+/// nor bytes for each item on its way through three gateways.
 #[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
 pub struct ItemOutcomes {
     counted: u32,
     others: Vec<ItemOutcome>,
 }
 
-/// What became of a publish of one reading that was counted.
+/// The outcome of a publish whose only reading was counted.
 static COUNTED: ItemOutcome =
     ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
 
 impl ItemOutcomes {
-    /// The next item's.
+    /// Appends the outcome of the next item.
     pub fn push(&mut self, outcome: ItemOutcome) {
         if self.others.is_empty() && outcome == COUNTED {
             self.counted += 1;
@@ -76,22 +79,22 @@ impl ItemOutcomes {
         }
     }
 
-    /// How many items there are. From a peer, it may be any number.
+    /// The number of items. A list that a peer sent may claim any number.
     pub fn len(&self) -> usize {
         (self.counted as usize).saturating_add(self.others.len())
     }
 
-    /// Whether there is none.
+    /// Whether the batch has no items.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Those behind the publishes of one reading in front that were all counted.
+    /// The outcomes after the leading run of counted single readings.
     pub(super) fn others(&self) -> &[ItemOutcome] {
         &self.others
     }
 
-    /// All of them.
+    /// All outcomes, in the order of the items.
     pub fn iter(&self) -> impl Iterator<Item = &ItemOutcome> {
         std::iter::repeat_n(&COUNTED, self.counted as usize).chain(&self.others)
     }
@@ -114,22 +117,22 @@ impl FromIterator<ItemOutcome> for ItemOutcomes {
     }
 }
 
-/// What became of a forwarded batch.
+/// The verdict on a forwarded batch.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum BatchVerdict {
-    /// Applied now, with one outcome an item.
+    /// Applied now, with one outcome for each item.
     Applied(ItemOutcomes),
-    /// It had been applied before (its outcomes are no longer known; all of it counts as done).
+    /// Applied before. If the verdict of that time is no longer remembered, every item counts as done.
     AlreadyApplied,
-    /// Batches are missing before it: send again from `last + 1`.
+    /// Earlier batches are missing: send again from `last + 1`.
     Gap {
-        /// The last that was applied.
+        /// The number of the last batch that was applied.
         last: u64,
     },
-    /// A later start of the same gateway was seen.
+    /// The shard has seen a later start of the same gateway.
     OldStart,
-    /// The frame does not decode: a defect or a newer release; nothing of it was applied, but its number
-    /// is used up.
+    /// The frame does not decode, because of a defect or because a newer release wrote it. Nothing of it was
+    /// applied, but its number is used up.
     Malformed,
 }
 
