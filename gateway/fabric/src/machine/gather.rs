@@ -1,15 +1,19 @@
-//! The first half of a question: what the machine has in memory of the streams that are asked for.
+//! Gathering: the first half of a query, which collects what the machine has in memory of the streams asked
+//! for.
 //!
-//! A pattern may concern every name of a shard, and the thread that looks at them answers heartbeats, too. So a question is
-//! gathered turn by turn: each turn has so many steps ([`GATHER_TURN_STEPS`]), a step being a name that is compared, and between two
-//! turns the machine goes on. Where it rests is kept as a name, not as a number, so that streams that come and go meanwhile do no
-//! harm: one that comes behind the name is met, one that comes before it is not.
+//! A pattern may concern every name of a shard, and the thread that compares the names also answers
+//! heartbeats. So a query is gathered turn by turn. Each turn has a number of steps ([`GATHER_TURN_STEPS`]);
+//! comparing a name takes one step. Between two turns the machine goes on applying commands. The query
+//! remembers where to resume as a name, not as a number, so it does not matter which streams appear or
+//! disappear meanwhile: the next turn meets a new stream behind that name, and does not meet one before it.
 //!
-//! Invariant: each stream is looked at once, with all its parts, at one slot at or after that of the question, and the scan remembers
-//! which batches were cut by then, so that no part counts twice. An answer about streams that one turn covers is therefore of one
-//! slot as a whole; beyond that each of its streams is, and later ones may be of later slots. Whatever was chosen before the question
-//! came is in all of them.
-//! Limits: one turn goes beyond its steps by the open parts of one stream and by the parts that wait to be cut, which make one batch.
+//! Invariant: each stream is looked at once, with all its parts, at one slot that is at or after the slot of
+//! the query. The scan remembers the last batch that was cut by then, so no part counts twice. Streams that
+//! one turn covers are answered as of one slot; streams of later turns may be answered as of later slots.
+//! Every answer includes whatever was chosen before the query arrived.
+//!
+//! Limits: a turn may exceed its steps by the open parts of one stream and by the parts that wait to be cut,
+//! which make one batch.
 
 use super::Machine;
 use super::counting::Counting;
@@ -22,26 +26,26 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// How many steps of questions one turn of a shard takes. A thousand take some 0.1 ms.
+/// The steps that all queries of a shard may take in one turn. A thousand steps take about 0.1 ms.
 pub const GATHER_TURN_STEPS: usize = 4_096;
 
-/// How many steps it takes to add a part to an answer.
+/// The steps that adding a part to an answer takes.
 const PART_STEPS: usize = 8;
 
-/// A question for which names are still to be looked at.
+/// A query with names still to be compared.
 #[derive(Debug)]
 pub struct Gathering {
     device: Pattern,
     stream: Option<Pattern>,
-    /// The device to go on with.
+    /// The device to resume with.
     from_device: Bound<Arc<str>>,
-    /// The stream to go on with, if it is that device that is met first.
+    /// The stream to resume with, if that device still exists.
     from_stream: Bound<Arc<str>>,
     scan: Scan,
 }
 
 impl Gathering {
-    /// Nothing is gathered yet.
+    /// Starts at the place that `page` names, with nothing gathered.
     pub fn new(query: &Query<'_>, page: &Page) -> Self {
         let (device, stream) = (Pattern::read(query.device), query.stream.map(Pattern::read));
         let after = page.after.as_ref().filter(|after| after.device.as_str() >= device.prefix());
@@ -54,12 +58,12 @@ impl Gathering {
         Self { device, stream, from_device, from_stream, scan: Scan::new(query, page) }
     }
 
-    /// Whether it concerns one device alone.
+    /// Whether the query asks for a single device by name.
     pub fn is_of_one(&self) -> bool {
         self.device.exact().is_some()
     }
 
-    /// Goes on while there are steps; true: all is gathered.
+    /// Goes on as long as there are steps left. Returns true once everything is gathered.
     pub fn go_on(&mut self, machine: &Machine, steps: &mut usize) -> bool {
         let mut places = BTreeMap::new();
         let is_done = self.look_at_names(machine, steps, &mut places);
@@ -75,12 +79,13 @@ impl Gathering {
         is_done
     }
 
-    /// What is gathered.
+    /// The scan that goes on with the contents of batches.
     pub fn into_scan(self) -> Scan {
         self.scan
     }
 
-    /// Looks at names, and at the open parts of streams that fit; notes where these stand in the scan. True: there are no more names.
+    /// Compares names and looks at the open parts of streams that match. `places` receives the position of
+    /// these streams in the scan. Returns true if no names are left.
     fn look_at_names(
         &mut self,
         machine: &Machine,
@@ -95,7 +100,8 @@ impl Gathering {
             if is_over || !name.starts_with(self.device.prefix()) {
                 return true;
             }
-            // The place where it rested is that of this device, unless that is gone.
+            // `from_stream` belongs to the device where the last turn stopped; it does not apply if that
+            // device is gone.
             let is_it = matches!(&self.from_device, Bound::Included(from) if from == name);
             let streams_from = if is_it { is_first } else { Bound::Unbounded };
             if *steps == 0 {
@@ -128,7 +134,8 @@ impl Gathering {
         true
     }
 
-    /// Takes in a stream and its open parts; false: there are too many for one page.
+    /// Takes in a stream and its open parts. Returns false if the page already has as many streams as it may
+    /// have.
     fn look_at_stream(
         &mut self,
         machine: &Machine,
@@ -161,7 +168,7 @@ impl Gathering {
 }
 
 impl Machine {
-    /// A question for which all names are looked at at once, however many there are: for whoever has nothing else to do.
+    /// Gathers a query in one turn, however many names there are: for callers that have nothing else to do.
     pub fn scan(&self, query: &Query<'_>, page: &Page) -> Scan {
         let (mut gathering, mut steps) = (Gathering::new(query, page), usize::MAX);
         gathering.go_on(self, &mut steps);

@@ -1,47 +1,46 @@
-//! What became of each reading of a publish, and the reasons for setting one aside.
+//! How the readings of a publish were judged, and the reasons for setting one aside.
 //!
-//! Each reading is judged once, in its shard's log: counted, recognised as counted before, or set aside with a [`Reason`].
-//! A reading that is set aside changes neither windows nor sequence numbers, and never keeps its neighbours in
-//! the same publish from being counted.
+//! Each reading is judged once, in its shard's log: counted, recognised as counted before, or set aside with
+//! a [`Reason`]. A reading that is set aside changes neither windows nor sequence numbers, and never keeps
+//! the other readings of its publish from being counted.
 //!
-//! A new reason is a variant of [`Reason`], an entry in [`Reason::ALL`], a name and a sentence; all counters,
-//! answers and pages take it from there.
+//! A new reason needs a variant of [`Reason`], an entry in [`Reason::ALL`], a name and a sentence. All
+//! counters, answers and pages use these.
 
 use bincode::{Decode, Encode};
 use std::fmt;
 
-/// What became of the readings of one publish that lie in one shard. A publish whose readings were all counted costs no
-/// allocation.
+/// The verdicts on those readings of one publish that lie in one shard. A publish whose readings were all
+/// counted allocates nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Judged {
-    /// How many were counted now.
+    /// How many readings were counted now.
     pub counted: u32,
-    /// How many were recognised by their sequence number as counted before.
+    /// How many readings were recognised by their sequence number as counted before.
     pub recognised: u32,
-    /// The others, in the order of the readings. At most as many as the item has readings.
+    /// The other readings, in their order. At most as many as the item has readings.
     pub set_aside: Vec<SetAside>,
 }
 
 impl Judged {
-    /// Whether at least one reading is in the windows, since now or since earlier.
+    /// Whether at least one reading is in the windows, counted now or before.
     pub fn is_kept(&self) -> bool {
         self.counted > 0 || self.recognised > 0
     }
 }
 
-/// A reading that was not counted, and why.
+/// A reading that was not counted, with the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct SetAside {
-    /// Which of the item's readings, from 0.
+    /// An index into the item's readings.
     pub reading: u32,
-    /// Why.
     pub reason: Reason,
 }
 
 /// Why a reading was set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Reason {
-    /// Its sequence number lies so far below the greatest one that nobody can tell whether it was counted.
+    /// Its sequence number is so far below the greatest one that it is unknown whether it was counted.
     FarBehind,
     /// Its sequence number leaps further ahead than the rules allow.
     LeapsAhead,
@@ -49,15 +48,16 @@ pub enum Reason {
     TooOld,
     /// Its time is further ahead than the rules allow.
     TooFarAhead,
-    /// It would need one stream more than the shard may have.
+    /// Its stream is new, and the shard already has as many streams as it may have.
     StreamsFull,
-    /// Its stream's name would take the shard's names over their bytes.
+    /// Its stream is new, and its name would exceed the bytes that the shard's names may take.
     NamesFull,
-    /// Its device has its most streams.
+    /// Its stream is new, and its device already has as many streams as it may have.
     DeviceFull,
-    /// Its client has made as many streams known as one client may.
+    /// Its stream is new, and its client has already made as many streams known as it may, or as many bytes
+    /// of names.
     NamesOfClientFull,
-    /// Its value, its time or its stream's name is none that a decoder gives.
+    /// Its value, its time or its stream's name is outside what decoders produce.
     Unsound,
 }
 
@@ -75,7 +75,7 @@ impl Reason {
         Self::Unsound,
     ];
 
-    /// Its name in counters and answers to programs.
+    /// The name in counters and in answers to programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::FarBehind => "far_behind",

@@ -1,26 +1,31 @@
-//! Packet ids: which publishes of persistent sessions a shard has taken in.
+//! Packet ids: which publishes of persistent sessions a shard has accepted.
 //!
-//! - QoS 1: (packet id, hash) of all that the client may still send again, in the order in which they came. A publish that says
-//!   it may be a resend, and has the id and the hash of the latest one of that id, is one.
-//! - QoS 2: the packet ids that were received and not yet released. One of them again is a resend.
-//! - A higher instance of the client's session forgets both; what comes from a lower instance or a
-//!   lower epoch is stale.
+//! - QoS 1: (packet id, hash) of every publish that the client may still send again, in the order of arrival.
+//!   A publish is a resend if it is marked as one (DUP) and its hash equals that of the latest publish with
+//!   its packet id.
+//! - QoS 2: the packet ids that were received and not yet released. A publish with one of these ids is a
+//!   resend.
+//! - A higher instance of the client's session forgets both. An item with a lower instance or epoch is stale.
 //!
 //! # What a client may still send again
-//! A client takes acknowledgements in the order in which it published (MQTT 3.1.1 and 5.0, section 4.6), so that what it has not
-//! seen acknowledged is the end of what it sent: of a client of MQTT 3 perhaps 65,535 publishes, for its window is not
-//! told. The beginning is forgotten when the client shows that it has gone on:
-//! - It uses a packet id again: it has the acknowledgement of the earlier publish, and so of all before. (Wills have packet id 0,
-//!   which no client uses, and show nothing.)
-//! - It publishes [`FORGET_AFTER_S`] later: a client that reads nothing for so long has stopped, for its window is full, or its
-//!   connection is cut. The last [`KEPT_ENTRIES`] stay nevertheless.
+//! A client handles acknowledgements in the order of its publishes (MQTT 3.1.1 and 5.0, section 4.6). So the
+//! publishes that it has not seen acknowledged are the last ones that it sent. With MQTT 3, whose clients do
+//! not announce a window, these may be 65,535. The shard forgets earlier publishes when the client shows that
+//! it has moved on:
+//! - It uses a packet id again. Then it has seen the acknowledgement of the earlier publish with that id, and
+//!   of all publishes before it. (Wills have packet id 0, which no client uses, and prove nothing.)
+//! - It publishes [`FORGET_AFTER_S`] later. A client that reads nothing for that long has stopped publishing
+//!   because its window is full, or its connection is cut. The last [`KEPT_ENTRIES`] publishes are kept
+//!   nevertheless.
 //!
-//! Nothing is forgotten by time alone: whoever is cut off comes back after days and sends again all that is open. So the memory is
-//! eight bytes for each publish that is open or of the last half minute.
+//! The passing of time alone makes the shard forget nothing: a client that was cut off may return after days
+//! and send everything again that is unacknowledged. The memory this takes is eight bytes for each publish
+//! that is unacknowledged or arrived within the last half minute.
 //!
-//! Limit: a QoS 1 publish that never arrived, resent with the id and the bytes of an acknowledged
-//! one, looks like a resend of that. A shard can't know which clients are still connected, so at the
-//! bound of clients the one unheard of for longest is forgotten, and a resend of his would count again.
+//! # Limits
+//! A QoS 1 publish that never arrived, and is resent with the packet id and the bytes of an acknowledged one,
+//! looks like a resend of that one. A shard does not know which clients are still connected, so at the bound
+//! of clients it forgets the one not heard from for longest; a resend from that client would count again.
 
 use super::applied::Applied;
 use super::command::{Item, Source};
@@ -35,45 +40,47 @@ use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// What a will has for a packet id: another will says nothing of what its client has seen acknowledged.
+/// The packet id of wills. A new will does not show what its client has seen acknowledged.
 const WILL_PACKET_ID: u16 = 0;
 
 /// How many QoS 1 publishes of a client are remembered: as many as there are packet ids.
 pub const MAX_INFLIGHT_ENTRIES: usize = 65_535;
-/// So many are remembered however long ago they came.
+/// The last publishes of a client, which are remembered however long ago they arrived.
 pub const KEPT_ENTRIES: usize = 256;
-/// Others are forgotten when the client publishes so many seconds later.
+/// Earlier publishes are forgotten when the client publishes this many seconds later.
 pub const FORGET_AFTER_S: u64 = 30;
-/// How far from both ends the earlier use of a packet id is looked for: further in there is none, but for a client that hops.
+/// How far from either end of the list an earlier use of a packet id is searched. Further in, there is none
+/// unless a client assigns ids out of order.
 const SEARCH_ENTRIES: usize = 256;
 /// The most QoS 2 publishes of a client that are received and not released.
 pub const MAX_UNRELEASED_ENTRIES: usize = 1_024;
 
-/// What is known of a publish.
+/// How a publish relates to those that its client sent before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KnownPublish {
     New,
     Duplicate,
     Stale,
-    /// Too many are unreleased.
+    /// The client has [`MAX_UNRELEASED_ENTRIES`] unreleased publishes.
     Full,
 }
 
-/// What is known of one client.
+/// The remembered publishes of one client, and the session that they belong to.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub(super) struct KnownClient {
     instance: u64,
     epoch: u64,
-    /// When it was last heard of, on the shard's count of uses.
+    /// The value of [`PacketIds::uses`] when the client was last heard from.
     used: u64,
-    /// QoS 1, the latest last: packet id (16 bits), second in which it came (16 bits), the upper 32 bits of the hash.
+    /// Publishes of QoS 1, the latest last. An entry holds the packet id (16 bits), the second of arrival (16
+    /// bits) and the upper half of the hash (32 bits).
     open: VecDeque<u64>,
-    /// In order.
+    /// Packet ids of QoS 2 in ascending order.
     unreleased: Vec<u16>,
 }
 
-/// All clients. The hash map is only looked up; the order of use is kept lazily: an entry may name an
-/// earlier use than the client's last, and is moved when it comes first.
+/// All clients. The hash map is only used for lookups. The order of use is updated lazily: an entry may stand
+/// for an earlier use than the client's last one, and is moved when it comes first.
 #[derive(Debug, Default)]
 pub(super) struct PacketIds {
     by_name: HashMap<Arc<str>, KnownClient>,
@@ -86,7 +93,8 @@ impl PacketIds {
         self.by_name.len()
     }
 
-    /// Meets a publish's source. One that is new is to be noted with [`PacketIds::note`] once its readings are counted.
+    /// Checks the source of a publish. The caller passes a new one to [`PacketIds::note`] once its readings
+    /// are counted. `most` bounds the clients; `forgotten` counts those that had to go.
     pub fn meet(&mut self, source: &Source, most: u32, forgotten: &mut u64) -> KnownPublish {
         if !self.by_name.contains_key(source.client.as_str()) {
             self.make_room(most, forgotten);
@@ -119,7 +127,7 @@ impl PacketIds {
         }
     }
 
-    /// Notes a publish that [`PacketIds::meet`] found new.
+    /// Remembers a publish that [`PacketIds::meet`] found to be new.
     pub fn note(&mut self, source: &Source, now: ElapsedMs) {
         let Some(client) = self.by_name.get_mut(source.client.as_str()) else { return };
         if source.qos == 2 {
@@ -131,7 +139,7 @@ impl PacketIds {
         }
     }
 
-    /// PUBREL. False when it is stale.
+    /// Handles PUBREL. Returns false if it is stale.
     pub fn release(&mut self, source: &Source) -> bool {
         let Some(client) = self.by_name.get_mut(source.client.as_str()) else { return true };
         if !client.admit(source) {
@@ -170,7 +178,7 @@ impl Table for PacketIds {
         }
     }
 
-    /// How often clients were heard of, and all clients in the order of their last use.
+    /// How often clients were heard from, and all clients in the order of their last use.
     fn snapshot(&self, to: &mut Writer) {
         let mut all: Vec<_> = self.by_name.iter().map(|(name, client)| (&**name, client)).collect();
         all.sort_unstable_by_key(|(_, client)| client.used);
@@ -207,7 +215,7 @@ impl Table for PacketIds {
 }
 
 impl KnownClient {
-    /// Whether `source` is of the latest instance and epoch known, which it may raise.
+    /// Whether `source` has the latest known instance and epoch, or higher ones, which are then the latest.
     fn admit(&mut self, source: &Source) -> bool {
         let stale = (source.instance, source.epoch) < (self.instance, self.epoch);
         if stale && !canary::makes(Canary::StaleEpochCounts) {
@@ -222,13 +230,13 @@ impl KnownClient {
         true
     }
 
-    /// Whether the latest publish of that packet id was this one.
+    /// Whether the latest publish with this packet id has the same hash.
     fn has_open(&self, source: &Source) -> bool {
         let latest = self.open.iter().rev().find(|e| of_id(**e, source.packet_id));
         latest.is_some_and(|e| *e as u32 == (source.hash >> 32) as u32)
     }
 
-    /// Notes a QoS 1 publish, and forgets what the client can't send again any more.
+    /// Remembers a QoS 1 publish, and forgets those that the client can no longer send again.
     fn open(&mut self, source: &Source, now: ElapsedMs) {
         let second = seconds(now);
         let len = self.open.len();
@@ -259,7 +267,7 @@ fn of_id(entry: u64, packet_id: u16) -> bool {
     entry >> 48 == u64::from(packet_id)
 }
 
-/// The second, as far as it fits: one that seems later than it was is only kept longer.
+/// The second modulo 2^16. An entry that therefore looks newer than it is stays longer, which does no harm.
 fn seconds(now: ElapsedMs) -> u16 {
     (now.0 / 1_000) as u16
 }

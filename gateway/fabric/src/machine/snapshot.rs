@@ -1,10 +1,10 @@
 //! Snapshots: the whole state of a machine as bytes, and back.
 //!
-//! One byte of format version, the parts of the state in a fixed order in the form of
-//! [`selvedge_types::frame`], and the xxh3 of all that. Each table writes and reads its own part ([`super::table`]); a new one, or one
-//! that writes something else, needs a new version. Two machines are in the same state if and only if their snapshots
-//! are the same bytes, so that replicas can be compared by [`Machine::digest`]. What is derived (orders of deadlines
-//! and of use, sizes) is left out and made again.
+//! A snapshot is one byte of format version, the parts of the state in a fixed order in the form of
+//! [`selvedge_types::frame`], and the xxh3 of all that. Each table writes and reads its own part
+//! ([`super::table`]). A new table, or one that writes something else, needs a new version. Two machines are
+//! in the same state if and only if their snapshots are the same bytes, so [`Machine::digest`] can compare
+//! replicas. Derived state (orders of deadlines and of use, sizes) is left out and rebuilt.
 
 use super::Machine;
 use super::rules::{BadRule, CountingRules};
@@ -15,13 +15,13 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Format version of snapshots. Lower versions were of no release.
+/// Format version of snapshots. No release wrote lower versions.
 pub const SNAPSHOT_VERSION: u8 = 9;
-/// How much more room than bytes an entry of a table takes at most, with something to spare: a length that claims more
-/// than that of what is left is refused before room is made for it.
+/// The most memory that an entry of a table takes for each of its bytes, with a margin. A length that claims
+/// more than that of the remaining bytes is refused before memory is allocated for it.
 const MAX_GROWTH: usize = 32;
 
-/// Far above any count that a shard reaches, far below where counting on would overflow.
+/// Far above any count that a shard reaches, and far below where counting further would overflow.
 pub(super) const MAX_COUNT: u64 = 1 << 62;
 
 const FORM: bincode::config::Configuration = bincode::config::standard();
@@ -29,26 +29,21 @@ const FORM: bincode::config::Configuration = bincode::config::standard();
 /// Why bytes are no snapshot of this shard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// Cut short, or changed.
+    /// The bytes were cut short or changed.
     #[error("snapshot: {0} bytes whose checksum is wrong; fetch it again from another replica")]
     Damaged(usize),
-    /// A version that this release does not know.
+    /// This release does not know the format version.
     #[error(
         "snapshot: format version {0} is unknown, this release reads {SNAPSHOT_VERSION}; a newer release wrote it"
     )]
     Version(u8),
-    /// Of another shard.
+    /// The snapshot is of another shard.
     #[error("snapshot: it is of shard {found}, not of {wanted}")]
-    Shard {
-        /// Whose it is.
-        found: ShardId,
-        /// Whose it should be.
-        wanted: ShardId,
-    },
-    /// A table that does not decode or contradicts itself.
+    Shard { found: ShardId, wanted: ShardId },
+    /// A table does not decode, or its entries contradict each other.
     #[error("snapshot: the {0} can't be: {1}")]
     Table(&'static str, String),
-    /// Rules that can't be kept.
+    /// The rules in the snapshot are not valid.
     #[error("snapshot: {0}")]
     Rules(#[from] BadRule),
 }
@@ -63,7 +58,7 @@ impl Writer {
     }
 }
 
-/// What is left of a snapshot to be read.
+/// The part of a snapshot that is still to be read.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 fn limited<T: Decode<()>, const BYTES: usize>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
@@ -71,7 +66,7 @@ fn limited<T: Decode<()>, const BYTES: usize>(bytes: &[u8]) -> Result<(T, usize)
 }
 
 impl Reader<'_> {
-    /// Reads the next value; `table` says in errors what it is of.
+    /// Reads the next value; errors name `table`.
     pub fn take<T: Decode<()>>(&mut self, table: &'static str) -> Result<T, RestoreError> {
         const MIB: usize = 1024 * 1024;
         let decode = match self.0.len().saturating_mul(MAX_GROWTH).div_ceil(MIB) {
@@ -91,7 +86,7 @@ pub(super) fn inconsistent(table: &'static str) -> RestoreError {
 }
 
 impl Machine {
-    /// The state as bytes.
+    /// The state as bytes, which [`Machine::restore`] reads.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut w = Writer(vec![SNAPSHOT_VERSION]);
         w.put((self.shard, self.slot, self.level, self.incarnation));
@@ -110,14 +105,14 @@ impl Machine {
         w.0
     }
 
-    /// The machine that gave `bytes`. Its rules are those of the snapshot; `rules` are what this gateway's settings say
-    /// (see [`Machine::rules_command`]).
+    /// The machine whose [`Machine::snapshot`] is `bytes`. The rules in force are those of the snapshot;
+    /// `rules` are those of this gateway's settings (see [`Machine::rules_command`]).
     ///
     /// # Errors
-    /// When `bytes` are damaged, of another shard or version, or contradict themselves.
+    /// The bytes are damaged, are of another shard or version, or contradict themselves.
     pub fn restore(shard: ShardId, rules: Arc<CountingRules>, bytes: &[u8]) -> Result<Self, RestoreError> {
         let damaged = RestoreError::Damaged(bytes.len());
-        // The version first: how a snapshot of another one is checked is not known here.
+        // The version comes first, because this release does not know how another version is checked.
         match bytes.first() {
             None => return Err(damaged),
             Some(version) if *version != SNAPSHOT_VERSION => return Err(RestoreError::Version(*version)),
@@ -159,7 +154,7 @@ impl Machine {
         Ok(m)
     }
 
-    /// A 64-bit hash of the state. Takes as long as a snapshot.
+    /// A 64-bit hash of the state. It takes as long as a snapshot.
     pub fn digest(&self) -> u64 {
         let snapshot = self.snapshot();
         snapshot.last_chunk::<8>().map_or(0, |digest| u64::from_le_bytes(*digest))

@@ -1,11 +1,13 @@
-//! What a gateway took in for a shard, and its form: every replica reads it in every slot, so the form of what nearly all items are, a
-//! publish of one reading, is made to be read quickly and to be short.
+//! Submissions: what a gateway has accepted for a shard, and how it is encoded. Every replica decodes one in
+//! nearly every slot. Nearly all items are publishes of one reading, so the form of those is short and quick
+//! to read.
 //!
-//! A frame of the streams' names, their makers and the number of items is followed by the items. A reading is a byte that says which
-//! of its fields are there, its stream, its value as eight bytes, then its time, sequence number and boot, where it has them.
-//! Whole numbers take as many groups of seven bits as they need, the lowest first, each but the last with the eighth bit set; times
-//! alternate in sign (0, -1, 1, -2 ...), so that those before 1970 are short as well. Any other item is the byte
-//! [`OTHER`] and what bincode makes of it.
+//! A frame with the streams' names, their makers and the number of items comes first; the items follow. A
+//! reading is one byte of flags for the fields that it has, the index of its stream, its value in eight
+//! bytes, and then its time, sequence number and boot, where it has them. Whole numbers are encoded as
+//! LEB128: seven bits in each byte, the lowest first, with the eighth bit set in every byte but the last.
+//! Times use ZigZag encoding (0, -1, 1, -2 ...), so that times shortly before 1970 are short as well. Any
+//! other item is the byte [`OTHER`] and its bincode encoding.
 
 use super::command::{Item, Reading};
 use super::sessions::MAX_CLIENT_BYTES;
@@ -14,45 +16,42 @@ use selvedge_types::frame::{self, FrameError};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::StreamName;
 
-/// Format version of [`Submission`] frames.
+/// Format version of [`Submission`] frames. A release refuses any other version.
 pub const SUBMISSION_VERSION: u8 = 6;
 
 const WHAT: &str = "submission";
 
-/// The fields that a reading has.
+/// The flags of a reading's optional fields.
 const TIME: u8 = 1;
 const SEQ: u8 = 2;
 const BOOT: u8 = 4;
-/// What stands before any other item.
+/// The byte that comes before any other item.
 const OTHER: u8 = 8;
 
-/// What one gateway took in for one shard, in the order in which it came. `Name` is a stream's name: who encodes has it
-/// shared, who decodes only looks at it.
+/// What one gateway has accepted for one shard, in the order of arrival. `Name` is the type of a stream's
+/// name: shared where a submission is encoded, borrowed where it is decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission<Name = StreamName> {
-    /// The streams that readings name by index.
+    /// The streams that readings refer to by index.
     pub streams: Vec<Name>,
-    /// The clients of streams that may be new, in the order of the streams.
+    /// The clients of those streams that may be new, in ascending order of the streams.
     pub makers: Vec<Maker>,
-    /// In order.
     pub items: Vec<Item>,
 }
 
-/// Who names a stream that may be new, and so would make it known.
+/// The client that names a stream which may be new; if it is, this client makes it known.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Maker {
-    /// Which of the submission's streams.
+    /// An index into the submission's streams.
     pub stream: u32,
-    /// The client id; empty for all clients without one of their own.
+    /// The client id. It is empty for all clients without an id of their own, which therefore count as one.
     pub client: String,
 }
 
-/// A stream's name within the bytes of a [`Submission`].
+/// A stream's name that borrows from the bytes of a [`Submission`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct NameRef<'a> {
-    /// As in [`StreamName`].
     pub device: &'a str,
-    /// As in [`StreamName`].
     pub stream: &'a str,
 }
 
@@ -63,7 +62,7 @@ impl<Name> Default for Submission<Name> {
 }
 
 impl<Name: Encode> Submission<Name> {
-    /// As bytes.
+    /// The bytes that [`Submission::decode`] reads.
     pub fn encode(&self) -> Vec<u8> {
         let head = (&self.streams, &self.makers, self.items.len() as u64);
         let mut bytes = frame::encode(SUBMISSION_VERSION, &head);
@@ -81,15 +80,15 @@ impl<Name: Encode> Submission<Name> {
 }
 
 impl<'a> Submission<NameRef<'a>> {
-    /// From bytes.
+    /// Reads the bytes that [`Submission::encode`] wrote.
     ///
     /// # Errors
-    /// When the frame is damaged or of another version, or a reading names a stream that is not there.
+    /// The frame is damaged or has another version, or a reading refers to a stream that is not listed.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, FrameError> {
         let ((streams, makers, count), used): ((Vec<NameRef<'a>>, Vec<Maker>, u64), usize) =
             frame::view_first(WHAT, SUBMISSION_VERSION, bytes)?;
         let mut rest = Rest(&bytes[used..]);
-        // No item takes less than a byte.
+        // An item takes at least one byte, so a false count allocates no more than that.
         let room = usize::try_from(count).unwrap_or(usize::MAX).min(rest.0.len());
         let mut items = Vec::with_capacity(room);
         for _ in 0..count {
@@ -116,7 +115,7 @@ impl<'a> Submission<NameRef<'a>> {
         Ok(Self { streams, makers, items })
     }
 
-    /// A stream that readings name, and the client of one that may be new.
+    /// The name of a stream that readings refer to, with the client if the stream may be new.
     pub fn named(&self, stream: u32) -> Option<(NameRef<'a>, Option<&str>)> {
         let name = *self.streams.get(stream as usize)?;
         let maker = self.makers.binary_search_by_key(&stream, |m| m.stream).ok();
@@ -154,7 +153,7 @@ fn put_number(mut n: u64, to: &mut Vec<u8>) {
     to.push(n as u8);
 }
 
-/// What is left to be read.
+/// The bytes that are still to be read.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -164,7 +163,8 @@ impl Rest<'_> {
         Some(*byte)
     }
 
-    /// In its shortest form; nothing if it is cut short, longer than it needs to be, or has more than 64 bits.
+    /// A whole number in its shortest form. `None` if it is cut short, longer than necessary, or has more
+    /// than 64 bits.
     fn number(&mut self) -> Option<u64> {
         let mut n = 0;
         for (at, byte) in self.0.iter().enumerate().take(10) {

@@ -1,4 +1,4 @@
-//! The tables of a machine: the one list of them.
+//! The list of a machine's tables.
 
 use super::counting::Counting;
 use super::packet_ids::PacketIds;
@@ -6,7 +6,7 @@ use super::quarantine::Quarantine;
 use super::sessions::Sessions;
 use super::table::Table;
 
-/// All tables. A new one is a field here and in both lists, behind the others.
+/// All tables. A new table becomes the last field here, and the last entry of both lists.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub counting: Counting,
@@ -16,13 +16,13 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// In their order.
+    /// All tables, in the order in which they see items and ticks, and stand in a snapshot.
     pub fn list(&self) -> [&dyn Table; 4] {
         let Self { counting, packet_ids, quarantine, sessions } = self;
         [counting, packet_ids, quarantine, sessions]
     }
 
-    /// As [`Tables::list`], to be changed.
+    /// As [`Tables::list`], with mutable access.
     pub fn list_mut(&mut self) -> [&mut dyn Table; 4] {
         let Self { counting, packet_ids, quarantine, sessions } = self;
         [counting, packet_ids, quarantine, sessions]

@@ -1,9 +1,11 @@
-//! What became of the last batches of each gateway, as far as it says more than that all was done.
+//! The latest verdicts on each gateway's batches, as far as they say more than that everything was done.
 //!
-//! A gateway whose answer was lost asks again under the same number. That something was refused must not be forgotten
-//! until then, or it would be acknowledged as kept; so it is part of the state and of every snapshot.
+//! A gateway whose answer was lost asks again under the same number. If the shard had forgotten a refusal by
+//! then, the gateway would acknowledge the publish as kept. So verdicts are part of the state and of every
+//! snapshot.
 //!
-//! Limit: of each gateway, what concerns its last [`MAX_INFLIGHT_BATCHES`] numbers: no earlier one is unanswered.
+//! Limit: for each gateway, the verdicts on its last [`MAX_INFLIGHT_BATCHES`] numbers; earlier batches have
+//! all been answered.
 
 use super::command::Origin;
 use super::outcomes::{BatchVerdict, ItemOutcome};
@@ -11,10 +13,10 @@ use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
-/// How many batches of one gateway may be unanswered in a shard.
+/// The most batches of one gateway that may be unanswered in a shard.
 pub const MAX_INFLIGHT_BATCHES: usize = 4;
 
-/// A verdict and where it was given.
+/// A verdict, with the slot that gave it.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Kept {
     n: u64,
@@ -22,17 +24,18 @@ pub struct Kept {
     verdict: BatchVerdict,
 }
 
-/// The verdicts of the current start of each gateway.
+/// Verdicts for the current start of each gateway.
 #[derive(Debug, Default)]
 pub struct Verdicts(BTreeMap<GatewayId, Vec<Kept>>);
 
 impl Verdicts {
-    /// A later start of the gateway was met: nobody waits for the answers of the one before.
+    /// Forgets a gateway's verdicts: it has started anew, and nobody waits for the answers to its previous
+    /// start.
     pub fn restarted(&mut self, gateway: GatewayId) {
         self.0.remove(&gateway);
     }
 
-    /// Batch `n` of the origin was applied.
+    /// Records the verdict on batch `n`, unless it says only that everything was done.
     pub fn note(&mut self, origin: Origin, n: u64, slot: u64, verdict: &BatchVerdict) {
         if let Some(kept) = self.0.get_mut(&origin.gateway) {
             kept.retain(|k| k.n + MAX_INFLIGHT_BATCHES as u64 > n);
@@ -57,7 +60,7 @@ impl Verdicts {
         }
     }
 
-    /// What became of batch `n` of the gateway's current start, and in which slot.
+    /// The slot and the verdict of batch `n` of the gateway's current start, if it was recorded.
     pub fn get(&self, gateway: GatewayId, n: u64) -> Option<(u64, &BatchVerdict)> {
         let kept = self.0.get(&gateway)?.iter().find(|k| k.n == n)?;
         Some((kept.slot, &kept.verdict))
