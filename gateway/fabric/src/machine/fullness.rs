@@ -1,20 +1,18 @@
-//! How full the tables of a shard are, measured by its bounds, for operators.
+//! How much of its bounds a shard uses, for operators.
 
 use super::Machine;
 
-/// From this share of a bound on, in hundredths, operators are warned.
+/// Operators are warned when this percentage of a bound is used.
 pub const WARN_PERCENT: u64 = 80;
 
 /// How much of one bound is used.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fullness {
-    /// The rule that bounds it.
+    /// The rule that sets the bound.
     pub rule: &'static str,
-    /// How much there is.
     pub used: u64,
-    /// How much there may be.
     pub most: u64,
-    /// Which device or client it is, of rules that bound each of them: the one that uses most.
+    /// For a rule that bounds each device or client: the one that uses most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
     #[serde(skip)]
@@ -22,22 +20,23 @@ pub struct Fullness {
 }
 
 impl Fullness {
-    /// Of a rule that bounds the whole shard. `advice` says what happens at the bound, and what an operator can do.
+    /// For a rule that bounds the whole shard. `advice` says what happens at the bound and what an operator
+    /// can do.
     pub(super) fn new(rule: &'static str, used: usize, most: u32, advice: &'static str) -> Self {
         Self { rule, used: used as u64, most: u64::from(most), who: None, advice }
     }
 
-    /// Of a rule that bounds each device or client: this is the one that uses most.
+    /// For a rule that bounds each device or client; `who` is the one that uses most.
     pub(super) fn of(self, who: Option<&str>) -> Self {
         Self { who: who.map(str::to_string), ..self }
     }
 
-    /// Whether operators are to be warned.
+    /// Whether operators should be warned.
     pub fn is_near(&self) -> bool {
         self.used.saturating_mul(100) >= self.most.saturating_mul(WARN_PERCENT)
     }
 
-    /// How much of the bound is used, from 0 to 1 (more if the bound was lowered).
+    /// The used share of the bound, from 0 to 1, or more if the bound was lowered.
     pub fn share(&self) -> f64 {
         self.used as f64 / self.most.max(1) as f64
     }

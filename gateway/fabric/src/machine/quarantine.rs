@@ -1,26 +1,30 @@
-//! The quarantine: publishes of which something could not be counted, whole, in the shard of their client.
+//! The quarantine: whole publishes of which something was not counted, in the shard of their client.
 //!
-//! An MQTT 3 client can't be told that a publish was not counted, so its PUBACK waits until the publish is chosen into this
-//! table; those of other clients, and publishes of QoS 0, come here without anybody waiting. Operators read the entries and
-//! have them decoded and counted anew once a rule is mended.
+//! MQTT 3 has no answer that says that a publish was not counted. So the PUBACK of such a client waits until
+//! the publish is chosen into this table. Publishes of MQTT 5 clients and of QoS 0 also go into the
+//! quarantine, but nothing waits for them. Operators read the entries, and have them decoded and counted
+//! again once a rule has been corrected (re-admission).
 //!
-//! - Bounded in bytes (`quarantine_bytes`) and fair: beyond the bound the client with the most bytes loses its oldest entry, so
-//!   that one device's bad messages push out its own. The newest entry always stays, however large: at most one payload of
-//!   [`MAX_PAYLOAD_BYTES`] lies beyond the bound.
-//! - A resend (DUP, the same packet id, topic and payload) is counted with the entry that is there: it is one publish. If more of it
-//!   counts than before, for something has changed meanwhile, the entry learns of that; if all of it does, the entry goes.
-//! - An entry knows by their hashes which of its readings were counted at the time ([`Quarantined::counted`]), so that counting it
-//!   anew leaves those out.
-//! - An entry that holds a reading which was set aside as far behind is never counted anew: that one may have counted before, and
-//!   once the stream's numbers are reset, or its boot is forgotten, the machine would take it for new ([`Quarantined::far_behind`]).
-//! - Counting an entry anew touches other shards. Each of them remembers what became of the last [`MAX_READMITTED_ENTRIES`] such
-//!   publishes, so that one whose gateway died halfway may be repeated without counting anything twice; the entry is
-//!   removed, by a chosen command, when all shards have answered.
+//! - The table is bounded in bytes (`quarantine_bytes`) and fair. Beyond the bound, the client whose entries
+//!   take the most bytes loses its oldest one, so a faulty device pushes out its own messages only. The
+//!   newest entry always stays, however large it is, so at most one payload of [`MAX_PAYLOAD_BYTES`] exceeds
+//!   the bound.
+//! - A resend (DUP, with the same packet id, topic and payload) does not make a second entry. If more of its
+//!   readings count than before, the existing entry learns which; if all of them count, the entry is removed.
+//! - An entry lists the hashes of its readings that have been counted ([`Quarantined::counted`]), so
+//!   re-admission leaves these out.
+//! - An entry with a reading that was set aside as far behind is never re-admitted
+//!   ([`Quarantined::far_behind`]). That reading may have been counted before; once the stream's numbers are
+//!   reset, or its boot is forgotten, the machine would take it for new.
+//! - Re-admission involves other shards. Each of them remembers the results of its last
+//!   [`MAX_READMITTED_ENTRIES`] re-admissions, so an attempt whose gateway died halfway can be repeated
+//!   without counting anything twice. A chosen command removes the entry when all shards have answered.
 //!
-//! Invariant: entries together have at most `quarantine_bytes`, but for the newest.
-//! Invariant: ids are never given twice in a shard.
-//! Limit: a publish that is sent again without DUP, or in another session, is another publish: without sequence numbers, or when they
-//! were reset since, counting the entry of the first one anew counts it twice.
+//! Invariant: all entries but the newest together take at most `quarantine_bytes`.
+//! Invariant: a shard never uses an id twice.
+//! Limit: a publish that is sent again without DUP, or in another session, is another publish. If its
+//! readings have no sequence numbers, or the numbers were reset meanwhile, re-admission of the first
+//! publish's entry counts them twice.
 
 use super::applied::Applied;
 use super::command::{Item, Quarantined, Source, publish_hash};
@@ -32,15 +36,15 @@ use bincode::{Decode, Encode};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The largest payload that an entry holds; of a larger one only the length is kept.
+/// The largest payload that an entry holds. Of a larger one, only the length is kept.
 pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
-/// The longest reason, topic and name that an entry keeps of each.
+/// The most bytes that an entry keeps of its client id, its topic and its reason, each.
 pub const MAX_TEXT_BYTES: usize = 1_024;
-/// How many publishes that were counted anew a shard remembers.
+/// The most re-admissions whose results a shard remembers.
 pub const MAX_READMITTED_ENTRIES: usize = 64;
 /// The most entries of one page.
 pub const MAX_PAGE_ENTRIES: usize = 256;
-/// What an entry counts besides its texts and its payload.
+/// What an entry counts against the bound in addition to its texts, hashes and payload.
 const ENTRY_OVERHEAD_BYTES: u64 = 160;
 
 impl Quarantined {
@@ -50,51 +54,48 @@ impl Quarantined {
     }
 }
 
-/// An entry of the table.
+/// A publish in the quarantine, with its history there.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct QuarantineEntry {
-    /// The publish.
     pub publish: Quarantined,
-    /// How often it came: once, and each resend.
+    /// How often the publish arrived: 1, plus one for each resend.
     pub times: u64,
-    /// How often it was counted anew, and something of it was set aside again.
+    /// The number of re-admissions that left something of it set aside.
     pub attempt: u64,
 }
 
-/// How full the table is.
+/// How full the quarantine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 pub struct QuarantineStats {
-    /// Entries.
     pub entries: u64,
-    /// What they count against the bound, in bytes.
+    /// The bytes that the entries count against the bound.
     pub bytes: u64,
-    /// Publishes that were ever put here.
+    /// All publishes that were ever put here, resends included.
     pub taken: u64,
-    /// Entries that the bound has pushed out.
+    /// Entries that were pushed out at the bound.
     pub evicted: u64,
 }
 
-/// The table.
+/// The quarantine of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
-    /// By id.
+    /// Ids ascend with the order of arrival.
     entries: BTreeMap<u64, QuarantineEntry>,
     last_id: u64,
     taken: u64,
     evicted: u64,
     readmitted: VecDeque<Readmitted>,
-    /// Derived: what each client has here.
+    /// Derived: the entries of each client and what they count.
     shares: BTreeMap<String, Share>,
-    /// Derived.
+    /// Derived: what all entries count against the bound.
     bytes: u64,
 }
 
-/// What became of a publish that was counted anew.
+/// The result of a re-admission, as far as this shard judged it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Readmitted {
-    /// The shard whose quarantine has the entry, and its id there.
+    /// The shard whose quarantine has the entry, and the entry's id there.
     of: (u16, u64),
-    /// Which attempt.
     attempt: u64,
     judged: Judged,
 }
@@ -106,7 +107,7 @@ struct Share {
 }
 
 impl Quarantine {
-    /// Takes in a publish; `most_bytes` is the bound. Says how many entries it pushed out.
+    /// Takes in a publish and returns how many entries it pushed out. `most_bytes` is the bound.
     pub fn put(&mut self, mut publish: Quarantined, most_bytes: u64) -> u64 {
         if publish.payload.len() > MAX_PAYLOAD_BYTES {
             publish.payload = Vec::new();
@@ -127,7 +128,7 @@ impl Quarantine {
         self.make_room(id, most_bytes)
     }
 
-    /// The entry that a resend is of.
+    /// The entry of the publish that `again` resends.
     fn sent_before(&self, again: &Quarantined) -> Option<u64> {
         let key = |p: &Quarantined| (p.packet_id, p.payload_bytes, p.qos);
         self.latest(&again.client, |p| {
@@ -135,13 +136,13 @@ impl Quarantine {
         })
     }
 
-    /// The latest entry of a client that is such a publish.
+    /// The latest entry of a client for which `is_it` holds.
     fn latest(&self, client: &str, is_it: impl Fn(&Quarantined) -> bool) -> Option<u64> {
         let ids = self.shares.get(client)?.ids.iter().rev().copied();
         { ids }.find(|id| self.entries.get(id).is_some_and(|e| is_it(&e.publish)))
     }
 
-    /// A resend of which something is not counted either; perhaps less.
+    /// Updates an entry for a resend of which something is still not counted.
     fn sent_again(&mut self, id: u64, again: &Quarantined) {
         let Some(mut entry) = self.entries.get(&id).cloned() else { return };
         self.remove(id);
@@ -152,7 +153,7 @@ impl Quarantine {
         self.insert(id, entry);
     }
 
-    /// All of a resend is counted: it leaves.
+    /// Removes the entry of a publish whose resend was counted completely.
     pub fn resend_counted(&mut self, source: &Source) {
         let is_it = |p: &Quarantined| {
             (p.packet_id, p.qos) == (source.packet_id, source.qos)
@@ -163,12 +164,12 @@ impl Quarantine {
         }
     }
 
-    /// Lets go of others until they keep the bound.
+    /// Removes entries other than the newest until those keep the bound, and returns how many.
     fn make_room(&mut self, newest: u64, most_bytes: u64) -> u64 {
         let spared = self.entries.get(&newest).map_or(0, |e| e.publish.cost_bytes());
         let mut pushed_out = 0;
         while self.bytes - spared > most_bytes {
-            // Of clients with equal shares the first by name.
+            // Among clients with equal shares, the first by name loses an entry.
             let oldest = |share: &Share| share.ids.iter().find(|id| **id != newest).copied();
             let losing = self.shares.iter().filter_map(|(client, share)| {
                 let own = if share.ids.contains(&newest) { spared } else { 0 };
@@ -191,7 +192,7 @@ impl Quarantine {
         self.entries.insert(id, entry);
     }
 
-    /// Takes an entry out. False if there is none.
+    /// Removes an entry. Returns false if there is none with this id.
     pub fn remove(&mut self, id: u64) -> bool {
         let Some(entry) = self.entries.remove(&id) else { return false };
         let cost = entry.publish.cost_bytes();
@@ -206,8 +207,9 @@ impl Quarantine {
         true
     }
 
-    /// An entry was counted anew: it goes if all of it was, else it notes what was, and how many readings were far behind now. False
-    /// if there is no such attempt.
+    /// Completes an attempt to re-admit an entry: removes the entry if everything was counted, or records
+    /// what was counted and how many readings were far behind. Returns false if the entry is gone or at
+    /// another attempt.
     pub fn readmit(
         &mut self,
         id: u64,
@@ -228,12 +230,12 @@ impl Quarantine {
         true
     }
 
-    /// What became of a publish that was counted anew here, if that is remembered.
+    /// The remembered result of an attempt to re-admit an entry of any shard.
     pub fn readmitted(&self, of: (u16, u64), attempt: u64) -> Option<&Judged> {
         self.readmitted.iter().rev().find(|r| (r.of, r.attempt) == (of, attempt)).map(|r| &r.judged)
     }
 
-    /// Remembers what became of one.
+    /// Remembers the result of an attempt.
     pub fn note_readmitted(&mut self, of: (u16, u64), attempt: u64, judged: Judged) {
         if self.readmitted.len() >= MAX_READMITTED_ENTRIES {
             self.readmitted.pop_front();
@@ -241,8 +243,9 @@ impl Quarantine {
         self.readmitted.push_back(Readmitted { of, attempt, judged });
     }
 
-    /// Entries after this id, perhaps of one client alone, as many as take at most so many bytes and at least one; and
-    /// whether there are more behind them.
+    /// A page of entries after id `after`, of all clients or of one. It has at least one entry if there is
+    /// any, stops before it exceeds `bytes`, and has at most [`MAX_PAGE_ENTRIES`]. The flag says whether more
+    /// entries follow.
     pub fn page(
         &self,
         client: Option<&str>,
@@ -314,10 +317,10 @@ impl Table for Quarantine {
     }
 }
 
-/// A quarantine as a snapshot has it: last id, taken and evicted; what was counted anew; the entries.
+/// The form of the quarantine in a snapshot: (last id, taken, evicted), the remembered results, the entries.
 type Image = ((u64, u64, u64), VecDeque<Readmitted>, BTreeMap<u64, QuarantineEntry>);
 
-/// Cuts a text to at most so many bytes, between characters.
+/// Cuts a text to at most `most` bytes at a character boundary.
 fn cut(text: &mut String, most: usize) {
     if text.len() > most {
         text.truncate(text.floor_char_boundary(most));
@@ -356,7 +359,8 @@ mod tests {
         let first = Quarantined { counted: vec![1], ..publish("a", 10) };
         q.put(first.clone(), 1_000_000);
         q.put(Quarantined { packet_id: 2, ..first.clone() }, 1_000_000);
-        // 2 counts now; what a shard has only recognised it may have set aside.
+        // Reading 2 counts now. Reading 3 is in a shard that only recognised the resend, and may have set it
+        // aside.
         let again = Quarantined { dup: true, counted: vec![1, 2, 3], recognised: 1, ..first.clone() };
         q.put(again.clone(), 1_000_000);
         let (times, counted) = (q.entries[&1].times, q.entries[&1].publish.counted.clone());
@@ -392,7 +396,8 @@ mod tests {
         assert_eq!(clients(&q)[..2], ["quiet", "loud"]);
         let stats = q.stats();
         assert_eq!((stats.taken, stats.evicted + stats.entries), (301, 301));
-        // A payload larger than the bound is held until the next comes, and pushes out nobody else.
+        // A payload larger than the bound stays until the next entry, and pushes out nothing of other
+        // clients.
         q.put(publish("loud", MAX_PAYLOAD_BYTES), 20_000);
         assert_eq!((clients(&q)[0], clients(&q).last()), ("quiet", Some(&"loud")));
         assert_eq!(q.entries.values().last().unwrap().publish.payload.len(), MAX_PAYLOAD_BYTES);

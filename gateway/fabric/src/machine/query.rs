@@ -1,8 +1,8 @@
-//! Queries at the site: recent windows, and which devices there are.
+//! Queries at the site: recent windows, and which devices and streams there are.
 //!
-//! A shard keeps its latest batches (`recent_bytes`) and all unconfirmed ones, so that every replica can answer without the
-//! cloud. A window is answered as the merge of its parts in those, of its closed parts that are in no batch yet and of its open one:
-//! see [`super::scan`].
+//! A shard keeps all unconfirmed batches and, within `recent_bytes`, the latest confirmed ones, so every
+//! replica can answer without the cloud. The answer for a window merges its parts in these batches, its
+//! closed parts that no batch holds yet, and its open part: see [`super::scan`].
 
 use super::Machine;
 use super::counting::Counting;
@@ -14,82 +14,82 @@ use selvedge_types::time::EpochMs;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// The most windows, devices or streams of one answer.
+/// The most windows, devices or streams in one answer.
 pub const MAX_ANSWER_ENTRIES: usize = 10_000;
 
-/// The most bytes of the windows of one answer, as encoded: a link's frame holds it with room to spare.
+/// The most bytes of the encoded windows in one answer. A frame of a link holds that with room to spare.
 pub const MAX_ANSWER_BYTES: u32 = 1024 * 1024;
 
-/// A list of devices ends when so many streams were looked at for it.
+/// A page of devices ends after devices that together have this many streams.
 pub const DEVICES_STREAMS: usize = 8_192;
 
-/// Which windows are wanted.
+/// The windows that a query asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// The device, or devices: `*` stands for any characters, `\*` for itself.
+    /// A device, or a pattern of devices: `*` stands for any characters, `\*` for an asterisk.
     pub device: &'a str,
-    /// The stream, or streams likewise; nothing: all of them.
+    /// A stream or a pattern of streams, written likewise; `None` asks for all.
     pub stream: Option<&'a str>,
-    /// Windows that end after this.
+    /// Asks for windows that end after this time.
     pub from: EpochMs,
-    /// Windows that start before this.
+    /// Asks for windows that start before this time.
     pub to: EpochMs,
-    /// The width wanted, in milliseconds: windows of the greatest kept width that divides it are merged to
-    /// it. Nothing: the stream's first width as it is kept.
+    /// The width asked for, in milliseconds. The answer merges windows of the greatest kept width that
+    /// divides it. `None` asks for the stream's first width as it is kept.
     pub every_ms: Option<u32>,
 }
 
-/// A device.
+/// What the shard knows of a device, for lists.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct DeviceInfo {
-    /// Its name.
     pub device: Arc<str>,
-    /// How many streams it has in this shard.
+    /// The number of its streams in this shard.
     pub streams: u32,
-    /// The wall time at which something new of it last came.
+    /// The wall time of the latest new reading of any of its streams.
     pub seen: EpochMs,
-    /// Readings of further streams that were not let in.
+    /// How many readings were set aside because their stream was new and a bound was reached.
     pub refused: u64,
 }
 
-/// A stream of a device.
+/// What the shard knows of a stream, for lists.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct StreamInfo {
-    /// Its name.
     pub stream: Arc<str>,
-    /// The widths it is counted in.
+    /// The widths of its windows.
     pub windows_ms: Vec<u32>,
-    /// The wall time at which something new last came.
+    /// The wall time of its latest new reading.
     pub seen: EpochMs,
-    /// Its watermark.
+    /// As far as it may be reported: limited by the time that the shard believes.
     pub watermark: EpochMs,
     /// How many of its readings were set aside, by reason.
     pub set_aside: Vec<(Reason, u64)>,
-    /// The client that made it known, if that is known; empty: clients without an id of their own.
+    /// The client that made the stream known; empty for clients without an id of their own, `None` if it is
+    /// not known.
     pub client: Option<Arc<str>>,
 }
 
-/// How much of an answer is wanted.
+/// The part of an answer that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Page {
-    /// From this row on.
+    /// The first row of the page; `None` starts with the first row of all.
     pub after: Option<Place>,
-    /// The most rows; [`MAX_ANSWER_ENTRIES`] at most.
+    /// The most rows, up to [`MAX_ANSWER_ENTRIES`].
     pub limit: u32,
-    /// The most bytes, as encoded.
+    /// The most bytes of encoded rows, up to [`MAX_ANSWER_BYTES`].
     pub bytes: u32,
 }
 
 impl Default for Page {
-    /// All that may be had.
+    /// As much as one answer may hold, from the first row on.
     fn default() -> Self {
         Self { after: None, limit: MAX_ANSWER_ENTRIES as u32, bytes: MAX_ANSWER_BYTES }
     }
 }
 
 impl Machine {
-    /// The devices after `after` by name, at most `most` and [`MAX_ANSWER_ENTRIES`], and at least one but no more than have
-    /// [`DEVICES_STREAMS`] streams; and whether there are more behind them.
+    /// A page of devices in the order of their names, after `after`: at most `most` and at most
+    /// [`MAX_ANSWER_ENTRIES`]. It ends early once its devices have [`DEVICES_STREAMS`] streams, but has at
+    /// least one device if any is left. The flag says whether more devices follow.
     pub fn devices(&self, after: Option<&str>, most: usize) -> (Vec<DeviceInfo>, bool) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let names = &self.tables.counting.names;
@@ -104,7 +104,7 @@ impl Machine {
         (list, false)
     }
 
-    /// A device; nothing if it is not known.
+    /// Looks a device up by name; `None` if the shard does not know it.
     pub fn device(&self, device: &str) -> Option<DeviceInfo> {
         self.tables.counting.names.device(device).map(|id| self.device_info(id))
     }
@@ -112,7 +112,8 @@ impl Machine {
     fn device_info(&self, id: u32) -> DeviceInfo {
         let Counting { names, streams, .. } = &self.tables.counting;
         let device = &names.devices[id];
-        // The wall time at the latest elapsed time, not the latest wall time: that may have leapt and come back.
+        // The wall time that goes with the latest elapsed time, not the latest wall time, which may have
+        // leapt and come back.
         let streams = device.streams.iter().map(|s| &streams.list[*s as usize]);
         let seen = streams.max_by_key(|s| (s.heard, s.seen)).map(|s| s.seen);
         DeviceInfo {
@@ -123,13 +124,14 @@ impl Machine {
         }
     }
 
-    /// The first streams of a device by name: see [`Machine::streams_behind`].
+    /// The first page of a device's streams: see [`Machine::streams_behind`].
     pub fn streams(&self, device: &str) -> Vec<StreamInfo> {
         self.streams_behind(device, None).0
     }
 
-    /// The streams of a device after `after` by name, at least one and no more than take [`MAX_ANSWER_BYTES`], and whether there are
-    /// more behind them; none if there is no such device.
+    /// A page of a device's streams in the order of their names, after `after`. It holds at most
+    /// [`MAX_ANSWER_BYTES`], but at least one stream if any is left. The flag says whether more streams
+    /// follow. The page is empty if there is no such device.
     pub fn streams_behind(&self, device: &str, after: Option<&str>) -> (Vec<StreamInfo>, bool) {
         let Counting { names, streams, classes, .. } = &self.tables.counting;
         let Some(device) = names.device(device) else { return (Vec::new(), false) };

@@ -1,8 +1,8 @@
-//! Rules: the settings of a site that its state machines work by.
+//! Rules: the settings by which the state machines of a site count, wait and bound.
 //!
-//! They are part of the replicated state: a chosen [`super::Command::Rules`] puts them in force, at the
-//! same slot on every replica. Read from each gateway's own file instead, two gateways restarted a minute
-//! apart with a changed file would cut different batches under the same number.
+//! They are part of the replicated state: a chosen [`super::Command::Rules`] puts them in force at the same
+//! slot on every replica. If each gateway followed its own file, two gateways that restart a minute apart
+//! with a changed file would cut different batches under the same number.
 
 use bincode::{Decode, Encode};
 use selvedge_types::ids::MAX_NAME_BYTES;
@@ -10,116 +10,113 @@ use selvedge_types::pattern::Pattern;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// The least width of a window.
+/// The least width of a window, in milliseconds: a second.
 pub const MIN_WINDOW_MS: u32 = 1_000;
-/// The greatest width of a window: a day.
+/// The greatest width of a window, in milliseconds: a day.
 pub const MAX_WINDOW_MS: u32 = 86_400_000;
 /// The most widths that one stream is counted in.
 pub const MAX_WIDTHS_ENTRIES: usize = 8;
-/// The most overrides.
+/// The most overrides in [`CountingRules::streams`].
 pub const MAX_OVERRIDES_ENTRIES: usize = 256;
-/// The longest pattern.
+/// The longest pattern of an override.
 pub const MAX_PATTERN_BYTES: usize = 256;
-/// The longest wait that a rule may ask for: a day.
+/// The longest wait that a rule may set, in milliseconds: a day.
 pub const MAX_WAIT_MS: u32 = 86_400_000;
-/// The most streams that a shard may be told to know.
+/// The greatest `max_streams`, `max_streams_per_device` and `max_streams_per_client`.
 pub const MAX_STREAMS_ENTRIES: u32 = 1_000_000;
-/// The least and the most of `retire_idle_after_s`: a minute, and ten years.
+/// The least and the greatest `retire_idle_after_s` other than 0: a minute, and ten years.
 const MIN_RETIRE_IDLE_S: u32 = 60;
 const MAX_RETIRE_IDLE_S: u32 = 10 * 366 * 86_400;
 
-/// The narrowest counter that may wrap.
+/// The narrowest sequence counter that may wrap, in bits.
 pub const MIN_SEQUENCE_BITS: u32 = 8;
-/// The widest one.
+/// The widest sequence counter that may wrap, in bits.
 pub const MAX_SEQUENCE_BITS: u32 = 32;
 
-/// How one shard counts, waits and bounds. The bounds are per shard.
+/// How a shard counts and waits, and its bounds. Each bound holds for one shard, not for the site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(default, deny_unknown_fields)]
 pub struct CountingRules {
     /// The widths of the windows that each stream is counted in, in milliseconds.
     pub windows_ms: Vec<u32>,
-    /// How far a stream's watermark stays behind its latest reading.
+    /// How far a stream's watermark stays behind its latest reading, in milliseconds.
     pub allowed_lateness_ms: u32,
-    /// A stream from which nothing new came for this long closes all its windows; one that publishes more seldom, when it has missed
-    /// about three readings (that is learned).
+    /// A stream closes all its windows when it has had no new reading for this long, in milliseconds. A slow
+    /// stream does so when it has missed about three readings at the pace that the shard has learned.
     pub idle_close_ms: u32,
-    /// Readings for a closed window gather this long in a further part of it.
+    /// How long readings for a closed window gather in a further part of it, in milliseconds.
     pub late_flush_ms: u32,
-    /// Windows keep a sketch of their values, from which quantiles are answered: some 5 bytes for each of a few readings, and no
-    /// more than some 230 of however many.
+    /// Whether windows keep a sketch of their values, which answers quantiles. A sketch takes about 5 bytes
+    /// for each of a few readings, and at most about 230 bytes for any number.
     pub quantiles: bool,
-    /// Closed parts wait at most this long to be cut into a batch (longer while batches stay unconfirmed).
+    /// How long closed parts wait to be cut into a batch, in milliseconds. They wait longer while many
+    /// batches are unconfirmed.
     pub cut_after_ms: u32,
-    /// Readings that are older than this are set aside, in seconds. By default 30 years: what a device calls 1970 is no time, and
-    /// recordings and what was buffered for years count, also where clocks lost the 1,024 weeks that GPS counts.
+    /// Readings older than this are set aside, in seconds. The default of 30 years excludes clocks that start
+    /// in 1970. It admits recordings, readings that were buffered for years, and clocks that lost the 1,024
+    /// weeks of a GPS epoch.
     pub max_past_s: u32,
-    /// Readings that are further ahead than this are set aside, in seconds. By default a day: so a device that takes its local
-    /// time for UTC counts.
+    /// Readings further in the future than this are set aside, in seconds. The default of a day admits
+    /// devices that send their local time as UTC.
     pub max_future_s: u32,
-    /// A sequence number further above its stream's greatest than this is set aside, unless the next one follows it.
+    /// A sequence number further than this above its stream's greatest one is set aside, unless the next one
+    /// follows it.
     pub max_leap: u32,
-    /// The longest that a session outlives its connection, whatever its client asks for, in seconds.
+    /// The longest that a session may outlive its connection, in seconds, whatever its client asks for.
     pub session_expiry_cap_s: u32,
-    /// The most streams; a reading of one more is set aside.
+    /// The most streams. Readings of further new streams are set aside.
     pub max_streams: u32,
-    /// The most streams of one device; a reading of one more is set aside.
+    /// The most streams of one device. Readings of further new streams are set aside.
     pub max_streams_per_device: u32,
-    /// The most streams that one client makes known; a reading of one more is set aside. A client that carries many
-    /// devices, as a bridge does, needs more.
+    /// The most streams that one client may make known. Readings of further new streams are set aside. A
+    /// client that carries many devices, such as a bridge, needs more.
     pub max_streams_per_client: u32,
-    /// The most bytes of all names together: of devices, of streams (a name that devices share counts once) and of the clients that
-    /// made them known. The names of the streams that one client made known take at most half of it.
+    /// The most bytes of all names: of devices, of streams (a name that several devices use counts once) and
+    /// of the clients that made them known. The names that one client made known may take at most half of it.
     pub max_names_bytes: u32,
-    /// A stream from which nothing new came for this long is retired, in seconds; 0: never. What was counted of it stays
-    /// counted, and it is known anew when it comes back.
+    /// A stream is retired when it has had no new reading for this long, in seconds; 0 never retires it. Its
+    /// windows stay counted, and the stream becomes known again when it returns.
     pub retire_idle_after_s: u32,
-    /// The most sessions; a connection that needs one more is refused.
+    /// The most sessions. At the bound, a new session replaces the disconnected one that ends first; if there
+    /// is none, the connection is refused.
     pub max_sessions: u32,
-    /// The most subscriptions of all sessions together.
+    /// The most subscriptions of all sessions together. Further ones are refused.
     pub max_subscriptions: u32,
-    /// The most clients whose packet ids are remembered; the one unheard of for longest is forgotten.
+    /// The most clients whose packet ids are remembered. At the bound, the one not heard from for longest is
+    /// forgotten.
     pub max_clients: u32,
-    /// The most bytes of all quarantined publishes together, but for the newest.
+    /// The most bytes of all quarantined publishes together, apart from the newest.
     pub quarantine_bytes: u32,
-    /// The most open parts of all streams together; the streams silent for longest close theirs.
+    /// The most open parts of all streams together. At the bound, the stream whose deadline comes first
+    /// closes all its parts.
     pub max_open_parts: u32,
-    /// The most unconfirmed batches; leaders take nothing more beyond.
+    /// The most unconfirmed batches. At the bound, leaders accept nothing more from gateways.
     pub max_outbox_batches: u32,
-    /// Confirmed batches stay on each replica's disk to answer queries at the site, as long as they and the unconfirmed ones take at
-    /// most so many bytes (a small batch counts as 1 KiB).
+    /// The most bytes of batches on each replica's disk. Confirmed batches stay to answer queries at the
+    /// site, as long as they and the unconfirmed ones keep within it. A small batch counts as 1 KiB.
     pub recent_bytes: u32,
-    /// Streams that are treated otherwise; the first that matches counts.
+    /// Rules for some of the streams; the first override that matches a stream applies.
     pub streams: Vec<Override>,
 }
 
-/// Other rules for the streams that match.
+/// Different rules for the streams that match. An unset field leaves the general rule in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
 #[serde(default, deny_unknown_fields)]
 pub struct Override {
-    /// Which devices; `*` stands for any characters, also none.
+    /// A pattern of devices; `*` stands for any number of characters.
     pub device: String,
-    /// Which of their streams; `*` as above.
+    /// A pattern of streams; `*` stands for any number of characters.
     pub stream: String,
-    /// As in [`CountingRules::windows_ms`]; unset: as there.
     pub windows_ms: Option<Vec<u32>>,
-    /// As in [`CountingRules::allowed_lateness_ms`].
     pub allowed_lateness_ms: Option<u32>,
-    /// As in [`CountingRules::idle_close_ms`].
     pub idle_close_ms: Option<u32>,
-    /// As in [`CountingRules::late_flush_ms`].
     pub late_flush_ms: Option<u32>,
-    /// As in [`CountingRules::quantiles`].
     pub quantiles: Option<bool>,
-    /// As in [`CountingRules::max_past_s`].
     pub max_past_s: Option<u32>,
-    /// As in [`CountingRules::max_future_s`].
     pub max_future_s: Option<u32>,
-    /// As in [`CountingRules::max_leap`].
     pub max_leap: Option<u32>,
-    /// The width in bits of the counter that gives the sequence numbers, if it wraps: 8 to 32.
+    /// The width of the device's sequence counter in bits, if it wraps: 8 to 32.
     pub sequence_bits: Option<u8>,
-    /// As in [`CountingRules::retire_idle_after_s`].
     pub retire_idle_after_s: Option<u32>,
 }
 
@@ -173,7 +170,7 @@ impl Default for CountingRules {
     }
 }
 
-/// A rule that can't be kept; says which and what it may be.
+/// A rule that can't be put in force, with what it may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("rules: {name} is {found}, it must be {wanted}")]
 pub struct BadRule {
@@ -183,10 +180,10 @@ pub struct BadRule {
 }
 
 impl CountingRules {
-    /// Checks every rule and how they go together.
+    /// Checks every rule and every override.
     ///
     /// # Errors
-    /// The first rule that can't be kept.
+    /// Names the first rule that is not valid.
     pub fn validate(&self) -> Result<(), BadRule> {
         check_windows("windows_ms", &self.windows_ms)?;
         let waits = [
@@ -248,10 +245,12 @@ impl CountingRules {
         Ok(())
     }
 
-    /// Checks that every override can matter: [`CountingRules::validate`] lets one pass that never does, for rules that were chosen stay.
+    /// Checks that every override can match a stream. [`CountingRules::validate`] accepts one that can't,
+    /// because rules that were once chosen must stay valid.
     ///
     /// # Errors
-    /// The first override that matches no stream, or none that an earlier one leaves to it.
+    /// Names the first override whose pattern is malformed or matches no name, or whose streams all match an
+    /// earlier override.
     pub fn validate_overrides(&self) -> Result<(), BadRule> {
         for (i, o) in self.streams.iter().enumerate() {
             for (name, text) in [("device", &o.device), ("stream", &o.stream)] {
@@ -291,7 +290,7 @@ impl CountingRules {
         self.windows_ms.iter().chain(overridden).copied().collect()
     }
 
-    /// The rules as classes of streams: the default first, then one for each override.
+    /// The rules as classes of streams: the general class first, then one for each override.
     pub(super) fn classes(&self) -> Vec<StreamClass> {
         let after = |s: u32| (s > 0).then(|| u64::from(s) * 1_000);
         let default = StreamClass {
@@ -322,7 +321,7 @@ impl CountingRules {
         std::iter::once(default).chain(overrides).collect()
     }
 
-    /// Which of [`CountingRules::classes`] a stream belongs to.
+    /// The index in [`CountingRules::classes`] of the class that a stream belongs to.
     pub(super) fn class_of(&self, device: &str, stream: &str) -> u16 {
         let fits = |o: &Override| {
             Pattern::read(&o.device).matches(device) && Pattern::read(&o.stream).matches(stream)
@@ -331,7 +330,7 @@ impl CountingRules {
     }
 }
 
-/// What applies to one stream.
+/// The rules that apply to one class of streams.
 #[derive(Debug, Clone)]
 pub(super) struct StreamClass {
     pub windows_ms: Vec<u32>,
@@ -341,7 +340,7 @@ pub(super) struct StreamClass {
     pub quantiles: bool,
     pub max_leap: u64,
     pub sequence_bits: Option<u8>,
-    /// Nothing: it is never retired by itself.
+    /// `None`: silence never retires the stream.
     pub retire_idle_ms: Option<u64>,
     pub max_past_ms: i64,
     pub max_future_ms: i64,
@@ -374,7 +373,7 @@ fn check_windows(name: &str, windows: &[u32]) -> Result<(), BadRule> {
     }
     for width in windows {
         check(name, *width, MIN_WINDOW_MS, MAX_WINDOW_MS)?;
-        // A window lies within one minute, hour and day: else their roll-ups could not be added up from windows.
+        // A window lies within one minute, hour and day. Otherwise, roll-ups could not be sums of windows.
         let (unit_ms, unit) = match *width {
             0..=60_000 => (60_000, "minute: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60 s"),
             60_001..=3_600_000 => (3_600_000, "hour, such as 2, 5, 10, 15, 20, 30 or 60 min"),

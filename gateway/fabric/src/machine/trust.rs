@@ -1,35 +1,37 @@
-//! Which time is believed where something depends on it that can't be taken back: that a window is complete.
+//! Which time the shard believes where a mistake can't be taken back: when it reports that a window is
+//! complete.
 //!
-//! What a majority of clocks shows may be wrong: when their common source is, all leap together, and come back. Nobody can tell
-//! such a leap from one that sets a wrong time right, or from what passes while the site is off. But a right time stays. So a time
-//! that leaps by more than [`MAX_LEAD_MS`] from what was believed, and what has elapsed since, is believed once it has stayed for
-//! [`BELIEVED_AFTER_MS`]. Until then the time that was believed goes on by elapsed time, as it does while no majority agrees. Before
-//! one ever did, it is [`EARLIEST_NOW`].
+//! The time that a majority of clocks shows may be wrong. If their common source fails, all of them leap
+//! together, and come back later. Such a leap looks like one that corrects a wrong time, and like the time
+//! that passes while the site is off. But a right time stays. So when the time leaps by more than
+//! [`MAX_LEAD_MS`] from what the shard believed, advanced by elapsed time, the shard believes the new time
+//! only after it has stayed for [`BELIEVED_AFTER_MS`]. Until then, and while no majority agrees, the believed
+//! time goes on by elapsed time. Before a majority first agrees, it is [`EARLIEST_NOW`].
 //!
-//! Invariant: what is believed goes on by elapsed time, from a time that a majority agreed on.
-//! Limit: a majority that is wrong in the same way for longer is believed. What was told by that is taken back by what is told
-//! after its clocks have come back.
+//! Invariant: the believed time goes on by elapsed time from a time that a majority agreed on.
+//! Limit: if a majority is wrong in the same way for longer than that, the shard believes it. Reports that it
+//! makes once the clocks are right again correct those that it made before.
 
 use bincode::{Decode, Encode};
 use selvedge_types::time::{EARLIEST_NOW, ElapsedMs, EpochMs, TIME_RANGE};
 
-/// A stream that is further ahead of a wall time that is sure than this is ahead of the time, in milliseconds. (Clocks of devices
-/// that are set at all are closer.)
+/// How far ahead of a wall time that a majority agreed on a time may be and still be plausible, in
+/// milliseconds. The clocks of devices that are set at all are closer.
 pub const MAX_LEAD_MS: i64 = 600_000;
-/// How long a time must have stayed, in milliseconds, to be believed though it leapt.
+/// How long a time that leapt must stay before it is believed, in milliseconds.
 pub const BELIEVED_AFTER_MS: u64 = 900_000;
 
-/// The time that is believed. Nothing at first.
+/// The time that the shard believes. The default believes none yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 pub(super) struct Trust {
-    /// When a majority last agreed on a time that is believed, and on what.
+    /// When a majority last agreed on a believed time, and on what wall time.
     from: Option<(ElapsedMs, EpochMs)>,
-    /// Since when the time is another, if it is.
+    /// Since when a majority has agreed on a time that is not believed yet.
     other_since: Option<ElapsedMs>,
 }
 
 impl Trust {
-    /// A majority agrees that it is `wall`.
+    /// A majority agrees that the wall time is `wall`.
     pub fn agreed(&mut self, elapsed: ElapsedMs, wall: EpochMs) {
         let near = match self.from {
             Some(_) => self.time(elapsed).0.abs_diff(wall.0) <= MAX_LEAD_MS.unsigned_abs(),
@@ -41,7 +43,7 @@ impl Trust {
         }
     }
 
-    /// The time that is believed.
+    /// The believed time at `elapsed`.
     pub fn time(&self, elapsed: ElapsedMs) -> EpochMs {
         let gone_on = |(at, wall): (ElapsedMs, EpochMs)| {
             wall.plus(i64::try_from(elapsed.since(at)).unwrap_or(i64::MAX))
@@ -49,7 +51,7 @@ impl Trust {
         self.from.map_or(EARLIEST_NOW, gone_on)
     }
 
-    /// Whether this can have come about by `elapsed` (for one that was read back).
+    /// Whether a snapshot taken at `elapsed` may contain this.
     pub fn is_sound(&self, elapsed: ElapsedMs) -> bool {
         let from = self.from.is_none_or(|(at, wall)| at <= elapsed && TIME_RANGE.contains(&wall.0));
         from && self.other_since.is_none_or(|since| since <= elapsed && self.from.is_some())
