@@ -1,17 +1,21 @@
-//! A question on its way: what the machine had in memory when it was asked, and which contents of batches are still to be looked at.
+//! Scans: queries with everything that the machine had in memory, and the list of batches that still have to
+//! be read.
 //!
-//! The state of a stream at one slot is its open parts, its closed parts that wait to be cut, and the contents of the batches that
-//! the shard keeps. The first two are taken along, for many streams turn by turn (see [`super::gather`]); then the batches are named
-//! whose windows may be asked for. Contents never change, so it does not matter when they are read, nor by which thread: of each
-//! stream those count that were cut when it was looked at. Parts add up in any order. So what is answered of a stream is its
-//! state at one slot, whatever is applied meanwhile.
+//! The state of a stream at one slot consists of its open parts, its closed parts that wait to be cut, and
+//! the contents of the batches that the shard keeps. The scan copies the first two, for many streams turn by
+//! turn (see [`super::gather`]). Then it lists the batches that may hold windows asked for. The contents of
+//! batches never change, so any thread may read them at any time. Of each stream, the scan counts the batches
+//! that were cut by the time it looked at the stream. Parts add up in any order. So the answer about a stream
+//! is its state at one slot, whatever the machine applies meanwhile.
 //!
-//! Only the rows of one page are gathered: when they are too many, the last one in the order of all goes, and the page ends before it.
+//! The scan gathers the rows of one page only. When there are too many, it drops the last one in the order of
+//! all rows, and the page ends before that row.
 //!
-//! Invariant: an answer holds every part, of its stream's state at that slot, of each of its windows, except those of batches that it counts as
-//! lacking and of those that closed before the time that it tells.
-//! Limits: a scan gathers the rows of one page, of at most [`MAX_SCAN_STREAMS`] streams, from contents of at most [`MAX_SCAN_BYTES`]: the
-//! latest ones. Widths that the rules no longer have are not answered.
+//! Invariant: an answer holds every part of each of its windows, as of its stream's slot, with two
+//! exceptions: parts in batches that it counts as lacking, and parts in batches cut up to the time `since`
+//! that it reports.
+//! Limits: a scan gathers one page of at most [`MAX_SCAN_STREAMS`] streams, and reads at most the latest
+//! [`MAX_SCAN_BYTES`] of batches. Windows of widths that are no longer in the rules are not answered.
 
 use super::Machine;
 use super::counting::{BatchRecord, ClosedPart};
@@ -28,24 +32,24 @@ use selvedge_types::uplink::{Batch, Part};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The most bytes of batches that one scan looks at.
+/// The most bytes of batches that one scan reads.
 pub const MAX_SCAN_BYTES: u64 = 8 * 1024 * 1024;
-/// The most streams of one page, those without a row included.
+/// The most streams of one page, including those without a row.
 pub const MAX_SCAN_STREAMS: usize = 4_096;
 
-/// A stream that is asked for, as it was when it was looked at.
+/// A stream that the query asks for, as of the slot at which the scan looked at it.
 #[derive(Debug)]
 pub(super) struct Of {
     pub device: Arc<str>,
     pub stream: Arc<str>,
-    /// The width of the parts that make up its windows.
+    /// The width of the parts that make up the stream's windows in the answer.
     pub width_ms: u32,
     pub watermark: EpochMs,
-    /// The last batch that was cut by then: parts in later ones were still in memory.
+    /// The last batch that had been cut. The scan has the parts of later batches from memory.
     pub cut: u64,
 }
 
-/// A window in the making, and how many bytes it will take.
+/// A window of the answer as far as its parts are merged, with its encoded size.
 #[derive(Debug)]
 struct Row {
     aggregate: Aggregate,
@@ -57,7 +61,7 @@ struct Row {
     bytes: usize,
 }
 
-/// What a part adds to its window.
+/// What one part adds to its window.
 pub(super) struct Addend<'a> {
     width_ms: u32,
     start: EpochMs,
@@ -76,7 +80,7 @@ impl<'a> Addend<'a> {
     }
 }
 
-/// A question on its way.
+/// A query with what the machine had in memory, to be completed with contents of batches.
 #[derive(Debug)]
 pub struct Scan {
     from: EpochMs,
@@ -85,9 +89,9 @@ pub struct Scan {
     after: Option<Place>,
     most_rows: usize,
     most_bytes: usize,
-    /// By device and stream.
+    /// In the order of device and stream.
     pub(super) streams: Vec<Of>,
-    /// By place in `streams` and start.
+    /// By (index in `streams`, start).
     rows: BTreeMap<(usize, EpochMs), Row>,
     bytes: usize,
     next: Option<Place>,
@@ -96,28 +100,29 @@ pub struct Scan {
     lacking: u32,
 }
 
-/// What is answered.
+/// The answer to a query.
 #[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
 pub struct Scanned {
-    /// The windows, by device, stream and start.
+    /// In the order of device, stream and start.
     pub windows: Vec<SiteWindow>,
-    /// Where to go on, if these are not all.
+    /// Where the next page starts; `None` if this is the last one.
     pub next: Option<Place>,
-    /// What closed before this time was not looked at: it is no longer kept, or too much was asked for at once. Nothing: all was.
+    /// Batches cut up to this time were not read, because the shard no longer keeps them or the query asked
+    /// for too much. `None` if nothing is left out.
     pub since: Option<EpochMs>,
-    /// How many batches that should be here could not be read.
+    /// How many kept batches could not be read.
     pub lacking: u32,
 }
 
 impl Machine {
-    /// What the wall clock would have shown at an earlier elapsed time, had it gone on as it does now.
+    /// The wall time of an earlier elapsed time, reckoned back from the current wall time.
     pub fn wall_of(&self, earlier: ElapsedMs) -> EpochMs {
         self.clocks.wall.plus(-i64::try_from(self.clocks.elapsed.since(earlier)).unwrap_or(i64::MAX))
     }
 }
 
 impl Scan {
-    /// One without streams; [`super::gather`] brings them.
+    /// A scan without streams, which [`super::gather`] adds.
     pub(super) fn new(query: &Query<'_>, page: &Page) -> Self {
         Self {
             from: query.from,
@@ -136,7 +141,7 @@ impl Scan {
         }
     }
 
-    /// Notes which batches are to be looked at, once all streams are known.
+    /// Lists the batches to read, once all streams are known.
     pub(super) fn want_batches(&mut self, machine: &Machine) {
         if !self.streams.is_empty() {
             let outbox = &machine.tables.counting.outbox;
@@ -150,17 +155,18 @@ impl Scan {
         self.next.as_ref().is_some_and(|next| (device, stream) > (next.device.as_str(), next.stream.as_str()))
     }
 
-    /// Whether nothing more is to be looked at.
+    /// Whether no batches are left to read.
     pub fn is_complete(&self) -> bool {
         self.wanted.is_empty()
     }
 
-    /// The batches whose contents are still to be looked at, in order.
+    /// The batches that are still to be read, in ascending order.
     pub fn wanted(&self) -> Vec<u64> {
         self.wanted.keys().copied().collect()
     }
 
-    /// Looks at the content of a batch. False, and nothing done, if it is none that is wanted, or damaged.
+    /// Reads the content of a batch. Returns false, and does nothing, if the batch is not wanted or the
+    /// content is damaged.
     pub fn look_at(&mut self, seq: u64, content: &[u8]) -> bool {
         if !self.wanted.get(&seq).is_some_and(|record| record.matches(content)) {
             return false;
@@ -183,12 +189,12 @@ impl Scan {
         true
     }
 
-    /// A batch's content is not to be had.
+    /// Counts a batch as lacking, because its content can't be had.
     pub fn give_up(&mut self, seq: u64) {
         self.lacking += u32::from(self.wanted.remove(&seq).is_some());
     }
 
-    /// The answer; what is still wanted counts as lacking.
+    /// The answer. Batches that were not read count as lacking.
     pub fn finish(mut self) -> Scanned {
         self.wanted().into_iter().for_each(|seq| self.give_up(seq));
         let view = |((place, start), row): ((usize, EpochMs), Row)| {
@@ -211,8 +217,8 @@ impl Scan {
         Scanned { windows, next: self.next, since: self.since, lacking: self.lacking }
     }
 
-    /// Notes the batches after `kept` whose windows may be asked for: the latest ones, as many as may be looked at. Gives the time at
-    /// which the first was cut that may not.
+    /// Lists the latest batches after `kept` that may hold windows asked for, within [`MAX_SCAN_BYTES`].
+    /// Returns when the latest one was cut that exceeds this.
     fn want<'a>(
         &mut self,
         kept: u64,
@@ -232,7 +238,7 @@ impl Scan {
         None
     }
 
-    /// Takes in a part of a window of a stream.
+    /// Merges a part into its window, if the page has room for it.
     pub(super) fn add(&mut self, place: usize, part: &Addend<'_>) {
         let Some(of) = self.streams.get(place).filter(|of| of.width_ms == part.width_ms) else { return };
         let every = self.every_ms.unwrap_or(part.width_ms);
@@ -281,10 +287,11 @@ impl Scan {
     }
 }
 
-/// What a row takes at most beside its names, its aggregate and its sequences.
+/// The most bytes that a row takes in addition to its names, its aggregate and its sequences.
 const ROW_BYTES: usize = 2 * 3 + 5 + 9 + 9 + 5 + 1 + 9 + 9;
 
-/// The width of the parts that make up an answer.
+/// The width of the parts that an answer merges: the first of the class, or the greatest that divides
+/// `every_ms`.
 pub(super) fn width_of(class: &StreamClass, every_ms: Option<u32>) -> Option<u32> {
     match every_ms {
         None => class.windows_ms.first().copied(),

@@ -1,16 +1,22 @@
-//! Sessions: who is connected where, and what outlives a connection. Kept in the shard of the client id.
+//! Sessions: which client is connected where, and what outlives a connection. A session lies in the shard of
+//! its client id.
 //!
-//! Every CONNECT is a command: it raises the client's epoch (from a count of the whole shard, so that no
-//! session, also none made anew, ever gets an epoch again), and whoever held the client before is told
-//! to close it. A session is discarded by a clean CONNECT, at the end of its connection if it has no
-//! expiry, and when that has passed by the shard's elapsed time.
+//! Every CONNECT is a command and raises the client's epoch. Epochs come from one counter of the shard, so no
+//! two connections have the same one, even if a session is discarded and made anew. If the client was
+//! connected, the gateway that holds the earlier connection closes it ([`Evicted`]). A session ends by a
+//! clean CONNECT, with its connection if it has no expiry, or when its expiry has passed by the shard's
+//! elapsed time. At the bound of sessions, the disconnected session that ends first makes room for a new one.
 //!
-//! The will of a connection is part of its session, and falls due here (MQTT 5, 3.1.2.5): when the connection ends without a
-//! goodbye or is taken over, after its delay has passed or its session has ended, whichever comes first; a session that goes on
-//! before its will's delay has passed keeps it back. See [`wills`] for what becomes of one that is due.
+//! # Wills
+//! A connection's will is part of its session. It falls due (MQTT 5, 3.1.2.5) when the connection ends
+//! without a DISCONNECT or is taken over, and then its delay has passed or its session has ended, whichever
+//! comes first. If the client continues the session before the delay has passed, the will is not published.
+//! [`wills`] describes how a due will is published.
 //!
-//! The connections of a gateway end with its process: when a later start of it is met, or when the leader could not reach it
-//! for long ([`super::Command::Lost`]). A gateway that was given up and comes back is told to close them.
+//! # Lost gateways
+//! All connections of a gateway process end when the shard sees a later start of that gateway, or when the
+//! leader could not reach it for long ([`super::Command::Lost`]). A gateway that was given up and is heard
+//! from again closes them.
 
 mod wills;
 
@@ -35,7 +41,7 @@ pub const MAX_CLIENT_BYTES: usize = 256;
 /// The longest filter of a subscription.
 pub const MAX_FILTER_BYTES: usize = 512;
 
-/// One client's session.
+/// What outlives a connection, and where the client is connected.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub(super) struct StoredSession {
     instance: u64,
@@ -43,12 +49,12 @@ pub(super) struct StoredSession {
     at: Origin,
     connection: u64,
     expiry_s: u32,
-    /// When it ends; nothing while it is connected.
+    /// When the session ends; `None` while the client is connected.
     ends: Option<ElapsedMs>,
     will: Option<Box<Will>>,
-    /// When the will falls due; nothing while it is connected.
+    /// When the will falls due; `None` while the client is connected.
     will_at: Option<ElapsedMs>,
-    /// By filter.
+    /// Options by filter.
     subscriptions: BTreeMap<String, u8>,
     touched: BTreeSet<u16>,
 }
@@ -67,24 +73,24 @@ impl StoredSession {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     all: BTreeMap<String, StoredSession>,
-    /// The greatest epoch given.
+    /// The greatest epoch that was given.
     epoch: u64,
     wills: Wills,
-    /// Gateways that were given up as lost and have not been heard of since.
+    /// Gateways that were given up as lost and have not been heard from since.
     lost: BTreeSet<GatewayId>,
     /// Derived: when disconnected sessions end.
     ends: BTreeSet<(ElapsedMs, String)>,
     /// Derived: when wills of disconnected sessions fall due.
     delayed: BTreeSet<(ElapsedMs, String)>,
-    /// Derived: how many subscriptions they have.
+    /// Derived: the number of subscriptions of all sessions.
     subscriptions: usize,
-    /// Derived: what their wills take, without those that are due.
+    /// Derived: what the wills of all sessions count, without those that are due.
     will_bytes: usize,
-    /// Derived: how many are connected at each process.
+    /// Derived: the number of connected clients at each process.
     connected: BTreeMap<Origin, usize>,
 }
 
-/// What sessions expire by.
+/// The time by which sessions expire.
 fn time(at: &Moment) -> ElapsedMs {
     match canary::makes(Canary::ExpiryByWall) {
         true => ElapsedMs(u64::try_from(at.now.wall.0).unwrap_or(0)),
@@ -97,27 +103,27 @@ impl Sessions {
         self.all.len()
     }
 
-    /// How many subscriptions they have.
+    /// The number of subscriptions of all sessions.
     pub fn subscriptions(&self) -> usize {
         self.subscriptions
     }
 
-    /// Whether a later connection than that of this epoch has taken the client's session.
+    /// Whether a connection with a higher epoch has taken the client's session.
     pub fn is_replaced(&self, client: &str, epoch: u64) -> bool {
         epoch > 0 && self.all.get(client).is_some_and(|s| s.epoch > epoch)
     }
 
-    /// How many wills are due.
+    /// The number of wills that are due.
     pub fn due_wills(&self) -> usize {
         self.wills.len()
     }
 
-    /// Wills that the leader's gateway is to publish.
+    /// Wills that the leader's gateway must publish.
     pub fn orphans(&self) -> impl Iterator<Item = &DueWill> {
         self.wills.orphans()
     }
 
-    /// The processes that clients are connected to.
+    /// The gateway processes to which clients are connected.
     pub fn processes(&self) -> impl Iterator<Item = Origin> {
         self.connected.keys().copied()
     }
@@ -132,7 +138,7 @@ impl Sessions {
             return Err(ItemOutcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
         }
         self.expire(now);
-        // The answer to this very connection was lost: it is told the same again.
+        // The gateway repeats this CONNECT because the answer was lost, and gets the same answer again.
         if let Some(s) = self.all.get(&c.client)
             && (s.at, s.connection, s.ends) == (c.at, c.connection, None)
         {
@@ -141,7 +147,8 @@ impl Sessions {
         self.check_will(c)?;
         let mut old = self.remove(&c.client);
         if old.is_none() && self.all.len() >= rules.max_sessions as usize {
-            // A server may discard a session: better one that nobody uses than to turn a client away.
+            // MQTT lets a server discard a session. It is better to discard an idle one than to refuse a
+            // client.
             match self.ends.first().map(|(_, client)| client.clone()) {
                 Some(idle) => self.end(&idle, now),
                 None => return Err(ItemOutcome::Refused(full("max_sessions", rules.max_sessions))),
@@ -154,7 +161,8 @@ impl Sessions {
             connection: s.connection,
             epoch: s.epoch,
         });
-        // One without an expiry ends with its connection, which may be over without the shard knowing yet.
+        // Without an expiry, a session ends with its connection, and the connection may have ended without
+        // the shard knowing yet.
         let goes_on = |s: &StoredSession| !c.clean && s.expiry_s > 0;
         self.wills.hand_to(&c.client, c.at, now);
         if let Some(s) = &mut old
@@ -189,7 +197,7 @@ impl Sessions {
         Ok((connected, evicted))
     }
 
-    /// Whether there is room for the will of a new connection.
+    /// Refuses the will of a new connection if it is too large, or if the shard has no room for it.
     fn check_will(&self, c: &Connect) -> Result<(), ItemOutcome> {
         let bytes = c.will.as_ref().map_or(0, |will| will.cost_bytes());
         if bytes > MAX_WILL_BYTES {
@@ -216,7 +224,8 @@ impl Sessions {
         }
     }
 
-    /// A connection is over. Gives its will if that is due at once, for the gateway that held the connection.
+    /// Ends a connection. Returns its will if that is due at once, for the gateway that held the connection
+    /// to publish.
     fn disconnect(
         &mut self,
         d: &Disconnect,
@@ -232,7 +241,8 @@ impl Sessions {
         Ok(self.wills.of(&d.client).filter(|will| will.epoch == d.epoch).cloned())
     }
 
-    /// The connection of a session is over.
+    /// Ends the connection of a session; `by` publishes a will that is due at once, or the leader's gateway
+    /// if there is none.
     fn over(&mut self, client: &str, with_will: bool, by: Option<Origin>, now: ElapsedMs) {
         let Some(mut session) = self.remove(client) else { return };
         if let Some(will) = session.will.take().filter(|_| with_will) {
@@ -250,7 +260,7 @@ impl Sessions {
         }
     }
 
-    /// A session is discarded, with which its will falls due.
+    /// Discards a session. Its will falls due with it.
     fn end(&mut self, client: &str, now: ElapsedMs) {
         let Some(mut session) = self.remove(client) else { return };
         if let Some(will) = session.will.take() {
@@ -258,7 +268,7 @@ impl Sessions {
         }
     }
 
-    /// A will is published. True: by the one whose it was.
+    /// Removes a will that has been published. Returns true if it was this process's to publish.
     fn will_done(&mut self, client: &str, epoch: u64, at: Origin) -> Result<bool, ItemOutcome> {
         if self.wills.done(client, epoch, at) {
             return Ok(true);
@@ -269,7 +279,7 @@ impl Sessions {
         }
     }
 
-    /// Adds and removes filters; gives the indices of those that a bound refuses.
+    /// Adds and removes filters. Returns the indices of added filters that a bound refuses.
     fn subscribe(
         &mut self,
         client: &str,
@@ -302,19 +312,19 @@ impl Sessions {
         Ok(())
     }
 
-    /// A gateway's process has started anew: what its earlier ones held is disconnected.
+    /// Disconnects all clients of earlier starts of a gateway.
     pub fn superseded(&mut self, gateway: GatewayId, start: u64, at: &Moment) {
         self.lost.remove(&gateway);
         self.gone(|at| at.gateway == gateway && at.start < start, time(at));
     }
 
-    /// A gateway's process can't be reached for long: what it holds is disconnected.
+    /// Disconnects all clients of a gateway process that the leader could not reach for long.
     pub fn lost(&mut self, origin: Origin, at: &Moment) {
         self.lost.insert(origin.gateway);
         self.gone(|at| at == origin, time(at));
     }
 
-    /// Whether the gateway was given up and is heard of again.
+    /// Whether the gateway was given up, now that it is heard from again. It then no longer is.
     pub fn is_back(&mut self, gateway: GatewayId) -> bool {
         self.lost.remove(&gateway)
     }
@@ -328,7 +338,7 @@ impl Sessions {
         self.wills.lost(gone);
     }
 
-    /// Discards what has ended, and has wills fall due; says how many sessions have ended.
+    /// Discards sessions that have expired, and lets wills fall due. Returns how many sessions expired.
     fn expire(&mut self, now: ElapsedMs) -> u64 {
         while let Some((_, client)) = self.delayed.first().filter(|(at, _)| *at <= now) {
             let client = client.clone();
@@ -362,7 +372,7 @@ impl Sessions {
         self.all.insert(client, session);
     }
 
-    /// Takes a session out, to be discarded or put back changed.
+    /// Removes a session, to be discarded or put back changed.
     fn remove(&mut self, client: &str) -> Option<StoredSession> {
         let session = self.all.remove(client)?;
         if let Some(at) = session.ends {
@@ -420,7 +430,7 @@ impl Table for Sessions {
         applied.counters.sessions_expired += self.expire(time(at));
     }
 
-    /// When something ends or falls due.
+    /// When the next session ends or the next will falls due.
     fn next_due(&mut self, _: &CountingRules) -> Option<ElapsedMs> {
         let first = |set: &BTreeSet<(ElapsedMs, String)>| set.first().map(|(at, _)| *at);
         [first(&self.ends), first(&self.delayed), self.wills.due()].into_iter().flatten().min()

@@ -1,48 +1,51 @@
-//! Wills that are due: what was left by connections that are over, until it is published.
+//! Wills that are due, until they are published.
 //!
-//! A will is part of its client's session while nothing is decided. When it falls due it moves here, in the command that
-//! decides so: the end of its connection, a takeover, a delay that has passed, the end of the session, or the loss of its
-//! gateway. It is published by the gateway that the deciding command came from, or without one by the leader's; and if that does
-//! not happen within [`MAX_PUBLISHING_MS`] of elapsed time, by the leader's gateway, too. Its readings are recognised by
-//! (client, instance, epoch, packet id 0), so that they count once however many publish it.
+//! A will is part of its client's session until it falls due. The command that makes it due moves it here:
+//! the end of its connection, a takeover, the end of its delay, the end of the session, or the loss of its
+//! gateway. The gateway that sent this command publishes the will; if no gateway did, the leader's gateway
+//! publishes it. A later CONNECT of the client hands the will to the gateway of that connection. If a gateway
+//! has not published its will within [`MAX_PUBLISHING_MS`] of elapsed time, or is gone, the leader's gateway
+//! publishes it as well. Its readings are recognised by (client, instance, epoch, packet id 0), so they count
+//! once, however many gateways publish them.
 //!
-//! Invariant: a client has at most one will that is due. The connection that a takeover lets in is let in only after the will
-//! before it is done; so a will whose predecessor is still here is of a connection that was never let in, and is dropped.
+//! Invariant: a client has at most one will that is due. A gateway answers CONNECT only after the client's
+//! earlier will is published. So if a will falls due while an earlier one is still here, the later one's
+//! connection was never accepted, and its will is dropped.
 
 use crate::machine::command::{DueWill, Origin};
 use bincode::{Decode, Encode};
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The largest will: topic, payload and some.
+/// The most that one will may count, by [`Will::cost_bytes`](crate::machine::Will::cost_bytes).
 pub const MAX_WILL_BYTES: usize = 8 * 1024;
-/// The most that all wills of a shard take.
+/// The most that all wills of a shard may count together.
 pub const MAX_WILLS_BYTES: usize = 512 * 1024;
-/// How long a gateway has to publish a will before the leader's gateway does it, too.
+/// How long a gateway has to publish a will before the leader's gateway publishes it as well.
 pub const MAX_PUBLISHING_MS: u64 = 10_000;
 
 /// A will that is due and not known to be published.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Due {
     will: DueWill,
-    /// Who publishes it, and until when nobody else does; nobody: the leader's gateway.
+    /// The process that publishes it, and until when it has time. `None`: the leader's gateway.
     by: Option<(Origin, ElapsedMs)>,
 }
 
-/// Wills that are due, by client.
+/// The wills that are due, by client.
 #[derive(Debug, Default)]
 pub struct Wills {
     due: BTreeMap<String, Due>,
-    /// Derived: when the leader's gateway takes over.
+    /// Derived: until when their processes have time to publish them.
     until: BTreeSet<(ElapsedMs, String)>,
-    /// Derived: those that are for the leader's gateway.
+    /// Derived: clients whose wills the leader's gateway must publish.
     orphans: BTreeSet<String>,
-    /// Derived.
+    /// Derived: what all due wills count against [`MAX_WILLS_BYTES`].
     bytes: usize,
 }
 
 impl Wills {
-    /// What they take.
+    /// What all due wills count against [`MAX_WILLS_BYTES`].
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -51,29 +54,29 @@ impl Wills {
         self.due.len()
     }
 
-    /// When the leader's gateway takes over the next.
+    /// When the leader's gateway must next take over a will.
     pub fn due(&self) -> Option<ElapsedMs> {
         self.until.first().map(|(at, _)| *at)
     }
 
-    /// Those that the leader's gateway is to publish.
+    /// Wills that the leader's gateway must publish.
     pub fn orphans(&self) -> impl Iterator<Item = &DueWill> {
         self.orphans.iter().filter_map(|client| self.due.get(client)).map(|due| &due.will)
     }
 
-    /// The client's, if one is due.
+    /// The due will of a client.
     pub fn of(&self, client: &str) -> Option<&DueWill> {
         self.due.get(client).map(|due| &due.will)
     }
 
-    /// A will falls due; dropped if one of the client is due already.
+    /// Takes in a will that falls due. Drops it if the client has one already.
     pub fn add(&mut self, will: DueWill, by: Option<Origin>, now: ElapsedMs) {
         if !self.due.contains_key(&will.client) {
             self.insert(Due { will, by: by.map(|origin| (origin, now.plus(MAX_PUBLISHING_MS))) });
         }
     }
 
-    /// The client's will is now this process's to publish.
+    /// Makes this process the publisher of the client's will.
     pub fn hand_to(&mut self, client: &str, origin: Origin, now: ElapsedMs) {
         if let Some(mut due) = self.remove(client) {
             due.by = Some((origin, now.plus(MAX_PUBLISHING_MS)));
@@ -81,13 +84,13 @@ impl Wills {
         }
     }
 
-    /// It is published. True: by the one whose it was.
+    /// Removes a will that has been published. Returns true if it was this process's to publish.
     pub fn done(&mut self, client: &str, epoch: u64, at: Origin) -> bool {
         let own = |due: &Due| due.will.epoch == epoch && due.by.is_none_or(|(by, _)| by == at);
         self.due.get(client).is_some_and(own) && self.remove(client).is_some()
     }
 
-    /// Time has passed, or processes are gone: whoever did not publish in time is not waited for any longer.
+    /// Hands wills that were not published in time to the leader's gateway.
     pub fn expire(&mut self, now: ElapsedMs) {
         while let Some((_, client)) = self.until.first().filter(|(at, _)| *at <= now) {
             let client = client.clone();
@@ -95,7 +98,7 @@ impl Wills {
         }
     }
 
-    /// A process is gone.
+    /// Hands the wills of processes that are gone to the leader's gateway.
     pub fn lost(&mut self, gone: impl Fn(Origin) -> bool) {
         let of =
             |(client, due): (&String, &Due)| due.by.is_some_and(|(by, _)| gone(by)).then(|| client.clone());
@@ -130,12 +133,13 @@ impl Wills {
         Some(due)
     }
 
-    /// As they are stored.
+    /// The wills as a snapshot has them.
     pub fn image(&self) -> Vec<&Due> {
         self.due.values().collect()
     }
 
-    /// From what [`Wills::image`] gave; nothing if that can't be.
+    /// Restores what [`Wills::image`] returned. `None` if the wills contradict each other or an epoch exceeds
+    /// `most_epoch`.
     pub fn from_image(all: Vec<Due>, most_epoch: u64) -> Option<Self> {
         let mut wills = Self::default();
         for due in all {
