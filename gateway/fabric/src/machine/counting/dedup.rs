@@ -1,59 +1,66 @@
-//! Sequence numbers in payloads: which of a stream's numbers were counted.
+//! Deduplication by sequence number: which numbers of a stream were counted.
 //!
-//! Kept for each boot of the device: its greatest number `top`, a bitmap of the
-//! [`SEQUENCE_WIDTH_ENTRIES`] numbers up to it, and `low`, from which on every number below the bitmap was
-//! seen. While nothing is missing there is no bitmap: `low..=top` says it all, in 56 bytes a boot.
+//! For each boot of the device, the stream keeps the greatest number `top`, a bitmap of the
+//! [`SEQUENCE_WIDTH_ENTRIES`] numbers up to it, and `low`: every number from `low` up to the bitmap was seen.
+//! While no number is missing there is no bitmap, because `low..=top` says everything, in 64 bytes for each
+//! boot.
 //!
-//! - A number in the bitmap is exact, in whatever order they come.
-//! - Below it: from `low` on it was seen. Below `low` its fate is unknown: it is neither counted nor
-//!   taken for a repetition, but set aside as far behind.
-//! - The first number of a boot makes those within the width below it acceptable: none was seen.
+//! - Within the bitmap, the answer is exact, in whatever order numbers arrive.
+//! - Below the bitmap, numbers from `low` on were seen. Whether a number below `low` was seen is unknown, so
+//!   it is neither counted nor taken for a repetition, but set aside as far behind.
+//! - When the first number of a boot arrives, the numbers within the width below it are still new.
 //!
 //! # Leaps
-//! One wild number must not make all later ones look old. So a number further above `top` than the rules allow
-//! (`max_leap`, or 1/64 of `top` if that is more, for devices whose numbers are timestamps) is set aside and moves nothing. If
-//! the next new number of the boot follows it as closely, the device does count there now, after days without us
-//! perhaps: that one is counted and `top` moves up. Moving up is safe, for all that was counted lies below. No number above
-//! [`MAX_NUMBER`] is ever counted: no counter and no clock gets there.
+//! One wild number must not make all later ones look old. So a number that is further above `top` than the
+//! rules allow (`max_leap`, or 1/64 of `top` if that is more, for devices that number by timestamp) is set
+//! aside and does not move `top`. If the boot's next new number is above the leap within the same distance,
+//! the device really counts there, perhaps after days without contact. That number is counted, and `top`
+//! moves up to it. Moving up is safe, because everything counted is below. Numbers above [`MAX_NUMBER`] are
+//! never counted: no counter and no clock reaches them.
 //!
-//! The first number of a boot has nothing to be measured against. It is counted, but stays tentative until a near one
-//! comes. If one comes from far below instead, the first was the wild one: counting goes on from the lower one, and the first
-//! is remembered by itself (`stray`), so that it is still recognised. This is exact, because the first number is all that
-//! was counted. Later, numbers far below are set aside: after hundreds of numbers nobody can tell which were counted, so
-//! a device that starts again must name its boot, or an operator resets the stream.
+//! The first number of a boot has nothing to be compared with. It is counted, but stays tentative until a
+//! number near it arrives. If a number from far below arrives instead, the first number was the wild one:
+//! counting goes on from the lower number, and the first is remembered separately (`stray`), so that it is
+//! still recognised. This is exact, because nothing but the first number has been counted. Later on, numbers
+//! from far below are set aside: after hundreds of numbers it is unknown which were counted. So a device that
+//! restarts its sequence must number its boots, or an operator must reset the stream.
 //!
 //! # Counters of few bits
-//! A stream whose counter is told to be N bits wide is numbered by serial number arithmetic (RFC 1982): each number stands for the
-//! one nearest to `top` that is equal to it modulo 2^N, so that it may wrap. A gap of half the range or more looks like a step back.
+//! A rule may say that a stream's counter has N bits. Its numbers then follow serial number arithmetic (RFC
+//! 1982): each stands for the number nearest to `top` that equals it modulo 2^N, so the counter may wrap. A
+//! gap of half the range or more looks like a step back.
 //!
+//! # Invariants and limits
 //! Invariant: no number of a remembered boot is counted twice.
-//! Invariant: a number that is set aside changes nothing that decides about any other, but that its successor is believed.
-//! Limit: the last [`MAX_BOOTS_ENTRIES`] boots are remembered, by their last use. A device without boot
-//! id must never start its sequence again.
+//! Invariant: a number that is set aside changes no decision about another number, except that its successor
+//! is believed.
+//! Limit: the last [`MAX_BOOTS_ENTRIES`] boots in the order of use are remembered. A device that does not
+//! number its boots must never restart its sequence.
 
 use crate::machine::rules::StreamClass;
 use bincode::{Decode, Encode};
 use selvedge_types::canary::{self, Canary};
 
-/// How many numbers up to the greatest are known one by one.
+/// How many numbers up to the greatest one are known individually.
 pub const SEQUENCE_WIDTH_ENTRIES: u64 = 1_024;
 /// How many boots of a stream's device are remembered.
 pub const MAX_BOOTS_ENTRIES: usize = 4;
-/// The greatest sequence number: room for nanoseconds since 1970 until the year 2262.
+/// The greatest sequence number that is counted: enough for nanoseconds since 1970 until the year 2262.
 pub const MAX_NUMBER: u64 = i64::MAX as u64;
-/// A leap may be this part of the greatest number, whatever the rules say.
+/// Whatever the rules say, a leap of this fraction (1/64) of the greatest number is allowed.
 const LEAP_PART: u64 = 64;
 
 const WORDS: usize = SEQUENCE_WIDTH_ENTRIES as usize / 64;
 
-/// What is known of a number.
+/// What the remembered numbers say about a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Not seen before; it is now. Of a counter of few bits, this is the number it stands for.
+    /// Not seen before, and noted now. Holds the number that it stands for, which differs for a counter that
+    /// wraps.
     New(u64),
-    /// Seen before.
+    /// Counted before, so the reading is a resend.
     Repeated,
-    /// Too old to tell.
+    /// So far below that it is unknown whether it was seen.
     FarBehind,
     /// Too far ahead to be believed.
     LeapsAhead,
@@ -62,9 +69,9 @@ pub enum Fate {
 /// How a stream's device numbers its readings.
 #[derive(Debug, Clone, Copy)]
 pub struct Numbering {
-    /// How far a number may lie above the greatest before.
+    /// How far a number may be above the greatest one before it.
     pub max_leap: u64,
-    /// The width of its counter, if it wraps.
+    /// The width of the device's counter, if it wraps.
     pub bits: Option<u8>,
 }
 
@@ -73,7 +80,7 @@ impl Numbering {
         Self { max_leap: class.max_leap, bits: class.sequence_bits }
     }
 
-    /// How far beyond `from` the next number may lie.
+    /// The greatest number that is accepted after `from`.
     fn reach(self, from: u64) -> u64 {
         from.saturating_add(self.max_leap.max(from / LEAP_PART))
     }
@@ -90,25 +97,26 @@ impl Numbering {
     }
 }
 
-/// What is known of one boot's numbers.
+/// The remembered numbers of one boot.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Boot {
     boot: Option<u64>,
-    /// All from here up to the bitmap (without one: up to `top`) were seen; lower ones are unknown.
+    /// All numbers from here up to the bitmap, or up to `top` without one, were seen. Lower ones are unknown.
     low: u64,
-    /// The greatest that was seen, but for `stray`.
+    /// The greatest number that was seen, apart from `stray`.
     top: u64,
-    /// Bit `n % width` for each number `n` of the width up to `top`.
+    /// Bit `n % width` stands for number `n`, for the `width` numbers up to `top`.
     bits: Option<Box<[u64; WORDS]>>,
-    /// Only `top` was counted, and nothing near it.
+    /// Only `top` was counted, and no number near it.
     tentative: bool,
-    /// The first number, if it was counted far above those after it; 0: it was not.
+    /// The first number, if it was counted far above those after it; otherwise 0.
     stray: u64,
-    /// The latest number that was set aside as a leap, if nothing new came after it; 0: none.
+    /// The latest number that was set aside as a leap, if nothing new came after it; otherwise 0.
     leap: u64,
 }
 
-/// Notes a number of a stream. The boots are kept in order of use, the latest last.
+/// Notes a number of a stream. `boots` stays in the order of use, the latest last; `forgotten` counts boots
+/// that had to go.
 pub fn note(
     boots: &mut Vec<Boot>,
     boot: Option<u64>,
@@ -124,7 +132,7 @@ pub fn note(
             boots.remove(0);
             *forgotten += 1;
         }
-        // Room below it for a whole round of a counter that wraps.
+        // Leaves room below the first number for a whole round of a counter that wraps.
         let n = n + numbering.bits.map_or(0, |bits| 1 << bits);
         boots.reserve_exact(1);
         boots.push(Boot { boot, low: n, top: n, bits: None, tentative: true, stray: 0, leap: 0 });
@@ -138,7 +146,7 @@ pub fn note(
 }
 
 impl Boot {
-    /// Whether this can have come about (for one that was read back).
+    /// Whether a snapshot may contain this.
     pub fn is_sound(&self) -> bool {
         let first = !self.tentative || (self.low == self.top && self.bits.is_none());
         first
@@ -192,7 +200,7 @@ impl Boot {
         Fate::New(n)
     }
 
-    /// Moves the bitmap up, so that it ends with `n`, which is above it and now seen.
+    /// Moves the bitmap up so that it ends with `n`, which is above it and now seen.
     fn rise(&mut self, n: u64) {
         if n - self.top >= SEQUENCE_WIDTH_ENTRIES {
             (self.low, self.top, self.bits) = (n, n, None);
@@ -215,7 +223,7 @@ impl Boot {
         self.forget_full_bits();
     }
 
-    /// The bitmap, made from `low..=top` if there is none.
+    /// The bitmap; if there is none, it is made from `low..=top`.
     fn bits(&mut self) -> &mut [u64; WORDS] {
         let (bottom, top, low) = (bottom(self.top), self.top, self.low);
         if self.bits.is_none() {
@@ -234,7 +242,7 @@ impl Boot {
     }
 }
 
-/// The least number that a bitmap up to `top` holds.
+/// The least number in a bitmap that ends with `top`.
 fn bottom(top: u64) -> u64 {
     top.saturating_sub(SEQUENCE_WIDTH_ENTRIES - 1)
 }
@@ -272,7 +280,7 @@ mod tests {
         super::note(boots, boot, n, PLAIN, forgotten)
     }
 
-    /// What becomes of each: `n` new, `r` repeated, `b` far behind, `l` leaps ahead.
+    /// The fates of the numbers as letters: `n` new, `r` repeated, `b` far behind, `l` leaps ahead.
     fn told(numbering: Numbering, numbers: &[u64]) -> String {
         let mut boots = Vec::new();
         let letter = |n: &u64| {
@@ -333,9 +341,9 @@ mod tests {
         assert_eq!(fates(&[u64::MAX, 1, 2, 3, 4, 5]), "lnnnnn");
         assert_eq!(fates(&[1, 2, u64::MAX, 3, 4, u64::MAX, 5, 5]), "nnlnnlnr");
         assert_eq!(fates(&[1, 2, 1 << 40, 3, 1 << 41, 4, 1 << 40, 5]), "nnlnlnln", "each leap by itself");
-        // The first was wild, and is still recognised.
+        // The first number was the wild one, and is still recognised.
         assert_eq!(fates(&[1 << 40, 1, 2, 1 << 40, 3, 2]), "nnnrnr");
-        // The second was.
+        // The second number was the wild one.
         assert_eq!(fates(&[1 << 40, 7, (1 << 40) + 1, (1 << 40) + 2, 1 << 40, 7]), "nnnnrb");
         assert_eq!(fates(&[0, 1 << 40, 0, 1]), "nlrn");
     }

@@ -1,7 +1,8 @@
-//! Which streams were silent for so long that their rule retires them (`retire_idle_after_s`).
+//! Which streams have been silent for so long that their rule retires them (`retire_idle_after_s`).
 //!
-//! Silence is measured in elapsed time. All of this is derived from the state. A reading moves its stream's time back without touching it: an entry may come before the
-//! stream's time, never after it, and is moved when it comes first. Where no rule retires streams it is empty.
+//! Silence is measured in elapsed time. This index is derived from the state and updated lazily: a reading
+//! postpones its stream's deadline without touching the index. So an entry may be earlier than the stream's
+//! deadline, never later, and is moved when it comes first. The index is empty if no rule retires streams.
 
 use super::window::Streams;
 use crate::machine::rules::StreamClass;
@@ -14,19 +15,19 @@ const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
 #[derive(Debug, Default)]
 pub struct Idle {
     order: BTreeSet<(ElapsedMs, u32)>,
-    /// Where each stream stands in it; [`NEVER`]: nowhere.
+    /// The time under which each stream is in `order`; [`NEVER`] if it is not.
     at: Vec<ElapsedMs>,
 }
 
 impl Idle {
-    /// All streams of these numbers, as their rules are now.
+    /// The index of these streams, under the rules of their classes.
     pub fn of(ids: impl Iterator<Item = u32>, streams: &Streams, classes: &[StreamClass]) -> Self {
         let mut idle = Self::default();
         ids.for_each(|id| idle.put(id, deadline(id, streams, classes)));
         idle
     }
 
-    /// A stream became known at `now`.
+    /// Adds a stream that became known at `now`.
     pub fn add(&mut self, id: u32, class: &StreamClass, now: ElapsedMs) {
         self.put(id, class.retire_idle_ms.map_or(NEVER, |after| now.plus(after)));
     }
@@ -50,7 +51,7 @@ impl Idle {
         }
     }
 
-    /// When the first stream is to be retired.
+    /// When the next stream must be retired.
     pub fn due(&mut self, streams: &Streams, classes: &[StreamClass]) -> Option<ElapsedMs> {
         loop {
             let (at, id) = self.order.first().copied()?;
@@ -62,7 +63,7 @@ impl Idle {
         }
     }
 
-    /// Takes out the streams that are to be retired at `now`, the longest silent first, at most `most`.
+    /// Takes at most `most` streams that must be retired at `now`, those that were silent for longest first.
     pub fn take_due(
         &mut self,
         now: ElapsedMs,

@@ -1,13 +1,15 @@
-//! Counting: from readings to batches. Which streams there are, which of their readings were counted, their open windows, and the
-//! outbox in which closed parts become batches.
+//! Counting: from readings to batches. This table knows the streams, which of their readings were counted,
+//! their open windows, and the outbox in which closed parts become batches.
 //!
-//! Each reading is judged by itself ([`Counting::judge`]): its stream is looked up by name, or made known if there is room
-//! ([`names`]); its time and its sequence number are judged ([`dedup`]); one that is new is counted into a window of each of its
-//! stream's widths ([`window`]). What closes goes to the outbox ([`outbox`]), which cuts batches and keeps the latest of them. A
-//! stream that is retired leaves a tombstone ([`retire`], [`tombstones`]).
+//! Each reading is judged by itself ([`Counting::judge`]). Its stream is looked up by name, or made known if
+//! there is room ([`names`]). Its time and its sequence number are judged ([`dedup`]). A new reading is
+//! counted into a window of each of its stream's widths ([`window`]). Closed parts go to the outbox
+//! ([`outbox`]), which cuts batches and keeps the latest of them. A retired stream leaves a tombstone
+//! ([`retire`], [`tombstones`]).
 //!
 //! Invariant: a reading is counted in exactly one part of each of its stream's widths.
-//! Invariant: each reading of a publish is judged by itself: counted, recognised or set aside, whatever its neighbours are.
+//! Invariant: each reading of a publish is judged by itself (counted, recognised or set aside), independently
+//! of the publish's other readings.
 
 mod dedup;
 mod idle;
@@ -46,13 +48,13 @@ use selvedge_types::time::{ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
 use tombstones::Tombstones;
 use window::{Measured, Stored, Streams};
 
-/// A submission as the machine reads it.
+/// A submission whose names borrow from the slot's bytes.
 pub type Named<'a> = Submission<NameRef<'a>>;
 
-/// A stream of a submission that was not looked up yet.
+/// In [`Counting::ids`]: the stream has not been looked up yet.
 const UNRESOLVED: u32 = u32::MAX;
 
-/// What is counted, and what is known of it.
+/// The streams of a shard, their windows and the outbox.
 #[derive(Debug)]
 pub struct Counting {
     pub names: Names,
@@ -63,9 +65,9 @@ pub struct Counting {
     pub classes: Vec<StreamClass>,
     /// Derived from `streams` and the rules.
     idle: Idle,
-    /// How many readings of the slot that is being applied were counted.
+    /// The number of readings counted so far in the slot that is being applied.
     index: u32,
-    /// The numbers of the streams of the submission that is being applied, as far as they were looked up.
+    /// For each stream of the submission that is being applied: its number, or [`UNRESOLVED`].
     ids: Vec<u32>,
 }
 
@@ -73,12 +75,12 @@ pub struct Counting {
 enum NotCounted {
     /// It was counted before.
     Recognised,
-    /// It is set aside.
+    /// It is set aside for this reason.
     Not(Reason),
 }
 
 impl Default for Counting {
-    /// Nothing was counted yet, and [`CountingRules::default`] are in force.
+    /// No streams, and [`CountingRules::default`] in force.
     fn default() -> Self {
         Self {
             names: Names::default(),
@@ -94,18 +96,19 @@ impl Default for Counting {
 }
 
 impl Counting {
-    /// The readings that are judged from now on are of another slot.
+    /// Starts a new slot: the readings judged from now on belong to it.
     pub fn begin_slot(&mut self) {
         self.index = 0;
     }
 
-    /// The readings that are judged from now on are of this submission.
+    /// Starts a submission: the readings judged from now on belong to it.
     pub fn begin(&mut self, submission: &Named<'_>) {
         self.ids.clear();
         self.ids.resize(submission.streams.len(), UNRESOLVED);
     }
 
-    /// Judges each reading, and counts those that are to be. They are of the submission that was begun last.
+    /// Judges each reading and counts the new ones. The readings belong to the submission of the latest
+    /// [`Counting::begin`].
     pub fn judge(
         &mut self,
         readings: &[Reading],
@@ -128,8 +131,8 @@ impl Counting {
         judged
     }
 
-    /// Counts a reading that is to be counted. What few readings need has functions of its own, which are not inlined here: this is
-    /// done for every reading at every replica.
+    /// Judges one reading and counts it if it is new. Every replica does this for every reading, so the rare
+    /// cases are in functions of their own that are not inlined here.
     fn judge_one(
         &mut self,
         r: &Reading,
@@ -162,7 +165,7 @@ impl Counting {
                 Fate::LeapsAhead => return Err(self.set_aside(id, Reason::LeapsAhead)),
             }
         }
-        // -0 is written as 0: which of them is the least differs between processors.
+        // Writes -0 as 0, because processors differ in which of the two is the lesser.
         let value = r.value + 0.0;
         let sample = Sample { time, slot: at.slot, index: self.index, value };
         self.index = self.index.wrapping_add(1);
@@ -190,8 +193,9 @@ impl Counting {
         if self.was_counted(id, r) { NotCounted::Recognised } else { self.set_aside(id, reason) }
     }
 
-    /// Why a reading of a stream can't be of that time, if it can't. Where no majority agrees on the wall time, only what is too old
-    /// by the earliest time that it may be is too old, and it is not [`LATEST_NOW`] yet.
+    /// Why a stream's reading can't be of that time, if it can't. It is too old relative to the earliest time
+    /// that it may be now. It is too far ahead relative to the wall time, or to [`LATEST_NOW`] while no
+    /// majority agrees on the wall time.
     fn wrong_time(&self, id: u32, time: EpochMs, at: &Moment) -> Option<Reason> {
         let class = &self.classes[usize::from(self.streams.list[id as usize].class)];
         let latest = if at.now.sure { at.now.wall } else { LATEST_NOW };
@@ -204,7 +208,7 @@ impl Counting {
         }
     }
 
-    /// Whether a reading is recognised, by its sequence number, as counted before. Notes nothing.
+    /// Whether the reading's sequence number shows that it was counted before. Changes nothing.
     fn was_counted(&self, id: u32, r: &Reading) -> bool {
         let stream = &self.streams.list[id as usize];
         let numbering = Numbering::of(&self.classes[usize::from(stream.class)]);
@@ -212,7 +216,7 @@ impl Counting {
         r.seq.is_some_and(|seq| seen(seq) == Fate::Repeated)
     }
 
-    /// The number of a reading's stream, which is made known if it is new. Says why there is none.
+    /// The number of a reading's stream, which becomes known if it is new; or why it has none.
     #[inline(never)]
     fn resolve(&mut self, r: &Reading, submission: &Named<'_>, at: &Moment) -> Result<u32, NotCounted> {
         const UNSOUND: NotCounted = NotCounted::Not(Reason::Unsound);
@@ -235,8 +239,8 @@ impl Counting {
         Ok(id)
     }
 
-    /// Makes a stream known for a reading of it, if there is room; gives its number. What a retired stream counted before brings it
-    /// not back.
+    /// Makes a reading's stream known if there is room, and returns its number. A reading that the stream had
+    /// counted before it was retired does not bring the stream back.
     fn let_in(
         &mut self,
         name: NameRef<'_>,
@@ -251,7 +255,8 @@ impl Counting {
             match dedup::note(&mut boots.to_vec(), r.boot, seq, numbering, &mut 0) {
                 Fate::Repeated => return Err(NotCounted::Recognised),
                 Fate::FarBehind => return Err(NotCounted::Not(Reason::FarBehind)),
-                // A leap counts once the next number follows it, so the stream has to be there to remember it.
+                // A leap counts once the next number follows it, so the stream must exist to remember the
+                // leap.
                 Fate::New(_) | Fate::LeapsAhead => {}
             }
         }
@@ -266,7 +271,8 @@ impl Counting {
         Ok(id)
     }
 
-    /// Forgets the sequence numbers of a stream of a device, or of all of them; says whether there is one.
+    /// Forgets the sequence numbers of one stream of a device, or of all. Returns whether there is such a
+    /// stream, known or retired.
     fn reset_sequence(&mut self, device: &str, stream: Option<&str>) -> bool {
         let known = self.names.device(device).into_iter();
         let ids = known.flat_map(|id| self.names.devices[id].streams.iter().copied());
@@ -278,7 +284,8 @@ impl Counting {
         retired || !ids.is_empty()
     }
 
-    /// Goes by other rules from now on. `at` is by the ones before: open parts close first, for the widths may be others afterwards.
+    /// Puts rules in force. First it closes all open parts under the earlier rules, which `at` has, because
+    /// the widths may change.
     pub fn put_in_force(&mut self, rules: &CountingRules, at: &Moment, applied: &mut Applied) {
         self.streams.close_all(at.now, &self.classes);
         self.keep_closed(at, applied);
@@ -297,7 +304,7 @@ impl Counting {
         self.idle = Idle::of(ids, &self.streams, &self.classes);
     }
 
-    /// Puts what has closed into the outbox.
+    /// Moves closed parts into the outbox.
     #[inline(never)]
     fn keep_closed(&mut self, at: &Moment, applied: &mut Applied) {
         let mut closed = self.streams.take_closed();
@@ -308,18 +315,18 @@ impl Counting {
         self.streams.give_back(closed);
     }
 
-    /// Retired streams whose sequence numbers are remembered.
+    /// The number of retired streams whose sequence numbers are remembered.
     pub fn tombstones(&self) -> usize {
         self.tombstones.len()
     }
 
-    /// Writes the outbox, which a snapshot has behind the other tables.
+    /// Writes the outbox, which a snapshot holds after all tables.
     pub fn snapshot_outbox(&self, to: &mut Writer) {
         let o = &self.outbox;
         to.put(((o.kept, o.released, o.cursor, o.lost, o.ledger), &o.manifest, &o.waiting, o.since));
     }
 
-    /// Takes the outbox, once all names are there.
+    /// Reads the outbox; all names must have been restored.
     pub fn restore_outbox(&mut self, from: &mut Reader<'_>) -> Result<(), RestoreError> {
         let (edges, manifest, waiting, since): ((u64, _, u64, u64, _), _, _, _) = from.take("outbox")?;
         if edges.2 > MAX_COUNT {
@@ -365,7 +372,7 @@ impl Table for Counting {
     fn apply(&mut self, item: &Item, at: &Moment, applied: &mut Applied) -> Option<ItemOutcome> {
         Some(match item {
             Item::Retire { device, stream } => {
-                // Items behind it may name a stream that is gone.
+                // Later items of the submission may name a stream that no longer exists.
                 self.ids.fill(UNRESOLVED);
                 ItemOutcome::Retired { streams: self.retire(device, stream.as_deref(), at, applied) }
             }

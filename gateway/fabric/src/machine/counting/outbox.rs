@@ -1,23 +1,31 @@
-//! Outbox: closed parts on their way to becoming batches, and which batches are kept: those not confirmed yet, and
-//! before them the latest confirmed ones, from which questions about recent windows are answered.
+//! Outbox: closed parts until they are cut into batches, and the batches that the shard keeps. It keeps all
+//! unconfirmed batches and, before those, the latest confirmed ones, which answer queries about recent
+//! windows.
 //!
-//! A batch's content is fixed here, by a chosen command, before anything of it is sent: all replicas cut the
-//! same bytes under the same number. The bytes themselves lie with the host; the machine keeps the manifest.
+//! A chosen command cuts a batch and thereby fixes its content before anything of it is sent, so all replicas
+//! cut the same bytes under the same number. The host stores the bytes; the machine keeps the manifest.
 //!
-//! Parts wait until they fill a batch or until the oldest has waited for `cut_after_ms`. While
-//! batches stay unconfirmed the wait grows with the square of their number, up to [`MAX_CUT_WAIT_MS`]: a week without the cloud
-//! makes a thousand batches rather than a batch a second, and so the manifest, which is in memory and in every snapshot, stays small.
+//! # Cutting
+//! Parts wait until they fill a batch, or until the oldest has waited for `cut_after_ms`. While batches are
+//! unconfirmed, the wait grows with the square of their number, up to [`MAX_CUT_WAIT_MS`]. A week without the
+//! cloud thus makes about a thousand batches rather than one batch a second. This keeps the manifest small,
+//! which is in memory and in every snapshot.
 //!
-//! A confirmed batch is released, oldest first, when all that are kept take more than a rule allows (`recent_bytes`). Released is
-//! released on every replica at the same slot: only then may a content be deleted.
+//! # Releasing
+//! When all kept batches exceed the rule `recent_bytes`, confirmed ones are released, the oldest first. Every
+//! replica releases a batch at the same slot, and only then may its content be deleted.
 //!
-//! A batch whose content every replica has lost is marked as lost by a chosen command, for good. Its number, and what the manifest
-//! knows of it, stay: the uplink sends that in place of the content, so that neither the batches behind it wait for ever nor
-//! anything goes missing in silence.
+//! # Losing
+//! When every replica has lost a batch's content, a chosen command marks the batch as lost for good. Its
+//! number and its entry in the manifest stay. The uplink sends these instead of the content, so the batches
+//! behind it do not wait for ever, and nothing goes missing in silence.
 //!
-//! A confirmation counts only if it is of the admitted ledger: the first that confirmed, or the one that an operator has admitted since.
-//! When another one is admitted, all that is kept counts as unconfirmed again, for the new one may lack it.
+//! # Ledgers
+//! A confirmation counts only if it comes from the admitted ledger: the first that confirmed, or the one that
+//! an operator has admitted since. When another ledger is admitted, all kept batches count as unconfirmed
+//! again, because it may not have them.
 //!
+//! # Invariants
 //! Invariant: an encoded batch has at most [`MAX_BATCH_BYTES`] bytes.
 //! Invariant: seqs are given without gaps, and kept <= cursor <= last.
 
@@ -30,21 +38,23 @@ use selvedge_types::time::{ElapsedMs, EpochMs};
 use selvedge_types::uplink::{Batch, LedgerId, LostBatch, MAX_BATCH_BYTES, Part, StreamName};
 use std::collections::{HashMap, VecDeque};
 
-/// The longest that closed parts wait to be cut while batches stay unconfirmed.
+/// The longest wait of closed parts while batches are unconfirmed, in milliseconds.
 pub const MAX_CUT_WAIT_MS: u64 = 900_000;
-/// With so many unconfirmed batches closed parts wait for twice `cut_after_ms`, with twice as many five times as long.
+/// With this many unconfirmed batches, closed parts wait for twice `cut_after_ms`; with twice as many, five
+/// times as long.
 const BACKLOG_STEP_ENTRIES: u64 = 16;
-/// What a batch counts at least towards the bytes that are kept: it bounds their number, and so the manifest.
+/// The least that a batch counts towards `recent_bytes`. It bounds the number of batches, and so the
+/// manifest.
 const LEAST_KEPT_BYTES: u64 = 1024;
 
-/// What is known of a batch that is kept.
+/// The manifest's entry for a batch that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct BatchRecord {
-    /// The length of its encoded form.
+    /// The length of the encoded batch.
     pub bytes: u32,
-    /// The crc32c of its encoded form.
+    /// The crc32c of the encoded batch.
     pub crc: u32,
-    /// How many parts it holds.
+    /// The number of its parts.
     pub parts: u32,
     /// Where the earliest of its windows starts.
     pub from: EpochMs,
@@ -52,19 +62,19 @@ pub struct BatchRecord {
     pub to: EpochMs,
     /// The elapsed time at which it was cut.
     pub cut: ElapsedMs,
-    /// As in [`LostBatch`].
+    /// The readings in its parts, counted in the shortest width of each stream that the batch holds.
     pub readings: u64,
-    /// Its content is lost on every replica, by a chosen command.
+    /// A chosen command has marked the content as lost on every replica.
     pub lost: bool,
 }
 
 impl BatchRecord {
-    /// Whether these bytes are the batch's content. Nothing is that of a lost one.
+    /// Whether these bytes are the batch's content. Always false for a lost batch.
     pub fn matches(&self, content: &[u8]) -> bool {
         !self.lost && content.len() == self.bytes as usize && crc32c::crc32c(content) == self.crc
     }
 
-    /// What to say of it when its content is lost.
+    /// What the uplink sends in place of the content if that is lost.
     pub fn as_lost(&self) -> LostBatch {
         LostBatch { readings: self.readings, parts: self.parts, from: self.from, to: self.to }
     }
@@ -74,12 +84,12 @@ impl BatchRecord {
         self.from < to && from < self.to
     }
 
-    /// The bytes that its content takes.
+    /// The bytes of its content on disk; 0 if it is lost.
     fn held(&self) -> u64 {
         if self.lost { 0 } else { self.bytes.into() }
     }
 
-    /// What it counts towards the bytes that are kept.
+    /// What it counts towards `recent_bytes`.
     fn charge(&self) -> u64 {
         self.held().max(LEAST_KEPT_BYTES)
     }
@@ -89,7 +99,7 @@ impl BatchRecord {
     }
 }
 
-/// How full the outbox is.
+/// How full the outbox is, and how far its batches are cut and confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OutboxStats {
     /// All batches up to this seq are released: nobody needs their contents.
@@ -98,17 +108,17 @@ pub struct OutboxStats {
     pub cursor: u64,
     /// The last seq that was cut.
     pub last: u64,
-    /// The ledger whose confirmations count; nothing before the first.
+    /// The ledger whose confirmations count; `None` before the first confirmation.
     pub ledger: Option<LedgerId>,
-    /// Unconfirmed batches.
+    /// The number of unconfirmed batches.
     pub batches: u64,
-    /// The bytes of their encoded forms.
+    /// The bytes of the encoded unconfirmed batches.
     pub bytes: u64,
-    /// Batches whose contents were lost on every replica, since the shard began.
+    /// How many batches lost their contents on every replica, since the shard began.
     pub lost: u64,
     /// Closed parts that wait to be cut.
     pub waiting_parts: u64,
-    /// Since when the oldest of them waits.
+    /// Since when the oldest of these parts has been waiting.
     pub waiting_since: Option<ElapsedMs>,
 }
 
@@ -116,28 +126,29 @@ pub struct OutboxStats {
 pub struct Outbox {
     /// Batches up to this one are released.
     pub kept: u64,
-    /// When the last of them was cut; nothing as long as none is released.
+    /// When the last released batch was cut; `None` as long as none is released.
     pub released: Option<ElapsedMs>,
     pub cursor: u64,
     /// How many batches were ever marked as lost.
     pub lost: u64,
-    /// Whose confirmations count.
+    /// The admitted ledger, whose confirmations count; `None` before the first confirmation.
     pub ledger: Option<LedgerId>,
-    /// From `kept + 1` on.
+    /// The batches from `kept + 1` on.
     pub manifest: VecDeque<BatchRecord>,
     pub waiting: Vec<ClosedPart>,
     pub since: ElapsedMs,
-    /// Derived from `manifest`: the bytes of the unconfirmed ones, and what all count towards the bytes that are kept.
+    /// Derived from `manifest`: the bytes of the unconfirmed batches, and what all batches count towards
+    /// `recent_bytes`.
     bytes: u64,
     charged: u64,
-    /// Derived from `waiting`: the streams in the order of their first part (the map is only looked up), and the
-    /// bytes that streams and parts take.
+    /// Derived from `waiting`: the streams in the order of their first part, their places in that order (only
+    /// for lookups), and the encoded bytes of streams and parts.
     streams: Vec<u32>,
     places: HashMap<u32, u32>,
     size: usize,
 }
 
-/// The version, and the counts of streams and of parts.
+/// The version byte, and the counts of streams and of parts.
 const HEAD_BYTES: usize = 1 + 3 + 3;
 
 impl Outbox {
@@ -145,12 +156,12 @@ impl Outbox {
         self.kept + self.manifest.len() as u64
     }
 
-    /// How many batches are not confirmed.
+    /// The number of unconfirmed batches.
     pub fn unconfirmed(&self) -> u64 {
         self.last() - self.cursor
     }
 
-    /// Takes a part that closed at `now`; if it no longer fits, what waits is cut first.
+    /// Adds a part that closed at `now`. If it does not fit, the parts that wait are cut into a batch first.
     pub fn push(&mut self, part: ClosedPart, now: ElapsedMs, names: &Names) -> Option<CutBatch> {
         let name_bytes = || {
             let (device, stream) = names.of(part.stream);
@@ -183,7 +194,7 @@ impl Outbox {
         self.places.contains_key(&stream)
     }
 
-    /// When what waits is to be cut.
+    /// When the parts that wait must be cut.
     pub fn due(&self, cut_after_ms: u32) -> Option<ElapsedMs> {
         let after = u64::from(cut_after_ms);
         let steps = self.unconfirmed() / BACKLOG_STEP_ENTRIES;
@@ -192,7 +203,7 @@ impl Outbox {
         (!self.waiting.is_empty()).then(|| self.since.plus(wait))
     }
 
-    /// Makes what waits a batch, at `now`.
+    /// Cuts the parts that wait into a batch.
     pub fn cut(&mut self, now: ElapsedMs, names: &Names) -> Option<CutBatch> {
         if self.waiting.is_empty() {
             return None;
@@ -246,14 +257,16 @@ impl Outbox {
         Some(CutBatch { seq: self.last(), bytes })
     }
 
-    /// A ledger has everything up to `cursor`. Counts if it is the admitted one; the first is.
+    /// A ledger confirms everything up to `cursor`. Ignored unless the ledger is the admitted one; the first
+    /// to confirm is admitted.
     pub fn confirmed(&mut self, ledger: LedgerId, cursor: u64) {
         if *self.ledger.get_or_insert(ledger) == ledger {
             self.confirm(cursor);
         }
     }
 
-    /// This ledger's confirmations count from now on, and no other's.
+    /// Admits a ledger: from now on only its confirmations count, and it has confirmed nothing of what is
+    /// kept.
     pub fn admit(&mut self, ledger: LedgerId) {
         if self.ledger.replace(ledger) == Some(ledger) {
             return;
@@ -262,7 +275,8 @@ impl Outbox {
         self.bytes = self.manifest.iter().map(|record| u64::from(record.bytes)).sum();
     }
 
-    /// Everything up to `cursor` is confirmed. False, and nothing done, if that is not news or can't be.
+    /// Marks everything up to `cursor` as confirmed. Returns false, and does nothing, if it already is or was
+    /// never cut.
     fn confirm(&mut self, cursor: u64) -> bool {
         if cursor <= self.cursor || cursor > self.last() {
             return false;
@@ -274,7 +288,8 @@ impl Outbox {
         true
     }
 
-    /// Nobody has the content of this batch any more. False, and nothing done, if it is confirmed, marked already, or none.
+    /// Marks a batch's content as lost everywhere. Returns false, and does nothing, if the batch is
+    /// confirmed, already marked or unknown.
     pub fn lose(&mut self, seq: u64) -> bool {
         let at = seq.checked_sub(self.kept).and_then(|at| usize::try_from(at.checked_sub(1)?).ok());
         let Some(record) = at.and_then(|at| self.manifest.get_mut(at)) else { return false };
@@ -289,13 +304,13 @@ impl Outbox {
         true
     }
 
-    /// The batches that are kept and marked as lost.
+    /// The seqs of kept batches that are marked as lost.
     pub fn lost_ones(&self) -> impl Iterator<Item = u64> {
         let from = self.kept + 1;
         (from..).zip(&self.manifest).filter(|(_, record)| record.lost).map(|(seq, _)| seq)
     }
 
-    /// Releases confirmed batches as long as more than `most_bytes` are kept; gives the last of them.
+    /// Releases confirmed batches while more than `most_bytes` are kept. Returns the last one released.
     pub fn release(&mut self, most_bytes: u32) -> Option<u64> {
         let before = self.kept;
         while self.kept < self.cursor && self.charged > u64::from(most_bytes) {
@@ -307,7 +322,7 @@ impl Outbox {
         (self.kept > before).then_some(self.kept)
     }
 
-    /// What is known of a batch that is kept.
+    /// The manifest's entry for a batch that is kept.
     pub fn record(&self, seq: u64) -> Option<BatchRecord> {
         let at = seq.checked_sub(self.kept)?.checked_sub(1)?;
         self.manifest.get(usize::try_from(at).ok()?).copied()
@@ -327,7 +342,7 @@ impl Outbox {
         }
     }
 
-    /// An outbox as it was stored; nothing if that can't be.
+    /// Restores an outbox from a snapshot; `None` if its parts contradict each other.
     pub fn restore(
         (kept, released, cursor, lost, ledger): (u64, Option<ElapsedMs>, u64, u64, Option<LedgerId>),
         manifest: VecDeque<BatchRecord>,
@@ -361,7 +376,7 @@ impl Outbox {
     }
 }
 
-/// The encoded size of a part.
+/// The encoded size of a part whose stream has the index `place`.
 fn part_bytes(c: &ClosedPart, place: u32) -> usize {
     let signed = |n: EpochMs| varint_bytes(((n.0 << 1) ^ (n.0 >> 63)) as u64);
     varint_bytes(place.into())

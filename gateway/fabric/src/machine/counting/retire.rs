@@ -1,19 +1,19 @@
-//! Retiring streams: by command of an operator, and by rule those that were silent for long.
+//! Retiring streams: on an operator's command, or by a rule when they have been silent for long.
 //!
-//! A stream that is retired closes its open parts, which reach the cloud as any other, and gives its room and its number free. Parts
-//! that wait in the outbox name their stream by its number, so what waits is cut into a batch first if it holds a part of one of
-//! them. What stays is a tombstone of its sequence numbers (see `tombstones`). A reading that was not counted before makes the
-//! stream known anew.
+//! A stream that is retired closes its open parts, which reach the cloud like any others, and frees its room
+//! and its number. Parts that wait in the outbox name their stream by its number. So if parts of a retiring
+//! stream are waiting, the outbox is cut into a batch first. A tombstone keeps the stream's sequence numbers
+//! (see `tombstones`). A reading that was not counted before makes the stream known again.
 
 use super::Counting;
 use crate::machine::applied::Applied;
 use crate::machine::table::Moment;
 
-/// How many streams one tick retires at most; the next tick goes on.
+/// The most streams that one tick retires; the next tick goes on.
 pub const MAX_TICK_RETIRED_ENTRIES: usize = 64;
 
 impl Counting {
-    /// Retires a stream of a device, or all of them; says how many there were.
+    /// Retires one stream of a device, or all of them. Returns how many it retired.
     pub fn retire(&mut self, device: &str, stream: Option<&str>, at: &Moment, applied: &mut Applied) -> u32 {
         let ids: Vec<u32> = match (self.names.device(device), stream) {
             (None, _) => Vec::new(),
@@ -24,7 +24,7 @@ impl Counting {
         ids.len() as u32
     }
 
-    /// Retires streams that were silent for as long as their rules say.
+    /// Retires streams that have been silent for as long as their rules say.
     pub fn retire_idle(&mut self, at: &Moment, applied: &mut Applied) {
         let ids = self.idle.take_due(at.now.elapsed, &self.streams, &self.classes, MAX_TICK_RETIRED_ENTRIES);
         applied.counters.retired_idle += ids.len() as u64;

@@ -1,15 +1,15 @@
-//! Slots: entries under small numbers that are given again once they are free.
+//! Slots: entries under small numbers, which are reused once they are free.
 //!
-//! A new entry gets the lowest free number, so which number it gets follows from which are taken, and a table that was
-//! restored goes on as the one it was made from.
+//! A new entry gets the lowest free number. So its number depends only on which numbers are taken, and a
+//! restored table assigns the same numbers as the one that it was made from.
 
 use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut};
 
-/// Entries by number.
+/// A list of entries under small numbers.
 #[derive(Debug)]
 pub struct Slots<T> {
-    /// The last one is taken.
+    /// The last element is never free.
     list: Vec<Option<T>>,
     free: BTreeSet<u32>,
 }
@@ -21,12 +21,12 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.list.len() - self.free.len()
     }
 
-    /// The entries with their numbers, in the order of these.
+    /// The entries with their numbers, in ascending order of these.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..).zip(&self.list).filter_map(|(id, entry)| Some((id, entry.as_ref()?)))
     }
@@ -35,7 +35,7 @@ impl<T> Slots<T> {
         self.list.get(id as usize)?.as_ref()
     }
 
-    /// Takes in an entry; gives its number.
+    /// Adds an entry and returns its number.
     pub fn insert(&mut self, entry: T) -> u32 {
         match self.free.pop_first() {
             Some(id) => {
@@ -49,7 +49,8 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Takes in an entry under the number that it had. Numbers come in ascending order, none above `most`; false if not so.
+    /// Adds an entry under the number that it had. Numbers must ascend from call to call and not exceed
+    /// `most`; returns false otherwise.
     pub fn restore(&mut self, id: u32, entry: T, most: u32) -> bool {
         let next = self.list.len() as u32;
         if id < next || id > most {
@@ -71,7 +72,7 @@ impl<T> Slots<T> {
     }
 }
 
-/// Of a number that is taken; any other is a mistake of this program.
+/// Panics on a free number, which would be a defect of this program.
 impl<T> Index<u32> for Slots<T> {
     type Output = T;
 

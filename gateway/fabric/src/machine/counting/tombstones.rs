@@ -1,10 +1,11 @@
-//! Tombstones: what is remembered of streams that were retired, so that a reading which a device sends again is not counted
-//! again.
+//! Tombstones: the sequence numbers of retired streams, so that readings which a device sends again are not
+//! counted again.
 //!
-//! Only sequence numbers are worth remembering, so a stream without them leaves no tombstone. A tombstone goes when its stream comes
-//! back (which then goes on from these numbers), after [`TOMBSTONE_MS`], and at the bound of entries the oldest.
+//! A stream without sequence numbers leaves no tombstone. A tombstone is removed when its stream returns,
+//! which then continues with these numbers, or after [`TOMBSTONE_MS`]. At the bound of entries the oldest one
+//! is removed.
 //!
-//! Limit: behind a tombstone that is gone, a resend counts again.
+//! Limit: once a tombstone is removed, a resend counts again.
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use bincode::{Decode, Encode};
@@ -13,15 +14,16 @@ use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// How long a tombstone is kept: as long as a device may hold back what it has sent before.
+/// How long a tombstone is kept, in milliseconds: as long as a device may hold back readings that it has sent
+/// before.
 pub const TOMBSTONE_MS: u64 = 7 * 86_400_000;
 /// The most tombstones of a shard.
 pub const MAX_TOMBSTONES_ENTRIES: usize = 1_024;
 
-/// What is remembered of one stream.
+/// The remembered sequence numbers of one stream.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct Tombstone {
-    /// The elapsed time at which it was retired.
+    /// The elapsed time at which the stream was retired.
     at: ElapsedMs,
     boots: Vec<Boot>,
 }
@@ -30,12 +32,12 @@ pub struct Tombstone {
 #[derive(Debug, Default)]
 pub struct Tombstones {
     by_hash: BTreeMap<u128, Tombstone>,
-    /// Derived.
+    /// Derived: the tombstones in the order in which their streams were retired.
     order: BTreeSet<(ElapsedMs, u128)>,
 }
 
-/// The upper half is the device's, so that those of a device follow each other. 128 bits tell all streams apart that there will
-/// ever be, at a fraction of their names' room.
+/// A hash of a stream's names. The upper half is the device's, so the streams of a device follow each other.
+/// 128 bits tell apart all streams that there will ever be, and take a fraction of the names' room.
 fn hash(device: &str, stream: &str) -> u128 {
     let of = xxh3_64(device.as_bytes());
     u128::from(of) << 64 | u128::from(xxh3_64_with_seed(stream.as_bytes(), of))
@@ -46,7 +48,7 @@ impl Tombstones {
         self.by_hash.len()
     }
 
-    /// Notes that a stream was retired; says how many older tombstones had to go.
+    /// Adds the tombstone of a stream that is retired. Returns how many older ones were removed.
     pub fn add(&mut self, device: &str, stream: &str, boots: Vec<Boot>, now: ElapsedMs) -> u64 {
         if boots.is_empty() || canary::makes(Canary::RetiredIsForgotten) {
             return 0;
@@ -72,7 +74,7 @@ impl Tombstones {
         }
     }
 
-    /// The sequence numbers that a retired stream had.
+    /// The sequence numbers of a retired stream.
     pub fn boots(&self, device: &str, stream: &str) -> Option<&[Boot]> {
         if self.by_hash.is_empty() {
             return None;
@@ -80,7 +82,7 @@ impl Tombstones {
         self.by_hash.get(&hash(device, stream)).map(|t| t.boots.as_slice())
     }
 
-    /// The stream has come back with these numbers.
+    /// Takes the sequence numbers of a retired stream that returns.
     pub fn remove(&mut self, device: &str, stream: &str) -> Option<Vec<Boot>> {
         let hash = hash(device, stream);
         let tombstone = self.by_hash.remove(&hash)?;
@@ -88,7 +90,7 @@ impl Tombstones {
         Some(tombstone.boots)
     }
 
-    /// Forgets what a retired stream of a device had, or all of them; says whether there was something.
+    /// Forgets one retired stream of a device, or all of them. Returns whether there was one.
     pub fn forget(&mut self, device: &str, stream: Option<&str>) -> bool {
         if let Some(stream) = stream {
             return self.remove(device, stream).is_some();
@@ -103,12 +105,12 @@ impl Tombstones {
         !hashes.is_empty()
     }
 
-    /// When the first one goes.
+    /// When the next tombstone must be removed.
     pub fn due(&self) -> Option<ElapsedMs> {
         self.order.first().map(|(at, _)| at.plus(TOMBSTONE_MS))
     }
 
-    /// Forgets those whose time is over.
+    /// Removes tombstones whose time is over.
     pub fn expire(&mut self, now: ElapsedMs) {
         while self.due().is_some_and(|at| at <= now) {
             if let Some((_, hash)) = self.order.pop_first() {
@@ -121,7 +123,7 @@ impl Tombstones {
         self.by_hash.iter().map(|(hash, tombstone)| (*hash, tombstone)).collect()
     }
 
-    /// From what [`Tombstones::image`] gave; nothing if that can't be.
+    /// Restores what [`Tombstones::image`] returned; `None` if that contradicts itself.
     pub fn from_image(image: Vec<(u128, Tombstone)>) -> Option<Self> {
         let sound = |t: &Tombstone| {
             (1..=MAX_BOOTS_ENTRIES).contains(&t.boots.len()) && t.boots.iter().all(Boot::is_sound)
