@@ -81,7 +81,7 @@ pub struct Counters {
     pub clients_forgotten: u64,
     /// Boots whose sequence numbers were forgotten at the bound.
     pub boots_forgotten: u64,
-    /// Sessions that expired.
+    /// Sessions that ended because their expiry had passed.
     pub sessions_expired: u64,
     pub retired: u64,
     /// Of these, streams that were retired because they were silent.

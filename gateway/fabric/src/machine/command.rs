@@ -166,7 +166,7 @@ pub enum Item {
     Readmit(Readmit),
     /// All shards have answered [`Item::Readmit`] (in the shard of the client).
     Readmitted {
-        /// The quarantine entry.
+        /// The id of the quarantine entry.
         id: u64,
         /// The attempt that these answers belong to.
         attempt: u64,

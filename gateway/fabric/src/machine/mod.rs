@@ -117,12 +117,7 @@ pub enum Halt {
     Slot { shard: ShardId, expected: u64, found: u64 },
     /// This release can't read the chosen value.
     #[error("shard {shard}: what was chosen in slot {slot} can't be read: {why}")]
-    Undecodable {
-        shard: ShardId,
-        slot: u64,
-        /// The decoder's error.
-        why: String,
-    },
+    Undecodable { shard: ShardId, slot: u64, why: String },
 }
 
 /// The state of one shard.

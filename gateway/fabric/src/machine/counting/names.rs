@@ -1,15 +1,18 @@
-//! Names: which devices and streams there are, as small numbers, and which client made each stream known.
+//! Names: the devices and streams of a shard, numbered, and the client that made each stream known.
 //!
-//! A stream is made known by the first reading of it that counts and stays until it is retired; its number is given
-//! again then. Whatever refers to a stream by its number (its parts that wait in the outbox) is done with first:
-//! see `retire`.
+//! A stream becomes known with the first sound reading that names it, unless its tombstone shows that the
+//! reading was counted or is too far behind. It stays until it is retired; then its number is free again.
+//! Before that, whatever refers to the stream by its number (its parts in the outbox) is finished: see
+//! `retire`.
 //!
-//! Names come from outside, so each shard bounds them: by their number, by their bytes, by device, and by the client that
-//! made them known, so that no client takes the room of the others ([`Names::admits`]). A stream whose client the gateway
-//! did not name counts for none: it was known when the gateway last heard of it.
+//! Names come from outside, so each shard bounds them: their number, their bytes, the streams of each device,
+//! and the streams and bytes of each client that makes names known. So no client takes the room of others
+//! ([`Names::admits`]). A gateway names the client only for streams that may be new. If the stream that it
+//! believed known has been retired meanwhile, the new stream counts for no client.
 //!
 //! Invariant: every device and every maker has a stream.
-//! Invariant: what is counted for a bound follows from the state alone, never from who still holds a name.
+//! Invariant: what counts towards a bound depends on the state alone, not on who else still holds a name in
+//! memory.
 
 use super::slots::Slots;
 use crate::machine::judged::Reason;
@@ -18,47 +21,47 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// One device: its name and its streams, ordered by name.
+/// A device with its streams, in the order of their names.
 #[derive(Debug)]
 pub struct NamedDevice {
     pub name: Arc<str>,
     pub streams: Vec<u32>,
-    /// Readings of streams that were not let in, since it is known.
+    /// Readings that were set aside because their stream was new and a bound was reached.
     pub refused: u64,
 }
 
-/// One stream: whose, and its name.
+/// A stream's name and its owners.
 #[derive(Debug)]
 pub struct NamedStream {
     pub device: u32,
     pub name: Arc<str>,
-    /// The client that made it known, or [`NO_MAKER`].
+    /// The number of the client that made the stream known, or [`NO_MAKER`].
     maker: u32,
 }
 
-/// A client that made streams known, and how many there are.
+/// A client that made streams known, with their number.
 #[derive(Debug)]
 struct Maker {
     client: Arc<str>,
     streams: u32,
-    /// Derived: the bytes of the names of these, each with its device's.
+    /// Derived: the bytes of these streams' names, each with its device's name.
     bytes: usize,
 }
 
 const NO_MAKER: u32 = u32::MAX;
 
-/// The directory. The hash maps are only ever looked up, never walked, so that their order, which
-/// differs between replicas, can't show.
+/// All names of a shard. The hash maps are only used for lookups: their order differs between replicas and
+/// must not show.
 #[derive(Debug, Default)]
 pub struct Names {
     pub devices: Slots<NamedDevice>,
     pub streams: Slots<NamedStream>,
     makers: Slots<Maker>,
     by_name: HashMap<Arc<str>, u32>,
-    /// Derived: the same in the order of the names, for questions. Readings look devices up more quickly in the other.
+    /// Derived: the same in the order of the names, for queries. `by_name` is the quicker one for readings.
     ordered: BTreeMap<Arc<str>, u32>,
     by_client: HashMap<Arc<str>, u32>,
-    /// Stream names, which devices of a kind share, and how many streams have each.
+    /// Stream names, with the number of streams that have each. Devices of the same kind share them.
     words: HashMap<Arc<str>, u32>,
     bytes: usize,
 }
@@ -68,7 +71,7 @@ impl Names {
         self.by_name.get(device).copied()
     }
 
-    /// The devices from a name on, by name.
+    /// The devices from this bound on, in the order of their names.
     pub fn devices_from<'a>(
         &'a self,
         from: Bound<&str>,
@@ -76,7 +79,7 @@ impl Names {
         self.ordered.range::<str, _>((from, Bound::Unbounded)).map(|(name, id)| (name, *id))
     }
 
-    /// The streams of a device from a name on, by name.
+    /// The streams of a device from this bound on, in the order of their names.
     pub fn streams_from(&self, device: u32, from: Bound<&str>) -> &[u32] {
         let streams = &self.devices[device].streams;
         let is_before = |id: &u32| match from {
@@ -87,7 +90,7 @@ impl Names {
         &streams[streams.partition_point(is_before)..]
     }
 
-    /// Where the stream is in its device's list, or where it would be.
+    /// The index of the stream in its device's list, or the index at which it belongs.
     fn place(&self, device: u32, stream: &str) -> Result<usize, usize> {
         let streams = &self.devices[device].streams;
         streams.binary_search_by(|id| (*self.streams[*id].name).cmp(stream))
@@ -99,38 +102,39 @@ impl Names {
         Some(self.devices[device].streams[place])
     }
 
-    /// The names of a stream that exists: its device's and its own.
+    /// The names of the device and of the stream. The stream must exist.
     pub fn of(&self, stream: u32) -> (&Arc<str>, &Arc<str>) {
         let s = &self.streams[stream];
         (&self.devices[s.device].name, &s.name)
     }
 
-    /// The client that made a stream known, if that is known.
+    /// The client that made the stream known; `None` for streams that count for no client.
     pub fn maker(&self, stream: u32) -> Option<&Arc<str>> {
         self.makers.get(self.streams[stream].maker).map(|m| &m.client)
     }
 
-    /// The bytes of all names: of devices, of streams (each name once) and of the clients that made them known.
+    /// The bytes of all names: of devices, of streams (each name once) and of the clients that made them
+    /// known.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The client that made the most streams known, and how many.
+    /// The client that made the most streams known, with their number.
     pub fn busiest_maker(&self) -> Option<(&str, u32)> {
         let most = self.makers.iter().max_by_key(|(id, m)| (m.streams, std::cmp::Reverse(*id)));
         most.map(|(_, m)| (&*m.client, m.streams))
     }
 
-    /// The device with the most streams, and how many.
+    /// The device with the most streams, with their number.
     pub fn largest_device(&self) -> Option<(&str, usize)> {
         let most = self.devices.iter().max_by_key(|(id, d)| (d.streams.len(), std::cmp::Reverse(*id)));
         most.map(|(_, d)| (&*d.name, d.streams.len()))
     }
 
-    /// Whether a stream that is not known may become so.
+    /// Whether a stream that is not known may become known.
     ///
     /// # Errors
-    /// The bound that is reached.
+    /// Names the bound that is reached.
     pub fn admits(
         &self,
         device: &str,
@@ -163,7 +167,7 @@ impl Names {
         Ok(())
     }
 
-    /// Makes a stream known (see [`Names::find`]); gives its number.
+    /// Makes a stream known and returns its number. The stream must not be known yet (see [`Names::find`]).
     pub fn add(&mut self, device: &str, stream: &str, maker: Option<&str>) -> u32 {
         let device = match self.device(device) {
             Some(device) => device,
@@ -172,7 +176,7 @@ impl Names {
         let maker = maker.map_or(NO_MAKER, |client| match self.by_client.get(client) {
             Some(maker) => *maker,
             None => {
-                // A device that is its own client has one name.
+                // A device that is its own client shares one name with it.
                 let known = self.by_name.get_key_value(client).map(|(name, _)| name.clone());
                 let client: Arc<str> = known.unwrap_or_else(|| client.into());
                 self.bytes += client.len();
@@ -196,7 +200,7 @@ impl Names {
         id
     }
 
-    /// The stream name as it is shared, for one more stream.
+    /// The shared copy of a stream name, with one more stream that uses it.
     fn word(&mut self, stream: &str) -> Arc<str> {
         let known = self.words.get_key_value(stream).map(|(word, _)| word.clone());
         let word = known.unwrap_or_else(|| {
@@ -207,7 +211,7 @@ impl Names {
         word
     }
 
-    /// Puts a new stream into its device's list, and counts it for its maker.
+    /// Adds a new stream to its device's list, and counts it for its maker.
     fn list(&mut self, id: u32) {
         let NamedStream { device, name, maker } = &self.streams[id];
         let (device, maker) = (*device, *maker);
@@ -220,7 +224,7 @@ impl Names {
         }
     }
 
-    /// Forgets a stream that exists, its device with the last of its streams.
+    /// Removes a stream that exists, and its device and its maker with their last stream.
     pub fn remove(&mut self, id: u32) {
         let (device, name) = (self.streams[id].device, self.streams[id].name.clone());
         if let Ok(place) = self.place(device, &name) {
@@ -254,7 +258,7 @@ impl Names {
         }
     }
 
-    /// A reading of a stream of this device was not let in.
+    /// Counts a reading whose new stream was refused, if the device is known.
     pub fn note_refused(&mut self, device: &str) {
         if let Some(id) = self.device(device) {
             let refused = &mut self.devices[id].refused;
@@ -263,11 +267,11 @@ impl Names {
     }
 }
 
-/// A device as it is stored: its number, its name, what was refused.
+/// A device in a snapshot: its number, its name, and how many readings were refused.
 pub type DeviceImage = (u32, String, u64);
-/// A maker as it is stored: its number and its client id.
+/// A maker in a snapshot: its number and its client id.
 pub type MakerImage = (u32, String);
-/// A stream as it is stored: its number, its device's, its name, its maker's number.
+/// A stream in a snapshot: its number, its device's number, its name, its maker's number.
 pub type StreamImage = (u32, u32, String, u32);
 
 impl Names {
@@ -283,7 +287,7 @@ impl Names {
         self.streams.iter().map(|(id, s)| (id, s.device, &*s.name, s.maker))
     }
 
-    /// Takes a device as it was stored; false if it can't be. No number is above `most`.
+    /// Restores a device. Returns false if it contradicts the others or its number exceeds `most`.
     pub fn restore_device(&mut self, (id, name, refused): DeviceImage, most: u32) -> bool {
         let name: Arc<str> = name.into();
         self.bytes += name.len();
@@ -292,7 +296,7 @@ impl Names {
         self.devices.restore(id, device, most) && self.by_name.insert(name, id).is_none()
     }
 
-    /// Takes a maker as it was stored; false if it can't be. No number is above `most`.
+    /// Restores a maker. Returns false if it contradicts the others or its number exceeds `most`.
     pub fn restore_maker(&mut self, (id, client): MakerImage, most: u32) -> bool {
         let known = self.by_name.get_key_value(client.as_str()).map(|(name, _)| name.clone());
         let client: Arc<str> = known.unwrap_or_else(|| client.into());
@@ -301,7 +305,8 @@ impl Names {
         self.makers.restore(id, maker, most) && self.by_client.insert(client, id).is_none()
     }
 
-    /// Takes a stream as it was stored, behind all devices and makers; false if it can't be. No number is above `most`.
+    /// Restores a stream, after all devices and makers. Returns false if it contradicts them or its number
+    /// exceeds `most`.
     pub fn restore_stream(&mut self, (id, device, name, maker): StreamImage, most: u32) -> bool {
         let made = maker == NO_MAKER || self.makers.get(maker).is_some();
         if !made || self.devices.get(device).is_none() || self.place(device, &name).is_ok() {

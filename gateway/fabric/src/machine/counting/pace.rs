@@ -1,29 +1,32 @@
-//! The course of a stream: its own time, and its pace. Its own time is the latest event time and what has elapsed since that
-//! came; [`super::window`] says what for.
+//! The course of a stream: its own time and its pace. Its own time is the latest event time, advanced by the
+//! time that has elapsed since it arrived; [`super::window`] explains its use.
 //!
-//! Its pace is how long it usually pauses between its readings, and how much later than others readings of it come. It is learned by elapsed time from when readings come, in whole milliseconds, so that every replica learns the same. An hour between
-//! two readings is silence in a stream of ten a second, and nothing out of the ordinary in one of one an hour.
+//! The pace is the usual pause between readings, and the lag by which readings arrive after the stream's own
+//! time. The shard learns it in elapsed time, in whole milliseconds, from when readings arrive, so every
+//! replica learns the same. An hour between two readings is silence in a stream of ten a second, and normal
+//! in a stream of one an hour.
 //!
-//! - A pause that is longer than the usual one becomes usual when a second one of its kind follows: an outage teaches nothing. The
-//!   first pause of all is believed at once.
-//! - What is usual wears off with time: by [`WEAR`]-th parts of what has passed. So a device that sends its readings in bursts, a
-//!   second apart from each other and a minute from the next burst, is known by the minute.
-//! - A reading comes late by as much as the stream's own time has passed it. That can't be more than a usual pause, except for
-//!   readings that were buffered for long, which are late and teach nothing.
+//! - A pause that is longer than the usual one becomes usual when a second one of its kind follows. So an
+//!   outage teaches nothing. The very first pause is believed at once.
+//! - The usual pause decays with time, by 1/[`WEAR`] of the time that passes. So a device that sends bursts,
+//!   with a second between their readings and a minute between bursts, is judged by the minute.
+//! - A reading's lag is the time by which the stream's own time has passed it. It can't be more than a usual
+//!   pause, except for readings that were buffered for long. Those are late, and teach no more than a usual
+//!   pause.
 
 use crate::machine::rules::StreamClass;
 use bincode::{Decode, Encode};
 use selvedge_types::time::{ElapsedMs, EpochMs, TIME_RANGE};
 
-/// Before any event time.
+/// Below every event time: the watermark of a stream without readings.
 pub const NO_WATERMARK: EpochMs = EpochMs(*TIME_RANGE.start());
 /// The longest pause that is learned, in milliseconds: a day.
 pub const MAX_PAUSE_MS: u32 = 86_400_000;
-/// A window is looked at at most so much later than it could be, in milliseconds.
+/// The longest that the check of a window may be put off, in milliseconds.
 const MAX_SPARE_MS: i64 = 1_000;
-/// What was learned wears off within so many times its own length.
+/// A learned pause decays within this many times its own length.
 const WEAR: u32 = 16;
-/// A stream is silent when it has missed about so many readings.
+/// A stream falls silent after missing about this many readings.
 const MISSED: u64 = 3;
 
 /// A stream's own time, and its pace.
@@ -31,7 +34,7 @@ const MISSED: u64 = 3;
 pub struct Course {
     /// The latest event time; [`NO_WATERMARK`] at first.
     front: EpochMs,
-    /// The elapsed time at which that came.
+    /// The elapsed time at which the latest event time arrived.
     front_at: ElapsedMs,
     pace: Pace,
 }
@@ -43,7 +46,7 @@ impl Default for Course {
 }
 
 impl Course {
-    /// A reading of this event time is counted, `gap_ms` after the last one.
+    /// Notes a counted reading of this event time, which arrived `gap_ms` after the previous one.
     pub fn hear(&mut self, time: EpochMs, now: ElapsedMs, gap_ms: u64) {
         if self.front > NO_WATERMARK {
             self.pace.pause(gap_ms);
@@ -54,28 +57,29 @@ impl Course {
         }
     }
 
-    /// Its own time.
+    /// The stream's own time at the elapsed time `now`.
     pub fn time(&self, now: ElapsedMs) -> EpochMs {
         self.front.plus(i64::try_from(now.since(self.front_at)).unwrap_or(i64::MAX))
     }
 
-    /// Until when the next reading is expected, by its own time.
+    /// The own time up to which the next reading is expected.
     pub fn next(&self) -> EpochMs {
         self.front.plus(self.pace.next_ms())
     }
 
-    /// How far its own time must have passed the end of a window for nothing to be expected in it any more, in milliseconds.
+    /// How far the stream's own time must have passed the end of a window, in milliseconds, before no more
+    /// readings are expected in it.
     pub fn wait_ms(&self, class: &StreamClass) -> i64 {
         class.lateness_ms.saturating_add(i64::from(self.pace.lag_ms))
     }
 
-    /// How much later than that a window is looked at, in milliseconds: if the next reading is to close it in a moment, it need not
-    /// be looked at.
+    /// How much longer the check of a window is put off, in milliseconds. If the next reading is about to
+    /// close the window, the check is unnecessary.
     pub fn spare_ms(&self) -> i64 {
         self.pace.next_ms().min(MAX_SPARE_MS)
     }
 
-    /// After how long without a reading the stream is silent, in milliseconds: at least `least`.
+    /// How long without a reading makes the stream silent, in milliseconds: at least `least`.
     pub fn idle_ms(&self, least: u64) -> u64 {
         self.pace.idle_ms(least)
     }
@@ -84,33 +88,33 @@ impl Course {
         self.front > time
     }
 
-    /// Its own time was led astray: it is this.
+    /// Sets an own time that is too far ahead back to `to`.
     pub fn go_back(&mut self, to: EpochMs, now: ElapsedMs) {
         (self.front, self.front_at) = (to, now);
     }
 
-    /// Whether this can have come about (for one that was read back).
+    /// Whether a snapshot may contain this.
     pub fn is_sound(&self) -> bool {
         self.pace.is_sound()
     }
 }
 
-/// What is known of a stream's pace. Nothing at first.
+/// The pace of a stream. The default knows nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 struct Pace {
-    /// The usual pause; 0: none is known.
+    /// The usual pause; 0 if none is known.
     pause_ms: u32,
-    /// The longest pause of late, usual or not.
+    /// The longest recent pause, usual or not.
     longest_ms: u32,
-    /// How much later than others readings come.
+    /// How much later than the stream's own time readings arrive.
     lag_ms: u32,
 }
 
 impl Pace {
-    /// A reading comes `gap_ms` after the last one.
+    /// Notes that a reading arrived `gap_ms` after the previous one.
     fn pause(&mut self, gap_ms: u64) {
         if gap_ms == 0 {
-            return; // of the same proposal, as most of a burst
+            return; // a reading of the same proposal, like most in a burst
         }
         let gap = u32::try_from(gap_ms).unwrap_or(MAX_PAUSE_MS).min(MAX_PAUSE_MS);
         let worn = gap / WEAR;
@@ -125,24 +129,24 @@ impl Pace {
         }
     }
 
-    /// A reading comes so much after the stream's own time has passed it.
+    /// Notes that the stream's own time had passed a reading by `behind_ms` when it arrived.
     fn lag(&mut self, behind_ms: u64) {
         let behind = u32::try_from(behind_ms).unwrap_or(u32::MAX).min(self.pause_ms);
         self.lag_ms = self.lag_ms.max(behind);
     }
 
-    /// How long after a reading the next one is expected at the latest, with something to spare for clocks that differ; 0 if that
-    /// is not known.
+    /// How long after a reading the next one is expected at the latest, with a margin for clocks that differ;
+    /// 0 if the pace is not known.
     fn next_ms(&self) -> i64 {
         i64::from(self.pause_ms) + i64::from(self.pause_ms / 4)
     }
 
-    /// After how long without a reading the stream is silent, in milliseconds: at least `least`.
+    /// How long without a reading makes the stream silent, in milliseconds: at least `least`.
     fn idle_ms(&self, least: u64) -> u64 {
         least.max((MISSED * u64::from(self.pause_ms)).min(u64::from(MAX_PAUSE_MS)))
     }
 
-    /// Whether this can have come about (for one that was read back).
+    /// Whether a snapshot may contain this.
     fn is_sound(&self) -> bool {
         self.pause_ms <= self.longest_ms && self.longest_ms <= MAX_PAUSE_MS && self.lag_ms <= MAX_PAUSE_MS
     }

@@ -1,43 +1,50 @@
 //! Windows: the open parts of every stream, and when they close.
 //!
 //! A reading goes into one open part for each of its stream's widths. A part closes
-//! - when the stream's watermark (its latest event time less the allowed lateness) reaches the window's end,
-//! - when the stream's own time has passed the end by the lateness and the stream's lag, and the next reading was not expected
-//!   before it: the watermark is then at the end,
-//! - if it was opened later than that (a late part), some time after it was opened,
-//! - when the stream is silent: all its parts, and the watermark stays where it is,
-//! - at a bound: of one stream's width ([`MAX_OPEN_WINDOWS_ENTRIES`]) the earliest window, of the whole
-//!   shard all parts of the stream that is due first.
+//! - when the stream's watermark (its latest event time less the allowed lateness) reaches the window's end;
+//! - when the stream's own time has passed the end by the lateness and the stream's lag, and the stream's
+//!   next reading was not expected before the end; the watermark then moves to the end;
+//! - if it was opened after its window had closed (a late part), `late_flush_ms` after it was opened;
+//! - when the stream falls silent, which closes all its parts and leaves the watermark where it is;
+//! - at a bound: for one width of a stream ([`MAX_OPEN_WINDOWS_ENTRIES`]), the earliest window closes; for
+//!   the whole shard, all parts of the stream whose deadline comes first.
 //!
-//! Nothing is remembered of a window whose parts have closed: a later reading opens a further part of it,
-//! and parts add up.
+//! The shard remembers nothing of a window whose parts have closed. A later reading opens a further part of
+//! it, and parts add up.
 //!
 //! # A stream's own time
-//! A device's clock may be hours off, and a recording is years old, so neither wall time nor elapsed time says how far a stream has
-//! come. Its own time does: the latest event time, and from when that came on, elapsed time. Together with what is learned of its
-//! pace ([`super::pace`]) it closes windows as they should be, of one reading an hour as of ten a second:
-//! - A window of 10 s holds one reading of a sensor that publishes once a minute. Nothing more is expected in it, so it closes
-//!   the lateness after its end, as one part, and is complete: no waiting for the next minute.
-//! - A window of an hour holds sixty of them. A stream is silent when it has missed some three readings, or after
-//!   `idle_close_ms` if that is more, so these are not sixty parts but one.
-//! - A stream of ten a second that stops within a window had more to say, so nobody claims that the window is complete. What it
-//!   has closes when the stream is silent; what the device sends later of what it buffered adds up.
-//! - A device that sends bursts is late by its pause, as it always is. Its windows wait for as long.
+//! A device's clock may be hours off, and a recording may be years old, so neither wall time nor elapsed time
+//! shows how far a stream has come. Its own time does: the latest event time, advanced by the time that has
+//! elapsed since it arrived. Together with the pace that the shard has learned ([`super::pace`]), it closes
+//! windows properly for streams of one reading an hour as well as of ten a second:
+//! - A sensor publishes once a minute, and its windows of 10 s hold one reading. No more readings are
+//!   expected in such a window, so it closes the lateness after its end, as one complete part, and does not
+//!   wait for the next minute.
+//! - Its windows of an hour hold sixty readings each. A stream falls silent only after missing about three
+//!   readings (or after `idle_close_ms`, if that is longer), so these form one part and not sixty.
+//! - A stream of ten readings a second that stops within a window was expected to go on, so the window is not
+//!   reported as complete. Its part closes when the stream falls silent. Readings that the device buffered
+//!   and sends later add up.
+//! - A device that sends bursts is always late by its usual pause. Its windows wait for that long.
 //!
-//! # A watermark that was led astray
-//! Device clocks jump, and so may the wall time that readings without a time of their own get. Where a majority agrees on the wall
-//! time, a reading that is not ahead of it by more than [`MAX_LEAD_MS`](crate::machine::MAX_LEAD_MS) refutes an own time that is: the stream's own time and its
-//! watermark go back to the reading. What lay beyond closes.
+//! # A watermark that is too far ahead
+//! Device clocks jump, and so may the wall time that labels readings without a time of their own. While a
+//! majority agrees on the wall time, one reading that is at most [`MAX_LEAD_MS`](crate::machine::MAX_LEAD_MS)
+//! ahead of it refutes an own time that is further ahead. The stream's own time and its watermark go back to
+//! that reading, and the parts beyond the limit close.
 //!
-//! # What is told of it
-//! Each part that closes tells how far its stream has come. Of a stream whose watermark is further ahead than [`MAX_LEAD_MS`](crate::machine::MAX_LEAD_MS) of the
-//! time that is believed ([`crate::machine::trust`]) it tells no more than that time less the lateness, so that nobody takes a window for
-//! complete that still fills by any clock. A watermark that went back is told with the next part; until then readings for a window
-//! that was told as passed count as late.
+//! # What is reported
+//! Each part that closes reports how far its stream has come (`told`). If the watermark is more than
+//! [`MAX_LEAD_MS`](crate::machine::MAX_LEAD_MS) ahead of the time that the shard believes
+//! ([`crate::machine::trust`]), the part reports the believed time less the lateness. So nobody takes a
+//! window for complete that readings still enter by any clock. When a watermark has gone back, the next part
+//! that closes reports it. Until then, readings in windows that were reported as passed count as late.
 //!
+//! # Invariants
 //! Invariant: every counted reading is in exactly one part of each of its stream's widths.
 //! Invariant: an open part that is not late ends after its stream's watermark.
-//! Invariant: a part that is not late ends after what was last told of its stream before the parts that closed with it.
+//! Invariant: a part that is not late ends after the latest report of its stream before the parts that closed
+//! with it.
 
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::names::Names;
@@ -54,25 +61,25 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The most open parts of one stream and width.
 pub const MAX_OPEN_WINDOWS_ENTRIES: usize = 64;
 
-/// A part that still takes readings.
+/// A part of a window that still takes readings.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct OpenPart {
-    /// Which of the class's widths.
+    /// An index into the widths of the stream's class.
     pub width: u8,
-    /// Opened after its window had closed.
+    /// The part was opened after its window had closed.
     pub late: bool,
     pub start: EpochMs,
-    /// The elapsed time at which it was opened.
+    /// The elapsed time at which the part was opened.
     pub opened: ElapsedMs,
-    /// The elapsed time at which the stream's own time will have passed the window, as it seems; [`NEVER`]: it has, and the stream
-    /// had more to say.
+    /// The elapsed time at which to check whether the stream's own time has passed the window. [`NEVER`]
+    /// after it has passed while more readings were expected in the window.
     pub passed: ElapsedMs,
     pub aggregate: Aggregate,
-    /// The sequence numbers of its readings.
+    /// The sequence numbers of the part's readings.
     pub sequences: Sequences,
 }
 
-/// A part that takes no more.
+/// A part of a window that takes no more readings.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct ClosedPart {
     pub stream: u32,
@@ -81,46 +88,47 @@ pub struct ClosedPart {
     pub late: bool,
     pub watermark: EpochMs,
     pub aggregate: Aggregate,
-    /// How many readings of the stream were set aside since a part of this width closed before.
+    /// How many readings of the stream were set aside since the previous part of this width closed.
     pub set_aside: u64,
-    /// The sequence numbers of its readings.
+    /// The sequence numbers of the part's readings.
     pub sequences: Sequences,
 }
 
-/// What is known of one stream besides its name.
+/// What the shard knows of one stream besides its names.
 #[derive(Debug)]
 pub struct StreamState {
-    /// Which class of the rules it belongs to.
+    /// An index into the classes of the rules in force.
     pub class: u16,
-    /// The elapsed time at which something new last came.
+    /// The elapsed time of the latest new reading.
     pub heard: ElapsedMs,
-    /// The wall time of that, for people.
+    /// The wall time of that reading, for people.
     pub seen: EpochMs,
-    /// [`NO_WATERMARK`] at first. It rises, but for [`StreamState::go_back`].
+    /// [`NO_WATERMARK`] at first. It only rises, except in [`StreamState::go_back`].
     pub watermark: EpochMs,
-    /// What the last part that closed told of it.
+    /// The watermark that the latest closed part reported.
     pub told: EpochMs,
-    /// Its own time, and how it publishes.
+    /// The stream's own time and its pace.
     pub course: Course,
-    /// Derived: where it stands in [`Streams::due`], at most its deadline; [`NEVER`]: nowhere.
+    /// Derived: its deadline in [`Streams::due`], which may be too early but not too late; [`NEVER`] if it
+    /// has none there.
     due: ElapsedMs,
-    /// By (width, start).
+    /// In the order of (width, start).
     pub open: Vec<OpenPart>,
     pub boots: Vec<Boot>,
-    /// Nothing, as long as none of its readings was set aside.
+    /// `None` as long as no reading of the stream was set aside.
     pub set_aside: Option<Box<Aside>>,
 }
 
 /// How many readings of a stream were set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Aside {
-    /// Ever, by reason.
+    /// All of them, by reason.
     pub reasons: BTreeMap<Reason, u64>,
-    /// That no part has told of yet, by width.
+    /// Those that no closed part has reported yet, by width.
     waiting: Vec<u64>,
 }
 
-/// A stream as a snapshot has it.
+/// The form of a stream in a snapshot.
 #[derive(Decode)]
 pub struct Stored {
     pub heard: ElapsedMs,
@@ -133,7 +141,7 @@ pub struct Stored {
     pub set_aside: Option<Box<Aside>>,
 }
 
-/// A reading to be counted.
+/// A reading that is to be counted.
 pub struct Measured {
     pub sample: Sample,
     /// Its boot and its sequence number, if it has one.
@@ -143,7 +151,7 @@ pub struct Measured {
 const NEVER: ElapsedMs = ElapsedMs(u64::MAX);
 
 impl Default for StreamState {
-    /// One of which nothing came; it also stands under numbers that are free.
+    /// A stream without readings. It also stands under numbers that are free.
     fn default() -> Self {
         Self {
             class: 0,
@@ -160,35 +168,35 @@ impl Default for StreamState {
     }
 }
 
-/// All streams of a shard, by number. Which numbers are taken, `names` knows.
+/// All streams of a shard, by number. [`Names`] knows which numbers are taken.
 #[derive(Debug, Default)]
 pub struct Streams {
     pub list: Vec<StreamState>,
-    /// Derived. A reading moves its stream's deadline back without touching this: an entry may come before the
-    /// stream's deadline, never after it, and is moved when it comes first.
+    /// Derived, and updated lazily: a reading postpones its stream's deadline without touching this. So an
+    /// entry may be earlier than the stream's deadline, never later, and is moved when it comes first.
     due: BTreeSet<(ElapsedMs, u32)>,
-    /// Derived: how many parts are open.
+    /// Derived: the number of open parts.
     open: usize,
-    /// What has closed and was not taken yet.
+    /// Parts that have closed and were not taken yet.
     closed: Vec<ClosedPart>,
 }
 
 impl Streams {
-    /// A stream is known from now on, under a number that is free, with these sequence numbers.
+    /// Adds a stream under a free number, with these sequence numbers.
     pub fn add(&mut self, id: u32, class: u16, boots: Vec<Boot>, now: Now) {
-        // Its first reading may be set aside: it is silent from now on, not since time began.
+        // Its first reading may be set aside. Silence then counts from now, not from the beginning of time.
         let (heard, seen) = (now.elapsed, now.wall);
         *self.place(id) = StreamState { class, heard, seen, boots, ..StreamState::default() };
     }
 
-    /// A stream is known no more; its parts were closed before. Gives its sequence numbers.
+    /// Removes a stream, whose parts must have been closed, and returns its sequence numbers.
     pub fn remove(&mut self, id: u32) -> Vec<Boot> {
         let stream = std::mem::take(&mut self.list[id as usize]);
         debug_assert!(stream.open.is_empty() && stream.due == NEVER, "its parts were closed before");
         stream.boots
     }
 
-    /// The place of a number; those below it are there too.
+    /// The entry of a number. Adds entries up to it if necessary.
     fn place(&mut self, id: u32) -> &mut StreamState {
         let at = id as usize;
         if self.list.len() <= at {
@@ -197,7 +205,8 @@ impl Streams {
         &mut self.list[at]
     }
 
-    /// Takes a stream as it was stored, under a number that is free; false if it can't be.
+    /// Restores a stream from a snapshot under a free number. Returns false if it contradicts itself or its
+    /// class.
     pub fn restore(&mut self, id: u32, class: u16, stored: Stored, classes: &[StreamClass]) -> bool {
         let Stored { heard, seen, watermark, told, course, open, boots, set_aside } = stored;
         let Some(of) = classes.get(usize::from(class)) else { return false };
@@ -219,7 +228,7 @@ impl Streams {
         true
     }
 
-    /// How many parts are open.
+    /// The number of open parts.
     pub fn open(&self) -> usize {
         self.open
     }
@@ -228,7 +237,7 @@ impl Streams {
         !self.closed.is_empty()
     }
 
-    /// What has closed, in order; the vector is to be given back with [`Streams::give_back`].
+    /// The parts that have closed, in order. The caller returns the vector with [`Streams::give_back`].
     pub fn take_closed(&mut self) -> Vec<ClosedPart> {
         std::mem::take(&mut self.closed)
     }
@@ -237,7 +246,7 @@ impl Streams {
         self.closed = closed;
     }
 
-    /// A reading of stream `id` was set aside: the next part of each width that closes tells of it.
+    /// Notes that a reading of stream `id` was set aside. The next part of each width that closes reports it.
     pub fn set_aside(&mut self, id: u32, reason: Reason, classes: &[StreamClass]) {
         let stream = &mut self.list[id as usize];
         let aside = stream.set_aside.get_or_insert_default();
@@ -246,7 +255,7 @@ impl Streams {
         aside.waiting.iter_mut().for_each(|n| *n += 1);
     }
 
-    /// Counts a reading of stream `id`. Says whether it came late, and how many parts a bound has closed.
+    /// Counts a reading of stream `id`. Returns whether it was late, and how many parts a bound closed.
     pub fn count(
         &mut self,
         id: u32,
@@ -301,7 +310,7 @@ impl Streams {
         (any_late, forced)
     }
 
-    /// A part of stream `id` was opened. Says how many parts the shard's bound has closed.
+    /// Notes that a part of stream `id` was opened. Returns how many parts the shard's bound closed.
     #[inline(never)]
     fn opened(&mut self, id: u32, most_open: u32, now: Now, classes: &[StreamClass]) -> u64 {
         let mut forced = 0;
@@ -314,7 +323,7 @@ impl Streams {
         forced
     }
 
-    /// Closes what is due, stream by stream in the order of their numbers.
+    /// Closes the parts that are due, in the order of their streams' numbers.
     pub fn close_due(&mut self, now: Now, classes: &[StreamClass]) {
         let mut due = Vec::new();
         while let Some((at, id)) = self.due.first().copied() {
@@ -344,7 +353,7 @@ impl Streams {
         }
     }
 
-    /// Closes everything, as before the widths change.
+    /// Closes the parts of all streams, before the widths change.
     pub fn close_all(&mut self, now: Now, classes: &[StreamClass]) {
         (0..self.list.len() as u32).for_each(|id| self.close_all_of(id, now, classes));
     }
@@ -354,18 +363,19 @@ impl Streams {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
         self.open -= stream.close(id, class, now, |_| true, &mut self.closed);
-        // A stream that is silent for good costs no more than its name and its sequence numbers.
+        // A stream that stays silent then takes no more memory than its names and its sequence numbers.
         stream.open = Vec::new();
         self.due.remove(&(stream.due, id));
         stream.due = NEVER;
     }
 
-    /// When the first stream has something to close.
+    /// When the next stream has parts to close.
     pub fn due(&mut self, classes: &[StreamClass]) -> Option<ElapsedMs> {
         self.earliest(classes).map(|(at, _)| at)
     }
 
-    /// The stream with the first deadline (of equal ones the lowest number), and that.
+    /// The stream with the earliest deadline, and the deadline. Of equal deadlines, the lowest number comes
+    /// first.
     fn earliest(&mut self, classes: &[StreamClass]) -> Option<(ElapsedMs, u32)> {
         loop {
             let (at, id) = self.due.first().copied()?;
@@ -378,7 +388,7 @@ impl Streams {
         }
     }
 
-    /// Sees to it that a stream stands in the order of deadlines no later than its own.
+    /// Moves a stream forward in the order of deadlines if its own deadline is earlier than its entry.
     fn register(&mut self, id: u32, classes: &[StreamClass]) {
         let stream = &mut self.list[id as usize];
         let deadline = stream.deadline(classes);
@@ -391,7 +401,7 @@ impl Streams {
 }
 
 impl StreamState {
-    /// Its class has other widths now, so many.
+    /// Adapts to new rules, by which the stream's class has this many widths.
     pub fn widths_changed(&mut self, widths: usize) {
         if let Some(aside) = &mut self.set_aside {
             let most = aside.waiting.iter().copied().max().unwrap_or(0);
@@ -399,7 +409,7 @@ impl StreamState {
         }
     }
 
-    /// How many of its readings were set aside, by reason.
+    /// How many readings were set aside, by reason.
     pub fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> {
         self.set_aside.iter().flat_map(|aside| aside.reasons.iter().map(|(reason, n)| (*reason, *n)))
     }
@@ -414,12 +424,13 @@ impl StreamState {
         self.silent_at(class).min(first.unwrap_or(NEVER))
     }
 
-    /// When it will be silent, if nothing new comes.
+    /// When the stream falls silent if no new reading arrives.
     fn silent_at(&self, class: &StreamClass) -> ElapsedMs {
         self.heard.plus(self.course.idle_ms(class.idle_close_ms))
     }
 
-    /// Sees which windows its own time has passed. If no reading was expected before the end of one, its watermark is there.
+    /// Finds the windows that the stream's own time has passed. If no more readings were expected in a
+    /// window, the watermark moves to its end.
     fn pass(&mut self, class: &StreamClass, now: ElapsedMs) {
         let (own, wait) = (self.course.time(now), self.course.wait_ms(class));
         for part in self.open.iter_mut().filter(|o| !o.late && o.passed <= now) {
@@ -435,9 +446,9 @@ impl StreamState {
         }
     }
 
-    /// The open part of a width that a time belongs to; or where it is to be put.
+    /// The index of the open part that covers a time; or the index at which such a part belongs.
     fn find(&self, width: u8, class: &StreamClass, time: EpochMs) -> Result<usize, usize> {
-        // Mostly it is the latest one, and a division is spared.
+        // It is mostly the latest part, which saves a division.
         let latest = self.open.iter().rposition(|o| o.width <= width);
         let holds = |o: &OpenPart| o.width == width && (o.start..o.end(class)).contains(&time);
         match latest.filter(|at| holds(&self.open[*at])) {
@@ -449,7 +460,7 @@ impl StreamState {
         }
     }
 
-    /// Opens a part for a reading, at its place. Says whether its window had closed.
+    /// Opens a part for a reading, at its index. Returns whether the window had already closed.
     #[inline(never)]
     fn open_part(
         &mut self,
@@ -475,7 +486,7 @@ impl StreamState {
         late
     }
 
-    /// Takes out the earliest part of a width of which there are too many, but not the one that was just opened.
+    /// Removes the earliest part of a width that has too many, but not the part that was just opened.
     fn over_bound(&mut self, width: u8, just_opened: usize) -> Option<OpenPart> {
         if self.open.len() <= MAX_OPEN_WINDOWS_ENTRIES {
             return None;
@@ -486,7 +497,8 @@ impl StreamState {
         (to - from > MAX_OPEN_WINDOWS_ENTRIES).then(|| self.open.remove(first))
     }
 
-    /// Its own time was led astray: it goes back to this, and what begins beyond `lead` closes; says how many parts.
+    /// Sets the stream's own time, which is too far ahead, back to `to`. Closes the parts that begin after
+    /// `lead`, and returns how many.
     #[cold]
     fn go_back(
         &mut self,
@@ -502,7 +514,7 @@ impl StreamState {
         self.close(id, class, now, |o| o.start > lead, closed)
     }
 
-    /// Closes the parts that `which` names; says how many.
+    /// Closes the parts for which `which` holds, and returns how many.
     #[inline(never)]
     fn close(
         &mut self,
@@ -527,12 +539,12 @@ impl StreamState {
 }
 
 impl ClosedPart {
-    /// How many of its readings came after the window had closed.
+    /// How many of its readings arrived after the window had closed.
     pub fn late_count(&self) -> u64 {
         if self.late { self.aggregate.count } else { 0 }
     }
 
-    /// Whether this can have come about in a shard that knows its stream (for one that was read back).
+    /// Whether a snapshot may contain this part, given the streams of its shard.
     pub fn is_sound(&self, names: &Names) -> bool {
         let some = self.width_ms > 0 && self.aggregate.is_sound() && self.sequences.is_sound();
         some && names.streams.get(self.stream).is_some() && is_start(self.start)
@@ -558,13 +570,13 @@ impl OpenPart {
     }
 }
 
-/// Takes what no part of a width has told of yet.
+/// Takes the readings set aside that no part of this width has reported yet.
 fn take(set_aside: &mut Option<Box<Aside>>, width: u8) -> u64 {
     let waiting = set_aside.as_mut().and_then(|aside| aside.waiting.get_mut(usize::from(width)));
     waiting.map_or(0, std::mem::take)
 }
 
-/// Whether a window that holds a time in range can start here.
+/// Whether a window that holds a valid time can start here.
 fn is_start(start: EpochMs) -> bool {
     let least = EpochMs(*TIME_RANGE.start()).plus(-i64::from(MAX_WINDOW_MS));
     start > least && start.0 <= *TIME_RANGE.end()

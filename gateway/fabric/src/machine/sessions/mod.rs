@@ -54,7 +54,7 @@ pub(super) struct StoredSession {
     will: Option<Box<Will>>,
     /// When the will falls due; `None` while the client is connected.
     will_at: Option<ElapsedMs>,
-    /// Options by filter.
+    /// By filter; the options are one byte.
     subscriptions: BTreeMap<String, u8>,
     touched: BTreeSet<u16>,
 }
