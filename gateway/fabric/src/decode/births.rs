@@ -1,14 +1,16 @@
-//! What Sparkplug B births have defined, and when an edge node is asked to send them again.
+//! Births: what Sparkplug B births have defined, and when an edge node is asked to send them again.
 //!
-//! A birth names metrics and their types and gives them aliases, which its data goes by. `bdSeq` pairs a birth with the death
-//! that its session left as a will: a death of another `bdSeq` is one of an earlier session that came late, and changes
-//! nothing. `seq` counts the messages of an edge node modulo 256 from one birth to the next; a gap means that messages were
-//! lost on the way here, perhaps a birth among them.
+//! A birth names metrics with their types, and gives them aliases that data messages use. `bdSeq` pairs a
+//! birth with the death that its session left as a will. A death with another `bdSeq` belongs to an earlier
+//! session and arrives late, so it changes nothing. `seq` counts the messages of an edge node modulo 256 from
+//! one birth to the next. A gap means that messages were lost on the way to this gateway, perhaps a birth
+//! among them.
 //!
-//! Invariant: an edge node is asked for its births at most once in [`REBIRTH_WAIT_MS`], and ever more seldom if that does
-//! not help.
-//! Limits: births take at most [`MAX_SPARKPLUG_STATE_BYTES`], and [`MAX_EDGE_NODES_ENTRIES`] edge nodes are known; those heard from
-//! longest ago are forgotten first.
+//! Invariant: an edge node is asked for its births at most once in [`REBIRTH_WAIT_MS`], and less and less
+//! often if that does not help.
+//! Limits: births take at most [`MAX_SPARKPLUG_STATE_BYTES`], and at most [`MAX_EDGE_NODES_ENTRIES`] edge
+//! nodes are known. At these bounds the births that no message has used for longest are forgotten, and the
+//! edge nodes whose last birth, or last request for one, is the oldest.
 
 use super::{DecodeError, PublishPlace, Rebirth, check_name};
 use selvedge_types::sparkplug::{Metric, Payload, Value};
@@ -16,36 +18,37 @@ use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// About how much memory all births together may take; those unused for longest are forgotten first.
+/// The approximate memory that all births together may take. The ones unused for longest are forgotten first.
 pub const MAX_SPARKPLUG_STATE_BYTES: usize = 4 * 1024 * 1024;
 
-/// How many edge nodes are known at a time.
+/// The most edge nodes that are known at a time.
 pub const MAX_EDGE_NODES_ENTRIES: usize = 2_048;
 
-/// An edge node is not asked for its births again before this time has passed; it doubles with each time that did not help.
+/// The time before an edge node is asked for its births again, in milliseconds. It doubles each time that the
+/// request did not help.
 pub const REBIRTH_WAIT_MS: i64 = 60_000;
 
-/// The longest that wait becomes.
+/// The longest time before an edge node is asked again, in milliseconds.
 pub const MAX_REBIRTH_WAIT_MS: i64 = 3_600_000;
 
-/// What a birth, and each metric of it, is counted as beside its name.
+/// What a birth, and each of its metrics, counts in addition to its name.
 const BIRTH_BYTES: usize = 256;
 const METRIC_BYTES: usize = 128;
 
-/// A `seq` that lies further ahead than this is one that comes late or again.
+/// A `seq` further ahead than this belongs to a message that arrives late or twice.
 const MAX_SEQ_GAP: u8 = 127;
 
 /// The metric that pairs a birth with its death.
 pub(super) const BD_SEQ: &str = "bdSeq";
 
-/// What is known of the edge nodes.
+/// The births and sequence numbers of all edge nodes that are known.
 #[derive(Debug, Default)]
 pub(super) struct Births {
-    /// By device name, ordered, so that the devices of an edge node follow it.
+    /// In the order of device names, so the devices of an edge node follow it.
     known: BTreeMap<String, Birth>,
     bytes: usize,
     nodes: BTreeMap<String, EdgeNode>,
-    /// Counts messages, to tell what was used last.
+    /// Counts messages, to find the births and edge nodes unused for longest.
     clock: u64,
     figures: SparkplugFigures,
 }
@@ -53,15 +56,15 @@ pub(super) struct Births {
 /// Totals since the process started.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct SparkplugFigures {
-    /// Messages that are missing by `seq`.
+    /// Messages that never arrived, by gaps in `seq`.
     pub missing: u64,
-    /// Requests for births.
+    /// Births that edge nodes were asked to send again.
     pub rebirths: u64,
-    /// Deaths of earlier sessions that came after a later birth.
+    /// Deaths of earlier sessions that arrived after a later birth.
     pub late_deaths: u64,
 }
 
-/// What one birth defined.
+/// The metrics that one birth defined.
 #[derive(Debug, Default)]
 pub(super) struct Birth {
     used: u64,
@@ -70,14 +73,14 @@ pub(super) struct Birth {
     types: BTreeMap<Arc<str>, u32>,
 }
 
-/// An edge node between its birth and its death, or one that was asked for its birth.
+/// An edge node between its birth and its death, or one that was asked for its births.
 #[derive(Debug, Default)]
 struct EdgeNode {
     used: u64,
     bd_seq: Option<u64>,
-    /// Of its last message since its birth.
+    /// The `seq` of its last message since its birth.
     seq: Option<u8>,
-    /// Messages are missing since its birth.
+    /// Messages since its birth are missing.
     has_gap: bool,
     asked_at: Option<EpochMs>,
     wait_ms: i64,
@@ -88,7 +91,7 @@ impl Births {
         self.figures
     }
 
-    /// The birth of an edge node or device, for a message of it.
+    /// The birth of an edge node or device that a message of it refers to.
     pub(super) fn of(&mut self, name: &str) -> Option<&Birth> {
         self.clock += 1;
         let birth = self.known.get_mut(name)?;
@@ -96,7 +99,8 @@ impl Births {
         Some(birth)
     }
 
-    /// A birth of an edge node; `payload` holds `bdSeq` among its metrics.
+    /// Takes in a birth of an edge node, which has `bdSeq` among its metrics. It replaces the births of its
+    /// devices, too.
     pub(super) fn node_is_born(&mut self, node: &str, payload: &Payload) -> Result<(), Box<DecodeError>> {
         let birth = Birth::of(&payload.metrics, node.len())?;
         self.forget(node, true);
@@ -107,7 +111,7 @@ impl Births {
         Ok(())
     }
 
-    /// A birth of a device of an edge node.
+    /// Takes in a birth of a device of an edge node.
     pub(super) fn device_is_born(&mut self, name: &str, payload: &Payload) -> Result<(), Box<DecodeError>> {
         let birth = Birth::of(&payload.metrics, name.len())?;
         self.forget(name, false);
@@ -115,7 +119,8 @@ impl Births {
         Ok(())
     }
 
-    /// A death of an edge node. One of an earlier session is told by its `bdSeq`.
+    /// Takes in a death of an edge node. Another `bdSeq` than that of the birth shows that it belongs to an
+    /// earlier session.
     pub(super) fn node_is_dead(&mut self, node: &str, payload: Option<&Payload>) {
         let of_session = self.nodes.get(node).and_then(|known| known.bd_seq);
         let dead = payload.and_then(bd_seq);
@@ -125,17 +130,17 @@ impl Births {
         }
         self.forget(node, true);
         if let Some(known) = self.nodes.get_mut(node) {
-            // When it was asked stays known, so that it is not asked again at once.
+            // The time of the last request stays, so that the edge node is not asked again at once.
             (known.bd_seq, known.seq, known.has_gap) = (None, None, false);
         }
     }
 
-    /// A death of a device.
+    /// Takes in a death of a device.
     pub(super) fn device_is_dead(&mut self, name: &str) {
         self.forget(name, false);
     }
 
-    /// Notes the `seq` of a message that is no birth of the edge node itself.
+    /// Notes the `seq` of a message other than a birth of the edge node itself.
     pub(super) fn note_seq(&mut self, node: &str, seq: Option<u64>) {
         let Some((known, seq)) = self.nodes.get_mut(node).zip(seq) else { return };
         let (Some(last), seq) = (known.seq, seq as u8) else { return };
@@ -150,8 +155,9 @@ impl Births {
         }
     }
 
-    /// The request for an edge node's births, if they are wanted (`unknown`: one of its metrics can't be read without) and it
-    /// was not asked lately. `topic` is where its commands go.
+    /// The request for an edge node's births, if they are needed and it was not asked lately. They are needed
+    /// if messages are missing, or if `unknown` says that a metric can't be read without them. `topic` is
+    /// where the edge node receives commands.
     pub(super) fn rebirth(
         &mut self,
         now: EpochMs,
@@ -187,7 +193,8 @@ impl Births {
         known
     }
 
-    /// Forgets a birth, and of an edge node those of its devices.
+    /// Forgets the birth of an edge node or device; `with_devices` also forgets those of an edge node's
+    /// devices.
     fn forget(&mut self, name: &str, with_devices: bool) {
         let mut gone: Vec<String> = self.known.contains_key(name).then(|| name.into()).into_iter().collect();
         if with_devices {
@@ -241,18 +248,18 @@ impl Birth {
         Ok(birth)
     }
 
-    /// Name and type of an alias.
+    /// The name and the type that an alias stands for.
     pub(super) fn alias(&self, alias: u64) -> Option<(&str, u32)> {
         self.aliases.get(&alias).map(|(name, datatype)| (&**name, *datatype))
     }
 
-    /// The type of a metric.
+    /// The type that the birth gave a metric.
     pub(super) fn datatype(&self, name: &str) -> Option<u32> {
         self.types.get(name).copied()
     }
 }
 
-/// What pairs a birth with its death.
+/// The number that pairs a birth with its death.
 fn bd_seq(payload: &Payload) -> Option<u64> {
     let metric = payload.metrics.iter().find(|m| m.name.as_deref() == Some(BD_SEQ))?;
     match metric.value {

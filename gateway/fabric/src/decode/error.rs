@@ -1,4 +1,4 @@
-//! What is wrong with a payload, said so that whoever builds the device can put it right.
+//! What is wrong with a payload, in words that help the person who builds the device.
 
 use super::excerpt::cut;
 use super::skipped::{Skipped, name_skipped};
@@ -11,17 +11,16 @@ pub const MAX_EXCERPT_BYTES: usize = 80;
 /// The most bytes of an error's description.
 const MAX_WHAT_BYTES: usize = 500;
 
-/// The most bytes that are kept of what a parser says.
+/// The most bytes of a parser's message that an error repeats.
 const MAX_PARSER_BYTES: usize = 100;
 
-/// Where in a publish something is wrong.
+/// Where in a publish the error is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublishPlace {
-    /// The topic.
     Topic,
     /// The payload as a whole.
     Payload,
-    /// A byte of the payload, from 0.
+    /// An offset into the payload, from 0.
     Byte(usize),
     /// A key of the payload, dotted if nested.
     Key(String),
@@ -41,32 +40,32 @@ impl fmt::Display for PublishPlace {
     }
 }
 
-/// The message that makes a Sparkplug B edge node send its births again, for whoever subscribes to its commands. The
-/// decoder limits how often it gives one.
+/// The command that makes a Sparkplug B edge node send its births again, to be published to subscribers of
+/// its command topic. The decoder limits how often it returns one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebirth {
-    /// Where to.
+    /// The command topic of the edge node.
     pub topic: String,
-    /// What.
+    /// An encoded Sparkplug payload.
     pub payload: Vec<u8>,
 }
 
 /// Why a publish that maps to a stream has no reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError {
-    /// Where it is wrong.
+    /// Where the error is.
     pub place: PublishPlace,
-    /// What is wrong.
+    /// What is wrong, for people.
     pub what: String,
-    /// What would be right.
+    /// What would be right, for people.
     pub right: String,
-    /// The payload there, escaped, at most [`MAX_EXCERPT_BYTES`].
+    /// The payload at that place, escaped, at most [`MAX_EXCERPT_BYTES`].
     pub excerpt: String,
-    /// It is well-formed, but exceeds a bound.
+    /// Whether the payload is well-formed, but exceeds a bound.
     pub too_large: bool,
-    /// The fields that it holds, if none of them is a number.
+    /// The fields of the payload, if none of them is a number.
     pub skipped: Vec<Skipped<'static>>,
-    /// What to send to an edge node whose aliases are not known here.
+    /// A request to a Sparkplug edge node whose aliases are not known here.
     pub rebirth: Option<Box<Rebirth>>,
 }
 
@@ -83,14 +82,14 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 impl DecodeError {
-    /// An error without an excerpt; the decoder's entry adds it.
+    /// An error without an excerpt, which [`Decoder::decode`](super::Decoder::decode) adds.
     pub(super) fn new(place: PublishPlace, what: impl Into<String>, right: impl Into<String>) -> Box<Self> {
         let what = cut(what.into(), MAX_WHAT_BYTES);
         let (right, excerpt, skipped) = (right.into(), String::new(), Vec::new());
         Box::new(Self { place, what, right, excerpt, too_large: false, skipped, rebirth: None })
     }
 
-    /// A payload that can be read, but holds nothing that can be counted.
+    /// A payload that can be read, but holds no number.
     pub(super) fn no_number(skipped: Vec<Skipped<'_>>, right: &str) -> Box<Self> {
         let what = match skipped.as_slice() {
             [] => "it holds no number".to_string(),
@@ -101,13 +100,13 @@ impl DecodeError {
         e
     }
 
-    /// The same, as one that exceeds a bound.
+    /// Marks the error as one that exceeds a bound.
     pub(super) fn too_large(mut self: Box<Self>) -> Box<Self> {
         self.too_large = true;
         self
     }
 
-    /// Adds what of the payload stands there.
+    /// Adds an excerpt of the payload at the place of the error.
     pub(super) fn showing(mut self: Box<Self>, payload: &[u8]) -> Box<Self> {
         let from = match self.place {
             PublishPlace::Topic => return self,
@@ -121,7 +120,7 @@ impl DecodeError {
     }
 }
 
-/// Tells what a JSON parser met, at the byte where it met it.
+/// The error of a JSON parser, at the byte where it occurred.
 pub(super) fn syntax_error(e: &serde_json::Error, payload: &[u8], right: &str) -> Box<DecodeError> {
     let lines = payload.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1));
     let before: usize = lines.map(<[u8]>::len).sum();
@@ -137,10 +136,10 @@ pub(super) fn syntax_error(e: &serde_json::Error, payload: &[u8], right: &str) -
     if said.starts_with(MORE_THAN) { e.too_large() } else { e }
 }
 
-/// How an error begins that exceeds a bound.
+/// The beginning of all errors about an exceeded bound.
 pub(super) const MORE_THAN: &str = "it holds more than";
 
-/// In words for whoever builds the device, what the parser calls by names of its own.
+/// Translates a parser's message for the person who builds the device.
 fn what_is_no_json(said: &str, payload: &[u8], at: usize) -> &'static str {
     match said {
         _ if payload.starts_with(b"\x1f\x8b") => "it is compressed, not JSON",
@@ -177,8 +176,8 @@ fn what_is_no_json(said: &str, payload: &[u8], at: usize) -> &'static str {
     }
 }
 
-/// The words of a deserializer in plain ones: `invalid type: map, expected an array` is `an object, where an array belongs`.
-/// What our own readers say stays as it is.
+/// Translates a deserializer's message: `invalid type: map, expected an array` becomes `an object, where an
+/// array belongs`. Messages of this crate's own readers stay as they are.
 pub(super) fn plain(said: &str) -> String {
     let said = cut(said.into(), MAX_PARSER_BYTES);
     let Some(rest) = said.strip_prefix("invalid type: ").or_else(|| said.strip_prefix("invalid value: "))

@@ -1,6 +1,6 @@
-//! Texts from outside, as much of them as errors and logs show.
+//! Excerpts of texts from outside, for errors and logs.
 
-/// At most `most` bytes of a text from outside, ended with an ellipsis if it was longer.
+/// Cuts a text from outside to at most `most` bytes. A text that was cut ends in an ellipsis.
 pub(super) fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
         let mut end = most.saturating_sub('…'.len_utf8());

@@ -1,32 +1,33 @@
-//! Compressed Sparkplug B payloads: a payload within a payload, whose uuid says so and whose body is the compressed one.
+//! Compressed Sparkplug B payloads: a payload within a payload. The outer one is marked by its uuid, and its
+//! body is the compressed inner one.
 //!
-//! The metric `algorithm` may name GZIP or DEFLATE. Senders differ in what they call deflate (with zlib's header or without), so
-//! that the bytes themselves are believed.
+//! The metric `algorithm` may name GZIP or DEFLATE. Senders disagree on whether DEFLATE includes zlib's
+//! header, so the decoder looks at the bytes themselves.
 
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use selvedge_types::sparkplug::{Payload, Value};
 use std::io::Read;
 
-/// The uuid of a compressed payload.
+/// The uuid that marks a compressed payload.
 const COMPRESSED: &str = "SPBV1.0_COMPRESSED";
 
-/// The most bytes that a compressed payload may hold.
+/// The most bytes that a compressed payload may hold once it is inflated.
 pub const MAX_INFLATED_BYTES: usize = 1024 * 1024;
 
 /// Why a compressed payload can't be read.
 pub(super) enum InflateError {
-    /// It is damaged, or compressed otherwise.
+    /// The body is empty, damaged or compressed in another way.
     Unreadable(String),
     /// It holds more than [`MAX_INFLATED_BYTES`].
     TooLarge,
 }
 
-/// Whether a payload only carries a compressed one.
+/// Whether a payload is only the envelope of a compressed one.
 pub(super) fn is_compressed(payload: &Payload) -> bool {
     payload.uuid.as_deref() == Some(COMPRESSED)
 }
 
-/// The bytes of the payload that a compressed one carries.
+/// The bytes of the payload within.
 pub(super) fn inflate(payload: &Payload) -> Result<Vec<u8>, InflateError> {
     let wrong = |what: &str| Err(InflateError::Unreadable(what.into()));
     let algorithm = payload.metrics.iter().find(|m| m.name.as_deref() == Some("algorithm"));

@@ -1,8 +1,8 @@
 //! JSON payloads: one value with its time and sequence, an array of these, or an object of values.
 //!
-//! All forms read an object into a flat list of dotted keys and scalars, and pick what they want from it. The elements
-//! of a short array of single values are fields too, `{"a":[7,0]}` is `a.0` and `a.1`; other arrays are skipped by name,
-//! since places in a long array, or in one of objects, are rarely streams.
+//! All forms read an object into a flat list of dotted keys and scalars, and pick what they need from it. The
+//! elements of a short array of single values are fields too: `{"a":[7,0]}` is `a.0` and `a.1`. Other arrays
+//! are skipped by name, because a position in a long array, or in one of objects, rarely is a stream.
 
 use super::error::{MORE_THAN, syntax_error};
 use super::excerpt::cut;
@@ -20,13 +20,13 @@ use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::fmt;
 
-/// How deep objects may be nested, the outermost counted; what lies deeper is skipped.
+/// The deepest nesting of objects, including the outermost one. What is nested deeper is skipped.
 pub const MAX_OBJECT_DEPTH: usize = 8;
 
-/// The longest array within an object whose elements are fields.
+/// The longest array within an object whose elements become fields.
 pub const MAX_ARRAY_ENTRIES: usize = 16;
 
-/// So many keys are sooner compared with each other than sorted.
+/// Up to this many keys, comparing each with each is quicker than sorting.
 const FEW_FIELDS_ENTRIES: usize = 8;
 
 pub(super) const RIGHT_ONE: &str =
@@ -34,7 +34,7 @@ pub(super) const RIGHT_ONE: &str =
 pub(super) const RIGHT_OBJECT: &str = r#"send an object of numbers such as {"temp":21.5,"ts":1764000000000}"#;
 const RIGHT_COUNT: &str = "send a whole number of 0 to 18446744073709551615";
 
-/// Whether a payload starts as an object, an array or a text.
+/// Whether a payload begins like an object, an array or a text.
 pub(super) fn looks_like_json(payload: &[u8]) -> bool {
     matches!(payload.trim_ascii_start().first(), Some(b'{' | b'[' | b'"'))
 }
@@ -82,14 +82,14 @@ pub(super) fn decode<'a>(
     }
 }
 
-/// Where a value belongs and is none.
+/// Why there is no number where a value belongs.
 struct NoNumber {
     place: PublishPlace,
     why: SkipReason,
     what: String,
 }
 
-/// The value of a document that stands for one reading, with its time and sequence.
+/// The value of a document that represents one reading, with its time and sequence.
 fn one(keys: &Keys, doc: &Doc<'_>) -> Result<Result<(f64, Meta), NoNumber>, Box<DecodeError>> {
     let (scalar, meta) = match doc {
         Doc::Scalar(scalar) => (scalar, Meta::default()),
@@ -114,7 +114,7 @@ fn one(keys: &Keys, doc: &Doc<'_>) -> Result<Result<(f64, Meta), NoNumber>, Box<
     })
 }
 
-/// An object that has nothing at the key of the value, or more than one thing.
+/// An object whose value key is missing, or holds an object or an array.
 fn without_value(keys: &Keys, fields: &[Field<'_>]) -> NoNumber {
     let below =
         |f: &Field<'_>| f.path.strip_prefix(keys.value.as_str()).is_some_and(|rest| rest.starts_with('.'));
@@ -125,7 +125,7 @@ fn without_value(keys: &Keys, fields: &[Field<'_>]) -> NoNumber {
     NoNumber { place: PublishPlace::Key(cut(keys.value.clone(), 80)), why, what: what.into() }
 }
 
-/// One reading a key.
+/// One reading for each key.
 pub(super) fn decode_object<'a>(
     target: &Target<'_, 'a>,
     device: Cow<'a, str>,
@@ -157,7 +157,7 @@ pub(super) fn decode_object<'a>(
     Ok(found)
 }
 
-/// What an object says of all its values.
+/// The fields of an object that apply to all its values.
 #[derive(Default)]
 struct Meta {
     time: Option<EpochMs>,
@@ -176,7 +176,7 @@ impl Meta {
             if keys.is_time(path) {
                 let time = time_of(scalar, keys.time_unit);
                 let time = time.map_err(|(what, right)| DecodeError::new(place(), what, right))?;
-                // Where both are there, the key that the rule means counts, wherever it stands.
+                // If both time keys are present, the one in the rule counts, wherever it stands.
                 if *path == keys.time || meta.time.is_none() {
                     meta.time = Some(time);
                 }
@@ -191,7 +191,7 @@ impl Meta {
     }
 }
 
-/// The one rule for what a number is: a finite number, true and false, or a text of one of these.
+/// Converts a scalar by the rule for all forms: a finite number, true or false, or a text of one of these.
 fn value_of(scalar: &Scalar<'_>) -> Result<f64, SkipReason> {
     let value = match scalar {
         Scalar::Int(n) => *n as f64,
@@ -205,7 +205,7 @@ fn value_of(scalar: &Scalar<'_>) -> Result<f64, SkipReason> {
     if value.is_finite() { Ok(value) } else { Err(SkipReason::NotFinite) }
 }
 
-/// A whole number; also written as 7.0, as some interpreters do, as far as doubles are exact.
+/// A whole number of 0 or more. Some interpreters write 7.0, which is accepted as far as doubles are exact.
 fn count_of(scalar: &Scalar<'_>) -> Option<u64> {
     match scalar {
         Scalar::Uint(n) => Some(*n),
@@ -242,7 +242,7 @@ fn too_many<E: Error>() -> E {
     E::custom(format!("{MORE_THAN} {MAX_READINGS_PER_PAYLOAD} values"))
 }
 
-/// Takes one of the values that are left.
+/// Uses up one of the values that the payload may still hold.
 fn take<E: Error>(left: &mut usize) -> Result<(), E> {
     *left = left.checked_sub(1).ok_or_else(too_many)?;
     Ok(())
@@ -261,7 +261,7 @@ impl<'de> DeserializeSeed<'de> for Node<'_> {
     }
 }
 
-/// The visits that every scalar takes, each wrapped in `$wrap`.
+/// Defines the visitor methods of all scalars, each of which ends in `$wrap`.
 macro_rules! scalars {
     ($value:ty, $self:ident, $scalar:ident => $wrap:expr) => {
         fn visit_bool<E: Error>($self, v: bool) -> Result<$value, E> {
@@ -324,7 +324,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         }
         let mut docs = Vec::new();
         while let Some(doc) = seq.next_element_seed(Node { left: &mut *self.left, outermost: false })? {
-            // An empty object takes none of what is left.
+            // Empty objects use up no values, so the elements are counted as well.
             if docs.len() == MAX_READINGS_PER_PAYLOAD {
                 return Err(too_many());
             }
@@ -334,7 +334,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 }
 
-/// A path that comes twice.
+/// A path that occurs more than once.
 fn doubled<'f>(fields: &'f [Field<'_>]) -> Option<&'f str> {
     if fields.len() <= FEW_FIELDS_ENTRIES {
         let again = fields.iter().enumerate().find(|(n, f)| fields[..*n].iter().any(|e| e.path == f.path));

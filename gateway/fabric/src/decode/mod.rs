@@ -1,39 +1,46 @@
-//! From a publish to readings: the topic map says what a topic means, a decoder reads the payload.
+//! Decoding: from a publish to readings. The topic map says what a topic means, and a decoder reads the
+//! payload.
 //!
-//! [`TopicMap`] holds rules; the first whose pattern matches the topic names the device, perhaps the stream,
-//! and the payload's form ([`Form`]). Without a configured rule these hold:
+//! [`TopicMap`] holds rules. The first whose pattern matches the topic names the device, perhaps the stream,
+//! and the payload's form ([`Form`]). Without configured rules, these apply:
 //!
 //! | Topic | Payload |
 //! |---|---|
-//! | `d/{device}/{stream}` | `21.5`, or `{"value":21.5,"ts":1764000000000,"seq":7,"boot":1}`, or an array of such |
-//! | `d/{device}` | `{"temp":21.5,"door":true,"ts":...}`: one stream a key |
+//! | `d/{device}/{stream}` | `21.5`, or `{"value":21.5,"ts":1764000000000,"seq":7,"boot":1}`, or an array of these |
+//! | `d/{device}` | `{"temp":21.5,"door":true,"ts":...}`: one stream for each key |
 //! | `spBv1.0/#` | Sparkplug B |
 //!
-//! One rule for what a number is, in all forms: a finite number; `true`, `on` and `false`, `off` (any case) as 1 and 0; and a
-//! text of one of these, but where the form itself says that a value is a text (SenML's `vs`, Sparkplug's strings). Fields that
-//! can't be numbers are skipped, each named with its reason ([`Skipped`]). A payload without any number is
-//! [`Decoded::Malformed`], unless it is understood to mean something else ([`Decoded::NoReading`]).
+//! # What is a number
+//! All forms follow one rule. A number is a finite number; `true` and `on` (in any case) are 1, `false` and
+//! `off` are 0; a text of one of these is the same number, unless the form itself says that a value is a text
+//! (SenML's `vs`, Sparkplug's strings). Fields that can't be numbers are skipped, each by name and with a
+//! reason ([`Skipped`]). A payload without any number is [`Decoded::Malformed`], unless it has another
+//! meaning ([`Decoded::NoReading`]).
 //!
-//! Invariant: what makes readings doubtful as a whole (no JSON, a key that comes twice, a time or a sequence number that is
-//! none) leaves none of them: then the publish is [`Decoded::Malformed`].
-//! Invariant: a reading's value is finite, its time within `TIME_RANGE`, its names are 1 to `MAX_NAME_BYTES`
-//! bytes without control characters.
-//! Invariant: the same publish decodes to the same readings, but for what is told relative to now (SenML)
-//! and Sparkplug B's aliases, which its births define.
+//! # Invariants
+//! Invariant: whatever makes the readings of a payload doubtful as a whole (no valid JSON, a repeated key, an
+//! invalid time or sequence number) discards all of them: the publish is [`Decoded::Malformed`].
+//! Invariant: a reading's value is finite, its time is within `TIME_RANGE`, and its names are 1 to
+//! `MAX_NAME_BYTES` bytes without control characters.
+//! Invariant: the same publish decodes to the same readings, apart from times relative to now (SenML) and
+//! Sparkplug B's aliases, which births define.
 //!
-//! Decided, since devices differ:
+//! # Decisions, because devices differ
 //! - Integers beyond 2^53 are rounded to the nearest double as values; as sequence numbers they are exact.
-//! - A JSON key that comes twice makes the payload malformed: there is no telling which one is meant.
-//! - Nested JSON objects are flattened, `{"a":{"b":1}}` is stream `a.b`, and so are short arrays of values: `{"a":[7,0]}`
-//!   is `a.0` and `a.1`. Long arrays and arrays of objects are skipped.
-//! - Names may hold `/`, `+`, `#` and `*`.
-//! - A byte order mark before a text in UTF-8 is passed over.
+//! - A repeated JSON key makes the payload malformed, because it is unknown which one is meant.
+//! - Nested JSON objects are flattened: `{"a":{"b":1}}` is stream `a.b`. So are short arrays of values:
+//!   `{"a":[7,0]}` is `a.0` and `a.1`. Long arrays and arrays of objects are skipped.
+//! - Names may contain `/`, `+`, `#` and `*`.
+//! - A byte order mark before a text in UTF-8 is ignored.
 //!
-//! Limits: [`MAX_READINGS_PER_PAYLOAD`] values (keys, records, metrics) a payload; the listener bounds the payload's bytes,
-//! [`MAX_INFLATED_BYTES`] those of a compressed one. What is known of Sparkplug births is bounded in bytes.
+//! # Limits
+//! A payload holds at most [`MAX_READINGS_PER_PAYLOAD`] values (keys, records, metrics). The listener bounds
+//! the payload's bytes; [`MAX_INFLATED_BYTES`] bounds those of a compressed one. The memory for Sparkplug
+//! births is bounded in bytes.
 //!
-//! Left out: schemas and units (the stream's name carries the meaning), and expression languages in rules (a flow before the
-//! gateway can do that).
+//! # Left out
+//! Schemas and units (the stream's name carries the meaning), and expression languages in rules (a flow in
+//! front of the gateway can do that).
 //!
 //! Sources: RFC 8428 (SenML), RFC 8949 (CBOR), Eclipse Sparkplug 3.0.0, MQTT 5.0 section 4.7 (topics).
 
@@ -68,58 +75,57 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
-/// A list that mostly has one entry, which then takes no place of its own.
+/// A list that mostly has one entry, which is then stored inline.
 pub type Few<T> = SmallVec<[T; 1]>;
 
 /// The most readings that one payload may hold.
 pub const MAX_READINGS_PER_PAYLOAD: usize = 4_096;
 
-/// What some programs put before a text.
+/// The byte order mark that some programs put before a text.
 const UTF_8_BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// One reading, as it stands in a publish. Names borrow from topic and payload where they can.
+/// One reading of a publish. Names borrow from the topic and the payload where possible.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodedReading<'a> {
-    /// The device.
     pub device: Cow<'a, str>,
-    /// The stream.
     pub stream: Cow<'a, str>,
-    /// When it was measured, if the device says so.
+    /// The time of measurement, if the payload has one.
     pub time: Option<EpochMs>,
-    /// What. Finite.
+    /// Finite, whatever the payload holds.
     pub value: f64,
     /// The device's sequence number for this stream.
     pub seq: Option<u64>,
-    /// Which boot of the device counts that sequence.
+    /// The boot of the device that counts the sequence.
     pub boot: Option<u64>,
 }
 
-/// What a publish is.
+/// What a publish means.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded<'a> {
     /// It holds at least one reading.
     Readings {
         /// In the payload's order.
         list: Few<DecodedReading<'a>>,
-        /// Fields that are no numbers, in the payload's order; at most [`MAX_READINGS_PER_PAYLOAD`].
+        /// Fields that are not numbers, in the payload's order; at most [`MAX_READINGS_PER_PAYLOAD`].
         skipped: Vec<Skipped<'a>>,
-        /// What to send to a Sparkplug edge node some of whose aliases are not known here.
+        /// A request to a Sparkplug edge node to send its births, if some aliases or types are unknown or
+        /// messages are missing.
         rebirth: Option<Box<Rebirth>>,
     },
-    /// It is understood, and is not meant to hold a reading: an emptied retained message, a Sparkplug death, a
-    /// Sparkplug birth without numbers. There is nothing to keep; it is routed.
+    /// It is understood, and is not meant to hold a reading: an emptied retained message, a Sparkplug death,
+    /// or a Sparkplug birth without numbers. It is routed; there is nothing to keep.
     NoReading {
-        /// Fields that are no numbers.
+        /// Fields that are not numbers.
         skipped: Vec<Skipped<'a>>,
     },
-    /// Its topic maps to no stream: it is only routed.
+    /// Its topic maps to no stream, so it is only routed.
     NotMapped,
-    /// Its topic maps to a stream, but its payload can't be read or holds no number. Nothing of it counts; subscribers get
-    /// it like any publish.
+    /// Its topic maps to a stream, but its payload can't be read or holds no number. Nothing of it is
+    /// counted. Subscribers receive it like any publish.
     Malformed(Box<DecodeError>),
 }
 
-/// Reads publishes. One for a gateway, shared by its connections.
+/// Decodes publishes. A gateway has one, which its connections share.
 #[derive(Debug, Default)]
 pub struct Decoder {
     map: TopicMap,
@@ -127,27 +133,27 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder that follows these rules; without any the default ones.
+    /// A decoder with these rules, or with the default ones if there are none.
     ///
     /// # Errors
-    /// Names the first bad rule and what is wrong with it.
+    /// Names the first invalid rule and what is wrong with it.
     pub fn new(rules: Vec<TopicRule>) -> Result<Self, TopicMapError> {
         Ok(Self { map: TopicMap::new(rules)?, births: Mutex::default() })
     }
 
-    /// What was seen of Sparkplug sessions.
+    /// Totals about Sparkplug sessions since the process started.
     pub fn sparkplug_figures(&self) -> SparkplugFigures {
         self.births.lock().unwrap_or_else(PoisonError::into_inner).figures()
     }
 
-    /// Reads one publish. `now` is what relative times are relative to.
+    /// Decodes one publish. Relative times are relative to `now`.
     pub fn decode<'a>(&self, now: EpochMs, topic: &'a str, payload: &'a [u8]) -> Decoded<'a> {
         let Some((rule, captures)) = self.map.find(topic) else { return Decoded::NotMapped };
         let target = Target { rule, captures };
         let payload =
             if rule.form.is_text() { payload.strip_prefix(UTF_8_BOM).unwrap_or(payload) } else { payload };
         if payload.is_empty() && !matches!(rule.form, Form::SparkplugB | Form::None) {
-            // A retained message is emptied so.
+            // Clients clear a retained message with an empty payload.
             return Decoded::NoReading { skipped: Vec::new() };
         }
         let result = match rule.form {
@@ -186,17 +192,17 @@ impl Decoder {
     }
 }
 
-/// What a decoder finds.
+/// What a decoder found in a payload.
 #[derive(Debug, Default, PartialEq)]
 struct Found<'a> {
     list: Few<DecodedReading<'a>>,
     skipped: Vec<Skipped<'a>>,
     rebirth: Option<Box<Rebirth>>,
-    /// It says something else too, so that it need not hold a reading.
+    /// The payload has a meaning apart from readings, so it need not hold any.
     steers: bool,
 }
 
-/// A rule and what its placeholders stand for in one topic.
+/// A rule, with what its placeholders stand for in one topic.
 struct Target<'m, 'a> {
     rule: &'m topic_map::Rule,
     captures: topic_map::Captures<'a>,
@@ -218,7 +224,7 @@ impl<'a> Target<'_, 'a> {
         Ok(stream)
     }
 
-    /// The stream that `key` of the payload names; or what it would be, if that can't be a name.
+    /// The stream that `key` of the payload names; or the invalid name that results.
     fn named(&self, key: Cow<'a, str>) -> Result<Cow<'a, str>, Cow<'a, str>> {
         let stream = self.filled(key);
         if is_name(&stream) { Ok(stream) } else { Err(stream) }
@@ -236,7 +242,7 @@ fn is_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
-/// Refuses what can't be a device's or a stream's name.
+/// Refuses an invalid name of a device, stream or metric.
 fn check_name(kind: &str, name: &str, place: impl FnOnce() -> PublishPlace) -> Result<(), Box<DecodeError>> {
     if is_name(name) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! A payload that is one plain number.
+//! Payloads that are one plain number.
 
 use super::{DecodeError, DecodedReading, Found, PublishPlace, SkipReason, Skipped, Target};
 use smallvec::smallvec;
@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 pub(super) const RIGHT: &str = "send one decimal number such as 21.5, or true, false, on, off";
 
-/// One reading, without time or sequence.
+/// One reading, without a time or a sequence number.
 pub(super) fn decode<'a>(
     target: &Target<'_, 'a>,
     device: Cow<'a, str>,
@@ -27,7 +27,7 @@ pub(super) fn decode<'a>(
     }
 }
 
-/// A finite number, or a switch's position as 1 or 0.
+/// A finite number, or the position of a switch as 1 or 0.
 pub(super) fn parse(text: &str) -> Result<f64, SkipReason> {
     let says = |word: &str| text.eq_ignore_ascii_case(word);
     match text.parse::<f64>() {
@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<f64, SkipReason> {
     }
 }
 
-/// In what way a text is no number.
+/// Says why a text is not a number, for the person who builds the device.
 pub(super) fn what_is_wrong(text: &[u8]) -> String {
     let text = match std::str::from_utf8(text) {
         _ if text.starts_with(b"\x1f\x8b") => return "it is compressed".into(),

@@ -12,7 +12,7 @@ pub(super) enum Scalar<'a> {
     Bool(bool),
     Text(Cow<'a, str>),
     Null,
-    /// No single value; its content is passed over.
+    /// Not a single value, or one that is no number; its content is skipped.
     Skip(SkipReason),
 }
 

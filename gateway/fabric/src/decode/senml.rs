@@ -1,18 +1,21 @@
 //! SenML (RFC 8428) in JSON and CBOR.
 //!
-//! A pack is an array of records. Base fields hold from their record on. A record's name is base name and
-//! name together. Where the topic names the device, that name is the stream (without the base name if that
-//! is just the device again). Where it does not, the base name is the device (without the `:`, `/`, `.`
-//! or `-` it ends in) and the name the stream; a record whose name is all in one field is stream `value`.
+//! # Names
+//! A pack is an array of records. A base field applies from its record on. A record's name is the base name
+//! followed by its own name. If the topic names the device, the record's name is the stream; a base name that
+//! only repeats the device is left out. Otherwise, the base name is the device, without a trailing `:`, `/`,
+//! `.` or `-`, and the record's own name is the stream. A record whose name is entirely in one of these
+//! fields is stream `value`.
 //!
-//! Times below 2^28 are relative to now; a record without any time has none, so that the gateway's counts. While the
-//! gateway's own clock is below 2^28 it was never set, and relative times are refused.
-//! Texts (`vs`), data and pure sums are no readings: skipped by name, and so are records whose name SenML does not allow.
-//! Units are not kept. Labels that end in `_` must be understood, and none is; other unknown labels are passed over
-//! (RFC 8428, section 4.4).
+//! # Times and values
+//! Times below 2^28 are relative to now. A record without any time has none, and gets the gateway's. If the
+//! gateway's own clock is below 2^28, it was never set, and relative times are refused.
+//! Texts (`vs`), data and sums without a value are not readings and are skipped by name, as are records with
+//! names that SenML does not allow. Units are not kept. A label that ends in `_` must be understood, and the
+//! decoder understands none; other unknown labels are ignored (RFC 8428, section 4.4).
 //!
-//! In CBOR a number may also be a bignum, a decimal fraction or a bigfloat (tags 2 to 5; RFC 8428, section 6), and a
-//! time may bear tag 1, which changes nothing: it counts seconds since 1970 as SenML does.
+//! In CBOR, a number may also be a bignum, a decimal fraction or a bigfloat (tags 2 to 5; RFC 8428, section
+//! 6). A time may have tag 1, which changes nothing, because that also counts seconds since 1970.
 
 use super::error::{MORE_THAN, plain, syntax_error};
 use super::excerpt::cut;
@@ -29,19 +32,19 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The version of SenML that is read.
+/// The highest version of SenML that the decoder reads.
 const VERSION: f64 = 10.0;
 
 /// Times below this many seconds are relative.
 const RELATIVE_BELOW_S: f64 = 268_435_456.0;
 
-/// How deep CBOR may be nested.
+/// The deepest nesting of CBOR.
 const MAX_CBOR_DEPTH: usize = 32;
 
 pub(super) const RIGHT: &str =
     r#"send a SenML pack such as [{"bn":"pump-7:","n":"temp","v":21.5}] (RFC 8428)"#;
 
-/// A pack in JSON.
+/// Decodes a pack in JSON.
 pub(super) fn decode_json<'a>(
     target: &Target<'_, 'a>,
     now: EpochMs,
@@ -51,7 +54,7 @@ pub(super) fn decode_json<'a>(
     resolve(target, now, pack)
 }
 
-/// A pack in CBOR.
+/// Decodes a pack in CBOR.
 pub(super) fn decode_cbor<'a>(
     target: &Target<'_, 'a>,
     now: EpochMs,
@@ -83,7 +86,7 @@ pub(super) fn decode_cbor<'a>(
     resolve(target, now, pack)
 }
 
-/// Applies the base fields (RFC 8428, section 4.6).
+/// Applies the base fields to the records (RFC 8428, section 4.6).
 fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Found<'a>, Box<DecodeError>> {
     let by_topic = if target.rule.device.is_some() { Some(target.device()?) } else { None };
     let mut found = Found { list: SmallVec::with_capacity(pack.0.len()), ..Found::default() };
@@ -106,7 +109,7 @@ fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Foun
             Some(Item::Text(_)) => Err(SkipReason::Text),
             Some(Item::Other(why)) => Err(why),
             None if record.sum => Err(SkipReason::Sum),
-            None if bare => continue, // it only sets base fields
+            None if bare => continue, // the record only sets base fields
             None => Err(SkipReason::Null),
         };
         let name = record.name.unwrap_or_default();
@@ -133,7 +136,7 @@ fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Foun
     Ok(found)
 }
 
-/// The device and the stream's key.
+/// The device, and the key that names the stream.
 fn names<'a>(by_topic: Option<&Cow<'a, str>>, base: &str, name: String) -> (Cow<'a, str>, String) {
     let bare = base.trim_end_matches([':', '/', '.', '-']);
     let or_value = |name: String| if name.is_empty() { "value".into() } else { name };
@@ -145,7 +148,7 @@ fn names<'a>(by_topic: Option<&Cow<'a, str>>, base: &str, name: String) -> (Cow<
     }
 }
 
-/// Whether base name and name together are a name (RFC 8428, section 4.5.1).
+/// Whether base name and name together are valid (RFC 8428, section 4.5.1).
 fn senml_allows(base: &str, name: &str) -> bool {
     let mut bytes = base.bytes().chain(name.bytes());
     bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
@@ -155,13 +158,13 @@ fn senml_allows(base: &str, name: &str) -> bool {
 const RIGHT_TIME: &str = "send seconds since 1970, or relative to now, of years 1 to 9999";
 const RIGHT_CLOCK: &str = "send seconds since 1970, or no time";
 
-/// RFC 8428, section 4.5.3. No time at all is no time.
+/// The absolute time (RFC 8428, section 4.5.3). 0 means that the record has no time.
 fn resolve_time(seconds: f64, now: EpochMs) -> Result<Option<EpochMs>, (String, &'static str)> {
     if seconds == 0.0 {
         return Ok(None);
     }
     let ms = (seconds * 1_000.0).round();
-    // The casts saturate, and what saturates is out of range.
+    // The casts saturate, and a saturated value is out of range.
     let at = if seconds >= RELATIVE_BELOW_S {
         ms as i64
     } else if (now.0 as f64) < RELATIVE_BELOW_S * 1_000.0 {
@@ -177,7 +180,7 @@ fn resolve_time(seconds: f64, now: EpochMs) -> Result<Option<EpochMs>, (String, 
 
 struct Pack(Vec<Record>);
 
-/// One record as it stands, base fields not applied.
+/// One record, without base fields applied.
 #[derive(Default)]
 struct Record {
     base_version: Option<f64>,
@@ -267,7 +270,7 @@ fn read_record<'de, A: MapAccess<'de>>(mut map: A) -> Result<Record, A::Error> {
     Ok(record)
 }
 
-/// Whatever stands at a label.
+/// The value of any label.
 enum Item {
     Number(f64),
     Bool(bool),
@@ -276,7 +279,7 @@ enum Item {
 }
 
 impl Item {
-    /// The rule that holds for all payloads: a text may be a number.
+    /// Applies the rule of all forms: a text may be a number.
     fn by_rule(self) -> Self {
         match self {
             Self::Text(text) => match number::parse(text.trim_ascii()) {
@@ -341,7 +344,7 @@ impl<'de> Visitor<'de> for Items {
         while map.next_entry::<Item, Item>()?.is_some() {}
         Ok(Item::Other(SkipReason::Object))
     }
-    /// So the CBOR reader gives a tag and what it is put to.
+    /// The CBOR reader presents a tag and its content as an enum.
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Item, A::Error> {
         data.variant::<IgnoredAny>()?.1.tuple_variant(2, Tagged)
     }
@@ -379,7 +382,7 @@ fn tagged_number(item: &Cbor) -> Option<f64> {
             let exponent = i32::try_from(i128::from(exponent.as_integer()?)).ok()?;
             let (mantissa, shift) = big(mantissa)?;
             match tag {
-                // Written out and read, it is rounded once.
+                // Formatting and parsing rounds only once.
                 4 if shift == 0 => format!("{mantissa}e{exponent}").parse().ok(),
                 4 => Some(scaled(mantissa as f64, shift) * 10f64.powi(exponent)),
                 _ => Some(scaled(mantissa as f64, exponent.saturating_add(shift))),
@@ -389,7 +392,7 @@ fn tagged_number(item: &Cbor) -> Option<f64> {
     }
 }
 
-/// An integer as its first bytes, and the power of two that they are to be multiplied with.
+/// An integer as its first 15 bytes, and the power of two to multiply them by.
 fn big(item: &Cbor) -> Option<(i128, i32)> {
     let (negative, bytes) = match item {
         Cbor::Integer(n) => return Some(((*n).into(), 0)),
@@ -404,7 +407,7 @@ fn big(item: &Cbor) -> Option<(i128, i32)> {
     Some((if negative { -1 - n } else { n }, shift))
 }
 
-/// `x` times two to the power of `exponent`, also where that power alone is no double.
+/// `x` times two to the power of `exponent`, even if that power alone exceeds a double.
 fn scaled(x: f64, exponent: i32) -> f64 {
     let half = exponent / 2;
     x * 2f64.powi(half) * 2f64.powi(exponent - half)

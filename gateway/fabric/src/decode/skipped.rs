@@ -1,4 +1,4 @@
-//! Fields of a payload that can't be numbers: they are no readings, and are counted by name.
+//! Fields of a payload that can't be numbers. They are not readings, and are counted by name.
 
 use super::excerpt::cut;
 use bincode::{Decode, Encode};
@@ -11,37 +11,37 @@ pub const MAX_SKIPPED_TEXT_BYTES: usize = 300;
 /// The most bytes of one name in that sentence.
 const MAX_SHOWN_NAME_BYTES: usize = 60;
 
-/// A field that was passed over.
+/// A field that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped<'a> {
-    /// The device whose field it is.
+    /// The device that the field belongs to.
     pub device: Cow<'a, str>,
-    /// The stream that it would be, as far as it has a name: the dotted key, the record's name, the metric.
+    /// The name of the stream that the field would be, as far as it has one: the dotted key, the record's
+    /// name, the metric.
     pub name: Cow<'a, str>,
-    /// Why it is no reading.
+    /// Why the field is not a reading.
     pub why: SkipReason,
 }
 
 impl Skipped<'_> {
-    /// The same, borrowing nothing.
+    /// A copy that borrows nothing.
     pub fn into_owned(self) -> Skipped<'static> {
         let owned = |name: Cow<'_, str>| Cow::Owned(name.into_owned());
         Skipped { device: owned(self.device), name: owned(self.name), why: self.why }
     }
 }
 
-/// Why a field is no reading.
+/// Why a field is not a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub enum SkipReason {
     /// A text that is neither a number nor `true`, `false`, `on` or `off`.
     Text,
     /// Null, or a Sparkplug metric without a value.
     Null,
-    /// NaN, an infinity, or more than a double holds.
+    /// NaN, an infinity, or more than a double can hold.
     NotFinite,
     /// An object where one number belongs.
     Object,
-    /// An empty array.
     EmptyArray,
     /// An array whose elements are not single values.
     Array,
@@ -49,23 +49,23 @@ pub enum SkipReason {
     LongArray,
     /// Objects nested more than [`super::json::MAX_OBJECT_DEPTH`] deep.
     TooDeep,
-    /// The name is empty, too long, or holds a control character.
+    /// The name is empty, too long, or contains a control character.
     BadName,
-    /// A name of other characters than SenML allows: letters, digits and `-:./_`.
+    /// The name has characters that SenML does not allow (it allows letters, digits and `-:./_`), or begins
+    /// with none of letters and digits.
     SenmlName,
-    /// Bytes.
     Bytes,
     /// A date and time.
     Time,
-    /// SenML's sum over time.
+    /// A SenML record with a sum over time and no value.
     Sum,
     /// A Sparkplug template, data set or other structure.
     Structure,
-    /// A Sparkplug alias that no birth known here defines.
+    /// No birth known here defines this Sparkplug alias.
     UnknownAlias,
-    /// A Sparkplug integer whose type no birth known here defines.
+    /// No birth known here defines the type of this Sparkplug integer.
     UnknownType,
-    /// A historical Sparkplug value without its own time.
+    /// A historical Sparkplug value without a time of its own.
     HistoricalWithoutTime,
     /// A Sparkplug value that its sender marks as not to be stored.
     Transient,

@@ -1,22 +1,27 @@
-//! Sparkplug B: births define metrics and their aliases, data messages give values.
+//! Sparkplug B: births define metrics and their aliases, and data messages carry values.
 //!
-//! A topic is `spBv1.0/{group}/{type}/{edge node}` or `.../{edge node}/{device}`. Readings of an edge
-//! node belong to device `group/edge node`, those of a device to `group/edge node/device` (a level holds no
-//! `/`, so names can't clash); the stream is the metric's name.
+//! # Names
+//! A topic is `spBv1.0/{group}/{type}/{edge node}` or `.../{edge node}/{device}`. Readings of an edge node
+//! belong to device `group/edge node`, those of a device to `group/edge node/device`. A topic level contains
+//! no `/`, so names can't clash. The stream is the metric's name.
 //!
-//! NBIRTH, DBIRTH, NDATA and DDATA hold readings, also compressed. NDEATH and DDEATH hold none and forget what the birth
-//! defined. NCMD, DCMD and STATE are only routed. `bdSeq` and the `Node Control/` and `Device Control/` metrics
-//! steer the session and are no readings. Values that are null, no finite numbers, times, texts or structures are skipped by
-//! name, and so are values that are marked as transient (not to be stored), or as historical without a time of their own. `seq`
-//! starts again at every birth, so it can't tell a resend from a new reading; it only shows gaps.
+//! # Messages
+//! NBIRTH, DBIRTH, NDATA and DDATA carry readings; they may be compressed. NDEATH and DDEATH carry none and
+//! make the gateway forget what the birth defined. NCMD, DCMD and STATE are only routed. `bdSeq` and the
+//! `Node Control/` and `Device Control/` metrics control the session and are not readings. Values that are
+//! null, not finite, times, texts or structures are skipped by name. So are values marked as transient (not
+//! to be stored), and historical ones without a time of their own. `seq` restarts at every birth, so it can't
+//! tell a resend from a new reading; it only shows gaps.
 //!
-//! Invariant: a data message by alias is read by the last birth of its edge node or device, or not at
-//! all: metrics whose alias or type is not known here are skipped, and the edge node is asked for its births.
+//! Invariant: a data message that uses aliases is read by the last birth of its edge node or device, or not
+//! at all. Metrics whose alias or type is not known here are skipped, and the edge node is asked for its
+//! births.
 //!
-//! Births live in the memory of the gateway that the edge node is connected to (`births.rs`). An edge node that connects to
-//! another gateway must send its births anew anyway (Sparkplug 3.0.0, chapter 5). After a restart of the gateway under a
-//! connection that stays (a bridge), if the births took more than `MAX_SPARKPLUG_STATE_BYTES`, or if `seq` has a gap, the rebirth
-//! command brings them back.
+//! # Where births are kept
+//! Births are in the memory of the gateway to which the edge node is connected (`births.rs`). An edge node
+//! that connects to another gateway must send its births again in any case (Sparkplug 3.0.0, chapter 5). The
+//! rebirth command brings them back in three other cases: the gateway restarted while the edge node's own
+//! connection (to a bridge) stayed, the births exceeded `MAX_SPARKPLUG_STATE_BYTES`, or `seq` has a gap.
 
 use super::births::{BD_SEQ, Birth, Births};
 use super::inflate::{InflateError, MAX_INFLATED_BYTES, inflate, is_compressed};
@@ -34,7 +39,7 @@ pub(super) const RIGHT: &str =
 const RIGHT_BIRTH: &str = "the edge node must send its births again, and this gateway asks it to";
 const RIGHT_SMALLER: &str = "split it into several messages";
 
-/// The types of message that matter here.
+/// The types of message that carry readings or control births.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Birth,
@@ -42,7 +47,7 @@ enum Kind {
     Death,
 }
 
-/// Reads one message; `rest` is its topic from the group on. Nothing for messages that are only routed.
+/// Decodes one message; `rest` is its topic from the group on. `None` for messages that are only routed.
 pub(super) fn decode<'a>(
     births: &mut Births,
     now: EpochMs,
@@ -76,7 +81,7 @@ pub(super) fn decode<'a>(
 
     let steers = Found { steers: true, ..Found::default() };
     if kind == Kind::Death {
-        // A death needs no payload that can be read.
+        // A death is valid even if its payload can't be read.
         let payload = read(payload).ok();
         if of_device {
             births.note_seq(&node, payload.and_then(|p| p.seq));
@@ -87,7 +92,7 @@ pub(super) fn decode<'a>(
         return Ok(Some(steers));
     }
     if payload.is_empty() {
-        return Ok(Some(steers)); // an emptied retained message
+        return Ok(Some(steers)); // a retained message that was cleared
     }
     let payload = read(payload)?;
     match (kind, of_device) {
@@ -115,7 +120,7 @@ fn is_unknown(why: SkipReason) -> bool {
     matches!(why, SkipReason::UnknownAlias | SkipReason::UnknownType)
 }
 
-/// A payload, uncompressed.
+/// Reads a payload and uncompresses it if necessary.
 fn read(bytes: &[u8]) -> Result<Payload, Box<DecodeError>> {
     let read = |bytes: &[u8]| {
         Payload::read(bytes, MAX_READINGS_PER_PAYLOAD).map_err(|e| match e {
@@ -209,7 +214,7 @@ fn readings<'a>(
     Ok(found)
 }
 
-/// Why a metric without a value that is read here, and that is not null, is no reading.
+/// Why a metric without a readable value that is not marked as null is not a reading.
 fn without_value(datatype: u32) -> SkipReason {
     match datatype {
         data_type::DATA_SET | data_type::TEMPLATE => SkipReason::Structure,
@@ -218,8 +223,8 @@ fn without_value(datatype: u32) -> SkipReason {
     }
 }
 
-/// A metric's value, if it is a finite number. Edge nodes differ in how far they extend the sign of short
-/// integers, so the bits beyond the type are ignored.
+/// The value of a metric if it is a finite number. Edge nodes differ in how far they extend the sign of short
+/// integers, so bits beyond the type are ignored.
 fn number(value: &Value, datatype: u32) -> Result<f64, SkipReason> {
     use data_type as t;
     let other = || match datatype {

@@ -1,4 +1,4 @@
-//! Times in JSON payloads: numbers in the unit that the topic's rule sets, and texts.
+//! Times in JSON payloads: numbers in the unit that the topic's rule sets, or texts.
 
 use super::excerpt::cut;
 use super::scalar::Scalar;
@@ -9,24 +9,21 @@ const RIGHT: &str =
     "send epoch milliseconds (or the unit that the topic's rule sets) or RFC 3339, of years 1 to 9999";
 const RIGHT_ZONE: &str = "end it in Z for UTC, or in an offset such as +01:00";
 
-/// The most bytes that are shown of a text.
+/// The most bytes of a text that an error shows.
 const MAX_SHOWN_BYTES: usize = 60;
 
-/// How numbers that tell a time are counted, since 1970-01-01 UTC. Texts are RFC 3339 or such a number.
+/// The unit in which numbers count the time since 1970-01-01 UTC. A text is RFC 3339 or such a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum TimeUnit {
-    /// Milliseconds.
     #[default]
     Ms,
-    /// Seconds, perhaps with a fraction.
+    /// Seconds, with or without a fraction.
     S,
-    /// Microseconds.
     Us,
-    /// Nanoseconds.
     Ns,
-    /// Whichever puts the time between the years 1971 and 2286: numbers below 10^10 are seconds, below 10^13
-    /// milliseconds, below 10^16 microseconds, others nanoseconds.
+    /// The unit follows from the size, such that the time is between the years 1971 and 2286: numbers below
+    /// 10^10 are seconds, below 10^13 milliseconds, below 10^16 microseconds, others nanoseconds.
     Auto,
 }
 
@@ -47,7 +44,7 @@ impl TryFrom<String> for TimeUnit {
 /// What is wrong, and what would be right.
 type Wrong = (String, &'static str);
 
-/// A time.
+/// Reads a time from a number or a text.
 pub(super) fn time_of(scalar: &Scalar<'_>, unit: TimeUnit) -> Result<EpochMs, Wrong> {
     match scalar {
         Scalar::Int(n) => whole(i128::from(*n), unit),
@@ -59,7 +56,7 @@ pub(super) fn time_of(scalar: &Scalar<'_>, unit: TimeUnit) -> Result<EpochMs, Wr
                 TimeUnit::Ns => 1e-6,
                 TimeUnit::Ms | TimeUnit::Auto => 1.0,
             };
-            // The cast saturates, and what saturates is out of range.
+            // The cast saturates, and a saturated value is out of range.
             EpochMs::in_range((x * scale).round() as i64).ok_or_else(|| out_of_range(*x, unit))
         }
         Scalar::Text(text) => match text.parse::<i64>() {
@@ -70,7 +67,7 @@ pub(super) fn time_of(scalar: &Scalar<'_>, unit: TimeUnit) -> Result<EpochMs, Wr
     }
 }
 
-/// In what way a text is no time.
+/// Says why a text is not a time, for the person who builds the device.
 fn what_is_wrong(text: &str) -> Wrong {
     let shown = cut(text.into(), MAX_SHOWN_BYTES);
     let is_time = |text: String| EpochMs::parse(&text).is_ok();
@@ -105,8 +102,8 @@ fn out_of_range(n: f64, unit: TimeUnit) -> Wrong {
     (format!("{n} is outside the years 1 to 9999 in {name}"), RIGHT)
 }
 
-/// The unit that `auto` stands for. The limits lie between what the years 1971 to 2100 are in each unit: seconds from
-/// 3.2e7 to 4.1e9, milliseconds from 3.2e10 to 4.1e12, and so on.
+/// The unit that `auto` stands for. The limits are between the values of the years 1971 to 2100 in each unit:
+/// 3.2e7 to 4.1e9 seconds, 3.2e10 to 4.1e12 milliseconds, and so on.
 fn settled(unit: TimeUnit, size: f64) -> TimeUnit {
     match unit {
         TimeUnit::Auto if size < 1e10 => TimeUnit::S,

@@ -1,11 +1,12 @@
-//! The topic map: rules from topics to devices, streams and payload forms.
+//! The topic map: rules that map topics to devices, streams and forms of payload.
 //!
-//! A pattern is a topic with holes: `{name}` stands for one level and keeps it, `+` stands for one level, and
-//! `#` at the end for any number of levels, also none. As in MQTT, a hole at the start does not match
-//! topics that start with `$`. A template builds a name from what was kept: `{line}-{device}`.
+//! A pattern is a topic with placeholders and wildcards: `{name}` stands for one level and captures it, `+`
+//! stands for one level, and a final `#` stands for any number of levels, including none. As in MQTT, a
+//! pattern that begins with one of these does not match topics that begin with `$`. A template builds a name
+//! from what was captured: `{line}-{device}`.
 //!
-//! The first rule that matches counts. A match walks the rules once and compares level by level without
-//! allocating; rules are few ([`MAX_TOPIC_RULES`]), and most fail at their first literal.
+//! The first rule that matches a topic applies. A match goes through the rules once and compares level by
+//! level without allocating. There are few rules ([`MAX_TOPIC_RULES`]), and most fail at their first literal.
 
 use super::excerpt::cut;
 use super::time::TimeUnit;
@@ -18,14 +19,14 @@ pub const MAX_TOPIC_RULES: usize = 256;
 /// The most placeholders of a pattern.
 pub const MAX_PLACEHOLDERS: usize = 8;
 
-/// The most bytes of a pattern, of a template and of a field's name.
+/// The most bytes of a pattern, of a template and of a key.
 pub const MAX_TEMPLATE_BYTES: usize = 512;
 
 /// The form of a rule's payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "String")]
 pub enum Form {
-    /// What [`Form::Number`] or [`Form::Json`] reads, told apart by the first character.
+    /// [`Form::Number`] or [`Form::Json`], depending on the first character.
     #[default]
     Auto,
     /// One plain number, `true`, `false`, `on` or `off`.
@@ -38,9 +39,9 @@ pub enum Form {
     SenmlJson,
     /// SenML in CBOR (RFC 8428).
     SenmlCbor,
-    /// Sparkplug B; the topic's last levels are `{group}/{type}/{edge node}` and perhaps `/{device}`.
+    /// Sparkplug B. The topic's last levels are `{group}/{type}/{edge node}` and perhaps `/{device}`.
     SparkplugB,
-    /// No readings: such topics are only routed. Takes topics out of a wider rule that follows.
+    /// No readings: the topics are only routed. Excludes topics from a wider rule that follows.
     None,
 }
 
@@ -65,7 +66,7 @@ impl TryFrom<String> for Form {
 }
 
 impl Form {
-    /// As settings name it.
+    /// The form's name in settings.
     fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -79,7 +80,7 @@ impl Form {
         }
     }
 
-    /// Its payloads are texts in UTF-8.
+    /// Whether its payloads are texts in UTF-8.
     pub(super) fn is_text(self) -> bool {
         !matches!(self, Self::SenmlCbor | Self::SparkplugB | Self::None)
     }
@@ -91,53 +92,52 @@ impl Form {
 pub struct TopicRule {
     /// The pattern, for example `plant/+/{device}/sensors/{stream}`.
     pub topic: String,
-    /// The payload's form.
     #[serde(default)]
     pub decoder: Form,
-    /// The device's name; `{device}` unless said otherwise. SenML without one takes the base name.
+    /// A template of the device's name; by default `{device}`. SenML without one takes the base name.
     pub device: Option<String>,
-    /// The stream's name; unless said otherwise `{stream}`, or, where the payload names streams, `{key}` or
-    /// `{stream}.{key}`.
+    /// A template of the stream's name. The default is `{stream}`; where the payload names streams, it is
+    /// `{key}` or, if the topic has `{stream}`, `{stream}.{key}`.
     pub stream: Option<String>,
-    /// The key of the value (auto, json); `value` unless said otherwise. Nested keys are dotted.
+    /// The key of the value (auto, json); by default `value`. Nested keys are dotted.
     pub value: Option<String>,
-    /// The key of the time (auto, json, object); `ts` unless said otherwise.
+    /// The key of the time (auto, json, object); by default `ts`, and `timestamp` as well.
     pub time: Option<String>,
-    /// The key of the sequence number (auto, json, object); `seq` unless said otherwise.
+    /// The key of the sequence number (auto, json, object); by default `seq`.
     pub seq: Option<String>,
-    /// The key of the boot number (auto, json, object); `boot` unless said otherwise.
+    /// The key of the boot number (auto, json, object); by default `boot`.
     pub boot: Option<String>,
-    /// How times are counted (auto, json, object).
+    /// The unit of times that are numbers (auto, json, object); by default milliseconds.
     pub time_unit: Option<TimeUnit>,
 }
 
 /// What is wrong with a topic map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicMapError {
-    /// One rule.
+    /// One rule is not valid.
     #[error("[[topics]] number {rule} ({topic:?}): {what}")]
     Rule {
-        /// Which, from 1.
+        /// The position of the rule, counted from 1.
         rule: usize,
-        /// Its pattern, cut if long.
+        /// The rule's pattern, cut if it is long.
         topic: String,
         /// What is wrong and what would be right.
         what: String,
     },
-    /// Too many of them.
+    /// There are more than [`MAX_TOPIC_RULES`].
     #[error(
         "{0} [[topics]]: at most {MAX_TOPIC_RULES} are taken; use placeholders instead of one rule a device"
     )]
     TooMany(usize),
 }
 
-/// Rules, ready to match.
+/// The rules of a gateway, ready to match.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopicMap {
     rules: Vec<Rule>,
 }
 
-/// A rule, checked.
+/// A checked [`TopicRule`], with its defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rule {
     pattern: Pattern,
@@ -147,19 +147,19 @@ pub(super) struct Rule {
     pub(super) keys: Keys,
 }
 
-/// Which keys of a JSON object mean what.
+/// The meanings of keys in a JSON object.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Keys {
     pub(super) value: String,
     pub(super) time: String,
-    /// Where the rule names no key of the time, this one is one as well.
+    /// A second key for the time, if the rule names none.
     pub(super) or_time: Option<&'static str>,
     pub(super) seq: String,
     pub(super) boot: String,
     pub(super) time_unit: TimeUnit,
 }
 
-/// What many devices call the time.
+/// A common key for the time.
 const OTHER_TIME: &str = "timestamp";
 
 impl Keys {
@@ -170,7 +170,7 @@ impl Keys {
 }
 
 impl TopicRule {
-    /// The rules that count without any configuration.
+    /// The rules that apply without any configuration.
     pub fn defaults() -> Vec<Self> {
         let rule = |topic: &str, decoder| Self { topic: topic.into(), decoder, ..Self::default() };
         vec![
@@ -181,7 +181,7 @@ impl TopicRule {
     }
 }
 
-/// The default rules to which these leave topics.
+/// The default rules that no single pattern of `rules` covers completely.
 pub fn defaults_behind(rules: &[TopicRule]) -> Vec<TopicRule> {
     let patterns: Vec<_> = rules.iter().filter_map(|rule| Pattern::new(&rule.topic).ok()).collect();
     let free = |rule: &TopicRule| {
@@ -197,10 +197,10 @@ impl Default for TopicMap {
 }
 
 impl TopicMap {
-    /// A map of these rules; of none, the default map.
+    /// A map of these rules; the default map if there are none.
     ///
     /// # Errors
-    /// Names the first bad rule and what is wrong with it.
+    /// Names the first invalid rule and what is wrong with it.
     pub fn new(rules: Vec<TopicRule>) -> Result<Self, TopicMapError> {
         if rules.is_empty() {
             return Ok(Self::default());
@@ -324,7 +324,7 @@ enum Level {
 struct Pattern {
     levels: Vec<Level>,
     rest: bool,
-    /// Of the kept levels, in order.
+    /// The names of the captured levels, in order.
     names: Vec<String>,
 }
 
@@ -376,7 +376,7 @@ impl Pattern {
         }
         let mut captures = Captures { kept: [""; MAX_PLACEHOLDERS], rest: "" };
         let mut kept = captures.kept.iter_mut();
-        // None once all levels are used up; a topic ends in an empty level if it ends in '/'.
+        // `None` once all levels are used up. A topic that ends in '/' has an empty last level.
         let mut left = Some(topic);
         for level in &self.levels {
             let (here, after) = match left?.split_once('/') {
@@ -398,14 +398,14 @@ impl Pattern {
         Some(captures)
     }
 
-    /// Whether it matches every topic that another matches.
+    /// Whether it matches every topic that `other` matches.
     fn covers(&self, other: &Self) -> bool {
         let takes = |pair: (&Level, &Level)| match pair {
             (Level::Literal(a), Level::Literal(b)) => a == b,
             (Level::Literal(_), _) => false,
             _ => true,
         };
-        // A hole at the start takes no topic that begins with `$`.
+        // A placeholder or wildcard at the start matches no topic that begins with `$`.
         let outside = |text: &str| text.starts_with('$');
         let system = matches!(other.levels.first(), Some(Level::Literal(text)) if outside(text))
             && !matches!(self.levels.first(), Some(Level::Literal(_)));
@@ -415,7 +415,7 @@ impl Pattern {
     }
 }
 
-/// What a pattern kept of a topic.
+/// What a pattern captured from a topic.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Captures<'a> {
     kept: [&'a str; MAX_PLACEHOLDERS],
@@ -436,7 +436,7 @@ enum Piece {
     Key,
 }
 
-/// Builds a name.
+/// A template that builds a name from captured levels and a key.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Template(Vec<Piece>);
 
@@ -474,7 +474,7 @@ impl Template {
         self.0.contains(&Piece::Key)
     }
 
-    /// The name; borrowed when it is one level or the key as they are.
+    /// The name. Borrowed if it is just one level or the key.
     pub(super) fn fill<'a>(&self, captures: &Captures<'a>, key: Cow<'a, str>) -> Cow<'a, str> {
         match self.0.as_slice() {
             [Piece::Kept(n)] => Cow::Borrowed(captures.kept.get(*n).copied().unwrap_or_default()),
