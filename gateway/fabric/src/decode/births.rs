@@ -31,7 +31,7 @@ pub const REBIRTH_WAIT_MS: i64 = 60_000;
 /// The longest time before an edge node is asked again, in milliseconds.
 pub const MAX_REBIRTH_WAIT_MS: i64 = 3_600_000;
 
-/// What a birth, and each of its metrics, counts in addition to its name.
+/// The bytes that a birth, and each of its metrics, counts in addition to its name.
 const BIRTH_BYTES: usize = 256;
 const METRIC_BYTES: usize = 128;
 
@@ -56,7 +56,7 @@ pub(super) struct Births {
 /// Totals since the process started.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct SparkplugFigures {
-    /// Messages that never arrived, by gaps in `seq`.
+    /// Messages that are missing according to gaps in `seq`.
     pub missing: u64,
     /// Births that edge nodes were asked to send again.
     pub rebirths: u64,
@@ -99,8 +99,8 @@ impl Births {
         Some(birth)
     }
 
-    /// Takes in a birth of an edge node, which has `bdSeq` among its metrics. It replaces the births of its
-    /// devices, too.
+    /// Takes in a birth of an edge node, which has `bdSeq` among its metrics. The births of its devices are
+    /// forgotten.
     pub(super) fn node_is_born(&mut self, node: &str, payload: &Payload) -> Result<(), Box<DecodeError>> {
         let birth = Birth::of(&payload.metrics, node.len())?;
         self.forget(node, true);

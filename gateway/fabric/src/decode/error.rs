@@ -1,4 +1,4 @@
-//! What is wrong with a payload, in words that help the person who builds the device.
+//! Decoding errors, in words that help the person who builds the device.
 
 use super::excerpt::cut;
 use super::skipped::{Skipped, name_skipped};
@@ -14,7 +14,7 @@ const MAX_WHAT_BYTES: usize = 500;
 /// The most bytes of a parser's message that an error repeats.
 const MAX_PARSER_BYTES: usize = 100;
 
-/// Where in a publish the error is.
+/// The place of an error within a publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublishPlace {
     Topic,
@@ -53,11 +53,10 @@ pub struct Rebirth {
 /// Why a publish that maps to a stream has no reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError {
-    /// Where the error is.
     pub place: PublishPlace,
-    /// What is wrong, for people.
+    /// A description of the fault, for people.
     pub what: String,
-    /// What would be right, for people.
+    /// A description of what would be right, for people.
     pub right: String,
     /// The payload at that place, escaped, at most [`MAX_EXCERPT_BYTES`].
     pub excerpt: String,

@@ -99,7 +99,7 @@ pub struct DecodedReading<'a> {
     pub boot: Option<u64>,
 }
 
-/// What a publish means.
+/// The meaning of a publish.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded<'a> {
     /// It holds at least one reading.
@@ -192,7 +192,7 @@ impl Decoder {
     }
 }
 
-/// What a decoder found in a payload.
+/// The result of decoding a payload.
 #[derive(Debug, Default, PartialEq)]
 struct Found<'a> {
     list: Few<DecodedReading<'a>>,
@@ -256,7 +256,7 @@ fn check_name(kind: &str, name: &str, place: impl FnOnce() -> PublishPlace) -> R
     Err(DecodeError::new(place(), what, right))
 }
 
-/// What a payload of this form should look like.
+/// The correct shape of a payload of this form, for errors.
 fn right(form: Form) -> &'static str {
     match form {
         Form::Auto | Form::Json => json::RIGHT_ONE,

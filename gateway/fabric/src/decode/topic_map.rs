@@ -111,7 +111,7 @@ pub struct TopicRule {
     pub time_unit: Option<TimeUnit>,
 }
 
-/// What is wrong with a topic map.
+/// Why the rules of a topic map are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicMapError {
     /// One rule is not valid.
@@ -415,7 +415,7 @@ impl Pattern {
     }
 }
 
-/// What a pattern captured from a topic.
+/// The levels of a topic that a pattern captured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Captures<'a> {
     kept: [&'a str; MAX_PLACEHOLDERS],

@@ -21,7 +21,7 @@ pub struct Applied {
     /// Gateway processes that were given up as lost and are heard from again. Each closes the connections
     /// that it has had in this shard.
     pub returned: Vec<Origin>,
-    /// What happened, in numbers.
+    /// How often things happened, for metrics.
     pub counters: Counters,
 }
 

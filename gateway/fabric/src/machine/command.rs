@@ -228,7 +228,8 @@ pub struct Disconnect {
     pub at: Origin,
     /// The connection ended without a DISCONNECT, or with one that asks for the will.
     pub with_will: bool,
-    /// The new expiry of the session, in seconds from now, if DISCONNECT changes what CONNECT set.
+    /// The new expiry of the session, in seconds from now, if DISCONNECT changes what CONNECT set. Ignored if
+    /// the session has no expiry.
     pub expiry_s: Option<u32>,
 }
 
@@ -245,7 +246,7 @@ pub struct Will {
 }
 
 impl Will {
-    /// What the will counts against bounds in bytes: topic, payload and a fixed overhead.
+    /// The bytes that the will counts against bounds: topic, payload and a fixed overhead.
     pub fn cost_bytes(&self) -> usize {
         self.topic.len() + self.payload.len() + 64
     }
@@ -266,10 +267,10 @@ pub struct DueWill {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Source {
     pub client: String,
-    /// Which session of that client. It grows with each new session, which makes the shard forget the packet
-    /// ids of the older one.
+    /// The number of the client's session. It grows with each new session, which makes the shard forget the
+    /// packet ids of the older one.
     pub instance: u64,
-    /// Which connection of that session. Once the shard has seen a higher epoch, it refuses lower ones.
+    /// The number of the connection. Once the shard has seen a higher epoch, it refuses lower ones.
     pub epoch: u64,
     pub packet_id: u16,
     pub qos: u8,

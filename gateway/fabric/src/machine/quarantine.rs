@@ -44,7 +44,7 @@ pub const MAX_TEXT_BYTES: usize = 1_024;
 pub const MAX_READMITTED_ENTRIES: usize = 64;
 /// The most entries of one page.
 pub const MAX_PAGE_ENTRIES: usize = 256;
-/// What an entry counts against the bound in addition to its texts, hashes and payload.
+/// The bytes that an entry counts against the bound in addition to its texts, hashes and payload.
 const ENTRY_OVERHEAD_BYTES: u64 = 160;
 
 impl Quarantined {

@@ -39,7 +39,7 @@ pub struct Query<'a> {
     pub every_ms: Option<u32>,
 }
 
-/// What the shard knows of a device, for lists.
+/// A device of the shard, as the lists of devices show it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct DeviceInfo {
     pub device: Arc<str>,
@@ -51,7 +51,7 @@ pub struct DeviceInfo {
     pub refused: u64,
 }
 
-/// What the shard knows of a stream, for lists.
+/// A stream of a device, as the lists of streams show it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct StreamInfo {
     pub stream: Arc<str>,

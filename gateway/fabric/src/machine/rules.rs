@@ -49,8 +49,8 @@ pub struct CountingRules {
     /// Whether windows keep a sketch of their values, which answers quantiles. A sketch takes about 5 bytes
     /// for each of a few readings, and at most about 230 bytes for any number.
     pub quantiles: bool,
-    /// How long closed parts wait to be cut into a batch, in milliseconds. They wait longer while many
-    /// batches are unconfirmed.
+    /// How long closed parts wait at most to be cut into a batch, in milliseconds. They wait longer while
+    /// many batches are unconfirmed.
     pub cut_after_ms: u32,
     /// Readings older than this are set aside, in seconds. The default of 30 years excludes clocks that start
     /// in 1970. It admits recordings, readings that were buffered for years, and clocks that lost the 1,024

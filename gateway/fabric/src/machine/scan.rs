@@ -61,7 +61,7 @@ struct Row {
     bytes: usize,
 }
 
-/// What one part adds to its window.
+/// The contribution of one part to its window.
 pub(super) struct Addend<'a> {
     width_ms: u32,
     start: EpochMs,
@@ -105,7 +105,7 @@ pub struct Scan {
 pub struct Scanned {
     /// In the order of device, stream and start.
     pub windows: Vec<SiteWindow>,
-    /// Where the next page starts; `None` if this is the last one.
+    /// The first row of the next page; `None` if this is the last page.
     pub next: Option<Place>,
     /// Batches cut up to this time were not read, because the shard no longer keeps them or the query asked
     /// for too much. `None` if nothing is left out.

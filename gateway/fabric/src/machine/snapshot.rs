@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Format version of snapshots. No release wrote lower versions.
 pub const SNAPSHOT_VERSION: u8 = 9;
 /// The most memory that an entry of a table takes for each of its bytes, with a margin. A length that claims
-/// more than that of the remaining bytes is refused before memory is allocated for it.
+/// more than that for the remaining bytes is refused before memory is allocated for it.
 const MAX_GROWTH: usize = 32;
 
 /// Far above any count that a shard reaches, and far below where counting further would overflow.

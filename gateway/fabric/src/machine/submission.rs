@@ -1,6 +1,6 @@
-//! Submissions: what a gateway has accepted for a shard, and how it is encoded. Every replica decodes one in
-//! nearly every slot. Nearly all items are publishes of one reading, so the form of those is short and quick
-//! to read.
+//! Submissions: what a gateway has accepted for a shard, and how it is encoded. Every replica decodes every
+//! submission of its shard. Nearly all items are publishes of one reading, so the form of those is short and
+//! quick to read.
 //!
 //! A frame with the streams' names, their makers and the number of items comes first; the items follow. A
 //! reading is one byte of flags for the fields that it has, the index of its stream, its value in eight
@@ -28,8 +28,8 @@ const BOOT: u8 = 4;
 /// The byte that comes before any other item.
 const OTHER: u8 = 8;
 
-/// What one gateway has accepted for one shard, in the order of arrival. `Name` is the type of a stream's
-/// name: shared where a submission is encoded, borrowed where it is decoded.
+/// The items that one gateway has accepted for one shard, in the order of arrival. `Name` is the type of a
+/// stream's name: shared where a submission is encoded, borrowed where it is decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission<Name = StreamName> {
     /// The streams that readings refer to by index.

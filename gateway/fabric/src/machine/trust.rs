@@ -1,5 +1,5 @@
-//! Which time the shard believes where a mistake can't be taken back: when it reports that a window is
-//! complete.
+//! Trust: the time that the shard believes where a mistake can't be taken back, which is when it reports that
+//! a window is complete.
 //!
 //! The time that a majority of clocks shows may be wrong. If their common source fails, all of them leap
 //! together, and come back later. Such a leap looks like one that corrects a wrong time, and like the time

@@ -52,7 +52,7 @@ const LEAP_PART: u64 = 64;
 
 const WORDS: usize = SEQUENCE_WIDTH_ENTRIES as usize / 64;
 
-/// What the remembered numbers say about a number.
+/// The verdict of the remembered numbers on a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Not seen before, and noted now. Holds the number that it stands for, which differs for a counter that

@@ -1,4 +1,4 @@
-//! Which streams have been silent for so long that their rule retires them (`retire_idle_after_s`).
+//! Idle streams: when each stream must be retired because it has been silent (`retire_idle_after_s`).
 //!
 //! Silence is measured in elapsed time. This index is derived from the state and updated lazily: a reading
 //! postpones its stream's deadline without touching the index. So an entry may be earlier than the stream's

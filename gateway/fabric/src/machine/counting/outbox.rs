@@ -56,9 +56,9 @@ pub struct BatchRecord {
     pub crc: u32,
     /// The number of its parts.
     pub parts: u32,
-    /// Where the earliest of its windows starts.
+    /// The start of its earliest window.
     pub from: EpochMs,
-    /// Where the latest of its windows ends.
+    /// The end of its latest window.
     pub to: EpochMs,
     /// The elapsed time at which it was cut.
     pub cut: ElapsedMs,
@@ -74,7 +74,7 @@ impl BatchRecord {
         !self.lost && content.len() == self.bytes as usize && crc32c::crc32c(content) == self.crc
     }
 
-    /// What the uplink sends in place of the content if that is lost.
+    /// The record that the uplink sends in place of content that is lost.
     pub fn as_lost(&self) -> LostBatch {
         LostBatch { readings: self.readings, parts: self.parts, from: self.from, to: self.to }
     }
@@ -89,7 +89,7 @@ impl BatchRecord {
         if self.lost { 0 } else { self.bytes.into() }
     }
 
-    /// What it counts towards `recent_bytes`.
+    /// The bytes that it counts towards `recent_bytes`.
     fn charge(&self) -> u64 {
         self.held().max(LEAST_KEPT_BYTES)
     }

@@ -94,7 +94,7 @@ pub struct ClosedPart {
     pub sequences: Sequences,
 }
 
-/// What the shard knows of one stream besides its names.
+/// The state of one stream, apart from its names.
 #[derive(Debug)]
 pub struct StreamState {
     /// An index into the classes of the rules in force.

@@ -1,5 +1,5 @@
-//! Sessions: which client is connected where, and what outlives a connection. A session lies in the shard of
-//! its client id.
+//! Sessions: which client is connected where, and the state that outlives a connection. A session lies in the
+//! shard of its client id.
 //!
 //! Every CONNECT is a command and raises the client's epoch. Epochs come from one counter of the shard, so no
 //! two connections have the same one, even if a session is discarded and made anew. If the client was
@@ -41,7 +41,7 @@ pub const MAX_CLIENT_BYTES: usize = 256;
 /// The longest filter of a subscription.
 pub const MAX_FILTER_BYTES: usize = 512;
 
-/// What outlives a connection, and where the client is connected.
+/// A client's session: the state that outlives a connection, and the connection that has it now.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub(super) struct StoredSession {
     instance: u64,

@@ -45,7 +45,7 @@ pub struct Wills {
 }
 
 impl Wills {
-    /// What all due wills count against [`MAX_WILLS_BYTES`].
+    /// The bytes that all due wills count against [`MAX_WILLS_BYTES`].
     pub fn bytes(&self) -> usize {
         self.bytes
     }
