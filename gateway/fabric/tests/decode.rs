@@ -1,4 +1,4 @@
-//! Topic map, plain numbers and JSON, through the decoder as the gateway uses it.
+//! The topic map, plain numbers and JSON, through the decoder as the gateway uses it.
 
 use selvedge_fabric::decode::{
     Decoded, DecodedReading, Decoder, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, PublishPlace, TopicRule,
@@ -20,8 +20,8 @@ fn decoder(toml: &str) -> Decoder {
     Decoder::new(rules(toml).unwrap()).unwrap()
 }
 
-/// A publish's readings as text: `device stream value`, then `@time`, `#seq`, `boot` where there are any, and `-name:why` for
-/// what is skipped.
+/// A publish's readings as text: `device stream value`, then `@time`, `#seq` and `boot` where they are
+/// present, and `-name:why` for each skipped field.
 fn show(decoded: Decoded<'_>) -> String {
     let reading = |r: DecodedReading<'_>| {
         let time = r.time.map(|t| format!(" @{}", t.0)).unwrap_or_default();
@@ -162,7 +162,7 @@ fn one_rule_says_what_a_number_is_in_every_form() {
             ("d/a/b", "[1,null,{\"value\":\"x\"},[2],{}]", "a b 1 -b:null -b:text -b:array -b:null"),
             ("d/a", r#"{"":1,"x\u0000":2,"t":3}"#, "a t 3 -:bad_name -x\0:bad_name"),
             ("d/a", r##"{"a/b":1,"a+":2,"#":3,"a*b":4}"##, "a a/b 1, a a+ 2, a # 3, a a*b 4"),
-            // Emptied retained messages, and a byte order mark.
+            // Retained messages that are cleared, and a byte order mark.
             ("d/a/b", "", "no reading"),
             ("d/a", "", "no reading"),
             ("d/a/b", "\u{feff}21.5", "a b 21.5"),
@@ -365,7 +365,7 @@ fn a_payload_is_bounded_in_values_depth_and_key_length() {
     let Decoded::Malformed(e) = d.decode(NOW, "d/a/b", list(most + 1, "1").as_bytes()) else { panic!() };
     assert!(e.too_large);
     malformed("d/a", format!(r#"{{"a":{}"#, "[".repeat(90_000)), "it ends too early");
-    // What is too deep or too long by itself does not cost the rest.
+    // A field that is too deep or too long is skipped without the rest.
     let shown = |payload: String| show(d.decode(NOW, "d/a", payload.as_bytes()));
     for depth in [8, 9_000] {
         let deep = shown(format!(r#"{{"t":1,"a":{}1{}}}"#, r#"{"a":"#.repeat(depth), "}".repeat(depth)));

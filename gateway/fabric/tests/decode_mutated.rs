@@ -1,4 +1,5 @@
-//! Thousands of damaged payloads and topics: none may panic, and what is read keeps the decoder's promises.
+//! Thousands of damaged payloads and topics: none may panic, and all readings satisfy the decoder's
+//! invariants.
 
 use selvedge_fabric::decode::{
     Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, TopicRule,

@@ -1,4 +1,4 @@
-//! SenML: the examples of RFC 8428 itself, its rules, and what is refused.
+//! SenML: the examples of RFC 8428, its rules, and the packs that the decoder refuses.
 
 use ciborium::Value as Cbor;
 use selvedge_fabric::decode::{Decoded, Decoder, Form, TopicRule};
@@ -53,7 +53,7 @@ fn rfc_8428_section_5_1_examples() {
          urn:dev:ow:10e2073a0108006 current 1.2 @1276020071001, \
          urn:dev:ow:10e2073a0108006 current 1.3 @1276020072001"
     );
-    // 5.1.3: measurements of one name.
+    // 5.1.3: measurements under one name.
     assert_eq!(
         json(
             r#"[{"bn":"urn:dev:ow:10e2073a01080063","bt":1.320067464e+09,"bu":"%RH","v":20},
@@ -174,7 +174,7 @@ fn tagged_numbers_of_cbor_are_read() {
     ] {
         assert_eq!(record(6, time), "a value 1 @1764000000000");
     }
-    // Behind a label that means nothing here, whatever stands there is passed over.
+    // The value of an unknown label is ignored, whatever it is.
     for odd in [tag(4, pair(-1, 5.into())), tag(99, Cbor::Map(vec![(1.into(), 2.into())])), Cbor::Null] {
         assert_eq!(record(77, odd), "a value 1");
     }
@@ -200,7 +200,7 @@ fn relative_times_need_a_clock() {
     assert!(refused.starts_with("malformed: payload, record 0: the time is relative to now"), "{refused}");
     assert!(refused.contains("clock is not set"), "{refused}");
     assert_eq!(show(NOW.0, relative), "a value 1 @1763999995000");
-    // Those that are not, and no time at all, do not.
+    // Absolute times, and records without a time, need no clock.
     assert_eq!(show(100_000, r#"[{"n":"a","t":1764000000,"v":1}]"#), "a value 1 @1764000000000");
     assert_eq!(show(100_000, r#"[{"n":"a","v":1}]"#), "a value 1");
 }
@@ -250,7 +250,7 @@ fn cbor_that_lies_is_refused() {
     for value in [Cbor::from(f64::NAN), Cbor::from(f64::INFINITY), Cbor::Null, Cbor::Bytes(vec![1])] {
         assert!(show(&bytes(&record(value))).starts_with("malformed"));
     }
-    // An array that claims 2^63 records, a text that claims as much, and a tower of arrays.
+    // An array that claims 2^63 records, a text that claims as many bytes, and a deep nesting of arrays.
     assert!(show(&[0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).starts_with("malformed"));
     assert!(
         show(&[0x81, 0xa1, 0x00, 0x7b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])

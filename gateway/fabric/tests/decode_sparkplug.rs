@@ -1,4 +1,4 @@
-//! Sparkplug B: births, aliases, what is lost with a birth, and how it is asked for again.
+//! Sparkplug B: births, aliases, the loss of a birth, and the request to send it again.
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
@@ -38,7 +38,7 @@ fn show(decoder: &Decoder, topic: &str, payload: &[u8]) -> Result<String, Box<De
     }
 }
 
-/// What an edge node is asked after a message at this time.
+/// The request to an edge node that follows a message at this time.
 fn asked(decoder: &Decoder, at_ms: i64, topic: &str, payload: &[u8]) -> Option<Rebirth> {
     match decoder.decode(EpochMs(at_ms), topic, payload) {
         Decoded::Readings { rebirth, .. } => rebirth.map(|r| *r),
@@ -47,7 +47,7 @@ fn asked(decoder: &Decoder, at_ms: i64, topic: &str, payload: &[u8]) -> Option<R
     }
 }
 
-/// A death of an edge node, or what its birth says of it.
+/// The metric that pairs a birth and a death of an edge node.
 fn bd_seq(n: u64) -> Metric {
     metric(Some("bdSeq"), None, Some(t::INT64), Some(Value::Long(n)))
 }
@@ -90,7 +90,7 @@ fn an_unknown_alias_asks_for_a_rebirth_once() {
     let rebirth = e.rebirth.unwrap();
     assert_eq!(rebirth.topic, "spBv1.0/plant/NCMD/edge-1");
     assert_eq!(Payload::read(&rebirth.payload, 1).unwrap(), Payload::rebirth(NOW.0 as u64));
-    // It and its devices go on, and are not asked again; another edge node is.
+    // While the request waits, the edge node and its devices are not asked again; another edge node is.
     assert_eq!(unknown("spBv1.0/plant/NDATA/edge-1").rebirth, None);
     assert_eq!(unknown("spBv1.0/plant/DDATA/edge-1/pump").rebirth, None);
     assert_eq!(
@@ -102,10 +102,10 @@ fn an_unknown_alias_asks_for_a_rebirth_once() {
     assert_eq!(show(&d, "spBv1.0/plant/NDATA/edge-1", &data).unwrap(), "plant/edge-1 temp 1 @1000");
     unknown("spBv1.0/plant/NDATA/edge-2");
     unknown("spBv1.0/plant/DDATA/edge-1/pump");
-    // An integer whose type no one has told can't be read either: its sign is unknown.
+    // An integer whose type no birth defines can't be read either, because its sign is unknown.
     let bare = payload(vec![metric(Some("new"), None, None, Some(Value::Int(5)))]);
     assert!(show(&d, "spBv1.0/plant/NDATA/edge-4", &bare).unwrap_err().rebirth.is_some());
-    // What can be read beside it counts.
+    // The readable metrics beside it count.
     let mixed = payload(vec![
         metric(Some("a"), None, Some(t::DOUBLE), Some(Value::Double(2.0))),
         metric(None, Some(9), None, Some(Value::Float(1.0))),
@@ -134,7 +134,7 @@ fn a_rebirth_is_asked_for_ever_more_seldom() {
     let waits: Vec<i64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(waits[..4], [1, 2, 4, 8].map(|n| n * REBIRTH_WAIT_MS));
     assert!(waits.iter().all(|wait| *wait <= MAX_REBIRTH_WAIT_MS) && at.len() <= 9, "{waits:?}");
-    // A clock that jumps by years asks once more, not for ever.
+    // After a clock jumps by years, the edge node is asked once more, and not again and again.
     let after = NOW.0 + 40 * 365 * 86_400_000;
     let jumped = (0..100).filter(|s| asked(&d, after + s, "spBv1.0/g/NDATA/e", &data).is_some()).count();
     assert_eq!(jumped, 1);
@@ -167,7 +167,7 @@ fn a_death_is_that_of_the_birth_with_its_bd_seq() {
     let say = |topic: &str, payload: &[u8]| show(&d, &format!("spBv1.0/g/{topic}"), payload);
     let temp = || metric(Some("temp"), Some(1), Some(t::FLOAT), Some(Value::Float(20.0)));
     let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
-    // A new session is born before the old one's will comes.
+    // A new session's birth arrives before the will of the old one.
     assert!(say("NBIRTH/e", &payload(vec![bd_seq(4), temp()])).is_ok());
     assert!(say("NBIRTH/e", &payload(vec![bd_seq(5), temp()])).is_ok());
     assert!(say("DBIRTH/e/pump", &payload(vec![temp()])).is_ok());

@@ -16,7 +16,7 @@ fn the_open_parts_of_a_stream_are_bounded_and_every_reading_is_still_counted() {
     });
     let most = MAX_OPEN_WINDOWS_ENTRIES as i64;
     for i in 0..most + 50 {
-        // All far ahead, so that no watermark closes them; from the latest to the earliest.
+        // All are far ahead, so that no watermark closes them, and come from the latest to the earliest.
         s.publish(1, None, reading(10_000_000_000 - i * 1_000, 1.0));
     }
     assert_eq!(s.machine.sizes().open_parts, MAX_OPEN_WINDOWS_ENTRIES);
@@ -94,7 +94,7 @@ fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
         assert!(alone(s.submit(1, &submission).0.remove(0)));
     }
     assert_eq!((s.machine.sizes().open_parts, s.machine.sizes().streams), (0, 0));
-    // Its neighbours count.
+    // The other reading of such a publish counts.
     let readings = vec![reading(1, 1.0), reading(1, f64::NAN)];
     let items = vec![Item::Publish(Publish { source: None, readings })];
     let submission = Submission { streams: vec![name("d", "s")], makers: Vec::new(), items };
@@ -104,7 +104,8 @@ fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
 
 #[test]
 fn the_ends_of_time_and_huge_values_are_counted() {
-    // The widest that the rules allow: nobody ever knew the time, so it is some time between 2025 and 2075.
+    // The widest range that the rules allow. No majority ever agreed on the time, so it is between 2025 and
+    // 2075.
     let wide = CountingRules { max_past_s: u32::MAX, max_future_s: u32::MAX, ..CountingRules::default() };
     let (first, last) =
         (EARLIEST_NOW.0 - i64::from(u32::MAX) * 1_000, LATEST_NOW.0 + i64::from(u32::MAX) * 1_000);
@@ -295,7 +296,8 @@ fn wills_are_bounded_in_bytes() {
     let fit = (0..)
         .take_while(|i| matches!(s.item(1, connect(&format!("c{i}"), 1, most)), ItemOutcome::Connected(_)));
     assert_eq!(fit.count(), MAX_WILLS_BYTES / MAX_WILL_BYTES);
-    // Who takes its own place over brings nothing more, though what it left is due until it is published.
+    // A takeover frees as many bytes as it brings, but the will of the earlier connection counts until it is
+    // published.
     assert!(matches!(s.item(2, connect("c0", 2, most)), ItemOutcome::Connected(c) if c.will.is_some()));
     assert!(matches!(s.item(2, connect("c1", 2, most)), ItemOutcome::Refused(_)));
     let at = Origin { gateway: GatewayId(1), start: 1 };
@@ -320,7 +322,7 @@ fn a_will_that_two_gateways_publish_counts_once() {
     let next = Source { epoch: 6, hash: 10 << 32, ..will() };
     assert_eq!(s.publish(3, Some(next), reading(1_000, 0.0)), COUNTED, "the will of the next connection");
     assert_eq!(s.publish(4, Some(will()), reading(1_000, 0.0)), ItemOutcome::Stale);
-    // What its client may still send again is remembered over its wills.
+    // The wills do not displace the publishes that the client may still send again.
     let of = |epoch, packet_id, dup| Source { epoch, packet_id, dup, hash: 7 << 32, ..will() };
     assert_eq!(s.publish(5, Some(of(6, 9, false)), reading(1_000, 0.0)), COUNTED);
     let third = Source { epoch: 6, hash: 11 << 32, ..will() };
@@ -380,7 +382,8 @@ fn no_damaged_snapshot_restores() {
     }
     let other = Machine::restore(ShardId(4), Arc::new(CountingRules::default()), &whole).unwrap_err();
     assert!(matches!(other, RestoreError::Shard { .. }));
-    // With a sound checksum over unsound content: an error or some machine, never a panic, also when it goes on.
+    // A valid checksum over invalid content gives an error or some machine, and never a panic, even when it
+    // goes on.
     let mut random = fastrand::Rng::with_seed(5);
     for _ in 0..20_000 {
         let mut body = whole[..whole.len() - 8].to_vec();
@@ -425,7 +428,7 @@ fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever(
         Some((slot, &BatchVerdict::Applied(outcomes.into_iter().collect())))
     );
     assert_eq!(restored.verdict(origin, 1), None, "that all was done need not be remembered");
-    // A gateway asks for its last batches at most.
+    // A gateway only ever asks about its last few batches.
     (0..4).for_each(|_| _ = s.submit(1_000, &publish("a")));
     assert_eq!(s.machine.verdict(origin, 2), None);
 }

@@ -1,4 +1,4 @@
-//! What is recognised as a resend, and what is not.
+//! Which publishes and readings are recognised as resends, and which are not.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
@@ -56,7 +56,7 @@ fn a_qos_1_resend_is_known_by_dup_id_and_hash() {
 fn all_that_may_be_in_flight_is_known_when_it_is_resent() {
     let mut s = shard();
     let of = |id: u16, dup| Source { dup, ..source(1, id, u64::from(id) << 32) };
-    // All ids but one, without an acknowledgement seen; in one submission, for a thousand publishes each.
+    // All ids but one, none of them acknowledged. Each submission has a thousand publishes.
     let send = |s: &mut Shard, stamp: i64, ids: std::ops::RangeInclusive<u16>, dup| {
         let item =
             |id| Item::Publish(Publish { source: Some(of(id, dup)), readings: vec![reading(1_000, 1.0)] });
@@ -67,13 +67,13 @@ fn all_that_may_be_in_flight_is_known_when_it_is_resent() {
         let outcomes = send(&mut s, 1, first..=first + 999, false);
         assert!(outcomes.iter().all(|o| *o == COUNTED));
     }
-    // Days later, and only the ends, for each is looked for among all.
+    // Days later. Only the ends are resent, because the shard searches for each among all.
     let later = 3 * 86_400_000;
     for ids in [1..=300, 30_000..=30_010, 60_990..=61_000] {
         assert!(send(&mut s, later, ids, true).iter().all(|o| *o == ItemOutcome::Duplicate));
     }
     assert_eq!(send(&mut s, later, 62_000..=62_000, true), [COUNTED], "that one never came");
-    // It goes on: what is older than half a minute is forgotten, but for the last few.
+    // The client goes on, so publishes older than half a minute are forgotten, except for the last few.
     assert_eq!(send(&mut s, later, 1..=1, true), [COUNTED]);
     let kept = 61_000 - KEPT_ENTRIES as u16 + 100;
     assert_eq!(send(&mut s, later, kept..=kept, true), [ItemOutcome::Duplicate]);

@@ -1,4 +1,4 @@
-//! The bytes of what is stored and sent: what a release has written once must be read for ever.
+//! The bytes of stored and sent forms: every later release must be able to read what one release has written.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
@@ -73,7 +73,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Compares with a file, which `UPDATE_GOLDEN=1` writes.
+/// Compares bytes with a file, which `UPDATE_GOLDEN=1` writes.
 fn golden(file: &str, bytes: &[u8]) {
     let path = format!("{}/tests/scripts/machine/{file}", std::env::var("CARGO_MANIFEST_DIR").unwrap());
     let lines: Vec<String> = bytes.chunks(48).map(hex).collect();

@@ -1,4 +1,4 @@
-//! What users and proofs rely on in the state machine of a shard.
+//! The behaviour of a shard's state machine that users and proofs rely on.
 
 #![allow(clippy::disallowed_methods)] // Scripts are files, and what takes long is measured.
 

@@ -1,4 +1,4 @@
-//! Bounds of names: what is known goes on, and nobody takes the room of the others.
+//! Bounds of names: known streams go on, and no client takes the room of others.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
@@ -6,7 +6,7 @@ use selvedge_types::ids::GatewayId;
 use selvedge_types::uplink::{LedgerId, StreamName};
 use std::sync::Arc;
 
-/// A publish of one reading for each name, all of them told with their client.
+/// A publish of one reading for each name, each sent with its client.
 fn publish(s: &mut Shard, client: &str, names: &[StreamName]) -> Judged {
     let readings = (0..names.len() as u32).map(|stream| Reading { stream, ..reading(1_000, 1.0) }).collect();
     let makers = (0..names.len() as u32).map(|stream| Maker { stream, client: client.into() }).collect();
@@ -35,7 +35,7 @@ fn known_streams_go_on_beside_a_new_one_that_is_not_let_in() {
     let set_aside = vec![SetAside { reading: 2, reason: Reason::StreamsFull }];
     assert_eq!(judged, Judged { counted: 2, recognised: 0, set_aside });
     assert_eq!(s.machine.devices(None, 1).0[0].refused, 1);
-    // With room again it is let in, by the same publish.
+    // Once there is room, the same publish makes the stream known.
     s.item(2_000, Item::Retire { device: "d".into(), stream: Some("s0".into()) });
     assert_eq!(publish(&mut s, "c", &many("d", 1, 2)).counted, 2);
     let restored =
@@ -58,10 +58,11 @@ fn one_client_leaves_room_for_the_others() {
     for i in 0..9 {
         assert_eq!(publish(&mut s, &format!("c{i}"), &many(&format!("e{i}"), 0, 10)).counted, 10);
     }
-    // What a client made known counts for it no more once it is gone.
+    // Streams that were retired no longer count for their client.
     s.item(2_000, Item::Retire { device: "d0".into(), stream: None });
     assert_eq!(publish(&mut s, "inventor", &many("d", 0, 11)).counted, 10);
-    // Who uses what another made known needs no room, and clients without a known id need that of the shard only.
+    // Using streams that another client made known takes no room. A further client is limited by the shard's
+    // bound only.
     assert_eq!(publish(&mut s, "c0", &many("d", 0, 10)).counted, 10);
     assert_eq!(reasons(&publish(&mut s, "c99", &many("f", 0, 1))), [Reason::StreamsFull]);
 }
@@ -102,7 +103,7 @@ fn names_are_bounded_in_bytes() {
     assert_eq!(counted, [5, 5], "half of it for one client");
     assert_eq!(reasons(&publish(&mut s, "c", &long(200))), [Reason::NamesFull]);
     assert!(s.machine.sizes().names_bytes <= 2_048);
-    // A name that devices share counts once.
+    // A stream name that several devices use counts once.
     let mut shared = Shard::new(CountingRules::default());
     (0..9).for_each(|i| _ = publish(&mut shared, "", &[name(&format!("d{i}"), "temperature")]));
     assert_eq!(shared.machine.sizes().names_bytes, 9 * 2 + 11);
@@ -143,9 +144,11 @@ fn resident_bytes() -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1_024
 }
 
-/// What a stream costs: `SELVEDGE_SHAPE` is 0 (invented keys, 1,000 a device), 1 (ten shared names a device) or 2 (one stream a
-/// device), `SELVEDGE_SILENT` closes their windows. A process each, for memory that is free again is not given back:
-/// `SELVEDGE_SHAPE=0 cargo test -p selvedge-fabric --test machine -- --ignored --nocapture what_a_stream_costs`
+/// Measures the memory of a stream. `SELVEDGE_SHAPE` is 0 (invented keys, 1,000 for each device), 1 (ten
+/// shared names for each device) or 2 (one stream for each device). `SELVEDGE_SILENT` closes their windows.
+/// Each measurement needs a process of its own, because freed memory is not returned to the system:
+/// `SELVEDGE_SHAPE=0 cargo test -p selvedge-fabric --test machine -- --ignored --nocapture
+/// what_a_stream_costs`
 #[test]
 #[ignore = "prints what a stream costs, for those who set bounds"]
 fn what_a_stream_costs() {

@@ -1,4 +1,4 @@
-//! Pseudo-random runs: every reading in exactly one part, and the same state on every replica.
+//! Pseudo-random runs: every reading is in exactly one part, and every replica has the same state.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
@@ -8,7 +8,7 @@ use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::LedgerId;
 use std::collections::BTreeMap;
 
-/// What a window must hold, by the plainest reckoning.
+/// The expected content of a window, computed in the simplest way.
 #[derive(Debug, Default, PartialEq)]
 struct Sum {
     count: u64,
@@ -54,7 +54,7 @@ fn some_time(random: &mut fastrand::Rng, now: i64) -> Option<EpochMs> {
     Some(EpochMs(time))
 }
 
-/// Now and then the wall time leaps by years, or nobody agrees on it.
+/// Now and then, lets the wall time leap by years, or lets no majority agree on it.
 fn leap(random: &mut fastrand::Rng, s: &mut Shard) {
     if random.u32(0..30) == 0 {
         let years = [0, 0, 20, -20, 1, -1][random.usize(..6)];
@@ -177,7 +177,7 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
     }
 }
 
-/// A run that uses everything there is.
+/// A run that uses every kind of command.
 fn history(seed: u64) -> (CountingRules, Shard) {
     let mut random = fastrand::Rng::with_seed(seed);
     let max_past_s = [u32::MAX, 86_400, 40 * 31_557_600][random.usize(..3)];
@@ -193,7 +193,7 @@ fn history(seed: u64) -> (CountingRules, Shard) {
             let command = match random.u32(0..10) {
                 0 => Command::Tick,
                 1 => {
-                    // Ask the machine as a host would: what is derived on the way must not show.
+                    // Ask the machine as a host would: corrections of derived indexes must not show.
                     s.machine.next_tick_due();
                     Command::Confirmed {
                         ledger: LedgerId(1),

@@ -1,4 +1,4 @@
-//! Questions about recent windows: from which batches they are answered, and what is said of the rest.
+//! Queries about recent windows: which batches answer them, and what the answer says of the others.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 const ALL: Query<'_> =
     Query { device: "*", stream: None, from: EpochMs(i64::MIN), to: EpochMs(i64::MAX), every_ms: None };
 
-/// Windows of 1 s that are cut at once.
+/// Windows of 1 s, cut into batches at once.
 fn rules(recent_bytes: u32) -> CountingRules {
     CountingRules {
         windows_ms: vec![1_000],
@@ -20,7 +20,7 @@ fn rules(recent_bytes: u32) -> CountingRules {
     }
 }
 
-/// A batch for each of so many seconds, of stream `d/s`.
+/// Makes one batch for each second from `from` to `to`, of stream `d/s`.
 fn seconds(s: &mut Shard, from: i64, to: i64) {
     for second in from..to {
         let at = second * 1_000;
@@ -40,7 +40,7 @@ fn starts(scanned: &Scanned) -> Vec<i64> {
 
 #[test]
 fn confirmed_batches_are_kept_within_their_bytes_and_answered_from() {
-    // A small batch counts as 1 KiB: three are kept.
+    // A small batch counts as 1 KiB, so three are kept.
     let mut s = Shard::new(rules(3 * 1_024));
     seconds(&mut s, 0, 11);
     assert_eq!(s.batches.len(), 10);
@@ -52,15 +52,15 @@ fn confirmed_batches_are_kept_within_their_bytes_and_answered_from() {
     assert_eq!(starts(&answer), [7, 8, 9, 10]);
     assert!(answer.windows[..3].iter().all(|w| w.closed) && !answer.windows[3].closed);
     assert_eq!(answer.since, Some(EpochMs(7_501)), "when the last of what is released was cut");
-    // What is kept comes back with a snapshot.
+    // A snapshot restores the batches that are kept.
     let restored = Machine::restore(SHARD, Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.outbox_stats(), stats);
     assert_eq!(restored.batch_record(8), s.machine.batch_record(8));
     assert_eq!((restored.batch_record(7), restored.batch_record(11)), (None, None));
-    // A new batch pushes the oldest out.
+    // A new batch pushes out the oldest one.
     seconds(&mut s, 11, 12);
     assert_eq!(s.machine.outbox_stats().kept, 8);
-    // And so does a rule that allows less.
+    // So does a rule that allows less.
     s.apply(20_000, vec![Command::Rules(Box::new(rules(0)))]);
     assert_eq!(s.machine.outbox_stats().kept, 9, "what is not confirmed stays");
 }
@@ -80,7 +80,7 @@ fn what_is_not_confirmed_is_answered_however_much_it_is() {
     assert!(s.machine.outbox_stats().batches > 40);
     let answer = s.ask(&ALL, &Page::default());
     assert_eq!((answer.windows.len(), answer.since, answer.lacking), (5_000, None, 0));
-    // Only the batches of the span that is asked for are looked at.
+    // Only the batches in the span of the query are read.
     let few = Query { from: EpochMs(now - 3_000_000), to: EpochMs(now - 2_990_000), ..ALL };
     assert!((1..4).contains(&s.machine.scan(&few, &Page::default()).wanted().len()));
     assert_eq!(s.ask(&few, &Page::default()).windows.len(), 10);
@@ -142,7 +142,7 @@ fn more_than_a_scan_looks_at_is_told_by_the_time_from_which_on_it_did() {
     let since = scan.finish().since.unwrap();
     let cut = s.machine.batch_record(wanted[0] - 1).unwrap().cut;
     assert_eq!(since, s.machine.wall_of(cut));
-    // Who asks for less of the past is told of all of it.
+    // A query about an early part of the past reads all of that part.
     let old = Query { to: since, from: EpochMs(since.0 / 2), ..ALL };
     assert_eq!(s.machine.scan(&old, &page).finish().since, None);
 }
@@ -226,7 +226,7 @@ fn only_the_admitted_ledger_trims_and_another_one_is_sent_what_is_kept() {
     assert_eq!(confirm_by(&mut s, first, 11), None, "more than was cut is not cut to it");
     assert_eq!(s.machine.outbox_stats().cursor, 0);
     assert_eq!(confirm_by(&mut s, first, 9), Some(7));
-    // A database that was built anew has nothing of what is still here.
+    // A newly built database has none of the batches that the shard still keeps.
     let stamp = s.machine.elapsed().0 as i64 + 1;
     assert_eq!(s.item(stamp, Item::AdmitLedger { ledger: staging }), ItemOutcome::Done);
     let stats = s.machine.outbox_stats();
@@ -301,7 +301,8 @@ fn what_is_gathered_turn_by_turn_has_each_stream_once_whatever_is_done_between_t
         }
         for (device, after) in &counted {
             let (before, found) = (before.get(device).copied().unwrap_or(0), found.get(device).copied());
-            // What was retired is not asked about, and what became known behind the place that was reached is.
+            // A stream that was retired may be missing; a stream that became known behind the place already
+            // reached is found.
             if let Some(found) = found {
                 assert!((before.min(*after)..=*after).contains(&found), "{device}: {before} {found} {after}");
             }

@@ -1,4 +1,5 @@
-//! Retiring streams, by command and by rule: what is counted stays, room is free again, and nothing counts twice.
+//! Retiring streams, by command and by rule: what was counted stays counted, the room is free again, and
+//! nothing counts twice.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
@@ -35,7 +36,7 @@ fn what_was_counted_of_a_retired_stream_reaches_the_cloud_under_its_own_name() {
         assert_eq!(put(&mut s, 1_000, name("d", stream), reading(1_000, 1.0)), COUNTED);
     }
     assert_eq!(retire(&mut s, 2_000, "d", Some("a")).0, 1);
-    // The number is given again at once, and parts of both are under way.
+    // Another stream gets the number at once, while parts of both are under way.
     assert_eq!(put(&mut s, 3_000, name("e", "c"), reading(1_000, 2.0)), COUNTED);
     assert_eq!(restored(&s).digest(), s.machine.digest());
     s.settle();
@@ -75,7 +76,8 @@ fn a_reading_sent_again_after_its_stream_was_retired_does_not_count_again() {
         put(&mut s, 3_000, of.clone(), numbered(seq, Some(7)));
     }
     assert_eq!(s.machine.sizes().streams, 0, "resends alone do not bring it back");
-    // One that never arrived before, and a new one: it is alive again, and still knows what it had.
+    // A reading that never arrived before makes the stream known again, with the sequence numbers that it
+    // had.
     assert_eq!(put(&mut s, 4_000, of.clone(), numbered(3, Some(7))), COUNTED);
     assert_eq!((s.machine.sizes().streams, s.machine.sizes().tombstones), (1, 0));
     assert_eq!(put(&mut s, 4_000, of.clone(), numbered(5, Some(7))), COUNTED);

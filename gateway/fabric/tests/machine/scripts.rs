@@ -1,5 +1,5 @@
-//! Golden scripts: each line that starts with `> ` tells the machine something at a stamp, and what follows it is all that
-//! came of it. `UPDATE_GOLDEN=1` writes the answers anew; read them before you commit them.
+//! Golden scripts: each line that starts with `> ` gives the machine a command at a stamp, and the lines that
+//! follow show all of its effects. `UPDATE_GOLDEN=1` rewrites the answers; read them before you commit them.
 //!
 //! ```text
 //! > rules {"windows_ms":[10000]}

@@ -1,4 +1,4 @@
-//! Short ways to say what a machine is told.
+//! Helpers to feed a machine in few words.
 
 use selvedge_fabric::machine::*;
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -8,24 +8,24 @@ use std::sync::Arc;
 
 pub const SHARD: ShardId = ShardId(3);
 
-/// A machine, the batches that it has cut, and what is next of gateway 9, start 1.
+/// A machine with the batches that it has cut, and the next batch number of gateway 9, start 1.
 pub struct Shard {
     pub machine: Machine,
     pub batches: Vec<CutBatch>,
     pub history: Vec<Proposal>,
-    /// How far the wall time is ahead of the elapsed time, in milliseconds, and whether all agree on it.
+    /// How far the wall time is ahead of the elapsed time, in milliseconds.
     pub wall_ahead: i64,
     pub sure: bool,
     pub n: u64,
 }
 
 impl Shard {
-    /// With rules in force since slot 1.
+    /// A shard whose rules are in force since slot 1.
     pub fn new(rules: CountingRules) -> Self {
         Self::fresh(rules).ruled()
     }
 
-    /// Its rules come into force.
+    /// Puts the rules of the settings in force.
     pub fn ruled(mut self) -> Self {
         let first = self.machine.rules_command();
         self.apply(0, first.into_iter().collect());
@@ -59,7 +59,7 @@ impl Shard {
         self.apply(at, vec![Command::Tick])
     }
 
-    /// Items as the next batch of gateway 9.
+    /// Submits items as the next batch of gateway 9.
     pub fn submit(&mut self, at: i64, submission: &Submission) -> (Vec<ItemOutcome>, Applied) {
         self.n += 1;
         let origin = Origin { gateway: GatewayId(9), start: 1 };
@@ -73,14 +73,14 @@ impl Shard {
         }
     }
 
-    /// One item; its outcome.
+    /// Submits one item and returns its outcome.
     pub fn item(&mut self, at: i64, item: Item) -> ItemOutcome {
         self.submit(at, &Submission { streams: Vec::new(), makers: Vec::new(), items: vec![item] })
             .0
             .remove(0)
     }
 
-    /// A publish of one reading of stream `d/s`; its outcome.
+    /// Publishes one reading of stream `d/s` and returns the outcome.
     pub fn publish(&mut self, at: i64, source: Option<Source>, reading: Reading) -> ItemOutcome {
         let items = vec![Item::Publish(Publish { source, readings: vec![reading] })];
         self.submit(at, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items }).0.remove(0)
@@ -95,7 +95,7 @@ impl Shard {
         }
     }
 
-    /// What a replica that has every content answers.
+    /// The answer of a replica that has every content.
     pub fn ask(&self, query: &Query<'_>, page: &Page) -> Scanned {
         let mut scan = self.machine.scan(query, page);
         for seq in scan.wanted() {
@@ -115,7 +115,7 @@ impl Shard {
     }
 }
 
-/// At `at` by both clocks, on which all agree.
+/// A proposal at `at` by both clocks, with a majority that agrees.
 pub fn proposal(at: i64, commands: Vec<Command>) -> Proposal {
     let elapsed = ElapsedMs(u64::try_from(at).unwrap_or(0));
     Proposal { elapsed, wall: EpochMs(at), sure: true, commands }
@@ -142,13 +142,13 @@ pub const COUNTED: ItemOutcome =
 pub const RECOGNISED: ItemOutcome =
     ItemOutcome::Judged(Judged { counted: 0, recognised: 1, set_aside: Vec::new() });
 
-/// A publish of one reading, which was set aside.
+/// The outcome of a publish whose only reading was set aside.
 pub fn aside(reason: Reason) -> ItemOutcome {
     let set_aside = vec![SetAside { reading: 0, reason }];
     ItemOutcome::Judged(Judged { set_aside, ..Judged::default() })
 }
 
-/// Applies a history to another machine, which is stored and restored after every slot that `at` names.
+/// Applies a history to another machine, which is stored and restored after every slot for which `at` holds.
 pub fn replay(
     rules: &CountingRules,
     history: &[Proposal],

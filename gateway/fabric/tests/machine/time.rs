@@ -1,4 +1,4 @@
-//! Two clocks: elapsed time decides, wall time labels. And what a stream's own time closes.
+//! Two clocks: elapsed time decides, wall time labels. Also: which windows a stream's own time closes.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
@@ -11,7 +11,7 @@ const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;
 const WALL: i64 = 1_764_000_000_000;
 const DAY_MS: i64 = 86_400_000;
 
-/// At elapsed time 0 it is `WALL`.
+/// A shard whose wall time is `WALL` at elapsed time 0.
 fn shard(rules: CountingRules) -> Shard {
     Shard { wall_ahead: WALL, ..Shard::fresh(rules) }.ruled()
 }
@@ -50,7 +50,7 @@ fn no_leap_of_the_wall_time_ends_a_session_or_forgets_what_was_published_in_it()
         assert_eq!(s.machine.sizes().sessions, 1, "{leap}");
         assert_eq!(s.publish(2_000, Some(source(true)), untimed(1.0)), ItemOutcome::Duplicate, "{leap}");
     }
-    // It ends when so much time has passed, not a moment earlier.
+    // The session ends exactly when its expiry has elapsed.
     let ends = 1_000 + 7 * DAY_MS;
     s.tick(ends - 1);
     assert_eq!(s.machine.sizes().sessions, 1);
@@ -106,14 +106,16 @@ fn a_time_that_can_not_be_is_set_aside_and_changes_nothing() {
 
 #[test]
 fn what_seems_wrong_to_a_clock_that_was_never_set_is_counted() {
-    // Nobody ever agreed: the clock shows 1970 and the devices know better. But neither 1970 nor 2106 can it be, whoever says so.
+    // No majority ever agreed: the clock shows 1970, and the devices know better. But whoever says so, it is
+    // neither 1970 nor 2106.
     let mut s = Shard { wall_ahead: 0, sure: false, ..Shard::fresh(ten_seconds()) };
     for time in [WALL, WALL + 20 * 366 * DAY_MS] {
         assert_eq!(s.publish(5_000, None, reading(time, 1.0)), COUNTED);
     }
     assert_eq!(s.publish(5_000, None, reading(1_000, 1.0)), aside(Reason::TooOld));
     assert_eq!(s.publish(5_000, None, reading(4_294_967_295_000, 1.0)), aside(Reason::TooFarAhead));
-    // A site that was off for a month goes on from when it was agreed: it may be later, not earlier.
+    // A site that was off for a month continues from the last agreement, so the real time may be later, but
+    // not earlier.
     let mut s = shard(ten_seconds());
     s.publish(0, None, reading(WALL, 1.0));
     s.sure = false;
@@ -126,8 +128,8 @@ fn what_seems_wrong_to_a_clock_that_was_never_set_is_counted() {
     assert_eq!(s.machine.continued(ElapsedMs(9_000)), Some(EpochMs(WALL + 9_000)));
 }
 
-/// No part in time comes for a window that the stream had passed, by what was told last in the batches before, unless its own batch
-/// takes that back first.
+/// Asserts that no part that is not late belongs to a window that the earlier batches reported as passed,
+/// unless its own batch takes that back first.
 fn nothing_passed_changes(s: &Shard) {
     let mut told = EpochMs(i64::MIN);
     for cut in &s.batches {
@@ -141,7 +143,7 @@ fn nothing_passed_changes(s: &Shard) {
     }
 }
 
-/// The parts that so many readings made, once all is closed.
+/// Settles the shard and returns all parts. Asserts that they count this many readings, each once.
 fn all_counted_once(s: &mut Shard, readings: u64) -> Vec<Part> {
     s.settle();
     nothing_passed_changes(s);
@@ -193,7 +195,7 @@ fn one_reading_of_tomorrow_makes_nobody_late_and_nothing_complete_that_still_fil
     assert_eq!(parts.iter().map(|p| p.late).sum::<u64>(), 0);
     let tomorrow = parts.iter().find(|p| p.start.0 > WALL + DAY_MS / 2).unwrap();
     assert!(tomorrow.watermark < tomorrow.start, "it is not complete");
-    // A device whose clock is always 14 hours ahead is as good as any, by its own time.
+    // A device whose clock is always 14 hours ahead works well by its own time.
     let mut s = shard(ten_seconds());
     for second in 0..60 {
         s.publish(second * 1_000, None, reading(WALL + 14 * 3_600_000 + second * 1_000, 1.0));
@@ -202,8 +204,8 @@ fn one_reading_of_tomorrow_makes_nobody_late_and_nothing_complete_that_still_fil
     assert!(parts.len() <= 7 && parts.iter().all(|p| p.late == 0), "{}", parts.len());
 }
 
-/// A device without a clock publishes each second for an hour, while the site's wall time leaps by so much for so long from second
-/// 1234 on. Gives all parts with the second in which they closed.
+/// A device without a clock publishes each second for an hour. From second 1234 on, the site's wall time is
+/// off by `leap_ms` for `for_s` seconds. Returns all parts, each with the second in which it closed.
 fn leap(leap_ms: i64, for_s: i64) -> Vec<(i64, Part)> {
     let mut s = shard(CountingRules { windows_ms: vec![10_000, 60_000], cut_after_ms: 0, ..ten_seconds() });
     let (mut parts, mut seen) = (Vec::new(), 0);
@@ -268,7 +270,7 @@ fn while_nobody_knows_the_time_no_device_tells_more_than_may_have_passed() {
     for part in all_counted_once(&mut s, 180) {
         assert!(part.watermark.0 < WALL + 3_600_000, "{part:?}");
     }
-    // Where nobody ever knew it, nothing after 2025 has passed.
+    // If no majority ever agreed, no window after 2025 is reported as passed.
     let mut s = Shard { wall_ahead: 0, sure: false, ..Shard::fresh(ten_seconds()) };
     (0..60).for_each(|second| timed(&mut s, second, 0));
     for part in all_counted_once(&mut s, 60) {
@@ -278,8 +280,8 @@ fn while_nobody_knows_the_time_no_device_tells_more_than_may_have_passed() {
     assert!(told.0 < WALL, "{told}");
 }
 
-/// Publishes readings when they come (elapsed time, event time less `WALL`) and ticks when ticks are due. Gives, of each window,
-/// when its parts closed, and what they were.
+/// Publishes readings, each given as (elapsed time, event time less `WALL`), and ticks when ticks are due.
+/// Returns the parts of each window and when they closed.
 fn play(s: &mut Shard, readings: &[(i64, i64)]) -> BTreeMap<i64, Vec<(i64, Part)>> {
     let mut closed = BTreeMap::<i64, Vec<(i64, Part)>>::new();
     let (mut seen, mut i) = (0, 0);
@@ -307,7 +309,7 @@ fn play(s: &mut Shard, readings: &[(i64, i64)]) -> BTreeMap<i64, Vec<(i64, Part)
     closed
 }
 
-/// Once each `interval`, give or take a tenth, starting within a window.
+/// Readings at each `interval`, give or take a tenth, the first one within a window.
 fn regular(interval: i64, count: i64) -> Vec<(i64, i64)> {
     let mut random = fastrand::Rng::with_seed(9);
     let mut jitter = || random.i64(-interval / 10..=interval / 10);
@@ -334,7 +336,7 @@ fn a_stream_of_any_pace_has_one_part_a_window_soon_after_its_end_and_it_is_compl
             ..CountingRules::default()
         });
         let closed = play(&mut s, &regular(interval, count));
-        // The pace is learned from the first two; the last window is where it stops.
+        // The pace is learned from the first two windows; in the last one the stream stops.
         let settled = closed.iter().skip(2).take(closed.len().saturating_sub(3));
         assert!(settled.len() > 3);
         for (start, parts) in settled {
@@ -353,7 +355,7 @@ fn a_stream_of_any_pace_has_one_part_a_window_soon_after_its_end_and_it_is_compl
 
 #[test]
 fn a_device_that_sends_in_bursts_is_not_late() {
-    // Once each 30 s what it measured each second since.
+    // Every 30 s, the device sends what it measured in each second since.
     let bursts =
         (1..40).flat_map(|burst| (0..30).map(move |i| (burst * 30_000, (burst - 1) * 30_000 + i * 1_000)));
     let mut s =
@@ -372,7 +374,7 @@ fn a_stream_that_stops_in_the_middle_of_a_window_is_not_called_complete_there() 
     let closed = play(&mut s, &fast);
     let (at, part) = closed.values().flatten().last().unwrap();
     assert!(part.watermark < part.start.plus(60_000) && *at == 89_900 + 15_000, "{part:?} at {at}");
-    // The last reading of a slow one is the only one of its window.
+    // The last reading of a slow stream is the only one in its window.
     let mut s =
         shard(CountingRules { windows_ms: vec![10_000], cut_after_ms: 0, ..CountingRules::default() });
     let closed = play(&mut s, &regular(60_000, 20));
@@ -386,7 +388,7 @@ fn a_week_of_buffered_readings_counts_and_adds_up() {
         shard(CountingRules { windows_ms: vec![60_000], cut_after_ms: 0, ..CountingRules::default() });
     let live = (0..300).map(|i| (i * 1_000, i * 1_000));
     let back = 300_000 + 7 * DAY_MS;
-    // First what it measures now, then the week, the latest first.
+    // The device first sends what it measures now, and then the week, the latest reading first.
     let buffered = (0..2_000).map(|i| (back + i, back - i * 300_000));
     let readings: Vec<_> = live.chain([(back - 1, back - 1)]).chain(buffered).collect();
     play(&mut s, &readings);

@@ -1,4 +1,4 @@
-//! When windows close, and what queries say of them.
+//! When windows close, and how queries show them.
 
 use crate::support::*;
 use selvedge_fabric::machine::*;
