@@ -1,11 +1,12 @@
-//! What a replica has promised, accepted and knows to be chosen, and the records that make it durable.
+//! The voter's state: what a replica has promised, accepted and knows to be chosen, and the records that make it
+//! durable.
 
 use super::log::{Log, weight};
 use super::message::{Ballot, Entry, Record, Slot, Value};
 use selvedge_types::canary::{self, Canary};
 
-/// The replica as a voter. Everything here changes together with the records that say so; what was said about
-/// it to others leaves only after those are on disk.
+/// The replica as a voter. Each change here comes with the record of it; messages that rely on the change leave
+/// only after that record is on disk.
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Acceptor {
     promised: Ballot,
@@ -15,14 +16,14 @@ pub(super) struct Acceptor {
     records: Vec<Record>,
     recorded_commit: Slot,
     memory_bytes: usize,
-    /// What lies above the commit index, in bytes.
+    /// The bytes of the entries above the commit index.
     open_bytes: usize,
 }
 
 impl Acceptor {
-    /// A voter as found on disk; `entries` are one run of slots from `snapshot + 1` on.
+    /// A voter with the state found on disk; `log` is one run of slots from `snapshot + 1` on.
     pub fn recover(promised: Ballot, commit: Slot, log: Log, memory_bytes: usize) -> Self {
-        // What was accepted in the promised ballot beyond the commit index still counts as its prefix.
+        // Entries accepted in the promised ballot right after the commit index still count as its prefix.
         let mut prefix = commit;
         while log.get(prefix + 1).is_some_and(|e| e.ballot == promised) {
             prefix += 1;
@@ -37,7 +38,7 @@ impl Acceptor {
         acceptor
     }
 
-    /// No ballot below this one is answered.
+    /// The highest ballot promised: this voter accepts none below it.
     pub fn promised(&self) -> Ballot {
         self.promised
     }
@@ -52,12 +53,12 @@ impl Acceptor {
         self.prefix
     }
 
-    /// What is in memory.
+    /// The entries in memory.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// What the slots above the commit index weigh, in bytes.
+    /// The bytes of the entries above the commit index.
     pub fn open_bytes(&self) -> usize {
         self.open_bytes
     }
@@ -67,12 +68,12 @@ impl Acceptor {
         self.log.bytes() >= self.memory_bytes
     }
 
-    /// Promises this ballot, if it is above what was promised before.
+    /// Promises this ballot, if it is above the one promised before.
     pub fn promise(&mut self, ballot: Ballot) {
         if ballot > self.promised {
             self.promised = ballot;
-            // Entries above were accepted in other ballots. They are kept (they may be chosen, and this replica
-            // may be the only one left that can tell), but in this ballot they count for nothing.
+            // Entries above the commit index were accepted in other ballots. They are kept (they may be chosen, and
+            // this replica may be the only one left that can tell), but in this ballot they count for nothing.
             if !canary::makes(Canary::StaleEntryCounts) {
                 self.prefix = self.commit;
             }
@@ -81,8 +82,8 @@ impl Acceptor {
         self.check();
     }
 
-    /// Takes what the leader of the promised ballot says about the slots after `prev`; false, and nothing taken,
-    /// if there is a gap before them. Without room, only what needs no writing is taken.
+    /// Takes the values that the leader of the promised ballot sends for the slots after `prev`. Returns false, and
+    /// takes nothing, if there is a gap before them. Without room, it takes only what needs no writing.
     pub fn accept(&mut self, prev: Slot, values: Vec<Value>, leader_commit: Slot, room: bool) -> bool {
         if prev > self.prefix {
             return false;
@@ -103,7 +104,8 @@ impl Acceptor {
         true
     }
 
-    /// Puts a value of the own ballot in the slot after the prefix: only for the leader of the promised ballot.
+    /// Puts a value of this replica's own ballot in the slot after the prefix: only for the leader of the promised
+    /// ballot.
     pub fn lead(&mut self, value: Value) -> Slot {
         let slot = self.prefix + 1;
         self.write(slot, self.promised, value);
@@ -112,16 +114,17 @@ impl Acceptor {
         slot
     }
 
-    /// Takes the value of the slot after the commit index, known to be chosen.
+    /// Takes the value of the slot after the commit index, which is known to be chosen.
     pub fn learn(&mut self, value: Value) {
         let slot = self.commit + 1;
-        // In which ballot it was chosen is of no matter any more: who reports it in whatever ballot reports
-        // the value that every higher ballot has.
+        // The ballot in which it was chosen no longer matters: a report of it, in whatever ballot, reports the
+        // value that every higher ballot has.
         self.write(slot, self.promised, value);
         self.commit_to(slot);
     }
 
-    /// All slots up to this one are chosen. It may not lie above the prefix, except by one slot just learned.
+    /// Notes that all slots up to this one are chosen. It may not lie above the prefix, except by one slot just
+    /// learned.
     pub fn commit_to(&mut self, slot: Slot) {
         while self.commit < slot {
             self.commit += 1;
@@ -132,13 +135,13 @@ impl Acceptor {
         self.check();
     }
 
-    /// Forgets memory of chosen slots.
+    /// Drops chosen slots from memory.
     pub fn trim(&mut self, through: Slot) {
         self.log.trim(through.min(self.commit));
         self.check();
     }
 
-    /// Jumps to a snapshot above the commit index: the host has all slots up to there.
+    /// Jumps to a snapshot above the commit index: the host has applied all slots up to there.
     pub fn jump(&mut self, slot: Slot) {
         let held = |s| self.log.get(s).map_or(0, |e| weight(e.value.len()));
         let open = (self.commit + 1..=slot.min(self.log.last())).map(held).sum::<usize>();
@@ -147,14 +150,14 @@ impl Acceptor {
         self.commit = self.commit.max(slot);
         self.prefix = self.prefix.max(slot);
         self.check();
-        // The snapshot is durable, and says it all at a restart.
+        // The snapshot is durable, and a restart finds this commit index in it.
         self.recorded_commit = self.recorded_commit.max(slot);
     }
 
-    /// What must be written since it was last asked.
+    /// The records to write since the last call.
     pub fn take_records(&mut self) -> Vec<Record> {
-        // The commit index travels along with what must be written anyway. It is there whenever an accept in this
-        // ballot is: the prefix that a restart finds reaches as far as the one that was told to the leader.
+        // The commit index travels along with records that must be written anyway. It is there whenever an accept
+        // in this ballot is: the prefix that a restart finds reaches as far as the one that the leader knows of.
         if !self.records.is_empty() && self.commit > self.recorded_commit {
             self.records.push(Record::Committed(self.commit));
             self.recorded_commit = self.commit;
@@ -164,7 +167,7 @@ impl Acceptor {
 
     fn write(&mut self, slot: Slot, ballot: Ballot, value: Value) {
         let entry = Entry { slot, ballot, value };
-        // A rewrite of the very same is not worth the flash.
+        // Writing the same entry again would only wear the flash.
         if self.log.get(slot) == Some(&entry) {
             return;
         }
@@ -179,7 +182,8 @@ impl Acceptor {
     }
 
     fn check(&self) {
-        // Invariant: commit <= accepted prefix <= last, and memory reaches down to the commit index at least.
+        // Invariant: commit <= accepted prefix <= last, and memory reaches down at least to the slot after the
+        // commit index.
         debug_assert!(self.commit <= self.prefix, "commit {} above prefix {}", self.commit, self.prefix);
         debug_assert!(self.prefix <= self.log.last(), "prefix {} above {}", self.prefix, self.log.last());
         debug_assert!(self.log.first() <= self.commit + 1, "uncommitted slots left memory");

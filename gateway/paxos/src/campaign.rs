@@ -1,4 +1,4 @@
-//! Campaigns: from "nobody leads" to leading, and helping others to.
+//! Campaigns: from "there is no leader" to leading, and supporting the campaigns of others.
 
 use super::consensus::{Consensus, State};
 use super::election::{Candidate, Canvass, Chunk};
@@ -7,10 +7,11 @@ use super::message::{Ballot, MAX_COUNT, Message, Slot, Value};
 use selvedge_types::canary::{self, Canary};
 
 impl Consensus {
-    /// Asks around whether an attempt to lead would succeed.
+    /// Asks the other members whether an attempt to lead would succeed.
     pub(super) fn canvass(&mut self) {
         if !self.room {
-            // It could not write its ballot. Whoever still counts on this one shall know that it does not lead.
+            // It could not write its ballot. Replicas that still take it for the leader must learn that it does not
+            // lead.
             let ballot = self.acceptor.promised();
             self.tell_others_up(|| Message::Resigned { ballot });
             self.fail_attempt();
@@ -45,7 +46,7 @@ impl Consensus {
         if granted {
             self.be_patient();
         } else if !led && too_old {
-            // Only a fresher one can lead: this one.
+            // Only a replica with more recent entries can lead: this one.
             self.campaign_at = self.campaign_at.min(self.now);
         }
         let seen = self.seen;
@@ -65,7 +66,7 @@ impl Consensus {
         }
     }
 
-    /// Begins phase 1 in a ballot above all that were seen.
+    /// Begins phase 1 in a ballot above all that this replica has seen.
     pub(super) fn prepare(&mut self) {
         let top = self.seen.max(self.acceptor.promised()).round;
         if top >= MAX_COUNT || !self.room || self.damage.is_some() {
@@ -78,8 +79,8 @@ impl Consensus {
         }
         self.follow(None);
         self.seen = ballot;
-        // Invariant: a replica that restarted leads in no ballot that it used before. It is promised, and that on
-        // disk, before anyone hears of it.
+        // Invariant: a restarted replica never leads in a ballot that it used before. It promises its own ballot,
+        // and that promise is on disk before any other replica hears of the ballot.
         self.acceptor.promise(ballot);
         let limits = &self.config.limits;
         let (resend, until) = (self.now + limits.resend_ms, self.now + limits.attempt_ms);
@@ -114,7 +115,7 @@ impl Consensus {
             self.fail_attempt();
         } else if candidate.resend_at_ms <= now {
             candidate.resend_at_ms = now + wait;
-            // Before the ballot is on disk nothing left, and what is to leave waits already.
+            // Before the ballot is on disk no message has left, and those to send are waiting already.
             if candidate.durable {
                 self.ask_promises();
             }
@@ -169,7 +170,7 @@ impl Consensus {
         if candidate.ballot != ballot || !candidate.expects(rank, from, commit) {
             return;
         }
-        // What the promiser knows to be chosen is learned at once, so that it need not be held twice.
+        // The candidate learns at once what the promiser knows to be chosen, so that it need not be held twice.
         for (slot, (_, value)) in (from..).zip(&entries) {
             if slot > theirs {
                 break;
@@ -191,8 +192,8 @@ impl Consensus {
         self.lead_if_complete();
     }
 
-    /// A voter no longer holds what this candidate lacks: a fresher one shall lead, which then brings this one
-    /// up to date.
+    /// A voter has trimmed entries that this candidate lacks: a replica with more recent entries should lead, and
+    /// then brings this one up to date.
     pub(super) fn on_behind(&mut self, ballot: Ballot) {
         if matches!(&self.state, State::Preparing(c) if c.ballot == ballot) {
             self.fail_attempt();
@@ -238,8 +239,8 @@ impl Consensus {
         }
         let ballot = candidate.ballot;
         debug_assert_eq!(ballot, self.acceptor.promised());
-        // Of each slot that may be chosen: the value that was accepted in the highest ballot, one's own vote
-        // among them. (A log has no holes, but a slot without a value would take an empty one.)
+        // For each slot that may be chosen: the value that was accepted in the highest ballot, this replica's own
+        // vote included. (A log has no holes, but a slot without a value would take an empty one.)
         let last = candidate.last().max(self.acceptor.log().last());
         for slot in commit + 1..=last {
             let theirs = candidate.best(slot);
@@ -268,21 +269,21 @@ impl Consensus {
         self.effects.leadership_changed = true;
     }
 
-    /// Gives up trying to lead (or leading) for now.
+    /// Gives up trying to lead (or leading) and schedules the next attempt.
     pub(super) fn fail_attempt(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
         self.follow(None);
         self.schedule();
     }
 
-    /// Leaves it to the one just helped for a while.
+    /// Delays this replica's own campaign, to give the one that it supports time to succeed.
     pub(super) fn be_patient(&mut self) {
         let limits = &self.config.limits;
         let turn = self.turn() * limits.stagger_ms;
         self.campaign_at = self.campaign_at.max(self.now + limits.patience_ms + turn);
     }
 
-    /// Gives up leading, says so, and leaves it to others for so long.
+    /// Gives up leading, says so, and does not campaign for this long.
     pub(super) fn resign(&mut self, yield_ms: u64) {
         let ballot = self.acceptor.promised();
         self.follow(None);

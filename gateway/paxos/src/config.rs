@@ -1,4 +1,4 @@
-//! What a group is made of, how much it may hold, and what a restart finds.
+//! A group's configuration and bounds, and the state that a restart recovers from disk.
 
 use super::message::{Ballot, Entry, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -11,49 +11,49 @@ pub const MAX_MEMBERS: usize = 7;
 pub struct GroupConfig {
     /// The shard whose log this is.
     pub group: ShardId,
-    /// This replica.
     pub me: GatewayId,
-    /// All replicas, this one among them; the same list everywhere. The first is the preferred leader, then the
-    /// second and so on.
+    /// All replicas, including this one; every replica has the same list. The order is the rank: the first is the
+    /// preferred leader, then the second and so on.
     pub members: Vec<GatewayId>,
-    /// How much is held and how long is waited.
     pub limits: Limits,
 }
 
 /// The bounds of a group. Bytes count a value's length and a little overhead for each entry.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The largest value that may be proposed.
+    /// The largest value that a proposal may have.
     pub value_bytes: usize,
-    /// Proposals above the commit index.
+    /// The most proposals above the commit index.
     pub window_entries: u64,
-    /// Their bytes.
+    /// The most bytes that the proposals above the commit index may have.
     pub window_bytes: usize,
-    /// Entries in one message (a single larger entry travels alone).
+    /// The most bytes of entries in one message; a single larger entry travels alone.
     pub chunk_bytes: usize,
-    /// Sent to one follower and not yet answered.
+    /// The most bytes sent to one follower and not yet answered.
     pub in_flight_bytes: usize,
-    /// Entries in memory. When it is reached, nothing more is taken until the host trims what it has applied.
+    /// The most bytes of entries in memory. At this bound the replica takes no further entry until the host trims
+    /// what it has applied.
     pub memory_bytes: usize,
-    /// Reads that wait for confirmation.
+    /// The most reads that wait for confirmation.
     pub waiting_reads: usize,
-    /// Between the campaigns of replicas of neighbouring ranks.
+    /// The time between the campaigns of replicas of neighbouring ranks.
     pub stagger_ms: u64,
-    /// How long one that helped another's campaign waits for it to succeed.
+    /// How long a replica that supported another's campaign waits for it to succeed.
     pub patience_ms: u64,
-    /// How long an attempt to lead may make no progress.
+    /// How long an attempt to lead may go without progress.
     pub attempt_ms: u64,
-    /// Until something unanswered is said again; doubled up to [`MAX_RESEND_DOUBLINGS`] times.
+    /// How long to wait before resending an unanswered message; the wait doubles up to [`MAX_RESEND_DOUBLINGS`]
+    /// times.
     pub resend_ms: u64,
-    /// How long followers may be left without news of commits when no accept carries them.
+    /// How long followers may go without news of commits when no accept carries them.
     pub commit_notice_ms: u64,
     /// How long a leader may have proposals open without any being chosen.
     pub stall_ms: u64,
-    /// How long one that gave up leading leaves it to others.
+    /// How long a leader that gave up leaves campaigning to the others.
     pub yield_ms: u64,
 }
 
-/// How often the wait before saying something again doubles.
+/// How often the wait before a resend doubles.
 pub const MAX_RESEND_DOUBLINGS: u32 = 3;
 
 impl Default for Limits {
@@ -77,108 +77,66 @@ impl Default for Limits {
     }
 }
 
-/// What a restart found on disk.
+/// The durable state that a restart found.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
     /// The highest ballot in a [`Record::Promised`](super::Record::Promised).
     pub promised: Ballot,
     /// The highest slot in a [`Record::Committed`](super::Record::Committed).
     pub commit: Slot,
-    /// The host's machine is restored from a durable snapshot through this slot (0: none).
+    /// The slot through which a durable snapshot restored the host's machine (0: no snapshot).
     pub snapshot_slot: Slot,
     /// All accepted entries in the order they were recorded: a later one of the same slot replaces the earlier.
     /// Those up to `snapshot_slot` may be left out.
     pub entries: Vec<Entry>,
-    /// Set when records of this group were lost that may have been votes: a number drawn fresh at this start.
-    /// All else but the snapshot is then disregarded, and the replica learns and does not vote until
-    /// [`PaxosEffects::healed`](super::PaxosEffects::healed). The host keeps a durable mark of the damage from before the
-    /// first step until then, so that a restart in between is told so too; once damaged, records older than
-    /// that mark belong to no later recovery.
+    /// Set if this group lost records that may have been votes: a number drawn fresh at this start. The replica
+    /// then ignores everything here but the snapshot, and learns without voting until
+    /// [`PaxosEffects::healed`](super::PaxosEffects::healed). The host keeps a durable mark of the damage from
+    /// before the first step until then, and passes this field again after a restart in between; records older than
+    /// that mark never belong to a later recovery.
     pub damaged: Option<u64>,
 }
 
-/// Why there is no group.
+/// Why a group can't start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Too few or too many replicas.
     #[error("group {group} has {count} members; give it 1 to {MAX_MEMBERS}")]
-    Count {
-        /// The group.
-        group: ShardId,
-        /// How many.
-        count: usize,
-    },
-    /// A replica is named twice.
+    Count { group: ShardId, count: usize },
     #[error("group {group} names {member} twice; name each member once")]
-    Twice {
-        /// The group.
-        group: ShardId,
-        /// Who.
-        member: GatewayId,
-    },
-    /// This gateway has no business here.
+    Twice { group: ShardId, member: GatewayId },
+    /// The list of members lacks this gateway.
     #[error("group {group} has no member {me}; only its members may run it")]
-    NotMember {
-        /// The group.
-        group: ShardId,
-        /// This gateway.
-        me: GatewayId,
-    },
+    NotMember { group: ShardId, me: GatewayId },
     /// The bounds contradict each other.
     #[error("limits of group {group}: {what}")]
     Limits {
-        /// The group.
         group: ShardId,
-        /// Which and why.
+        /// Which limits contradict each other, and how to set them.
         what: &'static str,
     },
-    /// The entries found on disk are not a run of slots.
+    /// The entries found on disk don't have consecutive slots.
     #[error("the log of group {group} holds slot {found} where {wanted} was due; recover it as damaged")]
-    Hole {
-        /// The group.
-        group: ShardId,
-        /// The slot that was due.
-        wanted: Slot,
-        /// The slot that was there.
-        found: Slot,
-    },
-    /// The commit index on disk lies above the log.
+    Hole { group: ShardId, wanted: Slot, found: Slot },
+    /// The commit index on disk lies above the last entry.
     #[error(
         "the log of group {group} ends at slot {last} but slot {commit} was committed; recover it as damaged"
     )]
-    CommitBeyondLog {
-        /// The group.
-        group: ShardId,
-        /// The commit index.
-        commit: Slot,
-        /// The last slot.
-        last: Slot,
-    },
-    /// Too few other replicas to heal from.
+    CommitBeyondLog { group: ShardId, commit: Slot, last: Slot },
+    /// A damaged replica needs two other members to recover from, so that a majority is left without it.
     #[error(
         "group {group} lost records and has only {count} members: no majority is left to learn from; \
          restore the gateway's data from a copy, or create the site anew"
     )]
-    DamagedAlone {
-        /// The group.
-        group: ShardId,
-        /// How many members it has.
-        count: usize,
-    },
-    /// A number no honest log holds.
+    DamagedAlone { group: ShardId, count: usize },
+    /// A slot or round on disk lies above [`MAX_COUNT`](super::MAX_COUNT), which no correct replica ever writes.
     #[error(
         "the log of group {group} names slot or round {number}, above any that is ever used; recover it as damaged"
     )]
-    Absurd {
-        /// The group.
-        group: ShardId,
-        /// The number.
-        number: u64,
-    },
+    Absurd { group: ShardId, number: u64 },
 }
 
 impl GroupConfig {
-    /// Checks what every later line takes for granted.
+    /// Checks the assumptions of the rest of this crate: the number of members, their uniqueness, and the limits.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let group = self.group;
         let count = self.members.len();
@@ -219,7 +177,7 @@ impl GroupConfig {
     }
 }
 
-/// Some members of a group, by rank (their place in its list).
+/// A set of members of a group, by rank (their position in its list of members).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub(super) struct Members(u8);
 
@@ -247,7 +205,7 @@ impl Members {
         Self(self.0 & !others.0)
     }
 
-    /// How many of them come before this rank.
+    /// How many members of the set rank before this one.
     pub fn before(self, rank: usize) -> usize {
         (0..rank).filter(|&r| self.contains(r)).count()
     }

@@ -12,42 +12,41 @@ use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 
 /// One replica of one Paxos group. The host steps it with any number of events and proposals, then takes the
-/// effects of them all at once with [`Consensus::take`]; without taking, nothing is said and nothing is written.
+/// effects of all of them at once with [`Consensus::take`]; until then, nothing is sent and nothing is written.
 #[derive(Debug, Clone)]
 pub struct Consensus {
     pub(super) config: GroupConfig,
-    /// One's own place in the list of members; members are known by theirs here.
+    /// This replica's position in the list of members. Inside the core, members go by their positions.
     pub(super) me: usize,
     pub(super) now: u64,
     pub(super) acceptor: Acceptor,
     pub(super) state: State,
-    /// Who leads in the promised ballot, as far as known.
+    /// The leader of the promised ballot, as far as known.
     pub(super) leader: Option<usize>,
     pub(super) up: Members,
-    /// Those that had better not lead.
+    /// The members that should lead only if no other can.
     reluctant: Members,
     pub(super) room: bool,
-    /// The highest ballot heard of.
+    /// The highest ballot that any member has mentioned.
     pub(super) seen: Ballot,
-    /// When to try to lead, if nobody does until then.
+    /// When to try to lead, if there is no leader until then.
     pub(super) campaign_at: u64,
-    /// Attempts to lead that failed since somebody last led.
+    /// Attempts to lead that failed since there last was a leader.
     pub(super) attempts: u32,
     pub(super) canvasses: u64,
     pub(super) damage: Option<Damage>,
-    /// A follower that owes its leader an Accepted.
+    /// This replica follows and owes its leader an Accepted.
     pub(super) owes_ack: bool,
-    /// The last token given out.
+    /// The last token that came with effects.
     pub(super) token: u64,
     /// The highest token known to be on disk.
     pub(super) persisted: u64,
     pub(super) announced_commit: Slot,
-    /// See [`Consensus::logged_after`].
     pub(super) logged_after: Slot,
     pub(super) effects: PaxosEffects,
 }
 
-/// What the replica is busy with.
+/// What the replica is doing.
 #[derive(Debug, Clone)]
 pub(super) enum State {
     Following,
@@ -57,18 +56,18 @@ pub(super) enum State {
 }
 
 impl Consensus {
-    /// A replica that has never run.
+    /// A replica that has never run: an empty log, nothing promised.
     ///
     /// # Errors
-    /// Says what is wrong with the configuration.
+    /// Returns what is wrong with the configuration.
     pub fn new(config: GroupConfig) -> Result<Self, ConfigError> {
         Self::recover(config, Recovered::default())
     }
 
-    /// A replica as a restart finds it.
+    /// A replica with the state that a restart found on disk.
     ///
     /// # Errors
-    /// Says what is wrong with the configuration or with what was found.
+    /// Returns what is wrong with the configuration or with what was found.
     pub fn recover(config: GroupConfig, found: Recovered) -> Result<Self, ConfigError> {
         config.check()?;
         let group = config.group;
@@ -80,7 +79,7 @@ impl Consensus {
         let mut log = Log::after(found.snapshot_slot);
         let (mut promised, mut commit) = (Ballot::ZERO, found.snapshot_slot);
         if found.damaged.is_some() {
-            // A majority must be left without this one.
+            // The others must still be a majority without this one.
             if count < 3 {
                 return Err(ConfigError::DamagedAlone { group, count });
             }
@@ -164,10 +163,10 @@ impl Consensus {
     }
 
     /// Proposes a value. It is chosen when the commit index reaches the slot while the ballot is still the same;
-    /// after a change of leadership its fate is unknown until something is chosen in that slot.
+    /// after a change of leadership its fate is unknown until some value is chosen in that slot.
     ///
     /// # Errors
-    /// Says why not; then nothing of it is kept.
+    /// Returns why the value was not proposed; nothing of it is kept then.
     pub fn propose(&mut self, now: u64, value: Value) -> Result<(Ballot, Slot), ProposeError> {
         self.now = self.now.max(now);
         let limits = &self.config.limits;
@@ -191,7 +190,7 @@ impl Consensus {
         Ok((leader.ballot, slot))
     }
 
-    /// What the host shall do about all it stepped since it last asked.
+    /// Takes what the host must do about all the steps since the last call.
     pub fn take(&mut self) -> PaxosEffects {
         self.pump();
         if std::mem::take(&mut self.owes_ack)
@@ -227,7 +226,7 @@ impl Consensus {
         effects
     }
 
-    /// When the group next wants [`Event::Timer`]; none as long as nothing is outstanding.
+    /// When the group next needs [`Event::Timer`]; none as long as nothing is outstanding.
     pub fn deadline(&self) -> Option<u64> {
         if let Some(damage) = &self.damage {
             return damage.deadline(self.is_led(), self.up);
@@ -240,7 +239,7 @@ impl Consensus {
         }
     }
 
-    /// What this replica is.
+    /// The part that this replica plays in its group now.
     pub fn role(&self) -> Role {
         match &self.state {
             _ if self.damage.is_some() => Role::Damaged,
@@ -250,7 +249,7 @@ impl Consensus {
         }
     }
 
-    /// Who leads, as far as known here.
+    /// The leader, as far as this replica knows.
     pub fn leader(&self) -> Option<GatewayId> {
         self.leader.and_then(|rank| self.config.members.get(rank).copied())
     }
@@ -270,7 +269,7 @@ impl Consensus {
         self.acceptor.prefix()
     }
 
-    /// The last slot that holds something here, chosen or not.
+    /// The last slot that holds an entry here, chosen or not.
     pub fn last_slot(&self) -> Slot {
         self.acceptor.log().last()
     }
@@ -280,25 +279,26 @@ impl Consensus {
         self.acceptor.log().first()
     }
 
-    /// What this slot holds, chosen or not, if it is in memory.
+    /// The entry of this slot, chosen or not, if it is in memory.
     pub fn entry(&self, slot: Slot) -> Option<&Entry> {
         self.acceptor.log().get(slot)
     }
 
-    /// Chosen entries from this slot on, as many as weigh no more than `max_bytes`, and at least one if there is
-    /// one; none if the slot is no longer in memory. (The ballot in them is of no meaning.)
+    /// Chosen entries from this slot on, as many as weigh no more than `max_bytes` together, and at least one if
+    /// there is one; none if the slot is no longer in memory. (Their ballots have no meaning.)
     pub fn committed_entries(&self, from: Slot, max_bytes: usize) -> impl Iterator<Item = &Entry> {
         self.acceptor.log().chunk(from, self.acceptor.commit(), max_bytes)
     }
 
-    /// Above this slot, and up to the commit index, the records that this replica has given out since long ago tell what was chosen: of each
-    /// slot the last one before a record of a commit index that reaches it. At or below it they may not, for this process found them, or
-    /// jumped over the slot. Nothing while the replica is damaged.
+    /// Above this slot, and up to the commit index, the records that this replica has given its host since the
+    /// start show what was chosen: for each slot, the last entry before a record of a commit index that reaches it.
+    /// At or below this slot they may not, because this process found those entries on disk, or jumped over them.
+    /// None while the replica is damaged.
     pub fn logged_after(&self) -> Option<Slot> {
         self.damage.is_none().then_some(self.logged_after)
     }
 
-    /// How the group was set up.
+    /// The configuration that the group was set up with.
     pub fn config(&self) -> &GroupConfig {
         &self.config
     }
@@ -307,7 +307,7 @@ impl Consensus {
         self.config.members.iter().position(|&m| m == gateway)
     }
 
-    /// How many are a majority.
+    /// The number of members that make a majority.
     pub(super) fn quorum(&self) -> usize {
         self.config.members.len() / 2 + 1
     }
@@ -316,7 +316,7 @@ impl Consensus {
         self.up.len() >= self.quorum()
     }
 
-    /// Whether somebody leads that is alive as far as known here.
+    /// Whether the leader is known and up.
     pub(super) fn is_led(&self) -> bool {
         self.leader.is_some_and(|leader| self.up.contains(leader))
     }
@@ -372,12 +372,13 @@ impl Consensus {
         self.seen = self.seen.max(ballot);
         if ballot < self.acceptor.promised() {
             let promised = self.acceptor.promised();
-            // Its ballot is spent, which the promise in question may not have told it; needs no durability.
+            // The sender's ballot is spent. It may not know, because the promise above it may not have reached it;
+            // this needs no durability.
             self.send(from, Message::Refused { promised });
             return;
         }
         if ballot > self.acceptor.promised() && !self.room {
-            return; // to join it must be written
+            return; // to join the ballot, the replica must write it
         }
         self.effects.leadership_changed |= ballot > self.acceptor.promised();
         self.follow(Some(from));
@@ -398,8 +399,8 @@ impl Consensus {
         if promised > ballot {
             self.send(from, Message::Refused { promised });
         } else if self.damage.is_none() {
-            // A promise of a higher ballot that is not on disk yet was told to nobody, so it would not matter; it
-            // is heeded all the same.
+            // A promise of a higher ballot that is not on disk yet has reached no other replica, so ignoring it
+            // would be safe. It is honoured all the same.
             self.send(from, Message::Confirmed { ballot, n });
         }
     }
@@ -477,7 +478,7 @@ impl Consensus {
         }
     }
 
-    /// A member says what was chosen.
+    /// A member reports values that were chosen.
     fn learn(&mut self, from: Slot, values: Vec<Value>) {
         let follows = matches!(self.state, State::Following | State::Canvassing(_));
         if !follows || !self.room || from > MAX_COUNT {
@@ -507,7 +508,7 @@ impl Consensus {
             return;
         }
         match self.state {
-            // What is chosen without this one's knowledge was chosen in another's ballot.
+            // Slots chosen without this leader's knowledge were chosen in another's ballot.
             State::Leading(_) => self.resign(0),
             State::Canvassing(_) | State::Preparing(_) => self.fail_attempt(),
             State::Following => {}
@@ -517,7 +518,7 @@ impl Consensus {
         self.owes_ack = true;
     }
 
-    /// Stops leading or trying to, and counts on this leader from now on.
+    /// Stops leading, or trying to, and takes this replica for the leader from now on.
     pub(super) fn follow(&mut self, leader: Option<usize>) {
         if let State::Leading(old) = &mut self.state {
             self.effects.reads_failed.append(&mut old.reads.asked);
@@ -540,7 +541,7 @@ impl Consensus {
         }
     }
 
-    /// Whose turn to campaign this replica's is among those that are up.
+    /// This replica's turn to campaign among those that are up, from 0; reluctant replicas come last.
     pub(super) fn turn(&self) -> u64 {
         let willing = self.up.without(self.reluctant);
         let turn = match self.reluctant.contains(self.me) {
@@ -550,8 +551,8 @@ impl Consensus {
         turn as u64
     }
 
-    /// When to try to lead if nobody does: the first whose turn it is at once, the others later; after failed
-    /// attempts ever later and ever farther apart, so that duels end.
+    /// Sets when to try to lead if there is no leader: the first in turn at once, the others later. After failed
+    /// attempts the waits grow and spread further apart, so that duels end.
     pub(super) fn schedule(&mut self) {
         let rank = self.turn();
         let stagger = self.config.limits.stagger_ms;

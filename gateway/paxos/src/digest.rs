@@ -1,16 +1,18 @@
-//! What a model checker compares two replicas by.
+//! A replica's state as a model checker compares it.
 
 use super::consensus::{Consensus, State};
 use std::hash::{Hash, Hasher};
 
 impl Consensus {
-    /// Everything that decides what this replica may ever say, write or report as chosen, but no time, and nothing that
-    /// only decides *when* or in what portions something is said. Two replicas with the same digest differ at most in
+    /// Hashes everything that decides what this replica may ever send, write or report as chosen, but no times, and
+    /// nothing that only decides *when* or in which portions it sends something. Two replicas with the same digest
+    /// differ at most in
     ///
     /// - the configuration, the clock, and every point in time to do something: only the timer reads these;
-    /// - who is reluctant to lead, and numbers of attempts, which space campaigns and match the answers of canvasses;
-    /// - what a leader believes to be under way to a follower and where it goes on (of a follower, only its
-    ///   votes count);
+    /// - which members are reluctant to lead, and the numbers of attempts: these space campaigns and match the
+    ///   answers of canvasses;
+    /// - what a leader believes to be under way to a follower and where it continues (of a follower, only its votes
+    ///   count);
     /// - how large tokens are, but not which of them are still open.
     pub fn digest(&self, state: &mut impl Hasher) {
         (&self.acceptor, self.leader, self.up, self.room, self.seen, self.owes_ack).hash(state);

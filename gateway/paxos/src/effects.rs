@@ -1,89 +1,83 @@
-//! What a group is told and what it wants done.
+//! The events that the host gives a group, and the effects that the group asks the host for.
 
 use super::message::{Message, Record, Slot, Value};
 use selvedge_types::ids::GatewayId;
 
-/// What a group is told.
+/// Something that the host reports to a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A member said something. What a gateway says that is no member is ignored.
+    /// A member sent a message. Messages of a gateway that is no member are ignored.
     Message {
-        /// Who, as authenticated by the link.
+        /// The sender, as authenticated by the link.
         from: GatewayId,
-        /// What.
         message: Message,
     },
     /// The verdict of the failure detectors changed.
     Peers {
-        /// All gateways that can be reached now. This one counts as reachable, named or not.
+        /// All gateways that can be reached now. This gateway always counts as reachable, whether listed or not.
         up: Vec<GatewayId>,
-        /// Those whose process is another than when they were last named up.
+        /// Those whose process has changed since they were last listed as up.
         restarted: Vec<GatewayId>,
     },
-    /// All records given out with this token or a lower one are on disk.
-    Persisted {
-        /// The token.
-        token: u64,
-    },
-    /// [`Consensus::deadline`](super::Consensus::deadline) has come. Too early or too often does no harm.
+    /// All records that came with this token or a lower one are on disk.
+    Persisted { token: u64 },
+    /// [`Consensus::deadline`](super::Consensus::deadline) has passed. Too early or too often does no harm.
     Timer,
-    /// A linearizable read wants to know which slot it must wait for.
+    /// A client asks for a linearizable read: which slot must the host have applied first?
     Read {
         /// Chosen by the host, given back in [`PaxosEffects::reads`] or [`PaxosEffects::reads_failed`].
         id: u64,
     },
-    /// The host has applied all slots up to this one and does not want them kept in memory, not even for
-    /// followers (who then need the host's help).
+    /// The host has applied all slots up to this one and no longer wants them in memory, not even for followers
+    /// (which then need the host's help).
     TrimMemory {
-        /// The slot. What is not yet chosen stays anyway.
+        /// The last slot to forget. Slots that are not yet chosen stay in memory anyway.
         through: Slot,
     },
-    /// A member that knows them says which values were chosen for consecutive slots. Taken are those behind the commit index, as far as
-    /// there is room, by a replica that follows.
+    /// A member that knows them says which values were chosen for consecutive slots. A following replica takes
+    /// those after its commit index, as far as it has room.
     Learned {
-        /// The first slot.
         from: Slot,
-        /// Their values.
+        /// The chosen values of `from` and the slots after it.
         values: Vec<Value>,
     },
     /// The host has replaced its machine by a snapshot through this slot, and that snapshot is durable.
-    SnapshotInstalled {
-        /// The slot.
-        slot: Slot,
-    },
-    /// Whether the disk has room. Without, nothing is taken that would have to be written, as if it was lost.
+    SnapshotInstalled { slot: Slot },
+    /// Whether the disk has room. Without room, the replica treats a message that would make it write as lost.
     Room(bool),
-    /// Gateways that had better not lead: when nobody leads, they try after all others. Of all messages of this kind the last
-    /// counts.
+    /// The gateways that should lead only if no other can: when there is no leader, they campaign after all others.
+    /// Each event of this kind replaces the previous one.
     Reluctant(Vec<GatewayId>),
-    /// Give up leading (to drain this gateway, say) and leave it to others for a while.
+    /// Stop leading (for example to drain this gateway) and leave it to the others for
+    /// [`Limits::yield_ms`](super::Limits::yield_ms).
     StepDown,
 }
 
-/// What a group wants done, in this order of durability: `send` may leave at once; `records` are appended to
-/// the log in their order; `send_after` leaves only when all records up to `token` are on disk, also those
-/// of earlier effects. Messages may be lost, doubled and reordered.
+/// The actions that a group asks its host for, in this order of durability: `send` may leave at once; the host
+/// appends `records` to the log in order; `send_after` leaves only when all records up to `token` are on disk,
+/// those of earlier effects included. The network may lose, duplicate and reorder messages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[must_use]
 pub struct PaxosEffects {
-    /// May leave at once.
     pub send: Vec<(GatewayId, Message)>,
-    /// To be written. If these are only `Committed`, no fsync is needed; they never are only that.
+    /// To append to the log. `Committed` alone would need no fsync, but it never comes alone.
     pub records: Vec<Record>,
-    /// Names these records and all before them; 0 as long as there were none. Growing, from 1 at each start.
-    /// When they are on disk, the group wants [`Event::Persisted`] (if there were records).
+    /// Names these records and all before them; 0 as long as there were none. Grows, from 1 at each start. If there
+    /// are records, the group expects [`Event::Persisted`] once they are on disk.
     pub token: u64,
-    /// Leaves once everything up to `token` is on disk.
+    /// To be sent once everything up to `token` is on disk.
     pub send_after: Vec<(GatewayId, Message)>,
-    /// The commit index, if it rose: apply up to here.
+    /// The commit index, if it rose: the host applies up to here.
     pub commit: Option<Slot>,
-    /// Reads that may be served as soon as the slot is applied.
+    /// Reads that the host may serve as soon as it has applied the slot.
     pub reads: Vec<(u64, Slot)>,
-    /// Reads that can't be served here: ask the leader, or try again.
+    /// Reads that can't be served here: the client should ask the leader, or try again.
     pub reads_failed: Vec<u64>,
-    /// Followers of this leader that need more than memory holds. Named again now and then until they caught up.
+    /// Followers of this leader that need entries which have left its memory. They are named again from time to
+    /// time until they have caught up.
     pub behind: Vec<GatewayId>,
-    /// Role, leader or ballot changed. Proposals of another ballot that are not yet committed may turn up or not.
+    /// Role, leader or ballot changed. Proposals of an earlier ballot that are not yet committed may or may not be
+    /// chosen.
     pub leadership_changed: bool,
     /// A damaged replica may vote again. Once everything up to `token` is on disk, the host forgets its mark of
     /// the damage.
@@ -91,7 +85,7 @@ pub struct PaxosEffects {
 }
 
 impl PaxosEffects {
-    /// Whether nothing is wanted.
+    /// Whether the group asks for nothing.
     pub fn is_empty(&self) -> bool {
         self.send.is_empty()
             && self.records.is_empty()
@@ -105,40 +99,35 @@ impl PaxosEffects {
     }
 }
 
-/// What a replica is in its group.
+/// The part that a replica plays in its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Votes, and perhaps knows a leader.
+    /// Votes, and may know a leader.
     Follower,
-    /// Tries to lead.
+    /// Canvasses for support, or is in phase 1 of its own ballot.
     Candidate,
-    /// Leads.
+    /// Leads in its own ballot, which a majority has promised.
     Leader,
-    /// Lost records, learns, and does not vote.
+    /// Has lost records: it learns, and does not vote.
     Damaged,
 }
 
-/// Why a value was not proposed. Nothing of it is kept.
+/// Why a value was not proposed. The replica keeps nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Another may lead.
+    /// This replica does not lead.
     #[error("this replica does not lead; {}", match .leader { Some(l) => format!("ask {l}"), None => "nobody is known to, try again".into() })]
     NotLeader {
-        /// Who, as far as known.
+        /// The leader, as far as this replica knows.
         leader: Option<GatewayId>,
     },
-    /// Enough is under way or unapplied.
+    /// The proposals that are not yet chosen, or the entries not yet trimmed, have reached a bound of
+    /// [`Limits`](super::Limits).
     #[error("as much is under way as the group may hold; try again when some of it is applied")]
     WindowFull,
-    /// The disk is full.
     #[error("the disk is full; try again when there is room")]
     NoRoom,
-    /// Values have a largest size.
+    /// The value is larger than [`Limits::value_bytes`](super::Limits::value_bytes).
     #[error("a value of {bytes} bytes is above the limit of {limit}; split it")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
+    TooLarge { bytes: usize, limit: usize },
 }

@@ -1,4 +1,4 @@
-//! Trying to lead: first asking around, then phase 1 of Paxos.
+//! The two steps of an attempt to lead: the canvass, then phase 1 of Paxos.
 
 use super::config::Members;
 use super::log::weight;
@@ -7,36 +7,34 @@ use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-/// Asking whether an attempt would succeed. Binds nobody and writes nothing.
+/// A canvass: asks whether an attempt would succeed. Binds no one and writes nothing.
 #[derive(Debug, Clone)]
 pub(super) struct Canvass {
-    /// Which attempt.
     pub attempt: u64,
-    /// Who said yes.
+    /// The members that said yes, itself included.
     pub granted: Members,
-    /// When it is given up.
+    /// When the replica gives up the canvass.
     pub until_ms: u64,
 }
 
-/// Phase 1 in a ballot of one's own.
+/// Phase 1 in a ballot of this replica's own.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
-    /// The ballot.
     pub ballot: Ballot,
-    /// The token of the record of it; none until the effects are taken.
+    /// The token of the record of the ballot; none until the host takes the effects.
     pub token: Option<u64>,
-    /// The record is on disk: the own promise counts.
+    /// The record is on disk: the replica's own promise counts.
     pub durable: bool,
-    /// For each member that answered, by rank.
+    /// For each member, by rank: how far its promise has come.
     promisers: Vec<Promiser>,
-    /// Of each slot above `greatest`, what was accepted in the highest ballot.
+    /// For each slot above `greatest`: the value that was accepted in the highest ballot.
     best: BTreeMap<Slot, (Ballot, Value)>,
     best_bytes: usize,
-    /// The greatest commit index of a promiser.
+    /// The greatest commit index of any promiser.
     greatest: Slot,
-    /// When what is unanswered is asked again.
+    /// When to repeat the questions that are unanswered.
     pub resend_at_ms: u64,
-    /// When it is given up, unless there is progress.
+    /// When the replica gives up the attempt, unless there is progress.
     pub until_ms: u64,
 }
 
@@ -48,21 +46,21 @@ struct Promiser {
     done: bool,
 }
 
-/// What came of a chunk of a promise.
+/// The result of taking one chunk of a promise.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Chunk {
-    /// Not the one asked for: an echo.
+    /// Not the chunk that was asked for: an echo.
     Stale,
-    /// More is needed from this member, from this slot on.
+    /// This member holds more, from this slot on.
     More(Slot),
     /// This member's promise is complete.
     Done,
-    /// It holds more than this replica may keep.
+    /// The values to propose anew exceed what this replica may hold in memory.
     TooMuch,
 }
 
 impl Candidate {
-    /// Begins in this ballot, in a group of so many members.
+    /// Begins phase 1 in this ballot, in a group of this many members.
     pub fn new(ballot: Ballot, members: usize, resend_at_ms: u64, until_ms: u64) -> Self {
         Self {
             ballot,
@@ -77,7 +75,7 @@ impl Candidate {
         }
     }
 
-    /// From which slot on this member is to be asked; none if it has told everything.
+    /// The slot from which to ask this member; none if it has sent everything.
     pub fn next_for(&self, rank: usize, commit: Slot) -> Option<Slot> {
         let promiser = self.promisers.get(rank)?;
         if promiser.done {
@@ -88,14 +86,14 @@ impl Candidate {
 
     /// Whether this chunk is the one this member was asked for.
     pub fn expects(&self, rank: usize, from: Slot, commit: Slot) -> bool {
-        // A first answer may be to a question asked when the commit index was lower.
+        // A first answer may be to a question that was asked when the commit index was lower.
         self.promisers
             .get(rank)
             .is_some_and(|p| !p.done && if p.next == 0 { from <= commit + 1 } else { from == p.next })
     }
 
-    /// Takes a chunk that was expected: entries of consecutive slots from `from` on, by a member whose commit
-    /// index is `theirs`. What lies at or below that index is the caller's to learn.
+    /// Takes an expected chunk: the entries of consecutive slots from `from` on, of a member whose commit index is
+    /// `theirs`. The caller learns those at or below that index.
     pub fn take(
         &mut self,
         rank: usize,
@@ -114,7 +112,7 @@ impl Candidate {
         for (ballot, value) in entries {
             let slot = next;
             next += 1;
-            // Slots up to the greatest commit index are learned from the one who knows them as chosen.
+            // Slots up to the greatest commit index are learned from the member that knows them as chosen.
             if slot <= self.greatest || ballot >= self.ballot {
                 continue;
             }
@@ -131,7 +129,8 @@ impl Candidate {
             let (_, value) = lowest.remove();
             self.best_bytes -= weight(value.len());
         }
-        // Who is not the greatest need not tell what is learned from the greatest.
+        // The other promisers need not send the slots that this replica learns from the one with the greatest
+        // commit index.
         promiser.next = if theirs < self.greatest { next.max(self.greatest + 1) } else { next };
         promiser.done = !more;
         if self.best_bytes > limit_bytes {
@@ -143,26 +142,27 @@ impl Candidate {
         }
     }
 
-    /// Whether phase 1 is complete: a majority has promised and told all, everything known to be chosen is learned.
+    /// Whether phase 1 is complete: a majority has promised and sent all its entries, and everything known to be
+    /// chosen is learned.
     pub fn is_complete(&self, quorum: usize, commit: Slot) -> bool {
         self.durable
             && 1 + self.promisers.iter().filter(|p| p.done).count() >= quorum
             && commit >= self.greatest
     }
 
-    /// The highest slot for which something must be proposed.
+    /// The highest slot for which a promiser reported a value.
     pub fn last(&self) -> Slot {
         self.best.last_key_value().map_or(0, |(slot, _)| *slot)
     }
 
-    /// What was accepted for this slot in the highest ballot.
+    /// Takes out the value that was accepted for this slot in the highest ballot.
     pub fn best(&mut self, slot: Slot) -> Option<(Ballot, Value)> {
         self.best.remove(&slot)
     }
 
-    /// See [`Consensus::digest`](super::Consensus::digest); `token` is the group's last.
+    /// Adds what [`Consensus::digest`](super::Consensus::digest) compares; `token` is the group's last.
     pub fn digest(&self, token: u64, state: &mut impl Hasher) {
-        // Once the ballot is on disk, it no longer matters which write took it there.
+        // Once the ballot is on disk, it no longer matters which write brought it there.
         let age = self.token.filter(|_| !self.durable).map(|t| token - t);
         (self.ballot, self.durable, age, &self.promisers, &self.best, self.greatest).hash(state);
     }

@@ -1,4 +1,4 @@
-//! Leading: who has what, how much is under way to whom, and reads that wait for confirmation.
+//! The leader's bookkeeping: each follower's progress, messages in flight, and reads that wait for confirmation.
 
 use super::acceptor::Acceptor;
 use super::config::{Limits, MAX_RESEND_DOUBLINGS, Members};
@@ -8,90 +8,89 @@ use selvedge_types::canary::{self, Canary};
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
-/// Messages to one follower that are not yet answered.
+/// The most messages to one follower that are not yet answered.
 const MAX_IN_FLIGHT_MESSAGES: usize = 64;
 
 /// A replica that leads in `ballot`.
 #[derive(Debug, Clone)]
 pub(super) struct Leader {
-    /// The ballot; durable here.
+    /// The ballot, which is on this replica's disk.
     pub ballot: Ballot,
-    /// The slot of the first entry that is this ballot's own: all below were adopted.
+    /// The slot of the first entry that is this ballot's own: the leader adopted all entries below.
     pub start: Slot,
-    /// The last slot up to which the own log is on disk: the own vote.
+    /// The last slot up to which this replica's log is on disk: its own vote.
     own: Slot,
-    /// Which last slot each token stands for that is not yet on disk.
+    /// For each token that is not yet on disk, the last slot that it covers.
     writing: VecDeque<(u64, Slot)>,
-    /// By rank; one's own is not used.
+    /// By rank; the leader's own place is unused.
     pub followers: Vec<Progress>,
     /// Since when proposals are open without any being chosen.
     pub stalled_since_ms: Option<u64>,
     /// When a follower last answered an accept.
     pub heard_ms: u64,
-    /// Reads.
     pub reads: Reads,
 }
 
 /// What a leader knows of a follower.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
-    /// It voted for all slots up to this one.
+    /// The follower voted for all slots up to this one.
     pub voted: Slot,
-    /// It has all slots up to this one, voter or not.
+    /// The follower has all slots up to this one, whether it votes or not.
     pub matched: Slot,
     /// The next slot to send.
     next: Slot,
-    /// Where sending began again after something was lost.
+    /// Where sending began again after a loss.
     rewound_to: Slot,
-    /// Its commit index.
+    /// The follower's commit index.
     commit: Slot,
-    /// The commit index it was told.
+    /// The commit index that the leader last sent to the follower.
     told_commit: Slot,
-    /// The last slot and the weight of each message not yet answered.
+    /// The last slot and the weight of each message that is not yet answered.
     in_flight: VecDeque<(Slot, usize)>,
     in_flight_bytes: usize,
-    /// One message at a time, until one is taken: its position is a guess, or it is slow, or gone.
+    /// Send one message at a time until the follower takes one: its position is a guess, or it is slow, or gone.
     probing: bool,
-    /// Something is to be said, if only an empty accept.
+    /// A message is due, if only an empty accept.
     pub probe_due: bool,
-    /// It was found to need more than memory holds, and the host was told.
+    /// The follower needs entries that have left memory, and the effects have said so to the host.
     told_behind: bool,
-    /// When something is said again.
+    /// When to resend, or to send news of commits; none while there is nothing to send.
     resend_at_ms: Option<u64>,
-    /// How often in a row that was in vain.
+    /// How many resends in a row brought no progress.
     silence: u32,
 }
 
-/// Linearizable reads of a leader: each waits for a round of confirmation that began after it came.
+/// Linearizable reads of a leader: each waits for a round of confirmation that began after the read arrived.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reads {
-    /// Not in a round yet.
+    /// Reads that no round covers yet.
     pub waiting: Vec<u64>,
-    /// In the round under way.
+    /// Reads that the current round covers.
     pub asked: Vec<u64>,
-    /// The number of that round.
+    /// The number of the current round.
     pub round: u64,
-    /// The commit index when it began.
+    /// The commit index when the round began.
     pub slot: Slot,
-    /// Who confirmed.
+    /// The members that have confirmed it, the leader included.
     pub confirmed: Members,
-    /// When it is asked again.
+    /// When to ask again the members that have not confirmed.
     pub resend_at_ms: u64,
-    /// When it began.
+    /// When the round began.
     pub since_ms: u64,
 }
 
 impl Reads {
-    /// How many wait.
+    /// The reads that wait, in the current round or for the next.
     pub fn len(&self) -> usize {
         self.waiting.len() + self.asked.len()
     }
 }
 
 impl Leader {
-    /// Leads from now on; all up to `commit` is chosen, `start` is the first slot of its own.
+    /// Starts to lead: all slots up to `commit` are chosen, `start` is the slot of the first entry of its own.
     pub fn new(ballot: Ballot, start: Slot, commit: Slot, members: usize, now: u64) -> Self {
-        // Optimistic: a follower that is not that far says where it is.
+        // An optimistic guess: a follower that is not that far says where it is.
         let progress = || Progress {
             next: commit + 1,
             rewound_to: commit + 1,
@@ -111,7 +110,7 @@ impl Leader {
         }
     }
 
-    /// Records up to `last` were given out with this token.
+    /// The host was given the records up to slot `last` with this token.
     pub fn wrote(&mut self, token: u64, last: Slot) {
         if canary::makes(Canary::OwnVoteEarly) {
             self.own = last;
@@ -131,12 +130,13 @@ impl Leader {
         }
     }
 
-    /// The last slot for which the own vote counts.
+    /// The last slot for which the leader's own vote counts.
     pub fn own(&self) -> Slot {
         self.own
     }
 
-    /// The last slot that a quorum has voted for in this ballot. The own vote counts only as far as it is on disk.
+    /// The last slot that a quorum has voted for in this ballot. The leader's own vote counts only as far as it is
+    /// on disk.
     pub fn chosen(&self, me: usize, quorum: usize) -> Slot {
         let mut votes: Vec<Slot> = self
             .followers
@@ -148,9 +148,10 @@ impl Leader {
         votes.get(quorum - 1).copied().unwrap_or(0)
     }
 
-    /// See [`Consensus::digest`](super::Consensus::digest); `token` is the group's last, `commit` its commit index.
+    /// Adds what [`Consensus::digest`](super::Consensus::digest) compares; `token` is the group's last, `commit`
+    /// its commit index.
     pub fn digest(&self, token: u64, commit: Slot, state: &mut impl Hasher) {
-        // Votes for what is chosen already change nothing.
+        // Votes for slots that are already chosen change nothing.
         (self.ballot, self.start, self.own.max(commit), self.writing.len()).hash(state);
         for (t, slot) in &self.writing {
             (token - t, slot).hash(state);
@@ -164,7 +165,8 @@ impl Leader {
 }
 
 impl Progress {
-    /// Its process or its link is another: what was under way may be lost, and its commit index may be lower.
+    /// The follower's process or link is a new one: messages under way may be lost, and its commit index may be
+    /// lower.
     pub fn reset(&mut self, leader_commit: Slot) {
         self.rewind(if self.matched > 0 { self.matched + 1 } else { leader_commit + 1 });
         self.commit = 0;
@@ -174,7 +176,7 @@ impl Progress {
         self.probe_due = true;
     }
 
-    /// It has all slots up to `upto`, and knows `commit` of them to be chosen.
+    /// The follower has all slots up to `upto`, and knows those up to `commit` to be chosen.
     pub fn accepted(&mut self, upto: Slot, commit: Slot, vote: bool) {
         if upto > self.matched || commit > self.commit {
             self.silence = 0;
@@ -196,9 +198,9 @@ impl Progress {
         self.told_behind = false;
     }
 
-    /// It could not take what it was sent, for it is only at `prefix`.
+    /// The follower could not take an accept, because its prefix ends at `prefix`.
     pub fn lagging(&mut self, prefix: Slot) {
-        // The echo of several accepts that went past the same gap: what fills it is on its way.
+        // One of several accepts that hit the same gap: the message that fills it is under way.
         if self.probing && self.rewound_to == prefix + 1 && !self.in_flight.is_empty() {
             return;
         }
@@ -215,17 +217,17 @@ impl Progress {
         self.resend_at_ms = None;
     }
 
-    /// Whether it has all, and knows all that is chosen.
+    /// Whether the follower has all entries, and knows everything that is chosen.
     fn is_settled(&self, acceptor: &Acceptor) -> bool {
         self.matched >= acceptor.log().last() && self.commit >= acceptor.commit()
     }
 
-    /// When something must be said again.
+    /// When to resend, if anything is unanswered.
     pub fn deadline(&self) -> Option<u64> {
         self.resend_at_ms
     }
 
-    /// The time has come to say something again.
+    /// Prepares a resend if its time has come.
     pub fn timer(&mut self, now: u64, acceptor: &Acceptor) {
         if self.resend_at_ms.is_none_or(|at| at > now) {
             return;
@@ -240,8 +242,8 @@ impl Progress {
         }
     }
 
-    /// Says what there is to say, as far as the bounds allow. True if it needs more than memory holds, and the host was not
-    /// told yet.
+    /// Sends what the follower lacks, as far as the bounds allow. Returns true if the follower needs entries that
+    /// have left memory and the host has not been informed yet.
     pub fn pump(
         &mut self,
         now: u64,

@@ -1,130 +1,143 @@
-//! Multi-Paxos for one group: a few replicas agree on a log of opaque values. It never knows what a value means.
+//! Multi-Paxos for one group: a few replicas agree on a log of opaque values. The core never interprets a value.
 //!
-//! A [`Consensus`] is one replica. The host steps it with events and proposals, takes the [`PaxosEffects`] of them all at
-//! once, and performs these in the order their type gives: `send` at once, `records` to disk, `send_after` when
-//! they are there. A gateway runs one group per shard and shares between them what would cost: one failure
-//! detector per pair of gateways ([`Event::Peers`]), one fsync for all, one frame per peer. A group in which
-//! nothing is outstanding wants no timer and says nothing.
+//! A [`Consensus`] is one replica. The host steps it with events and proposals, takes the [`PaxosEffects`] of all
+//! of them at once, and performs these in the order that their type prescribes: it sends `send` immediately, writes
+//! `records` to disk, and sends `send_after` once those records are on disk. A gateway runs one group per shard.
+//! The groups of a gateway share what would be expensive: one failure detector per pair of gateways
+//! ([`Event::Peers`]), one fsync for all groups, one frame per peer. A group with nothing outstanding needs no
+//! timer and sends nothing.
 //!
 //! # The protocol
 //!
-//! **Phase 2, the usual case.** The leader of ballot b puts values into consecutive slots and sends
-//! `Accept{b, prev, values, commit}`. A follower takes it only if every slot up to `prev` is known to it as
-//! chosen, or as accepted *in b*; this *accepted prefix* starts at its commit index when it joins b. It answers
-//! `Accepted{b, upto}` when the entries are on disk, or `Lagging{b, prefix}` at once. A slot is chosen when a
-//! majority voted for it in b. The leader sends to the others before its own disk has the entry, and so counts
-//! its own vote like any other: only when it is on disk.
+//! **Phase 2, the usual case.** The leader of ballot b puts values into consecutive slots and sends `Accept{b,
+//! prev, values, commit}`. A follower takes the message only if it knows every slot up to `prev` to be chosen, or
+//! has accepted it *in b*. This *accepted prefix* starts at the follower's commit index when it joins b. The
+//! follower answers `Accepted{b, upto}` when the entries are on disk, or `Lagging{b, prefix}` at once. A slot is
+//! chosen when a majority has voted for it in b. The leader sends to the others before its own disk has the entry,
+//! so it counts its own vote like any other: only when the entry is on its disk.
 //!
-//! Catching up is the same message, sent from the follower's prefix: one chunk at a time until one is taken, then
-//! as many as may be in flight. Whatever is unanswered is said again with growing waits, the commit index too, so
-//! a follower that is up ends with all of it. What is no longer in memory is the host's work: it brings chosen values
-//! from the leader's log on disk ([`Event::Learned`]), or a snapshot ([`Event::SnapshotInstalled`]).
+//! A follower catches up by the same message. The leader sends from the follower's prefix, one chunk at a time
+//! until the follower takes one, then as many as may be in flight. It resends whatever is unanswered with growing
+//! waits, the commit index included, so a follower that stays up receives everything. Entries that have left the
+//! leader's memory are up to the host: it brings chosen values from the leader's log on disk ([`Event::Learned`])
+//! or a snapshot ([`Event::SnapshotInstalled`]).
 //!
-//! **Elections.** Who knows no living leader first *canvasses*: others say yes unless they know one, and nobody's
-//! ballot changes, so a gateway that lost only its link to a leader, or its majority, disturbs nobody. With a
-//! majority of yes it takes a ballot above all it has seen, writes it down, and only then sends `Prepare`. Promises
-//! come with what the promiser holds, in chunks. Entries up to the promiser's commit index are chosen: they are
-//! learned on the spot. Of the slots above the greatest commit index of any promiser heard, the candidate keeps
-//! what was accepted in the highest ballot, its own entries among them. When a majority has told all *and* it has
-//! learned all up to that greatest index, it leads: it proposes what it kept in its own ballot, then one empty
-//! value. (Logs have no holes, so there are no gaps to fill; a gap would get an empty value.) What a promiser no
-//! longer holds in memory can't be learned so: that one promises nothing, and campaigns itself.
+//! **Elections.** A replica that knows no live leader first *canvasses* the others. They grant it their support
+//! unless they know a live leader. Canvassing changes no ballot, so a gateway that lost only its link to the
+//! leader, or its majority, disturbs no other. With support from a majority, the candidate takes a ballot above
+//! every ballot it has seen, writes it to disk, and only then sends `Prepare`. A promise carries the entries that
+//! the promiser holds, in chunks. Entries up to the promiser's commit index are chosen, so the candidate learns
+//! them on the spot. For each slot above the greatest commit index of any promiser that has answered, the candidate
+//! keeps the value that was accepted in the highest ballot, its own entries included. Once a majority has sent all
+//! of its entries *and* the candidate has learned everything up to that greatest index, it leads: it proposes the
+//! values it kept in its own ballot, then one empty value. (Logs have no holes, so there are no gaps to fill; a gap
+//! would get an empty value.) A promiser that no longer holds the requested entries in memory can't supply them, so
+//! it withholds its promise and, unless it knows a live leader, campaigns itself.
 //!
-//! The first-ranked of those alive campaigns at once, the others in turn, those last that the host calls reluctant
-//! ([`Event::Reluctant`]: they lead when no other can); failed attempts spread ever farther
-//! apart, so that duels end without chance.
+//! The first-ranked replica among those that are up campaigns at once and the others take turns by rank. Replicas
+//! that the host calls reluctant ([`Event::Reluctant`]) take the last turns, so they lead only when no other can.
+//! Failed attempts spread further and further apart, so that duels end without randomness.
 //!
-//! **Leaders go** when they see no majority; when proposals are open for [`Limits::stall_ms`] without any
-//! being chosen and it may be their own fault (their own vote is missing, or nobody answers); when they hear of
-//! a higher ballot; or when told to. They say so to those they can reach. A leader whose disk is full stays: it refuses
-//! proposals and serves reads, for the disks of a site fill alike and another leader would have to write to lead.
-//! (A host that knows better sends [`Event::StepDown`].)
+//! **A leader gives up** when it sees no majority; when proposals have been open for [`Limits::stall_ms`] without
+//! any being chosen and the cause may be its own (its own vote is missing, or no follower answers); when it hears
+//! of a higher ballot; or when the host tells it to. Unless a higher ballot is the reason, it says so to the
+//! replicas that it can reach. A leader whose disk is full keeps leading: it refuses proposals and serves reads,
+//! because the disks of a site fill at the same pace and another leader would have to write in order to lead. (A
+//! host that knows better sends [`Event::StepDown`].)
 //!
-//! **Reads.** A leader that has chosen an entry of its own ballot notes r, its commit index, then asks the others
-//! whether they have promised anything higher. If a majority has not, no later leader had chosen anything when
-//! the round began, so a read is linearizable once the host has applied r. Reads that come while a round is
-//! under way share the next.
+//! **Reads.** A leader that has chosen an entry of its own ballot notes r, its commit index, and then asks the
+//! others whether they have promised a higher ballot. If a majority has not, no later leader had chosen anything
+//! when the round began, so a read is linearizable once the host has applied r. Reads that arrive while a round is
+//! under way share the next one.
 //!
 //! # Why it is safe
 //!
 //! Invariant: one ballot has one leader, and one value for each slot. A candidate's ballot carries its gateway's
-//! number and is on disk before anyone hears of it, so a replica that restarted leads in no ballot it used before.
+//! number and is on disk before the candidate sends it, so a restarted replica never leads in a ballot that it used
+//! before.
 //!
-//! Invariant: commit <= accepted prefix <= last slot, and a log in memory has no holes and reaches down to the
-//! slot after the commit index at least.
+//! Invariant: commit <= accepted prefix <= last slot. The log in memory has no holes and reaches down at least to
+//! the slot after the commit index.
 //!
-//! Invariant: Accepted and the commit index never reach past the accepted prefix. Were it not so, a follower
-//! could hold a value of an older ballot in a slot below, never chosen, and take it for chosen.
+//! Invariant: Accepted and the commit index never reach past the accepted prefix. Otherwise a follower could hold,
+//! in a lower slot, a value of an older ballot that was never chosen, and take it for chosen.
 //!
 //! Invariant: if a value is chosen for a slot in b, every leader of a higher ballot proposes that value there.
-//! (Paxos: its promises overlap the votes; the one in the overlap voted before it promised, so the value is
-//! reported, or is chosen below a commit index that must be learned first. By induction nothing of a ballot in
-//! between differs.)
+//! (Paxos: the majority that promised overlaps the majority that voted. The replica in the overlap voted before it
+//! promised, so it reports the value, or the value lies below a commit index up to which the candidate must learn
+//! first. By induction, no ballot in between has a different value.)
 //!
-//! Entries above the prefix, of older ballots, are *kept* until overwritten. They count for nothing in the new
-//! ballot, but they are votes: with them a value may be chosen whose leader is gone, and this replica may be the only
-//! one a next candidate hears it from. Raft may truncate because its leaders are chosen for having all; here any
-//! replica may lead and is told.
+//! Entries above the prefix, accepted in older ballots, are *kept* until they are overwritten. They count for
+//! nothing in the new ballot, but they are votes: a value may be chosen through them although its leader is gone,
+//! and this replica may be the only one from which the next candidate can hear of it. Raft may truncate because it
+//! elects only leaders whose logs are complete; here any replica may lead and learns the missing entries from the
+//! promises.
 //!
-//! A value learned, or sent to a laggard, is recorded under another ballot than it was chosen in. Under a newer one that is harmless, for
-//! a chosen value is the same in every ballot above. So it is under an older one, b, where the value was chosen in b' > b by a majority
-//! that promised b' without this replica: had others enough votes for something else in b that this replica's would complete a majority, one of
-//! them promised b' too, and reported it. So is a prefix that is found shorter after a restart: the
-//! commit index is written along with the first entries after it, so what lies between was chosen anyway.
+//! A replica may record a value that it learned, or that was sent to help it catch up, under another ballot than
+//! the one it was chosen in. A newer ballot is harmless, for a chosen value is the same in every ballot above. An
+//! older ballot b is harmless as well. Say the value was chosen in b' > b by a majority that promised b' without
+//! this replica. If enough others had voted for a different value in b that this replica's vote would complete a
+//! majority, one of them would have promised b' too, and reported that value. It is equally harmless that a restart
+//! may find a shorter prefix: the commit index is written along with the first entries after it, so the slots in
+//! between were chosen anyway.
 //!
 //! # A replica that lost records
 //!
-//! It may have forgotten promises and votes; if it went on voting, a majority could choose anew what was chosen
-//! with its vote. It forgets everything after its snapshot (an entry it still holds may be one whose replacement
-//! is lost, even below a commit index it still holds), and votes for nothing: no promise, no vote, no confirmation
-//! of reads. It then asks *all* other members for the highest ballot they promised; P is the greatest
-//! answer. It learns from the leader, and asks it for the slot of the first entry of its own, the *mark*, which only
-//! a leader of a ballot above P gives (one of a lower ballot elects itself anew first). When it knows
-//! everything up to the mark as chosen, it promises P and votes again.
+//! A damaged replica may have forgotten promises and votes. If it went on voting, a majority could choose a second
+//! value for a slot that was chosen with its vote. So it discards everything after its snapshot (an entry that it
+//! still holds may be one whose replacement is lost, even below a commit index that it still holds) and stops
+//! voting: it makes no promises, casts no votes and confirms no reads. It then asks *all* other members for the
+//! highest ballot they have promised; P is the greatest answer. It learns chosen values from the leader, and asks
+//! it for the *mark*: the slot of the first entry of the leader's own. Only a leader of a ballot above P gives one;
+//! a leader of a lower ballot first has itself elected anew. When the replica knows every slot up to the mark to be
+//! chosen, it promises P and votes again.
 //!
-//! Why: a candidate writes its ballot down before it sends it, and its answer says so, hence every ballot that
-//! this replica promised or voted in is at most P. Take a value chosen in b <= P, perhaps with a vote that is
-//! lost. The leader above P was elected after the answers (a ballot above P that someone promised before would
-//! have been answered), by a majority *without* this replica. The other voters for the value, a majority less
-//! one, and that majority overlap in a member that has lost nothing. It voted before it promised and so
-//! reported the value; or had it come later it would have refused the vote, and the value were not
-//! chosen. So the value lies below the mark, and is known here as chosen before this replica promises anything again. The
-//! lost promises are covered by promising P.
+//! Why: a candidate writes its ballot to disk before it sends it and reports that ballot when asked, so every
+//! ballot that this replica promised or voted in is at most P. Take a value chosen in b <= P, perhaps with a vote
+//! that is lost. The leader above P was elected after the answers (had a member promised a ballot above P earlier,
+//! it would have reported it), by a majority *without* this replica. The other voters for the value, a majority
+//! less one, and that majority overlap in a member that has lost nothing. That member voted before it promised and
+//! so reported the value; had the vote been requested after its promise, it would have refused, and the value would
+//! not have been chosen. So the value lies below the mark, and this replica knows it as chosen before it promises
+//! anything again. Promising P covers the lost promises.
 //!
-//! To take the greatest *last slot* of the others as the mark instead would not do: one may answer first and vote
-//! for a further slot in the old ballot afterwards; with the lost vote, still on its way to the leader, that is a
-//! majority. If the leader then restarts before its own disk has the slot and answers last, the mark lies below it.
+//! The greatest *last slot* of the others would not do as the mark. A member may answer first and then vote for a
+//! further slot in the old ballot; together with the lost vote, still on its way to the leader, that makes a
+//! majority. If the leader then restarts before its own disk has the slot, and answers last, the mark lies below
+//! that slot.
 //!
-//! Members that are damaged at the same time answer that they are: they count as asked, and not for P. As long as
-//! they are a minority each ballot in which something was proposed was promised by one that is not among them.
-//! If they are a majority, no leader can be elected without them and all stay silent. A damaged replica with too few
-//! others ([`ConfigError::DamagedAlone`]) refuses to start. A nonce of each start keeps answers to an earlier
-//! life from counting.
+//! Members that are damaged at the same time say so in their answers: these count as asked, but not towards P. As
+//! long as the damaged members are a minority, some undamaged member has promised each ballot in which anything was
+//! proposed. If they are a majority, no leader can be elected without them and all of them stay silent. A damaged
+//! replica with too few other members ([`ConfigError::DamagedAlone`]) refuses to start. Each start draws a nonce,
+//! so answers to an earlier start don't count.
 //!
-//! # Why it goes on
+//! # Why it makes progress
 //!
-//! Whoever knows no leader and sees a majority campaigns, or says that it does not lead (without room, or damaged, it can't
-//! campaign). Whoever is believed to lead in b has promised at least b. So a chain of mistaken beliefs climbs
-//! through ballots, and ends at one that leads, and probes who asks, or at one that knows no leader and says so.
-//! Of two replicas, at most one no longer holds what the other lacks, so one that can lead always exists.
+//! A replica that knows no leader and sees a majority campaigns, or announces that it does not lead (without room
+//! on disk, or damaged, it can't campaign). A replica that others believe to lead in b has promised at least b. So
+//! a chain of mistaken beliefs climbs through ballots. It ends at a replica that leads, and probes a replica that
+//! asks, or at one that knows no leader and says so. Of two replicas, at most one has trimmed entries that the
+//! other lacks, so there is always one that can lead.
 //!
 //! # Limits and what is left out
 //!
-//! - Bounded by [`Limits`]: what is proposed and not chosen, what is in flight to a follower, messages, memory, and
-//!   reads. The host must trim ([`Event::TrimMemory`]) or the group takes nothing more.
-//! - The membership is fixed. Reconfiguration is by a stop value, outside; messages of another
-//!   configuration never get here.
-//! - Members are trusted to follow the protocol. Messages are checked so that none can panic, overflow or
-//!   grow a replica, not so that a lying member can't break agreement.
-//! - A leader does not go back to the first-ranked when that returns: each change costs a round of writes.
-//! - No leases: a read costs a round trip. Clocks decide about waiting, never about what is true.
+//! - [`Limits`] bounds proposals that are not yet chosen, messages in flight to a follower, message sizes, memory
+//!   and waiting reads. The host must trim ([`Event::TrimMemory`]) or the group takes nothing more.
+//! - The membership is fixed. Reconfiguration happens outside, by a stop value; messages of another configuration
+//!   never get here.
+//! - Members are trusted to follow the protocol. Messages are checked so that none can panic, overflow or grow a
+//!   replica, not so that a lying member can't break agreement.
+//! - A leader does not hand back to the first-ranked replica when that returns: each change costs a round of
+//!   writes.
+//! - There are no leases: a read costs a round trip. Clocks decide how long to wait, never what is true.
 //!
 //! # Sources
 //!
 //! Lamport, *Paxos Made Simple* (2001). Chandra, Griesemer, Redstone, *Paxos Made Live* (2007): damaged disks.
-//! Liskov, Cowling, *Viewstamped Replication Revisited* (2012): recovery by asking the others. Ongaro,
-//! *Consensus: Bridging Theory and Practice* (2014): asking before an election (9.6), reads by index (6.4). Ng, Haridi,
-//! Carbone, *Omni-Paxos* (2023): leading takes a connected majority.
+//! Liskov, Cowling, *Viewstamped Replication Revisited* (2012): recovery by asking the others. Ongaro, *Consensus:
+//! Bridging Theory and Practice* (2014): asking before an election (9.6), reads by index (6.4). Ng, Haridi,
+//! Carbone, *Omni-Paxos* (2023): a leader needs to be connected to a majority.
 
 mod acceptor;
 mod campaign;

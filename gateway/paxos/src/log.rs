@@ -3,15 +3,15 @@
 use super::message::{Entry, Slot};
 use std::collections::VecDeque;
 
-/// What an entry is taken to weigh beside its value, so that empty ones are not free.
+/// The bytes that an entry counts beside its value, so that empty ones are not free.
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 64;
 
-/// What an entry with a value of this length weighs.
+/// The bytes that an entry with a value of this length counts for.
 pub(super) fn weight(value_bytes: usize) -> usize {
     value_bytes.saturating_add(ENTRY_OVERHEAD_BYTES)
 }
 
-/// Consecutive slots `first ..= last`; everything before `first` is chosen and kept by the host.
+/// Consecutive slots `first ..= last`; all slots before `first` are chosen and kept by the host.
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Log {
     first: Slot,
@@ -20,32 +20,32 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// An empty log that goes on after this slot.
+    /// An empty log that continues after this slot.
     pub fn after(slot: Slot) -> Self {
         Self { first: slot + 1, entries: VecDeque::new(), bytes: 0 }
     }
 
-    /// The first slot in memory (or the next to come, if there is none).
+    /// The first slot in memory (or the next one to come, if memory is empty).
     pub fn first(&self) -> Slot {
         self.first
     }
 
-    /// The last slot that holds something; `first - 1` if none does.
+    /// The last slot that holds an entry; `first - 1` if none does.
     pub fn last(&self) -> Slot {
         self.first - 1 + self.entries.len() as Slot
     }
 
-    /// What it weighs, in bytes.
+    /// The weight of all entries in memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What this slot holds.
+    /// The entry of this slot, if it is in memory.
     pub fn get(&self, slot: Slot) -> Option<&Entry> {
         self.entries.get(usize::try_from(slot.checked_sub(self.first)?).ok()?)
     }
 
-    /// Puts an entry into a slot of `first ..= last + 1`, in place of what it held; false for any other slot,
+    /// Puts an entry into a slot of `first ..= last + 1`, replacing what it held. Returns false for any other slot,
     /// which would leave a hole.
     pub fn put(&mut self, entry: Entry) -> bool {
         let Some(index) = entry.slot.checked_sub(self.first).and_then(|i| usize::try_from(i).ok()) else {
@@ -65,7 +65,7 @@ impl Log {
         true
     }
 
-    /// Forgets all slots up to this one; if that is all, the log goes on after it.
+    /// Drops all slots up to this one; if none remains, the log continues after it.
     pub fn trim(&mut self, through: Slot) {
         while self.first <= through {
             let Some(entry) = self.entries.pop_front() else {
@@ -77,10 +77,11 @@ impl Log {
         }
     }
 
-    /// The entries of `from ..= through` in memory, as many as weigh no more than `max_bytes`, and at least one.
+    /// The entries of `from ..= through` in memory, as many as weigh no more than `max_bytes` together, and at
+    /// least one.
     pub fn chunk(&self, from: Slot, through: Slot, max_bytes: usize) -> impl Iterator<Item = &Entry> {
         let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        // Before `first` there is nothing to give: an empty answer, never a run that begins later than asked.
+        // There is nothing to give before `first`: the answer is empty, never a run that begins later than asked.
         let skip = if from < self.first { usize::MAX } else { skip };
         let mut taken = 0usize;
         self.entries.iter().skip(skip).take_while(move |e| {

@@ -1,34 +1,36 @@
-//! What replicas of one group say to each other, and what they write down.
+//! The messages between replicas of one group, and the records they write to disk.
 
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::fmt;
 use std::sync::Arc;
 
-/// A slot's value: opaque bytes, shared between log, messages and machine without copying.
+/// A slot's value: opaque bytes that log, messages and machine share without copying.
 pub type Value = Arc<[u8]>;
 
 /// An index in a group's log. The first slot is 1; 0 means "none yet".
 pub type Slot = u64;
 
-/// The highest slot and the highest round that are believed when a peer names them. No honest log gets there
-/// (a million slots a second for 2,000 years); above it lies room for arithmetic without overflow.
+/// The highest slot and the highest round that a replica believes when a peer names them. No correct replica ever
+/// gets there (at a million slots a second it would take 2,000 years), and the range above leaves room for
+/// arithmetic without overflow.
 pub const MAX_COUNT: u64 = 1 << 56;
 
-/// A ballot: totally ordered, never used by two gateways, never used again by one that restarted.
+/// The number of an attempt to lead. Ballots are totally ordered; no two gateways use the same one, and a restarted
+/// gateway uses none of its earlier ones again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Encode, Decode)]
 pub struct Ballot {
     /// Raised at every attempt to lead.
     pub round: u64,
-    /// Who attempts it (a gateway's number); breaks ties.
+    /// The number of the gateway that makes the attempt; breaks ties.
     pub gateway: u16,
 }
 
 impl Ballot {
-    /// Below every ballot that is ever used.
+    /// Lies below every ballot that is ever used.
     pub const ZERO: Self = Self { round: 0, gateway: 0 };
 
-    /// The gateway that leads in this ballot; of no meaning for [`Ballot::ZERO`].
+    /// The gateway that leads in this ballot; meaningless for [`Ballot::ZERO`].
     pub fn leader(&self) -> GatewayId {
         GatewayId(self.gateway)
     }
@@ -40,151 +42,143 @@ impl fmt::Display for Ballot {
     }
 }
 
-/// What one slot holds at one replica: the value it last accepted and in which ballot.
+/// What one slot holds at one replica: the value that it last accepted, and in which ballot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Entry {
-    /// Where.
     pub slot: Slot,
-    /// In which ballot it was accepted.
+    /// The ballot in which the replica accepted the value.
     pub ballot: Ballot,
-    /// What.
     pub value: Value,
 }
 
-/// What a replica must have on disk before it says certain things.
+/// Facts that a replica must have on disk before it sends the messages that rely on them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Record {
-    /// No ballot below this one is answered any more (also written by a candidate for its own ballot).
+    /// The replica no longer accepts any ballot below this one (a candidate also writes it for its own ballot).
     Promised(Ballot),
-    /// The entry was accepted.
+    /// The replica accepted this entry.
     Accepted(Entry),
-    /// All slots up to this one are chosen. Needs no fsync of its own: it only spares work after a restart.
+    /// All slots up to this one are chosen. Needs no fsync of its own: it only saves work after a restart.
     Committed(Slot),
 }
 
-/// What replicas of one group say to each other.
+/// What replicas of one group say to each other. [The essay](crate) tells how the messages work together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Message {
-    /// "Would you let me lead?" Asked before a ballot is used up; binds nobody.
+    /// "Would you let me lead?" A replica asks this before it uses up a ballot; the answers bind no one.
     Canvass {
-        /// Which attempt, to match the answer.
+        /// Numbers the attempt, to match the answer to it.
         attempt: u64,
-        /// The asker's commit index: who no longer holds what comes after it says no.
+        /// The candidate's commit index: a replica that no longer holds the entries after it says no.
         commit: Slot,
     },
-    /// The answer to [`Message::Canvass`].
+    /// Says whether the sender supports the attempt of a [`Message::Canvass`].
     Canvassed {
-        /// The attempt asked about.
+        /// The attempt that was asked about.
         attempt: u64,
-        /// Whether the answerer knows no living leader and could help this one.
+        /// Whether the sender supports the attempt: it knows no live leader and could make a promise that helps.
         granted: bool,
-        /// The highest ballot the answerer has seen.
+        /// The highest ballot that the sender has seen.
         seen: Ballot,
     },
-    /// Phase 1: promise me this ballot, and tell me what you hold from this slot on. Asked again for each chunk.
+    /// Phase 1: "promise me this ballot, and send me your entries from this slot on". Sent again for each chunk.
     Prepare {
-        /// The candidate's ballot, durable at the candidate.
+        /// The candidate's ballot, which is on the candidate's disk.
         ballot: Ballot,
-        /// The first slot asked for.
+        /// The first slot that the candidate asks for.
         from: Slot,
     },
-    /// The answer: this ballot is promised (durably), and this is what slots from `from` on hold.
+    /// Answers [`Message::Prepare`]: the sender has promised this ballot (durably) and holds these entries from
+    /// `from` on.
     Promise {
-        /// The ballot promised.
         ballot: Ballot,
-        /// The slot of the first entry.
+        /// The slot of the first of the entries.
         from: Slot,
-        /// The promiser's commit index: its entries up to here are chosen.
+        /// The sender's commit index: its entries up to here are chosen.
         commit: Slot,
-        /// What consecutive slots hold: the ballot it was accepted in, and the value.
+        /// The entries of consecutive slots: the ballot in which each was accepted, and the value.
         entries: Vec<(Ballot, Value)>,
-        /// Whether the promiser holds more after these.
+        /// Whether the sender holds more entries after these.
         more: bool,
     },
-    /// The other answer: nothing is promised, for the slots asked for are no longer in memory here.
+    /// The other answer to [`Message::Prepare`]: no promise, because the slots asked for are no longer in the
+    /// sender's memory.
     Behind {
-        /// The ballot asked for.
         ballot: Ballot,
-        /// The first slot still in memory.
+        /// The first slot that the sender still has in memory.
         first: Slot,
     },
-    /// Phase 2: accept these values in consecutive slots after `prev`. Without values: a probe, or news of commits.
+    /// Phase 2: "accept these values in consecutive slots after `prev`". Without values it is a probe, or news of
+    /// commits.
     Accept {
-        /// The leader's ballot.
         ballot: Ballot,
-        /// Only who knows all slots up to here as chosen or accepted in this ballot may take it.
+        /// A follower takes the message only if it knows all slots up to here to be chosen, or has accepted them in
+        /// this ballot.
         prev: Slot,
-        /// The values of `prev + 1` and on.
+        /// The values of the slots from `prev + 1` on.
         values: Vec<Value>,
-        /// The leader's commit index.
         commit: Slot,
     },
-    /// The answer: all slots up to `upto` are chosen or (durably) accepted in this ballot here.
+    /// Answers [`Message::Accept`]: the sender knows all slots up to `upto` to be chosen, or has (durably) accepted
+    /// them in this ballot.
     Accepted {
-        /// The ballot.
         ballot: Ballot,
-        /// The accepted prefix.
+        /// The sender's accepted prefix.
         upto: Slot,
-        /// The follower's commit index.
         commit: Slot,
-        /// False from a replica that lost votes and only learns: tells how far it is, and counts for nothing.
+        /// False from a replica that lost votes and only learns: the message then says how far the replica is, and
+        /// counts as no vote.
         vote: bool,
     },
-    /// The other answer: the accept was not taken; send from after this slot.
+    /// The other answer to [`Message::Accept`]: the sender did not take it and asks for the slots after `prefix`.
     Lagging {
-        /// The ballot.
         ballot: Ballot,
-        /// The accepted prefix.
+        /// The sender's accepted prefix.
         prefix: Slot,
     },
-    /// A higher ballot is promised here.
-    Refused {
-        /// That ballot.
-        promised: Ballot,
-    },
-    /// Before a linearizable read: do you still follow this ballot?
+    /// The sender has promised a higher ballot than that of the message it answers.
+    Refused { promised: Ballot },
+    /// Before a linearizable read, the leader asks: "have you promised no ballot above this one?"
     Confirm {
-        /// The leader's ballot.
         ballot: Ballot,
-        /// Which round of reads.
+        /// Numbers the round of reads.
         n: u64,
     },
-    /// The answer: no higher ballot was promised here.
+    /// Answers [`Message::Confirm`]: the sender has promised no higher ballot.
     Confirmed {
-        /// The ballot.
         ballot: Ballot,
-        /// The round.
+        /// The round that was asked about.
         n: u64,
     },
-    /// The sender does not lead (any more): who counted on it may look for another leader.
+    /// The sender does not lead (any more): a replica that takes it for the leader may look for another.
     Resigned {
-        /// The highest ballot the sender has promised.
+        /// The highest ballot that the sender has promised.
         ballot: Ballot,
     },
-    /// A replica that lost records asks what it may have promised.
+    /// A replica that lost records asks for the highest ballot that the receiver has promised.
     Recovering {
-        /// Drawn at each start, so that no answer to an earlier life counts.
+        /// Drawn at each start, so that an answer to an earlier start doesn't count.
         nonce: u64,
     },
-    /// The answer to [`Message::Recovering`].
+    /// Answers [`Message::Recovering`], once the promise that it reports is on disk.
     Standing {
-        /// The nonce asked with.
+        /// The nonce of the question.
         nonce: u64,
-        /// The highest ballot promised (durably) here.
+        /// The highest ballot that the sender has (durably) promised.
         promised: Ballot,
-        /// The answerer has lost records itself and knows nothing for sure.
+        /// The sender has lost records itself, so `promised` may be too low.
         damaged: bool,
     },
-    /// To the leader: I may vote again after an election in a ballot above this one.
+    /// A damaged replica tells the leader: "I may vote again after an election in a ballot above this one".
     Rejoin {
         /// The nonce of the damaged replica's start.
         nonce: u64,
-        /// The highest ballot anyone had promised when asked.
+        /// The highest ballot that any undamaged member had promised when asked.
         above: Ballot,
     },
-    /// The answer of a leader in a ballot above it: you may vote when your commit index has reached this slot.
+    /// Answers [`Message::Rejoin`], from a leader in a ballot above it: "you may vote when your commit index has
+    /// reached this slot".
     Mark {
-        /// The nonce.
         nonce: u64,
         /// The slot of the first entry of the leader's own.
         slot: Slot,
@@ -192,8 +186,8 @@ pub enum Message {
 }
 
 impl Message {
-    /// Whether the numbers in it are such as an honest member of a group could send, so that arithmetic on
-    /// them can't overflow and nobody leads in another's ballot.
+    /// Whether a correct member could have sent these numbers. This keeps arithmetic on them from overflowing and
+    /// any gateway from leading in another's ballot.
     pub(super) fn is_sound(&self, from: GatewayId) -> bool {
         let ballot = |b: &Ballot| b.round <= MAX_COUNT;
         let own = |b: &Ballot| b.round >= 1 && b.round <= MAX_COUNT && b.leader() == from;

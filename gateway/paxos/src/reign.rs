@@ -1,4 +1,4 @@
-//! What a leader does once it leads: count votes, keep followers going, confirm reads, and notice that it can't.
+//! A leader at work: it counts votes, keeps followers up to date, confirms reads, and notices when it can't lead.
 
 use super::config::{Limits, Members};
 use super::consensus::{Consensus, State};
@@ -24,7 +24,7 @@ impl Consensus {
         let Some(leader) = self.leading(ballot) else { return };
         let Some(follower) = leader.followers.get_mut(from) else { return };
         if upto > last {
-            return; // it can't have what was never said
+            return; // it can't have entries that were never sent
         }
         follower.accepted(upto, commit, vote);
         leader.heard_ms = now;
@@ -54,7 +54,7 @@ impl Consensus {
     pub(super) fn count_votes(&mut self) {
         let quorum = self.quorum();
         let State::Leading(leader) = &mut self.state else { return };
-        // Every slot above the commit index was proposed in this very ballot, so votes in it are all that counts.
+        // Every slot above the commit index was proposed in this ballot, so only votes in it count.
         let chosen = leader.chosen(self.me, quorum).min(self.acceptor.prefix());
         if chosen > self.acceptor.commit() {
             self.acceptor.commit_to(chosen);
@@ -63,7 +63,7 @@ impl Consensus {
         }
     }
 
-    /// Says to followers what there is to say, and moves reads on.
+    /// Sends followers what they lack, and advances reads.
     pub(super) fn pump(&mut self) {
         let State::Leading(leader) = &mut self.state else { return };
         let (now, me, up) = (self.now, self.me, self.up);
@@ -90,11 +90,11 @@ impl Consensus {
         }
     }
 
-    /// Begins a round for the reads that wait, if none is under way.
+    /// Begins a round for the waiting reads, if none is under way.
     fn pump_reads(&mut self) {
         let quorum = self.quorum();
         let State::Leading(leader) = &mut self.state else { return };
-        // Only with an entry of its own ballot chosen does the leader know all that was chosen before.
+        // Only when an entry of its own ballot is chosen does the leader know everything that was chosen before.
         let ready = self.acceptor.commit() >= leader.start;
         if !ready || !leader.reads.asked.is_empty() || leader.reads.waiting.is_empty() {
             return;
@@ -145,8 +145,9 @@ impl Consensus {
         let (now, up, commit) = (self.now, self.up, self.acceptor.commit());
         let State::Leading(leader) = &mut self.state else { return };
         if leader.stalled_since_ms.is_some_and(|since| since + limits.stall_ms <= now) {
-            // If its own vote is missing, its disk hangs; if nobody answers, its words go nowhere. Another may do
-            // better. If neither, followers are catching up, and another could not do better.
+            // If its own vote is missing, its disk hangs; if no follower answers, its messages are lost. Another
+            // replica may do better. If neither is the case, followers are catching up, and another could not do
+            // better.
             let alone = self.config.members.len() == 1;
             let mute = leader.heard_ms + limits.stall_ms <= now;
             if !alone && (leader.own() <= commit || mute) {

@@ -1,4 +1,4 @@
-//! A replica that lost records, and may have forgotten votes: how it comes to vote again.
+//! How a replica that lost records, and may have forgotten votes, comes to vote again.
 
 use super::config::Members;
 use super::consensus::{Consensus, State};
@@ -6,15 +6,15 @@ use super::message::{Ballot, Message, Slot};
 use selvedge_types::canary::{self, Canary};
 use std::hash::{Hash, Hasher};
 
-/// Where the healing of a damaged replica stands.
+/// How far a damaged replica has healed.
 #[derive(Debug, Clone)]
 pub(super) struct Damage {
     nonce: u64,
-    /// Who has answered.
+    /// The members that have answered, itself included.
     answered: Members,
-    /// The highest ballot promised by any of them: no vote lost was in a higher one.
+    /// The highest ballot that any of them has promised: no lost vote was cast in a higher one.
     above: Ballot,
-    /// The slot that must be known as chosen: the first own one of a leader in a ballot above.
+    /// The slot that must be known as chosen: the first entry of its own of a leader in a ballot above.
     mark: Option<Slot>,
     asked_all: bool,
     ask_at_ms: u64,
@@ -26,25 +26,25 @@ impl Damage {
         Self { nonce, answered, above: Ballot::ZERO, mark: None, asked_all: false, ask_at_ms: 0 }
     }
 
-    /// There is somebody new to ask.
+    /// Whom this replica can ask has changed: it asks at the next opportunity.
     pub fn hurry(&mut self, now: u64) {
         self.ask_at_ms = self.ask_at_ms.min(now);
     }
 
-    /// When to ask again; none as long as there is nobody to ask.
+    /// When to ask again; none as long as there is no one to ask.
     pub fn deadline(&self, led: bool, up: Members) -> Option<u64> {
         let somebody = if self.asked_all { up.len() > 1 } else { up.without(self.answered).len() > 0 };
         ((self.mark.is_none() || !led) && somebody).then_some(self.ask_at_ms)
     }
 
-    /// See [`Consensus::digest`](super::Consensus::digest).
+    /// Adds what [`Consensus::digest`](super::Consensus::digest) compares.
     pub fn digest(&self, state: &mut impl Hasher) {
         (self.nonce, self.answered, self.above, self.mark, self.asked_all).hash(state);
     }
 }
 
 impl Consensus {
-    /// Asks what is still to be asked.
+    /// Sends the questions that are still open, if their time has come.
     pub(super) fn ask_around(&mut self) {
         let (now, wait) = (self.now, self.config.limits.resend_ms);
         let (led, leader) = (self.is_led(), self.leader);
@@ -60,8 +60,8 @@ impl Consensus {
                 self.send(rank, Message::Recovering { nonce });
             }
         } else if !led {
-            // Words of an earlier life may have reached others late: whoever still counts on this one shall look
-            // for a leader, as it can't campaign itself.
+            // Messages of an earlier process may have reached others late: a replica that still takes this one for
+            // its leader must look for another, because this one can't campaign.
             damage.ask_at_ms = now + self.config.limits.yield_ms;
             let ballot = self.seen;
             self.tell_others_up(|| Message::Resigned { ballot });
@@ -94,8 +94,8 @@ impl Consensus {
         }
     }
 
-    /// A damaged follower wants an election in a ballot above all it may have voted in. If this leader's ballot is
-    /// none, it elects itself anew.
+    /// A damaged follower needs an election in a ballot above all that it may have voted in. If this leader's
+    /// ballot isn't above them, it has itself elected anew.
     pub(super) fn on_rejoin(&mut self, from: usize, nonce: u64, above: Ballot) {
         self.seen = self.seen.max(above);
         let State::Leading(leader) = &self.state else { return };
@@ -116,7 +116,7 @@ impl Consensus {
         }
     }
 
-    /// Votes again once everything its lost votes may have helped to choose is known to it.
+    /// Votes again once the replica knows everything that its lost votes may have helped to choose.
     pub(super) fn check_healed(&mut self) {
         let commit = self.acceptor.commit();
         let Some(damage) = &self.damage else { return };
@@ -124,7 +124,7 @@ impl Consensus {
             let above = damage.above;
             self.damage = None;
             self.logged_after = commit;
-            // Forgotten promises are kept all the same: none was of a higher ballot.
+            // This covers the forgotten promises as well: none was of a higher ballot.
             if above > self.acceptor.promised() {
                 self.follow(None);
                 self.acceptor.promise(above);
