@@ -1,25 +1,31 @@
-//! What time it is, as far as a majority of the gateways agrees: the wall time that leaders write into the log.
+//! Wall time that a majority of the gateways agrees on: the time that leaders write into the log.
 //!
-//! Every frame between two gateways carries a [`ClockNote`]: what the sender's wall clock and monotonic clock showed, and the
-//! monotonic time that it last heard of the receiver, with how long ago that was. So each frame is the answer of a round trip
-//! that is timed on *one* monotonic clock, and says how far the peer's wall clock is ahead of this gateway's monotonic clock,
-//! within the time of the trip. Measured against the monotonic clock, no jump of this gateway's own wall clock spoils a sample.
+//! Every frame between two gateways carries a [`ClockNote`]: the sender's wall clock and monotonic clock, the
+//! receiver's monotonic time in the last note that the sender got from it, and how long ago that was. So each frame
+//! completes a round trip that is timed on *one* monotonic clock. It tells how far the peer's wall clock is ahead
+//! of this gateway's monotonic clock, within the time of the trip. Because samples are measured against the
+//! monotonic clock, no jump of this gateway's own wall clock spoils them.
 //!
-//! A wall clock then is an interval: what it shows, give or take [`APART_MS`] / 2, and for a peer's the trip. Marzullo's algorithm
-//! finds the smallest interval that most clocks share. If these are a majority of all gateways, they agree:
-//! - a gateway whose own clock lies within the interval goes by its own clock,
-//! - one whose clock lies outside goes by the middle of the interval, and others had better lead ([`Agreement::outside`]),
-//! - a clock before [`EARLIEST_NOW`] (a box without a battery after it lost power, or a GPS week that rolled over) is not counted.
+//! Each wall clock then is an interval: its reading, plus or minus [`APART_MS`] / 2, widened by the trip for a
+//! peer's clock. Marzullo's algorithm finds the smallest interval that the most clocks share. If these clocks are a
+//! majority of all gateways, they agree:
+//! - a gateway whose own clock lies within the interval uses its own clock;
+//! - a gateway whose clock lies outside uses the middle of the interval, and should lead only if no other can
+//!   ([`Agreement::outside`]);
+//! - a clock before [`EARLIEST_NOW`] (a box without a battery after a power cut, or a GPS week rollover) is not
+//!   counted.
 //!
-//! Without a majority nothing is known: the gateway's own clock is all there is, and it is not sure. (A shard's leader then goes
-//! on by elapsed time from what was last agreed: [`crate::shard`].)
+//! Without a majority a gateway has only its own clock, and marks the time as unsure. (A shard's leader then
+//! continues by elapsed time from the last time agreed on: [`crate::shard`].)
 //!
-//! Invariant: wall time that is sure lies within [`APART_MS`] of the wall clocks of a majority, give or take a round trip.
-//! Invariant: nobody is called outside, or inside again, before that has been so for [`HOLD_MS`]; without agreement nobody is.
-//! Limit: where a majority of clocks is wrong in the same way, they agree on what is wrong. Nothing but labels depends on it.
+//! Invariant: wall time that is sure lies within [`APART_MS`] of the wall clocks of a majority, give or take a
+//! round trip.
+//! Invariant: a clock is called outside, or inside again, only after it has been so for [`HOLD_MS`]; without
+//! agreement no clock is called outside.
+//! Limit: if a majority of clocks is wrong in the same way, they agree on the wrong time. Only labels depend on it.
 //!
-//! Sources: K. Marzullo, "Maintaining the Time in a Distributed System" (1984), as used by NTP (RFC 5905, section 11.2.1) and by
-//! TigerBeetle, `src/vsr/clock.zig`.
+//! Sources: K. Marzullo, "Maintaining the Time in a Distributed System" (1984), as used by NTP (RFC 5905, section
+//! 11.2.1) and by TigerBeetle, `src/vsr/clock.zig`.
 
 use bincode::{Decode, Encode};
 use selvedge_types::canary::{self, Canary};
@@ -31,44 +37,44 @@ use std::collections::BTreeMap;
 pub const APART_MS: i64 = 10_000;
 /// A sample of a peer's clock counts for this long, in milliseconds: links are never silent for half of it.
 pub const SAMPLE_KEPT_MS: u64 = 5_000;
-/// A sample whose round trip took longer than this says too little, in milliseconds.
+/// A sample whose round trip took longer than this is too inaccurate to use, in milliseconds.
 pub const MAX_TRIP_MS: u64 = 2_000;
-/// A clock is called outside, or inside again, when it has been so for this long, in milliseconds.
+/// A clock is called outside, or inside again, once it has been so for this long, in milliseconds.
 pub const HOLD_MS: u64 = 5_000;
-/// What was agreed is looked at anew at least this often, in milliseconds.
+/// The longest time between two calls of [`Agreement::look`], in milliseconds.
 pub const LOOK_MS: u64 = 1_000;
 
-/// What a frame says of its sender's clocks.
+/// The state of a sender's clocks, as each frame carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 pub struct ClockNote {
-    /// The sender's wall clock.
+    /// The time that the sender's wall clock shows.
     pub wall: EpochMs,
     /// The sender's monotonic clock, in milliseconds.
     pub mono_ms: u64,
-    /// The receiver's monotonic clock in the last note that the sender had of it, and for how long it has had that, in
-    /// milliseconds.
+    /// The receiver's monotonic clock in the last note that the sender got from it, and how long the sender has had
+    /// that note, in milliseconds.
     pub heard: Option<(u64, u64)>,
 }
 
-/// The wall time as a gateway knows it.
+/// The wall time as this gateway knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WallTime {
-    /// The time.
     pub wall: EpochMs,
-    /// A majority of the gateways agrees.
+    /// Whether a majority of the gateways agrees on it.
     pub sure: bool,
 }
 
-/// What was last heard of a peer's clocks.
+/// The last note from a peer about its clocks.
 #[derive(Debug, Clone, Copy, Default)]
 struct Heard {
-    /// Its monotonic clock, and ours when that came.
+    /// The peer's monotonic clock, and ours when the note arrived.
     mono: Option<(u64, u64)>,
-    /// How far its wall clock is ahead of our monotonic one at least; how much more it may be; and when that was measured.
+    /// How far the peer's wall clock is ahead of our monotonic clock at least; how much more it may be; and when
+    /// that was measured.
     sample: Option<(i64, u64, u64)>,
 }
 
-/// Whether a clock is outside, and since when it has seemed to be otherwise.
+/// Whether a clock is called outside, and since when it has seemed to be otherwise.
 #[derive(Debug, Clone, Copy, Default)]
 struct Standing {
     outside: bool,
@@ -87,14 +93,14 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Of this gateway and all others of its site.
+    /// For this gateway and all others of its site; nothing is agreed before the first [`Agreement::look`].
     pub fn new(me: GatewayId, peers: impl IntoIterator<Item = GatewayId>) -> Self {
         let peers: BTreeMap<_, _> =
             peers.into_iter().filter(|p| *p != me).map(|p| (p, Heard::default())).collect();
         Self { me, peers, standings: BTreeMap::new(), agreed: None, looked_ms: None }
     }
 
-    /// What the next frame to a peer says.
+    /// The note for the next frame to a peer.
     pub fn note(&self, peer: GatewayId, now_ms: u64, own: EpochMs) -> ClockNote {
         let heard = self.peers.get(&peer).and_then(|p| p.mono);
         ClockNote {
@@ -104,7 +110,7 @@ impl Agreement {
         }
     }
 
-    /// A peer's frame came.
+    /// Takes in the note of a peer's frame.
     pub fn heard(&mut self, peer: GatewayId, now_ms: u64, note: ClockNote) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.mono = Some((note.mono_ms, now_ms));
@@ -114,14 +120,15 @@ impl Agreement {
         }
     }
 
-    /// A connection to a peer is new, and its process perhaps too: what was heard before counts no more.
+    /// Forgets a peer's notes on a new connection: its process, and with it its monotonic clock, may be new too.
     pub fn connected(&mut self, peer: GatewayId) {
         if let Some(known) = self.peers.get_mut(&peer) {
             *known = Heard::default();
         }
     }
 
-    /// Sees who agrees. To be called every now and then (see [`LOOK_MS`]). `own` is this gateway's wall clock.
+    /// Finds out which clocks agree. The caller does this regularly (see [`LOOK_MS`]). `own` is this gateway's wall
+    /// clock.
     pub fn look(&mut self, now_ms: u64, own: EpochMs) {
         self.looked_ms = Some(now_ms);
         let clocks: Vec<(GatewayId, i64, i64)> = self.clocks(now_ms, own);
@@ -149,12 +156,12 @@ impl Agreement {
         }
     }
 
-    /// When a look would call a clock outside, or inside again; nothing as long as none is about to change.
+    /// When a look would call a clock outside, or inside again; none while no clock is about to change.
     pub fn changes_at(&self) -> Option<u64> {
         self.standings.values().filter_map(|s| Some(s.otherwise_since_ms? + HOLD_MS)).min()
     }
 
-    /// The wall time now.
+    /// The wall time now: the agreed one, or this gateway's own clock, marked as unsure.
     pub fn now(&self, now_ms: u64, own: EpochMs) -> WallTime {
         let fresh = self.looked_ms.is_some_and(|at| now_ms.saturating_sub(at) <= SAMPLE_KEPT_MS);
         match self.agreed.filter(|_| fresh) {
@@ -170,19 +177,20 @@ impl Agreement {
         }
     }
 
-    /// The gateways whose clocks are outside of what a majority agrees on: others had better lead.
+    /// The gateways whose clocks lie outside the interval that a majority agrees on: they should lead only if no
+    /// other can.
     pub fn outside(&self) -> Vec<GatewayId> {
         self.standings.iter().filter(|(_, s)| s.outside).map(|(gateway, _)| *gateway).collect()
     }
 
-    /// How far the wall clock of each gateway that was heard of lately is ahead of this one's, in milliseconds.
+    /// How far the wall clock of each gateway with a recent sample is ahead of this gateway's, in milliseconds.
     pub fn ahead_ms(&self, now_ms: u64, own: EpochMs) -> BTreeMap<GatewayId, i64> {
         let mine = ahead(own, now_ms);
         let middle = |(g, from, to): (GatewayId, i64, i64)| (g, (from / 2 + to / 2).saturating_sub(mine));
         self.clocks(now_ms, own).into_iter().filter(|(g, _, _)| *g != self.me).map(middle).collect()
     }
 
-    /// The clocks that are known now, as intervals ahead of our monotonic one.
+    /// The clocks with a recent sample, as intervals ahead of our monotonic clock.
     fn clocks(&self, now_ms: u64, own: EpochMs) -> Vec<(GatewayId, i64, i64)> {
         let wide = |g: GatewayId, from: i64, trip: u64| {
             let to = from.saturating_add(i64::try_from(trip).unwrap_or(i64::MAX));
@@ -201,8 +209,8 @@ fn ahead(wall: EpochMs, mono_ms: u64) -> i64 {
     wall.plus(-i64::try_from(mono_ms).unwrap_or(i64::MAX)).0
 }
 
-/// The smallest interval that the most clocks share, if these are a majority of `all`. Of several one that holds `own`, then the
-/// earliest.
+/// The smallest interval that the most clocks share, if these are a majority of `all`. Among several it prefers one
+/// that holds `own`, then the earliest.
 fn agree(clocks: &[(i64, i64)], all: usize, own: i64) -> Option<(i64, i64)> {
     let mut edges: Vec<(i64, bool)> = Vec::with_capacity(clocks.len() * 2);
     for (from, to) in clocks {
@@ -229,7 +237,7 @@ mod tests {
     const WALL: EpochMs = EpochMs(1_764_000_000_000);
     const YEAR: i64 = 365 * 86_400_000;
 
-    /// Gateway 1 among `offsets.len() + 1`: peers' clocks so far ahead of the right time, and its own.
+    /// Gateway 1 among `offsets.len() + 1`: its own clock and its peers' are this far ahead of the right time.
     fn heard(own: i64, offsets: &[Option<i64>], now_ms: u64) -> Agreement {
         let ids = (2..).map(GatewayId).take(offsets.len());
         let mut a = Agreement::new(GatewayId(1), ids.clone());
@@ -323,7 +331,7 @@ mod tests {
         assert!((698..=703).contains(&ahead), "{ahead}");
         a.look(1_015, WALL.plus(15));
         assert!(a.now(1_015, WALL.plus(15)).sure);
-        // What answers nothing that was asked, or took too long, is no sample.
+        // A note that answers nothing this gateway sent, or whose trip took too long, is no sample.
         a.connected(two);
         a.heard(two, 1_020, ClockNote { heard: Some((2_000, 0)), ..answer });
         a.heard(two, 9_000, ClockNote { heard: Some((1_000, 0)), ..answer });

@@ -1,23 +1,28 @@
 //! Group commit: one fsync for everything that all shards of a gateway want on disk.
 //!
-//! The protocol: a shard submits records under a token; while the log is idle they are written at once,
-//! while it is busy they gather; when a write is on disk, every shard that had records in it is told its
-//! highest token, and what gathered in the meantime is the next write. So the batch grows with the load
-//! and with the slowness of the disk, and an idle gateway waits for nobody.
+//! # Protocol
 //!
-//! Whatever shares a write is also answered, sent and applied together, so under load a write that holds more makes all that comes after it
-//! cheaper. When the last write held [`BUSY_BYTES`] of [`BUSY_SUBMISSIONS`], so much comes at once that the next one waits until its first
-//! request is [`BUSY_DELAY_MS`] old or [`MAX_HELD_BYTES`] wait (as PostgreSQL's `commit_delay` does beyond `commit_siblings`). A disk
-//! that takes longer than that for a write is never left idle by it, and few publishes at a time wait for nobody.
+//! A shard submits records under a token. While the log is idle they are written at once; while it is busy they
+//! gather. When a write is on disk, every shard with records in it is notified of its highest token, and the
+//! records that gathered in the meantime become the next write. So batches grow with the load and with the slowness
+//! of the disk, and an idle gateway never waits.
 //!
-//! Every write costs flash at least a page, however little it holds. Where readings come slowly and flash matters more
-//! than a quick acknowledgement, a delay lets more gather: a write then begins only when its first request has
-//! waited for so long, or when [`MAX_HELD_BYTES`] wait.
+//! Requests that share a write are also answered, sent and applied together, so under load a larger write makes
+//! everything after it cheaper. If the last write held at least [`BUSY_BYTES`] from [`BUSY_SUBMISSIONS`]
+//! submissions, the log counts as busy. The next write then waits until its first request is [`BUSY_DELAY_MS`] old
+//! or [`MAX_HELD_BYTES`] are waiting (like PostgreSQL's `commit_delay` beyond `commit_siblings`). The delay never
+//! leaves a disk idle that takes longer than that for a write, and a few publishes at a time never wait.
+//!
+//! Every write costs flash at least a page, however little it holds. Where readings come slowly and flash matters
+//! more than a quick acknowledgement, a configured delay lets more records gather: a write then begins only when
+//! its first request has waited that long, or when [`MAX_HELD_BYTES`] are waiting.
+//!
+//! # Invariants and limits
 //!
 //! Invariant: records of one shard reach the log in the order of their tokens.
 //! Invariant: a token is reported only after the write that holds it, and every earlier one, is on disk.
-//! Limit: one write holds at most [`MAX_WRITE_BYTES`] of payload beyond its first request; the rest waits
-//! for the next. How much can wait is bounded by the shards' in-flight windows.
+//! Limit: one write holds at most [`MAX_WRITE_BYTES`] of payload beyond its first request; the rest waits for the
+//! next write. The shards' in-flight windows bound how much can wait.
 
 use crate::record::LogRecord;
 use selvedge_types::ids::ShardId;
@@ -26,26 +31,25 @@ use std::collections::VecDeque;
 /// The most payload that one write gathers beyond its first request.
 pub const MAX_WRITE_BYTES: usize = 4 * 1024 * 1024;
 
-/// A log whose last write held so many submissions, with so much payload together, is busy.
+/// A log is busy if its last write held at least this many submissions, with [`BUSY_BYTES`] of payload together.
 pub const BUSY_SUBMISSIONS: usize = 4;
 
-/// See [`BUSY_SUBMISSIONS`].
+/// The least payload of a write that makes the log busy, if [`BUSY_SUBMISSIONS`] share it.
 pub const BUSY_BYTES: usize = 4 * 1024;
 
-/// How long what is to be written gathers while the log is busy, in milliseconds.
+/// How long requests gather while the log is busy, in milliseconds.
 pub const BUSY_DELAY_MS: u64 = 2;
 
-/// With a delay: so much payload is written without waiting for more.
+/// A delay ends early once this much payload is waiting.
 pub const MAX_HELD_BYTES: usize = 64 * 1024;
 
-/// What one shard wants on disk.
+/// Records that one shard wants on disk.
 #[derive(Debug)]
 pub struct CommitRequest {
-    /// The shard.
     pub shard: ShardId,
-    /// Reported back once this request is on disk; grows.
+    /// Grows from request to request; reported back once this request is on disk.
     pub token: u64,
-    /// In order.
+    /// In the order in which they must reach the log.
     pub records: Vec<LogRecord>,
 }
 
@@ -55,26 +59,26 @@ impl CommitRequest {
     }
 }
 
-/// Gathers what shards submit while the log writes.
+/// Gathers the shards' requests while the log writes.
 #[derive(Debug, Default)]
 pub struct GroupCommit {
     delay_ms: u64,
     waiting: VecDeque<CommitRequest>,
     waiting_bytes: usize,
-    /// Since when the first of them waits.
+    /// Since when the first of the waiting requests waits.
     since_ms: u64,
     writing: Option<Vec<(ShardId, u64)>>,
-    /// By the last write.
+    /// Whether the last write made the log busy.
     busy: bool,
 }
 
 impl GroupCommit {
-    /// One that lets what comes gather for `delay_ms`; 0: writes as soon as the log is idle, unless it is busy.
+    /// Lets requests gather for `delay_ms`; with 0 it writes as soon as the log is idle, unless the log is busy.
     pub fn new(delay_ms: u64) -> Self {
         Self { delay_ms, ..Self::default() }
     }
 
-    /// A shard wants records on disk.
+    /// Takes a request, to be part of one of the next writes.
     pub fn submit(&mut self, now_ms: u64, request: CommitRequest) {
         if self.waiting.is_empty() {
             self.since_ms = now_ms;
@@ -83,7 +87,7 @@ impl GroupCommit {
         self.waiting.push_back(request);
     }
 
-    /// When [`GroupCommit::next_write`] has something to give, unless more comes; nothing while the log writes.
+    /// When [`GroupCommit::next_write`] would return a write, unless more requests come; none while the log writes.
     pub fn due_ms(&self) -> Option<u64> {
         let held = self.waiting_bytes < MAX_HELD_BYTES;
         let busy_ms = if self.busy { BUSY_DELAY_MS } else { 0 };
@@ -91,7 +95,7 @@ impl GroupCommit {
         (self.writing.is_none() && !self.waiting.is_empty()).then_some(due_ms)
     }
 
-    /// The next write, if the log is idle and something waits. The caller makes it durable and then calls
+    /// The next write, if the log is idle and the write is due. The caller makes it durable and then calls
     /// [`GroupCommit::written`]; if that fails, the process must end.
     pub fn next_write(&mut self, now_ms: u64) -> Option<Vec<LogRecord>> {
         self.due_ms().filter(|due_ms| *due_ms <= now_ms)?;
@@ -111,7 +115,7 @@ impl GroupCommit {
         Some(records)
     }
 
-    /// The write is on disk: which shards are to be told, with the highest token of each.
+    /// Notes that the write is on disk. Returns the shards to notify, with the highest token of each.
     pub fn written(&mut self) -> Vec<(ShardId, u64)> {
         let mut tokens = self.writing.take().unwrap_or_default();
         tokens.sort_unstable_by_key(|(shard, token)| (*shard, std::cmp::Reverse(*token)));
@@ -119,7 +123,7 @@ impl GroupCommit {
         tokens
     }
 
-    /// How many submissions wait or are being written.
+    /// How many requests wait or are being written.
     pub fn pending(&self) -> usize {
         self.waiting.len() + self.writing.as_ref().map_or(0, Vec::len)
     }

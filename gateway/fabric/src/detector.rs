@@ -1,34 +1,33 @@
-//! Which peers live: one failure detector for all groups of a gateway.
+//! The failure detector: which peers are up, for all groups of a gateway.
 //!
-//! A peer is **up** while there is an authenticated connection to it, or was one so short ago that it may
-//! come back, and it is heard. It goes down
-//! - after [`DETECT_MS`] of silence (heartbeats come each 100 ms), or
-//! - at once when its connection was lost *and* a new one to its address is refused: its machine answers, its
-//!   process is gone. That is what a crash or `kill -9` looks like, and why failover then does not wait for
-//!   the silence.
+//! A peer is **up** while an authenticated connection to it exists, or existed so recently that it may come back,
+//! and the peer is heard. It goes down
+//! - after [`DETECT_MS`] of silence (heartbeats come every 100 ms), or
+//! - at once when its connection was lost *and* its address refuses a new one: its machine answers, but its process
+//!   is gone. A crash or `kill -9` looks like this, so failover after one does not wait for the silence.
 //!
 //! A connection that is merely lost changes nothing for [`DETECT_MS`].
 //!
-//! **Our own stall is not their silence.** A process that was suspended or starved finds all its
-//! peers silent. Only time in which it ran counts: when two ticks are further apart than
-//! [`STALL_MS`], the excess is added to when each peer was last heard. A process that always runs
-//! late detects late, but never declares everybody down at once.
+//! **This process's stall is not the peers' silence.** A process that was suspended or starved finds all its peers
+//! silent. Only time in which the process ran counts: when two ticks are further apart than [`STALL_MS`], the
+//! excess is added to the time when each peer was last heard. A process that always runs late detects late, but
+//! never declares all peers down at once.
 //!
-//! **A peer whose messages we don't read is not silent**: the caller reports it as heard while back pressure
-//! keeps its connection unread.
+//! **A peer with unread messages is not silent.** The caller reports it as heard while backpressure keeps its
+//! connection unread.
 //!
-//! **Flapping** is damped mildly: the second time a peer goes down within [`FLAP_FORGET_MS`], it must hold
-//! its next connection for [`HOLD_STEP_MS`] before it counts as up, the third time twice as long, up to
-//! [`HOLD_MAX_MS`]. The first failure in a while costs nothing.
+//! **Flapping** is damped mildly. The second time a peer goes down within [`FLAP_FORGET_MS`], it must hold its next
+//! connection for [`HOLD_STEP_MS`] before it counts as up, the third time twice as long, up to [`HOLD_MAX_MS`]. The
+//! first failure in a while costs nothing.
 //!
-//! A peer's **restart** is told by its start number and reported as soon as it is met, even if it was never
-//! seen down.
+//! A new start number shows a peer's **restart**, which is reported with the first connection to the new process,
+//! even if the peer was never seen down.
 //!
 //! Invariant: `up` contains this gateway.
-//! Invariant: a peer is reported as restarted once for each start after the first that was met.
+//! Invariant: a peer is reported as restarted once for each start after the first one seen.
 //!
-//! Left out: adaptive timeouts (phi accrual): a site is one local network, and a wrong "down" costs an
-//! election, not data. The detector is a hint; safety never depends on it.
+//! Left out: adaptive timeouts (phi accrual). A site is one local network, and a wrong "down" costs an election,
+//! not data. The detector is a hint; safety never depends on it.
 
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
@@ -37,35 +36,35 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A peer that is silent for this long is down, in milliseconds.
 pub const DETECT_MS: u64 = 500;
 
-/// How often the detector is ticked, in milliseconds.
+/// How often the caller ticks the detector, in milliseconds.
 pub const TICK_MS: u64 = 100;
 
-/// Two ticks further apart than this mean that this process did not run, in milliseconds.
+/// Two ticks further apart than this mean that this process did not run in between, in milliseconds.
 pub const STALL_MS: u64 = 250;
 
-/// A peer that stayed up this long has one failure less on its record, in milliseconds.
+/// For each such period that a peer stays up, one failure is taken off its record, in milliseconds.
 pub const FLAP_FORGET_MS: u64 = 10_000;
 
-/// What each further failure adds to the wait before a peer counts as up again, in milliseconds.
+/// How much each further failure adds to the wait before a peer counts as up again, in milliseconds.
 pub const HOLD_STEP_MS: u64 = 200;
 
-/// The longest such wait, in milliseconds.
+/// The longest wait before a peer counts as up again, in milliseconds.
 pub const HOLD_MAX_MS: u64 = 1_000;
 
-/// What changed.
+/// A change in which gateways are up, with the restarts seen and the connections to close.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Change {
-    /// All gateways that are up now, this one among them.
+    /// All gateways that are up now, including this one.
     pub up: BTreeSet<GatewayId>,
-    /// Those whose process is another than the one last met.
+    /// Those whose process is another than the one last seen.
     pub restarted: Vec<GatewayId>,
-    /// Those whose connection should be closed, because they are down: both ends shall agree on it.
+    /// Those whose connection should be closed because they are down, so that both ends agree on it.
     pub cut: Vec<GatewayId>,
 }
 
 impl Change {
-    /// A later change joins one that nobody was told yet: nothing waits for a slow receiver but the latest of who is up, and
-    /// everyone who has restarted since.
+    /// Merges a later change into one that was not delivered yet. For a slow receiver only the latest `up` waits,
+    /// and all peers that have restarted since.
     pub fn then(&mut self, later: Self) {
         self.up = later.up;
         for (all, new) in [(&mut self.restarted, later.restarted), (&mut self.cut, later.cut)] {
@@ -76,15 +75,15 @@ impl Change {
 
 #[derive(Debug, Default)]
 struct Peer {
-    /// The start last met.
+    /// The start number of the process last seen.
     start: Option<u64>,
     connected: bool,
     up: bool,
     heard_ms: u64,
     connected_ms: u64,
-    /// Recent failures.
+    /// Recent failures, which lengthen the wait before the peer counts as up again.
     failures: u64,
-    /// When the last failure was, or one was last forgiven.
+    /// When the last failure was, or the last one was forgiven.
     record_ms: u64,
 }
 
@@ -100,29 +99,30 @@ pub struct Detector {
     me: GatewayId,
     peers: BTreeMap<GatewayId, Peer>,
     tick_ms: u64,
-    /// How long the last tick found this process had stalled.
+    /// How long this process had stalled before the last tick.
     stalled_ms: u64,
 }
 
 impl Detector {
-    /// A detector that takes all `peers` for down.
+    /// A detector that takes all `peers` to be down.
     pub fn new(now: u64, me: GatewayId, peers: impl IntoIterator<Item = GatewayId>) -> Self {
         let peers = peers.into_iter().filter(|p| *p != me).map(|p| (p, Peer::default())).collect();
         Self { me, peers, tick_ms: now, stalled_ms: 0 }
     }
 
-    /// All gateways that are up, this one among them.
+    /// All gateways that are up, including this one.
     pub fn up(&self) -> BTreeSet<GatewayId> {
         let peers = self.peers.iter().filter(|(_, p)| p.up).map(|(id, _)| *id);
         peers.chain([self.me]).collect()
     }
 
-    /// How long this process had not run when it was last ticked, in milliseconds; 0 if it had.
+    /// How long this process had not run when it was last ticked, in milliseconds; 0 if it ran on time.
     pub fn stalled_ms(&self) -> u64 {
         self.stalled_ms
     }
 
-    /// There is an authenticated connection to this start of a peer's process, the first or a new one.
+    /// Notes an authenticated connection, the first or a new one, to the process of a peer that has this start
+    /// number.
     pub fn connected(&mut self, now: u64, peer: GatewayId, start: u64) -> Option<Change> {
         let p = self.peers.get_mut(&peer)?;
         let restarted = p.start.is_some_and(|known| known != start) && !canary::makes(Canary::RestartUnseen);
@@ -137,21 +137,21 @@ impl Detector {
         self.change(rose, if restarted { vec![peer] } else { vec![] }, vec![])
     }
 
-    /// Something authenticated came from a peer at that time, or it waits to be read.
+    /// Notes that a peer's authenticated message came at that time, or waits to be read.
     pub fn heard(&mut self, at: u64, peer: GatewayId) {
         if let Some(p) = self.peers.get_mut(&peer) {
             p.heard_ms = p.heard_ms.max(at);
         }
     }
 
-    /// The connection to a peer ended.
+    /// Notes that the connection to a peer ended.
     pub fn lost(&mut self, peer: GatewayId) {
         if let Some(p) = self.peers.get_mut(&peer) {
             p.connected = false;
         }
     }
 
-    /// The machine at a peer's address refuses connections: no process listens there.
+    /// Notes that the machine at a peer's address refuses connections: no process listens there.
     pub fn refused(&mut self, now: u64, peer: GatewayId) -> Option<Change> {
         let p = self.peers.get_mut(&peer)?;
         if p.connected || !p.up {
@@ -161,7 +161,8 @@ impl Detector {
         self.change(true, vec![], vec![])
     }
 
-    /// Time has passed; to be called each [`TICK_MS`], after what was heard was reported.
+    /// Notes that time has passed. The caller does this every [`TICK_MS`], after it reported which peers were
+    /// heard.
     pub fn tick(&mut self, now: u64) -> Option<Change> {
         let gap = now.saturating_sub(self.tick_ms);
         self.tick_ms = self.tick_ms.max(now);
@@ -196,7 +197,7 @@ impl Detector {
     }
 
     fn fail(p: &mut Peer, now: u64) {
-        // A long quiet time clears the record also of a peer that was down in it.
+        // A long quiet time also clears the record of a peer that was down during it.
         if now.saturating_sub(p.record_ms) >= FLAP_FORGET_MS {
             p.failures = p.failures.saturating_sub(1);
         }
@@ -215,9 +216,9 @@ impl Detector {
 mod tests {
     use super::*;
 
-    /// Runs a script of lines `time event => what changed` on the detector of g1 with peers g2 and g3, and
-    /// compares what it says with what it should. `run a..b` ticks all the time between, hearing the peers
-    /// that follow; `tick` ticks once.
+    /// Runs a script of lines `time event => changes` on the detector of g1 with peers g2 and g3, and compares the
+    /// changes with the expected ones. `run a..b` ticks at each interval in between, hearing the peers that follow;
+    /// `tick` ticks once.
     fn golden(script: &str) {
         let mut d = Detector::new(0, GatewayId(1), (1..=3).map(GatewayId));
         let mut got = String::new();
@@ -351,7 +352,7 @@ mod tests {
         );
     }
 
-    /// Suspended for ten seconds: nobody goes down for it, but who stays silent afterwards does.
+    /// Suspended for ten seconds: no peer goes down for it, but one that stays silent afterwards does.
     #[test]
     fn an_own_stall_is_not_the_peers_silence() {
         golden(
@@ -366,7 +367,7 @@ mod tests {
         );
     }
 
-    /// What was heard while the loop was stalled is heard at its time, not after the stall.
+    /// A message that arrived while the loop was stalled counts at its own time, not after the stall.
     #[test]
     fn a_stall_never_makes_a_peer_heard_in_the_future() {
         golden(
@@ -381,7 +382,7 @@ mod tests {
         );
     }
 
-    /// Starved so that it is ticked each 300 ms instead of 100: a dead peer is found after five ticks.
+    /// Starved so that it is ticked every 300 ms instead of 100: a dead peer is detected after five ticks.
     #[test]
     fn a_starved_process_detects_late_but_does_detect() {
         golden(

@@ -1,25 +1,30 @@
-//! Idempotent forwarding: what devices did goes, in batches, to the leaders of the shards it concerns.
+//! Idempotent forwarding: batches of devices' publishes and other items go to the leaders of the shards they
+//! concern.
 //!
-//! The protocol: per shard, items gather in the order in which they came; a batch of them is numbered
-//! n = 1, 2, 3, ... under this process's [`Origin`] and sent to the shard's leader. It is kept until its answer
-//! comes, and sent again, the same bytes under the same number, when the answer is late, when the leader
-//! changed or when a leader says that it lacks earlier ones. The state machine applies each number once and
-//! in order, so an unknown outcome is retried and never told the device as a failure.
+//! # Protocol
 //!
-//! A batch costs each replica much the same, however little it holds. So while one is under way, what comes gathers
-//! until it is answered or makes a batch that is worth its cost (Nagle, RFC 896): an idle lane waits for nobody, and a
-//! busy one has fewer and larger batches.
+//! For each shard, items gather in the order in which they came. A batch of them gets a number n = 1, 2, 3, ...
+//! under this process's [`Origin`] and goes to the shard's leader. The forwarder keeps the batch until its answer
+//! comes, and resends the same bytes under the same number when the answer is late, when the leader changes, or
+//! when a leader says that it lacks earlier batches. The state machine applies each number once and in order, so
+//! the forwarder retries an unknown outcome and never reports it to the device as a failure.
 //!
-//! An answer of a leader that refuses (busy, or a gap) never has anything sent at once: it only sets when all that is
-//! unanswered is sent again. For each of several batches under way gets such an answer, and if each of these
-//! sent several batches, their number would multiply with every round trip.
+//! A batch costs each replica much the same, however little it holds. So while one is under way, new items gather
+//! until it is answered or they make a batch that is worth its cost (Nagle, RFC 896). An idle lane never waits, and
+//! a busy one has fewer and larger batches.
+//!
+//! When a leader refuses a batch (it is busy, or there is a gap), nothing is resent at once: the refusal only sets
+//! the time at which all unanswered batches are resent. Each of several batches under way gets such an answer, and
+//! if each answer caused several batches to be sent, their number would multiply with every round trip.
+//!
+//! # Invariants and limits
 //!
 //! Invariant: batches of a shard are numbered without gaps, and the bytes of a number never change.
 //! Invariant: the outcomes of items leave in the order of the items, per shard.
-//! Limit: at most [`MAX_INFLIGHT_BATCHES`] numbers of a shard are under way; what gathers behind them is
-//! bounded by the windows of the connections it came from and by [`MAX_QUEUED_BYTES`] (see [`Forward::full`]).
-//! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. The state
-//! machine remembers the last outcomes that say anything else.
+//! Limit: at most [`MAX_INFLIGHT_BATCHES`] numbers of a shard are under way. The windows of the connections and
+//! [`MAX_QUEUED_BYTES`] bound the items that gather behind them (see [`Forward::full`]).
+//! Limit: a batch that was applied but whose answer was lost reports its items as done without their receipts. The
+//! state machine remembers recent outcomes other than plain success.
 
 use super::machine::{
     BatchVerdict, Item, ItemOutcome, ItemOutcomes, MAX_INFLIGHT_BATCHES, Maker, Origin, Publish, Readmit,
@@ -32,45 +37,43 @@ use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// While batches are under way, another one leaves only when so much is queued, as an estimate: some hundred readings, so that what
-/// each entry of the log costs is shared by as many.
+/// While batches are under way, another one leaves only when this much is queued, as an estimate: some hundred
+/// readings, which then share the cost of one log entry.
 pub const PIPELINE_BYTES: usize = 12 * 1024;
 /// A batch takes no further item beyond this estimate of its size.
 pub const MAX_BATCH_BYTES: usize = 128 * 1024;
-/// Above this estimate of all that is queued and unanswered, [`Forward::full`] tells the listener to slow down: half of what all that is
-/// held of publishes may take ([`selvedge_mqtt::credit`]).
+/// Above this estimate of everything queued and unanswered, [`Forward::full`] makes the listener slow down: half of
+/// the memory that publishes may hold altogether ([`selvedge_mqtt::credit`]).
 pub const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
-/// The most that a reading takes in a batch besides the bytes of its names.
+/// The most bytes that a reading takes in a batch besides its names.
 pub const READING_BYTES: usize = 56;
-/// The most that the client of a new stream takes in a batch besides the bytes of its id.
+/// The most bytes that the client of a new stream takes in a batch besides its id.
 const MAKER_BYTES: usize = 8;
-/// An unanswered batch is sent again after this time.
+/// An unanswered batch is resent after this time.
 pub const RESEND_MS: u64 = 500;
-/// A batch that found no leader, or a busy one, is sent again after this time.
+/// A batch that found no leader, or a busy one, is resent after this time.
 pub const RETRY_MS: u64 = 50;
-/// A shard whose batches get no answer for so long can't move, as far as newcomers should wait for it.
+/// A shard whose batches have had no answer for this long counts as stuck: new connections should not wait for it.
 pub const STUCK_MS: u64 = 2_000;
-/// A batch that found its leader's disk or outbox full is sent again after this time.
+/// A batch whose leader had a full disk or outbox is resent after this time.
 pub const FULL_RETRY_MS: u64 = 1_000;
 
-/// Names an item to the one who submitted it: a connection and its running number there.
+/// Identifies an item to its submitter: a connection, and a number that the connection counts up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket {
-    /// The connection.
     pub connection: u64,
-    /// The number.
     pub token: u64,
 }
 
-/// Of items whose outcome nobody waits for.
+/// The ticket of items whose outcome no connection waits for.
 const NOBODY: Ticket = Ticket { connection: u64::MAX - 1, token: 0 };
 
-/// A reading with its stream's name still in full, as a decoder gives it.
+/// A reading with its stream's name still in full, as a decoder produces it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedReading {
-    /// The stream.
+    /// The device and the name of the stream.
     pub name: Arc<StreamName>,
-    /// The client id of who names it, as long as the stream may not be known to its shard yet.
+    /// The id of the client that publishes it, as long as the shard may not know the stream yet.
     pub maker: Option<Arc<str>>,
     /// The reading; its stream index is filled in when the batch is made.
     pub reading: super::machine::Reading,
@@ -83,16 +86,16 @@ impl NamedReading {
     }
 }
 
-/// One thing to be forwarded.
+/// An item to forward, with its readings' streams still in full.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Forwardable {
-    /// A publish and the readings of it that lie in the shard.
+    /// A publish and those of its readings that lie in the shard.
     Publish(Option<Source>, Vec<NamedReading>),
-    /// A publish of one reading outside a persistent session: what most are, without a list to allocate.
+    /// A publish of one reading outside a persistent session. Most publishes are, and this form allocates no list.
     Reading(NamedReading),
-    /// Readings of a quarantined publish, to be judged again; those of `readmit` are empty.
+    /// Readings of a quarantined publish, to be judged again; `readmit` itself lists no readings yet.
     Readmit(Readmit, Vec<NamedReading>),
-    /// Anything else.
+    /// Any other item, in the form that the machine takes.
     Item(Item),
 }
 
@@ -139,7 +142,7 @@ impl ShardReadings {
         }
     }
 
-    /// To be forwarded, with the publish's source if that has to be known.
+    /// Makes these readings an item, with the publish's source if the shard must know it.
     pub fn with_source(self, source: Option<Source>) -> Forwardable {
         match (self, source) {
             (Self::One(reading), None) => Forwardable::Reading(reading),
@@ -149,36 +152,31 @@ impl ShardReadings {
     }
 }
 
-/// What the forwarder wants done.
+/// Effects that the forwarder asks its host for.
 #[derive(Debug, Default)]
 pub struct ForwardEffects {
-    /// Batches to send (to this gateway's own replica too).
+    /// Batches to send (including to this gateway's own replica).
     pub send: Vec<(GatewayId, Outgoing)>,
     /// Items whose outcome is known.
     pub outcomes: Vec<Settled>,
 }
 
-/// A numbered batch on its way.
+/// A numbered batch to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
-    /// The shard.
     pub shard: ShardId,
-    /// Its number.
     pub n: u64,
-    /// The [`Submission`] frame.
+    /// An encoded [`Submission`]: the same bytes whenever this number is sent.
     pub submission: Arc<[u8]>,
 }
 
 /// An item whose outcome is known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
-    /// Which item.
     pub ticket: Ticket,
-    /// The shard that settled it.
     pub shard: ShardId,
-    /// The slot it was chosen in; 0 when no longer known.
+    /// The slot in which it was chosen; 0 if no longer known.
     pub slot: u64,
-    /// What became of it.
     pub outcome: ItemOutcome,
 }
 
@@ -188,7 +186,7 @@ struct Inflight {
     submission: Arc<[u8]>,
     tickets: Vec<Ticket>,
     estimate_bytes: usize,
-    /// The slot it was applied in and what became of its items, as far as known, once it is answered.
+    /// Once it is answered: the slot in which the batch was applied, and the outcomes of its items as far as known.
     answer: Option<(u64, Option<ItemOutcomes>)>,
 }
 
@@ -196,17 +194,17 @@ struct Inflight {
 struct Lane {
     last_n: u64,
     queue: VecDeque<(Ticket, Forwardable)>,
-    /// The estimate of what is queued.
+    /// The estimated size of the queued items.
     queue_bytes: usize,
     inflight: VecDeque<Inflight>,
-    /// Since when nothing was answered, though something waits to be.
+    /// When the last answer came, or when the oldest unanswered batch was sent to an idle lane.
     still_ms: u64,
-    /// When all that is unanswered is sent again.
+    /// When all unanswered batches are resent.
     due_ms: u64,
-    /// An answer has set that time; otherwise nobody has said anything since it was sent.
+    /// Whether an answer has set that time; otherwise there has been no answer since the batches were sent.
     heard: bool,
     leader: Option<GatewayId>,
-    /// Who was sent what is unanswered.
+    /// The gateway that the unanswered batches were last sent to.
     asked: Option<GatewayId>,
     /// How often in a row a replica named another as the leader.
     hops: usize,
@@ -224,13 +222,13 @@ pub struct Forward {
     dirty: BTreeSet<ShardId>,
     queued_bytes: usize,
     pipeline_bytes: usize,
-    /// Gateways that can't be reached. They are not asked while another replica can be.
+    /// Gateways that can't be reached. The forwarder does not ask them while another replica can be reached.
     down: BTreeSet<GatewayId>,
 }
 
 impl Forward {
-    /// A forwarder that numbers its batches under `origin`. While batches are under way, another one leaves only when
-    /// `pipeline_bytes` are queued: [`PIPELINE_BYTES`], unless more under way at a time is wanted.
+    /// A forwarder that numbers its batches under `origin`. While batches are under way, another one leaves only
+    /// when `pipeline_bytes` are queued: [`PIPELINE_BYTES`], or less to have more batches under way at a time.
     pub fn new(origin: Origin, ring: Arc<Ring>, pipeline_bytes: usize) -> Self {
         let (lanes, dirty, down) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         Self { origin, ring, lanes, dirty, queued_bytes: 0, pipeline_bytes, down }
@@ -251,10 +249,11 @@ impl Forward {
         self.dirty.insert(shard);
     }
 
-    /// Takes back an item that is in no batch yet: nobody waits for it any more. False: a batch has it, whose bytes never change.
+    /// Takes back an item that is in no batch yet and that no connection waits for any more. Returns false if a
+    /// batch has it, for its bytes never change.
     pub fn withdraw(&mut self, shard: ShardId, ticket: Ticket) -> bool {
         let Some(lane) = self.lanes.get_mut(&shard) else { return false };
-        // What is withdrawn came lately.
+        // Items that are withdrawn came recently.
         let Some(at) = lane.queue.iter().rposition(|(of, _)| *of == ticket) else { return false };
         let bytes = lane.queue.remove(at).map_or(0, |(_, item)| item.estimate_bytes());
         lane.queue_bytes -= bytes;
@@ -262,13 +261,14 @@ impl Forward {
         true
     }
 
-    /// The shards that have answered nothing for [`STUCK_MS`], though something waits for their answer: without a majority, say.
+    /// The shards that have answered nothing for [`STUCK_MS`] although batches are unanswered, for example without
+    /// a majority.
     pub fn stuck(&self, now_ms: u64) -> BTreeSet<ShardId> {
         let is_stuck = |lane: &Lane| !lane.inflight.is_empty() && now_ms >= lane.still_ms + STUCK_MS;
         self.lanes.iter().filter(|(_, lane)| is_stuck(lane)).map(|(shard, _)| *shard).collect()
     }
 
-    /// Tells every shard that this process has begun, if it is not the first of its gateway.
+    /// Tells every shard that this process has begun, unless it is the gateway's first.
     pub fn begin(&mut self) {
         if self.origin.start > 1 {
             for shard in (0..self.ring.shards()).map(ShardId) {
@@ -277,7 +277,7 @@ impl Forward {
         }
     }
 
-    /// More is queued than should be: whoever submits must slow down.
+    /// Whether more is queued than should be: submitters must slow down.
     pub fn full(&self) -> bool {
         self.queued_bytes > MAX_QUEUED_BYTES
     }
@@ -287,16 +287,16 @@ impl Forward {
         self.queued_bytes
     }
 
-    /// Why leaders take nothing more, if some say so.
+    /// Why leaders accept nothing more, if some say so.
     pub fn busy(&self) -> Option<BusyReason> {
         self.lanes.values().filter_map(|l| l.busy).max_by_key(|b| *b as u8)
     }
 
-    /// Makes and sends batches of what was submitted.
+    /// Makes batches of the submitted items and sends them.
     pub fn flush(&mut self, now_ms: u64, out: &mut ForwardEffects) {
         for shard in std::mem::take(&mut self.dirty) {
             let Some(lane) = self.lanes.get_mut(&shard) else { continue };
-            // A busy leader would refuse what comes behind a refused batch, too.
+            // A busy leader would also refuse the batches behind a refused one.
             while lane.busy.is_none() && lane.wants_to_send(self.pipeline_bytes) {
                 if lane.inflight.is_empty() {
                     lane.still_ms = now_ms;
@@ -311,8 +311,9 @@ impl Forward {
         }
     }
 
-    /// An answer about batch `n` of `origin` in a shard came from `from`. Answers meant for an earlier start of this
-    /// gateway, whose numbers meant other batches, are passed over: a replica that applies old slots again gives such.
+    /// Takes the answer about batch `n` of `origin` in a shard, which came from `from`. A replica that applies old
+    /// slots again answers earlier starts of this gateway, whose numbers meant other batches: those answers are
+    /// ignored.
     pub fn answered(
         &mut self,
         now_ms: u64,
@@ -343,16 +344,16 @@ impl Forward {
                     lane.leader = Some(from);
                     lane.retry(now_ms, RETRY_MS);
                 }
-                // Only a copy of this process's data folder can be ahead of it; the identity check keeps such a
-                // copy from starting, so waiting (and being seen to wait) is all that is left.
+                // Only a copy of this process's data folder can be ahead of it. The identity check keeps such a
+                // copy from starting, so all that is left is to wait, and to be seen waiting.
                 BatchVerdict::OldStart => {}
             },
             ForwardAnswer::NotLeader { leader } => {
                 if lane.leader == Some(from) || lane.leader.is_none() {
-                    // Who has not noticed yet that its leader is gone still names it.
+                    // A replica that has not noticed yet that its leader is gone still names it.
                     lane.leader = leader.map(GatewayId).filter(|l| *l != from && !self.down.contains(l));
                     lane.hops += 1;
-                    // Two replicas may each think that the other leads.
+                    // Two replicas may each believe that the other leads.
                     match lane.leader.filter(|_| lane.hops < replicas) {
                         Some(to) => lane.resend(now_ms, shard, to, out),
                         None => lane.retry(now_ms, RETRY_MS),
@@ -368,7 +369,7 @@ impl Forward {
         self.flush(now_ms, out);
     }
 
-    /// It became known who leads a shard: what is unanswered goes there.
+    /// Notes which gateway leads a shard and sends it the unanswered batches.
     pub fn leader_is(&mut self, now_ms: u64, shard: ShardId, leader: GatewayId, out: &mut ForwardEffects) {
         let lane = self.lanes.entry(shard).or_default();
         if lane.leader.replace(leader) != Some(leader) {
@@ -376,7 +377,7 @@ impl Forward {
         }
     }
 
-    /// A gateway can't be reached: batches that it was asked to take look for another leader.
+    /// Notes that a gateway can't be reached: batches that were sent to it look for another leader.
     pub fn gateway_down(&mut self, now_ms: u64, gateway: GatewayId) {
         self.down.insert(gateway);
         for lane in self.lanes.values_mut() {
@@ -387,12 +388,12 @@ impl Forward {
         }
     }
 
-    /// A gateway can be reached again.
+    /// Notes that a gateway can be reached again.
     pub fn gateway_up(&mut self, gateway: GatewayId) {
         self.down.remove(&gateway);
     }
 
-    /// Sends again what waited too long.
+    /// Resends batches that have waited too long.
     pub fn timer(&mut self, now_ms: u64, out: &mut ForwardEffects) {
         for (shard, lane) in &mut self.lanes {
             if lane.inflight.is_empty() || lane.due_ms > now_ms {
@@ -408,7 +409,7 @@ impl Forward {
         }
     }
 
-    /// When [`Forward::timer`] has something to do, if ever.
+    /// When [`Forward::timer`] next has something to do, if ever.
     pub fn deadline_ms(&self) -> Option<u64> {
         self.lanes.values().filter(|l| !l.inflight.is_empty()).map(|l| l.due_ms).min()
     }
@@ -423,7 +424,7 @@ impl Forward {
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         (lane.busy, lane.hops, lane.still_ms) = (None, 0, now_ms);
-        // What was refused together with this one still waits for its time.
+        // Batches that were refused together with this one still wait for their time.
         if !lane.heard {
             lane.wait(now_ms, RESEND_MS, false);
         }
@@ -441,8 +442,8 @@ impl Forward {
                 Settled { ticket, shard, slot, outcome }
             }));
         }
-        // The machine applies in order, so what comes before an answered batch was applied, and its answer lost. It
-        // is asked for again, for it may say that something was refused.
+        // The machine applies in order, so batches before an answered one were applied and their answers lost. They
+        // are resent to get the answers again, because these may name refused items.
         if lane.inflight.iter().any(|b| b.answer.is_some()) {
             lane.retry(now_ms, RETRY_MS);
         }
@@ -450,14 +451,14 @@ impl Forward {
     }
 }
 
-/// The streams of a batch, each once.
+/// The streams of a batch, each listed once.
 #[derive(Debug, Default)]
 struct StreamList {
     names: Vec<Arc<StreamName>>,
     known: HashMap<Arc<StreamName>, u32>,
-    /// Readings of one stream often follow each other.
+    /// The last stream looked up: readings of one stream often follow each other.
     last: Option<(Arc<StreamName>, u32)>,
-    /// Who names those that may be new.
+    /// The clients that publish to the streams that may be new.
     makers: BTreeMap<u32, Arc<str>>,
 }
 
@@ -533,14 +534,14 @@ impl Lane {
         Inflight { n: self.last_n, submission, tickets, estimate_bytes: bytes, answer: None }
     }
 
-    /// Sends all that is unanswered.
+    /// Sends all unanswered batches.
     fn resend(&mut self, now_ms: u64, shard: ShardId, to: GatewayId, out: &mut ForwardEffects) {
         self.wait(now_ms, RESEND_MS, false);
         self.asked = Some(to);
         out.send.extend(self.inflight.iter().filter(|b| b.answer.is_none()).map(|b| (to, b.outgoing(shard))));
     }
 
-    /// Has it sent again after this time, unless an answer has set that before.
+    /// Schedules a resend after this time, unless an answer has scheduled one already.
     fn retry(&mut self, now_ms: u64, wait_ms: u64) {
         if !self.heard {
             self.wait(now_ms, wait_ms, true);

@@ -1,7 +1,7 @@
 //! A site's sans-IO cores: protocol and state, with no clock, no randomness, no network and no disk.
 //!
-//! A core is stepped with the time and an event and gives back effects, whose type says what may leave at
-//! once, what must be persisted, and what may leave only after it was.
+//! The host steps a core with the time and an event. The core returns effects, whose type says what may leave at
+//! once, what must be persisted, and what may leave only after that.
 
 pub mod agreement;
 pub mod commit;

@@ -1,12 +1,13 @@
-//! Which of a node's questions a gateway takes on, and the answers to them.
+//! Admission of a node's questions at a gateway, and the answers to them.
 //!
-//! A question says by the clock of this very process when it was asked and how long it waits ([`selvedge_types::question`]). One
-//! that is for another start, dead already, from the future or was seen before is dropped without a word: only who replays
-//! frames sends such. One that is too much is answered as busy, so that the node can ask another gateway at once.
+//! A question states, by the clock of this gateway's process, when it was asked and how long it waits
+//! ([`selvedge_types::question`]). The gateway silently drops a question that is for another start, has expired,
+//! comes from the future, or was seen before: only a replay of frames produces these. A question beyond a bound is
+//! answered as busy, so that the node can ask another gateway at once.
 //!
-//! Invariant: each question is taken on once: its id is remembered for as long as it would be taken for alive.
-//! Limits: [`MAX_QUESTIONS`] are under way, [`QUESTIONS_PER_S`] come in a second, and so many ids as can come in that time are
-//! remembered.
+//! Invariant: each question is admitted once. Its id is remembered as long as it has not expired.
+//! Limits: [`MAX_QUESTIONS`] are under way, [`QUESTIONS_PER_S`] are admitted in a second, and [`MAX_SEEN_ENTRIES`]
+//! ids are remembered.
 
 use crate::peer::ShardQuery;
 use crate::site_questions::{SiteAnswer, SiteQuestion};
@@ -20,42 +21,42 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How many questions of nodes may be under way.
 pub const MAX_QUESTIONS: usize = 32;
-/// How many are taken on in a second; as many at once after a pause.
+/// How many questions are admitted in a second; after a pause, as many at once.
 pub const QUESTIONS_PER_S: u64 = 50;
-/// How far a node may be ahead of this process's clock.
+/// How far ahead of this process's clock a question may say that it was asked.
 pub const MAX_AHEAD_MS: u64 = 2_000;
-/// How many ids are remembered.
+/// How many ids of questions are remembered.
 pub const MAX_SEEN_ENTRIES: usize = 4_096;
 
-/// What becomes of a question.
+/// The decision about a question.
 #[derive(Debug, Clone)]
 pub enum QuestionVerdict {
-    /// To be asked of the site.
+    /// Put it to the site.
     Taken(SiteQuestion),
-    /// To be answered as busy.
+    /// Answer it as busy.
     Busy,
-    /// To be dropped, and counted under this word.
+    /// Drop it, and count it under this word.
     Dropped(&'static str),
 }
 
-/// What the gateway has taken on.
+/// The questions that the gateway has admitted.
 #[derive(Debug)]
 pub struct NodeQuestions {
     me: GatewayId,
     start: u64,
     seen: BTreeSet<QuestionId>,
-    /// When each may be forgotten.
+    /// When each id may be forgotten.
     until: BTreeSet<(u64, QuestionId)>,
-    /// Since when each is under way, and who asked.
+    /// For each question under way: since when, and the node that asked it.
     under_way: BTreeMap<QuestionId, (u64, NodeId)>,
-    /// In thousandths of a question.
+    /// How many more questions may be admitted now, in thousandths of a question.
     allowance: u64,
     filled_ms: u64,
     recent: Recent,
 }
 
 impl NodeQuestions {
-    /// For this start of the gateway's process.
+    /// No questions yet, for this start of the gateway's process.
     pub fn new(me: GatewayId, start: u64) -> Self {
         Self {
             me,
@@ -69,7 +70,7 @@ impl NodeQuestions {
         }
     }
 
-    /// A question has come. `now_ms` is how long the process has run.
+    /// Decides about a question that arrived. `now_ms` is how long the process has run.
     pub fn take(&mut self, now_ms: u64, question: &Question) -> QuestionVerdict {
         while self.until.first().is_some_and(|(until, _)| *until <= now_ms) {
             if let Some((_, id)) = self.until.pop_first() {
@@ -108,7 +109,8 @@ impl NodeQuestions {
         QuestionVerdict::Taken(SiteQuestion { query, policy: question.policy, deadline_ms })
     }
 
-    /// What the site says to a question that was taken on; nothing: it could not be asked. Gives the answer, and to whom.
+    /// Takes the site's answer to an admitted question; none if the site could not be asked. Returns the answer,
+    /// and the node to send it to.
     pub fn told(
         &mut self,
         now_ms: u64,
@@ -121,12 +123,12 @@ impl NodeQuestions {
         Some((node, Answer { id, gateway: self.me, outcome }))
     }
 
-    /// That too much is asked.
+    /// The answer that the gateway has too many questions.
     pub fn busy(&self, id: QuestionId) -> Answer {
         Answer { id, gateway: self.me, outcome: Outcome::Busy }
     }
 
-    /// How many are under way, and how long one took lately.
+    /// How many questions are under way, and how long one took recently, in milliseconds.
     pub fn load(&self, now_ms: u64) -> (u32, u32) {
         (self.under_way.len() as u32, self.recent.mean_ms(now_ms) as u32)
     }

@@ -1,4 +1,4 @@
-//! What of a publish was not counted: for its answer, and for the quarantine.
+//! The readings of a publish that were not counted, and why: for its answer, and for the quarantine.
 
 use super::forward::{NamedReading, ShardReadings};
 use super::machine::{Reason, SetAside};
@@ -9,10 +9,11 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// The longest reason of an answer, in bytes, but for the count of what is left out.
+/// The longest reason in an answer, in bytes, without the count of what is left out.
 pub const MAX_WHY_BYTES: usize = 480;
 
-/// What was submitted of a publish, by shard: to name what was set aside. Without a list for a publish of one reading.
+/// The readings of a publish that were submitted, by shard, to name those that are set aside. A publish of one
+/// reading needs no list.
 #[derive(Debug)]
 pub(super) enum Sent {
     Nothing,
@@ -29,7 +30,7 @@ impl Sent {
         }
     }
 
-    /// The readings in a shard.
+    /// The readings that went to this shard.
     fn part(&self, shard: ShardId) -> &[NamedReading] {
         match self {
             Self::Many(parts) => parts.iter().find(|(of, _)| *of == shard).map_or(&[], |(_, list)| list),
@@ -45,53 +46,53 @@ impl Sent {
     }
 }
 
-/// What of a publish was not counted, and why.
+/// The parts of one publish that were not counted, and why.
 #[derive(Debug, Default)]
 pub(super) struct NotCounted {
-    /// For people: bounded by [`MAX_WHY_BYTES`].
+    /// The reasons as text for people, bounded by [`MAX_WHY_BYTES`].
     why: String,
-    /// How many more there were than `why` tells of.
+    /// How many further reasons `why` has no room for.
     more: u32,
-    /// Of these shards all, or the readings with these numbers.
+    /// The shards that set readings aside: all of them, or those with these numbers.
     aside: Vec<(ShardId, Option<Vec<u32>>)>,
-    /// These shards recognised the publish as a resend: what became of its readings was judged then.
+    /// The shards that recognised the publish as a resend: its readings were judged when it first came.
     recognised: Vec<ShardId>,
-    /// A bound is the first cause, not what the device sent.
+    /// Whether the first cause is a bound, rather than what the device sent.
     bound: bool,
-    /// More than a field that is no number: it belongs into the quarantine.
+    /// Whether the publish belongs in the quarantine: more is wrong with it than a field that is no number.
     lasting: bool,
     /// How many of the readings are too far behind to tell whether they were counted.
     far_behind: u32,
-    /// Its payload was not even kept: how long it was.
+    /// The length of the payload, if the payload was not even kept.
     discarded_bytes: Option<u64>,
 }
 
 impl NotCounted {
-    /// Nothing of the payload is a reading.
+    /// A publish whose payload holds no reading.
     pub fn unreadable(why: &str) -> Box<Self> {
         let mut not = Self { lasting: true, ..Self::default() };
         not.say(format_args!("{why}"));
         Box::new(not)
     }
 
-    /// It is larger than may be.
+    /// A publish that is larger than allowed.
     pub fn too_large(why: &str) -> Box<Self> {
         Box::new(Self { bound: true, ..*Self::unreadable(why) })
     }
 
-    /// It is so large that its payload, of so many bytes, was discarded as it came.
+    /// A publish so large that its payload, of this many bytes, was discarded while it arrived.
     pub fn discarded(why: &str, payload_bytes: u64) -> Box<Self> {
         Box::new(Self { discarded_bytes: Some(payload_bytes), ..*Self::too_large(why) })
     }
 
-    /// It holds readings, and fields that are none: only its client hears of these.
+    /// A publish that holds readings, and fields that are none: only its client hears of these.
     pub fn skipped(names: &str) -> Box<Self> {
         let mut not = Self::default();
         not.say(format_args!("{names}"));
         Box::new(not)
     }
 
-    /// A shard has set these readings aside.
+    /// Notes that a shard has set these readings aside.
     pub fn set_aside(&mut self, shard: ShardId, sent: &Sent, list: &[SetAside]) {
         self.bound |= !self.lasting && list.first().is_some_and(|s| s.reason.is_bound());
         self.lasting = true;
@@ -105,7 +106,7 @@ impl NotCounted {
         self.aside.push((shard, Some(list.iter().map(|s| s.reading).collect())));
     }
 
-    /// A shard has refused all its readings, at a bound.
+    /// Notes that a shard has refused all readings of the publish at a bound.
     pub fn refused(&mut self, shard: ShardId, why: &str) {
         self.bound |= !self.lasting;
         self.lasting = true;
@@ -113,27 +114,27 @@ impl NotCounted {
         self.aside.push((shard, None));
     }
 
-    /// A shard has recognised the publish as a resend.
+    /// Notes that a shard has recognised the publish as a resend.
     pub fn recognised(&mut self, shard: ShardId) {
         self.recognised.push(shard);
     }
 
-    /// Whether some shard has.
+    /// Whether some shard has recognised the publish as a resend.
     pub fn is_recognised(&self) -> bool {
         !self.recognised.is_empty()
     }
 
-    /// Whether it says nothing to people.
+    /// Whether there is nothing to tell people.
     pub fn is_silent(&self) -> bool {
         self.why.is_empty()
     }
 
-    /// Whether it belongs into the quarantine.
+    /// Whether the publish belongs in the quarantine.
     pub fn is_lasting(&self) -> bool {
         self.lasting
     }
 
-    /// How long its payload was, if that was discarded.
+    /// The length of the payload, if it was discarded.
     pub fn discarded_bytes(&self) -> Option<u64> {
         self.discarded_bytes
     }
@@ -143,7 +144,7 @@ impl NotCounted {
         self.far_behind
     }
 
-    /// For people.
+    /// The reasons as text for people, with the count of those left out.
     pub fn why(&self) -> String {
         match self.more {
             0 => self.why.clone(),
@@ -151,12 +152,13 @@ impl NotCounted {
         }
     }
 
-    /// What a publish is answered of which nothing was counted.
+    /// The code to answer a publish with of which nothing was counted.
     pub fn code(&self) -> AckCode {
         if self.bound { AckCode::QuotaExceeded } else { AckCode::PayloadFormatInvalid }
     }
 
-    /// The hashes of the readings that were counted, and how many of them, the last ones, lie in shards that recognised the publish.
+    /// The hashes of the readings that were counted. The last ones, as many as the second number says, lie in
+    /// shards that recognised the publish.
     pub fn counted(&self, sent: &Sent) -> (Vec<u64>, u32) {
         let Sent::Many(parts) = sent else { return (Vec::new(), 0) };
         let mut counted = Vec::new();
@@ -189,7 +191,7 @@ impl NotCounted {
     }
 }
 
-/// What a reading of a quarantined publish is known by: all that its device said of it.
+/// Identifies a reading of a quarantined publish by everything that its device said of it.
 pub fn reading_hash(NamedReading { name, reading, .. }: &NamedReading) -> u64 {
     let mut hasher = Xxh3Default::new();
     for text in [&name.device, &name.stream] {

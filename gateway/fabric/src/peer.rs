@@ -1,4 +1,4 @@
-//! What gateways of one site say to each other: the content of a link's frames.
+//! The messages between gateways of one site: the content of a link's frames.
 
 use crate::machine::{
     BatchVerdict, DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo,
@@ -12,128 +12,114 @@ use selvedge_types::question::SiteQuery;
 use selvedge_types::time::EpochMs;
 use std::sync::Arc;
 
-/// One message to a peer. Many share a frame.
+/// One message to a peer. A frame carries many of them.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum PeerMessage {
-    /// Of one Paxos group. Dropped unless the configuration is the group's.
+    /// A message within one Paxos group. The receiver drops it unless its configuration is the group's.
     Paxos {
-        /// The group.
         group: ShardId,
         /// The group's configuration (1 until it is changed).
         configuration: u32,
-        /// What it says.
         message: selvedge_paxos::Message,
     },
-    /// A batch for the leader of a shard; kept by its origin until it is answered.
+    /// A batch for the leader of a shard; its origin keeps it until it is answered.
     Forward {
-        /// The shard.
         shard: ShardId,
-        /// Who took it in.
+        /// The gateway and the start of its process that took the batch's items in.
         origin: Origin,
-        /// Its number.
+        /// The origin's number of the batch in this shard.
         n: u64,
-        /// A submission frame.
+        /// An encoded [`Submission`](crate::machine::Submission).
         submission: Arc<[u8]>,
     },
     /// The answer to a forwarded batch.
     Forwarded {
-        /// The shard.
         shard: ShardId,
-        /// Who took it in.
+        /// The origin of the batch.
         origin: Origin,
-        /// Its number.
+        /// The origin's number of the batch in this shard.
         n: u64,
-        /// What became of it.
         answer: ForwardAnswer,
     },
-    /// What a replica lacks that fell behind what its leader holds in memory: chosen values, or a snapshot.
-    Transfer {
-        /// The shard.
-        shard: ShardId,
-        /// The group's configuration.
-        configuration: u32,
-        /// What it says.
-        message: TransferMessage,
-    },
-    /// A question about recent windows, for the shard's leader (or any replica of it if `stale` is enough).
+    /// State transfer to a replica that needs more than its leader holds in memory: chosen values, or a snapshot.
+    Transfer { shard: ShardId, configuration: u32, message: TransferMessage },
+    /// A question about recent windows, for the shard's leader (or any replica if `stale` is enough).
     Query {
-        /// Given back in the answer.
+        /// Returned with the answer.
         id: u64,
         /// The shard of the device.
         shard: ShardId,
-        /// What is asked.
         query: ShardQuery,
     },
-    /// The answer to a query.
+    /// The answer to [`PeerMessage::Query`].
     Answer {
-        /// The query's id.
+        /// The `id` of the query.
         id: u64,
-        /// What is answered.
         answer: QueryAnswer,
     },
-    /// A question about a table of a shard, which its leader answers, or of a gateway.
+    /// A question about a table of a shard, which the shard's leader answers, or about a table of the receiving
+    /// gateway.
     AskTable {
-        /// Given back in the answer.
+        /// Returned with the answer.
         id: u64,
-        /// What is asked.
         question: TableQuestion,
     },
-    /// The answer to it.
+    /// The answer to [`PeerMessage::AskTable`].
     TableAnswer {
-        /// The question's id.
+        /// The `id` of the question.
         id: u64,
-        /// What is answered.
         answer: TableAnswer,
     },
-    /// A later connection has taken a client's session: close this one.
+    /// A later connection has taken over a client's session: the receiver closes this one.
     Evict {
-        /// The process that held the session when it was taken.
+        /// The start number of the process that held the session when it was taken over.
         start: u64,
-        /// Which connection of it.
+        /// The connection's number within that process.
         connection: u64,
     },
-    /// The receiving gateway was given up as lost in this shard: it closes the connections whose clients belong there.
+    /// The site gave up the receiving gateway as lost in this shard: it closes the connections whose clients belong
+    /// there.
     EvictAll {
-        /// The process that held them.
+        /// The start number of the process that held those connections.
         start: u64,
         /// The shard of their client ids.
         shard: ShardId,
     },
-    /// The filters that programs at the sending gateway subscribe to; replaces what it said before.
+    /// The filters that programs at the sending gateway subscribe to. The list replaces the previous one.
     Interest {
         /// The distinct filters; more than [`MAX_INTEREST_FILTERS`] are sent as the one filter `#`.
         filters: Arc<[String]>,
     },
     /// Publishes for subscribers at the receiving gateway.
     Route {
-        /// The connection at the sending gateway that published them; 0 if none is to wait for their subscribers.
+        /// The connection at the sending gateway that published them; 0 if no connection waits for their
+        /// subscribers.
         publisher: u64,
         /// In the order in which they were taken in.
         publishes: Vec<RoutedPublish>,
     },
-    /// Publishes that came in [`PeerMessage::Route`] are with subscribers that follow.
+    /// Subscribers that keep up have taken publishes of [`PeerMessage::Route`].
     Taken {
-        /// How many bytes of each connection's ([`RoutedPublish::follow_bytes`]).
+        /// For each publishing connection, the bytes taken ([`RoutedPublish::follow_bytes`]).
         publishers: Vec<(u64, u64)>,
     },
 }
 
-/// The most filters that a gateway names one by one to its peers.
+/// The most filters that a gateway lists one by one to its peers.
 pub const MAX_INTEREST_FILTERS: usize = 1_024;
 
 /// A publish on its way to subscribers at another gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct RoutedPublish {
-    /// The topic.
     pub topic: String,
-    /// The device's original bytes.
+    /// The device's original bytes, not decoded.
     pub payload: Vec<u8>,
-    /// As it was published: 0, 1 or 2.
+    /// The QoS that it was published with: 0, 1 or 2.
     pub qos: u8,
 }
 
 impl RoutedPublish {
-    /// What it counts for its publisher, who waits for subscribers that do not follow: nothing at QoS 0.
+    /// The bytes that it counts towards its publisher's wait for subscribers that don't keep up: 0 at QoS 0.
     pub fn follow_bytes(&self) -> u64 {
         match self.qos {
             0 => 0,
@@ -145,77 +131,74 @@ impl RoutedPublish {
 /// A [`SiteQuery`] on its way to a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ShardQuery {
-    /// The device, or devices: `*` stands for any characters.
+    /// The name of a device; `*` stands for any characters and so covers several devices.
     pub device: String,
-    /// The stream, or streams likewise, or all.
+    /// The name of a stream, with `*` likewise; none asks for all streams.
     pub stream: Option<String>,
     /// Windows that end after this time.
     pub from: EpochMs,
     /// Windows that start before this time.
     pub to: EpochMs,
-    /// Merge upwards to windows of this width, in milliseconds.
+    /// Merge windows upwards to this width, in milliseconds.
     pub every_ms: Option<u32>,
-    /// Any replica may answer from what it has applied.
+    /// Whether any replica may answer, from the state that it has applied.
     pub stale: bool,
-    /// How much of it is wanted.
+    /// The part of the result to return.
     pub page: Page,
-    /// For how long the answer is waited for, in milliseconds, from when this leaves.
+    /// How long the asker waits for the answer, in milliseconds from when this message leaves.
     pub wait_ms: u32,
 }
 
 impl ShardQuery {
-    /// What a site is asked, for an answer of at most so many bytes that is waited for so long.
+    /// The part of a site's question that goes to a shard, with bounds on the answer's bytes and on the wait for
+    /// it.
     pub fn of(asked: &SiteQuery, bytes: u32, wait_ms: u32) -> Self {
         let SiteQuery { device, stream, from, to, every_ms, limit, after, stale } = asked.clone();
         Self { device, stream, from, to, every_ms, stale, page: Page { after, limit, bytes }, wait_ms }
     }
 
-    /// As the machine takes it.
+    /// The query in the form that the machine takes.
     pub fn as_query(&self) -> Query<'_> {
         let (device, stream) = (self.device.as_str(), self.stream.as_deref());
         Query { device, stream, from: self.from, to: self.to, every_ms: self.every_ms }
     }
 }
 
-/// A question about a table.
+/// A question about a table of a shard or of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum TableQuestion {
     /// A shard's quarantine: how full it is, and entries of it.
     Quarantine {
-        /// The shard.
         shard: ShardId,
-        /// Which entries.
+        /// The entries to return.
         what: Listed,
     },
     /// The devices of a shard, by name.
     Devices {
-        /// The shard.
         shard: ShardId,
-        /// Behind this one.
+        /// Return devices whose names come after this one.
         after: Option<String>,
-        /// The most that are wanted; at most [`DEVICES_PAGE_ENTRIES`] are told.
+        /// The most devices to return; an answer has at most [`DEVICES_PAGE_ENTRIES`].
         most: u32,
     },
     /// A device and its streams, by name.
     Device {
-        /// Its shard.
         shard: ShardId,
-        /// Its name.
         device: String,
-        /// Streams behind this one.
+        /// Return streams whose names come after this one.
         after: Option<String>,
     },
-    /// Topics that map to no stream and that nobody subscribes to, as the gateway that is asked met them.
+    /// Topics that map to no stream and have no subscriber, as seen by the gateway that is asked.
     Unmapped,
-    /// Fields that were no readings, as the gateway that is asked met them.
+    /// Fields that were no readings, as seen by the gateway that is asked.
     Skipped {
-        /// Of this device alone.
+        /// Restricts the answer to this device.
         device: Option<String>,
     },
 }
 
 impl TableQuestion {
-    /// The shard whose leader answers; nothing: each gateway answers for itself.
+    /// The shard whose leader answers; none if each gateway answers for itself.
     pub fn shard(&self) -> Option<ShardId> {
         match self {
             Self::Quarantine { shard, .. } | Self::Devices { shard, .. } | Self::Device { shard, .. } => {
@@ -226,21 +209,18 @@ impl TableQuestion {
     }
 }
 
-/// Which entries of a quarantine are told.
+/// The entries of a quarantine to return.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Listed {
-    /// None.
+    /// No entries, only how full the quarantine is.
     Nothing,
-    /// One, with its whole payload.
-    Whole {
-        /// Its id.
-        id: u64,
-    },
-    /// Several, with the first [`EXCERPT_BYTES`] of each.
+    /// One entry, with its whole payload.
+    Whole { id: u64 },
+    /// Several entries, with the first [`EXCERPT_BYTES`] of each payload.
     Excerpts {
-        /// Of this client alone.
+        /// Restricts the answer to this client.
         client: Option<String>,
-        /// With greater ids than this.
+        /// Return entries with greater ids than this.
         after: u64,
     },
 }
@@ -248,7 +228,7 @@ pub enum Listed {
 /// The most devices of one shard in one answer.
 pub const DEVICES_PAGE_ENTRIES: usize = 256;
 
-/// How much of a payload is told where entries of a quarantine are listed.
+/// How much of each payload an answer contains when it lists entries of a quarantine.
 pub const EXCERPT_BYTES: usize = 1_024;
 /// The most bytes of one shard's entries in one answer.
 pub const QUARANTINE_PAGE_BYTES: usize = 64 * 1024;
@@ -258,43 +238,43 @@ pub const QUARANTINE_PAGE_BYTES: usize = 64 * 1024;
 pub enum TableAnswer {
     /// Entries of a shard's quarantine.
     Quarantine {
-        /// With their ids.
+        /// The entries, each with its id.
         entries: Vec<(u64, QuarantineEntry)>,
-        /// There are more behind them.
+        /// Whether the quarantine holds more entries after these.
         more: bool,
-        /// How full it is.
+        /// How full the quarantine is.
         stats: QuarantineStats,
     },
     /// Devices of a shard.
     Devices {
-        /// By name.
+        /// In the order of their names.
         list: Vec<DeviceInfo>,
-        /// There are more behind them.
+        /// Whether the shard has more devices after these.
         more: bool,
     },
     /// A device.
     Device {
-        /// Nothing: it is not known.
+        /// None if the shard doesn't know the device.
         device: Option<DeviceInfo>,
-        /// Streams of it, by name: as many as one answer may have.
+        /// The device's streams in the order of their names, as many as one answer may have.
         streams: Vec<StreamInfo>,
-        /// There are more behind them.
+        /// Whether the device has more streams after these.
         more: bool,
     },
     /// Topics that map to no stream.
     Unmapped {
-        /// How many such publishes came since the gateway started.
+        /// The number of such publishes since the gateway started.
         total: u64,
-        /// Their topics.
+        /// The topics that the gateway remembers.
         topics: Vec<UnmappedTopic>,
-        /// For how long the gateway has counted, in milliseconds.
+        /// How long the gateway has counted, in milliseconds.
         uptime_ms: u64,
     },
     /// Fields that were no readings.
     Skipped {
-        /// By device.
+        /// Each device with its skipped fields.
         list: Vec<(String, DeviceSkips)>,
-        /// For how long the gateway has counted, in milliseconds.
+        /// How long the gateway has counted, in milliseconds.
         uptime_ms: u64,
     },
 }
@@ -302,124 +282,114 @@ pub enum TableAnswer {
 /// The answer to a [`ShardQuery`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum QueryAnswer {
-    /// What is there.
+    /// The windows found.
     Windows(Scanned),
-    /// This replica does not lead; perhaps that gateway does.
+    /// This replica does not lead; the gateway named may.
     NotLeader {
-        /// The leader's gateway number as far as known.
+        /// The leader's gateway number, as far as known.
         leader: Option<u16>,
     },
-    /// The leader could not make sure that it still leads, or too much was asked at once.
+    /// The leader could not confirm that it still leads, or too many questions came at once.
     Unavailable,
 }
 
-/// How a replica that fell too far behind gets what it lacks. The receiver pulls, so that it sets
-/// the pace and a lost message only costs a repetition.
+/// State transfer for a replica that fell too far behind. The receiver pulls, so that it sets the pace and a lost
+/// message only costs a repetition.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum TransferMessage {
-    /// From the leader: the receiver lacks more than the leader holds in memory, and may ask for it.
+    /// From the leader: the receiver needs more than the leader holds in memory, and may ask for it.
     Behind,
-    /// Chosen values are wanted.
+    /// The receiver asks for chosen values.
     FetchLog {
-        /// Of this slot and those behind it.
+        /// The first slot to send; later slots follow.
         from: u64,
     },
     /// Chosen values of consecutive slots.
     Log {
-        /// The first slot.
+        /// The slot of the first value.
         from: u64,
-        /// Their values; none: from here on they are in memory, and come by themselves.
+        /// The values. None: from here on the leader has them in memory, and sends them by itself.
         values: Vec<selvedge_paxos::Value>,
     },
-    /// Nothing can be given just now: the receiver may ask again in a while.
+    /// The sender can give nothing just now: the receiver may ask again in a while.
     Wait,
-    /// The answer to [`TransferMessage::FetchLog`] where the log does not reach back so far: a snapshot is there to be fetched.
+    /// The answer to [`TransferMessage::FetchLog`] if the log does not reach back that far: the receiver may fetch
+    /// a snapshot.
     Offer {
-        /// The last slot that it covers.
+        /// The last slot that the snapshot covers.
         slot: u64,
-        /// Its length.
+        /// The length of the whole snapshot.
         bytes: u64,
-        /// Checksum (crc32c) of all of it.
+        /// The CRC-32C checksum of the whole snapshot.
         crc: u32,
     },
-    /// A piece of the offered snapshot is wanted.
+    /// The receiver asks for a piece of the offered snapshot.
     FetchState {
-        /// Of the snapshot through this slot.
+        /// The last slot that the snapshot covers.
         slot: u64,
-        /// From this byte on.
+        /// The piece begins at this byte.
         offset: u64,
     },
     /// A piece of the snapshot.
     State {
-        /// Of the snapshot through this slot.
+        /// The last slot that the snapshot covers.
         slot: u64,
-        /// From this byte on.
+        /// The piece begins at this byte.
         offset: u64,
-        /// At most [`TRANSFER_CHUNK_BYTES`]; none at its end.
+        /// At most [`TRANSFER_CHUNK_BYTES`]; empty at the snapshot's end.
         data: Vec<u8>,
     },
-    /// The snapshot is not held ready any more.
+    /// The sender no longer holds the snapshot ready.
     Gone {
-        /// The snapshot through this slot.
+        /// The last slot that the snapshot covers.
         slot: u64,
     },
-    /// The content of an uplink batch, which a snapshot only lists, is wanted.
-    FetchBatch {
-        /// The batch.
-        seq: u64,
-    },
+    /// The sender asks for the content of an uplink batch, which a snapshot only lists.
+    FetchBatch { seq: u64 },
     /// The content of an uplink batch.
-    Batch {
-        /// The batch.
-        seq: u64,
-        /// What the replica that was asked has of it.
-        answer: BatchAnswer,
-    },
+    Batch { seq: u64, answer: BatchAnswer },
 }
 
-/// What a replica says of the content of an uplink batch. Only [`BatchAnswer::Lost`] speaks for giving it up: silence does not,
-/// nor does doubt.
+/// A replica's answer about the content of an uplink batch. Only [`BatchAnswer::Lost`] counts towards giving the
+/// batch up: neither silence nor doubt does.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum BatchAnswer {
-    /// Here it is.
+    /// The batch's content.
     Here(Arc<[u8]>),
-    /// It can't say: the batch is not cut there yet or is released there, or its file can't be read just now.
+    /// The replica can't say: it has not cut the batch yet or has released it, or it can't read the file just now.
     Unsure,
-    /// Its state lists the batch, and the content is neither in its memory nor whole on its disk.
+    /// The replica's state lists the batch, but neither its memory nor its disk holds the whole content.
     Lost,
 }
 
 /// The largest piece of a snapshot in one message.
 pub const TRANSFER_CHUNK_BYTES: usize = 64 * 1024;
 
-/// What a shard's replica answers to a forwarded batch.
+/// The answer of a shard's replica to a forwarded batch.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum ForwardAnswer {
-    /// It went through the log.
+    /// The batch went through the log.
     Verdict {
-        /// Where it was chosen.
+        /// The slot in which it was chosen.
         slot: u64,
-        /// What became of it there.
         verdict: BatchVerdict,
     },
-    /// This replica does not lead; perhaps that one does.
+    /// This replica does not lead; the gateway named may.
     NotLeader {
-        /// The leader's gateway number as far as known here.
+        /// The leader's gateway number, as far as this replica knows.
         leader: Option<u16>,
     },
-    /// The leader takes nothing more now (its window, its outbox budget or its disk is full): send it again later.
-    Busy {
-        /// Why, for the operator.
-        why: BusyReason,
-    },
+    /// The leader accepts nothing more now (its window, its outbox budget or its disk is full): send the batch
+    /// again later.
+    Busy { why: BusyReason },
 }
 
-/// Why a leader takes nothing more.
+/// The bound that keeps a leader from accepting more, for operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum BusyReason {
-    /// Too much is under way.
+    /// Proposals that are not yet applied fill the group's window.
     Window,
-    /// A disk is full.
+    /// The leader's disk has no room.
     Disk,
     /// The outbox has reached its budget.
     Outbox,

@@ -1,27 +1,27 @@
-//! Whom a gateway reaches, as its shards and its forwarding know it, and what they are told when that changes.
+//! Which gateways this one can reach, and the news for its shards and its forwarding when that changes.
 //!
-//! The failure detector says which gateways are up and which have restarted ([`Change`]). A restart counts as a loss
-//! and a return at once: what the old process was asked is not answered any more, and the new one knows nothing of
-//! it.
+//! The failure detector says which gateways are up and which have restarted ([`Change`]). A restart counts as a
+//! loss and a return at once: requests to the old process will not be answered any more, and the new one knows
+//! nothing of them.
 //!
-//! Invariant: forwarding is told that a gateway is gone before it is told that it is back.
+//! Invariant: forwarding learns that a gateway is gone before it learns that it is back.
 
 use super::detector::Change;
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 
-/// The gateways that are up, as everybody within this gateway was last told.
+/// The gateways that are up, according to the last news given out.
 #[derive(Debug)]
 pub struct Reach {
     up: BTreeSet<GatewayId>,
 }
 
-/// What a change means for those who depend on it.
+/// The consequences of a change for shards and forwarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
-    /// For shards: all gateways that are up, this one among them.
+    /// For shards: all gateways that are up, including this one.
     pub up: Vec<GatewayId>,
-    /// For shards: the gateways whose process is another than the one last met.
+    /// For shards: the gateways whose process is another than the one last seen.
     pub restarted: Vec<GatewayId>,
     /// The gateways that were up and are not any more.
     pub lost: Vec<GatewayId>,
@@ -30,12 +30,12 @@ pub struct News {
 }
 
 impl News {
-    /// For forwarding, first: what these gateways were sent is not answered any more.
+    /// For forwarding, first: these gateways will not answer what was sent to them.
     pub fn gone(&self) -> impl Iterator<Item = GatewayId> {
         self.lost.iter().chain(&self.restarted).copied()
     }
 
-    /// For forwarding, then: these gateways can be asked again.
+    /// For forwarding, second: these gateways can be asked again.
     pub fn back(&self) -> impl Iterator<Item = GatewayId> {
         let restarted = self.restarted.iter().filter(|r| self.up.contains(r));
         self.reached.iter().chain(restarted).copied()
@@ -48,12 +48,12 @@ impl Reach {
         Self { up: BTreeSet::from([me]) }
     }
 
-    /// The gateways that are up, this one among them.
+    /// The gateways that are up, including this one.
     pub fn up(&self) -> &BTreeSet<GatewayId> {
         &self.up
     }
 
-    /// The detector has seen a change. (Which connections to close is the links' affair.)
+    /// Takes in a change that the detector saw. (The links handle which connections to close.)
     pub fn changed(&mut self, Change { up, restarted, .. }: Change) -> News {
         let lost = self.up.difference(&up).copied().collect();
         let reached = up.difference(&self.up).copied().collect();

@@ -1,23 +1,23 @@
-//! What the log keeps, and where. The cores own these types, and the log writes them: it knows nothing of Paxos.
+//! The form of the log's records, and positions in the log. The cores own these types; the log writes them and
+//! knows nothing of Paxos.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// One entry of the log. To the log, all of it but `group`, `kind` and `slot` is opaque.
+/// One entry of the log. Only `group`, `kind` and `slot` mean something to the log; the rest is opaque.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
-    /// The group it belongs to.
+    /// The Paxos group that it belongs to.
     pub group: u16,
-    /// The group's configuration when it was written.
+    /// The group's configuration when the record was written.
     pub configuration: u32,
-    /// What it says; the caller's numbering.
+    /// The kind of record, numbered by the caller.
     pub kind: u8,
     /// A ballot: round, then the gateway's number.
     pub ballot: (u64, u16),
-    /// The slot it is about. Slot 0 makes it a *state record*: only the newest of a group and kind matters, it never
-    /// holds back trimming, and trimming carries it forward.
+    /// The slot that the record is about. Slot 0 makes it a *state record*: only the newest of a group and kind
+    /// matters, it never holds back trimming, and trimming carries it forward.
     pub slot: u64,
-    /// The content.
     pub payload: Arc<[u8]>,
 }
 
@@ -33,7 +33,7 @@ impl LogRecord {
 pub struct Position {
     /// The segment's number, from 1. 0 means "nowhere yet".
     pub segment: u64,
-    /// Bytes from the start of its file.
+    /// Bytes from the start of the segment's file.
     pub offset: u32,
 }
 
@@ -43,34 +43,29 @@ impl fmt::Display for Position {
     }
 }
 
-/// A stretch of the log to be read again, for one group.
+/// A range of the log to read again, for one group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stretch {
-    /// No record of the slots in question lies before.
+    /// The range begins here: no record of the slots in question lies before it.
     pub start: Position,
-    /// Everything below is durable.
+    /// The range ends here: everything below is durable.
     pub end: Position,
 }
 
-/// What may be rotten.
+/// A file, or files, whose content may have rotted on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspect {
-    /// A segment of the log.
+    /// A segment of the log, by number.
     Segment(u64),
-    /// A group's snapshot.
     Snapshot {
-        /// The group.
         group: u16,
-        /// Its slot.
+        /// The last slot that the snapshot covers.
         slot: u64,
     },
-    /// A batch.
     Batch {
-        /// The group.
         group: u16,
-        /// Its number.
         seq: u64,
     },
-    /// Any of a group's batches, by having no file.
+    /// The folder of a group's batches: any of them may lack its file.
     Folder(u16),
 }

@@ -2,50 +2,50 @@
 //!
 //! Two steps, both pure functions of their input, the same on every platform and in every release:
 //!
-//! 1. A device's name is hashed (XXH3, 64 bit, no seed) and the hash space is cut into as many equal
-//!    slices as the site has shards. The number of shards is set when the site is created and never
-//!    changes, so a device never changes its shard.
-//! 2. Shards are placed on gateways by consistent hashing: every gateway has [`POINTS_PER_WEIGHT`] points
-//!    (virtual nodes) a unit of weight on a circle, every shard has one; from its point a shard walks
-//!    clockwise and takes the first distinct gateways that are not full. What "full" means bounds the load:
-//!    a gateway takes at most 1.1 times its weighted share, rounded up, of all replicas. Of the gateways
-//!    that a shard took, the first that does not yet lead 1.1 times its share of shards is put first.
+//! 1. A device's name is hashed (XXH3, 64 bit, no seed), and the hash space is cut into as many equal slices as the
+//!    site has shards. The number of shards is set when the site is created and never changes, so a device never
+//!    changes its shard.
+//! 2. Shards are placed on gateways by consistent hashing. Every gateway has [`POINTS_PER_WEIGHT`] points (virtual
+//!    nodes) per unit of weight on a circle, and every shard has one. From its point a shard walks clockwise and
+//!    takes the first distinct gateways that are not full. "Full" bounds the load: a gateway takes at most 1.1
+//!    times its weighted share, rounded up, of all replicas. Of the gateways that a shard took, the first that does
+//!    not yet lead 1.1 times its share of shards is put first.
 //!
-//! Both bounds can leave a shard short (everyone who has room is in it already; everyone in it leads enough
-//! already). Then places are exchanged with another shard. Such an exchange always exists, for the
-//! reasons given at [`Placing::fill_up`] and [`Placing::lead`].
+//! Both bounds can leave a shard short: every gateway with room holds the shard already, or every gateway that
+//! holds it leads enough shards already. The shard then exchanges places with another. Such an exchange always
+//! exists, for the reasons given at [`Placing::fill_up`] and [`Placing::lead`].
 //!
 //! Invariant: a shard's replicas are distinct gateways, as many as [`Ring::replication`] says.
-//! Invariant: no gateway holds more than ceil(1.1 x its share) replicas. The share is by weight, but at
-//! most one replica of each shard; what a heavy gateway can't take for that reason is the others' share.
+//! Invariant: no gateway holds more than ceil(1.1 x its share) replicas. The share is by weight, but at most one
+//! replica of each shard; what a heavy gateway can't take for that reason is shared by the others.
 //! Invariant: no gateway comes first in more than ceil(1.1 x its weighted share) of the shards.
-//! Invariant: the order in which members are named has no influence.
+//! Invariant: the order in which the members are listed has no influence.
 //!
-//! The ring only proposes. A shard's replica set is its last chosen configuration; a gateway that joins or
-//! leaves changes the proposal for about its own share of the replicas (measured over all sizes in
-//! `tests/ring.rs`), and each of those shards is moved by a reconfiguration of its own.
+//! The ring only proposes. A shard's replica set is its last chosen configuration. A gateway that joins or leaves
+//! changes the proposal for about its own share of the replicas (measured over all sizes in `tests/ring.rs`), and
+//! each of those shards moves by a reconfiguration of its own.
 //!
-//! Limits: 1 to [`MAX_SHARDS`] shards, [`MAX_GATEWAYS`] gateways, weights of 1 to [`MAX_WEIGHT`]. With few
-//! replicas a gateway the bounds are coarse (ceil) and a change moves some more than its share. A change of
-//! a line here that places one shard elsewhere moves data on every site: the golden tests forbid it.
+//! Limits: 1 to [`MAX_SHARDS`] shards, [`MAX_GATEWAYS`] gateways, weights of 1 to [`MAX_WEIGHT`]. With few replicas
+//! per gateway the bounds are coarse (ceil), and a change moves somewhat more than its share. A change to this code
+//! that places a single shard elsewhere moves data on every site: the golden tests forbid it.
 //!
-//! Left out: zones and racks (a site's gateways stand in one), and placement by the devices' real load: a
-//! shard is small, and weights are for boxes of unlike size.
+//! Left out: zones and racks (a site's gateways are in one), and placement by the devices' real load: shards are
+//! small, and weights are for boxes of unequal size.
 //!
-//! Sources: D. Karger et al., Consistent Hashing and Random Trees, STOC 1997; V. Mirrokni, M. Thorup,
-//! M. Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016 (arXiv:1608.01350); for the choice of hash
+//! Sources: D. Karger et al., Consistent Hashing and Random Trees, STOC 1997; V. Mirrokni, M. Thorup, M.
+//! Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016 (arXiv:1608.01350); for the choice of hash
 //! docs/internals/decisions/0004-hash.md.
 
 use selvedge_types::ids::{GatewayId, ShardId};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The number of shards of a site that says nothing else.
+/// The number of shards of a site whose settings don't give one.
 pub const DEFAULT_SHARDS: u16 = 64;
 
 /// The most shards of a site.
 pub const MAX_SHARDS: u16 = 1024;
 
-/// The number of replicas of a shard that is wanted unless something else is said.
+/// The number of replicas of a shard unless the settings give another.
 pub const DEFAULT_REPLICAS: usize = 3;
 
 /// The most replicas of a shard.
@@ -63,44 +63,39 @@ pub const POINTS_PER_WEIGHT: u32 = 128;
 /// How far above its share a gateway may be loaded, in tenths of the share: 11/10.
 const LOAD_BOUND_TENTHS: u128 = 11;
 
-/// A gateway that takes shards.
+/// A gateway that takes part in the placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
-    /// Which.
     pub id: GatewayId,
-    /// How much it takes in relation to the others; 1 to [`MAX_WEIGHT`].
+    /// Its share of the shards relative to the others'; 1 to [`MAX_WEIGHT`].
     pub weight: u32,
 }
 
-/// Why there is no ring.
+/// Why the shards can't be placed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
-    /// The number of shards.
+    /// The number of shards is out of bounds.
     #[error("{0} shards: a site has 1 to {MAX_SHARDS}, {DEFAULT_SHARDS} unless there is a reason")]
     Shards(u16),
-    /// The number of replicas.
+    /// The number of replicas is even or out of bounds.
     #[error("{0} replicas: an odd number of 1 to {MAX_REPLICAS} is needed, so that one half is a majority")]
     Replicas(usize),
-    /// No member.
+    /// The list of members is empty.
     #[error("no gateway: a ring needs at least one")]
     NoGateway,
-    /// Too many members.
+    /// The site has more than [`MAX_GATEWAYS`] members.
     #[error("{0} gateways: a site has at most {MAX_GATEWAYS}")]
     TooManyGateways(usize),
-    /// Two members are one gateway.
+    /// Two members have the same id.
     #[error("gateway {0} is named twice: give every gateway a number of its own")]
     Duplicate(GatewayId),
-    /// A weight out of bounds.
+    /// A member's weight is out of bounds.
     #[error("gateway {id} has weight {weight}: weights are 1 to {MAX_WEIGHT}; to take it out, leave it out")]
-    Weight {
-        /// Whose.
-        id: GatewayId,
-        /// What.
-        weight: u32,
-    },
+    Weight { id: GatewayId, weight: u32 },
 }
 
-/// Which gateways hold which shard. Made once from a site's settings; looking up allocates nothing.
+/// The placement of a site's shards on its gateways. It is computed once from the settings; look-ups allocate
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ring {
     shards: u16,
@@ -110,11 +105,11 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Places `shards` shards on `members`, each on `replicas` of them; with fewer members on the greatest
-    /// odd number of them that there is (of 2 gateways on 1, of 4 on 3).
+    /// Places `shards` shards on `members`, each on `replicas` of them. With fewer members, each goes on the
+    /// greatest odd number of members that exists (of 2 gateways on 1, of 4 on 3).
     ///
     /// # Errors
-    /// Says which bound is broken, by whom.
+    /// Returns the bound that is broken, and the gateway that breaks it.
     pub fn new(shards: u16, members: &[Member], replicas: usize) -> Result<Self, RingError> {
         if shards == 0 || shards > MAX_SHARDS {
             return Err(RingError::Shards(shards));
@@ -151,8 +146,8 @@ impl Ring {
         shard_of(device, self.shards)
     }
 
-    /// The gateways that hold a shard, distinct, the preferred leader first. Empty for a shard that the
-    /// site does not have.
+    /// The gateways that hold a shard, distinct, the preferred leader first. Empty for a shard that the site does
+    /// not have.
     pub fn replicas(&self, shard: ShardId) -> &[GatewayId] {
         let at = usize::from(shard.0) * self.replication;
         self.placed.get(at..at + self.replication).unwrap_or(&[])
@@ -174,8 +169,8 @@ impl Ring {
     }
 }
 
-/// The shard of a device in a site of `shards` (at least 1) shards: which of so many equal slices of the
-/// 64-bit hash space its name's XXH3 hash lies in.
+/// The shard of a device in a site of `shards` (at least 1) shards: the one of that many equal slices of the 64-bit
+/// hash space in which the XXH3 hash of the device's name lies.
 pub fn shard_of(device: &str, shards: u16) -> ShardId {
     let scaled = u128::from(xxh3_64(device.as_bytes())) * u128::from(shards);
     ShardId((scaled >> 64) as u16) // below `shards`, for the hash is below 2^64
@@ -185,8 +180,8 @@ pub fn shard_of(device: &str, shards: u16) -> ShardId {
 struct Circle(Vec<(u64, usize)>);
 
 impl Circle {
-    /// A member's points depend on its number and weight alone, so they stay where they are when others
-    /// come and go, and more weight only adds points.
+    /// A member's points depend only on its number and weight, so they stay where they are when others come and go,
+    /// and more weight only adds points.
     fn new(members: &[Member]) -> Self {
         let mut points = Vec::new();
         for (m, member) in members.iter().enumerate() {
@@ -215,7 +210,7 @@ impl Circle {
     }
 }
 
-/// Where a thing of one kind stands on the circle.
+/// The position on the circle of a gateway's or a shard's n-th point.
 fn position(kind: u8, id: u32, n: u32) -> u64 {
     let mut key = [kind, 0, 0, 0, 0, 0, 0, 0, 0];
     key[1..5].copy_from_slice(&id.to_le_bytes());
@@ -223,12 +218,12 @@ fn position(kind: u8, id: u32, n: u32) -> u64 {
     xxh3_64(&key)
 }
 
-/// Shards being placed. Members are named by their index in the order of their ids.
+/// Shards while they are being placed. Members go by their index in the order of their ids.
 struct Placing {
     replication: usize,
     /// The members of each shard.
     sets: Vec<Vec<usize>>,
-    /// How many replicas each member has, and may have.
+    /// How many replicas each member has; `load_cap` says how many it may have.
     load: Vec<usize>,
     load_cap: Vec<usize>,
     /// How many shards each member may lead.
@@ -247,7 +242,7 @@ impl Placing {
         }
     }
 
-    /// Each shard in turn takes the first members on its way that have room.
+    /// Each shard in turn takes the first members on its walk that have room.
     fn walk(&mut self, circle: &Circle) {
         for shard in 0..self.sets.len() {
             for m in circle.from(shard, self.load.len()) {
@@ -261,10 +256,10 @@ impl Placing {
 
     /// Completes the shards that found too few members with room.
     ///
-    /// Some member has room, since the caps sum to at least all replicas. If the short shard has it
-    /// already, then another shard has not (a cap is at most the number of shards); either that one is
-    /// short too and takes it, or it has at least two members more than the short shard has without this
-    /// one, and gives up one of them to the short shard in exchange.
+    /// Some member has room, since the caps sum to at least all replicas. If the short shard holds that member
+    /// already, then another shard does not (a cap is at most the number of shards). If that other shard is short
+    /// too, it takes the member. Otherwise it has at least two members that the short shard lacks, and gives one of
+    /// them to the short shard in exchange.
     fn fill_up(&mut self) {
         while let Some(short) = self.sets.iter().position(|set| set.len() < self.replication) {
             let Some(roomy) = (0..self.load.len())
@@ -292,12 +287,12 @@ impl Placing {
 
     /// Puts each shard's preferred leader first.
     ///
-    /// A shard takes the first of its members that leads fewer shards than it may. If there is none, then
-    /// shards pass their lead on to another of their members along a chain that ends at one with room
-    /// (an augmenting path). If there is no chain either, then some member outside has room to lead,
-    /// since these caps sum to at least all shards; it joins the shard, and if it has no room for another
-    /// replica, it does so in exchange for its place in a shard that it does not lead (there is one: it may
-    /// hold at least as many replicas as it may lead, and it leads fewer).
+    /// A shard takes the first of its members that leads fewer shards than it may. If there is none, shards pass
+    /// their lead on to another of their members along a chain that ends at one with room (an augmenting path). If
+    /// there is no chain either, some member outside has room to lead, since these caps sum to at least all shards.
+    /// It joins the shard; if it has no room for another replica, it does so in exchange for its place in a shard
+    /// that it does not lead (there is one: it may hold at least as many replicas as it may lead, and it leads
+    /// fewer).
     fn lead(&mut self) {
         let mut leader: Vec<Option<usize>> = vec![None; self.sets.len()];
         let mut leads = vec![0usize; self.load.len()];
@@ -318,9 +313,10 @@ impl Placing {
         }
     }
 
-    /// Finds the shortest chain that gives `shard` a leader, and performs it. Returns who leads one more.
+    /// Finds the shortest chain that gives `shard` a leader, and performs it. Returns the member that leads one
+    /// shard more.
     fn pass_leads_on(&self, shard: usize, leader: &mut [Option<usize>], leads: &[usize]) -> Option<usize> {
-        // For a member reached: the shard that it would lead.
+        // For each member reached: the shard that it would lead.
         let mut takes: Vec<Option<usize>> = vec![None; leads.len()];
         let mut reached = Vec::new();
         for &m in &self.sets[shard] {
@@ -350,7 +346,7 @@ impl Placing {
         None
     }
 
-    /// Makes `outside`, which is not in `shard`, one of its members.
+    /// Makes `outside`, which does not hold `shard`, one of its members.
     fn join(&mut self, shard: usize, outside: usize, leader: &[Option<usize>]) {
         if self.load[outside] < self.load_cap[outside] {
             if let Some(last) = self.sets[shard].last_mut() {
@@ -374,8 +370,8 @@ impl Placing {
     }
 }
 
-/// How many of `shards` x `each` places each member may take: 1.1 times its weighted share, rounded up. A
-/// share is at most one place in every shard; what exceeds that is shared by the others.
+/// How many of `shards` x `each` places each member may take: 1.1 times its weighted share, rounded up. A share is
+/// at most one place in every shard; the others share what exceeds that.
 fn caps(shards: usize, each: usize, weights: &[u32]) -> Vec<usize> {
     let mut full = vec![false; weights.len()];
     loop {

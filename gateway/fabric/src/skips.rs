@@ -1,8 +1,8 @@
-//! Which fields of which device's publishes were skipped, why, and how often: a table for operators, in memory.
+//! A table for operators, in memory: the fields of each device's publishes that were skipped, why, and how often.
 //!
-//! Limits: [`MAX_SKIP_DEVICES_ENTRIES`] devices, the one heard from longest ago makes way;
-//! [`MAX_SKIP_NAMES_ENTRIES`] names a device of [`MAX_SKIP_NAME_BYTES`], what is skipped beyond them is counted together.
-//! That is less than 1 MiB.
+//! Limits: [`MAX_SKIP_DEVICES_ENTRIES`] devices, where a new one replaces the device heard from longest ago;
+//! [`MAX_SKIP_NAMES_ENTRIES`] names for each device, of [`MAX_SKIP_NAME_BYTES`] each, where further fields are
+//! counted together. That is less than 1 MiB.
 
 use super::decode::{SkipReason, Skipped};
 use bincode::{Decode, Encode};
@@ -14,32 +14,32 @@ use std::collections::BTreeMap;
 pub const MAX_SKIP_DEVICES_ENTRIES: usize = 256;
 /// How many skipped fields of one device are remembered by name.
 pub const MAX_SKIP_NAMES_ENTRIES: usize = 16;
-/// The most bytes of such a name; fields that begin alike are counted as one.
+/// The most bytes of a skipped field's name; fields whose names begin alike are counted as one.
 pub const MAX_SKIP_NAME_BYTES: usize = 128;
 
-/// One field of one device.
+/// The count for one skipped field of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Skip {
     /// Why it was skipped the last time.
     pub why: SkipReason,
-    /// How often.
     pub count: u64,
-    /// When last.
+    /// The wall time when it was last skipped.
     pub last: EpochMs,
 }
 
-/// What was skipped of one device.
+/// The fields that were skipped of one device.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct DeviceSkips {
-    /// By name.
+    /// The skipped fields, by name.
     pub fields: BTreeMap<String, Skip>,
-    /// How often something else was skipped, for which there was no place by name.
+    /// How often other fields were skipped, for which there was no room by name.
     pub others: u64,
-    /// Counts all that was noted, to tell which device was heard from last.
+    /// The table's count of all skips at this device's last one: the lowest tells which device was heard from
+    /// longest ago.
     used: u64,
 }
 
-/// The table.
+/// The skipped fields of all devices that publish to this gateway.
 #[derive(Debug, Default)]
 pub struct Skips {
     devices: BTreeMap<String, DeviceSkips>,
@@ -47,7 +47,7 @@ pub struct Skips {
 }
 
 impl DeviceSkips {
-    /// Takes in what another gateway skipped of the same device.
+    /// Adds what another gateway skipped of the same device.
     pub fn merge(&mut self, other: Self) {
         for (name, skip) in other.fields {
             match self.fields.get_mut(&name) {
@@ -63,7 +63,7 @@ impl DeviceSkips {
 }
 
 impl Skips {
-    /// Notes a skipped field.
+    /// Counts one skipped field of a device.
     pub fn note(&mut self, now: EpochMs, field: &Skipped<'_>) {
         self.clock += 1;
         if !self.devices.contains_key(&*field.device) && self.devices.len() >= MAX_SKIP_DEVICES_ENTRIES {
@@ -87,7 +87,7 @@ impl Skips {
         }
     }
 
-    /// The fields that were skipped last, the latest first, at most so many: what a node is told of.
+    /// The fields that were skipped last, latest first, at most `most` of them: the part that nodes receive.
     pub fn latest(&self, most: usize) -> Vec<SkippedField> {
         let fields = self.devices.iter().flat_map(|(device, d)| d.fields.iter().map(move |f| (device, f)));
         let mut fields: Vec<_> = fields.collect();
@@ -102,7 +102,7 @@ impl Skips {
         fields.into_iter().take(most).map(told).collect()
     }
 
-    /// What was skipped of each device, or of this one, by name.
+    /// The skipped fields of each device, or of this one only, by the device's name.
     pub fn list(&self, device: Option<&str>) -> Vec<(String, DeviceSkips)> {
         let wanted = self.devices.iter().filter(|(name, _)| device.is_none_or(|device| device == *name));
         wanted.map(|(name, skips)| (name.clone(), skips.clone())).collect()

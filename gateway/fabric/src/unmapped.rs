@@ -1,36 +1,35 @@
-//! Topics of publishes that map to no stream and that nobody subscribes to: what devices send to nobody.
+//! Topics of publishes that map to no stream and have no subscriber: devices publish them in vain.
 //!
-//! Limits: at most [`MAX_UNMAPPED_ENTRIES`] topics with [`MAX_UNMAPPED_BYTES`] together are known; the one unheard of for longest makes
-//! way, and the count of all goes on.
+//! Limits: at most [`MAX_UNMAPPED_ENTRIES`] topics of [`MAX_UNMAPPED_BYTES`] together are remembered. A new topic
+//! replaces the one not seen for longest; the total goes on counting all.
 
 use bincode::{Decode, Encode};
 use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// The most topics.
+/// The most topics to remember.
 pub const MAX_UNMAPPED_ENTRIES: usize = 1_024;
-/// The most bytes of all topics.
+/// The most bytes of all remembered topics together.
 pub const MAX_UNMAPPED_BYTES: usize = 64 * 1024;
 
-/// A topic that maps to no stream.
+/// A topic that maps to no stream and has no subscriber.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct UnmappedTopic {
-    /// The topic.
     pub topic: String,
-    /// How many publishes came, as far as it is known.
+    /// How many publishes came, since the topic was last remembered anew.
     pub count: u64,
-    /// When the last came.
+    /// The wall time when the last publish came.
     pub last: EpochMs,
-    /// How long the last one's payload was, in bytes.
+    /// The length of the last publish's payload, in bytes.
     pub payload_bytes: u64,
 }
 
-/// The topics.
+/// The unmapped topics that publishes to this gateway had recently.
 #[derive(Debug, Default)]
 pub struct Unmapped {
     by_topic: HashMap<Arc<str>, (u64, UnmappedTopic)>,
-    /// By last use.
+    /// The topics by the value of `uses` at their last publish.
     order: BTreeMap<u64, Arc<str>>,
     uses: u64,
     bytes: usize,
@@ -38,7 +37,7 @@ pub struct Unmapped {
 }
 
 impl Unmapped {
-    /// A publish came.
+    /// Counts a publish whose topic maps to no stream and has no subscriber.
     pub fn note(&mut self, topic: &str, payload_bytes: usize, now: EpochMs) {
         self.total = self.total.saturating_add(1);
         self.uses += 1;
@@ -67,7 +66,7 @@ impl Unmapped {
         self.by_topic.insert(name, (self.uses, known));
     }
 
-    /// How many publishes came ever, and the topics, the latest first.
+    /// The number of such publishes since the start, and the remembered topics, latest first.
     pub fn list(&self) -> (u64, Vec<UnmappedTopic>) {
         let known = self.order.values().rev().filter_map(|topic| self.by_topic.get(topic));
         (self.total, known.map(|(_, known)| known.clone()).collect())

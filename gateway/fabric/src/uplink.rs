@@ -1,17 +1,19 @@
 //! The uplink: batches of the shards that this gateway leads, sent until the node has confirmed them.
 //!
-//! The protocol: of each shard that is led here and has unconfirmed batches, the lowest few are loaded,
-//! published and published again until the node's cursor has passed them; the cursor, and nothing else,
-//! makes progress, since an MQTT client may lose what it said it took. The cursor goes to the shard's
-//! leader, which has it chosen; the view of the shard that comes back says what is still unconfirmed. A
-//! new leader, and every leader that has nothing to send, asks for the cursor with a beacon now and then.
-//! A batch that is lost for good is sent as just that, with its number; the node records a hole and its cursor passes it.
+//! For each shard that this gateway leads and that has unconfirmed batches, the uplink loads the lowest few,
+//! publishes them, and publishes them again until the node's cursor has passed them. Only the cursor makes
+//! progress, since an MQTT client may lose a message that it said it took. The uplink reports the cursor to the
+//! shard's leader, which has it chosen; the shard's view that comes back says what is still unconfirmed. A new
+//! leader, and from time to time every leader with nothing to send, asks for the cursor with a beacon. For a batch
+//! that is lost for good, the uplink sends its number and that it is lost; the node records a hole and moves its
+//! cursor past it.
 //!
-//! A cursor counts if it comes from the ledger that the shard has admitted; before there is one, the first word of any ledger goes to the
-//! shard, which admits it. A cursor beyond the last batch that was cut speaks of batches of another site, one of this name before it
-//! was set up anew perhaps: it is a conflict, which is told and counts for nothing.
+//! A cursor counts if it comes from the ledger that the shard has admitted. Before one is admitted, the first
+//! cursor of any ledger goes to the shard, which admits that ledger. A cursor beyond the last batch that was cut
+//! must be about batches of another site, for example of a site with this name before it was set up anew. The
+//! uplink reports such a cursor as a conflict and ignores it.
 //!
-//! Invariant: only batches are sent whose content a chosen command has fixed.
+//! Invariant: the uplink sends only batches whose content a chosen command has fixed.
 //! Limits: [`MAX_INFLIGHT_BATCHES`] batches in all and [`MAX_SHARD_BATCHES`] of one shard are under way.
 
 use super::shard::UplinkView;
@@ -22,123 +24,112 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// How many batches may be sent and unconfirmed.
 pub const MAX_INFLIGHT_BATCHES: usize = 64;
-/// How many of these may be of one shard.
+/// How many unconfirmed batches of one shard may be under way.
 pub const MAX_SHARD_BATCHES: u64 = 8;
 /// An unconfirmed batch is sent again after this time.
 pub const RESEND_MS: u64 = 2_000;
-/// A cursor beyond the last batch is a conflict if it is still so after this time: another leader may have cut more meanwhile.
+/// A cursor beyond the last batch is a conflict if it is still beyond after this time: another leader may have cut
+/// more meanwhile.
 pub const BEYOND_MS: u64 = 10_000;
-/// A led shard with nothing to send says so this often.
+/// A leader whose shard has nothing to send publishes a beacon this often.
 pub const BEACON_MS: u64 = 30_000;
 
-/// What there is to be sent of a batch.
+/// The content to send for a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UplinkContent {
-    /// Its content.
+    /// The batch's content.
     Here(Vec<u8>),
-    /// Nothing now: the node has it already, or it is sought at other replicas. Ask again.
+    /// Nothing now: the node has the batch already, or other replicas are being asked for it. Ask again.
     NotNow,
-    /// Nothing for ever, by a chosen command.
+    /// Nothing ever: a chosen command has declared the batch lost.
     Lost(LostBatch),
 }
 
-/// What the uplink wants done.
+/// An action that the uplink asks its host for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Load a batch's content and give it to [`Uplink::loaded`].
+    /// Load a batch's content and pass it to [`Uplink::loaded`].
     Load(ShardId, u64),
-    /// Publish a batch.
     Batch {
-        /// The shard.
         shard: ShardId,
-        /// Which making of the site it is of.
         incarnation: SiteIncarnation,
-        /// The batch.
         seq: u64,
-        /// The lowest seq that is kept.
+        /// The lowest seq that the shard keeps.
         first_kept: u64,
-        /// The highest that was cut.
+        /// The highest seq that the shard has cut.
         last: u64,
-        /// Its content.
+        /// The content to seal and publish.
         body: Vec<u8>,
     },
     /// Publish that the content of a batch is lost.
     Lost {
-        /// The shard.
         shard: ShardId,
-        /// Which making of the site it is of.
         incarnation: SiteIncarnation,
-        /// The batch.
         seq: u64,
-        /// As in `Batch`.
+        /// The lowest seq that the shard keeps.
         first_kept: u64,
-        /// As in `Batch`.
+        /// The highest seq that the shard has cut.
         last: u64,
-        /// What is known of it.
+        /// The record of the loss, which the node stores as a hole.
         lost: LostBatch,
     },
-    /// Publish a beacon.
+    /// Publish a beacon, which asks the node for its cursor.
     Beacon {
-        /// The shard.
         shard: ShardId,
-        /// Which making of the site it is of.
         incarnation: SiteIncarnation,
-        /// The lowest seq that is kept.
+        /// The lowest seq that the shard keeps.
         first_kept: u64,
-        /// The highest that was cut.
+        /// The highest seq that the shard has cut.
         last: u64,
     },
-    /// Tell the shard's leader that a ledger has everything up to here.
+    /// Tell the shard's leader that a ledger has everything up to this seq.
     Confirmed(ShardId, LedgerId, u64),
 }
 
-/// What a confirmation says.
+/// A node's confirmation, as a frame carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confirmation {
-    /// Of which making of the site.
+    /// The incarnation of the site that the batches belong to.
     pub incarnation: SiteIncarnation,
-    /// By which ledger.
     pub ledger: LedgerId,
-    /// Up to where.
+    /// The highest seq up to which the ledger has every batch.
     pub cursor: u64,
 }
 
-/// Why a confirmation counts for nothing.
+/// Why a confirmation is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken {
-    /// It comes from another ledger than the one that is admitted.
+    /// It comes from another ledger than the admitted one.
     #[error(
         "the ledger {found} confirms batches of shard {shard}, but this site's ledger is {admitted}: stop the node of {found}, or, if \
          {admitted} is gone for good, POST /v1/ledger/{found} to a gateway"
     )]
     Ledger {
-        /// The shard.
         shard: ShardId,
-        /// Who confirms.
+        /// The ledger that confirms.
         found: LedgerId,
-        /// Who may.
+        /// The only ledger whose confirmations count.
         admitted: LedgerId,
     },
-    /// It is of another making of the site: a frame of that one, played again.
+    /// It is about another incarnation of the site: a replayed frame of that one.
     #[error("a confirmation for shard {0} is of another making of this site")]
     Incarnation(ShardId),
-    /// It is of batches that were never cut.
+    /// It is about batches that were never cut.
     #[error(
         "the node confirms batches of shard {shard} up to {cursor}, but only {last} were cut: does it have batches of another site of \
          this name, or of this site before it was set up anew?"
     )]
     Beyond {
-        /// The shard.
         shard: ShardId,
-        /// What is confirmed.
+        /// The seq that is confirmed.
         cursor: u64,
-        /// What was cut.
+        /// The highest seq that was cut.
         last: u64,
     },
 }
 
 impl NotTaken {
-    /// A short fixed word, to count it under.
+    /// A short fixed word, as a label for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Ledger { .. } => "ledger",
@@ -154,11 +145,11 @@ struct Lane {
     /// Batches that are loading or sent, and when each is due again.
     due_ms: BTreeMap<u64, u64>,
     beacon_ms: u64,
-    /// What the ledger confirmed, until the shard's view shows it.
+    /// The highest seq that the ledger confirmed, until the shard's view shows it.
     cursor: u64,
-    /// The ledger that did.
+    /// The ledger that confirmed it.
     ledger: Option<LedgerId>,
-    /// Since when what is confirmed is beyond the last batch.
+    /// Since when the confirmed seq has been beyond the last batch.
     beyond_ms: Option<u64>,
 }
 
@@ -167,12 +158,12 @@ struct Lane {
 pub struct Uplink {
     connected: bool,
     lanes: BTreeMap<ShardId, Lane>,
-    /// Shards that may have something to send, so that every one gets its turn.
+    /// The shards led here, in the order in which they get their turns to send.
     turn: VecDeque<ShardId>,
 }
 
 impl Uplink {
-    /// How a shard is seen changed.
+    /// Takes in a shard's changed view. A shard that this gateway does not lead has no uplink here.
     pub fn view(&mut self, now_ms: u64, shard: ShardId, view: UplinkView, out: &mut Vec<Effect>) {
         if !view.leading {
             self.lanes.remove(&shard);
@@ -190,7 +181,7 @@ impl Uplink {
             ledger: view.ledger,
             beyond_ms: None,
         });
-        // Another one was admitted: what the one before it had is not what this one has.
+        // The site admitted another ledger, which may lack what the previous one had.
         if view.ledger.is_some() && lane.ledger != view.ledger {
             (lane.ledger, lane.cursor) = (view.ledger, 0);
         }
@@ -199,7 +190,7 @@ impl Uplink {
         self.pump(now_ms, out);
     }
 
-    /// The connection to the broker came or went.
+    /// Notes that the connection to the broker came or went.
     pub fn connected(&mut self, now_ms: u64, connected: bool, out: &mut Vec<Effect>) {
         self.connected = connected;
         for lane in self.lanes.values_mut() {
@@ -214,7 +205,7 @@ impl Uplink {
         self.connected
     }
 
-    /// What there is of a batch was looked up.
+    /// Takes the content of a batch that [`Effect::Load`] asked for.
     pub fn loaded(
         &mut self,
         now_ms: u64,
@@ -240,10 +231,10 @@ impl Uplink {
         }
     }
 
-    /// A ledger says that it has everything up to `cursor`.
+    /// Takes a ledger's confirmation that it has everything up to `cursor`.
     ///
     /// # Errors
-    /// When that counts for nothing, and somebody has to look after it.
+    /// Returns why the confirmation is ignored, if an operator must look into it.
     pub fn confirmed(
         &mut self,
         now_ms: u64,
@@ -268,7 +259,7 @@ impl Uplink {
         }
         lane.beyond_ms = None;
         if admitted.is_none() && lane.ledger != Some(ledger) {
-            // To be admitted, whether or not it has anything yet.
+            // This gets the ledger admitted, whether or not it has any batch yet.
             (lane.ledger, lane.cursor) = (Some(ledger), cursor);
             out.push(Effect::Confirmed(shard, ledger, cursor));
             return Ok(());
@@ -283,10 +274,10 @@ impl Uplink {
         Ok(())
     }
 
-    /// Sends again what waited too long, and beacons.
+    /// Resends batches that have waited too long, and publishes beacons.
     pub fn timer(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         for (shard, lane) in &mut self.lanes {
-            // A cursor that the shard did not take in (its leader changed, say) is told again.
+            // A cursor that the shard did not take in (because its leader changed, for example) is reported again.
             let told = lane.view.ledger.is_some() && lane.cursor < lane.view.first_kept;
             if let Some(ledger) = lane.ledger.filter(|_| !told && lane.beacon_ms <= now_ms) {
                 out.push(Effect::Confirmed(*shard, ledger, lane.cursor));
@@ -301,7 +292,7 @@ impl Uplink {
         self.pump(now_ms, out);
     }
 
-    /// When [`Uplink::timer`] has something to do.
+    /// When [`Uplink::timer`] next has something to do; none without a connection.
     pub fn deadline_ms(&self) -> Option<u64> {
         if !self.connected {
             return None;
@@ -309,7 +300,7 @@ impl Uplink {
         self.lanes.values().flat_map(|l| l.due_ms.values().copied().chain([l.beacon_ms])).min()
     }
 
-    /// Asks for the content of what may be sent next, a shard's turn at a time.
+    /// Asks for the content of the batches to send next, one batch a turn of each shard.
     fn pump(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         if !self.connected {
             return;
@@ -415,7 +406,7 @@ mod tests {
         out.clear();
         let older = Confirmation { incarnation: SiteIncarnation::default(), ..said(L, 1) };
         assert_eq!(uplink.confirmed(0, S, older, &mut out), Err(NotTaken::Incarnation(S)));
-        // An operator has admitted it; what is kept is to be sent to it again.
+        // An operator has admitted it; the batches that are kept must be sent to it again.
         uplink.confirmed(0, S, said(L, 4), &mut out).unwrap();
         out.clear();
         uplink.view(0, S, UplinkView { ledger: Some(other), ..view(3, 4) }, &mut out);
@@ -424,7 +415,7 @@ mod tests {
         out.clear();
         uplink.confirmed(0, S, said(other, 3), &mut out).unwrap();
         assert_eq!(out, [Effect::Confirmed(S, other, 3)]);
-        // Of a new site, the first is taken before it has anything.
+        // The first ledger of a new site is admitted before it has any batch.
         let mut uplink = Uplink::default();
         uplink.view(0, S, UplinkView { ledger: None, ..view(1, 0) }, &mut out);
         out.clear();

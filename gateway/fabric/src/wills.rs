@@ -1,14 +1,15 @@
-//! Wills on their way: what connections have left behind, published for them.
+//! Publishing of wills: the messages that connections leave behind, published on their behalf.
 //!
-//! The protocol: the shard of the client id decides when a will is due and who publishes it (`machine/sessions/wills.rs`). Its readings go
-//! to the shards of their devices like any publish's; when these have settled them, the client's shard is told that the will is
-//! done. Its answer decides whether this gateway gives the will to subscribers, so that one does that alone. Then the
-//! connection that waited for it is let in.
+//! The shard of the client id decides when a will is due and which gateway publishes it
+//! (`machine/sessions/wills.rs`). The will's readings go to the shards of their devices like those of any publish.
+//! When these shards have settled them, the gateway reports the will as done to the client's shard. That shard's
+//! answer decides whether this gateway delivers the will to subscribers, so that only one gateway does. Then the
+//! gateway accepts the connection that waited for the will.
 //!
-//! Invariant: a client's new connection is let in only after the will of the one before it was settled in every shard that it
-//! touches, and given to subscribers here if it was this gateway's to give.
-//! Invariant: a will counts once, and is given to subscribers at most once, however many gateways publish it.
-//! Limit: what is under way is bounded by the bounds of the shards' wills.
+//! Invariant: a client's new connection is accepted only after the will of the previous one was settled in every
+//! shard that it touches, and delivered to subscribers if this gateway had to deliver it.
+//! Invariant: a will counts once, and reaches subscribers at most once, however many gateways publish it.
+//! Limit: the bounds of the shards' wills bound how many are under way.
 
 use super::decode::Few;
 use super::forward::{Forwardable, Settled, Ticket};
@@ -19,7 +20,7 @@ use selvedge_types::mqtt::{Publish, QoS};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 
-/// The connection that tickets of wills carry: the listener counts its own from 1.
+/// The connection that the tickets of wills carry; the listener counts its own connections from 1.
 pub const WILLS: u64 = 0;
 
 #[derive(Debug)]
@@ -27,26 +28,25 @@ struct Publishing {
     client: String,
     epoch: u64,
     publish: Publish,
-    /// Parts that are not settled; with none the client's shard is asked whose it is to route.
+    /// Parts that are not settled. At 0, the client's shard is asked which gateway delivers the will.
     open: usize,
     sent: Sent,
     not: Option<Box<NotCounted>>,
-    /// When it was decoded.
+    /// When the will was decoded.
     at: EpochMs,
-    /// The latest connection that waits for it.
+    /// The latest connection that waits for the will.
     waits: Option<u64>,
 }
 
 /// A connection that has waited for a will.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waited {
-    /// Which.
     pub connection: u64,
-    /// It is not to be let in: another one has its session by now, and its own will is void.
+    /// The connection must not be accepted: another one has taken its session meanwhile, and its own will is void.
     pub replaced: bool,
 }
 
-/// The wills that one gateway process publishes.
+/// The wills that one gateway process is publishing.
 #[derive(Debug, Default)]
 pub struct Wills {
     last: u64,
@@ -54,7 +54,7 @@ pub struct Wills {
 }
 
 impl Wills {
-    /// Publishes a will, for a connection that waits for it or for none. One that is under way is not begun anew.
+    /// Publishes a will, which a connection may wait for. A will that is already under way is not begun again.
     pub fn publish(
         &mut self,
         site: SessionContext<'_>,
@@ -88,7 +88,7 @@ impl Wills {
             packet_id: 0,
             qos: 1,
             dup: true,
-            // A session that goes on leaves the same will again and again: each is another.
+            // A session that continues may leave the same will many times: the epoch tells them apart.
             hash: publish_hash(&publish.topic, &publish.payload)
                 .wrapping_add(due.epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         };
@@ -111,7 +111,7 @@ impl Wills {
         }
     }
 
-    /// Takes in what became of an item. Gives the connection that waited, if the will is done.
+    /// Takes in the outcome of an item. Returns the connection that waited, if the will is done.
     pub fn settled(
         &mut self,
         site: SessionContext<'_>,
@@ -145,22 +145,23 @@ impl Wills {
         done.waits.map(|connection| Waited { connection, replaced })
     }
 
-    /// How many are under way.
+    /// How many wills are under way.
     pub fn len(&self) -> usize {
         self.open.len()
     }
 
-    /// Whether none is under way.
+    /// Whether no will is under way.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// All parts are settled: what was not counted goes into the quarantine, and the client's shard says whose the will is.
+    /// All parts are settled: what was not counted goes into the quarantine, and the client's shard is asked which
+    /// gateway delivers the will.
     fn conclude(&self, site: SessionContext<'_>, token: u64, out: &mut SessionEffects) {
         let Some(p) = self.open.get(&token) else { return };
         let shard = site.ring.shard_of(&p.client);
         if let Some(not) = p.not.as_ref().filter(|not| not.is_lasting()) {
-            // At no epoch: its client may be back.
+            // With epoch 0, because the client may be back.
             let item = quarantined((&p.client, 0), p.at, &p.publish, not, &p.sent);
             out.submit.push((shard, Ticket { connection: WILLS, token: 0 }, Forwardable::Item(item)));
         }

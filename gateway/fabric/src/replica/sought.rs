@@ -1,15 +1,16 @@
-//! Contents of batches that are not to be had here: the other replicas are asked for them, and what all have lost is given up.
+//! Contents of batches that this replica lacks: it asks the other replicas for them, and a content that all have
+//! lost is given up.
 //!
-//! The uplink of a leader that lacks a content has all others asked in one round. Each answers that it has it, that it can't say, or that
-//! it has lost it. Only when the leader's own store has lost it and each other member answers the same in that round is it
-//! proposed that the batch is lost ([`Event::BatchLost`]). A member that is silent or unsure makes the uplink wait, and ask again: it may be the
-//! one that has it.
+//! When the uplink of a leader lacks a content, the replica asks all others in one round. Each answers with the
+//! content, that it can't say, or that it has lost it. The leader proposes the batch as lost ([`Event::BatchLost`])
+//! only if its own store has lost the content and every other member answers the same in that round. A member that
+//! is silent or unsure makes the uplink wait and ask again, because it may be the one that has the content.
 //!
-//! A round lasts until all have answered, or the content is asked for anew. A batch that is given up while a member could still make its
-//! content again (by a restart, from a log that no snapshot has replaced yet) stays lost: nothing would restart that member, and the
-//! site's intake ends when its outbox is full.
+//! A round lasts until all have answered, or until the content is asked for again. A batch that is given up while a
+//! member could still rebuild its content (by a restart, from a log that no snapshot has replaced yet) stays lost:
+//! nothing would restart that member, and the site stops taking readings when its outbox is full.
 //!
-//! Invariant: a batch is proposed as lost only if all that its members said of it in one round is that they have lost it.
+//! Invariant: a batch is proposed as lost only if in one round every member has said that it lost the content.
 //! Limits: at most [`MAX_LOADING_ENTRIES`] contents are sought at a time.
 
 use super::{MAX_LOADING_ENTRIES, Replica};
@@ -22,13 +23,13 @@ use std::collections::BTreeSet;
 /// A content that the other replicas were asked for, in one round.
 #[derive(Debug)]
 pub(super) struct Sought {
-    /// Who has not answered.
+    /// The replicas that have not answered.
     silent: BTreeSet<GatewayId>,
-    /// How many have answered that they have lost it.
+    /// How many replicas have answered that they have lost it.
     lost: usize,
-    /// How many were asked.
+    /// How many replicas were asked.
     asked: usize,
-    /// This replica's own store has lost it.
+    /// Whether this replica's own store has lost it.
     gone_here: bool,
 }
 
@@ -42,8 +43,8 @@ impl Sought {
 }
 
 impl Replica {
-    /// The content of a batch that is kept is not to be had here: a round of questions to the other replicas begins. `gone`: the
-    /// store has lost it.
+    /// Asks the other replicas, in a new round, for the content of a kept batch that this replica lacks. `gone`:
+    /// this replica's store has lost it.
     pub(super) fn ask_peers(&mut self, now: Now, seq: u64, gone: bool) {
         let others = self.core.consensus().config().members.iter().copied().filter(|m| *m != self.me);
         let silent: BTreeSet<GatewayId> = others.collect();
@@ -59,7 +60,7 @@ impl Replica {
         self.judge_sought(now, seq);
     }
 
-    /// Another replica answers about a content that is not to be had here.
+    /// Takes another replica's answer about a content that this replica lacks.
     pub(super) fn found(&mut self, now: Now, from: GatewayId, seq: u64, answer: BatchAnswer) {
         let record = self.core.machine().batch_record(seq);
         match answer {
@@ -81,7 +82,8 @@ impl Replica {
         self.finish_scans(now);
     }
 
-    /// Ends a round in which all have answered and nobody has the content; says that the batch is lost if all have said so.
+    /// Ends a round in which all have answered and none has the content; reports the batch as lost if all have lost
+    /// it.
     fn judge_sought(&mut self, now: Now, seq: u64) {
         let Some(sought) = self.sought.get(&seq) else { return };
         let (over, lost) = (sought.silent.is_empty(), sought.is_lost_everywhere());
