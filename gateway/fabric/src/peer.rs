@@ -29,7 +29,7 @@ pub enum PeerMessage {
         origin: Origin,
         /// The origin's number of the batch in this shard.
         n: u64,
-        /// An encoded [`Submission`](crate::machine::Submission).
+        /// The batch as an encoded [`Submission`](crate::machine::Submission), the same bytes whenever it is resent.
         submission: Arc<[u8]>,
     },
     /// The answer to a forwarded batch.
@@ -252,7 +252,7 @@ pub enum TableAnswer {
         /// Whether the shard has more devices after these.
         more: bool,
     },
-    /// A device.
+    /// One device of a shard, with its streams.
     Device {
         /// None if the shard doesn't know the device.
         device: Option<DeviceInfo>,
@@ -282,7 +282,7 @@ pub enum TableAnswer {
 /// The answer to a [`ShardQuery`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum QueryAnswer {
-    /// The windows found.
+    /// The windows that match, or a page of them.
     Windows(Scanned),
     /// This replica does not lead; the gateway named may.
     NotLeader {
@@ -354,7 +354,6 @@ pub enum TransferMessage {
 /// batch up: neither silence nor doubt does.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum BatchAnswer {
-    /// The batch's content.
     Here(Arc<[u8]>),
     /// The replica can't say: it has not cut the batch yet or has released it, or it can't read the file just now.
     Unsure,

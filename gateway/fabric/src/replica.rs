@@ -1,25 +1,35 @@
-//! One replica with what its host must keep in order: messages that wait for the disk, and the contents of
-//! uplink batches, the newest in memory and the older ones in a store.
+//! One replica with the things that its host must keep in order: messages that wait for the disk, and the contents
+//! of uplink batches, the newest in memory and the older ones in a store.
 //!
-//! The protocol: what the shard's core wants written goes to the log under a token, and what may leave only
-//! afterwards is held until the log says that the token is on disk. Contents of batches lie on a shelf; when those that the
-//! store was not given yet are too many, and before a snapshot, it is given them, and the oldest leave the shelf. A content is
-//! deleted when its batch is released, not before. A content that the store can't give back
-//! (its sectors rotted) is fetched from the other replicas, which have the same bytes; what all have lost is given up (see [`sought`]).
+//! # Protocol
 //!
-//! A question about recent windows ([`Scan`]) goes to the store with the contents that are on the shelf: there the rest is read
-//! and all of it is looked at, away from the threads on which the protocol runs. What the store lacks is fetched from the
-//! other replicas; what they lack too is told as lacking.
+//! The records of the shard's core go to the log under a token. Messages that may leave only afterwards are held
+//! until the log reports that the token is on disk.
 //!
-//! Invariant: what is to leave after a token leaves only when the log has said so, in the order of the tokens.
-//! Invariant: after a restart only those contents count as stored that a durable snapshot lists. Others that are found
-//! may be torn; they were cut after the snapshot, so applying the log again cuts them again.
-//! Invariant: a content leaves the shelf only when the store was given it by itself, and comes back if the store could not take it.
-//! Invariant: a snapshot is given to the store behind every content that it lists, and before anything that was applied later.
-//! Invariant: a repair is told to the log only when everything that it rests on is on disk.
-//! Limits: at most [`MAX_LOADING_ENTRIES`] contents are being loaded or fetched at a time; further questions go unanswered
-//! and are asked again. At most [`MAX_SCANS_ENTRIES`] questions are under way. The shelf holds one batch more than its bound; while the
-//! disk is full it holds what the store could not take, which the outbox budget bounds.
+//! Contents of batches lie on a shelf in memory. When the store lacks too many bytes of them, and before each
+//! snapshot, the replica gives them to the store, and the oldest leave the shelf. A content is deleted when its
+//! batch is released, not before. If the store can't return a content (its sectors rotted), the replica fetches it
+//! from the other replicas, which have the same bytes; a content that all have lost is given up (see [`sought`]).
+//!
+//! A question about recent windows ([`Scan`]) goes to the store together with the contents on the shelf. There the
+//! rest is read and all of it evaluated, away from the threads on which the protocol runs. Contents that the store
+//! lacks are fetched from the other replicas; the answer counts those that they lack too.
+//!
+//! # Invariants and limits
+//!
+//! Invariant: a message held for a token leaves only when the log has reported that token, in the order of the
+//! tokens.
+//! Invariant: after a restart only those contents count as stored that a durable snapshot lists. Other files that
+//! are found may be torn; those batches were cut after the snapshot, so applying the log again cuts them again.
+//! Invariant: a content leaves the shelf only when it was given to the store on its own, and comes back if the
+//! store could not take it.
+//! Invariant: a snapshot goes to the store behind every content that it lists, and before anything that was applied
+//! later.
+//! Invariant: the replica reports a repair to the log only when everything that the repair rests on is on disk.
+//! Limits: at most [`MAX_LOADING_ENTRIES`] contents are being loaded or fetched at a time; further requests go
+//! unanswered and are repeated by their senders. At most [`MAX_SCANS_ENTRIES`] questions are under way. The shelf
+//! holds one batch more than its bound; while the disk is full it holds the contents that the store could not take,
+//! which the outbox budget bounds.
 
 mod sought;
 
@@ -42,74 +52,74 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// Contents of batches that stay in memory, in bytes, unless told otherwise.
+/// How many bytes of batches' contents stay in memory, unless the settings say otherwise.
 pub const SHELF_BYTES: usize = 32 * 1024;
 /// How many contents may be on their way from the store or from peers.
 pub const MAX_LOADING_ENTRIES: usize = 256;
 /// How many questions about recent windows may be under way.
 pub const MAX_SCANS_ENTRIES: usize = 16;
-/// How long a question waits for contents that only other replicas have.
+/// How long a question waits for contents that only other replicas have, in milliseconds.
 pub const FETCH_WAIT_MS: u64 = 400;
 
-/// What the replica's host says beside the shard's own events.
+/// The host's messages to the replica, beside the shard's own events.
 #[derive(Debug)]
 pub enum Said {
     /// Records up to this token are on disk.
     Persisted(u64),
     /// Whether the disk has room.
     Room(bool),
-    /// The log wants to be trimmed.
+    /// The log needs a snapshot in order to be trimmed.
     SnapshotWanted,
-    /// A snapshot is on disk, or could not be put there.
+    /// The attempt to make a snapshot durable has ended.
     SnapshotSaved {
-        /// Its last slot.
+        /// The last slot that the snapshot covers.
         slot: Slot,
-        /// It is there.
+        /// Whether the snapshot is on disk.
         saved: bool,
     },
     /// The newest snapshot on disk has rotted.
     SnapshotRotten,
-    /// The machine that was lent for a snapshot is back.
+    /// The encoding of the machine lent for a snapshot is done.
     MachineReturned,
-    /// Contents in the store have rotted, or are gone.
+    /// Contents in the store have rotted, or are missing.
     RottenBatches(Vec<u64>),
-    /// A batch's content that the store could not take.
+    /// The store could not take this batch's content.
     NotStored(CutBatch),
-    /// A batch's content from the store.
+    /// The store has looked for a batch's content.
     Loaded {
-        /// The batch.
         seq: u64,
-        /// What the store has of it.
+        /// What the store found of the batch.
         stored: StoredBatch,
     },
     /// The answer to [`StoreWork::Transfer`].
     Transfer {
-        /// Who is behind.
+        /// The replica that is behind.
         to: GatewayId,
-        /// What there is.
+        /// What the disk offers for it.
         answer: TransferAnswer,
     },
-    /// A question for which the store has looked at all that it has.
+    /// A question for which the store has evaluated everything that it has.
     Scanned {
-        /// As in [`StoreWork::Scan`].
+        /// The ticket of [`StoreWork::Scan`].
         ticket: u64,
-        /// What it still wants is not to be had here.
+        /// The store doesn't have the contents that the question still needs.
         scan: Box<Scan>,
     },
 }
 
-/// What the store has of a batch.
+/// The result of reading a batch's content from the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredBatch {
-    /// Its content.
+    /// The content, unchanged since it was cut.
     Whole(Vec<u8>),
-    /// Nothing: there is no such file, or it is damaged.
+    /// No content: the file is missing or damaged.
     Gone,
-    /// It can't be read just now, or another release wrote it.
+    /// The file can't be read just now, or another release wrote it.
     Unsure,
 }
 
-/// A state that is to be encoded as a snapshot, on no thread that anybody waits for: of a large one that takes long.
+/// A state to encode as a snapshot. The host does this on a thread that nothing else waits for, because encoding a
+/// large state takes long.
 #[derive(Debug)]
 pub struct Encoding {
     shard: ShardId,
@@ -120,7 +130,8 @@ pub struct Encoding {
 }
 
 impl Encoding {
-    /// Encodes it, and lets go of the machine. Gives the shard that waits for that, and what the store is to do.
+    /// Encodes the state and releases the machine. Returns the shard that waits for that, and the store's next
+    /// work.
     pub fn perform(self) -> (ShardId, StoreWork) {
         let Self { shard, slot, machine, lists, except } = self;
         let bytes = machine.snapshot();
@@ -129,137 +140,131 @@ impl Encoding {
     }
 }
 
-/// What is wanted of the store of snapshots and batches.
+/// Work for the store of snapshots and batches.
 #[derive(Debug)]
 pub enum StoreWork {
     /// Encode a state, and then make it durable.
     Encode(Encoding),
     /// Make a snapshot durable, and before it the contents of the batches that it lists.
     Snapshot {
-        /// The shard.
         shard: ShardId,
-        /// The last slot it covers.
+        /// The last slot that the snapshot covers.
         slot: Slot,
-        /// Its bytes.
         bytes: Vec<u8>,
-        /// The store must have the contents of these batches before the snapshot counts; nothing for a snapshot that was
-        /// fetched, which lists what was released while it was on its way.
+        /// The store must have the contents of these batches before the snapshot counts. None for a fetched
+        /// snapshot, which lists batches that were released while it was being transferred.
         lists: Option<RangeInclusive<u64>>,
-        /// Except for these, which are confirmed and which no replica that was asked has.
+        /// Exceptions: batches that are confirmed or lost, and whose contents no replica that was asked has.
         except: BTreeSet<u64>,
     },
     /// Keep a batch's content out of memory.
     Batch(ShardId, CutBatch),
-    /// Forget the contents of batches up to a seq.
+    /// Delete the contents of batches up to a seq.
     Remove(ShardId, u64),
-    /// Look again at what a scrub has found.
+    /// Check again what a scrub suspects.
     Check(Suspect),
     /// Read a batch's content.
     Load(ShardId, u64),
-    /// Another replica of the shard is behind, and wants something that may be on disk.
+    /// Read something from disk for another replica of the shard, which is behind.
     Transfer {
-        /// The shard.
         shard: ShardId,
-        /// Who is behind.
+        /// The replica that is behind.
         to: GatewayId,
-        /// What it wants.
+        /// What to read for it.
         request: TransferRequest,
     },
-    /// Read chosen values out of this stretch of the log.
+    /// Read chosen values out of this range of the log.
     ReadLog {
-        /// The shard.
         shard: ShardId,
-        /// Who is behind.
+        /// The replica that is behind.
         to: GatewayId,
-        /// The first slot that it wants.
+        /// The first slot that it needs.
         from: Slot,
-        /// Where its records lie.
+        /// The range of the log that holds the records.
         stretch: Stretch,
     },
-    /// Look at what a question wants.
+    /// Evaluate the contents that a question needs.
     Scan {
-        /// The shard.
         shard: ShardId,
-        /// Given back with it.
+        /// Comes back with the answer, [`Said::Scanned`].
         ticket: u64,
-        /// The question.
         scan: Box<Scan>,
-        /// Contents that are at hand.
+        /// Contents that are in memory.
         shelf: Vec<(u64, Arc<[u8]>)>,
     },
 }
 
-/// What a turn wants done, to be performed in this order.
+/// The effects of a turn, which the host performs in this order.
 #[derive(Debug, Default)]
 pub struct ReplicaEffects {
-    /// May leave at once. Messages to this gateway itself are for its own forwarder and queries.
+    /// To send at once. Messages to this gateway itself are for its own forwarder and queries.
     pub send: Vec<(GatewayId, PeerMessage)>,
     /// For the log; the host answers with [`Said::Persisted`].
     pub persist: Option<CommitRequest>,
-    /// For the log, behind what was persisted before: the damage that it reported is repaired.
+    /// For the log, behind the records persisted before: the damage that it reported is repaired.
     pub healed: bool,
     /// For the store, in this order.
     pub store: Vec<StoreWork>,
-    /// What the uplink asked for.
+    /// Contents that the uplink asked for.
     pub loaded: Vec<(u64, UplinkContent)>,
-    /// Batches that are lost from now on, on every replica; re-applied slots tell it again after a restart.
+    /// Batches that are lost from now on, on every replica; re-applied slots report them again after a restart.
     pub lost: Vec<(u64, LostBatch)>,
-    /// A transfer to this replica was given up, from whom and why; it is asked for again.
+    /// A transfer to this replica was given up: its sender, and why. The replica asks for it again.
     pub given_up: Option<(GatewayId, &'static str)>,
-    /// This replica began to lead: this gateway's forwarder and metrics are to know.
+    /// This replica began to lead, which this gateway's forwarder and metrics must know.
     pub began_to_lead: bool,
-    /// How the uplink sees this shard, when that changed.
+    /// The uplink's view of this shard, when it changed.
     pub uplink: Option<UplinkView>,
-    /// Wills that this gateway is to publish.
+    /// Wills that this gateway must publish.
     pub wills: Vec<DueWill>,
-    /// What applying has counted; re-applied slots count again after a restart.
+    /// Counts from applying; re-applied slots count again after a restart.
     pub counters: Vec<Counters>,
 }
 
-/// Who waits for a content.
+/// The requesters that wait for a content.
 #[derive(Debug, Default)]
 struct Waiting {
     uplink: bool,
     peers: BTreeSet<GatewayId>,
 }
 
-/// A content in memory.
+/// A content on the shelf.
 #[derive(Debug)]
 struct Shelved {
     body: Arc<[u8]>,
-    /// The store was given it, and says so if it can't take it.
+    /// Whether the store was given the content. It reports if it can't take it.
     stored: bool,
 }
 
-/// A question under way.
+/// A question about recent windows that this replica is answering.
 #[derive(Debug)]
 struct UnderWay {
     to: GatewayId,
     id: u64,
-    /// Nothing while the store has it.
+    /// None while the store works on it.
     scan: Option<Box<Scan>>,
-    /// Until then it waits for contents from other replicas.
+    /// Until when it waits for contents from other replicas.
     until_ms: u64,
 }
 
-/// One shard's replica and what is held for it.
+/// One shard's replica, with what its host keeps for it.
 #[derive(Debug)]
 pub struct Replica {
     id: ShardId,
     me: GatewayId,
     core: ShardCore,
-    /// Messages that wait for a token.
+    /// Messages that wait for a token, by token.
     held: BTreeMap<u64, Vec<(GatewayId, PeerMessage)>>,
     shelf: BTreeMap<u64, Shelved>,
     shelf_bytes: usize,
     unstored_bytes: usize,
     most_shelf_bytes: usize,
-    /// There may be contents in the store, to be removed once they are released.
+    /// The store may hold contents, to be removed once they are released.
     uses_store: bool,
     waiting: BTreeMap<u64, Waiting>,
-    /// Batches whose contents are not to be had here, and the other replicas are asked for.
+    /// Batches whose contents this replica lacks and is asking the other replicas for.
     sought: BTreeMap<u64, Sought>,
-    /// What was fetched goes to the store at once: it has nothing whole of it.
+    /// Contents just fetched go to the store at once, because it holds none of them whole.
     mending: bool,
     /// Batches whose contents the sender of a fetched snapshot did not have.
     absent: BTreeSet<u64>,
@@ -277,7 +282,7 @@ impl Replica {
         let me = core.consensus().config().me;
         let mut out = ReplicaEffects::default();
         if has_stored {
-            // A crash may have brought back what was deleted.
+            // A crash may have brought back deleted files.
             out.store.push(StoreWork::Remove(id, core.machine().outbox_stats().kept));
         }
         Self {
@@ -302,18 +307,18 @@ impl Replica {
         }
     }
 
-    /// Whether the disk has room when the process starts; later [`Said::Room`] tells.
+    /// Sets whether the disk has room when the process starts; later changes come as [`Said::Room`].
     pub fn starts_with(&mut self, room: bool) {
         self.core.step(Now { mono_ms: 0, wall: EpochMs(0), sure: false }, Event::Room(room));
     }
 
-    /// Whether a batch's content is in memory, or known to be lost here and at those who were asked for it.
+    /// Whether a batch's content is in memory, or known to be lost here and at the replicas that were asked for it.
     pub fn needs_no_store(&self, seq: u64) -> bool {
         let lost = || self.core.machine().batch_record(seq).is_some_and(|record| record.lost);
         self.shelf.contains_key(&seq) || self.absent.contains(&seq) || lost()
     }
 
-    /// The shard's core, to look at.
+    /// Read access to the shard's core.
     pub fn core(&self) -> &ShardCore {
         &self.core
     }
@@ -333,7 +338,7 @@ impl Replica {
         self.core.step(now, event);
     }
 
-    /// Takes in what the host says.
+    /// Takes in a message of the host.
     pub fn said(&mut self, now: Now, said: Said) {
         match said {
             Said::Persisted(token) => {
@@ -359,7 +364,8 @@ impl Replica {
                 }
             }
             Said::NotStored(batch) => {
-                // Nothing of it is lost: the log holds what it was made of, and the next snapshot has it stored again.
+                // Nothing is lost: the log holds what the content was made of, and the next snapshot stores it
+                // again.
                 self.put(batch.seq, batch.bytes.into());
             }
             Said::SnapshotSaved { slot, saved } => {
@@ -373,7 +379,8 @@ impl Replica {
                     (StoredBatch::Gone, None) if listed => BatchAnswer::Lost,
                     (StoredBatch::Gone | StoredBatch::Unsure, None) => BatchAnswer::Unsure,
                 };
-                // Another replica that asks can ask others itself: two that both lack a content would ask each other for ever.
+                // A replica that asks can ask others itself: two that both lack a content would ask each other
+                // forever.
                 let wanted = self.waiting.get(&seq).is_some_and(|waiting| waiting.uplink);
                 if wanted && listed && !matches!(answer, BatchAnswer::Here(_)) {
                     self.ask_peers(now, seq, answer == BatchAnswer::Lost); // the uplink asks again later
@@ -385,7 +392,7 @@ impl Replica {
         }
     }
 
-    /// The uplink asks for a batch's content: it comes with [`ReplicaEffects::loaded`].
+    /// Starts to load a batch's content for the uplink; it comes with [`ReplicaEffects::loaded`].
     pub fn load(&mut self, seq: u64) {
         let lost = self.core.machine().batch_record(seq).filter(|record| record.lost);
         if let Some(record) = lost {
@@ -397,10 +404,10 @@ impl Replica {
         }
     }
 
-    /// What is to be done about all that came since this was last asked.
+    /// Takes the effects of everything since the last call.
     ///
     /// # Errors
-    /// The replica can't go on without drifting from the others: the process must end.
+    /// Returned if the replica can't go on without diverging from the others: the process must end.
     pub fn take(&mut self, now: Now) -> Result<ReplicaEffects, Halt> {
         let effects = self.core.take(now)?;
         self.out.send.extend(effects.send);
@@ -475,7 +482,7 @@ impl Replica {
         Ok(std::mem::take(&mut self.out))
     }
 
-    /// When [`Event::Timer`] is wanted next, on the monotonic clock.
+    /// When the replica next needs [`Event::Timer`], on the monotonic clock.
     pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
         let fetching = self.scans.values().filter(|s| s.scan.is_some()).map(|s| s.until_ms).min();
         [self.core.deadline_ms(now), fetching].into_iter().flatten().min()
@@ -485,7 +492,7 @@ impl Replica {
         self.shelf.get(&seq).map(|shelved| shelved.body.clone())
     }
 
-    /// A content that the store does not have.
+    /// Puts a content on the shelf that the store does not have.
     fn put(&mut self, seq: u64, body: Arc<[u8]>) {
         self.take_off(seq);
         self.absent.remove(&seq);
@@ -502,8 +509,8 @@ impl Replica {
         }
     }
 
-    /// Gives the store what it was not given yet, if that is more than so many bytes; then the oldest contents leave the shelf while
-    /// there are more than may be in memory.
+    /// Gives the store the contents that it lacks, if they have more bytes than this. Then the oldest contents
+    /// leave the shelf while it holds more than may stay in memory.
     fn shelve(&mut self, most_unstored_bytes: usize) {
         if self.unstored_bytes > most_unstored_bytes {
             for (seq, shelved) in self.shelf.iter_mut().filter(|(_, shelved)| !shelved.stored) {
@@ -521,7 +528,7 @@ impl Replica {
         }
     }
 
-    /// Nobody needs the contents up to this seq any more.
+    /// Drops the contents up to this seq, which no replica needs any more.
     fn release(&mut self, through: u64) {
         let early = canary::makes(Canary::ConfirmedIsDeleted);
         let through = if early { self.core.machine().outbox_stats().cursor } else { through };
@@ -535,7 +542,7 @@ impl Replica {
         }
     }
 
-    /// A question was let in: the store looks at what it wants.
+    /// Begins a question that the shard has admitted: the store evaluates the contents that it needs.
     fn begin_scan(&mut self, Scanning { to, id, scan }: Scanning) {
         if scan.is_complete() {
             return self.answer(to, id, QueryAnswer::Windows(scan.finish()));
@@ -550,7 +557,7 @@ impl Replica {
         self.out.store.push(StoreWork::Scan { shard: self.id, ticket, scan: Box::new(scan), shelf });
     }
 
-    /// The store has looked at what it has; what it lacks, other replicas are asked for.
+    /// Takes a question back from the store and asks the other replicas for the contents that the store lacks.
     fn scanned(&mut self, now: Now, ticket: u64, mut scan: Box<Scan>) {
         for seq in scan.wanted() {
             let kept = self.core.machine().batch_record(seq).is_some_and(|record| !record.lost);
@@ -569,7 +576,7 @@ impl Replica {
         self.finish_scans(now);
     }
 
-    /// Answers the questions that want nothing more, or have waited for long enough.
+    /// Answers the questions that are complete or have waited long enough.
     fn finish_scans(&mut self, now: Now) {
         let done = |s: &UnderWay| {
             s.scan.as_ref().is_some_and(|scan| scan.is_complete() || s.until_ms <= now.mono_ms)
@@ -593,7 +600,7 @@ impl Replica {
         }
     }
 
-    /// A content was looked for: those who wait for it are answered.
+    /// Answers the requesters that wait for a content.
     fn hand_out(&mut self, seq: u64, answer: BatchAnswer) {
         let Some(waiting) = self.waiting.remove(&seq) else { return };
         for to in waiting.peers {

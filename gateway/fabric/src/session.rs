@@ -1,30 +1,36 @@
-//! One MQTT connection as the gateway sees it: what its packets mean for the site's shards, and when they
-//! are answered.
+//! One MQTT connection as the gateway sees it: what its packets mean for the site's shards, and when they are
+//! answered.
 //!
-//! The protocol: a publish is decoded, its readings go to the shards of their devices, and it is answered, and routed
-//! to subscribers, when every shard it touches has judged its part. The answer says what became of it: success with a
-//! receipt if at least one reading is in the windows, with what was set aside or skipped in the reason string; a
-//! failure with the reason if none is; "no matching subscribers" if its topic maps to no stream and nobody listens.
-//! MQTT 3 knows no failures: there PUBACK waits until a publish of which something was not counted is chosen into the
-//! quarantine, in the shard of the client id. Whatever is answered, the publish is routed: that a payload is no number
-//! is no matter of its subscribers. One that is settled before an earlier one to the same topic (their readings may lie
-//! in different shards) is routed behind it.
+//! # Publishes
 //!
-//! A session that
-//! outlives its connection (3.1.1 without clean session, 5 with an expiry) is a record in the shard of its
-//! client id: CONNECT is answered only when that shard has raised the session's epoch, so that whatever an
-//! older connection still has under way is refused, and when the will of that connection, if it is due, is published; its publishes carry (client, instance, epoch, packet id),
-//! by which a resend is recognised on whichever gateway it arrives. A QoS 2 publish into a shard that the
-//! session has not touched waits until the session's record names that shard, so that a later PUBREL, on
-//! any gateway, finds every shard that holds the packet id.
+//! A publish is decoded and its readings go to the shards of their devices. When every shard that it touches has
+//! judged its part, the publish is answered and routed to subscribers. The answer reports the result: success with
+//! a receipt if at least one reading is in the windows, with the readings and fields that were set aside or skipped
+//! in the reason string; a failure with the reason if no reading is; "no matching subscribers" if its topic maps to
+//! no stream and has no subscriber. MQTT 3 knows no failures: there PUBACK waits until a publish that was not fully
+//! counted is chosen into the quarantine, in the shard of the client id. Whatever the answer, the publish is
+//! routed: subscribers may want a payload that is no number. A publish that is settled before an earlier one to the
+//! same topic (their readings may lie in different shards) is routed after that one.
 //!
-//! A session without expiry is a record there, too, for as long as its connection lasts: of its will, and of whom to
-//! close when its client connects elsewhere. Only who was given a client id of ours is let in at once.
-//! SUBACK and UNSUBACK of a durable session leave when its shard has chosen what they answer.
+//! # Sessions
 //!
-//! Invariant: a publish of QoS 1 or 2 is acknowledged as kept only after what became of each of its readings is chosen.
-//! Invariant: a publish that is answered with a failure has left its packet id in no shard, for a shard notes it only where something of
-//! it counted, and then the answer is a success.
+//! A session that outlives its connection (3.1.1 without clean session, 5 with an expiry) is a record in the shard
+//! of its client id. CONNECT is answered only when that shard has raised the session's epoch, so that everything an
+//! older connection still has under way is refused, and when that connection's will, if it is due, is published.
+//! The session's publishes carry (client, instance, epoch, packet id), by which any gateway recognises a resend. A
+//! QoS 2 publish into a shard that the session has not touched waits until the session's record names that shard,
+//! so that a later PUBREL, on any gateway, finds every shard that holds the packet id.
+//!
+//! A session without expiry is a record there, too, for as long as its connection lasts: it holds the will, and the
+//! connection to close when the client connects elsewhere. Only a client whose id the gateway assigned is accepted
+//! at once. SUBACK and UNSUBACK of a durable session leave when its shard has chosen what they answer.
+//!
+//! # Invariants and limits
+//!
+//! Invariant: a publish of QoS 1 or 2 is acknowledged as kept only after the judgement of each of its readings is
+//! chosen.
+//! Invariant: a publish that is answered with a failure has left its packet id in no shard: a shard notes the id
+//! only if something of the publish counted there, and then the answer is a success.
 //! Invariant: publishes reach each shard in the order in which the client sent them.
 //! Invariant: publishes to one topic are routed in the order in which the client sent them.
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted.
@@ -58,16 +64,16 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 pub const MAX_QOS0_PENDING: usize = 1_024;
 /// The largest publish, as an estimate of its readings' bytes in the log.
 pub const MAX_PUBLISH_BYTES: usize = 100 * 1024;
-/// A CONNECT that no quorum confirmed in this time is refused.
+/// A CONNECT that no quorum has confirmed in this time is refused.
 pub const CONNECT_WAIT_MS: u64 = 5_000;
 
-/// How many streams' names a connection keeps at hand at first, and at most once it has shown that it carries more.
+/// How many streams' names a connection caches at first, and at most once it has shown that it carries more.
 const RECENT_NAMES_ENTRIES: (usize, usize) = (8, 256);
 
 /// How many filters go to the shard of the client id in one item.
 const FILTERS_ITEM_ENTRIES: usize = 64;
 
-/// Tokens at and above this one are the session's own, not the connection's.
+/// The session itself, not the connection, numbers the tokens at and above this one.
 const OWN: u64 = 1 << 63;
 /// From here on to [`OWN`]: tokens of SUBSCRIBE and UNSUBSCRIBE.
 const ASKED: u64 = 1 << 62;
@@ -76,46 +82,46 @@ const TOUCH: u64 = OWN + 1;
 const LEAVE: u64 = OWN + 2;
 const IGNORED: u64 = OWN + 3;
 
-/// What a session needs to know of its gateway and site at each step.
+/// The gateway and site as a session sees them at each step.
 #[derive(Clone, Copy)]
 pub struct SessionContext<'a> {
-    /// Which device belongs to which shard.
+    /// Maps each device to its shard.
     pub ring: &'a Ring,
-    /// Topic map and payload decoders.
+    /// The topic map and the payload decoders.
     pub decoder: &'a Decoder,
-    /// This process.
+    /// This gateway, and the start of its process.
     pub origin: Origin,
     /// The time now, for relative times in payloads.
     pub now: EpochMs,
-    /// Whether somebody at this site subscribes to a topic.
+    /// Whether any client at this site subscribes to a topic.
     pub listens: &'a dyn Fn(&str) -> bool,
 }
 
-/// What the session wants done.
+/// Effects that the session asks its host for.
 #[derive(Debug, Default)]
 pub struct SessionEffects {
-    /// For the connection.
+    /// To be sent on the connection.
     pub answers: Vec<Answer>,
-    /// For the shards.
+    /// Items for the forwarder, each with its shard.
     pub submit: Vec<(ShardId, Ticket, Forwardable)>,
-    /// Items for the shards that nobody waits for any more: to be taken back, if that is still possible
-    /// ([`Session::withdrawn`]).
+    /// Items that nothing waits for any more: the host takes them back from the forwarder, if that is still
+    /// possible ([`Session::withdrawn`]).
     pub withdraw: Vec<(ShardId, Ticket)>,
-    /// Applied, to be routed to subscribers.
+    /// Settled publishes, to be routed to subscribers.
     pub route: Vec<Publish>,
-    /// To be subscribed.
+    /// Subscriptions that this connection now has.
     pub subscribe: Vec<Subscription>,
-    /// To be unsubscribed.
+    /// Filters that this connection no longer subscribes to.
     pub unsubscribe: Vec<Filter>,
-    /// Wills to be published; the one that the client waits for is followed by [`Session::will_published`].
+    /// Wills to publish. After the one that the client waits for, the host calls [`Session::will_published`].
     pub wills: Vec<DueWill>,
     /// Fields of publishes that are no readings.
     pub skipped: Vec<Skipped<'static>>,
-    /// To be published by the gateway itself, at QoS 0.
+    /// Requests for births, which the gateway itself publishes at QoS 0.
     pub rebirths: Vec<Box<Rebirth>>,
-    /// Topics of publishes that map to no stream and that nobody subscribes to, and the payloads' bytes.
+    /// Topics of publishes that map to no stream and have no subscriber, with the payloads' lengths in bytes.
     pub unmapped: Vec<(String, usize)>,
-    /// End the connection.
+    /// Why the host must end the connection, if it must.
     pub close: Option<CloseReason>,
     /// QoS 0 publishes that were dropped.
     pub dropped: u64,
@@ -123,18 +129,18 @@ pub struct SessionEffects {
     pub acked: u64,
     /// Publishes of QoS 1 and 2 that were answered with a failure.
     pub refused: u64,
-    /// What became of readings that were published here.
+    /// How the readings that were published here were judged.
     pub fates: Fates,
 }
 
-/// How many readings were judged how, as the shards' answers say.
+/// How many readings the shards' answers judged in which way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Fates {
-    /// Counted.
+    /// In the windows for the first time.
     pub counted: u64,
     /// Recognised as counted before.
     pub recognised: u64,
-    /// Set aside.
+    /// Not counted, for a reason that the answer names.
     pub set_aside: u64,
 }
 
@@ -142,9 +148,9 @@ pub struct Fates {
 enum Phase {
     /// CONNECT has not come, or waits for its shard.
     Arriving,
-    /// It may publish.
+    /// The client is accepted and may publish.
     Open,
-    /// It is over.
+    /// The connection is refused, replaced or closed.
     Over,
 }
 
@@ -153,15 +159,15 @@ struct Pending {
     publish: Option<Publish>,
     /// When it was decoded: relative times in it count from here.
     at: EpochMs,
-    /// Parts that are not settled.
+    /// How many parts are not settled.
     open: usize,
     receipt: Option<(ShardId, u64)>,
-    /// At least one of its readings is in the windows.
+    /// Whether at least one of its readings is in the windows.
     kept: bool,
     sent: Sent,
-    /// Nothing as long as all of it counts.
+    /// None as long as all of it counts.
     not: Option<Box<NotCounted>>,
-    /// What is awaited is that it is in the quarantine, or, if it was there and is counted now, that it has left it.
+    /// The publish now waits to be in the quarantine or, if it was there and is counted now, to have left it.
     quarantining: bool,
 }
 
@@ -175,7 +181,7 @@ impl Pending {
     }
 }
 
-/// One connection's session.
+/// The session of one connection, from CONNECT until nothing is awaited for it any more.
 #[derive(Debug)]
 pub struct Session {
     connection: u64,
@@ -188,27 +194,28 @@ pub struct Session {
     instance: u64,
     epoch: u64,
     will: Option<Box<Will>>,
-    /// CONNECT is under way to its shard.
+    /// CONNECT is on its way to its shard.
     connecting: bool,
-    /// What its shard has found, while a will of an earlier connection is published.
+    /// The shard's answer to CONNECT, while a will of an earlier connection is being published.
     found: Option<Box<Connected>>,
-    /// How it left, until its shard can be told.
+    /// How the client left, until its shard can be informed.
     leave: Option<Leave>,
-    /// Its shard is told that it has left.
+    /// The shard is being informed that the client has left.
     leaving: bool,
     /// A shard has said that a later connection has the session.
     taken_over: bool,
     touched: BTreeSet<u16>,
     pending: PendingList,
-    /// Settled publishes that are to be routed behind earlier ones to their topics, by token.
+    /// Settled publishes, by token, that must be routed after earlier ones to their topics.
     late: Vec<(u64, Publish)>,
-    /// Names of streams that were published lately, and where they belong.
+    /// Names of streams that were published recently, and their shards.
     names: RecentNames,
     qos0: usize,
     /// Publishes behind one that waits for a shard to be noted as touched.
     held: HeldList,
     touching: usize,
-    /// SUBSCRIBE and UNSUBSCRIBE that wait for the shard of the client id, by token; the connection bounds their bytes.
+    /// SUBSCRIBE and UNSUBSCRIBE packets that wait for the shard of the client id, by token; the connection bounds
+    /// their bytes.
     asked: BTreeMap<u64, Asked>,
 }
 
@@ -231,7 +238,7 @@ struct Asked {
 }
 
 impl Session {
-    /// The session of a connection that has said nothing yet.
+    /// The session of a connection that has sent nothing yet.
     pub fn new(connection: u64) -> Self {
         Self {
             connection,
@@ -260,41 +267,41 @@ impl Session {
         }
     }
 
-    /// The client id, once it is known.
+    /// The client id; empty before CONNECT.
     pub fn client(&self) -> &str {
         &self.client
     }
 
-    /// Which connection of its client this is; 0 while that is not known.
+    /// Numbers the connections of its client; 0 until the shard has answered CONNECT.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// Whether CONNECT still waits for its shard.
+    /// Whether CONNECT has not come, or waits for its shard.
     pub fn arriving(&self) -> bool {
         self.phase == Phase::Arriving
     }
 
-    /// The connection is over and nothing is awaited of it any more.
+    /// Whether the connection is over and nothing is awaited for it any more.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over && self.pending.is_empty() && !self.connecting && !self.leaving
     }
 
-    /// What it holds of publishes that are not settled, in bytes.
+    /// The bytes of publishes that are not settled or not routed.
     pub fn held_bytes(&self) -> usize {
         let late: usize = self.late.iter().map(|(_, publish)| publish.cost_bytes()).sum();
         self.pending.bytes + self.held.bytes + late
     }
 
-    /// CONNECT waited too long for its shard.
+    /// Refuses a CONNECT that waited too long for its shard.
     pub fn refuse(&mut self, site: SessionContext<'_>, out: &mut SessionEffects) {
         if self.arriving() {
             self.turn_away(site, Refusal::Unavailable, out);
         }
     }
 
-    /// The same client has said CONNECT anew, at this gateway, before this one was answered: of those that wait only the last can
-    /// be meant.
+    /// Ends a CONNECT that waits here while the same client has sent a newer one at this gateway: of several that
+    /// wait, only the last one can be meant.
     pub fn overtaken(&mut self, site: SessionContext<'_>, out: &mut SessionEffects) {
         if self.arriving() {
             self.phase = Phase::Over;
@@ -311,7 +318,8 @@ impl Session {
         out.answers.push(Answer::Refuse(why));
     }
 
-    /// CONNECT of a connection that is over should not have its epoch raised, and throw a living one out.
+    /// Takes back the CONNECT of a connection that is over, so that it does not raise the epoch and close a live
+    /// connection.
     fn withdraw(&self, site: SessionContext<'_>, out: &mut SessionEffects) {
         if self.connecting {
             let ticket = Ticket { connection: self.connection, token: CONNECT };
@@ -319,13 +327,13 @@ impl Session {
         }
     }
 
-    /// CONNECT was taken back before its shard could hear of it.
+    /// Notes that CONNECT was taken back before it went to its shard.
     pub fn withdrawn(&mut self) {
         self.connecting = false;
         self.leave = None;
     }
 
-    /// Takes in what the client did.
+    /// Takes in a packet of the client, or the end of its connection.
     pub fn inbound(&mut self, site: SessionContext<'_>, event: Inbound, out: &mut SessionEffects) {
         match event {
             Inbound::Closed(closed) => self.closed(site, *closed, out),
@@ -356,7 +364,7 @@ impl Session {
         }
     }
 
-    /// Takes in what became of an item.
+    /// Takes in the outcome of an item.
     pub fn settled(&mut self, site: SessionContext<'_>, settled: Settled, out: &mut SessionEffects) {
         if let ItemOutcome::Stale = settled.outcome {
             self.pending.remove(settled.ticket.token);
@@ -385,7 +393,7 @@ impl Session {
         }
     }
 
-    /// A later connection has the session.
+    /// Ends the session here, because a later connection has it.
     pub fn replaced(&mut self, out: &mut SessionEffects) {
         self.taken_over = true;
         self.found = None;
@@ -395,12 +403,12 @@ impl Session {
         }
     }
 
-    /// Whether it outlives the connection.
+    /// Whether the session outlives the connection.
     pub fn persistent(&self) -> bool {
         self.expiry_s > 0
     }
 
-    /// The connection is over, or about to end.
+    /// Whether the connection is over, or about to end.
     pub fn is_gone(&self) -> bool {
         self.phase == Phase::Over
     }
@@ -424,7 +432,8 @@ impl Session {
         }
         self.submit_connect(site, out);
         if self.assigned && !self.persistent() {
-            // Nobody else has that id, and nothing is stored of it: its shard only learns that it is here now.
+            // No other client has that id, and the shard stores nothing of the session: it only learns that the
+            // client is here now.
             let expiry_s = self.expiry_s;
             self.open(Connected { expiry_s, ..Connected::default() }, out);
         }
@@ -468,14 +477,14 @@ impl Session {
                 out.close = Some(CloseReason::Quota); // its will could not be kept, nor who it is
             }
             ItemOutcome::Refused(_) => {}
-            // Its client may be connected elsewhere by now, and must not be thrown out there.
+            // The client may be connected elsewhere by now, and that connection must not be closed.
             _ if self.phase == Phase::Over => {}
-            // It was applied, but the answer was lost; the same connection is told the same again.
+            // CONNECT was applied, but the answer was lost; the same connection gets the same answer again.
             _ => self.submit_connect(site, out),
         }
     }
 
-    /// The will of an earlier connection is published: the client may come in.
+    /// Accepts the client, now that the will of an earlier connection is published.
     pub fn will_published(&mut self, out: &mut SessionEffects) {
         if let Some(found) = self.found.take()
             && self.arriving()
@@ -543,7 +552,7 @@ impl Session {
             .extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.with_source(source.clone()))));
     }
 
-    /// What a resend of a publish is recognised by.
+    /// Identifies a publish, so that a resend is recognised.
     fn source_of(&self, publish: &Publish, packet_id: NonZeroU16) -> Source {
         Source {
             client: self.client.clone(),
@@ -556,7 +565,8 @@ impl Session {
         }
     }
 
-    /// A publish that is larger than a bound: answered, set aside, and not routed, for its payload is not here.
+    /// Handles a publish that is larger than a bound. It is answered and set aside, but not routed, because its
+    /// payload was discarded.
     fn oversize(&mut self, site: SessionContext<'_>, oversize: Oversize, out: &mut SessionEffects) {
         let Oversize { token, topic, payload_bytes, qos, dup, packet_id, why } = oversize;
         let not = NotCounted::discarded(&why.to_string(), payload_bytes);
@@ -590,7 +600,7 @@ impl Session {
         }
     }
 
-    /// Its topic maps to no stream: it is only routed.
+    /// Only routes a publish whose topic maps to no stream.
     fn unmapped(&mut self, site: SessionContext<'_>, publish: Publish, out: &mut SessionEffects) {
         let listened = (site.listens)(&publish.topic);
         if publish.qos != QoS::AtMostOnce {
@@ -628,7 +638,7 @@ impl Session {
                     self.names.forget();
                 }
             }
-            // It is not even in the quarantine: unanswered, it is sent again.
+            // The publish is not even in the quarantine: the client gets no answer, and sends it again.
             ItemOutcome::Refused(_) if pending.quarantining => {
                 out.close = Some(CloseReason::Busy);
                 self.pending.remove(token);
@@ -656,7 +666,7 @@ impl Session {
         }
     }
 
-    /// All parts of a publish are settled, and not all of it is counted; or it is a resend.
+    /// Concludes a publish whose parts are all settled, and that is not fully counted, or is a resend.
     fn concluded(&mut self, site: SessionContext<'_>, token: u64, out: &mut SessionEffects) {
         let resend = self.resend_counted(token);
         let Some(pending) = self.pending.get_mut(token) else { return };
@@ -682,7 +692,7 @@ impl Session {
         }
     }
 
-    /// A resend of which all was judged now, and counted: when it came first it may have gone into the quarantine.
+    /// A resend that was judged only now and counted in full: the first time it may have gone into the quarantine.
     fn resend_counted(&self, token: u64) -> Option<Source> {
         let pending = self.pending.get(token)?;
         let publish = pending.publish.as_ref().filter(|publish| publish.dup && self.persistent())?;
@@ -722,7 +732,7 @@ impl Session {
 
     /// Routes a settled publish, unless an earlier one to its topic is not settled.
     fn route(&mut self, site: SessionContext<'_>, token: u64, publish: Publish, out: &mut SessionEffects) {
-        // Where nobody listens the order is nobody's, and is not looked for.
+        // Without subscribers the order doesn't matter, and is not looked up.
         let matters = self.pending.has_before(token) && (site.listens)(&publish.topic);
         match matters && self.pending.is_behind(token, &publish.topic) {
             true => {
@@ -733,7 +743,7 @@ impl Session {
         }
     }
 
-    /// Something is not awaited any more: what was to be routed behind it follows.
+    /// Routes publishes that waited for one that is no longer awaited.
     fn route_late(&mut self, out: &mut SessionEffects) {
         let pending = &self.pending;
         let ready = self.late.extract_if(.., |(token, publish)| !pending.is_behind(*token, &publish.topic));
@@ -746,11 +756,11 @@ impl Session {
         let lost = |e: &Inbound| matches!(e, Inbound::Publish(p) if p.qos == QoS::AtMostOnce);
         out.dropped += std::mem::take(&mut self.held).list.iter().filter(|e| lost(e)).count() as u64;
         self.asked.clear();
-        // What is under way goes on, and is routed when it is applied; nobody is left to be told.
+        // Items under way go on, and their publishes are routed when applied; there is no client left to answer.
         let leave = Leave { with_will: was_open && closed.will.is_some(), expiry_s: closed.expiry_s };
         if self.connecting {
             self.leave = Some(leave);
-            // A client that was let in before its shard knew it leaves its will there.
+            // A client that was accepted before its shard knew of it leaves its will there.
             if !leave.with_will {
                 self.withdraw(site, out);
             }
@@ -767,7 +777,8 @@ impl Session {
         self.submit(site, LEAVE, Item::Disconnect(disconnect), out);
     }
 
-    /// A durable session's subscriptions count, and SUBACK leaves, once the shard of the client id has chosen them.
+    /// Subscribes a durable session. Its subscriptions count, and SUBACK leaves, once the shard of the client id
+    /// has chosen them.
     fn subscribe(
         &mut self,
         site: SessionContext<'_>,
@@ -806,7 +817,7 @@ impl Session {
             return;
         }
         let mut asked = Asked::default();
-        // The shard holds none that is longer.
+        // The shard holds no longer filters.
         let fit: Vec<_> = filters.iter().filter(|f| f.as_str().len() <= MAX_FILTER_BYTES).collect();
         for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
             let remove = chunk.iter().map(|f| f.as_str().to_string()).collect();
@@ -837,7 +848,8 @@ impl Session {
         }
     }
 
-    /// The next item of a SUBSCRIBE or UNSUBSCRIBE is settled: they are in the order in which they were submitted.
+    /// Settles the next item of a SUBSCRIBE or UNSUBSCRIBE: items are settled in the order in which they were
+    /// submitted.
     fn asked_settled(&mut self, token: u64, outcome: ItemOutcome, out: &mut SessionEffects) {
         let Some(asked) = self.asked.get_mut(&token) else { return };
         let item = asked.items.pop_front().unwrap_or_default();
@@ -871,7 +883,7 @@ impl Session {
     }
 }
 
-/// A publish for the quarantine, of a session at this epoch.
+/// A publish for the quarantine, from a session at this epoch.
 pub(super) fn quarantined(
     (client, epoch): (&str, u64),
     at: EpochMs,
@@ -901,11 +913,11 @@ pub(super) fn quarantined(
     Item::Quarantine { epoch, publish: Box::new(publish) }
 }
 
-/// Events that wait.
+/// Events that wait for a shard to be noted as touched.
 #[derive(Debug, Default)]
 struct HeldList {
     list: VecDeque<Inbound>,
-    /// Of the publishes among them.
+    /// The bytes of the publishes among them.
     bytes: usize,
 }
 
@@ -931,16 +943,16 @@ impl HeldList {
     }
 }
 
-/// What is awaited of the shards, by token. Tokens ascend, and most are settled in their order.
+/// Publishes and releases that wait for shards, by token. Tokens ascend, and most are settled in their order.
 #[derive(Debug, Default)]
 struct PendingList {
     list: VecDeque<(u64, Option<Pending>)>,
-    /// Of their publishes.
+    /// The bytes of their publishes.
     bytes: usize,
 }
 
 impl PendingList {
-    /// `token` is greater than all before.
+    /// Appends an entry; `token` is greater than all before.
     fn push(&mut self, token: u64, pending: Pending) {
         debug_assert!(self.list.back().is_none_or(|(last, _)| *last < token));
         self.bytes += pending.cost_bytes();
@@ -948,7 +960,7 @@ impl PendingList {
     }
 
     fn place(&self, token: u64) -> Option<usize> {
-        // Without QoS 0 between them tokens follow each other, and the place of one is known.
+        // Without QoS 0 in between, tokens follow each other and give the place directly.
         let guess = token.checked_sub(self.list.front()?.0).and_then(|at| usize::try_from(at).ok());
         let guess = guess.filter(|at| self.list.get(*at).is_some_and(|(at_guess, _)| *at_guess == token));
         guess.or_else(|| self.list.binary_search_by_key(&token, |(token, _)| *token).ok())
@@ -978,7 +990,8 @@ impl PendingList {
         self.list.is_empty()
     }
 
-    /// Whether anything is awaited that came before this token. Most are settled in their order: then there is none.
+    /// Whether anything is awaited that came before this token. Most entries are settled in their order: then there
+    /// is none.
     fn has_before(&self, token: u64) -> bool {
         self.list.front().is_some_and(|(first, _)| *first < token)
     }
@@ -994,37 +1007,38 @@ impl PendingList {
     }
 }
 
-/// What a publish means to the site.
+/// The decoded content of a publish.
 pub(super) enum Meaning {
-    /// Its topic maps to no stream.
+    /// The topic maps to no stream.
     Unmapped,
-    /// It maps to streams.
+    /// The topic maps to streams.
     Parts {
-        /// Its readings by shard; none if it holds none.
+        /// The readings by shard; empty if the publish holds none.
         parts: Few<(ShardId, ShardReadings)>,
-        /// What of it is no reading, as far as its client should hear of it.
+        /// What the client should hear about the parts that are no readings.
         not: Option<Box<NotCounted>>,
-        /// Its fields that are no readings.
+        /// The fields that are no readings.
         skipped: Vec<Skipped<'static>>,
     },
 }
 
-/// Streams that a connection published lately: their names are shared by all that waits for them. Each has one place, by its
-/// hash; who takes another's makes the table larger, up to the bound.
+/// A cache of streams that a connection published recently: everything that waits for them shares their names. Each
+/// stream has one place, by its hash; a stream that takes another's place makes the table larger, up to the bound.
 #[derive(Debug, Default)]
 pub(super) struct RecentNames {
     places: Vec<Option<(u64, Arc<StreamName>, ShardId)>>,
-    /// The client id, which a name that is not at hand is told with; empty for all clients without one of their own.
+    /// The client id, which a name that is not cached goes out with; empty for all clients without an id of their
+    /// own.
     maker: Arc<str>,
 }
 
 impl RecentNames {
-    /// Those of a client.
+    /// An empty cache for this client.
     pub(super) fn of(client: &str) -> Self {
         Self { maker: client.into(), ..Self::default() }
     }
 
-    /// The stream's name, its shard, and its maker if it may be new there.
+    /// The stream's name, its shard, and its maker if the stream may be new there.
     fn find(
         &mut self,
         ring: &Ring,
@@ -1058,12 +1072,13 @@ impl RecentNames {
         (name, shard, Some(self.maker.clone()))
     }
 
-    /// Something was not counted: the shard may not know the streams yet, so that they are told with their maker again.
+    /// Empties the cache after something was not counted: the shard may not know the streams, so their makers must
+    /// go along again.
     fn forget(&mut self) {
         self.places.fill(None);
     }
 
-    /// What a publish means. The request for births that it may cause goes to `out`.
+    /// Decodes a publish. A request for births that it may cause goes to `out`.
     pub(super) fn decode(
         &mut self,
         site: SessionContext<'_>,

@@ -1,13 +1,16 @@
-//! Questions put to the site through the ring: which replica is asked about which shard, until all have answered or time is up.
+//! Questions put to the site through the ring: they choose which replica to ask about which shard, until all shards
+//! have answered or time is up.
 //!
-//! A device is one shard's; a pattern of devices concerns all. Each shard is asked in a message of its own (those to one peer
-//! share a frame), some at a time, and what comes is merged in the order of all rows. A stale question may be answered
-//! by any live replica, which the question's policy chooses; any other by the shard's leader alone, which is found by
-//! asking. Who does not answer in time is asked no more; another is.
+//! A device belongs to one shard; a pattern of devices concerns all shards. Each shard is asked in a message of its
+//! own (those to one peer share a frame), some shards at a time, and the answers are merged in the order of all
+//! rows. Any live replica may answer a stale question, and the question's policy chooses it. Only the shard's
+//! leader may answer any other question; it is found by asking. If a replica does not answer in time, another one
+//! is asked instead.
 //!
-//! Invariant: what is told holds every row of the shards that answered, in order, up to where it says to go on.
-//! Limits: [`MAX_QUESTIONS`] questions are open, [`MAX_SHARD_ASKS`] shards of one and [`MAX_UNDER_WAY_BYTES`] of answers in all are waited
-//! for, and one question keeps [`MAX_ANSWER_BYTES`].
+//! Invariant: an answer holds every row of the shards that answered, in order, up to the place where it says to
+//! continue.
+//! Limits: [`MAX_QUESTIONS`] questions are open. The site asks [`MAX_SHARD_ASKS`] shards at a time for one
+//! question, and waits for [`MAX_UNDER_WAY_BYTES`] of answers in all. One question keeps [`MAX_ANSWER_BYTES`].
 
 use crate::machine::{MAX_ANSWER_BYTES, Scanned};
 use crate::peer::{PeerMessage, QueryAnswer, ShardQuery};
@@ -26,63 +29,63 @@ use std::sync::Arc;
 pub const MAX_QUESTIONS: usize = 256;
 /// How many shards are asked at a time for one question.
 pub const MAX_SHARD_ASKS: usize = 16;
-/// The most bytes that all answers under way may have.
+/// The most bytes that all outstanding answers may have.
 pub const MAX_UNDER_WAY_BYTES: usize = 8 * 1024 * 1024;
 /// The most bytes of one shard's answer to a question that concerns many.
 pub const SHARE_BYTES: u32 = 64 * 1024;
 /// A shard that did not answer is asked at another replica after this time.
 pub const RETRY_MS: u64 = 500;
-/// How often a shard's question follows what replicas say of their leader.
+/// How often one ask follows the replicas' hints about their leader.
 const MAX_TRIES: u32 = 16;
 
-/// What is to be found out.
+/// A question to put to the site, and how long to wait for its answer.
 #[derive(Debug, Clone)]
 pub struct SiteQuestion {
-    /// The windows.
+    /// The windows to return.
     pub query: ShardQuery,
     /// How replicas are chosen for a stale question.
     pub policy: Policy,
-    /// What has not come by then is missing.
+    /// A shard that has not answered by then is reported as missing.
     pub deadline_ms: u64,
 }
 
-/// What was found out.
+/// The merged answers of all shards that answered.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SiteAnswer {
-    /// By device, stream and start.
+    /// In the order of device, stream and start.
     pub windows: Vec<SiteWindow>,
-    /// Where to go on, if these are not all.
+    /// The place to continue from, if these are not all windows.
     pub next: Option<Place>,
     /// How many shards were asked.
     pub shards: u16,
-    /// Those that did not answer.
+    /// The shards that did not answer.
     pub missing: Vec<ShardId>,
-    /// What closed before this time some shard did not look at; nothing: all was looked at.
+    /// Some shard left out windows that closed before this time; none if no shard left any out.
     pub since: Option<EpochMs>,
-    /// How many batches that should be here could not be read.
+    /// How many batches that should be on the site could not be read.
     pub lacking: u32,
 }
 
 impl SiteAnswer {
-    /// No shard answered.
+    /// Whether no shard at all answered.
     pub fn is_nothing(&self) -> bool {
         self.missing.len() >= usize::from(self.shards)
     }
 }
 
-/// What is to be done.
+/// An action that the questions ask their host for.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
-    /// A message for a gateway, perhaps this one.
+    /// A message for a gateway, possibly this one.
     Send(GatewayId, PeerMessage),
-    /// The question of this number is over.
+    /// The question of this number has ended, with this answer.
     Told(u64, SiteAnswer),
 }
 
 #[derive(Debug)]
 struct Open {
     wanted: SiteQuestion,
-    /// Shards that are not asked yet.
+    /// Shards that have not been asked yet.
     waiting: VecDeque<ShardId>,
     asked: usize,
     shards: u16,
@@ -90,10 +93,10 @@ struct Open {
     merged: Merged,
 }
 
-/// What shards have answered so far, in order.
+/// The answers of shards so far, merged in order.
 #[derive(Debug)]
 struct Merged {
-    /// With their sizes, as encoded.
+    /// Windows with their encoded sizes.
     rows: Vec<(usize, SiteWindow)>,
     next: Option<Place>,
     since: Option<EpochMs>,
@@ -103,13 +106,14 @@ struct Merged {
 }
 
 impl Merged {
-    /// Takes in a shard's answer: rows from the first place on that some shard did not get to are told another time.
+    /// Takes in a shard's answer. Rows from the first place on that some shard did not reach are left for a later
+    /// answer.
     fn merge(&mut self, Scanned { windows, next, since, lacking }: Scanned) {
         self.since = self.since.max(since);
         self.lacking = self.lacking.saturating_add(lacking);
         self.rows.extend(windows.into_iter().map(|w| (encoded_bytes(&w), w)));
         self.rows.sort_by(|(_, a), (_, b)| a.order().cmp(&b.order()));
-        // A device is one shard's alone, so there are none; if there were, a page could end before itself.
+        // A device belongs to one shard, so no row appears twice; if one did, a page could end before itself.
         self.rows.dedup_by(|(_, a), (_, b)| a.order() == b.order());
         if next.is_some() && (self.next.is_none() || next < self.next) {
             self.next = next;
@@ -139,14 +143,14 @@ struct Ask {
     tried: BTreeSet<GatewayId>,
 }
 
-/// All questions of one gateway.
+/// All open questions of one gateway, and what it knows of the replicas that answer them.
 #[derive(Debug)]
 pub struct SiteQuestions {
     ring: Arc<Ring>,
     random: u64,
     up: BTreeSet<GatewayId>,
     balancer: Balancer,
-    /// Who answered for a shard as its leader; at most as many as there are shards.
+    /// The gateway that last answered for each shard as its leader.
     leaders: BTreeMap<ShardId, GatewayId>,
     last: u64,
     open: BTreeMap<u64, Open>,
@@ -155,7 +159,7 @@ pub struct SiteQuestions {
 }
 
 impl SiteQuestions {
-    /// Without questions. `seed` is a random number.
+    /// No questions yet. `seed` is a random number.
     pub fn new(me: GatewayId, ring: Arc<Ring>, seed: u64) -> Self {
         Self {
             ring,
@@ -170,7 +174,7 @@ impl SiteQuestions {
         }
     }
 
-    /// A question; gives its number, or nothing if too many are open.
+    /// Opens a question and returns its number, or none if too many are open.
     pub fn ask(&mut self, now_ms: u64, wanted: SiteQuestion, out: &mut Vec<Effect>) -> Option<u64> {
         if self.open.len() >= MAX_QUESTIONS {
             return None;
@@ -191,7 +195,7 @@ impl SiteQuestions {
         Some(question)
     }
 
-    /// What a replica answers to the ask of this number.
+    /// Takes a replica's answer to the ask of this number.
     pub fn answered(&mut self, now_ms: u64, id: u64, answer: QueryAnswer, out: &mut Vec<Effect>) {
         let Some(ask) = self.asks.get_mut(&id) else { return };
         match answer {
@@ -210,12 +214,12 @@ impl SiteQuestions {
                     self.put_to(now_ms, id, Some(leader), out);
                 }
             }
-            // An election is under way, or the leader can't be sure: again by the clock.
+            // An election is under way, or the leader can't be sure that it leads: the timer asks again.
             QueryAnswer::NotLeader { .. } | QueryAnswer::Unavailable => {}
         }
     }
 
-    /// Who lives.
+    /// Takes in which gateways are up, and asks again where the one asked is down.
     pub fn peers(&mut self, now_ms: u64, up: &BTreeSet<GatewayId>, out: &mut Vec<Effect>) {
         self.up.clone_from(up);
         self.leaders.retain(|_, leader| up.contains(leader));
@@ -226,7 +230,7 @@ impl SiteQuestions {
         }
     }
 
-    /// Gives up what is late, and asks others.
+    /// Gives up questions whose time is up, and asks other replicas where an answer is slow.
     pub fn timer(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         let late: Vec<_> =
             self.open.iter().filter(|(_, o)| o.wanted.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
@@ -246,7 +250,7 @@ impl SiteQuestions {
         self.open.len()
     }
 
-    /// Asks about further shards, as far as bounds allow.
+    /// Asks about further shards, as far as the bounds allow.
     fn pump(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
         let mut first = Vec::new();
         for (question, open) in &mut self.open {
@@ -276,7 +280,7 @@ impl SiteQuestions {
         let to = if open.wanted.query.stale {
             let fresh: Vec<_> = live.iter().copied().filter(|r| !ask.tried.contains(r)).collect();
             let from = if fresh.is_empty() { &live } else { &fresh };
-            // splitmix64: enough for a choice.
+            // splitmix64: random enough to choose a replica.
             self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -303,7 +307,7 @@ impl SiteQuestions {
         out.push(Effect::Send(to, message));
     }
 
-    /// An ask is over.
+    /// Ends an ask, answered or not.
     fn over(&mut self, now_ms: u64, id: u64, answered: bool) -> Option<ShardId> {
         let ask = self.asks.remove(&id)?;
         if let Some(to) = ask.to {
@@ -323,7 +327,8 @@ impl SiteQuestions {
         Some(ask.shard)
     }
 
-    /// Nobody waits for the answer any more. Shards that were asked go on for as long as they were told that one would.
+    /// Drops a question whose asker has gone. The shards that were asked continue for as long as the ask said it
+    /// would wait.
     pub fn withdraw(&mut self, now_ms: u64, question: u64, out: &mut Vec<Effect>) {
         let of = |(_, ask): &(&u64, &Ask)| ask.question == question;
         let asked: Vec<_> = self.asks.iter().filter(of).map(|(id, _)| *id).collect();
@@ -408,7 +413,7 @@ mod tests {
         }
     }
 
-    /// Whom is asked what about which shard.
+    /// Lists the gateway asked, the shard and the question of each ask.
     fn sent(out: &mut Vec<Effect>) -> Vec<(GatewayId, u64, ShardId)> {
         let of = |effect| match effect {
             Effect::Send(to, PeerMessage::Query { id, shard, .. }) => (to, id, shard),

@@ -37,7 +37,6 @@ pub const BEACON_MS: u64 = 30_000;
 /// The content to send for a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UplinkContent {
-    /// The batch's content.
     Here(Vec<u8>),
     /// Nothing now: the node has the batch already, or other replicas are being asked for it. Ask again.
     NotNow,

@@ -1,18 +1,17 @@
-//! How two gateways get to know each other: what they say of themselves, and whom they refuse.
+//! Greetings between two gateways: the identity that each presents, and the peers that it refuses.
 //!
-//! A replica that forgot its votes may vote twice and break what was chosen. So a gateway trusts the
-//! incarnation of a peer that it meets first, writes it down, and refuses any other from then on: an emptied
-//! disk makes a new incarnation. A disk restored from a copy keeps its incarnation, but not the
-//! count of its process's starts: the peers refuse a start below the last they saw, and the same start
-//! with another `run`, the number that each process draws afresh (two processes on two copies of one data
-//! directory).
+//! A replica that forgot its votes may vote twice and break an earlier choice. So a gateway trusts the incarnation
+//! of a peer when it first meets it, writes it down, and refuses any other incarnation from then on: an emptied
+//! disk makes a new incarnation. A disk restored from a copy keeps its incarnation, but not the count of its
+//! process's starts. The peers refuse a start below the last one they saw, and the same start with another `run`,
+//! the number that each process draws afresh (two processes on two copies of one data directory).
 //!
-//! What is written down of a peer is the [`Mark`] of its incarnation: who comes by that file alone can't greet as one of
-//! the peers, and so can't raise its start until it is refused itself. A start beyond what a process can have counted since it was
-//! last met is refused for the same reason.
+//! A gateway writes down only the [`Mark`] of a peer's incarnation. So a thief of that file alone can't greet as
+//! one of the peers, and can't raise a peer's start so far that the peer itself is refused. For the same reason a
+//! gateway refuses a start beyond what a process can have counted since they last met.
 //!
-//! Limit: a copy restored before any peer was ever met, or restored and started more often than
-//! the lost original since the copy was made, is not recognised.
+//! Limit: a copy that was restored before any peer was ever met, or restored and started more often than the lost
+//! original since the copy was made, is not recognised.
 
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
@@ -25,8 +24,8 @@ pub const PROTOCOL_NEWEST: u16 = 1;
 /// The oldest protocol between gateways that this release still speaks.
 pub const PROTOCOL_OLDEST: u16 = 1;
 
-/// Format version of [`Greeting`] frames. It does not change: all releases must be able to refuse each other
-/// in words.
+/// Format version of [`Greeting`] frames. It does not change: every release must be able to give every other one
+/// the reason for a refusal.
 pub const GREETING_VERSION: u8 = 1;
 
 /// The longest greeting, in bytes.
@@ -35,7 +34,7 @@ pub const MAX_GREETING_BYTES: usize = 1024;
 /// The longest reason that is sent or logged, in bytes.
 pub const MAX_REASON_BYTES: usize = 400;
 
-/// What a gateway's data directory is: drawn at `init`, kept for good, never used again.
+/// Identifies a gateway's data directory: drawn at `init`, kept for good, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Incarnation(pub u128);
 
@@ -46,7 +45,7 @@ impl fmt::Display for Incarnation {
 }
 
 impl Incarnation {
-    /// What others remember of it.
+    /// The hash of the incarnation that others remember.
     pub fn mark(&self) -> Mark {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         context.update(b"selvedge incarnation");
@@ -57,7 +56,7 @@ impl Incarnation {
     }
 }
 
-/// A hash of an incarnation, from which nobody learns the incarnation.
+/// A hash of an incarnation, which does not reveal the incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(pub u128);
 
@@ -67,37 +66,35 @@ impl fmt::Display for Mark {
     }
 }
 
-/// No process is started more often than this.
+/// The highest number of starts that a process may have; a greater one shows an altered data directory.
 pub const MAX_START: u64 = 1 << 40;
 
-/// How many starts of a peer may have been missed since it was last met.
+/// How many starts of a peer this gateway may have missed since they last met.
 pub const MAX_MISSED_STARTS: u64 = 1 << 20;
 
-/// What a gateway says of itself.
+/// A gateway's introduction of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Hello {
-    /// The oldest protocol it speaks.
+    /// The oldest protocol that it speaks.
     pub oldest: u16,
-    /// The newest protocol it speaks.
+    /// The newest protocol that it speaks.
     pub newest: u16,
-    /// Its site's name.
     pub site: String,
     /// A hash of the membership and of the settings that a site must agree on.
     pub membership: [u8; 32],
-    /// Its number.
     pub gateway: GatewayId,
-    /// Its data directory.
+    /// The incarnation of its data directory.
     pub incarnation: Incarnation,
-    /// Which start of its process this is.
+    /// Counts the starts of its process.
     pub start: u64,
     /// Drawn by the process when it started.
     pub run: u64,
 }
 
-/// What is said before the first [`PeerFrame`](super::PeerFrame).
+/// The messages before the first [`PeerFrame`](super::PeerFrame).
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Greeting {
-    /// The dialler's.
+    /// The dialler introduces itself.
     Hello(Hello),
     /// The acceptor has admitted the dialler.
     Welcome(Hello),
@@ -105,22 +102,22 @@ pub enum Greeting {
     Ready,
     /// The connection ends here.
     Refused {
-        /// For the operator.
+        /// Names what is wrong and what to do, for the operator.
         reason: String,
     },
 }
 
 impl Greeting {
-    /// As bytes.
+    /// Encodes the greeting as a frame of [`GREETING_VERSION`].
     pub fn encode(&self) -> Vec<u8> {
         frame::encode(GREETING_VERSION, self)
     }
 
-    /// From bytes. A reason is cut to [`MAX_REASON_BYTES`] and cleared of control characters, so that it can
-    /// be logged.
+    /// Decodes a greeting. It cuts a reason to [`MAX_REASON_BYTES`] and clears it of control characters, so that it
+    /// can be logged.
     ///
     /// # Errors
-    /// When the frame is damaged.
+    /// Returned if the frame is damaged.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         Ok(match frame::decode("greeting", GREETING_VERSION, bytes)? {
             Self::Refused { reason } => Self::refused(&reason),
@@ -128,7 +125,7 @@ impl Greeting {
         })
     }
 
-    /// A refusal, with its reason in bounds.
+    /// A refusal, with its reason cut to the bound.
     pub fn refused(reason: &str) -> Self {
         let clean = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
         let mut reason = String::new();
@@ -142,28 +139,28 @@ impl Greeting {
     }
 }
 
-/// What is remembered of a peer, on disk.
+/// The record of a peer that a gateway keeps on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// Its data directory.
+    /// The mark of the peer's incarnation, and so of its data directory.
     pub mark: Mark,
-    /// The last start of its process that was met.
+    /// The last start of its process that this gateway met.
     pub start: u64,
-    /// What that process drew.
+    /// The number that this process drew.
     pub run: u64,
 }
 
-/// Why a peer is refused, in words for both operators. Holds no secret.
+/// Why a peer is refused, in words for both operators. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// Whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right ends.
-/// `expected` is whom a dialler meant to reach; an acceptor passes nothing and takes lower ids that
+/// Checks whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right ends.
+/// `expected` is the gateway that a dialler meant to reach; an acceptor passes none and accepts lower ids that
 /// `is_member` knows.
 ///
 /// # Errors
-/// Says what differs and what to do.
+/// Returns what differs and what to do.
 pub fn check(
     me: &Hello,
     them: &Hello,
@@ -218,11 +215,11 @@ pub fn check(
     Ok(())
 }
 
-/// Whether the peer is the one that is remembered (the essay above says why). `Ok(Some)` is what must be on
-/// disk before it is answered; `Ok(None)`: it already is.
+/// Checks whether the peer is the one on record (the essay above says why). `Ok(Some)` is the record that must be
+/// on disk before the peer is answered; `Ok(None)`: it already is.
 ///
 /// # Errors
-/// Says what is wrong with it and what to do.
+/// Returns what is wrong with the peer and what to do.
 pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, Refusal> {
     let peer = them.gateway;
     let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run };

@@ -1,41 +1,46 @@
-//! Peer links: one connection for each pair of gateways, and what is said on it.
+//! Peer links: one connection for each pair of gateways, and the protocol on it.
+//!
+//! # Protocol
 //!
 //! Two gateways of a site share one TCP connection; **the lower id dials the higher**. On it:
 //!
-//! 1. Four bytes, `SVL` and [`WIRE_VERSION`], then the two messages of
-//!    `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` with empty payloads. The pre-shared key is derived from the
-//!    site secret, so both ends prove that they know it; the ephemeral keys make every connection's keys new.
-//!    The four bytes are the Noise prologue, so that nobody can change them on the way.
-//! 2. From here on, everything is a frame: four bytes of length (little-endian) and a body, cut into
-//!    Noise messages of at most 65,535 bytes, each behind two bytes of length (big-endian). The frame's
-//!    length lies inside the encryption; a Noise message's length is only a hint where its tag is.
-//! 3. The dialler says [`Greeting::Hello`]. The other checks it and says [`Greeting::Welcome`]; the dialler
-//!    checks that and says [`Greeting::Ready`]. Either may say [`Greeting::Refused`] with a reason instead,
-//!    which both ends log. Each has the other's incarnation on disk before its own consent leaves (see
-//!    [`admit`]).
+//! 1. Four bytes, `SVL` and [`WIRE_VERSION`], then the two messages of `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` with
+//!    empty payloads. The pre-shared key is derived from the site secret, so both ends prove that they know it; the
+//!    ephemeral keys give every connection new keys. The four bytes are the Noise prologue, so they can't be
+//!    changed on the way.
+//! 2. From here on, everything is a frame: four bytes of length (little-endian) and a body, cut into Noise messages
+//!    of at most 65,535 bytes, each behind two bytes of length (big-endian). The frame's length is encrypted; a
+//!    Noise message's length only hints at where its tag is.
+//! 3. The dialler sends [`Greeting::Hello`]. The acceptor checks it and sends [`Greeting::Welcome`]; the dialler
+//!    checks that and sends [`Greeting::Ready`]. Either may send [`Greeting::Refused`] with a reason instead, which
+//!    both ends log. Each end has the other's incarnation on disk before it sends its own consent (see [`admit`]).
 //! 4. [`PeerFrame`]s both ways, until the connection ends.
 //!
-//! NNpsk0's first message can be replayed, so an acceptor counts a dialler as authenticated only after
-//! its Hello, which is encrypted under keys that the acceptor's fresh ephemeral key went into.
+//! NNpsk0's first message can be replayed. So an acceptor counts a dialler as authenticated only after its Hello,
+//! which is encrypted under keys that the acceptor's fresh ephemeral key went into.
 //!
-//! [`Link`] is the core of one link: a bounded queue with a lane for each kind of traffic ([`Lane`]), which becomes frames
-//! whenever the connection can take one. All that is queued at that moment shares a frame (up to [`FRAME_TARGET_BYTES`]), so
-//! a message on an idle link leaves at once and alone, and on a busy one the batch grows with the load, without a timer. A
-//! frame without messages is a heartbeat; it is made only when nothing else left for [`HEARTBEAT_MS`].
+//! [`Link`] is the core of one link: a bounded queue with a lane for each kind of traffic ([`Lane`]), whose
+//! messages become frames whenever the connection can take one. All messages queued at that moment share a frame
+//! (up to [`FRAME_TARGET_BYTES`]). So a message on an idle link leaves at once and alone, and on a busy link the
+//! batch grows with the load, without a timer. A frame without messages is a heartbeat; it is sent only when
+//! nothing else has left for [`HEARTBEAT_MS`].
 //!
-//! **A link may lose messages, never invent or repeat them, nor reorder those of a lane.** While it is down it keeps nothing
-//! but what the peer is to know of subscriptions; when a lane is full, the oldest leave it, counted. That is safe for
-//! everything it carries: Paxos assumes a lossy network, and a forwarded batch is kept by its origin until it is answered.
+//! # Guarantees
+//!
+//! **A link may lose messages, but never invents or repeats them, nor reorders those of a lane.** While it is down
+//! it keeps only the subscriptions that the peer must know; a full lane drops its oldest messages, and counts them.
+//! That is safe for everything that a link carries: Paxos assumes a lossy network, and a forwarded batch is kept by
+//! its origin until it is answered.
 //!
 //! Invariant: at most [`Lane::most_bytes`] (as encoded; or one message) and [`LANE_MESSAGES`] wait in a lane.
-//! Invariant: nothing displaces a message but one of its own lane; nothing keeps it waiting but its own lane, those
-//! before it, and from each one behind it one message in [`MAX_PASSED_OVER_FRAMES`] frames and what a frame has room for.
-//! Invariant: no frame is longer than [`MAX_PEER_FRAME_BYTES`]; a longer one read ends the connection.
+//! Invariant: only a message of the same lane displaces a message. Only its own lane and the lanes before it keep
+//! it waiting, and, from each lane behind it, one message in [`MAX_PASSED_OVER_FRAMES`] frames and whatever a frame
+//! still has room for.
+//! Invariant: no frame is longer than [`MAX_PEER_FRAME_BYTES`]; reading a longer one ends the connection.
 //! Invariant: no message of a peer is delivered before its incarnation was admitted and is on disk.
 //!
-//! Left out: rekeying (a Noise key is good for 2^64 - 1 messages, of which a link that sends a million each
-//! second uses up one in 580,000 years; a connection that gets there ends), compression, and a second
-//! connection for bulk.
+//! Left out: rekeying (a Noise key is good for 2^64 - 1 messages, which a link that sends a million each second
+//! uses up in 580,000 years; a connection that gets there ends), compression, and a second connection for bulk.
 //!
 //! Sources: The Noise Protocol Framework, revision 34, sections 5, 7.5, 9, 11.2 and 14.
 
@@ -55,7 +60,7 @@ use selvedge_types::ids::GatewayId;
 /// Version of the four bytes, the Noise pattern and the framing.
 pub const WIRE_VERSION: u8 = 1;
 
-/// What a dialler says first; also the Noise prologue.
+/// The first bytes that a dialler sends; also the Noise prologue.
 pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
 
 /// Format version of [`PeerFrame`].
@@ -64,66 +69,67 @@ pub const PEER_FRAME_VERSION: u8 = 7;
 /// The longest frame, in bytes.
 pub const MAX_PEER_FRAME_BYTES: usize = 4 * 1024 * 1024;
 
-/// The longest message, in bytes as encoded: what fits into a frame of its own.
+/// The longest message, in bytes as encoded: it still fits into a frame of its own.
 pub const MAX_MESSAGE_BYTES: usize = MAX_PEER_FRAME_BYTES - 64;
 
 /// A frame takes no further message once it has this many bytes: large enough to make the cost of a frame
 /// vanish, small enough that the receiver works on one while the next is under way.
 pub const FRAME_TARGET_BYTES: usize = 256 * 1024;
 
-/// After this long without a frame at the latest a heartbeat is sent, in milliseconds.
+/// A heartbeat is sent after this long without a frame, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 100;
 
-/// From the first byte to [`Greeting::Ready`], in milliseconds: room for an fsync on slow flash.
+/// The longest handshake, from the first byte to [`Greeting::Ready`], in milliseconds: long enough for an fsync on
+/// slow flash.
 pub const HANDSHAKE_TIMEOUT_MS: u64 = 2_000;
 
 /// How long a dialler waits for a TCP connection, in milliseconds.
 pub const CONNECT_TIMEOUT_MS: u64 = 1_000;
 
-/// The first wait between two attempts to dial, in milliseconds; doubled at each further one.
+/// The first wait between two attempts to dial, in milliseconds; it doubles with each further attempt.
 pub const REDIAL_MIN_MS: u64 = 50;
 
 /// The longest wait between two attempts to dial, in milliseconds.
 pub const REDIAL_MAX_MS: u64 = 1_000;
 
-/// What one write carries.
+/// The content of one frame: the sender's state, and messages.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct PeerFrame {
-    /// The sender's clocks when it made the frame, so that gateways know how far their clocks are apart.
+    /// The sender's clocks when it made the frame, so that gateways know how far apart their clocks are.
     pub clocks: ClockNote,
-    /// The sender's disk has no room: others had better lead.
+    /// The sender's disk has no room: it should lead only if no other can.
     pub full: bool,
-    /// In the order in which they were sent; none makes a heartbeat.
+    /// In the order in which they were sent; empty for a heartbeat.
     pub messages: Vec<PeerMessage>,
 }
 
 impl PeerFrame {
-    /// As bytes.
+    /// Encodes the frame, with its version and a checksum.
     pub fn encode(&self) -> Vec<u8> {
         frame::encode(PEER_FRAME_VERSION, self)
     }
 
-    /// From bytes.
+    /// Decodes a frame as [`PeerFrame::encode`] makes it.
     ///
     /// # Errors
-    /// When the frame is damaged or of another version.
+    /// Returned if the frame is damaged or of another version.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         frame::decode("peer frame", PEER_FRAME_VERSION, bytes)
     }
 }
 
-/// Where a link is in its life.
+/// The phases of a link's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// There is no connection; the dialler tries again after a wait.
     Down,
-    /// The dialler is connecting or one of both greets.
+    /// The dialler is connecting, or the greetings are under way.
     Handshaking,
-    /// Frames flow.
+    /// The connection is authenticated and carries frames.
     Up,
 }
 
-/// What a link counted of one lane since it was made.
+/// The counts of one lane since the link was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LaneCounts {
     /// Messages that went into a frame.
@@ -134,16 +140,16 @@ pub struct LaneCounts {
     pub dropped_full: u64,
     /// Messages dropped because they are longer than [`MAX_MESSAGE_BYTES`]: a defect of their sender.
     pub dropped_long: u64,
-    /// Messages that a newer one replaced, as it says all that they said.
+    /// Messages that a newer one replaced, because it contains everything that they said.
     pub replaced: u64,
 }
 
-/// What a link counted since it was made, by lane.
+/// The counts of all lanes since the link was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkCounts([LaneCounts; Lane::ALL.len()]);
 
 impl LinkCounts {
-    /// Of one lane.
+    /// The counts of one lane.
     pub fn of(&self, lane: Lane) -> LaneCounts {
         self.0[lane as usize]
     }
@@ -152,7 +158,7 @@ impl LinkCounts {
         &mut self.0[lane as usize]
     }
 
-    /// Of all lanes together.
+    /// The sums over all lanes.
     pub fn total(&self) -> LaneCounts {
         self.0.iter().fold(LaneCounts::default(), |sum, lane| LaneCounts {
             sent: sum.sent + lane.sent,
@@ -198,7 +204,7 @@ impl Link {
         }
     }
 
-    /// Who is at the other end.
+    /// The gateway at the other end.
     pub fn peer(&self) -> GatewayId {
         self.peer
     }
@@ -208,30 +214,32 @@ impl Link {
         self.dials
     }
 
-    /// Where it is in its life.
+    /// The phase that the connection is in.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// What it counted.
+    /// The link's counts since it was made.
     pub fn counts(&self) -> LinkCounts {
         self.counts
     }
 
-    /// What waits in a lane: how many messages, and how many bytes as encoded. (What the peer is to be told of subscriptions
-    /// waits beside the lanes.)
+    /// How many messages wait in a lane, and how many bytes as encoded. (The subscriptions for the peer wait beside
+    /// the lanes.)
     pub fn waiting(&self, lane: Lane) -> (usize, usize) {
         self.queue.waiting(lane)
     }
 
-    /// An attempt to connect begins. (A link that is up stays so until the new connection replaces the old.)
+    /// Notes that an attempt to connect begins. (A link that is up stays so until the new connection replaces the
+    /// old.)
     pub fn handshaking(&mut self) {
         if self.state == State::Down {
             self.state = State::Handshaking;
         }
     }
 
-    /// The attempt failed. How long to wait before the next, in milliseconds: doubled each time.
+    /// Notes that the attempt failed. Returns how long to wait before the next, in milliseconds; the wait doubles
+    /// each time.
     pub fn failed(&mut self) -> u64 {
         if self.state == State::Handshaking {
             self.state = State::Down;
@@ -241,8 +249,8 @@ impl Link {
         wait
     }
 
-    /// An authenticated connection is there, the first or one that replaces another. What waits is kept;
-    /// what the old connection had taken may be lost, so the peer is told again what is subscribed to.
+    /// Notes that an authenticated connection exists, the first or one that replaces another. Waiting messages are
+    /// kept. Messages that the old connection had taken may be lost, so the peer receives the subscriptions again.
     pub fn connected(&mut self, now: u64) {
         self.state = State::Up;
         self.queue.connected();
@@ -250,8 +258,8 @@ impl Link {
         self.last_frame_ms = now;
     }
 
-    /// The connection is gone, and with it what waited. How long to wait before dialling, in milliseconds:
-    /// not at all, unless the connection was short-lived, as those are that the peer ends for a reason.
+    /// Notes that the connection is gone, and drops the waiting messages. Returns how long to wait before dialling,
+    /// in milliseconds: 0, unless the connection was short-lived, as it is when the peer ends it for a reason.
     pub fn lost(&mut self, now: u64) -> u64 {
         self.state = State::Down;
         self.queue.clear(&mut self.counts);
@@ -274,13 +282,14 @@ impl Link {
         up && !self.queue.is_empty()
     }
 
-    /// From now on frames say that this gateway's disk has no room, or that it has.
+    /// Sets whether frames from now on say that this gateway's disk has no room.
     pub fn says_full(&mut self, full: bool) {
         self.full = full;
     }
 
-    /// The next frame, if one is due now: what waits, by priority (up to [`FRAME_TARGET_BYTES`]), or a heartbeat.
-    /// To be called whenever the connection can take a frame. `clocks` says what the time is then.
+    /// The next frame, if one is due now: the waiting messages by priority (up to [`FRAME_TARGET_BYTES`]), or a
+    /// heartbeat. The caller asks whenever the connection can take a frame. `clocks` reads the clocks at that
+    /// moment.
     pub fn next_frame(&mut self, now: u64, clocks: impl FnOnce() -> ClockNote) -> Option<Vec<u8>> {
         if self.state != State::Up || (self.queue.is_empty() && now < self.heartbeat_at()) {
             return None;
@@ -290,8 +299,8 @@ impl Link {
         Some(PeerFrame { clocks: clocks(), full: self.full, messages }.encode())
     }
 
-    /// When a heartbeat falls due if nothing is sent until then, in the milliseconds of `now`: at a multiple of
-    /// [`HEARTBEAT_MS`], so that those of all links leave in one go.
+    /// When a heartbeat is due if nothing is sent until then, in the milliseconds of `now`: at a multiple of
+    /// [`HEARTBEAT_MS`], so that the heartbeats of all links leave together.
     pub fn heartbeat_at(&self) -> u64 {
         (self.last_frame_ms / HEARTBEAT_MS + 1).saturating_mul(HEARTBEAT_MS)
     }

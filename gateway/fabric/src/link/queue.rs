@@ -1,12 +1,14 @@
-//! What waits to be sent to one peer: a bounded lane for each kind of traffic, written in the order of their priority.
+//! Messages that wait to be sent to one peer: a bounded lane for each kind of traffic, written in the order of
+//! their priority.
 //!
-//! A frame takes from the lanes in the order of [`Lane::ALL`] until it is full. Whoever waited through
-//! [`MAX_PASSED_OVER_FRAMES`] frames in a row without a place goes first in the next one, with one message: so the
-//! lower lanes get slow, and never stand still. Bulk fills no more than [`BULK_FRAME_BYTES`] of a frame, because what comes
-//! while the frame is on its way waits for its end.
+//! A frame takes messages from the lanes in the order of [`Lane::ALL`] until it is full. A lane that got no place
+//! in [`MAX_PASSED_OVER_FRAMES`] frames in a row goes first in the next one, with one message: so the lower lanes
+//! slow down but never stall. Bulk fills no more than [`BULK_FRAME_BYTES`] of a frame, because messages that arrive
+//! while a frame is being sent wait for its end.
 //!
-//! A full lane drops its own oldest, never what is in another one. What a gateway's programs subscribe to is no message among
-//! others but a state: the newest one replaces the one that waits, and each new connection is told it again.
+//! A full lane drops its own oldest message, never one of another lane. A gateway's subscriptions
+//! ([`PeerMessage::Interest`]) are a state rather than a message: the newest one replaces the one that waits, and
+//! each new connection sends it again.
 
 use super::{LaneCounts, LinkCounts, MAX_MESSAGE_BYTES};
 use crate::peer::PeerMessage;
@@ -17,10 +19,10 @@ use std::collections::VecDeque;
 /// The most messages that wait in one lane.
 pub const LANE_MESSAGES: usize = 16 * 1024;
 
-/// A lane that got no place in so many frames in a row goes first in the next.
+/// A lane that got no place in this many frames in a row goes first in the next.
 pub const MAX_PASSED_OVER_FRAMES: u32 = 4;
 
-/// What bulk fills of a frame, unless a single message is longer, in bytes.
+/// The most that bulk fills of a frame, unless a single message is longer, in bytes.
 pub const BULK_FRAME_BYTES: usize = 64 * 1024;
 
 const MIB: usize = 1024 * 1024;
@@ -28,24 +30,24 @@ const MIB: usize = 1024 * 1024;
 /// A kind of traffic between gateways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Paxos.
+    /// The messages of the Paxos groups.
     Consensus,
-    /// What devices did, on its way to leaders, and the answers.
+    /// Batches of what devices sent, on their way to leaders, and the answers.
     Forwarding,
     /// Questions of people and programs, and the answers.
     Questions,
-    /// What subscribers at the other gateway want, and what they get.
+    /// The filters of subscribers, and the publishes for them.
     Subscribers,
     /// Snapshots, pieces of the log and contents of batches.
     Bulk,
 }
 
 impl Lane {
-    /// All of them, by priority.
+    /// All lanes, by priority.
     pub const ALL: [Self; 5] =
         [Self::Consensus, Self::Forwarding, Self::Questions, Self::Subscribers, Self::Bulk];
 
-    /// Where a message belongs.
+    /// The lane that a message belongs to.
     pub fn of(message: &PeerMessage) -> Self {
         match message {
             PeerMessage::Paxos { .. } => Self::Consensus,
@@ -64,7 +66,7 @@ impl Lane {
         }
     }
 
-    /// Its name in metrics.
+    /// The lane's name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Consensus => "consensus",
@@ -75,7 +77,7 @@ impl Lane {
         }
     }
 
-    /// The most bytes, as encoded, that wait in it; or one message, if that is longer.
+    /// The most bytes, as encoded, that wait in the lane; a single message may be longer.
     pub fn most_bytes(self) -> usize {
         match self {
             Self::Consensus | Self::Forwarding | Self::Subscribers => 4 * MIB,
@@ -85,12 +87,12 @@ impl Lane {
     }
 }
 
-/// Messages of one lane with their sizes as encoded.
+/// The messages of one lane with their encoded sizes.
 #[derive(Debug, Default)]
 struct Waiting {
     messages: VecDeque<(usize, PeerMessage)>,
     bytes: usize,
-    /// Frames in a row in which it got no place.
+    /// Frames in a row in which the lane got no place.
     passed_over: u32,
 }
 
@@ -115,9 +117,9 @@ impl Filling {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     lanes: [Waiting; Lane::ALL.len()],
-    /// The newest that was said of subscriptions, with its size.
+    /// The newest subscriptions, with their encoded size.
     interest: Option<(usize, PeerMessage)>,
-    /// The peer is still to be told.
+    /// Whether the peer has yet to receive them.
     interest_due: bool,
 }
 
@@ -138,7 +140,7 @@ impl Queue {
         self.lanes.iter().map(|lane| lane.bytes).sum()
     }
 
-    /// Takes a message in; older ones of its lane may have to leave for it.
+    /// Takes a message in; older ones of its lane may be dropped for it.
     pub fn push(&mut self, message: PeerMessage, counts: &mut LinkCounts) {
         let lane = Lane::of(&message);
         let counts = counts.of_mut(lane);
@@ -156,7 +158,7 @@ impl Queue {
         }
     }
 
-    /// The mistake of [`Canary::LanesShared`].
+    /// The mistake of [`Canary::LanesShared`]: one bound for all lanes.
     fn make_room_anywhere(&mut self, size: usize, most_bytes: usize) {
         while self.lanes.iter().map(|lane| lane.bytes).sum::<usize>() + size > most_bytes {
             let Some(first) = self.lanes.iter_mut().find(|lane| !lane.messages.is_empty()) else { break };
@@ -165,7 +167,8 @@ impl Queue {
         }
     }
 
-    /// Keeps nothing of a message for a peer that can't be reached, but what its next connection is to be told.
+    /// Drops a message for a peer that can't be reached, but keeps the subscriptions, which the next connection
+    /// sends.
     pub fn push_down(&mut self, message: PeerMessage, counts: &mut LinkCounts) {
         match message {
             PeerMessage::Interest { .. } => {
@@ -176,12 +179,13 @@ impl Queue {
         }
     }
 
-    /// A new connection is to be told what is state. What the old one had taken may be lost.
+    /// A new connection begins: the peer must receive the subscriptions, because the old connection may have lost
+    /// them.
     pub fn connected(&mut self) {
         self.interest_due = self.interest.is_some();
     }
 
-    /// What goes into the next frame: about `bytes`, but at least one message if there is one.
+    /// The messages for the next frame: about `bytes`, but at least one message if there is one.
     pub fn take(&mut self, bytes: usize, counts: &mut LinkCounts) -> Vec<PeerMessage> {
         let mut frame = Filling::default();
         let before = counts.sent();
@@ -206,7 +210,7 @@ impl Queue {
         frame.messages
     }
 
-    /// Moves a lane's next message into the frame if that has room for it.
+    /// Moves a lane's next message into the frame, if that has room for it.
     fn move_one(
         &mut self,
         lane: Lane,
@@ -238,7 +242,7 @@ impl Queue {
         true
     }
 
-    /// Drops all that waits.
+    /// Drops all waiting messages.
     pub fn clear(&mut self, counts: &mut LinkCounts) {
         for (waiting, lane) in self.lanes.iter_mut().zip(Lane::ALL) {
             counts.of_mut(lane).dropped_down += waiting.messages.len() as u64;

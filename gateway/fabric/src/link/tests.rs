@@ -92,7 +92,7 @@ fn a_frame_is_cut_at_its_target_but_takes_any_one_message() {
     let mut link = up();
     link.send((1..=3).map(|n| message(n, FRAME_TARGET_BYTES / 2)).collect());
     link.send(vec![message(4, MAX_MESSAGE_BYTES - 100), message(5, 1)]);
-    // The three and the long one are more than the lane holds: the oldest left.
+    // The three and the long one are more than the lane holds: the oldest was dropped.
     assert_eq!(link.counts().total().dropped_full, 3);
     let long = link.next_frame(1000, CLOCKS).unwrap();
     assert!(long.len() <= MAX_PEER_FRAME_BYTES);
@@ -114,7 +114,8 @@ fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
             link.next_frame(1000, CLOCKS).unwrap().len()
         };
         queue.push(message(1, 100_000), &mut LinkCounts::default());
-        // A frame is its version, the clocks (11 bytes), whether there is room, the number of messages, and they.
+        // A frame holds its version, the clocks (11 bytes), whether there is room, the number of messages, and the
+        // messages.
         assert_eq!(size(100_000), 1 + 11 + 1 + 1 + queue.bytes());
         queue.bytes() - 100_000
     };
@@ -166,7 +167,7 @@ fn a_replacing_connection_takes_over_what_waits() {
     assert_eq!(numbers(link.next_frame(1001, CLOCKS)), [1]);
 }
 
-/// Gateways of two releases talk to each other: these bytes never change.
+/// Gateways of two releases talk to each other, so these bytes never change.
 #[test]
 fn golden_bytes() {
     let frame = PeerFrame { clocks: CLOCKS(), full: true, messages: vec![message(7, 2)] };

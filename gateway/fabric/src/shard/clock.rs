@@ -1,26 +1,26 @@
 //! Elapsed time, as the leader of a shard counts it.
 //!
-//! A leader goes on from what the log says and adds what has passed on its own monotonic clock since it began to lead. What
-//! passes between two leaders, or after the last proposal of one, is lost: so what waits may wait longer than it was told to,
-//! and never less, whatever any wall clock says.
+//! A leader continues from the elapsed time in the log and adds the time that has passed on its own monotonic clock
+//! since it began to lead. Time that passes between two leaders, or after the last proposal of one, is lost. So a
+//! wait may last longer than it should, but never shorter, whatever any wall clock says.
 //!
-//! Invariant: elapsed time never goes back along the log, and never advances faster than the monotonic clock of whoever leads.
-//! (So two proposals of one millisecond carry the same elapsed time: a step for each would invent some at more than a
-//! thousand proposals a second.)
+//! Invariant: elapsed time never goes back along the log, and never advances faster than the monotonic clock of the
+//! current leader. (So two proposals within one millisecond carry the same elapsed time: a step for each would
+//! invent time at more than a thousand proposals a second.)
 
 use selvedge_types::time::ElapsedMs;
 
 /// The elapsed time of a shard while one replica leads it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ElapsedClock {
-    /// What the log said when this replica began to lead.
+    /// The elapsed time in the log when this replica began to lead.
     from: ElapsedMs,
-    /// When that was, on the monotonic clock.
+    /// When this replica began to lead, on the monotonic clock.
     begun_ms: u64,
 }
 
 impl ElapsedClock {
-    /// Goes on from what the log says, at `mono_ms`.
+    /// Continues from the elapsed time in the log, at `mono_ms`.
     pub(super) fn new(from: ElapsedMs, mono_ms: u64) -> Self {
         Self { from, begun_ms: mono_ms }
     }
@@ -30,7 +30,7 @@ impl ElapsedClock {
         self.from.plus(mono_ms.saturating_sub(self.begun_ms))
     }
 
-    /// When it will be `at`, on the monotonic clock; later than now.
+    /// When elapsed time will reach `at`, on the monotonic clock; always later than now.
     pub(super) fn when(&self, mono_ms: u64, at: ElapsedMs) -> u64 {
         mono_ms.saturating_add(at.since(self.now(mono_ms)).max(1))
     }

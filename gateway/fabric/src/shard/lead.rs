@@ -1,5 +1,5 @@
-//! What a replica does while it leads: takes forwarded batches in the order of their numbers and turns
-//! what gathered into proposals.
+//! A replica as leader: it takes forwarded batches in the order of their numbers and turns gathered commands into
+//! proposals.
 
 use super::clock::ElapsedClock;
 use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, ShardCore};
@@ -13,28 +13,28 @@ use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// Leadership in one ballot.
+/// The state of leading in one ballot.
 #[derive(Debug)]
 pub(super) struct Lead {
     ballot: Ballot,
-    /// The ballot's own opening entry.
+    /// The slot of the ballot's own opening entry.
     opening: Slot,
-    /// It is applied: the machine knows all that earlier leaders chose.
+    /// The opening entry is applied: the machine knows everything that earlier leaders chose.
     pub(super) opened: bool,
-    /// The next number of each origin that was taken in here, beyond what the machine has applied.
+    /// For each origin, the start and the next number to take, beyond what the machine has applied.
     next: BTreeMap<GatewayId, (u64, u64)>,
-    /// Batches that are taken in and not applied, and who is to be told.
+    /// Batches that are taken in and not applied, and the gateway to answer.
     asked: BTreeMap<(Origin, u64), GatewayId>,
     pending: VecDeque<Command>,
     pending_bytes: usize,
     /// Counts elapsed time from when the opening entry was applied; none before.
     pub(super) clock: Option<ElapsedClock>,
-    /// A tick is proposed and not applied.
+    /// A tick that is proposed and not applied.
     ticking: Option<Slot>,
     rules_proposed: bool,
-    /// The last word of a ledger that was proposed.
+    /// The last confirmation of a ledger that was proposed.
     confirmed: Option<(LedgerId, u64)>,
-    /// Wills that were given to this gateway to publish, by client and epoch.
+    /// Wills that this gateway was given to publish, by client and epoch.
     wills: BTreeSet<(String, u64)>,
     /// Processes that are proposed as lost.
     lost: BTreeSet<Origin>,
@@ -43,7 +43,7 @@ pub(super) struct Lead {
 }
 
 impl Lead {
-    /// A ledger's word, to be proposed once.
+    /// Queues a ledger's confirmation for a proposal, once.
     pub(super) fn confirm(&mut self, ledger: LedgerId, cursor: u64) {
         let said = self.confirmed.is_some_and(|(known, most)| known == ledger && cursor <= most);
         if !said {
@@ -52,7 +52,7 @@ impl Lead {
         }
     }
 
-    /// Who waits for the verdict about this batch.
+    /// The gateway that waits for the verdict about this batch.
     pub(super) fn settle(&mut self, origin: Origin, n: u64) -> Option<GatewayId> {
         self.asked.remove(&(origin, n))
     }
@@ -69,30 +69,32 @@ impl Lead {
     }
 }
 
-/// While anything waits to expire or to close, a leader notes in the log at least this often how much time has passed, in
-/// milliseconds: so much is lost at most when another leads after it.
+/// While anything waits to expire or to close, a leader notes the elapsed time in the log at least this often, in
+/// milliseconds. This bounds the elapsed time that a change of leader loses.
 pub const NOTE_ELAPSED_MS: u64 = 600_000;
 /// How long a better leader must have been up before leadership goes to it.
 pub const HAND_BACK_MS: u64 = 5_000;
-/// Each time that it did not stay there, the wait doubles up to this.
+/// The longest wait before leadership is handed back: the wait doubles each time leadership did not stay with the
+/// better leader.
 pub const MAX_HAND_BACK_MS: u64 = 320_000;
 
-/// How long a leader whose disk is full waits until a majority that has room may be known to it.
+/// How long a leader with a full disk waits until it may know a majority that has room.
 pub const FULL_HAND_BACK_MS: u64 = 500;
 
-/// When leadership goes to a better leader: back to the shard's preferred one, so that leaders stay spread as the ring says
-/// after gateways were away; from a gateway whose wall clock is outside of what the others agree on to one whose clock is
-/// not; and from one whose disk is full, if a majority has room. It goes only from a leader that has nothing under way, but
-/// for a full one: what that has under way may be so for ever.
+/// Decides when leadership goes to a better leader: back to the shard's preferred one, so that leaders stay spread
+/// as the ring says after gateways were away; from a gateway whose wall clock lies outside the interval that the
+/// others agree on to one whose clock does not; and from one whose disk is full, if a majority has room. A leader
+/// hands over only while it has nothing under way, unless its disk is full: what it has under way then may stay so
+/// forever.
 #[derive(Debug)]
 pub(super) struct HandBack {
     me: GatewayId,
     /// In the order in which the ring prefers them.
     members: Vec<GatewayId>,
     up: Vec<GatewayId>,
-    /// Whose wall clocks are outside.
+    /// The gateways whose wall clocks are outside.
     outside: Vec<GatewayId>,
-    /// Whose disks are full.
+    /// The gateways whose disks are full.
     full: Vec<GatewayId>,
     to: Option<GatewayId>,
     due_ms: Option<u64>,
@@ -132,12 +134,12 @@ impl HandBack {
         self.full.contains(&self.me)
     }
 
-    /// Who leads only if nobody else can.
+    /// The gateways that should lead only if no other can.
     pub(super) fn reluctant(&self) -> Vec<GatewayId> {
         self.outside.iter().chain(&self.full).copied().collect()
     }
 
-    /// Who had better lead than this replica.
+    /// The gateway that should lead rather than this replica, if any.
     fn better(&self) -> Option<GatewayId> {
         let roomy = |g: &GatewayId| *g != self.me && self.up.contains(g) && !self.full.contains(g);
         let fit = |g: &GatewayId| roomy(g) && !self.outside.contains(g);
@@ -166,10 +168,10 @@ impl HandBack {
     }
 }
 
-/// A gateway that the leader can't reach for this long is given up: its connections count as ended.
+/// The site gives up a gateway that the leader can't reach for this long: its connections count as ended.
 pub const LOST_AFTER_MS: u64 = 15_000;
 
-/// Since when gateways can't be reached.
+/// Since when each gateway that can't be reached has been so.
 #[derive(Debug)]
 pub(super) struct Absent {
     me: GatewayId,
@@ -190,7 +192,7 @@ impl Absent {
         self.since_ms.retain(|gateway, _| !self.up.contains(gateway));
     }
 
-    /// When a gateway is to be given up; never while it is reached. One that was never reached counts from now on.
+    /// When to give up a gateway; never while it is reachable. One that was never reached counts from now on.
     fn lost_at_ms(&mut self, now: Now, gateway: GatewayId) -> Option<u64> {
         if gateway == self.me || self.up.contains(&gateway) {
             return None;
@@ -200,7 +202,7 @@ impl Absent {
 }
 
 impl ShardCore {
-    /// When the next gateway that holds connections is to be given up, if this replica leads.
+    /// When to give up the next gateway that holds connections, if this replica leads.
     pub(super) fn lost_due_ms(&mut self, now: Now) -> Option<u64> {
         let lead = self.lead.as_ref().filter(|lead| lead.opened)?;
         let at = |origin: &Origin| !lead.lost.contains(origin);
@@ -208,7 +210,7 @@ impl ShardCore {
         processes.filter_map(|origin| self.absent.lost_at_ms(now, origin.gateway)).min()
     }
 
-    /// Proposes that gateways which can't be reached for long are given up.
+    /// Proposes to give up gateways that can't be reached for long.
     fn give_up_lost(&mut self, now: Now) {
         let Some(lead) = self.lead.as_mut().filter(|lead| lead.opened) else { return };
         let absent = &mut self.absent;
@@ -232,7 +234,7 @@ impl ShardCore {
         }
     }
 
-    /// Gives this gateway the wills that nobody else publishes, each once in a ballot.
+    /// Gives this gateway the wills that no other gateway publishes, each once in a ballot.
     pub(super) fn publish_wills(&mut self) {
         let Some(lead) = self.lead.as_mut().filter(|lead| lead.opened) else { return };
         if !lead.wills.is_empty() {
@@ -264,14 +266,14 @@ impl ShardCore {
         }
     }
 
-    /// The elapsed time now; nothing unless this replica leads and serves.
+    /// The elapsed time now; none unless this replica leads and serves.
     pub(super) fn elapsed_now(&mut self, now: Now) -> Option<ElapsedMs> {
         let lead = self.lead.as_mut().filter(|lead| lead.opened)?;
         let begin = || ElapsedClock::new(self.machine.elapsed(), now.mono_ms);
         Some(lead.clock.get_or_insert_with(begin).now(now.mono_ms))
     }
 
-    /// When the next tick is due.
+    /// When the next tick is due; none while the machine is lent.
     pub(super) fn tick_at(&mut self) -> Option<ElapsedMs> {
         let due = Arc::get_mut(&mut self.machine)?.next_tick_due()?; // not while it is lent
         Some(due.min(self.machine.elapsed().plus(NOTE_ELAPSED_MS)))
@@ -318,7 +320,7 @@ impl ShardCore {
         self.out.send.push((from, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
     }
 
-    /// Queues the batch for a proposal, or says what to answer instead.
+    /// Queues the batch for a proposal, or returns the answer to give instead.
     fn take_in(
         &mut self,
         from: GatewayId,
@@ -369,7 +371,8 @@ impl ShardCore {
         if lead.pending_bytes + submission.len() > MAX_PENDING_BYTES {
             return Err(ForwardAnswer::Busy { why: BusyReason::Window });
         }
-        // One that can never be proposed uses up its number as a malformed one does; what comes behind it must go on.
+        // A batch that can never be proposed uses up its number as a malformed one does, so that the batches behind
+        // it can go on.
         let submission = if submission.len() > MAX_SUBMISSION_BYTES { Arc::from([]) } else { submission };
         lead.next.insert(origin.gateway, (start, n + 1));
         lead.asked.insert((origin, n), from);
@@ -378,7 +381,7 @@ impl ShardCore {
         Ok(())
     }
 
-    /// Turns what gathered into proposals, as far as the group's window allows.
+    /// Turns gathered commands into proposals, as far as the group's window allows.
     pub(super) fn propose(&mut self, now: Now) {
         self.give_up_lost(now);
         let Some(elapsed) = self.elapsed_now(now) else { return };
@@ -425,8 +428,9 @@ impl ShardCore {
                     }
                 }
                 Err(ProposeError::TooLarge { .. }) => {
-                    // The group is set up for less than a proposal may take: its batches are refused as above, the
-                    // rest comes again without them, and what is too large by itself goes.
+                    // The group's limit is below what a proposal may take. The batches are refused as above, the
+                    // other commands are proposed again without them, and a command that is too large by itself is
+                    // dropped.
                     let taken: usize = value.commands.iter().map(forwarded_bytes).sum();
                     lead.pending_bytes = lead.pending_bytes.saturating_sub(taken);
                     for mut command in value.commands.into_iter().rev() {
@@ -440,7 +444,7 @@ impl ShardCore {
                     }
                 }
                 Err(_) => {
-                    // The window is full or leadership is going: what was taken goes back to its place.
+                    // The window is full or leadership is ending: the commands go back to their places.
                     let mut commands = value.commands;
                     if ticks {
                         commands.retain(|c| *c != Command::Tick);

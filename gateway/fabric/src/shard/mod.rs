@@ -1,25 +1,30 @@
-//! The shard core: one replica of one shard, without its host. It joins a [`Consensus`] with the machine that applies what the group
-//! chooses.
+//! The shard core: one replica of one shard, without its host. It joins a [`Consensus`] with the machine that
+//! applies the values that the group chooses.
 //!
-//! The protocol: batches that gateways forward gather while a turn lasts and become one proposal; what is
-//! chosen is applied in slot order; each batch's verdict goes back to the gateway that took it in, from
-//! the leader, and from that gateway's own replica if it has one. The leader also proposes the ticks that
-//! the machine asks for and the confirmations that the uplink brings, and answers queries after it made
-//! sure that it still leads. A replica that fell behind what its leader holds in memory is brought up to date from
-//! the leader's disk (see [`transfer`]).
-//! A batch whose content every member has lost is proposed as lost, so that nobody waits for it ([`Event::BatchLost`]).
+//! # Protocol
+//!
+//! Batches that gateways forward gather during a turn and become one proposal. Chosen values are applied in slot
+//! order. The verdict about each batch goes back to the gateway that took it in, from the leader, and from that
+//! gateway's own replica if it has one. The leader also proposes the ticks that the machine asks for and the
+//! confirmations that the uplink brings, and answers queries after it has made sure that it still leads. A replica
+//! that fell behind what its leader holds in memory catches up from the leader's disk (see [`transfer`]). If every
+//! member has lost the content of a batch, the leader proposes the batch as lost, so that the uplink stops waiting
+//! for it ([`Event::BatchLost`]).
+//!
+//! Wall time is the gateway's, as far as a majority agrees on it ([`crate::agreement`]). Without agreement it
+//! continues by elapsed time from the last time agreed on, and the proposal marks it as unsure.
+//!
+//! # Invariants and limits
 //!
 //! Invariant: applied <= commit; the machine's slot is `applied`.
-//! Invariant: a leader takes a forwarded batch only after it applied its own opening entry, so that what
-//! the machine knows of an origin includes everything earlier leaders may have chosen.
-//! Invariant: elapsed time never goes back along the log, and advances at most as fast as the monotonic clock of whoever leads:
-//! see [`clock`].
-//! Wall time is the gateway's as far as a majority agrees on it ([`crate::agreement`]); where none does, it continues by
-//! elapsed time from when one last did, and the proposal says that it is not sure.
-//! Invariant: a query that is not stale is answered from a state that holds everything that was chosen
-//! before the query came.
-//! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal, beyond that their gateways are told
-//! to come again; at most [`MAX_QUERIES`] queries wait, and a turn looks at so many names for them (see [`reads`]).
+//! Invariant: a leader takes a forwarded batch only after it applied its own opening entry, so that what the
+//! machine knows of an origin includes everything that earlier leaders may have chosen.
+//! Invariant: elapsed time never goes back along the log, and advances at most as fast as the monotonic clock of
+//! the current leader: see [`clock`].
+//! Invariant: a query that is not stale is answered from a state that holds everything that was chosen before the
+//! query came.
+//! Limits: at most [`MAX_PENDING_BYTES`] of batches wait for a proposal; further ones are answered as busy. At most
+//! [`MAX_QUERIES`] queries wait, and a turn looks at a bounded number of names for them (see [`reads`]).
 
 mod clock;
 mod lead;
@@ -52,258 +57,248 @@ pub use transfer::{MAX_SNAPSHOT_BYTES, TransferAnswer, TransferRequest};
 pub const MAX_PENDING_BYTES: usize = 1024 * 1024;
 /// The largest proposal that is made of several batches.
 pub const MAX_PROPOSAL_BYTES: usize = 192 * 1024;
-/// The largest forwarded batch: one that carries nothing but the largest payload that a quarantine holds.
+/// The largest forwarded batch: one with only the largest payload that a quarantine holds.
 pub const MAX_SUBMISSION_BYTES: usize = 288 * 1024;
-/// How many queries may wait for a confirmation of leadership or for being applied.
+/// How many queries may wait for a confirmation of leadership, or for a slot to be applied.
 pub const MAX_QUERIES: usize = 256;
 /// How much of the applied log stays in memory for followers that lag a little.
 pub const TAIL_BYTES: usize = 64 * 1024;
-/// How much of it stays while a follower is brought up to date from disk, so that memory reaches back to where that ends.
+/// How much of the applied log stays in memory while a follower catches up from disk, so that memory reaches back
+/// to where the disk part ends.
 pub const HELPED_TAIL_BYTES: usize = 512 * 1024;
-/// After so many applied bytes a snapshot is made, so that a restart replays less.
+/// A snapshot is made after this many applied bytes, so that a restart replays less.
 pub const SNAPSHOT_EVERY_BYTES: usize = 2 * 1024 * 1024;
-/// How much is applied between two looks at the group's log.
+/// How many bytes of chosen entries are taken from the group's log at a time.
 const APPLY_CHUNK_BYTES: usize = 1024 * 1024;
-/// The configuration of every group until it can be changed.
+/// The configuration of every group; it can't be changed yet.
 pub const CONFIGURATION: u32 = 1;
 
-/// What the time is, by both clocks of this gateway.
+/// The time by both clocks of this gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     /// A clock that never goes back and starts anywhere, in milliseconds: for waits, and to count elapsed time.
     pub mono_ms: u64,
     /// The wall time, for labels.
     pub wall: EpochMs,
-    /// A majority of the gateways agrees on `wall`.
+    /// Whether a majority of the gateways agrees on `wall`.
     pub sure: bool,
 }
 
-/// What a replica is told.
+/// An input of the shard core.
 #[derive(Debug)]
 pub enum Event {
-    /// The group's protocol.
+    /// A message within the shard's Paxos group.
     Paxos {
-        /// Who says it, as authenticated by the link.
+        /// The sender, as authenticated by the link.
         from: GatewayId,
-        /// What.
         message: selvedge_paxos::Message,
     },
     /// A gateway forwards a batch.
     Forward {
-        /// Who says it.
+        /// The sender, as authenticated by the link.
         from: GatewayId,
-        /// Under which origin.
+        /// The process that took the batch's items in.
         origin: Origin,
-        /// Its number.
+        /// The origin's number of the batch.
         n: u64,
-        /// A submission frame.
+        /// The batch as an encoded [`Submission`](crate::machine::Submission).
         submission: Arc<[u8]>,
     },
-    /// What a replica lacks, on its way.
+    /// A message of a state transfer, to or from a replica that is behind.
     Transfer {
-        /// Who says it.
+        /// The sender, as authenticated by the link.
         from: GatewayId,
-        /// What.
         message: TransferMessage,
     },
-    /// What there is on disk here for a replica that is behind: the answer to [`ShardEffects::transfers`].
+    /// What the disk here offers for a replica that is behind: the answer to [`ShardEffects::transfers`].
     TransferAnswered {
-        /// Who is behind.
+        /// The replica that is behind.
         to: GatewayId,
-        /// What there is.
         answer: TransferAnswer,
     },
     /// The failure detector's verdict changed.
     Peers {
-        /// Who can be reached.
+        /// The gateways that can be reached.
         up: Vec<GatewayId>,
-        /// Whose process is another than before.
+        /// Those whose process is another than before.
         restarted: Vec<GatewayId>,
     },
-    /// The gateways whose wall clocks are outside of what a majority agrees on changed: others had better lead.
+    /// A change in which gateways have wall clocks outside the interval that a majority agrees on: they should lead
+    /// only if no other can.
     Clocks {
-        /// Who.
+        /// All gateways that are outside now.
         outside: Vec<GatewayId>,
     },
-    /// The gateways whose disks have no room changed: they had better not lead where a majority has some.
+    /// A change in which gateways' disks have no room: they should not lead while a majority has room.
     Full {
-        /// Who, this one among them.
+        /// All gateways without room now, possibly including this one.
         who: Vec<GatewayId>,
     },
     /// Records up to this token are on disk.
-    Persisted {
-        /// The token.
-        token: u64,
-    },
-    /// The snapshot through this slot is on disk.
+    Persisted { token: u64 },
+    /// The attempt to make the snapshot through this slot durable has ended.
     SnapshotSaved {
-        /// The slot.
         slot: Slot,
-        /// It was saved; if not, a later one is tried.
+        /// Whether it was saved; if not, a later one is tried.
         saved: bool,
     },
-    /// The machine that was lent for a snapshot is not read there any more.
+    /// The encoding of the machine lent for a snapshot is done.
     MachineReturned,
-    /// Make a snapshot soon: the log wants to be trimmed.
+    /// Make a snapshot soon: the log needs one in order to be trimmed.
     SnapshotWanted,
-    /// The newest snapshot on disk has rotted: make another one, also if nothing was applied since.
+    /// The newest snapshot on disk has rotted: make another one, even if nothing was applied since.
     SnapshotRotten,
     /// The node has everything up to this cursor.
     Confirmed {
-        /// The ledger that it has it in.
+        /// The ledger that confirms it.
         ledger: LedgerId,
-        /// The cursor.
+        /// The highest seq up to which the ledger has every batch.
         cursor: u64,
     },
-    /// Every member of the group, this replica among them, has just said that it has lost the content of this batch.
-    BatchLost {
-        /// The batch.
-        seq: u64,
-    },
+    /// Every member of the group, including this replica, has just said that it lost the content of this batch.
+    BatchLost { seq: u64 },
     /// A question about recent windows.
     Query {
-        /// The gateway that is to be answered.
+        /// The gateway to answer.
         from: GatewayId,
-        /// Its name for the question.
+        /// The asker's id of the question.
         id: u64,
-        /// The question.
         query: ShardQuery,
     },
     /// A question about a table.
     AskTable {
-        /// Who asks.
+        /// The gateway to answer.
         from: GatewayId,
-        /// Its id there.
+        /// The asker's id of the question.
         id: u64,
-        /// What is asked.
         question: TableQuestion,
     },
     /// Whether the disk has room.
     Room(bool),
-    /// [`Shard::deadline_ms`] has come.
+    /// The time of [`ShardCore::deadline_ms`] has come.
     Timer,
 }
 
-/// What a replica wants done, in this order: `send` may leave at once; `records` and then `cut` are stored;
-/// `send_after` leaves when all records up to `token` are on disk. Messages to this gateway itself are for
-/// its own forwarder and queries.
+/// The effects of a turn, in this order: `send` may leave at once; `records` and then `cut` are stored;
+/// `send_after` leaves when all records up to `token` are on disk. Messages to this gateway itself are for its own
+/// forwarder and queries.
 #[derive(Debug, Default)]
 pub struct ShardEffects {
-    /// May leave at once.
+    /// To send at once.
     pub send: Vec<(GatewayId, PeerMessage)>,
-    /// To be written.
+    /// To append to the log, in this order.
     pub records: Vec<LogRecord>,
     /// Names these records and all earlier ones.
     pub token: u64,
-    /// Leaves once everything up to `token` is on disk.
+    /// To be sent once everything up to `token` is on disk.
     pub send_after: Vec<(GatewayId, PeerMessage)>,
-    /// Uplink batches whose content is to be kept.
+    /// Uplink batches whose content must be kept.
     pub cut: Vec<CutBatch>,
-    /// The content of uplink batches up to this one may go.
+    /// The contents of uplink batches up to this one may be deleted.
     pub released: Option<u64>,
-    /// Batches that were marked as lost now.
+    /// Batches that applied commands have just marked as lost.
     pub lost: Vec<u64>,
     /// Batches that a fetched snapshot lists, and whose contents its sender did not have.
     pub skipped: Vec<u64>,
-    /// A transfer to this replica was given up, from whom and why; it is asked for again.
+    /// A transfer to this replica was given up: its sender, and why. The replica asks for it again.
     pub given_up: Option<(GatewayId, &'static str)>,
-    /// Questions, to be answered when the contents that they want were looked at.
+    /// Questions to answer once the contents that they need were evaluated.
     pub scans: Vec<Scanning>,
-    /// To be made durable with the content of all batches that it lists, then [`Event::SnapshotSaved`].
+    /// A snapshot to make durable, together with the contents of all batches that it lists;
+    /// [`Event::SnapshotSaved`] reports the result.
     pub snapshot: Option<(Slot, SnapshotState)>,
-    /// A peer wants the content of an uplink batch: answer with [`TransferMessage::Batch`].
+    /// A peer asks for the content of an uplink batch: the host answers with [`TransferMessage::Batch`].
     pub fetch: Vec<(GatewayId, u64)>,
-    /// Replicas that are behind, and what is wanted for them of what is on disk here: [`Event::TransferAnswered`].
+    /// Replicas that are behind, and what to read from the disk here for each: [`Event::TransferAnswered`].
     pub transfers: Vec<(GatewayId, TransferRequest)>,
-    /// How the uplink sees this shard, when that changed.
+    /// The uplink's view of this shard, when it changed.
     pub uplink: Option<UplinkView>,
-    /// Wills that this gateway is to publish.
+    /// Wills that this gateway must publish.
     pub wills: Vec<DueWill>,
-    /// What applying has counted while this replica led, by slot.
+    /// Counts from applying while this replica led, by slot.
     pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
     pub healed: bool,
 }
 
-/// What a snapshot is made of.
+/// The state to make a snapshot of.
 #[derive(Debug)]
 pub enum SnapshotState {
-    /// This replica's own state, lent so that it is encoded where nobody waits: nothing is applied until it is let go of, and
-    /// [`Event::MachineReturned`] says so.
+    /// This replica's own state, lent so that it can be encoded on a thread that nothing else waits for. Nothing is
+    /// applied until it is released and [`Event::MachineReturned`] says so.
     Lent(Arc<Machine>),
-    /// A snapshot that was fetched.
+    /// The bytes of a snapshot that was fetched.
     Fetched(Vec<u8>),
 }
 
-/// A question that was let in, and whom to answer.
+/// A question about recent windows that the shard has gathered, and the gateway to answer.
 #[derive(Debug)]
 pub struct Scanning {
     /// The gateway that asks.
     pub to: GatewayId,
-    /// Its name for the question.
+    /// The asker's id of the question.
     pub id: u64,
-    /// What is to be looked at.
+    /// The rows found so far, and the contents to evaluate.
     pub scan: Scan,
 }
 
-/// What the uplink needs to know of a shard.
+/// The part of a shard's state that the uplink needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UplinkView {
-    /// This replica leads, has applied all that earlier leaders chose, and knows which making of the site this is.
+    /// This replica leads, has applied everything that earlier leaders chose, and knows the site's incarnation.
     pub leading: bool,
     /// The lowest unconfirmed batch.
     pub first_kept: u64,
     /// The last batch that was cut; `first_kept - 1` when all are confirmed.
     pub last: u64,
-    /// The ledger whose confirmations count; nothing before the first.
+    /// The ledger whose confirmations count; none before the first.
     pub ledger: Option<LedgerId>,
-    /// Which making of the site this is.
+    /// The zero value until an incarnation is chosen.
     pub incarnation: SiteIncarnation,
 }
 
 /// A replica's state for operators.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Status {
-    /// The shard.
     pub shard: u16,
-    /// The leader's gateway number as far as known.
+    /// The leader's gateway number, as far as known.
     pub leader: Option<u16>,
     /// `leader`, `candidate`, `follower` or `damaged`.
     pub role: &'static str,
-    /// The ballot it is in.
+    /// The ballot that the replica has promised last.
     pub ballot: String,
     /// All slots up to this one are chosen.
     pub commit: u64,
     /// All slots up to this one are applied here.
     pub applied: u64,
-    /// Unconfirmed uplink batches.
+    /// How many uplink batches are unconfirmed.
     pub outbox_batches: u64,
-    /// Their bytes.
+    /// The bytes of the unconfirmed uplink batches.
     pub outbox_bytes: u64,
     /// Uplink batches whose contents every replica has lost, since the shard began.
     pub lost_batches: u64,
-    /// Closed windows' parts that are in no batch yet, and windows that are open.
+    /// Parts of closed windows that are in no batch yet, and windows that are open.
     pub waiting_parts: u64,
     /// The last uplink batch that was cut.
     pub last_batch: u64,
-    /// For how long the oldest closed part has waited to be cut, in milliseconds, as far as this replica knows.
+    /// How long the oldest closed part has waited to be cut, in milliseconds, as far as this replica knows.
     pub waiting_ms: Option<u64>,
 }
 
-/// How a replica is set up.
+/// The configuration of one replica.
 #[derive(Debug, Clone)]
 pub struct ShardSettings {
-    /// The group.
+    /// Membership and bounds of the Paxos group.
     pub group: selvedge_paxos::GroupConfig,
     /// The site's rules for its machines.
     pub rules: Arc<CountingRules>,
     /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
     pub outbox_budget_bytes: u64,
-    /// What this making of the site is called if it has no name yet: drawn.
+    /// A drawn number that becomes part of the site's incarnation, if none is chosen yet.
     pub incarnation: u128,
 }
 
-/// One replica of one shard, but for what its host keeps for it.
+/// One replica of one shard, without the things that its host keeps for it.
 #[derive(Debug)]
 pub struct ShardCore {
     id: ShardId,
@@ -312,7 +307,7 @@ pub struct ShardCore {
     outbox_budget_bytes: u64,
     incarnation: u128,
     consensus: Consensus,
-    /// Lent while a snapshot of it is encoded elsewhere: read as ever, and nothing is applied.
+    /// Lent while a snapshot of it is encoded elsewhere: it can still be read, but nothing is applied.
     machine: Arc<Machine>,
     room: bool,
     lead: Option<Lead>,
@@ -322,9 +317,9 @@ pub struct ShardCore {
     applied_since_snapshot_bytes: usize,
     saving: Option<Slot>,
     snapshot_wanted: bool,
-    /// Waiting for the group's word: read id -> question.
+    /// Queries that wait for the group to confirm leadership: read id -> question.
     asked: BTreeMap<u64, (GatewayId, u64, ShardQuery)>,
-    /// Waiting for a slot to be applied.
+    /// Queries that wait for a slot to be applied.
     readable: Vec<(Slot, (GatewayId, u64, ShardQuery))>,
     last_read: u64,
     helped: BTreeMap<GatewayId, Helped>,
@@ -337,10 +332,11 @@ pub struct ShardCore {
 }
 
 impl ShardCore {
-    /// A replica as its disk has it; [`Shard::take`] right afterwards gives what re-applying brought.
+    /// A replica with the state that its disk holds. A call of [`ShardCore::take`] right afterwards returns the
+    /// effects of applying again.
     ///
     /// # Errors
-    /// Says why the replica can't run.
+    /// Returns why the replica can't run.
     pub fn recover(
         settings: ShardSettings,
         machine: Machine,
@@ -387,8 +383,9 @@ impl ShardCore {
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::Message { from, message })
             }
             Event::Forward { from, origin, n, submission } => {
-                // The link knows who is at its other end. What claims to be of another gateway would use up that one's numbers, and
-                // a start that no process reaches would be the last that the shard believes in.
+                // The link knows who is at its other end. A batch in another gateway's name would use up that
+                // gateway's numbers, and a start that no process reaches would become the last one that the shard
+                // accepts.
                 if origin.gateway == from && origin.start <= MAX_START {
                     self.on_forward(from, origin, n, submission);
                 }
@@ -445,11 +442,10 @@ impl ShardCore {
         }
     }
 
-    /// Proposes what gathered, applies what is chosen, and says what is to be done about all events since it
-    /// last did.
+    /// Proposes what gathered, applies what is chosen, and returns the effects of all events since the last call.
     ///
     /// # Errors
-    /// The replica can't go on without drifting from the others: the process must end.
+    /// Returned if the replica can't go on without diverging from the others: the process must end.
     pub fn take(&mut self, now: Now) -> Result<ShardEffects, Halt> {
         loop {
             self.propose(now);
@@ -470,7 +466,7 @@ impl ShardCore {
         Ok(std::mem::take(&mut self.out))
     }
 
-    /// When [`Event::Timer`] is wanted next, on the monotonic clock.
+    /// When the core next needs [`Event::Timer`], on the monotonic clock.
     pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
         let ticks = self.room && self.lead.as_ref().is_some_and(|lead| lead.takes_ticks());
         let at = if ticks && self.elapsed_now(now).is_some() { self.tick_at() } else { None };
@@ -483,7 +479,7 @@ impl ShardCore {
         [self.consensus.deadline(), tick, pull, hand_back, lost, reads].into_iter().flatten().min()
     }
 
-    /// For operators.
+    /// The replica's state for operators.
     pub fn status(&self, now: Now) -> Status {
         let outbox = self.machine.outbox_stats();
         let clock = self.lead.as_ref().and_then(|lead| lead.clock);
@@ -509,17 +505,17 @@ impl ShardCore {
         }
     }
 
-    /// The machine, to look at.
+    /// Read access to the machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// Its consensus, to look at.
+    /// Read access to the replica's consensus.
     pub fn consensus(&self) -> &Consensus {
         &self.consensus
     }
 
-    /// Whether this replica leads and serves.
+    /// Whether this replica leads and has applied its opening entry, so that it serves requests.
     pub fn serves(&self) -> bool {
         self.lead.as_ref().is_some_and(|l| l.opened)
     }
@@ -597,7 +593,8 @@ impl ShardCore {
                 self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
             }
         }
-        // The replicas of a shard apply the same: one of them counts it, so that a site's sum is right.
+        // All replicas of a shard apply the same entries: only the leader counts them, so that a site's sum is
+        // right.
         if self.lead.is_some() {
             self.out.counters.push(applied.counters);
         }

@@ -1,11 +1,12 @@
-//! Questions about recent windows that were let in, and are gathered turn by turn (see [`Gathering`]).
+//! Admitted questions about recent windows, which are gathered turn by turn (see [`Gathering`]).
 //!
-//! Those about one device do not wait for those about many: each of the two kinds has its own steps in each turn, and of each
-//! kind one question is under way, so that no more than two hold rows here. While some wait, the next turn comes as soon as the host
-//! has looked after everything else.
+//! Questions about one device do not wait for those about many. Each of the two kinds has its own steps in each
+//! turn, and one question of each kind is under way, so that no more than two hold rows here. While questions wait,
+//! the next turn comes as soon as the host has done everything else.
 //!
 //! Invariant: a question is gathered once, however often its asker repeats it.
-//! Limits: [`MAX_QUERIES`] questions of each kind wait; one is forgotten when its asker waits no longer, or can't be reached.
+//! Limits: [`MAX_QUERIES`] questions of each kind wait. A question is dropped when its asker stops waiting or can't
+//! be reached.
 
 use super::{MAX_QUERIES, Scanning};
 use crate::machine::{GATHER_TURN_STEPS, Gathering, Machine};
@@ -21,7 +22,7 @@ struct Read {
     gathering: Gathering,
 }
 
-/// The questions that are gathered.
+/// The questions that wait to be gathered, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     of_one: VecDeque<Read>,
@@ -29,7 +30,7 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Takes a question in; false: too many wait.
+    /// Admits a question. Returns false if too many wait.
     pub fn put(&mut self, now_ms: u64, to: GatewayId, id: u64, query: &ShardQuery) -> bool {
         let gathering = Gathering::new(&query.as_query(), &query.page);
         let list = if gathering.is_of_one() { &mut self.of_one } else { &mut self.of_many };
@@ -43,14 +44,14 @@ impl Reads {
         true
     }
 
-    /// Who can be reached beside this gateway.
+    /// Drops the questions of gateways that can't be reached.
     pub fn peers(&mut self, me: GatewayId, up: &[GatewayId]) {
         for list in [&mut self.of_one, &mut self.of_many] {
             list.retain(|read| read.to == me || up.contains(&read.to));
         }
     }
 
-    /// Goes on for one turn; what is gathered goes to `out`.
+    /// Gathers for one turn; questions that are complete go to `out`.
     pub fn gather(&mut self, now_ms: u64, machine: &Machine, out: &mut Vec<Scanning>) {
         for list in [&mut self.of_one, &mut self.of_many] {
             list.retain(|read| read.until_ms > now_ms);
@@ -68,7 +69,7 @@ impl Reads {
         }
     }
 
-    /// Whether some wait.
+    /// Whether no question waits.
     pub fn is_empty(&self) -> bool {
         self.of_one.is_empty() && self.of_many.is_empty()
     }

@@ -1,4 +1,4 @@
-//! How a group's records look in the log, and how they become a replica again.
+//! The form of a group's records in the log, and the recovery of a replica from them.
 
 use super::{CONFIGURATION, Slot};
 use crate::machine::unknown_proposal_version;
@@ -7,39 +7,40 @@ use selvedge_paxos::{Ballot, Entry, Record, Recovered};
 use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
 
-/// A promised ballot. The newest counts.
+/// The kind of a record with a promised ballot. The newest counts.
 pub const KIND_PROMISED: u8 = 1;
-/// An accepted entry.
+/// The kind of a record with an accepted entry of its slot.
 pub const KIND_ACCEPTED: u8 = 2;
-/// A commit index, as eight little-endian bytes. The newest counts.
+/// The kind of a record with a commit index, as eight little-endian bytes. The newest counts.
 pub const KIND_COMMITTED: u8 = 3;
 
-/// All entries of the group before this record are void: the replica had lost records, and began anew. Its slot is the
-/// first that the replica then lacked, so that the log keeps it as long as anything that it voids.
+/// All entries of the group before this record are void: the replica had lost records and began anew. The record's
+/// slot is the first that the replica then lacked, so the log keeps it as long as anything that it voids.
 pub const KIND_BEGUN_ANEW: u8 = 4;
 
-/// The replica that began anew votes again. Until this record is there, a start finds it damaged, whatever else looks
-/// whole by then: a snapshot that was lost may have been fetched, and the votes that were voided are not known yet.
+/// The replica that began anew votes again. A start without this record finds the replica damaged, however whole
+/// everything else looks by then: a lost snapshot may have been fetched again, but the voided votes are not known
+/// yet.
 pub const KIND_HEALED: u8 = 5;
 
-/// Written by a replica that lost records when it is repaired.
+/// The record that a replica writes when its lost records are repaired.
 pub(super) fn healed(group: ShardId, commit: Slot) -> LogRecord {
     mark(group, KIND_HEALED, commit.max(1))
 }
 
-/// Written first by a replica that lost records. What it still holds may be entries whose replacements are lost, or that
-/// lie behind a hole; it learns everything again, and a later start must not mix the two.
+/// The first record that a replica writes after it lost records. Entries that it still holds may have lost
+/// replacements, or lie behind a hole. It learns everything again, and a later start must not mix the two.
 pub(super) fn begun_anew(group: ShardId, snapshot_slot: Slot) -> LogRecord {
     mark(group, KIND_BEGUN_ANEW, snapshot_slot + 1)
 }
 
-/// A record that only says that something was so. Its slot is one that no snapshot trims too soon.
+/// A record that only states a fact. Its slot is one that no snapshot trims too soon.
 fn mark(group: ShardId, kind: u8, slot: Slot) -> LogRecord {
     let (group, configuration, ballot) = (group.0, CONFIGURATION, (0, 0));
     LogRecord { group, configuration, kind, ballot, slot, payload: [].into() }
 }
 
-/// A group's record as the log takes it. What is the group's state rather than a slot's carries slot 0.
+/// A group's record in the log's form. A record of the group's state, rather than of a slot, carries slot 0.
 pub(super) fn record(group: ShardId, record: Record) -> LogRecord {
     let form = |kind, ballot: Ballot, slot, payload| LogRecord {
         group: group.0,
@@ -56,7 +57,7 @@ pub(super) fn record(group: ShardId, record: Record) -> LogRecord {
     }
 }
 
-/// Gathers one group's records as a restart reads them.
+/// Gathers one group's records while a restart reads them.
 #[derive(Debug, Clone, Default)]
 pub struct Replay {
     promised: Ballot,
@@ -67,7 +68,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Takes in the next record of the group.
+    /// Takes in the next record of the group, in the order of the log.
     pub fn record(&mut self, record: LogRecord) {
         let ballot = Ballot { round: record.ballot.0, gateway: record.ballot.1 };
         match record.kind {
@@ -97,19 +98,19 @@ impl Replay {
         self.unreadable.get_or_insert_with(why);
     }
 
-    /// What this release does not understand of the group's records: another one wrote it. Such a replica must neither
-    /// run nor begin anew.
+    /// The first record of the group that this release does not understand: another release wrote it. Such a
+    /// replica must neither run nor begin anew.
     pub fn unreadable(&self) -> Option<&str> {
         self.unreadable.as_deref()
     }
 
-    /// Whether the replica lost records, and was not repaired yet when it stopped.
+    /// Whether the replica lost records and was not repaired yet when it stopped.
     pub fn is_damaged(&self) -> bool {
         self.begun_anew
     }
 
-    /// What the group recovers from, given its newest durable snapshot. `damaged` carries a random number
-    /// when the log may have lost records of this group.
+    /// The state from which the group recovers, given its newest durable snapshot. `damaged` carries a random
+    /// number if the log may have lost records of this group.
     pub fn finish(mut self, snapshot_slot: Slot, damaged: Option<u64>) -> Recovered {
         let entries = self.entries.split_off(&(snapshot_slot + 1)).into_values().collect();
         Recovered { promised: self.promised, commit: self.commit, snapshot_slot, entries, damaged }

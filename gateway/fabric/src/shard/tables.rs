@@ -1,4 +1,4 @@
-//! Questions about tables: answered by the leader as it has applied them; others leave it to the leader.
+//! Questions about tables. The leader answers them from the state that it has applied; other replicas stay silent.
 
 use super::ShardCore;
 use crate::machine::QuarantineEntry;

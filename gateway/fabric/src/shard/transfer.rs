@@ -1,27 +1,37 @@
-//! Bringing a replica up to date that fell behind what its leader holds in memory.
+//! State transfer to a replica that fell behind what its leader holds in memory.
 //!
-//! The leader says so ([`TransferMessage::Behind`]), and the replica asks it for chosen values behind its own commit index. They come from the
-//! leader's log on disk, a bounded piece at a time; the replica takes them as chosen
-//! ([`selvedge_paxos::Event::Learned`]), and asks for more when they are on its disk, so that a slow disk sets the pace. When it asks for what the leader holds in
-//! memory, it is told so, and goes on as every follower does. Meanwhile the leader holds more in memory than usual, so that the two meet
-//! also under load.
+//! # Protocol
 //!
-//! Where the leader's log does not reach back so far, it offers its newest snapshot on disk (slot, length, checksum), and has one made if that one is of no
-//! use. The replica pulls it piece by piece, checks it, pulls the content of the uplink batches that the snapshot only lists, has all
-//! of it made durable, and only then replaces its machine and lets its group jump; then it asks for the log behind it. A snapshot that is being
-//! pulled is finished first, whatever is offered meanwhile: under load newer ones come faster than one is pulled.
+//! The leader sends [`TransferMessage::Behind`], and the replica asks it for chosen values after its own commit
+//! index. The leader reads them from its log on disk, a bounded piece at a time. The replica takes them as chosen
+//! ([`selvedge_paxos::Event::Learned`]) and asks for more when they are on its own disk, so that a slow disk sets
+//! the pace. When it asks for values that the leader holds in memory, the leader says so, and the replica continues
+//! as every follower does. Meanwhile the leader holds more in memory than usual, so that the two parts meet under
+//! load as well.
 //!
-//! What is on disk is read elsewhere, beside the threads on which the protocol runs: this core only says what is wanted ([`TransferRequest`]) and is
-//! told what there is ([`TransferAnswer`]). There, too, it is decided who gets a place, and what stays on disk for it (see
-//! [`selvedge_log::storage`]).
+//! If the leader's log does not reach back that far, the leader offers its newest snapshot on disk (slot, length,
+//! checksum), and first has one made if that one is of no use. The replica pulls the snapshot piece by piece,
+//! checks it, pulls the contents of the uplink batches that the snapshot only lists, and has all of it made
+//! durable. Only then does it replace its machine and let its group jump; then it asks for the log after it. A
+//! replica always finishes the snapshot that it is pulling, whatever is offered meanwhile: under load newer
+//! snapshots come faster than one is pulled.
 //!
-//! Every message may be lost: the receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a row; the leader
-//! says again that it is behind as long as it is. Any replica that is not damaged can be asked, not only the leader: what it gives is chosen.
+//! The host reads the disk beside the threads on which the protocol runs: this core only names what it needs
+//! ([`TransferRequest`]) and takes the result ([`TransferAnswer`]). The host's storage also decides which replicas
+//! get a place, and what stays on disk for them (see [`selvedge_log::storage`]).
 //!
-//! Invariant: nothing is given as chosen at or below [`Consensus::logged_after`](selvedge_paxos::Consensus::logged_after), where the log need not tell.
-//! Invariant: a snapshot that is being pulled is replaced by no other one.
-//! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine; a snapshot is at most
-//! [`MAX_SNAPSHOT_BYTES`].
+//! Every message may be lost. The receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a
+//! row; the leader repeats that the replica is behind as long as it is. Any replica that is not damaged can be
+//! asked, not only the leader: what it gives is chosen.
+//!
+//! # Invariants and limits
+//!
+//! Invariant: a replica gives nothing as chosen at or below
+//! [`Consensus::logged_after`](selvedge_paxos::Consensus::logged_after), where its log may not show what was
+//! chosen.
+//! Invariant: no other snapshot replaces one that is being pulled.
+//! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine. A
+//! snapshot has at most [`MAX_SNAPSHOT_BYTES`].
 
 use super::{CONFIGURATION, Now, ShardCore, SnapshotState};
 use crate::machine::{CutBatch, Machine};
@@ -31,106 +41,102 @@ use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use std::sync::Arc;
 
-/// A piece that did not come is asked for again after this time.
+/// The receiver asks again for a piece that did not come after this time.
 pub const PULL_MS: u64 = 300;
-/// After so many askings without an answer the transfer is given up.
+/// The receiver gives up after asking this often without an answer.
 pub const GIVE_UP_PULLS: u32 = 20;
-/// Who was told to wait asks again after this time.
+/// A receiver that was asked to wait asks again after this time.
 pub const WAIT_MS: u64 = 1_000;
-/// While a snapshot is made durable its sender is told so often that it goes on.
+/// While it makes a snapshot durable, the receiver tells the sender this often that the transfer goes on.
 pub const INSTALLING_MS: u64 = 3_000;
-/// So long after the last piece a replica counts as one that is brought up to date.
+/// For this long after the last piece, a replica counts as one that is catching up from here.
 pub const HELPED_MS: u64 = 5_000;
-/// A log that has told nothing new so often is replaced by a snapshot.
+/// After this many answers in a row without new values, the log is replaced by a snapshot.
 const MAX_DRY_ANSWERS: u32 = 3;
 /// The largest snapshot that is offered or taken.
 pub const MAX_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 
-/// What is wanted for a replica that is behind, of what is on disk here.
+/// What to read from this gateway's disk for a replica that is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferRequest {
-    /// Chosen values, from this slot on. Nothing below is asked for again.
-    Log {
-        /// The slot.
-        from: Slot,
-    },
+    /// Chosen values, from this slot on. The replica won't ask for slots below it again.
+    Log { from: Slot },
     /// A snapshot, to be held ready.
     Snapshot {
-        /// It must cover this slot.
+        /// The snapshot must cover this slot.
         least: Slot,
     },
     /// A piece of the snapshot that is held ready.
     State {
-        /// The last slot that it covers.
+        /// The last slot that the snapshot covers.
         slot: Slot,
-        /// From this byte on.
+        /// The piece begins at this byte.
         offset: u64,
     },
-    /// Nothing of the log or of a snapshot just now: it fetches contents of batches.
+    /// Nothing of the log or of a snapshot just now: the replica is fetching contents of batches.
     Contents,
-    /// Nothing any more.
+    /// The replica needs nothing more, so its place is free.
     Nothing,
 }
 
-/// What there is.
+/// The host's answer to a [`TransferRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferAnswer {
     /// Chosen values of consecutive slots.
     Log {
-        /// The first slot.
+        /// The slot of the first value.
         from: Slot,
-        /// Their values.
         values: Vec<Value>,
     },
-    /// The log tells nothing more just now.
+    /// The log holds no further chosen values just now.
     NothingYet {
-        /// From this slot on.
+        /// The first slot asked for.
         from: Slot,
     },
-    /// The log does not reach back so far, or can't be read.
+    /// The log does not reach back that far, or can't be read.
     NoLog {
-        /// To this slot.
+        /// The first slot asked for.
         from: Slot,
     },
     /// A snapshot is held ready.
     Snapshot {
-        /// The last slot that it covers.
+        /// The last slot that the snapshot covers.
         slot: Slot,
-        /// Its length.
+        /// The length of the whole snapshot.
         bytes: u64,
-        /// Checksum (crc32c) of all of it.
+        /// The CRC-32C checksum of the whole snapshot.
         crc: u32,
     },
-    /// There is none that is of use.
+    /// There is no snapshot that is of use.
     NoSnapshot,
     /// A piece of the snapshot.
     State {
-        /// The last slot that it covers.
+        /// The last slot that the snapshot covers.
         slot: Slot,
-        /// From this byte on.
+        /// The piece begins at this byte.
         offset: u64,
-        /// At most [`TRANSFER_CHUNK_BYTES`](crate::peer::TRANSFER_CHUNK_BYTES); none at its end.
+        /// At most [`TRANSFER_CHUNK_BYTES`](crate::peer::TRANSFER_CHUNK_BYTES); empty at the snapshot's end.
         data: Vec<u8>,
     },
-    /// That snapshot is not held ready any more.
+    /// That snapshot is no longer held ready.
     NoState {
-        /// The last slot that it covers.
+        /// The last slot that the snapshot covers.
         slot: Slot,
     },
-    /// Others are brought up to date just now.
+    /// All places are taken: other replicas are catching up just now.
     NoPlace,
 }
 
-/// A replica that is brought up to date from here.
+/// A replica that is catching up from here.
 #[derive(Debug, Default)]
 pub(super) struct Helped {
-    /// It counts as such until then.
+    /// It counts as catching up until then.
     pub until_ms: u64,
-    /// How often in a row the log has told nothing new.
+    /// How often in a row the log held nothing new for it.
     dry: u32,
 }
 
-/// What is being fetched.
+/// A transfer to this replica.
 #[derive(Debug)]
 pub(super) struct Receiving {
     from: GatewayId,
@@ -141,18 +147,18 @@ pub(super) struct Receiving {
 
 #[derive(Debug)]
 enum Stage {
-    /// Chosen values, behind the commit index.
+    /// Chosen values after the commit index.
     Log(Learning),
     Snapshot(Box<Fetched>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Learning {
-    /// The next values may be asked for.
+    /// The replica may ask for the next values.
     Idle,
-    /// Values were learned in this turn.
+    /// The replica learned values in this turn.
     Learned,
-    /// They are on disk with this token.
+    /// The learned values are on disk with this token.
     Saving(u64),
 }
 
@@ -163,10 +169,10 @@ struct Fetched {
     bytes: u64,
     crc: u32,
     state: Vec<u8>,
-    /// Once the state is complete: the machine it makes, and the next batch whose content is wanted.
+    /// Once the state is complete: the machine made of it. `batch` is the next batch whose content is needed.
     machine: Option<Box<Machine>>,
     batch: u64,
-    /// It is complete and being made durable.
+    /// The snapshot is complete and being made durable.
     installing: bool,
 }
 
@@ -185,7 +191,7 @@ impl Receiving {
         }
     }
 
-    /// What is next is asked for at once.
+    /// Makes the next question due at once.
     fn hurry(&mut self, now: Now) {
         (self.pulls, self.asked_ms) = (0, now.mono_ms.saturating_sub(PULL_MS));
     }
@@ -207,7 +213,7 @@ impl Receiving {
     }
 }
 
-/// Being brought up to date.
+/// The receiving end: this replica catches up.
 impl ShardCore {
     pub(super) fn on_transfer(&mut self, now: Now, from: GatewayId, message: TransferMessage) {
         if !self.consensus.config().members.contains(&from) {
@@ -273,7 +279,7 @@ impl ShardCore {
     }
 
     fn on_offer(&mut self, now: Now, from: GatewayId, (slot, bytes, crc): (Slot, u64, u32)) {
-        // Beyond the last slot that a group believes in, the machine would jump and its group would not.
+        // Beyond the highest slot that a group believes, the machine would jump but its group would not.
         let sound = slot <= selvedge_paxos::MAX_COUNT && bytes <= MAX_SNAPSHOT_BYTES;
         let wanted = sound && slot > self.consensus.commit();
         let Some(r) = self.receiving.as_mut().filter(|r| r.from == from && wanted) else { return };
@@ -299,14 +305,15 @@ impl ShardCore {
                 self.out.cut.push(CutBatch { seq, bytes: bytes.to_vec() });
             }
             BatchAnswer::Here(_) => return self.give_up("a batch is not what the snapshot lists"),
-            // Released in the meantime: the log will say so once this replica follows it again. Or lost there.
+            // The batch was released in the meantime (the log will say so once this replica follows it again), or
+            // its content is lost there.
             BatchAnswer::Unsure | BatchAnswer::Lost => self.out.skipped.push(seq),
         }
         fetched.batch += 1;
         self.progress(now);
     }
 
-    /// Something of a snapshot came: asks for what is next, or has the whole made durable.
+    /// Takes note of a piece of a snapshot: asks for the next one, or has the whole made durable.
     fn progress(&mut self, now: Now) {
         let (id, rules) = (self.id, self.rules.clone());
         let here = self.machine.outbox_stats().last;
@@ -319,7 +326,7 @@ impl ShardCore {
             }
             match Machine::restore(id, rules, &fetched.state) {
                 Ok(machine) if machine.slot() == fetched.slot => {
-                    // What this replica's own machine lists it has already: a batch's content never changes.
+                    // This replica has the batches that its own machine lists: a batch's content never changes.
                     fetched.batch = machine.outbox_stats().kept.max(here) + 1;
                     fetched.machine = Some(Box::new(machine));
                 }
@@ -329,7 +336,7 @@ impl ShardCore {
         self.pull(now);
     }
 
-    /// Has a snapshot made durable that is complete, unless another one of this replica is being made so.
+    /// Has a complete snapshot made durable, unless another one of this replica is being made so.
     fn install(&mut self) {
         let busy = self.saving.is_some();
         let Some(fetched) = self.receiving.as_mut().and_then(Receiving::fetched) else { return };
@@ -343,7 +350,7 @@ impl ShardCore {
         }
     }
 
-    /// Asks for what is next, if it is time to.
+    /// Asks for the next piece, if it is time to.
     pub(super) fn pull(&mut self, now: Now) {
         self.install();
         let (commit, leads) = (self.consensus.commit(), self.consensus.role() == Role::Leader);
@@ -381,7 +388,7 @@ impl ShardCore {
         }
     }
 
-    /// At the end of a turn: what was learned in it is written with its token.
+    /// At the end of a turn, notes the token under which the values learned in it are written.
     pub(super) fn note_learned(&mut self, now: Now) {
         let (written, token) = (!self.out.records.is_empty(), self.out.token);
         let Some(r) = &mut self.receiving else { return };
@@ -393,7 +400,7 @@ impl ShardCore {
         }
     }
 
-    /// Records up to this token are on disk.
+    /// Records up to this token are on disk: asks for more, if they held the values learned last.
     pub(super) fn learned_is_saved(&mut self, now: Now, token: u64) {
         if let Some(r) = &mut self.receiving
             && matches!(r.stage, Stage::Log(Learning::Saving(saving)) if saving <= token)
@@ -403,12 +410,12 @@ impl ShardCore {
         }
     }
 
-    /// Whether it fetches a snapshot.
+    /// Whether this replica is fetching a snapshot.
     pub(super) fn fetches_snapshot(&self) -> bool {
         self.receiving.as_ref().is_some_and(|r| matches!(r.stage, Stage::Snapshot(_)))
     }
 
-    /// A snapshot, made here or fetched, is durable (or could not be made so).
+    /// Takes note that a snapshot, made here or fetched, is durable (or could not be made so).
     pub(super) fn on_snapshot_saved(&mut self, now: Now, slot: Slot, saved: bool) {
         if self.saving != Some(slot) {
             return;
@@ -425,14 +432,15 @@ impl ShardCore {
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
                 self.machine = Arc::from(machine);
-                // What it has released will not be said again.
+                // The new machine will not report again what it has released.
                 self.out.released = self.out.released.max(Some(self.machine.outbox_stats().kept));
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.applied_since_snapshot_bytes = 0;
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::SnapshotInstalled { slot });
             }
-            // Tried again when the log asks, which it does as long as there is no room, or after further work.
+            // The replica tries again when the log asks, which it does as long as there is no room, or after
+            // further work.
             _ if !saved => self.applied_since_snapshot_bytes = self.applied_since_snapshot_bytes.max(1),
             _ => {}
         }
@@ -446,7 +454,7 @@ impl ShardCore {
     }
 }
 
-/// Bringing others up to date.
+/// The sending end: other replicas catch up from here.
 impl ShardCore {
     /// Tells a follower that it needs more than the log in memory holds.
     pub(super) fn invite(&mut self, to: GatewayId) {
