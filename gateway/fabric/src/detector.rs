@@ -42,7 +42,7 @@ pub const TICK_MS: u64 = 100;
 /// Two ticks further apart than this mean that this process did not run in between, in milliseconds.
 pub const STALL_MS: u64 = 250;
 
-/// For each such period that a peer stays up, one failure is taken off its record, in milliseconds.
+/// Each time a peer stays up this long, one failure is taken off its record, in milliseconds.
 pub const FLAP_FORGET_MS: u64 = 10_000;
 
 /// How much each further failure adds to the wait before a peer counts as up again, in milliseconds.

@@ -263,7 +263,7 @@ pub enum TableAnswer {
     },
     /// Topics that map to no stream.
     Unmapped {
-        /// The number of such publishes since the gateway started.
+        /// The number of unmapped publishes since the gateway started.
         total: u64,
         /// The topics that the gateway remembers.
         topics: Vec<UnmappedTopic>,

@@ -1015,7 +1015,7 @@ pub(super) enum Meaning {
     Parts {
         /// The readings by shard; empty if the publish holds none.
         parts: Few<(ShardId, ShardReadings)>,
-        /// What the client should hear about the parts that are no readings.
+        /// The parts that are no readings, as far as the client should hear of them.
         not: Option<Box<NotCounted>>,
         /// The fields that are no readings.
         skipped: Vec<Skipped<'static>>,

@@ -66,7 +66,7 @@ impl Unmapped {
         self.by_topic.insert(name, (self.uses, known));
     }
 
-    /// The number of such publishes since the start, and the remembered topics, latest first.
+    /// The number of unmapped publishes since the start, and the remembered topics, latest first.
     pub fn list(&self) -> (u64, Vec<UnmappedTopic>) {
         let known = self.order.values().rev().filter_map(|topic| self.by_topic.get(topic));
         (self.total, known.map(|(_, known)| known.clone()).collect())

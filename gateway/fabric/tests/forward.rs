@@ -1,5 +1,5 @@
-//! Forwarding: what scripts (`forward_scripts.rs`) can't say: an estimate that must hold for any items, and a queue that
-//! must not grow.
+//! Forwarding, where scripts (`forward_scripts.rs`) can't express it: an estimate that must hold for any items, and
+//! a queue that must not grow.
 
 use selvedge_fabric::forward::{
     Forward, ForwardEffects, Forwardable, MAX_BATCH_BYTES, NamedReading, PIPELINE_BYTES, STUCK_MS, Ticket,
@@ -80,7 +80,8 @@ fn what_nobody_waits_for_is_taken_back_unless_a_batch_has_it_and_a_lane_that_sta
     let ticket = |token| Ticket { connection: token, token };
     s.forward.submit(S, ticket(1), connect("first"));
     s.forward.flush(0, &mut s.out);
-    // Without a majority nothing is answered. A client that tries again every five seconds, all night, takes no room.
+    // Without a majority no batch is answered. A client that tries again every five seconds, all night, takes no
+    // room.
     for token in 2..7_202 {
         s.forward.submit(S, ticket(token), connect("again"));
         s.forward.flush(token, &mut s.out);

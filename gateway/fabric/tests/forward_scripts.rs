@@ -3,23 +3,23 @@
 //!
 //! | Command | What happens |
 //! |---|---|
-//! | `shards N` | the site has so many shards, before anything else; one without this |
+//! | `shards N` | the site has N shards; it comes first, and without it there is one |
 //! | `@MS begin` | the process has begun |
 //! | `@MS submit A-B [of sN] [xM]` | items A to B come together, each a publish of M readings (1) |
-//! | `@MS each A-B [of sN] [xM]` | they come one after the other |
+//! | `@MS each A-B [of sN] [xM]` | items A to B come one after the other |
 //! | `@MS publish A DEVICE/STREAM[!CLIENT]...` | item A comes; a stream that may be new is named with its client |
-//! | `@MS connect A CLIENT`, `withdraw A` | item A is a CONNECT; nobody waits for it any more |
+//! | `@MS connect A CLIENT`, `withdraw A` | item A is a CONNECT; the session takes it back |
 //! | `@MS gN [sM]#B applied [OUTCOME...]` | a replica answers for batch B; items without an outcome are counted |
 //! | `@MS gN [sM]#B already`, `malformed`, `gap LAST`, `old-start` | other verdicts of the log |
 //! | `@MS gN [sM]#B not-leader [gK]`, `busy window`, `busy disk`, `busy outbox` | answers without the log |
 //! | `@MS gN [sM]#B of START ...` | an answer that is meant for another start of g9 |
-//! | `@MS leader gN [of sM]` | it became known who leads |
-//! | `@MS down gN`, `up gN` | who can be reached |
+//! | `@MS leader gN [of sM]` | the forwarder learns which gateway leads |
+//! | `@MS down gN`, `up gN` | gateway N can't be reached, or can be again |
 //! | `@MS timer` | the clock has come to this time |
-//! | `@MS status` | what is held and why |
+//! | `@MS status` | the batches and items that are held, and why |
 //!
-//! A batch is shown with the items in it and a checksum of its bytes: a number's bytes never change. `timer at` follows
-//! whenever the time changed at which all that is unanswered is sent again.
+//! A batch is shown with its items and a checksum of its bytes: a number's bytes never change. `timer at` follows
+//! whenever the time of the next resend has changed.
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
 
@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 const ORIGIN: Origin = Origin { gateway: GatewayId(9), start: 4 };
 const COUNTED: ItemOutcome = ItemOutcome::Judged(Judged { counted: 1, recognised: 0, set_aside: Vec::new() });
-/// Where a leader has its batches chosen: number and this.
+/// The slot in which a leader's batch is chosen: its number plus this.
 const SLOTS_BEFORE: u64 = 10;
 
 #[test]
@@ -182,7 +182,7 @@ impl World {
             let crc = crc32c::crc32c(&batch.submission);
             writeln!(out, "-> {to} {name} {} crc {crc:08x}", contents(&submission)).unwrap();
         }
-        // Items that follow each other, and fare alike, share a line.
+        // Consecutive items with the same outcome share a line.
         let mut runs: Vec<(u64, u64, String)> = Vec::new();
         for settled in outcomes {
             let slot =
@@ -214,7 +214,7 @@ impl World {
     }
 }
 
-/// `[items]`, with the streams that readings name, if these are not just one that is known.
+/// `[items]`, with the streams of the readings, unless there is only one and it is known.
 fn contents(submission: &Submission<selvedge_fabric::machine::NameRef<'_>>) -> String {
     let items = submission.items.iter().map(|item| match item {
         Item::Begin => "begin".to_string(),
@@ -254,7 +254,7 @@ fn range(text: &str) -> std::ops::RangeInclusive<u64> {
     first.parse().unwrap()..=last.parse().unwrap()
 }
 
-/// What `of sN` says.
+/// The shard that `of sN` names.
 fn shard_of(words: &[&str]) -> ShardId {
     let at = words.iter().position(|w| *w == "of").map(|at| words[at + 1]);
     ShardId(at.and_then(|s| s.strip_prefix('s')).map_or(0, |n| n.parse().unwrap()))

@@ -1,4 +1,4 @@
-//! Golden scripts of what waits on a link.
+//! Golden scripts of the messages that wait on a link.
 //!
 //! ```text
 //! > up | down
@@ -8,7 +8,7 @@
 //! > counts
 //! ```
 //!
-//! Messages are numbered by kind. A frame shows them in its order: `accept 1-3` are three.
+//! Messages are numbered by kind. A frame lists them in its order; `accept 1-3` stands for three messages.
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
 

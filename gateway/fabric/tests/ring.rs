@@ -25,8 +25,8 @@ fn moved(from: &Ring, to: &Ring) -> usize {
     (0..to.shards()).map(|s| new(ShardId(s))).sum()
 }
 
-/// ceil(1.1 x the share) of `places` (each of `shards` at most once), computed apart from the ring's code:
-/// the level to which weights fill is found by bisection.
+/// ceil(1.1 x the share) of `places` (each of `shards` at most once), computed independently of the ring's code: a
+/// bisection finds the level to which the weights fill.
 fn bounds(shards: u16, each: usize, weights: &[u32]) -> Vec<usize> {
     let (shards, places) = (f64::from(shards), f64::from(shards) * each as f64);
     let (mut low, mut high) = (0.0, places);
@@ -131,7 +131,7 @@ fn a_gateway_that_joins_or_leaves_moves_about_its_share() {
                 most = most.max(moved(&whole, &less)).max(moved(&less, &whole));
                 sum += moved(&whole, &less);
             }
-            // Eight replicas more, for with few of them a gateway ceil() is coarse.
+            // Eight replicas more, because ceil() is coarse with few of them per gateway.
             let share = 3 * usize::from(shards) / n;
             let said = format!("{shards} shards, {n} gateways: share {share}, most {most}, all {sum}");
             assert!(most <= share * 3 / 2 + 8, "{said}");

@@ -1,5 +1,5 @@
-//! Sessions: what scripts (`session_scripts.rs`) can't say, or not in few words: outcomes that a shard rarely gives,
-//! bounds, and fields of what is submitted.
+//! Sessions, where scripts (`session_scripts.rs`) can't express it, or not in few words: outcomes that a shard
+//! rarely gives, bounds, and fields of submitted items.
 
 mod support {
     pub mod site;
@@ -27,7 +27,7 @@ struct Script {
     site: Site,
     session: Session,
     out: SessionEffects,
-    /// Submitted and not settled.
+    /// Items submitted and not settled.
     open: Vec<(ShardId, u64, Forwardable)>,
 }
 
@@ -78,7 +78,7 @@ impl Script {
         }
     }
 
-    /// The `i`-th of what is submitted is settled.
+    /// Settles the `i`-th submitted item.
     fn settle(&mut self, i: usize, outcome: ItemOutcome) {
         let (shard, token, _) = self.open.remove(i);
         let site = self.site.at(ORIGIN, BEGIN.plus(5_000), &listens);
@@ -106,7 +106,7 @@ impl Script {
         self.inbound(Inbound::Closed(Box::new(closed)));
     }
 
-    /// The answers since it was last asked.
+    /// The answers since the last call.
     fn said(&mut self) -> String {
         let said = self.out.answers.drain(..).map(|answer| match answer {
             Answer::Accept(a) => format!("accept {}", a.session_present),
@@ -124,7 +124,7 @@ impl Script {
         said.collect::<Vec<_>>().join(", ")
     }
 
-    /// What was put into the quarantine and is not settled.
+    /// The publishes that were put into the quarantine and are not settled.
     fn quarantined(&self) -> Vec<&Quarantined> {
         let items = self.open.iter().filter_map(|(_, _, f)| match f {
             Forwardable::Item(Item::Quarantine { publish, .. }) => Some(&**publish),
@@ -142,7 +142,7 @@ impl Script {
     }
 }
 
-/// Where somebody listens.
+/// The topics that have a subscriber.
 fn listens(topic: &str) -> bool {
     topic == "many" || topic.starts_with("heard/")
 }
@@ -220,7 +220,7 @@ fn mqtt_3_is_acknowledged_what_was_not_counted_when_it_is_in_the_quarantine() {
     s.settle(2, ItemOutcome::Done);
     s.settle(0, ItemOutcome::Done);
     assert_eq!((s.said().as_str(), s.out.route.len()), ("ack 3, ack 1", 2));
-    // It can't even be kept there: unanswered, it is sent again.
+    // The quarantine can't keep it either: the client gets no answer, and sends it again.
     s.settle(0, ItemOutcome::Refused("no".into()));
     assert_eq!((s.said().as_str(), s.out.close), ("", Some(CloseReason::Busy)));
 }
@@ -262,7 +262,7 @@ fn will() -> Will {
     Will { topic: "d/a/alive".into(), payload: "0".into(), qos: QoS::AtLeastOnce, delay_s: 0 }
 }
 
-/// What the shard says is due of `pump`'s connection of this epoch.
+/// The will that the shard reports as due, of `pump`'s connection of this epoch.
 fn due(topic: &str, epoch: u64) -> DueWill {
     let will = LeftWill { topic: topic.into(), payload: b"0".to_vec(), qos: 1, delay_s: 0 };
     DueWill { client: "pump".into(), instance: 3, epoch, will }
@@ -285,7 +285,7 @@ fn how_a_connection_ended_is_told_its_shard_which_decides_about_the_will() {
     let mut s = Script::open(Version::V5, 0, &[]);
     s.leave(None, Some(0));
     assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, .. })]), "a goodbye");
-    // Of a connection that was not let in there is no will.
+    // A connection that was not accepted has no will.
     let mut s = Script::new();
     s.connect_as("pump", Version::V5, 0, Some(will()));
     assert!(matches!(s.items()[..], [Item::Connect(c)] if c.will.is_some()));
@@ -310,7 +310,7 @@ fn the_will_of_an_earlier_connection_comes_before_connack() {
         s.session.will_published(&mut s.out);
         s.session.will_published(&mut s.out);
         assert_eq!(s.said(), "accept false", "once");
-        // One that was refused in the meantime stays out, and its shard learns it.
+        // A connection that was refused in the meantime stays closed, and its shard learns of it.
         let mut s = Script::new();
         s.connect(Version::V311, expiry_s);
         let will = Some(Box::new(due("d/a/alive", 7)));
@@ -368,7 +368,7 @@ impl Publishing {
         self.wills.publish(site, due, waits, &mut s.out);
     }
 
-    /// The first of what was submitted is settled.
+    /// Settles the first submitted item.
     fn settle(&mut self, outcome: ItemOutcome) -> Option<Waited> {
         let s = &mut self.script;
         let (shard, ticket, _) = s.out.submit.remove(0);
@@ -377,7 +377,7 @@ impl Publishing {
         self.wills.settled(site, Settled { ticket, shard, slot: 7, outcome }, &mut s.out)
     }
 
-    /// Settles what was submitted for the quarantine; how much that was.
+    /// Settles the items submitted for the quarantine, and returns how many there were.
     fn set_aside(&mut self) -> usize {
         let is_it = |item: &Forwardable| matches!(item, Forwardable::Item(Item::Quarantine { epoch: 0, .. }));
         let count = self.script.out.submit.iter().filter(|(_, _, item)| is_it(item)).count();
@@ -525,7 +525,7 @@ fn many_and_long_filters_are_stored_in_items_of_bounded_size() {
         .map(|i| if let Item::Subscriptions { add, .. } = i { add.len() } else { 0 })
         .collect();
     assert_eq!((sizes.as_slice(), s.out.subscribe.len()), ([64, 64, 64, 8].as_slice(), 0));
-    // What comes in the meantime is answered in its own time.
+    // Packets that come in the meantime are answered in their own time.
     s.publish(1, QoS::AtLeastOnce, "heard/lamp", "1");
     assert_eq!(s.said(), "ack 1");
     s.settle(0, DONE);
@@ -572,7 +572,7 @@ fn a_connect_that_nobody_waits_for_is_taken_back_and_one_that_is_chosen_leaves()
         s.session.withdrawn();
         assert!(s.session.is_over());
     }
-    // Who was let in at once and leaves a will does so through its shard.
+    // A client that was accepted at once, and leaves a will, leaves it through its shard.
     let mut s = Script::new();
     let will = Will { topic: "w".into(), payload: "gone".into(), qos: QoS::AtLeastOnce, delay_s: 0 };
     s.connect_as("", Version::V5, 0, Some(will.clone()));
@@ -586,7 +586,8 @@ fn what_a_session_holds_is_counted_until_it_is_settled_also_beyond_its_connectio
     let mut s = Script::open(Version::V5, 60, &[]);
     let payload = "x".repeat(50_000);
     assert_eq!(s.session.held_bytes(), 0);
-    // What maps to no stream is done at once; what waits behind a shard that is not noted as touched is held, too.
+    // A publish that maps to no stream is done at once; those behind a shard that is not noted as touched are held,
+    // too.
     s.publish(1, QoS::AtLeastOnce, "unmapped", &payload);
     assert_eq!(s.session.held_bytes(), 0);
     let one = r#"{"value":1,"text":""}"#.replace(r#""text":"""#, &format!(r#""text":"{payload}""#));

@@ -5,14 +5,14 @@
 //! | Command | What happens |
 //! |---|---|
 //! | `rules JSON` | the counting rules of all shards, before anything else |
-//! | `cN connect v5` or `v3 [clean] [expiry=S] [will=TOPIC] CLIENT` | connection N says CONNECT; `-` is no client id |
+//! | `cN connect v5` or `v3 [clean] [expiry=S] [will=TOPIC] CLIENT` | connection N sends CONNECT; `-` is no client id |
 //! | `cN publish [qos1 or qos2 id=ID] [dup] TOPIC PAYLOAD` | PUBLISH |
 //! | `cN oversize [qos1 or qos2 id=ID] TOPIC BYTES` | a PUBLISH that is larger than `max_packet_bytes` |
 //! | `cN release ID` | PUBREL |
 //! | `cN subscribe FILTER...`, `cN unsubscribe FILTER...` | SUBSCRIBE, UNSUBSCRIBE |
 //! | `cN bye [expiry=S]`, `cN gone` | the connection ends, with DISCONNECT or without |
-//! | `cN waited` | its CONNECT has waited for too long |
-//! | `cN evicted` | its gateway hears that a shard has evicted it |
+//! | `cN waited` | its CONNECT has waited too long |
+//! | `cN evicted` | its gateway learns that a shard has evicted it |
 //! | `choose SHARD [of gN]` | the shard's next batch (of that gateway) is chosen, applied and answered |
 //! | `choose all` | the same, until no batch is left |
 //! | `wait MS` | both clocks move on |
@@ -20,9 +20,9 @@
 //! | `figures` | what has been counted so far |
 //!
 //! Connections from `c20` on are at gateway 2, the others at gateway 1. A session at one connection is shown as
-//! `CLIENT@EPOCH`. Effects follow in the order in which a gateway carries them out. What is routed goes to subscribers.
-//! A connection gives its client the answers in the order of the client's packets, in whatever order they come here.
-//! A gateway publishes wills under its own name.
+//! `CLIENT@EPOCH`. Effects follow in the order in which a gateway carries them out. Routed publishes go to
+//! subscribers. A connection gives its client the answers in the order of the client's packets, in whatever order
+//! they come here. A gateway publishes wills under its own name.
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
 
@@ -88,7 +88,7 @@ struct World {
     gateways: [Gateway; 2],
     rules: Arc<CountingRules>,
     machines: BTreeMap<ShardId, Machine>,
-    /// Sent to the shards and not chosen.
+    /// Items sent to the shards and not chosen.
     sent: BTreeMap<ShardId, VecDeque<(GatewayId, Outgoing)>>,
     connections: BTreeMap<u64, Connection>,
     now_ms: u64,
@@ -111,7 +111,7 @@ struct Connection {
     closed: bool,
     session: Session,
     will: Option<Will>,
-    /// By token: which packet its answer is, with its id.
+    /// By token: the packet that the answer is for, with its id.
     packets: Vec<String>,
     filters: Vec<Filter>,
     asked: u64,
@@ -249,7 +249,7 @@ impl World {
         self.step(number, out, |session, site, effects| session.inbound(site, event, effects));
     }
 
-    /// Something happens to a session, and what it wants is carried out.
+    /// Something happens to a session, and its effects are carried out.
     fn step(
         &mut self,
         number: u64,
@@ -451,7 +451,7 @@ fn index(gateway: GatewayId) -> usize {
     usize::from(gateway.0) - 1
 }
 
-/// The words in front that say how, and the rest.
+/// The leading words that set options, and the rest.
 fn flags(text: &str) -> (Vec<&str>, &str) {
     let is_flag = |word: &str| {
         let keys = ["id=", "expiry=", "will="];

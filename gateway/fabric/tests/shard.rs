@@ -22,13 +22,13 @@ const ORIGIN: Origin = Origin { gateway: ME, start: 1 };
 struct Host {
     shard: ShardCore,
     mono_ms: u64,
-    /// What the wall clock showed when the monotonic one showed 0, and whether a majority agrees.
+    /// The wall clock when the monotonic clock showed 0, and whether a majority agrees.
     wall: i64,
     sure: bool,
     answers: Vec<(u64, ForwardAnswer)>,
     cut: Vec<u64>,
     released: Option<u64>,
-    /// Questions that are gathered, by their ids.
+    /// The ids of questions that are gathered.
     scans: Vec<(u64, Scan)>,
 }
 
@@ -57,7 +57,7 @@ impl Host {
         self.shard.step(self.now(), event);
     }
 
-    /// Turns until nothing is to be written any more; every write is on disk at once.
+    /// Runs turns until nothing is left to write; every write is on disk at once.
     fn settle(&mut self) {
         loop {
             let ShardEffects { send, records, token, cut, released, scans, .. } =
@@ -160,12 +160,12 @@ fn elapsed_time_is_counted_on_the_monotonic_clock_and_a_wall_time_that_is_not_su
     };
     let (elapsed, wall, _) = clocks(&host);
     assert!(elapsed <= host.mono_ms);
-    // Its own clock leaps and nobody agrees.
+    // The leader's own clock leaps, without agreement.
     host.mono_ms += 5_000;
     (host.wall, host.sure) = (host.wall + YEARS, false);
     host.forward(2, readings(&["a"]));
     assert_eq!(clocks(&host), (elapsed + 5_000, wall + 5_000, false));
-    // The others' have leapt too.
+    // The others' clocks have leapt, too.
     host.sure = true;
     host.forward(3, readings(&["a"]));
     assert_eq!(clocks(&host), (elapsed + 5_000, wall + 5_000 + YEARS, true));
@@ -174,7 +174,7 @@ fn elapsed_time_is_counted_on_the_monotonic_clock_and_a_wall_time_that_is_not_su
     host.mono_ms += 1;
     host.forward(4, readings(&["a"]));
     assert_eq!(clocks(&host), (elapsed + 5_001, host.mono_ms as i64, true));
-    // While nothing is due for long, a leader that something waits for notes how much time has passed.
+    // While nothing is due for long, a leader with something waiting notes the elapsed time.
     let at = Origin { gateway: ME, start: 1 };
     let connect =
         Connect { client: "c".into(), at, connection: 1, clean: false, expiry_s: 86_400, will: None };
@@ -215,7 +215,7 @@ fn without_room_a_tick_that_is_due_does_not_spin() {
     assert_eq!(host.cut, [1]);
 }
 
-/// What one of three replicas does that is told these things by another.
+/// What one of three replicas does when another sends it these events.
 fn told(messages: impl IntoIterator<Item = TransferMessage>) -> ShardEffects {
     let rules = Arc::new(CountingRules::default());
     let members = vec![ME, GatewayId(2), GatewayId(3)];
@@ -295,7 +295,7 @@ fn a_snapshot_that_found_no_room_is_made_again_when_the_log_asks_though_nothing_
     }
 }
 
-/// A shard with so many devices of one stream each.
+/// A shard with this many devices of one stream each.
 fn with_devices(count: u32) -> Host {
     let mut host = Host::new(CountingRules {
         max_streams: count + 1,
@@ -365,8 +365,8 @@ fn nothing_is_gathered_for_an_asker_that_waits_no_longer_or_is_gone() {
     assert_eq!(host.scans.len(), 1);
 }
 
-/// How long the longest turn of a shard is that knows 20,000 names:
-/// `cargo test --release -p selvedge-fabric --test shard -- --ignored --nocapture longest_turn`.
+/// Measures the longest turn of a shard that knows 20,000 names: `cargo test --release -p selvedge-fabric --test
+/// shard -- --ignored --nocapture longest_turn`.
 #[test]
 #[ignore = "a measurement"]
 fn longest_turn_of_a_question_about_20_000_names() {
@@ -374,7 +374,7 @@ fn longest_turn_of_a_question_about_20_000_names() {
         let mut host = with_devices(20_000);
         let (from, to) = (EpochMs(i64::MIN), EpochMs(i64::MAX));
         let query = Query { device: pattern, stream: None, from, to, every_ms: None };
-        // The best of several, for other programs take their time, too.
+        // The best of several runs, because other programs take processor time, too.
         let mut best = [std::time::Duration::MAX; 2];
         let mut turns = 0;
         for id in 0..20 {

@@ -1,15 +1,15 @@
-//! Golden scripts of questions to the site: which replicas a gateway (g1 of three) asks about which shard, and what it
-//! tells of their answers.
+//! Golden scripts of questions to the site: which replicas a gateway (g1 of three) asks about which shard, and the
+//! answer that it makes of theirs.
 //!
 //! | Command | What happens |
 //! |---|---|
-//! | `shards N` | the site has so many shards, before anything else; one without this |
+//! | `shards N` | the site has N shards; it comes first, and without it there is one |
 //! | `@MS ask DEVICES [stale] [limit=N] [deadline=MS]` | a question about a device, or a pattern; its deadline is 3000 |
 //! | `@MS ID windows [DEVICE@START]... [next=DEVICE@START] [since=MS] [lacking=N]` | a shard's answer to the ask of this number |
-//! | `@MS ID not-leader [gN]`, `@MS ID unavailable` | a replica answers so |
+//! | `@MS ID not-leader [gN]`, `@MS ID unavailable` | a replica's answer to the ask of this number |
 //! | `@MS up gN...` | the failure detector sees exactly those up |
 //! | `@MS timer` | the clock has come to this time |
-//! | `@MS withdraw N` | nobody waits for the answer to question N any more |
+//! | `@MS withdraw N` | the asker of question N has gone |
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
 

@@ -27,7 +27,7 @@ pub struct Consensus {
     /// The members that should lead only if no other can.
     reluctant: Members,
     pub(super) room: bool,
-    /// The highest ballot that any member has mentioned.
+    /// The highest ballot that this replica has seen, its own included.
     pub(super) seen: Ballot,
     /// When to try to lead, if there is no leader until then.
     pub(super) campaign_at: u64,
@@ -518,7 +518,7 @@ impl Consensus {
         self.owes_ack = true;
     }
 
-    /// Stops leading, or trying to, and takes this replica for the leader from now on.
+    /// Stops leading, or trying to, and from now on takes `leader` for the leader (none: no leader is known).
     pub(super) fn follow(&mut self, leader: Option<usize>) {
         if let State::Leading(old) = &mut self.state {
             self.effects.reads_failed.append(&mut old.reads.asked);

@@ -31,7 +31,7 @@ pub(super) struct Leader {
     pub reads: Reads,
 }
 
-/// What a leader knows of a follower.
+/// A follower's progress, as far as the leader knows it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     /// The follower voted for all slots up to this one.

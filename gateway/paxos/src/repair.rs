@@ -14,7 +14,7 @@ pub(super) struct Damage {
     answered: Members,
     /// The highest ballot that any of them has promised: no lost vote was cast in a higher one.
     above: Ballot,
-    /// The slot that must be known as chosen: the first entry of its own of a leader in a ballot above.
+    /// The slot that must be known as chosen: that of the first own entry of a leader in a ballot above.
     mark: Option<Slot>,
     asked_all: bool,
     ask_at_ms: u64,

@@ -1,79 +1,91 @@
-//! The Paxos core under a model checker: in small worlds, everything that can happen does.
+//! The Paxos core under a model checker, which explores every reachable state of small worlds.
 //!
-//! Random runs (`paxos_random.rs`) see deep and at random; this sees everything, up to a size. The checker is `stateright`: from a first
-//! state it takes every action that is possible, and from what comes of each again, until nothing new turns up. In every state
-//! [`checks`] must hold. Each replica is a [`Consensus`], the very code that ships; the host around them, its disk and the
-//! network are the model's ([`world`]).
+//! Random runs (`random.rs`) go deep, but see only a sample; the model checker sees everything, up to a size. The
+//! checker is `stateright`: from a first state it takes every possible action, and does the same from each
+//! resulting state, until no new state turns up. [`checks`] must hold in every state. Each replica is a
+//! [`Consensus`], the very code that ships; the host around the replicas, its disk and the network are the model's
+//! ([`world`]).
 //!
 //! # What can happen
 //!
-//! Three replicas, two of which are a majority. Any of these, at any replica, at any time, as far as the world's [`Budget`] goes:
+//! There are three replicas, two of which are a majority. Each of these may happen, at any replica, at any time, as
+//! far as the world's [`Budget`] allows:
 //!
-//! - A message arrives. The network is the set of all that was ever said, and nothing leaves it by arriving: so a message
-//!   may be lost (never arrive), doubled (arrive twice), overtaken, and arrive after a restart of its sender or its receiver.
-//! - A write reaches the disk, the oldest first. `send` leaves at once, `records` wait in memory, `send_after` leaves with
-//!   the write that holds its token.
-//! - A process dies and starts anew from its disk. Of the records under way a prefix survived, of any length, though
-//!   nobody was told.
-//! - A replica campaigns: its failure detector lost the leader for a moment, and the canvass found a yes. (A canvass binds nobody
-//!   and no promise rests on it; so the model lets it succeed always, whatever the others know.)
+//! - A message arrives. The network is the set of all messages ever sent, and a message stays in it after it
+//!   arrives. So a message may be lost (never arrive), duplicated (arrive twice), overtaken, and arrive after a
+//!   restart of its sender or its receiver.
+//! - A write reaches the disk, the oldest first. `send` leaves at once, `records` wait in memory, `send_after`
+//!   leaves with the write that holds its token.
+//! - A process dies and starts again from its disk. A prefix of any length of the records under way survived,
+//!   although the process was not notified.
+//! - A replica campaigns: its failure detector lost the leader for a moment, and the canvass was granted. (A
+//!   canvass binds no replica and no promise rests on it, so the model lets it always succeed, whatever the others
+//!   know.)
 //! - A client proposes to a leader, or reads. A candidate asks again.
-//! - Its failure detector is wrong for a moment (`blinks`): a leader steps down, a candidate gives up, a follower forgets its leader.
-//! - A host snapshots what it applied and trims memory and log; a snapshot of another is installed.
+//! - A replica's failure detector is wrong for a moment (`blinks`): a leader steps down, a candidate gives up, a
+//!   follower forgets its leader.
+//! - A host makes a snapshot of what it applied and trims memory and log; a snapshot of another replica is
+//!   installed.
 //! - A disk loses its log, with its snapshot or without, and the replica repairs itself.
 //!
 //! # What must hold
 //!
-//! Agreement: at most one value is chosen for a slot. *Chosen* is judged by the disks, not by what a replica says: a majority had
-//! the value on disk in one ballot, at whatever times, also if it was overwritten since. Validity. What was chosen in lower
-//! ballots is held by every leader of a higher one. A commit index covers only what is chosen. Accepted is said only of
-//! slots that are chosen or on the sender's disk in that ballot. Commit index <= accepted prefix <= last slot. One ballot
-//! has one value for a slot, and belongs to one process: a restarted one uses another. A read is served at a slot that covers
-//! all that any replica knew as chosen when it was asked for. A restart finds a log that it can start from.
+//! Agreement: at most one value is chosen for a slot. The disks decide what is *chosen*, not what a replica says: a
+//! majority had the value on disk in one ballot, at whatever times, even if it was overwritten since. Validity.
+//! Every leader of a higher ballot holds what was chosen in lower ones. A commit index covers only chosen slots. A
+//! replica says Accepted only of slots that are chosen or on its disk in that ballot. Commit index <= accepted
+//! prefix <= last slot. One ballot has one value for a slot, and belongs to one process: a restarted process uses
+//! another. A read is served at a slot that covers everything that any replica knew as chosen when the read was
+//! requested. A restart finds a log that it can start from.
 //!
-//! So that a world in which nothing ever happens can't pass, each must also *sometimes* come to what it is for: a value is
-//! chosen, a later leader carries it on, a restarted replica votes, a damaged one heals, a read is served.
+//! So that a world in which nothing ever happens can't pass, each world must also *sometimes* reach the states it
+//! is for: a value is chosen, a later leader carries it on, a restarted replica votes, a damaged one heals, a read
+//! is served.
 //!
 //! # Time, and which states count as the same
 //!
-//! The core reads time in one place only, its timer, and keeps points in time for nothing else. So the model's clock stands still
-//! but for the timer, which fires when the model says so, late or early. A timer has four kinds of consequences: a
-//! campaign, giving up, asking again, and a leader's repeating what a follower has not answered. The first three are
-//! actions above, possible whenever the core could come to them (waits are set so that what is meant is what is due: 1 ms or
-//! one day).
+//! The core reads time in one place only, its timer, and keeps points in time for nothing else. So the model's
+//! clock stands still except for the timer, which fires when the model decides, late or early. A timer has four
+//! kinds of consequences: a campaign, giving up, asking again, and a leader's resending what a follower has not
+//! answered. The first three are actions above, possible whenever the core could come to them (each wait is set to
+//! 1 ms or one day, so that the intended consequence is the one that is due).
 //!
-//! The fourth, and all that a leader notes about what it sent to whom, how much is in flight, and when it is said again, the
-//! model takes out of the leader's hands: *whatever a leader holds of its ballot's log may arrive at anybody, in any run of
-//! slots, with any commit index up to its own, at any time* ([`Reign`]). This is more than any schedule of
-//! sending can bring about; and that the core sends nothing else is checked of each accept that it really sends.
+//! The model takes the fourth out of the leader's hands, together with everything that a leader notes about what it
+//! sent to whom, how much is in flight, and when it resends: *whatever a leader holds of its ballot's log may
+//! arrive at any replica, in any run of slots, with any commit index up to its own, at any time* ([`Reign`]). This
+//! is more than any schedule of sending can bring about. The model checks that each accept which the core really
+//! sends is one of these.
 //!
 //! Therefore two states are the same if they differ only in times, and in what a leader believes to be under way
-//! ([`Consensus::digest`]). Merging them hides nothing: what is left out decides only which of the actions comes when, and the
-//! model lets each come at any time from either.
+//! ([`Consensus::digest`]). Merging them hides nothing: the parts left out only decide which of the actions comes
+//! when, and the model lets each come at any time from either state.
 //!
-//! Further savings, each of which only drops what can't matter:
+//! Further savings drop only what can't matter:
 //!
-//! - Of accepts that do the same at a follower (they differ in what it has already) one is tried. Those after a gap are tried,
-//!   too, and must do nothing.
-//! - Of a follower's Accepted the greatest is kept in the network, and all below it may arrive: saying less is always true.
-//! - Canvass, Canvassed, Lagging and Resigned are not delivered. They bear on when somebody campaigns or what a leader sends
-//!   next, which is free here, or make a follower forget its leader, which `blinks` does.
-//! - An answer to a ballot whose candidate or leader gave it up is dropped, and so are a ballot's own messages when all others have durably
-//!   promised it or more.
-//! - A replica that can't crash (any more) has a fast disk: what it gives out is on disk at once. Slowness would delay what it says
-//!   and what it counts; a late network does that anyway.
+//! - Of accepts that have the same effect at a follower (they differ in entries that it already has), one is tried.
+//!   Those after a gap are tried, too, and must do nothing.
+//! - Of a follower's Accepted messages the network keeps the greatest, and all below it may arrive: saying less is
+//!   always true.
+//! - Canvass, Canvassed, Lagging and Resigned are not delivered. They influence when a replica campaigns or what a
+//!   leader sends next, which is free here, or make a follower forget its leader, which `blinks` does.
+//! - An answer to a ballot whose candidate or leader gave it up is dropped, and so are a ballot's own messages when
+//!   all others have durably promised it or a higher one.
+//! - A replica that can't crash (any more) has a fast disk: the records it gives out are on disk at once. A slow
+//!   disk would delay its messages and its votes; a late network does that anyway.
 //!
-//! A `plain` world makes none of the last two savings, and Accepted is all that is thinned out: smaller, with the same result.
+//! A `plain` world makes neither of the last two savings, and thins out only Accepted: it must be smaller, and
+//! gives the same result.
 //!
-//! States are remembered by 64 bits of hash. With ten million of them the chance that two were taken for one is below
-//! one in 300,000.
+//! The checker remembers states by 64 bits of hash. With ten million states, the chance that two were taken for one
+//! is below one in 300,000.
 //!
 //! # What is not covered
 //!
-//! Progress: nothing here must come about (random runs and the simulation assert that groups heal). Full disks and full memory
-//! (`Room`, `WindowFull`). A damage while others campaign of themselves. More than the budgets: three ballots, two values, a crash or a damage, not all at once. Five replicas. What the
-//! core does when several events come before effects are taken is covered in the worlds with `batches`, for two events.
-//! The host: its order of durability is a model here; the actors' is the simulation's subject.
+//! Progress: nothing here has to happen eventually (random runs and the simulation assert that groups heal). Full
+//! disks and full memory (`Room`, `WindowFull`). Damage while others campaign on their own. More than the budgets:
+//! three ballots, two values, a crash or a damage, not all at once. Five replicas. The worlds with `batches` cover
+//! what the core does when several events come before effects are taken, for two events. The host: its order of
+//! durability is a model here; the simulation covers that of the actors.
 //!
 //! # How to run it
 //!
@@ -83,7 +95,7 @@
 //! cargo test --release -p selvedge-paxos --test model -- --ignored --nocapture --test-threads 1
 //! ```
 //!
-//! Each prints what it saw. Figures stand in `docs/internals/decisions/0010-model-check.md`.
+//! Each prints what it saw. The figures are in `docs/internals/decisions/0010-model-check.md`.
 //!
 //! [`Consensus`]: selvedge_paxos::Consensus
 //! [`Consensus::digest`]: selvedge_paxos::Consensus::digest
@@ -139,7 +151,7 @@ impl Model for Setup {
         sometimes(ballots > 1 && budget.proposals > 0, "a later leader carries a value on", |_, w| {
             checks::value_carried_on(w)
         });
-        // Somebody must lead whose process lasts.
+        // A replica must lead whose process lasts.
         let leads = |i: usize| budget.campaigns[i] > 0 || (self.settled && i == 0);
         let led = (0..REPLICAS).any(|i| leads(i) && !self.fragile[i]) && budget.proposals > 0;
         sometimes(led && budget.crashes + budget.damages > 0, "one that started anew votes", |_, w| {
@@ -150,8 +162,8 @@ impl Model for Setup {
     }
 }
 
-/// A world in words: `settled`, `blinks`, `chunks`, `batches`, `plain`, and numbers: `campaigns`, `fragile` and
-/// `trimmers` have a digit for each replica.
+/// Reads a world from text: `settled`, `blinks`, `chunks`, `batches`, `plain`, and numbers; `campaigns`, `fragile`
+/// and `trimmers` have a digit for each replica.
 fn setup(text: &str) -> Setup {
     let mut setup = Setup::default();
     for word in text.split_whitespace() {
@@ -178,7 +190,7 @@ fn setup(text: &str) -> Setup {
     setup
 }
 
-/// Everything that can happen in this world, and nothing of it is wrong.
+/// Explores everything that can happen in this world, and finds nothing wrong.
 fn exhaust(text: &str) {
     let begun = Instant::now();
     let checker = setup(text).checker().finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
@@ -187,7 +199,7 @@ fn exhaust(text: &str) {
     checker.assert_properties();
 }
 
-/// The mistake leads to what may not be.
+/// Checks that the mistake leads to this violation.
 fn finds(text: &str, mistake: Mistake, wrong: &'static str) {
     let setup = Setup { mistake: Some(mistake), ..setup(text) };
     let begun = Instant::now();

@@ -1,5 +1,5 @@
-//! Nothing that comes from outside makes a group panic: neither its configuration, nor what a disk holds, nor
-//! what a member says.
+//! Nothing that comes from outside makes a group panic: neither its configuration, nor what a disk holds, nor what
+//! a member sends.
 
 use selvedge_paxos::{
     Ballot, ConfigError, Consensus, Entry, Event, GroupConfig, Limits, MAX_COUNT, MAX_MEMBERS, Message,
@@ -37,7 +37,7 @@ fn a_log_with_a_hole_is_no_log() {
     assert!(matches!(recover(short), Err(ConfigError::CommitBeyondLog { commit: 2, last: 1, .. })));
     let absurd = Recovered { snapshot_slot: u64::MAX, ..Recovered::default() };
     assert!(matches!(recover(absurd), Err(ConfigError::Absurd { .. })));
-    // Entries below the snapshot, and a commit index below it, are of no matter.
+    // Entries below the snapshot, and a commit index below it, don't matter.
     let found =
         Recovered { snapshot_slot: 5, commit: 2, entries: vec![entry(2), entry(6)], ..Recovered::default() };
     let group = recover(found).unwrap();

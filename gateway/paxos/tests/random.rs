@@ -1,5 +1,5 @@
-//! Whole groups under random faults: loss, duplication, reordering, partitions, crashes that lose what was not
-//! yet on disk, trimmed logs, snapshots and damaged disks. Then the faults stop and the group must heal.
+//! Whole groups under random faults: loss, duplication, reordering, partitions, crashes that lose records not yet
+//! on disk, trimmed logs, snapshots and damaged disks. Then the faults stop and the group must heal.
 //!
 //! A seed reproduces a run. `SELVEDGE_SEEDS=FROM..TO` runs those seeds instead of the usual ones.
 
@@ -59,10 +59,10 @@ struct World {
     cut: Vec<Vec<bool>>,
     faults: bool,
     loss: u64,
-    /// How many times more often than usual something breaks.
+    /// How many times more often than usual a fault happens.
     storm: u64,
     damage: bool,
-    /// What was ever committed anywhere.
+    /// The values that any replica ever committed.
     chosen: Vec<Value>,
     led: BTreeMap<Ballot, (usize, u64)>,
     next: u64,
@@ -160,7 +160,7 @@ impl World {
         let others_damaged = self.nodes.iter().enumerate().filter(|(i, o)| *i != n && o.damaged).count();
         let node = &mut self.nodes[n];
         node.group = None;
-        // Some of what was not yet reported may be on disk all the same.
+        // Some of the records not yet reported may be on disk all the same.
         let kept = self.random.below(node.writing.len() as u64 + 1) as usize;
         for (_, _, records) in node.writing.drain(..).take(kept) {
             node.disk.extend(records);
@@ -170,7 +170,7 @@ impl World {
         node.reads.clear();
         node.back_at = self.now + 20 + self.random.below(800);
         if self.damage && others_damaged < most && self.random.chance(400) {
-            // Everything after the damage is of no use; nothing before it is trusted.
+            // Nothing after the damage is usable; nothing before it is trusted.
             node.disk.clear();
             node.damaged = true;
             if self.random.chance(300) {
@@ -285,7 +285,7 @@ impl World {
 
     fn post(&mut self, from: usize, to: GatewayId, message: Message) {
         let to = to.0 as usize - 1;
-        // What a frame can't carry does not exist.
+        // A message that a frame can't carry does not exist.
         let config = bincode::config::standard();
         let bytes = bincode::encode_to_vec(&message, config).unwrap();
         let (back, _) = bincode::decode_from_slice::<Message, _>(&bytes, config).unwrap();
@@ -305,7 +305,7 @@ impl World {
         }
     }
 
-    /// One failure detector per gateway looks around now and then.
+    /// One failure detector per gateway looks at the others from time to time.
     fn look(&mut self, n: usize) {
         if self.nodes[n].group.is_none() || self.nodes[n].look_at > self.now {
             return;
@@ -360,7 +360,7 @@ impl World {
                 self.cut[b][a] = cut;
             }
             if self.random.chance(3 * self.storm) {
-                // Everything works for a moment, so that runs get somewhere.
+                // Everything works for a moment, so that runs make progress.
                 self.cut.iter_mut().flatten().for_each(|c| *c = false);
             }
             if self.random.chance(5) {
@@ -425,7 +425,7 @@ impl World {
         }
     }
 
-    /// Clients.
+    /// Clients propose and read.
     fn work(&mut self, n: usize) {
         let least = self.chosen.len() as Slot;
         if self.random.chance(80) {
@@ -501,7 +501,7 @@ impl World {
                         && g.deadline().is_none()
                 })
             });
-            // Healed, and idle: nobody wants a timer any more.
+            // Healed and idle: no replica needs a timer any more.
             if done && last.is_some_and(|(_, slot)| slot <= commit) && self.net.is_empty() {
                 return;
             }
@@ -556,10 +556,10 @@ fn five_replicas_agree_and_heal() {
     run(5, 0..800);
 }
 
-/// How many seeds a mistake may hide in.
+/// How many seeds are searched for a run that shows a mistake.
 const MAX_SEEDS: u64 = 20_000;
 
-/// A damaged replica that asks a majority what was promised, not all, forgets a vote of its own.
+/// A damaged replica that asks only a majority for promised ballots, not all members, forgets a vote of its own.
 #[test]
 fn a_repair_that_asks_a_majority_is_found() {
     canary::make(Some(Canary::MajorityHeals));

@@ -1,5 +1,5 @@
-//! Golden scripts of the protocol: `tests/scripts/paxos/*.txt`. A line `> command` is carried out, and what the
-//! replicas then want done must be what the file says below it. `SELVEDGE_BLESS=1` writes it anew.
+//! Golden scripts of the protocol: `tests/scripts/paxos/*.txt`. Each line `> command` is carried out, and the
+//! replicas' effects must be those that the file shows below it. `SELVEDGE_BLESS=1` writes the file anew.
 //!
 //! | Command | What happens |
 //! |---|---|
@@ -12,11 +12,11 @@
 //! | `run` | persist and deliver until nothing moves |
 //! | `timer N` | the clock moves on to N's deadline, which fires |
 //! | `wait MS` | the clock moves on |
-//! | `crash N`, `restart N [damaged NONCE]` | what is not on disk is lost |
+//! | `crash N`, `restart N [damaged NONCE]` | records that are not on disk are lost |
 //! | `read N ID`, `room N BOOL`, `trim N SLOT`, `snapshot N SLOT`, `stepdown N`, `reluctant N LIST` | the event |
-//! | `status` | where everybody is |
+//! | `status` | the state of every replica |
 //!
-//! `silently` before a command leaves out what it does.
+//! `silently` before a command leaves out its effects.
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
 

@@ -110,7 +110,7 @@ pub enum Event {
         from: GatewayId,
         message: TransferMessage,
     },
-    /// What the disk here offers for a replica that is behind: the answer to [`ShardEffects::transfers`].
+    /// The result of reading the disk here for a replica that is behind: the answer to [`ShardEffects::transfers`].
     TransferAnswered {
         /// The replica that is behind.
         to: GatewayId,

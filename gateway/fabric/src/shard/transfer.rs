@@ -56,7 +56,7 @@ const MAX_DRY_ANSWERS: u32 = 3;
 /// The largest snapshot that is offered or taken.
 pub const MAX_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 
-/// What to read from this gateway's disk for a replica that is behind.
+/// A request to read from this gateway's disk for a replica that is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferRequest {
     /// Chosen values, from this slot on. The replica won't ask for slots below it again.

@@ -1,4 +1,5 @@
-//! What gateways write and say to each other is read back as it was; a piece of it, or it with something behind, is not.
+//! Whatever gateways write and send decodes to the same value; a part of it, or it with bytes appended, does not
+//! decode.
 
 use proptest::collection::vec;
 use proptest::option::of;
@@ -388,7 +389,7 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// No piece of it, and not it with something behind, is taken for one.
+/// Neither a part of the encoded value, nor the value with bytes appended, decodes.
 fn strict<T, E>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<(), TestCaseError> {
     for cut in (0..bytes.len()).step_by(bytes.len() / 16 + 1).chain([bytes.len() - 1]) {
         prop_assert!(decode(&bytes[..cut]).is_err(), "a piece of {cut} bytes");
@@ -449,7 +450,7 @@ proptest! {
             arrived.extend(PeerFrame::decode(&bytes).unwrap().messages);
         }
         for lane in Lane::ALL {
-            // What is subscribed to is a state: the newest one is said, and before what else is in its lane.
+            // Subscriptions are a state: only the newest is sent, and before the other messages of its lane.
             let (states, mut wanted): (Vec<_>, Vec<_>) = messages
                 .iter()
                 .filter(|m| Lane::of(m) == lane)

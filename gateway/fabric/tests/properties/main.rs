@@ -1,4 +1,4 @@
-//! What holds for every placement and every message, tried on many.
+//! Properties of every placement and every message, checked on many random ones.
 
 mod codecs;
 mod ring;

@@ -29,7 +29,7 @@ fn moved(from: &Ring, to: &Ring) -> usize {
     (0..to.shards()).map(|s| new(ShardId(s))).sum()
 }
 
-/// A gateway's share of `places`, each shard at most once: what is beyond goes to the others by weight.
+/// A gateway's share of `places`, each shard at most once: the excess goes to the others by weight.
 fn shares(shards: u16, each: usize, members: &[Member]) -> Vec<f64> {
     let shards = f64::from(shards);
     let mut share = vec![0.0; members.len()];
@@ -61,7 +61,7 @@ proptest! {
     ) {
         let ring = Ring::new(shards, &members, replicas).unwrap();
         let ids: BTreeSet<GatewayId> = members.iter().map(|m| m.id).collect();
-        // The most that makes sense: as many as there are gateways, and an odd number.
+        // The greatest useful number of replicas: at most the number of gateways, and odd.
         let wanted = replicas.min(if members.len() % 2 == 0 { members.len() - 1 } else { members.len() });
         prop_assert_eq!(ring.replication(), wanted);
         let mut led = std::collections::BTreeMap::<GatewayId, usize>::new();
@@ -93,7 +93,8 @@ proptest! {
         let leaver = rest.remove(gone.index(members.len())).id;
         let less = Ring::new(shards, &rest, 3).unwrap();
         let own = if whole.replication() == less.replication() { held(&whole, leaver) } else { 0 };
-        // What it held must go somewhere. Beyond that, bounds that are met elsewhere push some on.
+        // The replicas that it held must go elsewhere. Beyond that, bounds that are reached elsewhere push a few
+        // more on.
         let most = 2 * held(&whole, leaver) + usize::from(shards) / 4 + 8;
         for (from, to) in [(&whole, &less), (&less, &whole)] {
             let moved = moved(from, to);

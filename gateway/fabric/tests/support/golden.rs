@@ -1,10 +1,11 @@
-//! Golden scripts: text files in which each line `> COMMAND` is one step of a core, followed by all that came of it.
-//! Comments (`#`) and blank lines stay. `UPDATE_GOLDEN=1` writes the answers anew; read them before you commit them.
+//! Golden scripts: text files in which each line `> COMMAND` is one step of a core, followed by its results.
+//! Comments (`#`) and blank lines stay. `UPDATE_GOLDEN=1` writes the results anew; read them before you commit
+//! them.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// A script that does not play as it is written.
+/// A script whose run differs from the file.
 pub struct Difference {
     pub path: PathBuf,
     pub played: String,
@@ -12,7 +13,7 @@ pub struct Difference {
     pub line: String,
 }
 
-/// Plays every script of a core, each with a world of its own: `world()` gives the function that carries out its
+/// Plays every script of a core, each in a world of its own: `world()` returns the function that carries out its
 /// commands.
 pub fn check<World: FnMut(&str, &mut String)>(core: &str, world: impl Fn() -> World) {
     let mut differences = differences(core, world);
@@ -25,7 +26,7 @@ pub fn check<World: FnMut(&str, &mut String)>(core: &str, world: impl Fn() -> Wo
     assert!(lines.is_empty(), "{}", lines.join("\n"));
 }
 
-/// The scripts of a core that do not play as they are written.
+/// The scripts of a core whose runs differ from their files.
 pub fn differences<World: FnMut(&str, &mut String)>(
     core: &str,
     world: impl Fn() -> World,

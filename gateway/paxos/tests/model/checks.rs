@@ -1,4 +1,4 @@
-//! What must hold in every state and of everything said.
+//! The properties that must hold in every state and of every message.
 
 use super::world::{REPLICAS, Replica, Vote, World};
 use selvedge_paxos::{Ballot, Message, Role, Slot, Value};
@@ -17,7 +17,7 @@ pub const APPLIES: &str = "what is newly committed is in memory";
 pub const RECOVERS: &str = "a restart finds a sound log";
 pub const TOKENS: &str = "a token stands for one write";
 
-/// Everything that a majority had on disk in one ballot, at the same time or not.
+/// The entries that a majority had on disk in one ballot, at the same time or not.
 pub fn chosen(world: &World) -> Vec<(Slot, Ballot, &Value)> {
     let mut chosen = Vec::new();
     let [a, b, c] = std::array::from_fn::<_, REPLICAS, _>(|i| &world.replicas[i].disk.votes);
@@ -27,7 +27,7 @@ pub fn chosen(world: &World) -> Vec<(Slot, Ballot, &Value)> {
     chosen
 }
 
-/// What is wrong after something happened at a replica.
+/// The properties that are violated after something happened at a replica.
 pub fn all(world: &World, i: usize) -> Vec<&'static str> {
     let mut wrong = Vec::new();
     let mut must = |holds: bool, what| {
@@ -63,7 +63,7 @@ pub fn all(world: &World, i: usize) -> Vec<&'static str> {
     wrong
 }
 
-/// What is wrong about a replica's saying this.
+/// The property that a replica violates by sending this message.
 pub fn said(world: &World, i: usize, message: &Message) -> Option<&'static str> {
     match message {
         Message::Accepted { ballot, upto, vote: true, .. } => {
@@ -89,7 +89,7 @@ pub fn said(world: &World, i: usize, message: &Message) -> Option<&'static str> 
     }
 }
 
-/// The ballot that the sender of this uses as its own.
+/// The ballot that the sender of this message uses as its own.
 pub fn claims(message: &Message) -> Option<Ballot> {
     match message {
         Message::Prepare { ballot, .. }
@@ -104,7 +104,7 @@ pub fn value_chosen(world: &World) -> bool {
     chosen(world).iter().any(|(_, _, value)| !value.is_empty())
 }
 
-/// A value is chosen in one ballot and then in another.
+/// The same value is chosen in one ballot and then in another.
 pub fn value_carried_on(world: &World) -> bool {
     let chosen = chosen(world);
     let values = || chosen.iter().filter(|(_, _, value)| !value.is_empty());

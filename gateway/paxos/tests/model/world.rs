@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// How many replicas there are. A majority is two.
+/// The number of replicas. A majority is two.
 pub const REPLICAS: usize = 3;
-/// Above every wait of [`limits`], and above all of them added up that a run can come by.
+/// Longer than every wait of [`limits`], and than the sum of all waits that a run can come by.
 const FAR_MS: u64 = 4 * DAY_MS;
 const DAY_MS: u64 = 86_400_000;
 
-/// Who said what, and to whom; nobody named: to whoever hears it.
+/// A message with its sender and receiver; without a receiver it may arrive at any replica.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Envelope {
     pub from: u16,
@@ -23,7 +23,7 @@ pub struct Envelope {
     pub message: Message,
 }
 
-/// What the leader of a ballot ever had to tell: any run of it, with any commit index up to this, may arrive.
+/// Everything that the leader of a ballot may send: any run of it, with any commit index up to this, may arrive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reign {
     pub ballot: Ballot,
@@ -43,7 +43,7 @@ impl Reign {
     }
 }
 
-/// All that was ever said. Nothing is ever taken out: so it may be lost, doubled, late, and in any order.
+/// All messages ever sent. None is ever taken out: so a message may be lost, duplicated, late, and in any order.
 #[derive(Debug, Clone, Default)]
 pub struct Net {
     /// Accepts, by ballot.
@@ -55,7 +55,7 @@ pub struct Net {
 /// A vote that was on disk once: slot, ballot, value.
 pub type Vote = (Slot, Ballot, Value);
 
-/// What a replica would find after a restart, and what it ever had.
+/// The state that a replica would find after a restart, and every vote that it ever had.
 #[derive(Debug, Clone, Default, Hash)]
 pub struct Disk {
     promised: Ballot,
@@ -64,11 +64,11 @@ pub struct Disk {
     /// The values of the slots that a durable snapshot stands for.
     pub snapshot: Vec<Value>,
     damaged: bool,
-    /// Every vote that was ever durable here, also if it was overwritten or lost since. The replica can't see it.
+    /// Every vote that was ever durable here, even if it was overwritten or lost since. The replica can't see it.
     pub votes: BTreeSet<Vote>,
 }
 
-/// One write on its way to the disk, and what leaves when it is there.
+/// One write on its way to the disk, and the messages that leave once it is there.
 #[derive(Debug, Clone, Default, Hash)]
 struct Write {
     records: Vec<Record>,
@@ -85,13 +85,13 @@ pub struct Replica {
     persisted: u64,
     writing: Vec<Write>,
     pub disk: Disk,
-    /// What it applied, in order.
+    /// The values that it applied, in order.
     pub applied: Vec<Value>,
-    /// Its process, counted.
+    /// Counts its processes.
     pub life: u8,
     /// Events stepped since the effects were taken.
     held: u8,
-    /// What was known to be chosen anywhere when a read was asked for.
+    /// For each read: the highest slot that any replica knew to be chosen when the read was requested.
     asked: Vec<(u64, Slot)>,
     digest: u64,
 }
@@ -99,7 +99,7 @@ pub struct Replica {
 /// How often each thing may still happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Budget {
-    /// Of each replica.
+    /// For each replica.
     pub campaigns: [u8; REPLICAS],
     pub proposals: u8,
     pub crashes: u8,
@@ -108,18 +108,18 @@ pub struct Budget {
     pub reads: u8,
 }
 
-/// What the host of the model does wrong, to show that it would be seen.
+/// A mistake of the model's host, to show that the checks find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mistake {
-    /// What must wait for the disk leaves at once.
+    /// Messages that must wait for the disk leave at once.
     SpeaksBeforeFsync,
-    /// The group is told at once that its records are on disk.
+    /// The host reports records as persisted at once.
     ReportsBeforeFsync,
     /// A restart finds no accepted entries.
     LosesVotes,
     /// A restart finds an older promised ballot.
     LosesPromises,
-    /// A replica that lost its disk is not told so.
+    /// A replica that lost its disk is started as if nothing was lost.
     HidesDamage,
     /// A snapshot is reported as durable before it is.
     ReportsSnapshotEarly,
@@ -127,15 +127,15 @@ pub enum Mistake {
     WritesOutOfOrder,
 }
 
-/// A world's size, and what may happen in it.
+/// The size of a world, and the things that may happen in it.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     pub budget: Budget,
-    /// Who may crash and lose its disk.
+    /// The replicas that may crash and lose their disks.
     pub fragile: [bool; REPLICAS],
-    /// Who may snapshot and trim.
+    /// The replicas that may make snapshots and trim.
     pub trimmers: [bool; REPLICAS],
-    /// It begins with an election won by the first replica, of which everybody has heard all.
+    /// The world begins with an election won by the first replica, of which all others have received everything.
     pub settled: bool,
     /// A failure detector may be wrong for a moment at any time.
     pub blinks: bool,
@@ -143,39 +143,39 @@ pub struct Setup {
     pub chunks: bool,
     /// Two events may be stepped before effects are taken.
     pub batches: bool,
-    /// Little is spared: also what can't matter any more stays in the network, and every disk is slow.
+    /// Few savings: messages that can't matter any more stay in the network, and every disk is slow.
     pub plain: bool,
     pub mistake: Option<Mistake>,
 }
 
-/// What can happen. Replicas are named by their gateway's number.
+/// Something that can happen. Replicas are named by their gateway's number.
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
-    /// Its failure detector saw nobody for a moment.
+    /// The replica's failure detector saw no other for a moment.
     Blink,
-    /// The same, and it campaigns; the canvass finds a yes.
+    /// The same, and the replica campaigns; the canvass is granted.
     Campaign,
-    /// A candidate asks again; a damaged replica asks around.
+    /// A candidate asks again, or a damaged replica asks the others.
     Again,
     /// A client proposes.
     Propose,
     /// A client reads.
     Read,
-    /// This arrives.
+    /// This message arrives.
     Hear(Arc<Envelope>),
     /// The oldest write is on disk.
     Fsync,
-    /// The process dies and starts again; so many of the records under way survived.
+    /// The process dies and starts again; this many of the records under way survived.
     Crash { kept: usize },
-    /// The disk loses its log, and its snapshot too or not; the process starts again.
+    /// The disk loses its log, and also its snapshot or not; the process starts again.
     Damage { snapshot: bool },
-    /// The host snapshots what it applied and trims.
+    /// The host makes a snapshot of what it applied, and trims.
     Trim,
-    /// The snapshot of another one is installed.
+    /// A snapshot of another replica is installed.
     Install { from: u16 },
 }
 
-/// Something happens at a replica; then effects are taken, or not yet.
+/// Something happens at a replica; the effects are then taken, or not yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Action {
     pub at: u16,
@@ -183,21 +183,21 @@ pub struct Action {
     pub hold: bool,
 }
 
-/// One state of everything.
+/// One state of the whole world.
 #[derive(Clone)]
 pub struct World {
     pub replicas: [Arc<Replica>; REPLICAS],
     pub net: Arc<Net>,
     pub left: Budget,
-    /// How many values were proposed: they are 1, 2, ...
+    /// How many values were proposed: the values are 1, 2, ...
     pub proposed: u8,
-    /// Whose process said that a ballot is its own.
+    /// The process that used each ballot as its own.
     pub owners: Arc<Vec<(Ballot, u8)>>,
     /// The highest commit index that any replica ever had.
     pub known: Slot,
     /// A read was served.
     pub served: bool,
-    /// What was found wrong on the way here.
+    /// The violations found on the way here.
     pub wrong: BTreeSet<&'static str>,
 }
 
@@ -216,8 +216,8 @@ fn hash_of(value: &impl Hash) -> u64 {
 }
 
 fn limits(setup: &Setup) -> Limits {
-    // Waits that are short or beyond reach: whichever of two things is due is then a question of which kind it is,
-    // not of what happened before.
+    // Waits that are short or beyond reach: which of two waits ends first then depends on their kind, not on what
+    // happened before.
     Limits {
         stagger_ms: 1,
         patience_ms: 1,
@@ -272,14 +272,14 @@ impl Replica {
         self.digest = hasher.finish();
     }
 
-    /// What this slot holds here, as far as it is known at all.
+    /// The value of this slot, as far as this replica knows it.
     pub fn holds(&self, slot: Slot) -> Option<&Value> {
         let in_memory = self.group.entry(slot).map(|e| &e.value);
         in_memory.or_else(|| self.applied.get(slot as usize - 1))
     }
 }
 
-/// A process starts on what the disk holds.
+/// Starts a process with what the disk holds.
 fn start(setup: &Setup, me: u16, disk: &mut Disk, life: u8) -> Option<Consensus> {
     let members: Vec<_> = (1..=REPLICAS as u16).map(GatewayId).collect();
     let config = GroupConfig { group: ShardId(1), me: GatewayId(me), members, limits: limits(setup) };
@@ -301,7 +301,7 @@ impl Disk {
             Record::Promised(ballot) => self.promised = self.promised.max(ballot),
             Record::Committed(slot) => self.commit = self.commit.max(slot),
             Record::Accepted(entry) => {
-                // What a damaged replica learns counts as its vote from when it is healed.
+                // The entries that a damaged replica learns count as its votes once it is healed.
                 if !self.damaged {
                     self.votes.insert((entry.slot, entry.ballot, entry.value.clone()));
                 }
@@ -371,7 +371,7 @@ impl World {
             .find_map(|action| self.next(setup, action))
     }
 
-    /// What can happen next.
+    /// The actions that are possible next.
     pub fn actions(&self, setup: &Setup, actions: &mut Vec<Action>) {
         for (i, replica) in self.replicas.iter().enumerate() {
             let at = id(i);
@@ -442,7 +442,7 @@ impl World {
                     may(What::Crash { kept });
                 }
             }
-            // A majority stays undamaged: with less there is nobody to learn from, and nobody leads.
+            // A majority stays undamaged: otherwise no replica could be learned from, and none leads.
             let others_damaged = self.replicas.iter().any(|r| r.disk.damaged && r.me() != at);
             if self.left.damages > 0 && setup.fragile[i] && !others_damaged {
                 may(What::Damage { snapshot: true });
@@ -453,7 +453,7 @@ impl World {
         }
     }
 
-    /// What comes of it.
+    /// The state that an action leads to.
     pub fn next(&self, setup: &Setup, action: Action) -> Option<Self> {
         let mut world = self.clone();
         let i = index(action.at);
@@ -494,7 +494,7 @@ impl World {
                     Message::Canvass { attempt, .. } => Some(*attempt),
                     _ => None,
                 });
-                // What was held is performed first.
+                // The effects that were held are performed first.
                 effects.send.retain(|(_, m)| !matches!(m, Message::Canvass { .. }));
                 self.perform(setup, i, effects);
                 let replica = Arc::make_mut(&mut self.replicas[i]);
@@ -571,8 +571,8 @@ impl World {
         }
         replica.persisted += 1;
         let token = replica.persisted;
-        // A host that steps the group first and sends then, or the other way round, makes no difference to a network
-        // that is in no hurry.
+        // Whether a host first steps the group or first sends makes no difference to a network that may delay
+        // messages.
         replica.step(Event::Persisted { token });
         for envelope in write.after {
             self.say(i, envelope);
@@ -619,7 +619,7 @@ impl World {
     fn settle(&mut self, setup: &Setup, i: usize) {
         let effects = Arc::make_mut(&mut self.replicas[i]).group.take();
         self.perform(setup, i, effects);
-        // Who can't crash any more may as well have a fast disk.
+        // A replica that can't crash any more may as well have a fast disk.
         while !self.may_crash(setup, i) && !setup.plain && !self.replicas[i].writing.is_empty() {
             self.fsync(i);
             let effects = Arc::make_mut(&mut self.replicas[i]).group.take();
@@ -634,14 +634,15 @@ impl World {
         self.left.crashes + self.left.damages > 0 && setup.fragile[i]
     }
 
-    /// Drops from the network what can't have any effect any more.
+    /// Drops messages from the network that can't have any effect any more.
     fn forget(&mut self) {
         let damage = self.left.damages > 0 || self.replicas.iter().any(|r| r.disk.damaged);
         let busy = |ballot: Ballot| {
             let owner = &self.replicas[index(ballot.gateway)].group;
             matches!(owner.role(), Role::Candidate | Role::Leader) && owner.ballot() == ballot
         };
-        // Whether no other replica will ever heed a message of this ballot, or only with an answer that is not heeded.
+        // Whether every other replica ignores the messages of this ballot, or answers them in a way that is
+        // ignored.
         let over = |ballot: Ballot, least: fn(Ballot, Ballot) -> bool| {
             let mut others = self.replicas.iter().filter(|r| r.me() != ballot.gateway);
             !damage && !busy(ballot) && others.all(|r| least(r.disk.promised.min(r.group.ballot()), ballot))
@@ -735,7 +736,7 @@ impl World {
         }
     }
 
-    /// What a leader holds it may say.
+    /// Puts everything that a leader holds into its reign, so that it may arrive.
     fn reign(&mut self, i: usize) {
         let group = &self.replicas[i].group;
         if group.role() != Role::Leader {
@@ -759,7 +760,7 @@ impl World {
         }
     }
 
-    /// Something leaves a replica.
+    /// A message leaves a replica.
     fn say(&mut self, i: usize, envelope: Envelope) {
         if let Some(wrong) = super::checks::said(self, i, &envelope.message) {
             self.wrong.insert(wrong);
@@ -780,7 +781,7 @@ impl World {
         }
         let Some(envelope) = shorten(envelope) else { return };
         if let Message::Accepted { ballot, upto, vote, .. } = envelope.message {
-            // Of these only the one that says most is kept; what says less may arrive all the same.
+            // Of these, only the one that says most is kept; those that say less may arrive all the same.
             let told = self.net.said.iter().position(|(_, e)| {
                 e.from == envelope.from
                     && matches!(e.message, Message::Accepted { ballot: b, vote: v, .. } if (b, v) == (ballot, vote))
@@ -821,14 +822,15 @@ impl World {
     }
 }
 
-/// Nobody can be reached for a moment: a leader steps down, a candidate gives up, a follower forgets its leader.
+/// The replica can reach no other for a moment: a leader steps down, a candidate gives up, a follower forgets its
+/// leader.
 fn blink(replica: &mut Replica) {
     let me = replica.me();
     replica.step(Event::Peers { up: Vec::new(), restarted: Vec::new() });
     replica.step(Event::Peers { up: others(me), restarted: Vec::new() });
 }
 
-/// The accepts of a reign that differ in what they do at this follower.
+/// The accepts of a reign that differ in their effect at this follower.
 fn accepts(reign: &Reign, follower: &Consensus, mut hear: impl FnMut(Message)) {
     let ballot = reign.ballot;
     let mut accept = |prev, upto, commit| {
@@ -838,7 +840,7 @@ fn accepts(reign: &Reign, follower: &Consensus, mut hear: impl FnMut(Message)) {
     if ballot < follower.ballot() {
         return accept(floor, last, reign.commit); // refused, whatever it says
     }
-    // In a ballot that it joins now, its prefix starts at its commit index.
+    // In a ballot that the follower joins now, its prefix starts at its commit index.
     let prefix = if ballot == follower.ballot() { follower.prefix() } else { follower.commit() };
     for prev in prefix.max(floor)..=last {
         if prev > prefix {
@@ -857,7 +859,7 @@ fn accepts(reign: &Reign, follower: &Consensus, mut hear: impl FnMut(Message)) {
     }
 }
 
-/// How a message is kept in the network; none: not at all. See the essay.
+/// The form in which the network keeps a message; none if it doesn't keep it. See the essay.
 fn shorten(mut envelope: Envelope) -> Option<Envelope> {
     match &mut envelope.message {
         Message::Accept { .. } => return None,
