@@ -21,8 +21,8 @@
 //! tokens.
 //! Invariant: after a restart only those contents count as stored that a durable snapshot lists. Other files that
 //! are found may be torn; those batches were cut after the snapshot, so applying the log again cuts them again.
-//! Invariant: a content leaves the shelf only when it was given to the store on its own, and comes back if the
-//! store could not take it.
+//! Invariant: a content leaves the shelf only when it was given to the store individually, and comes back if
+//! the store could not take it.
 //! Invariant: a snapshot goes to the store behind every content that it lists, and before anything that was applied
 //! later.
 //! Invariant: the replica reports a repair to the log only when everything that the repair rests on is on disk.

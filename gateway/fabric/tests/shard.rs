@@ -365,8 +365,8 @@ fn nothing_is_gathered_for_an_asker_that_waits_no_longer_or_is_gone() {
     assert_eq!(host.scans.len(), 1);
 }
 
-/// Measures the longest turn of a shard that knows 20,000 names: `cargo test --release -p selvedge-fabric --test
-/// shard -- --ignored --nocapture longest_turn`.
+/// Measures the longest turn of a shard that knows 20,000 names:
+/// `cargo test --release -p selvedge-fabric --test shard -- --ignored --nocapture longest_turn`.
 #[test]
 #[ignore = "a measurement"]
 fn longest_turn_of_a_question_about_20_000_names() {

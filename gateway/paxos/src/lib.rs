@@ -9,12 +9,12 @@
 //!
 //! # The protocol
 //!
-//! **Phase 2, the usual case.** The leader of ballot b puts values into consecutive slots and sends `Accept{b,
-//! prev, values, commit}`. A follower takes the message only if it knows every slot up to `prev` to be chosen, or
-//! has accepted it *in b*. This *accepted prefix* starts at the follower's commit index when it joins b. The
-//! follower answers `Accepted{b, upto}` when the entries are on disk, or `Lagging{b, prefix}` at once. A slot is
-//! chosen when a majority has voted for it in b. The leader sends to the others before its own disk has the entry,
-//! so it counts its own vote like any other: only when the entry is on its disk.
+//! **Phase 2, the usual case.** The leader of ballot b puts values into consecutive slots and sends
+//! `Accept{b, prev, values, commit}`. A follower takes the message only if it knows every slot up to `prev` to be
+//! chosen, or has accepted it *in b*. This *accepted prefix* starts at the follower's commit index when it joins b.
+//! The follower answers `Accepted{b, upto}` when the entries are on disk, or `Lagging{b, prefix}` at once. A slot
+//! is chosen when a majority has voted for it in b. The leader sends to the others before its own disk has the
+//! entry, so it counts its own vote like any other: only when the entry is on its disk.
 //!
 //! A follower catches up by the same message. The leader sends from the follower's prefix, one chunk at a time
 //! until the follower takes one, then as many as may be in flight. It resends whatever is unanswered with growing
@@ -22,8 +22,9 @@
 //! leader's memory are up to the host: it brings chosen values from the leader's log on disk ([`Event::Learned`])
 //! or a snapshot ([`Event::SnapshotInstalled`]).
 //!
-//! **Elections.** A replica that knows no live leader first *canvasses* the others. They grant it their support
-//! unless they know a live leader. Canvassing changes no ballot, so a gateway that lost only its link to the
+//! **Elections.** A replica that knows no live leader first *canvasses* the others. A member supports the attempt
+//! unless it knows a live leader, or could not make a promise that helps (it no longer has the entries in memory,
+//! has no room on disk, or is damaged). Canvassing changes no ballot, so a gateway that lost only its link to the
 //! leader, or its majority, disturbs no other. With support from a majority, the candidate takes a ballot above
 //! every ballot it has seen, writes it to disk, and only then sends `Prepare`. A promise carries the entries that
 //! the promiser holds, in chunks. Entries up to the promiser's commit index are chosen, so the candidate learns
