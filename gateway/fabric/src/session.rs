@@ -600,7 +600,7 @@ impl Session {
         }
     }
 
-    /// Only routes a publish whose topic maps to no stream.
+    /// Handles a publish whose topic maps to no stream: it is answered and routed, and touches no shard.
     fn unmapped(&mut self, site: SessionContext<'_>, publish: Publish, out: &mut SessionEffects) {
         let listened = (site.listens)(&publish.topic);
         if publish.qos != QoS::AtMostOnce {
@@ -817,7 +817,7 @@ impl Session {
             return;
         }
         let mut asked = Asked::default();
-        // The shard holds no longer filters.
+        // The shard holds no filter that is longer.
         let fit: Vec<_> = filters.iter().filter(|f| f.as_str().len() <= MAX_FILTER_BYTES).collect();
         for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
             let remove = chunk.iter().map(|f| f.as_str().to_string()).collect();

@@ -12,9 +12,9 @@
 //! If the leader's log does not reach back that far, the leader offers its newest snapshot on disk (slot, length,
 //! checksum), and first has one made if that one is of no use. The replica pulls the snapshot piece by piece,
 //! checks it, pulls the contents of the uplink batches that the snapshot only lists, and has all of it made
-//! durable. Only then does it replace its machine and let its group jump; then it asks for the log after it. A
-//! replica always finishes the snapshot that it is pulling, whatever is offered meanwhile: under load newer
-//! snapshots come faster than one is pulled.
+//! durable. Only then does it replace its machine and let its group jump; then it asks for the log after it. A newer
+//! offer never replaces the snapshot that a replica is pulling: under load newer snapshots come faster than one is
+//! pulled.
 //!
 //! The host reads the disk beside the threads on which the protocol runs: this core only names what it needs
 //! ([`TransferRequest`]) and takes the result ([`TransferAnswer`]). The host's storage also decides which replicas
