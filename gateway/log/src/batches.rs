@@ -1,7 +1,8 @@
-//! The outbox's batches: immutable checksummed files, a folder for each group and a file for each batch.
+//! The contents of uplink batches: immutable checksummed files, one folder per group and one file per batch.
 //!
-//! A batch's content follows from the log, so putting it costs no fsync: after a crash it is put again from the log, unless a
-//! snapshot says that it is there. Hence the one rule: [`BatchStore::sync`] before a snapshot that names a batch is saved.
+//! A batch's content follows from the log, so putting it costs no fsync: after a crash the replica puts it again from
+//! the log, unless a durable snapshot lists it. Hence the one rule: call [`BatchStore::sync`] before saving a snapshot
+//! that lists a batch.
 
 use super::disk::Disk;
 use super::error::LogError;
@@ -13,10 +14,10 @@ use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"SelvgBat";
 
-/// The most bytes of a batch.
+/// The most bytes of a batch's content.
 pub const MAX_BATCH_BYTES: u64 = 1024 * 1024;
 
-/// Batches in a folder of their own.
+/// The batches of all groups, in a folder of their own.
 pub struct BatchStore {
     disk: Arc<dyn Disk>,
     identity: Identity,
@@ -26,7 +27,7 @@ pub struct BatchStore {
 
 struct Folder {
     disk: Arc<dyn Disk>,
-    /// The batches that are here: looking into the folder for each that is removed would cost more than all else.
+    /// The batches that have a file. Asking the folder for each removal would cost more than everything else.
     seqs: BTreeSet<u64>,
     /// Batches that a durable snapshot lists and that had no file at the start.
     lost: BTreeSet<u64>,
@@ -41,7 +42,7 @@ impl Folder {
 }
 
 impl BatchStore {
-    /// The store in `disk`.
+    /// Opens the store in `disk` and lists what it holds.
     ///
     /// # Errors
     /// [`LogError::Io`] when the folder can't be read.
@@ -59,12 +60,12 @@ impl BatchStore {
         Ok(Self { disk, identity, groups, poison: None })
     }
 
-    /// Writes a batch. One that is there with the same content stays as it is; a damaged one is replaced. Says whether one was that
-    /// should have been there.
+    /// Writes a batch. An intact file with the same content stays as it is; a damaged one is replaced. Returns whether
+    /// the batch should have been there already, but was damaged or had no file.
     ///
     /// # Errors
-    /// [`LogError::TooLarge`]; [`LogError::Full`] (nothing is left behind); [`LogError::Conflict`] when it is there whole with
-    /// other content, which is a bug; [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
+    /// [`LogError::TooLarge`]; [`LogError::Full`] (nothing is left behind); [`LogError::Conflict`] when an intact file
+    /// has other content, which is a bug; [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
     pub fn put(&mut self, group: u16, seq: u64, bytes: &[u8]) -> Result<bool, LogError> {
         self.check()?;
         let size = bytes.len() as u64;
@@ -83,7 +84,7 @@ impl BatchStore {
         let (name, label) = (name_of(seq), label(&identity, group, seq));
         let written = folder.disk.create(&name).and_then(|mut file| label.write(file.as_mut(), bytes));
         written.map_err(|e| {
-            // What stays if this fails too is found damaged and replaced, or removed after the next start.
+            // If the removal fails too, the file is found damaged and replaced later, or removed after the next start.
             let _ = folder.disk.remove(&name);
             folder.seqs.remove(&seq);
             LogError::io("writing", &shown, e)
@@ -91,7 +92,7 @@ impl BatchStore {
         Ok(folder.lost.remove(&seq) | !folder.seqs.insert(seq))
     }
 
-    /// The folder of a group, made if there is none.
+    /// The folder of a group, which is created if there is none.
     fn folder(&mut self, group: u16) -> Result<&mut Folder, LogError> {
         match self.groups.entry(group) {
             Entry::Occupied(folder) => Ok(folder.into_mut()),
@@ -109,10 +110,10 @@ impl BatchStore {
         self.has(group, seq) && matches!(self.get(group, seq), Ok(None) | Err(LogError::Damaged { .. }))
     }
 
-    /// Batches of a group that should be here and have no file: at most so many.
+    /// Batches of a group that should be here but have no file; at most `most` of them.
     ///
     /// # Errors
-    /// [`LogError::Io`] when its folder can't be read.
+    /// [`LogError::Io`] when the group's folder can't be read.
     pub fn missing(&self, group: u16, most: usize) -> Result<Vec<u64>, LogError> {
         let Some(folder) = self.groups.get(&group) else { return Ok(Vec::new()) };
         let names = folder.disk.list().map_err(|e| LogError::io("listing", &folder.disk.describe(""), e))?;
@@ -121,12 +122,12 @@ impl BatchStore {
         Ok(gone.copied().take(most).collect())
     }
 
-    /// Whether a group's batch is here; its content may be damaged.
+    /// Whether a group's batch has a file; the content may be damaged.
     pub fn has(&self, group: u16, seq: u64) -> bool {
         self.groups.get(&group).is_some_and(|folder| folder.seqs.contains(&seq))
     }
 
-    /// Whether there are batches of a group.
+    /// Whether the group has any batches here.
     pub fn has_any(&self, group: u16) -> bool {
         self.groups.get(&group).is_some_and(|folder| !folder.seqs.is_empty())
     }
@@ -160,19 +161,19 @@ impl BatchStore {
         }
     }
 
-    /// After a restart: a durable snapshot says that the batches up to this one were synced. Without it they are synced
-    /// again, which does no harm.
+    /// Called after a restart when a durable snapshot shows that the batches up to this one were synced. Without this
+    /// call they are synced again, which does no harm.
     pub fn assume_synced(&mut self, group: u16, up_to: u64) {
         if let Some(folder) = self.groups.get_mut(&group) {
             folder.synced_through = up_to.max(folder.synced_through);
         }
     }
 
-    /// After a restart: a durable snapshot lists these batches. Those that have no file are missed ([`Self::missing`]) until they are
-    /// put again or removed.
+    /// Called after a restart with the batches that a durable snapshot lists. Those without a file count as missing
+    /// ([`Self::missing`]) until they are put again or removed.
     ///
     /// # Errors
-    /// [`LogError::Io`] when the group's folder can't be made.
+    /// [`LogError::Io`] when the group's folder can't be created.
     pub fn expect(&mut self, group: u16, seqs: impl Iterator<Item = u64>) -> Result<(), LogError> {
         let lost: BTreeSet<u64> = seqs.filter(|seq| !self.has(group, *seq)).collect();
         if !lost.is_empty() {
@@ -181,7 +182,7 @@ impl BatchStore {
         Ok(())
     }
 
-    /// A batch's content; none if there is no such batch.
+    /// A batch's content; `None` if it has no file.
     ///
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
@@ -195,7 +196,7 @@ impl BatchStore {
         }
     }
 
-    /// Whether the batch of a group that was written last is of a version that this release reads.
+    /// Checks that this release can read the version of the group's newest batch.
     ///
     /// # Errors
     /// [`LogError::Version`]; [`LogError::Io`].
@@ -206,10 +207,10 @@ impl BatchStore {
         label.check_version(folder.disk.as_ref(), &name_of(seq))
     }
 
-    /// A group's batches, in order: number and bytes of content.
+    /// A group's batches in order: sequence number and bytes of content.
     ///
     /// # Errors
-    /// [`LogError::Io`] when its folder can't be read.
+    /// [`LogError::Io`] when the group's folder can't be read.
     pub fn list(&self, group: u16) -> Result<Vec<(u64, u64)>, LogError> {
         let Some(folder) = self.groups.get(&group) else { return Ok(Vec::new()) };
         let failed = |e| LogError::io("listing", &folder.disk.describe(""), e);
@@ -224,10 +225,10 @@ impl BatchStore {
         Ok(found)
     }
 
-    /// Removes a group's batches up to and including `seq`. Some may be back after a crash; that does no harm.
+    /// Removes a group's batches up to and including `seq`. Some may reappear after a crash, which does no harm.
     ///
     /// # Errors
-    /// [`LogError::Io`] when one can't be removed.
+    /// [`LogError::Io`] when a file can't be removed.
     pub fn remove_through(&mut self, group: u16, seq: u64) -> Result<(), LogError> {
         let Some(folder) = self.groups.get_mut(&group) else { return Ok(()) };
         folder.lost.retain(|old| *old > seq);

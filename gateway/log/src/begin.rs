@@ -1,4 +1,5 @@
-//! From what reading found to a log that is written: what was above the mark is durable again, and what is void is gone.
+//! Turns a log that was read into one that can be written: makes durable what was above the mark, and removes what is
+//! void.
 
 use super::damage::Damage;
 use super::disk::{Disk, DiskFile};
@@ -8,20 +9,20 @@ use super::found::{FoundLog, MAKING_NAME, Rewrite, SegmentInfo, States, Tail, st
 use super::segment;
 use selvedge_fabric::record::Position;
 
-/// What the log goes on from.
+/// The state from which the log continues.
 pub struct Recovered {
     pub damage: Damage,
     /// In order; the last one is the active segment.
     pub segments: Vec<SegmentInfo>,
     pub states: States,
     pub active: Box<dyn DiskFile>,
-    /// Where the next unit goes; everything before is durable.
+    /// Where the next unit goes; everything below is durable.
     pub end: Position,
     pub next_sequence: u64,
 }
 
 impl FoundLog {
-    /// Makes the log one that can be written.
+    /// Makes the log writable. When this returns, everything that was read is durable.
     pub fn begin(
         mut self,
         disk: &dyn Disk,
@@ -32,7 +33,7 @@ impl FoundLog {
             disk.remove(name).map_err(|e| LogError::io("removing", &disk.describe(name), e))?;
         }
         if !self.removals.is_empty() {
-            // Gone for good before a new one is made: on a full disk it is this room that is used.
+            // The removal must be durable before a new segment is made: on a full disk the new one uses this room.
             disk.sync_folder().map_err(|e| LogError::io("syncing", &disk.describe(""), e))?;
         }
         for (i, to) in std::mem::take(&mut self.cuts) {
@@ -78,14 +79,15 @@ impl Rewrite {
         states: &States,
     ) -> Result<Box<dyn DiskFile>, LogError> {
         let Self { header, replaces, start, used, mut info, content, end, .. } = self;
-        // Room for a seal behind what is rewritten, whatever the setting is now.
+        // Room for a seal behind the rewritten units, whatever the segment size is set to now.
         let seal = form::unit_bytes(info.groups.len(), 0) as u64;
         let least = u64::from(end.offset) + seal;
         info.bytes = segment_bytes.max(least);
         let mut made = make_segment(disk, identity, header, info.bytes, &content);
         if made.as_ref().is_err_and(LogError::is_full) {
-            // Enough to start, and to trim: the old tail gives its unused room back (the log kept some there), and the new
-            // segment holds little more than the state records that trimming may have to carry.
+            // There must be room to start and to trim: the old tail gives back its unused bytes (the log had reserved
+            // some there), and the new segment holds little more than the state records that trimming may have to carry
+            // over.
             if let Some(old) = infos.last_mut() {
                 cut_void(disk, old, used)?;
             }
@@ -107,7 +109,8 @@ impl Rewrite {
     }
 }
 
-/// Makes a segment: claims its room, writes `content` behind its header, syncs it, and only then names it.
+/// Makes a segment: claims its room, writes `content` behind its header, syncs the file, and only then gives it its
+/// name.
 pub fn make_segment(
     disk: &dyn Disk,
     identity: &Identity,
@@ -131,7 +134,8 @@ pub fn make_segment(
     let mut file = match made {
         Ok(file) => file,
         Err(why) => {
-            // What was claimed so far would keep others from writing; if even this fails, opening removes it.
+            // The room claimed so far would keep others from writing. If the removal fails too, the next opening does
+            // it.
             let _ = disk.remove(MAKING_NAME);
             return Err(why);
         }
@@ -146,7 +150,7 @@ pub fn make_segment(
     Ok(file)
 }
 
-/// What a segment holds above the end that the next one's header gives is void; this gives its room back.
+/// Frees the bytes of a segment beyond the end that the next segment's header gives: they are void.
 fn cut_void(disk: &dyn Disk, info: &mut SegmentInfo, end: u32) -> Result<(), LogError> {
     if info.bytes <= u64::from(end) {
         return Ok(());

@@ -1,37 +1,36 @@
-//! Which groups a damaged place concerns, and which of those are repaired.
+//! Which groups a damaged place concerns, and for which of those it is repaired.
 //!
-//! Invariant: a repair counts for the places that were known when it was made, and for no other: what rots later, also in
-//! front of it or next to them, is damage anew.
+//! Invariant: a repair covers the places that were known when it was made, and no other: later rot is new damage, even
+//! in front of a repaired place or next to it.
 
 use std::collections::BTreeSet;
 
-/// Damaged places that are told apart; more are taken together as one that concerns every group.
+/// The most damaged places that are kept apart; further ones are merged into one place that concerns every group.
 const MAX_SPANS_ENTRIES: usize = 1024;
 
-/// Where the places begin that stand for what has no bytes of its own, beyond the longest segment: how many segments are
-/// missing behind one, and how many places were taken together. More of them are no part of fewer.
+/// Offsets beyond the longest segment, for places without bytes of their own. Segments that are missing behind one end
+/// at `GAP_END`; merged places begin at `MANY_START`. Such a span grows with its count, so that a repair that knew of
+/// fewer does not cover more.
 const GAP_END: u32 = u32::MAX;
 const MANY_START: u32 = 1 << 31;
 
-/// A damaged place: bytes of a segment.
+/// A damaged place: a range of bytes in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// The segment's number.
     pub segment: u64,
-    /// The first byte.
     pub from: u32,
-    /// The byte behind the last.
+    /// The byte behind the last one.
     pub to: u32,
 }
 
 impl Span {
-    /// So many segments that are missing behind this one.
+    /// `missing` segments that are gone behind this one.
     pub fn gap(segment: u64, missing: u64) -> Self {
         let most = GAP_END - MANY_START - MAX_SPANS_ENTRIES as u32;
         Self { segment, from: GAP_END - missing.min(most.into()) as u32, to: GAP_END }
     }
 
-    /// What is gone in front of a segment, by its header.
+    /// The records that are lost in front of a segment, as its header says.
     pub fn lost_before(segment: u64) -> Self {
         Self { segment, from: 0, to: 1 }
     }
@@ -41,41 +40,41 @@ impl Span {
     }
 }
 
-/// A set of groups, or of all groups but some.
+/// A set of groups: the listed ones, or all but those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Groups {
-    /// Whether `listed` are the exceptions.
+    /// Whether `listed` holds the exceptions.
     all_but: bool,
     listed: BTreeSet<u16>,
 }
 
 impl Groups {
-    /// These.
+    /// The set of exactly these groups.
     pub fn these(groups: impl IntoIterator<Item = u16>) -> Self {
         Self { all_but: false, listed: groups.into_iter().collect() }
     }
 
-    /// Every group there is.
+    /// The set of every possible group.
     pub fn all() -> Self {
         Self { all_but: true, listed: BTreeSet::new() }
     }
 
-    /// Whether that group is in it.
+    /// Whether the set holds this group.
     pub fn contains(&self, group: u16) -> bool {
         self.listed.contains(&group) != self.all_but
     }
 
-    /// Whether none is.
+    /// Whether the set holds no group.
     pub fn is_empty(&self) -> bool {
         !self.all_but && self.listed.is_empty()
     }
 
-    /// Whether it was not known which: every group is in it, but for those repaired since.
+    /// Whether the set was unknown, and so holds every group except those repaired since.
     pub fn is_all(&self) -> bool {
         self.all_but
     }
 
-    /// The groups, if they are known one by one.
+    /// The groups, or `None` if it holds all but some.
     pub fn known(&self) -> Option<&BTreeSet<u16>> {
         (!self.all_but).then_some(&self.listed)
     }
@@ -109,7 +108,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Adds one.
+    /// Adds a place, or merges it into the last one beyond [`MAX_SPANS_ENTRIES`].
     pub fn add(&mut self, at: Span, groups: Groups) {
         let full = self.spans.len() >= MAX_SPANS_ENTRIES;
         match self.spans.last_mut() {
@@ -123,7 +122,7 @@ impl Damage {
         }
     }
 
-    /// The places that concern some of these groups.
+    /// The places that concern at least one of these groups.
     pub fn places_of(&self, groups: &Groups) -> Vec<Span> {
         let concerned = |of: &Groups| {
             let mut rest = of.clone();
@@ -133,7 +132,7 @@ impl Damage {
         self.spans.iter().filter(|(_, of)| concerned(of)).map(|(at, _)| *at).collect()
     }
 
-    /// The damage in these places is repaired for these groups.
+    /// Notes that the damage in these places is repaired for these groups.
     pub fn repaired(&mut self, places: &[Span], groups: &Groups) {
         for (at, of) in &mut self.spans {
             if places.iter().any(|place| at.within(place)) {
@@ -143,7 +142,7 @@ impl Damage {
         self.spans.retain(|(_, of)| !of.is_empty());
     }
 
-    /// All groups that are concerned.
+    /// All groups that some place concerns.
     pub fn groups(&self) -> Groups {
         let mut all = Groups::default();
         for (_, of) in &self.spans {
@@ -152,12 +151,12 @@ impl Damage {
         all
     }
 
-    /// How many places.
+    /// The number of places.
     pub fn places(&self) -> usize {
         self.spans.len()
     }
 
-    /// Whether one lies in this segment.
+    /// Whether a damaged place lies in this segment.
     pub fn lies_in(&self, segment: u64) -> bool {
         self.spans.iter().any(|(at, _)| at.segment == segment)
     }

@@ -1,7 +1,7 @@
-//! The little of a file system that the log and the stores need, and the real one behind it.
+//! The few file system operations that the log and the stores need, and their implementation by the operating system.
 //!
-//! A disk is one folder. Rules that the callers keep: a file's bytes are durable after [`DiskFile::sync`], its *name* after
-//! [`Disk::sync_folder`]. [`super::MemoryDisk`] takes both literally, so that a forgotten one shows in a test.
+//! A disk is one folder. Callers keep two rules: a file's bytes are durable after [`DiskFile::sync`], its *name* after
+//! [`Disk::sync_folder`]. [`super::MemoryDisk`] takes both literally, so a test shows a sync that was forgotten.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,42 +9,42 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How much of a snapshot or a batch is read at a time where all of it is only looked at.
+/// Bytes read at a time when a snapshot or a batch is only checked or copied.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Bytes that are written at a time where a file system can't preallocate.
+/// Bytes written at a time where a file system can't preallocate.
 const ZEROS_BYTES: usize = 64 * 1024;
 
-/// A folder with files.
+/// A folder with files, and with folders that are disks in turn.
 pub trait Disk: Send + Sync {
-    /// A new empty file; one of that name is emptied.
+    /// Creates a file, or empties the existing one of that name.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// An existing file, to read and write.
+    /// Opens an existing file to read and write.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// The names of all files (not of folders), in no order.
+    /// The names of all files (not of folders), in no particular order.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// The names of all folders within, in no order.
+    /// The names of all folders within, in no particular order.
     fn folders(&self) -> io::Result<Vec<String>>;
-    /// Gives a file another name; a file of that name is replaced, at once for every reader.
+    /// Renames a file. It replaces a file that has the new name, atomically for every reader.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file.
+    /// Removes a file. Only [`Disk::sync_folder`] makes this durable.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes creations, renames and removals durable.
+    /// Makes creations, renames and removals in this folder durable.
     fn sync_folder(&self) -> io::Result<()>;
-    /// The folder of that name within this one, durably created if it is not there.
+    /// Opens a folder within this one. It is created, durably, if it does not exist.
     fn folder(&self, name: &str) -> io::Result<Arc<dyn Disk>>;
-    /// Bytes that may still be written by this process.
+    /// Bytes that this process may still write.
     fn free_bytes(&self) -> io::Result<u64>;
     /// Locks a file (created if need be) against every other process and every other holder in this one, until the
-    /// returned guard is dropped. An error of kind `WouldBlock` says that someone else has it.
+    /// returned guard is dropped. An error of kind `WouldBlock` means that another holder has the lock.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Send>>;
-    /// How a file is named in errors.
+    /// How errors name a file of this folder.
     fn describe(&self, name: &str) -> String;
 }
 
-/// An open file.
+/// An open file. A power cut may drop or tear whatever was written since the last [`DiskFile::sync`].
 pub trait DiskFile: Send {
-    /// Its length in bytes.
+    /// The file's length in bytes.
     fn length(&self) -> io::Result<u64>;
     /// Reads up to `into.len()` bytes; fewer only at the file's end.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
@@ -52,22 +52,23 @@ pub trait DiskFile: Send {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes everything written durable (`fdatasync`).
     fn sync(&mut self) -> io::Result<()>;
-    /// Claims room so that the file is `length` bytes of zeros beyond what it holds.
+    /// Claims room: extends the file with zeros to `length` bytes if it is shorter.
     fn preallocate(&mut self, length: u64) -> io::Result<()>;
-    /// Cuts it to `length` bytes.
+    /// Cuts the file to `length` bytes.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
-    /// Has what was synced of it read from the disk again, not from what the system has cached. A hint: nothing rests on it.
+    /// Asks the system to drop the synced pages that it has cached, so that the next read comes from the disk. This is
+    /// a hint: nothing relies on it.
     fn forget_cached(&self) {}
 }
 
-/// A folder of the operating system.
+/// A folder of the operating system's file system.
 #[derive(Debug, Clone)]
 pub struct RealDisk {
     folder: PathBuf,
 }
 
 impl RealDisk {
-    /// The folder, durably created if it is not there. Its parent must exist.
+    /// Opens the folder. It is created, durably, if it does not exist; its parent must exist.
     ///
     /// # Errors
     /// Those of the operating system.

@@ -1,11 +1,13 @@
 //! The floor: a position below which the log was durable, kept beside the log's folder and not in it.
 //!
-//! The log tells for itself what rotted in its middle. That its end is gone (the folder was emptied, the last segment is
-//! missing or cut short) it can't tell: what is left looks like a log that never went on. A gateway that took it for one would vote
-//! again where it has voted. So the floor is raised with the first batch that is acknowledged in a segment, and every
-//! [`super::LogSettings::floor_every_bytes`] after that; a log that ends below it has lost records of any group.
+//! The log itself shows what rotted in its middle. It can't show that its end is gone (the folder was emptied, the last
+//! segment is missing or cut short): the rest looks like a log that never went further. A gateway that believed it
+//! would vote again where it has voted. So the log raises the floor with the first batch that it acknowledges in a
+//! segment, and then every [`super::LogSettings::floor_every_bytes`]. A log that ends below its floor has lost records,
+//! possibly of every group.
 //!
-//! One file of two sectors, written in turn and in place: a torn write leaves the other one, and a full disk has room for it.
+//! The floor is one file of two sectors, which are written in turn and in place: a torn write leaves the other sector
+//! intact, and a full disk has room for it.
 //!
 //! ```text
 //!  0 magic 8 | 8 version 4 | 12 crc32c 4 (of these 12 bytes)
@@ -13,7 +15,7 @@
 //! ```
 //!
 //! Invariant: everything below the floor is durable in the log.
-//! Invariant: nothing in a segment is acknowledged before the floor has come to that segment.
+//! Invariant: nothing in a segment is acknowledged before the floor has reached that segment.
 
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
@@ -22,7 +24,7 @@ use selvedge_fabric::record::Position;
 use std::io;
 use std::sync::Arc;
 
-/// The name of its file.
+/// The floor's file name, in the gateway's data folder.
 pub const FLOOR_NAME: &str = "log-floor";
 
 const MAGIC: [u8; 8] = *b"SelvgFlr";
@@ -34,14 +36,14 @@ const USED_BYTES: usize = 48;
 pub struct Floor {
     disk: Arc<dyn Disk>,
     identity: Identity,
-    /// Nothing while the file is missing or damaged.
+    /// `None` while the file is missing or damaged.
     at: Option<Position>,
-    /// Which sector is older.
+    /// The sector to overwrite next: the older one.
     next: usize,
 }
 
 impl Floor {
-    /// The floor of a log that is about to begin; durable when this returns.
+    /// Creates the floor of a log that is about to begin; it is durable when this returns.
     ///
     /// # Errors
     /// [`LogError::Io`], [`LogError::Full`].
@@ -51,7 +53,7 @@ impl Floor {
         Ok(floor)
     }
 
-    /// What is there; nothing is changed.
+    /// Reads the floor and changes nothing.
     ///
     /// # Errors
     /// [`LogError::Version`], [`LogError::Foreign`], [`LogError::Io`].
@@ -76,15 +78,15 @@ impl Floor {
         Ok(floor)
     }
 
-    /// The floor; nothing if it is lost, and the end of the log with it.
+    /// The floor; `None` if it is lost, in which case the log's end counts as lost too.
     pub fn at(&self) -> Option<Position> {
         self.at
     }
 
-    /// Raises it, durably. What it was before stays readable until then.
+    /// Raises the floor, durably. The previous position stays readable until then.
     ///
     /// # Errors
-    /// [`LogError::Io`], [`LogError::Full`]: the floor is as it was, or raised.
+    /// [`LogError::Io`], [`LogError::Full`]: the floor is then either unchanged or raised.
     pub fn raise(&mut self, to: Position) -> Result<(), LogError> {
         if self.at.is_none() {
             return self.make(to);
@@ -130,7 +132,7 @@ impl Floor {
         out
     }
 
-    /// The position in a sector; nothing if the sector is damaged.
+    /// The position in a sector; `None` if the sector is damaged.
     fn decode(&self, shown: &str, bytes: &[u8; USED_BYTES]) -> Result<Option<Position>, LogError> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
         if bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..12]) != word(12) {

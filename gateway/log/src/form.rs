@@ -26,13 +26,13 @@
 //! 29 payload
 //! ```
 //!
-//! In every version a segment's header is one sector that begins with magic, version and checksum, and a unit's head has
-//! magic, version, role, the count of its groups and its checksum in these places: so a release tells what another
-//! one wrote from what rotted.
+//! In every version a segment's header is one sector that begins with magic, version and checksum, and a unit's head
+//! has magic, version, role, the number of its groups and its checksum in these places. So a release can tell what
+//! another one wrote from what rotted.
 //!
-//! The head's checksum starts from the log's identity, the segment's number and the unit's offset. So a unit is valid in
-//! one place only: not in another log, not where a misdirected write put it, and not inside a payload that
-//! a device made to look like one (it does not know the identity).
+//! The head's checksum is seeded with the log's identity, the segment's number and the unit's offset. So a unit is
+//! valid in one place only: not in another log, not where a misdirected write put it, and not inside a payload that a
+//! device made to look like a unit (the device does not know the identity).
 
 use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::BTreeSet;
@@ -41,39 +41,38 @@ use std::sync::Arc;
 /// Bytes of a segment's header: one sector.
 pub const HEADER_BYTES: u32 = 512;
 
-/// What every unit starts at a multiple of.
+/// Every unit starts at a multiple of this.
 pub const ALIGN_BYTES: u32 = 8;
 
-/// Bytes of a unit before its groups.
+/// Bytes of a unit in front of its list of groups.
 pub const UNIT_HEAD_BYTES: usize = 48;
 
-/// Bytes of a record beside its payload.
+/// Bytes of a record without its payload.
 pub const RECORD_HEAD_BYTES: usize = 29;
 
-/// The most bytes of a record's payload; a segment may be too small even for that.
+/// The most bytes of a record's payload; a small segment may hold even less.
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
 
-/// The most bytes of a state record's payload: they are kept in memory and written again by trimming.
+/// The most bytes of a state record's payload. State records are kept in memory, and trimming writes them again.
 pub const MAX_STATE_PAYLOAD_BYTES: usize = 4 * 1024;
 
-/// The most bytes in a unit's body: one record of the greatest payload, and padding.
+/// The most bytes of a unit's body: one record with the longest payload, and padding.
 pub const MAX_BODY_BYTES: usize = MAX_PAYLOAD_BYTES + RECORD_HEAD_BYTES + ALIGN_BYTES as usize;
 
 /// The most groups that a unit may list.
 const MAX_GROUPS_ENTRIES: u32 = 65_536;
 
-/// The format that is written.
+/// The version that this release writes.
 pub const VERSION: u8 = 1;
 
-/// Above every sequence number and every segment's number that is ever written, and far below where counting on would
-/// overflow.
+/// Above every sequence number and segment number that is ever written, and far below where counting would overflow.
 pub const MAX_COUNT: u64 = 1 << 62;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"SelvgLog";
-/// What a unit begins with.
+/// The first bytes of a unit.
 pub const UNIT_MAGIC: [u8; 4] = [0xF5, b'U', b'n', 0x1C];
 
-/// Sixteen bytes that say whose log it is.
+/// Sixteen bytes that identify whose log it is: site, gateway and incarnation.
 pub type Identity = [u8; 16];
 
 /// Bytes as hexadecimal digits, as errors show an identity.
@@ -81,77 +80,68 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// What a segment says of itself.
+/// The header of a segment, one sector long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Its number.
     pub number: u64,
-    /// Where the log's content before this segment ends, when recovery cut it there; segment 0 when the segment before
-    /// ends with its seal as usual.
+    /// Where the content of the segment before this one ends, if recovery cut it there; segment 0 if that one ends with
+    /// its seal as usual.
     pub continues: Position,
     /// Bytes of this segment that were durable before it got its name.
     pub mark_offset: u32,
-    /// Durable records in front of this segment were gone when it was made, of any group.
+    /// Durable records in front of this segment were gone when it was made; they may have been of any group.
     pub lost: bool,
 }
 
-/// What reading a header gave.
+/// The result of reading a segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderRead {
-    /// It is whole and ours.
+    /// Intact, and of this log.
     Good(Header),
-    /// It is whole and of another log.
+    /// Intact, and of another log.
     Foreign(Identity),
-    /// It is whole and of another version.
+    /// Intact, and of another version.
     Version(u32),
-    /// It is not whole.
+    /// Damaged, or no header.
     Bad,
 }
 
-/// What looking for a unit's head gave.
+/// The result of looking for a unit's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeadRead {
-    /// It is whole, in its place, and understood.
+    /// Intact, in its place, and of a known version and role.
     Good(Head),
-    /// It is whole and in its place, and of a version or with a role that this release does not know.
-    Unknown {
-        /// Its version.
-        version: u8,
-        /// Its role.
-        role: u8,
-    },
-    /// It is no head.
+    /// Intact and in its place, but this release does not know its version or role.
+    Unknown { version: u8, role: u8 },
+    /// There is no valid head.
     Bad,
 }
 
 /// What a unit is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It holds records.
+    /// Holds records: a batch, or part of one.
     Batch,
-    /// It ends a segment, and lists all groups in it.
+    /// Ends a segment, and lists all groups in it.
     Seal,
-    /// It says that the damage in the places that its body names is repaired for the groups that it lists (see
+    /// Says that the damage in the places that its body names is repaired for the groups that it lists (see
     /// `recovery.rs`).
     Repaired,
 }
 
-/// A unit's head.
+/// What the head of a unit says, its list of groups included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// What the unit is for.
     pub role: Role,
-    /// Units are numbered upwards, with gaps where a write failed.
+    /// Grows from unit to unit, with gaps where a write failed.
     pub sequence: u64,
     /// Everything below was known to be durable when the unit was written.
     pub mark: Position,
-    /// The groups that are in it.
+    /// The groups that have records in the unit; of a seal, in the segment.
     pub groups: BTreeSet<u16>,
-    /// How many records it holds.
     pub records: u32,
-    /// Bytes of its body.
+    /// Length of the body, padding included.
     pub body_bytes: u32,
-    /// The body's checksum.
     pub body_crc: u32,
 }
 
@@ -162,7 +152,7 @@ impl Head {
     }
 }
 
-/// Bytes of a unit that lists `groups` groups and has records of `body` bytes.
+/// Bytes of a unit that lists `groups` groups and whose records take `body` bytes.
 pub fn unit_bytes(groups: usize, body: usize) -> usize {
     (UNIT_HEAD_BYTES + 2 * groups + body).next_multiple_of(ALIGN_BYTES as usize)
 }
@@ -186,7 +176,7 @@ fn take_u64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 impl Header {
-    /// As bytes.
+    /// The header's sector, checksum included.
     pub fn encode(&self, identity: &Identity) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES as usize);
         out.extend(SEGMENT_MAGIC);
@@ -204,7 +194,7 @@ impl Header {
         out
     }
 
-    /// From bytes; `number` is what the file's name says.
+    /// Decodes a header; `number` is the one in the file's name.
     pub fn read(bytes: &[u8], identity: &Identity, number: u64) -> HeaderRead {
         Self::try_read(bytes, identity, number).unwrap_or(HeaderRead::Bad)
     }
@@ -234,7 +224,7 @@ impl Header {
     }
 }
 
-/// Appends a record to a unit's body. The payload's length was checked against `MAX_PAYLOAD_BYTES`.
+/// Appends a record to a unit's body. The caller has checked the payload's length against `MAX_PAYLOAD_BYTES`.
 pub fn encode_record(record: &LogRecord, out: &mut Vec<u8>) {
     out.extend((record.payload.len() as u32).to_le_bytes());
     out.extend(record.group.to_le_bytes());
@@ -246,7 +236,7 @@ pub fn encode_record(record: &LogRecord, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.payload);
 }
 
-/// The next record of a body at `at`, and where the one after it starts.
+/// Decodes the record at `at` of a body. Returns it with the offset behind it.
 pub fn decode_record(body: &[u8], at: usize) -> Option<(LogRecord, usize)> {
     let bytes = take_u32(body, at)? as usize;
     let start = at.checked_add(RECORD_HEAD_BYTES)?;
@@ -262,26 +252,20 @@ pub fn decode_record(body: &[u8], at: usize) -> Option<(LogRecord, usize)> {
     Some((record, end))
 }
 
-/// What goes around a body to make it a unit.
+/// What surrounds a body to make it a unit: the fields of [`Head`] that are not computed from the body.
 pub struct UnitForm<'a> {
-    /// Whose log it is.
     pub identity: &'a Identity,
     /// Where the unit will start.
     pub at: Position,
-    /// See [`Head`].
     pub role: Role,
-    /// See [`Head`].
     pub sequence: u64,
-    /// See [`Head`].
     pub mark: Position,
-    /// See [`Head`].
     pub groups: &'a BTreeSet<u16>,
-    /// See [`Head`].
     pub records: u32,
 }
 
 impl UnitForm<'_> {
-    /// Appends the unit to `out`. `body` writes the body.
+    /// Appends the unit to `out`; `body` writes the body.
     pub fn encode(&self, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
         let start = out.len();
         out.extend(UNIT_MAGIC);
@@ -315,7 +299,7 @@ fn head_crc(identity: &Identity, at: Position, head: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, rest.get(4..).unwrap_or(&[]))
 }
 
-/// How many bytes a head claims with its groups: the first look at a possible unit, before its checksum can be computed.
+/// Bytes that a possible head claims together with its groups: what must be read before its checksum can be computed.
 pub fn claimed_head_bytes(head: &[u8]) -> Option<usize> {
     if take::<4>(head, 0)? != UNIT_MAGIC || take_u32(head, 8)? > MAX_GROUPS_ENTRIES {
         return None;
@@ -323,7 +307,7 @@ pub fn claimed_head_bytes(head: &[u8]) -> Option<usize> {
     Some(UNIT_HEAD_BYTES + 2 * take_u32(head, 8)? as usize)
 }
 
-/// A head with its groups, if it is valid in this place.
+/// Decodes a head with its groups, if it is valid in this place.
 pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> HeadRead {
     try_decode_head(head, identity, at).unwrap_or(HeadRead::Bad)
 }
@@ -347,7 +331,7 @@ fn try_decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<Hea
         body_bytes: take_u32(head, 16)?,
         body_crc: take_u32(head, 20)?,
     };
-    // A list with doubles was never written; taking it would give the unit another length.
+    // The log never writes a group twice. Accepting a list with duplicates would give the unit another length.
     let sound = found.groups.len() * 2 + UNIT_HEAD_BYTES == head.len()
         && found.body_bytes as usize <= MAX_BODY_BYTES
         && found.sequence < MAX_COUNT

@@ -1,43 +1,42 @@
-//! What reading a log found. Nothing of the log is changed yet: it becomes one that is written by [`FoundLog::begin`] (`begin.rs`).
+//! What reading a log found. The log itself is unchanged until [`FoundLog::begin`] (`begin.rs`) makes it writable.
 
 use super::damage::{Damage, Groups};
 use super::form::{self, Header, RECORD_HEAD_BYTES};
 use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The name of a segment that is being made.
+/// The name of a segment's file until it is complete.
 pub const MAKING_NAME: &str = "wal-making.tmp";
 
-/// What opening a log found.
+/// Summary of what opening a log found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Groups whose records may be lost or stale: they must not vote before they are repaired from their peers and
+    /// Groups whose records may be lost or stale. They must not vote before they are repaired from their peers and
     /// [`super::Log::repaired`] was called.
     pub damaged_groups: Groups,
-    /// How many damaged places that comes from.
+    /// The number of damaged places behind `damaged_groups`.
     pub damaged_places: usize,
-    /// Bytes of a torn tail that were cut off: never acknowledged.
+    /// Bytes of a torn tail that were cut off. Nothing in them was acknowledged.
     pub torn_bytes_cut: u64,
     /// Records given to the visitor.
     pub records: u64,
-    /// Units that were above every mark and written again.
+    /// Units above every mark, which were written again.
     pub units_rewritten: u64,
 }
 
-/// What is remembered of a segment that is kept.
+/// What the log remembers of a segment.
 #[derive(Debug, Clone, Default)]
 pub struct SegmentInfo {
-    /// Its number.
     pub number: u64,
     /// Its file's length in bytes.
     pub bytes: u64,
     /// The highest slot of each group that has records with slots in it.
     pub slots: BTreeMap<u16, u64>,
-    /// All groups in it.
+    /// All groups that have units in it, state records included.
     pub groups: BTreeSet<u16>,
-    /// How many whole units it has.
+    /// The number of intact units.
     pub units: u64,
-    /// Its header is whole.
+    /// Whether its header is intact.
     pub header: bool,
 }
 
@@ -51,10 +50,10 @@ impl SegmentInfo {
     }
 }
 
-/// The newest state record of a group and kind, and the segment that it is in.
+/// The newest state record of each group and kind, with the segment that holds it.
 pub type States = BTreeMap<(u16, u8), (u64, LogRecord)>;
 
-/// Bytes that writing every state record again could take.
+/// Bytes that rewriting every state record could take.
 pub fn states_bytes(states: &States) -> u64 {
     states.values().map(|(_, r)| form::unit_bytes(1, RECORD_HEAD_BYTES + r.payload.len()) as u64).sum()
 }
@@ -66,29 +65,29 @@ pub struct FoundLog {
     /// The segments that are kept, in order.
     pub(super) infos: Vec<SegmentInfo>,
     pub(super) states: States,
-    /// Files that held nothing durable.
+    /// Files that hold nothing durable.
     pub(super) removals: Vec<String>,
-    /// Which of the segments end where, by the header of the next.
+    /// Segments (by index in `infos`) that end earlier than their file, at the offset that the next one's header gives.
     pub(super) cuts: Vec<(usize, u32)>,
     pub(super) tail: Tail,
 }
 
-/// How the log goes on.
+/// Where writing continues after the log was read.
 pub(super) enum Tail {
     /// There is no segment; the first one gets this header.
     Absent(Header),
     /// In the last segment.
     GoOn { end: Position, next_sequence: u64 },
-    /// In a segment that is to be made.
+    /// In a new segment.
     Rewrite(Box<Rewrite>),
 }
 
-/// A segment that is to be made of what stands above the mark.
+/// A new segment, made of the units above the mark.
 pub(super) struct Rewrite {
     pub header: Header,
-    /// It takes the place of the last one.
+    /// It replaces the last segment.
     pub replaces: bool,
-    /// Where the last one's durable content ends, and where its used bytes do.
+    /// Where the durable content of the last segment ends, and where its used bytes end.
     pub start: u32,
     pub used: u32,
     pub info: SegmentInfo,

@@ -1,49 +1,69 @@
-//! The durable log: one segmented file sequence per gateway for all its groups. Bytes and checksums, nothing of Paxos.
+//! The durable log: one sequence of segment files per gateway, shared by all its groups. It knows bytes and checksums,
+//! and nothing of Paxos.
 //!
-//! **Writing.** [`Log::append`] encodes a batch of [`LogRecord`]s as one *unit* (or as several, if it is long) and writes it at the
-//! log's end; [`Log::sync`] makes it durable with one `fdatasync`. A unit carries a *mark*: the position below which all
-//! was known to be durable when the unit was made. Segments are preallocated, so that an fdatasync moves no file length and
-//! a full disk is noticed ahead, when the next segment (the *reserve*) can't be claimed. A segment is sealed (its last unit
-//! lists the groups in it) and synced before the next one gets its first unit.
+//! # Writing
 //!
-//! **Reading.** Below the highest surviving mark everything must be a valid unit. What is not is corruption: the groups that may
-//! have been in it are reported, and reading goes on behind it. Above that mark the first thing that is not a valid unit is
-//! a torn write, and the log is cut there. What stood above the mark may be page cache that never reached the disk: it is
-//! written again, to a new segment, and synced before [`Log::open`] returns. Reading ([`Log::read`]) comes first and changes
-//! nothing, so that a release which can't read what is there leaves it as it is. See `recovery.rs`; the bytes are in
-//! `form.rs`.
+//! [`Log::append`] encodes a batch of [`LogRecord`](selvedge_fabric::record::LogRecord)s as one *unit* (a long one as
+//! several) and writes it at the log's end; [`Log::sync`] makes it durable with one `fdatasync`. A unit carries a
+//! *mark*: the position below which everything was known to be durable when the unit was made. Segments are
+//! preallocated, so that an fdatasync changes no file length, and so that the log notices a full disk early, when it
+//! can't claim the next segment (the *reserve*). The log seals a segment (its last unit lists the groups in it) and
+//! syncs it before the next one gets its first unit.
 //!
-//! **Trimming.** [`Log::trim`] removes segments in front, once every group said that a snapshot covers what they hold of it.
-//! Records of slot 0 are *state records* (a promise, a commit index): only the newest of a group and kind matters. The log
-//! keeps those in memory and writes those that are nowhere else again before it removes a segment. So a reader may meet a
-//! state record a second time, behind records that are younger; among those of its group and kind the last is the newest.
+//! # Reading
 //!
-//! Invariant: what was durable when [`Log::sync`] returned is given to the visitor of every later [`Log::open`], in order, or its
-//! group is reported as damaged; short of that one exception: a flip in the batch written last, which no mark covers yet, can't
-//! be told from a tear. ([`Log::close`] covers it.)
-//! Invariant: only what its checksum does not cover is damage. What is whole and of another version, or does not decode, is an
-//! error, and nothing is written.
-//! Invariant: nothing is given to a visitor that was not appended, and nothing from behind a tear.
-//! Invariant: damage stays reported until [`Log::repaired`], and no trimming removes the evidence before. A repair counts for the
-//! places that were known when it was made: what rots later is reported anew.
-//! Invariant: after a failed fsync, or a write that failed for another reason than room, the log does nothing more.
+//! Below the highest surviving mark everything must be a valid unit. Anything else there is corruption: the log reports
+//! the groups that may have been in it, and reads on behind it. Above that mark, the first thing that is not a valid
+//! unit is a torn write, and the log is cut there. Units above the mark may exist only in the page cache: the log
+//! writes them again, to a new segment, and syncs that before [`Log::open`] returns. Reading ([`Log::read`]) comes
+//! first and changes nothing, so that a release that can't read the files leaves them as they are. See `recovery.rs`
+//! for the steps and `form.rs` for the bytes.
 //!
-//! **Its end.** A floor is kept outside of the log's folder (`floor.rs`): a log that ends below it has lost records of any group, be the
-//! folder emptied, the last segment gone or cut short. The segment that goes on from there says so in its header, so
-//! that this stays reported until it is repaired.
+//! # Trimming
 //!
-//! **Limits.** It can't see that the whole data folder is an older copy: peers see that by the starts they know. A unit whose head is destroyed in a segment without a seal concerns all
-//! groups. A sector that can't be read counts as zeros. Segments are never overwritten in place: that would spare the
-//! file system's journal some writes, but old content would have to be told from new.
+//! [`Log::trim`] removes segments from the front, once snapshots cover what every group has in them. Records of slot 0
+//! are *state records* (a promise, a commit index): only the newest of a group and kind matters. The log keeps those in
+//! memory, and before it removes a segment it writes again those that are nowhere else. So a reader may meet a state
+//! record a second time, behind younger records; the last one of a group and kind is the newest.
 //!
-//! **Reading again.** What a peer lacks is read from the segments while the log is written ([`LogReader`]), from where
-//! [`Log::stretch`] says. A pin ([`Log::pin`]) holds trimming back for it.
+//! # Invariants
 //!
-//! Left out: compression, encryption (the disk's), threads, an index: the log is read whole once, at the start, and in stretches later.
+//! - What was durable when [`Log::sync`] returned is given to the visitor of every later [`Log::open`], in order, or
+//!   its group is reported as damaged. There is one exception: a flipped bit in the batch written last, which no mark
+//!   covers yet, can't be told from a torn write. ([`Log::close`] covers that batch.)
+//! - Only a failed checksum is damage. Intact bytes of another version, or that do not decode, are an error, and
+//!   nothing is written.
+//! - A visitor is given only what was appended, and nothing from behind a torn write.
+//! - Damage stays reported until [`Log::repaired`], and until then trimming does not remove the evidence. A repair
+//!   covers the places that were known when it was made: later rot is reported anew.
+//! - After a failed fsync, or a write that failed for another reason than room, the log refuses every further call.
 //!
-//! Sources: the mark is the idea of "known flushed" positions that tell torn tails from corruption in R. Alagappan et al.,
-//! "Protocol-Aware Recovery for Consensus-Based Storage" (FAST 2018); why a failed fsync is final: A. Rebello et al., "Can
-//! Applications Recover from fsync Failures?" (USENIX ATC 2020).
+//! # Its end
+//!
+//! A floor is kept outside of the log's folder (`floor.rs`). A log that ends below it has lost records, possibly of
+//! every group: the folder was emptied, or the last segment is gone or cut short. The segment in which such a log
+//! continues says so in its header, so that the loss stays reported until it is repaired.
+//!
+//! # Reading while it is written
+//!
+//! Another thread reads what a peer lacks from the segments while the log is being written ([`LogReader`]);
+//! [`Log::stretch`] says where to begin. A pin ([`Log::pin`]) holds trimming back meanwhile.
+//!
+//! # Limits
+//!
+//! The log can't notice that the whole data folder is an older copy; peers notice it by the starts that they know. A
+//! unit whose head is destroyed, in a segment without a seal, counts as damage of all groups. A sector that can't be
+//! read counts as zeros. Segments are never overwritten in place: that would spare the file system's journal some
+//! writes, but then old content would have to be distinguished from new.
+//!
+//! Left out: compression, encryption (left to the disk), threads, and an index: the log is read as a whole once, at the
+//! start, and later in stretches.
+//!
+//! # Sources
+//!
+//! The mark is the idea of "known flushed" positions that tell torn tails from corruption, in R. Alagappan et al.,
+//! "Protocol-Aware Recovery for Consensus-Based Storage" (FAST 2018). For why a failed fsync is final, see A. Rebello
+//! et al., "Can Applications Recover from fsync Failures?" (USENIX ATC 2020).
 
 pub mod batches;
 mod begin;

@@ -1,4 +1,5 @@
-//! Writing: units into the active segment, one fdatasync a batch, a reserve ahead, trimming behind.
+//! Writing: units go into the active segment, with one fdatasync per batch; a reserve segment lies ready, and trimming
+//! removes old ones.
 
 use super::begin;
 use super::damage::{Damage, Groups};
@@ -18,35 +19,35 @@ use selvedge_types::canary::{self, Canary};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// The smallest segment.
+/// The smallest segment that settings may ask for.
 pub const MIN_SEGMENT_BYTES: u64 = 4 * 1024;
 
-/// The most segments that pins alone hold back.
+/// The most segments that stay for the sake of pins alone.
 pub const MAX_PINNED_SEGMENTS: usize = 32;
 
 const LOCK_NAME: &str = "LOCK";
 
-/// Bytes of encoding space that are kept from one batch to the next.
+/// Bytes of encoding buffer that are kept from one batch to the next.
 const BUFFER_BYTES: usize = 1024 * 1024;
 
-/// How a log is kept. May differ from one opening to the next.
+/// How a log is kept. Settings may differ from one opening to the next.
 #[derive(Debug, Clone)]
 pub struct LogSettings {
-    /// Whose log it is: a log of another identity is refused. Put site, gateway and incarnation in it.
+    /// Identifies the log: a log of another identity is refused. Derive it from site, gateway and incarnation.
     pub identity: Identity,
-    /// Length of a segment, claimed on disk when it is made, in bytes.
+    /// Length of a segment in bytes, claimed on disk when the segment is made.
     pub segment_bytes: u64,
-    /// A batch is split into units of at most this many bytes (a longer record has one to itself).
+    /// A batch is split into units of at most this many bytes (a longer record gets a unit of its own).
     pub unit_bytes: usize,
-    /// Bytes that a new reserve must leave free on the disk, so that snapshots and others can still be written.
+    /// Bytes that a new reserve must leave free on the disk, so that snapshots and other files can still be written.
     pub keep_free_bytes: u64,
-    /// The floor is raised at least whenever so many bytes were made durable, for the price of one more fdatasync: so much
-    /// at most can be cut from the last segment unnoticed.
+    /// The floor is raised at least each time this many bytes became durable, at the price of one more fdatasync. At
+    /// most this much can be cut from the last segment unnoticed.
     pub floor_every_bytes: u64,
 }
 
 impl LogSettings {
-    /// The defaults for this identity: segments of 16 MiB, units of 1 MiB, 64 MiB kept free, a floor every MiB.
+    /// The defaults: segments of 16 MiB, units of 1 MiB, 64 MiB kept free, and a floor every MiB.
     pub fn new(identity: Identity) -> Self {
         const MIB: u64 = 1024 * 1024;
         Self {
@@ -68,60 +69,59 @@ impl LogSettings {
     }
 }
 
-/// Whether the log can go on growing.
+/// Whether the log can keep growing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
     /// A reserve segment is claimed.
     Plenty,
-    /// No reserve could be claimed: take nothing new in, trim, and ask [`Log::retry_reserve`] now and then. What is under
-    /// way still fits into the active segment, which was begun when this was noticed.
+    /// No reserve could be claimed: accept nothing new, trim, and call [`Log::retry_reserve`] from time to time. Work
+    /// that is under way still fits into the active segment, which had just been begun when this was noticed.
     Full,
 }
 
-/// What was done so far, since the log was opened.
+/// What was done since the log was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Bytes handed to the disk: units, seals and headers.
     pub bytes_written: u64,
-    /// Records written.
     pub records: u64,
     /// Units written, seals included.
     pub units: u64,
-    /// Calls of fdatasync on segments, those of making them included.
+    /// Calls of fdatasync, those for making segments and raising the floor included.
     pub fsyncs: u64,
-    /// Segments now, the reserve included.
+    /// Segments that exist now, the reserve included.
     pub segments: u64,
-    /// Bytes that they claim on disk now.
+    /// Bytes that those segments claim on disk.
     pub disk_bytes: u64,
 }
 
 /// The segment that trimming has to remove next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OldestSegment {
-    /// Its number.
     pub number: u64,
     /// Bytes that it claims on disk.
     pub bytes: u64,
-    /// The highest slot of every group that has records with slots in it: those whose `keep_from` is not above hold it back.
+    /// The highest slot of every group that has records with slots in it. A group whose `keep_from` is not above its
+    /// slot holds the segment back.
     pub slots: BTreeMap<u16, u64>,
-    /// Whether damage in it holds it back, until [`Log::repaired`].
+    /// Whether damage in the segment holds it back, until [`Log::repaired`].
     pub damaged: bool,
 }
 
-/// The log of one gateway, for all its groups. See the module's essay.
+/// The log of one gateway, for all its groups. The crate's documentation describes it.
 pub struct Log {
     disk: Arc<dyn Disk>,
     settings: LogSettings,
     _lock: Box<dyn Send>,
     floor: Option<Floor>,
-    /// In order; the last one is the active one.
+    /// In order; the last one is the active segment.
     segments: VecDeque<SegmentInfo>,
     active: Box<dyn DiskFile>,
     reserve: Option<(SegmentInfo, Box<dyn DiskFile>)>,
     states: States,
     damage: Damage,
     keep_from: BTreeMap<u16, u64>,
-    /// From which slot on a group's records stay though a snapshot covers them: somebody reads them.
+    /// The slot from which a group's records stay although a snapshot covers them, because a peer reads them.
     pins: BTreeMap<u16, u64>,
     /// Where the next unit goes.
     end: Position,
@@ -140,7 +140,7 @@ struct Planned<'a> {
     bytes: u64,
 }
 
-/// A log that was read and not changed: whoever finds that something else can't be read lets go of it.
+/// A log that was read and not changed. Drop it if something else that the gateway keeps can't be read.
 pub struct ReadLog {
     disk: Arc<dyn Disk>,
     settings: LogSettings,
@@ -150,12 +150,12 @@ pub struct ReadLog {
 }
 
 impl ReadLog {
-    /// What reading met.
+    /// What reading the log found.
     pub fn recovery(&self) -> &Recovery {
         &self.found.recovery
     }
 
-    /// Makes it a log that can be written. When this returned, all that was read is durable.
+    /// Makes the log writable. When this returns, everything that was read is durable.
     ///
     /// # Errors
     /// [`LogError::Full`] when there is no room for the new segment that opening needs; [`LogError::Io`].
@@ -182,7 +182,7 @@ impl ReadLog {
             stats: Stats { bytes_written: u64::from(found.end.offset), fsyncs: 1, ..Stats::default() },
         };
         if let Some(floor) = log.floor.as_mut().filter(|floor| floor.at().is_none()) {
-            // The segment is there, and says that what was before it may be lost; it must not vanish either.
+            // The segment exists, and says that records before it may be lost; it must not vanish either.
             floor.raise(Position { segment: log.end.segment, offset: 0 })?;
         }
         log.raise_floor(0)?;
@@ -192,13 +192,14 @@ impl ReadLog {
 }
 
 impl Log {
-    /// Reads the log in `disk` and gives every record in it to `visit`, in order. Nothing is changed (but for the lock's
-    /// empty file). A log that ends below its `floor` is damaged; without one nobody notices that its end is gone. What the visitor is given may be relied on (voted upon) only after [`ReadLog::begin`], when all of it is
-    /// durable.
+    /// Reads the log in `disk` and gives every record to `visit`, in order. It changes nothing (except that it creates
+    /// the empty lock file). A log that ends below its `floor` is damaged; without a floor a missing end goes
+    /// unnoticed. The visitor's records may be relied on (for votes) only after [`ReadLog::begin`], which makes all of
+    /// them durable.
     ///
     /// # Errors
-    /// [`LogError::Locked`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Unreadable`], [`LogError::Setting`];
-    /// [`LogError::Io`].
+    /// [`LogError::Locked`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Unreadable`],
+    /// [`LogError::Setting`]; [`LogError::Io`].
     pub fn read(
         disk: Arc<dyn Disk>,
         floor: Option<Floor>,
@@ -219,7 +220,7 @@ impl Log {
     /// Opens the log in `disk`, or begins one there, without a floor: [`Log::read`] and [`ReadLog::begin`].
     ///
     /// # Errors
-    /// Theirs.
+    /// Those of both.
     pub fn open(
         disk: Arc<dyn Disk>,
         settings: LogSettings,
@@ -233,29 +234,29 @@ impl Log {
     /// Writes a batch and makes it durable: [`Log::append`] and [`Log::sync`].
     ///
     /// # Errors
-    /// Theirs.
+    /// Those of both.
     pub fn commit(&mut self, records: &[LogRecord]) -> Result<Position, LogError> {
         self.append(records)?;
         self.sync()
     }
 
-    /// Writes a batch behind what is there, as one unit or as several. It is durable after the next [`Log::sync`]; after a
-    /// crash before that, any prefix of it may be there. Gives the end of the log.
+    /// Writes a batch at the log's end, as one unit or several. It is durable after the next [`Log::sync`]; after an
+    /// earlier crash any prefix of it may be there. Returns the new end of the log.
     ///
     /// # Errors
-    /// [`LogError::TooLarge`] and [`LogError::Full`]: it does not count as written and all else goes on. (Only where a file
-    /// system has no room for preallocated bytes after all can a prefix of it have been written.) Every other error
-    /// poisons the log.
+    /// After [`LogError::TooLarge`] and [`LogError::Full`] the batch does not count as written, and the log keeps
+    /// working. (A prefix of it can have been written only where a file system runs out of room in spite of
+    /// preallocation.) Every other error poisons the log.
     pub fn append(&mut self, records: &[LogRecord]) -> Result<Position, LogError> {
         self.write(records, true)
     }
 
-    /// Makes all that was appended durable, with one fdatasync (none if there is nothing to do; one more when the floor is
-    /// raised: with the first batch of a segment, and every [`LogSettings::floor_every_bytes`]). Gives the end of what is
-    /// durable: the end of the log.
+    /// Makes everything that was appended durable, with one fdatasync (none if there is nothing to do; one more when
+    /// the floor is raised: with the first batch of a segment, and every [`LogSettings::floor_every_bytes`]). Returns
+    /// the end of what is durable, which is the end of the log.
     ///
     /// # Errors
-    /// Any error poisons the log: what the disk holds is then unknown, and it is never tried again.
+    /// Any error poisons the log: what the disk holds is then unknown, so the sync is never retried.
     pub fn sync(&mut self) -> Result<Position, LogError> {
         self.check()?;
         if self.synced < self.end {
@@ -269,15 +270,15 @@ impl Log {
         Ok(self.synced)
     }
 
-    /// Whether there is a reserve.
+    /// [`Room::Plenty`] if there is a reserve.
     pub fn room(&self) -> Room {
         if self.reserve.is_some() { Room::Plenty } else { Room::Full }
     }
 
-    /// Tries to claim a reserve if there is none, and says how it stands.
+    /// Tries to claim a reserve if there is none. Returns whether there is one now.
     ///
     /// # Errors
-    /// [`LogError::Io`] when it failed for another reason than room; that poisons the log.
+    /// [`LogError::Io`] when the cause is not a lack of room; that poisons the log if a segment was being made.
     pub fn retry_reserve(&mut self) -> Result<Room, LogError> {
         self.check()?;
         if self.reserve.is_some() {
@@ -310,15 +311,15 @@ impl Log {
         }
     }
 
-    /// Says that a durable snapshot of the group covers everything below `slot`. Takes effect with [`Log::trim`]; it is not
-    /// remembered over a restart, and never moves back.
+    /// Notes that a durable snapshot of the group covers everything below `slot`. It takes effect with [`Log::trim`],
+    /// is forgotten at a restart, and never moves back.
     pub fn keep_from(&mut self, group: u16, slot: u64) {
         let kept = self.keep_from.entry(group).or_default();
         *kept = slot.max(*kept);
     }
 
-    /// Has records of a group stay from this slot on, whatever a snapshot covers; nothing: no more than that asks for. A pin that holds
-    /// back more than [`MAX_PINNED_SEGMENTS`], or anything while there is no room, is gone with the next [`Log::trim`].
+    /// Keeps the group's records from this slot on, whatever snapshots cover; `None` removes the pin. The next
+    /// [`Log::trim`] drops all pins if they hold back more than [`MAX_PINNED_SEGMENTS`], or while there is no room.
     pub fn pin(&mut self, group: u16, slot: Option<u64>) {
         match slot {
             Some(slot) => _ = self.pins.insert(group, slot),
@@ -326,20 +327,21 @@ impl Log {
         }
     }
 
-    /// Where a group's records of `slot` and later ones lie, as far as they are durable; nothing if there are none.
+    /// Where the group's records of `slot` and later slots lie, as far as they are durable; `None` if there are none.
     pub fn stretch(&self, group: u16, slot: u64) -> Option<Stretch> {
         let holds = |info: &&SegmentInfo| info.slots.get(&group).is_some_and(|highest| *highest >= slot);
         let segment = self.segments.iter().find(holds)?.number;
         Some(Stretch { start: Position { segment, offset: HEADER_BYTES }, end: self.synced })
     }
 
-    /// How many segments in front stay for the sake of pins alone.
+    /// The number of segments at the front that only pins keep.
     pub fn pinned_segments(&self) -> usize {
         let covered = self.removable(false);
         covered - self.removable(true).min(covered)
     }
 
-    /// How many segments in front nobody needs; with `pins`: nor reads.
+    /// The number of segments at the front that snapshots cover and that hold no damage; with `pins`, also none that a
+    /// pin keeps.
     fn removable(&self, pins: bool) -> usize {
         let removable = |s: &SegmentInfo| {
             let covered = |(group, slot): (&u16, &u64)| {
@@ -352,7 +354,7 @@ impl Log {
         self.segments.iter().take(older).take_while(|s| removable(s)).count()
     }
 
-    /// The oldest segment that snapshots do not cover, if it is not the one that is being written.
+    /// The oldest segment that snapshots do not cover; `None` if that is the active one.
     pub fn oldest(&self) -> Option<OldestSegment> {
         let pinned = self.pinned_segments();
         let oldest = self.segments.get(pinned).filter(|_| self.segments.len() > pinned + 1)?;
@@ -364,11 +366,13 @@ impl Log {
         })
     }
 
-    /// Removes the segments in front in which every record with a slot is below its group's `keep_from` and its pin, and no damage
-    /// waits for repair. State records that are nowhere else are written again and synced first. Gives how many were removed.
+    /// Removes the segments at the front in which every record with a slot is below its group's `keep_from` and its
+    /// pin, and in which no damage awaits repair. State records that are nowhere else are written again and synced
+    /// first. Returns the number of removed segments.
     ///
     /// # Errors
-    /// As for [`Log::append`] and [`Log::sync`]; [`LogError::Io`] when a file can't be removed (tried again next time).
+    /// As for [`Log::append`] and [`Log::sync`]; [`LogError::Io`] when a file can't be removed (the next call tries
+    /// again).
     pub fn trim(&mut self) -> Result<usize, LogError> {
         self.check()?;
         if self.pinned_segments() > MAX_PINNED_SEGMENTS || (self.reserve.is_none() && !self.pins.is_empty()) {
@@ -380,7 +384,7 @@ impl Log {
         };
         let carried: Vec<LogRecord> =
             self.states.values().filter(|(at, _)| *at <= last).map(|(_, record)| record.clone()).collect();
-        // One at a time, so that however small the segments are, a batch of them is never too large.
+        // One at a time, so that a batch of them is never too large, however small the segments are.
         for record in carried.chunks(1) {
             self.write(record, false)?;
         }
@@ -388,7 +392,7 @@ impl Log {
         for removed in 0..count {
             let Some(oldest) = self.segments.front() else { return Ok(removed) };
             let name = segment::name_of(oldest.number);
-            // In order, each for good before the next: a gap would look like damage.
+            // In order, and each durably before the next: a gap would look like damage.
             self.disk
                 .remove(&name)
                 .and_then(|()| self.disk.sync_folder())
@@ -399,7 +403,7 @@ impl Log {
         Ok(count)
     }
 
-    /// What each segment holds, for a scrub. The reserve holds nothing.
+    /// What each segment holds, for a scrub. The reserve holds nothing and is left out.
     pub fn extents(&self) -> Vec<Extent> {
         let end = |info: &SegmentInfo| match info.number == self.end.segment {
             true => self.end.offset,
@@ -414,13 +418,14 @@ impl Log {
         self.segments.iter().map(extent).collect()
     }
 
-    /// Whether a segment is part of the log.
+    /// Whether a segment is still part of the log; one that was trimmed is not.
     pub fn has_segment(&self, number: u64) -> bool {
         self.segments.iter().any(|info| info.number == number)
     }
 
-    /// A segment has rotted, and is to be trimmed as soon as snapshots cover it: goes on in another one, if it is the one that is
-    /// written. False if there is no such segment, or no room for another.
+    /// Stops writing to a segment that has rotted, so that it can be trimmed as soon as snapshots cover it: if it is
+    /// the active one, the log continues in the reserve. Returns false if there is no such segment, or no room for
+    /// another.
     ///
     /// # Errors
     /// As for [`Log::append`] and [`Log::sync`].
@@ -432,19 +437,20 @@ impl Log {
         Ok(self.has_segment(number) && number != self.end.segment)
     }
 
-    /// The groups that are damaged and not repaired.
+    /// The groups with damage that is not repaired yet.
     pub fn damaged_groups(&self) -> Groups {
         self.damage.groups()
     }
 
-    /// Says, durably, that all damage up to now is repaired for these groups: what was lost was fetched from peers and is
-    /// in this log (or in a durable snapshot). Opening the log does not report it again, and it can be trimmed.
+    /// Notes, durably, that all damage found so far is repaired for these groups: the lost records were fetched from
+    /// peers and are in this log (or in a durable snapshot). Later openings do not report that damage again, and its
+    /// segments can be trimmed.
     ///
     /// # Errors
     /// As for [`Log::append`] and [`Log::sync`].
     pub fn repaired(&mut self, groups: &Groups) -> Result<(), LogError> {
         self.check()?;
-        // "All but those that were repaired before" comes to the same as all.
+        // "All except those repaired before" has the same effect as "all".
         let groups = if groups.is_all() { Groups::all() } else { groups.clone() };
         let listed = groups.known().cloned().unwrap_or_default();
         let places = self.damage.places_of(&groups);
@@ -471,20 +477,20 @@ impl Log {
         Ok(())
     }
 
-    /// The most bytes that one batch may take on disk, units' heads included: what one segment holds.
+    /// The most bytes that one batch may take on disk, heads of units included: the content of one segment.
     pub fn batch_limit_bytes(&self) -> u64 {
         self.settings.segment_bytes.saturating_sub(u64::from(HEADER_BYTES))
     }
 
-    /// What was done so far.
+    /// Counters since the log was opened, and what it takes on disk now.
     pub fn stats(&self) -> Stats {
         let all = self.segments.iter().chain(self.reserve.iter().map(|(info, _)| info));
         let (segments, disk_bytes) = all.fold((0, 0), |(n, bytes), s| (n + 1, bytes + s.bytes));
         Stats { segments, disk_bytes, ..self.stats }
     }
 
-    /// Seals and syncs the log. It need not be called: it spares the next opening a rewrite of the last batch, and makes
-    /// a flip in that batch tell from a tear.
+    /// Seals and syncs the log. Calling it is optional: it spares the next opening from rewriting the last batch, and
+    /// makes a flipped bit in that batch distinguishable from a torn write.
     ///
     /// # Errors
     /// As for [`Log::sync`].
@@ -496,7 +502,7 @@ impl Log {
         self.raise_floor(0)
     }
 
-    /// Raises the floor to what is durable, if that is in another segment or so many bytes further.
+    /// Raises the floor to the durable end, if that lies in another segment or at least `every_bytes` further.
     fn raise_floor(&mut self, every_bytes: u64) -> Result<(), LogError> {
         let to = self.synced;
         let Some(floor) = self.floor.as_mut().filter(|_| to.offset > HEADER_BYTES) else { return Ok(()) };
@@ -543,9 +549,10 @@ impl Log {
         error
     }
 
-    /// Whether a unit fits at `offset` of the active segment and leaves room for the seal. `held_back`: and, while there is no
-    /// reserve, for what must work on a full disk: trimming, which may write state records again, and opening, which
-    /// makes a small segment of what is above the mark out of what is left of this one.
+    /// Whether a unit fits at `offset` of the active segment and leaves room for the seal. With `held_back`, and while
+    /// there is no reserve, it must also leave room for what has to work on a full disk: trimming, which may write
+    /// state records again, and opening, which makes a small segment of what is above the mark from the rest of this
+    /// one.
     fn fits(
         &self,
         offset: u32,
@@ -567,7 +574,7 @@ impl Log {
         end + seal + held <= self.active_info().bytes
     }
 
-    /// Splits a batch into units.
+    /// Splits a batch into units of at most [`LogSettings::unit_bytes`].
     fn plan<'a>(&self, records: &'a [LogRecord]) -> Result<Vec<Planned<'a>>, LogError> {
         let mut units: Vec<Planned<'a>> = Vec::new();
         let (mut start, mut body, mut groups) = (0, 0, BTreeSet::new());
@@ -606,7 +613,7 @@ impl Log {
         self.check()?;
         let units = self.plan(records)?;
 
-        // How many units go into the active segment; the others must fit into the next one, all of them.
+        // `here` units go into the active segment; all others must fit into the next one.
         let (mut offset, mut groups, mut here) = (self.end.offset, self.active_info().groups.clone(), 0);
         for unit in &units {
             if !self.fits(offset, &groups, &unit.groups, unit.bytes, held_back) {
@@ -643,7 +650,7 @@ impl Log {
         Ok(self.end)
     }
 
-    /// Writes units that fit into the active segment.
+    /// Writes units that are known to fit into the active segment.
     fn write_units(&mut self, units: &[Planned<'_>]) -> Result<(), LogError> {
         if units.is_empty() {
             return Ok(());
@@ -687,12 +694,13 @@ impl Log {
             groups,
             records,
         };
-        // Also counted on when the write fails: what it left behind is then told from what comes in its place.
+        // The number is used up even if the write fails, so that its remains can be told from the unit that is written
+        // in its place.
         self.next_sequence += 1;
         unit.encode(buffer, body);
     }
 
-    /// Writes what is encoded at the log's end.
+    /// Writes the encoded units at the log's end.
     fn write_buffer(&mut self, mut buffer: Vec<u8>, units: u64) -> Result<(), LogError> {
         let bytes = buffer.len();
         let result = self.active.write_at(u64::from(self.end.offset), &buffer);
@@ -723,7 +731,7 @@ impl Log {
         self.write_buffer(buffer, 1)
     }
 
-    /// Goes on in the reserve. Invariant: a segment is sealed and durable before the next one gets a unit.
+    /// Continues in the reserve. Invariant: a segment is sealed and durable before the next one gets a unit.
     fn roll(&mut self) -> Result<(), LogError> {
         let full = || LogError::Full { what: "another segment of the log".to_string() };
         if self.reserve.is_none() {

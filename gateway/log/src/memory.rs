@@ -1,8 +1,9 @@
-//! A disk in memory that forgets what was not synced, for tests and for the simulator.
+//! A disk in memory that loses what was not synced, for tests and for the simulator.
 //!
-//! It keeps two images of everything: what a reader sees, and what is durable. A power cut gives a new disk on which each
-//! write and each change of a folder since the last sync is lost, kept, or (writes, by sector) torn. A failed sync drops
-//! its writes from what may ever become durable, as Linux does: the page cache shows them and the disk never gets them.
+//! It keeps two images of everything: what a reader sees, and what is durable. A power cut gives a new disk on which
+//! each write and each change of a folder since the last sync is lost, kept, or (writes, by sector) torn. After a
+//! failed sync its writes can never become durable, as on Linux: the page cache shows them, but the disk never gets
+//! them.
 
 use super::disk::{Disk, DiskFile};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,34 +11,34 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a sector write either does wholly or not at all, in bytes.
+/// Bytes of a sector: a power cut may tear a longer write at these boundaries.
 pub const SECTOR_BYTES: usize = 512;
 
-/// What becomes of everything that was not synced.
+/// What a power cut does to everything that was not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// All of it is lost.
+    /// Every unsynced change is lost.
     Lost,
-    /// All of it is there.
+    /// Every unsynced change survives.
     Kept,
-    /// Chance decides, by this seed: sector by sector for writes, and how many of a folder's changes.
+    /// A generator with this seed decides: for writes sector by sector, for a folder how many of its changes survive.
     Torn(u64),
 }
 
-/// Faults to come; each one happens once.
+/// Faults to come. A sync or a write fails once; the loss of power lasts, and so does an unreadable range.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// After so many more operations that change something the power is off: that one and all later ones fail.
+    /// After this many more operations that change something, the power is off: the next one and all later ones fail.
     pub power_off_after: Option<u64>,
-    /// After so many more syncs of a file, one fails.
+    /// After this many more syncs of files, one fails.
     pub sync_fails_after: Option<u64>,
-    /// After so many more writes, one fails with this kind, having written half.
+    /// After this many more writes, one writes only half and fails with this kind.
     pub write_fails_after: Option<(u64, io::ErrorKind)>,
-    /// These ranges of these files can't be read, as long as they are the same files.
+    /// These ranges of these files can't be read, until the file is created anew or replaced.
     pub unreadable: Vec<(String, Range<u64>)>,
 }
 
-/// A disk in memory. Clones are the same disk.
+/// A disk in memory. Clones share one disk.
 #[derive(Clone)]
 pub struct MemoryDisk {
     shared: Arc<Mutex<State>>,
@@ -112,7 +113,7 @@ struct State {
     capacity_bytes: u64,
     files: BTreeMap<u64, Content>,
     next_file: u64,
-    /// How often each file is open: without a name it stays as long as it is.
+    /// How often each file is open. A file without a name lives as long as it is open.
     open: BTreeMap<u64, usize>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
@@ -125,7 +126,7 @@ struct State {
 }
 
 impl State {
-    /// Counts an operation that changes something.
+    /// Counts an operation that changes something; fails if the power is off.
     fn operate(&mut self) -> io::Result<()> {
         match &mut self.faults.power_off_after {
             Some(0) => return Err(io::Error::other("the power is off")),
@@ -191,7 +192,7 @@ impl Chance {
 }
 
 impl MemoryDisk {
-    /// An empty one on which files may take so many bytes.
+    /// An empty disk whose files may take `capacity_bytes` together.
     pub fn new(capacity_bytes: u64) -> Self {
         let state = State {
             capacity_bytes,
@@ -218,7 +219,7 @@ impl MemoryDisk {
         format!("{}{name}", self.folder)
     }
 
-    /// The disk as it is found after a power cut now. This one stays as it is, without power.
+    /// The disk as it is found after a power cut now. The old one keeps its content, without power.
     pub fn crash(&self, how: Crash) -> Self {
         let mut state = self.state();
         state.faults.power_off_after = Some(0);
@@ -263,7 +264,8 @@ impl MemoryDisk {
         Self { shared: after.shared, folder: self.folder.clone() }
     }
 
-    /// A copy of it all as it stands, unlocked, without faults, with nothing pending: what an orderly stop leaves.
+    /// An unlocked copy of the disk as it stands, without faults and with nothing pending: the state after an orderly
+    /// stop.
     pub fn image(&self) -> Self {
         let powered = self.state().faults.power_off_after;
         let copy = self.crash(Crash::Kept);
@@ -271,8 +273,9 @@ impl MemoryDisk {
         copy
     }
 
-    /// The disk as the next process finds it when the one that used it was killed: the system still has all that was
-    /// written, and has made no more of it durable than before. This one stays as it is, without power.
+    /// The disk as the next process finds it after the process that used it was killed: the operating system still has
+    /// everything that was written, and no more of it is durable than before. The old disk keeps its content, without
+    /// power.
     pub fn killed(&self) -> Self {
         let mut state = self.state();
         let after = Self::new(state.capacity_bytes);
@@ -289,34 +292,34 @@ impl MemoryDisk {
         Self { shared: after.shared, folder: self.folder.clone() }
     }
 
-    /// Sets the faults to come.
+    /// Replaces the faults to come.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
     }
 
-    /// Makes it larger or smaller; what is there stays.
+    /// Changes the capacity; the content stays, even if it is more.
     pub fn set_capacity(&self, bytes: u64) {
         self.state().capacity_bytes = bytes;
     }
 
-    /// Operations so far that changed something.
+    /// The number of operations so far that changed something.
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// Syncs of files so far.
+    /// The number of file syncs so far.
     pub fn syncs(&self) -> u64 {
         self.state().syncs
     }
 
-    /// A file's bytes as a reader sees them; none if there is no such file.
+    /// A file's bytes as a reader sees them; `None` if there is no such file.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let path = self.path(name);
         let state = self.state();
         state.names.get(&path).and_then(|file| state.files.get(file)).map(|f| f.seen.clone())
     }
 
-    /// Changes a file's bytes behind everyone's back, durably: rot, lost sectors, misdirected writes.
+    /// Changes a file's bytes durably, without any write of its owner: rot, lost sectors, misdirected writes.
     pub fn meddle(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let path = self.path(name);
         let mut state = self.state();
@@ -330,7 +333,7 @@ impl MemoryDisk {
     }
 }
 
-/// Applies part of a write: each sector wholly, not at all, or, sometimes, up to a byte within.
+/// Applies part of a write: each sector is written wholly, not at all, or, sometimes, up to a byte within.
 fn tear(at: usize, new: &[u8], bytes: &mut Vec<u8>, chance: &mut Chance) {
     let mut from = 0;
     while from < new.len() {

@@ -1,15 +1,16 @@
-//! Reading stretches of the log again while it is written: what a peer lacks and memory no longer holds.
+//! Reads stretches of the log again while it is being written, for a peer that lacks what memory no longer holds.
 //!
-//! The log says where a group's records of some slot begin and up to where it is durable ([`super::Log::stretch`]); below that end no
-//! byte changes any more, so that a reader needs no lock and another thread may do it. A reader goes from unit to unit. Of units without
-//! records of its group it reads the head alone. How much it reads at a time is bounded; it says where to go on.
+//! The log says where a group's records of some slot begin and up to where it is durable ([`super::Log::stretch`]).
+//! Below that end no byte changes any more, so a reader needs no lock and may run on another thread. It goes from unit
+//! to unit, and reads only the head of a unit without records of its group. The bytes per call are bounded; a call
+//! returns where the next one continues.
 //!
-//! Records come as they were appended. A slot may have several, and a state record may come again behind younger ones (see the module's
-//! essay): what they mean together is the caller's matter.
+//! Records come as they were appended. A slot may have several, and a state record may come again behind younger ones
+//! (see the crate's documentation): the caller decides what they mean together.
 //!
-//! Invariant: what is given was below the end that the log named as durable, and was appended in that order.
-//! Invariant: whatever is not whole ends the reading with an error: nobody is given what lies behind a hole.
-//! Limits: a segment that was trimmed meanwhile is an error, too. One unit is in memory.
+//! Invariant: a visitor is given only records below the end that the log named as durable, in the order of appending.
+//! Invariant: anything that is not intact ends the reading with an error: no record from behind a hole is given out.
+//! Limits: a segment that was trimmed meanwhile is an error, too. One unit at a time is in memory.
 
 use super::disk::Disk;
 use super::error::LogError;
@@ -18,7 +19,7 @@ use super::segment::{self, Segment, UnitRead};
 use selvedge_fabric::record::{LogRecord, Position};
 use std::sync::Arc;
 
-/// Reads segments of a log that another one writes.
+/// Reads segments of a log that its owner is still writing.
 #[derive(Clone)]
 pub struct LogReader {
     disk: Arc<dyn Disk>,
@@ -26,16 +27,17 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// A reader of the log in `disk`.
+    /// A reader of the log in `disk`; no file is opened yet.
     pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
         Self { disk, identity }
     }
 
-    /// Gives the records of a group in units from `at` on, below `end`, until `visit` says that it has enough (which counts at the end
-    /// of a unit), or some `most_bytes` were read. Gives where to go on; `end`, or behind it, if there is no more.
+    /// Gives `visit` the group's records from units between `at` and `end`. It stops at the end of a unit once `visit`
+    /// has returned false, or once it has read about `most_bytes`. Returns where to continue; a position at or behind
+    /// `end` if there is no more.
     ///
     /// # Errors
-    /// [`LogError::Damaged`] for what is not whole; [`LogError::Io`], also when a segment is gone.
+    /// [`LogError::Damaged`] for what is not intact; [`LogError::Io`], also when a segment is gone.
     pub fn read(
         &self,
         mut at: Position,
@@ -97,7 +99,7 @@ impl LogReader {
         Ok(())
     }
 
-    /// Where the content of a segment ends, if the next one says so; it ends with its seal otherwise.
+    /// Where the content of a segment ends, if the next one's header says so; `None` if it ends with its seal.
     fn cut_of(&self, number: u64) -> Result<Option<u32>, LogError> {
         let next = self.open(number + 1)?;
         let Some(header) = next.good_header().filter(|header| !header.lost) else {

@@ -1,20 +1,24 @@
-//! From the files that a crash left to a log that can be written.
+//! Reads the files that a crash left, to make of them a log that can be written.
 //!
-//! 1. The **tail** is the last segment with a valid unit (or with a header that continues a cut log, or that the floor has come to). Its
-//!    highest **mark** says what was durable; the floor is one, too. A log that does not come up to it has **lost** its end: that is
-//!    damage of all groups, and the log goes on in a new segment above the floor, whose header says so. A segment is sealed and synced before the next one gets its first unit, so everything in front
-//!    of the tail is below the mark too.
-//! 2. Everything below the mark is read in order. What is not a valid unit there is **corruption**.
-//! 3. The tail above the mark is read up to the first thing that is not a valid unit. The rest is a **tear**: cut off.
+//! 1. The **tail** is the last segment with a valid unit (or with a header that continues a cut log, or that the floor
+//!    has reached). Its highest **mark**, or the floor if that is higher, says what was durable. A log that does not
+//!    reach up to it has **lost** its end: that is damage of all groups, and the log continues in a new segment above
+//!    the floor, whose header says so. A segment is sealed and synced before the next one gets its first unit, so
+//!    everything in front of the tail is below the mark too.
+//! 2. Everything below the mark is read in order. Whatever is not a valid unit there is **corruption**.
+//! 3. The tail above the mark is read up to the first thing that is not a valid unit. The rest is a **torn write** and
+//!    is cut off.
 //! 4. The units of step 3 are written again, in a new segment that is synced before it gets its name. Its header says
-//!    where the old segment's content ends, and carries the mark. (With no units and no tear the tail is gone on with.)
+//!    where the old segment's content ends, and carries the mark. (If there are no such units and nothing was torn, the
+//!    log continues in the tail itself.)
 //!
-//! Reading ([`read`], here) changes nothing: only when all of it was understood, and what else the gateway keeps too, is
-//! anything written ([`FoundLog::begin`], in `begin.rs`).
+//! Reading ([`read`], here) changes nothing. Only when all of it was understood, and everything else that the gateway
+//! keeps too, is anything written ([`FoundLog::begin`], in `begin.rs`).
 //!
-//! Invariant: what another release wrote, whole by its checksum, is an error before anything is written, and no damage.
-//! Invariant: no file that holds evidence of damage is changed, so opening a log twice tells the same.
-//! Invariant: a power cut anywhere in here leaves files that recover to the same records.
+//! Invariant: what another release wrote and is intact by its checksum is an error before anything is written, and not
+//! damage.
+//! Invariant: no file that holds evidence of damage is changed, so opening a log twice reports the same.
+//! Invariant: a power cut at any point of this leaves files that recover to the same records.
 
 use super::damage::{Damage, Groups, Span};
 use super::disk::Disk;
@@ -25,22 +29,22 @@ use super::segment::{self, Found, Segment, UnitRead};
 use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The least room behind the end of a segment that is gone on with.
+/// The least room behind the end of a segment for the log to continue in it.
 const MIN_LEFT_BYTES: u64 = 128;
 
-/// Collects what the units say.
+/// Collects the content of the units.
 struct Reading<'a> {
     visit: &'a mut dyn FnMut(LogRecord),
     recovery: Recovery,
     damage: Damage,
     repairs: Vec<(Vec<Span>, Groups)>,
     states: States,
-    /// Where the first unit is that is whole and not to be understood.
+    /// Where the first unit lies that is intact but does not decode.
     unreadable: Option<Position>,
 }
 
 impl Reading<'_> {
-    /// Takes a unit's content.
+    /// Takes in the content of an intact unit.
     fn unit(&mut self, offset: u32, head: &Head, body: &[u8], info: &mut SegmentInfo) {
         info.units += 1;
         if self.understand(head, body, info).is_none() {
@@ -70,8 +74,8 @@ impl Reading<'_> {
         Some(())
     }
 
-    /// Reads everything of a segment below `to` as units that were durable. `sealed`: it must end with a seal. Gives whether it
-    /// does.
+    /// Reads everything of a segment below `to` as units that were durable; with `sealed`, it must end with a seal.
+    /// Returns whether it does.
     fn durable(
         &mut self,
         segment: &mut Segment,
@@ -100,22 +104,22 @@ impl Reading<'_> {
         if sealed && !by_seal {
             unknown.push(place(end, end + 1));
         }
-        // The seal lists what is in the segment; without one it may have been anything.
+        // The seal lists the groups in the segment; without one the bytes may have been of any group.
         let groups = seal.map_or_else(Groups::all, Groups::these);
         unknown.into_iter().for_each(|place| self.damage.add(place, groups.clone()));
         Ok(by_seal)
     }
 }
 
-/// How many places one [`Role::Repaired`] unit names; more take several.
+/// The most places that one [`Role::Repaired`] unit names; more places take several units.
 pub const REPAIR_PLACES_ENTRIES: usize = 64;
 
-/// Bytes of the body of a [`Role::Repaired`] unit that names so many places.
+/// Bytes of the body of a [`Role::Repaired`] unit that names this many places.
 pub fn repair_bytes(places: usize) -> usize {
     8 + 16 * places
 }
 
-/// The body of a [`Role::Repaired`] unit.
+/// The body of a [`Role::Repaired`] unit: whether it repairs all groups, and the places.
 pub fn encode_repair(places: &[Span], all: bool) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend(u32::from(all).to_le_bytes());
@@ -145,7 +149,8 @@ fn decode_repair(head: &Head, body: &[u8]) -> Option<(Vec<Span>, Groups)> {
     whole.then_some((places, groups))
 }
 
-/// Opens every segment and refuses those that are not ours to read. Gives also what an opening that was cut short left.
+/// Opens every segment, and refuses those of another log or version. Also returns the files that an interrupted opening
+/// left.
 fn open_segments(disk: &dyn Disk, identity: Identity) -> Result<(Vec<Segment>, Vec<String>), LogError> {
     let mut numbers: Vec<u64> = Vec::new();
     let mut leftovers = Vec::new();
@@ -177,7 +182,7 @@ fn open_segments(disk: &dyn Disk, identity: Identity) -> Result<(Vec<Segment>, V
     Ok((segments, leftovers))
 }
 
-/// Refuses a segment in which a unit of another release was met.
+/// Refuses a segment in which a unit of another release was found.
 fn check_known(disk: &dyn Disk, segment: &Segment) -> Result<(), LogError> {
     let Some((offset, version, role)) = segment.unknown else { return Ok(()) };
     let name = disk.describe(&segment::name_of(segment.number));
@@ -187,8 +192,7 @@ fn check_known(disk: &dyn Disk, segment: &Segment) -> Result<(), LogError> {
     Err(LogError::Unreadable { name, why: format!("the unit at byte {offset} has the unknown role {role}") })
 }
 
-/// Reads the log in `disk`, and changes nothing there. Up to `floor` it was durable; nothing if the floor is not known any
-/// more.
+/// Reads the log in `disk`, and changes nothing there. The log was durable up to `floor`; `None` if the floor is lost.
 pub fn read(
     disk: &dyn Disk,
     identity: Identity,
@@ -233,7 +237,7 @@ pub fn read(
         states: BTreeMap::new(),
         unreadable: None,
     };
-    // Behind the tail is at most an unused reserve; one with bytes in it held a torn first unit.
+    // Behind the tail there is at most an unused reserve; if it has bytes in it, they are a torn first unit.
     for unused in segments.drain((tail + 1).min(segments.len())..) {
         let cut = unused.bytes_used_from(HEADER_BYTES).map_err(io("reading", unused.number))?;
         reading.recovery.torn_bytes_cut += u64::from(cut);
@@ -268,13 +272,13 @@ pub fn read(
             reading.durable(segment, to, sealed, &mut after, &mut info).map_err(io("reading", number))?;
         check_known(disk, segment)?;
         if let Some((next, _)) = next.filter(|(next, _)| *next != number + 1) {
-            // A whole segment is gone. Noted here, where the evidence is.
+            // A whole segment is gone. It is noted at the segment in front of the gap, where the evidence is.
             reading.damage.add(Span::gap(number, next - number - 1), Groups::all());
         }
         if let Some((_, Some(next))) = next
             && next.continues.segment == number
         {
-            // A crash may have come between the naming of the next segment and this.
+            // A crash may have come after the next segment got its name and before this cut.
             cuts.push((i, to));
         }
         infos.push(info);
@@ -304,7 +308,7 @@ pub fn read(
             let end = segment.bytes.max(HEADER_BYTES);
             let start =
                 if mark.segment == number { mark.offset.clamp(HEADER_BYTES, end) } else { HEADER_BYTES };
-            // Behind a seal nothing would be read; the floor may cover one.
+            // Behind a seal nothing would be read, and the floor may cover a seal.
             let reusable = !lost
                 && !ends_sealed
                 && segment.good_header().is_some()
@@ -313,11 +317,13 @@ pub fn read(
                 && u64::from(segment.bytes) >= u64::from(start) + MIN_LEFT_BYTES;
             let next_sequence = highest.max(after) + 1;
             if reusable {
-                // All of it was durable: nothing to write again, nothing to cut. Restarts without work leave no trace.
+                // All of it was durable: there is nothing to write again and nothing to cut. Restarts without work
+                // leave no trace.
                 Tail::GoOn { end: Position { segment: number, offset: start }, next_sequence }
             } else {
-                // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number; but what is made
-                // must show that the segment before it was durable to its end, by its header or by a unit.
+                // A tail with nothing durable in it, and no evidence of damage, is replaced under its own number. But
+                // the new segment must still show that the segment before it was durable to its end, by its header or
+                // by a unit.
                 let shows = before_tail.is_none()
                     || segment.good_header().is_some_and(|h| h.continues.segment > 0)
                     || matches!(segment.unit_at(start).map_err(io("reading", number))?,
@@ -350,7 +356,7 @@ pub fn read(
     Ok(FoundLog { recovery, damage, infos, states, removals, cuts, tail })
 }
 
-/// What stands above the mark, and the segment that is to be made of it.
+/// The units above the mark, and the segment that is to be made of them.
 struct Above {
     identity: Identity,
     header: Header,

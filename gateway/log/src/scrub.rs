@@ -1,19 +1,22 @@
-//! Reading again what lies on disk, slowly, so that rot shows while peers still have what it took.
+//! Slowly reads again what lies on disk, so that rot is noticed while peers still have what it destroyed.
 //!
-//! One round reads every segment of the log, the newest snapshot of each group and every batch, and holds them against their checksums. It
-//! runs beside the threads that write, asks them for no lock and changes nothing. What it names is a suspicion, for whoever owns the file to judge:
+//! One round reads every segment of the log, the newest snapshot of each group and every batch, and compares them with
+//! their checksums. It runs beside the threads that write, takes no lock and changes nothing. What it reports is a
+//! suspicion, which the owner of the file verifies:
 //!
-//! - The units of a segment never change below the log's end. The log says beforehand where those of each segment end, and how many they
-//!   are ([`Extent`]); a segment with fewer whole ones is rotten, if the log still has it.
-//! - A snapshot gets its name when it is whole, and goes when a newer one has got its own. The store looks again at one that is not whole.
-//! - A batch's file is written under its name, and may be half written or just removed. The store, which does both, looks again. It also knows
-//!   which files should be there and are not.
+//! - The units of a segment never change below the log's end. The log says beforehand where the units of each segment
+//!   end, and how many there are ([`Extent`]). A segment with fewer intact units is rotten, if the log still has it.
+//! - A snapshot gets its name when it is complete, and is removed when a newer one has got its own. The store checks
+//!   again one that is not intact.
+//! - A batch's file is written under its final name, so it may be half written or just removed. The store, which does
+//!   both, checks again. It also knows which files should be there and are not.
 //!
-//! Invariant: what is read comes from the disk: what the system has cached of a file is dropped before, and afterwards, so that a scrub neither
-//! believes the cache nor fills it.
-//! Limits: in memory are [`CHUNK_BYTES`](super::disk::CHUNK_BYTES) of a stored file, or one unit of the log, and the numbers of one group's batches.
+//! Invariant: everything is read from the disk. The cached pages of a file are dropped before and afterwards, so that a
+//! scrub neither trusts the page cache nor fills it.
+//! Limits: memory holds [`CHUNK_BYTES`](super::disk::CHUNK_BYTES) of a stored file, or one unit of the log, and the
+//! numbers of one group's batches.
 //!
-//! A round goes file by file ([`Scrubber::step`]), so that a simulation can have everything else happen in between.
+//! A round goes file by file ([`Scrubber::step`]), so that a simulation can run everything else in between.
 
 use super::batches;
 use super::disk::Disk;
@@ -26,36 +29,32 @@ use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a segment of the log holds, by the log's own account.
+/// What a segment of the log holds, as the log itself reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// The segment's number.
     pub segment: u64,
-    /// Its units end below this byte.
+    /// All units end at or below this byte.
     pub end: u32,
-    /// How many whole units there are.
+    /// The number of intact units.
     pub units: u64,
-    /// Its header is whole.
+    /// Whether its header is intact.
     pub header: bool,
 }
 
-/// Reads what a gateway keeps.
+/// Reads the files that a gateway keeps, folder by folder.
 pub struct Scrubber {
-    /// The log's folder.
     pub log: Arc<dyn Disk>,
-    /// That of snapshots.
     pub snapshots: Arc<dyn Disk>,
-    /// That of batches.
     pub batches: Arc<dyn Disk>,
-    /// Whose they are.
+    /// The identity that all files must carry.
     pub identity: Identity,
 }
 
-/// What of a round is still to be read.
+/// The files of a round that are still to be read.
 pub struct ScrubRound {
-    /// The next one is the last of them.
+    /// In reverse order: the last one is read next.
     left: Vec<Unread>,
-    /// Where the batches lie that are next.
+    /// The folder of the batches that are read next.
     folder: Option<Arc<dyn Disk>>,
 }
 
@@ -69,7 +68,7 @@ enum Unread {
 }
 
 impl ScrubRound {
-    /// A round over a log that holds this, and over all else.
+    /// A round over a log with these segments, and over all snapshots and batches.
     pub fn new(extents: &[Extent]) -> Self {
         let segments = extents.iter().rev().copied().map(Unread::Segment);
         let left = [Unread::Batches, Unread::Snapshots].into_iter().chain(segments).collect();
@@ -78,13 +77,14 @@ impl ScrubRound {
 }
 
 impl Scrubber {
-    /// One round. `pace` hears of bytes when they were read, and returns when more may be; `tell` hears of what may be rotten.
+    /// Runs one round. `pace` is called with the number of bytes that were just read and returns when more may be read;
+    /// `tell` is called with what may be rotten.
     pub fn round(&self, extents: &[Extent], pace: &mut dyn FnMut(u64), tell: &mut dyn FnMut(Suspect)) {
         let mut round = ScrubRound::new(extents);
         while self.step(&mut round, pace, tell) {}
     }
 
-    /// Reads the next file of a round, or lists a folder: what is called for one after the other is [`Scrubber::round`]. False if
+    /// Reads the next file of a round, or lists a folder. [`Scrubber::round`] calls this until it returns false:
     /// nothing was left.
     pub fn step(
         &self,
@@ -125,7 +125,7 @@ impl Scrubber {
         true
     }
 
-    /// Whether a segment has lost some of its units, or its header. One that was trimmed has not.
+    /// Whether a segment has lost its header or some of its units. A segment that was trimmed is not rotten.
     fn is_rotten(&self, extent: &Extent, pace: &mut dyn FnMut(u64)) -> bool {
         let name = segment::name_of(extent.segment);
         let open = || {
@@ -161,7 +161,8 @@ impl Scrubber {
         newest.into_iter().map(|(group, slot)| Unread::Snapshot { group, slot }).collect()
     }
 
-    /// Its batches are next; any of them may have no file.
+    /// Puts the folder's batches next in the round. The folder itself is a suspect, because any of its batches may have
+    /// no file.
     fn folder(&self, name: &str, round: &mut ScrubRound) -> Option<Suspect> {
         let group = stored::group_of(name)?;
         let folder = self.batches.folder(name).ok()?;

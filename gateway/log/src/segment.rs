@@ -1,4 +1,4 @@
-//! Reading one segment: unit by unit, and on from where it is damaged.
+//! Reads one segment unit by unit, and finds the next unit behind damage.
 
 use super::disk::DiskFile;
 use super::form::{
@@ -9,10 +9,11 @@ use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeSet;
 use std::io;
 
-/// Bytes that are looked through at a time for the next unit.
+/// Bytes that are searched at a time for the next unit.
 const SCAN_BYTES: usize = 64 * 1024;
 
-/// What a read that the disk refuses is retried in, so that one lost sector does not hide its neighbours.
+/// A read that the disk refuses is retried in pieces of this size, so that one lost sector does not hide its
+/// neighbours.
 const SECTOR_BYTES: usize = 512;
 
 /// The longest segment file that is read.
@@ -26,49 +27,48 @@ pub fn name_of(number: u64) -> String {
     format!("{NAME_START}{number:016x}{NAME_END}")
 }
 
-/// The number in a segment's file name.
+/// The number in a segment's file name; `None` for any other name.
 pub fn number_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(NAME_START)?.strip_suffix(NAME_END)?;
     let number = u64::from_str_radix(digits, 16).ok()?;
     (number > 0 && number < form::MAX_COUNT && name_of(number) == name).then_some(number)
 }
 
-/// What stands at an offset.
+/// What stands at an offset of a segment.
 pub enum UnitRead {
-    /// A whole unit; its body is in [`Segment::body`].
+    /// An intact unit; its body is in [`Segment::body`].
     Whole(Head),
-    /// Its head is valid, its body is not.
+    /// A unit with a valid head and a damaged body.
     Body(Head),
-    /// No unit.
+    /// No valid head stands there.
     Nothing,
 }
 
-/// A segment that is being read.
+/// A segment's open file, and what was read of it.
 pub struct Segment {
-    /// Its number, from its name.
+    /// From the file's name.
     pub number: u64,
-    /// Its length in bytes.
+    /// The file's length, at most [`MAX_SEGMENT_BYTES`].
     pub bytes: u32,
-    /// Its header.
     pub header: HeaderRead,
     /// The body of the unit that was read last.
     pub body: Vec<u8>,
-    /// Where a whole unit was met that this release does not know, its version and its role.
+    /// An intact unit that this release does not know: its offset, version and role.
     pub unknown: Option<(u32, u8, u8)>,
     file: Box<dyn DiskFile>,
     identity: Identity,
 }
 
-/// What [`Segment::walk`] meets.
+/// What [`Segment::walk`] gives to its visitor.
 pub enum Found<'a> {
-    /// A unit and its body.
+    /// An intact unit: its offset, head and body.
     Unit(u32, &'a Head, &'a [u8]),
-    /// Bytes from here to there that should have been units; the groups that were in them, if they are known.
+    /// The range of bytes that should have been units, and the groups that were in them, if they are known.
     Bad(u32, u32, Option<&'a BTreeSet<u16>>),
 }
 
 impl Segment {
-    /// Opens it and reads its header.
+    /// Opens a segment and reads its header.
     pub fn open(file: Box<dyn DiskFile>, number: u64, identity: Identity) -> io::Result<Self> {
         let bytes = file.length()?.min(MAX_SEGMENT_BYTES) as u32;
         let (header, body, unknown) = (HeaderRead::Bad, Vec::new(), None);
@@ -79,7 +79,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// The header if it is whole.
+    /// The header, if it is intact.
     pub fn good_header(&self) -> Option<Header> {
         match self.header {
             HeaderRead::Good(header) => Some(header),
@@ -87,7 +87,7 @@ impl Segment {
         }
     }
 
-    /// Fills `into`; with zeros where the file ends or the disk can't read.
+    /// Fills `into`, with zeros where the file ends or the disk can't read.
     fn read(&self, offset: u32, into: &mut [u8]) -> io::Result<()> {
         if let Ok(read) = self.file.read_at(u64::from(offset), into) {
             into.get_mut(read..).unwrap_or_default().fill(0);
@@ -105,12 +105,13 @@ impl Segment {
         Ok(())
     }
 
-    /// What stands at `offset`.
+    /// Reads the unit at `offset`, body included.
     pub fn unit_at(&mut self, offset: u32) -> io::Result<UnitRead> {
         self.unit_if(offset, &|_| true)
     }
 
-    /// What stands at `offset`. Of a unit that is not wanted only the head is read: it passes for whole, without a body.
+    /// Reads the unit at `offset`. Of a unit that is not `wanted` only the head is read; it counts as intact and has no
+    /// body.
     pub fn unit_if(&mut self, offset: u32, wanted: &dyn Fn(&Head) -> bool) -> io::Result<UnitRead> {
         let mut head = vec![0; UNIT_HEAD_BYTES];
         if u64::from(offset) + UNIT_HEAD_BYTES as u64 > u64::from(self.bytes) {
@@ -152,9 +153,9 @@ impl Segment {
         }
     }
 
-    /// The first offset from `from` below `to` at which a valid head stands.
+    /// The first offset in `from..to` at which a valid head stands.
     pub fn next_head(&mut self, from: u32, to: u32) -> io::Result<Option<u32>> {
-        // What `to` comes from may be a number that was never written.
+        // `to` may come from a header, so it may be a number that was never written.
         let to = to.min(self.bytes);
         let mut at = from.checked_next_multiple_of(ALIGN_BYTES).unwrap_or(to);
         let mut buffer = vec![0; SCAN_BYTES.min(to.saturating_sub(at) as usize)];
@@ -173,7 +174,7 @@ impl Segment {
         Ok(None)
     }
 
-    /// Bytes from `from` to the last one that is not zero.
+    /// Bytes from `from` up to and including the last one that is not zero.
     pub fn bytes_used_from(&self, from: u32) -> io::Result<u32> {
         let mut buffer = vec![0; SCAN_BYTES.min(self.bytes.saturating_sub(from) as usize)];
         let (mut at, mut last) = (from, from);
@@ -188,8 +189,8 @@ impl Segment {
         Ok(last.saturating_sub(from))
     }
 
-    /// The evidence in this segment of what was durable: the highest mark, and the highest sequence number. `None` if it
-    /// has neither a valid unit nor a header that continues a cut log, as an unused reserve.
+    /// The evidence in this segment of what was durable: the highest mark and the highest sequence number. `None` for
+    /// an unused reserve: it has neither a valid unit nor a header that continues a cut log.
     pub fn survey(&mut self) -> io::Result<Option<(Position, u64)>> {
         let mut mark = Position::default();
         let mut found = false;
@@ -211,8 +212,8 @@ impl Segment {
         Ok(found.then_some((mark, highest)))
     }
 
-    /// Goes through all that should be units in `from..to`, or up to a seal. `after` is the last sequence number seen and
-    /// is moved on. Gives the offset behind the last unit, and whether that was a seal.
+    /// Visits everything in `from..to`, or up to a seal, that should be units. `after` is the last sequence number so
+    /// far and is advanced. Returns the offset behind the last unit, and whether that unit was a seal.
     pub fn walk(
         &mut self,
         from: u32,
@@ -272,7 +273,7 @@ mod tests {
         }
     }
 
-    /// A file that must not be read behind its end.
+    /// A file that fails the test if it is read behind its end.
     struct Zeros(u64);
 
     impl DiskFile for Zeros {

@@ -1,8 +1,9 @@
-//! The newest snapshot of each group: one checksummed file, replaced whole.
+//! The newest snapshot of each group: one checksummed file, which the next one replaces as a whole.
 //!
-//! Invariant: once [`SnapshotStore::save`] returned, the snapshot is durable under its name; only then are older ones removed,
-//! and only then may the log be trimmed below it. So if the newest is damaged an older one would not help:
-//! the log no longer reaches back to it. It is an error, and the group's state must come from a peer.
+//! Invariant: when [`SnapshotStore::save`] returns, the snapshot is durable under its name. Only then are older ones
+//! removed, and only then may the log be trimmed below it. So if the newest one is damaged, an older one would not
+//! help: the log no longer reaches back to it. A damaged snapshot is an error, and the group's state must come from a
+//! peer.
 
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
@@ -13,10 +14,10 @@ use std::sync::Arc;
 const MAGIC: &[u8; 8] = b"SelvgSnp";
 const MAKING_NAME: &str = "snapshot-making.tmp";
 
-/// The most bytes of a snapshot unless told otherwise.
+/// The default for the most bytes of a snapshot.
 pub const DEFAULT_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Snapshots in a folder of their own.
+/// The snapshots of all groups, in a folder of their own.
 pub struct SnapshotStore {
     disk: Arc<dyn Disk>,
     identity: Identity,
@@ -25,7 +26,7 @@ pub struct SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// The store in `disk`, of which nothing is changed. `most_bytes` bounds what is saved and what is read.
+    /// Opens the store in `disk` and changes nothing there. `most_bytes` bounds what is saved and what is read.
     ///
     /// # Errors
     /// [`LogError::Io`] when the folder can't be read.
@@ -35,7 +36,7 @@ impl SnapshotStore {
         Ok(store)
     }
 
-    /// Removes what a save that was cut short left behind.
+    /// Removes the file that an interrupted save left behind.
     ///
     /// # Errors
     /// [`LogError::Io`].
@@ -46,12 +47,12 @@ impl SnapshotStore {
         }
     }
 
-    /// Keeps a group's snapshot up to and including `slot`, durably, in place of any of a lower slot. One of a slot below what
-    /// is kept already changes nothing.
+    /// Durably stores the group's snapshot through `slot` (inclusive), and then removes those of lower slots. If a
+    /// snapshot of a higher slot is stored already, nothing changes.
     ///
     /// # Errors
-    /// [`LogError::TooLarge`], [`LogError::Full`] (what was there stays, nothing is left behind), [`LogError::Io`]; after a
-    /// failed fsync every later call is [`LogError::Poisoned`].
+    /// [`LogError::TooLarge`], [`LogError::Full`] (the previous snapshot stays, nothing is left behind),
+    /// [`LogError::Io`]; after a failed fsync every later call is [`LogError::Poisoned`].
     pub fn save(&mut self, group: u16, slot: u64, bytes: &[u8]) -> Result<(), LogError> {
         if let Some(why) = &self.poison {
             return Err(LogError::Poisoned { why: why.clone() });
@@ -75,7 +76,7 @@ impl SnapshotStore {
         let mut file = match written {
             Ok(file) => file,
             Err(e) => {
-                // The next start removes it if this fails too.
+                // If the removal fails too, the next start does it.
                 let _ = self.disk.remove(MAKING_NAME);
                 return Err(LogError::io("saving", &shown, e));
             }
@@ -95,7 +96,7 @@ impl SnapshotStore {
         Ok(())
     }
 
-    /// The newest snapshot of a group and its slot; none if there is none.
+    /// The newest snapshot of a group with its slot; `None` if the group has no snapshot.
     ///
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`].
@@ -114,8 +115,8 @@ impl SnapshotStore {
         Ok(self.slots(group)?.pop())
     }
 
-    /// Opens the newest snapshot of a group to be read in pieces, also when a newer one has replaced it: as long as it is open, its
-    /// bytes stay on disk.
+    /// Opens the newest snapshot of a group to read it in pieces. While it is open its bytes stay on disk, even after a
+    /// newer snapshot has replaced it.
     ///
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::Io`].
@@ -126,7 +127,7 @@ impl SnapshotStore {
         Ok(Some(PinnedSnapshot { slot, bytes, crc, file }))
     }
 
-    /// Whether the newest snapshot of a group is the one of this slot, and is damaged.
+    /// Whether the newest snapshot of a group is the one of this slot and is damaged.
     ///
     /// # Errors
     /// [`LogError::Io`] when the folder can't be read.
@@ -148,7 +149,7 @@ impl SnapshotStore {
         self.disk.remove(name).map_err(|e| LogError::io("removing", &self.disk.describe(name), e))
     }
 
-    /// The slots of a group's snapshots, in order.
+    /// The slots of a group's snapshots, in ascending order.
     fn slots(&self, group: u16) -> Result<Vec<u64>, LogError> {
         let mut slots: Vec<u64> = self
             .names()?
@@ -161,22 +162,22 @@ impl SnapshotStore {
     }
 }
 
-/// A snapshot that is open.
+/// An open snapshot, whose bytes stay on disk until it is dropped.
 pub struct PinnedSnapshot {
-    /// The last slot that it covers.
+    /// The last slot that the snapshot covers.
     pub slot: u64,
-    /// Its length.
+    /// Length of its content.
     pub bytes: u64,
-    /// Checksum (crc32c) of all of it.
+    /// Checksum (crc32c) of its content.
     pub crc: u32,
     file: Box<dyn DiskFile>,
 }
 
 impl PinnedSnapshot {
-    /// At most so many bytes of it from here on; nothing at its end.
+    /// At most `most_bytes` of the content, from `offset` on; empty at its end.
     ///
     /// # Errors
-    /// [`LogError::Io`] when the disk can't read it.
+    /// [`LogError::Io`] when the disk can't read it; [`LogError::Damaged`] when the file became shorter.
     pub fn piece(&self, offset: u64, most_bytes: usize) -> Result<Vec<u8>, LogError> {
         let left = self.bytes.saturating_sub(offset);
         let mut piece = vec![0; most_bytes.min(usize::try_from(left).unwrap_or(usize::MAX))];

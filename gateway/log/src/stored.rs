@@ -1,11 +1,11 @@
-//! The bytes of a file that is written once and read whole: a snapshot, a batch.
+//! The bytes of a file that is written once and read as a whole: a snapshot or a batch.
 //!
 //! ```text
-//!  0 magic 8 | 8 version 4 | 12 crc32c 4 (of these 12 bytes)
-//! 16 crc32c 4 (of all else), zero 4 | 24 identity 16 | 40 group 2, zero 6 | 48 number 8 | 56 length 8 | content
+//!   0 magic 8 | 8 version 4 | 12 crc32c 4 (of these 12 bytes)
+//!  16 crc32c 4 (of all else), zero 4 | 24 identity 16 | 40 group 2, zero 6 | 48 number 8 | 56 length 8 | content
 //! ```
 //!
-//! The first line is the same in every version, so that a release tells what another one wrote from what rotted.
+//! The first line is the same in every version, so that a release can tell what another one wrote from what rotted.
 
 use super::disk::{CHUNK_BYTES, Disk, DiskFile};
 use super::error::LogError;
@@ -15,26 +15,26 @@ use std::io;
 /// Bytes before the content.
 pub const HEAD_BYTES: usize = 64;
 
-/// Bytes that say which version a file is of.
+/// Bytes that hold the magic, the version and their checksum.
 const VERSION_BYTES: usize = 16;
 
 const VERSION: u32 = 1;
 
-/// What a file is, beside its content.
+/// What identifies a stored file; together with the content it fixes every byte.
 #[derive(Debug, Clone, Copy)]
 pub struct Label<'a> {
-    /// What kind of file.
+    /// The kind of file.
     pub magic: &'static [u8; 8],
-    /// Whose.
+    /// The gateway and incarnation that the file belongs to.
     pub identity: &'a Identity,
-    /// The group it belongs to.
+    /// The group that the file belongs to.
     pub group: u16,
     /// A slot or a sequence number.
     pub number: u64,
 }
 
 impl Label<'_> {
-    /// The head of so many bytes of content, without the checksum of all else.
+    /// The head for content of this length, without the checksum of all else.
     fn blank_head(&self, content_bytes: u64) -> Vec<u8> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         head.extend(self.magic);
@@ -56,10 +56,11 @@ impl Label<'_> {
         head
     }
 
-    /// Looks at nothing but the version that a file is of.
+    /// Reads only the version of a file.
     ///
     /// # Errors
-    /// [`LogError::Version`] when it is another one than this release reads; a damaged file is none.
+    /// [`LogError::Version`] when this release reads another one. A damaged file is no error here; [`LogError::Io`]
+    /// when it can't be opened.
     pub fn check_version(&self, disk: &dyn Disk, name: &str) -> Result<(), LogError> {
         let shown = disk.describe(name);
         let file = disk.open(name).map_err(|e| LogError::io("opening", &shown, e))?;
@@ -70,7 +71,7 @@ impl Label<'_> {
         }
     }
 
-    /// Whether these first bytes are whole, and of a file of this kind.
+    /// Whether these first bytes are intact and of a file of this kind.
     fn known_version(&self, shown: &str, start: &[u8; VERSION_BYTES]) -> Result<bool, LogError> {
         let (said, crc) = start.split_at(VERSION_BYTES - 4);
         if crc32c::crc32c(said).to_le_bytes() != crc || said[..8] != *self.magic {
@@ -83,14 +84,15 @@ impl Label<'_> {
         }
     }
 
-    /// Writes it to a new file. Nothing is synced.
+    /// Writes head and content to a new file. Nothing is synced.
     pub fn write(&self, file: &mut dyn DiskFile, content: &[u8]) -> io::Result<()> {
         file.write_at(0, &self.head(content))?;
         file.write_at(HEAD_BYTES as u64, content)
     }
 
-    /// Whether a file is what was written under this label. It is read in pieces, from the disk; `pace` hears of each. One that is
-    /// not there, can't be opened or is of another release counts as whole: that is no rot.
+    /// Whether a file holds what was written under this label. It is read from the disk in pieces; `pace` is called
+    /// with the bytes of each. A file that does not exist, can't be opened or is of another release counts as intact:
+    /// that is not rot.
     pub fn is_whole(&self, disk: &dyn Disk, name: &str, pace: &mut dyn FnMut(u64)) -> bool {
         let Ok(file) = disk.open(name) else { return true };
         let Ok(bytes) = file.length() else { return true };
@@ -101,7 +103,7 @@ impl Label<'_> {
         whole
     }
 
-    /// `hear` is given its content piece by piece.
+    /// Whether the file is intact; `hear` is given its content piece by piece.
     fn reads_whole(&self, file: &dyn DiskFile, bytes: u64, shown: &str, hear: &mut dyn FnMut(&[u8])) -> bool {
         let (mut start, mut head) = ([0; VERSION_BYTES], [0; HEAD_BYTES]);
         if file.read_at(0, &mut start).is_ok_and(|read| read == VERSION_BYTES) {
@@ -132,8 +134,8 @@ impl Label<'_> {
         head.as_slice() == expected
     }
 
-    /// Opens it to be read in pieces, if all of it is what was written under this label: gives its content's length and checksum
-    /// (crc32c). In memory is never more than a piece.
+    /// Opens a file to read it in pieces, if it holds exactly what was written under this label. Returns the length and
+    /// checksum (crc32c) of its content. Memory never holds more than one piece.
     ///
     /// # Errors
     /// [`LogError::Damaged`]; [`LogError::Io`] when it can't be opened.
@@ -151,7 +153,7 @@ impl Label<'_> {
         }
     }
 
-    /// Reads it back: its content, if all of it is what was written under this label.
+    /// Reads a file's content, if the file holds exactly what was written under this label.
     ///
     /// # Errors
     /// [`LogError::Damaged`], [`LogError::Foreign`], [`LogError::Version`], [`LogError::Io`] when it can't be opened.
@@ -180,7 +182,7 @@ impl Label<'_> {
         if head.as_slice() == self.head(&found) {
             return Ok(found);
         }
-        // Not what it should be: why?
+        // The file is not what was written; the rest finds out why.
         let place = VERSION_BYTES..VERSION_BYTES + 4;
         let crc: [u8; 4] = head[place.clone()].try_into().unwrap_or_default();
         head[place].fill(0);
@@ -198,13 +200,13 @@ impl Label<'_> {
     }
 }
 
-/// A group's number in a name.
+/// A group's number from a file's or folder's name; `None` if it is not in the form that this crate writes.
 pub fn group_of(text: &str) -> Option<u16> {
     let group = u16::from_str_radix(text, 16).ok()?;
     (format!("{group:04x}") == text).then_some(group)
 }
 
-/// A slot or sequence number in a name.
+/// A slot or sequence number from a file's name; `None` if it is not in the form that this crate writes.
 pub fn number_of(text: &str) -> Option<u64> {
     let number = u64::from_str_radix(text, 16).ok()?;
     (format!("{number:016x}") == text).then_some(number)

@@ -1,6 +1,7 @@
-//! Any row of appends, syncs, trims, repairs, clean and sudden ends, with what was not synced lost, kept or torn, and with
-//! one place rotten between two starts: all that was synced comes back, in order and only that, or its group is
-//! reported as damaged, also at every later start; and the log goes on. The same of a forged log, but for what it says.
+//! Any sequence of appends, syncs, trims, repairs, clean and sudden ends, with unsynced writes lost, kept or torn, and
+//! with one place rotten between two starts: everything that was synced comes back, in order and nothing else, or its
+//! group is reported as damaged, also at every later start; and the log remains usable. The same holds for a forged
+//! log, except for its content.
 
 use proptest::prelude::*;
 
@@ -9,7 +10,7 @@ mod log;
 #[path = "../../../fuzz/bodies/source.rs"]
 mod source;
 
-/// A row of steps as the fuzzed body reads them, with every kind of step about as often.
+/// Steps as the fuzzed body reads them, with every kind of step about equally often.
 fn history() -> impl Strategy<Value = Vec<u8>> {
     let step = (0u8..12, prop::collection::vec(prop_oneof![any::<u8>(), 0u8..6], 0..24));
     prop::collection::vec(step, 1..60).prop_map(|steps| {
@@ -18,7 +19,7 @@ fn history() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    // Each of these is a history of some sixty steps with as many openings.
+    // Each case is a history of some sixty steps with as many openings.
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]

@@ -1,5 +1,5 @@
-//! What stands between shards and files: full disks, repairs, trimming, contents of batches. Whole sites under faults are
-//! in `sim/`; here are the cases that were found there, or while that was written, one by one.
+//! The layer between shards and files: full disks, repairs, trimming, contents of batches. The simulation in `sim/`
+//! covers whole sites under faults; these are single cases that it found, or that were found while it was written.
 
 use selvedge_fabric::commit::CommitRequest;
 use selvedge_fabric::machine::{CountingRules, CutBatch, Machine, PROPOSAL_VERSION};
@@ -30,7 +30,7 @@ fn found(disk: &MemoryDisk) -> Result<Found, OpenError> {
     storage::read(folders, settings)
 }
 
-/// A disk as a new gateway begins on it.
+/// A disk on which a new gateway begins.
 fn fresh(capacity_bytes: u64) -> MemoryDisk {
     let disk = MemoryDisk::new(capacity_bytes);
     Floor::create(Arc::new(disk.clone()), [1; 16]).unwrap();
@@ -117,7 +117,7 @@ fn damage_of_unknown_groups_is_over_when_all_groups_that_are_here_are_repaired_a
         assert!(write(&mut keeper, vec![entry(1, slot, 700), entry(2, slot, 100)]));
     }
     drop(keeper);
-    // The head of a unit and the seal at the end of its segment: nobody can tell whose records those were.
+    // The head of a unit and the seal at the end of its segment: nothing tells whose records those were.
     disk.meddle("log/wal-0000000000000001.log", |bytes| bytes[600..SEGMENT_BYTES as usize].fill(0));
     let opened = open(&disk);
     assert!(opened.recovery.damaged_groups.is_all());
@@ -204,7 +204,7 @@ fn a_snapshot_does_not_count_while_the_store_lacks_what_it_lists() {
     assert!(saved(stores.perform(snapshot(10, &[])).unwrap()));
 }
 
-/// All that lies on a disk, by name.
+/// All files on a disk: name and bytes.
 fn contents(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for folder in ["log", "snapshots", "batches/0000"] {
@@ -218,7 +218,7 @@ fn contents(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// A disk with a log of two segments, a snapshot, a batch, and what operations that were cut short left behind.
+/// A disk with a log of two segments, a snapshot, a batch, and the leftovers of interrupted operations.
 fn used() -> MemoryDisk {
     let disk = fresh(ROOM_BYTES);
     let opened = open(&disk);
@@ -238,7 +238,7 @@ fn used() -> MemoryDisk {
 
 const SNAPSHOT: &str = "snapshots/snapshot-0000-0000000000000000";
 
-/// Writes a file as another release would: whole, whatever it says.
+/// Corrects the checksums of a file that was changed, as if another release had written it.
 fn restamp(bytes: &mut [u8]) {
     let crc = crc32c::crc32c(&bytes[..12]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -304,7 +304,7 @@ fn what_another_release_wrote_is_refused_by_name_and_left_as_it_is() {
         assert!(said.contains("nothing was changed"), "{what}: {said}");
         assert_eq!(before, contents(&disk), "{what}");
     }
-    // And what rotted is damage, as ever: the gateway starts, and its replica does not vote.
+    // Rot is still damage: the gateway starts, and its replica does not vote.
     for (name, at) in [(SNAPSHOT, 8), (SNAPSHOT, 64), ("log/wal-0000000000000001.log", 8)] {
         let disk = used();
         disk.meddle(name, |bytes| bytes[at] ^= 1);
@@ -312,7 +312,7 @@ fn what_another_release_wrote_is_refused_by_name_and_left_as_it_is() {
     }
 }
 
-/// Changes the first unit of a segment, which lists one group, and makes it whole again.
+/// Changes the first unit of a segment, which lists one group, and corrects its checksums.
 fn change_first_unit(segment: &mut [u8], change: impl FnOnce(&mut [u8])) {
     let unit = &mut segment[512..];
     let body_bytes = u32::from_le_bytes(unit[16..20].try_into().unwrap()) as usize;

@@ -1,22 +1,29 @@
-//! Chosen values out of the log on disk, for a replica that fell behind what its leader holds in memory.
+//! Chosen values from the log on disk, for a replica that fell behind what its leader holds in memory.
 //!
-//! The log holds what a replica *accepted*, and a slot may have been accepted several times, in one ballot after another, with values of which only
-//! the last was chosen. So a value is given out only when the log itself says that it was chosen: when, in the order in which things were
-//! appended, a record of the commit index follows that reaches the slot.
+//! The log holds what a replica *accepted*. A slot may have been accepted several times, in one ballot after another,
+//! and only the last of those values was chosen. So a value is given out only when the log itself says that it was
+//! chosen: when, in the order of appending, a record of the commit index that reaches the slot comes after it.
 //!
-//! Why that is right. Let the index c be recorded by the process that runs, and let it lie above what that process began with (what it had found as
-//! committed when it started, was repaired or installed a snapshot, whichever is highest; below that nothing is given: [`selvedge_paxos::Consensus::logged_after`]).
-//! When it was recorded, the replica held an entry for each slot up to c that was not applied from a snapshot, and that entry was the chosen value; each
-//! was recorded when it was put there, before c was, or was recorded before the process started and found by it. A slot at or below the commit index is never written
-//! again. So of a slot's records, the last one in front of that of c is the chosen one. A slot that was jumped over with a snapshot may have
-//! records that were never chosen: it lies below what the process began with. A record of the commit index from an earlier process
-//! reaches no higher than what this one began with, also where trimming writes it again behind younger records. And records that a later
-//! beginning anew made void stand in front of those that replaced them.
+//! # Why this is right
 //!
-//! A [`Cursor`] reads on from where it was, and holds what it has read and not given yet. It keeps what it gave last, for an answer
-//! that was lost.
+//! Let the running process record the commit index c, and let c lie above what the process began with: the highest of
+//! what it found committed at its start, what it was repaired through, and the snapshot that it installed. (Nothing
+//! below that is given out: [`selvedge_paxos::Consensus::logged_after`].) When c was recorded, the replica held an
+//! entry for each slot up to c that it had not applied from a snapshot, and that entry was the chosen value. Each entry
+//! had been recorded before c: when the replica accepted it, or before the process started, which then found it in the
+//! log. A slot at or below the commit index is never written again. So of a slot's records, the last one in front of
+//! c's record is the chosen one.
 //!
-//! Limits: an answer has [`LOG_PIECE_BYTES`], or one value; a turn reads [`TURN_BYTES`]; a cursor holds [`HELD_BYTES`], and gives up with more.
+//! A slot that a snapshot skipped may have records that were never chosen: it lies below what the process began with. A
+//! commit index from an earlier process reaches no higher than what this one began with, even where trimming writes its
+//! record again behind younger ones. And records that became void when the replica later began anew come before those
+//! that replaced them.
+//!
+//! # Limits
+//!
+//! A [`Cursor`] reads on from where it stopped, and holds what it has read and not given out yet. It keeps what it gave
+//! last, in case that answer is lost. An answer has [`LOG_PIECE_BYTES`], or one value; a turn reads [`TURN_BYTES`]; a
+//! cursor holds [`HELD_BYTES`], and gives up beyond that.
 
 use crate::{LogError, LogReader};
 use selvedge_fabric::record::{LogRecord, Position, Stretch};
@@ -26,35 +33,35 @@ use std::collections::BTreeMap;
 
 /// The most bytes of values in one answer, unless a single value is longer.
 pub const LOG_PIECE_BYTES: usize = 64 * 1024;
-/// The most bytes of the log that are read in one turn, or one unit of it.
+/// The most bytes of the log that one turn reads, unless a single unit is longer.
 pub const TURN_BYTES: u64 = 1024 * 1024;
-/// The most bytes of values that wait for being known as chosen: as much as a group holds in memory.
+/// The most bytes of values that wait for evidence that they are chosen: as much as a group holds in memory.
 pub const HELD_BYTES: usize = 4 * 1024 * 1024;
-/// What a value is taken to weigh beside its bytes.
+/// What a value is assumed to take besides its bytes.
 const OVERHEAD_BYTES: usize = 64;
 
-/// What a turn brought.
+/// The result of one turn of a [`Cursor`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
-    /// Values of consecutive slots, from the one asked for.
+    /// Values of consecutive slots, starting with the one asked for.
     Values(Vec<Value>),
-    /// Nothing yet: there is more to read.
+    /// Nothing yet, but there is more to read.
     More,
-    /// Nothing, and nothing more to read just now.
+    /// Nothing, and nothing more to read at the moment.
     Ends,
-    /// The log does not hold it, or can't be read.
+    /// The log does not hold the slot, or can't be read.
     Gone,
 }
 
-/// Where a reading stands.
+/// How far the reading for one replica has come in the log.
 #[derive(Debug)]
 pub struct Cursor {
     group: u16,
     at: Position,
-    /// Accepted and not known to be chosen, by slot.
+    /// Values that were accepted and are not known to be chosen, by slot.
     open: BTreeMap<u64, Value>,
     open_bytes: usize,
-    /// Chosen and not asked for, or not beyond yet.
+    /// Chosen values that were not asked for yet, or whose answer may be lost.
     chosen: BTreeMap<u64, Value>,
     chosen_bytes: usize,
     /// No slot below this one is held any more.
@@ -66,18 +73,18 @@ fn weight(value: &Value) -> usize {
 }
 
 impl Cursor {
-    /// One that begins where a stretch does, with a slot.
+    /// A cursor at the start of a stretch, for values from slot `first` on.
     pub fn new(group: u16, stretch: Stretch, first: u64) -> Self {
         let (open, chosen) = (BTreeMap::new(), BTreeMap::new());
         Self { group, at: stretch.start, open, open_bytes: 0, chosen, chosen_bytes: 0, first }
     }
 
-    /// Whether it can still give this slot.
+    /// Whether the cursor can still give this slot.
     pub fn reaches_back_to(&self, slot: u64) -> bool {
         self.first <= slot
     }
 
-    /// Values from a slot on, which is none below those asked for before; all below are not asked for again.
+    /// Values from slot `from` on. `from` never decreases, and no slot below it is asked for again.
     pub fn turn(&mut self, reader: &LogReader, end: Position, from: u64) -> Turn {
         self.first = self.first.max(from);
         self.forget_below(from);
@@ -99,7 +106,7 @@ impl Cursor {
             .collect();
         match values.is_empty() {
             false => Turn::Values(values),
-            // Later ones are chosen, and this one has no record: it was trimmed.
+            // Later slots are chosen, but this one has no record: it was trimmed.
             true if !self.chosen.is_empty() || self.open_bytes > HELD_BYTES => Turn::Gone,
             true if self.at < end => Turn::More,
             true => Turn::Ends,
@@ -112,7 +119,7 @@ impl Cursor {
         Ok(())
     }
 
-    /// Takes in the next record of the group; false when there is enough.
+    /// Takes in the next record of the group; returns false when the cursor holds enough.
     fn take_in(&mut self, record: LogRecord) -> bool {
         match record.kind {
             KIND_ACCEPTED if record.slot >= self.first => {
@@ -164,7 +171,7 @@ mod tests {
 
     const IDENTITY: [u8; 16] = [3; 16];
 
-    /// A group's log, as its replica writes it.
+    /// A group's log, written as its replica does.
     struct Written {
         disk: MemoryDisk,
         log: Log,
@@ -203,7 +210,7 @@ mod tests {
             cursor.as_mut().unwrap().turn(&reader, stretch.end, from)
         }
 
-        /// All that is to be had from a slot on.
+        /// Everything that can be read from a slot on.
         fn all(&self, mut from: u64) -> Vec<Value> {
             let (mut cursor, mut all) = (None, Vec::new());
             loop {
@@ -243,7 +250,7 @@ mod tests {
         assert_eq!(written.all(1), values(&["a", "b", "c"]));
         assert_eq!(written.all(3), values(&["c"]));
         assert_eq!(written.all(4), values(&[]));
-        // What was written before a replica began anew is void.
+        // Records from before a replica began anew are void.
         written.write(KIND_BEGUN_ANEW, 4, Vec::new());
         written.committed(4);
         assert_eq!(written.all(4), values(&[]));

@@ -1,4 +1,4 @@
-//! Carries between the shards, the log and the store.
+//! Carries work and results between the shards, the log and the store.
 
 use super::keeper::{Done, LogWork};
 use super::transfers::{Served, Transfers};
@@ -8,31 +8,30 @@ use selvedge_fabric::shard::{TransferAnswer, TransferRequest};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::ShardId;
 
-/// Where something is to be carried.
+/// Something to carry, and where to.
 #[derive(Debug)]
 pub enum Errand {
-    /// To the log, behind all that was carried there before.
+    /// To the log, which does it after everything carried there before.
     Log(LogWork),
-    /// To the store, likewise.
+    /// To the store, which does it after everything carried there before.
     Store(StoreWork),
-    /// To where states are encoded: [`Done::Encoded`].
+    /// To the thread that encodes states; it answers [`Done::Encoded`].
     Encode(Encoding),
-    /// To a shard.
     Shard(ShardId, Said),
-    /// To every shard.
+    /// To every shard: whether the disk has room.
     Room(bool),
 }
 
-/// Figures of the log for operators.
+/// The log's figures for operators.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct LogFigures {
-    /// The disk has room for new readings.
+    /// Whether the disk has room for new readings.
     pub room: bool,
-    /// Log segments on disk, but for those that stay for the sake of a replica elsewhere alone.
+    /// Log segments on disk, without those that only a transfer to another replica keeps.
     pub segments: u64,
 }
 
-/// The core of the log's actor.
+/// The core of the log's actor: it decides what the log and the store do next, and in what order.
 #[derive(Debug)]
 pub struct StorageDesk {
     commit: GroupCommit,
@@ -42,26 +41,27 @@ pub struct StorageDesk {
 }
 
 impl StorageDesk {
-    /// When the log has more than `max_segments`, shards that hold the oldest one are asked for a snapshot. `room`: whether
-    /// the disk has room at the start, as the shards know it. `delay_ms`: how long what is to be written may gather.
+    /// A desk without work. When the log has more than `max_segments`, the desk asks the shards in its oldest segment
+    /// for snapshots. `room` is what the shards were told about the disk at the start. Records to write gather for
+    /// `delay_ms`.
     pub fn new(max_segments: u64, room: bool, delay_ms: u64) -> Self {
         let figures = LogFigures { room, segments: 0 };
         let (commit, transfers) = (GroupCommit::new(delay_ms), Transfers::default());
         Self { commit, transfers, max_segments, figures }
     }
 
-    /// Figures for operators.
+    /// The log's figures as they were last reported.
     pub fn figures(&self) -> LogFigures {
         self.figures
     }
 
-    /// A shard wants records on disk.
+    /// Takes in records that a shard wants on disk. Returns a write if one is due now.
     pub fn persist(&mut self, now_ms: u64, request: CommitRequest) -> Option<Errand> {
         self.commit.submit(now_ms, request);
         self.timer(now_ms)
     }
 
-    /// A shard wants something of the store, or for another replica.
+    /// Takes in what a shard wants of the store, or for another replica.
     pub fn store(&mut self, now_ms: u64, work: StoreWork) -> Vec<Errand> {
         let (shard, to, request) = match work {
             StoreWork::Transfer { shard, to, request } => (shard, to, request),
@@ -94,12 +94,13 @@ impl StorageDesk {
         }
     }
 
-    /// How many replicas are brought up to date from here: who counts them has the log looked at now and then.
+    /// How many replicas are being brought up to date from here. While there are any, the host has the log looked at
+    /// now and then.
     pub fn transfers(&self) -> usize {
         self.transfers.active()
     }
 
-    /// A transfer is over, if there was one.
+    /// Ends a transfer; `was` says whether there was one.
     fn end(&mut self, who: Served, was: bool) -> Vec<Errand> {
         self.transfers.end(who);
         let (shard, to) = who;
@@ -108,7 +109,7 @@ impl StorageDesk {
         if was { vec![Errand::Store(over), Errand::Log(unpin)] } else { Vec::new() }
     }
 
-    /// Something was found for a replica that is behind.
+    /// Passes on what was found for a replica that is behind.
     fn found(&mut self, now_ms: u64, who: Served, answer: TransferAnswer) -> Vec<Errand> {
         let (shard, to) = who;
         let mut errands = Vec::new();
@@ -118,7 +119,7 @@ impl StorageDesk {
                 self.transfers.reached(now_ms, who, (from + values.len() as u64, 0), false);
             }
             TransferAnswer::Snapshot { slot, .. } => {
-                // Behind it comes the log.
+                // The replica will need the log behind the snapshot.
                 self.transfers.reached(now_ms, who, (*slot, 0), false);
                 errands.push(Errand::Log(LogWork::Pin(shard, self.transfers.pin(who, slot + 1))));
             }
@@ -132,17 +133,17 @@ impl StorageDesk {
         errands
     }
 
-    /// When [`StorageDesk::timer`] has something to do, if ever.
+    /// When [`StorageDesk::timer`] has something to do; `None` if nothing gathers.
     pub fn due_ms(&self) -> Option<u64> {
         self.commit.due_ms()
     }
 
-    /// What has gathered for long enough is to be written.
+    /// Returns the write of records that have gathered for long enough.
     pub fn timer(&mut self, now_ms: u64) -> Option<Errand> {
         self.commit.next_write(now_ms).map(|records| Errand::Log(LogWork::Write(records)))
     }
 
-    /// The log or the store has done something.
+    /// Takes in a result of the log or the store, and returns what follows from it.
     pub fn done(&mut self, now_ms: u64, done: Done) -> Vec<Errand> {
         let mut errands = Vec::new();
         match done {
@@ -166,7 +167,7 @@ impl StorageDesk {
                 errands.extend(groups.map(|g| Errand::Shard(ShardId(g), Said::SnapshotWanted)));
             }
             Done::Encoded(shard, work) => {
-                // In front of what the shard says of what it applies from now on.
+                // Before anything that follows from what the shard applies from now on.
                 errands.push(Errand::Store(work));
                 errands.push(Errand::Shard(shard, Said::MachineReturned));
             }

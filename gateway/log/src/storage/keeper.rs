@@ -1,4 +1,4 @@
-//! What is done to the log and to the store, one piece of work at a time.
+//! Performs the work on the log and on the store, one piece at a time.
 
 use super::chosen::{Cursor, Turn};
 use super::transfers::Served;
@@ -16,52 +16,38 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::mpsc::Sender;
 
-/// Something for the log.
+/// One piece of work for the log.
 #[derive(Debug)]
 pub enum LogWork {
     /// Make these records durable.
     Write(Vec<LogRecord>),
-    /// See whether there is room, and how long the log is.
+    /// Find out whether there is room, and how long the log is; trim it.
     Look,
-    /// A durable snapshot covers what the shard has below a slot.
-    Keep {
-        /// The shard.
-        shard: ShardId,
-        /// The slot.
-        from: u64,
-    },
+    /// A durable snapshot covers the shard's slots below `from`.
+    Keep { shard: ShardId, from: u64 },
     /// The shard's damage is repaired.
     Healed(ShardId),
-    /// Keep what a shard has from this slot on, whatever snapshots cover; nothing: no more.
+    /// Keep the shard's records from this slot on, whatever snapshots cover; `None` removes the pin.
     Pin(ShardId, Option<u64>),
-    /// Say where a shard's records of a slot lie.
-    Stretch {
-        /// The shard.
-        shard: ShardId,
-        /// For whom.
-        to: GatewayId,
-        /// The slot.
-        from: u64,
-    },
-    /// Tell a scrub what each segment holds.
+    /// Find where the shard's records of slot `from` and later lie, for the replica on gateway `to`.
+    Stretch { shard: ShardId, to: GatewayId, from: u64 },
+    /// Send a scrub what each segment holds.
     Extents(Sender<Vec<Extent>>),
-    /// A scrub has found this segment rotten.
+    /// A scrub found this segment rotten.
     Rotten(u64),
 }
 
-/// What is kept on disk, by kind.
+/// The kinds of files that a gateway keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// A segment of the log.
     Segment,
-    /// A snapshot.
     Snapshot,
-    /// A batch.
     Batch,
 }
 
 impl Kept {
-    /// Its name in metrics.
+    /// The name of this kind in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Segment => "log",
@@ -71,7 +57,7 @@ impl Kept {
     }
 }
 
-/// What was done.
+/// The result of a piece of work on the log or the store.
 #[derive(Debug)]
 pub enum Done {
     /// The records are on disk.
@@ -82,94 +68,54 @@ pub enum Done {
     Looked {
         /// Its oldest segment, if it is not the only one.
         oldest: Option<OldestSegment>,
-        /// How many there are.
+        /// The number of segments, without those that only pins keep.
         segments: u64,
-        /// It is to be trimmed, for a segment has rotted.
+        /// Whether the log must be trimmed because a segment has rotted.
         rotten: bool,
     },
-    /// A state is encoded: its shard goes on, and the store has this to do.
+    /// A state is encoded: its shard continues, and the store has this to do.
     Encoded(ShardId, StoreWork),
-    /// A snapshot is on disk, or there was no room for it.
-    Snapshot {
-        /// The shard.
-        shard: ShardId,
-        /// Its last slot.
-        slot: u64,
-        /// It is there.
-        saved: bool,
-    },
-    /// A scrub was right: these of a shard's batches are damaged, or gone. At most [`MAX_LOADING_ENTRIES`].
+    /// A snapshot through `slot` is on disk (`saved`), or there was no room for it.
+    Snapshot { shard: ShardId, slot: u64, saved: bool },
+    /// The store confirmed a scrub's suspicion: these batches of the shard are damaged or gone. At most
+    /// [`MAX_LOADING_ENTRIES`].
     RottenBatches(ShardId, Vec<u64>),
-    /// A shard's snapshot is.
+    /// The store confirmed a scrub's suspicion: the shard's newest snapshot is damaged.
     RottenSnapshot(ShardId),
-    /// A segment of the log is.
+    /// The log has left this rotten segment, so that it can be trimmed.
     RottenSegment(u64),
-    /// Something that was is whole again, or not needed any more.
+    /// A rotten file is intact again, or no longer needed.
     Mended(Kept),
-    /// Where a shard's records of a slot lie; nothing if there are none.
-    Stretch {
-        /// The shard.
-        shard: ShardId,
-        /// For whom.
-        to: GatewayId,
-        /// The slot.
-        from: u64,
-        /// Where.
-        stretch: Option<Stretch>,
-    },
-    /// A stretch was read in part, and told nothing yet.
-    ReadInPart {
-        /// The shard.
-        shard: ShardId,
-        /// For whom.
-        to: GatewayId,
-        /// The slot.
-        from: u64,
-        /// The stretch.
-        stretch: Stretch,
-    },
-    /// What there is for a replica that is behind.
-    Transfer {
-        /// The shard.
-        shard: ShardId,
-        /// For whom.
-        to: GatewayId,
-        /// What.
-        answer: TransferAnswer,
-    },
-    /// A content that the store could not take.
+    /// Where the shard's records of slot `from` and later lie; `None` if there are none.
+    Stretch { shard: ShardId, to: GatewayId, from: u64, stretch: Option<Stretch> },
+    /// The cursor of the replica on gateway `to` read a part of the stretch and has no value to give yet.
+    ReadInPart { shard: ShardId, to: GatewayId, from: u64, stretch: Stretch },
+    /// The answer to a replica that is behind, on gateway `to`.
+    Transfer { shard: ShardId, to: GatewayId, answer: TransferAnswer },
+    /// The store could not take this batch's content.
     NotStored(ShardId, CutBatch),
-    /// A content from the store.
-    Loaded {
-        /// The shard.
-        shard: ShardId,
-        /// The batch.
-        seq: u64,
-        /// What the store has of it.
-        stored: StoredBatch,
-    },
-    /// A question whose contents were looked at, as far as they are there.
+    /// A batch's content, as far as the store has it.
+    Loaded { shard: ShardId, seq: u64, stored: StoredBatch },
+    /// A query that has seen those of the contents it wanted that are here.
     Scanned {
-        /// The shard.
         shard: ShardId,
-        /// As it was given.
+        /// The ticket that the work came with.
         ticket: u64,
-        /// The question.
         scan: Box<Scan>,
     },
 }
 
-/// Owns the log.
+/// Owns the log, and performs the work on it.
 ///
-/// A write that a full disk has no room for is kept and tried again whenever there may be room: nothing of it was promised
-/// yet, and nothing else is written before it.
+/// The keeper holds on to a write for which a full disk has no room, and retries it whenever there may be room: nothing
+/// in it was promised yet, and nothing else is written before it.
 #[derive(Debug)]
 pub struct LogKeeper {
     log: Log,
     /// The groups that have a replica here.
     groups: BTreeSet<u16>,
     stuck: Option<Vec<LogRecord>>,
-    /// Segments that have rotted since the log was opened.
+    /// Segments that have rotted since the log was opened, and are not trimmed yet.
     rotten: BTreeSet<u64>,
 }
 
@@ -179,7 +125,7 @@ impl LogKeeper {
         Self { log, groups: shards.into_iter().map(|s| s.0).collect(), stuck: None, rotten: BTreeSet::new() }
     }
 
-    /// Where damage may have been of any group, it is repaired when all groups that are here are: there are no others.
+    /// Damage that may concern any group is repaired once all groups with a replica here are: there are no others.
     fn close_repairs(&mut self) -> Result<(), LogError> {
         let damaged = self.log.damaged_groups();
         if damaged.is_all() && !self.groups.iter().any(|g| damaged.contains(*g)) {
@@ -188,8 +134,8 @@ impl LogKeeper {
         Ok(())
     }
 
-    /// What a segment held that has rotted is whole in the replicas' memory: snapshots of it let the segment go. Should the process
-    /// end before, its next start finds the damage.
+    /// Has a rotten segment trimmed. The replicas' memory holds intact what was in it, so snapshots of that let the
+    /// segment go. If the process ends before, its next start finds the damage.
     fn note_rotten(&mut self, number: u64, done: &mut Vec<Done>) -> Result<(), LogError> {
         if !self.log.has_segment(number) {
             return Ok(());
@@ -224,10 +170,10 @@ impl LogKeeper {
         Ok(())
     }
 
-    /// Does it.
+    /// Performs one piece of work. Every result ends with whether the disk has room.
     ///
     /// # Errors
-    /// The process must end: what is on disk is not known.
+    /// The process must end: what the disk holds is unknown.
     pub fn perform(&mut self, work: LogWork) -> Result<Vec<Done>, LogError> {
         let mut done = Vec::new();
         match work {
@@ -237,7 +183,7 @@ impl LogKeeper {
                 self.trim()?;
                 self.log.retry_reserve()?;
                 let oldest = self.log.oldest();
-                // What is pinned stays, whatever snapshots are made.
+                // A pinned segment stays, whatever snapshots are made.
                 let segments = self.log.stats().segments - self.log.pinned_segments() as u64;
                 let last = self.rotten.last().copied();
                 let rotten = oldest.as_ref().zip(last).is_some_and(|(oldest, last)| oldest.number <= last);
@@ -280,13 +226,13 @@ impl LogKeeper {
         Ok(done)
     }
 
-    /// The log, to look at.
+    /// The log, for reading its state.
     pub fn log(&self) -> &Log {
         &self.log
     }
 }
 
-/// Writes records, in several batches if they are more than a segment takes at once.
+/// Writes records, in several batches if a segment can't take them at once.
 fn append(log: &mut Log, records: &[LogRecord]) -> Result<(), LogError> {
     match log.append(records) {
         Err(e) if e.is_too_large() && records.len() > 1 => {
@@ -298,29 +244,28 @@ fn append(log: &mut Log, records: &[LogRecord]) -> Result<(), LogError> {
     }
 }
 
-/// Where snapshots and the contents of batches are kept, and who is given of them and of the log.
+/// The snapshots and the contents of batches, and the state of transfers that read them and the log.
 #[derive(Debug)]
 pub struct Stores {
-    /// Snapshots.
     pub snapshots: SnapshotStore,
     /// Contents of uplink batches.
     pub batches: BatchStore,
-    /// Groups whose snapshot a scrub has found rotten.
+    /// Groups whose snapshot a scrub has found rotten, until the next one is saved.
     rotten: BTreeSet<u16>,
     log: LogReader,
-    /// Where each replica that is behind stands in the log, and the snapshot that it pulls: of those that have a place.
+    /// The position in the log of each replica with a transfer, and the snapshot that it fetches.
     cursors: BTreeMap<Served, Cursor>,
     pinned: BTreeMap<Served, PinnedSnapshot>,
 }
 
 impl Stores {
-    /// These, and the log beside them.
+    /// The stores, and a reader of the log beside them.
     pub fn new(snapshots: SnapshotStore, batches: BatchStore, log: LogReader) -> Self {
         let (cursors, pinned) = (BTreeMap::new(), BTreeMap::new());
         Self { snapshots, batches, rotten: BTreeSet::new(), log, cursors, pinned }
     }
 
-    /// What a replica that is behind wants of snapshots.
+    /// Answers what a replica that is behind asks about snapshots.
     fn transfer(
         &mut self,
         shard: ShardId,
@@ -367,7 +312,7 @@ impl Stores {
     }
 
     fn read_log(&mut self, (shard, to): Served, from: u64, stretch: Stretch) -> Done {
-        self.pinned.remove(&(shard, to)); // it has what it wanted of a snapshot
+        self.pinned.remove(&(shard, to)); // the replica has what it wanted of a snapshot
         let fresh = || Cursor::new(shard.0, stretch, from);
         let cursor = self.cursors.entry((shard, to)).or_insert_with(fresh);
         if !cursor.reaches_back_to(from) {
@@ -385,10 +330,10 @@ impl Stores {
         Done::Transfer { shard, to, answer }
     }
 
-    /// Does it.
+    /// Performs one piece of work.
     ///
     /// # Errors
-    /// The process must end: what is on disk is not known.
+    /// The process must end: what the disk holds is unknown.
     pub fn perform(&mut self, work: StoreWork) -> Result<Vec<Done>, LogError> {
         let mut done = Vec::new();
         match work {
@@ -464,7 +409,7 @@ impl Stores {
         Ok(done)
     }
 
-    /// Looks again at what a scrub has found.
+    /// Verifies a scrub's suspicion.
     fn check(&mut self, suspect: Suspect) -> Result<Option<Done>, LogError> {
         let (group, seqs) = match suspect {
             Suspect::Segment(_) => return Ok(None), // the log's
@@ -496,7 +441,7 @@ impl Stores {
         except: &BTreeSet<u64>,
     ) -> Result<(), LogError> {
         if let Some(lists) = lists {
-            // One that was given before may have found no room.
+            // A batch that was handed over earlier may have found no room.
             let lacks = |seq: &u64| !self.batches.has(shard.0, *seq) && !except.contains(seq);
             if let Some(seq) = lists.into_iter().find(lacks) {
                 return Err(LogError::Full { what: format!("batch {seq} of {shard} beside its snapshot") });

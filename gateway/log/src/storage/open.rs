@@ -1,7 +1,8 @@
-//! From what is on disk to replicas.
+//! Makes replicas of what is on disk.
 //!
-//! Everything is read before anything is written. What a checksum shows to be damaged is fetched from peers; what is whole and can't
-//! be read was written by another release: this one then refuses to start and leaves all as it is.
+//! Everything is read before anything is written. What a checksum shows to be damaged is fetched from peers. What is
+//! intact and can't be read was written by another release: this one then refuses to start and leaves everything as it
+//! is.
 
 use super::keeper::Stores;
 use crate::{
@@ -18,36 +19,33 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Why there are no replicas.
+/// Why the replicas could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The log or a snapshot.
+    /// The log, a snapshot or a batch can't be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A shard.
+    /// The configuration of a shard's group is not valid.
     #[error(transparent)]
     Group(#[from] selvedge_paxos::ConfigError),
-    /// What another release wrote. It is whole, so it is no damage.
+    /// Another release wrote this. It is intact, so it is not damage.
     #[error(
         "shard {shard}: {what} can't be read by this release: {why}; nothing was changed: run the release that wrote it, or a newer one"
     )]
     Unreadable {
-        /// The shard.
         shard: ShardId,
-        /// Its snapshot, or its log.
+        /// The shard's snapshot, or its log.
         what: &'static str,
-        /// What is not understood.
+        /// What did not decode.
         why: String,
     },
 }
 
-/// The folders of a gateway's data.
+/// The folders in which a gateway keeps its data.
 pub struct Folders {
-    /// The data folder itself, in which the log's floor lies: not in a folder that may be emptied.
+    /// The data folder itself. The log's floor lies here, outside of every folder that may be emptied.
     pub floor: Arc<dyn Disk>,
-    /// The log's segments.
     pub log: Arc<dyn Disk>,
-    /// Snapshots.
     pub snapshots: Arc<dyn Disk>,
     /// Contents of uplink batches.
     pub batches: Arc<dyn Disk>,
@@ -60,37 +58,34 @@ pub struct Found {
     replays: BTreeMap<u16, Replay>,
 }
 
-/// What was found on disk, opened.
+/// The opened log and stores, and the replicas that were made of them.
 pub struct Opened {
-    /// The log.
     pub log: Log,
-    /// The store.
     pub stores: Stores,
-    /// What reading the log met.
+    /// What reading the log found.
     pub recovery: Recovery,
-    /// The replicas.
     pub replicas: BTreeMap<ShardId, Replica>,
 }
 
-/// How replicas are set up.
+/// Settings that the replicas of all shards share.
 #[derive(Debug, Clone)]
 pub struct ReplicaSettings {
-    /// The rules that this gateway's settings name.
+    /// The rules in this gateway's settings.
     pub rules: Arc<CountingRules>,
     /// The bounds of each shard's group.
     pub limits: selvedge_paxos::Limits,
-    /// A leader takes no more batches while this many bytes of uplink batches are unconfirmed.
+    /// A leader accepts no more batches while this many bytes of uplink batches are unconfirmed.
     pub outbox_budget_bytes: u64,
-    /// What this making of the site is called in shards that have no name for it yet: drawn.
+    /// A drawn incarnation of the site, for shards that have none yet.
     pub incarnation: u128,
-    /// Contents of batches that each replica keeps in memory.
+    /// Contents of batches that each replica keeps in memory, in bytes.
     pub shelf_bytes: usize,
 }
 
 /// Reads what is in the folders, and changes nothing.
 ///
 /// # Errors
-/// [`OpenError`], when it can't be read or is another's.
+/// [`OpenError`], when something can't be read or belongs to another gateway.
 pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError> {
     let identity = settings.identity;
     let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
@@ -110,12 +105,12 @@ pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError>
 }
 
 impl Found {
-    /// What reading the log met.
+    /// What reading the log found.
     pub fn recovery(&self) -> &Recovery {
         self.log.recovery()
     }
 
-    /// Opens what was read, with the replicas of gateway `me`: reads their snapshots, and only then writes.
+    /// Opens what was read, with the replicas of gateway `me`. It reads their snapshots first, and only then writes.
     /// `nonce` draws a number that no earlier start has drawn.
     ///
     /// # Errors
@@ -145,7 +140,8 @@ impl Found {
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until it is repaired from its peers");
             }
-            // A durable snapshot lists only what was synced. A content of these that is gone was on its way from a peer.
+            // A durable snapshot lists only what was synced. A listed content that has no file was on its way from a
+            // peer.
             let outbox = machine.outbox_stats();
             stores.batches.assume_synced(id.0, outbox.last);
             let lost: BTreeSet<u64> = machine.lost_batches().collect();
@@ -153,7 +149,7 @@ impl Found {
             stores.batches.expect(id.0, listed)?;
             damaged &= !canary::makes(Canary::DamagedVotes);
             let found = replay.finish(machine.slot(), damaged.then(&mut *nonce));
-            // What a snapshot covers need not stay in the log; the log does not remember this itself.
+            // The log need not keep what a snapshot covers, but does not remember that itself.
             log.keep_from(id.0, found.snapshot_slot + 1);
             let members = ring.replicas(id).to_vec();
             let shard_settings = ShardSettings {
@@ -172,7 +168,7 @@ impl Found {
     }
 }
 
-/// The machine of a shard as its newest snapshot has it; nothing if that is damaged.
+/// The shard's machine, from its newest snapshot; `None` if that is damaged.
 fn restore(stores: &Stores, id: ShardId, rules: &Arc<CountingRules>) -> Result<Option<Machine>, OpenError> {
     let damaged = |why: &dyn std::fmt::Display| {
         tracing::error!(shard = %id, "its snapshot is damaged, it is fetched from a peer: {why}");

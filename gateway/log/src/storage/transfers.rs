@@ -1,56 +1,59 @@
-//! Who may be brought up to date from here, and what stays on disk for it.
+//! Decides which replicas are brought up to date from here, and what stays on disk for them.
 //!
-//! A replica that fell behind what its leader holds in memory is served from disk: from the log, and where that does not reach,
-//! from a snapshot first (see [`selvedge_fabric::shard`]). All shards of a gateway share the places for this, for they share its disk and its
-//! links: at most [`MAX_TRANSFERS_ENTRIES`] transfers at a time. Who finds no place is told to ask again. The places go by the order in which the first
-//! asking came, as long as one keeps asking, so that everyone gets a turn.
+//! A replica that fell behind what its leader holds in memory is served from disk: from the log, and where that does
+//! not reach back far enough, from a snapshot first (see [`selvedge_fabric::shard`]). All shards of a gateway share its
+//! disk and its links, so they share the places too: at most [`MAX_TRANSFERS_ENTRIES`] transfers at a time. A replica
+//! that finds no place is asked to try again. Places are given in the order of first requests, as long as a replica
+//! keeps asking, so that each gets its turn.
 //!
-//! A transfer ends when its replica says that it has what it lacked, after [`STALLED_MS`] without progress, and in any case after [`TRANSFER_MS`];
-//! who still lacks something asks again, behind those that wait. As long as it lasts the log keeps what it needs (a *pin*): all of its group
-//! from the slot on that it asked for last, or behind the snapshot that it pulls.
+//! A transfer ends when its replica says that it has what it lacked, after [`STALLED_MS`] without progress, and in any
+//! case after [`TRANSFER_MS`]. A replica that still lacks something asks again, behind those that wait. While a
+//! transfer lasts, the log keeps what it needs (a *pin*): everything of its group from the slot on that it asked for
+//! last, or behind the snapshot that it fetches.
 //!
-//! Invariant: no more than [`MAX_TRANSFERS_ENTRIES`] have a place, and one thing is looked for at a time for each.
+//! Invariant: at most [`MAX_TRANSFERS_ENTRIES`] replicas have a place, and each has at most one request under way.
 //! Invariant: a group is pinned only while a transfer of it has a place.
-//! Limits: pins hold back a bounded part of the log ([`crate::MAX_PINNED_SEGMENTS`]); a transfer whose pin is gone goes on with a snapshot.
+//! Limits: pins hold back a bounded part of the log ([`crate::MAX_PINNED_SEGMENTS`]); a transfer that loses its pin
+//! continues with a snapshot.
 
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 /// Transfers at a time, of all shards together.
 pub const MAX_TRANSFERS_ENTRIES: usize = 4;
-/// After so long without progress a transfer ends.
+/// A transfer without progress for this long ends.
 pub const STALLED_MS: u64 = 15_000;
-/// The longest that one transfer lasts.
+/// The longest that one transfer may last.
 pub const TRANSFER_MS: u64 = 15 * 60_000;
-/// Who waits for a place and does not ask for so long has given up.
+/// A waiting replica that has not asked for this long loses its turn.
 pub const WAITING_MS: u64 = 5_000;
-/// The most that wait for a place in order; others are told to ask again all the same.
+/// The most replicas that wait in order; further ones are asked to try again, but have no turn.
 pub const MAX_WAITING_ENTRIES: usize = 1_024;
 
-/// A replica that is served: the shard, and the gateway that it is on.
+/// A replica that is served: its shard and its gateway.
 pub type Served = (ShardId, GatewayId);
 
 #[derive(Debug)]
 struct Active {
     since_ms: u64,
     progress_ms: u64,
-    /// How far it has come: a slot, and bytes of a snapshot through it.
+    /// How far the replica has come: a slot, and bytes of a snapshot through it.
     reached: (u64, u64),
     pin: Option<u64>,
-    /// Something was looked for and is not answered yet.
+    /// A request is under way.
     asked: bool,
 }
 
-/// The places.
+/// The places, and the replicas that wait for one.
 #[derive(Debug, Default)]
 pub struct Transfers {
     active: BTreeMap<Served, Active>,
-    /// In the order in which they first asked, with when they last did.
+    /// In the order in which they first asked, with the time of their last request.
     waiting: Vec<(Served, u64)>,
 }
 
 impl Transfers {
-    /// Whether this one has a place, perhaps from now on.
+    /// Whether this replica has a place; gives it a free one if it is its turn.
     pub fn admit(&mut self, now_ms: u64, who: Served) -> bool {
         if self.active.contains_key(&who) {
             return true;
@@ -75,24 +78,26 @@ impl Transfers {
         true
     }
 
-    /// Something is to be looked for, for this one. Not while something is: what is asked for over and over does not pile up.
+    /// Whether to begin a request for this replica. False while one is under way, so that repeated requests do not pile
+    /// up.
     pub fn ask(&mut self, who: Served) -> bool {
         self.active.get_mut(&who).is_some_and(|active| !std::mem::replace(&mut active.asked, true))
     }
 
-    /// It was answered.
+    /// Notes that the replica's request was answered.
     pub fn answered(&mut self, who: Served) {
         if let Some(active) = self.active.get_mut(&who) {
             active.asked = false;
         }
     }
 
-    /// Whether this one has a place.
+    /// Whether this replica has a place.
     pub fn has(&self, who: Served) -> bool {
         self.active.contains_key(&who)
     }
 
-    /// It was given what lies so far: a slot, and bytes of a snapshot through it. `waits`: it has all, and works on it.
+    /// Notes what the replica was given so far: a slot, and bytes of a snapshot through it. `waits`: it has everything
+    /// and works on it, which counts as progress.
     pub fn reached(&mut self, now_ms: u64, who: Served, reached: (u64, u64), waits: bool) {
         if let Some(active) = self.active.get_mut(&who)
             && (reached > active.reached || waits)
@@ -101,7 +106,7 @@ impl Transfers {
         }
     }
 
-    /// What this one needs from now on is its group's log from a slot on. Gives what is to be pinned of the group.
+    /// Pins the group's log from this slot on for this replica. Returns the group's pin.
     pub fn pin(&mut self, who: Served, slot: u64) -> Option<u64> {
         if let Some(active) = self.active.get_mut(&who) {
             active.pin = Some(slot);
@@ -109,17 +114,17 @@ impl Transfers {
         self.pinned(who.0)
     }
 
-    /// What is to be pinned of a group.
+    /// The group's pin: the lowest one of its transfers.
     pub fn pinned(&self, shard: ShardId) -> Option<u64> {
         self.active.iter().filter(|((of, _), _)| *of == shard).filter_map(|(_, active)| active.pin).min()
     }
 
-    /// This one is done. Gives whether it had a place.
+    /// Ends the replica's transfer. Returns whether it had a place.
     pub fn end(&mut self, who: Served) -> bool {
         self.active.remove(&who).is_some()
     }
 
-    /// Ends those that make no progress or take too long.
+    /// Ends and returns the transfers that make no progress or take too long.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Served> {
         let over = |active: &Active| {
             now_ms.saturating_sub(active.progress_ms) >= STALLED_MS
@@ -132,7 +137,7 @@ impl Transfers {
         ended
     }
 
-    /// How many have a place.
+    /// The number of replicas that have a place.
     pub fn active(&self) -> usize {
         self.active.len()
     }
@@ -158,7 +163,7 @@ mod tests {
         assert!(transfers.admit(22, replica(10)));
         assert!(transfers.end(replica(1)));
         assert!(transfers.admit(23, replica(11)) && !transfers.admit(24, replica(0)));
-        // Who asks no more holds up nobody.
+        // A replica that no longer asks delays no other one.
         assert!(transfers.end(replica(2)));
         assert!(transfers.admit(25 + WAITING_MS, replica(20)));
         assert_eq!(transfers.active(), MAX_TRANSFERS_ENTRIES);
@@ -172,7 +177,7 @@ mod tests {
         while now_ms + STALLED_MS / 2 < TRANSFER_MS {
             now_ms += STALLED_MS / 2;
             transfers.reached(now_ms, replica(1), (now_ms, 0), false);
-            transfers.reached(now_ms, replica(2), (7, 7), false); // asked for over and over
+            transfers.reached(now_ms, replica(2), (7, 7), false); // the same request again and again
             let ended = transfers.expire(now_ms);
             assert_eq!(
                 ended.is_empty(),
@@ -184,7 +189,7 @@ mod tests {
             }
         }
         assert_eq!(transfers.expire(TRANSFER_MS), [replica(1)]);
-        // Installing a snapshot takes long, and is progress as long as it is said.
+        // Installing a snapshot takes long; it counts as progress as long as the replica reports it.
         assert!(transfers.admit(TRANSFER_MS, replica(3)));
         for n in 1..5 {
             transfers.reached(TRANSFER_MS + n * STALLED_MS / 2, replica(3), (9, 9), true);

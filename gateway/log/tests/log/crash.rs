@@ -10,14 +10,14 @@ const CAPACITY_BYTES: u64 = 1 << 20;
 const PROMISE: u8 = 1;
 const ENTRY: u8 = 2;
 
-/// What the caller of the log knows.
+/// What the caller of the log knows was written.
 #[derive(Default)]
 struct Known {
-    /// Every record with a slot that was handed to the log, in order.
+    /// Every record with a slot that was given to the log, in order.
     tried: Vec<LogRecord>,
     /// How many of those were synced.
     committed: usize,
-    /// State records handed over by group and kind, in order, and how many of those were synced.
+    /// State records given to the log by group and kind, in order, and how many of those were synced.
     states: BTreeMap<(u16, u8), (Vec<LogRecord>, usize)>,
     keep_from: BTreeMap<u16, u64>,
     next: u64,
@@ -53,7 +53,7 @@ impl Known {
     }
 }
 
-/// Batches of every kind, roll-overs, trims, restarts; until the power fails.
+/// Batches of every kind, roll-overs, trims and restarts, until the power fails.
 fn work(disk: &MemoryDisk, known: &mut Known) -> Result<(), LogError> {
     let mut slot = 0;
     for round in 0..3 {
@@ -90,12 +90,12 @@ fn work(disk: &MemoryDisk, known: &mut Known) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Opens what a crash left and holds it against what is known.
+/// Opens what a crash left and compares it with what is known.
 fn check(disk: &MemoryDisk, known: &Known, case: &str) {
     let (log, recovery, read) = open(disk).unwrap_or_else(|e| panic!("{case}: {e}"));
     assert!(recovery.damaged_groups.is_empty(), "{case}: a crash is no damage: {recovery:?}");
 
-    // With slots: a piece of what was tried, without a hole, up to at least what was committed.
+    // Records with slots: a range of what was tried, without a hole, up to at least what was committed.
     let entries: Vec<&LogRecord> = read.iter().filter(|r| !r.is_state()).collect();
     let first = entries.first().map_or(known.tried.len(), |first| {
         known.tried.iter().position(|r| r == *first).expect("not invented")
@@ -112,7 +112,7 @@ fn check(disk: &MemoryDisk, known: &Known, case: &str) {
         let keep = known.keep_from.get(&missing.group).copied().unwrap_or(0);
         assert!(missing.slot < keep, "{case}: {missing:?} was trimmed too early");
     }
-    // State records: the newest of each is one that was tried, not older than the one committed last.
+    // State records: the newest of each kind was tried, and is not older than the last committed one.
     let newest: BTreeMap<(u16, u8), &LogRecord> =
         read.iter().filter(|r| r.is_state()).map(|r| ((r.group, r.kind), r)).collect();
     for (key, (tried, synced)) in &known.states {

@@ -1,4 +1,4 @@
-//! Rot: whatever byte or sector is lost, either its groups are reported or it was the batch written last.
+//! Rot: whichever byte or sector is lost, its groups are reported unless it was in the batch written last.
 
 use super::{IDENTITY, open, record, small};
 use selvedge_fabric::record::LogRecord;
@@ -6,7 +6,7 @@ use selvedge_log::{Faults, Groups, MemoryDisk};
 
 const HEADER_BYTES: usize = 512;
 
-/// A log of some segments; its records, and how many of those are in the last, unmarked unit.
+/// A log of some segments; its records, and how many of those are in the last unit, which no mark covers.
 fn written() -> (MemoryDisk, Vec<LogRecord>, usize) {
     let disk = MemoryDisk::new(1 << 20);
     let mut all = Vec::new();
@@ -33,8 +33,8 @@ fn segments(disk: &MemoryDisk) -> Vec<(String, usize)> {
         .collect()
 }
 
-/// Every record is there or its group is reported or it was in the last unit; order is kept; a second opening says the same.
-/// Gives the groups reported.
+/// Checks that every record is there, or its group is reported, or it was in the last unit; that the order is kept; and
+/// that a second opening reports the same. Returns the groups reported.
 fn check(disk: &MemoryDisk, all: &[LogRecord], last: usize, case: &str) -> Groups {
     let (log, recovery, read) = open(disk).unwrap_or_else(|e| panic!("{case}: {e}"));
     let mut from = 0;
@@ -98,8 +98,9 @@ fn any_lost_sector_is_reported_or_was_in_the_last_unit() {
     }
 }
 
-/// The only unit of the last segment rots before any mark covers it, and an older segment has rotted too: what the last one
-/// showed of the one before it must stay known, or that one's end, and the seal that lists its groups, would be written again.
+/// The only unit of the last segment rots before any mark covers it, and an older segment has rotted too. What the last
+/// segment showed of the one before it must stay known; otherwise that one's end, and the seal that lists its groups,
+/// would be written again.
 #[test]
 fn rot_in_the_first_unit_of_the_last_segment_leaves_older_damage_as_it_was() {
     let disk = MemoryDisk::new(1 << 20);
@@ -185,7 +186,7 @@ fn damage_of_unknown_extent_is_repaired_group_by_group_or_at_once() {
 
 #[test]
 fn a_payload_that_looks_like_a_unit_is_not_taken_for_one() {
-    // Someone who knows everything but the identity writes units into payloads, at the right place even.
+    // An attacker who knows everything but the identity writes units into payloads, even at the right place.
     let disk = MemoryDisk::new(1 << 20);
     let forged = MemoryDisk::new(1 << 20);
     let other = selvedge_log::LogSettings { identity: [1; 16], ..small() };
@@ -194,7 +195,7 @@ fn a_payload_that_looks_like_a_unit_is_not_taken_for_one() {
     let unit = forged.bytes("wal-0000000000000001.log").unwrap()[512..640].to_vec();
     let (mut log, ..) = open(&disk).unwrap();
     assert_ne!(IDENTITY, [1; 16]);
-    // 48 + 2 + 29 + 1 is where a payload's byte is aligned.
+    // Behind 48 + 2 + 29 + 1 bytes a payload's byte is aligned.
     let mut payload = vec![0];
     payload.extend(unit);
     let evil = LogRecord { payload: std::sync::Arc::from(payload), ..record(5, 2, 1, 1, 0) };
@@ -215,7 +216,7 @@ fn what_rots_after_a_repair_is_reported_also_in_front_of_it() {
         let (disk, all, last) = written();
         disk.meddle(first, |b| b[512 + 48 + 4 + 60] ^= 1);
         let (mut log, ..) = open(&disk).unwrap();
-        // What was lost is learned again, and so is the same group's next promise; then it votes again.
+        // The lost records are learned again, and so is the same group's next promise; then it votes again.
         let learned = [record(2, 2, 1, 900, 120), record(9, 1, 0, 901, 9)];
         log.commit(&learned).unwrap();
         log.repaired(&groups).unwrap();
@@ -223,7 +224,7 @@ fn what_rots_after_a_repair_is_reported_also_in_front_of_it() {
         drop(log);
         assert!(open(&disk).unwrap().1.damaged_groups.is_empty());
 
-        // Byte by byte, whatever stood in the log when the repair was made: a record that is gone is missed.
+        // Byte by byte, whatever stood in the log when the repair was made: a missing record is noticed.
         let whole = open(&disk).unwrap().2;
         let known = [&all[..], &learned].concat();
         for (name, bytes) in segments(&disk) {

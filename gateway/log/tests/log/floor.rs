@@ -1,4 +1,4 @@
-//! The end of the log is gone: whatever is left must not pass for a log that never went further.
+//! The end of the log is gone: the rest must not pass for a log that never went further.
 
 use super::{IDENTITY, open, record, small};
 use selvedge_log::{Disk, FLOOR_NAME, Floor, Groups, LogSettings, MemoryDisk};
@@ -33,7 +33,8 @@ fn remove(disk: &MemoryDisk, name: &str) {
     disk.sync_folder().unwrap();
 }
 
-/// All groups are damaged, until they are repaired, and then no more; what is written in the meantime is kept.
+/// Checks that all groups are damaged until they are repaired, and not afterwards, and that records written in the
+/// meantime are kept.
 fn check(disk: &MemoryDisk, case: &str) {
     for start in 0..2 {
         let (mut log, recovery, _) = open(disk).unwrap();
@@ -81,7 +82,7 @@ fn a_log_whose_end_is_gone_is_damage_of_all_groups() {
 fn what_rots_below_the_floor_is_no_tear() {
     let disk = written();
     let last = segments(&disk).pop().unwrap();
-    // The last batch but for the floor could be a tear: no mark covers it.
+    // Without the floor the last batch could be a torn write: no mark covers it.
     open(&disk).unwrap().0.close().unwrap();
     let used = disk.bytes(&last).unwrap().iter().rposition(|b| *b != 0).unwrap();
     disk.meddle(&last, |bytes| bytes[used - 100..].fill(0));

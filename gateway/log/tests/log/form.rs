@@ -1,4 +1,5 @@
-//! The bytes of version 1. A change here is a change of the format: it needs a new version, and these must stay readable.
+//! The bytes of version 1. A change here changes the format: it needs a new version, and these bytes must stay
+//! readable.
 
 use super::{IDENTITY, open, record, small};
 use selvedge_fabric::record::LogRecord;

@@ -1,4 +1,4 @@
-//! The durable log and the stores beside it: what they promise under crashes, rot, full disks and failing ones.
+//! What the durable log and the stores beside it promise under crashes, rot, full disks and failing ones.
 
 mod crash;
 mod damage;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 const IDENTITY: [u8; 16] = *b"site-a gateway-1";
 
-/// Small segments, so that little work meets every border.
+/// Small segments and units, so that little work reaches every boundary.
 fn small() -> LogSettings {
     let settings = LogSettings::new(IDENTITY);
     LogSettings {
@@ -28,7 +28,7 @@ fn small() -> LogSettings {
     }
 }
 
-/// A record whose content names it: `mark` is unique in a test.
+/// A record whose content identifies it: `mark` is unique in a test.
 fn record(group: u16, kind: u8, slot: u64, mark: u64, payload: usize) -> LogRecord {
     let mut content = mark.to_le_bytes().to_vec();
     content.resize(8 + payload, mark as u8);
@@ -39,7 +39,7 @@ type Opened = Result<(Log, Recovery, Vec<LogRecord>), LogError>;
 
 fn open_with(disk: Arc<dyn Disk>, settings: LogSettings) -> Opened {
     let mut read = Vec::new();
-    // Those tests that are about the floor, or about crashes, have made one.
+    // Tests about the floor, or about crashes, have created one.
     let has_floor = disk.list().is_ok_and(|names| names.iter().any(|name| name == FLOOR_NAME));
     let floor = has_floor.then(|| Floor::read(disk.clone(), settings.identity)).transpose()?;
     let log = Log::read(disk, floor, settings, &mut |record| read.push(record))?;

@@ -1,5 +1,5 @@
-//! Figures, not a test: `cargo test --release -p selvedge-log --test log -- --ignored --nocapture measure`
-//! Set `WAL_FOLDER` to measure another disk than the one of the temporary folder.
+//! Measurements, not a test: `cargo test --release -p selvedge-log --test log -- --ignored --nocapture measure`
+//! Set `WAL_FOLDER` to measure another disk than that of the temporary folder.
 
 use super::{IDENTITY, open_with, record};
 use selvedge_fabric::record::LogRecord;
@@ -40,7 +40,7 @@ fn measure_bytes_a_record_and_batches_a_second() {
     }
 }
 
-/// Bytes that this process made the kernel write to storage so far.
+/// Bytes that the kernel wrote to storage for this process so far.
 fn device_bytes() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));

@@ -1,4 +1,4 @@
-//! Reading stretches again while the log is written.
+//! Reading stretches of a log while it is being written.
 
 use super::{IDENTITY, open, record};
 use selvedge_fabric::record::{LogRecord, Position};
@@ -11,7 +11,7 @@ fn reader(disk: &MemoryDisk) -> LogReader {
     LogReader::new(Arc::new(disk.clone()), IDENTITY)
 }
 
-/// The slots of a group's records from a slot on, read in turns of so many bytes.
+/// The slots of a group's records from a slot on, read in turns of `turn_bytes`.
 fn slots(disk: &MemoryDisk, log: &Log, group: u16, from: u64, turn_bytes: u64) -> Option<Vec<u64>> {
     let stretch = log.stretch(group, from)?;
     let (mut at, mut found) = (stretch.start, Vec::new());
@@ -50,7 +50,7 @@ fn a_group_s_records_are_read_in_order_over_seals_and_cuts_and_only_what_is_dura
         let late = slots(disk, &log, 1, start * 30 + 25, END).unwrap();
         assert!(late.ends_with(&wanted[wanted.len() - 6..]) && (start > 0 || late.len() < 20), "{late:?}");
         assert_eq!(log.stretch(3, 1), None);
-        // What was appended is in the files, so that the next start finds it above its mark, and writes it again.
+        // This record is written but not synced: the next start finds it above its mark, and writes it again.
         wanted.push(1_000 + start);
     }
     assert!(

@@ -6,7 +6,7 @@ use selvedge_log::{Crash, Faults, Log, LogError, LogSettings, MAX_STATE_PAYLOAD_
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-/// Commits records of a group until there is no room; gives those that are in.
+/// Commits records of a group until there is no room. Returns those that are in the log, and the error.
 fn fill(log: &mut Log, group: u16) -> (Vec<LogRecord>, LogError) {
     let mut all = Vec::new();
     loop {
@@ -38,11 +38,11 @@ fn a_full_disk_is_told_ahead_and_loses_nothing() {
         }
     };
     assert!(error.is_full(), "{error}");
-    // Told when the last segment was begun: most of it was still there for what was under way.
+    // The log said so when the last segment was begun: most of that was still free for work under way.
     assert!(all.len() - told_at.unwrap() >= 7, "{told_at:?} of {}", all.len());
     assert_eq!(log.retry_reserve().unwrap(), Room::Full);
 
-    // Trimming still works: it was kept room for state records.
+    // Trimming still works: the log kept room for state records.
     log.keep_from(2, 20);
     assert!(log.trim().unwrap() > 0);
     assert_eq!(log.room(), Room::Plenty);
@@ -100,7 +100,7 @@ fn a_log_without_room_for_a_segment_still_opens_and_can_be_trimmed() {
     let (all, _) = fill(&mut log, 2);
     assert_eq!(log.room(), Room::Full);
     drop(log);
-    // Again and again: the little that opening takes must not add up.
+    // Repeatedly: the little room that an opening takes must not add up.
     for _ in 0..5 {
         let (log, recovery, read) = open(&disk.image()).unwrap();
         assert!(recovery.damaged_groups.is_empty());
@@ -123,7 +123,7 @@ fn a_log_without_room_for_a_segment_still_opens_and_can_be_trimmed() {
 
 #[test]
 fn a_write_that_finds_no_room_leaves_what_was_written_and_the_next_one_works() {
-    // What the failed write left, with whole units in it, must not be read behind what comes after.
+    // The remains of the failed write, with whole units in them, must not be read behind later records.
     for size in [10, 300, 400] {
         let disk = MemoryDisk::new(1 << 20);
         let (mut log, ..) = open(&disk).unwrap();
@@ -165,7 +165,8 @@ fn a_failed_fsync_or_write_stops_the_log_for_good() {
         errors.push(log.close().unwrap_err());
         assert!(errors.iter().all(|e| matches!(e, LogError::Poisoned { .. })), "{errors:?}");
         assert_eq!(disk.syncs(), syncs, "never tried again");
-        // The page cache still shows the second record; the disk may never have got it. Only the first was promised.
+        // The page cache still shows the second record; the disk may never have received it. Only the first was
+        // promised.
         let (_, recovery, read) = open(&disk.crash(Crash::Lost)).unwrap();
         assert_eq!(read, [record(1, 2, 1, 1, 5)]);
         assert!(recovery.damaged_groups.is_empty());
@@ -179,7 +180,7 @@ fn what_only_the_page_cache_had_is_durable_once_the_log_is_open() {
     log.commit(&[record(1, 2, 1, 1, 5)]).unwrap();
     log.append(&[record(1, 2, 2, 2, 5)]).unwrap();
     drop(log);
-    // The process died, not the machine: the second record is read from the cache. Then the power fails.
+    // The process died, not the machine: the second record is read from the page cache. Then the power fails.
     let (log, recovery, read) = open(&disk).unwrap();
     assert_eq!((read.len(), recovery.units_rewritten), (2, 1));
     drop(log);
@@ -212,7 +213,7 @@ fn trimming_keeps_the_newest_state_and_what_is_not_covered() {
     assert_eq!(newest(2, 1), Some(record(2, 1, 0, 99, 4)));
     let slots: Vec<u64> = read.iter().filter(|r| r.group == 2 && r.slot > 0).map(|r| r.slot).collect();
     assert!(slots[0] <= 30 && slots[0] > 1 && slots.ends_with(&[59, 60]));
-    // And once more, after a restart, from where it was carried to.
+    // Once more, after a restart, from the segment to which it was carried over.
     log.keep_from(1, 61);
     log.keep_from(2, 61);
     assert!(log.trim().unwrap() >= 1);
@@ -294,7 +295,7 @@ fn a_log_can_be_opened_with_other_sizes() {
             log.commit(&all[all.len() - 1..]).unwrap();
         }
         if i == 0 {
-            // A last batch that is longer than the next segments: it has to be rewritten.
+            // A last batch that is longer than the next segments, so that opening has to rewrite it.
             let long: Vec<LogRecord> = (100..120).map(|slot| record(7, 2, slot, slot, 900)).collect();
             log.commit(&long).unwrap();
             all.extend(long);

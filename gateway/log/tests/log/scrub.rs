@@ -1,4 +1,4 @@
-//! Scrubs: what rots is named, and nothing else is, whatever else happens to the files meanwhile.
+//! Scrubs report what rots and nothing else, whatever happens to the files meanwhile.
 
 use super::stores::{batches, snapshots};
 use super::{IDENTITY, open, record};
@@ -6,7 +6,7 @@ use selvedge_fabric::record::Suspect;
 use selvedge_log::{CHUNK_BYTES, Crash, Disk, Extent, Log, MemoryDisk, Scrubber};
 use std::sync::Arc;
 
-/// What a scrub names, but for folders, which it names always.
+/// What a scrub reports, without the folders, which it always reports.
 fn scrub(disk: &MemoryDisk, extents: &[Extent]) -> Vec<Suspect> {
     let folder = |name| disk.folder(name).unwrap();
     let (log, snapshots, batches) = (Arc::new(disk.clone()), folder("snapshots"), folder("batches"));
@@ -17,7 +17,7 @@ fn scrub(disk: &MemoryDisk, extents: &[Extent]) -> Vec<Suspect> {
     named
 }
 
-/// A log of some segments, the last one written to.
+/// A log of some segments, the last of which has records.
 fn written(disk: &MemoryDisk) -> Log {
     let (mut log, ..) = open(disk).unwrap();
     for slot in 1..=40 {
@@ -46,7 +46,7 @@ fn every_rotten_place_below_the_end_of_the_log_is_found_and_none_above_it() {
         rotten.meddle(&name, |bytes| bytes.truncate(used / 2));
         assert_eq!(scrub(&rotten, &extents), [Suspect::Segment(extent.segment)], "{name} cut");
     }
-    // What is written meanwhile is not looked at, whole or not.
+    // What is written meanwhile is not read, intact or not.
     let last = extents.last().unwrap();
     let torn = disk.image();
     torn.meddle(&format!("wal-{:016x}.log", last.segment), |bytes| bytes[last.end as usize + 9] = 7);
@@ -103,7 +103,7 @@ fn the_segment_that_is_written_is_left_when_it_has_rotted_and_goes_when_snapshot
     drop(log);
     let (_, recovery, read) = open(&disk).unwrap();
     assert!(recovery.damaged_groups.is_empty(), "nothing of it is left");
-    // The state record was written again when its segment went.
+    // The state record was written again when its segment was removed.
     assert_eq!(read.iter().map(|record| record.ballot.0).collect::<Vec<_>>(), [50, 40]);
 }
 
@@ -167,7 +167,7 @@ fn files_that_go_or_come_while_they_are_read_are_no_rot() {
         }
     };
     scrubber.round(&[], &mut pace, &mut |suspect| named.push(suspect));
-    // What was read when it went may be named; whoever owns it knows better.
+    // A file that was removed while it was read may be reported; its owner decides.
     for suspect in named {
         let rotten = match suspect {
             Suspect::Segment(_) => true,

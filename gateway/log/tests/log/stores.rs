@@ -1,4 +1,4 @@
-//! Snapshots and batches.
+//! The stores of snapshots and batches under crashes, rot and full disks.
 
 use super::IDENTITY;
 use selvedge_log::snapshots::DEFAULT_SNAPSHOT_BYTES;
@@ -126,7 +126,7 @@ fn synced_batches_outlive_a_power_cut_and_others_are_there_or_not_but_never_wron
                 Ok(None) | Err(LogError::Damaged { .. }) => assert!(seq > 3, "{seed}: {seq}"),
                 Err(e) => panic!("{e}"),
             }
-            // The log is applied again, and with it every batch put.
+            // The log is applied again, which puts every batch again.
             store.put(2, seq, &vec![seq as u8; 1500]).unwrap();
         }
         store.sync(2, 6).unwrap();

@@ -1,5 +1,5 @@
-//! What becomes of questions about recent windows, and of the uplink, where disks have lost contents of batches; and what scrubs
-//! do about what is lost.
+//! Questions about recent windows, and the uplink, where disks have lost contents of batches; and how scrubs restore
+//! what was lost.
 
 mod scrub;
 mod site;
@@ -17,13 +17,13 @@ fn what_the_leader_has_lost_is_fetched_from_the_others_and_kept() {
     let (whole, took_ms) = site.ask();
     assert_eq!((count(&whole), whole.lacking, took_ms), (20, 0, 0));
     assert_eq!(site.at(leader).fetches, 0);
-    // Some are gone, and one can't be read.
+    // Some contents are gone, and one can't be read.
     site.at(leader).stores.batches.remove_through(SHARD.0, stored[3]).unwrap();
     site.at(leader).rot(stored[5]);
     let (answer, took_ms) = site.ask();
     assert_eq!((answer, took_ms), (whole.clone(), 0));
     assert_eq!(site.at(leader).fetches, 5 * 2, "each of both others");
-    // Next time they are at hand, also when nobody else has them.
+    // The next question finds them in memory, even when no other gateway has them.
     site.gateways.values_mut().for_each(|gateway| gateway.mute = true);
     assert_eq!(site.ask(), (whole, 0));
     assert_eq!(site.at(leader).fetches, 5 * 2);
@@ -54,7 +54,7 @@ fn what_nobody_has_is_told_as_lacking_at_once_and_what_nobody_answers_for_after_
     let (answer, took_ms) = site.ask();
     assert_eq!((count(&answer), answer.lacking), (10, 2));
     assert!((FETCH_WAIT_MS..FETCH_WAIT_MS + 200).contains(&took_ms), "{took_ms}");
-    // The others speak again.
+    // The others answer again.
     site.gateways.values_mut().for_each(|gateway| gateway.mute = false);
     let (answer, _) = site.ask();
     assert_eq!((count(&answer), answer.lacking), (11, 1));
@@ -68,7 +68,7 @@ fn a_batch_that_all_have_lost_is_given_up_and_the_uplink_is_told_what_it_held() 
     site.gateways.values_mut().for_each(|gateway| gateway.rot(seq));
     let record = site.at(leader).replica.core().machine().batch_record(seq).unwrap();
     assert_eq!(site.load(seq), UplinkContent::NotNow);
-    site.run(1_000); // the others hear of it
+    site.run(1_000); // the others learn of it
     assert_eq!(site.marked(seq), 3);
     let machine = site.at(leader).replica.core().machine();
     let outbox = machine.outbox_stats();
@@ -79,12 +79,12 @@ fn a_batch_that_all_have_lost_is_given_up_and_the_uplink_is_told_what_it_held() 
     assert_eq!(site.load(seq), UplinkContent::Lost(lost));
     assert!(matches!(site.load(stored[3]), UplinkContent::Here(_)));
     assert_eq!(site.at(leader).replica.core().status(now(0)).lost_batches, 1);
-    // It is chosen once, and never taken back.
+    // The loss is chosen once, and never revoked.
     let slot = site.at(leader).replica.core().machine().slot();
-    site.gateways.values_mut().for_each(|gateway| gateway.rot(seq)); // as it was
+    site.gateways.values_mut().for_each(|gateway| gateway.rot(seq)); // the content rots again
     assert_eq!(site.load(seq), UplinkContent::Lost(lost));
     assert_eq!(site.at(leader).replica.core().machine().slot(), slot);
-    // Nobody asks for it any more, and questions say that it is lacking.
+    // No gateway is asked for it any more, and answers say that it is missing.
     let fetches = site.at(leader).fetches;
     let (answer, took_ms) = site.ask();
     assert_eq!((count(&answer), answer.lacking, took_ms), (11, 1, 0));
@@ -133,7 +133,7 @@ fn a_batch_whose_files_are_gone_is_given_up_and_snapshots_go_on_without_it() {
     );
     for seq in 1..=seq {
         assert_eq!(site.load(seq), UplinkContent::NotNow);
-        site.run(1_000); // the others hear of it
+        site.run(1_000); // the others learn of it
         assert_eq!(site.marked(seq), 3);
     }
     for gateway in site.gateways.values_mut() {

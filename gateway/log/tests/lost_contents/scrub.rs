@@ -1,4 +1,4 @@
-//! Scrubs at gateways that run: what rots is whole again, with the help of the others, before it is needed.
+//! Scrubs at running gateways: rotten files are restored from the other gateways before they are needed.
 
 use super::site::{Gateway, SHARD, Site, now};
 use selvedge_fabric::replica::Said;
@@ -19,7 +19,7 @@ fn scrub(site: &mut Site, at: GatewayId) {
     site.settle();
 }
 
-/// What scrubs of one gateway have found since this was last asked, and what became of it.
+/// How much scrubs of one gateway have found since the last call, and what was mended.
 fn outcome(gateway: &mut Gateway) -> (usize, Vec<Kept>) {
     (std::mem::take(&mut gateway.rotten), std::mem::take(&mut gateway.mended))
 }
@@ -43,7 +43,7 @@ fn rotten_and_removed_batches_of_a_follower_are_fetched_while_others_have_them()
     assert!(before == read(&mut site), "as they were");
     scrub(&mut site, at);
     assert_eq!(outcome(site.at(at)), (0, vec![]));
-    // So nothing is lost when the others lose it afterwards.
+    // So nothing is lost when the others lose it later.
     for other in site.gateways.keys().copied().filter(|id| *id != at).collect::<Vec<_>>() {
         site.at(other).rot(stored[1]);
     }
@@ -51,7 +51,8 @@ fn rotten_and_removed_batches_of_a_follower_are_fetched_while_others_have_them()
     assert!(matches!(site.load(stored[1]), UplinkContent::Here(_)));
 }
 
-/// A content that had rotted could be with the process alone when that ended, because the disk had no room to store it again.
+/// A rotten content may have been only in the memory of a process that ended, because the disk had no room to store it
+/// again.
 #[test]
 fn a_content_that_has_no_file_when_a_gateway_starts_is_fetched_too() {
     let mut site = Site::after(12);
@@ -80,7 +81,7 @@ fn what_nobody_has_is_found_before_the_uplink_needs_it() {
         assert_eq!((outcome(site.at(at)), site.marked(stored[2])), ((1, vec![]), 0), "its leader says so");
     }
     scrub(&mut site, leader);
-    site.run(1_000); // the others hear of it
+    site.run(1_000); // the others learn of it
     assert_eq!(site.marked(stored[2]), 3);
 }
 

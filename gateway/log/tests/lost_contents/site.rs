@@ -1,4 +1,4 @@
-//! Three replicas of one shard with their logs and stores, turn by turn.
+//! Three replicas of one shard with their logs and stores, which a test runs step by step.
 
 use selvedge_fabric::machine::{CountingRules, Item, Origin, Page, Publish, Reading, Scanned, Submission};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery, TransferMessage};
@@ -26,16 +26,16 @@ pub struct Gateway {
     pub replica: Replica,
     pub log: LogKeeper,
     pub stores: Stores,
-    /// The others get nothing of what it says of contents.
+    /// Its messages with contents do not reach the others.
     pub mute: bool,
     pub fetches: u32,
-    /// What came for the uplink.
+    /// What the replica answered to its uplink.
     pub loaded: Vec<(u64, UplinkContent)>,
     /// The slots of snapshots that were saved.
     pub saved: Vec<u64>,
     id: u16,
     desk: StorageDesk,
-    /// How much scrubs have found, and what came of it.
+    /// How many rotten files scrubs have found, and what was mended.
     pub rotten: usize,
     pub mended: Vec<Kept>,
 }
@@ -49,7 +49,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// Whose leader keeps next to nothing in memory, after so many seconds with a reading each; nothing is confirmed.
+    /// A site whose leader keeps next to nothing in memory, after this many seconds with one reading each; nothing is
+    /// confirmed.
     pub fn after(seconds: u64) -> Self {
         let start = |id: u16| {
             let disk = MemoryDisk::new(1 << 24);
@@ -71,7 +72,7 @@ impl Site {
         self.gateways.iter().find_map(leads).expect("one leads")
     }
 
-    /// Its process ends, with all that it had in memory, and another one begins.
+    /// Ends a gateway's process, with everything that it had in memory, and starts another one.
     pub fn restart(&mut self, at: GatewayId) {
         let gateway = self.gateways.remove(&at).unwrap();
         let disk = gateway.disk.image();
@@ -96,7 +97,7 @@ impl Site {
         }
     }
 
-    /// Turns until nobody has anything to say.
+    /// Delivers messages until no gateway has any left.
     pub fn settle(&mut self) {
         let now = now(self.now_ms);
         loop {
@@ -180,7 +181,7 @@ impl Site {
         loaded[0].1.clone()
     }
 
-    /// At how many gateways a batch is marked as lost.
+    /// The number of gateways at which a batch is marked as lost.
     pub fn marked(&self, seq: u64) -> usize {
         let record = |g: &&Gateway| g.replica.core().machine().batch_record(seq).is_some_and(|r| r.lost);
         self.gateways.values().filter(record).count()
@@ -194,7 +195,7 @@ impl Site {
 }
 
 impl Gateway {
-    /// On what the disk holds.
+    /// Starts a gateway on what the disk holds.
     fn start(id: u16, disk: MemoryDisk, now: Now) -> Self {
         let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
         let ring = Ring::new(1, &members, 3).unwrap();
@@ -266,7 +267,7 @@ impl Gateway {
         }
     }
 
-    /// What was done goes to whom it concerns.
+    /// Carries results to their receivers.
     fn carry(&mut self, now: Now, done: Vec<Done>) {
         for done in done {
             match &done {
@@ -282,7 +283,7 @@ impl Gateway {
         }
     }
 
-    /// Reads again all that lies on its disk, and judges what looks rotten.
+    /// Scrubs everything on the gateway's disk, and has its owners verify what looks rotten.
     pub fn scrub(&mut self, now: Now) {
         let folder = |name| self.disk.folder(name).unwrap();
         let (log, snapshots, batches) = (folder("log"), folder("snapshots"), folder("batches"));
@@ -305,7 +306,7 @@ impl Gateway {
         self.carry(now, done);
     }
 
-    /// Whether the others get this.
+    /// Whether the others receive this message.
     pub fn says(&mut self, message: &PeerMessage) -> bool {
         let PeerMessage::Transfer { message, .. } = message else { return true };
         self.fetches += u32::from(matches!(message, TransferMessage::FetchBatch { .. }));
@@ -318,13 +319,13 @@ impl Gateway {
         self.disk.meddle(&name, |bytes| bytes[40] ^= 1);
     }
 
-    /// Somebody removes the file of a batch.
+    /// Removes the file of a batch, as an operator might.
     pub fn remove(&mut self, seq: u64) {
         let folder = self.disk.folder("batches").unwrap().folder("0000").unwrap();
         folder.remove(&format!("batch-{seq:016x}")).unwrap();
     }
 
-    /// The file of a batch is of another release from now on, or of this one again.
+    /// Makes the file of a batch one of another release, or of this one again.
     pub fn set_version(&mut self, seq: u64, version: u32) {
         self.disk.meddle(&format!("batches/0000/batch-{seq:016x}"), |bytes| {
             bytes[8..12].copy_from_slice(&version.to_le_bytes());
