@@ -1,27 +1,25 @@
-//! How MQTT connections have ended lately, and how often for which reason.
+//! How recent MQTT connections ended, and how often for which reason.
 //!
-//! Limit: of each reason the last [`REASON_ENTRIES`] are kept, so that a loop of one kind does not push the others out. There are as many
-//! reasons as `CloseReason::label` names.
+//! Limit: the last [`REASON_ENTRIES`] departures of each reason are kept, so that a loop of one kind does not displace
+//! the others. The number of reasons is that of the labels of `CloseReason::label`.
 
 use selvedge_mqtt::Departure;
 use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, VecDeque};
 
-/// How many departures of one reason are kept.
+/// The departures that are kept of each reason.
 pub const REASON_ENTRIES: usize = 16;
 
-/// A connection that has ended, or was refused.
+/// A connection that ended, or was refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Left {
-    /// Its running number: later ones are greater.
+    /// Running number: later departures have greater ones.
     pub n: u64,
-    /// When.
     pub at: EpochMs,
-    /// How.
     pub departure: Departure,
 }
 
-/// The last departures.
+/// The last departures by reason, and how many there were of each.
 #[derive(Debug, Default)]
 pub struct Departures {
     by_reason: BTreeMap<&'static str, (u64, VecDeque<Left>)>,
@@ -29,7 +27,7 @@ pub struct Departures {
 }
 
 impl Departures {
-    /// Notes one.
+    /// Counts a departure and keeps it, in place of the oldest one of its reason.
     pub fn note(&mut self, at: EpochMs, departure: &Departure) {
         self.last += 1;
         let (count, kept) = self.by_reason.entry(departure.reason.label()).or_default();
@@ -40,12 +38,12 @@ impl Departures {
         kept.push_back(Left { n: self.last, at, departure: departure.clone() });
     }
 
-    /// How often each reason came.
+    /// How many departures each reason has had.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.by_reason.iter().map(|(reason, (count, _))| (*reason, *count)).collect()
     }
 
-    /// Those that are kept and wanted, the latest first.
+    /// The kept departures that are `wanted`, latest first.
     pub fn list(&self, wanted: impl Fn(&Departure) -> bool) -> Vec<Left> {
         let kept = self.by_reason.values().flat_map(|(_, kept)| kept);
         let mut list: Vec<_> = kept.filter(|left| wanted(&left.departure)).cloned().collect();

@@ -1,14 +1,15 @@
-//! File descriptors: the system gives a process only so many, and one that the log needs must not be a client's connection.
+//! File descriptors: the operating system limits them per process, and clients' connections must not use up those that
+//! the log needs.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is kept for the log, snapshots, batches, peers, the broker and HTTP.
+/// Descriptors reserved for the log, snapshots, batches, peers, the broker and HTTP.
 pub const RESERVED_DESCRIPTORS_ENTRIES: usize = 512;
 
-/// The most that is asked for: what the system keeps of each has to be kept, too.
+/// The most that is asked for: the system keeps memory for each.
 const MOST_DESCRIPTORS_ENTRIES: u64 = 1 << 20;
 
-/// Raises the limit of this process as far as it may; gives what it is then.
+/// Raises this process's limit as far as allowed. Returns the limit that holds then.
 pub fn raise_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(MOST_DESCRIPTORS_ENTRIES).min(MOST_DESCRIPTORS_ENTRIES);
@@ -18,9 +19,9 @@ pub fn raise_limit() -> usize {
     usize::try_from(if raised { wanted } else { now }).unwrap_or(usize::MAX)
 }
 
-/// How many of the connections that the settings allow there is room for, with so many descriptors.
+/// How many of the `wanted` connections a limit of descriptors leaves room for.
 pub fn connections(limit: usize, wanted: usize) -> usize {
-    // With very few, half are better than none.
+    // With very few descriptors, half of them are better than none.
     wanted.min(limit.saturating_sub(RESERVED_DESCRIPTORS_ENTRIES.min(limit / 2)))
 }
 

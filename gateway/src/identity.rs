@@ -1,17 +1,18 @@
-//! Who this gateway is: what `init` writes into its data directory, and what it remembers of its peers.
+//! The identity of this gateway: what `init` writes into its data directory, and what the gateway remembers of its
+//! peers.
 //!
-//! Five small files, the first three in JSON that an operator can read:
-//! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. Written
-//!   once, last of all, so that its presence means that `init` was completed.
-//! - `start.json`: how often the process was started; raised and on disk before the process says anything.
-//! - `peers.json`: the mark of the incarnation and the last start of each peer that was met; on disk before a
-//!   peer is answered (see [`selvedge_fabric::link::admit`]).
-//! - `log-floor`: a position that the log has reached (see [`selvedge_log::Floor`]); the log raises it. Made here, so
-//!   that a log which is gone is told from one that has not begun.
+//! There are five small files, the first three in JSON that an operator can read:
+//! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. It is written once,
+//!   last of all, so that its presence means that `init` was completed.
+//! - `start.json`: how often the process was started; it is raised and on disk before the process sends anything.
+//! - `peers.json`: the mark of the incarnation and the last start of each peer that this gateway has met; it is on disk
+//!   before a peer is answered (see [`selvedge_fabric::link::admit`]).
+//! - `log-floor`: a position that the log has reached (see [`selvedge_log::Floor`]); the log raises it. `init` creates
+//!   it, so that a log that is gone can be told from one that has not begun.
 //! - `lock`: locked while a process uses the directory.
 //!
-//! A file is replaced as a whole: written beside, fsynced, renamed, the directory fsynced. A failed write
-//! leaves the old file, so it may be tried again.
+//! A file is replaced as a whole: the new one is written beside it, fsynced and renamed, and the directory is fsynced.
+//! A failed write leaves the old file, so it may be tried again.
 //!
 //! Invariant: no two runs of a process on one data directory have the same start.
 
@@ -28,7 +29,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Format version of the three files.
+/// Format version of the three JSON files.
 pub const IDENTITY_VERSION: u32 = 1;
 
 /// The largest of these files that is read, in bytes.
@@ -39,14 +40,12 @@ const START: &str = "start.json";
 const PEERS: &str = "peers.json";
 const LOCK: &str = "lock";
 
-/// What the settings say that this gateway is.
+/// What the settings say about this gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// The site.
     pub site: SiteId,
-    /// The gateway's number.
     pub gateway: GatewayId,
-    /// A hash of the membership and of the settings that a site must agree on.
+    /// A hash of the membership and of the settings that all gateways of a site must agree on.
     pub membership: [u8; 32],
 }
 
@@ -62,25 +61,25 @@ pub struct Identity {
     _lock: File,
 }
 
-/// A data directory that is locked and checked, and in which no start is counted yet.
+/// A data directory that is locked and checked, but in which this start is not counted yet.
 #[derive(Debug)]
 pub struct FoundIdentity {
     dir: PathBuf,
     expected: Expected,
     incarnation: Incarnation,
-    /// The start that is to come.
+    /// The number of the coming start.
     start: u64,
     peers: BTreeMap<GatewayId, Known>,
     lock: File,
 }
 
 impl FoundIdentity {
-    /// This data directory.
+    /// The random incarnation of this data directory.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// Counts this start of the process; it is on disk when this returns.
+    /// Counts this start of the process; the count is on disk when this returns.
     ///
     /// # Errors
     /// When it can't be written.
@@ -92,69 +91,58 @@ impl FoundIdentity {
     }
 }
 
-/// What the files of the log and of the stores beside it carry, so that they are not taken for another directory's.
+/// The identity in the files of the log and of the stores beside it, which keeps those of another directory from being
+/// used.
 pub fn log_identity(incarnation: Incarnation) -> selvedge_log::Identity {
     incarnation.0.to_le_bytes()
 }
 
-/// What is wrong with a data directory.
+/// Why a data directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// `init` on a directory that has an identity.
+    /// `init` was called on a directory that has an identity.
     #[error(
         "{0} belongs to a gateway already; to start afresh, choose an empty data directory and a new gateway id"
     )]
     Exists(PathBuf),
-    /// `open` on a directory that has none.
+    /// `open` was called on a directory that has none.
     #[error("{0} holds no gateway; run `init` first, or correct the data directory in the settings")]
     Absent(PathBuf),
-    /// The settings name something else than the directory.
+    /// The directory was made for something other than the settings say.
     #[error("{dir} was made for {what} {found}, but the settings say {wanted}; {help}")]
     Differs {
-        /// The directory.
         dir: PathBuf,
-        /// What differs.
+        /// The fact that differs, such as `site`.
         what: &'static str,
-        /// What the directory says.
+        /// The value in the directory.
         found: String,
-        /// What the settings say.
+        /// The value in the settings.
         wanted: String,
-        /// What to do.
+        /// Advice for the operator.
         help: &'static str,
     },
-    /// Another process has it.
+    /// Another process uses the directory.
     #[error("{0} is in use by another process; stop that one first")]
     InUse(PathBuf),
-    /// A file can't be made sense of.
+    /// A file is missing, or does not read.
     #[error(
         "{file}: {why}; restore nothing from a copy: give this gateway an empty data directory and a new id"
     )]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// A file of the known format in which something is not as this release writes it.
+    Damaged { file: PathBuf, why: String },
+    /// A file has the known format version, but content that this release does not write.
     #[error("{file}: {why}; nothing was changed: run the release that wrote it, or a newer one")]
     Unreadable {
-        /// The file.
         file: PathBuf,
-        /// What is not understood.
+        /// What does not read.
         why: String,
     },
-    /// The disk.
+    /// The operating system reported an error.
     #[error("{file}: {why}; check that the disk has room and that this user may write there")]
-    Io {
-        /// The file.
-        file: PathBuf,
-        /// What the system says.
-        why: io::Error,
-    },
-    /// The log's floor.
+    Io { file: PathBuf, why: io::Error },
+    /// The log's floor can't be created.
     #[error(transparent)]
     Floor(#[from] LogError),
-    /// The system gives no random numbers.
+    /// The operating system provides no random numbers.
     #[error("the system gives no random numbers")]
     NoRandomness,
 }
@@ -193,11 +181,10 @@ impl Identity {
         dir.join(IDENTITY).exists()
     }
 
-    /// Makes a directory this gateway's, with a new incarnation. It is not in use afterwards: see
-    /// [`Identity::open`].
+    /// Makes a directory this gateway's, with a new incarnation. It is not in use afterwards: see [`Identity::open`].
     ///
     /// # Errors
-    /// When it is a gateway's already, in use, or can't be written.
+    /// When it already belongs to a gateway, is in use, or can't be written.
     pub fn init(dir: &Path, expected: &Expected) -> Result<(), IdentityError> {
         fs::create_dir_all(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
         let _lock = lock(dir)?;
@@ -217,7 +204,7 @@ impl Identity {
             membership: hex(&expected.membership),
         };
         write(dir, IDENTITY, &identity)?;
-        // The directory's own entry, in case it was made just now.
+        // The entry of the directory itself, in case it was just created.
         match dir.canonicalize().ok().and_then(|d| d.parent().map(Path::to_path_buf)) {
             Some(parent) => sync_dir(&parent),
             None => Ok(()),
@@ -227,16 +214,16 @@ impl Identity {
     /// Takes a directory into use: [`Identity::find`] and [`FoundIdentity::start`].
     ///
     /// # Errors
-    /// Theirs.
+    /// Those of both.
     pub fn open(dir: &Path, expected: &Expected) -> Result<Self, IdentityError> {
         Self::find(dir, expected)?.start()
     }
 
-    /// Checks that a directory is what the settings say and locks it. Nothing in it is changed (but for the lock's empty
-    /// file), so that what else lies there can be read before this counts as a start.
+    /// Checks that a directory is the one in the settings, and locks it. It changes nothing (except that it creates the
+    /// empty lock file), so that everything else there can be read before this counts as a start.
     ///
     /// # Errors
-    /// When it is another gateway's, of another release, damaged, or in use.
+    /// When the directory belongs to another gateway or another release, is damaged, or is in use.
     pub fn find(dir: &Path, expected: &Expected) -> Result<FoundIdentity, IdentityError> {
         if !Self::exists(dir) {
             return Err(IdentityError::Absent(dir.into()));
@@ -277,27 +264,27 @@ impl Identity {
         Ok(FoundIdentity { dir, expected, incarnation, start, peers, lock })
     }
 
-    /// The site.
+    /// The name of the site.
     pub fn site(&self) -> &SiteId {
         &self.expected.site
     }
 
-    /// This gateway.
+    /// The number of this gateway in its site.
     pub fn gateway(&self) -> GatewayId {
         self.expected.gateway
     }
 
-    /// This data directory.
+    /// The random incarnation of this data directory.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
-    /// Which start of the process this is, from 1: the `start` of its [`selvedge_fabric::machine::Origin`].
+    /// The number of this start of the process, from 1: the `start` of its [`selvedge_fabric::machine::Origin`].
     pub fn start(&self) -> u64 {
         self.start
     }
 
-    /// What this gateway says of itself to its peers.
+    /// How this gateway introduces itself to its peers.
     pub fn hello(&self) -> Hello {
         Hello {
             oldest: PROTOCOL_OLDEST,
@@ -311,10 +298,11 @@ impl Identity {
         }
     }
 
-    /// Admits a peer by what is known of it; what is new is on disk when this returns. Blocks on the disk.
+    /// Admits a peer if it is the one that is known; anything new about it is on disk when this returns. Blocks on the
+    /// disk.
     ///
     /// # Errors
-    /// When the peer is not the one that is known, or what is new can't be written.
+    /// When the peer is not the one that is known, or the new facts can't be written.
     pub fn admit(&mut self, them: &Hello) -> Result<(), Refusal> {
         let Some(met) = admit(self.peers.get(&them.gateway), them)? else { return Ok(()) };
         let mut peers = self.peers.clone();
@@ -343,7 +331,7 @@ fn lock(dir: &Path) -> Result<File, IdentityError> {
     }
 }
 
-/// What every version of these files says of itself.
+/// The part that every version of these files has.
 #[derive(Deserialize)]
 struct Format {
     format: u32,
@@ -360,7 +348,7 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, IdentityError>
         Err(e) if e.kind() == io::ErrorKind::InvalidData => return Err(damaged("is not text".to_string())),
         Err(why) => return Err(IdentityError::Io { file, why }),
     }
-    // The version first: what else a file of another one holds is not known here.
+    // The version first: the other content of a file of another version is unknown here.
     let Format { format } =
         serde_json::from_str(&text).map_err(|e| damaged(format!("does not read: {e}")))?;
     match format {
@@ -399,7 +387,7 @@ fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
     Ok(bytes)
 }
 
-/// An incarnation or a mark.
+/// Parses an incarnation or a mark.
 fn number(dir: &Path, name: &str, text: &str) -> Result<u128, IdentityError> {
     let bad = || IdentityError::Damaged {
         file: dir.join(name),

@@ -1,9 +1,9 @@
-//! A Selvedge gateway: takes readings from devices over MQTT, replicates them within its site, aggregates
-//! them into windows and sends the results to cloud nodes.
+//! A Selvedge gateway: takes readings from devices over MQTT, replicates them within its site, aggregates them into
+//! windows and sends the results to cloud nodes.
 //!
-//! The protocols and the state are sans-IO cores in crates of their own (`selvedge-paxos`, `selvedge-fabric`), and so is the
-//! durable log (`selvedge-log`). This is the program around them: [`actors`] do the IO, [`front`] is what stands between
-//! its connections and the cores.
+//! The protocols and the state are sans-IO cores in crates of their own (`selvedge-paxos`, `selvedge-fabric`), and so
+//! is the durable log (`selvedge-log`). This crate is the program around them: [`actors`] do the IO, and [`front`]
+//! stands between the MQTT connections and the cores.
 
 pub mod actors;
 mod departures;

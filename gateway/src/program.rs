@@ -1,4 +1,4 @@
-//! `selvedge-gateway` as a program: its command line, its settings, its log of events.
+//! `selvedge-gateway` as a program: its command line, its settings, and its log output.
 
 use crate::actors::wiring;
 use crate::settings::{Settings, SettingsError};
@@ -34,12 +34,12 @@ struct Arguments {
     set: Vec<(String, String)>,
 }
 
-/// Runs the program with this command line (its name first) until it is told to stop.
+/// Runs the program with this command line (its name first) until a signal stops it.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(e) => {
-            let _ = e.print(); // nobody reads it if that fails
+            let _ = e.print(); // if printing fails, nothing is left to report it to
             return if e.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
@@ -66,7 +66,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    // What it writes is its own, whatever it was started with.
+    // Files that this process creates are for its own user only, whatever umask it inherited.
     umask(Mode::from_raw_mode(0o077));
     let colours = wants_colours(std::io::stderr().is_terminal());
     // A log that can't be written (its disk is full) must not end the program.
@@ -80,7 +80,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("selvedge-gateway: {e}");
-            // What has been started already ends here, not one after the other while the rest still expects it.
+            // Ends everything that was started at once, instead of one part after the other while the rest still relies
+            // on it.
             std::process::exit(1)
         }
     }

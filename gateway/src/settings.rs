@@ -1,4 +1,4 @@
-//! A gateway's settings: those of its site, which all its gateways must agree on, and its own.
+//! A gateway's settings: those of its site, on which all gateways must agree, and its own.
 
 use selvedge_config::ConfigError;
 use selvedge_fabric::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
@@ -14,60 +14,57 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// The prefix of the environment variables that set something.
+/// The prefix of the environment variables that override settings.
 pub const ENVIRONMENT_PREFIX: &str = "SELVEDGE_GATEWAY";
 
-/// All settings of a gateway.
+/// All settings of a gateway, one field for each section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// What all gateways of the site agree on for good.
+    /// Facts on which all gateways of the site agree for good.
     pub site: Site,
-    /// What is this gateway's own.
+    /// Facts of this gateway alone.
     pub gateway: Own,
-    /// Where devices publish.
+    /// Where devices connect, and the bounds of a connection.
     pub mqtt: Mqtt,
-    /// Where operators and programs ask.
+    /// Where operators and programs send requests.
     pub http: Http,
     /// Where the other gateways connect to.
     pub peer: Bind,
-    /// Where results go.
+    /// The broker that carries results to the nodes.
     pub uplink: UplinkTo,
-    /// How readings are counted. May be changed: the site's leaders make a changed form known.
+    /// How readings are counted. May be changed: the site's leaders make changed rules known.
     pub rules: CountingRules,
-    /// Which topics carry which streams; searched before the default ones.
+    /// Which topics carry which streams; searched before the default topics.
     pub topics: Vec<TopicRule>,
-    /// The default topics count too, behind `topics`.
+    /// Whether the default topics apply too, after `topics`.
     pub default_topics: bool,
     /// How the log is kept.
     pub log: LogSettings,
 }
 
-/// What all gateways of the site agree on for good.
+/// Facts on which all gateways of the site agree for good.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Site {
-    /// The site's name.
     pub name: String,
     /// A file with the site's secret: 64 hexadecimal digits.
     pub secret_file: PathBuf,
-    /// Its gateways.
     pub gateways: Vec<SiteGateway>,
-    /// How many shards its streams are spread over.
+    /// The number of shards over which the site's streams are spread.
     pub shards: u16,
-    /// How many gateways keep each shard.
+    /// The number of gateways that keep each shard.
     pub replicas: usize,
 }
 
-/// One gateway of the site.
+/// One gateway of the site, as all of them list it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteGateway {
-    /// Its number.
     pub id: u16,
-    /// Where it listens for the others: host and port.
+    /// Where it listens for the other gateways: host and port.
     pub peer: String,
-    /// How much it takes in relation to the others.
+    /// Its share of replicas relative to the others.
     #[serde(default = "one")]
     pub weight: u32,
 }
@@ -76,62 +73,61 @@ fn one() -> u32 {
     1
 }
 
-/// What is this gateway's own.
+/// Facts of this gateway alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Own {
     /// Its number in the site.
     pub id: u16,
-    /// Its data: log, snapshots, batches and identity.
+    /// The folder of its log, snapshots, batches and identity.
     pub data_dir: PathBuf,
-    /// For how many cores it divides its work among threads; 0: as many as there are.
+    /// Thread layout for this many cores; 0 uses all that are available.
     pub threads: u16,
 }
 
-/// Where devices publish.
+/// Where devices connect, and the bounds of a connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mqtt {
-    /// Address and port.
     pub bind: SocketAddr,
     /// The most connections at a time.
     pub max_connections: usize,
-    /// The most of one client address; 0: as many as there may be. Many devices may share an address, behind a router or a bridge.
+    /// The most connections from one client address; 0 sets no bound beyond `max_connections`. Many devices may share
+    /// an address, behind a router or a bridge.
     pub max_connections_per_address: usize,
     /// The largest packet of a client, in bytes.
     pub max_packet_bytes: u32,
-    /// The longest keep alive, in seconds: a client that asks for none, or for a longer one, gets this. MQTT 5 clients are told;
-    /// older ones are closed when nothing was heard of them for one and a half of it.
+    /// The longest keep alive, in seconds. A client that asks for none, or for a longer one, gets this. The CONNACK
+    /// tells MQTT 5 clients; an older client is closed when nothing was heard from it for one and a half times this.
     pub max_keepalive_s: u16,
-    /// How long a connection may take to say CONNECT, in milliseconds.
+    /// How long a connection may take to send CONNECT, in milliseconds.
     pub connect_wait_ms: u64,
-    /// How much may wait for one subscriber that does not follow, in bytes: beyond it a message of QoS 0 is dropped, and at QoS 1 the
-    /// connection is closed.
+    /// How many bytes may wait for one subscriber that is slow. Beyond that a message of QoS 0 is dropped, and a
+    /// message of QoS 1 closes the connection.
     pub delivery_queue_bytes: usize,
 }
 
-/// Where operators and programs ask.
+/// Where operators and programs send requests, and which of them are answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
-    /// Address and port.
     pub bind: SocketAddr,
-    /// Whether all that reach a `bind` that is not loopback may ask without a token.
+    /// Whether requests need no token although `bind` is not a loopback address.
     #[serde(default)]
     pub open: bool,
-    /// Who may ask; without any, all who reach the port.
+    /// The accepted tokens; without any, every request that reaches the port is answered.
     #[serde(default)]
     pub tokens: Vec<TokenSettings>,
-    /// Names that it is reached by, besides its addresses and names of local networks. Matters as long as there are no tokens.
+    /// Host names by which the gateway is reached, besides its addresses and the names of local networks. Used only
+    /// while there are no tokens.
     #[serde(default)]
     pub hosts: Vec<String>,
 }
 
-/// An address to listen on.
+/// An address to listen on, for gateways of the site.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bind {
-    /// Address and port.
     pub bind: SocketAddr,
 }
 
@@ -139,32 +135,32 @@ pub struct Bind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UplinkTo {
-    /// Its host.
     pub host: String,
-    /// Its port.
     pub port: u16,
-    /// The user name, if it wants one.
+    /// The user name at the broker; empty if it wants none.
     pub username: String,
-    /// A file with the password, if it wants one.
+    /// A file with the password for the broker; empty if it wants none.
     pub password_file: PathBuf,
-    /// Per shard: a leader slows devices down while more bytes of results than this are unconfirmed.
+    /// For each shard: its leader slows devices down while more results than this, in MiB, are unconfirmed.
     pub outbox_budget_mib: u64,
 }
 
-/// How the log is kept.
+/// How the log is kept, and read again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSettings {
-    /// Length of a log segment, claimed when it is made.
+    /// Length of a log segment in MiB, claimed when it is made.
     pub segment_mib: u64,
-    /// No new segment is claimed if less than this would stay free on the disk.
+    /// No new segment is claimed if less than this would stay free on the disk, in MiB.
     pub keep_free_mib: u64,
-    /// Beyond so many segments, snapshots are made early so that the oldest can go.
+    /// Beyond this many segments, snapshots are made early so that the oldest segments can go.
     pub max_segments: u64,
-    /// What lies on disk is read again at this rate, so that rot shows while peers can mend it; 0: never.
+    /// The rate, in bytes per second, at which stored files are read again, so that rot is noticed while peers can
+    /// repair it; 0 turns this off.
     pub scrub_bytes_per_s: u64,
-    /// How long what is to be written gathers before it is: spares flash where readings come slowly, and makes every
-    /// acknowledgement later by as much. Under load it gathers for [`selvedge_fabric::commit::BUSY_DELAY_MS`] in any case.
+    /// How long records gather before they are written, in milliseconds. It spares flash where readings come slowly,
+    /// and delays every acknowledgement by as much. Under load, records gather for
+    /// [`selvedge_fabric::commit::BUSY_DELAY_MS`] in any case.
     pub commit_delay_ms: u64,
 }
 
@@ -243,79 +239,72 @@ impl Default for LogSettings {
     }
 }
 
-/// What is wrong with a gateway's settings.
+/// Why a gateway's settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// A key or its value.
+    /// A key is unknown, or its value does not parse.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The site's name.
+    /// The name of the site is not valid.
     #[error("site.name: {0}")]
     Name(#[from] BadSiteName),
-    /// The site's secret.
+    /// The site's secret can't be read.
     #[error("site.secret_file: {0}")]
     Secret(#[from] SecretError),
-    /// Who may ask over HTTP.
+    /// The address and the tokens of the HTTP API do not fit together.
     #[error(transparent)]
     Door(#[from] WrongDoor),
-    /// The file with the password for the uplink's broker.
+    /// The file with the password for the uplink's broker can't be read.
     #[error("uplink.password_file: {0}")]
     Password(String),
-    /// The site's shape.
+    /// The site's gateways, shards and replicas do not fit together.
     #[error("site: {0}")]
     Ring(#[from] RingError),
-    /// The gateway is not one of the site's.
+    /// `gateway.id` is not the id of one of the site's gateways.
     #[error("gateway.id is {0}, but site.gateways names {1:?}: set it to one of these")]
     NotOfTheSite(u16, Vec<u16>),
-    /// The rules.
+    /// A counting rule is not valid.
     #[error(transparent)]
     Rules(#[from] BadRule),
-    /// The topics.
+    /// A topic rule is not valid.
     #[error(transparent)]
     Topics(#[from] TopicMapError),
-    /// A text that makes no sense.
+    /// A text that is not valid.
     #[error("{key} is {found:?}: {right}")]
     Text {
-        /// The key.
         key: String,
-        /// Its value.
         found: String,
-        /// What would be right.
+        /// What a valid text looks like.
         right: String,
     },
-    /// A number that makes no sense.
+    /// A number that is out of range.
     #[error("{key} is {value}: set it to {right}")]
     Number {
-        /// The key.
         key: &'static str,
-        /// Its value.
         value: u64,
-        /// What would be right.
+        /// The valid range, in words.
         right: &'static str,
     },
 }
 
-/// Settings that were checked, with what follows from them.
+/// Settings that were checked, and what was derived from them.
 pub struct Checked {
-    /// As they were read.
+    /// The settings as they were read.
     pub settings: Settings,
-    /// The site.
     pub site: SiteId,
-    /// This gateway.
     pub me: GatewayId,
-    /// Where the site's gateways listen for each other.
+    /// Where the site's gateways listen for each other: host and port.
     pub peers: BTreeMap<GatewayId, String>,
-    /// Who keeps which shard.
+    /// The placement of shards on gateways.
     pub ring: Ring,
     /// Topic map and payload decoders.
     pub decoder: Decoder,
-    /// The site's secret.
     pub secret: SiteSecret,
     /// The password for the uplink's broker, if it wants one.
     pub password: Option<String>,
-    /// Who may ask over HTTP.
+    /// Which requests over HTTP are allowed.
     pub access: Access,
-    /// Equal on all gateways of the site: a hash of its name, members, shards and replicas.
+    /// A hash of the site's name, members, shards and replicas, equal on all its gateways.
     pub membership: [u8; 32],
 }
 
@@ -323,18 +312,18 @@ fn text(key: &str, found: &str, right: &str) -> SettingsError {
     SettingsError::Text { key: key.to_string(), found: found.to_string(), right: right.to_string() }
 }
 
-/// Whether it can be the name of a host, or an IPv4 address.
+/// Whether the text can be the name of a host, or an IPv4 address.
 fn is_host(host: &str) -> bool {
     let is_letter = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_');
     !host.is_empty() && host.chars().all(is_letter)
 }
 
-/// The same, or an IPv6 address in brackets.
+/// Whether the text is such a host, or an IPv6 address in brackets.
 fn is_peer_host(host: &str) -> bool {
     is_host(host) || host.starts_with('[') && host.ends_with(']') && address(host).is_some()
 }
 
-/// The address that a host is, if it is no name.
+/// The address, if the host is one and not a name.
 fn address(host: &str) -> Option<IpAddr> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.parse().ok()
@@ -343,7 +332,7 @@ fn address(host: &str) -> Option<IpAddr> {
 /// Whether two listeners can't have these addresses at the same time.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
-    // All of IPv6 takes all of IPv4, too.
+    // A listener on all of IPv6 takes all of IPv4, too.
     let takes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
     a.port() == b.port() && (one == other || takes(one, other) || takes(other, one))
 }
@@ -357,7 +346,7 @@ impl Settings {
         Ok(selvedge_config::load(file, ENVIRONMENT_PREFIX, overrides)?)
     }
 
-    /// Checks the texts that name places.
+    /// Checks the texts that name a folder, a host or an address.
     fn check_addresses(&self) -> Result<(), SettingsError> {
         let wrong = |key: &str, found: &str, right: &str| Err(text(key, found, right));
         if self.gateway.data_dir.as_os_str().is_empty() {
@@ -375,7 +364,7 @@ impl Settings {
         self.check_ports()
     }
 
-    /// Checks where the site's gateways reach each other.
+    /// Checks the addresses by which the site's gateways reach each other.
     fn check_peers(&self) -> Result<(), SettingsError> {
         for (i, gateway) in self.site.gateways.iter().enumerate() {
             let peer = gateway.peer.as_str();
@@ -397,7 +386,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Checks that nothing of this gateway stands where something else of it listens.
+    /// Checks that no two listeners of this gateway share an address, and that the broker is not one of them.
     fn check_ports(&self) -> Result<(), SettingsError> {
         let binds =
             [("mqtt.bind", self.mqtt.bind), ("http.bind", self.http.bind), ("peer.bind", self.peer.bind)];
@@ -439,7 +428,7 @@ impl Settings {
     /// Checks how the settings fit together, and reads the secret.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first setting that is wrong.
     pub fn check(self) -> Result<Checked, SettingsError> {
         let site = SiteId::new(self.site.name.clone())?;
         let members: Vec<_> =

@@ -1,6 +1,7 @@
-//! Clients whose CONNECT is not answered yet, and the shards that they would wait for in vain.
+//! Clients whose CONNECT is not answered yet, and the shards for which they would wait in vain.
 //!
-//! Limit: who came more than [`CONNECT_WAIT_MS`] ago is let go of; the listener bounds how many come.
+//! Limit: a client that has waited for more than [`CONNECT_WAIT_MS`] is given up; the listener bounds how many clients
+//! wait.
 
 use selvedge_fabric::session::CONNECT_WAIT_MS;
 use selvedge_types::ids::ShardId;
@@ -9,13 +10,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// When each came, its connection and its client id.
+    /// For each client in the order of arrival: when it came, its connection and its client id.
     queue: VecDeque<(u64, u64, String)>,
     /// The last connection of each client.
     last: HashMap<String, u64>,
 }
 
-/// Those that arrive.
+/// The clients that wait, and the shards that can't make progress.
 #[derive(Debug, Default)]
 pub struct Arriving {
     waiting: Mutex<Waiting>,
@@ -27,7 +28,7 @@ impl Arriving {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client has come. Gives its connection before this one, if that came lately.
+    /// Adds a client. Returns its previous connection, if that came recently.
     pub fn came(&self, now_ms: u64, connection: u64, client: &str) -> Option<u64> {
         let mut waiting = self.waiting();
         waiting.queue.push_back((now_ms, connection, client.to_string()));
@@ -37,7 +38,7 @@ impl Arriving {
         waiting.last.insert(client.to_string(), connection)
     }
 
-    /// The next that has waited for too long.
+    /// Takes out the next connection that has waited for too long.
     pub fn late(&self, now_ms: u64) -> Option<u64> {
         let is_late = |(since_ms, ..): &mut (u64, u64, String)| now_ms >= *since_ms + CONNECT_WAIT_MS;
         let mut waiting = self.waiting();
@@ -48,12 +49,12 @@ impl Arriving {
         Some(connection)
     }
 
-    /// When [`Arriving::late`] has one to give, if it will.
+    /// When [`Arriving::late`] has something to return; `None` if no client waits.
     pub fn deadline_ms(&self) -> Option<u64> {
         self.waiting().queue.front().map(|(since_ms, ..)| since_ms + CONNECT_WAIT_MS)
     }
 
-    /// Which shards can't move now.
+    /// Replaces the set of shards that can't make progress at the moment.
     pub fn note_stuck(&self, shards: BTreeSet<ShardId>) {
         let mut stuck = self.stuck.write().unwrap_or_else(PoisonError::into_inner);
         if *stuck != shards {
@@ -61,7 +62,7 @@ impl Arriving {
         }
     }
 
-    /// Whether a shard can't move now.
+    /// Whether a shard can't make progress at the moment.
     pub fn is_stuck(&self, shard: ShardId) -> bool {
         self.stuck.read().unwrap_or_else(PoisonError::into_inner).contains(&shard)
     }

@@ -1,16 +1,17 @@
 //! Publishes on their way to subscribers at peers.
 //!
-//! Who publishes to a subscriber at its own gateway is kept back while that one is behind ([`selvedge_mqtt::router`]). For subscribers
-//! at peers the publisher's gateway counts how many bytes of each connection are on their way. From [`WINDOW_BYTES`] on the connection's
-//! publishes are kept back, as for a subscriber here. The peer tells what has been taken ([`PeerMessage::Taken`]): at once if all to
-//! whom it went follow, otherwise when they do, or after [`FOLLOW_MS`], for which a publisher waits at most.
+//! A connection that publishes to a subscriber at its own gateway is held back while that subscriber is behind
+//! ([`selvedge_mqtt::router`]). For subscribers at peers, the publisher's gateway counts how many bytes of each
+//! connection are on their way, and from [`WINDOW_BYTES`] on it holds the connection's publishes back in the same way.
+//! The peer reports what its subscribers have taken ([`PeerMessage::Taken`]): at once if none of them is behind,
+//! otherwise when they have caught up, or after [`FOLLOW_MS`], which is the longest that a publisher waits.
 //!
 //! So a subscriber at QoS 1 that reads loses nothing, whatever gateway its publishers are connected to, while both stay
-//! connected and the link between the gateways stands. What a link loses is never told as taken: a connection that has been told of nothing
-//! for [`FOLLOW_MS`] counts from zero again.
+//! connected and the link between the gateways is up. Publishes that a link loses are never reported as taken, so a
+//! connection for which no report has come for [`FOLLOW_MS`] counts from zero again.
 //!
-//! Limits: a connection exceeds its window by what one read of it holds. QoS 0 is not counted, for it may be dropped. At most
-//! [`MAX_UNTOLD_ENTRIES`] publishes wait to be told of as taken; beyond that the oldest is told of at once.
+//! Limits: a connection exceeds its window by what one read of it holds. QoS 0 is not counted, because it may be
+//! dropped. At most [`MAX_UNTOLD_ENTRIES`] publishes wait to be reported; beyond that the oldest is reported at once.
 //!
 //! [`PeerMessage::Taken`]: selvedge_fabric::peer::PeerMessage::Taken
 
@@ -18,22 +19,22 @@ use selvedge_mqtt::{Behind, FOLLOW_MS};
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// How much of one connection's publishes is on its way before it is kept back, in bytes.
+/// Bytes of one connection's publishes that may be on their way before it is held back.
 pub const WINDOW_BYTES: u64 = 64 * 1024;
 
-/// How many publishes of peers wait for subscribers that are behind, before they are told of as taken.
+/// Publishes of peers that wait for subscribers that are behind, before they are reported as taken.
 pub const MAX_UNTOLD_ENTRIES: usize = 4_096;
 
-/// What one connection here has on its way.
+/// What one connection here has on its way to peers.
 #[derive(Debug)]
 struct Window {
     bytes: u64,
-    /// When it was last told of something as taken, or began.
+    /// When a report for it last came, or it began.
     told_ms: u64,
     behind: Behind,
 }
 
-/// What came for a subscriber here that is behind.
+/// A peer's publishes for a subscriber here that is behind.
 #[derive(Debug)]
 struct Untold {
     peer: GatewayId,
@@ -43,17 +44,17 @@ struct Untold {
     behind: Behind,
 }
 
-/// Both ends of such ways.
+/// Both ends: publishes of connections here, and publishes of peers.
 #[derive(Debug, Default)]
 pub struct Away {
     windows: HashMap<u64, Window>,
     untold: VecDeque<Untold>,
-    /// By peer and its connection, what is to be told.
+    /// By peer and its connection: bytes to report as taken.
     taken: BTreeMap<GatewayId, BTreeMap<u64, u64>>,
 }
 
 impl Away {
-    /// A connection here has sent so many bytes to a peer. Given: it is to wait for that.
+    /// Notes that a connection here has sent `bytes` to a peer. Returns a marker if the connection must wait.
     pub fn sent(&mut self, now_ms: u64, publisher: u64, bytes: u64) -> Option<Behind> {
         let window = self.windows.entry(publisher).or_insert_with(|| Window {
             bytes: 0,
@@ -68,7 +69,7 @@ impl Away {
         window.behind.get().then(|| window.behind.clone())
     }
 
-    /// A peer has taken so many bytes of a connection here.
+    /// Notes a peer's report that it has taken `bytes` of a connection here.
     pub fn told(&mut self, now_ms: u64, publisher: u64, bytes: u64) {
         let Some(window) = self.windows.get_mut(&publisher) else { return };
         window.bytes = window.bytes.saturating_sub(bytes);
@@ -81,14 +82,15 @@ impl Away {
         }
     }
 
-    /// A connection here is over.
+    /// Forgets a connection here that is over.
     pub fn over(&mut self, publisher: u64) {
         if let Some(window) = self.windows.remove(&publisher) {
             window.behind.set(false);
         }
     }
 
-    /// So many bytes of a peer's connection came, and went to somebody who is behind, if one is.
+    /// Notes `bytes` from a peer's connection; `behind` is the marker of a subscriber that is behind, if they went to
+    /// one.
     pub fn came(&mut self, now_ms: u64, peer: GatewayId, publisher: u64, bytes: u64, behind: Option<Behind>) {
         let Some(behind) = behind else { return self.note_taken(peer, publisher, bytes) };
         if self.untold.len() >= MAX_UNTOLD_ENTRIES
@@ -103,7 +105,7 @@ impl Away {
         *self.taken.entry(peer).or_default().entry(publisher).or_default() += bytes;
     }
 
-    /// What each peer is to be told of its connections now. To be asked after what came, and several times a second.
+    /// The reports that are due now, for each peer. Call it after [`Away::came`], and several times a second.
     pub fn taken(&mut self, now_ms: u64) -> BTreeMap<GatewayId, Vec<(u64, u64)>> {
         let mut untold = std::mem::take(&mut self.untold);
         untold.retain(|u| {

@@ -1,26 +1,26 @@
-//! What the forwarder's state means for the connections: whether publishes are held back, whether newcomers are turned
-//! away, and for which shards nobody should wait.
+//! What the forwarder's state means for the connections: whether publishes are held back, whether new clients are
+//! turned away, and which shards can't answer a CONNECT.
 //!
-//! A leader that is busy for a moment is none of a newcomer's business; one whose disk or outbox has been full for
-//! [`BUSY_MS`] is, for what it would send could only wait.
+//! A leader that is busy for a moment does not affect new clients. A leader whose disk or outbox has been full for
+//! [`BUSY_MS`] does: what they would send could only wait.
 
 use super::Front;
 use selvedge_fabric::forward::Forward;
 use selvedge_fabric::peer::BusyReason;
 
-/// Leaders that have refused for so long turn newcomers away.
+/// New clients are turned away once leaders have refused batches for this long.
 pub const BUSY_MS: u64 = 2_000;
 
-/// Looks at a forwarder for its front.
+/// Watches a forwarder for its front.
 #[derive(Debug, Default)]
 pub struct Load {
-    /// Since when leaders refuse, and why they do now.
+    /// Since when leaders refuse batches, and their present reason.
     busy: Option<(u64, BusyReason)>,
 }
 
 impl Load {
-    /// Tells the front how its forwarder stands now, and refuses those who have waited too long. To be called several
-    /// times a second while it [`Load::goes_on`].
+    /// Passes the forwarder's state to the front, and refuses the clients that have waited too long. Call it several
+    /// times a second while [`Load::goes_on`].
     pub fn look(&mut self, now_ms: u64, forward: &Forward, front: &Front) {
         self.busy = match (forward.busy(), self.busy) {
             (None | Some(BusyReason::Window), _) => None,
@@ -33,7 +33,7 @@ impl Load {
         front.expire(now_ms);
     }
 
-    /// Whether there may be something to tell soon: an idle gateway sleeps.
+    /// Whether the state may soon change. Otherwise nothing need look: an idle gateway sleeps.
     pub fn goes_on(forward: &Forward, front: &Front) -> bool {
         forward.deadline_ms().is_some() || forward.full() || front.arriving().deadline_ms().is_some()
     }

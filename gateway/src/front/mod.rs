@@ -1,18 +1,17 @@
-//! The front: what the MQTT connections of a gateway share, and what its forwarder tells them. It admits clients, steps
-//! their sessions ([`selvedge_fabric::session`]), has wills published, and gives publishes to subscribers here and at
-//! peers.
+//! The front: the state that the MQTT connections of a gateway share, and their connection to the forwarder. It admits
+//! clients, steps their sessions ([`selvedge_fabric::session`]), has wills published, and routes publishes to
+//! subscribers here and at peers.
 //!
-//! It is called from the tasks of connections and from the forwarder, by several threads at once; every lock is held
-//! for one batch of one connection. What it wants of others goes through [`Outside`], which takes it in without
-//! waiting.
+//! The tasks of connections and the forwarder call it, on several threads at once; every lock is held for one batch of
+//! one connection. What the front wants done elsewhere goes through [`Outside`], which accepts it without waiting.
 //!
-//! Invariant: a client whose shard can't move, or that comes while the site takes nothing more, is refused at once:
-//! none waits in vain.
-//! Invariant: of the connections of one client whose CONNECT waits at this gateway only the last one may be let in.
+//! Invariant: a client whose shard can't make progress, or that comes while the site accepts no readings, is refused at
+//! once: no client waits in vain.
+//! Invariant: of several connections of one client whose CONNECT waits at this gateway, only the last one may be
+//! admitted.
 //! Invariant: submissions of one connection leave in the order of its events: its session is locked until they have
 //! left.
-//! Invariant: what sessions hold of publishes is charged to the credit of all connections
-//! ([`selvedge_mqtt::credit`]).
+//! Invariant: what sessions hold of publishes is charged to the credit of all connections ([`selvedge_mqtt::credit`]).
 
 pub mod arriving;
 mod away;
@@ -48,14 +47,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 struct Client {
     handle: Arc<Handle>,
     session: Mutex<Session>,
-    /// For what the session holds; settled while that is locked.
+    /// For what the session holds; updated while the session is locked.
     charge: Charge,
     version: Version,
     since: EpochMs,
 }
 
 impl Client {
-    /// Settles what its session, which is locked, holds now.
+    /// Updates the charge to what the (locked) session holds now.
     fn charge(&self, session: &Session) {
         let bytes = session.held_bytes();
         self.charge.set(bytes);
@@ -63,53 +62,52 @@ impl Client {
     }
 }
 
-/// A client that is connected, or is about to be.
+/// A client that is connected, or whose CONNECT is not answered yet.
 #[derive(Debug)]
 pub struct Connected {
-    /// Its connection's number: later ones are greater.
+    /// The connection's number: later connections have greater ones.
     pub connection: u64,
-    /// Its client id.
     pub client: String,
-    /// Its address.
     pub peer: SocketAddr,
-    /// Which MQTT it speaks.
+    /// The MQTT version that it speaks.
     pub version: Version,
     /// When its CONNECT came.
     pub since: EpochMs,
-    /// CONNECT waits for its shard.
+    /// Whether its CONNECT still waits for its shard.
     pub arriving: bool,
-    /// Its session outlives the connection.
+    /// Whether its session outlives the connection.
     pub durable: bool,
-    /// How many messages for it were dropped.
+    /// Messages for it that were dropped.
     pub dropped: u64,
-    /// What it carried.
+    /// Publishes and bytes in each direction.
     pub traffic: Traffic,
 }
 
-/// The connection that tickets of operators' orders name; no MQTT connection has this number.
+/// The connection number in tickets of operators' orders; no MQTT connection has this number.
 pub const ORDERS: u64 = u64::MAX;
 
-/// What is around the front: it takes in what the front wants done, without waiting, and knows the time.
+/// What surrounds the front: it accepts what the front wants done, without waiting, and knows the time.
 pub trait Outside: Send + Sync {
     /// Milliseconds of a clock that never goes back.
     fn now_ms(&self) -> u64;
     /// The wall time, as the site's gateways agree on it.
     fn wall(&self) -> EpochMs;
-    /// Items for the shards, in order, after those before them.
+    /// Accepts items for the shards; each shard gets them in this order, after earlier ones.
     fn submit(&self, items: Vec<(ShardId, Ticket, Forwardable)>);
-    /// Items that nobody waits for any more; of each that could be taken back [`Front::withdrawn`] is told.
+    /// Takes back items that no client waits for any more. It calls [`Front::withdrawn`] for each one that could be
+    /// taken back.
     fn withdraw(&self, items: Vec<(ShardId, Ticket)>);
-    /// Messages for a peer, in order; what can't be sent is lost.
+    /// Sends messages to a peer, in order. What can't be sent is lost.
     fn send(&self, peer: GatewayId, messages: Vec<PeerMessage>);
-    /// What is subscribed to here has changed ([`Front::filters`]).
+    /// Subscriptions at this gateway have changed ([`Front::filters`]).
     fn interest_changed(&self);
-    /// What became of an item under the ticket of [`ORDERS`].
+    /// Accepts the outcome of an item that was submitted with a ticket of [`ORDERS`].
     fn ordered(&self, settled: Settled);
     /// A connection has ended, or was refused.
     fn departed(&self, departure: &Departure);
 }
 
-/// What the connections of a gateway share.
+/// The state that the connections of a gateway share.
 pub struct Front {
     ring: Arc<Ring>,
     decoder: Decoder,
@@ -131,8 +129,8 @@ pub struct Front {
     figures: Figures,
 }
 
-/// The counters that nearly every batch of publishes moves, at hand: looking one up takes as long as counting a hundred
-/// times.
+/// Handles of the counters that nearly every batch of publishes moves: looking a counter up takes as long as counting a
+/// hundred times.
 struct Figures {
     acked: Counter,
     counted: Counter,
@@ -160,12 +158,12 @@ impl Figures {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every section leaves its data whole: a panic in one connection must not stop the others.
+    // Every critical section leaves its data consistent: a panic in one connection must not stop the others.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Front {
-    /// A front without connections. `credit` is for what its connections, its sessions and the forwarder hold of
+    /// A front without connections. `credit` bounds what its connections, its sessions and the forwarder hold of
     /// publishes.
     pub fn new(
         ring: Arc<Ring>,
@@ -195,9 +193,9 @@ impl Front {
         }
     }
 
-    /// What became of items, in the order in which each shard has settled them.
+    /// Takes in outcomes of items, in the order in which each shard has settled them.
     pub fn settled(&self, mut outcomes: Vec<Settled>) {
-        outcomes.sort_by_key(|settled| settled.ticket.connection); // stable: each connection's stay in order
+        outcomes.sort_by_key(|settled| settled.ticket.connection); // stable, so that the outcomes of each connection stay in order
         let mut outcomes = outcomes.into_iter().peekable();
         while let Some(connection) = outcomes.peek().map(|first| first.ticket.connection) {
             let of_it = std::iter::from_fn(|| outcomes.next_if(|s| s.ticket.connection == connection));
@@ -205,7 +203,7 @@ impl Front {
         }
     }
 
-    /// What became of items of one connection; takes all of the list.
+    /// Takes in outcomes of one connection's items; consumes the whole list.
     fn settled_of(&self, connection: u64, list: impl Iterator<Item = Settled>) {
         if connection == ORDERS {
             return list.for_each(|settled| self.outside.ordered(settled));
@@ -234,7 +232,7 @@ impl Front {
         let listens = |topic: &str| self.listens(topic);
         let waits = lock(&self.wills).settled(self.site(&listens), settled, &mut effects);
         self.spread(WILLS, &mut effects);
-        // Subscribers are given it before the next connection of its client is let in.
+        // Subscribers get the will before the next connection of its client is admitted.
         self.route(None, std::mem::take(&mut effects.route));
         let Some(waited) = waits else { return };
         let Some(client) = self.client(waited.connection) else { return };
@@ -246,13 +244,13 @@ impl Front {
         self.perform(&client, effects);
     }
 
-    /// Publishes wills for clients whose connections are over.
+    /// Publishes wills of clients whose connections are over.
     pub fn publish_wills(&self, wills: Vec<DueWill>) {
         let mut effects = SessionEffects { wills, ..SessionEffects::default() };
         self.spread(WILLS, &mut effects);
     }
 
-    /// Who arrives.
+    /// The clients whose CONNECT is not answered yet.
     pub fn arriving(&self) -> &Arriving {
         &self.arriving
     }
@@ -266,7 +264,7 @@ impl Front {
         }
     }
 
-    /// Ends a connection whose CONNECT is not answered, if it is none that was answered meanwhile.
+    /// Ends a connection whose CONNECT is not answered, unless it was answered meanwhile.
     fn end_arriving(
         &self,
         client: &Arc<Client>,
@@ -279,7 +277,7 @@ impl Front {
         self.perform(client, effects);
     }
 
-    /// CONNECT of a connection that is over was taken back.
+    /// Notes that the CONNECT of a connection that is over was taken back.
     pub fn withdrawn(&self, connection: u64) {
         let Some(client) = self.client(connection) else { return };
         let mut session = lock(&client.session);
@@ -291,17 +289,18 @@ impl Front {
         }
     }
 
-    /// Why a client can't come in now, if it can't.
+    /// Why a client can't be admitted now, if it can't.
     fn refusal(&self, client_id: &str) -> Option<Refusal> {
         if self.trouble().is_some() {
             return Some(Refusal::Busy);
         }
-        // Who has no name yet waits for no shard.
+        // A client without a client id waits for no shard yet.
         let waits = !client_id.is_empty() && self.arriving.is_stuck(self.ring.shard_of(client_id));
         (waits && !canary::makes(Canary::StuckLaneTaken)).then_some(Refusal::Unavailable)
     }
 
-    /// The site's load: while it is `full`, connections hold publishes back; a lasting reason turns newcomers away.
+    /// Notes the site's load: while it is `full`, connections hold publishes back; a lasting reason turns new clients
+    /// away.
     fn note_load(&self, full: bool, busy: Option<BusyReason>) {
         self.overloaded.store(full, Ordering::Relaxed);
         let reason = match busy {
@@ -322,7 +321,7 @@ impl Front {
         }
     }
 
-    /// Why newcomers are turned away, if they are.
+    /// Why new clients are turned away, if they are.
     pub fn trouble(&self) -> Option<&'static str> {
         match self.busy.load(Ordering::Relaxed) {
             0 => None,
@@ -340,8 +339,8 @@ impl Front {
         }
     }
 
-    /// This gateway was given up as lost in a shard, where its connections count as ended: it closes those of that
-    /// shard, whose clients connect anew.
+    /// Closes all connections whose clients belong to this shard: the shard has given this gateway up as lost, so there
+    /// they count as ended. Their clients connect anew.
     pub fn evict_all(&self, start: u64, shard: ShardId) {
         if start != self.origin.start {
             return;
@@ -356,21 +355,21 @@ impl Front {
         }
     }
 
-    /// The filters that are subscribed to here, and a number that changes with them.
+    /// The filters that clients here subscribe to, and a number that changes with them.
     pub fn filters(&self) -> (u64, Vec<String>) {
         let (version, filters) = self.router.filters();
         let all = || filters.iter().map(|f| f.as_str().to_string()).collect();
         (version, if filters.len() > MAX_INTEREST_FILTERS { vec!["#".into()] } else { all() })
     }
 
-    /// What a peer's programs subscribe to.
+    /// Replaces the filters that a peer's clients subscribe to.
     pub fn set_interest(&self, peer: GatewayId, filters: &[String]) {
         let filters = filters.iter().take(MAX_INTEREST_FILTERS).filter_map(|f| Filter::new(f).ok()).collect();
         self.interest.write().unwrap_or_else(PoisonError::into_inner).insert(peer, filters);
     }
 
-    /// Publishes that another gateway took in, on one of its connections, for subscribers here;
-    /// [`Front::tell_taken`] is to follow.
+    /// Routes publishes that another gateway received, on one of its connections, to subscribers here. Call
+    /// [`Front::tell_taken`] afterwards.
     pub fn route_in(&self, peer: GatewayId, publisher: u64, publishes: Vec<RoutedPublish>) {
         let (mut bytes, mut behind) = (0, None);
         for p in publishes {
@@ -387,8 +386,8 @@ impl Front {
         }
     }
 
-    /// Tells peers which of their publishes have been taken. To be called after [`Front::route_in`], and several times a
-    /// second.
+    /// Reports to peers which of their publishes have been taken. Call it after [`Front::route_in`], and several times
+    /// a second.
     pub fn tell_taken(&self) {
         let taken = lock(&self.away).taken(self.outside.now_ms());
         for (peer, publishers) in taken {
@@ -396,68 +395,68 @@ impl Front {
         }
     }
 
-    /// A peer has taken publishes of connections here.
+    /// Takes in a peer's report about publishes of connections here.
     pub fn taken(&self, publishers: Vec<(u64, u64)>) {
         let (now_ms, mut away) = (self.outside.now_ms(), lock(&self.away));
         publishers.into_iter().for_each(|(publisher, bytes)| away.told(now_ms, publisher, bytes));
     }
 
-    /// How many publishes came ever to topics that map to no stream and that nobody subscribes to, and the topics.
+    /// How many publishes ever came to topics that map to no stream and have no subscriber, and the topics.
     pub fn unmapped(&self) -> (u64, Vec<UnmappedTopic>) {
         lock(&self.unmapped).list()
     }
 
-    /// The fields of publishes that were no readings, of all devices or of one.
+    /// Fields of publishes that were not readings, of all devices or of one.
     pub fn skipped(&self, device: Option<&str>) -> Vec<(String, DeviceSkips)> {
         lock(&self.skips).list(device)
     }
 
-    /// The fields that were skipped last, as a report names them.
+    /// The fields that were skipped last, in the form of a report; at most `most`.
     pub fn last_skipped(&self, most: usize) -> Vec<SkippedField> {
         lock(&self.skips).latest(most)
     }
 
-    /// What was seen of Sparkplug sessions.
+    /// Counters of Sparkplug sessions.
     pub fn sparkplug(&self) -> SparkplugFigures {
         self.decoder.sparkplug_figures()
     }
 
-    /// The decoder, for what was quarantined.
+    /// The decoder, for entries of the quarantine.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
 
-    /// Which shard a device, or a client, belongs to.
+    /// The shard that a device, or a client, belongs to.
     pub fn shard_of(&self, name: &str) -> ShardId {
         self.ring.shard_of(name)
     }
 
-    /// How many publishes of QoS 1 and 2 were answered with success.
+    /// Publishes of QoS 1 and 2 that were answered with success.
     pub fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         self.clients.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// How many wills it publishes at the moment.
+    /// The number of wills that are being published.
     pub fn wills_under_way(&self) -> usize {
         lock(&self.wills).len()
     }
 
-    /// What is held of publishes that are not answered, in bytes, wherever they are.
+    /// Bytes of publishes that are held unanswered, wherever they are.
     pub fn held_bytes(&self) -> usize {
         self.credit.used_bytes()
     }
 
-    /// How many messages of QoS 0 were dropped because their subscribers did not follow.
+    /// Messages of QoS 0 that were dropped because their subscribers were behind.
     pub fn dropped(&self) -> u64 {
         self.router.dropped()
     }
 
-    /// The connections behind number `after` whose client ids are wanted, by their numbers, at most `most`.
+    /// At most `most` connections with numbers above `after` and `wanted` client ids, in the order of their numbers.
     pub fn connected(&self, after: u64, most: usize, wanted: impl Fn(&str) -> bool) -> Vec<Connected> {
         let mut clients: Vec<_> =
             self.clients.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
@@ -485,7 +484,7 @@ impl Front {
         SessionContext { ring, decoder, origin: *origin, now: self.outside.wall(), listens }
     }
 
-    /// Whether somebody subscribes to a topic, here or at a peer.
+    /// Whether a client subscribes to a topic, here or at a peer.
     fn listens(&self, topic: &str) -> bool {
         if self.router.listens(topic) {
             return true;
@@ -503,7 +502,8 @@ impl Front {
         self.clients.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
-    /// Called with the session locked, so that submissions of one connection keep their order.
+    /// Carries out a session's effects. Called with the session locked, so that submissions of one connection keep
+    /// their order.
     fn perform(&self, client: &Arc<Client>, mut effects: SessionEffects) {
         if !effects.subscribe.is_empty() && self.router.subscribe(&client.handle, &effects.subscribe).is_err()
         {
@@ -539,7 +539,7 @@ impl Front {
         self.route(Some(client.handle.id()), effects.route);
     }
 
-    /// What effects want of the shards, and what is set aside.
+    /// Carries out the effects that concern shards, and counts skipped fields.
     fn spread(&self, from: u64, effects: &mut SessionEffects) {
         for will in std::mem::take(&mut effects.wills) {
             let waits = Some(from).filter(|from| *from != WILLS);
@@ -556,7 +556,8 @@ impl Front {
             self.note_skipped(&effects.skipped);
             effects.skipped.clear();
         }
-        // Of the gateway itself, so that the edge node gets it though it wants nothing of its own.
+        // The gateway is the sender, so that the edge node gets the request even if it does not want its own publishes
+        // back.
         let rebirths = std::mem::take(&mut effects.rebirths);
         self.route(None, rebirths.into_iter().map(|rebirth| command(*rebirth)).collect());
     }
@@ -594,7 +595,7 @@ impl Front {
                 }
             }
         }
-        // Counted before it leaves: a peer may tell of it at once.
+        // Counted before it leaves, because a peer may report on it at once.
         if let Some(publisher) = publisher.filter(|_| follow_bytes > 0)
             && let Some(behind) =
                 lock(&self.away).sent(self.outside.now_ms(), publisher.handle.id(), follow_bytes)
@@ -618,7 +619,7 @@ impl Front {
     }
 }
 
-/// A request for births as Sparkplug wants commands: QoS 0, not retained.
+/// A request for births, in the form of a Sparkplug command: QoS 0, not retained.
 fn command(Rebirth { topic, payload }: Rebirth) -> Publish {
     Publish {
         token: 0,
@@ -642,7 +643,7 @@ impl Application for Front {
                 }
                 self.admit(handle, connect)
             }
-            _ => return, // it was refused
+            _ => return, // the client was refused
         };
         let (mut effects, mut gone) = (SessionEffects::default(), false);
         let listens = |topic: &str| self.listens(topic);
