@@ -1,4 +1,4 @@
-//! What time it is, for all threads of a gateway: the core [`Agreement`] behind a lock that is held for no longer than a look.
+//! The site's time for all threads of a gateway: the core [`Agreement`] behind a lock that is held only for one call.
 
 use crate::actors::pulse;
 use selvedge_fabric::agreement::{Agreement, ClockNote, WallTime};
@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// How long after its start a gateway is not ready for want of an agreement on the time: some round trips to its peers. After
-/// that it goes on without one.
+/// For this long after its start a gateway is not ready without an agreement on the time: some round trips to its
+/// peers. After that it serves without one.
 const AGREE_WAIT_MS: u64 = 5_000;
 
-/// This gateway's clocks, and what the others' say.
+/// This gateway's clocks, and what the other gateways report of theirs.
 #[derive(Debug)]
 pub struct SiteClock(Mutex<Agreement>);
 
 impl SiteClock {
-    /// Of this gateway and all others of its site.
+    /// The clock of gateway `me`, with all other gateways of its site.
     pub fn new(me: GatewayId, peers: impl IntoIterator<Item = GatewayId>) -> Self {
         let mut agreement = Agreement::new(me, peers);
         agreement.look(pulse::now_ms(), EpochMs::from(SystemTime::now()));
@@ -28,32 +28,33 @@ impl SiteClock {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The wall time now.
+    /// The wall time now, and whether a majority agrees on it.
     pub fn now(&self) -> WallTime {
         self.lock().now(pulse::now_ms(), EpochMs::from(SystemTime::now()))
     }
 
-    /// The gateway has just started and may yet agree with its peers on the time.
+    /// Whether the gateway has just started and may yet agree with its peers on the time.
     pub fn is_agreeing(&self) -> bool {
         pulse::now_ms() < AGREE_WAIT_MS && !self.now().sure
     }
 
-    /// What the next frame to a peer says.
+    /// The clock note for the next frame to a peer.
     pub fn note(&self, peer: GatewayId) -> ClockNote {
         self.lock().note(peer, pulse::now_ms(), EpochMs::from(SystemTime::now()))
     }
 
-    /// A peer's frame came.
+    /// Takes in the clock note of a peer's frame.
     pub fn heard(&self, peer: GatewayId, note: ClockNote) {
         self.lock().heard(peer, pulse::now_ms(), note);
     }
 
-    /// A connection to a peer is new.
+    /// Notes that the connection to a peer is new.
     pub fn connected(&self, peer: GatewayId) {
         self.lock().connected(peer);
     }
 
-    /// Sees who agrees; to be called several times a second. Gives the gateways whose clocks are outside.
+    /// Compares the clocks; call it several times a second. Returns the gateways whose clocks are outside of the
+    /// agreement.
     pub fn look(&self) -> Vec<GatewayId> {
         let mut agreement = self.lock();
         agreement.look(pulse::now_ms(), EpochMs::from(SystemTime::now()));
@@ -65,7 +66,7 @@ impl SiteClock {
         self.lock().outside()
     }
 
-    /// How far the wall clocks of those heard of lately are ahead of this gateway's, in milliseconds.
+    /// How far the wall clocks of the gateways heard from recently are ahead of this one's, in milliseconds.
     pub fn ahead_ms(&self) -> BTreeMap<GatewayId, i64> {
         self.lock().ahead_ms(pulse::now_ms(), EpochMs::from(SystemTime::now()))
     }

@@ -1,4 +1,4 @@
-//! What operators see of connections that end: lines in the log, counters, and the last ones by reason.
+//! How operators see connections that end: lines in the log, counters, and the last departures by reason.
 
 use crate::departures::{Departures, Left};
 use selvedge_mqtt::{Departure, DepartureLog};
@@ -7,10 +7,10 @@ use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The settings behind the bounds of a connection: by the name of the bound ([`CloseReason::bound`]), as they are set.
+/// The settings that bound a connection, as text for operators, by the name of the bound ([`CloseReason::bound`]).
 pub type Bounds = BTreeMap<&'static str, String>;
 
-/// Takes in how connections end, from all their tasks.
+/// Records how connections end; called from all their tasks.
 #[derive(Debug)]
 pub struct DepartureDesk {
     bounds: Bounds,
@@ -19,7 +19,7 @@ pub struct DepartureDesk {
 }
 
 impl DepartureDesk {
-    /// A desk that has seen nothing.
+    /// A desk that has seen no departure.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, log: DepartureLog::default(), last: Mutex::default() }
     }
@@ -28,7 +28,7 @@ impl DepartureDesk {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection has ended, or was refused.
+    /// Records that a connection has ended, or was refused.
     pub fn note(&self, at: EpochMs, departure: &Departure) {
         metrics::counter!("selvedge_connections_ended_total", "reason" => departure.reason.label())
             .increment(1);
@@ -36,7 +36,7 @@ impl DepartureDesk {
         self.last().note(at, departure);
     }
 
-    /// The setting that bounds what a connection ended for.
+    /// The setting whose bound ended the connection, if one did.
     pub fn setting(&self, reason: CloseReason) -> Option<&str> {
         self.bounds.get(reason.bound()?).map(String::as_str)
     }
@@ -46,12 +46,12 @@ impl DepartureDesk {
         self.last().counts()
     }
 
-    /// The last ones that are wanted, the latest first.
+    /// The `wanted` ones of the last departures, latest first.
     pub fn list(&self, wanted: impl Fn(&Departure) -> bool) -> Vec<Left> {
         self.last().list(wanted)
     }
 
-    /// Writes what is left to be said of those that were left out of the log.
+    /// Logs how many departures were left out of the log, as far as that is still unsaid.
     pub fn sweep(&self) {
         self.log.sweep();
     }

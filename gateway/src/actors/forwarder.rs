@@ -1,5 +1,5 @@
-//! The forwarder's actor: carries what devices did to the leaders of their shards, and what became of it
-//! back to the connections.
+//! The forwarder's actor: carries items of devices to the leaders of their shards, and their outcomes back to the
+//! connections.
 
 use crate::actors::messages::forwarder::{
     Answered, GatewayDown, GatewayUp, LeaderIs, PublishWills, Submit, Withdraw,
@@ -17,36 +17,36 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often late answers are looked for.
+/// How often overdue answers are looked for.
 const LOOK_MS: u64 = 20;
 
-/// The ways out of the forwarder. Until they are known it keeps what connections submit.
+/// The ways out of the forwarder. Until they arrive it keeps what connections submit.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ForwarderWays {
-    /// To the shards that have a replica here.
+    /// To the shards with a replica here.
     pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
-    /// To the gateways that lead all others.
+    /// To the gateways that lead other shards.
     pub peers: Recipient<ToPeers>,
 }
 
-/// The forwarder's actor.
+/// Runs the core [`Forward`] for all connections of the gateway.
 pub struct Forwarder {
     me: GatewayId,
     core: Forward,
-    /// For what the core holds.
+    /// For the publishes that the core holds.
     charge: Charge,
     front: Arc<Front>,
     ways: Option<ForwarderWays>,
     epoch: Instant,
     turning: bool,
-    /// It will look at what is late.
+    /// Whether the next look at overdue answers is scheduled.
     looking: bool,
     load: Load,
 }
 
 impl Forwarder {
-    /// An actor around a forwarder's core.
+    /// An actor around a forwarder's core. Times count from `epoch`.
     pub fn new(me: GatewayId, core: Forward, front: Arc<Front>, epoch: Instant) -> Self {
         Self {
             me,
@@ -91,7 +91,7 @@ impl Forwarder {
         self.front.settled(effects.outcomes);
     }
 
-    /// Looks at what is late, and again as long as something may become so: an idle gateway sleeps.
+    /// Looks for overdue answers, and again as long as some may become overdue: an idle gateway sleeps.
     fn look(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.looking, true) {
             return;

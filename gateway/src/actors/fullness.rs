@@ -1,9 +1,10 @@
-//! How full the shards that are kept here are: the fullest of each bound as gauges, and in words what comes near its bound.
+//! How full the shards with a replica here are: the fullest of each bound as a gauge, and warnings about those near a
+//! bound.
 
 use crate::actors::messages::shard::ShardReport;
 use selvedge_fabric::machine::Fullness;
 
-/// The fullest of each bound, with its shard.
+/// For each rule the fullest bound, with its shard.
 pub fn fullest(reports: &[ShardReport]) -> Vec<(u16, &Fullness)> {
     let mut fullest: Vec<(u16, &Fullness)> = Vec::new();
     for report in reports {
@@ -18,7 +19,7 @@ pub fn fullest(reports: &[ShardReport]) -> Vec<(u16, &Fullness)> {
     fullest
 }
 
-/// What comes near a bound: where, which rule it is, and what can be done.
+/// For each rule that is nearly reached: where, how full, and what can be done.
 pub fn warnings(reports: &[ShardReport]) -> Vec<String> {
     let near = |rule: &str| {
         let of = |r: &&ShardReport| r.fullness.iter().any(|f| f.rule == rule && f.is_near());
@@ -37,13 +38,13 @@ pub fn warnings(reports: &[ShardReport]) -> Vec<String> {
     .collect()
 }
 
-/// Sets the gauges.
+/// Sets the gauges of bounds and of table sizes.
 pub fn set_gauges(reports: &[ShardReport]) {
     for (_, f) in fullest(reports) {
         metrics::gauge!("selvedge_bound_used", "rule" => f.rule).set(f.used as f64);
         metrics::gauge!("selvedge_bound", "rule" => f.rule).set(f.most as f64);
     }
-    // Replicas have the same state: only leaders count it, so that a site's sum is right.
+    // All replicas have the same state: only leaders count it, so that the sum over a site is right.
     let leading = || reports.iter().filter(|r| r.status.role == "leader").map(|r| r.sizes);
     let gauge = |name: &'static str, sum: usize| metrics::gauge!(name).set(sum as f64);
     gauge("selvedge_devices", leading().map(|s| s.devices).sum());

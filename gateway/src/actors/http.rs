@@ -1,5 +1,5 @@
-//! The HTTP API: how the gateway is, recent windows, the quarantine, metrics; described by `/openapi.json` and shown by `/docs`. What
-//! gets no answer is a problem ([`problem`]).
+//! The HTTP API: state of the gateway, recent windows, the quarantine and metrics. `/openapi.json` describes it and
+//! `/docs` shows the description. A request that can't be answered gets a problem ([`problem`]).
 
 pub mod access;
 pub mod browser;
@@ -44,38 +44,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// A question that was not answered in this time is given up.
+/// A question that was not answered within this time is given up.
 const QUERY_WAIT_MS: u64 = 3_000;
 
-/// What the handlers work with.
+/// The state that all handlers share.
 pub struct Api {
-    /// The site.
     pub site: SiteId,
-    /// This gateway.
     pub me: GatewayId,
-    /// All else of the gateway.
+    /// Access to the other parts of the gateway.
     pub overview: Overview,
-    /// The uplink.
+    /// To the uplink, for its state.
     pub uplink: Recipient<GetState>,
-    /// The log.
+    /// To the log, for its figures.
     pub log: Recipient<GetLogFigures>,
-    /// The links.
     pub links: PeerLinks,
-    /// The metrics.
     pub metrics: PrometheusHandle,
-    /// What the switch's times count from.
+    /// The origin of the switch's times.
     pub epoch: Instant,
-    /// What the wall time is.
     pub clock: Arc<SiteClock>,
-    /// How often what is asked may cause a line in the log.
+    /// How often requests may cause a line in the log.
     pub log_limit: SharedLogLimit,
     /// Whether no token is needed.
     pub open: bool,
-    /// The widths in which this gateway's settings have streams counted, in milliseconds.
+    /// The widths, in milliseconds, in which this gateway's settings have streams counted.
     pub widths_ms: BTreeSet<u32>,
 }
 
-/// Puts all paths into an application; says which, each with its methods.
+/// Registers all paths in an application. Returns them, each with its methods.
 pub fn routes(app: &mut web::ServiceConfig) -> Vec<(&'static str, Vec<Method>)> {
     let mut all = Routes::new(app);
     all.path("/v1/status", get(status));
@@ -103,7 +98,7 @@ async fn readyz(api: web::Data<Api>) -> Result<String, Failure> {
     if let Some(why) = trouble(&api, &reports, &up) {
         return Err(Failure::NotReady(why));
     }
-    // A site serves without the cloud: that results do not leave is said, and no reason to be not ready.
+    // A site serves without the cloud: a broken uplink is reported, but does not make the gateway unready.
     let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
     let uplink = uplink.map(|why| format!("uplink: {why}\n"));
     let warnings = warnings(&api, &reports);
@@ -117,7 +112,7 @@ fn trouble(api: &Api, reports: &[ShardReport], up: &BTreeSet<GatewayId>) -> Opti
     api.overview.trouble(reports, up).or_else(agreeing)
 }
 
-/// What an operator should look after, though the gateway does its work.
+/// Conditions that an operator should fix, though the gateway does its work.
 fn warnings(api: &Api, reports: &[ShardReport]) -> Vec<String> {
     let mut warnings = fullness::warnings(reports);
     if !api.clock.now().sure {
@@ -207,7 +202,7 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     api.metrics.render()
 }
 
-/// The pairs of the query string.
+/// The parameters of the query string, in order.
 pub type Given = web::Query<Vec<(String, String)>>;
 
 async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
@@ -219,7 +214,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, F
     let (reply, answer) = oneshot::channel();
     let deadline_ms = api.epoch.elapsed().as_millis() as u64 + QUERY_WAIT_MS;
     let query = ShardQuery::of(&asked, MAX_ANSWER_BYTES, QUERY_WAIT_MS as u32);
-    // Where there is no room, the reply is closed, as it is where too many questions are open.
+    // If there is no room, the reply is closed, as it is when too many questions are open.
     let _ = api.overview.ask.try_send(Ask { wanted: SiteQuestion { query, policy, deadline_ms }, reply });
     let wait = Duration::from_millis(QUERY_WAIT_MS + 500);
     let told = match tokio::time::timeout(wait, answer).await {
@@ -247,7 +242,7 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, F
     })))
 }
 
-/// A window in the node's shape, and whether it still takes readings in time.
+/// A window in the form in which the node shows it, with whether it still takes readings in time.
 fn window(site: &SiteId, w: &SiteWindow) -> Value {
     let a = &w.aggregate;
     let sample = |s: &Sample| json!({ "time": s.time.to_string(), "time_ms": s.time.0, "value": s.value });

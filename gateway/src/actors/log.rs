@@ -1,9 +1,10 @@
-//! The log's actor and its threads: what shards want on disk gets there, many shards to one fsync.
+//! The log's actor and its threads: what shards want on disk gets there, with one fsync for many shards.
 //!
-//! Two threads do the disk's work, so that a snapshot does not hold up a commit: one owns the log, the
-//! other the snapshots and the contents of uplink batches. The actor carries between them and the shards,
-//! around [`StorageDesk`]. A third one reads again what lies there ([`scrub`]). A thread that meets an error which it may not retry ends the process: what was
-//! not acknowledged was not promised, and what was is on disk.
+//! Two threads do the disk's work, so that a snapshot does not delay a commit: one owns the log, the other the
+//! snapshots and the contents of uplink batches. A third thread encodes states as snapshots, and a fourth reads again
+//! what lies on disk ([`scrub`]). The actor carries work and results between them and the shards, around
+//! [`StorageDesk`]. A thread that meets an error that it may not retry ends the process: what was not acknowledged was
+//! not promised, and the rest is on disk.
 
 use crate::actors::messages::log::{GetLogFigures, Healed, Persist, Store};
 use crate::actors::messages::shard::LogSaid;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// How often a full disk is looked at again, and the log's length is.
+/// How often the disk's room and the log's length are checked.
 const LOOK_MS: u64 = 1_000;
 
 #[derive(Debug, Message)]
@@ -33,7 +34,7 @@ struct WorkDone(Done);
 #[rtype(result = "()")]
 pub struct LogWays(pub BTreeMap<ShardId, Recipient<LogSaid>>);
 
-/// The log's actor.
+/// Runs the core [`StorageDesk`] between the shards and the disk's threads.
 pub struct LogActor {
     desk: StorageDesk,
     shards: BTreeMap<ShardId, Recipient<LogSaid>>,
@@ -42,14 +43,14 @@ pub struct LogActor {
     encoder: Sender<Encoding>,
     epoch: Instant,
     room: Arc<SiteRoom>,
-    /// Its timer is set.
+    /// Whether the timer is set.
     armed: bool,
     starting: Option<Starting>,
-    /// What reads again, and how many bytes a second.
+    /// The scrubber, and how many bytes a second it reads.
     scrub: Option<(Scrubber, u64)>,
 }
 
-/// What the threads begin with.
+/// What the threads get when they start.
 struct Starting {
     log: LogKeeper,
     log_work: Receiver<LogWork>,
@@ -59,9 +60,9 @@ struct Starting {
 }
 
 impl LogActor {
-    /// An actor for these files. When the log has more than `max_segments`, shards that hold the oldest one
-    /// are asked for a snapshot. What is to be written gathers for `delay_ms`. `room` is told whether the disk has some. `scrub`: what
-    /// lies on disk is read again, so many bytes a second.
+    /// An actor for these files. When the log has more than `max_segments`, the shards in its oldest segment are asked
+    /// for a snapshot. Records to write gather for `delay_ms`. `room` learns whether this gateway's disk is full.
+    /// `scrub` reads the disk again at this many bytes a second.
     pub fn new(
         log: LogKeeper,
         stores: Stores,
@@ -91,7 +92,7 @@ impl LogActor {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Sees to it that what gathers is written in time.
+    /// Sets the timer for the time at which the gathered records must be written.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let Some(due_ms) = self.desk.due_ms().filter(|_| !self.armed) else { return };
         self.armed = true;
@@ -213,7 +214,7 @@ impl Handler<WorkDone> for LogActor {
     }
 }
 
-/// Counts what a scrub has found, and what came of it.
+/// Counts what scrubs found, and what was mended.
 fn count(done: &Done) {
     let fault = |what: Kept, count: usize| {
         metrics::counter!("selvedge_scrub_faults_total", "what" => what.name()).increment(count as u64);

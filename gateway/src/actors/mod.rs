@@ -1,24 +1,25 @@
 //! The IO: one actor per mailbox, each a thin adapter around a core of [`selvedge_fabric`].
 //!
 //! # What bounds the mailboxes
-//! `do_send` puts a message into a mailbox however many are there. It is for messages whose number something else bounds. What is
-//! left to others' pleasure is sent with `send().await`, which presses them back, or with `try_send`, whose failure has a meaning:
+//! `do_send` puts a message into a mailbox no matter how many are there. It is for messages whose number something else
+//! bounds. Messages whose number others decide are sent with `send().await`, which applies backpressure, or with
+//! `try_send`, whose failure has a meaning:
 //!
 //! | From, to | Messages | What bounds them |
 //! |---|---|---|
-//! | connections, forwarder | `Submit`, `Withdraw` | what a connection has unanswered ([`selvedge_mqtt::Limits`]), all of them together by the credit ([`selvedge_mqtt::credit`]); operators' orders by [`orders`] |
-//! | connections, switch | `InterestChanged` | `try_send`: a switch that is behind looks by itself |
-//! | connections, links | routed publishes | past the mailboxes: the link's lane drops its oldest and counts it ([`selvedge_fabric::link`]) |
-//! | HTTP, switch | `Ask`, `AskTable` | `try_send`: too much is asked |
-//! | broker, uplink | `FromBroker` | `send().await`: TCP presses the broker back |
-//! | peers, switch | `FromPeer` | `send().await`: one frame of each peer, then TCP presses it back |
-//! | switch, shards | `ShardEvents` of peers and of this gateway's questions | `try_send`: lost as on a link, which every protocol between replicas and gateways endures, and counted as `selvedge_shard_behind_total` |
-//! | switch, shards and forwarder | who lives, clocks, room | what changed in 200 ms, or since a link changed |
-//! | forwarder, shards | `ShardEvents` | [`selvedge_fabric::machine::MAX_INFLIGHT_BATCHES`] of each shard, again each [`selvedge_fabric::forward::RESEND_MS`] |
-//! | shards and switch, forwarder | `Answered`, `LeaderIs`, `PublishWills` | one answer to each batch that was sent; one of each in a shard's turn |
-//! | shards, switch and links | `ToPeers` | one in a shard's turn; the group's window ([`selvedge_paxos`]), and the links' lanes |
+//! | connections, forwarder | `Submit`, `Withdraw` | a connection's unanswered packets ([`selvedge_mqtt::Limits`]); all connections together: the credit ([`selvedge_mqtt::credit`]); operators' orders: [`orders`] |
+//! | connections, switch | `InterestChanged` | `try_send`: the switch also checks by itself |
+//! | connections, links | routed publishes | they bypass the mailboxes: the link's lane drops its oldest and counts it ([`selvedge_fabric::link`]) |
+//! | HTTP, switch | `Ask`, `AskTable` | `try_send`: a failure means that too many questions are open |
+//! | broker, uplink | `FromBroker` | `send().await`: TCP slows the broker down |
+//! | peers, switch | `FromPeer` | `send().await`: one frame of each peer, then TCP slows it down |
+//! | switch, shards | `ShardEvents` of peers and of this gateway's questions | `try_send`: a failure loses them as a link may, which every protocol between replicas and gateways tolerates; it is counted as `selvedge_shard_behind_total` |
+//! | switch, shards and forwarder | which gateways are up, clocks, room | one change in 200 ms, and one for each change of a link |
+//! | forwarder, shards | `ShardEvents` | [`selvedge_fabric::machine::MAX_INFLIGHT_BATCHES`] of each shard, sent again every [`selvedge_fabric::forward::RESEND_MS`] |
+//! | shards and switch, forwarder | `Answered`, `LeaderIs`, `PublishWills` | one answer to each batch that was sent; one of each kind in a shard's turn |
+//! | shards, switch and links | `ToPeers` | one in a shard's turn; the group's window ([`selvedge_paxos`]) and the links' lanes |
 //! | shards, log, store and back | `Persist`, `LogSaid`, `Store`, `WorkDone` | one in a shard's turn, and one answer to each; [`selvedge_fabric::replica::MAX_LOADING_ENTRIES`] and [`selvedge_fabric::replica::MAX_SCANS_ENTRIES`] |
-//! | uplink, shards and back | `LoadBatch`, `Confirmed`, `Loaded`, `ShardView` | the uplink's window ([`selvedge_fabric::uplink`]); confirmations of what is in it |
+//! | uplink, shards and back | `LoadBatch`, `Confirmed`, `Loaded`, `ShardView` | the uplink's window ([`selvedge_fabric::uplink`]); confirmations of batches in it |
 //! | uplink, switch and back | `Ask`, `SiteSaid` | [`selvedge_fabric::node_questions::MAX_QUESTIONS`] |
 //! | links and their watch | `Attach`, `Connected`, `Disconnected`, `Refused`, `Cut`; `Lost` to itself | one of each in the life of a connection |
 //! | report, uplink | `SendReport` | one in each interval |

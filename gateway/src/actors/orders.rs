@@ -1,8 +1,8 @@
-//! Orders: items that operators give over HTTP. They go the way of what devices do, through the forwarder to the leader of their
-//! shard, and are answered when they are chosen.
+//! Orders: items that operators submit over HTTP. They go through the forwarder to the leader of their shard, like
+//! items of devices, and are answered when they are chosen.
 //!
-//! An order that is not answered in time is still under way and may be carried out; it holds its place in the bound
-//! until then, so that a site without a majority doesn't gather orders.
+//! An order that is not answered in time is still under way and may be carried out. It occupies its place in the bound
+//! until then, so that a site without a majority does not accumulate orders.
 
 use selvedge_fabric::forward::Settled;
 use selvedge_fabric::machine::ItemOutcome;
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 /// How many orders may be unanswered.
 pub const MAX_ORDERS: usize = 256;
-/// How long an operator waits for an answer.
+/// How long a request waits for the outcome of its order.
 pub const ORDER_WAIT_MS: u64 = 5_000;
 
 /// The orders of a gateway that are under way.
@@ -20,7 +20,7 @@ pub const ORDER_WAIT_MS: u64 = 5_000;
 pub struct Orders(Mutex<(u64, BTreeMap<u64, oneshot::Sender<ItemOutcome>>)>);
 
 impl Orders {
-    /// A new order: its token, and where its outcome comes; nothing if too many are under way.
+    /// A new order: its token, and the receiver of its outcome. `None` if too many are under way.
     pub fn open(&self) -> Option<(u64, oneshot::Receiver<ItemOutcome>)> {
         let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, open) = &mut *orders;
@@ -33,11 +33,11 @@ impl Orders {
         Some((*last, outcome))
     }
 
-    /// What became of an order.
+    /// Passes the outcome to whoever waits for the order.
     pub fn settled(&self, settled: Settled) {
         let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reply) = orders.1.remove(&settled.ticket.token) {
-            let _ = reply.send(settled.outcome); // who asked may have gone
+            let _ = reply.send(settled.outcome); // the request may be gone
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How the gateway is as a whole: for operators, and as reports to the nodes.
+//! The state of the gateway as a whole: for operators, and as reports to the nodes.
 
 use crate::actors::fullness;
 use crate::actors::messages::shard::{GetStatus, ShardReport};
@@ -17,30 +17,29 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 
-/// How long changes gather before they are reported ahead of time; also the least between two reports.
+/// How long changes gather before an early report; also the shortest time between two reports.
 const GATHER_MS: u64 = 1_000;
 
-/// What is looked at.
+/// Access to the parts of the gateway whose state is reported.
 #[derive(Clone)]
 pub struct Overview {
-    /// Who keeps which shard.
+    /// The placement of shards on gateways.
     pub ring: Arc<Ring>,
-    /// The connections.
     pub front: Arc<Front>,
-    /// How connections have ended, and the way of operators' orders.
+    /// For departures of connections and operators' orders.
     pub ways: Arc<Ways>,
-    /// The shards that have a replica here.
+    /// To the shards with a replica here.
     pub shards: BTreeMap<ShardId, Recipient<GetStatus>>,
-    /// The switch: who lives.
+    /// To the switch: which gateways are up.
     pub peers: Recipient<GetPeers>,
-    /// The switch: questions about recent windows.
+    /// To the switch: questions about recent windows.
     pub ask: Recipient<Ask>,
-    /// The switch: questions about tables.
+    /// To the switch: questions about tables.
     pub ask_table: Recipient<AskTable>,
 }
 
 impl Overview {
-    /// How each shard is.
+    /// The state of each shard with a replica here.
     pub async fn reports(&self) -> Vec<ShardReport> {
         let mut reports = Vec::with_capacity(self.shards.len());
         for shard in self.shards.values() {
@@ -49,7 +48,7 @@ impl Overview {
         reports
     }
 
-    /// Who lives.
+    /// The gateways that are up, this one among them.
     pub async fn up(&self) -> BTreeSet<GatewayId> {
         self.peers.send(GetPeers).await.unwrap_or_default()
     }
@@ -72,33 +71,30 @@ impl Overview {
     }
 }
 
-/// The next multiple of a period, when others wake too.
+/// Waits for the next multiple of a period, when other periodic work wakes the process too.
 async fn next(period_ms: u64) {
     tokio::time::sleep_until(pulse::at((pulse::now_ms() / period_ms + 1) * period_ms)).await;
 }
 
-/// What makes reports.
+/// Sends reports to the nodes, and logs warnings.
 pub struct Reporter {
-    /// This gateway.
     pub me: GatewayId,
-    /// Which start of its process.
+    /// The number of this start of the process.
     pub start: u64,
-    /// The site's gateways.
     pub members: Vec<Member>,
-    /// What is looked at.
     pub overview: Overview,
-    /// The uplink: how busy it is, while the broker is connected.
+    /// To the uplink: how busy it is, while the broker is connected.
     pub load: Recipient<GetLoad>,
-    /// The uplink: reports.
+    /// To the uplink: reports to send.
     pub uplink: Recipient<SendReport>,
-    /// Woken when something has changed that should not wait.
+    /// Woken when a change should be reported soon.
     pub changed: Arc<Notify>,
-    /// What uptime counts from.
+    /// The origin of the reported uptime.
     pub epoch: Instant,
 }
 
 impl Reporter {
-    /// Reports as long as the gateway runs, while the broker is connected.
+    /// Runs as long as the gateway; sends reports while the broker is connected.
     pub async fn run(self) {
         let (mut n, mut warned) = (0, Vec::new());
         loop {
@@ -109,7 +105,7 @@ impl Reporter {
             let reports = self.overview.reports().await;
             self.overview.ways.departures().sweep();
             Self::warn(&reports, &mut warned);
-            // The load is asked for where reports go out: no answer, no connection.
+            // The uplink answers only while the broker is connected.
             if let Some(load) = self.load.send(GetLoad).await.ok().flatten() {
                 n += 1;
                 let report = self.make(n, load, reports).await;
@@ -118,7 +114,7 @@ impl Reporter {
         }
     }
 
-    /// Logs what has come near a bound since it last looked, once a rule.
+    /// Logs a warning when a rule has come near its bound since the last look.
     fn warn(reports: &[ShardReport], warned: &mut Vec<&'static str>) {
         let near = fullness::fullest(reports).into_iter().filter(|(_, f)| f.is_near());
         let near: Vec<_> = near.map(|(_, f)| f.rule).collect();

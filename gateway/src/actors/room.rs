@@ -1,10 +1,11 @@
-//! Which gateways of the site have no room on their disks, for all threads of a gateway: each says so of itself in every frame.
+//! Which gateways of the site have full disks, for all threads of a gateway: each gateway says so in every frame.
 
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Who is full, this gateway among them. What is remembered of one that can't be reached does no harm: it can't lead anyway.
+/// The gateways with full disks, this one among them. An outdated entry of an unreachable gateway does no harm: that
+/// one can't lead anyway.
 #[derive(Debug)]
 pub struct SiteRoom {
     me: GatewayId,
@@ -12,12 +13,12 @@ pub struct SiteRoom {
 }
 
 impl SiteRoom {
-    /// Of this gateway and all others of its site; nobody is full as far as is known.
+    /// Of gateway `me` and its peers; no disk counts as full yet.
     pub fn new(me: GatewayId) -> Self {
         Self { me, full: Mutex::default() }
     }
 
-    /// A gateway says whether its disk is full.
+    /// Notes whether a gateway's disk is full.
     pub fn says(&self, who: GatewayId, full: bool) {
         let mut all = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         if full {
@@ -27,7 +28,7 @@ impl SiteRoom {
         }
     }
 
-    /// This gateway's disk is full, or is no more.
+    /// Notes whether this gateway's disk is full.
     pub fn mine(&self, full: bool) {
         self.says(self.me, full);
     }
@@ -37,7 +38,7 @@ impl SiteRoom {
         self.full.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.me)
     }
 
-    /// All that are full.
+    /// All gateways whose disks are full.
     pub fn full(&self) -> Vec<GatewayId> {
         self.full.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }

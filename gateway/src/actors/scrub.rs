@@ -1,6 +1,7 @@
-//! The thread that reads again what lies on disk ([`Scrubber`]): slowly, behind all other work, for as long as the process lives.
+//! The thread that reads again what lies on disk ([`Scrubber`]): slowly, at the lowest priority, for as long as the
+//! process lives.
 //!
-//! The log says what its segments hold; what looks rotten goes to the threads that own the files, which judge it.
+//! The log says what its segments hold. A suspect goes to the thread that owns the file, which verifies it.
 
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::StoreWork;
@@ -10,17 +11,18 @@ use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-/// A round begins this long after the one before it began, or when that one is done: a small disk is not read all day.
+/// A round begins this many seconds after the previous one began, or when that one ends, so that a small disk is not
+/// read all day.
 const ROUND_S: u64 = 3_600;
-/// The first one begins this long after the start, which has read most of it.
+/// The first round begins this many seconds after the start, which has just read most of the disk.
 const FIRST_S: u64 = 60;
-/// As low as a thread's priority gets.
+/// The lowest priority of a thread.
 const NICE: i32 = 19;
 
-/// Starts the thread, which reads so many bytes a second.
+/// Starts the thread, which reads `bytes_per_s` bytes a second.
 ///
 /// # Errors
-/// When the system starts no thread.
+/// When the operating system can't start a thread.
 pub fn start(
     scrubber: Scrubber,
     bytes_per_s: u64,
@@ -29,7 +31,7 @@ pub fn start(
 ) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("scrub".into());
     thread.spawn(move || {
-        let _ = rustix::process::nice(NICE); // of this thread alone
+        let _ = rustix::process::nice(NICE); // affects only this thread
         std::thread::sleep(Duration::from_secs(FIRST_S));
         loop {
             let began = Instant::now();
@@ -42,7 +44,7 @@ pub fn start(
     Ok(())
 }
 
-/// Nothing: the log's threads are gone, and so is the process soon.
+/// `None` if the log's threads are gone: the process is about to end.
 fn round(
     scrubber: &Scrubber,
     bytes_per_s: u64,

@@ -1,5 +1,5 @@
-//! The actor of one shard's replica: gathers what comes, steps the core once for all of it, and performs
-//! the effects in their order of durability.
+//! The actor of one shard's replica: gathers events, steps the core once for all of them, and performs the effects in
+//! their order of durability.
 
 use crate::actors::clock::SiteClock;
 use crate::actors::messages::forwarder::{Answered, LeaderIs, PublishWills};
@@ -22,10 +22,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Events that are stepped in one turn.
+/// The most events that one turn steps.
 const MAX_TURN_EVENTS: usize = 4_096;
 
-/// The ways that the effects of all shards take, and the clocks that they go by.
+/// The ways out of all shards, and the clocks that they use.
 pub struct ShardWays {
     /// To the log: records.
     pub persist: Recipient<Persist>,
@@ -43,17 +43,16 @@ pub struct ShardWays {
     pub wills: Recipient<PublishWills>,
     /// To the uplink: contents that it asked for.
     pub loaded: Recipient<Loaded>,
-    /// To the uplink: how the outbox stands.
+    /// To the uplink: the state of the outbox.
     pub view: Recipient<ShardView>,
-    /// What monotonic times count from.
+    /// The origin of monotonic times.
     pub epoch: Instant,
-    /// The site's wall time.
     pub clock: Arc<SiteClock>,
     /// How often transfers may cause a line in the log.
     pub log_limit: SharedLogLimit,
 }
 
-/// One shard's replica.
+/// Runs the core of one shard's [`Replica`].
 pub struct ShardActor {
     id: ShardId,
     me: GatewayId,
@@ -63,7 +62,7 @@ pub struct ShardActor {
     turning: bool,
     timer: Option<(u64, SpawnHandle)>,
     led: u64,
-    /// Those of `selvedge_applied_total` that were met, at hand.
+    /// Handles of the counters `selvedge_applied_total` that were used so far.
     applied: BTreeMap<&'static str, Counter>,
 }
 
@@ -201,7 +200,7 @@ impl Actor for ShardActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // For what comes from peers, a frame at most at a time: see the essay of the actors.
+        // For events from peers, which come at most a frame at a time: see the table in [`crate::actors`].
         ctx.set_mailbox_capacity(256);
         self.turn(ctx); // re-applies what was committed before the last stop
     }
@@ -237,7 +236,7 @@ impl Handler<LogSaid> for ShardActor {
     fn handle(&mut self, LogSaid(said): LogSaid, ctx: &mut Self::Context) {
         let now = self.now();
         for event in std::mem::take(&mut self.inbox) {
-            self.replica.step(now, event); // in the order in which they came
+            self.replica.step(now, event); // events before the log's answer, in the order of arrival
         }
         self.replica.said(now, said);
         self.turn_soon(ctx);

@@ -1,25 +1,25 @@
-//! The supervisor: a gateway of which a part has stopped must not go on as if it were whole.
+//! The supervisor: a gateway must not continue when one of its parts has stopped.
 //!
-//! An actor stops only by a defect (a panic ends it alone, and its mailbox with it). Its state can't be
-//! trusted any more, while what is on disk can: so the process ends, and whoever started it starts it again.
+//! An actor stops only because of a defect (a panic ends it alone, and its mailbox with it). Its state can't be trusted
+//! any more, while what is on disk can. So the process ends, and its service manager starts it again.
 
 use crate::actors::process::end_process;
 use crate::actors::pulse;
 use actix::{Actor, Context};
 
-/// How often the parts are looked at.
+/// How often the parts are checked.
 const LOOK_MS: u64 = 500;
 
 /// One part: its name, and whether it still takes messages.
 pub type Part = (String, Box<dyn Fn() -> bool>);
 
-/// The supervisor.
+/// Ends the process if a part of it has stopped.
 pub struct Supervisor {
     parts: Vec<Part>,
 }
 
 impl Supervisor {
-    /// Watches these parts.
+    /// A supervisor of these parts.
     pub fn new(parts: Vec<Part>) -> Self {
         Self { parts }
     }

@@ -1,5 +1,5 @@
-//! The switch: takes what comes from peers to whom it concerns, and what goes to peers to their links;
-//! tells everyone who lives; and puts questions to the site's replicas.
+//! The switch: routes messages from peers to the actors that they concern, and messages to peers to their links;
+//! announces which gateways are up; and puts questions to the site's replicas.
 
 use crate::actors::clock::SiteClock;
 use crate::actors::link::PeerLinks;
@@ -26,14 +26,14 @@ use tokio::sync::oneshot;
 /// How many questions about tables may be open.
 const MAX_TABLE_QUESTIONS: usize = 256;
 
-/// How often changed subscriptions are told to peers, and questions are looked after.
+/// How often peers learn of changed subscriptions, clocks and disks are compared, and open questions are checked.
 const LOOK_MS: u64 = 200;
 
 /// The ways out of the switch.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SwitchWays {
-    /// To the shards that have a replica here.
+    /// To the shards with a replica here.
     pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
     /// To the forwarder: answers about its batches.
     pub answered: Recipient<Answered>,
@@ -41,11 +41,10 @@ pub struct SwitchWays {
     pub down: Recipient<GatewayDown>,
     /// To the forwarder: a gateway that can be reached again.
     pub up: Recipient<GatewayUp>,
-    /// To the peers.
     pub links: PeerLinks,
 }
 
-/// The switch.
+/// Routes messages between peers and the other actors of the gateway.
 pub struct Switch {
     me: GatewayId,
     front: Arc<Front>,
@@ -54,21 +53,21 @@ pub struct Switch {
     told: u64,
     epoch: Instant,
     clock: Arc<SiteClock>,
-    /// Whose clocks are outside, as the shards were told.
+    /// The gateways whose clocks are outside, as last sent to the shards.
     outside: Vec<GatewayId>,
     room: Arc<SiteRoom>,
-    /// Whose disks are full, as the shards were told.
+    /// The gateways whose disks are full, as last sent to the shards.
     full: Vec<GatewayId>,
     asks: SiteQuestions,
-    /// Who asked each question.
+    /// Where the answer to each question about windows goes.
     replies: BTreeMap<u64, oneshot::Sender<SiteAnswer>>,
-    /// Who asked about a table.
+    /// Where the answer to each question about a table goes.
     tables: BTreeMap<u64, oneshot::Sender<TableAnswer>>,
     last_table: u64,
 }
 
 impl Switch {
-    /// A switch that knows nobody yet. Monotonic times count from `epoch`.
+    /// A switch that has no ways out yet and knows only this gateway as up. Monotonic times count from `epoch`.
     pub fn new(
         me: GatewayId,
         ring: Arc<Ring>,
@@ -127,7 +126,7 @@ impl Switch {
                 },
                 PeerMessage::TableAnswer { id, answer } => {
                     if let Some(reply) = self.tables.remove(&id) {
-                        let _ = reply.send(answer); // who asked may have gone
+                        let _ = reply.send(answer); // the request may be gone
                     }
                 }
                 PeerMessage::Forwarded { shard, origin, n, answer } => {
@@ -161,7 +160,7 @@ impl Switch {
         }
     }
 
-    /// What this gateway itself knows.
+    /// Answers from what this gateway itself knows.
     fn answer(&mut self, to: GatewayId, id: u64, question: &TableQuestion) {
         let uptime_ms = self.now_ms();
         let answer = match question {
@@ -172,7 +171,7 @@ impl Switch {
             TableQuestion::Skipped { device } => {
                 TableAnswer::Skipped { list: self.front.skipped(device.as_deref()), uptime_ms }
             }
-            _ => return, // a shard's leader answers it
+            _ => return, // the shard's leader answers it
         };
         self.send(vec![(to, PeerMessage::TableAnswer { id, answer })]);
     }
@@ -199,7 +198,7 @@ impl Switch {
                 site_questions::Effect::Send(to, message) => messages.push((to, message)),
                 site_questions::Effect::Told(question, told) => {
                     if let Some(reply) = self.replies.remove(&question) {
-                        let _ = reply.send(told); // who asked may have gone
+                        let _ = reply.send(told); // the request may be gone
                     }
                 }
             }
@@ -311,7 +310,7 @@ impl Handler<PeersChanged> for Switch {
         }
         let (now_ms, mut effects) = (self.now_ms(), Vec::new());
         self.asks.peers(now_ms, self.reach.up(), &mut effects);
-        self.told = u64::MAX; // a peer that comes back is told the subscriptions again
+        self.told = u64::MAX; // so that a peer that comes back learns the subscriptions again
         self.perform(effects);
     }
 }

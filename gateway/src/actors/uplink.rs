@@ -1,8 +1,8 @@
-//! The uplink's actor: seals what the core wants sent, and opens what the node says. What nodes ask of the site, and
-//! reports to them, go the same way.
+//! The uplink's actor: seals what the core sends, and opens what the node answers. Nodes' questions to the site, and
+//! reports to the nodes, take the same way.
 //!
-//! Of the pair of MQTT clients ([`selvedge_broker_client`]) one hears confirmations and questions, the other publishes. Neither is
-//! believed: what the node has not confirmed is sent again.
+//! Of the pair of MQTT clients ([`selvedge_broker_client`]) one receives confirmations and questions, and the other
+//! publishes. The gateway trusts neither with delivery: it sends again what the node has not confirmed.
 
 use crate::actors::messages::shard::{LoadBatch, ShardEvents};
 use crate::actors::messages::switch::Ask;
@@ -29,24 +29,25 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
 
-/// How often late batches are looked for.
+/// How often overdue batches are looked for.
 const LOOK_MS: u64 = 200;
-/// While results wait, a node that has confirmed nothing for this long is missing: twice the period of beacons, which it answers.
+/// If results wait and no node has confirmed anything for this long, the node counts as missing: twice the period of
+/// beacons, which a node answers.
 const SILENCE_MS: u64 = 60_000;
 
 /// The ways out of the uplink.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct UplinkWays {
-    /// To the shards that have a replica here: for the content of a batch.
+    /// To the shards with a replica here: requests for the content of a batch.
     pub load: BTreeMap<ShardId, Recipient<LoadBatch>>,
     /// To the same shards: what the node has confirmed.
     pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
-    /// To the site's replicas: what nodes ask.
+    /// To the site's replicas: questions of nodes.
     pub ask: Recipient<Ask>,
 }
 
-/// What the site says to a question; nothing if it could not be asked.
+/// The site's answer to a question; `None` if it could not be asked.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct SiteSaid(QuestionId, Option<SiteAnswer>);
@@ -59,29 +60,27 @@ enum FromBroker {
     Said { topic: String, payload: bytes::Bytes },
 }
 
-/// What the actor is set up with.
+/// Everything that the actor needs at its start.
 pub struct UplinkSettings {
-    /// The site.
     pub site: SiteId,
-    /// This gateway.
     pub me: GatewayId,
-    /// Which start of its process.
+    /// The number of this start of the process.
     pub start: u64,
-    /// Its secret.
+    /// The site's secret, from which the keys are derived.
     pub secret: SiteSecret,
     /// Distinguishes this process at the broker.
     pub client_id: String,
-    /// The broker.
+    /// Where the broker is.
     pub to: UplinkTo,
-    /// The password, if there is one.
+    /// The password for the broker, if it wants one.
     pub password: Option<String>,
-    /// What monotonic times, and the uptime that nodes know, count from.
+    /// The origin of monotonic times, and of the uptime in reports.
     pub epoch: Instant,
-    /// Woken when something has changed that nodes should soon be told.
+    /// Woken when something changes that nodes should soon learn.
     pub changed: Arc<Notify>,
 }
 
-/// The uplink's actor.
+/// Runs the core [`Uplink`] over the pair of MQTT clients.
 pub struct UplinkActor {
     settings: UplinkSettings,
     core: Uplink,
@@ -93,15 +92,15 @@ pub struct UplinkActor {
     node_questions: NodeQuestions,
     ways: Option<UplinkWays>,
     views: BTreeMap<ShardId, UplinkView>,
-    /// Why the broker can't be reached, as the client says it.
+    /// Why the broker can't be reached, in the client's words.
     failure: Option<String>,
     /// When the broker was connected, or a node last confirmed something.
     heard_ms: u64,
-    /// What the log was told last.
+    /// The state that was logged last.
     told: Option<UplinkState>,
-    /// How often a broker, or who speaks through it, may cause a line in the log.
+    /// How often the broker, or anyone who publishes through it, may cause a line in the log.
     log_limit: SharedLogLimit,
-    /// The last confirmation that counted for nothing, and when it came.
+    /// The last confirmation that was refused, and when it came.
     conflict: Option<(u64, NotTaken)>,
     speaker: Option<Speaker>,
     myself: Option<Addr<UplinkActor>>,
@@ -110,10 +109,10 @@ pub struct UplinkActor {
 }
 
 impl UplinkActor {
-    /// An actor with keys of its own: every process start draws a new salt.
+    /// An actor with keys of its own: every start of the process draws a new salt.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// When the system provides no random numbers.
     pub fn new(settings: UplinkSettings) -> Result<Self, SealError> {
         let sealer = Sealer::new(&settings.secret, &settings.site)?;
         let (mut opener, mut questions) = (Opener::new(), Opener::new());
@@ -200,7 +199,7 @@ impl UplinkActor {
         }
     }
 
-    /// A frame for this gateway that may be a node's question.
+    /// Takes in a frame for this gateway that may be a node's question.
     fn asked(&mut self, bytes: &[u8]) {
         let (site, me) = (&self.settings.site, self.settings.me);
         let question = match self.questions.open(site, place(me), bytes) {
@@ -273,14 +272,14 @@ impl UplinkActor {
         UplinkState { broker, connected, trouble, ledgers }
     }
 
-    /// A confirmation counts for nothing.
+    /// Notes that a confirmation was refused.
     fn not_taken(&mut self, now_ms: u64, why: NotTaken) {
         metrics::counter!("selvedge_uplink_refused_total", "reason" => why.reason()).increment(1);
         self.conflict = Some((now_ms, why));
         self.tell_state();
     }
 
-    /// Logs the state when it has changed.
+    /// Logs the state if it has changed.
     fn tell_state(&mut self) {
         let state = self.state();
         let known = |s: &UplinkState| (s.connected, s.trouble.is_some());
@@ -334,7 +333,7 @@ impl Actor for UplinkActor {
     }
 }
 
-/// Waits until the actor has taken it, so that TCP presses a broker back that sends faster.
+/// Waits until the actor has taken the message, so that TCP holds back a broker that sends faster.
 async fn say(to: &Addr<UplinkActor>, said: FromBroker) {
     let _ = to.send(said).await; // fails only when the process is ending
 }

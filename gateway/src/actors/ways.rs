@@ -1,5 +1,5 @@
-//! What is around the front in a running gateway: the actors that take in what it wants done, the clocks, and who is
-//! told of departures and of operators' orders.
+//! What surrounds the front in a running gateway: the actors that do what it wants done, the clocks, and the records of
+//! departures and of operators' orders.
 
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::DepartureDesk;
@@ -23,15 +23,15 @@ use tokio::sync::oneshot;
 pub struct FrontWays {
     /// To the forwarder: items.
     pub submit: Recipient<Submit>,
-    /// To the forwarder: items that nobody waits for any more.
+    /// To the forwarder: items that no client waits for any more.
     pub withdraw: Recipient<Withdraw>,
     /// To the switch: changed subscriptions.
     pub interest: Recipient<InterestChanged>,
-    /// To the peers.
     pub links: PeerLinks,
 }
 
-/// The ways from the front to the actors. Before these run, what is sent is lost: there is no connection yet.
+/// The ways from the front to the actors. Before the actors run everything sent is lost, but then there is no
+/// connection yet.
 pub struct Ways {
     epoch: Instant,
     clock: Arc<SiteClock>,
@@ -41,22 +41,22 @@ pub struct Ways {
 }
 
 impl Ways {
-    /// Ways that lead nowhere yet. Monotonic times count from `epoch`, as the forwarder's do.
+    /// Unconnected ways. Monotonic times count from `epoch`, as the forwarder's do.
     pub fn new(epoch: Instant, clock: Arc<SiteClock>, departures: DepartureDesk) -> Self {
         Self { epoch, clock, departures, orders: Orders::default(), to: OnceLock::new() }
     }
 
-    /// Connects them to the actors; called once, before the first connection.
+    /// Connects the ways to the actors; called once, before the first connection.
     pub fn connect(&self, to: FrontWays) {
         let _ = self.to.set(to);
     }
 
-    /// How connections have ended.
+    /// The record of how connections ended.
     pub fn departures(&self) -> &DepartureDesk {
         &self.departures
     }
 
-    /// Gives an operator's order to a shard; its outcome comes when it is chosen. Nothing if too many are under way.
+    /// Submits an operator's order to a shard; the outcome comes when it is chosen. `None` if too many are under way.
     pub fn order(&self, shard: ShardId, item: Forwardable) -> Option<oneshot::Receiver<ItemOutcome>> {
         let to = self.to.get()?;
         let (token, outcome) = self.orders.open()?;
@@ -95,7 +95,7 @@ impl Outside for Ways {
 
     fn interest_changed(&self) {
         if let Some(to) = self.to.get() {
-            // Where there is no room, the switch looks by itself soon.
+            // If there is no room, the switch notices the change by itself soon.
             let _ = to.interest.try_send(InterestChanged);
         }
     }

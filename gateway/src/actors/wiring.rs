@@ -1,5 +1,5 @@
-//! Puts a gateway together: opens what is on disk, recovers the replicas, starts the actors and the MQTT
-//! listener, and stops them again. The only file that names them all.
+//! Puts a gateway together: opens what is on disk, recovers the replicas, starts the actors and the MQTT listener, and
+//! stops them again. This is the only file that names all actors.
 
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::{Bounds, DepartureDesk};
@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 
-/// The most connections of those who ask over HTTP; further ones wait in the system's backlog.
+/// The most HTTP connections; further ones wait in the system's backlog.
 const MAX_HTTP_CONNECTIONS_ENTRIES: usize = 256;
 /// The most threads that serve MQTT connections.
 const MAX_LISTENER_THREADS: usize = 4;
@@ -50,59 +50,57 @@ const MAX_LISTENER_THREADS: usize = 4;
 const MAX_INFLIGHT_ENTRIES: u16 = 256;
 /// The most bytes that a shard's entries take in memory.
 const GROUP_MEMORY_BYTES: usize = 2 * 1024 * 1024;
-/// How long connections have to end when the process is asked to.
+/// How long connections may take to end when the process is asked to stop.
 const STOP_MS: u64 = 2_000;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A file or folder.
+    /// A file or folder can't be used.
     #[error("{}: {error}", path.display())]
     File {
-        /// Which.
         path: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// An address that can't be listened on.
+    /// An address can't be listened on.
     #[error("can't listen on {address}: {error}; set {key} to another address")]
     Address {
-        /// The address.
         address: SocketAddr,
-        /// Its setting.
+        /// The setting that holds the address.
         key: &'static str,
-        /// What the system says.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// The data folder.
+    /// The data folder is not this gateway's, or can't be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The log or a snapshot.
+    /// The log or a snapshot can't be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// What is on disk.
+    /// The replicas can't be opened from what is on disk.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Keys.
+    /// Keys or random numbers can't be made.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The metrics.
+    /// The recorder of metrics can't be installed.
     #[error("can't record metrics: {0}")]
     Metrics(String),
 }
 
-/// Which work has threads of its own, besides the disk's, which always has.
+/// Which work has threads of its own. The disk's work always has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Threads {
-    /// Encryption of links, and the fsync that admitting a peer costs, hold up no shard.
+    /// Whether links have one, so that neither their encryption nor the fsync for admitting a peer delays a shard.
     links: bool,
-    /// Decoding and encoding for devices; 0: on the shards' thread.
+    /// Threads that decode and encode for devices; 0: the shards' thread does it.
     listeners: usize,
 }
 
 impl Threads {
-    /// For so many cores; 0: as many as this process may use. Where there are few, a thread more is a wake-up more for
-    /// every reading, and all share one (`docs/internals/benchmarks.md` has the figures).
+    /// Thread layout for this many cores; 0 uses all that are available. On few cores all work shares one thread,
+    /// because each further thread costs every reading a wake-up (`docs/internals/benchmarks.md` has the figures).
     fn of(cores: u16) -> Self {
         let found = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         match if cores == 0 { found() } else { usize::from(cores) } {
@@ -116,7 +114,7 @@ fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartErro
     TcpListener::bind(address).map_err(|error| StartError::Address { address, key, error })
 }
 
-/// Runs a gateway until it is told to stop (SIGTERM, SIGINT).
+/// Runs a gateway until a signal (SIGTERM, SIGINT) stops it.
 ///
 /// # Errors
 /// Why it does not start.
@@ -127,10 +125,10 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let epoch = Instant::now();
     let ring = Arc::new(ring);
 
-    // All ports first: a taken one is an error before anything is written.
+    // All ports first: a port that is taken is an error before anything is written.
     let peer_listener = bind(settings.peer.bind, "peer.bind")?;
     let http_listener = bind(settings.http.bind, "http.bind")?;
-    // Devices are let in only once there is something to serve them.
+    // Devices may connect only once there is something to serve them.
     drop(bind(settings.mqtt.bind, "mqtt.bind")?);
     let mqtt_limits = Limits {
         max_packet_bytes: settings.mqtt.max_packet_bytes,
@@ -179,7 +177,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let disk = read.open(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
     let mut replicas = disk.replicas;
-    // Counted only now: a release that can't read what is there has changed nothing.
+    // The start is counted only now: a release that can't read the files has changed nothing.
     let identity = found.start()?;
     let origin = Origin { gateway: me, start: identity.start() };
     tracing::info!(%site, gateway = %me, start = origin.start, "starting");
@@ -201,7 +199,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
     let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone(), room.clone()).start();
     let psk = LinkKey::new(link_psk(&secret, &site));
-    // Nobody can guess it, and so take the uplink's place at a broker.
+    // Random, so that nobody can guess it and take the uplink's place at the broker.
     let client_id =
         format!("selvedge-{site}-{}-{:032x}", me.0, u128::from_le_bytes(selvedge_seal::random()?));
     let to = settings.uplink.clone();
@@ -234,7 +232,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         log_limit: SharedLogLimit::default(),
     });
     let mut actors = BTreeMap::new();
-    // The log's actor must know a shard before its first record is on disk; mailboxes keep their order.
+    // The log's actor must know a shard before that shard's first record is on disk; mailboxes keep their order.
     while let Some((id, replica)) = replicas.pop_first() {
         let actor = ShardActor::new(id, me, replica, shard_ways.clone());
         actors.insert(id, actor.start());
@@ -308,7 +306,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let serving = async move {
         match Listener::bind(mqtt_config).await {
             Ok(listener) => {
-                let _ = bound.send(Ok(())); // who asked waits for it
+                let _ = bound.send(Ok(())); // `run` waits for it
                 listener.run(app, stopping).await;
             }
             Err(error) => {
@@ -369,7 +367,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         let (browsers, access, site) = (browsers.clone(), access.clone(), api.site.clone());
         let tokens = from_fn(move |request, next| access::admit(site.clone(), access.clone(), request, next));
         let pages = from_fn(move |request, next| browser::admit(browsers.clone(), request, next));
-        // The one that is put last is asked first.
+        // The middleware that is wrapped last runs first.
         App::new().app_data(api.clone()).wrap(tokens).wrap(pages).configure(|app| drop(routes(app)))
     };
     let server = HttpServer::new(app)
@@ -392,7 +390,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     Ok(())
 }
 
-/// What bounds a client, as an operator sets it.
+/// The bounds of a client's connection, as settings that an operator can change.
 fn bounds(config: &ListenerConfig) -> Bounds {
     let limits = &config.limits;
     let settings = [
@@ -406,7 +404,7 @@ fn bounds(config: &ListenerConfig) -> Bounds {
     settings.into_iter().map(|(name, value)| (name, format!("mqtt.{name} = {value}"))).collect()
 }
 
-/// The way of one kind of message to each shard.
+/// A recipient of one kind of message for each shard.
 fn ways_to<M>(shards: &BTreeMap<ShardId, Addr<ShardActor>>) -> BTreeMap<ShardId, Recipient<M>>
 where
     M: Message<Result: Send> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Lets in who shows a token that is good for what is asked, if there are tokens.
+//! Admits requests that show a token with the needed scope, if there are tokens.
 
 use super::Given;
 use super::problem::Failure;
@@ -12,7 +12,8 @@ use selvedge_types::ids::SiteId;
 use selvedge_types::params::Parameters;
 use std::sync::Arc;
 
-/// The scope that a request needs; nothing for health and the description of the API, which tell nothing of what devices say.
+/// The scope that a request needs; `None` for health and the description of the API, which reveal nothing about
+/// devices.
 pub fn needed(method: &Method, path: &str) -> Option<Scope> {
     match (path, method.is_safe()) {
         ("/healthz" | "/readyz" | "/openapi.json" | "/docs" | "/docs/page.js" | "/docs/page.css", _) => None,
@@ -22,8 +23,8 @@ pub fn needed(method: &Method, path: &str) -> Option<Scope> {
     }
 }
 
-/// Answers a request if it shows what it needs, and with 401 or 403 else; and no request that changes something and has
-/// parameters.
+/// Passes a request on if its token allows it, and answers 401 or 403 otherwise. It also refuses a request that changes
+/// something and has parameters.
 pub async fn admit<B: MessageBody>(
     site: SiteId,
     access: Arc<Access>,
@@ -32,7 +33,7 @@ pub async fn admit<B: MessageBody>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let admitted = match needed(request.method(), request.path()) {
         Some(scope) if !access.is_open() => {
-            // What is no text is no token.
+            // A header that is not text counts as an unknown token.
             let shown =
                 request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or("?"));
             access
@@ -55,8 +56,8 @@ pub async fn admit<B: MessageBody>(
     }
 }
 
-/// No request that changes something takes a parameter: one that is given was meant to narrow what is changed, and would
-/// be passed over.
+/// Refuses parameters of requests that change something. No such request takes any: a client that gives one means to
+/// narrow the change, and ignoring it would change more.
 fn without_parameters(request: &ServiceRequest) -> Result<(), Failure> {
     if request.method().is_safe() || request.query_string().is_empty() {
         return Ok(());

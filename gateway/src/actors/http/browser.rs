@@ -1,4 +1,4 @@
-//! Refuses what a web page of somebody else asks.
+//! Refuses requests that a web page of another origin sends.
 
 use super::problem::Failure;
 use actix_web::body::{EitherBody, MessageBody};
@@ -8,13 +8,13 @@ use actix_web::{Error, ResponseError};
 use selvedge_guard::browser::{Browsers, Requested};
 use std::sync::Arc;
 
-/// Answers a request if [`Browsers`] admit it, and with 403 else.
+/// Passes a request on if [`Browsers`] admit it, and answers 403 otherwise.
 pub async fn admit<B: MessageBody>(
     browsers: Arc<Browsers>,
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    // What is no text is nobody's name.
+    // A header that is not text matches no name.
     let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
     let admitted = browsers.admit(&Requested::new(request.method().is_safe(), header));
     match admitted {

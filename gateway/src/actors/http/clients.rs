@@ -1,4 +1,4 @@
-//! `/v1/clients`: who is connected to this gateway, and how the last connections ended.
+//! `/v1/clients`: the clients connected to this gateway, and how the last connections ended.
 
 use super::problem::Failure;
 use super::{Api, Given};
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 /// The parameters of `/v1/clients`.
 pub const PARAMETERS: [&str; 3] = ["client", "limit", "after"];
 
-/// Those that are connected to this gateway, in the order in which they came, and the last that left: all, or those whose client id
-/// `client` names.
+/// The clients that are connected to this gateway, in the order of their connections, and the last departures: of all
+/// clients, or of those whose client id matches `client`.
 pub async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let (client, limit) = (p.pattern("client")?, p.limit()? as usize);

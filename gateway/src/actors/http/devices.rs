@@ -1,4 +1,5 @@
-//! `/v1/devices`: which devices and streams are known at the site, and retiring them. Any gateway answers; it asks the shards' leaders.
+//! `/v1/devices`: the devices and streams that the site knows, and retiring them. Any gateway answers; it asks the
+//! shards' leaders.
 
 use super::problem::Failure;
 use super::{Api, Given, tables};
@@ -20,16 +21,16 @@ pub const LIST_PARAMETERS: [&str; 2] = ["limit", "after"];
 /// The parameters of `/v1/devices/{device}`.
 pub const ONE_PARAMETERS: [&str; 1] = ["after"];
 
-/// Devices of many shards, in the order of their names.
+/// A page of the devices of many shards, in the order of their names.
 struct Merged {
     limit: usize,
     devices: Vec<DeviceInfo>,
-    /// Behind this one there may be others that are not among them.
+    /// The last name of the page, if there may be further devices.
     end: Option<Arc<str>>,
 }
 
 impl Merged {
-    /// Takes in those of a shard, which has `more` behind them.
+    /// Merges in a shard's devices; with `more`, the shard has further ones.
     fn take(&mut self, list: Vec<DeviceInfo>, more: bool) {
         if let Some(last) = list.last().filter(|_| more) {
             self.end_at(last.device.clone());
@@ -51,7 +52,7 @@ impl Merged {
     }
 }
 
-/// The devices of the site, by name.
+/// Answers a page of the site's devices, by name.
 pub async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &LIST_PARAMETERS)?;
     let (after, limit) = (p.after(name)?, p.limit()? as usize);
@@ -91,7 +92,7 @@ fn stream(s: &StreamInfo) -> Value {
     })
 }
 
-/// One device and its streams, as its shard's leader knows them.
+/// Answers one device and its streams, as its shard's leader knows them.
 pub async fn one(
     api: web::Data<Api>,
     device_name: web::Path<String>,
@@ -116,7 +117,7 @@ pub async fn one(
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// A name to go on from.
+/// A name to continue after, if it is not too long.
 fn name(text: &str) -> Option<String> {
     (text.len() <= MAX_NAME_BYTES).then(|| text.to_string())
 }
@@ -126,7 +127,7 @@ fn unknown(is_stream: bool) -> Failure {
     Failure::Unknown(format!("no such {what} is known"))
 }
 
-/// Retires all streams of a device.
+/// Retires every stream of a device.
 pub async fn retire_device(api: web::Data<Api>, name: web::Path<String>) -> Result<HttpResponse, Failure> {
     retire(&api, name.into_inner(), None).await
 }
@@ -140,7 +141,7 @@ pub async fn retire_stream(
     retire(&api, device, Some(stream)).await
 }
 
-/// Answers when it is chosen. Asking again does no harm: what is retired already is not known.
+/// Answers when the order is chosen. Repeating it does no harm: a retired device or stream is then unknown.
 async fn retire(api: &Api, device: String, stream: Option<String>) -> Result<HttpResponse, Failure> {
     for (parameter, name) in [("device", Some(&device)), ("stream", stream.as_ref())] {
         if name.is_some_and(|name| name.len() > MAX_NAME_BYTES) {
@@ -161,7 +162,7 @@ async fn retire(api: &Api, device: String, stream: Option<String>) -> Result<Htt
             Ok(HttpResponse::Ok().json(json!({ "device": device, "stream": stream, "retired_streams": streams })))
         }
         Ok(Ok(_)) => {
-            // The answer was lost on the way; it was carried out.
+            // The outcome was lost on the way, but the order was carried out.
             Ok(HttpResponse::Ok().json(json!({ "device": device, "stream": stream, "retired_streams": null })))
         }
         _ => Err(Failure::OutOfReach(

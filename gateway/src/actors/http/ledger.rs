@@ -1,4 +1,4 @@
-//! An operator's word on which ledger the site's batches belong to.
+//! `/v1/ledger/{id}`: an operator's order to admit a node's new database.
 
 use super::Api;
 use super::problem::Failure;
@@ -13,10 +13,11 @@ use serde_json::json;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// How many shards are ordered at a time, so that other orders find room beside them.
+/// How many shards get the order at a time, so that other orders have room beside them.
 const SHARDS_ORDERED_ENTRIES: usize = 64;
 
-/// Admits a ledger in every shard: it alone trims from then on, and what is still kept is sent to it. Asking again does no harm.
+/// Admits a ledger in every shard: from then on only its confirmations trim, and the site sends it everything that is
+/// still kept. Repeating it does no harm.
 pub async fn admit(api: web::Data<Api>, name: web::Path<String>) -> Result<HttpResponse, Failure> {
     let ledger: LedgerId = name.parse().map_err(|why: String| bad("id", why))?;
     let end = Instant::now() + Duration::from_millis(ORDER_WAIT_MS);

@@ -1,4 +1,4 @@
-//! `/openapi.json`: the paths of a gateway as OpenAPI 3.1 describes them.
+//! `/openapi.json`: the description of a gateway's paths in OpenAPI 3.1.
 
 use super::problem::KINDS;
 use super::quarantine;
@@ -37,14 +37,14 @@ pub(super) async fn document(api: web::Data<Api>) -> HttpResponse {
         .body(serde_json::to_vec(&describe(api.open)).unwrap_or_default())
 }
 
-/// What this release answers, without a token if everything is open.
+/// The description of this release; with `open`, no operation needs a token.
 pub fn describe(open: bool) -> Value {
     let components = ComponentsBuilder::new().schema("Row", row());
     let (kinds, paths) = (KINDS, paths());
     Document { title: "Selvedge gateway", about: ABOUT, tags: TAGS, components, kinds, paths }.describe(open)
 }
 
-/// A path without parameters.
+/// The description of a path without parameters.
 fn described(
     method: HttpMethod,
     path: &'static str,
@@ -76,7 +76,7 @@ fn plain_text(about: &str) -> Vec<(&'static str, Content)> {
     vec![("text/plain", content(text(about), None))]
 }
 
-/// All paths, in the order in which they are shown.
+/// All paths, in the order in which `/docs` shows them.
 fn paths() -> Vec<Described> {
     use HttpMethod::{Delete, Get, Post};
     let device = || path_parameter("device", "The device.");
@@ -339,7 +339,7 @@ fn paths() -> Vec<Described> {
     ]
 }
 
-/// A parameter that is no part of a query for windows.
+/// A parameter that is not part of a query for windows.
 fn parameter(name: &str, most: u32, default: u32) -> Parameter {
     let (description, schema) = match name {
         "client" => ("A client id, or (of `/v1/clients`) a pattern of them.".to_string(), names()),
@@ -370,7 +370,7 @@ fn numbers(about: &str) -> Schema {
     ArrayBuilder::new().items(plain(Type::Integer).build()).description(Some(about)).build().into()
 }
 
-/// What every answer for the whole site says of the parts that are out of reach.
+/// The fields in every answer for the whole site about parts that are out of reach.
 fn site_more() -> [(&'static str, Schema); 3] {
     [
         ("partial", flag("Whether a part of the site is out of reach, so that something may be missing.")),
@@ -411,7 +411,7 @@ fn quarantined() -> Schema {
     body.build().into()
 }
 
-/// A window, as `window` writes it.
+/// A window, with the fields that `window` writes.
 fn row() -> Schema {
     let number = |about: &str| -> Schema { or_null(Type::Number).description(Some(about)).build().into() };
     let sample = |about: &str| -> Schema {
@@ -515,7 +515,7 @@ mod tests {
         assert_eq!(told.keys().collect::<BTreeSet<_>>(), written.keys().collect::<BTreeSet<_>>());
     }
 
-    /// A wrong parameter is answered with those that there are.
+    /// A request with an unknown parameter is answered with the list of known ones.
     #[test]
     fn the_parameters_that_are_described_are_those_that_are_read() {
         let all = describe(false);

@@ -1,4 +1,4 @@
-//! Why a request gets no answer, as `application/problem+json` (RFC 9457).
+//! Why a request can't be answered, as `application/problem+json` (RFC 9457).
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
@@ -11,7 +11,7 @@ use selvedge_types::problem::{
     UNAUTHORIZED,
 };
 
-/// A device or stream that the site does not know.
+/// The site does not know the device or stream.
 const UNKNOWN: ProblemKind = ProblemKind {
     slug: "unknown",
     status: 404,
@@ -20,7 +20,7 @@ const UNKNOWN: ProblemKind = ProblemKind {
               known.",
 };
 
-/// An entry that is not in the quarantine.
+/// The entry is not in the quarantine.
 const NO_ENTRY: ProblemKind = ProblemKind {
     slug: "no-entry",
     status: 404,
@@ -28,7 +28,7 @@ const NO_ENTRY: ProblemKind = ProblemKind {
     meaning: "It was counted, discarded or evicted, or never was. `/v1/quarantine` lists the entries that there are.",
 };
 
-/// A publish that can't be re-admitted.
+/// The publish can't be re-admitted.
 const NOT_COUNTABLE: ProblemKind = ProblemKind {
     slug: "not-countable",
     status: 409,
@@ -36,7 +36,7 @@ const NOT_COUNTABLE: ProblemKind = ProblemKind {
     meaning: "`detail` says why, and what to do instead: counting it could count a reading twice, or there is nothing to count.",
 };
 
-/// A part of the site that is out of reach.
+/// A part of the site is out of reach.
 const OUT_OF_REACH: ProblemKind = ProblemKind {
     slug: "out-of-reach",
     status: 503,
@@ -45,7 +45,7 @@ const OUT_OF_REACH: ProblemKind = ProblemKind {
               harm. For windows, `consistency=stale` asks for less.",
 };
 
-/// All kinds that a gateway answers, in the order in which they are shown.
+/// All kinds of problems of a gateway, in the order in which `/docs` shows them.
 pub const KINDS: &[ProblemKind] = &[
     BAD_PARAMETER,
     UNAUTHORIZED,
@@ -61,64 +61,63 @@ pub const KINDS: &[ProblemKind] = &[
     NOT_READY,
 ];
 
-/// Why a request gets no answer.
+/// Why a request can't be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A parameter, of the query string or of the path.
+    /// A parameter of the query string or of the path is wrong.
     #[error("{0}")]
     Bad(#[from] BadParameter),
-    /// A token that is missing, unknown, or lacks the scope.
+    /// The token is missing, unknown, or lacks the scope.
     #[error("{0}")]
     Denied(#[from] Denied),
-    /// A token that is for other sites.
+    /// The token is for other sites.
     #[error("the token is not for the site {0}")]
     Site(SiteId),
-    /// A web page of somebody else, in words.
+    /// A web page of another origin sent the request; the text says how that showed.
     #[error("{0}")]
     Stranger(String),
-    /// A path that is not there.
+    /// There is no such path: the path, and those that there are.
     #[error("there is no {0}; there are: {1}. /openapi.json says more")]
     Path(String, String),
-    /// A path that is there, but not with this method.
+    /// The path exists, but not with this method.
     #[error("{path} has no method {method}; it has {allowed}")]
     Method {
-        /// The path.
         path: String,
-        /// The method that was tried.
+        /// The method of the request.
         method: String,
-        /// Those that it has.
+        /// The methods of the path, as in the `Allow` header.
         allowed: String,
     },
-    /// A device or stream, in words.
+    /// The device or stream is unknown; the text says which.
     #[error("{0}")]
     Unknown(String),
-    /// An entry of the quarantine.
+    /// The entry is not in the quarantine.
     #[error("there is no such entry: GET /v1/quarantine lists them")]
     NoEntry,
-    /// A publish that can't be re-admitted, in words.
+    /// The publish can't be re-admitted; the text says why.
     #[error("it can't be counted: {0}")]
     NotCountable(String),
-    /// Too many orders at a time.
+    /// Too many orders are under way.
     #[error("too many orders are under way: try again")]
     Busy,
-    /// What did not answer, in words.
+    /// A part of the site did not answer; the text says which.
     #[error("{0}")]
     OutOfReach(String),
     /// Some shards have not chosen an order.
     #[error("{why}")]
     Unchosen {
-        /// Which order, in words.
+        /// The order, and what to do.
         why: String,
-        /// The shards.
+        /// The shards that have not chosen it.
         shards: Vec<ShardId>,
     },
-    /// Why the gateway can't do its work.
+    /// The gateway can't do its work; the text says why.
     #[error("{0}")]
     NotReady(String),
 }
 
 impl Failure {
-    /// What kind it is.
+    /// The kind of problem that answers this failure.
     fn kind(&self) -> ProblemKind {
         match self {
             Self::Bad(_) => BAD_PARAMETER,
@@ -136,7 +135,7 @@ impl Failure {
         }
     }
 
-    /// As it is answered.
+    /// The body of the answer.
     fn problem(&self) -> Problem {
         match self {
             Self::Bad(bad) => Problem::from(bad),
@@ -155,7 +154,7 @@ impl ResponseError for Failure {
     }
 
     fn error_response(&self) -> HttpResponse {
-        // The words of RFC 6750.
+        // The error codes of RFC 6750.
         let bearer = |how: &str| vec![(header::WWW_AUTHENTICATE, format!("Bearer realm=\"selvedge\"{how}"))];
         let headers = match self {
             Self::Denied(Denied::NoToken) => bearer(""),

@@ -1,5 +1,5 @@
-//! What was not counted, over HTTP and for the whole site: the quarantine, topics that map to no stream, and an operator's orders
-//! about them. Any gateway answers; it asks the shards' leaders.
+//! What was not counted, over HTTP and for the whole site: the quarantine, topics that map to no stream, and operators'
+//! orders about them. Any gateway answers; it asks the shards' leaders.
 
 use crate::actors::http::problem::Failure;
 use crate::actors::http::routes::{Routes, get, post};
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// The parameters of `/v1/quarantine`.
 pub const PARAMETERS: [&str; 3] = ["client", "limit", "after"];
 
-/// How many entries a page has unless it is asked for another number: fewer than of other lists, since each has a payload.
+/// The default number of entries on a page: fewer than in other lists, since each has a payload.
 pub const PAGE_ENTRIES: u32 = 100;
 
 /// The most entries of one page.
@@ -34,7 +34,7 @@ pub const MAX_PAGE_ENTRIES: u32 = 1_000;
 /// An entry's shard, and its number there.
 pub type Place = (u16, u64);
 
-/// Puts these paths into an application.
+/// Registers these paths in an application.
 pub fn routes(all: &mut Routes<'_>) {
     all.path("/v1/quarantine", get(list));
     all.path("/v1/quarantine/{id}", get(one).and(Method::DELETE, discard));
@@ -44,7 +44,7 @@ pub fn routes(all: &mut Routes<'_>) {
     all.path("/v1/devices/{device}/streams/{stream}/reset-sequence", post(reset_stream));
 }
 
-/// Reads `SHARD-ID`, as entries are named.
+/// Parses `SHARD-ID`, the form in which entries are named.
 pub fn place(text: &str) -> Option<Place> {
     let (shard, id) = text.split_once('-')?;
     Some((shard.parse().ok()?, id.parse().ok()?))
@@ -55,7 +55,7 @@ async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure
     let client = p.text("client")?.map(str::to_string);
     let after = p.after(place)?.unwrap_or((0, 0));
     let limit = p.limit_within(PAGE_ENTRIES, MAX_PAGE_ENTRIES)? as usize;
-    // A client is one shard's alone. How much is kept is told of all shards, whatever the page shows.
+    // A client belongs to one shard. The totals are those of all shards, whatever the page shows.
     let only = client.as_ref().map(|client| api.overview.front.shard_of(client));
     let all: Vec<_> = (0..api.overview.ring.shards()).map(ShardId).collect();
     let (mut entries, mut missing, mut next) = (Vec::new(), Vec::new(), None);
@@ -106,7 +106,7 @@ fn shown(shard: ShardId, id: u64, entry: &QuarantineEntry) -> Value {
     })
 }
 
-/// One entry with its whole payload.
+/// Fetches one entry with its whole payload.
 async fn find(api: &Api, (shard, id): Place) -> Result<QuarantineEntry, Failure> {
     if shard >= api.overview.ring.shards() {
         return Err(Failure::NoEntry);
@@ -129,7 +129,7 @@ async fn one(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse,
     Ok(HttpResponse::Ok().json(shown(ShardId(shard), id, &entry)))
 }
 
-/// Has items carried out, and waits for what became of them.
+/// Submits items, and waits for their outcomes.
 async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<ItemOutcome>, Failure> {
     let replies: Option<Vec<_>> = items.into_iter().map(|(shard, item)| ways.order(shard, item)).collect();
     let replies = replies.ok_or(Failure::Busy)?;
@@ -146,7 +146,7 @@ async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<It
     Ok(outcomes)
 }
 
-/// The entry that a request names.
+/// Fetches the entry that a request names.
 async fn ordered(api: &Api, id: &str) -> Result<(Place, QuarantineEntry), Failure> {
     let place = place(id).ok_or(Failure::NoEntry)?;
     Ok((place, find(api, place).await?))
@@ -158,7 +158,7 @@ async fn discard(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpRespo
     Ok(HttpResponse::Ok().json(json!({ "removed": true })))
 }
 
-/// Notes in the entry what was counted, or removes it.
+/// Notes in the entry what was counted, or removes it if it is `done`.
 async fn finish(
     api: &Api,
     (shard, id): Place,
@@ -170,7 +170,7 @@ async fn finish(
     order(&api.overview.ways, vec![(ShardId(shard), Forwardable::Item(item))]).await.map(|_| ())
 }
 
-/// Decodes an entry anew and has counted what was not counted then.
+/// Decodes an entry again, and counts those of its readings that were not counted before.
 async fn readmit(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpResponse, Failure> {
     let (place, entry) = ordered(&api, &id).await?;
     let (front, p) = (&api.overview.front, &entry.publish);
@@ -202,7 +202,7 @@ async fn readmit(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpRespo
                 far_behind += behind.count() as u32;
             }
             ItemOutcome::Refused(refused) => return Err(Failure::OutOfReach(refused.clone())),
-            // Its answer was lost: a repetition of the same attempt is told what became of it.
+            // The answer was lost: a repetition of the same attempt gets the same outcome.
             _ => return Err(Failure::OutOfReach("the answer of a shard was lost: repeat it".into())),
         }
     }
@@ -215,7 +215,7 @@ async fn readmit(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpRespo
     })))
 }
 
-/// The readings of an entry, decoded anew, that were not counted.
+/// The readings of an entry, decoded again, that were not counted.
 fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, String> {
     let p = &entry.publish;
     if p.payload_bytes != p.payload.len() as u64 {
@@ -256,7 +256,7 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
     Ok(left)
 }
 
-/// Each gateway counts what it met since it started.
+/// Merges the lists of all gateways; each gateway counts since it started.
 async fn unmapped(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     Parameters::new(given.into_inner(), &[])?;
     let (answers, missing) = tables::ask_gateways(&api, TableQuestion::Unmapped).await;

@@ -1,26 +1,26 @@
-//! Puts paths into an application, and keeps a list of them: what the description is held against, and what a request for another path is
-//! told.
+//! Registers paths in an application, and keeps a list of them: tests compare the description with it, and a request
+//! for an unknown path is answered with it.
 
 use super::problem::Failure;
 use actix_web::http::Method;
 use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Responder, ResponseError, Route, web};
 use selvedge_http::problem::{refuse_unreadable, shown};
 
-/// Puts paths into an application.
+/// Registers paths in an application.
 pub struct Routes<'a> {
     app: &'a mut web::ServiceConfig,
-    /// The paths that were put in, each with its methods.
+    /// The registered paths, each with its methods.
     pub all: Vec<(&'static str, Vec<Method>)>,
 }
 
-/// The methods of one path.
+/// The methods of one path, with their handlers.
 #[derive(Default)]
 pub struct Methods {
     routes: Vec<Route>,
     names: Vec<Method>,
 }
 
-/// GET, and HEAD with it.
+/// GET, and HEAD with the same handler.
 pub fn get<F, Args>(handler: F) -> Methods
 where
     F: Handler<Args>,
@@ -31,7 +31,7 @@ where
     Methods { routes, names: vec![Method::GET] }
 }
 
-/// POST.
+/// A path that has POST only, so far.
 pub fn post<F, Args>(handler: F) -> Methods
 where
     F: Handler<Args>,
@@ -41,7 +41,7 @@ where
     Methods::default().and(Method::POST, handler)
 }
 
-/// DELETE.
+/// A path that has DELETE only, so far.
 pub fn delete<F, Args>(handler: F) -> Methods
 where
     F: Handler<Args>,
@@ -52,7 +52,7 @@ where
 }
 
 impl Methods {
-    /// Another method of the same path.
+    /// Adds another method of the same path.
     pub fn and<F, Args>(mut self, method: Method, handler: F) -> Self
     where
         F: Handler<Args>,
@@ -66,12 +66,12 @@ impl Methods {
 }
 
 impl<'a> Routes<'a> {
-    /// Into this application.
+    /// An empty list for this application.
     pub fn new(app: &'a mut web::ServiceConfig) -> Self {
         Self { app, all: vec![] }
     }
 
-    /// Answers these methods of a path, and says of others that it has them not.
+    /// Registers a path with these methods; any other method is answered with 405.
     pub fn path(&mut self, path: &'static str, methods: Methods) {
         let Methods { routes, names } = methods;
         let with_head =
@@ -83,7 +83,7 @@ impl<'a> Routes<'a> {
         self.all.push((path, names));
     }
 
-    /// Says of every other path that it is not there, and gives the list of those that are.
+    /// Has every other path answered with 404 and the list of known paths, which is returned.
     pub fn end(self) -> Vec<(&'static str, Vec<Method>)> {
         let one = |(path, names): &(&'static str, Vec<Method>)| match names.as_slice() {
             [only] if only == Method::GET => path.to_string(),

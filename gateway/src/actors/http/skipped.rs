@@ -1,4 +1,4 @@
-//! `/v1/skipped`: fields of publishes that were no readings.
+//! `/v1/skipped`: fields of publishes that were not readings.
 
 use super::problem::Failure;
 use super::{Api, Given, tables};
@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 /// The parameters of `/v1/skipped`.
 pub const PARAMETERS: [&str; 1] = ["device"];
 
-/// What the gateways of the site skipped, each since it started, of all devices or of the one that `device` names.
+/// The fields that the site's gateways skipped, each gateway since it started: of all devices, or of the one that
+/// `device` names.
 pub async fn list(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let device = p.text("device")?.map(str::to_string);

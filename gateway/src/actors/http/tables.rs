@@ -1,6 +1,7 @@
-//! Questions about tables, put to the whole site: any gateway answers for all, by asking the shards' leaders, or each gateway.
+//! Questions about tables of the whole site: any gateway answers, by asking the shards' leaders, or each gateway.
 //!
-//! Limits: [`SHARDS_ASKED`] shards are asked at a time; one answer takes at most [`ALL_WAIT_MS`], and names what is missing in it.
+//! Limits: [`SHARDS_ASKED`] shards are asked at a time; an answer takes at most [`ALL_WAIT_MS`], and names what is
+//! missing in it.
 
 use super::Api;
 use crate::actors::messages::switch::AskTable;
@@ -11,31 +12,32 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// A table that no one answers for within this time is missing.
+/// A table counts as missing if no answer comes within this time.
 const TABLE_WAIT_MS: u64 = 1_500;
-/// What was not asked for within this time is missing.
+/// A question that could not be sent within this time counts as missing.
 const ALL_WAIT_MS: u64 = 6_000;
 /// How many shards are asked at a time.
 pub const SHARDS_ASKED: usize = 8;
 
-/// By when an answer has to be there that is begun now.
+/// The time at which an answer that is begun now must be complete.
 pub fn deadline() -> Instant {
     Instant::now() + Duration::from_millis(ALL_WAIT_MS)
 }
 
 async fn ask(api: &Api, to: Vec<GatewayId>, question: TableQuestion) -> Option<TableAnswer> {
     let (reply, answer) = oneshot::channel();
-    // Where there is no room, the reply is closed, as it is where too many questions are open.
+    // If there is no room, the reply is closed, as it is when too many questions are open.
     let _ = api.overview.ask_table.try_send(AskTable { to, question, reply });
     tokio::time::timeout(Duration::from_millis(TABLE_WAIT_MS), answer).await.ok()?.ok()
 }
 
-/// Asks the leader of the shard that a question is about.
+/// Asks the leader of the shard that a question is about; `None` if it did not answer in time.
 pub async fn ask_shard(api: &Api, shard: ShardId, question: TableQuestion) -> Option<TableAnswer> {
     ask(api, api.overview.ring.replicas(shard).to_vec(), question).await
 }
 
-/// Asks the leaders of shards at the same time: at most [`SHARDS_ASKED`], for each is a task. Gives their answers in the same order.
+/// Asks the leaders of shards at the same time, with a task for each: at most [`SHARDS_ASKED`]. Returns their answers
+/// in the same order.
 pub async fn ask_shards(
     api: &web::Data<Api>,
     until: Instant,
@@ -59,7 +61,7 @@ pub async fn ask_shards(
     answers
 }
 
-/// Asks every gateway of the site; gives their answers, and which did not answer.
+/// Asks every gateway of the site. Returns their answers, and the gateways that did not answer.
 pub async fn ask_gateways(
     api: &web::Data<Api>,
     question: TableQuestion,

@@ -1,4 +1,4 @@
-//! Getting to know each other: from a TCP connection to one that frames may flow on.
+//! Greetings: from a TCP connection to one on which frames may flow.
 
 use super::noise::{self, FrameReader, FrameWriter, LinkError, LinkKey};
 use crate::identity::Identity;
@@ -27,7 +27,7 @@ pub(super) struct Established {
 }
 
 impl Greeter {
-    /// Greets as the one who dialled `peer`.
+    /// Greets as the end that dialled `peer`.
     pub async fn dial(&self, socket: TcpStream, peer: GatewayId) -> Result<Established, LinkError> {
         within(async {
             socket.set_nodelay(true)?;
@@ -45,8 +45,8 @@ impl Greeter {
         .await
     }
 
-    /// Greets as the one who was dialled. `met` is told who it is as soon as that is known, though it may yet
-    /// be refused.
+    /// Greets as the end that was dialled. `met` is called with the peer as soon as it is known, though it may yet be
+    /// refused.
     pub async fn accept(
         &self,
         socket: TcpStream,
@@ -68,7 +68,7 @@ impl Greeter {
         .await
     }
 
-    /// Checks and admits the other end, or tells it why not.
+    /// Checks and admits the other end, or sends it the reason for refusing.
     async fn consent(
         &self,
         them: &Hello,
@@ -80,14 +80,14 @@ impl Greeter {
             Err(refusal) => Err(refusal),
         };
         if let Err(Refusal(reason)) = checked {
-            // What counts is our own refusal, also if it can't be told.
+            // Our own refusal counts, even if it can't be sent.
             let _ = writer.send(&Greeting::refused(&reason).encode()).await;
             return Err(LinkError::Refused(reason));
         }
         Ok(())
     }
 
-    /// Off this thread, because it waits for the disk when a peer, or a start of it, is new.
+    /// Runs off this thread, because it waits for the disk when a peer, or one of its starts, is new.
     async fn admit(&self, them: Hello) -> Result<(), Refusal> {
         let identity = self.identity.clone();
         let admitted = tokio::task::spawn_blocking(move || {

@@ -17,19 +17,19 @@ use std::time::Duration;
 /// How many connections may be in their handshake at once. A further one takes the place of another: [`Seats`].
 pub const MAX_UNAUTHENTICATED_CONNECTIONS: usize = 16;
 
-/// The pause after an accept that failed (out of file descriptors, say), in milliseconds.
+/// The pause after an accept that failed (for lack of file descriptors, say), in milliseconds.
 const ACCEPT_RETRY_MS: u64 = 100;
 
-/// Accepts connections from peers and hands those that were greeted to their peers' links.
+/// Accepts connections from peers, and hands those that were greeted to their links.
 pub struct PeerListener {
     listener: Option<std::net::TcpListener>,
     greetings: Rc<Greetings>,
     accepting: Option<Task>,
-    /// An actor whose address nobody has would be stopped.
+    /// Keeps the actor alive: one without any address would be stopped.
     myself: Option<Addr<Self>>,
 }
 
-/// What all greetings share.
+/// The state that all greetings share.
 struct Greetings {
     greeter: Arc<Greeter>,
     links: BTreeMap<GatewayId, Recipient<Attach>>,
@@ -62,8 +62,8 @@ impl Actor for PeerListener {
     }
 }
 
-/// Connections that are not greeted yet. Where all seats are taken, the address that holds the most gives up its oldest: one that
-/// opens connections and says nothing only displaces its own, and keeps no peer out.
+/// Connections that are not greeted yet. When all seats are taken, the address that holds the most gives up its oldest:
+/// an address that opens connections and stays silent displaces only its own, and keeps no peer out.
 #[derive(Default)]
 struct Seats {
     last: u64,
@@ -73,7 +73,7 @@ struct Seats {
 struct Seat {
     number: u64,
     of: IpAddr,
-    /// Dropped, it hangs up.
+    /// Dropping it closes the connection.
     _greeting: Task,
 }
 
@@ -89,7 +89,7 @@ impl Seats {
         }
         all.last += 1;
         let (number, seats) = (all.last, seats.clone());
-        // Bounded in time by the greeting.
+        // The greeting bounds its own time.
         let greeting = Task::spawn(async move {
             greeting.await;
             seats.borrow_mut().taken.retain(|seat| seat.number != number);
@@ -135,9 +135,9 @@ impl Greetings {
                         line.trouble(&why);
                     }
                 }
-                // A peer asks so whether this process lives; a scanner may, too.
+                // A peer tests in this way whether this process lives; a scanner may, too.
                 None if matches!(e, LinkError::HungUp) => tracing::debug!(%from, "hung up without a word"),
-                // Strangers share one complaint, so that they can't fill the log.
+                // Strangers share one log limit, so that they can't fill the log.
                 None => {
                     metrics::counter!("selvedge_link_strangers_total").increment(1);
                     if let Some(left_out) = self.log_limit.note("stranger") {

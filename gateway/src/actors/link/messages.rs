@@ -1,20 +1,20 @@
-//! What a link's actors say to each other.
+//! Messages between the actors of a link.
 
 use super::greet::Established;
 use actix::{Message, Recipient};
 use selvedge_types::ids::GatewayId;
 
-/// To a link: a new connection, which replaces the one there is.
+/// To a link: a new connection, which replaces the current one.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Attach(pub Established);
 
-/// To a link: the connection is to be closed, because the detector has given the peer up.
+/// To a link: close the connection, because the detector has given the peer up.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Cut;
 
-/// To the watch: a connection to a peer is there. Answered when the change that it made, if any, has been handled.
+/// To the watch: there is a connection to a peer. Answered when the change that it caused, if any, has been handled.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Connected {

@@ -1,24 +1,30 @@
-//! Peer links on sockets and actors. The protocol is [`selvedge_fabric::link`]'s; here is how it runs.
+//! Peer links on sockets and actors. [`selvedge_fabric::link`] defines the protocol; this module runs it.
 //!
 //! ```text
-//!  PeerLinks::send ─> Link (queue) ─> writer task ─┐                 ┌─> FromPeer      (inbound)
-//!                                                 TCP ─> reader task ┤
-//!  PeerListener ─> greeting task ─> Attach ─> PeerLink ─> PeerWatch ─┴─> PeersChanged  (status)
+//!   PeerLinks::send ─> Link (queue) ─> writer task ─┐                 ┌─> FromPeer      (inbound)
+//!                                                  TCP ─> reader task ┤
+//!   PeerListener ─> greeting task ─> Attach ─> PeerLink ─> PeerWatch ─┴─> PeersChanged  (status)
 //! ```
 //!
-//! Each peer has one [`PeerLink`] actor, which dials (if this is the lower id), holds the one connection
-//! and lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure
-//! detector. All of them run in the arbiter that [`start`] is given, and only [`start`] names them all.
+//! Each peer has one [`PeerLink`] actor, which dials (if this gateway has the lower id), holds the one connection and
+//! lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure detector. All
+//! of them run in the arbiter that [`start`] is given, and only [`start`] names them all.
 //!
-//! **Back pressure.** A reader hands over one frame's messages, and reads on when the receiver's handler has
-//! returned. A receiver that is busy, or whose mailbox is full, so leaves the rest in the sockets, and the
-//! peer's queue drops its oldest. The detector takes a peer that we don't read for heard.
+//! # Backpressure
 //!
-//! **Order.** What a new connection brings is delivered after the [`PeersChanged`] that it caused has been
-//! handled, so nobody sees a message of a restarted peer before its restart.
+//! A reader hands over one frame's messages, and reads on when the receiver's handler has returned. So a receiver that
+//! is busy, or whose mailbox is full, leaves the rest in the sockets, and the peer's queue drops its oldest messages.
+//! While we do not read, the detector counts the peer as heard.
 //!
-//! Limit: [`MAX_UNAUTHENTICATED_CONNECTIONS`] connections are in their handshake at once. Of more, the address that holds the most gives
-//! up its oldest; links that are up are not touched by it.
+//! # Order
+//!
+//! The messages of a new connection are delivered after the [`PeersChanged`] that it caused has been handled, so no
+//! actor sees a message of a restarted peer before its restart.
+//!
+//! # Limits
+//!
+//! At most [`MAX_UNAUTHENTICATED_CONNECTIONS`] connections are in their handshake at once. When there are more, the
+//! address that holds the most gives up its oldest; links that are up are not affected.
 
 mod greet;
 mod listener;
@@ -51,23 +57,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// What the links of a gateway need.
+/// What the links of a gateway need at their start.
 pub struct LinkSettings {
-    /// Who this gateway is; shared, because admitting a peer writes to it.
+    /// The identity of this gateway; shared, because admitting a peer writes to it.
     pub identity: Arc<Mutex<Identity>>,
     /// Derived from the site secret.
     pub key: LinkKey,
-    /// Where peers connect to; bound by the caller, so that a taken port is an error at start.
+    /// Where peers connect to; bound by the caller, so that a port that is taken is an error at the start.
     pub listener: TcpListener,
-    /// All other gateways of the site, with their `host:port`.
+    /// All gateways of the site, with their `host:port`; this one is ignored.
     pub peers: BTreeMap<GatewayId, String>,
-    /// Takes what comes. Its handler must have taken it into something bounded when it returns.
+    /// Receives messages of peers. When its handler returns, it must have put them into something bounded.
     pub inbound: Recipient<FromPeer>,
-    /// Takes who lives. Nothing is sent before the first change; until then, this gateway alone is up.
+    /// Receives which gateways are up. Nothing is sent before the first change; until then, only this gateway is up.
     pub status: Recipient<PeersChanged>,
-    /// Is told what the peers' clocks show.
+    /// Takes in what the peers' clocks show.
     pub clock: Arc<SiteClock>,
-    /// Is told which peers' disks are full, and says whether this gateway's is.
+    /// Takes in which peers' disks are full, and says whether this gateway's is.
     pub room: Arc<SiteRoom>,
 }
 
@@ -106,22 +112,22 @@ pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<Peer
     Ok(PeerLinks { lines: Arc::new(lines) })
 }
 
-/// The links of a gateway, for those who send on them.
+/// The links of a gateway, for its senders.
 #[derive(Clone)]
 pub struct PeerLinks {
     lines: Arc<BTreeMap<GatewayId, Arc<Line>>>,
 }
 
 impl PeerLinks {
-    /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted
-    /// (see [`selvedge_fabric::link`]). To this gateway itself, or to no peer, nothing is sent.
+    /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted (see
+    /// [`selvedge_fabric::link`]). Messages to this gateway itself, or to an unknown peer, are dropped.
     pub fn send(&self, to: GatewayId, messages: Vec<PeerMessage>) {
         if let Some(line) = self.lines.get(&to) {
             line.send(messages);
         }
     }
 
-    /// How each link is, for the operator.
+    /// The state of each link, for operators.
     pub fn status(&self) -> Vec<LinkStatus> {
         self.lines.values().map(|line| line.status()).collect()
     }
@@ -146,27 +152,26 @@ impl PeerLinks {
     }
 }
 
-/// How one link is.
+/// The state of one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkStatus {
-    /// To whom.
     pub peer: GatewayId,
-    /// Where it is in its life.
+    /// Its place in the life of a link.
     pub state: State,
-    /// Why it is not up; while it is, why somebody else who claimed to be the peer was refused since.
+    /// Why the link is not up. While it is up: why another machine that claimed to be the peer was refused since.
     pub trouble: Option<String>,
-    /// What it counted.
+    /// What the link carried and dropped.
     pub counts: LinkCounts,
 }
 
-/// One link as its actor, its tasks, the watch and the senders share it.
+/// The part of one link that its actor, its tasks, the watch and the senders share.
 struct Line {
     peer: GatewayId,
     link: Mutex<Link>,
-    /// Wakes the writer.
+    /// Wakes the writer when there is something to send.
     wake: Notify,
     heard_ms: AtomicU64,
-    /// We have read what the receiver has not taken yet.
+    /// Whether the receiver has yet to take what we have read.
     pressed_back: AtomicBool,
     clock: Arc<SiteClock>,
     room: Arc<SiteRoom>,
@@ -190,7 +195,7 @@ impl Line {
         }
     }
 
-    /// The core; never held across an await.
+    /// The core; the guard is never held across an await.
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,7 +215,7 @@ impl Line {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
     }
 
-    /// What was wrong is over.
+    /// Forgets the trouble, which is over.
     fn no_trouble(&self) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -13,22 +13,22 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 
-/// Both handshake messages of the pattern: an ephemeral key and the tag of an empty payload, in bytes.
+/// Length of either handshake message of the pattern: an ephemeral key and the tag of an empty payload.
 const HANDSHAKE_MESSAGE_BYTES: usize = 32 + TAG_BYTES;
 
-/// What a Noise message is longer than its content, in bytes.
+/// Bytes by which a Noise message is longer than its content.
 const TAG_BYTES: usize = 16;
 
 /// The longest content of a Noise message, in bytes.
 const CHUNK_BYTES: usize = 65_535 - TAG_BYTES;
 
-/// The length before a frame, in bytes.
+/// Length of the prefix that gives a frame's length, in bytes.
 const LENGTH_BYTES: usize = 4;
 
-/// Asked of the socket at once, in bytes.
+/// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 128 * 1024;
 
-/// A buffer that grew beyond this for a large frame is given back, in bytes.
+/// A buffer that grew beyond this many bytes for a large frame is freed.
 const KEEP_BYTES: usize = 512 * 1024;
 
 /// The key that all gateways of a site share for their links: derived from the site secret.
@@ -36,7 +36,7 @@ const KEEP_BYTES: usize = 512 * 1024;
 pub struct LinkKey([u8; 32]);
 
 impl LinkKey {
-    /// From 32 secret bytes.
+    /// A key of 32 secret bytes.
     pub fn new(key: [u8; 32]) -> Self {
         Self(key)
     }
@@ -48,31 +48,32 @@ impl fmt::Debug for LinkKey {
     }
 }
 
-/// Why a connection ended or did not come to be.
+/// Why a connection ended or was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The network.
+    /// The operating system reported a network error.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It took too long.
+    /// The greeting took too long, in milliseconds.
     #[error("no answer within {0} ms")]
     Timeout(u64),
-    /// The other end hung up before it had proved to know the site secret: so it does when we don't know its.
+    /// The other end hung up before it proved that it knows the site secret. A peer does so when we do not know its
+    /// secret.
     #[error("the other end hung up during the handshake; check that both gateways have the same site secret")]
     HungUp,
     /// The other end does not know the site secret, or is no gateway.
     #[error("the other end does not know this site's secret, or is no gateway")]
     Stranger,
-    /// A gateway of another release.
+    /// The other end is a gateway of another release.
     #[error("the other end speaks link version {0}, this release {WIRE_VERSION}; upgrade the older one")]
     WireVersion(u8),
-    /// We refuse it.
+    /// We refused the other end, for this reason.
     #[error("refused: {0}")]
     Refused(String),
-    /// It refuses us.
+    /// The other end refused us, for this reason.
     #[error("refused by the other end: {0}")]
     RefusedByPeer(String),
-    /// What came was not made by a gateway with this key, was damaged, or breaks a bound.
+    /// The bytes were not made by a gateway with this key, were damaged, or break a bound.
     #[error("the connection is broken: {0}")]
     Broken(String),
 }
@@ -118,8 +119,8 @@ pub async fn initiate(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameRead
     halves(socket, noise)
 }
 
-/// Encrypts a connection that was accepted. The caller bounds the time. Reads 52 bytes and no more before the
-/// other end has proved to know the key.
+/// Encrypts a connection that was accepted. The caller bounds the time. It reads no more than 52 bytes before the other
+/// end has proved that it knows the key.
 pub async fn respond(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameReader, FrameWriter), LinkError> {
     let mut preamble = [0; PREAMBLE.len()];
     socket.read_exact(&mut preamble).await.map_err(hung_up)?;
@@ -155,12 +156,12 @@ fn halves(socket: TcpStream, noise: HandshakeState) -> Result<(FrameReader, Fram
 }
 
 impl FrameReader {
-    /// The next frame's body, of at most `max` bytes. `heard` is called for each authentic piece that
-    /// arrives. Memory grows with what has arrived, never with what a length claims.
+    /// The next frame's body, of at most `max` bytes. `heard` is called for each authentic piece that arrives. Memory
+    /// grows with what has arrived, never with what a length claims.
     ///
     /// # Errors
-    /// When the connection ends or what comes is not authentic, too long or out of form; it can't be read on
-    /// then.
+    /// When the connection ends, or the bytes are not authentic, too long or malformed. The connection can't be read
+    /// further then.
     pub async fn next(&mut self, max: usize, mut heard: impl FnMut()) -> Result<&[u8], LinkError> {
         self.frame.clear();
         if self.frame.capacity() > KEEP_BYTES {
@@ -211,7 +212,7 @@ impl FrameReader {
         let opened = self.noise.read_message(self.nonce, sealed, room).map_err(broken)?;
         self.frame.truncate(at + opened);
         self.raw.advance(length);
-        // Noise refuses the last nonce, so this never wraps into a used one.
+        // Noise refuses the last nonce, so this never wraps around to a used one.
         self.nonce = self.nonce.saturating_add(1);
         Ok(())
     }
@@ -221,8 +222,8 @@ impl FrameWriter {
     /// Sends a frame with this body, in one write.
     ///
     /// # Errors
-    /// When the connection is gone; it can't be written on then. Dropping the future half-way ends the
-    /// connection's use as well.
+    /// When the connection is gone; it can't be written to then. Dropping the future half-way makes the connection
+    /// unusable as well.
     pub async fn send(&mut self, body: &[u8]) -> Result<(), LinkError> {
         let length = u32::try_from(body.len()).map_err(broken)?;
         let (head, rest) = body.split_at(body.len().min(CHUNK_BYTES - LENGTH_BYTES));

@@ -27,27 +27,27 @@ struct Lost {
 /// The ways out of a link.
 #[derive(Clone)]
 pub(super) struct LinkWays {
-    /// To the watch: a connection is there.
+    /// To the watch: there is a connection.
     pub connected: Recipient<Connected>,
-    /// To the watch: it ended.
+    /// To the watch: the connection ended.
     pub disconnected: Recipient<Disconnected>,
     /// To the watch: the peer's machine refuses connections.
     pub refused: Recipient<Refused>,
-    /// Takes what comes from the peer.
+    /// Receives the messages of the peer.
     pub inbound: Recipient<FromPeer>,
 }
 
-/// The link to one peer.
+/// Keeps the one connection to a peer.
 pub struct PeerLink {
     address: String,
     line: Arc<Line>,
     greeter: Arc<Greeter>,
     ways: LinkWays,
-    /// Reader and writer of the one connection.
+    /// The reader and the writer of the one connection.
     connection: Option<(Task, Task)>,
-    /// Numbers the connections, so that the end of a replaced one is no end of its successor.
+    /// Numbers the connections, so that the end of a replaced one does not end its successor.
     connections: u64,
-    /// Dials, or asks whether the peer's process is gone.
+    /// Dials, or tests whether the peer's process is gone.
     seeking: Option<Task>,
 }
 
@@ -56,11 +56,11 @@ impl PeerLink {
         Self { address, line, greeter, ways, connection: None, connections: 0, seeking: None }
     }
 
-    /// Ends the connection, if there is one, and looks for a new one.
+    /// Ends the connection, if there is one, and seeks a new one.
     fn lose(&mut self, why: &str, ctx: &mut Context<Self>) {
         let peer = self.line.peer;
         self.connection = None;
-        // Its reader may have ended while it waited for the receiver.
+        // The reader may have ended while it waited for the receiver.
         self.line.pressed_back.store(false, Ordering::Relaxed);
         let wait_ms = self.line.link().lost(pulse::now_ms());
         self.line.trouble(why);
@@ -151,11 +151,11 @@ impl Handler<Lost> for PeerLink {
     }
 }
 
-/// Writes frames whenever there are any, and heartbeats when there are none.
+/// Writes frames whenever there are messages, and heartbeats when there are none.
 async fn write(line: Arc<Line>, mut writer: FrameWriter) -> Result<std::convert::Infallible, LinkError> {
     loop {
-        // Whatever is ready to run has its turn first, so that what it says shares the frame: on a busy thread frames
-        // get fewer, on an idle one nothing waits.
+        // Let everything that is ready run first, so that its messages share the frame: on a busy thread there are
+        // fewer frames, and on an idle one no message waits.
         tokio::task::yield_now().await;
         let now = pulse::now_ms();
         let (frame, heartbeat_at) = {
@@ -166,14 +166,15 @@ async fn write(line: Arc<Line>, mut writer: FrameWriter) -> Result<std::convert:
         match frame {
             Some(frame) => writer.send(&frame).await?,
             None => {
-                // Either way there is something to look for; a wake while nobody waits is kept.
+                // On a wake-up as on a timeout there is something to do; a wake-up that comes while the writer is busy
+                // is kept.
                 let _ = timeout_at(pulse::at(heartbeat_at.max(now + 1)), line.wake.notified()).await;
             }
         }
     }
 }
 
-/// Reads frames and hands over what they hold, one frame at a time.
+/// Reads frames and hands over their messages, one frame at a time.
 async fn read(
     line: Arc<Line>,
     mut reader: FrameReader,
@@ -195,7 +196,7 @@ async fn read(
     }
 }
 
-/// Looks for a new connection.
+/// Seeks a new connection.
 struct Seeker {
     address: String,
     line: Arc<Line>,
@@ -230,8 +231,8 @@ impl Seeker {
         }
     }
 
-    /// After a connection was lost that the peer had dialled: is its process gone? Asked for as long as the
-    /// answer can be news.
+    /// After the loss of a connection that the peer had dialled, tests whether the peer's process is gone, as long as
+    /// the result can be news.
     async fn probe(self) {
         for _ in 0..DETECT_MS / REDIAL_MIN_MS {
             let _ = self.connect().await; // which tells the watch of a refusal

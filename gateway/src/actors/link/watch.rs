@@ -1,4 +1,4 @@
-//! The actor of the failure detector: hears of all links, tells who lives.
+//! The actor of the failure detector: it watches all links, and announces which gateways are up.
 
 use super::messages::{Connected, Cut, Disconnected, Refused};
 use super::{Line, Task};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, oneshot};
 
-/// Tells who lives.
+/// Announces which gateways are up.
 pub struct PeerWatch {
     detector: Detector,
     lines: BTreeMap<GatewayId, Arc<Line>>,
@@ -24,8 +24,8 @@ pub struct PeerWatch {
     telling: Option<Task>,
 }
 
-/// The changes that the receiver has not been told yet, as one: nothing waits behind a slow receiver but the
-/// latest.
+/// The changes that the receiver has not been sent yet, merged into one: a slow receiver has at most the latest state
+/// waiting for it.
 #[derive(Default)]
 struct News {
     latest: RefCell<(Option<PeersChanged>, Vec<oneshot::Sender<()>>)>,
@@ -42,7 +42,7 @@ impl News {
         self.wake.notify_one();
     }
 
-    /// Ends when all that was added up to now has been handled.
+    /// Completes when everything that was added up to now has been handled.
     fn told(&self) -> oneshot::Receiver<()> {
         let (done, told) = oneshot::channel();
         self.latest.borrow_mut().1.push(done);

@@ -11,27 +11,27 @@ use selvedge_types::ids::{GatewayId, ShardId};
 #[rtype(result = "()")]
 pub struct Submit(pub Vec<(ShardId, Ticket, Forwardable)>);
 
-/// Items that nobody waits for any more: as many as CONNECTs were submitted.
+/// Items that no client waits for any more: at most as many as CONNECTs were submitted.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Withdraw(pub Vec<(ShardId, Ticket)>);
 
-/// Wills that this gateway is to publish: as many as the bounds of the shards that it leads allow.
+/// Wills that this gateway must publish: at most as many as the bounds of the shards that it leads allow.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct PublishWills(pub Vec<DueWill>);
 
-/// Answers about forwarded batches.
+/// Answers to batches that were forwarded.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Answered {
     /// The gateway that answers.
     pub from: GatewayId,
-    /// The origin under which the batch was forwarded, its shard and number, and the answer.
+    /// For each: the origin under which the batch was forwarded, its shard, its number, and the answer.
     pub answers: Vec<(Origin, ShardId, u64, ForwardAnswer)>,
 }
 
-/// A leader is known.
+/// A shard has this leader.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct LeaderIs(pub ShardId, pub GatewayId);

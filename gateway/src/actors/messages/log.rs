@@ -16,7 +16,7 @@ pub struct Persist(pub CommitRequest);
 #[rtype(result = "()")]
 pub struct Store(pub StoreWork);
 
-/// The shard's damage is repaired, with all that was persisted before.
+/// The shard's damage is repaired by what was persisted before.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Healed(pub ShardId);

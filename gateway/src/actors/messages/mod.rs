@@ -1,8 +1,8 @@
-//! What actors say to each other, a file for each receiver. An actor knows the messages it sends and holds a `Recipient` of
-//! each; only [`crate::actors::wiring`] knows which actor is behind it.
+//! The messages between actors, one file for each receiver. An actor knows the messages that it sends and holds a
+//! `Recipient` of each; only [`crate::actors::wiring`] knows which actor is behind it.
 //!
-//! All recipients of one actor lead into its one mailbox, so what one sender puts in arrives in that order, whatever kinds of
-//! messages it is. What bounds their number is in the table of [`crate::actors`].
+//! All recipients of one actor lead into its one mailbox, so the messages of one sender arrive in order, whatever their
+//! kinds. The table in [`crate::actors`] says what bounds their number.
 
 pub mod forwarder;
 pub mod log;

@@ -5,12 +5,12 @@ use selvedge_fabric::machine::{Fullness, Sizes};
 use selvedge_fabric::replica::Said;
 use selvedge_fabric::shard::{Event, Status};
 
-/// Events for a shard.
+/// Events for the core of a shard's replica.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ShardEvents(pub Vec<Event>);
 
-/// What the log says to a shard.
+/// What the log reports to a shard.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct LogSaid(pub Said);
@@ -20,15 +20,14 @@ pub struct LogSaid(pub Said);
 #[rtype(result = "()")]
 pub struct LoadBatch(pub u64);
 
-/// Asks how the shard is.
+/// Asks for the state of the shard.
 #[derive(Debug, Message)]
 #[rtype(result = "ShardReport")]
 pub struct GetStatus;
 
-/// How the shard is.
+/// The state of a shard's replica, for operators and reports.
 #[derive(Debug, actix::MessageResponse)]
 pub struct ShardReport {
-    /// Its replica.
     pub status: Status,
     /// How often this process began to lead it.
     pub led: u64,

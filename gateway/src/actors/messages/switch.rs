@@ -8,17 +8,16 @@ use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
-/// What came from a peer, in the order in which it was sent. Never empty.
+/// Messages from a peer, in the order in which they were sent. Never empty.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FromPeer {
     /// The gateway that sent it.
     pub peer: GatewayId,
-    /// The messages.
     pub messages: Vec<PeerMessage>,
 }
 
-/// Which gateways live has changed.
+/// The set of gateways that are up has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct PeersChanged(pub Change);
@@ -28,34 +27,34 @@ pub struct PeersChanged(pub Change);
 #[rtype(result = "()")]
 pub struct ToPeers(pub Vec<(GatewayId, PeerMessage)>);
 
-/// Asks the site about recent windows; what it says comes through `reply`, which closes if too much is asked.
+/// Asks the site about recent windows. The answer comes through `reply`, which closes if too many questions are open.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Ask {
-    /// The question; its deadline counts from the epoch that the switch was made with.
+    /// The question; its deadline counts from the switch's `epoch`.
     pub wanted: SiteQuestion,
     /// Where the answer goes.
     pub reply: oneshot::Sender<SiteAnswer>,
 }
 
-/// Asks gateways about a table; the first answer comes through `reply`, which closes if too much is asked.
+/// Asks gateways about a table. The first answer comes through `reply`, which closes if too many questions are open.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct AskTable {
-    /// Whom: all replicas of a shard, of which its leader answers, or one gateway.
+    /// All replicas of a shard, of which the leader answers, or one gateway.
     pub to: Vec<GatewayId>,
-    /// The question.
     pub question: TableQuestion,
     /// Where the answer goes.
     pub reply: oneshot::Sender<TableAnswer>,
 }
 
-/// Subscriptions have changed here: the peers are told at once, for what they take in from now on is wanted.
+/// Subscriptions here have changed. The peers learn it at once, because clients here want what the peers receive from
+/// now on.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct InterestChanged;
 
-/// Asks who lives.
+/// Asks which gateways are up.
 #[derive(Debug, Message)]
 #[rtype(result = "BTreeSet<GatewayId>")]
 pub struct GetPeers;
