@@ -19,10 +19,10 @@ use selvedge_node_core::stored::SeriesInfo;
 use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters, bad};
 use std::sync::Arc;
 
-/// How many series, over all their widths, a query is about at most.
+/// The most series, over all their widths, that one query may match.
 pub const MAX_SERIES_ENTRIES: u32 = 100_000;
 
-/// For how many windows a series counts in which nothing is found.
+/// Each series counts as this many scanned windows, besides those found.
 const SEEK_ENTRIES: usize = 20;
 
 pub(super) async fn aggregates(
@@ -67,7 +67,7 @@ impl Plan {
         Ok(Self { query, chosen })
     }
 
-    /// A page, and where to go on.
+    /// Reads one page. Returns where the next one begins.
     async fn page(&self, api: &Api) -> Result<(RowTable, Option<WindowPlace>), Failure> {
         let query = &self.query;
         let (merged, filled) = (query.group != GroupBy::ALL, query.fill.is_some());
@@ -88,7 +88,7 @@ impl Plan {
 /// All pages of a query.
 struct AllPages {
     api: web::Data<Api>,
-    /// From where on; nothing after the last page.
+    /// The rest of the query; `None` after the last page.
     plan: Option<Plan>,
 }
 
@@ -106,7 +106,7 @@ impl Pages for AllPages {
     }
 }
 
-/// The series that are wanted, of which there are not too many.
+/// The wanted series; an error if there are too many.
 pub(super) async fn series(api: &Api, seek: &Seek) -> Result<Vec<SeriesInfo>, Failure> {
     let series = api.reader.find(seek, MAX_SERIES_ENTRIES + 1).await?;
     if series.len() > MAX_SERIES_ENTRIES as usize {
@@ -118,7 +118,7 @@ pub(super) async fn series(api: &Api, seek: &Seek) -> Result<Vec<SeriesInfo>, Fa
     Ok(series)
 }
 
-/// Each series for itself; says where to go on if the answer is full before the end.
+/// Reads one series after the other. Returns where to continue if the answer is full before the end.
 async fn apart(
     api: &Api,
     query: &AggregateQuery,
@@ -153,7 +153,8 @@ async fn apart(
             rows_before: before > 0 && query.fill.is_none(),
         };
         if let Some(fill) = query.fill {
-            // A stream is told in one piece, so that what fills its gaps does not depend on where a page ends.
+            // All rows of a stream come in one page, so that the values that fill its gaps do not depend on where a
+            // page ends.
             let spans = query.spans();
             if spans > room as i64 && before > 0 {
                 return Ok(Some(here));
@@ -183,7 +184,7 @@ async fn apart(
     Ok(None)
 }
 
-/// The rows of one series.
+/// Reads the rows of one series.
 async fn read(
     api: &Api,
     query: &AggregateQuery,

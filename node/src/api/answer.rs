@@ -1,4 +1,4 @@
-//! How rows are answered: the form that was asked for, where to go on, and the bounds of an answer.
+//! Answers with rows: the requested form, the place of the next page, and the bounds of an answer.
 
 use super::problem::Failure;
 use crate::lake::parquet;
@@ -9,10 +9,11 @@ use selvedge_types::params::Parameters;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-/// About how many bytes an answer has at most; it ends with a `next` before it has more, after a row at least.
+/// The approximate size limit of an answer in bytes: it ends with a `next` before it has more, but has at least one
+/// row.
 pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
-/// The longest request whose answer repeats it in a `Link` header.
+/// The longest query string that an answer repeats in a `Link` header.
 const MAX_LINK_BYTES: usize = 4096;
 
 /// The form of the answer: by `format`, or else by `Accept`.
@@ -25,7 +26,7 @@ pub fn form(request: &HttpRequest, p: &Parameters) -> Result<Form, Failure> {
     })
 }
 
-/// Whether an answer is one page, which says where to go on, rather than all rows.
+/// Whether an answer is one page, which says where to continue, rather than all rows.
 pub fn is_page(form: Form, p: &Parameters) -> bool {
     form == Form::Json || p.has("limit") || p.has("after")
 }
@@ -51,7 +52,7 @@ pub fn rows<T: Table>(
     };
     let mut answer = HttpResponse::Ok();
     if next_is_there {
-        // What the other forms have no place for.
+        // The other forms have no place for this.
         answer.insert_header(("Selvedge-Truncated", "true"));
     }
     if let Some(link) = link {
@@ -81,7 +82,7 @@ impl<T: Table> Serialize for Body<'_, T> {
     }
 }
 
-/// The same request for the next page, as RFC 8288 has it.
+/// The request for the next page, as a link of RFC 8288.
 fn link(request: &HttpRequest, next: &str) -> Option<String> {
     let query = request.query_string();
     let rest = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("after="));

@@ -1,4 +1,4 @@
-//! Refuses what a web page of somebody else asks.
+//! Refuses requests that a web page of another origin sends.
 
 use super::problem::Failure;
 use actix_web::Error;
@@ -8,7 +8,7 @@ use actix_web::middleware::Next;
 use selvedge_guard::browser::{Browsers, Requested};
 use std::sync::Arc;
 
-/// Answers a request if [`Browsers`] admit it.
+/// Passes a request on if [`Browsers`] admit it.
 ///
 /// # Errors
 /// [`Failure::Stranger`].
@@ -17,7 +17,7 @@ pub async fn admit(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    // What is no text is nobody's name.
+    // A header that is not text matches no name.
     let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
     let requested = Requested::new(request.method().is_safe(), header);
     browsers.admit(&requested).map_err(Failure::Stranger)?;

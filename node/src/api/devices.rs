@@ -1,4 +1,4 @@
-//! `/v1/devices`: what there is, and from when to when.
+//! `/v1/devices`: the devices with their streams, and the time ranges of their readings.
 
 use super::problem::Failure;
 use super::routes::Asker;
@@ -14,13 +14,13 @@ use std::time::SystemTime;
 /// The parameters of `/v1/devices`.
 pub const DEVICE_PARAMETERS: [&str; 6] = ["site", "device", "stream", "q", "limit", "after"];
 
-/// A page of devices.
+/// A page of devices, in the order of site and name.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Devices {
     devices: Vec<Device>,
-    /// Whether there is more.
+    /// Whether there are more devices.
     truncated: bool,
-    /// What to give as `after` to get it.
+    /// The value of `after` for the next page; null on the last page.
     next: Option<String>,
 }
 
@@ -28,26 +28,27 @@ pub(super) struct Devices {
 struct Device {
     site: String,
     device: String,
-    /// When the node first heard of it, by the node's clock.
+    /// When the node first heard of the device, by the node's clock.
     #[serde(serialize_with = "text")]
     #[schema(value_type = String, format = DateTime)]
     first_seen: EpochMs,
-    /// The time of its earliest reading, but for windows that are behind their time: more than a year before the node first heard of
-    /// the device, and from what followed.
+    /// The time of its earliest reading. Windows behind their time count only if there are no others: those that start
+    /// more than a year before the node first heard of the device, and more than a year before the next window.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     first: Option<EpochMs>,
-    /// The time of its latest reading, but for windows that are ahead of their time.
+    /// The time of its latest reading. Windows ahead of their time count only if there are no others: those that start
+    /// a day after the node's clock, or an hour after both that clock and the progress of the stream.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last: Option<EpochMs>,
-    /// How many readings are counted.
+    /// The number of readings that were counted.
     readings: u64,
-    /// How many of them came after their window had closed.
+    /// The number of them that came after their window had closed.
     late: u64,
-    /// How many others the site set aside: not counted, kept in its quarantine.
+    /// The number of other readings that the site set aside: not counted, kept in its quarantine.
     set_aside: u64,
-    /// How many sequence numbers are missing between them; null where they have none.
+    /// The number of sequence numbers missing between its readings; null if they have none.
     missing: Option<u64>,
     streams: Vec<Stream>,
 }
@@ -55,24 +56,25 @@ struct Device {
 #[derive(Serialize, utoipa::ToSchema)]
 struct Stream {
     stream: String,
-    /// At which widths its windows are stored.
+    /// The widths, in milliseconds, at which its windows are stored.
     widths_ms: Vec<i64>,
-    /// The time of its earliest reading, but for windows that are behind their time: more than a year before the node first heard of
-    /// the device, and from what followed.
+    /// The time of its earliest reading. Windows behind their time count only if there are no others: those that start
+    /// more than a year before the node first heard of the device, and more than a year before the next window.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     first: Option<EpochMs>,
-    /// The time of its latest reading, but for windows that are ahead of their time.
+    /// The time of its latest reading. Windows ahead of their time count only if there are no others: those that start
+    /// a day after the node's clock, or an hour after both that clock and the progress of the stream.
     #[serde(serialize_with = "text_if_any")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last: Option<EpochMs>,
-    /// How many readings are counted.
+    /// The number of readings that were counted.
     readings: u64,
-    /// How many of them came after their window had closed.
+    /// The number of them that came after their window had closed.
     late: u64,
-    /// How many others the site set aside: not counted, kept in its quarantine.
+    /// The number of other readings that the site set aside: not counted, kept in its quarantine.
     set_aside: u64,
-    /// How many sequence numbers are missing between them; null where they have none.
+    /// The number of sequence numbers missing between its readings; null if they have none.
     missing: Option<u64>,
 }
 
@@ -87,7 +89,7 @@ fn text_if_any<S: Serializer>(at: &Option<EpochMs>, to: S) -> Result<S::Ok, S::E
     }
 }
 
-/// The earlier of two times of which there may be none.
+/// The earlier of two times, either of which may be missing.
 fn earlier(a: Option<EpochMs>, b: Option<EpochMs>) -> Option<EpochMs> {
     a.zip(b).map(|(a, b)| a.min(b)).or(a).or(b)
 }
@@ -111,12 +113,13 @@ pub(super) async fn devices(
     Ok(HttpResponse::Ok().json(Devices { devices, truncated, next }))
 }
 
-/// The greater of two numbers, or their sum, of which there may be none.
+/// Two numbers combined by `how`, or the one that there is.
 fn both(a: Option<u64>, b: Option<u64>, how: fn(u64, u64) -> u64) -> Option<u64> {
     a.zip(b).map(|(a, b)| how(a, b)).or(a).or(b)
 }
 
-/// Series by site, device, stream and width, as devices. Each reading is in all widths of its stream.
+/// Groups series, which come in the order of site, device, stream and width, into devices. Every width of a stream
+/// holds each of its readings.
 fn listed(rows: Vec<SeriesTimes>) -> Vec<Device> {
     let mut devices: Vec<Device> = vec![];
     for one in rows {

@@ -1,5 +1,5 @@
-//! `/v1/gaps`: where streams have no windows between their first and their last, and the holes of shards that may be
-//! the reason.
+//! `/v1/gaps`: the gaps between the first and the last window of each stream, and the holes of shards that may have
+//! caused them.
 
 use super::aggregates;
 use super::problem::Failure;
@@ -20,20 +20,20 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-/// Its parameters.
+/// The parameters of `/v1/gaps`.
 pub const PARAMETERS: [&str; 11] =
     ["site", "device", "stream", "q", "from", "to", "width", "min", "limit", "after", "format"];
 
 /// How many starts of windows are read at a time.
 const READ_ENTRIES: u32 = 20_000;
 
-/// How many windows one answer looks at before it ends with a `next`.
+/// How many windows one answer scans before it ends with a `next`.
 pub const SCAN_ENTRIES: usize = 1_000_000;
 
-/// For how many windows the look at another stream counts.
+/// Each stream counts as this many scanned windows, besides those found.
 const SEEK_ENTRIES: usize = 20;
 
-/// The most holes of one answer: the ones found last.
+/// The most holes in one answer: those found last.
 pub const MAX_HOLES_ENTRIES: u32 = 1_000;
 
 pub(super) async fn gaps(
@@ -63,7 +63,8 @@ pub(super) async fn gaps(
     let sites: BTreeSet<String> = series.iter().map(|s| s.site.clone()).collect();
     let mut table = GapTable::new();
     let next = find(&api, &ask, &series, &mut table).await?;
-    // Which shard a device is in, the node does not know; so all of its site are told. What was lost is older than its hole.
+    // The node does not know which shard a device belongs to, so the answer has all holes of its site. A hole is found
+    // after its batches were lost.
     let holes = if form == Form::Json {
         let sites: Vec<String> = sites.into_iter().collect();
         api.reader.find_holes(&sites, from, MAX_HOLES_ENTRIES).await?
@@ -95,11 +96,11 @@ struct Ask {
     now: EpochMs,
 }
 
-/// All pages of a question.
+/// All pages of a query.
 struct AllPages {
     api: web::Data<Api>,
     series: Vec<SeriesInfo>,
-    /// From where on; nothing after the last page.
+    /// The rest of the query; `None` after the last page.
     ask: Option<Ask>,
 }
 
@@ -119,7 +120,7 @@ impl Pages for AllPages {
 }
 
 impl Ask {
-    /// Of each stream the narrowest series, or the one of the width that is asked for; of those in the order of names.
+    /// For each stream its narrowest series, or the one of the requested width, in the order of names.
     fn choose(&self, series: Vec<SeriesInfo>) -> Result<Vec<SeriesInfo>, Failure> {
         let mut chosen: Vec<SeriesInfo> = vec![];
         let any = !series.is_empty();
@@ -139,7 +140,7 @@ impl Ask {
     }
 }
 
-/// Adds the gaps of one series after the other; says where to go on if the answer is full before the end.
+/// Adds the gaps of one series after the other. Returns where to continue if the answer is full before the end.
 async fn find(
     api: &Api,
     ask: &Ask,
@@ -157,7 +158,7 @@ async fn find(
         if table.rows.len() >= ask.limit || scanned >= SCAN_ENTRIES {
             return Ok(Some(WindowPlace { series: one.id, start: from }));
         }
-        // What is ahead of its time is no end of a gap: the stream has not come there.
+        // A window ahead of its time does not end a gap: the stream has not come that far.
         let newest = api.reader.newest_start(one.id, ask.now).await?;
         let to = newest.map_or(from, |newest| ask.to.min(newest.plus(1)));
         let before = api.reader.before(one.id, from).await?;
@@ -193,7 +194,7 @@ struct GapTable {
     rows: Vec<(SeriesInfo, Gap)>,
 }
 
-/// The columns.
+/// The columns of a gap, with their meaning.
 pub fn fields() -> Vec<Field> {
     let fields = [
         ("site", Kind::Text, "Whose."),

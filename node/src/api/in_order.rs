@@ -1,4 +1,4 @@
-//! Windows and roll-ups of many series in order of time.
+//! Reads windows and roll-ups of many series in the order of time.
 
 use super::Api;
 use super::problem::Failure;
@@ -10,16 +10,17 @@ use selvedge_types::time::EpochMs;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// Up to how many series of named devices are looked up in roll-ups one by one, rather than among those of all others.
+/// The most series of named devices that are looked up in roll-ups one by one, rather than by reading the roll-ups of
+/// all series.
 const FEW_ENTRIES: usize = 64;
 
-/// How many rows are held for all series together while they are merged by time.
+/// The most rows held for all series together while they are merged by time.
 const HELD_ENTRIES: usize = 50_000;
 
-/// The least that is read of a series at a time.
+/// The fewest rows that are read of a series at a time.
 const MIN_READ_ENTRIES: usize = 10;
 
-/// Reads segment after segment.
+/// Reads one segment after the other.
 pub(super) struct InOrder<'a> {
     api: &'a Api,
     query: &'a AggregateQuery,
@@ -29,9 +30,9 @@ pub(super) struct InOrder<'a> {
 }
 
 enum Now {
-    /// A roll-up of all series, chosen or not: one piece of the database.
+    /// Reads the roll-ups of all series, wanted or not, as one range of the database.
     Whole { segment: Segment, span_ms: i64, after: WindowKey },
-    /// Each chosen series for itself.
+    /// Reads each chosen series by itself.
     Each { segment: Segment, heads: Vec<Head>, first: BinaryHeap<Reverse<(EpochMs, i64, usize)>> },
 }
 
@@ -51,8 +52,8 @@ impl<'a> InOrder<'a> {
         Self { api, query, chosen, segments: segments.into_iter(), now: None }
     }
 
-    /// The next rows with their series, at most `limit`, by start and series; nothing at the end. May give rows of series
-    /// that are not chosen.
+    /// The next rows with their series, at most `limit`, in the order of start and series; `None` at the end. They may
+    /// include rows of series that are not chosen.
     pub(super) async fn page(&mut self, limit: u32) -> Result<Option<Vec<(i64, StoredWindow)>>, Failure> {
         loop {
             let Some(mut now) = self.now.take() else {

@@ -12,7 +12,7 @@ use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters};
 use selvedge_types::time::EpochMs;
 use std::time::SystemTime;
 
-/// Its parameters.
+/// The parameters of `/v1/latest`.
 pub const PARAMETERS: [&str; 8] = ["site", "device", "stream", "q", "fn", "limit", "after", "format"];
 
 pub(super) async fn latest(
@@ -43,9 +43,9 @@ struct Newest {
     seek: Seek,
     functions: Option<Vec<Function>>,
     limit: u32,
-    /// The last stream that was told.
+    /// The last stream of the previous page.
     after: Option<NamesPlace>,
-    /// Whether there is nothing after it.
+    /// Whether there is no further stream.
     over: bool,
 }
 

@@ -1,5 +1,5 @@
-//! `/v1/ledger`: count and fingerprint of every window, compact and page by page, to reckon up against what
-//! the devices say they sent.
+//! `/v1/ledger`: count and fingerprint of every window, compact and page by page, to compare with what the devices
+//! sent.
 
 use super::problem::Failure;
 use super::routes::Asker;
@@ -11,15 +11,15 @@ use selvedge_types::params::{Parameters, bad};
 use selvedge_types::time::EpochMs;
 use serde::Serialize;
 
-/// The most windows of one page, and the number when nothing is said.
+/// The most windows of one page, and the default.
 pub const MAX_PAGE_ENTRIES: u32 = 10_000;
 
-/// A page of the ledger.
+/// A page of the ledger: windows grouped by series.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Ledger {
-    /// Each series of the page once.
+    /// Each series of the page, once.
     series: Vec<Series>,
-    /// What to give as `after` for the next page; nothing on the last.
+    /// The value of `after` for the next page; null on the last page.
     next: Option<String>,
 }
 
@@ -30,12 +30,12 @@ struct Series {
     device: String,
     stream: String,
     width_ms: i64,
-    /// Start in epoch milliseconds, count, fingerprint in hexadecimal.
+    /// For each window: its start in epoch milliseconds, its count, and its fingerprint in hexadecimal.
     #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     windows: Vec<(i64, u64, String)>,
 }
 
-/// Its parameters.
+/// The parameters of `/v1/ledger`.
 pub const PARAMETERS: [&str; 4] = ["site", "width", "after", "limit"];
 
 pub(super) async fn ledger(
@@ -45,7 +45,7 @@ pub(super) async fn ledger(
 ) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let limit = p.limit_within(MAX_PAGE_ENTRIES, MAX_PAGE_ENTRIES)?;
-    // A width that fits no stored one (they are 32-bit) finds nothing.
+    // A width that no stored one can have (they are 32-bit) finds nothing.
     let width = p.duration("width")?.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
     let start = WindowPlace { series: 0, start: EpochMs(i64::MIN) };
     let after = p.after(WindowPlace::parse)?.unwrap_or(start);

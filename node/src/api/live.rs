@@ -1,4 +1,4 @@
-//! `/v1/live`: windows as they are applied, as server-sent events.
+//! `/v1/live`: server-sent events with windows as they are applied.
 
 use super::problem::Failure;
 use super::routes::Asker;
@@ -20,13 +20,13 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
-/// Its parameters.
+/// The parameters of `/v1/live`.
 pub const PARAMETERS: [&str; 4] = ["site", "device", "stream", "fn"];
 
-/// How often a comment is sent when there is nothing else, so that proxies don't take the connection for dead.
+/// How often a comment is sent when there are no events, so that proxies do not take the connection for dead.
 pub const KEEP_ALIVE_MS: u64 = 15_000;
 
-/// How long a client waits before it connects again.
+/// How long a client is asked to wait before it reconnects.
 const RETRY_MS: u64 = 3_000;
 
 /// How many events may wait for the socket.
@@ -60,7 +60,7 @@ pub(super) async fn live(
         .body(Feed(receive)))
 }
 
-/// What a client that heard event `id` last has missed: nothing, so many, or nobody knows.
+/// How many events a client has missed since event `id`: `None` if none, `Some(None)` if unknown.
 fn missed_since(id: &str, run: i64, last: u64) -> Option<Option<u64>> {
     let (of_run, number): (i64, u64) =
         id.split_once('-').and_then(|(run, number)| Some((run.parse().ok()?, number.parse().ok()?)))?;
@@ -77,7 +77,7 @@ fn lagged(missed: Option<u64>) -> String {
 struct Filter {
     caller: Caller,
     wanted: WantedStreams,
-    /// With no rows, for its columns.
+    /// Has no rows between events; it is kept for its columns.
     table: RowTable,
 }
 
@@ -100,7 +100,7 @@ impl Filter {
     }
 }
 
-/// Writes events until the client or the node has gone.
+/// Writes events until the client or the node is gone.
 async fn feed(
     mut listener: Listener,
     mut filter: Filter,
@@ -130,7 +130,7 @@ async fn feed(
     }
 }
 
-/// The body of the answer.
+/// The body of the answer, which ends when [`feed`] ends.
 struct Feed(mpsc::Receiver<Bytes>);
 
 impl MessageBody for Feed {

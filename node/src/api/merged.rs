@@ -1,8 +1,8 @@
-//! `/v1/aggregates?group_by=...`: streams merged with each other, span by span, from roll-ups where there are some and from
-//! windows where not.
+//! `/v1/aggregates?group_by=...`: streams merged with each other, span by span, from roll-ups where there are any and
+//! from windows elsewhere.
 //!
-//! They are read in order of time, so that only one span is in memory: one row of each series that has something
-//! in it. A row is complete when each of these has passed the end of the span.
+//! Rows are read in the order of time, so that memory holds only one span: one row of each series with readings in it.
+//! A merged row is complete when each of these series has passed the end of the span.
 
 use super::answer::MAX_ANSWER_BYTES;
 use super::problem::Failure;
@@ -22,14 +22,14 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// The rows in order of time; says where to go on if the answer is full before the end.
+/// Reads the rows in the order of time. Returns where to continue if the answer is full before the end.
 pub(super) async fn merged(
     api: &Api,
     query: &AggregateQuery,
     chosen: &[SeriesInfo],
     table: &RowTable,
 ) -> Result<(Vec<Row>, Option<WindowPlace>), Failure> {
-    // Known to `next` by its lowest series.
+    // `next` names a group by its lowest series.
     let mut lowest: HashMap<Owner, i64> = HashMap::new();
     for one in chosen {
         let id = lowest.entry(query.group.owner(one)).or_insert(one.id);
@@ -108,23 +108,23 @@ struct Group {
 
 struct Answer<'a> {
     query: &'a AggregateQuery,
-    /// Each series' group.
+    /// The group of each series, named by its lowest series.
     series: HashMap<i64, i64>,
-    /// How far each series' stream has come.
+    /// How far the stream of each series has come.
     progress: HashMap<i64, StreamProgress>,
-    /// By their lowest series.
+    /// By the lowest series of each group.
     groups: &'a BTreeMap<i64, Group>,
-    /// Each with its group.
+    /// Each row with its group.
     rows: Vec<(i64, Row)>,
     bytes: usize,
 }
 
-/// A span of several streams.
+/// One span, merged over several streams.
 struct Merged {
     streams: u64,
-    /// How far that has come which is furthest behind.
+    /// How far the stream that is furthest behind has come.
     passed: EpochMs,
-    /// Whether all of them are.
+    /// Whether the span is complete in every stream.
     complete: bool,
     span: StoredWindow,
 }
@@ -143,7 +143,7 @@ impl Answer<'_> {
         self.rows.len() >= self.query.limit as usize || self.bytes >= MAX_ANSWER_BYTES
     }
 
-    /// Adds the rows of one span, by their groups; says where to go on if they are too many.
+    /// Adds the rows of one span, in the order of groups. Returns where to continue if they do not all fit.
     fn span(&mut self, spans: BTreeMap<i64, StoredWindow>) -> Option<WindowPlace> {
         let mut groups: BTreeMap<i64, Merged> = BTreeMap::new();
         for (id, span) in spans {
@@ -179,7 +179,7 @@ impl Answer<'_> {
     }
 }
 
-/// All rows of all groups that have one, in the same order.
+/// Fills the gaps of each group that has a row, and keeps the order of time.
 fn filled(query: &AggregateQuery, fill: Fill, rows: Vec<(i64, Row)>) -> Vec<Row> {
     let mut groups: BTreeMap<i64, Vec<Row>> = BTreeMap::new();
     for (group, row) in rows {

@@ -1,7 +1,7 @@
-//! The HTTP face: queries in pages, live windows, SQL, status, metrics and health, described by `/openapi.json` and shown by
-//! `/docs`. What is asked wrongly is answered with what would be right, as `application/problem+json`.
+//! The HTTP API: queries in pages, live windows, SQL, status, metrics and health. `/openapi.json` describes it and
+//! `/docs` shows the description. A wrong request is answered with what would be right, as `application/problem+json`.
 //!
-//! - Invariant: every path is put in by [`routes::Routes`], which lets in only who shows a token of the right scope.
+//! - Invariant: [`routes::Routes`] registers every path, and admits only requests with a token of the right scope.
 
 mod aggregates;
 mod answer;
@@ -41,36 +41,35 @@ pub use sites::read as read_ask;
 pub use sql::{MAX_BODY_BYTES, MAX_RUNNING_ENTRIES};
 pub use whole::{Limits as WholeLimits, MAX_RUNNING_ENTRIES as MAX_WHOLE_ENTRIES};
 
-/// What the handlers work with.
+/// The state that all handlers share.
 pub struct Api {
-    /// The database.
+    /// Runs the queries of all handlers on the database.
     pub reader: Reader,
-    /// The running node.
     pub stats: Arc<Stats>,
-    /// The sites that it serves.
+    /// The sites that this node serves.
     pub sites: Vec<SiteId>,
-    /// What they report, and how they are asked.
+    /// The reports of these sites, and questions to them.
     pub edge: Arc<Edge>,
     /// The metrics, if they are recorded.
     pub metrics: Option<PrometheusHandle>,
-    /// Who may ask.
+    /// The tokens that are accepted, and what each allows.
     pub access: Access,
     /// Windows as they are applied.
     pub live: Arc<Live>,
-    /// Whether and how SQL is answered.
+    /// Whether SQL is answered, and its limits.
     pub sql: SqlSettings,
-    /// The places for statements that run.
+    /// One permit for each statement that may run at the same time.
     pub sql_places: Arc<Semaphore>,
-    /// The places for answers that hold all rows.
+    /// One permit for each answer with all rows that may be sent at the same time.
     pub whole_places: Arc<Semaphore>,
-    /// What each of them may take.
+    /// The limits of each answer with all rows.
     pub whole_limits: WholeLimits,
 }
 
-/// The pairs of the query string.
+/// The parameters of the query string, in order.
 type Given = web::Query<Vec<(String, String)>>;
 
-/// Puts all paths into an application, and what `pages` puts in beside them; says which, without the pages.
+/// Registers all paths of the API in an application, and those that `pages` adds. Returns those of the API.
 pub fn routes(app: &mut web::ServiceConfig, pages: impl FnOnce(&mut Routes<'_>)) -> Vec<Route> {
     let read = Guard::Scope(Scope::Read);
     let mut all = Routes::new(app);

@@ -1,4 +1,4 @@
-//! Why a request gets no answer, as `application/problem+json` (RFC 9457).
+//! Why a request can't be answered, as `application/problem+json` (RFC 9457).
 
 use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
@@ -46,7 +46,7 @@ kinds! {
         "Ask again after `Retry-After` seconds; the node's log says more."
 }
 
-/// All kinds that a node answers, in the order in which they are shown.
+/// All kinds of problems of a node, in the order in which `/docs` shows them.
 pub const KINDS: &[ProblemKind] = &[
     BAD_PARAMETER,
     BAD_BODY,
@@ -69,74 +69,73 @@ pub const KINDS: &[ProblemKind] = &[
     UNAVAILABLE,
 ];
 
-/// Why a request gets no answer.
+/// Why a request can't be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A parameter.
+    /// A parameter of the query string or of the path is wrong.
     #[error("{0}")]
     Bad(#[from] BadParameter),
-    /// The body, in words.
+    /// The body is wrong; the text says how.
     #[error("{0}")]
     BadBody(String),
-    /// Nobody who may ask.
+    /// The token is missing, unknown, or lacks the scope.
     #[error("{0}")]
     Denied(#[from] Denied),
-    /// A site that the token does not show.
+    /// The token does not allow this site.
     #[error("the token does not show the site {0:?}")]
     Site(String),
-    /// No such site.
+    /// The node does not serve this site.
     #[error("there is no site {0:?} here; see /v1/sites")]
     NoSite(String),
-    /// The site was asked in vain.
+    /// The site was asked, and no answer came.
     #[error("{0}")]
     Unanswered(#[from] Unanswered),
-    /// No such path.
+    /// There is no such path.
     #[error("there is no {0}; see /docs, or /openapi.json")]
     Path(String),
-    /// The path is there, the method is not.
+    /// The path exists, but not with this method.
     #[error("{path} has no method {method}; it has {allowed}")]
     Method {
-        /// The path.
         path: String,
-        /// The method that was tried.
+        /// The method of the request.
         method: String,
-        /// Those that it has.
+        /// The methods of the path, as in the `Allow` header.
         allowed: &'static str,
     },
-    /// No form that `Accept` names.
+    /// The path has no form that `Accept` names; the text lists those that it has.
     #[error("{0}")]
     Accept(String),
-    /// The body is longer than that many bytes.
+    /// The body is longer than this many bytes.
     #[error("the body may have {0} bytes at most")]
     TooLarge(usize),
-    /// The body's form.
+    /// The body's `Content-Type` is not understood; the text says what is.
     #[error("the body has to be {0}")]
     MediaType(&'static str),
-    /// A web page of somebody else asks, in words.
+    /// A web page of another origin sent the request; the text says how that showed.
     #[error("{0}")]
     Stranger(String),
-    /// SQL is not answered.
+    /// SQL is switched off.
     #[error("SQL is not answered by this node (setting `http.sql.enabled`)")]
     SqlOff,
-    /// The statement.
+    /// The statement can't be run; the text is the database's, or the node's reason.
     #[error("{0}")]
     Sql(String),
-    /// Its time is over.
+    /// The query ran into a limit; the text names it.
     #[error("{0}")]
     TooExpensive(String),
-    /// A bound is reached, in words.
+    /// A bound is reached; the text names it.
     #[error("{0}")]
     Busy(String),
-    /// What is missing for the node to work.
+    /// What the node lacks to work, one text for each cause.
     #[error("{}", .0.join("; "))]
     NotReady(Vec<&'static str>),
-    /// The database.
+    /// The database failed, or is busy.
     #[error("{0}")]
     Store(#[from] StoreError),
 }
 
 impl Failure {
-    /// What kind it is.
+    /// The kind of problem that answers this failure.
     pub fn kind(&self) -> ProblemKind {
         match self {
             Self::Bad(_) => BAD_PARAMETER,
@@ -162,11 +161,11 @@ impl Failure {
         }
     }
 
-    /// As it is answered.
+    /// The body of the answer.
     pub fn problem(&self) -> Problem {
         match self {
             Self::Bad(bad) => Problem::from(bad),
-            // What the database says is for the log.
+            // The database's own error goes to the log only.
             Self::Store(error) if !matches!(error, StoreError::Busy) => {
                 self.kind().problem("the database does not answer; try again")
             }

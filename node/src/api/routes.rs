@@ -1,4 +1,4 @@
-//! Which path is answered by whom, and for whom: each path is put in by [`Routes`], which guards it.
+//! Registers paths with their handlers and guards: [`Routes`] guards every path.
 
 use super::Api;
 use super::problem::Failure;
@@ -13,30 +13,30 @@ use selvedge_guard::access::{Caller, Denied, Scope};
 use selvedge_http::problem::{refuse_unreadable, shown};
 use std::future::{Ready, ready};
 
-/// What a path needs of who asks.
+/// The permission that a path needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
-    /// Nothing: it tells nothing of what devices say.
+    /// None: the path reveals nothing about devices.
     Open,
     /// A token of this scope.
     Scope(Scope),
 }
 
-/// A path that was put in.
+/// A path that was registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// GET or POST.
+    /// GET (HEAD goes with it) or POST.
     pub method: Method,
     /// The path, with its variables in braces.
     pub path: &'static str,
-    /// Who may ask.
+    /// The permission that a request needs.
     pub guard: Guard,
 }
 
-/// Puts paths into an application, and keeps a list of them.
+/// Registers paths in an application, and keeps a list of them.
 pub struct Routes<'a> {
     app: &'a mut web::ServiceConfig,
-    /// What was put in.
+    /// The registered paths of the API.
     pub all: Vec<Route>,
 }
 
@@ -44,12 +44,12 @@ const GET: &str = "GET, HEAD";
 const POST: &str = "POST";
 
 impl<'a> Routes<'a> {
-    /// Into this application.
+    /// An empty list for this application.
     pub fn new(app: &'a mut web::ServiceConfig) -> Self {
         Self { app, all: vec![] }
     }
 
-    /// Answers GET and HEAD of a path.
+    /// Registers a path with GET, and HEAD with the same handler.
     pub fn get<F, Args>(&mut self, path: &'static str, guard: Guard, handler: F)
     where
         F: Handler<Args>,
@@ -65,7 +65,8 @@ impl<'a> Routes<'a> {
         self.all.push(Route { method: Method::GET, path, guard });
     }
 
-    /// Answers GET and HEAD of a page for people, or of a file that one loads, which is open to all and no part of the API.
+    /// Registers GET and HEAD of a page for people, or of a file that one loads. It is open to all, and not part of the
+    /// API.
     pub fn page<F, Args>(&mut self, path: &'static str, handler: F)
     where
         F: Handler<Args>,
@@ -76,7 +77,7 @@ impl<'a> Routes<'a> {
         self.all.pop();
     }
 
-    /// Answers POST of a path.
+    /// Registers a path with POST.
     pub fn post<F, Args>(&mut self, path: &'static str, guard: Guard, handler: F)
     where
         F: Handler<Args>,
@@ -91,7 +92,8 @@ impl<'a> Routes<'a> {
         self.all.push(Route { method: Method::POST, path, guard });
     }
 
-    /// Says of every other path that it is not there, and of a query string that can't be read what is wrong.
+    /// Has every other path answered with 404, and every unreadable query string with what is wrong. Returns the
+    /// registered paths.
     pub fn end(self) -> Vec<Route> {
         refuse_unreadable(self.app);
         self.app.default_service(web::to(unknown));
@@ -99,7 +101,8 @@ impl<'a> Routes<'a> {
     }
 }
 
-/// Lets a request through to its handler, together with who asks; adds what every answer carries.
+/// Passes a request on to its handler, with its caller, if the guard allows it. It also adds the headers that every
+/// answer has.
 async fn admit(
     guard: Guard,
     request: ServiceRequest,
@@ -134,7 +137,7 @@ async fn admit(
     Ok(answer)
 }
 
-/// Who asks, as the guard has found.
+/// The caller of a request, as the guard identified it.
 pub struct Asker(pub Caller);
 
 impl FromRequest for Asker {
@@ -142,7 +145,7 @@ impl FromRequest for Asker {
     type Future = Ready<Result<Self, Failure>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        // Without a guard nobody was let in.
+        // Without a guard no request was admitted.
         let caller = request.extensions().get::<Caller>().cloned();
         ready(caller.map(Self).ok_or(Failure::Denied(Denied::NoToken)))
     }

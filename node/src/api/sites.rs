@@ -1,4 +1,4 @@
-//! `/v1/sites`: the sites as their gateways report them, and what is asked of the edge itself.
+//! `/v1/sites`: the sites as their gateways report them, and queries that the site itself answers.
 
 use super::gaps::hole_as_json;
 use super::problem::Failure;
@@ -19,14 +19,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-/// The parameter that a question to a site has beside the [`SITE_PARAMETERS`].
+/// The parameter that a query to a site has besides the [`SITE_PARAMETERS`].
 pub const TIMEOUT: &str = "timeout";
 
-/// How long the edge is waited for if nothing is said.
+/// The default time to wait for the site.
 const WAIT_MS: i64 = 5_000;
-/// The most holes that are shown of a site: the ones found last.
+/// The most holes that are shown for a site: those found last.
 const MAX_SITE_HOLES_ENTRIES: u32 = 100;
-/// The shortest wait that makes sense.
+/// The shortest time to wait that makes sense.
 const LEAST_WAIT_MS: i64 = 500;
 
 pub(super) async fn sites(api: web::Data<Api>, Asker(caller): Asker) -> HttpResponse {
@@ -68,7 +68,7 @@ fn known(api: &Api, caller: &Caller, name: &str) -> Result<SiteId, Failure> {
 fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[SiteShard]) -> Value {
     let nobody = BTreeMap::new();
     let heard = sites.gateways(site).unwrap_or(&nobody);
-    // Those that the site has and that never reported are shown too.
+    // Gateways that belong to the site but never reported are shown too.
     let members = sites.newest(site).map(|newest| newest.report.members.clone()).unwrap_or_default();
     let weights: BTreeMap<GatewayId, u32> = members.iter().map(|m| (m.gateway, m.weight)).collect();
     let mut all: Vec<GatewayId> = weights.keys().chain(heard.keys()).copied().collect();
@@ -110,7 +110,7 @@ fn gateway(now_ms: u64, id: GatewayId, weight: Option<&u32>, heard: Option<&Hear
     })
 }
 
-/// What drawing the ring, and looking for what is stuck, need of a shard.
+/// The facts about a shard that a drawing of the ring needs, and that show what is stuck.
 fn shard(shard: &SiteShard) -> Value {
     let replicas: Vec<_> = shard.replicas.iter().map(|g| g.0).collect();
     let Some((leader, led)) = &shard.led else {
@@ -160,10 +160,10 @@ pub(super) async fn aggregates(
     })))
 }
 
-/// Reads the parameters of a question to a site.
+/// Reads the parameters of a query to a site.
 ///
 /// # Errors
-/// Names the one that is wrong.
+/// Names the parameter that is wrong.
 pub fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParameter> {
     let known = [&SITE_PARAMETERS[..], &[TIMEOUT]].concat();
     let p = Parameters::new(given, &known)?;

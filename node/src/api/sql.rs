@@ -1,4 +1,4 @@
-//! `POST /v1/sql`: one statement that reads, on the node's database.
+//! `POST /v1/sql`: runs one statement that reads, on the node's database.
 
 use super::Api;
 use super::answer;
@@ -12,16 +12,16 @@ use selvedge_types::params::{Parameters, bad};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// Its parameters.
+/// The parameters of `/v1/sql`.
 pub const PARAMETERS: [&str; 1] = ["format"];
 
 /// How many statements may run at a time.
 pub const MAX_RUNNING_ENTRIES: usize = 4;
 
-/// The longest body: a statement, with room for how JSON writes it.
+/// The longest body in bytes: a statement, with room for escapes in JSON.
 pub const MAX_BODY_BYTES: usize = 2 * MAX_STATEMENT_BYTES;
 
-/// What is asked.
+/// A statement, and the most rows to return.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Question {
@@ -31,22 +31,22 @@ pub(super) struct Question {
         example = "SELECT device, start, mean FROM hour WHERE stream = 'temperature' ORDER BY start_ms DESC LIMIT 5"
     )]
     sql: String,
-    /// The most rows; the setting `http.sql.limit_rows` if it is less or nothing is said.
+    /// The most rows; at most, and by default, the setting `http.sql.limit_rows`.
     #[serde(default)]
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     limit: Option<u32>,
 }
 
-/// What is answered in JSON.
+/// The answer in JSON.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Told {
     columns: Vec<Column>,
-    /// Each with a value for each column.
+    /// Each row has one value for each column.
     #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     rows: Vec<Vec<serde_json::Value>>,
-    /// Whether there were more rows than the limits let through.
+    /// Whether there were more rows than the limits allow.
     truncated: bool,
-    /// How long it took.
+    /// How long the statement took, in milliseconds.
     elapsed_ms: u64,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Told {
 #[schema(as = SqlColumn)]
 struct Column {
     name: String,
-    /// As the database calls it.
+    /// The type, in the words of the database.
     #[serde(rename = "type")]
     kind: String,
 }
@@ -107,7 +107,7 @@ pub(super) async fn sql(
             settings.limit_bytes
         )));
     }
-    // Who gave a limit knows of it; who did not would take what there is for all.
+    // A client that gave a limit knows of it. Any other client would take a cut answer for a complete one.
     let asked = limit.is_some_and(|limit| done.rows.len() >= limit as usize);
     if done.truncated && form != Form::Json && !asked {
         return Err(Failure::TooExpensive(format!(
@@ -140,7 +140,7 @@ fn told(form: Form, done: SqlAnswer, took: Duration) -> HttpResponse {
     let mut answer = HttpResponse::Ok();
     answer.content_type(form.content_type()).insert_header((header::VARY, "Accept"));
     if done.truncated {
-        // What CSV has no place for.
+        // CSV has no place for this.
         answer.insert_header(("Selvedge-Truncated", "true"));
     }
     let body = match form {
@@ -180,7 +180,7 @@ fn json(value: SqlValue) -> serde_json::Value {
     }
 }
 
-/// As a table, whose bytes are text.
+/// The answer as a table, in which bytes are hexadecimal text.
 struct Answer {
     fields: Vec<Field>,
     rows: Vec<Vec<SqlValue>>,

@@ -1,4 +1,4 @@
-//! `/v1/status`, `/metrics`, `/healthz` and `/readyz`.
+//! `/v1/status`, `/metrics`, `/healthz` and `/readyz`: the state of the node.
 
 use super::problem::Failure;
 use super::routes::Asker;
@@ -12,19 +12,19 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-/// How the node does.
+/// The state of the node: its database, its uplink, and how far each shard has come.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Status {
     version: &'static str,
     now: String,
-    /// Whether the uplink is subscribed at its broker.
+    /// Whether the node's uplink is subscribed at its broker.
     uplink_connected: bool,
-    /// Which ledger the database is: sites trim what they keep for the one that they have admitted.
+    /// The ledger that the database is. A site trims only for the ledger that it has admitted.
     ledger: String,
     batches_applied: u64,
     batches_missing: u64,
     batches_given_up: u64,
-    /// Messages not let in or not taken since the node started, by reason.
+    /// The number of messages that were not accepted since the node started, by reason.
     refused: BTreeMap<&'static str, u64>,
     sites: Vec<SiteBody>,
 }
@@ -47,20 +47,21 @@ pub(super) struct Health {
 #[derive(Serialize, Default, utoipa::ToSchema)]
 struct ShardBody {
     shard: u16,
-    /// All batches up to here are applied, or given up.
+    /// The batch up to which all are applied, or given up.
     cursor: u64,
-    /// Batches applied beyond the cursor.
+    /// The number of batches applied beyond the cursor.
     beyond: u64,
-    /// The highest batch that the edge is known to have cut.
+    /// The highest batch that the site is known to have cut.
     edge_last: u64,
-    /// Batches up to that one that are not here yet.
+    /// The number of batches up to that one that are not here yet.
     missing: u64,
-    /// Batches that the edge no longer has and that never came.
+    /// The number of batches that the site no longer has and that never came.
     given_up: u64,
     batches_applied: u64,
     last_change: Option<String>,
     last_heard: Option<String>,
-    /// A batch number that came with two contents; nothing more is confirmed until it is looked at.
+    /// The number of a batch that came with two different contents; no further batch is confirmed until a person has
+    /// cleared it.
     conflict_seq: Option<u64>,
 }
 
@@ -140,7 +141,7 @@ pub(super) async fn readyz(api: web::Data<Api>) -> Result<HttpResponse, Failure>
     }
 }
 
-/// What a person should look at, without the names of sites, since everybody may ask.
+/// What a person should look at. It has no names of sites, because anyone may ask.
 fn wants_attention(shards: &[ShardStatus]) -> Vec<String> {
     let mut all = vec![];
     let lost: Vec<_> = shards.iter().map(|shard| shard.given_up).filter(|batches| *batches > 0).collect();

@@ -1,8 +1,8 @@
 //! Answers in CSV, JSON lines and Parquet that hold all rows: read page by page, and sent as they are read.
 //!
-//! A page is in memory at a time, and for Parquet a row group. An answer that can't be told to its end (the database fails, a bound is
-//! reached) is not ended either: the connection is closed before the last chunk, which every client takes for an error. JSON lines have
-//! a last line then that says why; a CSV file and a Parquet file have no place for it.
+//! Memory holds one page at a time, and for Parquet a row group. If an answer can't be completed (the database fails, a
+//! limit is reached), the node closes the connection before the last chunk, which every client treats as an error. JSON
+//! lines then have a last line that says why; CSV and Parquet files have no place for it.
 
 use super::Api;
 use super::problem::Failure;
@@ -17,18 +17,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// How many of these answers are told at a time.
+/// How many of these answers are sent at a time.
 pub const MAX_RUNNING_ENTRIES: usize = 8;
 
 /// How many pieces may wait for the socket.
 const SOCKET_ENTRIES: usize = 4;
 
-/// What an answer may take.
+/// The limits of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows.
+    /// The most rows; beyond them the answer is cut off.
     pub rows_entries: u64,
-    /// Time, until the client has all of it.
+    /// The longest time until the client has all of it.
     pub time_ms: u64,
 }
 
@@ -40,14 +40,14 @@ impl Default for Limits {
 
 /// Tables that follow each other.
 pub(super) trait Pages: 'static {
-    /// Rows of the same columns on every page.
+    /// Every page has the same columns.
     type Page: Table;
 
-    /// The next page; nothing after the last. There is a first one.
+    /// The next page; `None` after the last. There is at least one page.
     async fn next(&mut self) -> Result<Option<Self::Page>, Failure>;
 }
 
-/// Tells all pages. What is wrong with the first is still answered with its status.
+/// Sends all pages. If the first one fails, the answer still has the status of that failure.
 pub(super) async fn rows(api: &Api, form: Form, mut pages: impl Pages) -> Result<HttpResponse, Failure> {
     let busy = || Failure::Busy(format!("{MAX_RUNNING_ENTRIES} whole answers are told already"));
     let place = api.whole_places.clone().try_acquire_owned().map_err(|_| busy())?;
@@ -69,9 +69,9 @@ pub(super) async fn rows(api: &Api, form: Form, mut pages: impl Pages) -> Result
         }
         if form == Form::Lines {
             let last = format!("{}\n", serde_json::json!({ "error": format!("cut off: {why}") }));
-            let _ = send.try_send(Ok(last.into())); // the end of the connection says as much
+            let _ = send.try_send(Ok(last.into())); // the closed connection shows the failure anyway
         }
-        let _ = send.send(Err(CutOff)).await; // nobody may be there to hear it
+        let _ = send.send(Err(CutOff)).await; // the client may be gone
     });
     Ok(HttpResponse::Ok()
         .insert_header((header::VARY, "Accept"))
@@ -79,15 +79,15 @@ pub(super) async fn rows(api: &Api, form: Form, mut pages: impl Pages) -> Result
         .body(Whole(receive)))
 }
 
-/// Why an answer ended before its end.
+/// Why an answer ended early.
 enum Ended {
-    /// The client has gone.
+    /// The client closed the connection.
     Gone,
-    /// Something else, in words.
+    /// Any other cause, in words.
     Cut(String),
 }
 
-/// An answer that ends before its end.
+/// The error with which the body of a cut answer ends.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer was cut off")]
 struct CutOff;
@@ -131,7 +131,7 @@ async fn tell<P: Pages>(
     }
 }
 
-/// The body of the answer.
+/// The body of the answer, piece by piece.
 struct Whole(mpsc::Receiver<Result<Bytes, CutOff>>);
 
 impl MessageBody for Whole {

@@ -1,5 +1,5 @@
-//! `/openapi.json`: the paths as OpenAPI 3.1 describes them. Parameters and columns come from where they are read and written,
-//! so that neither can be here and not there.
+//! `/openapi.json`: the description of the paths in OpenAPI 3.1. Parameters and columns come from the code that reads
+//! and writes them, so that the description can't differ from it.
 
 mod parameters;
 mod paths;
@@ -37,7 +37,7 @@ pub(super) async fn document(api: web::Data<Api>) -> HttpResponse {
         .body(serde_json::to_vec(&describe(api.access.is_open())).unwrap_or_default())
 }
 
-/// What this release answers, without a token if everything is open.
+/// The description of this release; with `open`, no operation needs a token.
 pub fn describe(open: bool) -> Value {
     let (paths, components) = (paths::paths(), components());
     Document { title: "Selvedge node", about: ABOUT, tags: TAGS, components, kinds: KINDS, paths }

@@ -1,4 +1,4 @@
-//! What each parameter means, whichever path of the node has it.
+//! The meaning of each parameter, whichever path has it.
 
 use selvedge_http::describe::{durations, limits, names, plain, query_parameter, string, times};
 use selvedge_node_core::row::{FUNCTIONS, Function};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
-/// What every parameter means, with an example.
+/// A parameter by its name, with its meaning and an example.
 pub(super) fn parameter(name: &str) -> Parameter {
     let functions = FUNCTIONS.map(|f| f.name).join("|");
     let (description, schema, example): (String, ObjectBuilder, Option<Value>) = match name {

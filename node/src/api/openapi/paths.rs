@@ -1,4 +1,4 @@
-//! All paths, in the order in which they are shown.
+//! All paths, in the order in which `/docs` shows them.
 
 use super::super::{aggregates, answer, devices, gaps, latest, ledger, live, sites, sql};
 use super::parameters::parameter;
@@ -17,7 +17,7 @@ use utoipa::openapi::{Ref, RefOr, Required};
 
 const READ: Option<Scope> = Some(Scope::Read);
 
-/// All paths, in the order in which they are shown.
+/// Describes every path, in the order in which `/docs` shows them.
 pub(super) fn paths() -> Vec<Described> {
     let rows = |name: &str, table: Schema, example: Value| {
         vec![
@@ -286,7 +286,7 @@ pub(super) fn paths() -> Vec<Described> {
     ]
 }
 
-/// As other rows; `closed` is among them.
+/// The rows of other answers. Those of a site also have `closed`, which `Row` does not list.
 fn edge_rows() -> Schema {
     ArrayBuilder::new().items(Ref::from_schema_name("Row")).build().into()
 }
@@ -348,7 +348,7 @@ fn example_gaps() -> Value {
         "holes": [], "truncated": false, "next": null })
 }
 
-/// The site in a path.
+/// The parameter `site` in a path, as all paths of one site describe it.
 fn site_of_path() -> Parameter {
     path_parameter("site", "The site, as `/v1/sites` lists it.")
 }

@@ -1,4 +1,4 @@
-//! Forms of rows.
+//! Schemas of rows.
 
 use selvedge_http::describe::or_null;
 use selvedge_node_core::table::{Field, Kind};
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 
-/// Columns as an object; the first `always` of them are there whatever is asked for.
+/// Columns as an object; the first `always` of them are present in every answer.
 pub(super) fn object(fields: &[Field], always: usize) -> Schema {
     let kind = |kind: Kind| match kind {
         Kind::Text => or_null(Type::String),
