@@ -1,4 +1,5 @@
-//! What operators see of the MQTT edge of a real gateway: who is connected, how connections end, and what the log says of it.
+//! What operators see of the MQTT edge of a real gateway: which clients are connected, how connections end, and what
+//! the log says about it.
 
 mod gateways {
     pub mod client;
@@ -13,7 +14,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// A gateway alone, whose log goes to a file.
+/// A site of one gateway, whose log goes to a file.
 struct Alone {
     plan: Plan,
     log: PathBuf,
@@ -25,7 +26,7 @@ impl Alone {
         Self::with_files("unlimited")
     }
 
-    /// One that may have so many files open.
+    /// A gateway that may have this many files open.
     fn with_files(most: &str) -> Self {
         let plan = Plan::new(1);
         let log = plan.path().join("log");
@@ -43,7 +44,7 @@ impl Alone {
         Self { plan, log, _process: process }
     }
 
-    /// The lines of the log that hold all of this.
+    /// The lines of the log that contain all of these texts.
     fn lines(&self, wanted: &[&str]) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).unwrap();
         log.lines().filter(|line| wanted.iter().all(|w| line.contains(w))).map(str::to_string).collect()
@@ -105,7 +106,7 @@ fn who_is_connected_and_how_the_last_ones_left_is_shown_counted_and_logged_withi
     let loops = gateway.lines(&["MQTT connection ended", "\"loops\""]);
     assert!((1..=6).contains(&loops.len()), "{loops:?}");
 
-    // One page, and one client.
+    // One page, with one client.
     assert_eq!(gateway.plan.json(0, "/v1/clients?client=hug*")["clients"], serde_json::json!([]));
     assert_eq!(gateway.plan.json(0, "/v1/clients?client=hug*")["left"].as_array().unwrap().len(), 1);
     let _second = Client::connect(gateway.plan.mqtt[0], Hello::clean("second")).unwrap();
@@ -121,11 +122,11 @@ fn who_is_connected_and_how_the_last_ones_left_is_shown_counted_and_logged_withi
 fn no_file_descriptors_are_no_room_and_end_nothing() {
     let gateway = Alone::with_files("100");
     let mut device = Client::connect(gateway.plan.mqtt[0], Hello::clean("files")).unwrap();
-    // More than there are descriptors, of those that say nothing.
+    // More silent connections than there are descriptors.
     let connect = |port| TcpStream::connect(("127.0.0.1", port)).unwrap();
     let mut silent: Vec<_> = (0..150).map(|_| connect(gateway.plan.http[0])).collect();
-    // Which of the two listeners takes the last descriptor is open, and silent requests are closed after some seconds:
-    // more come until there is none for a device.
+    // Which of the two listeners takes the last descriptor is not determined, and silent requests are closed after some
+    // seconds: further ones come until there is no descriptor for a device.
     let mut devices = Vec::new();
     until("it has said that no connection can be accepted", || {
         silent.push(connect(gateway.plan.http[0]));
@@ -190,7 +191,7 @@ fn clients_that_try_again_without_a_majority_are_refused_and_none_is_thrown_out_
         })
     };
     until("a majority is missed", all_refused);
-    // Who tries again does not even wait: nothing of it is left for the majority.
+    // A client that tries again does not even wait: no request of it remains for the majority.
     until("nobody waits for a shard", || {
         all_refused()
             && site.json(0, "/v1/clients")["left"].as_array().is_some_and(|left| {
@@ -224,7 +225,7 @@ fn what_is_larger_than_a_bound_is_answered_and_set_aside() {
     let mut socket = gateway.raw(b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05large");
     let mut said = [0; 4];
     socket.read_exact(&mut said).unwrap();
-    // 1 MiB in MQTT 3.1.1, again and again: each is acknowledged, and what comes behind it counts.
+    // 1 MiB in MQTT 3.1.1, three times: each is acknowledged, and what follows it counts.
     for id in 1..=3u8 {
         socket.write_all(&[&b"\x32\x80\x80\x40\x00\x09d/large/x\x00"[..], &[id]].concat()).unwrap();
         socket.write_all(&vec![b'1'; 1_048_576 - 13]).unwrap();
@@ -248,7 +249,7 @@ fn what_is_larger_than_a_bound_is_answered_and_set_aside() {
     let why: Vec<_> = entries.as_array().unwrap().iter().map(|e| e["why"].as_str().unwrap()).collect();
     assert!(why.iter().any(|why| why.contains("1500 bytes, 1024 are allowed")), "{why:?}");
     assert!(why.iter().any(|why| why.contains("1048576 bytes, 262144 are allowed")), "{why:?}");
-    // MQTT 5 has a word for a topic; for a packet it told the limit, and closes with the reason.
+    // MQTT 5 has a reason code for a topic. For packets the gateway announced its limit, and closes with the reason.
     let mut v5 = Client::connect(gateway.plan.mqtt[0], Hello::clean("large-5").v5()).unwrap();
     v5.send_raw(&[&head_of(length + 1)[..], &topic, long.as_bytes(), &[0, 9, 0], b"1"].concat());
     assert_eq!(v5.packet(PUBACK)[..3], [0, 9, 0x97]);
@@ -256,7 +257,7 @@ fn what_is_larger_than_a_bound_is_answered_and_set_aside() {
     assert_eq!(v5.packet(DISCONNECT).first(), Some(&0x95));
 }
 
-/// The fixed header of a publish of QoS 1 with so many bytes behind it.
+/// The fixed header of a publish of QoS 1 with this many bytes behind it.
 fn head_of(length: usize) -> [u8; 3] {
     [0x32, length as u8 | 0x80, (length >> 7) as u8]
 }

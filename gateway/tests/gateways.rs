@@ -1,5 +1,5 @@
-//! Three real gateways and clients that speak MQTT byte by byte: sessions that move between gateways,
-//! resends, takeover, wills, subscriptions, kill -9 and the loss of the majority.
+//! Three real gateways and clients that speak MQTT byte by byte: sessions that move between gateways, resends,
+//! takeover, wills, subscriptions, kill -9 and the loss of the majority.
 
 mod gateways {
     pub mod client;
@@ -11,7 +11,7 @@ use gateways::site::{Plan, Site, until};
 use std::net::TcpListener;
 use std::time::Duration;
 
-/// Publishes to a topic at one gateway until it comes out at another.
+/// Publishes to a topic at one gateway until a publish arrives at another.
 fn until_routed(from: &mut Client, to: &mut Client, topic: &str) {
     until("a subscription is known at another gateway", || {
         from.publish(topic, "probe", 0, 0, false);
@@ -25,7 +25,7 @@ fn a_persistent_session_goes_on_at_another_gateway_with_its_subscriptions() {
     let mut first = Client::connect(site.mqtt(0), Hello::persistent("roams")).unwrap();
     assert!(!first.session_present);
     first.subscribe("roams/#");
-    // Its own reading goes the same way as its subscription, behind it.
+    // Its own reading follows its subscription on the same way.
     first.publish("d/roams/x", "1", 1, 1, false);
     assert_eq!(first.packet(PUBACK), [0, 1]);
     drop(first);
@@ -37,7 +37,7 @@ fn a_persistent_session_goes_on_at_another_gateway_with_its_subscriptions() {
     assert_eq!(other.packet(PUBACK), [0, 1]);
     assert_eq!(second.message("roams/live").payload, "hello");
     second.disconnect();
-    // Taking leave does not end the session; a clean connection does.
+    // DISCONNECT does not end the session; a clean connection does.
     let third = Client::connect(site.mqtt(2), Hello::persistent("roams")).unwrap();
     assert!(third.session_present);
     third.disconnect();
@@ -86,11 +86,11 @@ fn a_device_that_is_retired_at_any_gateway_is_gone_and_its_resends_do_not_count(
     until("all replicas have retired it", || {
         (0..3).all(|i| site.json(i, "/v1/devices/retiring")["type"] == "/docs#problem-unknown")
     });
-    // What it sends again was counted, and brings nothing back; what is new makes it known again.
+    // A resend of counted readings brings nothing back; new readings make the device known again.
     publish(4, 2);
     assert_eq!(site.count(0, "retiring"), 0);
     publish(5, 4);
-    // Its earlier windows are in batches that are kept, and are shown again with it.
+    // Its earlier windows are in batches that are kept, and are shown with it again.
     assert_eq!(site.count(2, "retiring"), 4);
     assert_eq!(site.order(0, "DELETE", "/v1/devices/retiring/streams/none").0, 404);
     assert_eq!(site.delete(0, "/v1/devices/retiring/streams/x")["retired_streams"], 1);
@@ -111,7 +111,7 @@ fn a_qos_2_publish_counts_once_until_it_is_released_wherever_it_is_resent() {
     assert_eq!(b.packet(PUBREC), [0, 5]);
     assert_eq!(site.count(2, "exact-device"), 1);
     drop(b);
-    // PUBREL may be what comes first, too, and may be resent.
+    // PUBREL may also come first, and may be resent.
     let mut c = Client::connect(site.mqtt(2), hello).unwrap();
     for _ in 0..2 {
         c.release(5);
@@ -151,7 +151,7 @@ fn a_subscriber_gets_what_is_published_at_another_gateway() {
         hmi.subscribe("line/+/state/#");
         hmi.subscribe("d/line-device/+");
         until_routed(&mut device, &mut hmi, &format!("line/7/state/{id}"));
-        // No topic rule names the first one: it is no stream, but it is routed.
+        // No topic rule names the first one: it is not a stream, but it is routed.
         for (qos, topic) in
             [(1, "line/8/state/a/b"), (0, "line/9/state"), (1, "d/line-device/x"), (0, "d/line-device/y")]
         {
@@ -161,7 +161,7 @@ fn a_subscriber_gets_what_is_published_at_another_gateway() {
             }
             assert_eq!(hmi.message(topic), Message { topic: topic.into(), payload: "3.5".into(), qos });
         }
-        // What is not subscribed to does not come: the next that comes is what was published after it.
+        // A topic without a subscription does not arrive: the next message is the one published after it.
         device.publish("line/8/other", "no", 1, 9, false);
         device.publish("line/8/state", "end", 1, 10, false);
         assert_eq!(device.acks(2), [9, 10]);
@@ -179,7 +179,8 @@ fn publish_large(client: &mut Client, topic: &str, n: u16) {
     client.send_raw(&body);
 }
 
-/// What waits for a subscriber is bounded (8 MiB); here come 22 MB for one that reads only once its publisher gets on no more.
+/// The bytes that wait for a subscriber are bounded (8 MiB); here come 22 MB for one that reads only once its publisher
+/// makes no more progress.
 #[test]
 fn a_subscriber_that_reads_late_loses_nothing_of_what_is_published_at_another_gateway() {
     const MESSAGES: u16 = 1_500;
@@ -259,7 +260,7 @@ fn the_will_of_a_connection_comes_before_what_its_successor_publishes() {
             _ => Hello::persistent("order"),
         };
         let mut old = Client::connect(site.mqtt(n % 2), hello.will(topic, "0")).unwrap();
-        // Taken over at another gateway or at the same one.
+        // Taken over at another gateway, or at the same one.
         let mut new = Client::connect(site.mqtt(n / 2 % 2), hello).unwrap();
         new.publish(topic, "1", 1, 1, false);
         assert_eq!(new.packet(PUBACK)[..2], [0, 1]);
@@ -371,7 +372,7 @@ fn a_payload_that_does_not_decode_is_told_and_set_aside_and_its_neighbours_count
         let reasons = acks.each_ref().map(|ack| ack.get(2).copied().unwrap_or(0));
         assert_eq!(reasons, if device == "odd-5" { [0, 0x99, 0] } else { [0; 3] });
         assert_eq!(site.count(0, device), 2);
-        // At any gateway.
+        // At either gateway.
         let entries = site.quarantined(usize::from(device == "odd-5"), device, 1);
         assert_eq!(entries[0]["topic"], format!("d/{device}/x"));
         assert_eq!(entries[0]["payload"], "{\"value\": oops");
@@ -400,12 +401,12 @@ fn a_wild_sequence_number_costs_one_reading_and_what_may_have_counted_is_never_c
     let entries = site.quarantined(2, "wild", 2);
     let path = |i: usize| format!("/v1/quarantine/{}", entries[i]["id"].as_str().unwrap());
     assert_eq!(site.json(1, &path(1))["payload"], "{\"value\":1,\"seq\":0}");
-    // As things are, it is set aside again.
+    // As long as nothing has changed, it is set aside again.
     let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(0)));
     assert_eq!((status, &told["counted"], &told["removed"]), (200, &0.into(), &false.into()), "{told}");
     assert_eq!(site.order(0, "POST", "/v1/devices/wild/reset-sequence").0, 200);
     assert_eq!(site.order(0, "POST", "/v1/devices/wild/streams/nope/reset-sequence").0, 404);
-    // For all the machine knows now, a number that was too far behind to tell is a new one. It may have counted, so it is refused.
+    // A number that was too far behind to judge now looks new to the machine. It may have counted, so it is refused.
     let (status, told) = site.order(1, "POST", &format!("{}/readmit", path(1)));
     assert_eq!((status, entries[1]["far_behind"].as_u64()), (409, Some(1)), "{told}");
     assert!(told["detail"].as_str().unwrap().contains("have it send them once more"), "{told}");
@@ -452,7 +453,7 @@ fn once_a_rule_is_mended_what_was_set_aside_counts_once() {
     };
     assert_eq!(readmit(&id("l/key/t")).0, 409, "as things are");
     drop(first);
-    // The bound is raised; and a key is named, which changes no name of a stream.
+    // The bound is raised; and the rule now names a key, which changes no name of a stream.
     let second = plan.started_with(0, &[&topics("", r#", value = "v""#)]);
     until("it is ready", || plan.is_ready(0));
     for topic in ["l/key/t", "m/same"] {
@@ -474,7 +475,7 @@ fn once_a_rule_is_mended_what_was_set_aside_counts_once() {
 
 #[test]
 fn every_gateway_answers_for_the_whole_site_and_names_what_it_lacks() {
-    // One replica of each shard: no gateway holds all.
+    // One replica of each shard: no gateway holds all shards.
     let mut site = Site::with(&["site.replicas=1"]);
     let mut client = Client::connect(site.mqtt(0), Hello::clean("wide")).unwrap();
     let names: Vec<String> = (10..22).map(|n| format!("wide-{n}")).collect();
@@ -603,13 +604,13 @@ fn what_was_acknowledged_survives_kill_9_and_publishing_goes_on() {
     assert_eq!(stays.acks(40), (1..=40).collect::<Vec<_>>(), "in order");
     let mut acked = moves.acks(40);
     site.kill(1);
-    // At a survivor nothing is to be sent again, whoever led; and there is no gap.
+    // A client of a survivor need not resend anything, whichever gateway led; and there is no gap.
     assert_eq!(stays.acks(80), (41..=120).collect::<Vec<_>>());
     for n in 121..=144 {
         stays.publish(&topic(n), "1", 1, n, false);
     }
     assert_eq!(stays.acks(24), (121..=144).collect::<Vec<_>>());
-    // The other one sends again, elsewhere, what its gateway did not acknowledge before it was killed.
+    // The other client resends, elsewhere, what its gateway did not acknowledge before it was killed.
     acked.extend(moves.acks(80));
     assert_eq!(acked, (1..=acked.len() as u16).collect::<Vec<_>>());
     let mut moved = Client::connect(site.mqtt(2), Hello::persistent("moves")).unwrap();
@@ -736,7 +737,8 @@ fn a_web_page_of_somebody_else_gets_no_answer() {
     }
 }
 
-/// Publishes that can't be decoded, of some KiB each, and waits until they are in the quarantine: what is written for them is as long.
+/// Publishes payloads that can't be decoded, of some KiB each, and waits until they are in the quarantine: each adds as
+/// much to the log.
 fn load(client: &mut Client, next_id: &mut u16, count: usize) {
     const PAYLOAD_BYTES: usize = 8 * 1024;
     for _ in 0..count {
@@ -763,7 +765,7 @@ fn a_gateway_that_was_away_while_much_was_written_catches_up_while_more_is() {
     let mut next_id = 0;
     load(&mut client, &mut next_id, 16);
     site.kill(2);
-    // Far more than its leader holds in memory.
+    // Far more than the leader holds in memory.
     (0..24).for_each(|_| load(&mut client, &mut next_id, 16));
     site.restart(2);
     until("it has caught up", || {

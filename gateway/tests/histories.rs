@@ -1,9 +1,9 @@
-//! Histories of concurrent publishes and linearizable queries on three real gateways, while gateways are killed, stopped
-//! and cut off from each other, held against the definition of linearizability.
+//! Histories of concurrent publishes and linearizable queries on three real gateways, while gateways are killed,
+//! stopped and cut off from each other, checked for linearizability.
 //!
-//! Several sets at a time, each a device's stream: two publishers add elements (QoS 1, numbered, sent again at another
-//! gateway until acknowledged), three readers, one at each gateway, query it all the time. What is recorded is recorded
-//! in this process, by one clock. `SELVEDGE_HISTORY_SECONDS=600` makes it longer.
+//! Several sets at a time, each of them a device's stream: two publishers add elements (QoS 1, numbered, resent at
+//! another gateway until acknowledged), and three readers, one at each gateway, query it all the time. This process
+//! records all operations, with one clock. `SELVEDGE_HISTORY_SECONDS=600` makes the run longer.
 
 mod histories {
     pub mod checker;
@@ -23,12 +23,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const GATEWAYS: usize = 3;
-/// Sets that are worked on at the same time.
+/// Sets that are written and read at the same time.
 const LANES: usize = 4;
 const WRITERS: usize = 2;
-/// How long it goes on, in seconds, unless the environment says otherwise.
+/// The length of a run in seconds, unless the environment says otherwise.
 const SECONDS: u64 = 20;
-/// How long a gateway is stopped or cut off: others give it up after half a second.
+/// How long a gateway is stopped or cut off: the others give it up after half a second.
 const FAULT: Duration = Duration::from_millis(1_500);
 /// How long a killed gateway is away.
 const AWAY: Duration = Duration::from_millis(300);
@@ -37,19 +37,19 @@ const AWAY: Duration = Duration::from_millis(300);
 enum Fault {
     Kill,
     Pause,
-    /// It and one other don't hear each other.
+    /// It and one other gateway do not hear each other.
     Pair,
-    /// Nobody hears it.
+    /// No gateway hears it.
     Mute,
-    /// It hears nobody.
+    /// It hears no other gateway.
     Deaf,
-    /// Both; clients can reach it all the time.
+    /// Both of these; clients can reach it all the time.
     Island,
 }
 
 const FAULTS: [Fault; 6] = [Fault::Pause, Fault::Island, Fault::Kill, Fault::Mute, Fault::Pair, Fault::Deaf];
 
-/// Three gateways behind wires.
+/// Three gateways whose links go through relays.
 struct Site {
     plan: Plan,
     wires: std::sync::Arc<Wires>,
@@ -79,7 +79,7 @@ impl Site {
         until("all gateways are ready", || (0..GATEWAYS).all(|i| self.plan.is_ready(i)));
     }
 
-    /// A gateway that leads, by chance.
+    /// A random gateway among those that lead.
     fn leading(&self) -> usize {
         let leads = |i: &usize| self.plan.json(*i, "/v1/status")["totals"]["leading"].as_u64() > Some(0);
         fastrand::choice((0..GATEWAYS).filter(leads).collect::<Vec<_>>()).unwrap_or(0)
@@ -128,7 +128,7 @@ impl Drop for Site {
     }
 }
 
-/// One set and what was done to it.
+/// One set, with the history of its operations.
 struct Object {
     device: String,
     next: AtomicU32,
@@ -148,7 +148,7 @@ impl Object {
         self.history.lock().unwrap().push(op);
     }
 
-    /// Adds elements until there are no more, or all is over.
+    /// Adds elements until there are no more, or the run is over.
     fn write(&self, plan: &Plan, writer: usize, over: &AtomicBool) {
         let mut publisher = Publisher::new(format!("{}-{writer}", self.device));
         let mut gateway = fastrand::usize(0..GATEWAYS);
@@ -162,7 +162,7 @@ impl Object {
             let payload = format!("{{\"value\":{value},\"ts\":1764000000000,\"seq\":{element},\"boot\":1}}");
             let invoked = Instant::now();
             let mut answered = None;
-            // Once all is over it is given a few more chances; then its outcome stays unknown.
+            // Once the run is over it gets a few more attempts; then its outcome stays unknown.
             let mut left = 5;
             while answered.is_none() && left > 0 {
                 match publisher.publish(plan.mqtt[gateway], &topic, &payload) {
@@ -183,7 +183,7 @@ impl Object {
         }
     }
 
-    /// Two writers and a reader at each gateway, until all elements are in or all is over.
+    /// Two writers, and a reader at each gateway, until all elements are in or the run is over.
     fn work(&self, plan: &Plan, over: &AtomicBool) {
         let writing = AtomicU32::new(WRITERS as u32);
         std::thread::scope(|scope| {
@@ -207,7 +207,7 @@ impl Object {
     }
 }
 
-/// What one run was like.
+/// What one run did.
 struct Run {
     objects: Vec<Object>,
     faults: Vec<Fault>,
@@ -228,7 +228,7 @@ fn run(seconds: u64) -> Run {
                 }
             });
         }
-        // Whatever happens here, the others must be told to end.
+        // If this thread panics, the others must still be asked to end.
         let suffered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let end = Instant::now() + Duration::from_secs(seconds);
             while Instant::now() < end || faults.len() < FAULTS.len() {
@@ -243,7 +243,7 @@ fn run(seconds: u64) -> Run {
             std::panic::resume_unwind(panic);
         }
     });
-    // At the end everybody must give the same, with all that was acknowledged.
+    // At the end every gateway must return the same set, with everything that was acknowledged.
     let objects = objects.into_inner().unwrap();
     for object in &objects {
         for gateway in 0..GATEWAYS {

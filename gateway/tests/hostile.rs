@@ -1,4 +1,4 @@
-//! Hostile bytes that the fuzzer has found worth keeping, replayed: see `fuzz/README.md`.
+//! Replays hostile bytes that the fuzzer found and that are worth keeping: see `fuzz/README.md`.
 
 #[path = "../../fuzz/bodies/decode.rs"]
 mod decode;
@@ -71,7 +71,7 @@ fn clients_and_shards_that_say_anything_to_a_session() {
     replay("session", session::run);
 }
 
-/// What would be wrong with a session is found by the kept inputs alone.
+/// The kept inputs alone must find each mistake in a session.
 #[test]
 fn a_session_with_a_mistake_is_found() {
     for mistake in [Canary::AcknowledgedInPart, Canary::SubackBeforeChosen, Canary::TouchedUnnoted] {

@@ -1,5 +1,5 @@
-//! Links on loopback: whole gateways' worth of link actors, each in an arbiter of its own, whose end is the
-//! end of its process.
+//! Links on loopback: the link actors of whole gateways, each gateway in an arbiter of its own. The end of the arbiter
+//! stands for the end of the process.
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use selvedge_fabric::detector::{Change, DETECT_MS};
@@ -39,7 +39,7 @@ enum Event {
     Waiting,
 }
 
-/// Passes on what it gets, in order; takes messages only while its gate has room.
+/// Passes on what it receives, in order; takes messages only while its gate has room.
 struct Receiver(UnboundedSender<Event>, Arc<Semaphore>);
 
 impl Actor for Receiver {
@@ -127,7 +127,7 @@ impl Gateway {
         event.expect("the gateway ended")
     }
 
-    /// Waits for a change that leaves exactly these up, and says who had restarted until then.
+    /// Waits for a change that leaves exactly these gateways up. Returns those that had restarted until then.
     async fn up(&mut self, up: &[u16]) -> Vec<GatewayId> {
         let up = up.iter().map(|p| id(*p)).collect();
         let mut restarted = vec![];
@@ -141,7 +141,7 @@ impl Gateway {
         }
     }
 
-    /// The next `n` forwards' numbers that come from a peer.
+    /// The numbers of the next `n` forwards from a peer.
     async fn numbers(&mut self, from: u16, n: usize) -> Vec<u64> {
         let mut got = vec![];
         while got.len() < n {
@@ -159,7 +159,7 @@ impl Gateway {
         status.trouble.unwrap_or_default()
     }
 
-    /// Ends it as a kill would: without a word, its sockets closed by the system.
+    /// Ends the gateway as a kill would: without a message, its sockets closed by the system.
     async fn kill(mut self) {
         let arbiter = self.arbiter.take().unwrap();
         arbiter.stop();
@@ -190,7 +190,7 @@ fn number(m: &PeerMessage) -> u64 {
     }
 }
 
-/// Asks until the answer is yes: for what no event tells.
+/// Polls a condition for which there is no event.
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let asked = async {
         while !holds() {
@@ -213,7 +213,7 @@ fn two_gateways_talk_both_ways_in_order() {
         let mut g2 = start(d2.path(), 2, l2, &[(1, a1)], &USUAL);
         assert_eq!(g1.up(&[1, 2]).await, []);
         assert_eq!(g2.up(&[1, 2]).await, []);
-        // Small ones, and one of several Noise messages.
+        // Small messages, and one of several Noise messages.
         g1.links.send(id(2), (1..=100).map(|n| message(n, 40)).collect());
         g1.links.send(id(2), vec![message(101, 3_000_000), message(102, 0)]);
         g2.links.send(id(1), vec![message(7, 65_519), message(8, 65_520)]);
@@ -301,12 +301,12 @@ fn a_killed_process_goes_down_and_its_successor_is_seen_as_restarted_whoever_dia
     }
 }
 
-/// Between the dialler and the one it dials: can break connections and swallow what is said.
+/// Stands between the dialler and the gateway that it dials; it can break connections and swallow bytes.
 struct Proxy {
     at: SocketAddr,
-    /// Raised: all connections are closed at both ends.
+    /// When raised, all connections are closed at both ends.
     cut: watch::Sender<u32>,
-    /// Raised: they are closed at the dialler's end only.
+    /// When raised, all connections are closed at the dialler's end only.
     cut_half: watch::Sender<u32>,
     frozen: watch::Sender<bool>,
 }
@@ -333,7 +333,7 @@ fn proxy(to: SocketAddr) -> Proxy {
                 };
                 if halved {
                     drop(near);
-                    // The other end closes it once it has a better one.
+                    // The other end closes it once it has a newer connection.
                     while matches!(far.read(&mut [0; 4096]).await, Ok(1..)) {}
                 }
             });
@@ -351,7 +351,7 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut frozen: watch::
     }
 }
 
-/// Two gateways, the lower of which dials through a proxy.
+/// Two gateways, of which the one with the lower id dials through a proxy.
 async fn through_a_proxy(dirs: &[tempfile::TempDir; 2]) -> (Gateway, Gateway, Proxy) {
     let ((l1, a1), (l2, a2)) = (listen(), listen());
     let proxy = proxy(a2);
@@ -362,8 +362,7 @@ async fn through_a_proxy(dirs: &[tempfile::TempDir; 2]) -> (Gateway, Gateway, Pr
     (g1, g2, proxy)
 }
 
-/// Sends until something arrives that was sent from now on: a link may lose what a dying connection had
-/// taken.
+/// Sends until a message arrives that was sent after this call: a link may lose what a dying connection had taken.
 async fn heals(from: &Gateway, from_id: u16, to: &mut Gateway, to_id: u16) {
     static SENT: AtomicU64 = AtomicU64::new(0);
     let before = SENT.load(Ordering::SeqCst);
@@ -427,8 +426,8 @@ fn a_silent_connection_is_given_up_by_both_and_comes_back() {
     });
 }
 
-/// A receiver that takes nothing for much longer than the detector waits: its peer's queue drops its oldest,
-/// and nobody is declared down.
+/// A receiver takes nothing for much longer than the detector waits: its peer's queue drops its oldest messages, and no
+/// gateway is declared down.
 #[test]
 fn a_busy_receiver_presses_back_without_being_taken_for_dead() {
     run(async {
@@ -505,7 +504,7 @@ fn garbage_is_hung_up_on_and_leaves_room_for_peers() {
         garbage.extend((0..3 * MAX_UNAUTHENTICATED_CONNECTIONS).map(|i| vec![i as u8; 100_000]));
         for bytes in garbage {
             let mut socket = TcpStream::connect(a2).await.unwrap();
-            let _ = socket.write_all(&bytes).await; // it may be hung up on half-way
+            let _ = socket.write_all(&bytes).await; // the connection may be closed half-way
             let mut answer = vec![];
             let read = timeout(PATIENCE, socket.read_to_end(&mut answer)).await;
             assert!(read.is_ok(), "it was not hung up on");
@@ -514,7 +513,7 @@ fn garbage_is_hung_up_on_and_leaves_room_for_peers() {
         let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
         g1.up(&[1, 2]).await;
         g2.up(&[1, 2]).await;
-        // Strangers that say nothing don't touch a link that is up, and are hung up on in the end.
+        // Silent strangers do not affect a link that is up, and their connections are closed in the end.
         let mut quiet = vec![];
         for _ in 0..MAX_UNAUTHENTICATED_CONNECTIONS {
             quiet.push(TcpStream::connect(a2).await.unwrap());
@@ -533,12 +532,12 @@ fn strangers_that_say_nothing_keep_no_peer_out() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let ((l1, a1), (l2, a2)) = (listen(), listen());
         let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
-        // As many as would take the patience of this test many times over, if each kept its place until its time is over.
+        // So many that the test would run out of patience many times over if each kept its seat until its time is over.
         let mut quiet = Vec::new();
         for _ in 0..20 * MAX_UNAUTHENTICATED_CONNECTIONS {
             quiet.push(TcpStream::connect(a2).await.unwrap());
         }
-        // The one with the lower id dials: it needs a place among them.
+        // The one with the lower id dials, so it needs a seat among them.
         let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
         let met = timeout(PATIENCE, async {
             g1.up(&[1, 2]).await;
@@ -549,7 +548,7 @@ fn strangers_that_say_nothing_keep_no_peer_out() {
     });
 }
 
-/// Someone who has the secret but breaks the bounds: a gateway with a defect.
+/// A gateway with a defect: it has the secret but breaks the bounds.
 #[test]
 fn a_frame_beyond_the_bound_ends_the_handshake() {
     run(async {
@@ -557,10 +556,10 @@ fn a_frame_beyond_the_bound_ends_the_handshake() {
         let ((_l1, a1), (l2, a2)) = (listen(), listen());
         let _g2 = start(dir.path(), 2, l2, &[(1, a1)], &USUAL);
         for frame in [
-            [u32::MAX.to_le_bytes().to_vec(), vec![0; 100]].concat(), // a length that claims the world
+            [u32::MAX.to_le_bytes().to_vec(), vec![0; 100]].concat(), // a length far beyond the bound
             [1u32.to_le_bytes().to_vec(), vec![0; 100]].concat(),     // more than it claims
             vec![1],                                                  // no length
-            [4u32.to_le_bytes().to_vec(), vec![1, 2, 3, 4]].concat(), // no greeting
+            [4u32.to_le_bytes().to_vec(), vec![1, 2, 3, 4]].concat(), // not a greeting
             vec![0; 60_000],                                          // a piece larger than any greeting
         ] {
             let mut socket = TcpStream::connect(a2).await.unwrap();

@@ -1,16 +1,16 @@
 //! Power cuts on the files of a real gateway.
 //!
-//! A gateway (a site of one: what it acknowledges rests on its disk alone) runs under `strace`, which writes down all
-//! that it does to its files, while clients publish; it is killed, recovers and runs on. Afterwards the power is cut
-//! in thought at many moments of that: the folder is built as it could be found on disk, with what was not synced
-//! lost, kept or torn, and a real gateway is started on it. Every reading that was acknowledged before that
-//! moment must be counted, none that was sent after it may be, and the gateway must take further ones.
+//! A gateway (a site of one, so that its acknowledgements rest on its disk alone) runs under `strace`, which records
+//! everything that it does to its files, while clients publish; it is killed, recovers and continues. Afterwards the
+//! test simulates a power cut at many moments of that run: it builds the folder as it could be found on disk, with
+//! unsynced bytes lost, kept or torn, and starts a real gateway on it. Every reading that was acknowledged before that
+//! moment must be counted, no reading that was sent after it may be, and the gateway must accept further ones.
 //!
-//! The same with a site of three that goes dark as a whole, and of which two gateways come back: there what is
-//! acknowledged rests on votes, and a vote that left before it was on disk shows.
+//! A second test does the same with a site of three that loses power as a whole, and of which two gateways come back:
+//! there acknowledgements rest on votes, and a vote that left before it was on disk shows.
 //!
-//! Nothing in the gateway takes part in this: a forgotten sync shows, of a file or a folder, wherever it is.
-//! `SELVEDGE_POWER_CUTS=2000` makes it longer.
+//! The gateway itself takes no part in this: a sync of a file or a folder that was forgotten shows, wherever it is.
+//! `SELVEDGE_POWER_CUTS=2000` makes the test longer.
 
 #[path = "histories/clients.rs"]
 mod clients;
@@ -36,23 +36,24 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Moments at which the power is cut, unless the environment says otherwise; at each in three ways.
+/// The number of moments at which the power is cut, each in three ways, unless the environment says otherwise.
 const CUTS: usize = 20;
 /// The shards of the site.
 const SHARDS: u16 = 8;
-/// Devices whose readings are told apart, and how many each sends in one life of the gateway.
+/// Devices whose readings are checked one by one, and how many readings each sends in one life of the gateway.
 const SETS: u32 = 4;
 const ELEMENTS: u32 = 12;
-/// Between two of them, so that they go on while other things happen.
+/// The pause between two readings, so that they continue while other things happen.
 const PACE: Duration = Duration::from_millis(80);
 /// Publishes that fill the log, so that it gets new segments, snapshots and trimming.
 const BULK: u32 = 120;
 
-/// Little is much: the log asks for snapshots soon, and streams that rest close their windows, which become batches.
+/// Small bounds have large effects: the log asks for snapshots soon, and idle streams close their windows, which become
+/// batches.
 const RULES: [&str; 6] =
     ["--set", "log.max_segments=3", "--set", "rules.idle_close_ms=300", "--set", "rules.cut_after_ms=100"];
 
-/// A reading, with when it was sent and acknowledged, in seconds since 1970.
+/// A reading, with the times at which it was sent and acknowledged, in seconds since 1970.
 struct Sent {
     set: u32,
     element: u32,
@@ -78,7 +79,7 @@ fn add(port: u16, publisher: &mut Publisher, set: u32, element: u32) {
     publish(port, publisher, &format!("d/{}/x", device(set)), &payload);
 }
 
-/// The first gateway has written a snapshot, and a batch beside it.
+/// Whether the first gateway has written a snapshot and a batch.
 fn has_all(plan: &Plan) -> bool {
     let holds = |name: &str| {
         std::fs::read_dir(plan.path().join("data-0").join(name)).is_ok_and(|mut files| files.next().is_some())
@@ -86,7 +87,7 @@ fn has_all(plan: &Plan) -> bool {
     holds("snapshots") && holds("batches")
 }
 
-/// Publishes at all gateways while they live for the `life`th time.
+/// Publishes at all gateways during their `life`th life.
 fn work(plan: &Plan, life: u32) -> Vec<Sent> {
     let all = Mutex::new(Vec::new());
     let port = |n: u32| plan.mqtt[n as usize % plan.mqtt.len()];
@@ -106,11 +107,11 @@ fn work(plan: &Plan, life: u32) -> Vec<Sent> {
         for bulk in 0..2 {
             scope.spawn(move || {
                 let mut publisher = Publisher::new(format!("bulk-{bulk}"));
-                // The names of streams are in the log in full.
+                // The log holds the names of streams in full.
                 let keys: Vec<_> =
                     (0..160).map(|n| format!("\"{}{n:03}\":1", "stream-".repeat(10))).collect();
                 let payload = format!("{{{}}}", keys.join(","));
-                // Until there is some of everything: the log looks each second whether it is to be trimmed.
+                // Until there is a file of each kind: the log checks every second whether it must be trimmed.
                 for n in (0..).take_while(|n| *n < BULK || !has_all(plan)) {
                     assert!(n < 100 * BULK, "no snapshots and batches, whatever is published");
                     let topic = format!("d/bulk-{life}-{bulk}-{}", n / 10);
@@ -122,7 +123,7 @@ fn work(plan: &Plan, life: u32) -> Vec<Sent> {
     all.into_inner().unwrap()
 }
 
-/// Runs all gateways under strace through two lives; gives what each did to its data folder, and what was sent.
+/// Runs all gateways under strace through two lives. Returns what each did to its data folder, and what was sent.
 fn record(plan: &Plan) -> (Vec<Vec<Event>>, Vec<Sent>) {
     let count = plan.mqtt.len();
     let mut readers: Vec<Reader> = (0..count).map(|_| Reader::default()).collect();
@@ -148,7 +149,7 @@ fn record(plan: &Plan) -> (Vec<Vec<Event>>, Vec<Sent>) {
     let root = plan.path().to_str().unwrap();
     let own = |(i, reader): (usize, Reader)| {
         let data = Disk::new(&format!("{root}/data-{i}"));
-        // A sync of the folder that it is in makes its name durable.
+        // A sync of the parent folder makes the name of this folder durable.
         let within = |e: &Event| {
             data.concerns(&e.act)
                 || matches!(&e.act, Act::SyncBegins(_, p) | Act::SyncEnds(_, p) if p == root)
@@ -158,12 +159,12 @@ fn record(plan: &Plan) -> (Vec<Vec<Event>>, Vec<Sent>) {
     (readers.into_iter().enumerate().map(own).collect(), sent)
 }
 
-/// Each batch that the newest snapshot of a shard lists must be there as it was cut: nobody else may have it.
-/// Gives how many were.
+/// Each batch that the newest snapshot of a shard lists must be there as it was cut: no other gateway may have it.
+/// Returns the number of batches.
 fn check_batches(data: &Path, case: &str) -> u64 {
     let (snapshots, batches) = (data.join("snapshots"), data.join("batches"));
     if !snapshots.is_dir() || !batches.is_dir() {
-        return 0; // they are made in this order, before anything is taken in
+        return 0; // they are made in this order, before any reading is accepted
     }
     let identity: Value =
         serde_json::from_slice(&std::fs::read(data.join("identity.json")).unwrap()).unwrap();
@@ -189,7 +190,7 @@ fn check_batches(data: &Path, case: &str) -> u64 {
     found
 }
 
-/// What a gateway says, shown when a check fails.
+/// The output of a gateway, printed when a check fails.
 struct Said(PathBuf);
 
 impl Drop for Said {
@@ -200,8 +201,8 @@ impl Drop for Said {
     }
 }
 
-/// Starts the gateways on their images and holds what they count against what was acknowledged before the power was
-/// cut. An `end` is the moment after which nothing that was sent can be there.
+/// Starts the gateways on their images and compares what they count with what was acknowledged before the power cut.
+/// Nothing that was sent after `end` can be there.
 fn check(plan: &Plan, images: &[(usize, PathBuf)], cut: f64, end: Option<f64>, sent: &[Sent], case: &str) {
     let start = |(i, image): &(usize, PathBuf)| {
         let mut command = plan.command(*i);
@@ -226,14 +227,14 @@ fn check(plan: &Plan, images: &[(usize, PathBuf)], cut: f64, end: Option<f64>, s
             let late = end.is_some_and(|end| of.sent >= end);
             assert!(!(there && late), "{case}: set {set} counts {} that was sent later", of.element);
         }
-        // One more, that nobody sent before.
+        // One more element, which was never sent before.
         add(mqtt, &mut Publisher::new(format!("after-{set}")), set, 2 * ELEMENTS);
         let all = counted | 1 << (2 * ELEMENTS);
         until("it is counted", || read(http, &device(set)).is_ok_and(|elements| elements == all));
     }
 }
 
-/// Moments between two acts: half of them in the busy stream of commits, half where something rarer happens.
+/// Moments between two acts: half of them in the busy stream of commits, half near rarer acts.
 fn moments(events: &[Event], count: usize, chance: &mut fastrand::Rng) -> Vec<usize> {
     let name = |e: &Event| !matches!(e.act, Act::Write(..) | Act::SyncBegins(..) | Act::SyncEnds(..));
     let near = |i: &usize| events[i.saturating_sub(4)..(i + 2).min(events.len())].iter().any(name);
@@ -245,7 +246,7 @@ fn moments(events: &[Event], count: usize, chance: &mut fastrand::Rng) -> Vec<us
     chosen
 }
 
-/// How often the power is cut, and the chance by which.
+/// How often the power is cut, and a random generator whose seed is printed.
 fn cuts(most: usize) -> (usize, u64) {
     let cuts = std::env::var("SELVEDGE_POWER_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(most);
     let seed = fastrand::u64(..);
@@ -304,8 +305,8 @@ fn a_site_that_went_dark_keeps_all_that_was_acknowledged_even_if_a_gateway_never
     let mut chance = fastrand::Rng::with_seed(seed);
     let mut done = 0;
     for moment in moments(&events[0], cuts, &mut chance) {
-        // All go dark at the same time, and one never comes back. Were one to go dark later than the others, it would hold
-        // what they sent after that, and remember a start of theirs that never came to be.
+        // All lose power at the same time, and one never comes back. If one lost it later than the others, it would
+        // hold what they sent after that, and remember a start of theirs that never came to be.
         let gone = chance.usize(0..events.len());
         let cut = events[0][moment].time;
         let images = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A gateway's settings as a person writes them.
+//! A gateway's settings, as a person writes them.
 
 use selvedge_gateway::settings::{Settings, SettingsError};
 use selvedge_seal::SiteSecret;

@@ -1,4 +1,4 @@
-//! A client of MQTT 3.1.1 or 5 that does just what a test says, packet ids and DUP included.
+//! A client of MQTT 3.1.1 or 5 that does exactly what a test says, packet ids and DUP included.
 
 #![allow(dead_code, reason = "several tests share this, and each uses a part of it")]
 
@@ -18,10 +18,10 @@ const SUBACK: u8 = 9;
 
 /// How long an expected packet may take.
 const WAIT: Duration = Duration::from_secs(20);
-/// How long one read waits; the whole wait is bounded by who asks.
+/// How long one read waits; the caller bounds the whole wait.
 const READ_MS: u64 = 50;
 
-/// How a client says hello.
+/// The parameters of a CONNECT.
 #[derive(Clone, Copy)]
 pub struct Hello<'a> {
     id: &'a str,
@@ -32,17 +32,17 @@ pub struct Hello<'a> {
 }
 
 impl<'a> Hello<'a> {
-    /// 3.1.1, with a session that ends with the connection.
+    /// Version 3.1.1, with a session that ends with the connection.
     pub fn clean(id: &'a str) -> Self {
         Self { id, v5: false, clean: true, will: None, keep_alive_s: 60 }
     }
 
-    /// 3.1.1, with a session that outlives the connection.
+    /// Version 3.1.1, with a session that outlives the connection.
     pub fn persistent(id: &'a str) -> Self {
         Self { clean: false, ..Self::clean(id) }
     }
 
-    /// The same in version 5; a session that outlives the connection does so for an hour.
+    /// The same in version 5, where a session outlives the connection by at most an hour.
     pub fn v5(self) -> Self {
         Self { v5: true, ..self }
     }
@@ -73,7 +73,7 @@ impl<'a> Hello<'a> {
     }
 }
 
-/// A publish that came to a subscriber.
+/// A publish that a subscriber received.
 #[derive(Debug, PartialEq)]
 pub struct Message {
     pub topic: String,
@@ -85,14 +85,14 @@ pub struct Client {
     stream: TcpStream,
     v5: bool,
     buffer: Vec<u8>,
-    /// Packets (first byte, body) that came while another one was awaited.
+    /// Packets (first byte, body) that came while another kind was awaited.
     aside: VecDeque<(u8, Vec<u8>)>,
     ended: bool,
     pub session_present: bool,
 }
 
 impl Client {
-    /// Connects, or says with which code it was refused.
+    /// Connects, or returns the code with which the gateway refused.
     pub fn connect(port: u16, hello: Hello<'_>) -> Result<Self, u8> {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(READ_MS))).unwrap();
@@ -129,7 +129,7 @@ impl Client {
         assert_eq!(self.packet(SUBACK).last(), Some(&1));
     }
 
-    /// Sends these bytes.
+    /// Sends bytes as they are.
     pub fn send_raw(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
@@ -148,23 +148,23 @@ impl Client {
         self.packet_within(kind, WAIT).unwrap_or_else(|| panic!("no packet of kind {kind} came"))
     }
 
-    /// The same, if one comes in that time.
+    /// The next packet of this kind, if one comes within `wait`.
     pub fn packet_within(&mut self, kind: u8, wait: Duration) -> Option<Vec<u8>> {
         self.find(wait, |first, _| first >> 4 == kind).map(|(_, body)| body)
     }
 
-    /// The packet ids of the next `count` PUBACKs, fewer if the gateway goes.
+    /// The packet ids of the next `count` PUBACKs, or fewer if the gateway goes away.
     pub fn acks(&mut self, count: usize) -> Vec<u16> {
         let acks = std::iter::from_fn(|| self.packet_within(PUBACK, WAIT));
         acks.take(count).map(|body| u16::from_be_bytes([body[0], body[1]])).collect()
     }
 
-    /// The next publish whose topic begins so.
+    /// The next publish whose topic begins with `topic`.
     pub fn message(&mut self, topic: &str) -> Message {
         self.message_within(topic, WAIT).unwrap_or_else(|| panic!("nothing came on {topic}"))
     }
 
-    /// The same, if one comes in that time.
+    /// The next publish whose topic begins with `topic`, if one comes within `wait`.
     pub fn message_within(&mut self, topic: &str, wait: Duration) -> Option<Message> {
         let v5 = self.v5;
         let found = self.find(wait, |first, body| {
@@ -201,7 +201,7 @@ impl Client {
         }
     }
 
-    /// The first whole packet in the buffer. (The lengths here fit into two bytes.)
+    /// The first complete packet in the buffer. (The lengths here fit into two bytes.)
     fn cut(&mut self) -> Option<(u8, Vec<u8>)> {
         let (first, low) = (*self.buffer.first()?, *self.buffer.get(1)?);
         let (length, head) = match low & 0x80 {

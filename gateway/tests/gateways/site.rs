@@ -1,5 +1,5 @@
-//! Three gateway processes on free ports, killed when the last test that uses them ends. No node: offline
-//! is normal.
+//! Three gateway processes on free ports, killed when the last test that uses them ends. There is no node: being
+//! offline is normal.
 
 #![allow(dead_code, reason = "several tests share this, and each uses a part of it")]
 
@@ -36,7 +36,7 @@ impl Plan {
         Self::settings(count, None)
     }
 
-    /// The same, where gateway `from` reaches gateway `to` at another port than it listens on.
+    /// The same, but gateway `from` reaches gateway `to` at the port that `at` gives.
     pub fn wired(count: usize, at: impl Fn(usize, usize) -> u16) -> Self {
         Self::settings(count, Some(&at))
     }
@@ -67,7 +67,7 @@ impl Plan {
         plan
     }
 
-    /// The first `count` gateways, as `site.gateways` names them.
+    /// The first `count` gateways in the form of `site.gateways`.
     fn members(&self, count: usize, port: impl Fn(usize) -> u16) -> String {
         let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, port(i));
         format!("[{}]", (0..count).map(member).collect::<Vec<_>>().join(", "))
@@ -78,16 +78,16 @@ impl Plan {
         self.dir.path().join(format!("{i}.toml"))
     }
 
-    /// The folder of it all.
+    /// The folder of all files.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Gateway `i`'s process, not started yet.
+    /// The command that starts gateway `i`.
     pub fn command(&self, i: usize) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-gateway"));
         command.arg("--config").arg(self.file(i)).stdin(Stdio::null()).stdout(Stdio::null());
-        // Both ways of dividing work among threads, whatever this machine has.
+        // Both thread layouts are tested, whatever this machine has.
         command.arg("--set").arg(format!("gateway.threads={}", 1 + 3 * (i % 2)));
         command
     }
@@ -97,14 +97,14 @@ impl Plan {
         self.started_with(i, &[])
     }
 
-    /// Starts gateway `i` with these settings besides.
+    /// Starts gateway `i` with these further settings.
     pub fn started_with(&self, i: usize, set: &[&str]) -> Running {
         let mut command = self.command(i);
         set.iter().for_each(|pair| _ = command.arg("--set").arg(pair));
         Running(command.stderr(Stdio::null()).spawn().unwrap())
     }
 
-    /// Starts gateway `i`, which must refuse, and gives what it says.
+    /// Starts gateway `i`, which must refuse. Returns its status and its output.
     pub fn refused(&self, i: usize, set: &[&str]) -> (ExitStatus, String) {
         let mut command = self.command(i);
         for pair in set {
@@ -133,7 +133,7 @@ impl Plan {
         self.ask(i, method, path, "Host: x\r\n")
     }
 
-    /// What gateway `i` answers to a request with these header lines.
+    /// The answer of gateway `i` to a request with these header lines.
     pub fn ask(&self, i: usize, method: &str, path: &str, headers: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http[i])).ok()?;
         stream.set_read_timeout(Some(WAIT)).ok()?;
@@ -143,17 +143,17 @@ impl Plan {
         Some(answer)
     }
 
-    /// What gateway `i` answers to an order: the status, and JSON.
+    /// The answer of gateway `i` to an order: the status, and JSON.
     pub fn order(&self, i: usize, method: &str, path: &str) -> (u16, Value) {
         status_and_json(&self.request(i, method, path).unwrap_or_default())
     }
 
-    /// What gateway `i` answers, as JSON; null if it does not.
+    /// The answer of gateway `i` as JSON; null if there is none.
     pub fn json(&self, i: usize, path: &str) -> Value {
         self.answered(i, "GET", path)
     }
 
-    /// What gateway `i` answers to a request of this method, as JSON; null if it does not.
+    /// The answer of gateway `i` to a request of this method as JSON; null if there is none.
     pub fn answered(&self, i: usize, method: &str, path: &str) -> Value {
         let answer = self.request(i, method, path).unwrap_or_default();
         serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap_or_default()).unwrap_or_default()
@@ -171,12 +171,12 @@ fn status_and_json(answer: &str) -> (u16, Value) {
 pub struct Running(Child);
 
 impl Running {
-    /// Starts it.
+    /// Starts a process.
     pub fn spawn(command: &mut Command) -> Self {
         Self(command.spawn().unwrap())
     }
 
-    /// SIGKILL for the one process that it has started; then it must end by itself.
+    /// Sends SIGKILL to the one process that this one has started; then this one must end by itself.
     pub fn kill_child(&mut self) {
         let pid = self.0.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
@@ -191,12 +191,12 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self) {
         self.signal(rustix::process::Signal::CONT);
     }
@@ -204,19 +204,19 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.kill(); // it may have ended already
         let _ = self.0.wait();
     }
 }
 
-/// A site that runs.
+/// A running site.
 pub struct Site {
     gateways: Vec<Option<Running>>,
     plan: Plan,
     set: &'static [&'static str],
 }
 
-/// The site of the tests that kill nothing.
+/// The site of all tests that kill no process.
 static SHARED: Mutex<Weak<Site>> = Mutex::new(Weak::new());
 
 impl Site {
@@ -225,7 +225,7 @@ impl Site {
         Self::with(&[])
     }
 
-    /// The same, with these settings.
+    /// A site for this test alone, with these settings.
     pub fn with(set: &'static [&'static str]) -> Self {
         let mut site = Self { plan: Plan::new(3), gateways: vec![None, None, None], set };
         for i in 0..3 {
@@ -249,7 +249,7 @@ impl Site {
         self.gateways[i] = Some(self.plan.started_with(i, self.set));
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL to gateway `i`.
     pub fn kill(&mut self, i: usize) {
         self.gateways[i] = None;
     }
@@ -280,12 +280,12 @@ impl Site {
         self.plan.answered(i, "DELETE", path)
     }
 
-    /// What gateway `i` answers to an order: the status, and JSON.
+    /// The answer of gateway `i` to an order: the status, and JSON.
     pub fn order(&self, i: usize, method: &str, path: &str) -> (u16, Value) {
         self.plan.order(i, method, path)
     }
 
-    /// The quarantined publishes of a client, as gateway `i` lists them, once there are so many.
+    /// The quarantined publishes of a client, as gateway `i` lists them, once there are `count` of them.
     pub fn quarantined(&self, i: usize, client: &str, count: usize) -> Vec<Value> {
         let mut entries = Vec::new();
         until("its publishes are in the quarantine", || {
@@ -296,7 +296,7 @@ impl Site {
         entries
     }
 
-    /// How many readings of a device are counted, by a linearizable query at gateway `i`.
+    /// The number of counted readings of a device, by a linearizable query at gateway `i`.
     pub fn count(&self, i: usize, device: &str) -> u64 {
         let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z&limit=10000");
         let mut count = None;

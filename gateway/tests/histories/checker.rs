@@ -1,39 +1,48 @@
 //! Is a history of concurrent adds and reads of one set linearizable?
 //!
-//! **The object.** A set that only grows. [`Op::Add`] puts one element in, and each element is put in by one
-//! operation only. [`Op::Read`] gives all elements. (A device's window is such a set: its readings are the
-//! powers of two, so that the window's sum names exactly those that are counted, and its count tells whether
-//! any is counted twice.)
+//! # The object
 //!
-//! **The question.** A history is linearizable if all operations that took effect can be put into one order such
-//! that (1) one that was answered before another was invoked comes first, and (2) each read gives just what was
-//! added before it.
+//! A set that only grows. [`Op::Add`] adds one element, and each element is added by one operation only. [`Op::Read`]
+//! returns all elements. (A device's window is such a set: its readings are different powers of two, so that the
+//! window's sum names exactly those that are counted, and its count shows whether any is counted twice.)
 //!
-//! **The answer.** Let `a -> b` ("a must come before b") hold when
+//! # The question
+//!
+//! A history is linearizable if all operations that took effect can be put into one order such that (1) an operation
+//! that was answered before another was invoked comes before it, and (2) each read returns exactly what was added
+//! before it.
+//!
+//! # The answer
+//!
+//! Let `a -> b` ("a must come before b") hold when
 //! - a was answered before b was invoked;
-//! - a is an add, b a read, and b gave a's element;
-//! - a is a read, b an add, and a did not give b's element.
+//! - a is an add, b a read, and b returned a's element;
+//! - a is a read, b an add, and a did not return b's element.
 //!
-//! The history is linearizable exactly if these have no cycle. If it is, the order contains every `->`: the first by
-//! (1), the others by (2), because an element is added once and never leaves. So there is no cycle. If there is
-//! none, some order contains every `->`. It satisfies (1). It satisfies (2) too, for each pair of an add and a read
-//! is in one of the two relations, so the elements added before a read in that order are those that it gave.
+//! The history is linearizable if and only if this relation has no cycle. If the history is linearizable, its order
+//! contains every `->`: the first kind by (1), the others by (2), because an element is added once and never leaves. So
+//! there is no cycle. If there is no cycle, some order contains every `->`. It satisfies (1). It also satisfies (2):
+//! each pair of an add and a read is related by the second or the third rule, so the elements added before a read in
+//! that order are exactly those that it returned.
 //!
-//! **Unknown outcomes.** An add that was never answered has no end: nothing must come after it, unless a read gave its
-//! element. If none did it can come last, where it does no harm, so "took effect or not" need not be guessed.
-//! A read that was not answered says nothing and is left out.
+//! # Unknown outcomes
 //!
-//! Objects are checked one by one: a history is linearizable if it is so for each object (Herlihy and Wing 1990).
+//! An add that was never answered has no end: no operation must come after it, unless a read returned its element. If
+//! no read did, the add can come last, where it has no effect, so the checker need not guess whether it took effect. A
+//! read that was not answered says nothing and is left out.
+//!
+//! Objects are checked one by one: a history is linearizable if and only if it is so for each object (Herlihy and Wing
+//! 1990).
 
 use super::clients::MAX_ELEMENTS;
 use std::time::Instant;
 
-/// One operation, with when it was invoked and answered.
+/// One operation, with the times of its invocation and its answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
-    /// Puts an element in; perhaps it was never answered.
+    /// Adds an element; it may never have been answered.
     Add { element: u32, invoked: Instant, answered: Option<Instant> },
-    /// Gave these elements, one a bit.
+    /// Returned these elements, one bit each.
     Read { elements: u64, invoked: Instant, answered: Instant },
 }
 
@@ -51,7 +60,7 @@ impl Op {
         }
     }
 
-    /// Must come before `other`.
+    /// Whether this operation must come before `other`.
     fn before(&self, other: &Op) -> bool {
         if self.answered().is_some_and(|answered| answered < other.invoked()) {
             return true;
@@ -67,7 +76,7 @@ impl Op {
 /// Checks the history of one set.
 ///
 /// # Errors
-/// Operations of which each must come before the next, and the last before the first; or what else is wrong.
+/// Operations of which each must come before the next, and the last before the first; or another contradiction.
 pub fn check(history: &[Op]) -> Result<(), String> {
     let mut added = 0u64;
     for op in history {
@@ -87,7 +96,7 @@ pub fn check(history: &[Op]) -> Result<(), String> {
             return Err(format!("elements {:#x} were read and never added", elements & !added));
         }
     }
-    // Takes away what nothing left must come before, again and again; what remains holds a cycle.
+    // Repeatedly removes operations that no remaining operation must precede; what remains contains a cycle.
     let mut left: Vec<usize> = (0..history.len()).collect();
     loop {
         let free = |i: &usize| left.iter().all(|j| i == j || !history[*j].before(&history[*i]));
@@ -102,7 +111,7 @@ pub fn check(history: &[Op]) -> Result<(), String> {
     }
 }
 
-/// Follows predecessors, of which each of these has one, until one comes twice.
+/// Follows predecessors, of which each of these operations has one, until one is met again.
 fn cycle(history: &[Op], left: &[usize]) -> String {
     let start = history.iter().map(Op::invoked).min();
     let mut path = vec![left[0]];
@@ -135,7 +144,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Histories on a clock of small numbers.
+    /// Makes histories on a clock of small numbers.
     struct Clock(Instant);
 
     impl Clock {
@@ -160,7 +169,7 @@ mod tests {
         }
     }
 
-    /// By trying all orders: does one fit?
+    /// Whether some order fits, by trying all of them.
     fn by_brute_force(history: &[Op]) -> bool {
         fn extend(history: &[Op], placed: &mut Vec<usize>, set: u64) -> bool {
             let rest: Vec<usize> = (0..history.len()).filter(|i| !placed.contains(i)).collect();
@@ -196,12 +205,12 @@ mod tests {
         for history in [
             vec![],
             vec![c.add(0, 0, 10), c.read(1, 20, 30), c.add(1, 40, 50), c.read(3, 60, 70)],
-            // While it is added it may be seen or not, by one after the other.
+            // While it is added a read may return it or not, but later reads must not lose it again.
             vec![c.add(0, 0, 100), c.read(0, 10, 20), c.read(1, 30, 40), c.read(1, 50, 60)],
-            // Never answered: seen long after, or never.
+            // Never answered: returned long after, or never.
             vec![c.open(0, 0), c.read(0, 10, 20), c.read(1, 5_000, 5_010)],
             vec![c.open(0, 0), c.read(0, 10, 20), c.read(0, 5_000, 5_010)],
-            // Two at the same time, seen in either order by reads that overlap with both.
+            // Two adds at the same time, returned in either order by reads that overlap with both.
             vec![c.add(0, 0, 100), c.add(1, 0, 100), c.read(1, 0, 90), c.read(3, 0, 90)],
         ] {
             check(&history).unwrap();

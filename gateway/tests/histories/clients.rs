@@ -1,4 +1,4 @@
-//! Clients that give up: a publisher that knows what was acknowledged, and a reader of a device's windows.
+//! Clients that give up: a publisher that knows which publishes were acknowledged, and a reader of a device's windows.
 
 use serde_json::Value;
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -10,7 +10,7 @@ pub const MAX_ELEMENTS: u32 = 50;
 
 /// How long a publisher waits for an acknowledgement before it tries another gateway.
 const ACK_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a reader waits for an answer: longer than a gateway is ever stopped.
+/// How long a reader waits for an answer: longer than any gateway is stopped.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 fn open(port: u16, patience: Duration) -> Result<TcpStream> {
@@ -34,7 +34,7 @@ impl Publisher {
         Self { id, connection: None, packet_id: 0 }
     }
 
-    /// Publishes at QoS 1 at the gateway of this port, or where it is connected already. If that fails, the outcome is
+    /// Publishes at QoS 1 at the gateway of this port, or on the current connection. If that fails, the outcome is
     /// unknown and the connection is gone.
     pub fn publish(&mut self, port: u16, topic: &str, payload: &str) -> Result<()> {
         let mut stream = match self.connection.take() {
@@ -45,7 +45,7 @@ impl Publisher {
         let id = self.packet_id.to_be_bytes();
         let body = [&text(topic)[..], &id, payload.as_bytes()].concat();
         stream.write_all(&packet(0x32, &body))?;
-        // On a connection of its own nothing but this answer comes.
+        // On a connection of its own the next packet is this answer.
         expect(&mut stream, [0x40, 2, id[0], id[1]])?;
         self.connection = Some(stream);
         Ok(())
@@ -80,10 +80,10 @@ fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat()
 }
 
-/// The elements that a gateway counts for a device, by a linearizable query; an error if it gives no answer.
+/// The elements that a gateway counts for a device, by a linearizable query; an error if it does not answer.
 ///
 /// # Panics
-/// If the answer is no set: an element is counted twice.
+/// If an element is counted twice.
 pub fn read(port: u16, device: &str) -> Result<u64> {
     let mut stream = open(port, ANSWER_PATIENCE)?;
     let path = format!("/v1/aggregates?device={device}&from=2020-01-01T00:00:00Z&limit=10000");

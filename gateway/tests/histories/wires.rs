@@ -1,6 +1,7 @@
-//! The wires between gateways: each gateway reaches each other one through a relay in this process, which can hold
-//! up what goes one way, the other, or both. As in a network that is cut, nothing is lost from within a connection,
-//! the end of a connection is not seen through a cut, and what was sent before comes out, late, when it is mended.
+//! The connections between gateways: each gateway reaches each other one through a relay in this process, which can
+//! hold back the bytes of one direction, the other, or both. As in a network that is cut, no bytes within a connection
+//! are lost, the end of a connection does not pass a cut, and bytes that were sent before arrive, late, when the cut is
+//! mended.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,18 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long a relay waits before it looks whether the wire is cut, or all is over.
+/// How long a relay waits before it checks whether the wire is cut, or the run is over.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// All wires of a site.
 pub struct Wires {
-    /// `cut[from][to]`: nothing gets through that way.
+    /// `cut[from][to]`: nothing passes in that direction.
     cut: Vec<Vec<AtomicBool>>,
     over: AtomicBool,
 }
 
 impl Wires {
-    /// The listeners of the relays, `[from][to]`, to be served with [`Wires::serve`].
+    /// The wires and the listeners of the relays, `[from][to]`, which [`Wires::serve`] serves.
     pub fn new(gateways: usize) -> (Arc<Self>, Vec<Vec<TcpListener>>) {
         let row = |_| (0..gateways).map(|_| AtomicBool::new(false)).collect();
         let listeners = (0..gateways)
@@ -29,7 +30,7 @@ impl Wires {
         (Arc::new(Self { cut, over: AtomicBool::new(false) }), listeners)
     }
 
-    /// Carries what `from` sends to `to`, who listens at this port.
+    /// Relays what `from` sends to `to`, which listens at this port.
     pub fn serve(self: &Arc<Self>, listener: TcpListener, from: usize, to: usize, port: u16) {
         let wires = self.clone();
         listener.set_nonblocking(true).unwrap();
@@ -50,7 +51,7 @@ impl Wires {
         for (mut source, mut sink, a, b) in [(near, far, from, to), (far_too, near_too, to, from)] {
             let wires = self.clone();
             std::thread::spawn(move || {
-                let _ = wires.carry(&mut source, &mut sink, a, b); // ends with either side
+                let _ = wires.carry(&mut source, &mut sink, a, b); // ends when either side does
                 let _ = sink.shutdown(Shutdown::Write);
             });
         }
@@ -81,12 +82,12 @@ impl Wires {
         }
     }
 
-    /// From now on nothing gets from one to the other.
+    /// From now on nothing passes from one to the other.
     pub fn cut(&self, from: usize, to: usize) {
         self.cut[from][to].store(true, Ordering::SeqCst);
     }
 
-    /// All gets through again.
+    /// Mends all cuts.
     pub fn mend(&self) {
         self.cut.iter().flatten().for_each(|cut| cut.store(false, Ordering::SeqCst));
     }

@@ -1,8 +1,8 @@
-//! A folder as it could be on disk after a power cut, from the acts of the process that wrote it.
+//! A folder as it could be on disk after a power cut, derived from the acts of the process that wrote it.
 //!
-//! The rules are those that POSIX gives and no more: a file's bytes are durable when a sync of it that began
-//! after they were written has ended, and its name when its folder is synced. What is not durable is there, or not,
-//! or (bytes, by sector) in part; of the changes of a folder's names any beginning is there.
+//! The rules are those that POSIX guarantees and no more: a file's bytes are durable when a sync of it that began after
+//! they were written has ended, and its name when its folder is synced. What is not durable may be there, or not, or
+//! (bytes, by sector) in part; of the changes of a folder's names any prefix may be there.
 
 use super::trace::Act;
 use std::collections::{BTreeMap, HashMap};
@@ -10,12 +10,12 @@ use std::path::Path;
 
 const SECTOR_BYTES: usize = 512;
 
-/// What becomes of all that is not durable.
+/// What happens to everything that is not durable.
 #[derive(Debug, Clone, Copy)]
 pub enum Crash {
     Lost,
     Kept,
-    /// By chance, of this seed.
+    /// A generator with this seed decides.
     Torn(u64),
 }
 
@@ -72,23 +72,23 @@ impl NameChange {
     }
 }
 
-/// Something of which a part is durable and changes wait, each with its number.
+/// A value with a durable state and numbered changes that are pending.
 #[derive(Debug, Clone)]
 struct Kept<T, C> {
     durable: T,
     pending: Vec<(usize, C)>,
 }
 
-/// One folder and all within it.
+/// One folder and everything within it.
 pub struct Disk {
-    /// Its path, without a slash at the end.
+    /// The folder's path, without a slash at the end.
     root: String,
     files: Vec<Kept<Vec<u8>, Change>>,
     folders: BTreeMap<String, Kept<BTreeMap<String, Entry>, NameChange>>,
     /// Names as the process sees them.
     seen: BTreeMap<String, Entry>,
     changes: usize,
-    /// Up to which change each sync that is under way covers.
+    /// For each sync that is under way, the last change that it covers.
     syncs: HashMap<usize, usize>,
 }
 
@@ -97,7 +97,7 @@ fn split(path: &str) -> (&str, &str) {
 }
 
 impl Disk {
-    /// An empty folder, itself durable.
+    /// An empty folder, which itself is durable.
     pub fn new(root: &str) -> Self {
         let empty = Kept { durable: BTreeMap::new(), pending: Vec::new() };
         Self {
@@ -125,7 +125,7 @@ impl Disk {
     }
 
     fn change(&mut self, path: &str, change: Change) {
-        let Some(Entry::File(file)) = self.seen.get(path).copied() else { return }; // removed, and still open
+        let Some(Entry::File(file)) = self.seen.get(path).copied() else { return }; // removed, but still open
         self.changes += 1;
         self.files[file].pending.push((self.changes, change));
     }
@@ -136,7 +136,7 @@ impl Disk {
         folder.pending.push((self.changes, change));
     }
 
-    /// Takes in an act.
+    /// Applies an act.
     pub fn act(&mut self, act: &Act) {
         match act {
             Act::Create(path) => {
@@ -210,7 +210,7 @@ impl Disk {
                 }
                 Entry::File(file) => {
                     let bytes = self.bytes(file, how, chance);
-                    // What is zero at the end takes no room.
+                    // Trailing zeros become a hole, which takes no room.
                     let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
                     std::fs::write(&to, &bytes[..used]).unwrap();
                     std::fs::File::options()
@@ -251,7 +251,7 @@ fn settle<T, C>(kept: &mut Kept<T, C>, covered: usize, apply: impl Fn(&C, &mut T
     now.iter().for_each(|(_, change)| apply(change, &mut kept.durable));
 }
 
-/// Writes each sector wholly, not at all, or now and then up to a byte within.
+/// Writes each sector wholly, not at all, or sometimes up to a byte within.
 fn tear(at: usize, new: &[u8], bytes: &mut Vec<u8>, chance: &mut fastrand::Rng) {
     let mut from = 0;
     while from < new.len() {
@@ -271,7 +271,7 @@ fn tear(at: usize, new: &[u8], bytes: &mut Vec<u8>, chance: &mut fastrand::Rng) 
 mod tests {
     use super::*;
 
-    /// The files that an image has, with their bytes.
+    /// The files of an image, with their bytes.
     fn image(disk: &Disk, how: Crash) -> BTreeMap<String, Vec<u8>> {
         let dir = tempfile::tempdir().unwrap();
         disk.image(how, dir.path());

@@ -1,37 +1,37 @@
-//! What a process did to its files, as `strace` wrote it down: `-f -y -ttt -xx`, one line a system call, or two
-//! when another thread's came in between.
+//! What a process did to its files, as `strace -f -y -ttt -xx` recorded it: one line for each system call, or two when
+//! a call of another thread came in between.
 
 use std::collections::HashMap;
 
-/// The calls that are recorded; with a question mark those that not every machine has.
+/// The calls that are recorded; those with a question mark do not exist on every machine.
 pub const CALLS: &str = "openat,?open,?creat,write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range,\
     fallocate,ftruncate,?rename,renameat,renameat2,?unlink,unlinkat,?mkdir,mkdirat,?link,linkat,?symlink,symlinkat";
 
-/// Something that changed a file or a folder, or made it durable. Names are paths.
+/// An act that changed a file or a folder, or made it durable. Names are paths.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
     Create(String),
     Write(String, u64, Vec<u8>),
-    /// Its length is this now.
+    /// Sets the file's length.
     Length(String, u64),
-    /// Its length is at least this now.
+    /// Raises the file's length to at least this.
     Grow(String, u64),
     Rename(String, String),
     Remove(String),
     Folder(String),
-    /// All that was written when the call of this number began will be durable.
+    /// Everything written before the call of this number began will be durable when it ends.
     SyncBegins(usize, String),
     SyncEnds(usize, String),
 }
 
-/// An act, and the time (seconds since 1970) before which it had not happened.
+/// An act, with a time (seconds since 1970) before which it had not happened.
 #[derive(Debug, Clone)]
 pub struct Event {
     pub time: f64,
     pub act: Act,
 }
 
-/// Reads traces one after the other.
+/// Reads several traces in order.
 #[derive(Default)]
 pub struct Reader {
     pub events: Vec<Event>,
@@ -39,12 +39,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes in one process's trace.
+    /// Reads the trace of one process.
     ///
     /// # Panics
-    /// At a line that it does not understand: better than to overlook a write.
+    /// At a line that it does not understand, because otherwise it could overlook a write.
     pub fn read(&mut self, trace: &str) {
-        // Where write(2) goes on, by descriptor, and calls that have begun, by thread.
+        // The offset of the next write(2), by descriptor; and calls that have begun, by thread.
         let mut offsets: HashMap<u64, u64> = HashMap::new();
         let mut begun: HashMap<&str, (String, Option<usize>)> = HashMap::new();
         for line in trace.lines() {
@@ -66,14 +66,14 @@ impl Reader {
                 }
                 None => (call.to_string(), self.begin(time, call)),
             };
-            let Some((call, result)) = call.rsplit_once(" = ") else { continue }; // killed within
+            let Some((call, result)) = call.rsplit_once(" = ") else { continue }; // killed within the call
             if !result.starts_with("-1") && !result.starts_with('?') {
                 self.end(time, call.trim_end(), result, sync, &mut offsets);
             }
         }
     }
 
-    /// A call begins: syncs are noted, for they cover what was written by now.
+    /// A call begins. Syncs are noted here, because they cover what was written by now.
     fn begin(&mut self, time: f64, call: &str) -> Option<usize> {
         if !call.starts_with("fsync(") && !call.starts_with("fdatasync(") {
             return None;
@@ -106,7 +106,7 @@ impl Reader {
                 if flags.contains("O_TRUNC") && !flags.contains("O_CREAT") {
                     Act::Length(path, 0)
                 } else if flags.contains("O_CREAT") {
-                    // A file that is there is not made anew, only emptied.
+                    // A file that exists is not created again, only emptied.
                     self.events.push(Event { time, act: Act::Create(path.clone()) });
                     if !flags.contains("O_TRUNC") {
                         return;
@@ -133,7 +133,7 @@ impl Reader {
             "unlinkat" => Act::Remove(text(args[1])),
             "mkdir" => Act::Folder(text(args[0])),
             "mkdirat" => Act::Folder(text(args[1])),
-            // To sockets and the like; were it to a file, its path would be missed below.
+            // Goes to sockets and the like; if it went to a file, the check of its path below would fail.
             "writev" if !described(args[0]).1.starts_with('/') => return,
             _ => panic!("nothing is known of this call: {call:.200}"),
         };
@@ -157,7 +157,7 @@ fn bytes(quoted: &str) -> Vec<u8> {
     unescape(inner.unwrap_or_else(|| panic!("cut short: {quoted:.100}")))
 }
 
-/// The bytes of `\x2f\x74`; of anything else, itself.
+/// The bytes of `\x2f\x74`; any other text as it is.
 fn unescape(text: &str) -> Vec<u8> {
     let Some(hex) = text.strip_prefix("\\x") else { return text.as_bytes().to_vec() };
     hex.split("\\x")
