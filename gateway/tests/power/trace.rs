@@ -133,7 +133,7 @@ impl Reader {
             "unlinkat" => Act::Remove(text(args[1])),
             "mkdir" => Act::Folder(text(args[0])),
             "mkdirat" => Act::Folder(text(args[1])),
-            // Goes to sockets and the like; if it went to a file, the check of its path below would fail.
+            // Goes to sockets and the like; one to a file is an unknown call, which panics below.
             "writev" if !described(args[0]).1.starts_with('/') => return,
             _ => panic!("nothing is known of this call: {call:.200}"),
         };

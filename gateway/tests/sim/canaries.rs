@@ -1,18 +1,18 @@
-//! Known mistakes, each made on purpose: the simulation must find every one of them. What finds none of its canaries
-//! proves nothing.
+//! Known mistakes, each made on purpose: the simulation must find every one of them. A simulation that finds none of
+//! its canaries proves nothing.
 
 use super::plan::Plan;
 use super::search::attempt;
 use selvedge_types::canary::{self, Canary};
 
-/// How many seeds a mistake may hide in.
+/// The most seeds that are searched for one mistake.
 const MAX_SEEDS: u64 = 1_000;
 
 fn hunt(canary: Canary) -> Option<(u64, String)> {
     let sizes = [3, 3, 3, 5, 1];
     for seed in 0..MAX_SEEDS {
         let plan = Plan::new(seed, sizes[(seed % 5) as usize]);
-        // Catching up is hard only while much is written.
+        // Catching up is hard only under load.
         let plan = if canary == Canary::TransferReplaced { plan.heavy() } else { plan };
         canary::make(Some(canary));
         let result = attempt(&plan, false);
@@ -24,7 +24,7 @@ fn hunt(canary: Canary) -> Option<(u64, String)> {
     None
 }
 
-/// Those of one quarter, so that they are hunted side by side.
+/// Hunts a quarter of the canaries, so that the quarters run in parallel.
 fn find(quarter: usize) {
     for canary in Canary::OF_SITES.into_iter().skip(quarter).step_by(4) {
         let found = hunt(canary);
@@ -52,7 +52,8 @@ fn the_last_quarter_is_found() {
     find(3);
 }
 
-/// In how many seeds each is found, and as what, or those whose names hold `SELVEDGE_CANARY`: for those who change the simulation.
+/// For work on the simulation: prints in how many seeds each mistake is found and how it shows, for all canaries or
+/// those whose names contain `SELVEDGE_CANARY`.
 #[test]
 #[ignore = "prints how easily each mistake is found"]
 fn census() {

@@ -1,5 +1,5 @@
-//! The client's end of MQTT: what a device says as bytes, and what it makes of bytes. It knows one thing of the
-//! protocol that the codec does not: the order in which answers must come.
+//! The client's end of MQTT: encodes what a device sends and decodes what it receives. It checks one rule of the
+//! protocol that the codec does not: the order of answers.
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use tokio_util::codec::{Decoder, Encoder};
 
-/// What a device puts on its connection.
+/// A packet that a device sends.
 #[derive(Debug, Clone)]
 pub enum Packet {
     Connect(Box<Connect>),
@@ -26,12 +26,12 @@ pub enum Packet {
         packet_id: u16,
         filters: Vec<String>,
     },
-    /// PUBACK of what it was given.
+    /// PUBACK for a publish that the device received.
     Acked(u16),
     Ping,
 }
 
-/// How an exchange is answered.
+/// The kind of answer that an exchange expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exchange {
     Ack,
@@ -39,7 +39,7 @@ pub enum Exchange {
     Complete,
 }
 
-/// What a gateway says.
+/// A packet that a gateway sends.
 #[derive(Debug)]
 pub enum Said {
     Accepted {
@@ -61,7 +61,7 @@ pub enum Said {
         packet_id: Option<u16>,
     },
     Pong,
-    /// It ends the connection.
+    /// The gateway ends the connection.
     Goodbye,
 }
 
@@ -70,11 +70,11 @@ enum Codec {
     V5(Box<v5::Codec>),
 }
 
-/// One connection's bytes, on the device's side.
+/// The state of one connection on the device's side.
 pub struct Client {
     codec: Codec,
     input: BytesMut,
-    /// What was asked, in order.
+    /// The answers that are expected, in order.
     owed: VecDeque<(Exchange, u16)>,
 }
 
@@ -91,7 +91,7 @@ impl Client {
         Self { codec, input: BytesMut::new(), owed: VecDeque::new() }
     }
 
-    /// The bytes of packets.
+    /// Encodes packets.
     pub fn say(&mut self, packets: Vec<Packet>) -> BytesMut {
         let mut bytes = BytesMut::new();
         for packet in packets {
@@ -113,7 +113,7 @@ impl Client {
         bytes
     }
 
-    /// The packets that have come as a whole; answers must come in the order in which they were asked for.
+    /// Decodes the packets that are complete, and checks that answers come in the order of their requests.
     pub fn hear(&mut self, bytes: &[u8]) -> Vec<Said> {
         self.input.extend_from_slice(bytes);
         let mut list = Vec::new();

@@ -2,13 +2,13 @@
 
 use selvedge_types::time::EpochMs;
 
-/// When runs begin, by a right clock.
+/// The time at which runs begin, by a correct clock.
 pub const START_MS: i64 = 1_764_000_000_000;
 
-/// The furthest that a clock gets off: where most rules of the simulated sites still count every reading.
+/// The furthest that a clock is off: most rules of the simulated sites still count every reading there.
 const MAX_OFF_MS: i64 = 60 * 31_557_600_000;
 
-/// The right time.
+/// The time by a correct clock.
 pub fn true_time(now: u64) -> EpochMs {
     EpochMs(START_MS + now as i64)
 }
@@ -19,7 +19,7 @@ pub struct Clock {
     offset_ms: i64,
     drift_per_mille: i64,
     drifts_since: u64,
-    /// How far off it was before it jumped, and when that was.
+    /// For each jump of the clock: when it was, and how far the clock was off before.
     before: Vec<(u64, i64)>,
 }
 
@@ -32,7 +32,7 @@ impl Clock {
         self.offset_ms + (now - self.drifts_since) as i64 * self.drift_per_mille / 1_000
     }
 
-    /// How far off it is now, and was since a while ago.
+    /// How far the clock is off now, and every offset that it had since `since`.
     pub fn offs(&self, now: u64, since: u64) -> impl Iterator<Item = i64> {
         let before = self.before.iter().filter(move |(until, _)| *until >= since).map(|(_, off)| *off);
         before.chain([self.off(now)])

@@ -1,4 +1,4 @@
-//! The cloud: a broker that nobody trusts, and a node that applies each batch once, by its shard and number.
+//! The cloud: an untrusted broker, and a node that applies each batch once, by its shard and number.
 
 use super::gateway::Common;
 use super::invariants::complete::Complete;
@@ -9,10 +9,10 @@ use selvedge_types::ids::ShardId;
 use selvedge_types::uplink::{Batch, Down, LedgerId, LostBatch, StreamName, Up};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The only ledger that there is.
+/// The only ledger of the simulation.
 const LEDGER: LedgerId = LedgerId(1);
 
-/// Frames that a meddling broker has kept to repeat them.
+/// The most frames that a meddling broker keeps to repeat them.
 const MAX_KEPT_ENTRIES: usize = 64;
 
 pub struct Cloud {
@@ -20,17 +20,17 @@ pub struct Cloud {
     sealer: Sealer<Down>,
     batches: BTreeMap<(ShardId, u64), Vec<u8>>,
     cursors: BTreeMap<ShardId, u64>,
-    /// The contents of batches that the site may have lost: only the simulation knows them.
+    /// The contents of batches that the site may have lost; the simulation alone knows them.
     known: BTreeMap<(ShardId, u64), Vec<u8>>,
     /// Batches that the site has lost.
     pub holes: BTreeSet<(ShardId, u64)>,
-    /// Nothing where streams are retired.
+    /// `None` where streams are retired.
     complete: Option<Complete>,
-    /// By stream and start.
+    /// The node's windows, by stream and start.
     pub windows: BTreeMap<(StreamName, i64), Aggregate>,
     pub away: u32,
     pub meddling: u32,
-    /// What it kept of each direction.
+    /// The frames that the broker has kept in each direction.
     kept: [Vec<(ShardId, Vec<u8>)>; 2],
     pub refused: u64,
     pub applied: u64,
@@ -61,7 +61,7 @@ impl Cloud {
         self.cursors.get(&shard).copied().unwrap_or(0)
     }
 
-    /// What whoever runs the broker makes of a frame on its way, 0 up or 1 down; true: it must be refused.
+    /// What a meddling broker makes of a frame on its way (0 up, 1 down), and whether the receiver must refuse it.
     pub fn meddle(
         &mut self,
         random: &mut Random,
@@ -83,7 +83,7 @@ impl Cloud {
                 (shard, altered, true)
             }
             1 => (ShardId(shard.0 ^ 1), frame, true),
-            // An old one as it was, which does no harm; or one of the other direction.
+            // An old frame as it was, which does no harm; or one of the other direction.
             2 => {
                 let (shard, frame) =
                     self.kept[way][random.below(self.kept[way].len() as u64) as usize].clone();
@@ -97,7 +97,7 @@ impl Cloud {
         }
     }
 
-    /// A frame comes in; gives the sealed confirmation.
+    /// Takes in a frame. Returns the sealed confirmation.
     pub fn hear(&mut self, common: &Common, shard: ShardId, frame: &[u8], forged: bool) -> Option<Vec<u8>> {
         let (incarnation, seq, message) = match self.opener.open_of(&common.site, shard, frame) {
             Ok(opened) => opened,
@@ -136,7 +136,7 @@ impl Cloud {
         }
         self.applied += 1;
         if self.holes.remove(&(shard, seq)) {
-            // It was long under way. What it holds is reckoned already.
+            // It was under way for long, and its readings were already counted with the hole.
             assert!(self.known[&(shard, seq)] == body, "{shard} batch {seq} has changed");
             self.batches.insert((shard, seq), body);
             return;
@@ -146,12 +146,13 @@ impl Cloud {
         self.advance(shard);
     }
 
-    /// The site may lose this batch from now on.
+    /// Notes a batch that the site may lose from now on.
     pub fn remember(&mut self, shard: ShardId, seq: u64, body: Vec<u8>) {
         self.known.insert((shard, seq), body);
     }
 
-    /// The site has lost a batch. The hole counts as what the batch held, so that only what was lost without a hole is missing.
+    /// Notes that the site has lost a batch. The hole counts as what the batch held, so that the final check misses
+    /// only what was lost without a hole.
     fn lose(&mut self, shard: ShardId, seq: u64, lost: LostBatch) {
         if seq != self.cursor(shard) + 1 {
             return;

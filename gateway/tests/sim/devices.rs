@@ -1,10 +1,9 @@
-//! Devices: MQTT clients that keep what is not acknowledged, reconnect to whichever gateway, and send it again.
+//! Devices: MQTT clients that keep their unacknowledged publishes, reconnect to any gateway, and resend them.
 //!
-//! What is between a device and a gateway is one connection at a time that matters to the device, along which its MQTT
-//! goes as bytes. A connection that the device has left lives on at its gateway for a while: what it had under way may
-//! still arrive there.
+//! A device uses one connection at a time, along which its MQTT goes as bytes. A connection that the device has left
+//! lives on at its gateway for a while, and bytes that were under way may still arrive there.
 //!
-//! Some devices measure nothing: they subscribe to what others publish, and read slowly now and then.
+//! Some devices measure nothing: they subscribe to what others publish, and sometimes read slowly.
 
 use super::client::{Client, Packet, Said};
 use super::clock::true_time;
@@ -16,29 +15,29 @@ use selvedge_types::mqtt::{Connect, QoS, Version, Will};
 use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// A device that hears nothing for so long tries another gateway.
+/// A device that receives nothing for this long tries another gateway.
 const PATIENCE_MS: u64 = 2_500;
 const RECONNECT_MS: u64 = 200;
 /// How long a hasty device waits for CONNACK.
 const HASTE_MS: u64 = 300;
-/// How many publishes a device has under way, and how many packet ids it goes round in; in a wide run more than are
-/// remembered of one that is idle.
+/// The publishes that a device has under way, and the number of packet ids that it cycles through. In a wide run there
+/// are more ids than a shard remembers of an idle client.
 const IN_FLIGHT: (usize, u16) = (4, 16);
 const WIDE_IN_FLIGHT: (usize, u16) = (600, 2_000);
 const THIRSTY_IN_FLIGHT: (usize, u16) = (16, 32);
-/// Packet ids from here on are of SUBSCRIBE.
+/// Packet ids from here on belong to SUBSCRIBE.
 const SUBSCRIBE_IDS: u16 = 60_000;
-/// The largest payload of a large publish, and the smallest, in bytes.
+/// The smallest and the largest payload of a large publish, in bytes.
 const LARGE_BYTES: (u64, u64) = (1_000, 8_000);
-/// A device with so many readings waiting measures none: what a site gathers while it takes nothing must fit into the simulation's
-/// small segments at once.
+/// A device with this many waiting readings measures no more: what accumulates while a site accepts nothing must fit
+/// into the simulation's small segments at once.
 const MOST_WAITING: usize = 10;
-/// How many readings a device of a wide run measures at once.
+/// The readings that a device of a wide run measures at once.
 const BURST: u64 = 600;
-/// Windows of the widest rules that are in force in a run.
+/// The widest windows of any rules that a run uses.
 pub const WIDEST_MS: i64 = 60_000;
 
-/// How a device makes sure that it is counted once.
+/// How a device ensures that its readings are counted once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A number in each payload; QoS 1; no session.
@@ -47,29 +46,30 @@ pub enum Kind {
     Exact,
     /// QoS 1 in a persistent session; resends are marked as such.
     Resent,
-    /// Nothing: QoS 1, no session, no number. What its connection takes along it does not send again.
+    /// Not at all: QoS 1, no session, no number. It does not resend what is lost with its connection.
     Plain,
-    /// As `Exact`, with readings of several devices in one publish, so that it touches several shards.
+    /// As `Exact`, with readings of several devices in one publish, so that the publish touches several shards.
     Many,
-    /// As `Resent`, by MQTT 3.1.1, which knows no failures: what is acknowledged is counted, or in the quarantine.
+    /// As `Resent`, in MQTT 3.1.1, which has no failure codes: an acknowledged reading is counted, or in the
+    /// quarantine.
     Old,
-    /// It publishes nothing and subscribes to what others do.
+    /// Publishes nothing, and subscribes to what others publish.
     Subscriber,
 }
 
-/// A reading of its own: its number is its value.
+/// A reading that is unique: its number is its value.
 #[derive(Debug, Clone)]
 pub struct Reading {
     pub name: StreamName,
-    /// The start of the widest window that it belongs to, if its device says when it was measured.
+    /// The start of the widest window that it belongs to, if its device gives it a time.
     pub window: Option<i64>,
-    /// Its publish was acknowledged; if it was refused instead, false.
+    /// Whether its publish was acknowledged (true) or refused (false).
     pub kept: Option<bool>,
-    /// It is sent once only, in a stream of its own, and may be lost with its connection.
+    /// It is sent only once, in a stream of its own, and may be lost with its connection.
     pub once: bool,
-    /// It has a stream of its own, and is counted there or in the quarantine.
+    /// It has a stream of its own, and must be counted there or be in the quarantine.
     pub either: bool,
-    /// A will: it is counted, or, where the site's clocks show what no time can be, in the quarantine.
+    /// A will: it is counted, or in the quarantine if the site's clocks show an impossible time.
     pub will: bool,
     /// Its sequence number is far from all others of its device.
     pub wild: bool,
@@ -81,40 +81,40 @@ struct Flight {
     payload: String,
     readings: Vec<u64>,
     sent_before: bool,
-    /// It was sent more than once: what was recognised then is not named again.
+    /// It was sent more than once; a receipt does not name again what was recognised then.
     resent: bool,
-    /// PUBREC came: from now on PUBREL is what is sent.
+    /// PUBREC came: from now on PUBREL is resent.
     received: bool,
     /// When it was sent on this connection.
     sent_ms: u64,
 }
 
-/// A connection that matters to its device.
+/// The connection that its device uses.
 pub struct Connection {
     pub gateway: GatewayId,
     pub start: u64,
     pub id: u64,
     accepted: bool,
-    /// It sends what it has right behind CONNECT.
+    /// Whether it sends publishes right behind CONNECT.
     eager: bool,
     /// When something last came.
     heard: u64,
-    /// When it last said something.
+    /// When it last sent something.
     said: u64,
-    /// A ping is not answered.
+    /// A ping is not answered yet.
     pinged: bool,
-    /// How long it waits in vain.
+    /// How long it waits for an answer.
     patience_ms: u64,
-    /// When the piece sent last arrives.
+    /// When the last piece that it sent arrives.
     pub last_arrival: u64,
     client: Client,
-    /// What has come and is not read, and from when on it is.
+    /// What has come and is not read yet, and when the device reads on.
     unread: VecDeque<Piece>,
     reads_from: u64,
 }
 
 impl Connection {
-    /// The bytes of packets.
+    /// Encodes packets, and notes that the device sent something.
     pub fn say(&mut self, now: u64, packets: Vec<Packet>) -> Vec<u8> {
         self.said = now;
         self.client.say(packets).to_vec()
@@ -126,30 +126,30 @@ pub struct Device {
     kind: Kind,
     boot: u64,
     seq: u64,
-    /// How many wild numbers it has sent, and whether the last was one.
+    /// How many wild numbers it has sent, and whether its last number was wild.
     wild: (u32, bool),
     last_packet: u16,
-    /// How many publishes it has under way at most, and how many packet ids it uses.
+    /// The most publishes that it has under way, and how many packet ids it uses.
     in_flight: (usize, u16),
     todo: VecDeque<Flight>,
     flights: BTreeMap<u16, Flight>,
     order: VecDeque<u16>,
     pub connection: Option<Connection>,
     connect_at: u64,
-    /// The reading that its connection leaves as its will, and that of the last one that was let in.
+    /// The reading that its connection leaves as its will, and the will of its last accepted connection.
     will: Option<u64>,
     accepted_will: Option<u64>,
-    /// What it subscribed to on this connection, by packet id; what was granted in its session.
+    /// What it asked to subscribe to on this connection, by packet id; and what its session was granted.
     asked: BTreeMap<u16, Vec<String>>,
     granted: BTreeSet<String>,
     filters: u64,
-    /// What it wants of others, if it is a subscriber.
+    /// The topics that it wants of others, if it is a subscriber.
     wanted: Vec<String>,
     /// Connections that it has left.
     left: Vec<(GatewayId, u64, u64)>,
 }
 
-/// What the devices of a run are like.
+/// The behaviour of the devices of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
     pub publishers: usize,
@@ -172,7 +172,7 @@ pub struct Devices {
 impl Devices {
     pub fn new(habits: Habits, random: &mut Random) -> Self {
         let kinds: &[Kind] = match habits.thirsty {
-            // What they publish is large, and their gateways read nothing of them between.
+            // Their publishes are large, and their gateways read nothing else from them in the meantime.
             true => &[Kind::Numbered, Kind::Resent],
             false => &[Kind::Numbered, Kind::Exact, Kind::Resent, Kind::Plain, Kind::Many, Kind::Old],
         };
@@ -216,12 +216,12 @@ impl Devices {
         }
     }
 
-    /// One that measures.
+    /// Picks a device that measures.
     fn pick(&self, random: &mut Random) -> usize {
         random.below(self.habits.publishers as u64) as usize
     }
 
-    /// Someone measures something.
+    /// A random device measures something.
     pub fn measure(&mut self, random: &mut Random, now: u64, cramped: bool) {
         let d = self.pick(random);
         if self.list[d].todo.len() < MOST_WAITING {
@@ -229,7 +229,7 @@ impl Devices {
         }
     }
 
-    /// A device that has nothing waiting measures as much at once as it can have under way.
+    /// A device without waiting readings measures as much at once as it can have under way.
     pub fn burst(&mut self, random: &mut Random, now: u64, cramped: bool) {
         let d = self.pick(random);
         if !self.list[d].todo.is_empty() {
@@ -240,7 +240,7 @@ impl Devices {
         }
     }
 
-    /// All that measure have something to say at once.
+    /// All devices that measure publish at once.
     pub fn rush(&mut self, random: &mut Random, now: u64) {
         for d in 0..self.habits.publishers {
             for _ in 0..4 + random.below(12) {
@@ -261,7 +261,7 @@ impl Devices {
         let time = true_time(now).plus(-late).0;
         let id = self.readings.len() as u64 + 1;
         let (mut readings, device_kind) = (Vec::new(), device.kind);
-        // Each half of the one before: none follows another closely.
+        // Each wild number is half of the one before, so that no two are close to each other.
         let numbered = device_kind == Kind::Numbered && device.seq > 2;
         let wild = numbered && !device.wild.1 && device.wild.0 < 14 && random.chance(60);
         device.wild = (device.wild.0 + u32::from(wild), wild);
@@ -283,7 +283,8 @@ impl Devices {
                 (format!("d/{name}/n"), payload)
             }
             Kind::Plain => {
-                // Some of a time that can't be, or that can't be while clocks are wrong: what becomes of each is told.
+                // Some have a time that is impossible, or impossible while clocks are wrong: the answer names each of
+                // them.
                 let stream = format!("once-{id}");
                 read(id, &name, stream.clone(), None);
                 let time = match random.below(8) {
@@ -302,7 +303,7 @@ impl Devices {
                 (format!("d/{name}/{stream}"), if bad { format!("bad {id}") } else { id.to_string() })
             }
             Kind::Exact | Kind::Resent => {
-                // Names of their own now and then, so that shards meet their bound of streams.
+                // Sometimes a stream of its own, so that shards reach their bound of streams.
                 let stream = if cramped && random.chance(300) { format!("p{id}") } else { "p".to_string() };
                 let timed = random.chance(500);
                 read(id, &name, stream.clone(), timed.then_some(time));
@@ -313,7 +314,7 @@ impl Devices {
                 let records: Vec<String> = (0..2 + random.below(3))
                     .map(|i| {
                         let (id, part) = (id + i, format!("part-{d}-{}", random.below(6)));
-                        // Where shards are at their bound of streams, each is told of alone.
+                        // Where shards are at their bound of streams, the answer names each reading alone.
                         let name = if told_alone { format!("once-{id}") } else { "m".to_string() };
                         read(id, &part, name.clone(), Some(time));
                         format!(
@@ -327,8 +328,8 @@ impl Devices {
             }
             Kind::Subscriber => return,
         };
-        // What stands in the quarantine is looked for there as it was sent, and simulated logs are too small for much
-        // of it.
+        // The final check looks for quarantined payloads as they were sent, and the logs of the simulation are too
+        // small for many large ones.
         let fills_up = !matches!(device_kind, Kind::Plain | Kind::Old) && !wild && !cramped;
         let bytes = large.filter(|_| fills_up).unwrap_or(0);
         let payload = format!("{payload:<bytes$}");
@@ -343,7 +344,7 @@ impl Devices {
         });
     }
 
-    /// A device starts anew: what it had measured it still has.
+    /// A device restarts; it still has its measured readings.
     pub fn reboot(&mut self, now: u64, pick: u64) {
         let count = self.list.len() as u64;
         let device = &mut self.list[(pick % count) as usize];
@@ -353,7 +354,7 @@ impl Devices {
         device.leave(now);
     }
 
-    /// What device `d` puts on its connection now; the first packet of a new one is a CONNECT.
+    /// The packets that device `d` sends now; the first packet of a new connection is a CONNECT.
     pub fn work(
         &mut self,
         d: usize,
@@ -425,7 +426,7 @@ impl Devices {
         packets
     }
 
-    /// Publishes leave: for those who subscribe to them.
+    /// Notes the publishes that leave, for the check of deliveries.
     fn note_sent(&mut self, d: usize, packets: &[Packet]) {
         let Some(connection) = &self.list[d].connection else { return };
         let at = (connection.gateway, connection.start);
@@ -461,7 +462,8 @@ impl Devices {
         }
     }
 
-    /// What device `d` reads now: how many bytes, and what they say; nothing more: the connection is over.
+    /// What device `d` reads now: the number of bytes, and the packets in them; the end of the connection counts as
+    /// [`Said::Goodbye`].
     pub fn read(&mut self, d: usize, now: u64, random: &mut Random, slowly: bool) -> (usize, Vec<Said>) {
         let device = &mut self.list[d];
         let Some(connection) = device.connection.as_mut().filter(|c| c.reads_from <= now) else {
@@ -483,13 +485,13 @@ impl Devices {
         (count, said)
     }
 
-    /// Which device a connection is of, if it is the one that the device uses.
+    /// The device that uses a connection, if one does.
     pub fn of(&self, connection: u64) -> Option<usize> {
         self.list.iter().position(|d| d.connection.as_ref().is_some_and(|c| c.id == connection))
     }
 
-    /// The gateway says something on a device's connection; `found`: what is subscribed to there now, if the gateway
-    /// has the connection still.
+    /// Device `d` receives packets. `found`: the filters that its gateway has for it now, if the gateway still has the
+    /// connection.
     pub fn hears(
         &mut self,
         d: usize,
@@ -508,7 +510,8 @@ impl Devices {
                 connection.accepted = true;
                 connection.patience_ms = PATIENCE_MS;
                 let eager = connection.eager;
-                // One that was let in before has not said goodbye: its will came before this.
+                // An earlier accepted connection has not sent DISCONNECT: its will was published before this one was
+                // accepted.
                 let before = device.accepted_will.take().filter(|_| !device.delays_its_will());
                 if let Some(will) = before.and_then(|id| self.readings.get_mut(&id)) {
                     will.kept = Some(true);
@@ -551,7 +554,7 @@ impl Devices {
                                 }
                                 continue;
                             }
-                            // Only a number that leaps, and a bound, set a numbered reading aside.
+                            // A numbered reading is set aside only for a number that leaps, or for a bound.
                             let sound = device.kind != Kind::Numbered || self.habits.cramped || reading.wild;
                             assert!(kept || sound, "reading {id} is refused: {note:?}");
                             let before = *reading.kept.get_or_insert(kept);
@@ -576,14 +579,14 @@ impl Devices {
         packets
     }
 
-    /// The connections that devices have left since this was asked last.
+    /// The connections that devices have left since the last call.
     pub fn left(&mut self) -> Vec<(GatewayId, u64, u64)> {
         let left: Vec<_> = self.list.iter_mut().flat_map(|device| device.left.drain(..)).collect();
         left.iter().for_each(|(.., id)| self.deliveries.over(*id));
         left
     }
 
-    /// Its connection is gone.
+    /// The connection of device `d` is gone.
     pub fn lost(&mut self, d: usize, now: u64) {
         self.list[d].leave(now);
     }
@@ -613,7 +616,7 @@ impl Device {
         self.connection.as_ref().is_some_and(|c| !c.accepted || c.pinged) || !self.flights.is_empty()
     }
 
-    /// It has waited for too long, and it is not itself who does not read.
+    /// Whether it has waited for too long, although it reads.
     fn is_late(&self, now: u64) -> bool {
         let late = |c: &Connection| c.heard.max(c.reads_from) + c.patience_ms <= now;
         self.waits() && self.connection.as_ref().is_some_and(late)
@@ -647,12 +650,13 @@ impl Device {
         }
     }
 
-    /// Wills that come late if at all: the session goes on before.
+    /// Whether its wills come late if at all, because the session continues before.
     fn delays_its_will(&self) -> bool {
         self.kind == Kind::Exact
     }
 
-    /// What the next connection leaves behind, as reading `id`: in a stream of its own, for which a cramped site has no room.
+    /// The will of the next connection, as reading `id`, in a stream of its own; a cramped site would have no room for
+    /// it.
     fn next_will(&self, id: u64, cramped: bool) -> Option<(StreamName, Will)> {
         if cramped || matches!(self.kind, Kind::Plain | Kind::Many | Kind::Subscriber) {
             return None;
@@ -663,7 +667,7 @@ impl Device {
         Some((name, Will { topic, payload: id.to_string().into(), qos: QoS::AtLeastOnce, delay_s }))
     }
 
-    /// What SUBACK granted must be there; a further filter is asked for.
+    /// Checks that the session has every granted filter, and asks for a further one.
     fn resubscribe(&mut self, present: bool, found: Option<Vec<String>>, packets: &mut Vec<Packet>) {
         let filters = match self.kind {
             Kind::Subscriber => self.wanted.clone(),
@@ -686,7 +690,7 @@ impl Device {
         packets.push(Packet::Subscribe { packet_id, filters });
     }
 
-    /// Sends again what was under way (MQTT 5, section 4.4).
+    /// Resends what was under way (MQTT 5, section 4.4).
     fn resume(&mut self, now: u64, session_present: bool, packets: &mut Vec<Packet>) {
         let qos = self.qos();
         for packet_id in &self.order {
@@ -715,7 +719,7 @@ impl Device {
         let (most, ids) = self.in_flight;
         while self.flights.len() < most {
             let Some(mut flight) = self.todo.pop_front() else { return };
-            // As most clients do: the next free packet id.
+            // Takes the next free packet id, as most clients do.
             self.last_packet = (self.last_packet % ids) + 1;
             while self.flights.contains_key(&self.last_packet) {
                 self.last_packet = (self.last_packet % ids) + 1;
@@ -736,7 +740,7 @@ impl Device {
     }
 }
 
-/// How long a device is quiet until it pings.
+/// How long a device sends nothing before it pings.
 fn ping_ms(keepalive_s: u16) -> u64 {
     u64::from(keepalive_s) * 500
 }

@@ -1,4 +1,4 @@
-//! A gateway's disk: the log's and the stores' own code over a disk in memory that forgets what was not synced.
+//! A gateway's disk: the shipped log and stores on a disk in memory that loses what was not synced.
 
 use super::plan::Rot;
 use super::random::Random;
@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 const CAPACITY_BYTES: u64 = 64 << 20;
 const SEGMENT_BYTES: u64 = 12 << 10;
-/// Where devices have hundreds of publishes under way, batches are as large.
+/// For devices with hundreds of publishes under way, whose batches are large.
 const WIDE_SEGMENT_BYTES: u64 = 256 << 10;
 const KEEP_FREE_BYTES: u64 = 32 << 10;
-/// Where the content of a snapshot's file begins.
+/// The length of the head of a snapshot's or a batch's file.
 const HEAD_BYTES: usize = 64;
 
 fn identity(gateway: GatewayId) -> Identity {
@@ -46,7 +46,7 @@ impl SimDisk {
         settings
     }
 
-    /// The power fails after so many more operations.
+    /// The power fails after this many more operations.
     pub fn power_off_after(&self, operations: u64) {
         self.memory.set_faults(Faults { power_off_after: Some(operations), ..Faults::default() });
     }
@@ -55,13 +55,14 @@ impl SimDisk {
         self.memory.set_faults(Faults { sync_fails_after: Some(0), ..Faults::default() });
     }
 
-    /// What the next start finds.
+    /// The disk becomes what the next start finds after a power cut.
     pub fn crash(&mut self, how: Crash) {
         self.memory = self.memory.crash(how);
         self.memory.set_capacity(CAPACITY_BYTES);
     }
 
-    /// What a process leaves that is killed: the system has it all, and nothing more than before is durable.
+    /// The disk becomes what a killed process leaves: the system has everything that was written, and no more of it is
+    /// durable than before.
     pub fn kill(&mut self) {
         self.memory = self.memory.killed();
     }
@@ -71,7 +72,7 @@ impl SimDisk {
         self.memory.set_capacity(if full { used + 1_024 } else { CAPACITY_BYTES });
     }
 
-    /// All that lies here, by name.
+    /// All files: name and bytes.
     pub fn files(&self) -> Vec<(String, Vec<u8>)> {
         let batches = self.memory.folder("batches").and_then(|f| f.folders()).unwrap_or_default();
         let batches = batches.iter().map(|folder| format!("batches/{folder}"));
@@ -86,12 +87,12 @@ impl SimDisk {
         found.into_iter().map(|n| format!("{folder}/{n}")).collect()
     }
 
-    /// What a batch's file holds, if its content is whole.
+    /// The content of a batch's file, if it is intact.
     pub fn batch(&self, shard: ShardId, seq: u64) -> Option<Vec<u8>> {
         self.stored(&batch_name(shard, seq))
     }
 
-    /// What a snapshot's or a batch's file holds, if it is whole.
+    /// The content of a snapshot's or a batch's file, if it is intact.
     pub fn stored(&self, name: &str) -> Option<Vec<u8>> {
         let mut bytes = self.memory.bytes(name)?;
         let crc: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
@@ -105,7 +106,7 @@ impl SimDisk {
         self.memory.bytes(name).is_some()
     }
 
-    /// How many damaged places of the log a start would find.
+    /// The number of damaged places that a start would find in the log.
     pub fn damaged_places(&self, gateway: GatewayId) -> u64 {
         let copy = Self { memory: self.memory.image(), segment_bytes: self.segment_bytes };
         let found = Log::read(copy.folders().log, None, copy.settings(gateway), &mut |_| {});
@@ -131,8 +132,8 @@ impl SimDisk {
         });
     }
 
-    /// A copy in which another release wrote the newest snapshot of a group: whole, in a form that is not known here. Nothing
-    /// if there is none, or that one is rotten.
+    /// A copy in which another release wrote the newest snapshot of a group: intact, in a form that this release does
+    /// not know. `None` if there is no snapshot, or it is rotten.
     pub fn with_snapshot_of_another_release(&self) -> Option<Self> {
         let copy = Self { memory: self.memory.image(), segment_bytes: self.segment_bytes };
         let name = copy.names("snapshots").into_iter().filter(|n| !n.ends_with("tmp")).max()?;
@@ -156,8 +157,8 @@ impl SimDisk {
         whole.then_some(copy)
     }
 
-    /// Loses the end of the log: all of its folder, its last segment, or a part of that. Says what, and whether
-    /// something is gone that was acknowledged, by the floor.
+    /// Loses the end of the log: its whole folder, its last segment, or a part of that. Returns what was lost, and
+    /// whether acknowledged records are gone, by the floor.
     pub fn lose_end_of_log(&self, gateway: GatewayId, pick: u64) -> Option<(String, bool)> {
         let floor = Floor::read(Arc::new(self.memory.clone()), identity(gateway)).expect("it is whole").at();
         let floor = floor.unwrap_or_default();
@@ -190,10 +191,11 @@ impl SimDisk {
         log.remove(name.trim_start_matches("log/")).and_then(|()| log.sync_folder()).expect("it is there");
     }
 
-    /// Flips a bit or loses a sector of a file that was durable long ago, one that may; says which, if there is one.
+    /// Flips a bit or loses a sector of a file that was durable long ago and that may rot. Returns which file, if there
+    /// is one.
     ///
-    /// Where a start follows, of the log never the segment that was written last: a flip in its last batch can't be told from a tear, which is a
-    /// limit that the log's essay names.
+    /// If a start follows, it never picks the segment of the log that was written last: a flip in its last batch can't
+    /// be told from a torn write, which is a limit that the log documents.
     pub fn rot(
         &self,
         what: Rot,
@@ -211,7 +213,7 @@ impl SimDisk {
             Rot::Log | Rot::LastSegment => {
                 let mut names: Vec<_> = names("log").into_iter().filter(|n| n.contains("wal-")).collect();
                 let all = names.clone();
-                // The reserve, which is empty, and the one that is written.
+                // The reserve, which is empty, and the active segment.
                 let is_used = |n: &String| {
                     self.memory.bytes(n).is_some_and(|b| b.iter().skip(512).any(|byte| *byte != 0))
                 };
@@ -254,7 +256,7 @@ fn batch_name(shard: ShardId, seq: u64) -> String {
     format!("batches/{:04x}/batch-{seq:016x}", shard.0)
 }
 
-/// Which batch a file is of, by its name.
+/// The batch that a file holds, by its name.
 pub fn batch_of(name: &str) -> Option<(ShardId, u64)> {
     let (shard, file) = name.strip_prefix("batches/")?.split_once('/')?;
     let seq = u64::from_str_radix(file.strip_prefix("batch-")?, 16).ok()?;

@@ -1,5 +1,5 @@
-//! The edge of a gateway: its front and the connections of its devices, as they ship. What stands here does what the
-//! listener and the forwarder's actor do: it carries.
+//! The edge of a gateway: its front and the connections of its devices, as they ship. This module takes the place of
+//! the listener and of the forwarder's actor.
 
 use super::gateway::Common;
 use super::invariants::{admission, credit, events::Events};
@@ -19,23 +19,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What a connection may have waiting for a subscriber, in bytes.
+/// The bytes that may wait for a subscriber on one connection.
 const DELIVERY_QUEUE_BYTES: usize = 24 * 1024;
 /// How long a device that does not read may keep a gateway from writing.
 const WRITE_STALL_MS: u64 = 3_000;
-/// How many publishes of a connection may be unanswered, as in a running gateway.
+/// The unanswered publishes of a connection, as in a running gateway.
 const MAX_INFLIGHT_ENTRIES: u16 = 256;
-/// How many deliveries a device may leave unacknowledged.
+/// The deliveries that a device may leave unacknowledged.
 const MAX_UNACKED_ENTRIES: u16 = 8;
 
-/// What the front wants done.
+/// What the front wants done elsewhere.
 enum Wanted {
     Submit(Vec<(ShardId, Ticket, Forwardable)>),
     Withdraw(Vec<(ShardId, Ticket)>),
     Send(GatewayId, Vec<PeerMessage>),
 }
 
-/// What is around the front.
+/// Surrounds the front, and collects what it wants done.
 #[derive(Default)]
 struct Around {
     now: Mutex<(u64, EpochMs)>,
@@ -72,13 +72,13 @@ impl Outside for Around {
         self.interest_changed.store(true, Ordering::Relaxed);
     }
 
-    /// Nobody waits for them.
+    /// No test waits for these outcomes.
     fn ordered(&self, _: Settled) {}
 
     fn departed(&self, _: &Departure) {}
 }
 
-/// The front, and what connections tell it watched.
+/// The front, with a check of the events that connections give it.
 struct Watched {
     front: Arc<Front>,
     events: Mutex<Events>,
@@ -111,7 +111,7 @@ impl Application for Watched {
     }
 }
 
-/// What a settled item says of whom, for what is checked of it.
+/// The client and connection that a settled item belongs to, for the checks.
 pub struct About {
     pub client: String,
     pub epoch: u64,
@@ -132,15 +132,15 @@ pub struct Edge {
     around: Arc<Around>,
     reception: Reception,
     lines: BTreeMap<u64, Line>,
-    /// All connections that it has had.
+    /// All connections that it ever had.
     met: BTreeSet<u64>,
     load: Load,
     /// For what the forwarder holds.
     charge: Charge,
     credit_bytes: usize,
-    /// By token: the client and the epoch that a will under way is of.
+    /// The client and the epoch of each will under way, by token.
     wills_of: BTreeMap<u64, (String, u64)>,
-    /// By the number of a connection: its client and, once it is let in, its epoch.
+    /// The client of each connection, by number, and its epoch once it is admitted.
     clients: BTreeMap<u64, (String, u64)>,
 }
 
@@ -181,12 +181,12 @@ impl Edge {
         }
     }
 
-    /// What time it is, for all that follows.
+    /// Sets the time for everything that follows.
     pub fn at(&self, now: Now) {
         *lock(&self.around.now) = (now.mono_ms, now.wall);
     }
 
-    /// Something comes along a device's connection, which is a new one if nothing has come along it.
+    /// Something comes along a device's connection; the first piece makes the connection.
     pub fn arrives(&mut self, now: Now, connection: u64, piece: Piece) {
         if self.met.insert(connection) {
             let peer = ([127, 0, 0, 1], 1).into();
@@ -198,14 +198,14 @@ impl Edge {
         }
     }
 
-    /// A device has read so much.
+    /// A device has read this many bytes.
     pub fn gets_room(&mut self, connection: u64, bytes: usize) {
         if let Some(line) = self.lines.get_mut(&connection) {
             line.gets_room(bytes);
         }
     }
 
-    /// Has connections and front do what they can, and the forwarder take what they want, until there is nothing more.
+    /// Lets connections and front do what they can, and the forwarder take its items, until nothing is left to do.
     pub fn serve(&mut self, now: Now, forward: &mut Forward, left: &mut Left) {
         self.at(now);
         loop {
@@ -235,7 +235,7 @@ impl Edge {
         credit::check(self, forward);
     }
 
-    /// What is subscribed to here goes to its peers when it has changed; links tell it those that they reach later.
+    /// Sends changed subscriptions to the peers; links send them to peers that they reach later.
     pub fn tell_interest(&mut self, peers: impl Iterator<Item = GatewayId>, left: &mut Left) {
         if !self.around.interest_changed.swap(false, Ordering::Relaxed) {
             return;
@@ -244,7 +244,7 @@ impl Edge {
         left.send.extend(peers.map(|peer| (peer, PeerMessage::Interest { filters: filters.clone() })));
     }
 
-    /// How much of publishes may be held here.
+    /// The bytes of publishes that this edge may hold.
     pub fn credit_bytes(&self) -> usize {
         self.credit_bytes
     }
@@ -278,7 +278,7 @@ impl Edge {
         }
     }
 
-    /// Items were settled; gives of each whom it is about, if that is known.
+    /// Takes in settled items. Returns for each the client and connection that it belongs to, if known.
     pub fn settled(
         &mut self,
         now: Now,
@@ -313,13 +313,13 @@ impl Edge {
         self.load.look(now.mono_ms, forward, &self.front);
     }
 
-    /// When it has something to do.
+    /// When the edge next has something to do.
     pub fn deadline_ms(&self) -> u64 {
         let lines = self.lines.values().map(Line::deadline_ms).min().unwrap_or(u64::MAX);
         lines.min(self.front.arriving().deadline_ms().unwrap_or(u64::MAX))
     }
 
-    /// The connections that are open here, by their numbers among all.
+    /// The open connections, by their numbers among all.
     pub fn connections(&self) -> impl Iterator<Item = u64> {
         self.lines.keys().copied()
     }

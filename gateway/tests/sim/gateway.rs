@@ -1,5 +1,5 @@
-//! One gateway: its disk, its clock, and while it runs its process. The process is made of the cores and the storage that
-//! ship; what stands here does what the actors do: it carries.
+//! One gateway: its disk, its clock, and while it runs, its process. The process consists of the cores and the storage
+//! that ship; this module takes the place of the actors, which carry between them.
 
 use super::clock::Clock;
 use super::disk::SimDisk;
@@ -32,35 +32,35 @@ use selvedge_types::uplink::{Down, Up};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// The outbox of a shard may take so much before its leader takes nothing more, in bytes.
+/// The bytes that the outbox of a shard may take before its leader accepts nothing more.
 pub const OUTBOX_BUDGET_BYTES: u64 = 12_000;
-/// A log longer than this asks for snapshots.
+/// A log of more segments asks for snapshots.
 pub const MAX_SEGMENTS: u64 = 4;
 const SHELF_BYTES: usize = 400;
 /// How fast a scrub reads, and how long after a round the next one begins.
 const SCRUB_BYTES_PER_MS: u64 = 256;
 const SCRUB_PAUSE_MS: u64 = 3_000;
-/// How often the log's length and the disk's room are looked at.
+/// How often the log's length and the disk's room are checked.
 const LOOK_MS: u64 = 1_000;
 
-/// What all gateways of a site have in common.
+/// What all gateways of a site share.
 pub struct Common {
     pub ring: Arc<Ring>,
     pub gateways: Vec<GatewayId>,
     pub rules: Arc<CountingRules>,
     pub limits: Limits,
     pub topics: Vec<TopicRule>,
-    /// How much of publishes a gateway may hold.
+    /// The bytes of publishes that a gateway may hold.
     pub credit_bytes: usize,
-    /// The longest keep alive.
+    /// The longest keep alive, in seconds.
     pub keepalive_s: u16,
     pub site: SiteId,
     pub secret: SiteSecret,
-    /// Its gateways read again what lies on their disks.
+    /// Whether its gateways scrub their disks.
     pub scrubs: bool,
 }
 
-/// A gateway's box: it outlives its processes.
+/// A gateway's box, which outlives its processes.
 pub struct Place {
     pub disk: SimDisk,
     pub clock: Clock,
@@ -70,21 +70,21 @@ pub struct Place {
     pub due: u64,
     /// When it is started again, while it is down.
     pub back_at: u64,
-    /// A process that stands still until then.
+    /// Until when its process is frozen.
     pub frozen_until: u64,
-    /// Since when it has stood still.
+    /// Since when its process has been frozen.
     pub stood_since: Option<u64>,
-    /// The box is without power.
+    /// Whether the box is without power.
     pub off: bool,
-    /// What it knows of its peers, on disk.
+    /// What it remembers of its peers, on disk.
     pub known: BTreeMap<GatewayId, Known>,
-    /// Reasons for which it has no uplink.
+    /// The number of faults that keep it from its uplink.
     pub cut_off: u32,
-    /// The slowest that a write is, beside the weather.
+    /// The least time that a write takes, besides the weather.
     pub slow_ms: u64,
-    /// The last start found damage: perhaps it is repaired by now, but the disk need not say so yet.
+    /// The last start found damage. It may be repaired by now, but the disk need not show that yet.
     pub damaged: bool,
-    /// It lost the content of a batch: there may be no sign of it for long.
+    /// It lost the content of a batch, which may go unnoticed for long.
     pub lost_batch: bool,
     /// Acknowledged records are gone from the log's end.
     pub lost_end: bool,
@@ -113,21 +113,21 @@ pub struct Live {
     look_at: u64,
     /// A segment of the log is rotten.
     rotten: bool,
-    /// What it reads again of its disk, how far it is, and when it goes on: where disks rot.
+    /// The scrubber, its round, and when it goes on; only where disks rot.
     scrub: Option<(Scrubber, ScrubRound, u64)>,
     pub links: Links,
-    /// When it looks next whose clocks are outside and whose disks are full.
+    /// When it next compares clocks and disks.
     pub peers_look_at: u64,
     /// Its front and the connections of devices.
     pub edge: Edge,
     /// What it knows of the others' clocks.
     pub agreement: Agreement,
-    /// Whose clocks are outside, as its shards were told.
+    /// The gateways whose clocks are outside, as its shards know it.
     outside: Vec<GatewayId>,
-    /// Who has said that its disk is full, and who had when its shards were told.
+    /// The gateways that reported full disks, and those of them that its shards know.
     pub full: BTreeSet<GatewayId>,
     told_full: BTreeSet<GatewayId>,
-    /// A replica was told something after its turn.
+    /// A replica got an event after its turn.
     again: bool,
     last_order: u64,
 }
@@ -140,7 +140,7 @@ pub struct Out {
     pub pieces: Vec<(u64, Piece)>,
     /// Items that shards settled: shard and slot.
     pub settled: Vec<(ShardId, u64)>,
-    /// What shards have counted of publishes, and of wills.
+    /// The publishes, and the wills, that shards have counted.
     pub published: Vec<Counted>,
     pub wills: Vec<Counted>,
     /// Sealed frames for the broker.
@@ -149,7 +149,7 @@ pub struct Out {
     pub queries: Vec<(u64, QueryAnswer)>,
 }
 
-/// The process must end.
+/// The process must end, for this reason.
 #[derive(Debug)]
 pub struct Ended(pub String);
 
@@ -198,7 +198,7 @@ impl Place {
         super::invariants::corruption::started(me, &lost, &replicas);
         super::invariants::corruption::started(me, &opened.recovery.damaged_groups, &replicas);
         let origin = Origin { gateway: me, start: self.start };
-        // Every other process keeps many small batches under way, for that is where they can go wrong.
+        // Every other process keeps many small batches under way, because errors are most likely there.
         let pipeline_bytes =
             if (u64::from(me.0) + self.start).is_multiple_of(2) { 0 } else { forward::PIPELINE_BYTES };
         let mut opener = Opener::new();
@@ -241,8 +241,8 @@ impl Place {
         Ok(())
     }
 
-    /// Another release wrote a snapshot that lies here, and this one is started: it must refuse, and leave all as it is, so
-    /// that the other one finds its data and its votes. Gives whether there was a snapshot.
+    /// Starts this release on a copy in which another release wrote a snapshot. It must refuse and leave everything as
+    /// it is, so that the other release finds its data and its votes. Returns whether there was a snapshot.
     pub fn refuses_another_release(&self, me: GatewayId, common: &Common) -> bool {
         let Some(disk) = self.disk.with_snapshot_of_another_release() else { return false };
         let before = disk.files();
@@ -254,7 +254,7 @@ impl Place {
         true
     }
 
-    /// The power fails while the disk is at work: perhaps a part of what it was at is done.
+    /// The power fails while the disk is at work: a part of that work may be done.
     pub fn cut_power(&mut self, how: selvedge_log::Crash, random: &mut Random) {
         if let Some(mut live) = self.live.take() {
             self.disk.power_off_after(random.below(6));
@@ -268,7 +268,7 @@ impl Place {
         self.disk.crash(how);
     }
 
-    /// The process is killed; what it gave to the system is kept.
+    /// The process is killed; the system keeps what the process wrote.
     pub fn kill(&mut self) {
         self.live = None;
         self.disk.kill();
@@ -286,7 +286,7 @@ impl Live {
         self.replicas.values_mut().for_each(|r| r.said(now, Said::SnapshotWanted));
     }
 
-    /// Sees who agrees on the time, by what frames have brought. True if its shards were told something.
+    /// Compares the clocks by what frames have brought. Returns whether the shards were told of a change.
     pub fn look_at_clocks(&mut self, now: Now, own: EpochMs) -> bool {
         self.agreement.look(now.mono_ms, own);
         let outside = self.agreement.outside();
@@ -304,7 +304,7 @@ impl Live {
         self.desk.figures().room
     }
 
-    /// Sees whose disks are full, as each says. True if its shards were told something.
+    /// Compares the reports of full disks. Returns whether the shards were told of a change.
     pub fn look_at_room(&mut self, now: Now) -> bool {
         if self.full == self.told_full {
             return false;
@@ -316,7 +316,7 @@ impl Live {
         true
     }
 
-    /// Whom it reaches has changed.
+    /// The set of reachable gateways has changed.
     pub fn peers(&mut self, now: Now, news: &News) {
         for replica in self.replicas.values_mut() {
             replica.step(now, Event::Peers { up: news.up.clone(), restarted: news.restarted.clone() });
@@ -325,7 +325,7 @@ impl Live {
         news.back().for_each(|back| self.forward.gateway_up(back));
     }
 
-    /// A peer, or this gateway itself, says something.
+    /// A message comes from a peer, or from this gateway itself.
     pub fn hear(&mut self, now: Now, from: GatewayId, message: PeerMessage, out: &mut Out) {
         match message {
             PeerMessage::Paxos { group, configuration: CONFIGURATION, message } => {
@@ -387,7 +387,7 @@ impl Live {
         self.again = true;
     }
 
-    /// Its connections and its front do what they can.
+    /// Lets its connections and its front do what they can.
     fn serve(&mut self, now: Now, out: &mut Out) {
         let mut left = Left::default();
         self.edge.serve(now, &mut self.forward, &mut left);
@@ -396,14 +396,14 @@ impl Live {
         out.send.extend(left.send);
     }
 
-    /// An operator's order for a shard; nobody waits for its answer.
+    /// An operator's order for a shard; no test waits for its answer.
     pub fn order(&mut self, shard: ShardId, item: Item) {
         self.last_order += 1;
         let ticket = Ticket { connection: u64::MAX, token: self.last_order };
         self.forward.submit(shard, ticket, Forwardable::Item(item));
     }
 
-    /// A sealed confirmation from the broker; true if it was let in.
+    /// Takes in a sealed confirmation from the broker. Returns whether it was accepted.
     pub fn confirmed(
         &mut self,
         common: &Common,
@@ -419,7 +419,7 @@ impl Live {
         };
         let mut effects = Vec::new();
         let said = Confirmation { incarnation, ledger, cursor };
-        // A leader that was cut off may hear of batches that a later one has cut.
+        // A leader that was cut off may get confirmations of batches that a later leader has cut.
         let _ = self.uplink.confirmed(now.mono_ms, shard, said, &mut effects);
         self.uplinked(now, effects, out);
         true
@@ -463,7 +463,7 @@ impl Live {
         }
     }
 
-    /// Does what the disk was at, if that is due.
+    /// Completes the disk's work, if that is due.
     pub fn disk(&mut self, now: Now, writes_ms: u64, random: &mut Random) -> Result<(), Ended> {
         let mut done = Vec::new();
         if self.look_at <= now.mono_ms {
@@ -500,7 +500,7 @@ impl Live {
         }
         let figures = self.desk.figures();
         if !figures.room || figures.segments > MAX_SEGMENTS || self.desk.transfers() > 0 || self.rotten {
-            // As long as nothing is written and there is room, looking again would find the same.
+            // As long as nothing is written and there is room, another look would find the same.
             self.look_at = self.look_at.min(now.mono_ms + LOOK_MS);
         }
         if self.log_due.is_none() && !self.log_work.is_empty() {
@@ -510,12 +510,12 @@ impl Live {
             self.store_due = Some(now.mono_ms + random.below(2 * writes_ms));
         }
         if self.encoded_at.is_none() && !self.encodings.is_empty() {
-            self.encoded_at = Some(now.mono_ms + random.below(40)); // no matter what the disk is at
+            self.encoded_at = Some(now.mono_ms + random.below(40)); // independently of the disk's work
         }
         Ok(())
     }
 
-    /// Reads the next file again, if that is due; whoever owns it judges what looks rotten.
+    /// Reads the next file again, if that is due; the owner of a suspect verifies it.
     fn scrub(&mut self, now: Now) {
         let Some((scrubber, round, due)) = self.scrub.as_mut().filter(|(.., due)| *due <= now.mono_ms) else {
             return;
@@ -573,7 +573,7 @@ impl Live {
         self.edge.look(now, &self.forward);
     }
 
-    /// Takes and performs what the cores want.
+    /// Performs the effects of the cores until there are none.
     pub fn turn(&mut self, now: Now, out: &mut Out) -> Result<(), Ended> {
         loop {
             self.again = false;
@@ -647,7 +647,7 @@ impl Live {
         .unwrap_or(u64::MAX)
     }
 
-    /// What it is at.
+    /// Its work under way, for failure messages.
     pub fn works_at(&self) -> String {
         let (log, store) = (self.log_work.len(), self.store_work.len());
         let (held, connections) = (self.edge.front.held_bytes(), self.edge.front.connections());

@@ -1,5 +1,5 @@
-//! A gateway process's links: the cores that ship (`fabric/link`, `fabric/detector`, `fabric/reach`), carried as the
-//! actors of `actors/link` carry them, over the connections of [`super::wire`].
+//! A gateway process's links: the cores that ship (`fabric/link`, `fabric/detector`, `fabric/reach`), driven as the
+//! actors of `actors/link` drive them, over the connections of [`super::wire`].
 
 use super::invariants::detector::Watched;
 use super::invariants::lanes::{self, Lanes};
@@ -21,7 +21,7 @@ pub struct Around<'a> {
     pub now: u64,
     pub wires: &'a mut Wires,
     pub random: &'a mut Random,
-    /// What is on disk of the peers, and the longest that a write takes.
+    /// What the disk holds about the peers, and the longest time of a write.
     pub known: &'a mut BTreeMap<GatewayId, Known>,
     pub disk_ms: u64,
 }
@@ -42,7 +42,7 @@ impl Around<'_> {
 
 /// What links bring to their process, in order.
 pub enum Brought {
-    /// Whom the gateway reaches has changed.
+    /// The set of reachable gateways has changed.
     News(News),
     /// A connection to a peer is new.
     Connected(GatewayId),
@@ -52,7 +52,7 @@ pub enum Brought {
         full: bool,
         messages: Vec<PeerMessage>,
     },
-    /// This start of a gateway was refused: by this gateway, or this gateway by a peer.
+    /// This start of a gateway was refused: by this gateway, or this gateway's own start by a peer.
     Refused {
         who: GatewayId,
         start: u64,
@@ -60,11 +60,11 @@ pub enum Brought {
     },
 }
 
-/// What is done about a link without a connection.
+/// How a link without a connection gets one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seeking {
     Nothing,
-    /// It is dialled then.
+    /// It is dialled at that time.
     Dial {
         at: u64,
     },
@@ -72,7 +72,7 @@ enum Seeking {
         socket: Socket,
         until: u64,
     },
-    /// The peer, who dials, is asked whether its process is gone: so many times more, next then.
+    /// The peer dials; this end tests whether the peer's process is gone, `left` more times, next at that time.
     Probe {
         left: u64,
         at: u64,
@@ -93,7 +93,7 @@ struct Line {
     /// The part of a frame that has been read.
     part: Vec<u8>,
     heard_ms: u64,
-    /// What was read is being taken, until then: more is not read.
+    /// Until then the receiver takes what was read, and nothing more is read.
     pressed_back_until: u64,
     seeking: Seeking,
     lanes: Lanes,
@@ -103,7 +103,7 @@ struct Line {
 enum Step {
     /// The acceptor waits for Hello, the dialler for Welcome.
     Hear,
-    /// The peer is being written down.
+    /// The peer is being written to disk.
     Write { at: u64, them: Hello },
     /// The acceptor has consented and waits for Ready.
     Ready { them: Hello },
@@ -111,7 +111,7 @@ enum Step {
 
 struct Greeted {
     until: u64,
-    /// Whom the dialler meant to reach.
+    /// The gateway that the dialler meant to reach.
     peer: Option<GatewayId>,
     step: Step,
 }
@@ -127,7 +127,7 @@ pub struct Links {
     tick_at: u64,
     watched: Watched,
     displaced: u64,
-    /// When they want to run next.
+    /// When the links want to run next.
     pub due: u64,
 }
 
@@ -173,7 +173,8 @@ impl Links {
         self.detector.up()
     }
 
-    /// All links are up and nothing waits on them: as long as nothing else happens, only heartbeats go to and fro.
+    /// Whether all links are up and nothing waits on them: as long as nothing else happens, only heartbeats are
+    /// exchanged.
     pub fn is_quiet(&self) -> bool {
         let is_quiet = |line: &Line| {
             line.link.state() == State::Up
@@ -185,7 +186,7 @@ impl Links {
             && self.lines.values().all(is_quiet)
     }
 
-    /// Heartbeats have gone to and fro until then.
+    /// Acts as if heartbeats had been exchanged until then.
     pub fn jump(&mut self, to: u64) {
         for (peer, line) in &mut self.lines {
             line.heard_ms = to;
@@ -197,7 +198,7 @@ impl Links {
         self.due = to;
     }
 
-    /// How each link is, for who looks at a failure.
+    /// The state of each link, for failure messages.
     pub fn show(&self) -> String {
         let line = |(peer, line): (&GatewayId, &Line)| {
             let waiting: Vec<_> = Lane::ALL.iter().map(|lane| line.link.waiting(*lane).0).collect();
@@ -214,7 +215,7 @@ impl Links {
         line.lanes.sent(&line.link, &message, up);
     }
 
-    /// The process stood still.
+    /// The process was frozen.
     pub fn stalled(&mut self, from: u64, to: u64) {
         self.watched.stalled(from, to);
     }
@@ -262,20 +263,20 @@ impl Links {
             Some(untold) => untold.then(change),
             None => self.untold = Some(change),
         }
-        // Sometimes whoever is told is slow, and is told several changes at once.
+        // Sometimes the receiver is slow, and gets several changes at once.
         if around.random.chance(900) {
             self.tell(brought);
         }
     }
 
-    /// Tells what has changed.
+    /// Passes on what has changed.
     fn tell(&mut self, brought: &mut Vec<Brought>) {
         if let Some(change) = self.untold.take() {
             brought.push(Brought::News(self.reach.changed(change)));
         }
     }
 
-    /// Ends the connection to a peer, and looks for a new one.
+    /// Ends the connection to a peer, and seeks a new one.
     fn lose(&mut self, peer: GatewayId, around: &mut Around<'_>) {
         let Some(line) = self.lines.get_mut(&peer) else { return };
         if let Some(socket) = line.socket.take() {
@@ -300,7 +301,7 @@ impl Links {
     }
 
     fn read(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
-        // Greetings first: a new connection takes the place of an old one before more of that is read.
+        // Greetings first: a new connection replaces an old one before more of the old one is read.
         for socket in self.greetings.keys().copied().collect::<Vec<_>>() {
             while self.greetings.contains_key(&socket)
                 && let Some(segment) = around.wires.read(around.random, around.now, socket)
@@ -334,7 +335,7 @@ impl Links {
                     if !frame.messages.is_empty() && around.random.chance(4) {
                         line.pressed_back_until = around.now + around.random.below(1_500);
                     }
-                    // What a connection brings is delivered after the change that it made.
+                    // The messages of a connection are delivered after the change that it caused.
                     self.tell(brought);
                     let PeerFrame { clocks, full, messages } = frame;
                     brought.push(Brought::Frame { from: peer, clocks, full, messages });
@@ -345,7 +346,7 @@ impl Links {
         }
     }
 
-    /// Dials, or asks whether a peer's process is gone.
+    /// Dials, or tests whether a peer's process is gone.
     fn seek(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
         let (now, me) = (around.now, (self.me.gateway, self.me.start));
         for peer in self.lines.keys().copied().collect::<Vec<_>>() {
@@ -463,7 +464,7 @@ impl Links {
         }
     }
 
-    /// A connection takes the place of the one there is.
+    /// A connection replaces the current one.
     fn attach(&mut self, socket: Socket, them: &Hello, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
         let (now, peer, start) = (around.now, them.gateway, them.start);
         let known = around.known.get(&peer);
@@ -495,8 +496,8 @@ impl Links {
         self.apply(change, around, brought);
     }
 
-    /// Writes what waits, as far as the connections take it, and heartbeats that are due. Gives how many messages
-    /// have left full lanes since this was last done.
+    /// Writes what waits, as far as the connections take it, and heartbeats that are due. Returns how many messages
+    /// have left full lanes since the last call.
     pub fn write(
         &mut self,
         around: &mut Around<'_>,

@@ -1,32 +1,40 @@
 //! Deterministic simulation of whole sites: the cores, the log and the stores that ship, in a world whose network,
-//! disks, clocks, devices and cloud misbehave as one seed says.
+//! disks, clocks, devices and cloud misbehave as one seed determines.
 //!
-//! Every run has a storm, in which the faults of its [`plan::Plan`] come, and then calm, in which everything must
-//! heal: all readings settled and counted once at the node, all replicas in one state, and then fresh readings taken
-//! at once. What must hold is in `invariants/`, one file each; the checks run after every turn of every gateway.
+//! Every run has a storm, in which the faults of its [`plan::Plan`] happen, and then a calm, in which everything must
+//! heal: all readings settled and counted once at the node, all replicas in one state, and then fresh readings accepted
+//! at once. The invariants are in `invariants/`, one file each; the checks run after every turn of every gateway.
 //!
-//! What is real: all of a gateway between the sockets of its devices, those of its peers and its disk. The connections
-//! of devices (`shared::mqtt::attendant` around `connection`, so what they read, by which credit, when they keep
-//! publishes back, answer and end), the front (admission, sessions, wills, subscribers, the site's load), decoders,
-//! forwarding, shards, Paxos, machine, group commit, log, snapshots, batch store, recovery, uplink and its seal; and
-//! between gateways the links with their lanes, frames and greetings (`fabric/link`), the failure detector
-//! (`fabric/detector`) and what a change of it means (`fabric/reach`).
+//! # What is real
 //!
-//! What is modelled: sockets of devices ([`pipe`]: bytes that come in pieces, late, and end at any time; a device that
-//! does not read leaves a gateway little room to write) and of peers ([`wire`]: bytes in order, behind a delay and
-//! within a window, broken as TCP breaks), actors and threads (here: one turn after another), the broker and the node.
+//! Everything of a gateway between the sockets of its devices, those of its peers, and its disk:
 //!
-//! Devices are clients of another make ([`client`]): they encode what they say and decode what they hear. Some are
-//! eager (they publish right behind CONNECT), some hasty (they go to another gateway while CONNECT waits), some
-//! subscribe to others and read slowly now and then. In some runs many of them publish more at once than a gateway may
-//! hold.
+//! - the connections of devices (`shared::mqtt::attendant` around `connection`: what they read and by which credit,
+//!   when they hold publishes back, answer and end), the front (admission, sessions, wills, subscribers, the site's
+//!   load), decoders, forwarding, shards, Paxos, machine, group commit, log, snapshots, batch store, recovery, uplink
+//!   and its seal;
+//! - between gateways the links with their lanes, frames and greetings (`fabric/link`), the failure detector
+//!   (`fabric/detector`) and the consequences of its changes (`fabric/reach`).
 //!
-//! Heartbeats flow as they ship, each 100 ms on each link. They cost a run little, because one that carries nothing wakes
-//! only the links and not the shards. Where for seconds nothing else would happen on links that are all up, a run jumps to
-//! shortly before the next event, and tells detectors and clocks what they would have heard.
+//! # What is modelled
 //!
-//! A connection never loses, doubles or reorders a single message, but Paxos and forwarding must endure that. So in
-//! half of the seeds (`Plan::rough`) it happens to what a gateway has read, before it takes it.
+//! Sockets of devices ([`pipe`]: bytes that come in pieces, late, and end at any time; a device that does not read
+//! leaves a gateway little room to write) and of peers ([`wire`]: bytes in order, behind a delay and within a window,
+//! broken as TCP breaks), actors and threads (here: one turn after another), the broker and the node.
+//!
+//! Devices are clients of another implementation ([`client`]), which encodes what they send and decodes what they
+//! receive. Some are eager (they publish right behind CONNECT), some are hasty (they go to another gateway while
+//! CONNECT waits), and some subscribe to others and sometimes read slowly. In some runs many of them publish more at
+//! once than a gateway may hold.
+//!
+//! Heartbeats flow as they ship, each 100 ms on each link. They cost a run little, because one that carries nothing
+//! wakes only the links and not the shards. Where nothing else would happen for seconds on links that are all up, a run
+//! jumps to shortly before the next event, and gives detectors and clocks what they would have heard.
+//!
+//! A connection never loses, doubles or reorders a single message, but Paxos and forwarding must tolerate that. So in
+//! half of the seeds (`Plan::rough`) it happens to messages that a gateway has read, before it takes them.
+//!
+//! # How to run it
 //!
 //! ```text
 //! cargo test -p selvedge-gateway --test sim                  the usual seeds, and the canaries
@@ -34,9 +42,9 @@
 //! SELVEDGE_SIM_FOR=10m cargo test --release -p selvedge-gateway --test sim -- --ignored --nocapture budget
 //! ```
 //!
-//! `SELVEDGE_CANARY=CommitPastPrefix` makes a known mistake in a replay.
-//! `SELVEDGE_GATEWAYS=5` sets the size for a replay or a budget; a budget takes all of 1, 3, 5 and 9 otherwise. A
-//! failure is shrunk to the faults that it needs, and printed with the command that replays it.
+//! `SELVEDGE_CANARY=CommitPastPrefix` makes a known mistake in a replay. `SELVEDGE_GATEWAYS=5` sets the size for a
+//! replay or a budget; otherwise a budget cycles through 1, 3, 5 and 9. A failure is shrunk to the faults that it
+//! needs, and printed with the command that replays it.
 
 mod canaries;
 mod client;
@@ -88,7 +96,8 @@ fn who_fell_behind_catches_up_under_load() {
     search::heavy(3, 0..3).expect_none();
 }
 
-/// Runs what `SELVEDGE_SEED` (and `SELVEDGE_GATEWAYS`) name, with a trace; with the mistake that `SELVEDGE_CANARY` names made.
+/// Runs the seed in `SELVEDGE_SEED` (with `SELVEDGE_GATEWAYS` gateways) and prints its trace; the mistake in
+/// `SELVEDGE_CANARY` is made.
 #[test]
 fn replay() {
     if let Ok(mistake) = std::env::var("SELVEDGE_CANARY") {
@@ -99,7 +108,7 @@ fn replay() {
     }
 }
 
-/// Names every failing seed of the next `SELVEDGE_SEEDS` (a number) from `SELVEDGE_SEED` on.
+/// Prints every failing seed of the next `SELVEDGE_SEEDS` (a number) from `SELVEDGE_SEED` on.
 #[test]
 #[ignore = "for those who work on the simulation"]
 fn survey() {
@@ -108,7 +117,7 @@ fn survey() {
     search::survey(&sizes, from..from + search::number("SELVEDGE_SEEDS").unwrap_or(100));
 }
 
-/// Runs seeds for as long as `SELVEDGE_SIM_FOR` says (`30s`, `10m`), from `SELVEDGE_SEED` on.
+/// Runs seeds from `SELVEDGE_SEED` on for the time in `SELVEDGE_SIM_FOR` (`30s`, `10m`).
 #[test]
 #[ignore = "takes as long as SELVEDGE_SIM_FOR says, 1 minute unless told otherwise"]
 fn budget() {

@@ -1,14 +1,14 @@
-//! What is under way outside of the connections between gateways: what devices, the cloud and those who ask say, and in rough
-//! runs what gateways have read and not taken yet.
+//! Packets under way outside of the connections between gateways: those of devices, the cloud and queries, and in rough
+//! runs messages that gateways have read and not taken yet.
 
 use super::plan::Weather;
 use super::random::Random;
 use std::collections::BTreeMap;
 
-/// More than so many under way means that they multiply.
+/// More packets than this under way means that they multiply.
 pub const MAX_PACKETS: usize = 6_000;
 
-/// What is under way, by when it arrives.
+/// Packets under way, by the time at which they arrive.
 pub struct Net<P> {
     pub weather: Weather,
     under_way: BTreeMap<(u64, u64), P>,
@@ -24,7 +24,7 @@ impl<P: Clone> Net<P> {
         self.weather = Weather { disk_ms: 2, ..Weather::default() };
     }
 
-    /// Sends something that may be lost, doubled and reordered.
+    /// Sends a packet that may be lost, doubled and reordered.
     pub fn send(&mut self, random: &mut Random, now: u64, packet: P) {
         let w = self.weather;
         let copies = 1 + u64::from(random.chance(w.doubled));
@@ -37,7 +37,7 @@ impl<P: Clone> Net<P> {
         }
     }
 
-    /// Has it arrive then.
+    /// Has a packet arrive at that time.
     pub fn put(&mut self, at: u64, packet: P) {
         self.last_id += 1;
         self.under_way.insert((at, self.last_id), packet);

@@ -1,6 +1,6 @@
 //! The connection between a device and a gateway: two streams of bytes that come in pieces, cut anywhere, late, and
-//! that end at any time. What stands here is the gateway's end: the socket around an [`Attendant`], which reads, writes
-//! and waits as it is told.
+//! that end at any time. This module is the gateway's end: the socket around an [`Attendant`], which decides when it
+//! reads, writes and waits.
 
 use super::invariants::credit;
 use bytes::BytesMut;
@@ -8,30 +8,30 @@ use selvedge_mqtt::{Attendant, CreditPool, Wait};
 use selvedge_types::mqtt::CloseReason;
 use std::sync::Arc;
 
-/// How much may be under way to a device that does not read, in bytes.
+/// The bytes that may be under way to a device that does not read.
 pub const WINDOW_BYTES: usize = 8 * 1024;
 
 /// What comes along a stream.
 #[derive(Debug, Clone)]
 pub enum Piece {
     Bytes(Vec<u8>),
-    /// Nothing more comes, and what came before is still read.
+    /// Nothing more comes, but what came before is still read.
     End,
-    /// The connection is gone, with what was not read of it.
+    /// The connection is gone, together with its unread bytes.
     Reset,
 }
 
-/// The gateway's end.
+/// The gateway's end of one connection.
 pub struct Line {
     attendant: Attendant,
     credit: Arc<CreditPool>,
-    /// What has come and is not read.
+    /// Bytes that have come and are not read yet.
     arrived: BytesMut,
     /// How the other end has ended.
     ended: Option<Piece>,
-    /// What it waits for; nothing: it has something to do at once.
+    /// What it waits for; `None` if it has something to do at once.
     wait: Option<Wait>,
-    /// How much the device's end takes, in bytes.
+    /// How many more bytes the device's end takes.
     room: usize,
 }
 
@@ -42,7 +42,7 @@ impl Line {
 
     pub fn arrives(&mut self, piece: Piece) {
         match piece {
-            Piece::Bytes(_) if self.ended.is_some() => {} // on its way when the connection went
+            Piece::Bytes(_) if self.ended.is_some() => {} // it was on its way when the connection ended
             Piece::Bytes(bytes) => self.arrived.extend_from_slice(&bytes),
             Piece::End => self.ended = self.ended.take().or(Some(Piece::End)),
             Piece::Reset => {
@@ -52,7 +52,7 @@ impl Line {
         }
     }
 
-    /// The device has read so much.
+    /// The device has read this many bytes.
     pub fn gets_room(&mut self, bytes: usize) {
         self.room += bytes;
     }
@@ -65,7 +65,7 @@ impl Line {
     /// Whether it has something to do now.
     pub fn is_ready(&self, now_ms: u64) -> bool {
         let Some(wait) = self.wait else { return true };
-        // Asked in any case: a task that runs for another reason takes the call, too.
+        // Called in any case: a task that runs for another reason takes the call, too.
         self.attendant.was_called()
             || self.can_read(wait)
             || (wait.writes && self.room > 0)
@@ -77,7 +77,7 @@ impl Line {
         wait.reads && (!self.arrived.is_empty() || self.ended.is_some())
     }
 
-    /// Does what can be done now, as a task would. Gives what leaves, and whether that is all.
+    /// Does what can be done now, as a task would. Returns the bytes that leave, and whether the connection has ended.
     pub fn turn(&mut self, now_ms: u64) -> (Vec<u8>, bool) {
         let mut out = Vec::new();
         if let Some(wait) = self.wait.take() {
@@ -98,7 +98,7 @@ impl Line {
         }
     }
 
-    /// One of the things that it waits for is there: does it.
+    /// Does one of the things that it waited for and that is possible now.
     fn woken(&mut self, wait: Wait, now_ms: u64) -> bool {
         if matches!(self.ended, Some(Piece::Reset)) {
             self.attendant.close(CloseReason::Gone);

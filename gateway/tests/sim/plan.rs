@@ -1,4 +1,4 @@
-//! What goes wrong in a run, and when: drawn from the seed before the run begins, so that a failure can be
+//! The faults of a run, and when they happen: drawn from the seed before the run begins, so that a failure can be
 //! shrunk by leaving faults out.
 
 use super::random::Random;
@@ -10,82 +10,82 @@ use selvedge_mqtt::credit::DEFAULT_CREDIT_BYTES;
 use selvedge_types::ids::GatewayId;
 use std::fmt;
 
-/// How long the faults last, in milliseconds.
+/// How long the storm lasts, in milliseconds.
 const STORM_MS: u64 = 8_000;
 
-/// What draws the runs under load, so that the others are what they are without those.
+/// Draws the runs under load from numbers of their own, so that all other runs stay the same.
 const HEAVY_SALT: u64 = 0x6865_6176_7900;
 
-/// The same of those in which disks rot while gateways run.
+/// The same for the runs in which disks rot while gateways run.
 const ROT_SALT: u64 = 0x726f_7400;
 
-/// What draws how the connections between gateways are, and what subscribers make of them.
+/// The same for the properties of connections between gateways, and for noisy subscribers.
 const LINK_SALT: u64 = 0x006c_696e_6b00;
-/// The same of those whose devices publish more than a gateway may hold.
+/// The same for the runs whose devices publish more than a gateway may hold.
 const THIRST_SALT: u64 = 0x7468_6972_7374;
 
-/// What is always a little wrong.
+/// Small disturbances throughout a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Weather {
-    /// Messages that are lost, of a thousand.
+    /// Messages that are lost, in thousandths.
     pub loss: u64,
-    /// Messages that come twice, of a thousand.
+    /// Messages that come twice, in thousandths.
     pub doubled: u64,
-    /// Messages that come much later than those behind them, of a thousand.
+    /// Messages that come much later than those behind them, in thousandths.
     pub late: u64,
     /// The longest that a write takes, in milliseconds.
     pub disk_ms: u64,
 }
 
-/// Which file loses bytes.
+/// The kind of file that loses bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rot {
-    /// A segment of the log that is not written any more.
+    /// A segment of the log that is no longer written.
     Log,
-    /// The one that is.
+    /// The active segment of the log.
     LastSegment,
     Snapshot,
     Batch,
 }
 
-/// One thing that goes wrong. Those that last end by themselves.
+/// One fault. Faults that last end by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The power of a gateway fails, between two operations of its disk or within a write.
     PowerCut { at: GatewayId, how: Crash, down_ms: u64 },
     /// The disk writes ever more slowly, and then the power fails.
     DyingDisk { at: GatewayId, write_ms: u64, cut_after_ms: u64, how: Crash, down_ms: u64 },
-    /// The process is killed; what it gave to the system is kept.
+    /// The process is killed; the system keeps what the process wrote.
     Kill { at: GatewayId, down_ms: u64 },
     /// The process is killed, and while it is down the wrong release is started on what a newer one wrote.
     OtherRelease { at: GatewayId, down_ms: u64 },
-    /// The process stands still, and goes on later as if nothing had been.
+    /// The process is frozen, and later continues as if nothing had happened.
     Freeze { at: GatewayId, for_ms: u64 },
     /// The next fsync fails: the process ends.
     SyncFails { at: GatewayId },
-    /// The disk takes nothing more.
+    /// The disk accepts no more bytes.
     Full { at: GatewayId, for_ms: u64 },
-    /// All disks of the site do.
+    /// All disks of the site accept no more bytes.
     AllFull { for_ms: u64 },
     /// Writes take long.
     SlowDisk { at: GatewayId, write_ms: u64, for_ms: u64 },
-    /// A restart finds bits flipped or a sector lost in a file.
+    /// A restart finds flipped bits or a lost sector in a file.
     Rotten { at: GatewayId, what: Rot, pick: u64, sector: bool },
-    /// The same happens while a gateway runs.
+    /// Bits flip, or a sector is lost, while a gateway runs.
     Rots { at: GatewayId, what: Rot, pick: u64, sector: bool },
-    /// Nothing gets from one gateway to the other; the other way it may.
+    /// Nothing passes from one gateway to the other; the other direction may be open.
     Cut { from: GatewayId, to: GatewayId, both: bool, for_ms: u64 },
-    /// A gateway reaches no other; its devices it does.
+    /// A gateway reaches no other gateway, but it reaches its devices.
     Isolate { at: GatewayId, for_ms: u64 },
-    /// The link between two gateways comes and goes.
+    /// The link between two gateways fails and recovers several times.
     Flap { a: GatewayId, b: GatewayId, times: u64, each_ms: u64 },
     /// A wall clock jumps.
     ClockJump { at: GatewayId, by_ms: i64 },
     /// All wall clocks of the site jump, as when their common source of time does.
     AllClocksJump { by_ms: i64 },
-    /// Somebody sets a wall clock right.
+    /// An operator corrects a wall clock.
     ClockSetRight { at: GatewayId },
-    /// A wall clock runs fast or slow, by so many thousandths.
+    /// A wall clock runs fast or slow, by this many thousandths.
     ClockDrift { at: GatewayId, per_mille: i64 },
     /// A wall clock is in 1970, as on a box without a battery, and stays there until the run is healed.
     Clock1970 { at: GatewayId },
@@ -93,22 +93,22 @@ pub enum Fault {
     NoUplink { at: GatewayId, for_ms: u64 },
     /// The cloud is away.
     CloudAway { for_ms: u64 },
-    /// The cloud is away, and then one of the batches that wait for it is damaged on the disks of all its replicas, or (`spare`)
-    /// of all but one.
+    /// The cloud is away, and then one of the batches that wait for it is damaged on the disks of all its replicas, or
+    /// (`spare`) of all but one.
     LostContents { for_ms: u64, spare: bool },
     /// The cloud is away for days, in which little happens.
     CloudAwayForDays { days: u64 },
-    /// Whoever runs the broker alters, moves and repeats what passes.
+    /// The operator of the broker alters, moves and repeats frames.
     Meddling { for_ms: u64 },
-    /// Devices reconnect, to whichever gateway; their old connections live on for a while.
+    /// Devices reconnect, to any gateway; their old connections live on for a while.
     DevicesMove { share: u64 },
-    /// A device starts anew and counts from 0 again.
+    /// A device restarts and counts from 0 again.
     Reboot { device: u64 },
     /// An operator retires a device's streams, or one of them, at this gateway.
     Retire { at: GatewayId, pick: u64 },
     /// All replicas of a gateway are asked for a snapshot.
     Snapshots { at: GatewayId },
-    /// What goes to a gateway and comes from it takes so much longer, until the run is healed.
+    /// Bytes to and from a gateway take this much longer, until the run is healed.
     SlowLink { at: GatewayId, by_ms: u64 },
 }
 
@@ -118,24 +118,25 @@ pub struct Plan {
     pub seed: u64,
     pub gateways: u16,
     pub weather: Weather,
-    /// How long the faults last, in milliseconds.
+    /// How long the storm lasts, in milliseconds.
     pub storm_ms: u64,
     /// Shards soon have their most streams, and refuse more.
     pub cramped: bool,
     /// Devices have hundreds of publishes under way.
     pub wide: bool,
-    /// Much is written all the time, states are large, and who fell behind must catch up while that goes on.
+    /// Much is written all the time, states are large, and a replica that fell behind must catch up meanwhile.
     pub heavy: bool,
-    /// Gateways scrub, and what lies on their disks rots while they run.
+    /// Gateways scrub, and their disks rot while they run.
     pub rots: bool,
-    /// What gateways read from each other is lost, doubled and reordered before they take it, message by message.
+    /// Messages that gateways have read from each other are lost, doubled and reordered one by one before they are
+    /// taken.
     pub rough: bool,
-    /// Subscribers flood the links, and toggle what they want.
+    /// Subscribers flood the links, and toggle their subscriptions.
     pub noisy: bool,
     pub temper: Temper,
-    /// Many devices publish what is large, now and then all at once: more than a gateway may hold.
+    /// Many devices publish large payloads, sometimes all at once: more than a gateway may hold.
     pub thirsty: bool,
-    /// What goes wrong, and when.
+    /// The faults, and when they begin.
     pub faults: Vec<(u64, Fault)>,
 }
 
@@ -150,7 +151,7 @@ impl Plan {
         };
         let cramped = r.chance(150);
         let mut faults = Vec::new();
-        // Some runs are stormy, and most look at a few kinds of faults together.
+        // Some runs are stormy, and most combine only a few kinds of faults.
         let kinds: Vec<u64> = (0..4 + r.below(8)).map(|_| r.below(26)).collect();
         let count = r.pick(&[6, 12, 24, 40]);
         for _ in 0..count {
@@ -159,7 +160,8 @@ impl Plan {
             faults.push((at, Self::fault(&mut r, gateways, kind)));
         }
         faults.sort_by_key(|(at, _)| *at);
-        // Not for days without the cloud: the outbox would be full, and devices that are slowed down try again all the time.
+        // Not for days without the cloud: the outbox would be full, and devices that are slowed down would retry all
+        // the time.
         let days = faults.iter().any(|(_, fault)| matches!(fault, Fault::CloudAwayForDays { .. }));
         let wide = r.chance(80) && !days;
         let mut l = Random::new(seed ^ LINK_SALT);
@@ -199,7 +201,7 @@ impl Plan {
         self.faults.iter().any(|(_, fault)| matches!(fault, Fault::CloudAwayForDays { .. }))
     }
 
-    /// How much of publishes a gateway may hold, in bytes.
+    /// The bytes of publishes that a gateway may hold.
     pub fn credit_bytes(&self) -> usize {
         match self.heavy || self.wide {
             true => DEFAULT_CREDIT_BYTES,
@@ -207,7 +209,8 @@ impl Plan {
         }
     }
 
-    /// The same with disks that rot while gateways run. (Not for days without the cloud: so many rounds tell nothing new.)
+    /// The same run with disks that rot while gateways run. (Not for days without the cloud: that many rounds show
+    /// nothing new.)
     fn rots(mut self) -> Self {
         let mut r = Random::new(self.seed ^ ROT_SALT << 1);
         for _ in 0..4 + r.below(8) {
@@ -221,7 +224,8 @@ impl Plan {
         self
     }
 
-    /// The same under load: a gateway is away for long, and when it comes back, perhaps over a slow link, the load goes on.
+    /// The same run under load: a gateway is away for long, and the load continues when it comes back, perhaps over a
+    /// slow link.
     pub fn heavy(mut self) -> Self {
         let mut r = Random::new(self.seed ^ HEAVY_SALT << 1);
         let at = GatewayId(r.below(u64::from(self.gateways)) as u16 + 1);
@@ -298,7 +302,7 @@ impl Plan {
 }
 
 impl Plan {
-    /// How far a wall clock jumps: by hours, by years, by exactly what some bound is, or by what a counter of GPS weeks loses.
+    /// How far a wall clock jumps: by hours, by years, by exactly some bound, or by what a counter of GPS weeks loses.
     fn jump(r: &mut Random) -> i64 {
         const GPS_ROLLOVER_MS: i64 = 1_024 * 7 * 86_400_000;
         let rules = CountingRules::default();

@@ -1,4 +1,4 @@
-//! Chance, from a seed.
+//! Random numbers from a seed.
 
 /// A small generator (xorshift64*).
 #[derive(Debug, Clone)]

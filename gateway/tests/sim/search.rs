@@ -34,7 +34,7 @@ pub fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
-/// A run that went wrong, and the fewest faults with which it still does.
+/// A failed run, with the fewest faults with which it still fails.
 #[derive(Debug)]
 pub struct Failure {
     pub plan: Plan,
@@ -60,7 +60,7 @@ thread_local! {
     static QUIET: RefCell<bool> = const { RefCell::new(false) };
 }
 
-/// Runs it; says what went wrong, if something did.
+/// Runs a plan. Returns what went wrong, if something did.
 pub fn attempt(plan: &Plan, tracing: bool) -> Result<Tally, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -154,7 +154,7 @@ pub fn heavy(gateways: u16, seeds: std::ops::Range<u64>) -> Found {
     Found(None)
 }
 
-/// Runs seeds `from..to` and names every one that fails, with the first line of why.
+/// Runs these seeds and prints every one that fails, with the first line of its failure.
 pub fn survey(sizes: &[u16], seeds: std::ops::Range<u64>) {
     let (begun, mut sum, mut failed) = (Instant::now(), Tally::default(), 0);
     let count = seeds.end - seeds.start;
@@ -173,7 +173,7 @@ pub fn survey(sizes: &[u16], seeds: std::ops::Range<u64>) {
     println!("{sizes:?} gateways: {failed} of {count} seeds failed, {rate:.1} a second; {sum:?}");
 }
 
-/// Runs one seed with its trace.
+/// Runs one seed and prints its trace.
 pub fn replay(seed: u64, gateways: u16) {
     let plan = Plan::new(seed, gateways);
     let plan = if number("SELVEDGE_HEAVY").is_some() { plan.heavy() } else { plan };

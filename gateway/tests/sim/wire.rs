@@ -1,17 +1,18 @@
-//! The connections between gateways: what TCP and the systems below it do.
+//! The connections between gateways: a model of TCP and of the systems below it.
 //!
-//! A connection carries bytes in order both ways, after a delay and no faster than its network, and has at most a
-//! window of them under way: a writer that would exceed it waits. What happens to it:
+//! A connection carries bytes in order both ways, after a delay and no faster than its network, with at most a window
+//! of them under way: a writer that would exceed it waits. What can happen to it:
 //!
-//! - A *cut* network loses nothing at once: what is under way arrives when the network is whole again, as TCP repeats
-//!   it. Neither end learns of it otherwise.
-//! - A *process that ends* leaves its connections to its system, which closes them, and refuses new ones. Half of the
-//!   time what is still under way is lost with the connection (a reset), otherwise it arrives before the end.
-//! - A *box without power* says nothing at all. When it is back, its system answers whoever still sends with a reset.
+//! - A *cut* network loses nothing at once: bytes under way arrive when the cut is mended, because TCP repeats them.
+//!   Neither end learns of the cut otherwise.
+//! - A *process that ends* leaves its connections to its system, which closes them and refuses new ones. Half of the
+//!   time, bytes that are still under way are lost with the connection (a reset); otherwise they arrive before the end.
+//! - A *box without power* sends nothing at all. When it is back, its system answers a peer that still sends with a
+//!   reset.
 //! - A *frozen* process reads nothing. Its system accepts connections and bytes for it until the window is full.
 //!
-//! Frames are cut into pieces as Noise cuts them. Not modelled: the encryption itself, and its two messages of
-//! greeting.
+//! Frames are cut into pieces as Noise cuts them. Not modelled: the encryption itself, and the two messages of its
+//! handshake.
 
 use super::plan::Weather;
 use super::random::Random;
@@ -19,22 +20,22 @@ use selvedge_fabric::peer::PeerMessage;
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The content of one Noise message.
+/// The content of one Noise message, in bytes.
 const PIECE_BYTES: usize = 65_519;
-/// What surrounds a piece on the wire.
+/// The bytes around a piece on the wire.
 const OVERHEAD_BYTES: usize = 58;
 
 /// What goes over a connection in one direction.
 #[derive(Debug)]
 pub enum Segment {
-    /// A connection is asked for.
+    /// A request for a connection.
     Syn,
-    /// The system of the other end has taken the connection.
+    /// The system of the other end has accepted the connection.
     Accepted,
     /// No process listens there.
     Refused,
     Greeting(Vec<u8>),
-    /// A part of a frame; with its last part, what the frame holds according to its sender's invariants.
+    /// A part of a frame; with its last part, what the frame holds according to the sender's invariants.
     Piece {
         bytes: Vec<u8>,
         ends: Option<Vec<PeerMessage>>,
@@ -53,7 +54,7 @@ impl Segment {
     }
 }
 
-/// One end of one connection. The dialler's is side 0.
+/// One end of one connection. The dialler's end is side 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Socket {
     pub connection: u64,
@@ -69,19 +70,19 @@ impl Socket {
 #[derive(Debug)]
 struct End {
     at: GatewayId,
-    /// Which process of that gateway holds it.
+    /// The process (start) of that gateway that holds it.
     start: u64,
     open: bool,
-    /// The other end has been told that this one is closed.
+    /// The other end has learned that this one is closed.
     ended: bool,
-    /// On its way to the other end, by when it arrives; never out of order.
+    /// On its way to the other end, with the time of its arrival; never out of order.
     under_way: VecDeque<(u64, Segment)>,
-    /// When the network has taken all that was written.
+    /// When the network has taken everything that was written.
     free_at: u64,
     /// Bytes that were written and whose acknowledgement has not come back; and the acknowledgements on their way back.
     unacknowledged: usize,
     acknowledgements: VecDeque<(u64, usize)>,
-    /// Arrived here and not read.
+    /// Arrived here and not read yet.
     unread: VecDeque<Segment>,
 }
 
@@ -101,7 +102,7 @@ impl End {
     }
 }
 
-/// How the network and the systems of a run are.
+/// The properties of the network and the systems of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Temper {
     pub window_bytes: usize,
@@ -112,11 +113,11 @@ pub struct Temper {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Machine {
     Off,
-    /// It is up, and this start of the gateway's process runs there; 0: none.
+    /// It is up, and runs this start of the gateway's process; 0: none.
     On(u64),
 }
 
-/// All connections.
+/// All connections between gateways.
 pub struct Wires {
     pub temper: Temper,
     weather: Weather,
@@ -124,11 +125,11 @@ pub struct Wires {
     last_connection: u64,
     /// When something arrives at the other end of a socket.
     arrivals: BTreeSet<(u64, Socket)>,
-    /// Connections that the systems have taken and the processes have not.
+    /// Connections that the systems have accepted and the processes have not.
     backlog: BTreeMap<GatewayId, Vec<u64>>,
-    /// How many faults cut this way at the moment.
+    /// The number of faults that cut this direction at the moment.
     cuts: BTreeMap<(GatewayId, GatewayId), u32>,
-    /// By how much longer what goes to a gateway and comes from it takes.
+    /// How much longer bytes to and from a gateway take.
     slow: BTreeMap<GatewayId, u64>,
 }
 
@@ -146,7 +147,7 @@ impl Wires {
         }
     }
 
-    /// Nothing gets from one to the other any more (or one reason less against it).
+    /// Adds a reason for which nothing passes from one to the other, or removes one.
     pub fn cut(&mut self, random: &mut Random, now: u64, from: GatewayId, to: GatewayId, cut: bool) {
         let cuts = self.cuts.entry((from, to)).or_default();
         *cuts = if cut { *cuts + 1 } else { cuts.saturating_sub(1) };
@@ -168,7 +169,7 @@ impl Wires {
         [from, to].iter().filter_map(|g| self.slow.get(g)).max().copied().unwrap_or(0)
     }
 
-    /// No cut goes on, and the network is as fast as it should be.
+    /// Ends all cuts, and makes the network as fast as it should be.
     pub fn calm(&mut self, random: &mut Random, now: u64) {
         self.cuts.clear();
         self.weather = Weather::default();
@@ -180,7 +181,7 @@ impl Wires {
         self.slow.clear();
     }
 
-    /// What could not get through is sent again, some time after it can.
+    /// Resends what could not pass, some time after the cut is mended.
     fn repeat(&mut self, random: &mut Random, now: u64) {
         for (connection, ends) in &self.connections {
             for (side, end) in ends.iter().enumerate() {
@@ -196,7 +197,7 @@ impl Wires {
         self.arrivals.first().map(|(at, _)| *at)
     }
 
-    /// Nothing is under way, unread or cut.
+    /// Whether nothing is under way, unread or cut.
     pub fn is_quiet(&self) -> bool {
         let is_quiet = |end: &End| end.unread.is_empty() && end.under_way.is_empty();
         self.arrivals.is_empty()
@@ -224,7 +225,8 @@ impl Wires {
     pub fn send(&mut self, random: &mut Random, now: u64, socket: Socket, segment: Segment) {
         let Some(ends) = self.connections.get(&socket.connection) else { return };
         let mut wait = 1 + random.below(8) + self.slow_ms(ends[0].at, ends[1].at);
-        // What is lost is repeated: sometimes soon, as what comes behind it shows that it lacks, sometimes after a timeout.
+        // A lost segment is repeated: sometimes soon, because later ones show that it is missing, sometimes after a
+        // timeout.
         if random.chance(self.weather.loss) {
             wait += random.pick(&[20, 20, 250, 400]);
         }
@@ -245,7 +247,7 @@ impl Wires {
         self.arrivals.insert((at, socket));
     }
 
-    /// Writes a frame.
+    /// Writes a frame, cut into pieces.
     pub fn write(
         &mut self,
         random: &mut Random,
@@ -261,7 +263,7 @@ impl Wires {
         }
     }
 
-    /// Whether a writer need not wait: all before is within the window.
+    /// Whether a writer need not wait: everything before is within the window.
     pub fn takes(&mut self, now: u64, socket: Socket) -> bool {
         let Self { connections, cuts, .. } = self;
         let Some(ends) = connections.get_mut(&socket.connection) else { return false };
@@ -275,14 +277,14 @@ impl Wires {
         end.unacknowledged <= self.temper.window_bytes
     }
 
-    /// When a writer that waits can go on, as far as that is known.
+    /// When a waiting writer can continue, as far as that is known.
     pub fn takes_at(&self, socket: Socket) -> Option<u64> {
         let ends = self.connections.get(&socket.connection)?;
         let passes = self.passes(ends[1 - socket.side].at, ends[socket.side].at);
         ends[socket.side].acknowledgements.front().filter(|_| passes).map(|(at, _)| *at)
     }
 
-    /// What has arrived at a socket and was not read yet.
+    /// The next segment that has arrived at a socket and was not read yet.
     pub fn read(&mut self, random: &mut Random, now: u64, socket: Socket) -> Option<Segment> {
         let slow = self.connections.get(&socket.connection).map(|e| self.slow_ms(e[0].at, e[1].at));
         let ends = self.connections.get_mut(&socket.connection)?;
@@ -296,7 +298,7 @@ impl Wires {
         Some(segment)
     }
 
-    /// A connection that a gateway's system has taken for its process.
+    /// A connection that a gateway's system has accepted for its process.
     pub fn accept(&mut self, at: GatewayId) -> Option<Socket> {
         let waiting = self.backlog.get_mut(&at).filter(|all| !all.is_empty())?;
         Some(Socket { connection: waiting.remove(0), side: 1 })
@@ -313,7 +315,7 @@ impl Wires {
         self.end(random, now, socket, 0);
     }
 
-    /// Tells the other end that this one is closed, unless it was told.
+    /// Tells the other end that this one is closed, unless it knows already.
     fn end(&mut self, random: &mut Random, now: u64, socket: Socket, after_ms: u64) {
         let Some(ends) = self.connections.get_mut(&socket.connection) else { return };
         if !std::mem::replace(&mut ends[socket.side].ended, true) {
@@ -330,7 +332,7 @@ impl Wires {
             end.open = false;
             end.unread.clear();
             if with_box {
-                // What has not left yet does not leave any more.
+                // What has not left yet never leaves.
                 end.under_way.retain(|(arrives, _)| *arrives < now + 9);
                 continue;
             }
@@ -341,7 +343,7 @@ impl Wires {
         }
     }
 
-    /// A box is up again: whoever still sends to its earlier process is told that that is gone.
+    /// A box is up again: a peer that still sends to its earlier process learns that it is gone.
     pub fn box_is_back(&mut self, random: &mut Random, now: u64, at: GatewayId) {
         for socket in self.sockets_of(at) {
             let after_ms = random.below(300);
@@ -358,7 +360,7 @@ impl Wires {
         self.connections.iter().filter_map(of).collect()
     }
 
-    /// Has arrive what does until now; gives the gateways whose processes have something to read.
+    /// Delivers everything that arrives until now. Returns the gateways whose processes have something to read.
     pub fn arrive(
         &mut self,
         random: &mut Random,
@@ -372,7 +374,7 @@ impl Wires {
             let Some(ends) = self.connections.get_mut(&socket.connection) else { continue };
             let (from, to) = (ends[socket.side].at, ends[1 - socket.side].at);
             if self.cuts.contains_key(&(from, to)) {
-                continue; // it is repeated when it can get through
+                continue; // it is repeated once it can pass
             }
             let machine = machine(to);
             let arrives = |(at, _): &mut (u64, Segment)| *at <= now;
@@ -444,7 +446,7 @@ mod tests {
             }
         }
 
-        /// A has dialled B, and both systems have agreed.
+        /// A has dialled B, and both systems have accepted.
         fn connected(&mut self) -> (Socket, Socket) {
             let a = self.wires.dial(&mut self.random, self.now, (A, 1), B);
             self.pass(50);
@@ -460,7 +462,7 @@ mod tests {
             self.wires.write(&mut self.random, self.now, socket, &vec![byte; length], Vec::new());
         }
 
-        /// The first bytes of all pieces that have arrived.
+        /// The first byte of each piece that has arrived.
         fn pieces(&mut self, socket: Socket) -> Vec<u8> {
             std::iter::from_fn(|| match self.read(socket)? {
                 Segment::Piece { bytes, .. } => Some(bytes[0]),

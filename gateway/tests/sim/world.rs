@@ -1,4 +1,4 @@
-//! The world: time, and who runs when; faults as they come; then calm, in which everything must heal.
+//! The world: time, and which gateway runs when; faults as they come; then the calm, in which everything must heal.
 
 use super::client;
 use super::cloud::Cloud;
@@ -34,27 +34,27 @@ mod peers;
 const HEAL_MS: u64 = 180_000;
 /// How long a fresh reading may take to be acknowledged on a healed site.
 const FRESH_MS: u64 = 10_000;
-/// A run has some thousand steps; one in which somebody goes round in circles has far more.
+/// A run has some thousand steps; one with an endless loop has far more.
 const MAX_STEPS: u64 = 300_000;
-/// How long readings are taken until a disk that takes nothing more is noticed to be full.
+/// How long readings are published until a disk that accepts nothing more is noticed to be full.
 const FULL_MS: u64 = 20_000;
 const SECRET: &str = "8f3a61c2d94e07b5a1fc2e6083d7495b6e1092cfa84d73e05b9c1f26d8a4e730";
-/// How long leadership may take to go back where it belongs: the wait for it doubles.
+/// How long leadership may take to return to where it belongs: the wait for it doubles.
 const QUIET_MS: u64 = 60_000;
 const DAY_MS: u64 = 86_400_000;
-/// What each shard is given at a time under load, and what its state holds before.
+/// The bytes that each shard gets at a time under load, and what its state holds before.
 const LOAD_BYTES: usize = 4 * 1024;
 const STATE_BYTES: usize = 1024 * 1024;
 const STATE_PART_BYTES: usize = 64 * 1024;
 
-/// What came of runs, to see that they were worth it.
+/// The results of runs, which show whether the runs were worth it.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tally {
     pub readings: u64,
     pub restarts: u64,
     pub elections: u64,
     pub offers: u64,
-    /// Pieces of the log that were given to who was behind.
+    /// Pieces of the log that were sent to replicas that were behind.
     pub pieces: u64,
     pub damaged: u64,
     /// Files that rotted while their gateway ran.
@@ -70,7 +70,7 @@ pub struct Tally {
     pub lost: u64,
     /// Messages that left a full lane.
     pub displaced: u64,
-    /// The most that a gateway held of publishes, in bytes.
+    /// The most bytes of publishes that a gateway held.
     pub most_held: usize,
     pub steps: u64,
 }
@@ -100,7 +100,7 @@ impl Tally {
 
 #[derive(Clone)]
 enum Packet {
-    /// What a gateway tells itself, and in rough runs what it has read of another.
+    /// A message of a gateway to itself, and in rough runs one that it has read from another.
     Peer {
         from: GatewayId,
         to: GatewayId,
@@ -118,7 +118,7 @@ enum Packet {
     Back {
         connection: u64,
     },
-    /// From someone who wants to know.
+    /// A query of some client.
     Ask {
         to: GatewayId,
         shard: ShardId,
@@ -175,7 +175,7 @@ pub struct World {
     ends: Vec<(u64, End)>,
     wires: Wires,
     faults: bool,
-    /// Since when no fault goes on and no process has started.
+    /// Since when no fault lasts and no process has started.
     calm_since: u64,
     agreement: Agreement,
     ballots: Ballots,
@@ -215,7 +215,8 @@ impl World {
                 max_streams: if plan.cramped { 12 } else { 20_000 },
                 max_streams_per_device: 20_000,
                 max_streams_per_client: 20_000,
-                // Whatever the clocks of the site show, devices' readings count; but for those of which each is told.
+                // Whatever the clocks of the site show, devices' readings count, except in the streams whose readings
+                // are named in answers.
                 max_past_s: u32::MAX,
                 max_future_s: u32::MAX,
                 streams: vec![Override {
@@ -227,7 +228,7 @@ impl World {
                 ..CountingRules::default()
             }),
             limits: match random.chance(500) && !plan.heavy {
-                // Whoever lags a little lags by many messages.
+                // A replica that lags a little lags by many messages.
                 true => Limits {
                     chunk_bytes: 500,
                     in_flight_bytes: 2_000,
@@ -293,9 +294,9 @@ impl World {
         }
     }
 
-    /// Faults, then calm; panics if something that must hold does not.
+    /// Runs the faults, then the calm; panics if an invariant does not hold.
     pub fn run(&mut self) {
-        self.pass(1_500); // everyone starts
+        self.pass(1_500); // every process starts
         let parts = if self.plan.heavy { STATE_BYTES / STATE_PART_BYTES } else { 0 };
         for _ in 0..parts {
             self.load(STATE_PART_BYTES);
@@ -337,7 +338,7 @@ impl World {
         self.tally.wills = self.wills.count();
     }
 
-    /// Of what is no reading, so much for each shard: it is kept whole in the quarantine.
+    /// Publishes that hold no reading, this many bytes for each shard: the quarantine keeps them whole.
     fn load(&mut self, bytes: usize) {
         if !self.plan.heavy {
             return;
@@ -365,7 +366,7 @@ impl World {
         }
     }
 
-    /// The faults stop and the load does not: who fell behind must catch up all the same.
+    /// The faults stop and the load does not: replicas that fell behind must catch up nevertheless.
     fn catch_up(&mut self) {
         self.trace(|| "calm under load".to_string());
         self.calm();
@@ -377,12 +378,12 @@ impl World {
         }
     }
 
-    /// The faults stop: everything must settle, go quiet, and then go on.
+    /// The faults stop: everything must settle, go quiet, and then continue.
     fn heal(&mut self) {
         self.wires.no_slow_links();
         self.calm();
         self.settle();
-        // A healed site goes on: fresh readings are acknowledged soon, and counted.
+        // A healed site works: fresh readings are acknowledged soon, and counted.
         for _ in 0..10 {
             self.devices.measure(&mut self.random, self.now, false);
         }
@@ -398,7 +399,7 @@ impl World {
         }
         self.fill_one();
         self.settle();
-        // Leadership goes back to where the ring wants it; then nothing is left to do: an idle site is quiet.
+        // Leadership returns to where the ring wants it; then nothing is left to do: an idle site is quiet.
         let until = self.now + QUIET_MS;
         loop {
             let commits = self.commits();
@@ -427,7 +428,7 @@ impl World {
         invariants::counted_once::check(&self.devices, &self.cloud.windows, &self.quarantine());
     }
 
-    /// No fault goes on.
+    /// Ends all faults.
     fn calm(&mut self) {
         self.trace(|| "calm".to_string());
         self.faults = false;
@@ -446,7 +447,7 @@ impl World {
         }
     }
 
-    /// One of each kind of files rots somewhere, and is mended though nothing else happens.
+    /// One file of each kind rots somewhere, and is mended although nothing else happens.
     fn rot_all(&mut self) {
         for what in [Rot::Log, Rot::Snapshot, Rot::Batch, Rot::LastSegment] {
             let (at, pick, sector) = (self.pick(), self.random.next(), self.random.chance(400));
@@ -457,7 +458,7 @@ impl World {
         }
     }
 
-    /// A disk is full for good: as long as a majority has room the site takes readings, as soon as others lead.
+    /// A disk is full for good: as long as a majority has room, the site accepts readings once others lead.
     fn fill_one(&mut self) {
         if self.places.len() < 3 {
             return;
@@ -509,7 +510,7 @@ impl World {
         payloads
     }
 
-    /// A gateway that leads a shard, and by what it knows a replica whose clock is better could.
+    /// A gateway that leads a shard although, as far as it knows, a replica with a better clock could.
     fn leads_from_outside(&self) -> Option<GatewayId> {
         let lives = self.places.iter().filter_map(|(id, p)| Some((*id, p.live.as_ref()?)));
         let could = |live: &Live, id: GatewayId| {
@@ -522,14 +523,15 @@ impl World {
         lives.filter(|(id, live)| could(live, *id)).map(|(id, _)| id).next()
     }
 
-    /// After days in which little happened streams are known to publish seldom, and to be late: their windows wait as long.
+    /// After days in which little happened, streams are known to publish seldom and to be late: their windows wait as
+    /// long.
     fn settle(&mut self) {
         let slow = self.plan.faults.iter().any(|(_, f)| matches!(f, Fault::CloudAwayForDays { .. }));
         let soon = self.now + HEAL_MS;
         let until = if slow { soon + 3 * DAY_MS } else { soon };
         while !self.is_settled() {
             assert!(self.now < until, "it does not heal: {}", self.show());
-            // Something may just be coming due.
+            // Something may just be about to become due.
             let at_work = (0..10).all(|_| {
                 self.now >= soon && !self.waits_for_windows() && {
                     self.pass(1_000);
@@ -541,7 +543,7 @@ impl World {
         }
     }
 
-    /// Nothing but windows is open any more.
+    /// Whether only windows are still open.
     fn waits_for_windows(&self) -> bool {
         self.devices.done() && self.places.values().all(|p| p.live.as_ref().is_some_and(Live::is_idle))
     }
@@ -747,7 +749,8 @@ impl World {
         }
     }
 
-    /// An operator retires what some reading was of. Its device's readings go on being sent, and sent again.
+    /// An operator retires the stream or device of some reading. The device continues to send its readings, and to
+    /// resend them.
     fn retire(&mut self, at: GatewayId, pick: u64) {
         let count = self.devices.readings.len() as u64;
         let Some(name) = self.devices.readings.get(&(pick % count.max(1) + 1)).map(|r| r.name.clone()) else {
@@ -762,8 +765,8 @@ impl World {
         }
     }
 
-    /// One of the batches that the node does not have yet, and that all replicas have on disk and none in memory, is damaged on all
-    /// their disks, or on all but one.
+    /// One of the batches that the node does not have yet, and that all replicas have on disk and none in memory, is
+    /// damaged on all their disks, or on all but one.
     fn lose_contents(&mut self, spare: bool) {
         let mut found = Vec::new();
         for shard in (0..self.common.ring.shards()).map(ShardId) {
@@ -807,7 +810,7 @@ impl World {
         self.places.values_mut().for_each(|p| p.cut_off = p.cut_off.saturating_sub(1));
     }
 
-    /// Something on the disk of a gateway rots while it runs, if it may.
+    /// A file on the disk of a gateway rots while it runs, if one may.
     fn rots(&mut self, at: GatewayId, what: Rot, pick: u64, sector: bool) {
         if self.places[&at].damaged || !self.mended.is_sound(at) || !self.may_rot_while_running(at) {
             return;
@@ -830,7 +833,7 @@ impl World {
         }
     }
 
-    /// Whether a file is no batch, or is one that another replica has too.
+    /// Whether a file is no batch, or a batch that another replica has too.
     fn others_have(&self, at: GatewayId, name: &str) -> bool {
         super::disk::batch_of(name).is_none_or(|(shard, seq)| {
             let members = self.common.ring.replicas(shard).iter();
@@ -846,7 +849,8 @@ impl World {
             && self.mended.is_sound(id)
     }
 
-    /// Only a minority of each shard: who shares one must be sound. So in larger sites several may at once.
+    /// Only a minority of each shard may rot: gateways that share one must be sound. So in larger sites several may rot
+    /// at once.
     fn may_rot_while_running(&self, at: GatewayId) -> bool {
         let shards: Vec<ShardId> = self.common.ring.shards_of(at).collect();
         let shares =
@@ -859,7 +863,8 @@ impl World {
                 .all(|(id, place)| self.is_sound(*id, place))
     }
 
-    /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it from.
+    /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it
+    /// from.
     fn may_rot(&self, at: GatewayId) -> bool {
         self.places.len() >= 3
             && self.places.iter().filter(|(id, _)| **id != at).all(|(id, place)| self.is_sound(*id, place))
@@ -910,13 +915,13 @@ impl World {
                 self.lost.damaged(at, shard, seq);
             }
         }
-        // Whoever was connected notices.
+        // Devices that were connected there notice.
         let gone: Vec<usize> = (0..self.devices.list.len())
             .filter(|d| self.devices.list[*d].connection.as_ref().is_some_and(|c| c.gateway == at))
             .collect();
         for d in gone {
             if self.random.chance(700) {
-                self.devices.lost(d, self.now); // others find out by their patience
+                self.devices.lost(d, self.now); // others notice by their patience
             }
         }
     }
@@ -957,7 +962,7 @@ impl World {
         }
     }
 
-    /// Goes to the next time at which something happens, at most so far, and has it happen.
+    /// Goes to the next time at which something happens, at most to `until`, and lets it happen.
     fn tick(&mut self, until: u64) {
         self.tally.steps += 1;
         // Days without the cloud have keep-alives and heartbeats of their own.
@@ -1080,7 +1085,7 @@ impl World {
         }
     }
 
-    /// What must hold of a gateway's replicas after each turn.
+    /// Checks the invariants of a gateway's replicas, after each turn.
     fn look(&mut self, id: GatewayId) {
         let digest = self.random.chance(20);
         let Some(live) = self.places[&id].live.as_ref() else { return };
@@ -1108,7 +1113,7 @@ impl World {
         }
     }
 
-    /// A device puts packets on its connection: their bytes go in pieces, cut anywhere.
+    /// A device sends packets on its connection: their bytes go in pieces, cut anywhere.
     fn device_sends(&mut self, d: usize, packets: Vec<client::Packet>) {
         let Some(connection) = self.devices.list[d].connection.as_mut().filter(|_| !packets.is_empty())
         else {
@@ -1127,14 +1132,14 @@ impl World {
             self.net.put(connection.last_arrival, Packet::In { gateway, start, connection: id, end: None });
         }
         if self.random.chance(20) && self.faults {
-            // It goes away after this; its gateway notices much later, and the device by its own patience.
+            // The device goes away after this; its gateway notices much later, and the device by its own patience.
             let at = connection.last_arrival + self.random.below(6_000);
             let end = Some(if self.random.chance(500) { Piece::End } else { Piece::Reset });
             self.net.put(at, Packet::In { gateway, start, connection: id, end });
         }
     }
 
-    /// Devices have left connections: their gateways hear of it now, later, or by the keep alive.
+    /// Devices have left connections: their gateways learn it now, later, or by the keep alive.
     fn device_leaves(&mut self) {
         for (gateway, start, connection) in self.devices.left() {
             let (at, end) = match self.random.below(10) {
@@ -1238,7 +1243,7 @@ impl World {
                         live.edge.arrives(now, connection, piece);
                     });
                 } else if let Some(d) = self.devices.of(connection) {
-                    self.devices.lost(d, self.now); // nobody is there
+                    self.devices.lost(d, self.now); // no process is there
                 }
             }
             Packet::Back { connection } => {
@@ -1281,7 +1286,7 @@ impl World {
         }
     }
 
-    /// Has something happen at a gateway's process, if that start of it is there; later, if it stands still.
+    /// Lets something happen at a gateway's process, if that start of it is there; later, if it is frozen.
     fn at(
         &mut self,
         id: GatewayId,

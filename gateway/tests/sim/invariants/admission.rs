@@ -1,10 +1,10 @@
-//! Nobody waits in vain: a client that comes when its gateway knows that the client's shard can't move, or that the
-//! site takes nothing more, is refused at once.
+//! No client waits in vain: one that comes when its gateway knows that its shard can't make progress, or that the site
+//! accepts nothing more, is refused at once.
 
 use selvedge_gateway::front::Front;
 use selvedge_types::ids::ShardId;
 
-/// A client has just said CONNECT.
+/// A client has just sent CONNECT.
 pub fn check(front: &Front, connection: u64, client: &str, shard: ShardId) {
     let in_vain = front.trouble().is_some() || front.arriving().is_stuck(shard);
     let waits = front.connected(connection - 1, 1, |_| true).iter().any(|c| c.connection == connection);

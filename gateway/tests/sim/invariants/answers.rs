@@ -2,7 +2,7 @@
 
 use crate::client::Exchange;
 
-/// An answer has come, and the first thing that was asked for and is not answered yet.
+/// Compares an answer with the first expected answer that has not come yet.
 pub fn check(answer: (Exchange, u16), asked: Option<(Exchange, u16)>) {
     assert!(asked == Some(answer), "{answer:?} is answered, and the next to be answered is {asked:?}");
 }

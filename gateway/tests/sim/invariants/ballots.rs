@@ -1,4 +1,4 @@
-//! Ballots are never used again: each has one leader, and that one process start of it.
+//! Ballots are never reused: each has one leader, and one start of that leader's process.
 
 use selvedge_fabric::shard::ShardCore;
 use selvedge_paxos::{Ballot, Role};

@@ -6,7 +6,7 @@ use selvedge_types::uplink::MAX_BATCH_BYTES as MAX_UPLINK_BATCH_BYTES;
 
 /// What may be chosen after the leader last looked at its outbox: the proposals that a group has under way.
 const UNDER_WAY_BYTES: u64 = 64 * 1024;
-/// Slots in memory beyond what is applied and kept for laggards (see `shard::TAIL_BYTES`).
+/// Slots in memory beyond those that are applied and kept for replicas that lag (see `shard::TAIL_BYTES`).
 const MAX_MEMORY_SLOTS: u64 = 6_000;
 
 pub fn check(live: &Live) {

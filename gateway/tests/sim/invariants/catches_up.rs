@@ -1,12 +1,13 @@
-//! Where no fault goes on, every replica comes near the furthest one of its shard within a bounded time, however much is written meanwhile.
+//! While no fault lasts, every replica comes near the furthest one of its shard within a bounded time, however much is
+//! written meanwhile.
 
 use crate::gateway::Place;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long it may take, in milliseconds.
+/// The longest that this may take, in milliseconds.
 const CATCH_UP_MS: u64 = 60_000;
-/// How near that is, in slots: what is under way over a slow link.
+/// How near it must come, in slots: what is under way over a slow link.
 const NEAR_SLOTS: u64 = 100;
 
 pub struct CatchesUp {
@@ -19,7 +20,7 @@ impl CatchesUp {
         let lives = places.iter().filter_map(|(id, place)| Some((*id, place.live.as_ref()?)));
         let mut behind: BTreeSet<_> =
             lives.flat_map(|(id, live)| live.replicas.keys().map(move |shard| (id, *shard))).collect();
-        // Of those that are not up yet it is not known what they have.
+        // What replicas of gateways that are down have is unknown.
         let down = places.iter().filter(|(_, place)| place.live.is_none()).map(|(id, _)| *id);
         let shards: BTreeSet<ShardId> = behind.iter().map(|(_, shard)| *shard).collect();
         behind.extend(down.flat_map(|id| shards.iter().map(move |shard| (id, *shard))));
@@ -38,7 +39,7 @@ impl CatchesUp {
         }
         self.behind.retain(|(id, shard)| {
             let Some(live) = places.get(id).and_then(|place| place.live.as_ref()) else { return true };
-            let Some(replica) = live.replicas.get(shard) else { return false }; // it has none of that shard
+            let Some(replica) = live.replicas.get(shard) else { return false }; // it has no replica of that shard
             let most = furthest.get(shard).copied().unwrap_or(0);
             replica.core().machine().slot() + NEAR_SLOTS < most
         });

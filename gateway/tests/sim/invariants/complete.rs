@@ -1,12 +1,13 @@
-//! What a node takes for complete does not change: no part in time comes for a window that its stream has passed, by what the
-//! batches before told last, unless its own batch takes that back first.
+//! A window that is complete for a node does not change: no part in time comes for a window that its stream has passed
+//! by the word of earlier batches, unless its own batch first takes that back.
 
 use selvedge_types::ids::ShardId;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{Batch, StreamName};
 use std::collections::BTreeMap;
 
-/// Of all streams: one that was retired and is known anew has passed nothing, so runs in which streams are retired have none.
+/// The progress of all streams. A stream that was retired and became known again has passed nothing, so runs in which
+/// streams are retired do without this check.
 #[derive(Debug, Default)]
 pub struct Complete {
     told: BTreeMap<StreamName, EpochMs>,

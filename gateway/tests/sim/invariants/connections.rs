@@ -1,5 +1,5 @@
-//! When all is calm nobody is left over: each connection of a gateway is one that a device has, each client has one at
-//! most, and nothing is held of publishes.
+//! In the calm no connection is left over: each connection of a gateway is one that a device uses, each client has at
+//! most one, and no publishes are held.
 
 use crate::devices::Devices;
 use crate::gateway::Place;

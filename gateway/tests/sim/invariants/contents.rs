@@ -1,9 +1,9 @@
-//! Contents of batches are deleted exactly when they are released: what a replica keeps it has, in memory or on disk, and
-//! what it has released is gone from its disk.
+//! Contents of batches are deleted exactly when they are released: a replica has every content that it keeps, in memory
+//! or on disk, and its disk has none that it has released.
 
 use crate::gateway::Live;
 
-/// Holds when the store has nothing to do.
+/// Holds whenever the store has no work.
 pub fn check(live: &Live) {
     for (shard, replica) in &live.replicas {
         let outbox = replica.core().machine().outbox_stats();

@@ -1,5 +1,5 @@
-//! A corrupt minority never outvotes a sound majority: a replica whose records may be lost says nothing that counts until
-//! it is repaired.
+//! A corrupt minority never outvotes a sound majority: a replica whose records may be lost sends no vote that counts
+//! until it is repaired.
 
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::replica::Replica;
@@ -8,7 +8,7 @@ use selvedge_paxos::{Message, Role};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
-/// A process started and its log reports this damage.
+/// A process has started, and its log reports this damage.
 pub fn started(at: GatewayId, damaged: &Groups, replicas: &BTreeMap<ShardId, Replica>) {
     for (shard, replica) in replicas {
         let role = replica.core().consensus().role();
@@ -19,7 +19,7 @@ pub fn started(at: GatewayId, damaged: &Groups, replicas: &BTreeMap<ShardId, Rep
     }
 }
 
-/// A gateway sends this.
+/// A gateway sends this message.
 pub fn said(replicas: &BTreeMap<ShardId, Replica>, message: &PeerMessage) {
     let PeerMessage::Paxos { group, message, .. } = message else { return };
     let votes = matches!(message, Message::Promise { .. } | Message::Accept { .. } | Message::Prepare { .. })

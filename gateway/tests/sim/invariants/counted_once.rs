@@ -1,5 +1,5 @@
-//! A reading is in its window exactly once, through resends, failovers and uplink retries; one that was refused is in none.
-//! One that its device sends once only is counted once if it was acknowledged, and at most once if not.
+//! A reading is in its window exactly once, through resends, failovers and uplink retries; a refused one is in none. A
+//! reading that its device sends only once is counted once if it was acknowledged, and at most once if not.
 
 use crate::devices::{Devices, Reading, WIDEST_MS};
 use selvedge_types::aggregate::{Aggregate, fingerprint};
@@ -13,8 +13,8 @@ fn add(to: &mut Counted, name: &StreamName, window: Option<i64>, count: u64, pri
     *had = (had.0 + count, had.1.wrapping_add(print));
 }
 
-/// Holds what the node counted, and how often each payload is in the quarantine, against what was acknowledged. Everything was
-/// settled before.
+/// Compares what the node counted, and how often each payload is in the quarantine, with what was acknowledged.
+/// Everything must be settled before.
 pub fn check(
     devices: &Devices,
     windows: &BTreeMap<(StreamName, i64), Aggregate>,

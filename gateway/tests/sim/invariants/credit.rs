@@ -1,5 +1,5 @@
-//! What a gateway holds of publishes stays within its credit, but for what is each connection's own, and for what was
-//! read when the pool became tight (see `shared::mqtt::credit`).
+//! A gateway's held publishes stay within its credit, except for each connection's own reserve, and for what was read
+//! when the pool became tight (see `shared::mqtt::credit`).
 
 use crate::edge::Edge;
 use selvedge_fabric::forward::Forward;
@@ -7,17 +7,17 @@ use selvedge_mqtt::CreditPool;
 use selvedge_mqtt::credit::RESERVE_BYTES;
 use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;
 
-/// Beyond the pool each connection may have handed up what is its own, and have as much read behind it.
+/// Beyond the pool, each connection may have handed up its reserve, and have as much read behind it.
 const OWN_BYTES: usize = 2 * RESERVE_BYTES;
-/// How many publishes of a connection that is as tight may be held, each of which counts more than its bytes.
+/// The publishes that a tight connection may have held; each counts more than its bytes.
 const OWN_ENTRIES: usize = 16;
-/// What one read or one packet takes.
+/// The bytes of one read or one packet.
 const AT_ONCE_BYTES: usize = 16 * 1024;
 
 /// More than any device's packet has.
 const PACKET_BYTES: usize = 9 * 1024;
 
-/// A connection is about to read so much at once.
+/// A connection is about to read this many bytes at once.
 pub fn reads(pool: &CreditPool, bytes: usize) {
     let is_tight = pool.lend(0).left_bytes.is_some();
     let most = RESERVE_BYTES + PACKET_BYTES;
@@ -25,7 +25,7 @@ pub fn reads(pool: &CreditPool, bytes: usize) {
 }
 
 pub fn check(edge: &Edge, forward: &Forward) {
-    // What the forwarder has is there a second time: of the publishes that sessions hold.
+    // The forwarder's bytes are counted twice: they belong to publishes that sessions hold.
     let held = edge.front.held_bytes().saturating_sub(forward.queued_bytes());
     let count = edge.connections().count().max(edge.front.connections());
     let own = count * (OWN_BYTES + OWN_ENTRIES * QUEUED_OVERHEAD_BYTES);

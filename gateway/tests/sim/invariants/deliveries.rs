@@ -1,12 +1,12 @@
 //! A subscriber that reads gets every publish that its own gateway acknowledged while it was subscribed, as long as its
-//! connection lasts; and of one topic of one publisher there it gets what was sent once in the order in which it was
-//! sent.
+//! connection lasts. Of one topic of one publisher there, it gets publishes that were sent once in the order in which
+//! they were sent.
 
 use selvedge_types::ids::GatewayId;
 use selvedge_types::topic::Filter;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A publish: its topic, and its payload without what fills it up.
+/// A publish: its topic, and its payload without padding.
 type Key = (String, String);
 
 struct Subscriber {
@@ -19,7 +19,7 @@ struct Subscriber {
     latest: BTreeMap<(String, usize), u64>,
 }
 
-/// A publish that was sent: by whom, its number there, and to which gateway if it was sent once.
+/// A publish that was sent: its device, its number there, and the gateway if it was sent only once.
 struct Sent {
     device: usize,
     n: u64,
@@ -52,7 +52,7 @@ impl Deliveries {
         self.subscribers.entry(connection).or_insert(subscriber);
     }
 
-    /// Its connection is over for the subscriber.
+    /// The connection is over for the subscriber.
     pub fn over(&mut self, connection: u64) {
         self.subscribers.remove(&connection);
     }
@@ -77,7 +77,7 @@ impl Deliveries {
         }
     }
 
-    /// A subscriber is given a publish.
+    /// A subscriber receives a publish.
     pub fn given(&mut self, connection: u64, topic: &str, payload: &str) {
         let key = key(topic, payload);
         let Some(subscriber) = self.subscribers.get_mut(&connection) else { return };
@@ -91,7 +91,7 @@ impl Deliveries {
         subscriber.got.insert(key);
     }
 
-    /// Whether nothing is due to anybody.
+    /// Whether no subscriber still has to get a publish.
     pub fn is_settled(&self) -> bool {
         self.subscribers.values().all(|subscriber| subscriber.due.is_empty())
     }

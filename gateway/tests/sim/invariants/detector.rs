@@ -1,11 +1,11 @@
-//! What the failure detector promises, held against what its process heard and when it ran:
+//! What the failure detector promises, checked against what its process heard and when it ran:
 //!
 //! - a gateway is up for itself,
-//! - a peer goes down after the silence that the detector waits for, in time in which this process ran, or when its
-//!   address refuses a connection while there is none; a process that stood still takes nobody for silent that it had
-//!   no time to hear,
-//! - a peer that is silent for so long is not up,
-//! - a restart is reported when its start is met, each once, and nothing else is.
+//! - a peer goes down after the silence that the detector waits for, counted while this process ran, or when its
+//!   address refuses a connection while there is none; a process that was frozen does not take peers for silent that it
+//!   had no time to hear,
+//! - a peer that was silent for that long is not up,
+//! - a restart is reported when its start is met, once each, and nothing else is.
 
 use selvedge_fabric::detector::{Change, DETECT_MS, Detector, STALL_MS, TICK_MS};
 use selvedge_types::ids::GatewayId;
@@ -14,11 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Watched {
     me: GatewayId,
     up: BTreeSet<GatewayId>,
-    /// The start of each peer that was last met.
+    /// The last start that was met of each peer.
     starts: BTreeMap<GatewayId, u64>,
-    /// When each peer was last heard, or unread because of back pressure: a connection that is lost afterwards takes nothing back.
+    /// When each peer was last heard, or was unread because of backpressure: the later loss of a connection does not
+    /// revoke that.
     heard: BTreeMap<GatewayId, u64>,
-    /// When this process stood still, lately: from and to.
+    /// When this process was frozen recently: from and to.
     stalls: Vec<(u64, u64)>,
 }
 
@@ -33,12 +34,12 @@ impl Watched {
         }
     }
 
-    /// The process stood still.
+    /// The process was frozen.
     pub fn stalled(&mut self, from: u64, to: u64) {
         self.stalls.push((from, to));
     }
 
-    /// The detector was told of a connection to a start of a peer.
+    /// The detector was given a connection to a start of a peer.
     pub fn connected(&mut self, peer: GatewayId, start: u64, detector: &Detector, change: Option<&Change>) {
         let restarted = self.starts.insert(peer, start).is_some_and(|known| known != start);
         let told = change.map_or(&[][..], |change| &change.restarted);
@@ -47,13 +48,13 @@ impl Watched {
         self.look(detector, change);
     }
 
-    /// The detector was told that nobody listens at a peer's address.
+    /// The detector was given a refusal: no process listens at a peer's address.
     pub fn refused(&mut self, connected: bool, detector: &Detector, change: Option<&Change>) {
         assert!(change.is_none() || !connected, "{}: a peer with a connection goes down at once", self.me);
         self.look(detector, change);
     }
 
-    /// The detector was ticked, after it was told when each peer was heard.
+    /// The detector was ticked, after it was given the times at which each peer was heard.
     pub fn ticked(
         &mut self,
         now: u64,
@@ -84,8 +85,8 @@ impl Watched {
         self.stalls.retain(|(_, to)| now < to + 100 * DETECT_MS);
     }
 
-    /// How much of a silence the process saw, at least and at most. It can't tell a short stall from a slow turn, and
-    /// of a long one not when within a tick it began.
+    /// How much of a silence the process saw, at least and at most. It can't tell a short stall from a slow turn, nor
+    /// where within a tick a long one began.
     fn silence(&self, now: u64, heard: u64) -> (u64, u64) {
         let stalls = self.stalls.iter().filter(|(_, to)| *to > heard);
         let (mut least, mut most) = (now.saturating_sub(heard), now.saturating_sub(heard));

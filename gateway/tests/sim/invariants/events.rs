@@ -1,9 +1,9 @@
-//! What a connection tells its application: CONNECT first and once, and nothing after its end.
+//! The events of a connection: CONNECT first and once, and nothing after its end.
 
 use selvedge_types::mqtt::Inbound;
 use std::collections::BTreeMap;
 
-/// By connection: whether its end was told.
+/// By connection: whether it has ended.
 #[derive(Default)]
 pub struct Events(BTreeMap<u64, bool>);
 

@@ -1,6 +1,6 @@
-//! What was acknowledged is in every later leader: whoever begins to serve has applied every slot that anything
-//! acknowledged so far was chosen in. (A leader of the past, that slept and does not know yet, begins nothing: it can neither
-//! acknowledge nor answer.)
+//! Every later leader has what was acknowledged: a replica that begins to serve has applied every slot on which an
+//! acknowledgement so far rests. (A former leader that was frozen and does not know of its successor begins nothing: it
+//! can neither acknowledge nor answer.)
 
 use selvedge_fabric::shard::ShardCore;
 use selvedge_paxos::{Ballot, Role};
@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 #[derive(Default)]
 pub struct Kept {
-    /// The highest slot that an acknowledgement rests on.
+    /// The highest slot on which an acknowledgement rests.
     acknowledged: BTreeMap<ShardId, u64>,
-    /// The highest ballot that anyone led in.
+    /// The highest ballot in which any replica led.
     led: BTreeMap<ShardId, Ballot>,
     serving: BTreeMap<(GatewayId, ShardId), Ballot>,
 }

@@ -1,13 +1,13 @@
-//! What a link's lanes promise, held against a plain model of one process's link to one peer:
+//! What the lanes of a link promise, checked against a plain model of one process's link to one peer:
 //!
 //! - a lane never holds more than its bounds,
-//! - a message leaves its lane only into a frame, with its connection, or for a newer one of the *same* lane that is
-//!   full,
-//! - the messages of a lane arrive in the order in which they were sent, each once, and none that was not sent,
-//! - a lane in which something waits is passed over in no more than so many frames in a row,
-//! - no frame is longer than a peer takes.
+//! - a message leaves its lane only into a frame, with its connection, or for a newer message of the *same* lane when
+//!   that is full,
+//! - the messages of a lane arrive in the order in which they were sent, each once, and no message that was not sent,
+//! - a lane with waiting messages is passed over in only a bounded number of frames in a row,
+//! - no frame is longer than a peer accepts.
 //!
-//! The model has one queue for each lane and knows of no other: whatever one lane does to another shows as a
+//! The model has one queue for each lane, independent of the others: any effect of one lane on another shows as a
 //! difference.
 
 use bincode::enc::write::SizeWriter;
@@ -27,7 +27,7 @@ struct Waiting {
 #[derive(Default)]
 pub struct Lanes {
     lanes: [Waiting; Lane::ALL.len()],
-    /// The newest that was said of subscriptions, and whether the peer is still to be told.
+    /// The newest subscriptions, and whether the peer must still get them.
     interest: Option<PeerMessage>,
     interest_due: bool,
 }
@@ -55,7 +55,7 @@ impl Lanes {
         self.check(link);
     }
 
-    /// Each lane holds what it should, and no more than it may.
+    /// Checks that each lane holds what it should, and no more than it may.
     pub fn check(&self, link: &Link) {
         for (lane, model) in Lane::ALL.into_iter().zip(&self.lanes) {
             let (messages, bytes) = link.waiting(lane);
@@ -84,7 +84,7 @@ impl Lanes {
         self.interest_due = false;
     }
 
-    /// The link made a frame. Gives what it should hold, lane by lane.
+    /// The link made a frame. Returns what it should hold, lane by lane.
     pub fn took(&mut self, link: &Link, before: LinkCounts, frame: &[u8]) -> Vec<PeerMessage> {
         assert!(frame.len() <= MAX_PEER_FRAME_BYTES, "a frame of {} bytes", frame.len());
         let mut holds = Vec::new();
@@ -116,7 +116,7 @@ impl Lanes {
     }
 }
 
-/// What came in a frame is what was put into it: the same messages of each lane in the same order.
+/// Checks that a frame held what was put into it: the same messages of each lane, in the same order.
 pub fn arrived(messages: &[PeerMessage], holds: &[PeerMessage]) {
     for lane in Lane::ALL {
         let of = |message: &&PeerMessage| Lane::of(message) == lane;

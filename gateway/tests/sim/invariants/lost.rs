@@ -1,5 +1,6 @@
-//! A batch is given up only when each replica of its shard has lost its content, and the node is told exactly what it held. (That
-//! nothing else is missing at the node is checked with all that is counted; that the uplink goes on, by the healing.)
+//! A batch is given up only when every replica of its shard has lost its content, and the node learns exactly what it
+//! held. (The count of all readings shows that nothing else is missing at the node; the healing shows that the uplink
+//! continues.)
 
 use crate::gateway::Place;
 use selvedge_fabric::shard::ShardCore;
@@ -9,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub struct Lost {
-    /// Whose copies were damaged at some time.
+    /// The copies that were damaged at some time.
     damaged: BTreeSet<(GatewayId, ShardId, u64)>,
-    /// How many of each shard were given up.
+    /// How many batches of each shard were given up.
     given_up: BTreeMap<ShardId, u64>,
 }
 
@@ -37,7 +38,7 @@ impl Lost {
     }
 }
 
-/// What the node is told of a batch is what it held.
+/// Checks that the node learns of a batch what it held.
 pub fn as_it_was(shard: ShardId, seq: u64, lost: &LostBatch, body: &[u8]) {
     let batch = Batch::decode(body).expect("it was whole");
     let from = batch.parts.iter().map(|part| part.start).min().unwrap_or_default();

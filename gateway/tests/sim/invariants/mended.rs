@@ -1,17 +1,17 @@
-//! What rots on the disk of a gateway that runs is found and mended: whole again, or not needed any more. That takes a bounded time where no
-//! fault goes on.
+//! Rot on the disk of a running gateway is found and mended: the file is intact again, or no longer needed. While no
+//! fault lasts, this takes a bounded time.
 
 use crate::disk::SimDisk;
 use crate::gateway::Place;
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
-/// How long it may take, in milliseconds.
+/// The longest that this may take, in milliseconds.
 const MEND_MS: u64 = 60_000;
 
 #[derive(Default)]
 pub struct Mended {
-    /// Files that have rotted and are not mended, and since when.
+    /// Files that have rotted and are not mended yet, and since when.
     rotten: BTreeMap<(GatewayId, String), u64>,
 }
 
@@ -20,12 +20,13 @@ impl Mended {
         self.rotten.insert((at, name), now);
     }
 
-    /// A gateway's process is over. Its next start finds itself what has rotted of log and snapshots; of batches it looks at none.
+    /// A gateway's process is over. Its next start finds rot of the log and of snapshots by itself, but does not read
+    /// batches.
     pub fn ended(&mut self, at: GatewayId) {
         self.rotten.retain(|(of, name), _| *of != at || name.starts_with("batches"));
     }
 
-    /// The faults are over: what waited for others waits no longer.
+    /// The faults are over: nothing waits for other gateways any more.
     pub fn calm(&mut self, now: u64) {
         self.rotten.values_mut().for_each(|since| *since = now);
     }
@@ -46,7 +47,8 @@ impl Mended {
     }
 }
 
-/// Of a file that was. The log never changes what it has written.
+/// Whether a file that rotted still is rotten. The log never rewrites a segment, so a rotten one stays rotten while it
+/// exists.
 fn is_rotten(disk: &SimDisk, name: &str) -> bool {
     disk.has(name) && (name.starts_with("log") || disk.stored(name).is_none())
 }

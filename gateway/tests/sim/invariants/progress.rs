@@ -1,5 +1,5 @@
-//! Commit and applied never go back while a process lives, applied never passes commit, and after a restart no
-//! less is applied than its durable snapshot said.
+//! Commit and applied never go back during a process, applied never passes commit, and after a restart at least as much
+//! is applied as the durable snapshot covers.
 
 use selvedge_fabric::shard::ShardCore;
 use selvedge_types::ids::{GatewayId, ShardId};

@@ -1,5 +1,5 @@
-//! Where no fault goes on, every gateway has every other one up within a bounded time: a link that broke is dialled
-//! again, and a peer that flapped has held its connection for long enough.
+//! While no fault lasts, every gateway has every other one up within a bounded time: a broken link is dialled again,
+//! and a peer that flapped has held its connection for long enough.
 
 use crate::gateway::Place;
 use selvedge_fabric::detector::{HOLD_MAX_MS, TICK_MS};
@@ -7,12 +7,12 @@ use selvedge_fabric::link::{CONNECT_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS, REDIAL_MAX
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
-/// A greeting that a fault broke ends, the next dial waits, fails for a box that is just coming up, waits again, and
-/// succeeds.
+/// A greeting that a fault broke times out, the next dial waits, fails because a box is just coming up, waits again,
+/// and succeeds.
 pub const REACH_MS: u64 =
     HANDSHAKE_TIMEOUT_MS + 2 * REDIAL_MAX_MS + CONNECT_TIMEOUT_MS + 2 * HOLD_MAX_MS + 10 * TICK_MS;
 
-/// Nothing has gone wrong, and nobody has started, since then.
+/// `since`: the time since which nothing has gone wrong and no process has started.
 pub fn check(now: u64, since: u64, places: &BTreeMap<GatewayId, Place>) {
     if now < since + REACH_MS {
         return;

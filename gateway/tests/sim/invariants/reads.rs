@@ -1,8 +1,8 @@
-//! Reads are linearizable: an answer holds everything that was acknowledged, or that another answer showed, before
-//! it was asked for, and nothing that was not yet sent when it came.
+//! Reads are linearizable: an answer holds everything that was acknowledged, or that another answer showed, before it
+//! was asked for, and nothing that was sent only after it came.
 //!
-//! Readings of a device are only ever added, so histories of its count have no other way to go wrong. What was retired is not
-//! shown any more: an answer about such a device may hold less.
+//! Readings of a device are only ever added, so histories of its count have no other way to go wrong. Retired streams
+//! are not shown any more: an answer about such a device may hold less.
 
 use selvedge_fabric::peer::QueryAnswer;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,20 +10,20 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A question under way.
 struct Question {
     device: String,
-    /// What an answer must hold at least.
+    /// The least that an answer must hold.
     least: u64,
 }
 
 #[derive(Default)]
 pub struct Reads {
     open: BTreeMap<u64, Question>,
-    /// The greatest count that was ever answered.
+    /// The greatest count of each device in any answer.
     shown: BTreeMap<String, u64>,
     retired: BTreeSet<String>,
 }
 
 impl Reads {
-    /// Asked when so many of the device's readings were acknowledged.
+    /// Notes a question, asked when this many of the device's readings were acknowledged.
     pub fn asked(&mut self, id: u64, device: &str, acknowledged: u64) {
         let least = acknowledged.max(self.shown.get(device).copied().unwrap_or(0));
         self.open.insert(id, Question { device: device.to_string(), least });
@@ -34,12 +34,13 @@ impl Reads {
         self.retired.insert(device.to_string());
     }
 
-    /// Which device a question is about.
+    /// The device of a question.
     pub fn about(&self, id: u64) -> Option<String> {
         self.open.get(&id).map(|q| q.device.clone())
     }
 
-    /// Answered when so many of the device's readings had been measured. True if it was an answer.
+    /// Notes an answer, which came when this many of the device's readings had been measured. Returns whether it was an
+    /// answer.
     pub fn answered(&mut self, id: u64, answer: &QueryAnswer, measured: u64) -> bool {
         let (QueryAnswer::Windows(told), Some(question)) = (answer, self.open.remove(&id)) else {
             return false;
@@ -51,7 +52,7 @@ impl Reads {
         let found: u64 = windows.iter().map(|w| w.aggregate.count).sum();
         let Question { device, least } = question;
         let least = if self.retired.contains(&device) { 0 } else { least };
-        // What a replica leaves out, it says.
+        // A replica says when it leaves something out.
         let all = told.since.is_none() && told.lacking == 0;
         assert!(found >= least || !all, "an answer about {device} has {found} readings, {least} were known");
         assert!(found <= measured, "an answer about {device} has {found} readings of {measured}");

@@ -1,5 +1,5 @@
-//! The uplink has no gaps: what the edge no longer keeps, the node has. (That a batch never changes, and counts once, is
-//! checked where the node applies it.)
+//! The uplink has no gaps: the node has every batch that the site no longer keeps. (That a batch never changes, and
+//! counts once, is checked where the node applies it.)
 
 use selvedge_types::ids::ShardId;
 

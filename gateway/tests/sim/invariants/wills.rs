@@ -1,5 +1,6 @@
-//! A client's next connection comes after its will: in the shard of its device, the will of a connection lies in a lower slot
-//! than anything that a later connection has published. (That a will counts once is held with the readings.)
+//! A client's next connection comes after its will: in the shard of its device, the will of a connection lies in a
+//! lower slot than anything that a later connection has published. (The check of readings shows that a will counts
+//! once.)
 
 use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! What the world does for the links between gateways: brings what arrives, lets the links run when something is due,
-//! and jumps over long times in which nothing but heartbeats would happen.
+//! The world's part in the links between gateways: delivers what arrives, lets the links run when something is due, and
+//! jumps over long times in which only heartbeats would be exchanged.
 
 use super::{Packet, World};
 use crate::gateway::{Live, Out, Place};
@@ -10,13 +10,13 @@ use selvedge_types::ids::GatewayId;
 
 /// A quiet time shorter than this is not jumped over.
 const JUMP_MS: u64 = 2_000;
-/// How long before the next event a jump ends: heartbeats go to and fro a few times, so that clocks are compared again.
+/// How long before the next event a jump ends: heartbeats are exchanged a few times, so that clocks are compared again.
 const LAND_MS: u64 = 600;
-/// How often the actors look whose clocks are outside and whose disks are full.
+/// How often the actors compare clocks and disks.
 const LOOK_MS: u64 = 200;
-/// How large a routed publish of the noise is.
+/// The size of a routed publish of the noise, in bytes.
 const NOISE_BYTES: u64 = 64 * 1024;
-/// One that is longer than what a frame is filled to.
+/// Longer than the size to which a frame is filled, in bytes.
 const LARGE_BYTES: usize = 512 * 1024;
 
 impl World {
@@ -27,7 +27,7 @@ impl World {
         due.min(self.wires.next_at().unwrap_or(u64::MAX))
     }
 
-    /// Brings what has arrived, and lets those links run for which something is due.
+    /// Delivers what has arrived, and lets the links run for which something is due.
     pub(super) fn links_turn(&mut self) {
         let (now, places) = (self.now, &self.places);
         let machine = |id| match &places[&id] {
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// Has the links of a gateway write what they can.
+    /// Lets the links of a gateway write what they can.
     pub(super) fn flush(&mut self, id: GatewayId) {
         let now = self.now;
         let Some(place) = self.places.get_mut(&id) else { return };
@@ -131,7 +131,7 @@ impl World {
         self.tally.displaced += links.write(&mut around, full, |peer| agreement.note(peer, now, own));
     }
 
-    /// Goes to shortly before the next event, if until then nothing happens but heartbeats on links that are all up.
+    /// Goes to shortly before the next event, if until then only heartbeats are exchanged on links that are all up.
     pub(super) fn jump(&mut self, next: u64) {
         if next < self.now + JUMP_MS || !self.wires.is_quiet() {
             return;
@@ -151,7 +151,7 @@ impl World {
         self.compare_clocks();
     }
 
-    /// What the heartbeats of the last moments before a jump ended have said of clocks.
+    /// Exchanges what the last heartbeats before the end of a jump would have said about clocks.
     fn compare_clocks(&mut self) {
         let now = self.now;
         let ids: Vec<_> = self.places.keys().copied().collect();
@@ -168,7 +168,7 @@ impl World {
         }
     }
 
-    /// What subscribers make gateways say to each other.
+    /// Messages between gateways that subscribers cause.
     pub(super) fn noise(&mut self) {
         if !self.plan.noisy || self.places.len() < 2 || !self.random.chance(400) {
             return;
