@@ -40,7 +40,7 @@ const START: &str = "start.json";
 const PEERS: &str = "peers.json";
 const LOCK: &str = "lock";
 
-/// What the settings say about this gateway.
+/// The facts about this gateway in the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
     pub site: SiteId,
@@ -133,7 +133,7 @@ pub enum IdentityError {
     #[error("{file}: {why}; nothing was changed: run the release that wrote it, or a newer one")]
     Unreadable {
         file: PathBuf,
-        /// What does not read.
+        /// The parser's error, in words.
         why: String,
     },
     /// The operating system reported an error.

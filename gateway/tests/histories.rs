@@ -207,7 +207,7 @@ impl Object {
     }
 }
 
-/// What one run did.
+/// The histories and the faults of one run.
 struct Run {
     objects: Vec<Object>,
     faults: Vec<Fault>,

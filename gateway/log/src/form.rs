@@ -117,7 +117,7 @@ pub enum HeadRead {
     Bad,
 }
 
-/// What a unit is for.
+/// The purpose of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Holds records: a batch, or part of one.
@@ -129,7 +129,7 @@ pub enum Role {
     Repaired,
 }
 
-/// What the head of a unit says, its list of groups included.
+/// The fields of a unit's head, its list of groups included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub role: Role,
@@ -252,7 +252,7 @@ pub fn decode_record(body: &[u8], at: usize) -> Option<(LogRecord, usize)> {
     Some((record, end))
 }
 
-/// What surrounds a body to make it a unit: the fields of [`Head`] that are not computed from the body.
+/// The fields around a body that make it a unit: the fields of [`Head`] that are not computed from the body.
 pub struct UnitForm<'a> {
     pub identity: &'a Identity,
     /// Where the unit will start.

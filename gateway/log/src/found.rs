@@ -1,4 +1,4 @@
-//! What reading a log found. The log itself is unchanged until [`FoundLog::begin`] (`begin.rs`) makes it writable.
+//! The result of reading a log. The log itself is unchanged until [`FoundLog::begin`] (`begin.rs`) makes it writable.
 
 use super::damage::{Damage, Groups};
 use super::form::{self, Header, RECORD_HEAD_BYTES};
@@ -24,7 +24,7 @@ pub struct Recovery {
     pub units_rewritten: u64,
 }
 
-/// What the log remembers of a segment.
+/// A segment's content in brief, as the log keeps it in memory.
 #[derive(Debug, Clone, Default)]
 pub struct SegmentInfo {
     pub number: u64,

@@ -79,7 +79,7 @@ pub enum Room {
     Full,
 }
 
-/// What was done since the log was opened.
+/// Counters of work since the log was opened, and its size now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Bytes handed to the disk: units, seals and headers.
@@ -150,7 +150,7 @@ pub struct ReadLog {
 }
 
 impl ReadLog {
-    /// What reading the log found.
+    /// The summary of reading the log.
     pub fn recovery(&self) -> &Recovery {
         &self.found.recovery
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Bytes of a sector: a power cut may tear a longer write at these boundaries.
 pub const SECTOR_BYTES: usize = 512;
 
-/// What a power cut does to everything that was not synced.
+/// The effect of a power cut on everything that was not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
     /// Every unsynced change is lost.

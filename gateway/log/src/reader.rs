@@ -99,7 +99,7 @@ impl LogReader {
         Ok(())
     }
 
-    /// Where the content of a segment ends, if the next one's header says so; `None` if it ends with its seal.
+    /// The end of a segment's content, if the next one's header says so; `None` if it ends with its seal.
     fn cut_of(&self, number: u64) -> Result<Option<u32>, LogError> {
         let next = self.open(number + 1)?;
         let Some(header) = next.good_header().filter(|header| !header.lost) else {

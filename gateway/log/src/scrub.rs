@@ -29,7 +29,7 @@ use selvedge_types::canary::{self, Canary};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a segment of the log holds, as the log itself reports it.
+/// The content of a segment in numbers, as the log itself reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     pub segment: u64,

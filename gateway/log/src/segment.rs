@@ -34,7 +34,7 @@ pub fn number_of(name: &str) -> Option<u64> {
     (number > 0 && number < form::MAX_COUNT && name_of(number) == name).then_some(number)
 }
 
-/// What stands at an offset of a segment.
+/// The result of reading at an offset of a segment.
 pub enum UnitRead {
     /// An intact unit; its body is in [`Segment::body`].
     Whole(Head),
@@ -59,7 +59,7 @@ pub struct Segment {
     identity: Identity,
 }
 
-/// What [`Segment::walk`] gives to its visitor.
+/// One finding of [`Segment::walk`].
 pub enum Found<'a> {
     /// An intact unit: its offset, head and body.
     Unit(u32, &'a Head, &'a [u8]),

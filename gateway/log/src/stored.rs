@@ -20,7 +20,7 @@ const VERSION_BYTES: usize = 16;
 
 const VERSION: u32 = 1;
 
-/// What identifies a stored file; together with the content it fixes every byte.
+/// The fields that identify a stored file; together with the content it fixes every byte.
 #[derive(Debug, Clone, Copy)]
 pub struct Label<'a> {
     /// The kind of file.

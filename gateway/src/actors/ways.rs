@@ -1,4 +1,4 @@
-//! What surrounds the front in a running gateway: the actors that do what it wants done, the clocks, and the records of
+//! The surroundings of the front in a running gateway: the actors that do what it wants done, the clocks, and the records of
 //! departures and of operators' orders.
 
 use crate::actors::clock::SiteClock;

@@ -86,7 +86,7 @@ pub struct Connected {
 /// The connection number in tickets of operators' orders; no MQTT connection has this number.
 pub const ORDERS: u64 = u64::MAX;
 
-/// What surrounds the front: it accepts what the front wants done, without waiting, and knows the time.
+/// The surroundings of the front: they accept what the front wants done, without waiting, and know the time.
 pub trait Outside: Send + Sync {
     /// Milliseconds of a clock that never goes back.
     fn now_ms(&self) -> u64;

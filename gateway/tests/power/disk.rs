@@ -10,7 +10,7 @@ use std::path::Path;
 
 const SECTOR_BYTES: usize = 512;
 
-/// What happens to everything that is not durable.
+/// The effect of a power cut on everything that is not durable.
 #[derive(Debug, Clone, Copy)]
 pub enum Crash {
     Lost,

@@ -28,7 +28,7 @@ const MAX_INFLIGHT_ENTRIES: u16 = 256;
 /// The deliveries that a device may leave unacknowledged.
 const MAX_UNACKED_ENTRIES: u16 = 8;
 
-/// What the front wants done elsewhere.
+/// A request of the front to its surroundings.
 enum Wanted {
     Submit(Vec<(ShardId, Ticket, Forwardable)>),
     Withdraw(Vec<(ShardId, Ticket)>),
@@ -118,7 +118,7 @@ pub struct About {
     pub is_will: bool,
 }
 
-/// What leaves the edge.
+/// Bytes and messages that leave the edge.
 #[derive(Default)]
 pub struct Left {
     /// To devices, by connection.

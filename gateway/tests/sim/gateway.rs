@@ -43,7 +43,7 @@ const SCRUB_PAUSE_MS: u64 = 3_000;
 /// How often the log's length and the disk's room are checked.
 const LOOK_MS: u64 = 1_000;
 
-/// What all gateways of a site share.
+/// The facts that all gateways of a site share.
 pub struct Common {
     pub ring: Arc<Ring>,
     pub gateways: Vec<GatewayId>,
@@ -132,7 +132,7 @@ pub struct Live {
     last_order: u64,
 }
 
-/// What a process wants done outside of it.
+/// The effects of a process on the world outside of it.
 #[derive(Default)]
 pub struct Out {
     pub send: Vec<(GatewayId, PeerMessage)>,

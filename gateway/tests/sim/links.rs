@@ -16,7 +16,7 @@ use selvedge_fabric::reach::{News, Reach};
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What links need of the world around their process.
+/// The world around a process, as far as links need it.
 pub struct Around<'a> {
     pub now: u64,
     pub wires: &'a mut Wires,
@@ -40,7 +40,7 @@ impl Around<'_> {
     }
 }
 
-/// What links bring to their process, in order.
+/// News and messages that links bring to their process, in order.
 pub enum Brought {
     /// The set of reachable gateways has changed.
     News(News),

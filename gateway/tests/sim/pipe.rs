@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// The bytes that may be under way to a device that does not read.
 pub const WINDOW_BYTES: usize = 8 * 1024;
 
-/// What comes along a stream.
+/// The next piece of a stream, or its end.
 #[derive(Debug, Clone)]
 pub enum Piece {
     Bytes(Vec<u8>),

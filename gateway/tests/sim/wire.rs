@@ -25,7 +25,7 @@ const PIECE_BYTES: usize = 65_519;
 /// The bytes around a piece on the wire.
 const OVERHEAD_BYTES: usize = 58;
 
-/// What goes over a connection in one direction.
+/// The unit that a connection carries in one direction.
 #[derive(Debug)]
 pub enum Segment {
     /// A request for a connection.
@@ -109,7 +109,7 @@ pub struct Temper {
     pub bytes_per_ms: u64,
 }
 
-/// What a machine does with what arrives for one of its processes.
+/// The state of a machine, which decides what happens to arriving segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Machine {
     Off,

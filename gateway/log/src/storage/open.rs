@@ -51,7 +51,7 @@ pub struct Folders {
     pub batches: Arc<dyn Disk>,
 }
 
-/// What was read from disk. Nothing is changed there yet.
+/// The result of reading the disk. Nothing is changed there yet.
 pub struct Found {
     log: ReadLog,
     stores: Stores,
@@ -62,7 +62,7 @@ pub struct Found {
 pub struct Opened {
     pub log: Log,
     pub stores: Stores,
-    /// What reading the log found.
+    /// The summary of reading the log.
     pub recovery: Recovery,
     pub replicas: BTreeMap<ShardId, Replica>,
 }
@@ -105,7 +105,7 @@ pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError>
 }
 
 impl Found {
-    /// What reading the log found.
+    /// The summary of reading the log.
     pub fn recovery(&self) -> &Recovery {
         self.log.recovery()
     }

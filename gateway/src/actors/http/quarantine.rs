@@ -1,4 +1,4 @@
-//! What was not counted, over HTTP and for the whole site: the quarantine, topics that map to no stream, and operators'
+//! Publishes that were not counted, over HTTP and for the whole site: the quarantine, topics that map to no stream, and operators'
 //! orders about them. Any gateway answers; it asks the shards' leaders.
 
 use crate::actors::http::problem::Failure;

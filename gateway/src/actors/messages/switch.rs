@@ -33,7 +33,7 @@ pub struct ToPeers(pub Vec<(GatewayId, PeerMessage)>);
 pub struct Ask {
     /// The question; its deadline counts from the switch's `epoch`.
     pub wanted: SiteQuestion,
-    /// Where the answer goes.
+    /// Receives the answer to the question.
     pub reply: oneshot::Sender<SiteAnswer>,
 }
 
@@ -44,7 +44,7 @@ pub struct AskTable {
     /// All replicas of a shard, of which the leader answers, or one gateway.
     pub to: Vec<GatewayId>,
     pub question: TableQuestion,
-    /// Where the answer goes.
+    /// Receives the answer to the question.
     pub reply: oneshot::Sender<TableAnswer>,
 }
 

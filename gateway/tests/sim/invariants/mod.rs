@@ -1,4 +1,4 @@
-//! What must hold, one file each. A violation panics with what was found.
+//! The invariants, one file each. A violation panics with a description of what was found.
 
 pub mod admission;
 pub mod agreement;
