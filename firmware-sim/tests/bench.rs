@@ -59,7 +59,7 @@ fn closed_and_open_loop_count_every_acknowledgement() {
 
 #[test]
 fn who_does_not_get_in_is_told_where_and_why() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = format!("127.0.0.1:{}", selvedge_ports::claim(1).unwrap());
     let said = bench::run(&plan(nobody.clone())).unwrap_err();
     assert!(said.contains(&nobody) && said.contains("connection 1 of 3"), "{said}");
     let wanted = Credentials { username: "u".into(), password: "p".into() };

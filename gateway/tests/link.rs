@@ -83,9 +83,9 @@ struct Options {
 
 const USUAL: Options = Options { key: 1, membership: 1, site: "plant-7" };
 
-/// A port that is free now and can be bound again and again.
+/// A listener at a port that can be bound again and again.
 fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", selvedge_ports::claim(1).unwrap())).unwrap();
     let at = listener.local_addr().unwrap();
     (listener, at)
 }

@@ -8,7 +8,7 @@ use client::{Client, Hello, PUBACK};
 use selvedge_seal::SiteSecret;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -60,9 +60,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         SiteSecret::generate().unwrap().create_file(&secret).unwrap();
-        let listeners: Vec<_> = (0..11).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        drop(listeners);
+        let first = selvedge_ports::claim(11).unwrap();
+        let ports: Vec<u16> = (first..first + 11).collect();
         let (peer, mqtt, http) = (&ports[..3], &ports[3..6], &ports[6..9]);
         let (node, uplink) = (ports[9], ports[10]);
         let put = |name: &str, text: String| {

@@ -3,14 +3,11 @@
 
 use std::process::{Command, Output};
 
-#[path = "support/ports.rs"]
-mod ports;
-
-use ports::free_ports;
+use selvedge_ports::claim;
 
 fn site(options: &[&str]) -> Output {
-    let (mqtt, http) = (free_ports(3), free_ports(3));
-    let (node, uplink) = (free_ports(1), free_ports(1));
+    let (mqtt, http) = (claim(3).unwrap(), claim(3).unwrap());
+    let (node, uplink) = (claim(1).unwrap(), claim(1).unwrap());
     let ports =
         [("--mqtt-port", mqtt), ("--http-port", http), ("--node-port", node), ("--uplink-port", uplink)];
     let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-local"));

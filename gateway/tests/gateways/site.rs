@@ -6,7 +6,7 @@
 use selvedge_seal::SiteSecret;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -24,12 +24,6 @@ pub struct Plan {
     pub http: Vec<u16>,
 }
 
-/// Ports that are free now, all different.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|l| l.local_addr().unwrap().port()).collect()
-}
-
 impl Plan {
     /// Writes the settings of `count` gateways.
     pub fn new(count: usize) -> Self {
@@ -44,7 +38,8 @@ impl Plan {
     fn settings(count: usize, at: Option<&dyn Fn(usize, usize) -> u16>) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         SiteSecret::generate().unwrap().create_file(&dir.path().join("secret")).unwrap();
-        let ports = free_ports(3 * count + 1);
+        let first = selvedge_ports::claim(3 * count as u16 + 1).unwrap();
+        let ports: Vec<u16> = (first..=first + 3 * count as u16).collect();
         let part = |n: usize| ports[n * count..(n + 1) * count].to_vec();
         let plan = Self { dir, peer: part(0), mqtt: part(1), http: part(2) };
         let nobody = ports[3 * count];

@@ -12,12 +12,13 @@ use modules::{Circle, Sources, circles, sources};
 use std::path::{Path, PathBuf};
 
 /// The crates, each after those that it builds on.
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     Rule { folder: "shared/types", builds_on: &[], core: true },
     Rule { folder: "shared/guard", builds_on: &["selvedge-types"], core: false },
     Rule { folder: "shared/seal", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
     Rule { folder: "shared/config", builds_on: &["selvedge-guard"], core: false },
     Rule { folder: "shared/http", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
+    Rule { folder: "shared/ports", builds_on: &[], core: false },
     Rule { folder: "shared/mqtt", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
     Rule { folder: "shared/broker-client", builds_on: &["selvedge-mqtt"], core: false },
     Rule { folder: "gateway/paxos", builds_on: &["selvedge-types"], core: true },
@@ -67,6 +68,7 @@ const RULES: [Rule; 15] = [
         folder: "deploy/local",
         builds_on: &[
             "selvedge-types",
+            "selvedge-ports",
             "selvedge-seal",
             "selvedge-fabric",
             "selvedge-gateway",

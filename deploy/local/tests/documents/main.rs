@@ -8,8 +8,6 @@ mod site;
 
 #[path = "../../../../gateway/tests/gateways/client.rs"]
 mod client;
-#[path = "../support/ports.rs"]
-mod ports;
 
 use compare::{same, within};
 use page::Example;

@@ -2,8 +2,8 @@
 
 use crate::client::{Client, Hello, PUBACK};
 use crate::page::words;
-use crate::ports::free_ports;
 use rustix::process::{Pid, Signal, kill_process};
+use selvedge_ports::claim;
 use selvedge_seal::SiteSecret;
 use selvedge_types::time::EpochMs;
 use std::fs::File;
@@ -27,8 +27,8 @@ struct Ports {
 
 impl Ports {
     fn free() -> Self {
-        let (mqtt, http) = (free_ports(3), free_ports(3));
-        Self { mqtt, http, node: free_ports(1), uplink: free_ports(1) }
+        let (mqtt, http) = (claim(3).unwrap(), claim(3).unwrap());
+        Self { mqtt, http, node: claim(1).unwrap(), uplink: claim(1).unwrap() }
     }
 
     fn options(&self) -> [String; 8] {
