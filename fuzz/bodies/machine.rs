@@ -3,9 +3,9 @@
 
 use crate::source::Source;
 use selvedge_fabric::machine::{
-    Applied, BatchVerdict, Command, Connect, CountingRules, Disconnect, Item, ItemOutcome,
-    MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Page, Proposal, Publish, Quarantined, Query, Reading,
-    Readmit, Scanned, Source as By, Submission, Will,
+    Applied, BatchVerdict, Command, ConnectItem, CountingRules, DisconnectItem, Item, ItemOutcome,
+    MAX_TOMBSTONES_ENTRIES, Machine, Maker, Origin, Page, Proposal, PublishItem, Quarantined, Query, Reading,
+    Readmit, Scanned, SessionWill, Source as By, Submission,
 };
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -261,7 +261,7 @@ fn item(source: &mut Source) -> Item {
     let client = name(source);
     let epoch = source.number(2);
     match source.below(16) {
-        0 => Item::Connect(Connect {
+        0 => Item::Connect(ConnectItem {
             client,
             at: origin(source),
             connection: source.number(1),
@@ -269,11 +269,16 @@ fn item(source: &mut Source) -> Item {
             expiry_s: source.number(10) as u32,
             will: source.flag().then(|| {
                 let (topic, payload) = (source.text(6), source.bytes(30).to_vec());
-                Box::new(Will { topic, payload, qos: source.byte(), delay_s: source.number(10) as u32 })
+                Box::new(SessionWill {
+                    topic,
+                    payload,
+                    qos: source.byte(),
+                    delay_s: source.number(10) as u32,
+                })
             }),
         }),
         1 if source.flag() => Item::WillDone { client, epoch, at: origin(source) },
-        1 => Item::Disconnect(Disconnect {
+        1 => Item::Disconnect(DisconnectItem {
             client,
             epoch,
             at: origin(source),
@@ -309,7 +314,7 @@ fn item(source: &mut Source) -> Item {
         n => {
             let by = (n > 14).then(|| by(source, client));
             let readings = (0..source.below(5)).map(|_| reading(source)).collect();
-            Item::Publish(Publish { source: by, readings })
+            Item::Publish(PublishItem { source: by, readings })
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::source::Source;
 use selvedge_fabric::link::PeerFrame;
 use selvedge_fabric::machine::{
-    Command, CountingRules, Halt, Item, Machine, Origin, Page, Proposal, Publish, Reading, Submission,
+    Command, CountingRules, Halt, Item, Machine, Origin, Page, Proposal, PublishItem, Reading, Submission,
 };
 use selvedge_fabric::peer::{BatchAnswer, PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::record::LogRecord;
@@ -336,7 +336,7 @@ fn submission(source: &mut Source) -> Arc<[u8]> {
             boot: None,
         })
         .collect();
-    let items = vec![Item::Publish(Publish { source: None, readings })];
+    let items = vec![Item::Publish(PublishItem { source: None, readings })];
     Submission { streams: vec![name("s"), name("t")], makers: Vec::new(), items }.encode().into()
 }
 

@@ -5,7 +5,7 @@ use crate::source::Source;
 use selvedge_fabric::decode::{Decoder, Form, TopicRule};
 use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
 use selvedge_fabric::machine::{
-    Connected, DueWill, Item, ItemOutcome, Judged, MAX_WILL_BYTES, Origin, Reason, SetAside, Will as LeftWill,
+    ConnectOutcome, DueWill, Item, ItemOutcome, Judged, MAX_WILL_BYTES, Origin, Reason, SessionWill, SetAside,
 };
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::session::{MAX_QOS0_PENDING, Session, SessionContext, SessionEffects};
@@ -467,10 +467,10 @@ fn outcome(source: &mut Source, item: &Forwardable) -> ItemOutcome {
                 return refused();
             }
             let will = (how % 4 == 1).then(|| {
-                let will = LeftWill { topic: "d/a/t".into(), payload: b"1".to_vec(), qos: 0, delay_s: 0 };
+                let will = SessionWill { topic: "d/a/t".into(), payload: b"1".to_vec(), qos: 0, delay_s: 0 };
                 Box::new(DueWill { client: connect.client.clone(), instance: 3, epoch: 7, will })
             });
-            let connected = Connected {
+            let connected = ConnectOutcome {
                 instance: 3,
                 epoch: 8,
                 present: how % 8 > 3,
@@ -494,7 +494,8 @@ fn outcome(source: &mut Source, item: &Forwardable) -> ItemOutcome {
             return match how {
                 0..128 => ItemOutcome::Done,
                 128..250 => {
-                    let will = LeftWill { topic: "d/a/t".into(), payload: b"1".to_vec(), qos: 0, delay_s: 0 };
+                    let will =
+                        SessionWill { topic: "d/a/t".into(), payload: b"1".to_vec(), qos: 0, delay_s: 0 };
                     ItemOutcome::WillDue(Box::new(DueWill {
                         client: "pump".into(),
                         instance: 3,

@@ -4,7 +4,7 @@ use super::load::{DEVICES, ORIGIN, SOCKET_READ, START_MS, device, payload, topic
 use super::{Measure, Step};
 use selvedge_fabric::decode::{Decoded, Decoder};
 use selvedge_fabric::forward::{Settled, Ticket};
-use selvedge_fabric::machine::{Connected, ItemOutcome, Judged};
+use selvedge_fabric::machine::{ConnectOutcome, ItemOutcome, Judged};
 use selvedge_fabric::ring::{DEFAULT_SHARDS, Member, Ring};
 use selvedge_fabric::session::{Session, SessionContext, SessionEffects};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -110,7 +110,7 @@ impl Visit {
         let mut effects = SessionEffects::default();
         session.inbound(site, Inbound::Connect(Box::new(connect)), &mut effects);
         let (shard, ticket, _) = effects.submit.pop().unwrap();
-        let found = Connected { instance: 1, epoch: 1, ..Connected::default() };
+        let found = ConnectOutcome { instance: 1, epoch: 1, ..ConnectOutcome::default() };
         let settled = Settled { ticket, shard, slot: 1, outcome: ItemOutcome::Connected(Box::new(found)) };
         session.settled(site, settled, &mut effects);
         let publish = |id: u16| Publish {

@@ -27,7 +27,7 @@
 //! state machine remembers recent outcomes other than plain success.
 
 use super::machine::{
-    BatchVerdict, Item, ItemOutcome, ItemOutcomes, MAX_INFLIGHT_BATCHES, Maker, Origin, Publish, Readmit,
+    BatchVerdict, Item, ItemOutcome, ItemOutcomes, MAX_INFLIGHT_BATCHES, Maker, Origin, PublishItem, Readmit,
     Source, Submission,
 };
 use super::peer::{BusyReason, ForwardAnswer};
@@ -521,7 +521,7 @@ impl Lane {
                     Item::Readmit(Readmit { readings: readings.into_iter().map(place).collect(), ..readmit })
                 }
                 Forwardable::Publish(source, readings) => {
-                    Item::Publish(Publish { source, readings: readings.into_iter().map(place).collect() })
+                    Item::Publish(PublishItem { source, readings: readings.into_iter().map(place).collect() })
                 }
             });
         }

@@ -38,8 +38,9 @@
 use super::decode::{Decoded, Decoder, Few, Rebirth, Skipped, name_skipped};
 use super::forward::{Forwardable, NamedReading, Settled, ShardReadings, Ticket};
 use super::machine::{
-    Connect, Connected, Disconnect, DueWill, Item, ItemOutcome, MAX_CLIENT_BYTES, MAX_FILTER_BYTES,
-    MAX_PAYLOAD_BYTES, MAX_WILL_BYTES, Origin, Quarantined, Reading, Source, Will, publish_hash,
+    ConnectItem, ConnectOutcome, DisconnectItem, DueWill, Item, ItemOutcome, MAX_CLIENT_BYTES,
+    MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES, MAX_WILL_BYTES, Origin, Quarantined, Reading, SessionWill, Source,
+    publish_hash,
 };
 pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
 use super::not_counted::{NotCounted, Sent};
@@ -48,8 +49,8 @@ use bytes::Bytes;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::ShardId;
 use selvedge_types::mqtt::{
-    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect as MqttConnect, Inbound, Oversize, Publish,
-    QoS, Refusal, Subscription, Version,
+    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect, Inbound, Oversize, Publish, QoS, Refusal,
+    Subscription, Version,
 };
 use selvedge_types::time::EpochMs;
 use selvedge_types::topic::Filter;
@@ -193,11 +194,11 @@ pub struct Session {
     assigned: bool,
     instance: u64,
     epoch: u64,
-    will: Option<Box<Will>>,
+    will: Option<Box<SessionWill>>,
     /// CONNECT is on its way to its shard.
     connecting: bool,
     /// The shard's answer to CONNECT, while a will of an earlier connection is being published.
-    found: Option<Box<Connected>>,
+    found: Option<Box<ConnectOutcome>>,
     /// How the client left, until its shard can be informed.
     leave: Option<Leave>,
     /// The shard is being informed that the client has left.
@@ -413,7 +414,7 @@ impl Session {
         self.phase == Phase::Over
     }
 
-    fn connect(&mut self, site: SessionContext<'_>, connect: &MqttConnect, out: &mut SessionEffects) {
+    fn connect(&mut self, site: SessionContext<'_>, connect: &Connect, out: &mut SessionEffects) {
         self.v5 = connect.version == Version::V5;
         (self.clean, self.expiry_s) = (connect.clean, connect.expiry_s);
         self.client = connect.client_id.to_string();
@@ -425,7 +426,7 @@ impl Session {
         self.names.maker = if fits { self.client.as_str().into() } else { "".into() };
         self.will = connect.will.as_ref().map(|w| {
             let (topic, payload) = (w.topic.to_string(), w.payload.to_vec());
-            Box::new(Will { topic, payload, qos: w.qos.into(), delay_s: w.delay_s })
+            Box::new(SessionWill { topic, payload, qos: w.qos.into(), delay_s: w.delay_s })
         });
         if self.will.as_ref().is_some_and(|will| will.cost_bytes() > MAX_WILL_BYTES) {
             return self.turn_away(site, Refusal::Quota, out);
@@ -435,13 +436,13 @@ impl Session {
             // No other client has that id, and the shard stores nothing of the session: it only learns that the
             // client is here now.
             let expiry_s = self.expiry_s;
-            self.open(Connected { expiry_s, ..Connected::default() }, out);
+            self.open(ConnectOutcome { expiry_s, ..ConnectOutcome::default() }, out);
         }
     }
 
     fn submit_connect(&mut self, site: SessionContext<'_>, out: &mut SessionEffects) {
         self.connecting = true;
-        let connect = Connect {
+        let connect = ConnectItem {
             client: self.client.clone(),
             at: site.origin,
             connection: self.connection,
@@ -493,7 +494,7 @@ impl Session {
         }
     }
 
-    fn open(&mut self, found: Connected, out: &mut SessionEffects) {
+    fn open(&mut self, found: ConnectOutcome, out: &mut SessionEffects) {
         self.phase = Phase::Open;
         let restore = |(filter, options): (String, u8)| {
             Some(Subscription::from_options(Filter::new(&filter).ok()?, options))
@@ -773,7 +774,7 @@ impl Session {
         self.leaving = true;
         let (client, epoch, at) = (self.client.clone(), self.epoch, site.origin);
         let Leave { with_will, expiry_s } = leave;
-        let disconnect = Disconnect { client, epoch, at, with_will, expiry_s };
+        let disconnect = DisconnectItem { client, epoch, at, with_will, expiry_s };
         self.submit(site, LEAVE, Item::Disconnect(disconnect), out);
     }
 

@@ -48,12 +48,12 @@ pub struct Waited {
 
 /// The wills that one gateway process is publishing.
 #[derive(Debug, Default)]
-pub struct Wills {
+pub struct WillPublisher {
     last: u64,
     open: BTreeMap<u64, Publishing>,
 }
 
-impl Wills {
+impl WillPublisher {
     /// Publishes a will, which a connection may wait for. A will that is already under way is not begun again.
     pub fn publish(
         &mut self,

@@ -4,7 +4,7 @@
 use selvedge_fabric::forward::{
     Forward, ForwardEffects, Forwardable, MAX_BATCH_BYTES, NamedReading, PIPELINE_BYTES, STUCK_MS, Ticket,
 };
-use selvedge_fabric::machine::{BatchVerdict, Connect, Item, ItemOutcome, Origin, Reading};
+use selvedge_fabric::machine::{BatchVerdict, ConnectItem, Item, ItemOutcome, Origin, Reading};
 use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -68,7 +68,7 @@ fn what_nobody_waits_for_is_taken_back_unless_a_batch_has_it_and_a_lane_that_sta
     let connect = |client: &str| {
         let at = Origin { gateway: GatewayId(9), start: 4 };
         let (client, will) = (client.to_string(), None);
-        Forwardable::Item(Item::Connect(Connect {
+        Forwardable::Item(Item::Connect(ConnectItem {
             client,
             at,
             connection: 1,

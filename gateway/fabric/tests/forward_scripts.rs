@@ -29,7 +29,7 @@ mod support {
 
 use selvedge_fabric::forward::{Forward, ForwardEffects, Forwardable, NamedReading, PIPELINE_BYTES, Ticket};
 use selvedge_fabric::machine::{
-    BatchVerdict, Connect, Item, ItemOutcome, Judged, Origin, Reading, Submission,
+    BatchVerdict, ConnectItem, Item, ItemOutcome, Judged, Origin, Reading, Submission,
 };
 use selvedge_fabric::peer::{BusyReason, ForwardAnswer};
 use selvedge_fabric::ring::{Member, Ring};
@@ -113,7 +113,7 @@ impl World {
             }
             "connect" => {
                 let (client, at, connection) = (words[2].to_string(), ORIGIN, 1);
-                let connect = Connect { client, at, connection, clean: false, expiry_s: 60, will: None };
+                let connect = ConnectItem { client, at, connection, clean: false, expiry_s: 60, will: None };
                 let item = Forwardable::Item(Item::Connect(connect));
                 self.forward.submit(shard, ticket(words[1].parse().unwrap()), item);
                 self.forward.flush(now_ms, &mut self.effects);

@@ -8,11 +8,11 @@ mod support {
 use selvedge_fabric::decode::Decoder;
 use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
 use selvedge_fabric::machine::{
-    Connected, Disconnect, DueWill, Item, ItemOutcome, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES, Quarantined,
-    Reason, SetAside, Will as LeftWill,
+    ConnectOutcome, DisconnectItem, DueWill, Item, ItemOutcome, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES,
+    Quarantined, Reason, SessionWill, SetAside,
 };
 use selvedge_fabric::session::{MAX_QOS0_PENDING, Session, SessionEffects};
-use selvedge_fabric::wills::{WILLS, Waited, Wills};
+use selvedge_fabric::wills::{WILLS, Waited, WillPublisher};
 use selvedge_types::ids::ShardId;
 use selvedge_types::mqtt::{
     AckCode, Answer, CloseReason, Closed, Connect, Inbound, Publish, QoS, Subscription, Version, Will,
@@ -42,7 +42,7 @@ impl Script {
         let mut s = Self::new();
         s.connect(version, expiry_s);
         let touched = touched.to_vec();
-        let found = Connected { instance: 3, epoch: 8, touched, expiry_s, ..Connected::default() };
+        let found = ConnectOutcome { instance: 3, epoch: 8, touched, expiry_s, ..ConnectOutcome::default() };
         s.settle(0, ItemOutcome::Connected(Box::new(found)));
         s.out = SessionEffects::default();
         s
@@ -175,13 +175,13 @@ fn a_persistent_session_waits_for_its_shard_and_gets_back_what_it_had() {
     assert_eq!((s.said().as_str(), s.session.arriving()), ("", true));
     assert_eq!(s.open[0].0, s.site.ring.shard_of("pump"));
     let subscriptions = vec![("x/#".to_string(), 1)];
-    let found = Connected {
+    let found = ConnectOutcome {
         instance: 3,
         epoch: 8,
         present: true,
         subscriptions,
         expiry_s: 7,
-        ..Connected::default()
+        ..ConnectOutcome::default()
     };
     s.settle(0, ItemOutcome::Connected(Box::new(found)));
     let Some(Answer::Accept(accept)) = s.out.answers.first() else { panic!("not accepted") };
@@ -264,7 +264,7 @@ fn will() -> Will {
 
 /// The will that the shard reports as due, of `pump`'s connection of this epoch.
 fn due(topic: &str, epoch: u64) -> DueWill {
-    let will = LeftWill { topic: topic.into(), payload: b"0".to_vec(), qos: 1, delay_s: 0 };
+    let will = SessionWill { topic: topic.into(), payload: b"0".to_vec(), qos: 1, delay_s: 0 };
     DueWill { client: "pump".into(), instance: 3, epoch, will }
 }
 
@@ -273,7 +273,8 @@ fn how_a_connection_ended_is_told_its_shard_which_decides_about_the_will() {
     let mut s = Script::open(Version::V5, 60, &[]);
     s.publish(1, QoS::AtLeastOnce, "d/a/t", "5");
     s.leave(Some(will()), Some(9));
-    let [Item::Disconnect(Disconnect { epoch: 8, with_will: true, expiry_s: Some(9), .. })] = s.items()[..]
+    let [Item::Disconnect(DisconnectItem { epoch: 8, with_will: true, expiry_s: Some(9), .. })] =
+        s.items()[..]
     else {
         panic!("{:?}", s.items())
     };
@@ -284,7 +285,10 @@ fn how_a_connection_ended_is_told_its_shard_which_decides_about_the_will() {
 
     let mut s = Script::open(Version::V5, 0, &[]);
     s.leave(None, Some(0));
-    assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, .. })]), "a goodbye");
+    assert!(
+        matches!(s.items()[..], [Item::Disconnect(DisconnectItem { with_will: false, .. })]),
+        "a goodbye"
+    );
     // A connection that was not accepted has no will.
     let mut s = Script::new();
     s.connect_as("pump", Version::V5, 0, Some(will()));
@@ -292,9 +296,13 @@ fn how_a_connection_ended_is_told_its_shard_which_decides_about_the_will() {
     s.close(Some(will()));
     s.settle(
         0,
-        ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+        ItemOutcome::Connected(Box::new(ConnectOutcome {
+            instance: 4,
+            epoch: 4,
+            ..ConnectOutcome::default()
+        })),
     );
-    assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, epoch: 4, .. })]));
+    assert!(matches!(s.items()[..], [Item::Disconnect(DisconnectItem { with_will: false, epoch: 4, .. })]));
 }
 
 #[test]
@@ -303,7 +311,7 @@ fn the_will_of_an_earlier_connection_comes_before_connack() {
         let mut s = Script::new();
         s.connect(Version::V311, expiry_s);
         let will = Some(Box::new(due("d/a/alive", 7)));
-        let found = Connected { instance: 4, epoch: 8, will, expiry_s, ..Connected::default() };
+        let found = ConnectOutcome { instance: 4, epoch: 8, will, expiry_s, ..ConnectOutcome::default() };
         s.settle(0, ItemOutcome::Connected(Box::new(found)));
         assert_eq!((s.said().as_str(), s.session.arriving()), ("", true));
         assert_eq!(s.out.wills, [due("d/a/alive", 7)]);
@@ -314,13 +322,16 @@ fn the_will_of_an_earlier_connection_comes_before_connack() {
         let mut s = Script::new();
         s.connect(Version::V311, expiry_s);
         let will = Some(Box::new(due("d/a/alive", 7)));
-        let found = Connected { instance: 4, epoch: 8, will, expiry_s, ..Connected::default() };
+        let found = ConnectOutcome { instance: 4, epoch: 8, will, expiry_s, ..ConnectOutcome::default() };
         s.settle(0, ItemOutcome::Connected(Box::new(found)));
         s.refuse();
         s.session.will_published(&mut s.out);
         assert_eq!(s.said(), "refuse Unavailable");
         s.close(None);
-        assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: false, epoch: 8, .. })]));
+        assert!(matches!(
+            s.items()[..],
+            [Item::Disconnect(DisconnectItem { with_will: false, epoch: 8, .. })]
+        ));
     }
 }
 
@@ -333,9 +344,13 @@ fn who_is_given_a_client_id_is_let_in_at_once() {
     s.close(Some(will()));
     s.settle(
         0,
-        ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+        ItemOutcome::Connected(Box::new(ConnectOutcome {
+            instance: 4,
+            epoch: 4,
+            ..ConnectOutcome::default()
+        })),
     );
-    assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { with_will: true, epoch: 4, .. })]));
+    assert!(matches!(s.items()[..], [Item::Disconnect(DisconnectItem { with_will: true, epoch: 4, .. })]));
     let mut s = Script::new();
     s.connect_as("", Version::V5, 60, None);
     assert_eq!(s.said(), "", "what is stored of it is chosen first");
@@ -354,12 +369,12 @@ fn a_will_that_is_too_large_is_refused() {
 /// Publishes wills on a table.
 struct Publishing {
     script: Script,
-    wills: Wills,
+    wills: WillPublisher,
 }
 
 impl Publishing {
     fn new() -> Self {
-        Self { script: Script::new(), wills: Wills::default() }
+        Self { script: Script::new(), wills: WillPublisher::default() }
     }
 
     fn publish(&mut self, due: DueWill, waits: Option<u64>) {
@@ -465,7 +480,11 @@ fn a_connect_whose_outcome_was_lost_is_asked_again() {
     assert_eq!(s.said(), "");
     s.settle(
         0,
-        ItemOutcome::Connected(Box::new(Connected { instance: 1, epoch: 1, ..Connected::default() })),
+        ItemOutcome::Connected(Box::new(ConnectOutcome {
+            instance: 1,
+            epoch: 1,
+            ..ConnectOutcome::default()
+        })),
     );
     assert_eq!(s.said(), "accept false");
 }
@@ -479,9 +498,16 @@ fn a_connection_that_ends_early_is_disconnected_when_its_shard_has_answered() {
         assert!(s.items().len() == 1 && !s.session.is_over(), "it is in its shard for good otherwise");
         s.settle(
             0,
-            ItemOutcome::Connected(Box::new(Connected { instance: 4, epoch: 4, ..Connected::default() })),
+            ItemOutcome::Connected(Box::new(ConnectOutcome {
+                instance: 4,
+                epoch: 4,
+                ..ConnectOutcome::default()
+            })),
         );
-        assert!(matches!(s.items()[..], [Item::Disconnect(Disconnect { epoch: 4, with_will: false, .. })]));
+        assert!(matches!(
+            s.items()[..],
+            [Item::Disconnect(DisconnectItem { epoch: 4, with_will: false, .. })]
+        ));
         s.settle(0, DONE);
         assert!(s.session.is_over());
     }

@@ -39,7 +39,7 @@ use selvedge_fabric::machine::{
 };
 use selvedge_fabric::peer::ForwardAnswer;
 use selvedge_fabric::session::{Session, SessionContext, SessionEffects};
-use selvedge_fabric::wills::{WILLS, Wills};
+use selvedge_fabric::wills::{WILLS, WillPublisher};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{
@@ -97,7 +97,7 @@ struct World {
 
 struct Gateway {
     forward: Forward,
-    wills: Wills,
+    wills: WillPublisher,
 }
 
 impl Gateway {
@@ -130,7 +130,7 @@ impl World {
         let site = Site::new();
         let gateways = [GatewayId(1), GatewayId(2)].map(|gateway| {
             let forward = Forward::new(Origin { gateway, ..ORIGIN }, Arc::new(site.ring.clone()), 0);
-            Gateway { forward, wills: Wills::default() }
+            Gateway { forward, wills: WillPublisher::default() }
         });
         Self {
             site,

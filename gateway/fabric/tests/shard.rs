@@ -3,8 +3,8 @@
 #![allow(clippy::disallowed_methods)] // A turn is measured.
 
 use selvedge_fabric::machine::{
-    BatchVerdict, Connect, CountingRules, Disconnect, Item, ItemOutcome, Judged, Machine, Origin, Page,
-    Publish, Query, Reading, Scan, Submission,
+    BatchVerdict, ConnectItem, CountingRules, DisconnectItem, Item, ItemOutcome, Judged, Machine, Origin,
+    Page, PublishItem, Query, Reading, Scan, Submission,
 };
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::shard::{
@@ -97,7 +97,7 @@ impl Host {
 fn readings(streams: &[&str]) -> Vec<u8> {
     let item = |(stream, _)| {
         let reading = Reading { stream, time: None, value: 1.0, seq: None, boot: None };
-        Item::Publish(Publish { source: None, readings: vec![reading] })
+        Item::Publish(PublishItem { source: None, readings: vec![reading] })
     };
     let name = |s: &&str| StreamName { device: "d".into(), stream: s.to_string() };
     Submission {
@@ -177,13 +177,13 @@ fn elapsed_time_is_counted_on_the_monotonic_clock_and_a_wall_time_that_is_not_su
     // While nothing is due for long, a leader with something waiting notes the elapsed time.
     let at = Origin { gateway: ME, start: 1 };
     let connect =
-        Connect { client: "c".into(), at, connection: 1, clean: false, expiry_s: 86_400, will: None };
+        ConnectItem { client: "c".into(), at, connection: 1, clean: false, expiry_s: 86_400, will: None };
     let item = |item| {
         Submission::<StreamName> { streams: Vec::new(), makers: Vec::new(), items: vec![item] }.encode()
     };
     host.forward(5, item(Item::Connect(connect)));
     host.wait(60_000);
-    let gone = Disconnect { client: "c".into(), epoch: 1, at, with_will: false, expiry_s: None };
+    let gone = DisconnectItem { client: "c".into(), epoch: 1, at, with_will: false, expiry_s: None };
     host.forward(6, item(Item::Disconnect(gone)));
     let (before, ..) = clocks(&host);
     host.wait(5 * NOTE_ELAPSED_MS + 1_000);
@@ -309,7 +309,7 @@ fn with_devices(count: u32) -> Host {
         let reading = |stream| Reading { stream, time: None, value: 1.0, seq: None, boot: None };
         let name = |i| StreamName { device: format!("press-{i:05}"), stream: "temperature".into() };
         let readings = (0..names.len() as u32).map(reading).collect();
-        let items = vec![Item::Publish(Publish { source: None, readings })];
+        let items = vec![Item::Publish(PublishItem { source: None, readings })];
         let streams = names.map(name).collect();
         host.forward(u64::from(n) + 1, Submission { streams, makers: Vec::new(), items }.encode());
     }

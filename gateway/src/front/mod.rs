@@ -31,7 +31,7 @@ use selvedge_fabric::ring::Ring;
 use selvedge_fabric::session::{Fates, Session, SessionContext, SessionEffects};
 use selvedge_fabric::skips::{DeviceSkips, Skips};
 use selvedge_fabric::unmapped::{Unmapped, UnmappedTopic};
-use selvedge_fabric::wills::{WILLS, Wills};
+use selvedge_fabric::wills::{WILLS, WillPublisher};
 use selvedge_mqtt::{Application, Charge, CreditPool, Departure, Handle, Router, Traffic};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -117,7 +117,7 @@ pub struct Front {
     credit: Arc<CreditPool>,
     arriving: Arriving,
     /// Locked after a session, never before one.
-    wills: Mutex<Wills>,
+    wills: Mutex<WillPublisher>,
     router: Router,
     interest: RwLock<BTreeMap<GatewayId, Vec<Filter>>>,
     away: Mutex<Away>,

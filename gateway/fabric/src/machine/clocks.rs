@@ -24,7 +24,7 @@ pub(super) struct Clocks {
 
 /// The time by both clocks of a machine, at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Now {
+pub(super) struct MachineTime {
     pub elapsed: ElapsedMs,
     pub wall: EpochMs,
     /// Whether a majority of the gateways agrees on `wall`.
@@ -50,11 +50,11 @@ impl Clocks {
         }
     }
 
-    pub fn now(&self) -> Now {
+    pub fn now(&self) -> MachineTime {
         let Self { elapsed, wall, sure, agreed, trust } = *self;
         let earliest = if agreed.is_some() { wall } else { EARLIEST_NOW };
         // Never later than the wall time allows, which may have leapt back.
-        Now { elapsed, wall, sure, earliest, believed: trust.time(elapsed).min(earliest) }
+        MachineTime { elapsed, wall, sure, earliest, believed: trust.time(elapsed).min(earliest) }
     }
 
     /// The wall time at `elapsed`, continued by elapsed time from when a majority last agreed on it; `None`
@@ -72,7 +72,7 @@ impl Clocks {
     }
 }
 
-impl Now {
+impl MachineTime {
     /// The latest event time that is plausible; `None` while no majority agrees on the wall time.
     pub fn lead(&self) -> Option<EpochMs> {
         self.sure.then(|| self.wall.plus(MAX_LEAD_MS))

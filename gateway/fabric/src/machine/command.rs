@@ -102,14 +102,14 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum Item {
     /// A publish, with all of its readings that lie in this shard.
-    Publish(Publish),
+    Publish(PublishItem),
     /// A gateway's process has started. Its first batch tells the shard that the connections of earlier
     /// starts are over.
     Begin,
     /// A client connected (in the shard of its client id).
-    Connect(Connect),
+    Connect(ConnectItem),
     /// A client's connection ended (in the shard of its client id). Ignored unless `epoch` is the session's.
-    Disconnect(Disconnect),
+    Disconnect(DisconnectItem),
     /// A due will has been published: its readings are chosen (in the shard of its client id). The outcome
     /// tells the publisher what to do:
     /// - [`Done`](super::ItemOutcome::Done): it was this process's to publish, so it now delivers the will to
@@ -127,7 +127,7 @@ pub enum Item {
     /// A client subscribed or unsubscribed in a persistent session (in the shard of its client id).
     Subscriptions {
         client: String,
-        /// The epoch that [`Connected`](super::Connected) gave.
+        /// The epoch that [`ConnectOutcome`](super::ConnectOutcome) gave.
         epoch: u64,
         /// Filters to add or replace, each with its subscription options as one byte.
         add: Vec<(String, u8)>,
@@ -137,7 +137,7 @@ pub enum Item {
     /// of its client id). A later PUBREL then finds every shard that holds its packet ids.
     Touch {
         client: String,
-        /// The epoch that [`Connected`](super::Connected) gave.
+        /// The epoch that [`ConnectOutcome`](super::ConnectOutcome) gave.
         epoch: u64,
         shard: u16,
     },
@@ -203,7 +203,7 @@ impl Item {
 
 /// A CONNECT, as the shard of its client id sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Connect {
+pub struct ConnectItem {
     pub client: String,
     /// The gateway process that holds the connection.
     pub at: Origin,
@@ -215,14 +215,14 @@ pub struct Connect {
     /// never expires.
     pub expiry_s: u32,
     /// Published if the connection ends without a DISCONNECT, or with one that asks for it.
-    pub will: Option<Box<Will>>,
+    pub will: Option<Box<SessionWill>>,
 }
 
 /// The end of a connection, as the shard of its client id sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Disconnect {
+pub struct DisconnectItem {
     pub client: String,
-    /// The epoch that [`Connected`](super::Connected) gave.
+    /// The epoch that [`ConnectOutcome`](super::ConnectOutcome) gave.
     pub epoch: u64,
     /// The gateway process that held the connection. It publishes a will that is due at once.
     pub at: Origin,
@@ -235,7 +235,7 @@ pub struct Disconnect {
 
 /// The last will and testament of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Will {
+pub struct SessionWill {
     /// A well-formed topic name.
     pub topic: String,
     pub payload: Vec<u8>,
@@ -245,7 +245,7 @@ pub struct Will {
     pub delay_s: u32,
 }
 
-impl Will {
+impl SessionWill {
     /// The bytes that the will counts against bounds: topic, payload and a fixed overhead.
     pub fn cost_bytes(&self) -> usize {
         self.topic.len() + self.payload.len() + 64
@@ -260,7 +260,7 @@ pub struct DueWill {
     pub instance: u64,
     /// The connection that left it: no two wills of a client have the same epoch.
     pub epoch: u64,
-    pub will: Will,
+    pub will: SessionWill,
 }
 
 /// Identifies a publish within a persistent session, so that a resend is recognised.
@@ -291,7 +291,7 @@ pub fn publish_hash(topic: &str, payload: &[u8]) -> u64 {
 
 /// The readings of one publish that lie in one shard.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct Publish {
+pub struct PublishItem {
     /// Set for publishes of QoS 1 or 2 within a persistent session.
     pub source: Option<Source>,
     /// In the payload's order.

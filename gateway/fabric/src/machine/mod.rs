@@ -82,7 +82,7 @@ pub use counting::{
 pub use fullness::{Fullness, WARN_PERCENT};
 pub use gather::{GATHER_TURN_STEPS, Gathering};
 pub use judged::{Judged, Reason, SetAside};
-pub use outcomes::{BatchVerdict, Connected, ItemOutcome, ItemOutcomes};
+pub use outcomes::{BatchVerdict, ConnectOutcome, ItemOutcome, ItemOutcomes};
 pub use packet_ids::{FORGET_AFTER_S, KEPT_ENTRIES, MAX_INFLIGHT_ENTRIES, MAX_UNRELEASED_ENTRIES};
 pub use quarantine::{
     MAX_PAYLOAD_BYTES, MAX_READMITTED_ENTRIES, MAX_TEXT_BYTES, QuarantineEntry, QuarantineStats,
@@ -314,7 +314,7 @@ impl Machine {
 
     fn publish(
         &mut self,
-        Publish { source, readings }: &Publish,
+        PublishItem { source, readings }: &PublishItem,
         submission: &Named<'_>,
         at: &Moment,
         applied: &mut Applied,

@@ -25,7 +25,7 @@ pub enum ItemOutcome {
         refused: Vec<u16>,
     },
     /// The outcome of [`Item::Connect`](super::Item::Connect).
-    Connected(Box<Connected>),
+    Connected(Box<ConnectOutcome>),
     /// The outcome of [`Item::Retire`](super::Item::Retire).
     Retired {
         /// How many streams were retired.
@@ -38,7 +38,7 @@ pub enum ItemOutcome {
 
 /// The state of a session at the start of a new connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub struct Connected {
+pub struct ConnectOutcome {
     /// Grows with each new session of the client.
     pub instance: u64,
     /// Grows with each connection.

@@ -9,7 +9,7 @@
 //! Invariant: what a table does depends on its own state, the command and the [`Moment`] alone.
 
 use super::applied::Applied;
-use super::clocks::Now;
+use super::clocks::MachineTime;
 use super::command::Item;
 use super::fullness::Fullness;
 use super::outcomes::ItemOutcome;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Moment {
     pub slot: u64,
-    pub now: Now,
+    pub now: MachineTime,
     /// The rules in force.
     pub rules: Arc<CountingRules>,
 }

@@ -18,7 +18,7 @@ pub const MAX_INFLIGHT_BATCHES: usize = 4;
 
 /// A verdict, with the slot that gave it.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct Kept {
+pub struct KeptVerdict {
     n: u64,
     slot: u64,
     verdict: BatchVerdict,
@@ -26,7 +26,7 @@ pub struct Kept {
 
 /// Verdicts for the current start of each gateway.
 #[derive(Debug, Default)]
-pub struct Verdicts(BTreeMap<GatewayId, Vec<Kept>>);
+pub struct Verdicts(BTreeMap<GatewayId, Vec<KeptVerdict>>);
 
 impl Verdicts {
     /// Forgets a gateway's verdicts: it has started anew, and nobody waits for the answers to its previous
@@ -56,7 +56,7 @@ impl Verdicts {
             BatchVerdict::AlreadyApplied | BatchVerdict::Gap { .. } | BatchVerdict::OldStart => false,
         };
         if told {
-            self.0.entry(origin.gateway).or_default().push(Kept { n, slot, verdict: verdict.clone() });
+            self.0.entry(origin.gateway).or_default().push(KeptVerdict { n, slot, verdict: verdict.clone() });
         }
     }
 
@@ -66,11 +66,11 @@ impl Verdicts {
         Some((kept.slot, &kept.verdict))
     }
 
-    pub fn image(&self) -> Vec<(GatewayId, &Vec<Kept>)> {
+    pub fn image(&self) -> Vec<(GatewayId, &Vec<KeptVerdict>)> {
         self.0.iter().filter(|(_, kept)| !kept.is_empty()).map(|(g, kept)| (*g, kept)).collect()
     }
 
-    pub fn from_image(image: Vec<(GatewayId, Vec<Kept>)>) -> Self {
+    pub fn from_image(image: Vec<(GatewayId, Vec<KeptVerdict>)>) -> Self {
         Self(image.into_iter().collect())
     }
 }

@@ -28,7 +28,7 @@ fn the_open_parts_of_a_stream_are_bounded_and_every_reading_is_still_counted() {
 fn the_open_parts_of_a_shard_are_bounded() {
     let mut s = Shard::new(CountingRules { max_open_parts: 8, ..CountingRules::default() });
     for i in 0..20 {
-        let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
+        let items = vec![Item::Publish(PublishItem { source: None, readings: vec![reading(1_000, 1.0)] })];
         s.submit(i, &Submission { streams: vec![name(&format!("d{i}"), "s")], makers: Vec::new(), items });
         assert!(s.machine.sizes().open_parts <= 8);
     }
@@ -59,7 +59,7 @@ fn a_leader_s_clock_at_the_end_of_numbers_stops_neither_bounds_nor_idle_streams(
         let mut s = Shard::new(CountingRules { max_open_parts: 8, ..CountingRules::default() });
         for i in 0..20 {
             let readings = vec![Reading { time: None, ..reading(0, 1.0) }];
-            let items = vec![Item::Publish(Publish { source: None, readings })];
+            let items = vec![Item::Publish(PublishItem { source: None, readings })];
             let streams = vec![name(&format!("d{i}"), "s")];
             s.submit(at, &Submission { streams, makers: Vec::new(), items });
             assert!(s.machine.sizes().open_parts <= 8, "{} open at {at}", s.machine.sizes().open_parts);
@@ -89,14 +89,14 @@ fn what_can_not_be_counted_is_set_aside_and_changes_nothing() {
         assert!(alone(s.publish(1, None, reading(time, 1.0))));
     }
     for bad in [name("", "s"), name("d", ""), name(&"x".repeat(257), "s")] {
-        let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1, 1.0)] })];
+        let items = vec![Item::Publish(PublishItem { source: None, readings: vec![reading(1, 1.0)] })];
         let submission = Submission { streams: vec![bad], makers: Vec::new(), items };
         assert!(alone(s.submit(1, &submission).0.remove(0)));
     }
     assert_eq!((s.machine.sizes().open_parts, s.machine.sizes().streams), (0, 0));
     // The other reading of such a publish counts.
     let readings = vec![reading(1, 1.0), reading(1, f64::NAN)];
-    let items = vec![Item::Publish(Publish { source: None, readings })];
+    let items = vec![Item::Publish(PublishItem { source: None, readings })];
     let submission = Submission { streams: vec![name("d", "s")], makers: Vec::new(), items };
     let judged = unsound(s.submit(1, &submission).0.remove(0)).unwrap();
     assert_eq!((judged.counted, judged.set_aside[0].reading), (1, 1));
@@ -184,7 +184,7 @@ fn full_batches_are_cut_at_once() {
         ..CountingRules::default()
     });
     let readings = (0..8_000).map(|i| reading(i * 1_000, 0.1 * i as f64)).collect();
-    let items = vec![Item::Publish(Publish { source: None, readings })];
+    let items = vec![Item::Publish(PublishItem { source: None, readings })];
     let (_, applied) =
         s.submit(10_000_000, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items });
     assert!(applied.batches.len() >= 4);
@@ -224,7 +224,7 @@ fn sessions_and_subscriptions_are_bounded() {
     });
     let connect = |client: &str, clean| {
         let at = Origin { gateway: GatewayId(1), start: 1 };
-        Item::Connect(Connect {
+        Item::Connect(ConnectItem {
             client: client.into(),
             at,
             connection: 1 + u64::from(clean),
@@ -244,7 +244,7 @@ fn sessions_and_subscriptions_are_bounded() {
     assert_eq!(
         s.item(
             2,
-            Item::Disconnect(Disconnect {
+            Item::Disconnect(DisconnectItem {
                 client: "a".into(),
                 epoch: a,
                 at: Origin { gateway: GatewayId(1), start: 1 },
@@ -287,9 +287,9 @@ fn wills_are_bounded_in_bytes() {
     let mut s = Shard::new(CountingRules::default());
     let connect = |client: &str, connection, bytes: usize| {
         let at = Origin { gateway: GatewayId(1), start: 1 };
-        let will = Will { topic: "w".into(), payload: vec![0; bytes], qos: 0, delay_s: 0 };
+        let will = SessionWill { topic: "w".into(), payload: vec![0; bytes], qos: 0, delay_s: 0 };
         let (client, will) = (client.to_string(), Some(Box::new(will)));
-        Item::Connect(Connect { client, at, connection, clean: true, expiry_s: 0, will })
+        Item::Connect(ConnectItem { client, at, connection, clean: true, expiry_s: 0, will })
     };
     assert!(matches!(s.item(1, connect("a", 1, MAX_WILL_BYTES)), ItemOutcome::Refused(_)));
     let most = MAX_WILL_BYTES - 65;
@@ -335,7 +335,14 @@ fn a_connect_asked_again_is_told_the_same_and_evicts_nobody() {
     let mut s = Shard::new(CountingRules::default());
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let connect = |connection| {
-        Item::Connect(Connect { client: "a".into(), at, connection, clean: false, expiry_s: 60, will: None })
+        Item::Connect(ConnectItem {
+            client: "a".into(),
+            at,
+            connection,
+            clean: false,
+            expiry_s: 60,
+            will: None,
+        })
     };
     let first = s.item(1, connect(1));
     assert!(matches!(&first, ItemOutcome::Connected(c) if !c.present));
@@ -350,7 +357,7 @@ fn a_session_without_expiry_is_not_resumed_though_its_end_is_not_known_yet() {
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let mut connect = |connection, clean, expiry_s| {
         let client = "a".into();
-        match s.item(1, Item::Connect(Connect { client, at, connection, clean, expiry_s, will: None })) {
+        match s.item(1, Item::Connect(ConnectItem { client, at, connection, clean, expiry_s, will: None })) {
             ItemOutcome::Connected(c) => (c.present, c.instance == c.epoch),
             other => panic!("{other:?}"),
         }
@@ -395,7 +402,7 @@ fn no_damaged_snapshot_restores() {
         body.extend(digest.to_le_bytes());
         let Ok(mut machine) = restore(&body) else { continue };
         let origin = Origin { gateway: GatewayId(8), start: u64::MAX };
-        let items = vec![Item::Publish(Publish { source: None, readings: vec![numbered(5, Some(2))] })];
+        let items = vec![Item::Publish(PublishItem { source: None, readings: vec![numbered(5, Some(2))] })];
         let submission = Submission { streams: vec![name("d", "s")], makers: Vec::new(), items };
         let commands = vec![forwarded(origin, 1, &submission), Command::Tick];
         let slot = machine.slot().saturating_add(1);
@@ -413,7 +420,7 @@ fn what_was_refused_is_still_known_as_refused_after_a_snapshot_but_not_for_ever(
     let publish = |stream: &str| Submission {
         streams: vec![name("d", stream)],
         makers: Vec::new(),
-        items: vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })],
+        items: vec![Item::Publish(PublishItem { source: None, readings: vec![reading(1_000, 1.0)] })],
     };
     s.submit(1_000, &publish("a"));
     let (outcomes, _) = s.submit(1_000, &publish("b"));

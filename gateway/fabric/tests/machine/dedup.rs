@@ -19,7 +19,7 @@ fn a_sequence_number_counts_once_per_device_stream_and_boot() {
     assert_eq!(s.publish(2, None, numbered(7, None)), RECOGNISED);
     assert_eq!(s.publish(3, None, numbered(7, Some(1))), COUNTED, "another boot");
     assert_eq!(s.publish(4, None, numbered(5, None)), COUNTED, "within the width below the first");
-    let items = vec![Item::Publish(Publish { source: None, readings: vec![numbered(7, None)] })];
+    let items = vec![Item::Publish(PublishItem { source: None, readings: vec![numbered(7, None)] })];
     let other = Submission { streams: vec![name("d", "other")], makers: Vec::new(), items };
     assert_eq!(s.submit(5, &other).0, [COUNTED], "another stream");
     assert_eq!(s.publish(6, None, numbered(9_000, None)), COUNTED);
@@ -58,8 +58,9 @@ fn all_that_may_be_in_flight_is_known_when_it_is_resent() {
     let of = |id: u16, dup| Source { dup, ..source(1, id, u64::from(id) << 32) };
     // All ids but one, none of them acknowledged. Each submission has a thousand publishes.
     let send = |s: &mut Shard, stamp: i64, ids: std::ops::RangeInclusive<u16>, dup| {
-        let item =
-            |id| Item::Publish(Publish { source: Some(of(id, dup)), readings: vec![reading(1_000, 1.0)] });
+        let item = |id| {
+            Item::Publish(PublishItem { source: Some(of(id, dup)), readings: vec![reading(1_000, 1.0)] })
+        };
         let items = ids.map(item).collect();
         s.submit(stamp, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items }).0
     };
@@ -144,10 +145,11 @@ fn known_streams_of_a_publish_count_beside_one_that_may_not_be_made() {
     let mut s = Shard::new(CountingRules { max_streams: 2, ..CountingRules::default() });
     let names = ["a", "b", "new"].map(|stream| name("d", stream));
     let of = |stream| Reading { stream, ..reading(1_000, 1.0) };
-    let items = vec![Item::Publish(Publish { source: Some(source(2, 5, 1)), readings: vec![of(0), of(1)] })];
+    let items =
+        vec![Item::Publish(PublishItem { source: Some(source(2, 5, 1)), readings: vec![of(0), of(1)] })];
     s.submit(1, &Submission { streams: names.to_vec(), makers: Vec::new(), items });
     let readings = vec![of(2), of(0), of(1)];
-    let items = vec![Item::Publish(Publish { source: Some(source(2, 6, 1)), readings })];
+    let items = vec![Item::Publish(PublishItem { source: Some(source(2, 6, 1)), readings })];
     let (outcomes, _) = s.submit(2, &Submission { streams: names.to_vec(), makers: Vec::new(), items });
     let set_aside = vec![SetAside { reading: 0, reason: Reason::StreamsFull }];
     assert_eq!(outcomes, [ItemOutcome::Judged(Judged { counted: 2, recognised: 0, set_aside })]);
@@ -229,7 +231,7 @@ fn a_replaced_connection_is_stale_and_a_new_instance_forgets() {
 fn a_refused_publish_leaves_no_packet_id_behind() {
     let mut s = Shard::new(CountingRules { max_streams: 1, ..CountingRules::default() });
     let publish = |device: &str, qos| {
-        let items = vec![Item::Publish(Publish {
+        let items = vec![Item::Publish(PublishItem {
             source: Some(source(qos, 5, 1)),
             readings: vec![reading(1_000, 1.0)],
         })];
@@ -248,7 +250,7 @@ fn forwarded_batches_apply_once_in_order_per_start() {
     let submission = Submission {
         streams: vec![name("d", "s")],
         makers: Vec::new(),
-        items: vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })],
+        items: vec![Item::Publish(PublishItem { source: None, readings: vec![reading(1_000, 1.0)] })],
     };
     let mut put = |gateway, start, n| {
         let origin = Origin { gateway: GatewayId(gateway), start };

@@ -15,26 +15,31 @@ fn submission() -> Submission {
         streams: vec![name("d", "s")],
         makers: vec![Maker { stream: 0, client: "c".into() }],
         items: vec![
-            Item::Publish(Publish {
+            Item::Publish(PublishItem {
                 source: Some(source.clone()),
                 readings: vec![
                     Reading { seq: Some(5), boot: Some(6), ..reading(-1, 1.5) },
                     Reading { time: None, ..reading(0, 2.0) },
                 ],
             }),
-            Item::Connect(Connect {
+            Item::Connect(ConnectItem {
                 client: "c".into(),
                 at,
                 connection: 7,
                 clean: true,
                 expiry_s: 300,
-                will: Some(Box::new(Will { topic: "w".into(), payload: vec![1, 2], qos: 1, delay_s: 60 })),
+                will: Some(Box::new(SessionWill {
+                    topic: "w".into(),
+                    payload: vec![1, 2],
+                    qos: 1,
+                    delay_s: 60,
+                })),
             }),
             Item::Subscriptions { client: "c".into(), epoch: 1, add: vec![sub], remove: vec!["g".into()] },
             Item::Begin,
             Item::Touch { client: "c".into(), epoch: 1, shard: 9 },
             Item::Release(source.clone()),
-            Item::Disconnect(Disconnect {
+            Item::Disconnect(DisconnectItem {
                 client: "c".into(),
                 epoch: 1,
                 at,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 fn publish(s: &mut Shard, client: &str, names: &[StreamName]) -> Judged {
     let readings = (0..names.len() as u32).map(|stream| Reading { stream, ..reading(1_000, 1.0) }).collect();
     let makers = (0..names.len() as u32).map(|stream| Maker { stream, client: client.into() }).collect();
-    let items = vec![Item::Publish(Publish { source: None, readings })];
+    let items = vec![Item::Publish(PublishItem { source: None, readings })];
     match s.submit(1_000, &Submission { streams: names.to_vec(), makers, items }).0.remove(0) {
         ItemOutcome::Judged(judged) => judged,
         other => panic!("{other:?}"),

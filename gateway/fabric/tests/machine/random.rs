@@ -82,7 +82,7 @@ fn session_item(random: &mut fastrand::Rng) -> Item {
             let stream = random.bool().then(|| format!("s{}", random.u32(0..4)));
             Item::Retire { device: format!("d{}", random.u32(0..9)), stream }
         }
-        0 | 1 => Item::Connect(Connect {
+        0 | 1 => Item::Connect(ConnectItem {
             client: client.clone(),
             at: Origin { gateway: GatewayId(random.u16(1..3)), start: 1 },
             connection: random.u64(..),
@@ -90,10 +90,10 @@ fn session_item(random: &mut fastrand::Rng) -> Item {
             expiry_s: random.u32(0..20),
             will: random.bool().then(|| {
                 let (topic, payload) = (format!("w/{client}"), vec![0; random.usize(0..20)]);
-                Box::new(Will { topic, payload, qos: random.u8(0..3), delay_s: random.u32(0..4) * 5 })
+                Box::new(SessionWill { topic, payload, qos: random.u8(0..3), delay_s: random.u32(0..4) * 5 })
             }),
         }),
-        2 => Item::Disconnect(Disconnect {
+        2 => Item::Disconnect(DisconnectItem {
             client,
             epoch,
             at: Origin { gateway: GatewayId(random.u16(1..3)), start: 1 },
@@ -145,7 +145,7 @@ fn every_reading_is_in_exactly_one_part_of_each_width() {
                 }
             }
             let count = readings.len() as u32;
-            let items = vec![Item::Publish(Publish { source: None, readings })];
+            let items = vec![Item::Publish(PublishItem { source: None, readings })];
             let outcomes = s.submit(now, &Submission { streams: names, makers: Vec::new(), items }).0;
             assert_eq!(
                 outcomes,
@@ -230,7 +230,7 @@ fn history(seed: u64) -> (CountingRules, Shard) {
                                     boot: random.bool().then(|| random.u64(0..6)),
                                 };
                                 let readings = (0..random.u32(0..5)).map(|_| reading(&mut random)).collect();
-                                Item::Publish(Publish { source, readings })
+                                Item::Publish(PublishItem { source, readings })
                             }
                         })
                         .collect();

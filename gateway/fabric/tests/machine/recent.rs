@@ -131,7 +131,7 @@ fn more_than_a_scan_looks_at_is_told_by_the_time_from_which_on_it_did() {
     let mut at = 0;
     while s.machine.outbox_stats().bytes < MAX_SCAN_BYTES + MAX_SCAN_BYTES / 2 {
         let readings = (0..3_000).map(|i| reading(at + i * 100, (i * i) as f64)).collect();
-        let items = vec![Item::Publish(Publish { source: None, readings })];
+        let items = vec![Item::Publish(PublishItem { source: None, readings })];
         s.submit(at + 1_000, &Submission { streams: vec![name("d", "s")], items, ..Submission::default() });
         at += 300_000;
     }
@@ -157,7 +157,7 @@ fn pages_put_together_are_the_whole_whatever_the_order_of_the_contents() {
         for i in 0..400 {
             let (device, at) = (format!("d{}", random.u32(0..5)), i * 50 + random.i64(-3_000..3_000));
             *counted.entry((device.clone(), EpochMs(at).window_start(1_000).0)).or_default() += 1;
-            let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(at, 1.0)] })];
+            let items = vec![Item::Publish(PublishItem { source: None, readings: vec![reading(at, 1.0)] })];
             s.submit(
                 i * 50,
                 &Submission { streams: vec![name(&device, "s")], items, ..Submission::default() },
@@ -200,7 +200,7 @@ fn more_streams_than_a_page_may_have_go_on_in_the_next() {
     for chunk in names.chunks(500) {
         let readings =
             (0..chunk.len() as u32).map(|stream| Reading { stream, ..reading(1_000, 1.0) }).collect();
-        let items = vec![Item::Publish(Publish { source: None, readings })];
+        let items = vec![Item::Publish(PublishItem { source: None, readings })];
         s.submit(1_000, &Submission { streams: chunk.to_vec(), items, ..Submission::default() });
     }
     let first = s.ask(&ALL, &Page::default());
@@ -267,7 +267,7 @@ fn what_is_gathered_turn_by_turn_has_each_stream_once_whatever_is_done_between_t
             at += random.i64(0..700);
             let device = format!("d{:03}", random.u32(0..150));
             let readings = vec![reading(at, 1.0)];
-            let items = vec![Item::Publish(Publish { source: None, readings })];
+            let items = vec![Item::Publish(PublishItem { source: None, readings })];
             s.submit(at, &Submission { streams: vec![name(&device, "s")], items, ..Submission::default() });
             s.tick(at);
             *counted.entry(device).or_default() += 1;
@@ -324,7 +324,7 @@ fn a_list_of_devices_looks_at_so_many_streams_and_goes_on_behind_the_last() {
         for part in 0..5 {
             let streams: Vec<_> = (0..1_000).map(|i| name(device, &format!("{part}-{i}"))).collect();
             let readings = (0..1_000).map(|stream| Reading { stream, ..reading(1_000, 1.0) }).collect();
-            let items = vec![Item::Publish(Publish { source: None, readings })];
+            let items = vec![Item::Publish(PublishItem { source: None, readings })];
             s.submit(1_000, &Submission { streams, items, ..Submission::default() });
         }
     }

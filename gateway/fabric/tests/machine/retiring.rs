@@ -17,7 +17,7 @@ fn retire(s: &mut Shard, stamp: i64, device: &str, stream: Option<&str>) -> (u32
 }
 
 fn put(s: &mut Shard, stamp: i64, of: StreamName, reading: Reading) -> ItemOutcome {
-    let items = vec![Item::Publish(Publish { source: None, readings: vec![reading] })];
+    let items = vec![Item::Publish(PublishItem { source: None, readings: vec![reading] })];
     s.submit(stamp, &Submission { streams: vec![of], items, ..Submission::default() }).0.remove(0)
 }
 

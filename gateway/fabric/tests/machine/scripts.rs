@@ -102,13 +102,13 @@ fn tell(s: &mut Shard, told: &str, out: &mut String) {
         }
         "connect" => {
             let value = |key: &str| value(key).unwrap_or(0);
-            let will = |delay_s: u64| Will {
+            let will = |delay_s: u64| SessionWill {
                 topic: "w".into(),
                 payload: b"gone".to_vec(),
                 qos: 1,
                 delay_s: delay_s as u32,
             };
-            Item::Connect(Connect {
+            Item::Connect(ConnectItem {
                 client: client(),
                 at: origin(rest[1]),
                 connection: value("conn="),
@@ -117,7 +117,7 @@ fn tell(s: &mut Shard, told: &str, out: &mut String) {
                 will: rest.iter().any(|w| w.starts_with("will=")).then(|| Box::new(will(value("will=")))),
             })
         }
-        "disconnect" => Item::Disconnect(Disconnect {
+        "disconnect" => Item::Disconnect(DisconnectItem {
             client: client(),
             epoch: number(1),
             at: origin(rest[2]),
@@ -165,7 +165,7 @@ fn publish(s: &mut Shard, stamp: i64, rest: &[&str], out: &mut String) {
     }
     let by = rest.iter().position(|w| *w == "by").map(|at| &rest[at + 1..]);
     let source = by.map(|by| source(by[0], if by.contains(&"qos2") { 2 } else { 1 }, by.contains(&"dup")));
-    let items = vec![Item::Publish(Publish { source, readings })];
+    let items = vec![Item::Publish(PublishItem { source, readings })];
     submit(s, stamp, &Submission { streams, makers: Vec::new(), items }, out);
 }
 

@@ -82,7 +82,7 @@ impl Shard {
 
     /// Publishes one reading of stream `d/s` and returns the outcome.
     pub fn publish(&mut self, at: i64, source: Option<Source>, reading: Reading) -> ItemOutcome {
-        let items = vec![Item::Publish(Publish { source, readings: vec![reading] })];
+        let items = vec![Item::Publish(PublishItem { source, readings: vec![reading] })];
         self.submit(at, &Submission { streams: vec![name("d", "s")], makers: Vec::new(), items }).0.remove(0)
     }
 

@@ -30,7 +30,7 @@ fn no_leap_of_the_wall_time_ends_a_session_or_forgets_what_was_published_in_it()
     let at = Origin { gateway: GatewayId(1), start: 1 };
     let client = || "a".to_string();
     let connect =
-        Connect { client: client(), at, connection: 1, clean: false, expiry_s: 7 * 86_400, will: None };
+        ConnectItem { client: client(), at, connection: 1, clean: false, expiry_s: 7 * 86_400, will: None };
     let ItemOutcome::Connected(c) = s.item(1, Item::Connect(connect)) else { panic!("not connected") };
     let source = |dup| Source {
         client: client(),
@@ -42,7 +42,7 @@ fn no_leap_of_the_wall_time_ends_a_session_or_forgets_what_was_published_in_it()
         hash: 5 << 32,
     };
     assert_eq!(s.publish(2, Some(source(false)), untimed(1.0)), COUNTED);
-    let gone = Disconnect { client: client(), epoch: c.epoch, at, with_will: false, expiry_s: None };
+    let gone = DisconnectItem { client: client(), epoch: c.epoch, at, with_will: false, expiry_s: None };
     s.item(1_000, Item::Disconnect(gone));
     for leap in [GPS_ROLLOVER_MS, -GPS_ROLLOVER_MS, 7 * DAY_MS, -WALL, i64::MAX / 4] {
         s.wall_ahead = WALL + leap;
@@ -77,7 +77,7 @@ fn a_time_that_can_not_be_is_set_aside_and_changes_nothing() {
             &Submission {
                 streams: vec![name("d", "s")],
                 makers: Vec::new(),
-                items: vec![Item::Publish(Publish { source: None, readings: vec![numbered] })],
+                items: vec![Item::Publish(PublishItem { source: None, readings: vec![numbered] })],
             },
         );
         let reason = if wrong < WALL { Reason::TooOld } else { Reason::TooFarAhead };

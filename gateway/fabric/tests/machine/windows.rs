@@ -115,7 +115,7 @@ fn overrides_by_pattern_have_their_own_windows() {
     };
     let mut s = Shard::new(CountingRules { streams: vec![o], ..rules() });
     s.publish(1, None, reading(1_000, 1.0));
-    let items = vec![Item::Publish(Publish { source: None, readings: vec![reading(1_000, 1.0)] })];
+    let items = vec![Item::Publish(PublishItem { source: None, readings: vec![reading(1_000, 1.0)] })];
     s.submit(2, &Submission { streams: vec![name("x", "s")], makers: Vec::new(), items });
     s.settle();
     let mut widths: Vec<_> = s.parts().iter().map(|(n, p)| (n.device.clone(), p.width_ms)).collect();

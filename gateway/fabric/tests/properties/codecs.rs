@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::link::{Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
 use selvedge_fabric::machine::{
-    BatchVerdict, Command, Connect, Connected, CountingRules, Disconnect, DueWill, Item, ItemOutcome, Judged,
-    Maker, NameRef, Origin, Page, Proposal, Publish, Quarantined, Reading, Readmit, Reason, Scanned,
-    SetAside, Source, Submission, Will,
+    BatchVerdict, Command, ConnectItem, ConnectOutcome, CountingRules, DisconnectItem, DueWill, Item,
+    ItemOutcome, Judged, Maker, NameRef, Origin, Page, Proposal, PublishItem, Quarantined, Reading, Readmit,
+    Reason, Scanned, SessionWill, SetAside, Source, Submission,
 };
 use selvedge_fabric::peer::{
     BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, ShardQuery,
@@ -89,13 +89,9 @@ fn paxos() -> impl Strategy<Value = Message> {
     ]
 }
 
-fn will() -> impl Strategy<Value = Will> {
-    (text(), vec(any::<u8>(), 0..9), any::<(u8, u32)>()).prop_map(|(topic, payload, (qos, delay_s))| Will {
-        topic,
-        payload,
-        qos,
-        delay_s,
-    })
+fn will() -> impl Strategy<Value = SessionWill> {
+    (text(), vec(any::<u8>(), 0..9), any::<(u8, u32)>())
+        .prop_map(|(topic, payload, (qos, delay_s))| SessionWill { topic, payload, qos, delay_s })
 }
 
 fn due_will() -> impl Strategy<Value = DueWill> {
@@ -114,14 +110,16 @@ fn outcome() -> impl Strategy<Value = ItemOutcome> {
         vec(any::<u16>(), 0..3),
         of(due_will()),
     )
-        .prop_map(|((instance, epoch, present, expiry_s), subscriptions, touched, will)| Connected {
-            instance,
-            epoch,
-            present,
-            subscriptions,
-            touched,
-            expiry_s,
-            will: will.map(Box::new),
+        .prop_map(|((instance, epoch, present, expiry_s), subscriptions, touched, will)| {
+            ConnectOutcome {
+                instance,
+                epoch,
+                present,
+                subscriptions,
+                touched,
+                expiry_s,
+                will: will.map(Box::new),
+            }
         });
     let reason = prop::sample::select(Reason::ALL.to_vec());
     let set_aside = (any::<u32>(), reason).prop_map(|(reading, reason)| SetAside { reading, reason });
@@ -309,14 +307,20 @@ fn item(streams: u32) -> impl Strategy<Value = Item> {
     let connect = (text(), origin(), any::<(u64, bool, u32)>())
         .prop_map(|(client, at, (connection, clean, expiry_s))| (client, at, connection, clean, expiry_s));
     let connect = (connect, of(will())).prop_map(|((client, at, connection, clean, expiry_s), will)| {
-        Connect { client, at, connection, clean, expiry_s, will: will.map(Box::new) }
+        ConnectItem { client, at, connection, clean, expiry_s, will: will.map(Box::new) }
     });
     let disconnect = (text(), origin(), any::<(u64, bool, Option<u32>)>()).prop_map(
-        |(client, at, (epoch, with_will, expiry_s))| Disconnect { client, epoch, at, with_will, expiry_s },
+        |(client, at, (epoch, with_will, expiry_s))| DisconnectItem {
+            client,
+            epoch,
+            at,
+            with_will,
+            expiry_s,
+        },
     );
     prop_oneof![
         (of(source()), vec(reading(), 0..4))
-            .prop_map(|(source, readings)| Item::Publish(Publish { source, readings })),
+            .prop_map(|(source, readings)| Item::Publish(PublishItem { source, readings })),
         Just(Item::Begin),
         connect.prop_map(Item::Connect),
         disconnect.prop_map(Item::Disconnect),

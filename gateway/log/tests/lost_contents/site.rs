@@ -1,6 +1,8 @@
 //! Three replicas of one shard with their logs and stores, which a test runs step by step.
 
-use selvedge_fabric::machine::{CountingRules, Item, Origin, Page, Publish, Reading, Scanned, Submission};
+use selvedge_fabric::machine::{
+    CountingRules, Item, Origin, Page, PublishItem, Reading, Scanned, Submission,
+};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery, TransferMessage};
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Replica, Said, StoreWork};
@@ -136,7 +138,7 @@ impl Site {
         let submission = Submission {
             streams: vec![StreamName { device: "d".into(), stream: "s".into() }],
             makers: vec![],
-            items: vec![Item::Publish(Publish { source: None, readings: vec![reading] })],
+            items: vec![Item::Publish(PublishItem { source: None, readings: vec![reading] })],
         };
         let origin = Origin { gateway: leader, start: 1 };
         let event = Event::Forward { from: leader, origin, n, submission: submission.encode().into() };

@@ -49,7 +49,7 @@
 use super::dedup::{Boot, MAX_BOOTS_ENTRIES};
 use super::names::Names;
 use super::pace::{Course, NO_WATERMARK};
-use crate::machine::clocks::Now;
+use crate::machine::clocks::MachineTime;
 use crate::machine::judged::Reason;
 use crate::machine::rules::{MAX_WINDOW_MS, StreamClass};
 use bincode::{Decode, Encode};
@@ -183,7 +183,7 @@ pub struct Streams {
 
 impl Streams {
     /// Adds a stream under a free number, with these sequence numbers.
-    pub fn add(&mut self, id: u32, class: u16, boots: Vec<Boot>, now: Now) {
+    pub fn add(&mut self, id: u32, class: u16, boots: Vec<Boot>, now: MachineTime) {
         // Its first reading may be set aside. Silence then counts from now, not from the beginning of time.
         let (heard, seen) = (now.elapsed, now.wall);
         *self.place(id) = StreamState { class, heard, seen, boots, ..StreamState::default() };
@@ -260,7 +260,7 @@ impl Streams {
         &mut self,
         id: u32,
         Measured { sample, number }: Measured,
-        now: Now,
+        now: MachineTime,
         most_open: u32,
         classes: &[StreamClass],
     ) -> (bool, u64) {
@@ -312,7 +312,7 @@ impl Streams {
 
     /// Notes that a part of stream `id` was opened. Returns how many parts the shard's bound closed.
     #[inline(never)]
-    fn opened(&mut self, id: u32, most_open: u32, now: Now, classes: &[StreamClass]) -> u64 {
+    fn opened(&mut self, id: u32, most_open: u32, now: MachineTime, classes: &[StreamClass]) -> u64 {
         let mut forced = 0;
         self.register(id, classes);
         while self.open > most_open as usize {
@@ -324,7 +324,7 @@ impl Streams {
     }
 
     /// Closes the parts that are due, in the order of their streams' numbers.
-    pub fn close_due(&mut self, now: Now, classes: &[StreamClass]) {
+    pub fn close_due(&mut self, now: MachineTime, classes: &[StreamClass]) {
         let mut due = Vec::new();
         while let Some((at, id)) = self.due.first().copied() {
             if at > now.elapsed {
@@ -354,12 +354,12 @@ impl Streams {
     }
 
     /// Closes the parts of all streams, before the widths change.
-    pub fn close_all(&mut self, now: Now, classes: &[StreamClass]) {
+    pub fn close_all(&mut self, now: MachineTime, classes: &[StreamClass]) {
         (0..self.list.len() as u32).for_each(|id| self.close_all_of(id, now, classes));
     }
 
     /// Closes all parts of a stream.
-    pub fn close_all_of(&mut self, id: u32, now: Now, classes: &[StreamClass]) {
+    pub fn close_all_of(&mut self, id: u32, now: MachineTime, classes: &[StreamClass]) {
         let stream = &mut self.list[id as usize];
         let class = &classes[usize::from(stream.class)];
         self.open -= stream.close(id, class, now, |_| true, &mut self.closed);
@@ -468,7 +468,7 @@ impl StreamState {
         width: u8,
         class: &StreamClass,
         Measured { sample, number }: Measured,
-        now: Now,
+        now: MachineTime,
     ) -> bool {
         let width_ms = class.windows_ms[usize::from(width)];
         let start = sample.time.window_start(width_ms);
@@ -506,7 +506,7 @@ impl StreamState {
         class: &StreamClass,
         to: EpochMs,
         lead: EpochMs,
-        now: Now,
+        now: MachineTime,
         closed: &mut Vec<ClosedPart>,
     ) -> usize {
         self.course.go_back(to, now.elapsed);
@@ -520,7 +520,7 @@ impl StreamState {
         &mut self,
         id: u32,
         class: &StreamClass,
-        now: Now,
+        now: MachineTime,
         which: impl Fn(&OpenPart) -> bool,
         closed: &mut Vec<ClosedPart>,
     ) -> usize {

@@ -23,9 +23,9 @@ mod wills;
 pub use wills::{MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
 
 use super::applied::{Applied, Evicted};
-use super::command::{Connect, Disconnect, DueWill, Item, Origin, Will};
+use super::command::{ConnectItem, DisconnectItem, DueWill, Item, Origin, SessionWill};
 use super::fullness::Fullness;
-use super::outcomes::{Connected, ItemOutcome};
+use super::outcomes::{ConnectOutcome, ItemOutcome};
 use super::rules::CountingRules;
 use super::snapshot::{MAX_COUNT, Reader, RestoreError, Writer, inconsistent};
 use super::table::{Moment, Table};
@@ -34,7 +34,7 @@ use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
-use wills::{Due, Wills};
+use wills::{Due, DueWills};
 
 /// The longest client id.
 pub const MAX_CLIENT_BYTES: usize = 256;
@@ -51,7 +51,7 @@ pub(super) struct StoredSession {
     expiry_s: u32,
     /// When the session ends; `None` while the client is connected.
     ends: Option<ElapsedMs>,
-    will: Option<Box<Will>>,
+    will: Option<Box<SessionWill>>,
     /// When the will falls due; `None` while the client is connected.
     will_at: Option<ElapsedMs>,
     /// By filter; the options are one byte.
@@ -60,7 +60,7 @@ pub(super) struct StoredSession {
 }
 
 impl StoredSession {
-    fn due_will(&self, client: &str, will: Will) -> DueWill {
+    fn due_will(&self, client: &str, will: SessionWill) -> DueWill {
         DueWill { client: client.to_string(), instance: self.instance, epoch: self.epoch, will }
     }
 
@@ -75,7 +75,7 @@ pub(super) struct Sessions {
     all: BTreeMap<String, StoredSession>,
     /// The greatest epoch that was given.
     epoch: u64,
-    wills: Wills,
+    wills: DueWills,
     /// Gateways that were given up as lost and have not been heard from since.
     lost: BTreeSet<GatewayId>,
     /// Derived: when disconnected sessions end.
@@ -130,10 +130,10 @@ impl Sessions {
 
     fn connect(
         &mut self,
-        c: &Connect,
+        c: &ConnectItem,
         now: ElapsedMs,
         rules: &CountingRules,
-    ) -> Result<(Connected, Option<Evicted>), ItemOutcome> {
+    ) -> Result<(ConnectOutcome, Option<Evicted>), ItemOutcome> {
         if !(1..=MAX_CLIENT_BYTES).contains(&c.client.len()) {
             return Err(ItemOutcome::Refused(format!("a client id must have 1 to {MAX_CLIENT_BYTES} bytes")));
         }
@@ -198,7 +198,7 @@ impl Sessions {
     }
 
     /// Refuses the will of a new connection if it is too large, or if the shard has no room for it.
-    fn check_will(&self, c: &Connect) -> Result<(), ItemOutcome> {
+    fn check_will(&self, c: &ConnectItem) -> Result<(), ItemOutcome> {
         let bytes = c.will.as_ref().map_or(0, |will| will.cost_bytes());
         if bytes > MAX_WILL_BYTES {
             return Err(ItemOutcome::Refused(format!("a will must take at most {MAX_WILL_BYTES} bytes")));
@@ -212,8 +212,8 @@ impl Sessions {
         Ok(())
     }
 
-    fn found(&self, client: &str, s: &StoredSession, present: bool) -> Connected {
-        Connected {
+    fn found(&self, client: &str, s: &StoredSession, present: bool) -> ConnectOutcome {
+        ConnectOutcome {
             instance: s.instance,
             epoch: s.epoch,
             present,
@@ -228,7 +228,7 @@ impl Sessions {
     /// to publish.
     fn disconnect(
         &mut self,
-        d: &Disconnect,
+        d: &DisconnectItem,
         now: ElapsedMs,
         rules: &CountingRules,
     ) -> Result<Option<DueWill>, ItemOutcome> {
@@ -446,7 +446,7 @@ impl Table for Sessions {
         if epoch > MAX_COUNT {
             return Err(inconsistent("counts"));
         }
-        let wills = Wills::from_image(due, epoch).ok_or(inconsistent("sessions"))?;
+        let wills = DueWills::from_image(due, epoch).ok_or(inconsistent("sessions"))?;
         *self = Self { epoch, wills, lost, ..Self::default() };
         for (client, session) in all {
             let wills = match (&session.will, session.will_at, session.ends) {

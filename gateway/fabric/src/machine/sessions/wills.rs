@@ -17,7 +17,7 @@ use bincode::{Decode, Encode};
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The most that one will may count, by [`Will::cost_bytes`](crate::machine::Will::cost_bytes).
+/// The most that one will may count, by [`SessionWill::cost_bytes`](crate::machine::SessionWill::cost_bytes).
 pub const MAX_WILL_BYTES: usize = 8 * 1024;
 /// The most that all wills of a shard may count together.
 pub const MAX_WILLS_BYTES: usize = 512 * 1024;
@@ -34,7 +34,7 @@ pub struct Due {
 
 /// The wills that are due, by client.
 #[derive(Debug, Default)]
-pub struct Wills {
+pub struct DueWills {
     due: BTreeMap<String, Due>,
     /// Derived: until when their processes have time to publish them.
     until: BTreeSet<(ElapsedMs, String)>,
@@ -44,7 +44,7 @@ pub struct Wills {
     bytes: usize,
 }
 
-impl Wills {
+impl DueWills {
     /// The bytes that all due wills count against [`MAX_WILLS_BYTES`].
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -138,7 +138,7 @@ impl Wills {
         self.due.values().collect()
     }
 
-    /// Restores what [`Wills::image`] returned. `None` if the wills contradict each other or an epoch exceeds
+    /// Restores what [`DueWills::image`] returned. `None` if the wills contradict each other or an epoch exceeds
     /// `most_epoch`.
     pub fn from_image(all: Vec<Due>, most_epoch: u64) -> Option<Self> {
         let mut wills = Self::default();
