@@ -6,7 +6,7 @@ use selvedge_fabric::machine::Scanned;
 use selvedge_fabric::node_questions::{NodeQuestions, QuestionVerdict};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::site_questions::{Effect, SiteQuestions};
+use selvedge_fabric::site_questions::{QuestionEffect, SiteQuestions};
 use selvedge_seal::{Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::frame;
@@ -49,8 +49,8 @@ pub fn run(data: &[u8]) {
     while told.is_none() {
         for effect in std::mem::take(&mut out) {
             match effect {
-                Effect::Told(_, all) => assert!(told.replace(all).is_none(), "it ends once"),
-                Effect::Send(_, PeerMessage::Query { id, .. }) => {
+                QuestionEffect::Told(_, all) => assert!(told.replace(all).is_none(), "it ends once"),
+                QuestionEffect::Send(_, PeerMessage::Query { id, .. }) => {
                     asks.answered(now_ms, id, answer(&mut source), &mut out);
                 }
                 other => panic!("{other:?}"),

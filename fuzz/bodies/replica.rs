@@ -8,7 +8,9 @@ use selvedge_fabric::machine::{
 };
 use selvedge_fabric::peer::{BatchAnswer, PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::record::LogRecord;
-use selvedge_fabric::shard::{Event, Now, Replay, ShardCore, ShardSettings, SnapshotState, TransferAnswer};
+use selvedge_fabric::shard::{
+    Now, Replay, ShardCore, ShardEvent, ShardSettings, SnapshotState, TransferAnswer,
+};
 use selvedge_paxos::{Ballot, GroupConfig, Limits, MAX_COUNT, Message, Recovered, Value};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -54,7 +56,7 @@ pub fn run(data: &[u8]) {
     let now = Now { mono_ms: 0, wall: EpochMs(NOW), sure: true };
     let (records, snapshot, saving) = (Vec::new(), None, None);
     let mut host = Host { shard, now, records, token: 0, snapshot, saving, offered: Vec::new() };
-    host.shard.step(now, Event::Peers { up: vec![GatewayId(2), GatewayId(3)], restarted: vec![] });
+    host.shard.step(now, ShardEvent::Peers { up: vec![GatewayId(2), GatewayId(3)], restarted: vec![] });
     for _ in 0..MAX_STEPS {
         if source.is_empty() {
             break;
@@ -73,7 +75,7 @@ impl Host {
     fn turn(&mut self, source: &mut Source) -> bool {
         let from = GatewayId(2 + source.below(3) as u16);
         let event = match source.below(20) {
-            0..9 => Event::Paxos { from, message: self.message(source) },
+            0..9 => ShardEvent::Paxos { from, message: self.message(source) },
             9 => match PeerFrame::decode(source.bytes(400)) {
                 Ok(frame) => {
                     for message in frame.messages {
@@ -81,16 +83,16 @@ impl Host {
                             self.shard.step(self.now, event);
                         }
                     }
-                    Event::Timer
+                    ShardEvent::Timer
                 }
-                Err(_) => Event::Timer,
+                Err(_) => ShardEvent::Timer,
             },
             10 => {
                 let gateway = GatewayId(source.below(4) as u16);
                 let known = self.shard.machine().origin(gateway).unwrap_or((1, 0));
                 let origin = Origin { gateway, start: source.number(known.0) };
                 let submission = submission(source);
-                Event::Forward { from: gateway, origin, n: source.number(known.1 + 1), submission }
+                ShardEvent::Forward { from: gateway, origin, n: source.number(known.1 + 1), submission }
             }
             11 if source.below(4) == 0 => {
                 let at = self.slot(source);
@@ -101,12 +103,12 @@ impl Host {
                     3 => TransferAnswer::Log { from: at, values: vec![self.value(source)] },
                     _ => TransferAnswer::Snapshot { slot: at, bytes: 9, crc: 9 },
                 };
-                Event::TransferAnswered { to: from, answer }
+                ShardEvent::TransferAnswered { to: from, answer }
             }
-            11..13 => Event::Transfer { from, message: self.transfer(source) },
+            11..13 => ShardEvent::Transfer { from, message: self.transfer(source) },
             13 => {
                 let up = [GatewayId(2), GatewayId(3), GatewayId(77)][..source.below(4)].to_vec();
-                Event::Peers { restarted: if source.flag() { up.clone() } else { vec![] }, up }
+                ShardEvent::Peers { restarted: if source.flag() { up.clone() } else { vec![] }, up }
             }
             14 => {
                 let query = ShardQuery {
@@ -119,11 +121,11 @@ impl Host {
                     page: Page::default(),
                     wait_ms: source.number(3_000) as u32,
                 };
-                Event::Query { from, id: source.u64(), query }
+                ShardEvent::Query { from, id: source.u64(), query }
             }
-            15 => Event::Confirmed { ledger: LedgerId(1), cursor: source.number(1) },
-            16 => Event::Room(source.byte() > 63),
-            17 => Event::SnapshotWanted,
+            15 => ShardEvent::Confirmed { ledger: LedgerId(1), cursor: source.number(1) },
+            16 => ShardEvent::Room(source.byte() > 63),
+            17 => ShardEvent::SnapshotWanted,
             _ => {
                 let wait = source.number(200) % 100_000;
                 self.now.mono_ms += wait;
@@ -133,7 +135,7 @@ impl Host {
                     self.now.wall.plus(wait as i64)
                 };
                 self.now.sure = source.byte() > 20;
-                Event::Timer
+                ShardEvent::Timer
             }
         };
         self.shard.step(self.now, event);
@@ -175,11 +177,11 @@ impl Host {
                     assert_eq!(restored.expect("it was made here, or checked").slot(), slot);
                     self.snapshot = Some((slot, bytes));
                 }
-                self.shard.step(self.now, Event::SnapshotSaved { slot, saved });
+                self.shard.step(self.now, ShardEvent::SnapshotSaved { slot, saved });
             } else if !(wrote && choice & 0x18 != 0) {
                 return true;
             }
-            self.shard.step(self.now, Event::Persisted { token: self.token });
+            self.shard.step(self.now, ShardEvent::Persisted { token: self.token });
         }
         true
     }
@@ -302,7 +304,7 @@ impl Host {
         assert!(after.ballot() >= before.ballot(), "a promise is forgotten");
         assert!(after.last_slot() >= before.last_slot(), "a vote is forgotten");
         let now = self.now;
-        again.step(now, Event::Timer);
+        again.step(now, ShardEvent::Timer);
         if let Ok(effects) = again.take(now) {
             drop(effects);
             assert!(again.machine().slot() <= again.consensus().commit());
@@ -310,14 +312,14 @@ impl Host {
     }
 }
 
-fn event(from: GatewayId, message: PeerMessage) -> Option<Event> {
+fn event(from: GatewayId, message: PeerMessage) -> Option<ShardEvent> {
     match message {
-        PeerMessage::Paxos { message, .. } => Some(Event::Paxos { from, message }),
+        PeerMessage::Paxos { message, .. } => Some(ShardEvent::Paxos { from, message }),
         PeerMessage::Forward { origin, n, submission, .. } => {
-            Some(Event::Forward { from, origin, n, submission })
+            Some(ShardEvent::Forward { from, origin, n, submission })
         }
-        PeerMessage::Transfer { message, .. } => Some(Event::Transfer { from, message }),
-        PeerMessage::Query { id, query, .. } => Some(Event::Query { from, id, query }),
+        PeerMessage::Transfer { message, .. } => Some(ShardEvent::Transfer { from, message }),
+        PeerMessage::Query { id, query, .. } => Some(ShardEvent::Query { from, id, query }),
         _ => None,
     }
 }

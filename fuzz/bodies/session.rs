@@ -3,7 +3,7 @@
 
 use crate::source::Source;
 use selvedge_fabric::decode::{Decoder, Form, TopicRule};
-use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
+use selvedge_fabric::forward::{Forwardable, SettledItem, Ticket};
 use selvedge_fabric::machine::{
     ConnectOutcome, DueWill, Item, ItemOutcome, Judged, MAX_WILL_BYTES, Origin, Reason, SessionWill, SetAside,
 };
@@ -356,7 +356,7 @@ impl World {
         }
         // Whatever waited behind it may go on now.
         let most = self.token as usize + 2;
-        let settled = Settled { ticket, shard: ShardId(shard), slot: 7, outcome };
+        let settled = SettledItem { ticket, shard: ShardId(shard), slot: 7, outcome };
         let mut out = std::mem::take(&mut self.out);
         self.session.settled(site(), settled, &mut out);
         self.look(out, most);

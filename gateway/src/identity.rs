@@ -18,7 +18,7 @@
 
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_fabric::link::{
-    Hello, Incarnation, Known, MAX_START, Mark, PROTOCOL_NEWEST, PROTOCOL_OLDEST, Refusal, admit,
+    Hello, Incarnation, Known, MAX_START, Mark, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerRefusal, admit,
 };
 use selvedge_log::{Floor, LogError, RealDisk};
 use selvedge_types::ids::{GatewayId, SiteId};
@@ -303,7 +303,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the peer is not the one that is known, or the new facts can't be written.
-    pub fn admit(&mut self, them: &Hello) -> Result<(), Refusal> {
+    pub fn admit(&mut self, them: &Hello) -> Result<(), PeerRefusal> {
         let Some(met) = admit(self.peers.get(&them.gateway), them)? else { return Ok(()) };
         let mut peers = self.peers.clone();
         peers.insert(them.gateway, met);
@@ -313,7 +313,7 @@ impl Identity {
         let file = PeersFile { format: IDENTITY_VERSION, peers: peers.iter().map(entry).collect() };
         write(&self.dir, PEERS, &file).map_err(|e| {
             tracing::error!("what is known of the peers can't be written: {e}");
-            Refusal(format!("{} can't write its data directory at the moment", self.expected.gateway))
+            PeerRefusal(format!("{} can't write its data directory at the moment", self.expected.gateway))
         })?;
         self.peers = peers;
         Ok(())

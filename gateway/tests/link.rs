@@ -3,7 +3,7 @@
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use selvedge_fabric::detector::{Change, DETECT_MS};
-use selvedge_fabric::link::State;
+use selvedge_fabric::link::LinkState;
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_gateway::actors::clock::SiteClock;
@@ -155,7 +155,7 @@ impl Gateway {
 
     fn trouble(&self, with: u16) -> String {
         let status = self.links.status().into_iter().find(|s| s.peer == id(with)).unwrap();
-        assert_ne!(status.state, State::Up);
+        assert_ne!(status.state, LinkState::Up);
         status.trouble.unwrap_or_default()
     }
 

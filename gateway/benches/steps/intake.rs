@@ -3,7 +3,7 @@
 use super::load::{DEVICES, ORIGIN, SOCKET_READ, START_MS, device, payload, topic};
 use super::{Measure, Step};
 use selvedge_fabric::decode::{Decoded, Decoder};
-use selvedge_fabric::forward::{Settled, Ticket};
+use selvedge_fabric::forward::{SettledItem, Ticket};
 use selvedge_fabric::machine::{ConnectOutcome, ItemOutcome, Judged};
 use selvedge_fabric::ring::{DEFAULT_SHARDS, Member, Ring};
 use selvedge_fabric::session::{Session, SessionContext, SessionEffects};
@@ -111,7 +111,8 @@ impl Visit {
         session.inbound(site, Inbound::Connect(Box::new(connect)), &mut effects);
         let (shard, ticket, _) = effects.submit.pop().unwrap();
         let found = ConnectOutcome { instance: 1, epoch: 1, ..ConnectOutcome::default() };
-        let settled = Settled { ticket, shard, slot: 1, outcome: ItemOutcome::Connected(Box::new(found)) };
+        let settled =
+            SettledItem { ticket, shard, slot: 1, outcome: ItemOutcome::Connected(Box::new(found)) };
         session.settled(site, settled, &mut effects);
         let publish = |id: u16| Publish {
             token: 0,
@@ -137,8 +138,8 @@ impl Visit {
     }
 
     /// What the forwarder says of the last publishes.
-    fn outcomes(&self) -> Vec<Settled> {
-        let settled = |token| Settled {
+    fn outcomes(&self) -> Vec<SettledItem> {
+        let settled = |token| SettledItem {
             ticket: Ticket { connection: 1, token },
             shard: self.shard,
             slot: 1_000_000,
@@ -163,7 +164,7 @@ impl Visit {
         effects
     }
 
-    fn settle(&mut self, outcomes: Vec<Settled>) -> SessionEffects {
+    fn settle(&mut self, outcomes: Vec<SettledItem>) -> SessionEffects {
         let mut effects = SessionEffects::default();
         let site = SessionContext {
             ring: &self.ring,
@@ -202,16 +203,16 @@ impl Step for TakeIn {
 struct Settle(Visit);
 
 impl Step for Settle {
-    type Input = Vec<Settled>;
+    type Input = Vec<SettledItem>;
     type Output = SessionEffects;
 
-    fn prepare(&mut self) -> Vec<Settled> {
+    fn prepare(&mut self) -> Vec<SettledItem> {
         let events = self.0.events();
         self.0.take_in(events);
         self.0.outcomes()
     }
 
-    fn run(&mut self, outcomes: Vec<Settled>) -> SessionEffects {
+    fn run(&mut self, outcomes: Vec<SettledItem>) -> SessionEffects {
         self.0.settle(outcomes)
     }
 }

@@ -6,7 +6,7 @@ use super::load::{BATCH, Load, MIXES, Mix, ORIGIN};
 use super::{Measure, Step};
 use selvedge_fabric::machine::{Command, CountingRules, Machine};
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage};
-use selvedge_fabric::shard::{Event, Now, ShardCore, ShardEffects, ShardSettings};
+use selvedge_fabric::shard::{Now, ShardCore, ShardEffects, ShardEvent, ShardSettings};
 use selvedge_paxos::{GroupConfig, Limits, Recovered};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::LedgerId;
@@ -42,12 +42,12 @@ impl Site {
         let shards = members.iter().map(shard).collect();
         let mut site = Self { shards, load: Load::new(mix), mono_ms: 0, verdicts: 0, cut: None };
         for to in 0..3 {
-            site.step(to, Event::Peers { up: members.clone(), restarted: Vec::new() });
+            site.step(to, ShardEvent::Peers { up: members.clone(), restarted: Vec::new() });
         }
         while !site.shards[0].serves() {
             site.settle();
             site.mono_ms += 1_000;
-            site.step(0, Event::Timer);
+            site.step(0, ShardEvent::Timer);
         }
         site.settle();
         site
@@ -57,7 +57,7 @@ impl Site {
         Now { mono_ms: self.mono_ms, wall: self.load.now(), sure: true }
     }
 
-    fn step(&mut self, to: usize, event: Event) {
+    fn step(&mut self, to: usize, event: ShardEvent) {
         let now = self.now();
         self.shards[to].step(now, event);
     }
@@ -78,7 +78,7 @@ impl Site {
                 let from = GatewayId(me as u16 + 1);
                 match message {
                     PeerMessage::Paxos { message, .. } => {
-                        self.step(usize::from(to.0) - 1, Event::Paxos { from, message });
+                        self.step(usize::from(to.0) - 1, ShardEvent::Paxos { from, message });
                     }
                     PeerMessage::Forwarded { answer: ForwardAnswer::Verdict { .. }, .. } => {
                         self.verdicts += 1;
@@ -87,10 +87,10 @@ impl Site {
                 }
             }
             if !records.is_empty() {
-                self.step(me, Event::Persisted { token });
+                self.step(me, ShardEvent::Persisted { token });
             }
             if let Some((slot, _)) = snapshot {
-                self.step(me, Event::SnapshotSaved { slot, saved: true });
+                self.step(me, ShardEvent::SnapshotSaved { slot, saved: true });
             }
             self.cut = cut.last().map(|batch| batch.seq).or(self.cut);
         }
@@ -103,7 +103,7 @@ impl Step for Site {
 
     fn prepare(&mut self) -> Self::Input {
         if let Some(cursor) = self.cut.take() {
-            self.step(0, Event::Confirmed { ledger: LedgerId(1), cursor });
+            self.step(0, ShardEvent::Confirmed { ledger: LedgerId(1), cursor });
         }
         let before = self.load.now();
         let Command::Forwarded { n, submission, .. } = self.load.forwarded() else { unreachable!() };
@@ -113,7 +113,7 @@ impl Step for Site {
 
     fn run(&mut self, (n, submission): Self::Input) {
         let (from, before) = (ORIGIN.gateway, self.verdicts);
-        self.step(0, Event::Forward { from, origin: ORIGIN, n, submission });
+        self.step(0, ShardEvent::Forward { from, origin: ORIGIN, n, submission });
         self.settle();
         assert!(self.verdicts > before);
     }

@@ -158,7 +158,7 @@ pub struct ForwardEffects {
     /// Batches to send (including to this gateway's own replica).
     pub send: Vec<(GatewayId, Outgoing)>,
     /// Items whose outcome is known.
-    pub outcomes: Vec<Settled>,
+    pub outcomes: Vec<SettledItem>,
 }
 
 /// A numbered batch to send.
@@ -172,7 +172,7 @@ pub struct Outgoing {
 
 /// An item whose outcome is known.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settled {
+pub struct SettledItem {
     pub ticket: Ticket,
     pub shard: ShardId,
     /// The slot in which it was chosen; 0 if no longer known.
@@ -439,7 +439,7 @@ impl Forward {
             let mut known = known.into_iter().flatten();
             out.outcomes.extend(batch.tickets.into_iter().map(|ticket| {
                 let outcome = known.next().unwrap_or(ItemOutcome::Done);
-                Settled { ticket, shard, slot, outcome }
+                SettledItem { ticket, shard, slot, outcome }
             }));
         }
         // The machine applies in order, so batches before an answered one were applied and their answers lost. They

@@ -37,7 +37,7 @@ use super::commit::CommitRequest;
 use super::machine::{Counters, CutBatch, DueWill, Halt, Machine, Scan};
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
 use super::shard::{
-    CONFIGURATION, Event, Now, Scanning, ShardCore, SnapshotState, TransferAnswer, TransferRequest,
+    CONFIGURATION, Now, Scanning, ShardCore, ShardEvent, SnapshotState, TransferAnswer, TransferRequest,
     UplinkView,
 };
 use super::uplink::UplinkContent;
@@ -309,7 +309,7 @@ impl Replica {
 
     /// Sets whether the disk has room when the process starts; later changes come as [`Said::Room`].
     pub fn starts_with(&mut self, room: bool) {
-        self.core.step(Now { mono_ms: 0, wall: EpochMs(0), sure: false }, Event::Room(room));
+        self.core.step(Now { mono_ms: 0, wall: EpochMs(0), sure: false }, ShardEvent::Room(room));
     }
 
     /// Whether a batch's content is in memory, or known to be lost here and at the replicas that were asked for it.
@@ -324,15 +324,15 @@ impl Replica {
     }
 
     /// Takes in an event of the shard.
-    pub fn step(&mut self, now: Now, event: Event) {
+    pub fn step(&mut self, now: Now, event: ShardEvent) {
         match &event {
-            Event::Transfer { from, message: TransferMessage::Batch { seq, answer } }
+            ShardEvent::Transfer { from, message: TransferMessage::Batch { seq, answer } }
                 if self.sought.contains_key(seq) =>
             {
                 let (from, seq, answer) = (*from, *seq, answer.clone());
                 self.found(now, from, seq, answer);
             }
-            Event::Timer => self.finish_scans(now),
+            ShardEvent::Timer => self.finish_scans(now),
             _ => {}
         }
         self.core.step(now, event);
@@ -346,12 +346,12 @@ impl Replica {
                 let free = std::mem::replace(&mut self.held, later);
                 self.out.send.extend(free.into_values().flatten());
                 self.out.healed |= self.healing.take_if(|t| *t <= token).is_some();
-                self.core.step(now, Event::Persisted { token });
+                self.core.step(now, ShardEvent::Persisted { token });
             }
-            Said::Room(room) => self.core.step(now, Event::Room(room)),
-            Said::SnapshotWanted => self.core.step(now, Event::SnapshotWanted),
-            Said::MachineReturned => self.core.step(now, Event::MachineReturned),
-            Said::SnapshotRotten => self.core.step(now, Event::SnapshotRotten),
+            Said::Room(room) => self.core.step(now, ShardEvent::Room(room)),
+            Said::SnapshotWanted => self.core.step(now, ShardEvent::SnapshotWanted),
+            Said::MachineReturned => self.core.step(now, ShardEvent::MachineReturned),
+            Said::SnapshotRotten => self.core.step(now, ShardEvent::SnapshotRotten),
             Said::RottenBatches(seqs) => {
                 self.mending = true;
                 for seq in seqs {
@@ -369,7 +369,7 @@ impl Replica {
                 self.put(batch.seq, batch.bytes.into());
             }
             Said::SnapshotSaved { slot, saved } => {
-                self.core.step(now, Event::SnapshotSaved { slot, saved });
+                self.core.step(now, ShardEvent::SnapshotSaved { slot, saved });
             }
             Said::Loaded { seq, stored } => {
                 let listed = self.core.machine().batch_record(seq).is_some();
@@ -388,7 +388,7 @@ impl Replica {
                 self.hand_out(seq, answer);
             }
             Said::Scanned { ticket, scan } => self.scanned(now, ticket, scan),
-            Said::Transfer { to, answer } => self.core.step(now, Event::TransferAnswered { to, answer }),
+            Said::Transfer { to, answer } => self.core.step(now, ShardEvent::TransferAnswered { to, answer }),
         }
     }
 
@@ -482,7 +482,7 @@ impl Replica {
         Ok(std::mem::take(&mut self.out))
     }
 
-    /// When the replica next needs [`Event::Timer`], on the monotonic clock.
+    /// When the replica next needs [`ShardEvent::Timer`], on the monotonic clock.
     pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
         let fetching = self.scans.values().filter(|s| s.scan.is_some()).map(|s| s.until_ms).min();
         [self.core.deadline_ms(now), fetching].into_iter().flatten().min()

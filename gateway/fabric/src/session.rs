@@ -36,7 +36,7 @@
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted.
 
 use super::decode::{Decoded, Decoder, Few, Rebirth, Skipped, name_skipped};
-use super::forward::{Forwardable, NamedReading, Settled, ShardReadings, Ticket};
+use super::forward::{Forwardable, NamedReading, SettledItem, ShardReadings, Ticket};
 use super::machine::{
     ConnectItem, ConnectOutcome, DisconnectItem, DueWill, Item, ItemOutcome, MAX_CLIENT_BYTES,
     MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES, MAX_WILL_BYTES, Origin, Quarantined, Reading, SessionWill, Source,
@@ -366,7 +366,7 @@ impl Session {
     }
 
     /// Takes in the outcome of an item.
-    pub fn settled(&mut self, site: SessionContext<'_>, settled: Settled, out: &mut SessionEffects) {
+    pub fn settled(&mut self, site: SessionContext<'_>, settled: SettledItem, out: &mut SessionEffects) {
         if let ItemOutcome::Stale = settled.outcome {
             self.pending.remove(settled.ticket.token);
             self.route_late(out);
@@ -619,7 +619,7 @@ impl Session {
         &mut self,
         site: SessionContext<'_>,
         token: u64,
-        settled: Settled,
+        settled: SettledItem,
         out: &mut SessionEffects,
     ) {
         let Some(pending) = self.pending.get_mut(token) else { return };

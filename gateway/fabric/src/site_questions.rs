@@ -75,7 +75,7 @@ impl SiteAnswer {
 
 /// An action that the questions ask their host for.
 #[derive(Debug, PartialEq)]
-pub enum Effect {
+pub enum QuestionEffect {
     /// A message for a gateway, possibly this one.
     Send(GatewayId, PeerMessage),
     /// The question of this number has ended, with this answer.
@@ -175,7 +175,7 @@ impl SiteQuestions {
     }
 
     /// Opens a question and returns its number, or none if too many are open.
-    pub fn ask(&mut self, now_ms: u64, wanted: SiteQuestion, out: &mut Vec<Effect>) -> Option<u64> {
+    pub fn ask(&mut self, now_ms: u64, wanted: SiteQuestion, out: &mut Vec<QuestionEffect>) -> Option<u64> {
         if self.open.len() >= MAX_QUESTIONS {
             return None;
         }
@@ -196,7 +196,7 @@ impl SiteQuestions {
     }
 
     /// Takes a replica's answer to the ask of this number.
-    pub fn answered(&mut self, now_ms: u64, id: u64, answer: QueryAnswer, out: &mut Vec<Effect>) {
+    pub fn answered(&mut self, now_ms: u64, id: u64, answer: QueryAnswer, out: &mut Vec<QuestionEffect>) {
         let Some(ask) = self.asks.get_mut(&id) else { return };
         match answer {
             QueryAnswer::Windows(scanned) => {
@@ -220,7 +220,7 @@ impl SiteQuestions {
     }
 
     /// Takes in which gateways are up, and asks again where the one asked is down.
-    pub fn peers(&mut self, now_ms: u64, up: &BTreeSet<GatewayId>, out: &mut Vec<Effect>) {
+    pub fn peers(&mut self, now_ms: u64, up: &BTreeSet<GatewayId>, out: &mut Vec<QuestionEffect>) {
         self.up.clone_from(up);
         self.leaders.retain(|_, leader| up.contains(leader));
         let gone = |ask: &Ask| ask.to.is_none_or(|to| !up.contains(&to));
@@ -231,7 +231,7 @@ impl SiteQuestions {
     }
 
     /// Gives up questions whose time is up, and asks other replicas where an answer is slow.
-    pub fn timer(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+    pub fn timer(&mut self, now_ms: u64, out: &mut Vec<QuestionEffect>) {
         let late: Vec<_> =
             self.open.iter().filter(|(_, o)| o.wanted.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
         for question in late {
@@ -251,7 +251,7 @@ impl SiteQuestions {
     }
 
     /// Asks about further shards, as far as the bounds allow.
-    fn pump(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+    fn pump(&mut self, now_ms: u64, out: &mut Vec<QuestionEffect>) {
         let mut first = Vec::new();
         for (question, open) in &mut self.open {
             let bytes = open.wanted.query.page.bytes as usize;
@@ -272,7 +272,7 @@ impl SiteQuestions {
     }
 
     /// Asks the replica whose turn it is.
-    fn put(&mut self, now_ms: u64, id: u64, out: &mut Vec<Effect>) {
+    fn put(&mut self, now_ms: u64, id: u64, out: &mut Vec<QuestionEffect>) {
         let Some(ask) = self.asks.get(&id) else { return };
         let Some(open) = self.open.get(&ask.question) else { return };
         let live: Vec<GatewayId> =
@@ -292,7 +292,7 @@ impl SiteQuestions {
         self.put_to(now_ms, id, to, out);
     }
 
-    fn put_to(&mut self, now_ms: u64, id: u64, to: Option<GatewayId>, out: &mut Vec<Effect>) {
+    fn put_to(&mut self, now_ms: u64, id: u64, to: Option<GatewayId>, out: &mut Vec<QuestionEffect>) {
         let Some(ask) = self.asks.get_mut(&id) else { return };
         if let Some(before) = ask.to.take() {
             self.balancer.ended(before, now_ms, now_ms.saturating_sub(ask.at_ms));
@@ -304,7 +304,7 @@ impl SiteQuestions {
         let wait_ms = open.wanted.deadline_ms.saturating_sub(now_ms).try_into().unwrap_or(u32::MAX);
         let query = ShardQuery { wait_ms, ..open.wanted.query.clone() };
         let message = PeerMessage::Query { id, shard: ask.shard, query };
-        out.push(Effect::Send(to, message));
+        out.push(QuestionEffect::Send(to, message));
     }
 
     /// Ends an ask, answered or not.
@@ -329,7 +329,7 @@ impl SiteQuestions {
 
     /// Drops a question whose asker has gone. The shards that were asked continue for as long as the ask said it
     /// would wait.
-    pub fn withdraw(&mut self, now_ms: u64, question: u64, out: &mut Vec<Effect>) {
+    pub fn withdraw(&mut self, now_ms: u64, question: u64, out: &mut Vec<QuestionEffect>) {
         let of = |(_, ask): &(&u64, &Ask)| ask.question == question;
         let asked: Vec<_> = self.asks.iter().filter(of).map(|(id, _)| *id).collect();
         asked.into_iter().for_each(|id| _ = self.over(now_ms, id, false));
@@ -337,7 +337,7 @@ impl SiteQuestions {
         self.pump(now_ms, out);
     }
 
-    fn give_up(&mut self, now_ms: u64, question: u64, out: &mut Vec<Effect>) {
+    fn give_up(&mut self, now_ms: u64, question: u64, out: &mut Vec<QuestionEffect>) {
         let of = |(_, ask): &(&u64, &Ask)| ask.question == question;
         let asked: Vec<_> = self.asks.iter().filter(of).map(|(id, _)| *id).collect();
         let mut missing: Vec<_> = asked.into_iter().filter_map(|id| self.over(now_ms, id, false)).collect();
@@ -349,14 +349,17 @@ impl SiteQuestions {
         self.finish(question, out);
     }
 
-    fn finish(&mut self, question: u64, out: &mut Vec<Effect>) {
+    fn finish(&mut self, question: u64, out: &mut Vec<QuestionEffect>) {
         if self.open.get(&question).is_some_and(|o| o.asked == 0 && o.waiting.is_empty())
             && let Some(open) = self.open.remove(&question)
         {
             let Open { shards, missing, merged, .. } = open;
             let Merged { rows, next, since, lacking, .. } = merged;
             let windows = rows.into_iter().map(|(_, window)| window).collect();
-            out.push(Effect::Told(question, SiteAnswer { windows, next, shards, missing, since, lacking }));
+            out.push(QuestionEffect::Told(
+                question,
+                SiteAnswer { windows, next, shards, missing, since, lacking },
+            ));
         }
     }
 }
@@ -414,17 +417,17 @@ mod tests {
     }
 
     /// Lists the gateway asked, the shard and the question of each ask.
-    fn sent(out: &mut Vec<Effect>) -> Vec<(GatewayId, u64, ShardId)> {
+    fn sent(out: &mut Vec<QuestionEffect>) -> Vec<(GatewayId, u64, ShardId)> {
         let of = |effect| match effect {
-            Effect::Send(to, PeerMessage::Query { id, shard, .. }) => (to, id, shard),
+            QuestionEffect::Send(to, PeerMessage::Query { id, shard, .. }) => (to, id, shard),
             other => panic!("{other:?}"),
         };
         out.drain(..).map(of).collect()
     }
 
-    fn told(out: &mut Vec<Effect>) -> SiteAnswer {
+    fn told(out: &mut Vec<QuestionEffect>) -> SiteAnswer {
         match out.pop() {
-            Some(Effect::Told(_, told)) => told,
+            Some(QuestionEffect::Told(_, told)) => told,
             other => panic!("{other:?}"),
         }
     }
@@ -457,7 +460,7 @@ mod tests {
         let (mut asks, mut out) = (asks(40), Vec::new());
         asks.ask(0, wanted("d*", true), &mut out);
         let (mut waves, mut shards) = (0, Vec::new());
-        while !matches!(out.last(), Some(Effect::Told(..))) {
+        while !matches!(out.last(), Some(QuestionEffect::Told(..))) {
             let wave = sent(&mut out);
             assert!(wave.len() <= MAX_SHARD_ASKS);
             waves += 1;

@@ -46,7 +46,7 @@ pub enum UplinkContent {
 
 /// An action that the uplink asks its host for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub enum UplinkEffect {
     /// Load a batch's content and pass it to [`Uplink::loaded`].
     Load(ShardId, u64),
     Batch {
@@ -163,7 +163,7 @@ pub struct Uplink {
 
 impl Uplink {
     /// Takes in a shard's changed view. A shard that this gateway does not lead has no uplink here.
-    pub fn view(&mut self, now_ms: u64, shard: ShardId, view: UplinkView, out: &mut Vec<Effect>) {
+    pub fn view(&mut self, now_ms: u64, shard: ShardId, view: UplinkView, out: &mut Vec<UplinkEffect>) {
         if !view.leading {
             self.lanes.remove(&shard);
             self.turn.retain(|s| *s != shard);
@@ -190,7 +190,7 @@ impl Uplink {
     }
 
     /// Notes that the connection to the broker came or went.
-    pub fn connected(&mut self, now_ms: u64, connected: bool, out: &mut Vec<Effect>) {
+    pub fn connected(&mut self, now_ms: u64, connected: bool, out: &mut Vec<UplinkEffect>) {
         self.connected = connected;
         for lane in self.lanes.values_mut() {
             lane.due_ms.clear();
@@ -204,14 +204,14 @@ impl Uplink {
         self.connected
     }
 
-    /// Takes the content of a batch that [`Effect::Load`] asked for.
+    /// Takes the content of a batch that [`UplinkEffect::Load`] asked for.
     pub fn loaded(
         &mut self,
         now_ms: u64,
         shard: ShardId,
         seq: u64,
         content: UplinkContent,
-        out: &mut Vec<Effect>,
+        out: &mut Vec<UplinkEffect>,
     ) {
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         if !lane.due_ms.contains_key(&seq) {
@@ -221,12 +221,16 @@ impl Uplink {
         let UplinkView { incarnation, first_kept, last, .. } = lane.view;
         out.push(match content {
             UplinkContent::NotNow => return,
-            UplinkContent::Here(body) => Effect::Batch { shard, incarnation, seq, first_kept, last, body },
-            UplinkContent::Lost(lost) => Effect::Lost { shard, incarnation, seq, first_kept, last, lost },
+            UplinkContent::Here(body) => {
+                UplinkEffect::Batch { shard, incarnation, seq, first_kept, last, body }
+            }
+            UplinkContent::Lost(lost) => {
+                UplinkEffect::Lost { shard, incarnation, seq, first_kept, last, lost }
+            }
         });
         lane.beacon_ms = now_ms + BEACON_MS;
         if canary::makes(Canary::SentIsConfirmed) {
-            out.push(Effect::Confirmed(shard, lane.view.ledger.unwrap_or_default(), seq));
+            out.push(UplinkEffect::Confirmed(shard, lane.view.ledger.unwrap_or_default(), seq));
         }
     }
 
@@ -239,7 +243,7 @@ impl Uplink {
         now_ms: u64,
         shard: ShardId,
         Confirmation { incarnation, ledger, cursor }: Confirmation,
-        out: &mut Vec<Effect>,
+        out: &mut Vec<UplinkEffect>,
     ) -> Result<(), NotTaken> {
         let Some(lane) = self.lanes.get_mut(&shard) else { return Ok(()) };
         let UplinkView { first_kept, last, ledger: admitted, .. } = lane.view;
@@ -260,7 +264,7 @@ impl Uplink {
         if admitted.is_none() && lane.ledger != Some(ledger) {
             // This gets the ledger admitted, whether or not it has any batch yet.
             (lane.ledger, lane.cursor) = (Some(ledger), cursor);
-            out.push(Effect::Confirmed(shard, ledger, cursor));
+            out.push(UplinkEffect::Confirmed(shard, ledger, cursor));
             return Ok(());
         }
         if cursor <= lane.cursor || cursor < first_kept {
@@ -268,23 +272,23 @@ impl Uplink {
         }
         lane.cursor = cursor;
         lane.due_ms.retain(|seq, _| *seq > cursor);
-        out.push(Effect::Confirmed(shard, ledger, cursor));
+        out.push(UplinkEffect::Confirmed(shard, ledger, cursor));
         self.pump(now_ms, out);
         Ok(())
     }
 
     /// Resends batches that have waited too long, and publishes beacons.
-    pub fn timer(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+    pub fn timer(&mut self, now_ms: u64, out: &mut Vec<UplinkEffect>) {
         for (shard, lane) in &mut self.lanes {
             // A cursor that the shard did not take in (because its leader changed, for example) is reported again.
             let told = lane.view.ledger.is_some() && lane.cursor < lane.view.first_kept;
             if let Some(ledger) = lane.ledger.filter(|_| !told && lane.beacon_ms <= now_ms) {
-                out.push(Effect::Confirmed(*shard, ledger, lane.cursor));
+                out.push(UplinkEffect::Confirmed(*shard, ledger, lane.cursor));
             }
             if self.connected && lane.beacon_ms <= now_ms {
                 lane.beacon_ms = now_ms + BEACON_MS;
                 let UplinkView { incarnation, first_kept, last, .. } = lane.view;
-                out.push(Effect::Beacon { shard: *shard, incarnation, first_kept, last });
+                out.push(UplinkEffect::Beacon { shard: *shard, incarnation, first_kept, last });
             }
             lane.due_ms.retain(|_, due| *due > now_ms);
         }
@@ -300,7 +304,7 @@ impl Uplink {
     }
 
     /// Asks for the content of the batches to send next, one batch a turn of each shard.
-    fn pump(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+    fn pump(&mut self, now_ms: u64, out: &mut Vec<UplinkEffect>) {
         if !self.connected {
             return;
         }
@@ -315,7 +319,7 @@ impl Uplink {
             match window.into_iter().find(|seq| !lane.due_ms.contains_key(seq)) {
                 Some(seq) => {
                     lane.due_ms.insert(seq, now_ms + RESEND_MS);
-                    out.push(Effect::Load(shard, seq));
+                    out.push(UplinkEffect::Load(shard, seq));
                     (inflight, idle) = (inflight + 1, 0);
                 }
                 None => idle += 1,
@@ -342,7 +346,7 @@ mod tests {
         Confirmation { incarnation: I, ledger, cursor }
     }
 
-    fn connected(last: u64) -> (Uplink, Vec<Effect>) {
+    fn connected(last: u64) -> (Uplink, Vec<UplinkEffect>) {
         let (mut uplink, mut out) = (Uplink::default(), Vec::new());
         uplink.connected(0, true, &mut out);
         uplink.view(0, S, view(1, last), &mut out);
@@ -352,16 +356,16 @@ mod tests {
     #[test]
     fn a_batch_is_sent_until_the_cursor_has_passed_it() {
         let (mut uplink, mut out) = connected(1);
-        assert_eq!(out, [Effect::Load(S, 1)]);
+        assert_eq!(out, [UplinkEffect::Load(S, 1)]);
         out.clear();
         uplink.loaded(0, S, 1, UplinkContent::Here(vec![7]), &mut out);
         assert_eq!(
             out,
-            [Effect::Batch { shard: S, incarnation: I, seq: 1, first_kept: 1, last: 1, body: vec![7] }]
+            [UplinkEffect::Batch { shard: S, incarnation: I, seq: 1, first_kept: 1, last: 1, body: vec![7] }]
         );
         out.clear();
         uplink.timer(RESEND_MS, &mut out);
-        assert_eq!(out, [Effect::Load(S, 1)], "no confirmation: once more");
+        assert_eq!(out, [UplinkEffect::Load(S, 1)], "no confirmation: once more");
         out.clear();
         uplink.confirmed(0, S, said(L, 9), &mut out).unwrap();
         let beyond = uplink.confirmed(BEYOND_MS, S, said(L, 9), &mut out);
@@ -372,7 +376,7 @@ mod tests {
         );
         assert_eq!(out, []);
         uplink.confirmed(RESEND_MS, S, said(L, 1), &mut out).unwrap();
-        assert_eq!(out, [Effect::Confirmed(S, L, 1)]);
+        assert_eq!(out, [UplinkEffect::Confirmed(S, L, 1)]);
         out.clear();
         uplink.confirmed(RESEND_MS, S, said(L, 1), &mut out).unwrap();
         uplink.timer(2 * RESEND_MS, &mut out);
@@ -384,12 +388,15 @@ mod tests {
         let (mut uplink, mut out) = connected(1);
         uplink.loaded(0, S, 1, UplinkContent::NotNow, &mut out);
         uplink.timer(RESEND_MS, &mut out);
-        let beacon = Effect::Beacon { shard: S, incarnation: I, first_kept: 1, last: 1 };
-        assert_eq!(out, [Effect::Load(S, 1), beacon, Effect::Load(S, 1)]);
+        let beacon = UplinkEffect::Beacon { shard: S, incarnation: I, first_kept: 1, last: 1 };
+        assert_eq!(out, [UplinkEffect::Load(S, 1), beacon, UplinkEffect::Load(S, 1)]);
         out.clear();
         let lost = LostBatch { readings: 5, parts: 2, from: EpochMs(0), to: EpochMs(9) };
         uplink.loaded(RESEND_MS, S, 1, UplinkContent::Lost(lost), &mut out);
-        assert_eq!(out, [Effect::Lost { shard: S, incarnation: I, seq: 1, first_kept: 1, last: 1, lost }]);
+        assert_eq!(
+            out,
+            [UplinkEffect::Lost { shard: S, incarnation: I, seq: 1, first_kept: 1, last: 1, lost }]
+        );
     }
 
     #[test]
@@ -409,17 +416,17 @@ mod tests {
         uplink.confirmed(0, S, said(L, 4), &mut out).unwrap();
         out.clear();
         uplink.view(0, S, UplinkView { ledger: Some(other), ..view(3, 4) }, &mut out);
-        assert_eq!(out, [Effect::Load(S, 3), Effect::Load(S, 4)]);
+        assert_eq!(out, [UplinkEffect::Load(S, 3), UplinkEffect::Load(S, 4)]);
         assert!(uplink.confirmed(0, S, said(L, 4), &mut out).is_err());
         out.clear();
         uplink.confirmed(0, S, said(other, 3), &mut out).unwrap();
-        assert_eq!(out, [Effect::Confirmed(S, other, 3)]);
+        assert_eq!(out, [UplinkEffect::Confirmed(S, other, 3)]);
         // The first ledger of a new site is admitted before it has any batch.
         let mut uplink = Uplink::default();
         uplink.view(0, S, UplinkView { ledger: None, ..view(1, 0) }, &mut out);
         out.clear();
         uplink.confirmed(0, S, said(L, 0), &mut out).unwrap();
-        assert_eq!(out, [Effect::Confirmed(S, L, 0)]);
+        assert_eq!(out, [UplinkEffect::Confirmed(S, L, 0)]);
     }
 
     #[test]
@@ -440,7 +447,7 @@ mod tests {
         let (mut uplink, mut out) = connected(0);
         assert_eq!(out, []);
         uplink.timer(0, &mut out);
-        assert_eq!(out, [Effect::Beacon { shard: S, incarnation: I, first_kept: 1, last: 0 }]);
+        assert_eq!(out, [UplinkEffect::Beacon { shard: S, incarnation: I, first_kept: 1, last: 0 }]);
         out.clear();
         uplink.view(0, S, UplinkView::default(), &mut out);
         uplink.confirmed(0, S, said(L, 1), &mut out).unwrap();

@@ -12,7 +12,7 @@
 //! Limit: the bounds of the shards' wills bound how many are under way.
 
 use super::decode::Few;
-use super::forward::{Forwardable, Settled, Ticket};
+use super::forward::{Forwardable, SettledItem, Ticket};
 use super::machine::{DueWill, Item, ItemOutcome, Source, publish_hash};
 use super::not_counted::{NotCounted, Sent};
 use super::session::{Meaning, RecentNames, SessionContext, SessionEffects, quarantined};
@@ -115,7 +115,7 @@ impl WillPublisher {
     pub fn settled(
         &mut self,
         site: SessionContext<'_>,
-        settled: Settled,
+        settled: SettledItem,
         out: &mut SessionEffects,
     ) -> Option<Waited> {
         let token = settled.ticket.token;

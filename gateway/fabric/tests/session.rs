@@ -6,7 +6,7 @@ mod support {
 }
 
 use selvedge_fabric::decode::Decoder;
-use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
+use selvedge_fabric::forward::{Forwardable, SettledItem, Ticket};
 use selvedge_fabric::machine::{
     ConnectOutcome, DisconnectItem, DueWill, Item, ItemOutcome, Judged, MAX_FILTER_BYTES, MAX_WILL_BYTES,
     Quarantined, Reason, SessionWill, SetAside,
@@ -82,7 +82,7 @@ impl Script {
     fn settle(&mut self, i: usize, outcome: ItemOutcome) {
         let (shard, token, _) = self.open.remove(i);
         let site = self.site.at(ORIGIN, BEGIN.plus(5_000), &listens);
-        let settled = Settled { ticket: Ticket { connection: 5, token }, shard, slot: 7, outcome };
+        let settled = SettledItem { ticket: Ticket { connection: 5, token }, shard, slot: 7, outcome };
         self.session.settled(site, settled, &mut self.out);
         self.collect();
     }
@@ -389,7 +389,7 @@ impl Publishing {
         let (shard, ticket, _) = s.out.submit.remove(0);
         assert_eq!(ticket.connection, WILLS);
         let site = s.site.at(ORIGIN, BEGIN, &listens);
-        self.wills.settled(site, Settled { ticket, shard, slot: 7, outcome }, &mut s.out)
+        self.wills.settled(site, SettledItem { ticket, shard, slot: 7, outcome }, &mut s.out)
     }
 
     /// Settles the items submitted for the quarantine, and returns how many there were.

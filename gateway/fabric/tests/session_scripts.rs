@@ -32,7 +32,7 @@ mod support {
 }
 
 use selvedge_fabric::forward::{
-    Forward, ForwardEffects, Forwardable, NamedReading, Outgoing, Settled, Ticket,
+    Forward, ForwardEffects, Forwardable, NamedReading, Outgoing, SettledItem, Ticket,
 };
 use selvedge_fabric::machine::{
     BatchVerdict, Command, CountingRules, Item, ItemOutcome, Judged, Machine, Origin, Proposal, Source,
@@ -413,7 +413,7 @@ impl World {
         }
     }
 
-    fn settled(&mut self, at: GatewayId, settled: Settled, out: &mut String) {
+    fn settled(&mut self, at: GatewayId, settled: SettledItem, out: &mut String) {
         let Ticket { connection, .. } = settled.ticket;
         if connection != WILLS {
             return self.step(connection, out, |session, site, effects| {

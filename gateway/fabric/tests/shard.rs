@@ -8,7 +8,8 @@ use selvedge_fabric::machine::{
 };
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::shard::{
-    Event, MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, ShardCore, ShardEffects, ShardSettings, SnapshotState,
+    MAX_SUBMISSION_BYTES, NOTE_ELAPSED_MS, Now, ShardCore, ShardEffects, ShardEvent, ShardSettings,
+    SnapshotState,
 };
 use selvedge_paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -53,7 +54,7 @@ impl Host {
         Now { mono_ms: self.mono_ms, wall: EpochMs(self.wall + self.mono_ms as i64), sure: self.sure }
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: ShardEvent) {
         self.shard.step(self.now(), event);
     }
 
@@ -73,7 +74,7 @@ impl Host {
             if records.is_empty() {
                 return;
             }
-            self.step(Event::Persisted { token });
+            self.step(ShardEvent::Persisted { token });
         }
     }
 
@@ -81,14 +82,14 @@ impl Host {
         let until = self.mono_ms + ms;
         while let Some(at) = self.shard.deadline_ms(self.now()).filter(|at| *at <= until) {
             self.mono_ms = at.max(self.mono_ms + 1);
-            self.step(Event::Timer);
+            self.step(ShardEvent::Timer);
             self.settle();
         }
         self.mono_ms = until;
     }
 
     fn forward(&mut self, n: u64, submission: Vec<u8>) -> Vec<(u64, ForwardAnswer)> {
-        self.step(Event::Forward { from: ME, origin: ORIGIN, n, submission: submission.into() });
+        self.step(ShardEvent::Forward { from: ME, origin: ORIGIN, n, submission: submission.into() });
         self.settle();
         std::mem::take(&mut self.answers)
     }
@@ -132,7 +133,7 @@ fn nobody_uses_up_the_numbers_or_the_starts_of_another_gateway() {
     let submission: Arc<[u8]> = readings(&["a"]).into();
     for (from, start) in [(GatewayId(2), ORIGIN.start), (GatewayId(2), ORIGIN.start + 1), (ME, u64::MAX)] {
         let origin = Origin { gateway: ME, start };
-        host.step(Event::Forward { from, origin, n: 1, submission: submission.clone() });
+        host.step(ShardEvent::Forward { from, origin, n: 1, submission: submission.clone() });
         host.settle();
         assert!(host.shard.machine().origin(ME).is_none(), "{from} under {origin:?}");
     }
@@ -196,7 +197,7 @@ fn a_stream_that_falls_silent_is_closed_cut_and_confirmed_and_then_nothing_is_du
     host.forward(1, readings(&["a"]));
     host.wait(60_000);
     assert_eq!(host.cut, [1]);
-    host.step(Event::Confirmed { ledger: LedgerId(1), cursor: 1 });
+    host.step(ShardEvent::Confirmed { ledger: LedgerId(1), cursor: 1 });
     host.settle();
     assert_eq!((host.released, host.shard.deadline_ms(host.now())), (Some(1), None));
 }
@@ -205,11 +206,11 @@ fn a_stream_that_falls_silent_is_closed_cut_and_confirmed_and_then_nothing_is_du
 fn without_room_a_tick_that_is_due_does_not_spin() {
     let mut host = Host::new(CountingRules::default());
     host.forward(1, readings(&["a"]));
-    host.step(Event::Room(false));
+    host.step(ShardEvent::Room(false));
     host.settle();
     host.mono_ms += 60_000;
     assert_eq!(host.shard.deadline_ms(host.now()), None);
-    host.step(Event::Room(true));
+    host.step(ShardEvent::Room(true));
     host.settle();
     host.wait(10_000);
     assert_eq!(host.cut, [1]);
@@ -226,7 +227,7 @@ fn told(messages: impl IntoIterator<Item = TransferMessage>) -> ShardEffects {
     let mut shard = ShardCore::recover(settings, machine, Recovered::default()).unwrap();
     let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
     for message in messages {
-        shard.step(now, Event::Transfer { from: GatewayId(2), message });
+        shard.step(now, ShardEvent::Transfer { from: GatewayId(2), message });
     }
     shard.take(now).unwrap()
 }
@@ -259,7 +260,7 @@ fn a_snapshot_beyond_the_last_slot_that_a_group_believes_in_is_not_fetched() {
 #[test]
 fn while_its_machine_is_lent_a_shard_answers_its_peers_and_applies_nothing_and_then_all_that_gathered() {
     let mut host = Host::new(CountingRules::default());
-    host.step(Event::SnapshotWanted);
+    host.step(ShardEvent::SnapshotWanted);
     let (slot, state) = host.shard.take(host.now()).unwrap().snapshot.expect("something was applied");
     let SnapshotState::Lent(machine) = state else { panic!("it is its own") };
     assert_eq!((host.shard.machine().slot(), machine.slot()), (slot, slot));
@@ -270,7 +271,7 @@ fn while_its_machine_is_lent_a_shard_answers_its_peers_and_applies_nothing_and_t
     assert_eq!(host.shard.machine().slot(), slot);
     let encoded = machine.snapshot();
     drop(machine);
-    host.step(Event::MachineReturned);
+    host.step(ShardEvent::MachineReturned);
     host.settle();
     let answered: Vec<u64> = std::mem::take(&mut host.answers).into_iter().map(|(n, _)| n).collect();
     assert_eq!(answered, [1, 2, 3]);
@@ -282,14 +283,14 @@ fn while_its_machine_is_lent_a_shard_answers_its_peers_and_applies_nothing_and_t
 fn a_snapshot_that_found_no_room_is_made_again_when_the_log_asks_though_nothing_is_new() {
     let mut host = Host::new(CountingRules::default());
     let mut wanted = || {
-        host.step(Event::SnapshotWanted);
+        host.step(ShardEvent::SnapshotWanted);
         host.shard.take(host.now()).unwrap().snapshot.map(|(slot, _)| slot)
     };
     let slot = wanted().expect("something was applied");
     assert_eq!(wanted(), None, "one at a time");
     for saved in [false, true] {
-        host.step(Event::SnapshotSaved { slot, saved });
-        host.step(Event::SnapshotWanted);
+        host.step(ShardEvent::SnapshotSaved { slot, saved });
+        host.step(ShardEvent::SnapshotWanted);
         let again = host.shard.take(host.now()).unwrap().snapshot.map(|(slot, _)| slot);
         assert_eq!(again, (!saved).then_some(slot));
     }
@@ -316,7 +317,7 @@ fn with_devices(count: u32) -> Host {
     host
 }
 
-fn ask(from: u16, id: u64, device: &str, wait_ms: u32) -> Event {
+fn ask(from: u16, id: u64, device: &str, wait_ms: u32) -> ShardEvent {
     let (from_time, to) = (EpochMs(i64::MIN), EpochMs(i64::MAX));
     let query = ShardQuery {
         device: device.into(),
@@ -328,7 +329,7 @@ fn ask(from: u16, id: u64, device: &str, wait_ms: u32) -> Event {
         page: Page::default(),
         wait_ms,
     };
-    Event::Query { from: GatewayId(from), id, query }
+    ShardEvent::Query { from: GatewayId(from), id, query }
 }
 
 #[test]
@@ -357,7 +358,7 @@ fn nothing_is_gathered_for_an_asker_that_waits_no_longer_or_is_gone() {
     host.step(ask(1, 1, "*-09999", 1));
     host.step(ask(2, 2, "*-09999", 1_000));
     host.settle();
-    host.step(Event::Peers { up: vec![GatewayId(3)], restarted: Vec::new() });
+    host.step(ShardEvent::Peers { up: vec![GatewayId(3)], restarted: Vec::new() });
     host.wait(100);
     assert_eq!(host.scans.len(), 0);
     host.step(ask(3, 3, "*-09999", 1_000));

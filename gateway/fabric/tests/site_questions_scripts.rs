@@ -20,7 +20,7 @@ mod support {
 use selvedge_fabric::machine::{Page, Scanned};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::site_questions::{Effect, SiteQuestion, SiteQuestions};
+use selvedge_fabric::site_questions::{QuestionEffect, SiteQuestion, SiteQuestions};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::balance::Policy;
 use selvedge_types::ids::GatewayId;
@@ -108,9 +108,9 @@ fn tell(questions: &mut SiteQuestions, told: &str, out: &mut String) {
     effects.into_iter().for_each(|effect| show(effect, out));
 }
 
-fn show(effect: Effect, out: &mut String) {
+fn show(effect: QuestionEffect, out: &mut String) {
     match effect {
-        Effect::Send(to, PeerMessage::Query { id, shard, query }) => {
+        QuestionEffect::Send(to, PeerMessage::Query { id, shard, query }) => {
             let stale = if query.stale { ", stale will do" } else { "" };
             writeln!(
                 out,
@@ -119,8 +119,8 @@ fn show(effect: Effect, out: &mut String) {
             )
             .unwrap();
         }
-        Effect::Send(to, other) => panic!("{other:?} for {to}"),
-        Effect::Told(question, answer) => {
+        QuestionEffect::Send(to, other) => panic!("{other:?} for {to}"),
+        QuestionEffect::Told(question, answer) => {
             let rows: Vec<_> = answer.windows.iter().map(|w| place(&Place::of(w))).collect();
             let mut text = format!("question {question} of {} shards: [{}]", answer.shards, rows.join(" "));
             if let Some(next) = &answer.next {

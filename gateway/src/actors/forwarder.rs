@@ -10,7 +10,7 @@ use crate::front::{Front, Load};
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_fabric::forward::{Forward, ForwardEffects};
 use selvedge_fabric::peer::PeerMessage;
-use selvedge_fabric::shard::Event;
+use selvedge_fabric::shard::ShardEvent;
 use selvedge_mqtt::{Application, Charge};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -69,11 +69,16 @@ impl Forwarder {
         self.charge.set(self.core.queued_bytes());
         let origin = self.core.origin();
         let mut away = Vec::new();
-        let mut here: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
+        let mut here: BTreeMap<ShardId, Vec<ShardEvent>> = BTreeMap::new();
         for (to, batch) in effects.send {
             let (shard, n, submission) = (batch.shard, batch.n, batch.submission);
             if to == self.me {
-                here.entry(shard).or_default().push(Event::Forward { from: self.me, origin, n, submission });
+                here.entry(shard).or_default().push(ShardEvent::Forward {
+                    from: self.me,
+                    origin,
+                    n,
+                    submission,
+                });
             } else {
                 away.push((to, PeerMessage::Forward { shard, origin, n, submission }));
             }

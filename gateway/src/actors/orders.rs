@@ -4,7 +4,7 @@
 //! An order that is not answered in time is still under way and may be carried out. It occupies its place in the bound
 //! until then, so that a site without a majority does not accumulate orders.
 
-use selvedge_fabric::forward::Settled;
+use selvedge_fabric::forward::SettledItem;
 use selvedge_fabric::machine::ItemOutcome;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +34,7 @@ impl Orders {
     }
 
     /// Passes the outcome to whoever waits for the order.
-    pub fn settled(&self, settled: Settled) {
+    pub fn settled(&self, settled: SettledItem) {
         let mut orders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reply) = orders.1.remove(&settled.ticket.token) {
             let _ = reply.send(settled.outcome); // the request may be gone

@@ -14,7 +14,7 @@ use selvedge_fabric::agreement::WallTime;
 use selvedge_fabric::machine::Counters;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::replica::Replica;
-use selvedge_fabric::shard::{Event, Now};
+use selvedge_fabric::shard::{Now, ShardEvent};
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::LostBatch;
@@ -58,7 +58,7 @@ pub struct ShardActor {
     me: GatewayId,
     replica: Replica,
     ways: Arc<ShardWays>,
-    inbox: Vec<Event>,
+    inbox: Vec<ShardEvent>,
     turning: bool,
     timer: Option<(u64, SpawnHandle)>,
     led: u64,
@@ -79,7 +79,7 @@ impl ShardActor {
         Now { mono_ms, wall, sure }
     }
 
-    fn take_in(&mut self, event: Event, ctx: &mut Context<Self>) {
+    fn take_in(&mut self, event: ShardEvent, ctx: &mut Context<Self>) {
         self.inbox.push(event);
         if self.inbox.len() >= MAX_TURN_EVENTS {
             self.turn(ctx);
@@ -218,7 +218,7 @@ impl Handler<TimeIsUp> for ShardActor {
     type Result = ();
     fn handle(&mut self, _: TimeIsUp, ctx: &mut Self::Context) {
         self.timer = None;
-        self.take_in(Event::Timer, ctx);
+        self.take_in(ShardEvent::Timer, ctx);
     }
 }
 

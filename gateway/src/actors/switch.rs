@@ -15,7 +15,7 @@ use actix::{Actor, Context, Handler, Message, Recipient};
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
 use selvedge_fabric::reach::Reach;
 use selvedge_fabric::ring::Ring;
-use selvedge_fabric::shard::{CONFIGURATION, Event};
+use selvedge_fabric::shard::{CONFIGURATION, ShardEvent};
 use selvedge_fabric::site_questions::{self, SiteAnswer, SiteQuestions};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -99,28 +99,33 @@ impl Switch {
     }
 
     fn take_in(&mut self, from: GatewayId, messages: Vec<PeerMessage>) {
-        let mut events: BTreeMap<ShardId, Vec<Event>> = BTreeMap::new();
+        let mut events: BTreeMap<ShardId, Vec<ShardEvent>> = BTreeMap::new();
         let mut answers = Vec::new();
         for message in messages {
             match message {
                 PeerMessage::Paxos { group, configuration, message } if configuration == CONFIGURATION => {
-                    events.entry(group).or_default().push(Event::Paxos { from, message });
+                    events.entry(group).or_default().push(ShardEvent::Paxos { from, message });
                 }
                 PeerMessage::Transfer { shard, configuration, message } if configuration == CONFIGURATION => {
-                    events.entry(shard).or_default().push(Event::Transfer { from, message });
+                    events.entry(shard).or_default().push(ShardEvent::Transfer { from, message });
                 }
                 PeerMessage::Paxos { .. } | PeerMessage::Transfer { .. } => {
                     metrics::counter!("selvedge_foreign_configuration_total").increment(1);
                 }
                 PeerMessage::Forward { shard, origin, n, submission } => {
-                    events.entry(shard).or_default().push(Event::Forward { from, origin, n, submission });
+                    events.entry(shard).or_default().push(ShardEvent::Forward {
+                        from,
+                        origin,
+                        n,
+                        submission,
+                    });
                 }
                 PeerMessage::Query { id, shard, query } => {
-                    events.entry(shard).or_default().push(Event::Query { from, id, query });
+                    events.entry(shard).or_default().push(ShardEvent::Query { from, id, query });
                 }
                 PeerMessage::AskTable { id, question } => match question.shard() {
                     Some(shard) => {
-                        events.entry(shard).or_default().push(Event::AskTable { from, id, question });
+                        events.entry(shard).or_default().push(ShardEvent::AskTable { from, id, question });
                     }
                     None => self.answer(from, id, &question),
                 },
@@ -191,12 +196,12 @@ impl Switch {
         }
     }
 
-    fn perform(&mut self, effects: Vec<site_questions::Effect>) {
+    fn perform(&mut self, effects: Vec<site_questions::QuestionEffect>) {
         let mut messages = Vec::new();
         for effect in effects {
             match effect {
-                site_questions::Effect::Send(to, message) => messages.push((to, message)),
-                site_questions::Effect::Told(question, told) => {
+                site_questions::QuestionEffect::Send(to, message) => messages.push((to, message)),
+                site_questions::QuestionEffect::Told(question, told) => {
                     if let Some(reply) = self.replies.remove(&question) {
                         let _ = reply.send(told); // the request may be gone
                     }
@@ -230,7 +235,7 @@ impl Switch {
             ),
         }
         for shard in ways.shards.values() {
-            shard.do_send(ShardEvents(vec![Event::Clocks { outside: outside.clone() }]));
+            shard.do_send(ShardEvents(vec![ShardEvent::Clocks { outside: outside.clone() }]));
         }
         self.outside = outside;
     }
@@ -242,7 +247,7 @@ impl Switch {
             tracing::warn!(gateways = ?full, "their disks are full: free some space; others lead where a majority has room");
         }
         for shard in ways.shards.values() {
-            shard.do_send(ShardEvents(vec![Event::Full { who: full.clone() }]));
+            shard.do_send(ShardEvents(vec![ShardEvent::Full { who: full.clone() }]));
         }
         self.full = full;
     }
@@ -277,7 +282,7 @@ impl Handler<SwitchWays> for Switch {
     fn handle(&mut self, ways: SwitchWays, _: &mut Self::Context) {
         let up: Vec<_> = self.reach.up().iter().copied().collect();
         for shard in ways.shards.values() {
-            shard.do_send(ShardEvents(vec![Event::Peers { up: up.clone(), restarted: Vec::new() }]));
+            shard.do_send(ShardEvents(vec![ShardEvent::Peers { up: up.clone(), restarted: Vec::new() }]));
         }
         self.ways = Some(ways);
     }
@@ -303,7 +308,7 @@ impl Handler<PeersChanged> for Switch {
         if let Some(ways) = &self.ways {
             for shard in ways.shards.values() {
                 let (up, restarted) = (news.up.clone(), news.restarted.clone());
-                shard.do_send(ShardEvents(vec![Event::Peers { up, restarted }]));
+                shard.do_send(ShardEvents(vec![ShardEvent::Peers { up, restarted }]));
             }
             news.gone().for_each(|gone| ways.down.do_send(GatewayDown(gone)));
             news.back().for_each(|back| ways.up.do_send(GatewayUp(back)));

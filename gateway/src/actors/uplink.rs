@@ -12,9 +12,9 @@ use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Speaking, Spoken};
 use selvedge_fabric::node_questions::{NodeQuestions, QuestionVerdict};
-use selvedge_fabric::shard::{Event, UplinkView};
+use selvedge_fabric::shard::{ShardEvent, UplinkView};
 use selvedge_fabric::site_questions::SiteAnswer;
-use selvedge_fabric::uplink::{Confirmation, Effect, NotTaken, Uplink};
+use selvedge_fabric::uplink::{Confirmation, NotTaken, Uplink, UplinkEffect};
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
@@ -156,26 +156,26 @@ impl UplinkActor {
         }
     }
 
-    fn perform(&mut self, effects: Vec<Effect>) {
+    fn perform(&mut self, effects: Vec<UplinkEffect>) {
         for effect in effects {
             match effect {
-                Effect::Load(shard, seq) => {
+                UplinkEffect::Load(shard, seq) => {
                     if let Some(shard) = self.ways.as_ref().and_then(|ways| ways.load.get(&shard)) {
                         shard.do_send(LoadBatch(seq));
                     }
                 }
-                Effect::Batch { shard, incarnation, seq, first_kept, last, body } => {
+                UplinkEffect::Batch { shard, incarnation, seq, first_kept, last, body } => {
                     self.publish(incarnation, shard, seq, &Up::Batch { first_kept, last, body });
                 }
-                Effect::Lost { shard, incarnation, seq, first_kept, last, lost } => {
+                UplinkEffect::Lost { shard, incarnation, seq, first_kept, last, lost } => {
                     self.publish(incarnation, shard, seq, &Up::Lost { first_kept, last, lost });
                 }
-                Effect::Beacon { shard, incarnation, first_kept, last } => {
+                UplinkEffect::Beacon { shard, incarnation, first_kept, last } => {
                     self.publish(incarnation, shard, last, &Up::Beacon { first_kept, last });
                 }
-                Effect::Confirmed(shard, ledger, cursor) => {
+                UplinkEffect::Confirmed(shard, ledger, cursor) => {
                     if let Some(shard) = self.ways.as_ref().and_then(|ways| ways.shards.get(&shard)) {
-                        shard.do_send(ShardEvents(vec![Event::Confirmed { ledger, cursor }]));
+                        shard.do_send(ShardEvents(vec![ShardEvent::Confirmed { ledger, cursor }]));
                     }
                 }
             }

@@ -9,7 +9,7 @@ use crate::actors::messages::switch::InterestChanged;
 use crate::actors::orders::Orders;
 use crate::front::{ORDERS, Outside};
 use actix::Recipient;
-use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
+use selvedge_fabric::forward::{Forwardable, SettledItem, Ticket};
 use selvedge_fabric::machine::ItemOutcome;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_mqtt::Departure;
@@ -100,7 +100,7 @@ impl Outside for Ways {
         }
     }
 
-    fn ordered(&self, settled: Settled) {
+    fn ordered(&self, settled: SettledItem) {
         self.orders.settled(settled);
     }
 

@@ -24,7 +24,7 @@ use away::Away;
 use bytes::Bytes;
 use metrics::Counter;
 use selvedge_fabric::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
-use selvedge_fabric::forward::{Forwardable, Settled, Ticket};
+use selvedge_fabric::forward::{Forwardable, SettledItem, Ticket};
 use selvedge_fabric::machine::{DueWill, Origin};
 use selvedge_fabric::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
 use selvedge_fabric::ring::Ring;
@@ -102,7 +102,7 @@ pub trait Outside: Send + Sync {
     /// Subscriptions at this gateway have changed ([`Front::filters`]).
     fn interest_changed(&self);
     /// Accepts the outcome of an item that was submitted with a ticket of [`ORDERS`].
-    fn ordered(&self, settled: Settled);
+    fn ordered(&self, settled: SettledItem);
     /// A connection has ended, or was refused.
     fn departed(&self, departure: &Departure);
 }
@@ -194,7 +194,7 @@ impl Front {
     }
 
     /// Takes in outcomes of items, in the order in which each shard has settled them.
-    pub fn settled(&self, mut outcomes: Vec<Settled>) {
+    pub fn settled(&self, mut outcomes: Vec<SettledItem>) {
         outcomes.sort_by_key(|settled| settled.ticket.connection); // stable, so that the outcomes of each connection stay in order
         let mut outcomes = outcomes.into_iter().peekable();
         while let Some(connection) = outcomes.peek().map(|first| first.ticket.connection) {
@@ -204,7 +204,7 @@ impl Front {
     }
 
     /// Takes in outcomes of one connection's items; consumes the whole list.
-    fn settled_of(&self, connection: u64, list: impl Iterator<Item = Settled>) {
+    fn settled_of(&self, connection: u64, list: impl Iterator<Item = SettledItem>) {
         if connection == ORDERS {
             return list.for_each(|settled| self.outside.ordered(settled));
         }
@@ -227,7 +227,7 @@ impl Front {
         }
     }
 
-    fn will_settled(&self, settled: Settled) {
+    fn will_settled(&self, settled: SettledItem) {
         let mut effects = SessionEffects::default();
         let listens = |topic: &str| self.listens(topic);
         let waits = lock(&self.wills).settled(self.site(&listens), settled, &mut effects);

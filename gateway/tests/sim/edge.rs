@@ -5,7 +5,7 @@ use super::gateway::Common;
 use super::invariants::{admission, credit, events::Events};
 use super::pipe::{Line, Piece};
 use selvedge_fabric::decode::Decoder;
-use selvedge_fabric::forward::{Forward, Forwardable, Settled, Ticket};
+use selvedge_fabric::forward::{Forward, Forwardable, SettledItem, Ticket};
 use selvedge_fabric::machine::{DueWill, Item, ItemOutcome, Origin};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::shard::Now;
@@ -73,7 +73,7 @@ impl Outside for Around {
     }
 
     /// No test waits for these outcomes.
-    fn ordered(&self, _: Settled) {}
+    fn ordered(&self, _: SettledItem) {}
 
     fn departed(&self, _: &Departure) {}
 }
@@ -282,8 +282,8 @@ impl Edge {
     pub fn settled(
         &mut self,
         now: Now,
-        outcomes: Vec<Settled>,
-        mut about: impl FnMut(&Settled, Option<About>),
+        outcomes: Vec<SettledItem>,
+        mut about: impl FnMut(&SettledItem, Option<About>),
     ) {
         self.at(now);
         for settled in &outcomes {

@@ -18,7 +18,7 @@ use selvedge_fabric::reach::News;
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Encoding, Replica, Said, StoreWork};
 use selvedge_fabric::ring::Ring;
-use selvedge_fabric::shard::{CONFIGURATION, Event, Now};
+use selvedge_fabric::shard::{CONFIGURATION, Now, ShardEvent};
 use selvedge_fabric::uplink::{self, Confirmation, Uplink};
 use selvedge_log::storage::{
     self, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, StorageDesk, Stores,
@@ -276,7 +276,7 @@ impl Place {
 }
 
 impl Live {
-    pub fn event(&mut self, now: Now, shard: ShardId, event: Event) {
+    pub fn event(&mut self, now: Now, shard: ShardId, event: ShardEvent) {
         if let Some(replica) = self.replicas.get_mut(&shard) {
             replica.step(now, event);
         }
@@ -294,7 +294,7 @@ impl Live {
             return false;
         }
         for replica in self.replicas.values_mut() {
-            replica.step(now, Event::Clocks { outside: outside.clone() });
+            replica.step(now, ShardEvent::Clocks { outside: outside.clone() });
         }
         self.outside = outside;
         true
@@ -310,7 +310,7 @@ impl Live {
             return false;
         }
         for replica in self.replicas.values_mut() {
-            replica.step(now, Event::Full { who: self.full.iter().copied().collect() });
+            replica.step(now, ShardEvent::Full { who: self.full.iter().copied().collect() });
         }
         self.told_full = self.full.clone();
         true
@@ -319,7 +319,7 @@ impl Live {
     /// The set of reachable gateways has changed.
     pub fn peers(&mut self, now: Now, news: &News) {
         for replica in self.replicas.values_mut() {
-            replica.step(now, Event::Peers { up: news.up.clone(), restarted: news.restarted.clone() });
+            replica.step(now, ShardEvent::Peers { up: news.up.clone(), restarted: news.restarted.clone() });
         }
         news.gone().for_each(|gone| self.forward.gateway_down(now.mono_ms, gone));
         news.back().for_each(|back| self.forward.gateway_up(back));
@@ -329,13 +329,13 @@ impl Live {
     pub fn hear(&mut self, now: Now, from: GatewayId, message: PeerMessage, out: &mut Out) {
         match message {
             PeerMessage::Paxos { group, configuration: CONFIGURATION, message } => {
-                self.event(now, group, Event::Paxos { from, message });
+                self.event(now, group, ShardEvent::Paxos { from, message });
             }
             PeerMessage::Transfer { shard, configuration: CONFIGURATION, message } => {
-                self.event(now, shard, Event::Transfer { from, message });
+                self.event(now, shard, ShardEvent::Transfer { from, message });
             }
             PeerMessage::Forward { shard, origin, n, submission } => {
-                self.event(now, shard, Event::Forward { from, origin, n, submission });
+                self.event(now, shard, ShardEvent::Forward { from, origin, n, submission });
             }
             PeerMessage::Forwarded { shard, origin, n, answer } => {
                 let mut effects = forward::ForwardEffects::default();
@@ -433,28 +433,28 @@ impl Live {
         }
     }
 
-    fn uplinked(&mut self, now: Now, effects: Vec<uplink::Effect>, out: &mut Out) {
+    fn uplinked(&mut self, now: Now, effects: Vec<uplink::UplinkEffect>, out: &mut Out) {
         for effect in effects {
             let (incarnation, shard, seq, message) = match effect {
-                uplink::Effect::Load(shard, seq) => {
+                uplink::UplinkEffect::Load(shard, seq) => {
                     if let Some(replica) = self.replicas.get_mut(&shard) {
                         replica.load(seq);
                         self.again = true;
                     }
                     continue;
                 }
-                uplink::Effect::Confirmed(shard, ledger, cursor) => {
-                    self.event(now, shard, Event::Confirmed { ledger, cursor });
+                uplink::UplinkEffect::Confirmed(shard, ledger, cursor) => {
+                    self.event(now, shard, ShardEvent::Confirmed { ledger, cursor });
                     self.again = true;
                     continue;
                 }
-                uplink::Effect::Batch { shard, incarnation, seq, first_kept, last, body } => {
+                uplink::UplinkEffect::Batch { shard, incarnation, seq, first_kept, last, body } => {
                     (incarnation, shard, seq, Up::Batch { first_kept, last, body })
                 }
-                uplink::Effect::Lost { shard, incarnation, seq, first_kept, last, lost } => {
+                uplink::UplinkEffect::Lost { shard, incarnation, seq, first_kept, last, lost } => {
                     (incarnation, shard, seq, Up::Lost { first_kept, last, lost })
                 }
-                uplink::Effect::Beacon { shard, incarnation, first_kept, last } => {
+                uplink::UplinkEffect::Beacon { shard, incarnation, first_kept, last } => {
                     (incarnation, shard, last, Up::Beacon { first_kept, last })
                 }
             };
@@ -557,7 +557,7 @@ impl Live {
     pub fn timers(&mut self, now: Now, out: &mut Out) {
         for replica in self.replicas.values_mut() {
             if replica.deadline_ms(now).is_some_and(|at| at <= now.mono_ms) {
-                replica.step(now, Event::Timer);
+                replica.step(now, ShardEvent::Timer);
             }
         }
         if self.forward.deadline_ms().is_some_and(|at| at <= now.mono_ms) {

@@ -8,8 +8,8 @@ use super::wire::{Segment, Socket, Wires};
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::detector::{Change, DETECT_MS, Detector, TICK_MS};
 use selvedge_fabric::link::{
-    CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, Lane, Link,
-    PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, REDIAL_MIN_MS, State, admit, check,
+    CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, Lane, Link, LinkState,
+    PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, REDIAL_MIN_MS, admit, check,
 };
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::reach::{News, Reach};
@@ -177,7 +177,7 @@ impl Links {
     /// exchanged.
     pub fn is_quiet(&self) -> bool {
         let is_quiet = |line: &Line| {
-            line.link.state() == State::Up
+            line.link.state() == LinkState::Up
                 && line.seeking == Seeking::Nothing
                 && Lane::ALL.iter().all(|lane| line.link.waiting(*lane).0 == 0)
         };
@@ -210,7 +210,7 @@ impl Links {
     /// Queues messages for a peer.
     pub fn send(&mut self, to: GatewayId, message: PeerMessage) {
         let Some(line) = self.lines.get_mut(&to) else { return };
-        let up = line.link.state() == State::Up;
+        let up = line.link.state() == LinkState::Up;
         line.link.send(vec![message.clone()]);
         line.lanes.sent(&line.link, &message, up);
     }

@@ -17,7 +17,7 @@ use selvedge_fabric::decode::{Form, TopicRule};
 use selvedge_fabric::machine::{CountingRules, Item, Override, Page, Quarantined};
 use selvedge_fabric::peer::{PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::shard::{Event, HAND_BACK_MS, Now};
+use selvedge_fabric::shard::{HAND_BACK_MS, Now, ShardEvent};
 use selvedge_log::Crash;
 use selvedge_log::storage::OpenError;
 use selvedge_paxos::{Limits, Role};
@@ -1256,7 +1256,7 @@ impl World {
                 let again = Packet::Ask { to, shard, id, query: query.clone() };
                 let start = self.places[&to].start;
                 self.at(to, Some(start), again, |live, _, now, _| {
-                    live.event(now, shard, Event::Query { from: to, id, query });
+                    live.event(now, shard, ShardEvent::Query { from: to, id, query });
                 });
             }
             Packet::Up { shard, frame, forged } => {

@@ -153,7 +153,7 @@ pub struct Known {
 /// Why a peer is refused, in words for both operators. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Refusal(pub String);
+pub struct PeerRefusal(pub String);
 
 /// Checks whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right ends.
 /// `expected` is the gateway that a dialler meant to reach; an acceptor passes none and accepts lower ids that
@@ -166,9 +166,9 @@ pub fn check(
     them: &Hello,
     expected: Option<GatewayId>,
     is_member: impl Fn(GatewayId) -> bool,
-) -> Result<(), Refusal> {
+) -> Result<(), PeerRefusal> {
     let (mine, theirs) = (me.gateway, them.gateway);
-    let refuse = |why: String| Err(Refusal(why));
+    let refuse = |why: String| Err(PeerRefusal(why));
     if them.newest < me.oldest || them.oldest > me.newest {
         return refuse(format!(
             "{mine} speaks protocols {} to {}, {theirs} {} to {}; upgrade the older gateway one release at a time",
@@ -220,32 +220,32 @@ pub fn check(
 ///
 /// # Errors
 /// Returns what is wrong with the peer and what to do.
-pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, Refusal> {
+pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, PeerRefusal> {
     let peer = them.gateway;
     let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run };
     let Some(known) = known else { return Ok(Some(met)) };
     let repair = "its votes may be forgotten, so it must not come back under this id: \
                   give it its original disk, or an empty one and a new gateway id";
     if known.mark != met.mark {
-        return Err(Refusal(format!(
+        return Err(PeerRefusal(format!(
             "{peer} has another data directory than before (one with the mark {} is known, {} came); {repair}",
             known.mark, met.mark
         )));
     }
     if met.start > known.start.saturating_add(MAX_MISSED_STARTS) {
-        return Err(Refusal(format!(
+        return Err(PeerRefusal(format!(
             "{peer} says that this is start {} of its process, and {} was the last one met; its data directory was altered",
             met.start, known.start
         )));
     }
     if met.start < known.start {
-        return Err(Refusal(format!(
+        return Err(PeerRefusal(format!(
             "{peer} has an older data directory than before (start {} is known, {} came), as if restored from a copy; {repair}",
             known.start, met.start
         )));
     }
     if met.start == known.start && met.run != known.run {
-        return Err(Refusal(format!(
+        return Err(PeerRefusal(format!(
             "{peer} started for the {}. time, but so had another process: its data directory was copied; {repair}",
             met.start
         )));

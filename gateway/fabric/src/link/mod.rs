@@ -48,7 +48,7 @@ mod hello;
 mod queue;
 
 pub use hello::*;
-use queue::Queue;
+use queue::LinkQueue;
 pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};
 
 use crate::agreement::ClockNote;
@@ -120,7 +120,7 @@ impl PeerFrame {
 
 /// The phases of a link's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum LinkState {
     /// There is no connection; the dialler tries again after a wait.
     Down,
     /// The dialler is connecting, or the greetings are under way.
@@ -179,8 +179,8 @@ impl LinkCounts {
 pub struct Link {
     peer: GatewayId,
     dials: bool,
-    state: State,
-    queue: Queue,
+    state: LinkState,
+    queue: LinkQueue,
     last_frame_ms: u64,
     redial_ms: u64,
     connected_ms: u64,
@@ -194,8 +194,8 @@ impl Link {
         Self {
             peer,
             dials: me < peer,
-            state: State::Down,
-            queue: Queue::default(),
+            state: LinkState::Down,
+            queue: LinkQueue::default(),
             last_frame_ms: 0,
             redial_ms: REDIAL_MIN_MS,
             connected_ms: 0,
@@ -215,7 +215,7 @@ impl Link {
     }
 
     /// The phase that the connection is in.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> LinkState {
         self.state
     }
 
@@ -233,16 +233,16 @@ impl Link {
     /// Notes that an attempt to connect begins. (A link that is up stays so until the new connection replaces the
     /// old.)
     pub fn handshaking(&mut self) {
-        if self.state == State::Down {
-            self.state = State::Handshaking;
+        if self.state == LinkState::Down {
+            self.state = LinkState::Handshaking;
         }
     }
 
     /// Notes that the attempt failed. Returns how long to wait before the next, in milliseconds; the wait doubles
     /// each time.
     pub fn failed(&mut self) -> u64 {
-        if self.state == State::Handshaking {
-            self.state = State::Down;
+        if self.state == LinkState::Handshaking {
+            self.state = LinkState::Down;
         }
         let wait = self.redial_ms;
         self.redial_ms = (wait * 2).min(REDIAL_MAX_MS);
@@ -252,7 +252,7 @@ impl Link {
     /// Notes that an authenticated connection exists, the first or one that replaces another. Waiting messages are
     /// kept. Messages that the old connection had taken may be lost, so the peer receives the subscriptions again.
     pub fn connected(&mut self, now: u64) {
-        self.state = State::Up;
+        self.state = LinkState::Up;
         self.queue.connected();
         self.connected_ms = now;
         self.last_frame_ms = now;
@@ -261,7 +261,7 @@ impl Link {
     /// Notes that the connection is gone, and drops the waiting messages. Returns how long to wait before dialling,
     /// in milliseconds: 0, unless the connection was short-lived, as it is when the peer ends it for a reason.
     pub fn lost(&mut self, now: u64) -> u64 {
-        self.state = State::Down;
+        self.state = LinkState::Down;
         self.queue.clear(&mut self.counts);
         if now.saturating_sub(self.connected_ms) < REDIAL_MAX_MS {
             return self.failed();
@@ -272,7 +272,7 @@ impl Link {
 
     /// Queues messages, each in its lane, in order. Returns whether there is now something to write.
     pub fn send(&mut self, messages: Vec<PeerMessage>) -> bool {
-        let up = self.state == State::Up;
+        let up = self.state == LinkState::Up;
         for message in messages {
             match up {
                 true => self.queue.push(message, &mut self.counts),
@@ -291,7 +291,7 @@ impl Link {
     /// heartbeat. The caller asks whenever the connection can take a frame. `clocks` reads the clocks at that
     /// moment.
     pub fn next_frame(&mut self, now: u64, clocks: impl FnOnce() -> ClockNote) -> Option<Vec<u8>> {
-        if self.state != State::Up || (self.queue.is_empty() && now < self.heartbeat_at()) {
+        if self.state != LinkState::Up || (self.queue.is_empty() && now < self.heartbeat_at()) {
             return None;
         }
         let messages = self.queue.take(FRAME_TARGET_BYTES, &mut self.counts);

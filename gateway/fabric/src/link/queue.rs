@@ -115,7 +115,7 @@ impl Filling {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct LinkQueue {
     lanes: [Waiting; Lane::ALL.len()],
     /// The newest subscriptions, with their encoded size.
     interest: Option<(usize, PeerMessage)>,
@@ -123,7 +123,7 @@ pub(super) struct Queue {
     interest_due: bool,
 }
 
-impl Queue {
+impl LinkQueue {
     pub fn is_empty(&self) -> bool {
         !self.interest_due && self.lanes.iter().all(|lane| lane.messages.is_empty())
     }

@@ -30,18 +30,18 @@ fn up() -> Link {
 fn the_lower_id_dials_and_waits_longer_after_each_failure() {
     let mut link = Link::new(GatewayId(1), GatewayId(2));
     assert!(link.dials() && !Link::new(GatewayId(2), GatewayId(1)).dials());
-    assert_eq!(link.state(), State::Down);
+    assert_eq!(link.state(), LinkState::Down);
     let waits = [(); 7].map(|()| {
         link.handshaking();
-        assert_eq!(link.state(), State::Handshaking);
+        assert_eq!(link.state(), LinkState::Handshaking);
         let wait = link.failed();
-        assert_eq!(link.state(), State::Down);
+        assert_eq!(link.state(), LinkState::Down);
         wait
     });
     assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
     link.handshaking();
     link.connected(10_000);
-    assert_eq!(link.state(), State::Up);
+    assert_eq!(link.state(), LinkState::Up);
     assert_eq!(link.lost(10_100), 1000, "a connection that ends as soon as it is there was no success");
     link.connected(20_000);
     assert_eq!(link.lost(21_000), 0, "a sound one is dialled again at once");
@@ -52,9 +52,9 @@ fn the_lower_id_dials_and_waits_longer_after_each_failure() {
 fn a_new_attempt_does_not_take_a_link_down() {
     let mut link = up();
     link.handshaking();
-    assert_eq!(link.state(), State::Up);
+    assert_eq!(link.state(), LinkState::Up);
     link.failed();
-    assert_eq!(link.state(), State::Up);
+    assert_eq!(link.state(), LinkState::Up);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_frame_is_cut_at_its_target_but_takes_any_one_message() {
 fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
     let mut link = up();
     let overhead = {
-        let mut queue = Queue::default();
+        let mut queue = LinkQueue::default();
         let size = |n: usize| {
             let mut link = up();
             link.send(vec![message(1, n)]);

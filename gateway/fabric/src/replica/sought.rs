@@ -2,7 +2,7 @@
 //! lost is given up.
 //!
 //! When the uplink of a leader lacks a content, the replica asks all others in one round. Each answers with the
-//! content, that it can't say, or that it has lost it. The leader proposes the batch as lost ([`Event::BatchLost`])
+//! content, that it can't say, or that it has lost it. The leader proposes the batch as lost ([`ShardEvent::BatchLost`])
 //! only if its own store has lost the content and every other member answers the same in that round. A member that
 //! is silent or unsure makes the uplink wait and ask again, because it may be the one that has the content.
 //!
@@ -15,7 +15,7 @@
 
 use super::{MAX_LOADING_ENTRIES, Replica};
 use crate::peer::{BatchAnswer, TransferMessage};
-use crate::shard::{Event, Now};
+use crate::shard::{Now, ShardEvent};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
@@ -88,7 +88,7 @@ impl Replica {
         let Some(sought) = self.sought.get(&seq) else { return };
         let (over, lost) = (sought.silent.is_empty(), sought.is_lost_everywhere());
         if lost {
-            self.core.step(now, Event::BatchLost { seq });
+            self.core.step(now, ShardEvent::BatchLost { seq });
         }
         if over {
             self.sought.remove(&seq);

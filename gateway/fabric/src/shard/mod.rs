@@ -9,7 +9,7 @@
 //! confirmations that the uplink brings, and answers queries after it has made sure that it still leads. A replica
 //! that fell behind what its leader holds in memory catches up from the leader's disk (see [`transfer`]). If every
 //! member has lost the content of a batch, the leader proposes the batch as lost, so that the uplink stops waiting
-//! for it ([`Event::BatchLost`]).
+//! for it ([`ShardEvent::BatchLost`]).
 //!
 //! Wall time is the gateway's, as far as a majority agrees on it ([`crate::agreement`]). Without agreement it
 //! continues by elapsed time from the last time agreed on, and the proposal marks it as unsure.
@@ -43,7 +43,7 @@ use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, ShardQuery, TableQues
 use crate::record::LogRecord;
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
-use reads::Reads;
+use reads::ReadQueue;
 use selvedge_paxos::{Consensus, Role, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
@@ -86,7 +86,7 @@ pub struct Now {
 
 /// An input of the shard core.
 #[derive(Debug)]
-pub enum Event {
+pub enum ShardEvent {
     /// A message within the shard's Paxos group.
     Paxos {
         /// The sender, as authenticated by the link.
@@ -205,11 +205,11 @@ pub struct ShardEffects {
     /// Questions to answer once the contents that they need were evaluated.
     pub scans: Vec<Scanning>,
     /// A snapshot to make durable, together with the contents of all batches that it lists;
-    /// [`Event::SnapshotSaved`] reports the result.
+    /// [`ShardEvent::SnapshotSaved`] reports the result.
     pub snapshot: Option<(Slot, SnapshotState)>,
     /// A peer asks for the content of an uplink batch: the host answers with [`TransferMessage::Batch`].
     pub fetch: Vec<(GatewayId, u64)>,
-    /// Replicas that are behind, and what to read from the disk here for each: [`Event::TransferAnswered`].
+    /// Replicas that are behind, and what to read from the disk here for each: [`ShardEvent::TransferAnswered`].
     pub transfers: Vec<(GatewayId, TransferRequest)>,
     /// The uplink's view of this shard, when it changed.
     pub uplink: Option<UplinkView>,
@@ -225,7 +225,7 @@ pub struct ShardEffects {
 #[derive(Debug)]
 pub enum SnapshotState {
     /// This replica's own state, lent so that it can be encoded on a thread that nothing else waits for. Nothing is
-    /// applied until it is released and [`Event::MachineReturned`] says so.
+    /// applied until it is released and [`ShardEvent::MachineReturned`] says so.
     Lent(Arc<Machine>),
     /// The bytes of a snapshot that was fetched.
     Fetched(Vec<u8>),
@@ -323,7 +323,7 @@ pub struct ShardCore {
     readable: Vec<(Slot, (GatewayId, u64, ShardQuery))>,
     last_read: u64,
     helped: BTreeMap<GatewayId, Helped>,
-    reads: Reads,
+    reads: ReadQueue,
     receiving: Option<Receiving>,
     uplink: UplinkView,
     hand_back: HandBack,
@@ -369,7 +369,7 @@ impl ShardCore {
             readable: Vec::new(),
             last_read: 0,
             helped: BTreeMap::new(),
-            reads: Reads::default(),
+            reads: ReadQueue::default(),
             receiving: None,
             uplink: UplinkView::default(),
             out,
@@ -377,12 +377,12 @@ impl ShardCore {
     }
 
     /// Takes in an event.
-    pub fn step(&mut self, now: Now, event: Event) {
+    pub fn step(&mut self, now: Now, event: ShardEvent) {
         match event {
-            Event::Paxos { from, message } => {
+            ShardEvent::Paxos { from, message } => {
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::Message { from, message })
             }
-            Event::Forward { from, origin, n, submission } => {
+            ShardEvent::Forward { from, origin, n, submission } => {
                 // The link knows who is at its other end. A batch in another gateway's name would use up that
                 // gateway's numbers, and a start that no process reaches would become the last one that the shard
                 // accepts.
@@ -390,36 +390,36 @@ impl ShardCore {
                     self.on_forward(from, origin, n, submission);
                 }
             }
-            Event::Transfer { from, message } => self.on_transfer(now, from, message),
-            Event::TransferAnswered { to, answer } => self.on_answer(now, to, answer),
-            Event::Peers { up, restarted } => {
+            ShardEvent::Transfer { from, message } => self.on_transfer(now, from, message),
+            ShardEvent::TransferAnswered { to, answer } => self.on_answer(now, to, answer),
+            ShardEvent::Peers { up, restarted } => {
                 self.hand_back.peers(now, &up, &restarted);
                 self.absent.peers(now, &up);
                 self.reads.peers(self.me, &up);
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::Peers { up, restarted });
             }
-            Event::Clocks { outside } => {
+            ShardEvent::Clocks { outside } => {
                 self.hand_back.clocks(now, &outside);
                 self.consensus
                     .step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
-            Event::Full { who } => {
+            ShardEvent::Full { who } => {
                 self.hand_back.full(now, &who);
                 self.consensus
                     .step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
-            Event::Persisted { token } => {
+            ShardEvent::Persisted { token } => {
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::Persisted { token });
                 self.learned_is_saved(now, token);
             }
-            Event::MachineReturned => {} // the turn applies what has gathered
-            Event::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
-            Event::SnapshotWanted => self.snapshot_wanted = true,
-            Event::SnapshotRotten => {
+            ShardEvent::MachineReturned => {} // the turn applies what has gathered
+            ShardEvent::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
+            ShardEvent::SnapshotWanted => self.snapshot_wanted = true,
+            ShardEvent::SnapshotRotten => {
                 self.snapshot_wanted = true;
                 self.applied_since_snapshot_bytes = self.applied_since_snapshot_bytes.max(1);
             }
-            Event::Confirmed { ledger, cursor } => {
+            ShardEvent::Confirmed { ledger, cursor } => {
                 let admitted = self.machine.outbox_stats().ledger;
                 if let Some(lead) =
                     self.lead.as_mut().filter(|_| admitted.is_none_or(|known| known == ledger))
@@ -427,14 +427,14 @@ impl ShardCore {
                     lead.confirm(ledger, cursor);
                 }
             }
-            Event::BatchLost { seq } => self.give_up_batch(seq),
-            Event::Query { from, id, query } => self.on_query(now, from, id, query),
-            Event::AskTable { from, id, question } => self.on_table(from, id, question),
-            Event::Room(room) => {
+            ShardEvent::BatchLost { seq } => self.give_up_batch(seq),
+            ShardEvent::Query { from, id, query } => self.on_query(now, from, id, query),
+            ShardEvent::AskTable { from, id, question } => self.on_table(from, id, question),
+            ShardEvent::Room(room) => {
                 self.room = room;
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::Room(room));
             }
-            Event::Timer => {
+            ShardEvent::Timer => {
                 self.hand_back_if_due(now);
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::Timer);
                 self.pull(now);
@@ -466,7 +466,7 @@ impl ShardCore {
         Ok(std::mem::take(&mut self.out))
     }
 
-    /// When the core next needs [`Event::Timer`], on the monotonic clock.
+    /// When the core next needs [`ShardEvent::Timer`], on the monotonic clock.
     pub fn deadline_ms(&mut self, now: Now) -> Option<u64> {
         let ticks = self.room && self.lead.as_ref().is_some_and(|lead| lead.takes_ticks());
         let at = if ticks && self.elapsed_now(now).is_some() { self.tick_at() } else { None };

@@ -24,12 +24,12 @@ struct Read {
 
 /// The questions that wait to be gathered, by kind.
 #[derive(Debug, Default)]
-pub(super) struct Reads {
+pub(super) struct ReadQueue {
     of_one: VecDeque<Read>,
     of_many: VecDeque<Read>,
 }
 
-impl Reads {
+impl ReadQueue {
     /// Admits a question. Returns false if too many wait.
     pub fn put(&mut self, now_ms: u64, to: GatewayId, id: u64, query: &ShardQuery) -> bool {
         let gathering = Gathering::new(&query.as_query(), &query.page);

@@ -7,7 +7,7 @@ use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery, TransferMessag
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Replica, Said, StoreWork};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::shard::{CONFIGURATION, Event, Now};
+use selvedge_fabric::shard::{CONFIGURATION, Now, ShardEvent};
 use selvedge_fabric::uplink::UplinkContent;
 use selvedge_log::storage::{
     self, Done, Errand, Folders, Kept, LogKeeper, LogWork, ReplicaSettings, StorageDesk, Stores,
@@ -92,7 +92,7 @@ impl Site {
             let now = now(self.now_ms);
             for gateway in self.gateways.values_mut() {
                 if gateway.replica.deadline_ms(now).is_some_and(|at| at <= now.mono_ms) {
-                    gateway.replica.step(now, Event::Timer);
+                    gateway.replica.step(now, ShardEvent::Timer);
                 }
             }
             self.settle();
@@ -116,9 +116,9 @@ impl Site {
             }
             for (from, to, message) in said {
                 let event = match message {
-                    PeerMessage::Paxos { message, .. } => Event::Paxos { from, message },
+                    PeerMessage::Paxos { message, .. } => ShardEvent::Paxos { from, message },
                     PeerMessage::Transfer { message, configuration: CONFIGURATION, .. } => {
-                        Event::Transfer { from, message }
+                        ShardEvent::Transfer { from, message }
                     }
                     PeerMessage::Answer { id, answer: QueryAnswer::Windows(scanned) } => {
                         self.answers.push((id, self.now_ms, scanned));
@@ -141,7 +141,7 @@ impl Site {
             items: vec![Item::Publish(PublishItem { source: None, readings: vec![reading] })],
         };
         let origin = Origin { gateway: leader, start: 1 };
-        let event = Event::Forward { from: leader, origin, n, submission: submission.encode().into() };
+        let event = ShardEvent::Forward { from: leader, origin, n, submission: submission.encode().into() };
         let now = now(self.now_ms);
         self.at(leader).replica.step(now, event);
         self.settle();
@@ -163,7 +163,7 @@ impl Site {
             wait_ms: 10_000,
         };
         let now = now(began);
-        self.at(leader).replica.step(now, Event::Query { from: leader, id, query });
+        self.at(leader).replica.step(now, ShardEvent::Query { from: leader, id, query });
         self.settle();
         while self.answers.iter().all(|(answered, ..)| *answered != id) {
             assert!(self.now_ms < began + 10_000, "no answer comes");
@@ -224,7 +224,7 @@ impl Gateway {
         let mut opened = found.open(GatewayId(id), &ring, &settings, &mut || nonce).unwrap();
         let mut replica = opened.replicas.remove(&SHARD).unwrap();
         let up = (1..=3).filter(|other| *other != id).map(GatewayId).collect();
-        replica.step(now, Event::Peers { up, restarted: vec![] });
+        replica.step(now, ShardEvent::Peers { up, restarted: vec![] });
         let log = LogKeeper::new(opened.log, [SHARD]);
         let (mute, fetches, loaded, saved) = (false, 0, vec![], vec![]);
         let (stores, desk, rotten, mended) = (opened.stores, StorageDesk::new(1_000, true, 0), 0, vec![]);

@@ -2,7 +2,7 @@
 
 use super::noise::{self, FrameReader, FrameWriter, LinkError, LinkKey};
 use crate::identity::Identity;
-use selvedge_fabric::link::{Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, Refusal, check};
+use selvedge_fabric::link::{Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, PeerRefusal, check};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,7 +79,7 @@ impl Greeter {
             Ok(()) => self.admit(them.clone()).await,
             Err(refusal) => Err(refusal),
         };
-        if let Err(Refusal(reason)) = checked {
+        if let Err(PeerRefusal(reason)) = checked {
             // Our own refusal counts, even if it can't be sent.
             let _ = writer.send(&Greeting::refused(&reason).encode()).await;
             return Err(LinkError::Refused(reason));
@@ -88,12 +88,12 @@ impl Greeter {
     }
 
     /// Runs off this thread, because it waits for the disk when a peer, or one of its starts, is new.
-    async fn admit(&self, them: Hello) -> Result<(), Refusal> {
+    async fn admit(&self, them: Hello) -> Result<(), PeerRefusal> {
         let identity = self.identity.clone();
         let admitted = tokio::task::spawn_blocking(move || {
             identity.lock().unwrap_or_else(PoisonError::into_inner).admit(&them)
         });
-        admitted.await.unwrap_or_else(|_| Err(Refusal("this gateway is stopping".to_string())))
+        admitted.await.unwrap_or_else(|_| Err(PeerRefusal("this gateway is stopping".to_string())))
     }
 }
 

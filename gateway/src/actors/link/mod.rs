@@ -45,7 +45,7 @@ use crate::identity::Identity;
 use actix::{Actor, ArbiterHandle, Recipient};
 use greet::Greeter;
 use peer::LinkWays;
-use selvedge_fabric::link::{Lane, LaneCounts, Link, LinkCounts, State};
+use selvedge_fabric::link::{Lane, LaneCounts, Link, LinkCounts, LinkState};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::GatewayId;
@@ -157,7 +157,7 @@ impl PeerLinks {
 pub struct LinkStatus {
     pub peer: GatewayId,
     /// Its place in the life of a link.
-    pub state: State,
+    pub state: LinkState,
     /// Why the link is not up. While it is up: why another machine that claimed to be the peer was refused since.
     pub trouble: Option<String>,
     /// What the link carried and dropped.

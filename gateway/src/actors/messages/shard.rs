@@ -3,12 +3,12 @@
 use actix::Message;
 use selvedge_fabric::machine::{Fullness, Sizes};
 use selvedge_fabric::replica::Said;
-use selvedge_fabric::shard::{Event, Status};
+use selvedge_fabric::shard::{ShardEvent, Status};
 
 /// Events for the core of a shard's replica.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct ShardEvents(pub Vec<Event>);
+pub struct ShardEvents(pub Vec<ShardEvent>);
 
 /// What the log reports to a shard.
 #[derive(Debug, Message)]
