@@ -5,7 +5,7 @@
 
 use crate::source::Source;
 use selvedge_fabric::record::LogRecord;
-use selvedge_log::{BatchStore, Crash, Disk, Groups, Log, LogError, LogSettings, MemoryDisk, SnapshotStore};
+use selvedge_log::{BatchStore, Crash, Disk, Groups, Log, LogError, LogOptions, MemoryDisk, SnapshotStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn settings() -> LogSettings {
-    LogSettings { segment_bytes: 4096, unit_bytes: 700, keep_free_bytes: 0, ..LogSettings::new(IDENTITY) }
+fn settings() -> LogOptions {
+    LogOptions { segment_bytes: 4096, unit_bytes: 700, keep_free_bytes: 0, ..LogOptions::new(IDENTITY) }
 }
 
 struct Site {

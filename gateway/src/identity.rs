@@ -93,7 +93,7 @@ impl FoundIdentity {
 
 /// The identity in the files of the log and of the stores beside it, which keeps those of another directory from being
 /// used.
-pub fn log_identity(incarnation: Incarnation) -> selvedge_log::Identity {
+pub fn log_identity(incarnation: Incarnation) -> selvedge_log::LogIdentity {
     incarnation.0.to_le_bytes()
 }
 

@@ -3,7 +3,7 @@
 use super::{Measure, Step};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::ring::DEFAULT_SHARDS;
-use selvedge_log::{Disk, Log, LogSettings, MemoryDisk, RealDisk};
+use selvedge_log::{Disk, Log, LogOptions, MemoryDisk, RealDisk};
 use std::sync::Arc;
 
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -33,7 +33,7 @@ struct Commit {
 
 impl Commit {
     fn new(disk: Arc<dyn Disk>, records: u32, payload_bytes: usize) -> Self {
-        let (log, _) = Log::open(disk, LogSettings::new([7; 16]), &mut |_| {}).unwrap();
+        let (log, _) = Log::open(disk, LogOptions::new([7; 16]), &mut |_| {}).unwrap();
         let payload = (0..payload_bytes).map(|i| i as u8).collect();
         Self { log, records, payload, slot: 0 }
     }

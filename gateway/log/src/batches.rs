@@ -6,7 +6,7 @@
 
 use super::disk::Disk;
 use super::error::LogError;
-use super::form::Identity;
+use super::form::LogIdentity;
 use super::stored::{self, HEAD_BYTES, Label};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ pub const MAX_BATCH_BYTES: u64 = 1024 * 1024;
 /// The batches of all groups, in a folder of their own.
 pub struct BatchStore {
     disk: Arc<dyn Disk>,
-    identity: Identity,
+    identity: LogIdentity,
     groups: BTreeMap<u16, Folder>,
     poison: Option<String>,
 }
@@ -46,7 +46,7 @@ impl BatchStore {
     ///
     /// # Errors
     /// [`LogError::Io`] when the folder can't be read.
-    pub fn open(disk: Arc<dyn Disk>, identity: Identity) -> Result<Self, LogError> {
+    pub fn open(disk: Arc<dyn Disk>, identity: LogIdentity) -> Result<Self, LogError> {
         let failed = |e| LogError::io("opening", &disk.describe(""), e);
         let mut groups = BTreeMap::new();
         for name in disk.folders().map_err(failed)? {
@@ -256,7 +256,7 @@ impl BatchStore {
     }
 }
 
-pub(super) fn label(identity: &Identity, group: u16, seq: u64) -> Label<'_> {
+pub(super) fn label(identity: &LogIdentity, group: u16, seq: u64) -> Label<'_> {
     Label { magic: MAGIC, identity, group, number: seq }
 }
 

@@ -1,17 +1,17 @@
 //! Turns a log that was read into one that can be written: makes durable what was above the mark, and removes what is
 //! void.
 
-use super::damage::Damage;
+use super::damage::LogDamage;
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
-use super::form::{self, HEADER_BYTES, Header, Identity};
+use super::form::{self, HEADER_BYTES, Header, LogIdentity};
 use super::found::{FoundLog, MAKING_NAME, Rewrite, SegmentInfo, States, Tail, states_bytes};
 use super::segment;
 use selvedge_fabric::record::Position;
 
 /// The state from which the log continues.
-pub struct Recovered {
-    pub damage: Damage,
+pub struct RecoveredLog {
+    pub damage: LogDamage,
     /// In order; the last one is the active segment.
     pub segments: Vec<SegmentInfo>,
     pub states: States,
@@ -26,9 +26,9 @@ impl FoundLog {
     pub fn begin(
         mut self,
         disk: &dyn Disk,
-        identity: Identity,
+        identity: LogIdentity,
         segment_bytes: u64,
-    ) -> Result<Recovered, LogError> {
+    ) -> Result<RecoveredLog, LogError> {
         for name in &self.removals {
             disk.remove(name).map_err(|e| LogError::io("removing", &disk.describe(name), e))?;
         }
@@ -65,7 +65,7 @@ impl FoundLog {
                 (rewrite.make(disk, &identity, segment_bytes, &mut infos, &states)?, end, next_sequence)
             }
         };
-        Ok(Recovered { damage: self.damage, segments: infos, states, active, end, next_sequence })
+        Ok(RecoveredLog { damage: self.damage, segments: infos, states, active, end, next_sequence })
     }
 }
 
@@ -73,7 +73,7 @@ impl Rewrite {
     fn make(
         self,
         disk: &dyn Disk,
-        identity: &Identity,
+        identity: &LogIdentity,
         segment_bytes: u64,
         infos: &mut Vec<SegmentInfo>,
         states: &States,
@@ -113,7 +113,7 @@ impl Rewrite {
 /// name.
 pub fn make_segment(
     disk: &dyn Disk,
-    identity: &Identity,
+    identity: &LogIdentity,
     header: Header,
     bytes: u64,
     content: &[u8],

@@ -103,11 +103,11 @@ impl Groups {
 
 /// The damaged places of a log that are not repaired yet.
 #[derive(Debug, Clone, Default)]
-pub struct Damage {
+pub struct LogDamage {
     spans: Vec<(Span, Groups)>,
 }
 
-impl Damage {
+impl LogDamage {
     /// Adds a place, or merges it into the last one beyond [`MAX_SPANS_ENTRIES`].
     pub fn add(&mut self, at: Span, groups: Groups) {
         let full = self.spans.len() >= MAX_SPANS_ENTRIES;
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_repair_counts_only_for_the_places_that_were_known() {
         let at = |segment, from, to| Span { segment, from, to };
-        let mut damage = Damage::default();
+        let mut damage = LogDamage::default();
         damage.add(at(1, 600, 700), Groups::all());
         damage.add(at(3, 600, 700), Groups::these([7]));
         damage.add(Span::gap(4, 2), Groups::all());
@@ -207,7 +207,7 @@ mod tests {
             (Span::gap(4, 3), false),
             (Span::gap(1, 1), false),
         ] {
-            let mut damage = Damage::default();
+            let mut damage = LogDamage::default();
             damage.add(later, Groups::all());
             damage.repaired(&places, &Groups::all());
             assert_eq!(damage.groups().is_empty(), known, "{later:?}");
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn places_beyond_the_bound_are_repaired_together_and_one_more_is_not() {
         let damage = |places: u32| {
-            let mut damage = Damage::default();
+            let mut damage = LogDamage::default();
             (0..places).for_each(|n| damage.add(Span { segment: 1, from: n, to: n + 1 }, Groups::these([2])));
             damage
         };

@@ -3,7 +3,7 @@
 //! The log itself shows what rotted in its middle. It can't show that its end is gone (the folder was emptied, the last
 //! segment is missing or cut short): the rest looks like a log that never went further. A gateway that believed it
 //! would vote again where it has voted. So the log raises the floor with the first batch that it acknowledges in a
-//! segment, and then every [`super::LogSettings::floor_every_bytes`]. A log that ends below its floor has lost records,
+//! segment, and then every [`super::LogOptions::floor_every_bytes`]. A log that ends below its floor has lost records,
 //! possibly of every group.
 //!
 //! The floor is one file of two sectors, which are written in turn and in place: a torn write leaves the other sector
@@ -19,7 +19,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
-use super::form::{Identity, MAX_COUNT, hex};
+use super::form::{LogIdentity, MAX_COUNT, hex};
 use selvedge_fabric::record::Position;
 use std::io;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const USED_BYTES: usize = 48;
 /// The floor of one log.
 pub struct Floor {
     disk: Arc<dyn Disk>,
-    identity: Identity,
+    identity: LogIdentity,
     /// `None` while the file is missing or damaged.
     at: Option<Position>,
     /// The sector to overwrite next: the older one.
@@ -47,7 +47,7 @@ impl Floor {
     ///
     /// # Errors
     /// [`LogError::Io`], [`LogError::Full`].
-    pub fn create(disk: Arc<dyn Disk>, identity: Identity) -> Result<Self, LogError> {
+    pub fn create(disk: Arc<dyn Disk>, identity: LogIdentity) -> Result<Self, LogError> {
         let mut floor = Self { disk, identity, at: None, next: 0 };
         floor.make(Position::default())?;
         Ok(floor)
@@ -57,7 +57,7 @@ impl Floor {
     ///
     /// # Errors
     /// [`LogError::Version`], [`LogError::Foreign`], [`LogError::Io`].
-    pub fn read(disk: Arc<dyn Disk>, identity: Identity) -> Result<Self, LogError> {
+    pub fn read(disk: Arc<dyn Disk>, identity: LogIdentity) -> Result<Self, LogError> {
         let mut floor = Self { disk, identity, at: None, next: 0 };
         let shown = floor.disk.describe(FLOOR_NAME);
         let file = match floor.disk.open(FLOOR_NAME) {

@@ -73,7 +73,7 @@ const SEGMENT_MAGIC: [u8; 8] = *b"SelvgLog";
 pub const UNIT_MAGIC: [u8; 4] = [0xF5, b'U', b'n', 0x1C];
 
 /// Sixteen bytes that identify whose log it is: site, gateway and incarnation.
-pub type Identity = [u8; 16];
+pub type LogIdentity = [u8; 16];
 
 /// Bytes as hexadecimal digits, as errors show an identity.
 pub fn hex(bytes: &[u8]) -> String {
@@ -99,7 +99,7 @@ pub enum HeaderRead {
     /// Intact, and of this log.
     Good(Header),
     /// Intact, and of another log.
-    Foreign(Identity),
+    Foreign(LogIdentity),
     /// Intact, and of another version.
     Version(u32),
     /// Damaged, or no header.
@@ -119,7 +119,7 @@ pub enum HeadRead {
 
 /// The purpose of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum UnitRole {
     /// Holds records: a batch, or part of one.
     Batch,
     /// Ends a segment, and lists all groups in it.
@@ -132,7 +132,7 @@ pub enum Role {
 /// The fields of a unit's head, its list of groups included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    pub role: Role,
+    pub role: UnitRole,
     /// Grows from unit to unit, with gaps where a write failed.
     pub sequence: u64,
     /// Everything below was known to be durable when the unit was written.
@@ -157,7 +157,7 @@ pub fn unit_bytes(groups: usize, body: usize) -> usize {
     (UNIT_HEAD_BYTES + 2 * groups + body).next_multiple_of(ALIGN_BYTES as usize)
 }
 
-fn seed(identity: &Identity, at: Position) -> u32 {
+fn seed(identity: &LogIdentity, at: Position) -> u32 {
     let seed = crc32c::crc32c(identity);
     let seed = crc32c::crc32c_append(seed, &at.segment.to_le_bytes());
     crc32c::crc32c_append(seed, &at.offset.to_le_bytes())
@@ -177,7 +177,7 @@ fn take_u64(bytes: &[u8], at: usize) -> Option<u64> {
 
 impl Header {
     /// The header's sector, checksum included.
-    pub fn encode(&self, identity: &Identity) -> Vec<u8> {
+    pub fn encode(&self, identity: &LogIdentity) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_BYTES as usize);
         out.extend(SEGMENT_MAGIC);
         out.extend(u32::from(VERSION).to_le_bytes());
@@ -195,11 +195,11 @@ impl Header {
     }
 
     /// Decodes a header; `number` is the one in the file's name.
-    pub fn read(bytes: &[u8], identity: &Identity, number: u64) -> HeaderRead {
+    pub fn read(bytes: &[u8], identity: &LogIdentity, number: u64) -> HeaderRead {
         Self::try_read(bytes, identity, number).unwrap_or(HeaderRead::Bad)
     }
 
-    fn try_read(bytes: &[u8], identity: &Identity, number: u64) -> Option<HeaderRead> {
+    fn try_read(bytes: &[u8], identity: &LogIdentity, number: u64) -> Option<HeaderRead> {
         let mut sector: [u8; HEADER_BYTES as usize] = take(bytes, 0)?;
         let crc = take_u32(&sector, 12)?;
         sector[12..16].fill(0);
@@ -210,7 +210,7 @@ impl Header {
         if version != u32::from(VERSION) {
             return Some(HeaderRead::Version(version));
         }
-        let found: Identity = take(&sector, 16)?;
+        let found: LogIdentity = take(&sector, 16)?;
         if found != *identity {
             return Some(HeaderRead::Foreign(found));
         }
@@ -254,10 +254,10 @@ pub fn decode_record(body: &[u8], at: usize) -> Option<(LogRecord, usize)> {
 
 /// The fields around a body that make it a unit: the fields of [`Head`] that are not computed from the body.
 pub struct UnitForm<'a> {
-    pub identity: &'a Identity,
+    pub identity: &'a LogIdentity,
     /// Where the unit will start.
     pub at: Position,
-    pub role: Role,
+    pub role: UnitRole,
     pub sequence: u64,
     pub mark: Position,
     pub groups: &'a BTreeSet<u16>,
@@ -293,7 +293,7 @@ impl UnitForm<'_> {
 }
 
 /// The checksum of a head and its groups, without the field that holds it.
-fn head_crc(identity: &Identity, at: Position, head: &[u8]) -> u32 {
+fn head_crc(identity: &LogIdentity, at: Position, head: &[u8]) -> u32 {
     let (fields, rest) = head.split_at_checked(44).unwrap_or((head, &[]));
     let crc = crc32c::crc32c_append(seed(identity, at), fields);
     crc32c::crc32c_append(crc, rest.get(4..).unwrap_or(&[]))
@@ -308,18 +308,18 @@ pub fn claimed_head_bytes(head: &[u8]) -> Option<usize> {
 }
 
 /// Decodes a head with its groups, if it is valid in this place.
-pub fn decode_head(head: &[u8], identity: &Identity, at: Position) -> HeadRead {
+pub fn decode_head(head: &[u8], identity: &LogIdentity, at: Position) -> HeadRead {
     try_decode_head(head, identity, at).unwrap_or(HeadRead::Bad)
 }
 
-fn try_decode_head(head: &[u8], identity: &Identity, at: Position) -> Option<HeadRead> {
+fn try_decode_head(head: &[u8], identity: &LogIdentity, at: Position) -> Option<HeadRead> {
     if claimed_head_bytes(head)? != head.len() || head_crc(identity, at, head) != take_u32(head, 44)? {
         return None;
     }
     let role = match take::<2>(head, 4)? {
-        [VERSION, 0] => Role::Batch,
-        [VERSION, 1] => Role::Seal,
-        [VERSION, 2] => Role::Repaired,
+        [VERSION, 0] => UnitRole::Batch,
+        [VERSION, 1] => UnitRole::Seal,
+        [VERSION, 2] => UnitRole::Repaired,
         [version, role] => return Some(HeadRead::Unknown { version, role }),
     };
     let found = Head {

@@ -1,6 +1,6 @@
 //! The result of reading a log. The log itself is unchanged until [`FoundLog::begin`] (`begin.rs`) makes it writable.
 
-use super::damage::{Damage, Groups};
+use super::damage::{Groups, LogDamage};
 use super::form::{self, Header, RECORD_HEAD_BYTES};
 use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +61,7 @@ pub fn states_bytes(states: &States) -> u64 {
 /// A log that was read, and not changed.
 pub struct FoundLog {
     pub recovery: Recovery,
-    pub(super) damage: Damage,
+    pub(super) damage: LogDamage,
     /// The segments that are kept, in order.
     pub(super) infos: Vec<SegmentInfo>,
     pub(super) states: States,

@@ -88,11 +88,9 @@ pub use damage::Groups;
 pub use disk::{CHUNK_BYTES, Disk, DiskFile, RealDisk};
 pub use error::LogError;
 pub use floor::{FLOOR_NAME, Floor};
-pub use form::{Identity, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES};
+pub use form::{LogIdentity, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES};
 pub use found::Recovery;
-pub use log::{
-    Log, LogSettings, MAX_PINNED_SEGMENTS, MIN_SEGMENT_BYTES, OldestSegment, ReadLog, Room, Stats,
-};
+pub use log::{Log, LogOptions, MAX_PINNED_SEGMENTS, MIN_SEGMENT_BYTES, OldestSegment, ReadLog, Room, Stats};
 pub use memory::{Crash, Faults, MemoryDisk};
 pub use reader::LogReader;
 pub use scrub::{Extent, ScrubRound, Scrubber};

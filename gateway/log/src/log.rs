@@ -2,13 +2,13 @@
 //! removes old ones.
 
 use super::begin;
-use super::damage::{Damage, Groups};
+use super::damage::{Groups, LogDamage};
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::floor::Floor;
 use super::form::{
-    self, HEADER_BYTES, Header, Identity, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES, RECORD_HEAD_BYTES,
-    Role, UnitForm,
+    self, HEADER_BYTES, Header, LogIdentity, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES, RECORD_HEAD_BYTES,
+    UnitForm, UnitRole,
 };
 use super::found::{self, FoundLog, Recovery, SegmentInfo, States};
 use super::recovery;
@@ -30,11 +30,11 @@ const LOCK_NAME: &str = "LOCK";
 /// Bytes of encoding buffer that are kept from one batch to the next.
 const BUFFER_BYTES: usize = 1024 * 1024;
 
-/// How a log is kept. Settings may differ from one opening to the next.
+/// How a log is kept. Options may differ from one opening to the next.
 #[derive(Debug, Clone)]
-pub struct LogSettings {
+pub struct LogOptions {
     /// Identifies the log: a log of another identity is refused. Derive it from site, gateway and incarnation.
-    pub identity: Identity,
+    pub identity: LogIdentity,
     /// Length of a segment in bytes, claimed on disk when the segment is made.
     pub segment_bytes: u64,
     /// A batch is split into units of at most this many bytes (a longer record gets a unit of its own).
@@ -46,9 +46,9 @@ pub struct LogSettings {
     pub floor_every_bytes: u64,
 }
 
-impl LogSettings {
+impl LogOptions {
     /// The defaults: segments of 16 MiB, units of 1 MiB, 64 MiB kept free, and a floor every MiB.
-    pub fn new(identity: Identity) -> Self {
+    pub fn new(identity: LogIdentity) -> Self {
         const MIB: u64 = 1024 * 1024;
         Self {
             identity,
@@ -111,7 +111,7 @@ pub struct OldestSegment {
 /// The log of one gateway, for all its groups. The crate's documentation describes it.
 pub struct Log {
     disk: Arc<dyn Disk>,
-    settings: LogSettings,
+    settings: LogOptions,
     _lock: Box<dyn Send>,
     floor: Option<Floor>,
     /// In order; the last one is the active segment.
@@ -119,7 +119,7 @@ pub struct Log {
     active: Box<dyn DiskFile>,
     reserve: Option<(SegmentInfo, Box<dyn DiskFile>)>,
     states: States,
-    damage: Damage,
+    damage: LogDamage,
     keep_from: BTreeMap<u16, u64>,
     /// The slot from which a group's records stay although a snapshot covers them, because a peer reads them.
     pins: BTreeMap<u16, u64>,
@@ -143,7 +143,7 @@ struct Planned<'a> {
 /// A log that was read and not changed. Drop it if something else that the gateway keeps can't be read.
 pub struct ReadLog {
     disk: Arc<dyn Disk>,
-    settings: LogSettings,
+    settings: LogOptions,
     lock: Box<dyn Send>,
     floor: Option<Floor>,
     found: FoundLog,
@@ -203,7 +203,7 @@ impl Log {
     pub fn read(
         disk: Arc<dyn Disk>,
         floor: Option<Floor>,
-        settings: LogSettings,
+        settings: LogOptions,
         visit: &mut dyn FnMut(LogRecord),
     ) -> Result<ReadLog, LogError> {
         settings.check()?;
@@ -223,7 +223,7 @@ impl Log {
     /// Those of both.
     pub fn open(
         disk: Arc<dyn Disk>,
-        settings: LogSettings,
+        settings: LogOptions,
         visit: &mut dyn FnMut(LogRecord),
     ) -> Result<(Self, Recovery), LogError> {
         let read = Self::read(disk, None, settings, visit)?;
@@ -252,7 +252,7 @@ impl Log {
     }
 
     /// Makes everything that was appended durable, with one fdatasync (none if there is nothing to do; one more when
-    /// the floor is raised: with the first batch of a segment, and every [`LogSettings::floor_every_bytes`]). Returns
+    /// the floor is raised: with the first batch of a segment, and every [`LogOptions::floor_every_bytes`]). Returns
     /// the end of what is durable, which is the end of the log.
     ///
     /// # Errors
@@ -464,7 +464,7 @@ impl Log {
             }
             let body = recovery::encode_repair(some, groups.is_all());
             let mut buffer = std::mem::take(&mut self.buffer);
-            self.encode(&mut buffer, self.end.offset, Role::Repaired, &listed, 0, |out| {
+            self.encode(&mut buffer, self.end.offset, UnitRole::Repaired, &listed, 0, |out| {
                 out.extend_from_slice(&body)
             });
             self.write_buffer(buffer, 1)?;
@@ -574,7 +574,7 @@ impl Log {
         end + seal + held <= self.active_info().bytes
     }
 
-    /// Splits a batch into units of at most [`LogSettings::unit_bytes`].
+    /// Splits a batch into units of at most [`LogOptions::unit_bytes`].
     fn plan<'a>(&self, records: &'a [LogRecord]) -> Result<Vec<Planned<'a>>, LogError> {
         let mut units: Vec<Planned<'a>> = Vec::new();
         let (mut start, mut body, mut groups) = (0, 0, BTreeSet::new());
@@ -658,9 +658,16 @@ impl Log {
         let mut buffer = std::mem::take(&mut self.buffer);
         for unit in units {
             let offset = self.end.offset + buffer.len() as u32;
-            self.encode(&mut buffer, offset, Role::Batch, &unit.groups, unit.records.len() as u32, |out| {
-                unit.records.iter().for_each(|record| form::encode_record(record, out));
-            });
+            self.encode(
+                &mut buffer,
+                offset,
+                UnitRole::Batch,
+                &unit.groups,
+                unit.records.len() as u32,
+                |out| {
+                    unit.records.iter().for_each(|record| form::encode_record(record, out));
+                },
+            );
         }
         self.write_buffer(buffer, units.len() as u64)?;
         let number = self.end.segment;
@@ -680,7 +687,7 @@ impl Log {
         &mut self,
         buffer: &mut Vec<u8>,
         offset: u32,
-        role: Role,
+        role: UnitRole,
         groups: &BTreeSet<u16>,
         records: u32,
         body: impl FnOnce(&mut Vec<u8>),
@@ -727,7 +734,7 @@ impl Log {
     fn seal(&mut self) -> Result<(), LogError> {
         let groups = self.active_info().groups.clone();
         let mut buffer = std::mem::take(&mut self.buffer);
-        self.encode(&mut buffer, self.end.offset, Role::Seal, &groups, 0, |_| {});
+        self.encode(&mut buffer, self.end.offset, UnitRole::Seal, &groups, 0, |_| {});
         self.write_buffer(buffer, 1)
     }
 

@@ -14,7 +14,7 @@
 
 use super::disk::Disk;
 use super::error::LogError;
-use super::form::{self, HEADER_BYTES, Head, Identity, Role, UNIT_HEAD_BYTES};
+use super::form::{self, HEADER_BYTES, Head, LogIdentity, UNIT_HEAD_BYTES, UnitRole};
 use super::segment::{self, Segment, UnitRead};
 use selvedge_fabric::record::{LogRecord, Position};
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct LogReader {
     disk: Arc<dyn Disk>,
-    identity: Identity,
+    identity: LogIdentity,
 }
 
 impl LogReader {
     /// A reader of the log in `disk`; no file is opened yet.
-    pub fn new(disk: Arc<dyn Disk>, identity: Identity) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, identity: LogIdentity) -> Self {
         Self { disk, identity }
     }
 
@@ -54,12 +54,12 @@ impl LogReader {
                 false => self.cut_of(at.segment)?,
             };
             while limit.is_none_or(|limit| at.offset < limit) {
-                let wanted = |head: &Head| head.groups.contains(&group) && head.role == Role::Batch;
+                let wanted = |head: &Head| head.groups.contains(&group) && head.role == UnitRole::Batch;
                 let unit = segment.unit_if(at.offset, &wanted).map_err(|e| self.failed(at.segment, e))?;
                 let UnitRead::Whole(head) = unit else { return Err(self.damaged(at)) };
                 let unit_bytes = head.unit_bytes();
                 at.offset += u32::try_from(unit_bytes).map_err(|_| self.damaged(at))?;
-                if head.role == Role::Seal {
+                if head.role == UnitRole::Seal {
                     break;
                 }
                 let mut enough = false;

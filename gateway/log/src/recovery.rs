@@ -20,12 +20,14 @@
 //! Invariant: no file that holds evidence of damage is changed, so opening a log twice reports the same.
 //! Invariant: a power cut at any point of this leaves files that recover to the same records.
 
-use super::damage::{Damage, Groups, Span};
+use super::damage::{Groups, LogDamage, Span};
 use super::disk::Disk;
 use super::error::LogError;
-use super::form::{self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, Identity, Role, UnitForm, hex};
+use super::form::{
+    self, ALIGN_BYTES, HEADER_BYTES, Head, Header, HeaderRead, LogIdentity, UnitForm, UnitRole, hex,
+};
 use super::found::{FoundLog, MAKING_NAME, Recovery, Rewrite, SegmentInfo, States, Tail};
-use super::segment::{self, Found, Segment, UnitRead};
+use super::segment::{self, Segment, SegmentFinding, UnitRead};
 use selvedge_fabric::record::{LogRecord, Position};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +38,7 @@ const MIN_LEFT_BYTES: u64 = 128;
 struct Reading<'a> {
     visit: &'a mut dyn FnMut(LogRecord),
     recovery: Recovery,
-    damage: Damage,
+    damage: LogDamage,
     repairs: Vec<(Vec<Span>, Groups)>,
     states: States,
     /// Where the first unit lies that is intact but does not decode.
@@ -55,9 +57,9 @@ impl Reading<'_> {
     fn understand(&mut self, head: &Head, body: &[u8], info: &mut SegmentInfo) -> Option<()> {
         info.groups.extend(&head.groups);
         match head.role {
-            Role::Seal => {}
-            Role::Repaired => self.repairs.push(decode_repair(head, body)?),
-            Role::Batch => {
+            UnitRole::Seal => {}
+            UnitRole::Repaired => self.repairs.push(decode_repair(head, body)?),
+            UnitRole::Batch => {
                 let mut at = 0;
                 for _ in 0..head.records {
                     let (record, next) = form::decode_record(body, at)?;
@@ -88,17 +90,17 @@ impl Reading<'_> {
         let place = |from, to| Span { segment: number, from, to };
         let mut unknown: Vec<Span> = Vec::new();
         let mut seal: Option<BTreeSet<u16>> = None;
-        let mut visit = |found: Found<'_>| match found {
-            Found::Unit(offset, head, body) => {
-                if head.role == Role::Seal {
+        let mut visit = |found: SegmentFinding<'_>| match found {
+            SegmentFinding::Unit(offset, head, body) => {
+                if head.role == UnitRole::Seal {
                     seal = Some(head.groups.clone());
                 }
                 self.unit(offset, head, body, info);
             }
-            Found::Bad(from, to, Some(groups)) => {
+            SegmentFinding::Bad(from, to, Some(groups)) => {
                 self.damage.add(place(from, to), Groups::these(groups.iter().copied()));
             }
-            Found::Bad(from, to, None) => unknown.push(place(from, to)),
+            SegmentFinding::Bad(from, to, None) => unknown.push(place(from, to)),
         };
         let (end, by_seal) = segment.walk(HEADER_BYTES, to, after, &mut visit)?;
         if sealed && !by_seal {
@@ -111,15 +113,15 @@ impl Reading<'_> {
     }
 }
 
-/// The most places that one [`Role::Repaired`] unit names; more places take several units.
+/// The most places that one [`UnitRole::Repaired`] unit names; more places take several units.
 pub const REPAIR_PLACES_ENTRIES: usize = 64;
 
-/// Bytes of the body of a [`Role::Repaired`] unit that names this many places.
+/// Bytes of the body of a [`UnitRole::Repaired`] unit that names this many places.
 pub fn repair_bytes(places: usize) -> usize {
     8 + 16 * places
 }
 
-/// The body of a [`Role::Repaired`] unit: whether it repairs all groups, and the places.
+/// The body of a [`UnitRole::Repaired`] unit: whether it repairs all groups, and the places.
 pub fn encode_repair(places: &[Span], all: bool) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend(u32::from(all).to_le_bytes());
@@ -151,7 +153,7 @@ fn decode_repair(head: &Head, body: &[u8]) -> Option<(Vec<Span>, Groups)> {
 
 /// Opens every segment, and refuses those of another log or version. Also returns the files that an interrupted opening
 /// left.
-fn open_segments(disk: &dyn Disk, identity: Identity) -> Result<(Vec<Segment>, Vec<String>), LogError> {
+fn open_segments(disk: &dyn Disk, identity: LogIdentity) -> Result<(Vec<Segment>, Vec<String>), LogError> {
     let mut numbers: Vec<u64> = Vec::new();
     let mut leftovers = Vec::new();
     for name in disk.list().map_err(|e| LogError::io("listing", &disk.describe(""), e))? {
@@ -195,7 +197,7 @@ fn check_known(disk: &dyn Disk, segment: &Segment) -> Result<(), LogError> {
 /// Reads the log in `disk`, and changes nothing there. The log was durable up to `floor`; `None` if the floor is lost.
 pub fn read(
     disk: &dyn Disk,
-    identity: Identity,
+    identity: LogIdentity,
     floor: Option<Position>,
     visit: &mut dyn FnMut(LogRecord),
 ) -> Result<FoundLog, LogError> {
@@ -232,7 +234,7 @@ pub fn read(
     let mut reading = Reading {
         visit,
         recovery: Recovery::default(),
-        damage: Damage::default(),
+        damage: LogDamage::default(),
         repairs: Vec::new(),
         states: BTreeMap::new(),
         unreadable: None,
@@ -327,7 +329,7 @@ pub fn read(
                 let shows = before_tail.is_none()
                     || segment.good_header().is_some_and(|h| h.continues.segment > 0)
                     || matches!(segment.unit_at(start).map_err(io("reading", number))?,
-                        UnitRead::Whole(head) if head.sequence > after && head.role != Role::Seal);
+                        UnitRead::Whole(head) if head.sequence > after && head.role != UnitRole::Seal);
                 let replaces = !lost && start == HEADER_BYTES && !reading.damage.lies_in(number) && shows;
                 let (number, continues) = if replaces {
                     (number, segment.good_header().map(|h| h.continues).unwrap_or_default())
@@ -358,7 +360,7 @@ pub fn read(
 
 /// The units above the mark, and the segment that is to be made of them.
 struct Above {
-    identity: Identity,
+    identity: LogIdentity,
     header: Header,
     replaces: bool,
     start: u32,
@@ -384,7 +386,7 @@ impl Above {
             after = head.sequence;
             let read_at = at;
             at += head.unit_bytes() as u32;
-            if head.role == Role::Seal {
+            if head.role == UnitRole::Seal {
                 break;
             }
             reading.unit(read_at, &head, &segment.body, &mut info);

@@ -20,8 +20,8 @@
 
 use super::batches;
 use super::disk::Disk;
-use super::form::{HEADER_BYTES, HeaderRead, Identity};
-use super::segment::{self, Found, Segment};
+use super::form::{HEADER_BYTES, HeaderRead, LogIdentity};
+use super::segment::{self, Segment, SegmentFinding};
 use super::snapshots;
 use super::stored;
 use selvedge_fabric::record::Suspect;
@@ -47,7 +47,7 @@ pub struct Scrubber {
     pub snapshots: Arc<dyn Disk>,
     pub batches: Arc<dyn Disk>,
     /// The identity that all files must carry.
-    pub identity: Identity,
+    pub identity: LogIdentity,
 }
 
 /// The files of a round that are still to be read.
@@ -137,12 +137,12 @@ impl Scrubber {
         pace(HEADER_BYTES.into());
         let headless = extent.header && !matches!(segment.header, HeaderRead::Good(_));
         let mut units = 0;
-        let mut visit = |found: Found<'_>| match found {
-            Found::Unit(_, head, _) => {
+        let mut visit = |found: SegmentFinding<'_>| match found {
+            SegmentFinding::Unit(_, head, _) => {
                 units += 1;
                 pace(head.unit_bytes());
             }
-            Found::Bad(from, to, _) => pace(u64::from(to.saturating_sub(from))),
+            SegmentFinding::Bad(from, to, _) => pace(u64::from(to.saturating_sub(from))),
         };
         let walked = segment.walk(HEADER_BYTES, extent.end, &mut 0, &mut visit).is_ok();
         if let Ok(file) = self.log.open(&name) {

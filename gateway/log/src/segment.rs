@@ -2,7 +2,8 @@
 
 use super::disk::DiskFile;
 use super::form::{
-    self, ALIGN_BYTES, HEADER_BYTES, Head, HeadRead, Header, HeaderRead, Identity, Role, UNIT_HEAD_BYTES,
+    self, ALIGN_BYTES, HEADER_BYTES, Head, HeadRead, Header, HeaderRead, LogIdentity, UNIT_HEAD_BYTES,
+    UnitRole,
 };
 use selvedge_fabric::record::Position;
 use selvedge_types::canary::{self, Canary};
@@ -56,11 +57,11 @@ pub struct Segment {
     /// An intact unit that this release does not know: its offset, version and role.
     pub unknown: Option<(u32, u8, u8)>,
     file: Box<dyn DiskFile>,
-    identity: Identity,
+    identity: LogIdentity,
 }
 
 /// One finding of [`Segment::walk`].
-pub enum Found<'a> {
+pub enum SegmentFinding<'a> {
     /// An intact unit: its offset, head and body.
     Unit(u32, &'a Head, &'a [u8]),
     /// The range of bytes that should have been units, and the groups that were in them, if they are known.
@@ -69,7 +70,7 @@ pub enum Found<'a> {
 
 impl Segment {
     /// Opens a segment and reads its header.
-    pub fn open(file: Box<dyn DiskFile>, number: u64, identity: Identity) -> io::Result<Self> {
+    pub fn open(file: Box<dyn DiskFile>, number: u64, identity: LogIdentity) -> io::Result<Self> {
         let bytes = file.length()?.min(MAX_SEGMENT_BYTES) as u32;
         let (header, body, unknown) = (HeaderRead::Bad, Vec::new(), None);
         let mut segment = Self { number, bytes, header, body, unknown, file, identity };
@@ -219,28 +220,28 @@ impl Segment {
         from: u32,
         to: u32,
         after: &mut u64,
-        visit: &mut dyn FnMut(Found<'_>),
+        visit: &mut dyn FnMut(SegmentFinding<'_>),
     ) -> io::Result<(u32, bool)> {
         let mut at = from;
         while at < to {
             match self.unit_at(at)? {
                 UnitRead::Whole(head) if head.sequence > *after => {
                     *after = head.sequence;
-                    visit(Found::Unit(at, &head, &self.body));
+                    visit(SegmentFinding::Unit(at, &head, &self.body));
                     at += head.unit_bytes() as u32;
-                    if head.role == Role::Seal {
+                    if head.role == UnitRole::Seal {
                         return Ok((at, true));
                     }
                 }
                 UnitRead::Body(head) if head.sequence > *after => {
                     *after = head.sequence;
                     let end = at + head.unit_bytes() as u32;
-                    visit(Found::Bad(at, end, Some(&head.groups)));
+                    visit(SegmentFinding::Bad(at, end, Some(&head.groups)));
                     at = end;
                 }
                 _ => {
                     let end = self.next_head(at.saturating_add(ALIGN_BYTES), to)?.unwrap_or(to);
-                    visit(Found::Bad(at, end, None));
+                    visit(SegmentFinding::Bad(at, end, None));
                     at = end;
                 }
             }
@@ -254,14 +255,14 @@ mod tests {
     use super::form::UnitForm;
     use super::*;
 
-    const IDENTITY: Identity = [7; 16];
+    const IDENTITY: LogIdentity = [7; 16];
 
     #[test]
     fn numbers_that_no_log_reaches_are_not_believed() {
         let at = Position { segment: 1, offset: HEADER_BYTES };
         let is_unit = |sequence| {
             let (groups, mark, mut out) = (BTreeSet::new(), Position::default(), Vec::new());
-            let (identity, role, groups) = (&IDENTITY, Role::Seal, &groups);
+            let (identity, role, groups) = (&IDENTITY, UnitRole::Seal, &groups);
             UnitForm { identity, at, role, sequence, mark, groups, records: 0 }.encode(&mut out, |_| {});
             matches!(form::decode_head(&out, &IDENTITY, at), HeadRead::Good(_))
         };
@@ -304,8 +305,8 @@ mod tests {
         let mut segment = Segment::open(Box::new(Zeros(4096)), 1, IDENTITY).unwrap();
         assert_eq!(segment.next_head(HEADER_BYTES, u32::MAX).unwrap(), None);
         let mut found = Vec::new();
-        let mut visit = |f: Found<'_>| {
-            if let Found::Bad(from, to, None) = f {
+        let mut visit = |f: SegmentFinding<'_>| {
+            if let SegmentFinding::Bad(from, to, None) = f {
                 found.push((from, to));
             }
         };

@@ -7,7 +7,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::error::LogError;
-use super::form::Identity;
+use super::form::LogIdentity;
 use super::stored::{self, HEAD_BYTES, Label};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub const DEFAULT_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024;
 /// The snapshots of all groups, in a folder of their own.
 pub struct SnapshotStore {
     disk: Arc<dyn Disk>,
-    identity: Identity,
+    identity: LogIdentity,
     most_bytes: u64,
     poison: Option<String>,
 }
@@ -30,7 +30,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// [`LogError::Io`] when the folder can't be read.
-    pub fn open(disk: Arc<dyn Disk>, identity: Identity, most_bytes: u64) -> Result<Self, LogError> {
+    pub fn open(disk: Arc<dyn Disk>, identity: LogIdentity, most_bytes: u64) -> Result<Self, LogError> {
         let store = Self { disk, identity, most_bytes, poison: None };
         store.names()?;
         Ok(store)
@@ -199,7 +199,7 @@ impl std::fmt::Debug for PinnedSnapshot {
     }
 }
 
-pub(super) fn label(identity: &Identity, group: u16, slot: u64) -> Label<'_> {
+pub(super) fn label(identity: &LogIdentity, group: u16, slot: u64) -> Label<'_> {
     Label { magic: MAGIC, identity, group, number: slot }
 }
 

@@ -9,7 +9,7 @@
 
 use super::disk::{CHUNK_BYTES, Disk, DiskFile};
 use super::error::LogError;
-use super::form::{Identity, hex};
+use super::form::{LogIdentity, hex};
 use std::io;
 
 /// Bytes before the content.
@@ -26,7 +26,7 @@ pub struct Label<'a> {
     /// The kind of file.
     pub magic: &'static [u8; 8],
     /// The gateway and incarnation that the file belongs to.
-    pub identity: &'a Identity,
+    pub identity: &'a LogIdentity,
     /// The group that the file belongs to.
     pub group: u16,
     /// A slot or a sequence number.

@@ -8,9 +8,9 @@ use selvedge_fabric::replica::StoreWork;
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED, Now, Replay};
 use selvedge_log::storage::{
-    self, Done, Folders, Found, LogKeeper, LogWork, OpenError, Opened, ReplicaSettings,
+    self, Done, Folders, LogKeeper, LogWork, OpenError, Opened, ReadStorage, ReplicaSettings,
 };
-use selvedge_log::{Disk, Floor, LogSettings, MemoryDisk};
+use selvedge_log::{Disk, Floor, LogOptions, MemoryDisk};
 use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
@@ -20,12 +20,12 @@ const ME: GatewayId = GatewayId(1);
 const SEGMENT_BYTES: u64 = 8 * 1024;
 const ROOM_BYTES: u64 = 1 << 20;
 
-fn found(disk: &MemoryDisk) -> Result<Found, OpenError> {
+fn found(disk: &MemoryDisk) -> Result<ReadStorage, OpenError> {
     let folder = |name| disk.folder(name).unwrap();
     let floor = Arc::new(disk.clone());
     let folders =
         Folders { floor, log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") };
-    let mut settings = LogSettings::new([1; 16]);
+    let mut settings = LogOptions::new([1; 16]);
     (settings.segment_bytes, settings.keep_free_bytes, settings.unit_bytes) = (SEGMENT_BYTES, 0, 1_024);
     storage::read(folders, settings)
 }
@@ -70,7 +70,7 @@ fn write(keeper: &mut LogKeeper, records: Vec<LogRecord>) -> bool {
 }
 
 fn slots_read(disk: &MemoryDisk) -> Vec<u64> {
-    let mut settings = LogSettings::new([1; 16]);
+    let mut settings = LogOptions::new([1; 16]);
     settings.segment_bytes = SEGMENT_BYTES;
     let mut slots = Vec::new();
     let log = disk.folder("log").unwrap();

@@ -14,7 +14,7 @@ use crate::actors::room::SiteRoom;
 use crate::actors::scrub;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use selvedge_fabric::replica::{Encoding, Said, StoreWork};
-use selvedge_log::storage::{Done, Errand, Kept, LogKeeper, LogWork, StorageDesk, Stores};
+use selvedge_log::storage::{Done, Errand, FileKind, LogKeeper, LogWork, StorageDesk, Stores};
 use selvedge_log::{Room, Scrubber};
 use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
@@ -216,13 +216,13 @@ impl Handler<WorkDone> for LogActor {
 
 /// Counts what scrubs found, and what was mended.
 fn count(done: &Done) {
-    let fault = |what: Kept, count: usize| {
+    let fault = |what: FileKind, count: usize| {
         metrics::counter!("selvedge_scrub_faults_total", "what" => what.name()).increment(count as u64);
     };
     match done {
-        Done::RottenBatches(_, seqs) => fault(Kept::Batch, seqs.len()),
-        Done::RottenSnapshot(_) => fault(Kept::Snapshot, 1),
-        Done::RottenSegment(_) => fault(Kept::Segment, 1),
+        Done::RottenBatches(_, seqs) => fault(FileKind::Batch, seqs.len()),
+        Done::RottenSnapshot(_) => fault(FileKind::Snapshot, 1),
+        Done::RottenSegment(_) => fault(FileKind::Segment, 1),
         Done::Mended(what) => {
             metrics::counter!("selvedge_scrub_mended_total", "what" => what.name()).increment(1);
         }

@@ -29,8 +29,8 @@ use selvedge_fabric::ring::Member;
 use selvedge_guard::browser::Browsers;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_guard::private;
-use selvedge_log::storage::{self, Folders, Found, LogKeeper, OpenError, ReplicaSettings};
-use selvedge_log::{LogError, LogSettings, RealDisk, Scrubber};
+use selvedge_log::storage::{self, Folders, LogKeeper, OpenError, ReadStorage, ReplicaSettings};
+use selvedge_log::{LogError, LogOptions, RealDisk, Scrubber};
 use selvedge_mqtt::{Limits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -436,13 +436,13 @@ fn read_disk(
     dir: &Path,
     settings: &crate::settings::Settings,
     identity: [u8; 16],
-) -> Result<(Found, Scrubber), StartError> {
+) -> Result<(ReadStorage, Scrubber), StartError> {
     let folder = |name: &str| {
         let path = dir.join(name);
         RealDisk::open(path.clone()).map(Arc::new).map_err(|error| StartError::File { path, error })
     };
     const MIB: u64 = 1024 * 1024;
-    let mut log_settings = LogSettings::new(identity);
+    let mut log_settings = LogOptions::new(identity);
     log_settings.segment_bytes = settings.log.segment_mib * MIB;
     log_settings.keep_free_bytes = settings.log.keep_free_mib * MIB;
     let (log, snapshots, batches) = (folder("log")?, folder("snapshots")?, folder("batches")?);

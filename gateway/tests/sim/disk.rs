@@ -4,7 +4,7 @@ use super::plan::Rot;
 use super::random::Random;
 use selvedge_fabric::record::Position;
 use selvedge_log::storage::Folders;
-use selvedge_log::{Crash, Disk, Faults, Floor, Identity, Log, LogSettings, MemoryDisk, Scrubber};
+use selvedge_log::{Crash, Disk, Faults, Floor, Log, LogIdentity, LogOptions, MemoryDisk, Scrubber};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ const KEEP_FREE_BYTES: u64 = 32 << 10;
 /// The length of the head of a snapshot's or a batch's file.
 const HEAD_BYTES: usize = 64;
 
-fn identity(gateway: GatewayId) -> Identity {
+fn identity(gateway: GatewayId) -> LogIdentity {
     [gateway.0 as u8; 16]
 }
 
@@ -38,8 +38,8 @@ impl SimDisk {
         Folders { floor, log: folder("log"), snapshots: folder("snapshots"), batches: folder("batches") }
     }
 
-    pub fn settings(&self, gateway: GatewayId) -> LogSettings {
-        let mut settings = LogSettings::new(identity(gateway));
+    pub fn settings(&self, gateway: GatewayId) -> LogOptions {
+        let mut settings = LogOptions::new(identity(gateway));
         settings.floor_every_bytes = 2_048;
         (settings.segment_bytes, settings.keep_free_bytes) = (self.segment_bytes, KEEP_FREE_BYTES);
         settings.unit_bytes = 2_048;

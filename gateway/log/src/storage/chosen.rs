@@ -166,7 +166,7 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Log, LogSettings, MemoryDisk};
+    use crate::{Log, LogOptions, MemoryDisk};
     use std::sync::Arc;
 
     const IDENTITY: [u8; 16] = [3; 16];
@@ -180,7 +180,7 @@ mod tests {
     impl Written {
         fn new() -> Self {
             let disk = MemoryDisk::new(64 << 20);
-            let mut settings = LogSettings::new(IDENTITY);
+            let mut settings = LogOptions::new(IDENTITY);
             (settings.segment_bytes, settings.keep_free_bytes, settings.unit_bytes) =
                 (256 << 10, 0, 32 << 10);
             let log = Log::open(Arc::new(disk.clone()), settings, &mut |_| {}).unwrap().0;

@@ -39,14 +39,14 @@ pub enum LogWork {
 
 /// The kinds of files that a gateway keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum FileKind {
     /// A segment of the log.
     Segment,
     Snapshot,
     Batch,
 }
 
-impl Kept {
+impl FileKind {
     /// The name of this kind in metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -85,7 +85,7 @@ pub enum Done {
     /// The log has left this rotten segment, so that it can be trimmed.
     RottenSegment(u64),
     /// A rotten file is intact again, or no longer needed.
-    Mended(Kept),
+    Mended(FileKind),
     /// Where the shard's records of slot `from` and later lie; `None` if there are none.
     Stretch { shard: ShardId, to: GatewayId, from: u64, stretch: Option<Stretch> },
     /// The cursor of the replica on gateway `to` read a part of the stretch and has no value to give yet.
@@ -213,7 +213,7 @@ impl LogKeeper {
                     segment = number,
                     "the rotten segment of the log is trimmed: snapshots cover what it held"
                 );
-                done.push(Done::Mended(Kept::Segment));
+                done.push(Done::Mended(FileKind::Segment));
             }
             there
         });
@@ -349,13 +349,15 @@ impl Stores {
                     Ok(()) => {}
                 }
                 let saved = saved.is_ok();
-                done.extend((saved && self.rotten.remove(&shard.0)).then_some(Done::Mended(Kept::Snapshot)));
+                done.extend(
+                    (saved && self.rotten.remove(&shard.0)).then_some(Done::Mended(FileKind::Snapshot)),
+                );
                 done.push(Done::Snapshot { shard, slot, saved });
             }
             StoreWork::Batch(shard, batch) => match self.batches.put(shard.0, batch.seq, &batch.bytes) {
                 Ok(true) => {
                     tracing::info!(%shard, seq = batch.seq, "a damaged uplink batch is whole again");
-                    done.push(Done::Mended(Kept::Batch));
+                    done.push(Done::Mended(FileKind::Batch));
                 }
                 Ok(false) => {}
                 Err(e) => {

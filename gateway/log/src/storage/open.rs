@@ -6,7 +6,7 @@
 
 use super::keeper::Stores;
 use crate::{
-    BatchStore, Disk, Floor, Log, LogError, LogReader, LogSettings, ReadLog, Recovery, Room, SnapshotStore,
+    BatchStore, Disk, Floor, Log, LogError, LogOptions, LogReader, ReadLog, Recovery, Room, SnapshotStore,
 };
 use selvedge_fabric::machine::{CountingRules, Machine, RestoreError};
 use selvedge_fabric::record::LogRecord;
@@ -52,7 +52,7 @@ pub struct Folders {
 }
 
 /// The result of reading the disk. Nothing is changed there yet.
-pub struct Found {
+pub struct ReadStorage {
     log: ReadLog,
     stores: Stores,
     replays: BTreeMap<u16, Replay>,
@@ -86,7 +86,7 @@ pub struct ReplicaSettings {
 ///
 /// # Errors
 /// [`OpenError`], when something can't be read or belongs to another gateway.
-pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError> {
+pub fn read(folders: Folders, settings: LogOptions) -> Result<ReadStorage, OpenError> {
     let identity = settings.identity;
     let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
     let mut visit = |record: LogRecord| replays.entry(record.group).or_default().record(record);
@@ -101,10 +101,10 @@ pub fn read(folders: Folders, settings: LogSettings) -> Result<Found, OpenError>
     }
     let snapshots = SnapshotStore::open(folders.snapshots, identity, MAX_SNAPSHOT_BYTES)?;
     let batches = BatchStore::open(folders.batches, identity)?;
-    Ok(Found { log, stores: Stores::new(snapshots, batches, reader), replays })
+    Ok(ReadStorage { log, stores: Stores::new(snapshots, batches, reader), replays })
 }
 
-impl Found {
+impl ReadStorage {
     /// The summary of reading the log.
     pub fn recovery(&self) -> &Recovery {
         self.log.recovery()

@@ -189,7 +189,7 @@ fn a_payload_that_looks_like_a_unit_is_not_taken_for_one() {
     // An attacker who knows everything but the identity writes units into payloads, even at the right place.
     let disk = MemoryDisk::new(1 << 20);
     let forged = MemoryDisk::new(1 << 20);
-    let other = selvedge_log::LogSettings { identity: [1; 16], ..small() };
+    let other = selvedge_log::LogOptions { identity: [1; 16], ..small() };
     let (mut log, ..) = super::open_with(std::sync::Arc::new(forged.clone()), other).unwrap();
     log.commit(&[record(5, 2, 1, 1, 40)]).unwrap();
     let unit = forged.bytes("wal-0000000000000001.log").unwrap()[512..640].to_vec();

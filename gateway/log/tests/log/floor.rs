@@ -1,7 +1,7 @@
 //! The end of the log is gone: the rest must not pass for a log that never went further.
 
 use super::{IDENTITY, open, record, small};
-use selvedge_log::{Disk, FLOOR_NAME, Floor, Groups, LogSettings, MemoryDisk};
+use selvedge_log::{Disk, FLOOR_NAME, Floor, Groups, LogOptions, MemoryDisk};
 use std::sync::Arc;
 
 fn begun() -> MemoryDisk {
@@ -126,7 +126,7 @@ fn a_log_that_has_not_begun_is_whole() {
 #[test]
 fn the_floor_costs_a_sync_a_segment_and_not_one_a_batch() {
     let disk = begun();
-    let every = LogSettings { segment_bytes: 64 * 1024, floor_every_bytes: 16 * 1024, ..small() };
+    let every = LogOptions { segment_bytes: 64 * 1024, floor_every_bytes: 16 * 1024, ..small() };
     let floor = Floor::read(Arc::new(disk.clone()), IDENTITY).unwrap();
     let read = selvedge_log::Log::read(Arc::new(disk.clone()), Some(floor), every, &mut |_| {});
     let mut log = read.unwrap().begin().unwrap();

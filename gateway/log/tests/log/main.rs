@@ -11,15 +11,15 @@ mod scrub;
 mod stores;
 
 use selvedge_fabric::record::LogRecord;
-use selvedge_log::{Disk, FLOOR_NAME, Floor, Log, LogError, LogSettings, MemoryDisk, RealDisk, Recovery};
+use selvedge_log::{Disk, FLOOR_NAME, Floor, Log, LogError, LogOptions, MemoryDisk, RealDisk, Recovery};
 use std::sync::Arc;
 
 const IDENTITY: [u8; 16] = *b"site-a gateway-1";
 
 /// Small segments and units, so that little work reaches every boundary.
-fn small() -> LogSettings {
-    let settings = LogSettings::new(IDENTITY);
-    LogSettings {
+fn small() -> LogOptions {
+    let settings = LogOptions::new(IDENTITY);
+    LogOptions {
         segment_bytes: 4096,
         unit_bytes: 700,
         keep_free_bytes: 0,
@@ -37,7 +37,7 @@ fn record(group: u16, kind: u8, slot: u64, mark: u64, payload: usize) -> LogReco
 
 type Opened = Result<(Log, Recovery, Vec<LogRecord>), LogError>;
 
-fn open_with(disk: Arc<dyn Disk>, settings: LogSettings) -> Opened {
+fn open_with(disk: Arc<dyn Disk>, settings: LogOptions) -> Opened {
     let mut read = Vec::new();
     // Tests about the floor, or about crashes, have created one.
     let has_floor = disk.list().is_ok_and(|names| names.iter().any(|name| name == FLOOR_NAME));
@@ -55,7 +55,7 @@ fn open(disk: &MemoryDisk) -> Opened {
 fn what_was_committed_on_a_real_disk_is_read_back_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(folder.path().join("wal")).unwrap());
-    let settings = LogSettings { segment_bytes: 16 * 1024, ..small() };
+    let settings = LogOptions { segment_bytes: 16 * 1024, ..small() };
     let mut wanted = Vec::new();
     for start in 0..3 {
         let (mut log, recovery, read) = open_with(disk.clone(), settings.clone()).unwrap();
@@ -102,7 +102,7 @@ fn a_log_of_another_identity_is_refused_and_left_alone() {
     let (mut log, ..) = open(&disk).unwrap();
     log.commit(&[record(1, 1, 1, 1, 9)]).unwrap();
     drop(log);
-    let other = LogSettings { identity: [9; 16], ..small() };
+    let other = LogOptions { identity: [9; 16], ..small() };
     let error = open_with(Arc::new(disk.clone()), other).unwrap_err();
     assert!(matches!(error, LogError::Foreign { .. }), "{error}");
     assert!(error.to_string().contains("wal-0000000000000001.log"), "{error}");

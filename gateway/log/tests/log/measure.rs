@@ -3,7 +3,7 @@
 
 use super::{IDENTITY, open_with, record};
 use selvedge_fabric::record::LogRecord;
-use selvedge_log::{LogSettings, RealDisk};
+use selvedge_log::{LogOptions, RealDisk};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ fn measure_bytes_a_record_and_batches_a_second() {
     println!("records/batch  payload B  batches/s  records/s  log B/record  device B/batch");
     for (records, payload) in [(1, 100), (1, 4096), (10, 100), (10, 4096), (100, 1000)] {
         let disk = Arc::new(RealDisk::open(folder.path().join(format!("{records}-{payload}"))).unwrap());
-        let settings = LogSettings { keep_free_bytes: 0, ..LogSettings::new(IDENTITY) };
+        let settings = LogOptions { keep_free_bytes: 0, ..LogOptions::new(IDENTITY) };
         let (mut log, ..) = open_with(disk, settings).unwrap();
         let before = (log.stats(), device_bytes());
         let start = Instant::now();

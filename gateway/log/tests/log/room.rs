@@ -2,7 +2,7 @@
 
 use super::{open, open_with, record, small};
 use selvedge_fabric::record::LogRecord;
-use selvedge_log::{Crash, Faults, Log, LogError, LogSettings, MAX_STATE_PAYLOAD_BYTES, MemoryDisk, Room};
+use selvedge_log::{Crash, Faults, Log, LogError, LogOptions, MAX_STATE_PAYLOAD_BYTES, MemoryDisk, Room};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ fn a_disk_that_gets_room_again_is_used_again() {
 #[test]
 fn the_room_that_others_need_is_left_free() {
     let disk = MemoryDisk::new(3 * 4096);
-    let settings = LogSettings { keep_free_bytes: 2 * 4096, ..small() };
+    let settings = LogOptions { keep_free_bytes: 2 * 4096, ..small() };
     let (log, ..) = open_with(Arc::new(disk), settings).unwrap();
     assert_eq!(log.room(), Room::Full);
 }
@@ -276,7 +276,7 @@ fn what_is_too_large_is_refused_before_anything_is_written() {
     assert_eq!(disk.bytes("wal-0000000000000001.log"), before);
     log.commit(&[record(1, 2, 1, 1, 5)]).unwrap();
 
-    let tiny = LogSettings { segment_bytes: 100, ..small() };
+    let tiny = LogOptions { segment_bytes: 100, ..small() };
     let error = open_with(Arc::new(MemoryDisk::new(1 << 20)), tiny).unwrap_err();
     assert!(error.to_string().contains("segment_bytes = 100"), "{error}");
 }
@@ -286,7 +286,7 @@ fn a_log_can_be_opened_with_other_sizes() {
     let disk = MemoryDisk::new(1 << 24);
     let mut all = Vec::new();
     for (i, segment_bytes) in [65536, 4096, 8192, 4096].into_iter().enumerate() {
-        let settings = LogSettings { segment_bytes, unit_bytes: 4096, ..small() };
+        let settings = LogOptions { segment_bytes, unit_bytes: 4096, ..small() };
         let (mut log, recovery, read) = open_with(Arc::new(disk.clone()), settings).unwrap();
         assert_eq!(read, all);
         assert!(recovery.damaged_groups.is_empty());

@@ -3,8 +3,8 @@
 use super::site::{Gateway, SHARD, Site, now};
 use selvedge_fabric::replica::Said;
 use selvedge_fabric::uplink::UplinkContent;
-use selvedge_log::storage::Kept;
-use selvedge_log::{Disk, Log, LogSettings};
+use selvedge_log::storage::FileKind;
+use selvedge_log::{Disk, Log, LogOptions};
 use selvedge_types::ids::GatewayId;
 
 /// The gateways that do not lead.
@@ -20,7 +20,7 @@ fn scrub(site: &mut Site, at: GatewayId) {
 }
 
 /// How much scrubs of one gateway have found since the last call, and what was mended.
-fn outcome(gateway: &mut Gateway) -> (usize, Vec<Kept>) {
+fn outcome(gateway: &mut Gateway) -> (usize, Vec<FileKind>) {
     (std::mem::take(&mut gateway.rotten), std::mem::take(&mut gateway.mended))
 }
 
@@ -39,7 +39,7 @@ fn rotten_and_removed_batches_of_a_follower_are_fetched_while_others_have_them()
     site.at(at).rot(stored[4]);
     site.at(at).remove(stored[6]);
     scrub(&mut site, at);
-    assert_eq!(outcome(site.at(at)), (3, vec![Kept::Batch; 3]));
+    assert_eq!(outcome(site.at(at)), (3, vec![FileKind::Batch; 3]));
     assert!(before == read(&mut site), "as they were");
     scrub(&mut site, at);
     assert_eq!(outcome(site.at(at)), (0, vec![]));
@@ -65,7 +65,7 @@ fn a_content_that_has_no_file_when_a_gateway_starts_is_fetched_too() {
     site.restart(at);
     site.run(1_000);
     scrub(&mut site, at);
-    assert_eq!(outcome(site.at(at)), (1, vec![Kept::Batch]));
+    assert_eq!(outcome(site.at(at)), (1, vec![FileKind::Batch]));
     scrub(&mut site, at);
     assert_eq!(outcome(site.at(at)), (0, vec![]));
     assert!(site.at(at).stores.batches.has(SHARD.0, stored[2]));
@@ -97,7 +97,7 @@ fn a_rotten_snapshot_is_made_again_though_nothing_was_applied_since() {
     site.at(at).disk.meddle(&name, |bytes| bytes[100] ^= 1);
     assert!(site.at(at).stores.snapshots.load_newest(SHARD.0).is_err());
     scrub(&mut site, at);
-    assert_eq!(outcome(site.at(at)), (1, vec![Kept::Snapshot]));
+    assert_eq!(outcome(site.at(at)), (1, vec![FileKind::Snapshot]));
     assert!(site.at(at).stores.snapshots.load_newest(SHARD.0).unwrap().is_some());
 }
 
@@ -107,7 +107,7 @@ fn a_rotten_segment_of_the_log_is_trimmed_behind_snapshots_and_no_start_finds_da
     let at = followers(&site)[0];
     let name = "log/wal-0000000000000001.log";
     let damaged = |gateway: &Gateway| {
-        let settings = LogSettings { keep_free_bytes: 0, ..LogSettings::new([at.0 as u8; 16]) };
+        let settings = LogOptions { keep_free_bytes: 0, ..LogOptions::new([at.0 as u8; 16]) };
         let folder = gateway.disk.image().folder("log").unwrap();
         let (_, recovery) = Log::open(folder, settings, &mut |_| {}).unwrap();
         recovery.damaged_places > 0
@@ -122,7 +122,7 @@ fn a_rotten_segment_of_the_log_is_trimmed_behind_snapshots_and_no_start_finds_da
         site.at(at).look(clock);
         site.settle();
     }
-    assert_eq!(outcome(site.at(at)), (1, vec![Kept::Segment]));
+    assert_eq!(outcome(site.at(at)), (1, vec![FileKind::Segment]));
     assert!(site.at(at).disk.bytes(name).is_none());
     assert!(!damaged(site.at(at)));
 }

@@ -10,9 +10,9 @@ use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{CONFIGURATION, Now, ShardEvent};
 use selvedge_fabric::uplink::UplinkContent;
 use selvedge_log::storage::{
-    self, Done, Errand, Folders, Kept, LogKeeper, LogWork, ReplicaSettings, StorageDesk, Stores,
+    self, Done, Errand, FileKind, Folders, LogKeeper, LogWork, ReplicaSettings, StorageDesk, Stores,
 };
-use selvedge_log::{Disk, Floor, LogSettings, MemoryDisk, Scrubber};
+use selvedge_log::{Disk, Floor, LogOptions, MemoryDisk, Scrubber};
 use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
@@ -39,7 +39,7 @@ pub struct Gateway {
     desk: StorageDesk,
     /// How many rotten files scrubs have found, and what was mended.
     pub rotten: usize,
-    pub mended: Vec<Kept>,
+    pub mended: Vec<FileKind>,
 }
 
 pub struct Site {
@@ -217,7 +217,7 @@ impl Gateway {
         let folder = |name| disk.folder(name).unwrap();
         let (floor, log) = (Arc::new(disk.clone()), folder("log"));
         let folders = Folders { floor, log, snapshots: folder("snapshots"), batches: folder("batches") };
-        let mut log = LogSettings::new([id as u8; 16]);
+        let mut log = LogOptions::new([id as u8; 16]);
         (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (256 * 1024, 0, 16 * 1024);
         let found = storage::read(folders, log).unwrap();
         let nonce = u64::from(id) + now.mono_ms;
