@@ -21,7 +21,7 @@
 //! | shards, log, store and back | `Persist`, `LogSaid`, `Store`, `WorkDone` | one in a shard's turn, and one answer to each; [`selvedge_fabric::replica::MAX_LOADING_ENTRIES`] and [`selvedge_fabric::replica::MAX_SCANS_ENTRIES`] |
 //! | uplink, shards and back | `LoadBatch`, `Confirmed`, `Loaded`, `ShardView` | the uplink's window ([`selvedge_fabric::uplink`]); confirmations of batches in it |
 //! | uplink, switch and back | `Ask`, `SiteSaid` | [`selvedge_fabric::node_questions::MAX_QUESTIONS`] |
-//! | links and their watch | `Attach`, `Connected`, `Disconnected`, `Refused`, `Cut`; `Lost` to itself | one of each in the life of a connection |
+//! | links and their watch | `Attach`, `PeerConnected`, `PeerDisconnected`, `PeerRefused`, `Cut`; `Lost` to itself | one of each in the life of a connection |
 //! | report, uplink | `SendReport` | one in each interval |
 //! | wiring, all | `ForwarderWays`, `SwitchWays`, `UplinkWays`, `LogWays` | once |
 

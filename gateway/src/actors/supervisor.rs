@@ -11,16 +11,16 @@ use actix::{Actor, Context};
 const LOOK_MS: u64 = 500;
 
 /// One part: its name, and whether it still takes messages.
-pub type Part = (String, Box<dyn Fn() -> bool>);
+pub type SupervisedPart = (String, Box<dyn Fn() -> bool>);
 
 /// Ends the process if a part of it has stopped.
 pub struct Supervisor {
-    parts: Vec<Part>,
+    parts: Vec<SupervisedPart>,
 }
 
 impl Supervisor {
     /// A supervisor of these parts.
-    pub fn new(parts: Vec<Part>) -> Self {
+    pub fn new(parts: Vec<SupervisedPart>) -> Self {
         Self { parts }
     }
 }

@@ -10,7 +10,7 @@ use crate::actors::log::{LogActor, LogWays};
 use crate::actors::report::{Overview, Reporter};
 use crate::actors::room::SiteRoom;
 use crate::actors::shard::{ShardActor, ShardWays};
-use crate::actors::supervisor::{Part, Supervisor};
+use crate::actors::supervisor::{SupervisedPart, Supervisor};
 use crate::actors::switch::{Switch, SwitchWays};
 use crate::actors::uplink::{UplinkActor, UplinkSettings, UplinkWays};
 use crate::actors::ways::{FrontWays, Ways};
@@ -270,7 +270,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         up: forwarder.clone().recipient(),
         links: links.clone(),
     });
-    let mut parts: Vec<Part> = vec![
+    let mut parts: Vec<SupervisedPart> = vec![
         part("the log", log.clone()),
         part("the switch", switch.clone()),
         part("the forwarder", forwarder.clone()),
@@ -413,7 +413,7 @@ where
     shards.iter().map(|(id, shard)| (*id, shard.clone().recipient())).collect()
 }
 
-fn part<A: Actor>(name: &str, address: Addr<A>) -> Part {
+fn part<A: Actor>(name: &str, address: Addr<A>) -> SupervisedPart {
     (name.to_string(), Box::new(move || address.connected()))
 }
 

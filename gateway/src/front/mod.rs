@@ -64,7 +64,7 @@ impl Client {
 
 /// A client that is connected, or whose CONNECT is not answered yet.
 #[derive(Debug)]
-pub struct Connected {
+pub struct ConnectedClient {
     /// The connection's number: later connections have greater ones.
     pub connection: u64,
     pub client: String,
@@ -457,14 +457,14 @@ impl Front {
     }
 
     /// At most `most` connections with numbers above `after` and `wanted` client ids, in the order of their numbers.
-    pub fn connected(&self, after: u64, most: usize, wanted: impl Fn(&str) -> bool) -> Vec<Connected> {
+    pub fn connected(&self, after: u64, most: usize, wanted: impl Fn(&str) -> bool) -> Vec<ConnectedClient> {
         let mut clients: Vec<_> =
             self.clients.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         clients.sort_unstable_by_key(|client| client.handle.id());
         let listed = clients.iter().filter(|c| c.handle.id() > after).filter_map(|c| {
             let session = lock(&c.session);
             let is_wanted = !session.is_gone() && wanted(session.client());
-            is_wanted.then(|| Connected {
+            is_wanted.then(|| ConnectedClient {
                 connection: c.handle.id(),
                 client: session.client().to_string(),
                 peer: c.handle.peer_addr(),

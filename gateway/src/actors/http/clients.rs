@@ -4,7 +4,7 @@ use super::problem::Failure;
 use super::{Api, Given};
 use crate::actors::departures::DepartureDesk;
 use crate::departures::Left;
-use crate::front::Connected;
+use crate::front::ConnectedClient;
 use actix_web::{HttpResponse, web};
 use selvedge_mqtt::Traffic;
 use selvedge_types::mqtt::Version;
@@ -52,7 +52,7 @@ fn with_traffic(mut row: Value, traffic: Traffic) -> Value {
     row
 }
 
-fn one(c: &Connected) -> Value {
+fn one(c: &ConnectedClient) -> Value {
     let row = json!({
         "client": c.client, "address": c.peer.to_string(), "version": version(c.version),
         "since": c.since.to_string(), "since_ms": c.since.0,

@@ -32,7 +32,7 @@ pub const PAGE_ENTRIES: u32 = 100;
 pub const MAX_PAGE_ENTRIES: u32 = 1_000;
 
 /// An entry's shard, and its number there.
-pub type Place = (u16, u64);
+pub type QuarantinePlace = (u16, u64);
 
 /// Registers these paths in an application.
 pub fn routes(all: &mut Routes<'_>) {
@@ -45,7 +45,7 @@ pub fn routes(all: &mut Routes<'_>) {
 }
 
 /// Parses `SHARD-ID`, the form in which entries are named.
-pub fn place(text: &str) -> Option<Place> {
+pub fn place(text: &str) -> Option<QuarantinePlace> {
     let (shard, id) = text.split_once('-')?;
     Some((shard.parse().ok()?, id.parse().ok()?))
 }
@@ -107,7 +107,7 @@ fn shown(shard: ShardId, id: u64, entry: &QuarantineEntry) -> Value {
 }
 
 /// Fetches one entry with its whole payload.
-async fn find(api: &Api, (shard, id): Place) -> Result<QuarantineEntry, Failure> {
+async fn find(api: &Api, (shard, id): QuarantinePlace) -> Result<QuarantineEntry, Failure> {
     if shard >= api.overview.ring.shards() {
         return Err(Failure::NoEntry);
     }
@@ -147,7 +147,7 @@ async fn order(ways: &Ways, items: Vec<(ShardId, Forwardable)>) -> Result<Vec<It
 }
 
 /// Fetches the entry that a request names.
-async fn ordered(api: &Api, id: &str) -> Result<(Place, QuarantineEntry), Failure> {
+async fn ordered(api: &Api, id: &str) -> Result<(QuarantinePlace, QuarantineEntry), Failure> {
     let place = place(id).ok_or(Failure::NoEntry)?;
     Ok((place, find(api, place).await?))
 }
@@ -161,7 +161,7 @@ async fn discard(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpRespo
 /// Notes in the entry what was counted, or removes it if it is `done`.
 async fn finish(
     api: &Api,
-    (shard, id): Place,
+    (shard, id): QuarantinePlace,
     attempt: u64,
     (counted, far_behind): (Vec<u64>, u32),
     done: bool,

@@ -17,7 +17,7 @@ pub(super) struct Cut;
 /// To the watch: there is a connection to a peer. Answered when the change that it caused, if any, has been handled.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Connected {
+pub(super) struct PeerConnected {
     pub peer: GatewayId,
     pub start: u64,
     pub link: Recipient<Cut>,
@@ -26,13 +26,13 @@ pub(super) struct Connected {
 /// To the watch: the connection to a peer ended.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Disconnected {
+pub(super) struct PeerDisconnected {
     pub peer: GatewayId,
 }
 
 /// To the watch: the peer's machine refuses connections.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Refused {
+pub(super) struct PeerRefused {
     pub peer: GatewayId,
 }

@@ -1,7 +1,7 @@
 //! The actor of one link: dials, holds the connection, and replaces it.
 
 use super::greet::{Established, Greeter};
-use super::messages::{Attach, Connected, Cut, Disconnected, Refused};
+use super::messages::{Attach, Cut, PeerConnected, PeerDisconnected, PeerRefused};
 use super::noise::{FrameReader, FrameWriter, LinkError};
 use super::{Line, Task};
 use crate::actors::messages::switch::FromPeer;
@@ -28,11 +28,11 @@ struct Lost {
 #[derive(Clone)]
 pub(super) struct LinkWays {
     /// To the watch: there is a connection.
-    pub connected: Recipient<Connected>,
+    pub connected: Recipient<PeerConnected>,
     /// To the watch: the connection ended.
-    pub disconnected: Recipient<Disconnected>,
+    pub disconnected: Recipient<PeerDisconnected>,
     /// To the watch: the peer's machine refuses connections.
-    pub refused: Recipient<Refused>,
+    pub refused: Recipient<PeerRefused>,
     /// Receives the messages of the peer.
     pub inbound: Recipient<FromPeer>,
 }
@@ -64,7 +64,7 @@ impl PeerLink {
         self.line.pressed_back.store(false, Ordering::Relaxed);
         let wait_ms = self.line.link().lost(pulse::now_ms());
         self.line.trouble(why);
-        self.ways.disconnected.do_send(Disconnected { peer });
+        self.ways.disconnected.do_send(PeerDisconnected { peer });
         if let Some(left_out) = self.line.log_limit.note("lost") {
             tracing::warn!(%peer, "link lost: {why}{left_out}");
         }
@@ -123,7 +123,8 @@ impl Handler<Attach> for PeerLink {
             link.do_send(Lost { connection, why: e.to_string() });
         };
         let (line, link, inbound) = (self.line.clone(), ctx.address(), self.ways.inbound.clone());
-        let announced = self.ways.connected.send(Connected { peer, start, link: ctx.address().recipient() });
+        let announced =
+            self.ways.connected.send(PeerConnected { peer, start, link: ctx.address().recipient() });
         let read = async move {
             let _ = announced.await; // fails only when the arbiter is ending
             let Err(e) = read(line, reader, inbound).await;
@@ -201,7 +202,7 @@ struct Seeker {
     address: String,
     line: Arc<Line>,
     greeter: Arc<Greeter>,
-    refused: Recipient<Refused>,
+    refused: Recipient<PeerRefused>,
     link: Addr<PeerLink>,
 }
 
@@ -246,7 +247,7 @@ impl Seeker {
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         connected.map_err(|e| {
             if e.kind() == io::ErrorKind::ConnectionRefused {
-                self.refused.do_send(Refused { peer: self.line.peer });
+                self.refused.do_send(PeerRefused { peer: self.line.peer });
             }
             LinkError::Io(e)
         })

@@ -1,6 +1,6 @@
 //! The actor of the failure detector: it watches all links, and announces which gateways are up.
 
-use super::messages::{Connected, Cut, Disconnected, Refused};
+use super::messages::{Cut, PeerConnected, PeerDisconnected, PeerRefused};
 use super::{Line, Task};
 use crate::actors::messages::switch::PeersChanged;
 use crate::actors::pulse;
@@ -117,9 +117,13 @@ impl Actor for PeerWatch {
     }
 }
 
-impl Handler<Connected> for PeerWatch {
+impl Handler<PeerConnected> for PeerWatch {
     type Result = ResponseFuture<()>;
-    fn handle(&mut self, Connected { peer, start, link }: Connected, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        PeerConnected { peer, start, link }: PeerConnected,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         self.links.insert(peer, link);
         let change = self.detector.connected(pulse::now_ms(), peer, start);
         self.apply(change);
@@ -130,16 +134,16 @@ impl Handler<Connected> for PeerWatch {
     }
 }
 
-impl Handler<Disconnected> for PeerWatch {
+impl Handler<PeerDisconnected> for PeerWatch {
     type Result = ();
-    fn handle(&mut self, Disconnected { peer }: Disconnected, _: &mut Self::Context) {
+    fn handle(&mut self, PeerDisconnected { peer }: PeerDisconnected, _: &mut Self::Context) {
         self.detector.lost(peer);
     }
 }
 
-impl Handler<Refused> for PeerWatch {
+impl Handler<PeerRefused> for PeerWatch {
     type Result = ();
-    fn handle(&mut self, Refused { peer }: Refused, _: &mut Self::Context) {
+    fn handle(&mut self, PeerRefused { peer }: PeerRefused, _: &mut Self::Context) {
         let change = self.detector.refused(pulse::now_ms(), peer);
         self.apply(change);
     }
