@@ -7,7 +7,7 @@
 //! Sparkplug's `spBv1.0/{group}/DDATA/{edge}/{device}`. SenML goes to `senml/{device}` in JSON
 //! and to `senml-cbor/{device}` in CBOR, for which a gateway needs a topic rule each.
 
-use selvedge_types::sparkplug::{Metric, NAMESPACE, Payload, Value, data_type};
+use selvedge_types::sparkplug::{Metric, MetricValue, NAMESPACE, Payload, data_type};
 use selvedge_types::time::EpochMs;
 
 /// Sparkplug group of all simulated devices.
@@ -154,7 +154,7 @@ fn sparkplug(content: &Content<'_>) -> Vec<u8> {
         name: Some((*stream).to_string()),
         timestamp,
         datatype: Some(data_type::DOUBLE),
-        value: Some(Value::Double(*value)),
+        value: Some(MetricValue::Double(*value)),
         ..Metric::default()
     });
     Payload { timestamp, metrics: metrics.collect(), seq: Some(content.seq & 0xff), ..Payload::default() }
@@ -218,7 +218,7 @@ mod tests {
         let (topic, bytes) = encode(Form::Sparkplug, &content(&values));
         assert_eq!(topic, "spBv1.0/sim/DDATA/edge/pump-01");
         let back = Payload::read(&bytes, 10).unwrap();
-        assert_eq!(back.metrics[0].value, Some(Value::Double(0.1 + 0.2)));
+        assert_eq!(back.metrics[0].value, Some(MetricValue::Double(0.1 + 0.2)));
         assert_eq!(back.timestamp, Some(1_764_000_000_250));
         let (_, bytes) = encode(Form::SenmlCbor, &content(&values));
         let ciborium::Value::Array(records) = ciborium::from_reader(bytes.as_slice()).unwrap() else {

@@ -7,7 +7,7 @@ use selvedge_fabric::decode::{
     Skipped, TimeUnit, TopicRule, name_skipped,
 };
 use selvedge_types::ids::MAX_NAME_BYTES;
-use selvedge_types::sparkplug::{Metric, Payload, Value};
+use selvedge_types::sparkplug::{Metric, MetricValue, Payload};
 use selvedge_types::time::{EpochMs, TIME_RANGE};
 use selvedge_types::topic::check_name;
 
@@ -157,13 +157,13 @@ fn sparkplug(source: &mut Source) -> Payload {
     for _ in 0..source.below(6) {
         let value = match source.below(8) {
             0 => None,
-            1 => Some(Value::Int(source.number(0) as u32)),
-            2 => Some(Value::Long(source.number(0))),
-            3 => Some(Value::Float(source.float() as f32)),
-            4 => Some(Value::Double(source.float())),
-            5 => Some(Value::Boolean(source.flag())),
-            6 => Some(Value::Text(source.text(20))),
-            _ => Some(Value::Bytes(source.bytes(20).to_vec())),
+            1 => Some(MetricValue::Int(source.number(0) as u32)),
+            2 => Some(MetricValue::Long(source.number(0))),
+            3 => Some(MetricValue::Float(source.float() as f32)),
+            4 => Some(MetricValue::Double(source.float())),
+            5 => Some(MetricValue::Boolean(source.flag())),
+            6 => Some(MetricValue::Text(source.text(20))),
+            _ => Some(MetricValue::Bytes(source.bytes(20).to_vec())),
         };
         metrics.push(Metric {
             is_historical: source.flag().then(|| source.flag()),

@@ -6,7 +6,7 @@ use selvedge_gateway::actors::http::quarantine;
 use selvedge_types::ids::MAX_NAME_BYTES;
 use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters};
 use selvedge_types::pattern::{MAX_TEXT_BYTES, Pattern};
-use selvedge_types::question::{Place, SITE_PARAMETERS, SiteQuery};
+use selvedge_types::question::{SITE_PARAMETERS, SiteQuery, SiteWindowPlace};
 
 /// The longest that is told about a wrong parameter.
 const MAX_SAID_BYTES: usize = 1_000;
@@ -76,7 +76,7 @@ pub fn run(source: &mut Source) {
             }
             assert!(query.every_ms.is_none_or(|every| every > 0));
             assert!((1..=MAX_LIMIT_ENTRIES).contains(&query.limit));
-            assert!(query.after.as_ref().is_none_or(Place::is_sound));
+            assert!(query.after.as_ref().is_none_or(SiteWindowPlace::is_sound));
         }
     }
 }

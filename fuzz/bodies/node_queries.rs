@@ -10,7 +10,7 @@ use selvedge_node_core::stored::SeriesInfo;
 use selvedge_types::ids::SiteId;
 use selvedge_types::params::{BadParameter, MAX_LIMIT_ENTRIES, Parameters};
 use selvedge_types::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};
-use selvedge_types::question::{MAX_ROWS, MAX_WAIT_MS, Place as EdgePlace};
+use selvedge_types::question::{MAX_ROWS, MAX_WAIT_MS, SiteWindowPlace};
 use selvedge_types::time::{EpochMs, MAX_DURATION_MS, TIME_RANGE, parse_duration_ms};
 
 /// The longest that is told about a wrong parameter.
@@ -264,8 +264,8 @@ pub fn texts(source: &mut Source) {
     // A name of which every star and backslash is escaped stands for itself.
     let escaped = text.replace('\\', "\\\\").replace('*', "\\*");
     assert_eq!(Pattern::read(&escaped).exact(), Some(text.as_str()));
-    if let Some(place) = EdgePlace::parse(&text) {
-        assert_eq!(EdgePlace::parse(&place.to_string()), Some(place));
+    if let Some(place) = SiteWindowPlace::parse(&text) {
+        assert_eq!(SiteWindowPlace::parse(&place.to_string()), Some(place));
     }
     if let Some(place) = WindowPlace::parse(&text) {
         assert_eq!(WindowPlace::parse(&place.to_string()), Some(place));

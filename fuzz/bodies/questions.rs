@@ -11,8 +11,8 @@ use selvedge_seal::{Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::frame;
 use selvedge_types::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
-use selvedge_types::question::{About, Place, Question};
-use selvedge_types::sealed::Message;
+use selvedge_types::question::{About, NodeQuestion, SiteWindowPlace};
+use selvedge_types::sealed::Sealable;
 use selvedge_types::sequences::Sequences;
 use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
@@ -25,7 +25,8 @@ pub fn run(data: &[u8]) {
     let mut source = Source::new(data);
     let length = source.below(600);
     let bytes = source.bytes(length);
-    let Ok(mut question) = frame::decode::<Question>(Question::WHAT, Question::VERSION, bytes) else {
+    let Ok(mut question) = frame::decode::<NodeQuestion>(NodeQuestion::WHAT, NodeQuestion::VERSION, bytes)
+    else {
         return;
     };
     if question.check().is_err() {
@@ -65,7 +66,7 @@ pub fn run(data: &[u8]) {
     let told = told.expect("it ended");
     assert!(asks.open() == 0 && told.windows.len() <= about.limit as usize);
     assert!(told.windows.windows(2).all(|two| two[0].order() < two[1].order()));
-    let before = |next: &Place| told.windows.iter().all(|w| w.order() < next.order());
+    let before = |next: &SiteWindowPlace| told.windows.iter().all(|w| w.order() < next.order());
     assert!(told.next.as_ref().is_none_or(before));
     let (node, answer) = questions.told(now_ms, question.id, Some(told)).expect("it was taken on");
     assert_eq!((node, answer.check()), (question.node, Ok(())));
@@ -85,7 +86,7 @@ fn answer(source: &mut Source) -> QueryAnswer {
             let mut windows: Vec<_> = (0..source.below(40)).map(|_| window(source)).collect();
             windows.sort_by(|a, b| a.order().cmp(&b.order()));
             windows.dedup_by(|a, b| a.order() == b.order());
-            let next = source.flag().then(|| Place {
+            let next = source.flag().then(|| SiteWindowPlace {
                 device: "x".repeat(source.below(MAX_NAME_BYTES)),
                 stream: "y".repeat(source.below(MAX_NAME_BYTES)),
                 start: EpochMs(source.time(0)),

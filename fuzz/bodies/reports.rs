@@ -7,9 +7,11 @@ use selvedge_node_core::sites::Sites;
 use selvedge_types::balance::Policy;
 use selvedge_types::frame;
 use selvedge_types::ids::{GatewayId, SiteId};
-use selvedge_types::question::{Answer, NodeId, Outcome, Place, SiteQuery, Windows};
-use selvedge_types::report::{MAX_MEMBERS, MAX_SHARDS, Member, Report};
-use selvedge_types::sealed::Message;
+use selvedge_types::question::{
+    GatewayAnswer, NodeId, QuestionOutcome, SiteQuery, SiteWindowPlace, SiteWindows,
+};
+use selvedge_types::report::{MAX_MEMBERS, MAX_SHARDS, Report, ReportedMember};
+use selvedge_types::sealed::Sealable;
 use selvedge_types::time::EpochMs;
 
 pub fn run(data: &[u8]) {
@@ -35,7 +37,7 @@ fn sound() -> Report {
         at: EpochMs(0),
         release: String::new(),
         trouble: None,
-        members: vec![Member { gateway: GatewayId(1), weight: 1 }],
+        members: vec![ReportedMember { gateway: GatewayId(1), weight: 1 }],
         shards: 1,
         placed: vec![0],
         led: vec![],
@@ -48,7 +50,7 @@ fn sound() -> Report {
 }
 
 /// A message as the seal gives it, if it would.
-fn opened<M: Message>(bytes: &[u8]) -> Option<M> {
+fn opened<M: Sealable>(bytes: &[u8]) -> Option<M> {
     let message: M = frame::decode(M::WHAT, M::VERSION, bytes).ok()?;
     message.check().is_ok().then_some(message)
 }
@@ -72,8 +74,8 @@ fn report(bytes: &[u8], sites: &mut Sites, site: &SiteId) {
 }
 
 fn answer(bytes: &[u8], questions: &mut Questions, sites: &Sites, site: &SiteId) {
-    let Some(answer) = opened::<Answer>(bytes) else { return };
-    if let Outcome::Windows(Windows { streams, rows, .. }) = &answer.outcome {
+    let Some(answer) = opened::<GatewayAnswer>(bytes) else { return };
+    if let QuestionOutcome::Windows(SiteWindows { streams, rows, .. }) = &answer.outcome {
         for row in rows {
             let _ = &streams[row.stream as usize];
             let a = &row.aggregate;
@@ -102,7 +104,7 @@ fn answer(bytes: &[u8], questions: &mut Questions, sites: &Sites, site: &SiteId)
 }
 
 fn place(text: &str) {
-    if let Some(place) = Place::parse(text) {
-        assert_eq!(Place::parse(&place.to_string()), Some(place));
+    if let Some(place) = SiteWindowPlace::parse(text) {
+        assert_eq!(SiteWindowPlace::parse(&place.to_string()), Some(place));
     }
 }

@@ -12,7 +12,9 @@ use selvedge_node_core::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questi
 use selvedge_node_core::sites::Sites;
 use selvedge_seal::{Opener, SealError, Sealer};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
-use selvedge_types::question::{Answer, NodeId, Question, answer_topic, ask_topic, parse_answer_topic};
+use selvedge_types::question::{
+    GatewayAnswer, NodeId, NodeQuestion, answer_topic, ask_topic, parse_answer_topic,
+};
 use selvedge_types::report::{Report, parse_report_topic, place};
 use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -39,7 +41,7 @@ struct Inner {
     questions: Questions,
     replies: BTreeMap<u64, oneshot::Sender<Result<Answered, Unanswered>>>,
     last: u64,
-    outbox: VecDeque<(SiteId, GatewayId, Question)>,
+    outbox: VecDeque<(SiteId, GatewayId, NodeQuestion)>,
 }
 
 impl Edge {
@@ -136,7 +138,7 @@ impl Edge {
         inner.sites.hear(now_ms, EpochMs::from(SystemTime::now()), site, report)
     }
 
-    fn answered(&self, site: &SiteId, answer: Answer) -> bool {
+    fn answered(&self, site: &SiteId, answer: GatewayAnswer) -> bool {
         let (now_ms, mut inner) = (self.now_ms(), self.inner());
         let (inner, mut effects) = (&mut *inner, Vec::new());
         let known = inner.questions.answered(now_ms, &inner.sites, site, answer, &mut effects);
@@ -167,7 +169,7 @@ impl Edge {
         }
     }
 
-    async fn next(&self) -> (SiteId, GatewayId, Question) {
+    async fn next(&self) -> (SiteId, GatewayId, NodeQuestion) {
         loop {
             if let Some(next) = self.inner().outbox.pop_front() {
                 return next;
@@ -183,8 +185,8 @@ pub struct Link {
     carrier: Carrier,
     sites: Vec<SiteId>,
     reports: Opener<Report>,
-    answers: Opener<Answer>,
-    sealers: HashMap<SiteId, Sealer<Question>>,
+    answers: Opener<GatewayAnswer>,
+    sealers: HashMap<SiteId, Sealer<NodeQuestion>>,
     stats: Arc<Stats>,
 }
 
@@ -228,7 +230,7 @@ struct Ear {
     edge: Arc<Edge>,
     sites: Vec<SiteId>,
     reports: Opener<Report>,
-    answers: Opener<Answer>,
+    answers: Opener<GatewayAnswer>,
     stats: Arc<Stats>,
 }
 
@@ -302,7 +304,7 @@ impl Ear {
     }
 }
 
-async fn ask_for_ever(edge: &Edge, carrier: &Carrier, mut sealers: HashMap<SiteId, Sealer<Question>>) {
+async fn ask_for_ever(edge: &Edge, carrier: &Carrier, mut sealers: HashMap<SiteId, Sealer<NodeQuestion>>) {
     let broker = match carrier {
         Carrier::External(broker) => broker,
         Carrier::Embedded(own) => return send(edge, &Outlet::Embedded(own.clone()), &mut sealers).await,
@@ -316,7 +318,7 @@ async fn ask_for_ever(edge: &Edge, carrier: &Carrier, mut sealers: HashMap<SiteI
     }
 }
 
-async fn send(edge: &Edge, outlet: &Outlet, sealers: &mut HashMap<SiteId, Sealer<Question>>) {
+async fn send(edge: &Edge, outlet: &Outlet, sealers: &mut HashMap<SiteId, Sealer<NodeQuestion>>) {
     loop {
         let (site, gateway, question) = edge.next().await;
         let Some(sealer) = sealers.get_mut(&site) else { continue };

@@ -14,8 +14,8 @@ use crate::site_questions::{SiteAnswer, SiteQuestion};
 use selvedge_types::balance::Recent;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::question::{
-    ANSWER_HEAD_BYTES, About, Answer, MAX_ANSWER_BYTES, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId,
-    Windows,
+    ANSWER_HEAD_BYTES, About, GatewayAnswer, MAX_ANSWER_BYTES, MAX_WAIT_MS, NodeId, NodeQuestion, QuestionId,
+    QuestionOutcome, SiteWindows,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,7 +71,7 @@ impl NodeQuestions {
     }
 
     /// Decides about a question that arrived. `now_ms` is how long the process has run.
-    pub fn take(&mut self, now_ms: u64, question: &Question) -> QuestionVerdict {
+    pub fn take(&mut self, now_ms: u64, question: &NodeQuestion) -> QuestionVerdict {
         while self.until.first().is_some_and(|(until, _)| *until <= now_ms) {
             if let Some((_, id)) = self.until.pop_first() {
                 self.seen.remove(&id);
@@ -116,16 +116,16 @@ impl NodeQuestions {
         now_ms: u64,
         id: QuestionId,
         told: Option<SiteAnswer>,
-    ) -> Option<(NodeId, Answer)> {
+    ) -> Option<(NodeId, GatewayAnswer)> {
         let (since_ms, node) = self.under_way.remove(&id)?;
         self.recent.note(now_ms, now_ms.saturating_sub(since_ms));
-        let outcome = told.map_or(Outcome::Busy, |told| Outcome::Windows(windows(told)));
-        Some((node, Answer { id, gateway: self.me, outcome }))
+        let outcome = told.map_or(QuestionOutcome::Busy, |told| QuestionOutcome::Windows(windows(told)));
+        Some((node, GatewayAnswer { id, gateway: self.me, outcome }))
     }
 
     /// The answer that the gateway has too many questions.
-    pub fn busy(&self, id: QuestionId) -> Answer {
-        Answer { id, gateway: self.me, outcome: Outcome::Busy }
+    pub fn busy(&self, id: QuestionId) -> GatewayAnswer {
+        GatewayAnswer { id, gateway: self.me, outcome: QuestionOutcome::Busy }
     }
 
     /// How many questions are under way, and how long one took recently, in milliseconds.
@@ -134,10 +134,10 @@ impl NodeQuestions {
     }
 }
 
-fn windows(told: SiteAnswer) -> Windows {
+fn windows(told: SiteAnswer) -> SiteWindows {
     let SiteAnswer { windows, next, shards, missing, since, lacking } = told;
-    let filled = Windows::fill(windows, MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
-    Windows { next: filled.next.or(next), shards, missing, since, lacking, ..filled }
+    let filled = SiteWindows::fill(windows, MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
+    SiteWindows { next: filled.next.or(next), shards, missing, since, lacking, ..filled }
 }
 
 #[cfg(test)]
@@ -147,12 +147,12 @@ mod tests {
     use selvedge_types::balance::Policy;
     use selvedge_types::ids::ShardId;
     use selvedge_types::question::SiteQuery;
-    use selvedge_types::sealed::Message;
+    use selvedge_types::sealed::Sealable;
     use selvedge_types::sequences::Sequences;
     use selvedge_types::site_window::SiteWindow;
     use selvedge_types::time::EpochMs;
 
-    fn question(id: u128, uptime_ms: u64) -> Question {
+    fn question(id: u128, uptime_ms: u64) -> NodeQuestion {
         let about = SiteQuery {
             device: "d".into(),
             stream: None,
@@ -163,7 +163,7 @@ mod tests {
             after: None,
             stale: false,
         };
-        Question {
+        NodeQuestion {
             id: QuestionId(id),
             node: NodeId(5),
             start: 3,
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    fn dropped(questions: &mut NodeQuestions, now_ms: u64, question: &Question) -> &'static str {
+    fn dropped(questions: &mut NodeQuestions, now_ms: u64, question: &NodeQuestion) -> &'static str {
         match questions.take(now_ms, question) {
             QuestionVerdict::Dropped(why) => why,
             other => panic!("{other:?}"),
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(dropped(&mut questions, 11_000, &asked), "too_late");
         assert_eq!(dropped(&mut questions, 90_000, &asked), "too_late");
         assert_eq!(dropped(&mut questions, 7_999, &question(2, 10_000)), "from_the_future");
-        let other = Question { start: 2, ..question(2, 90_000) };
+        let other = NodeQuestion { start: 2, ..question(2, 90_000) };
         assert_eq!(dropped(&mut questions, 90_000, &other), "another_start");
         assert!(matches!(questions.take(90_000, &question(3, 90_000)), QuestionVerdict::Taken(_)));
         assert_eq!((questions.seen.len(), questions.until.len()), (1, 1), "what is dead is forgotten");
@@ -205,7 +205,7 @@ mod tests {
             assert!(matches!(questions.take(0, &question(id, 0)), QuestionVerdict::Taken(_)));
         }
         assert!(matches!(questions.take(0, &question(99, 0)), QuestionVerdict::Busy));
-        assert_eq!(questions.busy(QuestionId(99)).outcome, Outcome::Busy);
+        assert_eq!(questions.busy(QuestionId(99)).outcome, QuestionOutcome::Busy);
         assert_eq!(questions.load(0).0, MAX_QUESTIONS as u32);
         for id in 0..MAX_QUESTIONS as u128 {
             assert!(questions.told(40, QuestionId(id), None).is_some());
@@ -257,7 +257,7 @@ mod tests {
         let told = SiteAnswer { windows, shards: 4, missing: vec![ShardId(2)], ..SiteAnswer::default() };
         let (node, answer) = questions.told(5, QuestionId(1), Some(told)).unwrap();
         assert_eq!((node, answer.check()), (NodeId(5), Ok(())));
-        let Outcome::Windows(w) = answer.outcome else { panic!("no windows") };
+        let QuestionOutcome::Windows(w) = answer.outcome else { panic!("no windows") };
         assert!(w.rows.len() > 1_000 && w.rows.len() < 9_000);
         assert_eq!(w.next.map(|p| p.start.0), Some(w.rows.len() as i64 * 1_000));
         assert_eq!((w.shards, w.missing), (4, vec![ShardId(2)]));

@@ -19,7 +19,7 @@ use selvedge_types::balance::{Balancer, Policy};
 use selvedge_types::frame::encoded_bytes;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::pattern::Pattern;
-use selvedge_types::question::Place;
+use selvedge_types::question::SiteWindowPlace;
 use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,7 +55,7 @@ pub struct SiteAnswer {
     /// In the order of device, stream and start.
     pub windows: Vec<SiteWindow>,
     /// The place to continue from, if these are not all windows.
-    pub next: Option<Place>,
+    pub next: Option<SiteWindowPlace>,
     /// How many shards were asked.
     pub shards: u16,
     /// The shards that did not answer.
@@ -98,7 +98,7 @@ struct Open {
 struct Merged {
     /// Windows with their encoded sizes.
     rows: Vec<(usize, SiteWindow)>,
-    next: Option<Place>,
+    next: Option<SiteWindowPlace>,
     since: Option<EpochMs>,
     lacking: u32,
     limit: usize,
@@ -126,7 +126,7 @@ impl Merged {
         };
         let most = self.rows.iter().enumerate().take_while(fits).count();
         if let Some((_, first)) = self.rows.get(most) {
-            let next = Place::of(first);
+            let next = SiteWindowPlace::of(first);
             self.next = Some(self.next.take().map_or(next.clone(), |known| known.min(next)));
             self.rows.truncate(most);
         }
@@ -395,7 +395,7 @@ mod tests {
         SiteQuestion { query, policy: Policy::PowerOfTwo, deadline_ms: 3_000 }
     }
 
-    fn answer(windows: Vec<SiteWindow>, next: Option<Place>) -> QueryAnswer {
+    fn answer(windows: Vec<SiteWindow>, next: Option<SiteWindowPlace>) -> QueryAnswer {
         QueryAnswer::Windows(Scanned { windows, next, ..Scanned::default() })
     }
 

@@ -5,7 +5,7 @@ use selvedge_fabric::decode::{
     Decoded, Decoder, Form, MAX_EXCERPT_BYTES, MAX_READINGS_PER_PAYLOAD, TopicRule,
 };
 use selvedge_types::ids::MAX_NAME_BYTES;
-use selvedge_types::sparkplug::{Metric, Payload, Value, data_type};
+use selvedge_types::sparkplug::{Metric, MetricValue, Payload, data_type};
 use selvedge_types::time::{EpochMs, TIME_RANGE};
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);
@@ -47,7 +47,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         alias: Some(n),
         timestamp: Some(5),
         datatype: Some(data_type::INT32),
-        value: Some(if n.is_multiple_of(2) { Value::Int(7) } else { Value::Double(7.5) }),
+        value: Some(if n.is_multiple_of(2) { MetricValue::Int(7) } else { MetricValue::Double(7.5) }),
         ..Metric::default()
     };
     let birth = Payload {

@@ -6,13 +6,18 @@ use selvedge_fabric::decode::{
     DecodeError, Decoded, Decoder, Form, MAX_EDGE_NODES_ENTRIES, MAX_INFLATED_BYTES, MAX_REBIRTH_WAIT_MS,
     REBIRTH_WAIT_MS, Rebirth, TopicRule,
 };
-use selvedge_types::sparkplug::{Metric, Payload, Value, data_type as t};
+use selvedge_types::sparkplug::{Metric, MetricValue, Payload, data_type as t};
 use selvedge_types::time::EpochMs;
 use std::io::Write;
 
 const NOW: EpochMs = EpochMs(1_764_000_000_000);
 
-fn metric(name: Option<&str>, alias: Option<u64>, datatype: Option<u32>, value: Option<Value>) -> Metric {
+fn metric(
+    name: Option<&str>,
+    alias: Option<u64>,
+    datatype: Option<u32>,
+    value: Option<MetricValue>,
+) -> Metric {
     Metric { name: name.map(Into::into), alias, datatype, value, ..Metric::default() }
 }
 
@@ -49,16 +54,16 @@ fn asked(decoder: &Decoder, at_ms: i64, topic: &str, payload: &[u8]) -> Option<R
 
 /// The metric that pairs a birth and a death of an edge node.
 fn bd_seq(n: u64) -> Metric {
-    metric(Some("bdSeq"), None, Some(t::INT64), Some(Value::Long(n)))
+    metric(Some("bdSeq"), None, Some(t::INT64), Some(MetricValue::Long(n)))
 }
 
 fn birth() -> Vec<u8> {
     payload(vec![
-        metric(Some("bdSeq"), None, Some(t::INT64), Some(Value::Long(3))),
-        metric(Some("Node Control/Rebirth"), None, Some(t::BOOLEAN), Some(Value::Boolean(false))),
-        metric(Some("temp"), Some(1), Some(t::FLOAT), Some(Value::Float(21.5))),
-        metric(Some("Motor/rpm"), Some(2), Some(t::INT16), Some(Value::Int(0xffff_fffe))),
-        metric(Some("serial"), Some(3), Some(t::STRING), Some(Value::Text("x".into()))),
+        metric(Some("bdSeq"), None, Some(t::INT64), Some(MetricValue::Long(3))),
+        metric(Some("Node Control/Rebirth"), None, Some(t::BOOLEAN), Some(MetricValue::Boolean(false))),
+        metric(Some("temp"), Some(1), Some(t::FLOAT), Some(MetricValue::Float(21.5))),
+        metric(Some("Motor/rpm"), Some(2), Some(t::INT16), Some(MetricValue::Int(0xffff_fffe))),
+        metric(Some("serial"), Some(3), Some(t::STRING), Some(MetricValue::Text("x".into()))),
     ])
 }
 
@@ -67,13 +72,14 @@ fn a_birth_defines_what_data_by_alias_means() {
     let d = Decoder::default();
     let born = show(&d, "spBv1.0/plant/NBIRTH/edge-1", &birth()).unwrap();
     assert_eq!(born, "plant/edge-1 temp 21.5 @1000, plant/edge-1 Motor/rpm -2 @1000 -serial:text");
-    let mut timed = metric(None, Some(2), None, Some(Value::Int(0xffff)));
+    let mut timed = metric(None, Some(2), None, Some(MetricValue::Int(0xffff)));
     timed.timestamp = Some(2_000);
     timed.is_historical = Some(true);
     let mut null = metric(None, Some(1), None, None);
     null.is_null = Some(true);
-    let nan = metric(Some("temp"), None, None, Some(Value::Float(f32::NAN)));
-    let data = payload(vec![timed, null, nan, metric(Some("temp"), None, None, Some(Value::Double(1.5)))]);
+    let nan = metric(Some("temp"), None, None, Some(MetricValue::Float(f32::NAN)));
+    let data =
+        payload(vec![timed, null, nan, metric(Some("temp"), None, None, Some(MetricValue::Double(1.5)))]);
     assert_eq!(
         show(&d, "spBv1.0/plant/NDATA/edge-1", &data).unwrap(),
         "plant/edge-1 Motor/rpm -1 @2000, plant/edge-1 temp 1.5 @1000 -temp:null -temp:not_finite"
@@ -83,7 +89,7 @@ fn a_birth_defines_what_data_by_alias_means() {
 #[test]
 fn an_unknown_alias_asks_for_a_rebirth_once() {
     let d = Decoder::default();
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     let unknown = |topic: &str| show(&d, topic, &data).unwrap_err();
     let e = unknown("spBv1.0/plant/NDATA/edge-1");
     assert!(e.to_string().contains("\"alias 1\" (an alias that is not known here)"), "{e}");
@@ -103,12 +109,12 @@ fn an_unknown_alias_asks_for_a_rebirth_once() {
     unknown("spBv1.0/plant/NDATA/edge-2");
     unknown("spBv1.0/plant/DDATA/edge-1/pump");
     // An integer whose type no birth defines can't be read either, because its sign is unknown.
-    let bare = payload(vec![metric(Some("new"), None, None, Some(Value::Int(5)))]);
+    let bare = payload(vec![metric(Some("new"), None, None, Some(MetricValue::Int(5)))]);
     assert!(show(&d, "spBv1.0/plant/NDATA/edge-4", &bare).unwrap_err().rebirth.is_some());
     // The readable metrics beside it count.
     let mixed = payload(vec![
-        metric(Some("a"), None, Some(t::DOUBLE), Some(Value::Double(2.0))),
-        metric(None, Some(9), None, Some(Value::Float(1.0))),
+        metric(Some("a"), None, Some(t::DOUBLE), Some(MetricValue::Double(2.0))),
+        metric(None, Some(9), None, Some(MetricValue::Float(1.0))),
     ]);
     assert_eq!(
         show(&d, "spBv1.0/plant/NDATA/edge-5", &mixed).unwrap(),
@@ -124,7 +130,7 @@ fn an_unknown_alias_asks_for_a_rebirth_once() {
 #[test]
 fn a_rebirth_is_asked_for_ever_more_seldom() {
     let d = Decoder::default();
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     let mut at = Vec::new();
     for s in 0..4 * 3_600 {
         if asked(&d, NOW.0 + s * 1_000, "spBv1.0/g/NDATA/e", &data).is_some() {
@@ -145,7 +151,7 @@ fn a_rebirth_goes_to_the_namespace_that_the_topic_has() {
     let topic = "site-7/spBv1.0/#".into();
     let d =
         Decoder::new(vec![TopicRule { topic, decoder: Form::SparkplugB, ..TopicRule::default() }]).unwrap();
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     let rebirth = asked(&d, NOW.0, "site-7/spBv1.0/g/DDATA/e/d", &data).unwrap();
     assert_eq!(rebirth.topic, "site-7/spBv1.0/g/NCMD/e");
 }
@@ -153,7 +159,7 @@ fn a_rebirth_goes_to_the_namespace_that_the_topic_has() {
 #[test]
 fn edge_nodes_that_are_known_are_bounded() {
     let d = Decoder::default();
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     for n in 0..MAX_EDGE_NODES_ENTRIES + 1 {
         assert!(asked(&d, NOW.0, &format!("spBv1.0/g/NDATA/e{n}"), &data).is_some());
     }
@@ -165,8 +171,8 @@ fn edge_nodes_that_are_known_are_bounded() {
 fn a_death_is_that_of_the_birth_with_its_bd_seq() {
     let d = Decoder::default();
     let say = |topic: &str, payload: &[u8]| show(&d, &format!("spBv1.0/g/{topic}"), payload);
-    let temp = || metric(Some("temp"), Some(1), Some(t::FLOAT), Some(Value::Float(20.0)));
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let temp = || metric(Some("temp"), Some(1), Some(t::FLOAT), Some(MetricValue::Float(20.0)));
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     // A new session's birth arrives before the will of the old one.
     assert!(say("NBIRTH/e", &payload(vec![bd_seq(4), temp()])).is_ok());
     assert!(say("NBIRTH/e", &payload(vec![bd_seq(5), temp()])).is_ok());
@@ -192,7 +198,7 @@ fn a_death_is_that_of_the_birth_with_its_bd_seq() {
 #[test]
 fn a_gap_in_seq_is_counted_and_asks_for_births() {
     let d = Decoder::default();
-    let temp = || metric(Some("temp"), Some(1), Some(t::FLOAT), Some(Value::Float(20.0)));
+    let temp = || metric(Some("temp"), Some(1), Some(t::FLOAT), Some(MetricValue::Float(20.0)));
     let send =
         |topic: &str, seq: u64| asked(&d, NOW.0, &format!("spBv1.0/g/{topic}"), &numbered(seq, vec![temp()]));
     assert_eq!(send("NBIRTH/e", 250), None);
@@ -212,7 +218,7 @@ fn a_gap_in_seq_is_counted_and_asks_for_births() {
 
 fn compressed(algorithm: Option<&str>, body: Vec<u8>) -> Vec<u8> {
     let algorithm = algorithm
-        .map(|name| metric(Some("algorithm"), None, Some(t::STRING), Some(Value::Text(name.into()))));
+        .map(|name| metric(Some("algorithm"), None, Some(t::STRING), Some(MetricValue::Text(name.into()))));
     let (uuid, body) = (Some("SPBV1.0_COMPRESSED".into()), Some(body));
     Payload { timestamp: Some(1), metrics: algorithm.into_iter().collect(), uuid, body, ..Payload::default() }
         .write()
@@ -245,7 +251,7 @@ fn compressed_payloads_are_read() {
     }
     // A death within a compressed payload is paired too.
     assert!(show(&d, "spBv1.0/g/NDEATH/e", &compressed(None, gzip(&payload(vec![bd_seq(2)])))).is_ok());
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     assert!(show(&d, "spBv1.0/g/NDATA/e", &compressed(None, gzip(&data))).is_ok());
 }
 
@@ -272,19 +278,19 @@ fn a_compressed_payload_is_bounded_and_what_is_wrong_with_it_is_told() {
 fn metrics_that_are_no_numbers_are_named() {
     let d = Decoder::default();
     let data = |metrics| show(&d, "spBv1.0/g/NDATA/e", &payload(metrics));
-    let mut past = metric(Some("past"), None, Some(t::FLOAT), Some(Value::Float(1.0)));
+    let mut past = metric(Some("past"), None, Some(t::FLOAT), Some(MetricValue::Float(1.0)));
     past.is_historical = Some(true);
-    let mut passing = metric(Some("passing"), None, Some(t::FLOAT), Some(Value::Float(1.0)));
+    let mut passing = metric(Some("passing"), None, Some(t::FLOAT), Some(MetricValue::Float(1.0)));
     passing.is_transient = Some(true);
     let odd = || {
         vec![
-            metric(Some("text"), None, Some(t::STRING), Some(Value::Text("47".into()))),
+            metric(Some("text"), None, Some(t::STRING), Some(MetricValue::Text("47".into()))),
             metric(Some("set"), None, Some(t::DATA_SET), None),
             metric(Some("template"), None, Some(t::TEMPLATE), None),
-            metric(Some("bytes"), None, Some(17), Some(Value::Bytes(vec![1]))),
-            metric(Some("when"), None, Some(t::DATE_TIME), Some(Value::Long(5))),
-            metric(Some("nan"), None, Some(t::DOUBLE), Some(Value::Double(f64::NAN))),
-            metric(Some("a\nb"), None, Some(t::DOUBLE), Some(Value::Double(1.0))),
+            metric(Some("bytes"), None, Some(17), Some(MetricValue::Bytes(vec![1]))),
+            metric(Some("when"), None, Some(t::DATE_TIME), Some(MetricValue::Long(5))),
+            metric(Some("nan"), None, Some(t::DOUBLE), Some(MetricValue::Double(f64::NAN))),
+            metric(Some("a\nb"), None, Some(t::DOUBLE), Some(MetricValue::Double(1.0))),
             past.clone(),
             passing.clone(),
         ]
@@ -292,16 +298,17 @@ fn metrics_that_are_no_numbers_are_named() {
     let named = "-text:text -set:structure -template:structure -bytes:bytes -when:time -nan:not_finite \
                  -a\nb:bad_name -past:historical_without_time -passing:transient";
     let mut all = odd();
-    all.push(metric(Some("x"), None, Some(t::DOUBLE), Some(Value::Double(1.0))));
+    all.push(metric(Some("x"), None, Some(t::DOUBLE), Some(MetricValue::Double(1.0))));
     assert_eq!(data(all).unwrap(), format!("g/e x 1 @1000 {named}"));
     let e = data(odd()).unwrap_err();
     assert!(e.to_string().starts_with("payload: it holds no number; skipped: \"text\" (a text"), "{e}");
     assert_eq!((e.skipped.len(), e.rebirth), (9, None));
     // A birth defines something, and control metrics steer: neither is an error.
-    let text = metric(Some("text"), Some(1), Some(t::STRING), Some(Value::Text("x".into())));
+    let text = metric(Some("text"), Some(1), Some(t::STRING), Some(MetricValue::Text("x".into())));
     assert_eq!(show(&d, "spBv1.0/g/DBIRTH/e/d", &payload(vec![text])).unwrap(), "no reading");
     assert_eq!(show(&d, "spBv1.0/g/NBIRTH/e", &payload(vec![bd_seq(1)])).unwrap(), "no reading");
-    let control = metric(Some("Node Control/Rebirth"), None, Some(t::BOOLEAN), Some(Value::Boolean(false)));
+    let control =
+        metric(Some("Node Control/Rebirth"), None, Some(t::BOOLEAN), Some(MetricValue::Boolean(false)));
     assert_eq!(data(vec![control]).unwrap(), "no reading");
     assert_eq!(show(&d, "spBv1.0/g/NDATA/e", b"").unwrap(), "no reading", "emptied");
     assert!(data(vec![]).is_err());
@@ -313,7 +320,7 @@ fn metrics_that_are_no_numbers_are_named() {
 #[test]
 fn deaths_and_births_of_an_edge_node_forget_its_devices() {
     let d = Decoder::default();
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     let say = |topic: &str, payload: &[u8]| show(&d, &format!("spBv1.0/plant/{topic}"), payload).is_ok();
     let begin = || {
         assert!(say("NBIRTH/e", &birth()) && say("DBIRTH/e/a", &birth()) && say("DBIRTH/e/b", &birth()));
@@ -335,19 +342,19 @@ fn deaths_and_births_of_an_edge_node_forget_its_devices() {
 fn integers_are_read_by_their_type() {
     let d = Decoder::default();
     for (datatype, value, wanted) in [
-        (t::INT8, Value::Int(0xff), "-1"),
-        (t::INT16, Value::Int(0x8000), "-32768"),
-        (t::INT32, Value::Int(0xffff_ffff), "-1"),
-        (t::INT32, Value::Long(u64::MAX), "-1"),
-        (t::INT64, Value::Long(u64::MAX), "-1"),
-        (t::UINT8, Value::Int(0xff), "255"),
-        (t::UINT32, Value::Int(0xffff_ffff), "4294967295"),
-        (t::UINT64, Value::Long(1 << 63), "9223372036854776000"),
-        (t::UINT8, Value::Long(0x1ff), "255"),
-        (t::INT64, Value::Int(0xffff_ffff), "-1"),
-        (t::BOOLEAN, Value::Boolean(true), "1"),
-        (t::BOOLEAN, Value::Long(2), "1"),
-        (t::DOUBLE, Value::Double(-0.5), "-0.5"),
+        (t::INT8, MetricValue::Int(0xff), "-1"),
+        (t::INT16, MetricValue::Int(0x8000), "-32768"),
+        (t::INT32, MetricValue::Int(0xffff_ffff), "-1"),
+        (t::INT32, MetricValue::Long(u64::MAX), "-1"),
+        (t::INT64, MetricValue::Long(u64::MAX), "-1"),
+        (t::UINT8, MetricValue::Int(0xff), "255"),
+        (t::UINT32, MetricValue::Int(0xffff_ffff), "4294967295"),
+        (t::UINT64, MetricValue::Long(1 << 63), "9223372036854776000"),
+        (t::UINT8, MetricValue::Long(0x1ff), "255"),
+        (t::INT64, MetricValue::Int(0xffff_ffff), "-1"),
+        (t::BOOLEAN, MetricValue::Boolean(true), "1"),
+        (t::BOOLEAN, MetricValue::Long(2), "1"),
+        (t::DOUBLE, MetricValue::Double(-0.5), "-0.5"),
     ] {
         let data = payload(vec![metric(Some("x"), None, Some(datatype), Some(value))]);
         let shown = show(&d, "spBv1.0/g/DDATA/e/d", &data).unwrap();
@@ -372,7 +379,7 @@ fn what_is_wrong_is_told() {
     fails("g/NBIRTH/e", &payload(vec![metric(None, Some(1), None, None)]), "a birth's metric has no name");
     let twice = ["a", "b"].map(|n| metric(Some(n), Some(1), Some(t::FLOAT), None));
     fails("g/NBIRTH/e", &payload(twice.into()), "alias 1 stands for two metrics");
-    let mut late = metric(Some("a"), None, None, Some(Value::Float(1.0)));
+    let mut late = metric(Some("a"), None, None, Some(MetricValue::Float(1.0)));
     late.timestamp = Some(u64::MAX);
     fails("g/NDATA/e", &payload(vec![late]), "timestamp 18446744073709551615 is after year 9999");
     assert_eq!(show(&d, "spBv1.0/g/DCMD/e/d", b"").unwrap(), "not mapped");
@@ -383,10 +390,10 @@ fn births_are_bounded_and_the_one_unused_for_longest_goes_first() {
     let d = Decoder::default();
     let name = |n: usize| format!("{n:0>200}");
     let big: Vec<Metric> = (0..4_000)
-        .map(|n| metric(Some(&name(n)), Some(n as u64), Some(t::FLOAT), Some(Value::Float(0.0))))
+        .map(|n| metric(Some(&name(n)), Some(n as u64), Some(t::FLOAT), Some(MetricValue::Float(0.0))))
         .collect();
     let big = payload(big);
-    let data = payload(vec![metric(None, Some(1), None, Some(Value::Float(1.0)))]);
+    let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     let say = |topic: &str, payload: &[u8]| show(&d, &format!("spBv1.0/g/{topic}"), payload).is_ok();
     // Some 1.3 MB each: three fit.
     for edge in ["a", "b", "c"] {

@@ -24,7 +24,7 @@ use selvedge_fabric::site_questions::{QuestionEffect, SiteQuestion, SiteQuestion
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::balance::Policy;
 use selvedge_types::ids::GatewayId;
-use selvedge_types::question::Place;
+use selvedge_types::question::SiteWindowPlace;
 use selvedge_types::sequences::Sequences;
 use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
@@ -91,7 +91,7 @@ fn tell(questions: &mut SiteQuestions, told: &str, out: &mut String) {
                     let rows = words[3..].iter().filter(|w| !w.contains('=')).map(|w| window(w));
                     QueryAnswer::Windows(Scanned {
                         windows: rows.collect(),
-                        next: value("next=").map(|at| Place::of(&window(at))),
+                        next: value("next=").map(|at| SiteWindowPlace::of(&window(at))),
                         since: number("since=").map(|ms| EpochMs(ms as i64)),
                         lacking: number("lacking=").unwrap_or(0) as u32,
                     })
@@ -121,7 +121,7 @@ fn show(effect: QuestionEffect, out: &mut String) {
         }
         QuestionEffect::Send(to, other) => panic!("{other:?} for {to}"),
         QuestionEffect::Told(question, answer) => {
-            let rows: Vec<_> = answer.windows.iter().map(|w| place(&Place::of(w))).collect();
+            let rows: Vec<_> = answer.windows.iter().map(|w| place(&SiteWindowPlace::of(w))).collect();
             let mut text = format!("question {question} of {} shards: [{}]", answer.shards, rows.join(" "));
             if let Some(next) = &answer.next {
                 write!(text, ", next {}", place(next)).unwrap();
@@ -163,7 +163,7 @@ fn window(text: &str) -> SiteWindow {
     }
 }
 
-fn place(place: &Place) -> String {
+fn place(place: &SiteWindowPlace) -> String {
     format!("{}@{}", place.device, place.start.0)
 }
 

@@ -139,7 +139,7 @@ impl Reporter {
             waiting_ms: r.status.waiting_ms.unwrap_or(0),
         };
         let place = |g: &GatewayId| self.members.iter().position(|m| m.id == *g).unwrap_or_default() as u8;
-        let member = |m: &Member| report::Member { gateway: m.id, weight: m.weight };
+        let member = |m: &Member| report::ReportedMember { gateway: m.id, weight: m.weight };
         Report {
             gateway: self.me,
             start: self.start,

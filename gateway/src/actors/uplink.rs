@@ -19,10 +19,10 @@ use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
 use selvedge_types::question::{
-    Answer, NodeId, Question, QuestionId, answer_topic, ask_topic, parse_ask_topic,
+    GatewayAnswer, NodeId, NodeQuestion, QuestionId, answer_topic, ask_topic, parse_ask_topic,
 };
 use selvedge_types::report::{Report, place, report_topic};
-use selvedge_types::sealed::Message as Sealable;
+use selvedge_types::sealed::Sealable;
 use selvedge_types::uplink::{Down, LedgerId, SiteIncarnation, Up, parse_topic, up_topic};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -87,8 +87,8 @@ pub struct UplinkActor {
     sealer: Sealer<Up>,
     opener: Opener<Down>,
     reports: Sealer<Report>,
-    answers: Sealer<Answer>,
-    questions: Opener<Question>,
+    answers: Sealer<GatewayAnswer>,
+    questions: Opener<NodeQuestion>,
     node_questions: NodeQuestions,
     ways: Option<UplinkWays>,
     views: BTreeMap<ShardId, UplinkView>,
@@ -226,9 +226,9 @@ impl UplinkActor {
         }
     }
 
-    fn answer(&mut self, node: NodeId, answer: &Answer) {
+    fn answer(&mut self, node: NodeId, answer: &GatewayAnswer) {
         let sealed = self.answers.seal(ShardId(0), node.0, answer);
-        self.put::<Answer>(answer_topic(&self.settings.site, node), sealed);
+        self.put::<GatewayAnswer>(answer_topic(&self.settings.site, node), sealed);
     }
 
     fn note_connection(&mut self) {

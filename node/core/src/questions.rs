@@ -10,7 +10,8 @@ use crate::sites::Sites;
 use selvedge_types::balance::{Balancer, Policy};
 use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::question::{
-    About, Answer, MAX_WAIT_MS, NodeId, Outcome, Question, QuestionId, SiteQuery, Windows,
+    About, GatewayAnswer, MAX_WAIT_MS, NodeId, NodeQuestion, QuestionId, QuestionOutcome, SiteQuery,
+    SiteWindows,
 };
 use selvedge_types::report::Report;
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ pub struct Ask {
 pub struct Answered {
     pub gateway: GatewayId,
     /// The rows; some of the shards may be missing.
-    pub windows: Windows,
+    pub windows: SiteWindows,
 }
 
 /// Why there is no answer.
@@ -80,7 +81,7 @@ impl Unanswered {
 #[derive(Debug, PartialEq)]
 pub enum Effect {
     /// A question is to be sent.
-    Send(SiteId, GatewayId, Question),
+    Send(SiteId, GatewayId, NodeQuestion),
     /// The question of this number is over.
     Done(u64, Result<Answered, Unanswered>),
 }
@@ -160,7 +161,7 @@ impl Questions {
         now_ms: u64,
         sites: &Sites,
         site: &SiteId,
-        answer: Answer,
+        answer: GatewayAnswer,
         out: &mut Vec<Effect>,
     ) -> bool {
         let Some(number) = self.ids.get(&answer.id).copied() else { return false };
@@ -177,7 +178,7 @@ impl Questions {
             balancer.ended(gateway, now_ms, now_ms.saturating_sub(since_ms));
         }
         match answer.outcome {
-            Outcome::Windows(windows) => {
+            QuestionOutcome::Windows(windows) => {
                 let nobody_else = open.put.is_empty() && open.retry_ms.is_none();
                 let whole = windows.missing.is_empty();
                 let better =
@@ -190,7 +191,7 @@ impl Questions {
                     self.finish(now_ms, number, Unanswered::TimedOut, out);
                 }
             }
-            Outcome::Busy => {
+            QuestionOutcome::Busy => {
                 if open.retry_ms.is_some() {
                     self.put(now_ms, sites, number, out);
                 }
@@ -239,7 +240,7 @@ impl Questions {
             left_ms.saturating_sub(MARGIN_MS.min(left_ms / 2)).clamp(1, u64::from(MAX_WAIT_MS)) as u32;
         let Some(known) = known else { return };
         let id = QuestionId(open.random.wrapping_add(open.tried.len() as u128));
-        let question = Question {
+        let question = NodeQuestion {
             id,
             node: self.me,
             start: known.report.start,
@@ -315,7 +316,7 @@ mod tests {
             self.questions.ask(now_ms, &self.sites, number, ask(), random, &mut self.out)
         }
 
-        fn answer(&mut self, now_ms: u64, answer: Answer) -> bool {
+        fn answer(&mut self, now_ms: u64, answer: GatewayAnswer) -> bool {
             self.questions.answered(now_ms, &self.sites, &site(), answer, &mut self.out)
         }
 
@@ -323,7 +324,7 @@ mod tests {
             self.questions.timer(now_ms, &self.sites, &mut self.out);
         }
 
-        fn sent(&mut self) -> (GatewayId, Question) {
+        fn sent(&mut self) -> (GatewayId, NodeQuestion) {
             match self.out.pop() {
                 Some(Effect::Send(_, gateway, question)) => (gateway, question),
                 other => panic!("{other:?}"),
@@ -339,10 +340,10 @@ mod tests {
         }
     }
 
-    fn part(to: &(GatewayId, Question), missing: u16) -> Answer {
+    fn part(to: &(GatewayId, NodeQuestion), missing: u16) -> GatewayAnswer {
         let missing = (0..missing).map(ShardId).collect();
-        let outcome = Outcome::Windows(Windows { shards: 2, missing, ..Windows::default() });
-        Answer { id: to.1.id, gateway: to.0, outcome }
+        let outcome = QuestionOutcome::Windows(SiteWindows { shards: 2, missing, ..SiteWindows::default() });
+        GatewayAnswer { id: to.1.id, gateway: to.0, outcome }
     }
 
     #[test]
@@ -351,8 +352,11 @@ mod tests {
         w.ask(100, 1).unwrap();
         let to = w.sent();
         assert_eq!((to.1.start, to.1.uptime_ms, to.1.wait_ms), (1, 9_100, 3_500));
-        assert!(!w.answer(101, Answer { gateway: GatewayId(to.0.0 % 3 + 1), ..part(&to, 0) }), "another's");
-        assert!(!w.answer(101, Answer { id: QuestionId(77), ..part(&to, 0) }), "unknown");
+        assert!(
+            !w.answer(101, GatewayAnswer { gateway: GatewayId(to.0.0 % 3 + 1), ..part(&to, 0) }),
+            "another's"
+        );
+        assert!(!w.answer(101, GatewayAnswer { id: QuestionId(77), ..part(&to, 0) }), "unknown");
         assert!(w.answer(101, part(&to, 0)));
         assert_eq!(w.done().unwrap().gateway, to.0);
         assert!(!w.answer(102, part(&to, 0)), "replayed");
@@ -401,10 +405,10 @@ mod tests {
         let mut w = world(2);
         w.ask(0, 1).unwrap();
         let first = w.sent();
-        w.answer(10, Answer { outcome: Outcome::Busy, ..part(&first, 0) });
+        w.answer(10, GatewayAnswer { outcome: QuestionOutcome::Busy, ..part(&first, 0) });
         let second = w.sent();
         assert_ne!(first.0, second.0);
-        w.answer(20, Answer { outcome: Outcome::Busy, ..part(&second, 0) });
+        w.answer(20, GatewayAnswer { outcome: QuestionOutcome::Busy, ..part(&second, 0) });
         assert_eq!(w.done(), Err(Unanswered::Busy));
     }
 

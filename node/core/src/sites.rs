@@ -118,7 +118,7 @@ impl Sites {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use selvedge_types::report::Member;
+    use selvedge_types::report::ReportedMember;
 
     pub fn site() -> SiteId {
         SiteId::new("plant-7").unwrap()
@@ -142,7 +142,7 @@ pub(crate) mod tests {
             at: EpochMs(0),
             release: String::new(),
             trouble: None,
-            members: [1, 2, 3].map(|g| Member { gateway: GatewayId(g), weight: 1 }).into(),
+            members: [1, 2, 3].map(|g| ReportedMember { gateway: GatewayId(g), weight: 1 }).into(),
             shards: 2,
             placed: vec![0, 1, 2, 1, 2, 0],
             led: leads.iter().map(led).collect(),

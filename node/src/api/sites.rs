@@ -179,7 +179,7 @@ pub fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParame
 mod tests {
     use super::*;
     use selvedge_types::balance::Policy;
-    use selvedge_types::question::Place;
+    use selvedge_types::question::SiteWindowPlace;
 
     fn asked(given: &[(&str, &str)]) -> Result<Ask, BadParameter> {
         let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
@@ -190,7 +190,7 @@ mod tests {
     fn a_question_is_read_and_what_is_wrong_is_named() {
         let plain = asked(&[("device", "press-*")]).unwrap();
         assert_eq!((plain.about.stale, plain.policy, plain.wait_ms), (false, Policy::PowerOfTwo, 5_000));
-        let after = Place { device: "d".into(), stream: "s".into(), start: EpochMs(5) };
+        let after = SiteWindowPlace { device: "d".into(), stream: "s".into(), start: EpochMs(5) };
         let text = after.to_string();
         let full = asked(&[
             ("device", "d"),

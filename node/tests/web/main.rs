@@ -11,7 +11,7 @@ use selvedge_node::web::{FILES, PAGE, PAGES};
 use selvedge_seal::{Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
-use selvedge_types::report::{Led, Member, Report, place, report_topic};
+use selvedge_types::report::{Led, Report, ReportedMember, place, report_topic};
 use selvedge_types::sequences::Sequences;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{Batch, Part, StreamName, Up, up_topic};
@@ -187,7 +187,7 @@ impl Edge {
                 at: EpochMs::from(SystemTime::now()),
                 release: "0.1.0".into(),
                 trouble: (gateway == 3).then(|| "its disk is full".into()),
-                members: [1, 2, 3].map(|g| Member { gateway: GatewayId(g), weight: 1 }).into(),
+                members: [1, 2, 3].map(|g| ReportedMember { gateway: GatewayId(g), weight: 1 }).into(),
                 shards: SHARDS,
                 placed: (0..SHARDS).flat_map(|s| [0, 1, 2].map(|r| ((s + r) % 3) as u8)).collect(),
                 led: led.collect(),

@@ -40,7 +40,7 @@ use ring_compat::aead::{Aead, ChaCha20Poly1305, KeyInit, Payload};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::frame;
 use selvedge_types::ids::{ShardId, SiteId};
-use selvedge_types::sealed::{HEADER_BYTES, Message, SALT_BYTES, SEAL_OVERHEAD_BYTES};
+use selvedge_types::sealed::{HEADER_BYTES, SALT_BYTES, SEAL_OVERHEAD_BYTES, Sealable};
 use selvedge_types::uplink::SiteIncarnation;
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -88,7 +88,7 @@ pub enum SealError {
     /// Altered, moved, renumbered or forged.
     #[error("not authentic: altered, moved from elsewhere, or sealed for another site")]
     NotAuthentic,
-    /// The message is longer than [`Message::MAX_BYTES`] allows.
+    /// The message is longer than [`Sealable::MAX_BYTES`] allows.
     #[error("the sealed message has {0} bytes, which is too long")]
     TooLarge(usize),
     /// The sealer has used its last nonce.
@@ -127,7 +127,7 @@ pub struct Sealer<M> {
     direction: PhantomData<fn(M)>,
 }
 
-impl<M: Message> Sealer<M> {
+impl<M: Sealable> Sealer<M> {
     /// A sealer with a fresh salt.
     ///
     /// # Errors
@@ -210,7 +210,7 @@ impl<M> Default for Opener<M> {
     }
 }
 
-impl<M: Message> Opener<M> {
+impl<M: Sealable> Opener<M> {
     /// An opener that knows no secret yet.
     pub fn new() -> Self {
         Self::default()

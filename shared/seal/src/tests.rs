@@ -12,7 +12,7 @@ fn site(name: &str) -> SiteId {
     SiteId::new(name).unwrap()
 }
 
-fn opener<M: Message>() -> Opener<M> {
+fn opener<M: Sealable>() -> Opener<M> {
     let mut opener = Opener::new();
     opener.add(&site("a"), &secret(1));
     opener.add(&site("b"), &secret(2));

@@ -3,11 +3,13 @@
 use selvedge_seal::{Opener, SealError, Sealer, SiteSecret};
 use selvedge_types::balance::Policy;
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
-use selvedge_types::question::{About, Answer, NodeId, Outcome, Question, QuestionId, SiteQuery};
-use selvedge_types::report::{Member, Report, place};
+use selvedge_types::question::{
+    About, GatewayAnswer, NodeId, NodeQuestion, QuestionId, QuestionOutcome, SiteQuery,
+};
+use selvedge_types::report::{Report, ReportedMember, place};
 use selvedge_types::time::EpochMs;
 
-fn question() -> Question {
+fn question() -> NodeQuestion {
     let about = SiteQuery {
         device: "d*".into(),
         stream: None,
@@ -18,7 +20,7 @@ fn question() -> Question {
         after: None,
         stale: false,
     };
-    Question {
+    NodeQuestion {
         id: QuestionId(7),
         node: NodeId(9),
         start: 3,
@@ -32,7 +34,7 @@ fn question() -> Question {
 #[test]
 fn a_question_opens_at_its_gateway_and_an_answer_at_its_node() {
     let (site, secret) = (SiteId::new("plant-7").unwrap(), SiteSecret::generate().unwrap());
-    let (mut ask, mut tell) = (Opener::<Question>::new(), Opener::<Answer>::new());
+    let (mut ask, mut tell) = (Opener::<NodeQuestion>::new(), Opener::<GatewayAnswer>::new());
     ask.add(&site, &secret);
     tell.add(&site, &secret);
     let to = place(GatewayId(2));
@@ -40,7 +42,7 @@ fn a_question_opens_at_its_gateway_and_an_answer_at_its_node() {
     assert_eq!(ask.open(&site, to, &asked), Ok((9, question())));
     assert_eq!(ask.open(&site, place(GatewayId(1)), &asked), Err(SealError::NotAuthentic));
     assert_eq!(tell.open(&site, to, &asked), Err(SealError::Direction));
-    let answer = Answer { id: QuestionId(7), gateway: GatewayId(2), outcome: Outcome::Busy };
+    let answer = GatewayAnswer { id: QuestionId(7), gateway: GatewayId(2), outcome: QuestionOutcome::Busy };
     let told = Sealer::new(&secret, &site).unwrap().seal(ShardId(0), 9, &answer).unwrap();
     assert_eq!(tell.open(&site, ShardId(0), &told), Ok((9, answer)));
 }
@@ -56,7 +58,7 @@ fn a_report_opens_as_its_gateways_own() {
         at: EpochMs(2_000),
         release: "0.1.0".into(),
         trouble: None,
-        members: vec![Member { gateway: GatewayId(2), weight: 1 }],
+        members: vec![ReportedMember { gateway: GatewayId(2), weight: 1 }],
         shards: 1,
         placed: vec![0],
         led: vec![],

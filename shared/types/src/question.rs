@@ -14,7 +14,7 @@
 //! who asks whom, and sizes.
 //!
 //! Limits: a question has at most [`MAX_QUESTION_BYTES`], an answer at most [`MAX_ANSWER_BYTES`]; what does not fit has a
-//! [`Place`] to go on from.
+//! [`SiteWindowPlace`] to go on from.
 
 use crate::aggregate::Aggregate;
 use crate::balance::Policy;
@@ -22,7 +22,7 @@ use crate::frame;
 use crate::ids::{GatewayId, MAX_NAME_BYTES, ShardId, SiteId};
 use crate::params::{BadParameter, Parameters, bad};
 use crate::pattern::Pattern;
-use crate::sealed::{Message, SEAL_OVERHEAD_BYTES};
+use crate::sealed::{SEAL_OVERHEAD_BYTES, Sealable};
 use crate::sequences::Sequences;
 use crate::site_window::SiteWindow;
 use crate::time::{EpochMs, TIME_RANGE};
@@ -59,7 +59,7 @@ pub struct NodeId(pub u64);
 
 /// What a node asks.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Question {
+pub struct NodeQuestion {
     /// Its name, which the answer gives back.
     pub id: QuestionId,
     pub node: NodeId,
@@ -97,7 +97,7 @@ pub struct SiteQuery {
     /// The most rows: 1 to [`MAX_ROWS`].
     pub limit: u32,
     /// Only rows behind this one, for the next page.
-    pub after: Option<Place>,
+    pub after: Option<SiteWindowPlace>,
     /// Any replica may answer from what it has applied.
     pub stale: bool,
 }
@@ -125,27 +125,27 @@ impl SiteQuery {
         };
         let policy = p.text("policy")?.map_or(Some(Policy::default()), Policy::parse);
         let policy = policy.ok_or_else(|| bad("policy", format!("is none of: {}", Policy::NAMES)))?;
-        let after = p.after(|text| Place::parse(text).filter(Place::is_sound))?;
+        let after = p.after(|text| SiteWindowPlace::parse(text).filter(SiteWindowPlace::is_sound))?;
         Ok((Self { device, stream, from, to, every_ms, limit, after, stale }, policy))
     }
 }
 
 /// A row's place in the order of all: by device, stream and start.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
-pub struct Place {
+pub struct SiteWindowPlace {
     pub device: String,
     pub stream: String,
     pub start: EpochMs,
 }
 
-impl Place {
+impl SiteWindowPlace {
     /// Where a window stands in the order of all.
     pub fn of(window: &SiteWindow) -> Self {
         let (device, stream, start) = window.order();
         Self { device: device.to_string(), stream: stream.to_string(), start }
     }
 
-    /// Parses what [`Place::to_string`] wrote.
+    /// Parses what [`SiteWindowPlace::to_string`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '.');
         let start: i64 = parts.next()?.parse().ok()?;
@@ -165,38 +165,38 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for SiteWindowPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}.{}{}", self.start.0, self.device.len(), self.device, self.stream)
     }
 }
 
-/// What a gateway answers.
+/// The reply to a [`NodeQuestion`], named by its id.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub struct Answer {
+pub struct GatewayAnswer {
     pub id: QuestionId,
     pub gateway: GatewayId,
-    pub outcome: Outcome,
+    pub outcome: QuestionOutcome,
 }
 
-/// The outcome of a question.
+/// What a gateway found, or that it did not look.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub enum Outcome {
+pub enum QuestionOutcome {
     /// Windows were asked for.
-    Windows(Windows),
+    Windows(SiteWindows),
     /// Too much is asked at once: later, or another gateway.
     Busy,
 }
 
-/// Windows of a site.
+/// The windows that a question selects, as far as they fit into one answer, and which may be missing among them.
 #[derive(Debug, Clone, PartialEq, Default, Encode, Decode)]
-pub struct Windows {
+pub struct SiteWindows {
     /// The streams that the rows name by index.
     pub streams: Vec<StreamName>,
     /// By device, stream and start.
     pub rows: Vec<WindowRow>,
     /// The place to continue from, if the rows don't all fit.
-    pub next: Option<Place>,
+    pub next: Option<SiteWindowPlace>,
     /// How many shards were asked.
     pub shards: u16,
     /// The shards that did not answer in time.
@@ -229,7 +229,7 @@ pub struct WindowRow {
     pub sequences: Sequences,
 }
 
-impl Message for Question {
+impl Sealable for NodeQuestion {
     const DIRECTION: u8 = 4;
     const WHAT: &'static str = "question";
     const MAX_BYTES: usize = MAX_QUESTION_BYTES;
@@ -246,22 +246,22 @@ impl Message for Question {
         if a.from >= a.to || a.every_ms == Some(0) || !(1..=MAX_ROWS).contains(&a.limit) {
             return Err("times, width or limit that ask for nothing or too much");
         }
-        if !a.after.as_ref().is_none_or(Place::is_sound) {
+        if !a.after.as_ref().is_none_or(SiteWindowPlace::is_sound) {
             return Err("a place that can't be");
         }
         Ok(())
     }
 }
 
-impl Message for Answer {
+impl Sealable for GatewayAnswer {
     const DIRECTION: u8 = 5;
     const WHAT: &'static str = "answer";
     const MAX_BYTES: usize = MAX_ANSWER_BYTES;
 
     fn check(&self) -> Result<(), &'static str> {
-        let Outcome::Windows(w) = &self.outcome else { return Ok(()) };
+        let QuestionOutcome::Windows(w) = &self.outcome else { return Ok(()) };
         let named = |s: &StreamName| s.device.len() <= MAX_NAME_BYTES && s.stream.len() <= MAX_NAME_BYTES;
-        if !w.streams.iter().all(named) || !w.next.as_ref().is_none_or(Place::is_sound) {
+        if !w.streams.iter().all(named) || !w.next.as_ref().is_none_or(SiteWindowPlace::is_sound) {
             return Err("a name that is too long");
         }
         let in_time = |at: EpochMs| TIME_RANGE.contains(&at.0);
@@ -284,7 +284,7 @@ impl Message for Answer {
     }
 }
 
-impl Windows {
+impl SiteWindows {
     /// Puts windows, which come in order, into an answer, as many as fit.
     pub fn fill(all: impl IntoIterator<Item = SiteWindow>, most_bytes: usize) -> Self {
         let (mut windows, mut bytes) = (Self::default(), 0);
@@ -309,7 +309,7 @@ impl Windows {
             bytes += frame::encoded_bytes(&row) + if known { 0 } else { frame::encoded_bytes(&name) };
             if bytes > most_bytes || windows.rows.len() >= MAX_ROWS as usize {
                 let StreamName { device, stream } = name;
-                windows.next = Some(Place { device, stream, start: row.start });
+                windows.next = Some(SiteWindowPlace { device, stream, start: row.start });
                 return windows;
             }
             if !known {
@@ -381,8 +381,8 @@ mod tests {
     use crate::params::DEFAULT_LIMIT_ENTRIES;
     use crate::pattern::MAX_TEXT_BYTES;
 
-    fn question() -> Question {
-        Question {
+    fn question() -> NodeQuestion {
+        NodeQuestion {
             id: QuestionId(7),
             node: NodeId(9),
             start: 3,
@@ -396,7 +396,7 @@ mod tests {
                 to: EpochMs(10),
                 every_ms: None,
                 limit: 5,
-                after: Some(Place { device: "d".into(), stream: "s".into(), start: EpochMs(1) }),
+                after: Some(SiteWindowPlace { device: "d".into(), stream: "s".into(), start: EpochMs(1) }),
                 stale: true,
             }),
         }
@@ -419,22 +419,23 @@ mod tests {
         }
     }
 
-    fn answer() -> Answer {
-        let windows = Windows { shards: 2, missing: vec![ShardId(1)], ..Windows::fill([window(0)], 1_000) };
-        Answer { id: QuestionId(7), gateway: GatewayId(2), outcome: Outcome::Windows(windows) }
+    fn answer() -> GatewayAnswer {
+        let windows =
+            SiteWindows { shards: 2, missing: vec![ShardId(1)], ..SiteWindows::fill([window(0)], 1_000) };
+        GatewayAnswer { id: QuestionId(7), gateway: GatewayId(2), outcome: QuestionOutcome::Windows(windows) }
     }
 
     #[test]
     fn questions_and_answers_have_these_bytes() {
         let asked = [1, 7, 9, 3, 251, 0xe8, 3, 251, 0xf4, 1, 3, 0, 2, b'd', b'*', 1, 1, b't'];
         let rest = [0, 20, 0, 5, 1, 1, b'd', 1, b's', 2, 1];
-        assert_eq!(frame::encode(Question::VERSION, &question()), [&asked[..], &rest].concat());
-        let bytes = frame::encode(Answer::VERSION, &answer());
+        assert_eq!(frame::encode(NodeQuestion::VERSION, &question()), [&asked[..], &rest].concat());
+        let bytes = frame::encode(GatewayAnswer::VERSION, &answer());
         assert_eq!(bytes[..15], [1, 7, 2, 0, 1, 1, b'd', 1, b'a', 1, 0, 251, 0xe8, 3, 0]);
         assert_eq!(bytes[bytes.len() - 12..], [0, 1, 0, 8, 0, 0, 0, 2, 1, 1, 0, 0]);
-        let busy = Answer { outcome: Outcome::Busy, ..answer() };
-        assert_eq!(frame::encode(Answer::VERSION, &busy), [1, 7, 2, 1]);
-        assert_eq!(frame::decode::<Answer>("answer", 1, &bytes).unwrap(), answer());
+        let busy = GatewayAnswer { outcome: QuestionOutcome::Busy, ..answer() };
+        assert_eq!(frame::encode(GatewayAnswer::VERSION, &busy), [1, 7, 2, 1]);
+        assert_eq!(frame::decode::<GatewayAnswer>("answer", 1, &bytes).unwrap(), answer());
         assert_eq!((question().check(), answer().check(), busy.check()), (Ok(()), Ok(()), Ok(())));
     }
 
@@ -451,7 +452,7 @@ mod tests {
             (plain.from.0, plain.to.0, policy),
             (*TIME_RANGE.start(), TIME_RANGE.end() + 1, Policy::PowerOfTwo)
         );
-        let after = Place { device: "d".into(), stream: "s".into(), start: EpochMs(5) };
+        let after = SiteWindowPlace { device: "d".into(), stream: "s".into(), start: EpochMs(5) };
         let text = after.to_string();
         let full = [
             ("device", "d"),
@@ -500,7 +501,7 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_or_too_much_is_refused() {
-        type Spoil = fn(&mut Question, &mut SiteQuery);
+        type Spoil = fn(&mut NodeQuestion, &mut SiteQuery);
         let spoils: [Spoil; 10] = [
             |q, _| q.wait_ms = 0,
             |q, _| q.wait_ms = MAX_WAIT_MS + 1,
@@ -525,7 +526,8 @@ mod tests {
     #[test]
     fn the_largest_question_can_be_sealed() {
         let long = "x".repeat(MAX_NAME_BYTES);
-        let after = Some(Place { device: long.clone(), stream: long.clone(), start: EpochMs(i64::MIN) });
+        let after =
+            Some(SiteWindowPlace { device: long.clone(), stream: long.clone(), start: EpochMs(i64::MIN) });
         let about = SiteQuery {
             device: long.clone(),
             stream: Some(long),
@@ -536,7 +538,7 @@ mod tests {
             after,
             stale: true,
         };
-        let largest = Question {
+        let largest = NodeQuestion {
             id: QuestionId(u128::MAX),
             node: NodeId(u64::MAX),
             start: u64::MAX,
@@ -546,43 +548,43 @@ mod tests {
             about: About::Aggregates(about),
         };
         assert_eq!(largest.check(), Ok(()));
-        let bytes = frame::encode(Question::VERSION, &largest);
-        assert!(bytes.len() + SEAL_OVERHEAD_BYTES <= Question::MAX_BYTES);
+        let bytes = frame::encode(NodeQuestion::VERSION, &largest);
+        assert!(bytes.len() + SEAL_OVERHEAD_BYTES <= NodeQuestion::MAX_BYTES);
     }
 
     #[test]
     fn an_answer_takes_what_fits_and_says_where_to_go_on() {
         let all = || (0..20_000).map(|i| window(i * 1_000));
-        let few = Windows::fill(all(), 600);
+        let few = SiteWindows::fill(all(), 600);
         assert_eq!((few.streams.len(), few.rows[0].stream), (2, 0));
         assert!(few.rows.iter().skip(3).all(|r| r.stream == 1));
         let next = few.next.clone().unwrap();
         assert_eq!((next.stream.as_str(), next.start.0), ("b", few.rows.len() as i64 * 1_000));
-        assert_eq!(Place::parse(&next.to_string()), Some(next));
+        assert_eq!(SiteWindowPlace::parse(&next.to_string()), Some(next));
         let count = few.rows.len();
         assert!(few.into_windows().eq(all().take(count)), "what was put in comes out");
-        let most = Windows::fill(all(), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
+        let most = SiteWindows::fill(all(), MAX_ANSWER_BYTES - ANSWER_HEAD_BYTES);
         let long = "x".repeat(MAX_NAME_BYTES);
-        let windows = Windows {
-            next: Some(Place { device: long.clone(), stream: long, start: EpochMs(i64::MIN) }),
+        let windows = SiteWindows {
+            next: Some(SiteWindowPlace { device: long.clone(), stream: long, start: EpochMs(i64::MIN) }),
             shards: MAX_SHARDS as u16,
             missing: vec![ShardId(u16::MAX); MAX_SHARDS],
             ..most
         };
         assert!(windows.is_nothing());
-        let outcome = Outcome::Windows(windows);
-        let full = Answer { id: QuestionId(u128::MAX), gateway: GatewayId(u16::MAX), outcome };
+        let outcome = QuestionOutcome::Windows(windows);
+        let full = GatewayAnswer { id: QuestionId(u128::MAX), gateway: GatewayId(u16::MAX), outcome };
         assert_eq!(full.check(), Ok(()));
-        let bytes = frame::encode(Answer::VERSION, &full);
-        assert!(bytes.len() + SEAL_OVERHEAD_BYTES <= Answer::MAX_BYTES);
+        let bytes = frame::encode(GatewayAnswer::VERSION, &full);
+        assert!(bytes.len() + SEAL_OVERHEAD_BYTES <= GatewayAnswer::MAX_BYTES);
     }
 
     #[test]
     fn a_place_is_told_from_what_is_none() {
-        let odd = Place { device: "a.é/5".into(), stream: "7.b".into(), start: EpochMs(-5) };
-        assert_eq!(Place::parse(&odd.to_string()), Some(odd));
+        let odd = SiteWindowPlace { device: "a.é/5".into(), stream: "7.b".into(), start: EpochMs(-5) };
+        assert_eq!(SiteWindowPlace::parse(&odd.to_string()), Some(odd));
         for bad in ["", "1", "1.2", "1.3.ab", "x.1.ab", "1.1.é", "1.-1.ab"] {
-            assert_eq!(Place::parse(bad), None, "{bad}");
+            assert_eq!(SiteWindowPlace::parse(bad), None, "{bad}");
         }
     }
 }

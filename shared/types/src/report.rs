@@ -10,7 +10,7 @@
 //! gateway, until that gateway's next report arrives. The stamp `at` reveals it: it lags as far behind as the report is old.
 
 use crate::ids::{GatewayId, ShardId, SiteId};
-use crate::sealed::Message;
+use crate::sealed::Sealable;
 use crate::time::EpochMs;
 use crate::uplink::split_topic;
 use bincode::{Decode, Encode};
@@ -38,7 +38,7 @@ pub const MAX_TEXT_BYTES: usize = 400;
 
 /// A gateway of the site, as its settings name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub struct Member {
+pub struct ReportedMember {
     pub gateway: GatewayId,
     /// How much it takes in relation to the others.
     pub weight: u32,
@@ -89,7 +89,7 @@ pub struct Report {
     pub release: String,
     /// Why it can't do its work, if it can't.
     pub trouble: Option<String>,
-    pub members: Vec<Member>,
+    pub members: Vec<ReportedMember>,
     /// The number of shards.
     pub shards: u16,
     /// Who keeps which shard: for one shard after the other the same number of places in `members`, the preferred leader's
@@ -107,7 +107,7 @@ pub struct Report {
     pub skipped: Vec<SkippedField>,
 }
 
-impl Message for Report {
+impl Sealable for Report {
     const DIRECTION: u8 = 3;
     const WHAT: &'static str = "report";
 
@@ -187,7 +187,7 @@ mod tests {
     use crate::frame;
 
     fn report() -> Report {
-        let member = |n| Member { gateway: GatewayId(n), weight: 1 };
+        let member = |n| ReportedMember { gateway: GatewayId(n), weight: 1 };
         let led =
             Led { shard: ShardId(1), cursor: 3, last: 5, outbox_bytes: 9, waiting_parts: 2, waiting_ms: 7 };
         Report {

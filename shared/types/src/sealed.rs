@@ -17,7 +17,7 @@ pub const SEAL_OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 pub const MAX_SEALED_BYTES: usize = MAX_BATCH_BYTES + 64 + SEAL_OVERHEAD_BYTES;
 
 /// What can be sealed, each kind under keys of its own direction: [`Up`] 1, [`Down`] 2, reports 3, questions 4, answers 5.
-pub trait Message: Encode + Decode<()> {
+pub trait Sealable: Encode + Decode<()> {
     /// The direction's byte in the frame.
     const DIRECTION: u8;
     /// The message's name in errors.
@@ -36,13 +36,13 @@ pub trait Message: Encode + Decode<()> {
     }
 }
 
-impl Message for Up {
+impl Sealable for Up {
     const DIRECTION: u8 = 1;
     const WHAT: &'static str = "uplink message";
     const VERSION: u8 = 2;
 }
 
-impl Message for Down {
+impl Sealable for Down {
     const DIRECTION: u8 = 2;
     const WHAT: &'static str = "confirmation";
     const VERSION: u8 = 2;

@@ -93,13 +93,13 @@ pub struct Metric {
     /// It has no value now.
     #[prost(bool, optional, tag = "7")]
     pub is_null: Option<bool>,
-    #[prost(oneof = "Value", tags = "10, 11, 12, 13, 14, 15, 16")]
-    pub value: Option<Value>,
+    #[prost(oneof = "MetricValue", tags = "10, 11, 12, 13, 14, 15, 16")]
+    pub value: Option<MetricValue>,
 }
 
 /// A metric's value. Signed integers are in two's complement of 32 or 64 bits.
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum Value {
+pub enum MetricValue {
     /// Integers of up to 32 bits.
     #[prost(uint32, tag = "10")]
     Int(u32),
@@ -158,7 +158,7 @@ impl Payload {
             name: Some(REBIRTH_METRIC.into()),
             timestamp: Some(now_ms),
             datatype: Some(data_type::BOOLEAN),
-            value: Some(Value::Boolean(true)),
+            value: Some(MetricValue::Boolean(true)),
             ..Metric::default()
         };
         Self { timestamp: Some(now_ms), metrics: vec![metric], ..Self::default() }
@@ -209,7 +209,7 @@ mod tests {
             alias: Some(7),
             timestamp: Some(1_764_000_000_000),
             datatype: Some(data_type::FLOAT),
-            value: Some(Value::Float(21.5)),
+            value: Some(MetricValue::Float(21.5)),
             ..Metric::default()
         };
         Payload { timestamp: Some(1), metrics: vec![metric], seq: Some(3), ..Payload::default() }
@@ -252,6 +252,6 @@ mod tests {
     fn a_rebirth_command_reads_back() {
         let read = Payload::read(&Payload::rebirth(5).write(), 1).unwrap();
         assert_eq!(read.metrics[0].name.as_deref(), Some("Node Control/Rebirth"));
-        assert_eq!(read.metrics[0].value, Some(Value::Boolean(true)));
+        assert_eq!(read.metrics[0].value, Some(MetricValue::Boolean(true)));
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{ShardId, SiteId};
 use selvedge_types::sequences::{SequenceSpan, Sequences};
-use selvedge_types::sparkplug::{Metric, Payload, Value};
+use selvedge_types::sparkplug::{Metric, MetricValue, Payload};
 use selvedge_types::time::{EpochMs, TIME_RANGE};
 use selvedge_types::topic::{Filter, check_name};
 use selvedge_types::uplink::{Batch, Part, StreamName, ack_topic, parse_topic, up_topic};
@@ -69,13 +69,13 @@ fn site() -> impl Strategy<Value = SiteId> {
 
 fn metric() -> impl Strategy<Value = Metric> {
     let value = prop_oneof![
-        any::<u32>().prop_map(Value::Int),
-        any::<u64>().prop_map(Value::Long),
-        (-1e30f32..1e30).prop_map(Value::Float),
-        (-1e300..1e300).prop_map(Value::Double),
-        any::<bool>().prop_map(Value::Boolean),
-        ".{0,20}".prop_map(Value::Text),
-        prop::collection::vec(any::<u8>(), 0..20).prop_map(Value::Bytes),
+        any::<u32>().prop_map(MetricValue::Int),
+        any::<u64>().prop_map(MetricValue::Long),
+        (-1e30f32..1e30).prop_map(MetricValue::Float),
+        (-1e300..1e300).prop_map(MetricValue::Double),
+        any::<bool>().prop_map(MetricValue::Boolean),
+        ".{0,20}".prop_map(MetricValue::Text),
+        prop::collection::vec(any::<u8>(), 0..20).prop_map(MetricValue::Bytes),
     ];
     let (name, number) = (prop::option::of(".{0,20}"), || prop::option::of(any::<u64>()));
     (name, number(), number(), any::<Option<u32>>(), any::<[Option<bool>; 3]>(), prop::option::of(value))

@@ -13,7 +13,7 @@
 //! edge nodes whose last birth, or last request for one, is the oldest.
 
 use super::{DecodeError, PublishPlace, Rebirth, check_name};
-use selvedge_types::sparkplug::{Metric, Payload, Value};
+use selvedge_types::sparkplug::{Metric, MetricValue, Payload};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -263,8 +263,8 @@ impl Birth {
 fn bd_seq(payload: &Payload) -> Option<u64> {
     let metric = payload.metrics.iter().find(|m| m.name.as_deref() == Some(BD_SEQ))?;
     match metric.value {
-        Some(Value::Long(n)) => Some(n),
-        Some(Value::Int(n)) => Some(n.into()),
+        Some(MetricValue::Long(n)) => Some(n),
+        Some(MetricValue::Int(n)) => Some(n.into()),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@
 //! header, so the decoder looks at the bytes themselves.
 
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
-use selvedge_types::sparkplug::{Payload, Value};
+use selvedge_types::sparkplug::{MetricValue, Payload};
 use std::io::Read;
 
 /// The uuid that marks a compressed payload.
@@ -31,7 +31,7 @@ pub(super) fn is_compressed(payload: &Payload) -> bool {
 pub(super) fn inflate(payload: &Payload) -> Result<Vec<u8>, InflateError> {
     let wrong = |what: &str| Err(InflateError::Unreadable(what.into()));
     let algorithm = payload.metrics.iter().find(|m| m.name.as_deref() == Some("algorithm"));
-    if let Some(Value::Text(name)) = algorithm.and_then(|m| m.value.as_ref())
+    if let Some(MetricValue::Text(name)) = algorithm.and_then(|m| m.value.as_ref())
         && !["GZIP", "DEFLATE"].iter().any(|known| known.eq_ignore_ascii_case(name))
     {
         return wrong("its compression is neither GZIP nor DEFLATE");

@@ -29,7 +29,7 @@ use super::{
     DecodeError, DecodedReading, Found, MAX_READINGS_PER_PAYLOAD, PublishPlace, SkipReason, Skipped,
     check_name,
 };
-use selvedge_types::sparkplug::{Payload, SparkplugError, Value, data_type};
+use selvedge_types::sparkplug::{MetricValue, Payload, SparkplugError, data_type};
 use selvedge_types::time::EpochMs;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -225,7 +225,7 @@ fn without_value(datatype: u32) -> SkipReason {
 
 /// The value of a metric if it is a finite number. Edge nodes differ in how far they extend the sign of short
 /// integers, so bits beyond the type are ignored.
-fn number(value: &Value, datatype: u32) -> Result<f64, SkipReason> {
+fn number(value: &MetricValue, datatype: u32) -> Result<f64, SkipReason> {
     use data_type as t;
     let other = || match datatype {
         0 => SkipReason::UnknownType,
@@ -233,7 +233,7 @@ fn number(value: &Value, datatype: u32) -> Result<f64, SkipReason> {
         _ => SkipReason::Structure,
     };
     let number = match *value {
-        Value::Int(v) => match datatype {
+        MetricValue::Int(v) => match datatype {
             t::INT8 => f64::from(v as u8 as i8),
             t::INT16 => f64::from(v as u16 as i16),
             t::INT32 | t::INT64 => f64::from(v as i32),
@@ -243,7 +243,7 @@ fn number(value: &Value, datatype: u32) -> Result<f64, SkipReason> {
             t::BOOLEAN => f64::from(v != 0),
             _ => return Err(other()),
         },
-        Value::Long(v) => match datatype {
+        MetricValue::Long(v) => match datatype {
             t::INT8 => f64::from(v as u8 as i8),
             t::INT16 => f64::from(v as u16 as i16),
             t::INT32 => f64::from(v as u32 as i32),
@@ -255,11 +255,11 @@ fn number(value: &Value, datatype: u32) -> Result<f64, SkipReason> {
             t::BOOLEAN => f64::from(v != 0),
             _ => return Err(other()),
         },
-        Value::Float(v) => f64::from(v),
-        Value::Double(v) => v,
-        Value::Boolean(v) => f64::from(v),
-        Value::Text(_) => return Err(SkipReason::Text),
-        Value::Bytes(_) => return Err(SkipReason::Bytes),
+        MetricValue::Float(v) => f64::from(v),
+        MetricValue::Double(v) => v,
+        MetricValue::Boolean(v) => f64::from(v),
+        MetricValue::Text(_) => return Err(SkipReason::Text),
+        MetricValue::Bytes(_) => return Err(SkipReason::Bytes),
     };
     if number.is_finite() { Ok(number) } else { Err(SkipReason::NotFinite) }
 }

@@ -20,7 +20,7 @@ use super::counting::Counting;
 use super::query::{Page, Query};
 use super::scan::{Addend, MAX_SCAN_STREAMS, Of, Scan, width_of};
 use selvedge_types::pattern::Pattern;
-use selvedge_types::question::Place;
+use selvedge_types::question::SiteWindowPlace;
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -50,7 +50,7 @@ impl Gathering {
         let (device, stream) = (Pattern::read(query.device), query.stream.map(Pattern::read));
         let after = page.after.as_ref().filter(|after| after.device.as_str() >= device.prefix());
         let (from_device, from_stream) = match after {
-            Some(Place { device, stream, .. }) => {
+            Some(SiteWindowPlace { device, stream, .. }) => {
                 (Bound::Included(device.as_str().into()), Bound::Included(stream.as_str().into()))
             }
             None => (Bound::Included(device.prefix().into()), Bound::Unbounded),
@@ -150,7 +150,7 @@ impl Gathering {
         let (device, stream) = names.of(id);
         if self.scan.streams.len() >= MAX_SCAN_STREAMS {
             let (device, stream) = (device.to_string(), stream.to_string());
-            self.scan.end_before(Place { device, stream, start: EpochMs(i64::MIN) });
+            self.scan.end_before(SiteWindowPlace { device, stream, start: EpochMs(i64::MIN) });
             return false;
         }
         let place = self.scan.streams.len();

@@ -9,7 +9,7 @@ use super::counting::Counting;
 use super::judged::Reason;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::encoded_bytes;
-use selvedge_types::question::Place;
+use selvedge_types::question::SiteWindowPlace;
 use selvedge_types::time::EpochMs;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub struct StreamInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Page {
     /// The first row of the page; `None` starts with the first row of all.
-    pub after: Option<Place>,
+    pub after: Option<SiteWindowPlace>,
     /// The most rows, up to [`MAX_ANSWER_ENTRIES`].
     pub limit: u32,
     /// The most bytes of encoded rows, up to [`MAX_ANSWER_BYTES`].

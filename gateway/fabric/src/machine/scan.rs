@@ -24,7 +24,7 @@ use super::rules::StreamClass;
 use bincode::{Decode, Encode};
 use selvedge_types::aggregate::Aggregate;
 use selvedge_types::frame::encoded_bytes;
-use selvedge_types::question::Place;
+use selvedge_types::question::SiteWindowPlace;
 use selvedge_types::sequences::Sequences;
 use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -86,7 +86,7 @@ pub struct Scan {
     from: EpochMs,
     to: EpochMs,
     pub(super) every_ms: Option<u32>,
-    after: Option<Place>,
+    after: Option<SiteWindowPlace>,
     most_rows: usize,
     most_bytes: usize,
     /// In the order of device and stream.
@@ -94,7 +94,7 @@ pub struct Scan {
     /// By (index in `streams`, start).
     rows: BTreeMap<(usize, EpochMs), Row>,
     bytes: usize,
-    next: Option<Place>,
+    next: Option<SiteWindowPlace>,
     wanted: BTreeMap<u64, BatchRecord>,
     since: Option<EpochMs>,
     lacking: u32,
@@ -106,7 +106,7 @@ pub struct Scanned {
     /// In the order of device, stream and start.
     pub windows: Vec<SiteWindow>,
     /// The first row of the next page; `None` if this is the last page.
-    pub next: Option<Place>,
+    pub next: Option<SiteWindowPlace>,
     /// Batches cut up to this time were not read, because the shard no longer keeps them or the query asked
     /// for too much. `None` if nothing is left out.
     pub since: Option<EpochMs>,
@@ -278,11 +278,11 @@ impl Scan {
             self.bytes -= row.bytes;
             let of = &self.streams[place];
             let (device, stream) = (of.device.to_string(), of.stream.to_string());
-            self.end_before(Place { device, stream, start });
+            self.end_before(SiteWindowPlace { device, stream, start });
         }
     }
 
-    pub(super) fn end_before(&mut self, next: Place) {
+    pub(super) fn end_before(&mut self, next: SiteWindowPlace) {
         self.next = Some(self.next.take().map_or(next.clone(), |known| known.min(next)));
     }
 }

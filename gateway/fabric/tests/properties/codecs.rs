@@ -18,7 +18,7 @@ use selvedge_fabric::peer::{
 use selvedge_paxos::{Ballot, Message};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{GatewayId, ShardId};
-use selvedge_types::question::Place;
+use selvedge_types::question::SiteWindowPlace;
 use selvedge_types::sequences::Sequences;
 use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -211,8 +211,9 @@ fn view() -> impl Strategy<Value = SiteWindow> {
 
 fn message() -> impl Strategy<Value = PeerMessage> {
     let shard = || any::<u16>().prop_map(ShardId);
-    let place =
-        || (text(), text(), time()).prop_map(|(device, stream, start)| Place { device, stream, start });
+    let place = || {
+        (text(), text(), time()).prop_map(|(device, stream, start)| SiteWindowPlace { device, stream, start })
+    };
     let page =
         (of(place()), any::<(u32, u32)>()).prop_map(|(after, (limit, bytes))| Page { after, limit, bytes });
     let query = (text(), of(text()), time(), time(), any::<(Option<u32>, bool, u32)>(), page).prop_map(
