@@ -2,7 +2,7 @@
 //! in words what is wrong; nothing named like a secret is in it.
 
 use crate::source::Source;
-use selvedge_config::ConfigError;
+use selvedge_config::SettingsLoadError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Write;
@@ -69,7 +69,7 @@ where
     }
 }
 
-fn check_error(e: &ConfigError) {
+fn check_error(e: &SettingsLoadError) {
     let said = e.to_string();
     assert!(said.len() <= MAX_SAID_BYTES, "{} bytes: {said:.400}", said.len());
 }

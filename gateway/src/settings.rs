@@ -1,6 +1,6 @@
 //! A gateway's settings: those of its site, on which all gateways must agree, and its own.
 
-use selvedge_config::ConfigError;
+use selvedge_config::SettingsLoadError;
 use selvedge_fabric::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
 use selvedge_fabric::machine::{BadRule, CountingRules};
 use selvedge_fabric::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
@@ -244,7 +244,7 @@ impl Default for LogSettings {
 pub enum SettingsError {
     /// A key is unknown, or its value does not parse.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] SettingsLoadError),
     /// The name of the site is not valid.
     #[error("site.name: {0}")]
     Name(#[from] BadSiteName),

@@ -9,7 +9,7 @@ pub use selvedge_guard::access::TokenSettings;
 use crate::lake;
 use crate::lake::schedule::LakeSettings;
 use crate::store::{Database, Postgres};
-use selvedge_config::ConfigError;
+use selvedge_config::SettingsLoadError;
 use selvedge_guard::access::Access;
 use selvedge_guard::private::read_secret;
 use selvedge_mqtt::broker::Credentials;
@@ -167,7 +167,7 @@ impl Default for NodeSettings {
 pub enum SettingsError {
     /// The settings don't load.
     #[error(transparent)]
-    Load(#[from] ConfigError),
+    Load(#[from] SettingsLoadError),
     /// A setting has a value that can't be used.
     #[error("the setting `{key}`: {why}")]
     Wrong {

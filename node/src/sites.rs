@@ -7,7 +7,7 @@ use crate::broker::{Carrier, Embedded, Outlet};
 use crate::settings::ServedSite;
 use crate::stats::Stats;
 use crate::uplink::drive;
-use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker};
+use selvedge_broker_client::{BrokerAddress, Hearer, HearerEvent, Speaker};
 use selvedge_node_core::questions::{Answered, Ask, Effect, MAX_QUESTIONS, Questions, Unanswered};
 use selvedge_node_core::sites::Sites;
 use selvedge_seal::{Opener, SealError, Sealer};
@@ -258,9 +258,9 @@ impl Ear {
             Hearer::new(broker.clone(), "-reports", self.sites.iter().flat_map(filters).collect());
         loop {
             match hearer.next().await {
-                Heard::Subscribed => {}
-                Heard::Message { topic, payload } => self.take(&topic, &payload),
-                Heard::Lost(why) => {
+                HearerEvent::Subscribed => {}
+                HearerEvent::Message { topic, payload } => self.take(&topic, &payload),
+                HearerEvent::Lost(why) => {
                     if let Some(left_out) = self.stats.log_due("no_reports", Instant::now()) {
                         tracing::warn!(%why, "no reports of sites come; trying on{left_out}");
                     }

@@ -6,7 +6,7 @@ use crate::apply::Confirmations;
 use crate::broker::{Carrier, Embedded, Outlet};
 use crate::settings::ServedSite;
 use crate::stats::Stats;
-use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Speaking, Spoken};
+use selvedge_broker_client::{BrokerAddress, Hearer, HearerEvent, Speaker, Speaking, Spoken};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::Settled;
 use selvedge_node_core::verify::Verifier;
@@ -71,15 +71,15 @@ impl Subscriber {
         let mut hearer = Hearer::new(broker.clone(), "", filters);
         loop {
             match hearer.next().await {
-                Heard::Subscribed => {
+                HearerEvent::Subscribed => {
                     if let Some(left_out) = self.stats.log_due("connected", Instant::now()) {
                         tracing::info!("hearing {} sites{left_out}", self.sites.len());
                     }
                     self.stats.set_subscribed(true);
                 }
-                Heard::Message { topic, payload } => self.take(&topic, &payload).await,
-                Heard::Lost(_) if *stopped.borrow() => return,
-                Heard::Lost(why) => {
+                HearerEvent::Message { topic, payload } => self.take(&topic, &payload).await,
+                HearerEvent::Lost(_) if *stopped.borrow() => return,
+                HearerEvent::Lost(why) => {
                     self.stats.set_subscribed(false);
                     metrics::counter!("selvedge_node_disconnects_total").increment(1);
                     if let Some(left_out) = self.stats.log_due("disconnected", Instant::now()) {

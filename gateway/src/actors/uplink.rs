@@ -10,7 +10,7 @@ use crate::actors::messages::uplink::{GetLoad, GetState, Loaded, SendReport, Sha
 use crate::actors::pulse;
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
-use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Speaking, Spoken};
+use selvedge_broker_client::{BrokerAddress, Hearer, HearerEvent, Speaker, Speaking, Spoken};
 use selvedge_fabric::node_questions::{NodeQuestions, QuestionVerdict};
 use selvedge_fabric::shard::{ShardEvent, UplinkView};
 use selvedge_fabric::site_questions::SiteAnswer;
@@ -341,9 +341,9 @@ async fn say(to: &Addr<UplinkActor>, said: FromBroker) {
 async fn listen(mut hearer: Hearer, to: Addr<UplinkActor>) {
     loop {
         let said = match hearer.next().await {
-            Heard::Subscribed => FromBroker::Subscribed(Ok(())),
-            Heard::Message { topic, payload } => FromBroker::Said { topic, payload },
-            Heard::Lost(why) => FromBroker::Subscribed(Err(why)),
+            HearerEvent::Subscribed => FromBroker::Subscribed(Ok(())),
+            HearerEvent::Message { topic, payload } => FromBroker::Said { topic, payload },
+            HearerEvent::Lost(why) => FromBroker::Subscribed(Err(why)),
         };
         say(&to, said).await;
     }

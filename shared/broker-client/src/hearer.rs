@@ -6,7 +6,7 @@ use rumqttc::{Event, Packet, QoS, SubscribeFilter, SubscribeReasonCode};
 
 /// What comes from the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum HearerEvent {
     /// The broker has taken all subscriptions: what is published from now on is heard.
     Subscribed,
     /// A publish to one of the filters.
@@ -28,7 +28,7 @@ impl Hearer {
     }
 
     /// The next thing that happens. Not called, it hears nothing, and TCP presses the broker back.
-    pub async fn next(&mut self) -> Heard {
+    pub async fn next(&mut self) -> HearerEvent {
         loop {
             match self.driven.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
@@ -37,7 +37,7 @@ impl Hearer {
                         filters.map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
                     // Not awaited: the queue of a new client is empty, and only this task could make room in it.
                     if let Err(error) = self.driven.client.try_subscribe_many(filters) {
-                        return Heard::Lost(self.driven.fail(error.to_string()));
+                        return HearerEvent::Lost(self.driven.fail(error.to_string()));
                     }
                 }
                 Ok(Event::Incoming(Packet::SubAck(ack))) => {
@@ -45,18 +45,18 @@ impl Hearer {
                     let refused =
                         codes.zip(&self.filters).find(|(code, _)| **code == SubscribeReasonCode::Failure);
                     return match refused {
-                        None => Heard::Subscribed,
+                        None => HearerEvent::Subscribed,
                         Some((_, filter)) => {
                             let why = format!("the broker refuses the subscription to {filter}");
-                            Heard::Lost(self.driven.fail(why))
+                            HearerEvent::Lost(self.driven.fail(why))
                         }
                     };
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => {
-                    return Heard::Message { topic: publish.topic, payload: publish.payload };
+                    return HearerEvent::Message { topic: publish.topic, payload: publish.payload };
                 }
                 Ok(_) => {}
-                Err(why) => return Heard::Lost(why),
+                Err(why) => return HearerEvent::Lost(why),
             }
         }
     }

@@ -14,7 +14,7 @@
 mod hearer;
 mod speaker;
 
-pub use hearer::{Heard, Hearer};
+pub use hearer::{Hearer, HearerEvent};
 pub use speaker::{Speaker, Speaking, Spoken};
 
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions};

@@ -1,6 +1,6 @@
 //! A pair of clients at a real listener: what one says the other hears, over one connection after the other.
 
-use selvedge_broker_client::{BrokerAddress, Heard, Hearer, Speaker, Spoken};
+use selvedge_broker_client::{BrokerAddress, Hearer, HearerEvent, Speaker, Spoken};
 use selvedge_mqtt::broker::Credentials;
 use selvedge_mqtt::{Broker, Limits, Listener, ListenerConfig};
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ impl Running {
 }
 
 async fn connected(hearer: &mut Hearer, speaker: &mut selvedge_broker_client::Speaking) {
-    while hearer.next().await != Heard::Subscribed {}
+    while hearer.next().await != HearerEvent::Subscribed {}
     while speaker.next().await != Spoken::Connected {}
 }
 
@@ -55,7 +55,7 @@ async fn what_one_says_the_other_hears_also_after_the_broker_was_away() {
     let mut hearer = Hearer::new(address(at, PASSWORD), "-ears", vec!["a/+".into(), "b".into()]);
     let (speaker, mut speaking) = Speaker::new(address(at, PASSWORD), "-mouth");
     connected(&mut hearer, &mut speaking).await;
-    let message = |topic: &str, payload: &'static [u8]| Heard::Message {
+    let message = |topic: &str, payload: &'static [u8]| HearerEvent::Message {
         topic: topic.to_string(),
         payload: payload.into(),
     };
@@ -72,7 +72,7 @@ async fn what_one_says_the_other_hears_also_after_the_broker_was_away() {
         }
     }
     running.stop().await;
-    assert!(matches!(hearer.next().await, Heard::Lost(_)));
+    assert!(matches!(hearer.next().await, HearerEvent::Lost(_)));
     assert!(matches!(speaking.next().await, Spoken::Lost(_)));
     let running = Running::on(at.port()).await;
     connected(&mut hearer, &mut speaking).await;
@@ -89,7 +89,7 @@ async fn wrong_credentials_are_said_and_never_shown() {
     let running = Running::on(0).await;
     let wrong = address(running.at, "a-wrong-one");
     assert!(!format!("{wrong:?} {wrong}").contains("a-wrong-one"));
-    let Heard::Lost(why) = Hearer::new(wrong.clone(), "", vec!["a".into()]).next().await else {
+    let HearerEvent::Lost(why) = Hearer::new(wrong.clone(), "", vec!["a".into()]).next().await else {
         panic!("it was let in")
     };
     assert!(why.contains("BadUserNamePassword") && !why.contains("a-wrong-one"), "{why}");

@@ -29,7 +29,7 @@ const MAX_SHOWN_CHARS: usize = 60;
 
 /// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     File(PathBuf),
     Variable(String),
     CommandLine,
@@ -37,7 +37,7 @@ pub enum Origin {
     Defaults,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "in {}", path.display()),
@@ -50,7 +50,7 @@ impl fmt::Display for Origin {
 
 /// An error in the settings, worded for the person who wrote them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum SettingsLoadError {
     /// The file can't be read, or is no TOML.
     #[error("the settings file {}: {why}", path.display())]
     File {
@@ -63,7 +63,7 @@ pub enum ConfigError {
     UnknownKey {
         key: String,
         /// The source of the value.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The key that was probably meant.
         nearest: Option<String>,
         /// The keys that exist in its place.
@@ -74,7 +74,7 @@ pub enum ConfigError {
     WrongType {
         key: String,
         /// The source of the value.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The value, cut short; not shown for secrets.
         found: String,
         /// What would be right.
@@ -85,7 +85,7 @@ pub enum ConfigError {
     Missing {
         key: String,
         /// The source of the table that lacks it.
-        origin: Origin,
+        origin: SettingOrigin,
     },
     /// A secret where others can read it.
     #[error("the setting `{key}` is a secret, which does not belong {place}: {instead}")]
@@ -101,7 +101,7 @@ pub enum ConfigError {
     Invalid {
         key: String,
         /// The source of the value.
-        origin: Origin,
+        origin: SettingOrigin,
         /// What is wrong with it.
         why: String,
     },
@@ -157,8 +157,12 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
 /// (dotted key, value) from the command line.
 ///
 /// # Errors
-/// The first thing that is wrong, as a [`ConfigError`].
-pub fn load<T>(file: Option<&Path>, prefix: &str, overrides: &[(String, String)]) -> Result<T, ConfigError>
+/// The first thing that is wrong, as a [`SettingsLoadError`].
+pub fn load<T>(
+    file: Option<&Path>,
+    prefix: &str,
+    overrides: &[(String, String)],
+) -> Result<T, SettingsLoadError>
 where
     T: DeserializeOwned + Serialize + Default,
 {
@@ -181,7 +185,7 @@ pub fn load_from<T>(
     prefix: &str,
     variables: impl IntoIterator<Item = (String, String)>,
     overrides: &[(String, String)],
-) -> Result<T, ConfigError>
+) -> Result<T, SettingsLoadError>
 where
     T: DeserializeOwned + Serialize + Default,
 {
@@ -198,10 +202,10 @@ where
     variables.sort();
     for (name, text) in variables {
         let key = name.get(prefix.len()..).unwrap_or_default().to_lowercase().replace("__", ".");
-        layers.add_text(&key, &text, Origin::Variable(name))?;
+        layers.add_text(&key, &text, SettingOrigin::Variable(name))?;
     }
     for (key, text) in overrides {
-        layers.add_text(key, text, Origin::CommandLine)?;
+        layers.add_text(key, text, SettingOrigin::CommandLine)?;
     }
     let mut builder = Config::builder().add_source(Layer(table_of(&shape)));
     for (_, _, layer) in &layers.all {
@@ -257,26 +261,26 @@ impl Source for Layer {
 
 /// What was given so far: (key it sets, empty for a whole file; where it is from; the values).
 struct Layers<'a> {
-    all: Vec<(String, Origin, Layer)>,
+    all: Vec<(String, SettingOrigin, Layer)>,
     shape: &'a Shape,
 }
 
 impl Layers<'_> {
-    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let failed = |why: String| ConfigError::File { path: path.to_owned(), why };
+    fn add_file(&mut self, path: &Path) -> Result<(), SettingsLoadError> {
+        let failed = |why: String| SettingsLoadError::File { path: path.to_owned(), why };
         let size = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
         if size > MAX_FILE_BYTES {
             return Err(failed(format!("it has {size} bytes, the most is {MAX_FILE_BYTES}")));
         }
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
         let values = parse_toml(&text).map_err(failed)?;
-        let origin = Origin::File(path.to_owned());
+        let origin = SettingOrigin::File(path.to_owned());
         check_table(&values, self.shape, "", &origin)?;
         self.all.push((String::new(), origin, Layer(values)));
         Ok(())
     }
 
-    fn add_text(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), ConfigError> {
+    fn add_text(&mut self, key: &str, text: &str, origin: SettingOrigin) -> Result<(), SettingsLoadError> {
         let shape = shape_at(key, self.shape, &origin)?;
         let looks_structured = text.starts_with(['[', '{']);
         let value = match shape {
@@ -304,8 +308,8 @@ impl Layers<'_> {
     }
 
     /// Where the value of `key`, or the table around it, was last set.
-    fn origin(&self, key: &str) -> Origin {
-        let sets = |(set, _, layer): &&(String, Origin, Layer)| {
+    fn origin(&self, key: &str) -> SettingOrigin {
+        let sets = |(set, _, layer): &&(String, SettingOrigin, Layer)| {
             if !set.is_empty() {
                 return key == set
                     || (key.starts_with(set.as_str()) && key[set.len()..].starts_with(['.', '[']))
@@ -315,7 +319,7 @@ impl Layers<'_> {
             layer.0.contains_key(first)
         };
         let found = self.all.iter().rev().find(sets).or(self.all.last().filter(|_| key.is_empty()));
-        found.map_or(Origin::Defaults, |(_, origin, _)| origin.clone())
+        found.map_or(SettingOrigin::Defaults, |(_, origin, _)| origin.clone())
     }
 
     /// `built`: all layers as one, and the values that there are if one was given that there is not.
@@ -324,7 +328,7 @@ impl Layers<'_> {
         error: config::ConfigError,
         within: String,
         built: Option<(&Config, Option<String>)>,
-    ) -> ConfigError {
+    ) -> SettingsLoadError {
         use config::ConfigError as E;
         match error {
             E::At { error, key, .. } => self.explain(*error, key.map_or(within, |k| dotted(&k)), built),
@@ -338,7 +342,7 @@ impl Layers<'_> {
             E::NotFound(key) => {
                 let key = dotted(&key);
                 let origin = self.origin(key.rsplit_once('.').map_or("", |(table, _)| table));
-                ConfigError::Missing { key, origin }
+                SettingsLoadError::Missing { key, origin }
             }
             other => {
                 let why = other.to_string();
@@ -351,7 +355,7 @@ impl Layers<'_> {
                         unknown(&key, quoted.collect(), origin)
                     }
                     None if is_secret(&within) && !why.starts_with("a site secret") => {
-                        ConfigError::Invalid { key: within, origin, why: "it is not valid".into() }
+                        SettingsLoadError::Invalid { key: within, origin, why: "it is not valid".into() }
                     }
                     None => {
                         let (config, known) = built.unzip();
@@ -369,9 +373,9 @@ impl Layers<'_> {
                         match expected.zip(found) {
                             Some((expected, found)) => {
                                 let found = show(&within, &format!("{found:?}"));
-                                ConfigError::WrongType { key: within, origin, found, expected }
+                                SettingsLoadError::WrongType { key: within, origin, found, expected }
                             }
-                            None => ConfigError::Invalid { key: within, origin, why },
+                            None => SettingsLoadError::Invalid { key: within, origin, why },
                         }
                     }
                 }
@@ -386,7 +390,7 @@ struct WrongTypeParts {
 }
 
 impl WrongTypeParts {
-    fn at(self, key: String, origin: Origin) -> ConfigError {
+    fn at(self, key: String, origin: SettingOrigin) -> SettingsLoadError {
         let expected = match self.expected {
             "an unsigned 8 bit integer" => "a whole number from 0 to 255",
             "an unsigned 16 bit integer" => "a whole number from 0 to 65535",
@@ -395,7 +399,7 @@ impl WrongTypeParts {
             "an integer" => "a whole number",
             other => other,
         };
-        ConfigError::WrongType { key, origin, found: self.found, expected: expected.to_string() }
+        SettingsLoadError::WrongType { key, origin, found: self.found, expected: expected.to_string() }
     }
 }
 
@@ -425,7 +429,7 @@ fn parse_toml(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 /// The default at a dotted key; null where the defaults say nothing of it.
-fn shape_at<'a>(key: &str, shape: &'a Shape, origin: &Origin) -> Result<&'a Shape, ConfigError> {
+fn shape_at<'a>(key: &str, shape: &'a Shape, origin: &SettingOrigin) -> Result<&'a Shape, SettingsLoadError> {
     let mut at = shape;
     let mut path = String::new();
     for part in key.split('.') {
@@ -444,8 +448,8 @@ fn check_table(
     table: &Map<String, Value>,
     shape: &Shape,
     path: &str,
-    origin: &Origin,
-) -> Result<(), ConfigError> {
+    origin: &SettingOrigin,
+) -> Result<(), SettingsLoadError> {
     let mut keys: Vec<_> = table.iter().collect();
     keys.sort_by_key(|(name, _)| name.as_str());
     for (name, value) in keys {
@@ -455,14 +459,14 @@ fn check_table(
 }
 
 /// Puts the table's path before the key of an error about one of its fields.
-fn within(error: ConfigError, path: &str) -> ConfigError {
+fn within(error: SettingsLoadError, path: &str) -> SettingsLoadError {
     match error {
-        ConfigError::UnknownKey { key, origin, known, .. } => unknown(&join(path, &key), known, origin),
+        SettingsLoadError::UnknownKey { key, origin, known, .. } => unknown(&join(path, &key), known, origin),
         other => other,
     }
 }
 
-fn check(value: &Value, shape: &Shape, path: &str, origin: &Origin) -> Result<(), ConfigError> {
+fn check(value: &Value, shape: &Shape, path: &str, origin: &SettingOrigin) -> Result<(), SettingsLoadError> {
     let (sound, expected) = match (shape, &value.kind) {
         (Shape::Object(_), ValueKind::Table(table)) => return check_table(table, shape, path, origin),
         (Shape::Object(_), _) => (false, "a table"),
@@ -484,7 +488,7 @@ fn check(value: &Value, shape: &Shape, path: &str, origin: &Origin) -> Result<()
         ValueKind::String(text) => show(path, &format!("{text:?}")),
         _ => show(path, &value.to_string()),
     };
-    Err(ConfigError::WrongType {
+    Err(SettingsLoadError::WrongType {
         key: path.to_string(),
         origin: origin.clone(),
         found,
@@ -525,13 +529,13 @@ fn show(key: &str, value: &str) -> String {
     shown
 }
 
-fn unknown(key: &str, mut known: Vec<String>, origin: Origin) -> ConfigError {
+fn unknown(key: &str, mut known: Vec<String>, origin: SettingOrigin) -> SettingsLoadError {
     known.sort();
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
     let near = known.iter().map(|k| (edits(name, k), k)).min();
     let close = near.filter(|(distance, k)| *distance <= (k.chars().count() / 3).max(1));
     let nearest = close.map(|(_, k)| join(table, k));
-    ConfigError::UnknownKey { key: key.to_string(), origin, nearest, known }
+    SettingsLoadError::UnknownKey { key: key.to_string(), origin, nearest, known }
 }
 
 /// How many letters to add, drop, change or swap with their neighbour to get from `a` to `b`, looking at the first 64 of

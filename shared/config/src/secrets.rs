@@ -1,6 +1,6 @@
 //! Refuses secrets where others could read them: on a command line, and in a file that is open to others.
 
-use super::{ConfigError, parse_toml};
+use super::{SettingsLoadError, parse_toml};
 use config::{Map, Value, ValueKind};
 use selvedge_guard::private::check_private;
 use std::path::Path;
@@ -9,7 +9,10 @@ use std::path::Path;
 ///
 /// # Errors
 /// Names the first key that does, and where it belongs.
-pub fn not_on_the_command_line(prefix: &str, overrides: &[(String, String)]) -> Result<(), ConfigError> {
+pub fn not_on_the_command_line(
+    prefix: &str,
+    overrides: &[(String, String)],
+) -> Result<(), SettingsLoadError> {
     for (key, text) in overrides {
         // A list or a table is written as in TOML.
         let structured =
@@ -23,7 +26,7 @@ pub fn not_on_the_command_line(prefix: &str, overrides: &[(String, String)]) -> 
                 "set it in the settings file (`chmod 600`), by the environment variable {prefix}_{variable}, or name a file that \
                  holds it where there is a key for that"
             );
-            return Err(ConfigError::Exposed {
+            return Err(SettingsLoadError::Exposed {
                 key,
                 place: "on a command line, which every user of the machine can read",
                 instead,
@@ -37,14 +40,14 @@ pub fn not_on_the_command_line(prefix: &str, overrides: &[(String, String)]) -> 
 ///
 /// # Errors
 /// Names the first secret, the file, and the command that closes it.
-pub fn not_in_an_open_file(path: &Path) -> Result<(), ConfigError> {
+pub fn not_in_an_open_file(path: &Path) -> Result<(), SettingsLoadError> {
     let Ok(file) = std::fs::File::open(path) else { return Ok(()) };
     let Err(open) = check_private(&file, path) else { return Ok(()) };
     let values =
         std::fs::read_to_string(path).ok().and_then(|text| parse_toml(&text).ok()).unwrap_or_default();
     match secret_in("", &Value::new(None, values)) {
         Some(key) => {
-            Err(ConfigError::Exposed { key, place: "in a file that others can read", instead: open })
+            Err(SettingsLoadError::Exposed { key, place: "in a file that others can read", instead: open })
         }
         None => Ok(()),
     }

@@ -57,7 +57,7 @@ fn load_text(
     toml: &str,
     variables: &[(&str, &str)],
     overrides: &[(&str, &str)],
-) -> Result<Settings, ConfigError> {
+) -> Result<Settings, SettingsLoadError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("site.toml");
     std::fs::write(&path, toml).unwrap();

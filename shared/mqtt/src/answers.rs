@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 
 /// How an entry is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ReplyKind {
     Ack,
     Received,
     Complete,
@@ -20,7 +20,7 @@ pub(super) enum Kind {
 pub(super) struct Owed {
     pub token: u64,
     pub packet_id: NonZeroU16,
-    pub kind: Kind,
+    pub kind: ReplyKind,
     pub code: AckCode,
     pub note: Option<Box<AckNote>>,
     pub done: bool,
@@ -46,7 +46,7 @@ impl Answers {
     }
 
     /// Owes an answer to what is so large; `done`: it is known already and waits for its turn alone.
-    pub fn owe(&mut self, token: u64, packet_id: NonZeroU16, kind: Kind, bytes: usize, done: bool) {
+    pub fn owe(&mut self, token: u64, packet_id: NonZeroU16, kind: ReplyKind, bytes: usize, done: bool) {
         debug_assert!(self.owed.back().is_none_or(|last| last.token < token));
         self.bytes += bytes;
         // No packet is larger than a length of MQTT can say.
@@ -77,7 +77,7 @@ impl Answers {
     }
 
     /// Whether an answer of this kind is owed for this packet id.
-    pub fn owes(&self, packet_id: NonZeroU16, kind: Kind) -> bool {
+    pub fn owes(&self, packet_id: NonZeroU16, kind: ReplyKind) -> bool {
         self.owed.iter().any(|owed| owed.packet_id == packet_id && owed.kind == kind)
     }
 }

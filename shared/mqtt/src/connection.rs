@@ -42,7 +42,7 @@
 //!
 //! Sources: OASIS MQTT 3.1.1 and MQTT 5.0; the 3.1 protocol specification.
 
-use super::answers::{Answers, Kind};
+use super::answers::{Answers, ReplyKind};
 use super::credit::{Loan, RESERVE_BYTES};
 use super::departure::Culprit;
 use super::filters::Filters;
@@ -674,23 +674,23 @@ impl Connection {
 
     /// Whether a QoS 1 publish with this id is unanswered. Only asked for DUP, so a walk is cheap enough.
     fn is_pending(&self, id: NonZeroU16) -> bool {
-        self.owed.owes(id, Kind::Ack) || self.parked.iter().any(|p| p.publishes(QoS::AtLeastOnce, id))
+        self.owed.owes(id, ReplyKind::Ack) || self.parked.iter().any(|p| p.publishes(QoS::AtLeastOnce, id))
     }
 
     /// A QoS 2 publish came again: PUBREC once more, unless it is owed anyway.
     fn again(&mut self, id: NonZeroU16, events: &mut Vec<Inbound>) {
         let is_parked = self.parked.iter().any(|p| p.publishes(QoS::ExactlyOnce, id));
-        if self.owed.owes(id, Kind::Received) || is_parked {
+        if self.owed.owes(id, ReplyKind::Received) || is_parked {
             return;
         }
         self.token += 1;
-        self.owed.owe(self.token, id, Kind::Received, 0, true);
+        self.owed.owe(self.token, id, ReplyKind::Received, 0, true);
         self.settle(events);
     }
 
     fn release(&mut self, id: NonZeroU16, events: &mut Vec<Inbound>) {
         let parked = |p: &Parked| matches!(p, Parked::Release(other) if *other == id);
-        if !self.owed.owes(id, Kind::Complete) && !self.parked.iter().any(parked) {
+        if !self.owed.owes(id, ReplyKind::Complete) && !self.parked.iter().any(parked) {
             self.park(Parked::Release(id), events);
         }
     }
@@ -724,7 +724,7 @@ impl Connection {
     fn hand_up(&mut self, parked: Parked, events: &mut Vec<Inbound>) {
         self.token += 1;
         let token = self.token;
-        let kind = |qos| if qos == QoS::ExactlyOnce { Kind::Received } else { Kind::Ack };
+        let kind = |qos| if qos == QoS::ExactlyOnce { ReplyKind::Received } else { ReplyKind::Ack };
         match parked {
             Parked::Publish(publish) => {
                 if let Some(id) = publish.packet_id {
@@ -741,7 +741,7 @@ impl Connection {
                 events.push(Inbound::Oversize(oversize));
             }
             Parked::Release(packet_id) => {
-                self.owed.owe(token, packet_id, Kind::Complete, 0, false);
+                self.owed.owe(token, packet_id, ReplyKind::Complete, 0, false);
                 events.push(Inbound::Release { token, packet_id });
             }
         }
@@ -755,15 +755,15 @@ impl Connection {
             }
             let id = owed.packet_id;
             let sent = match owed.kind {
-                Kind::Ack => self.wire.put_ack(&mut self.output, id, false, owed.code, owed.note),
-                Kind::Received => {
+                ReplyKind::Ack => self.wire.put_ack(&mut self.output, id, false, owed.code, owed.note),
+                ReplyKind::Received => {
                     // A failure ends the exchange: there will be no PUBREL. MQTT 3 can't be told of one.
                     if owed.code.is_failure() && self.wire.is_v5() {
                         self.unreleased.remove(&id);
                     }
                     self.wire.put_ack(&mut self.output, id, true, owed.code, owed.note)
                 }
-                Kind::Complete => {
+                ReplyKind::Complete => {
                     self.unreleased.remove(&id);
                     self.wire.put_complete(&mut self.output, id)
                 }

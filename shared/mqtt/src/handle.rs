@@ -2,7 +2,7 @@
 
 use super::Limits;
 use super::departure::{Culprit, Traffic};
-use super::outgoing::{Pool, Queue};
+use super::outgoing::{DeliveryQueue, Pool};
 use selvedge_types::mqtt::QoS;
 use selvedge_types::mqtt::{Answer, CloseReason, Delivery};
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ impl Behind {
 #[derive(Debug)]
 pub(super) struct Mail {
     pub answers: Vec<Answer>,
-    pub deliveries: Queue,
+    pub deliveries: DeliveryQueue,
     pub close: Option<CloseReason>,
     /// What the connection is closed for.
     pub culprit: Option<Culprit>,
@@ -70,7 +70,7 @@ impl Handle {
     pub(super) fn new(id: u64, peer: SocketAddr, limits: &Limits, pool: Arc<Pool>) -> Self {
         let mail = Mail {
             answers: Vec::new(),
-            deliveries: Queue::new(limits, pool),
+            deliveries: DeliveryQueue::new(limits, pool),
             close: None,
             culprit: None,
             closed: false,

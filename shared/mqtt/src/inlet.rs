@@ -24,7 +24,7 @@ pub const DEFAULT_INLET_BYTES: usize = 64 * 1024 * 1024;
 
 /// A message for the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct InletMessage {
     /// A well-formed topic name.
     pub topic: String,
     pub payload: Bytes,
@@ -33,7 +33,7 @@ pub struct Heard {
 /// A message that waits, and how it is answered.
 #[derive(Debug)]
 struct Waiting {
-    heard: Heard,
+    heard: InletMessage,
     /// To acknowledge; none at QoS 0.
     token: Option<u64>,
 }
@@ -93,8 +93,10 @@ impl Inlet {
     /// Takes a publish in; it is answered when the program has taken it, or when it is dropped.
     pub(super) fn put(&self, handle: &Arc<Handle>, publish: &Publish) {
         // A copy: the payload is a piece of a read buffer, which would be held by it as a whole.
-        let heard =
-            Heard { topic: publish.topic.to_string(), payload: Bytes::copy_from_slice(&publish.payload) };
+        let heard = InletMessage {
+            topic: publish.topic.to_string(),
+            payload: Bytes::copy_from_slice(&publish.payload),
+        };
         let token = (publish.qos != QoS::AtMostOnce).then_some(publish.token);
         let waiting = Waiting { heard, token };
         let cost = waiting.cost_bytes();
@@ -142,7 +144,7 @@ impl Inlet {
         }
     }
 
-    fn take(&self) -> Option<Heard> {
+    fn take(&self) -> Option<InletMessage> {
         let mut lanes = self.lanes();
         let lanes = &mut *lanes;
         let id = lanes.turns.pop_front()?;
@@ -162,7 +164,7 @@ impl Inlet {
     }
 
     /// The next message: of the connection whose turn it is. For one task.
-    pub async fn next(&self) -> Heard {
+    pub async fn next(&self) -> InletMessage {
         loop {
             if let Some(heard) = self.take() {
                 return heard;

@@ -39,7 +39,7 @@ pub use credit::{Charge, CreditPool, Loan};
 pub use departure::{Culprit, Departure, DepartureLog, Traffic};
 pub use filters::MAX_CONNECTION_FILTER_BYTES;
 pub use handle::{Behind, FOLLOW_MS, Handle, NotDelivered};
-pub use inlet::{Heard, Inlet};
+pub use inlet::{Inlet, InletMessage};
 pub use listener::Listener;
 pub use router::Router;
 

@@ -34,7 +34,7 @@ impl Pool {
 
 /// Deliveries that wait; bounded in number and bytes.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct DeliveryQueue {
     waiting: VecDeque<Delivery>,
     bytes: usize,
     borrowed: usize,
@@ -43,7 +43,7 @@ pub(super) struct Queue {
     max_bytes: usize,
 }
 
-impl Queue {
+impl DeliveryQueue {
     pub fn new(limits: &Limits, pool: Arc<Pool>) -> Self {
         let max_bytes = limits.delivery_queue_bytes.min(MAX_DELIVERY_QUEUE_BYTES);
         let max_entries = limits.delivery_queue_entries;
@@ -90,7 +90,7 @@ impl Queue {
     }
 }
 
-impl Drop for Queue {
+impl Drop for DeliveryQueue {
     fn drop(&mut self) {
         self.pool.give_back(self.borrowed);
     }
@@ -152,17 +152,17 @@ mod tests {
         let (limits, pool) = (Limits::default(), Arc::new(Pool::default()));
         let delivery =
             || Delivery { topic: "t".into(), payload: vec![0; 20_000].into(), qos: QoS::AtLeastOnce };
-        let fill = |queue: &mut Queue| (0..).take_while(|_| queue.push(delivery()).is_ok()).count();
-        let mut slow: Vec<_> = (0..20).map(|_| Queue::new(&limits, pool.clone())).collect();
+        let fill = |queue: &mut DeliveryQueue| (0..).take_while(|_| queue.push(delivery()).is_ok()).count();
+        let mut slow: Vec<_> = (0..20).map(|_| DeliveryQueue::new(&limits, pool.clone())).collect();
         slow.iter_mut().for_each(|queue| _ = fill(queue));
-        let waiting: usize = slow.iter().map(Queue::bytes).sum();
+        let waiting: usize = slow.iter().map(DeliveryQueue::bytes).sum();
         assert!(waiting <= MAX_DELIVERIES_BYTES + slow.len() * QUEUE_OWN_BYTES, "{waiting}");
         assert!(
-            Queue::new(&limits, pool.clone()).push(delivery()).is_ok(),
+            DeliveryQueue::new(&limits, pool.clone()).push(delivery()).is_ok(),
             "what is its own is always there"
         );
         slow.truncate(2);
-        assert!(fill(&mut Queue::new(&limits, pool.clone())) >= 256);
+        assert!(fill(&mut DeliveryQueue::new(&limits, pool.clone())) >= 256);
         while slow.iter_mut().any(|queue| queue.pop().is_some()) {}
         assert_eq!(pool.0.load(Ordering::Relaxed), MAX_DELIVERIES_BYTES);
         fill(&mut slow[0]);
