@@ -6,7 +6,7 @@ use crate::stats::Stats;
 use crate::store::{StoreError, Writer};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::progress::BatchSpan;
-use selvedge_node_core::stage::{MessageOutcome, Settled, ShardKey};
+use selvedge_node_core::stage::{MessageOutcome, SettledCursor, ShardKey};
 use selvedge_types::ids::SiteId;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, LostBatch};
@@ -34,26 +34,26 @@ const SHOWN_LOST_ENTRIES: usize = 5;
 /// Cursors that are to be confirmed: the latest of each shard.
 #[derive(Debug, Default)]
 pub struct Confirmations {
-    waiting: Mutex<BTreeMap<ShardKey, (LedgerId, Settled)>>,
+    waiting: Mutex<BTreeMap<ShardKey, (LedgerId, SettledCursor)>>,
     arrived: Notify,
 }
 
 impl Confirmations {
     /// Shards' cursors are on disk in a ledger.
-    pub fn put(&self, ledger: LedgerId, cursors: impl IntoIterator<Item = (ShardKey, Settled)>) {
+    pub fn put(&self, ledger: LedgerId, cursors: impl IntoIterator<Item = (ShardKey, SettledCursor)>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for (shard, settled) in cursors {
             let latest = waiting.entry(shard).or_insert((ledger, settled));
             // The figures of another ledger, or of another incarnation of the site, say nothing about this one.
             let same = (latest.0, latest.1.incarnation) == (ledger, settled.incarnation);
             let cursor = if same { settled.cursor.max(latest.1.cursor) } else { settled.cursor };
-            *latest = (ledger, Settled { cursor, ..settled });
+            *latest = (ledger, SettledCursor { cursor, ..settled });
         }
         self.arrived.notify_one();
     }
 
     /// Waits until there are some, and takes them all.
-    pub async fn take(&self) -> BTreeMap<ShardKey, (LedgerId, Settled)> {
+    pub async fn take(&self) -> BTreeMap<ShardKey, (LedgerId, SettledCursor)> {
         loop {
             let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             if !taken.is_empty() {

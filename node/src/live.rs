@@ -54,7 +54,7 @@ pub enum News {
 }
 
 /// The receiving end of a listener's queue.
-pub struct Listener {
+pub struct LiveListener {
     pub news: broadcast::Receiver<News>,
     /// The number of the last window that the listener received.
     pub last: u64,
@@ -89,10 +89,10 @@ impl Live {
     }
 
     /// Listens from now on; nothing if too many do, or if the node stops.
-    pub fn listen(&self) -> Option<Listener> {
+    pub fn listen(&self) -> Option<LiveListener> {
         let place = self.places.clone().try_acquire_owned().ok()?;
         let news = self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.subscribe();
-        Some(Listener { news, last: self.last.load(Ordering::Relaxed), place })
+        Some(LiveListener { news, last: self.last.load(Ordering::Relaxed), place })
     }
 
     /// These messages were applied, with these outcomes.

@@ -6,8 +6,8 @@ use crate::broker::{self, Carrier, Embedded};
 use crate::lake::LakeError;
 use crate::lake::schedule::Schedule;
 use crate::live::Live;
-use crate::settings::{Broker, Checked};
-use crate::sites::{Edge, Link};
+use crate::settings::{BrokerChoice, Checked};
+use crate::sites::{Edge, SitesLink};
 use crate::stats::Stats;
 use crate::store::lake::Exports;
 use crate::store::{self, StoreError};
@@ -100,8 +100,8 @@ impl Node {
         let socket = std::net::TcpListener::bind(address).map_err(failed)?;
         let http = socket.local_addr().map_err(failed)?;
         let listener = match broker {
-            Broker::External => None,
-            Broker::Embedded(address) => {
+            BrokerChoice::External => None,
+            BrokerChoice::Embedded(address) => {
                 let failed = |why| NodeError::Listen { address, section: "uplink", why };
                 let limits = Limits::default();
                 let config = ListenerConfig {
@@ -132,7 +132,7 @@ impl Node {
         };
         let confirmations = Arc::new(Confirmations::default());
         let confirmer = Confirmer::new(carrier.clone(), &sites, confirmations.clone())?;
-        let link = Link::new(edge.clone(), carrier.clone(), &sites, stats.clone())?;
+        let link = SitesLink::new(edge.clone(), carrier.clone(), &sites, stats.clone())?;
         let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES);
         let secrets = sites.iter().flat_map(|site| {
             let all = std::iter::once(&site.secret).chain(&site.also_accepted);

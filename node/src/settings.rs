@@ -196,7 +196,7 @@ pub struct ServedSite {
 
 /// The broker that batches come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Broker {
+pub enum BrokerChoice {
     /// This node's own, listening here.
     Embedded(SocketAddr),
     External,
@@ -210,7 +210,7 @@ pub struct Checked {
     /// The sites to serve, at least one.
     pub sites: Vec<ServedSite>,
     /// The broker between them and the node.
-    pub broker: Broker,
+    pub broker: BrokerChoice,
     /// What an external broker is shown, or the embedded one asks for.
     pub credentials: Option<Credentials>,
     pub database: Database,
@@ -290,7 +290,7 @@ impl NodeSettings {
     ///
     /// # Errors
     /// When `uplink.broker` is neither, or `uplink.host` does not go with it.
-    fn broker(&self) -> Result<Broker, SettingsError> {
+    fn broker(&self) -> Result<BrokerChoice, SettingsError> {
         let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
         let host = self.uplink.host.as_str();
         match self.uplink.broker.as_str() {
@@ -299,14 +299,14 @@ impl NodeSettings {
                 let why = || {
                     format!("{host:?} is not an address to listen on; give one such as 0.0.0.0 or 127.0.0.1")
                 };
-                Ok(Broker::Embedded(
+                Ok(BrokerChoice::Embedded(
                     (parsed.map_err(|_| wrong("uplink.host", why()))?, self.uplink.port).into(),
                 ))
             }
             "external" if host.is_empty() || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) => {
                 Err(wrong("uplink.host", format!("{host:?} is no broker; give its name or address")))
             }
-            "external" => Ok(Broker::External),
+            "external" => Ok(BrokerChoice::External),
             other => Err(wrong("uplink.broker", format!("{other:?} is neither `embedded` nor `external`"))),
         }
     }
@@ -316,7 +316,7 @@ impl NodeSettings {
     /// # Errors
     /// When one is there without the other, the password's file can't be read or is open to others, or a broker that others can
     /// reach would let in everybody.
-    fn credentials(&self, broker: &Broker) -> Result<Option<Credentials>, SettingsError> {
+    fn credentials(&self, broker: &BrokerChoice) -> Result<Option<Credentials>, SettingsError> {
         let wrong = |key: &str, why: String| SettingsError::Wrong { key: key.into(), why };
         let UplinkSettings { username, password, password_file, .. } = &self.uplink;
         let password = match (password.as_str(), password_file.as_os_str().is_empty()) {
@@ -331,7 +331,7 @@ impl NodeSettings {
                 return Err(wrong("uplink.password_file", why));
             }
         };
-        if let Broker::Embedded(address) = broker
+        if let BrokerChoice::Embedded(address) = broker
             && !address.ip().is_loopback()
             && (username.is_empty() || password.is_none())
         {
@@ -367,10 +367,10 @@ impl NodeSettings {
             return wrong("uplink.host", format!("{:?} has a space in it", self.uplink.host));
         }
         let broker = self.broker()?;
-        if broker == Broker::External && self.uplink.port == 0 {
+        if broker == BrokerChoice::External && self.uplink.port == 0 {
             return wrong("uplink.port", "is 0; give the broker's port".into());
         }
-        if broker != Broker::External && self.uplink.port != 0 && self.uplink.port == self.http.port {
+        if broker != BrokerChoice::External && self.uplink.port != 0 && self.uplink.port == self.http.port {
             let why = format!("is {}, as `http.port` is; give each a port of its own", self.http.port);
             return wrong("uplink.port", why);
         }
@@ -392,7 +392,7 @@ impl NodeSettings {
             if self.uplink.share.contains(['/', '+', '#']) {
                 return wrong("is no name of a group; it may not hold / + #");
             }
-            if broker != Broker::External {
+            if broker != BrokerChoice::External {
                 return wrong(
                     "is set, but the broker is embedded, which one node has for itself; set `uplink.broker` to `external` \
                      for several nodes at one broker, or leave it empty",
@@ -431,7 +431,7 @@ mod tests {
             .join("../deploy/node.toml");
         let settings: NodeSettings = selvedge_config::load_from(Some(&path), ENV_PREFIX, [], &[]).unwrap();
         assert_eq!(settings.sites[0].name.as_str(), "plant-7");
-        assert_eq!(settings.broker().unwrap(), Broker::Embedded(([127, 0, 0, 1], 18830).into()));
+        assert_eq!(settings.broker().unwrap(), BrokerChoice::Embedded(([127, 0, 0, 1], 18830).into()));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Edge {
 }
 
 /// What speaks with the broker.
-pub struct Link {
+pub struct SitesLink {
     edge: Arc<Edge>,
     carrier: Carrier,
     sites: Vec<SiteId>,
@@ -190,7 +190,7 @@ pub struct Link {
     stats: Arc<Stats>,
 }
 
-impl Link {
+impl SitesLink {
     /// For these sites.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub fn describe_metrics() {
 
 /// When a shard was last heard, and where it stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heard {
+pub struct HeardShard {
     /// When an authentic message last came.
     pub at: EpochMs,
     /// The lowest seq that the edge then had.
@@ -63,7 +63,7 @@ pub struct Stats {
 #[derive(Debug, Default)]
 struct Inner {
     subscribed: bool,
-    heard: BTreeMap<(SiteId, ShardId), Heard>,
+    heard: BTreeMap<(SiteId, ShardId), HeardShard>,
     refused: BTreeMap<&'static str, u64>,
     /// What the times of `logged` count from.
     start: Option<Instant>,
@@ -126,12 +126,12 @@ impl Stats {
 
     /// An authentic message came. There are at most as many entries as shards that hold a secret.
     pub fn heard(&self, message: &Incoming, at: EpochMs) {
-        let heard = Heard { at, first_kept: message.first_kept, last: message.last };
+        let heard = HeardShard { at, first_kept: message.first_kept, last: message.last };
         self.inner().heard.insert((message.site.clone(), message.shard), heard);
     }
 
     /// When each shard was last heard.
-    pub fn last_heard(&self) -> BTreeMap<(SiteId, ShardId), Heard> {
+    pub fn last_heard(&self) -> BTreeMap<(SiteId, ShardId), HeardShard> {
         self.inner().heard.clone()
     }
 

@@ -8,7 +8,7 @@ use crate::settings::ServedSite;
 use crate::stats::Stats;
 use selvedge_broker_client::{BrokerAddress, Hearer, HearerEvent, Speaker, Speaking, Spoken};
 use selvedge_node_core::incoming::Incoming;
-use selvedge_node_core::stage::Settled;
+use selvedge_node_core::stage::SettledCursor;
 use selvedge_node_core::verify::Verifier;
 use selvedge_seal::{SealError, Sealer};
 use selvedge_types::ids::SiteId;
@@ -175,7 +175,7 @@ impl Confirmer {
     async fn send(&mut self, outlet: &Outlet) {
         loop {
             for ((site, shard), (ledger, settled)) in self.confirmations.take().await {
-                let Settled { incarnation, cursor } = settled;
+                let SettledCursor { incarnation, cursor } = settled;
                 let Some(sealer) = self.sealers.get_mut(&site) else { continue };
                 let sealed =
                     match sealer.seal_of(incarnation, shard, cursor, &Down::Confirm { ledger, cursor }) {

@@ -11,7 +11,7 @@ use selvedge_node::store::lake::Exports;
 use selvedge_node::store::{self, Database, Postgres, Reader, Writer};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::stage::MessageOutcome;
-use selvedge_node_core::table::{Cell, Field, Kind, Table};
+use selvedge_node_core::table::{Cell, ColumnKind, Field, Table};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::SiteId;
 use selvedge_types::sequences::Sequences;
@@ -399,7 +399,7 @@ struct Numbers {
 
 impl Numbers {
     fn new(rows: usize) -> Self {
-        let fields = [("name", Kind::Text), ("n", Kind::Whole), ("x", Kind::Real)];
+        let fields = [("name", ColumnKind::Text), ("n", ColumnKind::Whole), ("x", ColumnKind::Real)];
         Self { fields: fields.map(|(name, kind)| Field::new(name, kind)), rows }
     }
 }
@@ -437,7 +437,7 @@ fn a_file_has_row_groups_of_bounded_size() {
 
 #[test]
 fn rows_that_do_not_fit_are_refused() {
-    let mut encoder = Encoder::new(&[("n", Kind::Whole)]).unwrap();
+    let mut encoder = Encoder::new(&[("n", ColumnKind::Whole)]).unwrap();
     assert!(encoder.push(&[Cell::Text("x")]).is_err());
     assert!(encoder.push(&[]).is_err());
     encoder.push(&[Cell::Time(EpochMs(i64::MAX))]).unwrap();

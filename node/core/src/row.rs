@@ -3,7 +3,7 @@
 use super::owner::{GroupBy, Owner};
 use super::passed::StreamProgress;
 use super::stored::{SeriesInfo, StoredWindow};
-use super::table::{Cell, Field, Kind, Table};
+use super::table::{Cell, ColumnKind, Field, Table};
 use selvedge_types::ids::SiteId;
 use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
@@ -171,73 +171,81 @@ impl Function {
 impl Column {
     fn field(self) -> Field {
         let (name, kind, meaning) = match self {
-            C::Site => ("site", Kind::Text, "Whose; null where `group_by` merges."),
-            C::Device => ("device", Kind::Text, "Whose; null where `group_by` merges."),
-            C::Stream => ("stream", Kind::Text, "Whose; null where `group_by` merges."),
-            C::Streams => {
-                ("streams", Kind::Whole, "Of how many streams something is in it; only with `group_by`.")
-            }
-            C::Start => ("start", Kind::Time, "Where the span starts."),
-            C::StartMs => ("start_ms", Kind::Whole, "The same in milliseconds since 1970."),
-            C::WidthMs => ("width_ms", Kind::Whole, "How long it is."),
-            C::Local => {
-                ("start_local", Kind::Text, "Where the span starts on the clock of the zone; only with `tz`.")
-            }
+            C::Site => ("site", ColumnKind::Text, "Whose; null where `group_by` merges."),
+            C::Device => ("device", ColumnKind::Text, "Whose; null where `group_by` merges."),
+            C::Stream => ("stream", ColumnKind::Text, "Whose; null where `group_by` merges."),
+            C::Streams => (
+                "streams",
+                ColumnKind::Whole,
+                "Of how many streams something is in it; only with `group_by`.",
+            ),
+            C::Start => ("start", ColumnKind::Time, "Where the span starts."),
+            C::StartMs => ("start_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
+            C::WidthMs => ("width_ms", ColumnKind::Whole, "How long it is."),
+            C::Local => (
+                "start_local",
+                ColumnKind::Text,
+                "Where the span starts on the clock of the zone; only with `tz`.",
+            ),
             C::Partial => (
                 "partial",
-                Kind::Flag,
+                ColumnKind::Flag,
                 "Whether `from` or `to` cuts the span, so that only a piece of it is in the row; only with `every`.",
             ),
-            C::Filled => ("filled", Kind::Flag, "Whether it is filled in; only with `fill`."),
-            C::Count => ("count", Kind::Whole, "How many readings."),
-            C::Sum => ("sum", Kind::Real, "Sum of the values; null if it is beyond the greatest double."),
-            C::Mean => ("mean", Kind::Real, "Arithmetic mean."),
-            C::Min => ("min", Kind::Real, "The least value."),
-            C::Max => ("max", Kind::Real, "The greatest value."),
-            C::Stddev => ("stddev", Kind::Real, "Standard deviation of all readings, not of a sample."),
+            C::Filled => ("filled", ColumnKind::Flag, "Whether it is filled in; only with `fill`."),
+            C::Count => ("count", ColumnKind::Whole, "How many readings."),
+            C::Sum => {
+                ("sum", ColumnKind::Real, "Sum of the values; null if it is beyond the greatest double.")
+            }
+            C::Mean => ("mean", ColumnKind::Real, "Arithmetic mean."),
+            C::Min => ("min", ColumnKind::Real, "The least value."),
+            C::Max => ("max", ColumnKind::Real, "The greatest value."),
+            C::Stddev => ("stddev", ColumnKind::Real, "Standard deviation of all readings, not of a sample."),
             C::Quantile(50) => (
                 "p50",
-                Kind::Real,
+                ColumnKind::Real,
                 "The reading of rank ceil(0.5 count) from the least on, or close to it; null where no sketch was kept.",
             ),
             C::Quantile(90) => (
                 "p90",
-                Kind::Real,
+                ColumnKind::Real,
                 "The reading of rank ceil(0.9 count) from the least on, or close to it; null where no sketch was kept.",
             ),
             C::Quantile(_) => (
                 "p99",
-                Kind::Real,
+                ColumnKind::Real,
                 "The reading of rank ceil(0.99 count) from the least on, or close to it; null where no sketch was kept.",
             ),
-            C::FirstTime => ("first.time", Kind::Time, "When the earliest reading was measured."),
-            C::FirstMs => ("first.time_ms", Kind::Whole, "The same in milliseconds since 1970."),
-            C::FirstValue => ("first.value", Kind::Real, "The value of the earliest reading."),
-            C::LastTime => ("last.time", Kind::Time, "When the latest reading was measured."),
-            C::LastMs => ("last.time_ms", Kind::Whole, "The same in milliseconds since 1970."),
-            C::LastValue => ("last.value", Kind::Real, "The value of the latest reading."),
-            C::Late => ("late", Kind::Whole, "How many readings came after the window had closed."),
+            C::FirstTime => ("first.time", ColumnKind::Time, "When the earliest reading was measured."),
+            C::FirstMs => ("first.time_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
+            C::FirstValue => ("first.value", ColumnKind::Real, "The value of the earliest reading."),
+            C::LastTime => ("last.time", ColumnKind::Time, "When the latest reading was measured."),
+            C::LastMs => ("last.time_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
+            C::LastValue => ("last.value", ColumnKind::Real, "The value of the latest reading."),
+            C::Late => ("late", ColumnKind::Whole, "How many readings came after the window had closed."),
             C::SetAside => (
                 "set_aside",
-                Kind::Whole,
+                ColumnKind::Whole,
                 "How many readings the site set aside meanwhile: not counted, kept in its quarantine.",
             ),
             C::Missing => (
                 "missing",
-                Kind::Whole,
+                ColumnKind::Whole,
                 "How many sequence numbers are missing between its readings; null where they have none.",
             ),
-            C::Parts => ("parts", Kind::Whole, "From how many parts it was merged."),
-            C::Fingerprint => ("fingerprint", Kind::Text, "The same for the same values, in any order."),
+            C::Parts => ("parts", ColumnKind::Whole, "From how many parts it was merged."),
+            C::Fingerprint => {
+                ("fingerprint", ColumnKind::Text, "The same for the same values, in any order.")
+            }
             C::Watermark => (
                 "watermark",
-                Kind::Time,
+                ColumnKind::Time,
                 "How far the stream has come by now; of several merged ones the last.",
             ),
-            C::WatermarkMs => ("watermark_ms", Kind::Whole, "The same in milliseconds since 1970."),
+            C::WatermarkMs => ("watermark_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
             C::Complete => (
                 "complete",
-                Kind::Flag,
+                ColumnKind::Flag,
                 "Whether the stream has passed the end of the span, and nothing of it is cut off or may have been in lost batches.",
             ),
         };

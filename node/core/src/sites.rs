@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 /// A gateway as it was last heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct HeardGateway {
     /// When, on the node's monotonic clock.
     pub at_ms: u64,
     /// When, on the node's wall clock.
@@ -20,7 +20,7 @@ pub struct Heard {
     pub report: Report,
 }
 
-impl Heard {
+impl HeardGateway {
     /// Whether reports are missing.
     pub fn is_silent(&self, now_ms: u64) -> bool {
         now_ms.saturating_sub(self.at_ms) > SILENT_MS
@@ -44,7 +44,7 @@ pub struct SiteShard {
 
 /// All sites that the node serves.
 #[derive(Debug, Default)]
-pub struct Sites(BTreeMap<SiteId, BTreeMap<GatewayId, Heard>>);
+pub struct Sites(BTreeMap<SiteId, BTreeMap<GatewayId, HeardGateway>>);
 
 impl Sites {
     /// These sites, without any report yet.
@@ -70,7 +70,7 @@ impl Sites {
             }
             _ => {}
         }
-        gateways.insert(report.gateway, Heard { at_ms: now_ms, at: now, report });
+        gateways.insert(report.gateway, HeardGateway { at_ms: now_ms, at: now, report });
         true
     }
 
@@ -80,7 +80,7 @@ impl Sites {
     }
 
     /// The gateways of a site that were ever heard; nothing if it is not served.
-    pub fn gateways(&self, site: &SiteId) -> Option<&BTreeMap<GatewayId, Heard>> {
+    pub fn gateways(&self, site: &SiteId) -> Option<&BTreeMap<GatewayId, HeardGateway>> {
         self.0.get(site)
     }
 
@@ -91,7 +91,7 @@ impl Sites {
     }
 
     /// The newest word on a site, and its gateways with their weights.
-    pub fn newest(&self, site: &SiteId) -> Option<&Heard> {
+    pub fn newest(&self, site: &SiteId) -> Option<&HeardGateway> {
         self.0.get(site)?.values().max_by_key(|heard| heard.at_ms)
     }
 

@@ -29,7 +29,7 @@ pub const SERIES_CACHE_ENTRIES: usize = 100_000;
 pub type ShardKey = (SiteId, ShardId);
 
 /// By series and start, as in the table.
-pub type Windows = BTreeMap<(i64, EpochMs), StoredWindow>;
+pub type StoredWindows = BTreeMap<(i64, EpochMs), StoredWindow>;
 /// By span, start and series, as in the table.
 pub type Rollups = BTreeMap<(i64, EpochMs, i64), StoredWindow>;
 
@@ -56,7 +56,7 @@ pub enum MessageOutcome {
 
 /// How far a shard is settled, as its site counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettledCursor {
     /// The incarnation of the site that the cursor belongs to.
     pub incarnation: SiteIncarnation,
     /// All batches up to it are on disk.
@@ -69,7 +69,7 @@ pub struct Applied {
     /// One for each message, in their order.
     pub outcomes: Vec<MessageOutcome>,
     /// The cursors, on disk, of all shards that were heard, except those with a conflict.
-    pub cursors: BTreeMap<ShardKey, Settled>,
+    pub cursors: BTreeMap<ShardKey, SettledCursor>,
     /// The ledger that they are in.
     pub ledger: LedgerId,
     /// How many windows were written.
@@ -278,8 +278,8 @@ impl<'a> Stage<'a> {
     }
 
     /// What the new batches add to windows and roll-ups. Series that `known` lacks are left out.
-    pub fn rows(&self, known: &SeriesIds) -> (Windows, Rollups) {
-        let (mut windows, mut rollups) = (Windows::new(), Rollups::new());
+    pub fn rows(&self, known: &SeriesIds) -> (StoredWindows, Rollups) {
+        let (mut windows, mut rollups) = (StoredWindows::new(), Rollups::new());
         for new in &self.new {
             let ids = new.ids(known);
             for part in &new.batch.parts {
@@ -323,7 +323,7 @@ impl<'a> Stage<'a> {
         for (key, shard) in self.shards {
             if shard.conflict.is_none() {
                 let cursor = shard.now.cursor().saturating_sub(shard.base);
-                out.cursors.insert(key.clone(), Settled { incarnation: shard.incarnation, cursor });
+                out.cursors.insert(key.clone(), SettledCursor { incarnation: shard.incarnation, cursor });
             }
             if shard.changes() {
                 let change = shard.change(key);

@@ -16,7 +16,7 @@ use std::borrow::Cow;
 
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     Text,
     /// Whole numbers of 64 bits.
     Whole,
@@ -30,14 +30,14 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
     pub name: Cow<'static, str>,
-    pub kind: Kind,
+    pub kind: ColumnKind,
     /// What that means, in few words.
     pub meaning: &'static str,
 }
 
 impl Field {
     /// A column whose meaning is not described.
-    pub fn new(name: impl Into<Cow<'static, str>>, kind: Kind) -> Self {
+    pub fn new(name: impl Into<Cow<'static, str>>, kind: ColumnKind) -> Self {
         Self { name: name.into(), kind, meaning: "" }
     }
 
@@ -331,8 +331,9 @@ mod tests {
     }
 
     fn two() -> Two {
-        let names = [("name", Kind::Text), ("first.time", Kind::Time), ("first.value", Kind::Real)];
-        let names = names.into_iter().chain([("n", Kind::Whole), ("yes", Kind::Flag)]);
+        let names =
+            [("name", ColumnKind::Text), ("first.time", ColumnKind::Time), ("first.value", ColumnKind::Real)];
+        let names = names.into_iter().chain([("n", ColumnKind::Whole), ("yes", ColumnKind::Flag)]);
         Two(names.map(|(name, kind)| Field::new(name, kind)).collect())
     }
 

@@ -13,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use selvedge_node_core::gaps::{Gap, Gaps};
 use selvedge_node_core::params::{WantedStreams, WindowPlace, duration_text};
 use selvedge_node_core::stored::SeriesInfo;
-use selvedge_node_core::table::{Cell, Field, Form, Kind, Table};
+use selvedge_node_core::table::{Cell, ColumnKind, Field, Form, Table};
 use selvedge_types::params::{MAX_LIMIT_ENTRIES, Parameters, bad};
 use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
@@ -197,17 +197,17 @@ struct GapTable {
 /// The columns of a gap, with their meaning.
 pub fn fields() -> Vec<Field> {
     let fields = [
-        ("site", Kind::Text, "Whose."),
-        ("device", Kind::Text, "Whose."),
-        ("stream", Kind::Text, "Whose."),
-        ("width_ms", Kind::Whole, "Of the windows that are missing."),
-        ("from", Kind::Time, "The end of the window before it, or `from`."),
-        ("from_ms", Kind::Whole, "The same in milliseconds since 1970."),
-        ("to", Kind::Time, "The start of the window after it, or `to`."),
-        ("to_ms", Kind::Whole, "The same in milliseconds since 1970."),
+        ("site", ColumnKind::Text, "Whose."),
+        ("device", ColumnKind::Text, "Whose."),
+        ("stream", ColumnKind::Text, "Whose."),
+        ("width_ms", ColumnKind::Whole, "Of the windows that are missing."),
+        ("from", ColumnKind::Time, "The end of the window before it, or `from`."),
+        ("from_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
+        ("to", ColumnKind::Time, "The start of the window after it, or `to`."),
+        ("to_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
         (
             "windows",
-            Kind::Whole,
+            ColumnKind::Whole,
             "How many windows have room in it; null where a clock leapt: where more than a year lies between two windows.",
         ),
     ];

@@ -3,7 +3,7 @@
 use super::problem::Failure;
 use super::routes::Asker;
 use super::{Api, Given};
-use crate::live::{Listener, MAX_LISTENERS_ENTRIES, News};
+use crate::live::{LiveListener, MAX_LISTENERS_ENTRIES, News};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header;
 use actix_web::web::Bytes;
@@ -102,7 +102,7 @@ impl Filter {
 
 /// Writes events until the client or the node is gone.
 async fn feed(
-    mut listener: Listener,
+    mut listener: LiveListener,
     mut filter: Filter,
     run: i64,
     first: String,

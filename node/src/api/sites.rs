@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, web};
 use selvedge_guard::access::Caller;
 use selvedge_node_core::questions::Ask;
 use selvedge_node_core::row::{More, Row, RowTable};
-use selvedge_node_core::sites::{Heard, SiteShard, Sites};
+use selvedge_node_core::sites::{HeardGateway, SiteShard, Sites};
 use selvedge_node_core::table::JsonRows;
 use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::params::{BadParameter, Parameters, bad};
@@ -92,7 +92,13 @@ fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[SiteShard]) -> 
     })
 }
 
-fn gateway(now_ms: u64, id: GatewayId, weight: Option<&u32>, heard: Option<&Heard>, leads: usize) -> Value {
+fn gateway(
+    now_ms: u64,
+    id: GatewayId,
+    weight: Option<&u32>,
+    heard: Option<&HeardGateway>,
+    leads: usize,
+) -> Value {
     let Some(heard) = heard else {
         return json!({ "gateway": id.0, "weight": weight, "heard": null, "silent": true, "leads": 0 });
     };

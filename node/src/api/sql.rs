@@ -7,7 +7,7 @@ use crate::store::sql::{MAX_STATEMENT_BYTES, SqlAnswer, SqlError, SqlLimits, Sql
 use actix_web::http::header;
 use actix_web::web::Payload;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
-use selvedge_node_core::table::{self, Cell, Field, Form, Kind, Table};
+use selvedge_node_core::table::{self, Cell, ColumnKind, Field, Form, Table};
 use selvedge_types::params::{Parameters, bad};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ pub const MAX_BODY_BYTES: usize = 2 * MAX_STATEMENT_BYTES;
 /// A statement, and the most rows to return.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Question {
+pub(super) struct SqlQuestion {
     /// One statement that only reads.
     #[schema(
         min_length = 1,
@@ -75,7 +75,7 @@ pub(super) async fn sql(
     if !settings.enabled {
         return Err(Failure::SqlOff);
     }
-    let Question { sql, limit } = question(&request, body).await?;
+    let SqlQuestion { sql, limit } = question(&request, body).await?;
     if limit == Some(0) {
         return Err(Failure::BadBody("`limit` is at least 1".to_string()));
     }
@@ -119,7 +119,7 @@ pub(super) async fn sql(
     Ok(told(form, done, start.elapsed()))
 }
 
-async fn question(request: &HttpRequest, body: Payload) -> Result<Question, Failure> {
+async fn question(request: &HttpRequest, body: Payload) -> Result<SqlQuestion, Failure> {
     let bytes = body.to_bytes_limited(MAX_BODY_BYTES).await;
     let bytes = bytes.map_err(|_| Failure::TooLarge(MAX_BODY_BYTES))?;
     let bytes = bytes.map_err(|_| Failure::BadBody("the body did not come through whole".to_string()))?;
@@ -129,7 +129,7 @@ async fn question(request: &HttpRequest, body: Payload) -> Result<Question, Fail
             Failure::BadBody(why.to_string())
         }),
         "text/plain" | "application/sql" => match String::from_utf8(bytes.to_vec()) {
-            Ok(sql) => Ok(Question { sql, limit: None }),
+            Ok(sql) => Ok(SqlQuestion { sql, limit: None }),
             Err(_) => Err(Failure::BadBody("the body is not UTF-8".to_string())),
         },
         _ => Err(Failure::MediaType("application/json, or text/plain with the statement alone")),
@@ -188,7 +188,7 @@ struct Answer {
 
 impl Answer {
     fn new(done: SqlAnswer) -> Self {
-        let fields = done.columns.into_iter().map(|(name, _)| Field::new(name, Kind::Text)).collect();
+        let fields = done.columns.into_iter().map(|(name, _)| Field::new(name, ColumnKind::Text)).collect();
         let plain = |value| match value {
             SqlValue::Bytes(bytes) => SqlValue::Text(hex(&bytes)),
             other => other,

@@ -48,7 +48,7 @@ fn day(text: &str) -> Result<EpochMs, String> {
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Totals {
+pub struct ExportTotals {
     /// Files that were written.
     pub files: u64,
     pub windows: i64,
@@ -68,7 +68,7 @@ impl Export {
     pub async fn run(&self, database: &Database, address: &str) -> ExitCode {
         let mut out = std::io::stdout();
         match self.export(database, address, &mut out).await {
-            Ok(Totals { failed: 0, taken: 0, .. }) => ExitCode::SUCCESS,
+            Ok(ExportTotals { failed: 0, taken: 0, .. }) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
             Err(error) => {
                 eprintln!("selvedge-node: {error}");
@@ -86,7 +86,7 @@ impl Export {
         database: &Database,
         address: &str,
         out: &mut impl Write,
-    ) -> Result<Totals, LakeError> {
+    ) -> Result<ExportTotals, LakeError> {
         let target = Target::open(address)?;
         let (writer, reader) = store::open(database).await?;
         let exporter = Exporter::new(reader, Exports::new(database), target);
@@ -100,7 +100,7 @@ impl Export {
             again: self.again,
             ..all
         };
-        let mut totals = Totals::default();
+        let mut totals = ExportTotals::default();
         // Nobody reads it if that fails.
         let _ =
             writeln!(out, "{:<16} {:>6} {:<10} {:>12} {:>14}", "site", "width", "day", "windows", "bytes");
@@ -112,7 +112,7 @@ impl Export {
         let closed = writer.close().await;
         done?;
         closed?;
-        let Totals { files, windows, bytes, unchanged, kept, taken, failed } = totals;
+        let ExportTotals { files, windows, bytes, unchanged, kept, taken, failed } = totals;
         let each = if windows > 0 {
             format!(", {:.1} bytes each", bytes as f64 / windows as f64)
         } else {
@@ -135,7 +135,7 @@ impl Export {
     }
 }
 
-impl Totals {
+impl ExportTotals {
     fn add(&mut self, done: &Done) {
         match done {
             Done::Written { windows, bytes, .. } => {

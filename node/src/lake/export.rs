@@ -1,7 +1,7 @@
 //! Chooses the days to write, and writes them.
 
 use super::LakeError;
-use super::parquet::{Encoder, Field};
+use super::parquet::{Encoder, ParquetField};
 use super::target::{Target, Upload};
 use crate::store::Reader;
 use crate::store::day::{Claim, DayKey, DayState, Written};
@@ -9,7 +9,7 @@ use crate::store::lake::Exports;
 use selvedge_node_core::passed::StreamProgress;
 use selvedge_node_core::rollup::DAY_MS;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
-use selvedge_node_core::table::{Cell, Kind};
+use selvedge_node_core::table::{Cell, ColumnKind};
 use selvedge_types::time::{EpochMs, TIME_RANGE};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
@@ -35,31 +35,31 @@ pub const MAX_FAILED_DAYS: usize = 3;
 
 /// The columns; site, width and day are in the file's name. `fingerprint` has the bits that the database's views show as a
 /// whole number too.
-pub const FIELDS: [Field<'static>; 24] = [
-    ("device", Kind::Text),
-    ("stream", Kind::Text),
-    ("start", Kind::Time),
-    ("width_ms", Kind::Whole),
-    ("count", Kind::Whole),
-    ("sum", Kind::Real),
-    ("mean", Kind::Real),
-    ("min", Kind::Real),
-    ("max", Kind::Real),
-    ("first", Kind::Real),
-    ("first_time", Kind::Time),
-    ("last", Kind::Real),
-    ("last_time", Kind::Time),
-    ("stddev", Kind::Real),
-    ("p50", Kind::Real),
-    ("p90", Kind::Real),
-    ("p99", Kind::Real),
-    ("revision", Kind::Whole),
-    ("late_count", Kind::Whole),
-    ("set_aside", Kind::Whole),
-    ("missing", Kind::Whole),
-    ("complete", Kind::Flag),
-    ("fingerprint", Kind::Whole),
-    ("watermark", Kind::Time),
+pub const FIELDS: [ParquetField<'static>; 24] = [
+    ("device", ColumnKind::Text),
+    ("stream", ColumnKind::Text),
+    ("start", ColumnKind::Time),
+    ("width_ms", ColumnKind::Whole),
+    ("count", ColumnKind::Whole),
+    ("sum", ColumnKind::Real),
+    ("mean", ColumnKind::Real),
+    ("min", ColumnKind::Real),
+    ("max", ColumnKind::Real),
+    ("first", ColumnKind::Real),
+    ("first_time", ColumnKind::Time),
+    ("last", ColumnKind::Real),
+    ("last_time", ColumnKind::Time),
+    ("stddev", ColumnKind::Real),
+    ("p50", ColumnKind::Real),
+    ("p90", ColumnKind::Real),
+    ("p99", ColumnKind::Real),
+    ("revision", ColumnKind::Whole),
+    ("late_count", ColumnKind::Whole),
+    ("set_aside", ColumnKind::Whole),
+    ("missing", ColumnKind::Whole),
+    ("complete", ColumnKind::Flag),
+    ("fingerprint", ColumnKind::Whole),
+    ("watermark", ColumnKind::Time),
 ];
 
 /// A window's cells, in the order of [`FIELDS`].

@@ -11,7 +11,7 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, Type};
-use selvedge_node_core::table::{self, Cell, Kind, Table};
+use selvedge_node_core::table::{self, Cell, ColumnKind, Table};
 use selvedge_types::time::TIME_RANGE;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub const ROW_GROUP_ENTRIES: usize = 122_880;
 const DICTIONARY_BYTES: usize = 1024 * 1024;
 
 /// A column: its name and what it holds.
-pub type Field<'a> = (&'a str, Kind);
+pub type ParquetField<'a> = (&'a str, ColumnKind);
 
 /// A file that is being written. What is encoded of it lies in memory until it is taken.
 pub struct Encoder {
@@ -49,7 +49,7 @@ impl Encoder {
     ///
     /// # Errors
     /// When two have the same name.
-    pub fn new(fields: &[Field<'_>]) -> Result<Self> {
+    pub fn new(fields: &[ParquetField<'_>]) -> Result<Self> {
         let types = fields.iter().map(|field| Ok(Arc::new(leaf(field)?))).collect::<Result<_>>()?;
         let schema = Type::group_type_builder("schema").with_fields(types).build()?;
         let mut properties = WriterProperties::builder()
@@ -60,19 +60,19 @@ impl Encoder {
             .set_max_row_group_row_count(Some(ROW_GROUP_ENTRIES));
         for (name, kind) in fields {
             let column = ColumnPath::from(*name);
-            if matches!(kind, Kind::Time | Kind::Whole) {
+            if matches!(kind, ColumnKind::Time | ColumnKind::Whole) {
                 properties = properties
                     .set_column_dictionary_enabled(column.clone(), false)
                     .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
             }
         }
         let file = SerializedFileWriter::new(vec![], Arc::new(schema), Arc::new(properties.build()))?;
-        let column = |(_, kind): &Field<'_>| {
+        let column = |(_, kind): &ParquetField<'_>| {
             let values = match kind {
-                Kind::Text => Values::Text(vec![]),
-                Kind::Whole | Kind::Time => Values::Whole(vec![]),
-                Kind::Real => Values::Real(vec![]),
-                Kind::Flag => Values::Flag(vec![]),
+                ColumnKind::Text => Values::Text(vec![]),
+                ColumnKind::Whole | ColumnKind::Time => Values::Whole(vec![]),
+                ColumnKind::Real => Values::Real(vec![]),
+                ColumnKind::Flag => Values::Flag(vec![]),
             };
             Column { values, there: vec![] }
         };
@@ -166,19 +166,19 @@ pub fn of_table(table: &impl Table) -> Result<Vec<u8>> {
 /// When two have the same name.
 pub fn for_table(fields: &[table::Field]) -> Result<Encoder> {
     let names: Vec<String> = fields.iter().map(|field| field.name.replace('.', "_")).collect();
-    let fields: Vec<Field<'_>> =
+    let fields: Vec<ParquetField<'_>> =
         names.iter().zip(fields).map(|(name, field)| (name.as_str(), field.kind)).collect();
     Encoder::new(&fields)
 }
 
-fn leaf((name, kind): &Field<'_>) -> Result<Type> {
+fn leaf((name, kind): &ParquetField<'_>) -> Result<Type> {
     let time = LogicalType::timestamp(true, TimeUnit::MILLIS);
     let (physical, logical) = match kind {
-        Kind::Text => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
-        Kind::Whole => (Physical::INT64, None),
-        Kind::Real => (Physical::DOUBLE, None),
-        Kind::Flag => (Physical::BOOLEAN, None),
-        Kind::Time => (Physical::INT64, Some(time)),
+        ColumnKind::Text => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+        ColumnKind::Whole => (Physical::INT64, None),
+        ColumnKind::Real => (Physical::DOUBLE, None),
+        ColumnKind::Flag => (Physical::BOOLEAN, None),
+        ColumnKind::Time => (Physical::INT64, Some(time)),
     };
     Type::primitive_type_builder(name, physical)
         .with_logical_type(logical)

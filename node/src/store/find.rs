@@ -1,7 +1,7 @@
 //! What the API looks up beyond windows: streams by patterns, their newest windows, their first and last times, where
 //! windows are missing, and the holes of shards.
 
-use super::statement::{Columns, Dialect, Statement, Value, ask};
+use super::statement::{BoundValue, Columns, Dialect, Statement, ask};
 use super::{Hole, Reader, StoreError, StreamProgress};
 use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
@@ -298,7 +298,7 @@ impl Reader {
                 "SELECT {} FROM series AS s WHERE s.series_id = ",
                 newest_start(dialect, first_value(dialect))
             );
-            let mut all = Statement::with(dialect, &text, Value::Whole(now.0));
+            let mut all = Statement::with(dialect, &text, BoundValue::Whole(now.0));
             all.whole(series);
             all
         };
@@ -340,7 +340,7 @@ fn devices(dialect: Dialect, seek: &Seek, after: (&str, &str), now: EpochMs, lim
          s.readings, s.late_count, s.set_aside, s.missing \
          FROM (SELECT d.* FROM device AS d WHERE (d.site, d.name) > ("
     );
-    let mut all = Statement::with(dialect, &text, Value::Whole(now.0));
+    let mut all = Statement::with(dialect, &text, BoundValue::Whole(now.0));
     all.words(after.0).push(", ").words(after.1).push(")");
     all.devices(seek.sites.as_deref(), &seek.wanted);
     if let Some(stream) = &seek.wanted.stream {
@@ -364,7 +364,7 @@ fn newest(dialect: Dialect, seek: &Seek, after: [&str; 3], now: EpochMs, limit: 
          WHERE NOT EXISTS (SELECT 1 FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream \
          AND n.width_ms < s.width_ms) AND (d.site, d.name, s.stream) > ("
     );
-    let mut all = Statement::with(dialect, &text, Value::Whole(now.0));
+    let mut all = Statement::with(dialect, &text, BoundValue::Whole(now.0));
     all.words(after[0]).push(", ").words(after[1]).push(", ").words(after[2]).push(")");
     all.devices(seek.sites.as_deref(), &seek.wanted).matches("s.stream", seek.wanted.stream.as_ref());
     all.push(" ORDER BY d.site, d.name, s.stream").limit(limit);
@@ -428,9 +428,11 @@ mod tests {
                 .values
                 .iter()
                 .map(|v| match v {
-                    Value::Text(text) => text.clone(),
-                    Value::TextIfAny(_) | Value::WholeIfAny(_) => unreachable!("no pattern binds one"),
-                    Value::Whole(n) | Value::Start(EpochMs(n)) => n.to_string(),
+                    BoundValue::Text(text) => text.clone(),
+                    BoundValue::TextIfAny(_) | BoundValue::WholeIfAny(_) => {
+                        unreachable!("no pattern binds one")
+                    }
+                    BoundValue::Whole(n) | BoundValue::Start(EpochMs(n)) => n.to_string(),
                 })
                 .collect();
             (all.text, values.join(" "))

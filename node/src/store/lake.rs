@@ -60,16 +60,16 @@ pub struct Exports(ExportTable);
 
 #[derive(Clone)]
 enum ExportTable {
-    Sqlite(sqlite::Exports),
-    Postgres(postgres::Exports),
+    Sqlite(sqlite::SqliteExports),
+    Postgres(postgres::PostgresExports),
 }
 
 impl Exports {
     /// Of a database that [`super::open`] has been at.
     pub fn new(database: &Database) -> Self {
         Self(match database {
-            Database::Sqlite(folder) => ExportTable::Sqlite(sqlite::Exports::new(folder)),
-            Database::Postgres(server) => ExportTable::Postgres(postgres::Exports::new(server)),
+            Database::Sqlite(folder) => ExportTable::Sqlite(sqlite::SqliteExports::new(folder)),
+            Database::Postgres(server) => ExportTable::Postgres(postgres::PostgresExports::new(server)),
         })
     }
 

@@ -185,9 +185,9 @@ pub async fn open(database: &Database) -> Result<(Writer, Reader), StoreError> {
 /// Applies batches. One for each node.
 pub enum Writer {
     #[doc(hidden)]
-    Sqlite(sqlite::Writer),
+    Sqlite(sqlite::SqliteWriter),
     #[doc(hidden)]
-    Postgres(postgres::Writer),
+    Postgres(postgres::PostgresWriter),
 }
 
 impl Writer {
@@ -219,9 +219,9 @@ impl Writer {
 #[derive(Clone)]
 pub enum Reader {
     #[doc(hidden)]
-    Sqlite(sqlite::Reader),
+    Sqlite(sqlite::SqliteReader),
     #[doc(hidden)]
-    Postgres(postgres::Reader),
+    Postgres(postgres::PostgresReader),
 }
 
 impl Reader {

@@ -6,18 +6,18 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// At most [`READ_CONNECTIONS_ENTRIES`] connections.
-pub struct Pool<C> {
+pub struct ConnectionPool<C> {
     places: Arc<Semaphore>,
     idle: Mutex<Vec<C>>,
 }
 
-impl<C> Default for Pool<C> {
+impl<C> Default for ConnectionPool<C> {
     fn default() -> Self {
         Self { places: Arc::new(Semaphore::new(READ_CONNECTIONS_ENTRIES)), idle: Mutex::new(vec![]) }
     }
 }
 
-impl<C> Pool<C> {
+impl<C> ConnectionPool<C> {
     /// A place, with the connection last used if one is idle. The place is free again when the permit is dropped; the
     /// connection is used again if it is given back before.
     ///

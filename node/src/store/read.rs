@@ -1,7 +1,7 @@
 //! What queries read of windows and roll-ups, how far shards have come, and the ledger.
 
 use super::find::{SERIES, Seek, series_info};
-use super::statement::{Columns, Dialect, Statement, Value, ask};
+use super::statement::{BoundValue, Columns, Dialect, Statement, ask};
 use super::{LedgerPage, Reader, RowPage, ShardStatus, StoreError, WindowKey};
 use selvedge_node_core::params::WantedStreams;
 use selvedge_node_core::stored::{SeriesInfo, StoredWindow};
@@ -201,8 +201,13 @@ fn rollups(dialect: Dialect, series: i64, span_ms: i64, from: EpochMs, to: Epoch
          LEFT JOIN series_rollup AS w ON w.span_ms = ?1 AND w.{start} = place.{start} AND w.series_id = ?2 \
          WHERE place.{start} < ?4 ORDER BY place.{start}"
     );
-    let values = [Value::Whole(span_ms), Value::Whole(series), Value::Start(from), Value::Start(to)];
-    Statement::written(dialect, &text, values.into_iter().chain([Value::Whole(limit.into())]).collect())
+    let values = [
+        BoundValue::Whole(span_ms),
+        BoundValue::Whole(series),
+        BoundValue::Start(from),
+        BoundValue::Start(to),
+    ];
+    Statement::written(dialect, &text, values.into_iter().chain([BoundValue::Whole(limit.into())]).collect())
 }
 
 /// `of`: the site and the stream.
@@ -223,10 +228,11 @@ fn rollups_of_all(
          (SELECT series_id FROM series JOIN device USING (device_id) WHERE site = ?6)) \
          ORDER BY {start}, series_id LIMIT ?7"
     );
-    let [site, stream] = of.map(|name| Value::TextIfAny(name.map(str::to_string)));
-    let after = [Value::Start(after.start), Value::Whole(after.series)];
-    let values = [Value::Whole(span_ms)].into_iter().chain(after).chain([Value::Start(to), stream, site]);
-    Statement::written(dialect, &text, values.chain([Value::Whole(limit.into())]).collect())
+    let [site, stream] = of.map(|name| BoundValue::TextIfAny(name.map(str::to_string)));
+    let after = [BoundValue::Start(after.start), BoundValue::Whole(after.series)];
+    let values =
+        [BoundValue::Whole(span_ms)].into_iter().chain(after).chain([BoundValue::Start(to), stream, site]);
+    Statement::written(dialect, &text, values.chain([BoundValue::Whole(limit.into())]).collect())
 }
 
 fn ledger(
@@ -254,11 +260,11 @@ fn ledger(
          ORDER BY {first}.series_id, w.{start} LIMIT ?5"
     );
     let values = vec![
-        Value::Whole(after.series),
-        Value::Start(after.start),
-        Value::WholeIfAny(width_ms.map(i64::from)),
-        Value::TextIfAny(site.map(str::to_string)),
-        Value::Whole(limit.into()),
+        BoundValue::Whole(after.series),
+        BoundValue::Start(after.start),
+        BoundValue::WholeIfAny(width_ms.map(i64::from)),
+        BoundValue::TextIfAny(site.map(str::to_string)),
+        BoundValue::Whole(limit.into()),
     ];
     Statement::written(dialect, &text, values)
 }

@@ -43,7 +43,7 @@ impl Dialect {
 
 /// What is bound to a place of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub enum BoundValue {
     Text(String),
     TextIfAny(Option<String>),
     Whole(i64),
@@ -59,7 +59,7 @@ pub struct Statement {
     dialect: Dialect,
     pub text: String,
     /// What is bound, in order.
-    pub values: Vec<Value>,
+    pub values: Vec<BoundValue>,
 }
 
 impl Statement {
@@ -68,13 +68,13 @@ impl Statement {
     }
 
     /// One that is all written: its text names its values as `?1`, `?2` and so on, each as often as it needs it.
-    pub(super) fn written(dialect: Dialect, text: &str, values: Vec<Value>) -> Self {
+    pub(super) fn written(dialect: Dialect, text: &str, values: Vec<BoundValue>) -> Self {
         let text = if dialect == Dialect::Sqlite { text.to_string() } else { text.replace('?', "$") };
         Self { dialect, text, values }
     }
 
     /// One whose text names its first value already, in the form of its database.
-    pub(super) fn with(dialect: Dialect, text: &str, first: Value) -> Self {
+    pub(super) fn with(dialect: Dialect, text: &str, first: BoundValue) -> Self {
         Self { values: vec![first], ..Self::new(dialect, text) }
     }
 
@@ -83,7 +83,7 @@ impl Statement {
         self
     }
 
-    pub(super) fn bind(&mut self, value: Value) -> &mut Self {
+    pub(super) fn bind(&mut self, value: BoundValue) -> &mut Self {
         self.values.push(value);
         let sign = if self.dialect == Dialect::Sqlite { '?' } else { '$' };
         self.text.push_str(&format!("{sign}{}", self.values.len()));
@@ -91,15 +91,15 @@ impl Statement {
     }
 
     pub(super) fn whole(&mut self, value: i64) -> &mut Self {
-        self.bind(Value::Whole(value))
+        self.bind(BoundValue::Whole(value))
     }
 
     pub(super) fn start(&mut self, value: EpochMs) -> &mut Self {
-        self.bind(Value::Start(value))
+        self.bind(BoundValue::Start(value))
     }
 
     pub(super) fn words(&mut self, value: &str) -> &mut Self {
-        self.bind(Value::Text(value.to_string()))
+        self.bind(BoundValue::Text(value.to_string()))
     }
 
     /// ` AND column = / >= ... / GLOB ...`: what an index serves comes first.

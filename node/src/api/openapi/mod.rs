@@ -49,7 +49,7 @@ fn components() -> ComponentsBuilder {
     let mut all = ComponentsBuilder::new().schema("Row", object(fields.fields(), 6));
     for (name, schema) in [
         ("Devices", devices::Devices::schema()),
-        ("SqlQuestion", sql::Question::schema()),
+        ("SqlQuestion", sql::SqlQuestion::schema()),
         ("SqlAnswer", sql::Told::schema()),
         ("Ledger", ledger::Ledger::schema()),
         ("Status", status::Status::schema()),

@@ -1,19 +1,25 @@
 //! Schemas of rows.
 
 use selvedge_http::describe::or_null;
-use selvedge_node_core::table::{Field, Kind};
+use selvedge_node_core::table::{ColumnKind, Field};
 use std::collections::BTreeMap;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 
 /// Columns as an object; the first `always` of them are present in every answer.
 pub(super) fn object(fields: &[Field], always: usize) -> Schema {
-    let kind = |kind: Kind| match kind {
-        Kind::Text => or_null(Type::String),
-        Kind::Whole => or_null(Type::Integer).format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64))),
-        Kind::Real => or_null(Type::Number).format(Some(SchemaFormat::KnownFormat(KnownFormat::Double))),
-        Kind::Flag => or_null(Type::Boolean),
-        Kind::Time => or_null(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))),
+    let kind = |kind: ColumnKind| match kind {
+        ColumnKind::Text => or_null(Type::String),
+        ColumnKind::Whole => {
+            or_null(Type::Integer).format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+        }
+        ColumnKind::Real => {
+            or_null(Type::Number).format(Some(SchemaFormat::KnownFormat(KnownFormat::Double)))
+        }
+        ColumnKind::Flag => or_null(Type::Boolean),
+        ColumnKind::Time => {
+            or_null(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        }
     };
     let one = |field: &Field| {
         kind(field.kind).description(Some(field.meaning).filter(|meaning| !meaning.is_empty()))
@@ -42,18 +48,18 @@ pub(super) fn object(fields: &[Field], always: usize) -> Schema {
 
 pub(super) fn holes() -> Schema {
     let fields = [
-        ("site", Kind::Text),
-        ("shard", Kind::Whole),
-        ("first_seq", Kind::Whole),
-        ("last_seq", Kind::Whole),
-        ("batches", Kind::Whole),
-        ("found", Kind::Time),
-        ("found_ms", Kind::Whole),
-        ("lost_at_site", Kind::Flag),
-        ("readings", Kind::Whole),
-        ("parts", Kind::Whole),
-        ("windows_from", Kind::Time),
-        ("windows_to", Kind::Time),
+        ("site", ColumnKind::Text),
+        ("shard", ColumnKind::Whole),
+        ("first_seq", ColumnKind::Whole),
+        ("last_seq", ColumnKind::Whole),
+        ("batches", ColumnKind::Whole),
+        ("found", ColumnKind::Time),
+        ("found_ms", ColumnKind::Whole),
+        ("lost_at_site", ColumnKind::Flag),
+        ("readings", ColumnKind::Whole),
+        ("parts", ColumnKind::Whole),
+        ("windows_from", ColumnKind::Time),
+        ("windows_to", ColumnKind::Time),
     ];
     let fields = fields.map(|(name, kind)| Field::new(name, kind));
     ArrayBuilder::new().items(RefOr::T(object(&fields, fields.len()))).build().into()

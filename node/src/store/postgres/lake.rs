@@ -2,8 +2,8 @@
 
 use super::super::StoreError;
 use super::super::day::{Claim, DayState, Written};
-use super::link::{Link, Postgres, WRITE_MS};
-use super::read::Reader;
+use super::link::{Postgres, PostgresConnection, WRITE_MS};
+use super::read::PostgresReader;
 use super::{At, ROW, window_at};
 use selvedge_node_core::rollup::{DAY_MS, is_kept};
 use selvedge_node_core::stored::StoredWindow;
@@ -17,7 +17,7 @@ use tokio_postgres::types::ToSql;
 const SERIES: &str =
     "SELECT series_id FROM series JOIN device USING (device_id) WHERE site = $1 AND width_ms = $2";
 
-impl Reader {
+impl PostgresReader {
     pub async fn widths(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let sql = "SELECT DISTINCT site, width_ms FROM series JOIN device USING (device_id) ORDER BY site, width_ms";
         self.rows(sql, &[], |row| Ok((row.try_get(0)?, row.try_get(1)?))).await
@@ -69,11 +69,11 @@ impl Reader {
 
 /// The table, over a connection for each call: there are few.
 #[derive(Clone)]
-pub struct Exports(Arc<Postgres>);
+pub struct PostgresExports(Arc<Postgres>);
 
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-impl Exports {
+impl PostgresExports {
     pub fn new(server: &Postgres) -> Self {
         Self(Arc::new(server.clone()))
     }
@@ -81,7 +81,7 @@ impl Exports {
     /// The server ends what takes too long; one that says nothing any more is left.
     async fn within<T>(
         &self,
-        work: impl AsyncFnOnce(Link) -> Result<T, tokio_postgres::Error>,
+        work: impl AsyncFnOnce(PostgresConnection) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
         let limit = Duration::from_millis(WRITE_MS + 5_000);
         let work = async { Ok(work(self.0.link_to_write().await?).await?) };

@@ -82,7 +82,7 @@ impl Postgres {
 
     /// A connection that writes. It finds all that it writes by key; what the server believes of a young table must not lead
     /// it to read all of it.
-    pub async fn link_to_write(&self) -> Result<Link, StoreError> {
+    pub async fn link_to_write(&self) -> Result<PostgresConnection, StoreError> {
         // A server that waits for even more at a commit goes on to do so.
         let settings = format!(
             "SELECT set_config('synchronous_commit', 'on', false) \
@@ -95,17 +95,17 @@ impl Postgres {
     }
 
     /// A connection that reads, and can do nothing else.
-    pub async fn link_to_read(&self) -> Result<Link, StoreError> {
+    pub async fn link_to_read(&self) -> Result<PostgresConnection, StoreError> {
         self.link(&format!("SET statement_timeout = {READ_MS}; SET default_transaction_read_only = on")).await
     }
 
     /// A connection that brings tables to a newer form, which may take long.
-    pub async fn link_to_migrate(&self) -> Result<Link, StoreError> {
+    pub async fn link_to_migrate(&self) -> Result<PostgresConnection, StoreError> {
         self.link(&format!("SET statement_timeout = 0; SET lock_timeout = {MIGRATE_WAIT_MS}")).await
     }
 
     /// Asks the server to stop what a connection is at. It need not: see whether it does.
-    pub async fn cancel(&self, link: &Link) {
+    pub async fn cancel(&self, link: &PostgresConnection) {
         let token = link.client.cancel_token();
         let asked = async {
             if self.config.get_ssl_mode() == SslMode::Disable {
@@ -121,7 +121,7 @@ impl Postgres {
         }
     }
 
-    async fn link(&self, settings: &str) -> Result<Link, StoreError> {
+    async fn link(&self, settings: &str) -> Result<PostgresConnection, StoreError> {
         let failed = |why| StoreError::Connect { server: self.to_string(), why: Said(why) };
         // Ends with the client, or with an error that the client's next call repeats.
         let (client, task) = if self.config.get_ssl_mode() == SslMode::Disable {
@@ -132,7 +132,7 @@ impl Postgres {
             let (client, connection) = self.config.connect(tls).await.map_err(failed)?;
             (client, tokio::spawn(async move { drop(connection.await) }))
         };
-        let link = Link { client, statements: HashMap::new(), task };
+        let link = PostgresConnection { client, statements: HashMap::new(), task };
         let common = format!(
             "SET jit = off; SET client_encoding = 'UTF8'; SET tcp_keepalives_idle = {KEEPALIVE_S}; \
              SET tcp_keepalives_interval = {KEEPALIVE_S}; SET tcp_keepalives_count = 2; {settings}"
@@ -200,13 +200,13 @@ impl fmt::Debug for Postgres {
 }
 
 /// A connection to the server, with the statements that are prepared on it.
-pub struct Link {
+pub struct PostgresConnection {
     pub client: Client,
     statements: HashMap<String, Statement>,
     task: JoinHandle<()>,
 }
 
-impl Link {
+impl PostgresConnection {
     /// A statement, prepared once.
     pub async fn statement(&mut self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
         if let Some(statement) = self.statements.get(sql) {
@@ -221,7 +221,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for PostgresConnection {
     /// The server notices at once, and ends what it is at.
     fn drop(&mut self) {
         self.task.abort();

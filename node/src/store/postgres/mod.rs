@@ -12,10 +12,10 @@ mod sql;
 mod statement;
 mod write;
 
-pub use lake::Exports;
+pub use lake::PostgresExports;
 pub use link::{Postgres, Said};
-pub use read::Reader;
-pub use write::Writer;
+pub use read::PostgresReader;
+pub use write::PostgresWriter;
 
 use super::statement::Dialect;
 use super::{StoreError, sequences_from};
@@ -34,10 +34,10 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 const ROW: &str = Dialect::Postgres.row();
 
 /// Brings the database to this release's tables.
-pub async fn open(server: &Postgres) -> Result<(Writer, Reader), StoreError> {
+pub async fn open(server: &Postgres) -> Result<(PostgresWriter, PostgresReader), StoreError> {
     let server = Arc::new(server.clone());
     schema::migrate(&server).await?;
-    Ok((Writer::new(server.clone()), Reader::new(server)))
+    Ok((PostgresWriter::new(server.clone()), PostgresReader::new(server)))
 }
 
 /// Asks which ledger a database is; see [`ledger_id`].

@@ -1,8 +1,8 @@
 //! The connections that read, and how they are asked.
 
 use super::super::StoreError;
-use super::super::pool::Pool;
-use super::link::{Link, Postgres, READ_MS};
+use super::super::pool::ConnectionPool;
+use super::link::{Postgres, PostgresConnection, READ_MS};
 use super::{LEDGER_ID, ledger_id};
 use selvedge_types::uplink::LedgerId;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use tokio_postgres::types::ToSql;
 
 /// The connections that read.
 #[derive(Clone)]
-pub struct Reader {
+pub struct PostgresReader {
     pub(super) server: Arc<Postgres>,
-    pool: Arc<Pool<Link>>,
+    pool: Arc<ConnectionPool<PostgresConnection>>,
     /// Whether the role that a person's SQL runs as was seen to.
     pub(super) sql_role: Arc<OnceCell<()>>,
 }
 
-pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub(super) type SqlParameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-impl Reader {
+impl PostgresReader {
     pub(super) fn new(server: Arc<Postgres>) -> Self {
         Self { server, pool: Arc::default(), sql_role: Arc::default() }
     }
@@ -32,7 +32,7 @@ impl Reader {
     pub(super) async fn rows<T>(
         &self,
         sql: &str,
-        parameters: Parameters<'_>,
+        parameters: SqlParameters<'_>,
         read: impl Fn(&Row) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let (_place, idle) = self.pool.take().await?;
@@ -61,7 +61,11 @@ impl Reader {
     }
 }
 
-async fn ask(link: &mut Link, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, StoreError> {
+async fn ask(
+    link: &mut PostgresConnection,
+    sql: &str,
+    parameters: SqlParameters<'_>,
+) -> Result<Vec<Row>, StoreError> {
     // The server ends what takes too long; a server that says nothing any more is left.
     let limit = Duration::from_millis(READ_MS + 5_000);
     let asking = async {

@@ -6,7 +6,7 @@
 use super::super::find;
 use super::super::statement::Dialect;
 use super::super::{NEVER, StoreError};
-use super::link::{Link, Postgres};
+use super::link::{Postgres, PostgresConnection};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -401,7 +401,7 @@ pub async fn migrate(server: &Postgres) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When they are newer than this release, or can't be read.
-pub async fn version(link: &Link) -> Result<i64, StoreError> {
+pub async fn version(link: &PostgresConnection) -> Result<i64, StoreError> {
     let row = link.client.query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[]).await?;
     let found: i64 = row.try_get(0)?;
     if usize::try_from(found).unwrap_or(usize::MAX) > STEPS.len() {
@@ -411,7 +411,7 @@ pub async fn version(link: &Link) -> Result<i64, StoreError> {
 }
 
 /// A connection, once the server answers.
-async fn reach(server: &Postgres) -> Result<Link, StoreError> {
+async fn reach(server: &Postgres) -> Result<PostgresConnection, StoreError> {
     let end = Instant::now() + Duration::from_millis(START_WAIT_MS);
     loop {
         match server.link_to_migrate().await {
@@ -425,7 +425,7 @@ async fn reach(server: &Postgres) -> Result<Link, StoreError> {
 }
 
 /// Puts windows into a hypertable, if they are not in one.
-async fn hypertable(link: &Link) -> Result<(), StoreError> {
+async fn hypertable(link: &PostgresConnection) -> Result<(), StoreError> {
     let there = link.client.query_opt("SELECT FROM pg_extension WHERE extname = 'timescaledb'", &[]).await?;
     if there.is_none() {
         return Err(StoreError::NoTimescale);
@@ -436,7 +436,7 @@ async fn hypertable(link: &Link) -> Result<(), StoreError> {
 }
 
 /// What makes a server forget what it has confirmed is nothing that a node could make good.
-async fn warn_of_settings(link: &Link) -> Result<(), StoreError> {
+async fn warn_of_settings(link: &PostgresConnection) -> Result<(), StoreError> {
     let sql = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'";
     for row in link.client.query(sql, &[]).await? {
         let name: String = row.try_get(0)?;

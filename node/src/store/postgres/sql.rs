@@ -7,8 +7,8 @@
 
 use super::super::StoreError;
 use super::super::sql::{SqlAnswer, SqlError, SqlLimits, SqlValue};
-use super::link::{Link, Said};
-use super::{Reader, role};
+use super::link::{PostgresConnection, Said};
+use super::{PostgresReader, role};
 use selvedge_node_core::calls;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ const LOOK_MS: u32 = 1_000;
 /// How long to rest before looking again whether a backend is gone.
 const GONE_REST_MS: u64 = 200;
 
-impl Reader {
+impl PostgresReader {
     /// Runs a statement until it is answered, its time is over, or `left` is: then nobody waits any more. When this
     /// returns, the server works on nothing of it.
     pub async fn sql(
@@ -96,14 +96,14 @@ const START_US: &str = "(extract(epoch from backend_start) * 1000000)::bigint";
 
 impl Backend {
     /// That of a connection.
-    async fn of(link: &Link) -> Result<Self, StoreError> {
+    async fn of(link: &PostgresConnection) -> Result<Self, StoreError> {
         let sql = format!("SELECT pid, {START_US} FROM pg_stat_activity WHERE pid = pg_backend_pid()");
         let row = link.client.query_one(&sql, &[]).await?;
         Ok(Self { pid: row.try_get(0)?, start_us: row.try_get(1)? })
     }
 
     /// Ends it; says whether it is gone.
-    async fn end(&self, link: &Link) -> Result<bool, StoreError> {
+    async fn end(&self, link: &PostgresConnection) -> Result<bool, StoreError> {
         let sql = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND {START_US} = $2"
         );
@@ -111,7 +111,7 @@ impl Backend {
     }
 }
 
-async fn run(link: &Link, statement: &str, limits: &SqlLimits) -> Result<SqlAnswer, SqlError> {
+async fn run(link: &PostgresConnection, statement: &str, limits: &SqlLimits) -> Result<SqlAnswer, SqlError> {
     let statement = statement.trim().trim_end_matches(';');
     if statement.is_empty() {
         return Err(SqlError::refused("there is no statement"));

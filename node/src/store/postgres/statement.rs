@@ -1,8 +1,8 @@
 //! Runs the statements of [`super::super::statement`].
 
 use super::super::StoreError;
-use super::super::statement::{Columns, Statement, Value};
-use super::{At, Reader, held, window_at};
+use super::super::statement::{BoundValue, Columns, Statement};
+use super::{At, PostgresReader, held, window_at};
 use selvedge_node_core::stored::StoredWindow;
 use selvedge_types::time::EpochMs;
 use tokio_postgres::Row;
@@ -40,7 +40,7 @@ impl Columns for Row {
     }
 }
 
-impl Reader {
+impl PostgresReader {
     /// All rows of a statement.
     pub async fn run<T>(
         &self,
@@ -52,11 +52,11 @@ impl Reader {
             .into_iter()
             .map(|value| -> Box<dyn ToSql + Sync + Send> {
                 match value {
-                    Value::Text(text) => Box::new(held(&text).into_owned()),
-                    Value::TextIfAny(text) => Box::new(text.map(|text| held(&text).into_owned())),
-                    Value::Whole(n) => Box::new(n),
-                    Value::WholeIfAny(n) => Box::new(n),
-                    Value::Start(at) => Box::new(At(at)),
+                    BoundValue::Text(text) => Box::new(held(&text).into_owned()),
+                    BoundValue::TextIfAny(text) => Box::new(text.map(|text| held(&text).into_owned())),
+                    BoundValue::Whole(n) => Box::new(n),
+                    BoundValue::WholeIfAny(n) => Box::new(n),
+                    BoundValue::Start(at) => Box::new(At(at)),
                 }
             })
             .collect();

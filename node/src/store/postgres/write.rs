@@ -5,7 +5,7 @@
 //! nothing else, a row that was read is updated only if it is still at the revision that was read.
 
 use super::super::{StoreError, sequences_bytes, sequences_from, whole};
-use super::link::{Link, Postgres, WRITE_MS};
+use super::link::{Postgres, PostgresConnection, WRITE_MS};
 use super::{At, LEDGER_ID, ROW, held, ledger_id, schema, window_at};
 use selvedge_node_core::incoming::Incoming;
 use selvedge_node_core::passed::{DOUBT_AFTER_MS, Doubt, Passed, Seen};
@@ -29,20 +29,20 @@ use tokio_postgres::{Client, Row, Statement, Transaction};
 pub const TRANSACTION_MS: u64 = 2 * WRITE_MS;
 
 /// The one connection of this node that writes.
-pub struct Writer {
+pub struct PostgresWriter {
     server: Arc<Postgres>,
     /// None until it is needed, and after a failure.
     session: Option<Box<Session>>,
 }
 
 struct Session {
-    link: Link,
+    link: PostgresConnection,
     ledger: LedgerId,
     statements: Statements,
     series: SeriesIds,
 }
 
-impl Writer {
+impl PostgresWriter {
     pub(super) fn new(server: Arc<Postgres>) -> Self {
         Self { server, session: None }
     }
@@ -226,7 +226,7 @@ impl Table {
 const SHARDS: &str = "unnest($1::text[], $2::int[]) AS k (site, shard)";
 
 impl Statements {
-    async fn prepare(link: &mut Link) -> Result<Self, tokio_postgres::Error> {
+    async fn prepare(link: &mut PostgresConnection) -> Result<Self, tokio_postgres::Error> {
         let client = &link.client;
         let claim = "INSERT INTO shard_progress (site, shard, cursor, edge_first_kept, edge_last, batches_applied, changed_ms) \
              SELECT site, shard, 0, 0, 0, 0, $3 FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS k (site, shard, n) \

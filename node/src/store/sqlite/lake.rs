@@ -2,7 +2,7 @@
 
 use super::super::StoreError;
 use super::super::day::{Claim, DayState, Written};
-use super::read::Reader;
+use super::read::SqliteReader;
 use super::{File, ROW, blocking, open_to_write, window_at};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use selvedge_node_core::rollup::{DAY_MS, is_kept};
@@ -14,7 +14,7 @@ use std::path::Path;
 const SERIES: &str =
     "SELECT series_id FROM series JOIN device USING (device_id) WHERE site = ?1 AND width_ms = ?2";
 
-impl Reader {
+impl SqliteReader {
     pub async fn widths(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let sql = "SELECT DISTINCT site, width_ms FROM series JOIN device USING (device_id) ORDER BY site, width_ms";
         self.rows(sql.to_string(), vec![], |row| Ok((row.get(0)?, row.get(1)?))).await
@@ -82,9 +82,9 @@ impl Reader {
 
 /// The table, over a connection for each call: there are few.
 #[derive(Clone)]
-pub struct Exports(File);
+pub struct SqliteExports(File);
 
-impl Exports {
+impl SqliteExports {
     pub fn new(folder: &Path) -> Self {
         Self(super::file(folder))
     }

@@ -8,9 +8,9 @@ mod statement;
 pub mod worker;
 mod write;
 
-pub use lake::Exports;
-pub use read::Reader;
-pub use write::Writer;
+pub use lake::SqliteExports;
+pub use read::SqliteReader;
+pub use write::SqliteWriter;
 
 use super::statement::Dialect;
 use super::{StoreError, sequences_from};
@@ -46,7 +46,7 @@ const STATEMENTS_ENTRIES: usize = 64;
 const ROW: &str = Dialect::Sqlite.row();
 
 /// Opens (and makes, if need be) the database `selvedge.db` in `folder`.
-pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
+pub async fn open(folder: &Path) -> Result<(SqliteWriter, SqliteReader), StoreError> {
     let folder = folder.to_owned();
     blocking(move || {
         own_folder(&folder).map_err(|why| StoreError::Folder { path: folder.clone(), why })?;
@@ -60,7 +60,7 @@ pub async fn open(folder: &Path) -> Result<(Writer, Reader), StoreError> {
         }
         drop(open_to_read(&path).map_err(failed)?);
         let ledger = ledger_id(&db)?;
-        Ok((Writer::new(path.clone(), db, ledger), Reader::new(path)))
+        Ok((SqliteWriter::new(path.clone(), db, ledger), SqliteReader::new(path)))
     })
     .await
 }

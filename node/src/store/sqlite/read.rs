@@ -1,7 +1,7 @@
 //! The connections that read, and how they are asked.
 
 use super::super::StoreError;
-use super::super::pool::Pool;
+use super::super::pool::ConnectionPool;
 use super::{File, blocking, ledger_id, open_to_read};
 use rusqlite::{Connection, Row, ToSql};
 use selvedge_types::uplink::LedgerId;
@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 /// The connections that read.
 #[derive(Clone)]
-pub struct Reader {
+pub struct SqliteReader {
     pub(super) file: File,
-    pool: Arc<Pool<Connection>>,
+    pool: Arc<ConnectionPool<Connection>>,
 }
 
-impl Reader {
+impl SqliteReader {
     pub(super) fn new(file: File) -> Self {
         Self { file, pool: Arc::default() }
     }

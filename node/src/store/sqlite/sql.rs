@@ -2,7 +2,7 @@
 
 use super::super::StoreError;
 use super::super::sql::{SqlAnswer, SqlError, SqlLimits};
-use super::Reader;
+use super::SqliteReader;
 use super::worker::{ARGUMENT, Order, SqlOutcome};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -21,7 +21,7 @@ const MAX_JSON_PER_BYTE: u64 = 6;
 /// What of it is not values.
 const MAX_JSON_FRAME_BYTES: u64 = 1024 * 1024;
 
-impl Reader {
+impl SqliteReader {
     /// Runs a statement until it is answered, its time is over, or `left` is: then nobody waits any more. When this
     /// returns, the process has ended.
     pub async fn sql(

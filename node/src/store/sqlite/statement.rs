@@ -1,8 +1,8 @@
 //! Runs the statements of [`super::super::statement`].
 
 use super::super::StoreError;
-use super::super::statement::{Columns, Statement, Value};
-use super::{Reader, window_at};
+use super::super::statement::{BoundValue, Columns, Statement};
+use super::{SqliteReader, window_at};
 use rusqlite::Row;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use selvedge_node_core::stored::StoredWindow;
@@ -40,7 +40,7 @@ impl Columns for Row<'_> {
     }
 }
 
-impl ToSql for Value {
+impl ToSql for BoundValue {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(match self {
             Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
@@ -51,7 +51,7 @@ impl ToSql for Value {
     }
 }
 
-impl Reader {
+impl SqliteReader {
     /// All rows of a statement.
     pub async fn run<T: Send + 'static>(
         &self,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The one connection that writes.
-pub struct Writer {
+pub struct SqliteWriter {
     file: File,
     /// None after a failure: SQLite may have ended the transaction on its own (a full disk does that), and what is remembered of
     /// it can't be trusted any more.
@@ -32,7 +32,7 @@ struct Session {
     series: SeriesIds,
 }
 
-impl Writer {
+impl SqliteWriter {
     pub(super) fn new(file: File, db: Connection, ledger: LedgerId) -> Self {
         Self { file, session: Some(Session { db, ledger, series: SeriesIds::default() }) }
     }
