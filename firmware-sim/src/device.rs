@@ -43,9 +43,9 @@ pub enum Source {
     },
 }
 
-/// What a device is.
+/// All that decides what a device sends, and how.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct DevicePlan {
     /// Its name, also its MQTT client id.
     pub name: String,
     pub streams: Vec<String>,
@@ -82,7 +82,7 @@ pub struct DeviceStats {
 /// The core. Times are epoch milliseconds of a clock that does not go back.
 #[derive(Debug)]
 pub struct Device {
-    plan: Plan,
+    plan: DevicePlan,
     session: Session<Vec<Taken>>,
     sensors: Vec<Sensor>,
     seqs: Vec<u64>,
@@ -100,7 +100,7 @@ pub struct Device {
 
 impl Device {
     /// A device that boots at `now`.
-    pub fn new(plan: Plan, now: u64) -> Self {
+    pub fn new(plan: DevicePlan, now: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
         let session = Session::new(SessionSettings {
             manner: plan.manner,
@@ -132,7 +132,7 @@ impl Device {
     }
 
     /// The plan that the device was made with.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &DevicePlan {
         &self.plan
     }
 

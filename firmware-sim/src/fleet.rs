@@ -2,7 +2,7 @@
 
 use crate::board::{Board, DeviceView, Phase};
 use crate::client::{Client, Timebase};
-use crate::device::{Device, Plan, Source};
+use crate::device::{Device, DevicePlan, Source};
 use crate::faults::{Clock, LinkFault};
 use crate::gaps::{GapReport, Gaps};
 use crate::ledger::Ledger;
@@ -48,9 +48,9 @@ pub struct FleetSettings {
     pub speed: Option<f64>,
 }
 
-/// A kind of device.
+/// What devices that measure the same have in common.
 #[derive(Debug, Clone, Copy)]
-pub struct Kind {
+pub struct DeviceKind {
     /// First half of its devices' names.
     pub name: &'static str,
     /// The name and the signal of each stream.
@@ -64,14 +64,14 @@ const fn manner(v5: bool, qos: u8, persistent: bool) -> Manner {
 }
 
 /// The kinds, in the order in which a fleet takes them in turn.
-pub const KINDS: [Kind; 9] = [
-    Kind {
+pub const KINDS: [DeviceKind; 9] = [
+    DeviceKind {
         name: "oven",
         streams: &[("temperature", Signal::Walk { min: 15.0, max: 240.0, step: 0.8 })],
         form: Form::Json,
         manner: manner(false, 1, false),
     },
-    Kind {
+    DeviceKind {
         name: "bearing",
         streams: &[
             ("vibration", Signal::Vibration { amplitude: 4.2, period_ms: 730.0, noise: 0.6 }),
@@ -80,7 +80,7 @@ pub const KINDS: [Kind; 9] = [
         form: Form::Json,
         manner: manner(true, 1, false),
     },
-    Kind {
+    DeviceKind {
         name: "meter",
         streams: &[
             ("power", Signal::Duty { idle: 40.0, busy: 2_300.0, every: 40 }),
@@ -90,19 +90,19 @@ pub const KINDS: [Kind; 9] = [
         form: Form::Object,
         manner: manner(false, 1, true),
     },
-    Kind {
+    DeviceKind {
         name: "door",
         streams: &[("open", Signal::Door { every: 25 })],
         form: Form::Plain,
         manner: manner(true, 2, true),
     },
-    Kind {
+    DeviceKind {
         name: "line",
         streams: &[("parts", Signal::Counter { most: 4 })],
         form: Form::JsonText,
         manner: manner(true, 1, false),
     },
-    Kind {
+    DeviceKind {
         name: "weather",
         streams: &[
             ("temperature", Signal::Walk { min: -20.0, max: 38.0, step: 0.1 }),
@@ -111,13 +111,13 @@ pub const KINDS: [Kind; 9] = [
         form: Form::SenmlJson,
         manner: manner(true, 1, true),
     },
-    Kind {
+    DeviceKind {
         name: "tank",
         streams: &[("level", Signal::Walk { min: 0.0, max: 12.0, step: 0.05 })],
         form: Form::SenmlCbor,
         manner: manner(false, 1, true),
     },
-    Kind {
+    DeviceKind {
         name: "pump",
         streams: &[
             ("flow", Signal::Duty { idle: 0.0, busy: 18.0, every: 50 }),
@@ -126,7 +126,7 @@ pub const KINDS: [Kind; 9] = [
         form: Form::Sparkplug,
         manner: manner(true, 1, true),
     },
-    Kind {
+    DeviceKind {
         name: "scale",
         streams: &[("weight", Signal::Duty { idle: 0.0, busy: 64.0, every: 8 })],
         form: Form::Plain,
@@ -136,7 +136,7 @@ pub const KINDS: [Kind; 9] = [
 
 impl FleetSettings {
     /// The devices of this fleet.
-    pub fn plans(&self) -> Vec<Plan> {
+    pub fn plans(&self) -> Vec<DevicePlan> {
         if self.recordings.is_empty() {
             return (0..self.devices.min(MAX_DEVICES_ENTRIES)).map(|i| self.simulated(i)).collect();
         }
@@ -147,7 +147,7 @@ impl FleetSettings {
         fastrand::Rng::with_seed(self.seed ^ ((index as u64 + 1) << 20)).u64(..)
     }
 
-    fn simulated(&self, index: usize) -> Plan {
+    fn simulated(&self, index: usize) -> DevicePlan {
         let kind = KINDS[index % KINDS.len()];
         let seed = self.seed_of(index);
         let mut rng = fastrand::Rng::with_seed(!seed);
@@ -165,7 +165,7 @@ impl FleetSettings {
                 link = LinkFault::Flaky { mean_ms: 15_000, abandon: true };
             }
         }
-        Plan {
+        DevicePlan {
             name: format!("{}-{:02}", kind.name, index / KINDS.len() + 1),
             streams: kind.streams.iter().map(|(name, _)| (*name).to_string()).collect(),
             source: Source::Sensors {
@@ -184,10 +184,10 @@ impl FleetSettings {
         }
     }
 
-    fn replayed(&self, index: usize, recording: &Recording) -> Plan {
+    fn replayed(&self, index: usize, recording: &Recording) -> DevicePlan {
         let in_flight_entries =
             if self.speed.is_none() { REPLAY_IN_FLIGHT_ENTRIES } else { self.in_flight_entries };
-        Plan {
+        DevicePlan {
             name: recording.device.clone(),
             streams: vec![REPLAY_STREAM.to_string()],
             source: Source::Rows { rows: recording.rows.clone(), speed: self.speed },

@@ -139,7 +139,7 @@ impl Gaps {
         for fault in &self.faults {
             if !kinds.iter().any(|k| k.kind == fault.kind) {
                 let of = |get: fn(&Fault) -> u64| {
-                    Spread::of(self.faults.iter().filter(|f| f.kind == fault.kind).map(get).collect())
+                    GapSpread::of(self.faults.iter().filter(|f| f.kind == fault.kind).map(get).collect())
                 };
                 let count = self.faults.iter().filter(|f| f.kind == fault.kind).count();
                 let (site, elsewhere, own) = (of(|f| f.site_ms), of(|f| f.elsewhere_ms), of(|f| f.own_ms));
@@ -152,14 +152,14 @@ impl Gaps {
 
 /// Of some figures in milliseconds, the one in the middle and the greatest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spread {
+pub struct GapSpread {
     /// Half of them are not above it.
     pub median_ms: u64,
     /// The longest of all.
     pub worst_ms: u64,
 }
 
-impl Spread {
+impl GapSpread {
     fn of(mut figures: Vec<u64>) -> Self {
         figures.sort_unstable();
         let median_ms = figures.get(figures.len().saturating_sub(1) / 2).copied().unwrap_or(0);
@@ -173,11 +173,11 @@ pub struct KindReport {
     pub kind: &'static str,
     pub count: usize,
     /// In which nobody got an acknowledgement.
-    pub site: Spread,
+    pub site: GapSpread,
     /// The longest gap of a device at another gateway.
-    pub elsewhere: Spread,
+    pub elsewhere: GapSpread,
     /// The longest gap of a device at the gateway with the fault.
-    pub own: Spread,
+    pub own: GapSpread,
 }
 
 /// All that is said about gaps.
@@ -199,7 +199,7 @@ impl GapReport {
             self.site_ms, self.device_ms
         );
         for kind in &self.kinds {
-            let pair = |s: Spread| format!("{} / {} ms", s.median_ms, s.worst_ms);
+            let pair = |s: GapSpread| format!("{} / {} ms", s.median_ms, s.worst_ms);
             text.push_str(&format!(
                 "    {:>4} x {:<8} (median / worst) site {}, devices at other gateways {}, at this one {}\n",
                 kind.count,
@@ -214,7 +214,7 @@ impl GapReport {
 
     /// As JSON: `site_ms`, `device_ms`, and `faults` by kind.
     pub fn json(&self) -> serde_json::Value {
-        let spread = |s: Spread| serde_json::json!({ "median_ms": s.median_ms, "worst_ms": s.worst_ms });
+        let spread = |s: GapSpread| serde_json::json!({ "median_ms": s.median_ms, "worst_ms": s.worst_ms });
         let kinds = self.kinds.iter().map(|k| {
             let (site, elsewhere, own) = (spread(k.site), spread(k.elsewhere), spread(k.own));
             let value =
@@ -313,16 +313,16 @@ mod tests {
         gaps.note(1_000, A, true, false, Some(0));
         gaps.note(1_000, B, true, false, Some(1));
         let kind = &gaps.report(1_000).kinds[0];
-        assert_eq!((kind.count, kind.own), (2, Spread { median_ms: 600, worst_ms: 890 }));
-        assert_eq!(kind.elsewhere, Spread { median_ms: 600, worst_ms: 890 });
+        assert_eq!((kind.count, kind.own), (2, GapSpread { median_ms: 600, worst_ms: 890 }));
+        assert_eq!(kind.elsewhere, GapSpread { median_ms: 600, worst_ms: 890 });
         assert_eq!(gaps.report(1_000).device_ms, 900);
     }
 
     #[test]
     fn the_middle_and_the_greatest() {
-        assert_eq!(Spread::of(vec![]), Spread::default());
-        assert_eq!(Spread::of(vec![5]), Spread { median_ms: 5, worst_ms: 5 });
-        assert_eq!(Spread::of(vec![9, 1, 5]), Spread { median_ms: 5, worst_ms: 9 });
-        assert_eq!(Spread::of(vec![9, 1, 5, 7]), Spread { median_ms: 5, worst_ms: 9 });
+        assert_eq!(GapSpread::of(vec![]), GapSpread::default());
+        assert_eq!(GapSpread::of(vec![5]), GapSpread { median_ms: 5, worst_ms: 5 });
+        assert_eq!(GapSpread::of(vec![9, 1, 5]), GapSpread { median_ms: 5, worst_ms: 9 });
+        assert_eq!(GapSpread::of(vec![9, 1, 5, 7]), GapSpread { median_ms: 5, worst_ms: 9 });
     }
 }

@@ -1,7 +1,7 @@
 //! The program `firmware-sim`: simulated devices against any MQTT endpoint.
 
 use clap::{Parser, Subcommand};
-use firmware_sim::bench::{self, plan::Plan, plot::Picture, summary::Summary};
+use firmware_sim::bench::{self, plan::BenchPlan, plot::Picture, summary::Summary};
 use firmware_sim::fleet::{Fleet, Progress};
 use firmware_sim::gaps::GapReport;
 use firmware_sim::settings::{ENV_PREFIX, Settings};
@@ -49,7 +49,7 @@ struct Options {
 enum Command {
     Bench {
         #[command(flatten)]
-        plan: Plan,
+        plan: BenchPlan,
         /// Append the report to this file, as one line of JSON.
         #[arg(long, value_name = "FILE.jsonl")]
         json: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! The load generator against a live broker: what it says is what was done.
 
-use firmware_sim::bench::{self, plan::Plan};
+use firmware_sim::bench::{self, plan::BenchPlan};
 use selvedge_mqtt::broker::Credentials;
 use selvedge_mqtt::{Broker, Limits, Listener, ListenerConfig};
 use std::sync::Arc;
@@ -25,15 +25,15 @@ fn broker(credentials: Option<Credentials>) -> (String, tokio::runtime::Runtime)
     (target, runtime)
 }
 
-fn plan(target: String) -> Plan {
-    Plan {
+fn plan(target: String) -> BenchPlan {
+    BenchPlan {
         targets: vec![target],
         connections: 3,
         in_flight: 10,
         devices: 7,
         seconds: 1,
         warmup: 0,
-        ..Plan::default()
+        ..BenchPlan::default()
     }
 }
 
@@ -42,18 +42,18 @@ fn closed_and_open_loop_count_every_acknowledgement() {
     let (target, _runtime) = broker(None);
     let own = vec![std::process::id()];
     let closed =
-        bench::run(&Plan { watch: own, subscriber: true, threads: 2, ..plan(target.clone()) }).unwrap();
+        bench::run(&BenchPlan { watch: own, subscriber: true, threads: 2, ..plan(target.clone()) }).unwrap();
     assert!(closed.acked > 0 && closed.acked_per_s > 0.0, "{closed}");
     assert_eq!((closed.unacknowledged, closed.skipped), (0, 0));
     assert!(closed.broker.largest_resident_bytes > 100_000, "{closed}");
     let l = closed.latency_us;
     assert!(l.p50 <= l.p99 && l.p99 <= l.max, "{l:?}");
 
-    let open = bench::run(&Plan { rate: 300.0, ..plan(target.clone()) }).unwrap();
+    let open = bench::run(&BenchPlan { rate: 300.0, ..plan(target.clone()) }).unwrap();
     assert_eq!((open.published, open.unacknowledged), (open.acked, 0));
     assert!(open.published > 0 && open.published <= 302, "{open}"); // no more than were due
 
-    let idle = bench::run(&Plan { idle: true, ..plan(target) }).unwrap();
+    let idle = bench::run(&BenchPlan { idle: true, ..plan(target) }).unwrap();
     assert_eq!((idle.published, idle.acked), (0, 0));
 }
 
@@ -66,6 +66,6 @@ fn who_does_not_get_in_is_told_where_and_why() {
     let (target, _runtime) = broker(Some(wanted));
     let said = bench::run(&plan(target.clone())).unwrap_err();
     assert!(said.contains("refuses"), "{said}");
-    let known = Plan { username: "u".into(), password: "p".into(), ..plan(target) };
-    bench::run(&Plan { idle: true, ..known }).unwrap();
+    let known = BenchPlan { username: "u".into(), password: "p".into(), ..plan(target) };
+    bench::run(&BenchPlan { idle: true, ..known }).unwrap();
 }

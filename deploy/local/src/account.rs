@@ -68,7 +68,7 @@ fn add_page(body: &[u8], windows: &mut NodeWindows) -> Result<Option<String>, St
 
 /// All that the end says.
 #[derive(Debug, Clone, Default)]
-pub struct Outcome {
+pub struct RunOutcome {
     pub reckoning: Reckoning,
     /// Changes of leadership after the first election.
     pub leader_changes: u64,
@@ -82,7 +82,7 @@ pub struct Outcome {
     pub complete: bool,
 }
 
-impl Outcome {
+impl RunOutcome {
     /// The reckoning in words, several lines, for a terminal.
     pub fn text(&self) -> String {
         let r = &self.reckoning;
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_json_has_the_documented_keys() {
-        let value: Value = serde_json::from_str(&Outcome::default().json()).unwrap();
+        let value: Value = serde_json::from_str(&RunOutcome::default().json()).unwrap();
         for key in
             ["published", "acked", "counted", "lost", "duplicated", "windows", "leader_changes", "seconds"]
         {

@@ -9,7 +9,7 @@ const REST_MS: u64 = 1_000;
 
 /// What can be done to a gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FaultKind {
     /// SIGKILL, and started again.
     Kill,
     /// SIGSTOP, and SIGCONT when the others have long given it up: it wakes as a leader of the past.
@@ -40,7 +40,7 @@ impl Done {
 /// When something is due.
 #[derive(Debug)]
 pub struct Schedule {
-    due: Vec<(Kind, Duration, Instant)>,
+    due: Vec<(FaultKind, Duration, Instant)>,
     lasts: [Duration; 3],
     done: Done,
 }
@@ -49,9 +49,9 @@ impl Schedule {
     /// What the options ask for, from `now` on.
     pub fn new(options: &Options, now: Instant) -> Self {
         let every = [
-            (Kind::Kill, options.kill_every),
-            (Kind::Pause, options.pause_every),
-            (Kind::Cut, options.cut_every),
+            (FaultKind::Kill, options.kill_every),
+            (FaultKind::Pause, options.pause_every),
+            (FaultKind::Cut, options.cut_every),
         ];
         let due = every.into_iter().filter_map(|(kind, every)| Some((kind, every?, now + every?))).collect();
         let lasts = [options.down_for.unwrap_or_default(), options.pause_for, options.cut_for];
@@ -59,23 +59,23 @@ impl Schedule {
     }
 
     /// What is to be done now, if anything; it counts as done.
-    pub fn next(&mut self, now: Instant) -> Option<Kind> {
+    pub fn next(&mut self, now: Instant) -> Option<FaultKind> {
         let (kind, ..) = *self.due.iter().filter(|(.., at)| *at <= now).min_by_key(|(.., at)| *at)?;
         *match kind {
-            Kind::Kill => &mut self.done.kills,
-            Kind::Pause => &mut self.done.pauses,
-            Kind::Cut => &mut self.done.cuts,
+            FaultKind::Kill => &mut self.done.kills,
+            FaultKind::Pause => &mut self.done.pauses,
+            FaultKind::Cut => &mut self.done.cuts,
         } += 1;
         Some(kind)
     }
 
     /// How long it lasts until it is healed.
-    pub fn lasts(&self, kind: Kind) -> Duration {
+    pub fn lasts(&self, kind: FaultKind) -> Duration {
         self.lasts[kind as usize]
     }
 
     /// The site is whole again after a fault of this kind.
-    pub fn rest(&mut self, kind: Kind, now: Instant) {
+    pub fn rest(&mut self, kind: FaultKind, now: Instant) {
         for (of, every, at) in &mut self.due {
             let rest = if *of == kind { *every } else { Duration::from_millis(REST_MS) };
             *at = if *of == kind { now + rest } else { (*at).max(now + rest) };
@@ -101,14 +101,14 @@ mod tests {
         let at = |s: u64| start + Duration::from_secs(s);
         let mut schedule = Schedule::new(&options, start);
         assert_eq!(schedule.next(at(4)), None);
-        assert_eq!(schedule.next(at(5)), Some(Kind::Kill));
-        assert_eq!(schedule.lasts(Kind::Kill), Duration::ZERO);
-        schedule.rest(Kind::Kill, at(8));
+        assert_eq!(schedule.next(at(5)), Some(FaultKind::Kill));
+        assert_eq!(schedule.lasts(FaultKind::Kill), Duration::ZERO);
+        schedule.rest(FaultKind::Kill, at(8));
         assert_eq!(schedule.next(at(8)), None, "a pause is due, and the site rests");
-        assert_eq!(schedule.next(at(9)), Some(Kind::Pause));
-        assert_eq!(schedule.lasts(Kind::Pause), Duration::from_secs(2));
-        schedule.rest(Kind::Pause, at(12));
-        assert_eq!(schedule.next(at(13)), Some(Kind::Kill));
+        assert_eq!(schedule.next(at(9)), Some(FaultKind::Pause));
+        assert_eq!(schedule.lasts(FaultKind::Pause), Duration::from_secs(2));
+        schedule.rest(FaultKind::Pause, at(12));
+        assert_eq!(schedule.next(at(13)), Some(FaultKind::Kill));
         assert_eq!(schedule.done(), Done { kills: 2, pauses: 1, cuts: 0 });
         assert_eq!(schedule.done().text(), "  kills 2  pauses 1");
     }

@@ -15,16 +15,16 @@ const PATIENCE_MS: u64 = 10_000;
 const GLANCE_MS: u64 = 1_000;
 
 /// The status and the body.
-pub type Answer = (u16, Vec<u8>);
+pub type HttpAnswer = (u16, Vec<u8>);
 
 /// Gets a path; nothing if there is no whole answer in time.
-pub async fn get(address: SocketAddrV4, path: &str) -> Option<Answer> {
+pub async fn get(address: SocketAddrV4, path: &str) -> Option<HttpAnswer> {
     let asked = ask(address, path);
     tokio::time::timeout(Duration::from_millis(PATIENCE_MS), asked).await.ok()?
 }
 
 /// Gets a path that answers at once or not at all.
-pub async fn glance(address: SocketAddrV4, path: &str) -> Option<Answer> {
+pub async fn glance(address: SocketAddrV4, path: &str) -> Option<HttpAnswer> {
     let asked = ask(address, path);
     tokio::time::timeout(Duration::from_millis(GLANCE_MS), asked).await.ok()?
 }
@@ -35,7 +35,7 @@ pub async fn glance_json(address: SocketAddrV4, path: &str) -> Option<serde_json
     if status == 200 { serde_json::from_slice(&body).ok() } else { None }
 }
 
-async fn ask(address: SocketAddrV4, path: &str) -> Option<Answer> {
+async fn ask(address: SocketAddrV4, path: &str) -> Option<HttpAnswer> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     // HTTP/1.0, so that the end of the answer is the end of the stream.
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -45,7 +45,7 @@ async fn ask(address: SocketAddrV4, path: &str) -> Option<Answer> {
     parse(&answer)
 }
 
-fn parse(answer: &[u8]) -> Option<Answer> {
+fn parse(answer: &[u8]) -> Option<HttpAnswer> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
     let head = std::str::from_utf8(answer.get(..end)?).ok()?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;

@@ -10,7 +10,7 @@
 //! Each run's devices count their sequences under a boot id of their own and start their persistent
 //! sessions anew, so that no reading is taken for a resend of an earlier run.
 
-use crate::account::{self, Outcome};
+use crate::account::{self, RunOutcome};
 use crate::folder::Folder;
 use crate::options::Options;
 use crate::ports;
@@ -51,7 +51,7 @@ const IN_FLIGHT_ENTRIES: usize = 16;
 ///
 /// # Errors
 /// In words, for the person at the terminal.
-pub async fn run(options: &Options, interrupt: watch::Receiver<u32>) -> Result<Option<Outcome>, String> {
+pub async fn run(options: &Options, interrupt: watch::Receiver<u32>) -> Result<Option<RunOutcome>, String> {
     let recordings = options.replay.iter().map(|file| replay::load(file).map_err(|e| e.to_string()));
     let recordings = recordings.collect::<Result<Vec<_>, _>>()?;
     let mut names: Vec<&str> = recordings.iter().map(|r| r.device.as_str()).collect();
@@ -105,7 +105,7 @@ impl Run<'_> {
         site: &mut Site,
         folder: &Folder,
         settings: &FleetSettings,
-    ) -> Result<Option<Outcome>, String> {
+    ) -> Result<Option<RunOutcome>, String> {
         self.screen.say("starting ...");
         let interrupted = self.interrupt.clone();
         tokio::select! {
@@ -136,9 +136,9 @@ impl Run<'_> {
         site: &mut Site,
         fleet: &mut Fleet,
         baseline: &NodeWindows,
-    ) -> Result<Outcome, String> {
+    ) -> Result<RunOutcome, String> {
         let limit = self.options.run_for.map(|d| d.as_millis() as u64);
-        let mut outcome = Outcome::default();
+        let mut outcome = RunOutcome::default();
         let mut end = self.stage(site, Some(fleet), "running", limit, true, Until::DevicesDone).await?;
         fleet.drain();
         if end != End::Interrupted {
@@ -179,7 +179,7 @@ impl Run<'_> {
         site: &mut Site,
         fleet: &Fleet,
         baseline: &NodeWindows,
-        outcome: &mut Outcome,
+        outcome: &mut RunOutcome,
     ) -> Result<End, String> {
         let until = Instant::now() + Duration::from_millis(SETTLE_PATIENCE_MS);
         let mut counted = (0, Instant::now());

@@ -1,6 +1,6 @@
 //! The site's processes as a whole: starts them in order, asks for their state, injects faults, and stops them.
 
-use crate::faults::{Done, Kind, Schedule};
+use crate::faults::{Done, FaultKind, Schedule};
 use crate::folder::Folder;
 use crate::http;
 use crate::net::{self, Cut};
@@ -42,7 +42,7 @@ pub struct Site {
 #[derive(Debug, Clone, Copy)]
 struct Trouble {
     gateway: usize,
-    kind: Kind,
+    kind: FaultKind,
     cut: Option<Cut>,
     heal_at: Instant,
     healed: bool,
@@ -175,27 +175,27 @@ impl Site {
         Ok(())
     }
 
-    async fn strike(&mut self, kind: Kind, fleet: Option<&Fleet>) -> Result<(), String> {
+    async fn strike(&mut self, kind: FaultKind, fleet: Option<&Fleet>) -> Result<(), String> {
         let leading: Vec<usize> =
             (0..self.gateways.len()).filter(|i| self.leading.get(*i) > Some(&0)).collect();
         let index =
             fastrand::choice(leading).unwrap_or_else(|| fastrand::usize(0..self.gateways.len().max(1)));
-        let cut = (kind == Kind::Cut).then(|| Cut::random(index, self.gateways.len()));
+        let cut = (kind == FaultKind::Cut).then(|| Cut::random(index, self.gateways.len()));
         let heal_at = Instant::now() + self.schedule.lasts(kind);
         let mut trouble = Trouble { gateway: index, kind, cut, heal_at, healed: false };
         if let Some(fleet) = fleet {
             let name = match kind {
-                Kind::Kill => "kill",
-                Kind::Pause => "pause",
-                Kind::Cut => cut.map_or("cut", Cut::kind),
+                FaultKind::Kill => "kill",
+                FaultKind::Pause => "pause",
+                FaultKind::Cut => cut.map_or("cut", Cut::kind),
             };
             fleet.fault(name, index);
         }
         let Some(gateway) = self.gateways.get_mut(index) else { return Ok(()) };
         match kind {
-            Kind::Kill => gateway.kill().await,
-            Kind::Pause => gateway.signal(Signal::STOP),
-            Kind::Cut => {
+            FaultKind::Kill => gateway.kill().await,
+            FaultKind::Pause => gateway.signal(Signal::STOP),
+            FaultKind::Cut => {
                 if let (Some(cut), Some(net)) = (cut, &self.net) {
                     cut.apply(net, self.gateways.len())?;
                 }
@@ -212,12 +212,12 @@ impl Site {
     fn heal(&mut self, trouble: Trouble) -> Result<(), String> {
         let Some(gateway) = self.gateways.get_mut(trouble.gateway) else { return Ok(()) };
         match trouble.kind {
-            Kind::Kill => gateway.spawn(),
-            Kind::Pause => {
+            FaultKind::Kill => gateway.spawn(),
+            FaultKind::Pause => {
                 gateway.signal(Signal::CONT);
                 Ok(())
             }
-            Kind::Cut => match (trouble.cut, &self.net) {
+            FaultKind::Cut => match (trouble.cut, &self.net) {
                 (Some(cut), Some(net)) => cut.mend(net, self.gateways.len()),
                 _ => Ok(()),
             },

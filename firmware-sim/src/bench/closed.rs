@@ -2,7 +2,7 @@
 //! sent for each acknowledgement would make a broker that answers one by one work on one packet at a time.
 
 use super::lane::{Inbox, Lane, broke};
-use super::plan::Plan;
+use super::plan::BenchPlan;
 use super::{Shared, Stage, Tally, thread};
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 /// Starts the threads that keep `in_flight` publishes unacknowledged on each connection.
 pub(super) fn start(
-    plan: &Plan,
+    plan: &BenchPlan,
     lanes: Vec<Lane>,
     shared: &Arc<Shared>,
 ) -> Vec<JoinHandle<Result<Tally, String>>> {

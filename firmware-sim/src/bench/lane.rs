@@ -1,7 +1,7 @@
 //! One connection of the generator, and how it is opened.
 
-use super::packet::{self, BOOT_RANGE, Heard, Template};
-use super::plan::Plan;
+use super::packet::{self, BOOT_RANGE, BrokerReply, Template};
+use super::plan::BenchPlan;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
@@ -76,7 +76,7 @@ impl Inbox {
     /// When the broker says what a publisher does not expect.
     pub fn acked(&mut self, mut acked: impl FnMut(u16)) -> Result<(), String> {
         let taken = packet::read(&self.input, |heard| {
-            if let Heard::Acked(id) = heard {
+            if let BrokerReply::Acked(id) = heard {
                 acked(id);
             }
         })?;
@@ -107,7 +107,7 @@ fn open(target: &str, hello: &[&[u8]]) -> Result<TcpStream, String> {
         let mut refused = None;
         packet::read(&answer[..length], |heard| {
             refused = match heard {
-                Heard::Connected(0) | Heard::Subscribed(0..=2) => None,
+                BrokerReply::Connected(0) | BrokerReply::Subscribed(0..=2) => None,
                 other => Some(format!("{other:?}")),
             }
         })
@@ -123,7 +123,7 @@ fn open(target: &str, hello: &[&[u8]]) -> Result<TcpStream, String> {
 ///
 /// # Errors
 /// Names the broker and what it said.
-pub fn connect_all(plan: &Plan) -> Result<Vec<Lane>, String> {
+pub fn connect_all(plan: &BenchPlan) -> Result<Vec<Lane>, String> {
     let boot = fastrand::u64(BOOT_RANGE);
     let mut lanes = Vec::with_capacity(plan.connections);
     for index in 0..plan.connections {
@@ -143,7 +143,7 @@ pub fn connect_all(plan: &Plan) -> Result<Vec<Lane>, String> {
 ///
 /// # Errors
 /// Names the broker and what it said.
-pub fn leave_subscription(plan: &Plan) -> Result<(), String> {
+pub fn leave_subscription(plan: &BenchPlan) -> Result<(), String> {
     let target = &plan.targets[0];
     let connect = packet::connect(plan, "bench-subscriber", false);
     let mut stream = open(target, &[&connect, &packet::subscribe(FILTER)])?;

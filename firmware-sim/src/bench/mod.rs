@@ -22,8 +22,8 @@ mod thread;
 pub mod watch;
 
 use hdrhistogram::Histogram;
-use plan::Plan;
-use report::Report;
+use plan::BenchPlan;
+use report::BenchReport;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -148,7 +148,7 @@ impl Tally {
 ///
 /// # Errors
 /// When the plan makes no sense, the broker can't be reached, or it closed a connection.
-pub fn run(plan: &Plan) -> Result<Report, String> {
+pub fn run(plan: &BenchPlan) -> Result<BenchReport, String> {
     plan.check()?;
     if plan.subscriber {
         lane::leave_subscription(plan)?;
@@ -198,5 +198,5 @@ pub fn run(plan: &Plan) -> Result<Report, String> {
         return Err(why);
     }
     drop(idle); // connected until here
-    Ok(Report::new(plan, seconds, &tally, disk_us, usage))
+    Ok(BenchReport::new(plan, seconds, &tally, disk_us, usage))
 }

@@ -2,7 +2,7 @@
 //! read on another.
 
 use super::lane::{Devices, Inbox, Lane, broke};
-use super::plan::Plan;
+use super::plan::BenchPlan;
 use super::{LOOK_MS, Shared, Stage, Tally, thread};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ type Slots = Arc<[AtomicU64]>;
 
 /// Starts the threads that send each publish when it is due.
 pub(super) fn start(
-    plan: &Plan,
+    plan: &BenchPlan,
     lanes: Vec<Lane>,
     shared: &Arc<Shared>,
 ) -> Vec<JoinHandle<Result<Tally, String>>> {

@@ -1,7 +1,7 @@
 //! The few MQTT 3.1.1 packets of the generator, built from templates and read in place: what a message costs here is
 //! not available to the broker under test when both share a machine.
 
-use super::plan::Plan;
+use super::plan::BenchPlan;
 
 /// Digits of a payload's time: epoch milliseconds from 2001 to 2286.
 const TIME_DIGITS: usize = 13;
@@ -80,7 +80,7 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// CONNECT of MQTT 3.1.1, with the plan's login and without keep alive.
-pub fn connect(plan: &Plan, client: &str, clean: bool) -> Vec<u8> {
+pub fn connect(plan: &BenchPlan, client: &str, clean: bool) -> Vec<u8> {
     let login = (!plan.username.is_empty()).then_some([&plan.username, &plan.password]);
     let mut body = Vec::new();
     put_text(&mut body, "MQTT");
@@ -113,7 +113,7 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 
 /// What a broker says.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum BrokerReply {
     /// CONNACK with its return code.
     Connected(u8),
     /// SUBACK with its return code.
@@ -125,7 +125,7 @@ pub enum Heard {
 ///
 /// # Errors
 /// Names a packet that a publisher does not expect.
-pub fn read(input: &[u8], mut heard: impl FnMut(Heard)) -> Result<usize, String> {
+pub fn read(input: &[u8], mut heard: impl FnMut(BrokerReply)) -> Result<usize, String> {
     let mut at = 0;
     loop {
         let rest = &input[at..];
@@ -133,9 +133,9 @@ pub fn read(input: &[u8], mut heard: impl FnMut(Heard)) -> Result<usize, String>
         let [first, length, body @ ..] = rest else { return Ok(at) };
         let Some(body) = body.get(..usize::from(*length)) else { return Ok(at) };
         match (first, body) {
-            (0x40, [high, low]) => heard(Heard::Acked(u16::from_be_bytes([*high, *low]))),
-            (0x20, [_, code]) => heard(Heard::Connected(*code)),
-            (0x90, [_, _, code]) => heard(Heard::Subscribed(*code)),
+            (0x40, [high, low]) => heard(BrokerReply::Acked(u16::from_be_bytes([*high, *low]))),
+            (0x20, [_, code]) => heard(BrokerReply::Connected(*code)),
+            (0x90, [_, _, code]) => heard(BrokerReply::Subscribed(*code)),
             _ => return Err(format!("an unexpected packet (first byte {first:#04x}, {length} bytes)")),
         }
         at += 2 + body.len();
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_other_packets_are_what_a_codec_reads() {
-        let plan = Plan { username: "u".into(), password: "p".into(), ..Plan::default() };
+        let plan = BenchPlan { username: "u".into(), password: "p".into(), ..BenchPlan::default() };
         let mut input = BytesMut::from(&connect(&plan, "c1", false)[..]);
         input.extend_from_slice(&subscribe("d/#"));
         input.extend_from_slice(&DISCONNECT);
@@ -190,7 +190,7 @@ mod tests {
         let input = [0x20, 2, 0, 0, 0x40, 2, 1, 2, 0x40, 2, 9];
         let mut heard = Vec::new();
         assert_eq!(read(&input, |h| heard.push(h)), Ok(8));
-        assert_eq!(heard, [Heard::Connected(0), Heard::Acked(0x0102)]);
+        assert_eq!(heard, [BrokerReply::Connected(0), BrokerReply::Acked(0x0102)]);
         assert!(read(&[0x30, 0], |_| {}).unwrap_err().contains("0x30"));
     }
 }

@@ -21,7 +21,7 @@ pub const MAX_THREADS_ENTRIES: usize = 64;
 /// Open loop, with `--rate`: readings are due at fixed times whether the broker keeps up or not, and latency counts
 /// from the time a reading was due (no coordinated omission).
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
-pub struct Plan {
+pub struct BenchPlan {
     /// Address of the broker; repeatable, the connections are spread over all addresses.
     #[arg(long = "target", value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
     pub targets: Vec<String>,
@@ -70,7 +70,7 @@ pub struct Plan {
     pub watch: Vec<u32>,
 }
 
-impl Default for Plan {
+impl Default for BenchPlan {
     fn default() -> Self {
         Self {
             targets: vec!["127.0.0.1:1883".into()],
@@ -92,7 +92,7 @@ impl Default for Plan {
     }
 }
 
-impl Plan {
+impl BenchPlan {
     /// Checks what types can't.
     ///
     /// # Errors
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        let said = |change: fn(&mut Plan)| {
-            let mut plan = Plan::default();
+        let said = |change: fn(&mut BenchPlan)| {
+            let mut plan = BenchPlan::default();
             change(&mut plan);
             plan.check().unwrap_err()
         };
@@ -142,6 +142,6 @@ mod tests {
         assert!(said(|p| p.rate = f64::NAN).contains("--rate"));
         assert!(said(|p| p.devices = 3).contains("at least one each"));
         assert!(said(|p| p.seconds = 0).contains("--seconds"));
-        Plan::default().check().unwrap();
+        BenchPlan::default().check().unwrap();
     }
 }

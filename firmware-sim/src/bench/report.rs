@@ -1,7 +1,7 @@
 //! What a measurement found: one JSON object, or a plain table.
 
 use super::Tally;
-use super::plan::Plan;
+use super::plan::BenchPlan;
 use super::watch::Usage;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,8 @@ use std::fmt;
 
 /// The result of one measurement, as `bench --json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct BenchReport {
+    pub plan: BenchPlan,
     /// How long was measured, in seconds.
     pub seconds: f64,
     /// Publishes sent in the whole run.
@@ -87,10 +87,10 @@ impl Cost {
     }
 }
 
-impl Report {
+impl BenchReport {
     /// Puts it together; the last of `usage` is the generator.
     pub(super) fn new(
-        plan: &Plan,
+        plan: &BenchPlan,
         seconds: f64,
         tally: &Tally,
         disk_us: Option<Latency>,
@@ -115,14 +115,14 @@ impl Report {
 }
 
 #[cfg(test)]
-impl Report {
+impl BenchReport {
     pub(super) fn empty() -> Self {
         let tally = Tally::new().unwrap();
-        Self::new(&Plan::default(), 1.0, &tally, None, Vec::new())
+        Self::new(&BenchPlan::default(), 1.0, &tally, None, Vec::new())
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: f64 = 1024.0 * 1024.0;
         let plan = &self.plan;

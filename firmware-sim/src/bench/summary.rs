@@ -1,7 +1,7 @@
 //! Several reports as one table: the median of each label's runs.
 
 use super::plot::read_reports;
-use super::report::Report;
+use super::report::BenchReport;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,9 +24,9 @@ impl Summary {
     /// Names the file and line that can't be read.
     pub fn table(&self) -> Result<String, String> {
         let mut order: Vec<String> = Vec::new();
-        let mut rows: BTreeMap<Key, Vec<Report>> = BTreeMap::new();
+        let mut rows: BTreeMap<Key, Vec<BenchReport>> = BTreeMap::new();
         for value in read_reports(&self.files)? {
-            let report: Report = serde_json::from_value(value).map_err(|e| format!("no report: {e}"))?;
+            let report: BenchReport = serde_json::from_value(value).map_err(|e| format!("no report: {e}"))?;
             let plan = &report.plan;
             let place = order.iter().position(|label| *label == plan.label).unwrap_or_else(|| {
                 order.push(plan.label.clone());
@@ -40,7 +40,7 @@ impl Summary {
              |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
         );
         for ((_, label, connections, devices, rate), reports) in rows {
-            let median = |of: fn(&Report) -> f64| median(reports.iter().map(of).collect());
+            let median = |of: fn(&BenchReport) -> f64| median(reports.iter().map(of).collect());
             let cells = [
                 connections.to_string(),
                 devices.to_string(),
@@ -75,7 +75,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("r.jsonl");
         let report = |acked_per_s: f64| {
-            let mut report = Report::empty();
+            let mut report = BenchReport::empty();
             (report.acked_per_s, report.plan.label) = (acked_per_s, "one".into());
             serde_json::to_string(&report).unwrap()
         };
