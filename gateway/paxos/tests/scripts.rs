@@ -1,5 +1,5 @@
 //! Golden scripts of the protocol: `tests/scripts/paxos/*.txt`. Each line `> command` is carried out, and the
-//! replicas' effects must be those that the file shows below it. `SELVEDGE_BLESS=1` writes the file anew.
+//! replicas' effects must be those that the file shows below it. `UPDATE_GOLDEN=1` writes the file anew.
 //!
 //! | Command | What happens |
 //! |---|---|
@@ -393,7 +393,7 @@ fn every_script_plays_as_written() {
         if played == written {
             continue;
         }
-        if std::env::var_os("SELVEDGE_BLESS").is_some() {
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&path, played).unwrap();
             continue;
         }
