@@ -2,7 +2,7 @@
 
 use firmware_sim::bench::{self, plan::BenchPlan};
 use selvedge_mqtt::broker::Credentials;
-use selvedge_mqtt::{Broker, Limits, Listener, ListenerConfig};
+use selvedge_mqtt::{Broker, ConnectionLimits, Listener, ListenerConfig};
 use std::sync::Arc;
 
 /// A broker on a free port, in a runtime of its own, for as long as what is returned lives.
@@ -13,7 +13,7 @@ fn broker(credentials: Option<Credentials>) -> (String, tokio::runtime::Runtime)
         address,
         max_connections: 100,
         max_connections_per_address: 100,
-        limits: Limits::default(),
+        limits: ConnectionLimits::default(),
     };
     let listener = runtime.block_on(Listener::bind(config)).unwrap();
     let target = listener.local_addr().unwrap().to_string();

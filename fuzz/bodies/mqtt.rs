@@ -1,7 +1,9 @@
 //! A client that says anything, on a connection whose application answers late, out of order, or not at all.
 
 use crate::source::Source;
-use selvedge_mqtt::{Connection, Limits, MAX_CONNECTION_FILTER_ENTRIES, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
+use selvedge_mqtt::{
+    Connection, ConnectionLimits, MAX_CONNECTION_FILTER_ENTRIES, MAX_OUTPUT_BYTES, MAX_READ_BYTES,
+};
 use selvedge_types::mqtt::{
     Accept, Ack, AckCode, Answer, CloseReason, Delivery, Inbound, MAX_CLIENT_ID_BYTES, QoS, Refusal,
     Subscription,
@@ -23,7 +25,7 @@ const PUBCOMP: u8 = 0x70;
 /// The application's side, and what it holds against the connection.
 struct Side {
     core: Connection,
-    limits: Limits,
+    limits: ConnectionLimits,
     events: Vec<Inbound>,
     connected: bool,
     accepted: bool,
@@ -43,14 +45,14 @@ struct Side {
 
 pub fn run(data: &[u8]) {
     let mut source = Source::new(data);
-    let limits = Limits {
+    let limits = ConnectionLimits {
         max_packet_bytes: 4096,
         max_inflight_entries: 1 + source.below(8) as u16,
         parked_bytes: 1 + source.below(2000),
         topic_alias_entries: source.below(4) as u16,
         max_keepalive_s: source.below(3) as u16 * 30,
         max_unacked_entries: 1 + source.below(3) as u16,
-        ..Limits::default()
+        ..ConnectionLimits::default()
     };
     let mut side = Side {
         core: Connection::new(limits, 0),

@@ -18,7 +18,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 use selvedge_broker_client::BrokerAddress;
-use selvedge_mqtt::{Limits, Listener, ListenerConfig};
+use selvedge_mqtt::{ConnectionLimits, Listener, ListenerConfig};
 use selvedge_node_core::verify::Verifier;
 use selvedge_seal::SealError;
 use selvedge_types::time::EpochMs;
@@ -103,7 +103,7 @@ impl Node {
             BrokerChoice::External => None,
             BrokerChoice::Embedded(address) => {
                 let failed = |why| NodeError::Listen { address, section: "uplink", why };
-                let limits = Limits::default();
+                let limits = ConnectionLimits::default();
                 let config = ListenerConfig {
                     address,
                     max_connections: MAX_CONNECTIONS_ENTRIES,

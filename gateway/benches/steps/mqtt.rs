@@ -2,7 +2,7 @@
 
 use super::load::{SOCKET_READ, payload, topic};
 use super::{Measure, Step};
-use selvedge_mqtt::{Connection, Limits};
+use selvedge_mqtt::{Connection, ConnectionLimits};
 use selvedge_types::mqtt::{Ack, Answer, Inbound, Version};
 
 /// What the listener makes room for when it reads so much at once.
@@ -28,7 +28,7 @@ struct Client {
 
 impl Client {
     fn new(version: Version) -> Self {
-        let mut core = Connection::new(Limits::default(), 0);
+        let mut core = Connection::new(ConnectionLimits::default(), 0);
         let mut events = Vec::new();
         let connect: &[u8] = match version {
             Version::V5 => b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01c",

@@ -7,7 +7,7 @@
 //!
 //! | From, to | Messages | What bounds them |
 //! |---|---|---|
-//! | connections, forwarder | `Submit`, `Withdraw` | a connection's unanswered packets ([`selvedge_mqtt::Limits`]); all connections together: the credit ([`selvedge_mqtt::credit`]); operators' orders: [`orders`] |
+//! | connections, forwarder | `Submit`, `Withdraw` | a connection's unanswered packets ([`selvedge_mqtt::ConnectionLimits`]); all connections together: the credit ([`selvedge_mqtt::credit`]); operators' orders: [`orders`] |
 //! | connections, switch | `InterestChanged` | `try_send`: the switch also checks by itself |
 //! | connections, links | routed publishes | they bypass the mailboxes: the link's lane drops its oldest and counts it ([`selvedge_fabric::link`]) |
 //! | HTTP, switch | `Ask`, `AskTable` | `try_send`: a failure means that too many questions are open |

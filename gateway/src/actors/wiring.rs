@@ -31,7 +31,7 @@ use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_guard::private;
 use selvedge_log::storage::{self, Folders, LogKeeper, OpenError, ReadStorage, ReplicaSettings};
 use selvedge_log::{LogError, LogOptions, RealDisk, Scrubber};
-use selvedge_mqtt::{Limits, Listener, ListenerConfig};
+use selvedge_mqtt::{ConnectionLimits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -130,13 +130,13 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let http_listener = bind(settings.http.bind, "http.bind")?;
     // Devices may connect only once there is something to serve them.
     drop(bind(settings.mqtt.bind, "mqtt.bind")?);
-    let mqtt_limits = Limits {
+    let mqtt_limits = ConnectionLimits {
         max_packet_bytes: settings.mqtt.max_packet_bytes,
         max_inflight_entries: MAX_INFLIGHT_ENTRIES,
         max_keepalive_s: settings.mqtt.max_keepalive_s,
         connect_wait_ms: settings.mqtt.connect_wait_ms,
         delivery_queue_bytes: settings.mqtt.delivery_queue_bytes,
-        ..Limits::default()
+        ..ConnectionLimits::default()
     };
     let descriptors = descriptors::raise_limit();
     let max_connections = descriptors::connections(descriptors, settings.mqtt.max_connections);

@@ -11,7 +11,9 @@ use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::shard::Now;
 use selvedge_fabric::wills::WILLS;
 use selvedge_gateway::front::{Front, Load, Outside};
-use selvedge_mqtt::{Application, Charge, CreditPool, Departure, Handle, Limits, ListenerConfig, Reception};
+use selvedge_mqtt::{
+    Application, Charge, ConnectionLimits, CreditPool, Departure, Handle, ListenerConfig, Reception,
+};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::Inbound;
 use selvedge_types::time::EpochMs;
@@ -155,14 +157,14 @@ impl Edge {
             address: ([127, 0, 0, 1], 1883).into(),
             max_connections: 10_000,
             max_connections_per_address: 10_000,
-            limits: Limits {
+            limits: ConnectionLimits {
                 max_packet_bytes: 16 * 1024,
                 max_inflight_entries: MAX_INFLIGHT_ENTRIES,
                 max_keepalive_s: common.keepalive_s,
                 max_unacked_entries: MAX_UNACKED_ENTRIES,
                 delivery_queue_bytes: DELIVERY_QUEUE_BYTES,
                 write_stall_ms: WRITE_STALL_MS,
-                ..Limits::default()
+                ..ConnectionLimits::default()
             },
         };
         let (events, ring) = (Mutex::default(), common.ring.clone());

@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 pub use browser::admit;
 pub use sites::read as read_ask;
 pub use sql::{MAX_BODY_BYTES, MAX_RUNNING_ENTRIES};
-pub use whole::{Limits as WholeLimits, MAX_RUNNING_ENTRIES as MAX_WHOLE_ENTRIES};
+pub use whole::{MAX_RUNNING_ENTRIES as MAX_WHOLE_ENTRIES, WholeLimits};
 
 /// The state that all handlers share.
 pub struct Api {

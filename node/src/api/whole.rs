@@ -25,14 +25,14 @@ const SOCKET_ENTRIES: usize = 4;
 
 /// The limits of one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct WholeLimits {
     /// The most rows; beyond them the answer is cut off.
     pub rows_entries: u64,
     /// The longest time until the client has all of it.
     pub time_ms: u64,
 }
 
-impl Default for Limits {
+impl Default for WholeLimits {
     fn default() -> Self {
         Self { rows_entries: 20_000_000, time_ms: 900_000 }
     }
@@ -96,7 +96,7 @@ async fn tell<P: Pages>(
     form: Form,
     first: Option<P::Page>,
     pages: &mut P,
-    limits: Limits,
+    limits: WholeLimits,
     send: &mpsc::Sender<Result<Bytes, CutOff>>,
 ) -> Result<(), Ended> {
     let cut = |why: &dyn std::fmt::Display| Ended::Cut(why.to_string());

@@ -2,7 +2,7 @@
 
 use selvedge_broker_client::{BrokerAddress, Hearer, HearerEvent, Speaker, Spoken};
 use selvedge_mqtt::broker::Credentials;
-use selvedge_mqtt::{Broker, Limits, Listener, ListenerConfig};
+use selvedge_mqtt::{Broker, ConnectionLimits, Listener, ListenerConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ impl Running {
             address: ([127, 0, 0, 1], port).into(),
             max_connections: 10,
             max_connections_per_address: 10,
-            limits: Limits::default(),
+            limits: ConnectionLimits::default(),
         };
         let listener = Listener::bind(config).await.unwrap();
         let at = listener.local_addr().unwrap();

@@ -21,7 +21,7 @@ use super::departure::{Departure, Traffic};
 use super::handle::{Behind, FOLLOW_MS, Handle};
 use super::outgoing::Pool;
 use super::seats::{Seat, Seats};
-use super::{Limits, ListenerConfig, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
+use super::{ConnectionLimits, ListenerConfig, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
 use bytes::{Buf, BytesMut};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::mqtt::QoS;
@@ -64,7 +64,7 @@ pub trait Application: Send + Sync + 'static {
 /// What the connections of one listener share, and who lets them in.
 pub struct Reception {
     app: Arc<dyn Application>,
-    limits: Limits,
+    limits: ConnectionLimits,
     seats: Arc<Seats>,
     pool: Arc<Pool>,
     credit: Arc<CreditPool>,

@@ -49,7 +49,7 @@ use super::filters::Filters;
 use super::outgoing::Window;
 use super::oversize::{Discarding, shown};
 use super::wire::{self, Granted, Outbound, Packet, Wire};
-use super::{Limits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
+use super::{ConnectionLimits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
 use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types;
@@ -136,7 +136,7 @@ impl Asked {
 
 /// The core of one connection. Times are milliseconds of any clock that never goes back.
 pub struct Connection {
-    limits: Limits,
+    limits: ConnectionLimits,
     phase: Phase,
     wire: Wire,
     input: BytesMut,
@@ -183,7 +183,7 @@ pub struct Connection {
 
 impl Connection {
     /// A connection on which no CONNECT has come yet.
-    pub fn new(limits: Limits, now_ms: u64) -> Self {
+    pub fn new(limits: ConnectionLimits, now_ms: u64) -> Self {
         Self {
             limits,
             phase: Phase::Fresh,

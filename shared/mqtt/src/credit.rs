@@ -6,7 +6,7 @@
 //!
 //! Credit is asked for at the door, before something is read, and never for what is in memory already, so that nobody who holds
 //! credit waits for more of it:
-//! - While no more than half of the pool is taken, connections read as they like, each within its own bounds ([`super::Limits`]).
+//! - While no more than half of the pool is taken, connections read as they like, each within its own bounds ([`super::ConnectionLimits`]).
 //! - Beyond that the pool is tight. A connection then reads what is its own in any case ([`RESERVE_BYTES`], which is not charged), so
 //!   that small publishes, acknowledgements and pings still pass; of what is larger, a packet for all of which there is room, which is
 //!   charged at once. Any other stays in the socket, and TCP presses its client back. Nothing is closed or dropped for it.

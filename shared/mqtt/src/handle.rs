@@ -1,6 +1,6 @@
 //! The application's end of one connection: its answers and deliveries go in, the connection's counters come out.
 
-use super::Limits;
+use super::ConnectionLimits;
 use super::departure::{Culprit, Traffic};
 use super::outgoing::{DeliveryQueue, Pool};
 use selvedge_types::mqtt::QoS;
@@ -67,7 +67,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(id: u64, peer: SocketAddr, limits: &Limits, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(id: u64, peer: SocketAddr, limits: &ConnectionLimits, pool: Arc<Pool>) -> Self {
         let mail = Mail {
             answers: Vec::new(),
             deliveries: DeliveryQueue::new(limits, pool),
@@ -90,7 +90,7 @@ impl Handle {
 
     /// A handle without a connection, for tests of applications: what it is told stays in it, for
     /// [`Handle::take_answers`] and [`Handle::take_deliveries`].
-    pub fn detached(id: u64, limits: &Limits) -> Arc<Self> {
+    pub fn detached(id: u64, limits: &ConnectionLimits) -> Arc<Self> {
         Arc::new(Self::new(id, SocketAddr::from(([127, 0, 0, 1], 0)), limits, Arc::default()))
     }
 

@@ -177,7 +177,7 @@ impl Inlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Limits;
+    use crate::ConnectionLimits;
 
     fn publish(token: u64, bytes: usize) -> Publish {
         Publish {
@@ -203,7 +203,7 @@ mod tests {
     async fn a_flood_costs_only_the_one_who_floods() {
         let inlet = Inlet::new(vec![Filter::new("up/+").unwrap()], 10_000);
         assert!(inlet.hears("up/1") && !inlet.hears("up/1/2"));
-        let [quiet, loud] = [1, 2].map(|id| Handle::detached(id, &Limits::default()));
+        let [quiet, loud] = [1, 2].map(|id| Handle::detached(id, &ConnectionLimits::default()));
         for token in 1..=1_000 {
             inlet.put(&loud, &publish(token, 100));
         }
@@ -231,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn an_ended_connection_leaves_nothing() {
         let inlet = Inlet::new(vec![Filter::new("#").unwrap()], 10_000);
-        let handle = Handle::detached(1, &Limits::default());
+        let handle = Handle::detached(1, &ConnectionLimits::default());
         inlet.put(&handle, &publish(1, 10));
         inlet.closed(1);
         assert!(inlet.take().is_none());

@@ -55,7 +55,7 @@ pub struct ListenerConfig {
     /// The most connections of one client address at a time; see `seats` for what else bounds them.
     pub max_connections_per_address: usize,
     /// The bounds of each connection.
-    pub limits: Limits,
+    pub limits: ConnectionLimits,
 }
 
 /// The most subscriptions of one connection.
@@ -67,7 +67,7 @@ pub const MAX_OUTPUT_BYTES: usize = 256 * 1024;
 /// The most that one read takes from a socket.
 pub const MAX_READ_BYTES: usize = 64 * 1024;
 
-/// The most that [`Limits::delivery_queue_bytes`] can be.
+/// The most that [`ConnectionLimits::delivery_queue_bytes`] can be.
 pub const MAX_DELIVERY_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What may wait for a subscriber in any case, whatever waits for others.
@@ -78,7 +78,7 @@ pub const MAX_DELIVERIES_BYTES: usize = 32 * 1024 * 1024;
 
 /// The bounds of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// The largest packet that a client may send, without its fixed header. 1 and up.
     pub max_packet_bytes: u32,
     /// How many publishes (QoS 1 and 2) and releases the application may have unanswered. 1 and up. MQTT 5 clients
@@ -105,7 +105,7 @@ pub struct Limits {
     pub write_stall_ms: u64,
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             max_packet_bytes: 256 * 1024,

@@ -1,6 +1,6 @@
 //! Deliveries to a subscriber: the bounded queue before it, and the window of those that it has not acknowledged.
 
-use super::{Limits, MAX_DELIVERIES_BYTES, MAX_DELIVERY_QUEUE_BYTES, QUEUE_OWN_BYTES};
+use super::{ConnectionLimits, MAX_DELIVERIES_BYTES, MAX_DELIVERY_QUEUE_BYTES, QUEUE_OWN_BYTES};
 use selvedge_types::mqtt::Delivery;
 use selvedge_types::mqtt::QoS;
 use std::collections::VecDeque;
@@ -44,7 +44,7 @@ pub(super) struct DeliveryQueue {
 }
 
 impl DeliveryQueue {
-    pub fn new(limits: &Limits, pool: Arc<Pool>) -> Self {
+    pub fn new(limits: &ConnectionLimits, pool: Arc<Pool>) -> Self {
         let max_bytes = limits.delivery_queue_bytes.min(MAX_DELIVERY_QUEUE_BYTES);
         let max_entries = limits.delivery_queue_entries;
         Self { waiting: VecDeque::new(), bytes: 0, borrowed: 0, pool, max_entries, max_bytes }
@@ -105,7 +105,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &ConnectionLimits) -> Self {
         let max_entries = usize::from(limits.max_unacked_entries.max(1));
         Self { unacked: VecDeque::new(), next: NonZeroU16::MIN, max_entries }
     }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn queues_that_nobody_reads_leave_room_for_anothers_burst() {
-        let (limits, pool) = (Limits::default(), Arc::new(Pool::default()));
+        let (limits, pool) = (ConnectionLimits::default(), Arc::new(Pool::default()));
         let delivery =
             || Delivery { topic: "t".into(), payload: vec![0; 20_000].into(), qos: QoS::AtLeastOnce };
         let fill = |queue: &mut DeliveryQueue| (0..).take_while(|_| queue.push(delivery()).is_ok()).count();

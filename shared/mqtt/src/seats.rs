@@ -142,20 +142,20 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Limits;
+    use crate::ConnectionLimits;
 
     fn seats(most: usize) -> Arc<Seats> {
         let config = ListenerConfig {
             address: ([127, 0, 0, 1], 0).into(),
             max_connections: most,
             max_connections_per_address: most,
-            limits: Limits::default(),
+            limits: ConnectionLimits::default(),
         };
         Seats::new(&config)
     }
 
     fn handle(number: u64, ip: [u8; 4]) -> Arc<Handle> {
-        Arc::new(Handle::new(number, (ip, 1).into(), &Limits::default(), Arc::default()))
+        Arc::new(Handle::new(number, (ip, 1).into(), &ConnectionLimits::default(), Arc::default()))
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::departure::Culprit;
 use super::oversize::Discarding;
-use super::{Limits, lenient};
+use super::{ConnectionLimits, lenient};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use rmqtt_codec::error::DecodeError;
@@ -115,7 +115,7 @@ const PUBLISH: u8 = 0x30;
 const MISPLACED: &str = "a packet that clients do not send, or not now";
 
 impl Wire {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &ConnectionLimits) -> Self {
         let max_packet_bytes = limits.max_packet_bytes.max(1);
         Self { codec: Codec::Unknown, level: 0, max_packet_bytes, packet_bytes: u32::MAX }
     }
@@ -231,7 +231,7 @@ impl Wire {
     pub fn put_accept(
         &mut self,
         output: &mut BytesMut,
-        limits: &Limits,
+        limits: &ConnectionLimits,
         accept: &Accept,
         keepalive_s: Option<u16>,
     ) -> bool {

@@ -2,7 +2,7 @@
 //! for it counts all that is allocated.
 
 use selvedge_mqtt::router::MAX_ROUTER_FILTER_BYTES;
-use selvedge_mqtt::{Application, Departure, Handle, Limits, Listener, ListenerConfig, Router};
+use selvedge_mqtt::{Application, ConnectionLimits, Departure, Handle, Listener, ListenerConfig, Router};
 use selvedge_types::mqtt::{Answer, Inbound, Publish, QoS, Subscription};
 use selvedge_types::topic::Filter;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -21,7 +21,7 @@ type Shape = Box<dyn Fn(usize) -> String>;
 /// As many filters as are let in, of ever another connection, and what they take.
 fn fill(filter: impl Fn(usize) -> String) -> (usize, usize) {
     let router = Router::new();
-    let handles: Vec<_> = (0..400).map(|id| Handle::detached(id, &Limits::default())).collect();
+    let handles: Vec<_> = (0..400).map(|id| Handle::detached(id, &ConnectionLimits::default())).collect();
     let region = Region::new(COUNTED);
     let mut taken = 0;
     for (n, handle) in (0..400_000).zip(handles.iter().flat_map(|h| (0..1_000).map(move |_| h))) {
@@ -70,7 +70,7 @@ async fn what_waits_takes_what_it_has() {
         address: ([127, 0, 0, 1], 0).into(),
         max_connections: 10,
         max_connections_per_address: 10,
-        limits: Limits { max_inflight_entries: 1_000, ..Limits::default() },
+        limits: ConnectionLimits { max_inflight_entries: 1_000, ..ConnectionLimits::default() },
     })
     .await
     .expect("a port");

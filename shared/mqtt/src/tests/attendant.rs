@@ -34,7 +34,7 @@ impl Application for Quiet {
     }
 }
 
-fn config(limits: Limits) -> ListenerConfig {
+fn config(limits: ConnectionLimits) -> ListenerConfig {
     let (max_connections, max_connections_per_address) = (10, 10);
     ListenerConfig {
         address: ([127, 0, 0, 1], 0).into(),
@@ -78,7 +78,7 @@ fn open(reception: &mut Reception) -> Attendant {
 #[test]
 fn an_idle_connection_reads_by_the_credit_there_is_when_bytes_come() {
     let app = Arc::new(Quiet { credit: Arc::new(CreditPool::new(64 * 1024)), ..Quiet::default() });
-    let mut reception = Reception::new(app.clone(), &config(Limits::default()));
+    let mut reception = Reception::new(app.clone(), &config(ConnectionLimits::default()));
     let mut attendant = open(&mut reception);
     let large = large_publish3(1, 40_000);
     // Large reads make the next one larger.
@@ -97,9 +97,12 @@ fn an_idle_connection_reads_by_the_credit_there_is_when_bytes_come() {
 #[test]
 fn a_publisher_waits_for_a_subscriber_that_is_behind_but_not_for_ever() {
     let app = Arc::new(Quiet::default());
-    let mut reception = Reception::new(app.clone(), &config(Limits::default()));
+    let mut reception = Reception::new(app.clone(), &config(ConnectionLimits::default()));
     let mut publisher = open(&mut reception);
-    let subscriber = Handle::detached(99, &Limits { delivery_queue_bytes: 1_000, ..Limits::default() });
+    let subscriber = Handle::detached(
+        99,
+        &ConnectionLimits { delivery_queue_bytes: 1_000, ..ConnectionLimits::default() },
+    );
     let delivery = || Delivery { topic: "t".into(), payload: vec![0; 500].into(), qos: QoS::AtLeastOnce };
     subscriber.deliver(delivery()).unwrap();
     assert!(subscriber.behind().get());
@@ -127,7 +130,7 @@ fn a_publisher_waits_for_a_subscriber_that_is_behind_but_not_for_ever() {
 #[test]
 fn a_call_is_heard_once_and_the_departure_is_told_at_the_end() {
     let app = Arc::new(Quiet::default());
-    let mut reception = Reception::new(app.clone(), &config(Limits::default()));
+    let mut reception = Reception::new(app.clone(), &config(ConnectionLimits::default()));
     let mut attendant = open(&mut reception);
     while attendant.was_called() {}
     attendant.handle().close(CloseReason::Administrative);
@@ -142,7 +145,7 @@ fn a_call_is_heard_once_and_the_departure_is_told_at_the_end() {
 #[test]
 fn a_write_that_makes_no_progress_ends_the_connection() {
     let app = Arc::new(Quiet::default());
-    let limits = Limits { write_stall_ms: 700, ..Limits::default() };
+    let limits = ConnectionLimits { write_stall_ms: 700, ..ConnectionLimits::default() };
     let mut reception = Reception::new(app, &config(limits));
     let mut attendant = open(&mut reception);
     attendant.input().extend_from_slice(b"\xc0\x00");

@@ -465,7 +465,7 @@ fn a_topic_beyond_a_bound_is_answered_and_the_connection_stays() {
         let length = [body.len() as u8 | 0x80, (body.len() >> 7) as u8];
         [&[0x32][..], &length, &body].concat()
     };
-    let limits = Limits { max_packet_bytes: 10_000, ..limits() };
+    let limits = ConnectionLimits { max_packet_bytes: 10_000, ..limits() };
     for connect in [V311, V5] {
         let mut rig = Rig::new(limits);
         rig.feed(connect);
@@ -486,7 +486,7 @@ fn a_topic_beyond_a_bound_is_answered_and_the_connection_stays() {
 
 #[test]
 fn what_is_unanswered_is_bounded_in_bytes() {
-    let mut rig = Rig::new(Limits { max_inflight_bytes: 3, ..limits() });
+    let mut rig = Rig::new(ConnectionLimits { max_inflight_bytes: 3, ..limits() });
     rig.feed(V311);
     rig.events.clear();
     rig.answer(Answer::Accept(Box::default()));
@@ -792,7 +792,7 @@ fn keep_alive_ends_a_silent_client_after_one_and_a_half() {
 
 #[test]
 fn a_capped_keep_alive_is_told_to_version_5() {
-    let mut rig = Rig::new(Limits { max_keepalive_s: 5, ..limits() });
+    let mut rig = Rig::new(ConnectionLimits { max_keepalive_s: 5, ..limits() });
     rig.feed(V5);
     assert!(matches!(&rig.events[..], [Inbound::Connect(c)] if c.keepalive_s == 5));
     rig.answer(Answer::Accept(Box::default()));
@@ -803,7 +803,7 @@ fn a_capped_keep_alive_is_told_to_version_5() {
 #[test]
 fn an_older_client_without_a_keep_alive_gets_the_longest() {
     for keepalive_s in [[0, 0], [0xff, 0xff]] {
-        let mut rig = Rig::new(Limits { max_keepalive_s: 60, ..limits() });
+        let mut rig = Rig::new(ConnectionLimits { max_keepalive_s: 60, ..limits() });
         rig.feed(&[b"\x10\x0d\x00\x04MQTT\x04\x02", &keepalive_s[..], b"\x00\x01c"].concat());
         rig.events.clear();
         rig.answer(Answer::Accept(Box::default()));
@@ -858,7 +858,8 @@ fn enhanced_authentication_is_refused() {
 
 #[test]
 fn while_credit_is_short_a_connection_reads_what_is_its_own_and_packets_for_which_there_is_room() {
-    let limits = Limits { max_packet_bytes: 100_000, parked_bytes: 100_000, ..Limits::default() };
+    let limits =
+        ConnectionLimits { max_packet_bytes: 100_000, parked_bytes: 100_000, ..ConnectionLimits::default() };
     let mut rig = Rig::open_within(V311, limits);
     let lend = |rig: &mut Rig, left_bytes, held_bytes| {
         rig.core.lend(Loan { left_bytes, held_bytes });

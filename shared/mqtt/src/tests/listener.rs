@@ -18,7 +18,7 @@ struct Served {
     task: JoinHandle<()>,
 }
 
-async fn serve(app: Arc<dyn Application>, limits: Limits, max_connections: usize) -> Served {
+async fn serve(app: Arc<dyn Application>, limits: ConnectionLimits, max_connections: usize) -> Served {
     let max_connections_per_address = max_connections;
     let address = ([127, 0, 0, 1], 0).into();
     serve_at(app, ListenerConfig { address, max_connections, max_connections_per_address, limits }).await
@@ -64,7 +64,7 @@ async fn until<T>(events: &mut EventLoop, mut want: impl FnMut(&Packet) -> Optio
 
 #[tokio::test]
 async fn clients_of_version_3_publish_and_subscribe() {
-    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let served = serve(Arc::new(Broker::new(None)), ConnectionLimits::default(), 10).await;
     let (sub, mut sub_events) = AsyncClient::new(served.options("sub"), 10);
     sub.subscribe("t/#", rumqttc::QoS::AtLeastOnce).await.unwrap();
     until(&mut sub_events, |p| matches!(p, Packet::SubAck(_)).then_some(())).await;
@@ -109,7 +109,7 @@ async fn clients_of_version_5_publish_and_subscribe() {
             }
         }
     }
-    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let served = serve(Arc::new(Broker::new(None)), ConnectionLimits::default(), 10).await;
     let options = |name: &str| {
         let mut options = MqttOptions::new(name, "127.0.0.1", served.port);
         options.set_keep_alive(Duration::from_secs(30));
@@ -151,7 +151,7 @@ async fn connack(socket: &mut TcpStream) {
 
 #[tokio::test]
 async fn a_client_id_is_taken_over() {
-    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let served = serve(Arc::new(Broker::new(None)), ConnectionLimits::default(), 10).await;
     let mut first = served.raw(CONNECT).await;
     connack(&mut first).await;
     let mut second = served.raw(CONNECT).await;
@@ -164,7 +164,7 @@ async fn a_client_id_is_taken_over() {
 
 #[tokio::test]
 async fn a_will_is_routed_when_its_client_breaks_off() {
-    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let served = serve(Arc::new(Broker::new(None)), ConnectionLimits::default(), 10).await;
     let mut sub = served.raw(super::rig::V311).await;
     expect(&mut sub, b"\x20\x02\x00\x00").await;
     sub.write_all(b"\x82\x06\x00\x01\x00\x01w\x00").await.unwrap();
@@ -179,7 +179,7 @@ async fn a_will_is_routed_when_its_client_breaks_off() {
 async fn credentials_are_checked() {
     let credentials = Credentials { username: "me".into(), password: "s3cr".into() };
     assert!(!format!("{credentials:?}").contains("s3cr"));
-    let served = serve(Arc::new(Broker::new(Some(credentials))), Limits::default(), 10).await;
+    let served = serve(Arc::new(Broker::new(Some(credentials))), ConnectionLimits::default(), 10).await;
     for (connect, code) in [
         (&b"\x10\x17\x00\x04MQTT\x04\xc2\x00\x0a\x00\x01c\x00\x02me\x00\x04s3cr"[..], 0),
         (b"\x10\x17\x00\x04MQTT\x04\xc2\x00\x0a\x00\x01c\x00\x02me\x00\x04s3cx", 4),
@@ -194,7 +194,7 @@ async fn credentials_are_checked() {
 
 #[tokio::test]
 async fn too_many_connections_are_turned_away_and_a_freed_place_is_used() {
-    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 1).await;
+    let served = serve(Arc::new(Broker::new(None)), ConnectionLimits::default(), 1).await;
     let mut first = served.raw(CONNECT).await;
     connack(&mut first).await;
     let mut second = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
@@ -213,7 +213,7 @@ async fn too_many_connections_are_turned_away_and_a_freed_place_is_used() {
 
 #[tokio::test]
 async fn shutting_down_tells_the_clients_and_ends() {
-    let served = serve(Arc::new(Broker::new(None)), Limits::default(), 10).await;
+    let served = serve(Arc::new(Broker::new(None)), ConnectionLimits::default(), 10).await;
     let mut socket = served.raw(CONNECT).await;
     connack(&mut socket).await;
     served.stop.send(true).unwrap();
@@ -251,7 +251,7 @@ impl Application for Holding {
 async fn pings_pass_held_acks_and_late_acks_pass_in_order() {
     let (seen, mut events) = mpsc::unbounded_channel();
     let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
-    let served = serve(app.clone(), Limits::default(), 10).await;
+    let served = serve(app.clone(), ConnectionLimits::default(), 10).await;
     let mut socket = served.raw(super::rig::V311).await;
     expect(&mut socket, b"\x20\x02\x00\x00").await;
     let publishes: Vec<u8> = (1..=200).flat_map(|id| super::rig::publish3(0x32, id)).collect();
@@ -281,7 +281,9 @@ async fn pings_pass_held_acks_and_late_acks_pass_in_order() {
 async fn undelivered_messages_come_back_when_the_connection_ends() {
     let (seen, mut events) = mpsc::unbounded_channel();
     let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
-    let served = serve(app.clone(), Limits { max_unacked_entries: 1, ..Limits::default() }, 10).await;
+    let served =
+        serve(app.clone(), ConnectionLimits { max_unacked_entries: 1, ..ConnectionLimits::default() }, 10)
+            .await;
     let mut socket = served.raw(super::rig::V311).await;
     expect(&mut socket, b"\x20\x02\x00\x00").await;
     socket.write_all(&super::rig::publish3(0x32, 1)).await.unwrap();
@@ -309,7 +311,7 @@ async fn undelivered_messages_come_back_when_the_connection_ends() {
 async fn deliveries_beyond_one_write_all_arrive() {
     let (seen, mut events) = mpsc::unbounded_channel();
     let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
-    let served = serve(app.clone(), Limits::default(), 10).await;
+    let served = serve(app.clone(), ConnectionLimits::default(), 10).await;
     let mut socket = served.raw(super::rig::V311).await;
     expect(&mut socket, b"\x20\x02\x00\x00").await;
     socket.write_all(&super::rig::publish3(0x32, 1)).await.unwrap();
@@ -329,7 +331,8 @@ async fn deliveries_beyond_one_write_all_arrive() {
 async fn a_client_that_does_not_read_is_closed_in_bounded_time() {
     let (seen, mut events) = mpsc::unbounded_channel();
     let app = Arc::new(Holding { held: Mutex::new(Vec::new()), seen });
-    let served = serve(app.clone(), Limits { write_stall_ms: 50, ..Limits::default() }, 10).await;
+    let served =
+        serve(app.clone(), ConnectionLimits { write_stall_ms: 50, ..ConnectionLimits::default() }, 10).await;
     let mut socket = served.raw(super::rig::V311).await;
     expect(&mut socket, b"\x20\x02\x00\x00").await;
     socket.write_all(&super::rig::publish3(0x32, 1)).await.unwrap();
@@ -356,7 +359,7 @@ async fn a_client_that_does_not_read_is_closed_in_bounded_time() {
 
 #[tokio::test]
 async fn a_silent_socket_is_closed_when_no_connect_comes() {
-    let limits = Limits { connect_wait_ms: 20, ..Limits::default() };
+    let limits = ConnectionLimits { connect_wait_ms: 20, ..ConnectionLimits::default() };
     let served = serve(Arc::new(Broker::new(None)), limits, 10).await;
     let mut socket = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
     assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 0);
@@ -382,7 +385,7 @@ impl Application for Noting {
 async fn each_end_and_each_refusal_is_told_with_client_reason_topic_and_size() {
     let (departed, mut departures) = mpsc::unbounded_channel();
     let app = Arc::new(Noting { broker: Broker::new(None), departed });
-    let limits = Limits { max_packet_bytes: 1_000, ..Limits::default() };
+    let limits = ConnectionLimits { max_packet_bytes: 1_000, ..ConnectionLimits::default() };
     let served = serve(app, limits, 3).await;
     let mut first = served.raw(super::rig::V311).await;
     expect(&mut first, b"\x20\x02\x00\x00").await;
@@ -428,7 +431,7 @@ async fn publish_all(served: &Served, count: u16, bytes: usize) -> JoinHandle<()
 #[tokio::test]
 async fn a_subscriber_that_reads_loses_nothing_however_fast_is_published() {
     const BYTES: usize = 60_000;
-    let limits = Limits { delivery_queue_bytes: 4 * 1024 * 1024, ..Limits::default() };
+    let limits = ConnectionLimits { delivery_queue_bytes: 4 * 1024 * 1024, ..ConnectionLimits::default() };
     let served = serve(Arc::new(Broker::new(None)), limits, 10).await;
     let mut sub = served.raw(super::rig::V311).await;
     expect(&mut sub, b"\x20\x02\x00\x00").await;
@@ -452,7 +455,7 @@ async fn a_subscriber_that_reads_loses_nothing_however_fast_is_published() {
 async fn a_subscriber_that_does_not_follow_is_told_and_holds_up_nobody_for_long() {
     let (departed, mut departures) = mpsc::unbounded_channel();
     let app = Arc::new(Noting { broker: Broker::new(None), departed });
-    let limits = Limits { delivery_queue_bytes: 200_000, ..Limits::default() };
+    let limits = ConnectionLimits { delivery_queue_bytes: 200_000, ..ConnectionLimits::default() };
     let served = serve(app, limits, 10).await;
     let mut sub = served.raw(CONNECT).await;
     connack(&mut sub).await;
@@ -476,7 +479,8 @@ async fn a_subscriber_that_does_not_follow_is_told_and_holds_up_nobody_for_long(
 async fn silent_sockets_displace_each_other_and_keep_nobody_out() {
     let (departed, mut departures) = mpsc::unbounded_channel();
     let app = Arc::new(Noting { broker: Broker::new(None), departed });
-    let served = serve(app, Limits { connect_wait_ms: 600_000, ..Limits::default() }, 16).await;
+    let served =
+        serve(app, ConnectionLimits { connect_wait_ms: 600_000, ..ConnectionLimits::default() }, 16).await;
     let mut silent = Vec::new();
     for _ in 0..60 {
         silent.push(TcpStream::connect(("127.0.0.1", served.port)).await.unwrap());
@@ -496,7 +500,7 @@ async fn silent_sockets_displace_each_other_and_keep_nobody_out() {
 #[tokio::test]
 async fn one_address_leaves_connections_for_others() {
     let address = ([127, 0, 0, 1], 0).into();
-    let limits = Limits::default();
+    let limits = ConnectionLimits::default();
     let config = ListenerConfig { address, max_connections: 3, max_connections_per_address: 2, limits };
     let served = serve_at(Arc::new(Broker::new(None)), config).await;
     let greeted = async |from: [u8; 4], id: u8| {
@@ -578,7 +582,7 @@ async fn while_the_application_stands_still_many_large_publishes_stay_within_the
         most_used_bytes: Default::default(),
         closed: Default::default(),
     });
-    let served = serve(app.clone(), Limits::default(), 2 * CONNECTIONS).await;
+    let served = serve(app.clone(), ConnectionLimits::default(), 2 * CONNECTIONS).await;
     // They are idle at first: what credit there was then must not be what they go by.
     let mut sockets = Vec::new();
     for _ in 0..CONNECTIONS {

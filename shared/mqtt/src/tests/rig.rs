@@ -14,19 +14,19 @@ pub struct Rig {
 }
 
 /// Small bounds, so that tests reach them.
-pub fn limits() -> Limits {
-    Limits {
+pub fn limits() -> ConnectionLimits {
+    ConnectionLimits {
         max_packet_bytes: 1000,
         max_inflight_entries: 4,
         parked_bytes: 1000,
         topic_alias_entries: 2,
         max_unacked_entries: 2,
-        ..Limits::default()
+        ..ConnectionLimits::default()
     }
 }
 
 impl Rig {
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: ConnectionLimits) -> Self {
         Self { core: Connection::new(limits, 0), now_ms: 0, events: Vec::new() }
     }
 
@@ -36,7 +36,7 @@ impl Rig {
     }
 
     /// The same within other bounds.
-    pub fn open_within(connect: &[u8], limits: Limits) -> Self {
+    pub fn open_within(connect: &[u8], limits: ConnectionLimits) -> Self {
         let mut rig = Self::new(limits);
         rig.feed(connect);
         assert!(matches!(rig.events[..], [Inbound::Connect(_)]), "{:?}", rig.events);

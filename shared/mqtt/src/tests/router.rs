@@ -23,7 +23,10 @@ fn got(handle: &Handle) -> Vec<(String, QoS)> {
 #[test]
 fn each_connection_gets_a_publish_once_at_its_greatest_qos() {
     let router = Router::new();
-    let (a, b) = (Handle::detached(1, &Limits::default()), Handle::detached(2, &Limits::default()));
+    let (a, b) = (
+        Handle::detached(1, &ConnectionLimits::default()),
+        Handle::detached(2, &ConnectionLimits::default()),
+    );
     let many = [
         sub("t/1", QoS::AtMostOnce),
         sub("t/+", QoS::AtLeastOnce),
@@ -42,7 +45,7 @@ fn each_connection_gets_a_publish_once_at_its_greatest_qos() {
 #[test]
 fn whether_somebody_listens_is_known_without_a_publish() {
     let router = Router::new();
-    let a = Handle::detached(1, &Limits::default());
+    let a = Handle::detached(1, &ConnectionLimits::default());
     let listens = |topics: [&str; 4]| topics.map(|topic| router.listens(topic));
     let topics = ["t/1", "t/2", "u/v/w", "$SYS/x"];
     assert_eq!(listens(topics), [false; 4]);
@@ -64,7 +67,7 @@ fn the_tree_finds_what_the_definition_finds() {
     let router = Router::new();
     let mut handles = Vec::new();
     for (n, filter) in filters.iter().enumerate() {
-        let handle = Handle::detached(n as u64 + 1, &Limits::default());
+        let handle = Handle::detached(n as u64 + 1, &ConnectionLimits::default());
         router.subscribe(&handle, &[sub(filter, QoS::AtMostOnce)]).unwrap();
         handles.push((handle, filter));
     }
@@ -85,7 +88,10 @@ fn the_tree_finds_what_the_definition_finds() {
 #[test]
 fn the_version_changes_with_the_set_of_filters_alone() {
     let router = Router::new();
-    let (a, b) = (Handle::detached(1, &Limits::default()), Handle::detached(2, &Limits::default()));
+    let (a, b) = (
+        Handle::detached(1, &ConnectionLimits::default()),
+        Handle::detached(2, &ConnectionLimits::default()),
+    );
     router.subscribe(&a, &[sub("x", QoS::AtMostOnce)]).unwrap();
     let (one, filters) = router.filters();
     assert_eq!(filters, [Filter::new("x").unwrap()]);
@@ -102,7 +108,7 @@ fn the_version_changes_with_the_set_of_filters_alone() {
 #[test]
 fn no_local_keeps_a_client_from_hearing_itself() {
     let router = Router::new();
-    let a = Handle::detached(1, &Limits::default());
+    let a = Handle::detached(1, &ConnectionLimits::default());
     let quiet = Subscription { no_local: true, ..sub("x", QoS::AtMostOnce) };
     router.subscribe(&a, &[quiet]).unwrap();
     let (x, payload) = ("x".into(), Bytes::new());
@@ -113,7 +119,8 @@ fn no_local_keeps_a_client_from_hearing_itself() {
 #[test]
 fn who_does_not_follow_loses_qos_0_and_is_closed_at_qos_1() {
     let router = Router::new();
-    let a = Handle::detached(1, &Limits { delivery_queue_entries: 2, ..Limits::default() });
+    let a =
+        Handle::detached(1, &ConnectionLimits { delivery_queue_entries: 2, ..ConnectionLimits::default() });
     router.subscribe(&a, &[sub("x", QoS::AtLeastOnce)]).unwrap();
     for _ in 0..3 {
         route(&router, "x", QoS::AtMostOnce);
@@ -121,7 +128,8 @@ fn who_does_not_follow_loses_qos_0_and_is_closed_at_qos_1() {
     assert_eq!((router.dropped(), a.dropped(), a.close_asked()), (1, 1, None));
     assert_eq!(route(&router, "x", QoS::AtLeastOnce), (0, 1));
     assert_eq!(a.close_asked(), Some(CloseReason::SlowConsumer));
-    let b = Handle::detached(2, &Limits { delivery_queue_bytes: 100, ..Limits::default() });
+    let b =
+        Handle::detached(2, &ConnectionLimits { delivery_queue_bytes: 100, ..ConnectionLimits::default() });
     let large = Delivery { topic: "x".into(), payload: vec![0; 100].into(), qos: QoS::AtMostOnce };
     assert_eq!(b.deliver(large), Err(NotDelivered::Full));
 }
@@ -129,7 +137,7 @@ fn who_does_not_follow_loses_qos_0_and_is_closed_at_qos_1() {
 #[test]
 fn a_connection_has_a_bounded_number_of_filters() {
     let router = Router::new();
-    let a = Handle::detached(1, &Limits::default());
+    let a = Handle::detached(1, &ConnectionLimits::default());
     for n in 0..MAX_CONNECTION_FILTER_ENTRIES {
         router.subscribe(&a, &[sub(&format!("f/{n}"), QoS::AtMostOnce)]).unwrap();
     }
