@@ -36,6 +36,7 @@ const RULES: [Rule; 16] = [
             "selvedge-seal",
             "selvedge-config",
             "selvedge-http",
+            "selvedge-ports",
             "selvedge-mqtt",
             "selvedge-broker-client",
             "selvedge-paxos",
@@ -53,6 +54,7 @@ const RULES: [Rule; 16] = [
             "selvedge-seal",
             "selvedge-config",
             "selvedge-http",
+            "selvedge-ports",
             "selvedge-mqtt",
             "selvedge-broker-client",
             "selvedge-node-core",
@@ -61,7 +63,7 @@ const RULES: [Rule; 16] = [
     },
     Rule {
         folder: "firmware-sim",
-        builds_on: &["selvedge-types", "selvedge-config", "selvedge-mqtt"],
+        builds_on: &["selvedge-types", "selvedge-config", "selvedge-ports", "selvedge-mqtt"],
         core: false,
     },
     Rule {
@@ -70,6 +72,7 @@ const RULES: [Rule; 16] = [
             "selvedge-types",
             "selvedge-ports",
             "selvedge-seal",
+            "selvedge-ports",
             "selvedge-fabric",
             "selvedge-gateway",
             "selvedge-node",
