@@ -1,14 +1,16 @@
 //! What holds of the workspace's structure, whatever the code does: crates build on each other downwards only, cores
-//! list nothing that does IO, modules do not name each other in circles, and actors do not name each other at all. Read from
-//! manifests and sources, so that it needs nothing else.
+//! list nothing that does IO, modules do not name each other in circles, actors do not name each other at all, and no two
+//! types of a program have one name. Read from manifests and sources, so that it needs nothing else.
 
 mod actors;
 mod manifests;
 mod modules;
+mod names;
 
 use actors::named_by_others;
 use manifests::{Rule, Table, breaches, members, parse};
 use modules::{Circle, Sources, circles, sources};
+use names::{Double, doubles};
 use std::path::{Path, PathBuf};
 
 /// The crates, each after those that it builds on.
@@ -72,7 +74,6 @@ const RULES: [Rule; 16] = [
             "selvedge-types",
             "selvedge-ports",
             "selvedge-seal",
-            "selvedge-ports",
             "selvedge-fabric",
             "selvedge-gateway",
             "selvedge-node",
@@ -96,6 +97,21 @@ const KNOWN: [Known; 1] = [Known {
     folder: "gateway/paxos/src",
     modules: &["consensus", "repair"],
     why: "repair is a private impl block of the group in a file of its own: one type, and nothing between them to name",
+}];
+
+/// A name that two types of a program may have.
+struct KnownDouble {
+    name: &'static str,
+    files: &'static [&'static str],
+    /// Why both keep it.
+    why: &'static str,
+}
+
+/// The names that two types have. No other comes.
+const KNOWN_DOUBLES: [KnownDouble; 1] = [KnownDouble {
+    name: "Log",
+    files: &["gateway/log/src/log.rs", "gateway/paxos/src/log.rs"],
+    why: "the log on disk is what its crate is for; the log of a Paxos group in memory never leaves the crate",
 }];
 
 fn top() -> PathBuf {
@@ -155,6 +171,23 @@ fn modules_do_not_name_each_other_in_circles() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn no_two_types_of_a_program_have_one_name() {
+    let read = |rule: &Rule| (rule.folder.to_string(), sources(&top().join(rule.folder).join("src")));
+    let found = doubles(&RULES.iter().map(read).collect());
+    let is = |double: &Double, known: &KnownDouble| double.name == known.name && double.files == known.files;
+    let mut wrong: Vec<String> = vec![];
+    for double in found.iter().filter(|double| !KNOWN_DOUBLES.iter().any(|known| is(double, known))) {
+        let Double { name, files } = double;
+        wrong.push(format!("{name} is declared in {}: give each a name of its own", files.join(" and ")));
+    }
+    for known in KNOWN_DOUBLES.iter().filter(|known| !found.iter().any(|double| is(double, known))) {
+        let KnownDouble { name, why, .. } = known;
+        wrong.push(format!("{name} ({why}) is no name of these two types any more: take it off the list"));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -237,4 +270,53 @@ fn a_circle_is_seen_however_the_modules_name_each_other() {
     assert_eq!(of(&[uses_b, ("b.rs", "#[cfg(test)]\npub(crate) mod tests { use crate::a::A; }")]), []);
     assert_eq!(of(&[uses_b, ("b.rs", "#[cfg(test)]\nmod tests;"), ("b/tests.rs", "use crate::a::A;")]), []);
     assert_eq!(of(&[uses_b, ("b.rs", "#[cfg(test)]\nuse crate::{a::A, c::C};\nfn f() {}")]), []);
+}
+
+#[test]
+fn a_name_of_two_types_is_seen_where_both_can_be_imported() {
+    let of = |crates: &[(&str, &[(&str, &str)])]| {
+        let sources = |files: &[(&str, &str)]| {
+            files.iter().map(|(file, text)| (file.into(), text.to_string())).collect()
+        };
+        let crates = crates.iter().map(|(folder, files)| (folder.to_string(), sources(files))).collect();
+        let files =
+            |double: Double| double.files.into_iter().map(move |file| format!("{} {file}", double.name));
+        doubles(&crates).into_iter().flat_map(files).collect::<Vec<_>>()
+    };
+    let (one, other) = (("a.rs", "pub struct T;"), ("b/mod.rs", "pub(super) enum T<'a> { V(&'a ()) }"));
+    // In one crate, in two of a program, and in a shared one.
+    assert_eq!(of(&[("node", &[one, other])]), ["T node/src/a.rs", "T node/src/b/mod.rs"]);
+    assert_eq!(
+        of(&[("node", &[one]), ("node/core", &[other])]),
+        ["T node/src/a.rs", "T node/core/src/b/mod.rs"]
+    );
+    assert_eq!(
+        of(&[("node", &[one]), ("shared/x", &[other])]),
+        ["T node/src/a.rs", "T shared/x/src/b/mod.rs"]
+    );
+    assert_eq!(
+        of(&[("shared/x", &[one]), ("shared/y", &[other])]),
+        ["T shared/x/src/a.rs", "T shared/y/src/b/mod.rs"]
+    );
+    for text in [
+        "pub trait T {}",
+        "pub(crate) type T = u8;",
+        "#[derive(Debug)]\npub union T {}",
+        "pub mod m { pub enum T {} }",
+    ] {
+        assert_eq!(of(&[("node", &[one, ("c.rs", text)])]).len(), 2, "{text}");
+    }
+    // What is none: another program's, private types, those of tests and functions, variants, and what is passed on.
+    assert_eq!(of(&[("node", &[one]), ("gateway", &[other])]), [""; 0]);
+    for text in [
+        "struct T;",
+        "#[cfg(test)]\nmod tests { pub struct T; }",
+        "pub fn f() { enum T {} }",
+        "pub enum V { T }",
+        "pub trait V { type T; }",
+        "pub use super::a::T;",
+        "pub const fn f() {} type T = u8;",
+    ] {
+        assert_eq!(of(&[("node", &[one, ("c.rs", text)])]), [""; 0], "{text}");
+    }
 }

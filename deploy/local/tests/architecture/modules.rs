@@ -1,4 +1,4 @@
-//! Which modules of a crate name which, read from its sources, and where that goes round in a circle.
+//! Which modules of a crate name which, read from its sources, and where that goes round in a circle; which types they show.
 //!
 //! The modules of each folder are looked at together: one of them names another when any file below it has a path
 //! (`crate::...`, `super::...`, one that begins with an imported module; in code or in a macro's arguments) that leads
@@ -40,6 +40,8 @@ struct Module {
     globs: Vec<Vec<String>>,
     /// What is declared in it.
     declared: BTreeSet<String>,
+    /// Those types among it that are visible outside.
+    public_types: BTreeSet<String>,
 }
 
 /// Reads all sources below a crate's `src`.
@@ -57,6 +59,15 @@ pub fn sources(folder: &Path) -> Sources {
         }
     }
     all
+}
+
+/// The types of a crate that are visible outside their modules, each with the file that declares it.
+pub fn public_types(sources: &Sources) -> Vec<(String, String)> {
+    let modules = modules(sources);
+    let of = |module: &Module| {
+        module.public_types.iter().map(|name| (name.clone(), module.file.clone())).collect()
+    };
+    modules.values().flat_map::<Vec<_>, _>(of).collect()
 }
 
 /// All circles of a crate.
@@ -259,6 +270,9 @@ impl Reading<'_> {
                         if top && DECLARES.contains(&keyword) {
                             module.declared.extend(tokens.get(at + 1).map(ToString::to_string));
                         }
+                        if top && public && TYPES.contains(&keyword) {
+                            module.public_types.extend(tokens.get(at + 1).map(ToString::to_string));
+                        }
                         let path = path_at(&tokens, at);
                         at += 3 * path.len() - 2;
                         if path.len() > 1 {
@@ -320,6 +334,9 @@ impl Module {
         self.paths.push(path);
     }
 }
+
+/// Words before the name of a type.
+const TYPES: [&str; 5] = ["struct", "enum", "union", "trait", "type"];
 
 /// Words before the name of what is declared.
 const DECLARES: [&str; 9] = ["struct", "enum", "union", "fn", "trait", "type", "const", "static", "mod"];
