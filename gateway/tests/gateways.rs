@@ -333,6 +333,9 @@ fn what_is_not_answered_is_a_problem_that_says_what_would_be_right() {
         ("GET", "/v1/quarantine?limit=1001", 400, "bad-parameter", "1 to 1000"),
         ("GET", "/v1/quarantine?after=1", 400, "bad-parameter", "`next`"),
         ("GET", "/v1/skipped?stream=x", 400, "bad-parameter", "there are: device"),
+        ("GET", "/v1/shards?after=x", 400, "bad-parameter", "`next`"),
+        ("GET", "/v1/shards/1?limit=1", 400, "bad-parameter", "takes no parameters"),
+        ("GET", "/v1/shards/x", 404, "unknown", "0 to 7"),
         ("GET", "/v1/status?x=1", 400, "bad-parameter", "takes no parameters"),
         ("DELETE", "/v1/devices/d?stream=s", 400, "bad-parameter", "takes no parameters"),
         ("POST", "/v1/ledger/1", 400, "bad-parameter", "32 hexadecimal digits"),
@@ -543,6 +546,58 @@ fn every_gateway_answers_for_the_whole_site_and_names_what_it_lacks() {
             "{path}"
         );
     }
+}
+
+#[test]
+fn any_gateway_tells_how_all_gateways_and_replicas_of_the_site_are() {
+    let mut site = Site::with(&[]);
+    let states = |told: &serde_json::Value| -> Vec<String> {
+        let gateways = told["gateways"].as_array().unwrap().iter();
+        gateways.map(|g| g["state"].as_str().unwrap().to_string()).collect()
+    };
+    for i in 0..3 {
+        let mut told = serde_json::Value::Null;
+        until("every gateway is ready and every shard is led", || {
+            told = site.json(i, "/v1/gateways");
+            states(&told) == ["ready"; 3] && told["leaderless_shards"] == 0
+        });
+        assert_eq!((&told["partial"], &told["answered_by"]), (&false.into(), &(i + 1).into()), "{told}");
+        let sum = |name: &str| {
+            told["gateways"].as_array().unwrap().iter().map(|g| g[name].as_u64().unwrap()).sum::<u64>()
+        };
+        assert_eq!((sum("leads"), sum("replicas")), (8, 24), "{told}");
+    }
+    // Pages have all shards once, in order.
+    let (mut paged, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = site.json(1, &format!("/v1/shards?limit=3{after}"));
+        paged.extend(page["shards"].as_array().unwrap().iter().map(|s| s["shard"].as_u64().unwrap()));
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(paged, (0..8).collect::<Vec<_>>());
+    let (status, unknown) = site.order(0, "GET", "/v1/shards/8");
+    assert_eq!(status, 404);
+    assert!(unknown["detail"].as_str().unwrap().contains("0 to 7"), "{unknown}");
+
+    site.kill(2);
+    let (mut told, mut shard) = (serde_json::Value::Null, serde_json::Value::Null);
+    until("the others lead its shards, and say that it is gone", || {
+        told = site.json(0, "/v1/gateways");
+        told["missing_gateways"] == serde_json::json!([3]) && told["leaderless_shards"] == 0
+    });
+    assert_eq!((&states(&told)[2], &told["partial"]), (&"unreachable".to_string(), &true.into()), "{told}");
+    until("no replica counts on it any more", || {
+        shard = site.json(1, "/v1/shards/0");
+        shard["leader"] != 3 && !shard["leader"].is_null()
+    });
+    let role_of = |id: u64| {
+        let replicas = shard["replicas"].as_array().unwrap();
+        replicas.iter().find(|r| r["gateway"] == id).map(|r| r["role"].clone()).unwrap()
+    };
+    assert_eq!(role_of(3), serde_json::Value::Null, "{shard}");
+    assert_eq!(role_of(shard["leader"].as_u64().unwrap()), "leader", "{shard}");
+    assert_eq!((&shard["configuration"], &shard["missing_gateways"]), (&1.into(), &serde_json::json!([3])));
 }
 
 #[test]

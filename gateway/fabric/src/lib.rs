@@ -20,6 +20,7 @@ pub mod ring;
 pub mod session;
 pub mod shard;
 pub mod site_questions;
+pub mod site_state;
 pub mod skips;
 pub mod unmapped;
 pub mod uplink;

@@ -3,6 +3,7 @@
 use crate::machine::{
     BatchVerdict, DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo,
 };
+use crate::site_state::GatewayDescription;
 use crate::skips::DeviceSkips;
 use crate::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
@@ -195,6 +196,8 @@ pub enum TableQuestion {
         /// Restricts the answer to this device.
         device: Option<String>,
     },
+    /// How the gateway that is asked is, and each of its replicas.
+    Gateway,
 }
 
 impl TableQuestion {
@@ -204,7 +207,7 @@ impl TableQuestion {
             Self::Quarantine { shard, .. } | Self::Devices { shard, .. } | Self::Device { shard, .. } => {
                 Some(*shard)
             }
-            Self::Unmapped | Self::Skipped { .. } => None,
+            Self::Unmapped | Self::Skipped { .. } | Self::Gateway => None,
         }
     }
 }
@@ -277,6 +280,8 @@ pub enum TableAnswer {
         /// How long the gateway has counted, in milliseconds.
         uptime_ms: u64,
     },
+    /// The gateway that was asked, and its replicas.
+    Gateway(Box<GatewayDescription>),
 }
 
 /// The answer to a [`ShardQuery`].

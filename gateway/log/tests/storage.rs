@@ -7,6 +7,7 @@ use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::StoreWork;
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_HEALED, Now, Replay};
+use selvedge_fabric::site_state::ReplicaRole;
 use selvedge_log::storage::{
     self, Done, Folders, LogKeeper, LogWork, OpenError, Opened, ReadStorage, ReplicaSettings,
 };
@@ -179,7 +180,7 @@ fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
     disk.meddle("log/wal-0000000000000001.log", |bytes| bytes[900] ^= 1);
     let mut opened = open(&disk);
     let replica = opened.replicas.get_mut(&ShardId(0)).unwrap();
-    assert_eq!(replica.core().status(NOW).role, "damaged");
+    assert_eq!(replica.core().status(NOW).role, ReplicaRole::Damaged);
     let effects = replica.take(NOW).unwrap();
     let Some(CommitRequest { records, .. }) = effects.persist else { panic!("nothing is to be written") };
     assert_eq!((records[0].kind, records[0].slot), (KIND_BEGUN_ANEW, 1));
@@ -308,7 +309,11 @@ fn what_another_release_wrote_is_refused_by_name_and_left_as_it_is() {
     for (name, at) in [(SNAPSHOT, 8), (SNAPSHOT, 64), ("log/wal-0000000000000001.log", 8)] {
         let disk = used();
         disk.meddle(name, |bytes| bytes[at] ^= 1);
-        assert_eq!(open(&disk).replicas[&ShardId(0)].core().status(NOW).role, "damaged", "{name} byte {at}");
+        assert_eq!(
+            open(&disk).replicas[&ShardId(0)].core().status(NOW).role,
+            ReplicaRole::Damaged,
+            "{name} byte {at}"
+        );
     }
 }
 
@@ -330,11 +335,15 @@ fn change_first_unit(segment: &mut [u8], change: impl FnOnce(&mut [u8])) {
 #[test]
 fn a_gateway_whose_log_folder_was_emptied_does_not_vote() {
     let disk = used();
-    assert_eq!(open(&disk.image()).replicas[&ShardId(0)].core().status(NOW).role, "follower");
+    assert_eq!(open(&disk.image()).replicas[&ShardId(0)].core().status(NOW).role, ReplicaRole::Follower);
     let log = disk.folder("log").unwrap();
     log.list().unwrap().iter().for_each(|name| log.remove(name).unwrap());
     for start in 0..2 {
         let opened = open(&disk);
-        assert_eq!(opened.replicas[&ShardId(0)].core().status(NOW).role, "damaged", "start {start}");
+        assert_eq!(
+            opened.replicas[&ShardId(0)].core().status(NOW).role,
+            ReplicaRole::Damaged,
+            "start {start}"
+        );
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::actors::messages::shard::ShardReport;
 use selvedge_fabric::machine::Fullness;
+use selvedge_fabric::site_state::ReplicaRole;
 
 /// For each rule the fullest bound, with its shard.
 pub fn fullest(reports: &[ShardReport]) -> Vec<(u16, &Fullness)> {
@@ -45,7 +46,7 @@ pub fn set_gauges(reports: &[ShardReport]) {
         metrics::gauge!("selvedge_bound", "rule" => f.rule).set(f.most as f64);
     }
     // All replicas have the same state: only leaders count it, so that the sum over a site is right.
-    let leading = || reports.iter().filter(|r| r.status.role == "leader").map(|r| r.sizes);
+    let leading = || reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).map(|r| r.sizes);
     let gauge = |name: &'static str, sum: usize| metrics::gauge!(name).set(sum as f64);
     gauge("selvedge_devices", leading().map(|s| s.devices).sum());
     gauge("selvedge_streams", leading().map(|s| s.streams).sum());

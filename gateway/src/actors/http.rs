@@ -10,10 +10,10 @@ mod openapi;
 pub mod problem;
 pub mod quarantine;
 pub mod routes;
+mod site;
 mod skipped;
 pub mod tables;
 
-use crate::actors::clock::SiteClock;
 use crate::actors::fullness;
 use crate::actors::link::PeerLinks;
 use crate::actors::messages::log::GetLogFigures;
@@ -29,7 +29,9 @@ use problem::Failure;
 use routes::{Routes, delete, get, post};
 use selvedge_fabric::machine::MAX_ANSWER_BYTES;
 use selvedge_fabric::peer::ShardQuery;
+use selvedge_fabric::ring::Member;
 use selvedge_fabric::site_questions::SiteQuestion;
+use selvedge_fabric::site_state::ReplicaRole;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_http::docs;
 use selvedge_types::aggregate::Sample;
@@ -40,7 +42,6 @@ use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -51,6 +52,8 @@ const QUERY_WAIT_MS: u64 = 3_000;
 pub struct Api {
     pub site: SiteId,
     pub me: GatewayId,
+    /// The gateways of the site.
+    pub members: Vec<Member>,
     /// Access to the other parts of the gateway.
     pub overview: Overview,
     /// To the uplink, for its state.
@@ -61,7 +64,6 @@ pub struct Api {
     pub metrics: PrometheusHandle,
     /// The origin of the switch's times.
     pub epoch: Instant,
-    pub clock: Arc<SiteClock>,
     /// How often requests may cause a line in the log.
     pub log_limit: SharedLogLimit,
     /// Whether no token is needed.
@@ -79,6 +81,9 @@ pub fn routes(app: &mut web::ServiceConfig) -> Vec<(&'static str, Vec<Method>)> 
     all.path("/v1/devices/{device}", get(devices::one).and(Method::DELETE, devices::retire_device));
     all.path("/v1/devices/{device}/streams/{stream}", delete(devices::retire_stream));
     all.path("/v1/skipped", get(skipped::list));
+    all.path("/v1/gateways", get(site::gateways));
+    all.path("/v1/shards", get(site::shards));
+    all.path("/v1/shards/{shard}", get(site::shard));
     all.path("/v1/clients", get(clients::list));
     all.path("/v1/ledger/{id}", post(ledger::admit));
     quarantine::routes(&mut all);
@@ -95,35 +100,15 @@ pub fn routes(app: &mut web::ServiceConfig) -> Vec<(&'static str, Vec<Method>)> 
 async fn readyz(api: web::Data<Api>) -> Result<String, Failure> {
     let reports = api.overview.reports().await;
     let up = api.overview.up().await;
-    if let Some(why) = trouble(&api, &reports, &up) {
+    if let Some(why) = api.overview.trouble(&reports, &up) {
         return Err(Failure::NotReady(why));
     }
     // A site serves without the cloud: a broken uplink is reported, but does not make the gateway unready.
     let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
     let uplink = uplink.map(|why| format!("uplink: {why}\n"));
-    let warnings = warnings(&api, &reports);
+    let warnings = api.overview.warnings(&reports);
     let lines = warnings.iter().map(|w| format!("warning: {w}\n")).chain(uplink);
     Ok(std::iter::once("ready\n".to_string()).chain(lines).collect())
-}
-
-/// Why the gateway is not ready, if it is not.
-fn trouble(api: &Api, reports: &[ShardReport], up: &BTreeSet<GatewayId>) -> Option<String> {
-    let agreeing = || api.clock.is_agreeing().then(|| "the gateways are agreeing on the time".to_string());
-    api.overview.trouble(reports, up).or_else(agreeing)
-}
-
-/// Conditions that an operator should fix, though the gateway does its work.
-fn warnings(api: &Api, reports: &[ShardReport]) -> Vec<String> {
-    let mut warnings = fullness::warnings(reports);
-    if !api.clock.now().sure {
-        warnings.push("no majority of the gateways agrees on the time: set their clocks right".into());
-    }
-    let outside = api.clock.outside();
-    if !outside.is_empty() {
-        let ids: Vec<_> = outside.iter().map(|g| g.0.to_string()).collect();
-        warnings.push(format!("the clocks of gateways {} are off: set them right", ids.join(", ")));
-    }
-    warnings
 }
 
 async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
@@ -131,9 +116,9 @@ async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failu
     let reports = api.overview.reports().await;
     let up = api.overview.up().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
-    let trouble = trouble(&api, &reports, &up);
+    let trouble = api.overview.trouble(&reports, &up);
     // A shard's outbox is the same on all its replicas: only its leader counts it, so that a site's sum is right.
-    let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
+    let leading: Vec<_> = reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).collect();
     let sum = |f: fn(&ShardReport) -> u64| leading.iter().map(|r| f(r)).sum::<u64>();
     let totals = json!({
         "leading": leading.len(),
@@ -147,10 +132,10 @@ async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failu
         "connections": api.overview.front.connections(),
         "quarantined": sum(|r| r.quarantined),
     });
-    let (time, ahead_ms) = (api.clock.now(), api.clock.ahead_ms());
+    let (time, ahead_ms) = (api.overview.clock.now(), api.overview.clock.ahead_ms());
     let clock = json!({
         "wall": time.wall.to_string(), "sure": time.sure,
-        "outside": api.clock.outside().iter().map(|g| g.0).collect::<Vec<_>>(),
+        "outside": api.overview.clock.outside().iter().map(|g| g.0).collect::<Vec<_>>(),
     });
     let peers: Vec<_> = api
         .links
@@ -170,7 +155,7 @@ async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failu
         "site": api.site, "gateway": api.me.0, "ready": trouble.is_none(), "trouble": trouble,
         "uplink": api.uplink.send(GetState).await.ok(),
         "clock": clock, "log": log, "totals": totals, "peers": peers, "shards": shards, "bounds": bounds,
-        "warnings": warnings(&api, &reports),
+        "warnings": api.overview.warnings(&reports),
     })))
 }
 
@@ -178,11 +163,14 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     let reports = api.overview.reports().await;
     let up = api.overview.up().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
-    let leading: Vec<_> = reports.iter().filter(|r| r.status.role == "leader").collect();
+    let leading: Vec<_> = reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).collect();
     let gauge = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
     gauge("selvedge_shards", reports.len() as f64);
     gauge("selvedge_shards_leading", leading.len() as f64);
-    gauge("selvedge_shards_damaged", reports.iter().filter(|r| r.status.role == "damaged").count() as f64);
+    gauge(
+        "selvedge_shards_damaged",
+        reports.iter().filter(|r| r.status.role == ReplicaRole::Damaged).count() as f64,
+    );
     gauge("selvedge_outbox_batches", leading.iter().map(|r| r.status.outbox_batches as f64).sum());
     gauge("selvedge_outbox_bytes", leading.iter().map(|r| r.status.outbox_bytes as f64).sum());
     gauge("selvedge_connections", api.overview.front.connections() as f64);
@@ -197,8 +185,8 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_log_segments", log.segments as f64);
     fullness::set_gauges(&reports);
     gauge("selvedge_publishes_held_bytes", api.overview.front.held_bytes() as f64);
-    gauge("selvedge_clock_sure", f64::from(u8::from(api.clock.now().sure)));
-    gauge("selvedge_clocks_outside", api.clock.outside().len() as f64);
+    gauge("selvedge_clock_sure", f64::from(u8::from(api.overview.clock.now().sure)));
+    gauge("selvedge_clocks_outside", api.overview.clock.outside().len() as f64);
     api.metrics.render()
 }
 

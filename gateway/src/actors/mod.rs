@@ -12,6 +12,8 @@
 //! | connections, links | routed publishes | they bypass the mailboxes: the link's lane drops its oldest and counts it ([`selvedge_fabric::link`]) |
 //! | HTTP, switch | `Ask`, `AskTable` | `try_send`: a failure means that too many questions are open |
 //! | broker, uplink | `FromBroker` | `send().await`: TCP slows the broker down |
+//! | switch, describer | `Describe` | `try_send`: the gateway that asks counts a missing answer |
+//! | describer, switch | `ToPeers` | one for each `Describe`, one at a time |
 //! | peers, switch | `FromPeer` | `send().await`: one frame of each peer, then TCP slows it down |
 //! | switch, shards | `ShardEvents` of peers and of this gateway's questions | `try_send`: a failure loses them as a link may, which every protocol between replicas and gateways tolerates; it is counted as `selvedge_shard_behind_total` |
 //! | switch, shards and forwarder | which gateways are up, clocks, room | one change in 200 ms, and one for each change of a link |
@@ -27,6 +29,7 @@
 
 pub mod clock;
 pub mod departures;
+mod describer;
 pub mod forwarder;
 pub mod fullness;
 pub mod http;

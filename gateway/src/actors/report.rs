@@ -1,5 +1,6 @@
 //! The state of the gateway as a whole: for operators, and as reports to the nodes.
 
+use crate::actors::clock::SiteClock;
 use crate::actors::fullness;
 use crate::actors::messages::shard::{GetStatus, ShardReport};
 use crate::actors::messages::switch::{Ask, AskTable, GetPeers};
@@ -9,6 +10,7 @@ use crate::actors::ways::Ways;
 use crate::front::Front;
 use actix::Recipient;
 use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::site_state::ReplicaRole;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::report::{self, Led, MAX_SKIPPED_FIELDS, REPORT_MS, Report};
 use selvedge_types::time::EpochMs;
@@ -26,6 +28,7 @@ pub struct Overview {
     /// The placement of shards on gateways.
     pub ring: Arc<Ring>,
     pub front: Arc<Front>,
+    pub clock: Arc<SiteClock>,
     /// For departures of connections and operators' orders.
     pub ways: Arc<Ways>,
     /// To the shards with a replica here.
@@ -67,7 +70,24 @@ impl Overview {
             return Some(format!("{lost} shards have no majority of their replicas within reach"));
         }
         let leaderless = reports.iter().filter(|r| r.status.leader.is_none()).count();
-        (leaderless > 0).then(|| format!("{leaderless} shards have no leader yet"))
+        if leaderless > 0 {
+            return Some(format!("{leaderless} shards have no leader yet"));
+        }
+        self.clock.is_agreeing().then(|| "the gateways are agreeing on the time".to_string())
+    }
+
+    /// Conditions that an operator should fix, though the gateway does its work.
+    pub fn warnings(&self, reports: &[ShardReport]) -> Vec<String> {
+        let mut warnings = fullness::warnings(reports);
+        if !self.clock.now().sure {
+            warnings.push("no majority of the gateways agrees on the time: set their clocks right".into());
+        }
+        let outside = self.clock.outside();
+        if !outside.is_empty() {
+            let ids: Vec<_> = outside.iter().map(|g| g.0.to_string()).collect();
+            warnings.push(format!("the clocks of gateways {} are off: set them right", ids.join(", ")));
+        }
+        warnings
     }
 }
 
@@ -151,7 +171,7 @@ impl Reporter {
             members: self.members.iter().map(member).collect(),
             shards: ring.shards(),
             placed: (0..ring.shards()).map(ShardId).flat_map(|s| ring.replicas(s)).map(place).collect(),
-            led: reports.iter().filter(|r| r.status.role == "leader").map(led).collect(),
+            led: reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).map(led).collect(),
             connections: self.overview.front.connections() as u64,
             acked: self.overview.front.acked(),
             questions,

@@ -3,6 +3,7 @@
 
 use crate::actors::clock::SiteClock;
 use crate::actors::link::PeerLinks;
+use crate::actors::messages::describer::Describe;
 use crate::actors::messages::forwarder::{Answered, GatewayDown, GatewayUp};
 use crate::actors::messages::shard::ShardEvents;
 use crate::actors::messages::switch::{
@@ -41,6 +42,8 @@ pub struct SwitchWays {
     pub down: Recipient<GatewayDown>,
     /// To the forwarder: a gateway that can be reached again.
     pub up: Recipient<GatewayUp>,
+    /// To the describer: gateways that ask how this one is.
+    pub describe: Recipient<Describe>,
     pub links: PeerLinks,
 }
 
@@ -175,6 +178,12 @@ impl Switch {
             }
             TableQuestion::Skipped { device } => {
                 TableAnswer::Skipped { list: self.front.skipped(device.as_deref()), uptime_ms }
+            }
+            TableQuestion::Gateway => {
+                if let Some(ways) = &self.ways {
+                    let _ = ways.describe.try_send(Describe { to, id }); // else the asker counts it as missing
+                }
+                return;
             }
             _ => return, // the shard's leader answers it
         };

@@ -3,6 +3,7 @@
 
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::{Bounds, DepartureDesk};
+use crate::actors::describer::Describer;
 use crate::actors::forwarder::{Forwarder, ForwarderWays};
 use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
@@ -263,11 +264,29 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
     forwarder.do_send(ForwarderWays { shards: ways_to(&actors), peers: switch.clone().recipient() });
+    let overview = Overview {
+        ring,
+        front: front.clone(),
+        clock: clock.clone(),
+        ways: ways.clone(),
+        shards: ways_to(&actors),
+        peers: switch.clone().recipient(),
+        ask: switch.clone().recipient(),
+        ask_table: switch.clone().recipient(),
+    };
+    let describer = Describer {
+        overview: overview.clone(),
+        log: log.clone().recipient(),
+        peers: switch.clone().recipient(),
+        epoch,
+    }
+    .start();
     switch.do_send(SwitchWays {
         shards: ways_to(&actors),
         answered: forwarder.clone().recipient(),
         down: forwarder.clone().recipient(),
         up: forwarder.clone().recipient(),
+        describe: describer.clone().recipient(),
         links: links.clone(),
     });
     let mut parts: Vec<SupervisedPart> = vec![
@@ -275,6 +294,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         part("the switch", switch.clone()),
         part("the forwarder", forwarder.clone()),
         part("the uplink", uplink.clone()),
+        part("the describer", describer),
     ];
     parts.extend(actors.iter().map(|(id, shard)| part(&format!("shard {id}"), shard.clone())));
     Supervisor::new(parts).start();
@@ -323,21 +343,12 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         return Err(StartError::Address { address: settings.mqtt.bind, key: "mqtt.bind", error });
     }
 
-    let members =
+    let members: Vec<_> =
         settings.site.gateways.iter().map(|g| Member { id: GatewayId(g.id), weight: g.weight }).collect();
-    let overview = Overview {
-        ring,
-        front,
-        ways,
-        shards: ways_to(&actors),
-        peers: switch.clone().recipient(),
-        ask: switch.clone().recipient(),
-        ask_table: switch.recipient(),
-    };
     let reporter = Reporter {
         me,
         start,
-        members,
+        members: members.clone(),
         overview: overview.clone(),
         load: uplink.clone().recipient(),
         uplink: uplink.clone().recipient(),
@@ -350,13 +361,13 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let api = web::Data::new(Api {
         site,
         me,
+        members,
         overview,
         uplink: uplink.recipient(),
         log: log.recipient(),
         links,
         metrics,
         epoch,
-        clock,
         log_limit,
         open: access.is_open(),
         widths_ms,

@@ -41,10 +41,11 @@ use crate::machine::{
 };
 use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, ShardQuery, TableQuestion, TransferMessage};
 use crate::record::LogRecord;
+use crate::site_state::{ReplicaDescription, ReplicaRole};
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
 use reads::ReadQueue;
-use selvedge_paxos::{Consensus, Role, Slot};
+use selvedge_paxos::{Ballot, Consensus, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};
@@ -261,12 +262,14 @@ pub struct UplinkView {
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Status {
     pub shard: u16,
+    /// The configuration of the shard that the replica is in.
+    pub configuration: u32,
     /// The leader's gateway number, as far as known.
     pub leader: Option<u16>,
-    /// `leader`, `candidate`, `follower` or `damaged`.
-    pub role: &'static str,
+    pub role: ReplicaRole,
     /// The ballot that the replica has promised last.
-    pub ballot: String,
+    #[serde(serialize_with = "as_text")]
+    pub ballot: Ballot,
     /// All slots up to this one are chosen.
     pub commit: u64,
     /// All slots up to this one are applied here.
@@ -283,6 +286,26 @@ pub struct Status {
     pub last_batch: u64,
     /// How long the oldest closed part has waited to be cut, in milliseconds, as far as this replica knows.
     pub waiting_ms: Option<u64>,
+}
+
+impl From<&Status> for ReplicaDescription {
+    fn from(status: &Status) -> Self {
+        Self {
+            shard: ShardId(status.shard),
+            configuration: status.configuration,
+            role: status.role,
+            leader: status.leader.map(GatewayId),
+            ballot: status.ballot,
+            commit: status.commit,
+            applied: status.applied,
+            outbox_batches: status.outbox_batches,
+            outbox_bytes: status.outbox_bytes,
+        }
+    }
+}
+
+fn as_text<S: serde::Serializer>(ballot: &Ballot, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(ballot)
 }
 
 /// The configuration of one replica.
@@ -487,13 +510,9 @@ impl ShardCore {
         Status {
             shard: self.id.0,
             leader: self.consensus.leader().map(|g| g.0),
-            role: match self.consensus.role() {
-                Role::Leader => "leader",
-                Role::Candidate => "candidate",
-                Role::Follower => "follower",
-                Role::Damaged => "damaged",
-            },
-            ballot: self.consensus.ballot().to_string(),
+            configuration: CONFIGURATION,
+            role: self.consensus.role().into(),
+            ballot: self.consensus.ballot(),
             commit: self.consensus.commit(),
             applied: self.machine.slot(),
             outbox_batches: outbox.batches,

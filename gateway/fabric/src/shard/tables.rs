@@ -25,7 +25,7 @@ impl ShardCore {
                 let (streams, more) = machine.streams_behind(&device, after.as_deref());
                 TableAnswer::Device { device: machine.device(&device), streams, more }
             }
-            TableQuestion::Unmapped | TableQuestion::Skipped { .. } => return,
+            TableQuestion::Unmapped | TableQuestion::Skipped { .. } | TableQuestion::Gateway => return,
         };
         self.out.send.push((from, PeerMessage::TableAnswer { id, answer }));
     }

@@ -2,7 +2,7 @@
 
 use super::problem::KINDS;
 use super::quarantine;
-use super::{Api, access, clients, devices, skipped};
+use super::{Api, access, clients, devices, site, skipped};
 use actix_web::http::Method;
 use actix_web::http::header::{self, ContentType};
 use actix_web::{HttpResponse, web};
@@ -26,6 +26,7 @@ const TAGS: &[(&str, &str)] = &[
     ("windows", "Windows of aggregates"),
     ("devices", "Devices and streams"),
     ("not counted", "Publishes and fields that were not counted"),
+    ("site", "State of the site"),
     ("gateway", "State of the gateway"),
     ("about", "Health and this description"),
 ];
@@ -245,6 +246,38 @@ fn paths() -> Vec<Described> {
         },
         described(
             Get,
+            "/v1/gateways",
+            "site",
+            "The gateways of the site",
+            "Each gateway as it describes itself: `ready`, `troubled` (its `trouble` says why), or `unreachable`. `behind_slots` is how many \
+             slots its replica that is furthest behind has yet to apply; `room` says whether its disk takes new readings.",
+            json_of(rows_of("gateways", objects(), &gateways_more())),
+        ),
+        Described {
+            parameters: listed(&site::SHARDS_PARAMETERS),
+            ..described(
+                Get,
+                "/v1/shards",
+                "site",
+                "The shards of the site",
+                "In order, each with its configuration, its leader, and its replicas with their roles and how far they are.",
+                json_of(rows_of("shards", objects(), &reached())),
+            )
+        },
+        Described {
+            parameters: vec![path_parameter("shard", "The shard's number.")],
+            problems: &[404],
+            ..described(
+                Get,
+                "/v1/shards/{shard}",
+                "site",
+                "One shard with its replicas",
+                "A replica whose gateway does not answer has no role.",
+                json_of(plain(Type::Object)),
+            )
+        },
+        described(
+            Get,
             "/v1/status",
             "gateway",
             "How the gateway is",
@@ -368,6 +401,24 @@ fn flag(about: &str) -> Schema {
 
 fn numbers(about: &str) -> Schema {
     ArrayBuilder::new().items(plain(Type::Integer).build()).description(Some(about)).build().into()
+}
+
+/// Whether every gateway answered.
+fn reached() -> [(&'static str, Schema); 2] {
+    let [partial, _, gateways] = site_more();
+    [partial, gateways]
+}
+
+fn gateways_more() -> Vec<(&'static str, Schema)> {
+    let mut all = vec![
+        ("site", text("The site.")),
+        ("answered_by", whole("The gateway that gathered the answers.")),
+        ("shard_count", whole("How many shards the site has.")),
+        ("replicas_per_shard", whole("How many gateways hold each of them.")),
+        ("leaderless_shards", whole("How many shards have no leader that a replica knows.")),
+    ];
+    all.extend(reached());
+    all
 }
 
 /// The fields in every answer for the whole site about parts that are out of reach.
@@ -519,12 +570,13 @@ mod tests {
     #[test]
     fn the_parameters_that_are_described_are_those_that_are_read() {
         let all = describe(false);
-        let read: [(&str, &[&str]); 6] = [
+        let read: [(&str, &[&str]); 7] = [
             ("/v1/aggregates", &selvedge_types::question::SITE_PARAMETERS),
             ("/v1/devices", &devices::LIST_PARAMETERS),
             ("/v1/devices/{device}", &devices::ONE_PARAMETERS),
             ("/v1/quarantine", &quarantine::PARAMETERS),
             ("/v1/skipped", &skipped::PARAMETERS),
+            ("/v1/shards", &site::SHARDS_PARAMETERS),
             ("/v1/clients", &clients::PARAMETERS),
         ];
         for (path, methods) in all["paths"].as_object().unwrap() {

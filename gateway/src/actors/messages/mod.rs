@@ -4,6 +4,7 @@
 //! All recipients of one actor lead into its one mailbox, so the messages of one sender arrive in order, whatever their
 //! kinds. The table in [`crate::actors`] says what bounds their number.
 
+pub mod describer;
 pub mod forwarder;
 pub mod log;
 pub mod shard;
