@@ -14,7 +14,7 @@ use names::{Double, doubles};
 use std::path::{Path, PathBuf};
 
 /// The crates, each after those that it builds on.
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 17] = [
     Rule { folder: "shared/types", builds_on: &[], core: true },
     Rule { folder: "shared/guard", builds_on: &["selvedge-types"], core: false },
     Rule { folder: "shared/seal", builds_on: &["selvedge-types", "selvedge-guard"], core: false },
@@ -68,6 +68,7 @@ const RULES: [Rule; 16] = [
         builds_on: &["selvedge-types", "selvedge-config", "selvedge-ports", "selvedge-mqtt"],
         core: false,
     },
+    Rule { folder: "deploy/ctl", builds_on: &["selvedge-guard", "selvedge-ports"], core: false },
     Rule {
         folder: "deploy/local",
         builds_on: &[
@@ -77,6 +78,7 @@ const RULES: [Rule; 16] = [
             "selvedge-fabric",
             "selvedge-gateway",
             "selvedge-node",
+            "selvedge-ctl",
             "firmware-sim",
         ],
         core: false,

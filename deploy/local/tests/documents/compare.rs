@@ -47,7 +47,8 @@ fn skeleton(text: &str) -> String {
             skeleton.push('0');
         }
     }
-    skeleton
+    // A time of a minute or more has two units, one of seconds has one.
+    ["0d0h", "0h0m", "0m0s"].iter().fold(skeleton, |text, units| text.replace(units, "0s"))
 }
 
 /// Whether a digit that follows belongs to a name.
@@ -65,6 +66,7 @@ fn numbers_may_differ_and_names_may_not() {
     for (shown, printed) in [
         ("oven-01 p99 12.5 at 2026-11-27T08:56:00.000Z", "oven-01 p99 9 at 2031-01-02T10:00:00.250Z"),
         ("{\"a\":1,\n\"b\":2}", "{\"a\":17,\"b\":2.25}"),
+        ("up for 45s", "up for 1m 3s"),
         ("a ... d", "a b c d"),
         ("a ...", "a"),
         ("│ 1 │\n├───┤", "│ 1000 │\n├──────┤"),

@@ -113,7 +113,7 @@ fn way(example: &Example) -> Option<Way> {
             *options.get_mut(length)? = SHORT.to_string();
             Some(Way::Run(options))
         }
-        ["curl" | "mosquitto_pub" | "selvedge-node" | "selvedge-gateway" | "sqlite3", ..] => {
+        ["curl" | "mosquitto_pub" | "selvedge" | "selvedge-node" | "selvedge-gateway" | "sqlite3", ..] => {
             Some(Way::Beside)
         }
         ["toml"] => Some(Way::Settings),

@@ -6,6 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use selvedge_ports::claim;
 use selvedge_seal::SiteSecret;
 use selvedge_types::time::EpochMs;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -106,6 +107,7 @@ impl Site {
             "mosquitto_pub" => self.publish(arguments),
             "selvedge-node" => self.start_program("node", arguments),
             "selvedge-gateway" => self.start_program("gateway", arguments),
+            "selvedge" => self.ask(arguments),
             "sqlite3" => run(Command::new("sqlite3").args(arguments).current_dir(self.folder().join("node"))),
             _ => Err("the test does not know this program".to_string()),
         }
@@ -121,6 +123,14 @@ impl Site {
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-local"));
         run(command.arg(program).args(arguments).current_dir(self.folder()))
+    }
+
+    /// What the operators' command prints of this site.
+    fn ask(&self, arguments: &[String]) -> Result<String, String> {
+        let gateway = format!("http://127.0.0.1:{}", self.ports.instead_of(8081));
+        let words =
+            ["selvedge", "--gateway", &gateway].into_iter().chain(arguments.iter().map(String::as_str));
+        selvedge_ctl::run(words.map(OsString::from)).map_err(|failure| failure.to_string())
     }
 
     fn publish(&self, arguments: &[String]) -> Result<String, String> {

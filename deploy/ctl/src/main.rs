@@ -1,0 +1,15 @@
+//! `selvedge`: the operators' command.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match selvedge_ctl::run(std::env::args_os()) {
+        Ok(said) => {
+            // A reader that has seen enough (`| head`) closes the pipe: no reason to complain.
+            let _ = std::io::stdout().lock().write_all(said.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(failure) => failure.exit(),
+    }
+}
