@@ -29,15 +29,23 @@
 //! per gateway the bounds are coarse (ceil), and a change moves somewhat more than its share. A change to this code
 //! that places a single shard elsewhere moves data on every site: the golden tests forbid it.
 //!
-//! Left out: zones and racks (a site's gateways are in one), and placement by the devices' real load: shards are
-//! small, and weights are for boxes of unequal size.
+//! Gateways may stand in zones ([`Ring::zoned`]). Then no two replicas of a shard stand in one zone, as long as there
+//! are enough zones: each step above leaves out the members whose zone is taken, and exchanges keep to the zones.
+//! `ring/zones.rs` describes how, and what it does to the bounds. Zones that restrict nothing (no zone, one zone for
+//! all, one for each gateway) change no placement.
+//!
+//! Left out: placement by the devices' real load, because shards are small, and weights are for boxes of unequal size.
 //!
 //! Sources: D. Karger et al., Consistent Hashing and Random Trees, STOC 1997; V. Mirrokni, M. Thorup, M.
 //! Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016 (arXiv:1608.01350); for the choice of hash
 //! docs/internals/decisions/0004-hash.md.
 
+mod zones;
+
 use selvedge_types::ids::{GatewayId, ShardId};
+use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
+use zones::Zones;
 
 /// The number of shards of a site whose settings don't give one.
 pub const DEFAULT_SHARDS: u16 = 64;
@@ -111,6 +119,19 @@ impl Ring {
     /// # Errors
     /// Returns the bound that is broken, and the gateway that breaks it.
     pub fn new(shards: u16, members: &[Member], replicas: usize) -> Result<Self, RingError> {
+        Self::zoned(shards, members, &BTreeMap::new(), replicas)
+    }
+
+    /// As [`Ring::new`], for gateways that stand in zones. One that `zones` does not name stands alone.
+    ///
+    /// # Errors
+    /// As [`Ring::new`].
+    pub fn zoned(
+        shards: u16,
+        members: &[Member],
+        zones: &BTreeMap<GatewayId, String>,
+        replicas: usize,
+    ) -> Result<Self, RingError> {
         if shards == 0 || shards > MAX_SHARDS {
             return Err(RingError::Shards(shards));
         }
@@ -133,7 +154,8 @@ impl Ring {
         }
         let replication = replicas.min(members.len() - usize::from(members.len().is_multiple_of(2)));
 
-        let mut placing = Placing::new(usize::from(shards), &members, replication);
+        let zones = Zones::new(&members, zones, replication);
+        let mut placing = Placing::new(usize::from(shards), &members, replication, zones);
         placing.walk(&Circle::new(&members));
         placing.fill_up();
         placing.lead();
@@ -228,25 +250,37 @@ struct Placing {
     load_cap: Vec<usize>,
     /// How many shards each member may lead.
     lead_cap: Vec<usize>,
+    /// If they bound anything.
+    zones: Option<Zones>,
 }
 
 impl Placing {
-    fn new(shards: usize, members: &[Member], replication: usize) -> Self {
+    fn new(shards: usize, members: &[Member], replication: usize, zones: Option<Zones>) -> Self {
         let weights: Vec<u32> = members.iter().map(|m| m.weight).collect();
         Self {
             replication,
             sets: vec![Vec::with_capacity(replication); shards],
             load: vec![0; members.len()],
-            load_cap: caps(shards, replication, &weights),
+            load_cap: match &zones {
+                Some(zones) => zones.caps(shards, replication, &weights),
+                None => caps(shards, replication, &weights),
+            },
             lead_cap: caps(shards, 1, &weights),
+            zones,
         }
+    }
+
+    /// Whether the zones let a shard take `comes` after `leaves` has gone.
+    fn zones_allow(&self, shard: usize, leaves: Option<usize>, comes: usize) -> bool {
+        self.zones.as_ref().is_none_or(|zones| zones.allow(&self.sets[shard], leaves, comes))
     }
 
     /// Each shard in turn takes the first members on its walk that have room.
     fn walk(&mut self, circle: &Circle) {
         for shard in 0..self.sets.len() {
             for m in circle.from(shard, self.load.len()) {
-                if self.sets[shard].len() < self.replication && self.load[m] < self.load_cap[m] {
+                let room = self.load[m] < self.load_cap[m] && self.zones_allow(shard, None, m);
+                if room && self.sets[shard].len() < self.replication {
                     self.sets[shard].push(m);
                     self.load[m] += 1;
                 }
@@ -261,6 +295,11 @@ impl Placing {
     /// too, it takes the member. Otherwise it has at least two members that the short shard lacks, and gives one of
     /// them to the short shard in exchange.
     fn fill_up(&mut self) {
+        if let Some(zones) = self.zones.take() {
+            let short = |placing: &Self| placing.sets.iter().position(|set| set.len() < placing.replication);
+            while short(self).is_some_and(|short| zones.augment(self, short)) {}
+            self.zones = Some(zones);
+        }
         while let Some(short) = self.sets.iter().position(|set| set.len() < self.replication) {
             let Some(roomy) = (0..self.load.len())
                 .filter(|m| self.load[*m] < self.load_cap[*m])
@@ -301,10 +340,14 @@ impl Placing {
                 leads[end] += 1;
                 continue;
             }
-            let Some(outside) = (0..leads.len()).find(|m| leads[*m] < self.lead_cap[*m]) else { break };
-            self.join(shard, outside, &leader);
-            leader[shard] = Some(outside);
-            leads[outside] += 1;
+            let outside: Vec<usize> = (0..leads.len()).filter(|m| leads[*m] < self.lead_cap[*m]).collect();
+            let joined = outside.into_iter().find(|m| self.join(shard, *m, &leader));
+            let above = |m: &usize| leads[*m].saturating_sub(self.lead_cap[*m]);
+            let Some(led_by) = joined.or_else(|| self.sets[shard].iter().copied().min_by_key(above)) else {
+                break;
+            };
+            leader[shard] = Some(led_by);
+            leads[led_by] += 1;
         }
         for (set, leader) in self.sets.iter_mut().zip(leader) {
             if let Some(at) = set.iter().position(|m| Some(*m) == leader) {
@@ -346,27 +389,32 @@ impl Placing {
         None
     }
 
-    /// Makes `outside`, which does not hold `shard`, one of its members.
-    fn join(&mut self, shard: usize, outside: usize, leader: &[Option<usize>]) {
+    /// Makes `outside`, which does not hold `shard`, one of its members. Returns whether the zones allow it.
+    fn join(&mut self, shard: usize, outside: usize, leader: &[Option<usize>]) -> bool {
         if self.load[outside] < self.load_cap[outside] {
-            if let Some(last) = self.sets[shard].last_mut() {
-                self.load[*last] -= 1;
-                *last = outside;
+            let last = self.sets[shard].iter().rposition(|m| self.zones_allow(shard, Some(*m), outside));
+            if let Some(last) = last {
+                let gone = std::mem::replace(&mut self.sets[shard][last], outside);
+                self.load[gone] -= 1;
                 self.load[outside] += 1;
             }
-            return;
+            return last.is_some();
         }
         for (other, leads) in leader.iter().enumerate() {
             let there = self.sets[other].iter().position(|m| *m == outside);
-            let here = self.sets[shard].iter().rposition(|m| !self.sets[other].contains(m));
+            let here = self.sets[shard].iter().rposition(|m| {
+                let allowed = self.zones_allow(other, Some(outside), *m);
+                allowed && !self.sets[other].contains(m) && self.zones_allow(shard, Some(*m), outside)
+            });
             if let (Some(there), Some(here)) = (there, here)
                 && *leads != Some(outside)
             {
                 self.sets[other][there] = self.sets[shard][here];
                 self.sets[shard][here] = outside;
-                return;
+                return true;
             }
         }
+        false
     }
 }
 

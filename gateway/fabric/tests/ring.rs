@@ -2,7 +2,7 @@
 
 use selvedge_fabric::ring::{MAX_GATEWAYS, MAX_WEIGHT, Member, Ring, RingError, shard_of};
 use selvedge_types::ids::{GatewayId, ShardId};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 fn members(weights: &[u32]) -> Vec<Member> {
     let member = |(n, weight): (usize, &u32)| Member { id: GatewayId(n as u16 + 1), weight: *weight };
@@ -179,4 +179,120 @@ fn what_makes_no_ring_is_said() {
     assert_eq!(fails(64, &[m(1, MAX_WEIGHT + 1)], 3), RingError::Weight { id: GatewayId(1), weight: 65 });
     let many: Vec<Member> = (0..65).map(|id| m(id, 1)).collect();
     assert_eq!(fails(64, &many, 3), RingError::TooManyGateways(65));
+}
+
+/// The zones of members that are named in order: `ab-` puts the first two in zones of their own and the third in none.
+fn zones(named: &str) -> BTreeMap<GatewayId, String> {
+    let zones = named.chars().zip(1..).filter(|(zone, _)| *zone != '-');
+    zones.map(|(zone, id)| (GatewayId(id), zone.to_string())).collect()
+}
+
+fn zoned(shards: u16, weights: &[u32], named: &str, replicas: usize) -> Ring {
+    Ring::zoned(shards, &members(weights), &zones(named), replicas).unwrap()
+}
+
+/// To what level each may be filled: places divided by weight, nobody above its limit. By bisection.
+fn filled(places: f64, limits: &[f64], weights: &[f64]) -> Vec<f64> {
+    let (mut low, mut high) = (0.0, places + 1.0);
+    let held = |level: f64| limits.iter().zip(weights).map(move |(limit, w)| (level * w).min(*limit));
+    for _ in 0..200 {
+        let level = (low + high) / 2.0;
+        if held(level).sum::<f64>() < places { low = level } else { high = level }
+    }
+    held(high).collect()
+}
+
+#[test]
+fn zones_that_bound_nothing_change_nothing() {
+    let weights = [1, 2, 4, 1, 3, 2, 1];
+    let without = ring(64, &weights, 3);
+    for named in ["-------", "aaaaaaa", "abcdefg", "a-bcde-"] {
+        assert_eq!(zoned(64, &weights, named, 3), without, "{named}");
+    }
+    assert_eq!(
+        shown(&zoned(16, &[1; 6], "aabbcc", 3)),
+        "2.3.5 4.1.5 5.1.3 3.2.5 1.3.5 5.4.2 5.3.1 4.2.5 4.5.1 6.4.2 2.3.6 2.4.6 6.2.4 1.4.6 3.2.6 6.3.1"
+    );
+}
+
+#[test]
+fn no_shard_has_two_replicas_in_one_zone_where_there_are_enough_and_loads_stay_bounded() {
+    let (mut rings, mut leads, mut beyond) = (0, 0, 0);
+    for seed in 0..600 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let n = random.usize(1..=14);
+        let kinds = random.usize(1..=6);
+        let named: String = (0..n).map(|_| ["a", "b", "c", "d", "e", "-"][random.usize(..kinds)]).collect();
+        let most = [1, 3, 20][random.usize(..3)];
+        let weights: Vec<u32> = (0..n).map(|_| random.u32(1..=most)).collect();
+        let (shards, replicas) = ([1, 7, 64, 200][random.usize(..4)], [1, 3, 5][random.usize(..3)]);
+        let ring = zoned(shards, &weights, &named, replicas);
+        let said = format!("{shards} shards, weights {weights:?} in {named}, {replicas} replicas");
+
+        // Those without a zone stand alone.
+        let mut by_zone: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (m, zone) in named.chars().enumerate() {
+            let zone = if zone == '-' { format!("-{m}") } else { zone.to_string() };
+            by_zone.entry(zone).or_default().push(m);
+        }
+        let zone_of =
+            |g: &GatewayId| by_zone.values().position(|zone| zone.contains(&(usize::from(g.0) - 1)));
+        let places = |each: usize| by_zone.values().map(|zone| zone.len().min(each)).sum::<usize>();
+        let each = (1..).find(|each| places(*each) >= ring.replication()).unwrap();
+        if by_zone.len() >= ring.replication() {
+            assert_eq!(each, 1, "{said}");
+        }
+        let (mut held, mut led) = (vec![0usize; n], vec![0usize; n]);
+        for shard in (0..shards).map(ShardId) {
+            let set = ring.replicas(shard);
+            assert_eq!(set.iter().collect::<HashSet<_>>().len(), ring.replication(), "{said}");
+            for zone in 0..by_zone.len() {
+                let here = set.iter().filter(|g| zone_of(g) == Some(zone)).count();
+                assert!(here <= each, "{shard} has {here} replicas in one zone, at most {each}: {said}");
+            }
+            set.iter().for_each(|g| held[usize::from(g.0) - 1] += 1);
+            led[usize::from(set[0].0) - 1] += 1;
+        }
+
+        let all = f64::from(shards);
+        let limits: Vec<f64> = by_zone.values().map(|zone| all * zone.len().min(each) as f64).collect();
+        let weight_of = |zone: &Vec<usize>| zone.iter().map(|m| f64::from(weights[*m])).sum::<f64>();
+        let zone_weights: Vec<f64> = by_zone.values().map(weight_of).collect();
+        let shares = filled(all * ring.replication() as f64, &limits, &zone_weights);
+        let mut most = bounds(shards, ring.replication(), &weights);
+        // Zones that are too small to take more bound nothing.
+        if by_zone.values().any(|zone| zone.len().min(ring.replication()) > each) {
+            for (zone, share) in by_zone.values().zip(shares) {
+                let weights: Vec<f64> = zone.iter().map(|m| f64::from(weights[*m])).collect();
+                for (m, share) in zone.iter().zip(filled(share, &vec![all; zone.len()], &weights)) {
+                    most[*m] = (share * 1.1 - 1e-6).ceil() as usize;
+                }
+            }
+        }
+        for (m, (held, most)) in held.into_iter().zip(most).enumerate() {
+            assert!(held <= most, "gateway {} holds {held} of at most {most}: {said}", m + 1);
+        }
+        for (n, bound) in bounds(shards, 1, &weights).into_iter().enumerate() {
+            beyond += led[n].saturating_sub(bound);
+            leads += led[n];
+        }
+        rings += 1;
+    }
+    println!("{rings} rings; {beyond} of {leads} leads beyond their bound");
+    assert_eq!(beyond, 0, "of {leads}");
+}
+
+#[test]
+fn a_gateway_that_joins_or_leaves_zones_moves_about_its_share() {
+    let (shards, named) = (256u16, "aaabbbcccddd");
+    let all = members(&[1; 12]);
+    let whole = Ring::zoned(shards, &all, &zones(named), 3).unwrap();
+    for gone in 0..12 {
+        let mut rest = all.clone();
+        rest.remove(gone);
+        let less = Ring::zoned(shards, &rest, &zones(named), 3).unwrap();
+        let share = 3 * usize::from(shards) / 12;
+        let moved = moved(&whole, &less).max(moved(&less, &whole));
+        assert!(moved <= share * 2 + 8, "gateway {}: {moved} moved, its share is {share}", gone + 1);
+    }
 }
