@@ -7,6 +7,7 @@ pub mod agreement;
 pub mod commit;
 pub mod decode;
 pub mod detector;
+pub mod directory;
 pub mod forward;
 pub mod link;
 pub mod machine;

@@ -92,10 +92,13 @@ pub enum Canary {
     AnsweredAsSettled,
     /// Publishes to one topic reach subscribers as they are settled.
     RoutedAsSettled,
+    /// The number of a gateway that has gone is given to the next one.
+    IdUsedAgain,
 }
 
 impl Canary {
-    /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group.
+    /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group, and [`Self::IdUsedAgain`] is of the
+    /// directory.
     pub const OF_SITES: [Self; 42] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,

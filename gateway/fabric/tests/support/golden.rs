@@ -33,6 +33,7 @@ pub fn differences<World: FnMut(&str, &mut String)>(
 ) -> Vec<Difference> {
     let folder = format!("{}/tests/scripts/{core}", env!("CARGO_MANIFEST_DIR"));
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     paths.sort();
     assert!(!paths.is_empty(), "{core} has no scripts");
     let difference = |path: PathBuf| {

@@ -1,0 +1,18 @@
+//! What users and proofs rely on in the directory: its bytes, its answers, and that its planner brings a site where it should be.
+
+#![allow(clippy::disallowed_methods)] // Scripts are files.
+
+mod convergence;
+mod golden;
+mod hostile;
+mod limits;
+mod random;
+mod scripts;
+mod site;
+
+#[path = "../support/golden.rs"]
+mod golden_scripts;
+
+#[path = "../../../../fuzz/bodies/source.rs"]
+#[allow(dead_code)]
+mod source;
