@@ -43,7 +43,8 @@
 //! # Limits
 //! [`MAX_GATEWAYS`](crate::ring::MAX_GATEWAYS) gateways at a time; [`MAX_TOMBSTONES_ENTRIES`] that are gone (of those beyond, the highest
 //! number alone is kept); [`MAX_INVITATIONS_ENTRIES`] open invitations; [`MAX_REQUESTS_ENTRIES`] requests. Time is elapsed time, which the leaders
-//! count; no wall clock matters.
+//! count; no wall clock matters. What is left of a shard when a gateway goes is judged by the shard's last report, and by the move under way:
+//! whoever proposes a removal has the shards report first.
 //!
 //! # Left out
 //! Principals, roles and operators' signatures; withdrawing an invitation (it expires); recovering a site whose majority is lost; who

@@ -5,7 +5,7 @@ use selvedge_fabric::directory::*;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SHARDS: u16 = 3;
 
@@ -72,8 +72,9 @@ fn some_command(random: &mut fastrand::Rng, directory: &Directory) -> DirectoryC
         15 => DirectoryCommand::Reweigh { gateway, weight: random.u32(0..66) },
         16 | 17 => {
             let known = directory.configuration(shard).map_or(1, |c| c.number);
-            let mut gateways: Vec<_> = (0..8).map(|_| some_gateway(random, directory)).collect();
-            gateways.dedup();
+            let some: BTreeSet<_> = (0..6).map(|_| some_gateway(random, directory)).collect();
+            let mut gateways: Vec<_> = some.into_iter().collect();
+            random.shuffle(&mut gateways);
             let at = random.usize(..gateways.len());
             let (voters, learners) = gateways.split_at(at);
             DirectoryCommand::Report {
